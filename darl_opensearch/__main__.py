@@ -1,0 +1,5 @@
+"""``python -m darl_opensearch`` is ``darl``."""
+
+from darl_opensearch.cli import main
+
+main()

@@ -1,0 +1,297 @@
+"""The bundle: the model on disk. This is the one module that knows its files.
+
+A bundle is written to a temporary sibling and renamed, so that a half-written one is never seen; it is
+read with its format, then its digests, then its shapes checked. No file in it is a pickle.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import shutil
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from darl_opensearch.errors import BundleError, InputError
+from darl_opensearch.scores import Columns, GradeScale
+from darl_opensearch.text import ItemRenderer, ItemTemplate
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+FORMAT = 1
+CARD, MODEL, MODEL_INT8, FEATURES = "darl.json", "model.onnx", "model_int8.onnx", "features.onnx"
+TOKENIZER, README, ZIP, CHECKPOINT = "tokenizer.json", "README.md", "opensearch.zip", "checkpoint"
+CALIBRATION, REFERENCE = "ood/calibration.npy", "ood/reference.npy"
+REQUIRED = (MODEL, FEATURES, TOKENIZER, README, ZIP, CALIBRATION)
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+
+
+@dataclass(frozen=True)
+class OodCard:
+    """How the OOD columns were made.
+
+    :param detector: registered name of the detector.
+    :param features: which features it reads: ``query``, ``item`` or ``pair``.
+    :param alpha: false-alarm rate the calibration is for, in (0, 1).
+    :param calibration_pairs: pairs the conformal p-value counts against.
+    :param calibration_queries: queries they came from.
+    """
+
+    detector: str
+    features: str
+    alpha: float
+    calibration_pairs: int
+    calibration_queries: int
+
+
+@dataclass(frozen=True)
+class Card:
+    """Everything ``darl.json`` says, but the digests.
+
+    :param name: model name: lower-case letters, digits, ``.``, ``_``, ``-``.
+    :param version: model version.
+    :param scale: the grades.
+    :param template: how items become text.
+    :param query_cap: most tokens of a query.
+    :param item_cap: most tokens of an item.
+    :param ood: how the OOD columns were made.
+    :param backbone: registered name of the backbone.
+    :param created: ISO 8601 time in UTC.
+    :param training: stages, seeds and digests of the training data.
+    :param metrics: figures with their intervals.
+    :param graphs: per graph file, what was measured against torch.
+    """
+
+    name: str
+    version: str
+    scale: GradeScale
+    template: ItemTemplate
+    query_cap: int
+    item_cap: int
+    ood: OodCard
+    backbone: str
+    created: str
+    training: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    graphs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse names that could not be a file, an index suffix or a pipeline name."""
+        if not _NAME.fullmatch(self.name):
+            raise InputError(f"model name {self.name!r} is not usable", todo="use a-z, 0-9, '.', '_', '-' (63 at most)")
+        if not _VERSION.fullmatch(self.version):
+            raise InputError(f"version {self.version!r} is not usable", todo="use letters, digits, '.', '_', '-'")
+
+    @property
+    def columns(self) -> Columns:
+        """Layout of the graph's output."""
+        return Columns(self.scale.k)
+
+    @property
+    def max_length(self) -> int:
+        """Most tokens of a sequence: both caps and the four special tokens."""
+        return self.query_cap + self.item_cap + 4
+
+    def to_json(self) -> dict[str, Any]:
+        """Render for ``darl.json``.
+
+        :return: JSON-ready values.
+        """
+        data = dataclasses.asdict(self)
+        scale, template = data.pop("scale"), data.pop("template")
+        data["grades"] = [{"name": n, "gain": g} for n, g in zip(scale["names"], scale["gains"], strict=True)]
+        data["template"] = template | {"fields": list(template["fields"])}
+        return data
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], *, where: str) -> Card:
+        """Read what :meth:`to_json` wrote.
+
+        :param data: parsed ``darl.json``.
+        :param where: path to name in an error.
+        :return: the card.
+        :raises BundleError: when a value is missing or of the wrong kind.
+        """
+        try:
+            values = {f.name: data[f.name] for f in dataclasses.fields(cls) if f.name not in ("scale", "template")}
+            values["ood"] = OodCard(**values["ood"])
+            template = dict(data["template"])
+            values["template"] = ItemTemplate(**(template | {"fields": tuple(template["fields"])}))
+            grades = data["grades"]
+            values["scale"] = GradeScale(tuple(g["name"] for g in grades), tuple(float(g["gain"]) for g in grades))
+            return cls(**values)
+        except (KeyError, TypeError, AttributeError) as err:
+            raise BundleError(f"the card is incomplete ({err})", where=where, todo="export the model again") from err
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle.
+
+    :param path: its folder.
+    :param card: what ``darl.json`` says.
+    :param digests: SHA-256 of every other file, by relative path.
+    """
+
+    path: Path
+    card: Card
+    digests: Mapping[str, str]
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *, verify: bool = True) -> Bundle:
+        """Read a bundle.
+
+        :param path: its folder.
+        :param verify: compare every digest; leave it on but for a bundle just verified.
+        :return: the bundle.
+        :raises BundleError: when it is absent, of another format, incomplete or changed.
+        """
+        folder = Path(path)
+        card_path = folder / CARD
+        if not card_path.is_file():
+            raise BundleError("there is no bundle here", where=str(folder), todo="darl export makes one")
+        try:
+            data = json.loads(card_path.read_text(encoding="utf-8"))
+            found = data["format"]
+        except (ValueError, KeyError, TypeError) as err:
+            raise BundleError(f"not a bundle card ({err})", where=str(card_path), todo="export the model again") from err
+        if found != FORMAT:
+            raise BundleError(
+                f"bundle {data.get('name')!r} has format {found} and this version reads format {FORMAT}",
+                where=str(folder),
+                todo="upgrade darl-opensearch, or export the model again",
+            )
+        digests = dict(data.get("files") or {})
+        for name in REQUIRED:
+            if name not in digests or not (folder / name).is_file():
+                raise BundleError(f"{name} is missing", where=str(folder), todo="export the model again")
+        if verify:
+            for name, digest in digests.items():
+                file = folder / name
+                if not file.is_file():
+                    raise BundleError(f"{name} is missing", where=str(folder), todo="export the model again")
+                if (actual := sha256_of(file)) != digest:
+                    raise BundleError(
+                        f"{name} has SHA-256 {actual[:12]}… but the card says {digest[:12]}…",
+                        where=str(folder),
+                        todo="the file was changed or damaged: copy the bundle again, or export the model again",
+                    )
+        return cls(folder, Card.from_json(data, where=str(card_path)), digests)
+
+    def file(self, name: str) -> Path:
+        """Path of one of the bundle's files.
+
+        :param name: a name this module defines.
+        :return: the path.
+        :raises BundleError: when this bundle does not have it.
+        """
+        if name not in self.digests:
+            raise BundleError(f"this bundle has no {name}", where=str(self.path), todo="export the model again with it")
+        return self.path / name
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The pair tokenizer, cut at :attr:`Card.max_length`, without padding."""
+        from tokenizers import Tokenizer
+
+        return Tokenizer.from_file(str(self.path / TOKENIZER))
+
+    @cached_property
+    def renderer(self) -> ItemRenderer:
+        """What turns an item into ``darl_text``."""
+        return ItemRenderer(self.card.template, self.tokenizer, self.card.item_cap)
+
+    def calibration(self) -> NDArray[np.float32]:
+        """Read the detector distances the conformal p-value counts against.
+
+        :return: ``[n]`` float32, ascending.
+        """
+        return np.load(self.path / CALIBRATION, allow_pickle=False).astype(np.float32)
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 of what ML Commons would take: two bundles that score alike share it."""
+        return self.digests[ZIP]
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike[str], card: Card) -> Iterator[Path]:
+    """Write a bundle: fill the folder you are given; digests, zip and rename are done on leaving.
+
+    :param path: where the bundle will be; a bundle of the same name and version there is replaced.
+    :param card: its card.
+    :yields: a temporary sibling folder to write the files into.
+    :raises BundleError: when a required file was not written, or ``path`` holds something else.
+    """
+    target = Path(path)
+    if target.exists() and any(target.iterdir()) and not (target / CARD).is_file():
+        raise BundleError("the folder holds something that is not a bundle", where=str(target), todo="name another")
+    work = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    shutil.rmtree(work, ignore_errors=True)
+    (work / "ood").mkdir(parents=True)
+    try:
+        yield work
+        write_opensearch_zip(work)
+        for name in REQUIRED:
+            if not (work / name).is_file():
+                raise BundleError(f"{name} was not written", where=str(target), todo="report this: export is broken")
+        files = sorted(p for p in work.rglob("*") if p.is_file())
+        digests = {p.relative_to(work).as_posix(): sha256_of(p) for p in files}
+        data = {"format": FORMAT} | card.to_json() | {"files": digests}
+        (work / CARD).write_text(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
+        replace_folder(work, target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def replace_folder(source: Path, target: Path) -> None:
+    """Put a finished folder in place of an older one.
+
+    :param source: the finished folder, on the same file system.
+    :param target: where it goes.
+    """
+    old = target.with_name(f".{target.name}.{os.getpid()}.old")
+    if target.exists():
+        target.rename(old)
+    source.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def write_opensearch_zip(folder: Path) -> None:
+    """Pack what ML Commons takes: one ONNX file and its tokenizer.
+
+    Entries carry a fixed date, so that the same model always has the same digest and registering it again
+    is recognised.
+
+    :param folder: a folder with ``model.onnx`` and ``tokenizer.json``.
+    """
+    with zipfile.ZipFile(folder / ZIP, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name in (MODEL, TOKENIZER):
+            info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+            info.compress_type = zipfile.ZIP_DEFLATED
+            info.external_attr = 0o644 << 16
+            with archive.open(info, "w", force_zip64=False) as out, (folder / name).open("rb") as source:
+                shutil.copyfileobj(source, out, 1 << 20)
+
+
+def sha256_of(path: Path) -> str:
+    """Digest a file.
+
+    :param path: the file.
+    :return: 64 hexadecimal digits.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,79 @@
+"""Errors a user can act on: what happened, on which input, and what to do."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+
+EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_REFUSED = 0, 1, 2, 3
+
+
+class DarlError(Exception):
+    """Base of every error this project raises on purpose.
+
+    :param what: what happened, as a clause without a full stop.
+    :param where: the input it happened on: a file with its line and field, a URL, a bundle.
+    :param todo: what the reader should do next, as a clause without a full stop.
+    """
+
+    exit_code = EXIT_FAILED
+
+    def __init__(self, what: str, *, where: str | None = None, todo: str | None = None) -> None:
+        self.what, self.where, self.todo = what, where, todo
+        super().__init__(what, where, todo)
+
+    def __str__(self) -> str:
+        """One line: ``where: what. Todo.``"""
+        text = f"{self.where}: {self.what}" if self.where else self.what
+        text = text.rstrip(".")
+        if self.todo:
+            text = f"{text}. {self.todo[:1].upper()}{self.todo[1:]}".rstrip(".")
+        return " ".join(f"{text}.".split())
+
+
+class UsageError(DarlError):
+    """The command or the configuration asks for something that does not exist."""
+
+    exit_code = EXIT_USAGE
+
+
+class InputError(DarlError):
+    """A data file, a request or a configuration value is not what it must be."""
+
+
+class BundleError(DarlError):
+    """A bundle is missing, damaged, or of another format."""
+
+
+class ClusterError(DarlError):
+    """OpenSearch cannot be reached, or does not accept what it was sent."""
+
+
+class MissingExtra(DarlError):
+    """A library is not installed because its extra was not asked for."""
+
+
+class GateRefused(DarlError):
+    """A check ran to its end and said no."""
+
+    exit_code = EXIT_REFUSED
+
+
+def load(module: str, extra: str) -> ModuleType:
+    """Import a heavy library late, or say which extra brings it.
+
+    :param module: dotted module name.
+    :param extra: the extra of this package that installs it.
+    :return: the module.
+    :raises MissingExtra: when the library itself is absent; an error inside it is shown as it is.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as err:
+        if err.name != module.partition(".")[0]:
+            raise  # installed but broken inside: show that error, not ours
+        raise MissingExtra(
+            f"{err.name} is not installed",
+            todo=f"run: {sys.executable} -m pip install 'darl-opensearch[{extra}]'",
+        ) from err

@@ -1,0 +1,20 @@
+"""Where the files that ship with the package lie, installed or in a checkout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from darl_opensearch.errors import DarlError
+
+
+def plugin_config() -> Path:
+    """Folder of the JSON that is applied to a cluster.
+
+    :return: ``darl_opensearch/plugin_config`` of an installed package, ``plugin_config`` of a checkout.
+    :raises DarlError: when neither is there.
+    """
+    here = Path(__file__).resolve().parent
+    for folder in (here / "plugin_config", here.parent / "plugin_config"):
+        if folder.is_dir():
+            return folder
+    raise DarlError("plugin_config is missing", where=str(here), todo="install the package again")

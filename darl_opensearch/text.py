@@ -1,0 +1,145 @@
+"""Items as text: one rendering for training, indexing and serving.
+
+What the model was trained on must be what the index holds in ``darl_text`` and what the scorer is sent,
+to the character. So the template travels in the bundle, and the cut to the item cap happens here, when
+the text is rendered: a longer query can then never take tokens away from an item.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from darl_opensearch.errors import InputError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+MAX_ITEM_CHARS = 1_000_000  # a field longer than this is a mistake in the data, not a product
+
+
+@dataclass(frozen=True)
+class ItemTemplate:
+    """Which fields of an item the model reads, in which order.
+
+    :param fields: fields in order; ``"cover"`` renders as ``cover: …``, and ``"=name"`` without a label.
+    :param id_field: field that identifies an item.
+    :param slice_field: field that names the part of traffic an item belongs to, if any.
+    :param separator: text between fields.
+    """
+
+    fields: tuple[str, ...]
+    id_field: str = "id"
+    slice_field: str | None = None
+    separator: str = " | "
+
+    def __post_init__(self) -> None:
+        """Refuse an empty template."""
+        if not self.fields or any(not f.removeprefix("=") for f in self.fields):
+            raise InputError("the item template names no field", todo='set fields = ["=title", "text"] or the like')
+
+    def render(self, item: Mapping[str, Any], *, where: str | None = None) -> str:
+        """Render one item, before the cut to the item cap.
+
+        :param item: the item's fields; those absent or empty are left out.
+        :param where: file and line to name in an error.
+        :return: one line of text.
+        :raises InputError: when none of the fields is there, or one is absurdly long.
+        """
+        parts = []
+        for spec in self.fields:
+            field = spec.removeprefix("=")
+            value = " ".join(_flatten(item.get(field)))
+            if len(value) > MAX_ITEM_CHARS:
+                raise InputError(
+                    f"field {field!r} has {len(value):,} characters, more than {MAX_ITEM_CHARS:,}",
+                    where=where,
+                    todo="shorten it, or leave the field out of the template",
+                )
+            if value:
+                parts.append(value if spec.startswith("=") else f"{field}: {value}")
+        if not parts:
+            wanted = ", ".join(f.removeprefix("=") for f in self.fields)
+            raise InputError(f"the item has none of the template's fields ({wanted})", where=where, todo="fill one")
+        return self.separator.join(parts)
+
+    def item_id(self, item: Mapping[str, Any], *, where: str | None = None) -> str:
+        """Identify an item.
+
+        :param item: the item's fields.
+        :param where: file and line to name in an error.
+        :return: the id as text.
+        :raises InputError: when it is absent or empty.
+        """
+        value = item.get(self.id_field)
+        if value is None or str(value) == "":
+            raise InputError(f"the item has no {self.id_field!r}", where=where, todo="give each item its own id")
+        return str(value)
+
+    def slice_of(self, item: Mapping[str, Any]) -> str:
+        """Name the item's slice.
+
+        :param item: the item's fields.
+        :return: its slice, or ``""``.
+        """
+        return str(item.get(self.slice_field) or "") if self.slice_field else ""
+
+
+def _flatten(value: object) -> Iterable[str]:
+    if value is None:
+        return
+    if isinstance(value, list | tuple):
+        for part in value:
+            yield from _flatten(part)
+    else:
+        yield from str(value).split()  # any run of blanks is one blank: a line break is not a token worth paying for
+
+
+def cut_to_tokens(text: str, tokenizer: Tokenizer, cap: int) -> str:
+    """Cut a text at a word border so that it has at most ``cap`` tokens.
+
+    :param text: the text.
+    :param tokenizer: the bundle's tokenizer; its own truncation and padding are not used.
+    :param cap: most tokens, special tokens not counted.
+    :return: the text, or its beginning.
+    """
+    text = text[: cap * 64]  # no tokenizer in use spends 64 characters on a token; keeps a 10 MB text cheap
+    while text:
+        encoding = tokenizer.encode(text, add_special_tokens=False)
+        # A tokenizer.json carries a truncation of its own: what it cut away counts as well.
+        count = len(encoding.ids) + sum(len(more.ids) for more in encoding.overflowing)
+        if count <= cap and not encoding.overflowing:
+            return text
+        words = encoding.word_ids[: cap + 1]
+        last = len(words) - 1 if len(encoding.ids) > cap else len(words)
+        keep = last
+        if len(encoding.ids) > cap:
+            while keep > 0 and words[keep - 1] == words[last]:
+                keep -= 1  # do not split a word: its pieces would be others
+            keep = keep or last  # one word longer than the cap: split it after all
+        shorter = text[: encoding.offsets[keep - 1][1]].rstrip()
+        text = shorter if len(shorter) < len(text) else text[: len(text) // 2]
+    return text
+
+
+class ItemRenderer:
+    """Template, tokenizer and item cap of a bundle: what fills ``darl_text``.
+
+    :param template: which fields.
+    :param tokenizer: whose tokens are counted.
+    :param item_cap: most tokens of an item.
+    """
+
+    def __init__(self, template: ItemTemplate, tokenizer: Tokenizer, item_cap: int) -> None:
+        self.template, self.item_cap = template, item_cap
+        self._tokenizer = tokenizer
+
+    def __call__(self, item: Mapping[str, Any], *, where: str | None = None) -> str:
+        """Render an item and cut it to the cap.
+
+        :param item: the item's fields.
+        :param where: file and line to name in an error.
+        :return: the text that is trained on, indexed and scored.
+        """
+        return cut_to_tokens(self.template.render(item, where=where), self._tokenizer, self.item_cap)

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from darl_opensearch.bundle import Bundle as Bundle
+    from darl_opensearch.reranker import Reranker as Reranker
+    from darl_opensearch.scoring import Scorer as Scorer
+    from darl_opensearch.search import PipelineSearch as PipelineSearch
+
 __version__ = "0.1.0"
-__all__ = ["Bundle", "Reranker", "Scorer", "__version__"]
+__all__ = ["Bundle", "PipelineSearch", "Reranker", "Scorer", "__version__"]
+
+_HOMES = {"Bundle": "bundle", "PipelineSearch": "search", "Reranker": "reranker", "Scorer": "scoring"}
 
 
 def __getattr__(name: str) -> object:
@@ -13,16 +24,6 @@ def __getattr__(name: str) -> object:
     :return: the class.
     :raises AttributeError: for any other name.
     """
-    if name == "Bundle":
-        from darl_opensearch.bundle import Bundle
-
-        return Bundle
-    if name == "Scorer":
-        from darl_opensearch.scoring import Scorer
-
-        return Scorer
-    if name == "Reranker":
-        from darl_opensearch.search import Reranker
-
-        return Reranker
-    raise AttributeError(f"module 'darl_opensearch' has no attribute {name!r}")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'darl_opensearch' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

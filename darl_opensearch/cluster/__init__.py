@@ -1,0 +1,1 @@
+"""What is set up in a cluster: connection, checks, models, pipelines and indexes."""

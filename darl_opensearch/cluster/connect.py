@@ -1,0 +1,257 @@
+"""Reaching a cluster, and saying in one line why it could not be reached."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit, urlunsplit
+
+from darl_opensearch.errors import ClusterError, UsageError
+
+if TYPE_CHECKING:
+    from opensearchpy import OpenSearch
+
+DEFAULT_URL = "http://127.0.0.1:9200"
+
+
+@dataclass(frozen=True)
+class ClusterOptions:
+    """Where a cluster is and how to get in.
+
+    :param url: ``http`` or ``https``, host, port, and a path prefix if a proxy adds one.
+    :param user: user of basic authentication, if any.
+    :param password: their password; never part of a message or a representation.
+    :param ca_certs: a PEM file with the certificates to trust, instead of the system's.
+    :param insecure: accept any certificate.
+    :param timeout: seconds to wait for one answer.
+    """
+
+    url: str = DEFAULT_URL
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
+    ca_certs: Path | None = None
+    insecure: bool = False
+    timeout: float = 60.0
+
+    def __post_init__(self) -> None:
+        """Refuse what no client could use."""
+        try:
+            parts = urlsplit(self.url)
+            usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            usable = False
+        if not usable:
+            raise UsageError(f"{self.url!r} is not the URL of a cluster", todo=f"write it like {DEFAULT_URL}")
+        if "@" in parts.netloc:
+            raise UsageError(
+                "the URL holds a user or a password",
+                where=without_secrets(self.url),
+                todo="give them by --user and OPENSEARCH_PASSWORD",
+            )
+        if bool(self.user) != bool(self.password):
+            missing = "a password but no user" if self.password else f"user {self.user!r} but no password"
+            raise UsageError(
+                f"there is {missing}", todo="give both --user and OPENSEARCH_PASSWORD, or neither"
+            )
+        if self.ca_certs is not None and not self.ca_certs.is_file():
+            raise UsageError(
+                "there is no such certificate file", where=str(self.ca_certs), todo="check --ca-certs"
+            )
+
+
+def without_secrets(url: str) -> str:
+    """Take user and password out of a URL, for messages.
+
+    :param url: a URL.
+    :return: the same without them.
+    """
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def connect(options: ClusterOptions, **settings: Any) -> OpenSearch:
+    """Make a client. Nothing is sent yet: :func:`identify` asks who is there.
+
+    :param options: where and how.
+    :param **settings: further arguments of ``OpenSearch``, such as a ``connection_class`` that records.
+    :return: the client; use it inside :func:`calling`.
+    """
+    from opensearchpy import OpenSearch
+
+    # Without a handler of its own, Python would print the client's warnings above our one line.
+    logging.getLogger("opensearch").addHandler(logging.NullHandler())
+    if options.url.startswith("https"):
+        settings = {"verify_certs": not options.insecure, "ssl_show_warn": False} | settings
+        if options.insecure:
+            settings["ssl_assert_hostname"] = False
+        elif options.ca_certs:
+            settings["ca_certs"] = str(options.ca_certs)
+    if options.user and options.password:
+        settings["http_auth"] = (options.user, options.password)
+    return OpenSearch(hosts=[options.url], timeout=options.timeout, max_retries=0, **settings)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What answered.
+
+    :param number: version, such as ``3.6.0``.
+    :param name: the cluster's name.
+    """
+
+    number: str
+    name: str
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """Major and minor number."""
+        major, minor, *_ = (*self.number.split("-")[0].split("."), "0", "0")
+        return int(major), int(minor)
+
+
+def identify(client: OpenSearch, url: str) -> Identity:
+    """Ask who is there.
+
+    :param client: the client.
+    :param url: where it points, for messages.
+    :return: version and name.
+    :raises ClusterError: when nobody answers, or something that is not OpenSearch.
+    """
+    with calling(url):
+        info = client.transport.perform_request("GET", "/")
+    version = info.get("version") if isinstance(info, dict) else None
+    number = version.get("number") if isinstance(version, dict) else None
+    if not isinstance(version, dict) or not isinstance(number, str):
+        raise _not_opensearch(without_secrets(url))
+    if version.get("distribution") != "opensearch":
+        raise ClusterError(
+            f"this is {version.get('distribution') or 'Elasticsearch'} {number}, not OpenSearch",
+            where=without_secrets(url),
+            todo="point --url at an OpenSearch cluster",
+        )
+    return Identity(number, str(info.get("cluster_name", "")))
+
+
+@contextlib.contextmanager
+def calling(url: str) -> Iterator[None]:
+    """Translate what opensearch-py raises into one line that says what to do.
+
+    :param url: where the client points, for messages.
+    :yields: nothing.
+    :raises ClusterError: in place of any exception of opensearch-py.
+    """
+    from opensearchpy.exceptions import ImproperlyConfigured, OpenSearchException
+
+    try:
+        yield
+    except OpenSearchException as err:
+        raise translate(err, without_secrets(url)) from err
+    except ImproperlyConfigured as err:
+        raise ClusterError(str(err), where=without_secrets(url), todo="check --ca-certs") from err
+
+
+def translate(err: Exception, where: str) -> ClusterError:
+    """Say in one line what went wrong between us and the cluster.
+
+    :param err: an exception of opensearch-py.
+    :param where: the cluster's URL.
+    :return: the error to raise.
+    """
+    from opensearchpy import exceptions as api
+
+    if isinstance(err, api.SerializationError | UnicodeDecodeError):
+        return _not_opensearch(where)
+    if isinstance(err, api.SSLError):
+        return ClusterError(
+            f"TLS failed ({_short(err.error)})",
+            where=where,
+            todo="give the cluster's certificate by --ca-certs, or --insecure to accept any",
+        )
+    if isinstance(err, api.ConnectionTimeout):
+        return ClusterError(
+            "no answer in time", where=where, todo="see whether the cluster is overloaded, then try again"
+        )
+    if isinstance(err, api.ConnectionError):
+        return _unreachable(err, where)
+    if not isinstance(err, api.TransportError):
+        return ClusterError(_short(str(err)), where=where)
+    if err.status_code == 401:
+        return ClusterError(
+            "the cluster does not accept this user and password (401)",
+            where=where,
+            todo="check --user and OPENSEARCH_PASSWORD",
+        )
+    if err.status_code == 403:
+        return ClusterError(
+            f"not allowed (403{': ' + reason_of(err) if reason_of(err) else ''})",
+            where=where,
+            todo="ask for the rights of this request, or use another user",
+        )
+    if not isinstance(err.info, dict):  # OpenSearch explains itself in JSON; a proxy or a web server does not
+        return ClusterError(
+            f"answered {err.status_code} and no JSON",
+            where=where,
+            todo="see whether OpenSearch, and not something else or a proxy, listens there",
+        )
+    return ClusterError(f"the cluster answered {err.status_code}: {reason_of(err)}", where=where)
+
+
+def reason_of(err: Exception) -> str:
+    """Find the cluster's own words in an exception of opensearch-py.
+
+    :param err: the exception.
+    :return: the innermost reason given, on one line.
+    """
+    info = getattr(err, "info", None)
+    error = info.get("error") if isinstance(info, dict) else None
+    if isinstance(error, dict):
+        causes = error.get("root_cause") or [error]
+        reason = causes[0].get("reason") or error.get("reason") or error.get("type") or ""
+        inner = error.get("caused_by")
+        while isinstance(inner, dict):
+            reason, inner = inner.get("reason") or reason, inner.get("caused_by")
+        return _short(str(reason))
+    return _short(str(error or getattr(err, "error", None) or err))
+
+
+def _unreachable(err: Any, where: str) -> ClusterError:
+    text = str(err.error)
+    if "certificate" in text.lower() or "ssl" in text.lower():
+        plain = "WRONG_VERSION_NUMBER" in text or "record layer" in text
+        return ClusterError(
+            "the port does not speak TLS" if plain else f"TLS failed ({_short(text)})",
+            where=where,
+            todo="use an http:// URL"
+            if plain
+            else "give the certificate by --ca-certs, or --insecure to accept any",
+        )
+    if "RemoteDisconnected" in text or "Connection aborted" in text or "BadStatusLine" in text:
+        return ClusterError(
+            "the connection was closed without an answer",
+            where=where,
+            todo="use https:// if the cluster has TLS",
+        )
+    if "NameResolutionError" in text or "getaddrinfo" in text or "Name or service" in text:
+        return ClusterError("the host name is not known", where=where, todo="check the host in --url")
+    if "refused" in text.lower():
+        return ClusterError("nothing listens there", where=where, todo="start OpenSearch, or check --url")
+    return ClusterError(
+        f"cannot be reached ({_short(text)})", where=where, todo="check --url and the network"
+    )
+
+
+def _not_opensearch(where: str) -> ClusterError:
+    return ClusterError(
+        "what answers there is not OpenSearch",
+        where=where,
+        todo="point --url at the cluster's HTTP port, usually 9200",
+    )
+
+
+def _short(text: object, limit: int = 240) -> str:
+    line = " ".join(str(text).split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"

@@ -1,0 +1,81 @@
+"""Reading JSONL: one JSON object a line, errors that name file, line and cause."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, NoReturn
+
+from darl_opensearch.errors import InputError
+
+MAX_LINE_BYTES = 64 << 20  # far above any item; keeps a file without line breaks from filling the memory
+
+
+def read_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Read one object after the other; blank lines are passed over, ``.gz`` files are unpacked.
+
+    :param path: the file.
+    :yields: where the object stands (``file, line n``, for error messages) and the object.
+    :raises InputError: when the file cannot be read or a line is not a JSON object.
+    """
+    source = Path(path)
+    try:
+        with _open(source) as file:
+            number = 0
+            while line := file.readline(MAX_LINE_BYTES + 1):
+                number += 1
+                where = f"{source}, line {number}"
+                if len(line) > MAX_LINE_BYTES:
+                    raise InputError(
+                        f"the line is longer than {MAX_LINE_BYTES >> 20} MB",
+                        where=where,
+                        todo="write one object a line",
+                    )
+                if number == 1:
+                    line = line.removeprefix(b"\xef\xbb\xbf")  # some editors put a byte order mark first
+                if not line.isspace():
+                    yield where, _parse(line, where)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as err:
+        raise InputError(f"damaged gzip data ({err})", where=str(source), todo="make the file again") from err
+    except OSError as err:
+        raise InputError(
+            f"cannot be read ({err.strerror or err})",
+            where=str(source),
+            todo="check the path and its permissions",
+        ) from err
+
+
+def _open(path: Path) -> IO[bytes]:
+    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+
+
+def _parse(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
+        if b"\\u" in line:
+            json.dumps(value, ensure_ascii=False).encode("utf-8")  # half a surrogate pair is no text
+    except UnicodeDecodeError as err:
+        raise InputError(
+            f"not UTF-8 at byte {err.start + 1}", where=where, todo="save the file as UTF-8"
+        ) from err
+    except UnicodeEncodeError as err:
+        raise InputError(
+            "holds half of a surrogate pair", where=where, todo="correct the \\u escape"
+        ) from err
+    except (ValueError, RecursionError) as err:
+        message = err.msg + f" at column {err.colno}" if isinstance(err, json.JSONDecodeError) else str(err)
+        raise InputError(f"not JSON ({message})", where=where, todo="write one JSON object a line") from err
+    if not isinstance(value, dict):
+        kind = {list: "an array", str: "a string", bool: "true or false", type(None): "null"}.get(
+            type(value), "a number"
+        )
+        raise InputError(f"{kind}, not an object", where=where, todo="write one JSON object a line")
+    return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")

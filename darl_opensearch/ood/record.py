@@ -1,0 +1,361 @@
+"""What is logged about a reranked request: the one place that knows the fields of a ``darl-ood`` record.
+
+A request becomes one *request* record, and one *pair* record for each item that is out of distribution or
+was drawn for the baseline sample. Ids and draws are functions of the request id, the model version and the
+item's position, so that a retry makes the very same records. Field names are those of
+``plugin_config/ood_index_template.json``; a test compares them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar, Literal, TypedDict, get_args
+
+from darl_opensearch.errors import InputError
+from darl_opensearch.scores import Scores, is_ood
+
+Route = Literal["server", "python", "search"]
+TextPolicy = Literal["full", "hash", "none"]
+Kind = Literal["request", "pair"]
+
+_ID_BITS = 128
+_NO_POSITION = "request"  # stands where a pair's id has its position
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankedRequest:
+    """One query, the items it was ranked with, and what the model said: what callers hand to the log.
+
+    :param request_id: the caller's ``X-Request-Id``, or a UUID.
+    :param timestamp: when it was answered, with a time zone.
+    :param query: the query's text.
+    :param query_id: the caller's id of the query, for joins with UBI.
+    :param slice: the part of traffic it belongs to.
+    :param doc_ids: ids of the items, in the order of ``documents``, where they are known.
+    :param documents: texts of the items, in the order that was scored.
+    :param scores: what the model returned for them.
+    :param latency_ms: time the ranking took.
+    :param route: who ranked: ``server``, ``python`` or ``search``.
+    """
+
+    request_id: str
+    timestamp: datetime
+    query: str
+    query_id: str | None = None
+    slice: str | None = None
+    doc_ids: Sequence[str] | None = None
+    documents: Sequence[str]
+    scores: Scores
+    latency_ms: float
+    route: Route
+
+    def __post_init__(self) -> None:
+        """Refuse a request whose parts do not belong together."""
+        counts = {"documents": len(self.documents), "scores": len(self.scores)}
+        if self.doc_ids is not None:
+            counts["doc_ids"] = len(self.doc_ids)
+        if len(set(counts.values())) != 1:
+            raise InputError(
+                f"lengths differ: {counts}", where=f"request {self.request_id}", todo="pass one of each"
+            )
+        if self.timestamp.tzinfo is None:
+            raise InputError(
+                "the timestamp has no time zone", where=f"request {self.request_id}", todo="pass UTC"
+            )
+        if self.route not in get_args(Route):
+            raise InputError(
+                f"route {self.route!r} is unknown", todo=f"use one of {', '.join(get_args(Route))}"
+            )
+        if not self.request_id:
+            raise InputError("the request id is empty", todo="pass the caller's X-Request-Id or a UUID")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Common:
+    record_id: str
+    timestamp: datetime
+    request_id: str
+    query: str
+    query_id: str | None
+    slice: str | None
+    model: str
+    version: str
+    alpha: float
+    route: str
+
+    kind: ClassVar[Kind]
+
+    def to_json(self) -> dict[str, Any]:
+        """Render as the data stream takes it; what is None is left out.
+
+        :return: JSON-ready values.
+        """
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        values = {"@timestamp": format_timestamp(values.pop("timestamp")), "kind": self.kind} | values
+        return {name: value for name, value in values.items() if value is not None}
+
+
+class _CommonValues(TypedDict):
+    timestamp: datetime
+    request_id: str
+    query: str
+    query_id: str | None
+    slice: str | None
+    model: str
+    version: str
+    alpha: float
+    route: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequestRecord(_Common):
+    """A request as it was ranked. Its counts are exact: they cover the pairs that were not logged, too.
+
+    :param candidates: items that were scored.
+    :param ood_pairs: how many of them are out of distribution.
+    :param ood_share: the same as a share; 0 without candidates.
+    :param max_ood_score: highest ``ood_score``; None without candidates.
+    :param max_ood_distance: highest ``ood_distance``; None without candidates.
+    :param latency_ms: time the ranking took.
+    """
+
+    kind: ClassVar[Kind] = "request"
+
+    candidates: int
+    ood_pairs: int
+    ood_share: float
+    max_ood_score: float | None = None
+    max_ood_distance: float | None = None
+    latency_ms: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairRecord(_Common):
+    """One query–item pair.
+
+    :param position: the item's place in the order that was scored, from 0.
+    :param item_id: the item's id, where it is known.
+    :param item_text: the text that was scored, when texts are logged in full.
+    :param item_text_hash: its :func:`text_hash`, when only that is logged.
+    :param score: expected gain over the highest gain.
+    :param grade: most probable grade.
+    :param grade_probs: probability of each grade.
+    :param ood_score: 1 minus the conformal p-value.
+    :param ood_distance: scaled detector distance.
+    :param is_ood: whether ``ood_score >= 1 - alpha``.
+    :param weight: 1 / inclusion probability; sums of it estimate counts over all pairs.
+    """
+
+    kind: ClassVar[Kind] = "pair"
+
+    position: int
+    item_id: str | None = None
+    item_text: str | None = None
+    item_text_hash: str | None = None
+    score: float
+    grade: int
+    grade_probs: tuple[float, ...]
+    ood_score: float
+    ood_distance: float
+    is_ood: bool
+    weight: float
+
+
+Record = RequestRecord | PairRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogPolicy:
+    """Who ranked, and what of it is written down.
+
+    :param model: name of the bundle.
+    :param version: version of the bundle.
+    :param alpha: false-alarm rate its OOD calibration was asked for.
+    :param sample_rate: share of the pairs that are *not* OOD to log all the same, in [0, 1].
+    :param text: how an item's text is logged: ``full``, ``hash`` or ``none``.
+    """
+
+    model: str
+    version: str
+    alpha: float
+    sample_rate: float = 0.05
+    text: TextPolicy = "full"
+
+    def __post_init__(self) -> None:
+        """Refuse rates outside [0, 1] and unknown text policies."""
+        if not 0 <= self.sample_rate <= 1:
+            raise InputError(
+                f"the sample rate {self.sample_rate} is outside 0..1", todo="give a share, such as 0.05"
+            )
+        if not 0 < self.alpha < 1:
+            raise InputError(f"alpha {self.alpha} is outside 0..1", todo="take it from the bundle's card")
+        if self.text not in get_args(TextPolicy):
+            raise InputError(
+                f"text {self.text!r} is unknown", todo=f"use one of {', '.join(get_args(TextPolicy))}"
+            )
+
+
+def record_id(request_id: str, model: str, version: str, position: int | None) -> str:
+    """Identify a record: the same for every attempt to log it, another for every true repeat.
+
+    :param request_id: id of the request.
+    :param model: name of the bundle.
+    :param version: version of the bundle.
+    :param position: the item's position, or None for the request's own record.
+    :return: 32 hexadecimal digits.
+    """
+    parts = (request_id, model, version, _NO_POSITION if position is None else str(position))
+    # Lengths keep ("a", "bc") and ("ab", "c") apart.
+    joined = "".join(f"{len(part)}:{part}" for part in parts)
+    return hashlib.sha256(_utf8(joined)).hexdigest()[: _ID_BITS // 4]
+
+
+def is_drawn(record_id: str, rate: float) -> bool:
+    """Whether a record belongs to the baseline sample: decided by its id, so that a retry draws alike.
+
+    :param record_id: the record's id.
+    :param rate: inclusion probability.
+    :return: True for a share ``rate`` of all ids.
+    """
+    # Hashed once more: ids that are sorted or cut by their prefix elsewhere stay independent of the draw.
+    digest = hashlib.blake2b(record_id.encode(), digest_size=8, person=b"darl-draw").digest()
+    return int.from_bytes(digest) < rate * 2**64
+
+
+def text_hash(text: str) -> str:
+    """Fingerprint an item's text, for logs that must not hold it.
+
+    :param text: the text.
+    :return: 32 hexadecimal digits of its SHA-256.
+    """
+    return hashlib.sha256(_utf8(text)).hexdigest()[: _ID_BITS // 4]
+
+
+def records_of(request: RankedRequest, policy: LogPolicy) -> Iterator[Record]:
+    """Expand a request into its records: its own first, then those of its logged pairs by position.
+
+    :param request: what was ranked.
+    :param policy: what to write down.
+    :yields: the records.
+    """
+    scores = request.scores
+    ood = is_ood(scores.ood_score, policy.alpha)
+    common: _CommonValues = {
+        "timestamp": request.timestamp.astimezone(UTC),
+        "request_id": _clean(request.request_id),
+        "query": _clean(request.query),
+        "query_id": _clean(request.query_id) or None,
+        "slice": _clean(request.slice) or None,
+        "model": policy.model,
+        "version": policy.version,
+        "alpha": policy.alpha,
+        "route": request.route,
+    }
+    n = len(scores)
+    yield RequestRecord(
+        record_id=record_id(request.request_id, policy.model, policy.version, None),
+        candidates=n,
+        ood_pairs=int(ood.sum()),
+        ood_share=round(float(ood.mean()), 6) if n else 0.0,
+        max_ood_score=_rounded(scores.ood_score.max()) if n else None,
+        max_ood_distance=_rounded(scores.ood_distance.max()) if n else None,
+        latency_ms=round(float(request.latency_ms), 3),
+        **common,
+    )
+    grades = scores.grade
+    for position in range(n):
+        identity = record_id(request.request_id, policy.model, policy.version, position)
+        if not ood[position] and not is_drawn(identity, policy.sample_rate):
+            continue
+        text = request.documents[position]
+        yield PairRecord(
+            record_id=identity,
+            position=position,
+            item_id=_clean(request.doc_ids[position]) or None if request.doc_ids is not None else None,
+            item_text=_clean(text) if policy.text == "full" else None,
+            item_text_hash=text_hash(text) if policy.text == "hash" else None,
+            score=_rounded(scores.score[position]),
+            grade=int(grades[position]),
+            grade_probs=tuple(_rounded(p) for p in scores.grade_probs[position]),
+            ood_score=_rounded(scores.ood_score[position]),
+            ood_distance=_rounded(scores.ood_distance[position]),
+            is_ood=bool(ood[position]),
+            weight=1.0 if ood[position] else 1.0 / policy.sample_rate,
+            **common,
+        )
+
+
+def record_from_json(data: Mapping[str, Any]) -> Record:
+    """Read what ``to_json`` wrote; fields of a later version are ignored.
+
+    :param data: parsed JSON.
+    :return: the record.
+    :raises InputError: when a field is missing.
+    """
+    where = f"record {data.get('record_id')}"
+    types: dict[str, type[Record]] = {"request": RequestRecord, "pair": PairRecord}
+    cls = types.get(str(data.get("kind")))
+    if cls is None:
+        raise InputError(
+            f"kind {data.get('kind')!r} is unknown", where=where, todo="is this index the OOD log?"
+        )
+    values: dict[str, Any] = {field.name: data.get(field.name) for field in dataclasses.fields(cls)}
+    try:
+        values["timestamp"] = parse_timestamp(data["@timestamp"])
+        if cls is PairRecord:
+            values["grade_probs"] = tuple(data["grade_probs"])
+    except (KeyError, TypeError, ValueError) as err:
+        raise InputError(
+            f"the record is incomplete ({err})", where=where, todo="is this index the OOD log?"
+        ) from err
+    optional = {"query_id", "slice"} | {f.name for f in dataclasses.fields(cls) if f.default is None}
+    if missing := sorted(name for name, value in values.items() if value is None and name not in optional):
+        raise InputError(
+            f"the record has no {', '.join(missing)}", where=where, todo="is this index the OOD log?"
+        )
+    return cls(**values)
+
+
+def format_timestamp(timestamp: datetime) -> str:
+    """Print a time as every record does: UTC, milliseconds, ``Z``.
+
+    :param timestamp: a time with a time zone.
+    :return: such as ``2026-03-01T12:00:00.000Z``.
+    """
+    return timestamp.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def to_ms(timestamp: datetime) -> int:
+    """Count milliseconds since 1970, cut as :func:`format_timestamp` cuts them.
+
+    :param timestamp: a time with a time zone.
+    :return: whole milliseconds.
+    """
+    return (timestamp - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
+
+
+def parse_timestamp(text: str) -> datetime:
+    """Read an ISO 8601 time; without a time zone it is UTC.
+
+    :param text: the time.
+    :return: the time, in UTC.
+    """
+    parsed = datetime.fromisoformat(text)
+    return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC)
+
+
+def _rounded(value: Any) -> float:
+    return round(float(value), 6)  # what the HTTP answers print
+
+
+def _utf8(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _clean(text: str | None) -> str:
+    # JSON may carry half a surrogate pair, which neither SQLite nor OpenSearch stores.
+    return (text or "").encode("utf-8", "replace").decode("utf-8")

@@ -1,0 +1,489 @@
+"""The spool: OOD records on the local disk, safe before anything else happens to them.
+
+SQLite in WAL mode. A commit is the acknowledgement: what is committed survives ``kill -9`` and, because
+every commit is synced, a power cut. Any number of processes may open one spool on a local file system.
+Without a cluster the spool *is* the store and nothing leaves it but by its bound; with a cluster the shipper
+deletes what was acknowledged there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from darl_opensearch.errors import InputError
+
+FORMAT = 1
+DEFAULT_MAX_BYTES = 256 * 1024 * 1024
+ROW_OVERHEAD_BYTES = 200  # id, time and kind beside the body, and two index entries
+BUSY_SECONDS = 10.0
+_KEEP = 0.95  # on overflow make room for more than one batch, so that it is not done for each
+
+# What the spool counts over its whole life. Adding one needs no migration.
+COUNTERS = (
+    "spooled_requests",  # requests committed
+    "spooled_records",  # records committed
+    "repeated",  # records refused because their id was there already
+    "dropped_queue",  # requests that found the queue in memory full
+    "dropped_error",  # requests that could not be expanded, or not be written before the process ended
+    "evicted",  # records deleted unsent, oldest first, to stay below the bound
+    "evicted_dead_letters",  # the same of dead letters
+    "shipped",  # records the cluster took
+    "already_there",  # records the cluster had already
+    "dead_letters",  # records the cluster refused for good
+)
+
+_SCHEMA = """
+CREATE TABLE record (
+  seq INTEGER PRIMARY KEY AUTOINCREMENT,
+  record_id TEXT NOT NULL UNIQUE,
+  timestamp_ms INTEGER NOT NULL,
+  kind TEXT NOT NULL,
+  body TEXT NOT NULL,
+  bytes INTEGER NOT NULL
+);
+CREATE INDEX record_by_time ON record (timestamp_ms, record_id);
+CREATE TABLE dead_letter (
+  seq INTEGER PRIMARY KEY,
+  record_id TEXT NOT NULL,
+  timestamp_ms INTEGER NOT NULL,
+  kind TEXT NOT NULL,
+  body TEXT NOT NULL,
+  bytes INTEGER NOT NULL,
+  reason TEXT NOT NULL,
+  failed_at TEXT NOT NULL
+);
+CREATE TABLE counter (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+INSERT INTO counter VALUES ('stored_bytes', 0);
+CREATE TRIGGER record_in AFTER INSERT ON record
+  BEGIN UPDATE counter SET value = value + NEW.bytes WHERE name = 'stored_bytes'; END;
+CREATE TRIGGER record_out AFTER DELETE ON record
+  BEGIN UPDATE counter SET value = value - OLD.bytes WHERE name = 'stored_bytes'; END;
+CREATE TRIGGER dead_letter_in AFTER INSERT ON dead_letter
+  BEGIN UPDATE counter SET value = value + NEW.bytes WHERE name = 'stored_bytes'; END;
+CREATE TRIGGER dead_letter_out AFTER DELETE ON dead_letter
+  BEGIN UPDATE counter SET value = value - OLD.bytes WHERE name = 'stored_bytes'; END;
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A record on its way into the spool.
+
+    :param record_id: its id.
+    :param timestamp_ms: its time, in milliseconds since 1970.
+    :param kind: ``request`` or ``pair``.
+    :param body: its JSON.
+    """
+
+    record_id: str
+    timestamp_ms: int
+    kind: str
+    body: str
+
+    @property
+    def bytes(self) -> int:
+        """What it counts against the bound."""
+        return len(self.body.encode()) + ROW_OVERHEAD_BYTES
+
+
+@dataclass(frozen=True)
+class Spooled:
+    """A record in the spool.
+
+    :param seq: its place in the order of arrival.
+    :param record_id: its id.
+    :param timestamp_ms: its time, in milliseconds since 1970.
+    :param body: its JSON.
+    """
+
+    seq: int
+    record_id: str
+    timestamp_ms: int
+    body: str
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """A record the cluster refused for good.
+
+    :param record_id: its id.
+    :param reason: why, in the cluster's words.
+    :param failed_at: when, ISO 8601.
+    :param body: its JSON.
+    """
+
+    record_id: str
+    reason: str
+    failed_at: str
+    body: str
+
+
+@dataclass(frozen=True)
+class Appended:
+    """What a commit did.
+
+    :param records: rows that are new in the spool.
+    :param repeated: rows that were there already.
+    :param evicted: older rows deleted to stay below the bound.
+    """
+
+    records: int
+    repeated: int
+    evicted: int
+
+
+class Spool:
+    """An open spool. Its methods may be called from any thread; each is one transaction.
+
+    :param path: the SQLite file.
+    :param connection: an open connection to it.
+    :param max_bytes: bound on what :meth:`append` leaves stored, or None.
+    """
+
+    def __init__(self, path: Path, connection: sqlite3.Connection, max_bytes: int | None) -> None:
+        self.path, self.max_bytes = path, max_bytes
+        self._connection = connection
+        self._lock = threading.RLock()
+        self._inode = path.stat().st_ino
+
+    @classmethod
+    def open(
+        cls, path: str | os.PathLike[str], *, create: bool = False, max_bytes: int | None = None
+    ) -> Spool:
+        """Open a spool.
+
+        :param path: the SQLite file, on a local file system.
+        :param create: make it when it is not there.
+        :param max_bytes: bound on what :meth:`append` leaves stored; None for who only reads or ships.
+        :return: the spool; close it.
+        :raises InputError: when it is absent, not a spool, or of another format.
+        """
+        file = Path(path)
+        if max_bytes is not None and max_bytes < 4096:
+            raise InputError(
+                f"a spool of {max_bytes} bytes holds nothing", where=str(file), todo="allow 1 MB or more"
+            )
+        if not file.is_file():
+            if not create:
+                todo = "name the file that --ood-log of darl serve or ood_log= of the Reranker writes"
+                raise InputError("there is no spool here", where=str(file), todo=todo)
+            _create_private(file)
+        try:
+            connection = sqlite3.connect(
+                file, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            )
+        except sqlite3.Error as err:
+            raise InputError(
+                f"the spool cannot be opened ({err})", where=str(file), todo="check its owner"
+            ) from err
+        try:
+            _prepare(connection, file)
+        except sqlite3.Error as err:
+            connection.close()
+            todo = "check free space and owner; if it is not an OOD spool, name another file"
+            raise InputError(f"the spool cannot be used ({err})", where=str(file), todo=todo) from err
+        except InputError:
+            connection.close()
+            raise
+        return cls(file, connection, max_bytes)
+
+    def __enter__(self) -> Spool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; what was committed stays."""
+        with self._lock:
+            self._connection.close()
+
+    def is_in_place(self) -> bool:
+        """Whether the open file is still the one at :attr:`path`: SQLite goes on writing to a deleted one.
+
+        :return: False after it was deleted, moved or replaced.
+        """
+        try:
+            return self.path.stat().st_ino == self._inode
+        except FileNotFoundError:
+            return False
+
+    def append(self, rows: Sequence[Row], counts: Mapping[str, int] | None = None) -> Appended:
+        """Commit records. When this returns they are acknowledged.
+
+        :param rows: the records; an id that is there already is left as it is.
+        :param counts: what to add to the spool's counters in the same commit.
+        :return: what happened.
+        """
+        with self._transaction() as db:
+            inserted = db.executemany(
+                "INSERT INTO record (record_id, timestamp_ms, kind, body, bytes) VALUES (?, ?, ?, ?, ?)"
+                " ON CONFLICT (record_id) DO NOTHING",
+                [(row.record_id, row.timestamp_ms, row.kind, row.body, row.bytes) for row in rows],
+            )
+            added = max(inserted.rowcount, 0)  # -1 when there were no rows
+            evicted, evicted_dead = self._make_room(db) if self.max_bytes is not None else (0, 0)
+            appended = Appended(added, len(rows) - added, evicted)
+            _count(
+                db,
+                dict(counts or {})
+                | {
+                    "spooled_records": added,
+                    "repeated": appended.repeated,
+                    "evicted": evicted,
+                    "evicted_dead_letters": evicted_dead,
+                },
+            )
+        return appended
+
+    def take(self, *, limit: int = 1000, max_bytes: int = 4 * 1024 * 1024) -> list[Spooled]:
+        """Read the oldest records; they stay until :meth:`settle`.
+
+        :param limit: most records.
+        :param max_bytes: stop before the bodies exceed this; one record is returned whatever its size.
+        :return: the records, oldest first.
+        """
+        taken: list[Spooled] = []
+        size = 0
+        with self._lock, contextlib.closing(self._connection.cursor()) as cursor:
+            cursor.execute(
+                "SELECT seq, record_id, timestamp_ms, body, bytes FROM record ORDER BY seq LIMIT ?", (limit,)
+            )
+            for seq, identity, timestamp_ms, body, row_bytes in cursor:
+                size += row_bytes
+                if taken and size > max_bytes:
+                    break
+                taken.append(Spooled(seq, identity, timestamp_ms, body))
+        return taken
+
+    def settle(
+        self,
+        *,
+        created: Iterable[int] = (),
+        already_there: Iterable[int] = (),
+        dead: Mapping[int, str] | None = None,
+    ) -> None:
+        """Take records out of the spool after the cluster answered for them.
+
+        Each is counted once even when two shippers sent it.
+
+        :param created: ``seq`` of what the cluster took.
+        :param already_there: ``seq`` of what it had.
+        :param dead: ``seq`` of what it refused for good, each with the reason.
+        """
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        with self._transaction() as db:
+            shipped = sum(_delete(db, seq) for seq in created)
+            repeated = sum(_delete(db, seq) for seq in already_there)
+            buried = 0
+            for seq, reason in (dead or {}).items():
+                db.execute(
+                    "INSERT OR IGNORE INTO dead_letter"
+                    " SELECT seq, record_id, timestamp_ms, kind, body, bytes, ?, ? FROM record WHERE seq = ?",
+                    (reason, now, seq),
+                )
+                buried += _delete(db, seq)
+            _count(db, {"shipped": shipped, "already_there": repeated, "dead_letters": buried})
+
+    def dead_letters(self, limit: int = 100) -> list[DeadLetter]:
+        """Read what the cluster refused for good.
+
+        :param limit: most records.
+        :return: the newest first.
+        """
+        with self._lock:
+            rows = self._connection.execute(
+                "SELECT record_id, reason, failed_at, body FROM dead_letter ORDER BY seq DESC LIMIT ?",
+                (limit,),
+            ).fetchall()
+        return [DeadLetter(*row) for row in rows]
+
+    def revive(self) -> int:
+        """Put the dead letters back in line, once what they were refused for is repaired.
+
+        :return: how many.
+        """
+        with self._transaction() as db:
+            count = db.execute("SELECT count(*) FROM dead_letter").fetchone()[0]
+            db.execute(
+                "INSERT OR IGNORE INTO record (record_id, timestamp_ms, kind, body, bytes)"
+                " SELECT record_id, timestamp_ms, kind, body, bytes FROM dead_letter ORDER BY seq"
+            )
+            db.execute("DELETE FROM dead_letter")
+        return int(count)
+
+    def page(
+        self,
+        *,
+        after: tuple[int, str] | None = None,
+        kind: str | None = None,
+        since_ms: int | None = None,
+        until_ms: int | None = None,
+        limit: int = 1000,
+    ) -> list[Spooled]:
+        """Read records by time; no transaction stays open between pages, so a long report holds nothing up.
+
+        :param after: time and id of the last record of the page before.
+        :param kind: only this kind.
+        :param since_ms: earliest time, included.
+        :param until_ms: latest time, excluded.
+        :param limit: most records.
+        :return: records by time, then id.
+        """
+        where, values = ["1"], list[object]()
+        if after is not None:
+            where.append("(timestamp_ms, record_id) > (?, ?)")
+            values += after
+        for clause, value in (
+            ("kind = ?", kind),
+            ("timestamp_ms >= ?", since_ms),
+            ("timestamp_ms < ?", until_ms),
+        ):
+            if value is not None:
+                where.append(clause)
+                values.append(value)
+        sql = (
+            "SELECT seq, record_id, timestamp_ms, body FROM record"
+            f" WHERE {' AND '.join(where)} ORDER BY timestamp_ms, record_id LIMIT ?"
+        )
+        with self._lock:
+            return [Spooled(*row) for row in self._connection.execute(sql, [*values, limit])]
+
+    def counters(self) -> dict[str, int]:
+        """Read what the spool counts, and what it holds now.
+
+        :return: every name of ``COUNTERS``; ``stored_records``, ``stored_dead_letters``, ``stored_bytes``.
+        """
+        with self._lock, self._reading() as db:
+            counts = dict.fromkeys(COUNTERS, 0) | dict(
+                db.execute("SELECT name, value FROM counter").fetchall()
+            )
+            counts["stored_records"] = db.execute("SELECT count(*) FROM record").fetchone()[0]
+            counts["stored_dead_letters"] = db.execute("SELECT count(*) FROM dead_letter").fetchone()[0]
+        return counts
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            db = self._connection
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+                db.execute("COMMIT")
+            except BaseException:
+                if db.in_transaction:  # a full disk has rolled back already
+                    with contextlib.suppress(sqlite3.Error):
+                        db.execute("ROLLBACK")
+                raise
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        self._connection.execute("BEGIN")
+        try:
+            yield self._connection
+        finally:
+            self._connection.execute("COMMIT")
+
+    def _make_room(self, db: sqlite3.Connection) -> tuple[int, int]:
+        limit = self.max_bytes or 0
+        stored = db.execute("SELECT value FROM counter WHERE name = 'stored_bytes'").fetchone()[0]
+        if stored <= limit:
+            return 0, 0
+        excess = stored - int(limit * _KEEP)
+        dead, excess = _delete_oldest(db, "dead_letter", excess)
+        live, _ = _delete_oldest(db, "record", excess)
+        return live, dead
+
+
+def _delete(db: sqlite3.Connection, seq: int) -> int:
+    return db.execute("DELETE FROM record WHERE seq = ?", (seq,)).rowcount
+
+
+def _delete_oldest(db: sqlite3.Connection, table: str, excess: int) -> tuple[int, int]:
+    if excess <= 0:
+        return 0, excess
+    last, count = None, 0
+    with contextlib.closing(db.execute(f"SELECT seq, bytes FROM {table} ORDER BY seq")) as cursor:
+        for seq, row_bytes in cursor:
+            last, count, excess = seq, count + 1, excess - row_bytes
+            if excess <= 0:
+                break
+    if last is not None:
+        db.execute(f"DELETE FROM {table} WHERE seq <= ?", (last,))
+    return count, excess
+
+
+def _count(db: sqlite3.Connection, counts: Mapping[str, int]) -> None:
+    db.executemany(
+        "INSERT INTO counter VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = value + excluded.value",
+        [(name, value) for name, value in counts.items() if value],
+    )
+
+
+def _create_private(file: Path) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # Queries are personal data: nobody else reads them. SQLite gives its side files the same mode.
+        os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))
+    except OSError as err:
+        raise InputError(
+            f"the spool cannot be made ({err.strerror})", where=str(file), todo="name a writable folder"
+        ) from err
+
+
+def _prepare(connection: sqlite3.Connection, file: Path) -> None:
+    """Set the modes and make the tables, while others may be doing the same.
+
+    :param connection: a fresh connection.
+    :param file: path to name in an error.
+    """
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            break
+        except sqlite3.OperationalError as err:  # switching the mode does not wait for its lock by itself
+            if "locked" not in str(err) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA journal_size_limit = 16777216")
+    if _format(connection) == 0:
+        connection.execute("BEGIN IMMEDIATE")
+        if _format(connection) == 0:
+            if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                connection.execute("ROLLBACK")
+                raise InputError(
+                    "this SQLite file is not an OOD spool", where=str(file), todo="name another file"
+                )
+            for statement in _statements(_SCHEMA):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {FORMAT}")
+        connection.execute("COMMIT")
+    if (found := _format(connection)) != FORMAT:
+        raise InputError(
+            f"the spool has format {found} and this version reads format {FORMAT}",
+            where=str(file),
+            todo="upgrade darl-opensearch, or name another file",
+        )
+
+
+def _format(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _statements(script: str) -> Iterator[str]:
+    statement = ""
+    for line in script.splitlines():
+        statement += line + "\n"
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""

@@ -1,0 +1,9 @@
+"""Scoring pairs with a bundle's graph: sessions, length-aware batches, provider choice."""
+
+from __future__ import annotations
+
+from darl_opensearch.scoring.deadline import DeadlinePassed
+from darl_opensearch.scoring.runtime import Provider
+from darl_opensearch.scoring.scorer import Pass, Scorer
+
+__all__ = ["DeadlinePassed", "Pass", "Provider", "Scorer"]

@@ -1,0 +1,91 @@
+"""Texts to token ids, as ML Commons does it: the bundle's tokenizer, its pair template, its truncation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from darl_opensearch.text import MAX_ITEM_CHARS
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding, Tokenizer
+
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+_CHARS_PER_TOKEN = 64  # where the cut of a long text is first tried: ordinary text has 3 to 6
+_MARGIN = 128  # tokens that the last, split word of a cut text may be wrong about
+
+
+def clean(text: str) -> str:
+    r"""Replace what is not a character: half a surrogate pair, which no UTF-8 can carry.
+
+    JSON can spell one (``"\ud800"``); the tokenizer and SQLite would refuse the whole text.
+
+    :param text: any string.
+    :return: the text, with U+FFFD in place of each lone surrogate.
+    """
+    if text.isascii():
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+class PairEncoder:
+    """Tokenises pairs, quickly also where a text is absurdly long.
+
+    :param tokenizer: the bundle's; shared between threads, never changed.
+    :param max_length: where its truncation cuts.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, max_length: int) -> None:
+        self._tokenizer, self._max_length = tokenizer, max_length
+
+    def __call__(self, query: str, documents: Sequence[str]) -> list[Encoding]:
+        """Tokenise one query with each document.
+
+        :param query: the query.
+        :param documents: the documents.
+        :return: an encoding for each document, in order.
+        """
+        query = self.head(clean(query))
+        pairs = [(query, self.head(clean(text))) for text in documents]
+        encodings: list[Encoding] = self._tokenizer.encode_batch(pairs)
+        return encodings
+
+    def head(self, text: str) -> str:
+        """Cut a long text to a beginning that has the same first ``max_length`` tokens.
+
+        The beginning grows until it has more tokens than can be kept, with a margin for the word that the cut
+        may have split; so the rest cannot reach the model. Only the first million characters are ever read:
+        what has fewer tokens than that is blanks, not text. Where query and document *both* exceed the whole
+        input, the odd token at their border may go to the other half.
+
+        :param text: any text.
+        :return: the text, or its beginning.
+        """
+        size = self._max_length * _CHARS_PER_TOKEN
+        while size < min(len(text), MAX_ITEM_CHARS):
+            encoding = self._tokenizer.encode(text[:size], add_special_tokens=False)
+            # The tokenizer's own truncation puts what it cuts into further encodings.
+            count = len(encoding.ids) + sum(len(more.ids) for more in encoding.overflowing)
+            if count > self._max_length + _MARGIN:
+                return text[:size]
+            size *= 4
+        return text[:MAX_ITEM_CHARS]
+
+
+def feed(encodings: Sequence[Encoding]) -> dict[str, NDArray[np.int64]]:
+    """Pad encodings to the longest of them.
+
+    :param encodings: encodings of one batch, at least one.
+    :return: the graph's inputs, each ``[batch, seq]`` int64; padding is 0 everywhere.
+    """
+    width = max([1, *(len(e.ids) for e in encodings)])
+    inputs = {name: np.zeros((len(encodings), width), dtype=np.int64) for name in INPUTS}
+    for row, encoding in enumerate(encodings):
+        size = len(encoding.ids)
+        inputs["input_ids"][row, :size] = encoding.ids
+        inputs["attention_mask"][row, :size] = encoding.attention_mask
+        inputs["token_type_ids"][row, :size] = encoding.type_ids
+    return inputs

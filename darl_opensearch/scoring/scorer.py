@@ -1,0 +1,240 @@
+"""Scoring the items of a query."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from darl_opensearch.bundle import MODEL, MODEL_INT8, Bundle
+from darl_opensearch.errors import BundleError, InputError, UsageError
+from darl_opensearch.scores import Scores
+from darl_opensearch.scoring import deadline as deadlines
+from darl_opensearch.scoring.batching import plan
+from darl_opensearch.scoring.cores import available_cores
+from darl_opensearch.scoring.encode import INPUTS, PairEncoder, feed
+from darl_opensearch.scoring.runtime import Opened, Provider, open_session
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding
+
+CPU_TOKEN_BUDGET = 512
+CUDA_TOKEN_BUDGET = 32_768  # a GPU wants few, large passes
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One query's scores, and what they cost.
+
+    :param scores: the scores, in the order of the documents.
+    :param tokens: tokens of all pairs, padding not counted.
+    :param tokenize_ms: time spent on tokenising.
+    :param forward_ms: time from the first batch to the last, waiting for other requests' batches included.
+    """
+
+    scores: Scores
+    tokens: int
+    tokenize_ms: float
+    forward_ms: float
+
+
+class Scorer:
+    """Scores pairs with a bundle's graph. Any number of threads may share one.
+
+    Use :meth:`open`. A pair's score does not depend on what it is scored with: in fp32 batch mates move it
+    by float noise only (1e-6); the int8 graph quantises activations per batch, so it gets one pair a pass.
+
+    :param bundle: the model.
+    :param opened: the session.
+    :param threads: batches scored at the same time.
+    :param token_budget: most tokens of a batch, padding included.
+    :param int8: whether the graph is the quantised one.
+    """
+
+    def __init__(
+        self, bundle: Bundle, opened: Opened, *, threads: int, token_budget: int, int8: bool
+    ) -> None:
+        self.bundle = bundle
+        self.threads, self.token_budget, self.int8 = threads, token_budget, int8
+        self._opened = opened
+        self._pairs = 1 if int8 else None
+        self._encoder = PairEncoder(bundle.tokenizer, bundle.card.max_length)
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="darl-score")
+        self._closed = threading.Event()
+
+    @classmethod
+    def open(
+        cls,
+        bundle: Bundle | str | os.PathLike[str],
+        *,
+        provider: Provider = "cpu",
+        threads: int | None = None,
+        int8: bool = False,
+        token_budget: int | None = None,
+        require_provider: bool = False,
+    ) -> Scorer:
+        """Load a bundle's graph.
+
+        :param bundle: an opened bundle or its folder.
+        :param provider: ``cpu`` or ``cuda``; without a usable GPU the CPU is used, with a warning.
+        :param threads: batches scored at the same time on the CPU; by default the cores of this process.
+        :param int8: use the quantised graph.
+        :param token_budget: most tokens of a batch, padding included; 512 on the CPU, 32768 on a GPU.
+        :param require_provider: fail rather than fall back to the CPU.
+        :return: the scorer.
+        :raises UsageError: when a number is out of range.
+        :raises BundleError: when the graph is not what the contract says.
+        """
+        opened_bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        if provider not in ("cpu", "cuda"):
+            raise UsageError(f"there is no provider {provider!r}", todo="use cpu or cuda")
+        if threads is not None and threads < 1:
+            raise UsageError(f"{threads} threads cannot score", todo="use 1 or more")
+        if token_budget is not None and token_budget < 1:
+            raise UsageError(f"a budget of {token_budget} tokens is none", todo="use 1 or more, 512 is usual")
+        graph = opened_bundle.file(MODEL_INT8 if int8 else MODEL)
+        opened = open_session(graph, provider, require_provider=require_provider)
+        _check_contract(opened.session, opened_bundle, str(graph))
+        on_gpu = opened.provider == "cuda"
+        return cls(
+            opened_bundle,
+            opened,
+            threads=1 if on_gpu else threads or available_cores(),
+            token_budget=token_budget or (CUDA_TOKEN_BUDGET if on_gpu else CPU_TOKEN_BUDGET),
+            int8=int8,
+        )
+
+    @property
+    def provider(self) -> Provider:
+        """Where the graph really runs."""
+        return self._opened.provider
+
+    @property
+    def fallback(self) -> str | None:
+        """Why :attr:`provider` is not the one asked for, or None."""
+        return self._opened.fallback
+
+    def score(self, query: str, documents: Sequence[str]) -> Scores:
+        """Score the items of one query.
+
+        :param query: the query.
+        :param documents: the items' texts, as ``darl_text`` holds them.
+        :return: a row for each document, in the order given.
+        """
+        return self.run(query, documents).scores
+
+    def score_many(self, requests: Sequence[tuple[str, Sequence[str]]]) -> list[Scores]:
+        """Score several queries in one go: pairs of all of them share batches.
+
+        :param requests: a query and its documents each.
+        :return: the scores of each request, in order.
+        """
+        encodings = [encoding for query, documents in requests for encoding in self._encode(query, documents)]
+        rows = self._forward(encodings, None)
+        ends = np.cumsum([len(documents) for _, documents in requests], dtype=np.int64)
+        return [Scores(part, self._alpha) for part in np.split(rows, ends[:-1])] if requests else []
+
+    def run(self, query: str, documents: Sequence[str], *, deadline: float | None = None) -> Pass:
+        """Score the items of one query, and say what it cost.
+
+        :param query: the query.
+        :param documents: the items' texts.
+        :param deadline: ``time.monotonic()`` value after which no further batch is begun.
+        :return: the scores with token count and times.
+        """
+        started = time.perf_counter()
+        encodings = self._encode(query, documents)
+        encoded = time.perf_counter()
+        rows = self._forward(encodings, deadline)
+        done = time.perf_counter()
+        return Pass(
+            scores=Scores(rows, self._alpha),
+            tokens=sum(len(e.ids) for e in encodings),
+            tokenize_ms=1000 * (encoded - started),
+            forward_ms=1000 * (done - encoded),
+        )
+
+    def warm_up(self) -> None:
+        """Score one pair, so that the first request does not pay for what happens once."""
+        self.score("warm up", ["the first pass allocates memory"])
+
+    def close(self) -> None:
+        """Stop the threads; later calls are refused."""
+        self._closed.set()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def __enter__(self) -> Scorer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def _alpha(self) -> float:
+        return self.bundle.card.ood.alpha
+
+    def _encode(self, query: str, documents: Sequence[str]) -> list[Encoding]:
+        if not isinstance(query, str):
+            raise InputError(f"the query is a {type(query).__name__}, not text", todo="give a str")
+        if isinstance(documents, str):
+            raise InputError("the documents are one text", todo="give a list of texts")
+        for place, text in enumerate(documents):
+            if not isinstance(text, str):
+                kind = type(text).__name__
+                raise InputError(
+                    f"document {place} is a {kind}, not text", todo="render items by bundle.renderer"
+                )
+        return self._encoder(query, documents) if documents else []
+
+    def _forward(self, encodings: Sequence[Encoding], deadline: float | None) -> NDArray[np.float32]:
+        if self._closed.is_set():
+            raise UsageError("the scorer is closed", todo="open another")
+        rows = np.empty((len(encodings), self.bundle.card.columns.width), dtype=np.float32)
+        waiting = deque(
+            plan([len(e.ids) for e in encodings], token_budget=self.token_budget, pairs=self._pairs)
+        )
+        running: set[Future[None]] = set()
+
+        def one(batch: NDArray[np.int64]) -> None:
+            inputs = feed([encodings[i] for i in batch])
+            rows[batch] = self._opened.session.run(None, inputs)[0]
+
+        try:
+            while waiting or running:
+                # No more than two batches a thread wait in the pool: so requests take turns, and a list
+                # of a thousand does not make a list of ten wait for all of it.
+                while waiting and len(running) < 2 * self.threads:
+                    deadlines.check(deadline)
+                    running.add(self._pool.submit(one, waiting.popleft()))
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    future.result()
+        finally:
+            for future in running:
+                future.cancel()
+            wait(running)  # a batch still running writes into `rows`
+        return rows
+
+
+def _check_contract(session: Any, bundle: Bundle, where: str) -> None:
+    inputs = tuple(i.name for i in session.get_inputs())
+    outputs = [(o.name, o.shape[-1]) for o in session.get_outputs()]  # a dynamic size is given by name
+    width = outputs[0][1] if len(outputs) == 1 else 0
+    if inputs != INPUTS or (isinstance(width, int) and width != bundle.card.columns.width):
+        raise BundleError(
+            f"the graph maps {', '.join(inputs)} to {outputs}, "
+            f"not {', '.join(INPUTS)} to one output of {bundle.card.columns.width} columns",
+            where=where,
+            todo="export the model again",
+        )

@@ -1,0 +1,193 @@
+"""A score belongs to its pair: not to its place, its batch, its length or its thread."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support import ITEMS, QUERIES, TEMPLATE
+
+from darl_opensearch.bundle import MODEL, MODEL_INT8, Bundle, writing
+from darl_opensearch.errors import BundleError, InputError, UsageError
+from darl_opensearch.scoring import DeadlinePassed, Scorer
+
+TEXTS = [TEMPLATE.render(item) for item in ITEMS]
+
+
+@pytest.fixture(scope="module")
+def scorer(tiny):
+    with Scorer.open(tiny, threads=2) as opened:
+        yield opened
+
+
+def test_opens_a_folder_and_ranks_by_shared_words(tiny):
+    with Scorer.open(tiny.path) as opened:
+        scores = opened.score("stolen bicycle", TEXTS)
+    assert scores.data.shape == (len(TEXTS), 6)
+    assert scores.alpha == tiny.card.ood.alpha
+    assert scores.order()[0] == 0
+    assert opened.provider == "cpu" and opened.fallback is None
+
+
+@pytest.mark.parametrize("budget", [1, 40, 512, 100_000])
+def test_the_batch_does_not_move_a_score(tiny, budget):
+    texts = [" ".join(TEXTS[: 1 + i % 5])[: 20 + 37 * i] for i in range(30)]
+    with Scorer.open(tiny, threads=2, token_budget=budget) as opened:
+        together = opened.score(QUERIES[0], texts).data
+        alone = np.concatenate([opened.score(QUERIES[0], [text]).data for text in texts])
+    np.testing.assert_allclose(together, alone, atol=1e-6)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_order_and_neighbours_do_not_move_a_score(scorer, data):
+    texts = data.draw(st.lists(st.text(max_size=80), max_size=12))
+    order = data.draw(st.permutations(range(len(texts))))
+    query = data.draw(st.text(max_size=40))
+    straight = scorer.score(query, texts).data
+    permuted = scorer.score(query, [texts[i] for i in order]).data
+    assert straight.shape == (len(texts), 6)
+    np.testing.assert_allclose(permuted, straight[list(order)], atol=1e-6)
+
+
+def test_no_documents_give_no_rows(scorer):
+    assert scorer.score("anything", []).data.shape == (0, 6)
+    assert scorer.score_many([]) == []
+
+
+def test_many_queries_at_once_are_the_queries_one_by_one(scorer):
+    requests = [(query, TEXTS[:i]) for i, query in enumerate(QUERIES)]
+    for (query, texts), scores in zip(requests, scorer.score_many(requests), strict=True):
+        np.testing.assert_allclose(scores.data, scorer.score(query, texts).data, atol=1e-6)
+
+
+def test_threads_share_a_scorer(scorer):
+    want = {query: scorer.score(query, TEXTS * 5).data for query in QUERIES}
+    with ThreadPoolExecutor(8) as pool:
+        for query, got in pool.map(lambda q: (q, scorer.score(q, TEXTS * 5).data), QUERIES * 8):
+            np.testing.assert_allclose(got, want[query], atol=1e-6)
+
+
+def test_what_is_no_text_is_refused(scorer):
+    with pytest.raises(InputError, match="the query is a NoneType"):
+        scorer.score(None, ["a"])
+    with pytest.raises(InputError, match="document 1 is a dict"):
+        scorer.score("a", ["a", {"text": "b"}])
+    with pytest.raises(InputError, match="the documents are one text"):
+        scorer.score("a", "bike")
+
+
+@pytest.mark.parametrize("bad", ["\ud800 bike", "bike \udfff", "a\x00bike", "", "\ud83d", "\U0001f6b2 bike"])
+def test_odd_characters_are_scored(scorer, bad):
+    assert np.isfinite(scorer.score(bad, [bad, "bike"]).data).all()
+
+
+def test_a_long_document_scores_as_its_beginning_and_fast(scorer, tiny):
+    long = "stolen bicycle and luggage, " * 400_000  # 11 MB
+    started = time.perf_counter()
+    got = scorer.score(QUERIES[0], [long]).data
+    assert time.perf_counter() - started < 2
+    # Against the tokenizer alone, on a text it can take whole.
+    part = long[:200_000]
+    encoding = tiny.tokenizer.encode(QUERIES[0], part)
+    ours = scorer._encoder(QUERIES[0], [long])[0]
+    assert (ours.ids, ours.type_ids) == (encoding.ids, encoding.type_ids)
+    np.testing.assert_allclose(got, scorer.score(QUERIES[0], [part]).data, atol=1e-6)
+
+
+@pytest.mark.parametrize("filler", [" ", "\u0000", "x"])
+def test_what_makes_few_tokens_does_not_hide_the_text_behind_it(scorer, tiny, filler):
+    text = filler * 50_000 + " stolen bicycle " * 200
+    whole = tiny.tokenizer.encode("lost luggage", text)
+    assert scorer._encoder("lost luggage", [text])[0].ids == whole.ids
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    words=st.lists(st.text(alphabet="abé日本 .\n\t", min_size=1, max_size=150), min_size=1, max_size=12),
+    times=st.integers(200, 900),
+)
+def test_the_cut_never_changes_the_tokens(scorer, tiny, words, times):
+    text = " ".join(words) * times
+    assert scorer._encoder("ski rescue", [text])[0].ids == tiny.tokenizer.encode("ski rescue", text).ids
+
+
+def test_a_passed_deadline_stops_between_batches(scorer):
+    with pytest.raises(DeadlinePassed, match="before its deadline"):
+        scorer.run(QUERIES[0], TEXTS, deadline=time.monotonic() - 1)
+    assert len(scorer.run(QUERIES[0], TEXTS, deadline=time.monotonic() + 60).scores) == len(TEXTS)
+
+
+def test_a_short_request_passes_a_long_one(tiny):
+    with Scorer.open(tiny, threads=1, token_budget=1) as opened:
+        real, order = opened._opened.session, []
+
+        class Slow:
+            def run(self, outputs, inputs):
+                time.sleep(0.005)
+                return real.run(outputs, inputs)
+
+        opened._opened = dataclasses.replace(opened._opened, session=Slow())
+
+        def ask(name, n):
+            opened.score(name, TEXTS[:1] * n)
+            order.append(name)
+
+        long = threading.Thread(target=ask, args=("long", 200))
+        long.start()
+        time.sleep(0.05)
+        ask("short", 3)
+        long.join()
+    assert order == ["short", "long"]
+
+
+def test_int8_scores_one_pair_at_a_time(tiny, tmp_path):
+    with pytest.raises(BundleError, match=r"no model_int8\.onnx.*Export the model again"):
+        Scorer.open(tiny, int8=True)
+    with writing(tmp_path / "b", tiny.card) as work:
+        for name in tiny.digests:
+            shutil.copy(tiny.path / name, work / name)
+        shutil.copy(tiny.path / MODEL, work / MODEL_INT8)
+    with Scorer.open(tmp_path / "b", int8=True, threads=2) as opened:
+        sizes, real = [], opened._opened.session
+
+        class Counting:
+            def run(self, outputs, inputs):
+                sizes.append(inputs["input_ids"].shape)
+                return real.run(outputs, inputs)
+
+        opened._opened = dataclasses.replace(opened._opened, session=Counting())
+        opened.score(QUERIES[0], TEXTS)
+    assert len(sizes) == len(TEXTS) and {rows for rows, _ in sizes} == {1}
+
+
+def test_a_graph_that_breaks_the_contract_is_refused(tiny, tmp_path):
+    folder = shutil.copytree(tiny.path, tmp_path / "b")
+    shutil.copy(folder / "features.onnx", folder / MODEL)
+    with pytest.raises(
+        BundleError, match=r"not input_ids, attention_mask, token_type_ids to one output of 6"
+    ):
+        Scorer.open(Bundle.open(folder, verify=False))
+    (folder / MODEL).write_bytes(b"no graph")
+    with pytest.raises(BundleError, match="cannot open the graph"):
+        Scorer.open(Bundle.open(folder, verify=False))
+
+
+@pytest.mark.parametrize("wrong", [{"threads": 0}, {"token_budget": 0}, {"provider": "tpu"}])
+def test_settings_out_of_range_are_refused(tiny, wrong):
+    with pytest.raises(UsageError):
+        Scorer.open(tiny, **wrong)
+
+
+def test_a_closed_scorer_says_so(tiny):
+    opened = Scorer.open(tiny)
+    opened.close()
+    with pytest.raises(UsageError, match="closed"):
+        opened.score("a", ["b"])

@@ -1,0 +1,77 @@
+"""The user a node runs as: OpenSearch refuses to run as root."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from darl_opensearch.errors import DarlError
+
+
+@dataclass(frozen=True)
+class Account:
+    """A system user.
+
+    :param name: its name.
+    :param uid: its number.
+    :param gid: its group.
+    """
+
+    name: str
+    uid: int
+    gid: int
+
+    def can_reach(self, path: Path) -> bool:
+        """Tell whether the user may enter every folder on the way to a path and read what is there.
+
+        Looks at the mode bits only, and below the deepest folder that exists there is nothing to look at.
+
+        :param path: a file or folder, there or not yet.
+        :return: True when nothing on the way is closed to the user.
+        """
+        path = Path(os.path.abspath(path.expanduser()))  # noqa: PTH100  resolve() would hide links' own parents
+        return all(self._may_enter(part) for part in (*path.resolve().parents, *path.parents, path))
+
+    def _may_enter(self, part: Path) -> bool:
+        try:
+            status = part.stat()
+        except FileNotFoundError:
+            return True
+        except PermissionError:
+            return False
+        need = stat.S_IXOTH if stat.S_ISDIR(status.st_mode) else stat.S_IROTH
+        if status.st_uid == self.uid:
+            need <<= 6
+        elif status.st_gid == self.gid:
+            need <<= 3
+        return bool(status.st_mode & need)
+
+
+def node_account(name: str | None = None) -> Account | None:
+    """Choose the user to start a node as.
+
+    :param name: the user asked for; default ``DARL_NODE_USER``, then ``nobody``. Counts only for root.
+    :return: None when this process is not root, and the node simply runs as the same user.
+    :raises DarlError: when there is no such user, or it is root again.
+    """
+    if os.geteuid() != 0:
+        return None
+    name = name or os.environ.get("DARL_NODE_USER") or "nobody"
+    try:
+        entry = pwd.getpwnam(name)
+    except KeyError:
+        raise DarlError(
+            f"there is no user {name!r} to run the node as",
+            where="DARL_NODE_USER",
+            todo="name one that exists",
+        ) from None
+    if entry.pw_uid == 0:
+        raise DarlError(
+            "OpenSearch refuses to run as root",
+            where="DARL_NODE_USER",
+            todo="name another user, such as nobody",
+        )
+    return Account(name, entry.pw_uid, entry.pw_gid)

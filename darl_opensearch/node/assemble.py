@@ -1,0 +1,114 @@
+"""Make a node out of its artifacts, in a folder that is there only when it is complete."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import subprocess
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from darl_opensearch.errors import DarlError
+from darl_opensearch.node.cache import Layout, Report, locked, make_folder, silent
+from darl_opensearch.node.fetch import fetch
+from darl_opensearch.node.java import Jdk
+from darl_opensearch.node.manifest import Manifest
+
+
+def assemble(layout: Layout, manifest: Manifest, jdk: Jdk, report: Report = silent) -> Path:
+    """Make the shared, read-only part of a node, unless it is there.
+
+    Killed at any point, it goes on from the last whole download when it is called again.
+
+    :param layout: the cache.
+    :param manifest: what to make it of.
+    :param jdk: runs the plugin installer.
+    :param report: told about each step.
+    :return: the folder with ``opensearch/`` and ``natives/``.
+    :raises DarlError: when a download or the installer fails.
+    """
+    dist = layout.dist(manifest)
+    if dist.is_dir():
+        return dist
+    with locked(layout.lock("assembly"), report):
+        if dist.is_dir():
+            return dist
+        for folder in (dist.parent, layout.downloads(manifest)):  # we hold the lock: these are a dead run's
+            for left in folder.glob(".*-*"):
+                shutil.rmtree(left, ignore_errors=True)
+        files = {a.file: fetch(a, manifest, layout, jdk, report) for a in manifest.to_fetch()}
+        stage = Path(tempfile.mkdtemp(prefix=f".{dist.name}-", dir=make_folder(dist.parent)))
+        try:
+            report("unpacking the node")
+            _unpack_distribution(files[manifest.distribution.file], stage)
+            report(f"installing {len(manifest.plugins)} plugins")
+            install_plugins(stage / "opensearch", [files[plugin.file] for plugin in manifest.plugins], jdk)
+            (stage / "natives").mkdir()
+            if manifest.natives.fit_this_machine():
+                report("unpacking the native libraries")
+                archives = [files[archive.file] for archive in manifest.natives.archives]
+                _unpack_natives(archives, manifest.natives.members, stage / "natives")
+            _open_to_all(stage)
+            stage.rename(dist)
+        except BaseException:
+            shutil.rmtree(stage, ignore_errors=True)
+            raise
+    return dist
+
+
+def install_plugins(home: Path, plugins: Sequence[Path], jdk: Jdk) -> None:
+    """Run OpenSearch's own installer, which also checks versions and jar conflicts.
+
+    :param home: the unpacked node.
+    :param plugins: the zips, each after those that it extends.
+    :param jdk: runs it.
+    :raises DarlError: when it fails.
+    """
+    command = [
+        str(home / "bin" / "opensearch-plugin"),
+        "install",
+        "--batch",
+        *(path.as_uri() for path in plugins),
+    ]
+    env = {"PATH": os.environ.get("PATH", os.defpath), "OPENSEARCH_JAVA_HOME": str(jdk.home)}
+    done = subprocess.run(
+        command, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        said = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+        raise DarlError(
+            f"installing plugins failed with exit code {done.returncode}: {' | '.join(said[-3:])}",
+            where=command[0],
+        )
+
+
+def _unpack_distribution(archive: Path, stage: Path) -> None:
+    with zipfile.ZipFile(archive) as source:
+        for entry in source.infolist():
+            written = Path(source.extract(entry, stage))
+            mode = stat.S_IMODE(entry.external_attr >> 16)  # zipfile forgets that bin/ is executable
+            if mode and not entry.is_dir():
+                written.chmod(mode)
+    (unpacked,) = stage.iterdir()
+    unpacked.rename(stage / "opensearch")
+
+
+def _unpack_natives(archives: Sequence[Path], members: dict[str, str], folder: Path) -> None:
+    for archive in archives:
+        with zipfile.ZipFile(archive) as source:
+            for member in sorted(members.keys() & set(source.namelist())):
+                with source.open(member) as packed, (folder / members[member]).open("xb") as unpacked:
+                    shutil.copyfileobj(packed, unpacked, 1 << 20)
+    if missing := set(members.values()) - {path.name for path in folder.iterdir()}:
+        raise DarlError(f"the archives lack {', '.join(sorted(missing))}", where=str(folder))
+
+
+def _open_to_all(folder: Path) -> None:
+    """Let the node's user read the whole folder, whatever umask and zip said."""
+    for path in (folder, *folder.rglob("*")):
+        if not path.is_symlink():
+            mode = path.stat().st_mode
+            path.chmod(stat.S_IMODE(mode) | (0o555 if path.is_dir() or mode & stat.S_IXUSR else 0o444))

@@ -1,0 +1,241 @@
+"""One node's own files: configuration, data, logs, and the record of its process."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from darl_opensearch.errors import DarlError
+from darl_opensearch.node import docker, process
+from darl_opensearch.node.account import Account
+from darl_opensearch.node.cache import Layout, make_folder
+from darl_opensearch.node.java import Jdk
+from darl_opensearch.node.manifest import Manifest
+from darl_opensearch.node.settings import Engine, NodeSpec, jvm_options, opensearch_yml
+
+RECORD = "node.json"
+CONSOLE = "console.log"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What is needed to find a started node again, and to be sure that it is the one.
+
+    :param engine: how it runs.
+    :param port: its HTTP port.
+    :param pid: its process, which is also its process group.
+    :param start: when that process started; a later one of the same number has another.
+    :param mark: part of its command line.
+    :param container: Docker's id of it, empty otherwise.
+    :param user: who it was started as, empty for the user who started it.
+    :param owner_pid: the test process that it must not outlive, 0 for none.
+    :param owner_start: when that process started.
+    """
+
+    engine: Engine
+    port: int
+    pid: int
+    start: str
+    mark: str = ""
+    container: str = ""
+    user: str = ""
+    owner_pid: int = 0
+    owner_start: str = ""
+
+    def lives(self) -> bool:
+        """Tell whether the recorded process is still there.
+
+        :return: False also when another process has its number by now.
+        """
+        seen = docker.look_at_container(self.container) if self.engine == "docker" else process.look(self.pid)
+        return seen is not None and seen.start == self.start and self.mark in seen.command
+
+    def orphaned(self) -> bool:
+        """Tell whether the test process that owns it is gone.
+
+        :return: False for a node that nobody owns.
+        """
+        if not self.owner_pid:
+            return False
+        owner = process.look(self.owner_pid)
+        return owner is None or owner.start != self.owner_start
+
+    def stop(self, timeout_s: float) -> bool:
+        """End it if it lives; a process that is not the recorded one is left alone.
+
+        :param timeout_s: how long it may take before force is used.
+        :return: whether it lived.
+        """
+        lives = self.lives()
+        if self.engine == "docker":
+            docker.stop_container(self.container)
+        elif lives:
+            process.stop(self.pid, timeout_s)
+        return lives
+
+    def last_words(self, folder: Path) -> str:
+        """Read the end of its log.
+
+        :param folder: the instance's folder.
+        :return: a few lines, joined by ``|``.
+        """
+        if self.engine == "docker":
+            return docker.container_log(self.container)
+        return process.last_lines(folder / CONSOLE)
+
+
+def read_record(folder: Path) -> Record | None:
+    """Read a node's record.
+
+    :param folder: the instance's folder.
+    :return: None when no node was started there, or the record is of no use.
+    """
+    try:
+        return Record(**json.loads((folder / RECORD).read_text("utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def write_record(folder: Path, record: Record) -> None:
+    """Write a node's record.
+
+    :param folder: the instance's folder; the node's user cannot write there, so a record can be believed.
+    :param record: what to write.
+    """
+    _write(folder / RECORD, json.dumps(asdict(record), indent=2) + "\n", None)
+
+
+def drop_record(folder: Path) -> None:
+    """Forget a node that has ended.
+
+    :param folder: the instance's folder.
+    """
+    (folder / RECORD).unlink(missing_ok=True)
+
+
+def prepare(
+    layout: Layout, spec: NodeSpec, manifest: Manifest, account: Account | None, transport_port: int
+) -> Path:
+    """Make or renew the folders and the configuration of a node; its data stays.
+
+    :param layout: the cache.
+    :param spec: the node.
+    :param manifest: of what it is made.
+    :param account: who will own what it writes.
+    :param transport_port: its port for other nodes.
+    :return: the instance's folder.
+    """
+    folder, dist = make_folder(layout.instance(spec.port)), layout.dist(manifest)
+    data, logs = folder / "data", folder / "logs"
+    shutil.rmtree(folder / "tmp", ignore_errors=True)
+    for name in ("config", "data", "logs", "tmp"):
+        make_folder(folder / name)
+    for shipped in (dist / "opensearch" / "config").iterdir():
+        if shipped.is_file():
+            text = shipped.read_text("utf-8")
+            if shipped.name == "jvm.options":
+                text = jvm_options(text, data, logs)
+            elif shipped.name == "opensearch.yml":
+                text = opensearch_yml(spec, transport_port, data, logs)
+            _write(folder / "config" / shipped.name, text, account)
+    natives = make_folder(data / "ml_cache" / manifest.natives.folder)
+    for shipped in (dist / "natives").iterdir():
+        if not (natives / shipped.name).exists():
+            _link(shipped, natives / shipped.name)
+    if account is not None:
+        for name in ("config", "data", "logs", "tmp"):
+            _hand_over(folder / name, account)
+    return folder
+
+
+def start_java(
+    layout: Layout, spec: NodeSpec, manifest: Manifest, jdk: Jdk, account: Account | None, folder: Path
+) -> Record:
+    """Start a prepared node.
+
+    :param layout: the cache.
+    :param spec: the node.
+    :param manifest: of what it is made.
+    :param jdk: runs it.
+    :param account: the user to run it as.
+    :param folder: what ``prepare`` made.
+    :return: its record, not written yet.
+    """
+    home = layout.dist(manifest) / "opensearch"
+    env = {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "LANG": "C.UTF-8",
+        "HOME": str(folder / "tmp"),
+        "OPENSEARCH_JAVA_HOME": str(jdk.home),
+        "OPENSEARCH_PATH_CONF": str(folder / "config"),
+        "OPENSEARCH_TMPDIR": str(folder / "tmp"),
+        "OPENSEARCH_JAVA_OPTS": f"-Xms{spec.heap} -Xmx{spec.heap}",
+        "OPT_OUT_TRACKING": "true",
+    }
+    if manifest.natives.fit_this_machine():
+        env["DJL_OFFLINE"] = "true"
+    command = [str(home / "bin" / "opensearch")]
+    pid, seen = process.start(command, env=env, cwd=home, log=folder / CONSOLE, account=account)
+    # The start script becomes Java by exec: same process, and both command lines name the home.
+    return Record(
+        engine="java",
+        port=spec.port,
+        pid=pid,
+        start=seen.start,
+        mark=str(home),
+        user=account.name if account else "",
+    )
+
+
+def start_docker(spec: NodeSpec, manifest: Manifest) -> Record:
+    """Start a node in a container.
+
+    :param spec: the node.
+    :param manifest: names the image.
+    :return: its record, not written yet.
+    :raises DarlError: when it ended at once.
+    """
+    container = docker.start_container(spec, manifest)
+    seen = docker.look_at_container(container)
+    if seen is None:
+        words = docker.container_log(container)
+        docker.remove_container(container)
+        raise DarlError(f"the container ended at once: {words}", where=spec.name)
+    return Record(
+        engine="docker", port=spec.port, pid=int(seen.command), start=seen.start, container=container
+    )
+
+
+def _write(path: Path, text: str, account: Account | None) -> None:
+    """Replace a file, never following what the node's user may have put in its place."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    with open(handle, "w", encoding="utf-8") as file:  # noqa: PTH123  a descriptor, not a path
+        file.write(text)
+    os.chmod(name, 0o644)  # noqa: PTH101
+    if account is not None:
+        os.chown(name, account.uid, account.gid)
+    Path(name).replace(path)
+
+
+def _link(shipped: Path, target: Path) -> None:
+    """Share 440 MB with the other instances where the file system can, else copy."""
+    try:
+        os.link(shipped, target)  # noqa: PTH200  hardlink_to reads backwards
+    except OSError:
+        shutil.copy2(shipped, target)
+
+
+def _hand_over(folder: Path, account: Account) -> None:
+    for path in (folder, *folder.rglob("*")):
+        with suppress(FileNotFoundError):
+            status = path.lstat()
+            shared = (
+                not path.is_dir() and status.st_nlink > 1
+            )  # the distribution's file too: it stays as it is
+            if not shared and status.st_uid != account.uid:
+                os.chown(path, account.uid, account.gid, follow_symlinks=False)

@@ -1,0 +1,329 @@
+"""Start, stop and inspect nodes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from darl_opensearch.errors import DarlError
+from darl_opensearch.node import docker, process
+from darl_opensearch.node.account import Account, node_account
+from darl_opensearch.node.assemble import assemble
+from darl_opensearch.node.cache import Layout, Report, find_cache, locked, make_folder, silent
+from darl_opensearch.node.fetch import find_mvn
+from darl_opensearch.node.instance import (
+    CONSOLE,
+    Record,
+    drop_record,
+    prepare,
+    read_record,
+    start_docker,
+    start_java,
+    write_record,
+)
+from darl_opensearch.node.java import Jdk, find_jdk
+from darl_opensearch.node.manifest import Manifest, read_manifest
+from darl_opensearch.node.ports import HOST, free_port, get_json, refuse_taken
+from darl_opensearch.node.settings import Engine, NodeSpec
+
+STOP_S = 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeStatus:
+    """What can be said of a node.
+
+    :param state: ``starting`` is a process that does not answer yet.
+    :param port: its HTTP port.
+    :param url: where it answers, or would.
+    :param engine: how it runs, None when it does not.
+    :param pid: its process, None when it does not run.
+    :param user: who runs it, None for the user who started it.
+    :param version: of OpenSearch, None unless it answers.
+    :param plugins: name -> version, empty unless it answers.
+    :param folder: its own files.
+    :param log: its output, None in a container.
+    :param reaches_host_as: the name by which it reaches a server on this machine.
+    :param changed: whether the call that returns this started or stopped it.
+    """
+
+    state: Literal["running", "starting", "stopped"]
+    port: int
+    url: str
+    engine: Engine | None = None
+    pid: int | None = None
+    user: str | None = None
+    version: str | None = None
+    plugins: dict[str, str] = field(default_factory=dict)
+    folder: Path
+    log: Path | None = None
+    reaches_host_as: str = HOST
+    changed: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Turn it into what ``--json`` prints.
+
+        :return: JSON's own types only.
+        """
+        return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class NodePossible:
+    """Whether this machine can run a node.
+
+    :param engine: how, None when it cannot.
+    :param why: one sentence, for people.
+    """
+
+    engine: Engine | None
+    why: str
+
+    def __bool__(self) -> bool:
+        return self.engine is not None
+
+
+def node_possible(spec: NodeSpec | None = None) -> NodePossible:
+    """Tell whether ``up`` would find what it needs; nothing is fetched or started.
+
+    :param spec: the node, the default one if None.
+    :return: the answer with its reason.
+    """
+    spec = spec or NodeSpec()
+    try:
+        account = node_account(spec.user)
+        engine, jdk = _choose(spec, find_cache(spec.cache, account), read_manifest(), account)
+    except DarlError as err:
+        return NodePossible(None, str(err))
+    return NodePossible(engine, f"Java {jdk.major} at {jdk.home}" if jdk else "Docker's engine answers")
+
+
+def up(spec: NodeSpec | None = None, report: Report = silent) -> NodeStatus:
+    """Start a node and wait until it answers, unless it runs already.
+
+    :param spec: the node, the default one if None.
+    :param report: told about each step.
+    :return: its status, ``running``.
+    :raises DarlError: when it cannot be assembled or started, or does not answer in time; then nothing of it
+        is left running.
+    """
+    return _up(spec or NodeSpec(), report, owned=False)
+
+
+def down(
+    port: int = 9200,
+    *,
+    cache: Path | None = None,
+    purge: bool = False,
+    timeout_s: float = STOP_S,
+    report: Report = silent,
+) -> NodeStatus:
+    """Stop a node, with all its processes; it is no error when it does not run.
+
+    :param port: the node's port.
+    :param cache: the cache it was started from.
+    :param purge: delete its data, logs and configuration too.
+    :param timeout_s: how long it may take before force is used.
+    :param report: told about each step.
+    :return: its status, ``stopped``.
+    """
+    layout = find_cache(cache, node_account())
+    folder = layout.instance(port)
+    with locked(layout.lock(str(port)), report):
+        changed, record = False, read_record(folder)
+        if record is not None:
+            if record.engine == "docker":
+                docker.require_docker()
+            report(f"stopping the node on port {port}")
+            changed = record.stop(timeout_s)
+        if folder.exists():
+            drop_record(folder)
+        if purge:
+            if record is not None and record.engine == "docker":
+                docker.remove_volume(port)
+            if folder.exists():
+                shutil.rmtree(folder)
+    return replace(_status(folder, port), changed=changed)
+
+
+def status(port: int = 9200, *, cache: Path | None = None) -> NodeStatus:
+    """Inspect a node.
+
+    :param port: the node's port.
+    :param cache: the cache it was started from.
+    :return: its status.
+    """
+    return _status(find_cache(cache, node_account()).instance(port), port)
+
+
+@contextmanager
+def running_node(
+    port: int | None = None,
+    *,
+    heap: str = "1g",
+    timeout_s: float = 180.0,
+    cache: Path | None = None,
+    engine: Literal["auto", "java", "docker"] = "auto",
+    report: Report = silent,
+) -> Iterator[NodeStatus]:
+    """Run a fresh node for a while, and leave nothing of it: for tests.
+
+    Should this process be killed before it can clean up, the next call does.
+
+    :param port: its port, a free one if None.
+    :param heap: its Java heap.
+    :param timeout_s: how long it may take to answer.
+    :param cache: the cache to start it from.
+    :param engine: how to run it.
+    :param report: told about each step.
+    :yield: its status, while it runs.
+    :raises DarlError: when it cannot be started, or a node runs on that port already.
+    """
+    _sweep(cache, report)
+    port = free_port() if port is None else port
+    if status(port, cache=cache).state != "stopped":
+        raise DarlError(
+            "a node of this cache runs on that port already",
+            where=f"{HOST}:{port}",
+            todo=f"darl node down --port {port}",
+        )
+    down(port, cache=cache, purge=True)
+    try:
+        spec = NodeSpec(port=port, heap=heap, timeout_s=timeout_s, cache=cache, engine=engine)
+        yield _up(spec, report, owned=True)
+    finally:
+        down(port, cache=cache, purge=True, report=report)
+
+
+def _up(spec: NodeSpec, report: Report, *, owned: bool) -> NodeStatus:
+    account = node_account(spec.user)
+    layout = find_cache(spec.cache, account, report)
+    folder = layout.instance(spec.port)
+    with locked(layout.lock(str(spec.port)), report):
+        record = read_record(folder)
+        if record is not None and record.lives():
+            _wait(spec, record, folder, report)
+            return _status(folder, spec.port)
+        refuse_taken(spec.port)
+        record = _start(spec, layout, account, report)
+        try:
+            write_record(folder, _owned(record) if owned else record)
+            _wait(spec, record, folder, report)
+        except BaseException:
+            record.stop(STOP_S)
+            drop_record(folder)
+            raise
+    return replace(_status(folder, spec.port), changed=True)
+
+
+def _start(spec: NodeSpec, layout: Layout, account: Account | None, report: Report) -> Record:
+    manifest = read_manifest()
+    jdk = _choose(spec, layout, manifest, account)[1]
+    if jdk is None:
+        make_folder(layout.instance(spec.port))
+        report(f"starting {manifest.image} on port {spec.port}; the first time it is fetched")
+        return start_docker(spec, manifest)
+    assemble(layout, manifest, jdk, report)
+    folder = prepare(layout, spec, manifest, account, free_port(first=spec.port + 100))
+    report(f"starting OpenSearch {manifest.version} on port {spec.port}")
+    return start_java(layout, spec, manifest, jdk, account, folder)
+
+
+def _owned(record: Record) -> Record:
+    me = process.look(os.getpid())
+    return replace(record, owner_pid=os.getpid(), owner_start=me.start if me else "")
+
+
+def _choose(
+    spec: NodeSpec, layout: Layout, manifest: Manifest, account: Account | None
+) -> tuple[Engine, Jdk | None]:
+    """Choose between Java and Docker; the error of ``auto`` names both ways."""
+    reasons = []
+    if spec.engine in ("auto", "java"):
+        try:
+            jdk = find_jdk(account)
+            if not layout.dist(manifest).is_dir():
+                find_mvn()
+            return "java", jdk
+        except DarlError as err:
+            if spec.engine == "java":
+                raise
+            reasons.append(str(err).rstrip("."))
+    try:
+        docker.require_docker()
+    except DarlError as err:
+        if spec.engine == "docker":
+            raise
+        reasons.append(str(err).rstrip("."))
+        raise DarlError(
+            f"neither Java nor Docker can run a node here. {'; or '.join(reasons)}", where="darl node"
+        ) from None
+    return "docker", None
+
+
+def _wait(spec: NodeSpec, record: Record, folder: Path, report: Report) -> None:
+    """Wait until the node is healthy; it is an error when it ends before, or takes too long."""
+    deadline, told = time.monotonic() + spec.timeout_s, False
+    while True:
+        if not record.lives():
+            raise DarlError(
+                f"the node ended while starting: {record.last_words(folder)}", where=str(folder / CONSOLE)
+            )
+        health = get_json(spec.port, "/_cluster/health?wait_for_status=yellow&timeout=1s")
+        if (
+            isinstance(health, dict)
+            and health.get("cluster_name") == spec.name
+            and health["status"] in ("yellow", "green")
+        ):
+            return
+        if time.monotonic() > deadline:
+            raise DarlError(
+                f"the node does not answer after {spec.timeout_s:.0f} s: {record.last_words(folder)}",
+                where=str(folder / CONSOLE),
+                todo="give it more with --timeout",
+            )
+        if not told:
+            report("waiting for the node to answer")
+            told = True
+        time.sleep(0.2)
+
+
+def _status(folder: Path, port: int) -> NodeStatus:
+    stopped = NodeStatus(state="stopped", port=port, url=f"http://{HOST}:{port}", folder=folder)
+    record = read_record(folder)
+    if record is None or not record.lives():
+        return stopped
+    there = replace(
+        stopped,
+        state="starting",
+        engine=record.engine,
+        pid=record.pid,
+        user=record.user or None,
+        log=folder / CONSOLE if record.engine == "java" else None,
+        reaches_host_as="host.docker.internal" if record.engine == "docker" else HOST,
+    )
+    root = get_json(port, "/")
+    plugins = get_json(port, "/_cat/plugins?format=json")
+    if (
+        not isinstance(root, dict)
+        or root.get("cluster_name") != f"darl-{port}"
+        or not isinstance(plugins, list)
+    ):
+        return there
+    names = {plugin["component"]: plugin["version"] for plugin in plugins}
+    return replace(there, state="running", version=root["version"]["number"], plugins=names)
+
+
+def _sweep(cache: Path | None, report: Report) -> None:
+    """End the test nodes whose test process was killed."""
+    for folder in (find_cache(cache, node_account()).root / "instances").glob("[0-9]*"):
+        record = read_record(folder)
+        if record is not None and record.orphaned():
+            report(f"removing the node on port {folder.name}, left by a killed test")
+            down(int(folder.name), cache=cache, purge=True, report=report)

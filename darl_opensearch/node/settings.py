@@ -1,0 +1,102 @@
+"""What a node is asked for, and what it is told by its configuration."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from darl_opensearch.errors import UsageError
+
+Engine = Literal["java", "docker"]
+HEAP = re.compile(r"[1-9][0-9]*[kmg]")
+
+# The scorer is reached at 127.0.0.1 by a node on this machine, at host.docker.internal by one in a container.
+TRUSTED_ENDPOINTS = r"^http://(127\.0\.0\.1|host\.docker\.internal):.*$"
+
+ML_SETTINGS: dict[str, str] = {
+    "plugins.ml_commons.only_run_on_ml_node": "false",
+    "plugins.ml_commons.allow_registering_model_via_local_file": "true",
+    "plugins.ml_commons.jvm_heap_memory_threshold": "95",
+    "plugins.ml_commons.disk_free_space_threshold": "100mb",
+    "plugins.ml_commons.connector.private_ip_enabled": "true",
+    "plugins.ml_commons.trusted_connector_endpoints_regex": TRUSTED_ENDPOINTS,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeSpec:
+    """A node to start.
+
+    :param port: HTTP port on 127.0.0.1; it also names the node.
+    :param heap: Java heap, as Java writes it.
+    :param timeout_s: how long it may take to answer once it is started.
+    :param cache: folder to keep everything in; default ``DARL_CACHE``, then the user's cache folder.
+    :param engine: ``java``, ``docker``, or ``auto`` for the first of them that this machine has.
+    :param user: who runs the node when this is started by root; default ``DARL_NODE_USER``, then ``nobody``.
+    """
+
+    port: int = field(default=9200)
+    heap: str = field(default="2g")
+    timeout_s: float = field(default=180.0)
+    cache: Path | None = field(default=None)
+    engine: Literal["auto", "java", "docker"] = field(default="auto")
+    user: str | None = field(default=None)
+
+    def __post_init__(self) -> None:
+        """Refuse what no node can be given."""
+        if not 1 <= self.port <= 65535:
+            raise UsageError("the port is outside 1..65535", where=f"port {self.port}")
+        if not HEAP.fullmatch(self.heap):
+            raise UsageError(
+                "the heap is not a size that Java understands",
+                where=f"heap {self.heap!r}",
+                todo="write it as 2g or 1500m",
+            )
+        if self.engine not in ("auto", "java", "docker"):
+            raise UsageError(
+                "there is no such way to run a node", where=self.engine, todo="use auto, java or docker"
+            )
+
+    @property
+    def name(self) -> str:
+        """Name of cluster, node and container."""
+        return f"darl-{self.port}"
+
+
+def opensearch_yml(spec: NodeSpec, transport_port: int, data: Path, logs: Path) -> str:
+    """Write a node's ``opensearch.yml``.
+
+    :param spec: the node.
+    :param transport_port: port for other nodes; there are none, but it is opened all the same.
+    :param data: folder of its indices.
+    :param logs: folder of its logs.
+    :return: the file's text.
+    """
+    settings = {
+        "cluster.name": spec.name,
+        "node.name": spec.name,
+        "discovery.type": "single-node",
+        "network.host": "127.0.0.1",
+        "http.port": str(spec.port),
+        "transport.port": str(transport_port),
+        "path.data": str(data),
+        "path.logs": str(logs),
+        **ML_SETTINGS,
+    }
+    # JSON strings are YAML strings with the same escapes; OpenSearch reads numbers and booleans from strings.
+    return "".join(f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in settings.items())
+
+
+def jvm_options(shipped: str, data: Path, logs: Path) -> str:
+    """Point the relative paths in the shipped ``jvm.options`` at the instance, which may write nowhere else.
+
+    :param shipped: the distribution's file.
+    :param data: where heap dumps go.
+    :param logs: where Java's own logs go.
+    :return: the file's text.
+    """
+    text = re.sub(r"(?<=[=:])logs/", lambda _: f"{logs}/", shipped)
+    return re.sub(r"(?<=HeapDumpPath=)data$", lambda _: str(data), text, flags=re.MULTILINE)

@@ -1,0 +1,135 @@
+"""``darl ship``: send what a spool holds."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from darl_opensearch.cli.cluster_options import cluster_options
+from darl_opensearch.cli.output import emit, json_option, note, progress
+from darl_opensearch.errors import ClusterError
+
+if TYPE_CHECKING:
+    from darl_opensearch.cluster.connect import ClusterOptions
+    from darl_opensearch.ood.shipper import Shipper, ShipResult
+    from darl_opensearch.ood.spool import Spool
+
+
+@click.command()
+@click.option(
+    "--spool",
+    envvar="DARL_SPOOL",
+    show_envvar=True,
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The spool that a scorer writes.",
+)
+@cluster_options
+@click.option("--stream", default="darl-ood", show_default=True, help="Name of the data stream.")
+@click.option(
+    "--once/--follow",
+    default=True,
+    show_default=True,
+    help="Send what is there and end, or go on until interrupted.",
+)
+@click.option(
+    "--dead-letters", is_flag=True, help="Print what the cluster refused for good, and send nothing."
+)
+@click.option("--retry-dead-letters", is_flag=True, help="Put what was refused back in line first.")
+@json_option
+def cli(
+    spool: Path,
+    cluster: ClusterOptions,
+    stream: str,
+    once: bool,
+    dead_letters: bool,
+    retry_dead_letters: bool,
+    as_json: bool,
+) -> None:
+    """Send spooled OOD records to the cluster.
+
+    Each record leaves the spool when the cluster has acknowledged it, and a batch may be sent twice without
+    harm. The data stream is set up when it is not there.
+    """
+    from darl_opensearch.cluster.connect import connect, without_secrets
+    from darl_opensearch.ood.shipper import Shipper
+    from darl_opensearch.ood.spool import Spool
+
+    with Spool.open(spool) as opened:
+        if dead_letters:
+            _print_dead_letters(opened, as_json)
+            return
+        if retry_dead_letters:
+            note(f"{opened.revive():,} dead letters are back in line")
+        where = without_secrets(cluster.url)
+        with Shipper(spool, connect(cluster), stream=stream, where=where) as shipper:
+            if once:
+                total = _ship_all(shipper, opened.counters()["stored_records"])
+            else:
+                _follow(shipper, where)
+                total = None
+        counters = opened.counters()
+    left = counters["stored_records"]
+    if total is None:
+        emit(
+            {"left": left, "counters": counters},
+            as_json=as_json,
+            text=f"{left:,} records are left in the spool",
+        )
+        return
+    text = f"{total.created:,} records written"
+    if total.already_there:
+        text += f", {total.already_there:,} were there already"
+    if total.dead:
+        text += f", {total.dead:,} refused for good (darl ship --spool {spool} --dead-letters shows why)"
+    result = {
+        "created": total.created,
+        "already_there": total.already_there,
+        "dead": total.dead,
+        "left": left,
+    }
+    emit(result | {"counters": counters}, as_json=as_json, text=f"{text}; {left:,} left in the spool")
+    if total.kept:
+        raise ClusterError(
+            f"{total.kept:,} records were not taken ({total.reason})", where=where, todo="run it again later"
+        )
+
+
+def _ship_all(shipper: Shipper, expected: int) -> ShipResult:
+    with progress() as bar:
+        task = bar.add_task("shipping", total=expected)
+        return shipper.ship_all(after_batch=lambda result: bar.advance(task, result.sent))
+
+
+def _follow(shipper: Shipper, where: str) -> None:
+    import logging
+
+    logging.basicConfig(format="darl ship: %(message)s", level=logging.WARNING)
+    stop = threading.Event()
+
+    def end(*_: Any) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
+    note(f"shipping to {where} until interrupted")
+    shipper.run(stop)
+
+
+def _print_dead_letters(spool: Spool, as_json: bool) -> None:
+    letters = spool.dead_letters()
+    count = spool.counters()["stored_dead_letters"]
+    rows = [
+        {"record_id": d.record_id, "reason": d.reason, "failed_at": d.failed_at, "record": json.loads(d.body)}
+        for d in letters
+    ]
+    lines = [f"{d.failed_at}  {d.record_id}  {d.reason}" for d in letters]
+    text = "\n".join(
+        [*lines, f"{count:,} records were refused for good; the newest {len(letters)} are shown"]
+    )
+    emit({"count": count, "dead_letters": rows}, as_json=as_json, text=text)

@@ -1,0 +1,142 @@
+"""The drift report for people: tables on a terminal, aligned plain text elsewhere."""
+
+from __future__ import annotations
+
+import io
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from darl_opensearch.monitor.report import ModelReport, MonitorReport
+from darl_opensearch.monitor.statistics import Share
+
+_LOSS_TEXT = {
+    "dropped_queue": "requests dropped because the disk could not keep up",
+    "dropped_error": "requests that could not be written",
+    "evicted": "records deleted unsent because the spool was full",
+    "evicted_dead_letters": "dead letters deleted because the spool was full",
+    "stored_dead_letters": "records the cluster refused (darl ship --dead-letters shows why)",
+}
+
+
+def render(report: MonitorReport, *, width: int | None = None, terminal: bool = False) -> str:
+    """Write a report as text.
+
+    :param report: the report.
+    :param width: columns to fit it in; wide enough for all when None.
+    :param terminal: use colours and lines.
+    :return: the text, without a line break at its end.
+    """
+    out = io.StringIO()
+    console = Console(
+        file=out,
+        force_terminal=terminal,
+        no_color=not terminal,
+        width=width or 200,
+        highlight=False,
+        soft_wrap=not terminal,
+    )
+    since = f"since {report.since:%Y-%m-%d %H:%M} UTC" if report.since else "all of it"
+    console.print(f"OOD log: {escape(report.store)} ({since})")
+    if report.empty:
+        _print_empty(console, report)
+    for model in report.models:
+        _print_model(console, model, terminal)
+    _print_counters(console, report)
+    return "\n".join(line.rstrip() for line in out.getvalue().rstrip("\n").splitlines())
+
+
+def _print_empty(console: Console, report: MonitorReport) -> None:
+    console.print("There are no records" + (" of this time." if report.since else " yet."))
+    if report.since:
+        console.print("Ask for an earlier --since, or see that searches are logged:")
+    console.print("darl serve --ood-log PATH, darl search, or Reranker(bundle, ood_log=PATH) write them;")
+    console.print("darl ship --spool PATH --url URL sends them to a cluster.")
+
+
+def _print_model(console: Console, model: ModelReport, terminal: bool) -> None:
+    console.print()
+    console.print(f"[bold]{escape(model.model)} {escape(model.version)}[/bold]", end="")
+    console.print(f"  {model.first:%Y-%m-%d %H:%M} to {model.last:%Y-%m-%d %H:%M} UTC")
+    console.print(
+        f"{model.requests:,} requests, {model.queries:,} queries, {model.pairs:,} pairs,"
+        f" median {model.latency_ms:.1f} ms"
+    )
+    colour = {"above": "red", "below": "yellow"}.get(model.verdict, "green")
+    console.print(
+        f"share OOD [{colour}]{_share(model.share_ood)}[/{colour}],"
+        f" expected {_percent(model.alpha)}: {_verdict(model)}"
+    )
+    weighted = _share(model.share_ood_weighted)
+    console.print(f"  by weight from {model.pair_records:,} logged pairs: {weighted}")
+    if len(model.slices) > 1 or any(part.name for part in model.slices):
+        table = _table(terminal, "slice", "requests", "share OOD", "95 % interval", "")
+        for part in model.slices:
+            value, interval = _share_cells(part.share_ood)
+            mark = part.share_ood.against(model.alpha)
+            table.add_row(
+                escape(part.name) or "(none)", f"{part.requests:,}", value, interval,
+                mark if mark in ("above", "below") else "",
+            )  # fmt: skip
+        console.print(table)
+    if model.strangest:
+        table = _table(terminal, "strangest queries", "requests", "pairs", "share OOD", "distance")
+        for query in model.strangest:
+            table.add_row(
+                escape(_shorten(query.query)), f"{query.requests:,}", f"{query.candidates:,}",
+                _percent(query.share_ood), f"{query.max_ood_distance:.2f}",
+            )  # fmt: skip
+        console.print(table)
+
+
+def _print_counters(console: Console, report: MonitorReport) -> None:
+    if not report.counters:
+        return
+    console.print()
+    shipped = report.counters.get("shipped", 0) + report.counters.get("already_there", 0)
+    waiting = report.counters.get("stored_records", 0)
+    size = report.counters.get("stored_bytes", 0) / 1e6
+    sent = f"{shipped:,} records shipped, " if shipped else ""
+    console.print(f"spool: {sent}{waiting:,} {'waiting' if shipped else 'records'}, {size:.1f} MB")
+    for name, value in report.losses.items():
+        console.print(f"  [red]{value:,}[/red] {_LOSS_TEXT[name]}")
+
+
+def _table(terminal: bool, *columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD if terminal else None, padding=(0, 2, 0, 0), pad_edge=False)
+    for place, column in enumerate(columns):
+        table.add_column(column, justify="left" if place == 0 or not column else "right", no_wrap=True)
+    return table
+
+
+def _verdict(model: ModelReport) -> str:
+    return {
+        "above": "ABOVE what the calibration promised; look at the strangest queries",
+        "below": "below; the traffic is closer to the training set than the calibration's was",
+        "as expected": "as expected",
+        "unknown": "too few queries to say",
+    }[model.verdict]
+
+
+def _share(share: Share) -> str:
+    value, interval = _share_cells(share)
+    return f"{value} ({interval})" if interval else value
+
+
+def _share_cells(share: Share) -> tuple[str, str]:
+    if share.value is None:
+        return "–", ""
+    if share.low is None or share.high is None:
+        return _percent(share.value), ""
+    return _percent(share.value), f"{_percent(share.low)} to {_percent(share.high)}"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def _shorten(text: str, limit: int = 60) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"

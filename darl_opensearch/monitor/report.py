@@ -1,0 +1,266 @@
+"""The drift report: one pass over a store, one part for each model version."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from darl_opensearch.monitor.statistics import Share, query_key, share_of
+from darl_opensearch.ood.record import PairRecord, RequestRecord, format_timestamp
+from darl_opensearch.ood.store import OodStore
+
+NO_SLICE = ""  # requests that named none
+
+# Counters of the spool that mean: something is not in the store that should be, or not yet.
+LOSSES = ("dropped_queue", "dropped_error", "evicted", "evicted_dead_letters", "stored_dead_letters")
+
+
+@dataclass(frozen=True)
+class SliceReport:
+    """One part of the traffic.
+
+    :param name: the slice; empty for requests that named none.
+    :param requests: requests.
+    :param share_ood: share of OOD pairs.
+    """
+
+    name: str
+    requests: int
+    share_ood: Share
+
+
+@dataclass(frozen=True)
+class QueryReport:
+    """One query.
+
+    :param query: its text, as last seen.
+    :param requests: times it was asked.
+    :param candidates: pairs that were scored for it.
+    :param share_ood: share of them that is OOD.
+    :param max_ood_distance: highest detector distance among them.
+    """
+
+    query: str
+    requests: int
+    candidates: int
+    share_ood: float
+    max_ood_distance: float
+
+
+@dataclass(frozen=True)
+class ModelReport:
+    """One model version. Scores of two versions are never put together.
+
+    :param model: name of the bundle.
+    :param version: its version.
+    :param alpha: share of OOD pairs to be expected of traffic like the calibration's.
+    :param requests: requests.
+    :param queries: distinct queries.
+    :param pairs: pairs that were scored.
+    :param first: time of the first request.
+    :param last: time of the last request.
+    :param share_ood: share of OOD pairs, from the requests' own exact counts.
+    :param share_ood_weighted: the same, estimated from the logged pairs by ``weight``; far from
+        ``share_ood`` when pairs were lost.
+    :param pair_records: pairs that were logged.
+    :param latency_ms: median time a ranking took.
+    :param slices: by share, highest first.
+    :param strangest: queries by share OOD, then by distance, highest first.
+    """
+
+    model: str
+    version: str
+    alpha: float
+    requests: int
+    queries: int
+    pairs: int
+    first: datetime
+    last: datetime
+    share_ood: Share
+    share_ood_weighted: Share
+    pair_records: int
+    latency_ms: float
+    slices: tuple[SliceReport, ...]
+    strangest: tuple[QueryReport, ...]
+
+    @property
+    def verdict(self) -> str:
+        """Whether the share of OOD pairs is ``above``, ``below`` or ``as expected`` of alpha."""
+        return self.share_ood.against(self.alpha)
+
+
+@dataclass(frozen=True)
+class MonitorReport:
+    """What a store says about a span of time.
+
+    :param store: where it was read.
+    :param since: earliest time, or None for all.
+    :param until: when it was made.
+    :param models: newest first.
+    :param counters: what the spool counted; empty when no spool was read.
+    """
+
+    store: str
+    since: datetime | None
+    until: datetime
+    models: tuple[ModelReport, ...]
+    counters: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def empty(self) -> bool:
+        """Whether there was nothing to report."""
+        return not self.models
+
+    @property
+    def losses(self) -> dict[str, int]:
+        """What was dropped or refused, by counter; only what is not 0."""
+        return {name: self.counters[name] for name in LOSSES if self.counters.get(name)}
+
+    def to_json(self) -> dict[str, Any]:
+        """Render for machines.
+
+        :return: JSON-ready values.
+        """
+        models = []
+        for model in self.models:
+            values = dataclasses.asdict(model) | {"verdict": model.verdict}
+            models.append(values | {name: format_timestamp(values[name]) for name in ("first", "last")})
+        return {
+            "store": self.store,
+            "since": format_timestamp(self.since) if self.since else None,
+            "until": format_timestamp(self.until),
+            "models": models,
+            "losses": self.losses,
+            "counters": dict(self.counters),
+        }
+
+
+def report(
+    store: OodStore,
+    since: datetime | None = None,
+    *,
+    until: datetime | None = None,
+    top: int = 10,
+    counters: Mapping[str, int] | None = None,
+) -> MonitorReport:
+    """Read a store and report on it.
+
+    :param store: where to read.
+    :param since: earliest time, or None for all.
+    :param until: latest time, excluded; now by default.
+    :param top: strangest queries to name for each model version.
+    :param counters: the spool's counters, where they are not the store's own.
+    :return: the report.
+    """
+    until = until or datetime.now(UTC)
+    tallies: dict[tuple[str, str, float], _ModelTally] = {}
+    for request in store.requests(since=since, until=until):
+        tallies.setdefault((request.model, request.version, request.alpha), _ModelTally()).add(request)
+    for pair in store.pairs(since=since, until=until):
+        # A pair whose request record is gone has nothing to be compared with.
+        if tally := tallies.get((pair.model, pair.version, pair.alpha)):
+            tally.add_pair(pair)
+    models = [tally.report(*key, top=top) for key, tally in tallies.items()]
+    models.sort(key=lambda m: (m.last, m.model, m.version), reverse=True)
+    counts = store.counters() if counters is None else counters
+    return MonitorReport(store.where, since, until, tuple(models), dict(counts))
+
+
+@dataclass
+class _Tally:
+    requests: int = 0
+    candidates: int = 0
+    ood_pairs: int = 0
+    weighted_ood: float = 0.0
+    weighted: float = 0.0
+    max_ood_distance: float = float("-inf")
+    query: str = ""
+
+    def add(self, request: RequestRecord) -> None:
+        self.requests += 1
+        self.candidates += request.candidates
+        self.ood_pairs += request.ood_pairs
+        self.query = request.query
+        if request.max_ood_distance is not None:
+            self.max_ood_distance = max(self.max_ood_distance, request.max_ood_distance)
+
+
+class _ModelTally:
+    def __init__(self) -> None:
+        # One tally for each query of each slice: queries are the clusters of every interval.
+        self._tallies: dict[tuple[str, str], _Tally] = {}
+        self._latencies: list[float] = []
+        self._first: datetime | None = None
+        self._last: datetime | None = None
+        self._pair_records = 0
+
+    def add(self, request: RequestRecord) -> None:
+        self._tally(request).add(request)
+        self._latencies.append(request.latency_ms)
+        self._first = self._first or request.timestamp
+        self._last = request.timestamp
+
+    def add_pair(self, pair: PairRecord) -> None:
+        tally = self._tally(pair)
+        tally.weighted += pair.weight
+        tally.weighted_ood += pair.weight * pair.is_ood
+        self._pair_records += 1
+
+    def _tally(self, record: RequestRecord | PairRecord) -> _Tally:
+        return self._tallies.setdefault((record.slice or NO_SLICE, query_key(record.query)), _Tally())
+
+    def report(self, model: str, version: str, alpha: float, *, top: int) -> ModelReport:
+        queries: dict[str, _Tally] = {}
+        slices: dict[str, list[_Tally]] = {}
+        for (slice_name, key), tally in self._tallies.items():
+            _merge(queries.setdefault(key, _Tally()), tally)
+            slices.setdefault(slice_name, []).append(tally)
+        whole = list(queries.values())
+        parts = [
+            SliceReport(name, sum(t.requests for t in tallies), _share(tallies))
+            for name, tallies in slices.items()
+        ]
+        parts.sort(key=lambda part: (-(part.share_ood.value or 0.0), part.name))
+        strangest = sorted(
+            (tally for tally in whole if tally.candidates),
+            key=lambda t: (-t.ood_pairs / t.candidates, -t.max_ood_distance, t.query),
+        )
+        latencies = sorted(self._latencies)
+        epoch = datetime.fromtimestamp(0, UTC)
+        return ModelReport(
+            model=model,
+            version=version,
+            alpha=alpha,
+            requests=len(latencies),
+            queries=len(whole),
+            pairs=sum(t.candidates for t in whole),
+            first=self._first or epoch,
+            last=self._last or epoch,
+            share_ood=_share(whole),
+            share_ood_weighted=share_of([t.weighted_ood for t in whole], [t.weighted for t in whole]),
+            pair_records=self._pair_records,
+            latency_ms=latencies[len(latencies) // 2],
+            slices=tuple(parts),
+            strangest=tuple(
+                QueryReport(t.query, t.requests, t.candidates, t.ood_pairs / t.candidates, t.max_ood_distance)
+                for t in strangest[:top]
+                if t.ood_pairs
+            ),
+        )
+
+
+def _share(tallies: list[_Tally]) -> Share:
+    return share_of([t.ood_pairs for t in tallies], [t.candidates for t in tallies])
+
+
+def _merge(into: _Tally, tally: _Tally) -> None:
+    into.requests += tally.requests
+    into.candidates += tally.candidates
+    into.ood_pairs += tally.ood_pairs
+    into.weighted += tally.weighted
+    into.weighted_ood += tally.weighted_ood
+    into.max_ood_distance = max(into.max_ood_distance, tally.max_ood_distance)
+    into.query = tally.query or into.query

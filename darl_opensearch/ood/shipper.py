@@ -1,0 +1,243 @@
+"""From the spool to the cluster: in bulk, at least once, and then only once by the records' ids.
+
+Records are sent as ``create`` and leave the spool when the cluster has answered for each of them. A batch
+whose answer was lost is sent again and answered 409, which is success. So nothing is lost and nothing is
+written twice, but across a rollover, where ids are unique per backing index only: readers collapse those.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from darl_opensearch.cluster.connect import reason_of, translate
+from darl_opensearch.errors import ClusterError, DarlError
+from darl_opensearch.ood.spool import Spool, Spooled
+from darl_opensearch.ood.stream import STREAM, ensure_stream
+
+if TYPE_CHECKING:
+    from opensearchpy import OpenSearch
+
+logger = logging.getLogger(__name__)
+
+CREATED, CONFLICT = 201, 409
+# The record itself is at fault, and would be the next time. Anything else (429, 403 of a full disk, 5xx, and
+# those kinds of 400 that speak of the index) is the cluster's state, which passes.
+POISON = frozenset({400, 413})
+PASSING = frozenset({"index_closed_exception", "validation_exception"})
+REQUEST_SECONDS = 30.0  # a batch takes well under one; a lost answer costs another attempt and nothing else
+ANSWER_FIELDS = "items.*.status,items.*.error.type,items.*.error.reason,items.*.error.caused_by.reason"
+
+
+@dataclass(frozen=True)
+class ShipResult:
+    """What one batch came to.
+
+    :param sent: records in the batch.
+    :param created: records the cluster took.
+    :param already_there: records it had.
+    :param dead: records it refused for good; they are in the dead-letter table, with the reason.
+    :param kept: records it could not take now; they stay in the spool.
+    :param reason: why, when some were kept.
+    """
+
+    sent: int = 0
+    created: int = 0
+    already_there: int = 0
+    dead: int = 0
+    kept: int = 0
+    reason: str | None = None
+
+    def __add__(self, other: ShipResult) -> ShipResult:
+        return ShipResult(
+            self.sent + other.sent,
+            self.created + other.created,
+            self.already_there + other.already_there,
+            self.dead + other.dead,
+            self.kept + other.kept,
+            other.reason or self.reason,
+        )
+
+
+class Shipper:
+    """Sends what a spool holds. Several may work on one spool; records are counted once.
+
+    :param spool_path: the spool's file.
+    :param client: a client of the cluster.
+    :param stream: name of the data stream.
+    :param where: the cluster's URL, for messages.
+    :param batch_records: most records of a batch.
+    :param batch_bytes: most bytes of a batch.
+    :param poll_seconds: wait between looks at an empty spool.
+    :param backoff_seconds: first and longest wait after a failure.
+    """
+
+    def __init__(
+        self,
+        spool_path: str | os.PathLike[str],
+        client: OpenSearch,
+        *,
+        stream: str = STREAM,
+        where: str = "the cluster",
+        batch_records: int = 1000,
+        batch_bytes: int = 4 * 1024 * 1024,
+        poll_seconds: float = 1.0,
+        backoff_seconds: tuple[float, float] = (0.5, 30.0),
+    ) -> None:
+        self.stream, self.where = stream, where
+        self._spool = Spool.open(spool_path)
+        self._client = client
+        self._batch_records, self._batch_bytes = batch_records, batch_bytes
+        self._poll_seconds, self._backoff_seconds = poll_seconds, backoff_seconds
+        self._stream_checked = False
+        self._failing = False
+        # Not for secrecy: two shippers that failed together should not come back together.
+        self._jitter = random.Random()
+
+    def __enter__(self) -> Shipper:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the spool."""
+        self._spool.close()
+
+    def ship_once(self) -> ShipResult:
+        """Send the oldest batch.
+
+        :return: what it came to; nothing was sent when the spool is empty.
+        :raises ClusterError: when the cluster did not answer for the batch; all of it stays in the spool.
+        """
+        batch = self._spool.take(limit=self._batch_records, max_bytes=self._batch_bytes)
+        return self._ship(batch) if batch else ShipResult()
+
+    def ship_all(self, *, after_batch: Callable[[ShipResult], None] | None = None) -> ShipResult:
+        """Send what the spool holds, until it is empty or the cluster takes no more for now.
+
+        :param after_batch: told what each batch came to.
+        :return: the sum over all batches.
+        :raises ClusterError: when the cluster did not answer for a batch.
+        """
+        total = ShipResult()
+        while (result := self.ship_once()).sent:
+            total += result
+            if after_batch:
+                after_batch(result)
+            if result.kept:
+                break
+        return total
+
+    def run(self, stop: threading.Event) -> None:
+        """Ship until told to stop. Failures are waited out, with one warning an outage.
+
+        :param stop: set it to end; what is not sent stays in the spool.
+        """
+        first, longest = self._backoff_seconds
+        wait = first
+        while not stop.is_set():
+            try:
+                result = self.ship_once()
+            except DarlError as err:
+                self._note_failure(str(err))
+            else:
+                if not result.kept:
+                    self._note_success()
+                    wait = first
+                    if not result.sent:
+                        stop.wait(self._poll_seconds)
+                    continue
+                self._note_failure(f"{self.where}: {result.kept} records were not taken ({result.reason})")
+            stop.wait(wait * self._jitter.uniform(0.5, 1.0))
+            wait = min(2 * wait, longest)
+
+    def _ship(self, batch: list[Spooled]) -> ShipResult:
+        from opensearchpy.exceptions import OpenSearchException, TransportError
+
+        try:
+            if not self._stream_checked:
+                ensure_stream(self._client, self.stream)
+                self._stream_checked = True
+            answer = self._client.bulk(
+                body=self._body(batch),
+                params={"filter_path": ANSWER_FIELDS, "request_timeout": REQUEST_SECONDS},
+            )
+        except OpenSearchException as err:
+            self._stream_checked = False  # whoever answers next may be another, empty cluster
+            if isinstance(err, TransportError) and err.status_code == 413:
+                return self._ship_smaller(batch, reason_of(err))
+            raise translate(err, self.where) from err
+        return self._settle(batch, answer)
+
+    def _body(self, batch: list[Spooled]) -> str:
+        lines = []
+        for record in batch:
+            lines.append(json.dumps({"create": {"_index": self.stream, "_id": record.record_id}}))
+            lines.append(record.body)
+        return "\n".join(lines) + "\n"
+
+    def _ship_smaller(self, batch: list[Spooled], reason: str) -> ShipResult:
+        if len(batch) > 1:
+            half = len(batch) // 2
+            return self._ship(batch[:half]) + self._ship(batch[half:])
+        self._spool.settle(dead={batch[0].seq: f"413: {reason}"})
+        return ShipResult(sent=1, dead=1)
+
+    def _settle(self, batch: list[Spooled], answer: Mapping[str, Any]) -> ShipResult:
+        created, already_there = list[int](), list[int]()
+        dead: dict[int, str] = {}
+        kept_reason = None
+        items = answer.get("items")
+        if not isinstance(items, list) or len(items) != len(batch):
+            raise ClusterError(
+                "the bulk answer does not cover the batch", where=self.where, todo="check proxies"
+            )
+        for record, item in zip(batch, items, strict=True):
+            outcome = item.get("create", {})
+            status = outcome.get("status")
+            if status == CREATED:
+                created.append(record.seq)
+            elif status == CONFLICT:
+                already_there.append(record.seq)
+            elif status in POISON and _error_type(outcome) not in PASSING:
+                dead[record.seq] = f"{status}: {_reason(outcome)}"
+            else:
+                kept_reason = f"{status}: {_reason(outcome)}"
+        self._spool.settle(created=created, already_there=already_there, dead=dead)
+        if dead:
+            logger.warning(
+                "OOD shipper: %d records were refused for good and put aside (%s)."
+                " See darl ship --dead-letters.",
+                len(dead),
+                next(iter(dead.values())),
+            )
+        kept = len(batch) - len(created) - len(already_there) - len(dead)
+        return ShipResult(len(batch), len(created), len(already_there), len(dead), kept, kept_reason)
+
+    def _note_failure(self, reason: str) -> None:
+        if not self._failing:  # once per outage, not once per attempt
+            logger.warning("OOD shipper: %s Records wait in the spool; trying again.", reason)
+        self._failing = True
+
+    def _note_success(self) -> None:
+        if self._failing:
+            logger.warning("OOD shipper: %s takes records again.", self.where)
+        self._failing = False
+
+
+def _error_type(outcome: Mapping[str, Any]) -> str:
+    return str((outcome.get("error") or {}).get("type"))
+
+
+def _reason(outcome: Mapping[str, Any]) -> str:
+    error = outcome.get("error") or {}
+    reason = str(error.get("reason") or error.get("type") or "no reason given")
+    cause = error.get("caused_by") or {}
+    return " ".join(f"{reason} {cause.get('reason') or ''}".split())[:500]

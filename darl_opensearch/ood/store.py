@@ -1,0 +1,287 @@
+"""Reading the OOD log: one interface, over a spool or over the data stream.
+
+Both give each record once, by time and then by id, so that a report does not depend on where it reads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Protocol
+
+from darl_opensearch.cluster.connect import calling
+from darl_opensearch.errors import ClusterError
+from darl_opensearch.ood.record import (
+    Kind,
+    PairRecord,
+    Record,
+    RequestRecord,
+    format_timestamp,
+    record_from_json,
+    to_ms,
+)
+from darl_opensearch.ood.spool import Spool
+from darl_opensearch.ood.stream import STREAM
+
+if TYPE_CHECKING:
+    from opensearchpy import OpenSearch
+
+PAGE_RECORDS = 2000
+KEEP_ALIVE = "5m"  # of the point in time, renewed by each page
+
+
+class OodStore(Protocol):
+    """Where records are read from."""
+
+    @property
+    def where(self) -> str:
+        """The store, for messages."""
+
+    def requests(
+        self, *, since: datetime | None = None, until: datetime | None = None
+    ) -> Iterator[RequestRecord]:
+        """Read request records, by time, each once.
+
+        :param since: earliest time, included.
+        :param until: latest time, excluded.
+        :return: the records.
+        """
+
+    def pairs(self, *, since: datetime | None = None, until: datetime | None = None) -> Iterator[PairRecord]:
+        """Read pair records, by time, each once.
+
+        :param since: earliest time, included.
+        :param until: latest time, excluded.
+        :return: the records.
+        """
+
+    def counters(self) -> dict[str, int]:
+        """Read what was dropped or not shipped.
+
+        :return: the spool's counters; empty where the store cannot know.
+        """
+
+
+class SpoolStore:
+    """A spool as a store.
+
+    :param path: the spool's file.
+    :param page_records: records read at a time.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, page_records: int = PAGE_RECORDS) -> None:
+        self._spool = Spool.open(path)
+        self._page_records = page_records
+
+    def __enter__(self) -> SpoolStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def where(self) -> str:
+        """The spool's path."""
+        return str(self._spool.path)
+
+    def close(self) -> None:
+        """Close the spool."""
+        self._spool.close()
+
+    def requests(
+        self, *, since: datetime | None = None, until: datetime | None = None
+    ) -> Iterator[RequestRecord]:
+        """Read request records, by time, each once.
+
+        :param since: earliest time, included.
+        :param until: latest time, excluded.
+        :return: the records.
+        """
+        return (r for r in self._read("request", since, until) if isinstance(r, RequestRecord))
+
+    def pairs(self, *, since: datetime | None = None, until: datetime | None = None) -> Iterator[PairRecord]:
+        """Read pair records, by time, each once.
+
+        :param since: earliest time, included.
+        :param until: latest time, excluded.
+        :return: the records.
+        """
+        return (r for r in self._read("pair", since, until) if isinstance(r, PairRecord))
+
+    def counters(self) -> dict[str, int]:
+        """Read what was dropped or not shipped.
+
+        :return: the spool's counters.
+        """
+        return self._spool.counters()
+
+    def _read(self, kind: Kind, since: datetime | None, until: datetime | None) -> Iterator[Record]:
+        after: tuple[int, str] | None = None
+        while page := self._spool.page(
+            after=after,
+            kind=kind,
+            since_ms=to_ms(since) if since else None,
+            until_ms=to_ms(until) if until else None,
+            limit=self._page_records,
+        ):
+            for row in page:
+                yield record_from_json(json.loads(row.body))
+            after = page[-1].timestamp_ms, page[-1].record_id
+
+
+class StreamStore:
+    """The data stream as a store.
+
+    :param client: a client of the cluster.
+    :param stream: name of the data stream.
+    :param where: the cluster's URL, for messages.
+    :param page_records: records fetched at a time, at most 10,000.
+    """
+
+    def __init__(
+        self,
+        client: OpenSearch,
+        *,
+        stream: str = STREAM,
+        where: str = "the cluster",
+        page_records: int = PAGE_RECORDS,
+    ) -> None:
+        self._client, self._stream, self._url = client, stream, where
+        self._page_records = page_records
+
+    @property
+    def where(self) -> str:
+        """The cluster and the stream's name."""
+        return f"{self._url}, {self._stream}"
+
+    def requests(
+        self, *, since: datetime | None = None, until: datetime | None = None
+    ) -> Iterator[RequestRecord]:
+        """Fetch request records, by time, each once.
+
+        :param since: earliest time, included.
+        :param until: latest time, excluded.
+        :return: the records.
+        """
+        return (r for r in self._fetch("request", since, until) if isinstance(r, RequestRecord))
+
+    def pairs(self, *, since: datetime | None = None, until: datetime | None = None) -> Iterator[PairRecord]:
+        """Fetch pair records, by time, each once.
+
+        :param since: earliest time, included.
+        :param until: latest time, excluded.
+        :return: the records.
+        """
+        return (r for r in self._fetch("pair", since, until) if isinstance(r, PairRecord))
+
+    def counters(self) -> dict[str, int]:
+        """Answer that the stream knows nothing of what never reached it.
+
+        :return: nothing.
+        """
+        return {}
+
+    def _fetch(self, kind: Kind, since: datetime | None, until: datetime | None) -> Iterator[Record]:
+        from opensearchpy.exceptions import NotFoundError
+
+        with calling(self._url):
+            try:
+                opened = self._client.create_pit(index=self._stream, params={"keep_alive": KEEP_ALIVE})
+            except NotFoundError:
+                return  # nothing was ever shipped
+        pit = opened["pit_id"]
+        try:
+            after: list[Any] | None = None
+            last = None
+            while hits := self._page(pit, kind, since, until, after):
+                for hit in hits:
+                    # Ids are unique per backing index only. The twins that a re-sent batch leaves on both
+                    # sides of a rollover have the same time and id, so they are neighbours here.
+                    if hit["sort"] != last:
+                        yield record_from_json(hit["_source"])
+                    last = hit["sort"]
+                after = last
+        finally:
+            with contextlib.suppress(ClusterError), calling(self._url):  # it would expire by itself
+                self._client.delete_pit(body={"pit_id": [pit]})
+
+    def _page(
+        self, pit: str, kind: Kind, since: datetime | None, until: datetime | None, after: list[Any] | None
+    ) -> list[dict[str, Any]]:
+        bounds = {"gte": format_timestamp(since)} if since else {}
+        if until:
+            bounds["lt"] = format_timestamp(until)
+        filters: list[dict[str, Any]] = [{"term": {"kind": kind}}]
+        if bounds:
+            filters.append({"range": {"@timestamp": bounds}})
+        body: dict[str, Any] = {
+            "size": self._page_records,
+            "query": {"bool": {"filter": filters}},
+            "pit": {"id": pit, "keep_alive": KEEP_ALIVE},
+            # No tie-break beyond the id: a page then begins after all twins of the last record.
+            "sort": [{"@timestamp": "asc"}, {"record_id": "asc"}],
+            "track_total_hits": False,
+        }
+        if after is not None:
+            body["search_after"] = after
+        with calling(self._url):
+            answer = self._client.search(body=body)
+        hits: list[dict[str, Any]] = answer["hits"]["hits"]
+        return hits
+
+
+@dataclass(frozen=True)
+class JoinedTexts:
+    """Item texts found in the item index.
+
+    :param texts: text by item id.
+    :param missing: ids that are not in the index, or have no text there.
+    """
+
+    texts: Mapping[str, str]
+    missing: tuple[str, ...]
+
+
+def join_texts(
+    client: OpenSearch,
+    index: str,
+    ids: Sequence[str],
+    *,
+    id_field: str = "darl_id",
+    text_field: str = "darl_text",
+    where: str = "the cluster",
+    chunk: int = 500,
+) -> JoinedTexts:
+    """Fetch the texts of items that were logged without.
+
+    :param client: a client of the cluster.
+    :param index: the item index.
+    :param ids: item ids; repeats are asked for once.
+    :param id_field: keyword field of the id.
+    :param text_field: field of the text.
+    :param where: the cluster's URL, for messages.
+    :param chunk: ids asked for at a time.
+    :return: the texts, and the ids for which there is none.
+    """
+    wanted = list(dict.fromkeys(ids))
+    texts: dict[str, str] = {}
+    for start in range(0, len(wanted), chunk):
+        part = wanted[start : start + chunk]
+        body = {
+            "size": len(part),
+            "query": {"bool": {"filter": [{"terms": {id_field: part}}]}},
+            "collapse": {"field": id_field},  # an id that is there twice must not crowd out another
+            "_source": [id_field, text_field],
+            "track_total_hits": False,
+        }
+        with calling(where):
+            answer = client.search(index=index, body=body)
+        for hit in answer["hits"]["hits"]:
+            source = hit["_source"]
+            if source.get(text_field):
+                texts[str(source[id_field])] = str(source[text_field])
+    return JoinedTexts(texts, tuple(identity for identity in wanted if identity not in texts))

@@ -1,0 +1,80 @@
+"""The ``darl-ood`` data stream: its template, and making sure that it is there before anything is sent.
+
+Sent to a cluster without the template, records would make a plain index with guessed types.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from darl_opensearch.cluster.config_files import render
+from darl_opensearch.errors import ClusterError
+
+if TYPE_CHECKING:
+    from opensearchpy import OpenSearch
+
+STREAM = "darl-ood"
+TEMPLATE_FILE = "ood_index_template.json"
+
+
+def template(stream: str = STREAM) -> dict[str, Any]:
+    """Render the index template.
+
+    :param stream: name of the data stream.
+    :return: the body of ``PUT _index_template/<stream>``.
+    """
+    return render(TEMPLATE_FILE, stream=stream)
+
+
+def ensure_stream(client: OpenSearch, stream: str = STREAM) -> bool:
+    """Apply the template and make the data stream, when it is not there. Safe to repeat.
+
+    :param client: a client.
+    :param stream: name of the data stream.
+    :return: whether the stream is new.
+    :raises ClusterError: when an index or an alias has that name already.
+    """
+    from opensearchpy.exceptions import RequestError
+
+    if stream_exists(client, stream):
+        return False
+    if client.indices.exists(index=stream):
+        raise _name_is_taken(stream)
+    client.indices.put_index_template(name=stream, body=template(stream))
+    try:
+        client.indices.create_data_stream(name=stream)
+    except RequestError as err:
+        if err.error != "resource_already_exists_exception":
+            raise
+        return False  # another shipper was faster
+    return True
+
+
+def stream_exists(client: OpenSearch, stream: str) -> bool:
+    """Ask for a data stream.
+
+    :param client: a client.
+    :param stream: its name.
+    :return: whether it is there.
+    :raises ClusterError: when the name is an alias.
+    """
+    from opensearchpy.exceptions import NotFoundError, RequestError
+
+    try:
+        found = client.indices.get_data_stream(name=stream)
+    except NotFoundError:
+        return False
+    except RequestError as err:
+        if "matches an alias" in str(err.info):
+            raise _name_is_taken(stream) from err
+        raise
+    # Asked for a plain index, OpenSearch answers with an empty list.
+    return any(entry["name"] == stream for entry in found["data_streams"])
+
+
+def _name_is_taken(stream: str) -> ClusterError:
+    return ClusterError(
+        "an index or an alias has this name, and OOD records go to a data stream",
+        where=stream,
+        todo="delete or rename it, or choose another name by --stream",
+    )

@@ -1,0 +1,222 @@
+"""Reranking search responses in Python, with no ML Commons in the cluster at all."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from darl_opensearch.bundle import Bundle
+from darl_opensearch.errors import InputError, UsageError
+from darl_opensearch.ood.log import OodLog
+from darl_opensearch.ood.record import RankedRequest
+from darl_opensearch.scores import Scores
+from darl_opensearch.scoring import Provider, Scorer
+
+if TYPE_CHECKING:
+    from opensearchpy import OpenSearch
+
+TEXT_FIELD, ID_FIELD = "darl_text", "darl_id"
+
+
+class Reranker:
+    """Scores the hits of an opensearch-py response with a bundle, and puts them in order.
+
+    The hits come back as the ``darl`` pipelines return them: reordered, with the model's columns and
+    ``previous_score`` in ``_source``.
+
+    :param bundle: an opened bundle or its folder.
+    :param ood_log: a log to write what was ranked to, or the path of its spool; the caller closes a log it
+        passes, and :meth:`close` closes one that was opened for a path.
+    :param provider: ``cpu`` or ``cuda``.
+    :param threads: batches scored at the same time on the CPU; by default the cores of this process.
+    :param int8: use the quantised graph.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle | str | os.PathLike[str],
+        *,
+        ood_log: OodLog | str | os.PathLike[str] | None = None,
+        provider: Provider = "cpu",
+        threads: int | None = None,
+        int8: bool = False,
+    ) -> None:
+        self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        self.scorer = Scorer.open(self.bundle, provider=provider, threads=threads, int8=int8)
+        self._own_log: OodLog | None = None
+        if ood_log is not None and not isinstance(ood_log, OodLog):
+            card = self.bundle.card
+            self._own_log = OodLog.open(
+                ood_log, model=card.name, version=card.version, alpha=card.ood.alpha
+            )  # fmt: skip
+            ood_log = self._own_log
+        self._ood_log = ood_log
+
+    def __enter__(self) -> Reranker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop the scorer, and the log if it was opened here."""
+        self.scorer.close()
+        if self._own_log is not None:
+            self._own_log.close()
+
+    def rerank(
+        self,
+        query: str,
+        response: Mapping[str, Any],
+        *,
+        size: int | None = None,
+        text_field: str = TEXT_FIELD,
+        id_field: str = ID_FIELD,
+        request_id: str | None = None,
+        query_id: str | None = None,
+        slice: str | None = None,
+    ) -> dict[str, Any]:
+        """Put the hits of a search response in the model's order.
+
+        A hit's text is ``text_field`` of its ``_source``; a hit without it is rendered by the bundle's
+        template. A hit that cannot be rendered either is not lost: it comes after all scored ones, in its old
+        order, with a null ``_score`` and none of the model's fields.
+
+        :param query: the query's text.
+        :param response: what ``client.search`` returned; it is not changed.
+        :param size: hits to return; all by default.
+        :param text_field: field that holds the text the model reads.
+        :param id_field: field that identifies an item in the OOD log; without it the hit's ``_id`` does.
+        :param request_id: the caller's id of the request; a UUID by default.
+        :param query_id: the caller's id of the query, logged for joins with UBI.
+        :param slice: part of the traffic the query belongs to, logged.
+        :return: a response of the same shape, with ``darl`` beside ``hits``: ``model``, ``version``,
+            ``request_id``, ``reranked``, and ``scored`` and ``unscored`` hits.
+        :raises InputError: when there are hits and none can be rendered.
+        """
+        started = time.perf_counter()
+        hits = _hits(response)
+        if size is not None and size < 0:
+            raise UsageError(f"{size} hits cannot be returned", todo="ask for 0 or more")
+        texts = [self._text(hit, text_field) for hit in hits]
+        scored = [(hit, text) for hit, text in zip(hits, texts, strict=True) if text is not None]
+        unscored = [hit for hit, text in zip(hits, texts, strict=True) if text is None]
+        if hits and not scored:
+            raise InputError(
+                f"none of the {len(hits)} hits has {text_field!r} or a field of the bundle's template",
+                where=f"search for {query!r}",
+                todo=f"ask for {text_field!r} in _source, or index the items by darl index",
+            )
+        documents = [text for _, text in scored]
+        scores = self.scorer.score(query, documents)
+        request_id = request_id or str(uuid.uuid4())
+        ranked = [self._ranked_hit(scored[i][0], scores, i) for i in map(int, scores.order())]
+        ranked += [hit | {"_score": None} for hit in unscored]
+        if self._ood_log is not None:
+            self._ood_log.offer(
+                RankedRequest(
+                    request_id=request_id,
+                    timestamp=datetime.now(UTC),
+                    query=query,
+                    query_id=query_id,
+                    slice=slice,
+                    doc_ids=[_item_id(hit, id_field) for hit, _ in scored],
+                    documents=documents,
+                    scores=scores,
+                    latency_ms=1000 * (time.perf_counter() - started),
+                    route="python",
+                )
+            )
+        best = float(scores.score.max()) if scored else None
+        return dict(response) | {
+            "hits": dict(response["hits"]) | {"hits": ranked[:size], "max_score": best},
+            "darl": {
+                "model": self.bundle.card.name,
+                "version": self.bundle.card.version,
+                "request_id": request_id,
+                "reranked": bool(scored),
+                "scored": len(scored),
+                "unscored": len(unscored),
+            },
+        }
+
+    def search(
+        self,
+        client: OpenSearch,
+        index: str,
+        query: str,
+        size: int = 10,
+        *,
+        window: int = 50,
+        filter: Mapping[str, Any] | None = None,
+        text_field: str = TEXT_FIELD,
+        query_id: str | None = None,
+        slice: str | None = None,
+        request_id: str | None = None,
+    ) -> dict[str, Any]:
+        """Fetch candidates by BM25 on the text field, and rerank them.
+
+        :param client: a client of the cluster.
+        :param index: the item index.
+        :param query: the query's text.
+        :param size: hits to return.
+        :param window: candidates to score; ``size`` if that is more.
+        :param filter: a query that candidates must match as well.
+        :param text_field: field that holds the text the model reads.
+        :param query_id: the caller's id of the query.
+        :param slice: part of the traffic the query belongs to.
+        :param request_id: the caller's id of the request.
+        :return: see :meth:`rerank`.
+        """
+        bool_query: dict[str, Any] = {"must": [{"match": {text_field: {"query": query}}}]}
+        if filter is not None:
+            bool_query["filter"] = [filter]
+        body = {"query": {"bool": bool_query}, "size": max(window, size)}
+        # An index may have a darl pipeline by default; its order would not be the first stage's.
+        response = client.search(index=index, body=body, params={"search_pipeline": "_none"})
+        return self.rerank(
+            query,
+            response,
+            size=size,
+            text_field=text_field,
+            query_id=query_id,
+            slice=slice,
+            request_id=request_id,
+        )
+
+    def _text(self, hit: Mapping[str, Any], text_field: str) -> str | None:
+        source = hit.get("_source") or {}
+        text = source.get(text_field)
+        if isinstance(text, str) and text:
+            return text
+        try:
+            return self.bundle.renderer(source)
+        except InputError:
+            return None
+
+    def _ranked_hit(self, hit: Mapping[str, Any], scores: Scores, row: int) -> dict[str, Any]:
+        source = dict(hit.get("_source") or {})
+        for name, column in scores.columns.hit_fields().items():
+            source[name] = float(scores.data[row, column])
+        source["darl_grade"] = int(scores.grade[row])
+        source["previous_score"] = hit.get("_score")
+        return dict(hit) | {"_score": float(scores.score[row]), "_source": source}
+
+
+def _hits(response: Mapping[str, Any]) -> list[dict[str, Any]]:
+    try:
+        hits = response["hits"]["hits"]
+        return [dict(hit) for hit in hits]
+    except (KeyError, TypeError, ValueError) as err:
+        raise InputError(
+            f"this is not a search response ({err})", todo="pass what client.search returned"
+        ) from err
+
+
+def _item_id(hit: Mapping[str, Any], id_field: str) -> str:
+    source = hit.get("_source") or {}
+    return str(source.get(id_field) or hit.get("_id") or "")

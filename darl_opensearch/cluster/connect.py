@@ -165,12 +165,6 @@ def translate(err: Exception, where: str) -> ClusterError:
 
     if isinstance(err, api.SerializationError | UnicodeDecodeError):
         return _not_opensearch(where)
-    if isinstance(err, api.SSLError):
-        return ClusterError(
-            f"TLS failed ({_short(err.error)})",
-            where=where,
-            todo="give the cluster's certificate by --ca-certs, or --insecure to accept any",
-        )
     if isinstance(err, api.ConnectionTimeout):
         return ClusterError(
             "no answer in time", where=where, todo="see whether the cluster is overloaded, then try again"

@@ -1,0 +1,157 @@
+"""Every request to a cluster goes through here, so that a dry run can list what it would send."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from darl_opensearch.cluster.connect import ClusterOptions, Identity, calling, connect, identify
+from darl_opensearch.errors import ClusterError
+
+if TYPE_CHECKING:
+    from opensearchpy import OpenSearch
+
+SECRETS = ("credential",)  # parts of a body that are never shown
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request that changes the cluster.
+
+    :param method: HTTP method.
+    :param path: path with its query.
+    :param body: JSON body, or what stands for bytes: their number and digest.
+    """
+
+    method: str
+    path: str
+    body: Mapping[str, Any] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Render for ``--dry-run``, without secrets.
+
+        :return: JSON-ready values.
+        """
+        shown: dict[str, Any] = {"method": self.method, "path": self.path}
+        if self.body is not None:
+            shown["body"] = {key: "***" if key in SECRETS else value for key, value in self.body.items()}
+        return shown
+
+
+@dataclass
+class Cluster:
+    """A cluster as the commands see it: reads are always made, writes are only listed in a dry run.
+
+    :param client: the client.
+    :param dry_run: list the writes and send none.
+    :param calls: the writes so far, in order.
+    """
+
+    client: OpenSearch
+    dry_run: bool = False
+    calls: list[Call] = field(default_factory=list)
+
+    @classmethod
+    def open(cls, options: ClusterOptions, *, dry_run: bool = False, **settings: Any) -> Cluster:
+        """Connect.
+
+        :param options: where and how.
+        :param dry_run: list the writes and send none.
+        :param **settings: further arguments of ``OpenSearch``.
+        :return: the cluster; nothing was sent yet.
+        """
+        return cls(connect(options, **settings), dry_run)
+
+    @property
+    def url(self) -> str:
+        """Where the client points, for messages."""
+        host = self.client.transport.hosts[0]
+        scheme = "https" if host.get("use_ssl") or host.get("scheme") == "https" else "http"
+        name = host["host"]
+        prefix = str(host.get("url_prefix") or "").strip("/")
+        return f"{scheme}://{f'[{name}]' if ':' in name else name}:{host.get('port', 9200)}" + (
+            prefix and f"/{prefix}"
+        )
+
+    def identify(self) -> Identity:
+        """Ask for version and name.
+
+        :return: what answered.
+        """
+        return identify(self.client, self.url)
+
+    def read(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        absent: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+    ) -> dict[str, Any]:
+        """Make a request that changes nothing.
+
+        :param method: HTTP method.
+        :param path: path with its query.
+        :param body: JSON body.
+        :param absent: what to return for a 404, where that is no error.
+        :param timeout: seconds to wait, where the client's own limit does not fit.
+        :return: the answer.
+        :raises ClusterError: when there is none, or it is not a JSON object.
+        """
+        from opensearchpy.exceptions import NotFoundError
+
+        with calling(self.url):
+            try:
+                answer = self.client.transport.perform_request(method, path, body=body, timeout=timeout)
+            except NotFoundError:
+                if absent is None:
+                    raise
+                return dict(absent)
+        if not isinstance(answer, dict):
+            raise ClusterError(
+                f"{method} {path} was not answered with JSON", where=self.url, todo="check --url"
+            )
+        return answer
+
+    def send(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        content: bytes | None = None,
+        pretend: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Make a request that changes the cluster, or list it in a dry run.
+
+        :param method: HTTP method.
+        :param path: path with its query.
+        :param body: JSON body; with ``content``, what stands for the bytes in a listing.
+        :param content: raw bytes to send instead of ``body``.
+        :param pretend: what a dry run takes for the answer.
+        :return: the answer.
+        """
+        self.calls.append(Call(method, path, body))
+        if self.dry_run:
+            return dict(pretend or {})
+        with calling(self.url):
+            # ML Commons answers 406 to raw chunks of any other content type.
+            answer = self.client.transport.perform_request(
+                method,
+                path,
+                body=body if content is None else content,
+                headers={"Content-Type": "application/json"},
+            )
+        return answer if isinstance(answer, dict) else {}
+
+
+def path(*parts: str) -> str:
+    """Join path segments, each escaped.
+
+    :param *parts: segments; a name may hold any character.
+    :return: an absolute path.
+    """
+    return "/" + "/".join(quote(part, safe="") for part in parts)

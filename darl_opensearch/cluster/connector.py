@@ -1,0 +1,112 @@
+"""The connector by which ML Commons asks a scorer, and the remote model on top of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from darl_opensearch.bundle import Bundle
+from darl_opensearch.cluster.calls import Cluster, path
+from darl_opensearch.cluster.config_files import render
+from darl_opensearch.cluster.models import PENDING_ID as PENDING_MODEL
+from darl_opensearch.cluster.models import FoundModel, connector_name, describe
+from darl_opensearch.errors import UsageError
+
+PENDING_ID = "<connector_id>"
+NO_KEY = "none"  # ML Commons wants some credential; a scorer without a key does not look at it
+
+
+@dataclass(frozen=True)
+class ScorerAddress:
+    """Where the cluster finds the scorer.
+
+    :param url: address of its rerank route, as the cluster's nodes see it.
+    :param key: its API key, if it wants one.
+    :param connect_seconds: most seconds until it is connected.
+    :param answer_seconds: most seconds until it answers; ML Commons knows whole seconds only.
+    """
+
+    url: str
+    key: str | None = field(default=None, repr=False)
+    connect_seconds: int = 2
+    answer_seconds: int = 5
+
+    def __post_init__(self) -> None:
+        """Refuse what ML Commons could not call."""
+        try:
+            parts = urlsplit(self.url)
+            usable = parts.scheme in ("http", "https") and bool(parts.hostname) and "@" not in parts.netloc
+        except ValueError:
+            usable = False
+        if not usable or not parts.path.strip("/"):
+            raise UsageError(
+                f"{self.url!r} is not the address of a rerank route",
+                todo="write it like http://127.0.0.1:8091/v1/rerank",
+            )
+
+
+def config_digest(bundle: Bundle, scorer: ScorerAddress) -> str:
+    """Digest what a connector does, but for its key.
+
+    :param bundle: what the scorer serves.
+    :param scorer: where it is.
+    :return: 64 hexadecimal digits.
+    """
+    body = _body(bundle, scorer, description="", key="")
+    text = json.dumps([bundle.identity, body], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def create(cluster: Cluster, bundle: Bundle, scorer: ScorerAddress) -> str:
+    """Create connector and remote model.
+
+    :param cluster: the cluster.
+    :param bundle: what the scorer serves.
+    :param scorer: where it is.
+    :return: the model's id; it is not deployed yet.
+    """
+    card = bundle.card
+    description = describe(card, config_digest(bundle, scorer))
+    body = _body(bundle, scorer, description=description, key=scorer.key or NO_KEY)
+    answer = cluster.send(
+        "POST", "/_plugins/_ml/connectors/_create", body, pretend={"connector_id": PENDING_ID}
+    )
+    body = render(
+        "register_connector.json",
+        name=connector_name(card),
+        description=description,
+        connector_id=answer["connector_id"],
+    )
+    answer = cluster.send("POST", "/_plugins/_ml/models/_register", body, pretend={"model_id": PENDING_MODEL})
+    return str(answer["model_id"])
+
+
+def remove_orphans(cluster: Cluster, bundle: Bundle, models: list[FoundModel]) -> None:
+    """Delete connectors of this name that no model uses: what an interrupted run left.
+
+    :param cluster: the cluster.
+    :param bundle: whose connector.
+    :param models: the remote models of this name.
+    """
+    body = render("find_connector.json", name=connector_name(bundle.card))
+    answer = cluster.read("POST", "/_plugins/_ml/connectors/_search", body, absent={})
+    used = {model.connector_id for model in models}
+    for hit in answer.get("hits", {}).get("hits", []):
+        ours = str(hit["_source"].get("description", "")).startswith("DaRL ")
+        if ours and hit["_id"] not in used:
+            cluster.send("DELETE", path("_plugins", "_ml", "connectors", hit["_id"]))
+
+
+def _body(bundle: Bundle, scorer: ScorerAddress, *, description: str, key: str) -> dict[str, Any]:
+    return render(
+        "connector.json",
+        name=connector_name(bundle.card),
+        description=description,
+        api_key=key,
+        scorer_url=scorer.url,
+        connect_seconds=scorer.connect_seconds,
+        answer_seconds=scorer.answer_seconds,
+    )

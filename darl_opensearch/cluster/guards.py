@@ -1,0 +1,61 @@
+r"""Getting any text through ML Commons unharmed.
+
+ML Commons pastes texts into JSON by plain substitution. What goes wrong differs by route, and none of it is
+an error that a search would show: with ``ignore_failure`` the hits just come back in first-stage order.
+
+========== =================================== ===================================================
+route      what breaks it                      what is sent instead
+========== =================================== ===================================================
+in cluster quotes, backslashes, control        the text escaped as in a JSON string: the model
+           characters, ``${input_map.…}``      sees it unchanged
+connector  a text that is JSON itself, such as a zero width space before it, which BERT's
+           ``["foo"]``                         normaliser drops again
+connector  ``${parameters.…}``                 a zero width space between ``$`` and ``{``
+========== =================================== ===================================================
+"""
+
+from __future__ import annotations
+
+import json
+
+ZERO_WIDTH_SPACE = "\u200b"
+
+
+def for_local(text: str) -> str:
+    """Escape a query for the in-cluster pipeline.
+
+    :param text: the query.
+    :return: what ``ext.ml_inference.query_text`` must be for the model to see the query unchanged.
+    """
+    return json.dumps(text, ensure_ascii=False)[1:-1].replace("$", "\\u0024")
+
+
+def for_connector(text: str) -> str:
+    """Guard a query, or an id, for the connector pipeline.
+
+    :param text: the query.
+    :return: the same, with a zero width space where ML Commons would take it for more than text.
+    """
+    text = for_items(text)
+    return ZERO_WIDTH_SPACE + text if text.lstrip()[:1] in ("[", "{") else text
+
+
+def for_query_path(text: str) -> str:
+    r"""Guard a query that the first stage searches for too, for the in-cluster pipeline.
+
+    Escapes such as ``\n`` would become words there, so blanks and control characters become single spaces.
+
+    :param text: the query.
+    :return: a text with the same words.
+    """
+    plain = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return for_items(plain).replace("\\", "\\\\").replace('"', '\\"')
+
+
+def for_items(text: str) -> str:
+    """Guard an item's text: one item with a placeholder would spoil every search that finds it.
+
+    :param text: the rendered item.
+    :return: the same, with a zero width space inside each ``${``.
+    """
+    return text.replace("${", "$" + ZERO_WIDTH_SPACE + "{")

@@ -1,0 +1,238 @@
+"""Loading items into an index, rendered by a bundle's template."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from darl_opensearch.bundle import Bundle
+from darl_opensearch.cluster.calls import Call, Cluster, path
+from darl_opensearch.cluster.config_files import render
+from darl_opensearch.cluster.connect import calling
+from darl_opensearch.cluster.guards import for_items
+from darl_opensearch.errors import ClusterError, InputError, UsageError
+from darl_opensearch.jsonl import read_jsonl
+from darl_opensearch.text import ItemTemplate
+
+TEXT, ID, SLICE = "darl_text", "darl_id", "darl_slice"
+MAX_ID_BYTES = 512  # OpenSearch's limit for _id
+KEPT_FAILURES = 20
+BULK_BYTES = 8 << 20
+BULK_ITEMS = 500
+
+_INDEX = re.compile(r"[a-z0-9][a-z0-9._-]{0,200}")  # never a wildcard, a list, or a system name
+
+
+@dataclass(frozen=True)
+class FailedItem:
+    """An item that the index did not take.
+
+    :param where: file and line.
+    :param item_id: its id.
+    :param reason: the cluster's words.
+    """
+
+    where: str
+    item_id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What was loaded.
+
+    :param index: the index.
+    :param created: whether it was made new.
+    :param items: items in the file.
+    :param indexed: items the index took.
+    :param failed: the first of those it did not take.
+    """
+
+    index: str
+    created: bool
+    items: int
+    indexed: int
+    failed: tuple[FailedItem, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Render for ``--json``.
+
+        :return: JSON-ready values.
+        """
+        return dict(vars(self)) | {"failed": [dict(vars(item)) for item in self.failed]}
+
+    def check(self) -> None:
+        """Make an error of items that were not taken.
+
+        :raises ClusterError: when there are any.
+        """
+        if self.failed:
+            first = self.failed[0]
+            raise ClusterError(
+                f"{self.items - self.indexed} of {self.items} items were not taken; the first: {first.reason}",
+                where=first.where,
+                todo="correct them and run this again; the others are in the index",
+            )
+
+
+def check_items(items: str | os.PathLike[str], template: ItemTemplate) -> dict[str, str]:
+    """Read a whole file of items before anything of it is sent.
+
+    :param items: JSONL, one item a line; ``.gz`` is unpacked.
+    :param template: the bundle's template.
+    :return: the id of each item, with where it stands.
+    :raises InputError: at the first line that could not be indexed.
+    """
+    seen: dict[str, str] = {}
+    for where, item in read_jsonl(items):
+        item_id = template.item_id(item, where=where)
+        if len(item_id.encode()) > MAX_ID_BYTES:
+            raise InputError(
+                f"the id has more than {MAX_ID_BYTES} bytes", where=where, todo="give the item a shorter one"
+            )
+        if item_id in seen:
+            raise InputError(
+                f"id {item_id!r} was given before ({seen[item_id].rpartition(', ')[2]})",
+                where=where,
+                todo="give each item its own id, or take one of them out",
+            )
+        if taken := [name for name in item if name.startswith("darl_") or name == "previous_score"]:
+            raise InputError(
+                f"the field {taken[0]!r} is darl's own",
+                where=where,
+                todo="give the item's field another name",
+            )
+        template.render(item, where=where)
+        seen[item_id] = where
+    if not seen:
+        raise InputError("there are no items", where=str(items), todo="write one JSON object a line")
+    return seen
+
+
+def load_items(
+    cluster: Cluster,
+    bundle: Bundle | str | os.PathLike[str],
+    items: str | os.PathLike[str],
+    index: str,
+    *,
+    recreate: bool = False,
+    shards: int = 1,
+    on_item: Callable[[int, int], None] | None = None,
+) -> LoadReport:
+    """Render items and load them. The whole file is checked before anything is sent.
+
+    Items keep their ids, so loading a file again, or after an interruption, ends in the same index.
+
+    :param cluster: the cluster.
+    :param bundle: the bundle, or its folder.
+    :param items: JSONL, one item a line; ``.gz`` is unpacked.
+    :param index: the index; made when it is not there.
+    :param recreate: delete the index first.
+    :param shards: primary shards of a new index.
+    :param on_item: told now and then how many items are done, and of how many.
+    :return: what was loaded; see :meth:`LoadReport.check`.
+    """
+    if not _INDEX.fullmatch(index):
+        raise UsageError(f"index name {index!r} is not usable", todo="use a-z, 0-9, '.', '_', '-'")
+    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    places = check_items(items, opened.card.template)
+    cluster.identify()
+    created = _prepare(cluster, index, recreate=recreate, shards=shards)
+    if cluster.dry_run:
+        first = next(_documents(opened, items))[1]
+        cluster.calls.append(Call("POST", "/_bulk", {"index": index, "items": len(places), "first": first}))
+        return LoadReport(index, created, len(places), 0, ())
+    indexed, failed = _send(cluster, _documents(opened, items), index, places, on_item)
+    cluster.send("POST", path(index, "_refresh"))
+    return LoadReport(index, created, len(places), indexed, tuple(failed))
+
+
+def document(
+    bundle: Bundle, item: Mapping[str, Any], *, where: str | None = None
+) -> tuple[str, dict[str, Any]]:
+    """Turn an item into what is indexed.
+
+    :param bundle: whose template and caps.
+    :param item: the item's fields.
+    :param where: file and line to name in an error.
+    :return: ``_id`` and document: the item's own fields, ``darl_text``, ``darl_id`` and ``darl_slice``.
+    """
+    template = bundle.card.template
+    item_id = template.item_id(item, where=where)
+    own = {TEXT: for_items(bundle.renderer(item, where=where)), ID: item_id, SLICE: template.slice_of(item)}
+    return item_id, {**item, **own}
+
+
+def _documents(bundle: Bundle, items: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for where, item in read_jsonl(Path(items)):
+        yield document(bundle, item, where=where)
+
+
+def _prepare(cluster: Cluster, index: str, *, recreate: bool, shards: int) -> bool:
+    mapping = render("items_mapping.json")
+    there = cluster.read("GET", path(index), absent={})
+    if there and recreate:
+        cluster.send("DELETE", path(index))
+        there = {}
+    if not there:
+        cluster.send("PUT", path(index), render("items_index.json", shards=shards, mappings=mapping))
+        return True
+    for name, definition in there.items():
+        properties = definition.get("mappings", {}).get("properties", {})
+        for field, wanted in mapping["properties"].items():
+            kind = properties.get(field, {}).get("type", wanted["type"])
+            if kind != wanted["type"]:
+                raise ClusterError(
+                    f"{field} is of type {kind} in index {name}, not {wanted['type']}",
+                    where=cluster.url,
+                    todo="load into another index, or run again with --recreate",
+                )
+        if not mapping["properties"].keys() <= properties.keys():
+            cluster.send("PUT", path(name, "_mapping"), mapping)
+    return False
+
+
+def _send(
+    cluster: Cluster,
+    documents: Iterator[tuple[str, dict[str, Any]]],
+    index: str,
+    places: Mapping[str, str],
+    on_item: Callable[[int, int], None] | None,
+) -> tuple[int, list[FailedItem]]:
+    from opensearchpy.helpers import streaming_bulk
+
+    actions = (
+        {"_op_type": "index", "_index": index, "_id": key, "_source": source} for key, source in documents
+    )
+    indexed, failed = 0, list[FailedItem]()
+    with calling(cluster.url):
+        results = streaming_bulk(
+            cluster.client,
+            actions,
+            chunk_size=BULK_ITEMS,
+            max_chunk_bytes=BULK_BYTES,
+            raise_on_error=False,
+            max_retries=5,
+            initial_backoff=1,
+        )
+        for number, (taken, result) in enumerate(results, 1):
+            if taken:
+                indexed += 1
+            elif len(failed) < KEPT_FAILURES:
+                answer = result["index"]
+                failed.append(FailedItem(places[answer["_id"]], answer["_id"], _reason(answer.get("error"))))
+            if on_item is not None and (number % 100 == 0 or number == len(places)):
+                on_item(number, len(places))
+    return indexed, failed
+
+
+def _reason(error: Any) -> str:
+    """Find the innermost reason of a bulk item's error."""
+    reason = str(error)
+    while isinstance(error, dict):
+        reason, error = str(error.get("reason") or reason), error.get("caused_by")
+    return " ".join(reason.split())[:240]

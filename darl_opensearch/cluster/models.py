@@ -1,0 +1,252 @@
+"""Models in ML Commons: finding, uploading, deploying and removing them.
+
+A model is known by name and version (``name:version``) and by the digest of what makes it score as it does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from darl_opensearch import bundle as files
+from darl_opensearch.bundle import Bundle, Card
+from darl_opensearch.cluster.calls import Cluster, path
+from darl_opensearch.cluster.config_files import render
+from darl_opensearch.errors import BundleError, ClusterError
+
+CHUNK_BYTES = 10_000_000  # ML Commons takes no more in one request
+MAX_LOCAL_BYTES = 1_900_000_000
+EXTERNAL_DATA = files.MODEL + "_data"
+HALF_REGISTERED = ("REGISTERING", "REGISTER_FAILED")
+PENDING_ID = "<model_id>"  # stands for an id that a dry run cannot know
+POLL_SECONDS = 0.2
+
+OnChunk = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class FoundModel:
+    """A model that ML Commons holds.
+
+    :param model_id: its id.
+    :param name: its name.
+    :param state: such as ``DEPLOYED``.
+    :param digest: digest it was registered with, ``""`` where it is not one of ours.
+    :param connector_id: its connector, of a remote model.
+    :param group_id: its model group.
+    """
+
+    model_id: str
+    name: str
+    state: str
+    digest: str
+    connector_id: str | None
+    group_id: str | None
+
+    @property
+    def half_registered(self) -> bool:
+        """Whether an upload was broken off."""
+        return self.state in HALF_REGISTERED
+
+
+def local_name(card: Card) -> str:
+    """Name the in-cluster model of a bundle.
+
+    :param card: the bundle's card.
+    :return: ``name:version``; neither part can hold a colon.
+    """
+    return f"{card.name}:{card.version}"
+
+
+def connector_name(card: Card) -> str:
+    """Name the connector, and the remote model, of a bundle.
+
+    :param card: the bundle's card.
+    :return: a name that no in-cluster model has.
+    """
+    return f"{card.name}:{card.version} (connector)"
+
+
+def describe(card: Card, digest: str) -> str:
+    """Describe a connector or a remote model so that it is recognised again.
+
+    :param card: the bundle's card.
+    :param digest: digest of the configuration.
+    :return: one line; ML Commons allows letters, digits, blanks and plain punctuation.
+    """
+    return f"DaRL {card.name} {card.version}, sha256 {digest}"
+
+
+def find_models(cluster: Cluster, name: str) -> list[FoundModel]:
+    """Look for models by name.
+
+    :param cluster: the cluster.
+    :param name: exact name.
+    :return: all that there are, oldest first.
+    """
+    # ML Commons answers 404 while no model was ever registered: its index is made with the first.
+    answer = cluster.read(
+        "POST", "/_plugins/_ml/models/_search", render("find_model.json", name=name), absent={}
+    )
+    return [_found(hit) for hit in answer.get("hits", {}).get("hits", [])]
+
+
+def check_local_size(bundle: Bundle) -> None:
+    """Refuse a bundle that ML Commons should not hold.
+
+    :param bundle: the bundle.
+    :raises BundleError: when it is too large, or split in two files.
+    """
+    names = [name for name in (files.MODEL, EXTERNAL_DATA) if name in bundle.digests]
+    size = max(
+        (bundle.path / files.ZIP).stat().st_size, sum((bundle.path / name).stat().st_size for name in names)
+    )
+    if size > MAX_LOCAL_BYTES or EXTERNAL_DATA in bundle.digests:
+        raise BundleError(
+            f"the model has {size / 1e9:.1f} GB; in a cluster {MAX_LOCAL_BYTES / 1e9:.1f} in one file is the most",
+            where=str(bundle.path),
+            todo="use --mode connector, or register the student distilled from it",
+        )
+
+
+def upload(cluster: Cluster, bundle: Bundle, on_chunk: OnChunk | None = None) -> str:
+    """Upload a bundle's model in chunks.
+
+    :param cluster: the cluster.
+    :param bundle: the bundle.
+    :param on_chunk: told after each chunk how many are done, and of how many.
+    :return: the id of the new model; it is not deployed yet.
+    """
+    check_local_size(bundle)
+    archive = bundle.file(files.ZIP)
+    size = archive.stat().st_size
+    chunks = -(-size // CHUNK_BYTES)
+    body = render(
+        "register_local.json",
+        name=local_name(bundle.card),
+        version=bundle.card.version,
+        card=json.dumps(_summary(bundle), ensure_ascii=True, separators=(",", ":")),
+        sha256=bundle.identity,
+        size_bytes=size,
+        chunks=chunks,
+    )
+    pretend = {"model_id": PENDING_ID}
+    model_id = str(
+        cluster.send("POST", "/_plugins/_ml/models/_register_meta", body, pretend=pretend)["model_id"]
+    )
+    with archive.open("rb") as file:
+        for number in range(
+            chunks
+        ):  # in order: ML Commons takes the model for complete when the last one arrives
+            data = file.read(CHUNK_BYTES)
+            shown = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+            where = f"{path('_plugins', '_ml', 'models', model_id, 'upload_chunk')}/{number}"
+            cluster.send("POST", where, shown, content=data)
+            if on_chunk is not None:
+                on_chunk(number + 1, chunks)
+    return model_id
+
+
+def deploy(cluster: Cluster, model_id: str, *, timeout: float) -> None:
+    """Load a model into memory and wait until it answers.
+
+    :param cluster: the cluster.
+    :param model_id: the model.
+    :param timeout: most seconds to wait.
+    :raises ClusterError: when it failed, or took too long.
+    """
+    answer = cluster.send("POST", path("_plugins", "_ml", "models", model_id, "_deploy"))
+    if cluster.dry_run:
+        return
+    deadline = time.monotonic() + timeout
+    while True:
+        task = cluster.read("GET", path("_plugins", "_ml", "tasks", str(answer.get("task_id"))))
+        state = task.get("state")
+        if state == "COMPLETED":
+            return
+        if state in ("FAILED", "COMPLETED_WITH_ERROR", "CANCELLED", "EXPIRED"):
+            raise ClusterError(
+                f"model {model_id} was not deployed: {_cause(task.get('error'))}",
+                where=cluster.url,
+                todo="see the node's log; undeploy other models if it is full, then run this again",
+            )
+        if time.monotonic() > deadline:
+            raise ClusterError(
+                f"model {model_id} is not deployed after {timeout:g} s (task {state})",
+                where=cluster.url,
+                todo="see the node's log, then run the same command again: nothing is uploaded twice",
+            )
+        time.sleep(POLL_SECONDS)
+
+
+def remove(cluster: Cluster, model: FoundModel, *, with_group: bool = False, timeout: float = 30.0) -> None:
+    """Undeploy and delete a model, and its connector.
+
+    :param cluster: the cluster.
+    :param model: the model.
+    :param with_group: delete its model group too: only where it is the group's last model.
+    :param timeout: most seconds to wait until ML Commons lets go of it.
+    """
+    place = path("_plugins", "_ml", "models", model.model_id)
+    if not model.half_registered:
+        cluster.send("POST", f"{place}/_undeploy")
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            cluster.send("DELETE", place)
+            break
+        except ClusterError:  # undeploying is not over when it is answered
+            if time.monotonic() > deadline:
+                raise
+            cluster.calls.pop()
+            time.sleep(POLL_SECONDS)
+    if model.connector_id:
+        cluster.send("DELETE", path("_plugins", "_ml", "connectors", model.connector_id))
+    if with_group and model.group_id:
+        cluster.send("DELETE", path("_plugins", "_ml", "model_groups", model.group_id))
+
+
+def _found(hit: Mapping[str, Any]) -> FoundModel:
+    source = hit["_source"]
+    description = str(source.get("description") or "")
+    digest = str(source.get("model_content_hash_value") or "")
+    if source.get("algorithm") == "REMOTE":
+        digest = description.rpartition(", sha256 ")[2] if description.startswith("DaRL ") else ""
+    elif '"darl"' not in str((source.get("model_config") or {}).get("all_config")):
+        digest = ""
+    return FoundModel(
+        model_id=str(hit["_id"]),
+        name=str(source.get("name")),
+        state=str(source.get("model_state")),
+        digest=digest,
+        connector_id=source.get("connector_id"),
+        group_id=source.get("model_group_id"),
+    )
+
+
+def _summary(bundle: Bundle) -> dict[str, Any]:
+    card = bundle.card
+    return {
+        "darl": {
+            "name": card.name,
+            "version": card.version,
+            "grades": list(card.scale.names),
+            "gains": list(card.scale.gains),
+            "columns": list(card.columns.hit_fields()),
+            "alpha": card.ood.alpha,
+        }
+    }
+
+
+def _cause(error: Any) -> str:
+    """Unpack a task's error: JSON of node to reason, or text."""
+    try:
+        parsed = json.loads(str(error))
+    except ValueError:
+        parsed = error
+    text = "; ".join(map(str, parsed.values())) if isinstance(parsed, dict) else str(parsed)
+    return " ".join(text.split())[:300]

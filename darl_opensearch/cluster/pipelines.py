@@ -1,0 +1,204 @@
+"""Search pipelines: what is sent for a model, and what a pipeline that is there says about itself."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from darl_opensearch.bundle import Card
+from darl_opensearch.cluster.calls import Cluster, path
+from darl_opensearch.cluster.config_files import OMIT, render
+from darl_opensearch.cluster.preflight import Mode
+from darl_opensearch.errors import ClusterError, UsageError
+
+REQUEST = "$._request."
+EXT = REQUEST + "ext.ml_inference."
+PLAIN = "-plain"
+DEFAULT_MAX_K: Mapping[Mode, int] = {"local": 50, "connector": 200}
+Change = Literal["created", "updated", "unchanged"]
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,120}")
+_QUERY_PATH = re.compile(r"[A-Za-z_][\w-]*(\[\d+\])*(\.[A-Za-z_][\w-]*(\[\d+\])*)*")
+
+
+@dataclass(frozen=True)
+class PipelineOptions:
+    """How a pipeline treats a search.
+
+    :param name: its name; the plain variant has ``-plain`` after it.
+    :param max_k: most pairs scored, unless more hits were asked for; 50 in the cluster, 200 by connector.
+    :param oversample: candidates fetched for each hit asked for.
+    :param query_path: where in the search body the query's text is, such as
+        ``query.match.darl_text.query``; by default ``ext.ml_inference.query_text``.
+    :param with_query_id: pass on ``query_id`` and ``slice`` of ``ext.ml_inference``: every client must send them.
+    """
+
+    name: str = "darl"
+    max_k: int | None = None
+    oversample: int = 5
+    query_path: str | None = None
+    with_query_id: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what would make a pipeline that never reranks."""
+        if not _NAME.fullmatch(self.name):
+            raise UsageError(f"pipeline name {self.name!r} is not usable", todo="use a-z, 0-9, '.', '_', '-'")
+        if self.max_k is not None and not 1 <= self.max_k <= 10_000:
+            raise UsageError(f"--max-k {self.max_k} is outside 1..10000", todo="50 to 200 is usual")
+        if not 1 <= self.oversample <= 1000:
+            raise UsageError(f"--oversample {self.oversample} is outside 1..1000", todo="5 is usual")
+        if self.query_path is not None and not _QUERY_PATH.fullmatch(self.query_path):
+            raise UsageError(
+                f"--query-path {self.query_path!r} is not a path into a search body",
+                todo="write it like query.match.darl_text.query",
+            )
+
+
+def pipelines_for(
+    card: Card, mode: Mode, model_id: str, options: PipelineOptions
+) -> dict[str, dict[str, Any]]:
+    """Render the pipelines of a model.
+
+    :param card: the model's card.
+    :param mode: where it runs.
+    :param model_id: its id.
+    :param options: how searches are treated.
+    :return: name to body: the one with grades and OOD columns, and the plain one.
+    """
+    if options.with_query_id and mode == "local":
+        raise UsageError(
+            "an in-cluster model takes no query id", todo="leave --with-query-id out; the client logs it"
+        )
+    common = {
+        "description": f"DaRL {card.name} {card.version} ({mode})",
+        "oversample": options.oversample,
+        "max_k": options.max_k if options.max_k is not None else DEFAULT_MAX_K[mode],
+        "model_id": model_id,
+    }
+    graded = common | {
+        "query_path": REQUEST + options.query_path if options.query_path else EXT + "query_text",
+        "output_map": {
+            name: f"$.inference_results[*].output[*].data[{column}]"
+            for name, column in card.columns.hit_fields().items()
+        },
+    }
+    if mode == "connector":
+        passed = {"query_id_path": EXT + "query_id", "slice_path": EXT + "slice"}
+        graded |= passed if options.with_query_id else dict.fromkeys(passed, OMIT)
+    plain = common | {"description": f"{common['description']}, order only"}
+    return {
+        options.name: render(f"pipeline_{mode}.json", **graded),
+        options.name + PLAIN: render("pipeline_plain.json", **plain),
+    }
+
+
+def check_free(cluster: Cluster, options: PipelineOptions) -> None:
+    """Refuse names of pipelines that are not ours to change.
+
+    :param cluster: the cluster.
+    :param options: the names.
+    :raises ClusterError: when a pipeline of that name was made by somebody else.
+    """
+    for name in (options.name, options.name + PLAIN):
+        there = fetch(cluster, name)
+        if there is not None and not str(there.get("description", "")).startswith("DaRL "):
+            raise ClusterError(
+                f"search pipeline {name!r} is there and was not made by darl",
+                where=cluster.url,
+                todo="choose another name by --pipeline",
+            )
+
+
+def put(cluster: Cluster, bodies: Mapping[str, Mapping[str, Any]]) -> dict[str, Change]:
+    """Write the pipelines that differ from what is there.
+
+    :param cluster: the cluster.
+    :param bodies: name to body.
+    :return: what was done about each.
+    """
+    changes: dict[str, Change] = {}
+    for name, body in bodies.items():
+        there = fetch(cluster, name)
+        changes[name] = "created" if there is None else "unchanged" if there == body else "updated"
+        if changes[name] != "unchanged":
+            cluster.send("PUT", path("_search", "pipeline", name), body)
+    return changes
+
+
+def fetch(cluster: Cluster, name: str) -> dict[str, Any] | None:
+    """Read a pipeline.
+
+    :param cluster: the cluster.
+    :param name: its name.
+    :return: its body, or None when there is none.
+    """
+    body = cluster.read("GET", path("_search", "pipeline", name), absent={}).get(name)
+    return body if isinstance(body, dict) else None
+
+
+def remove(cluster: Cluster, options: PipelineOptions) -> None:
+    """Delete a pipeline and its plain variant.
+
+    :param cluster: the cluster.
+    :param options: the names.
+    """
+    for name in (options.name, options.name + PLAIN):
+        if fetch(cluster, name) is not None:
+            cluster.send("DELETE", path("_search", "pipeline", name))
+
+
+@dataclass(frozen=True)
+class PipelineShape:
+    """What a client must know of a pipeline, read from its definition.
+
+    :param mode: where its model runs.
+    :param model_id: the model.
+    :param query_path: where it takes the query's text from, below the search body.
+    :param needs_ids: whether a request without ``query_id`` and ``slice`` would not be reranked.
+    :param oversample: candidates fetched for each hit asked for.
+    """
+
+    mode: Mode
+    model_id: str
+    query_path: str
+    needs_ids: bool
+    oversample: float
+
+    @classmethod
+    def of(cls, name: str, body: Mapping[str, Any], *, where: str) -> PipelineShape:
+        """Read a pipeline's definition.
+
+        :param name: its name, for messages.
+        :param body: its body.
+        :param where: the cluster, for messages.
+        :return: its shape.
+        :raises ClusterError: when it does not write grades.
+        """
+        scoring = [
+            step["ml_inference"] for step in body.get("response_processors", ()) if "ml_inference" in step
+        ]
+        inputs = (scoring[0].get("input_map") or [{}])[0] if scoring else {}
+        query_path = str(inputs.get("query_text") or inputs.get("query") or "")
+        if not query_path.startswith(REQUEST):
+            hint = f"; {name.removesuffix(PLAIN)!r} does" if name.endswith(PLAIN) else ""
+            raise ClusterError(
+                f"search pipeline {name!r} does not write grades{hint}",
+                where=where,
+                todo="make one by darl register",
+            )
+        factor = [
+            step["oversample"]["sample_factor"]
+            for step in body.get("request_processors", ())
+            if "oversample" in step
+        ]
+        return cls(
+            mode="local"
+            if str(scoring[0].get("function_name", "")).lower() == "text_similarity"
+            else "connector",
+            model_id=str(scoring[0].get("model_id")),
+            query_path=query_path.removeprefix(REQUEST),
+            needs_ids="query_id" in inputs,
+            oversample=float(factor[0]) if factor else 1.0,
+        )

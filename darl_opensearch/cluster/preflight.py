@@ -1,0 +1,229 @@
+"""What a cluster must have before anything is registered in it."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from darl_opensearch.cluster.calls import Cluster
+from darl_opensearch.cluster.config_files import render
+from darl_opensearch.errors import ClusterError, UsageError
+
+Mode = Literal["local", "connector"]
+
+ML = "plugins.ml_commons."
+TRUSTED = ML + "trusted_connector_endpoints_regex"
+PRIVATE = ML + "connector.private_ip_enabled"
+OLDEST: Mapping[Mode, tuple[int, int]] = {"connector": (2, 19), "local": (3, 0)}
+PLUGINS = {"opensearch-ml": "ML Commons", "opensearch-neural-search": "neural-search"}
+MODULES = ("search-pipeline-common", "lang-painless")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A cluster setting that stands in the way.
+
+    :param name: its name.
+    :param value: what it is.
+    :param wanted: what it must be; for a list, with what is there already.
+    :param why: the reason, as a clause.
+    """
+
+    name: str
+    value: Any
+    wanted: Any
+    why: str
+
+    def __str__(self) -> str:
+        """``name is x and must be y (why)``."""
+        if isinstance(self.wanted, list):
+            added = [entry for entry in self.wanted if entry not in (self.value or [])]
+            return f"{self.name} lacks {added[0]} ({self.why})"
+        return f"{self.name} is {self.value} and must be {str(self.wanted).lower()} ({self.why})"
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """The result of the check.
+
+    :param version: the cluster's version.
+    :param changed: settings that ``--apply-settings`` changed, or would.
+    """
+
+    version: str
+    changed: tuple[Setting, ...]
+
+
+def preflight(
+    cluster: Cluster, mode: Mode, *, scorer_url: str | None = None, apply_settings: bool = False
+) -> Preflight:
+    """Check version, plugins and settings; change settings only when told to.
+
+    :param cluster: the cluster.
+    :param mode: where the model will run.
+    :param scorer_url: where the connector will point.
+    :param apply_settings: set what must be set, persistently; lists are added to.
+    :return: what was found and changed.
+    :raises ClusterError: when something is missing; it says what, and what to do.
+    """
+    identity = cluster.identify()
+    if identity.version < OLDEST[mode]:
+        needed = "{}.{}".format(*OLDEST[mode])
+        raise ClusterError(
+            f"this is OpenSearch {identity.number} and --mode {mode} needs {needed}",
+            where=cluster.url,
+            todo="use --mode connector"
+            if mode == "local" and identity.version >= OLDEST["connector"]
+            else "upgrade it",
+        )
+    nodes = cluster.read("GET", "/_nodes/plugins").get("nodes", {}).values()
+    for node in nodes:
+        _check_node(node, cluster.url)
+    settings = read_settings(cluster)
+    if mode == "local":
+        has_ml_node = any("ml" in node.get("roles", ()) for node in nodes)
+        problems = _local_problems(settings, has_ml_node=has_ml_node)
+    else:
+        if scorer_url is None:
+            raise UsageError("--mode connector needs --scorer-url", todo="give the address of darl serve")
+        problems = _connector_problems(settings, scorer_url)
+    if problems and not apply_settings:
+        raise ClusterError(
+            "; ".join(map(str, problems)),
+            where=cluster.url,
+            todo="run again with --apply-settings, or set it yourself",
+        )
+    if problems:
+        body = render("settings.json", settings={problem.name: problem.wanted for problem in problems})
+        cluster.send("PUT", "/_cluster/settings", body)
+        if not cluster.dry_run:
+            _check_applied(cluster, problems)
+    return Preflight(identity.number, tuple(problems))
+
+
+def read_settings(cluster: Cluster) -> dict[str, Any]:
+    """Read the settings in force.
+
+    :param cluster: the cluster.
+    :return: setting to value: transient before persistent before the node's file and defaults.
+    """
+    answer = cluster.read("GET", "/_cluster/settings?include_defaults=true&flat_settings=true")
+    return {**answer.get("defaults", {}), **answer.get("persistent", {}), **answer.get("transient", {})}
+
+
+def endpoint_regex(url: str) -> str:
+    """Write the expression that trusts the server of a URL, and no other.
+
+    :param url: an endpoint.
+    :return: a regular expression that Java and Python read alike.
+    """
+    parts = urlsplit(url)
+    origin = f"{parts.scheme}://{parts.netloc}"
+    return "^" + re.sub(r"([.\[\]])", r"\\\1", origin) + "/.*$"
+
+
+def _check_node(node: Mapping[str, Any], url: str) -> None:
+    plugins = {plugin.get("name") for plugin in node.get("plugins", ())}
+    modules = {module.get("name") for module in node.get("modules", ())}
+    name = node.get("name", "?")
+    for plugin, title in PLUGINS.items():
+        if plugin not in plugins:
+            raise ClusterError(
+                f"node {name} does not have {title} (plugin {plugin})",
+                where=url,
+                todo="install the plugin on every node; the full OpenSearch distribution has it",
+            )
+    for module in MODULES:
+        if module not in modules | plugins:
+            raise ClusterError(
+                f"node {name} does not have the module {module}",
+                where=url,
+                todo="use a complete OpenSearch distribution",
+            )
+
+
+def _local_problems(settings: Mapping[str, Any], *, has_ml_node: bool) -> list[Setting]:
+    wanted: list[tuple[str, bool, str]] = [
+        (ML + "allow_registering_model_via_local_file", True, "the model is uploaded in chunks"),
+        (ML + "local_model.enabled", True, "the model runs in the cluster"),
+    ]
+    if not has_ml_node:
+        wanted.append((ML + "only_run_on_ml_node", False, "no node has the role ml"))
+    return _differing(settings, wanted)
+
+
+def _connector_problems(settings: Mapping[str, Any], scorer_url: str) -> list[Setting]:
+    wanted: list[tuple[str, bool, str]] = [
+        (ML + "remote_inference.enabled", True, "the model runs behind a connector")
+    ]
+    host = urlsplit(scorer_url).hostname
+    if not host:
+        raise UsageError(f"{scorer_url!r} is not a URL", todo="write it like http://127.0.0.1:8091/v1/rerank")
+    if is_private(host):
+        wanted.append((PRIVATE, True, f"{host} is a private address"))
+    problems = _differing(settings, wanted)
+    trusted = settings.get(TRUSTED) or []
+    trusted = [trusted] if isinstance(trusted, str) else list(trusted)
+    if not any(_matches(pattern, scorer_url) for pattern in trusted):
+        why = "connectors may only call trusted endpoints"
+        problems.append(Setting(TRUSTED, trusted, [*trusted, endpoint_regex(scorer_url)], why))
+    return problems
+
+
+def _differing(settings: Mapping[str, Any], wanted: Sequence[tuple[str, bool, str]]) -> list[Setting]:
+    # A setting that a version does not have yet is not listed, and cannot be set either.
+    return [
+        Setting(name, settings[name], value, why)
+        for name, value, why in wanted
+        if name in settings and str(settings[name]).lower() != str(value).lower()
+    ]
+
+
+def _check_applied(cluster: Cluster, problems: Sequence[Setting]) -> None:
+    settings = read_settings(cluster)
+    for problem in problems:
+        now = settings.get(problem.name)
+        same = (
+            now == problem.wanted
+            if isinstance(problem.wanted, list)
+            else str(now).lower() == str(problem.wanted).lower()
+        )
+        if not same:
+            raise ClusterError(
+                f"{problem.name} was set but is still {now}",
+                where=cluster.url,
+                todo="remove the transient setting of that name, which comes before persistent ones",
+            )
+
+
+def _matches(pattern: str, url: str) -> bool:
+    try:
+        return re.fullmatch(pattern, url) is not None
+    except (
+        re.error
+    ):  # Java knows constructs that Python does not: then it is added once more, which harms nothing
+        return False
+
+
+def is_private(host: str) -> bool:
+    """Say whether ML Commons will take a host for a private address.
+
+    :param host: a name or an address.
+    :return: also True for a name that this machine cannot resolve: container networks have such.
+    """
+    try:
+        addresses = [ipaddress.ip_address(host)]
+    except ValueError:
+        try:
+            addresses = [
+                ipaddress.ip_address(str(found[4][0]).partition("%")[0])
+                for found in socket.getaddrinfo(host, None)
+            ]
+        except OSError:
+            return True
+    return any(address.is_private or address.is_loopback or address.is_link_local for address in addresses)

@@ -1,0 +1,201 @@
+"""Registering a bundle: preflight, model, deployment, comparison, pipelines."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from darl_opensearch.bundle import Bundle
+from darl_opensearch.cluster import connector, models, pipelines
+from darl_opensearch.cluster.calls import Cluster
+from darl_opensearch.cluster.connector import ScorerAddress
+from darl_opensearch.cluster.models import FoundModel, OnChunk
+from darl_opensearch.cluster.pipelines import Change, PipelineOptions
+from darl_opensearch.cluster.preflight import Mode, preflight
+from darl_opensearch.cluster.verify import verify
+from darl_opensearch.errors import ClusterError, UsageError
+
+
+@dataclass(frozen=True)
+class RegisterOptions:
+    """What ``darl register`` was asked for.
+
+    :param mode: ``local`` runs the model in the cluster, ``connector`` asks a scorer.
+    :param scorer: where the scorer is, for ``connector``.
+    :param pipeline: how searches are treated.
+    :param apply_settings: change cluster settings that stand in the way.
+    :param replace: register again where another model has this name and version, and remove that one.
+    :param verify: compare the model's answers with the bundle's before any pipeline is changed.
+    :param deploy_timeout: most seconds to wait for the model to be loaded.
+    """
+
+    mode: Mode = "local"
+    scorer: ScorerAddress | None = None
+    pipeline: PipelineOptions = field(default_factory=PipelineOptions)
+    apply_settings: bool = False
+    replace: bool = False
+    verify: bool = True
+    deploy_timeout: float = 300.0
+
+    def __post_init__(self) -> None:
+        """Refuse modes that lack something."""
+        if self.mode == "connector" and self.scorer is None:
+            raise UsageError("--mode connector needs --scorer-url", todo="give the address of darl serve")
+
+
+@dataclass(frozen=True)
+class Registration:
+    """What was done.
+
+    :param name: name of the bundle.
+    :param version: its version.
+    :param mode: where the model runs.
+    :param model_id: the model.
+    :param reused: whether it was there already, so that nothing was uploaded.
+    :param deviation: largest difference from the bundle's own answers; None where it was not compared.
+    :param pipelines: what was done about each search pipeline.
+    :param settings: the cluster settings that were changed.
+    :param removed: models that were removed.
+    """
+
+    name: str
+    version: str
+    mode: Mode
+    model_id: str
+    reused: bool
+    deviation: float | None
+    pipelines: Mapping[str, Change]
+    settings: Mapping[str, Any]
+    removed: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Render for ``--json``.
+
+        :return: JSON-ready values.
+        """
+        return dict(vars(self)) | {"pipelines": dict(self.pipelines), "settings": dict(self.settings)}
+
+
+def register(
+    bundle: Bundle | str | os.PathLike[str],
+    cluster: Cluster,
+    options: RegisterOptions | None = None,
+    *,
+    on_chunk: OnChunk | None = None,
+) -> Registration:
+    """Register a bundle in ML Commons and set up its search pipelines.
+
+    Doing it again changes nothing; doing it again after an interruption finishes it. Pipelines are written
+    last, so that searches never meet a model that does not answer.
+
+    :param bundle: the bundle, or its folder.
+    :param cluster: the cluster.
+    :param options: how.
+    :param on_chunk: told after each uploaded chunk how many are done, and of how many.
+    :return: what was done, or in a dry run would be; ``cluster.calls`` has the requests.
+    """
+    options = options or RegisterOptions()
+    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    if options.mode == "local":
+        models.check_local_size(opened)
+    # Rendered once before anything is sent: a wrong option is found before a model is uploaded for nothing.
+    pipelines.pipelines_for(opened.card, options.mode, models.PENDING_ID, options.pipeline)
+    scorer_url = options.scorer.url if options.scorer else None
+    checked = preflight(cluster, options.mode, scorer_url=scorer_url, apply_settings=options.apply_settings)
+    pipelines.check_free(cluster, options.pipeline)
+
+    current, stale = _sort_out(cluster, opened, options)
+    reused = current is not None
+    if current is not None:
+        model_id = current.model_id
+    elif options.scorer is not None and options.mode == "connector":
+        model_id = connector.create(cluster, opened, options.scorer)
+    else:
+        model_id = models.upload(cluster, opened, on_chunk)
+    if current is None or current.state != "DEPLOYED":
+        models.deploy(cluster, model_id, timeout=options.deploy_timeout)
+        fresh = True
+    else:
+        fresh = False
+    deviation = _compare(cluster, opened, options, model_id, fresh=fresh)
+
+    changes = pipelines.put(
+        cluster, pipelines.pipelines_for(opened.card, options.mode, model_id, options.pipeline)
+    )
+    for model in stale:
+        models.remove(cluster, model)
+    return Registration(
+        name=opened.card.name,
+        version=opened.card.version,
+        mode=options.mode,
+        model_id=model_id,
+        reused=reused,
+        deviation=deviation,
+        pipelines=changes,
+        settings={setting.name: setting.wanted for setting in checked.changed},
+        removed=tuple(model.model_id for model in stale),
+    )
+
+
+def _sort_out(
+    cluster: Cluster, bundle: Bundle, options: RegisterOptions
+) -> tuple[FoundModel | None, list[FoundModel]]:
+    """Find the model to use again, and those to remove at the end; remove what an interrupted run left."""
+    if options.scorer is not None and options.mode == "connector":
+        name, digest = models.connector_name(bundle.card), connector.config_digest(bundle, options.scorer)
+    else:
+        name, digest = models.local_name(bundle.card), bundle.identity
+    found = models.find_models(cluster, name)
+    for model in found:
+        if model.half_registered and model.digest:
+            models.remove(cluster, model)
+    whole = [model for model in found if not model.half_registered]
+    if options.mode == "connector":
+        connector.remove_orphans(cluster, bundle, whole)
+    if options.replace:
+        return None, [model for model in whole if model.digest]
+    if other := [model for model in whole if model.digest != digest]:
+        differs = "another scorer or configuration" if options.mode == "connector" else "another content"
+        raise ClusterError(
+            f"{name} is registered already with {differs} (model {other[0].model_id})",
+            where=cluster.url,
+            todo="give the bundle another version, or run again with --replace",
+        )
+    return (whole[0] if whole else None), []
+
+
+def _compare(
+    cluster: Cluster, bundle: Bundle, options: RegisterOptions, model_id: str, *, fresh: bool
+) -> float | None:
+    if not options.verify or cluster.dry_run:
+        return None
+    try:
+        return verify(cluster, bundle, options.mode, model_id)
+    except ClusterError as err:
+        if fresh:
+            raise _explained(err, options) from err
+    # It is said to be deployed, but after a restart of a node it may not be: load it once more.
+    models.deploy(cluster, model_id, timeout=options.deploy_timeout)
+    try:
+        return verify(cluster, bundle, options.mode, model_id)
+    except ClusterError as err:
+        raise _explained(err, options) from err
+
+
+def _explained(err: ClusterError, options: RegisterOptions) -> ClusterError:
+    if options.scorer is None or options.mode == "local" or err.todo:
+        return err
+    refused = "401" in err.what or "403" in err.what or "api key" in err.what.lower()
+    if refused:
+        return ClusterError(
+            f"the scorer does not accept the API key ({err.what})",
+            where=options.scorer.url,
+            todo="give its key by DARL_API_KEY, with --replace if the connector has another",
+        )
+    return ClusterError(
+        f"the cluster could not ask the scorer ({err.what})",
+        where=options.scorer.url,
+        todo="start darl serve where the nodes can reach it and run this again, or add --no-verify",
+    )

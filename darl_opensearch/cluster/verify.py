@@ -1,0 +1,118 @@
+"""Comparing what a model in the cluster says with what its bundle says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from darl_opensearch.bundle import Bundle
+from darl_opensearch.cluster.calls import Cluster, path
+from darl_opensearch.cluster.config_files import render
+from darl_opensearch.cluster.preflight import Mode
+from darl_opensearch.errors import ClusterError
+
+# Short and long, plain and awkward: whatever a tokenizer or an escape could get wrong shows here.
+PROBES: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("a question in plain words", ("an answer in plain words", "something else", "x")),
+    (
+        'quotes " backslash \\ and a\nline break',
+        ('he said "yes" \\ and left', "accents éàü, 中文, and {braces}"),
+    ),
+    ("a long text", (" ".join(f"word{i % 50}" for i in range(400)), "short")),
+)
+
+LOCAL_BOUND = 1e-4
+# A scorer may run the quantised graph, on a GPU, and prints six decimals. Another model is off by far more.
+CONNECTOR_BOUND = 0.05
+
+
+def verify(cluster: Cluster, bundle: Bundle, mode: Mode, model_id: str) -> float:
+    """Ask the model in the cluster about a few pairs, and compare with the bundle's own graph.
+
+    :param cluster: the cluster.
+    :param bundle: what was registered.
+    :param mode: where the model runs.
+    :param model_id: the model.
+    :return: the largest difference of a score or a grade's probability.
+    :raises ClusterError: when it does not answer, or answers otherwise.
+    """
+    from darl_opensearch.scoring import Scorer
+
+    columns = bundle.card.columns
+    bound = LOCAL_BOUND if mode == "local" else CONNECTOR_BOUND
+    worst = 0.0
+    with Scorer.open(bundle) as scorer:
+        for query, documents in PROBES:
+            expected = scorer.score(query, documents).data.astype(np.float64)
+            actual = predict(cluster, mode, model_id, query, documents)
+            if actual.shape != expected.shape:
+                raise _differs(
+                    cluster,
+                    mode,
+                    model_id,
+                    f"answers {list(actual.shape)} values where the bundle has {list(expected.shape)}",
+                )
+            difference = np.abs(actual - expected)
+            probable = difference[:, : 1 + columns.k].max()
+            # The OOD score is a step function with steps of 1/n: at an edge, float noise moves it by one.
+            step = difference[:, columns.ood_score].max() - 2.0 / bundle.card.ood.calibration_pairs
+            far = (
+                difference[:, columns.ood_distance]
+                / np.maximum(1.0, np.abs(expected[:, columns.ood_distance]))
+            ).max()
+            worst = max(worst, float(probable))
+            if not max(probable, step, far) <= bound:
+                raise _differs(
+                    cluster,
+                    mode,
+                    model_id,
+                    f"answers otherwise than the bundle (off by {max(probable, step, far):.2g})",
+                )
+    return worst
+
+
+def predict(
+    cluster: Cluster, mode: Mode, model_id: str, query: str, documents: Sequence[str]
+) -> NDArray[np.float64]:
+    """Let the cluster score the items of one query.
+
+    :param cluster: the cluster.
+    :param mode: where the model runs.
+    :param model_id: the model.
+    :param query: the query.
+    :param documents: the items' texts.
+    :return: ``[n, 3 + k]``.
+    """
+    body = render(f"predict_{mode}.json", query=query, documents=list(documents))
+    if mode == "local":
+        place = path("_plugins", "_ml", "_predict", "text_similarity", model_id)
+    else:
+        place = path("_plugins", "_ml", "models", model_id, "_predict")
+    return rows_of(cluster.read("POST", place, body), where=cluster.url)
+
+
+def rows_of(answer: Mapping[str, Any], *, where: str) -> NDArray[np.float64]:
+    """Read the columns out of a prediction.
+
+    :param answer: what ML Commons answered: a result a document in the cluster, one for all by connector.
+    :param where: the cluster, for messages.
+    :return: ``[n, width]``.
+    :raises ClusterError: when there are none.
+    """
+    try:
+        rows = [tensor["data"] for result in answer["inference_results"] for tensor in result["output"]]
+        return np.asarray(rows, dtype=np.float64).reshape(len(rows), -1)
+    except (KeyError, TypeError, ValueError) as err:
+        raise ClusterError(
+            "the model's answer has no rows of numbers",
+            where=where,
+            todo="see whether the scorer is darl serve",
+        ) from err
+
+
+def _differs(cluster: Cluster, mode: Mode, model_id: str, what: str) -> ClusterError:
+    todo = "start darl serve on this bundle" if mode == "connector" else "register it again with --replace"
+    return ClusterError(f"model {model_id} {what}", where=cluster.url, todo=todo)

@@ -35,6 +35,7 @@ class Record:
     :param user: who it was started as, empty for the user who started it.
     :param owner_pid: the test process that it must not outlive, 0 for none.
     :param owner_start: when that process started.
+    :param stopped: it was stopped by us; the record stays, for what Docker keeps of it.
     """
 
     engine: Engine
@@ -46,12 +47,15 @@ class Record:
     user: str = ""
     owner_pid: int = 0
     owner_start: str = ""
+    stopped: bool = False
 
     def lives(self) -> bool:
         """Tell whether the recorded process is still there.
 
         :return: False also when another process has its number by now.
         """
+        if self.stopped:
+            return False
         seen = docker.look_at_container(self.container) if self.engine == "docker" else process.look(self.pid)
         return seen is not None and seen.start == self.start and self.mark in seen.command
 
@@ -71,6 +75,8 @@ class Record:
         :param timeout_s: how long it may take before force is used.
         :return: whether it lived.
         """
+        if self.engine == "docker":
+            docker.require_docker()  # an engine that does not answer says nothing about its containers
         lives = self.lives()
         if self.engine == "docker":
             docker.stop_container(self.container)
@@ -108,14 +114,6 @@ def write_record(folder: Path, record: Record) -> None:
     :param record: what to write.
     """
     _write(folder / RECORD, json.dumps(asdict(record), indent=2) + "\n", None)
-
-
-def drop_record(folder: Path) -> None:
-    """Forget a node that has ended.
-
-    :param folder: the instance's folder.
-    """
-    (folder / RECORD).unlink(missing_ok=True)
 
 
 def prepare(

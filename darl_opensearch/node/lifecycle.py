@@ -20,7 +20,6 @@ from darl_opensearch.node.fetch import find_mvn
 from darl_opensearch.node.instance import (
     CONSOLE,
     Record,
-    drop_record,
     prepare,
     read_record,
     start_docker,
@@ -79,11 +78,11 @@ class NodePossible:
     """Whether this machine can run a node.
 
     :param engine: how, None when it cannot.
-    :param why: one sentence, for people.
+    :param reason: one sentence, for people.
     """
 
     engine: Engine | None
-    why: str
+    reason: str
 
     def __bool__(self) -> bool:
         return self.engine is not None
@@ -137,13 +136,10 @@ def down(
     folder = layout.instance(port)
     with locked(layout.lock(str(port)), report):
         changed, record = False, read_record(folder)
-        if record is not None:
-            if record.engine == "docker":
-                docker.require_docker()
+        if record is not None and not record.stopped:
             report(f"stopping the node on port {port}")
             changed = record.stop(timeout_s)
-        if folder.exists():
-            drop_record(folder)
+            write_record(folder, replace(record, stopped=True))
         if purge:
             if record is not None and record.engine == "docker":
                 docker.remove_volume(port)
@@ -217,7 +213,7 @@ def _up(spec: NodeSpec, report: Report, *, owned: bool) -> NodeStatus:
             _wait(spec, record, folder, report)
         except BaseException:
             record.stop(STOP_S)
-            drop_record(folder)
+            write_record(folder, replace(record, stopped=True))
             raise
     return replace(_status(folder, spec.port), changed=True)
 
@@ -261,9 +257,7 @@ def _choose(
         if spec.engine == "docker":
             raise
         reasons.append(str(err).rstrip("."))
-        raise DarlError(
-            f"neither Java nor Docker can run a node here. {'; or '.join(reasons)}", where="darl node"
-        ) from None
+        raise DarlError(f"neither Java nor Docker can run a node here. {'; or '.join(reasons)}") from None
     return "docker", None
 
 

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-_CHARS_PER_TOKEN = 64  # where the cut of a long text is first tried: ordinary text has 3 to 6
+# Characters a token at which a text counts as long; ordinary text has 3 to 6.
+_USUAL_CHARS_PER_TOKEN, _MOST_CHARS_PER_TOKEN = 8, 64
 _MARGIN = 128  # tokens that the last, split word of a cut text may be wrong about
 
 
@@ -48,12 +49,12 @@ class PairEncoder:
         :param documents: the documents.
         :return: an encoding for each document, in order.
         """
-        query = self.head(clean(query))
+        query = self.head(clean(query), _USUAL_CHARS_PER_TOKEN)  # it is tokenised again for each document
         pairs = [(query, self.head(clean(text))) for text in documents]
         encodings: list[Encoding] = self._tokenizer.encode_batch(pairs)
         return encodings
 
-    def head(self, text: str) -> str:
+    def head(self, text: str, chars_per_token: int = _MOST_CHARS_PER_TOKEN) -> str:
         """Cut a long text to a beginning that has the same first ``max_length`` tokens.
 
         The beginning grows until it has more tokens than can be kept, with a margin for the word that the cut
@@ -62,15 +63,16 @@ class PairEncoder:
         input, the odd token at their border may go to the other half.
 
         :param text: any text.
+        :param chars_per_token: with so many characters for each token, the text is long enough to be cut.
         :return: the text, or its beginning.
         """
-        size = self._max_length * _CHARS_PER_TOKEN
+        size, enough = self._max_length * chars_per_token, self._max_length + _MARGIN
         while size < min(len(text), MAX_ITEM_CHARS):
             encoding = self._tokenizer.encode(text[:size], add_special_tokens=False)
             # The tokenizer's own truncation puts what it cuts into further encodings.
-            count = len(encoding.ids) + sum(len(more.ids) for more in encoding.overflowing)
-            if count > self._max_length + _MARGIN:
-                return text[:size]
+            ends = [end for part in (encoding, *encoding.overflowing) for _, end in part.offsets]
+            if len(ends) > enough:
+                return text[: ends[enough]]
             size *= 4
         return text[:MAX_ITEM_CHARS]
 

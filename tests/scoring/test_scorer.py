@@ -191,3 +191,9 @@ def test_a_closed_scorer_says_so(tiny):
     opened.close()
     with pytest.raises(UsageError, match="closed"):
         opened.score("a", ["b"])
+
+
+def test_a_long_query_scores_as_its_beginning(scorer, tiny):
+    query = "stolen bicycle on the piste " * 500
+    ours, whole = scorer._encoder(query, TEXTS), [tiny.tokenizer.encode(query, text) for text in TEXTS]
+    assert [e.ids for e in ours] == [e.ids for e in whole]

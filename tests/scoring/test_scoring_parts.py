@@ -93,7 +93,7 @@ class GpuBuild(types.SimpleNamespace):
     def get_available_providers(self):
         return ["CUDAExecutionProvider", "CPUExecutionProvider"]
 
-    def InferenceSession(self, path, *, providers, **kwargs):  # noqa: N802
+    def InferenceSession(self, path, *, providers, **kwargs):
         session = self.real.InferenceSession(path, providers=["CPUExecutionProvider"], **kwargs)
         if providers == ["CPUExecutionProvider"]:
             return session

@@ -1,0 +1,121 @@
+"""Every setting of the service, once: ``darl serve`` makes its options from these fields."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from darl_opensearch.errors import InputError, UsageError
+from darl_opensearch.ood.record import TextPolicy
+from darl_opensearch.scoring.runtime import Provider
+
+
+def _setting(default: Any, text: str, **metadata: Any) -> Any:
+    """Make a field with its help.
+
+    Metadata: ``least`` and ``most`` bound a number; ``variables`` are read besides ``DARL_<NAME>``;
+    ``secret`` values are never shown.
+    """
+    return field(default=default, metadata={"help": text} | metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerConfig:
+    """How to serve a bundle. The help of each field is its documentation."""
+
+    host: str = _setting("127.0.0.1", "Address to listen on.")
+    port: int = _setting(8091, "Port to listen on; 0 takes any that is free.", least=0, most=65535)
+
+    provider: Provider = _setting(
+        "cpu", "Where the graph runs. Without a usable GPU cuda falls back to cpu, and says so."
+    )
+    require_provider: bool = _setting(False, "Fail rather than fall back.")
+    threads: int | None = _setting(
+        None, "Batches scored at the same time.  [default: the cores of this process]", least=1
+    )
+    int8: bool = _setting(False, "Use the quantised graph.")
+    token_budget: int | None = _setting(
+        None, "Most tokens of a batch, padding included.  [default: 512, or 32768 on a GPU]", least=1
+    )
+
+    max_documents: int = _setting(1000, "Most documents of a request.", least=1)
+    max_body_bytes: int = _setting(10_000_000, "Most bytes of a request.", least=1)
+    max_concurrent: int = _setting(
+        8, "Requests worked on at the same time; their batches take turns.", least=1
+    )
+    max_queue: int = _setting(64, "Requests that may wait beyond those; more are answered 503.", least=0)
+    deadline_ms: int | None = _setting(
+        None,
+        "Give a request up after this time with 503, and the search keeps its first-stage order.",
+        least=1,
+    )
+    body_timeout: float = _setting(30.0, "Seconds a request's body may take to arrive.", least=0)
+    shutdown_timeout: int = _setting(30, "Seconds that requests get to finish after SIGTERM.", least=0)
+
+    api_key: str | None = _setting(
+        None,
+        "Key that callers send as 'Authorization: Bearer KEY'. Prefer the variable or a file.",
+        secret=True,
+    )
+    api_key_file: Path | None = _setting(None, "File with the keys, one a line: two while you change over.")
+    rate_limit: int = _setting(
+        0, "Requests a minute for each key, or address without keys; 0 is no limit.", least=0
+    )
+
+    ood_log: Path | None = _setting(
+        None, "SQLite spool of the OOD log.  [default: BUNDLE-NAME.sqlite in the user's state folder]"
+    )
+    no_ood_log: bool = _setting(False, "Keep no OOD log.")
+    ood_sample_rate: float = _setting(
+        0.05, "Share of the pairs that are not OOD to log all the same.", least=0, most=1
+    )
+    ood_text: TextPolicy = _setting("full", "How item texts are logged.")
+    ood_max_bytes: int = _setting(
+        1_000_000_000, "Bound of the spool; the oldest records go first.", least=1_000_000
+    )
+
+    ship_to: str | None = _setting(None, "Cluster to send the OOD log to, in the background.")
+    ship_user: str | None = _setting(None, "User for it.", variables=("OPENSEARCH_USER",))
+    ship_password: str | None = _setting(
+        None, "Their password. Prefer the variable.", variables=("OPENSEARCH_PASSWORD",), secret=True
+    )
+    ship_ca_certs: Path | None = _setting(
+        None, "PEM file of the certificates to trust.", variables=("OPENSEARCH_CA_CERTS",)
+    )
+    ship_insecure: bool = _setting(False, "Accept any certificate.", variables=("OPENSEARCH_INSECURE",))
+
+    log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "What is said on stderr.")
+
+    def __post_init__(self) -> None:
+        """Refuse settings that contradict each other."""
+        if self.no_ood_log and (self.ood_log or self.ship_to):
+            other = "--ood-log" if self.ood_log else "--ship-to"
+            raise UsageError(f"--no-ood-log and {other} contradict each other", todo="give one of them")
+
+    def keys(self) -> frozenset[str]:
+        """Read the keys that let a caller in.
+
+        :return: the keys; none means that everyone is let in.
+        :raises InputError: when the file holds none, or one could not be sent in a header.
+        """
+        keys = {self.api_key} if self.api_key else set()
+        if self.api_key_file:
+            try:
+                lines = self.api_key_file.read_text(encoding="utf-8").splitlines()
+            except (OSError, UnicodeDecodeError) as err:
+                raise InputError(
+                    f"cannot be read ({err})", where=str(self.api_key_file), todo="check --api-key-file"
+                ) from err
+            keys |= (found := {line.strip() for line in lines if line.strip()})
+            if not found:
+                raise InputError(
+                    "there is no key in it", where=str(self.api_key_file), todo="write one key a line"
+                )
+        for key in keys:
+            if not (key.isascii() and key.isprintable()) or " " in key:
+                raise InputError(
+                    "an API key has characters that no header can carry",
+                    todo="use printable ASCII without blanks",
+                )
+        return frozenset(keys)

@@ -1,0 +1,63 @@
+"""The one body that every failed request is answered with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from starlette.responses import Response
+
+from darl_opensearch.errors import DarlError
+from darl_opensearch.server.fixed_json import dumps
+
+TYPES = {
+    400: "bad_request",
+    401: "unauthorized",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "timeout",
+    413: "too_large",
+    422: "invalid_request",
+    429: "rate_limited",
+    500: "internal",
+    503: "unavailable",
+}
+
+
+class HttpError(DarlError):
+    """A request that is answered with an error.
+
+    :param status: HTTP status.
+    :param what: what happened.
+    :param where: the field it happened on.
+    :param todo: what the caller should do.
+    :param retry_after: seconds after which trying again makes sense.
+    :param headers: further headers of the answer.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        what: str,
+        *,
+        where: str | None = None,
+        todo: str | None = None,
+        retry_after: int | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(what, where=where, todo=todo)
+        self.status = status
+        self.headers = dict(headers or {})
+        if retry_after is not None:
+            self.headers["Retry-After"] = str(max(1, retry_after))
+
+
+def error_response(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
+    """Answer with an error.
+
+    :param status: HTTP status.
+    :param message: what happened, and what to do.
+    :param headers: further headers.
+    :return: the answer.
+    """
+    body = {"error": {"status": status, "type": TYPES.get(status, "error"), "message": message}}
+    return Response(dumps(body), status, dict(headers or {}), "application/json")

@@ -1,0 +1,127 @@
+"""How much a caller may ask for at once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from starlette.requests import ClientDisconnect, Request
+
+from darl_opensearch.server.errors import HttpError
+
+_MOST_CALLERS = 10_000
+
+
+class Admission:
+    """Bounds the requests in the house: a queue that only grows answers nobody in time.
+
+    :param limit: most requests, those being scored and those waiting.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.inside = 0
+
+    @contextmanager
+    def enter(self) -> Iterator[None]:
+        """Let one request in. Use from the event loop only.
+
+        :yields: nothing.
+        :raises HttpError: 503 when the house is full.
+        """
+        if self.inside >= self.limit:
+            raise HttpError(
+                503,
+                f"{self.inside} requests are being scored or wait already",
+                todo="try again shortly; add cores or raise --max-queue if this lasts",
+                retry_after=1,
+            )
+        self.inside += 1
+        try:
+            yield
+        finally:
+            self.inside -= 1
+
+
+class RateLimit:
+    """A token bucket for each caller, holding a minute's worth.
+
+    :param per_minute: requests a minute, 0 for no limit.
+    """
+
+    def __init__(self, per_minute: int) -> None:
+        self._per_minute = per_minute
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def take(self, caller: str, now: float | None = None) -> None:
+        """Count a request.
+
+        :param caller: who asks.
+        :param now: the time in seconds, for tests.
+        :raises HttpError: 429 when the caller has used up the minute's worth.
+        """
+        if not self._per_minute:
+            return
+        now = time.monotonic() if now is None else now
+        tokens, since = self._buckets.pop(caller, (float(self._per_minute), now))
+        rate = self._per_minute / 60
+        tokens = min(self._per_minute, tokens + (now - since) * rate)
+        self._buckets[caller] = (max(0.0, tokens - 1) if tokens >= 1 else tokens, now)
+        if len(self._buckets) > _MOST_CALLERS:
+            self._buckets.popitem(last=False)
+        if tokens < 1:
+            wait = (1 - tokens) / rate
+            raise HttpError(
+                429,
+                f"more than {self._per_minute} requests a minute",
+                todo=f"wait {int(wait) + 1} s, or raise --rate-limit",
+                retry_after=int(wait) + 1,
+            )
+
+
+async def read_body(request: Request, *, most: int, seconds: float) -> bytes:
+    """Read a request's body, counting what really arrives.
+
+    :param request: the request.
+    :param most: most bytes.
+    :param seconds: time it may take.
+    :return: the body.
+    :raises HttpError: 413 when it is larger, 408 when it is slower, 400 when it is cut short or compressed.
+    """
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise HttpError(
+            400, "the body is compressed", todo="send it as it is, without Content-Encoding", headers=_CLOSE
+        )
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and len(declared) < 20 and int(declared) > most:
+        raise _too_large(most)
+    chunks, size = [], 0
+    try:
+        async with asyncio.timeout(seconds or None):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > most:
+                    raise _too_large(most)
+                chunks.append(chunk)
+    except TimeoutError as err:
+        raise HttpError(
+            408, f"the body did not arrive within {seconds:g} s", todo="send it faster", headers=_CLOSE
+        ) from err
+    except ClientDisconnect as err:
+        raise HttpError(400, "the caller left before the body was complete", headers=_CLOSE) from err
+    return b"".join(chunks)
+
+
+_CLOSE = {"Connection": "close"}  # what is left of the body would be taken for the next request
+
+
+def _too_large(most: int) -> HttpError:
+    return HttpError(
+        413,
+        f"the body has more than {most} bytes",
+        todo="send fewer or shorter documents, or raise --max-body-bytes",
+        headers=_CLOSE,
+    )

@@ -1,0 +1,147 @@
+"""What every request passes through: its id and its measures, its errors, its key."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import re
+import time
+import uuid
+from collections.abc import Collection, Iterable
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from darl_opensearch.server.errors import HttpError, error_response
+from darl_opensearch.server.limits import RateLimit
+from darl_opensearch.server.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+OPEN_PATHS = frozenset({"/health", "/ready"})  # probes have no key
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+class Observe:
+    """Gives each request an id, echoes it, and measures the request.
+
+    :param app: the application inside.
+    :param metrics: where to count.
+    :param paths: paths that are counted by name; others count as one.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, paths: Collection[str]) -> None:
+        self._app, self._metrics, self._paths = app, metrics, frozenset(paths)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request.
+
+        :param scope: ASGI scope.
+        :param receive: ASGI receive.
+        :param send: ASGI send.
+        """
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
+        scope.setdefault("state", {})["request_id"] = request_id
+        scope["state"]["arrived"] = started = time.monotonic()
+        status = 500
+
+        async def observed(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+                route = scope["path"] if scope["path"] in self._paths else "other"
+                self._metrics.observe_request(route, status, time.monotonic() - started)
+            await send(message)
+
+        await self._app(scope, receive, observed)
+        log.debug("%s %s %d", scope["method"], scope["path"], status)
+
+
+class Errors:
+    """Answers whatever goes wrong inside with the one error body.
+
+    :param app: the application inside.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request.
+
+        :param scope: ASGI scope.
+        :param receive: ASGI receive.
+        :param send: ASGI send.
+        """
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun = False
+
+        async def watched(message: Message) -> None:
+            nonlocal begun
+            begun = begun or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        except HttpError as err:
+            response = error_response(err.status, str(err), err.headers)
+        except Exception:  # the last line of defence: logged in full, answered in one line
+            log.exception("request %s failed", scope["state"]["request_id"])
+            response = error_response(500, "The request could not be scored. The server's log says why.")
+        else:
+            return
+        if not begun:
+            await response(scope, receive, send)
+
+
+class Keys:
+    """Lets in whoever sends one of the keys.
+
+    :param app: the application inside.
+    :param keys: the keys; with none everyone is let in.
+    :param rate_limit: counts the requests of each caller.
+    :param limited: paths that count.
+    """
+
+    def __init__(
+        self, app: ASGIApp, keys: Iterable[str], rate_limit: RateLimit, limited: Collection[str]
+    ) -> None:
+        self._app, self._rate_limit, self._limited = app, rate_limit, frozenset(limited)
+        self._keys = [key.encode("ascii") for key in sorted(keys)]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request.
+
+        :param scope: ASGI scope.
+        :param receive: ASGI receive.
+        :param send: ASGI send.
+        """
+        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+            caller = self._caller(scope)
+            if scope["path"] in self._limited:
+                self._rate_limit.take(caller)
+        await self._app(scope, receive, send)
+
+    def _caller(self, scope: Scope) -> str:
+        if not self._keys:
+            return str((scope.get("client") or ("unknown",))[0])
+        header = Headers(scope=scope).get("authorization", "")
+        scheme, _, given = header.partition(" ")
+        sent = given.strip().encode("latin-1")
+        # Every key is compared in full, so that the time taken tells nothing about any.
+        matches = [hmac.compare_digest(sent, key) for key in self._keys]
+        if scheme.lower() != "bearer" or not any(matches):
+            raise HttpError(
+                401,
+                "the API key is wrong" if header else "there is no API key",
+                todo="send 'Authorization: Bearer KEY' with a key this server knows",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+        return f"key {matches.index(True)}"

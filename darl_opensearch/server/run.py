@@ -1,0 +1,165 @@
+"""Running the service: bind, serve, finish on SIGTERM."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import signal
+import socket
+import threading
+from contextlib import ExitStack
+from pathlib import Path
+from types import FrameType
+
+import platformdirs
+import uvicorn
+
+from darl_opensearch.bundle import Bundle
+from darl_opensearch.errors import DarlError, UsageError
+from darl_opensearch.ood import OodLog
+from darl_opensearch.server.app import create_app
+from darl_opensearch.server.config import ServerConfig
+from darl_opensearch.server.service import Service
+
+log = logging.getLogger(__name__)
+
+SHIPPER_GOODBYE_SECONDS = 10
+
+
+def serve(path: Path, config: ServerConfig) -> None:
+    """Serve a bundle until SIGTERM or SIGINT.
+
+    What the operator must mend is found before the port is bound: the bundle, its digests, the keys, the
+    spool, the cluster's address. Only loading the graph happens behind the open port, with ``/ready`` at 503.
+
+    :param path: the bundle's folder.
+    :param config: the settings.
+    :raises DarlError: when it cannot start.
+    """
+    bundle = Bundle.open(path)
+    if not config.keys() and not _is_loopback(config.host):
+        log.warning(
+            "listening on %s without an API key: whoever reaches it may use it. Give --api-key-file.",
+            config.host,
+        )
+    spool = spool_path(config, bundle)
+    with ExitStack() as stack:
+        listener = stack.enter_context(_bind(config.host, config.port))
+        ood_log = open_ood_log(config, bundle, spool) if spool else None
+        if spool and config.ship_to:
+            stack.enter_context(_Shipping(config, spool))
+        service = Service(config, bundle, ood_log)
+        server = uvicorn.Server(
+            uvicorn.Config(
+                create_app(service),
+                http="httptools",
+                log_config=None,  # the command sets logging up
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=config.shutdown_timeout,
+            )
+        )
+
+        def stop(*_: int | FrameType | None) -> None:
+            server.should_exit = True
+
+        service.on_failure = stop
+        # uvicorn takes signals while it serves and raises them again afterwards: a stop asked for is no
+        # failure, so these handlers also make the exit code 0.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, stop)
+        host, port = listener.getsockname()[:2]
+        log.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+        server.run(sockets=[listener])
+        if service.failure is not None:
+            raise service.failure
+        log.info("stopped.")
+
+
+def spool_path(config: ServerConfig, bundle: Bundle) -> Path | None:
+    """Find out where the OOD log goes.
+
+    :param config: the settings.
+    :param bundle: the model.
+    :return: the spool's file, or None for no log.
+    """
+    if config.no_ood_log:
+        return None
+    return config.ood_log or platformdirs.user_state_path("darl-opensearch") / f"{bundle.card.name}.sqlite"
+
+
+def open_ood_log(config: ServerConfig, bundle: Bundle, spool: Path) -> OodLog:
+    """Open the OOD log.
+
+    :param config: the settings.
+    :param bundle: the model.
+    :param spool: the spool's file; its folder is made.
+    :return: the log.
+    """
+    spool.parent.mkdir(parents=True, exist_ok=True)
+    card = bundle.card
+    return OodLog.open(
+        spool,
+        model=card.name,
+        version=card.version,
+        alpha=card.ood.alpha,
+        sample_rate=config.ood_sample_rate,
+        text=config.ood_text,
+        max_bytes=config.ood_max_bytes,
+    )
+
+
+class _Shipping:
+    """Sends the spool to a cluster from a thread of its own, as long as it is entered."""
+
+    def __init__(self, config: ServerConfig, spool: Path) -> None:
+        from darl_opensearch.cluster.connect import ClusterOptions, connect, without_secrets
+        from darl_opensearch.ood import Shipper
+
+        options = ClusterOptions(
+            url=config.ship_to or "",
+            user=config.ship_user or None,
+            password=config.ship_password or None,
+            ca_certs=config.ship_ca_certs,
+            insecure=config.ship_insecure,
+        )
+        self._shipper = Shipper(spool, connect(options), where=without_secrets(options.url))
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="darl-shipper", daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(SHIPPER_GOODBYE_SECONDS)  # what is left waits in the spool for the next start
+        if not self._thread.is_alive():
+            self._shipper.close()
+
+    def _run(self) -> None:
+        try:
+            self._shipper.run(self._stop)
+        except Exception:  # searching goes on without it; the spool keeps the records
+            log.exception("the OOD log is no longer sent to the cluster; records stay in the spool")
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=1024)
+    except OSError as err:
+        where = f"{host}:{port}"
+        if isinstance(err, socket.gaierror):
+            raise UsageError("there is no such address", where=where, todo="check --host") from err
+        raise DarlError(
+            f"cannot listen there ({err.strerror})",
+            where=where,
+            todo="stop what does, or choose another --port",
+        ) from err
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

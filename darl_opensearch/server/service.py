@@ -1,0 +1,204 @@
+"""The model behind the routes: loading it, scoring with it, logging what it found."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from darl_opensearch import __version__
+from darl_opensearch.bundle import Bundle
+from darl_opensearch.ood import OodLog, RankedRequest
+from darl_opensearch.scoring import DeadlinePassed, Scorer
+from darl_opensearch.scoring import deadline as deadlines
+from darl_opensearch.server import wire
+from darl_opensearch.server.config import ServerConfig
+from darl_opensearch.server.errors import HttpError
+from darl_opensearch.server.limits import Admission
+from darl_opensearch.server.metrics import Metrics
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A ranked request.
+
+    :param body: what to send.
+    :param ranked: what to log.
+    """
+
+    body: str
+    ranked: RankedRequest
+
+
+class Service:
+    """One model, served.
+
+    :param config: the settings.
+    :param bundle: the model, opened.
+    :param ood_log: where to log, or None.
+    """
+
+    def __init__(self, config: ServerConfig, bundle: Bundle, ood_log: OodLog | None = None) -> None:
+        self.config, self.bundle = config, bundle
+        self.metrics = Metrics()
+        self.admission = Admission(config.max_concurrent + config.max_queue)
+        self.metrics.inside.set_function(lambda: self.admission.inside)
+        self.on_failure: Callable[[], None] = lambda: None
+        self.failure: BaseException | None = None
+        self._ood_log = ood_log
+        if ood_log is not None:
+            self.metrics.watch_ood_log(ood_log.counters)
+        self._scorer: Scorer | None = None
+        self._started = time.monotonic()
+        self._workers = ThreadPoolExecutor(config.max_concurrent, thread_name_prefix="darl-request")
+
+    @property
+    def ready(self) -> bool:
+        """Whether the model is loaded and warm."""
+        return self._scorer is not None
+
+    async def load(self) -> None:
+        """Load and warm up the model; failing is noted in :attr:`failure` and told to ``on_failure``."""
+        try:
+            self._scorer = await self._in_worker(self._open)
+        except Exception as err:  # noqa: BLE001  kept for whoever runs the server: a task has nobody to raise to
+            self.failure = err
+            self.on_failure()
+            return
+        self.metrics.ready.set(1)
+
+    def _open(self) -> Scorer:
+        config = self.config
+        scorer = Scorer.open(
+            self.bundle,
+            provider=config.provider,
+            threads=config.threads,
+            int8=config.int8,
+            token_budget=config.token_budget,
+            require_provider=config.require_provider,
+        )
+        scorer.warm_up()
+        card = self.bundle.card
+        self.metrics.fallback.set(scorer.fallback is not None)
+        self.metrics.model.info({"name": card.name, "version": card.version, "provider": scorer.provider})
+        log.info(
+            "%s %s is ready: %s, %d thread%s%s.",
+            card.name, card.version, scorer.provider, scorer.threads, "s" * (scorer.threads > 1),
+            ", int8" if scorer.int8 else "",
+        )  # fmt: skip
+        return scorer
+
+    async def rerank(self, body: bytes, *, request_id: str, arrived: float) -> Answer:
+        """Rank the documents of a request.
+
+        :param body: the request's body.
+        :param request_id: its id.
+        :param arrived: when it came, by ``time.monotonic()``.
+        :return: the answer.
+        :raises HttpError: when the request is wrong, or its deadline has passed.
+        """
+        scorer = self.scorer()
+        try:
+            return await self._in_worker(lambda: self._rerank(scorer, body, request_id, arrived))
+        except DeadlinePassed as err:
+            self.metrics.deadlines.inc()
+            raise HttpError(503, err.what, todo=err.todo, retry_after=1) from err
+
+    def _rerank(self, scorer: Scorer, body: bytes, request_id: str, arrived: float) -> Answer:
+        limit = self.config.deadline_ms
+        deadline = arrived + limit / 1000 if limit else None
+        deadlines.check(deadline)  # it may have waited for a worker
+        call = wire.parse(body, max_documents=self.config.max_documents)
+        ranked = scorer.run(call.query, call.documents, deadline=deadline)
+        self.metrics.observe_pass(ranked)
+        return Answer(
+            wire.render(call, ranked, self.bundle.card, request_id),
+            RankedRequest(
+                request_id=request_id,
+                timestamp=datetime.now(UTC),
+                query=call.query,
+                query_id=call.query_id,
+                slice=call.slice,
+                doc_ids=call.doc_ids,
+                documents=call.documents,
+                scores=ranked.scores,
+                latency_ms=1000 * (time.monotonic() - arrived),
+                route="server",
+            ),
+        )
+
+    def scorer(self) -> Scorer:
+        """Give the scorer.
+
+        :return: it.
+        :raises HttpError: 503 while the model is loading.
+        """
+        if self._scorer is None:
+            raise HttpError(503, "the model is being loaded", todo="try again shortly", retry_after=1)
+        return self._scorer
+
+    async def log(self, ranked: RankedRequest) -> None:
+        """Offer a request to the OOD log. Never waits.
+
+        :param ranked: what was ranked.
+        """
+        if self._ood_log is not None and len(ranked.documents):
+            self._ood_log.offer(ranked)
+
+    def info(self) -> dict[str, Any]:
+        """Describe what is served.
+
+        :return: model, grades, provider, limits, state of the OOD log.
+        """
+        card, config, scorer = self.bundle.card, self.config, self._scorer
+        return {
+            "name": card.name,
+            "version": card.version,
+            "backbone": card.backbone,
+            "identity": self.bundle.identity,
+            "server": f"darl-opensearch {__version__}",
+            "ready": self.ready,
+            "uptime_s": time.monotonic() - self._started,
+            "grades": [
+                {"grade": grade, "name": name, "gain": gain}
+                for grade, (name, gain) in enumerate(zip(card.scale.names, card.scale.gains, strict=True))
+            ],
+            "columns": list(card.columns.hit_fields()),
+            "max_length": card.max_length,
+            "ood": {"alpha": card.ood.alpha, "detector": card.ood.detector, "features": card.ood.features},
+            "provider": scorer.provider if scorer else None,
+            "provider_asked": config.provider,
+            "provider_fallback": scorer.fallback if scorer else None,
+            "precision": "int8" if config.int8 else "fp32",
+            "threads": scorer.threads if scorer else None,
+            "token_budget": scorer.token_budget if scorer else None,
+            "limits": {
+                "max_documents": config.max_documents,
+                "max_body_bytes": config.max_body_bytes,
+                "max_concurrent": config.max_concurrent,
+                "max_queue": config.max_queue,
+                "deadline_ms": config.deadline_ms,
+                "rate_limit": config.rate_limit,
+            },
+            "ood_log": self._ood_log.counters() if self._ood_log is not None else None,
+        }
+
+    def close(self) -> None:
+        """Finish what runs, and write down what the OOD log still holds."""
+        self.metrics.ready.set(0)
+        self._workers.shutdown(wait=True)
+        if self._scorer is not None:
+            self._scorer.close()
+        if self._ood_log is not None:
+            self._ood_log.close()
+
+    async def _in_worker(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._workers, work)

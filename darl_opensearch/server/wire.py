@@ -1,0 +1,256 @@
+"""What callers send and get: the Cohere/Jina shape with grades and OOD columns, and TEI's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NoReturn
+
+from darl_opensearch.bundle import Card
+from darl_opensearch.scores import Scores
+from darl_opensearch.scoring import Pass
+from darl_opensearch.scoring.encode import clean
+from darl_opensearch.server.errors import HttpError
+from darl_opensearch.server.fixed_json import dumps
+
+Shape = Literal["cohere", "tei"]
+
+
+@dataclass(frozen=True)
+class RerankCall:
+    """A request to rank documents.
+
+    :param query: the query.
+    :param documents: the documents' texts.
+    :param shape: how to answer.
+    :param top_n: most results, or None for all.
+    :param return_documents: whether results carry their texts.
+    :param query_id: the caller's id of the query.
+    :param slice: the part of traffic it belongs to.
+    :param doc_ids: ids of the documents.
+    """
+
+    query: str
+    documents: list[str]
+    shape: Shape = "cohere"
+    top_n: int | None = None
+    return_documents: bool = False
+    query_id: str | None = None
+    slice: str | None = None
+    doc_ids: list[str] | None = None
+
+
+def parse(body: bytes, *, max_documents: int) -> RerankCall:
+    """Read a request. Fields that are not ours are left alone: other services' clients send theirs.
+
+    :param body: the request's body.
+    :param max_documents: most documents.
+    :return: the call.
+    :raises HttpError: 400 when it is not JSON, 422 when a field is wrong, 413 for too many documents.
+    """
+    data = _read_json(body)
+    if ("documents" in data) == ("texts" in data):
+        both = (
+            "both documents and texts are there"
+            if "texts" in data
+            else "there is neither documents nor texts"
+        )
+        _invalid(both, todo='send {"query": "…", "documents": ["…", "…"]}')
+    shape: Shape = "tei" if "texts" in data else "cohere"
+    field = "texts" if shape == "tei" else "documents"
+    documents = _texts(data[field], field, max_documents)
+    return RerankCall(
+        query=_query(data.get("query")),
+        documents=documents,
+        shape=shape,
+        top_n=_top_n(data.get("top_n")),
+        return_documents=_flag(data, "return_text" if shape == "tei" else "return_documents"),
+        query_id=_label(data.get("query_id"), "query_id"),
+        slice=_label(data.get("slice"), "slice"),
+        doc_ids=_doc_ids(data.get("doc_ids"), len(documents)),
+    )
+
+
+def render(call: RerankCall, ranked: Pass, card: Card, request_id: str) -> str:
+    """Write the answer.
+
+    :param call: what was asked.
+    :param ranked: what the model said.
+    :param card: the model's card.
+    :param request_id: id of the answer.
+    :return: ASCII JSON.
+    """
+    scores = ranked.scores
+    order = [int(i) for i in scores.order()]
+    if call.shape == "tei":
+        return dumps(
+            [
+                {"index": i, "score": float(scores.score[i])}
+                | ({"text": call.documents[i]} if call.return_documents else {})
+                for i in order
+            ]
+        )
+    results = [_result(call, scores, card, i) for i in order[: call.top_n]]
+    return dumps(
+        {
+            "id": request_id,
+            "model": card.name,
+            "results": results,
+            "ood": ood_summary(scores),
+            "tensors": tensors(scores),
+            "usage": {"total_tokens": ranked.tokens, "pairs": len(scores)},
+        }
+    )
+
+
+def tensors(scores: Scores) -> str:
+    """Render all columns of all documents as ML Commons' tensors.
+
+    The connector's post-process returns this string as it is, and so one remote model serves the ``rerank``
+    processor, which reads the first number, and ``ml_inference``, which maps them all.
+
+    :param scores: the scores.
+    :return: a JSON array with a tensor for each document, in the order of the documents.
+    """
+    shape = [scores.data.shape[1]]
+    return dumps(
+        [
+            {"name": "similarity", "data_type": "FLOAT32", "shape": shape, "data": row}
+            for row in scores.data.tolist()
+        ]
+    )
+
+
+def ood_summary(scores: Scores) -> dict[str, Any]:
+    """Sum up how strange a request's pairs are, in the words of the OOD log's request record.
+
+    :param scores: the scores.
+    :return: alpha, counts, share and maxima.
+    """
+    n, ood_pairs = len(scores), int(scores.is_ood.sum())
+    return {
+        "alpha": scores.alpha,
+        "candidates": n,
+        "ood_pairs": ood_pairs,
+        "ood_share": ood_pairs / n if n else 0.0,
+        "max_ood_score": float(scores.ood_score.max()) if n else None,
+        "max_ood_distance": float(scores.ood_distance.max()) if n else None,
+    }
+
+
+def _result(call: RerankCall, scores: Scores, card: Card, i: int) -> dict[str, Any]:
+    grade = int(scores.grade[i])
+    return {
+        "index": i,
+        "relevance_score": float(scores.score[i]),
+        **({"document": {"text": call.documents[i]}} if call.return_documents else {}),
+        "grade": grade,
+        "grade_name": card.scale.names[grade],
+        "grade_probs": scores.grade_probs[i].tolist(),
+        "ood_score": float(scores.ood_score[i]),
+        "ood_distance": float(scores.ood_distance[i]),
+        "is_ood": bool(scores.is_ood[i]),
+    }
+
+
+def _read_json(body: bytes) -> Mapping[str, Any]:
+    try:
+        data = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
+    except (ValueError, RecursionError) as err:
+        why = "nested too deep" if isinstance(err, RecursionError) else str(err)
+        raise HttpError(
+            400, f"the body is not JSON ({why[:200]})", todo="send one JSON object in UTF-8"
+        ) from err
+    if not isinstance(data, dict):
+        raise HttpError(
+            400, f"the body is {_kind(data)}, not an object", todo='send {"query": …, "documents": […]}'
+        )
+    return data
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _query(value: object) -> str:
+    if not isinstance(value, str):
+        _invalid(f"is {_kind(value)}, not text", where="query", todo="send a string")
+    if not value.strip():
+        _invalid("is empty", where="query", todo="send the words that were searched for")
+    return clean(value)
+
+
+def _texts(value: object, field: str, most: int) -> list[str]:
+    if not isinstance(value, list):
+        _invalid(f"is {_kind(value)}, not a list", where=field, todo="send a list of texts")
+    if len(value) > most:
+        raise HttpError(
+            413, f"has {len(value)} entries, more than {most}", where=field,
+            todo="send fewer, or raise --max-documents",
+        )  # fmt: skip
+    texts = []
+    for place, entry in enumerate(value):
+        text = entry.get("text") if isinstance(entry, dict) else entry
+        if not isinstance(text, str):
+            kind = "an object without a text" if isinstance(entry, dict) else _kind(entry)
+            _invalid(f"is {kind}, not text", where=f"{field}[{place}]", todo='send a string or {"text": "…"}')
+        texts.append(clean(text))
+    return texts
+
+
+def _top_n(value: object) -> int | None:
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        shown = value if isinstance(value, int | float) else _kind(value)
+        _invalid(
+            f"is {shown}, not a whole number of at least 1", where="top_n", todo="leave it out to get all"
+        )
+    return value
+
+
+def _flag(data: Mapping[str, Any], field: str) -> bool:
+    value = data.get(field)
+    if value is not None and not isinstance(value, bool):
+        _invalid(f"is {_kind(value)}, not true or false", where=field, todo="send true or false")
+    return bool(value)
+
+
+def _label(value: object, field: str) -> str | None:
+    if isinstance(value, bool) or not (value is None or isinstance(value, str | int)):
+        _invalid(f"is {_kind(value)}, not text", where=field, todo="send a string, or leave it out")
+    text = "" if value is None else clean(str(value))
+    if len(text) > 1024:
+        _invalid(f"has {len(text)} characters, more than 1024", where=field, todo="send a short id")
+    return text or None  # a connector's parameters default to ""
+
+
+def _doc_ids(value: object, count: int) -> list[str] | None:
+    if isinstance(value, str):  # a connector may send its default, "[]", or a whole list as a string
+        try:
+            value = json.loads(value) if value.strip() else None
+        except (ValueError, RecursionError):
+            _invalid("is a string that holds no JSON list", where="doc_ids", todo="send a list")
+    if value is None or value == []:
+        return None
+    if not isinstance(value, list):
+        _invalid(f"is {_kind(value)}, not a list", where="doc_ids", todo="send an id for each document")
+    if len(value) != count:
+        _invalid(
+            f"has {len(value)} entries for {count} documents", where="doc_ids", todo="send one each, or none"
+        )
+    return [_label(entry, f"doc_ids[{place}]") or "" for place, entry in enumerate(value)]
+
+
+def _invalid(what: str, *, where: str | None = None, todo: str | None = None) -> NoReturn:
+    raise HttpError(422, what, where=where, todo=todo)
+
+
+def _kind(value: object) -> str:
+    if value is None:
+        return "missing or null"
+    if isinstance(value, bool):
+        return "true or false"
+    kinds = {str: "text", int: "a number", float: "a number", list: "a list", dict: "an object"}
+    return kinds.get(type(value), type(value).__name__)

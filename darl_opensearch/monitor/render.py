@@ -50,6 +50,9 @@ def render(report: MonitorReport, *, width: int | None = None, terminal: bool = 
 
 def _print_empty(console: Console, report: MonitorReport) -> None:
     console.print("There are no records" + (" of this time." if report.since else " yet."))
+    if report.counters.get("shipped"):
+        console.print("What this spool held was shipped: read it with --url in place of --spool.")
+        return
     if report.since:
         console.print("Ask for an earlier --since, or see that searches are logged:")
     console.print("darl serve --ood-log PATH, darl search, or Reranker(bundle, ood_log=PATH) write them;")

@@ -235,9 +235,7 @@ class OodLog:
         if self._failing:
             with self._changed:
                 dropped = self._counts["dropped_queue"]
-            logger.warning(
-                "OOD log: %s is written again; %d requests dropped so far", self._spool.path, dropped
-            )
+            logger.warning("OOD log: %s is written again; %d requests dropped so far", self._spool.path, dropped)
         self._failing = False
 
 

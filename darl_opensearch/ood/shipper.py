@@ -7,6 +7,7 @@ written twice, but across a rollover, where ids are unique per backing index onl
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -120,12 +121,14 @@ class Shipper:
         return self._ship(batch) if batch else ShipResult()
 
     def ship_all(self, *, after_batch: Callable[[ShipResult], None] | None = None) -> ShipResult:
-        """Send what the spool holds, until it is empty or the cluster takes no more for now.
+        """Send what the spool holds, until it is empty or the cluster takes no more for now; then refresh.
 
         :param after_batch: told what each batch came to.
         :return: the sum over all batches.
         :raises ClusterError: when the cluster did not answer for a batch.
         """
+        from opensearchpy.exceptions import OpenSearchException
+
         total = ShipResult()
         while (result := self.ship_once()).sent:
             total += result
@@ -133,6 +136,9 @@ class Shipper:
                 after_batch(result)
             if result.kept:
                 break
+        if total.created:
+            with contextlib.suppress(OpenSearchException):  # a courtesy to whoever reads next
+                self._client.indices.refresh(index=self.stream)
         return total
 
     def run(self, stop: threading.Event) -> None:
@@ -196,9 +202,7 @@ class Shipper:
         kept_reason = None
         items = answer.get("items")
         if not isinstance(items, list) or len(items) != len(batch):
-            raise ClusterError(
-                "the bulk answer does not cover the batch", where=self.where, todo="check proxies"
-            )
+            raise ClusterError("the bulk answer does not cover the batch", where=self.where, todo="check proxies")
         for record, item in zip(batch, items, strict=True):
             outcome = item.get("create", {})
             status = outcome.get("status")
@@ -213,8 +217,7 @@ class Shipper:
         self._spool.settle(created=created, already_there=already_there, dead=dead)
         if dead:
             logger.warning(
-                "OOD shipper: %d records were refused for good and put aside (%s)."
-                " See darl ship --dead-letters.",
+                "OOD shipper: %d records were refused for good and put aside (%s). See darl ship --dead-letters.",
                 len(dead),
                 next(iter(dead.values())),
             )

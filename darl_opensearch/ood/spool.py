@@ -155,9 +155,7 @@ class Spool:
         self._inode = path.stat().st_ino
 
     @classmethod
-    def open(
-        cls, path: str | os.PathLike[str], *, create: bool = False, max_bytes: int | None = None
-    ) -> Spool:
+    def open(cls, path: str | os.PathLike[str], *, create: bool = False, max_bytes: int | None = None) -> Spool:
         """Open a spool.
 
         :param path: the SQLite file, on a local file system.
@@ -168,22 +166,16 @@ class Spool:
         """
         file = Path(path)
         if max_bytes is not None and max_bytes < 4096:
-            raise InputError(
-                f"a spool of {max_bytes} bytes holds nothing", where=str(file), todo="allow 1 MB or more"
-            )
+            raise InputError(f"a spool of {max_bytes} bytes holds nothing", where=str(file), todo="allow 1 MB or more")
         if not file.is_file():
             if not create:
                 todo = "name the file that --ood-log of darl serve or ood_log= of the Reranker writes"
                 raise InputError("there is no spool here", where=str(file), todo=todo)
             _create_private(file)
         try:
-            connection = sqlite3.connect(
-                file, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
-            )
+            connection = sqlite3.connect(file, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         except sqlite3.Error as err:
-            raise InputError(
-                f"the spool cannot be opened ({err})", where=str(file), todo="check its owner"
-            ) from err
+            raise InputError(f"the spool cannot be opened ({err})", where=str(file), todo="check its owner") from err
         try:
             _prepare(connection, file)
         except sqlite3.Error as err:
@@ -363,9 +355,7 @@ class Spool:
         :return: every name of ``COUNTERS``; ``stored_records``, ``stored_dead_letters``, ``stored_bytes``.
         """
         with self._lock, self._reading() as db:
-            counts = dict.fromkeys(COUNTERS, 0) | dict(
-                db.execute("SELECT name, value FROM counter").fetchall()
-            )
+            counts = dict.fromkeys(COUNTERS, 0) | dict(db.execute("SELECT name, value FROM counter").fetchall())
             counts["stored_records"] = db.execute("SELECT count(*) FROM record").fetchone()[0]
             counts["stored_dead_letters"] = db.execute("SELECT count(*) FROM dead_letter").fetchone()[0]
         return counts
@@ -461,9 +451,7 @@ def _prepare(connection: sqlite3.Connection, file: Path) -> None:
         if _format(connection) == 0:
             if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
                 connection.execute("ROLLBACK")
-                raise InputError(
-                    "this SQLite file is not an OOD spool", where=str(file), todo="name another file"
-                )
+                raise InputError("this SQLite file is not an OOD spool", where=str(file), todo="name another file")
             for statement in _statements(_SCHEMA):
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {FORMAT}")

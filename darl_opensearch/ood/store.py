@@ -41,9 +41,7 @@ class OodStore(Protocol):
     def where(self) -> str:
         """The store, for messages."""
 
-    def requests(
-        self, *, since: datetime | None = None, until: datetime | None = None
-    ) -> Iterator[RequestRecord]:
+    def requests(self, *, since: datetime | None = None, until: datetime | None = None) -> Iterator[RequestRecord]:
         """Read request records, by time, each once.
 
         :param since: earliest time, included.
@@ -92,9 +90,7 @@ class SpoolStore:
         """Close the spool."""
         self._spool.close()
 
-    def requests(
-        self, *, since: datetime | None = None, until: datetime | None = None
-    ) -> Iterator[RequestRecord]:
+    def requests(self, *, since: datetime | None = None, until: datetime | None = None) -> Iterator[RequestRecord]:
         """Read request records, by time, each once.
 
         :param since: earliest time, included.
@@ -158,9 +154,7 @@ class StreamStore:
         """The cluster and the stream's name."""
         return f"{self._url}, {self._stream}"
 
-    def requests(
-        self, *, since: datetime | None = None, until: datetime | None = None
-    ) -> Iterator[RequestRecord]:
+    def requests(self, *, since: datetime | None = None, until: datetime | None = None) -> Iterator[RequestRecord]:
         """Fetch request records, by time, each once.
 
         :param since: earliest time, included.

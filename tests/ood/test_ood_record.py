@@ -1,0 +1,156 @@
+"""Laws of the records: same ids and draws on every attempt, weights that make shares unbiased."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from datetime import UTC, datetime, timedelta, timezone
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ood_support import POLICY, request_of, scores_of
+
+from darl_opensearch.errors import InputError
+from darl_opensearch.ood.record import (
+    LogPolicy,
+    PairRecord,
+    RankedRequest,
+    RequestRecord,
+    is_drawn,
+    record_from_json,
+    record_id,
+    records_of,
+    text_hash,
+    to_ms,
+)
+from darl_opensearch.ood.stream import template
+
+texts = st.text(max_size=40)  # half surrogates included: JSON can carry them
+short = st.text(max_size=4)
+identities = st.tuples(short, short, short, st.none() | st.integers(0, 9))
+unit = st.floats(0, 1, width=32)
+requests = st.builds(
+    lambda request_id, query, query_id, slice, ood, when: request_of(
+        0, ood, request_id=request_id, query=query, query_id=query_id, slice=slice, timestamp=when
+    ),
+    request_id=st.text(min_size=1, max_size=40),
+    query=texts,
+    query_id=st.none() | texts,
+    slice=st.none() | texts,
+    ood=st.lists(unit, max_size=12),
+    when=st.datetimes(min_value=datetime(1971, 1, 1), max_value=datetime(2100, 1, 1), timezones=st.just(UTC)),
+)
+
+
+@given(request=requests, text=st.sampled_from(["full", "hash", "none"]), rate=st.floats(0, 1))
+def test_every_attempt_makes_the_same_records(request, text, rate):
+    policy = LogPolicy(model="m", version="1", alpha=0.05, sample_rate=rate, text=text)
+    first = [json.dumps(r.to_json(), ensure_ascii=False).encode() for r in records_of(request, policy)]
+    again = [json.dumps(r.to_json(), ensure_ascii=False).encode() for r in records_of(request, policy)]
+    assert first == again
+    ids = [r.record_id for r in records_of(request, policy)]
+    assert len(set(ids)) == len(ids)
+
+
+@given(request=requests, text=st.sampled_from(["full", "hash", "none"]))
+def test_records_survive_json(request, text):
+    for record in records_of(request, dataclasses.replace(POLICY, text=text)):
+        back = record_from_json(json.loads(json.dumps(record.to_json())))
+        cut = record.timestamp.replace(microsecond=record.timestamp.microsecond // 1000 * 1000)
+        assert back == dataclasses.replace(record, timestamp=cut)
+        assert to_ms(back.timestamp) == to_ms(record.timestamp)
+
+
+@given(request=requests, rate=st.floats(0, 1))
+def test_what_is_ood_is_always_logged_and_the_request_counts_exactly(request, rate):
+    policy = dataclasses.replace(POLICY, sample_rate=rate)
+    head, *pairs = records_of(request, policy)
+    assert isinstance(head, RequestRecord)
+    ood = np.asarray(request.scores.is_ood)
+    assert (head.candidates, head.ood_pairs) == (len(ood), int(ood.sum()))
+    assert {p.position for p in pairs if p.is_ood} == set(np.flatnonzero(ood))
+    assert all(p.weight == (1 if p.is_ood else 1 / rate) for p in pairs)
+
+
+@given(a=identities, b=identities)
+def test_another_request_version_or_position_is_another_id(a, b):
+    assert (record_id(*a) == record_id(*b)) == (a == b)
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.5])
+def test_weights_make_shares_unbiased(rate):
+    """Over many draws the weighted share averages to the true one, within 4 standard errors."""
+    policy = dataclasses.replace(POLICY, sample_rate=rate)
+    ood = [0.99] * 3 + [0.5] * 27
+    hits = totals = squares = 0.0
+    runs = 3000
+    for number in range(runs):
+        pairs = [r for r in records_of(request_of(number, ood), policy) if isinstance(r, PairRecord)]
+        total = sum(p.weight for p in pairs)
+        hits += sum(p.weight for p in pairs if p.is_ood)
+        totals, squares = totals + total, squares + (total - 30) ** 2
+    assert hits == 3 * runs
+    assert abs(totals / runs - 30) <= 4 * np.sqrt(squares / runs / runs)
+
+
+@given(identity=st.text("0123456789abcdef", min_size=32, max_size=32), a=unit, b=unit)
+def test_draws_are_nested(identity, a, b):
+    """Raising the rate only adds records; 0 draws nothing and 1 everything."""
+    low, high = sorted((a, b))
+    assert not is_drawn(identity, low) or is_drawn(identity, high)
+    assert is_drawn(identity, 1) and not is_drawn(identity, 0)
+
+
+def test_item_text_is_logged_as_asked():
+    request = request_of(0, [0.99])
+    by_policy = {}
+    for text in ("full", "hash", "none"):
+        _, pair = records_of(request, dataclasses.replace(POLICY, text=text))
+        by_policy[text] = (pair.item_text, pair.item_text_hash)
+    assert by_policy == {
+        "full": ("text of item 0", None),
+        "hash": (None, text_hash("text of item 0")),
+        "none": (None, None),
+    }
+    assert "item_text" not in pair.to_json()
+
+
+def test_the_mapping_has_exactly_the_fields_of_the_records():
+    mapping = template()["template"]["mappings"]
+    fields = {f.name for cls in (RequestRecord, PairRecord) for f in dataclasses.fields(cls)}
+    assert mapping["dynamic"] == "strict"
+    assert set(mapping["properties"]) == fields - {"timestamp"} | {"@timestamp", "kind"}
+
+
+def test_times_are_utc_milliseconds():
+    elsewhere = datetime(2026, 3, 1, 13, 0, 0, 1999, tzinfo=timezone(timedelta(hours=1)))
+    head, *_ = records_of(request_of(0, [], timestamp=elsewhere), POLICY)
+    assert head.to_json()["@timestamp"] == "2026-03-01T12:00:00.001Z"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"doc_ids": ["a", "b"]}, "lengths differ"),
+        ({"timestamp": datetime(2026, 1, 1)}, "no time zone"),
+        ({"route": "fax"}, "route 'fax' is unknown"),
+        ({"request_id": ""}, "request id is empty"),
+    ],
+)
+def test_requests_that_make_no_sense_are_refused(values, message):
+    with pytest.raises(InputError, match=message):
+        request_of(0, [0.5], **values)
+    with pytest.raises(InputError, match="kind None is unknown"):
+        record_from_json({"record_id": "x"})
+
+
+def test_half_a_surrogate_pair_is_no_reason_to_lose_a_record():
+    request = RankedRequest(
+        request_id="r\udc00", timestamp=datetime(2026, 1, 1, tzinfo=UTC), query="a\ud800b",
+        documents=["\udfff"], scores=scores_of([0.99]), latency_ms=1.0, route="server",
+    )  # fmt: skip
+    for record in records_of(request, POLICY):
+        assert json.dumps(record.to_json(), ensure_ascii=False).encode()
+        assert record.query == "a?b"

@@ -59,13 +59,9 @@ def _parse(line: bytes, where: str) -> dict[str, Any]:
         if b"\\u" in line:
             json.dumps(value, ensure_ascii=False).encode("utf-8")  # half a surrogate pair is no text
     except UnicodeDecodeError as err:
-        raise InputError(
-            f"not UTF-8 at byte {err.start + 1}", where=where, todo="save the file as UTF-8"
-        ) from err
+        raise InputError(f"not UTF-8 at byte {err.start + 1}", where=where, todo="save the file as UTF-8") from err
     except UnicodeEncodeError as err:
-        raise InputError(
-            "holds half of a surrogate pair", where=where, todo="correct the \\u escape"
-        ) from err
+        raise InputError("holds half of a surrogate pair", where=where, todo="correct the \\u escape") from err
     except (ValueError, RecursionError) as err:
         message = err.msg + f" at column {err.colno}" if isinstance(err, json.JSONDecodeError) else str(err)
         raise InputError(f"not JSON ({message})", where=where, todo="write one JSON object a line") from err

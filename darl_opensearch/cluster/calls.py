@@ -71,9 +71,7 @@ class Cluster:
         scheme = "https" if host.get("use_ssl") or host.get("scheme") == "https" else "http"
         name = host["host"]
         prefix = str(host.get("url_prefix") or "").strip("/")
-        return f"{scheme}://{f'[{name}]' if ':' in name else name}:{host.get('port', 9200)}" + (
-            prefix and f"/{prefix}"
-        )
+        return f"{scheme}://{f'[{name}]' if ':' in name else name}:{host.get('port', 9200)}" + (prefix and f"/{prefix}")
 
     def identify(self) -> Identity:
         """Ask for version and name.
@@ -111,9 +109,7 @@ class Cluster:
                     raise
                 return dict(absent)
         if not isinstance(answer, dict):
-            raise ClusterError(
-                f"{method} {path} was not answered with JSON", where=self.url, todo="check --url"
-            )
+            raise ClusterError(f"{method} {path} was not answered with JSON", where=self.url, todo="check --url")
         return answer
 
     def send(

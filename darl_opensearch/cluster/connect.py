@@ -54,13 +54,9 @@ class ClusterOptions:
             )
         if bool(self.user) != bool(self.password):
             missing = "a password but no user" if self.password else f"user {self.user!r} but no password"
-            raise UsageError(
-                f"there is {missing}", todo="give both --user and OPENSEARCH_PASSWORD, or neither"
-            )
+            raise UsageError(f"there is {missing}", todo="give both --user and OPENSEARCH_PASSWORD, or neither")
         if self.ca_certs is not None and not self.ca_certs.is_file():
-            raise UsageError(
-                "there is no such certificate file", where=str(self.ca_certs), todo="check --ca-certs"
-            )
+            raise UsageError("there is no such certificate file", where=str(self.ca_certs), todo="check --ca-certs")
 
 
 def without_secrets(url: str) -> str:
@@ -219,9 +215,7 @@ def _unreachable(err: Any, where: str) -> ClusterError:
         return ClusterError(
             "the port does not speak TLS" if plain else f"TLS failed ({_short(text)})",
             where=where,
-            todo="use an http:// URL"
-            if plain
-            else "give the certificate by --ca-certs, or --insecure to accept any",
+            todo="use an http:// URL" if plain else "give the certificate by --ca-certs, or --insecure to accept any",
         )
     if "RemoteDisconnected" in text or "Connection aborted" in text or "BadStatusLine" in text:
         return ClusterError(
@@ -233,9 +227,7 @@ def _unreachable(err: Any, where: str) -> ClusterError:
         return ClusterError("the host name is not known", where=where, todo="check the host in --url")
     if "refused" in text.lower():
         return ClusterError("nothing listens there", where=where, todo="start OpenSearch, or check --url")
-    return ClusterError(
-        f"cannot be reached ({_short(text)})", where=where, todo="check --url and the network"
-    )
+    return ClusterError(f"cannot be reached ({_short(text)})", where=where, todo="check --url and the network")
 
 
 def _not_opensearch(where: str) -> ClusterError:

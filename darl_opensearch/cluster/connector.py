@@ -71,9 +71,7 @@ def create(cluster: Cluster, bundle: Bundle, scorer: ScorerAddress) -> str:
     card = bundle.card
     description = describe(card, config_digest(bundle, scorer))
     body = _body(bundle, scorer, description=description, key=scorer.key or NO_KEY)
-    answer = cluster.send(
-        "POST", "/_plugins/_ml/connectors/_create", body, pretend={"connector_id": PENDING_ID}
-    )
+    answer = cluster.send("POST", "/_plugins/_ml/connectors/_create", body, pretend={"connector_id": PENDING_ID})
     body = render(
         "register_connector.json",
         name=connector_name(card),

@@ -73,7 +73,7 @@ class LoadReport:
         if self.failed:
             first = self.failed[0]
             raise ClusterError(
-                f"{self.items - self.indexed} of {self.items} items were not taken; the first: {first.reason}",
+                f"{self.items - self.indexed} of {self.items} items were not taken: {first.reason}",
                 where=first.where,
                 todo="correct them and run this again; the others are in the index",
             )
@@ -151,9 +151,7 @@ def load_items(
     return LoadReport(index, created, len(places), indexed, tuple(failed))
 
 
-def document(
-    bundle: Bundle, item: Mapping[str, Any], *, where: str | None = None
-) -> tuple[str, dict[str, Any]]:
+def document(bundle: Bundle, item: Mapping[str, Any], *, where: str | None = None) -> tuple[str, dict[str, Any]]:
     """Turn an item into what is indexed.
 
     :param bundle: whose template and caps.
@@ -205,9 +203,7 @@ def _send(
 ) -> tuple[int, list[FailedItem]]:
     from opensearchpy.helpers import streaming_bulk
 
-    actions = (
-        {"_op_type": "index", "_index": index, "_id": key, "_source": source} for key, source in documents
-    )
+    actions = ({"_op_type": "index", "_index": index, "_id": key, "_source": source} for key, source in documents)
     indexed, failed = 0, list[FailedItem]()
     with calling(cluster.url):
         results = streaming_bulk(

@@ -89,9 +89,7 @@ def find_models(cluster: Cluster, name: str) -> list[FoundModel]:
     :return: all that there are, oldest first.
     """
     # ML Commons answers 404 while no model was ever registered: its index is made with the first.
-    answer = cluster.read(
-        "POST", "/_plugins/_ml/models/_search", render("find_model.json", name=name), absent={}
-    )
+    answer = cluster.read("POST", "/_plugins/_ml/models/_search", render("find_model.json", name=name), absent={})
     return [_found(hit) for hit in answer.get("hits", {}).get("hits", [])]
 
 
@@ -102,12 +100,10 @@ def check_local_size(bundle: Bundle) -> None:
     :raises BundleError: when it is too large, or split in two files.
     """
     names = [name for name in (files.MODEL, EXTERNAL_DATA) if name in bundle.digests]
-    size = max(
-        (bundle.path / files.ZIP).stat().st_size, sum((bundle.path / name).stat().st_size for name in names)
-    )
+    size = max((bundle.path / files.ZIP).stat().st_size, sum((bundle.path / name).stat().st_size for name in names))
     if size > MAX_LOCAL_BYTES or EXTERNAL_DATA in bundle.digests:
         raise BundleError(
-            f"the model has {size / 1e9:.1f} GB; in a cluster {MAX_LOCAL_BYTES / 1e9:.1f} in one file is the most",
+            f"the model has {size / 1e9:.1f} GB, and ML Commons holds one file of {MAX_LOCAL_BYTES / 1e9:.1f}",
             where=str(bundle.path),
             todo="use --mode connector, or register the student distilled from it",
         )
@@ -135,13 +131,9 @@ def upload(cluster: Cluster, bundle: Bundle, on_chunk: OnChunk | None = None) ->
         chunks=chunks,
     )
     pretend = {"model_id": PENDING_ID}
-    model_id = str(
-        cluster.send("POST", "/_plugins/_ml/models/_register_meta", body, pretend=pretend)["model_id"]
-    )
+    model_id = str(cluster.send("POST", "/_plugins/_ml/models/_register_meta", body, pretend=pretend)["model_id"])
     with archive.open("rb") as file:
-        for number in range(
-            chunks
-        ):  # in order: ML Commons takes the model for complete when the last one arrives
+        for number in range(chunks):  # in order: ML Commons takes the model for complete when the last one arrives
             data = file.read(CHUNK_BYTES)
             shown = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
             where = f"{path('_plugins', '_ml', 'models', model_id, 'upload_chunk')}/{number}"

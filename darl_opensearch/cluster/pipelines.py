@@ -32,7 +32,7 @@ class PipelineOptions:
     :param oversample: candidates fetched for each hit asked for.
     :param query_path: where in the search body the query's text is, such as
         ``query.match.darl_text.query``; by default ``ext.ml_inference.query_text``.
-    :param with_query_id: pass on ``query_id`` and ``slice`` of ``ext.ml_inference``: every client must send them.
+    :param with_query_id: pass ``query_id`` and ``slice`` of ``ext.ml_inference`` on: clients must send them.
     """
 
     name: str = "darl"
@@ -56,9 +56,7 @@ class PipelineOptions:
             )
 
 
-def pipelines_for(
-    card: Card, mode: Mode, model_id: str, options: PipelineOptions
-) -> dict[str, dict[str, Any]]:
+def pipelines_for(card: Card, mode: Mode, model_id: str, options: PipelineOptions) -> dict[str, dict[str, Any]]:
     """Render the pipelines of a model.
 
     :param card: the model's card.
@@ -68,9 +66,7 @@ def pipelines_for(
     :return: name to body: the one with grades and OOD columns, and the plain one.
     """
     if options.with_query_id and mode == "local":
-        raise UsageError(
-            "an in-cluster model takes no query id", todo="leave --with-query-id out; the client logs it"
-        )
+        raise UsageError("an in-cluster model takes no query id", todo="leave --with-query-id out; the client logs it")
     common = {
         "description": f"DaRL {card.name} {card.version} ({mode})",
         "oversample": options.oversample,
@@ -176,9 +172,7 @@ class PipelineShape:
         :return: its shape.
         :raises ClusterError: when it does not write grades.
         """
-        scoring = [
-            step["ml_inference"] for step in body.get("response_processors", ()) if "ml_inference" in step
-        ]
+        scoring = [step["ml_inference"] for step in body.get("response_processors", ()) if "ml_inference" in step]
         inputs = (scoring[0].get("input_map") or [{}])[0] if scoring else {}
         query_path = str(inputs.get("query_text") or inputs.get("query") or "")
         if not query_path.startswith(REQUEST):
@@ -189,14 +183,10 @@ class PipelineShape:
                 todo="make one by darl register",
             )
         factor = [
-            step["oversample"]["sample_factor"]
-            for step in body.get("request_processors", ())
-            if "oversample" in step
+            step["oversample"]["sample_factor"] for step in body.get("request_processors", ()) if "oversample" in step
         ]
         return cls(
-            mode="local"
-            if str(scoring[0].get("function_name", "")).lower() == "text_similarity"
-            else "connector",
+            mode="local" if str(scoring[0].get("function_name", "")).lower() == "text_similarity" else "connector",
             model_id=str(scoring[0].get("model_id")),
             query_path=query_path.removeprefix(REQUEST),
             needs_ids="query_id" in inputs,

@@ -158,9 +158,7 @@ def _local_problems(settings: Mapping[str, Any], *, has_ml_node: bool) -> list[S
 
 
 def _connector_problems(settings: Mapping[str, Any], scorer_url: str) -> list[Setting]:
-    wanted: list[tuple[str, bool, str]] = [
-        (ML + "remote_inference.enabled", True, "the model runs behind a connector")
-    ]
+    wanted: list[tuple[str, bool, str]] = [(ML + "remote_inference.enabled", True, "the model runs behind a connector")]
     host = urlsplit(scorer_url).hostname
     if not host:
         raise UsageError(f"{scorer_url!r} is not a URL", todo="write it like http://127.0.0.1:8091/v1/rerank")
@@ -204,9 +202,7 @@ def _check_applied(cluster: Cluster, problems: Sequence[Setting]) -> None:
 def _matches(pattern: str, url: str) -> bool:
     try:
         return re.fullmatch(pattern, url) is not None
-    except (
-        re.error
-    ):  # Java knows constructs that Python does not: then it is added once more, which harms nothing
+    except re.error:  # Java knows constructs that Python does not: then it is added once more, which harms nothing
         return False
 
 
@@ -221,8 +217,7 @@ def is_private(host: str) -> bool:
     except ValueError:
         try:
             addresses = [
-                ipaddress.ip_address(str(found[4][0]).partition("%")[0])
-                for found in socket.getaddrinfo(host, None)
+                ipaddress.ip_address(str(found[4][0]).partition("%")[0]) for found in socket.getaddrinfo(host, None)
             ]
         except OSError:
             return True

@@ -121,9 +121,7 @@ def register(
         fresh = False
     deviation = _compare(cluster, opened, options, model_id, fresh=fresh)
 
-    changes = pipelines.put(
-        cluster, pipelines.pipelines_for(opened.card, options.mode, model_id, options.pipeline)
-    )
+    changes = pipelines.put(cluster, pipelines.pipelines_for(opened.card, options.mode, model_id, options.pipeline))
     for model in stale:
         models.remove(cluster, model)
     return Registration(
@@ -139,9 +137,7 @@ def register(
     )
 
 
-def _sort_out(
-    cluster: Cluster, bundle: Bundle, options: RegisterOptions
-) -> tuple[FoundModel | None, list[FoundModel]]:
+def _sort_out(cluster: Cluster, bundle: Bundle, options: RegisterOptions) -> tuple[FoundModel | None, list[FoundModel]]:
     """Find the model to use again, and those to remove at the end; remove what an interrupted run left."""
     if options.scorer is not None and options.mode == "connector":
         name, digest = models.connector_name(bundle.card), connector.config_digest(bundle, options.scorer)
@@ -166,9 +162,7 @@ def _sort_out(
     return (whole[0] if whole else None), []
 
 
-def _compare(
-    cluster: Cluster, bundle: Bundle, options: RegisterOptions, model_id: str, *, fresh: bool
-) -> float | None:
+def _compare(cluster: Cluster, bundle: Bundle, options: RegisterOptions, model_id: str, *, fresh: bool) -> float | None:
     if not options.verify or cluster.dry_run:
         return None
     try:

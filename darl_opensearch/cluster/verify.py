@@ -60,8 +60,7 @@ def verify(cluster: Cluster, bundle: Bundle, mode: Mode, model_id: str) -> float
             # The OOD score is a step function with steps of 1/n: at an edge, float noise moves it by one.
             step = difference[:, columns.ood_score].max() - 2.0 / bundle.card.ood.calibration_pairs
             far = (
-                difference[:, columns.ood_distance]
-                / np.maximum(1.0, np.abs(expected[:, columns.ood_distance]))
+                difference[:, columns.ood_distance] / np.maximum(1.0, np.abs(expected[:, columns.ood_distance]))
             ).max()
             worst = max(worst, float(probable))
             if not max(probable, step, far) <= bound:
@@ -74,9 +73,7 @@ def verify(cluster: Cluster, bundle: Bundle, mode: Mode, model_id: str) -> float
     return worst
 
 
-def predict(
-    cluster: Cluster, mode: Mode, model_id: str, query: str, documents: Sequence[str]
-) -> NDArray[np.float64]:
+def predict(cluster: Cluster, mode: Mode, model_id: str, query: str, documents: Sequence[str]) -> NDArray[np.float64]:
     """Let the cluster score the items of one query.
 
     :param cluster: the cluster.

@@ -1,0 +1,166 @@
+"""``darl register``: a bundle into ML Commons, and its search pipelines."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from darl_opensearch.cli.cluster_options import cluster_options
+from darl_opensearch.cli.output import emit, json_option, progress
+from darl_opensearch.errors import UsageError
+
+if TYPE_CHECKING:
+    from darl_opensearch.cluster.connect import ClusterOptions
+    from darl_opensearch.cluster.register import Registration
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path), envvar="DARL_BUNDLE")
+@cluster_options
+@click.option(
+    "--mode",
+    type=click.Choice(["local", "connector"]),
+    default="local",
+    show_default=True,
+    envvar="DARL_MODE",
+    show_envvar=True,
+    help="Run the model in the cluster, or ask a scorer (darl serve) from it.",
+)
+@click.option(
+    "--scorer-url",
+    envvar="DARL_SCORER_URL",
+    show_envvar=True,
+    default="http://127.0.0.1:8091/v1/rerank",
+    show_default=True,
+    help="The scorer's rerank route, as the cluster's nodes see it (--mode connector).",
+)
+@click.option(
+    "--scorer-key",
+    envvar="DARL_API_KEY",
+    show_envvar=True,
+    help="The scorer's API key; kept encrypted by ML Commons. Prefer the variable.",
+)
+@click.option(
+    "--scorer-timeout",
+    type=click.IntRange(1, 60),
+    default=5,
+    show_default=True,
+    envvar="DARL_SCORER_TIMEOUT",
+    show_envvar=True,
+    help="Seconds a search waits for the scorer before it keeps its first-stage order.",
+)
+@click.option(
+    "--pipeline",
+    default="darl",
+    show_default=True,
+    envvar="DARL_PIPELINE",
+    show_envvar=True,
+    help="Name of the search pipeline; NAME-plain is the variant without grades.",
+)
+@click.option(
+    "--max-k",
+    type=click.IntRange(1, 10_000),
+    envvar="DARL_MAX_K",
+    show_envvar=True,
+    help="Most pairs scored a search, unless more hits are asked for.  [default: 50 local, 200 connector]",
+)
+@click.option(
+    "--oversample",
+    type=click.IntRange(1, 1000),
+    default=5,
+    show_default=True,
+    envvar="DARL_OVERSAMPLE",
+    show_envvar=True,
+    help="Candidates fetched for each hit asked for.",
+)
+@click.option(
+    "--query-path",
+    envvar="DARL_QUERY_PATH",
+    show_envvar=True,
+    help="Take the query's text from there in the search body, such as query.match.darl_text.query, "
+    "instead of ext.ml_inference.query_text.",
+)
+@click.option(
+    "--with-query-id",
+    is_flag=True,
+    envvar="DARL_WITH_QUERY_ID",
+    show_envvar=True,
+    help="Hand ext.ml_inference.query_id and .slice to the scorer. A search without them is not reranked then.",
+)
+@click.option("--apply-settings", is_flag=True, help="Change the cluster settings that stand in the way.")
+@click.option("--replace", is_flag=True, help="Register anew, and remove what has this name and version.")
+@click.option(
+    "--verify/--no-verify", default=True, show_default=True, help="Compare the model's answers with the bundle's."
+)
+@click.option(
+    "--deploy-timeout",
+    type=click.FloatRange(min=1),
+    default=300,
+    show_default=True,
+    envvar="DARL_DEPLOY_TIMEOUT",
+    show_envvar=True,
+    help="Seconds to wait until the model is loaded.",
+)
+@click.option("--dry-run", is_flag=True, help="Print the requests as JSON and send none that changes anything.")
+@json_option
+def cli(
+    bundle: Path,
+    cluster: ClusterOptions,
+    mode: Literal["local", "connector"],
+    scorer_url: str,
+    scorer_key: str | None,
+    scorer_timeout: int,
+    pipeline: str,
+    max_k: int | None,
+    oversample: int,
+    query_path: str | None,
+    with_query_id: bool,
+    apply_settings: bool,
+    replace: bool,
+    verify: bool,
+    deploy_timeout: float,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Register BUNDLE in ML Commons and set up its search pipelines.
+
+    Doing it again changes nothing. The cluster's settings are checked first, and changed only with
+    --apply-settings; the model's answers are compared with the bundle's before a pipeline is written.
+    """
+    from darl_opensearch.cluster import Cluster, PipelineOptions, RegisterOptions, ScorerAddress, register
+
+    scorer = ScorerAddress(scorer_url, scorer_key or None, answer_seconds=scorer_timeout)
+    options = RegisterOptions(
+        mode=mode,
+        scorer=scorer if mode == "connector" else None,
+        pipeline=PipelineOptions(pipeline, max_k, oversample, query_path or None, with_query_id),
+        apply_settings=apply_settings,
+        replace=replace,
+        verify=verify,
+        deploy_timeout=deploy_timeout,
+    )
+    if with_query_id and mode == "local":
+        raise UsageError("--with-query-id is for --mode connector", todo="leave it out")
+    target = Cluster.open(cluster, dry_run=dry_run)
+    with progress() as bar:
+        task = bar.add_task("uploading", total=None)
+        done = register(bundle, target, options, on_chunk=lambda n, of: bar.update(task, completed=n, total=of))
+    if dry_run:
+        click.echo(json.dumps([call.to_json() for call in target.calls], ensure_ascii=False, indent=2))
+        return
+    emit(done.to_json(), as_json=as_json, text=_text(done))
+
+
+def _text(done: Registration) -> str:
+    lines = [
+        f"{done.name} {done.version} ({done.mode}): model {done.model_id}" + (", there already" if done.reused else "")
+    ]
+    if done.deviation is not None:
+        lines.append(f"answers as the bundle does, within {max(done.deviation, 1e-7):.0e}")
+    lines += [f"setting {name} = {json.dumps(value)}" for name, value in done.settings.items()]
+    lines += [f"search pipeline {name} {change}" for name, change in done.pipelines.items()]
+    lines += [f"model {model_id} removed" for model_id in done.removed]
+    return "\n".join(lines)

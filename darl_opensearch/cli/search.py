@@ -1,0 +1,149 @@
+"""``darl search``: one search through the pipeline, before and after."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from darl_opensearch.cli.cluster_options import cluster_options
+from darl_opensearch.cli.output import emit, json_option, note
+
+if TYPE_CHECKING:
+    from darl_opensearch.bundle import Card
+    from darl_opensearch.cluster.connect import ClusterOptions
+    from darl_opensearch.ood import OodLog
+    from darl_opensearch.ood.record import TextPolicy
+    from darl_opensearch.search import SearchOutcome
+
+WIDEST_TEXT = 60
+
+
+@click.command()
+@click.argument("query")
+@click.option(
+    "--bundle",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    required=True,
+    envvar="DARL_BUNDLE",
+    show_envvar=True,
+    help="The bundle that the pipeline serves: grade names and alpha.",
+)
+@cluster_options
+@click.option("--index", required=True, envvar="DARL_INDEX", show_envvar=True, help="The index to search.")
+@click.option(
+    "--pipeline",
+    default="darl",
+    show_default=True,
+    envvar="DARL_PIPELINE",
+    show_envvar=True,
+    help="The search pipeline.",
+)
+@click.option("--size", type=click.IntRange(1, 1000), default=10, show_default=True, help="Hits to show.")
+@click.option("--query-id", help="Your id of the query, for the OOD log.")
+@click.option("--slice", "slice_", help="The part of traffic that it belongs to, for the OOD log.")
+@click.option(
+    "--ood-log",
+    type=click.Path(dir_okay=False, path_type=Path),
+    envvar="DARL_OOD_LOG",
+    show_envvar=True,
+    help="SQLite spool of the OOD log, for an in-cluster model.  "
+    "[default: BUNDLE-NAME.sqlite in the user's state folder]",
+)
+@click.option("--no-ood-log", is_flag=True, envvar="DARL_NO_OOD_LOG", show_envvar=True, help="Keep no OOD log.")
+@click.option(
+    "--ood-text",
+    type=click.Choice(["full", "hash", "none"]),
+    default="full",
+    show_default=True,
+    envvar="DARL_OOD_TEXT",
+    show_envvar=True,
+    help="How item texts are logged.",
+)
+@click.option(
+    "--ood-sample-rate",
+    type=click.FloatRange(0, 1),
+    default=0.05,
+    show_default=True,
+    envvar="DARL_OOD_SAMPLE_RATE",
+    show_envvar=True,
+    help="Share of the pairs that are not OOD to log all the same.",
+)
+@json_option
+def cli(
+    query: str,
+    bundle: Path,
+    cluster: ClusterOptions,
+    index: str,
+    pipeline: str,
+    size: int,
+    query_id: str | None,
+    slice_: str | None,
+    ood_log: Path | None,
+    no_ood_log: bool,
+    ood_text: TextPolicy,
+    ood_sample_rate: float,
+    as_json: bool,
+) -> None:
+    """Search for QUERY through the pipeline, and show each hit's place before and after.
+
+    What the model found strange is written to the OOD log where the model runs in the cluster, which keeps
+    none itself; only the hits that come back are known here. Behind a connector the scorer logs all of them.
+    """
+    from darl_opensearch.bundle import Bundle
+    from darl_opensearch.cluster import Cluster
+    from darl_opensearch.search import PipelineSearch
+
+    target = Cluster.open(cluster)
+    target.identify()
+    card = Bundle.open(bundle, verify=False).card
+    searching = PipelineSearch(target.client, card, index, pipeline)
+    outcome = searching.search(query, size=size, query_id=query_id, slice=slice_)
+    window = min(10_000, int(size * searching.shape.oversample))
+    before = {hit["_id"]: place for place, hit in enumerate(searching.first_stage(query, size=window), 1)}
+    logged = False
+    request = outcome.ranked_request()
+    if outcome.mode == "local" and request is not None and not no_ood_log:
+        with _opened(card, ood_log, text=ood_text, sample_rate=ood_sample_rate) as log:
+            logged = log.offer(request)
+    if not outcome.reranked:
+        note("darl: not reranked: the hits are in first-stage order. See the node's log, and the scorer.")
+    result = outcome.to_json() | {"logged": logged}
+    for hit in result["hits"]:
+        hit["position_before"] = before.get(hit["id"])
+    emit(result, as_json=as_json, text="" if as_json else _table(outcome, before))
+
+
+@contextlib.contextmanager
+def _opened(card: Card, spool: Path | None, **settings: Any) -> Iterator[OodLog]:
+    import platformdirs
+
+    from darl_opensearch.ood import OodLog
+
+    spool = spool or platformdirs.user_state_path("darl-opensearch") / f"{card.name}.sqlite"
+    spool.parent.mkdir(parents=True, exist_ok=True)
+    with OodLog.open(spool, model=card.name, version=card.version, alpha=card.ood.alpha, **settings) as log:
+        yield log
+
+
+def _table(outcome: SearchOutcome, before: dict[str, int]) -> str:
+    if not outcome.hits:
+        return "nothing found"
+    lines = [f"{'now':>3}  {'before':>6}  {'score':>6}  {'grade':<14}  ood   item"]
+    for hit in outcome.hits:
+        was = before.get(hit.id)
+        score = "" if hit.score is None else f"{hit.score:.3f}"
+        mark = "" if hit.ood_score is None else f"{hit.ood_score:.2f}" + ("!" if hit.is_ood else " ")
+        text = str(hit.source.get("darl_text") or hit.id)
+        text = text if len(text) <= WIDEST_TEXT else text[: WIDEST_TEXT - 1] + "…"
+        place, grade = "-" if was is None else was, hit.grade_name or ""
+        lines.append(f"{hit.position:>3}  {place:>6}  {score:>6}  {grade:<14}  {mark:<5} {text}")
+    strange = sum(bool(hit.is_ood) for hit in outcome.hits)
+    lines.append(
+        f"{'reranked' if outcome.reranked else 'NOT reranked'} in {outcome.took_ms:.0f} ms ({outcome.mode}); "
+        f"{strange} of {len(outcome.hits)} hits out of distribution (!)"
+    )
+    return "\n".join(lines)

@@ -1,0 +1,307 @@
+"""Searching through a ``darl`` pipeline, whatever the query's text is, and saying whether it reranked."""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from darl_opensearch.bundle import Bundle, Card
+from darl_opensearch.cluster import guards, pipelines
+from darl_opensearch.cluster.calls import Cluster, path
+from darl_opensearch.cluster.config_files import render
+from darl_opensearch.cluster.pipelines import PipelineShape
+from darl_opensearch.errors import ClusterError, InputError
+from darl_opensearch.scores import Scores
+
+if TYPE_CHECKING:
+    from opensearchpy import OpenSearch
+
+    from darl_opensearch.ood import RankedRequest
+
+EXT_PATH = "ext.ml_inference.query_text"
+MAX_QUERY_CHARS = 10_000
+_STEP = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
+
+
+@dataclass(frozen=True)
+class RankedHit:
+    """A hit as it came back.
+
+    :param position: rank, from 1.
+    :param id: the document's ``_id``.
+    :param source: its ``_source``.
+    :param score: the score it is ranked by; the first stage's where it was not reranked.
+    :param first_score: the first stage's score, where it was reranked.
+    :param grade: most probable grade.
+    :param grade_name: its name.
+    :param grade_probs: probability of each grade, lowest first.
+    :param ood_score: 1 minus the conformal p-value.
+    :param ood_distance: the detector's distance.
+    :param is_ood: whether the model was not taught about such a pair.
+    """
+
+    position: int
+    id: str
+    source: Mapping[str, Any]
+    score: float | None
+    first_score: float | None = None
+    grade: int | None = None
+    grade_name: str | None = None
+    grade_probs: tuple[float, ...] | None = None
+    ood_score: float | None = None
+    ood_distance: float | None = None
+    is_ood: bool | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Render for ``--json``.
+
+        :return: JSON-ready values.
+        """
+        return dict(vars(self)) | {"grade_probs": self.grade_probs and list(self.grade_probs)}
+
+
+@dataclass(frozen=True)
+class SearchOutcome:
+    """What a search brought.
+
+    :param query: the query's text.
+    :param query_id: the caller's id of the query.
+    :param slice: the part of traffic it belongs to.
+    :param hits: the hits, best first.
+    :param reranked: whether every hit was scored and they are in that order; True where there is none.
+    :param took_ms: time from sending to having the answer.
+    :param total: documents that matched, as far as OpenSearch counted.
+    :param mode: where the pipeline's model runs: ``local`` or ``connector``.
+    :param alpha: false-alarm rate the model's OOD calibration was asked for.
+    """
+
+    query: str
+    query_id: str | None
+    slice: str | None
+    hits: tuple[RankedHit, ...]
+    reranked: bool
+    took_ms: float
+    total: int | None
+    mode: str
+    alpha: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Render for ``--json``.
+
+        :return: JSON-ready values.
+        """
+        return dict(vars(self)) | {"hits": [hit.to_json() for hit in self.hits]}
+
+    def ranked_request(self, request_id: str | None = None) -> RankedRequest | None:
+        """Make what the OOD log takes. Only the hits that came back are known here.
+
+        :param request_id: id of the request; a new UUID by default.
+        :return: the request, or None when nothing was reranked.
+        """
+        from darl_opensearch.ood import RankedRequest
+
+        if not self.reranked or not self.hits:
+            return None
+        rows = [[hit.score, *(hit.grade_probs or ()), hit.ood_score, hit.ood_distance] for hit in self.hits]
+        return RankedRequest(
+            request_id=request_id or str(uuid.uuid4()),
+            timestamp=datetime.now(UTC),
+            query=self.query,
+            query_id=self.query_id,
+            slice=self.slice,
+            doc_ids=[str(hit.source.get("darl_id", hit.id)) for hit in self.hits],
+            documents=[str(hit.source.get("darl_text", "")) for hit in self.hits],
+            scores=Scores(np.asarray(rows, dtype=np.float32), self.alpha),
+            latency_ms=self.took_ms,
+            route="search",
+        )
+
+
+class PipelineSearch:
+    """A client that searches through a ``darl`` pipeline.
+
+    It sends each query in the form that the pipeline's route needs (:mod:`~darl_opensearch.cluster.guards`),
+    so that quotes, brackets and placeholders in a query do not silently switch reranking off.
+
+    :param client: the client.
+    :param model: the bundle that the pipeline serves, or its card: grade names and alpha.
+    :param index: the index, filled by ``darl index``.
+    :param pipeline: the search pipeline, made by ``darl register``.
+    """
+
+    def __init__(self, client: OpenSearch, model: Bundle | Card, index: str, pipeline: str = "darl") -> None:
+        self.card = model.card if isinstance(model, Bundle) else model
+        self.index, self.pipeline = index, pipeline
+        self._cluster = Cluster(client)
+
+    @cached_property
+    def shape(self) -> PipelineShape:
+        """What the pipeline's definition says; read once."""
+        body = pipelines.fetch(self._cluster, self.pipeline)
+        if body is None:
+            raise ClusterError(
+                f"there is no search pipeline {self.pipeline!r}",
+                where=self._cluster.url,
+                todo="make it by darl register",
+            )
+        return PipelineShape.of(self.pipeline, body, where=self._cluster.url)
+
+    def search(
+        self,
+        query: str,
+        *,
+        size: int = 10,
+        body: Mapping[str, Any] | None = None,
+        query_id: str | None = None,
+        slice: str | None = None,
+    ) -> SearchOutcome:
+        """Search and rerank.
+
+        :param query: the query's text: what the model sees.
+        :param size: hits wanted.
+        :param body: a search body of your own; by default a match on ``darl_text``.
+        :param query_id: your id of the query, for the OOD log.
+        :param slice: the part of traffic it belongs to, for the OOD log.
+        :return: the hits, and whether they were reranked.
+        """
+        request = self._request(query, size, body, query_id, slice)
+        started = time.perf_counter()
+        answer = self._cluster.read("POST", f"{path(self.index, '_search')}?search_pipeline={self.pipeline}", request)
+        took_ms = (time.perf_counter() - started) * 1000
+        raw = answer.get("hits", {}).get("hits", [])
+        hits = tuple(self._hit(position, hit) for position, hit in enumerate(raw, 1))
+        return SearchOutcome(
+            query=query,
+            query_id=query_id,
+            slice=slice,
+            hits=hits,
+            reranked=_in_order(hits),
+            took_ms=took_ms,
+            total=(answer.get("hits", {}).get("total") or {}).get("value"),
+            mode=self.shape.mode,
+            alpha=self.card.ood.alpha,
+        )
+
+    def first_stage(
+        self, query: str, *, size: int = 10, body: Mapping[str, Any] | None = None
+    ) -> list[Mapping[str, Any]]:
+        """Search without the pipeline: the order before.
+
+        :param query: the query's text.
+        :param size: hits wanted.
+        :param body: a search body of your own.
+        :return: the hits, as OpenSearch returns them.
+        """
+        request = _body(query, size, body)
+        answer = self._cluster.read("POST", f"{path(self.index, '_search')}?search_pipeline=_none", request)
+        return list(answer.get("hits", {}).get("hits", []))
+
+    def _request(
+        self, query: str, size: int, body: Mapping[str, Any] | None, query_id: str | None, slice_: str | None
+    ) -> dict[str, Any]:
+        request = _body(query, size, body)
+        local = self.shape.mode == "local"
+        if self.shape.query_path != EXT_PATH:
+            guarded = guards.for_query_path(query) if local else guards.for_connector(query)
+            where = f"search pipeline {self.pipeline!r}"
+            request = _replaced(request, self.shape.query_path, guarded, where=where)
+            text = guarded
+        else:
+            text = guards.for_local(query) if local else guards.for_connector(query)
+        ext = render(
+            "search_ext.json",
+            query_text=text,
+            # A pipeline that maps them does not rerank a request without them.
+            query_id=guards.for_connector(query_id or ""),
+            slice=guards.for_connector(slice_ or ""),
+        )
+        return request | {"ext": {**request.get("ext", {}), **ext}}
+
+    def _hit(self, position: int, hit: Mapping[str, Any]) -> RankedHit:
+        source = hit.get("_source") or {}
+        columns = self.card.columns.hit_fields()
+        score = hit.get("_score")
+        if any(not isinstance(source.get(name), int | float) for name in columns):
+            return RankedHit(position, str(hit.get("_id")), source, score)
+        row = np.array([[float(source[name]) for name in columns]], dtype=np.float32)
+        scores = Scores(row, self.card.ood.alpha)
+        grade = int(scores.grade[0])
+        return RankedHit(
+            position=position,
+            id=str(hit.get("_id")),
+            source=source,
+            score=float(source["darl_score"]),
+            first_score=source.get("previous_score"),
+            grade=grade,
+            grade_name=self.card.scale.names[grade],
+            grade_probs=tuple(float(p) for p in scores.grade_probs[0]),
+            ood_score=float(scores.ood_score[0]),
+            ood_distance=float(scores.ood_distance[0]),
+            is_ood=bool(scores.is_ood[0]),
+        )
+
+
+def check_query(query: str) -> None:
+    """Refuse a query that nothing can be searched for.
+
+    :param query: the query's text.
+    :raises InputError: when it is empty, far too long, or not text.
+    """
+    if not query.strip():
+        raise InputError("the query is empty", todo="write what to search for")
+    if len(query) > MAX_QUERY_CHARS:
+        raise InputError(f"the query has {len(query):,} characters, more than {MAX_QUERY_CHARS:,}", todo="shorten it")
+    try:
+        query.encode("utf-8")
+    except UnicodeEncodeError as err:
+        raise InputError("the query is not valid Unicode", todo="write it in UTF-8") from err
+
+
+def _body(query: str, size: int, body: Mapping[str, Any] | None) -> dict[str, Any]:
+    check_query(query)
+    if not 1 <= size <= 10_000:
+        raise InputError(f"size {size} is outside 1..10000", todo="ask for fewer hits")
+    if body is None:
+        return render("search.json", size=size, query=query)
+    if "_source" in body:
+        raise InputError("the search body restricts _source", todo="leave it out: the pipeline reads darl_text")
+    # Without the total, the rerank processor fails and the hits stay in first-stage order.
+    return {key: value for key, value in body.items() if key != "track_total_hits"} | {"size": size}
+
+
+def _in_order(hits: Sequence[RankedHit]) -> bool:
+    if any(hit.grade is None or hit.first_score is None for hit in hits):
+        return False
+    scores = [hit.score or 0.0 for hit in hits]
+    return all(a >= b for a, b in zip(scores, scores[1:], strict=False))
+
+
+def _replaced(body: dict[str, Any], place: str, text: str, *, where: str) -> dict[str, Any]:
+    """Copy a body, with other text at a path such as ``query.bool.must[0].match.title.query``."""
+    steps: list[str | int] = [name or int(number) for name, number in _STEP.findall(place)]
+
+    def put(node: Any, rest: Sequence[str | int]) -> Any:
+        if not rest:
+            if not isinstance(node, str):
+                raise TypeError
+            return text
+        copy: Any = dict(node) if isinstance(rest[0], str) else list(node)
+        copy[rest[0]] = put(copy[rest[0]], rest[1:])
+        return copy
+
+    try:
+        return dict(put(body, steps))
+    except (KeyError, IndexError, TypeError, ValueError) as err:
+        raise InputError(
+            f"the search body has no text at {place}, where the pipeline takes the query from",
+            where=where,
+            todo="pass a body that has, or register the pipeline without --query-path",
+        ) from err

@@ -54,9 +54,7 @@ def create_app(service: Service) -> Starlette:
     async def ready(_: Request) -> Response:
         service.scorer()
         return _json(
-            dumps(
-                {"status": "ready", "model": service.bundle.card.name, "version": service.bundle.card.version}
-            )
+            dumps({"status": "ready", "model": service.bundle.card.name, "version": service.bundle.card.version})
         )
 
     async def info(_: Request) -> Response:

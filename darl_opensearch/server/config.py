@@ -41,9 +41,7 @@ class ServerConfig:
 
     max_documents: int = _setting(1000, "Most documents of a request.", least=1)
     max_body_bytes: int = _setting(10_000_000, "Most bytes of a request.", least=1)
-    max_concurrent: int = _setting(
-        8, "Requests worked on at the same time; their batches take turns.", least=1
-    )
+    max_concurrent: int = _setting(8, "Requests worked on at the same time; their batches take turns.", least=1)
     max_queue: int = _setting(64, "Requests that may wait beyond those; more are answered 503.", least=0)
     deadline_ms: int | None = _setting(
         None,
@@ -59,21 +57,15 @@ class ServerConfig:
         secret=True,
     )
     api_key_file: Path | None = _setting(None, "File with the keys, one a line: two while you change over.")
-    rate_limit: int = _setting(
-        0, "Requests a minute for each key, or address without keys; 0 is no limit.", least=0
-    )
+    rate_limit: int = _setting(0, "Requests a minute for each key, or address without keys; 0 is no limit.", least=0)
 
     ood_log: Path | None = _setting(
         None, "SQLite spool of the OOD log.  [default: BUNDLE-NAME.sqlite in the user's state folder]"
     )
     no_ood_log: bool = _setting(False, "Keep no OOD log.")
-    ood_sample_rate: float = _setting(
-        0.05, "Share of the pairs that are not OOD to log all the same.", least=0, most=1
-    )
+    ood_sample_rate: float = _setting(0.05, "Share of the pairs that are not OOD to log all the same.", least=0, most=1)
     ood_text: TextPolicy = _setting("full", "How item texts are logged.")
-    ood_max_bytes: int = _setting(
-        1_000_000_000, "Bound of the spool; the oldest records go first.", least=1_000_000
-    )
+    ood_max_bytes: int = _setting(1_000_000_000, "Bound of the spool; the oldest records go first.", least=1_000_000)
 
     ship_to: str | None = _setting(None, "Cluster to send the OOD log to, in the background.")
     ship_user: str | None = _setting(None, "User for it.", variables=("OPENSEARCH_USER",))
@@ -109,9 +101,7 @@ class ServerConfig:
                 ) from err
             keys |= (found := {line.strip() for line in lines if line.strip()})
             if not found:
-                raise InputError(
-                    "there is no key in it", where=str(self.api_key_file), todo="write one key a line"
-                )
+                raise InputError("there is no key in it", where=str(self.api_key_file), todo="write one key a line")
         for key in keys:
             if not (key.isascii() and key.isprintable()) or " " in key:
                 raise InputError(

@@ -27,9 +27,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = r = CollectorRegistry()
         ProcessCollector(registry=r)
-        self._requests = Counter(
-            "darl_requests", "Requests by route and status.", ["route", "status"], registry=r
-        )
+        self._requests = Counter("darl_requests", "Requests by route and status.", ["route", "status"], registry=r)
         self._seconds = Histogram(
             "darl_request_seconds",
             "Time to the first byte of the answer.",
@@ -46,9 +44,7 @@ class Metrics:
         self.deadlines = Counter("darl_deadlines_passed", "Requests given up at their deadline.", registry=r)
         self.inside = Gauge("darl_requests_inside", "Requests being scored or waiting.", registry=r)
         self.ready = Gauge("darl_ready", "1 when the model is loaded and warm.", registry=r)
-        self.fallback = Gauge(
-            "darl_provider_fallback", "1 when another provider than asked for is used.", registry=r
-        )
+        self.fallback = Gauge("darl_provider_fallback", "1 when another provider than asked for is used.", registry=r)
         self.model = Info("darl_model", "The model being served.", registry=r)
 
     def observe_request(self, route: str, status: int, seconds: float) -> None:
@@ -93,12 +89,8 @@ class _OodLogCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         values = dict(self._counters())
-        yield GaugeMetricFamily(
-            "darl_ood_log_queued", "Requests that wait to be spooled.", values.pop("queued", 0)
-        )
-        family = CounterMetricFamily(
-            "darl_ood_log_events", "What became of the OOD log's requests.", labels=["event"]
-        )
+        yield GaugeMetricFamily("darl_ood_log_queued", "Requests that wait to be spooled.", values.pop("queued", 0))
+        family = CounterMetricFamily("darl_ood_log_events", "What became of the OOD log's requests.", labels=["event"])
         for event, value in sorted(values.items()):
             family.add_metric([event], value)
         yield family

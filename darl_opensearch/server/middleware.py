@@ -110,9 +110,7 @@ class Keys:
     :param limited: paths that count.
     """
 
-    def __init__(
-        self, app: ASGIApp, keys: Iterable[str], rate_limit: RateLimit, limited: Collection[str]
-    ) -> None:
+    def __init__(self, app: ASGIApp, keys: Iterable[str], rate_limit: RateLimit, limited: Collection[str]) -> None:
         self._app, self._rate_limit, self._limited = app, rate_limit, frozenset(limited)
         self._keys = [key.encode("ascii") for key in sorted(keys)]
 

@@ -26,9 +26,7 @@ def document(config: ServerConfig, rerank_paths: Sequence[str]) -> dict[str, Any
     rerank = {
         "summary": "Rank documents by how relevant they are to a query.",
         "security": secured,
-        "parameters": [
-            {"name": "X-Request-Id", "in": "header", "schema": _TEXT, "description": "Echoed, and logged."}
-        ],
+        "parameters": [{"name": "X-Request-Id", "in": "header", "schema": _TEXT, "description": "Echoed, and logged."}],
         "requestBody": {"required": True, "content": _json({"oneOf": [_ref("Rerank"), _ref("TeiRerank")]})},
         "responses": {
             "200": {
@@ -45,15 +43,11 @@ def document(config: ServerConfig, rerank_paths: Sequence[str]) -> dict[str, Any
             "version": __version__,
             "description": "Graded, distribution-aware reranking. Numbers have six decimals at most.",
         },
-        "paths": {
-            path: {"post": rerank | {"operationId": f"rerank{i}"}} for i, path in enumerate(rerank_paths)
-        }
+        "paths": {path: {"post": rerank | {"operationId": f"rerank{i}"}} for i, path in enumerate(rerank_paths)}
         | {
             "/health": {"get": _plain("The process runs.", [])},
             "/ready": {"get": _plain("The model is loaded and warm; 503 until then.", [], 503)},
-            "/info": {
-                "get": _plain("What is served, where it runs, and the state of the OOD log.", secured, 401)
-            },
+            "/info": {"get": _plain("What is served, where it runs, and the state of the OOD log.", secured, 401)},
             "/metrics": {"get": _plain("Prometheus metrics.", secured, 401, media="text/plain")},
             "/openapi.json": {"get": _plain("This document.", secured, 401)},
         },
@@ -111,8 +105,7 @@ def _schemas(config: ServerConfig) -> dict[str, Any]:
                 max_ood_score={"type": ["number", "null"]},
                 max_ood_distance={"type": ["number", "null"]},
             ),
-            tensors=_TEXT
-            | {"description": "JSON for ML Commons: all columns of all documents, in their order."},
+            tensors=_TEXT | {"description": "JSON for ML Commons: all columns of all documents, in their order."},
             usage=_object(["total_tokens", "pairs"], total_tokens=_INTEGER, pairs=_INTEGER),
         ),
         "TeiRanked": {
@@ -153,9 +146,7 @@ def _failure(status: int) -> dict[str, Any]:
     return failure
 
 
-def _plain(
-    summary: str, security: list[Any], *failures: int, media: str = "application/json"
-) -> dict[str, Any]:
+def _plain(summary: str, security: list[Any], *failures: int, media: str = "application/json") -> dict[str, Any]:
     answers = {"200": {"description": "OK", "content": {media: {"schema": {}}}}}
     return {
         "summary": summary,

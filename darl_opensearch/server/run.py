@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import os
 import signal
 import socket
 import threading
@@ -144,18 +145,17 @@ class _Shipping:
 
 
 def _bind(host: str, port: int) -> socket.socket:
+    where = f"{host}:{port}"
     try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=1024)
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except (socket.gaierror, UnicodeError) as err:
+        raise UsageError("there is no such address", where=where, todo="check --host") from err
+    try:
+        return socket.create_server(address, family=family, backlog=1024)
     except OSError as err:
-        where = f"{host}:{port}"
-        if isinstance(err, socket.gaierror):
-            raise UsageError("there is no such address", where=where, todo="check --host") from err
-        raise DarlError(
-            f"cannot listen there ({err.strerror})",
-            where=where,
-            todo="stop what does, or choose another --port",
-        ) from err
+        reason = os.strerror(err.errno) if err.errno else str(err)
+        todo = "stop what listens there, or choose another --host or --port"
+        raise DarlError(f"cannot listen there ({reason})", where=where, todo=todo) from err
 
 
 def _is_loopback(host: str) -> bool:

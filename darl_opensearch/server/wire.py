@@ -51,11 +51,7 @@ def parse(body: bytes, *, max_documents: int) -> RerankCall:
     """
     data = _read_json(body)
     if ("documents" in data) == ("texts" in data):
-        both = (
-            "both documents and texts are there"
-            if "texts" in data
-            else "there is neither documents nor texts"
-        )
+        both = "both documents and texts are there" if "texts" in data else "there is neither documents nor texts"
         _invalid(both, todo='send {"query": "…", "documents": ["…", "…"]}')
     shape: Shape = "tei" if "texts" in data else "cohere"
     field = "texts" if shape == "tei" else "documents"
@@ -115,10 +111,7 @@ def tensors(scores: Scores) -> str:
     """
     shape = [scores.data.shape[1]]
     return dumps(
-        [
-            {"name": "similarity", "data_type": "FLOAT32", "shape": shape, "data": row}
-            for row in scores.data.tolist()
-        ]
+        [{"name": "similarity", "data_type": "FLOAT32", "shape": shape, "data": row} for row in scores.data.tolist()]
     )
 
 
@@ -159,13 +152,9 @@ def _read_json(body: bytes) -> Mapping[str, Any]:
         data = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
     except (ValueError, RecursionError) as err:
         why = "nested too deep" if isinstance(err, RecursionError) else str(err)
-        raise HttpError(
-            400, f"the body is not JSON ({why[:200]})", todo="send one JSON object in UTF-8"
-        ) from err
+        raise HttpError(400, f"the body is not JSON ({why[:200]})", todo="send one JSON object in UTF-8") from err
     if not isinstance(data, dict):
-        raise HttpError(
-            400, f"the body is {_kind(data)}, not an object", todo='send {"query": …, "documents": […]}'
-        )
+        raise HttpError(400, f"the body is {_kind(data)}, not an object", todo='send {"query": …, "documents": […]}')
     return data
 
 
@@ -204,9 +193,7 @@ def _top_n(value: object) -> int | None:
         return None
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         shown = value if isinstance(value, int | float) else _kind(value)
-        _invalid(
-            f"is {shown}, not a whole number of at least 1", where="top_n", todo="leave it out to get all"
-        )
+        _invalid(f"is {shown}, not a whole number of at least 1", where="top_n", todo="leave it out to get all")
     return value
 
 
@@ -237,9 +224,7 @@ def _doc_ids(value: object, count: int) -> list[str] | None:
     if not isinstance(value, list):
         _invalid(f"is {_kind(value)}, not a list", where="doc_ids", todo="send an id for each document")
     if len(value) != count:
-        _invalid(
-            f"has {len(value)} entries for {count} documents", where="doc_ids", todo="send one each, or none"
-        )
+        _invalid(f"has {len(value)} entries for {count} documents", where="doc_ids", todo="send one each, or none")
     return [_label(entry, f"doc_ids[{place}]") or "" for place, entry in enumerate(value)]
 
 

@@ -27,11 +27,7 @@ def refused(answer, status, *parts):
     assert set(answer.json()) == {"error"}
     error = answer.json()["error"]
     assert set(error) == {"status", "type", "message"} and error["status"] == status
-    assert (
-        error["message"].endswith(".")
-        and "\n" not in error["message"]
-        and "Traceback" not in error["message"]
-    )
+    assert error["message"].endswith(".") and "\n" not in error["message"] and "Traceback" not in error["message"]
     for part in parts:
         assert part in error["message"]
     if status in (429, 503):
@@ -91,18 +87,14 @@ def test_neither_documents_nor_texts(client):
 
 
 def test_unknown_fields_of_other_services_are_left_alone(client):
-    answer = client.post(
-        "/v2/rerank", json=GOOD | {"rank_fields": ["a"], "max_tokens_per_doc": 4096, "model": None}
-    )
+    answer = client.post("/v2/rerank", json=GOOD | {"rank_fields": ["a"], "max_tokens_per_doc": 4096, "model": None})
     assert answer.status_code == 200
 
 
 FIELDS = ["query", "documents", "texts", "top_n", "return_documents", "query_id", "doc_ids", "slice", "x"]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["text", "a"]), inner, max_size=2)
-    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["text", "a"]), inner, max_size=2),
     max_leaves=6,
 )
 
@@ -132,9 +124,7 @@ def test_paths_and_methods_that_are_not_served(client):
 def test_too_many_documents_and_too_large_a_body(tiny):
     with running(tiny, max_documents=3, max_body_bytes=300) as client:
         assert client.post("/v1/rerank", json=GOOD).status_code == 200
-        refused(
-            client.post("/v1/rerank", json=GOOD | {"documents": ["a"] * 4}), 413, "4 entries, more than 3"
-        )
+        refused(client.post("/v1/rerank", json=GOOD | {"documents": ["a"] * 4}), 413, "4 entries, more than 3")
         refused(
             client.post("/v1/rerank", json=GOOD | {"query": "a" * 300}),
             413,
@@ -232,8 +222,7 @@ def test_a_full_house_is_answered_503_at_once(tiny):
     with running(tiny, max_concurrent=1, max_queue=1) as client:
         gate, answers = gated(client), []
         threads = [
-            threading.Thread(target=lambda: answers.append(client.post("/v1/rerank", json=GOOD)))
-            for _ in range(2)
+            threading.Thread(target=lambda: answers.append(client.post("/v1/rerank", json=GOOD))) for _ in range(2)
         ]
         for thread in threads:
             thread.start()
@@ -241,9 +230,7 @@ def test_a_full_house_is_answered_503_at_once(tiny):
         while client.service.admission.inside < 2 and time.monotonic() < deadline:
             time.sleep(0.005)
         started = time.monotonic()
-        refused(
-            client.post("/v1/rerank", json=GOOD), 503, "2 requests are being scored or wait", "--max-queue"
-        )
+        refused(client.post("/v1/rerank", json=GOOD), 503, "2 requests are being scored or wait", "--max-queue")
         assert time.monotonic() - started < 1
         gate.open.set()
         for thread in threads:
@@ -257,9 +244,7 @@ def test_a_passed_deadline_is_a_503(tiny):
         assert client.post("/v1/rerank", json=GOOD).status_code == 200
         gate = gated(client)
         threading.Timer(0.2, gate.open.set).start()
-        refused(
-            client.post("/v1/rerank", json=GOOD | {"documents": ["a"] * 10}), 503, "deadline", "--deadline-ms"
-        )
+        refused(client.post("/v1/rerank", json=GOOD | {"documents": ["a"] * 10}), 503, "deadline", "--deadline-ms")
         assert "darl_deadlines_passed_total 1.0" in client.get("/metrics").text
 
 

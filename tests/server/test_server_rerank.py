@@ -116,9 +116,7 @@ def test_characters_that_are_none_are_ranked_and_logged(client, bad):
 
 
 def test_tei_gets_its_own_shape(client):
-    answer = client.post(
-        "/rerank", json={"query": QUERIES[0], "texts": TEXTS, "raw_scores": False, "truncate": True}
-    )
+    answer = client.post("/rerank", json={"query": QUERIES[0], "texts": TEXTS, "raw_scores": False, "truncate": True})
     assert answer.status_code == 200
     scores = answer.json()
     assert [sorted(s) for s in scores] == [["index", "score"]] * len(TEXTS)

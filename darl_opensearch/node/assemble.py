@@ -74,9 +74,7 @@ def install_plugins(home: Path, plugins: Sequence[Path], jdk: Jdk) -> None:
         *(path.as_uri() for path in plugins),
     ]
     env = {"PATH": os.environ.get("PATH", os.defpath), "OPENSEARCH_JAVA_HOME": str(jdk.home)}
-    done = subprocess.run(
-        command, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if done.returncode:
         said = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
         raise DarlError(

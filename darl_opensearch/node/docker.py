@@ -77,9 +77,7 @@ def look_at_container(container: str) -> Seen | None:
     """
     template = "{{.State.Running}} {{.State.StartedAt}} {{.State.Pid}}"
     try:
-        running, started, pid = _docker(
-            "container", "inspect", "--format", template, container, timeout_s=20
-        ).split()
+        running, started, pid = _docker("container", "inspect", "--format", template, container, timeout_s=20).split()
     except (DarlError, ValueError):
         return None
     return Seen(started, pid) if running == "true" else None
@@ -123,10 +121,7 @@ def container_log(container: str) -> str:
         )
     except (OSError, subprocess.TimeoutExpired):
         return "no log"
-    return (
-        " | ".join(line.strip()[:400] for line in (done.stdout + done.stderr).splitlines()[-6:])
-        or "an empty log"
-    )
+    return " | ".join(line.strip()[:400] for line in (done.stdout + done.stderr).splitlines()[-6:]) or "an empty log"
 
 
 def remove_volume(port: int) -> None:

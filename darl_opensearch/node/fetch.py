@@ -26,9 +26,7 @@ def find_mvn() -> str:
     """
     if found := shutil.which("mvn"):
         return found
-    raise DarlError(
-        "Maven is not on PATH, and the node is not in the cache yet", where="mvn", todo="install maven"
-    )
+    raise DarlError("Maven is not on PATH, and the node is not in the cache yet", where="mvn", todo="install maven")
 
 
 def fetch(artifact: Artifact, manifest: Manifest, layout: Layout, jdk: Jdk, report: Report = silent) -> Path:
@@ -50,10 +48,7 @@ def fetch(artifact: Artifact, manifest: Manifest, layout: Layout, jdk: Jdk, repo
         target.unlink()
     problem = ""
     for attempt in range(1, ATTEMPTS + 1):
-        report(
-            f"fetching {artifact.file} ({artifact.bytes / 1e6:.1f} MB)"
-            + (f", attempt {attempt}" * (attempt > 1))
-        )
+        report(f"fetching {artifact.file} ({artifact.bytes / 1e6:.1f} MB)" + (f", attempt {attempt}" * (attempt > 1)))
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=target.parent) as folder:
             problem = _copy(artifact, manifest, layout, jdk, Path(folder))
             # Maven remembers failures, and keeps a second copy of successes: neither is of use to us.

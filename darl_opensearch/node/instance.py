@@ -116,9 +116,7 @@ def write_record(folder: Path, record: Record) -> None:
     _write(folder / RECORD, json.dumps(asdict(record), indent=2) + "\n", None)
 
 
-def prepare(
-    layout: Layout, spec: NodeSpec, manifest: Manifest, account: Account | None, transport_port: int
-) -> Path:
+def prepare(layout: Layout, spec: NodeSpec, manifest: Manifest, account: Account | None, transport_port: int) -> Path:
     """Make or renew the folders and the configuration of a node; its data stays.
 
     :param layout: the cache.
@@ -204,9 +202,7 @@ def start_docker(spec: NodeSpec, manifest: Manifest) -> Record:
         words = docker.container_log(container)
         docker.remove_container(container)
         raise DarlError(f"the container ended at once: {words}", where=spec.name)
-    return Record(
-        engine="docker", port=spec.port, pid=int(seen.command), start=seen.start, container=container
-    )
+    return Record(engine="docker", port=spec.port, pid=int(seen.command), start=seen.start, container=container)
 
 
 def _write(path: Path, text: str, account: Account | None) -> None:
@@ -232,8 +228,6 @@ def _hand_over(folder: Path, account: Account) -> None:
     for path in (folder, *folder.rglob("*")):
         with suppress(FileNotFoundError):
             status = path.lstat()
-            shared = (
-                not path.is_dir() and status.st_nlink > 1
-            )  # the distribution's file too: it stays as it is
+            shared = not path.is_dir() and status.st_nlink > 1  # the distribution's file too: it stays as it is
             if not shared and status.st_uid != account.uid:
                 os.chown(path, account.uid, account.gid, follow_symlinks=False)

@@ -95,9 +95,7 @@ def _candidates() -> Iterator[tuple[str, Path]]:
 def _distance(home: Path) -> int:
     """Sort key that runs nothing: versions from 21 up come first, the closest first; all others come last."""
     try:
-        found = re.search(
-            r'^JAVA_VERSION="(?:1\.)?(\d+)', (home / "release").read_text("utf-8"), re.MULTILINE
-        )
+        found = re.search(r'^JAVA_VERSION="(?:1\.)?(\d+)', (home / "release").read_text("utf-8"), re.MULTILINE)
     except OSError:
         found = None
     major = int(found[1]) if found else 0

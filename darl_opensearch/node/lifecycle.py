@@ -236,9 +236,7 @@ def _owned(record: Record) -> Record:
     return replace(record, owner_pid=os.getpid(), owner_start=me.start if me else "")
 
 
-def _choose(
-    spec: NodeSpec, layout: Layout, manifest: Manifest, account: Account | None
-) -> tuple[Engine, Jdk | None]:
+def _choose(spec: NodeSpec, layout: Layout, manifest: Manifest, account: Account | None) -> tuple[Engine, Jdk | None]:
     """Choose between Java and Docker; the error of ``auto`` names both ways."""
     reasons = []
     if spec.engine in ("auto", "java"):
@@ -266,9 +264,7 @@ def _wait(spec: NodeSpec, record: Record, folder: Path, report: Report) -> None:
     deadline, told = time.monotonic() + spec.timeout_s, False
     while True:
         if not record.lives():
-            raise DarlError(
-                f"the node ended while starting: {record.last_words(folder)}", where=str(folder / CONSOLE)
-            )
+            raise DarlError(f"the node ended while starting: {record.last_words(folder)}", where=str(folder / CONSOLE))
         health = get_json(spec.port, "/_cluster/health?wait_for_status=yellow&timeout=1s")
         if (
             isinstance(health, dict)
@@ -304,11 +300,7 @@ def _status(folder: Path, port: int) -> NodeStatus:
     )
     root = get_json(port, "/")
     plugins = get_json(port, "/_cat/plugins?format=json")
-    if (
-        not isinstance(root, dict)
-        or root.get("cluster_name") != f"darl-{port}"
-        or not isinstance(plugins, list)
-    ):
+    if not isinstance(root, dict) or root.get("cluster_name") != f"darl-{port}" or not isinstance(plugins, list):
         return there
     names = {plugin["component"]: plugin["version"] for plugin in plugins}
     return replace(there, state="running", version=root["version"]["number"], plugins=names)

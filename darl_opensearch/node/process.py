@@ -15,6 +15,7 @@ from darl_opensearch.errors import DarlError
 from darl_opensearch.node.account import Account
 
 PROC = Path("/proc")
+FAILURES = ("ERROR", "FATAL", "Exception", "rror:")
 # Children of this process: kept so that they can be reaped, else a killed one lingers as a zombie.
 _children: dict[int, subprocess.Popen[bytes]] = {}
 
@@ -110,24 +111,21 @@ def stop(pid: int, timeout_s: float) -> bool:
 
 
 def last_lines(log: Path, count: int = 6) -> str:
-    """Read the end of a log for a one-line message; lines that name a failure come before others.
+    """Read the end of a log for a one-line message: from the first line there that names a failure.
 
     :param log: the file.
     :param count: how many lines.
-    :return: the lines, joined by ``|``.
+    :return: the lines, joined by ``|``, without stack frames.
     """
     try:
-        lines = [
-            line.strip()[:400]
-            for line in log.read_text("utf-8", errors="replace").splitlines()
-            if line.strip()
-        ]
+        text = log.read_text("utf-8", errors="replace")
     except OSError:
         return "no log"
-    telling = [
-        line for line in lines if any(word in line for word in ("ERROR", "FATAL", "Exception", "rror:"))
-    ]
-    return " | ".join((telling or lines)[-count:]) or "an empty log"
+    lines = [line.strip()[:400] for line in text.splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith(("at ", "..."))][-40:]
+    telling = (at for at, line in enumerate(lines) if any(word in line for word in FAILURES))
+    first = next(telling, max(len(lines) - count, 0))
+    return " | ".join(lines[first : first + count]) or "an empty log"
 
 
 def holder_of(port: int) -> str | None:
@@ -184,9 +182,7 @@ def _stat(pid: int) -> list[str]:
 
 def _look_with_ps(pid: int) -> Seen | None:
     command = ["ps", "-ww", "-p", str(pid), "-o", "stat=", "-o", "lstart=", "-o", "command="]
-    done = subprocess.run(
-        command, env={**os.environ, "LC_ALL": "C"}, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, env={**os.environ, "LC_ALL": "C"}, capture_output=True, text=True, check=False)
     fields = done.stdout.split(maxsplit=6)  # state, five words of date, command
     if done.returncode or len(fields) < 7 or fields[0].startswith("Z"):
         return None

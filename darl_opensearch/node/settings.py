@@ -56,9 +56,7 @@ class NodeSpec:
                 todo="write it as 2g or 1500m",
             )
         if self.engine not in ("auto", "java", "docker"):
-            raise UsageError(
-                "there is no such way to run a node", where=self.engine, todo="use auto, java or docker"
-            )
+            raise UsageError("there is no such way to run a node", where=self.engine, todo="use auto, java or docker")
 
     @property
     def name(self) -> str:

@@ -70,10 +70,7 @@ def test_a_truncated_download_is_fetched_again(world) -> None:
     assemble(world.layout, world.manifest, world.jdk, told.append)
     assert world.mvn_calls() == ["opensearch", "plugin-a", "plugin-a", "plugin-a", "plugin-b", "natives"]
     size = world.manifest.plugins[0].bytes
-    assert (
-        told.count(f"plugin-a-9.9.9.zip: the download has {size - 7} bytes instead of {size}; thrown away")
-        == 2
-    )
+    assert told.count(f"plugin-a-9.9.9.zip: the download has {size - 7} bytes instead of {size}; thrown away") == 2
 
 
 def test_a_tampered_download_is_refused(world) -> None:
@@ -102,18 +99,14 @@ def test_a_file_damaged_in_the_cache_is_fetched_again(world) -> None:
 
 def test_maven_says_no(world) -> None:
     (world.folder / "refuse").touch()
-    with pytest.raises(
-        DarlError, match=r"Maven failed with exit code 1: \[ERROR\] Could not find artifact org\."
-    ):
+    with pytest.raises(DarlError, match=r"Maven failed with exit code 1: \[ERROR\] Could not find artifact org\."):
         assemble(world.layout, world.manifest, world.jdk)
 
 
 def test_no_maven(world, monkeypatch) -> None:
     (world.folder / "bin" / "mvn").unlink()
     monkeypatch.setenv("PATH", str(world.folder / "bin"))
-    with pytest.raises(
-        DarlError, match=r"^mvn: Maven is not on PATH, and the node is not in the cache yet\. Install"
-    ):
+    with pytest.raises(DarlError, match=r"^mvn: Maven is not on PATH, and the node is not in the cache yet\. Install"):
         assemble(world.layout, world.manifest, world.jdk)
 
 

@@ -66,9 +66,7 @@ def test_reach_follows_owner_group_other(open_folder: Path, mode: int, owner: st
         "gid": Account("b", 4711, folder.stat().st_gid),
         "other": STRANGER,
     }
-    assert {name: one.can_reach(folder / "new") for name, one in who.items()} == {
-        name: name == owner for name in who
-    }
+    assert {name: one.can_reach(folder / "new") for name, one in who.items()} == {name: name == owner for name in who}
     folder.chmod(0o755)
 
 

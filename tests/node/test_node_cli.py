@@ -41,9 +41,7 @@ def test_text(world, monkeypatch) -> None:
     assert run("down").stdout == f"The node on port {port} is stopped.\n"
 
 
-@pytest.mark.parametrize(
-    "words", [["--port", "0"], ["--port", "x"], ["--with", "podman"], ["--timeout", "0"]]
-)
+@pytest.mark.parametrize("words", [["--port", "0"], ["--port", "x"], ["--with", "podman"], ["--timeout", "0"]])
 def test_wrong_usage(words: list[str]) -> None:
     assert run("up", *words).exit_code == 2
 

@@ -63,9 +63,7 @@ def test_an_old_java_home_is_passed_over(machine: Path, monkeypatch: pytest.Monk
 def test_a_named_java_is_not_passed_over(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DARL_JAVA_HOME", str(install(machine / "named", "17.0.15")))
     install(machine / "jvm" / "b-21", "21.0.1")
-    with pytest.raises(
-        DarlError, match=r"^java: no Java 21 or later \(DARL_JAVA_HOME has Java 17 at .*named\)\. "
-    ):
+    with pytest.raises(DarlError, match=r"^java: no Java 21 or later \(DARL_JAVA_HOME has Java 17 at .*named\)\. "):
         java.find_jdk()
 
 
@@ -80,9 +78,7 @@ def test_nothing_found(machine: Path) -> None:
 def test_every_find_is_named(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAVA_HOME", str(machine / "gone"))
     install(machine / "jvm" / "a-17", "17.0.15")
-    (machine / "bin" / "java").symlink_to(
-        machine / "jvm" / "a-17" / "bin" / "java"
-    )  # the same one: named once
+    (machine / "bin" / "java").symlink_to(machine / "jvm" / "a-17" / "bin" / "java")  # the same one: named once
     with pytest.raises(DarlError) as caught:
         java.find_jdk()
     assert f"JAVA_HOME has no working java at {machine}/gone; " in str(caught.value)

@@ -71,9 +71,7 @@ def test_the_configuration(world) -> None:
     assert f"-XX:HeapDumpPath={folder}/data\n" in options
     assert f"-XX:ErrorFile={folder}/logs/hs_err" in options
     assert f":file={folder}/logs/gc.log:utctime\n" in options
-    assert (
-        "-javaagent:agent/opensearch-agent.jar" in options
-    )  # relative to the home, which is where it starts
+    assert "-javaagent:agent/opensearch-agent.jar" in options  # relative to the home, which is where it starts
     native = folder / "data" / "ml_cache" / "pytorch" / "9-cpu" / "1-libtorch.so"
     assert native.samefile(world.layout.dist(world.manifest) / "natives" / "1-libtorch.so")
 
@@ -105,9 +103,7 @@ def test_a_node_that_dies_while_starting(world) -> None:
 def test_a_node_that_never_answers_is_stopped(world) -> None:
     world.behave("mute")
     port = free_port()
-    with pytest.raises(
-        DarlError, match=r"does not answer after 1 s: an empty log\. Give it more with --timeout\."
-    ):
+    with pytest.raises(DarlError, match=r"does not answer after 1 s: an empty log\. Give it more with --timeout\."):
         up(NodeSpec(port=port, timeout_s=0.6))
     assert processes_of(world) == []
 
@@ -188,9 +184,7 @@ def test_a_taken_port_names_its_holder(world) -> None:
 
 def test_a_port_taken_by_a_node_of_another_cache(world, monkeypatch, tmp_path) -> None:
     node = up(NodeSpec(port=free_port()))
-    with pytest.raises(
-        DarlError, match=f"an OpenSearch node of cluster 'darl-{node.port}', not started from this"
-    ):
+    with pytest.raises(DarlError, match=f"an OpenSearch node of cluster 'darl-{node.port}', not started from this"):
         up(NodeSpec(port=node.port, cache=tmp_path / "other"))
 
 
@@ -205,11 +199,7 @@ def test_a_taken_transport_port_is_avoided(world) -> None:
                 continue
         listener.listen()
         folder = up(NodeSpec(port=port)).folder
-    (row,) = [
-        row
-        for row in (folder / "config" / "opensearch.yml").read_text().splitlines()
-        if "transport.port" in row
-    ]
+    (row,) = [row for row in (folder / "config" / "opensearch.yml").read_text().splitlines() if "transport.port" in row]
     assert json.loads(row.partition(": ")[2]) != str(port + 100)
     assert free_port() in RANGE
 
@@ -247,9 +237,7 @@ def test_a_killed_test_leaves_its_node_to_the_next(world) -> None:
         folder = world.layout.instance(mine.port)
         record = read_record(folder)
         assert record.owner_pid == os.getpid()
-        write_record(
-            folder, replace(record, owner_start="1")
-        )  # our number, but another process: we were killed
+        write_record(folder, replace(record, owner_start="1"))  # our number, but another process: we were killed
         with running_node():
             assert status(mine.port).state == "stopped"
         assert not folder.exists()
@@ -305,3 +293,13 @@ def test_impossible_names_both_ways(world, monkeypatch) -> None:
     )
     with pytest.raises(DarlError, match="neither Java nor Docker"):
         up(NodeSpec(port=free_port()))
+
+
+def test_the_end_of_a_log_starts_at_the_failure(tmp_path) -> None:
+    log = tmp_path / "console.log"
+    assert process.last_lines(log) == "no log"
+    log.write_text("".join(f"[INFO ] {n}\n" for n in range(90)))
+    assert process.last_lines(log, 2) == "[INFO ] 88 | [INFO ] 89"
+    with log.open("a") as more:
+        more.write("Exception: java failed\n\tat Main.java:1\n\nerror:\n  Could not reserve memory\n")
+    assert process.last_lines(log) == "Exception: java failed | error: | Could not reserve memory"

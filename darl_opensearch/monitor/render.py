@@ -69,8 +69,7 @@ def _print_model(console: Console, model: ModelReport, terminal: bool) -> None:
     )
     colour = {"above": "red", "below": "yellow"}.get(model.verdict, "green")
     console.print(
-        f"share OOD [{colour}]{_share(model.share_ood)}[/{colour}],"
-        f" expected {_percent(model.alpha)}: {_verdict(model)}"
+        f"share OOD [{colour}]{_share(model.share_ood)}[/{colour}], expected {_percent(model.alpha)}: {_verdict(model)}"
     )
     weighted = _share(model.share_ood_weighted)
     console.print(f"  by weight from {model.pair_records:,} logged pairs: {weighted}")
@@ -80,7 +79,7 @@ def _print_model(console: Console, model: ModelReport, terminal: bool) -> None:
             value, interval = _share_cells(part.share_ood)
             mark = part.share_ood.against(model.alpha)
             table.add_row(
-                escape(part.name) or "(none)", f"{part.requests:,}", value, interval,
+                escape(_shorten(part.name)) or "(none)", f"{part.requests:,}", value, interval,
                 mark if mark in ("above", "below") else "",
             )  # fmt: skip
         console.print(table)
@@ -141,5 +140,6 @@ def _percent(value: float) -> str:
 
 
 def _shorten(text: str, limit: int = 60) -> str:
-    line = " ".join(text.split())
+    # A query may hold what a terminal would obey.
+    line = "".join(c if c.isprintable() else "�" for c in " ".join(text.split()))
     return line if len(line) <= limit else line[: limit - 1] + "…"

@@ -220,8 +220,7 @@ class _ModelTally:
             slices.setdefault(slice_name, []).append(tally)
         whole = list(queries.values())
         parts = [
-            SliceReport(name, sum(t.requests for t in tallies), _share(tallies))
-            for name, tallies in slices.items()
+            SliceReport(name, sum(t.requests for t in tallies), _share(tallies)) for name, tallies in slices.items()
         ]
         parts.sort(key=lambda part: (-(part.share_ood.value or 0.0), part.name))
         strangest = sorted(

@@ -1,0 +1,162 @@
+"""Reranking opensearch-py responses without ML Commons."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import numpy as np
+import pytest
+from support import ITEMS, QUERIES, TEMPLATE
+
+from darl_opensearch.errors import InputError, UsageError
+from darl_opensearch.ood import OodLog
+from darl_opensearch.ood.store import SpoolStore
+from darl_opensearch.reranker import Reranker
+from darl_opensearch.scoring import Scorer
+
+
+def response_of(items=ITEMS, *, text=True, total=42):
+    hits = [
+        {
+            "_index": "items",
+            "_id": f"doc-{n}",
+            "_score": 9.0 - n,
+            "_source": item | {"darl_id": item["id"]} | ({"darl_text": TEMPLATE.render(item)} if text else {}),
+        }
+        for n, item in enumerate(items)
+    ]
+    return {
+        "took": 3,
+        "timed_out": False,
+        "hits": {"total": {"value": total, "relation": "eq"}, "max_score": 9.0, "hits": hits},
+    }
+
+
+@pytest.fixture(scope="module")
+def reranker(tiny):
+    with Reranker(tiny) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("query", QUERIES)
+def test_hits_come_in_the_order_of_the_bundle(reranker, tiny, query):
+    with Scorer.open(tiny) as scorer:
+        scores = scorer.score(query, [tiny.renderer(item) for item in ITEMS])
+    answer = reranker.rerank(query, response_of())
+    hits = answer["hits"]["hits"]
+    assert [h["_id"] for h in hits] == [f"doc-{i}" for i in scores.order()]
+    assert [h["_score"] for h in hits] == pytest.approx(sorted(scores.score.tolist(), reverse=True), abs=1e-6)
+    assert answer["hits"]["max_score"] == hits[0]["_score"]
+    for hit in hits:
+        row = int(hit["_id"].removeprefix("doc-"))
+        source = hit["_source"]
+        seen = [source[name] for name in scores.columns.hit_fields()]
+        np.testing.assert_allclose(seen, scores.data[row], atol=1e-6)
+        assert source["darl_grade"] == scores.grade[row]
+        assert source["previous_score"] == 9.0 - row
+        assert source["name"] == ITEMS[row]["name"]
+
+
+def test_the_rest_of_the_response_is_kept_and_the_input_is_not_changed(reranker):
+    response = response_of()
+    before = copy.deepcopy(response)
+    answer = reranker.rerank(QUERIES[0], response, size=2)
+    assert response == before
+    assert (answer["took"], answer["hits"]["total"]) == (3, before["hits"]["total"])
+    assert len(answer["hits"]["hits"]) == 2
+    darl = answer["darl"]
+    assert (darl["reranked"], darl["scored"], darl["unscored"]) == (True, len(ITEMS), 0)
+    json.dumps(answer, allow_nan=False)
+
+
+def test_hits_without_text_are_rendered(reranker):
+    with_text = reranker.rerank(QUERIES[1], response_of())
+    without = reranker.rerank(QUERIES[1], response_of(text=False))
+    order = [[h["_id"] for h in a["hits"]["hits"]] for a in (with_text, without)]
+    assert order[0] == order[1]
+
+
+def test_hits_that_cannot_be_rendered_come_last_in_their_order(reranker):
+    response = response_of()
+    for n in (0, 3):
+        response["hits"]["hits"][n]["_source"] = {"other": 1}
+    del response["hits"]["hits"][4]["_source"]
+    answer = reranker.rerank(QUERIES[0], response)
+    hits = answer["hits"]["hits"]
+    assert [h["_id"] for h in hits[-3:]] == ["doc-0", "doc-3", "doc-4"]
+    assert all(h["_score"] is None for h in hits[-3:])
+    assert answer["darl"]["unscored"] == 3
+
+
+def test_no_hit_with_text_is_an_error_that_says_what_to_ask_for(reranker):
+    response = response_of()
+    for hit in response["hits"]["hits"]:
+        hit["_source"] = {}
+    with pytest.raises(InputError, match=r"none of the 6 hits has 'darl_text'.*Ask for 'darl_text' in _source"):
+        reranker.rerank("q", response)
+
+
+def test_no_hits_are_no_error(reranker):
+    answer = reranker.rerank("q", response_of([]))
+    assert answer["hits"]["hits"] == [] and answer["hits"]["max_score"] is None
+    assert answer["darl"]["reranked"] is False
+
+
+@pytest.mark.parametrize("response", [{}, {"hits": []}, {"error": "x"}, {"hits": {"hits": [3]}}])
+def test_what_is_no_search_response_is_refused(reranker, response):
+    with pytest.raises(InputError, match="not a search response"):
+        reranker.rerank("q", response)
+
+
+def test_a_negative_size_is_refused(reranker):
+    with pytest.raises(UsageError):
+        reranker.rerank("q", response_of(), size=-1)
+
+
+def test_equal_scores_keep_the_first_stage_order(reranker):
+    answer = reranker.rerank(QUERIES[0], response_of([ITEMS[0]] * 5))
+    assert [h["_id"] for h in answer["hits"]["hits"]] == [f"doc-{n}" for n in range(5)]
+
+
+def test_what_was_ranked_is_logged(tiny, tmp_path):
+    path = tmp_path / "spool.db"
+    with Reranker(tiny, ood_log=path) as reranker:
+        answer = reranker.rerank(QUERIES[0], response_of(), query_id="ubi-1", slice="bicycle", size=1)
+    with SpoolStore(path) as store:
+        (record,) = store.requests()
+        pairs = list(store.pairs())
+    assert record.request_id == answer["darl"]["request_id"]
+    assert (record.query_id, record.slice, record.route) == ("ubi-1", "bicycle", "python")
+    assert (record.model, record.version, record.alpha) == ("tiny", "1", 0.05)
+    assert record.candidates == len(ITEMS)  # all that were scored, not only those returned
+    assert record.ood_pairs == sum(p.is_ood for p in pairs)
+    assert {p.item_id for p in pairs} <= {item["id"] for item in ITEMS}
+
+
+def test_a_log_that_was_passed_stays_open(tiny, tmp_path):
+    with OodLog.open(tmp_path / "spool.db", model="tiny", version="1", alpha=0.05) as log:
+        with Reranker(tiny, ood_log=log) as reranker:
+            reranker.rerank(QUERIES[0], response_of(), request_id="mine")
+        assert log.flush() and log.counters()["spooled_requests"] == 1
+
+
+def test_search_asks_for_a_window_and_returns_the_size(reranker):
+    class Client:
+        def search(self, **asked):
+            self.asked = asked
+            return response_of()
+
+    client = Client()
+    answer = reranker.search(client, "items", "stolen bicycle", 2, window=30, filter={"term": {"kind": "travel"}})
+    assert len(answer["hits"]["hits"]) == 2
+    assert client.asked["body"] == {
+        "query": {
+            "bool": {
+                "must": [{"match": {"darl_text": {"query": "stolen bicycle"}}}],
+                "filter": [{"term": {"kind": "travel"}}],
+            }
+        },
+        "size": 30,
+    }
+    assert client.asked["params"] == {"search_pipeline": "_none"}

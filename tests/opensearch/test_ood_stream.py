@@ -1,0 +1,220 @@
+"""The data stream on a real node: what the mapping refuses, what 409 means, what a rollover does."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from datetime import timedelta
+
+import pytest
+from ood_support import POLICY, START, request_of, rows_of, traffic
+from support import ITEMS, TEMPLATE
+
+from darl_opensearch.cluster.connect import ClusterOptions, connect
+from darl_opensearch.errors import ClusterError
+from darl_opensearch.monitor import report
+from darl_opensearch.monitor.render import render
+from darl_opensearch.ood import Shipper, SpoolStore, StreamStore, ensure_stream, join_texts
+from darl_opensearch.ood.spool import Row, Spool
+from darl_opensearch.ood.stream import template
+from darl_opensearch.reranker import Reranker
+
+pytestmark = pytest.mark.opensearch
+
+
+@pytest.fixture
+def client(opensearch_url):
+    return connect(ClusterOptions(opensearch_url))
+
+
+@pytest.fixture
+def stream(client):
+    name = f"darl-test-ood-{uuid.uuid4().hex[:8]}"
+    yield name
+    client.indices.delete_data_stream(name=name, ignore=[400, 404])
+    client.indices.delete_index_template(name=name, ignore=404)
+
+
+@pytest.fixture
+def index(client):
+    name = f"darl-test-items-{uuid.uuid4().hex[:8]}"
+    yield name
+    client.indices.delete(index=name, ignore=404)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "spool.db"
+
+
+def spooled(path, rows):
+    with Spool.open(path, create=True) as spool:
+        spool.append(rows)
+    return rows
+
+
+def shipped(path, client, stream):
+    with Shipper(path, client, stream=stream) as shipper:
+        return shipper.ship_all()
+
+
+def count(client, stream):
+    client.indices.refresh(index=stream)
+    return client.count(index=stream)["count"]
+
+
+def test_the_stream_is_set_up_once_as_its_template_says(client, stream):
+    assert ensure_stream(client, stream) is True
+    assert ensure_stream(client, stream) is False
+    (mapping,) = client.indices.get_mapping(index=stream).values()
+    wanted = template(stream)["template"]["mappings"]
+    assert mapping["mappings"]["dynamic"] == "strict"
+    assert mapping["mappings"]["properties"].keys() == wanted["properties"].keys()
+    for name, field in wanted["properties"].items():
+        assert field.items() <= mapping["mappings"]["properties"][name].items()
+
+
+@pytest.mark.parametrize("kind", ["index", "alias"])
+def test_a_name_that_is_taken_is_an_error_and_nothing_is_changed(client, stream, index, kind):
+    if kind == "alias":
+        client.indices.create(index=index, body={"aliases": {stream: {}}})
+    else:
+        client.indices.create(index=index)
+        stream = index
+    with pytest.raises(ClusterError, match="go to a data stream"):
+        ensure_stream(client, stream)
+    assert not client.indices.exists_index_template(name=stream)
+
+
+def test_every_record_is_taken_by_the_strict_mapping_and_read_back(client, stream, path):
+    requests = [
+        *traffic(30),
+        request_of(90, [], query=""),
+        request_of(91, [0.99], query="q" * 50_000, query_id="i" * 40_000, documents=["t" * 500_000]),
+        request_of(92, [0.99], query='a\ud800 "\\ \n\x00 é 商品', slice="s" * 2000),
+    ]
+    rows = spooled(path, rows_of(requests))
+    with SpoolStore(path) as store:
+        expected = [[*store.requests()], [*store.pairs()]]
+    result = shipped(path, client, stream)
+    assert (result.created, result.dead) == (len(rows), 0)
+    store = StreamStore(client, stream=stream)
+    assert [[*store.requests()], [*store.pairs()]] == expected
+
+
+def test_sent_again_is_409_and_changes_nothing(client, stream, path, tmp_path):
+    rows = spooled(path, rows_of(traffic(20)))
+    assert shipped(path, client, stream).created == len(rows)
+    spooled(tmp_path / "again.db", rows)
+    again = shipped(tmp_path / "again.db", client, stream)
+    assert (again.created, again.already_there) == (0, len(rows))
+    assert count(client, stream) == len(rows)
+
+
+def test_a_field_outside_the_mapping_is_a_dead_letter_and_the_rest_arrives(client, stream, path):
+    rows = rows_of(traffic(10))
+    odd = json.dumps(json.loads(rows[4].body) | {"surprise": 1})
+    rows[4] = Row(rows[4].record_id, rows[4].timestamp_ms, rows[4].kind, odd)
+    spooled(path, rows)
+    result = shipped(path, client, stream)
+    assert (result.created, result.dead) == (len(rows) - 1, 1)
+    with Spool.open(path) as spool:
+        (letter,) = spool.dead_letters()
+    assert letter.reason.startswith("400:") and "surprise" in letter.reason
+
+
+def test_twins_across_a_rollover_are_read_once(client, stream, path, tmp_path):
+    rows = spooled(path, rows_of(traffic(25)))
+    shipped(path, client, stream)
+    client.indices.rollover(alias=stream)
+    spooled(tmp_path / "again.db", rows)
+    assert shipped(tmp_path / "again.db", client, stream).created == len(rows)
+    assert count(client, stream) == 2 * len(rows)
+    for page_records in (1, 3, 10_000):  # twins on one page, and on both sides of a page's end
+        store = StreamStore(client, stream=stream, page_records=page_records)
+        ids = [r.record_id for r in [*store.requests(), *store.pairs()]]
+        assert sorted(ids) == sorted(r.record_id for r in rows)
+
+
+def test_paging_misses_nothing_and_leaves_no_point_in_time(client, stream, path):
+    rows = spooled(path, rows_of([request_of(i, [0.99] * 3, timestamp=START) for i in range(40)]))
+    shipped(path, client, stream)
+    before = _open_points(client)
+    store = StreamStore(client, stream=stream, page_records=7)
+    ids = [r.record_id for r in store.pairs()]
+    assert ids == sorted(r.record_id for r in rows if r.kind == "pair")
+    half_read = store.pairs()
+    next(half_read)
+    half_read.close()
+    assert _open_points(client) == before
+    span = store.requests(since=START, until=START + timedelta(milliseconds=1))
+    assert len(list(span)) == 40
+    assert list(store.requests(since=START + timedelta(milliseconds=1))) == []
+
+
+def _open_points(client):
+    stats = client.transport.perform_request("GET", "/_nodes/stats/indices/search")
+    return sum(n["indices"]["search"].get("point_in_time_current", 0) for n in stats["nodes"].values())
+
+
+def test_both_stores_give_the_same_report(client, stream, path):
+    spooled(path, rows_of(traffic(200)))
+    until = START + timedelta(days=1)
+    with SpoolStore(path) as store:
+        local = report(store, START, until=until, counters={})
+    shipped(path, client, stream)
+    remote = report(StreamStore(client, stream=stream), START, until=until)
+    assert local.models[0].requests == 200
+    assert remote.to_json()["models"] == local.to_json()["models"]
+    assert render(remote).splitlines()[1:] == render(local).splitlines()[1:]
+
+
+def test_a_stream_that_is_not_there_is_empty(client, stream):
+    assert report(StreamStore(client, stream=stream)).empty
+
+
+def test_texts_are_joined_by_item_id(client, index):
+    client.indices.create(
+        index=index,
+        body={"mappings": {"properties": {"darl_id": {"type": "keyword"}, "darl_text": {"type": "text"}}}},
+    )
+    for item in [*ITEMS, ITEMS[0]]:  # one is there twice
+        client.index(index=index, body={"darl_id": item["id"], "darl_text": TEMPLATE.render(item)})
+    client.index(index=index, body={"darl_id": "no-text"})
+    client.indices.refresh(index=index)
+    ids = [*(item["id"] for item in ITEMS), "gone", "no-text", ITEMS[0]["id"]]
+    for chunk in (1, 4, 500):
+        joined = join_texts(client, index, ids, chunk=chunk)
+        assert joined.texts == {item["id"]: TEMPLATE.render(item) for item in ITEMS}
+        assert joined.missing == ("gone", "no-text")
+
+
+def test_the_reranker_searches_a_real_index_and_its_log_arrives(client, index, stream, tiny, path):
+    client.indices.create(
+        index=index,
+        body={"mappings": {"properties": {"darl_id": {"type": "keyword"}, "darl_text": {"type": "text"}}}},
+    )
+    for item in ITEMS:
+        body = item | {"darl_id": item["id"], "darl_text": TEMPLATE.render(item)}
+        client.index(index=index, id=item["id"], body=body)
+    client.indices.refresh(index=index)
+    query = "cover for stolen luggage in a house fire"
+    with Reranker(tiny, ood_log=path) as reranker:
+        answer = reranker.search(client, index, query, 2, window=6)
+        first_stage = client.search(index=index, body={"query": {"match": {"darl_text": query}}})
+        scores = reranker.scorer.score(query, [tiny.renderer(h["_source"]) for h in first_stage["hits"]["hits"]])
+    hits = answer["hits"]["hits"]
+    expected = [first_stage["hits"]["hits"][i]["_id"] for i in scores.order()]
+    assert [h["_id"] for h in hits] == expected[:2]
+    assert expected != [h["_id"] for h in first_stage["hits"]["hits"]]
+    assert all("darl_score" in h["_source"] and "previous_score" in h["_source"] for h in hits)
+    shipped(path, client, stream)
+    (record,) = StreamStore(client, stream=stream).requests()
+    assert (record.query, record.request_id) == (query, answer["darl"]["request_id"])
+
+
+def test_a_wrong_port_is_one_line(path):
+    spooled(path, rows_of(traffic(2)))
+    with pytest.raises(ClusterError, match=r"http://127\.0\.0\.1:1: nothing listens there"):
+        Shipper(path, connect(ClusterOptions("http://127.0.0.1:1")), where="http://127.0.0.1:1").ship_once()
+    assert POLICY.model == "tiny"

@@ -134,13 +134,9 @@ class Cluster:
         if self.dry_run:
             return dict(pretend or {})
         with calling(self.url):
-            # ML Commons answers 406 to raw chunks of any other content type.
-            answer = self.client.transport.perform_request(
-                method,
-                path,
-                body=body if content is None else content,
-                headers={"Content-Type": "application/json"},
-            )
+            # Bytes go as application/json too, the client's default: ML Commons answers 406 to any other type.
+            data = body if content is None else content
+            answer = self.client.transport.perform_request(method, path, body=data)
         return answer if isinstance(answer, dict) else {}
 
 

@@ -187,19 +187,24 @@ def remove(cluster: Cluster, model: FoundModel, *, with_group: bool = False, tim
     if not model.half_registered:
         cluster.send("POST", f"{place}/_undeploy")
     deadline = time.monotonic() + timeout
+    _delete(cluster, place, deadline)
+    if model.connector_id:
+        _delete(cluster, path("_plugins", "_ml", "connectors", model.connector_id), deadline)
+    if with_group and model.group_id:
+        _delete(cluster, path("_plugins", "_ml", "model_groups", model.group_id), deadline)
+
+
+def _delete(cluster: Cluster, place: str, deadline: float) -> None:
+    """Delete, again and again: ML Commons says "undeployed" and "deleted" a little before it is so."""
     while True:
         try:
             cluster.send("DELETE", place)
-            break
-        except ClusterError:  # undeploying is not over when it is answered
+            return
+        except ClusterError:
             if time.monotonic() > deadline:
                 raise
             cluster.calls.pop()
             time.sleep(POLL_SECONDS)
-    if model.connector_id:
-        cluster.send("DELETE", path("_plugins", "_ml", "connectors", model.connector_id))
-    if with_group and model.group_id:
-        cluster.send("DELETE", path("_plugins", "_ml", "model_groups", model.group_id))
 
 
 def _found(hit: Mapping[str, Any]) -> FoundModel:

@@ -1,0 +1,121 @@
+"""A cluster, a bundle of one's own, and what was registered of it: all removed again."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from cluster_support import RunningScorer, clean_up
+from support import ITEMS, tiny_bundle
+
+from darl_opensearch.bundle import Bundle
+from darl_opensearch.cluster import (
+    Cluster,
+    ClusterOptions,
+    PipelineOptions,
+    RegisterOptions,
+    ScorerAddress,
+    load_items,
+    register,
+)
+from darl_opensearch.cluster.register import Registration
+from darl_opensearch.scoring import Scorer
+from darl_opensearch.search import PipelineSearch
+
+WORDS = ["bike", "lost", "luggage", "roof", "storm", "ski", "fire", "kitchen", "flight", "stolen", "house"]
+
+
+def many_items(count: int) -> list[dict[str, str]]:
+    """Items that all hold the word "cover", so that a match on it finds them all."""
+    made = [
+        {
+            "id": f"m-{n}",
+            "name": f"{WORDS[n % 11]} {WORDS[(n // 11) % 11]}",
+            "kind": "made",
+            "cover": f"cover {'pipes ' * (n % 7)}",
+        }
+        for n in range(count - len(ITEMS))
+    ]
+    return ITEMS + made
+
+
+@pytest.fixture(scope="session")
+def cluster(opensearch_url: str) -> Iterator[Cluster]:
+    found = Cluster.open(ClusterOptions(opensearch_url))
+    yield found
+    found.client.close()
+
+
+@dataclass
+class Place:
+    """A bundle with names of its own in the cluster."""
+
+    cluster: Cluster
+    bundle: Bundle
+    name: str
+    used: set[str] = field(default_factory=set)
+
+    @property
+    def index(self) -> str:
+        return f"{self.name}-items"
+
+    def pipeline(self, suffix: str = "", **options: object) -> PipelineOptions:
+        self.used.add(self.name + suffix)
+        return PipelineOptions(self.name + suffix, **options)  # type: ignore[arg-type]
+
+    def register(
+        self, mode: str, scorer: RunningScorer | None = None, suffix: str = "", **options: object
+    ) -> Registration:
+        key = options.pop("key", None)
+        address = ScorerAddress(scorer.url, key) if scorer else None  # type: ignore[arg-type]
+        pipeline = self.pipeline(suffix, **options.pop("pipeline", {}))  # type: ignore[arg-type]
+        chosen = RegisterOptions(mode=mode, scorer=address, pipeline=pipeline, **options)  # type: ignore[arg-type]
+        return register(self.bundle, self.cluster, chosen)
+
+    def search(self, suffix: str = "") -> PipelineSearch:
+        return PipelineSearch(self.cluster.client, self.bundle, self.index, self.name + suffix)
+
+
+def make_place(cluster: Cluster, folder: Path, **card: str) -> Place:
+    name = f"t{uuid.uuid4().hex[:10]}"
+    return Place(cluster, tiny_bundle(folder / name, name=name, **card), name)
+
+
+@pytest.fixture
+def place(cluster: Cluster, tmp_path: Path) -> Iterator[Place]:
+    made = make_place(cluster, tmp_path)
+    yield made
+    clean_up(cluster, made.bundle, pipeline_names=made.used, indexes={made.index})
+
+
+@dataclass
+class Both(Place):
+    """One bundle, registered in both modes over the same index of 400 items."""
+
+    scorer: RunningScorer = None  # type: ignore[assignment]
+    local_scorer: Scorer = None  # type: ignore[assignment]
+    ids: dict[str, str] = field(default_factory=dict)
+
+
+@pytest.fixture(scope="module")
+def both(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
+    folder = tmp_path_factory.mktemp("both")
+    made = make_place(cluster, folder)
+    place = Both(cluster, made.bundle, made.name)
+    items = folder / "items.jsonl"
+    items.write_text("".join(json.dumps(item) + "\n" for item in many_items(400)), encoding="utf-8")
+    with RunningScorer(place.bundle) as scorer, Scorer.open(place.bundle) as local_scorer:
+        place.scorer, place.local_scorer = scorer, local_scorer
+        try:
+            place.ids = {
+                mode: place.register(mode, scorer if mode == "connector" else None, f"-{mode}").model_id
+                for mode in ("local", "connector")
+            }
+            load_items(cluster, place.bundle, items, place.index).check()
+            yield place
+        finally:
+            clean_up(cluster, place.bundle, pipeline_names=place.used, indexes={place.index})

@@ -60,9 +60,7 @@ class Scorer:
     :param int8: whether the graph is the quantised one.
     """
 
-    def __init__(
-        self, bundle: Bundle, opened: Opened, *, threads: int, token_budget: int, int8: bool
-    ) -> None:
+    def __init__(self, bundle: Bundle, opened: Opened, *, threads: int, token_budget: int, int8: bool) -> None:
         self.bundle = bundle
         self.threads, self.token_budget, self.int8 = threads, token_budget, int8
         self._opened = opened
@@ -192,18 +190,14 @@ class Scorer:
         for place, text in enumerate(documents):
             if not isinstance(text, str):
                 kind = type(text).__name__
-                raise InputError(
-                    f"document {place} is a {kind}, not text", todo="render items by bundle.renderer"
-                )
+                raise InputError(f"document {place} is a {kind}, not text", todo="render items by bundle.renderer")
         return self._encoder(query, documents) if documents else []
 
     def _forward(self, encodings: Sequence[Encoding], deadline: float | None) -> NDArray[np.float32]:
         if self._closed.is_set():
             raise UsageError("the scorer is closed", todo="open another")
         rows = np.empty((len(encodings), self.bundle.card.columns.width), dtype=np.float32)
-        waiting = deque(
-            plan([len(e.ids) for e in encodings], token_budget=self.token_budget, pairs=self._pairs)
-        )
+        waiting = deque(plan([len(e.ids) for e in encodings], token_budget=self.token_budget, pairs=self._pairs))
         running: set[Future[None]] = set()
 
         def one(batch: NDArray[np.int64]) -> None:

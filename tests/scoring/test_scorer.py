@@ -171,9 +171,7 @@ def test_int8_scores_one_pair_at_a_time(tiny, tmp_path):
 def test_a_graph_that_breaks_the_contract_is_refused(tiny, tmp_path):
     folder = shutil.copytree(tiny.path, tmp_path / "b")
     shutil.copy(folder / "features.onnx", folder / MODEL)
-    with pytest.raises(
-        BundleError, match=r"not input_ids, attention_mask, token_type_ids to one output of 6"
-    ):
+    with pytest.raises(BundleError, match=r"not input_ids, attention_mask, token_type_ids to one output of 6"):
         Scorer.open(Bundle.open(folder, verify=False))
     (folder / MODEL).write_bytes(b"no graph")
     with pytest.raises(BundleError, match="cannot open the graph"):

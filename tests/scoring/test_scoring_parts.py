@@ -114,9 +114,7 @@ class GpuBuild(types.SimpleNamespace):
 def test_a_gpu_build_without_a_gpu_falls_back_with_the_reason(tiny, monkeypatch, behaviour, said):
     monkeypatch.setattr(runtime, "load_runtime", lambda: GpuBuild(behaviour))
     with Scorer.open(tiny, provider="cuda") as opened:
-        assert opened.provider == "cpu" and opened.fallback.endswith(
-            said if behaviour == "raises" else "reason)"
-        )
+        assert opened.provider == "cpu" and opened.fallback.endswith(said if behaviour == "raises" else "reason)")
         assert len(opened.score("bike", ["bike"])) == 1
 
 

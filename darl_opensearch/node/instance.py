@@ -57,7 +57,9 @@ class Record:
         if self.stopped:
             return False
         seen = docker.look_at_container(self.container) if self.engine == "docker" else process.look(self.pid)
-        return seen is not None and seen.start == self.start and self.mark in seen.command
+        if seen is None or seen.start != self.start:
+            return False
+        return not seen.command or self.mark in seen.command
 
     def orphaned(self) -> bool:
         """Tell whether the test process that owns it is gone.

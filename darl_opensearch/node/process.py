@@ -25,7 +25,7 @@ class Seen:
     """A process as the system shows it now.
 
     :param start: when it started, in the system's own words; with the pid it names one process for good.
-    :param command: its command line.
+    :param command: its command line; Linux shows none for the moment in which exec replaces one program by another.
     """
 
     start: str

@@ -145,6 +145,8 @@ def test_another_process_of_the_same_number_is_left_alone(world) -> None:
     record = read_record(folder)
     bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     try:
+        while not process.look(bystander.pid).command:
+            time.sleep(0.01)
         write_record(folder, replace(record, pid=bystander.pid, start=process.look(bystander.pid).start))
         assert status(port).state == "stopped"  # its command line is another
         write_record(folder, replace(record, start="1"))
@@ -156,6 +158,17 @@ def test_another_process_of_the_same_number_is_left_alone(world) -> None:
         bystander.kill()
         bystander.wait()
         process.stop(pid, 1)
+
+
+def test_a_process_between_two_programs_lives(world, monkeypatch) -> None:
+    port = free_port()
+    up(NodeSpec(port=port))
+    record = read_record(world.layout.instance(port))
+    with monkeypatch.context() as patch:
+        patch.setattr(process, "look", lambda _: process.Seen(record.start, ""))
+        assert record.lives()  # the start script is being replaced by Java
+        patch.setattr(process, "look", lambda _: process.Seen("1", ""))
+        assert not record.lives()
 
 
 def test_a_broken_record_is_no_node(world) -> None:

@@ -22,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
+from opensearchpy.helpers import scan
 from support import ITEMS, QUERIES, TEMPLATE, tiny_bundle
 
 from darl_opensearch.cluster.connect import ClusterOptions, connect
@@ -49,6 +50,7 @@ class Scene:
         self.bundle = tiny_bundle(folder / "bundle", name=self.model)
         self.spool, self.ship_to = folder / "spool.db", ship_to
         self.port = free_port()
+        self.http = httpx.Client(timeout=10)
         self.output = folder / "serve.log"
         self.process = None
         self.answered: list[int] = []
@@ -72,7 +74,7 @@ class Scene:
         while time.monotonic() < deadline:
             assert self.process.poll() is None, self.output.read_text()
             with contextlib.suppress(httpx.HTTPError):
-                if httpx.get(f"http://127.0.0.1:{self.port}/ready", timeout=2).status_code == 200:
+                if self.http.get(f"http://127.0.0.1:{self.port}/ready", timeout=2).status_code == 200:
                     return
             time.sleep(0.05)
         pytest.fail(f"the scorer is not ready: {self.output.read_text()}")
@@ -93,11 +95,10 @@ class Scene:
         while time.monotonic() < deadline:
             started = time.perf_counter()
             try:
-                answer = httpx.post(
+                answer = self.http.post(
                     f"http://127.0.0.1:{self.port}/v1/rerank",
                     json=body,
                     headers={"X-Request-Id": f"{self.model}-{number}"},
-                    timeout=10,
                 )
             except httpx.TransportError:
                 time.sleep(0.1)
@@ -125,7 +126,7 @@ class Scene:
     def wait_until_shipped(self, patience=120.0):
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline:
-            info = httpx.get(f"http://127.0.0.1:{self.port}/info", timeout=10).json()["ood_log"]
+            info = self.http.get(f"http://127.0.0.1:{self.port}/info").json()["ood_log"]
             if not info["queued"] and not self.counters()["stored_records"]:
                 return
             time.sleep(0.1)
@@ -138,19 +139,9 @@ class Scene:
     def in_the_stream(self, client):
         """Id and request of every document of this run, twins included."""
         client.indices.refresh(index=STREAM)
-        found, after = [], None
-        while True:
-            body = {
-                "size": 5000,
-                "query": {"term": {"model": self.model}},
-                "_source": ["record_id", "request_id"],
-                "sort": [{"record_id": "asc"}, {"_id": "asc"}],
-            } | ({"search_after": after} if after else {})
-            hits = client.search(index=STREAM, body=body)["hits"]["hits"]
-            if not hits:
-                return found
-            found += [(h["_source"]["record_id"], h["_source"]["request_id"]) for h in hits]
-            after = hits[-1]["sort"]
+        body = {"query": {"term": {"model": self.model}}, "_source": ["record_id", "request_id"]}
+        hits = scan(client, index=STREAM, query=body, size=5000)
+        return [(h["_source"]["record_id"], h["_source"]["request_id"]) for h in hits]
 
 
 @contextlib.contextmanager
@@ -165,6 +156,7 @@ def scene(folder, url, ship_to=None):
         if made.process.poll() is None:
             made.process.kill()
             made.process.wait()
+        made.http.close()
         client.delete_by_query(
             index=STREAM, body={"query": {"term": {"model": made.model}}}, params={"conflicts": "proceed"}
         )

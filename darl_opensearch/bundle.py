@@ -167,7 +167,9 @@ class Bundle:
             data = json.loads(card_path.read_text(encoding="utf-8"))
             found = data["format"]
         except (ValueError, KeyError, TypeError) as err:
-            raise BundleError(f"not a bundle card ({err})", where=str(card_path), todo="export the model again") from err
+            raise BundleError(
+                f"not a bundle card ({err})", where=str(card_path), todo="export the model again"
+            ) from err
         if found != FORMAT:
             raise BundleError(
                 f"bundle {data.get('name')!r} has format {found} and this version reads format {FORMAT}",

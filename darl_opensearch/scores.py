@@ -97,7 +97,9 @@ class Scores:
     def __post_init__(self) -> None:
         """Refuse what no contract-abiding graph returns."""
         if self.data.ndim != 2 or self.data.shape[1] < 5:
-            raise InputError(f"scores have shape {self.data.shape}, not [n, 3 + k]", todo="run darl check on the bundle")
+            raise InputError(
+                f"scores have shape {self.data.shape}, not [n, 3 + k]", todo="run darl check on the bundle"
+            )
         if not np.isfinite(self.data).all():
             raise InputError("the model returned a value that is not finite", todo="run darl check on the bundle")
 

@@ -24,7 +24,7 @@ ITEMS = [
     {"id": "t-1", "name": "Ski week", "kind": "travel", "cover": "Rescue on the piste, stolen skis, lost luggage"},
     {"id": "t-2", "name": "City break", "kind": "travel", "cover": "Lost luggage and missed flights"},
     {"id": "h-1", "name": "Roof and walls", "kind": "home", "cover": "Fire, storm and burst pipes for your house"},
-    {"id": "h-2", "name": "Café \"Küche\"", "kind": "home", "cover": "Kitchen fires; backslash \\ and {braces} in text"},
+    {"id": "h-2", "name": 'Café "Küche"', "kind": "home", "cover": "Kitchen fires; backslash \\ and {braces} in text"},
 ]
 QUERIES = ["stolen bicycle", "lost luggage on a flight", "storm damage to my roof", "ski rescue", "kitchen fire"]
 SCALE3 = GradeScale(("irrelevant", "related", "fits"), (0.0, 1.0, 3.0))
@@ -60,8 +60,13 @@ def tiny_graph(vocab: int, scale: GradeScale, *, width: int = 24, seed: int = 7)
     cuts = np.linspace(0.25, 0.65, k - 1, dtype=np.float32)
     constants = {
         "table": rng.standard_normal((vocab, width)).astype(np.float32) * (np.arange(vocab) > 4)[:, None],
-        "one": np.float32(1), "tiny": np.float32(1e-6), "slope": np.float32(10), "cuts": cuts,
-        "axis1": np.array([1]), "axis2": np.array([2]), "zero_col": np.zeros((1, 1), np.float32),
+        "one": np.float32(1),
+        "tiny": np.float32(1e-6),
+        "slope": np.float32(10),
+        "cuts": cuts,
+        "axis1": np.array([1]),
+        "axis2": np.array([2]),
+        "zero_col": np.zeros((1, 1), np.float32),
         "gain": (np.diff(scale.gains) / scale.gains[-1]).astype(np.float32)[:, None],
         "calibration": np.linspace(0.1, 2.0, 39, dtype=np.float32)[None, :],
         "n1": np.float32(40),
@@ -129,8 +134,15 @@ def tiny_bundle(
 ) -> Bundle:
     """Write a bundle that scores by shared words."""
     card = Card(
-        name=name, version=version, scale=scale, template=TEMPLATE, query_cap=32, item_cap=64,
-        ood=OodCard("mahalanobis", "query", alpha, 39, 39), backbone="split", created="2026-01-01T00:00:00+00:00",
+        name=name,
+        version=version,
+        scale=scale,
+        template=TEMPLATE,
+        query_cap=32,
+        item_cap=64,
+        ood=OodCard("mahalanobis", "query", alpha, 39, 39),
+        backbone="split",
+        created="2026-01-01T00:00:00+00:00",
     )
     texts = [TEMPLATE.render(item) for item in ITEMS] + QUERIES
     tokenizer = tiny_tokenizer(texts, card.max_length)

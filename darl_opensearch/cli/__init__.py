@@ -91,7 +91,7 @@ def main() -> NoReturn:
         click.echo("darl: interrupted; run the same command again to go on.", err=True)
         sys.exit(130)
     except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123  the reader left; say nothing at exit either
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123  the reader left; say nothing at exit either
         sys.exit(EXIT_FAILED)
     except OSError as err:
         if os.environ.get("DARL_TRACEBACK"):

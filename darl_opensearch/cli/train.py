@@ -1,0 +1,86 @@
+"""``darl train``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from darl_opensearch.cli.output import emit, json_option, note, progress
+from darl_opensearch.errors import load
+
+
+@click.command()
+@click.argument("config", type=click.Path(dir_okay=False, path_type=Path), default="darl.toml")
+@click.option(
+    "--run",
+    "folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    envvar="DARL_RUN",
+    help="Folder of the run.  [default: runs/NAME-VERSION beside the configuration]",
+    show_envvar=True,
+)
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="TABLE.KEY=VALUE",
+    envvar="DARL_SET",
+    show_envvar=True,
+    help="Set a key of the configuration; may be repeated.",
+)
+@click.option("--seed", type=int, envvar="DARL_SEED", show_envvar=True, help="Seed of everything random.")
+@click.option("--fresh", is_flag=True, help="Start over instead of going on from what the folder holds.")
+@click.option("--dry-run", is_flag=True, help="Read and check everything, print counts, train nothing.")
+@json_option
+def cli(
+    config: Path, folder: Path | None, overrides: tuple[str, ...], seed: int | None, fresh: bool, dry_run: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Train a reranker from the judgments that CONFIG (darl.toml) names.
+
+    Stages run in order and stay only where the dev queries say so. A run that was killed goes on from its
+    last checkpoint when the same command is given again.
+    """
+    plan = load("trainer.stages.plan", "train")
+    from trainer.config import read_config
+
+    resolved = read_config(config, [*overrides, *([f"seed={seed}"] if seed is not None else [])])
+    where = folder or config.parent / "runs" / f"{resolved.model.name}-{resolved.model.version}"
+    if dry_run:
+        _, data = plan._start(resolved, config.parent)
+        emit({"run": str(where), "data": data.summary()}, as_json=as_json,
+             text=f"{config} is fine. Would train into {where}:\n{json.dumps(data.summary(), indent=2)}")  # fmt: skip
+        return
+    with progress() as bar:
+        task = bar.add_task("reading", total=1)
+
+        def report(what: str, done: int, total: int) -> None:
+            bar.update(task, description=what, completed=done, total=total)
+
+        trained = plan.train(resolved, config.parent, where, fresh=fresh, report=report)
+    for stage in trained.result["stages"]:
+        verdict = "kept" if stage["kept"] else "rolled back: no gain beyond one standard error"
+        gain = stage["gain"]
+        note(
+            f"stage {stage['stage']}: paired nDCG gain {gain['mean']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}], {verdict}"
+        )
+    result: dict[str, Any] = {"run": str(where), **trained.result}
+    emit(result, as_json=as_json, text=_summary(where, trained.result))
+
+
+def _summary(where: Path, result: dict[str, Any]) -> str:
+    lines = [f"{'dev set':18}{'start':>10}{'trained':>10}"]
+    for key, before in result["start"].items():
+        after = result["dev"][key]
+        lines.append(f"{key:18}{before!s:>10}{after!s:>10}")
+    ood = result["ood"]
+    lines.append(f"OOD: {ood['detector']} on {ood['features']} features, alpha {ood['alpha']}, "
+                 f"{ood['calibration_pairs']} calibration pairs of {ood['calibration_queries']} queries")  # fmt: skip
+    for kind in ("unseen", "seen"):
+        share = ood[f"false_alarms_{kind}_items"]
+        if share:
+            lines.append(f"  false alarms, {kind} items: {share['mean']:.3f} [{share['low']:.3f}, {share['high']:.3f}]")
+    return "\n".join([*lines, f"Next: darl export {where}"])

@@ -1,0 +1,72 @@
+"""What a graph must be for ML Commons and for the scorer; checked at export and by ``darl check``.
+
+ML Commons carries ONNX Runtime 1.16.3: opset 19 and IR 9 are the newest it loads, and it feeds exactly these
+three inputs (ml-commons #4924).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+OPSET, IR_VERSION = 17, 8
+# Operators of com.microsoft that ONNX Runtime 1.16.3 has and quantisation writes.
+KNOWN_CUSTOM = frozenset({"DynamicQuantizeMatMul", "MatMulIntegerToFloat", "DynamicQuantizeLinear"})
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at.
+
+    :param check: what was looked at.
+    :param passed: whether it is as it must be; None when it could not be looked at.
+    :param detail: what was found, and why that fails.
+    """
+
+    check: str
+    passed: bool | None
+    detail: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Render for ``--json``.
+
+        :return: JSON-ready values.
+        """
+        return {"check": self.check, "passed": self.passed, "detail": self.detail}
+
+
+def inspect_graph(path: Path, *, width: int | None) -> Iterator[Finding]:
+    """Look at a graph without running it.
+
+    :param path: the ONNX file.
+    :param width: columns of ``scores``; None for the feature graph.
+    :yields: findings.
+    """
+    name = path.name
+    try:
+        import onnx
+    except ModuleNotFoundError:
+        yield Finding(f"{name}: static", None, "onnx is not installed: pip install 'darl-opensearch[train]'")
+        return
+    model = onnx.load(path, load_external_data=False)
+    opsets = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
+    yield _finding(f"{name}: opset", opsets.get("ai.onnx") == OPSET, f"ai.onnx {opsets.get('ai.onnx')}, must be {OPSET}")
+    yield _finding(f"{name}: IR", model.ir_version == IR_VERSION, f"{model.ir_version}, must be {IR_VERSION}")
+    custom = sorted({node.op_type for node in model.graph.node if node.domain not in ("", "ai.onnx")} - KNOWN_CUSTOM)
+    yield _finding(f"{name}: operators", not custom, f"unknown to ONNX Runtime 1.16.3: {', '.join(custom) or 'none'}")
+    inputs = [(i.name, i.type.tensor_type.elem_type, len(i.type.tensor_type.shape.dim)) for i in model.graph.input]
+    wanted = [(n, onnx.TensorProto.INT64, 2) for n in INPUTS]
+    yield _finding(f"{name}: inputs", inputs == wanted, f"{[i[0] for i in inputs]}, must be {list(INPUTS)}, int64")
+    outputs = [(o.name, o.type.tensor_type.elem_type) for o in model.graph.output]
+    expected = "features" if width is None else "scores"
+    right = outputs == [(expected, onnx.TensorProto.FLOAT)]
+    yield _finding(f"{name}: outputs", right, f"{[o[0] for o in outputs]}, must be ['{expected}'], float32")
+    external = any(t.data_location == onnx.TensorProto.EXTERNAL for t in model.graph.initializer)
+    yield _finding(f"{name}: one file", not external, "has external data" if external else "no external data")
+
+
+def _finding(check: str, passed: bool, detail: str) -> Finding:
+    return Finding(check, passed, detail)

@@ -1,0 +1,1 @@
+"""Judgments, items and splits."""

@@ -1,0 +1,197 @@
+"""Reading items, judgments and traffic, with errors that name file, line and field."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from darl_opensearch.errors import InputError
+from darl_opensearch.jsonl import read_jsonl
+from darl_opensearch.text import ItemRenderer
+
+
+@dataclass(frozen=True)
+class Item:
+    """An item as text.
+
+    :param item_id: its id.
+    :param text: rendered and cut to the item cap.
+    :param slice: the part of traffic it belongs to, or ``""``.
+    """
+
+    item_id: str
+    text: str
+    slice: str
+
+
+@dataclass(frozen=True)
+class JudgedQuery:
+    """A query with its judged items.
+
+    :param query_id: its id.
+    :param query: its text.
+    :param item_ids: judged items.
+    :param grades: their grades.
+    :param slice: the part of traffic it belongs to, or ``""``.
+    """
+
+    query_id: str
+    query: str
+    item_ids: tuple[str, ...]
+    grades: tuple[int, ...]
+    slice: str = ""
+
+
+@dataclass(frozen=True)
+class TrafficQuery:
+    """A query nobody judged.
+
+    :param query_id: its id, or its text when it has none.
+    :param query: its text.
+    :param item_ids: what the pipeline retrieved for it; empty: not given.
+    """
+
+    query_id: str
+    query: str
+    item_ids: tuple[str, ...] = ()
+
+
+def read_items(path: Path, renderer: ItemRenderer) -> dict[str, Item]:
+    """Read items.
+
+    :param path: JSONL, one item a line.
+    :param renderer: template, tokenizer and cap.
+    :return: items by id.
+    :raises InputError: for a broken line, a missing or repeated id, or an item without text.
+    """
+    items: dict[str, Item] = {}
+    lines: dict[str, str] = {}
+    for where, row in read_jsonl(path):
+        item_id = renderer.template.item_id(row, where=where)
+        if item_id in items:
+            raise InputError(
+                f"item {item_id!r} is there twice (first: {lines[item_id]})", where=where, todo="keep one of the two"
+            )
+        items[item_id] = Item(item_id, renderer(row, where=where), renderer.template.slice_of(row))
+        lines[item_id] = where
+    if not items:
+        raise InputError("there is no item in it", where=str(path), todo="write one JSON object a line")
+    return items
+
+
+def read_judgments(path: Path, items: Mapping[str, Item], k: int) -> list[JudgedQuery]:
+    """Read judgments and gather them by query.
+
+    :param path: JSONL: query_id (or query alone), query, item_id, grade, optional slice.
+    :param items: every item that may be judged.
+    :param k: number of grades.
+    :return: queries in order of first appearance.
+    :raises InputError: for an unknown grade or item, a duplicate pair, or an empty or changing query.
+    """
+    rows: dict[str, list[tuple[str, int]]] = {}
+    texts: dict[str, tuple[str, str]] = {}
+    seen: dict[tuple[str, str], str] = {}
+    for where, row in read_jsonl(path):
+        query = _text(row, "query", where)
+        query_id = str(row.get("query_id") or query)
+        item_id = _item_id(row, items, where)
+        grade = _grade(row, k, where)
+        if (first := seen.get((query_id, item_id))) is not None:
+            raise InputError(
+                f"the pair of query {query_id!r} and item {item_id!r} is judged twice (first: {first})",
+                where=where,
+                todo="keep one grade a pair",
+            )
+        seen[query_id, item_id] = where
+        if query_id in texts and texts[query_id][0] != query:
+            raise InputError(
+                f"query {query_id!r} reads {query!r} here and {texts[query_id][0]!r} before",
+                where=where,
+                todo="give each query text its own query_id",
+            )
+        texts.setdefault(query_id, (query, str(row.get("slice") or "")))
+        rows.setdefault(query_id, []).append((item_id, grade))
+    if not rows:
+        raise InputError("there is no judgment in it", where=str(path), todo="write one JSON object a line")
+    return [
+        JudgedQuery(query_id, texts[query_id][0], tuple(i for i, _ in pairs), tuple(g for _, g in pairs),
+                    texts[query_id][1])
+        for query_id, pairs in rows.items()
+    ]  # fmt: skip
+
+
+def read_traffic(path: Path, items: Mapping[str, Item]) -> list[TrafficQuery]:
+    """Read held-out queries.
+
+    :param path: JSONL: query, optional query_id and items (ids the pipeline retrieved).
+    :param items: the items there are; retrieved ids that are not among them are an error.
+    :return: the queries.
+    :raises InputError: for an empty query or an unknown item.
+    """
+    queries = []
+    for where, row in read_jsonl(path):
+        query = _text(row, "query", where)
+        ids = row.get("items") or ()
+        if not isinstance(ids, list | tuple):
+            raise InputError("'items' is not a list of item ids", where=where, todo='write ["id", …] or leave it out')
+        for item_id in ids:
+            if str(item_id) not in items:
+                raise InputError(f"there is no item {item_id!r}", where=where, todo="add it to the items, or drop it")
+        queries.append(TrafficQuery(str(row.get("query_id") or query), query, tuple(map(str, ids))))
+    return queries
+
+
+def digest(queries: Iterable[JudgedQuery | TrafficQuery]) -> str:
+    """Digest of queries, items and grades, whatever their order in the file.
+
+    :param queries: the queries.
+    :return: 64 hexadecimal digits.
+    """
+    lines = sorted(repr(query) for query in queries)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def check_disjoint(train: Sequence[JudgedQuery], dev: Sequence[JudgedQuery], *, where: str) -> None:
+    """Refuse a query text that is in training and dev part both.
+
+    :param train: training queries.
+    :param dev: dev queries.
+    :param where: dev file to name in an error.
+    :raises InputError: when one is.
+    """
+    known = {" ".join(q.query.lower().split()) for q in train}
+    for query in dev:
+        if " ".join(query.query.lower().split()) in known:
+            raise InputError(
+                f"query {query.query!r} is in the training part as well", where=where, todo="keep it in one of the two"
+            )
+
+
+def _text(row: Mapping[str, Any], name: str, where: str) -> str:
+    value = row.get(name)
+    if not isinstance(value, str) or not value.strip():
+        raise InputError(f"field {name!r} is empty or not text", where=where, todo="give the words that were searched")
+    return value.strip()
+
+
+def _item_id(row: Mapping[str, Any], items: Mapping[str, Item], where: str) -> str:
+    value = row.get("item_id")
+    if value is None or str(value) == "":
+        raise InputError("field 'item_id' is missing", where=where, todo="name the judged item")
+    if str(value) not in items:
+        raise InputError(f"there is no item {value!r}", where=where, todo="add it to the items, or drop the judgment")
+    return str(value)
+
+
+def _grade(row: Mapping[str, Any], k: int, where: str) -> int:
+    value = row.get("grade")
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise InputError(f"grade {value!r} is not a whole number", where=where, todo=f"give a grade in 0..{k - 1}")
+    if not 0 <= value < k:
+        raise InputError(
+            f"grade {value} is outside 0..{k - 1}", where=where, todo="correct the line, or name the grade in [grades]"
+        )
+    return value

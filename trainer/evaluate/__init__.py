@@ -1,0 +1,1 @@
+"""Metrics over queries and pairs, and intervals that respect queries."""

@@ -1,0 +1,63 @@
+"""Intervals from resampled queries: pairs of one query are not independent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its 95 % interval.
+
+    :param mean: the point.
+    :param low: lower bound.
+    :param high: upper bound.
+    :param n: units resampled.
+    """
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    def to_json(self) -> dict[str, float | int]:
+        """Render with five decimals.
+
+        :return: JSON-ready values.
+        """
+        return {"mean": round(self.mean, 5), "low": round(self.low, 5), "high": round(self.high, 5), "n": self.n}
+
+
+def bootstrap_mean(values: NDArray[np.floating], *, draws: int = 2000, seed: int = 0) -> Interval:
+    """Percentile bootstrap of a mean (Efron 1979); give differences for a paired comparison.
+
+    :param values: ``[q]`` one value a query.
+    :param draws: resamples.
+    :param seed: of the resampling.
+    :return: the interval; nan bounds for no values.
+    """
+    return bootstrap_ratio(values, np.ones(len(values)), draws=draws, seed=seed)
+
+
+def bootstrap_ratio(
+    numerator: NDArray[np.floating], denominator: NDArray[np.floating], *, draws: int = 2000, seed: int = 0
+) -> Interval:
+    """Bootstrap of a ratio of sums over queries: a share of pairs, clustered by query.
+
+    :param numerator: ``[q]`` per query, for example its flagged pairs.
+    :param denominator: ``[q]`` per query, for example its pairs.
+    :param draws: resamples.
+    :param seed: of the resampling.
+    :return: the interval; nan bounds for no values.
+    """
+    n = len(numerator)
+    if n == 0 or float(np.sum(denominator)) == 0.0:
+        return Interval(float("nan"), float("nan"), float("nan"), n)
+    rng = np.random.default_rng(seed)
+    counts = rng.multinomial(n, np.full(n, 1 / n), size=draws).astype(np.float64)
+    ratios = (counts @ np.asarray(numerator)) / np.maximum(counts @ np.asarray(denominator), 1e-12)
+    low, high = np.quantile(ratios, [0.025, 0.975])
+    return Interval(float(np.sum(numerator) / np.sum(denominator)), float(low), float(high), n)

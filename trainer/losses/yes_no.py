@@ -1,0 +1,33 @@
+"""The baseline that graded losses are measured against: is this item relevant, yes or no?"""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from trainer.losses.registries import GRADE_LOSSES, check_grades
+from trainer.registry import Param
+
+
+@GRADE_LOSSES.register(
+    "yes_no",
+    cite="Nogueira and Cho 2019, arXiv:1901.04085 (pointwise yes/no reranking)",
+    params={"threshold": Param(kind=int, default=1, min=1, help="lowest grade that counts as yes")},
+)
+def yes_no(raw: Tensor, grades: Tensor, *, threshold: int = 1) -> Tensor:
+    """Binary cross-entropy on "the grade reaches the threshold"; the finer grades are not seen.
+
+    Nogueira and Cho 2019, arXiv:1901.04085. Only the threshold's own column of ``raw`` is trained; the
+    others are set by the calibration, which every model gets.
+
+    :param raw: ``[n, k-1]`` float, column ``j`` the logit of ``P(grade > j)``.
+    :param grades: ``[n]`` int64 in ``0..k-1``; anything else is a ValueError.
+    :param threshold: lowest grade that counts as yes, in ``1..k-1``.
+    :return: ``[]`` float, the mean over pairs; 0 for an empty batch.
+    """
+    n, cuts = raw.shape
+    check_grades(grades, cuts + 1)
+    if not 1 <= threshold <= cuts:
+        raise ValueError(f"threshold {threshold} is not in 1..{cuts}")
+    yes = (grades >= threshold).to(raw)
+    return F.binary_cross_entropy_with_logits(raw[:, threshold - 1], yes, reduction="sum") / max(n, 1)

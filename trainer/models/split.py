@@ -1,0 +1,342 @@
+"""The split backbone: a bi-encoder's checkpoint turned into a reranker that starts as that bi-encoder.
+
+One sequence ``[CLS] query [SEP] [CLS] item [SEP]``; each half attends to itself only, has positions from 0
+and token-type embedding 0, so that the halves' states are those of two separate encodings (PreTTR, MacAvaney
+et al. 2020, arXiv:2004.14255). What crosses the halves is a few similarity features: the cosine of the pooled
+halves, and the similarities of their tokens pooled by Gaussian kernels (K-NRM, Xiong et al. 2017,
+arXiv:1706.06613) and by their maximum, each query token weighted by its inverse document frequency.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trainer.models.base import BACKBONES, FeatureTable, PairFeatures
+from trainer.models.head import CumulativeHead
+from trainer.models.sources import EncoderSource, pair_tokenizer
+
+KERNEL_CENTRES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0)
+KERNEL_WIDTH = 0.05
+N_FEATURES = 2 + len(KERNEL_CENTRES)
+CHUNK = 256  # items, or pairs of one item, in memory at a time
+RARE_FLOOR = 0.01  # weight of a token that every item has: 0 is for special tokens alone
+
+
+@BACKBONES.register("split", cite="MacAvaney et al. 2020, arXiv:2004.14255; Xiong et al. 2017, arXiv:1706.06613")
+class SplitReranker(nn.Module):
+    """Bi-encoder halves, token similarities, ordered grades.
+
+    :param encoder: a transformers encoder whose attention takes a ``[n, s, s]`` mask.
+    :param tokenizer: its tokenizer, with the pair template and truncation of the bundle.
+    :param gains: gain of each grade.
+    :param query_cap: most tokens of a query.
+    :param item_cap: most tokens of an item.
+    :param pooling: ``mean`` or ``cls``, as the bi-encoder was trained.
+    :param position_offset: first position id (0 for BERT, padding index + 1 for RoBERTa).
+    """
+
+    def __init__(
+        self,
+        encoder: Any,
+        tokenizer: Tokenizer,
+        gains: tuple[float, ...],
+        *,
+        query_cap: int,
+        item_cap: int,
+        pooling: str = "mean",
+        position_offset: int = 0,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = CumulativeHead(N_FEATURES, gains)
+        self.gains, self.pooling, self.position_offset = gains, pooling, position_offset
+        self.query_cap, self.item_cap = query_cap, item_cap
+        self._tokenizer = tokenizer
+        self.register_buffer("centres", torch.tensor(KERNEL_CENTRES))
+        rarity = torch.ones(encoder.config.vocab_size)
+        rarity[special_ids(tokenizer)] = 0.0
+        self.register_buffer("rarity", rarity)
+        self.centres: Tensor
+        self.rarity: Tensor
+
+    @classmethod
+    def from_source(
+        cls, source: EncoderSource, gains: tuple[float, ...], *, query_cap: int, item_cap: int
+    ) -> SplitReranker:
+        """Start from a bi-encoder's checkpoint.
+
+        :param source: the loaded checkpoint.
+        :param gains: gain of each grade.
+        :param query_cap: most tokens of a query.
+        :param item_cap: most tokens of an item.
+        :return: a model that ranks as the bi-encoder's cosine does.
+        """
+        tokenizer = pair_tokenizer(source.tokenizer, source.cls, source.sep, query_cap + item_cap + 4)
+        return cls(
+            source.encoder, tokenizer, gains, query_cap=query_cap, item_cap=item_cap, pooling=source.pooling,
+            position_offset=source.position_offset,
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def fit_rarity(self, texts: Iterable[str]) -> None:
+        """Set the tokens' inverse document frequency from item texts; needs no labels.
+
+        ``log((N + 1) / (df + 0.5))``, floored, and 0 for special tokens.
+
+        :param texts: rendered items.
+        """
+        df = torch.zeros_like(self.rarity)
+        count = 0
+        for encoding in self._tokenizer.encode_batch(list(texts), add_special_tokens=False):
+            df[torch.tensor(sorted(set(encoding.ids)), dtype=torch.long)] += 1
+            count += 1
+        rarity = torch.log((count + 1) / (df + 0.5)).clamp_min(RARE_FLOOR)
+        rarity[special_ids(self._tokenizer)] = 0.0
+        self.rarity.copy_(rarity)
+
+    def encode(self, input_ids: Tensor, mask: Tensor, position_ids: Tensor, attention: Tensor) -> Tensor:
+        """Run the encoder.
+
+        :param input_ids: ``[n, s]`` int64.
+        :param mask: ``[n, s]`` int64, for shapes only.
+        :param position_ids: ``[n, s]`` int64 from 0.
+        :param attention: ``[n, s, s]`` int64, which token sees which.
+        :return: ``[n, s, h]`` last states.
+        """
+        states: Tensor = self.encoder(
+            input_ids=input_ids,
+            attention_mask=attention,
+            token_type_ids=torch.zeros_like(mask),
+            position_ids=position_ids + self.position_offset,
+        ).last_hidden_state
+        return states
+
+    def pool(self, states: Tensor, mask: Tensor, position_ids: Tensor) -> Tensor:
+        """Pool the states of one half, as the bi-encoder does.
+
+        :param states: ``[n, s, h]``.
+        :param mask: ``[n, s]`` float, 1 where a token is of this half.
+        :param position_ids: ``[n, s]`` int64 from 0 in each half.
+        :return: ``[n, h]`` of unit length.
+        """
+        weight = mask if self.pooling == "mean" else mask * (position_ids == 0).to(mask)
+        # A matrix product rather than a masked sum: half the memory, and one operator in the graph.
+        pooled = torch.bmm(weight[:, None, :], states).squeeze(1) / weight.sum(1, keepdim=True).clamp_min(1.0)
+        return F.normalize(pooled, dim=-1, eps=1e-9)
+
+    def similarity(
+        self, cosine: Tensor, query: tuple[Tensor, Tensor, Tensor], item: tuple[Tensor, Tensor, Tensor]
+    ) -> Tensor:
+        """Features of how the halves' tokens meet.
+
+        :param cosine: ``[n]`` cosine of the pooled halves.
+        :param query: states ``[n, a, h]``, mask ``[n, a]`` float and token ids ``[n, a]``.
+        :param item: the same of the item, ``[n, b, …]``.
+        :return: ``[n, 2 + kernels]``: cosine, weighted maximum, weighted kernels.
+        """
+        (query_states, query_mask, query_ids), (item_states, item_mask, item_ids) = query, item
+        weight = self.rarity[query_ids] * query_mask
+        weight = weight / weight.sum(1, keepdim=True).clamp_min(1e-6)
+        content = item_mask * (self.rarity[item_ids] > 0).to(item_mask)  # without special tokens
+        units = F.normalize(query_states, dim=-1, eps=1e-9)
+        sims = torch.bmm(units, F.normalize(item_states, dim=-1, eps=1e-9).transpose(1, 2))
+        best = (sims * content[:, None, :] + (content[:, None, :] - 1.0) * 2.0).amax(dim=2).clamp_min(-1.0)
+        columns = [cosine, (best * weight).sum(1)]
+        for centre in self.centres.unbind():
+            kernel = torch.exp((sims - centre).square() * (-0.5 / KERNEL_WIDTH**2)) * item_mask[:, None, :]
+            columns.append((torch.log1p(kernel.sum(2)) * weight).sum(1))
+        return torch.stack(columns, dim=1)
+
+    def forward_features(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> PairFeatures:
+        """Encode pair sequences in one pass, each half seeing itself only.
+
+        :param input_ids: ``[n, s]`` int64.
+        :param attention_mask: ``[n, s]`` int64.
+        :param token_type_ids: ``[n, s]`` int64, 0 for the query half and 1 for the item half.
+        :return: their features.
+        """
+        item_part = token_type_ids * attention_mask
+        query_part = attention_mask - item_part
+        # token_type_ids 0, 0, …, 1, 1, …: the item's positions start where the query's tokens end.
+        index = torch.cumsum(torch.ones_like(input_ids), dim=1) - 1
+        position_ids = (index - item_part * query_part.sum(1, keepdim=True)).clamp_min(0)
+        same = (token_type_ids[:, :, None] == token_type_ids[:, None, :]).to(attention_mask)
+        states = self.encode(input_ids, attention_mask, position_ids, same * attention_mask[:, None, :])
+        query_mask, item_mask = query_part.to(states), item_part.to(states)
+        query = self.pool(states, query_mask, position_ids)
+        item = self.pool(states, item_mask, position_ids)
+        cosine = (query * item).sum(1)
+        features = self.similarity(cosine, (states, query_mask, input_ids), (states, item_mask, input_ids))
+        return PairFeatures(features, query, item)
+
+    def pair_features(self, queries: Sequence[str], items: Sequence[str]) -> PairFeatures:
+        """Encode pairs of texts, each distinct text once.
+
+        :param queries: ``n`` queries.
+        :param items: ``n`` rendered items.
+        :return: their features; with gradient where the module trains.
+        """
+        sides = []
+        for texts in (queries, items):
+            distinct = list(dict.fromkeys(texts))
+            ids, mask = self._tensors(distinct)
+            positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+            states = self.encode(ids, mask, positions, mask[:, None, :].expand(-1, ids.shape[1], -1))
+            pooled = self.pool(states, mask.to(states), positions)
+            where = {text: row for row, text in enumerate(distinct)}
+            rows = torch.tensor([where[text] for text in texts], device=ids.device)
+            sides.append((pooled[rows], states[rows], mask.to(states)[rows], ids[rows]))
+        query, item = sides
+        cosine = (query[0] * item[0]).sum(1)
+        return PairFeatures(self.similarity(cosine, query[1:], item[1:]), query[0], item[0])
+
+    @torch.no_grad()
+    def feature_table(
+        self,
+        queries: Sequence[str],
+        items: Sequence[str],
+        pairs: Tensor,
+        *,
+        advance: Callable[[int], object] = lambda n: None,
+    ) -> FeatureTable:
+        """Encode many pairs without gradient, each distinct text once, in bounded memory.
+
+        Queries' states are kept; items pass by in chunks.
+
+        :param queries: distinct queries.
+        :param items: distinct rendered items.
+        :param pairs: ``[n, 2]`` int64, rows of ``queries`` and ``items``.
+        :param advance: called with the number of texts just encoded.
+        :return: the features.
+        """
+        similarity = torch.zeros(len(pairs), N_FEATURES)
+        query_states, query_pooled = self._encode_texts(queries, advance)
+        item_pooled = torch.zeros(len(items), query_pooled.shape[1])
+        order = sorted(range(len(items)), key=lambda i: len(items[i]))
+        by_item = pairs[:, 1].argsort(stable=True)
+        starts = torch.searchsorted(pairs[by_item, 1].contiguous(), torch.arange(len(items) + 1))
+        for begin in range(0, len(items), CHUNK):
+            chunk = order[begin : begin + CHUNK]
+            states, pooled = self._encode_texts([items[i] for i in chunk], advance)
+            item_pooled[chunk] = pooled
+            for row, item in enumerate(chunk):
+                for part in by_item[starts[item] : starts[item + 1]].split(CHUNK):
+                    rows = pairs[part, 0].tolist()
+                    width = max((len(query_states[r][1]) for r in rows), default=0)
+                    side = _stack([query_states[r] for r in rows], width)
+                    one = tuple(t.expand(len(rows), *t.shape[1:]) for t in _stack([states[row]], len(states[row][1])))
+                    cosine = query_pooled[rows] @ pooled[row]
+                    similarity[part] = self.similarity(cosine, side, (one[0], one[1], one[2]))
+        return FeatureTable(similarity, query_pooled, item_pooled, pairs)
+
+    def _encode_texts(
+        self, texts: Sequence[str], advance: Callable[[int], object]
+    ) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
+        """States and ids of each text, without padding, and the pooled halves."""
+        states: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0))] * len(texts)
+        pooled = torch.zeros(len(texts), self.encoder.config.hidden_size)
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        for begin in range(0, len(texts), 16):
+            chunk = order[begin : begin + 16]
+            ids, mask = self._tensors([texts[i] for i in chunk])
+            positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+            out = self.encode(ids, mask, positions, mask[:, None, :].expand(-1, ids.shape[1], -1))
+            pooled[chunk] = self.pool(out, mask.to(out), positions).cpu()
+            for row, i in enumerate(chunk):
+                n = int(mask[row].sum())
+                states[i] = (out[row, :n].cpu(), ids[row, :n].cpu())
+            advance(len(chunk))
+        return states, pooled
+
+    def _tensors(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        device = self.rarity.device
+        encodings = self._tokenizer.encode_batch(list(texts))
+        width = max(len(e.ids) for e in encodings)
+        ids = torch.zeros(len(texts), width, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for row, encoding in enumerate(encodings):
+            ids[row, : len(encoding.ids)] = torch.tensor(encoding.ids)
+            mask[row, : len(encoding.ids)] = 1
+        return ids.to(device), mask.to(device)
+
+    def encoder_parameters(self) -> list[nn.Parameter]:
+        """Parameters below the head that this backbone trains.
+
+        :return: the encoder's.
+        """
+        return list(self.encoder.parameters())
+
+    def tokenizer(self) -> Tokenizer:
+        """The pair tokenizer that goes into the bundle.
+
+        :return: the tokenizer, which truncates and does not pad.
+        """
+        return self._tokenizer
+
+    def save(self, folder: Path) -> None:
+        """Write weights, configuration and tokenizer.
+
+        :param folder: an existing folder.
+        """
+        save_file({name: t.contiguous() for name, t in self.state_dict().items()}, folder / "model.safetensors")
+        config = {
+            "backbone": "split", "gains": list(self.gains), "query_cap": self.query_cap, "item_cap": self.item_cap,
+            "pooling": self.pooling, "position_offset": self.position_offset,
+            "encoder": self.encoder.config.to_dict(),
+        }  # fmt: skip
+        (folder / "backbone.json").write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
+        self._tokenizer.save(str(folder / "tokenizer.json"))
+
+    @classmethod
+    def load(cls, folder: Path) -> SplitReranker:
+        """Read what :meth:`save` wrote.
+
+        :param folder: the folder.
+        :return: the same model, in evaluation mode.
+        """
+        from transformers import AutoConfig, AutoModel
+
+        config = json.loads((folder / "backbone.json").read_text(encoding="utf-8"))
+        described = config["encoder"]
+        encoder = AutoModel.from_config(
+            AutoConfig.for_model(described.pop("model_type"), **described),
+            attn_implementation="sdpa",
+            add_pooling_layer=False,
+        )
+        model = cls(
+            encoder, Tokenizer.from_file(str(folder / "tokenizer.json")), tuple(config["gains"]),
+            query_cap=config["query_cap"], item_cap=config["item_cap"], pooling=config["pooling"],
+            position_offset=config["position_offset"],
+        )  # fmt: skip
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+        return model.eval()
+
+
+def _stack(sides: list[tuple[Tensor, Tensor]], width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Pad states and ids of several texts: states, mask, ids."""
+    first = sides[0][0]
+    states = first.new_zeros(len(sides), width, first.shape[-1])
+    mask = first.new_zeros(len(sides), width)
+    ids = torch.zeros(len(sides), width, dtype=torch.long)
+    for row, (state, tokens) in enumerate(sides):
+        states[row, : len(tokens)], mask[row, : len(tokens)], ids[row, : len(tokens)] = state, 1.0, tokens
+    return states, mask, ids
+
+
+def special_ids(tokenizer: Tokenizer) -> Tensor:
+    """Token ids of a tokenizer's special tokens.
+
+    :param tokenizer: the tokenizer.
+    :return: ``[m]`` int64.
+    """
+    ids = [i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special]
+    return torch.tensor(ids, dtype=torch.long)

@@ -1,0 +1,72 @@
+"""From a distance to a p-value that means something: split conformal calibration."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from darl_opensearch.errors import InputError
+
+MAX_TABLE = 4096
+
+
+class ConformalCalibration(nn.Module):
+    """``ood_score = 1 - p`` with ``p = (1 + #{calibration >= d}) / (n + 1)``, and the scaled distance.
+
+    Vovk, Gammerman and Shafer 2005; for outliers Bates et al. 2023, arXiv:2104.08279. For pairs exchangeable
+    with the calibration pairs the false-alarm rate at ``ood_score >= 1 - alpha`` is at most alpha.
+
+    :param n: calibration distances.
+    """
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.register_buffer("distances", torch.zeros(n))
+        self.register_buffer("median", torch.zeros(()))
+        self.register_buffer("spread", torch.ones(()))
+        self.distances: Tensor
+        self.median: Tensor
+        self.spread: Tensor
+
+    @classmethod
+    def fit(cls, distances: Tensor, alpha: float) -> ConformalCalibration:
+        """Calibrate on held-out distances.
+
+        More than 4,096 are thinned to that many by taking every ``m``-th order statistic's upper neighbour,
+        so that the table rounds towards "not OOD".
+
+        :param distances: ``[n]`` of pairs that nothing was fitted, chosen or stopped on.
+        :param alpha: false-alarm rate that must be expressible, in (0, 1).
+        :return: the calibration.
+        :raises InputError: when ``n < 1 / alpha - 1``: the smallest p-value could not reach alpha.
+        """
+        needed = math.ceil(1 / alpha - 1 - 1e-9)
+        if len(distances) < needed:
+            raise InputError(
+                f"{len(distances)} calibration pairs cannot show a false-alarm rate of {alpha}",
+                where="[ood] alpha",
+                todo=f"give at least {needed} held-out pairs (more queries in [data] traffic), or raise alpha",
+            )
+        table = distances.float().sort().values
+        median, tail = table.quantile(0.5), table.quantile(0.95)
+        if len(table) > MAX_TABLE:
+            # Order statistics floor-spaced from above: each kept value stands for those just below it.
+            upper = torch.arange(1, MAX_TABLE + 1).double() * len(table) / MAX_TABLE
+            table = table[upper.ceil().long() - 1]
+        calibration = cls(len(table))
+        calibration.distances.copy_(table)
+        calibration.median.copy_(median)
+        calibration.spread.copy_((tail - median).clamp_min(1e-6))
+        return calibration
+
+    def forward(self, distance: Tensor) -> Tensor:
+        """Both OOD columns.
+
+        :param distance: ``[n]`` the detector's raw distance.
+        :return: ``[n, 2]``: ``ood_score`` in [0, 1) and ``ood_distance``, unbounded.
+        """
+        beyond = (self.distances[None, :] >= distance[:, None]).to(distance).sum(1)
+        p = (beyond + 1.0) / (self.distances.shape[0] + 1.0)
+        return torch.stack([1.0 - p, (distance - self.median) / self.spread], dim=1)

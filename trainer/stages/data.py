@@ -1,0 +1,192 @@
+"""Everything a run reads, split and digested once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from darl_opensearch.errors import InputError
+from darl_opensearch.text import ItemRenderer
+from trainer.config import Config
+from trainer.data.judgments import (
+    Item,
+    JudgedQuery,
+    TrafficQuery,
+    check_disjoint,
+    digest,
+    read_items,
+    read_judgments,
+    read_traffic,
+)
+from trainer.data.splits import calibration_pairs, hold_out
+from trainer.models.base import Backbone, FeatureTable
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Judged or unjudged pairs as rows over distinct texts.
+
+    :param queries: query texts.
+    :param items: item texts.
+    :param index: ``[n, 2]`` int64, rows of queries and items.
+    :param grades: ``[n]`` int64; empty for unjudged pairs.
+    """
+
+    queries: tuple[str, ...]
+    items: tuple[str, ...]
+    index: Tensor
+    grades: Tensor
+
+    @property
+    def query_index(self) -> Tensor:
+        """``[n]`` which query each pair is of."""
+        return self.index[:, 0]
+
+    def gains(self, gains: Sequence[float]) -> Tensor:
+        """Gains over the highest gain.
+
+        :param gains: of each grade.
+        :return: ``[n]`` float in [0, 1].
+        """
+        table = torch.tensor(gains, dtype=torch.float32)
+        return table[self.grades] / table[-1]
+
+    def numpy(self, gains: Sequence[float]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """What the metrics take.
+
+        :param gains: of each grade.
+        :return: grades, gains and query index, each ``[n]``.
+        """
+        grades = self.grades.numpy()
+        return grades, np.asarray(gains)[grades], self.query_index.numpy()
+
+
+class Features:
+    """Features of fixed sets of pairs, encoded once while the encoder stays as it is.
+
+    :param model: the backbone.
+    :param advance: called with the number of texts just encoded.
+    """
+
+    def __init__(self, model: Backbone, advance: Callable[[int], object] = lambda n: None) -> None:
+        self.model, self.advance = model, advance
+        self._tables: dict[int, tuple[Pairs, FeatureTable]] = {}
+
+    def of(self, pairs: Pairs) -> FeatureTable:
+        """Features of some pairs.
+
+        :param pairs: judged or not.
+        :return: their features under the encoder as it is.
+        """
+        if id(pairs) not in self._tables:
+            table = self.model.feature_table(pairs.queries, pairs.items, pairs.index, advance=self.advance)
+            self._tables[id(pairs)] = (pairs, table)  # the pairs are kept: their id stays theirs
+        return self._tables[id(pairs)][1]
+
+    def forget(self) -> None:
+        """Drop everything: the encoder has changed."""
+        self._tables.clear()
+
+
+@dataclass(frozen=True)
+class RunData:
+    """What a run trains, stops, calibrates and reports on.
+
+    :param items: the catalogue.
+    :param train: training queries.
+    :param dev: queries for early stopping, rollback and grade calibration.
+    :param traffic: held-out queries with the retrieved items that nothing was trained on.
+    :param familiar: the same queries with the retrieved items that were.
+    """
+
+    items: dict[str, Item]
+    train: list[JudgedQuery]
+    dev: list[JudgedQuery]
+    traffic: list[tuple[TrafficQuery, tuple[str, ...]]]
+    familiar: list[tuple[TrafficQuery, tuple[str, ...]]] = field(default_factory=list)
+
+    def judged(self, queries: Sequence[JudgedQuery]) -> Pairs:
+        """Lay judged queries out as pairs.
+
+        :param queries: some of them.
+        :return: the pairs.
+        """
+        return self._pairs([(q.query, q.item_ids) for q in queries], [g for q in queries for g in q.grades])
+
+    def unjudged(self, queries: Sequence[tuple[TrafficQuery, tuple[str, ...]]]) -> Pairs:
+        """Lay traffic out as pairs.
+
+        :param queries: some of it.
+        :return: the pairs, without grades.
+        """
+        return self._pairs([(q.query, ids) for q, ids in queries], [])
+
+    def _pairs(self, rows: Sequence[tuple[str, Sequence[str]]], grades: list[int]) -> Pairs:
+        ids = list(dict.fromkeys(item_id for _, item_ids in rows for item_id in item_ids))
+        where = {item_id: row for row, item_id in enumerate(ids)}
+        index = [(row, where[item_id]) for row, (_, item_ids) in enumerate(rows) for item_id in item_ids]
+        return Pairs(
+            tuple(query for query, _ in rows), tuple(self.items[i].text for i in ids),
+            torch.tensor(index, dtype=torch.long).reshape(-1, 2), torch.tensor(grades, dtype=torch.long),
+        )  # fmt: skip
+
+    def summary(self) -> dict[str, Any]:
+        """Counts and digests, for the run and the card.
+
+        :return: JSON-ready values.
+        """
+        return {
+            "items": len(self.items),
+            "train": {"queries": len(self.train), "pairs": sum(len(q.grades) for q in self.train),
+                      "sha256": digest(self.train)},
+            "dev": {"queries": len(self.dev), "pairs": sum(len(q.grades) for q in self.dev),
+                    "sha256": digest(self.dev)},
+            "traffic": {"queries": len(self.traffic), "pairs": sum(len(i) for _, i in self.traffic),
+                        "sha256": digest(q for q, _ in self.traffic)},
+        }  # fmt: skip
+
+
+def read_data(config: Config, folder: Path, tokenizer: Tokenizer) -> RunData:
+    """Read and split everything a configuration names.
+
+    :param config: the configuration.
+    :param folder: what its paths are relative to.
+    :param tokenizer: the base model's, for the item cap.
+    :return: the data.
+    :raises InputError: naming file, line and field of what is wrong.
+    """
+    k = config.grades.scale.k
+    renderer = ItemRenderer(config.template.item_template, tokenizer, config.model.item_cap)
+    items = read_items(folder / config.data.items, renderer)
+    train = read_judgments(folder / config.data.judgments, items, k)
+    held: list[TrafficQuery]
+    if config.data.traffic:
+        held = read_traffic(folder / config.data.traffic, items)
+    else:
+        train, spare = hold_out(train, config.data.traffic_share, config.seed + 1)
+        held = [TrafficQuery(q.query_id, q.query) for q in spare]
+    if config.data.dev:
+        dev_path = folder / config.data.dev
+        dev = read_judgments(dev_path, items, k)
+        check_disjoint(train, dev, where=str(dev_path))
+    else:
+        train, dev = hold_out(train, config.data.dev_share, config.seed)
+    _check_learnable(train, where=str(folder / config.data.judgments))
+    traffic = calibration_pairs(held, [*train, *dev], items, depth=config.ood.depth, trained=False)
+    familiar = calibration_pairs(held, [*train, *dev], items, depth=config.ood.depth, trained=True)
+    return RunData(items, train, dev, traffic, familiar)
+
+
+def _check_learnable(train: Sequence[JudgedQuery], *, where: str) -> None:
+    if not any(len(set(query.grades)) > 1 for query in train):
+        raise InputError(
+            "no query has items of two grades", where=where, todo="judge good and bad items of the same query"
+        )

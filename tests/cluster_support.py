@@ -6,11 +6,16 @@ import base64
 import contextlib
 import http.client
 import json
+import os
+import re
 import ssl
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,6 +25,7 @@ from opensearchpy import Urllib3HttpConnection
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.cluster import Cluster, models, pipelines
 from darl_opensearch.cluster.calls import path
+from darl_opensearch.resources import plugin_config
 from darl_opensearch.server.app import create_app
 from darl_opensearch.server.config import ServerConfig
 from darl_opensearch.server.service import Service
@@ -149,7 +155,7 @@ def guarded_proxy(target: str, user: str, password: str) -> type[Quiet]:
             self.answer(response.status, response.read(), response.headers.get("Content-Type", "text/plain"))
             connection.close()
 
-        do_GET = do_POST = do_PUT = do_DELETE = do_HEAD = pass_on  # noqa: N815
+        do_GET = do_POST = do_PUT = do_DELETE = do_HEAD = pass_on
 
     return Proxy
 
@@ -172,7 +178,7 @@ def stub_cluster(answers: dict[tuple[str, str], Any], seen: list[tuple[str, str]
             else:
                 self.answer(status, json.dumps(data).encode())
 
-        do_GET = do_POST = do_PUT = do_DELETE = do_HEAD = respond  # noqa: N815
+        do_GET = do_POST = do_PUT = do_DELETE = do_HEAD = respond
 
     return Stub
 
@@ -198,3 +204,44 @@ def eventually(true: Callable[[], bool], seconds: float = 10) -> bool:
             return True
         time.sleep(0.05)
     return true()
+
+
+def matches(template: Any, body: Any) -> bool:
+    """Whether a body is a file of ``plugin_config`` with its placeholders filled."""
+    if isinstance(template, str):
+        if _WHOLE.fullmatch(template):
+            return True
+        pattern = "(.*)".join(re.escape(part) for part in _PLACEHOLDER.split(template))
+        return isinstance(body, str) and re.fullmatch(pattern, body, re.DOTALL) is not None
+    if isinstance(template, dict):
+        if not isinstance(body, dict) or body.keys() - template.keys():
+            return False
+        return all(
+            matches(value, body[key]) if key in body else bool(isinstance(value, str) and _WHOLE.fullmatch(value))
+            for key, value in template.items()
+        )
+    if isinstance(template, list):
+        return isinstance(body, list) and len(template) == len(body) and all(map(matches, template, body))
+    return type(template) is type(body) and template == body
+
+
+_PLACEHOLDER = re.compile(r"\{\{[a-z][a-z0-9_]*\}\}")
+_WHOLE = _PLACEHOLDER
+
+
+def file_of(body: Any) -> str | None:
+    """The file of ``plugin_config`` that a body was rendered from."""
+    for file in sorted(plugin_config().glob("*.json")):
+        if matches(json.loads(file.read_text(encoding="utf-8")), body):
+            return file.name
+    return None
+
+
+def run_darl(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process of its own, with none of this one's settings."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("DARL_", "OPENSEARCH_"))}
+    root = str(Path(__file__).parent.parent)
+    return subprocess.run(
+        [sys.executable, "-m", "darl_opensearch", *arguments],
+        capture_output=True, text=True, check=False, timeout=120, env=kept | {"PYTHONPATH": root} | environment,
+    )  # fmt: skip

@@ -169,13 +169,15 @@ def translate(err: Exception, where: str) -> ClusterError:
         return _unreachable(err, where)
     if not isinstance(err, api.TransportError):
         return ClusterError(_short(str(err)), where=where)
-    if err.status_code == 401:
+    # A scorer behind a connector may refuse the cluster, which then hands on its status.
+    by_scorer = "remote service" in reason_of(err)
+    if err.status_code == 401 and not by_scorer:
         return ClusterError(
             "the cluster does not accept this user and password (401)",
             where=where,
             todo="check --user and OPENSEARCH_PASSWORD",
         )
-    if err.status_code == 403:
+    if err.status_code == 403 and not by_scorer:
         return ClusterError(
             f"not allowed (403{': ' + reason_of(err) if reason_of(err) else ''})",
             where=where,

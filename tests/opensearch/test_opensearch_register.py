@@ -1,0 +1,339 @@
+"""Registering on a real node: again, after a change, after an interruption, dry, and where it must fail."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+from cluster_support import RunningScorer, file_of, guarded_proxy, recording, run_darl, serving
+from support import ITEMS, SCALE3, tiny_bundle
+
+from darl_opensearch.bundle import Bundle
+from darl_opensearch.cluster import (
+    Cluster,
+    ClusterOptions,
+    PipelineOptions,
+    RegisterOptions,
+    ScorerAddress,
+    load_items,
+    models,
+    register,
+    render,
+)
+from darl_opensearch.cluster.calls import path
+from darl_opensearch.cluster.pipelines import fetch
+from darl_opensearch.cluster.preflight import TRUSTED, preflight
+from darl_opensearch.errors import ClusterError
+from darl_opensearch.search import PipelineSearch
+
+pytestmark = pytest.mark.opensearch
+BODIES = """
+    register_local connector register_connector pipeline_local pipeline_connector pipeline_plain predict_local
+    predict_connector items_index search search_ext find_model find_connector
+"""
+
+
+@pytest.fixture
+def scorer(place):
+    with RunningScorer(place.bundle) as running:
+        yield running
+
+
+def changing(seen):
+    """The recorded requests that change something."""
+    reads = ("_search", "_predict", "/text_similarity/")
+    return [
+        (method, where, body)
+        for method, where, body in seen
+        if method not in ("GET", "HEAD") and not any(read in where.partition("?")[0] for read in reads[:2])
+        or where.startswith("/_search/pipeline") and method == "PUT"
+    ]  # fmt: skip
+
+
+def changed_bundle(place, tmp_path):
+    """Another model under the same name and version."""
+    import onnx
+    from onnx import numpy_helper
+
+    from darl_opensearch.bundle import writing
+
+    target = tmp_path / "other"
+    with writing(target, place.bundle.card) as work:
+        for name in place.bundle.digests:
+            (work / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(place.bundle.path / name, work / name)
+        model = onnx.load(work / "model.onnx")
+        for tensor in model.graph.initializer:
+            if tensor.name == "slope":
+                tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * 2, "slope"))
+        onnx.save(model, work / "model.onnx")
+    return Bundle.open(target)
+
+
+@pytest.mark.parametrize("mode", ["local", "connector"])
+def test_registering_again_changes_nothing(place, scorer, mode):
+    first = place.register(mode, scorer if mode == "connector" else None)
+    assert not first.reused
+    assert first.deviation < 1e-4
+    assert first.pipelines == {place.name: "created", f"{place.name}-plain": "created"}
+    place.cluster.calls.clear()
+    second = place.register(mode, scorer if mode == "connector" else None)
+    assert second.reused
+    assert second.model_id == first.model_id
+    assert second.pipelines == {place.name: "unchanged", f"{place.name}-plain": "unchanged"}
+    assert place.cluster.calls == []  # not one request that changes anything
+
+
+@pytest.mark.parametrize("mode", ["local", "connector"])
+def test_an_undeployed_model_is_deployed_again(place, scorer, mode):
+    first = place.register(mode, scorer if mode == "connector" else None)
+    place.cluster.send("POST", path("_plugins", "_ml", "models", first.model_id, "_undeploy"))
+    second = place.register(mode, scorer if mode == "connector" else None)
+    assert second.model_id == first.model_id
+    assert second.deviation < 1e-4
+
+
+def test_same_version_with_another_content(place, tmp_path):
+    first = place.register("local")
+    other = changed_bundle(place, tmp_path)
+    options = RegisterOptions(pipeline=place.pipeline())
+    with pytest.raises(ClusterError, match="already with another content .* Give the bundle another version"):
+        register(other, place.cluster, options)
+    replaced = register(other, place.cluster, RegisterOptions(pipeline=place.pipeline(), replace=True))
+    assert replaced.model_id != first.model_id
+    assert replaced.removed == (first.model_id,)
+    assert replaced.pipelines[place.name] == "updated"
+    assert [m.model_id for m in models.find_models(place.cluster, models.local_name(other.card))] == [replaced.model_id]
+
+
+def test_same_version_with_another_scorer(place, scorer):
+    first = place.register("connector", scorer)
+    with RunningScorer(place.bundle) as moved:
+        with pytest.raises(ClusterError, match="is registered already with another scorer or configuration"):
+            place.register("connector", moved)
+        second = place.register("connector", moved, replace=True)
+        assert second.removed == (first.model_id,)
+        body = render("find_connector.json", name=models.connector_name(place.bundle.card))
+        found = place.cluster.read("POST", "/_plugins/_ml/connectors/_search", body)["hits"]["hits"]
+        assert len(found) == 1  # the old connector went with its model
+
+
+def test_what_an_interrupted_upload_left_is_removed(place):
+    body = render(
+        "register_local.json", name=models.local_name(place.bundle.card), version="1", card='{"darl":{}}',
+        sha256=place.bundle.identity, size_bytes=20_000_000, chunks=2,
+    )  # fmt: skip
+    left = place.cluster.send("POST", "/_plugins/_ml/models/_register_meta", body)["model_id"]
+    place.cluster.send("POST", f"/_plugins/_ml/models/{left}/upload_chunk/0", {}, content=b"x" * 1000)
+    done = place.register("local")
+    assert done.model_id != left
+    assert [m.model_id for m in models.find_models(place.cluster, models.local_name(place.bundle.card))] == [
+        done.model_id
+    ]
+
+
+def test_a_connector_without_its_model_is_removed(place, scorer):
+    body = render(
+        "connector.json",
+        name=models.connector_name(place.bundle.card),
+        description="DaRL left, sha256 0",
+        api_key="none",
+        scorer_url=scorer.url,
+        connect_seconds=1,
+        answer_seconds=1,
+    )
+    left = place.cluster.send("POST", "/_plugins/_ml/connectors/_create", body)["connector_id"]
+    place.register("connector", scorer)
+    assert place.cluster.read("GET", f"/_plugins/_ml/connectors/{left}", absent={}) == {}
+
+
+@pytest.mark.parametrize("mode", ["local", "connector"])
+def test_dry_run_lists_the_requests_of_the_real_run(place, scorer, opensearch_url, mode):
+    address = ScorerAddress(scorer.url, "s3cret") if mode == "connector" else None
+    options = RegisterOptions(mode=mode, scorer=address, pipeline=place.pipeline())
+    seen, connection = recording()
+    dry = Cluster.open(ClusterOptions(opensearch_url), dry_run=True, connection_class=connection)
+    register(place.bundle, dry, options)
+    assert changing(seen) == []
+    listed = [call.to_json() for call in dry.calls]
+    assert "s3cret" not in json.dumps(listed)
+    seen.clear()
+    real = Cluster.open(ClusterOptions(opensearch_url), connection_class=connection)
+    done = register(place.bundle, real, options)
+    found = models.find_models(place.cluster, models.connector_name(place.bundle.card))
+    text = json.dumps([call.to_json() for call in real.calls]).replace(done.model_id, "<model_id>")
+    text = text.replace(found[0].connector_id, "<connector_id>") if mode == "connector" else text
+    assert json.loads(text.replace("/<model_id>/", "/%3Cmodel_id%3E/")) == listed
+    sent = [(method, where) for method, where, _ in changing(seen)]
+    assert sent == [(call.method, call.path) for call in real.calls]
+
+
+def test_every_body_lies_in_plugin_config(place, scorer, opensearch_url, tmp_path):
+    seen, connection = recording()
+    cluster = Cluster.open(ClusterOptions(opensearch_url), connection_class=connection)
+    items = tmp_path / "items.jsonl"
+    items.write_text("".join(json.dumps(item) + "\n" for item in ITEMS), encoding="utf-8")
+    register(place.bundle, cluster, RegisterOptions(pipeline=place.pipeline("-a")))
+    address = ScorerAddress(scorer.url)
+    register(place.bundle, cluster, RegisterOptions("connector", address, place.pipeline("-b", with_query_id=True)))
+    load_items(cluster, place.bundle, items, place.index)
+    for suffix in ("-a", "-b"):
+        searching = PipelineSearch(cluster.client, place.bundle, place.index, place.name + suffix)
+        assert searching.search("stolen bike").reranked
+        searching.first_stage("stolen bike")
+    used = set()
+    for _method, where, body in seen:
+        if body is None or "upload_chunk" in where or where.startswith("/_bulk"):
+            continue
+        sent = json.loads(body)
+        ext = sent.pop("ext", None)
+        assert (name := file_of(sent)), f"{where}: {sent}"
+        used.add(name)
+        if ext is not None:
+            assert (name := file_of(ext)), ext
+            used.add(name)
+    assert used >= {f"{name}.json" for name in BODIES.split()}
+
+
+def test_the_scorer_goes_down(place, scorer, tmp_path):
+    items = tmp_path / "items.jsonl"
+    items.write_text("".join(json.dumps(item) + "\n" for item in ITEMS), encoding="utf-8")
+    place.register("connector", scorer)
+    load_items(place.cluster, place.bundle, items, place.index)
+    searching, body = place.search(), {"query": {"match_all": {}}}
+    assert searching.search("kitchen fire", size=3, body=body).reranked
+    port = scorer.port
+    scorer.stop()
+    down = searching.search("kitchen fire", size=3, body=body)
+    assert not down.reranked
+    assert [hit.id for hit in down.hits] == [hit["_id"] for hit in searching.first_stage("x", size=3, body=body)]
+    assert all(hit.grade is None for hit in down.hits)
+    with RunningScorer(place.bundle, port=port):
+        assert searching.search("kitchen fire", size=3, body=body).reranked
+
+
+def test_registering_without_a_scorer(place):
+    address = ScorerAddress("http://127.0.0.1:9/v1/rerank")
+    options = RegisterOptions("connector", address, place.pipeline())
+    with pytest.raises(ClusterError, match=r"^http://127.0.0.1:9/v1/rerank: the cluster could not ask .* Start darl"):
+        register(place.bundle, place.cluster, options)
+    assert fetch(place.cluster, place.name) is None  # no pipeline that would never rerank
+    registered = register(
+        place.bundle, place.cluster, RegisterOptions("connector", address, place.pipeline(), verify=False)
+    )
+    assert registered.reused and registered.deviation is None
+
+
+def test_wrong_scorer_key(place):
+    with RunningScorer(place.bundle, key="right") as scorer:
+        with pytest.raises(ClusterError, match="does not accept the API key .* Give its key by DARL_API_KEY"):
+            place.register("connector", scorer, key="wrong")
+        with pytest.raises(ClusterError, match="does not accept the API key"):
+            place.register("connector", scorer, key="right")  # the connector still has the other key
+        assert place.register("connector", scorer, key="right", replace=True).deviation < 1e-4
+
+
+def test_a_scorer_with_another_model(place, tmp_path):
+    with RunningScorer(changed_bundle(place, tmp_path)) as scorer:
+        with pytest.raises(ClusterError, match=r"answers otherwise than the bundle .* Start darl serve on this bundle"):
+            place.register("connector", scorer)
+    four = tiny_bundle(tmp_path / "four", scale=type(SCALE3)(("a", "b", "c", "d"), (0, 1, 2, 3)))
+    with RunningScorer(four) as scorer:
+        with pytest.raises(ClusterError, match=r"answers \[3, 7\] values where the bundle has \[3, 6\]"):
+            place.register("connector", scorer, replace=True)
+
+
+def test_a_pipeline_of_somebody_else_is_left_alone(place):
+    foreign = f"{place.name}-foreign"
+    place.cluster.send("PUT", path("_search", "pipeline", foreign), {"description": "mine", "request_processors": []})
+    try:
+        with pytest.raises(ClusterError, match="is there and was not made by darl. Choose another name by --pipeline"):
+            register(place.bundle, place.cluster, RegisterOptions(pipeline=PipelineOptions(foreign)))
+        assert models.find_models(place.cluster, models.local_name(place.bundle.card)) == []  # nothing was uploaded
+    finally:
+        place.cluster.send("DELETE", path("_search", "pipeline", foreign))
+
+
+def test_trusted_endpoints_are_added_to(place):
+    url = f"http://localhost:{7000 + sum(map(ord, place.name)) % 999}/v1/rerank"
+    stored = place.cluster.read("GET", "/_cluster/settings?flat_settings=true")["persistent"].get(TRUSTED)
+    before = place.cluster.read("GET", "/_cluster/settings?include_defaults=true&flat_settings=true")
+    trusted = {**before["defaults"], **before["persistent"]}[TRUSTED]
+    with pytest.raises(ClusterError, match=re.escape(TRUSTED) + " lacks .* Run again with --apply-settings"):
+        preflight(place.cluster, "connector", scorer_url=url)
+    try:
+        done = preflight(place.cluster, "connector", scorer_url=url, apply_settings=True)
+        assert [setting.name for setting in done.changed] == [TRUSTED]
+        now = place.cluster.read("GET", "/_cluster/settings?flat_settings=true")["persistent"][TRUSTED]
+        assert now == [*trusted, f"^{url.removesuffix('/v1/rerank')}/.*$"]
+        assert preflight(place.cluster, "connector", scorer_url=url).changed == ()
+    finally:
+        place.cluster.send("PUT", "/_cluster/settings", render("settings.json", settings={TRUSTED: stored}))
+
+
+def test_behind_a_proxy_with_a_password_and_tls(place, opensearch_url, tmp_path):
+    import ssl
+
+    key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
+    made = subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1",
+         "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", cert], capture_output=True, check=False,
+    )  # fmt: skip
+    if made.returncode:
+        pytest.skip("there is no openssl to make a certificate with")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    proxy = guarded_proxy(opensearch_url, "ann", "pa:ss")
+    with serving(proxy, context) as url:
+        cluster = Cluster.open(ClusterOptions(url, "ann", "pa:ss", cert))
+        assert register(place.bundle, cluster, RegisterOptions(pipeline=place.pipeline())).deviation < 1e-4
+        assert Cluster.open(ClusterOptions(url, "ann", "pa:ss", insecure=True)).identify().name
+        with pytest.raises(ClusterError, match="TLS failed .* Give the cluster's certificate|TLS failed .*--ca-certs"):
+            Cluster.open(ClusterOptions(url, "ann", "pa:ss")).identify()
+        with pytest.raises(ClusterError, match=r"does not accept this user and password \(401\)"):
+            register(place.bundle, Cluster.open(ClusterOptions(url, "ann", "no", cert)))
+    with serving(proxy) as url:
+        with pytest.raises(ClusterError, match="the port does not speak TLS. Use an http:// URL"):
+            Cluster.open(ClusterOptions(url.replace("http", "https"), insecure=True)).identify()
+
+
+def test_commands(place, opensearch_url, tmp_path, scorer):
+    """register, index and search as a user runs them, in processes of their own."""
+    items = tmp_path / "items.jsonl"
+    items.write_text("".join(json.dumps(item) + "\n" for item in ITEMS), encoding="utf-8")
+    bundle, target = str(place.bundle.path), ["--url", opensearch_url]
+    name = place.pipeline().name
+    done = run_darl("register", bundle, *target, "--pipeline", name, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["mode"] == "local"
+    listed = run_darl("register", bundle, *target, "--pipeline", name, "--max-k", "7", "--dry-run")
+    assert [call["path"] for call in json.loads(listed.stdout)] == [
+        f"/_search/pipeline/{name}",
+        f"/_search/pipeline/{name}-plain",
+    ]
+    listed = run_darl("index", bundle, str(items), *target, "--index", place.index, "--dry-run")
+    assert [call["method"] for call in json.loads(listed.stdout)] == ["PUT", "POST"]
+    loaded = run_darl("index", bundle, str(items), *target, "--index", place.index)
+    assert loaded.stdout == f"6 items in {place.index}, which is new\n"
+    asked = [
+        "--index",
+        place.index,
+        "--bundle",
+        bundle,
+        "--pipeline",
+        name,
+        "--ood-log",
+        str(tmp_path / "ood" / "spool.sqlite"),
+    ]
+    found = run_darl("search", 'fire in my "kitchen"', *target, *asked, "--json")
+    assert found.returncode == 0, found.stderr
+    result = json.loads(found.stdout)
+    assert result["reranked"] is True and result["logged"] is True
+    assert {"position", "position_before", "grade_name", "is_ood"} <= result["hits"][0].keys()
+    table = run_darl("search", "fire in my kitchen", *target, *asked, "--no-ood-log")
+    assert "reranked in" in table.stdout and table.stdout.startswith("now")
+    wrong = run_darl("search", " ", *target, *asked)
+    assert (wrong.returncode, wrong.stderr) == (1, "darl: the query is empty. Write what to search for.\n")

@@ -212,9 +212,7 @@ def _hits(response: Mapping[str, Any]) -> list[dict[str, Any]]:
         hits = response["hits"]["hits"]
         return [dict(hit) for hit in hits]
     except (KeyError, TypeError, ValueError) as err:
-        raise InputError(
-            f"this is not a search response ({err})", todo="pass what client.search returned"
-        ) from err
+        raise InputError(f"this is not a search response ({err})", todo="pass what client.search returned") from err
 
 
 def _item_id(hit: Mapping[str, Any], id_field: str) -> str:

@@ -37,19 +37,15 @@ def _since(ctx: click.Context, param: click.Parameter, value: str | None) -> dat
 @click.command()
 @click.option(
     "--spool",
-    envvar="DARL_SPOOL",
+    envvar=["DARL_SPOOL", "DARL_OOD_LOG"],  # the second is what darl serve calls it
     show_envvar=True,
     type=click.Path(dir_okay=False, path_type=Path),
     help="Read this spool. With --url as well: read the cluster, and the spool's losses.",
 )
 @cluster_options
 @click.option("--stream", default="darl-ood", show_default=True, help="Name of the data stream.")
-@click.option(
-    "--since", callback=_since, metavar="SPAN", help="From when: 30m, 12h, 7d, 4w or a date. All by default."
-)
-@click.option(
-    "--top", type=click.IntRange(0), default=10, show_default=True, help="Strangest queries to name."
-)
+@click.option("--since", callback=_since, metavar="SPAN", help="From when: 30m, 12h, 7d, 4w or a date. All by default.")
+@click.option("--top", type=click.IntRange(0), default=10, show_default=True, help="Strangest queries to name.")
 @json_option
 @click.pass_context
 def cli(
@@ -82,9 +78,7 @@ def cli(
             with Spool.open(spool) as losses:
                 counters = losses.counters()
         where = without_secrets(cluster.url)
-        result = report(
-            StreamStore(connect(cluster), stream=stream, where=where), since, top=top, counters=counters
-        )
+        result = report(StreamStore(connect(cluster), stream=stream, where=where), since, top=top, counters=counters)
     terminal = sys.stdout.isatty()
     width = shutil.get_terminal_size().columns if terminal else None
     text = "" if as_json else render(result, width=width, terminal=terminal)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.option(
     "--spool",
-    envvar="DARL_SPOOL",
+    envvar=["DARL_SPOOL", "DARL_OOD_LOG"],  # the second is what darl serve calls it
     show_envvar=True,
     required=True,
     type=click.Path(dir_okay=False, path_type=Path),
@@ -37,9 +37,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Send what is there and end, or go on until interrupted.",
 )
-@click.option(
-    "--dead-letters", is_flag=True, help="Print what the cluster refused for good, and send nothing."
-)
+@click.option("--dead-letters", is_flag=True, help="Print what the cluster refused for good, and send nothing.")
 @click.option("--retry-dead-letters", is_flag=True, help="Put what was refused back in line first.")
 @json_option
 def cli(
@@ -129,7 +127,5 @@ def _print_dead_letters(spool: Spool, as_json: bool) -> None:
         for d in letters
     ]
     lines = [f"{d.failed_at}  {d.record_id}  {d.reason}" for d in letters]
-    text = "\n".join(
-        [*lines, f"{count:,} records were refused for good; the newest {len(letters)} are shown"]
-    )
+    text = "\n".join([*lines, f"{count:,} records were refused for good; the newest {len(letters)} are shown"])
     emit({"count": count, "dead_letters": rows}, as_json=as_json, text=text)

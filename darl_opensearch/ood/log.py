@@ -11,12 +11,11 @@ import atexit
 import json
 import logging
 import os
-import sqlite3
 import threading
 from collections import deque
 from collections.abc import Sequence
 
-from darl_opensearch.errors import InputError
+from darl_opensearch.errors import DarlError
 from darl_opensearch.ood.record import LogPolicy, RankedRequest, Record, TextPolicy, records_of, to_ms
 from darl_opensearch.ood.spool import DEFAULT_MAX_BYTES, Row, Spool
 
@@ -187,7 +186,7 @@ class OodLog:
                 self._reopen_if_gone()
                 drops = self._unreported()
                 appended = self._spool.append(rows, drops | {"spooled_requests": requests})
-            except (sqlite3.Error, InputError, OSError) as err:
+            except DarlError as err:
                 self._note_failure(err)
                 if last_try:
                     with self._changed:
@@ -215,19 +214,19 @@ class OodLog:
     def _reopen_if_gone(self) -> None:
         if self._spool.is_in_place():
             return
-        path, max_bytes = self._spool.path, self._spool.max_bytes
-        logger.warning("OOD log: %s was deleted or replaced while in use; opening it anew", path)
-        self._spool.close()
-        self._spool = Spool.open(path, create=True, max_bytes=max_bytes)
+        gone = self._spool
+        self._spool = Spool.open(gone.path, create=True, max_bytes=gone.max_bytes)
+        gone.close()
+        logger.warning("OOD log: %s was deleted or replaced while in use; it was opened anew", gone.path)
 
-    def _note_failure(self, err: Exception) -> None:
+    def _note_failure(self, err: DarlError) -> None:
         with self._changed:
             self._counts["write_failures"] += 1
         if not self._failing:  # once per outage, not once per attempt
             logger.warning(
-                "OOD log: %s cannot be written (%s). Searches go on; requests wait in memory and are"
+                "OOD log: cannot write. %s Searches go on; requests wait in memory and are"
                 " dropped beyond %d. Free space on its disk, or point the log elsewhere.",
-                self._spool.path, err, self._max_requests,
+                err, self._max_requests,
             )  # fmt: skip
         self._failing = True
 

@@ -115,8 +115,10 @@ class Shipper:
         """Send the oldest batch.
 
         :return: what it came to; nothing was sent when the spool is empty.
+        :raises SpoolError: when the spool could not be read or written.
         :raises ClusterError: when the cluster did not answer for the batch; all of it stays in the spool.
         """
+        self._reopen_if_replaced()
         batch = self._spool.take(limit=self._batch_records, max_bytes=self._batch_bytes)
         return self._ship(batch) if batch else ShipResult()
 
@@ -163,6 +165,11 @@ class Shipper:
                 self._note_failure(f"{self.where}: {result.kept} records were not taken ({result.reason})")
             stop.wait(wait * self._jitter.uniform(0.5, 1.0))
             wait = min(2 * wait, longest)
+
+    def _reopen_if_replaced(self) -> None:
+        if not self._spool.is_in_place():
+            gone, self._spool = self._spool, Spool.open(self._spool.path)
+            gone.close()
 
     def _ship(self, batch: list[Spooled]) -> ShipResult:
         from opensearchpy.exceptions import OpenSearchException, TransportError

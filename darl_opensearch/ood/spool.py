@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from darl_opensearch.errors import InputError
+from darl_opensearch.errors import DarlError, InputError
 
 FORMAT = 1
 DEFAULT_MAX_BYTES = 256 * 1024 * 1024
@@ -71,6 +71,10 @@ CREATE TRIGGER dead_letter_in AFTER INSERT ON dead_letter
 CREATE TRIGGER dead_letter_out AFTER DELETE ON dead_letter
   BEGIN UPDATE counter SET value = value - OLD.bytes WHERE name = 'stored_bytes'; END;
 """
+
+
+class SpoolError(DarlError):
+    """The spool cannot be read or written now: its disk is full, or another process holds it for too long."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +145,7 @@ class Appended:
 
 
 class Spool:
-    """An open spool. Its methods may be called from any thread; each is one transaction.
+    """An open spool. Its methods may be called from any thread; each is one transaction, and raises SpoolError.
 
     :param path: the SQLite file.
     :param connection: an open connection to it.
@@ -245,7 +249,7 @@ class Spool:
         """
         taken: list[Spooled] = []
         size = 0
-        with self._lock, contextlib.closing(self._connection.cursor()) as cursor:
+        with self._reading() as db, contextlib.closing(db.cursor()) as cursor:
             cursor.execute(
                 "SELECT seq, record_id, timestamp_ms, body, bytes FROM record ORDER BY seq LIMIT ?", (limit,)
             )
@@ -291,8 +295,8 @@ class Spool:
         :param limit: most records.
         :return: the newest first.
         """
-        with self._lock:
-            rows = self._connection.execute(
+        with self._reading() as db:
+            rows = db.execute(
                 "SELECT record_id, reason, failed_at, body FROM dead_letter ORDER BY seq DESC LIMIT ?",
                 (limit,),
             ).fetchall()
@@ -346,15 +350,15 @@ class Spool:
             "SELECT seq, record_id, timestamp_ms, body FROM record"
             f" WHERE {' AND '.join(where)} ORDER BY timestamp_ms, record_id LIMIT ?"
         )
-        with self._lock:
-            return [Spooled(*row) for row in self._connection.execute(sql, [*values, limit])]
+        with self._reading() as db:
+            return [Spooled(*row) for row in db.execute(sql, [*values, limit])]
 
     def counters(self) -> dict[str, int]:
         """Read what the spool counts, and what it holds now.
 
         :return: every name of ``COUNTERS``; ``stored_records``, ``stored_dead_letters``, ``stored_bytes``.
         """
-        with self._lock, self._reading() as db:
+        with self._reading() as db:
             counts = dict.fromkeys(COUNTERS, 0) | dict(db.execute("SELECT name, value FROM counter").fetchall())
             counts["stored_records"] = db.execute("SELECT count(*) FROM record").fetchone()[0]
             counts["stored_dead_letters"] = db.execute("SELECT count(*) FROM dead_letter").fetchone()[0]
@@ -362,7 +366,7 @@ class Spool:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
+        with self._lock, self._translated():
             db = self._connection
             db.execute("BEGIN IMMEDIATE")
             try:
@@ -376,11 +380,21 @@ class Spool:
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
-        self._connection.execute("BEGIN")
+        with self._lock, self._translated():
+            self._connection.execute("BEGIN")
+            try:
+                yield self._connection
+            finally:
+                if self._connection.in_transaction:
+                    self._connection.execute("COMMIT")
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
         try:
-            yield self._connection
-        finally:
-            self._connection.execute("COMMIT")
+            yield
+        except sqlite3.Error as err:
+            todo = "see whether its disk is full and who else uses it"
+            raise SpoolError(f"the spool fails ({err})", where=str(self.path), todo=todo) from err
 
     def _make_room(self, db: sqlite3.Connection) -> tuple[int, int]:
         limit = self.max_bytes or 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import resource
-import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -20,7 +19,7 @@ from darl_opensearch.errors import InputError
 from darl_opensearch.ood import OodLog
 from darl_opensearch.ood import log as log_module
 from darl_opensearch.ood.record import records_of
-from darl_opensearch.ood.spool import Spool
+from darl_opensearch.ood.spool import Spool, SpoolError
 
 TESTS = Path(__file__).parent.parent
 
@@ -136,7 +135,7 @@ def test_a_full_disk_costs_one_warning_and_nothing_once_there_is_space(path, mon
             time.sleep(0.01)
         assert log.counters()["write_failures"] >= 3
         assert log.flush(timeout=0.01) is False
-        before = [r for r in caplog.records if "cannot be written" in r.message]
+        before = [r for r in caplog.records if "cannot write" in r.message]
         assert len(before) == 1
         assert "full" in before[0].getMessage() and "Free space" in before[0].getMessage()
         spool._connection.execute("PRAGMA max_page_count = 1000000")
@@ -154,7 +153,7 @@ def test_a_disk_that_stays_full_does_not_hold_up_the_end(path, monkeypatch, capl
     spool = Spool.open(path, create=True)
 
     def refuse(*_, **__):
-        raise sqlite3.OperationalError("database or disk is full")
+        raise SpoolError("database or disk is full")
 
     monkeypatch.setattr(spool, "append", refuse)
     log = OodLog(spool, POLICY)
@@ -198,7 +197,7 @@ def test_a_real_write_error_of_the_system_is_survived(path):
     seen = json.loads(done.stdout)
     assert seen["failed"]["write_failures"] > 0
     assert seen["recovered"] and seen["end"]["spooled_requests"] == 400
-    assert done.stderr.count("cannot be written") == 1
+    assert done.stderr.count("cannot write") == 1
     assert len(set(stored_ids(path))) == seen["end"]["spooled_records"]
     assert seen["slowest"] < 0.5
 

@@ -16,9 +16,9 @@ from opensearchpy.exceptions import ConnectionError as NoConnection
 
 from darl_opensearch.cli.ship import cli as ship
 from darl_opensearch.cluster.connect import ClusterOptions, connect
-from darl_opensearch.errors import ClusterError
+from darl_opensearch.errors import ClusterError, InputError
 from darl_opensearch.ood import Shipper
-from darl_opensearch.ood.spool import Spool
+from darl_opensearch.ood.spool import Spool, SpoolError
 
 
 class Cluster:
@@ -177,6 +177,44 @@ def test_run_waits_failures_out_with_one_warning(cluster, path, rows, failure, c
     lines = [r.getMessage() for r in caplog.records if "OOD shipper" in r.getMessage()]
     assert len(lines) == 2
     assert "Records wait in the spool" in lines[0] and "takes records again" in lines[1]
+
+
+def test_run_goes_on_after_the_spool_failed(cluster, path, rows, monkeypatch, caplog):
+    """A full disk refuses the deletes as well."""
+    shipper = Shipper(path, cluster.client, backoff_seconds=(0.01, 0.04), poll_seconds=0.01)
+    settle, attempts = shipper._spool.settle, []
+
+    def refuse_twice(**values):
+        attempts.append(1)
+        if len(attempts) < 3:
+            raise SpoolError("the spool fails (database or disk is full)")
+        settle(**values)
+
+    monkeypatch.setattr(shipper._spool, "settle", refuse_twice)
+    stop = threading.Event()
+    thread = threading.Thread(target=shipper.run, args=(stop,))
+    with caplog.at_level(logging.WARNING):
+        thread.start()
+        deadline = time.monotonic() + 20
+        while counters(path)["stored_records"] and time.monotonic() < deadline:
+            time.sleep(0.01)
+        stop.set()
+        thread.join(10)
+    shipper.close()
+    assert len(cluster.docs) == counters(path)["already_there"] == len(rows)
+    assert "disk is full" in caplog.text
+
+
+def test_a_spool_that_was_replaced_is_opened_anew(cluster, path, rows):
+    with Shipper(path, cluster.client) as shipper:
+        assert shipper.ship_all().created == len(rows)
+        for file in path.parent.iterdir():
+            file.unlink()
+        with pytest.raises(InputError, match="there is no spool here"):
+            shipper.ship_once()
+        with Spool.open(path, create=True) as spool:
+            spool.append(rows_of(traffic(3, prefix="new")))
+        assert shipper.ship_all().created > 3
 
 
 def test_run_backs_off_and_stops_at_once(cluster, path, rows):

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from ood_support import rows_of, traffic
 
 from darl_opensearch.errors import InputError
-from darl_opensearch.ood.spool import Row, Spool
+from darl_opensearch.ood.spool import Row, Spool, SpoolError
 
 TESTS = Path(__file__).parent.parent
 
@@ -137,6 +137,18 @@ def test_what_is_not_a_spool_is_refused_in_one_line(path, content):
         connection.close()
     with pytest.raises(InputError, match=r"spool\.db: .*(cannot be used|not an OOD spool)"):
         Spool.open(path, create=True)
+
+
+def test_a_spool_that_is_held_too_long_is_one_line(path, monkeypatch):
+    monkeypatch.setattr("darl_opensearch.ood.spool.BUSY_SECONDS", 0.05)
+    with Spool.open(path, create=True) as spool:
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(SpoolError, match=r"the spool fails \(database is locked\)"):
+            spool.append([row(1)])
+        other.execute("ROLLBACK")
+        other.close()
+        assert spool.append([row(1)]).records == 1
 
 
 def test_another_format_is_refused(path):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 import uuid
 from datetime import timedelta
 
@@ -211,6 +214,27 @@ def test_the_reranker_searches_a_real_index_and_its_log_arrives(client, index, s
     shipped(path, client, stream)
     (record,) = StreamStore(client, stream=stream).requests()
     assert (record.query, record.request_id) == (query, answer["darl"]["request_id"])
+
+
+def test_darl_ship_follows_a_spool_until_told_to_stop(opensearch_url, client, stream, path):
+    rows = spooled(path, rows_of(traffic(20)))
+    command = [sys.executable, "-m", "darl_opensearch", "ship", "--spool", str(path), "--url", opensearch_url]
+    process = subprocess.Popen(
+        [*command, "--stream", stream, "--follow", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 30
+    more = rows_of(traffic(5, prefix="later"))
+    with Spool.open(path) as spool:
+        while spool.counters()["shipped"] < len(rows) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        spool.append(more)
+        while spool.counters()["shipped"] < len(rows + more) and time.monotonic() < deadline:
+            time.sleep(0.1)
+    process.terminate()
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 0, err
+    assert json.loads(out)["left"] == 0
+    assert count(client, stream) == len(rows + more)
 
 
 def test_a_wrong_port_is_one_line(path):

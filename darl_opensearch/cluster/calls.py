@@ -143,7 +143,7 @@ class Cluster:
 def path(*parts: str) -> str:
     """Join path segments, each escaped.
 
-    :param *parts: segments; a name may hold any character.
+    :param *parts: segments; a name may hold any character; ``<…>`` stands for an id in a dry run.
     :return: an absolute path.
     """
-    return "/" + "/".join(quote(part, safe="") for part in parts)
+    return "/" + "/".join(quote(part, safe="<>") for part in parts)

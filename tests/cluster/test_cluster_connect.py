@@ -1,0 +1,129 @@
+"""Each way of not reaching a cluster is one line that says what to do."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+from cluster_support import guarded_proxy, run_darl, serving, stub_cluster
+
+from darl_opensearch.cluster import Cluster, ClusterOptions, RegisterOptions, register
+from darl_opensearch.cluster.connect import calling, connect, without_secrets
+from darl_opensearch.errors import ClusterError, UsageError
+
+OPENSEARCH = {"version": {"distribution": "opensearch", "number": "3.6.0"}, "cluster_name": "c"}
+
+
+def identify(url, **options):
+    cluster = Cluster.open(ClusterOptions(url, **options))
+    try:
+        return cluster.identify()
+    finally:
+        cluster.client.close()
+
+
+def test_who_is_there():
+    with serving(stub_cluster({("GET", "/"): OPENSEARCH})) as url:
+        found = identify(url)
+    assert (found.number, found.version, found.name) == ("3.6.0", (3, 6), "c")
+
+
+def test_closed_port():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(ClusterError) as err:
+            identify(url)
+    assert str(err.value) == f"{url}: nothing listens there. Start OpenSearch, or check --url."
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ((200, b"<html>hello</html>"), "what answers there is not OpenSearch. Point --url at"),
+        ((200, {"hello": 1}), "what answers there is not OpenSearch"),
+        ((200, {"version": {"number": "8.1.0"}}), "this is Elasticsearch 8.1.0, not OpenSearch"),
+        ((404, b"<html>none</html>"), "answered 404 and no JSON. See whether OpenSearch"),
+        ((403, {"error": {"reason": "no permissions for [x]"}}), r"not allowed \(403: no permissions for \[x\]\)"),
+        ((401, b"Unauthorized"), r"does not accept this user and password \(401\). Check --user"),
+        ((500, {"error": {"root_cause": [{"reason": "it\nbroke"}]}}), "the cluster answered 500: it broke"),
+        ((503, {"error": "plain words"}), "the cluster answered 503: plain words"),
+    ],
+)
+def test_answers_that_are_none(answer, message):
+    with serving(stub_cluster({("GET", "/"): answer})) as url:
+        with pytest.raises(ClusterError, match=message) as err:
+            identify(url)
+    assert str(err.value).startswith(url)
+    assert "\n" not in str(err.value)
+
+
+def test_wrong_password():
+    with serving(stub_cluster({("GET", "/"): OPENSEARCH})) as node:
+        with serving(guarded_proxy(node, "ann", "right")) as url:
+            assert identify(url, user="ann", password="right").name == "c"
+            with pytest.raises(ClusterError, match=r"does not accept this user and password \(401\)") as err:
+                identify(url, user="ann", password="wr0ng")
+    assert "wr0ng" not in str(err.value)
+
+
+def test_too_slow():
+    import time
+
+    with serving(stub_cluster({("GET", "/"): lambda: time.sleep(1) or OPENSEARCH})) as url:
+        with pytest.raises(ClusterError, match="no answer in time"):
+            identify(url, timeout=0.1)
+
+
+@pytest.mark.parametrize("url", ["", "127.0.0.1:9200", "ftp://x", "http://", "http://[::1", "http://x:99999"])
+def test_urls_that_are_none(url):
+    with pytest.raises(UsageError, match="is not the URL of a cluster. Write it like"):
+        ClusterOptions(url)
+
+
+def test_secrets_are_never_shown():
+    options = ClusterOptions("https://h:1", "ann", "s3cret")
+    assert "s3cret" not in repr(options)
+    assert without_secrets("http://ann:s3cret@h:1/x") == "http://h:1/x"
+    with pytest.raises(UsageError) as err:
+        ClusterOptions("http://ann:s3cret@h:1")
+    assert "s3cret" not in str(err.value)
+    with pytest.raises(UsageError, match="user 'ann' but no password"):
+        ClusterOptions("http://h:1", "ann")
+
+
+def test_other_exceptions_pass():
+    with pytest.raises(ZeroDivisionError), calling("http://x"):
+        1 / 0  # noqa: B018
+
+
+@pytest.mark.parametrize("url", ["http://h:1", "https://h:1/prefix", "http://[::1]:9200"])
+def test_the_url_in_messages(url):
+    client = connect(ClusterOptions(url))
+    assert Cluster(client).url == url
+
+
+def nodes(plugins, modules=("search-pipeline-common", "lang-painless"), roles=("data",)):
+    named = {"plugins": [{"name": n} for n in plugins], "modules": [{"name": n} for n in modules]}
+    return {"nodes": {"a": {"name": "n1", "roles": list(roles)} | named}}
+
+
+def test_a_cluster_without_ml_commons(tiny):
+    seen = []
+    stub = stub_cluster({("GET", "/"): OPENSEARCH, ("GET", "/_nodes/plugins"): nodes(["opensearch-knn"])}, seen)
+    with serving(stub) as url, pytest.raises(ClusterError) as err:
+        register(tiny, Cluster.open(ClusterOptions(url)), RegisterOptions())
+    assert "node n1 does not have ML Commons (plugin opensearch-ml). Install the plugin on every node" in str(err.value)
+    assert {method for method, _ in seen} == {"GET"}
+
+
+def test_the_command_says_it_in_one_line(tiny):
+    done = run_darl("register", str(tiny.path), "--url", "http://127.0.0.1:9")
+    assert done.returncode == 1
+    assert done.stderr == "darl: http://127.0.0.1:9: nothing listens there. Start OpenSearch, or check --url.\n"
+    done = run_darl(
+        "register", str(tiny.path), "--mode", "local", "--with-query-id", OPENSEARCH_URL="http://127.0.0.1:9"
+    )
+    assert done.returncode == 2
+    done = run_darl("search", "x", "--index", "i", "--bundle", str(tiny.path), "--url", "nonsense")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)

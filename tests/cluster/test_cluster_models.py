@@ -1,0 +1,56 @@
+"""What needs no cluster: sizes, digests, answers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from darl_opensearch.bundle import Bundle
+from darl_opensearch.cluster import connector, models
+from darl_opensearch.cluster.connector import ScorerAddress
+from darl_opensearch.cluster.verify import rows_of
+from darl_opensearch.errors import BundleError, ClusterError, UsageError
+
+
+def test_a_model_too_large_for_the_cluster(tiny, monkeypatch):
+    models.check_local_size(tiny)
+    monkeypatch.setattr(models, "MAX_LOCAL_BYTES", 1000)
+    with pytest.raises(
+        BundleError, match="GB, and ML Commons holds one file .* register the student distilled from it"
+    ):
+        models.check_local_size(tiny)
+
+
+def test_a_model_in_two_files(tiny, tmp_path):
+    import shutil
+
+    folder = tmp_path / "two"
+    shutil.copytree(tiny.path, folder)
+    (folder / models.EXTERNAL_DATA).write_bytes(b"0" * 10)
+    with pytest.raises(BundleError, match="Use --mode connector"):
+        models.check_local_size(Bundle(folder, tiny.card, {**tiny.digests, models.EXTERNAL_DATA: ""}))
+
+
+def test_the_digest_of_a_connector(tiny):
+    one = ScorerAddress("http://127.0.0.1:1/v1/rerank", "key")
+    assert connector.config_digest(tiny, one) == connector.config_digest(tiny, ScorerAddress(one.url, "other key"))
+    assert connector.config_digest(tiny, one) != connector.config_digest(
+        tiny, ScorerAddress("http://127.0.0.1:2/v1/rerank")
+    )
+    assert "key" not in repr(one)
+
+
+@pytest.mark.parametrize("url", ["", "x", "http://h", "http://h/", "ftp://h/x", "http://u:p@h/x"])
+def test_scorer_addresses_that_are_none(url):
+    with pytest.raises(UsageError, match="is not the address of a rerank route"):
+        ScorerAddress(url)
+
+
+def test_answers_of_both_kinds():
+    local = {"inference_results": [{"output": [{"data": [1, 2]}]}, {"output": [{"data": [3, 4]}]}]}
+    remote = {"inference_results": [{"output": [{"data": [1, 2]}, {"data": [3, 4]}]}]}
+    for answer in (local, remote):
+        np.testing.assert_array_equal(rows_of(answer, where="u"), [[1, 2], [3, 4]])
+    for answer in ({}, {"inference_results": [{"output": [{"dataAsMap": {}}]}]}, {"inference_results": None}):
+        with pytest.raises(ClusterError, match="has no rows of numbers"):
+            rows_of(answer, where="u")

@@ -43,7 +43,14 @@ def _since(ctx: click.Context, param: click.Parameter, value: str | None) -> dat
     help="Read this spool. With --url as well: read the cluster, and the spool's losses.",
 )
 @cluster_options
-@click.option("--stream", default="darl-ood", show_default=True, help="Name of the data stream.")
+@click.option(
+    "--stream",
+    envvar="DARL_OOD_STREAM",
+    show_envvar=True,
+    default="darl-ood",
+    show_default=True,
+    help="Name of the data stream.",
+)
 @click.option("--since", callback=_since, metavar="SPAN", help="From when: 30m, 12h, 7d, 4w or a date. All by default.")
 @click.option("--top", type=click.IntRange(0), default=10, show_default=True, help="Strangest queries to name.")
 @json_option

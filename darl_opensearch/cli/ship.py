@@ -30,7 +30,14 @@ if TYPE_CHECKING:
     help="The spool that a scorer writes.",
 )
 @cluster_options
-@click.option("--stream", default="darl-ood", show_default=True, help="Name of the data stream.")
+@click.option(
+    "--stream",
+    envvar="DARL_OOD_STREAM",
+    show_envvar=True,
+    default="darl-ood",
+    show_default=True,
+    help="Name of the data stream.",
+)
 @click.option(
     "--once/--follow",
     default=True,

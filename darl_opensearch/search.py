@@ -152,7 +152,14 @@ class PipelineSearch:
                 where=self._cluster.url,
                 todo="make it by darl register",
             )
-        return PipelineShape.of(self.pipeline, body, where=self._cluster.url)
+        shape = PipelineShape.of(self.pipeline, body, where=self._cluster.url)
+        if shape.fields != self.card.columns.hit_fields().keys():
+            raise ClusterError(
+                f"search pipeline {self.pipeline!r} writes other grades than {self.card.name} {self.card.version} has",
+                where=self._cluster.url,
+                todo="name the bundle that it serves, or register this one",
+            )
+        return shape
 
     def search(
         self,

@@ -12,7 +12,7 @@ from darl_opensearch.bundle import Bundle
 from darl_opensearch.cluster.calls import Cluster, path
 from darl_opensearch.cluster.config_files import render
 from darl_opensearch.cluster.models import PENDING_ID as PENDING_MODEL
-from darl_opensearch.cluster.models import FoundModel, connector_name, describe
+from darl_opensearch.cluster.models import FoundModel, connector_name, describe, wait_for
 from darl_opensearch.errors import UsageError
 
 PENDING_ID = "<connector_id>"
@@ -79,6 +79,8 @@ def create(cluster: Cluster, bundle: Bundle, scorer: ScorerAddress) -> str:
         connector_id=answer["connector_id"],
     )
     answer = cluster.send("POST", "/_plugins/_ml/models/_register", body, pretend={"model_id": PENDING_MODEL})
+    if "model_id" not in answer:  # older versions name the model only when the task is done
+        answer = wait_for(cluster, str(answer.get("task_id")), "registering the remote model", timeout=60)
     return str(answer["model_id"])
 
 

@@ -152,23 +152,35 @@ def deploy(cluster: Cluster, model_id: str, *, timeout: float) -> None:
     :raises ClusterError: when it failed, or took too long.
     """
     answer = cluster.send("POST", path("_plugins", "_ml", "models", model_id, "_deploy"))
-    if cluster.dry_run:
-        return
+    if not cluster.dry_run:
+        wait_for(cluster, str(answer.get("task_id")), f"deploying model {model_id}", timeout=timeout)
+
+
+def wait_for(cluster: Cluster, task_id: str, doing: str, *, timeout: float) -> dict[str, Any]:
+    """Wait for a task of ML Commons.
+
+    :param cluster: the cluster.
+    :param task_id: the task.
+    :param doing: what it does, for messages.
+    :param timeout: most seconds to wait.
+    :return: the finished task.
+    :raises ClusterError: when it failed, or took too long.
+    """
     deadline = time.monotonic() + timeout
     while True:
-        task = cluster.read("GET", path("_plugins", "_ml", "tasks", str(answer.get("task_id"))))
+        task = cluster.read("GET", path("_plugins", "_ml", "tasks", task_id))
         state = task.get("state")
         if state == "COMPLETED":
-            return
+            return task
         if state in ("FAILED", "COMPLETED_WITH_ERROR", "CANCELLED", "EXPIRED"):
             raise ClusterError(
-                f"model {model_id} was not deployed: {_cause(task.get('error'))}",
+                f"{doing} failed: {_cause(task.get('error'))}",
                 where=cluster.url,
                 todo="see the node's log; undeploy other models if it is full, then run this again",
             )
         if time.monotonic() > deadline:
             raise ClusterError(
-                f"model {model_id} is not deployed after {timeout:g} s (task {state})",
+                f"{doing} is not done after {timeout:g} s (task {state})",
                 where=cluster.url,
                 todo="see the node's log, then run the same command again: nothing is uploaded twice",
             )

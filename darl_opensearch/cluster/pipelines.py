@@ -154,6 +154,7 @@ class PipelineShape:
     :param query_path: where it takes the query's text from, below the search body.
     :param needs_ids: whether a request without ``query_id`` and ``slice`` would not be reranked.
     :param oversample: candidates fetched for each hit asked for.
+    :param fields: hit fields that it writes.
     """
 
     mode: Mode
@@ -161,6 +162,7 @@ class PipelineShape:
     query_path: str
     needs_ids: bool
     oversample: float
+    fields: frozenset[str]
 
     @classmethod
     def of(cls, name: str, body: Mapping[str, Any], *, where: str) -> PipelineShape:
@@ -191,4 +193,5 @@ class PipelineShape:
             query_path=query_path.removeprefix(REQUEST),
             needs_ids="query_id" in inputs,
             oversample=float(factor[0]) if factor else 1.0,
+            fields=frozenset(name for entry in scoring[0].get("output_map") or () for name in entry),
         )

@@ -95,10 +95,11 @@ def test_every_processor_may_fail(tiny, mode):
 def test_what_a_pipeline_says_of_itself(tiny):
     options = PipelineOptions("p", query_path="query.match.title.query", oversample=7)
     shape = PipelineShape.of("p", pipelines_for(tiny.card, "local", "m", options)["p"], where="u")
-    assert shape == PipelineShape("local", "m", "query.match.title.query", False, 7.0)
+    fields = frozenset(tiny.card.columns.hit_fields())
+    assert shape == PipelineShape("local", "m", "query.match.title.query", False, 7.0, fields)
     bodies = pipelines_for(tiny.card, "connector", "m", PipelineOptions("p", with_query_id=True))
     assert PipelineShape.of("p", bodies["p"], where="u") == PipelineShape(
-        "connector", "m", "ext.ml_inference.query_text", True, 5.0
+        "connector", "m", "ext.ml_inference.query_text", True, 5.0, fields
     )
     with pytest.raises(ClusterError, match="'p-plain' does not write grades; 'p' does"):
         PipelineShape.of("p-plain", bodies["p-plain"], where="u")

@@ -337,3 +337,47 @@ def test_commands(place, opensearch_url, tmp_path, scorer):
     assert "reranked in" in table.stdout and table.stdout.startswith("now")
     wrong = run_darl("search", " ", *target, *asked)
     assert (wrong.returncode, wrong.stderr) == (1, "darl: the query is empty. Write what to search for.\n")
+
+
+def test_many_chunks(place, monkeypatch):
+    monkeypatch.setattr(models, "CHUNK_BYTES", 5000)
+    told = []
+    done = register(
+        place.bundle,
+        place.cluster,
+        RegisterOptions(pipeline=place.pipeline()),
+        on_chunk=lambda n, of: told.append((n, of)),
+    )
+    chunks = -(-(place.bundle.path / "opensearch.zip").stat().st_size // 5000)
+    assert told == [(n + 1, chunks) for n in range(chunks)]
+    assert done.deviation < 1e-4
+
+
+def test_a_model_that_cannot_be_deployed(place):
+    damaged = Bundle(place.bundle.path, place.bundle.card, place.bundle.digests | {"opensearch.zip": "0" * 64})
+    with pytest.raises(ClusterError, match=r"deploying model \S+ failed: .* See the node's log") as err:
+        register(damaged, place.cluster, RegisterOptions(pipeline=place.pipeline()))
+    assert "\n" not in str(err.value)
+    assert fetch(place.cluster, place.name) is None
+    assert (
+        register(place.bundle, place.cluster, RegisterOptions(pipeline=place.pipeline(), replace=True)).deviation < 1e-4
+    )
+
+
+def test_an_undeployed_model_leaves_the_first_stage(place, tmp_path):
+    items = tmp_path / "items.jsonl"
+    items.write_text("".join(json.dumps(item) + "\n" for item in ITEMS), encoding="utf-8")
+    done = place.register("local")
+    load_items(place.cluster, place.bundle, items, place.index)
+    assert place.search().search("stolen bicycle").reranked
+    place.cluster.send("POST", path("_plugins", "_ml", "models", done.model_id, "_undeploy"))
+    outcome = place.search().search("stolen bicycle")
+    assert not outcome.reranked
+    assert [hit.id for hit in outcome.hits] == [hit["_id"] for hit in place.search().first_stage("stolen bicycle")]
+
+
+def test_a_bundle_with_other_grades(place, tmp_path):
+    place.register("local")
+    five = tiny_bundle(tmp_path / "five", scale=type(SCALE3)(tuple("abcde"), (0, 1, 2, 3, 4)))
+    with pytest.raises(ClusterError, match="writes other grades than tiny 1 has"):
+        PipelineSearch(place.cluster.client, five, place.index, place.name).search("x")

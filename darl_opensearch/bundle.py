@@ -34,6 +34,7 @@ FORMAT = 1
 CARD, MODEL, MODEL_INT8, FEATURES = "darl.json", "model.onnx", "model_int8.onnx", "features.onnx"
 TOKENIZER, README, ZIP, CHECKPOINT = "tokenizer.json", "README.md", "opensearch.zip", "checkpoint"
 CALIBRATION, REFERENCE = "ood/calibration.npy", "ood/reference.npy"
+PROBES = "probes.json"  # pairs with what torch said about them: parity can be checked without torch
 REQUIRED = (MODEL, FEATURES, TOKENIZER, README, ZIP, CALIBRATION)
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -223,6 +224,21 @@ class Bundle:
         """
         return np.load(self.path / CALIBRATION, allow_pickle=False).astype(np.float32)
 
+    def probes(self) -> tuple[list[tuple[str, str]], NDArray[np.float32]]:
+        """Read the probe pairs and what torch said about them.
+
+        :return: ``n`` pairs of query and item text, and ``[n, 3 + k]`` float32.
+        :raises BundleError: when this bundle has none, or they are damaged.
+        """
+        path = self.file(PROBES)
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            pairs = [(str(p["query"]), str(p["text"])) for p in data]
+            rows = np.array([p["scores"] for p in data], dtype=np.float32)
+        except (ValueError, KeyError, TypeError) as err:
+            raise BundleError(f"damaged ({err})", where=str(path), todo="export the model again") from err
+        return pairs, rows.reshape(len(pairs), self.card.columns.width)
+
     @property
     def identity(self) -> str:
         """SHA-256 of what ML Commons would take: two bundles that score alike share it."""
@@ -251,6 +267,8 @@ def writing(path: str | os.PathLike[str], card: Card) -> Iterator[Path]:
             if not (work / name).is_file():
                 raise BundleError(f"{name} was not written", where=str(target), todo="report this: export is broken")
         files = sorted(p for p in work.rglob("*") if p.is_file())
+        for file in files:
+            file.chmod(0o644)  # some writers make private files: a scorer runs as another user
         digests = {p.relative_to(work).as_posix(): sha256_of(p) for p in files}
         data = {"format": FORMAT} | card.to_json() | {"files": digests}
         (work / CARD).write_text(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")

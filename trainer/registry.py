@@ -6,6 +6,7 @@ Validation, messages, documentation tables and test matrices all come from these
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -48,9 +49,12 @@ class Param:
             raise UsageError(f"{name} is {value!r}, not a {self.kind.__name__}", todo=self.help)
         if self.choices is not None and value not in self.choices:
             raise UsageError(f"{name} is {value!r}", todo=f"choose one of {', '.join(map(str, self.choices))}")
-        low = self.min is not None and value < self.min
-        if low or (self.max is not None and value > self.max):
-            raise UsageError(f"{name} is {value!r}", todo=f"keep it within {self.min} and {self.max}")
+        low, high = (-math.inf if self.min is None else self.min), (math.inf if self.max is None else self.max)
+        if self.kind is not str and not low <= value <= high:  # the negation refuses NaN as well
+            within = f"keep it within {self.min} and {self.max}" if self.max is not None else f"give {self.min} or more"
+            raise UsageError(
+                f"{name} is {value!r}", todo=within if self.min is not None else f"give {self.max} or less"
+            )
         return value
 
 

@@ -86,10 +86,8 @@ def export_graphs(module: ContractModule, folder: Path, work: Path) -> None:
             return {SCORES: {0: "batch"}, FEATURES: {0: "batch"}}
 
     module.eval()
-    module.backbone.encoder.set_attn_implementation("eager")
     with quiet_trace():
         export(module, SplitOnnxConfig(module.config, task="feature-extraction"), work / "whole.onnx", opset=OPSET)
-    module.backbone.encoder.set_attn_implementation("sdpa")
     whole = onnx.load(work / "whole.onnx")
     names = {output.name for output in whole.graph.output}
     if names != {SCORES, FEATURES}:
@@ -131,6 +129,8 @@ def set_initialisers(path: Path, values: dict[str, Any]) -> None:
     found = {tensor.name: tensor for tensor in model.graph.initializer}
     for name, value in values.items():
         if name not in found:
-            raise DarlError(f"the graph has no constant {name!r}", where=str(path), todo="report this: export is broken")
+            raise DarlError(
+                f"the graph has no constant {name!r}", where=str(path), todo="report this: export is broken"
+            )
         found[name].CopyFrom(numpy_helper.from_array(value, name))
     onnx.save(model, path)

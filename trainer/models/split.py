@@ -309,7 +309,7 @@ class SplitReranker(nn.Module):
         described = config["encoder"]
         encoder = AutoModel.from_config(
             AutoConfig.for_model(described.pop("model_type"), **described),
-            attn_implementation="sdpa",
+            attn_implementation="eager",  # plain products and a softmax: what the export traces
             add_pooling_layer=False,
         )
         model = cls(

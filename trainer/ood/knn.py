@@ -8,51 +8,65 @@ from torch import Tensor, nn
 from trainer.ood.registry import DETECTORS
 from trainer.registry import Param
 
+IDENTICAL = 0.9999  # cosine from which two texts count as the same one
+
 
 @DETECTORS.register(
     "knn",
-    cite="Sun et al. 2022, arXiv:2204.06507",
+    cite="Sun et al. 2022, arXiv:2204.06507; the text itself left out, and halves apart: ours",
     params={
         "k": Param(kind=int, default=5, min=1, max=1000, help="which nearest neighbour's distance is taken"),
-        "max_reference": Param(kind=int, default=4096, min=16, max=65536, help="training rows kept, a random sample"),
+        "max_reference": Param(kind=int, default=4096, min=16, max=65536, help="training rows kept of each half"),
     },
 )
 class NearestNeighbours(nn.Module):
-    """Euclidean distance to the k-th nearest training row, rows being of unit length.
+    """Distance to the k-th nearest training text other than the text itself.
 
-    Sun et al. 2022, arXiv:2204.06507.
+    Sun et al. 2022, arXiv:2204.06507, with two changes. A text that was trained on would be its own nearest
+    neighbour: a threshold calibrated on new items would then never flag a known one, and one calibrated on
+    known items would flag every new one. Leaving it out makes the two exchangeable. And a pair's query and
+    item have neighbours of their own, their squared distances averaged: the nearest training *pair* is far
+    from a familiar query with a familiar item that were never paired.
 
-    :param width: features ``h``.
+    :param width: features ``h``, of one half or of both side by side.
+    :param halves: how many halves the features hold, each of unit length.
     :param k: which neighbour.
-    :param max_reference: most training rows kept.
+    :param max_reference: most training rows kept of each half.
     """
 
-    def __init__(self, width: int, *, k: int = 5, max_reference: int = 4096) -> None:
+    def __init__(self, width: int, *, halves: int = 1, k: int = 5, max_reference: int = 4096) -> None:
         super().__init__()
-        self.k, self.max_reference = k, max_reference
-        self.register_buffer("reference", torch.zeros(1, width))
-        self.reference: Tensor
+        self.halves, self.k, self.max_reference = halves, k, max_reference
+        for half in range(halves):
+            self.register_buffer(f"reference_{half}", torch.zeros(1, width // halves))
 
     @torch.no_grad()
     def fit(self, features: Tensor) -> None:
-        """Keep the distinct training rows, or a seeded sample of them.
+        """Keep the distinct training rows of each half, or a seeded sample of them.
 
-        :param features: ``[m, h]`` float of unit length.
-        :raises ValueError: when there are fewer distinct rows than ``k``.
+        :param features: ``[m, h]`` float, halves of unit length.
+        :raises ValueError: when a half has no more than ``k`` distinct rows.
         """
-        rows = torch.unique(features, dim=0)
-        if len(rows) < self.k:
-            raise ValueError(f"the {self.k}-th neighbour needs at least {self.k} distinct rows, not {len(rows)}")
-        if len(rows) > self.max_reference:
-            keep = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[: self.max_reference]
-            rows = rows[keep.sort().values]
-        self.reference = rows.clone()
+        if self.max_reference <= self.k:
+            raise ValueError(f"max_reference is {self.max_reference}, no more than k, which is {self.k}")
+        for half, part in enumerate(features.chunk(self.halves, dim=1)):
+            rows = torch.unique(part, dim=0)
+            if len(rows) <= self.k:
+                raise ValueError(f"the {self.k}-th neighbour needs more than {self.k} distinct rows, not {len(rows)}")
+            if len(rows) > self.max_reference:
+                keep = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[: self.max_reference]
+                rows = rows[keep.sort().values]
+            setattr(self, f"reference_{half}", rows.clone())
 
     def forward(self, features: Tensor) -> Tensor:
         """Distance of each row.
 
-        :param features: ``[n, h]`` float of unit length.
+        :param features: ``[n, h]`` float, halves of unit length.
         :return: ``[n]`` float in [0, 2].
         """
-        nearest = (features @ self.reference.T).topk(self.k, dim=1).values[:, -1]
-        return (2.0 - 2.0 * nearest).clamp_min(1e-12).sqrt()
+        total = features.new_zeros(features.shape[0])
+        for half, part in enumerate(features.chunk(self.halves, dim=1)):
+            cosine = part @ getattr(self, f"reference_{half}").T
+            cosine = cosine - 3.0 * (cosine > IDENTICAL).to(cosine)
+            total = total + (2.0 - 2.0 * cosine.topk(self.k, dim=1).values[:, -1])
+        return (total / self.halves).clamp_min(1e-12).sqrt()

@@ -20,10 +20,11 @@ class Mahalanobis(nn.Module):
     Lee et al. 2018, arXiv:1807.03888, with one class: the training distribution as a whole.
 
     :param width: features ``h``.
+    :param halves: not needed: a covariance takes both halves at once.
     :param power: exponent of the inverse covariance's eigenvalues.
     """
 
-    def __init__(self, width: int, *, power: float = 1.0) -> None:
+    def __init__(self, width: int, *, halves: int = 1, power: float = 1.0) -> None:
         super().__init__()
         self.power = power
         self.register_buffer("mean", torch.zeros(width))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -15,15 +14,24 @@ DETECTORS: Registry[Any] = Registry("detector")
 FEATURES = ("query", "item", "pair")
 
 
+def halves(space: str) -> int:
+    """Count the halves that a feature space holds.
+
+    :param space: ``query``, ``item`` or ``pair``.
+    :return: 1 or 2.
+    """
+    return 2 if space == "pair" else 1
+
+
 def view(features: PairFeatures, space: str) -> Tensor:
     """Select the features that a detector reads.
 
     :param features: of ``n`` pairs.
-    :param space: ``query`` or ``item`` (one half), or ``pair`` (both, so that squared distances average).
-    :return: ``[n, h]`` or ``[n, 2h]``, rows of unit length.
+    :param space: ``query`` or ``item`` (one half), or ``pair`` (both side by side).
+    :return: ``[n, h]`` or ``[n, 2h]``, each half of unit length.
     """
     if space == "query":
         return features.query
     if space == "item":
         return features.item
-    return torch.cat([features.query, features.item], dim=1) / math.sqrt(2.0)
+    return torch.cat([features.query, features.item], dim=1)

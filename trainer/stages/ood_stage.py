@@ -12,7 +12,7 @@ from torch import Tensor
 from darl_opensearch.errors import InputError
 from trainer.config import Ood
 from trainer.evaluate.bootstrap import bootstrap_ratio
-from trainer.ood import DETECTORS, ConformalCalibration, view
+from trainer.ood import DETECTORS, ConformalCalibration, halves, view
 from trainer.stages.data import Features, Pairs, RunData
 
 
@@ -45,7 +45,7 @@ def fit_ood(features: Features, config: Ood, data: RunData) -> FittedOod:
     make, params = DETECTORS.resolve(config.detector, config.params)
     fitted = features.of(data.judged([*data.train, *data.dev]))
     rows = view(fitted.rows(), config.features)
-    detector = make(rows.shape[1], **params)
+    detector = make(rows.shape[1], halves=halves(config.features), **params)
     try:
         detector.fit(rows)
     except ValueError as err:
@@ -61,6 +61,7 @@ def fit_ood(features: Features, config: Ood, data: RunData) -> FittedOod:
         "detector": config.detector,
         "features": config.features,
         "params": params,
+        "width": rows.shape[1],
         "alpha": config.alpha,
         "calibration_pairs": len(distances),
         "calibration_queries": len(data.traffic),

@@ -21,7 +21,7 @@ from trainer.evaluate.bootstrap import bootstrap_mean
 from trainer.evaluate.metrics import ndcg_per_query
 from trainer.models import BACKBONES
 from trainer.models.sources import load_encoder
-from trainer.ood import DETECTORS, ConformalCalibration
+from trainer.ood import DETECTORS, ConformalCalibration, halves
 from trainer.stages.data import Features, Pairs, RunData, read_data
 from trainer.stages.full_stage import FullStage
 from trainer.stages.head_stage import calibrate_grades, cross_fitted_latent, fit_head
@@ -29,6 +29,7 @@ from trainer.stages.objective import Objective, Predictions, metrics, predict
 from trainer.stages.ood_stage import FittedOod, fit_ood
 
 CONFIG, DATA, RESULT, CHECKPOINT, STAGES = "config.json", "data.json", "result.json", "checkpoint", "stages"
+ROOT = "root.txt"  # where the data lay; a run that was moved is told by --data
 Report = Callable[[str, int, int], object]
 
 
@@ -76,6 +77,7 @@ def train(
     report("loading the base model", 0, 1)
     model, data = _start(config, base)
     _claim(folder, config, data)
+    _write_text(folder / ROOT, str(base.resolve()))
     if (folder / RESULT).is_file():
         return load_run(folder)
     pairs = {"train": data.judged(data.train), "dev": data.judged(data.dev)}
@@ -235,6 +237,20 @@ def load_run(folder: Path) -> Trained:
     )  # fmt: skip
 
 
+def data_root(folder: Path) -> Path:
+    """Folder that the configuration's paths were relative to.
+
+    :param folder: the run's folder.
+    :return: the folder.
+    :raises DarlError: when it is not there any more.
+    """
+    recorded = folder / ROOT
+    root = Path(recorded.read_text(encoding="utf-8")) if recorded.is_file() else Path()
+    if not recorded.is_file() or not root.is_dir():
+        raise DarlError("the training data are not where they were", where=str(folder), todo="name them with --data")
+    return root
+
+
 def _load_ood(checkpoint: Path) -> FittedOod:
     report = json.loads((checkpoint / "ood.json").read_text(encoding="utf-8"))
     tensors = load_file(checkpoint / "ood.safetensors")
@@ -243,8 +259,7 @@ def _load_ood(checkpoint: Path) -> FittedOod:
         part, _, name = key.partition(".")
         parts[part][name] = value
     make, params = DETECTORS.resolve(report["detector"], report["params"])
-    width = next(iter(parts["detector"].values())).shape[-1]
-    detector = make(width, **params)
+    detector = make(report["width"], halves=halves(report["features"]), **params)
     for name, value in parts["detector"].items():
         setattr(detector, name, value)  # the reference's height is not known before
     calibration = ConformalCalibration(len(parts["calibration"]["distances"]))

@@ -1,0 +1,128 @@
+"""``darl check``: is this bundle what it says, and does its graph say what torch said?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from darl_opensearch.bundle import FEATURES, MODEL, MODEL_INT8, PROBES, Bundle
+from darl_opensearch.graph_contract import INPUTS, Finding, inspect_graph
+from darl_opensearch.scores import Columns
+
+FP32_BOUND = 1e-4
+INT8_BOUND = 0.15  # of a score: quantisation moves it, a wrong graph moves it further
+
+
+def check_bundle(path: Path) -> Iterator[Finding]:
+    """Look at everything a bundle promises.
+
+    :param path: its folder.
+    :yields: findings; a bundle that cannot be opened raises instead.
+    """
+    bundle = Bundle.open(path)
+    yield Finding("digests", True, f"{len(bundle.digests)} files are as the card says")
+    columns = bundle.card.columns
+    for name, width in ((MODEL, columns.width), (FEATURES, None), (MODEL_INT8, columns.width)):
+        if name in bundle.digests:
+            yield from inspect_graph(bundle.file(name), width=width)
+    yield from _check_tokenizer(bundle)
+    calibration = bundle.calibration()
+    enough = len(calibration) + 1 >= 1 / bundle.card.ood.alpha
+    yield Finding("calibration", enough, f"{len(calibration)} distances for alpha {bundle.card.ood.alpha}")
+    if PROBES not in bundle.digests:
+        yield Finding("parity", None, "the bundle has no probe pairs")
+        return
+    pairs, reference = bundle.probes()
+    rows = run_pairs(bundle.file(MODEL), bundle.tokenizer, pairs)
+    yield from compare(MODEL, rows, reference, columns, calibration)
+    alone = run_pairs(bundle.file(MODEL), bundle.tokenizer, pairs, batch=8)
+    moved = float(np.abs(alone[:, : 1 + columns.k] - rows[:, : 1 + columns.k]).max())
+    yield Finding(f"{MODEL}: batch mates", moved <= FP32_BOUND, f"a score moves by {moved:.1e}, bound {FP32_BOUND}")
+    if MODEL_INT8 in bundle.digests:
+        quantised = run_pairs(bundle.file(MODEL_INT8), bundle.tokenizer, pairs)
+        moved = float(np.abs(quantised[:, 0] - reference[:, 0]).max())
+        yield Finding(f"{MODEL_INT8}: score", moved <= INT8_BOUND, f"off by at most {moved:.4f}, bound {INT8_BOUND}")
+        yield Finding(f"{MODEL_INT8}: finite", bool(np.isfinite(quantised).all()), "no NaN, no infinity")
+
+
+def _check_tokenizer(bundle: Bundle) -> Iterator[Finding]:
+    """The pair template, the truncation and the absence of padding are read by ML Commons as well."""
+    tokenizer, card = bundle.tokenizer, bundle.card
+    pair = tokenizer.encode("a", "b")
+    switch = pair.type_ids.index(1) if 1 in pair.type_ids else 0
+    second = switch > 0 and pair.ids[switch] == pair.ids[0] and pair.special_tokens_mask[switch] == 1
+    yield Finding("tokenizer: pair template", second, f"{' '.join(pair.tokens)}, type ids {pair.type_ids}")
+    truncation = tokenizer.truncation or {}
+    right = truncation.get("max_length") == card.max_length and truncation.get("strategy") == "longest_first"
+    yield Finding("tokenizer: truncation", right, f"{truncation.get('max_length')} tokens, must be {card.max_length}")
+    yield Finding("tokenizer: padding", tokenizer.padding is None, f"{tokenizer.padding}, must be None")
+
+
+def compare(
+    name: str, rows: NDArray[Any], reference: NDArray[Any], columns: Columns, calibration: NDArray[Any]
+) -> Iterator[Finding]:
+    """Hold a graph's output against torch's, within the bounds of the contract.
+
+    :param name: the graph's file name.
+    :param rows: ``[n, 3 + k]`` from the graph.
+    :param reference: ``[n, 3 + k]`` from torch.
+    :param columns: their layout.
+    :param calibration: ``[m]`` calibration distances, for the steps of ``ood_score``.
+    :yields: findings.
+    """
+    if rows.shape != reference.shape or not np.isfinite(rows).all():
+        yield Finding(f"{name}: output", False, f"shape {rows.shape}, must be {reference.shape} and finite")
+        return
+    off = np.abs(rows.astype(np.float64) - reference)
+    worst = float(off[:, : 1 + columns.k].max())
+    yield Finding(f"{name}: scores", worst <= FP32_BOUND, f"off by at most {worst:.1e}, bound {FP32_BOUND}")
+    allowed = FP32_BOUND * np.maximum(1.0, np.abs(reference[:, columns.ood_distance]))
+    far = float((off[:, columns.ood_distance] / allowed).max())
+    yield Finding(f"{name}: ood_distance", far <= 1.0, f"{far:.3f} of its bound")
+    sums = float(np.abs(rows[:, columns.grade_probs].sum(1) - 1.0).max())
+    yield Finding(f"{name}: grade_probs", sums <= 1e-5, f"rows sum to 1 within {sums:.1e}")
+    # A step of the calibration table, plus the table's mass inside the distance's own bound.
+    median, tail = np.quantile(calibration, [0.5, 0.95])
+    spread = max(float(tail - median), 1e-6)
+    raw = reference[:, columns.ood_distance] * spread + median
+    inside = np.abs(calibration[None, :] - raw[:, None]) <= (allowed * spread)[:, None] + 1e-6
+    bound = (1.0 + inside.sum(1)) / (len(calibration) + 1) + 1e-6
+    steps = float((off[:, columns.ood_score] / bound).max())
+    yield Finding(f"{name}: ood_score", steps <= 1.0, f"{steps:.3f} of its bound")
+
+
+def run_pairs(graph: Path, tokenizer: Any, pairs: Sequence[tuple[str, str]], *, batch: int = 1) -> NDArray[np.float32]:
+    """Run a graph over pairs, outside of any scorer.
+
+    :param graph: the ONNX file.
+    :param tokenizer: the bundle's.
+    :param pairs: query and item text each.
+    :param batch: pairs a pass; neighbours in the list share it, padded.
+    :return: ``[n, 3 + k]``.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    from darl_opensearch.scoring.cores import available_cores
+    from darl_opensearch.scoring.runtime import open_session
+
+    session = open_session(graph, "cpu").session
+    encodings = tokenizer.encode_batch(list(pairs))
+
+    def one(start: int) -> NDArray[np.float32]:
+        part = encodings[start : start + batch]
+        width = max(len(e.ids) for e in part)
+        fed = {name: np.zeros((len(part), width), dtype=np.int64) for name in INPUTS}
+        for row, e in enumerate(part):
+            for name, values in zip(INPUTS, (e.ids, e.attention_mask, e.type_ids), strict=True):
+                fed[name][row, : len(values)] = values
+        out: NDArray[np.float32] = session.run(None, fed)[0]
+        return out
+
+    if not encodings:
+        return np.zeros((0, 0), dtype=np.float32)
+    with ThreadPoolExecutor(available_cores()) as pool:
+        return np.concatenate(list(pool.map(one, range(0, len(encodings), batch))))

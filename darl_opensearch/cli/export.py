@@ -1,0 +1,72 @@
+"""``darl export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from darl_opensearch.cli.output import emit, json_option, progress
+from darl_opensearch.errors import load
+
+if TYPE_CHECKING:
+    from darl_opensearch.bundle import Bundle
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--data",
+    type=click.Path(file_okay=False, path_type=Path),
+    envvar="DARL_DATA_ROOT",
+    show_envvar=True,
+    help="Folder that the configuration's paths are relative to.  [default: where darl.toml was]",
+)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    envvar="DARL_BUNDLE",
+    show_envvar=True,
+    help="Folder of the bundle.  [default: RUN/bundle]",
+)
+@click.option("--int8/--no-int8", default=True, show_default=True, help="Also write the quantised graph.")
+@click.option(
+    "--checkpoint/--no-checkpoint",
+    default=True,
+    show_default=True,
+    help="Keep what the next cycle's training starts from.",
+)
+@json_option
+def cli(run: Path, data: Path | None, out: Path | None, int8: bool, checkpoint: bool, as_json: bool) -> None:
+    """Turn the finished training run in folder RUN into a bundle.
+
+    The graph goes through Optimum, is compared with torch within the contract's bounds, and is written only
+    when it keeps them.
+    """
+    bundle = export(run, data, out, int8=int8, checkpoint=checkpoint)
+    emit({"bundle": str(bundle.path), "name": bundle.card.name, "version": bundle.card.version,
+          "graphs": dict(bundle.card.graphs)}, as_json=as_json,
+         text=f"{bundle.card.name} {bundle.card.version} is in {bundle.path}\nNext: darl check {bundle.path}")  # fmt: skip
+
+
+def export(run: Path, data: Path | None, out: Path | None, *, int8: bool = True, checkpoint: bool = True) -> Bundle:
+    """Export a run with progress on the terminal.
+
+    :param run: folder of the run.
+    :param data: folder the configuration's paths are relative to.
+    :param out: folder of the bundle.
+    :param int8: also write the quantised graph.
+    :param checkpoint: keep the checkpoint.
+    :return: the bundle.
+    """
+    plan = load("trainer.stages.plan", "train")
+    from trainer.export import export_run
+
+    trained = plan.load_run(run)
+    with progress() as bar:
+        task = bar.add_task("exporting", total=None)
+        return export_run(
+            trained, data or plan.data_root(run), out or run / "bundle", int8=int8, checkpoint=checkpoint,
+            report=lambda what: bar.update(task, description=what),
+        )  # fmt: skip

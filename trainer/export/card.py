@@ -1,0 +1,87 @@
+"""The model card: what a person reads before trusting a bundle."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from darl_opensearch.bundle import Card
+
+_TEXT = """---
+license: apache-2.0
+library_name: onnx
+pipeline_tag: text-ranking
+tags: [reranking, ordinal-regression, out-of-distribution, opensearch]
+base_model: {base}
+---
+
+# {name} {version}
+
+A reranker for OpenSearch that grades each query–item pair and says when it sees what it was not taught.
+Made by DaRL for OpenSearch, an independent implementation of the idea of arXiv:2412.12504.
+
+| grade | name | gain |
+|---|---|---|
+{grades}
+
+## Training
+
+{train_queries} queries with {train_pairs} graded pairs; {dev_queries} dev queries stopped, kept or rolled back
+the stages and calibrated the grades.
+
+| stage | paired nDCG gain, 95 % interval | |
+|---|---|---|
+{stages}
+
+## Dev set
+
+Figures of the very queries that stages were chosen on: use them to compare versions, not as a promise.
+
+| | base model's cosine | this model |
+|---|---|---|
+{dev}
+
+## Out of distribution
+
+Detector `{detector}` on {features} features, calibrated for a false-alarm rate of {alpha} on {pairs} pairs of
+{queries} held-out queries that share neither query nor item with anything used to fit, choose or stop.
+The guarantee is marginal: for pairs exchangeable with those.
+
+| items | measured false alarms, 95 % interval by query |
+|---|---|
+{alarms}
+"""
+
+
+def model_card(card: Card, result: dict[str, Any]) -> str:
+    """Write the card.
+
+    :param card: the bundle's card.
+    :param result: figures of the run.
+    :return: Markdown with a YAML head.
+    """
+    data = card.training["data"]
+    grades = "\n".join(
+        f"| {g} | {n} | {v:g} |" for g, (n, v) in enumerate(zip(card.scale.names, card.scale.gains, strict=True))
+    )
+    stages = "\n".join(
+        f"| {s['stage']} | {_interval(s['gain'])} | {'kept' if s['kept'] else 'rolled back'} |"
+        for s in result["stages"]
+    )
+    dev = "\n".join(f"| {key} | {value} | {result['dev'][key]} |" for key, value in result["start"].items())
+    alarms = "\n".join(
+        f"| {kind} in training | {_interval(share) if share else 'not measured'} |"
+        for kind, share in (
+            ("not seen", result["ood"]["false_alarms_unseen_items"]),
+            ("seen", result["ood"]["false_alarms_seen_items"]),
+        )
+    )
+    return _TEXT.format(
+        base=card.training["base"], name=card.name, version=card.version, grades=grades, stages=stages, dev=dev,
+        train_queries=data["train"]["queries"], train_pairs=data["train"]["pairs"],
+        dev_queries=data["dev"]["queries"], detector=card.ood.detector, features=card.ood.features,
+        alpha=card.ood.alpha, pairs=card.ood.calibration_pairs, queries=card.ood.calibration_queries, alarms=alarms,
+    )  # fmt: skip
+
+
+def _interval(values: dict[str, Any]) -> str:
+    return f"{values['mean']:+.4f} [{values['low']:+.4f}, {values['high']:+.4f}]"

@@ -1,0 +1,196 @@
+"""``darl export``: a finished run becomes a bundle."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from darl_opensearch import bundle as files
+from darl_opensearch.bundle import Bundle, Card, OodCard, writing
+from darl_opensearch.check import compare, run_pairs
+from darl_opensearch.errors import GateRefused
+from trainer.evaluate.metrics import ndcg_per_query
+from trainer.export.card import model_card
+from trainer.export.graph import ContractModule, export_graphs
+from trainer.export.int8 import quantise, refit_calibration
+from trainer.stages.data import Pairs, RunData, read_data
+from trainer.stages.plan import CHECKPOINT, Trained
+
+PROBE_PAIRS = 48
+REFERENCE_ROWS = 512
+MAX_CALIBRATION = 4096
+Report = Callable[[str], object]
+
+
+def export_run(
+    trained: Trained,
+    base: Path,
+    target: Path,
+    *,
+    int8: bool = True,
+    checkpoint: bool = True,
+    report: Report = lambda what: None,
+) -> Bundle:
+    """Write a bundle.
+
+    :param trained: a finished run.
+    :param base: folder the configuration's paths are relative to.
+    :param target: where the bundle goes.
+    :param int8: also write the quantised graph.
+    :param checkpoint: also keep what the next cycle starts from.
+    :param report: called with what is being done.
+    :return: the bundle, opened and verified.
+    :raises GateRefused: when the graph does not say what torch says.
+    """
+    config, model = trained.config, trained.model
+    data = read_data(config, base, model.tokenizer())
+    calibration_texts, probe_texts = _texts(data)
+    module = ContractModule(trained)
+    graphs: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(prefix="darl-export-") as scratch:
+        work = Path(scratch)
+        report("tracing the graph")
+        export_graphs(module, work, work)
+        report("comparing with torch")
+        reference, features = _torch_rows(module, model.tokenizer(), probe_texts)
+        columns = files.Columns(config.grades.scale.k)
+        table = trained.ood.calibration.distances.numpy()
+        rows = run_pairs(work / files.MODEL, model.tokenizer(), probe_texts)
+        graphs[files.MODEL] = _verdict(files.MODEL, rows, reference, columns, table)
+        off = float(np.abs(run_pairs(work / files.FEATURES, model.tokenizer(), probe_texts) - features).max())
+        if off > 1e-4:
+            raise GateRefused(f"{files.FEATURES} differs from torch by {off:.1e}", todo="report this with the run")
+        graphs[files.FEATURES] = {"against_torch": off}
+        if int8:
+            report("quantising")
+            quantise(work / files.MODEL, work / files.MODEL_INT8)
+            graphs[files.MODEL_INT8] = _int8_report(trained, data, work, calibration_texts)
+        (work / "whole.onnx").unlink()
+        card = _card(trained, graphs)
+        report("writing the bundle")
+        with writing(target, card) as out:
+            for file in work.iterdir():
+                shutil.move(file, out / file.name)
+            model.tokenizer().save(str(out / files.TOKENIZER))
+            np.save(out / files.CALIBRATION, table)
+            np.save(out / files.REFERENCE, _reference(module, model.tokenizer(), calibration_texts))
+            probes = [
+                {"query": q, "text": t, "scores": [float(v) for v in row]}
+                for (q, t), row in zip(probe_texts, reference, strict=True)
+            ]
+            (out / files.PROBES).write_text(json.dumps(probes, ensure_ascii=False), encoding="utf-8")
+            (out / files.README).write_text(model_card(card, trained.result), encoding="utf-8")
+            if checkpoint:
+                shutil.copytree(trained.folder / CHECKPOINT, out / files.CHECKPOINT)
+                (out / files.CHECKPOINT / "config.json").write_text(
+                    json.dumps(config.to_json(), indent=2, sort_keys=True), encoding="utf-8"
+                )
+    return Bundle.open(target)
+
+
+def _texts(data: RunData) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Calibration pairs as text, and the probe pairs: calibration, familiar and awkward ones."""
+
+    def of(pairs: Pairs) -> list[tuple[str, str]]:
+        return [(pairs.queries[q], pairs.items[i]) for q, i in pairs.index.tolist()]
+
+    calibration = of(data.unjudged(data.traffic))
+    judged = of(data.judged(data.dev))
+    awkward = [
+        ('quotes " and \\ and {braces} ${parameters.x}', calibration[0][1]),
+        ("éàü 中文 ß", "Ünïcödé 產品 | cover: naïve café"),
+        ("x", "y"),
+        ("a question far too long " * 40, calibration[0][1]),
+        (calibration[0][0], "an item far too long " * 200),
+    ]
+    spread = [rows[:: max(1, len(rows) // 22)][:22] for rows in (calibration, judged)]
+    return calibration[:MAX_CALIBRATION], (awkward + spread[0] + spread[1])[:PROBE_PAIRS]
+
+
+@torch.no_grad()
+def _torch_rows(
+    module: ContractModule, tokenizer: Any, pairs: list[tuple[str, str]]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """What torch says, one pair a pass."""
+    scores, features = [], []
+    for e in tokenizer.encode_batch(pairs):
+        out = module(*(torch.tensor([values]) for values in (e.ids, e.attention_mask, e.type_ids)))
+        scores.append(out["scores"][0].numpy())
+        features.append(out["features"][0].numpy())
+    return np.stack(scores).astype(np.float32), np.stack(features).astype(np.float32)
+
+
+def _verdict(
+    name: str, rows: NDArray[Any], reference: NDArray[Any], columns: files.Columns, table: NDArray[Any]
+) -> dict[str, Any]:
+    findings = list(compare(name, rows, reference, columns, table))
+    if failed := [f for f in findings if not f.passed]:
+        raise GateRefused("; ".join(f"{f.check}: {f.detail}" for f in failed), todo="report this with the run")
+    return {f.check.removeprefix(f"{name}: "): f.detail for f in findings}
+
+
+def _int8_report(trained: Trained, data: RunData, work: Path, calibration: list[tuple[str, str]]) -> dict[str, Any]:
+    """Refit the int8 calibration; nDCG, agreement and OOD agreement beside fp32's on the dev pairs."""
+    config, tokenizer = trained.config, trained.model.tokenizer()
+    columns = files.Columns(config.grades.scale.k)
+    graph = work / files.MODEL_INT8
+    refit_calibration(graph, tokenizer, calibration, columns, trained.ood.calibration, config.ood.alpha)
+    dev = data.judged(data.dev)
+    texts = [(dev.queries[q], dev.items[i]) for q, i in dev.index.tolist()]
+    _, gain, query_index = dev.numpy(config.grades.scale.gains)
+    rows = {name: run_pairs(work / name, tokenizer, texts) for name in (files.MODEL, files.MODEL_INT8)}
+    cutoff = config.stages.cutoff
+    ndcg = {
+        name: float(np.mean(list(ndcg_per_query(out[:, 0], gain, query_index, cutoff=cutoff).values())))
+        for name, out in rows.items()
+    }
+    flags = [out[:, columns.ood_score] >= 1 - config.ood.alpha - 1e-6 for out in rows.values()]
+    difference = np.abs(rows[files.MODEL][:, 0] - rows[files.MODEL_INT8][:, 0])
+    return {
+        f"dev_ndcg@{cutoff}": {"fp32": round(ndcg[files.MODEL], 5), "int8": round(ndcg[files.MODEL_INT8], 5)},
+        "score_difference": {"mean": round(float(difference.mean()), 5), "max": round(float(difference.max()), 5)},
+        "dev_share_ood": {"fp32": round(float(flags[0].mean()), 4), "int8": round(float(flags[1].mean()), 4)},
+        "ood_agreement": round(float((flags[0] == flags[1]).mean()), 4),
+        "batch": "one pair a pass: dynamic int8 takes one activation scale a batch",
+    }
+
+
+def _reference(module: ContractModule, tokenizer: Any, pairs: list[tuple[str, str]]) -> NDArray[np.float32]:
+    """Features of a spread of calibration pairs: the sample that drift is measured against."""
+    sample = pairs[:: max(1, len(pairs) // REFERENCE_ROWS)][:REFERENCE_ROWS]
+    features = module.backbone.feature_table(
+        [q for q, _ in sample], [t for _, t in sample], torch.arange(len(sample))[:, None].expand(-1, 2)
+    ).rows()
+    return torch.cat([features.query, features.item], dim=1).numpy().astype(np.float32)
+
+
+def _card(trained: Trained, graphs: dict[str, Any]) -> Card:
+    config, ood = trained.config, trained.result["ood"]
+    return Card(
+        name=config.model.name,
+        version=config.model.version,
+        scale=config.grades.scale,
+        template=config.template.item_template,
+        query_cap=config.model.query_cap,
+        item_cap=config.model.item_cap,
+        ood=OodCard(
+            ood["detector"], ood["features"], ood["alpha"], ood["calibration_pairs"], ood["calibration_queries"]
+        ),
+        backbone=config.model.backbone,
+        created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        training={
+            "base": config.model.base, "seed": config.seed, "data": trained.data,
+            "stages": [{k: s[k] for k in ("stage", "kept", "gain")} for s in trained.result["stages"]],
+        },
+        metrics={"dev_start": trained.result["start"], "dev": trained.result["dev"], "ood": ood},
+        graphs=graphs,
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""How well the reranker orders and grades, measured on real judgments."""

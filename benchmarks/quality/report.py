@@ -1,0 +1,157 @@
+"""The results as Markdown, on the screen and between the markers of the README.
+
+Run as ``python -m benchmarks.quality.report`` to render the README again; ``--check`` says whether it is stale.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+README = HERE / "README.md"
+RESULT = HERE / "results" / "feedbackqa.json"
+STUDY = HERE / "results" / "study.json"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table: the first column left, the others right.
+
+    :param header: column names.
+    :param rows: cells as text.
+    :return: lines without a final break; columns are padded, so that it also reads as plain text.
+    """
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = [c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True))]
+        return "| " + " | ".join(padded) + " |"
+
+    rule = ["-" * w if i == 0 else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
+    return "\n".join([line(header), line(rule), *(line(row) for row in rows)])
+
+
+def difference(claim: dict[str, Any]) -> str:
+    """A difference with its interval.
+
+    :param claim: of the result.
+    :return: ``+.0170 [+.0080, +.0260]``.
+    """
+    return f"{_signed(claim['mean'])} [{_signed(claim['low'])}, {_signed(claim['high'])}]"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.4f}".replace("0.", ".", 1)
+
+
+def _plain(value: float) -> str:
+    return f"{value:.4f}".replace("0.", ".", 1)
+
+
+def render_result(result: dict[str, Any]) -> str:
+    """The benchmark's tables.
+
+    :param result: what ``feedbackqa`` wrote.
+    :return: Markdown.
+    """
+    config, counts = result["config"], result["counts"]
+    left_out = ", ".join(f"{name} {c['without_relevant']} of {c['queries']}" for name, c in counts.items())
+    parts = [
+        f"{config['splits']} half-splits, seed {config['seed']}. nDCG@{config['cutoff']} leaves out queries without "
+        f"any relevant passage: {left_out}. Means over splits; ECE and RPS: lower is better."
+    ]
+    for name, means in result["means"].items():
+        header = [name, "nDCG@3", "macro-F1", "kappa", "ECE", "RPS"]
+        keys = ("ndcg@3", "macro_f1", "quadratic_kappa", "ece", "rps")
+        parts.append(table(header, [[m, *(_plain(values[key]) for key in keys)] for m, values in means.items()]))
+    parts += _claim_tables(result["claims"])
+    where, seconds = result["circumstances"], result["seconds"]
+    parts.append(
+        f"Took {sum(seconds.values()):.0f} s ({seconds['read_and_encode']:.0f} s of it encoding) on {where['cpu']}, "
+        f"{where['threads']} threads; torch {where['versions']['torch']}."
+    )
+    return "\n\n".join(parts)
+
+
+def _claim_tables(claims: dict[str, Any]) -> list[str]:
+    tables = []
+    for key, label in (("ndcg@3", "nDCG@3, higher is better"), ("rps", "RPS, lower is better")):
+        rows = [
+            [claim, difference(c), f"{c['p']:.4f}", f"{c['p_holm']:.4f}", str(c["n"])]
+            for claim, c in claims[key].items()
+        ]
+        tables.append(table([f"Difference in {label}", "mean [95 %]", "p", "p (Holm)", "queries"], rows))
+    return tables
+
+
+def render_study(study: dict[str, Any]) -> str:
+    """The study's tables.
+
+    :param study: what ``study`` wrote.
+    :return: Markdown.
+    """
+    default = study["default"]
+    parts = []
+    for title, rows in study["tables"].items():
+        cells = [
+            [name, _plain(row["ndcg@3"]), "default" if name == default else difference(row["difference"]["ndcg@3"]),
+             _plain(row["rps"])]
+            for name, row in rows.items()
+        ]  # fmt: skip
+        parts.append(table([title, "nDCG@3", "minus the default [95 %]", "RPS"], cells))
+    parts.append(
+        "Tuned: by the cross-validated nDCG@3 of each training half, then measured on that split's test half and on "
+        "the OOD domain, as the default is."
+    )
+    parts += _claim_tables(study["nested"]["claims"])
+    for family, choices in study["nested"]["chosen"].items():
+        parts.append(f"Chosen for {family}: " + "; ".join(f"{name} ({n}×)" for name, n in choices.items()) + ".")
+    return "\n\n".join(parts)
+
+
+SECTIONS: dict[str, tuple[Path, Callable[[dict[str, Any]], str]]] = {
+    "result": (RESULT, render_result),
+    "study": (STUDY, render_study),
+}
+
+
+def rendered(text: str) -> str:
+    """Fill a README's marked sections from the results on disk.
+
+    :param text: with ``<!-- name: begin -->`` and ``<!-- name: end -->``.
+    :return: the text, up to date; a section without its result stays as it is.
+    """
+    for name, (path, render) in SECTIONS.items():
+        begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
+        before, found, rest = text.partition(begin)
+        _, closed, after = rest.partition(end)
+        if found and closed and path.is_file():
+            body = render(json.loads(path.read_text(encoding="utf-8")))
+            text = f"{before}{begin}\n{body}\n\n{end}{after}"
+    return text
+
+
+def refresh() -> None:
+    """Bring the README up to date."""
+    README.write_text(rendered(README.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def main(argv: list[str]) -> int:
+    """Render, or check.
+
+    :param argv: arguments.
+    :return: 1 when a check finds the README stale.
+    """
+    if "--check" in argv:
+        stale = rendered(text := README.read_text(encoding="utf-8")) != text
+        print("benchmarks/quality/README.md is stale" if stale else "up to date")
+        return int(stale)
+    refresh()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -9,7 +9,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
-
 from training_project import laws
 
 from trainer.losses.cumulative import cumulative

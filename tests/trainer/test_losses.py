@@ -11,7 +11,6 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
-
 from training_project import laws
 
 from trainer.losses import GRADE_LOSSES, RANK_LOSSES

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from tokenizers import Tokenizer, processors
 
 from darl_opensearch.errors import InputError, MissingExtra, UsageError
@@ -75,10 +77,13 @@ def load_encoder(name: str) -> EncoderSource:
             )
         with quiet():
             encoder = AutoModel.from_pretrained(where, attn_implementation="sdpa", add_pooling_layer=False).eval()
+        pooling = _pooling(where)
+    except (OSError, ValueError, SafetensorError) as err:
+        raise _unusable("checkpoint", name, err) from err
+    try:
         tokenizer = AutoTokenizer.from_pretrained(where, use_fast=True)
-    except (OSError, ValueError) as err:
-        reason = str(err).strip().splitlines()[0]
-        raise InputError(f"the checkpoint cannot be loaded ({reason})", where=name, todo="check [model] base") from err
+    except Exception as err:
+        raise _unusable("tokenizer", name, err) from err
     if not tokenizer.is_fast or tokenizer.cls_token is None or tokenizer.sep_token is None:
         raise InputError("it has no fast tokenizer with CLS and SEP tokens", where=name, todo="choose another base")
     offset = SUPPORTED[config.model_type]
@@ -87,7 +92,7 @@ def load_encoder(name: str) -> EncoderSource:
         tokenizer=Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()),
         cls=tokenizer.cls_token,
         sep=tokenizer.sep_token,
-        pooling=_pooling(Path(where)),
+        pooling=pooling,
         position_offset=offset and config.pad_token_id + 1,
     )
 
@@ -105,12 +110,20 @@ def quiet() -> Iterator[None]:
         logging.set_verbosity(level)
 
 
-def _pooling(folder: Path) -> str:
+def _unusable(what: str, name: str, err: Exception) -> InputError:
+    lines = str(err).strip().splitlines() or [type(err).__name__]
+    reason = textwrap.shorten(lines[0], 200, placeholder=" …")
+    return InputError(f"the {what} cannot be loaded ({reason})", where=name, todo="check [model] base")
+
+
+def _pooling(where: str) -> str:
     """Read how a sentence-transformers model pools; mean where nothing says otherwise."""
-    path = folder / "1_Pooling" / "config.json"
-    if not path.is_file():
+    from transformers.utils import cached_file
+
+    path = cached_file(where, "1_Pooling/config.json", _raise_exceptions_for_missing_entries=False)
+    if path is None:
         return "mean"
-    settings = json.loads(path.read_text(encoding="utf-8"))
+    settings = json.loads(Path(path).read_text(encoding="utf-8"))
     if settings.get("pooling_mode_cls_token"):
         return "cls"
     if settings.get("pooling_mode_mean_tokens", True):

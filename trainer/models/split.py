@@ -20,6 +20,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from darl_opensearch.errors import UsageError
 from trainer.models.base import BACKBONES, FeatureTable, PairFeatures
 from trainer.models.head import CumulativeHead
 from trainer.models.sources import EncoderSource, pair_tokenizer
@@ -79,8 +80,16 @@ class SplitReranker(nn.Module):
         :param query_cap: most tokens of a query.
         :param item_cap: most tokens of an item.
         :return: a model that ranks as the bi-encoder's cosine does.
+        :raises UsageError: when the checkpoint has positions for fewer tokens.
         """
-        tokenizer = pair_tokenizer(source.tokenizer, source.cls, source.sep, query_cap + item_cap + 4)
+        length = query_cap + item_cap + 4
+        positions = source.encoder.config.max_position_embeddings - source.position_offset
+        if length > positions:
+            raise UsageError(
+                f"[model] query_cap + item_cap + 4 is {length} tokens and the base model has {positions} positions",
+                todo="lower the caps, or choose another base",
+            )
+        tokenizer = pair_tokenizer(source.tokenizer, source.cls, source.sep, length)
         return cls(
             source.encoder, tokenizer, gains, query_cap=query_cap, item_cap=item_cap, pooling=source.pooling,
             position_offset=source.position_offset,
@@ -231,7 +240,9 @@ class SplitReranker(nn.Module):
             for row, item in enumerate(chunk):
                 for part in by_item[starts[item] : starts[item + 1]].split(CHUNK):
                     rows = pairs[part, 0].tolist()
-                    width = max((len(query_states[r][1]) for r in rows), default=0)
+                    if not rows:
+                        continue  # an item that no pair has
+                    width = max(len(query_states[r][1]) for r in rows)
                     side = _stack([query_states[r] for r in rows], width)
                     one = tuple(t.expand(len(rows), *t.shape[1:]) for t in _stack([states[row]], len(states[row][1])))
                     cosine = query_pooled[rows] @ pooled[row]

@@ -5,6 +5,7 @@ The column order is a contract between the ONNX graph, ML Commons, the HTTP serv
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -33,7 +34,8 @@ class GradeScale:
             raise InputError("a scale needs at least two grades", todo="name the grades from lowest to highest")
         if len(set(self.names)) != len(self.names):
             raise InputError(f"grade names {list(self.names)} are not distinct", todo="give each grade its own name")
-        if self.gains[0] < 0 or any(b <= a for a, b in zip(self.gains, self.gains[1:], strict=False)):
+        bounds = zip((-math.inf, *self.gains), (*self.gains, math.inf), strict=True)
+        if not (self.gains[0] >= 0 and all(a < b for a, b in bounds)):  # the negation refuses NaN as well
             raise InputError(f"gains {list(self.gains)} must be at least 0 and increase", todo="order them by grade")
 
     @property

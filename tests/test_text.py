@@ -1,0 +1,118 @@
+"""Items as text: rendering, and the cut at a word border."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import ITEMS, QUERIES, TEMPLATE, tiny_tokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+from darl_opensearch.errors import InputError
+from darl_opensearch.text import MAX_ITEM_CHARS, ItemRenderer, ItemTemplate, cut_to_tokens
+
+WORDPIECE = tiny_tokenizer([TEMPLATE.render(item) for item in ITEMS] + QUERIES, 20)
+
+
+def byte_level() -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=320, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(QUERIES, trainer)
+    return tokenizer
+
+
+TOKENIZERS = {"wordpiece": WORDPIECE, "byte-level": byte_level()}
+
+
+def test_rendering():
+    template = ItemTemplate(fields=("=name", "kind", "tags", "price"), separator=" | ")
+    item = {"name": "  Bike\n theft ", "kind": None, "tags": ["a", ["b  c", None]], "price": 0, "other": "x"}
+    assert template.render(item) == "Bike theft | tags: a b c | price: 0"
+    assert ItemTemplate(fields=("kind",), separator="; ").render({"kind": "x"}) == "kind: x"
+
+
+def test_rendering_what_has_no_text():
+    with pytest.raises(InputError) as caught:
+        TEMPLATE.render({"name": " ", "kind": [], "cover": None}, where="items.jsonl, line 3")
+    assert str(caught.value) == (
+        "items.jsonl, line 3: the item has none of the template's fields (name, kind, cover). Fill one."
+    )
+
+
+def test_ten_megabytes():
+    with pytest.raises(InputError) as caught:
+        TEMPLATE.render({"name": "x" * 10_000_000}, where="items.jsonl, line 3")
+    text = str(caught.value)
+    assert text.startswith("items.jsonl, line 3: field 'name' has 10,000,000 characters, more than 1,000,000.")
+    assert len(text) < 300
+    assert TEMPLATE.render({"name": "x" * MAX_ITEM_CHARS})
+
+
+@pytest.mark.parametrize("fields", [(), ("",), ("=",), ("name", "=")])
+def test_a_template_without_a_field(fields):
+    with pytest.raises(InputError, match="names no field"):
+        ItemTemplate(fields=fields)
+
+
+def test_ids_and_slices():
+    template = ItemTemplate(fields=("name",), id_field="sku", slice_field="kind")
+    assert template.item_id({"sku": 0}) == "0"
+    assert template.slice_of({"kind": "pet"}) == "pet" and template.slice_of({}) == ""
+    assert ItemTemplate(fields=("name",)).slice_of({"kind": "pet"}) == ""
+    for row in ({}, {"sku": None}, {"sku": ""}):
+        with pytest.raises(InputError, match="x, line 1: the item has no 'sku'"):
+            template.item_id(row, where="x, line 1")
+
+
+def count(tokenizer: Tokenizer, text: str) -> int:
+    """Tokens of a text, whatever the tokenizer's own truncation."""
+    free = Tokenizer.from_str(tokenizer.to_str())
+    free.no_truncation()
+    return len(free.encode(text, add_special_tokens=False).ids)
+
+
+texts = st.one_of(
+    st.text(max_size=200),
+    st.lists(st.sampled_from(["bike", "theft", "Küche", "保险", "🚲", "a" * 30, "1,2", "\u200b"]), max_size=40).map(
+        " ".join
+    ),
+)
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@settings(deadline=None, max_examples=150)
+@given(text=texts, cap=st.integers(1, 30))
+def test_cut_laws(name, text, cap):
+    """At most the cap, a beginning of the text, stable, and whole when it fits."""
+    tokenizer = TOKENIZERS[name]
+    cut = cut_to_tokens(text, tokenizer, cap)
+    assert text.startswith(cut)
+    assert count(tokenizer, cut) <= cap
+    assert cut_to_tokens(cut, tokenizer, cap) == cut
+    if len(text) <= cap * 64 and count(tokenizer, text) <= cap:
+        assert cut == text
+
+
+def test_cut_is_at_a_word_border_and_not_shorter_than_needed():
+    text = "stolen bicycle lost luggage"
+    counts = [count(WORDPIECE, " ".join(text.split()[:n])) for n in range(5)]
+    for cap in range(counts[1], counts[4] + 1):
+        words = max(n for n in range(5) if counts[n] <= cap)
+        assert cut_to_tokens(text, WORDPIECE, cap) == " ".join(text.split()[:words])
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_a_word_longer_than_the_cap_is_split(name):
+    word = "stolenbicycle" * 3
+    assert count(TOKENIZERS[name], word) > 5
+    assert 0 < len(cut_to_tokens(word, TOKENIZERS[name], 5)) < len(word)
+
+
+@settings(deadline=None)
+@given(cap=st.integers(1, 18))
+def test_the_renderer_cuts_what_the_template_renders(cap):
+    renderer = ItemRenderer(TEMPLATE, WORDPIECE, cap)
+    for item in ITEMS:
+        assert renderer(item) == cut_to_tokens(TEMPLATE.render(item), WORDPIECE, cap)

@@ -6,6 +6,7 @@ import importlib
 import sys
 from types import ModuleType
 
+OURS = ("darl_opensearch", "trainer")  # installed together, whatever the extras
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_REFUSED = 0, 1, 2, 3
 
 
@@ -66,12 +67,15 @@ def load(module: str, extra: str) -> ModuleType:
     :param module: dotted module name.
     :param extra: the extra of this package that installs it.
     :return: the module.
-    :raises MissingExtra: when the library itself is absent; an error inside it is shown as it is.
+    :raises MissingExtra: when the library itself is absent; an error inside it is shown as it is. For one of
+        our own packages, the library is whatever it imports.
     """
+    top = module.partition(".")[0]
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as err:
-        if err.name != module.partition(".")[0]:
+        missing = (err.name or "").partition(".")[0]
+        if (missing in OURS) if top in OURS else (err.name != top):
             raise  # installed but broken inside: show that error, not ours
         raise MissingExtra(
             f"{err.name} is not installed",

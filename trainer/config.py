@@ -6,6 +6,7 @@ Order: default, file, ``--set``. The resolved configuration is stored with the r
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
 import types
 import typing
@@ -26,6 +27,13 @@ def _opt(default: Any, help: str) -> Any:
 
 def _need(help: str) -> Any:
     return field(metadata={"help": help})
+
+
+def _check_range(table: str, config: Any, low: float, *names: str) -> None:
+    """Refuse a value below ``low``, or one that is not finite."""
+    for name in names:
+        if not low <= (value := getattr(config, name)) < math.inf:
+            raise UsageError(f"[{table}] {name} is {value}", todo=f"give {low} or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +117,12 @@ class Loss:
     rank_weight: float = _opt(3.0, "weight of the rank term, averaged per query; 0 leaves it out")
     l2: float = _opt(0.01, "squared-weight penalty on the head")
 
+    def __post_init__(self) -> None:
+        """Check the weights."""
+        _check_range("loss", self, 0, "grade_weight", "rank_weight", "l2")
+        if not self.grade_weight + self.rank_weight > 0:
+            raise UsageError("[loss] grade_weight and rank_weight are both 0", todo="give one of them a weight")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Stages:
@@ -125,7 +139,9 @@ class Stages:
     patience: int = _opt(3, "evaluations without a better dev loss before a stage ends")
 
     def __post_init__(self) -> None:
-        """Check the stage names."""
+        """Check stage names and ranges."""
+        _check_range("stages", self, 0, "full_epochs", "full_learning_rate", "head_learning_rate")
+        _check_range("stages", self, 1, "cutoff", "head_steps", "batch_queries", "evaluations", "patience")
         for stage in self.run:
             if stage not in ("head", "full"):
                 raise UsageError(f"[stages] run names {stage!r}", todo=nearest(stage, ("head", "full")))
@@ -142,7 +158,8 @@ class Ood:
     depth: int = _opt(50, "items retrieved for a traffic query that names none")
 
     def __post_init__(self) -> None:
-        """Check names and range."""
+        """Check names and ranges."""
+        _check_range("ood", self, 1, "depth")
         if self.features not in ("query", "item", "pair"):
             raise UsageError(f"[ood] features is {self.features!r}", todo="choose query, item or pair")
         if not 0.0 < self.alpha < 0.5:
@@ -161,6 +178,11 @@ class Config:
     stages: Stages = field(default_factory=Stages)
     ood: Ood = field(default_factory=Ood)
     seed: int = _opt(0, "seed of everything random")
+
+    def __post_init__(self) -> None:
+        """Check the seed: numpy takes none below 0, and torch none above 64 bits."""
+        if not 0 <= self.seed < 2**63:
+            raise UsageError(f"seed is {self.seed}", todo="give a whole number from 0 on")
 
     def to_json(self) -> dict[str, Any]:
         """Render the resolved configuration.
@@ -198,8 +220,11 @@ def parse_config(data: Mapping[str, Any], *, where: str) -> Config:
     :return: the configuration.
     """
     config: Config = _build(Config, data, where, "")
-    config.grades.scale  # noqa: B018  refuses a scale that is not one
-    config.template.item_template  # noqa: B018
+    try:
+        config.grades.scale  # noqa: B018  refuses a scale that is not one
+        config.template.item_template  # noqa: B018
+    except InputError as err:
+        raise InputError(err.what, where=where, todo=err.todo) from err
     return config
 
 
@@ -213,7 +238,9 @@ def _override(data: dict[str, Any], text: str) -> None:
     except tomllib.TOMLDecodeError:
         parsed = value
     if dot:
-        data.setdefault(table, {})[name] = parsed
+        if not isinstance(values := data.setdefault(table, {}), dict):
+            raise UsageError(f"--set {text!r}: {table} is not a table", todo="write for example --set loss.l2=0.1")
+        values[name] = parsed
     else:
         data[table] = parsed
 

@@ -12,6 +12,8 @@ from darl_opensearch.errors import InputError
 from darl_opensearch.jsonl import read_jsonl
 from darl_opensearch.text import ItemRenderer
 
+MAX_QUERY_CHARS = 10_000  # a query longer than this is a mistake in the data, not a search
+
 
 @dataclass(frozen=True)
 class Item:
@@ -139,7 +141,9 @@ def read_traffic(path: Path, items: Mapping[str, Item]) -> list[TrafficQuery]:
             raise InputError("'items' is not a list of item ids", where=where, todo='write ["id", …] or leave it out')
         for item_id in ids:
             if str(item_id) not in items:
-                raise InputError(f"there is no item {item_id!r}", where=where, todo="add it to the items, or drop it")
+                raise InputError(
+                    f"there is no item {_short(item_id)}", where=where, todo="add it to the items, or drop it"
+                )
         queries.append(TrafficQuery(str(row.get("query_id") or query), query, tuple(map(str, ids))))
     return queries
 
@@ -162,18 +166,39 @@ def check_disjoint(train: Sequence[JudgedQuery], dev: Sequence[JudgedQuery], *, 
     :param where: dev file to name in an error.
     :raises InputError: when one is.
     """
-    known = {" ".join(q.query.lower().split()) for q in train}
+    known = {same_text(q.query) for q in train}
     for query in dev:
-        if " ".join(query.query.lower().split()) in known:
+        if same_text(query.query) in known:
             raise InputError(
                 f"query {query.query!r} is in the training part as well", where=where, todo="keep it in one of the two"
             )
+
+
+def same_text(query: str) -> str:
+    """Bring a query to the form in which two of them count as the same.
+
+    :param query: its text.
+    :return: without case and runs of blanks.
+    """
+    return " ".join(query.lower().split())
+
+
+def _short(value: object) -> str:
+    """Quote a value from a file; a message stays one line of a usual length whatever it is."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}…"
 
 
 def _text(row: Mapping[str, Any], name: str, where: str) -> str:
     value = row.get(name)
     if not isinstance(value, str) or not value.strip():
         raise InputError(f"field {name!r} is empty or not text", where=where, todo="give the words that were searched")
+    if len(value) > MAX_QUERY_CHARS:
+        raise InputError(
+            f"field {name!r} has {len(value):,} characters, more than {MAX_QUERY_CHARS:,}",
+            where=where,
+            todo="give what was typed into the search box",
+        )
     return value.strip()
 
 
@@ -182,14 +207,18 @@ def _item_id(row: Mapping[str, Any], items: Mapping[str, Item], where: str) -> s
     if value is None or str(value) == "":
         raise InputError("field 'item_id' is missing", where=where, todo="name the judged item")
     if str(value) not in items:
-        raise InputError(f"there is no item {value!r}", where=where, todo="add it to the items, or drop the judgment")
+        raise InputError(
+            f"there is no item {_short(value)}", where=where, todo="add it to the items, or drop the judgment"
+        )
     return str(value)
 
 
 def _grade(row: Mapping[str, Any], k: int, where: str) -> int:
     value = row.get("grade")
     if not isinstance(value, int) or isinstance(value, bool):
-        raise InputError(f"grade {value!r} is not a whole number", where=where, todo=f"give a grade in 0..{k - 1}")
+        raise InputError(
+            f"grade {_short(value)} is not a whole number", where=where, todo=f"give a grade in 0..{k - 1}"
+        )
     if not 0 <= value < k:
         raise InputError(
             f"grade {value} is outside 0..{k - 1}", where=where, todo="correct the line, or name the grade in [grades]"

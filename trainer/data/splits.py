@@ -7,25 +7,32 @@ from collections.abc import Mapping, Sequence
 
 from darl_opensearch.bm25 import Bm25Index
 from darl_opensearch.errors import InputError
-from trainer.data.judgments import Item, JudgedQuery, TrafficQuery
+from trainer.data.judgments import Item, JudgedQuery, TrafficQuery, same_text
 
 
-def hold_out(queries: Sequence[JudgedQuery], share: float, seed: int) -> tuple[list[JudgedQuery], list[JudgedQuery]]:
-    """Hold out a share of the queries.
+def hold_out(
+    queries: Sequence[JudgedQuery], share: float, seed: int, *, key: str = "dev_share"
+) -> tuple[list[JudgedQuery], list[JudgedQuery]]:
+    """Hold out a share of the queries; those of one text stay together.
 
     :param queries: all judged queries.
     :param share: share held out, in (0, 1).
     :param seed: of the draw.
+    :param key: the configuration's key to name in an error.
     :return: the rest, and what is held out, in their order.
     :raises InputError: when either part would be empty.
     """
-    n = round(len(queries) * share)
-    if not 0 < n < len(queries):
+    texts = list(dict.fromkeys(same_text(q.query) for q in queries))
+    n = round(len(texts) * share)
+    if not 0 < n < len(texts):
         raise InputError(
-            f"{len(queries)} judged queries cannot be split", where="[data] dev_share", todo="judge more queries"
+            f"{len(texts)} judged queries cannot be split", where=f"[data] {key}", todo="judge more queries"
         )
-    held = set(random.Random(seed).sample(range(len(queries)), n))
-    return [q for i, q in enumerate(queries) if i not in held], [q for i, q in enumerate(queries) if i in held]
+    held = {texts[i] for i in random.Random(seed).sample(range(len(texts)), n)}
+    parts: tuple[list[JudgedQuery], list[JudgedQuery]] = ([], [])
+    for query in queries:
+        parts[same_text(query.query) in held].append(query)
+    return parts
 
 
 def calibration_pairs(
@@ -49,12 +56,12 @@ def calibration_pairs(
     :param trained: whether to keep the items that were judged, rather than those that were not.
     :return: queries with the items kept, queries without any dropped.
     """
-    texts = {" ".join(q.query.lower().split()) for q in judged}
+    texts = {same_text(q.query) for q in judged}
     used = {item_id for query in judged for item_id in query.item_ids}
     index: Bm25Index | None = None
     pairs = []
     for query in traffic:
-        if " ".join(query.query.lower().split()) in texts:
+        if same_text(query.query) in texts:
             continue
         ids: Sequence[str] = query.item_ids
         if not ids:

@@ -42,13 +42,7 @@ class ConformalCalibration(nn.Module):
         :return: the calibration.
         :raises InputError: when ``n < 1 / alpha - 1``: the smallest p-value could not reach alpha.
         """
-        needed = math.ceil(1 / alpha - 1 - 1e-9)
-        if len(distances) < needed:
-            raise InputError(
-                f"{len(distances)} calibration pairs cannot show a false-alarm rate of {alpha}",
-                where="[ood] alpha",
-                todo=f"give at least {needed} held-out pairs (more queries in [data] traffic), or raise alpha",
-            )
+        check_count(len(distances), alpha)
         table = distances.float().sort().values
         median, tail = table.quantile(0.5), table.quantile(0.95)
         if len(table) > MAX_TABLE:
@@ -70,3 +64,19 @@ class ConformalCalibration(nn.Module):
         beyond = (self.distances[None, :] >= distance[:, None]).to(distance).sum(1)
         p = (beyond + 1.0) / (self.distances.shape[0] + 1.0)
         return torch.stack([1.0 - p, (distance - self.median) / self.spread], dim=1)
+
+
+def check_count(pairs: int, alpha: float) -> None:
+    """Refuse too few calibration pairs: the smallest p-value, ``1 / (n + 1)``, must reach alpha.
+
+    :param pairs: how many there are.
+    :param alpha: false-alarm rate.
+    :raises InputError: when ``pairs < 1 / alpha - 1``.
+    """
+    needed = math.ceil(1 / alpha - 1 - 1e-9)
+    if pairs < needed:
+        raise InputError(
+            f"{pairs} calibration pairs cannot show a false-alarm rate of {alpha}",
+            where="[ood] alpha",
+            todo=f"give at least {needed} held-out pairs (more queries in [data] traffic), or raise alpha",
+        )

@@ -171,7 +171,7 @@ def read_data(config: Config, folder: Path, tokenizer: Tokenizer) -> RunData:
     if config.data.traffic:
         held = read_traffic(folder / config.data.traffic, items)
     else:
-        train, spare = hold_out(train, config.data.traffic_share, config.seed + 1)
+        train, spare = hold_out(train, config.data.traffic_share, config.seed + 1, key="traffic_share")
         held = [TrafficQuery(q.query_id, q.query) for q in spare]
     if config.data.dev:
         dev_path = folder / config.data.dev

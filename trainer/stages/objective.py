@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from darl_opensearch.errors import UsageError
 from trainer.config import Loss
 from trainer.evaluate.metrics import expected_calibration_error, macro_f1, ndcg_per_query, quadratic_kappa
 from trainer.losses import GRADE_LOSSES, RANK_LOSSES
@@ -41,9 +42,14 @@ class Objective:
         :param config: table ``[loss]``.
         :param gains: gain of each grade.
         :return: the objective.
+        :raises UsageError: for an unknown loss or parameter, or one that does not fit the grades.
         """
         grade, params = GRADE_LOSSES.resolve(config.grade, config.grade_params)
         rank, _ = RANK_LOSSES.resolve(config.rank, {})
+        try:  # what depends on the number of grades, only the loss itself can say
+            grade(torch.zeros(1, len(gains) - 1), torch.zeros(1, dtype=torch.int64), **params)
+        except ValueError as err:
+            raise UsageError(f"[loss] grade_params: {err}", todo="correct it; [grades] has the scale") from err
         return cls(partial(grade, **params), rank, config, gains)
 
     def __call__(self, head: CumulativeHead, features: Tensor, grades: Tensor, query_index: Tensor) -> Tensor:

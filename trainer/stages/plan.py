@@ -22,6 +22,7 @@ from trainer.evaluate.metrics import ndcg_per_query
 from trainer.models import BACKBONES
 from trainer.models.sources import load_encoder
 from trainer.ood import DETECTORS, ConformalCalibration, halves
+from trainer.ood.calibration import check_count
 from trainer.stages.data import Features, Pairs, RunData, read_data
 from trainer.stages.full_stage import FullStage
 from trainer.stages.head_stage import calibrate_grades, cross_fitted_latent, fit_head
@@ -71,11 +72,11 @@ def train(
     :return: the finished run.
     :raises InputError: when the folder holds a run of another configuration or other data.
     """
-    if fresh and (folder / CONFIG).is_file():
-        shutil.rmtree(folder)
     torch.manual_seed(config.seed)
     report("loading the base model", 0, 1)
     model, data = _start(config, base)
+    if fresh and (folder / CONFIG).is_file():
+        shutil.rmtree(folder)  # only now: an input that is refused must not cost the old run
     _claim(folder, config, data)
     _write_text(folder / ROOT, str(base.resolve()))
     if (folder / RESULT).is_file():
@@ -98,12 +99,16 @@ def train(
 
 
 def _start(config: Config, base: Path) -> tuple[Any, RunData]:
+    """Load and check everything: what is wrong must show before hours of training, not after."""
     make, _ = BACKBONES.resolve(config.model.backbone, {})
+    Objective.make(config.loss, config.grades.scale.gains)
+    DETECTORS.resolve(config.ood.detector, config.ood.params)
     source = load_encoder(config.model.base)
     model = make.from_source(
         source, config.grades.scale.gains, query_cap=config.model.query_cap, item_cap=config.model.item_cap
     )
     data = read_data(config, base, model.tokenizer())
+    check_count(sum(len(item_ids) for _, item_ids in data.traffic), config.ood.alpha)
     model.fit_rarity(item.text for item in data.items.values())
     return model.eval(), data
 

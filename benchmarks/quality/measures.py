@@ -83,7 +83,9 @@ def over_splits(splits: Sequence[Mapping[int, float]], n_queries: int) -> Floats
         rows = np.fromiter(values.keys(), dtype=np.int64, count=len(values))
         total[rows] += np.fromiter(values.values(), dtype=np.float64, count=len(values))
         count[rows] += 1
-    return np.divide(total, count, out=np.full(n_queries, np.nan), where=count > 0)
+    mean = np.full(n_queries, np.nan)
+    np.divide(total, count, out=mean, where=count > 0)
+    return mean
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from darl_opensearch.cli.output import emit, json_option
 from darl_opensearch.errors import GateRefused
+
+if TYPE_CHECKING:
+    from darl_opensearch.graph_contract import Finding
 
 
 @click.command()
@@ -21,12 +26,31 @@ def cli(bundle: Path, as_json: bool) -> None:
     from darl_opensearch.check import check_bundle
 
     findings = list(check_bundle(bundle))
-    failed = [f for f in findings if f.passed is False]
     marks = {True: "ok  ", False: "FAIL", None: "  ? "}
     text = "\n".join(f"{marks[f.passed]}  {f.check}: {f.detail}" for f in findings)
-    emit({"bundle": str(bundle), "passed": not failed, "findings": [f.to_json() for f in findings]},
+    emit({"bundle": str(bundle), "passed": all(f.passed is not False for f in findings), "findings": [f.to_json() for f in findings]},
          as_json=as_json, text=text)  # fmt: skip
-    if failed:
-        names = ", ".join(f.check for f in failed)
-        raise GateRefused(f"{len(failed)} of {len(findings)} checks failed ({names})", where=str(bundle),
-                          todo="export the model again; if that fails as well, report it")  # fmt: skip
+    _refuse(bundle, findings)
+
+
+def check(bundle: Path) -> list[Finding]:
+    """Verify a bundle, or refuse it.
+
+    :param bundle: its folder.
+    :return: what was looked at.
+    :raises GateRefused: when something is not as it must be.
+    """
+    from darl_opensearch.check import check_bundle
+
+    findings = list(check_bundle(bundle))
+    _refuse(bundle, findings)
+    return findings
+
+
+def _refuse(bundle: Path, findings: Sequence[Finding]) -> None:
+    if failed := [f for f in findings if f.passed is False]:
+        raise GateRefused(
+            f"{len(failed)} of {len(findings)} checks failed ({'; '.join(f'{f.check}: {f.detail}' for f in failed)})",
+            where=str(bundle),
+            todo="export the model again; if that fails as well, report it",
+        )

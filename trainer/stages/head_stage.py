@@ -12,8 +12,10 @@ from torch import Tensor
 from trainer.models.head import CumulativeHead
 from trainer.stages.data import Pairs
 from trainer.stages.objective import Objective
+from trainer.stages.threads import one_thread
 
 
+@one_thread()
 def fit_head(
     head: CumulativeHead,
     objective: Objective,
@@ -115,6 +117,7 @@ def dev_objective(objective: Objective, head: CumulativeHead, dev: tuple[Pairs, 
     return float(loss - objective.config.l2 * head.weight.square().sum())
 
 
+@one_thread()
 def calibrate_grades(head: CumulativeHead, pairs: Pairs, features: Tensor, *, prior: float = 0.01) -> None:
     """Set slope and thresholds by maximum likelihood on the dev pairs; the order of items stays.
 

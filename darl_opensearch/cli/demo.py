@@ -1,0 +1,68 @@
+"""``darl demo``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from darl_opensearch.cli.output import emit, json_option, note, progress
+from darl_opensearch.errors import DarlError
+
+
+@click.command()
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("demo-out"),
+    show_default=True,
+    envvar="DARL_DEMO_OUT",
+    show_envvar=True,
+    help="Folder for run, bundle and logs.",
+)
+@click.option("--embedded", is_flag=True, help="Do without a node, even where one can run.")
+@click.option("--keep", is_flag=True, help="Leave the node running on port 9200 (darl node down stops it).")
+@json_option
+def cli(out: Path, embedded: bool, keep: bool, as_json: bool) -> None:
+    """Run the whole loop on the insurance sample: train, export, register, search, log, compare.
+
+    Runs on a real OpenSearch node where Java 21+ and Maven, or Docker, are found; otherwise on the embedded
+    default, and says so in its first line.
+    """
+    from darl_opensearch.demo import DemoOptions, run_demo
+    from darl_opensearch.demo.report import console
+    from darl_opensearch.resources import insurance_sample
+
+    options = DemoOptions(insurance_sample(), out, embedded=embedded, keep=keep)
+    with progress() as bar:
+        task = bar.add_task("starting", total=1)
+        result = run_demo(
+            options, note if as_json or not bar.console.is_terminal else bar.console.print,
+            lambda what, done, total: bar.update(task, description=what, completed=done, total=total),
+        )  # fmt: skip
+    if as_json:
+        emit(result.figures, as_json=True, text="")
+    else:
+        screen = console()
+        for table in result.tables:
+            screen.print(table)
+        seconds = result.figures["seconds"]
+        screen.print("Time: " + ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items()) + ".")
+        screen.print(_next(out, embedded=result.figures["embedded"], keep=keep))
+    if result.failures:
+        raise DarlError("; ".join(result.failures), where="demo", todo="see the tables above")
+
+
+def _next(out: Path, *, embedded: bool, keep: bool) -> str:
+    spool = out / "ood" / ("spool.sqlite" if embedded else "python.sqlite")
+    lines = [
+        "Where to look next:",
+        f"  {out}/bundle/README.md          the model card of what was just trained",
+        f"  darl monitor --spool {spool}     what the model found strange",
+        f"  darl check {out}/bundle         what was verified, line by line",
+        "  README.md                       the same with your own items and judgments",
+    ]
+    if keep and not embedded:
+        lines.insert(1, f"  darl search 'cover for my new puppy' --index darl-demo-insurance --pipeline darl-local "
+                        f"--bundle {out}/bundle")  # fmt: skip
+    return "\n".join(lines)

@@ -1,0 +1,241 @@
+"""Where the demo searches: a real node, or the embedded default."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from darl_opensearch.bm25 import Bm25Index
+from darl_opensearch.bundle import Bundle
+from darl_opensearch.demo.measure import RouteRun
+from darl_opensearch.demo.sample import Sample
+from darl_opensearch.errors import DarlError
+from darl_opensearch.ood import OodLog
+from darl_opensearch.ood.record import PairRecord
+from darl_opensearch.reranker import Reranker
+
+INDEX, SIZE, WINDOW = "darl-demo-insurance", 10, 50
+FIRST_STAGE, LOCAL, CONNECTOR, PYTHON = "BM25", "in the cluster", "by connector", "in Python"
+Advance = Callable[[], object]
+
+
+def open_log(spool: Path, bundle: Bundle) -> OodLog:
+    """Open a log that keeps every pair: the demo counts them.
+
+    :param spool: SQLite file.
+    :param bundle: whose scores are logged.
+    :return: the log.
+    """
+    card = bundle.card
+    return OodLog.open(spool, model=card.name, version=card.version, alpha=card.ood.alpha, sample_rate=1.0)
+
+
+def search_embedded(
+    bundle: Bundle, sample: Sample, spool: Path, advance: Advance
+) -> tuple[list[RouteRun], list[PairRecord]]:
+    """Search without any OpenSearch: SQLite BM25, the Python reranker, the spool as the store.
+
+    :param bundle: the model.
+    :param sample: items and queries.
+    :param spool: where OOD records go.
+    :param advance: called after each search.
+    :return: the ways of searching, and the logged pairs.
+    """
+    from darl_opensearch.ood.store import SpoolStore
+
+    index = Bm25Index(sample.texts.items())
+    first, python = RouteRun(FIRST_STAGE), RouteRun(PYTHON)
+    with open_log(spool, bundle) as log, Reranker(bundle, ood_log=log) as reranker:
+        for query in sample.queries:
+            started = time.perf_counter()
+            found = index.search(query.query, WINDOW)
+            middle = time.perf_counter()
+            hits = [
+                {"_id": h.item_id, "_score": h.score, "_source": {"darl_id": h.item_id,
+                                                                  "darl_text": sample.texts[h.item_id]}}
+                for h in found
+            ]  # fmt: skip
+            answer = reranker.rerank(
+                query.query, {"hits": {"hits": hits}}, size=SIZE, query_id=query.query_id, slice=query.slice
+            )
+            done = time.perf_counter()
+            first.add(query, [h.item_id for h in found[:SIZE]], 1000 * (middle - started))
+            ids = [h["_id"] for h in answer["hits"]["hits"]]
+            python.add(query, ids, 1000 * (done - started), reranked=answer["darl"]["reranked"] or not ids)
+            advance()
+        log.flush()
+    with SpoolStore(spool) as store:
+        return [first, python], list(store.pairs())
+
+
+@contextlib.contextmanager
+def scorer(bundle: Bundle, spool: Path, url: str, key: str, log_path: Path) -> Iterator[str]:
+    """Run ``darl serve`` beside the cluster.
+
+    :param bundle: what it serves.
+    :param spool: where its OOD records go first.
+    :param url: cluster that they are shipped to.
+    :param key: its API key.
+    :param log_path: file for what it says.
+    :yields: its rerank route.
+    :raises DarlError: when it does not start.
+    """
+    command = [
+        sys.executable, "-m", "darl_opensearch", "serve", str(bundle.path), "--port", "0", "--ood-log", str(spool),
+        "--ood-sample-rate", "1", "--ship-to", url,
+    ]  # fmt: skip
+    environment = {**os.environ, "DARL_API_KEY": key}
+    with log_path.open("w", encoding="utf-8") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=environment)
+    try:
+        yield f"{_address(process, log_path)}/v1/rerank"
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _address(process: subprocess.Popen[bytes], log_path: Path, seconds: float = 60.0) -> str:
+    import urllib.error
+    import urllib.request
+
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and process.poll() is None:
+        if found := re.search(r"listening on (http://[\w.\[\]:-]+:\d+)\s", log_path.read_text(encoding="utf-8")):
+            with contextlib.suppress(urllib.error.URLError, OSError):
+                urllib.request.urlopen(f"{found[1]}/ready", timeout=2).close()
+                return found[1]
+        time.sleep(0.1)
+    raise DarlError("the scorer did not start", where=str(log_path), todo="read its messages there")
+
+
+class Node(threading.Thread):
+    """A node that comes up while the model trains.
+
+    :param keep: leave it running at the default port afterwards.
+    :param say: told what it does.
+    """
+
+    def __init__(self, *, keep: bool, say: Callable[[str], object]) -> None:
+        super().__init__(name="darl-node", daemon=True)
+        self.keep, self._say = keep, say
+        self.url, self.seconds = "", 0.0
+        self.error: BaseException | None = None
+        self._stack = contextlib.ExitStack()
+
+    def run(self) -> None:
+        """Assemble and start it."""
+        from darl_opensearch.node import running_node, up
+
+        started = time.perf_counter()
+        try:
+            status = up() if self.keep else self._stack.enter_context(running_node(heap="2g"))
+            self.url = status.url
+        except BaseException as err:  # noqa: BLE001  handed to the thread that waits
+            self.error = err
+        self.seconds = time.perf_counter() - started
+
+    def wait(self) -> str:
+        """Wait until it answers.
+
+        :return: its address.
+        """
+        self.join()
+        if self.error is not None:
+            raise self.error
+        return self.url
+
+    def stop(self) -> None:
+        """Stop it, unless it is to be kept."""
+        self.join()
+        self._stack.close()
+
+
+def search_cluster(
+    bundle: Bundle, sample: Sample, url: str, scorer_url: str, key: str, spool: Path, advance: Advance,
+    say: Callable[[str], object],
+) -> tuple[list[RouteRun], list[PairRecord]]:  # fmt: skip
+    """Register both modes in a real node and search every way.
+
+    :param bundle: the model.
+    :param sample: items and queries.
+    :param url: the node.
+    :param scorer_url: the scorer's rerank route.
+    :param key: its API key.
+    :param spool: where the Python reranker logs.
+    :param advance: called after each search.
+    :param say: told what is being done.
+    :return: the ways of searching, and the pairs the data stream holds.
+    """
+    from darl_opensearch.cluster import (
+        Cluster,
+        ClusterOptions,
+        PipelineOptions,
+        RegisterOptions,
+        ScorerAddress,
+        register,
+    )
+    from darl_opensearch.cluster import load_items as load
+    from darl_opensearch.search import PipelineSearch
+
+    cluster = Cluster.open(ClusterOptions(url))
+    say("indexing")
+    for number, path in enumerate(sample.item_files):
+        load(cluster, bundle, path, INDEX, recreate=number == 0).check()
+    cluster.client.indices.refresh(index=INDEX)
+    say("registering in the cluster")
+    register(bundle, cluster, RegisterOptions(mode="local", pipeline=PipelineOptions("darl-local"),
+                                              apply_settings=True))  # fmt: skip
+    say("registering the connector")
+    register(bundle, cluster, RegisterOptions(
+        mode="connector", scorer=ScorerAddress(scorer_url, key),
+        pipeline=PipelineOptions("darl", with_query_id=True), apply_settings=True,
+    ))  # fmt: skip
+    first, local, connector, python = (RouteRun(name) for name in (FIRST_STAGE, LOCAL, CONNECTOR, PYTHON))
+    client = cluster.client
+    pipelines = {name: PipelineSearch(client, bundle, INDEX, name) for name in ("darl-local", "darl")}
+    say("searching")
+    with open_log(spool, bundle) as log, Reranker(bundle, ood_log=log) as reranker:
+        for query in sample.queries:
+            started = time.perf_counter()
+            before = pipelines["darl"].first_stage(query.query, size=SIZE)
+            first.add(query, [h["_id"] for h in before], 1000 * (time.perf_counter() - started))
+            for run, name in ((local, "darl-local"), (connector, "darl")):
+                out = pipelines[name].search(query.query, size=SIZE, query_id=query.query_id, slice=query.slice)
+                run.add(query, [h.id for h in out.hits], out.took_ms, reranked=out.reranked)
+            started = time.perf_counter()
+            answer = reranker.search(client, INDEX, query.query, SIZE, window=WINDOW, query_id=query.query_id,
+                                     slice=query.slice)  # fmt: skip
+            ids = [h["_id"] for h in answer["hits"]["hits"]]
+            took = 1000 * (time.perf_counter() - started)
+            python.add(query, ids, took, reranked=answer["darl"]["reranked"] or not ids)
+            advance()
+    say("waiting for the OOD log")
+    return [first, local, connector, python], _shipped(cluster.client, bundle, sample.queries)
+
+
+def _shipped(client: object, bundle: Bundle, queries: Sequence[object], seconds: float = 60.0) -> list[PairRecord]:
+    """Read the data stream until the scorer has shipped every request."""
+    from darl_opensearch.ood.store import StreamStore
+
+    store = StreamStore(client)  # type: ignore[arg-type]
+    end = time.monotonic() + seconds
+    while True:
+        with contextlib.suppress(DarlError):  # the stream is made with the first record
+            logged = [r for r in store.requests() if r.model == bundle.card.name and r.query_id]
+            if len(logged) >= len(queries) or time.monotonic() > end:
+                return [p for p in store.pairs() if p.model == bundle.card.name and p.query_id]
+        if time.monotonic() > end:
+            return []
+        time.sleep(0.5)

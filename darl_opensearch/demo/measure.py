@@ -1,0 +1,136 @@
+"""What the demo's table says: nDCG, judged share, OOD shares, latency."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from darl_opensearch.demo.sample import Sample, TestQuery
+from darl_opensearch.monitor import Share, share_of
+from darl_opensearch.ood.record import PairRecord
+
+CUTOFF = 10
+LEAST_JUDGED = 0.95
+
+
+@dataclass
+class RouteRun:
+    """One way of searching, over all test queries.
+
+    :param name: what it is called in the table.
+    :param ranked: item ids by query id, best first.
+    :param latency_ms: time of each search.
+    :param not_reranked: queries that came back in first-stage order.
+    """
+
+    name: str
+    ranked: dict[str, list[str]] = field(default_factory=dict)
+    latency_ms: list[float] = field(default_factory=list)
+    not_reranked: list[str] = field(default_factory=list)
+
+    def add(self, query: TestQuery, ids: Sequence[str], took_ms: float, *, reranked: bool = True) -> None:
+        """Take one search in.
+
+        :param query: what was searched.
+        :param ids: what came back, best first.
+        :param took_ms: how long it took.
+        :param reranked: whether the model ordered it.
+        """
+        self.ranked[query.query_id] = list(ids)
+        self.latency_ms.append(took_ms)
+        if not reranked:
+            self.not_reranked.append(query.query_id)
+
+    def latency(self) -> dict[str, float]:
+        """Median and 95th percentile.
+
+        :return: milliseconds a search.
+        """
+        ordered = sorted(self.latency_ms)
+        last = ordered[min(len(ordered) - 1, math.ceil(0.95 * len(ordered)) - 1)]
+        return {"median_ms": round(statistics.median(ordered), 1), "p95_ms": round(last, 1)}
+
+
+def quality(run: RouteRun, sample: Sample, queries: Sequence[TestQuery], gains: Sequence[float]) -> dict[str, Any]:
+    """Measure nDCG@10 and judged@10 of some queries.
+
+    The ideal order is over all judged items of the query. Queries without a relevant item are left out of
+    nDCG.
+
+    :param run: a way of searching.
+    :param sample: the grades.
+    :param queries: which queries.
+    :param gains: gain of each grade.
+    :return: means and counts.
+    """
+    values, judged, shown = [], 0, 0
+    relevant: dict[str, list[float]] = defaultdict(list)
+    for (query_id, _), grade in sample.grades.items():
+        relevant[query_id].append(gains[grade])
+    for query in queries:
+        top = run.ranked[query.query_id][:CUTOFF]
+        grades = [sample.grades.get((query.query_id, item_id)) for item_id in top]
+        judged, shown = judged + sum(g is not None for g in grades), shown + len(grades)
+        if ideal := dcg(sorted(relevant[query.query_id], reverse=True)):
+            values.append(dcg([gains[g] if g is not None else 0.0 for g in grades]) / ideal)
+    return {
+        "ndcg@10": round(statistics.fmean(values), 4) if values else None,
+        "judged@10": round(judged / shown, 4) if shown else None,
+        "queries": len(values),
+    }
+
+
+def dcg(gains: Sequence[float]) -> float:
+    """Discounted cumulative gain of the first ten ranks.
+
+    :param gains: in rank order.
+    :return: the sum.
+    """
+    return sum(gain / math.log2(rank + 2) for rank, gain in enumerate(gains[:CUTOFF]))
+
+
+def ood_shares(pairs: Iterable[PairRecord], sample: Sample) -> dict[tuple[bool, bool], Share]:
+    """Share OOD by seen or new query kind and seen or new item kind, intervals clustered by query.
+
+    :param pairs: logged pairs, with their weights.
+    :param sample: which query and item is of which kind.
+    :return: share by (query seen, item seen).
+    """
+    seen = {query.query_id: query.seen for query in sample.queries}
+    cells: dict[tuple[bool, bool], dict[str, list[float]]] = defaultdict(lambda: defaultdict(lambda: [0.0, 0.0]))
+    for pair in pairs:
+        if pair.query_id in seen and pair.item_id in sample.texts:
+            cell = cells[seen[pair.query_id], pair.item_id not in sample.new][pair.query_id]
+            cell[0] += pair.weight * pair.is_ood
+            cell[1] += pair.weight
+    return {
+        key: share_of([hits for hits, _ in by_query.values()], [total for _, total in by_query.values()])
+        for key, by_query in cells.items()
+    }
+
+
+def failures(
+    runs: Sequence[RouteRun], first: str, overall: Mapping[str, Mapping[str, Any]], logged: int, expected: int
+) -> list[str]:
+    """Say what makes the demo fail.
+
+    :param runs: every way of searching.
+    :param first: name of the first stage.
+    :param overall: quality by way of searching.
+    :param logged: pairs found in the OOD log.
+    :param expected: pairs scored by the route that logs.
+    :return: one clause for each; empty when all is well.
+    """
+    found = [f"{run.name}: {len(run.not_reranked)} searches came back not reranked" for run in runs if run.not_reranked]
+    for name, figures in overall.items():
+        if (figures["judged@10"] or 0.0) < LEAST_JUDGED:
+            found.append(f"{name}: judged@10 is {figures['judged@10']}, below {LEAST_JUDGED}")
+        if name != first and (figures["ndcg@10"] or 0.0) <= (overall[first]["ndcg@10"] or 0.0):
+            found.append(f"{name}: nDCG@10 is not above the first stage's")
+    if logged != expected:
+        found.append(f"the OOD log holds {logged} of {expected} scored pairs")
+    return found

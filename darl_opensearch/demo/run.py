@@ -1,0 +1,224 @@
+"""The demo, step by step."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from darl_opensearch.bundle import Bundle
+from darl_opensearch.demo import backends, report
+from darl_opensearch.demo.measure import RouteRun, failures, ood_shares
+from darl_opensearch.demo.sample import Sample, TestQuery, read_sample
+from darl_opensearch.errors import load
+from darl_opensearch.jsonl import read_jsonl
+from darl_opensearch.node import node_possible
+from darl_opensearch.ood.record import PairRecord
+from darl_opensearch.scoring import Scorer
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """What ``darl demo`` was asked for.
+
+    :param sample: folder of the insurance sample.
+    :param out: where run, bundle and logs go.
+    :param embedded: do without a node even where one can run.
+    :param keep: leave the node running.
+    """
+
+    sample: Path
+    out: Path
+    embedded: bool = False
+    keep: bool = False
+
+
+@dataclass
+class _Clock:
+    """Seconds a step took, printed as they pass."""
+
+    say: Callable[[str], object]
+    seconds: dict[str, float]
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - started, 1)
+        self.say(f"  {name}: {self.seconds[name]:.0f} s")
+
+
+def run_demo(options: DemoOptions, say: Callable[[str], object], update: Callable[[str, int, int], object]) -> Any:
+    """Run the whole loop once.
+
+    :param options: what was asked for.
+    :param say: prints a line on stderr.
+    :param update: shows progress: what, done, total.
+    :return: figures, tables and failures.
+    """
+    possible = node_possible()
+    embedded = options.embedded or not possible
+    if embedded:
+        why = "asked for" if options.embedded else possible.reason
+        say(f"Embedded default: SQLite BM25 as the first stage, the SQLite spool as the OOD store ({why}).")
+    else:
+        say(f"A real OpenSearch 3.6.0 node with ML Commons ({possible.reason}).")
+    # Looking whether something is there answers 404; a library that sets up logging would print each.
+    logging.getLogger("opensearch").setLevel(logging.ERROR)
+    clock = _Clock(say, {})
+    started = time.perf_counter()
+    shutil.rmtree(options.out / "ood", ignore_errors=True)
+    (options.out / "ood").mkdir(parents=True)
+    node = None if embedded else backends.Node(keep=options.keep, say=say)
+    if node is not None:
+        node.start()  # downloads and starts while the model trains
+    try:
+        bundle = _make(options, clock, update)
+        sample = read_sample(options.sample, bundle)
+        runs, pairs = _search(options, node, bundle, sample, clock, update)
+    finally:
+        if node is not None:
+            node.stop()
+    clock.seconds["in all"] = round(time.perf_counter() - started, 1)
+    return _result(bundle, sample, runs, pairs, clock.seconds, embedded=embedded)
+
+
+def _make(options: DemoOptions, clock: _Clock, update: Callable[[str, int, int], object]) -> Bundle:
+    """Train and export, or find that it is done."""
+    plan = load("trainer.stages.plan", "train")
+    config_module = load("trainer.config", "train")
+    exporter = load("trainer.export", "train")
+    config = config_module.read_config(options.sample / "darl.toml")
+    with clock.step("train"):
+        trained = plan.train(config, options.sample, options.out / "run", fresh=True, report=update)
+    with clock.step("export"):
+        bundle: Bundle = exporter.export_run(
+            trained, options.sample, options.out / "bundle", report=lambda what: update(what, 0, 1)
+        )
+    return bundle
+
+
+def _search(
+    options: DemoOptions,
+    node: backends.Node | None,
+    bundle: Bundle,
+    sample: Sample,
+    clock: _Clock,
+    update: Callable[[str, int, int], object],
+) -> tuple[list[RouteRun], list[PairRecord]]:
+    done = 0
+
+    def advance() -> None:
+        nonlocal done
+        done += 1
+        update("searching", done, len(sample.queries))
+
+    folder = options.out / "ood"
+    if node is None:
+        with clock.step("search"):
+            return backends.search_embedded(bundle, sample, folder / "spool.sqlite", advance)
+    with clock.step("wait for the node"):
+        update("waiting for the node", 0, 1)
+        url = node.wait()
+    key = secrets.token_urlsafe(16)
+    with (
+        backends.scorer(bundle, folder / "scorer.sqlite", url, key, folder / "scorer.log") as scorer_url,
+        clock.step("index, register, search"),
+    ):
+        return backends.search_cluster(
+            bundle, sample, url, scorer_url, key, folder / "python.sqlite", advance, lambda what: update(what, 0, 1)
+        )
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo found.
+
+    :param tables: what a person reads.
+    :param figures: the same for machines.
+    :param failures: what is not as it must be.
+    """
+
+    tables: tuple[Any, ...]
+    figures: dict[str, Any]
+    failures: tuple[str, ...]
+
+
+def _result(
+    bundle: Bundle,
+    sample: Sample,
+    runs: list[RouteRun],
+    pairs: list[PairRecord],
+    seconds: dict[str, float],
+    *,
+    embedded: bool,
+) -> DemoResult:
+    alpha, gains = bundle.card.ood.alpha, bundle.card.scale.gains
+    quality, by_slice = report.quality_table(runs, sample, gains)
+    shares = ood_shares(pairs, sample)
+    with Scorer.open(bundle) as scorer:
+        examples = [_example(query, runs, sample, bundle, scorer) for query in _choose(runs, sample, pairs, by_slice)]
+    scored = len(pairs) if embedded else _scored(runs, sample, pairs)
+    broken = failures(runs[1:], runs[0].name, by_slice["all kinds"], len(pairs), scored)
+    figures = {
+        "embedded": embedded,
+        "model": {"name": bundle.card.name, "version": bundle.card.version, "sha256": bundle.identity},
+        "quality": by_slice,
+        "latency": {run.name: run.latency() for run in runs},
+        "not_reranked": {run.name: len(run.not_reranked) for run in runs[1:]},
+        "ood_shares": {
+            f"{'seen' if query else 'new'} queries × {'seen' if item else 'new'} kinds": share.to_json()
+            for (query, item), share in sorted(shares.items(), reverse=True)
+        },
+        "pairs_logged": len(pairs),
+        "seconds": seconds,
+        "failures": list(broken),
+    }
+    tables = (quality, report.ood_table(shares, alpha), report.latency_table(runs), *examples)
+    return DemoResult(tables, figures, tuple(broken))
+
+
+def _scored(runs: list[RouteRun], sample: Sample, pairs: list[PairRecord]) -> int:
+    """Pairs the logging route must have scored: each request's positions run from 0 without a gap."""
+    last: dict[str, int] = {}
+    for pair in pairs:
+        last[pair.request_id] = max(last.get(pair.request_id, -1), pair.position)
+    found = {query_id for query_id, ids in runs[0].ranked.items() if ids}
+    missing = len(found - {pair.query_id for pair in pairs})
+    return sum(position + 1 for position in last.values()) + missing
+
+
+def _choose(runs: list[RouteRun], sample: Sample, pairs: list[PairRecord], by_slice: dict[str, Any]) -> list[TestQuery]:
+    """A seen query whose order improved much, and a new one that the model finds strange."""
+    from darl_opensearch.demo.measure import dcg
+
+    gains = (0.0, 1.0, 3.0)
+
+    def gain(query: TestQuery) -> float:
+        orders = (runs[-1].ranked[query.query_id], runs[0].ranked[query.query_id])
+        after, before = (dcg([gains[sample.grades.get((query.query_id, i), 0)] for i in ids]) for ids in orders)
+        return after - before
+
+    strange: dict[str, int] = {}
+    for pair in pairs:
+        if pair.query_id:
+            strange[pair.query_id] = strange.get(pair.query_id, 0) + pair.is_ood
+    seen = [query for query in sample.queries if query.seen]
+    new = [query for query in sample.queries if not query.seen]
+    return [max(seen, key=gain), max(new, key=lambda query: strange.get(query.query_id, 0))]
+
+
+def _example(query: TestQuery, runs: list[RouteRun], sample: Sample, bundle: Bundle, scorer: Scorer) -> Any:
+    names = {
+        str(row["id"]): str(row["name"]) for path in sample.item_files for _, row in read_jsonl(path)
+    }  # fmt: skip
+    top = runs[-1].ranked[query.query_id][:5]
+    scores = scorer.score(query.query, [sample.texts[item_id] for item_id in top])
+    after = [(item_id, scores, row) for row, item_id in enumerate(top)]
+    return report.example_table(query, runs[0].ranked[query.query_id], after, names, bundle.card.scale)

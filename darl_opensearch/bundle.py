@@ -222,7 +222,8 @@ class Bundle:
 
         :return: ``[n]`` float32, ascending.
         """
-        return np.load(self.path / CALIBRATION, allow_pickle=False).astype(np.float32)
+        table: NDArray[np.float32] = np.load(self.path / CALIBRATION, allow_pickle=False).astype(np.float32)
+        return table
 
     def probes(self) -> tuple[list[tuple[str, str]], NDArray[np.float32]]:
         """Read the probe pairs and what torch said about them.
@@ -234,10 +235,10 @@ class Bundle:
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
             pairs = [(str(p["query"]), str(p["text"])) for p in data]
-            rows = np.array([p["scores"] for p in data], dtype=np.float32)
+            rows = np.array([p["scores"] for p in data], dtype=np.float32).reshape(len(pairs), self.card.columns.width)
         except (ValueError, KeyError, TypeError) as err:
             raise BundleError(f"damaged ({err})", where=str(path), todo="export the model again") from err
-        return pairs, rows.reshape(len(pairs), self.card.columns.width)
+        return pairs, rows
 
     @property
     def identity(self) -> str:

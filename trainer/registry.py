@@ -50,7 +50,7 @@ class Param:
         if self.choices is not None and value not in self.choices:
             raise UsageError(f"{name} is {value!r}", todo=f"choose one of {', '.join(map(str, self.choices))}")
         low, high = (-math.inf if self.min is None else self.min), (math.inf if self.max is None else self.max)
-        if self.kind is not str and not low <= value <= high:  # the negation refuses NaN as well
+        if isinstance(value, int | float) and not low <= value <= high:  # the negation refuses NaN as well
             within = f"keep it within {self.min} and {self.max}" if self.max is not None else f"give {self.min} or more"
             raise UsageError(
                 f"{name} is {value!r}", todo=within if self.min is not None else f"give {self.max} or less"

@@ -28,8 +28,9 @@ def cli(bundle: Path, as_json: bool) -> None:
     findings = list(check_bundle(bundle))
     marks = {True: "ok  ", False: "FAIL", None: "  ? "}
     text = "\n".join(f"{marks[f.passed]}  {f.check}: {f.detail}" for f in findings)
-    emit({"bundle": str(bundle), "passed": all(f.passed is not False for f in findings), "findings": [f.to_json() for f in findings]},
-         as_json=as_json, text=text)  # fmt: skip
+    passed = all(f.passed is not False for f in findings)
+    result = {"bundle": str(bundle), "passed": passed, "findings": [f.to_json() for f in findings]}
+    emit(result, as_json=as_json, text=text)
     _refuse(bundle, findings)
 
 

@@ -45,9 +45,10 @@ def cli(run: Path, data: Path | None, out: Path | None, int8: bool, checkpoint: 
     when it keeps them.
     """
     bundle = export(run, data, out, int8=int8, checkpoint=checkpoint)
-    emit({"bundle": str(bundle.path), "name": bundle.card.name, "version": bundle.card.version,
-          "graphs": dict(bundle.card.graphs)}, as_json=as_json,
-         text=f"{bundle.card.name} {bundle.card.version} is in {bundle.path}\nNext: darl check {bundle.path}")  # fmt: skip
+    card = bundle.card
+    result = {"bundle": str(bundle.path), "name": card.name, "version": card.version, "graphs": dict(card.graphs)}
+    text = f"{card.name} {card.version} is in {bundle.path}\nNext: darl check {bundle.path}"
+    emit(result, as_json=as_json, text=text)
 
 
 def export(run: Path, data: Path | None, out: Path | None, *, int8: bool = True, checkpoint: bool = True) -> Bundle:

@@ -40,7 +40,7 @@ are printed instead of sent. All other options are those of darl register.
 
 
 @click.pass_context
-def _publish(ctx: click.Context, run: Path, data: Path | None, out: Path | None, **options: Any) -> None:
+def _publish(ctx: click.Context, /, run: Path, data: Path | None, out: Path | None, **options: Any) -> None:
     bundle = export(run, data, out)
     note(f"exported to {bundle.path}")
     findings = check(bundle.path)

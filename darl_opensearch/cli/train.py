@@ -64,9 +64,8 @@ def cli(
     for stage in trained.result["stages"]:
         verdict = "kept" if stage["kept"] else "rolled back: no gain beyond one standard error"
         gain = stage["gain"]
-        note(
-            f"stage {stage['stage']}: paired nDCG gain {gain['mean']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}], {verdict}"
-        )
+        interval = f"{gain['mean']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]"
+        note(f"stage {stage['stage']}: paired nDCG gain {interval}, {verdict}")
     result: dict[str, Any] = {"run": str(where), **trained.result}
     emit(result, as_json=as_json, text=_summary(where, trained.result))
 

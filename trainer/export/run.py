@@ -18,6 +18,7 @@ from darl_opensearch import bundle as files
 from darl_opensearch.bundle import Bundle, Card, OodCard, writing
 from darl_opensearch.check import compare, run_pairs
 from darl_opensearch.errors import GateRefused
+from darl_opensearch.scores import Columns
 from trainer.evaluate.metrics import ndcg_per_query
 from trainer.export.card import model_card
 from trainer.export.graph import ContractModule, export_graphs
@@ -62,7 +63,7 @@ def export_run(
         export_graphs(module, work, work)
         report("comparing with torch")
         reference, features = _torch_rows(module, model.tokenizer(), probe_texts)
-        columns = files.Columns(config.grades.scale.k)
+        columns = Columns(config.grades.scale.k)
         table = trained.ood.calibration.distances.numpy()
         rows = run_pairs(work / files.MODEL, model.tokenizer(), probe_texts)
         graphs[files.MODEL] = _verdict(files.MODEL, rows, reference, columns, table)
@@ -130,7 +131,7 @@ def _torch_rows(
 
 
 def _verdict(
-    name: str, rows: NDArray[Any], reference: NDArray[Any], columns: files.Columns, table: NDArray[Any]
+    name: str, rows: NDArray[Any], reference: NDArray[Any], columns: Columns, table: NDArray[Any]
 ) -> dict[str, Any]:
     findings = list(compare(name, rows, reference, columns, table))
     if failed := [f for f in findings if not f.passed]:
@@ -141,7 +142,7 @@ def _verdict(
 def _int8_report(trained: Trained, data: RunData, work: Path, calibration: list[tuple[str, str]]) -> dict[str, Any]:
     """Refit the int8 calibration; nDCG, agreement and OOD agreement beside fp32's on the dev pairs."""
     config, tokenizer = trained.config, trained.model.tokenizer()
-    columns = files.Columns(config.grades.scale.k)
+    columns = Columns(config.grades.scale.k)
     graph = work / files.MODEL_INT8
     refit_calibration(graph, tokenizer, calibration, columns, trained.ood.calibration, config.ood.alpha)
     dev = data.judged(data.dev)

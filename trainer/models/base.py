@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -92,6 +92,16 @@ class Backbone(Protocol):
 
     def encoder_parameters(self) -> list[Any]:
         """Parameters below the head."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Every weight and buffer, by name."""
+
+    def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> object:
+        """Put weights and buffers back.
+
+        :param state_dict: what :meth:`state_dict` gave.
+        :return: torch's report on the keys.
+        """
 
     def tokenizer(self) -> Tokenizer:
         """The pair tokenizer that goes into the bundle."""

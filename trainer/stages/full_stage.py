@@ -109,7 +109,7 @@ class FullStage:
             self.model.head, features, grades.to(features.device), query_index.to(features.device)
         )
         self.optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimiser.step()
         self.schedule.step()

@@ -47,12 +47,12 @@ def fit_head(
     def closure() -> Tensor:
         optimiser.zero_grad()
         loss = objective(head, features, pairs.grades, pairs.query_index)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss
 
     best, best_loss, since, history = copy.deepcopy(head.state_dict()), float("inf"), 0, []
     for step in range(steps):
-        train_loss = float(optimiser.step(closure).detach())  # type: ignore[no-untyped-call]
+        train_loss = float(optimiser.step(closure).detach())
         dev_loss = dev_objective(objective, head, dev)
         history.append({"step": step, "train_loss": train_loss, "dev_loss": dev_loss})
         advance(step, dev_loss)
@@ -148,8 +148,8 @@ def calibrate_grades(head: CumulativeHead, pairs: Pairs, features: Tensor, *, pr
         raw = latent[:, None] * log_slope.exp() - thresholds()[None, :]
         pull = log_slope.square() + (thresholds() - start).square().sum()
         loss = cumulative(raw, pairs.grades) + prior * pull
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss
 
-    optimiser.step(closure)  # type: ignore[no-untyped-call]
+    optimiser.step(closure)
     head.rescale(float(log_slope.detach().exp()), thresholds().detach().float())

@@ -95,6 +95,6 @@ def _share(flagged: Tensor, pairs: Pairs) -> dict[str, Any] | None:
     if not len(flagged):
         return None
     query = pairs.query_index.numpy()
-    hits = np.bincount(query, weights=flagged.double().numpy(), minlength=len(pairs.queries))
+    hits = np.bincount(query, weights=flagged.double().numpy(), minlength=len(pairs.queries)).astype(float)
     counts = np.bincount(query, minlength=len(pairs.queries)).astype(float)
     return bootstrap_ratio(hits[counts > 0], counts[counts > 0]).to_json()

@@ -1,0 +1,76 @@
+# The verbs of this project; CI runs `make check`, which is `make lint docs-check test`.
+# Each makes the virtual environment that it needs: nothing has to be installed before but Python 3.11 to 3.13.
+#
+#   make demo    the whole loop on the insurance sample    DEMO="--embedded" passes options on
+#   make test    the tests                                 TEST="tests/ood -k spool" chooses some
+#   make check   what CI runs: lint, docs-check, test
+#   make fix     repair what can be repaired: format, imports
+#   make docs    regenerate the generated parts of the documentation
+#   make lock    resolve the locks in requirements/ anew
+#   make clean   remove the virtual environment and caches
+#
+# PYTHON=/path/to/python3.12 chooses the interpreter.
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+DEMO ?=
+TEST ?=
+SUPPORTED := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c '$(SUPPORTED)' 2>/dev/null && command -v $$p && break; done)
+
+LOCK = $(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-emit-index-url --no-emit-find-links --no-header
+UNIVERSAL = $(LOCK) --universal --python-version 3.11
+
+.PHONY: demo test check lint docs-check fix docs lock clean venv
+.DEFAULT_GOAL := check
+
+demo: $(STAMP)
+	$(BIN)/darl demo $(DEMO)
+
+test: $(STAMP)
+	$(BIN)/pytest $(TEST)
+
+check: lint docs-check test
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pydoclint --quiet darl_opensearch trainer
+
+docs-check: $(STAMP)
+	$(BIN)/cog --check -I . docs/*.md
+
+fix: $(STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs: $(STAMP)
+	$(BIN)/cog -r -I . docs/*.md
+
+# In order, never side by side: uv is taken from the environment that the locks make.
+lock: $(STAMP)
+	$(UNIVERSAL) pyproject.toml --extra cpu -o requirements/runtime-cpu.txt
+	$(UNIVERSAL) pyproject.toml --extra gpu -o requirements/runtime-gpu.txt
+	$(UNIVERSAL) pyproject.toml --extra cpu --extra train -o requirements/train.txt
+	$(UNIVERSAL) pyproject.toml --extra cpu --extra train --extra demo --extra dev -o requirements/dev.txt
+	$(UNIVERSAL) docker/build.in -o docker/build.txt
+	$(LOCK) --python-version 3.11 requirements/onnxruntime-1.16.3.in -o requirements/onnxruntime-1.16.3.txt
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+venv: $(STAMP)
+
+# uv comes from the lock too: its own lines of it are all that pip is given.
+$(STAMP): requirements/dev.txt docker/build.txt pyproject.toml
+	@$(if $(PYTHON),,echo "make: there is no Python 3.11, 3.12 or 3.13 with the venv module here. Install one, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1)
+	@"$(PYTHON)" -c '$(SUPPORTED)' || { echo "make: $(PYTHON) is not a Python 3.11, 3.12 or 3.13 with the venv module. Name another: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
+	sed -n '/^uv==/,/^[^ ]*==/{/^uv==/p;/^ /p;}' requirements/dev.txt > $(VENV)/uv.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(VENV)/uv.txt
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements/dev.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --build-constraints docker/build.txt -e .
+	@touch $@

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import hashlib
+import zipfile
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from darl_opensearch.bundle import FEATURES, MODEL, MODEL_INT8, PROBES, Bundle
+from darl_opensearch.bundle import CALIBRATION, FEATURES, MODEL, MODEL_INT8, PROBES, TOKENIZER, ZIP, Bundle
+from darl_opensearch.errors import BundleError
 from darl_opensearch.graph_contract import INPUTS, Finding, inspect_graph
 from darl_opensearch.scores import Columns
 
@@ -29,36 +32,98 @@ def check_bundle(path: Path) -> Iterator[Finding]:
     for name, width in ((MODEL, columns.width), (FEATURES, None), (MODEL_INT8, columns.width)):
         if name in bundle.digests:
             yield from inspect_graph(bundle.file(name), width=width)
-    yield from _check_tokenizer(bundle)
-    calibration = bundle.calibration()
+    yield _check_zip(bundle)
+    tokenizer = list(_check_tokenizer(bundle))
+    yield from tokenizer
+    try:
+        calibration = bundle.calibration()
+    except (ValueError, EOFError) as err:
+        yield Finding("calibration", False, f"{CALIBRATION} cannot be read ({err})")
+        return
     enough = len(calibration) + 1 >= 1 / bundle.card.ood.alpha
     yield Finding("calibration", enough, f"{len(calibration)} distances for alpha {bundle.card.ood.alpha}")
     if PROBES not in bundle.digests:
         yield Finding("parity", None, "the bundle has no probe pairs")
-        return
+    elif len(tokenizer) > 1:  # one finding alone says that it cannot be read
+        yield from _check_answers(bundle, calibration)
+
+
+def _check_answers(bundle: Bundle, calibration: NDArray[Any]) -> Iterator[Finding]:
+    """Run the graphs over the probe pairs, and hold what they say against what torch said."""
+    columns = bundle.card.columns
     pairs, reference = bundle.probes()
-    rows = run_pairs(bundle.file(MODEL), bundle.tokenizer, pairs)
-    yield from compare(MODEL, rows, reference, columns, calibration)
-    alone = run_pairs(bundle.file(MODEL), bundle.tokenizer, pairs, batch=8)
-    moved = float(np.abs(alone[:, : 1 + columns.k] - rows[:, : 1 + columns.k]).max())
-    yield Finding(f"{MODEL}: batch mates", moved <= FP32_BOUND, f"a score moves by {moved:.1e}, bound {FP32_BOUND}")
-    if MODEL_INT8 in bundle.digests:
-        quantised = run_pairs(bundle.file(MODEL_INT8), bundle.tokenizer, pairs)
+    rows = yield from _answers(bundle, MODEL, pairs)
+    if rows is not None:
+        yield from compare(MODEL, rows, reference, columns, calibration)
+        together = yield from _answers(bundle, MODEL, pairs, batch=8)
+        if together is not None and together.shape == rows.shape:
+            moved = float(np.abs(together[:, : 1 + columns.k] - rows[:, : 1 + columns.k]).max())
+            detail = f"a score moves by {moved:.1e}, bound {FP32_BOUND}"
+            yield Finding(f"{MODEL}: batch mates", moved <= FP32_BOUND, detail)
+    features = yield from _answers(bundle, FEATURES, pairs)
+    if features is not None:
+        right = features.ndim == 2 and len(features) == len(pairs) and bool(np.isfinite(features).all())
+        yield Finding(f"{FEATURES}: output", right, f"shape {features.shape}, must have a finite row a pair")
+    if MODEL_INT8 not in bundle.digests:
+        return
+    quantised = yield from _answers(bundle, MODEL_INT8, pairs)
+    if quantised is not None:
+        if quantised.shape != reference.shape or not np.isfinite(quantised).all():
+            yield _not_finite(MODEL_INT8, quantised, reference)
+            return
         moved = float(np.abs(quantised[:, 0] - reference[:, 0]).max())
         yield Finding(f"{MODEL_INT8}: score", moved <= INT8_BOUND, f"off by at most {moved:.4f}, bound {INT8_BOUND}")
-        yield Finding(f"{MODEL_INT8}: finite", bool(np.isfinite(quantised).all()), "no NaN, no infinity")
+
+
+def _answers(
+    bundle: Bundle, name: str, pairs: Sequence[tuple[str, str]], *, batch: int = 1
+) -> Generator[Finding, None, NDArray[np.float32] | None]:
+    """Run a graph; a graph that does not run is a finding, not a crash."""
+    try:
+        return run_pairs(bundle.file(name), bundle.tokenizer, pairs, batch=batch)
+    except BundleError as err:
+        yield Finding(f"{name}: runs", False, err.what)
+    except Exception as err:  # noqa: BLE001  ONNX Runtime raises types of its own that share no base
+        yield Finding(f"{name}: runs", False, " ".join(str(err).split())[:300])
+    return None
+
+
+def _check_zip(bundle: Bundle) -> Finding:
+    """Whether ML Commons would take the very files that are checked here."""
+    wrong = None
+    try:
+        with zipfile.ZipFile(bundle.path / ZIP) as archive:
+            if sorted(archive.namelist()) != sorted((MODEL, TOKENIZER)):
+                wrong = f"it holds {', '.join(archive.namelist())}"
+            else:
+                for name in (MODEL, TOKENIZER):
+                    with archive.open(name) as packed:
+                        if hashlib.file_digest(packed, "sha256").hexdigest() != bundle.digests[name]:  # type: ignore[arg-type]
+                            wrong = f"its {name} is another one"
+    except (zipfile.BadZipFile, OSError) as err:
+        wrong = f"it cannot be read ({err})"
+    must = f"must hold this bundle's {MODEL} and {TOKENIZER}"
+    return Finding(ZIP, wrong is None, f"{wrong}; {must}" if wrong else "what ML Commons takes is what is checked here")
 
 
 def _check_tokenizer(bundle: Bundle) -> Iterator[Finding]:
     """The pair template, the truncation and the absence of padding are read by ML Commons as well."""
-    tokenizer, card = bundle.tokenizer, bundle.card
-    pair = tokenizer.encode("a", "b")
+    try:
+        tokenizer = bundle.tokenizer
+    except Exception as err:  # noqa: BLE001  the tokenizers library raises plain Exception
+        yield Finding("tokenizer", False, f"cannot be read ({err})")
+        return
+    card, pair = bundle.card, tokenizer.encode("a", "b")
     switch = pair.type_ids.index(1) if 1 in pair.type_ids else 0
     second = switch > 0 and pair.ids[switch] == pair.ids[0] and pair.special_tokens_mask[switch] == 1
-    yield Finding("tokenizer: pair template", second, f"{' '.join(pair.tokens)}, type ids {pair.type_ids}")
+    shown = f"{' '.join(pair.tokens[:12])}, type ids {pair.type_ids[:12]}"
+    yield Finding(
+        "tokenizer: pair template", second, f"{shown}, must be CLS a SEP CLS b SEP with type 1 from the second CLS"
+    )
     truncation = tokenizer.truncation or {}
     right = truncation.get("max_length") == card.max_length and truncation.get("strategy") == "longest_first"
-    yield Finding("tokenizer: truncation", right, f"{truncation.get('max_length')} tokens, must be {card.max_length}")
+    cut = f"{truncation.get('strategy')} at {truncation.get('max_length')} tokens"
+    yield Finding("tokenizer: truncation", right, f"{cut}, must be longest_first at {card.max_length}")
     yield Finding("tokenizer: padding", tokenizer.padding is None, f"{tokenizer.padding}, must be None")
 
 
@@ -75,7 +140,7 @@ def compare(
     :yields: findings.
     """
     if rows.shape != reference.shape or not np.isfinite(rows).all():
-        yield Finding(f"{name}: output", False, f"shape {rows.shape}, must be {reference.shape} and finite")
+        yield _not_finite(name, rows, reference)
         return
     off = np.abs(rows.astype(np.float64) - reference)
     worst = float(off[:, : 1 + columns.k].max())
@@ -93,6 +158,12 @@ def compare(
     bound = (1.0 + inside.sum(1)) / (len(calibration) + 1) + 1e-6
     steps = float((off[:, columns.ood_score] / bound).max())
     yield Finding(f"{name}: ood_score", steps <= 1.0, f"{steps:.3f} of its bound")
+
+
+def _not_finite(name: str, rows: NDArray[Any], reference: NDArray[Any]) -> Finding:
+    bad = int((~np.isfinite(rows)).any(axis=1).sum()) if rows.ndim == 2 else 0
+    detail = f"shape {rows.shape}, {bad} rows not finite; must be {reference.shape} and finite"
+    return Finding(f"{name}: output", False, detail)
 
 
 def run_pairs(graph: Path, tokenizer: Any, pairs: Sequence[tuple[str, str]], *, batch: int = 1) -> NDArray[np.float32]:

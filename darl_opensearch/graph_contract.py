@@ -14,7 +14,9 @@ from typing import Any
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 OPSET, IR_VERSION = 17, 8
 # Operators of com.microsoft that ONNX Runtime 1.16.3 has and quantisation writes.
-KNOWN_CUSTOM = frozenset({"DynamicQuantizeMatMul", "MatMulIntegerToFloat", "DynamicQuantizeLinear"})
+KNOWN_CUSTOM = frozenset(
+    f"com.microsoft.{name}" for name in ("DynamicQuantizeMatMul", "MatMulIntegerToFloat", "DynamicQuantizeLinear")
+)
 
 
 @dataclass(frozen=True)
@@ -51,11 +53,18 @@ def inspect_graph(path: Path, *, width: int | None) -> Iterator[Finding]:
     except ModuleNotFoundError:
         yield Finding(f"{name}: static", None, "onnx is not installed: pip install 'darl-opensearch[train]'")
         return
-    model = onnx.load(path, load_external_data=False)
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except Exception as err:  # noqa: BLE001  protobuf's own types
+        yield _finding(f"{name}: static", False, f"not an ONNX file ({err})")
+        return
     opsets = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
-    yield _finding(f"{name}: opset", opsets.get("ai.onnx") == OPSET, f"ai.onnx {opsets.get('ai.onnx')}, must be {OPSET}")
+    yield _finding(
+        f"{name}: opset", opsets.get("ai.onnx") == OPSET, f"ai.onnx {opsets.get('ai.onnx')}, must be {OPSET}"
+    )
     yield _finding(f"{name}: IR", model.ir_version == IR_VERSION, f"{model.ir_version}, must be {IR_VERSION}")
-    custom = sorted({node.op_type for node in model.graph.node if node.domain not in ("", "ai.onnx")} - KNOWN_CUSTOM)
+    used = {f"{node.domain}.{node.op_type}" for node in model.graph.node if node.domain not in ("", "ai.onnx")}
+    custom = sorted(used - KNOWN_CUSTOM)
     yield _finding(f"{name}: operators", not custom, f"unknown to ONNX Runtime 1.16.3: {', '.join(custom) or 'none'}")
     inputs = [(i.name, i.type.tensor_type.elem_type, len(i.type.tensor_type.shape.dim)) for i in model.graph.input]
     wanted = [(n, onnx.TensorProto.INT64, 2) for n in INPUTS]
@@ -64,6 +73,10 @@ def inspect_graph(path: Path, *, width: int | None) -> Iterator[Finding]:
     expected = "features" if width is None else "scores"
     right = outputs == [(expected, onnx.TensorProto.FLOAT)]
     yield _finding(f"{name}: outputs", right, f"{[o[0] for o in outputs]}, must be ['{expected}'], float32")
+    if width is not None and right:
+        dims = model.graph.output[0].type.tensor_type.shape.dim
+        columns = dims[-1].dim_value if dims else 0  # 0 also where the size is not written down
+        yield _finding(f"{name}: columns", columns in (0, width), f"{columns or 'not declared'}, must be {width}")
     external = any(t.data_location == onnx.TensorProto.EXTERNAL for t in model.graph.initializer)
     yield _finding(f"{name}: one file", not external, "has external data" if external else "no external data")
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from darl_opensearch import bundle as files
 from darl_opensearch.bundle import Bundle, Card, OodCard, writing
 from darl_opensearch.check import compare, run_pairs
-from darl_opensearch.errors import GateRefused
+from darl_opensearch.errors import GateRefused, InputError
 from darl_opensearch.scores import Columns
 from trainer.evaluate.metrics import ndcg_per_query
 from trainer.export.card import model_card
@@ -51,9 +51,15 @@ def export_run(
     :param report: called with what is being done.
     :return: the bundle, opened and verified.
     :raises GateRefused: when the graph does not say what torch says.
+    :raises InputError: when the data are not those of the run.
     """
     config, model = trained.config, trained.model
     data = read_data(config, base, model.tokenizer())
+    if data.summary() != trained.data:
+        raise InputError(
+            "the data are not those that the run was trained on", where=str(base),
+            todo="name the folder of the run's darl.toml with --data, or train again",
+        )  # fmt: skip
     calibration_texts, probe_texts = _texts(data)
     module = ContractModule(trained)
     graphs: dict[str, Any] = {}
@@ -168,9 +174,9 @@ def _int8_report(trained: Trained, data: RunData, work: Path, calibration: list[
 def _reference(module: ContractModule, tokenizer: Any, pairs: list[tuple[str, str]]) -> NDArray[np.float32]:
     """Features of a spread of calibration pairs: the sample that drift is measured against."""
     sample = pairs[:: max(1, len(pairs) // REFERENCE_ROWS)][:REFERENCE_ROWS]
-    features = module.backbone.feature_table(
-        [q for q, _ in sample], [t for _, t in sample], torch.arange(len(sample))[:, None].expand(-1, 2)
-    ).rows()
+    queries, items = (list(dict.fromkeys(texts)) for texts in zip(*sample, strict=True))
+    index = torch.tensor([(queries.index(q), items.index(t)) for q, t in sample])
+    features = module.backbone.feature_table(queries, items, index).rows()
     return torch.cat([features.query, features.item], dim=1).numpy().astype(np.float32)
 
 

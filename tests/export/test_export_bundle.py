@@ -1,0 +1,231 @@
+"""What export leaves behind: a whole bundle, or nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tempfile
+
+import pytest
+from trained_support import read_rows, train_and_export, write_project, write_rows
+
+import trainer.export.run as exporting
+from darl_opensearch.bundle import CHECKPOINT, MODEL_INT8, Bundle
+from darl_opensearch.errors import DarlError, GateRefused, InputError
+from trainer.export import export_run
+from trainer.stages.plan import load_run
+
+
+@pytest.fixture
+def scratch(tmp_path, monkeypatch):
+    """Where temporary files go: must be empty afterwards."""
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    yield folder
+    assert list(folder.iterdir()) == []
+
+
+def base_of(trained):
+    return trained.folder.parent / "data"
+
+
+def snapshot(folder):
+    return {p.relative_to(folder): p.stat().st_mtime_ns for p in folder.rglob("*")}
+
+
+def test_files_of_a_bundle(small):
+    _, bundle = small
+    names = {name for name in bundle.digests if not name.startswith(CHECKPOINT)}
+    assert names == {
+        "model.onnx", "model_int8.onnx", "features.onnx", "tokenizer.json", "opensearch.zip", "README.md",
+        "probes.json", "ood/calibration.npy", "ood/reference.npy",
+    }  # fmt: skip
+    kinds = {p.suffix for p in bundle.path.rglob("*") if p.is_file()}
+    assert kinds <= {".onnx", ".json", ".zip", ".md", ".npy", ".safetensors"}  # no pickle
+    assert [p.name for p in bundle.path.parent.iterdir() if p.name.startswith(".")] == []
+
+
+def test_card(small):
+    trained, bundle = small
+    card, data = bundle.card, json.loads((bundle.path / "darl.json").read_text(encoding="utf-8"))
+    assert (card.name, card.version, card.backbone) == ("small", "1", "split")
+    assert (card.query_cap, card.item_cap, card.max_length) == (48, 72, 124)
+    assert card.scale.names == ("none", "some", "most") and card.scale.gains == (0, 1, 3)
+    assert card.template.fields == ("=name", "cover", "exclusions", "who") and card.template.slice_field == "kind"
+    assert (card.ood.detector, card.ood.features, card.ood.alpha) == ("knn", "pair", 0.05)
+    assert card.ood.calibration_pairs == len(bundle.calibration()) == trained.data["traffic"]["pairs"]
+    assert card.ood.calibration_queries == trained.data["traffic"]["queries"]
+    assert card.training["data"] == trained.data and card.training["seed"] == 5
+    assert card.metrics["dev"] == trained.result["dev"]
+    assert set(card.graphs) == {"model.onnx", "features.onnx", "model_int8.onnx"}
+    assert set(data["files"]) == set(bundle.digests) and data["format"] == 1
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", card.created)
+
+
+def test_model_card_for_people(small):
+    trained, bundle = small
+    text = (bundle.path / "README.md").read_text(encoding="utf-8")
+    head = text.split("---")[1]
+    assert "license: apache-2.0" in head and "pipeline_tag: text-ranking" in head
+    assert f"base_model: {trained.config.model.base}" in head
+    for line in ("# small 1", "| 0 | none | 0 |", "| 1 | some | 1 |", "| 2 | most | 3 |", "| head | "):
+        assert line in text
+    assert f"{trained.data['train']['queries']} queries with {trained.data['train']['pairs']} graded pairs" in text
+    assert f"Detector `knn` on pair features, calibrated for a false-alarm rate of 0.05 on {424} pairs" in text
+    assert "arXiv:2412.12504" in text and "independent implementation" in text
+    assert not re.search(r"\bnan\b|\binf\b|\{\w*\}", text)
+
+
+def test_the_checkpoint_starts_the_next_cycle(small):
+    trained, bundle = small
+    from trainer.models import SplitReranker
+
+    model = SplitReranker.load(bundle.path / CHECKPOINT)
+    for name, value in trained.model.state_dict().items():
+        assert value.equal(model.state_dict()[name])
+    assert json.loads((bundle.path / CHECKPOINT / "config.json").read_text())["model"]["name"] == "small"
+
+
+def test_probes_are_what_torch_said(small):
+    pairs, rows = small[1].probes()
+    assert 20 < len(pairs) <= 48 and rows.shape == (len(pairs), 6)
+    assert any("中文" in query for query, _ in pairs) and any(len(query) > 500 for query, _ in pairs)
+
+
+def test_exporting_twice_gives_the_same_model(small, tmp_path):
+    trained, bundle = small
+    again = export_run(load_run(trained.folder), base_of(trained), tmp_path / "again")
+    assert again.identity == bundle.identity  # what register recognises
+    differing = {name for name in bundle.digests if again.digests.get(name) != bundle.digests[name]}
+    assert differing == set()
+
+
+def test_training_twice_gives_the_same_model(small, checkpoint, tmp_path):
+    config = write_project(tmp_path / "data", str(checkpoint))
+    _, bundle = train_and_export(tmp_path, config, int8=False, checkpoint=False)
+    assert bundle.identity == small[1].identity
+    assert MODEL_INT8 not in bundle.digests and not (bundle.path / CHECKPOINT).exists()
+    assert set(bundle.card.graphs) == {"model.onnx", "features.onnx"}
+
+
+def test_options_of_the_command(small, tmp_path, darl):
+    trained, bundle = small
+    out = tmp_path / "out"
+    code, said, err = darl("export", trained.folder, "--out", out, "--no-int8", "--no-checkpoint", "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(said)["bundle"] == str(out) and set(json.loads(said)["graphs"]) == {"model.onnx", "features.onnx"}
+    exported = Bundle.open(out)
+    assert exported.identity == bundle.identity
+    assert sorted(exported.digests) == [
+        "README.md", "features.onnx", "model.onnx", "ood/calibration.npy", "ood/reference.npy", "opensearch.zip",
+        "probes.json", "tokenizer.json",
+    ]  # fmt: skip
+    assert darl("check", out)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("place", "error"),
+    [
+        ("quantise", RuntimeError("out of memory")),
+        ("_reference", OSError(28, "No space left on device")),
+        ("model_card", KeyboardInterrupt()),
+        ("export_graphs", DarlError("the tracer gave up")),
+    ],
+)
+@pytest.mark.parametrize("older", [True, False])
+def test_nothing_is_half_written(small, tmp_path, scratch, monkeypatch, place, error, older):
+    trained, bundle = small
+    target = tmp_path / "bundles" / "here"
+    target.parent.mkdir()
+    if older:
+        shutil.copytree(bundle.path, target)
+    before = snapshot(tmp_path)
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(exporting, place, fail)
+    with pytest.raises(type(error)):
+        export_run(trained, base_of(trained), target)
+    assert {k: v for k, v in snapshot(tmp_path).items() if target in (tmp_path / k).parents} == {
+        k: v for k, v in before.items() if target in (tmp_path / k).parents
+    }
+    assert [p.name for p in target.parent.iterdir()] == (["here"] if older else [])
+    if older:
+        assert Bundle.open(target).digests == bundle.digests
+
+
+def test_a_graph_that_says_something_else_is_refused(small, tmp_path, scratch, monkeypatch):
+    trained, _ = small
+    say = exporting._torch_rows
+
+    def shifted(*arguments):
+        scores, features = say(*arguments)
+        return scores + 2e-4, features
+
+    monkeypatch.setattr(exporting, "_torch_rows", shifted)
+    with pytest.raises(GateRefused, match=r"model\.onnx: scores: off by at most 2\.0e-04, bound 0\.0001"):
+        export_run(trained, base_of(trained), tmp_path / "bundle")
+    monkeypatch.setattr(exporting, "_torch_rows", lambda *a: (say(*a)[0], say(*a)[1] + 1e-3))
+    with pytest.raises(GateRefused, match=r"features\.onnx differs from torch by 1\.0e-03"):
+        export_run(trained, base_of(trained), tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_an_older_bundle_is_replaced(small, tmp_path):
+    trained, bundle = small
+    target = shutil.copytree(bundle.path, tmp_path / "bundle")
+    (target / "stray.txt").write_text("of the older one")
+    done = export_run(trained, base_of(trained), target, int8=False)
+    assert not (target / "stray.txt").exists() and MODEL_INT8 not in done.digests
+    assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_a_folder_that_is_no_bundle_is_left_alone(small, tmp_path):
+    trained, _ = small
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "letter.txt").write_text("dear")
+    with pytest.raises(DarlError, match="the folder holds something that is not a bundle"):
+        export_run(trained, base_of(trained), tmp_path / "home")
+    assert [p.name for p in (tmp_path / "home").iterdir()] == ["letter.txt"]
+
+
+def one_line(err):
+    return err.startswith("darl: ") and err.count("\n") == 1
+
+
+def test_an_unfinished_run_is_refused(small, tmp_path, darl):
+    trained, _ = small
+    run = shutil.copytree(trained.folder, tmp_path / "run")
+    (run / "result.json").unlink()
+    code, out, err = darl("export", run)
+    assert (code, out) == (1, "") and one_line(err) and "has not finished. Run darl train" in err
+    code, _, err = darl("export", tmp_path / "nowhere")
+    assert code == 1 and one_line(err) and "the run is not there" in err
+    assert not (run / "bundle").exists() and not (tmp_path / "nowhere").exists()
+
+
+def test_data_that_moved_are_named_by_an_option(small, tmp_path, darl):
+    trained, bundle = small
+    run, data = shutil.copytree(trained.folder, tmp_path / "run"), shutil.copytree(base_of(trained), tmp_path / "moved")
+    (run / "root.txt").write_text(str(tmp_path / "where-it-was"))
+    code, out, err = darl("export", run)
+    assert (code, out) == (1, "") and one_line(err) and "--data" in err
+    assert not (run / "bundle").exists()
+    code, _, err = darl("export", run, "--data", data, "--no-int8")
+    assert (code, err) == (0, "") and Bundle.open(run / "bundle").identity == bundle.identity
+
+
+def test_data_that_changed_are_refused(small, tmp_path):
+    trained, _ = small
+    data = shutil.copytree(base_of(trained), tmp_path / "data")
+    rows = read_rows(data / "traffic.jsonl")
+    write_rows(data / "traffic.jsonl", rows[:60])
+    with pytest.raises(InputError, match=r"not those that the run was trained on.*--data"):
+        export_run(trained, data, tmp_path / "bundle")
+    (data / "traffic.jsonl").unlink()
+    with pytest.raises(InputError, match=r"traffic\.jsonl"):
+        export_run(trained, data, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()

@@ -1,0 +1,177 @@
+"""A run over part of the insurance sample from a random BERT: trained and exported within seconds.
+
+Everything the exporter does is done for real; only the weights are small and know nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import random
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import tiny_tokenizer
+
+from darl_opensearch import bundle as files
+from darl_opensearch.bundle import Bundle
+
+SAMPLE = Path(__file__).parent.parent / "examples" / "insurance"
+FIELDS = ["=name", "cover", "exclusions", "who"]
+GAINS = {2: [0, 1], 3: [0, 1, 3], 4: [0, 1, 2, 5]}
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def write_checkpoint(folder: Path) -> Path:
+    """A random BERT, 2 layers of 32, whose vocabulary is learnt from the sample's texts."""
+    import torch
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    texts = [" ".join(str(v) for v in item.values()) for item in read_rows(SAMPLE / "items.jsonl")]
+    texts += [row["query"] for row in read_rows(SAMPLE / "judgments.jsonl")]
+    tokenizer = tiny_tokenizer(texts, 512)
+    torch.manual_seed(3)
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    config = BertConfig(vocab_size=tokenizer.get_vocab_size(), initializer_range=0.2, **shape)
+    BertModel(config, add_pooling_layer=False).save_pretrained(folder)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, cls_token="[CLS]", sep_token="[SEP]", pad_token="[PAD]", unk_token="[UNK]"
+    ).save_pretrained(folder)
+    return folder
+
+
+def write_project(
+    folder: Path,
+    base: str,
+    *,
+    name: str = "small",
+    k: int = 3,
+    queries: int = 24,
+    ood: Mapping[str, Any] | None = None,
+    model: Mapping[str, Any] | None = None,
+) -> Path:
+    """Part of the sample with a ``darl.toml``; gives that file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(SAMPLE / "items.jsonl", folder / "items.jsonl")
+    shutil.copy(SAMPLE / "traffic.jsonl", folder / "traffic.jsonl")
+    for file, count in (("judgments.jsonl", queries), ("dev_judgments.jsonl", max(8, queries // 3))):
+        rows = read_rows(SAMPLE / file)
+        ids = sorted({row["query_id"] for row in rows})
+        kept = set(random.Random(1).sample(ids, min(count, len(ids))))
+        rng = random.Random(2)
+        graded = [row | {"grade": _regrade(row["grade"], k, rng)} for row in rows if row["query_id"] in kept]
+        write_rows(folder / file, graded)
+    tables: dict[str, Mapping[str, Any]] = {
+        "model": {"name": name, "base": base, "query_cap": 48, "item_cap": 72} | dict(model or {}),
+        "data": {
+            "items": "items.jsonl", "judgments": "judgments.jsonl", "dev": "dev_judgments.jsonl",
+            "traffic": "traffic.jsonl",
+        },
+        "grades": {"names": ["none", "some", "most", "all"][:k], "gains": GAINS[k]},
+        "template": {"fields": FIELDS, "slice_field": "kind"},
+        "stages": {"run": ["head"], "head_steps": 15},
+        "ood": {"depth": 12} | dict(ood or {}),
+    }  # fmt: skip
+    lines = ["seed = 5"]
+    for table, keys in tables.items():
+        lines += [f"[{table}]", *(f"{key} = {json.dumps(value)}" for key, value in keys.items())]
+    path = folder / "darl.toml"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def _regrade(grade: int, k: int, rng: random.Random) -> int:
+    if k == 2:
+        return int(grade > 0)
+    return grade + (k == 4 and grade == 2 and rng.random() < 0.5)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch on one thread: many tiny operations on a busy machine wait for the second one."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def train_and_export(folder: Path, config: Path, **options: Any) -> tuple[Any, Bundle]:
+    """A finished run in ``folder/run``, and its bundle in ``folder/bundle``."""
+    from trainer.config import read_config
+    from trainer.export import export_run
+    from trainer.stages.plan import train
+
+    with one_thread():
+        trained = train(read_config(config), config.parent, folder / "run")
+        return trained, export_run(trained, config.parent, folder / "bundle", **options)
+
+
+_MADE: dict[str, Any] = {}
+
+
+def once(key: str, make: Callable[[], Any]) -> Any:
+    """Make something a single time a session, whichever folder's fixture asks first."""
+    if key not in _MADE:
+        _MADE[key] = make()
+    return _MADE[key]
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    return once("checkpoint", lambda: write_checkpoint(tmp_path_factory.mktemp("checkpoint")))
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory, checkpoint):
+    """Run and bundle of the random BERT; read-only: copy before changing."""
+
+    def make():
+        folder = tmp_path_factory.mktemp("small")
+        return train_and_export(folder, write_project(folder / "data", str(checkpoint)))
+
+    return once("small", make)
+
+
+@pytest.fixture(scope="session")
+def minilm_bundle(tmp_path_factory):
+    """Run and bundle of the packaged all-MiniLM-L6-v2."""
+
+    def make():
+        folder = tmp_path_factory.mktemp("minilm")
+        config = write_project(
+            folder / "data", "packaged:all-MiniLM-L6-v2", name="minilm", queries=20, ood={"depth": 5},
+            model={"query_cap": 32, "item_cap": 96},
+        )  # fmt: skip
+        return train_and_export(folder, config)
+
+    return once("minilm", make)
+
+
+def copy_bundle(bundle: Bundle, target: Path) -> Path:
+    """A copy that may be changed."""
+    return Path(shutil.copytree(bundle.path, target))
+
+
+def correct_digests(folder: Path, **card: Any) -> Path:
+    """Write the card of a changed bundle anew, so that only what was changed is wrong with it."""
+    path = folder / files.CARD
+    data = json.loads(path.read_text(encoding="utf-8")) | card
+    found = (p for p in folder.rglob("*") if p.is_file() and p != path)
+    data["files"] = {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in found}
+    path.write_text(json.dumps(data), encoding="utf-8")
+    return folder

@@ -62,12 +62,18 @@ def cli(
 
         trained = plan.train(resolved, config.parent, where, fresh=fresh, report=report)
     for stage in trained.result["stages"]:
-        verdict = "kept" if stage["kept"] else "rolled back: no gain beyond one standard error"
-        gain = stage["gain"]
-        interval = f"{gain['mean']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]"
-        note(f"stage {stage['stage']}: paired nDCG gain {interval}, {verdict}")
+        note(_verdict(stage))
     result: dict[str, Any] = {"run": str(where), **trained.result}
     emit(result, as_json=as_json, text=_summary(where, trained.result))
+
+
+def _verdict(stage: dict[str, Any]) -> str:
+    gain = stage["gain"]
+    if gain["mean"] is None:
+        return f"stage {stage['stage']}: rolled back: no dev query has a relevant item to decide by"
+    verdict = "kept" if stage["kept"] else "rolled back: no gain beyond one standard error"
+    interval = f"[{gain['low']:+.4f}, {gain['high']:+.4f}]"
+    return f"stage {stage['stage']}: paired nDCG gain {gain['mean']:+.4f} {interval}, {verdict}"
 
 
 def _summary(where: Path, result: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: no tes
 import pytest
 import torch
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # tiny tensors: a second thread costs more than it brings
 
 
 @pytest.fixture(scope="session")

@@ -77,10 +77,11 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
     return path
 
 
-def write_project(folder: Path, base: Path, **tables: Mapping[str, Any]) -> Path:
+def write_project(folder: Path, base: Path, *, contrary: bool = False, **tables: Mapping[str, Any]) -> Path:
     """Twenty items, 24 judged queries, 8 held-out queries; the path of ``darl.toml``.
 
-    ``tables`` overrides keys of the configuration, table by table.
+    Items that share words with the query are the relevant ones, or with ``contrary`` the others are, so that
+    the untrained model ranks as badly as can be. ``tables`` overrides keys of the configuration.
     """
     rng = random.Random(5)
     folder.mkdir(parents=True, exist_ok=True)
@@ -92,7 +93,14 @@ def write_project(folder: Path, base: Path, **tables: Mapping[str, Any]) -> Path
         query = f"{target[0]} {target[-1]} {rng.choice(['please', 'cheap', 'best', 'now'])} {n}"
         for item in rng.sample(items[:14], 6):
             shared = len({target[0], target[-1]} & set(item["title"].split()))
-            judged.append({"query_id": f"q{n}", "query": query, "item_id": item["id"], "grade": shared})
+            judged.append(
+                {
+                    "query_id": f"q{n}",
+                    "query": query,
+                    "item_id": item["id"],
+                    "grade": 2 - shared if contrary else shared,
+                }
+            )
     for n in range(8):
         traffic.append({"query": f"{KINDS[n]} traffic", "items": [item["id"] for item in items[12:20]]})
     write_jsonl(folder / "judgments.jsonl", judged)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,7 +147,7 @@ def _stage(
             model.load_state_dict(load_file(place.with_suffix(".safetensors")))
             features.forget()
         return outcome
-    before_state = copy.deepcopy(model.state_dict())
+    before_state, restore_features = copy.deepcopy(model.state_dict()), features.saved()
     before = _dev_ndcg(features, pairs["dev"], config)
     report(f"stage {name}", 0, 1)
     if name == "head":
@@ -163,7 +163,7 @@ def _stage(
     kept = bool(len(gain) and gain.mean() > error)
     if not kept:
         model.load_state_dict(before_state)
-        features.forget()
+        restore_features()
     outcome = {
         "stage": name, "kept": kept, "gain": bootstrap_mean(gain, seed=config.seed).to_json(),
         "standard_error": round(error, 5) if np.isfinite(error) else None, "history": history,
@@ -173,7 +173,7 @@ def _stage(
         partial = place.with_suffix(".safetensors.tmp")
         save_file({n: t.contiguous() for n, t in model.state_dict().items()}, partial)
         partial.replace(place.with_suffix(".safetensors"))
-    _write_text(done, json.dumps(outcome, indent=2))
+    _write_text(done, json.dumps(without_nan(outcome), indent=2))
     shutil.rmtree(place, ignore_errors=True)  # the stage's own checkpoints served their purpose
     return outcome
 
@@ -219,7 +219,7 @@ def _finish(folder: Path, model: Any, ood: FittedOod, result: dict[str, Any]) ->
     save_file({n: t.contiguous() for n, t in tensors.items()}, work / "ood.safetensors")
     (work / "ood.json").write_text(json.dumps(ood.report, indent=2), encoding="utf-8")
     replace_folder(work, folder / CHECKPOINT)
-    _write_text(folder / RESULT, json.dumps(result, indent=2))
+    _write_text(folder / RESULT, json.dumps(without_nan(result), indent=2))
 
 
 def load_run(folder: Path) -> Trained:
@@ -270,6 +270,19 @@ def _load_ood(checkpoint: Path) -> FittedOod:
     calibration = ConformalCalibration(len(parts["calibration"]["distances"]))
     calibration.load_state_dict(parts["calibration"])
     return FittedOod(detector.eval(), calibration.eval(), report["features"], report)
+
+
+def without_nan(value: Any) -> Any:
+    """Say null where there is no number: JSON knows no NaN, and a figure of nothing is none.
+
+    :param value: JSON-ready values.
+    :return: the same, None in place of each float that is not finite.
+    """
+    if isinstance(value, Mapping):
+        return {key: without_nan(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(part) for part in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -1,0 +1,390 @@
+"""Whole runs on a tiny random checkpoint: to the end, again, changed, broken off, rolled back."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from training_project import write_jsonl, write_project
+
+from darl_opensearch import cli
+from darl_opensearch.errors import DarlError
+from trainer.config import read_config
+from trainer.stages import full_stage, plan
+
+FULL = {"stages": {"run": ["full"], "full_epochs": 2}}
+ROOT = Path(cli.__file__).parents[2]
+
+
+@pytest.fixture
+def project(tmp_path, bases) -> Path:
+    return write_project(tmp_path / "project", bases["bert"])
+
+
+def darl(capsys, *words) -> tuple[int, str, str]:
+    """Run ``darl`` in this process: exit code, stdout, stderr."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["darl", *map(str, words)])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+    out = capsys.readouterr()
+    return int(left.value.code or 0), out.out, out.err
+
+
+def train(path: Path, folder: Path, **options):
+    return plan.train(read_config(path), path.parent, folder, **options)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "checkpoint" / "model.safetensors")
+
+
+def equal(one: dict, two: dict) -> bool:
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+# ---- to the end, and again
+
+
+def test_a_run_from_the_command_line(project, capsys):
+    code, out, err = darl(capsys, "train", project, "--json")
+    assert code == 0, err
+    result = json.loads(out)
+    folder = project.parent / "runs" / "small-1"
+    assert result["run"] == str(folder)
+    assert [stage["stage"] for stage in result["stages"]] == ["head", "full"]
+    assert err.count("stage ") == 2 and "Traceback" not in err
+    assert result["ood"]["calibration_pairs"] == 8 * 6  # items 14..19 were not judged
+    assert result["dev"]["queries"] > 0
+    assert not [p for p in folder.rglob("*") if ".tmp" in p.name or ".old" in p.name]
+    before = files(folder)
+    code, again, _ = darl(capsys, "train", project, "--json")
+    assert code == 0 and json.loads(again) == result
+    assert files(folder) == before  # nothing was done
+    trained = plan.load_run(folder)
+    assert not trained.model.training
+    features = trained.model.pair_features(["bike theft", "xyz"], ["bike cover against theft", "boat"])
+    assert torch.isfinite(trained.model.head.score(trained.model.head(features.similarity))).all()
+    code, text, _ = darl(capsys, "train", project)
+    assert code == 0 and text.endswith(f"Next: darl export {folder}\n")
+
+
+def test_the_same_run_twice_gives_the_same_weights_and_another_seed_others(project, tmp_path):
+    for name, extra in (("a", []), ("b", []), ("c", ["seed=1"])):
+        plan.train(read_config(project, ["stages.run=['head']", *extra]), project.parent, tmp_path / name)
+    assert equal(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    assert not equal(weights(tmp_path / "a"), weights(tmp_path / "c"))
+
+
+def test_a_folder_of_another_run(project, capsys):
+    assert darl(capsys, "train", project, "--set", "stages.run=['head']")[0] == 0
+    folder = project.parent / "runs" / "small-1"
+    before = files(folder)
+    code, _, err = darl(capsys, "train", project)
+    assert code == 1
+    assert err == (f"darl: {folder / 'config.json'}: the folder holds a run with another configuration. "
+                   "Name another folder with --run, or pass --fresh to start over.\n")  # fmt: skip
+    rows = (project.parent / "judgments.jsonl").read_text().splitlines(keepends=True)
+    (project.parent / "judgments.jsonl").write_text("".join(rows[6:]))
+    code, _, err = darl(capsys, "train", project, "--set", "stages.run=['head']")
+    assert code == 1 and "data.json: the folder holds a run with another data" in err
+    assert files(folder) == before
+    code, _, err = darl(capsys, "train", project, "--set", "stages.run=['head']", "--fresh")
+    assert code == 0, err
+    assert files(folder) != before
+
+
+def test_fresh_with_bad_input_keeps_the_old_run(project, capsys):
+    assert darl(capsys, "train", project, "--set", "stages.run=[]")[0] == 0
+    before = files(project.parent / "runs")
+    (project.parent / "items.jsonl").write_text("{")
+    assert darl(capsys, "train", project, "--set", "stages.run=[]", "--fresh")[0] == 1
+    assert files(project.parent / "runs") == before
+
+
+def test_dry_run(project, capsys):
+    code, out, _ = darl(capsys, "train", project, "--dry-run", "--json")
+    told = json.loads(out)
+    assert code == 0 and told["data"]["items"] == 20
+    assert told["data"]["train"]["queries"] + told["data"]["dev"]["queries"] == 24
+    assert not (project.parent / "runs").exists()
+
+
+# ---- bad input
+
+
+def add(name, row):
+    return append(name, json.dumps(row) + "\n")
+
+
+def append(name, text):
+    def spoil(folder):
+        path = folder / name
+        path.write_text(path.read_text() + text)
+
+    return spoil
+
+
+ONE_GRADE = [{"query": f"q{n}", "item_id": "i0", "grade": 1} for n in range(9)]
+BAD = {
+    "unknown grade": (add("judgments.jsonl", {"query": "x", "item_id": "i0", "grade": 9}), "grade 9 is outside 0..2"),
+    "empty query": (add("judgments.jsonl", {"query": " ", "item_id": "i0", "grade": 1}), "field 'query' is empty"),
+    "missing item": (add("judgments.jsonl", {"query": "x", "item_id": "i99", "grade": 1}), "there is no item 'i99'"),
+    "broken line": (append("judgments.jsonl", '{"query": '), "line 145: not JSON"),
+    "10 MB item": (add("items.jsonl", {"id": "big", "title": "x" * 10_000_000}), "line 21: field 'title' has"),
+    "10 MB query": (add("judgments.jsonl", {"query": "x" * 10_000_000, "item_id": "i0", "grade": 1}), "10,000,000"),
+    "no items": (lambda f: (f / "items.jsonl").unlink(), "items.jsonl: cannot be read (No such file"),
+    "one grade": (lambda f: write_jsonl(f / "judgments.jsonl", ONE_GRADE), "no query has items of two grades"),
+    "no traffic": (lambda f: write_jsonl(f / "traffic.jsonl", [{"query": "qqq"}]), "give at least 9 held-out pairs"),
+}  # fmt: skip
+SETTINGS = {
+    "ood.detector=kn": "unknown detector 'kn'. Did you mean 'knn'?",
+    "ood.params={kk=3}": "detector 'knn' has no parameter 'kk'",
+    "loss.grade=cumulativ": "unknown grade loss 'cumulativ'",
+    "loss.grade_params={threshold=1}": "grade loss 'cumulative' has no parameter 'threshold'",
+    "loss.rank=pair": "unknown rank loss 'pair'",
+    "model.backbone=cross": "unknown backbone 'cross'",
+    "model.base=/no/such/folder": "/no/such/folder: the checkpoint cannot be loaded",
+    "ood.alpha=0.01": "calibration pairs cannot show a false-alarm rate of 0.01",
+    "model.item_cap=400": "has 300 positions",
+}
+
+
+@pytest.mark.parametrize("dry", [False, True])
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_leaves_nothing(project, capsys, case, dry):
+    spoil, message = BAD[case]
+    spoil(project.parent)
+    code, out, err = darl(capsys, "train", project, *(["--dry-run"] if dry else []))
+    assert code == 1 and out == ""
+    assert err.startswith("darl: ") and err.count("\n") == 1 and len(err) < 600 and message.lower() in err.lower(), err
+    assert not (project.parent / "runs").exists()
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_a_setting_that_cannot_work_is_refused_before_the_training(project, capsys, setting):
+    code, _, err = darl(capsys, "train", project, "--set", setting)
+    assert code in (1, 2) and err.startswith("darl: ") and err.count("\n") == 1
+    assert SETTINGS[setting] in err
+    assert not (project.parent / "runs").exists()
+
+
+def test_a_query_in_training_and_dev_file(tmp_path, bases, capsys):
+    path = write_project(tmp_path / "p", bases["bert"], data={"dev": "dev.jsonl"})
+    first = (path.parent / "judgments.jsonl").read_text().splitlines()[0]
+    (path.parent / "dev.jsonl").write_text(first + "\n")
+    code, _, err = darl(capsys, "train", path)
+    assert code == 1 and "dev.jsonl: query 'b" in err or "is in the training part as well" in err
+    assert err.count("\n") == 1
+
+
+def test_a_run_that_is_not_there_or_not_finished(tmp_path, project):
+    with pytest.raises(DarlError, match="the run is not there"):
+        plan.load_run(tmp_path / "nowhere")
+    with pytest.raises(KeyboardInterrupt):
+        train(project, tmp_path / "r", report=interrupt_at("stage head", 1))
+    with pytest.raises(DarlError, match="the run has not finished"):
+        plan.load_run(tmp_path / "r")
+
+
+# ---- broken off
+
+
+def interrupt_at(what: str, step: int):
+    def report(now: str, done: int, total: int) -> None:
+        if now == what and done == step:
+            raise KeyboardInterrupt
+
+    return report
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory, bases):
+    """A run whose full stage is kept whatever it brings, and its project."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    path = write_project(folder / "project", bases["bert"], stages={"full_epochs": 4})
+    with pytest.MonkeyPatch.context() as patch:
+        keep_everything(patch)
+        train(path, folder / "run")
+    return path, folder / "run"
+
+
+def keep_everything(patch) -> None:
+    """Make every dev gain look large, so that a stage's weights are the run's."""
+    real = plan._dev_ndcg
+    calls = iter(range(10**6))
+    patch.setattr(plan, "_dev_ndcg", lambda *a: {q: v + next(calls) * 10.0 for q, v in real(*a).items()})
+
+
+@pytest.mark.parametrize("steps", [[1], [2], [5, 9], [1, 2, 3, 19]])
+def test_a_run_that_was_broken_off_ends_as_if_it_had_not_been(unbroken, tmp_path, monkeypatch, steps):
+    path, whole = unbroken
+    keep_everything(monkeypatch)
+    for step in steps:
+        with pytest.raises(KeyboardInterrupt):
+            train(path, tmp_path / "run", report=interrupt_at("stage full", step))
+    train(path, tmp_path / "run")
+    assert equal(weights(tmp_path / "run"), weights(whole))
+    found, wanted = (json.loads((f / "result.json").read_text()) for f in (tmp_path / "run", whole))
+    assert found["dev"] == wanted["dev"] and found["ood"] == wanted["ood"]
+    assert found["stages"][1]["history"] == wanted["stages"][1]["history"]
+
+
+@pytest.mark.parametrize("call", [1, 2, 4])
+def test_a_run_killed_between_two_renames(unbroken, tmp_path, monkeypatch, call):
+    """The moment in which neither the old nor the new checkpoint has its name."""
+    path, whole = unbroken
+    keep_everything(monkeypatch)
+    calls = iter(range(1, 100))
+
+    def half(source, target):
+        if next(calls) == call:
+            if target.exists():
+                target.rename(target.with_name(".gone"))
+            raise KeyboardInterrupt
+        full_replace(source, target)
+
+    full_replace = full_stage.replace_folder
+    monkeypatch.setattr(full_stage, "replace_folder", half)
+    with pytest.raises(KeyboardInterrupt):
+        train(path, tmp_path / "run")
+    monkeypatch.setattr(full_stage, "replace_folder", full_replace)
+    train(path, tmp_path / "run")
+    assert equal(weights(tmp_path / "run"), weights(whole))
+
+
+def test_kill_9_in_the_middle_of_the_full_stage(tmp_path, bases):
+    path = write_project(tmp_path / "p", bases["bert"], stages={"run": ["full"], "full_epochs": 25})
+    train(path, tmp_path / "whole")
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "darl_opensearch", "train", str(path), "--run", str(tmp_path / "killed")]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    progress = tmp_path / "killed" / "stages" / "0-full" / "progress.json"
+    limit = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < limit:
+        try:
+            if json.loads(progress.read_text())["state"]["step"] >= 2:
+                break
+        except (OSError, ValueError):
+            time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait(10) == -signal.SIGKILL, process.stderr.read().decode()
+    process.stderr.close()
+    assert not (tmp_path / "killed" / "result.json").exists()
+    seen = []
+    train(path, tmp_path / "killed", report=lambda what, done, total: seen.append((what, done)))
+    first = next(done for what, done in seen if what == "stage full" and done > 0)
+    assert first > 2  # it went on, it did not start over
+    assert equal(weights(tmp_path / "killed"), weights(tmp_path / "whole"))
+
+
+# ---- a stage that hurts
+
+
+def test_a_stage_that_hurts_is_rolled_back(tmp_path, bases):
+    path = write_project(tmp_path / "p", bases["bert"], stages={"run": [], "full_epochs": 1})
+    train(path, tmp_path / "without")
+    config = read_config(path, ["stages.run=['full']", "stages.full_learning_rate=3.0", "stages.head_learning_rate=30"])
+    result = plan.train(config, path.parent, tmp_path / "with").result
+    assert [stage["kept"] for stage in result["stages"]] == [False]
+    assert equal(weights(tmp_path / "with"), weights(tmp_path / "without"))
+    assert not list((tmp_path / "with" / "stages").glob("*.safetensors"))
+    json.dumps(result, allow_nan=False)
+
+
+def test_a_loss_that_is_no_number(tmp_path, bases, monkeypatch):
+    path = write_project(tmp_path / "p", bases["bert"], **FULL)
+    real, calls = full_stage.FullStage._step, iter(range(1, 100))
+
+    def poisoned(self):
+        value = real(self)
+        return float("nan") if next(calls) == 6 else value
+
+    monkeypatch.setattr(full_stage.FullStage, "_step", poisoned)
+    with pytest.raises(DarlError) as caught:
+        train(path, tmp_path / "run")
+    text = str(caught.value)
+    assert "the loss is nan at step 6" in text and "Lower [stages] full_learning_rate" in text and "\n" not in text
+    place = tmp_path / "run" / "stages" / "0-full"
+    assert all(torch.isfinite(t).all() for t in load_file(place / "best.safetensors").values())
+    assert all(torch.isfinite(t).all() for t in load_file(place / "last.safetensors").values())
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_weights_that_are_no_numbers_are_never_kept(tmp_path, bases, monkeypatch):
+    """The last step's update overflows: the loss before it was fine, the dev loss after it is not."""
+    path = write_project(tmp_path / "p", bases["bert"], **FULL)
+    real = full_stage.FullStage._step
+
+    def overflow(self):
+        value = real(self)
+        if self.state.step == self.total_steps:
+            with torch.no_grad():
+                self.parameters[0].fill_(float("nan"))
+        return value
+
+    monkeypatch.setattr(full_stage.FullStage, "_step", overflow)
+    trained = train(path, tmp_path / "run")
+    assert all(torch.isfinite(p).all() for p in trained.model.parameters())
+    json.dumps(trained.result, allow_nan=False)  # what --json prints
+    json.dumps(json.loads((tmp_path / "run" / "result.json").read_text()), allow_nan=False)
+
+
+def test_dev_queries_without_any_gain(tmp_path, bases, capsys):
+    """No nDCG to decide by: the stage is rolled back, and the figures say null."""
+    path = write_project(tmp_path / "p", bases["bert"], data={"dev": "dev.jsonl"}, **FULL)
+    write_jsonl(path.parent / "dev.jsonl", [{"query": "nothing", "item_id": f"i{n}", "grade": 0} for n in range(3)])
+    code, out, err = darl(capsys, "train", path, "--json")
+    assert code == 0, err
+    result = json.loads(out)
+    assert result["stages"][0]["kept"] is False and result["dev"]["ndcg@10"] is None
+    assert darl(capsys, "train", path)[0] == 0
+
+
+def test_the_head_stage_earns_its_place(tmp_path, bases):
+    """Where the judgments go against the cosine, the head turns it round."""
+    path = write_project(tmp_path / "p", bases["bert"], contrary=True, stages={"run": ["head"]})
+    trained = train(path, tmp_path / "run")
+    stage = trained.result["stages"][0]
+    assert stage["kept"] and stage["gain"]["mean"] > stage["standard_error"]
+    assert (tmp_path / "run" / "stages" / "0-head.safetensors").is_file()
+    assert trained.result["dev"]["ndcg@10"] > trained.result["start"]["ndcg@10"]
+
+
+@pytest.mark.parametrize("detector", ["knn", "mahalanobis"])
+@pytest.mark.parametrize("space", ["query", "item", "pair"])
+def test_every_detector_is_loaded_as_it_was_fitted(tmp_path, bases, detector, space):
+    path = write_project(
+        tmp_path / "p", bases["bert"], stages={"run": []}, ood={"detector": detector, "features": space}
+    )
+    one = train(path, tmp_path / "run")
+    two = plan.load_run(tmp_path / "run")
+    probe = torch.nn.functional.normalize(torch.randn(5, one.ood.report["width"]), dim=1)
+    assert torch.equal(one.ood.calibration(one.ood.detector(probe)), two.ood.calibration(two.ood.detector(probe)))
+    assert two.ood.space == space
+
+
+def test_no_traffic_file_holds_queries_out(tmp_path, bases):
+    path = write_project(tmp_path / "p", bases["bert"], data={"traffic": ""}, stages={"run": []})
+    result = train(path, tmp_path / "run")
+    assert result.data["train"]["queries"] + result.data["dev"]["queries"] == 24 - round(24 * 0.2)
+    assert result.result["ood"]["calibration_queries"] == result.data["traffic"]["queries"] <= round(24 * 0.2)
+
+
+def test_a_moved_run_still_loads(project, tmp_path):
+    train(project, tmp_path / "run")
+    shutil.move(tmp_path / "run", tmp_path / "moved")
+    assert plan.load_run(tmp_path / "moved").config.model.name == "small"

@@ -1,0 +1,115 @@
+"""How far two blind judgments of the same pairs agree: ``python examples/insurance/agreement.py``.
+
+Exact agreement, Cohen's kappa and quadratic kappa (Cohen 1960 and 1968), each with a 95 % bootstrap interval
+over pairs. Kappa is agreement beyond what the two grade distributions would give by chance.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FIRST = ("judgments.jsonl", "dev_judgments.jsonl", "test_judgments.jsonl")
+SECOND = "second_pass.jsonl"
+GRADES = 3
+
+
+def main(folder: Path) -> None:
+    """Print the agreement of the folder's two passes.
+
+    :param folder: the sample.
+    """
+    first, second = read_passes(folder)
+    table = confusion(first, second)
+    draws = np.random.default_rng(0).integers(len(first), size=(10_000, len(first)))
+    drawn = confusions(first, second, draws)
+    lines = [f"{len(first)} pairs, drawn at random over all parts and judged twice; the second time blind"]
+    for name, values, value in (
+        ("equal", equal(drawn), equal(table)),
+        ("Cohen's kappa", kappa(drawn), kappa(table)),
+        ("quadratic kappa", kappa(drawn, power=2), kappa(table, power=2)),
+    ):
+        low, high = np.nanquantile(values, [0.025, 0.975])
+        lines.append(f"{name:16} {value:.3f} [{low:.3f}, {high:.3f}]")
+    lines.append("first \\ second " + "".join(f"{grade:>5}" for grade in range(GRADES)))
+    for grade, row in enumerate(table.astype(int)):
+        lines.append(f"{grade:>14} " + "".join(f"{count:>5}" for count in row))
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def read_passes(folder: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Read both grades of every pair that was judged twice.
+
+    :param folder: the sample.
+    :return: first and second grades, each ``[n]``.
+    """
+    grades = {(r["query_id"], r["item_id"]): r["grade"] for name in FIRST for r in _rows(folder / name)}
+    pairs = [(grades[r["query_id"], r["item_id"]], r["grade"]) for r in _rows(folder / SECOND)]
+    first, second = np.array(pairs, dtype=np.int64).T
+    return first, second
+
+
+def confusion(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Count pairs by both grades.
+
+    :param first: ``[n]`` grades.
+    :param second: ``[n]`` grades.
+    :return: ``[k, k]`` counts, the first pass along the rows.
+    """
+    table: NDArray[np.float64] = confusions(first, second, np.arange(len(first))[None, :])[0]
+    return table
+
+
+def confusions(first: NDArray[np.int64], second: NDArray[np.int64], draws: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Count drawn pairs by both grades.
+
+    :param first: ``[n]`` grades.
+    :param second: ``[n]`` grades.
+    :param draws: ``[b, m]`` which pairs are in each draw.
+    :return: ``[b, k, k]`` counts.
+    """
+    cells = (first * GRADES + second)[draws]
+    return np.stack([(cells == c).sum(1) for c in range(GRADES**2)], axis=1).reshape(-1, GRADES, GRADES).astype(float)
+
+
+def equal(table: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Share of pairs with the same grade twice.
+
+    :param table: ``[..., k, k]`` counts.
+    :return: ``[...]``.
+    """
+    share: NDArray[np.float64] = np.trace(table, axis1=-2, axis2=-1) / table.sum(axis=(-2, -1))
+    return share
+
+
+def kappa(table: NDArray[np.float64], *, power: int = 0) -> NDArray[np.float64]:
+    """Cohen's kappa; a disagreement weighs its distance to the power given, or 1.
+
+    :param table: ``[..., k, k]`` counts.
+    :param power: 2 for quadratic kappa, 0 for the plain one.
+    :return: ``[...]``; NaN where both passes gave one grade only.
+    """
+    grade = np.arange(table.shape[-1])
+    distance = np.abs(grade[:, None] - grade[None, :]).astype(float)
+    weight = distance**power if power else (distance > 0).astype(float)
+    shares = table / table.sum(axis=(-2, -1), keepdims=True)
+    chance = shares.sum(-1)[..., :, None] * shares.sum(-2)[..., None, :]
+    with np.errstate(invalid="ignore"):
+        value: NDArray[np.float64] = 1 - (weight * shares).sum(axis=(-2, -1)) / (weight * chance).sum(axis=(-2, -1))
+    return value
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            yield json.loads(line)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent)

@@ -1,0 +1,195 @@
+"""The insurance sample keeps what its README promises."""
+
+from __future__ import annotations
+
+import json
+import re
+import runpy
+import subprocess
+import sys
+from collections import Counter, defaultdict
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+FOLDER = Path(__file__).resolve().parents[2] / "examples" / "insurance"
+UNSEEN = {"pet", "cyber", "event"}
+JUDGED = ("judgments", "dev_judgments", "test_judgments")
+
+
+def rows(name):
+    return [json.loads(line) for line in (FOLDER / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def readme():
+    return (FOLDER / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def agreement():
+    return runpy.run_path(str(FOLDER / "agreement.py"))
+
+
+def plain(text):
+    return " ".join(re.sub(r"\W+", " ", text.lower()).split())
+
+
+def test_sizes():
+    assert len(rows("items")) + len(rows("new_items")) >= 150
+    names = (*JUDGED, "traffic", "new_traffic", "test_queries")
+    assert len({row["query_id"] for name in names for row in rows(name)}) >= 120
+    judged = [row["grade"] for name in JUDGED for row in rows(name)]
+    assert len(judged) >= 1500 and set(judged) == {0, 1, 2}
+    assert min(Counter(judged).values()) >= 100
+
+
+def test_the_readme_counts_right(readme):
+    counts = dict(re.findall(r"^\| `(\w+)\.jsonl` \|.*\| ([\d,]+) \|$", readme, re.M))
+    assert counts.keys() >= {"items", "new_items", "judgments", "dev_judgments", "traffic", "new_traffic"}
+    for name, count in counts.items():
+        assert len(rows(name)) == int(count.replace(",", "")), name
+    pairs = int(re.search(r"([\d,]+) pairs \|", readme)[1].replace(",", ""))
+    assert len(rows("test_judgments")) == pairs
+    for name, count in re.findall(r"^\| `(\w+)\.jsonl` \|.* (\d+) queries \|", readme, re.M):
+        assert len({row["query_id"] for row in rows(name)}) == int(count), name
+    seen, new = map(int, re.search(r"held-out part: (\d+) queries .*?, (\d+) of the new ones", readme).groups())
+    assert Counter(row["seen"] for row in rows("test_queries")) == {True: seen, False: new}
+
+
+def test_every_item_is_a_whole_product():
+    items = rows("items") + rows("new_items")
+    assert len({item["id"] for item in items}) == len(items)
+    assert len({item["name"] for item in items}) == len(items)
+    for item in items:
+        assert item.keys() == {"id", "name", "kind", "cover", "exclusions", "who", "price_band"}
+        assert all(isinstance(value, str) and value.strip() for value in item.values()), item["id"]
+
+
+def test_new_kinds_are_nowhere_in_what_is_trained_on():
+    assert {item["kind"] for item in rows("new_items")} == UNSEEN
+    assert not {item["kind"] for item in rows("items")} & UNSEEN
+    known = {item["id"] for item in rows("items")}
+    for name in ("judgments", "dev_judgments", "traffic"):
+        for row in rows(name):
+            assert row["slice"] not in UNSEEN, name
+            assert not any(row["query_id"].startswith(f"q-{kind}-") for kind in UNSEEN)
+            assert row.get("item_id", "home-01") in known
+    assert {row["slice"] for row in rows("new_traffic")} == UNSEEN
+    for row in rows("test_queries"):
+        assert row["seen"] == (row["slice"] not in UNSEEN)
+
+
+def test_no_query_is_in_two_parts():
+    parts = ("judgments", "dev_judgments", "test_queries", "traffic", "new_traffic")
+    where = defaultdict(set)
+    for name in parts:
+        for row in rows(name):
+            where[plain(row["query"])].add(name)
+            where[row["query_id"]].add(name)
+    assert {text: found for text, found in where.items() if len(found) > 1} == {}
+
+
+def test_a_query_has_one_text_and_is_told_apart():
+    texts = defaultdict(set)
+    for name in (*JUDGED, "test_queries", "traffic", "new_traffic"):
+        for row in rows(name):
+            texts[row["query_id"]].add((row["query"], row["slice"]))
+    assert {query_id: found for query_id, found in texts.items() if len(found) > 1} == {}
+
+
+def test_judgments_name_items_that_exist_once_each():
+    known = {item["id"] for item in rows("items") + rows("new_items")}
+    pairs = [(row["query_id"], row["item_id"]) for name in JUDGED for row in rows(name)]
+    assert {item for _, item in pairs} <= known
+    assert len(set(pairs)) == len(pairs)
+    assert {row["query_id"] for row in rows("test_judgments")} == {row["query_id"] for row in rows("test_queries")}
+
+
+def test_nearly_every_query_found_something():
+    best = defaultdict(int)
+    for name in JUDGED:
+        for row in rows(name):
+            best[row["query_id"]] = max(best[row["query_id"]], row["grade"])
+    assert np.mean([grade > 0 for grade in best.values()]) > 0.95  # some needs no product meets, as in life
+    assert np.mean([grade == 2 for grade in best.values()]) > 0.75
+
+
+def test_grades_do_not_follow_from_kinds():
+    """A rule from kinds or from words in common would be learnt instead of the guideline."""
+    kinds = {item["id"]: item["kind"] for item in rows("items") + rows("new_items")}
+    texts = {item["id"]: set(plain(" ".join(item.values())).split()) for item in rows("items") + rows("new_items")}
+    same, overlap = defaultdict(Counter), defaultdict(list)
+    for name in JUDGED:
+        for row in rows(name):
+            same[row["slice"] == kinds[row["item_id"]]][row["grade"]] += 1
+            words = set(plain(row["query"]).split())
+            overlap[row["grade"]].append(len(words & texts[row["item_id"]]) / len(words))
+    assert min(same[True][grade] for grade in (0, 1, 2)) > 50  # inside a kind all grades occur
+    assert same[False][1] + same[False][2] > 10  # and outside it not only irrelevant ones
+    irrelevant, fits = np.array(overlap[0]), np.array(overlap[2])
+    assert (irrelevant[:, None] > fits[None, :]).mean() > 0.1  # words in common do not settle it
+
+
+def test_part_of_each_kind_was_never_judged():
+    used = {row["item_id"] for name in ("judgments", "dev_judgments") for row in rows(name)}
+    for kind in {item["kind"] for item in rows("items")}:
+        ids = [item["id"] for item in rows("items") if item["kind"] == kind]
+        assert Fraction(sum(i not in used for i in ids), len(ids)) >= Fraction(4, 13), kind
+
+
+def test_the_configuration_trains_on_these_files():
+    from trainer.config import read_config
+    from trainer.data.judgments import check_disjoint, read_items, read_judgments, read_traffic
+
+    config = read_config(FOLDER / "darl.toml")
+    template = config.template.item_template
+
+    def render(item, *, where):
+        return template.render(item, where=where)
+
+    render.template = template
+    items = read_items(FOLDER / config.data.items, render)
+    train, dev = (read_judgments(FOLDER / f, items, 3) for f in (config.data.judgments, config.data.dev))
+    check_disjoint(train, dev, where="dev")
+    assert len(read_traffic(FOLDER / config.data.traffic, items)) >= 100
+    assert config.grades.names == ("irrelevant", "related", "fits")
+
+
+def test_kappa_is_as_defined(agreement):
+    kappa, equal = agreement["kappa"], agreement["equal"]
+    assert kappa(np.eye(3) * 5) == equal(np.eye(3)) == 1
+    assert kappa(np.ones((3, 3))) == pytest.approx(0)  # chance
+    table = np.array([[20.0, 5, 0], [10, 15, 0], [0, 0, 0]])
+    assert equal(table) == pytest.approx(35 / 50)
+    assert kappa(table) == pytest.approx((35 / 50 - 1 / 2) / (1 - 1 / 2))  # the textbook's two by two
+    assert kappa(table, power=2) == pytest.approx(kappa(table))  # one step only
+    far = np.array([[9.0, 0, 1], [0, 9, 0], [0, 0, 9]])
+    near = np.array([[9.0, 1, 0], [0, 9, 0], [0, 0, 9]])
+    assert kappa(far, power=2) < kappa(near, power=2)
+
+
+def test_the_readme_states_the_agreement_of_the_files(readme, agreement):
+    first, second = agreement["read_passes"](FOLDER)
+    table = agreement["confusion"](first, second)
+    stated = re.search(r"kappa\D*([01]\.\d+)\W+quadratic\D*([01]\.\d+)\D*(\d+) pairs", readme)
+    assert stated, "the README must state Cohen's kappa, the quadratic one and the number of pairs"
+    assert float(stated[1]) == pytest.approx(agreement["kappa"](table), abs=6e-4)
+    assert float(stated[2]) == pytest.approx(agreement["kappa"](table, power=2), abs=6e-4)
+    assert int(stated[3]) == len(first) >= 100
+    share = re.search(r"([\d.]+) % equal", readme)
+    assert share and float(share[1]) == pytest.approx(100 * agreement["equal"](table), abs=0.06)
+    assert len({(row["query_id"], row["item_id"]) for row in rows("second_pass")}) == len(first)
+
+
+def test_the_script_prints_it():
+    done = subprocess.run([sys.executable, FOLDER / "agreement.py"], capture_output=True, text=True, check=True)
+    assert re.search(r"^Cohen's kappa\s+0\.\d{3} \[0\.\d{3}, [01]\.\d{3}\]$", done.stdout, re.M), done.stdout
+    assert done.stderr == ""
+
+
+def test_a_guideline_comes_with_it():
+    text = (FOLDER / "GUIDELINE.md").read_text(encoding="utf-8")
+    assert all(f"| {grade} | {name} |" in text for grade, name in enumerate(("irrelevant", "related", "fits")))

@@ -91,10 +91,7 @@ class Card:
 
     def __post_init__(self) -> None:
         """Refuse names that could not be a file, an index suffix or a pipeline name."""
-        if not _NAME.fullmatch(self.name):
-            raise InputError(f"model name {self.name!r} is not usable", todo="use a-z, 0-9, '.', '_', '-' (63 at most)")
-        if not _VERSION.fullmatch(self.version):
-            raise InputError(f"version {self.version!r} is not usable", todo="use letters, digits, '.', '_', '-'")
+        check_name(self.name, self.version)
 
     @property
     def columns(self) -> Columns:
@@ -306,6 +303,19 @@ def write_opensearch_zip(folder: Path) -> None:
             info.external_attr = 0o644 << 16
             with archive.open(info, "w", force_zip64=False) as out, (folder / name).open("rb") as source:
                 shutil.copyfileobj(source, out, 1 << 20)
+
+
+def check_name(name: str, version: str) -> None:
+    """Refuse a name or version that could not be a file, an index suffix or a pipeline name.
+
+    :param name: model name.
+    :param version: model version.
+    :raises InputError: when either is not usable.
+    """
+    if not _NAME.fullmatch(name):
+        raise InputError(f"model name {name!r} is not usable", todo="use a-z, 0-9, '.', '_', '-' (63 at most)")
+    if not _VERSION.fullmatch(version):
+        raise InputError(f"version {version!r} is not usable", todo="use letters, digits, '.', '_', '-' (63 at most)")
 
 
 def sha256_of(path: Path) -> str:

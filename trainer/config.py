@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from darl_opensearch.bundle import check_name
 from darl_opensearch.errors import InputError, UsageError
 from darl_opensearch.scores import GradeScale
 from darl_opensearch.text import ItemTemplate
@@ -48,7 +49,8 @@ class Model:
     item_cap: int = _opt(192, "most tokens of an item; its text is cut when it is rendered")
 
     def __post_init__(self) -> None:
-        """Check the caps."""
+        """Check name and caps."""
+        check_name(self.name, self.version)
         for name, low in (("query_cap", 4), ("item_cap", 8)):
             if getattr(self, name) < low:
                 raise UsageError(f"[model] {name} is {getattr(self, name)}", todo=f"give at least {low} tokens")
@@ -135,6 +137,7 @@ class Stages:
     full_learning_rate: float = _opt(2e-5, "peak learning rate of the encoder")
     head_learning_rate: float = _opt(5e-3, "peak learning rate of the head in the full stage")
     batch_queries: int = _opt(4, "queries in a step, with all their judged items")
+    items_per_query: int = _opt(16, "most items of a query in a step of the full stage, drawn anew each epoch")
     evaluations: int = _opt(2, "dev evaluations an epoch; a checkpoint is written at each")
     patience: int = _opt(3, "evaluations without a better dev loss before a stage ends")
 

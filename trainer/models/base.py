@@ -81,6 +81,14 @@ class Backbone(Protocol):
         :return: the features.
         """
 
+    def pooled(self, texts: Sequence[str], *, advance: Callable[[int], object] = ...) -> Tensor:
+        """Encode halves alone, without gradient, for what needs no token similarities.
+
+        :param texts: queries or rendered items.
+        :param advance: called with the number of texts just encoded.
+        :return: ``[n, h]`` of unit length.
+        """
+
     def forward_features(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> PairFeatures:
         """Encode pair sequences, as the exported graph does.
 

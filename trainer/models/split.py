@@ -249,6 +249,19 @@ class SplitReranker(nn.Module):
                     similarity[part] = self.similarity(cosine, side, (one[0], one[1], one[2]))
         return FeatureTable(similarity, query_pooled, item_pooled, pairs)
 
+    @torch.no_grad()
+    def pooled(self, texts: Sequence[str], *, advance: Callable[[int], object] = lambda n: None) -> Tensor:
+        """Encode halves alone, for what needs no token similarities.
+
+        :param texts: queries or rendered items.
+        :param advance: called with the number of texts just encoded.
+        :return: ``[n, h]`` of unit length.
+        """
+        parts = [torch.zeros(0, self.encoder.config.hidden_size)]
+        for begin in range(0, len(texts), CHUNK):
+            parts.append(self._encode_texts(texts[begin : begin + CHUNK], advance)[1])
+        return torch.cat(parts)
+
     def _encode_texts(
         self, texts: Sequence[str], advance: Callable[[int], object]
     ) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:

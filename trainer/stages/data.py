@@ -27,7 +27,7 @@ from trainer.data.judgments import (
     read_traffic,
 )
 from trainer.data.splits import calibration_pairs, hold_out
-from trainer.models.base import Backbone, FeatureTable
+from trainer.models.base import Backbone, FeatureTable, PairFeatures
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,7 @@ class Features:
     def __init__(self, model: Backbone, advance: Callable[[int], object] = lambda n: None) -> None:
         self.model, self.advance = model, advance
         self._tables: dict[int, tuple[Pairs, FeatureTable]] = {}
+        self._halves: dict[str, Tensor] = {}
 
     def of(self, pairs: Pairs) -> FeatureTable:
         """Features of some pairs.
@@ -89,11 +90,40 @@ class Features:
         if id(pairs) not in self._tables:
             table = self.model.feature_table(pairs.queries, pairs.items, pairs.index, advance=self.advance)
             self._tables[id(pairs)] = (pairs, table)  # the pairs are kept: their id stays theirs
+            self._halves |= dict(zip(pairs.queries, table.queries, strict=True))
+            self._halves |= dict(zip(pairs.items, table.items, strict=True))
         return self._tables[id(pairs)][1]
+
+    def halves(self, pairs: Pairs) -> PairFeatures:
+        """Pooled halves of some pairs, for what does not read how their tokens meet.
+
+        :param pairs: judged or not.
+        :return: features whose ``similarity`` is empty.
+        """
+        texts = [text for text in dict.fromkeys([*pairs.queries, *pairs.items]) if text not in self._halves]
+        self._halves |= dict(zip(texts, self.model.pooled(texts, advance=self.advance), strict=True))
+        width = len(next(iter(self._halves.values())))
+        query, item = (
+            torch.stack([self._halves[text] for text in side]) if side else torch.zeros(0, width)
+            for side in (pairs.queries, pairs.items)
+        )
+        return PairFeatures(torch.zeros(len(pairs.index), 0), query[pairs.index[:, 0]], item[pairs.index[:, 1]])
 
     def forget(self) -> None:
         """Drop everything: the encoder has changed."""
-        self._tables.clear()
+        self._tables, self._halves = {}, {}
+
+    def saved(self) -> Callable[[], None]:
+        """Remember what is encoded now.
+
+        :return: a function that brings it back, for an encoder that was rolled back.
+        """
+        tables, halves = self._tables, self._halves
+
+        def restore() -> None:
+            self._tables, self._halves = tables, halves
+
+        return restore
 
 
 @dataclass(frozen=True)

@@ -98,9 +98,19 @@ class FullStage:
         random.Random(f"{self.seed}/{epoch}").shuffle(order)
         return order[place * self.config.batch_queries : (place + 1) * self.config.batch_queries]
 
+    def _draw(self, query: int) -> Tensor:
+        """Draw the items of a query for this epoch: relevant ones fill at most half of the places."""
+        rows, cap = self._rows[query].tolist(), self.config.items_per_query
+        if len(rows) > cap:
+            rng = random.Random(f"{self.seed}/{self.state.step // self.steps_per_epoch}/{query}")
+            rng.shuffle(rows)
+            relevant = [row for row in rows if self.train.grades[row] > 0][: cap // 2]
+            rows = [*relevant, *(row for row in rows if row not in relevant)][:cap]
+        return torch.tensor(sorted(rows))
+
     def _step(self) -> float:
         self.model.train()
-        rows = torch.cat([self._rows[q] for q in self._batch(self.state.step)])
+        rows = torch.cat([self._draw(q) for q in self._batch(self.state.step)])
         queries = [self.train.queries[i] for i in self.train.index[rows, 0].tolist()]
         items = [self.train.items[i] for i in self.train.index[rows, 1].tolist()]
         features = self.model.pair_features(queries, items).similarity

@@ -43,8 +43,7 @@ def fit_ood(features: Features, config: Ood, data: RunData) -> FittedOod:
     :raises InputError: when the traffic is too small for alpha.
     """
     make, params = DETECTORS.resolve(config.detector, config.params)
-    fitted = features.of(data.judged([*data.train, *data.dev]))
-    rows = view(fitted.rows(), config.features)
+    rows = view(features.halves(data.judged([*data.train, *data.dev])), config.features)
     detector = make(rows.shape[1], halves=halves(config.features), **params)
     try:
         detector.fit(rows)
@@ -74,7 +73,7 @@ def fit_ood(features: Features, config: Ood, data: RunData) -> FittedOod:
 def _distances(features: Features, detector: Any, space: str, pairs: Pairs) -> Tensor:
     if not len(pairs.index):
         return torch.zeros(0)
-    distances: Tensor = detector(view(features.of(pairs).rows(), space))
+    distances: Tensor = detector(view(features.halves(pairs), space))
     return distances
 
 

@@ -171,7 +171,6 @@ def test_every_key_says_what_it_is():
             assert key.metadata["help"], f"[{table.name}] {key.name}"
 
 
-@pytest.mark.xfail(strict=True, reason="the name is checked by the bundle's card only, after the training")
 @pytest.mark.parametrize("keys", [{"name": "My Shoes"}, {"name": "../shoes"}, {"name": ""}, {"version": "a/b"}])
 def test_a_name_that_no_bundle_can_have(keys):
     with pytest.raises(DarlError):

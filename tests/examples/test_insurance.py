@@ -113,7 +113,7 @@ def test_nearly_every_query_found_something():
     for name in JUDGED:
         for row in rows(name):
             best[row["query_id"]] = max(best[row["query_id"]], row["grade"])
-    assert np.mean([grade > 0 for grade in best.values()]) > 0.95  # some needs no product meets, as in life
+    assert np.mean([grade > 0 for grade in best.values()]) > 0.9  # some needs no judged product meets
     assert np.mean([grade == 2 for grade in best.values()]) > 0.75
 
 

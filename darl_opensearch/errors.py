@@ -30,7 +30,7 @@ class DarlError(Exception):
         text = text.rstrip(".")
         if self.todo:
             text = f"{text}. {self.todo[:1].upper()}{self.todo[1:]}".rstrip(".")
-        return " ".join(f"{text}.".split())
+        return " ".join((text if text.endswith("?") else f"{text}.").split())
 
 
 class UsageError(DarlError):

@@ -1,0 +1,208 @@
+"""The ``darl`` command as a whole: quick to load, every option explained, every mistake one line."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+import pytest
+
+import darl_opensearch
+from darl_opensearch import cli, errors
+from darl_opensearch.errors import DarlError, GateRefused, InputError, MissingExtra, UsageError, load
+
+ROOT = Path(darl_opensearch.__file__).parents[1]
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
+
+
+def python(*words: str, **options) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, *words], env=ENVIRONMENT, capture_output=True, text=True, timeout=60, **options
+    )
+
+
+def darl(capsys, *words: str) -> tuple[int, str, str]:
+    """Run ``darl`` in this process: exit code, stdout, stderr."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["darl", *words])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+    out = capsys.readouterr()
+    return int(left.value.code or 0), out.out, out.err
+
+
+def commands(command: click.Command, path: str):
+    yield path, command
+    if isinstance(command, click.Group):
+        for name, sub in command.commands.items():
+            yield from commands(sub, f"{path} {name}")
+
+
+# ---- what is loaded
+
+HEAVY = ("torch", "transformers", "trainer", "onnxruntime", "onnx", "numpy", "tokenizers", "opensearchpy", "starlette")
+
+
+@pytest.mark.parametrize("module", ["darl_opensearch", "darl_opensearch.cli"])
+def test_the_command_line_loads_nothing_heavy(module):
+    code = f"import json, sys, {module}; print(json.dumps(sorted(set(sys.modules) & set({HEAVY!r}))))"
+    assert json.loads(python("-c", code).stdout) == []
+
+
+def test_help_answers_without_loading_a_command():
+    code = (
+        "import sys; sys.argv = ['darl', '--help']\n"
+        "import atexit, darl_opensearch.cli as c\n"
+        f"atexit.register(lambda: print(sorted(set(sys.modules) & set({HEAVY!r})), file=sys.stderr))\n"
+        "c.main()"
+    )
+    start = time.monotonic()
+    answer = python("-c", code)
+    print(f"darl --help: {time.monotonic() - start:.2f} s")
+    assert answer.returncode == 0 and answer.stderr == "[]\n"
+    for name, (_, text) in cli.COMMANDS.items():
+        assert name in answer.stdout and text.split()[0] in answer.stdout
+
+
+def test_python_m_is_darl():
+    answer = python("-m", "darl_opensearch", "--version")
+    assert answer.returncode == 0 and darl_opensearch.__version__ in answer.stdout
+
+
+# ---- every command
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_each_command_is_there_and_explains_itself(name):
+    module, line = cli.COMMANDS[name]
+    command = importlib.import_module(f"darl_opensearch.cli.{module}").cli
+    assert isinstance(command, click.Command) and line.endswith(".")
+    for path, sub in commands(command, name):
+        assert sub.help, path
+        for param in sub.params:
+            if isinstance(param, click.Option):
+                assert param.help, f"darl {path} {param.opts[0]} has no help"
+        if not isinstance(sub, click.Group):
+            names = [option for param in sub.params for option in param.opts]
+            assert len(names) == len(set(names)), path
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_each_command_prints_its_help(capsys, name):
+    code, out, err = darl(capsys, name, "--help")
+    assert code == 0 and out.startswith("Usage: darl ") and not err
+
+
+# ---- mistakes
+
+
+def test_wrong_usage(capsys):
+    for words in (["nosuch"], ["train", "--nosuch"], ["node", "up", "--port", "x"]):
+        code, out, err = darl(capsys, *words)
+        assert code == 2 and out == "" and "Traceback" not in err
+    code, out, err = darl(capsys)
+    assert code == 2 and "Usage: darl" in err and out == ""
+
+
+@pytest.fixture
+def raising(monkeypatch):
+    """Make ``darl train`` raise."""
+
+    def prepare(error: BaseException) -> None:
+        @click.command()
+        def broken() -> None:
+            raise error
+
+        monkeypatch.setattr(importlib.import_module("darl_opensearch.cli.train"), "cli", broken)
+
+    return prepare
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (DarlError("it broke", where="here", todo="mend it"), 1, "darl: here: it broke. Mend it."),
+        (InputError("bad\nline", where="a.jsonl, line 3"), 1, "darl: a.jsonl, line 3: bad line."),
+        (UsageError("no such key", todo="did you mean x?"), 2, "darl: no such key. Did you mean x?"),
+        (GateRefused("worse than before"), 3, "darl: worse than before."),
+        (KeyboardInterrupt(), 130, "darl: interrupted; run the same command again to go on."),
+        (FileNotFoundError(2, "No such file or directory", "x.json"), 1, "darl: x.json: No such file or directory."),
+        (PermissionError("no"), 1, "darl: system: no."),
+    ],
+)
+def test_an_error_is_one_line_and_a_code(capsys, raising, error, code, line):
+    raising(error)
+    found, out, err = darl(capsys, "train")
+    assert (found, out) == (code, "")
+    assert err.lstrip("\n") == line + "\n"
+
+
+def test_a_reader_that_left(capsys, raising, monkeypatch):
+    raising(BrokenPipeError())
+    monkeypatch.setattr(sys, "stdout", sys.stdout)  # put back afterwards
+    assert darl(capsys, "train")[0] == 1
+    sys.stdout.close()
+
+
+def test_a_bug_is_not_hidden(raising, capsys):
+    raising(ZeroDivisionError("a bug"))
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(sys, "argv", ["darl", "train"])
+        cli.main()
+
+
+def test_a_question_ends_with_its_mark():
+    assert str(UsageError("unknown key", todo="did you mean 'x'?")) == "unknown key. Did you mean 'x'?"
+
+
+# ---- extras
+
+BLOCK = """
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {blocked!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Block())
+sys.argv = ["darl", *{words!r}]
+from darl_opensearch.cli import main
+main()
+"""
+
+
+def test_training_without_the_train_extra(tmp_path):
+    """The trainer's own code is installed with the rest; what it needs is not."""
+    code = BLOCK.format(blocked=("torch", "transformers", "safetensors"), words=("train", str(tmp_path / "x.toml")))
+    answer = python("-c", code)
+    assert answer.returncode == 1, answer.stderr
+    assert answer.stderr.startswith("darl: ") and answer.stderr.count("\n") == 1
+    assert "is not installed. Run: " in answer.stderr and "'darl-opensearch[train]'" in answer.stderr
+
+
+def test_late_imports(tmp_path, monkeypatch):
+    assert load("json", "train") is json
+    with pytest.raises(MissingExtra, match="no_such_library is not installed"):
+        load("no_such_library.part", "train")
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "broken_library.py").write_text("import no_such_dependency")
+    with pytest.raises(ModuleNotFoundError, match="no_such_dependency"):
+        load("broken_library", "train")
+    with pytest.raises(ModuleNotFoundError):
+        load("trainer.no_such_part", "train")  # our own mistake is shown as it is
+
+
+def test_exit_codes_are_a_table():
+    codes = {
+        kind.__name__: kind.exit_code
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, DarlError)
+    }
+    assert codes.pop("DarlError") == codes.pop("InputError") == 1
+    assert codes.pop("UsageError") == 2 and codes.pop("GateRefused") == 3
+    assert set(codes.values()) == {1}

@@ -1,0 +1,295 @@
+"""Writes the generated parts of these pages from the code itself; ``make docs`` runs it, ``make check`` compares.
+
+Each function returns Markdown. cog puts it between the marks of a page.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import re
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+ROOT = Path(__file__).resolve().parent.parent
+WIDTH = 100
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table."""
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines += ["| " + " | ".join(_cell(value) for value in row) + " |" for row in rows]
+    return "\n" + "\n".join(lines) + "\n\n"
+
+
+def commands() -> dict[str, click.Command]:
+    """Every command by its full name, groups opened: ``node up`` after ``node``."""
+    from darl_opensearch.cli import COMMANDS
+
+    found: dict[str, click.Command] = {}
+    for name, (module, _) in COMMANDS.items():
+        command = importlib.import_module(f"darl_opensearch.cli.{module}").cli
+        found[name] = command
+        if isinstance(command, click.Group):
+            found |= {f"{name} {sub}": command.commands[sub] for sub in sorted(command.commands)}
+    return found
+
+
+def command_list() -> str:
+    """What each command is for."""
+    from darl_opensearch.cli import COMMANDS
+
+    rows = [(f"[`darl {name}`](#darl-{name})", text) for name, (_, text) in COMMANDS.items()]
+    return table(["command", "what it does"], rows)
+
+
+def command_help() -> str:
+    """The help of every command, as it prints it."""
+    parts = []
+    for name, command in commands().items():
+        context = click.Context(
+            command, info_name=f"darl {name}", terminal_width=WIDTH, max_content_width=WIDTH,
+            help_option_names=["-h", "--help"],
+        )  # fmt: skip
+        parts.append(f"## darl {name}\n\n```text\n{command.get_help(context).rstrip()}\n```\n")
+    return "\n" + "\n".join(parts) + "\n"
+
+
+def exit_codes() -> str:
+    """What a command's exit code says."""
+    from darl_opensearch import errors
+
+    rows = [
+        (errors.EXIT_DONE, "done"),
+        (errors.EXIT_FAILED, "failed; one line on stderr says what, on which input, and what to do"),
+        (errors.EXIT_USAGE, "wrong usage: an unknown option, key or value"),
+        (errors.EXIT_REFUSED, "a check or a gate said no: `darl check`, `darl export`, `darl publish`"),
+        (130, "interrupted"),
+    ]
+    return table(["code", "meaning"], rows)
+
+
+def configuration() -> str:
+    """Every key of ``darl.toml``."""
+    from trainer import config
+
+    hints = typing.get_type_hints(config.Config)
+    parts, top = [], []
+    for field in dataclasses.fields(config.Config):
+        cls = hints[field.name]
+        if not dataclasses.is_dataclass(cls):
+            top.append(_key(field, cls))
+            continue
+        inner = typing.get_type_hints(cls)
+        about = (cls.__doc__ or "").partition("``: ")[2].strip().rstrip(".")
+        rows = [_key(f, inner[f.name]) for f in dataclasses.fields(cls)]
+        head = ["key", "type", "default", "meaning"]
+        parts.append(f"## `[{field.name}]`\n\n{about[:1].upper()}{about[1:]}.\n{table(head, rows)}")
+    first = table(["key", "type", "default", "meaning"], top)
+    return f"\n## Before the first table\n{first}{''.join(parts)}"
+
+
+def _key(field: dataclasses.Field[Any], hint: Any) -> tuple[str, str, str, str]:
+    if field.default is not dataclasses.MISSING:
+        default = f"`{_toml(field.default)}`"
+    elif field.default_factory is not dataclasses.MISSING:
+        default = f"`{_toml(field.default_factory())}`"
+    else:
+        default = "required"
+    return f"`{field.name}`", _kind(hint), default, field.metadata["help"]
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, tuple):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{k} = {_toml(v)}" for k, v in value.items()) + " }" if value else "{}"
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str | bool) else repr(value)
+
+
+def _kind(hint: Any) -> str:
+    origin = typing.get_origin(hint)
+    if origin is tuple:
+        return f"list of {_kind(typing.get_args(hint)[0])}"
+    if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping):
+        return "table"
+    return {str: "text", int: "whole number", float: "number", bool: "true or false"}[hint]
+
+
+def registry(which: str) -> str:
+    """A registry's entries: ``grade losses``, ``rank losses``, ``backbones`` or ``detectors``."""
+    entries = registries()[which]
+    rows = []
+    for name in entries:
+        entry = entries[name]
+        params = [
+            f"`{key}` = `{_toml(p.default)}`: {p.help}{_range(p)}" for key, p in entry.params.items()
+        ]  # fmt: skip
+        rows.append((f"`{name}`", entry.summary.rstrip("."), entry.cite, "<br>".join(params) or "none"))
+    return table(["name", "what it is", "source", "parameters"], rows)
+
+
+def registries() -> dict[str, Any]:
+    """Every registry there is, by the title of its table."""
+    from trainer.losses import GRADE_LOSSES, RANK_LOSSES
+    from trainer.models import BACKBONES
+    from trainer.ood import DETECTORS
+
+    return {"grade losses": GRADE_LOSSES, "rank losses": RANK_LOSSES, "backbones": BACKBONES, "detectors": DETECTORS}
+
+
+def _range(param: Any) -> str:
+    if param.choices:
+        return f" (one of {', '.join(map(str, param.choices))})"
+    if param.min is not None and param.max is not None:
+        return f" ({param.min:g} to {param.max:g})"
+    return f" (at least {param.min:g})" if param.min is not None else ""
+
+
+def server_settings() -> str:
+    """Every setting of ``darl serve``."""
+    from darl_opensearch.server.config import ServerConfig
+
+    rows = []
+    for field in dataclasses.fields(ServerConfig):
+        about = field.metadata
+        variables = ["DARL_" + field.name.upper(), *about.get("variables", ())]
+        text, _, stated = str(about["help"]).partition("  [default: ")
+        default = stated.rstrip("]") or (
+            "" if field.default is None or field.default is False else f"`{field.default}`"
+        )
+        flag = "--" + field.name.replace("_", "-")
+        rows.append((f"`{flag}`", " ".join(f"`{v}`" for v in variables), default, text))
+    return table(["option", "variables", "default", "meaning"], rows)
+
+
+def metrics() -> str:
+    """What ``GET /metrics`` tells Prometheus, but its process collector's standard names."""
+    from darl_opensearch.server.metrics import Metrics
+
+    told = Metrics()
+    told.watch_ood_log(lambda: {"queued": 0})
+    rows = []
+    for family in told.registry.collect():
+        if not family.name.startswith("darl_"):
+            continue
+        name = {"counter": f"{family.name}_total", "info": f"{family.name}_info"}.get(family.type, family.name)
+        rows.append((f"`{name}`", family.type, family.documentation))
+    return table(["name", "type", "meaning"], sorted(rows))
+
+
+def error_types() -> str:
+    """Statuses and types of failed requests."""
+    from darl_opensearch.server.errors import TYPES
+
+    return table(["status", "`error.type`"], [(status, f"`{name}`") for status, name in TYPES.items()])
+
+
+def ood_record() -> str:
+    """The fields of a record, from the mapping that is applied and the record's own documentation."""
+    from darl_opensearch.ood import record
+
+    template = json.loads((ROOT / "plugin_config/ood_index_template.json").read_text(encoding="utf-8"))
+    fields = template["template"]["mappings"]["properties"]
+    both = _params(record.LogPolicy) | _params(record.RankedRequest)
+    both |= {
+        "record_id": "the same for every attempt to log it; also the document's `_id`",
+        "kind": "`request` or `pair`",
+    }
+    both["@timestamp"] = both["timestamp"]
+    own = {cls.kind: _params(cls) for cls in (record.RequestRecord, record.PairRecord)}
+    rows = []
+    for name, mapping in fields.items():
+        kind, text = next(((kind, told[name]) for kind, told in own.items() if name in told), ("both", ""))
+        rows.append((f"`{name}`", f"`{mapping['type']}`", kind, text or both[name]))
+    return table(["field", "type", "record", "meaning"], rows)
+
+
+def spool_counters() -> str:
+    """What the spool counts, from the comments beside the names."""
+    source = (ROOT / "darl_opensearch/ood/spool.py").read_text(encoding="utf-8")
+    block = source.partition("COUNTERS = (")[2].partition("\n)")[0]
+    return table(["counter", "counts"], [(f"`{n}`", text) for n, text in re.findall(r'"(\w+)",\s+# (.+)', block)])
+
+
+def bundle_files() -> str:
+    """The files of a bundle."""
+    from darl_opensearch import bundle
+
+    told = {
+        bundle.CARD: "the card: what the bundle is, and the SHA-256 of every other file",
+        bundle.MODEL: "the graph: `input_ids, attention_mask, token_type_ids` to `scores`",
+        bundle.MODEL_INT8: "the same, weights quantised; its OOD calibration is refitted on its own features",
+        bundle.FEATURES: "the same inputs to `features`: both pooled halves side by side",
+        bundle.TOKENIZER: "the pair tokenizer, with template and truncation; ML Commons reads the same file",
+        bundle.README: "the model card, for people",
+        bundle.ZIP: "what ML Commons takes: the graph and the tokenizer",
+        bundle.CALIBRATION: "detector distances of the calibration pairs, ascending",
+        bundle.REFERENCE: "features of a sample of the calibration pairs, to measure drift against",
+        bundle.PROBES: "pairs with what torch said about them: parity can be checked without torch",
+        f"{bundle.CHECKPOINT}/": "weights (safetensors), resolved configuration: where another training starts",
+    }
+    rows = [(f"`{n}`", "yes" if n in (bundle.CARD, *bundle.REQUIRED) else "", text) for n, text in told.items()]
+    return table(["file", "always there", "what it is"], rows)
+
+
+def card_fields() -> str:
+    """The fields of ``darl.json``."""
+    from darl_opensearch.bundle import FORMAT, Card, OodCard
+
+    told = _params(Card)
+    rows = [("`format`", f"{FORMAT}: the format's number")]
+    rows += [(f"`{n}`", text) for n, text in told.items() if n not in ("scale", "template", "ood")]
+    rows += [("`grades`", "list of `{name, gain}`, lowest first"), ("`template`", told["template"])]
+    rows += [(f"`ood.{n}`", text) for n, text in _params(OodCard).items()]
+    rows.append(("`files`", "SHA-256 of every other file, by relative path"))
+    return table(["field", "meaning"], rows)
+
+
+def preflight_settings() -> str:
+    """Cluster settings that registering asks for."""
+    preflight = importlib.import_module("darl_opensearch.cluster.preflight")  # the package has a function of that name
+    found = {
+        "local": preflight._local_problems(_Opposite(), has_ml_node=False),
+        "connector": preflight._connector_problems(_Opposite(), "http://127.0.0.1:8091/v1/rerank"),
+    }
+    rows = []
+    for mode, settings in found.items():
+        for one in settings:
+            wanted = one.wanted[0] if isinstance(one.wanted, list) else str(one.wanted).lower()
+            rows.append((mode, f"`{one.name}`", f"`{wanted}`", one.why))
+    return table(["mode", "setting", "must be, or hold", "because"], rows)
+
+
+class _Opposite(dict[str, Any]):
+    """Settings of a cluster in which every one stands in the way."""
+
+    def __contains__(self, key: object) -> bool:
+        return True
+
+    def __getitem__(self, key: str) -> Any:
+        return "neither"
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return default
+
+
+def _params(cls: type[Any]) -> dict[str, str]:
+    """The ``:param name: text`` fields of a docstring."""
+    text = cls.__doc__ or ""
+    found = re.findall(r":param (\w+): (.*?)(?=\n\s*:|\n\s*\n|\Z)", text, flags=re.DOTALL)
+    return {name: _plain(" ".join(value.split())) for name, value in found}
+
+
+def _plain(text: str) -> str:
+    text = re.sub(r":\w+:`~?([^`<]+)`", lambda m: f"`{m[1].rsplit('.', 1)[-1]}`", text)
+    return text.replace("``", "`").rstrip(".")
+
+
+def _cell(value: object) -> str:
+    return " ".join(str(value).split()).replace("|", "\\|")

@@ -76,7 +76,7 @@ def cli() -> None:
 def main() -> NoReturn:
     """Run ``darl``; a user's mistake ends in one line on stderr, never in a traceback."""
     try:
-        code = cli.main(prog_name="darl", standalone_mode=False)
+        code = cli.main(prog_name="darl", standalone_mode=False, auto_envvar_prefix="DARL")
         sys.exit(code if isinstance(code, int) else 0)
     except click.exceptions.NoArgsIsHelpError as err:
         click.echo(err.ctx.get_help(), err=True)

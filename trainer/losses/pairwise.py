@@ -23,12 +23,30 @@ def pairwise(score: Tensor, gains: Tensor, query_index: Tensor) -> Tensor:
     :param query_index: ``[n]`` int64, equal for items of one query.
     :return: ``[]`` float; 0 when no query has two items of different gain.
     """
-    better = (query_index[:, None] == query_index[None, :]) & (gains[:, None] > gains[None, :])
-    high, low = better.nonzero(as_tuple=True)
-    if high.numel() == 0:
+    # Lists side by side, padded: n x n masks over the whole batch would take gigabytes from 20,000 pairs.
+    rows, valid = by_query(query_index)
+    s, g = score[rows], gains[rows]
+    better = (g[:, :, None] > g[:, None, :]) & valid[:, :, None] & valid[:, None, :]
+    pairs = better.sum(dim=(1, 2))
+    if not bool(pairs.any()):
         return score.sum() * 0.0
-    loss = (gains[high] - gains[low]) * F.softplus(score[low] - score[high])
-    queries, index = torch.unique(query_index[high], return_inverse=True)
-    pairs = torch.zeros(len(queries), dtype=score.dtype, device=score.device)
-    pairs.index_add_(0, index, torch.ones_like(loss))
-    return (loss / pairs[index]).sum() / len(queries)
+    loss = (g[:, :, None] - g[:, None, :]) * F.softplus(s[:, None, :] - s[:, :, None])
+    per_query = torch.where(better, loss, torch.zeros_like(loss)).sum(dim=(1, 2))
+    return (per_query / pairs.clamp_min(1)).sum() / (pairs > 0).sum()
+
+
+def by_query(query_index: Tensor) -> tuple[Tensor, Tensor]:
+    """Lay the pairs of each query out as a row.
+
+    :param query_index: ``[n]`` int64, equal for items of one query.
+    :return: ``[q, m]`` int64 places in ``query_index``, and ``[q, m]`` bool which of them are real.
+    """
+    if not len(query_index):
+        return query_index.reshape(0, 0), query_index.reshape(0, 0).bool()
+    order = query_index.argsort(stable=True)
+    _, counts = torch.unique_consecutive(query_index[order], return_counts=True)
+    columns = torch.arange(int(counts.max()), device=order.device)
+    valid = columns[None, :] < counts[:, None]
+    starts = counts.cumsum(0) - counts
+    places = (starts[:, None] + columns[None, :]).clamp_max(len(order) - 1)
+    return order[places], valid

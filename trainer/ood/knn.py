@@ -67,6 +67,6 @@ class NearestNeighbours(nn.Module):
         total = features.new_zeros(features.shape[0])
         for half, part in enumerate(features.chunk(self.halves, dim=1)):
             cosine = part @ getattr(self, f"reference_{half}").T
-            cosine = cosine - 3.0 * (cosine > IDENTICAL).to(cosine)
+            cosine = (cosine - 3.0 * (cosine > IDENTICAL).to(cosine)).clamp_min(-1.0)
             total = total + (2.0 - 2.0 * cosine.topk(self.k, dim=1).values[:, -1])
         return (total / self.halves).clamp_min(1e-12).sqrt()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from darl_opensearch.errors import InputError
-from darl_opensearch.text import ItemRenderer
+from darl_opensearch.text import ItemRenderer, cut_to_tokens
 from trainer.config import Config
 from trainer.data.judgments import (
     Item,
@@ -28,6 +29,8 @@ from trainer.data.judgments import (
 )
 from trainer.data.splits import calibration_pairs, hold_out
 from trainer.models.base import Backbone, FeatureTable, PairFeatures
+
+Query = TypeVar("Query", JudgedQuery, TrafficQuery)
 
 
 @dataclass(frozen=True)
@@ -209,10 +212,17 @@ def read_data(config: Config, folder: Path, tokenizer: Tokenizer) -> RunData:
         check_disjoint(train, dev, where=str(dev_path))
     else:
         train, dev = hold_out(train, config.data.dev_share, config.seed)
+    train, dev = ([_within_cap(q, tokenizer, config.model.query_cap) for q in part] for part in (train, dev))
+    held = [_within_cap(q, tokenizer, config.model.query_cap) for q in held]
     _check_learnable(train, where=str(folder / config.data.judgments))
     traffic = calibration_pairs(held, [*train, *dev], items, depth=config.ood.depth, trained=False)
     familiar = calibration_pairs(held, [*train, *dev], items, depth=config.ood.depth, trained=True)
     return RunData(items, train, dev, traffic, familiar)
+
+
+def _within_cap(query: Query, tokenizer: Tokenizer, cap: int) -> Query:
+    """Cut a query to its cap, as the pair template does beside a full item."""
+    return dataclasses.replace(query, query=cut_to_tokens(query.query, tokenizer, cap))
 
 
 def _check_learnable(train: Sequence[JudgedQuery], *, where: str) -> None:

@@ -10,9 +10,10 @@ import hashlib
 import json
 import random
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from support import tiny_tokenizer
@@ -119,6 +120,26 @@ def train_and_export(folder: Path, config: Path, **options: Any) -> tuple[Any, B
     with one_thread():
         trained = train(read_config(config), config.parent, folder / "run")
         return trained, export_run(trained, config.parent, folder / "bundle", **options)
+
+
+class Said(NamedTuple):
+    """How a command ended."""
+
+    code: Any
+    out: str
+    err: str
+
+
+def run_main(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object) -> Said:
+    """Run ``darl`` in this process, where torch is loaded already."""
+    from darl_opensearch.cli import main
+
+    monkeypatch.setattr(sys, "argv", ["darl", *map(str, arguments)])
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr()
+    return Said(ended.value.code, said.out, said.err)
 
 
 _MADE: dict[str, Any] = {}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
-import sys
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: no test may ask a hub
 
 import pytest
-from trained_support import checkpoint, minilm_bundle, one_thread, small  # noqa: F401  fixtures
+from trained_support import checkpoint, minilm_bundle, one_thread, run_main, small  # noqa: F401  fixtures
 
 
 @pytest.fixture(autouse=True)
@@ -20,14 +20,4 @@ def _one_thread():
 @pytest.fixture
 def darl(monkeypatch, capsys):
     """Run ``darl`` in this process; gives exit code, stdout and stderr."""
-    from darl_opensearch.cli import main
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["darl", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        said = capsys.readouterr()
-        return ended.value.code, said.out, said.err
-
-    return run
+    return functools.partial(run_main, monkeypatch, capsys)

@@ -41,14 +41,14 @@ lint: $(STAMP)
 	$(BIN)/pydoclint --quiet darl_opensearch trainer
 
 docs-check: $(STAMP)
-	$(BIN)/cog --check -I . docs/*.md
+	$(BIN)/cog --check --verbosity=1 -I . docs/*.md
 
 fix: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 docs: $(STAMP)
-	$(BIN)/cog -r -I . docs/*.md
+	$(BIN)/cog -r --verbosity=1 -I . docs/*.md
 
 # In order, never side by side: uv is taken from the environment that the locks make.
 lock: $(STAMP)

@@ -118,7 +118,7 @@ def test_fresh_with_bad_input_keeps_the_old_run(project, capsys):
 def test_dry_run(project, capsys):
     code, out, _ = darl(capsys, "train", project, "--dry-run", "--json")
     told = json.loads(out)
-    assert code == 0 and told["data"]["items"] == 20
+    assert code == 0 and told["data"]["items"]["count"] == 20
     assert told["data"]["train"]["queries"] + told["data"]["dev"]["queries"] == 24
     assert not (project.parent / "runs").exists()
 

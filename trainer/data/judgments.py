@@ -148,13 +148,13 @@ def read_traffic(path: Path, items: Mapping[str, Item]) -> list[TrafficQuery]:
     return queries
 
 
-def digest(queries: Iterable[JudgedQuery | TrafficQuery]) -> str:
-    """Digest of queries, items and grades, whatever their order in the file.
+def digest(rows: Iterable[Item | JudgedQuery | TrafficQuery]) -> str:
+    """Digest of items, or of queries with items and grades, whatever their order in the file.
 
-    :param queries: the queries.
+    :param rows: what was read.
     :return: 64 hexadecimal digits.
     """
-    lines = sorted(repr(query) for query in queries)
+    lines = sorted(repr(row) for row in rows)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 

@@ -177,7 +177,7 @@ class RunData:
         :return: JSON-ready values.
         """
         return {
-            "items": len(self.items),
+            "items": {"count": len(self.items), "sha256": digest(self.items.values())},
             "train": {"queries": len(self.train), "pairs": sum(len(q.grades) for q in self.train),
                       "sha256": digest(self.train)},
             "dev": {"queries": len(self.dev), "pairs": sum(len(q.grades) for q in self.dev),
@@ -221,7 +221,11 @@ def read_data(config: Config, folder: Path, tokenizer: Tokenizer) -> RunData:
 
 
 def _within_cap(query: Query, tokenizer: Tokenizer, cap: int) -> Query:
-    """Cut a query to its cap, as the pair template does beside a full item."""
+    """Cut a query to its cap.
+
+    At serving the tokenizer's own truncation does it, and takes from whichever half is longer: a query over
+    the cap costs a full item some of its last tokens there.
+    """
     return dataclasses.replace(query, query=cut_to_tokens(query.query, tokenizer, cap))
 
 

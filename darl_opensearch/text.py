@@ -123,6 +123,28 @@ def cut_to_tokens(text: str, tokenizer: Tokenizer, cap: int) -> str:
     return text
 
 
+def same_text(query: str) -> str:
+    """Bring a query to the form in which two of them count as the same one, typed in another way.
+
+    :param query: its text.
+    :return: without case and runs of blanks.
+    """
+    return " ".join(query.casefold().split())
+
+
+def clean(text: str) -> str:
+    r"""Replace what is not a character: half a surrogate pair, which no UTF-8 can carry.
+
+    JSON can spell one (``"\ud800"``); tokenizer, SQLite and OpenSearch would refuse the whole text.
+
+    :param text: any string.
+    :return: the text, with U+FFFD in place of each lone surrogate.
+    """
+    if text.isascii():
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
 class ItemRenderer:
     """Template, tokenizer and item cap of a bundle: what fills ``darl_text``.
 

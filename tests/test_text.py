@@ -9,7 +9,7 @@ from support import ITEMS, QUERIES, TEMPLATE, tiny_tokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from darl_opensearch.errors import InputError
-from darl_opensearch.text import MAX_ITEM_CHARS, ItemRenderer, ItemTemplate, cut_to_tokens
+from darl_opensearch.text import MAX_ITEM_CHARS, ItemRenderer, ItemTemplate, clean, cut_to_tokens, same_text
 
 WORDPIECE = tiny_tokenizer([TEMPLATE.render(item) for item in ITEMS] + QUERIES, 20)
 
@@ -117,3 +117,14 @@ def test_the_renderer_cuts_what_the_template_renders(cap):
     renderer = ItemRenderer(TEMPLATE, WORDPIECE, cap)
     for item in ITEMS:
         assert renderer(item) == cut_to_tokens(TEMPLATE.render(item), WORDPIECE, cap)
+
+
+def test_the_same_query_typed_in_another_way_is_one_query():
+    assert same_text("  Dog  Insurance ") == same_text("dog insurance")
+    assert same_text("GROSSE STRASSE") == same_text("große Straße")
+
+
+@given(st.text())
+def test_cleaning_changes_lone_surrogates_alone(text):
+    assert clean(text) == text
+    assert clean(f"{text}\ud800 {text}") == f"{text}\ufffd {text}"

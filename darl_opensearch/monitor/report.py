@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from darl_opensearch.monitor.statistics import Share, query_key, share_of
+from darl_opensearch.monitor.statistics import Share, share_of
 from darl_opensearch.ood.record import PairRecord, RequestRecord, format_timestamp
 from darl_opensearch.ood.store import OodStore
+from darl_opensearch.text import same_text
 
 NO_SLICE = ""  # requests that named none
 
@@ -210,7 +211,7 @@ class _ModelTally:
         self._pair_records += 1
 
     def _tally(self, record: RequestRecord | PairRecord) -> _Tally:
-        return self._tallies.setdefault((record.slice or NO_SLICE, query_key(record.query)), _Tally())
+        return self._tallies.setdefault((record.slice or NO_SLICE, same_text(record.query)), _Tally())
 
     def report(self, model: str, version: str, alpha: float, *, top: int) -> ModelReport:
         queries: dict[str, _Tally] = {}

@@ -91,7 +91,7 @@ def share_of(hits: ArrayLike, totals: ArrayLike) -> Share:
 def weighted_share(pairs: Iterable[tuple[Hashable, PairRecord]]) -> Share:
     """Estimate the share of OOD pairs from logged ones, each standing for ``weight`` pairs.
 
-    :param pairs: each with the cluster it belongs to, usually :func:`query_key` of its query.
+    :param pairs: each with the cluster it belongs to, usually :func:`~darl_opensearch.text.same_text` of its query.
     :return: the share.
     """
     hits: dict[Hashable, float] = {}
@@ -100,15 +100,6 @@ def weighted_share(pairs: Iterable[tuple[Hashable, PairRecord]]) -> Share:
         hits[cluster] = hits.get(cluster, 0.0) + pair.weight * pair.is_ood
         totals[cluster] = totals.get(cluster, 0.0) + pair.weight
     return share_of(list(hits.values()), list(totals.values()))
-
-
-def query_key(query: str) -> str:
-    """Recognise a query that was only typed in another way.
-
-    :param query: its text.
-    :return: the text without case and extra blanks.
-    """
-    return " ".join(query.casefold().split())
 
 
 def _student_t975(freedom: int) -> float:

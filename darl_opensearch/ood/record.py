@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal, TypedDict, get_args
 
 from darl_opensearch.errors import InputError
 from darl_opensearch.scores import Scores, is_ood
+from darl_opensearch.text import clean
 
 Route = Literal["server", "python", "search"]
 TextPolicy = Literal["full", "hash", "none"]
@@ -341,5 +342,4 @@ def _utf8(text: str) -> bytes:
 
 
 def _clean(text: str | None) -> str:
-    # JSON may carry half a surrogate pair, which neither SQLite nor OpenSearch stores.
-    return (text or "").encode("utf-8", "replace").decode("utf-8")
+    return clean(text or "")

@@ -8,28 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from darl_opensearch.text import MAX_ITEM_CHARS
+from darl_opensearch.graph_contract import INPUTS
+from darl_opensearch.text import MAX_ITEM_CHARS, clean
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
 
-INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 # Characters a token at which a text counts as long; ordinary text has 3 to 6.
 _USUAL_CHARS_PER_TOKEN, _MOST_CHARS_PER_TOKEN = 8, 64
 _MARGIN = 128  # tokens that the last, split word of a cut text may be wrong about
-
-
-def clean(text: str) -> str:
-    r"""Replace what is not a character: half a surrogate pair, which no UTF-8 can carry.
-
-    JSON can spell one (``"\ud800"``); the tokenizer and SQLite would refuse the whole text.
-
-    :param text: any string.
-    :return: the text, with U+FFFD in place of each lone surrogate.
-    """
-    if text.isascii():
-        return text
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 class PairEncoder:

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 
 from darl_opensearch.bundle import MODEL, MODEL_INT8, Bundle
 from darl_opensearch.errors import BundleError, InputError, UsageError
+from darl_opensearch.graph_contract import INPUTS
 from darl_opensearch.scores import Scores
 from darl_opensearch.scoring import deadline as deadlines
 from darl_opensearch.scoring.batching import plan
 from darl_opensearch.scoring.cores import available_cores
-from darl_opensearch.scoring.encode import INPUTS, PairEncoder, feed
+from darl_opensearch.scoring.encode import PairEncoder, feed
 from darl_opensearch.scoring.runtime import Opened, Provider, open_session
 
 if TYPE_CHECKING:

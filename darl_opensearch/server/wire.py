@@ -10,9 +10,9 @@ from typing import Any, Literal, NoReturn
 from darl_opensearch.bundle import Card
 from darl_opensearch.scores import Scores
 from darl_opensearch.scoring import Pass
-from darl_opensearch.scoring.encode import clean
 from darl_opensearch.server.errors import HttpError
 from darl_opensearch.server.fixed_json import dumps
+from darl_opensearch.text import clean
 
 Shape = Literal["cohere", "tei"]
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from darl_opensearch.monitor.statistics import _student_t975, query_key, share_of
+from darl_opensearch.monitor.statistics import _student_t975, share_of
 
 clusters = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), max_size=30)
 
@@ -72,7 +72,3 @@ def test_the_interval_covers_when_pairs_of_a_query_go_together(share, queries):
         interval = share_of(hits, np.full(queries, 20))
         covered += interval.low <= share <= interval.high
     assert covered / 1000 >= 0.9
-
-
-def test_the_same_query_typed_in_another_way_is_one_query():
-    assert query_key("  Dog  Insurance ") == query_key("dog insurance")

@@ -10,7 +10,7 @@ from typing import Any
 
 from darl_opensearch.errors import InputError
 from darl_opensearch.jsonl import read_jsonl
-from darl_opensearch.text import ItemRenderer
+from darl_opensearch.text import ItemRenderer, same_text
 
 MAX_QUERY_CHARS = 10_000  # a query longer than this is a mistake in the data, not a search
 
@@ -172,15 +172,6 @@ def check_disjoint(train: Sequence[JudgedQuery], dev: Sequence[JudgedQuery], *, 
             raise InputError(
                 f"query {query.query!r} is in the training part as well", where=where, todo="keep it in one of the two"
             )
-
-
-def same_text(query: str) -> str:
-    """Bring a query to the form in which two of them count as the same.
-
-    :param query: its text.
-    :return: without case and runs of blanks.
-    """
-    return " ".join(query.lower().split())
 
 
 def _short(value: object) -> str:

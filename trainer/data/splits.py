@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from darl_opensearch.bm25 import Bm25Index
 from darl_opensearch.errors import InputError
-from trainer.data.judgments import Item, JudgedQuery, TrafficQuery, same_text
+from darl_opensearch.text import same_text
+from trainer.data.judgments import Item, JudgedQuery, TrafficQuery
 
 
 def hold_out(

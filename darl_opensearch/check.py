@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from darl_opensearch.bundle import CALIBRATION, FEATURES, MODEL, MODEL_INT8, PROBES, TOKENIZER, ZIP, Bundle
 from darl_opensearch.errors import BundleError
-from darl_opensearch.graph_contract import INPUTS, Finding, inspect_graph
+from darl_opensearch.graph_contract import Finding, inspect_graph
 from darl_opensearch.scores import Columns
 
 FP32_BOUND = 1e-4
@@ -178,18 +178,14 @@ def run_pairs(graph: Path, tokenizer: Any, pairs: Sequence[tuple[str, str]], *, 
     from concurrent.futures import ThreadPoolExecutor
 
     from darl_opensearch.scoring.cores import available_cores
+    from darl_opensearch.scoring.encode import feed
     from darl_opensearch.scoring.runtime import open_session
 
     session = open_session(graph, "cpu").session
     encodings = tokenizer.encode_batch(list(pairs))
 
     def one(start: int) -> NDArray[np.float32]:
-        part = encodings[start : start + batch]
-        width = max(len(e.ids) for e in part)
-        fed = {name: np.zeros((len(part), width), dtype=np.int64) for name in INPUTS}
-        for row, e in enumerate(part):
-            for name, values in zip(INPUTS, (e.ids, e.attention_mask, e.type_ids), strict=True):
-                fed[name][row, : len(values)] = values
+        fed = feed(encodings[start : start + batch])
         out: NDArray[np.float32] = session.run(None, fed)[0]
         return out
 

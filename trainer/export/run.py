@@ -18,7 +18,7 @@ from darl_opensearch import bundle as files
 from darl_opensearch.bundle import Bundle, Card, OodCard, writing
 from darl_opensearch.check import compare, run_pairs
 from darl_opensearch.errors import GateRefused, InputError
-from darl_opensearch.scores import Columns
+from darl_opensearch.scores import Columns, is_ood
 from trainer.evaluate.metrics import ndcg_per_query
 from trainer.export.card import model_card
 from trainer.export.graph import ContractModule, export_graphs
@@ -160,7 +160,7 @@ def _int8_report(trained: Trained, data: RunData, work: Path, calibration: list[
         name: float(np.mean(list(ndcg_per_query(out[:, 0], gain, query_index, cutoff=cutoff).values())))
         for name, out in rows.items()
     }
-    flags = [out[:, columns.ood_score] >= 1 - config.ood.alpha - 1e-6 for out in rows.values()]
+    flags = [is_ood(out[:, columns.ood_score], config.ood.alpha) for out in rows.values()]
     difference = np.abs(rows[files.MODEL][:, 0] - rows[files.MODEL_INT8][:, 0])
     return {
         f"dev_ndcg@{cutoff}": {"fp32": round(ndcg[files.MODEL], 5), "int8": round(ndcg[files.MODEL_INT8], 5)},

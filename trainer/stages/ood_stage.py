@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from darl_opensearch.errors import InputError
+from darl_opensearch.scores import is_ood
 from trainer.config import Ood
 from trainer.evaluate.bootstrap import bootstrap_ratio
 from trainer.ood import DETECTORS, ConformalCalibration, halves, view
@@ -55,7 +56,6 @@ def fit_ood(features: Features, config: Ood, data: RunData) -> FittedOod:
     calibration = ConformalCalibration.fit(distances, config.alpha)
     familiar = data.unjudged(data.familiar)
     known = _distances(features, detector, config.features, familiar)
-    flagged = calibration(known)[:, 0] >= 1 - config.alpha if len(known) else torch.zeros(0, dtype=torch.bool)
     report = {
         "detector": config.detector,
         "features": config.features,
@@ -65,7 +65,7 @@ def fit_ood(features: Features, config: Ood, data: RunData) -> FittedOod:
         "calibration_pairs": len(distances),
         "calibration_queries": len(data.traffic),
         "false_alarms_unseen_items": _two_fold(distances, traffic, config.alpha),
-        "false_alarms_seen_items": _share(flagged, familiar),
+        "false_alarms_seen_items": _share(_flagged(calibration, known, config.alpha), familiar),
     }
     return FittedOod(detector, calibration, config.features, report)
 
@@ -86,8 +86,13 @@ def _two_fold(distances: Tensor, pairs: Pairs, alpha: float) -> dict[str, Any] |
             other = ConformalCalibration.fit(distances[~test], alpha)
         except InputError:
             return None  # too small to be halved
-        flagged[test] = other(distances[test])[:, 0] >= 1 - alpha
+        flagged[test] = _flagged(other, distances[test], alpha)
     return _share(flagged, pairs)
+
+
+def _flagged(calibration: ConformalCalibration, distances: Tensor, alpha: float) -> Tensor:
+    """Which distances are OOD, by the one rule that scorer and client have."""
+    return torch.from_numpy(is_ood(calibration(distances)[:, 0].numpy(), alpha))
 
 
 def _share(flagged: Tensor, pairs: Pairs) -> dict[str, Any] | None:

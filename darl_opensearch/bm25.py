@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -34,6 +35,7 @@ class Bm25Index:
 
     def __init__(self, items: Iterable[tuple[str, str]]) -> None:
         self._db = sqlite3.connect(":memory:")
+        weakref.finalize(self, self._db.close)
         self._db.execute("CREATE VIRTUAL TABLE item USING fts5(item_id UNINDEXED, text, tokenize='unicode61')")
         self._db.executemany("INSERT INTO item VALUES (?, ?)", items)
 

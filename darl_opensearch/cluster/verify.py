@@ -41,7 +41,7 @@ def verify(cluster: Cluster, bundle: Bundle, mode: Mode, model_id: str) -> float
     """
     from darl_opensearch.scoring import Scorer
 
-    columns = bundle.card.columns
+    columns, steps = bundle.card.columns, len(bundle.calibration()) + 1
     bound = LOCAL_BOUND if mode == "local" else CONNECTOR_BOUND
     worst = 0.0
     with Scorer.open(bundle) as scorer:
@@ -57,8 +57,8 @@ def verify(cluster: Cluster, bundle: Bundle, mode: Mode, model_id: str) -> float
                 )
             difference = np.abs(actual - expected)
             probable = difference[:, : 1 + columns.k].max()
-            # The OOD score is a step function with steps of 1/n: at an edge, float noise moves it by one.
-            step = difference[:, columns.ood_score].max() - 2.0 / bundle.card.ood.calibration_pairs
+            # The OOD score is a step function over the graph's table: at an edge, float noise moves it by one.
+            step = difference[:, columns.ood_score].max() - 2.0 / steps
             far = (
                 difference[:, columns.ood_distance] / np.maximum(1.0, np.abs(expected[:, columns.ood_distance]))
             ).max()

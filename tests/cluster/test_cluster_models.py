@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.cluster import connector, models
+from darl_opensearch.cluster import verify as verifying
 from darl_opensearch.cluster.connector import ScorerAddress
 from darl_opensearch.cluster.verify import rows_of
 from darl_opensearch.errors import BundleError, ClusterError, UsageError
+from darl_opensearch.scoring import Scorer
 
 
 def test_a_model_too_large_for_the_cluster(tiny, monkeypatch):
@@ -54,3 +58,31 @@ def test_answers_of_both_kinds():
     for answer in ({}, {"inference_results": [{"output": [{"dataAsMap": {}}]}]}, {"inference_results": None}):
         with pytest.raises(ClusterError, match="has no rows of numbers"):
             rows_of(answer, where="u")
+
+
+class Pretended:
+    """A cluster whose model answers as told."""
+
+    url = "http://node"
+
+
+@pytest.mark.parametrize("pairs", [39, 1_000_000])
+def test_a_step_of_the_ood_score_is_float_noise_and_two_are_not(tiny, monkeypatch, pairs):
+    """However many pairs the calibration counted: the graph's table holds 4,096 at most, here 39."""
+    card = dataclasses.replace(tiny.card, ood=dataclasses.replace(tiny.card.ood, calibration_pairs=pairs))
+    bundle = Bundle(tiny.path, card, tiny.digests)
+    with Scorer.open(tiny) as scorer:
+
+        def off_by(steps):
+            def answer(cluster, mode, model_id, query, documents):
+                rows = scorer.score(query, documents).data.astype(np.float64)
+                rows[:, card.columns.ood_score] += steps / 40
+                return rows
+
+            return answer
+
+        monkeypatch.setattr(verifying, "predict", off_by(1))
+        assert verifying.verify(Pretended(), bundle, "local", "m") == 0
+        monkeypatch.setattr(verifying, "predict", off_by(3))
+        with pytest.raises(ClusterError, match="answers otherwise than the bundle"):
+            verifying.verify(Pretended(), bundle, "local", "m")

@@ -143,9 +143,12 @@ def test_the_two_images_differ_in_what_they_must():
 
 def test_compose_binds_to_localhost_and_trusts_the_scorer_alone():
     yaml = pytest.importorskip("yaml")
+    from darl_opensearch.cluster import ScorerAddress
     from darl_opensearch.node.settings import ML_SETTINGS
 
-    compose = yaml.safe_load((DOCKER / "compose.yaml").read_text())
+    text = (DOCKER / "compose.yaml").read_text()
+    compose = yaml.safe_load(text)
+    ScorerAddress(re.search(r"--scorer-url (\S+)", text)[1])  # what its first lines tell to type is taken
     for service in compose["services"].values():
         assert all(port.startswith("127.0.0.1:") for port in service["ports"])
     build = compose["services"]["scorer"]["build"]

@@ -124,12 +124,11 @@ class Node(threading.Thread):
     """A node that comes up while the model trains.
 
     :param keep: leave it running at the default port afterwards.
-    :param say: told what it does.
     """
 
-    def __init__(self, *, keep: bool, say: Callable[[str], object]) -> None:
+    def __init__(self, *, keep: bool) -> None:
         super().__init__(name="darl-node", daemon=True)
-        self.keep, self._say = keep, say
+        self.keep = keep
         self.url, self.seconds = "", 0.0
         self.error: BaseException | None = None
         self._stack = contextlib.ExitStack()

@@ -6,7 +6,7 @@ import logging
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.demo import backends, report
-from darl_opensearch.demo.measure import RouteRun, failures, ood_shares
+from darl_opensearch.demo.measure import RouteRun, dcg, failures, ood_shares
 from darl_opensearch.demo.sample import Sample, TestQuery, read_sample
 from darl_opensearch.errors import load
 from darl_opensearch.jsonl import read_jsonl
@@ -75,7 +75,7 @@ def run_demo(options: DemoOptions, say: Callable[[str], object], update: Callabl
     started = time.perf_counter()
     shutil.rmtree(options.out / "ood", ignore_errors=True)
     (options.out / "ood").mkdir(parents=True)
-    node = None if embedded else backends.Node(keep=options.keep, say=say)
+    node = None if embedded else backends.Node(keep=options.keep)
     if node is not None:
         node.start()  # downloads and starts while the model trains
     try:
@@ -163,7 +163,7 @@ def _result(
     quality, by_slice = report.quality_table(runs, sample, gains)
     shares = ood_shares(pairs, sample)
     with Scorer.open(bundle) as scorer:
-        examples = [_example(query, runs, sample, bundle, scorer) for query in _choose(runs, sample, pairs, by_slice)]
+        examples = [_example(query, runs, sample, bundle, scorer) for query in _choose(runs, sample, pairs, gains)]
     scored = len(pairs) if embedded else _scored(runs, sample, pairs)
     broken = failures(runs[1:], runs[0].name, by_slice["all kinds"], len(pairs), scored)
     figures = {
@@ -194,11 +194,8 @@ def _scored(runs: list[RouteRun], sample: Sample, pairs: list[PairRecord]) -> in
     return sum(position + 1 for position in last.values()) + missing
 
 
-def _choose(runs: list[RouteRun], sample: Sample, pairs: list[PairRecord], by_slice: dict[str, Any]) -> list[TestQuery]:
+def _choose(runs: list[RouteRun], sample: Sample, pairs: list[PairRecord], gains: Sequence[float]) -> list[TestQuery]:
     """A seen query whose order improved much, and a new one that the model finds strange."""
-    from darl_opensearch.demo.measure import dcg
-
-    gains = (0.0, 1.0, 3.0)
 
     def gain(query: TestQuery) -> float:
         orders = (runs[-1].ranked[query.query_id], runs[0].ranked[query.query_id])

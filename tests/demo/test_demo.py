@@ -1,0 +1,147 @@
+"""The demo: what its table counts, what makes it fail, and the embedded way from the first line to the last."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+from click.testing import CliRunner
+from ood_support import POLICY, request_of
+from support import ITEMS, QUERIES
+
+from darl_opensearch import demo
+from darl_opensearch.cli.demo import cli
+from darl_opensearch.demo import DemoOptions, run_demo
+from darl_opensearch.demo import run as steps
+from darl_opensearch.demo.measure import RouteRun, failures, ood_shares, quality
+from darl_opensearch.demo.run import DemoResult
+from darl_opensearch.demo.sample import TestQuery as Query
+from darl_opensearch.demo.sample import read_sample
+from darl_opensearch.errors import DarlError
+from darl_opensearch.node import NodePossible
+from darl_opensearch.ood.record import PairRecord, records_of
+
+GAINS = (0.0, 1.0, 3.0)
+SEEN = {"stolen bicycle": "bicycle", "lost luggage on a flight": "travel", "ski rescue": "travel"}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A sample of six products, of which the two of the kind "home" are new."""
+    folder = tmp_path / "sample"
+    folder.mkdir()
+    queries = [
+        {"query_id": f"q{n}", "query": text, "slice": SEEN.get(text, "home"), "seen": text in SEEN}
+        for n, text in enumerate(QUERIES)
+    ]
+    judged = [
+        {"query_id": q["query_id"], "item_id": item["id"], "grade": 2 * (item["kind"] == q["slice"])}
+        for q in queries for item in ITEMS
+    ]  # fmt: skip
+    rows = {"items": ITEMS[:4], "new_items": ITEMS[4:], "test_queries": queries, "test_judgments": judged}
+    for name, values in rows.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in values), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def sample(folder, tiny):
+    return read_sample(folder, tiny)
+
+
+def test_quality_by_hand(sample):
+    run = RouteRun("x")
+    bicycle, flight, storm = sample.queries[:3]
+    run.add(bicycle, ["h-1", "b-1"], 5.0)  # one of two fits, at rank 2
+    run.add(flight, [], 1.0)
+    run.add(storm, ["h-1", "h-2", "not judged"], 3.0, reranked=False)
+    ideal = 3 + 3 / math.log2(3)
+    assert quality(run, sample, [bicycle], GAINS) == {
+        "ndcg@10": round(3 / math.log2(3) / ideal, 4), "judged@10": 1.0, "queries": 1,
+    }  # fmt: skip
+    assert quality(run, sample, [flight], GAINS) == {"ndcg@10": 0.0, "judged@10": None, "queries": 1}
+    assert quality(run, sample, [storm], GAINS) == {"ndcg@10": 1.0, "judged@10": round(2 / 3, 4), "queries": 1}
+    assert run.not_reranked == [storm.query_id]
+    assert run.latency() == {"median_ms": 3.0, "p95_ms": 5.0}
+
+
+GOOD = {"ndcg@10": 0.9, "judged@10": 0.99}
+FIRST = {"ndcg@10": 0.7, "judged@10": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("missed", "ours", "first", "logged", "wanted"),
+    [
+        (0, GOOD, FIRST, 30, []),
+        (1, GOOD, FIRST, 30, ["in Python: 1 searches came back not reranked"]),
+        (0, GOOD | {"judged@10": 0.94}, FIRST, 30, ["in Python: judged@10 is 0.94, below 0.95"]),
+        (0, GOOD | {"judged@10": None}, FIRST, 30, ["in Python: judged@10 is None, below 0.95"]),
+        (0, GOOD, FIRST | {"judged@10": 0.9}, 30, ["BM25: judged@10 is 0.9, below 0.95"]),
+        (0, GOOD | {"ndcg@10": 0.7}, FIRST, 30, ["in Python: nDCG@10 is not above the first stage's"]),
+        (0, GOOD, FIRST, 29, ["the OOD log holds 29 of 30 scored pairs"]),
+    ],
+)
+def test_what_makes_it_fail(missed, ours, first, logged, wanted):
+    run = RouteRun("in Python", not_reranked=["q"] * missed)
+    assert failures([run], "BM25", {"BM25": first, "in Python": ours}, logged, 30) == wanted
+
+
+def test_shares_by_kind_of_query_and_item(sample):
+    ids = [item["id"] for item in ITEMS]  # the first four of kinds trained on, two new
+    requests = [
+        request_of(0, [0.99, 0.1, 0.1, 0.1, 0.99, 0.99], query_id="q0", doc_ids=ids),  # a seen query
+        request_of(1, [0.1, 0.1, 0.1, 0.1, 0.1, 0.1], query_id="q1", doc_ids=ids),
+        request_of(2, [0.1, 0.1, 0.99, 0.1, 0.99, 0.1], query_id="q2", doc_ids=ids),  # a new one
+        request_of(3, [0.99] * 6, query_id="somebody else's", doc_ids=ids),
+    ]
+    everything = POLICY.__class__(model="tiny", version="1", alpha=0.05, sample_rate=1.0)
+    pairs = [r for request in requests for r in records_of(request, everything) if isinstance(r, PairRecord)]
+    shares = ood_shares(pairs, sample)
+    assert {key: share.value for key, share in shares.items()} == {
+        (True, True): 1 / 8, (True, False): 2 / 4, (False, True): 1 / 4, (False, False): 1 / 2,
+    }  # fmt: skip
+    assert shares[True, True].clusters == 2  # intervals are over queries
+
+
+def test_the_embedded_demo_says_so_and_counts_every_pair(folder, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(steps, "node_possible", lambda: NodePossible(None, "no Java and no Docker"))
+    monkeypatch.setattr(steps, "_make", lambda *_: tiny)
+    said: list[str] = []
+    result = run_demo(DemoOptions(folder, tmp_path / "out"), said.append, lambda *_: None)
+    assert said[0].startswith("Embedded default: SQLite BM25 ") and "no Java and no Docker" in said[0]
+    figures = result.figures
+    assert figures["embedded"] and figures["not_reranked"] == {"in Python": 0}
+    assert figures["pairs_logged"] > 0 and not any("OOD log" in text for text in result.failures)
+    assert figures["quality"]["all kinds"].keys() == {"BM25", "in Python"}
+    assert figures["quality"]["all kinds"]["in Python"]["judged@10"] == 1.0
+    assert {"bicycle", "travel", "home (new)"} < figures["quality"].keys()
+    assert "seen queries × seen kinds" in figures["ood_shares"]
+    assert figures["latency"].keys() == {"BM25", "in Python"}
+    assert len(result.tables) == 3 + 2  # quality, shares, latency; two example queries
+    assert (tmp_path / "out" / "ood" / "spool.sqlite").is_file()
+    json.dumps(figures, allow_nan=False)
+
+
+def test_examples_are_a_seen_query_that_gained_and_a_new_one_that_is_strange(sample):
+    first, ours = RouteRun("BM25"), RouteRun("in Python")
+    for query in sample.queries:
+        first.add(query, ["h-1", "t-1", "b-1"], 1.0)
+        ours.add(query, ["t-1", "b-1", "h-1"] if query.query_id == "q1" else ["h-1", "t-1", "b-1"], 1.0)
+    strange = [r for r in records_of(request_of(0, [0.99], query_id="q4"), POLICY) if isinstance(r, PairRecord)]
+    chosen = steps._choose([first, ours], sample, strange, GAINS)
+    assert [query.query_id for query in chosen] == ["q1", "q4"]
+    assert all(isinstance(query, Query) for query in chosen)
+
+
+@pytest.mark.parametrize("found", [(), ("in the cluster: 2 searches came back not reranked",)])
+def test_the_command_fails_when_the_demo_does(monkeypatch, tmp_path, found):
+    figures = {"embedded": True, "seconds": {"in all": 1.0}, "failures": list(found)}
+    monkeypatch.setattr(demo, "run_demo", lambda *_: DemoResult((), figures, found))
+    result = CliRunner().invoke(cli, ["--out", str(tmp_path)])
+    if found:
+        assert isinstance(result.exception, DarlError) and result.exception.exit_code == 1
+        assert "2 searches came back not reranked" in str(result.exception)
+    else:
+        assert result.exit_code == 0
+    assert "Where to look next:" in result.stdout

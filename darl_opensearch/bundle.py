@@ -131,7 +131,9 @@ class Card:
             grades = data["grades"]
             values["scale"] = GradeScale(tuple(g["name"] for g in grades), tuple(float(g["gain"]) for g in grades))
             return cls(**values)
-        except (KeyError, TypeError, AttributeError) as err:
+        except InputError as err:
+            raise BundleError(err.what, where=where, todo="export the model again") from err
+        except (KeyError, TypeError, AttributeError, ValueError) as err:
             raise BundleError(f"the card is incomplete ({err})", where=where, todo="export the model again") from err
 
 
@@ -163,7 +165,7 @@ class Bundle:
             raise BundleError("there is no bundle here", where=str(folder), todo="darl export makes one")
         try:
             data = json.loads(card_path.read_text(encoding="utf-8"))
-            found = data["format"]
+            found, digests = data["format"], dict(data.get("files") or {})
         except (ValueError, KeyError, TypeError) as err:
             raise BundleError(
                 f"not a bundle card ({err})", where=str(card_path), todo="export the model again"
@@ -174,7 +176,6 @@ class Bundle:
                 where=str(folder),
                 todo="upgrade darl-opensearch, or export the model again",
             )
-        digests = dict(data.get("files") or {})
         for name in REQUIRED:
             if name not in digests or not (folder / name).is_file():
                 raise BundleError(f"{name} is missing", where=str(folder), todo="export the model again")

@@ -98,6 +98,10 @@ def change_card(folder, **values):
         ({"template": 7}, "the card is incomplete"),
         ({"files": {}}, "model.onnx is missing"),
         ({"files": ...}, "model.onnx is missing"),
+        ({"files": "abc"}, "not a bundle card"),
+        ({"grades": [{"name": "a", "gain": "x"}, {"name": "b", "gain": 1}]}, "the card is incomplete"),
+        ({"grades": [{"name": "a", "gain": 3}, {"name": "b", "gain": 1}]}, "gains [3.0, 1.0] must be at least 0"),
+        ({"name": "../shoes"}, "is not usable"),
     ],
 )
 def test_another_card(copy, values, message):

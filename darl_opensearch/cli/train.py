@@ -50,7 +50,7 @@ def cli(
     resolved = read_config(config, [*overrides, *([f"seed={seed}"] if seed is not None else [])])
     where = folder or config.parent / "runs" / f"{resolved.model.name}-{resolved.model.version}"
     if dry_run:
-        _, data = plan._start(resolved, config.parent)
+        _, data = plan.prepare(resolved, config.parent)
         emit({"run": str(where), "data": data.summary()}, as_json=as_json,
              text=f"{config} is fine. Would train into {where}:\n{json.dumps(data.summary(), indent=2)}")  # fmt: skip
         return

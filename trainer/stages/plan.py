@@ -74,7 +74,7 @@ def train(
     """
     torch.manual_seed(config.seed)
     report("loading the base model", 0, 1)
-    model, data = _start(config, base)
+    model, data = prepare(config, base)
     if fresh and (folder / CONFIG).is_file():
         shutil.rmtree(folder)  # only now: an input that is refused must not cost the old run
     _claim(folder, config, data)
@@ -98,8 +98,14 @@ def train(
     return load_run(folder)
 
 
-def _start(config: Config, base: Path) -> tuple[Any, RunData]:
-    """Load and check everything: what is wrong must show before hours of training, not after."""
+def prepare(config: Config, base: Path) -> tuple[Any, RunData]:
+    """Load and check everything: what is wrong must show before hours of training, not after.
+
+    :param config: the configuration.
+    :param base: folder its paths are relative to.
+    :return: the untrained model in evaluation mode, and the data.
+    :raises DarlError: naming what cannot be trained on.
+    """
     make, _ = BACKBONES.resolve(config.model.backbone, {})
     Objective.make(config.loss, config.grades.scale.gains)
     DETECTORS.resolve(config.ood.detector, config.ood.params)

@@ -14,6 +14,7 @@ import trainer.export.run as exporting
 from darl_opensearch.bundle import CHECKPOINT, MODEL_INT8, Bundle
 from darl_opensearch.errors import DarlError, GateRefused, InputError
 from trainer.export import export_run
+from trainer.export.card import model_card
 from trainer.stages.plan import load_run
 
 
@@ -59,6 +60,10 @@ def test_card(small):
     assert card.ood.calibration_queries == trained.data["traffic"]["queries"]
     assert card.training["data"] == trained.data and card.training["seed"] == 5
     assert card.metrics["dev"] == trained.result["dev"]
+    for which in ("dev_start", "dev"):
+        interval = card.metrics["ndcg_intervals"][which.removeprefix("dev_")]
+        assert interval["low"] <= interval["mean"] == card.metrics[which]["ndcg@10"] <= interval["high"]
+        assert interval["n"] == card.metrics[which]["queries"]
     assert set(card.graphs) == {"model.onnx", "features.onnx", "model_int8.onnx"}
     assert set(data["files"]) == set(bundle.digests) and data["format"] == 1
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", card.created)
@@ -74,8 +79,22 @@ def test_model_card_for_people(small):
         assert line in text
     assert f"{trained.data['train']['queries']} queries with {trained.data['train']['pairs']} graded pairs" in text
     assert f"Detector `knn` on pair features, calibrated for a false-alarm rate of 0.05 on {424} pairs" in text
+    assert re.search(r"\| nDCG, 95 % interval over queries \| \[0\.\d{4}, [01]\.\d{4}\] \| \[0\.", text)
     assert "arXiv:2412.12504" in text and "independent implementation" in text
     assert not re.search(r"\bnan\b|\binf\b|\{\w*\}", text)
+
+
+def test_a_model_card_without_a_figure(small):
+    """Dev queries without any relevant item: no nDCG, and no gain that a stage was decided by."""
+    trained, bundle = small
+    nothing = {"mean": None, "low": None, "high": None, "n": 0}
+    result = trained.result | {
+        "stages": [{"stage": "full", "kept": False, "gain": nothing}],
+        "ndcg_intervals": {"start": nothing, "dev": nothing},
+    }
+    text = model_card(bundle.card, result)
+    assert "| full | no query to decide by | rolled back |" in text
+    assert "| nDCG, 95 % interval over queries | none | none |" in text
 
 
 def test_the_checkpoint_starts_the_next_cycle(small):
@@ -86,6 +105,7 @@ def test_the_checkpoint_starts_the_next_cycle(small):
     for name, value in trained.model.state_dict().items():
         assert value.equal(model.state_dict()[name])
     assert json.loads((bundle.path / CHECKPOINT / "config.json").read_text())["model"]["name"] == "small"
+    assert json.loads((bundle.path / CHECKPOINT / "data.json").read_text()) == trained.data  # digests of the pairs
 
 
 def test_probes_are_what_torch_said(small):

@@ -64,12 +64,13 @@ def model_card(card: Card, result: dict[str, Any]) -> str:
         f"| {g} | {n} | {v:g} |" for g, (n, v) in enumerate(zip(card.scale.names, card.scale.gains, strict=True))
     )
     stages = "\n".join(
-        f"| {s['stage']} | {_interval(s['gain'])} | {'kept' if s['kept'] else 'rolled back'} |"
-        for s in result["stages"]
+        f"| {s['stage']} | {_gain(s['gain'])} | {'kept' if s['kept'] else 'rolled back'} |" for s in result["stages"]
     )
     dev = "\n".join(f"| {key} | {value} | {result['dev'][key]} |" for key, value in result["start"].items())
+    bounds = (_bounds(result["ndcg_intervals"][which]) for which in ("start", "dev"))
+    dev += f"\n| nDCG, 95 % interval over queries | {' | '.join(bounds)} |"
     alarms = "\n".join(
-        f"| {kind} in training | {_interval(share) if share else 'not measured'} |"
+        f"| {kind} in training | {_share(share) if share else 'not measured'} |"
         for kind, share in (
             ("not seen", result["ood"]["false_alarms_unseen_items"]),
             ("seen", result["ood"]["false_alarms_seen_items"]),
@@ -83,5 +84,15 @@ def model_card(card: Card, result: dict[str, Any]) -> str:
     )  # fmt: skip
 
 
-def _interval(values: dict[str, Any]) -> str:
+def _gain(values: dict[str, Any]) -> str:
+    if values["mean"] is None:
+        return "no query to decide by"
     return f"{values['mean']:+.4f} [{values['low']:+.4f}, {values['high']:+.4f}]"
+
+
+def _share(values: dict[str, Any]) -> str:
+    return f"{values['mean']:.4f} {_bounds(values)}"
+
+
+def _bounds(values: dict[str, Any]) -> str:
+    return "none" if values["mean"] is None else f"[{values['low']:.4f}, {values['high']:.4f}]"

@@ -98,9 +98,9 @@ def export_run(
             (out / files.README).write_text(model_card(card, trained.result), encoding="utf-8")
             if checkpoint:
                 shutil.copytree(trained.folder / CHECKPOINT, out / files.CHECKPOINT)
-                (out / files.CHECKPOINT / "config.json").write_text(
-                    json.dumps(config.to_json(), indent=2, sort_keys=True), encoding="utf-8"
-                )
+                for name, value in (("config.json", config.to_json()), ("data.json", trained.data)):
+                    text = json.dumps(value, indent=2, sort_keys=True)
+                    (out / files.CHECKPOINT / name).write_text(text, encoding="utf-8")
     return Bundle.open(target)
 
 
@@ -198,6 +198,9 @@ def _card(trained: Trained, graphs: dict[str, Any]) -> Card:
             "base": config.model.base, "seed": config.seed, "data": trained.data,
             "stages": [{k: s[k] for k in ("stage", "kept", "gain")} for s in trained.result["stages"]],
         },
-        metrics={"dev_start": trained.result["start"], "dev": trained.result["dev"], "ood": ood},
+        metrics={
+            "dev_start": trained.result["start"], "dev": trained.result["dev"],
+            "ndcg_intervals": trained.result["ndcg_intervals"], "ood": ood,
+        },
         graphs=graphs,
     )  # fmt: skip

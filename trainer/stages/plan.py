@@ -85,12 +85,14 @@ def train(
     objective = Objective.make(config.loss, config.grades.scale.gains)
     features = Features(model)
     result: dict[str, Any] = {"start": _figures(features, pairs["dev"], config), "stages": []}
+    result["ndcg_intervals"] = {"start": _ndcg_interval(features, pairs["dev"], config)}
     for number, name in enumerate(config.stages.run):
         place = folder / STAGES / f"{number}-{name}"
         result["stages"].append(_stage(name, features, objective, config, pairs, place, report))
     report("calibrating grades", 0, 1)
     calibrate_grades(model.head, pairs["dev"], features.of(pairs["dev"]).similarity)
     result["dev"] = _figures(features, pairs["dev"], config)
+    result["ndcg_intervals"]["dev"] = _ndcg_interval(features, pairs["dev"], config)
     report("fitting the OOD detector", 0, 1)
     ood = fit_ood(features, config.ood, data)
     result["ood"] = ood.report
@@ -207,6 +209,11 @@ def _dev_ndcg(features: Features, dev: Pairs, config: Config) -> dict[int, float
     predictions = predict(features.model.head, features.of(dev).similarity)
     _, gain, query_index = dev.numpy(config.grades.scale.gains)
     return ndcg_per_query(predictions.latent, gain, query_index, cutoff=config.stages.cutoff)
+
+
+def _ndcg_interval(features: Features, dev: Pairs, config: Config) -> dict[str, float | int]:
+    values = np.array(list(_dev_ndcg(features, dev, config).values()))
+    return bootstrap_mean(values, seed=config.seed).to_json()
 
 
 def _figures(features: Features, pairs: Pairs, config: Config) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from darl_opensearch.errors import DarlError, UsageError
 from darl_opensearch.ood import OodLog
 from darl_opensearch.server.app import create_app
 from darl_opensearch.server.config import ServerConfig
+from darl_opensearch.server.protocol import BoundedHttp
 from darl_opensearch.server.service import Service
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,8 @@ def serve(path: Path, config: ServerConfig) -> None:
         server = uvicorn.Server(
             uvicorn.Config(
                 create_app(service),
-                http="httptools",
+                http=BoundedHttp,
+                ws="none",
                 log_config=None,  # the command sets logging up
                 access_log=False,
                 server_header=False,

@@ -65,6 +65,8 @@ def cli(bundle: Path, **settings: Any) -> None:
 
     config = ServerConfig(**settings)
     logging.basicConfig(level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
-    for noisy in ("uvicorn", "opensearch", "urllib3", "asyncio"):
+    for noisy in ("uvicorn", "urllib3", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # Its warnings are tracebacks, one for each attempt while a cluster is away; the shipper says it in one line.
+    logging.getLogger("opensearch").setLevel(logging.ERROR)
     serve(bundle, config)

@@ -115,6 +115,7 @@ def _follow(shipper: Shipper, where: str) -> None:
     import logging
 
     logging.basicConfig(format="darl ship: %(message)s", level=logging.WARNING)
+    logging.getLogger("opensearch").setLevel(logging.ERROR)  # its warnings are tracebacks, one for each attempt
     stop = threading.Event()
 
     def end(*_: Any) -> None:

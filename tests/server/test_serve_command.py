@@ -215,3 +215,16 @@ def test_unreachable_clusters_do_not_keep_it_from_serving(tiny, tmp_path):
         assert process.wait(20) == 0
     assert "Traceback" not in "".join(process.said)
     assert [r["kind"] for r in records(spool)].count("request") == 1
+
+
+def test_a_cluster_that_is_away_is_said_in_one_line(tiny, tmp_path):
+    with serving(tiny, "--ood-log", tmp_path / "ood.sqlite", "--ship-to", "http://127.0.0.1:1") as (client, process):
+        assert client.post("/rerank", json={"query": "q", "documents": TEXTS}).status_code == 200
+        deadline = time.monotonic() + 20
+        while not any("OOD shipper" in line for line in process.said) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(1.5)  # further attempts
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    about = [line for line in process.said if "INFO" not in line]
+    assert len(about) == 1 and "nothing listens there" in about[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 import tempfile
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -212,9 +213,9 @@ def _write(path: Path, text: str, account: Account | None) -> None:
     handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     with open(handle, "w", encoding="utf-8") as file:  # noqa: PTH123  a descriptor, not a path
         file.write(text)
-    os.chmod(name, 0o644)  # noqa: PTH101
-    if account is not None:
-        os.chown(name, account.uid, account.gid)
+        os.fchmod(handle, 0o644)  # not by its name: in a folder of the node's user it may be a link by now
+        if account is not None:
+            os.fchown(handle, account.uid, account.gid)
     Path(name).replace(path)
 
 
@@ -222,14 +223,24 @@ def _link(shipped: Path, target: Path) -> None:
     """Share 440 MB with the other instances where the file system can, else copy."""
     try:
         os.link(shipped, target)  # noqa: PTH200  hardlink_to reads backwards
+    except FileExistsError:
+        raise DarlError(
+            "something else is in the place of a native library",
+            where=str(target),
+            todo="run darl node down --purge, then this again",
+        ) from None
     except OSError:
-        shutil.copy2(shipped, target)
+        with shipped.open("rb") as source, target.open("xb") as copy:  # never through a link that lies there
+            shutil.copyfileobj(source, copy, 1 << 20)
 
 
 def _hand_over(folder: Path, account: Account) -> None:
-    for path in (folder, *folder.rglob("*")):
-        with suppress(FileNotFoundError):
-            status = path.lstat()
-            shared = not path.is_dir() and status.st_nlink > 1  # the distribution's file too: it stays as it is
-            if not shared and status.st_uid != account.uid:
-                os.chown(path, account.uid, account.gid, follow_symlinks=False)
+    """Give a folder and all below it to the node's user, who may be moving things about in it meanwhile."""
+    os.chown(folder, account.uid, account.gid, follow_symlinks=False)
+    for _, folders, files, within in os.fwalk(folder):  # entries by their folder's descriptor: no link leads astray
+        for name in (*folders, *files):
+            with suppress(FileNotFoundError):
+                status = os.stat(name, dir_fd=within, follow_symlinks=False)
+                shared = not stat.S_ISDIR(status.st_mode) and status.st_nlink > 1  # the distribution's file too
+                if not shared and status.st_uid != account.uid:
+                    os.chown(name, account.uid, account.gid, dir_fd=within, follow_symlinks=False)

@@ -19,7 +19,7 @@ import pytest
 from darl_opensearch.errors import DarlError, UsageError
 from darl_opensearch.node import NodeSpec, down, lifecycle, node_possible, process, running_node, status, up
 from darl_opensearch.node.account import Account
-from darl_opensearch.node.instance import CONSOLE, prepare, read_record, write_record
+from darl_opensearch.node.instance import CONSOLE, _hand_over, _link, prepare, read_record, write_record
 from darl_opensearch.node.ports import RANGE, free_port, is_free
 
 
@@ -80,12 +80,38 @@ def test_files_go_to_the_node_user_and_shared_ones_do_not(world, monkeypatch) ->
     up(NodeSpec(port=(port := free_port())))
     down(port)
     handed: list[str] = []
-    monkeypatch.setattr(os, "chown", lambda path, *_, **__: handed.append(str(path)))
+
+    def chown(path, *_, dir_fd=None, **__) -> None:
+        handed.append(str(path) if dir_fd is None else f"{os.readlink(f'/proc/self/fd/{dir_fd}')}/{path}")
+
+    monkeypatch.setattr(os, "chown", chown)
+    monkeypatch.setattr(os, "fchown", lambda *_: None)
     who = Account("other", os.getuid() + 1, os.getgid())
     folder = prepare(world.layout, NodeSpec(port=port), world.manifest, who, 1)
     assert {str(folder / name) for name in ("config", "data", "logs", "tmp", "data/ml_cache")} <= set(handed)
     assert str(folder) not in handed  # the record of the process stays root's
     assert not [path for path in handed if path.endswith(".so")]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_links_of_the_node_user_lead_nowhere(tmp_path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").write_text("not the node's")
+    folder = tmp_path / "data"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "deep" / "own").write_text("the node's")
+    (folder / "folder-link").symlink_to(outside)
+    (folder / "deep" / "file-link").symlink_to(outside / "file")
+    _hand_over(folder, Account("nobody", 65534, 65534))
+    assert {path.lstat().st_uid for path in (folder, *folder.rglob("*"))} == {65534}
+    assert [outside.stat().st_uid, (outside / "file").stat().st_uid] == [0, 0]
+    library = tmp_path / "library.so"
+    library.write_text("shipped")
+    (folder / "library.so").symlink_to(outside / "made-by-root")
+    with pytest.raises(DarlError, match="something else is in the place"):
+        _link(library, folder / "library.so")
+    assert not (outside / "made-by-root").exists()
 
 
 def test_a_node_that_dies_while_starting(world) -> None:

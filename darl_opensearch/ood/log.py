@@ -186,7 +186,7 @@ class OodLog:
                 self._reopen_if_gone()
                 drops = self._unreported()
                 appended = self._spool.append(rows, drops | {"spooled_requests": requests})
-            except DarlError as err:
+            except (DarlError, OSError) as err:  # the second: its folder is gone, or closed to us
                 self._note_failure(err)
                 if last_try:
                     with self._changed:
@@ -219,7 +219,7 @@ class OodLog:
         gone.close()
         logger.warning("OOD log: %s was deleted or replaced while in use; it was opened anew", gone.path)
 
-    def _note_failure(self, err: DarlError) -> None:
+    def _note_failure(self, err: Exception) -> None:
         with self._changed:
             self._counts["write_failures"] += 1
         if not self._failing:  # once per outage, not once per attempt

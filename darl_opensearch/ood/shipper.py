@@ -153,8 +153,10 @@ class Shipper:
         while not stop.is_set():
             try:
                 result = self.ship_once()
-            except DarlError as err:
+            except (DarlError, OSError) as err:
                 self._note_failure(str(err))
+            except Exception as err:  # noqa: BLE001  a proxy may answer anything; what waits must go out afterwards
+                self._note_failure(f"{self.where}: the answer makes no sense ({type(err).__name__}: {err}).")
             else:
                 if not result.kept:
                     self._note_success()

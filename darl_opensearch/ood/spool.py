@@ -168,7 +168,7 @@ class Spool:
         :return: the spool; close it.
         :raises InputError: when it is absent, not a spool, or of another format.
         """
-        file = Path(path)
+        file = Path(path).absolute() if str(path) == ":memory:" else Path(path)  # to SQLite that is no file's name
         if max_bytes is not None and max_bytes < 4096:
             raise InputError(f"a spool of {max_bytes} bytes holds nothing", where=str(file), todo="allow 1 MB or more")
         if not file.is_file():

@@ -228,6 +228,31 @@ def test_a_spool_that_was_deleted_is_made_anew(path, caplog):
     assert "deleted or replaced while in use" in caplog.text
 
 
+def test_a_folder_that_gave_way_to_a_file_is_waited_out(path, monkeypatch, caplog):
+    monkeypatch.setattr(log_module, "RETRY_SECONDS", (0.05, 0.1))
+    with open_log(path) as log:
+        log.offer(request_of(1, [0.99]))
+        assert log.flush()
+        path.parent.rename(path.parent.with_name("elsewhere"))
+        path.parent.write_text("in the way")
+        log.offer(request_of(2, [0.99]))
+        assert not log.flush(1)
+        path.parent.unlink()
+        log.offer(request_of(3, [0.99]))
+        assert log.flush()
+        assert log.counters()["spooled_requests"] == 3
+        assert len(stored_ids(path)) == 4
+    assert caplog.text.count("cannot write") == 1
+
+
+def test_a_file_called_memory_is_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with open_log(":memory:") as log:
+        log.offer(request_of(1, [0.99]))
+        assert log.flush()
+    assert len(stored_ids(":memory:")) == 2
+
+
 def test_nonsense_is_refused_when_opening(path):
     with pytest.raises(InputError, match=r"sample rate 1\.5 is outside"):
         open_log(path, sample_rate=1.5)

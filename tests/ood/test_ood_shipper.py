@@ -179,6 +179,28 @@ def test_run_waits_failures_out_with_one_warning(cluster, path, rows, failure, c
     assert "Records wait in the spool" in lines[0] and "takes records again" in lines[1]
 
 
+@pytest.mark.parametrize("nonsense", ["welcome", "[]", "{}", '{"data_streams": 3}', '{"items": [null]}'])
+def test_run_waits_for_sense_when_something_else_answers(cluster, path, rows, nonsense, monkeypatch, caplog):
+    sensible, left = cluster.answer, [3]
+
+    def answer(*request):
+        left[0] -= 1
+        return (200, {"content-type": "text/plain"}, nonsense) if left[0] >= 0 else sensible(*request)
+
+    monkeypatch.setattr(cluster, "answer", answer)
+    stop = threading.Event()
+    with Shipper(path, cluster.client, poll_seconds=0.01, backoff_seconds=(0.01, 0.05)) as shipper:
+        thread = threading.Thread(target=shipper.run, args=(stop,))
+        thread.start()
+        deadline = time.monotonic() + 10
+        while len(cluster.docs) < len(rows) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        stop.set()
+        thread.join(10)
+    assert len(cluster.docs) == len(rows)
+    assert caplog.text.count("trying again") == 1
+
+
 def test_run_goes_on_after_the_spool_failed(cluster, path, rows, monkeypatch, caplog):
     """A full disk refuses the deletes as well."""
     shipper = Shipper(path, cluster.client, backoff_seconds=(0.01, 0.04), poll_seconds=0.01)

@@ -113,6 +113,22 @@ def ood_shares(pairs: Iterable[PairRecord], sample: Sample) -> dict[tuple[bool, 
     }
 
 
+def alarms(shares: Mapping[tuple[bool, bool], Share], alpha: float) -> list[str]:
+    """Say where the OOD shares are not what the calibration promises.
+
+    :param shares: by (query seen, item seen).
+    :param alpha: false-alarm rate asked for.
+    :return: one clause for each; empty when all is well.
+    """
+    found = []
+    known, new = shares.get((True, True)), shares.get((False, False))
+    if known is not None and known.low is not None and known.low > alpha:
+        found.append(f"known queries with known kinds: share OOD {known.value:.3f} is above alpha {alpha}")
+    if new is not None and new.low is not None and new.low <= 3 * alpha:
+        found.append(f"new queries with new kinds: share OOD {new.value:.3f} is not clearly above 3 x alpha {alpha}")
+    return found
+
+
 def failures(
     runs: Sequence[RouteRun], first: str, overall: Mapping[str, Mapping[str, Any]], logged: int, expected: int
 ) -> list[str]:

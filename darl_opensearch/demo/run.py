@@ -14,7 +14,7 @@ from typing import Any
 
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.demo import backends, report
-from darl_opensearch.demo.measure import RouteRun, dcg, failures, ood_shares
+from darl_opensearch.demo.measure import RouteRun, alarms, dcg, failures, ood_shares
 from darl_opensearch.demo.sample import Sample, TestQuery, read_sample
 from darl_opensearch.errors import load
 from darl_opensearch.jsonl import read_jsonl
@@ -166,6 +166,7 @@ def _result(
         examples = [_example(query, runs, sample, bundle, scorer) for query in _choose(runs, sample, pairs, gains)]
     scored = len(pairs) if embedded else _scored(runs, sample, pairs)
     broken = failures(runs[1:], runs[0].name, by_slice["all kinds"], len(pairs), scored)
+    broken += alarms(shares, alpha)
     figures = {
         "embedded": embedded,
         "model": {"name": bundle.card.name, "version": bundle.card.version, "sha256": bundle.identity},

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from darl_opensearch.check import run_pairs
 from darl_opensearch.graph_contract import IR_VERSION
@@ -56,7 +57,7 @@ def quantise(source: Path, target: Path) -> None:
 
 def refit_calibration(
     graph: Path, tokenizer: Any, pairs: list[tuple[str, str]], columns: Columns, old: ConformalCalibration, alpha: float
-) -> ConformalCalibration:
+) -> Tensor:
     """Calibrate the int8 graph on its own distances.
 
     :param graph: the int8 graph, changed in place.
@@ -65,11 +66,12 @@ def refit_calibration(
     :param columns: layout of the output.
     :param old: the calibration that is in the graph now.
     :param alpha: false-alarm rate.
-    :return: the new calibration.
+    :return: ``[n]`` the graph's raw distances of the calibration pairs.
     """
     scaled: NDArray[np.float32] = run_pairs(graph, tokenizer, pairs)[:, columns.ood_distance]
     distances = torch.from_numpy(scaled.astype(np.float64)) * float(old.spread) + float(old.median)
-    new = ConformalCalibration.fit(distances.float(), alpha)
+    distances = distances.float()
+    new = ConformalCalibration.fit(distances, alpha)
     set_initialisers(
         graph,
         {
@@ -78,4 +80,4 @@ def refit_calibration(
             "ood_spread": new.spread.numpy().reshape(1),
         },
     )
-    return new
+    return distances

@@ -24,11 +24,11 @@ from trainer.export.card import model_card
 from trainer.export.graph import ContractModule, export_graphs
 from trainer.export.int8 import quantise, refit_calibration
 from trainer.stages.data import Pairs, RunData, read_data
+from trainer.stages.ood_stage import two_fold_alarms
 from trainer.stages.plan import CHECKPOINT, Trained
 
 PROBE_PAIRS = 48
 REFERENCE_ROWS = 512
-MAX_CALIBRATION = 4096
 Report = Callable[[str], object]
 
 
@@ -120,7 +120,7 @@ def _texts(data: RunData) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]
         (calibration[0][0], "an item far too long " * 200),
     ]
     spread = [rows[:: max(1, len(rows) // 22)][:22] for rows in (calibration, judged)]
-    return calibration[:MAX_CALIBRATION], (awkward + spread[0] + spread[1])[:PROBE_PAIRS]
+    return calibration, (awkward + spread[0] + spread[1])[:PROBE_PAIRS]
 
 
 @torch.no_grad()
@@ -150,7 +150,8 @@ def _int8_report(trained: Trained, data: RunData, work: Path, calibration: list[
     config, tokenizer = trained.config, trained.model.tokenizer()
     columns = Columns(config.grades.scale.k)
     graph = work / files.MODEL_INT8
-    refit_calibration(graph, tokenizer, calibration, columns, trained.ood.calibration, config.ood.alpha)
+    distances = refit_calibration(graph, tokenizer, calibration, columns, trained.ood.calibration, config.ood.alpha)
+    alarms = two_fold_alarms(distances, data.unjudged(data.traffic), config.ood.alpha)
     dev = data.judged(data.dev)
     texts = [(dev.queries[q], dev.items[i]) for q, i in dev.index.tolist()]
     _, gain, query_index = dev.numpy(config.grades.scale.gains)
@@ -166,6 +167,7 @@ def _int8_report(trained: Trained, data: RunData, work: Path, calibration: list[
         f"dev_ndcg@{cutoff}": {"fp32": round(ndcg[files.MODEL], 5), "int8": round(ndcg[files.MODEL_INT8], 5)},
         "score_difference": {"mean": round(float(difference.mean()), 5), "max": round(float(difference.max()), 5)},
         "dev_share_ood": {"fp32": round(float(flags[0].mean()), 4), "int8": round(float(flags[1].mean()), 4)},
+        "false_alarms_unseen_items": {"fp32": trained.ood.report["false_alarms_unseen_items"], "int8": alarms},
         "ood_agreement": round(float((flags[0] == flags[1]).mean()), 4),
         "batch": "one pair a pass: dynamic int8 takes one activation scale a batch",
     }

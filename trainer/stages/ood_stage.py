@@ -64,7 +64,7 @@ def fit_ood(features: Features, config: Ood, data: RunData) -> FittedOod:
         "alpha": config.alpha,
         "calibration_pairs": len(distances),
         "calibration_queries": len(data.traffic),
-        "false_alarms_unseen_items": _two_fold(distances, traffic, config.alpha),
+        "false_alarms_unseen_items": two_fold_alarms(distances, traffic, config.alpha),
         "false_alarms_seen_items": _share(_flagged(calibration, known, config.alpha), familiar),
     }
     return FittedOod(detector, calibration, config.features, report)
@@ -77,8 +77,14 @@ def _distances(features: Features, detector: Any, space: str, pairs: Pairs) -> T
     return distances
 
 
-def _two_fold(distances: Tensor, pairs: Pairs, alpha: float) -> dict[str, Any] | None:
-    """False alarms on traffic: each half of the queries judged by the other half's calibration."""
+def two_fold_alarms(distances: Tensor, pairs: Pairs, alpha: float) -> dict[str, Any] | None:
+    """False alarms on traffic: each half of the queries judged by the other half's calibration.
+
+    :param distances: ``[n]`` of the traffic pairs.
+    :param pairs: the traffic.
+    :param alpha: false-alarm rate asked for.
+    :return: share with its interval by query, or None where the halves are too small for alpha.
+    """
     half = pairs.query_index % 2 == 0
     flagged = torch.zeros(len(distances), dtype=torch.bool)
     for test in (half, ~half):

@@ -1,0 +1,1 @@
+"""What the OOD columns are worth."""

@@ -82,7 +82,7 @@ def test_files_go_to_the_node_user_and_shared_ones_do_not(world, monkeypatch) ->
     handed: list[str] = []
 
     def chown(path, *_, dir_fd=None, **__) -> None:
-        handed.append(str(path) if dir_fd is None else f"{os.readlink(f'/proc/self/fd/{dir_fd}')}/{path}")
+        handed.append(str(path) if dir_fd is None else str(Path(f"/proc/self/fd/{dir_fd}").readlink() / path))
 
     monkeypatch.setattr(os, "chown", chown)
     monkeypatch.setattr(os, "fchown", lambda *_: None)

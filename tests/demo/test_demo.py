@@ -14,11 +14,12 @@ from darl_opensearch import demo
 from darl_opensearch.cli.demo import cli
 from darl_opensearch.demo import DemoOptions, run_demo
 from darl_opensearch.demo import run as steps
-from darl_opensearch.demo.measure import RouteRun, failures, ood_shares, quality
+from darl_opensearch.demo.measure import RouteRun, alarms, failures, ood_shares, quality
 from darl_opensearch.demo.run import DemoResult
 from darl_opensearch.demo.sample import TestQuery as Query
 from darl_opensearch.demo.sample import read_sample
 from darl_opensearch.errors import DarlError
+from darl_opensearch.monitor import Share
 from darl_opensearch.node import NodePossible
 from darl_opensearch.ood.record import PairRecord, records_of
 
@@ -145,3 +146,14 @@ def test_the_command_fails_when_the_demo_does(monkeypatch, tmp_path, found):
     else:
         assert result.exit_code == 0
     assert "Where to look next:" in result.stdout
+
+
+def test_ood_shares_that_break_their_promise_fail_the_demo():
+    alpha = 0.05
+    good = {(True, True): Share(0.047, 0.028, 0.078, 100, 9), (False, False): Share(0.58, 0.45, 0.69, 100, 9)}
+    assert alarms(good, alpha) == []
+    [above] = alarms(good | {(True, True): Share(0.09, 0.06, 0.12, 100, 9)}, alpha)
+    assert "above alpha" in above
+    [near] = alarms(good | {(False, False): Share(0.3, 0.15, 0.5, 100, 9)}, alpha)
+    assert "not clearly above" in near
+    assert alarms({}, alpha) == []

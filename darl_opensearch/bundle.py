@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 FORMAT = 1
+MOST_TOKENS = 1 << 20  # no sequence is that long; a cap beyond it is damage
 CARD, MODEL, MODEL_INT8, FEATURES = "darl.json", "model.onnx", "model_int8.onnx", "features.onnx"
 TOKENIZER, README, ZIP, CHECKPOINT = "tokenizer.json", "README.md", "opensearch.zip", "checkpoint"
 CALIBRATION, REFERENCE = "ood/calibration.npy", "ood/reference.npy"
@@ -90,8 +92,17 @@ class Card:
     graphs: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse names that could not be a file, an index suffix or a pipeline name."""
+        """Refuse names that could not be a file, an index suffix or a pipeline name, and caps that hold nothing."""
         check_name(self.name, self.version)
+        for name, cap in (("query_cap", self.query_cap), ("item_cap", self.item_cap)):
+            if not isinstance(cap, int) or not 0 < cap < MOST_TOKENS:
+                raise InputError(f"{name} {cap!r} is not a number of tokens", todo="give at least 1")
+        if not isinstance(self.ood.alpha, float) or not 0 < self.ood.alpha < 1:
+            raise InputError(f"alpha {self.ood.alpha!r} is outside 0..1", todo="give a rate such as 0.05")
+        if not all(isinstance(text, str) for text in (*self.scale.names, *self.template.fields)):
+            raise InputError("a grade or a field of the template has a name that is not text", todo="quote it")
+        if not isinstance(self.template.separator, str):
+            raise InputError("the template's separator is not text", todo="quote it")
 
     @property
     def columns(self) -> Columns:
@@ -133,7 +144,7 @@ class Card:
             return cls(**values)
         except InputError as err:
             raise BundleError(err.what, where=where, todo="export the model again") from err
-        except (KeyError, TypeError, AttributeError, ValueError) as err:
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as err:
             raise BundleError(f"the card is incomplete ({err})", where=where, todo="export the model again") from err
 
 
@@ -166,6 +177,8 @@ class Bundle:
         try:
             data = json.loads(card_path.read_text(encoding="utf-8"))
             found, digests = data["format"], dict(data.get("files") or {})
+        except RecursionError as err:
+            raise BundleError("nested too deep", where=str(card_path), todo="export the model again") from err
         except (ValueError, KeyError, TypeError) as err:
             raise BundleError(
                 f"not a bundle card ({err})", where=str(card_path), todo="export the model again"
@@ -176,6 +189,7 @@ class Bundle:
                 where=str(folder),
                 todo="upgrade darl-opensearch, or export the model again",
             )
+        _check_files(digests, str(card_path))
         for name in REQUIRED:
             if name not in digests or not (folder / name).is_file():
                 raise BundleError(f"{name} is missing", where=str(folder), todo="export the model again")
@@ -208,7 +222,14 @@ class Bundle:
         """The pair tokenizer, cut at :attr:`Card.max_length`, without padding."""
         from tokenizers import Tokenizer
 
-        return Tokenizer.from_file(str(self.path / TOKENIZER))
+        try:
+            return Tokenizer.from_file(str(self.path / TOKENIZER))
+        except Exception as err:  # the tokenizers library raises plain Exception
+            raise BundleError(
+                f"cannot be read ({err})",
+                where=str(self.path / TOKENIZER),
+                todo="run darl check on the bundle",
+            ) from err
 
     @cached_property
     def renderer(self) -> ItemRenderer:
@@ -244,6 +265,17 @@ class Bundle:
         return self.digests[ZIP]
 
 
+def _check_files(digests: Mapping[str, Any], where: str) -> None:
+    """Refuse a card that would have files outside of the bundle read."""
+    for name, digest in digests.items():
+        if not isinstance(digest, str) or name.startswith("/") or ".." in name.split("/") or "\0" in name:
+            raise BundleError(
+                f"the card names {name!r}, which is no file of a bundle",
+                where=where,
+                todo="export the model again, and ask where this one comes from",
+            )
+
+
 @contextlib.contextmanager
 def writing(path: str | os.PathLike[str], card: Card) -> Iterator[Path]:
     """Write a bundle: fill the folder you are given; digests, zip and rename are done on leaving.
@@ -253,13 +285,15 @@ def writing(path: str | os.PathLike[str], card: Card) -> Iterator[Path]:
     :yields: a temporary sibling folder to write the files into.
     :raises BundleError: when a required file was not written, or ``path`` holds something else.
     """
-    target = Path(path)
+    target = Path(os.path.abspath(path))  # noqa: PTH100  "." has no name to put a sibling beside; links stay
     if target.exists() and any(target.iterdir()) and not (target / CARD).is_file():
         raise BundleError("the folder holds something that is not a bundle", where=str(target), todo="name another")
-    work = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    shutil.rmtree(work, ignore_errors=True)
-    (work / "ood").mkdir(parents=True)
+    # A name that nobody can guess, and never one that is there: in a shared folder it could be somebody's link.
+    work = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work.mkdir()
     try:
+        (work / "ood").mkdir()
         yield work
         write_opensearch_zip(work)
         for name in REQUIRED:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+import zlib
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,11 @@ def check_bundle(path: Path) -> Iterator[Finding]:
     yield from tokenizer
     try:
         calibration = bundle.calibration()
-    except (ValueError, EOFError) as err:
+    except (ValueError, EOFError, MemoryError) as err:
         yield Finding("calibration", False, f"{CALIBRATION} cannot be read ({err})")
+        return
+    if calibration.ndim != 1 or not np.isfinite(calibration).all():
+        yield Finding("calibration", False, f"{CALIBRATION} has shape {calibration.shape}; must be finite distances")
         return
     enough = len(calibration) + 1 >= 1 / bundle.card.ood.alpha
     yield Finding("calibration", enough, f"{len(calibration)} distances for alpha {bundle.card.ood.alpha}")
@@ -97,10 +101,13 @@ def _check_zip(bundle: Bundle) -> Finding:
                 wrong = f"it holds {', '.join(archive.namelist())}"
             else:
                 for name in (MODEL, TOKENIZER):
+                    if archive.getinfo(name).file_size != (bundle.path / name).stat().st_size:
+                        wrong = f"its {name} is another one"  # said before unpacking what may have no end
+                        break
                     with archive.open(name) as packed:
                         if hashlib.file_digest(packed, "sha256").hexdigest() != bundle.digests[name]:  # type: ignore[arg-type]
                             wrong = f"its {name} is another one"
-    except (zipfile.BadZipFile, OSError) as err:
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError) as err:  # the last: encrypted, or unknown
         wrong = f"it cannot be read ({err})"
     must = f"must hold this bundle's {MODEL} and {TOKENIZER}"
     return Finding(ZIP, wrong is None, f"{wrong}; {must}" if wrong else "what ML Commons takes is what is checked here")
@@ -110,8 +117,8 @@ def _check_tokenizer(bundle: Bundle) -> Iterator[Finding]:
     """The pair template, the truncation and the absence of padding are read by ML Commons as well."""
     try:
         tokenizer = bundle.tokenizer
-    except Exception as err:  # noqa: BLE001  the tokenizers library raises plain Exception
-        yield Finding("tokenizer", False, f"cannot be read ({err})")
+    except BundleError as err:
+        yield Finding("tokenizer", False, err.what)
         return
     card, pair = bundle.card, tokenizer.encode("a", "b")
     switch = pair.type_ids.index(1) if 1 in pair.type_ids else 0

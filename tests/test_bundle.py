@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import zipfile
 from dataclasses import replace
@@ -115,6 +116,50 @@ def test_what_is_no_card(copy, text):
     assert "not a bundle card" in refused(copy)
 
 
+def test_a_card_that_is_nested_without_end(copy):
+    (copy / files.CARD).write_text('{"format": 1, "a": ' + "[" * 100_000 + "]" * 100_000 + "}")
+    assert "nested too deep" in refused(copy)
+
+
+@pytest.mark.parametrize("name", ["../secret", "ood/../../secret", "/etc/passwd", "..", "a\0b"])
+@pytest.mark.parametrize("verify", [True, False])
+def test_files_outside_the_folder_are_not_read(copy, name, verify):
+    (copy.parent / "secret").write_text("s")
+    card = json.loads((copy / files.CARD).read_text())
+    change_card(copy, files=card["files"] | {name: "0" * 64})
+    text = refused(copy, verify=verify)
+    assert "which is no file of a bundle" in text and "SHA-256" not in text
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"files": {"model.onnx": 5}}, "which is no file of a bundle"),
+        ({"query_cap": "x"}, "query_cap 'x' is not a number of tokens"),
+        ({"item_cap": -5}, "item_cap -5 is not a number of tokens"),
+        ({"item_cap": 10**30}, "is not a number of tokens"),
+        ({"ood": {"alpha": "x"}}, "alpha 'x' is outside 0..1"),
+        ({"ood": {"alpha": float("nan")}}, "alpha nan is outside 0..1"),
+        ({"template": {"separator": 3}}, "separator is not text"),
+        ({"grades": [{"name": 1, "gain": 0}, {"name": "b", "gain": 1}]}, "a name that is not text"),
+        ({"grades": [{"name": "a", "gain": 0}, {"name": "b", "gain": 10**400}]}, "the card is incomplete"),
+    ],
+)
+def test_values_that_would_fail_later(copy, values, message):
+    card = json.loads((copy / files.CARD).read_text())
+    for key in ("ood", "template"):
+        if key in values:
+            values = values | {key: card[key] | values[key]}
+    change_card(copy, **values)
+    assert message in refused(copy)
+
+
+def test_a_tokenizer_that_is_none(copy):
+    (copy / files.TOKENIZER).write_text("{}")
+    with pytest.raises(BundleError, match=r"tokenizer\.json: cannot be read"):
+        _ = Bundle.open(copy, verify=False).tokenizer
+
+
 def test_no_bundle(tmp_path):
     assert "there is no bundle here. Darl export makes one" in refused(tmp_path)
     assert "there is no bundle here" in refused(tmp_path / "nowhere")
@@ -179,6 +224,24 @@ def test_a_bundle_without_a_required_file_is_not_written(tiny, tmp_path, name):
         fill(tiny, work)
         (work / name).unlink()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bundle_is_written_where_one_stands(tiny, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with writing(".", tiny.card) as work:
+        fill(tiny, work)
+    assert Bundle.open(tmp_path / "here").identity == tiny.identity
+
+
+def test_nothing_is_written_through_what_lies_in_a_shared_folder(tiny, tmp_path):
+    (tmp_path / "theirs").mkdir()
+    for name in (f".new.{os.getpid()}.tmp", f".new.{os.getpid()}.old"):
+        (tmp_path / name).symlink_to(tmp_path / "theirs")
+    with writing(tmp_path / "new", tiny.card) as work:
+        fill(tiny, work)
+    assert list((tmp_path / "theirs").iterdir()) == []
+    assert Bundle.open(tmp_path / "new").identity == tiny.identity
 
 
 def test_a_folder_of_something_else_is_not_replaced(tiny, tmp_path):

@@ -179,6 +179,12 @@ def test_a_changed_tokenizer_is_found(small, tmp_path, darl, name):
     refused(darl, correct_digests(folder), wanted)
 
 
+def npy(shape):
+    """The head of a .npy file that promises what need not be there."""
+    text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
+
+
 def test_other_changed_files_are_found(small, tmp_path, darl):
     def changed(name, data):
         folder = copy_bundle(small[1], tmp_path / f"b{len(list(tmp_path.iterdir()))}")
@@ -192,9 +198,30 @@ def test_other_changed_files_are_found(small, tmp_path, darl):
     refused(darl, changed("tokenizer.json", b"{}"), "tokenizer: cannot be read")
     refused(darl, changed("opensearch.zip", b"PK"), "opensearch.zip: it cannot be read")
     refused(darl, changed("ood/calibration.npy", b"\x93NUMPY"), "calibration: ")
+    refused(darl, changed("ood/calibration.npy", npy("(10000000000000,)")), "calibration: ")
+    refused(darl, changed("ood/calibration.npy", npy("()") + bytes(4)), "calibration: ")
+    refused(darl, changed("ood/calibration.npy", npy("(1,)") + b"\0\0\xc0\x7f"), "calibration: ")
     folder = copy_bundle(small[1], tmp_path / "few")
     np.save(folder / "ood/calibration.npy", np.ones(9, np.float32))
     refused(darl, correct_digests(folder), "calibration: 9 distances for alpha 0.05")
+
+
+@pytest.mark.parametrize("oddity", ["encrypted", "unknown method", "longer", "damaged"])
+def test_an_odd_zip_is_found(small, tmp_path, darl, oddity):
+    folder = copy_bundle(small[1], tmp_path / "changed")
+    with zipfile.ZipFile(folder / "opensearch.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("model.onnx", "tokenizer.json"):
+            archive.writestr(name, (folder / name).read_bytes() + bytes(1 << 20 if oddity == "longer" else 0))
+    data = bytearray((folder / "opensearch.zip").read_bytes())
+    if oddity == "damaged":
+        data[100:200] = bytes(100)
+    entry = data.find(b"PK\x01\x02")
+    while entry >= 0 and oddity in ("encrypted", "unknown method"):
+        offset, value = (8, 1) if oddity == "encrypted" else (10, 99)
+        data[entry + offset] = value
+        entry = data.find(b"PK\x01\x02", entry + 4)
+    (folder / "opensearch.zip").write_bytes(data)
+    refused(darl, correct_digests(folder), "opensearch.zip: it")
 
 
 def test_int8_that_is_another_model_is_found(small, tmp_path, darl):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from darl_opensearch.errors import ClusterError, UsageError
 
@@ -45,7 +46,9 @@ class ClusterOptions:
         except ValueError:
             usable = False
         if not usable:
-            raise UsageError(f"{self.url!r} is not the URL of a cluster", todo=f"write it like {DEFAULT_URL}")
+            raise UsageError(
+                f"{without_secrets(self.url)!r} is not the URL of a cluster", todo=f"write it like {DEFAULT_URL}"
+            )
         if "@" in parts.netloc:
             raise UsageError(
                 "the URL holds a user or a password",
@@ -65,8 +68,10 @@ def without_secrets(url: str) -> str:
     :param url: a URL.
     :return: the same without them.
     """
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    # By hand: what holds a secret may be no URL that a parser would take apart as its writer meant it.
+    before, _, host = url.rpartition("@")
+    scheme, mark, _ = before.partition("://")
+    return f"{scheme}{mark}{host}" if mark else host
 
 
 def connect(options: ClusterOptions, **settings: Any) -> OpenSearch:
@@ -87,7 +92,8 @@ def connect(options: ClusterOptions, **settings: Any) -> OpenSearch:
         elif options.ca_certs:
             settings["ca_certs"] = str(options.ca_certs)
     if options.user and options.password:
-        settings["http_auth"] = (options.user, options.password)
+        secret = base64.b64encode(f"{options.user}:{options.password}".encode())  # OpenSearch reads it as UTF-8
+        settings["headers"] = {"authorization": f"Basic {secret.decode()}"} | settings.get("headers", {})
     return OpenSearch(hosts=[options.url], timeout=options.timeout, max_retries=0, **settings)
 
 

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.cluster.calls import Cluster, path
 from darl_opensearch.cluster.config_files import render
+from darl_opensearch.cluster.connect import without_secrets
 from darl_opensearch.cluster.models import PENDING_ID as PENDING_MODEL
 from darl_opensearch.cluster.models import FoundModel, connector_name, describe, wait_for
 from darl_opensearch.errors import UsageError
@@ -38,12 +39,12 @@ class ScorerAddress:
         """Refuse what ML Commons could not call."""
         try:
             parts = urlsplit(self.url)
-            usable = parts.scheme in ("http", "https") and bool(parts.hostname) and "@" not in parts.netloc
+            usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
         except ValueError:
             usable = False
-        if not usable or not parts.path.strip("/"):
+        if not usable or "@" in parts.netloc or not parts.path.strip("/"):
             raise UsageError(
-                f"{self.url!r} is not the address of a rerank route",
+                f"{without_secrets(self.url)!r} is not the address of a rerank route",
                 todo="write it like http://127.0.0.1:8091/v1/rerank",
             )
 

@@ -7,7 +7,7 @@ import socket
 import pytest
 from cluster_support import guarded_proxy, run_darl, serving, stub_cluster
 
-from darl_opensearch.cluster import Cluster, ClusterOptions, RegisterOptions, register
+from darl_opensearch.cluster import Cluster, ClusterOptions, RegisterOptions, ScorerAddress, register
 from darl_opensearch.cluster.connect import calling, connect, without_secrets
 from darl_opensearch.errors import ClusterError, UsageError
 
@@ -90,6 +90,29 @@ def test_secrets_are_never_shown():
     assert "s3cret" not in str(err.value)
     with pytest.raises(UsageError, match="user 'ann' but no password"):
         ClusterOptions("http://h:1", "ann")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "htps://ann:s3cret@h:1",
+        "http://ann:s3cret@h:99999",
+        "http://ann:s3/cret@h:1",
+        "ann:s3cret@h",
+        "http://a:s3@cret@",
+    ],
+)
+def test_secrets_are_not_shown_where_the_url_is_none(url):
+    for make in (ClusterOptions, ScorerAddress):
+        with pytest.raises(UsageError) as err:
+            make(url)
+        assert "s3" not in str(err.value)
+
+
+def test_a_password_of_any_letters():
+    with serving(stub_cluster({("GET", "/"): OPENSEARCH})) as node:
+        with serving(guarded_proxy(node, "jürgen", "päss€:wörd")) as url:
+            assert identify(url, user="jürgen", password="päss€:wörd").name == "c"
 
 
 def test_other_exceptions_pass():

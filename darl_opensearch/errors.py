@@ -30,7 +30,7 @@ class DarlError(Exception):
         text = text.rstrip(".")
         if self.todo:
             text = f"{text}. {self.todo[:1].upper()}{self.todo[1:]}".rstrip(".")
-        return " ".join((text if text.endswith("?") else f"{text}.").split())
+        return one_line(text if text.endswith("?") else f"{text}.")
 
 
 class UsageError(DarlError):
@@ -59,6 +59,15 @@ class GateRefused(DarlError):
     """A check ran to its end and said no."""
 
     exit_code = EXIT_REFUSED
+
+
+def one_line(text: str) -> str:
+    """Make text from anywhere fit to print: one line, and nothing in it that a terminal would obey.
+
+    :param text: any text.
+    :return: its words with single blanks, U+FFFD in place of what cannot be printed.
+    """
+    return "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text.split()))
 
 
 def load(module: str, extra: str) -> ModuleType:

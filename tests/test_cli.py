@@ -134,6 +134,12 @@ def raising(monkeypatch):
         (KeyboardInterrupt(), 130, "darl: interrupted; run the same command again to go on."),
         (FileNotFoundError(2, "No such file or directory", "x.json"), 1, "darl: x.json: No such file or directory."),
         (PermissionError("no"), 1, "darl: system: no."),
+        (DarlError("said \x1b]0;x\x07\ud800", where="a\tb"), 1, "darl: a b: said \ufffd]0;x\ufffd\ufffd."),
+        (
+            UnicodeEncodeError("utf-8", "s3cret\udcff", 6, 7, "surrogates not allowed"),
+            1,
+            "darl: an argument or a variable holds a character that utf-8 has not. Write it in UTF-8.",
+        ),
     ],
 )
 def test_an_error_is_one_line_and_a_code(capsys, raising, error, code, line):
@@ -206,3 +212,12 @@ def test_exit_codes_are_a_table():
     assert codes.pop("DarlError") == codes.pop("InputError") == 1
     assert codes.pop("UsageError") == 2 and codes.pop("GateRefused") == 3
     assert set(codes.values()) == {1}
+
+
+def test_a_found_text_says_nothing_to_the_terminal():
+    from darl_opensearch.cli.search import _table
+    from darl_opensearch.search import RankedHit, SearchOutcome
+
+    hit = RankedHit(1, "a", {"darl_text": "Bike \x1b[31mtheft\u202e"}, 1.0)
+    shown = _table(SearchOutcome("q", None, None, (hit,), False, 1.0, 1, "local", 0.05), {})
+    assert "Bike \ufffd[31mtheft\ufffd" in shown

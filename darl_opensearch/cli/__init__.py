@@ -93,6 +93,12 @@ def main() -> NoReturn:
     except BrokenPipeError:
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123  the reader left; say nothing at exit either
         sys.exit(EXIT_FAILED)
+    except UnicodeEncodeError as err:
+        if os.environ.get("DARL_TRACEBACK"):
+            raise
+        text = f"an argument or a variable holds a character that {err.encoding} has not. Write it in UTF-8."
+        click.echo(f"darl: {text}", err=True)  # not which one: it may be a password
+        sys.exit(EXIT_FAILED)
     except OSError as err:
         if os.environ.get("DARL_TRACEBACK"):
             raise

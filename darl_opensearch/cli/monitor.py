@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import sys
@@ -24,12 +25,14 @@ def _since(ctx: click.Context, param: click.Parameter, value: str | None) -> dat
     if value is None:
         return None
     if span := re.fullmatch(r"(\d{1,6})([mhdw])", value):
-        return datetime.now(UTC) - timedelta(**{_UNITS[span[2]]: int(span[1])})
+        with contextlib.suppress(OverflowError):  # before the first year: that is from the beginning
+            return datetime.now(UTC) - timedelta(**{_UNITS[span[2]]: int(span[1])})
+        return None
     from darl_opensearch.ood.record import parse_timestamp
 
     try:
         return parse_timestamp(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         message = f"{value!r} is neither a span (30m, 12h, 7d, 4w) nor a date (2026-03-01)."
         raise click.BadParameter(message, ctx, param) from None
 

@@ -11,6 +11,7 @@ import click
 
 from darl_opensearch.cli.cluster_options import cluster_options
 from darl_opensearch.cli.output import emit, json_option, note
+from darl_opensearch.errors import one_line
 
 if TYPE_CHECKING:
     from darl_opensearch.bundle import Card
@@ -137,7 +138,7 @@ def _table(outcome: SearchOutcome, before: dict[str, int]) -> str:
         was = before.get(hit.id)
         score = "" if hit.score is None else f"{hit.score:.3f}"
         mark = "" if hit.ood_score is None else f"{hit.ood_score:.2f}" + ("!" if hit.is_ood else " ")
-        text = str(hit.source.get("darl_text") or hit.id)
+        text = one_line(str(hit.source.get("darl_text") or hit.id)[:1000])
         text = text if len(text) <= WIDEST_TEXT else text[: WIDEST_TEXT - 1] + "…"
         place, grade = "-" if was is None else was, hit.grade_name or ""
         lines.append(f"{hit.position:>3}  {place:>6}  {score:>6}  {grade:<14}  {mark:<5} {text}")

@@ -12,7 +12,7 @@ import click
 
 from darl_opensearch.cli.cluster_options import cluster_options
 from darl_opensearch.cli.output import emit, json_option, note, progress
-from darl_opensearch.errors import ClusterError
+from darl_opensearch.errors import ClusterError, one_line
 
 if TYPE_CHECKING:
     from darl_opensearch.cluster.connect import ClusterOptions
@@ -134,6 +134,6 @@ def _print_dead_letters(spool: Spool, as_json: bool) -> None:
         {"record_id": d.record_id, "reason": d.reason, "failed_at": d.failed_at, "record": json.loads(d.body)}
         for d in letters
     ]
-    lines = [f"{d.failed_at}  {d.record_id}  {d.reason}" for d in letters]
+    lines = [f"{d.failed_at}  {d.record_id}  {one_line(d.reason)}" for d in letters]
     text = "\n".join([*lines, f"{count:,} records were refused for good; the newest {len(letters)} are shown"])
     emit({"count": count, "dead_letters": rows}, as_json=as_json, text=text)

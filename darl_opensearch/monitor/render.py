@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from darl_opensearch.errors import one_line
 from darl_opensearch.monitor.report import ModelReport, MonitorReport
 from darl_opensearch.monitor.statistics import Share
 
@@ -140,6 +141,5 @@ def _percent(value: float) -> str:
 
 
 def _shorten(text: str, limit: int = 60) -> str:
-    # A query may hold what a terminal would obey.
-    line = "".join(c if c.isprintable() else "�" for c in " ".join(text.split()))
+    line = one_line(text)
     return line if len(line) <= limit else line[: limit - 1] + "…"

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 from darl_opensearch.cluster.connect import calling
-from darl_opensearch.errors import ClusterError
+from darl_opensearch.errors import ClusterError, UsageError
 from darl_opensearch.ood.record import (
     Kind,
     PairRecord,
@@ -146,6 +146,8 @@ class StreamStore:
         where: str = "the cluster",
         page_records: int = PAGE_RECORDS,
     ) -> None:
+        if not stream:
+            raise UsageError("the name of the data stream is empty", todo=f"leave --stream out for {STREAM}")
         self._client, self._stream, self._url = client, stream, where
         self._page_records = page_records
 

@@ -5,16 +5,18 @@ Sent to a cluster without the template, records would make a plain index with gu
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from darl_opensearch.cluster.config_files import render
-from darl_opensearch.errors import ClusterError
+from darl_opensearch.errors import ClusterError, UsageError
 
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
 
 STREAM = "darl-ood"
 TEMPLATE_FILE = "ood_index_template.json"
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,200}")  # never a wildcard, a list, or a system name
 
 
 def template(stream: str = STREAM) -> dict[str, Any]:
@@ -36,6 +38,8 @@ def ensure_stream(client: OpenSearch, stream: str = STREAM) -> bool:
     """
     from opensearchpy.exceptions import RequestError
 
+    if not _NAME.fullmatch(stream):
+        raise UsageError(f"stream name {stream!r} is not usable", todo="use a-z, 0-9, '.', '_', '-'")
     if stream_exists(client, stream):
         return False
     if client.indices.exists(index=stream):

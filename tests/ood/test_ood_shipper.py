@@ -16,8 +16,8 @@ from opensearchpy.exceptions import ConnectionError as NoConnection
 
 from darl_opensearch.cli.ship import cli as ship
 from darl_opensearch.cluster.connect import ClusterOptions, connect
-from darl_opensearch.errors import ClusterError, InputError
-from darl_opensearch.ood import Shipper
+from darl_opensearch.errors import ClusterError, InputError, UsageError
+from darl_opensearch.ood import Shipper, StreamStore
 from darl_opensearch.ood.spool import Spool, SpoolError
 
 
@@ -274,3 +274,22 @@ def test_darl_ship_reports_and_exits_1_when_the_cluster_takes_no_more(cluster, p
     assert "2 records written; 0 left in the spool" in result.stdout
     assert "1 dead letters are back in line" in result.stderr
     assert len(cluster.docs) == len(rows)
+
+
+@pytest.mark.parametrize("stream", ["", "*", "a*", "a,b", "../x", "_all", "Upper", "\udcff"])
+def test_a_stream_name_that_is_none_is_wrong_usage(cluster, path, rows, stream):
+    with Shipper(path, cluster.client, stream=stream) as shipper, pytest.raises(UsageError, match="is not usable"):
+        shipper.ship_all()
+    assert cluster.requests == []
+
+
+def test_an_empty_stream_name_cannot_be_read(cluster):
+    with pytest.raises(UsageError, match="name of the data stream is empty"):
+        StreamStore(cluster.client, stream="")
+
+
+def test_dead_letters_say_nothing_to_the_terminal(path, rows):
+    with Spool.open(path) as spool:
+        spool.settle(dead={row.seq: "400: \x1b]0;owned\x07" for row in spool.take(limit=1)})
+    said = CliRunner().invoke(ship, ["--spool", str(path), "--dead-letters"]).stdout
+    assert "owned" in said and "\x1b" not in said

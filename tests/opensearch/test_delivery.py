@@ -26,7 +26,7 @@ from opensearchpy.helpers import scan
 from support import ITEMS, QUERIES, TEMPLATE, tiny_bundle
 
 from darl_opensearch.cluster.connect import ClusterOptions, connect
-from darl_opensearch.node import NodeSpec, down, node_possible, running_node, up
+from darl_opensearch.node import NodeSpec, down, node_possible, running_node, status, up
 from darl_opensearch.ood.spool import Spool
 from darl_opensearch.ood.stream import STREAM, ensure_stream
 
@@ -304,10 +304,11 @@ def test_a_node_that_goes_away_under_load(own_node, tmp_path, how):
         with under_load(made):
             time.sleep(2)
             if how == "paused":
-                os.killpg(own_node.pid, signal.SIGSTOP)
+                pid = status(own_node.port).pid  # another one since it was stopped and started
+                os.killpg(pid, signal.SIGSTOP)
                 time.sleep(OUTAGE_SECONDS)
                 waiting = made.counters()["stored_records"]
-                os.killpg(own_node.pid, signal.SIGCONT)
+                os.killpg(pid, signal.SIGCONT)
             else:
                 down(own_node.port)
                 time.sleep(OUTAGE_SECONDS)

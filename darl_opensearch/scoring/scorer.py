@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from darl_opensearch.bundle import MODEL, MODEL_INT8, Bundle
-from darl_opensearch.errors import BundleError, InputError, UsageError
+from darl_opensearch.errors import BundleError, DarlError, InputError, UsageError
 from darl_opensearch.graph_contract import INPUTS
 from darl_opensearch.scores import Scores
 from darl_opensearch.scoring import deadline as deadlines
@@ -163,8 +163,20 @@ class Scorer:
         )
 
     def warm_up(self) -> None:
-        """Score one pair, so that the first request does not pay for what happens once."""
-        self.score("warm up", ["the first pass allocates memory"])
+        """Score one pair, so that the first request does not pay for what happens once.
+
+        :raises BundleError: when the graph does not run.
+        """
+        try:
+            self.score("warm up", ["the first pass allocates memory"])
+        except DarlError:
+            raise
+        except Exception as err:  # ONNX Runtime raises types of its own that share no base
+            raise BundleError(
+                f"the graph does not run ({' '.join(str(err).split())[:300]})",
+                where=str(self.bundle.path),
+                todo="run darl check on the bundle",
+            ) from err
 
     def close(self) -> None:
         """Stop the threads; later calls are refused."""
@@ -203,7 +215,14 @@ class Scorer:
 
         def one(batch: NDArray[np.int64]) -> None:
             inputs = feed([encodings[i] for i in batch])
-            rows[batch] = self._opened.session.run(None, inputs)[0]
+            scores = self._opened.session.run(None, inputs)[0]
+            if scores.shape != (len(batch), rows.shape[1]):  # a graph need not say its width beforehand
+                raise BundleError(
+                    f"the graph answers {len(batch)} pairs with shape {scores.shape}, not {rows.shape[1]} columns each",
+                    where=str(self.bundle.path),
+                    todo="run darl check on the bundle",
+                )
+            rows[batch] = scores
 
         try:
             while waiting or running:
@@ -224,7 +243,7 @@ class Scorer:
 
 def _check_contract(session: Any, bundle: Bundle, where: str) -> None:
     inputs = tuple(i.name for i in session.get_inputs())
-    outputs = [(o.name, o.shape[-1]) for o in session.get_outputs()]  # a dynamic size is given by name
+    outputs = [(o.name, (o.shape or [0])[-1]) for o in session.get_outputs()]  # a dynamic size is given by name
     width = outputs[0][1] if len(outputs) == 1 else 0
     if inputs != INPUTS or (isinstance(width, int) and width != bundle.card.columns.width):
         raise BundleError(

@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto, helper
 from support import ITEMS, QUERIES, TEMPLATE
 
 from darl_opensearch.bundle import MODEL, MODEL_INT8, Bundle, writing
 from darl_opensearch.errors import BundleError, InputError, UsageError
 from darl_opensearch.scoring import DeadlinePassed, Scorer
+from darl_opensearch.scoring.encode import INPUTS
 
 TEXTS = [TEMPLATE.render(item) for item in ITEMS]
 
@@ -176,6 +178,41 @@ def test_a_graph_that_breaks_the_contract_is_refused(tiny, tmp_path):
     (folder / MODEL).write_bytes(b"no graph")
     with pytest.raises(BundleError, match="cannot open the graph"):
         Scorer.open(Bundle.open(folder, verify=False))
+
+
+def graph(shape, *nodes):
+    """A graph of the right inputs that makes ``scores`` of ``f``, which is ``input_ids`` as float32."""
+    inputs = [helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "seq"]) for name in INPUTS]
+    output = helper.make_tensor_value_info("scores", TensorProto.FLOAT, shape)
+    cast = helper.make_node("Cast", ["input_ids"], ["f"], to=TensorProto.FLOAT)
+    made = helper.make_graph([cast, *nodes], "g", inputs, [output])
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+
+
+MEAN = {"axes": [1], "keepdims": 0}
+BROKEN = {
+    "one number": (graph([], helper.make_node("ReduceMean", ["f"], ["scores"], keepdims=0)), "the graph maps"),
+    "another width": (graph(["b", "w"], helper.make_node("Identity", ["f"], ["scores"])), "the graph answers 1 pairs"),
+    "out of bounds": (
+        graph(
+            ["b", "w"],
+            helper.make_node("Gather", ["f", "input_ids"], ["far"], axis=0),
+            helper.make_node("ReduceMean", ["far"], ["scores"], **MEAN),
+        ),
+        "the graph does not run",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_graph_that_fails_says_so_in_one_line(tiny, tmp_path, name):
+    content, message = BROKEN[name]
+    folder = shutil.copytree(tiny.path, tmp_path / "broken")
+    (folder / MODEL).write_bytes(content)
+    with pytest.raises(BundleError, match=message) as err:
+        with Scorer.open(Bundle.open(folder, verify=False)) as scorer:
+            scorer.warm_up()
+    assert "\n" not in str(err.value)
 
 
 @pytest.mark.parametrize("wrong", [{"threads": 0}, {"token_budget": 0}, {"provider": "tpu"}])

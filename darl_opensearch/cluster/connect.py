@@ -128,7 +128,7 @@ def identify(client: OpenSearch, url: str) -> Identity:
     version = info.get("version") if isinstance(info, dict) else None
     number = version.get("number") if isinstance(version, dict) else None
     if not isinstance(version, dict) or not isinstance(number, str):
-        raise _not_opensearch(without_secrets(url))
+        raise not_opensearch(without_secrets(url))
     if version.get("distribution") != "opensearch":
         raise ClusterError(
             f"this is {version.get('distribution') or 'Elasticsearch'} {number}, not OpenSearch",
@@ -166,7 +166,7 @@ def translate(err: Exception, where: str) -> ClusterError:
     from opensearchpy import exceptions as api
 
     if isinstance(err, api.SerializationError | UnicodeDecodeError):
-        return _not_opensearch(where)
+        return not_opensearch(where)
     if isinstance(err, api.ConnectionTimeout):
         return ClusterError(
             "no answer in time", where=where, todo="see whether the cluster is overloaded, then try again"
@@ -238,7 +238,12 @@ def _unreachable(err: Any, where: str) -> ClusterError:
     return ClusterError(f"cannot be reached ({_short(text)})", where=where, todo="check --url and the network")
 
 
-def _not_opensearch(where: str) -> ClusterError:
+def not_opensearch(where: str) -> ClusterError:
+    """Say that something else answered.
+
+    :param where: the cluster's URL.
+    :return: the error to raise.
+    """
     return ClusterError(
         "what answers there is not OpenSearch",
         where=where,

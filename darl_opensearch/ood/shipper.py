@@ -209,7 +209,7 @@ class Shipper:
         created, already_there = list[int](), list[int]()
         dead: dict[int, str] = {}
         kept_reason = None
-        items = answer.get("items")
+        items = answer.get("items") if isinstance(answer, Mapping) else None
         if not isinstance(items, list) or len(items) != len(batch):
             raise ClusterError("the bulk answer does not cover the batch", where=self.where, todo="check proxies")
         for record, item in zip(batch, items, strict=True):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
-from darl_opensearch.cluster.connect import calling
+from darl_opensearch.cluster.connect import calling, not_opensearch
 from darl_opensearch.errors import ClusterError, UsageError
 from darl_opensearch.ood.record import (
     Kind,
@@ -189,6 +189,8 @@ class StreamStore:
                 opened = self._client.create_pit(index=self._stream, params={"keep_alive": KEEP_ALIVE})
             except NotFoundError:
                 return  # nothing was ever shipped
+        if not isinstance(opened, dict) or "pit_id" not in opened:
+            raise not_opensearch(self._url)
         pit = opened["pit_id"]
         try:
             after: list[Any] | None = None

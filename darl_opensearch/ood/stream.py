@@ -9,6 +9,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from darl_opensearch.cluster.config_files import render
+from darl_opensearch.cluster.connect import not_opensearch
 from darl_opensearch.errors import ClusterError, UsageError
 
 if TYPE_CHECKING:
@@ -72,6 +73,8 @@ def stream_exists(client: OpenSearch, stream: str) -> bool:
         if "matches an alias" in str(err.info):
             raise _name_is_taken(stream) from err
         raise
+    if not isinstance(found, dict) or not isinstance(found.get("data_streams"), list):
+        raise not_opensearch("the cluster")
     # Asked for a plain index, OpenSearch answers with an empty list.
     return any(entry["name"] == stream for entry in found["data_streams"])
 

@@ -283,6 +283,15 @@ def test_a_stream_name_that_is_none_is_wrong_usage(cluster, path, rows, stream):
     assert cluster.requests == []
 
 
+@pytest.mark.parametrize("nonsense", ["welcome", "[]", "{}", '{"data_streams": 3}'])
+def test_something_else_that_answers_is_said_in_one_line(cluster, path, rows, nonsense, monkeypatch):
+    monkeypatch.setattr(cluster, "answer", lambda *_: (200, {"content-type": "text/plain"}, nonsense))
+    with Shipper(path, cluster.client) as shipper, pytest.raises(ClusterError, match="is not OpenSearch"):
+        shipper.ship_all()
+    with pytest.raises(ClusterError, match="is not OpenSearch"):
+        list(StreamStore(cluster.client).requests())
+
+
 def test_an_empty_stream_name_cannot_be_read(cluster):
     with pytest.raises(UsageError, match="name of the data stream is empty"):
         StreamStore(cluster.client, stream="")

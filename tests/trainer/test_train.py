@@ -115,6 +115,14 @@ def test_fresh_with_bad_input_keeps_the_old_run(project, capsys):
     assert files(project.parent / "runs") == before
 
 
+def test_fresh_deletes_no_folder_that_is_not_a_run(project, capsys, tmp_path):
+    other = tmp_path / "thesis"
+    other.mkdir()
+    (other / "config.json").write_text("{}")
+    assert darl(capsys, "train", project, "--run", other, "--set", "stages.run=[]", "--fresh")[0] == 1
+    assert (other / "config.json").read_text() == "{}"
+
+
 def test_dry_run(project, capsys):
     code, out, _ = darl(capsys, "train", project, "--dry-run", "--json")
     told = json.loads(out)

@@ -75,7 +75,7 @@ def train(
     torch.manual_seed(config.seed)
     report("loading the base model", 0, 1)
     model, data = prepare(config, base)
-    if fresh and (folder / CONFIG).is_file():
+    if fresh and (folder / CONFIG).is_file() and (folder / DATA).is_file():  # else config.json may be anybody's
         shutil.rmtree(folder)  # only now: an input that is refused must not cost the old run
     _claim(folder, config, data)
     _write_text(folder / ROOT, str(base.resolve()))

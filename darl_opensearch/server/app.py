@@ -74,7 +74,7 @@ def create_app(service: Service) -> Starlette:
         Route("/metrics", metrics, methods=["GET"]),
         Route("/openapi.json", openapi, methods=["GET"]),
     ]
-    return Starlette(
+    app = Starlette(
         routes=routes,
         lifespan=lifespan,
         middleware=[
@@ -89,6 +89,8 @@ def create_app(service: Service) -> Starlette:
         ],
         exception_handlers={HTTPException: _not_served},
     )
+    app.router.redirect_slashes = False  # a redirect would go wherever the caller's Host header says
+    return app
 
 
 def _json(body: str, background: BackgroundTask | None = None) -> Response:

@@ -293,3 +293,8 @@ def test_a_fault_of_ours_is_a_500_without_its_inside(tiny, caplog):
         with caplog.at_level(logging.ERROR):
             refused(client.post("/v1/rerank", json=GOOD), 500, "The server's log says why")
         assert "ZeroDivisionError" in caplog.text and "ZeroDivisionError" not in client.get("/info").text
+
+
+def test_a_trailing_slash_is_not_redirected_to_the_callers_host(client):
+    answer = client.post("/v1/rerank/", json={}, headers={"Host": "elsewhere.example"}, follow_redirects=False)
+    assert answer.status_code == 404 and "location" not in answer.headers

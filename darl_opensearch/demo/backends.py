@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -120,45 +119,20 @@ def _address(process: subprocess.Popen[bytes], log_path: Path, seconds: float = 
     raise DarlError("the scorer did not start", where=str(log_path), todo="read its messages there")
 
 
-class Node(threading.Thread):
-    """A node that comes up while the model trains.
+@contextlib.contextmanager
+def node(*, keep: bool) -> Iterator[str]:
+    """Run a node of the demo's own, or leave one at the default port.
 
-    :param keep: leave it running at the default port afterwards.
+    :param keep: leave it running afterwards.
+    :yields: its address.
     """
+    from darl_opensearch.node import running_node, up
 
-    def __init__(self, *, keep: bool) -> None:
-        super().__init__(name="darl-node", daemon=True)
-        self.keep = keep
-        self.url, self.seconds = "", 0.0
-        self.error: BaseException | None = None
-        self._stack = contextlib.ExitStack()
-
-    def run(self) -> None:
-        """Assemble and start it."""
-        from darl_opensearch.node import running_node, up
-
-        started = time.perf_counter()
-        try:
-            status = up() if self.keep else self._stack.enter_context(running_node(heap="2g"))
-            self.url = status.url
-        except BaseException as err:  # noqa: BLE001  handed to the thread that waits
-            self.error = err
-        self.seconds = time.perf_counter() - started
-
-    def wait(self) -> str:
-        """Wait until it answers.
-
-        :return: its address.
-        """
-        self.join()
-        if self.error is not None:
-            raise self.error
-        return self.url
-
-    def stop(self) -> None:
-        """Stop it, unless it is to be kept."""
-        self.join()
-        self._stack.close()
+    if keep:
+        yield up().url
+    else:
+        with running_node(heap="2g") as status:
+            yield status.url
 
 
 def search_cluster(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
 import shutil
@@ -75,16 +76,16 @@ def run_demo(options: DemoOptions, say: Callable[[str], object], update: Callabl
     started = time.perf_counter()
     shutil.rmtree(options.out / "ood", ignore_errors=True)
     (options.out / "ood").mkdir(parents=True)
-    node = None if embedded else backends.Node(keep=options.keep)
-    if node is not None:
-        node.start()  # downloads and starts while the model trains
-    try:
+    with contextlib.ExitStack() as stack:
+        url = None
+        if not embedded:
+            # Before the training and not beside it: on two cores each would slow the other down.
+            with clock.step("node"):
+                update("starting the node", 0, 1)
+                url = stack.enter_context(backends.node(keep=options.keep))
         bundle = _make(options, clock, update)
         sample = read_sample(options.sample, bundle)
-        runs, pairs = _search(options, node, bundle, sample, clock, update)
-    finally:
-        if node is not None:
-            node.stop()
+        runs, pairs = _search(options, url, bundle, sample, clock, update)
     clock.seconds["in all"] = round(time.perf_counter() - started, 1)
     return _result(bundle, sample, runs, pairs, clock.seconds, embedded=embedded)
 
@@ -106,7 +107,7 @@ def _make(options: DemoOptions, clock: _Clock, update: Callable[[str, int, int],
 
 def _search(
     options: DemoOptions,
-    node: backends.Node | None,
+    url: str | None,
     bundle: Bundle,
     sample: Sample,
     clock: _Clock,
@@ -120,12 +121,9 @@ def _search(
         update("searching", done, len(sample.queries))
 
     folder = options.out / "ood"
-    if node is None:
+    if url is None:
         with clock.step("search"):
             return backends.search_embedded(bundle, sample, folder / "spool.sqlite", advance)
-    with clock.step("wait for the node"):
-        update("waiting for the node", 0, 1)
-        url = node.wait()
     key = secrets.token_urlsafe(16)
     with (
         backends.scorer(bundle, folder / "scorer.sqlite", url, key, folder / "scorer.log") as scorer_url,

@@ -46,16 +46,20 @@ def some_pairs(trained, bundle, base, count=60):
     return AWKWARD + rows[:: max(1, len(rows) // count)] + crossed
 
 
-def assert_parity(rows, reference, k, table):
-    """The bounds of the contract, written down once more."""
+def assert_parity(rows, reference, k, table, noise=0.0):
+    """The bounds of the contract, written down once more.
+
+    ``noise``: what float32 may do to a raw distance. Random weights put all items close together: their 95th
+    percentile lies so near the median that the scaled distance magnifies the last bit past 1e-4.
+    """
     assert rows.shape == reference.shape == (len(rows), 3 + k) and rows.dtype == np.float32
     assert np.isfinite(rows).all()
     off = np.abs(rows.astype(np.float64) - reference)
     assert off[:, : 1 + k].max() <= 1e-4
     value = reference[:, k + 2].astype(np.float64)
-    allowed = 1e-4 * np.maximum(1.0, np.abs(value))
-    assert (off[:, k + 2] <= allowed).all()
     median, tail = np.quantile(table, [0.5, 0.95])
+    allowed = 1e-4 * np.maximum(1.0, np.abs(value)) + noise / (tail - median)
+    assert (off[:, k + 2] <= allowed).all()
     raw, width = value * (tail - median) + median, allowed * (tail - median) + 1e-6
     mass = ((table >= (raw - width)[:, None]) & (table <= (raw + width)[:, None])).sum(1)
     assert (off[:, k + 1] <= (1 + mass) / len(table) + 1e-6).all()
@@ -206,7 +210,7 @@ def test_every_detector_is_in_the_graph(small, tmp_path, detector, features):
         reference = torch_rows(trained, pairs)
     table = ood.calibration.distances.numpy()
     rows = run_pairs(tmp_path / "model.onnx", bundle.tokenizer, pairs)
-    assert_parity(rows, reference, 3, table)
+    assert_parity(rows, reference, 3, table, noise=5e-6)
     assert_columns(rows, GAINS[3])
     assert (rows[:, 4] >= 0.95).any()  # something among the awkward pairs is strange to it
     inputs = [i.name for i in onnx.load(tmp_path / "model.onnx").graph.input]

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from darl_opensearch.errors import DarlError
 from darl_opensearch.graph_contract import INPUTS, IR_VERSION, OPSET
 from trainer.ood import view
+from trainer.ood.calibration import ood_columns
 from trainer.stages.plan import Trained
 
 SCORES, FEATURES = "scores", "features"
@@ -56,10 +57,8 @@ class ContractModule(nn.Module):
         head = self.backbone.head
         raw = head(features.similarity)
         distance = self.detector(view(features, self.space))
-        beyond = (self.ood_table >= distance[:, None]).to(distance).sum(1, keepdim=True)
-        ood_score = 1.0 - (beyond + 1.0) / (self.ood_table.shape[1] + 1.0)
-        ood_distance = (distance[:, None] - self.ood_median) / self.ood_spread
-        scores = torch.cat([head.score(raw)[:, None], head.grade_probs(raw), ood_score, ood_distance], dim=1)
+        ood = ood_columns(distance, self.ood_table, self.ood_median, self.ood_spread)
+        scores = torch.cat([head.score(raw)[:, None], head.grade_probs(raw), ood], dim=1)
         return {SCORES: scores, FEATURES: torch.cat([features.query, features.item], dim=1)}
 
 

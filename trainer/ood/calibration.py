@@ -61,9 +61,21 @@ class ConformalCalibration(nn.Module):
         :param distance: ``[n]`` the detector's raw distance.
         :return: ``[n, 2]``: ``ood_score`` in [0, 1) and ``ood_distance``, unbounded.
         """
-        beyond = (self.distances[None, :] >= distance[:, None]).to(distance).sum(1)
-        p = (beyond + 1.0) / (self.distances.shape[0] + 1.0)
-        return torch.stack([1.0 - p, (distance - self.median) / self.spread], dim=1)
+        return ood_columns(distance, self.distances[None, :], self.median, self.spread)
+
+
+def ood_columns(distance: Tensor, table: Tensor, median: Tensor, spread: Tensor) -> Tensor:
+    """Both OOD columns from a distance; the exported graph traces this very function.
+
+    :param distance: ``[n]`` the detector's raw distance.
+    :param table: ``[1, m]`` calibration distances.
+    :param median: their median, a scalar or ``[1]``.
+    :param spread: from the median to the 95th percentile, a scalar or ``[1]``.
+    :return: ``[n, 2]``: ``ood_score`` in [0, 1) and ``ood_distance``, unbounded.
+    """
+    beyond = (table >= distance[:, None]).to(distance).sum(1)
+    p = (beyond + 1.0) / (table.shape[1] + 1.0)
+    return torch.stack([1.0 - p, (distance - median) / spread], dim=1)
 
 
 def check_count(pairs: int, alpha: float) -> None:

@@ -192,7 +192,7 @@ def test_calibration_pairs_share_neither_query_nor_item_with_what_was_judged(jud
     held = [TrafficQuery(str(n), q, i) for n, (q, i) in enumerate(traffic)]
     used = {i for q in known for i in q.item_ids}
     texts = {q.query.lower() for q in known}
-    parts = {t: calibration_pairs(held, known, ITEMS, depth=4, trained=t) for t in (False, True)}
+    parts = dict(zip((False, True), calibration_pairs(held, known, ITEMS, depth=4), strict=True))
     for trained, pairs in parts.items():
         for query, item_ids in pairs:
             assert item_ids

@@ -36,31 +36,27 @@ def hold_out(
     return parts
 
 
-def calibration_pairs(
-    traffic: Sequence[TrafficQuery],
-    judged: Sequence[JudgedQuery],
-    items: Mapping[str, Item],
-    *,
-    depth: int,
-    trained: bool,
-) -> list[tuple[TrafficQuery, tuple[str, ...]]]:
-    """What the pipeline retrieves for held-out queries.
+Retrieved = list[tuple[TrafficQuery, tuple[str, ...]]]
 
-    Either the items that were trained on, or all others: those share neither query nor item with the judged
-    pairs, so the OOD score is calibrated on them. Where the traffic names no items, BM25 over all
-    items stands in for the first stage.
+
+def calibration_pairs(
+    traffic: Sequence[TrafficQuery], judged: Sequence[JudgedQuery], items: Mapping[str, Item], *, depth: int
+) -> tuple[Retrieved, Retrieved]:
+    """What the pipeline retrieves for held-out queries, parted by whether an item was trained on.
+
+    Those that were not share neither query nor item with the judged pairs, so the OOD score is calibrated on
+    them. Where the traffic names no items, BM25 over all items stands in for the first stage.
 
     :param traffic: held-out queries.
     :param judged: training and dev queries.
     :param items: the catalogue.
     :param depth: items retrieved for a query that names none.
-    :param trained: whether to keep the items that were judged, rather than those that were not.
-    :return: queries with the items kept, queries without any dropped.
+    :return: queries with their items that were not judged, and with those that were; queries without any dropped.
     """
     texts = {same_text(q.query) for q in judged}
     used = {item_id for query in judged for item_id in query.item_ids}
     index: Bm25Index | None = None
-    pairs = []
+    parts: tuple[Retrieved, Retrieved] = ([], [])
     for query in traffic:
         if same_text(query.query) in texts:
             continue
@@ -68,6 +64,7 @@ def calibration_pairs(
         if not ids:
             index = index or Bm25Index((item.item_id, item.text) for item in items.values())
             ids = [hit.item_id for hit in index.search(query.query, depth)]
-        if kept := tuple(item_id for item_id in ids if (item_id in used) == trained):
-            pairs.append((query, kept))
-    return pairs
+        for trained in (False, True):
+            if kept := tuple(item_id for item_id in ids if (item_id in used) == trained):
+                parts[trained].append((query, kept))
+    return parts

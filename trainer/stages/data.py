@@ -215,8 +215,7 @@ def read_data(config: Config, folder: Path, tokenizer: Tokenizer) -> RunData:
     train, dev = ([_within_cap(q, tokenizer, config.model.query_cap) for q in part] for part in (train, dev))
     held = [_within_cap(q, tokenizer, config.model.query_cap) for q in held]
     _check_learnable(train, where=str(folder / config.data.judgments))
-    traffic = calibration_pairs(held, [*train, *dev], items, depth=config.ood.depth, trained=False)
-    familiar = calibration_pairs(held, [*train, *dev], items, depth=config.ood.depth, trained=True)
+    traffic, familiar = calibration_pairs(held, [*train, *dev], items, depth=config.ood.depth)
     return RunData(items, train, dev, traffic, familiar)
 
 

@@ -15,11 +15,10 @@ from darl_opensearch.ood.log import OodLog
 from darl_opensearch.ood.record import RankedRequest
 from darl_opensearch.scores import Scores
 from darl_opensearch.scoring import Provider, Scorer
+from darl_opensearch.text import ID_FIELD, TEXT_FIELD
 
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
-
-TEXT_FIELD, ID_FIELD = "darl_text", "darl_id"
 
 
 class Reranker:

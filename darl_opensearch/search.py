@@ -20,6 +20,7 @@ from darl_opensearch.cluster.config_files import render
 from darl_opensearch.cluster.pipelines import PipelineShape
 from darl_opensearch.errors import ClusterError, InputError
 from darl_opensearch.scores import Scores
+from darl_opensearch.text import ID_FIELD, MAX_QUERY_CHARS, TEXT_FIELD
 
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from darl_opensearch.ood import RankedRequest
 
 EXT_PATH = "ext.ml_inference.query_text"
-MAX_QUERY_CHARS = 10_000
 _STEP = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
 
 
@@ -117,8 +117,8 @@ class SearchOutcome:
             query=self.query,
             query_id=self.query_id,
             slice=self.slice,
-            doc_ids=[str(hit.source.get("darl_id", hit.id)) for hit in self.hits],
-            documents=[str(hit.source.get("darl_text", "")) for hit in self.hits],
+            doc_ids=[str(hit.source.get(ID_FIELD, hit.id)) for hit in self.hits],
+            documents=[str(hit.source.get(TEXT_FIELD, "")) for hit in self.hits],
             scores=Scores(np.asarray(rows, dtype=np.float32), self.alpha),
             latency_ms=self.took_ms,
             route="search",

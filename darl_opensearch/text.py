@@ -16,6 +16,8 @@ from darl_opensearch.errors import InputError
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+TEXT_FIELD, ID_FIELD, SLICE_FIELD = "darl_text", "darl_id", "darl_slice"  # what `darl index` adds to an item
+MAX_QUERY_CHARS = 10_000  # a query longer than this is a mistake, not a search
 MAX_ITEM_CHARS = 1_000_000  # a field longer than this is a mistake in the data, not a product
 
 

@@ -16,9 +16,8 @@ from darl_opensearch.cluster.connect import calling
 from darl_opensearch.cluster.guards import for_items
 from darl_opensearch.errors import ClusterError, InputError, UsageError
 from darl_opensearch.jsonl import read_jsonl
-from darl_opensearch.text import ItemTemplate
+from darl_opensearch.text import ID_FIELD, SLICE_FIELD, TEXT_FIELD, ItemTemplate
 
-TEXT, ID, SLICE = "darl_text", "darl_id", "darl_slice"
 MAX_ID_BYTES = 512  # OpenSearch's limit for _id
 KEPT_FAILURES = 20
 BULK_BYTES = 8 << 20
@@ -161,7 +160,11 @@ def document(bundle: Bundle, item: Mapping[str, Any], *, where: str | None = Non
     """
     template = bundle.card.template
     item_id = template.item_id(item, where=where)
-    own = {TEXT: for_items(bundle.renderer(item, where=where)), ID: item_id, SLICE: template.slice_of(item)}
+    own = {
+        TEXT_FIELD: for_items(bundle.renderer(item, where=where)),
+        ID_FIELD: item_id,
+        SLICE_FIELD: template.slice_of(item),
+    }
     return item_id, {**item, **own}
 
 

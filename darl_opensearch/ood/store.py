@@ -26,6 +26,7 @@ from darl_opensearch.ood.record import (
 )
 from darl_opensearch.ood.spool import Spool
 from darl_opensearch.ood.stream import STREAM
+from darl_opensearch.text import ID_FIELD, TEXT_FIELD
 
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
@@ -249,8 +250,8 @@ def join_texts(
     index: str,
     ids: Sequence[str],
     *,
-    id_field: str = "darl_id",
-    text_field: str = "darl_text",
+    id_field: str = ID_FIELD,
+    text_field: str = TEXT_FIELD,
     where: str = "the cluster",
     chunk: int = 500,
 ) -> JoinedTexts:

@@ -10,9 +10,7 @@ from typing import Any
 
 from darl_opensearch.errors import InputError
 from darl_opensearch.jsonl import read_jsonl
-from darl_opensearch.text import ItemRenderer, same_text
-
-MAX_QUERY_CHARS = 10_000  # a query longer than this is a mistake in the data, not a search
+from darl_opensearch.text import MAX_QUERY_CHARS, ItemRenderer, same_text
 
 
 @dataclass(frozen=True)

@@ -63,3 +63,13 @@ def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(*args, cluster=options, **kwargs)
 
     return wrapped
+
+
+stream_option = click.option(
+    "--stream",
+    envvar="DARL_OOD_STREAM",
+    show_envvar=True,
+    default="darl-ood",
+    show_default=True,
+    help="Name of the data stream.",
+)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from darl_opensearch.cli.cluster_options import cluster_options
+from darl_opensearch.cli.cluster_options import cluster_options, stream_option
 from darl_opensearch.cli.output import emit, json_option
 
 if TYPE_CHECKING:
@@ -46,14 +46,7 @@ def _since(ctx: click.Context, param: click.Parameter, value: str | None) -> dat
     help="Read this spool. With --url as well: read the cluster, and the spool's losses.",
 )
 @cluster_options
-@click.option(
-    "--stream",
-    envvar="DARL_OOD_STREAM",
-    show_envvar=True,
-    default="darl-ood",
-    show_default=True,
-    help="Name of the data stream.",
-)
+@stream_option
 @click.option("--since", callback=_since, metavar="SPAN", help="From when: 30m, 12h, 7d, 4w or a date. All by default.")
 @click.option("--top", type=click.IntRange(0), default=10, show_default=True, help="Strangest queries to name.")
 @json_option

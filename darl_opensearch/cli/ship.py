@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from darl_opensearch.cli.cluster_options import cluster_options
+from darl_opensearch.cli.cluster_options import cluster_options, stream_option
 from darl_opensearch.cli.output import emit, json_option, note, progress
 from darl_opensearch.errors import ClusterError, one_line
 
@@ -30,14 +30,7 @@ if TYPE_CHECKING:
     help="The spool that a scorer writes.",
 )
 @cluster_options
-@click.option(
-    "--stream",
-    envvar="DARL_OOD_STREAM",
-    show_envvar=True,
-    default="darl-ood",
-    show_default=True,
-    help="Name of the data stream.",
-)
+@stream_option
 @click.option(
     "--once/--follow",
     default=True,

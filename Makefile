@@ -55,7 +55,8 @@ lock: $(STAMP)
 	$(UNIVERSAL) pyproject.toml --extra cpu -o requirements/runtime-cpu.txt
 	$(UNIVERSAL) pyproject.toml --extra gpu -o requirements/runtime-gpu.txt
 	$(UNIVERSAL) pyproject.toml --extra cpu --extra train -o requirements/train.txt
-	$(UNIVERSAL) pyproject.toml --extra cpu --extra train --extra demo --extra dev -o requirements/dev.txt
+	$(UNIVERSAL) pyproject.toml --extra cpu --extra train --extra parquet --extra ray --extra demo --extra dev -o requirements/dev.txt
+	$(UNIVERSAL) pyproject.toml requirements/peers.in --extra cpu --extra train --extra demo -o requirements/peers.txt
 	$(UNIVERSAL) docker/build.in -o docker/build.txt
 	$(LOCK) --python-version 3.11 requirements/onnxruntime-1.16.3.in -o requirements/onnxruntime-1.16.3.txt
 

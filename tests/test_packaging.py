@@ -87,7 +87,8 @@ def test_the_wheel_holds_nothing_else(wheel):
 
 def test_each_lock_is_there():
     assert {lock.name for lock in LOCKS} == {
-        "runtime-cpu.txt", "runtime-gpu.txt", "train.txt", "dev.txt", "onnxruntime-1.16.3.txt", "build.txt",
+        "runtime-cpu.txt", "runtime-gpu.txt", "train.txt", "dev.txt", "peers.txt", "onnxruntime-1.16.3.txt",
+        "build.txt",
     }  # fmt: skip
 
 
@@ -108,14 +109,14 @@ def test_the_locks_hold_every_dependency_of_the_project():
     base = names(PROJECT["project"]["dependencies"])
     wanted = {
         "runtime-cpu": ["cpu"], "runtime-gpu": ["gpu"], "train": ["cpu", "train"],
-        "dev": ["cpu", "train", "demo", "dev"],
+        "dev": ["cpu", "train", "parquet", "ray", "demo", "dev"], "peers": ["cpu", "train", "demo"],
     }  # fmt: skip
     for lock, chosen in wanted.items():
         locked = set(pins(ROOT / f"requirements/{lock}.txt"))
         assert base.union(*(extras[extra] for extra in chosen)) <= locked, lock
 
 
-@pytest.mark.parametrize("lock", ["train", "dev"])
+@pytest.mark.parametrize("lock", ["train", "dev", "peers"])
 def test_transformers_stays_below_what_optimum_takes(lock):
     assert (4, 57) <= version(pins(ROOT / f"requirements/{lock}.txt")["transformers"]) < (4, 58)
 

@@ -20,7 +20,7 @@ T = TypeVar("T")
 class Param:
     """One declared parameter.
 
-    :param kind: its type: int, float or str.
+    :param kind: its type: int, float, str or bool.
     :param default: its value when not given.
     :param help: one line on what it does, with its unit.
     :param min: smallest value allowed.
@@ -45,7 +45,7 @@ class Param:
         """
         if self.kind is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
-        if not isinstance(value, self.kind) or isinstance(value, bool):
+        if not isinstance(value, self.kind) or isinstance(value, bool) is not (self.kind is bool):
             raise UsageError(f"{name} is {value!r}, not a {self.kind.__name__}", todo=self.help)
         if self.choices is not None and value not in self.choices:
             raise UsageError(f"{name} is {value!r}", todo=f"choose one of {', '.join(map(str, self.choices))}")
@@ -66,12 +66,14 @@ class Entry(Generic[T]):
     :param make: what was registered.
     :param cite: where it comes from: a paper with its arXiv id, or ``"ours"``.
     :param params: its declared parameters.
+    :param needs: name in another registry of what it works on, such as a grade loss's head; ``""``: nothing.
     """
 
     name: str
     make: T
     cite: str
     params: Mapping[str, Param]
+    needs: str = ""
 
     @property
     def summary(self) -> str:
@@ -89,12 +91,15 @@ class Registry(Generic[T]):
         self.kind = kind
         self._entries: dict[str, Entry[T]] = {}
 
-    def register(self, name: str, *, cite: str, params: Mapping[str, Param] | None = None) -> Callable[[T], T]:
+    def register(
+        self, name: str, *, cite: str, params: Mapping[str, Param] | None = None, needs: str = ""
+    ) -> Callable[[T], T]:
         """Register what is decorated.
 
         :param name: its name.
         :param cite: its source.
         :param params: its parameters.
+        :param needs: what it works on, by its name in another registry.
         :return: a decorator that returns its argument.
         :raises ValueError: when the name is taken.
         """
@@ -102,7 +107,7 @@ class Registry(Generic[T]):
         def add(make: T) -> T:
             if name in self._entries:
                 raise ValueError(f"{self.kind} {name!r} is registered twice")
-            self._entries[name] = Entry(name, make, cite, dict(params or {}))
+            self._entries[name] = Entry(name, make, cite, dict(params or {}), needs)
             return make
 
         return add

@@ -1,9 +1,10 @@
-"""Losses: pure functions of tensors, one idea a file, in two registries.
+"""Losses: pure functions of tensors, one idea a file, in three registries.
 
-A grade loss teaches how relevant a pair is, a rank loss which of two items of a query comes first.
+A grade loss teaches how relevant a pair is, a rank loss which of two items of a query comes first, a
+distillation loss what a teacher says of them.
 """
 
-from trainer.losses.registries import GRADE_LOSSES, RANK_LOSSES  # isort: skip
+from trainer.losses.registries import DISTILLATION_LOSSES, GRADE_LOSSES, RANK_LOSSES  # isort: skip
 from trainer.losses import cumulative, pairwise, yes_no
 
-__all__ = ["GRADE_LOSSES", "RANK_LOSSES", "cumulative", "pairwise", "yes_no"]
+__all__ = ["DISTILLATION_LOSSES", "GRADE_LOSSES", "RANK_LOSSES", "cumulative", "pairwise", "yes_no"]

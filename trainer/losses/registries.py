@@ -1,4 +1,11 @@
-"""The two registries, and the checks that every loss shares."""
+"""The registries, and the checks that every loss shares.
+
+A grade loss ``(raw, grades)`` reads what its head gives (:mod:`trainer.models.heads` has them; ``needs`` names
+it) and is a mean over pairs. A rank loss ``(score, gains, query_index)`` is a mean over the *comparable*
+queries: those with two items of different gain. A distillation loss ``(score, teacher, query_index)`` is a mean
+over the queries whose teacher scores differ. So a batch's loss is the weighted mean of its parts' losses, and
+training in many processes ends where one would.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +18,7 @@ from trainer.registry import Registry
 
 GRADE_LOSSES: Registry[Callable[..., Tensor]] = Registry("grade loss")
 RANK_LOSSES: Registry[Callable[..., Tensor]] = Registry("rank loss")
+DISTILLATION_LOSSES: Registry[Callable[..., Tensor]] = Registry("distillation loss")
 
 
 def check_grades(grades: Tensor, k: int) -> None:
@@ -24,3 +32,18 @@ def check_grades(grades: Tensor, k: int) -> None:
         raise ValueError(f"grades are {grades.dtype}, not int64")
     if grades.numel() and not (0 <= int(grades.min()) and int(grades.max()) < k):
         raise ValueError(f"grades lie in {int(grades.min())}..{int(grades.max())}, not in 0..{k - 1}")
+
+
+def comparable_queries(values: Tensor, query_index: Tensor) -> Tensor:
+    """Count the queries that a rank or distillation loss averages over.
+
+    :param values: ``[n]`` gains or teacher scores.
+    :param query_index: ``[n]`` int64, equal for items of one query.
+    :return: ``[]`` int64, queries with two different values.
+    """
+    if not len(values):
+        return torch.zeros((), dtype=torch.int64, device=values.device)
+    queries, place = query_index.unique(return_inverse=True)
+    low = values.new_full((len(queries),), torch.inf).scatter_reduce(0, place, values, "amin")
+    high = values.new_full((len(queries),), -torch.inf).scatter_reduce(0, place, values, "amax")
+    return (high > low).sum()

@@ -12,6 +12,7 @@ from trainer.registry import Param
 @GRADE_LOSSES.register(
     "yes_no",
     cite="Nogueira and Cho 2019, arXiv:1901.04085 (pointwise yes/no reranking)",
+    needs="cumulative",
     params={"threshold": Param(kind=int, default=1, min=1, help="lowest grade that counts as yes")},
 )
 def yes_no(raw: Tensor, grades: Tensor, *, threshold: int = 1) -> Tensor:

@@ -81,5 +81,42 @@ def expected_calibration_error(grade_probs: Floats, grades: Ints, *, bins: int =
     if not len(grades):
         return float("nan")
     confidence, right = grade_probs.max(1), (grade_probs.argmax(1) == grades).astype(float)
-    parts = np.array_split(np.argsort(confidence, kind="stable"), min(bins, len(grades)))
+    parts = confidence_bins(grade_probs, bins=bins)
     return float(sum(len(p) * abs(confidence[p].mean() - right[p].mean()) for p in parts) / len(grades))
+
+
+def confidence_bins(grade_probs: Floats, *, bins: int = 15) -> list[Ints]:
+    """Part pairs by the probability of their most probable grade, as many in each part.
+
+    :param grade_probs: ``[n, k]``.
+    :param bins: at most this many.
+    :return: rows of each bin, the least confident first; none for no pairs.
+    """
+    if not len(grade_probs):
+        return []
+    return list(np.array_split(np.argsort(grade_probs.max(1), kind="stable"), min(bins, len(grade_probs))))
+
+
+def ranked_probability_score(grade_probs: Floats, grades: Ints) -> NDArray[np.float64]:
+    """How far the predicted distribution lies from the given grade, on the ordered scale; lower is better.
+
+    Epstein 1969, doi:10.1175/1520-0450(1969)008<0985:ASSFPF>2.0.CO;2, over ``k - 1``: the mean squared
+    difference of the cumulative distributions. A proper score, so it rewards calibration and sharpness both.
+
+    :param grade_probs: ``[n, k]``.
+    :param grades: ``[n]`` in ``0..k-1``.
+    :return: ``[n]`` in [0, 1].
+    """
+    k = grade_probs.shape[1]
+    given = grades[:, None] <= np.arange(k - 1)
+    return np.asarray(np.square(grade_probs.cumsum(1)[:, :-1] - given).mean(1), dtype=np.float64)
+
+
+def off_by_two(predicted: Ints, grades: Ints) -> float:
+    """Share of pairs whose predicted grade is two or more away from the given one.
+
+    :param predicted: ``[n]`` grades.
+    :param grades: ``[n]`` true grades.
+    :return: the share in [0, 1]; nan for no pairs.
+    """
+    return float((np.abs(predicted - grades) >= 2).mean()) if len(grades) else float("nan")

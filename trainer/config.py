@@ -116,6 +116,7 @@ class Loss:
     grade_params: Mapping[str, Any] = field(default_factory=dict, metadata={"help": "its parameters"})
     grade_weight: float = _opt(1.0, "weight of the grade term")
     rank: str = _opt("pairwise", "registered rank loss")
+    rank_params: Mapping[str, Any] = field(default_factory=dict, metadata={"help": "its parameters"})
     rank_weight: float = _opt(3.0, "weight of the rank term, averaged per query; 0 leaves it out")
     l2: float = _opt(0.01, "squared-weight penalty on the head")
 

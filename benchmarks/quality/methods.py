@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmarks.quality.data import GAINS, Judged, Rows, select
 from trainer.config import Loss, Stages
-from trainer.models.head import CumulativeHead
+from trainer.models.heads import CumulativeHead
 from trainer.stages.data import Pairs
 from trainer.stages.head_stage import calibrate_grades, fit_head
 from trainer.stages.objective import Objective, Predictions, predict

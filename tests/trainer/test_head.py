@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from training_project import laws
 
 from trainer.losses.cumulative import cumulative
-from trainer.models.head import CumulativeHead
+from trainer.models.heads import CumulativeHead
 from trainer.stages.data import Pairs
 from trainer.stages.head_stage import calibrate_grades
 

@@ -133,7 +133,7 @@ def test_mahalanobis_without_whitening_is_euclidean():
 
 
 def test_views():
-    features = PairFeatures(torch.zeros(4, 2), unit_rows(4, 3, 1), unit_rows(4, 3, 2))
+    features = PairFeatures(torch.zeros(4, 2), (unit_rows(4, 3, 1), unit_rows(4, 3, 2)))
     assert view(features, "query") is features.query and view(features, "item") is features.item
     pair = view(features, "pair")
     between = (pair[0] - pair[1]).square().sum()

@@ -19,7 +19,7 @@ from training_project import write_jsonl, write_project
 from darl_opensearch import cli
 from darl_opensearch.errors import DarlError
 from trainer.config import read_config
-from trainer.stages import full_stage, plan
+from trainer.stages import fit, plan
 
 FULL = {"stages": {"run": ["full"], "full_epochs": 2}}
 ROOT = Path(cli.__file__).parents[2]
@@ -265,11 +265,11 @@ def test_a_run_killed_between_two_renames(unbroken, tmp_path, monkeypatch, call)
             raise KeyboardInterrupt
         full_replace(source, target)
 
-    full_replace = full_stage.replace_folder
-    monkeypatch.setattr(full_stage, "replace_folder", half)
+    full_replace = fit.replace_folder
+    monkeypatch.setattr(fit, "replace_folder", half)
     with pytest.raises(KeyboardInterrupt):
         train(path, tmp_path / "run")
-    monkeypatch.setattr(full_stage, "replace_folder", full_replace)
+    monkeypatch.setattr(fit, "replace_folder", full_replace)
     train(path, tmp_path / "run")
     assert equal(weights(tmp_path / "run"), weights(whole))
 
@@ -315,13 +315,13 @@ def test_a_stage_that_hurts_is_rolled_back(tmp_path, bases):
 
 def test_a_loss_that_is_no_number(tmp_path, bases, monkeypatch):
     path = write_project(tmp_path / "p", bases["bert"], **FULL)
-    real, calls = full_stage.FullStage._step, iter(range(1, 100))
+    real, calls = fit.Fit._step, iter(range(1, 100))
 
     def poisoned(self):
         value = real(self)
         return float("nan") if next(calls) == 6 else value
 
-    monkeypatch.setattr(full_stage.FullStage, "_step", poisoned)
+    monkeypatch.setattr(fit.Fit, "_step", poisoned)
     with pytest.raises(DarlError) as caught:
         train(path, tmp_path / "run")
     text = str(caught.value)
@@ -335,7 +335,7 @@ def test_a_loss_that_is_no_number(tmp_path, bases, monkeypatch):
 def test_weights_that_are_no_numbers_are_never_kept(tmp_path, bases, monkeypatch):
     """The last step's update overflows: the loss before it was fine, the dev loss after it is not."""
     path = write_project(tmp_path / "p", bases["bert"], **FULL)
-    real = full_stage.FullStage._step
+    real = fit.Fit._step
 
     def overflow(self):
         value = real(self)
@@ -344,7 +344,7 @@ def test_weights_that_are_no_numbers_are_never_kept(tmp_path, bases, monkeypatch
                 self.parameters[0].fill_(float("nan"))
         return value
 
-    monkeypatch.setattr(full_stage.FullStage, "_step", overflow)
+    monkeypatch.setattr(fit.Fit, "_step", overflow)
     trained = train(path, tmp_path / "run")
     assert all(torch.isfinite(p).all() for p in trained.model.parameters())
     json.dumps(trained.result, allow_nan=False)  # what --json prints

@@ -59,7 +59,7 @@ class ContractModule(nn.Module):
         distance = self.detector(view(features, self.space))
         ood = ood_columns(distance, self.ood_table, self.ood_median, self.ood_spread)
         scores = torch.cat([head.score(raw)[:, None], head.grade_probs(raw), ood], dim=1)
-        return {SCORES: scores, FEATURES: torch.cat([features.query, features.item], dim=1)}
+        return {SCORES: scores, FEATURES: torch.cat(features.halves, dim=1)}
 
 
 def export_graphs(module: ContractModule, folder: Path, work: Path) -> None:

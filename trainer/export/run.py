@@ -178,8 +178,8 @@ def _reference(module: ContractModule, tokenizer: Any, pairs: list[tuple[str, st
     sample = pairs[:: max(1, len(pairs) // REFERENCE_ROWS)][:REFERENCE_ROWS]
     queries, items = (list(dict.fromkeys(texts)) for texts in zip(*sample, strict=True))
     index = torch.tensor([(queries.index(q), items.index(t)) for q, t in sample])
-    features = module.backbone.feature_table(queries, items, index).rows()
-    return torch.cat([features.query, features.item], dim=1).numpy().astype(np.float32)
+    features = module.backbone.feature_table(queries, items, index).spelt_out()
+    return torch.cat(features.halves, dim=1).numpy().astype(np.float32)
 
 
 def _card(trained: Trained, graphs: dict[str, Any]) -> Card:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,7 +10,8 @@ from typing import Any, Protocol
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from trainer.models.head import CumulativeHead
+from trainer.config import Config
+from trainer.models.heads import Head
 from trainer.registry import Registry
 
 
@@ -19,49 +20,86 @@ class PairFeatures:
     """A backbone's view of some pairs.
 
     :param similarity: ``[n, f]`` what the head reads.
-    :param query: ``[n, h]`` unit-length query half.
-    :param item: ``[n, h]`` unit-length item half.
+    :param halves: unit-length embeddings ``[n, h]`` for OOD detection and selection: of query and item where the
+        backbone reads them apart, of the pair alone where it reads them together.
     """
 
     similarity: Tensor
-    query: Tensor
-    item: Tensor
+    halves: tuple[Tensor, ...]
+
+    @property
+    def query(self) -> Tensor:
+        """``[n, h]`` the query half, of a backbone that has one."""
+        return self.halves[0]
+
+    @property
+    def item(self) -> Tensor:
+        """``[n, h]`` the item half, of a backbone that has one."""
+        return self.halves[1]
 
 
 @dataclass(frozen=True)
 class FeatureTable:
-    """Features of many pairs over few distinct texts.
+    """Features of many pairs over fewer distinct halves.
 
     :param similarity: ``[n, f]`` what the head reads.
-    :param queries: ``[q, h]`` unit-length query halves.
-    :param items: ``[m, h]`` unit-length item halves.
-    :param pairs: ``[n, 2]`` int64, rows of queries and items.
+    :param tables: for each half, ``[m, h]`` unit-length embeddings of the distinct ones.
+    :param rows: ``[n, number of halves]`` int64, each pair's row in each table.
     """
 
     similarity: Tensor
-    queries: Tensor
-    items: Tensor
-    pairs: Tensor
+    tables: tuple[Tensor, ...]
+    rows: Tensor
 
-    def rows(self) -> PairFeatures:
+    def spelt_out(self) -> PairFeatures:
         """Spell the features out pair by pair.
 
         :return: ``n`` rows.
         """
-        return PairFeatures(self.similarity, self.queries[self.pairs[:, 0]], self.items[self.pairs[:, 1]])
+        return PairFeatures(self.similarity, tuple(t[self.rows[:, i]] for i, t in enumerate(self.tables)))
 
 
 class Backbone(Protocol):
-    """Turns pairs into features; a head turns those into grades."""
+    """Turns pairs into features; a head turns those into grades.
 
-    head: CumulativeHead
+    It lives on the CPU, but while :func:`trainer.models.device.on` has it elsewhere; what it returns from the
+    methods without gradient is on the CPU always.
+    """
+
+    head: Head
+    halves: int  # 2: it reads query and item apart; 1: together
+    standardises: bool  # whether a head stage may bring the features to mean 0 and spread 1
+
+    @classmethod
+    def from_base(cls, config: Config, head: str) -> Backbone:
+        """Start from what ``[model] base`` names.
+
+        :param config: the whole configuration; a backbone reads its own tables of it.
+        :param head: registered head.
+        :return: the untrained model, in evaluation mode.
+        :raises DarlError: when the base cannot be loaded, or does not fit the configuration.
+        """
+
+    @classmethod
+    def load(cls, folder: Path) -> Backbone:
+        """Read what :meth:`save` wrote.
+
+        :param folder: the folder.
+        :return: the same model, in evaluation mode.
+        """
+
+    def fit_texts(self, items: Iterable[str]) -> None:
+        """Learn what needs no labels from the catalogue, such as how rare a token is.
+
+        :param items: rendered items.
+        """
 
     def pair_features(self, queries: Sequence[str], items: Sequence[str]) -> PairFeatures:
         """Encode pairs of texts, with gradient where the module trains.
 
         :param queries: ``n`` queries.
         :param items: ``n`` rendered items.
-        :return: their features.
+        :return: their features, on the model's device.
         """
 
     def feature_table(
@@ -77,12 +115,12 @@ class Backbone(Protocol):
         :param queries: distinct queries.
         :param items: distinct rendered items.
         :param pairs: ``[n, 2]`` int64, rows of ``queries`` and ``items``.
-        :param advance: called with the number of texts just encoded.
+        :param advance: called with the number of texts, or pairs read together, just encoded.
         :return: the features.
         """
 
     def pooled(self, texts: Sequence[str], *, advance: Callable[[int], object] = ...) -> Tensor:
-        """Encode halves alone, without gradient, for what needs no token similarities.
+        """Encode halves alone, without gradient; only where ``halves`` is 2.
 
         :param texts: queries or rendered items.
         :param advance: called with the number of texts just encoded.
@@ -99,7 +137,7 @@ class Backbone(Protocol):
         """
 
     def encoder_parameters(self) -> list[Any]:
-        """Parameters below the head."""
+        """Parameters below the head that training changes."""
 
     def state_dict(self) -> dict[str, Tensor]:
         """Every weight and buffer, by name."""

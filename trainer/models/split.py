@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from darl_opensearch.errors import UsageError
+from trainer.config import Config
 from trainer.models.base import BACKBONES, FeatureTable, PairFeatures
-from trainer.models.head import CumulativeHead
-from trainer.models.sources import EncoderSource, pair_tokenizer
+from trainer.models.heads import HEADS
+from trainer.models.sources import EncoderSource, load_encoder, pair_tokenizer
 
 KERNEL_CENTRES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0)
 KERNEL_WIDTH = 0.05
@@ -43,7 +44,11 @@ class SplitReranker(nn.Module):
     :param item_cap: most tokens of an item.
     :param pooling: ``mean`` or ``cls``, as the bi-encoder was trained.
     :param position_offset: first position id (0 for BERT, padding index + 1 for RoBERTa).
+    :param head: registered head.
     """
+
+    halves = 2
+    standardises = True
 
     def __init__(
         self,
@@ -55,10 +60,12 @@ class SplitReranker(nn.Module):
         item_cap: int,
         pooling: str = "mean",
         position_offset: int = 0,
+        head: str = "cumulative",
     ) -> None:
         super().__init__()
         self.encoder = encoder
-        self.head = CumulativeHead(N_FEATURES, gains)
+        self.head = HEADS[head].make(N_FEATURES, gains)
+        self.head_name = head
         self.gains, self.pooling, self.position_offset = gains, pooling, position_offset
         self.query_cap, self.item_cap = query_cap, item_cap
         self._tokenizer = tokenizer
@@ -70,8 +77,27 @@ class SplitReranker(nn.Module):
         self.rarity: Tensor
 
     @classmethod
+    def from_base(cls, config: Config, head: str) -> SplitReranker:
+        """Start from the bi-encoder that ``[model] base`` names.
+
+        :param config: the configuration.
+        :param head: registered head.
+        :return: the untrained model, in evaluation mode.
+        :raises DarlError: when there is no such bi-encoder, or it cannot be split.
+        """
+        model = config.model
+        gains, caps = config.grades.scale.gains, {"query_cap": model.query_cap, "item_cap": model.item_cap}
+        return cls.from_source(load_encoder(model.base), gains, head=head, **caps).eval()
+
+    @classmethod
     def from_source(
-        cls, source: EncoderSource, gains: tuple[float, ...], *, query_cap: int, item_cap: int
+        cls,
+        source: EncoderSource,
+        gains: tuple[float, ...],
+        *,
+        query_cap: int,
+        item_cap: int,
+        head: str = "cumulative",
     ) -> SplitReranker:
         """Start from a bi-encoder's checkpoint.
 
@@ -79,6 +105,7 @@ class SplitReranker(nn.Module):
         :param gains: gain of each grade.
         :param query_cap: most tokens of a query.
         :param item_cap: most tokens of an item.
+        :param head: registered head.
         :return: a model that ranks as the bi-encoder's cosine does.
         :raises UsageError: when the checkpoint has positions for fewer tokens.
         """
@@ -92,8 +119,15 @@ class SplitReranker(nn.Module):
         tokenizer = pair_tokenizer(source.tokenizer, source.cls, source.sep, length)
         return cls(
             source.encoder, tokenizer, gains, query_cap=query_cap, item_cap=item_cap, pooling=source.pooling,
-            position_offset=source.position_offset,
+            position_offset=source.position_offset, head=head,
         )  # fmt: skip
+
+    def fit_texts(self, items: Iterable[str]) -> None:
+        """Learn how rare each token is.
+
+        :param items: rendered items.
+        """
+        self.fit_rarity(items)
 
     @torch.no_grad()
     def fit_rarity(self, texts: Iterable[str]) -> None:
@@ -185,7 +219,7 @@ class SplitReranker(nn.Module):
         item = self.pool(states, item_mask, position_ids)
         cosine = (query * item).sum(1)
         features = self.similarity(cosine, (states, query_mask, input_ids), (states, item_mask, input_ids))
-        return PairFeatures(features, query, item)
+        return PairFeatures(features, (query, item))
 
     def pair_features(self, queries: Sequence[str], items: Sequence[str]) -> PairFeatures:
         """Encode pairs of texts, each distinct text once.
@@ -206,7 +240,7 @@ class SplitReranker(nn.Module):
             sides.append((pooled[rows], states[rows], mask.to(states)[rows], ids[rows]))
         query, item = sides
         cosine = (query[0] * item[0]).sum(1)
-        return PairFeatures(self.similarity(cosine, query[1:], item[1:]), query[0], item[0])
+        return PairFeatures(self.similarity(cosine, query[1:], item[1:]), (query[0], item[0]))
 
     @torch.no_grad()
     def feature_table(
@@ -243,11 +277,12 @@ class SplitReranker(nn.Module):
                     if not rows:
                         continue  # an item that no pair has
                     width = max(len(query_states[r][1]) for r in rows)
-                    side = _stack([query_states[r] for r in rows], width)
-                    one = tuple(t.expand(len(rows), *t.shape[1:]) for t in _stack([states[row]], len(states[row][1])))
-                    cosine = query_pooled[rows] @ pooled[row]
-                    similarity[part] = self.similarity(cosine, side, (one[0], one[1], one[2]))
-        return FeatureTable(similarity, query_pooled, item_pooled, pairs)
+                    side = self._on_device(_stack([query_states[r] for r in rows], width))
+                    alone = self._on_device(_stack([states[row]], len(states[row][1])))
+                    one = tuple(t.expand(len(rows), *t.shape[1:]) for t in alone)
+                    cosine = (query_pooled[rows] @ pooled[row]).to(side[0])
+                    similarity[part] = self.similarity(cosine, side, (one[0], one[1], one[2])).float().cpu()
+        return FeatureTable(similarity, (query_pooled, item_pooled), pairs)
 
     @torch.no_grad()
     def pooled(self, texts: Sequence[str], *, advance: Callable[[int], object] = lambda n: None) -> Tensor:
@@ -262,6 +297,10 @@ class SplitReranker(nn.Module):
             parts.append(self._encode_texts(texts[begin : begin + CHUNK], advance)[1])
         return torch.cat(parts)
 
+    def _on_device(self, tensors: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        device = self.rarity.device
+        return tensors[0].to(device), tensors[1].to(device), tensors[2].to(device)
+
     def _encode_texts(
         self, texts: Sequence[str], advance: Callable[[int], object]
     ) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
@@ -274,7 +313,7 @@ class SplitReranker(nn.Module):
             ids, mask = self._tensors([texts[i] for i in chunk])
             positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
             out = self.encode(ids, mask, positions, mask[:, None, :].expand(-1, ids.shape[1], -1))
-            pooled[chunk] = self.pool(out, mask.to(out), positions).cpu()
+            pooled[chunk] = self.pool(out, mask.to(out), positions).float().cpu()
             for row, i in enumerate(chunk):
                 n = int(mask[row].sum())
                 states[i] = (out[row, :n].cpu(), ids[row, :n].cpu())
@@ -313,7 +352,8 @@ class SplitReranker(nn.Module):
         """
         save_file({name: t.contiguous() for name, t in self.state_dict().items()}, folder / "model.safetensors")
         config = {
-            "backbone": "split", "gains": list(self.gains), "query_cap": self.query_cap, "item_cap": self.item_cap,
+            "backbone": "split", "head": self.head_name, "gains": list(self.gains),
+            "query_cap": self.query_cap, "item_cap": self.item_cap,
             "pooling": self.pooling, "position_offset": self.position_offset,
             "encoder": self.encoder.config.to_dict(),
         }  # fmt: skip
@@ -339,7 +379,7 @@ class SplitReranker(nn.Module):
         model = cls(
             encoder, Tokenizer.from_file(str(folder / "tokenizer.json")), tuple(config["gains"]),
             query_cap=config["query_cap"], item_cap=config["item_cap"], pooling=config["pooling"],
-            position_offset=config["position_offset"],
+            position_offset=config["position_offset"], head=config.get("head", "cumulative"),
         )  # fmt: skip
         model.load_state_dict(load_file(folder / "model.safetensors"))
         return model.eval()

@@ -93,16 +93,19 @@ class Features:
         if id(pairs) not in self._tables:
             table = self.model.feature_table(pairs.queries, pairs.items, pairs.index, advance=self.advance)
             self._tables[id(pairs)] = (pairs, table)  # the pairs are kept: their id stays theirs
-            self._halves |= dict(zip(pairs.queries, table.queries, strict=True))
-            self._halves |= dict(zip(pairs.items, table.items, strict=True))
+            if self.model.halves == 2:
+                for texts, rows in zip((pairs.queries, pairs.items), table.tables, strict=True):
+                    self._halves |= dict(zip(texts, rows, strict=True))
         return self._tables[id(pairs)][1]
 
     def halves(self, pairs: Pairs) -> PairFeatures:
-        """Pooled halves of some pairs, for what does not read how their tokens meet.
+        """Halves of some pairs, for what does not read how their tokens meet.
 
         :param pairs: judged or not.
-        :return: features whose ``similarity`` is empty.
+        :return: features; of a backbone that reads query and item apart, ``similarity`` is empty.
         """
+        if self.model.halves == 1:
+            return self.of(pairs).spelt_out()
         texts = [text for text in dict.fromkeys([*pairs.queries, *pairs.items]) if text not in self._halves]
         self._halves |= dict(zip(texts, self.model.pooled(texts, advance=self.advance), strict=True))
         width = len(next(iter(self._halves.values())))
@@ -110,7 +113,7 @@ class Features:
             torch.stack([self._halves[text] for text in side]) if side else torch.zeros(0, width)
             for side in (pairs.queries, pairs.items)
         )
-        return PairFeatures(torch.zeros(len(pairs.index), 0), query[pairs.index[:, 0]], item[pairs.index[:, 1]])
+        return PairFeatures(torch.zeros(len(pairs.index), 0), (query[pairs.index[:, 0]], item[pairs.index[:, 1]]))
 
     def forget(self) -> None:
         """Drop everything: the encoder has changed."""

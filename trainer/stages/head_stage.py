@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from trainer.models.head import CumulativeHead
+from trainer.models.heads import Head
 from trainer.stages.data import Pairs
 from trainer.stages.objective import Objective
 from trainer.stages.threads import one_thread
@@ -17,7 +17,7 @@ from trainer.stages.threads import one_thread
 
 @one_thread()
 def fit_head(
-    head: CumulativeHead,
+    head: Head,
     objective: Objective,
     train: tuple[Pairs, Tensor],
     dev: tuple[Pairs, Tensor],
@@ -66,7 +66,7 @@ def fit_head(
 
 
 def cross_fitted_latent(
-    head: CumulativeHead,
+    head: Head,
     objective: Objective,
     train: tuple[Pairs, Tensor],
     dev: tuple[Pairs, Tensor],
@@ -104,7 +104,7 @@ def cross_fitted_latent(
 
 
 @torch.no_grad()
-def dev_objective(objective: Objective, head: CumulativeHead, dev: tuple[Pairs, Tensor]) -> float:
+def dev_objective(objective: Objective, head: Head, dev: tuple[Pairs, Tensor]) -> float:
     """Loss on the dev pairs, without the penalty.
 
     :param objective: the loss.
@@ -114,42 +114,16 @@ def dev_objective(objective: Objective, head: CumulativeHead, dev: tuple[Pairs, 
     """
     pairs, features = dev
     loss = objective(head, features, pairs.grades, pairs.query_index)
-    return float(loss - objective.config.l2 * head.weight.square().sum())
+    return float(loss - objective.config.l2 * head.penalty())
 
 
 @one_thread()
-def calibrate_grades(head: CumulativeHead, pairs: Pairs, features: Tensor, *, prior: float = 0.01) -> None:
-    """Set slope and thresholds by maximum likelihood on the dev pairs; the order of items stays.
-
-    The ordinal counterpart of Platt scaling (Platt 1999): one positive slope on the latent, ``k - 1``
-    thresholds, with a weak pull towards where they are, for grades that the dev pairs hardly have.
+def calibrate_grades(head: Head, pairs: Pairs, features: Tensor, *, prior: float = 0.01) -> None:
+    """Calibrate the grades on the dev pairs; what that may change is the head's own.
 
     :param head: calibrated in place.
     :param pairs: dev pairs.
     :param features: ``[n, f]`` their features.
-    :param prior: weight of the pull.
+    :param prior: weight of the pull towards what is there, for grades that the dev pairs hardly have.
     """
-    from trainer.losses.cumulative import cumulative
-
-    with torch.no_grad():
-        latent = head.latent(features).double()
-        start = head.thresholds.double()
-    log_slope = torch.zeros((), dtype=torch.float64, requires_grad=True)
-    first = start[:1].clone().requires_grad_()
-    log_gaps = start.diff().clamp_min(1e-3).log().requires_grad_()
-    parameters = [log_slope, first] + ([log_gaps] if log_gaps.numel() else [])
-    optimiser = torch.optim.LBFGS(parameters, max_iter=200, line_search_fn="strong_wolfe")
-
-    def thresholds() -> Tensor:
-        return torch.cat([first, first + log_gaps.exp().cumsum(0)])
-
-    def closure() -> Tensor:
-        optimiser.zero_grad()
-        raw = latent[:, None] * log_slope.exp() - thresholds()[None, :]
-        pull = log_slope.square() + (thresholds() - start).square().sum()
-        loss = cumulative(raw, pairs.grades) + prior * pull
-        loss.backward()
-        return loss
-
-    optimiser.step(closure)
-    head.rescale(float(log_slope.detach().exp()), thresholds().detach().float())
+    head.calibrate(features, pairs.grades, prior=prior)

@@ -16,16 +16,29 @@ from darl_opensearch.errors import UsageError
 from trainer.config import Loss
 from trainer.evaluate.metrics import expected_calibration_error, macro_f1, ndcg_per_query, quadratic_kappa
 from trainer.losses import GRADE_LOSSES, RANK_LOSSES
-from trainer.models.head import CumulativeHead
+from trainer.losses.registries import comparable_queries
+from trainer.models.heads import HEADS, Head
 from trainer.stages.data import Pairs
 
 
 @dataclass(frozen=True)
+class Totals:
+    """What a loss's terms are averaged over.
+
+    :param pairs: graded pairs.
+    :param queries: queries with two items of different gain.
+    """
+
+    pairs: float
+    queries: float
+
+
+@dataclass(frozen=True)
 class Objective:
-    """Grade term + weighted rank term + penalty on the head.
+    """Weighted grade term + weighted rank term + penalty on the head.
 
     :param grade_loss: registered grade loss with its parameters bound.
-    :param rank_loss: registered rank loss.
+    :param rank_loss: registered rank loss with its parameters bound.
     :param config: weights.
     :param gains: gain of each grade.
     """
@@ -45,14 +58,15 @@ class Objective:
         :raises UsageError: for an unknown loss or parameter, or one that does not fit the grades.
         """
         grade, params = GRADE_LOSSES.resolve(config.grade, config.grade_params)
-        rank, _ = RANK_LOSSES.resolve(config.rank, {})
+        rank, rank_params = RANK_LOSSES.resolve(config.rank, config.rank_params)
+        head = HEADS[GRADE_LOSSES[config.grade].needs].make(1, gains)
         try:  # what depends on the number of grades, only the loss itself can say
-            grade(torch.zeros(1, len(gains) - 1), torch.zeros(1, dtype=torch.int64), **params)
+            grade(head(torch.zeros(1, 1)), torch.zeros(1, dtype=torch.int64), **params)
         except ValueError as err:
             raise UsageError(f"[loss] grade_params: {err}", todo="correct it; [grades] has the scale") from err
-        return cls(partial(grade, **params), rank, config, gains)
+        return cls(partial(grade, **params), partial(rank, **rank_params), config, gains)
 
-    def __call__(self, head: CumulativeHead, features: Tensor, grades: Tensor, query_index: Tensor) -> Tensor:
+    def __call__(self, head: Head, features: Tensor, grades: Tensor, query_index: Tensor) -> Tensor:
         """Loss of some pairs.
 
         :param head: turns features into grades.
@@ -61,16 +75,49 @@ class Objective:
         :param query_index: ``[n]`` int64.
         :return: ``[]`` float.
         """
-        latent = head.latent(features)
-        loss = self.config.l2 * head.weight.square().sum()
+        return self.part(head, features, grades, query_index, self.totals(grades, query_index))
+
+    def part(
+        self, head: Head, features: Tensor, grades: Tensor, query_index: Tensor, whole: Totals, *, share: float = 1.0
+    ) -> Tensor:
+        """Contribution of some queries to the loss of a batch that holds them; the parts sum to the whole.
+
+        :param head: turns features into grades.
+        :param features: ``[n, f]`` float.
+        :param grades: ``[n]`` int64.
+        :param query_index: ``[n]`` int64; a query's pairs are all here.
+        :param whole: what the whole batch's terms are averaged over.
+        :param share: of the penalty, which belongs to no pair.
+        :return: ``[]`` float.
+        """
+        here = self.totals(grades, query_index)
+        raw = head(features)
+        loss = self.config.l2 * share * head.penalty()
         if self.config.grade_weight:
-            raw = latent[:, None] - head.thresholds[None, :]
-            loss = loss + self.config.grade_weight * self.grade_loss(raw, grades)
+            weight = self.config.grade_weight * here.pairs / max(whole.pairs, 1.0)
+            loss = loss + weight * self.grade_loss(raw, grades)
         if self.config.rank_weight:
-            table = torch.tensor(self.gains, dtype=latent.dtype, device=latent.device)
-            gain = table[grades] / table[-1]
-            loss = loss + self.config.rank_weight * self.rank_loss(latent, gain, query_index)
+            weight = self.config.rank_weight * here.queries / max(whole.queries, 1.0)
+            loss = loss + weight * self.rank_loss(head.rank_score(raw), self.gain(grades), query_index)
         return loss
+
+    def totals(self, grades: Tensor, query_index: Tensor) -> Totals:
+        """Count what the terms are averaged over.
+
+        :param grades: ``[n]`` int64.
+        :param query_index: ``[n]`` int64.
+        :return: the counts.
+        """
+        return Totals(float(len(grades)), float(comparable_queries(self.gain(grades), query_index)))
+
+    def gain(self, grades: Tensor) -> Tensor:
+        """Gains over the highest gain.
+
+        :param grades: ``[n]`` int64.
+        :return: ``[n]`` float in [0, 1].
+        """
+        table = torch.tensor(self.gains, dtype=torch.float32, device=grades.device)
+        return table[grades] / table[-1]
 
 
 @dataclass(frozen=True)
@@ -86,7 +133,7 @@ class Predictions:
 
 
 @torch.no_grad()
-def predict(head: CumulativeHead, similarity: Tensor) -> Predictions:
+def predict(head: Head, similarity: Tensor) -> Predictions:
     """Apply a head.
 
     :param head: the head.

@@ -44,8 +44,9 @@ def fit_ood(features: Features, config: Ood, data: RunData) -> FittedOod:
     :raises InputError: when the traffic is too small for alpha.
     """
     make, params = DETECTORS.resolve(config.detector, config.params)
+    parts = halves(config.features, features.model.halves)
     rows = view(features.halves(data.judged([*data.train, *data.dev])), config.features)
-    detector = make(rows.shape[1], halves=halves(config.features), **params)
+    detector = make(rows.shape[1], halves=parts, **params)
     try:
         detector.fit(rows)
     except ValueError as err:
@@ -59,6 +60,7 @@ def fit_ood(features: Features, config: Ood, data: RunData) -> FittedOod:
     report = {
         "detector": config.detector,
         "features": config.features,
+        "halves": parts,
         "params": params,
         "width": rows.shape[1],
         "alpha": config.alpha,

@@ -19,12 +19,12 @@ from darl_opensearch.errors import DarlError, InputError
 from trainer.config import Config, parse_config
 from trainer.evaluate.bootstrap import bootstrap_mean
 from trainer.evaluate.metrics import ndcg_per_query
+from trainer.losses import GRADE_LOSSES
 from trainer.models import BACKBONES
-from trainer.models.sources import load_encoder
-from trainer.ood import DETECTORS, ConformalCalibration, halves
+from trainer.ood import DETECTORS, ConformalCalibration
 from trainer.ood.calibration import check_count
 from trainer.stages.data import Features, Pairs, RunData, read_data
-from trainer.stages.full_stage import FullStage
+from trainer.stages.full_stage import full_stage
 from trainer.stages.head_stage import calibrate_grades, cross_fitted_latent, fit_head
 from trainer.stages.objective import Objective, Predictions, metrics, predict
 from trainer.stages.ood_stage import FittedOod, fit_ood
@@ -111,14 +111,11 @@ def prepare(config: Config, base: Path) -> tuple[Any, RunData]:
     make, _ = BACKBONES.resolve(config.model.backbone, {})
     Objective.make(config.loss, config.grades.scale.gains)
     DETECTORS.resolve(config.ood.detector, config.ood.params)
-    source = load_encoder(config.model.base)
-    model = make.from_source(
-        source, config.grades.scale.gains, query_cap=config.model.query_cap, item_cap=config.model.item_cap
-    )
+    model = make.from_base(config, GRADE_LOSSES[config.loss.grade].needs)
     data = read_data(config, base, model.tokenizer())
     check_count(sum(len(item_ids) for _, item_ids in data.traffic), config.ood.alpha)
-    model.fit_rarity(item.text for item in data.items.values())
-    return model.eval(), data
+    model.fit_texts(item.text for item in data.items.values())
+    return model, data
 
 
 def _claim(folder: Path, config: Config, data: RunData) -> None:
@@ -162,7 +159,9 @@ def _stage(
         gains, history = _head(features, objective, config, pairs, report)
     else:
         gains = {}
-        stage = FullStage(model, objective, config.stages, pairs["train"], pairs["dev"], seed=config.seed, folder=place)
+        stage = full_stage(
+            model, objective, config.stages, pairs["train"], pairs["dev"], seed=config.seed, folder=place
+        )
         history = stage.run(lambda step, total: report("stage full", step, total))
         features.forget()
     after = _dev_ndcg(features, pairs["dev"], config)
@@ -277,7 +276,7 @@ def _load_ood(checkpoint: Path) -> FittedOod:
         part, _, name = key.partition(".")
         parts[part][name] = value
     make, params = DETECTORS.resolve(report["detector"], report["params"])
-    detector = make(report["width"], halves=halves(report["features"]), **params)
+    detector = make(report["width"], halves=report["halves"], **params)
     for name, value in parts["detector"].items():
         setattr(detector, name, value)  # the reference's height is not known before
     calibration = ConformalCalibration(len(parts["calibration"]["distances"]))

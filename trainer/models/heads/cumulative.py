@@ -1,4 +1,4 @@
-"""From similarity features to ordered grades: one latent, ``k - 1`` increasing thresholds."""
+"""Ordered grades as cuts of one latent: ``k - 1`` increasing thresholds."""
 
 from __future__ import annotations
 
@@ -8,32 +8,29 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trainer.models.heads.base import HEADS, Head
 
-class CumulativeHead(nn.Module):
-    """Proportional odds over standardised features (McCullagh 1980).
 
-    The untrained head reads the first feature only, so a model starts by ranking as that feature does.
+@HEADS.register("cumulative", cite="McCullagh 1980, doi:10.1111/j.2517-6161.1980.tb01109.x")
+class CumulativeHead(Head):
+    """Proportional odds: one latent orders the items, the thresholds grade them.
+
+    No calibration can change the order.
 
     :param n_features: features of a pair.
     :param gains: gain of each of the ``k`` grades, increasing.
     """
 
     def __init__(self, n_features: int, gains: tuple[float, ...]) -> None:
-        super().__init__()
-        k = len(gains)
-        self.k = k
+        super().__init__(n_features, gains)
         weight = torch.zeros(n_features)
         weight[0] = 1.0
         self.weight = nn.Parameter(weight)
         self.first = nn.Parameter(torch.tensor(-1.0))
-        self.gaps = nn.Parameter(torch.full((k - 2,), math.log(math.e - 1)))  # softplus -> 1
-        self.register_buffer("shift", torch.zeros(n_features))
-        self.register_buffer("scale", torch.ones(n_features))
+        self.gaps = nn.Parameter(torch.full((self.k - 2,), math.log(math.e - 1)))  # softplus -> 1
         steps = torch.tensor(gains, dtype=torch.float64)
         self.register_buffer("gain_steps", (steps.diff() / steps[-1]).float())
         self.register_buffer("gain_floor", (steps[0] / steps[-1]).float())
-        self.shift: Tensor
-        self.scale: Tensor
         self.gain_steps: Tensor
         self.gain_floor: Tensor
 
@@ -48,7 +45,7 @@ class CumulativeHead(nn.Module):
         :param features: ``[n, f]`` float.
         :return: ``[n]`` float.
         """
-        return ((features - self.shift) / self.scale) @ self.weight
+        return self.standardised(features) @ self.weight
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits of ``P(grade > j)``.
@@ -76,14 +73,56 @@ class CumulativeHead(nn.Module):
         """
         return self.gain_floor + torch.sigmoid(raw) @ self.gain_steps
 
+    def rank_score(self, raw: Tensor) -> Tensor:
+        """The latent.
+
+        :param raw: ``[n, k-1]`` from :meth:`forward`.
+        :return: ``[n]`` float.
+        """
+        return raw[:, 0] + self.first
+
     @torch.no_grad()
-    def standardise(self, features: Tensor) -> None:
-        """Set shift and scale from training features, keeping the latent's order of an untrained head.
+    def start_from(self, rows: Tensor) -> None:
+        """Start from one direction a grade: the latent is their mean, weighted by centred gains.
+
+        :param rows: ``[k, f]`` float.
+        """
+        centred = self.gain - self.gain.mean()
+        self.weight.copy_((centred[:, None] * rows).sum(0) / centred.abs().sum().clamp_min(1e-6) * 2.0)
+
+    def calibrate(self, features: Tensor, grades: Tensor, *, prior: float) -> None:
+        """Slope of the latent and thresholds by maximum likelihood; the order of items stays.
+
+        The ordinal counterpart of Platt scaling (Platt 1999).
 
         :param features: ``[n, f]`` float.
+        :param grades: ``[n]`` int64.
+        :param prior: weight of the pull towards what is there.
         """
-        self.shift.copy_(features.mean(0))
-        self.scale.copy_(features.std(0).clamp_min(1e-4) if len(features) > 1 else torch.ones_like(self.scale))
+        from trainer.losses.cumulative import cumulative
+
+        with torch.no_grad():
+            latent = self.latent(features).double()
+            start = self.thresholds.double()
+        log_slope = torch.zeros((), dtype=torch.float64, requires_grad=True)
+        first = start[:1].clone().requires_grad_()
+        log_gaps = start.diff().clamp_min(1e-3).log().requires_grad_()
+        parameters = [log_slope, first] + ([log_gaps] if log_gaps.numel() else [])
+        optimiser = torch.optim.LBFGS(parameters, max_iter=200, line_search_fn="strong_wolfe")
+
+        def thresholds() -> Tensor:
+            return torch.cat([first, first + log_gaps.exp().cumsum(0)])
+
+        def closure() -> Tensor:
+            optimiser.zero_grad()
+            raw = latent[:, None] * log_slope.exp() - thresholds()[None, :]
+            pull = log_slope.square() + (thresholds() - start).square().sum()
+            loss = cumulative(raw, grades) + prior * pull
+            loss.backward()
+            return loss
+
+        optimiser.step(closure)
+        self.rescale(float(log_slope.detach().exp()), thresholds().detach().float())
 
     @torch.no_grad()
     def rescale(self, slope: float, thresholds: Tensor) -> None:

@@ -1,0 +1,30 @@
+"""Importers: any format of judgments, into items.jsonl, judgments.jsonl and a darl.toml to start from."""
+
+from __future__ import annotations
+
+from trainer.data.importers.base import IMPORTERS, Given, Importer, Source, Target
+from trainer.data.importers.esci import Esci
+from trainer.data.importers.jsonl import Jsonl
+from trainer.data.importers.run import Imported, run_import
+from trainer.data.importers.search_relevance import SearchRelevance
+from trainer.data.importers.trec import Trec
+from trainer.data.importers.triples import Triples
+from trainer.data.importers.ubi import Ubi
+from trainer.data.importers.wands import Wands
+
+__all__ = [
+    "IMPORTERS",
+    "Esci",
+    "Given",
+    "Imported",
+    "Importer",
+    "Jsonl",
+    "SearchRelevance",
+    "Source",
+    "Target",
+    "Trec",
+    "Triples",
+    "Ubi",
+    "Wands",
+    "run_import",
+]

@@ -1,0 +1,376 @@
+"""What every importer is made of: the files it reads, the fields it needs of them, and the scale it maps to."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from bisect import bisect_right
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from darl_opensearch.errors import InputError, UsageError
+from darl_opensearch.scores import GradeScale
+from darl_opensearch.text import ItemTemplate
+from trainer.data.store import Store, short
+from trainer.data.tables import Row, columns_of, read_table
+from trainer.registry import Param, Registry, nearest
+
+MAX_GRADE = 9  # beyond it a rating is a measurement that wants cut points, not a grade
+SAMPLE_ITEMS = 1000  # items looked at to guess which fields are text
+MOST_FIELDS = 8  # fields of a guessed template: the item cap has room for no more
+_TITLES = ("title", "name", "headline", "product_title", "product_name")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One of the files that an importer reads.
+
+    :param name: what it is called in messages, such as ``products``.
+    :param help: what is in it.
+    :param needs: fields that every row must have.
+    :param takes: fields that are read where they are there.
+    :param usual: names of the file in a folder of the data set, without suffix.
+    :param required: whether the import works only with it.
+    """
+
+    name: str
+    help: str
+    needs: tuple[str, ...]
+    takes: tuple[str, ...] = ()
+    usual: tuple[str, ...] = ()
+    required: bool = True
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Every field that is read by name."""
+        return (*self.needs, *self.takes)
+
+
+@dataclass(frozen=True)
+class Given:
+    """The files of one import.
+
+    :param paths: the files by the name of their :class:`Source`.
+    :param names: what a field of ours (``query``, or ``SOURCE.query`` for one file alone) is called in the files,
+        where it is called something else.
+    """
+
+    paths: Mapping[str, Path]
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    def rows(self, source: Source, *, project: bool = False, **how: Any) -> Iterator[tuple[str, Row]]:
+        """Read one of the files, its fields under our names.
+
+        :param source: which.
+        :param project: read no other columns of a Parquet file than those of the source.
+        :param **how: ``delimiter`` or ``plain``, see :func:`~trainer.data.tables.read_table`.
+        :yields: where the row stands, and its fields.
+        :raises InputError: when a row lacks a needed field, naming the nearest that it has.
+        """
+        theirs = {name: self.called(source, name) for name in source.fields}
+        renamed = {name: their for name, their in theirs.items() if their != name}
+        unseen, first = set(renamed), None
+        for where, row in read_table(self.paths[source.name], columns=list(theirs.values()) if project else (), **how):
+            row = unwrapped(row)
+            first = first or (where, row)
+            for name in source.needs:
+                if theirs[name] not in row:
+                    there = columns_of(self.paths[source.name]) or row  # the row has only what was asked for
+                    raise missing_field(theirs[name], there, where)
+            if found := {name: row[their] for name, their in renamed.items() if their in row}:
+                unseen -= found.keys()
+                row = row | found
+            yield where, row
+        if unseen and first:  # an optional field under a name that no row has: a slip of the pen
+            raise missing_field(renamed[min(unseen)], first[1], first[0])
+
+    def called(self, source: Source, name: str) -> str:
+        """Say what a field of ours is called in a file.
+
+        :param source: the file.
+        :param name: our name.
+        :return: theirs.
+        """
+        return self.names.get(f"{source.name}.{name}", self.names.get(name, name))
+
+
+@dataclass(frozen=True)
+class Target:
+    """What an importer made of its files, beside what it put into the store.
+
+    :param scale: the grades.
+    :param template: how an item becomes text.
+    :param judged_only: leave items out that nobody judged.
+    :param counts: what was passed over, and why.
+    :param notes: what the reader should know, a line each.
+    """
+
+    scale: GradeScale
+    template: ItemTemplate
+    judged_only: bool
+    counts: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+class Importer(Protocol):
+    """A format of judgments. Its parameters are the fields of a frozen dataclass.
+
+    :param sources: the files it reads, in the order in which they are named.
+    """
+
+    sources: ClassVar[tuple[Source, ...]]
+
+    def read(self, given: Given, store: Store) -> Target:
+        """Read everything into the store.
+
+        :param given: the files.
+        :param store: where items and judgments go.
+        :return: scale and template.
+        """
+        ...
+
+
+IMPORTERS: Registry[type[Any]] = Registry("format")
+
+
+def items_param(default: str) -> Param:
+    """Declare which items are written.
+
+    :param default: ``all`` or ``judged``.
+    :return: the parameter.
+    """
+    return Param(
+        kind=str, default=default, choices=("all", "judged"), help="items to write: all, or those that are judged"
+    )
+
+
+LABELS = Param(kind=str, default="", help="names of the grades, lowest first: irrelevant,related,fits")
+GAINS = Param(kind=str, default="", help="gain of each grade, lowest first: 0,1,3; empty: 0,1,2,…")
+TEMPLATE = Param(kind=str, default="", help="fields that become text: =title,brand; empty: those that look like text")
+
+
+def cuts_param(default: str, help: str) -> Param:
+    """Declare cut points.
+
+    :param default: numbers with commas.
+    :param help: what is cut.
+    :return: the parameter.
+    """
+    return Param(kind=str, default=default, help=help)
+
+
+def parts(text: str) -> tuple[str, ...]:
+    """Take a list with commas apart.
+
+    :param text: ``a, b``.
+    :return: its parts, without blanks around them.
+    """
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def numbers(text: str, name: str) -> tuple[float, ...]:
+    """Read increasing numbers with commas.
+
+    :param text: ``0, 0.5``.
+    :param name: the parameter, for messages.
+    :return: the numbers.
+    :raises UsageError: when one is none, or they do not increase.
+    """
+    try:
+        values = tuple(float(part) for part in parts(text))
+    except ValueError:
+        values = (math.nan, math.nan)
+    if any(not a < b for a, b in zip(values, values[1:], strict=False)) or not all(map(math.isfinite, values)):
+        raise UsageError(f"{name} is {text!r}", todo="give numbers that increase, with commas: 0.5,1.5")
+    return values
+
+
+@dataclass(frozen=True)
+class Grading:
+    """How what a team wrote down becomes a grade.
+
+    :param labels: names of the grades, lowest first; empty: ``grade 0`` …
+    :param gains: gain of each grade; empty: 0, 1, 2, …
+    :param cuts: a value's grade is the number of cut points at or below it; empty: the value is the grade.
+    """
+
+    labels: tuple[str, ...] = ()
+    gains: tuple[float, ...] = ()
+    cuts: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, labels: str = "", gains: str = "", cuts: str = "") -> Grading:
+        """Read the parameters.
+
+        :param labels: with commas.
+        :param gains: with commas.
+        :param cuts: with commas.
+        :return: the grading.
+        :raises UsageError: when their numbers do not fit together.
+        """
+        made = cls(parts(labels), numbers(gains, "gains"), numbers(cuts, "cuts"))
+        k = len(made.cuts) + 1 if made.cuts else None
+        for name, given in (("labels", made.labels), ("gains", made.gains)):
+            if k and given and len(given) != k:
+                raise UsageError(f"{len(given)} {name} for {k} grades", todo=f"{k - 1} cut points part {k} grades")
+        if made.labels:
+            made.scale(0)
+        return made
+
+    def grade(self, value: object, name: str, where: str) -> int:
+        """Grade a value.
+
+        :param value: a label, a whole number (``2``, ``"2"``, ``"2.000"``), or with cut points any number.
+        :param name: its field, for messages.
+        :param where: file and line.
+        :return: the grade.
+        :raises InputError: when it is none.
+        """
+        if isinstance(value, str) and self.labels:
+            folded = [label.casefold() for label in self.labels]
+            if (word := value.strip().casefold()) in folded:
+                return folded.index(word)
+        number = _number(value)
+        if number is None:
+            there = f"the labels are {', '.join(self.labels)}" if self.labels else "name the grades by --set labels=…"
+            raise InputError(f"field {name!r} is {short(value)}, which is no grade", where=where, todo=there)
+        if self.cuts:
+            return bisect_right(self.cuts, number)
+        top = len(self.labels) - 1 if self.labels else MAX_GRADE
+        if number != int(number) or not 0 <= number <= top:
+            raise InputError(
+                f"field {name!r} is {short(value)}, not a whole number in 0..{top}",
+                where=where,
+                todo="correct it; a format that takes cuts maps finer values by --set cuts=0.5,1.5",
+            )
+        return int(number)
+
+    def scale(self, highest: int) -> GradeScale:
+        """Give the scale.
+
+        :param highest: highest grade that was seen.
+        :return: as many grades as labels, gains or cut points say, else as were seen, but two.
+        :raises UsageError: when labels and gains are not as many.
+        """
+        k = len(self.labels) or len(self.gains) or (len(self.cuts) + 1 if self.cuts else max(2, highest + 1))
+        names = self.labels or tuple(f"grade {n}" for n in range(k))
+        try:
+            if highest >= k:
+                raise InputError(
+                    f"grade {highest} was seen, but there are {k} gains", todo="give a gain for each grade"
+                )
+            return GradeScale(names, self.gains or tuple(float(n) for n in range(k)))
+        except InputError as err:
+            raise UsageError(err.what, todo=err.todo) from err
+
+
+def text_template(store: Store, wanted: str) -> ItemTemplate:
+    """Name the fields that become text.
+
+    :param store: holds the items.
+    :param wanted: the parameter ``template``; empty: a title first, then what has two words or more on average.
+    :return: the template.
+    :raises UsageError: when a named field is in none of the items looked at.
+    :raises InputError: when no field is text.
+    """
+    words: dict[str, list[int]] = {}
+    for item in store.sample(SAMPLE_ITEMS):
+        for name, value in item.items():
+            if name != "id" and (count := _words(value)):
+                words.setdefault(name, []).append(count)
+    if named := parts(wanted):
+        for spec in named:
+            if (name := spec.removeprefix("=")) not in words:
+                raise UsageError(f"template names {name!r}, which no item has", todo=nearest(name, words))
+        return ItemTemplate(named)
+    titles = [name for name in words if name.casefold() in _TITLES][:1]
+    texts = [name for name in words if name not in titles and sum(words[name]) >= 2 * len(words[name])]
+    if not (chosen := [*(f"={name}" for name in titles), *texts][:MOST_FIELDS] or list(words)[:MOST_FIELDS]):
+        raise InputError("no field of the items is text", todo="give items a title or a description")
+    return ItemTemplate(tuple(chosen))
+
+
+def unwrapped(row: Row) -> Row:
+    """Take a document out of what an export of an index wraps around it.
+
+    :param row: a line.
+    :return: its ``_source`` where it has one.
+    """
+    source = row.get("_source")
+    return source if isinstance(source, dict) else row
+
+
+def missing_field(name: str, row: Collection[str], where: str, *, mapped: bool = True) -> InputError:
+    """Say that a row lacks a field, and which it may be called.
+
+    :param name: the field.
+    :param row: the row, or the names of its fields.
+    :param where: file and line.
+    :param mapped: whether ``--field`` can say what it is called.
+    :return: the error to raise.
+    """
+    todo = f"say what it is called by --field; {nearest(name, row)}" if mapped else nearest(name, row)
+    return InputError(f"there is no field {name!r}", where=where, todo=todo)
+
+
+def text_of(row: Mapping[str, Any], name: str, where: str) -> str:
+    """Read a text that must be there.
+
+    :param row: the row.
+    :param name: its field.
+    :param where: file and line.
+    :return: the text.
+    :raises InputError: when it is empty or not text.
+    """
+    value = row.get(name)
+    if not isinstance(value, str) or not value.strip():
+        raise InputError(f"field {name!r} is empty or not text", where=where, todo="fill it, or drop the row")
+    return value.strip()
+
+
+def id_of(row: Mapping[str, Any], name: str, where: str, *, optional: bool = False) -> str:
+    """Read an id: text or a whole number.
+
+    :param row: the row.
+    :param name: its field.
+    :param where: file and line.
+    :param optional: give ``""`` where there is none.
+    :return: the id as text.
+    :raises InputError: when it is neither, or missing.
+    """
+    value = row.get(name)
+    if value is None or value == "":
+        if optional:
+            return ""
+        raise InputError(f"field {name!r} is empty", where=where, todo="give each row its id")
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise InputError(f"field {name!r} is {short(value)}, not an id", where=where, todo="write it as text")
+    return str(value).strip()
+
+
+def text_id(prefix: str, text: str) -> str:
+    """Name a text that has no id: the same text always gets the same.
+
+    :param prefix: what it begins with.
+    :param text: the text.
+    :return: the prefix and 16 hexadecimal digits.
+    """
+    return f"{prefix}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _words(value: object) -> int:
+    if isinstance(value, list):
+        return sum(map(_words, value))
+    return len(value.split()) if isinstance(value, str) else 0

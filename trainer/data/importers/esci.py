@@ -1,0 +1,104 @@
+"""Amazon's shopping queries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from darl_opensearch.errors import InputError
+from darl_opensearch.scores import GradeScale
+from darl_opensearch.text import ItemTemplate
+from trainer.data.importers.base import IMPORTERS, Given, Source, Target, id_of, items_param, text_of
+from trainer.data.store import Store, short
+from trainer.registry import Param
+
+EXAMPLES = Source(
+    "examples", "a judged pair a row",
+    ("query_id", "query", "product_id", "product_locale", "esci_label"),
+    ("split", "small_version", "large_version"),
+    ("shopping_queries_dataset_examples",),
+)  # fmt: skip
+PRODUCTS = Source(
+    "products", "a product a row",
+    ("product_id", "product_locale", "product_title"),
+    ("product_description", "product_bullet_point", "product_brand", "product_color"),
+    ("shopping_queries_dataset_products",),
+)  # fmt: skip
+GRADES = {"I": 0, "C": 1, "S": 2, "E": 3}
+# The gains of KDD Cup 2022's ranking task (the paper, section 4).
+SCALE = GradeScale(("irrelevant", "complement", "substitute", "exact"), (0.0, 0.01, 0.1, 1.0))
+TEMPLATE = ItemTemplate(
+    ("=product_title", "product_brand", "product_color", "product_bullet_point", "product_description"),
+    slice_field="product_locale",
+)
+
+
+@IMPORTERS.register(
+    "esci",
+    cite="Reddy et al. 2022, arXiv:2206.06588; https://github.com/amazon-science/esci-data",
+    params={
+        "locale": Param(kind=str, default="us", choices=("us", "es", "jp", "all"), help="market"),
+        "split": Param(kind=str, default="train", choices=("train", "test", "all"), help="the data set's own split"),
+        "version": Param(kind=str, default="small", choices=("small", "large", "all"),
+                         help="small: the queries that are hard to rank (task 1)"),
+        "items": items_param("judged"),
+    },
+)  # fmt: skip
+@dataclass(frozen=True, kw_only=True)
+class Esci:
+    """Amazon Shopping Queries: exact, substitute, complement, irrelevant.
+
+    :param locale: market.
+    :param split: the data set's own split.
+    :param version: small or large.
+    :param items: items to write.
+    """
+
+    sources: ClassVar[tuple[Source, ...]] = (EXAMPLES, PRODUCTS)
+    locale: str
+    split: str
+    version: str
+    items: str
+
+    def read(self, given: Given, store: Store) -> Target:
+        """Join the examples that the filters let through with their products.
+
+        :param given: the files.
+        :param store: where items and judgments go.
+        :return: scale and template.
+        """
+        filtered = 0
+        for where, row in given.rows(EXAMPLES, project=True):
+            if not self._wanted(row, where):
+                filtered += 1
+                continue
+            label = str(row["esci_label"]).strip()
+            if label.upper()[:1] not in GRADES:
+                raise InputError(
+                    f"field 'esci_label' is {short(label)}", where=where, todo="it is one of E, S, C and I"
+                )
+            store.judge(
+                where, id_of(row, "query_id", where), text_of(row, "query", where), self._item_id(row, where),
+                GRADES[label.upper()[:1]], slice=str(row["product_locale"]),
+            )  # fmt: skip
+        for where, row in given.rows(PRODUCTS, project=True):
+            if self.locale in ("all", row["product_locale"]):
+                fields = {name: row.get(name) for name in PRODUCTS.fields}
+                store.item(where, self._item_id(row, where), fields)
+        return Target(SCALE, TEMPLATE, self.items == "judged", {"filtered_examples": filtered})
+
+    def _wanted(self, row: dict[str, Any], where: str) -> bool:
+        wanted = self.locale in ("all", row["product_locale"])
+        for name, value in (("split", self.split), (f"{self.version}_version", "1")):
+            if value == "all" or name == "all_version":
+                continue
+            if name not in row:
+                key = name.removeprefix(f"{self.version}_")
+                raise InputError(f"there is no field {name!r}", where=where, todo=f"pass --set {key}=all")
+            wanted = wanted and str(row[name]) == value
+        return wanted
+
+    def _item_id(self, row: dict[str, Any], where: str) -> str:
+        # One ASIN stands for another product in each market.
+        product_id = id_of(row, "product_id", where)
+        return f"{row['product_locale']}:{product_id}" if self.locale == "all" else product_id

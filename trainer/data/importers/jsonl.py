@@ -1,0 +1,93 @@
+"""A team's own judgments, in whatever table and under whatever names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from trainer.data.importers.base import (
+    GAINS,
+    IMPORTERS,
+    LABELS,
+    TEMPLATE,
+    Given,
+    Grading,
+    Source,
+    Target,
+    cuts_param,
+    id_of,
+    items_param,
+    text_of,
+    text_template,
+)
+from trainer.data.store import Store
+
+JUDGMENTS = Source(
+    "judgments", "a judged pair a row; without a second file with the item's fields",
+    ("query", "item_id", "grade"), ("query_id", "slice"), ("judgments",),
+)  # fmt: skip
+ITEMS = Source("items", "an item a row", ("id",), (), ("items", "products"), required=False)
+
+
+@IMPORTERS.register(
+    "jsonl",
+    cite="ours",
+    params={
+        "items": items_param("all"),
+        "labels": LABELS,
+        "gains": GAINS,
+        "cuts": cuts_param("", "cut points between grades, for values that are no grades: 0.5,1.5"),
+        "template": TEMPLATE,
+    },
+)
+@dataclass(frozen=True, kw_only=True)
+class Jsonl:
+    """Judgments and items of your own: JSONL, CSV, TSV or Parquet, with names of your own.
+
+    :param items: items to write.
+    :param labels: names of the grades.
+    :param gains: their gains.
+    :param cuts: cut points between them.
+    :param template: fields that become text.
+    """
+
+    sources: ClassVar[tuple[Source, ...]] = (JUDGMENTS, ITEMS)
+    items: str
+    labels: str
+    gains: str
+    cuts: str
+    template: str
+
+    def read(self, given: Given, store: Store) -> Target:
+        """Read the judgments, and the items beside or inside them.
+
+        :param given: the files.
+        :param store: where items and judgments go.
+        :return: scale and template.
+        """
+        grading = Grading.of(self.labels, self.gains, self.cuts)
+        inline = ITEMS.name not in given.paths
+        own = {*JUDGMENTS.fields} | {given.called(JUDGMENTS, name) for name in JUDGMENTS.fields}
+        for where, row in given.rows(JUDGMENTS):
+            item_id = id_of(row, "item_id", where)
+            store.judge(
+                where, id_of(row, "query_id", where, optional=True), text_of(row, "query", where), item_id,
+                grading.grade(row["grade"], "grade", where), slice=str(row.get("slice") or ""),
+            )  # fmt: skip
+            if inline:
+                store.item(where, item_id, {name: value for name, value in row.items() if name not in own})
+        if not inline:
+            read_items(ITEMS, given, store)
+        scale = grading.scale(store.highest_grade())
+        return Target(scale, text_template(store, self.template), self.items == "judged")
+
+
+def read_items(source: Source, given: Given, store: Store) -> None:
+    """Read a file of items whose every field is kept.
+
+    :param source: which file; it has an ``id``.
+    :param given: the files.
+    :param store: where the items go.
+    """
+    for where, row in given.rows(source):
+        store.item(where, id_of(row, "id", where), row)

@@ -1,0 +1,213 @@
+"""One import from end to end: files in, a project to train from out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from darl_opensearch.errors import UsageError
+from trainer.data.importers.base import IMPORTERS, Given, Source, Target
+from trainer.data.store import ITEMS, JUDGMENTS, MISSING, REPEATS, Counts, Store
+from trainer.data.writing import check_free, new_folder
+from trainer.registry import Param, nearest
+
+CONFIG = "darl.toml"
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What an import did.
+
+    :param format: name of the format.
+    :param folder: where it was written; None for a dry run.
+    :param counts: what was read and written.
+    :param target: scale and template.
+    """
+
+    format: str
+    folder: Path | None
+    counts: Counts
+    target: Target
+
+    def to_json(self) -> dict[str, Any]:
+        """Render for ``--json``.
+
+        :return: JSON-ready values.
+        """
+        scale, template = self.target.scale, self.target.template
+        grades = [
+            {"name": name, "gain": gain, "judgments": count}
+            for name, gain, count in zip(scale.names, scale.gains, self.counts.grades, strict=True)
+        ]
+        return {
+            "format": self.format,
+            "folder": str(self.folder) if self.folder else None,
+            **dataclasses.asdict(self.counts),
+            "grades": grades,
+            "template": list(template.fields),
+            "passed_over": dict(self.target.counts),
+            "notes": list(self.target.notes),
+        }
+
+
+def run_import(
+    name: str,
+    paths: Sequence[Path],
+    out: Path | None,
+    *,
+    params: Mapping[str, str] | None = None,
+    fields: Mapping[str, str] | None = None,
+    repeats: str = "refuse",
+    missing: str = "refuse",
+    model: str = "",
+) -> Imported:
+    """Import judgments: write ``items.jsonl``, ``judgments.jsonl`` and ``darl.toml``.
+
+    What does not fit is gathered in SQLite in a temporary file of about the size of the input, on the disk that
+    is written to: memory does not grow with the files.
+
+    :param name: name of the format.
+    :param paths: its files in order, or the one folder that holds them under their usual names.
+    :param out: the folder to make; None: check and count, write nothing.
+    :param params: the format's parameters, as text.
+    :param fields: what a field of ours is called in the files, where it is called something else.
+    :param repeats: what becomes of a pair with two grades: one of :data:`~trainer.data.store.REPEATS`.
+    :param missing: what becomes of a judgment whose item is not there, and of an item without text: one of
+        :data:`~trainer.data.store.MISSING`.
+    :param model: name of the model in ``darl.toml``; empty: from the folder's.
+    :return: what was done.
+    :raises UsageError: for an unknown format, parameter or field, or a folder that is there already.
+    :raises InputError: naming file, line and field of what is wrong.
+    """
+    for what, value, known in (("repeats", repeats, REPEATS), ("missing", missing, MISSING)):
+        if value not in known:
+            raise UsageError(f"{what} is {value!r}", todo=f"choose one of {', '.join(known)}")
+    make, values = IMPORTERS.resolve(name, _typed(name, IMPORTERS[name].params, params or {}))
+    given = Given(_assign(name, make.sources, paths), _checked(name, make.sources, fields or {}))
+    if out is None:
+        with tempfile.TemporaryDirectory(prefix="darl-import-") as scratch, _store(scratch, repeats, missing) as store:
+            target = make(**values).read(given, store)
+            return Imported(name, None, _write(store, None, target), target)
+    check_free(out)
+    with new_folder(out) as work, tempfile.TemporaryDirectory(dir=out.absolute().parent, prefix=".darl-") as scratch:
+        with _store(scratch, repeats, missing) as store:
+            target = make(**values).read(given, store)
+            counts = _write(store, work, target)
+        text = starter(name, target, counts, model or model_name(out))
+        (work / CONFIG).write_text(text, encoding="utf-8")
+    return Imported(name, out, counts, target)
+
+
+def starter(format: str, target: Target, counts: Counts, model: str) -> str:
+    """Write a ``darl.toml`` to start from.
+
+    :param format: where the judgments come from.
+    :param target: scale and template.
+    :param counts: what was written.
+    :param model: the model's name.
+    :return: TOML; everything that it leaves out has its default.
+    """
+    scale, template = target.scale, target.template
+    lines = [
+        f"# From {format}: {counts.judgments} judgments of {counts.queries} queries, {counts.items} items.",
+        "# docs/configuration.md lists every key.",
+        "[model]",
+        f"name = {_toml(model)}",
+        "",
+        "[data]",
+        f"items = {_toml(ITEMS)}",
+        f"judgments = {_toml(JUDGMENTS)}",
+        "",
+        "[grades]",
+        f"names = {_toml(list(scale.names))}",
+        f"gains = {_toml(list(scale.gains))}",
+        "",
+        "[template]",
+        f"fields = {_toml(list(template.fields))}",
+        f"id_field = {_toml(template.id_field)}",
+        *([f"slice_field = {_toml(template.slice_field)}"] if template.slice_field else []),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def model_name(folder: Path) -> str:
+    """Make a model's name from a folder's.
+
+    :param folder: any folder.
+    :return: a name that a bundle may have.
+    """
+    slug = re.sub(r"[^a-z0-9._-]+", "-", folder.absolute().name.lower()).strip("-._")
+    return slug[:63] or "model"
+
+
+def _store(scratch: str, repeats: str, missing: str) -> Store:
+    return Store(Path(scratch) / "import.sqlite", repeats=repeats, missing=missing)
+
+
+def _write(store: Store, work: Path | None, target: Target) -> Counts:
+    return store.write(work, target.template, judged_only=target.judged_only, k=target.scale.k)
+
+
+def _typed(name: str, declared: Mapping[str, Param], params: Mapping[str, str]) -> dict[str, Any]:
+    """Read texts as the declared kinds; what cannot be read stays text, for the registry to refuse."""
+    values: dict[str, Any] = {}
+    for key, text in params.items():
+        if key not in declared:
+            raise UsageError(f"format {name!r} has no parameter {key!r}", todo=nearest(key, declared))
+        kind = declared[key].kind
+        try:
+            values[key] = kind(text) if kind in (int, float) else text
+        except ValueError:
+            values[key] = text
+    return values
+
+
+def _assign(name: str, sources: Sequence[Source], paths: Sequence[Path]) -> dict[str, Path]:
+    if len(paths) == 1 and paths[0].is_dir():
+        return _in_folder(name, sources, paths[0])
+    needed = sum(source.required for source in sources)
+    if not needed <= len(paths) <= len(sources):
+        wanted = " ".join(s.name if s.required else f"[{s.name}]" for s in sources)
+        raise UsageError(
+            f"{len(paths)} files for format {name!r}", todo=f"give {wanted}, in this order, or their folder"
+        )
+    return {source.name: path for source, path in zip(sources, paths, strict=False)}
+
+
+def _in_folder(name: str, sources: Sequence[Source], folder: Path) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for source in sources:
+        files = sorted(p for p in folder.iterdir() if p.is_file() and p.name.partition(".")[0] in source.usual)
+        if len(files) > 1:
+            both = " and ".join(p.name for p in files[:2])
+            raise UsageError(
+                f"{both} could both be the {source.name}", where=str(folder), todo="name the files instead"
+            )
+        if files:
+            found[source.name] = files[0]
+        elif source.required:
+            usual = " or ".join(f"{usual}.*" for usual in source.usual)
+            raise UsageError(
+                f"there is no {usual} for format {name!r}", where=str(folder), todo="name the files instead"
+            )
+    return found
+
+
+def _checked(name: str, sources: Sequence[Source], fields: Mapping[str, str]) -> dict[str, str]:
+    known = {field for source in sources for field in source.fields}
+    known |= {f"{source.name}.{field}" for source in sources for field in source.fields}
+    for ours in fields:
+        if ours not in known:
+            raise UsageError(f"format {name!r} reads no field {ours!r}", todo=nearest(ours, known))
+    return dict(fields)
+
+
+def _toml(value: object) -> str:
+    # JSON writes texts, numbers and lists as TOML reads them, but for U+007F, which TOML wants escaped.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

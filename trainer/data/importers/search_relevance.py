@@ -1,0 +1,142 @@
+"""Judgment lists of OpenSearch's Search Relevance Workbench."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from darl_opensearch.errors import InputError, UsageError
+from trainer.data.importers.base import (
+    GAINS,
+    IMPORTERS,
+    LABELS,
+    TEMPLATE,
+    Given,
+    Grading,
+    Source,
+    Target,
+    cuts_param,
+    id_of,
+    items_param,
+    missing_field,
+    text_id,
+    text_of,
+    text_template,
+    unwrapped,
+)
+from trainer.data.importers.jsonl import read_items
+from trainer.data.store import Store
+from trainer.data.tables import kind_of, read_document, read_table
+from trainer.registry import Param, nearest
+
+LISTS = Source(
+    "judgments", "the answer of GET _plugins/_search_relevance/judgments, a body as it is PUT, or an export as JSONL",
+    (), (), ("judgments",),
+)  # fmt: skip
+ITEMS = Source("items", "an item a row, with the ids that the ratings name", ("id",), (), ("items", "products"))
+
+
+@IMPORTERS.register(
+    "search-relevance",
+    cite="https://docs.opensearch.org/latest/search-plugins/search-relevance/judgments/",
+    params={
+        "list": Param(kind=str, default="", help="name or id of the one judgment list to take; empty: all"),
+        "cuts": cuts_param("", "cut points between grades, for ratings that are no grades: 0.5,1.5"),
+        "labels": LABELS,
+        "gains": GAINS,
+        "items": items_param("all"),
+        "template": TEMPLATE,
+    },
+)
+@dataclass(frozen=True, kw_only=True)
+class SearchRelevance:
+    """Judgment lists of the Search Relevance Workbench: imported, by an LLM, or from clicks.
+
+    :param list: the one list to take.
+    :param cuts: cut points between grades.
+    :param labels: names of the grades.
+    :param gains: their gains.
+    :param items: items to write.
+    :param template: fields that become text.
+    """
+
+    sources: ClassVar[tuple[Source, ...]] = (LISTS, ITEMS)
+    list: str
+    cuts: str
+    labels: str
+    gains: str
+    items: str
+    template: str
+
+    def read(self, given: Given, store: Store) -> Target:
+        """Read ratings and items.
+
+        :param given: the files.
+        :param store: where items and judgments go.
+        :return: scale and template.
+        """
+        grading = Grading.of(self.labels, self.gains, self.cuts)
+        names: set[str] = set()
+        taken = 0
+        for where, found in _documents(given.paths[LISTS.name]):
+            here = {str(found.get(key)) for key in ("name", "id") if found.get(key)}
+            names |= here
+            if self.list and self.list not in here:
+                continue
+            taken += 1
+            for at, query, rating in _ratings(where, found):
+                store.judge(
+                    at, text_id("q", query), query, id_of(rating, "docId", at),
+                    grading.grade(rating["rating"], "rating", at), extra={"rating": rating["rating"]},
+                )  # fmt: skip
+        if not taken:
+            if self.list:
+                raise UsageError(f"there is no judgment list {self.list!r}", todo=nearest(self.list, names))
+            raise InputError(
+                "there is no judgment list in it",
+                where=str(given.paths[LISTS.name]),
+                todo="export one that is COMPLETED",
+            )
+        read_items(ITEMS, given, store)
+        scale = grading.scale(store.highest_grade())
+        return Target(scale, text_template(store, self.template), self.items == "judged", {"judgment_lists": taken})
+
+
+def _documents(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Give judgment lists, out of whatever an API or an export wraps around them."""
+    rows = read_table(path) if kind_of(path) in (".jsonl", ".ndjson") else iter([(str(path), read_document(path))])
+    for where, row in rows:
+        hits = row.get("hits")
+        inner = hits.get("hits") if isinstance(hits, dict) else None
+        for number, one in enumerate(inner if isinstance(inner, list) else [row]):
+            place = f"{where}, hits.hits[{number}]" if isinstance(inner, list) else where
+            if not isinstance(one, dict):
+                raise InputError("not an object", where=place, todo="export the judgment lists again")
+            found = unwrapped(one)
+            if "judgmentRatings" not in found:
+                raise missing_field("judgmentRatings", found, place, mapped=False)
+            yield place, {"id": one.get("_id"), **found}
+
+
+def _ratings(where: str, found: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    for n, entry in enumerate(_objects(found["judgmentRatings"], "judgmentRatings", where)):
+        place = f"{where}, judgmentRatings[{n}]"
+        query = text_of(entry, "query", place)
+        if "ratings" not in entry:
+            raise missing_field("ratings", entry, place, mapped=False)
+        for m, rating in enumerate(_objects(entry["ratings"], "ratings", place)):
+            at = f"{place}.ratings[{m}]"
+            for name in ("docId", "rating"):
+                if name not in rating:
+                    raise missing_field(name, rating, at, mapped=False)
+            yield at, query, rating
+
+
+def _objects(value: object, name: str, where: str) -> list[dict[str, Any]]:
+    if not isinstance(value, list) or not all(isinstance(part, dict) for part in value):
+        shown = json.dumps(value)[:60]
+        raise InputError(f"field {name!r} is {shown}, not a list of objects", where=where, todo="export it again")
+    return value

@@ -1,0 +1,146 @@
+"""Test collections: relevance judgments, topics and documents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from darl_opensearch.errors import InputError
+from trainer.data.importers.base import (
+    GAINS,
+    IMPORTERS,
+    LABELS,
+    TEMPLATE,
+    Given,
+    Grading,
+    Source,
+    Target,
+    id_of,
+    items_param,
+    parts,
+    text_of,
+    text_template,
+)
+from trainer.data.store import Store, short
+from trainer.data.tables import kind_of, read_lines
+from trainer.registry import Param
+
+QRELS = Source("qrels", "lines of topic, 0, document, grade; BEIR's three columns too", (), (), ("qrels",))
+TOPICS = Source("topics", "JSONL, or TSV without a header: id, text", ("id", "text"), (), ("topics", "queries"))
+DOCUMENTS = Source(
+    "documents", "JSONL, or TSV without a header: the parameter columns", ("id",), (), ("documents", "corpus", "docs")
+)
+HEADS = ("query-id", "query_id", "qid", "topic")
+
+
+@IMPORTERS.register(
+    "trec",
+    cite="https://trec.nist.gov/data/qrels_eng/; BEIR: Thakur et al. 2021, arXiv:2104.08663",
+    params={
+        "items": items_param("judged"),
+        "negative": Param(
+            kind=str, default="refuse", choices=("refuse", "zero", "drop"), help="what becomes of a grade below 0"
+        ),
+        "columns": Param(kind=str, default="id,text", help="columns of documents in a TSV, such as id,url,title,body"),
+        "labels": LABELS,
+        "gains": GAINS,
+        "template": TEMPLATE,
+    },
+)
+@dataclass(frozen=True, kw_only=True)
+class Trec:
+    """TREC: qrels, topics and documents; BEIR's files too (give --field id=_id).
+
+    :param items: items to write.
+    :param negative: what becomes of a grade below 0.
+    :param columns: of documents in a TSV.
+    :param labels: names of the grades.
+    :param gains: their gains.
+    :param template: fields that become text.
+    """
+
+    sources: ClassVar[tuple[Source, ...]] = (QRELS, TOPICS, DOCUMENTS)
+    items: str
+    negative: str
+    columns: str
+    labels: str
+    gains: str
+    template: str
+
+    def read(self, given: Given, store: Store) -> Target:
+        """Join the qrels with their topics and documents.
+
+        :param given: the files.
+        :param store: where items and judgments go.
+        :return: scale and template.
+        """
+        grading = Grading.of(self.labels, self.gains)
+        read_texts(TOPICS, given, store, "topic")
+        dropped = 0
+        for where, topic, document, value in _qrels(given.paths[QRELS.name]):
+            found = text_by_id(store, "topic", topic)
+            if found is None:
+                raise InputError(f"there is no topic {short(topic)}", where=where, todo="add it to the topics")
+            if value.startswith("-") and self.negative != "refuse" and value[1:].isdigit():
+                dropped += self.negative == "drop"
+                if self.negative == "drop":
+                    continue
+                value = "0"
+            elif value.startswith("-") and value[1:].isdigit():
+                raise InputError(f"grade {value} is below 0", where=where, todo="pass --set negative=zero or drop")
+            store.judge(where, topic, found, document, grading.grade(value, "grade", where))
+        columns = parts(self.columns) if kind_of(given.paths[DOCUMENTS.name]) in (".tsv", ".txt") else ()
+        for where, row in given.rows(DOCUMENTS, plain=columns):
+            store.item(where, id_of(row, "id", where), row)
+        counts = {"dropped_negative_grades": dropped}
+        scale = grading.scale(store.highest_grade())
+        return Target(scale, text_template(store, self.template), self.items == "judged", counts)
+
+
+def read_texts(source: Source, given: Given, store: Store, table: str) -> None:
+    """Read ids with a text each into a table of the store.
+
+    :param source: JSONL, or a TSV without a header; it needs ``id`` and ``text``.
+    :param given: the files.
+    :param store: the store.
+    :param table: the table to make; a constant of the caller's.
+    :raises InputError: when an id is there twice with two texts.
+    """
+    store.sql(f"CREATE TABLE {table} (id TEXT PRIMARY KEY, text TEXT, at TEXT) WITHOUT ROWID")
+    plain = ("id", "text") if kind_of(given.paths[source.name]) in (".tsv", ".txt") else ()
+    for where, row in given.rows(source, plain=plain):
+        key, text = id_of(row, "id", where), text_of(row, "text", where)
+        if not store.sql(f"INSERT OR IGNORE INTO {table} VALUES (?, ?, ?)", (key, text, where)).rowcount:
+            before, at = store.sql(f"SELECT text, at FROM {table} WHERE id = ?", (key,)).fetchone()
+            if before != text:
+                raise InputError(
+                    f"{source.name}: id {short(key)} is there twice with two texts (first: {at})",
+                    where=where,
+                    todo="keep one of the two",
+                )
+
+
+def text_by_id(store: Store, table: str, key: str) -> str | None:
+    """Look up a text.
+
+    :param store: the store.
+    :param table: a table that :func:`read_texts` made.
+    :param key: the id.
+    :return: its text, or None.
+    """
+    row: tuple[Any, ...] | None = store.sql(f"SELECT text FROM {table} WHERE id = ?", (key,)).fetchone()
+    return str(row[0]) if row else None
+
+
+def _qrels(path: Path) -> Iterator[tuple[str, str, str, str]]:
+    for number, (where, line) in enumerate(read_lines(path)):
+        cells = line.split()
+        if number == 0 and cells[0].casefold() in HEADS:
+            continue
+        if len(cells) not in (3, 4):
+            raise InputError(
+                f"{len(cells)} columns, not topic, 0, document, grade", where=where, todo="correct the line"
+            )
+        yield where, cells[0], cells[-2], cells[-1]

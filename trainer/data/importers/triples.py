@@ -1,0 +1,87 @@
+"""Triples of a query, something relevant and something that is not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from darl_opensearch.errors import InputError, UsageError
+from darl_opensearch.scores import GradeScale
+from darl_opensearch.text import ItemTemplate
+from trainer.data.importers.base import IMPORTERS, Given, Source, Target, id_of, items_param, text_id, text_of
+from trainer.data.importers.trec import read_texts, text_by_id
+from trainer.data.store import Store, short
+from trainer.data.tables import kind_of
+
+TRIPLES = Source(
+    "triples", "JSONL, or TSV without a header: query, positive, negative; ids where the other two files are given",
+    ("query", "positive", "negative"), (), ("triples",),
+)  # fmt: skip
+QUERIES = Source(
+    "queries", "JSONL, or TSV without a header: id, text", ("id", "text"), (), ("queries",), required=False
+)
+COLLECTION = Source(
+    "collection", "JSONL, or TSV without a header: id, text", ("id", "text"), (), ("collection",), required=False
+)
+SCALE = GradeScale(("irrelevant", "relevant"), (0.0, 1.0))
+FIELD = "text"
+
+
+@IMPORTERS.register(
+    "triples",
+    cite="MS MARCO: Bajaj et al. 2016, arXiv:1611.09268",
+    params={"items": items_param("judged")},
+)
+@dataclass(frozen=True, kw_only=True)
+class Triples:
+    """MS MARCO's triples (query, positive, negative), as two grades.
+
+    A text that is positive for a query in one line and negative in another counts as positive.
+
+    :param items: items to write.
+    """
+
+    sources: ClassVar[tuple[Source, ...]] = (TRIPLES, QUERIES, COLLECTION)
+    items: str
+
+    def read(self, given: Given, store: Store) -> Target:
+        """Read the triples, and the texts that their ids stand for.
+
+        :param given: the files.
+        :param store: where items and judgments go.
+        :return: scale and template.
+        :raises UsageError: when there are queries but no collection.
+        """
+        by_id = QUERIES.name in given.paths
+        if by_id and COLLECTION.name not in given.paths:
+            raise UsageError("there are queries but no collection", todo="give triples, queries and collection")
+        if by_id:
+            read_texts(QUERIES, given, store, "topic")
+        plain = TRIPLES.needs if kind_of(given.paths[TRIPLES.name]) in (".tsv", ".txt") else ()
+        for where, row in given.rows(TRIPLES, plain=plain):
+            query_id, query = self._query(row, where, store, by_id=by_id)
+            for name, grade in (("positive", 1), ("negative", 0)):
+                if by_id:
+                    item_id = id_of(row, name, where)
+                else:
+                    text = text_of(row, name, where)
+                    item_id = text_id("t", text)
+                    store.item(where, item_id, {FIELD: text})
+                store.judge(where, query_id, query, item_id, grade, repeats="highest")
+        if by_id:
+            plain = COLLECTION.needs if kind_of(given.paths[COLLECTION.name]) in (".tsv", ".txt") else ()
+            for where, row in given.rows(COLLECTION, plain=plain):
+                store.item(where, id_of(row, "id", where), row)
+        return Target(SCALE, ItemTemplate((f"={FIELD}",)), self.items == "judged")
+
+    def _query(self, row: dict[str, object], where: str, store: Store, *, by_id: bool) -> tuple[str, str]:
+        if not by_id:
+            query = text_of(row, "query", where)
+            return text_id("q", query), query
+        query_id = id_of(row, "query", where)
+        found = text_by_id(store, "topic", query_id)
+        if found is None:
+            raise InputError(
+                f"there is no query {short(query_id)}", where=where, todo="add it to the queries, or give texts alone"
+            )
+        return query_id, found

@@ -1,0 +1,213 @@
+"""Clicks of User Behavior Insights, as weak grades."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from darl_opensearch.errors import InputError
+from darl_opensearch.text import MAX_QUERY_CHARS, same_text
+from trainer.data.importers.base import (
+    GAINS,
+    IMPORTERS,
+    LABELS,
+    TEMPLATE,
+    Given,
+    Grading,
+    Source,
+    Target,
+    cuts_param,
+    id_of,
+    items_param,
+    parts,
+    text_id,
+    text_template,
+)
+from trainer.data.importers.jsonl import read_items
+from trainer.data.store import Store, short
+from trainer.registry import Param
+
+QUERIES = Source(
+    "queries", "export of ubi_queries: a search a line", ("query_id", "user_query"), ("query_response_hit_ids",),
+    ("ubi_queries",),
+)  # fmt: skip
+EVENTS = Source(
+    "events", "export of ubi_events: an event a line", ("action_name",), ("query_id", "event_attributes"),
+    ("ubi_events",),
+)  # fmt: skip
+ITEMS = Source("items", "an item a row, its id the object_id of the events", ("id",), (), ("items", "products"))
+_TABLES = (
+    "CREATE TABLE search (id TEXT PRIMARY KEY, text TEXT, said TEXT) WITHOUT ROWID",
+    "CREATE TABLE shown (search TEXT, item TEXT, rank INTEGER, PRIMARY KEY (search, item)) WITHOUT ROWID",
+    "CREATE TABLE clicked (search TEXT, item TEXT, PRIMARY KEY (search, item)) WITHOUT ROWID",
+)
+_RATES = """
+CREATE TABLE rate AS SELECT rank, 1.0 * count(c.item) / count(*) AS expected
+FROM shown s LEFT JOIN clicked c ON c.search = s.search AND c.item = s.item GROUP BY rank
+"""
+# Searches of one text may differ in case: which spelling stands for them does not matter, but it must not change.
+_PAIRS = """
+SELECT q.text, max(q.said), s.item, count(*) AS impressions, count(c.item) AS clicks, sum(r.expected) AS expected
+FROM shown s JOIN search q ON q.id = s.search JOIN rate r ON r.rank = s.rank
+LEFT JOIN clicked c ON c.search = s.search AND c.item = s.item
+GROUP BY q.text, s.item ORDER BY q.text, s.item
+"""
+
+
+@IMPORTERS.register(
+    "ubi",
+    cite="COEC: Zhang and Jones 2007 (Query Log Analysis workshop, WWW); schema: https://github.com/o19s/ubi 1.3",
+    params={
+        "cuts": cuts_param("0.5,1.5", "cut points of clicks over expected clicks between the grades"),
+        "labels": LABELS,
+        "gains": GAINS,
+        "min_impressions": Param(kind=int, default=10, min=1, help="times an item must have been shown for a query"),
+        "max_rank": Param(kind=int, default=20, min=1, help="ranks that count as seen; few look further down"),
+        "shown_by": Param(
+            kind=str, default="hits", choices=("hits", "events"),
+            help="what was shown: query_response_hit_ids of the searches, or events of the actions in shown_actions",
+        ),
+        "shown_actions": Param(kind=str, default="impression,view", help="actions by which an item was seen"),
+        "click_actions": Param(kind=str, default="click", help="actions that count as a click"),
+        "items": items_param("all"),
+        "template": TEMPLATE,
+    },
+)  # fmt: skip
+@dataclass(frozen=True, kw_only=True)
+class Ubi:
+    """Clicks of User Behavior Insights, as weak grades by clicks over expected clicks (COEC).
+
+    What is clicked at a rank as often as anything else at that rank has COEC 1.
+
+    :param cuts: cut points of COEC between the grades.
+    :param labels: names of the grades.
+    :param gains: their gains.
+    :param min_impressions: times an item must have been shown for a query.
+    :param max_rank: ranks that count as seen.
+    :param shown_by: what says that an item was shown.
+    :param shown_actions: actions by which an item was seen.
+    :param click_actions: actions that count as a click.
+    :param items: items to write.
+    :param template: fields that become text.
+    """
+
+    sources: ClassVar[tuple[Source, ...]] = (QUERIES, EVENTS, ITEMS)
+    cuts: str
+    labels: str
+    gains: str
+    min_impressions: int
+    max_rank: int
+    shown_by: str
+    shown_actions: str
+    click_actions: str
+    items: str
+    template: str
+
+    def read(self, given: Given, store: Store) -> Target:
+        """Count what was shown and clicked, and grade the pairs.
+
+        :param given: the files.
+        :param store: where items and judgments go.
+        :return: scale and template.
+        :raises InputError: when nothing was shown, or nothing clicked.
+        """
+        grading = Grading.of(self.labels, self.gains, self.cuts)
+        for statement in _TABLES:
+            store.sql(statement)
+        empty = self._read_queries(given, store)
+        other = self._read_events(given, store)
+        counts = {"searches_without_words": empty, "other_events": other}
+        counts["clicks_on_nothing_shown"] = _one(
+            store, "SELECT count(*) FROM clicked c WHERE NOT EXISTS "
+            "(SELECT 1 FROM shown s WHERE s.search = c.search AND s.item = c.item)",
+        )  # fmt: skip
+        store.sql(_RATES)
+        where = str(given.paths[EVENTS.name])
+        if not _one(store, "SELECT count(*) FROM rate"):
+            raise InputError("nothing was shown", where=where, todo="see --set shown_by and shown_actions")
+        if not _one(store, "SELECT count(*) FROM rate WHERE expected > 0"):
+            raise InputError(
+                "nothing that was shown was clicked", where=where, todo="see --set click_actions, and whether query_id "
+                "and object_id of events and searches are the same",
+            )  # fmt: skip
+        counts |= self._grade(grading, store, where)
+        read_items(ITEMS, given, store)
+        notes = ("Grades from clicks are weak: see docs/data.md before you train on nothing else.",)
+        template = text_template(store, self.template)
+        return Target(grading.scale(0), template, self.items == "judged", counts, notes)
+
+    def _read_queries(self, given: Given, store: Store) -> int:
+        """Read the searches, and the items that they returned."""
+        empty = 0
+        for where, row in given.rows(QUERIES):
+            search, said = id_of(row, "query_id", where), row["user_query"]
+            said = " ".join(said.split()) if isinstance(said, str) else ""
+            if not said or len(said) > MAX_QUERY_CHARS:  # a page that lists a category sends such searches
+                empty += 1
+                continue
+            store.sql("INSERT OR IGNORE INTO search VALUES (?, ?, ?)", (search, same_text(said), said))
+            hits = row.get("query_response_hit_ids") or []
+            if not isinstance(hits, list):
+                raise InputError(
+                    f"field 'query_response_hit_ids' is {short(hits)}, not a list", where=where, todo="export it again"
+                )
+            if self.shown_by == "hits":
+                for rank, item_id in enumerate(hits[: self.max_rank], 1):
+                    store.sql("INSERT OR IGNORE INTO shown VALUES (?, ?, ?)", (search, str(item_id), rank))
+        return empty
+
+    def _read_events(self, given: Given, store: Store) -> int:
+        """Read clicks, and what was shown where events say so."""
+        clicks, views = set(parts(self.click_actions)), set(parts(self.shown_actions))
+        other = 0
+        for where, row in given.rows(EVENTS):
+            action = str(row["action_name"])
+            showing = action in views and self.shown_by == "events"
+            if not showing and action not in clicks:
+                other += 1
+                continue
+            attributes = _object(row, "event_attributes", where)
+            item_id = id_of(_object(attributes, "object", where), "object_id", where)
+            search = id_of(row, "query_id", where)
+            if action in clicks:
+                store.sql("INSERT OR IGNORE INTO clicked VALUES (?, ?)", (search, item_id))
+            if showing and (rank := _rank(_object(attributes, "position", where), where)) <= self.max_rank:
+                store.sql("INSERT OR IGNORE INTO shown VALUES (?, ?, ?)", (search, item_id, rank))
+        return other
+
+    def _grade(self, grading: Grading, store: Store, where: str) -> dict[str, int]:
+        counts = {"pairs_shown_too_rarely": 0, "pairs_no_click_was_expected_of": 0}
+        for text, said, item_id, impressions, clicks, expected in store.sql(_PAIRS):
+            if impressions < self.min_impressions:
+                counts["pairs_shown_too_rarely"] += 1
+            elif not expected:
+                counts["pairs_no_click_was_expected_of"] += 1
+            else:
+                coec = clicks / expected
+                extra = {"impressions": impressions, "clicks": clicks, "coec": round(coec, 4), "weak": True}
+                grade = grading.grade(round(coec, 9), "coec", where)  # 1.4999999999999998 is 1.5
+                store.judge(where, text_id("q", text), said, item_id, grade, extra=extra)
+        return counts
+
+
+def _one(store: Store, statement: str) -> int:
+    return int(store.sql(statement).fetchone()[0])
+
+
+def _object(row: Mapping[str, Any], name: str, where: str) -> Mapping[str, Any]:
+    value = row.get(name)
+    if not isinstance(value, dict):
+        raise InputError(
+            f"field {name!r} is {short(value)}, not an object",
+            where=where,
+            todo="see the UBI schema: event_attributes holds object.object_id and position.ordinal",
+        )
+    return value
+
+
+def _rank(position: Mapping[str, Any], where: str) -> int:
+    value = position.get("ordinal")
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise InputError(f"field 'ordinal' is {short(value)}, not a rank", where=where, todo="send the rank shown")
+    return value

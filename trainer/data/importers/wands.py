@@ -1,0 +1,65 @@
+"""Wayfair's annotated searches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from darl_opensearch.errors import InputError
+from darl_opensearch.scores import GradeScale
+from darl_opensearch.text import ItemTemplate
+from trainer.data.importers.base import IMPORTERS, Given, Source, Target, id_of, items_param, text_of
+from trainer.data.store import Store, short
+
+QUERIES = Source("query", "a query a row", ("query_id", "query"), ("query_class",), ("query",))
+PRODUCTS = Source("product", "a product a row", ("product_id", "product_name"), (), ("product",))
+LABELS = Source("label", "a judged pair a row", ("query_id", "product_id", "label"), (), ("label",))
+SCALE = GradeScale(("Irrelevant", "Partial", "Exact"), (0.0, 1.0, 2.0))
+TEMPLATE = ItemTemplate(
+    ("=product_name", "product_class", "category hierarchy", "product_description", "product_features")
+)
+
+
+@IMPORTERS.register(
+    "wands",
+    cite="Chen et al. 2022 (ECIR); https://github.com/wayfair/WANDS",
+    params={"items": items_param("all")},
+)
+@dataclass(frozen=True, kw_only=True)
+class Wands:
+    """Wayfair's WANDS: exact, partial, irrelevant.
+
+    :param items: items to write.
+    """
+
+    sources: ClassVar[tuple[Source, ...]] = (QUERIES, PRODUCTS, LABELS)
+    items: str
+
+    def read(self, given: Given, store: Store) -> Target:
+        """Join the labels with their queries and products.
+
+        :param given: the files, parted by tabs whatever their suffix says.
+        :param store: where items and judgments go.
+        :return: scale and template.
+        """
+        queries: dict[str, tuple[str, str]] = {}  # 480 of them
+        for where, row in given.rows(QUERIES, delimiter="\t"):
+            query_id = id_of(row, "query_id", where)
+            queries[query_id] = text_of(row, "query", where), str(row.get("query_class") or "")
+        for where, row in given.rows(PRODUCTS, delimiter="\t"):
+            store.item(where, id_of(row, "product_id", where), row)
+        words = [name.casefold() for name in SCALE.names]
+        for where, row in given.rows(LABELS, delimiter="\t"):
+            query_id, label = id_of(row, "query_id", where), str(row["label"]).strip()
+            if query_id not in queries:
+                raise InputError(
+                    f"there is no query {short(query_id)}", where=where, todo="take all three files together"
+                )
+            if label.casefold() not in words:
+                raise InputError(
+                    f"field 'label' is {short(label)}", where=where, todo=f"it is one of {', '.join(SCALE.names)}"
+                )
+            query, slice_ = queries[query_id]
+            grade = words.index(label.casefold())
+            store.judge(where, query_id, query, id_of(row, "product_id", where), grade, slice=slice_)
+        return Target(SCALE, TEMPLATE, self.items == "judged")

@@ -1,0 +1,279 @@
+"""Where an import gathers items and judgments: SQLite in a temporary file, so that no table has to fit in memory."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from darl_opensearch.errors import InputError
+from darl_opensearch.text import MAX_QUERY_CHARS, ItemTemplate
+
+ITEMS, JUDGMENTS = "items.jsonl", "judgments.jsonl"
+REPEATS = ("refuse", "first", "highest", "lowest")
+MISSING = ("refuse", "drop")
+_SCHEMA = """
+PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -65536;
+CREATE TABLE item (n INTEGER PRIMARY KEY, id TEXT UNIQUE, line TEXT, at TEXT);
+CREATE TABLE query (n INTEGER PRIMARY KEY, id TEXT UNIQUE, text TEXT, at TEXT);
+CREATE TABLE judgment (n INTEGER PRIMARY KEY, query INTEGER, item TEXT, grade INTEGER, slice TEXT, extra TEXT, at TEXT,
+    UNIQUE (query, item));
+CREATE TABLE written (id TEXT PRIMARY KEY) WITHOUT ROWID;
+"""
+
+
+@dataclass
+class Counts:
+    """What an import read and wrote.
+
+    :param items: items written.
+    :param queries: queries with a judgment written.
+    :param judgments: judgments written.
+    :param grades: judgments written of each grade, lowest first.
+    :param repeated_items: items that were there before, to the letter.
+    :param repeated_judgments: judgments of a pair that was judged before.
+    :param dropped_items: items without any of the template's fields.
+    :param dropped_judgments: judgments of an item that is not there.
+    """
+
+    items: int = 0
+    queries: int = 0
+    judgments: int = 0
+    grades: list[int] = field(default_factory=list)
+    repeated_items: int = 0
+    repeated_judgments: int = 0
+    dropped_items: int = 0
+    dropped_judgments: int = 0
+
+
+class Store:
+    """Items and judgments on their way from any format into ours. Use it in a ``with`` statement.
+
+    :param path: the temporary database.
+    :param repeats: what becomes of a pair that is judged twice with different grades: one of :data:`REPEATS`.
+    :param missing: what becomes of a judgment whose item is not there, and of an item without text: one of
+        :data:`MISSING`.
+    """
+
+    def __init__(self, path: Path, *, repeats: str = "refuse", missing: str = "refuse") -> None:
+        self.counts = Counts()
+        self.repeats, self.missing = repeats, missing
+        self._db = sqlite3.connect(path)
+        self._db.executescript(_SCHEMA)
+        self._query: tuple[str, str, int] | None = None
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, err: BaseException | None, tb: TracebackType | None) -> None:
+        self._db.close()
+
+    def item(self, where: str, item_id: str, fields: Mapping[str, Any]) -> None:
+        """Add an item; one that repeats an earlier one to the letter is counted and passed over.
+
+        :param where: file and line.
+        :param item_id: its id.
+        :param fields: its other fields; empty ones are left out.
+        :raises InputError: when another item has this id.
+        """
+        line = json.dumps({"id": item_id} | _kept(fields), ensure_ascii=False, default=str)
+        if self._db.execute("INSERT OR IGNORE INTO item (id, line, at) VALUES (?, ?, ?)",
+                            (item_id, line, where)).rowcount:  # fmt: skip
+            return
+        before, at = self._db.execute("SELECT line, at FROM item WHERE id = ?", (item_id,)).fetchone()
+        if before != line:
+            raise InputError(
+                f"item {short(item_id)} is there twice with different fields (first: {at})",
+                where=where,
+                todo="keep one of the two",
+            )
+        self.counts.repeated_items += 1
+
+    def judge(
+        self,
+        where: str,
+        query_id: str,
+        query: str,
+        item_id: str,
+        grade: int,
+        *,
+        slice: str = "",
+        extra: Mapping[str, Any] | None = None,
+        repeats: str = "",
+    ) -> None:
+        """Add a judgment.
+
+        :param where: file and line.
+        :param query_id: the query's id; empty: its text.
+        :param query: its text.
+        :param item_id: the judged item.
+        :param grade: the grade, from 0 on.
+        :param slice: the part of traffic it belongs to.
+        :param extra: further keys of the line.
+        :param repeats: what becomes of a pair with two grades, where it is not the store's own rule.
+        :raises InputError: for an empty or far too long query, one whose id has another text, or two grades for
+            one pair.
+        """
+        number = self._number_of(where, query_id, query)
+        values = (number, item_id, grade, slice, json.dumps(extra, ensure_ascii=False) if extra else "", where)
+        insert = "INSERT OR IGNORE INTO judgment (query, item, grade, slice, extra, at) VALUES (?, ?, ?, ?, ?, ?)"
+        if self._db.execute(insert, values).rowcount:
+            return
+        self.counts.repeated_judgments += 1
+        before, at = self._db.execute(
+            "SELECT grade, at FROM judgment WHERE query = ? AND item = ?", (number, item_id)
+        ).fetchone()
+        rule = repeats or self.repeats
+        if before == grade or rule == "first":
+            return
+        if rule == "refuse":
+            raise InputError(
+                f"the pair of query {short(query)} and item {short(item_id)} has grade {grade} here and {before} "
+                f"before (first: {at})",
+                where=where,
+                todo="keep one grade a pair, or say which by --repeats first, highest or lowest",
+            )
+        if (grade > before) == (rule == "highest"):
+            self._db.execute(
+                "UPDATE judgment SET grade = ?, slice = ?, extra = ?, at = ? WHERE query = ? AND item = ?",
+                (grade, slice, values[4], where, number, item_id),
+            )
+
+    def sql(self, statement: str, values: Iterable[Any] = ()) -> sqlite3.Cursor:
+        """Run a statement on tables of an importer's own.
+
+        :param statement: SQL; the tables ``item``, ``query``, ``judgment`` and ``written`` are taken.
+        :param values: its parameters.
+        :return: the cursor.
+        """
+        return self._db.execute(statement, tuple(values))
+
+    def highest_grade(self) -> int:
+        """Find the highest grade so far.
+
+        :return: the grade, or 0 when nothing is judged.
+        """
+        return int(self._db.execute("SELECT ifnull(max(grade), 0) FROM judgment").fetchone()[0])
+
+    def sample(self, count: int) -> Iterator[dict[str, Any]]:
+        """Give the first items.
+
+        :param count: how many at most.
+        :yields: their fields, ``id`` included.
+        """
+        for (line,) in self._db.execute("SELECT line FROM item ORDER BY n LIMIT ?", (count,)):
+            yield json.loads(line)
+
+    def write(self, folder: Path | None, template: ItemTemplate, *, judged_only: bool, k: int) -> Counts:
+        """Write ``items.jsonl`` and ``judgments.jsonl``.
+
+        :param folder: an existing folder; None: check and count, write nothing.
+        :param template: how items become text: one that would have none is refused or dropped.
+        :param judged_only: leave items out that nobody judged.
+        :param k: number of grades.
+        :return: what was read and written.
+        :raises InputError: when a judged item is not there, or nothing is left.
+        """
+        with _lines(folder, ITEMS) as write:
+            for line in self._writable_items(template, judged_only=judged_only):
+                write(line)
+        self._check_missing()
+        self.counts.grades = [0] * k
+        last = None
+        with _lines(folder, JUDGMENTS) as write:
+            for query_id, query, item_id, grade, slice_, extra in self._db.execute(
+                "SELECT q.id, q.text, j.item, j.grade, j.slice, j.extra FROM judgment j JOIN query q ON q.n = j.query "
+                "JOIN written w ON w.id = j.item ORDER BY j.query, j.n"
+            ):
+                row = {"query_id": query_id, "query": query, "item_id": item_id, "grade": grade}
+                row |= {"slice": slice_} if slice_ else {}
+                write(json.dumps(row | (json.loads(extra) if extra else {}), ensure_ascii=False))
+                self.counts.judgments += 1
+                self.counts.grades[grade] += 1
+                self.counts.queries += query_id != last
+                last = query_id
+        if not self.counts.judgments:
+            raise InputError("no judgment is left to write", todo="see the counts, and whether the filters fit")
+        return self.counts
+
+    def _writable_items(self, template: ItemTemplate, *, judged_only: bool) -> Iterator[str]:
+        wanted = "WHERE id IN (SELECT item FROM judgment)" if judged_only else ""
+        for item_id, line, at in self._db.execute(
+            f"SELECT id, line, at FROM item {wanted} ORDER BY n"
+        ):  # two constants
+            try:
+                template.render(json.loads(line), where=at)
+            except InputError as err:
+                if self.missing == "refuse":
+                    raise InputError(
+                        err.what, where=err.where, todo=f"{err.todo}, or drop such items by --missing drop"
+                    ) from err
+                self.counts.dropped_items += 1
+                continue
+            self._db.execute("INSERT INTO written VALUES (?)", (item_id,))
+            self.counts.items += 1
+            yield line
+
+    def _check_missing(self) -> None:
+        absent = "FROM judgment WHERE item NOT IN (SELECT id FROM written)"
+        self.counts.dropped_judgments = int(self._db.execute(f"SELECT count(*) {absent}").fetchone()[0])
+        if self.counts.dropped_judgments and self.missing == "refuse":
+            item_id, at = self._db.execute(f"SELECT item, at {absent} ORDER BY n LIMIT 1").fetchone()
+            raise InputError(
+                f"there is no item {short(item_id)}",
+                where=at,
+                todo="add it to the items, or drop such judgments by --missing drop",
+            )
+
+    def _number_of(self, where: str, query_id: str, query: str) -> int:
+        query = query.strip()
+        if not query or len(query) > MAX_QUERY_CHARS:
+            what = "is empty" if not query else f"has {len(query):,} characters, more than {MAX_QUERY_CHARS:,}"
+            raise InputError(f"field 'query' {what}", where=where, todo="give what was typed into the search box")
+        query_id = query_id or query
+        if self._query is not None and self._query[:2] == (query_id, query):
+            return self._query[2]
+        self._db.execute("INSERT OR IGNORE INTO query (id, text, at) VALUES (?, ?, ?)", (query_id, query, where))
+        number, text, at = self._db.execute("SELECT n, text, at FROM query WHERE id = ?", (query_id,)).fetchone()
+        if text != query:
+            raise InputError(
+                f"query {short(query_id)} reads {short(query)} here and {short(text)} before (first: {at})",
+                where=where,
+                todo="give each query text its own query_id",
+            )
+        self._query = (query_id, query, int(number))
+        return int(number)
+
+
+def short(value: object) -> str:
+    """Quote a value from a file; a message stays one line of a usual length whatever it is.
+
+    :param value: any value.
+    :return: its representation, or the first 80 characters of it.
+    """
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}…"
+
+
+def _kept(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in fields.items()
+        if name != "id" and value not in (None, "", []) and not (isinstance(value, float) and not math.isfinite(value))
+    }
+
+
+@contextlib.contextmanager
+def _lines(folder: Path | None, name: str) -> Iterator[Callable[[str], object]]:
+    """Write lines into a file of a folder, or nowhere."""
+    if folder is None:
+        yield lambda line: None
+        return
+    with (folder / name).open("w", encoding="utf-8") as file:
+        yield lambda line: file.write(line + "\n")

@@ -1,0 +1,61 @@
+"""Folders that are there whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from darl_opensearch.errors import UsageError
+
+
+def check_free(folder: Path) -> None:
+    """Refuse a folder that holds something: nothing of a team's is ever replaced.
+
+    :param folder: where something is to be written.
+    :raises UsageError: when it is a file, or a folder with something in it.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError("it is there already", where=str(folder), todo="name another with --out, or remove it first")
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Fill a temporary sibling that becomes the folder on leaving, or vanishes with an error.
+
+    :param folder: the folder to make; see :func:`check_free`.
+    :yields: the temporary folder.
+    """
+    target = Path(os.path.abspath(folder))  # noqa: PTH100  "." has no name to put a sibling beside; links stay
+    check_free(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # A name that nobody can guess, and never one that is there: in a shared folder it could be somebody's link.
+    work = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
+    work.mkdir()
+    try:
+        yield work
+        if target.is_dir():
+            target.rmdir()  # empty, or it would not be free
+        work.rename(target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Write a temporary sibling that takes the file's place on leaving, or vanishes with an error.
+
+    :param path: the file to write.
+    :yields: the temporary file's path.
+    """
+    target = Path(os.path.abspath(path))  # noqa: PTH100  links stay
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        yield work
+        work.replace(target)
+    finally:
+        work.unlink(missing_ok=True)

@@ -5,6 +5,39 @@ distillation loss what a teacher says of them.
 """
 
 from trainer.losses.registries import DISTILLATION_LOSSES, GRADE_LOSSES, RANK_LOSSES  # isort: skip
-from trainer.losses import cumulative, pairwise, yes_no
+from trainer.losses import (
+    corn,
+    cross_entropy,
+    cumulative,
+    focal,
+    kl,
+    lambda_loss,
+    listmle,
+    margin_ce,
+    margin_mse,
+    pairwise,
+    pairwise_margin,
+    sord,
+    squared_emd,
+    yes_no,
+)
 
-__all__ = ["DISTILLATION_LOSSES", "GRADE_LOSSES", "RANK_LOSSES", "cumulative", "pairwise", "yes_no"]
+__all__ = [
+    "DISTILLATION_LOSSES",
+    "GRADE_LOSSES",
+    "RANK_LOSSES",
+    "corn",
+    "cross_entropy",
+    "cumulative",
+    "focal",
+    "kl",
+    "lambda_loss",
+    "listmle",
+    "margin_ce",
+    "margin_mse",
+    "pairwise",
+    "pairwise_margin",
+    "sord",
+    "squared_emd",
+    "yes_no",
+]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from trainer.losses.lists import both, mean_over_queries
 from trainer.losses.registries import RANK_LOSSES
 
 
@@ -21,32 +21,13 @@ def pairwise(score: Tensor, gains: Tensor, query_index: Tensor) -> Tensor:
     :param score: ``[n]`` float, any increasing function of the model's score; the latent is best.
     :param gains: ``[n]`` float in [0, 1].
     :param query_index: ``[n]`` int64, equal for items of one query.
-    :return: ``[]`` float; 0 when no query has two items of different gain.
+    :return: ``[]`` float, the mean over comparable queries; 0 when no query has two items of different gain.
     """
-    # Lists side by side, padded: n x n masks over the whole batch would take gigabytes from 20,000 pairs.
-    rows, valid = by_query(query_index)
-    s, g = score[rows], gains[rows]
-    better = (g[:, :, None] > g[:, None, :]) & valid[:, :, None] & valid[:, None, :]
-    pairs = better.sum(dim=(1, 2))
-    if not bool(pairs.any()):
-        return score.sum() * 0.0
-    loss = (g[:, :, None] - g[:, None, :]) * F.softplus(s[:, None, :] - s[:, :, None])
-    per_query = torch.where(better, loss, torch.zeros_like(loss)).sum(dim=(1, 2))
-    return (per_query / pairs.clamp_min(1)).sum() / (pairs > 0).sum()
+    return mean_over_queries(_of_lists, score, gains, query_index)
 
 
-def by_query(query_index: Tensor) -> tuple[Tensor, Tensor]:
-    """Lay the pairs of each query out as a row.
-
-    :param query_index: ``[n]`` int64, equal for items of one query.
-    :return: ``[q, m]`` int64 places in ``query_index``, and ``[q, m]`` bool which of them are real.
-    """
-    if not len(query_index):
-        return query_index.reshape(0, 0), query_index.reshape(0, 0).bool()
-    order = query_index.argsort(stable=True)
-    _, counts = torch.unique_consecutive(query_index[order], return_counts=True)
-    columns = torch.arange(int(counts.max()), device=order.device)
-    valid = columns[None, :] < counts[:, None]
-    starts = counts.cumsum(0) - counts
-    places = (starts[:, None] + columns[None, :]).clamp_max(len(order) - 1)
-    return order[places], valid
+def _of_lists(s: Tensor, g: Tensor, valid: Tensor) -> Tensor:
+    gap = g[:, :, None] - g[:, None, :]
+    better = (gap > 0) & both(valid)
+    loss = gap * F.softplus(s[:, None, :] - s[:, :, None])
+    return loss.masked_fill(~better, 0.0).sum(dim=(1, 2)) / better.sum(dim=(1, 2))

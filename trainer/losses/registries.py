@@ -3,8 +3,8 @@
 A grade loss ``(raw, grades)`` reads what its head gives (:mod:`trainer.models.heads` has them; ``needs`` names
 it) and is a mean over pairs. A rank loss ``(score, gains, query_index)`` is a mean over the *comparable*
 queries: those with two items of different gain. A distillation loss ``(score, teacher, query_index)`` is a mean
-over the queries whose teacher scores differ. So a batch's loss is the weighted mean of its parts' losses, and
-training in many processes ends where one would.
+over the queries whose teacher scores differ: a teacher that ties a whole list says nothing of its order. So a
+batch's loss is the weighted mean of its parts' losses, and training in many processes ends where one would.
 """
 
 from __future__ import annotations

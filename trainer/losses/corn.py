@@ -1,0 +1,33 @@
+"""One grade after the other: having reached this one, is the next one reached too?"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from trainer.losses.registries import GRADE_LOSSES, check_grades
+
+
+@GRADE_LOSSES.register(
+    "corn", cite="Shi, Cao and Raschka 2021, arXiv:2111.08851; a mean over pairs: ours", needs="corn"
+)
+def corn(raw: Tensor, grades: Tensor) -> Tensor:
+    """Binary cross-entropy of each step up the scale, on the pairs that reach the step.
+
+    Shi, Cao and Raschka 2021, arXiv:2111.08851: column ``j`` learns ``P(grade > j | grade > j-1)`` from the
+    pairs with ``grade > j-1`` only, so the products of the columns fall along the scale by themselves.
+
+    The paper divides by the number of pairs summed over steps, which weighs a pair by how the rest of its batch
+    is graded. Here a pair's steps are summed and pairs averaged: the exact negative log-likelihood of the
+    grade, ``-log P(grade)``, and the mean of a batch is that of its parts.
+
+    :param raw: ``[n, k-1]`` float, conditional logits.
+    :param grades: ``[n]`` int64 in ``0..k-1``; anything else is a ValueError.
+    :return: ``[]`` float, the mean over pairs; 0 for an empty batch.
+    """
+    n, steps = raw.shape
+    check_grades(grades, steps + 1)
+    step = torch.arange(steps, device=raw.device)[None, :]
+    taken, reached = (grades[:, None] > step).to(raw), (grades[:, None] >= step).to(raw)
+    return F.binary_cross_entropy_with_logits(raw, taken, weight=reached, reduction="sum") / max(n, 1)

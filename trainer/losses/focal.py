@@ -1,0 +1,39 @@
+"""Less weight on pairs that are graded well already, which is what makes a model overconfident."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from trainer.losses.registries import GRADE_LOSSES, check_grades
+from trainer.registry import Param
+
+
+@GRADE_LOSSES.register(
+    "focal",
+    cite="Lin et al. 2017, arXiv:1708.02002; for calibration: Mukhoti et al. 2020, arXiv:2002.09437",
+    needs="nominal",
+    params={
+        "gamma": Param(kind=float, default=2.0, min=0.0, help="how fast a pair's weight falls; 0 is cross_entropy")
+    },
+)
+def focal(raw: Tensor, grades: Tensor, *, gamma: float = 2.0) -> Tensor:
+    """Cross-entropy with less weight on pairs whose grade is probable already.
+
+    Lin et al. 2017, arXiv:1708.02002: ``-(1 - p)**gamma * log(p)``, ``p`` the probability of the grade. Mukhoti et al. 2020, arXiv:2002.09437: from ``gamma`` 1 on it bounds, from
+    above, cross-entropy less ``gamma`` times the entropy of the prediction; so it works against overconfidence.
+
+    :param raw: ``[n, k]`` float, a logit for each grade.
+    :param grades: ``[n]`` int64 in ``0..k-1``; anything else is a ValueError.
+    :param gamma: at least 0.
+    :return: ``[]`` float, the mean over pairs; 0 for an empty batch.
+    """
+    n, k = raw.shape
+    check_grades(grades, k)
+    log_probs = F.log_softmax(raw, dim=1)
+    right = F.one_hot(grades, k).bool()
+    # log(1 - p) from the other grades: where p rounds to 1 the power of 1 - p with a
+    # gamma below 1 would have an infinite slope.
+    log_miss = log_probs.masked_fill(right, -torch.inf).logsumexp(dim=1)
+    return -((gamma * log_miss).exp() * log_probs[right]).sum() / max(n, 1)

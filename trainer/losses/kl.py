@@ -1,0 +1,49 @@
+"""What a teacher says of a whole list."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from trainer.losses.lists import mean_over_queries
+from trainer.losses.registries import DISTILLATION_LOSSES
+from trainer.registry import Param
+
+
+@DISTILLATION_LOSSES.register(
+    "kl",
+    cite="Hinton et al. 2015, arXiv:1503.02531, over the items of a list as Cao et al. 2007, "
+    "doi:10.1145/1273496.1273513 (ListNet)",
+    params={
+        "temperature": Param(
+            kind=float, default=1.0, min=0.01, help="divides both scores; the higher, the more the last items count"
+        )
+    },
+)
+def kl(score: Tensor, teacher: Tensor, query_index: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """Kullback-Leibler divergence of the student's softmax over a query's items from the teacher's.
+
+    Hinton et al. 2015, with the softmax over a list of Cao et al. 2007: ``T**2 * KL(teacher || student)``. The
+    factor, theirs too, keeps the gradient's size when the temperature changes. An offset between the two
+    scales has no effect, their unit has. Items that the teacher ties get equal shares; a query whose teacher
+    scores are all equal is left out.
+
+    :param score: ``[n]`` float, the student's.
+    :param teacher: ``[n]`` float, taken as constant, in the student's unit.
+    :param query_index: ``[n]`` int64, equal for items of one query.
+    :param temperature: positive.
+    :return: ``[]`` float, the mean over queries whose teacher scores differ; 0 when there is none.
+    """
+    return mean_over_queries(partial(_of_lists, temperature=temperature), score, teacher.detach(), query_index)
+
+
+def _of_lists(s: Tensor, t: Tensor, valid: Tensor, *, temperature: float) -> Tensor:
+    def log_share(values: Tensor) -> Tensor:
+        return F.log_softmax((values / temperature).masked_fill(~valid, -torch.inf), dim=1).masked_fill(~valid, 0.0)
+
+    wanted = log_share(t)
+    terms = wanted.exp() * (wanted - log_share(s))  # 0 where nothing is: both logarithms are 0 there
+    return temperature**2 * terms.sum(dim=1)

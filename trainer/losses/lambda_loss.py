@@ -1,0 +1,80 @@
+"""Pairs of items weighted by what their order is worth in nDCG."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from trainer.losses.lists import both, mean_over_queries
+from trainer.losses.registries import RANK_LOSSES
+from trainer.registry import Param
+
+
+@RANK_LOSSES.register(
+    "lambda",
+    cite="Wang et al. 2018, doi:10.1145/3269206.3271784 (LambdaLoss, NDCG-Loss2++)",
+    params={
+        "sigma": Param(kind=float, default=1.0, min=0.001, help="steepness of the logistic loss"),
+        "mu": Param(kind=float, default=10.0, min=0.0, help="weight of NDCG-Loss2; 0 leaves LambdaRank's weighing"),
+        "cutoff": Param(kind=int, default=0, min=0, help="ranks that count, as in nDCG@10; 0 counts all"),
+    },
+)
+def lambda_loss(
+    score: Tensor, gains: Tensor, query_index: Tensor, *, sigma: float = 1.0, mu: float = 10.0, cutoff: int = 0
+) -> Tensor:
+    r"""Logistic loss on each pair of items, weighted by what their order is worth in nDCG.
+
+    Wang et al. 2018, NDCG-Loss2++. With items at the ranks ``i`` and ``j`` of the current scores, gains ``G``
+    over the ideal DCG and discounts ``D(r) = log2(1 + r)``, a pair with ``G_i > G_j`` costs
+
+    ``(|1/D(i) - 1/D(j)| + mu * |1/D(|i-j|) - 1/D(|i-j|+1)|) * (G_i - G_j) * log2(1 + exp(-sigma * (s_i - s_j)))``
+
+    and a query the sum of its pairs. Ranks are constants of the gradient. The gains count as they are given,
+    as in the nDCG that models are chosen by; the paper has ``2**grade - 1``.
+
+    Ours, where the paper is silent: items of equal score stand worst first, so that the value does not depend
+    on the order of the pairs; and with a ``cutoff``, ``1/D`` is 0 beyond it, and pairs with at least one item
+    inside it count, so that a good item below learns to climb (others drop it).
+
+    :param score: ``[n]`` float, the head's latent.
+    :param gains: ``[n]`` float in [0, 1].
+    :param query_index: ``[n]`` int64, equal for items of one query.
+    :param sigma: positive.
+    :param mu: at least 0.
+    :param cutoff: at least 0.
+    :return: ``[]`` float, the mean over comparable queries; 0 when no query has two items of different gain.
+    """
+    return mean_over_queries(partial(_of_lists, sigma=sigma, mu=mu, cutoff=cutoff), score, gains, query_index)
+
+
+def _of_lists(s: Tensor, g: Tensor, valid: Tensor, *, sigma: float, mu: float, cutoff: int) -> Tensor:
+    s, g, valid = _ranked(s, g, valid)
+    m = s.shape[1]
+    inverse = 1.0 / torch.log2(torch.arange(2, m + 3, device=s.device, dtype=s.dtype))  # 1/D(1) to 1/D(m + 1)
+    rank = torch.arange(m, device=s.device)
+    apart = (rank[:, None] - rank[None, :]).abs()
+    delta = (inverse[apart - 1] - inverse[apart]).masked_fill(apart == 0, 0.0)
+    discount = inverse[:m]
+    counts = both(valid)
+    if cutoff:
+        inside = rank < cutoff
+        discount = discount * inside
+        counts = counts & (inside[:, None] | inside[None, :])
+    rho = (discount[:, None] - discount[None, :]).abs()
+    ideal = (g.masked_fill(~valid, 0.0).sort(dim=1, descending=True).values * discount).sum(dim=1)
+    gap = g[:, :, None] - g[:, None, :]
+    weight = (rho + mu * delta) * gap / ideal[:, None, None]
+    loss = weight * F.softplus(-sigma * (s[:, :, None] - s[:, None, :])) / math.log(2)
+    return loss.masked_fill(~((gap > 0) & counts), 0.0).sum(dim=(1, 2))
+
+
+def _ranked(s: Tensor, g: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Each list by falling score, of equal scores the lower gain first; what is not real comes last."""
+    order = g.argsort(dim=1, stable=True)
+    by_score = s.detach().masked_fill(~valid, -torch.inf).gather(1, order)
+    order = order.gather(1, by_score.argsort(dim=1, descending=True, stable=True))
+    return s.gather(1, order), g.gather(1, order), valid.gather(1, order)

@@ -1,0 +1,33 @@
+"""What a teacher says of the distance between two items."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from trainer.losses.lists import mean_over_queries
+from trainer.losses.registries import DISTILLATION_LOSSES
+
+
+@DISTILLATION_LOSSES.register("margin_mse", cite="Hofstätter et al. 2020, arXiv:2010.02666 (Margin-MSE)")
+def margin_mse(score: Tensor, teacher: Tensor, query_index: Tensor) -> Tensor:
+    """Squared error of the student's score differences against the teacher's, over all pairs of a query's items.
+
+    Hofstätter et al. 2020, with all pairs in place of one relevant and one irrelevant item. Differences do not
+    see an offset between the two scales, but their unit must be the same. With ``d = score - teacher`` the
+    mean over the pairs is twice the sample variance of ``d`` in the list, so no pair is ever laid out. A pair
+    that the teacher ties counts, with a difference of 0, beside pairs that it does not; a query whose teacher
+    scores are all equal does not.
+
+    :param score: ``[n]`` float, the student's.
+    :param teacher: ``[n]`` float, taken as constant, in the student's unit.
+    :param query_index: ``[n]`` int64, equal for items of one query.
+    :return: ``[]`` float, the mean over queries whose teacher scores differ; 0 when there is none.
+    """
+    return mean_over_queries(_of_lists, score, teacher.detach(), query_index)
+
+
+def _of_lists(s: Tensor, t: Tensor, valid: Tensor) -> Tensor:
+    count = valid.sum(dim=1)
+    off = (s - t).masked_fill(~valid, 0.0)
+    centred = (off - (off.sum(dim=1) / count)[:, None]).masked_fill(~valid, 0.0)
+    return 2.0 * centred.square().sum(dim=1) / (count - 1)

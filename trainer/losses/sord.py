@@ -1,0 +1,43 @@
+"""Soft labels: each grade gets a share that falls with its distance from the right one."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from trainer.losses.registries import GRADE_LOSSES, check_grades
+from trainer.registry import Param
+
+
+@GRADE_LOSSES.register(
+    "sord",
+    cite="Díaz and Marathe 2019, doi:10.1109/CVPR.2019.00487",
+    needs="nominal",
+    params={
+        "metric": Param(
+            kind=str, default="absolute", choices=("absolute", "squared"), help="how far two grades lie apart"
+        ),
+        "sharpness": Param(
+            kind=float, default=1.0, min=0.01, help="factor of the distance; the higher, the closer to cross_entropy"
+        ),
+    },
+)
+def sord(raw: Tensor, grades: Tensor, *, metric: str = "absolute", sharpness: float = 1.0) -> Tensor:
+    """Cross-entropy against soft labels that fall with the distance from the grade.
+
+    Díaz and Marathe 2019: the label of grade ``i`` is ``softmax(-sharpness * distance(grade, i))``. The loss is
+    lowest, at the labels' entropy, where the prediction equals them: it never asks for certainty.
+
+    :param raw: ``[n, k]`` float, a logit for each grade.
+    :param grades: ``[n]`` int64 in ``0..k-1``; anything else is a ValueError.
+    :param metric: ``absolute`` or ``squared`` difference of grades.
+    :param sharpness: positive.
+    :return: ``[]`` float, the mean over pairs; 0 for an empty batch.
+    """
+    n, k = raw.shape
+    check_grades(grades, k)
+    apart = (torch.arange(k, device=raw.device)[None, :] - grades[:, None]).abs().to(raw)
+    distance = apart.square() if metric == "squared" else apart
+    labels = torch.softmax(-sharpness * distance, dim=1)
+    return -(labels * F.log_softmax(raw, dim=1)).sum() / max(n, 1)

@@ -122,7 +122,7 @@ def _kind(hint: Any) -> str:
 
 
 def registry(which: str) -> str:
-    """A registry's entries: ``grade losses``, ``rank losses``, ``backbones`` or ``detectors``."""
+    """A registry's entries, by its name in :func:`registries`."""
     entries = registries()[which]
     rows = []
     for name in entries:
@@ -136,11 +136,17 @@ def registry(which: str) -> str:
 
 def registries() -> dict[str, Any]:
     """Every registry there is, by the title of its table."""
-    from trainer.losses import GRADE_LOSSES, RANK_LOSSES
+    from trainer.losses import DISTILLATION_LOSSES, GRADE_LOSSES, RANK_LOSSES
     from trainer.models import BACKBONES
     from trainer.ood import DETECTORS
 
-    return {"grade losses": GRADE_LOSSES, "rank losses": RANK_LOSSES, "backbones": BACKBONES, "detectors": DETECTORS}
+    return {
+        "grade losses": GRADE_LOSSES,
+        "rank losses": RANK_LOSSES,
+        "distillation losses": DISTILLATION_LOSSES,
+        "backbones": BACKBONES,
+        "detectors": DETECTORS,
+    }
 
 
 def _range(param: Any) -> str:

@@ -1,0 +1,72 @@
+"""Rerank-depth sweep: what is gained by reranking more of the first stage's list."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from darl_opensearch.bm25 import Bm25Index
+from darl_opensearch.errors import InputError
+from trainer.data.judgments import Item
+from trainer.evaluate.parts import Part
+from trainer.evaluate.resample import Floats
+from trainer.evaluate.trec import read_run
+
+DEPTHS = (0, 5, 10, 20, 50, 100)
+Candidates = dict[str, list[str]]  # items by query id, in the first stage's order
+
+
+def from_index(parts: Sequence[Part], index: Bm25Index, size: int) -> dict[str, Candidates]:
+    """Retrieve with BM25.
+
+    :param parts: whose queries.
+    :param index: over the items.
+    :param size: items a query, at most.
+    :return: candidates by part.
+    """
+    return {
+        part.name: {q.query_id: [hit.item_id for hit in index.search(q.query, size)] for q in part.queries}
+        for part in parts
+    }
+
+
+def from_run(parts: Sequence[Part], path: Path, items: Mapping[str, Item], size: int) -> dict[str, Candidates]:
+    """Take a first stage's order from a TREC run.
+
+    :param parts: whose queries.
+    :param path: the run file.
+    :param items: every item there is.
+    :param size: items a query, at most.
+    :return: candidates by part; none for a query that the run does not hold.
+    :raises InputError: for an item that is not among the items, or when the run holds none of the queries.
+    """
+    run = {query_id: [item_id for item_id, _ in found][:size] for query_id, found in read_run(path).items()}
+    found = {part.name: {q.query_id: run.get(q.query_id, []) for q in part.queries} for part in parts}
+    for candidates in found.values():
+        for query_id, ids in candidates.items():
+            if missing := [item_id for item_id in ids if item_id not in items]:
+                raise InputError(
+                    f"there is no item {missing[0]!r}, ranked for query {query_id!r}", where=str(path),
+                    todo="add it to the items, or drop it from the run",
+                )  # fmt: skip
+    for name, candidates in found.items():
+        if not any(candidates.values()):
+            raise InputError(
+                f"none of the queries of the part {name!r} is in this run", where=str(path),
+                todo="name a run with the judgments' query ids",
+            )  # fmt: skip
+    return found
+
+
+def reranked(candidates: Sequence[str], score: Floats, depth: int) -> list[str]:
+    """Order the first ``depth`` candidates by score and leave the rest behind them.
+
+    :param candidates: in the first stage's order, which equal scores keep.
+    :param score: ``[n]`` of each candidate.
+    :param depth: how many are reranked.
+    :return: the same items.
+    """
+    order = np.argsort(-score[:depth], kind="stable")
+    return [*(candidates[place] for place in order), *candidates[depth:]]

@@ -1,0 +1,131 @@
+"""Everything that is measured of one system on one part, or on a slice of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.evaluate.grading import Grading
+from trainer.evaluate.parts import Part
+from trainer.evaluate.ranking import rank_figures
+from trainer.evaluate.resample import Figure, Floats, mean_over_queries, share_of_pairs
+from trainer.evaluate.systems import Ratings
+
+SHARE_OOD = "share_ood"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What turns grades into figures.
+
+    :param gains: of each grade.
+    :param cutoffs: ranks counted, ascending.
+    :param relevant_from: the lowest grade that counts as relevant where relevance is yes or no.
+    """
+
+    gains: tuple[float, ...]
+    cutoffs: tuple[int, ...]
+    relevant_from: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Figures of some judged pairs.
+
+    :param figures: by name, all of the same queries.
+    :param by_query: for what is compared query by query, ``[q]`` values, nan where a query has none.
+    :param grading: the predicted grades, or None from a system that only ranks.
+    :param pairs: judged pairs.
+    :param queries: judged queries.
+    """
+
+    figures: dict[str, Figure]
+    by_query: dict[str, Floats]
+    grading: Grading | None
+    pairs: int
+    queries: int
+
+
+def measure(part: Part, ratings: Ratings, scale: Scale, *, rows: NDArray[np.int64] | None = None) -> Measured:
+    """Measure a system on a part.
+
+    :param part: the judged pairs.
+    :param ratings: of its pairs, in its order.
+    :param scale: gains and cut-offs.
+    :param rows: only these pairs; a query is then ranked among its pairs that are left.
+    :return: the figures.
+    """
+    rows = np.arange(len(part)) if rows is None else rows
+    kept, query_index = np.unique(part.query_index[rows], return_inverse=True)
+    some, grades = ratings.rows(rows), part.grades[rows]
+    ids = [part.queries[query].query_id for query in kept]
+    judged: dict[str, dict[str, int]] = {query_id: {} for query_id in ids}
+    for row, query in zip(rows, query_index, strict=True):
+        judged[ids[query]][part.item_ids[row]] = int(part.grades[row])
+    figures, by_query = _ranked(rankings(part, ratings, rows), judged, scale)
+    if some.is_ood is not None:
+        figures[SHARE_OOD] = share_of_pairs(some.is_ood.astype(np.float64), query_index, len(ids))
+    grading = None
+    if some.grade_probs is not None:
+        grading = Grading(some.grade_probs, grades, query_index, len(ids))
+        figures |= grading.figures()
+        by_query["rps"] = grading.rps_by_query()
+    return Measured(figures, by_query, grading, len(rows), len(ids))
+
+
+def measure_rankings(part: Part, ranked: Mapping[str, Sequence[str]], scale: Scale) -> Measured:
+    """Measure rankings of any items against a part's judgments; unjudged items count as grade 0.
+
+    :param part: the judgments.
+    :param ranked: items by query id, best first.
+    :param scale: gains and cut-offs.
+    :return: the figures, ``judged@c`` among them.
+    """
+    figures, by_query = _ranked(ranked, grades_of(part), scale, judged_share=True)
+    return Measured(figures, by_query, None, len(part), part.n_queries)
+
+
+def grades_of(part: Part) -> dict[str, dict[str, int]]:
+    """Look a part up by query and item.
+
+    :param part: the judgments.
+    :return: grade by query id and item id.
+    """
+    return {q.query_id: dict(zip(q.item_ids, q.grades, strict=True)) for q in part.queries}
+
+
+def rankings(part: Part, ratings: Ratings, rows: NDArray[np.int64] | None = None) -> dict[str, list[str]]:
+    """Order each query's judged items by score, ties in the part's own random order.
+
+    :param part: the judged pairs.
+    :param ratings: of its pairs.
+    :param rows: only these pairs, ascending.
+    :return: item ids by query id, best first.
+    """
+    rows = np.arange(len(part)) if rows is None else rows
+    order = rows[np.lexsort((np.arange(len(rows)), -ratings.score[rows], part.query_index[rows]))]
+    ranked: dict[str, list[str]] = {}
+    for row in order:
+        ranked.setdefault(part.queries[part.query_index[row]].query_id, []).append(part.item_ids[row])
+    return ranked
+
+
+def _ranked(
+    ranked: Mapping[str, Sequence[str]],
+    judged: Mapping[str, Mapping[str, int]],
+    scale: Scale,
+    *,
+    judged_share: bool = False,
+) -> tuple[dict[str, Figure], dict[str, Floats]]:
+    values = rank_figures(ranked, judged, scale.gains, cutoffs=scale.cutoffs, relevant_from=scale.relevant_from)
+    columns = {
+        name: np.array([found.get(query_id, np.nan) for query_id in judged])
+        for name, found in values.items()
+        if judged_share or not name.startswith("judged")
+    }
+    order = [*(f"{what}@{c}" for what in ("ndcg", "p", "judged") for c in scale.cutoffs), "ap", "rr"]
+    figures = {name: mean_over_queries(columns[name]) for name in order if name in columns}
+    return figures, {name: column for name, column in columns.items() if name.startswith("ndcg")}

@@ -1,0 +1,134 @@
+"""Judged parts: their names, and their pairs in an order that helps nobody."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from darl_opensearch.errors import InputError, UsageError
+from darl_opensearch.text import ItemRenderer
+from trainer.data.judgments import Item, JudgedQuery, read_items, read_judgments
+
+ID = "id"  # the part that a model was trained for; every other one is compared with it
+_NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,31})=(.+)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A judged part as rows.
+
+    :param name: ``id``, or the name of an OOD part.
+    :param path: its file.
+    :param sha256: the file's digest.
+    :param queries: its queries; the items of each in a seeded random order.
+    :param query_index: ``[n]`` which query each pair is of.
+    :param item_ids: ``[n]`` judged items.
+    :param grades: ``[n]`` their grades.
+    :param slices: ``[n]`` the query's slice, else the item's, else ``""``.
+    """
+
+    name: str
+    path: Path
+    sha256: str
+    queries: tuple[JudgedQuery, ...]
+    query_index: NDArray[np.int64]
+    item_ids: tuple[str, ...]
+    grades: NDArray[np.int64]
+    slices: tuple[str, ...]
+
+    @property
+    def n_queries(self) -> int:
+        """Judged queries."""
+        return len(self.queries)
+
+    def __len__(self) -> int:
+        """Judged pairs."""
+        return len(self.item_ids)
+
+
+def parse_parts(words: Sequence[str]) -> tuple[tuple[str, Path], ...]:
+    """Read ``NAME=FILE``; a file alone is the part ``id``.
+
+    :param words: as given.
+    :return: name and file of each part, ``id`` first.
+    :raises UsageError: when a name is there twice, or none of several is ``id``.
+    """
+    parts: dict[str, Path] = {}
+    for word in words:
+        match = _NAMED.fullmatch(word)
+        name, path = (match[1], match[2]) if match else (ID, word)
+        if name in parts:
+            raise UsageError(
+                f"two files are given for the part {name!r}", where="--judgments",
+                todo="write --judgments NAME=FILE, with a name of its own for each",
+            )  # fmt: skip
+        parts[name] = Path(path)
+    if ID not in parts:
+        raise UsageError(
+            f"no part is named {ID!r}", where="--judgments",
+            todo=f"write {ID}=FILE for judgments like those of the training; every other name is an OOD part",
+        )  # fmt: skip
+    return tuple(sorted(parts.items(), key=lambda part: part[0] != ID))
+
+
+def read_catalogue(paths: Sequence[Path], renderer: ItemRenderer) -> dict[str, Item]:
+    """Read items of one or more files.
+
+    :param paths: JSONL files.
+    :param renderer: of the model that will read them.
+    :return: items by id.
+    :raises InputError: for what :func:`read_items` refuses, or an id that two files have.
+    """
+    items: dict[str, Item] = {}
+    for path in paths:
+        more = read_items(path, renderer)
+        if twice := sorted(items.keys() & more.keys()):
+            raise InputError(
+                f"item {twice[0]!r} is in another file of items as well", where=str(path), todo="keep one of the two"
+            )
+        items |= more
+    return items
+
+
+def read_part(name: str, path: Path, items: Mapping[str, Item], k: int, *, seed: int) -> Part:
+    """Read a judged part.
+
+    Files often list the better items first, and equal scores keep the order given: so the items of each query
+    are shuffled, with a seed, and a model that cannot tell them apart earns what chance does.
+
+    :param name: of the part.
+    :param path: JSONL: query_id (or query alone), query, item_id, grade, optional slice.
+    :param items: every item that may be judged.
+    :param k: number of grades.
+    :param seed: of the shuffling.
+    :return: the part.
+    :raises InputError: naming file and line of what is wrong.
+    """
+    rng = np.random.default_rng([seed, *name.encode()])
+    queries = []
+    for query in read_judgments(path, items, k):
+        order = rng.permutation(len(query.item_ids))
+        queries.append(
+            dataclasses.replace(
+                query,
+                item_ids=tuple(query.item_ids[i] for i in order),
+                grades=tuple(query.grades[i] for i in order),
+            )
+        )
+    return Part(
+        name=name,
+        path=path,
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        queries=tuple(queries),
+        query_index=np.repeat(np.arange(len(queries)), [len(q.item_ids) for q in queries]).astype(np.int64),
+        item_ids=tuple(item_id for q in queries for item_id in q.item_ids),
+        grades=np.array([grade for q in queries for grade in q.grades], dtype=np.int64),
+        slices=tuple(q.slice or items[item_id].slice for q in queries for item_id in q.item_ids),
+    )

@@ -1,0 +1,89 @@
+"""What every system answers, and in which shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.evaluate.resample import Floats
+
+Advance = Callable[[int], object]
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One query's items, to be scored.
+
+    :param query_id: the query's id.
+    :param query: its text.
+    :param item_ids: the items.
+    """
+
+    query_id: str
+    query: str
+    item_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Ratings:
+    """What a system says of some pairs.
+
+    :param score: ``[n]``, higher is better; -inf for what it does not rank at all.
+    :param grade_probs: ``[n, k]``, or None from a system that only ranks.
+    :param ood_distance: ``[n]``, or None.
+    :param is_ood: ``[n]``, or None.
+    """
+
+    score: Floats
+    grade_probs: Floats | None = None
+    ood_distance: Floats | None = None
+    is_ood: NDArray[np.bool_] | None = None
+
+    def rows(self, rows: NDArray[np.int64] | slice) -> Ratings:
+        """Take some pairs.
+
+        :param rows: which.
+        :return: their ratings.
+        """
+        return Ratings(
+            self.score[rows],
+            None if self.grade_probs is None else self.grade_probs[rows],
+            None if self.ood_distance is None else self.ood_distance[rows],
+            None if self.is_ood is None else self.is_ood[rows],
+        )
+
+    @staticmethod
+    def join(parts: Sequence[Ratings]) -> Ratings:
+        """Put ratings of one system one after the other.
+
+        :param parts: at least one.
+        :return: all of them.
+        """
+
+        def together(name: str) -> Any:
+            values = [getattr(part, name) for part in parts]
+            return None if values[0] is None else np.concatenate(values)
+
+        return Ratings(*(together(name) for name in ("score", "grade_probs", "ood_distance", "is_ood")))
+
+
+class System(Protocol):
+    """Something that scores the items of queries."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in tables and file names."""
+
+    @property
+    def grades(self) -> bool:
+        """Whether it is a model, which gives grades and OOD columns and can rerank any item."""
+
+    def about(self) -> dict[str, Any]:
+        """Say what it is, JSON-ready."""
+
+    def rate(self, asks: Sequence[Ask], advance: Advance) -> list[Ratings]:
+        """Score items, query by query; ``advance`` is told how many queries are done."""

@@ -1,0 +1,165 @@
+"""What models are compared with: cosine, BM25, and anybody's TREC run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from darl_opensearch.bm25 import Bm25Index
+from darl_opensearch.bundle import FEATURES, Bundle
+from darl_opensearch.errors import InputError
+from trainer.data.judgments import Item
+from trainer.evaluate.systems.base import Advance, Ask, Ratings
+from trainer.evaluate.trec import read_run
+
+COSINE, BM25 = "cosine", "bm25"
+INT8 = "int8"  # the first model's own quantised graph
+
+
+@dataclass(frozen=True)
+class CosineSystem:
+    """Cosine of a bundle's pooled query and item halves: its encoder without its head.
+
+    :param bundle: the bundle.
+    :param items: the catalogue, rendered by its template.
+    :param name: in tables and file names.
+    """
+
+    bundle: Bundle
+    items: Mapping[str, Item]
+    name: str = COSINE
+    grades: bool = False
+
+    def about(self) -> dict[str, Any]:
+        """Say what it is.
+
+        :return: kind, folder, graph with its digest.
+        """
+        return {
+            "kind": COSINE, "path": str(self.bundle.path), "graph": FEATURES, "sha256": self.bundle.digests[FEATURES],
+        }  # fmt: skip
+
+    def rate(self, asks: Sequence[Ask], advance: Advance) -> list[Ratings]:
+        """Score items by cosine.
+
+        :param asks: queries with their items.
+        :param advance: told how many queries are done.
+        :return: the ratings of each query.
+        """
+        from darl_opensearch.scoring.cores import available_cores
+        from darl_opensearch.scoring.encode import PairEncoder, feed
+        from darl_opensearch.scoring.runtime import open_session
+
+        session = open_session(self.bundle.file(FEATURES), "cpu").session
+        encoder = PairEncoder(self.bundle.tokenizer, self.bundle.card.max_length)
+
+        def one(ask: Ask) -> Ratings:
+            encodings = encoder(ask.query, [self.items[item_id].text for item_id in ask.item_ids])
+            cosines = [_cosine(session.run(None, feed([encoding]))[0][0]) for encoding in encodings]
+            return Ratings(np.array(cosines, dtype=np.float64))
+
+        found = []
+        with ThreadPoolExecutor(available_cores()) as pool:
+            for ratings in pool.map(one, asks):
+                found.append(ratings)
+                advance(1)
+        return found
+
+
+def _cosine(features: NDArray[np.float32]) -> float:
+    query, item = np.split(features.astype(np.float64), 2)
+    return float(query @ item / max(float(np.linalg.norm(query) * np.linalg.norm(item)), 1e-12))
+
+
+@dataclass(frozen=True)
+class Bm25System:
+    """BM25 over the items, by SQLite.
+
+    :param index: of the items' texts.
+    :param size: items there are.
+    :param name: in tables and file names.
+    """
+
+    index: Bm25Index
+    size: int
+    name: str = BM25
+    grades: bool = False
+
+    def about(self) -> dict[str, Any]:
+        """Say what it is.
+
+        :return: its kind.
+        """
+        return {"kind": BM25}
+
+    def rate(self, asks: Sequence[Ask], advance: Advance) -> list[Ratings]:
+        """Score items; one that shares no word with the query has 0.
+
+        :param asks: queries with their items.
+        :param advance: told how many queries are done.
+        :return: the ratings of each query.
+        """
+        found = []
+        for ask in asks:
+            scores = {hit.item_id: hit.score for hit in self.index.search(ask.query, self.size)}
+            found.append(Ratings(np.array([scores.get(item_id, 0.0) for item_id in ask.item_ids])))
+            advance(1)
+        return found
+
+
+@dataclass(frozen=True)
+class TrecSystem:
+    """Somebody else's ranking, from a TREC run file.
+
+    :param name: in tables and file names.
+    :param path: the file.
+    :param run: scores by query and item.
+    """
+
+    name: str
+    path: Path
+    run: Mapping[str, Mapping[str, float]]
+    grades: bool = False
+
+    def about(self) -> dict[str, Any]:
+        """Say what it is.
+
+        :return: kind and file.
+        """
+        return {"kind": "trec", "path": str(self.path)}
+
+    def rate(self, asks: Sequence[Ask], advance: Advance) -> list[Ratings]:
+        """Look scores up; items that the run does not hold come last.
+
+        :param asks: queries with their items.
+        :param advance: told how many queries are done.
+        :return: the ratings of each query.
+        :raises InputError: when the run holds none of the pairs.
+        """
+        found = []
+        for ask in asks:
+            scores = self.run.get(ask.query_id, {})
+            found.append(Ratings(np.array([scores.get(item_id, -np.inf) for item_id in ask.item_ids])))
+            advance(1)
+        if not any(np.isfinite(ratings.score).any() for ratings in found):
+            raise InputError(
+                "none of the judged pairs is in this run", where=str(self.path),
+                todo="name a run over the same query and item ids",
+            )  # fmt: skip
+        return found
+
+
+def open_trec(path: Path) -> TrecSystem:
+    """Read a run file.
+
+    :param path: the file.
+    :return: the system, named after the file.
+    """
+    name = path.name.removesuffix(".trec").removesuffix(".run").removesuffix(".txt") or path.name
+    return TrecSystem(name, path, {query_id: dict(found) for query_id, found in read_run(path).items()})

@@ -1,0 +1,215 @@
+"""Models: a bundle's graph as it will serve, or a finished run by torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from darl_opensearch.bundle import MODEL, MODEL_INT8, Bundle
+from darl_opensearch.errors import UsageError
+from darl_opensearch.scores import GradeScale, is_ood
+from darl_opensearch.scoring import Provider, Scorer
+from darl_opensearch.text import ItemRenderer
+from trainer.data.judgments import Item
+from trainer.evaluate.systems.base import Advance, Ask, Ratings
+
+BLOCK = 64  # queries scored in one go: pairs of all of them share batches
+Catalogue = Callable[[ItemRenderer], Mapping[str, Item]]
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a bundle and a run have in common.
+
+    :param path: its folder.
+    :param name: of the model.
+    :param version: of the model.
+    :param scale: its grades.
+    :param renderer: what turns an item into text.
+    :param alpha: false-alarm rate its OOD columns are calibrated for.
+    """
+
+    path: Path
+    name: str
+    version: str
+    scale: GradeScale
+    renderer: ItemRenderer
+    alpha: float
+
+
+@dataclass(frozen=True)
+class BundleSystem:
+    """A bundle's graph, as it will serve.
+
+    :param name: in tables and file names.
+    :param model: what it says of itself.
+    :param bundle: the bundle.
+    :param scorer: its open graph.
+    :param items: the catalogue, rendered by its template.
+    """
+
+    name: str
+    model: Model
+    bundle: Bundle
+    scorer: Scorer
+    items: Mapping[str, Item]
+    grades: bool = True
+
+    def about(self) -> dict[str, Any]:
+        """Say what it is.
+
+        :return: kind, folder, model, version, graph with its digest, provider.
+        """
+        graph = MODEL_INT8 if self.scorer.int8 else MODEL
+        return {
+            "kind": "bundle", "path": str(self.model.path), "model": self.model.name, "version": self.model.version,
+            "graph": graph, "sha256": self.bundle.digests[graph], "provider": self.scorer.provider,
+            "alpha": self.model.alpha,
+        }  # fmt: skip
+
+    def rate(self, asks: Sequence[Ask], advance: Advance) -> list[Ratings]:
+        """Score items with the graph.
+
+        :param asks: queries with their items.
+        :param advance: told how many queries are done.
+        :return: the ratings of each query.
+        """
+        found = []
+        for block in _blocks(asks):
+            requests = [(ask.query, [self.items[item_id].text for item_id in ask.item_ids]) for ask in block]
+            for scores in self.scorer.score_many(requests):
+                found.append(_of_rows(scores.data, self.model))
+            advance(len(block))
+        return found
+
+
+@dataclass(frozen=True)
+class RunSystem:
+    """A finished training run, scored by torch.
+
+    :param name: in tables and file names.
+    :param model: what it says of itself.
+    :param rows: from query texts and item texts to ``[n, 3 + k]``.
+    :param items: the catalogue, rendered by its template.
+    """
+
+    name: str
+    model: Model
+    rows: Callable[[Sequence[tuple[str, str]]], NDArray[np.float32]]
+    items: Mapping[str, Item]
+    grades: bool = True
+
+    def about(self) -> dict[str, Any]:
+        """Say what it is.
+
+        :return: kind, folder, model, version.
+        """
+        model = self.model
+        return {
+            "kind": "run", "path": str(model.path), "model": model.name, "version": model.version,
+            "alpha": model.alpha,
+        }  # fmt: skip
+
+    def rate(self, asks: Sequence[Ask], advance: Advance) -> list[Ratings]:
+        """Score items with torch.
+
+        :param asks: queries with their items.
+        :param advance: told how many queries are done.
+        :return: the ratings of each query.
+        """
+        found = []
+        for ask in asks:
+            rows = self.rows([(ask.query, self.items[item_id].text) for item_id in ask.item_ids])
+            found.append(_of_rows(rows, self.model))
+            advance(1)
+        return found
+
+
+def open_bundle(
+    path: Path, catalogue: Catalogue, *, int8: bool, provider: Provider, threads: int | None
+) -> BundleSystem:
+    """Open a bundle.
+
+    :param path: its folder.
+    :param catalogue: reads the items as the model renders them.
+    :param int8: use the quantised graph.
+    :param provider: ``cpu`` or ``cuda``.
+    :param threads: batches scored at the same time on the CPU.
+    :return: the system; close its scorer.
+    """
+    bundle = Bundle.open(path)
+    card = bundle.card
+    model = Model(path, card.name, card.version, card.scale, bundle.renderer, card.ood.alpha)
+    items = catalogue(model.renderer)
+    scorer = Scorer.open(bundle, int8=int8, provider=provider, threads=threads)
+    name = f"{card.name}-{card.version}{'-int8' if int8 else ''}"
+    return BundleSystem(name, model, bundle, scorer, items)
+
+
+def open_run(path: Path, catalogue: Catalogue) -> RunSystem:
+    """Load a finished run.
+
+    :param path: its folder.
+    :param catalogue: reads the items as the model renders them.
+    :return: the system.
+    """
+    import torch
+
+    from darl_opensearch.scoring.batching import plan
+    from darl_opensearch.scoring.encode import PairEncoder, feed
+    from darl_opensearch.scoring.scorer import CPU_TOKEN_BUDGET
+    from trainer.export.graph import ContractModule
+    from trainer.stages.plan import load_run
+
+    trained = load_run(path)
+    config, tokenizer = trained.config, trained.model.tokenizer()
+    renderer = ItemRenderer(config.template.item_template, tokenizer, config.model.item_cap)
+    scale = config.grades.scale
+    model = Model(path, config.model.name, config.model.version, scale, renderer, config.ood.alpha)
+    module = ContractModule(trained).eval()
+    encoder = PairEncoder(tokenizer, config.model.query_cap + config.model.item_cap + 4)
+
+    @torch.no_grad()
+    def rows(pairs: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
+        encodings = [encoder(query, [text])[0] for query, text in pairs]
+        out = np.empty((len(encodings), 3 + scale.k), dtype=np.float32)
+        for batch in plan([len(e.ids) for e in encodings], token_budget=CPU_TOKEN_BUDGET):
+            inputs = feed([encodings[i] for i in batch])
+            out[batch] = module(*(torch.from_numpy(inputs[key]) for key in inputs))["scores"].numpy()
+        return out
+
+    return RunSystem(f"{model.name}-{model.version}-torch", model, rows, catalogue(renderer))
+
+
+def check_scales(systems: Sequence[BundleSystem | RunSystem]) -> GradeScale:
+    """Refuse models whose grades mean different things.
+
+    :param systems: every model, at least one.
+    :return: their scale.
+    :raises UsageError: when two differ in number or gain of the grades.
+    """
+    first = systems[0]
+    for other in systems[1:]:
+        if other.model.scale.gains != first.model.scale.gains:
+            raise UsageError(
+                f"gains {list(other.model.scale.gains)} are not {list(first.model.scale.gains)} of {first.name}",
+                where=os.fspath(other.model.path), todo="evaluate models of different grades one by one",
+            )  # fmt: skip
+    return first.model.scale
+
+
+def _of_rows(rows: NDArray[np.float32], model: Model) -> Ratings:
+    data = rows.astype(np.float64)
+    k = model.scale.k
+    return Ratings(data[:, 0], data[:, 1 : 1 + k], data[:, 2 + k], is_ood(data[:, 1 + k], model.alpha))
+
+
+def _blocks(asks: Sequence[Ask]) -> Iterator[Sequence[Ask]]:
+    for start in range(0, len(asks), BLOCK):
+        yield asks[start : start + BLOCK]

@@ -1,0 +1,103 @@
+"""TREC run and qrels files: six or four columns a line, parted by blanks.
+
+Ids may hold blanks here and not there: ``%`` and blanks are written as ``%25`` and ``%20``, as in a URL.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from urllib.parse import unquote
+
+from darl_opensearch.errors import InputError
+
+Run = dict[str, list[tuple[str, float]]]
+_COLUMNS = "query_id Q0 item_id rank score tag"
+_UNSAFE = re.compile(r"[%\s]")
+
+
+def read_run(path: Path) -> Run:
+    """Read a run.
+
+    :param path: a TREC run file, UTF-8.
+    :return: for each query its items with their scores, best first; equal scores in the order of their ranks.
+    :raises InputError: naming file and line of what is wrong.
+    """
+    rows: dict[str, list[tuple[float, float, str]]] = {}
+    seen: dict[tuple[str, str], int] = {}
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as err:
+        raise InputError(
+            f"cannot be read ({err.strerror or err})", where=str(path), todo="check the path and its permissions"
+        ) from err
+    except UnicodeDecodeError as err:
+        raise InputError(
+            f"not UTF-8 at byte {err.start + 1}", where=str(path), todo="name a TREC run file, saved as UTF-8"
+        ) from err
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        query_id, item_id, rank, score = _columns(line, where)
+        if (first := seen.setdefault((query_id, item_id), number)) != number:
+            raise InputError(
+                f"item {item_id!r} is there twice for query {query_id!r} (first: line {first})", where=where,
+                todo="keep one of the two",
+            )  # fmt: skip
+        rows.setdefault(query_id, []).append((-score, rank, item_id))
+    if not rows:
+        raise InputError("there is no line in it", where=str(path), todo=f"write {_COLUMNS}, one item a line")
+    return {query_id: [(item, -low) for low, _, item in sorted(found)] for query_id, found in rows.items()}
+
+
+def _columns(line: str, where: str) -> tuple[str, str, float, float]:
+    words = line.split()
+    if len(words) != 6:
+        raise InputError(f"{len(words)} columns instead of 6", where=where, todo=f"write {_COLUMNS}")
+    numbers = []
+    for name, word in (("rank", words[3]), ("score", words[4])):
+        try:
+            numbers.append(float(word))
+        except ValueError:
+            numbers.append(math.nan)
+        if not math.isfinite(numbers[-1]):
+            raise InputError(f"the {name} {word[:40]!r} is not a number", where=where, todo=f"write {_COLUMNS}")
+    return unquote(words[0]), unquote(words[2]), numbers[0], numbers[1]
+
+
+def write_run(path: Path, rankings: Mapping[str, Sequence[str]], *, tag: str) -> None:
+    """Write rankings; the scores fall by one a rank, so that no reader breaks ties in its own way.
+
+    :param path: where to.
+    :param rankings: items of each query, best first.
+    :param tag: the system's name.
+    """
+    _write(
+        path,
+        (
+            f"{_id(query_id)} Q0 {_id(item_id)} {rank} {len(items) - rank + 1} {_id(tag)}"
+            for query_id, items in rankings.items()
+            for rank, item_id in enumerate(items, start=1)
+        ),
+    )
+
+
+def write_qrels(path: Path, grades: Mapping[str, Mapping[str, int]]) -> None:
+    """Write judgments.
+
+    :param path: where to.
+    :param grades: grade by query and item.
+    """
+    lines = (f"{_id(q)} 0 {_id(item)} {grade}" for q, judged in grades.items() for item, grade in judged.items())
+    _write(path, lines)
+
+
+def _write(path: Path, lines: Iterable[str]) -> None:
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def _id(text: str) -> str:
+    return _UNSAFE.sub(lambda found: "".join(f"%{byte:02X}" for byte in found[0].encode()), text)

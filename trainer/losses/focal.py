@@ -21,8 +21,9 @@ from trainer.registry import Param
 def focal(raw: Tensor, grades: Tensor, *, gamma: float = 2.0) -> Tensor:
     """Cross-entropy with less weight on pairs whose grade is probable already.
 
-    Lin et al. 2017, arXiv:1708.02002: ``-(1 - p)**gamma * log(p)``, ``p`` the probability of the grade. Mukhoti et al. 2020, arXiv:2002.09437: from ``gamma`` 1 on it bounds, from
-    above, cross-entropy less ``gamma`` times the entropy of the prediction; so it works against overconfidence.
+    Lin et al. 2017, arXiv:1708.02002: ``-(1 - p)**gamma * log(p)``, ``p`` the probability of the grade.
+    Mukhoti et al. 2020, arXiv:2002.09437: from ``gamma`` 1 on it bounds, from above, cross-entropy less
+    ``gamma`` times the entropy of the prediction; so it works against overconfidence.
 
     :param raw: ``[n, k]`` float, a logit for each grade.
     :param grades: ``[n]`` int64 in ``0..k-1``; anything else is a ValueError.

@@ -1,0 +1,200 @@
+"""``darl mine``."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from darl_opensearch.cli.cluster_options import cluster_options
+from darl_opensearch.cli.output import emit, json_option, progress
+from darl_opensearch.errors import load
+
+if TYPE_CHECKING:
+    from darl_opensearch.bundle import Bundle
+    from darl_opensearch.cluster.connect import ClusterOptions
+
+
+@click.command()
+@click.argument("config", type=click.Path(dir_okay=False, path_type=Path), default="darl.toml")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    required=True,
+    envvar="DARL_MINE_OUT",
+    show_envvar=True,
+    help="JSONL to write.",
+)
+@click.option(
+    "--index",
+    envvar="DARL_INDEX",
+    show_envvar=True,
+    help="The index to search, filled by darl index.  [default: BM25 over the items on this machine]",
+)
+@cluster_options
+@click.option(
+    "--bundle",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    envvar="DARL_BUNDLE",
+    show_envvar=True,
+    help="Drop what this bundle scores too close to the judged positives.",
+)
+@click.option(
+    "--max-share",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.95,
+    show_default=True,
+    envvar="DARL_MINE_MAX_SHARE",
+    show_envvar=True,
+    help="With --bundle: most a negative may score, as a share of the lowest score among the best judged items.",
+)
+@click.option(
+    "--depth",
+    type=click.IntRange(1, 10_000),
+    default=100,
+    show_default=True,
+    envvar="DARL_MINE_DEPTH",
+    show_envvar=True,
+    help="Hits looked at for a query.",
+)
+@click.option(
+    "--skip-top",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    envvar="DARL_MINE_SKIP_TOP",
+    show_envvar=True,
+    help="First hits that are passed over: the likeliest to be relevant though nobody judged them.",
+)
+@click.option(
+    "--per-query",
+    type=click.IntRange(1),
+    default=4,
+    show_default=True,
+    envvar="DARL_MINE_PER_QUERY",
+    show_envvar=True,
+    help="Most negatives of a query, drawn from the rest of the hits.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, envvar="DARL_SEED", show_envvar=True,
+              help="Seed of the draw.")  # fmt: skip
+@click.option(
+    "--with-judged", is_flag=True, help="Write the judgments first: the file then takes their place in darl.toml."
+)
+@click.option("--dry-run", is_flag=True, help="Mine and count, write nothing.")
+@json_option
+def cli(
+    config: Path,
+    out: Path,
+    index: str | None,
+    cluster: ClusterOptions,
+    bundle: Path | None,
+    max_share: float,
+    depth: int,
+    skip_top: int,
+    per_query: int,
+    seed: int,
+    with_judged: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Find hard negatives: what a first stage finds for the judged queries of CONFIG (darl.toml), unjudged.
+
+    They are written as judgments of grade 0 with "mined": true. Some will be relevant after all: see
+    --skip-top, --bundle and docs/data.md.
+    """
+    mining = load("trainer.data.mining", "train")
+    from trainer.config import read_config
+    from trainer.data.judgments import read_items, read_judgments
+    from trainer.data.writing import new_file
+
+    rule = mining.MiningRule(depth=depth, skip_top=skip_top, per_query=per_query, max_share=max_share, seed=seed)
+    settings = read_config(config)
+    judged = config.parent / settings.data.judgments
+    catalogue = config.parent / settings.data.items
+    mining.check_outputs(out, config, judged, catalogue)
+    model = _open(bundle) if bundle else None
+    items = read_items(catalogue, model.renderer if model else mining.WholeItems(settings.template.item_template))
+    queries = read_judgments(judged, items, settings.grades.scale.k)
+    with contextlib.ExitStack() as open_:
+        retrieve = open_.enter_context(_index(cluster, index)) if index else mining.local_first_stage(items)
+        score = open_.enter_context(_scores(model)) if model else None
+        target = None if dry_run else open_.enter_context(new_file(out))
+        file = open_.enter_context(target.open("w", encoding="utf-8")) if target else None
+        miner = mining.Miner(items, retrieve, rule, score)
+        if file and with_judged:
+            file.writelines(line + "\n" for line in _judged_lines(judged))
+        with progress() as bar:
+            task = bar.add_task("mining", total=len(queries))
+            for found in miner.mine(queries):
+                bar.update(task, completed=miner.counts.queries)
+                if file:
+                    file.write(json.dumps(found.to_json(), ensure_ascii=False) + "\n")
+    counts = dataclasses.asdict(miner.counts)
+    result: dict[str, Any] = {"file": None if dry_run else str(out), "with_judged": with_judged, **counts}
+    emit(result, as_json=as_json, text=_summary(result))
+
+
+def _open(folder: Path) -> Bundle:
+    from darl_opensearch.bundle import Bundle
+
+    return Bundle.open(folder)
+
+
+@contextlib.contextmanager
+def _scores(bundle: Bundle) -> Iterator[Callable[[str, Sequence[str]], Sequence[float]]]:
+    from darl_opensearch.scoring import Scorer
+
+    with Scorer.open(bundle) as scorer:
+        yield lambda query, texts: scorer.score(query, texts).score.tolist()
+
+
+@contextlib.contextmanager
+def _index(options: ClusterOptions, index: str) -> Iterator[Callable[[str, int], Sequence[str]]]:
+    """Search an index as it is: no search pipeline reranks what is asked for here."""
+    from darl_opensearch.cluster import Cluster, render
+    from darl_opensearch.cluster.calls import path
+    from darl_opensearch.text import ID_FIELD
+
+    cluster = Cluster.open(options)
+    try:
+        cluster.identify()
+
+        def retrieve(query: str, size: int) -> list[str]:
+            body = render("search.json", size=size, query=query)
+            answer = cluster.read("POST", f"{path(index, '_search')}?search_pipeline=_none", body)
+            hits = answer.get("hits", {}).get("hits", [])
+            return [str((hit.get("_source") or {}).get(ID_FIELD, hit.get("_id"))) for hit in hits]
+
+        yield retrieve
+    finally:
+        cluster.client.close()
+
+
+def _judged_lines(path: Path) -> Iterator[str]:
+    from darl_opensearch.jsonl import read_jsonl
+
+    return (json.dumps(row, ensure_ascii=False) for _, row in read_jsonl(path))
+
+
+def _summary(result: dict[str, Any]) -> str:
+    lines = [f"{result['mined']} negatives for {result['queries']} queries"]
+    told = {
+        "judged": "hits were judged already",
+        "unknown": "hits are none of the items",
+        "too_close": "hits scored too close to the judged positives",
+        "without_positive": "queries have nothing relevant to compare with",
+        "without_negative": "queries got no negative",
+    }
+    lines += [f"{result[key]} {text}" for key, text in told.items() if result[key]]
+    if result["file"] is None:
+        lines.append("Nothing was written.")
+    elif result["with_judged"]:
+        lines.append(f'Next: [data] judgments = "{result["file"]}" in darl.toml')
+    else:
+        lines.append(f"Written to {result['file']}. With --with-judged, the judgments come along.")
+    return "\n".join(lines)

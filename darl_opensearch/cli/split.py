@@ -1,0 +1,146 @@
+"""``darl split``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from darl_opensearch.cli.leakage import leak_options
+from darl_opensearch.cli.output import emit, json_option
+from darl_opensearch.errors import load
+
+
+@click.command()
+@click.argument("judgments", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    envvar="DARL_SPLIT_OUT",
+    show_envvar=True,
+    help="The folder to make for train.jsonl, dev.jsonl and test.jsonl.",
+)
+@click.option(
+    "--by",
+    type=click.Choice(["query", "slice", "time"]),
+    default="query",
+    show_default=True,
+    envvar="DARL_SPLIT_BY",
+    show_envvar=True,
+    help="Draw queries, hold slices out, or test on what came later.",
+)
+@click.option(
+    "--dev",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.1,
+    show_default=True,
+    envvar="DARL_SPLIT_DEV",
+    show_envvar=True,
+    help="Share of the queries that are not tested to stop and calibrate by; 0: no dev part.",
+)
+@click.option(
+    "--test",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.1,
+    show_default=True,
+    envvar="DARL_SPLIT_TEST",
+    show_envvar=True,
+    help="Share of the queries to test on, with --by query; 0: no test part.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, envvar="DARL_SEED", show_envvar=True,
+              help="Seed of the draw.")  # fmt: skip
+@click.option(
+    "--held-out",
+    multiple=True,
+    metavar="SLICE",
+    envvar="DARL_SPLIT_HELD_OUT",
+    show_envvar=True,
+    help="A slice to test on, with --by slice; may be repeated.",
+)
+@click.option(
+    "--time-field",
+    default="timestamp",
+    show_default=True,
+    envvar="DARL_SPLIT_TIME_FIELD",
+    show_envvar=True,
+    help="Field with a judgment's time, with --by time: ISO 8601, or seconds since 1970.",
+)
+@click.option(
+    "--cut",
+    metavar="DATE",
+    envvar="DARL_SPLIT_CUT",
+    show_envvar=True,
+    help="Test on queries first judged at this date (UTC) or later, with --by time.",
+)
+@leak_options
+@click.option("--dry-run", is_flag=True, help="Split and count, write nothing.")
+@json_option
+def cli(
+    judgments: Path,
+    out: Path,
+    by: str,
+    dev: float,
+    test: float,
+    seed: int,
+    held_out: tuple[str, ...],
+    time_field: str,
+    cut: str | None,
+    items: Path | None,
+    compared: tuple[str, ...],
+    threshold: float,
+    allow: tuple[str, ...],
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Split JUDGMENTS into training, dev and test part without leaks.
+
+    Queries of one text or of nearly the same words stay in one part, whatever they are split by. With --items,
+    items are compared as well: of nearly the same text in two parts, they are an error.
+    """
+    partition = load("trainer.data.partition", "train")
+    leakage = load("trainer.data.leakage", "train")
+    from trainer.data.writing import check_free, new_folder
+
+    leakage.check_kinds(allow)
+    rule = partition.SplitRule(
+        by=by, dev=dev, test=test, seed=seed, held_out=held_out, time_field=time_field, threshold=threshold,
+        cut=partition.parse_time(cut, "--cut", "") if cut else None,
+    )  # fmt: skip
+    if not dry_run:
+        check_free(out)
+    texts = leakage.read_item_texts(items, compared) if items else None
+    assigned = partition.assign(judgments, rule)
+    parts = leakage.parts_of(judgments, assigned.part_of, texts)
+    reports = [
+        leakage.check_leakage(parts["train"], parts[name], threshold=threshold, allow=allow)
+        for name in ("dev", "test") if name in parts
+    ]  # fmt: skip
+    if dry_run:
+        counts = partition.write_parts(judgments, assigned, None)
+    else:
+        with new_folder(out) as work:
+            counts = partition.write_parts(judgments, assigned, work)
+    result: dict[str, Any] = {
+        "folder": None if dry_run else str(out), "by": by, "seed": seed, "parts": counts, "groups": assigned.groups,
+        "kept_together": assigned.together, "mixed_groups": assigned.mixed,
+        "shared": {report.other: dict(report.counts) for report in reports},
+    }  # fmt: skip
+    emit(result, as_json=as_json, text=_summary(result))
+
+
+def _summary(result: dict[str, Any]) -> str:
+    lines = [f"{name:6} {n['queries']:>8} queries {n['judgments']:>9} judgments" for name, n in result["parts"].items()]
+    if result["kept_together"]:
+        lines.append(f"{result['kept_together']} queries of nearly the same words stay together")
+    if result["mixed_groups"]:
+        part = "tested" if result["by"] == "slice" else "trained on"
+        lines.append(f"{result['mixed_groups']} queries were judged on both sides of the cut; they are {part}")
+    for name, counts in result["shared"].items():
+        lines += [f"train and {name} share {n} of kind {kind}" for kind, n in counts.items() if n]
+    keys = {"train": "judgments", "dev": "dev"}
+    named = " and ".join(f'{keys[name]} = "{name}.jsonl"' for name in result["parts"] if name in keys)
+    done = f"Written to {result['folder']}. Next: name them in darl.toml, [data] {named}"
+    lines.append(done if result["folder"] else "Nothing was written.")
+    return "\n".join(lines)

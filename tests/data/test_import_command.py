@@ -1,0 +1,71 @@
+"""``darl import`` from the shell, up to a training run that accepts what it wrote."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from data_shapes import SHAPES, write_jsonl
+from trained_support import SAMPLE, checkpoint, one_thread, run_main  # noqa: F401  a fixture
+
+from darl_opensearch.cli.import_ import cli
+from trainer.data.importers import IMPORTERS
+from trainer.data.store import MISSING, REPEATS
+
+FIELDS = ["--field", "query=q", "--field", "id=sku", "--set", "labels=irrelevant,related,fits"]
+
+
+def test_the_help_names_every_format_and_choice():
+    for name in IMPORTERS:
+        assert name in cli.help
+    choices = {option.name: option.type.choices for option in cli.params if hasattr(option.type, "choices")}
+    assert (tuple(choices["repeats"]), tuple(choices["missing"])) == (REPEATS, MISSING)
+
+
+def test_the_sample_can_be_imported_and_trained_on(tmp_path, checkpoint, monkeypatch, capsys):  # noqa: F811
+    out = tmp_path / "Insurance 2"
+    said = run_main(monkeypatch, capsys, "import", "jsonl", SAMPLE / "judgments.jsonl", SAMPLE / "items.jsonl",
+                    "--out", out, "--json", "--set", "labels=irrelevant,related,fits")  # fmt: skip
+    assert said.code == 0, said.err
+    result = json.loads(said.out)
+    assert result["template"][0] == "=name" and [grade["name"] for grade in result["grades"]][2] == "fits"
+    assert 'name = "insurance-2"' in (out / "darl.toml").read_text()
+    with one_thread():
+        said = run_main(monkeypatch, capsys, "train", out / "darl.toml", "--dry-run", "--json",
+                        "--set", f'model.base="{checkpoint}"')  # fmt: skip
+    assert said.code == 0, said.err
+    data = json.loads(said.out)["data"]
+    # A share of the queries is held out as traffic: their judgments are not trained on.
+    assert data["items"]["count"] == result["items"]
+    assert 0 < data["train"]["pairs"] + data["dev"]["pairs"] < result["judgments"]
+
+
+def test_a_dry_run_says_so(tmp_path, monkeypatch, capsys):
+    files = write_jsonl(tmp_path)
+    said = run_main(monkeypatch, capsys, "import", "jsonl", *files, *FIELDS, "--dry-run")
+    assert said.code == 0
+    assert "3 judgments of 2 queries, 3 items" in said.out and said.out.endswith("Nothing was written.\n")
+
+
+def test_weak_grades_are_noted_on_stderr(tmp_path, monkeypatch, capsys):
+    files = SHAPES["ubi"].write(tmp_path)
+    said = run_main(monkeypatch, capsys, "import", "ubi", *files, "--field", "id=sku", "--out", tmp_path / "out")
+    assert said.code == 0 and "Grades from clicks are weak" in said.err
+    assert "clicks on nothing shown: 1" in said.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 2, "there is no folder to write to. Name one by --out, or pass --dry-run"),
+        (["--dry-run", "--set", "labels"], 2, "--set 'labels' has no =. Write --set key=value"),
+        (["--dry-run", "--field", "=q"], 2, "--field '=q' has no ="),
+        (["--dry-run", "--name", "No good"], 1, "model name 'No good' is not usable"),
+        (["--dry-run"], 1, "judgments.jsonl, line 1: there is no field 'query'. Say what it is called by --field"),
+    ],
+)
+def test_mistakes_end_in_one_line(arguments, code, message, tmp_path, monkeypatch, capsys):
+    files = write_jsonl(tmp_path)
+    said = run_main(monkeypatch, capsys, "import", "jsonl", *files, *arguments)
+    assert (said.code, said.out) == (code, "")
+    assert message in said.err and said.err.count("\n") == 1

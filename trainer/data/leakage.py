@@ -1,0 +1,398 @@
+"""Is what a model is tested on in what it was trained on, if only in other words?
+
+MinHash (Broder 1997) with locality-sensitive hashing finds candidates; each is confirmed by its exact Jaccard
+similarity over word shingles, so nothing is called a near-duplicate that is none. The hashing may miss one close
+to the threshold; texts with the same words are always found.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from darl_opensearch.errors import InputError, UsageError, load
+from darl_opensearch.jsonl import read_jsonl
+from darl_opensearch.text import ItemTemplate, same_text
+from trainer.data.judgments import Item, JudgedQuery
+from trainer.data.store import short
+from trainer.registry import nearest
+
+KINDS = {
+    "query": "the same query text",
+    "near-query": "a query of nearly the same words",
+    "item": "the same item",
+    "near-item": "another item of nearly the same text",
+}
+THRESHOLD = 0.8
+QUERY_SHINGLE, ITEM_SHINGLE = 1, 3  # words: a query is a bag of few words; an item's words have an order
+PERMUTATIONS = 64
+
+
+@dataclass(frozen=True)
+class Located:
+    """A text and where it was read.
+
+    :param key: what it is known by: a query's normalised text, an item's id.
+    :param text: the text.
+    :param where: file and line.
+    """
+
+    key: str
+    text: str
+    where: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a split: its distinct queries and items.
+
+    :param name: what to call it: its file.
+    :param queries: distinct queries, each where it was first read.
+    :param items: the items judged for them; empty: items are not compared.
+    """
+
+    name: str
+    queries: tuple[Located, ...]
+    items: tuple[Located, ...] = ()
+
+    @classmethod
+    def of_file(cls, path: Path, items: Mapping[str, Located] | None = None) -> Part:
+        """Read a file of judgments.
+
+        :param path: JSONL with ``query`` and ``item_id``.
+        :param items: every item's text; None: items are not compared.
+        :return: the part.
+        :raises InputError: for a line without them.
+        """
+        return parts_of(path, None, items).get(str(path), cls(str(path), ()))
+
+    @classmethod
+    def of_judged(cls, name: str, judged: Iterable[JudgedQuery], items: Mapping[str, Item] | None = None) -> Part:
+        """Take judgments that are in memory already.
+
+        :param name: the file that they were read from.
+        :param judged: the queries.
+        :param items: every item; None: items are not compared.
+        :return: the part.
+        """
+        queries: dict[str, Located] = {}
+        texts: dict[str, Located] = {}
+        for query in judged:
+            key = same_text(query.query)
+            queries.setdefault(key, Located(key, query.query, f"{name}, query {query.query_id!r}"))
+            for item_id in query.item_ids if items is not None else ():
+                texts.setdefault(item_id, Located(item_id, items[item_id].text, f"{name}, item {item_id!r}"))  # type: ignore[index]
+        return cls(name, tuple(queries.values()), tuple(texts.values()))
+
+
+@dataclass(frozen=True)
+class Leak:
+    """Two texts that should not be in two parts.
+
+    :param kind: one of :data:`KINDS`.
+    :param train: the one that is trained on.
+    :param other: the one in the other part.
+    :param similarity: their Jaccard similarity; 1 for the same text.
+    """
+
+    kind: str
+    train: Located
+    other: Located
+    similarity: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Render for ``--json``.
+
+        :return: JSON-ready values.
+        """
+        sides = {
+            name: {"where": side.where, "text": side.text}
+            for name, side in (("train", self.train), ("other", self.other))
+        }
+        return {"kind": self.kind, "similarity": round(self.similarity, 4), **sides}
+
+
+@dataclass(frozen=True)
+class LeakReport:
+    """What two parts share.
+
+    :param train: name of the part that is trained on.
+    :param other: name of the other part.
+    :param counts: leaks of each kind that was looked for.
+    :param examples: the first leak of each kind.
+    """
+
+    train: str
+    other: str
+    counts: Mapping[str, int]
+    examples: Mapping[str, Leak] = field(default_factory=dict)
+
+    def refused(self, allow: Collection[str]) -> list[Leak]:
+        """Give the leaks that are not allowed.
+
+        :param allow: kinds that are.
+        :return: the first of each other kind, in the order of :data:`KINDS`.
+        """
+        return [self.examples[kind] for kind in KINDS if kind in self.examples and kind not in allow]
+
+    def to_json(self) -> dict[str, Any]:
+        """Render for ``--json``.
+
+        :return: JSON-ready values.
+        """
+        examples = [leak.to_json() for leak in self.examples.values()]
+        return {"train": self.train, "other": self.other, "counts": dict(self.counts), "examples": examples}
+
+
+def parts_of(
+    path: Path, part_of: Mapping[str, str] | None, items: Mapping[str, Located] | None = None
+) -> dict[str, Part]:
+    """Read the parts of a file of judgments.
+
+    :param path: JSONL with ``query`` and ``item_id``.
+    :param part_of: name of the part by normalised query text; None: one part, named as the file.
+    :param items: every item's text; None: items are not compared.
+    :return: the parts by name.
+    :raises InputError: for a line without a query, or with an item that is not there.
+    """
+    queries: dict[str, dict[str, Located]] = {}
+    judged: dict[str, dict[str, Located]] = {}
+    for where, row in read_jsonl(path):
+        query = row.get("query")
+        if not isinstance(query, str) or not query.strip():
+            raise InputError("field 'query' is empty or not text", where=where, todo="give the words of the query")
+        key = same_text(query)
+        name = str(path) if part_of is None else part_of[key]
+        queries.setdefault(name, {}).setdefault(key, Located(key, query, where))
+        item_id = str(row.get("item_id", ""))
+        if items is not None:
+            if item_id not in items:
+                raise InputError(f"there is no item {short(item_id)}", where=where, todo="give its line by --items")
+            judged.setdefault(name, {})[item_id] = items[item_id]
+    return {
+        name: Part(name, tuple(found.values()), tuple(judged.get(name, {}).values())) for name, found in queries.items()
+    }
+
+
+def find_leaks(train: Part, other: Part, *, threshold: float = THRESHOLD) -> LeakReport:
+    """Compare two parts.
+
+    Both parts' texts and an index over those of ``train`` are in memory; no text is compared with all others.
+
+    :param train: what is trained on.
+    :param other: what is held out.
+    :param threshold: Jaccard similarity over word shingles from which two texts are nearly the same, in (0, 1].
+    :return: what they share.
+    :raises UsageError: for a threshold out of range.
+    """
+    counts = dict.fromkeys(KINDS if train.items and other.items else ("query", "near-query"), 0)
+    examples: dict[str, Leak] = {}
+    for same, near, size, left, right in (
+        ("query", "near-query", QUERY_SHINGLE, train.queries, other.queries),
+        ("item", "near-item", ITEM_SHINGLE, train.items, other.items),
+    ):
+        if same not in counts:
+            continue
+        known = {text.key: text for text in left}
+        fresh = []
+        for text in right:
+            if text.key in known:
+                counts[same] += 1
+                examples.setdefault(same, Leak(same, known[text.key], text, 1.0))
+            else:
+                fresh.append(text)
+        for leak in near_duplicates(left, fresh, kind=near, size=size, threshold=threshold):
+            counts[near] += 1
+            examples.setdefault(near, leak)
+    return LeakReport(train.name, other.name, counts, examples)
+
+
+def check_leakage(
+    train: Part, other: Part, *, threshold: float = THRESHOLD, allow: Collection[str] = ("item",)
+) -> LeakReport:
+    """Refuse parts that share what they should not.
+
+    The same item in both is allowed unless said otherwise: a team ranks one catalogue, and what is held out are
+    queries. Where held-out items are the point (a new category), leave ``item`` out of ``allow``.
+
+    :param train: what is trained on.
+    :param other: what is held out.
+    :param threshold: see :func:`find_leaks`.
+    :param allow: kinds of :data:`KINDS` that are no error.
+    :return: what they share, all of it allowed.
+    :raises InputError: naming both places of the first leak that is not allowed.
+    :raises UsageError: for an unknown kind, or a threshold out of range.
+    """
+    check_kinds(allow)
+    report = find_leaks(train, other, threshold=threshold)
+    for leak in report.refused(allow):
+        raise InputError(describe(leak, report.counts[leak.kind]), where=leak.other.where, todo=remedy(leak.kind))
+    return report
+
+
+def check_kinds(allow: Collection[str]) -> None:
+    """Refuse kinds of leaks that do not exist.
+
+    :param allow: names.
+    :raises UsageError: for an unknown one.
+    """
+    for kind in allow:
+        if kind not in KINDS:
+            raise UsageError(f"there is no leak {kind!r}", todo=nearest(kind, KINDS))
+
+
+def describe(leak: Leak, count: int) -> str:
+    """Say what leaked.
+
+    :param leak: an example.
+    :param count: how many there are of its kind.
+    :return: a clause.
+    """
+    more = f" ({count} such pairs)" if count > 1 else ""
+    near = f", Jaccard {leak.similarity:.2f}" if leak.similarity < 1 else ""
+    return (
+        f"{short(leak.other.text)} is {KINDS[leak.kind]} as {short(leak.train.text)} in the training part "
+        f"({leak.train.where}{near}){more}"
+    )
+
+
+def remedy(kind: str) -> str:
+    """Say what to do about a leak.
+
+    :param kind: its kind.
+    :return: a clause.
+    """
+    keep = "keep both in one part (darl split does so for queries)"
+    return f"{keep}, or leave out --new-items" if kind == "item" else f"{keep}, or pass --allow {kind}"
+
+
+def near_duplicates(
+    train: Sequence[Located], other: Iterable[Located], *, kind: str, size: int, threshold: float = THRESHOLD
+) -> Iterator[Leak]:
+    """Find texts that are nearly the same as one of the training part.
+
+    :param train: the training part's texts.
+    :param other: texts to look up; those of the same key are passed over.
+    :param kind: what to call the leaks.
+    :param size: words in a shingle.
+    :param threshold: Jaccard similarity from which two texts are nearly the same, in (0, 1].
+    :yields: for each such text of ``other``, its most similar one of ``train``.
+    :raises UsageError: for a threshold out of range.
+    """
+    index = NearIndex(size, threshold)
+    for number, text in enumerate(train):
+        index.add(number, text.text)
+    for text in other:
+        found = [(s, number) for number, s in index.similar(text.text) if train[number].key != text.key]
+        if found:
+            similarity, number = max(found, key=lambda pair: (pair[0], -pair[1]))
+            yield Leak(kind, train[number], text, similarity)
+
+
+class NearIndex:
+    """Texts by their words, for finding nearly the same ones again.
+
+    It keeps the texts and the bands of their MinHashes in memory: some kilobytes a text.
+
+    :param size: words in a shingle.
+    :param threshold: Jaccard similarity from which two texts are nearly the same, in (0, 1].
+    """
+
+    def __init__(self, size: int, threshold: float) -> None:
+        if not 0.0 < threshold <= 1.0:
+            raise UsageError(f"threshold is {threshold}", todo="give a similarity above 0 and up to 1, such as 0.8")
+        self.size, self.threshold = size, threshold
+        sketch: Any = load("datasketch", "train")
+        self._blank = sketch.MinHash(PERMUTATIONS, seed=1)
+        # Eight bytes stand for a band: a collision costs one comparison more, never a wrong answer.
+        self._lsh = sketch.MinHashLSH(num_perm=PERMUTATIONS, params=bands(threshold), hashfunc=_eight_bytes)
+        self._texts: dict[int, str] = {}
+
+    def add(self, number: int, text: str) -> None:
+        """Add a text.
+
+        :param number: a number of your own; each only once.
+        :param text: the text.
+        """
+        self._texts[number] = text
+        self._lsh.insert(number, self._minhash(shingles(text, self.size)), check_duplication=False)
+
+    def similar(self, text: str) -> list[tuple[int, float]]:
+        """Find texts that are nearly the same.
+
+        :param text: a text.
+        :return: numbers and Jaccard similarities, each at the threshold or above.
+        """
+        mine = shingles(text, self.size)
+        near = self._lsh.query(self._minhash(mine))
+        scored = ((number, jaccard(mine, shingles(self._texts[number], self.size))) for number in near)
+        return sorted((number, similarity) for number, similarity in scored if similarity >= self.threshold)
+
+    def _minhash(self, words: frozenset[str]) -> Any:
+        # Copied from one: drawing the permutations anew for each text would cost more than hashing it.
+        made = self._blank.copy()
+        made.update_batch([word.encode() for word in words])
+        return made
+
+
+def bands(threshold: float, *, missed: float = 0.01) -> tuple[int, int]:
+    """Cut the permutations into bands: two texts are compared when all hashes of one band agree.
+
+    A duplicate that is missed would pass for clean, and a false one is weeded out by its exact similarity, so the
+    bands are as long as a bound on what is missed allows.
+
+    :param threshold: Jaccard similarity of two texts.
+    :param missed: most probable share of the pairs of just that similarity that is not compared.
+    :return: number of bands, at least 2, and hashes in each: ``(1 - threshold^hashes)^bands <= missed`` where
+        that can be.
+    """
+    fits = [r for r in range(1, PERMUTATIONS // 2 + 1) if (1 - threshold**r) ** (PERMUTATIONS // r) <= missed]
+    rows = max(fits, default=1)
+    return PERMUTATIONS // rows, rows
+
+
+def _eight_bytes(band: bytes) -> bytes:
+    return hashlib.blake2b(band, digest_size=8).digest()
+
+
+def shingles(text: str, size: int) -> frozenset[str]:
+    """Take a text's runs of words.
+
+    :param text: the text; case does not count.
+    :param size: words in a run.
+    :return: every run of that many words; of a shorter text, the whole of it.
+    """
+    words = same_text(text).split()
+    if len(words) <= size:
+        return frozenset([" ".join(words)])
+    return frozenset(" ".join(words[i : i + size]) for i in range(len(words) - size + 1))
+
+
+def jaccard(a: frozenset[str], b: frozenset[str]) -> float:
+    """Jaccard similarity of two sets.
+
+    :param a: a set.
+    :param b: another, not both empty.
+    :return: size of what both have over size of what either has, in [0, 1].
+    """
+    both = len(a & b)
+    return both / (len(a) + len(b) - both)
+
+
+def read_item_texts(path: Path, fields: Sequence[str] = ()) -> dict[str, Located]:
+    """Read the texts of items, to compare them.
+
+    :param path: JSONL, one item with an ``id`` a line.
+    :param fields: fields that count, as a template names them; empty: all but the id.
+    :return: texts by id, in memory.
+    :raises InputError: for an item without an id or without any of the fields.
+    """
+    items: dict[str, Located] = {}
+    for where, row in read_jsonl(path):
+        template = ItemTemplate(tuple(fields) or tuple(f"={name}" for name in row if name != "id") or ("=id",))
+        item_id = template.item_id(row, where=where)
+        items[item_id] = Located(item_id, template.render(row, where=where), where)
+    return items

@@ -1,0 +1,217 @@
+"""Hard negatives: what a first stage finds for a judged query and nobody judged, as judgments of grade 0.
+
+A first stage also finds relevant items that nobody judged. Two things keep them out: the first ``skip_top`` hits
+are passed over, and with a model's scores so is whatever scores too close to the judged positives (positive-aware
+mining: TopK-PercPos of NV-Retriever, Moreira et al. 2024, arXiv:2407.15831).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from darl_opensearch.errors import UsageError
+from darl_opensearch.text import ItemRenderer, ItemTemplate, same_text
+from trainer.data.judgments import Item, JudgedQuery
+
+Retrieve = Callable[[str, int], Sequence[str]]  # query and number of hits to item ids, best first
+Score = Callable[[str, Sequence[str]], Sequence[float]]  # query and item texts to a score each
+
+
+@dataclass(frozen=True, kw_only=True)
+class MiningRule:
+    """How negatives are chosen.
+
+    :param depth: hits looked at for a query.
+    :param skip_top: first hits that are passed over: the likeliest to be relevant though nobody judged them.
+    :param per_query: most negatives of a query, drawn from what is left.
+    :param max_share: a candidate must not score above this share of the lowest score among the query's items of
+        its highest grade.
+    :param seed: of the draw.
+    """
+
+    depth: int = 100
+    skip_top: int = 0
+    per_query: int = 4
+    max_share: float = 0.95
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name in ("depth", "per_query"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}", todo="give 1 or more")
+        if not 0 <= self.skip_top < self.depth:
+            raise UsageError(f"skip_top is {self.skip_top}", todo=f"give 0 or more, below the depth of {self.depth}")
+        if not 0.0 < self.max_share <= 1.0:
+            raise UsageError(f"max_share is {self.max_share}", todo="give a share above 0 and up to 1, such as 0.95")
+
+
+@dataclass(frozen=True)
+class Mined:
+    """An unjudged item that is taken for irrelevant.
+
+    :param query: the query.
+    :param item_id: the item.
+    :param rank: its rank in the first stage, from 1 on.
+    :param score: the model's score, where one was asked.
+    """
+
+    query: JudgedQuery
+    item_id: str
+    rank: int
+    score: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Render as a line of judgments.
+
+        :return: JSON-ready values.
+        """
+        row: dict[str, Any] = {
+            "query_id": self.query.query_id, "query": self.query.query, "item_id": self.item_id, "grade": 0,
+        }  # fmt: skip
+        row |= {"slice": self.query.slice} if self.query.slice else {}
+        row |= {"mined": True, "rank": self.rank}
+        return row if self.score is None else row | {"score": round(self.score, 6)}
+
+
+@dataclass
+class MiningCounts:
+    """What became of the hits.
+
+    :param queries: queries that were searched for.
+    :param mined: negatives.
+    :param judged: hits that were judged already.
+    :param unknown: hits that are none of the items.
+    :param too_close: hits that scored too close to the positives.
+    :param without_positive: queries passed over because nothing of theirs is relevant to compare with.
+    :param without_negative: queries of which no negative was found.
+    """
+
+    queries: int = 0
+    mined: int = 0
+    judged: int = 0
+    unknown: int = 0
+    too_close: int = 0
+    without_positive: int = 0
+    without_negative: int = 0
+
+
+@dataclass
+class Miner:
+    """Mines negatives for judged queries.
+
+    :param items: the catalogue, by id.
+    :param retrieve: the first stage.
+    :param rule: how to choose.
+    :param score: a model's scores; None: candidates are not compared with the positives.
+    :param counts: what became of the hits so far.
+    """
+
+    items: Mapping[str, Item]
+    retrieve: Retrieve
+    rule: MiningRule
+    score: Score | None = None
+    counts: MiningCounts = field(default_factory=MiningCounts)
+
+    def mine(self, queries: Sequence[JudgedQuery]) -> Iterator[Mined]:
+        """Mine negatives, query by query.
+
+        :param queries: the judged queries; what is judged for a text is judged for all queries of that text.
+        :yields: negatives, each query's in first-stage order.
+        """
+        judged: dict[str, set[str]] = {}
+        for query in queries:
+            judged.setdefault(same_text(query.query), set()).update(query.item_ids)
+        for query in queries:
+            found = self._of(query, judged[same_text(query.query)])
+            self.counts.mined += len(found)
+            self.counts.without_negative += not found
+            yield from found
+
+    def _of(self, query: JudgedQuery, judged: set[str]) -> list[Mined]:
+        positives = _positives(query)
+        if self.score is not None and not positives:
+            self.counts.without_positive += 1
+            return []
+        self.counts.queries += 1
+        candidates = []
+        for rank, item_id in enumerate(self.retrieve(query.query, self.rule.depth)[: self.rule.depth], 1):
+            if item_id in judged:
+                self.counts.judged += 1
+            elif item_id not in self.items:
+                self.counts.unknown += 1
+            elif rank > self.rule.skip_top:
+                candidates.append(Mined(query, item_id, rank))
+        if self.score is not None and candidates:
+            candidates = self._far_enough(query, positives, candidates, self.score)
+        if len(candidates) > self.rule.per_query:
+            # Seeded by the query too: what is drawn for one does not depend on which others there are.
+            rng = random.Random(f"{self.rule.seed} {query.query_id}")
+            candidates = rng.sample(candidates, self.rule.per_query)
+        return sorted(candidates, key=lambda mined: mined.rank)
+
+    def _far_enough(
+        self, query: JudgedQuery, positives: Sequence[str], candidates: Sequence[Mined], score: Score
+    ) -> list[Mined]:
+        ids = [*positives, *(candidate.item_id for candidate in candidates)]
+        scores = [float(value) for value in score(query.query, [self.items[item_id].text for item_id in ids])]
+        most = self.rule.max_share * min(scores[: len(positives)])
+        kept = [
+            Mined(query, candidate.item_id, candidate.rank, value)
+            for candidate, value in zip(candidates, scores[len(positives) :], strict=True)
+            if value <= most
+        ]
+        self.counts.too_close += len(candidates) - len(kept)
+        return kept
+
+
+class WholeItems(ItemRenderer):
+    """Renders items without cutting them: what a first stage searches, where no model says how long a text may be.
+
+    :param template: which fields.
+    """
+
+    def __init__(self, template: ItemTemplate) -> None:
+        self.template = template
+
+    def __call__(self, item: Mapping[str, Any], *, where: str | None = None) -> str:
+        """Render an item.
+
+        :param item: its fields.
+        :param where: file and line to name in an error.
+        :return: its whole text.
+        """
+        return self.template.render(item, where=where)
+
+
+def local_first_stage(items: Mapping[str, Item]) -> Retrieve:
+    """Search the items themselves by BM25, for teams whose index is out of reach.
+
+    :param items: the catalogue.
+    :return: a first stage; its index is in memory.
+    """
+    from darl_opensearch.bm25 import Bm25Index
+
+    index = Bm25Index((item.item_id, item.text) for item in items.values())
+    return lambda query, size: [hit.item_id for hit in index.search(query, size)]
+
+
+def check_outputs(out: Path, *inputs: Path) -> None:
+    """Refuse to write over what is read.
+
+    :param out: the file to write.
+    :param *inputs: the files that are read.
+    :raises UsageError: when it is one of them.
+    """
+    if any(out.absolute() == path.absolute() for path in inputs):
+        raise UsageError("the file is one that is read", where=str(out), todo="name another by --out")
+
+
+def _positives(query: JudgedQuery) -> list[str]:
+    """The items of the query's highest grade, where that is above 0."""
+    best = max(query.grades)
+    return [item_id for item_id, grade in zip(query.item_ids, query.grades, strict=True) if grade == best and best > 0]

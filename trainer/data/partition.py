@@ -1,0 +1,259 @@
+"""Judgments into training, dev and test part, by query, by slice or by time.
+
+Queries of one text, or of nearly the same words, stay together whatever they are split by.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from darl_opensearch.errors import InputError, UsageError
+from darl_opensearch.jsonl import read_jsonl
+from darl_opensearch.text import same_text
+from trainer.data.leakage import QUERY_SHINGLE, THRESHOLD, NearIndex
+from trainer.data.store import short
+from trainer.registry import nearest
+
+PARTS = ("train", "dev", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitRule:
+    """How judgments are split.
+
+    :param by: ``query`` (drawn), ``slice`` (named slices are the test part) or ``time`` (what comes later is).
+    :param dev: share of the queries in the dev part: of those that are not tested.
+    :param test: share of the queries in the test part, for ``query``.
+    :param seed: of the draw.
+    :param held_out: slices of the test part, for ``slice``.
+    :param time_field: field with the time of a judgment, for ``time``: ISO 8601, or seconds since 1970.
+    :param cut: what is at this time or later is tested, for ``time``.
+    :param threshold: Jaccard similarity from which two queries stay together.
+    """
+
+    by: str = "query"
+    dev: float = 0.1
+    test: float = 0.1
+    seed: int = 0
+    held_out: tuple[str, ...] = ()
+    time_field: str = "timestamp"
+    cut: datetime | None = None
+    threshold: float = THRESHOLD
+
+    def __post_init__(self) -> None:
+        """Check that everything the rule needs is there."""
+        if self.by not in ("query", "slice", "time"):
+            raise UsageError(
+                f"judgments cannot be split by {self.by!r}", todo=nearest(self.by, ("query", "slice", "time"))
+            )
+        shares = (self.dev, self.test) if self.by == "query" else (self.dev,)
+        if not all(0.0 <= share < 1.0 for share in shares) or sum(shares) >= 1.0:
+            raise UsageError(
+                f"shares of {shares} leave nothing to train on", todo="give shares that sum to less than 1"
+            )
+        if self.by == "slice" and not self.held_out:
+            raise UsageError("no slice is held out", todo="name one by --held-out")
+        if self.by == "time" and self.cut is None:
+            raise UsageError("there is no time to cut at", todo="give a date by --cut")
+
+
+@dataclass
+class Group:
+    """Queries that stay together.
+
+    :param texts: their normalised texts.
+    :param slices: slices of their judgments.
+    :param first: the earliest of their judgments.
+    :param last: the latest.
+    """
+
+    texts: list[str] = field(default_factory=list)
+    slices: set[str] = field(default_factory=set)
+    first: float = float("inf")
+    last: float = float("-inf")
+
+
+@dataclass(frozen=True)
+class Assigned:
+    """Which query goes where.
+
+    :param part_of: name of the part by normalised query text.
+    :param groups: number of groups.
+    :param together: queries that share their group with another.
+    :param mixed: groups of which only some judgments ask for the part they are in.
+    """
+
+    part_of: Mapping[str, str]
+    groups: int
+    together: int
+    mixed: int
+
+
+def assign(path: Path, rule: SplitRule) -> Assigned:
+    """Decide where each query goes. Distinct queries are in memory, judgments are not.
+
+    A group with a judgment of a held-out slice is tested, so that nothing of it is trained on. A group with a
+    judgment before the cut is trained on, so that the test part holds only what was new then.
+
+    :param path: JSONL of judgments.
+    :param rule: how to split.
+    :return: the part of every query.
+    :raises InputError: for a line without what the rule reads, or when a part would be empty.
+    """
+    groups = _groups(path, rule)
+    rng = random.Random(rule.seed)
+    mixed = 0
+    part: dict[int, str] = {}
+    for number, group in enumerate(groups):
+        tested = False
+        if rule.by == "slice":
+            tested = bool(group.slices & set(rule.held_out))
+            mixed += tested and bool(group.slices - set(rule.held_out))
+        elif rule.by == "time" and rule.cut is not None:
+            tested = group.first >= rule.cut.timestamp()
+            mixed += not tested and group.last >= rule.cut.timestamp()
+        part[number] = "test" if tested else "train"
+    drawn = {"test": rule.test, "dev": rule.dev} if rule.by == "query" else {"dev": rule.dev}
+    free = [number for number in part if part[number] == "train"]
+    rng.shuffle(free)
+    _draw(free, groups, drawn, part)
+    _check_filled(path, rule, drawn, Counter(part.values()))
+    part_of = {text: part[number] for number, group in enumerate(groups) for text in group.texts}
+    together = sum(len(group.texts) for group in groups if len(group.texts) > 1)
+    return Assigned(part_of, len(groups), together, mixed)
+
+
+def write_parts(path: Path, assigned: Assigned, folder: Path | None) -> dict[str, dict[str, int]]:
+    """Write each judgment, as it is, into the file of its part.
+
+    :param path: JSONL of judgments.
+    :param assigned: see :func:`assign`.
+    :param folder: an existing folder for ``train.jsonl`` and so on; None: only count.
+    :return: queries and judgments of each part.
+    """
+    used = [part for part in PARTS if part in set(assigned.part_of.values())]
+    counts = {part: {"queries": 0, "judgments": 0} for part in used}
+    for text_part in assigned.part_of.values():
+        counts[text_part]["queries"] += 1
+    files = {part: (folder / f"{part}.jsonl").open("w", encoding="utf-8") for part in used} if folder else {}
+    try:
+        for where, row in read_jsonl(path):
+            part = assigned.part_of[_key(row, where)]
+            counts[part]["judgments"] += 1
+            if files:
+                files[part].write(json.dumps(row, ensure_ascii=False) + "\n")
+    finally:
+        for file in files.values():
+            file.close()
+    return counts
+
+
+def _groups(path: Path, rule: SplitRule) -> list[Group]:
+    """Gather the queries that stay together, in order of first appearance."""
+    found: dict[str, Group] = {}
+    slices: set[str] = set()
+    for where, row in read_jsonl(path):
+        group = found.setdefault(key := _key(row, where), Group([key]))
+        group.slices.add(str(row.get("slice") or ""))
+        slices |= group.slices
+        if rule.by == "time":
+            when = _time(row, rule.time_field, where)
+            group.first, group.last = min(group.first, when), max(group.last, when)
+    if not found:
+        raise InputError("there is no judgment in it", where=str(path), todo="write one JSON object a line")
+    for name in rule.held_out if rule.by == "slice" else ():
+        if name not in slices:
+            raise InputError(f"no judgment has slice {name!r}", where=str(path), todo=nearest(name, slices))
+    texts = list(found)
+    merged: dict[int, Group] = {}
+    for number, root in enumerate(_roots(texts, rule.threshold)):
+        one, group = found[texts[number]], merged.setdefault(root, Group())
+        group.texts += one.texts
+        group.slices |= one.slices
+        group.first, group.last = min(group.first, one.first), max(group.last, one.last)
+    return list(merged.values())
+
+
+def _roots(texts: list[str], threshold: float) -> Iterator[int]:
+    """For each text the number of one that stands for all that are nearly the same, directly or by others."""
+    parent = list(range(len(texts)))
+
+    def root(number: int) -> int:
+        while parent[number] != number:
+            parent[number] = parent[parent[number]]
+            number = parent[number]
+        return number
+
+    index = NearIndex(QUERY_SHINGLE, threshold)
+    for number, text in enumerate(texts):
+        for other, _ in index.similar(text):
+            a, b = sorted((root(number), root(other)))
+            parent[b] = a
+        index.add(number, text)
+    return (root(number) for number in range(len(texts)))
+
+
+def _draw(free: list[int], groups: list[Group], shares: Mapping[str, float], part: dict[int, str]) -> None:
+    """Fill each part with groups in the order given, until it has its share of the queries."""
+    total = sum(len(groups[number].texts) for number in free)
+    waiting = iter(free)
+    for name, share in shares.items():
+        wanted = round(total * share)
+        if share and not wanted:
+            wanted = 1
+        taken = 0
+        while taken < wanted and (number := next(waiting, None)) is not None:
+            part[number] = name
+            taken += len(groups[number].texts)
+
+
+def _check_filled(path: Path, rule: SplitRule, drawn: Mapping[str, float], sizes: Mapping[str, int]) -> None:
+    wanted = {"train", *(name for name, share in drawn.items() if share)} | ({"test"} if rule.by != "query" else set())
+    for name in PARTS:
+        if name in wanted and not sizes.get(name):
+            todo = {"time": "choose another --cut"}.get(rule.by, "judge more queries, or choose other shares")
+            raise InputError(f"the {name} part would be empty", where=str(path), todo=todo)
+
+
+def _key(row: Mapping[str, Any], where: str) -> str:
+    query = row.get("query")
+    if not isinstance(query, str) or not query.strip():
+        raise InputError("field 'query' is empty or not text", where=where, todo="give the words that were searched")
+    return same_text(query)
+
+
+def _time(row: Mapping[str, Any], name: str, where: str) -> float:
+    value = row.get(name)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, str):
+        what = f"there is no field {name!r}" if value is None else f"field {name!r} is {short(value)}, not a time"
+        raise InputError(what, where=where, todo=f"name the field by --time-field; {nearest(name, row)}")
+    return parse_time(value, name, where).timestamp()
+
+
+def parse_time(text: str, name: str, where: str) -> datetime:
+    """Read a date or a time; one without a zone is UTC.
+
+    :param text: ISO 8601.
+    :param name: its field or option, for messages.
+    :param where: file and line, or ``""``.
+    :return: the time.
+    :raises InputError: when it is none.
+    """
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError as err:
+        raise InputError(
+            f"{name!r} is {short(text)}, not a date",
+            where=where or None,
+            todo="write it like 2026-01-31, or with a time",
+        ) from err
+    return when if when.tzinfo else when.replace(tzinfo=UTC)

@@ -1,0 +1,7 @@
+"""Scoring and embedding pools: unlabelled pairs, as many as there are, on one machine or on a Ray cluster."""
+
+from __future__ import annotations
+
+from darl_opensearch.pool.run import Engine, PoolReport, score_pool
+
+__all__ = ["Engine", "PoolReport", "score_pool"]

@@ -1,0 +1,107 @@
+"""Item texts by id, on disk: a catalogue of any size costs no memory."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+
+from darl_opensearch.errors import DarlError, InputError
+from darl_opensearch.pool.pairs import read_rows
+from darl_opensearch.text import ItemTemplate
+
+_AT_ONCE = 500  # ids of one query; SQLite takes 999 parameters in its oldest builds
+
+
+class Catalogue:
+    """Rendered items in a SQLite file. Use :meth:`build` once, then :meth:`open`.
+
+    :param path: the file.
+    :param connection: an open connection to it.
+    """
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self.path = path
+        self._connection = connection
+
+    @staticmethod
+    def build(path: Path, items: Path, template: ItemTemplate, *, most_chars: int) -> None:
+        """Render a file of items into a catalogue: a temporary sibling, renamed when it is whole.
+
+        :param path: where the catalogue will be.
+        :param items: JSONL (plain or ``.gz``) or Parquet, one item a row.
+        :param template: the bundle's template.
+        :param most_chars: characters of a text that are kept; what follows cannot reach the model.
+        :raises InputError: for a broken line, a missing or repeated id, or an item without text.
+        """
+        unfinished = path.with_name(path.name + ".tmp")
+        unfinished.unlink(missing_ok=True)
+        with _calling(path), contextlib.closing(sqlite3.connect(unfinished, isolation_level=None)) as db:
+            # A half-made file is thrown away whatever state it is in: no journal, no syncing.
+            db.execute("PRAGMA journal_mode = OFF")
+            db.execute("PRAGMA synchronous = OFF")
+            db.execute("CREATE TABLE item (item_id TEXT PRIMARY KEY, text TEXT NOT NULL, place TEXT NOT NULL)")
+            db.execute("BEGIN")
+            number = 0
+            for number, (where, item) in enumerate(read_rows(items), 1):  # noqa: B007  read below
+                item_id = template.item_id(item, where=where)
+                text = template.render(item, where=where)[:most_chars]
+                try:
+                    db.execute("INSERT INTO item VALUES (?, ?, ?)", (item_id, text, where))
+                except sqlite3.IntegrityError as err:
+                    (first,) = db.execute("SELECT place FROM item WHERE item_id = ?", (item_id,)).fetchone()
+                    raise InputError(
+                        f"item {item_id!r} is there twice (first: {first})", where=where, todo="keep one of the two"
+                    ) from err
+            if not number:
+                raise InputError("there is no item in it", where=str(items), todo="write one JSON object a line")
+            db.execute("COMMIT")
+        os.replace(unfinished, path)  # noqa: PTH105  says what it does
+
+    @classmethod
+    def open(cls, path: Path) -> Catalogue:
+        """Open a catalogue for reading.
+
+        :param path: what :meth:`build` wrote.
+        :return: the catalogue; close it.
+        """
+        with _calling(path):
+            return cls(path, sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True))
+
+    def texts(self, item_ids: Iterable[str]) -> dict[str, str]:
+        """Look items up.
+
+        :param item_ids: their ids.
+        :return: the text of each that is there.
+        """
+        found: dict[str, str] = {}
+        ids = iter(dict.fromkeys(item_ids))
+        with _calling(self.path):
+            while some := list(islice(ids, _AT_ONCE)):
+                marks = ", ".join("?" * len(some))
+                found.update(
+                    self._connection.execute(f"SELECT item_id, text FROM item WHERE item_id IN ({marks})", some)
+                )
+        return found
+
+    def __enter__(self) -> Catalogue:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._connection.close()
+
+
+@contextlib.contextmanager
+def _calling(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as err:
+        raise DarlError(
+            f"the index of the items fails ({err})", where=str(path), todo="check free space; --fresh builds it anew"
+        ) from err

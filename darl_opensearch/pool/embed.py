@@ -1,0 +1,74 @@
+"""Features of pairs: what ``features.onnx`` says, with the scorer's batching."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from darl_opensearch.bundle import FEATURES, Bundle
+from darl_opensearch.errors import BundleError
+from darl_opensearch.scoring.batching import plan
+from darl_opensearch.scoring.cores import available_cores
+from darl_opensearch.scoring.encode import PairEncoder, feed
+from darl_opensearch.scoring.runtime import Provider, open_session
+from darl_opensearch.scoring.scorer import CPU_TOKEN_BUDGET, CUDA_TOKEN_BUDGET
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding
+
+
+class Embedder:
+    """Turns pairs into the features that the model's OOD detector and the selection of samples read.
+
+    :param bundle: the model.
+    :param provider: where the graph runs; a GPU that was asked for must be there.
+    :param threads: batches run at the same time on the CPU; by default the cores of this process.
+    """
+
+    def __init__(self, bundle: Bundle, *, provider: Provider = "cpu", threads: int | None = None) -> None:
+        self._path = bundle.file(FEATURES)
+        self._session = open_session(self._path, provider, require_provider=True).session
+        self._encoder = PairEncoder(bundle.tokenizer, bundle.card.max_length)
+        self._budget = CUDA_TOKEN_BUDGET if provider == "cuda" else CPU_TOKEN_BUDGET
+        count = 1 if provider == "cuda" else threads or available_cores()
+        self._pool = ThreadPoolExecutor(count, thread_name_prefix="darl-embed")
+
+    def embed(self, requests: Sequence[tuple[str, Sequence[str]]]) -> NDArray[np.float32]:
+        """Embed pairs.
+
+        :param requests: a query and its items' texts each.
+        :return: ``[n, h]`` float32, a row for each pair in order; ``[0, 0]`` for none.
+        :raises BundleError: when the graph does not answer a finite row a pair.
+        """
+        encodings = [encoding for query, texts in requests for encoding in self._encoder(query, texts)]
+        batches = plan([len(e.ids) for e in encodings], token_budget=self._budget)
+        parts = list(self._pool.map(lambda batch: self._run([encodings[i] for i in batch]), batches))
+        if not parts:
+            return np.empty((0, 0), dtype=np.float32)
+        rows = np.empty((len(encodings), parts[0].shape[1]), dtype=np.float32)
+        for batch, part in zip(batches, parts, strict=True):
+            rows[batch] = part
+        return rows
+
+    def _run(self, encodings: list[Encoding]) -> NDArray[np.float32]:
+        rows: NDArray[np.float32] = self._session.run(None, feed(encodings))[0]
+        if rows.ndim != 2 or len(rows) != len(encodings) or not np.isfinite(rows).all():
+            raise BundleError(
+                f"the graph answers {len(encodings)} pairs with shape {rows.shape}, not with a finite row each",
+                where=str(self._path),
+                todo="run darl check on the bundle",
+            )
+        return rows
+
+    def __enter__(self) -> Embedder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)

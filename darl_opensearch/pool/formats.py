@@ -1,0 +1,142 @@
+"""What a pool's results look like on disk: one shard as bytes, and shards joined to a file.
+
+Each shard is written in the format of the whole, so that joining copies and computes nothing.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from darl_opensearch.errors import UsageError, load
+from darl_opensearch.pool.pairs import PARQUET, Shard
+from darl_opensearch.scores import Scores
+
+ScoreFormat = Literal["jsonl", "jsonl.gz", "parquet"]
+NPY = ".npy"
+
+
+def format_of(path: Path) -> ScoreFormat:
+    """Choose the format of scores by a file's name.
+
+    :param path: the file.
+    :return: the format.
+    :raises UsageError: for another ending.
+    :raises MissingExtra: for Parquet without its extra.
+    """
+    if path.suffix == PARQUET:
+        load("pyarrow", "parquet")
+        return "parquet"
+    if path.name.endswith(".jsonl"):
+        return "jsonl"
+    if path.name.endswith(".jsonl.gz"):
+        return "jsonl.gz"
+    raise UsageError("scores go to .jsonl, .jsonl.gz or .parquet", where=str(path), todo="give it such an ending")
+
+
+def encode_scores(shard: Shard, scores: Scores, kind: ScoreFormat) -> bytes:
+    """Write the scores of a shard.
+
+    :param shard: its pairs.
+    :param scores: a row for each.
+    :param kind: the format.
+    :return: the file's content.
+    """
+    if kind == "parquet":
+        return _parquet(shard, scores)
+    rows = zip(shard.pairs, scores.grade.tolist(), _shortest(scores.data), strict=True)
+    lines = []
+    for place, (pair, grade, values) in enumerate(rows, shard.start):
+        ids = {"query_id": pair.query_id, "query": pair.query, "item_id": pair.item_id, "slice": pair.slice}
+        line: dict[str, Any] = {"pair": place} | {name: value for name, value in ids.items() if value is not None}
+        line |= {
+            "score": values[0],
+            "grade": grade,
+            "grade_probs": values[scores.columns.grade_probs],
+            "ood_score": values[scores.columns.ood_score],
+            "ood_distance": values[scores.columns.ood_distance],
+        }
+        lines.append(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+    data = "".join(lines).encode()
+    return gzip.compress(data, 6, mtime=0) if kind == "jsonl.gz" else data
+
+
+def encode_features(rows: NDArray[np.float32]) -> bytes:
+    """Write the features of a shard.
+
+    :param rows: ``[n, h]`` float32.
+    :return: the content of a ``.npy`` file.
+    """
+    data = io.BytesIO()
+    np.save(data, rows.astype("<f4", copy=False), allow_pickle=False)
+    return data.getvalue()
+
+
+def join_scores(shards: Sequence[Path], out: IO[bytes], kind: ScoreFormat) -> None:
+    """Write shards one after the other as one file.
+
+    :param shards: their files, in order.
+    :param out: where to.
+    :param kind: their format.
+    """
+    if kind == "parquet":
+        parquet = load("pyarrow.parquet", "parquet")
+        with parquet.ParquetWriter(out, parquet.read_schema(shards[0])) as writer:
+            for path in shards:
+                writer.write_table(parquet.ParquetFile(path).read())
+        return
+    for path in shards:  # JSONL, and gzip: members one after the other are one gzip file
+        with path.open("rb") as file:
+            shutil.copyfileobj(file, out, 1 << 20)
+
+
+def join_features(shards: Sequence[Path], out: IO[bytes]) -> tuple[int, int]:
+    """Write shards one after the other as one ``.npy`` file.
+
+    :param shards: their files, in order.
+    :param out: where to.
+    :return: rows and columns.
+    """
+    parts = [np.load(path, mmap_mode="r", allow_pickle=False).shape for path in shards]
+    shape = (sum(rows for rows, _ in parts), parts[0][1])
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(out, header)
+    for path in shards:
+        out.write(np.load(path, allow_pickle=False).tobytes())
+    return shape
+
+
+def _shortest(data: NDArray[np.float32]) -> list[list[float]]:
+    """The values with no more digits than tell a float32 from its neighbours: JSON gives back the very numbers."""
+    return [[float(text) for text in row] for row in data.astype(str)]
+
+
+def _parquet(shard: Shard, scores: Scores) -> bytes:
+    arrow, parquet = load("pyarrow", "parquet"), load("pyarrow.parquet", "parquet")
+    probs = arrow.FixedSizeListArray.from_arrays(
+        arrow.array(np.ascontiguousarray(scores.grade_probs).ravel()), scores.columns.k
+    )
+    text = arrow.string()
+    columns = {
+        "pair": arrow.array(range(shard.start, shard.start + len(shard.pairs)), arrow.int64()),
+        "query_id": arrow.array([p.query_id for p in shard.pairs], text),
+        "query": arrow.array([p.query for p in shard.pairs], text),
+        "item_id": arrow.array([p.item_id for p in shard.pairs], text),
+        "slice": arrow.array([p.slice for p in shard.pairs], text),
+        "score": arrow.array(scores.score),
+        "grade": arrow.array(scores.grade),
+        "grade_probs": probs,
+        "ood_score": arrow.array(scores.ood_score),
+        "ood_distance": arrow.array(scores.ood_distance),
+    }
+    data = io.BytesIO()
+    parquet.write_table(arrow.table(columns), data)
+    return data.getvalue()

@@ -1,0 +1,242 @@
+"""Scoring a pool from beginning to end: check, compute what is missing, join."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from darl_opensearch.bundle import CARD, MODEL_INT8, Bundle, sha256_of
+from darl_opensearch.errors import InputError, UsageError, load
+from darl_opensearch.pool.catalogue import Catalogue
+from darl_opensearch.pool.formats import NPY, format_of, join_features, join_scores
+from darl_opensearch.pool.local import run_local
+from darl_opensearch.pool.source import Source
+from darl_opensearch.pool.work import Work, writing
+from darl_opensearch.pool.worker import FEATURES, SCORES, Job
+from darl_opensearch.scoring import Provider
+
+Engine = Literal["local", "ray"]
+OnProgress = Callable[[str, int, int | None], None]
+SHARD_PAIRS = 2048
+# No tokenizer in use spends more characters on a token: what follows is cut away, whatever it is.
+_MOST_CHARS_PER_TOKEN = 64
+
+
+@dataclass(frozen=True)
+class PoolReport:
+    """What was done.
+
+    :param pairs: pairs of the pool.
+    :param shards: shards it was cut into.
+    :param reused: of those, how many an earlier, interrupted run had finished.
+    :param out: the file of scores, or None.
+    :param features: the file of features, or None.
+    :param feature_width: columns of the features, or None.
+    """
+
+    pairs: int
+    shards: int
+    reused: int
+    out: str | None
+    features: str | None
+    feature_width: int | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Render for ``--json``.
+
+        :return: JSON-ready values.
+        """
+        return dict(vars(self))
+
+
+def score_pool(
+    bundle: str | os.PathLike[str],
+    pairs: str | os.PathLike[str],
+    *,
+    out: str | os.PathLike[str] | None = None,
+    features: str | os.PathLike[str] | None = None,
+    items: str | os.PathLike[str] | None = None,
+    engine: Engine = "local",
+    provider: Provider = "cpu",
+    threads: int | None = None,
+    int8: bool = False,
+    shard_pairs: int = SHARD_PAIRS,
+    address: str | None = None,
+    workers: int | None = None,
+    fresh: bool = False,
+    on_progress: OnProgress | None = None,
+) -> PoolReport:
+    """Score or embed a pool of any size.
+
+    The whole pool is checked before anything is computed. Then it is computed shard by shard into a working folder
+    beside the result (``NAME.work``); after an interruption, however hard, the same call goes on behind the last
+    finished shard and ends in the same bytes. Memory is bounded by the shard, not by the pool or the catalogue.
+
+    :param bundle: folder of the model.
+    :param pairs: the pool, JSONL (plain or ``.gz``) or Parquet; :func:`darl_opensearch.pool.pairs.read_pairs` says
+        what a row holds.
+    :param out: where scores go: ``.jsonl``, ``.jsonl.gz`` or ``.parquet``, a row for each pair in order.
+    :param features: where the rows of ``features.onnx`` go: one ``.npy``, ``[pairs, h]`` float32, in the same order.
+    :param items: items to look ids up in, JSONL (plain or ``.gz``) or Parquet.
+    :param engine: ``local``, or ``ray`` for many machines.
+    :param provider: ``cpu`` or ``cuda``; a GPU that was asked for must be there.
+    :param threads: batches run at the same time; by default the cores of this process, and 1 for each Ray worker.
+    :param int8: score with the quantised graph; features always come from the fp32 one.
+    :param shard_pairs: pairs of a shard.
+    :param address: a Ray cluster that runs already; None starts Ray on this machine.
+    :param workers: Ray workers; by default as many as there is room for.
+    :param fresh: throw away unfinished work, and replace results that are there.
+    :param on_progress: told what is being done, how many pairs are done, and of how many if that is known.
+    :return: what was done.
+    :raises UsageError: for options that do not fit together.
+    :raises InputError: for a pool or items that are not what they must be, and for unfinished work on other ones.
+    :raises MissingExtra: without the extra that the engine or a format needs.
+    """
+    _check_options(engine, address, workers, shard_pairs)
+    opened = Bundle.open(bundle)
+    results = _results(out, features, inputs=[Path(path) for path in (pairs, items) if path is not None])
+    job = Job(
+        bundle=opened.path.absolute(),
+        digest=sha256_of(opened.path / CARD),
+        scores=format_of(results[SCORES]) if SCORES in results else None,
+        features=FEATURES in results,
+        provider=provider,
+        threads=threads,
+        int8=int8 and SCORES in results,
+    )
+    if job.int8:
+        opened.file(MODEL_INT8)
+    made_of = {
+        "pairs": _digest(Path(pairs)),
+        "items": _digest(Path(items)) if items is not None else None,
+        "bundle": job.digest,
+        "scores": job.scores,
+        "features": job.features,
+        "shard_pairs": shard_pairs,
+        "int8": job.int8,
+        "provider": provider,
+    }
+    told = on_progress or (lambda what, done, total: None)
+    with Work.claim(_work_folder(results, fresh=fresh), made_of, job.parts, fresh=fresh) as work:
+        source = Source(
+            pairs=Path(pairs),
+            items=Path(items) if items is not None else None,
+            catalogue=work.catalogue.absolute() if items is not None else None,
+            shard_pairs=shard_pairs,
+            most_chars=opened.card.item_cap * _MOST_CHARS_PER_TOKEN,
+        )
+        count = _check(source, work, opened, told)
+        shards = -(-count // shard_pairs)
+        done = work.finished(shards)
+        reused, have = len(done), set(done)
+
+        def on_shard(shard: int) -> None:
+            have.add(shard)
+            told("scoring", min(len(have) * shard_pairs, count), count)
+
+        if len(done) < shards:
+            absolute = dataclasses.replace(source, pairs=source.pairs.absolute())  # Ray reads in a folder of its own
+            if engine == "ray":
+                from darl_opensearch.pool.on_ray import run_on_ray
+
+                run_on_ray(job, absolute, work, done, on_shard, address=address, workers=workers)
+            else:
+                run_local(job, source, work, done, on_shard)
+        if work.finished(shards) != set(range(shards)) or _digest(source.pairs) != made_of["pairs"]:
+            raise InputError("the file was changed while it was scored", where=str(pairs), todo="start over by --fresh")
+        width = _join(results, work, job, shards)
+        work.remove()
+    return PoolReport(
+        pairs=count,
+        shards=shards,
+        reused=reused,
+        out=str(results[SCORES]) if SCORES in results else None,
+        features=str(results[FEATURES]) if FEATURES in results else None,
+        feature_width=width,
+    )
+
+
+def _check_options(engine: Engine, address: str | None, workers: int | None, shard_pairs: int) -> None:
+    if engine not in ("local", "ray"):
+        raise UsageError(f"there is no engine {engine!r}", todo="use local or ray")
+    if engine == "local" and (address is not None or workers is not None):
+        raise UsageError("an address and workers are Ray's, and the engine is local", todo="add --engine ray")
+    if shard_pairs < 1 or (workers is not None and workers < 1):
+        raise UsageError("a shard needs at least one pair, and a pool one worker", todo="use 1 or more")
+    if engine == "ray":  # said before the pool is read, which may take its time
+        load("ray", "ray")
+        load("pyarrow", "ray")
+
+
+def _results(
+    out: str | os.PathLike[str] | None, features: str | os.PathLike[str] | None, *, inputs: Sequence[Path]
+) -> dict[str, Path]:
+    """Where results go, by part."""
+    results = {name: Path(path) for name, path in ((SCORES, out), (FEATURES, features)) if path is not None}
+    if not results:
+        raise UsageError("nothing is asked for", todo="name a file by --out for scores, by --features for features")
+    if FEATURES in results and results[FEATURES].suffix != NPY:
+        raise UsageError("features go to .npy", where=str(features), todo="give it that ending")
+    taken = {path.resolve() for path in inputs}
+    for path in results.values():
+        if path.resolve() in taken:
+            raise UsageError("this file would replace what is read", where=str(path), todo="name another")
+    return results
+
+
+def _work_folder(results: Mapping[str, Path], *, fresh: bool) -> Path:
+    """The working folder, beside the first result."""
+    first = next(iter(results.values()))
+    folder = first.with_name(f"{first.name}.work")
+    for path in results.values():
+        if path.exists() and not fresh and not folder.exists():
+            raise UsageError(
+                "there is a file of this name", where=str(path), todo="name another, or replace it by --fresh"
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _check(source: Source, work: Work, bundle: Bundle, told: OnProgress) -> int:
+    """Read the whole pool once, so that no mistake is found after hours; give the number of its pairs."""
+    if source.catalogue is not None and source.items is not None and not source.catalogue.is_file():
+        told("indexing items", 0, None)
+        Catalogue.build(source.catalogue, source.items, bundle.card.template, most_chars=source.most_chars)
+    if (count := work.pairs()) is not None:
+        return count
+    count = 0
+    for shard in source.shards():
+        count = shard.start + len(shard.pairs)
+        told("checking", count, None)
+    if not count:
+        raise InputError("there are no pairs in it", where=str(source.pairs), todo="write one JSON object a line")
+    work.checked(count)
+    return count
+
+
+def _join(results: Mapping[str, Path], work: Work, job: Job, shards: int) -> int | None:
+    """Put the shards together; gives the width of the features."""
+    width = None
+    for part, path in results.items():
+        files = [work.path(part, shard) for shard in range(shards)]
+        with writing(path) as file:
+            if part == FEATURES:
+                _, width = join_features(files, file)
+            elif job.scores is not None:
+                join_scores(files, file, job.scores)
+    return width
+
+
+def _digest(path: Path) -> str:
+    if path.exists() and not path.is_file():
+        raise InputError("not a file that can be read twice", where=str(path), todo="write it to a file first")
+    try:
+        return sha256_of(path)
+    except OSError as err:
+        raise InputError(
+            f"cannot be read ({err.strerror or err})", where=str(path), todo="check the path and its permissions"
+        ) from err

@@ -1,0 +1,112 @@
+"""What one worker does with one shard, whichever engine it works for."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+
+from darl_opensearch.bundle import CARD, Bundle, sha256_of
+from darl_opensearch.errors import BundleError
+from darl_opensearch.pool.embed import Embedder
+from darl_opensearch.pool.formats import NPY, ScoreFormat, encode_features, encode_scores
+from darl_opensearch.pool.pairs import Shard
+from darl_opensearch.scores import Scores
+from darl_opensearch.scoring import Provider, Scorer
+from darl_opensearch.text import cut_to_tokens
+
+SCORES, FEATURES = "scores", "features"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be computed. Small: it travels to every worker.
+
+    :param bundle: the model's folder, readable at this path wherever a worker runs.
+    :param digest: SHA-256 of its card.
+    :param scores: format of the scores, or None where they are not wanted.
+    :param features: whether features are wanted.
+    :param provider: where graphs run; a GPU that was asked for must be there.
+    :param threads: batches run at the same time on the CPU; None for the cores of the process.
+    :param int8: score with the quantised graph. Features always come from ``features.onnx``, which is fp32.
+    """
+
+    bundle: Path
+    digest: str
+    scores: ScoreFormat | None
+    features: bool
+    provider: Provider = "cpu"
+    threads: int | None = None
+    int8: bool = False
+
+    @property
+    def parts(self) -> dict[str, str]:
+        """What a shard consists of, with the ending of its files."""
+        found = {SCORES: f".{self.scores}"} if self.scores else {}
+        return found | ({FEATURES: NPY} if self.features else {})
+
+
+class ShardScorer:
+    """Turns shards into the content of their files. Opening one opens the bundle, once.
+
+    :param job: what to compute.
+    :raises BundleError: when the bundle is not the one that the job is about, or cannot be used.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self._bundle = Bundle.open(job.bundle)
+        if (found := sha256_of(job.bundle / CARD)) != job.digest:
+            raise BundleError(
+                f"this is another bundle here (its card has SHA-256 {found[:12]}…, not {job.digest[:12]}…)",
+                where=str(job.bundle),
+                todo="put the same bundle at this path on every machine",
+            )
+        self._format = job.scores
+        self._scorer: Scorer | None = None
+        self._embedder: Embedder | None = None
+        with contextlib.ExitStack() as stack:
+            if job.scores:
+                must = job.provider == "cuda"
+                scorer = Scorer.open(
+                    self._bundle, provider=job.provider, threads=job.threads, int8=job.int8, require_provider=must
+                )
+                self._scorer = stack.enter_context(scorer)
+                scorer.warm_up()
+            if job.features:
+                embedder = Embedder(self._bundle, provider=job.provider, threads=job.threads)
+                self._embedder = stack.enter_context(embedder)
+            self._open = stack.pop_all()
+
+    def __call__(self, shard: Shard) -> dict[str, bytes]:
+        """Compute a shard.
+
+        :param shard: its pairs, texts looked up.
+        :return: the content of the file of each part.
+        """
+        requests = self._requests(shard)
+        files = {}
+        if self._scorer and self._format:
+            parts = self._scorer.score_many(requests)
+            scores = Scores(np.concatenate([part.data for part in parts]), parts[0].alpha)
+            files[SCORES] = encode_scores(shard, scores, self._format)
+        if self._embedder:
+            files[FEATURES] = encode_features(self._embedder.embed(requests))
+        return files
+
+    def close(self) -> None:
+        """Stop the threads."""
+        self._open.close()
+
+    def _requests(self, shard: Shard) -> list[tuple[str, list[str]]]:
+        """Pairs by query, neighbours together; texts as ``darl index`` would cut them.
+
+        An item then has the same score whether it is named by its id, sent as raw text, or as ``darl_text``.
+        """
+        tokenizer, cap = self._bundle.tokenizer, self._bundle.card.item_cap
+        return [
+            (query, [cut_to_tokens(pair.text or "", tokenizer, cap) for pair in pairs])
+            for query, pairs in groupby(shard.pairs, key=lambda pair: pair.query)
+        ]

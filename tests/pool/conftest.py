@@ -1,0 +1,27 @@
+"""Pools over the tiny bundle's items."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+from support import ITEMS, QUERIES
+
+
+def write_jsonl(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def pool(tmp_path_factory):
+    """Folder with ``items.jsonl`` and 61 pairs in ``pairs.jsonl``, queries and items mixed."""
+    folder = tmp_path_factory.mktemp("pool")
+    draw = random.Random(7)
+    rows = [
+        {"query": draw.choice(QUERIES), "item_id": draw.choice(ITEMS)["id"], "query_id": f"q-{n}"} for n in range(61)
+    ]
+    write_jsonl(folder / "items.jsonl", ITEMS)
+    write_jsonl(folder / "pairs.jsonl", rows)
+    return folder

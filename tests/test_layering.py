@@ -20,6 +20,7 @@ LAYERS = {
     "server": FOUNDATION | {"scoring", "ood", "cluster"},  # a running scorer ships its own spool
     "node": FOUNDATION,
     "check": FOUNDATION | {"scoring"},
+    "pool": FOUNDATION | {"scoring"},
 }
 TRAINER_MAY = FOUNDATION | {"ood", "scoring", "check"}  # never server, cluster, monitor, node, cli
 

@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "register": ("register", "Register a bundle in ML Commons and set up its search pipelines."),
     "index": ("index", "Render items by a bundle's template and load them into an index."),
     "serve": ("serve", "Serve a bundle over HTTP, for the connector and for anyone else."),
+    "score": ("score", "Score or embed a pool of any size, on this machine or on Ray."),
     "search": ("search", "Search through the pipeline, and log what the model found strange."),
     "ship": ("ship", "Send spooled OOD records to the cluster."),
     "monitor": ("monitor", "Report out-of-distribution traffic from the log."),

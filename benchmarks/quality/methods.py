@@ -7,7 +7,6 @@ loss it is fitted by; an untrained one reads a single column and is only calibra
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +14,8 @@ from torch import Tensor
 
 from benchmarks.quality.data import GAINS, Judged, Rows, select
 from trainer.config import Loss, Stages
-from trainer.models.heads import CumulativeHead
+from trainer.losses import GRADE_LOSSES
+from trainer.models.heads import HEADS, CumulativeHead, Head
 from trainer.stages.data import Pairs
 from trainer.stages.head_stage import calibrate_grades, fit_head
 from trainer.stages.objective import Objective, Predictions, predict
@@ -73,8 +73,8 @@ def features(method: Method, judged: Judged) -> Tensor:
     return table[:, list(method.columns)] if method.columns else table
 
 
-def fit(method: Method, judged: Judged, train: Rows, dev: Rows) -> CumulativeHead:
-    """Fit and calibrate a method.
+def fit(method: Method, judged: Judged, train: Rows, dev: Rows) -> Head:
+    """Fit and calibrate a method on frozen features.
 
     :param method: the method.
     :param judged: all judged pairs.
@@ -84,43 +84,82 @@ def fit(method: Method, judged: Judged, train: Rows, dev: Rows) -> CumulativeHea
     """
     table = features(method, judged)
     sides = [(judged.part(queries), table[judged.rows(queries)]) for queries in (train, dev)]
-    head = CumulativeHead(table.shape[1], GAINS)
+    return calibrated(method, fitted(method, sides[0], sides[1]), sides[1])
+
+
+def objective(method: Method) -> Objective:
+    """What a method's head is fitted by.
+
+    :param method: the method.
+    :return: its loss, on its own scale of grades.
+    :raises ValueError: for a method that fits nothing.
+    """
     if method.loss is None:
-        head.standardise(sides[0][1])
-    elif method.yes_from:
-        _fit_yes_no(head, method.loss, method.yes_from, sides[0], sides[1])
-    else:
-        _fit(head, method.loss, GAINS, sides[0], sides[1])
-    calibrate_grades(head, *sides[1], prior=PRIOR)
+        raise ValueError(f"{method.name} fits nothing")
+    return Objective.make(method.loss, scale(method))
+
+
+def scale(method: Method) -> tuple[float, ...]:
+    """Gains that a method sees.
+
+    :param method: the method.
+    :return: yes and no, or every grade's.
+    """
+    return (0.0, 1.0) if method.yes_from else GAINS
+
+
+def seen(method: Method, pairs: Pairs) -> Pairs:
+    """Grades that a method sees.
+
+    The objective's rank term reads gains; on a scale of two grades those are yes and no too, so nothing finer
+    reaches the model.
+
+    :param method: the method.
+    :param pairs: judged pairs.
+    :return: the same, or with grades 0 and 1.
+    """
+    return as_yes_no(pairs, method.yes_from) if method.yes_from else pairs
+
+
+def fitted(method: Method, train: tuple[Pairs, Tensor], dev: tuple[Pairs, Tensor]) -> Head:
+    """Fit a head on features.
+
+    :param method: the method.
+    :param train: training pairs and their ``[n, f]`` features.
+    :param dev: dev pairs and their features.
+    :return: a head of the grades that the method sees.
+    """
+    width = train[1].shape[1]
+    if method.loss is None:
+        untrained = CumulativeHead(width, GAINS)
+        untrained.standardise(train[1])
+        return untrained
+    head: Head = HEADS[GRADE_LOSSES[method.loss.grade].needs].make(width, scale(method))
+    sides = [(seen(method, pairs), table) for pairs, table in (train, dev)]
+    fit_head(head, objective(method), sides[0], sides[1], steps=LIMITS.head_steps, patience=LIMITS.patience)
     return head
 
 
-def _fit(
-    head: CumulativeHead,
-    loss: Loss,
-    gains: Sequence[float],
-    train: tuple[Pairs, Tensor],
-    dev: tuple[Pairs, Tensor],
-) -> None:
-    fit_head(head, Objective.make(loss, tuple(gains)), train, dev, steps=LIMITS.head_steps, patience=LIMITS.patience)
+def calibrated(method: Method, head: Head, dev: tuple[Pairs, Tensor]) -> Head:
+    """Calibrate a head; one of yes and no first hands its latent to one of ``k`` grades.
 
+    Its one threshold goes to its place, the others one unit apart, for the calibration to start from.
 
-def _fit_yes_no(
-    head: CumulativeHead, loss: Loss, yes_from: int, train: tuple[Pairs, Tensor], dev: tuple[Pairs, Tensor]
-) -> None:
-    """Fit a head of two grades on yes and no, and hand its latent to one of ``k`` grades.
-
-    The objective's rank term reads gains; on a scale of two grades those are yes and no too, so nothing finer
-    reaches the model. The one threshold goes to its place, the others one unit apart, for the calibration to
-    start from.
+    :param method: the method.
+    :param head: fitted.
+    :param dev: dev pairs and their ``[n, f]`` features.
+    :return: a head of ``k`` grades.
     """
-    answers = CumulativeHead(len(head.weight), (0.0, 1.0))
-    sides = [(as_yes_no(pairs, yes_from), table) for pairs, table in (train, dev)]
-    _fit(answers, loss, (0.0, 1.0), sides[0], sides[1])
-    with torch.no_grad():
-        for name in ("weight", "shift", "scale"):
-            getattr(head, name).copy_(getattr(answers, name))
-        head.rescale(1.0, answers.first + torch.arange(head.k - 1) - (yes_from - 1))
+    if method.yes_from:
+        answers, head = head, CumulativeHead(dev[1].shape[1], GAINS)
+        if not isinstance(answers, CumulativeHead):
+            raise TypeError("yes/no is a cumulative head of two grades")
+        with torch.no_grad():
+            for name in ("weight", "shift", "scale"):
+                getattr(head, name).copy_(getattr(answers, name))
+            head.rescale(1.0, answers.first + torch.arange(head.k - 1) - (method.yes_from - 1))
+    calibrate_grades(head, *dev, prior=PRIOR)
+    return head
 
 
 def as_yes_no(pairs: Pairs, yes_from: int) -> Pairs:
@@ -133,7 +172,7 @@ def as_yes_no(pairs: Pairs, yes_from: int) -> Pairs:
     return dataclasses.replace(pairs, grades=(pairs.grades >= yes_from).long())
 
 
-def apply(method: Method, head: CumulativeHead, judged: Judged, queries: Rows) -> tuple[Predictions, Pairs]:
+def apply(method: Method, head: Head, judged: Judged, queries: Rows) -> tuple[Predictions, Pairs]:
     """Predict some queries' pairs.
 
     :param method: the method.

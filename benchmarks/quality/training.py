@@ -1,0 +1,133 @@
+"""One model: a method fitted on some queries, its head alone or the encoder with it, and what it then predicts."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from benchmarks.quality.data import GAINS, Judged, Rows
+from benchmarks.quality.methods import LIMITS, Method, calibrated, fit, fitted, objective, seen
+from benchmarks.quality.methods import features as columns
+from trainer.evaluate.metrics import quadratic_kappa
+from trainer.models.heads import Head
+from trainer.models.split import SplitReranker
+from trainer.stages.data import Features, Pairs
+from trainer.stages.fit import Fit, FitSettings
+from trainer.stages.full_stage import GradedLoss
+from trainer.stages.head_stage import dev_objective
+from trainer.stages.objective import Predictions, predict
+from trainer.stages.source import JudgedSource
+
+FULL_EPOCHS, ITEMS_PER_QUERY = 1, 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """A calibrated head, and the features it reads.
+
+    :param head: of ``k`` grades.
+    :param table: ``[n, f]`` features of every judged pair that is asked for.
+    """
+
+    head: Head
+    table: Tensor
+
+    def predict(self, rows: Tensor) -> Predictions:
+        """Apply the head.
+
+        :param rows: of the pairs.
+        :return: its predictions.
+        """
+        return predict(self.head, self.table[rows])
+
+
+def train_head(method: Method, judged: Judged, train: Rows, dev: Rows) -> Fitted:
+    """Fit and calibrate a head on frozen features.
+
+    :param method: the method.
+    :param judged: all judged pairs.
+    :param train: queries that fit.
+    :param dev: queries that stop and calibrate.
+    :return: the head.
+    """
+    return Fitted(fit(method, judged, train, dev), columns(method, judged))
+
+
+def train_full(
+    method: Method, model: SplitReranker, start: Mapping[str, Tensor], judged: Judged, train: Rows, dev: Rows,
+    wanted: Tensor, *, seed: int,
+) -> Fitted:  # fmt: skip
+    """Fit the head, then head and encoder together.
+
+    :param method: the method.
+    :param model: whose encoder is trained; left changed.
+    :param start: the untrained encoder's weights.
+    :param judged: all judged pairs.
+    :param train: queries that fit.
+    :param dev: queries that stop and calibrate.
+    :param wanted: rows of the pairs that will be predicted.
+    :param seed: of order and dropout.
+    :return: the head, with features of the wanted pairs and the dev pairs.
+    """
+    loss = objective(method)
+    model.load_state_dict(start, strict=False)
+    sides = [(judged.part(q), judged.similarity[judged.rows(q)]) for q in (train, dev)]
+    model.head = fitted(method, sides[0], sides[1])
+    train_pairs, dev_pairs = (_compact(seen(method, pairs)) for pairs, _ in sides)
+
+    def dev_loss() -> float:
+        return dev_objective(loss, model.head, (dev_pairs, Features(model).of(dev_pairs).similarity))
+
+    settings = FitSettings(
+        epochs=FULL_EPOCHS, learning_rate=LIMITS.full_learning_rate, head_learning_rate=LIMITS.head_learning_rate,
+        batch_queries=LIMITS.batch_queries, evaluations=1, patience=LIMITS.patience,
+    )  # fmt: skip
+    source = JudgedSource(train_pairs, cap=ITEMS_PER_QUERY, seed=seed)
+    with tempfile.TemporaryDirectory() as work:
+        Fit(model, GradedLoss(loss), dev_loss, settings, source, seed=seed, folder=Path(work) / "full").run()
+    rows = torch.cat([wanted, judged.rows(dev)]).unique()
+    pairs = dataclasses.replace(judged.pairs, index=judged.pairs.index[rows], grades=judged.pairs.grades[rows])
+    compact = _compact(pairs)
+    table = torch.zeros_like(judged.similarity)
+    table[rows] = model.feature_table(compact.queries, compact.items, compact.index).similarity
+    return Fitted(calibrated(method, model.head, (judged.part(dev), table[judged.rows(dev)])), table)
+
+
+def cut_points(fitted: Fitted, pairs: Pairs, rows: Tensor) -> NDArray[np.float64]:
+    """Choose ``k - 1`` cuts of the score that agree best with the dev grades: kappa, one cut after the other.
+
+    :param fitted: the model.
+    :param pairs: dev pairs.
+    :param rows: theirs.
+    :return: ``[k-1]`` ascending cuts of the latent.
+    """
+    latent, grades = fitted.predict(rows).latent, pairs.grades.numpy()
+
+    def agreement(cuts: NDArray[np.float64]) -> float:
+        kappa = quadratic_kappa(np.searchsorted(cuts, latent), grades, len(GAINS))
+        return kappa if np.isfinite(kappa) else -1.0
+
+    candidates = np.quantile(latent, np.linspace(0.01, 0.99, 99))
+    cuts = np.quantile(latent, [(grades < g).mean() for g in range(1, len(GAINS))])
+    for place in [*range(len(cuts))] * 3:
+        tried = [np.sort(np.append(np.delete(cuts, place), cut)) for cut in (cuts[place], *candidates)]
+        cuts = max(tried, key=agreement)
+    return cuts
+
+
+def _compact(pairs: Pairs) -> Pairs:
+    """Leave out the texts that no pair has, and number queries from 0."""
+    columns = []
+    texts: list[tuple[str, ...]] = []
+    for side, known in enumerate((pairs.queries, pairs.items)):
+        rows, place = pairs.index[:, side].unique(return_inverse=True)
+        columns.append(place)
+        texts.append(tuple(known[i] for i in rows.tolist()))
+    return Pairs(texts[0], texts[1], torch.stack(columns, dim=1), pairs.grades)

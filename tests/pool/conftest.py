@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import random
 
 import pytest
+from pool_support import write_jsonl
 from support import ITEMS, QUERIES
-
-
-def write_jsonl(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
 
 
 @pytest.fixture(scope="session")

@@ -8,9 +8,9 @@ import re
 
 import numpy as np
 import pytest
-from conftest import write_jsonl
 from hypothesis import given
 from hypothesis import strategies as st
+from pool_support import write_jsonl
 from support import ITEMS, QUERIES, TEMPLATE, tiny_bundle
 
 import darl_opensearch.pool.source as source_module

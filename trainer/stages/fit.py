@@ -1,26 +1,41 @@
-"""Gradient descent that can be killed at any moment and goes on from its last evaluation."""
+"""Gradient descent that can be killed at any moment and goes on from its last checkpoint.
+
+One process or several, on the CPU or on GPUs: each process takes its share of a step's queries, and the parts of the
+loss sum to the loss of the whole step, so that how a step is cut up changes no result but by rounding.
+"""
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import math
-import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from numpy.typing import NDArray
 from torch import Tensor
 
-from darl_opensearch.bundle import replace_folder
-from darl_opensearch.errors import DarlError
+from darl_opensearch.errors import DarlError, InputError, UsageError
+from trainer.models.device import choose, on
+from trainer.stages import checkpoint, distributed
+from trainer.stages.checkpoint import Checkpoint
 from trainer.stages.source import Batch, Source
+
+PRECISIONS = ("fp32", "bf16")
 
 
 class StepLoss(Protocol):
-    """A loss whose parts sum to the whole: each process, or part of a batch, gives its own."""
+    """A loss whose parts sum to the whole: each process, or part of a batch, gives its own.
+
+    One that remembers something from step to step has three methods more. ``state_dict()`` gives it as tensors by
+    name and ``load_state_dict(tensors)`` takes it back: it becomes part of the checkpoint. ``after_step(total)`` is
+    called once the weights have moved; ``total`` sums a tensor over the processes, in place. A call for a part may
+    only add up what that method will use: it must not change what the step's other parts are weighted by.
+    """
 
     def counts(self, batch: Batch) -> Tensor:
         """What the loss's terms are averaged over.
@@ -33,7 +48,7 @@ class StepLoss(Protocol):
         """Contribution of some queries to the loss of the batch that holds them.
 
         :param model: the backbone, training.
-        :param batch: some queries, or none.
+        :param batch: some queries, with a pair at least.
         :param whole: ``[m]`` counts of the whole batch.
         :param share: of the terms that belong to no pair.
         :return: ``[]`` float, with gradient.
@@ -47,9 +62,19 @@ class FitSettings:
     :param epochs: most passes over the queries.
     :param learning_rate: peak, of the encoder.
     :param head_learning_rate: peak, of the head.
-    :param batch_queries: queries in a step.
+    :param batch_queries: queries in a step, over all processes.
     :param evaluations: an epoch.
     :param patience: evaluations without a better dev loss before it ends.
+    :param micro_queries: most queries that are encoded at a time, to bound the memory; 0: a process's whole share.
+    :param ema: decay of the exponential moving average of the weights (Polyak and Juditsky 1992) that is evaluated
+        and kept; 0: the weights themselves.
+    :param l2_to_start: weight of half the squared distance to the weights that the descent starts from (L2-SP, Li
+        et al. 2018, arXiv:1802.01483), in place of the encoder's weight decay; 0: none.
+    :param device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+    :param precision: of the forward pass: ``fp32``, or ``bf16`` by autocast. Weights, optimiser and evaluation are
+        fp32 always.
+    :param checkpoint_steps: steps between checkpoints, beside those at evaluations; 0: only those.
+    :param rate_key: the configuration's key of the learning rate, for messages.
     """
 
     epochs: int
@@ -58,6 +83,13 @@ class FitSettings:
     batch_queries: int
     evaluations: int
     patience: int
+    micro_queries: int = 0
+    ema: float = 0.0
+    l2_to_start: float = 0.0
+    device: str = "auto"
+    precision: str = "fp32"
+    checkpoint_steps: int = 0
+    rate_key: str = "[stages] full_learning_rate"
 
 
 @dataclass
@@ -71,13 +103,17 @@ class _State:
 class Fit:
     """One descent.
 
-    :param model: trained in place.
+    Under ``torchrun`` every process makes one, from the same arguments, and runs it; the first process evaluates
+    and writes, and all end with the same weights.
+
+    :param model: trained in place. It holds the weights of the start, also where the descent goes on.
     :param loss: of a batch.
-    :param evaluate: the dev loss of the model as it is.
+    :param evaluate: the dev loss of the model as it is, which is on the CPU then.
     :param settings: how.
     :param source: training queries.
     :param seed: of order and dropout.
-    :param folder: where its checkpoints go.
+    :param folder: where its checkpoints go; all processes see it.
+    :raises UsageError: for a device or precision that there is not.
     """
 
     def __init__(
@@ -91,21 +127,29 @@ class Fit:
         seed: int,
         folder: Path,
     ) -> None:
+        if settings.precision not in PRECISIONS:
+            raise UsageError(f"[stages] precision is {settings.precision!r}", todo=f"choose {' or '.join(PRECISIONS)}")
         self.model, self.loss, self.evaluate, self.settings = model, loss, evaluate, settings
         self.source, self.seed, self.folder = source, seed, folder
+        self.device = choose(settings.device)
         self.steps_per_epoch = math.ceil(source.n_queries / settings.batch_queries)
         self.total_steps = self.steps_per_epoch * settings.epochs
         self.every = max(1, self.steps_per_epoch // max(1, settings.evaluations))
         self.parameters = [*model.encoder_parameters(), *model.head.parameters()]
+        decay = 0.0 if settings.l2_to_start else 0.01  # towards the start, or towards 0: not both
         self.optimiser = torch.optim.AdamW(
             [
-                {"params": model.encoder_parameters(), "lr": settings.learning_rate, "weight_decay": 0.01},
+                {"params": model.encoder_parameters(), "lr": settings.learning_rate, "weight_decay": decay},
                 {"params": list(model.head.parameters()), "lr": settings.head_learning_rate, "weight_decay": 0.0},
             ]
         )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimiser, self._rate)
         self.state = _State()
         self.history: list[dict[str, float]] = []
+        self.start: list[Tensor] = []
+        self.average: list[Tensor] = []
+        self._order: tuple[int, NDArray[np.int64]] = (-1, np.zeros(0, dtype=np.int64))
+        self._terms = 0  # width of the loss's counts, which a process without queries cannot know
 
     def _rate(self, step: int) -> float:
         warm = max(1, self.total_steps // 10)
@@ -116,87 +160,266 @@ class Fit:
 
         :param advance: called with steps done and steps in all.
         :return: losses at each evaluation.
-        :raises DarlError: when the loss is no longer a number; the last good checkpoint stays.
+        :raises DarlError: when the loss is no longer a number, the memory or the disk is full, or another process
+            is gone; the last good checkpoint stays.
         """
-        if not self._resume():
-            torch.manual_seed(self.seed)
+        distributed.broadcast_tensors(list(self.model.state_dict().values()))  # on GPUs, equal up to rounding before
+        self.start = [p.detach().clone() for p in self.parameters] if self.settings.l2_to_start else []
+        self.average = [p.detach().clone() for p in self.parameters] if self.settings.ema else []
+        if not distributed.main_first(self._resume):
+            torch.manual_seed(self.seed + distributed.rank())
             self._evaluate()
         while self.state.step < self.total_steps and self.state.since < self.settings.patience:
-            loss = self._step()
-            advance(self.state.step, self.total_steps)
-            if not math.isfinite(loss):
-                raise DarlError(
-                    f"the loss is {loss} at step {self.state.step}",
-                    where=str(self.folder),
-                    todo="lower [stages] full_learning_rate; the checkpoint before it is kept",
-                )
-            if self.state.step % self.every == 0 or self.state.step == self.total_steps:
-                self._evaluate(train_loss=loss)
-        self.model.load_state_dict(load_file(self.folder / "best.safetensors"))
+            with self._on_device():
+                loss = self._to_evaluation(advance)
+            self._evaluate(train_loss=loss)
+        best = distributed.main_first(lambda: checkpoint.best(self.folder))
+        self.model.load_state_dict(best)
+        distributed.barrier()  # the folder may go once every process has read it
         self.model.eval()
         return self.history
 
-    def _batch(self, step: int) -> Batch:
+    def _to_evaluation(self, advance: Callable[[int, int], object]) -> float:
+        """Take steps until one is due."""
+        while True:
+            loss = self._step()
+            step = self.state.step
+            advance(step, self.total_steps)
+            if not math.isfinite(loss):
+                raise DarlError(
+                    f"the loss is {loss} at step {step}",
+                    where=str(self.folder),
+                    todo=f"lower {self.settings.rate_key}; the checkpoint before it is kept",
+                )
+            if step % self.every == 0 or step == self.total_steps:
+                return loss
+            if self.settings.checkpoint_steps and step % self.settings.checkpoint_steps == 0:
+                self._save(improved=False)
+
+    # ---- a step
+
+    def _chosen(self, step: int) -> tuple[list[int], int]:
+        """Queries of a step, and the epoch it is of."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        order = list(range(self.source.n_queries))
-        random.Random(f"{self.seed}/{epoch}").shuffle(order)
+        if self._order[0] != epoch:
+            order = np.random.default_rng([self.seed, epoch]).permutation(self.source.n_queries)
+            self._order = (epoch, order)
         size = self.settings.batch_queries
-        return self.source.batch(order[place * size : (place + 1) * size], epoch)
+        return self._order[1][place * size : (place + 1) * size].tolist(), epoch
+
+    def _batches(self) -> list[Batch]:
+        """Draw the share of this process in the step, in parts that fit the memory."""
+        chosen, epoch = self._chosen(self.state.step)
+        mine = chosen[distributed.rank() :: distributed.world()]
+        size = self.settings.micro_queries or len(mine) or 1
+        parts = [self.source.batch(mine[at : at + size], epoch) for at in range(0, len(mine), size)]
+        return [part for part in parts if part.queries]
 
     def _step(self) -> float:
+        """Take one step; without moving the weights where loss or gradient is not a number."""
+        try:
+            loss = self._descend()
+        except torch.OutOfMemoryError as err:
+            raise self._no_memory() from err
+        except RuntimeError as err:
+            if "can't allocate memory" not in str(err):  # torch's words on the CPU
+                raise
+            raise self._no_memory() from err
+        return loss
+
+    def _descend(self) -> float:
         self.model.train()
-        batch = self._batch(self.state.step)
-        loss = self.loss(self.model, batch, self.loss.counts(batch))
+        batches = self._batches()
+        whole, queries = self._counts(batches)
         self.optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        value = 0.0
+        for batch in batches:
+            share = _queries(batch) / queries
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
+                loss = self.loss(self.model, batch, whole, share=share)
+            loss.backward()
+            value += float(loss.detach())
+        value = self._sum_gradients(value)
+        value += self._pull()
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, 1.0))
+        self.state.step += 1
+        if not math.isfinite(value + norm):
+            return value if not math.isfinite(value) else norm
         self.optimiser.step()
         self.schedule.step()
-        self.state.step += 1
-        return float(loss.detach())
+        if self.average:
+            with torch.no_grad():
+                for mean, parameter in zip(self.average, self.parameters, strict=True):
+                    mean.lerp_(parameter, 1.0 - self.settings.ema)
+        if hasattr(self.loss, "after_step"):
+            self.loss.after_step(distributed.total)
+        self.optimiser.zero_grad()
+        return value
+
+    def _counts(self, batches: list[Batch]) -> tuple[Tensor, float]:
+        """Counts of the whole step, and how many of its queries have pairs."""
+        parts = [self.loss.counts(batch) for batch in batches]
+        if not self._terms:
+            self._terms = distributed.broadcast(len(parts[0]) if parts else 0)
+        here = torch.zeros(self._terms + 1, dtype=torch.float64)
+        for part, batch in zip(parts, batches, strict=True):
+            here += torch.cat([part.double().cpu(), torch.tensor([float(_queries(batch))], dtype=torch.float64)])
+        distributed.total(here)
+        if not here[:-1].any():
+            raise InputError(
+                f"none of the queries of step {self.state.step + 1} has a graded pair",
+                where=str(self.folder),
+                todo="leave queries without judgments out of the training data",
+            )
+        return here[:-1].float(), float(here[-1])
+
+    def _sum_gradients(self, value: float) -> float:
+        """Sum gradients and loss over the processes, in one message."""
+        if distributed.world() == 1:
+            return value
+        weights = [p for p in self.parameters if p.requires_grad]
+        tail = torch.tensor([float(p.grad is not None) for p in weights] + [value], device=self.device)
+        flat = torch.cat(
+            [*(torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in weights), tail]
+        )
+        distributed.total(flat)
+        parts = flat[: -len(tail)].split([p.numel() for p in weights])
+        for parameter, part, present in zip(weights, parts, flat[-len(tail) : -1].tolist(), strict=True):
+            parameter.grad = part.view_as(parameter) if present else None
+        return float(flat[-1])
+
+    @torch.no_grad()
+    def _pull(self) -> float:
+        """Add the gradient of ``l2_to_start / 2 * |weights - start|²``, and give its value."""
+        value = 0.0
+        for parameter, start in zip(self.parameters, self.start, strict=False):
+            if parameter.requires_grad:
+                distance = parameter - start
+                gradient = self.settings.l2_to_start * distance
+                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+                value += 0.5 * self.settings.l2_to_start * float(distance.square().sum())
+        return value
+
+    def _no_memory(self) -> DarlError:
+        settings = self.settings
+        micro = f"micro_queries (now {settings.micro_queries or 'all of a process'})"
+        return DarlError(
+            f"the memory of {self.device} does not hold step {self.state.step + 1}",
+            where=str(self.folder),
+            todo=f"lower [stages] {micro}, batch_queries (now {settings.batch_queries}) or items_per_query, then give "
+            "the same command with --fresh",
+        )
+
+    # ---- between steps
+
+    @contextmanager
+    def _on_device(self) -> Iterator[None]:
+        """Have the model, and what is compared with it, where the steps are taken."""
+        with on(self.model, self.device):
+            for part in (self.start, self.average):
+                part[:] = [tensor.to(self.device) for tensor in part]
+            for values in self.optimiser.state.values():
+                for name, value in values.items():
+                    if name != "step":  # torch keeps that one on the CPU
+                        values[name] = value.to(self.device)
+            yield
+            self.optimiser.zero_grad()
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Have the averaged weights in the model, where there are any."""
+        own = [p.detach().clone() for p in self.parameters] if self.average else []
+        self._put(self.average)
+        try:
+            yield
+        finally:
+            self._put(own)
+
+    @torch.no_grad()
+    def _put(self, weights: list[Tensor]) -> None:
+        for parameter, value in zip(self.parameters, weights, strict=False):
+            parameter.copy_(value)
 
     def _evaluate(self, train_loss: float = math.nan) -> None:
         self.model.eval()
-        loss = self.evaluate()
+        loss = math.nan
+        with self._averaged():
+            if distributed.is_main():
+                loss = self.evaluate()
+        loss = distributed.broadcast(loss)
         self.state.since += 1
         improved = loss < self.state.best_loss - 1e-6
         if improved:
             self.state.best_loss, self.state.best_step, self.state.since = loss, self.state.step, 0
+        elif self.state.best_step < 0:
+            raise DarlError(f"the dev loss is {loss} before the first step", where=str(self.folder),
+                            todo="check the base model's weights and the dev file")  # fmt: skip
         row = {"step": float(self.state.step), "dev_loss": loss}
         self.history.append(row if math.isnan(train_loss) else row | {"train_loss": train_loss})
-        self._save(improved)
+        if math.isfinite(loss):  # else the weights are lost, and a checkpoint of them would be of no use
+            self._save(improved)
+
+    # ---- on disk
 
     def _save(self, improved: bool) -> None:
-        """Write everything a resumed run needs into a sibling folder, then rename it."""
-        work = self.folder.with_name(f".{self.folder.name}.tmp")
-        work.mkdir(parents=True, exist_ok=True)
-        weights = {name: t.contiguous() for name, t in self.model.state_dict().items()}
-        save_file(weights, work / "last.safetensors")
-        if improved:
-            save_file(weights, work / "best.safetensors")
-        else:
-            (work / "best.safetensors").write_bytes((self.folder / "best.safetensors").read_bytes())
-        tensors = {"rng": torch.get_rng_state()}
+        """Write everything that a resumed run needs."""
+        cuda = torch.cuda.get_rng_state() if self.device.type == "cuda" else None
+        random = distributed.gather((torch.get_rng_state(), cuda))
+        if not distributed.is_main():
+            return
+        tensors: dict[str, Tensor] = {}
+        for number, (cpu, gpu) in enumerate(random):
+            tensors[f"rng.{number}"] = cpu
+            if gpu is not None:
+                tensors[f"cuda_rng.{number}"] = gpu
         for i, parameter in enumerate(self.parameters):
             for name, value in self.optimiser.state.get(parameter, {}).items():
-                tensors[f"{i}.{name}"] = torch.as_tensor(value).contiguous()
-        save_file(tensors, work / "optimiser.safetensors")
-        progress = {"state": vars(self.state), "history": self.history}
-        (work / "progress.json").write_text(json.dumps(progress), encoding="utf-8")
-        replace_folder(work, self.folder)
+                tensors[f"optimiser.{i}.{name}"] = torch.as_tensor(value)
+        tensors |= {f"average.{i}": value for i, value in enumerate(self.average)}
+        if hasattr(self.loss, "state_dict"):
+            tensors |= {f"loss.{name}": value for name, value in self.loss.state_dict().items()}
+        best = None
+        if improved:
+            with self._averaged():
+                best = {name: t.detach().clone() for name, t in self.model.state_dict().items()}
+        progress = {"state": dataclasses.asdict(self.state), "history": self.history}
+        checkpoint.write(self.folder, Checkpoint(dict(self.model.state_dict()), tensors, progress), best)
 
     def _resume(self) -> bool:
-        if not (self.folder / "progress.json").is_file():
+        if distributed.is_main():
+            checkpoint.recover(self.folder)
+        found = checkpoint.read(self.folder)
+        if found is None:
             return False
-        progress = json.loads((self.folder / "progress.json").read_text(encoding="utf-8"))
-        self.state, self.history = _State(**progress["state"]), progress["history"]
-        self.model.load_state_dict(load_file(self.folder / "last.safetensors"))
-        tensors = load_file(self.folder / "optimiser.safetensors")
-        torch.set_rng_state(tensors.pop("rng"))
-        for key, value in tensors.items():
-            index, _, name = key.partition(".")
-            self.optimiser.state[self.parameters[int(index)]][name] = value
+        self.state, self.history = _State(**found.progress["state"]), found.progress["history"]
+        self.model.load_state_dict(found.weights)
+        loss: dict[str, Tensor] = {}
+        for key, value in found.tensors.items():
+            kind, _, name = key.partition(".")
+            if kind == "optimiser":
+                index, _, name = name.partition(".")
+                self.optimiser.state[self.parameters[int(index)]][name] = value
+            elif kind == "average" and self.average:
+                self.average[int(name)] = value
+            elif kind == "loss":
+                loss[name] = value
+        if loss:
+            self.loss.load_state_dict(loss)  # type: ignore[attr-defined]
+        self._restore_random(found.tensors)
         self.schedule.last_epoch = self.state.step
         for group, base in zip(self.optimiser.param_groups, self.schedule.base_lrs, strict=True):
             group["lr"] = base * self._rate(self.state.step)
         return True
+
+    def _restore_random(self, tensors: Mapping[str, Tensor]) -> None:
+        rank = distributed.rank()
+        if (state := tensors.get(f"rng.{rank}")) is None:  # a process more than last time: no state to go on from
+            torch.manual_seed(self.seed + rank + self.state.step)
+            return
+        torch.set_rng_state(state)
+        if self.device.type == "cuda" and (state := tensors.get(f"cuda_rng.{rank}")) is not None:
+            torch.cuda.set_rng_state(state)
+
+
+def _queries(batch: Batch) -> int:
+    return len(batch.query_index.unique())

@@ -1,0 +1,137 @@
+"""A descent's checkpoint on disk: written whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from darl_opensearch.bundle import replace_folder
+from darl_opensearch.errors import DarlError
+
+LAST, BEST, TENSORS, PROGRESS = "last.safetensors", "best.safetensors", "optimiser.safetensors", "progress.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything that a descent needs to go on.
+
+    :param weights: the model as it is.
+    :param tensors: optimiser, random state, averages and state of the loss, by name.
+    :param progress: JSON-ready: steps done, best dev loss, history.
+    """
+
+    weights: dict[str, Tensor]
+    tensors: dict[str, Tensor]
+    progress: dict[str, Any]
+
+
+def write(folder: Path, checkpoint: Checkpoint, best: Mapping[str, Tensor] | None) -> None:
+    """Write a checkpoint into a sibling folder, then rename it.
+
+    :param folder: where it goes, in place of the one before.
+    :param checkpoint: what goes on from here.
+    :param best: weights with the best dev loss so far; None: those that the checkpoint before has.
+    :raises DarlError: when the disk is full; the checkpoint before it stays.
+    """
+    work = _work(folder)
+    try:
+        shutil.rmtree(work, ignore_errors=True)  # what a killed process left: its files may be links to the good ones
+        work.mkdir(parents=True)
+        save_file(_apart(checkpoint.weights), work / LAST)
+        if best is not None:
+            save_file(_apart(best), work / BEST)
+        else:
+            _link(folder / BEST, work / BEST)
+        save_file(_apart(checkpoint.tensors), work / TENSORS)
+        (work / PROGRESS).write_text(json.dumps(checkpoint.progress), encoding="utf-8")
+        replace_folder(work, folder)
+    except (OSError, SafetensorError) as err:
+        shutil.rmtree(work, ignore_errors=True)
+        if not _disk_full(err):
+            raise
+        kept = "the one before it is kept" if (folder / PROGRESS).is_file() else "there is none before it"
+        step = checkpoint.progress["state"]["step"]
+        raise DarlError(
+            f"the disk is full: the checkpoint of step {step} cannot be written; {kept}",
+            where=str(folder),
+            todo="make room, then give the same command again to go on",
+        ) from err
+
+
+def read(folder: Path) -> Checkpoint | None:
+    """Read what :func:`write` wrote.
+
+    :param folder: the folder.
+    :return: the checkpoint, or None where there is none.
+    """
+    if not (folder / PROGRESS).is_file():
+        return None
+    progress = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
+    return Checkpoint(load_file(folder / LAST), load_file(folder / TENSORS), progress)
+
+
+def best(folder: Path) -> dict[str, Tensor]:
+    """Read the weights with the best dev loss.
+
+    :param folder: the folder.
+    :return: weights by name.
+    """
+    return load_file(folder / BEST)
+
+
+def recover(folder: Path) -> None:
+    """Bring back the checkpoint of a process that was killed between two renames, and clear away what it left.
+
+    :param folder: the folder.
+    """
+    left = sorted(folder.parent.glob(f".{folder.name}.*.old"), key=lambda p: p.stat().st_mtime)
+    work = _work(folder)
+    if not folder.exists():
+        if (work / PROGRESS).is_file():  # written last, and at once: the rest is there
+            try:
+                json.loads((work / PROGRESS).read_text(encoding="utf-8"))
+                work.rename(folder)
+            except ValueError:
+                pass  # killed within it
+        if not folder.exists() and left:
+            left.pop().rename(folder)
+    for path in [*left, work]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _work(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.tmp")
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """On the CPU, none sharing its memory with another: safetensors refuses tied weights."""
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        here = tensor.detach().cpu().contiguous()
+        found[name] = here.clone() if here.data_ptr() in seen else here
+        seen.add(here.data_ptr())
+    return found
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without links
+        shutil.copyfile(source, target)
+
+
+def _disk_full(err: Exception) -> bool:
+    if isinstance(err, OSError):
+        return err.errno in (errno.ENOSPC, errno.EDQUOT)
+    return f"os error {errno.ENOSPC}" in str(err) or f"os error {errno.EDQUOT}" in str(err)

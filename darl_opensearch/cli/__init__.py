@@ -14,9 +14,14 @@ from darl_opensearch.errors import EXIT_FAILED, EXIT_USAGE, DarlError
 
 # Name -> (module below this package, one line of help). The help stands here so that `darl --help` imports none.
 COMMANDS: dict[str, tuple[str, str]] = {
+    "import": ("import_", "Bring judgments of another format into the trainer's own."),
+    "split": ("split", "Split judgments into training, dev and test part without leaks."),
+    "leakage": ("leakage", "Look for what two files of judgments share, if only in other words."),
+    "mine": ("mine", "Find hard negatives for judged queries in an index, or by BM25."),
     "train": ("train", "Train a reranker from graded judgments."),
     "export": ("export", "Turn a training run into a bundle: ONNX graphs, tokenizer, calibration, card."),
     "check": ("check", "Verify a bundle: contract, digests and parity."),
+    "evaluate": ("evaluate", "Measure bundles on judged queries, with intervals; compare them."),
     "publish": ("publish", "Export, check and register a run in one go."),
     "register": ("register", "Register a bundle in ML Commons and set up its search pipelines."),
     "index": ("index", "Render items by a bundle's template and load them into an index."),

@@ -107,6 +107,11 @@ def _opponent(word: str, settings: Settings, lead: Model, index: Bm25Index) -> S
             )  # fmt: skip
         return CosineSystem(lead.bundle, lead.items)
     if word == INT8:
+        if not isinstance(lead, BundleSystem):
+            raise UsageError(
+                f"{lead.name} is a run and has no quantised graph", where=f"--against {INT8}",
+                todo="name its bundle first",
+            )  # fmt: skip
         return _open(lead.model.path, settings, int8=True)
     path = Path(word)
     if path.is_dir():

@@ -41,7 +41,8 @@ def rank_figures(
     """Measure rankings query by query.
 
     Unjudged items count as grade 0. A query none of whose judged items has a gain has no ideal order and is
-    left out of nDCG; one without a relevant item is left out of P, AP and RR.
+    left out of nDCG; one without a relevant item is left out of P, AP and RR; one for which nothing was retrieved
+    has 0, and is left out of ``judged@c``.
 
     :param rankings: items of each query, best first.
     :param grades: grade by query and judged item; every query of it is measured.
@@ -63,6 +64,7 @@ def rank_figures(
     run = {
         query_id: {item_id: float(len(items) - place) for place, item_id in enumerate(items)}
         for query_id, items in rankings.items()
+        if items  # ir-measures 0.4.3 divides by their number
     }
     judged = {query_id: dict(found) for query_id, found in grades.items()}
     gainful = {q for q, found in judged.items() if any(gains[grade] > 0 for grade in found.values())}
@@ -70,7 +72,7 @@ def rank_figures(
     values: dict[str, dict[str, float]] = {name: {} for name in sorted(wanted)}
     for metric in measures.iter_calc(list(wanted.values()), judged, run):
         name = names[metric.measure]
-        allowed = gainful if name.startswith("ndcg") else judged if name.startswith("judged") else relevant
+        allowed = gainful if name.startswith("ndcg") else run if name.startswith("judged") else relevant
         if metric.query_id in allowed:
             values[name][metric.query_id] = float(metric.value)
     return values

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from darl_opensearch.bundle import MODEL, MODEL_INT8, Bundle
-from darl_opensearch.errors import UsageError
+from darl_opensearch.errors import UsageError, load
 from darl_opensearch.scores import GradeScale, is_ood
 from darl_opensearch.scoring import Provider, Scorer
 from darl_opensearch.text import ItemRenderer
@@ -159,7 +159,7 @@ def open_run(path: Path, catalogue: Catalogue) -> RunSystem:
     :param catalogue: reads the items as the model renders them.
     :return: the system.
     """
-    import torch
+    torch = load("torch", "train")
 
     from darl_opensearch.scoring.batching import plan
     from darl_opensearch.scoring.encode import PairEncoder, feed
@@ -175,13 +175,13 @@ def open_run(path: Path, catalogue: Catalogue) -> RunSystem:
     module = ContractModule(trained).eval()
     encoder = PairEncoder(tokenizer, config.model.query_cap + config.model.item_cap + 4)
 
-    @torch.no_grad()
     def rows(pairs: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
         encodings = [encoder(query, [text])[0] for query, text in pairs]
         out = np.empty((len(encodings), 3 + scale.k), dtype=np.float32)
-        for batch in plan([len(e.ids) for e in encodings], token_budget=CPU_TOKEN_BUDGET):
-            inputs = feed([encodings[i] for i in batch])
-            out[batch] = module(*(torch.from_numpy(inputs[key]) for key in inputs))["scores"].numpy()
+        with torch.no_grad():
+            for batch in plan([len(e.ids) for e in encodings], token_budget=CPU_TOKEN_BUDGET):
+                inputs = feed([encodings[i] for i in batch])
+                out[batch] = module(*(torch.from_numpy(inputs[key]) for key in inputs))["scores"].numpy()
         return out
 
     return RunSystem(f"{model.name}-{model.version}-torch", model, rows, catalogue(renderer))

@@ -68,10 +68,12 @@ class Data:
     items: str = _need("JSONL with one item a line")
     judgments: str = _need("JSONL: query_id, query, item_id, grade")
     dev: str = _opt("", "judgments for early stopping and calibration; empty: dev_share of the queries")
+    new: str = _opt("", "judgments of newly selected samples, for the augmented stage")
+    ood_dev: str = _opt("", "judgments of traffic unlike the training set's, which choose in the augmented stages")
     dev_share: float = _opt(0.2, "share of the judged queries held out when there is no dev file")
     traffic: str = _opt("", "JSONL with held-out queries (query, optional items), for the OOD calibration")
-
     traffic_share: float = _opt(0.2, "share of the judged queries held out for it when there is no traffic file")
+    allow_near: bool = _opt(False, "let files share queries of nearly the same words; the same query is refused always")
 
     def __post_init__(self) -> None:
         """Check the shares."""
@@ -109,6 +111,22 @@ class Template:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Term:
+    """Entry of ``[[loss.also]]``: a further term of the loss."""
+
+    kind: str = _need("grade or rank")
+    name: str = _need("registered loss of that kind")
+    params: Mapping[str, Any] = field(default_factory=dict, metadata={"help": "its parameters"})
+    weight: float = _opt(1.0, "weight of the term")
+
+    def __post_init__(self) -> None:
+        """Check kind and weight."""
+        if self.kind not in ("grade", "rank"):
+            raise UsageError(f"[[loss.also]] kind is {self.kind!r}", todo="choose grade or rank")
+        _check_range("loss.also", self, 0, "weight")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Loss:
     """Table ``[loss]``: grade term + rank_weight × rank term."""
 
@@ -118,11 +136,18 @@ class Loss:
     rank: str = _opt("pairwise", "registered rank loss")
     rank_params: Mapping[str, Any] = field(default_factory=dict, metadata={"help": "its parameters"})
     rank_weight: float = _opt(3.0, "weight of the rank term, averaged per query; 0 leaves it out")
+    also: tuple[Term, ...] = _opt((), "further terms, each a table [[loss.also]] with kind, name, params, weight")
     l2: float = _opt(0.01, "squared-weight penalty on the head")
+    groups: str = _opt("", "slice: train for the worst slice (Group DRO); empty: for the mean of all queries")
+    group_step: float = _opt(0.01, "how fast the weight of a slice with a high loss grows, a step")
+    group_queries: int = _opt(10, "queries that a slice needs to be one of its own; smaller ones count as one")
 
     def __post_init__(self) -> None:
-        """Check the weights."""
-        _check_range("loss", self, 0, "grade_weight", "rank_weight", "l2")
+        """Check weights and groups."""
+        _check_range("loss", self, 0, "grade_weight", "rank_weight", "l2", "group_step")
+        _check_range("loss", self, 1, "group_queries")
+        if self.groups not in ("", "slice"):
+            raise UsageError(f"[loss] groups is {self.groups!r}", todo="write slice, or leave it out")
         if not self.grade_weight + self.rank_weight > 0:
             raise UsageError("[loss] grade_weight and rank_weight are both 0", todo="give one of them a weight")
 
@@ -141,14 +166,118 @@ class Stages:
     items_per_query: int = _opt(16, "most items of a query in a step of the full stage, drawn anew each epoch")
     evaluations: int = _opt(2, "dev evaluations an epoch; a checkpoint is written at each")
     patience: int = _opt(3, "evaluations without a better dev loss before a stage ends")
+    micro_queries: int = _opt(0, "most queries encoded at a time, to bound the memory; 0: all of a step")
+    device: str = _opt("auto", "auto (a GPU where there is one), cpu, cuda, or cuda:1")
+    precision: str = _opt("fp32", "of the forward pass on the way down: fp32, or bf16 on a GPU")
+    checkpoint_steps: int = _opt(0, "steps between checkpoints beside those at evaluations; 0: only those")
 
     def __post_init__(self) -> None:
-        """Check stage names and ranges."""
+        """Check the ranges."""
         _check_range("stages", self, 0, "full_epochs", "full_learning_rate", "head_learning_rate")
-        _check_range("stages", self, 1, "cutoff", "head_steps", "batch_queries", "evaluations", "patience")
-        for stage in self.run:
-            if stage not in ("head", "full"):
-                raise UsageError(f"[stages] run names {stage!r}", todo=nearest(stage, ("head", "full")))
+        _check_range("stages", self, 0, "micro_queries", "checkpoint_steps")
+        _check_range("stages", self, 1, "cutoff", "head_steps", "batch_queries", "items_per_query")
+        _check_range("stages", self, 1, "evaluations", "patience")
+        if self.precision not in ("fp32", "bf16"):
+            raise UsageError(f"[stages] precision is {self.precision!r}", todo="choose fp32 or bf16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augment:
+    """Table ``[augment]``: the stage ``augmented``, on new samples and old ones."""
+
+    replay: float = _opt(1.0, "old queries a new one in each epoch, drawn anew")
+    epochs: int = _opt(2, "most epochs")
+    learning_rate: float = _opt(1e-5, "peak learning rate of the encoder")
+    head_learning_rate: float = _opt(1e-3, "peak learning rate of the head")
+    l2_to_start: float = _opt(0.0, "squared-distance penalty to the weights that the stage starts from")
+    ema: float = _opt(0.0, "decay of the moving average of the weights that is evaluated and kept; 0: the weights")
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        _check_range("augment", self, 0, "replay", "epochs", "learning_rate", "head_learning_rate", "l2_to_start")
+        if not 0.0 <= self.ema < 1.0:
+            raise UsageError(f"[augment] ema is {self.ema}", todo="give a decay from 0 to below 1, such as 0.99")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interpolate:
+    """Table ``[interpolate]``: the stage ``interpolate``, between the weights before and after."""
+
+    between: str = _opt("augmented", "augmented: from the weights before that stage; start: from the run's start")
+    coefficients: tuple[float, ...] = _opt(
+        tuple(n / 10 for n in range(11)), "tried; 0 is the weights before, 1 those after, and 0 is always tried"
+    )
+    tolerance: float = _opt(0.005, "most that the mean nDCG of the dev queries may fall below that of coefficient 0")
+
+    def __post_init__(self) -> None:
+        """Check names and ranges."""
+        _check_range("interpolate", self, 0, "tolerance")
+        if self.between not in ("augmented", "start"):
+            raise UsageError(f"[interpolate] between is {self.between!r}", todo="choose augmented or start")
+        for value in self.coefficients:
+            if not 0.0 <= value <= 1.0:
+                raise UsageError(f"[interpolate] coefficients holds {value}", todo="stay within 0 and 1")
+        if not any(self.coefficients):
+            raise UsageError("[interpolate] coefficients has none above 0", todo="give some, such as [0.5, 1.0]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distill:
+    """Table ``[distill]``: the stage ``distill``, which learns from a teacher's scores."""
+
+    teacher: str = _opt("", "file:scores.jsonl, bundle:folder, or the URL of a rerank endpoint")
+    teacher_params: Mapping[str, Any] = field(default_factory=dict, metadata={"help": "the teacher's parameters"})
+    pool: str = _opt("", "JSONL with unjudged pairs (query, items) that the teacher scores beside the judged ones")
+    loss: str = _opt("margin_mse", "registered distillation loss")
+    loss_params: Mapping[str, Any] = field(default_factory=dict, metadata={"help": "its parameters"})
+    weight: float = _opt(1.0, "weight of the distillation loss")
+    graded: float = _opt(1.0, "weight of the loss of [loss], on the judged pairs")
+    normalise: str = _opt("zscore", "teacher scores become: none as they are, zscore per query, logit of a probability")
+    max_missing: float = _opt(0.0, "share of the pairs that the teacher may leave without a score")
+    epochs: int = _opt(2, "most epochs")
+    learning_rate: float = _opt(2e-5, "peak learning rate of the encoder")
+    head_learning_rate: float = _opt(5e-3, "peak learning rate of the head")
+
+    def __post_init__(self) -> None:
+        """Check names and ranges."""
+        _check_range("distill", self, 0, "weight", "graded", "epochs", "learning_rate", "head_learning_rate")
+        if not self.weight > 0:
+            raise UsageError("[distill] weight is 0", todo="give it a weight, or leave the stage out of [stages] run")
+        if self.normalise not in ("none", "zscore", "logit"):
+            raise UsageError(f"[distill] normalise is {self.normalise!r}", todo="choose none, zscore or logit")
+        if not 0.0 <= self.max_missing < 1.0:
+            raise UsageError(f"[distill] max_missing is {self.max_missing}", todo="give a share from 0 to below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora:
+    """Table ``[lora]``: the adapters of the backbone ``llm``."""
+
+    rank: int = _opt(16, "inner size of an adapter")
+    alpha: float = _opt(32.0, "an adapter's output is multiplied by alpha / rank")
+    dropout: float = _opt(0.05, "share of an adapter's inputs that is left out in training")
+    targets: tuple[str, ...] = _opt((), "matrices with an adapter, such as q_proj; empty: all of the decoder's")
+    quantise: str = _opt("", "nf4: the frozen weights in 4 bits (QLoRA), which needs a GPU; empty: as they are")
+
+    def __post_init__(self) -> None:
+        """Check ranges and names."""
+        _check_range("lora", self, 1, "rank")
+        if not 0.0 < self.alpha < math.inf:
+            raise UsageError(f"[lora] alpha is {self.alpha}", todo="give a number above 0")
+        if not 0.0 <= self.dropout < 1.0:
+            raise UsageError(f"[lora] dropout is {self.dropout}", todo="give a share from 0 to below 1")
+        if self.quantise not in ("", "nf4"):
+            raise UsageError(f"[lora] quantise is {self.quantise!r}", todo="write nf4, or leave it out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Llm:
+    """Table ``[llm]``: what the backbone ``llm`` reads."""
+
+    prompt: str = _opt("", "text with {query}, then {item}, and {grades} where wanted; empty: the built-in prompt")
+    chat: bool = _opt(True, "put the prompt into the model's chat template, where it has one")
+    grade_words: tuple[str, ...] = _opt((), "word of each grade, lowest first; empty: the grades' names")
+    checkpointing: bool = _opt(False, "recompute activations in the backward pass: less memory, a third more time")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,13 +309,25 @@ class Config:
     template: Template
     loss: Loss = field(default_factory=Loss)
     stages: Stages = field(default_factory=Stages)
+    augment: Augment = field(default_factory=Augment)
+    interpolate: Interpolate = field(default_factory=Interpolate)
+    distill: Distill = field(default_factory=Distill)
+    lora: Lora = field(default_factory=Lora)
+    llm: Llm = field(default_factory=Llm)
     ood: Ood = field(default_factory=Ood)
     seed: int = _opt(0, "seed of everything random")
 
     def __post_init__(self) -> None:
-        """Check the seed: numpy takes none below 0, and torch none above 64 bits."""
+        """Check the seed (numpy takes none below 0, and torch none above 64 bits) and what each stage needs."""
         if not 0 <= self.seed < 2**63:
             raise UsageError(f"seed is {self.seed}", todo="give a whole number from 0 on")
+        from trainer.stages import STAGES  # here: stages are built on this module
+
+        for stage in self.stages.run:
+            if stage not in set(STAGES):
+                raise UsageError(f"[stages] run names {stage!r}", todo=nearest(stage, STAGES))
+        for stage in self.stages.run:
+            STAGES[stage].make().check(self)
 
     def to_json(self) -> dict[str, Any]:
         """Render the resolved configuration.

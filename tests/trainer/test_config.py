@@ -59,7 +59,7 @@ def test_the_resolved_configuration_can_be_read_again():
     [
         ({"model": {"nmae": "x"}}, "unknown key [model] nmae. Did you mean 'name'?"),
         ({"modle": {}}, "unknown key modle. Did you mean 'model'?"),
-        ({"loss": {"xyzzy": 1}}, "unknown key [loss] xyzzy. There are grade, grade_params"),
+        ({"loss": {"xyzzy": 1}}, "unknown key [loss] xyzzy. There are also, grade, grade_params"),
         ({"stages": {"run": ["head", "ful"]}}, "[stages] run names 'ful'. Did you mean 'full'?"),
         ({"loss": {"l2": "much"}}, "[loss] l2 is 'much', not float"),
         ({"loss": {"l2": True}}, "[loss] l2 is True, not float"),

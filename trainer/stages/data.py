@@ -141,6 +141,9 @@ class RunData:
     :param dev: queries for early stopping, rollback and grade calibration.
     :param traffic: held-out queries with the retrieved items that nothing was trained on.
     :param familiar: the same queries with the retrieved items that were.
+    :param new: newly selected queries, for the augmented stage.
+    :param ood_dev: queries of traffic unlike the training set's, which choose in the augmented stages.
+    :param pool: queries with items that nobody judged, for a teacher to score.
     """
 
     items: dict[str, Item]
@@ -148,6 +151,14 @@ class RunData:
     dev: list[JudgedQuery]
     traffic: list[tuple[TrafficQuery, tuple[str, ...]]]
     familiar: list[tuple[TrafficQuery, tuple[str, ...]]] = field(default_factory=list)
+    new: list[JudgedQuery] = field(default_factory=list)
+    ood_dev: list[JudgedQuery] = field(default_factory=list)
+    pool: list[TrafficQuery] = field(default_factory=list)
+
+    @property
+    def learnt(self) -> list[JudgedQuery]:
+        """Judged queries that the detector calls known: all but the OOD dev queries."""
+        return [*self.train, *self.dev, *self.new]
 
     def judged(self, queries: Sequence[JudgedQuery]) -> Pairs:
         """Lay judged queries out as pairs.
@@ -179,15 +190,23 @@ class RunData:
 
         :return: JSON-ready values.
         """
-        return {
+        told: dict[str, Any] = {
             "items": {"count": len(self.items), "sha256": digest(self.items.values())},
-            "train": {"queries": len(self.train), "pairs": sum(len(q.grades) for q in self.train),
-                      "sha256": digest(self.train)},
-            "dev": {"queries": len(self.dev), "pairs": sum(len(q.grades) for q in self.dev),
-                    "sha256": digest(self.dev)},
+            "train": _count(self.train),
+            "dev": _count(self.dev),
             "traffic": {"queries": len(self.traffic), "pairs": sum(len(i) for _, i in self.traffic),
                         "sha256": digest(q for q, _ in self.traffic)},
         }  # fmt: skip
+        optional: dict[str, Sequence[JudgedQuery] | Sequence[TrafficQuery]] = {
+            "new": self.new,
+            "ood_dev": self.ood_dev,
+            "pool": self.pool,
+        }
+        return told | {name: _count(part) for name, part in optional.items() if part}
+
+
+def _count(queries: Sequence[JudgedQuery] | Sequence[TrafficQuery]) -> dict[str, Any]:
+    return {"queries": len(queries), "pairs": sum(len(q.item_ids) for q in queries), "sha256": digest(queries)}
 
 
 def read_data(config: Config, folder: Path, tokenizer: Tokenizer) -> RunData:
@@ -215,11 +234,35 @@ def read_data(config: Config, folder: Path, tokenizer: Tokenizer) -> RunData:
         check_disjoint(train, dev, where=str(dev_path))
     else:
         train, dev = hold_out(train, config.data.dev_share, config.seed)
-    train, dev = ([_within_cap(q, tokenizer, config.model.query_cap) for q in part] for part in (train, dev))
-    held = [_within_cap(q, tokenizer, config.model.query_cap) for q in held]
+    new, ood_dev = (read_judgments(folder / name, items, k) if name else [] for name in _more(config))
+    pool = _read_pool(folder / config.distill.pool, items) if config.distill.pool else []
+    for part, name in ((new, config.data.new), (ood_dev, config.data.ood_dev)):
+        check_disjoint(dev, part, where=str(folder / name))
+    check_disjoint([*train, *new], ood_dev, where=str(folder / config.data.ood_dev))
+    train, dev, new, ood_dev = (
+        [_within_cap(q, tokenizer, config.model.query_cap) for q in part] for part in (train, dev, new, ood_dev)
+    )
+    held, pool = ([_within_cap(q, tokenizer, config.model.query_cap) for q in part] for part in (held, pool))
     _check_learnable(train, where=str(folder / config.data.judgments))
-    traffic, familiar = calibration_pairs(held, [*train, *dev], items, depth=config.ood.depth)
-    return RunData(items, train, dev, traffic, familiar)
+    used = [*train, *dev, *new, *ood_dev, *(JudgedQuery(q.query_id, q.query, q.item_ids, ()) for q in pool)]
+    traffic, familiar = calibration_pairs(held, used, items, depth=config.ood.depth)
+    return RunData(items, train, dev, traffic, familiar, new, ood_dev, pool)
+
+
+def _more(config: Config) -> tuple[str, str]:
+    return config.data.new, config.data.ood_dev
+
+
+def _read_pool(path: Path, items: dict[str, Item]) -> list[TrafficQuery]:
+    """Queries with items for a teacher to score."""
+    pool = read_traffic(path, items)
+    for query in pool:
+        if not query.item_ids:
+            raise InputError(f"query {query.query!r} names no items", where=str(path),
+                             todo='give it "items": the ids that the teacher shall score')  # fmt: skip
+    if not pool:
+        raise InputError("there is no query in it", where=str(path), todo="write one JSON object a line")
+    return pool
 
 
 def _within_cap(query: Query, tokenizer: Tokenizer, cap: int) -> Query:

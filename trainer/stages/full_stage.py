@@ -2,31 +2,57 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from trainer.config import Stages
-from trainer.stages.data import Features, Pairs
-from trainer.stages.fit import Fit, FitSettings
-from trainer.stages.head_stage import dev_objective
+from trainer.config import Config
+from trainer.data.judgments import JudgedQuery
+from trainer.stages.data import Features
+from trainer.stages.fit import Fit, FitSettings, StepLoss
 from trainer.stages.objective import Objective, Totals
-from trainer.stages.source import Batch, JudgedSource
+from trainer.stages.registry import STAGES, Context, Outcome, Stage
+from trainer.stages.robust import GroupDroLoss, Groups, dev_objective, groups_of
+from trainer.stages.source import Batch, JudgedSource, Source
+
+
+@STAGES.register("full", cite="Howard and Ruder 2018, arXiv:1801.06146 (head first, then everything)")
+class FullStage(Stage):
+    """Fine-tune encoder and head on the judged pairs, with early stopping"""
+
+    def run(self, context: Context) -> Outcome:
+        """Fine-tune.
+
+        :param context: everything there is.
+        :return: history.
+        """
+        limits, config = context.config.stages, context.config
+        source = JudgedSource(
+            context.pairs["train"], cap=limits.items_per_query, seed=context.seed,
+            slices=[query.slice for query in context.data.train],
+        )  # fmt: skip
+        settings = fit_settings(
+            config, epochs=limits.full_epochs, learning_rate=limits.full_learning_rate,
+            head_learning_rate=limits.head_learning_rate, rate_key="[stages] full_learning_rate",
+        )  # fmt: skip
+        loss = graded_loss(context.objective, groups_of(config.loss, context.data.train))
+        evaluate = dev_loss(context, {"dev": context.data.dev})
+        return Outcome(descend(context, "full", loss, evaluate, settings, source))
 
 
 class GradedLoss:
     """The objective as a step's loss.
 
-    :param objective: grade term, rank term, penalty.
+    :param objective: grade terms, rank terms, penalty.
     """
 
     def __init__(self, objective: Objective) -> None:
         self.objective = objective
 
     def counts(self, batch: Batch) -> Tensor:
-        """Pairs, and queries that the rank term can learn from.
+        """Pairs, and queries that the rank terms can learn from.
 
         :param batch: some queries.
         :return: ``[2]`` float.
@@ -49,28 +75,88 @@ class GradedLoss:
         return self.objective.part(model.head, features, grades, query_index, totals, share=share)
 
 
-def full_stage(
-    model: Any, objective: Objective, config: Stages, train: Pairs, dev: Pairs, *, seed: int, folder: Path
-) -> Fit:
-    """Prepare fine-tuning on judged pairs.
+def graded_loss(objective: Objective, groups: Groups | None) -> StepLoss:
+    """Choose the loss of a step: the mean over queries, or with groups the worst of them.
 
-    :param model: trained in place.
     :param objective: the loss.
-    :param config: table ``[stages]``.
-    :param train: training pairs.
-    :param dev: dev pairs.
-    :param seed: of order and dropout.
-    :param folder: where its checkpoints go.
-    :return: the descent, to be run.
+    :param groups: slices of the training queries, or None.
+    :return: the step's loss.
     """
+    return GradedLoss(objective) if groups is None else GroupDroLoss(objective, groups)
 
-    def dev_loss() -> float:
-        return dev_objective(objective, model.head, (dev, Features(model).of(dev).similarity))
 
-    settings = FitSettings(
-        epochs=config.full_epochs, learning_rate=config.full_learning_rate,
-        head_learning_rate=config.head_learning_rate, batch_queries=config.batch_queries,
-        evaluations=config.evaluations, patience=config.patience,
+def dev_loss(context: Context, parts: Mapping[str, Sequence[JudgedQuery]]) -> Callable[[], float]:
+    """Make the dev loss of the model as it is: the mean over the parts, each weighing alike.
+
+    :param context: whose pairs, by role.
+    :param parts: queries of each role.
+    :return: a function that encodes and measures anew.
+    """
+    model, objective = context.model, context.objective
+    groups = {role: groups_of(context.config.loss, queries) for role, queries in parts.items()}
+
+    def evaluate() -> float:
+        features = Features(model)
+        losses = [
+            dev_objective(objective, model.head, (pairs, features.of(pairs).similarity), groups[role])
+            for role in parts
+            if (pairs := context.pairs[role])
+        ]
+        return sum(losses) / len(losses)
+
+    return evaluate
+
+
+def fit_settings(
+    config: Config,
+    *,
+    epochs: int,
+    learning_rate: float,
+    head_learning_rate: float,
+    rate_key: str,
+    ema: float = 0.0,
+    l2_to_start: float = 0.0,
+) -> FitSettings:
+    """Complete a stage's own settings by those that all stages share.
+
+    :param config: the whole configuration.
+    :param epochs: most passes over the queries.
+    :param learning_rate: peak, of the encoder.
+    :param head_learning_rate: peak, of the head.
+    :param rate_key: key of the learning rate, to name where the loss is no number any more.
+    :param ema: decay of the moving average of the weights.
+    :param l2_to_start: weight of the squared distance to the weights that the stage starts from.
+    :return: how to descend.
+    """
+    shared = config.stages
+    return FitSettings(
+        epochs=epochs, learning_rate=learning_rate, head_learning_rate=head_learning_rate,
+        batch_queries=shared.batch_queries, evaluations=shared.evaluations, patience=shared.patience,
+        micro_queries=shared.micro_queries, ema=ema, l2_to_start=l2_to_start, device=shared.device,
+        precision=shared.precision, checkpoint_steps=shared.checkpoint_steps, rate_key=rate_key,
     )  # fmt: skip
-    source = JudgedSource(train, cap=config.items_per_query, seed=seed)
-    return Fit(model, GradedLoss(objective), dev_loss, settings, source, seed=seed, folder=folder)
+
+
+def descend(
+    context: Context,
+    name: str,
+    loss: StepLoss,
+    evaluate: Callable[[], float],
+    settings: FitSettings,
+    source: Source,
+) -> list[dict[str, float]]:
+    """Train the model of a stage; broken off, the same call goes on from the last evaluation.
+
+    :param context: everything there is.
+    :param name: of the stage, for the report.
+    :param loss: of a batch.
+    :param evaluate: the dev loss of the model as it is.
+    :param settings: how.
+    :param source: training queries.
+    :return: losses at each evaluation.
+    :raises DarlError: when the loss is no longer a number; the last good checkpoint stays.
+    """
+    fit = Fit(context.model, loss, evaluate, settings, source, seed=context.seed, folder=context.place)
+    history = fit.run(lambda step, total: context.report(f"stage {name}", step, total))
+    context.features.forget()
+    return history

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -34,17 +34,29 @@ class Totals:
 
 
 @dataclass(frozen=True)
-class Objective:
-    """Weighted grade term + weighted rank term + penalty on the head.
+class WeightedLoss:
+    """One term of the objective.
 
-    :param grade_loss: registered grade loss with its parameters bound.
-    :param rank_loss: registered rank loss with its parameters bound.
-    :param config: weights.
+    :param kind: ``grade`` or ``rank``: what it reads and what it is averaged over.
+    :param loss: registered loss with its parameters bound.
+    :param weight: of the term.
+    """
+
+    kind: str
+    loss: Callable[..., Tensor]
+    weight: float
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Weighted grade and rank terms + penalty on the head.
+
+    :param terms: the grade term, the rank term, and whatever further ones there are.
+    :param config: the penalty's weight.
     :param gains: gain of each grade.
     """
 
-    grade_loss: Callable[[Tensor, Tensor], Tensor]
-    rank_loss: Callable[[Tensor, Tensor, Tensor], Tensor]
+    terms: tuple[WeightedLoss, ...]
     config: Loss
     gains: tuple[float, ...]
 
@@ -57,14 +69,19 @@ class Objective:
         :return: the objective.
         :raises UsageError: for an unknown loss or parameter, or one that does not fit the grades.
         """
-        grade, params = GRADE_LOSSES.resolve(config.grade, config.grade_params)
-        rank, rank_params = RANK_LOSSES.resolve(config.rank, config.rank_params)
-        head = HEADS[GRADE_LOSSES[config.grade].needs].make(1, gains)
-        try:  # what depends on the number of grades, only the loss itself can say
-            grade(head(torch.zeros(1, 1)), torch.zeros(1, dtype=torch.int64), **params)
-        except ValueError as err:
-            raise UsageError(f"[loss] grade_params: {err}", todo="correct it; [grades] has the scale") from err
-        return cls(partial(grade, **params), partial(rank, **rank_params), config, gains)
+        terms = [
+            _bound("grade", config.grade, config.grade_params, config.grade_weight, "grade_params", gains),
+            _bound("rank", config.rank, config.rank_params, config.rank_weight, "rank_params", gains),
+        ]
+        for also in config.also:
+            terms.append(_bound(also.kind, also.name, also.params, also.weight, f"also: {also.name}", gains))
+            if also.kind == "grade" and (needs := GRADE_LOSSES[also.name].needs) != GRADE_LOSSES[config.grade].needs:
+                raise UsageError(
+                    f"[[loss.also]] {also.name} needs the head {needs!r}, and [loss] grade = {config.grade} needs "
+                    f"{GRADE_LOSSES[config.grade].needs!r}",
+                    todo="a model has one head: choose grade losses that need the same",
+                )
+        return cls(tuple(terms), config, gains)
 
     def __call__(self, head: Head, features: Tensor, grades: Tensor, query_index: Tensor) -> Tensor:
         """Loss of some pairs.
@@ -93,12 +110,13 @@ class Objective:
         here = self.totals(grades, query_index)
         raw = head(features)
         loss = self.config.l2 * share * head.penalty()
-        if self.config.grade_weight:
-            weight = self.config.grade_weight * here.pairs / max(whole.pairs, 1.0)
-            loss = loss + weight * self.grade_loss(raw, grades)
-        if self.config.rank_weight:
-            weight = self.config.rank_weight * here.queries / max(whole.queries, 1.0)
-            loss = loss + weight * self.rank_loss(head.rank_score(raw), self.gain(grades), query_index)
+        for term in self.terms:
+            if term.weight and term.kind == "grade":
+                weight = term.weight * here.pairs / max(whole.pairs, 1.0)
+                loss = loss + weight * term.loss(raw, grades)
+            elif term.weight:
+                weight = term.weight * here.queries / max(whole.queries, 1.0)
+                loss = loss + weight * term.loss(head.rank_score(raw), self.gain(grades), query_index)
         return loss
 
     def totals(self, grades: Tensor, query_index: Tensor) -> Totals:
@@ -118,6 +136,24 @@ class Objective:
         """
         table = torch.tensor(self.gains, dtype=torch.float32, device=grades.device)
         return table[grades] / table[-1]
+
+
+def _bound(
+    kind: str, name: str, params: Mapping[str, Any], weight: float, key: str, gains: tuple[float, ...]
+) -> WeightedLoss:
+    """Resolve a loss and try it: what depends on the number of grades, only the loss itself can say."""
+    registry = GRADE_LOSSES if kind == "grade" else RANK_LOSSES
+    make, values = registry.resolve(name, params)
+    loss = partial(make, **values)
+    one = torch.zeros(1, dtype=torch.int64)
+    try:
+        if kind == "grade":
+            loss(HEADS[GRADE_LOSSES[name].needs].make(1, gains)(torch.zeros(1, 1)), one)
+        else:
+            loss(torch.zeros(1), torch.zeros(1), one)
+    except ValueError as err:
+        raise UsageError(f"[loss] {key}: {err}", todo="correct it; [grades] has the scale") from err
+    return WeightedLoss(kind, loss, weight)
 
 
 @dataclass(frozen=True)

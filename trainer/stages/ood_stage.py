@@ -45,7 +45,7 @@ def fit_ood(features: Features, config: Ood, data: RunData) -> FittedOod:
     """
     make, params = DETECTORS.resolve(config.detector, config.params)
     parts = halves(config.features, features.model.halves)
-    rows = view(features.halves(data.judged([*data.train, *data.dev])), config.features)
+    rows = view(features.halves(data.judged(data.learnt)), config.features)
     detector = make(rows.shape[1], halves=parts, **params)
     try:
         detector.fit(rows)

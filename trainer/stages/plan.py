@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable, Mapping
@@ -17,21 +18,26 @@ from safetensors.torch import load_file, save_file
 from darl_opensearch.bundle import replace_folder
 from darl_opensearch.errors import DarlError, InputError
 from trainer.config import Config, parse_config
+from trainer.data.leakage import Part, check_leakage
 from trainer.evaluate.bootstrap import bootstrap_mean
 from trainer.evaluate.metrics import ndcg_per_query
 from trainer.losses import GRADE_LOSSES
 from trainer.models import BACKBONES
 from trainer.ood import DETECTORS, ConformalCalibration
 from trainer.ood.calibration import check_count
+from trainer.stages import STAGES, distributed
+from trainer.stages.curves import draw
 from trainer.stages.data import Features, Pairs, RunData, read_data
-from trainer.stages.full_stage import full_stage
-from trainer.stages.head_stage import calibrate_grades, cross_fitted_latent, fit_head
+from trainer.stages.head_stage import calibrate_grades
 from trainer.stages.objective import Objective, Predictions, metrics, predict
 from trainer.stages.ood_stage import FittedOod, fit_ood
+from trainer.stages.registry import Context, Report
+from trainer.stages.robust import check_groups
+from trainer.stages.verdict import verdict
 
-CONFIG, DATA, RESULT, CHECKPOINT, STAGES = "config.json", "data.json", "result.json", "checkpoint", "stages"
+CONFIG, DATA, RESULT, CHECKPOINT, CURVES = "config.json", "data.json", "result.json", "checkpoint", "curves.svg"
+STAGES_FOLDER = "stages"
 ROOT = "root.txt"  # where the data lay; a run that was moved is told by --data
-Report = Callable[[str, int, int], object]
 
 
 @dataclass(frozen=True)
@@ -75,28 +81,32 @@ def train(
     torch.manual_seed(config.seed)
     report("loading the base model", 0, 1)
     model, data = prepare(config, base)
-    if fresh and (folder / CONFIG).is_file() and (folder / DATA).is_file():  # else config.json may be anybody's
-        shutil.rmtree(folder)  # only now: an input that is refused must not cost the old run
-    _claim(folder, config, data)
-    _write_text(folder / ROOT, str(base.resolve()))
-    if (folder / RESULT).is_file():
+    _first(lambda: _open_folder(folder, config, data, base, fresh=fresh))
+    if distributed.broadcast((folder / RESULT).is_file()):
         return load_run(folder)
-    pairs = {"train": data.judged(data.train), "dev": data.judged(data.dev)}
+    parts = {"train": data.train, "dev": data.dev, "new": data.new, "ood_dev": data.ood_dev}
+    pairs = {role: data.judged(queries) for role, queries in parts.items() if queries}
     objective = Objective.make(config.loss, config.grades.scale.gains)
     features = Features(model)
     result: dict[str, Any] = {"start": _figures(features, pairs["dev"], config), "stages": []}
     result["ndcg_intervals"] = {"start": _ndcg_interval(features, pairs["dev"], config)}
-    for number, name in enumerate(config.stages.run):
-        place = folder / STAGES / f"{number}-{name}"
-        result["stages"].append(_stage(name, features, objective, config, pairs, place, report))
+    if "ood_dev" in pairs:
+        result["ood_dev_start"] = _figures(features, pairs["ood_dev"], config)
+    context = Context(
+        features, objective, config, data, pairs, base=base, run=folder, place=folder, later=(),
+        weights_before=lambda stage: {}, report=report,
+    )  # fmt: skip
+    result["stages"] = _stages(context)
     report("calibrating grades", 0, 1)
     calibrate_grades(model.head, pairs["dev"], features.of(pairs["dev"]).similarity)
     result["dev"] = _figures(features, pairs["dev"], config)
     result["ndcg_intervals"]["dev"] = _ndcg_interval(features, pairs["dev"], config)
+    if "ood_dev" in pairs:
+        result["ood_dev"] = _figures(features, pairs["ood_dev"], config)
     report("fitting the OOD detector", 0, 1)
-    ood = fit_ood(features, config.ood, data)
+    ood = fit_ood(features, config.ood, _learnt(data, result["stages"]))
     result["ood"] = ood.report
-    _finish(folder, model, ood, result)
+    _first(lambda: _finish(folder, model, ood, result))
     return load_run(folder)
 
 
@@ -114,8 +124,47 @@ def prepare(config: Config, base: Path) -> tuple[Any, RunData]:
     model = make.from_base(config, GRADE_LOSSES[config.loss.grade].needs)
     data = read_data(config, base, model.tokenizer())
     check_count(sum(len(item_ids) for _, item_ids in data.traffic), config.ood.alpha)
+    check_groups(config.loss, data.train, where=str(base / config.data.judgments))
+    if not config.data.allow_near:
+        _check_near(config, data, base)
+    for name in config.stages.run:
+        STAGES[name].make().ready(config, base)
     model.fit_texts(item.text for item in data.items.values())
     return model, data
+
+
+def _first(work: Callable[[], object]) -> None:
+    """Have the first process write, and the others wait for it."""
+    if distributed.is_main():
+        work()
+    distributed.barrier()
+
+
+def _open_folder(folder: Path, config: Config, data: RunData, base: Path, *, fresh: bool) -> None:
+    if fresh and (folder / CONFIG).is_file() and (folder / DATA).is_file():  # else config.json may be anybody's
+        shutil.rmtree(folder)  # only now: an input that is refused must not cost the old run
+    _claim(folder, config, data)
+    _write_text(folder / ROOT, str(base.resolve()))
+
+
+def _check_near(config: Config, data: RunData, base: Path) -> None:
+    """Refuse files whose queries read nearly alike; the same query is refused where they are read."""
+    files = config.data
+    parts = {
+        role: Part.of_judged(str(base / name), queries)
+        for role, name, queries in (
+            ("train", files.judgments, data.train), ("new", files.new, data.new),
+            ("dev", files.dev, data.dev), ("ood_dev", files.ood_dev, data.ood_dev),
+        )
+        if name and queries
+    }  # fmt: skip
+    for known, held in (("train", "dev"), ("new", "dev"), ("train", "ood_dev"), ("new", "ood_dev"), ("dev", "ood_dev")):
+        if known in parts and held in parts:
+            try:
+                check_leakage(parts[known], parts[held], allow=("query", "item", "near-item"))
+            except InputError as err:
+                todo = "keep both in one file (darl split does so), or set [data] allow_near = true"
+                raise InputError(err.what, where=err.where, todo=todo) from err
 
 
 def _claim(folder: Path, config: Config, data: RunData) -> None:
@@ -135,73 +184,96 @@ def _claim(folder: Path, config: Config, data: RunData) -> None:
             _write_text(path, text)
 
 
-def _stage(
-    name: str,
-    features: Features,
-    objective: Objective,
-    config: Config,
-    pairs: dict[str, Pairs],
-    place: Path,
-    report: Report,
-) -> dict[str, Any]:
+@dataclass
+class _Course:
+    """How far a run has come.
+
+    :param folder: the run's folder.
+    :param start: the untrained weights, where a stage to come asks for them.
+    :param last: the weights as they are, where a stage has been kept.
+    :param before: for each stage done, the weights before it; None: the untrained ones.
+    """
+
+    folder: Path
+    start: dict[str, torch.Tensor]
+    last: Path | None
+    before: dict[str, Path | None]
+
+    def weights_before(self, stage: str) -> dict[str, torch.Tensor]:
+        """Weights before a stage; before the first for an empty name."""
+        path = self.before.get(stage)
+        return dict(self.start) if path is None else load_file(path)
+
+
+def _stages(context: Context) -> list[dict[str, Any]]:
+    """Run the stages in order."""
+    config, model = context.config, context.model
+    rewinds = any(STAGES[name].make.rewinds for name in config.stages.run)
+    start = copy.deepcopy(model.state_dict()) if rewinds else {}
+    course = _Course(context.run, start, None, {})
+    outcomes = []
+    for number, name in enumerate(config.stages.run):
+        place = context.run / STAGES_FOLDER / f"{number}-{name}"
+        course.before[name] = course.last
+        later = config.stages.run[number + 1 :]
+        outcome = _stage(
+            name, dataclasses.replace(context, place=place, later=later, weights_before=course.weights_before)
+        )
+        if outcome["kept"]:
+            course.last = place.with_suffix(".safetensors")
+        outcomes.append(outcome)
+    return outcomes
+
+
+def _stage(name: str, context: Context) -> dict[str, Any]:
     """Run one stage unless it is done; keep it only where its dev gain exceeds one standard error."""
+    features, config, place = context.features, context.config, context.place
     model, done = features.model, place.with_suffix(".json")
-    if done.is_file():
+    if distributed.broadcast(done.is_file()):
         outcome: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
         if outcome["kept"]:
             model.load_state_dict(load_file(place.with_suffix(".safetensors")))
             features.forget()
         return outcome
+    stage = STAGES[name].make()
     before_state, restore_features = copy.deepcopy(model.state_dict()), features.saved()
-    before = _dev_ndcg(features, pairs["dev"], config)
-    report(f"stage {name}", 0, 1)
-    if name == "head":
-        gains, history = _head(features, objective, config, pairs, report)
-    else:
-        gains = {}
-        stage = full_stage(
-            model, objective, config.stages, pairs["train"], pairs["dev"], seed=config.seed, folder=place
-        )
-        history = stage.run(lambda step, total: report("stage full", step, total))
-        features.forget()
-    after = _dev_ndcg(features, pairs["dev"], config)
-    gain = np.array([*gains.values(), *(after[q] - before[q] for q in sorted(before))])
-    error = float(gain.std(ddof=1) / np.sqrt(len(gain))) if len(gain) > 1 else float("inf")
-    kept = bool(len(gain) and gain.mean() > error)
+    roles = [role for role in stage.judged_on if role in context.pairs]
+    before = [_dev_ndcg(features, context.pairs[role], config) for role in roles]
+    context.report(f"stage {name}", 0, 1)
+    brought = stage.run(context)
+    after = [_dev_ndcg(features, context.pairs[role], config) for role in roles]
+    gains = [[new[q] - old[q] for q in sorted(old)] for old, new in zip(before, after, strict=True)]
+    gains[0] = [*brought.gains, *gains[0]]
+    judged = distributed.broadcast(verdict([np.array(part) for part in gains], seed=config.seed))
+    kept = judged.kept or bool(brought.decided)
     if not kept:
         model.load_state_dict(before_state)
         restore_features()
     outcome = {
-        "stage": name, "kept": kept, "gain": bootstrap_mean(gain, seed=config.seed).to_json(),
-        "standard_error": round(error, 5) if np.isfinite(error) else None, "history": history,
+        "stage": name, "kept": kept, "gain": judged.gain.to_json(), "judged_on": roles,
+        "standard_error": round(judged.error, 5) if np.isfinite(judged.error) else None,
+        **({"decided_by": brought.decided} if brought.decided else {}),
+        **({} if brought.learnt_new is None else {"learnt_new": brought.learnt_new}),
+        **brought.figures, "history": brought.history,
     }  # fmt: skip
-    place.parent.mkdir(parents=True, exist_ok=True)
-    if kept:
-        partial = place.with_suffix(".safetensors.tmp")
-        save_file({n: t.contiguous() for n, t in model.state_dict().items()}, partial)
-        partial.replace(place.with_suffix(".safetensors"))
-    _write_text(done, json.dumps(without_nan(outcome), indent=2))
-    shutil.rmtree(place, ignore_errors=True)  # the stage's own checkpoints served their purpose
+    _first(lambda: _write_stage(place, outcome, model))
     return outcome
 
 
-def _head(
-    features: Features, objective: Objective, config: Config, pairs: dict[str, Pairs], report: Report
-) -> tuple[dict[int, float], list[dict[str, float]]]:
-    """Fit the head; its gain on the training queries is measured out of fold."""
-    head, limits = features.model.head, config.stages
-    train, dev = ((pairs[part], features.of(pairs[part]).similarity) for part in ("train", "dev"))
-    held_out = cross_fitted_latent(
-        head, objective, train, dev, steps=limits.head_steps, patience=limits.patience
-    ).numpy()
-    _, gain, query_index = pairs["train"].numpy(config.grades.scale.gains)
-    start = predict(head, train[1]).latent
-    before, after = (ndcg_per_query(s, gain, query_index, cutoff=limits.cutoff) for s in (start, held_out))
-    history = fit_head(
-        head, objective, train, dev, steps=limits.head_steps, patience=limits.patience,
-        advance=lambda step, loss: report("stage head", step + 1, limits.head_steps),
-    )  # fmt: skip
-    return {q: after[q] - before[q] for q in before}, history
+def _write_stage(place: Path, outcome: dict[str, Any], model: Any) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if outcome["kept"]:
+        partial = place.with_suffix(".safetensors.tmp")
+        save_file({n: t.contiguous() for n, t in model.state_dict().items()}, partial)
+        partial.replace(place.with_suffix(".safetensors"))
+    _write_text(place.with_suffix(".json"), json.dumps(without_nan(outcome), indent=2))
+    shutil.rmtree(place, ignore_errors=True)  # the stage's own checkpoints served their purpose
+
+
+def _learnt(data: RunData, outcomes: list[dict[str, Any]]) -> RunData:
+    """What the kept weights have learnt from: the new samples only where they did."""
+    said = [outcome["learnt_new"] for outcome in outcomes if outcome["kept"] and "learnt_new" in outcome]
+    return data if said and said[-1] else dataclasses.replace(data, new=[])
 
 
 def _dev_ndcg(features: Features, dev: Pairs, config: Config) -> dict[int, float]:
@@ -231,6 +303,8 @@ def _finish(folder: Path, model: Any, ood: FittedOod, result: dict[str, Any]) ->
     save_file({n: t.contiguous() for n, t in tensors.items()}, work / "ood.safetensors")
     (work / "ood.json").write_text(json.dumps(ood.report, indent=2), encoding="utf-8")
     replace_folder(work, folder / CHECKPOINT)
+    if drawing := draw(result["stages"]):
+        _write_text(folder / CURVES, drawing)
     _write_text(folder / RESULT, json.dumps(without_nan(result), indent=2))
 
 

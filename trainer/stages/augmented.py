@@ -1,0 +1,61 @@
+"""Stage 3: train on newly judged samples, replaying old ones."""
+
+from __future__ import annotations
+
+from trainer.config import Augment, Config
+from trainer.data.judgments import JudgedQuery
+from trainer.stages.full_stage import descend, dev_loss, fit_settings, graded_loss
+from trainer.stages.mixing import Replayed
+from trainer.stages.registry import STAGES, Context, Outcome, Stage, declared, need
+from trainer.stages.robust import groups_of
+from trainer.stages.source import JudgedSource
+
+
+@STAGES.register(
+    "augmented",
+    cite="Rolnick et al. 2019, arXiv:1811.11682 (replay); Li et al. 2018, arXiv:1802.01483 (L2 to the start)",
+    params=declared(Augment),
+)
+class AugmentedStage(Stage):
+    """Train on new samples with a replay of old ones, near the weights that it starts from
+
+    The dev loss is the mean of the losses on ID and OOD dev queries, and both sets of queries decide whether the
+    weights stay, each set weighing alike. Where an interpolation follows, that decides.
+    """
+
+    judged_on = ("dev", "ood_dev")
+
+    def check(self, config: Config) -> None:
+        """Ask for new samples.
+
+        :param config: the whole configuration.
+        :raises UsageError: where there are none.
+        """
+        need(config.data.new, "augmented", "[data] new", "name the judgments of the new samples")
+
+    def run(self, context: Context) -> Outcome:
+        """Train.
+
+        :param context: everything there is.
+        :return: history.
+        """
+        config, data, own = context.config, context.data, context.config.augment
+        cap, seed = config.stages.items_per_query, context.seed
+        new, old = (
+            JudgedSource(context.pairs[role], cap=cap, seed=seed, slices=[query.slice for query in queries])
+            for role, queries in (("new", data.new), ("train", data.train))
+        )
+        source = Replayed(new, old, ratio=own.replay, seed=seed)
+        replayed = data.train if source.drawn else []
+        weights = [1.0] * len(data.new) + [source.drawn / len(data.train)] * len(replayed)
+        loss = graded_loss(context.objective, groups_of(config.loss, [*data.new, *replayed], weights))
+        settings = fit_settings(
+            config, epochs=own.epochs, learning_rate=own.learning_rate, head_learning_rate=own.head_learning_rate,
+            rate_key="[augment] learning_rate", ema=own.ema, l2_to_start=own.l2_to_start,
+        )  # fmt: skip
+        parts: dict[str, list[JudgedQuery]] = {"dev": data.dev}
+        if data.ood_dev:
+            parts["ood_dev"] = data.ood_dev
+        history = descend(context, "augmented", loss, dev_loss(context, parts), settings, source)
+        decided = "interpolate" if "interpolate" in context.later else ""
+        return Outcome(history, decided=decided, learnt_new=True, figures={"replayed": source.drawn})

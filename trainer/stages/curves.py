@@ -1,0 +1,55 @@
+"""``curves.svg``: how each stage went."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from darl_opensearch.errors import load
+
+TRAIN, DEV = "#8a8a8a", "#0b5fa5"
+
+
+def draw(outcomes: Sequence[Mapping[str, Any]]) -> str:
+    """Draw the losses of every stage, and the curve of an interpolation.
+
+    The same figures give the same bytes: no date, and ids from a fixed salt.
+
+    :param outcomes: of the stages, as in the run's result.
+    :return: SVG; empty where no stage has anything to draw.
+    """
+    drawn = [outcome for outcome in outcomes if outcome.get("history") or outcome.get("curve")]
+    if not drawn:
+        return ""
+    load("matplotlib", "train")
+    import matplotlib as mpl
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(mpl.rcParamsDefault | {"svg.hashsalt": "darl", "svg.fonttype": "none", "font.size": 9}):
+        figure = Figure(figsize=(4.2 * len(drawn), 3.2), layout="constrained")
+        FigureCanvasSVG(figure)
+        for axes, outcome in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn, strict=True):
+            axes.set_title(f"{outcome['stage']}{'' if outcome['kept'] else ' (rolled back)'}")
+            (_curve if outcome.get("curve") else _losses)(axes, outcome)
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.legend(frameon=False)
+        out = io.StringIO()
+        figure.savefig(out, format="svg", metadata={"Date": None})
+    return out.getvalue()
+
+
+def _losses(axes: Any, outcome: Mapping[str, Any]) -> None:
+    for key, label, colour in (("train_loss", "training loss", TRAIN), ("dev_loss", "dev loss", DEV)):
+        rows = [(row["step"], row[key]) for row in outcome["history"] if row.get(key) is not None]
+        axes.plot([step for step, _ in rows], [loss for _, loss in rows], color=colour, marker=".", label=label)
+    axes.set_xlabel("step")
+
+
+def _curve(axes: Any, outcome: Mapping[str, Any]) -> None:
+    coefficients = [point["coefficient"] for point in outcome["curve"]]
+    for key, label, colour in (("id_ndcg", "ID dev nDCG", TRAIN), ("ood_ndcg", "OOD dev nDCG", DEV)):
+        axes.plot(coefficients, [point[key] for point in outcome["curve"]], color=colour, marker=".", label=label)
+    axes.axvline(outcome["coefficient"], color="black", linewidth=0.8, linestyle=":", label="chosen")
+    axes.set_xlabel("coefficient")

@@ -1,0 +1,150 @@
+"""Stage 4: between the weights before and after the new samples, as far towards them as costs nothing."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from darl_opensearch.errors import UsageError
+from trainer.config import Config, Interpolate
+from trainer.evaluate.bootstrap import bootstrap_mean
+from trainer.evaluate.metrics import ndcg_per_query
+from trainer.stages.data import Features, Pairs
+from trainer.stages.objective import predict
+from trainer.stages.registry import STAGES, Context, Outcome, Stage, declared, need
+
+
+@dataclass(frozen=True)
+class Point:
+    """One coefficient of the curve.
+
+    :param coefficient: 0: the weights before, 1: those after.
+    :param id_ndcg: mean over the dev queries.
+    :param ood_ndcg: mean over the OOD dev queries.
+    :param id_change: mean over the dev queries of the paired change against coefficient 0.
+    """
+
+    coefficient: float
+    id_ndcg: float
+    ood_ndcg: float
+    id_change: float
+
+
+@STAGES.register("interpolate", cite="Wortsman et al. 2021, arXiv:2109.01903 (WiSE-FT)", params=declared(Interpolate))
+class InterpolateStage(Stage):
+    """Mix the weights before and after: best nDCG on the OOD dev queries that costs the dev queries next to nothing
+
+    The coefficient with the highest mean nDCG of the OOD dev queries among those at which the mean nDCG of the dev
+    queries falls by at most ``tolerance``, measured query by query against coefficient 0; of equals the smaller.
+    Coefficient 0 drops what was learnt in between.
+    """
+
+    judged_on = ("dev", "ood_dev")
+    rewinds = True
+
+    def check(self, config: Config) -> None:
+        """Ask for OOD dev queries, and for weights to go back to.
+
+        :param config: the whole configuration.
+        :raises UsageError: where something is missing.
+        """
+        need(
+            config.data.ood_dev, "interpolate", "[data] ood_dev",
+            "name judgments of traffic unlike the training set's: the coefficient is chosen on them",
+        )  # fmt: skip
+        run = config.stages.run
+        before = run[: run.index("interpolate")]
+        if config.interpolate.between == "augmented" and "augmented" not in before:
+            raise UsageError(
+                "[stages] run names interpolate, and no augmented before it",
+                todo='put augmented before it, or set [interpolate] between = "start"',
+            )
+
+    def run(self, context: Context) -> Outcome:
+        """Try every coefficient, and leave the chosen mixture in the model.
+
+        :param context: everything there is.
+        :return: the curve.
+        """
+        model, own = context.model, context.config.interpolate
+        after = copy.deepcopy(model.state_dict())
+        before = context.weights_before("augmented" if own.between == "augmented" else "")
+        coefficients = sorted({0.0, *own.coefficients})
+        values = []
+        for done, coefficient in enumerate(coefficients):
+            context.report("stage interpolate", done, len(coefficients))
+            model.load_state_dict(mixed(before, after, coefficient))
+            features = Features(model)
+            values.append(tuple(_ndcg(features, context.pairs[role], context.config) for role in ("dev", "ood_dev")))
+        points = [
+            Point(c, mean(on_id), mean(on_ood), mean({q: v - values[0][0][q] for q, v in on_id.items()}))
+            for c, (on_id, on_ood) in zip(coefficients, values, strict=True)
+        ]
+        place = chosen(points, own.tolerance)
+        model.load_state_dict(mixed(before, after, coefficients[place]))
+        context.features.forget()
+        curve = []
+        for point, (on_id, _) in zip(points, values, strict=True):
+            change = np.array([v - values[0][0][q] for q, v in on_id.items()])
+            curve.append({
+                "coefficient": point.coefficient, "id_ndcg": round(point.id_ndcg, 5),
+                "ood_ndcg": round(point.ood_ndcg, 5),
+                "id_change": bootstrap_mean(change, seed=context.seed).to_json(),
+            })  # fmt: skip
+        figures = {"coefficient": coefficients[place], "tolerance": own.tolerance, "curve": curve}
+        return Outcome([], decided="interpolate", learnt_new=coefficients[place] > 0, figures=figures)
+
+
+def mixed(before: Mapping[str, Tensor], after: Mapping[str, Tensor], coefficient: float) -> dict[str, Tensor]:
+    """Interpolate weights and buffers.
+
+    :param before: at coefficient 0.
+    :param after: at coefficient 1; what is no floating-point number, or was not there before, is taken from it.
+    :param coefficient: in [0, 1]; at both ends the result is equal bit for bit.
+    :return: the mixture.
+    """
+    found = {}
+    for name, value in after.items():
+        old = before.get(name)
+        if old is None or not value.is_floating_point():
+            found[name] = value
+        else:
+            found[name] = torch.lerp(old.float(), value.float(), coefficient).to(value.dtype)
+    return found
+
+
+def chosen(points: Sequence[Point], tolerance: float) -> int:
+    """Choose a point of the curve.
+
+    :param points: by ascending coefficient, the first is 0.
+    :param tolerance: most that the ID mean may fall.
+    :return: place of the one with the best OOD mean among those that may be; the first of equals.
+    """
+    best = 0
+    for place, point in enumerate(points):
+        allowed = point.id_change >= -tolerance - 1e-12 or math.isnan(point.id_change)
+        if allowed and point.ood_ndcg > points[best].ood_ndcg + 1e-12:
+            best = place
+    return best
+
+
+def mean(values: Mapping[Any, float]) -> float:
+    """Mean over queries.
+
+    :param values: of each query.
+    :return: the mean; nan for none.
+    """
+    return float(np.mean(list(values.values()))) if values else math.nan
+
+
+def _ndcg(features: Features, pairs: Pairs, config: Config) -> dict[int, float]:
+    latent = predict(features.model.head, features.of(pairs).similarity).latent
+    _, gain, query_index = pairs.numpy(config.grades.scale.gains)
+    return ndcg_per_query(latent, gain, query_index, cutoff=config.stages.cutoff)

@@ -1,0 +1,122 @@
+"""Sources made of other sources: two side by side, new queries with replayed old ones, a teacher's scores."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import random
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from trainer.stages.source import Batch, Source
+
+
+class Together:
+    """The queries of one source after those of another.
+
+    :param first: numbers from 0 on.
+    :param second: the numbers after those.
+    """
+
+    def __init__(self, first: Source, second: Source) -> None:
+        self.first, self.second = first, second
+
+    @property
+    def n_queries(self) -> int:
+        """How many queries there are."""
+        return self.first.n_queries + self.second.n_queries
+
+    def batch(self, queries: Sequence[int], epoch: int) -> Batch:
+        """Draw the items of some queries.
+
+        :param queries: numbers from 0 on.
+        :param epoch: of the draw.
+        :return: their pairs.
+        """
+        border = self.first.n_queries
+        return joined(
+            self.first.batch([query for query in queries if query < border], epoch),
+            self.second.batch([query - border for query in queries if query >= border], epoch),
+        )
+
+
+class Replayed:
+    """New queries, and with them in each epoch other old ones, so that the old is not forgotten.
+
+    Rolnick et al. 2019, arXiv:1811.11682 (experience replay).
+
+    :param new: every one of these in every epoch.
+    :param old: of these a draw without repetition.
+    :param ratio: old queries a new one; where there are not so many, all of them.
+    :param seed: of the draw.
+    """
+
+    def __init__(self, new: Source, old: Source, *, ratio: float, seed: int) -> None:
+        self.new, self.old, self.seed = new, old, seed
+        self.drawn = min(old.n_queries, round(ratio * new.n_queries))
+        self._order: tuple[int, list[int]] = (-1, [])
+
+    @property
+    def n_queries(self) -> int:
+        """Queries of an epoch."""
+        return self.new.n_queries + self.drawn
+
+    def batch(self, queries: Sequence[int], epoch: int) -> Batch:
+        """Draw the items of some queries.
+
+        :param queries: numbers from 0 on.
+        :param epoch: which old queries there are depends on it.
+        :return: their pairs.
+        """
+        if self._order[0] != epoch:
+            draw = random.Random(f"{self.seed}/replay/{epoch}").sample(range(self.old.n_queries), self.drawn)
+            self._order = (epoch, draw)
+        border = self.new.n_queries
+        return joined(
+            self.new.batch([query for query in queries if query < border], epoch),
+            self.old.batch([self._order[1][query - border] for query in queries if query >= border], epoch),
+        )
+
+
+class Taught:
+    """A source whose pairs carry a teacher's scores.
+
+    :param source: the pairs.
+    :param scores: by query text and item text; a pair without one gets NaN.
+    """
+
+    def __init__(self, source: Source, scores: Mapping[str, Mapping[str, float]]) -> None:
+        self.source, self.scores = source, scores
+
+    @property
+    def n_queries(self) -> int:
+        """How many queries there are."""
+        return self.source.n_queries
+
+    def batch(self, queries: Sequence[int], epoch: int) -> Batch:
+        """Draw the items of some queries.
+
+        :param queries: numbers from 0 on.
+        :param epoch: of the draw.
+        :return: their pairs, with the teacher's scores.
+        """
+        batch = self.source.batch(queries, epoch)
+        pairs = zip(batch.queries, batch.items, strict=True)
+        told = [self.scores.get(query, {}).get(item, math.nan) for query, item in pairs]
+        return dataclasses.replace(batch, teacher=torch.tensor(told, dtype=torch.float32))
+
+
+def joined(one: Batch, two: Batch) -> Batch:
+    """Put the pairs of one batch after those of another; their queries stay apart.
+
+    :param one: some pairs.
+    :param two: more pairs.
+    :return: all of them.
+    """
+    offset = int(one.query_index.max()) + 1 if len(one.query_index) else 0
+    return Batch(
+        [*one.queries, *two.queries], [*one.items, *two.items],
+        torch.cat([one.query_index, two.query_index + offset]), torch.cat([one.grades, two.grades]),
+        torch.cat([one.teacher, two.teacher]), [*one.groups, *two.groups],
+    )  # fmt: skip

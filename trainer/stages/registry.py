@@ -1,0 +1,148 @@
+"""What a stage is: what it is given, what it says of itself, and the list of all of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from darl_opensearch.errors import UsageError
+from trainer.config import Config
+from trainer.registry import Param, Registry
+from trainer.stages.data import Features, Pairs, RunData
+from trainer.stages.objective import Objective
+
+Report = Callable[[str, int, int], object]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a stage is given.
+
+    :param features: of the model, which the stage trains in place; it forgets them where it changes the encoder.
+    :param objective: the loss of ``[loss]``.
+    :param config: the whole configuration.
+    :param data: everything the run has read.
+    :param pairs: judged pairs by role: ``train``, ``dev``, and ``new`` and ``ood_dev`` where the run has them.
+    :param base: folder that the configuration's paths are relative to.
+    :param run: the run's folder, for what outlives the stage.
+    :param place: folder of the stage's own checkpoints; dropped when the stage is done.
+    :param later: names of the stages to come.
+    :param weights_before: weights of the run before a stage that has been done; ``""``: before the first.
+    :param report: called with what is being done, steps done and steps in all.
+    """
+
+    features: Features
+    objective: Objective
+    config: Config
+    data: RunData
+    pairs: Mapping[str, Pairs]
+    base: Path
+    run: Path
+    place: Path
+    later: tuple[str, ...]
+    weights_before: Callable[[str], dict[str, Tensor]]
+    report: Report
+
+    @property
+    def model(self) -> Any:
+        """The backbone."""
+        return self.features.model
+
+    @property
+    def seed(self) -> int:
+        """Seed of everything random."""
+        return self.config.seed
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage brought.
+
+    :param history: rows of ``step`` with ``train_loss`` and ``dev_loss``.
+    :param gains: changes in nDCG of queries beside the dev set's that nothing was fitted on; they count with
+        those of the dev queries.
+    :param decided: who decides whether the weights stay, where it is not the plan: the stage itself, or a later
+        one. They stay then.
+    :param learnt_new: whether the weights have learnt from the new samples; None: as before.
+    :param figures: further figures for the result.
+    """
+
+    history: list[dict[str, float]]
+    gains: Sequence[float] = ()
+    decided: str = ""
+    learnt_new: bool | None = None
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Stage(ABC):
+    """One step of the training plan.
+
+    ``judged_on`` names the roles whose gains in nDCG decide whether it is kept: each weighs alike. ``rewinds``
+    says that it asks for the run's start weights.
+    """
+
+    judged_on: tuple[str, ...] = ("dev",)
+    rewinds: bool = False
+
+    def check(self, config: Config) -> None:
+        """Refuse a configuration that lacks what the stage needs.
+
+        :param config: the whole configuration.
+        :raises UsageError: naming the key.
+        """
+        return
+
+    def ready(self, config: Config, base: Path) -> None:
+        """Look at everything that could stop the stage, before anything is trained.
+
+        :param config: the whole configuration.
+        :param base: folder its paths are relative to.
+        :raises DarlError: naming what is missing or wrong.
+        """
+        return
+
+    @abstractmethod
+    def run(self, context: Context) -> Outcome:
+        """Train; broken off, the same call goes on and ends the same.
+
+        :param context: everything there is.
+        :return: what it brought.
+        """
+
+
+STAGES: Registry[type[Stage]] = Registry("stage")
+
+
+def declared(table: type[Any]) -> dict[str, Param]:
+    """Parameters of a stage whose configuration has a table of its own.
+
+    :param table: the table's dataclass.
+    :return: a parameter for each key.
+    """
+    hints = typing.get_type_hints(table)
+    found = {}
+    for key in dataclasses.fields(table):
+        default = key.default if key.default is not dataclasses.MISSING else {}
+        kind = typing.get_origin(hints[key.name]) or hints[key.name]
+        found[key.name] = Param(kind=kind, default=default, help=key.metadata["help"])
+    return found
+
+
+def need(value: str, stage: str, key: str, todo: str) -> None:
+    """Refuse a plan whose stage lacks a key.
+
+    :param value: the key's.
+    :param stage: that needs it.
+    :param key: with its table.
+    :param todo: what to do.
+    :raises UsageError: where the value is empty.
+    """
+    if not value:
+        raise UsageError(f"[stages] run names {stage}, and {key} is empty", todo=todo)

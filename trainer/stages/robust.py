@@ -1,0 +1,242 @@
+"""Training for the worst slice: group distributionally robust optimisation."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from darl_opensearch.errors import UsageError
+from trainer.config import Loss
+from trainer.data.judgments import JudgedQuery
+from trainer.models.heads import Head
+from trainer.stages.data import Pairs
+from trainer.stages.objective import Objective, Totals
+from trainer.stages.source import Batch
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Slices of some queries.
+
+    :param number: of the group that each slice is of; slices with too few queries are of one together.
+    :param share: ``[g]`` double, share of the queries in each group.
+    :param of_query: ``[q]`` int64, the group of each query.
+    :param step: how fast weights grow.
+    """
+
+    number: Mapping[str, int]
+    share: Tensor
+    of_query: Tensor
+    step: float
+
+    def __len__(self) -> int:
+        """Groups there are."""
+        return len(self.share)
+
+    def index(self, slices: Sequence[str]) -> Tensor:
+        """Group of each pair.
+
+        :param slices: ``n`` names.
+        :return: ``[n]`` int64.
+        """
+        return torch.tensor([self.number[name] for name in slices], dtype=torch.long)
+
+
+def groups_of(config: Loss, queries: Sequence[JudgedQuery], weights: Sequence[float] | None = None) -> Groups | None:
+    """Find the groups that ``[loss] groups`` asks for.
+
+    :param config: table ``[loss]``.
+    :param queries: the queries; each is of its slice.
+    :param weights: how often each query comes up; None: all alike.
+    :return: the groups, or None where none are asked for.
+    """
+    if not config.groups:
+        return None
+    counts = Counter(query.slice for query in queries)
+    large = sorted(name for name, n in counts.items() if n >= config.group_queries)
+    number = {name: place for place, name in enumerate(large)}
+    number |= {name: len(large) for name in counts if name not in number}
+    of_query = torch.tensor([number[query.slice] for query in queries], dtype=torch.long)
+    weight = torch.ones(len(queries), dtype=torch.double) if weights is None else torch.tensor(weights).double()
+    total = torch.zeros(max(number.values()) + 1, dtype=torch.double).index_add(0, of_query, weight)
+    return Groups(number, total / total.sum(), of_query, config.group_step)
+
+
+def check_groups(config: Loss, queries: Sequence[JudgedQuery], *, where: str) -> None:
+    """Refuse to train for the worst slice of one.
+
+    :param config: table ``[loss]``.
+    :param queries: training queries.
+    :param where: file to name in an error.
+    :raises UsageError: when all queries are of one group.
+    """
+    groups = groups_of(config, queries)
+    if groups is not None and len(groups) < 2:
+        raise UsageError(
+            f"[loss] groups = {config.groups}, and no two slices have {config.group_queries} queries",
+            where=where,
+            todo="give the judgments a field 'slice', lower [loss] group_queries, or leave groups out",
+        )
+
+
+def reweighted(weights: Tensor, exponent: Tensor) -> Tensor:
+    """Exponentiated gradient ascent on the simplex.
+
+    :param weights: ``[g]``, summing to 1.
+    :param exponent: ``[g]`` step size times loss.
+    :return: ``[g]`` proportional to ``weights * exp(exponent)``, summing to 1.
+    """
+    return torch.softmax(weights.log() + exponent, dim=0)
+
+
+class WholeSetDro:
+    """Group DRO where a step sees every query, as in the head stage.
+
+    Sagawa et al. 2019, arXiv:1911.08731, with the weights fixed inside a quasi-Newton step. A step sees what an
+    epoch of descent does, so it moves the weights as far as that: by ``step`` a query.
+
+    :param objective: of one group.
+    :param groups: of the queries.
+    :param pairs: all pairs.
+    :param features: ``[n, f]`` theirs.
+    """
+
+    def __init__(self, objective: Objective, groups: Groups, pairs: Pairs, features: Tensor) -> None:
+        self.objective = objective
+        of_pair = groups.of_query[pairs.query_index]
+        self.parts = [(g, torch.nonzero(of_pair == g).squeeze(1)) for g in of_pair.unique().tolist()]
+        self.pairs, self.features = pairs, features
+        self.step = groups.step * len(pairs.query_index.unique())
+        self.weights = torch.full((len(self.parts),), 1 / max(len(self.parts), 1), dtype=torch.double)
+
+    def __call__(self, head: Head) -> Tensor:
+        """Weighted loss of the groups, and the penalty.
+
+        :param head: turns features into grades.
+        :return: ``[]`` float.
+        """
+        loss = self.objective.config.l2 * head.penalty()
+        for weight, part in zip(self.weights.tolist(), self._losses(head), strict=True):
+            loss = loss + weight * part
+        return loss
+
+    @torch.no_grad()
+    def reweight(self, head: Head) -> None:
+        """Move the weights towards the groups with a high loss.
+
+        :param head: as it is now.
+        """
+        losses = torch.stack([part.double() for part in self._losses(head)])
+        self.weights = reweighted(self.weights, self.step * losses)
+
+    def _losses(self, head: Head) -> list[Tensor]:
+        return [_group_loss(self.objective, head, self.pairs, self.features, rows) for _, rows in self.parts]
+
+
+def _group_loss(objective: Objective, head: Head, pairs: Pairs, features: Tensor, rows: Tensor) -> Tensor:
+    grades, query_index = pairs.grades[rows], pairs.query_index[rows]
+    whole = objective.totals(grades, query_index)
+    return objective.part(head, features[rows], grades, query_index, whole, share=0.0)
+
+
+@torch.no_grad()
+def dev_objective(objective: Objective, head: Head, dev: tuple[Pairs, Tensor], groups: Groups | None = None) -> float:
+    """Loss on dev pairs without the penalty: their mean, or with groups the worst one's.
+
+    :param objective: the loss.
+    :param head: the head.
+    :param dev: dev pairs and their ``[n, f]`` features.
+    :param groups: slices of the dev queries.
+    :return: the loss.
+    """
+    pairs, features = dev
+    if groups is not None:
+        of_pair = groups.of_query[pairs.query_index]
+        rows = [torch.nonzero(of_pair == g).squeeze(1) for g in of_pair.unique().tolist()]
+        return max(float(_group_loss(objective, head, pairs, features, part)) for part in rows)
+    loss = objective(head, features, pairs.grades, pairs.query_index)
+    return float(loss - objective.config.l2 * head.penalty())
+
+
+class GroupDroLoss:
+    """Group DRO as a step's loss: each group's loss, weighted, and the weights ascending.
+
+    Sagawa et al. 2019, arXiv:1911.08731, algorithm 1, for queries drawn as they come and not group by group:
+    a group with ``m`` of a batch's ``M`` queries and the share ``p`` of all counts ``m / (M p)`` times, in the
+    loss and in the ascent, so that both are what drawing groups alike gives on average. Weights move between
+    steps, by losses summed over all processes: every process has the same weights.
+
+    :param objective: of one group.
+    :param groups: of the queries.
+    """
+
+    def __init__(self, objective: Objective, groups: Groups) -> None:
+        self.objective, self.groups = objective, groups
+        self.weights = torch.full((len(groups),), 1 / len(groups), dtype=torch.double)
+        self._seen = torch.zeros(len(groups), dtype=torch.double)  # this process's part of the step's losses
+
+    def counts(self, batch: Batch) -> Tensor:
+        """Pairs, comparable queries and queries of each group.
+
+        :param batch: some queries.
+        :return: ``[3 g]`` float.
+        """
+        rows = self._rows(batch)
+        totals = [self.objective.totals(batch.grades[r], batch.query_index[r]) for r in rows]
+        queries = [float(len(batch.query_index[r].unique())) for r in rows]
+        return torch.tensor([*(t.pairs for t in totals), *(t.queries for t in totals), *queries])
+
+    def __call__(self, model: Any, batch: Batch, whole: Tensor, *, share: float = 1.0) -> Tensor:
+        """Contribution of some queries to the loss of the batch that holds them.
+
+        :param model: the backbone, training.
+        :param batch: some queries.
+        :param whole: ``[3 g]`` counts of the whole batch.
+        :param share: of the penalty.
+        :return: ``[]`` float.
+        """
+        pairs, comparable, queries = whole.detach().cpu().double().chunk(3)
+        features = model.pair_features(batch.queries, batch.items).similarity
+        drawn = queries / queries.sum().clamp_min(1.0) / self.groups.share
+        loss: Tensor = self.objective.config.l2 * share * model.head.penalty()
+        for group, rows in enumerate(self._rows(batch)):
+            if not len(rows):
+                continue
+            grades, query_index = (t[rows].to(features.device) for t in (batch.grades, batch.query_index))
+            totals = Totals(float(pairs[group]), float(comparable[group]))
+            part = self.objective.part(model.head, features[rows], grades, query_index, totals, share=0.0)
+            self._seen[group] += float(drawn[group]) * float(part.detach())
+            loss = loss + float(self.weights[group] * drawn[group]) * part
+        return loss
+
+    def after_step(self, total: Callable[[Tensor], object]) -> None:
+        """Move the weights of the groups by the losses of the step.
+
+        :param total: sums a tensor over the processes, in place.
+        """
+        total(self._seen)
+        self.weights = reweighted(self.weights, self.groups.step * self._seen)
+        self._seen = torch.zeros_like(self._seen)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What a resumed run needs.
+
+        :return: tensors by name.
+        """
+        return {"weights": self.weights.clone()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Put back what :meth:`state_dict` gave.
+
+        :param state_dict: tensors by name.
+        """
+        self.weights = state_dict["weights"].clone()
+
+    def _rows(self, batch: Batch) -> list[Tensor]:
+        number = self.groups.index(batch.groups)
+        return [torch.nonzero(number == group).squeeze(1) for group in range(len(self.groups))]

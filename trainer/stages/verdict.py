@@ -1,0 +1,47 @@
+"""Whether a stage stays: paired gains in nDCG against their own noise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.evaluate.bootstrap import Interval, bootstrap_mean, bootstrap_ratio
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the gains say.
+
+    :param gain: mean with its interval; with several sets the mean of their means.
+    :param error: its standard error; infinite where a set has fewer than two queries.
+    :param kept: whether the mean exceeds one standard error.
+    """
+
+    gain: Interval
+    error: float
+    kept: bool
+
+
+def verdict(sets: Sequence[Floats], *, seed: int) -> Verdict:
+    """Judge a stage by the gains of its dev queries.
+
+    :param sets: for each dev set ``[q]`` gain of each query; each set weighs alike, empty ones not at all.
+    :param seed: of the bootstrap.
+    :return: the verdict; no gain at all is a no.
+    """
+    found = [gains for gains in sets if len(gains)]
+    if not found:
+        return Verdict(bootstrap_mean(np.zeros(0)), math.inf, False)
+    errors = [float(g.std(ddof=1) / np.sqrt(len(g))) if len(g) > 1 else math.inf for g in found]
+    if len(found) == 1:
+        return Verdict(bootstrap_mean(found[0], seed=seed), errors[0], bool(found[0].mean() > errors[0]))
+    weight = np.concatenate([np.full(len(g), 1 / (len(found) * len(g))) for g in found])
+    gain = bootstrap_ratio(np.concatenate(found) * weight, weight, seed=seed)
+    error = math.sqrt(sum(e * e for e in errors)) / len(found)
+    return Verdict(gain, error, bool(gain.mean > error))

@@ -1,0 +1,62 @@
+"""A bundle as teacher: any model that was trained and exported before, a language model among them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+
+from darl_opensearch.bundle import CARD, Bundle, sha256_of
+from darl_opensearch.scoring import Scorer
+from trainer.data.judgments import Item, read_items
+from trainer.registry import Param
+from trainer.teachers.base import TEACHERS, Ask, Place
+
+
+@TEACHERS.register(
+    "bundle",
+    cite="Hinton et al. 2015, arXiv:1503.02531",
+    params={
+        "int8": Param(kind=bool, default=False, help="use the quantised graph"),
+        "provider": Param(kind=str, default="cpu", choices=("cpu", "cuda"), help="where its graph runs"),
+    },
+)
+class BundleTeacher:
+    """Scores of a bundle's ONNX graph, which reads items by its own template.
+
+    :param target: the bundle's folder.
+    :param place: folder it is relative to, and the catalogue.
+    :param int8: use the quantised graph.
+    :param provider: ``cpu`` or ``cuda``.
+    :raises BundleError: when it is none.
+    """
+
+    workers = 1  # a scorer shares its threads out itself
+
+    def __init__(self, target: str, place: Place, *, int8: bool = False, provider: str = "cpu") -> None:
+        self.bundle = Bundle.open(place.base / target)
+        self.scorer = Scorer.open(self.bundle, int8=int8, provider="cuda" if provider == "cuda" else "cpu")
+        self.place, self.int8 = place, int8
+
+    def identity(self) -> str:
+        """Digest of the card, which holds those of all other files.
+
+        :return: digest, and which graph.
+        """
+        return f"{sha256_of(self.bundle.path / CARD)} {'int8' if self.int8 else 'fp32'}"
+
+    def score(self, ask: Ask) -> list[float | None]:
+        """Score the items of one query.
+
+        :param ask: the query.
+        :return: ``n`` scores in [0, 1].
+        """
+        texts = [self._items[item_id].text for item_id in ask.item_ids]
+        return [float(value) for value in self.scorer.score(ask.query, texts).score]
+
+    def close(self) -> None:
+        """Stop the scorer's threads."""
+        self.scorer.close()
+
+    @cached_property
+    def _items(self) -> Mapping[str, Item]:
+        return read_items(self.place.items, self.bundle.renderer)

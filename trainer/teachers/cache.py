@@ -1,0 +1,81 @@
+"""A teacher is asked once: its scores go to the run's folder, part by part, and a killed run asks only for the rest."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from darl_opensearch.errors import InputError
+from darl_opensearch.jsonl import read_jsonl
+from trainer.teachers.base import Ask, Teacher
+
+ABOUT, AT_ONCE = "teacher.json", 64  # queries a part
+
+
+def fetch_scores(
+    teacher: Teacher,
+    asks: Sequence[Ask],
+    folder: Path,
+    *,
+    advance: Callable[[int, int], object] = lambda done, total: None,
+) -> list[list[float | None]]:
+    """Ask a teacher for what the folder does not hold yet.
+
+    :param teacher: who scores.
+    :param asks: queries with their items, always the same for one folder.
+    :param folder: of the parts; each is written whole and renamed.
+    :param advance: called with queries done and queries in all.
+    :return: for each query the scores of its items.
+    :raises InputError: when the folder holds another teacher's scores, or those of other pairs.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    about = json.dumps({"identity": teacher.identity(), "queries": len(asks)})
+    if not (folder / ABOUT).is_file():
+        _write(folder / ABOUT, about)
+    elif (folder / ABOUT).read_text(encoding="utf-8") != about:
+        raise _other(folder / ABOUT)
+    all_scores: list[list[float | None]] = []
+    with ThreadPoolExecutor(max(1, teacher.workers), thread_name_prefix="darl-teacher") as pool:
+        for number, chunk in enumerate(_chunks(asks)):
+            part = folder / f"part-{number:05d}.jsonl"
+            if not part.is_file():
+                told = list(pool.map(teacher.score, chunk))
+                _write(part, "".join(_line(ask, scores) for ask, scores in zip(chunk, told, strict=True)))
+            all_scores += _read(part, chunk)
+            advance(len(all_scores), len(asks))
+    return all_scores
+
+
+def _line(ask: Ask, scores: list[float | None]) -> str:
+    row = {"query_id": ask.query_id, "items": ask.item_ids, "scores": scores}
+    return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _chunks(asks: Sequence[Ask]) -> Iterator[list[Ask]]:
+    rest = iter(asks)
+    while chunk := list(itertools.islice(rest, AT_ONCE)):
+        yield chunk
+
+
+def _read(part: Path, chunk: Sequence[Ask]) -> Iterator[list[float | None]]:
+    rows = [row for _, row in read_jsonl(part)]
+    known = [(str(row.get("query_id")), tuple(row.get("items") or ())) for row in rows]
+    if known != [(ask.query_id, ask.item_ids) for ask in chunk]:
+        raise _other(part)
+    yield from (row["scores"] for row in rows)
+
+
+def _other(path: Path) -> InputError:
+    return InputError(
+        "these are scores of another teacher or of other pairs", where=str(path),
+        todo="name another folder with --run, or pass --fresh to start over",
+    )  # fmt: skip
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.tmp")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)

@@ -1,0 +1,41 @@
+"""From a teacher's scores to what the distillation losses compare with the student's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from darl_opensearch.errors import InputError
+
+SMALLEST = 1e-6  # a probability's distance from 0 and 1 where its logit is taken
+
+
+def normalised(scores: Sequence[float | None], how: str, *, where: str) -> list[float | None]:
+    """Normalise the scores of one query.
+
+    :param scores: ``n``; None where there is none.
+    :param how: ``none``: as they are; ``zscore``: mean 0 and spread 1 over the query's items, 0 where all are
+        equal; ``logit``: log-odds of a probability.
+    :param where: teacher to name in an error.
+    :return: ``n``, None where there was none.
+    :raises InputError: for a logit of what is no probability.
+    """
+    known = [value for value in scores if value is not None]
+    if how == "none" or not known:
+        return list(scores)
+    if how == "logit":
+        return [None if value is None else _logit(value, where) for value in scores]
+    mean = math.fsum(known) / len(known)
+    spread = math.sqrt(math.fsum((value - mean) ** 2 for value in known) / len(known))
+    return [None if value is None else (value - mean) / spread if spread > 0 else 0.0 for value in scores]
+
+
+def _logit(value: float, where: str) -> float:
+    if not 0.0 <= value <= 1.0:
+        raise InputError(
+            f"the score {value:g} is no probability",
+            where=where,
+            todo='set [distill] normalise to "zscore", or to "none" for scores that are log-odds already',
+        )
+    inside = min(max(value, SMALLEST), 1.0 - SMALLEST)
+    return math.log(inside) - math.log1p(-inside)

@@ -28,13 +28,14 @@ class Bm25Hit:
 
 
 class Bm25Index:
-    """Items by their words, in memory.
+    """Items by their words.
 
     :param items: id and text of each.
+    :param on_disk: keep them in a temporary file of SQLite's own instead of in memory.
     """
 
-    def __init__(self, items: Iterable[tuple[str, str]]) -> None:
-        self._db = sqlite3.connect(":memory:")
+    def __init__(self, items: Iterable[tuple[str, str]], *, on_disk: bool = False) -> None:
+        self._db = sqlite3.connect("" if on_disk else ":memory:")
         weakref.finalize(self, self._db.close)
         self._db.execute("CREATE VIRTUAL TABLE item USING fts5(item_id UNINDEXED, text, tokenize='unicode61')")
         self._db.executemany("INSERT INTO item VALUES (?, ?)", items)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,24 @@ class TrafficQuery:
     item_ids: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Judgment:
+    """One line of a file of judgments.
+
+    :param query_id: the query's id, or its text when it has none.
+    :param query: its text.
+    :param item_id: the judged item.
+    :param grade: its grade.
+    :param slice: the part of traffic the query belongs to, or ``""``.
+    """
+
+    query_id: str
+    query: str
+    item_id: str
+    grade: int
+    slice: str
+
+
 def read_items(path: Path, renderer: ItemRenderer) -> dict[str, Item]:
     """Read items.
 
@@ -72,13 +90,11 @@ def read_items(path: Path, renderer: ItemRenderer) -> dict[str, Item]:
     for where, row in read_jsonl(path):
         item_id = renderer.template.item_id(row, where=where)
         if item_id in items:
-            raise InputError(
-                f"item {item_id!r} is there twice (first: {lines[item_id]})", where=where, todo="keep one of the two"
-            )
+            raise item_twice(item_id, first=lines[item_id], where=where)
         items[item_id] = Item(item_id, renderer(row, where=where), renderer.template.slice_of(row))
         lines[item_id] = where
     if not items:
-        raise InputError("there is no item in it", where=str(path), todo="write one JSON object a line")
+        raise nothing_in(path, "item")
     return items
 
 
@@ -95,32 +111,90 @@ def read_judgments(path: Path, items: Mapping[str, Item], k: int) -> list[Judged
     texts: dict[str, tuple[str, str]] = {}
     seen: dict[tuple[str, str], str] = {}
     for where, row in read_jsonl(path):
-        query = _text(row, "query", where)
-        query_id = str(row.get("query_id") or query)
-        item_id = _item_id(row, items, where)
-        grade = _grade(row, k, where)
+        judgment = parse_judgment(row, items, k, where=where)
+        query_id, query, item_id = judgment.query_id, judgment.query, judgment.item_id
         if (first := seen.get((query_id, item_id))) is not None:
-            raise InputError(
-                f"the pair of query {query_id!r} and item {item_id!r} is judged twice (first: {first})",
-                where=where,
-                todo="keep one grade a pair",
-            )
+            raise judged_twice(judgment, first=first, where=where)
         seen[query_id, item_id] = where
         if query_id in texts and texts[query_id][0] != query:
-            raise InputError(
-                f"query {query_id!r} reads {query!r} here and {texts[query_id][0]!r} before",
-                where=where,
-                todo="give each query text its own query_id",
-            )
-        texts.setdefault(query_id, (query, str(row.get("slice") or "")))
-        rows.setdefault(query_id, []).append((item_id, grade))
+            raise changed_query(judgment, before=texts[query_id][0], where=where)
+        texts.setdefault(query_id, (query, judgment.slice))
+        rows.setdefault(query_id, []).append((item_id, judgment.grade))
     if not rows:
-        raise InputError("there is no judgment in it", where=str(path), todo="write one JSON object a line")
+        raise nothing_in(path, "judgment")
     return [
         JudgedQuery(query_id, texts[query_id][0], tuple(i for i, _ in pairs), tuple(g for _, g in pairs),
                     texts[query_id][1])
         for query_id, pairs in rows.items()
     ]  # fmt: skip
+
+
+def parse_judgment(row: Mapping[str, Any], items: Container[str], k: int, *, where: str) -> Judgment:
+    """Check one line of a file of judgments.
+
+    :param row: the line's fields.
+    :param items: ids of every item that may be judged.
+    :param k: number of grades.
+    :param where: file and line to name in an error.
+    :return: the judgment.
+    :raises InputError: for an empty query, or an unknown item or grade.
+    """
+    query = _text(row, "query", where)
+    item_id = _item_id(row, items, where)
+    return Judgment(
+        str(row.get("query_id") or query), query, item_id, _grade(row, k, where), str(row.get("slice") or "")
+    )
+
+
+def judged_twice(judgment: Judgment, *, first: str, where: str) -> InputError:
+    """Say that a pair is judged twice.
+
+    :param judgment: the second time.
+    :param first: file and line of the first.
+    :param where: file and line of the second.
+    :return: the error.
+    """
+    return InputError(
+        f"the pair of query {judgment.query_id!r} and item {judgment.item_id!r} is judged twice (first: {first})",
+        where=where,
+        todo="keep one grade a pair",
+    )
+
+
+def changed_query(judgment: Judgment, *, before: str, where: str) -> InputError:
+    """Say that a query id has two texts.
+
+    :param judgment: the second text.
+    :param before: the first.
+    :param where: file and line of the second.
+    :return: the error.
+    """
+    return InputError(
+        f"query {judgment.query_id!r} reads {judgment.query!r} here and {before!r} before",
+        where=where,
+        todo="give each query text its own query_id",
+    )
+
+
+def item_twice(item_id: str, *, first: str, where: str) -> InputError:
+    """Say that an item is there twice.
+
+    :param item_id: its id.
+    :param first: file and line of the first.
+    :param where: file and line of the second.
+    :return: the error.
+    """
+    return InputError(f"item {item_id!r} is there twice (first: {first})", where=where, todo="keep one of the two")
+
+
+def nothing_in(path: Path, what: str) -> InputError:
+    """Say that a file is empty.
+
+    :param path: the file.
+    :param what: what it should hold, in the singular.
+    :return: the error.
+    """
+    return InputError(f"there is no {what} in it", where=str(path), todo="write one JSON object a line")
 
 
 def read_traffic(path: Path, items: Mapping[str, Item]) -> list[TrafficQuery]:
@@ -149,22 +223,29 @@ def read_traffic(path: Path, items: Mapping[str, Item]) -> list[TrafficQuery]:
 def digest(rows: Iterable[Item | JudgedQuery | TrafficQuery]) -> str:
     """Digest of items, or of queries with items and grades, whatever their order in the file.
 
+    The rows' own digests are added up, so that no two rows have to be in memory at once (an additive multiset
+    hash: Clarke et al. 2003, "Incremental multiset hash functions"). It tells data apart that differ by mistake, not
+    data that were made up to collide.
+
     :param rows: what was read.
     :return: 64 hexadecimal digits.
     """
-    lines = sorted(repr(row) for row in rows)
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    total = count = 0
+    for row in rows:
+        total += int.from_bytes(hashlib.sha256(repr(row).encode()).digest(), "big")
+        count += 1
+    return hashlib.sha256(f"{count} {total % 2**256:064x}".encode()).hexdigest()
 
 
-def check_disjoint(train: Sequence[JudgedQuery], dev: Sequence[JudgedQuery], *, where: str) -> None:
+def check_disjoint(train: Container[str] | Sequence[JudgedQuery], dev: Sequence[JudgedQuery], *, where: str) -> None:
     """Refuse a query text that is in training and dev part both.
 
-    :param train: training queries.
+    :param train: training queries, or their texts in the form of :func:`darl_opensearch.text.same_text`.
     :param dev: dev queries.
     :param where: dev file to name in an error.
     :raises InputError: when one is.
     """
-    known = {same_text(q.query) for q in train}
+    known = {same_text(q.query) for q in train} if isinstance(train, Sequence) else train
     for query in dev:
         if same_text(query.query) in known:
             raise InputError(
@@ -191,7 +272,7 @@ def _text(row: Mapping[str, Any], name: str, where: str) -> str:
     return value.strip()
 
 
-def _item_id(row: Mapping[str, Any], items: Mapping[str, Item], where: str) -> str:
+def _item_id(row: Mapping[str, Any], items: Container[str], where: str) -> str:
     value = row.get("item_id")
     if value is None or str(value) == "":
         raise InputError("field 'item_id' is missing", where=where, todo="name the judged item")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 
 from darl_opensearch.bm25 import Bm25Index
 from darl_opensearch.errors import InputError
@@ -12,7 +12,7 @@ from trainer.data.judgments import Item, JudgedQuery, TrafficQuery
 
 
 def hold_out(
-    queries: Sequence[JudgedQuery], share: float, seed: int, *, key: str = "dev_share"
+    queries: Sequence[JudgedQuery], share: float, seed: int, *, key: str = "dev_share", most: int | None = None
 ) -> tuple[list[JudgedQuery], list[JudgedQuery]]:
     """Hold out a share of the queries; those of one text stay together.
 
@@ -20,20 +20,33 @@ def hold_out(
     :param share: share held out, in (0, 1).
     :param seed: of the draw.
     :param key: the configuration's key to name in an error.
+    :param most: texts held out; None: as many as the share says.
     :return: the rest, and what is held out, in their order.
     :raises InputError: when either part would be empty.
     """
     texts = list(dict.fromkeys(same_text(q.query) for q in queries))
-    n = round(len(texts) * share)
-    if not 0 < n < len(texts):
-        raise InputError(
-            f"{len(texts)} judged queries cannot be split", where=f"[data] {key}", todo="judge more queries"
-        )
-    held = {texts[i] for i in random.Random(seed).sample(range(len(texts)), n)}
+    held = {texts[i] for i in drawn(len(texts), share, seed, key=key, most=most)}
     parts: tuple[list[JudgedQuery], list[JudgedQuery]] = ([], [])
     for query in queries:
         parts[same_text(query.query) in held].append(query)
     return parts
+
+
+def drawn(count: int, share: float, seed: int, *, key: str, most: int | None = None) -> list[int]:
+    """Draw which of the distinct query texts are held out.
+
+    :param count: distinct texts there are.
+    :param share: share held out, in (0, 1).
+    :param seed: of the draw.
+    :param key: the configuration's key to name in an error.
+    :param most: texts held out; None: as many as the share says.
+    :return: their numbers, in order of first appearance from 0 on.
+    :raises InputError: when either part would be empty.
+    """
+    n = round(count * share)
+    if not 0 < n < count:
+        raise InputError(f"{count} judged queries cannot be split", where=f"[data] {key}", todo="judge more queries")
+    return random.Random(seed).sample(range(count), n if most is None else min(n, most))
 
 
 Retrieved = list[tuple[TrafficQuery, tuple[str, ...]]]
@@ -55,15 +68,32 @@ def calibration_pairs(
     """
     texts = {same_text(q.query) for q in judged}
     used = {item_id for query in judged for item_id in query.item_ids}
-    index: Bm25Index | None = None
+    return retrieved(traffic, texts, used, items, depth=depth, index=Bm25Index)
+
+
+def retrieved(
+    traffic: Sequence[TrafficQuery], texts: Container[str], used: Container[str], items: Mapping[str, Item], *,
+    depth: int, index: Callable[[Iterator[tuple[str, str]]], Bm25Index],
+) -> tuple[Retrieved, Retrieved]:  # fmt: skip
+    """:func:`calibration_pairs` for judged pairs that need not be in memory.
+
+    :param traffic: held-out queries.
+    :param texts: texts of the judged queries, as :func:`darl_opensearch.text.same_text` has them.
+    :param used: ids of the judged items.
+    :param items: the catalogue.
+    :param depth: items retrieved for a query that names none.
+    :param index: makes the index that stands in for the first stage from ids and texts.
+    :return: queries with their items that were not judged, and with those that were; queries without any dropped.
+    """
+    bm25: Bm25Index | None = None
     parts: tuple[Retrieved, Retrieved] = ([], [])
     for query in traffic:
         if same_text(query.query) in texts:
             continue
         ids: Sequence[str] = query.item_ids
         if not ids:
-            index = index or Bm25Index((item.item_id, item.text) for item in items.values())
-            ids = [hit.item_id for hit in index.search(query.query, depth)]
+            bm25 = bm25 or index((item.item_id, item.text) for item in items.values())
+            ids = [hit.item_id for hit in bm25.search(query.query, depth)]
         for trained in (False, True):
             if kept := tuple(item_id for item_id in ids if (item_id in used) == trained):
                 parts[trained].append((query, kept))

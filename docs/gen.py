@@ -68,7 +68,7 @@ def exit_codes() -> str:
         (errors.EXIT_DONE, "done"),
         (errors.EXIT_FAILED, "failed; one line on stderr says what, on which input, and what to do"),
         (errors.EXIT_USAGE, "wrong usage: an unknown option, key or value"),
-        (errors.EXIT_REFUSED, "a check or a gate said no: `darl check`, `darl export`, `darl publish`"),
+        (errors.EXIT_REFUSED, "a check or a gate said no: `darl check`, `darl export`, `darl publish`, `darl leakage`"),
         (130, "interrupted"),
     ]
     return table(["code", "meaning"], rows)
@@ -136,6 +136,7 @@ def registry(which: str) -> str:
 
 def registries() -> dict[str, Any]:
     """Every registry there is, by the title of its table."""
+    from trainer.data.importers import IMPORTERS
     from trainer.losses import DISTILLATION_LOSSES, GRADE_LOSSES, RANK_LOSSES
     from trainer.models import BACKBONES
     from trainer.ood import DETECTORS
@@ -146,7 +147,29 @@ def registries() -> dict[str, Any]:
         "distillation losses": DISTILLATION_LOSSES,
         "backbones": BACKBONES,
         "detectors": DETECTORS,
+        "formats": IMPORTERS,
     }
+
+
+def import_files() -> str:
+    """The files of each format that ``darl import`` reads, in order."""
+    rows = []
+    for name, entry in ((name, registries()["formats"][name]) for name in registries()["formats"]):
+        for source in entry.make.sources:
+            fields = ", ".join(f"`{field}`" for field in source.needs)
+            also = ", ".join(f"`{field}`" for field in source.takes)
+            text = "; also ".join(part for part in (fields, also) if part)
+            usual = ", ".join(f"`{usual}.*`" for usual in source.usual)
+            called = f"`{source.name}`" if source.required else f"`{source.name}` (optional)"
+            rows.append((f"`{name}`", called, source.help, text, usual))
+    return table(["format", "file", "what is in it", "fields that it needs; also reads", "found in a folder as"], rows)
+
+
+def leaks() -> str:
+    """The kinds of leaks that are looked for."""
+    from trainer.data.leakage import KINDS
+
+    return table(["kind", "the other part holds"], [(f"`{kind}`", text) for kind, text in KINDS.items()])
 
 
 def _range(param: Any) -> str:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 import sys
+from collections import Counter
+from fractions import Fraction
 
 import pytest
 from data_shapes import (
@@ -23,7 +26,7 @@ from data_shapes import (
     write_trec,
     write_ubi,
 )
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support import tiny_tokenizer
 from trained_support import read_rows
@@ -555,6 +558,52 @@ def test_an_item_is_measured_by_the_rank_it_was_shown_at(tmp_path):
         "p1": (8, 4, pytest.approx(4 / (8 * 8 / 12)), 1),
         "p2": (8, 4, pytest.approx(4 / (8 * 4 / 12)), 2),
     }
+
+
+LOG = st.lists(
+    st.tuples(st.sampled_from(["shoes", "Shoes", "coat"]), st.permutations(["p1", "p2", "p3"]),
+              st.sets(st.sampled_from(["p1", "p2", "p3"]))),
+    min_size=1, max_size=12,
+)  # fmt: skip
+
+
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(log=LOG, max_rank=st.integers(1, 3), at_least=st.integers(1, 3))
+def test_coec_against_counting_by_hand(log, max_rank, at_least, tmp_path):
+    """The same by loops over a whole log in memory."""
+    shown, clicked = Counter(), Counter()
+    for _, ranking, clicks in log:
+        for rank, item in enumerate(ranking[:max_rank]):
+            shown[rank] += 1
+            clicked[rank] += item in clicks
+    impressions, got, expected = Counter(), Counter(), Counter()
+    for text, ranking, clicks in log:
+        for rank, item in enumerate(ranking[:max_rank]):
+            pair = text.lower(), item
+            impressions[pair] += 1
+            got[pair] += item in clicks
+            expected[pair] += Fraction(clicked[rank], shown[rank])
+    wanted = {pair: got[pair] / expected[pair] for pair, n in impressions.items() if n >= at_least and expected[pair]}
+
+    common = ubi_queries(1)[0]
+    queries = [common | {"query_id": f"s{n}", "user_query": text, "query_response_hit_ids": list(ranking)}
+               for n, (text, ranking, _) in enumerate(log)]  # fmt: skip
+    events = [ubi_event(f"s{n}", item, 1) for n, (*_, clicks) in enumerate(log) for item in sorted(clicks)]
+    files = [jsonl(tmp_path / "q.jsonl", queries), jsonl(tmp_path / "e.jsonl", events),
+             jsonl(tmp_path / "i.jsonl", PRODUCTS)]  # fmt: skip
+    params = {"max_rank": str(max_rank), "min_impressions": str(at_least)}
+    shutil.rmtree(tmp_path / "out", ignore_errors=True)
+    try:
+        run_import("ubi", files, tmp_path / "out", params=params, fields={"id": "sku"})
+    except InputError as err:
+        assert not wanted and ("was clicked" in err.what or "no judgment is left" in err.what)
+        return
+    rows = read_rows(tmp_path / "out" / "judgments.jsonl")
+    assert {(row["query"].lower(), row["item_id"]) for row in rows} == set(wanted)
+    for row in rows:
+        coec = wanted[row["query"].lower(), row["item_id"]]
+        assert row["coec"] == pytest.approx(float(coec), abs=1e-4)
+        assert row["grade"] == (coec >= Fraction(1, 2)) + (coec >= Fraction(3, 2))
 
 
 def test_what_was_shown_can_be_read_from_events(tmp_path):

@@ -46,10 +46,12 @@ _RATES = """
 CREATE TABLE rate AS SELECT rank, 1.0 * count(c.item) / count(*) AS expected
 FROM shown s LEFT JOIN clicked c ON c.search = s.search AND c.item = s.item GROUP BY rank
 """
-# Searches of one text may differ in case: which spelling stands for them does not matter, but it must not change.
+# Searches of one text may differ in case: which spelling stands for them all does not matter, but it must be one.
+_SPELLING = "CREATE TABLE spelling AS SELECT text, max(said) AS said FROM search GROUP BY text"
 _PAIRS = """
-SELECT q.text, max(q.said), s.item, count(*) AS impressions, count(c.item) AS clicks, sum(r.expected) AS expected
+SELECT q.text, w.said, s.item, count(*) AS impressions, count(c.item) AS clicks, sum(r.expected) AS expected
 FROM shown s JOIN search q ON q.id = s.search JOIN rate r ON r.rank = s.rank
+JOIN spelling w ON w.text = q.text
 LEFT JOIN clicked c ON c.search = s.search AND c.item = s.item
 GROUP BY q.text, s.item ORDER BY q.text, s.item
 """
@@ -122,7 +124,8 @@ class Ubi:
             store, "SELECT count(*) FROM clicked c WHERE NOT EXISTS "
             "(SELECT 1 FROM shown s WHERE s.search = c.search AND s.item = c.item)",
         )  # fmt: skip
-        store.sql(_RATES)
+        for statement in (_RATES, _SPELLING, "CREATE INDEX spelt ON spelling (text)"):
+            store.sql(statement)
         where = str(given.paths[EVENTS.name])
         if not _one(store, "SELECT count(*) FROM rate"):
             raise InputError("nothing was shown", where=where, todo="see --set shown_by and shown_actions")

@@ -16,17 +16,18 @@ from darl_opensearch.errors import GateRefused, UsageError, load
 def leak_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add ``--items``, ``--compare``, ``--threshold``, ``--allow`` and ``--new-items``.
 
-    :param command: the function of a click command; it takes ``items``, ``compared`` (fields), ``threshold`` and
-        ``allow`` (kinds of leaks).
+    :param command: the function of a click command; it takes ``items`` (files), ``compared`` (fields),
+        ``threshold`` and ``allow`` (kinds of leaks).
     :return: the function to decorate further.
     """
 
     @click.option(
         "--items",
+        multiple=True,
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
         envvar="DARL_LEAKAGE_ITEMS",
         show_envvar=True,
-        help="JSONL of the items, to compare their texts as well.",
+        help="JSONL of the items, to compare their texts as well; may be repeated.",
     )
     @click.option(
         "--compare",
@@ -63,9 +64,9 @@ def leak_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )
     @functools.wraps(command)
     def wrapped(
-        *args: Any, items: Path | None, compared: str, allow: tuple[str, ...], new_items: bool, **kwargs: Any
+        *args: Any, items: tuple[Path, ...], compared: str, allow: tuple[str, ...], new_items: bool, **kwargs: Any
     ) -> Any:
-        if (new_items or compared) and items is None:
+        if (new_items or compared) and not items:
             option = "--new-items" if new_items else "--compare"
             raise UsageError(f"{option} is given without items", todo="name their file by --items")
         allowed = allow if new_items else (*allow, "item")
@@ -83,7 +84,7 @@ def leak_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def cli(
     train: Path,
     others: tuple[Path, ...],
-    items: Path | None,
+    items: tuple[Path, ...],
     compared: tuple[str, ...],
     threshold: float,
     allow: tuple[str, ...],

@@ -194,7 +194,7 @@ def _summary(result: dict[str, Any]) -> str:
     if result["file"] is None:
         lines.append("Nothing was written.")
     elif result["with_judged"]:
-        lines.append(f'Next: [data] judgments = "{result["file"]}" in darl.toml')
+        lines.append(f'Next: in darl.toml, [data] judgments = "{Path(result["file"]).absolute()}"')
     else:
         lines.append(f"Written to {result['file']}. With --with-judged, the judgments come along.")
     return "\n".join(lines)

@@ -87,7 +87,7 @@ def cli(
     held_out: tuple[str, ...],
     time_field: str,
     cut: str | None,
-    items: Path | None,
+    items: tuple[Path, ...],
     compared: tuple[str, ...],
     threshold: float,
     allow: tuple[str, ...],
@@ -140,7 +140,9 @@ def _summary(result: dict[str, Any]) -> str:
     for name, counts in result["shared"].items():
         lines += [f"train and {name} share {n} of kind {kind}" for kind, n in counts.items() if n]
     keys = {"train": "judgments", "dev": "dev"}
-    named = " and ".join(f'{keys[name]} = "{name}.jsonl"' for name in result["parts"] if name in keys)
-    done = f"Written to {result['folder']}. Next: name them in darl.toml, [data] {named}"
-    lines.append(done if result["folder"] else "Nothing was written.")
+    if result["folder"] is None:
+        return "\n".join([*lines, "Nothing was written."])
+    folder = Path(result["folder"]).absolute()  # right wherever the configuration lies
+    lines.append("Next: in darl.toml, [data]")
+    lines += [f'  {keys[name]} = "{folder / name}.jsonl"' for name in result["parts"] if name in keys]
     return "\n".join(lines)

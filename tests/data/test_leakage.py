@@ -47,7 +47,7 @@ def files(tmp_path):
 
 
 def parts(files, items=False):
-    texts = leakage.read_item_texts(files[2]) if items else None
+    texts = leakage.read_item_texts([files[2]]) if items else None
     return Part.of_file(files[0], texts), Part.of_file(files[1], texts)
 
 
@@ -108,9 +108,9 @@ def test_broken_judgments_and_items(tmp_path):
     with pytest.raises(InputError, match="x.jsonl, line 1: there is no item 'a'. Give its line by --items"):
         Part.of_file(jsonl(tmp_path / "x.jsonl", [{"query": "q", "item_id": "a"}]), {})
     with pytest.raises(InputError, match="i.jsonl, line 1: the item has no 'id'"):
-        leakage.read_item_texts(jsonl(tmp_path / "i.jsonl", [{"text": "a"}]))
+        leakage.read_item_texts([jsonl(tmp_path / "i.jsonl", [{"text": "a"}])])
     with pytest.raises(InputError, match="i.jsonl, line 1: the item has none of the template's fields .title"):
-        leakage.read_item_texts(jsonl(tmp_path / "i.jsonl", [{"id": 1, "text": "a"}]), ("title",))
+        leakage.read_item_texts([jsonl(tmp_path / "i.jsonl", [{"id": 1, "text": "a"}])], ("title",))
 
 
 @given(threshold=st.floats(0.1, 1))
@@ -173,3 +173,15 @@ def test_the_command_ends_with_three_and_names_both(files, monkeypatch, capsys):
     assert said.code == 3 and "another item of nearly the same text" in said.err
     said = run_main(monkeypatch, capsys, "leakage", files[0], files[1], "--new-items")
     assert said.code == 2 and "--new-items is given without items. Name their file by --items." in said.err
+
+
+def test_items_may_lie_in_several_files(files, monkeypatch, capsys):
+    lines = files[2].read_text().splitlines(keepends=True)
+    halves = [files[2].with_name(name) for name in ("one.jsonl", "two.jsonl")]
+    halves[0].write_text(lines[0])
+    halves[1].write_text("".join(lines[1:]))
+    both = [word for half in halves for word in ("--items", half)]
+    said = run_main(monkeypatch, capsys, "leakage", files[0], files[1], *both, "--json")
+    assert json.loads(said.out)["compared"][0]["counts"] == {"query": 1, "near-query": 1, "item": 1, "near-item": 1}
+    said = run_main(monkeypatch, capsys, "leakage", files[0], files[1], "--items", halves[0])
+    assert said.code == 1 and "test.jsonl, line 2: there is no item 'b'. Give its line by --items." in said.err

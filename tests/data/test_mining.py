@@ -140,7 +140,7 @@ def test_the_command_mines_by_bm25(project, monkeypatch, capsys):
 def test_with_the_judgments_the_file_takes_their_place(project, monkeypatch, capsys):
     out = project / "all.jsonl"
     said = run_main(monkeypatch, capsys, "mine", project / "darl.toml", "--out", out, "--with-judged")
-    assert said.code == 0 and "Next: [data] judgments" in said.out
+    assert said.code == 0 and f'Next: in darl.toml, [data] judgments = "{out}"' in said.out
     assert read_rows(out)[:3] == read_rows(project / "judgments.jsonl")
     items = {item["id"]: Item(item["id"], "x", "") for item in ITEMS}
     queries = read_judgments(out, items, 3)

@@ -184,3 +184,12 @@ def test_the_command_refuses_items_that_leak(tmp_path, monkeypatch, capsys):
     assert said.code == 0 and "train and test share 2 of kind item" in said.out
     said = run_main(monkeypatch, capsys, "split", path, "--out", tmp_path / "x", "--by", "time", "--cut", "soon")
     assert said.code == 1 and "'--cut' is 'soon', not a date" in said.err
+
+
+def test_the_command_says_what_to_name_in_the_configuration(tmp_path, monkeypatch, capsys):
+    path = jsonl(tmp_path / "j.jsonl", rows())
+    monkeypatch.chdir(tmp_path)
+    said = run_main(monkeypatch, capsys, "split", path, "--out", "out", "--test", "0")
+    assert said.out.endswith(
+        f'[data]\n  judgments = "{tmp_path / "out" / "train.jsonl"}"\n  dev = "{tmp_path / "out" / "dev.jsonl"}"\n'
+    )

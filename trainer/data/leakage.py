@@ -8,6 +8,7 @@ to the threshold; texts with the same words are always found.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -382,16 +383,16 @@ def jaccard(a: frozenset[str], b: frozenset[str]) -> float:
     return both / (len(a) + len(b) - both)
 
 
-def read_item_texts(path: Path, fields: Sequence[str] = ()) -> dict[str, Located]:
+def read_item_texts(paths: Sequence[Path], fields: Sequence[str] = ()) -> dict[str, Located]:
     """Read the texts of items, to compare them.
 
-    :param path: JSONL, one item with an ``id`` a line.
+    :param paths: files of JSONL, one item with an ``id`` a line.
     :param fields: fields that count, as a template names them; empty: all but the id.
     :return: texts by id, in memory.
     :raises InputError: for an item without an id or without any of the fields.
     """
     items: dict[str, Located] = {}
-    for where, row in read_jsonl(path):
+    for where, row in itertools.chain.from_iterable(map(read_jsonl, paths)):
         template = ItemTemplate(tuple(fields) or tuple(f"={name}" for name in row if name != "id") or ("=id",))
         item_id = template.item_id(row, where=where)
         items[item_id] = Located(item_id, template.render(row, where=where), where)

@@ -75,8 +75,15 @@ class Data:
     traffic_share: float = _opt(0.2, "share of the judged queries held out for it when there is no traffic file")
     allow_near: bool = _opt(False, "let files share queries of nearly the same words; the same query is refused always")
 
+    held_out_queries: int = _opt(10_000, "most queries that dev_share, and traffic_share, hold out")
+    sample_pairs: int = _opt(50_000, "most training pairs that the head stage and the detector are fitted on, drawn")
+    store: str = _opt("auto", "items and judgments in memory, on disk, or auto: on disk above 512 MB")
+
     def __post_init__(self) -> None:
-        """Check the shares."""
+        """Check shares, bounds and the store."""
+        _check_range("data", self, 1, "held_out_queries", "sample_pairs")
+        if self.store not in ("auto", "memory", "disk"):
+            raise UsageError(f"[data] store is {self.store!r}", todo="choose auto, memory or disk")
         for name in ("dev_share", "traffic_share"):
             if not 0.0 < getattr(self, name) < 0.9:
                 raise UsageError(f"[data] {name} is {getattr(self, name)}", todo="give a share between 0 and 0.9")

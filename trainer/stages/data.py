@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,9 +16,12 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from darl_opensearch.bm25 import Bm25Index
 from darl_opensearch.errors import InputError
-from darl_opensearch.text import ItemRenderer, cut_to_tokens
-from trainer.config import Config
+from darl_opensearch.text import ItemRenderer, cut_to_tokens, same_text
+from trainer.config import Config, Data
+from trainer.data import disk
+from trainer.data.disk import StoredItems, StoredQueries
 from trainer.data.judgments import (
     Item,
     JudgedQuery,
@@ -27,10 +32,15 @@ from trainer.data.judgments import (
     read_judgments,
     read_traffic,
 )
-from trainer.data.splits import calibration_pairs, hold_out
+from trainer.data.splits import hold_out, retrieved
 from trainer.models.base import Backbone, FeatureTable, PairFeatures
+from trainer.models.device import choose, on
+from trainer.stages import distributed
 
 Query = TypeVar("Query", JudgedQuery, TrafficQuery)
+
+STORE_ABOVE = 512 << 20  # bytes of items and judgments that are read on demand rather than kept in memory
+GZIP_RATIO = 6  # what a packed byte of JSON counts for
 
 
 @dataclass(frozen=True)
@@ -77,10 +87,13 @@ class Features:
 
     :param model: the backbone.
     :param advance: called with the number of texts just encoded.
+    :param device: where it is encoded; the features are on the CPU always.
     """
 
-    def __init__(self, model: Backbone, advance: Callable[[int], object] = lambda n: None) -> None:
-        self.model, self.advance = model, advance
+    def __init__(
+        self, model: Backbone, advance: Callable[[int], object] = lambda n: None, *, device: str = "auto"
+    ) -> None:
+        self.model, self.advance, self.device = model, advance, choose(device)
         self._tables: dict[int, tuple[Pairs, FeatureTable]] = {}
         self._halves: dict[str, Tensor] = {}
 
@@ -91,7 +104,8 @@ class Features:
         :return: their features under the encoder as it is.
         """
         if id(pairs) not in self._tables:
-            table = self.model.feature_table(pairs.queries, pairs.items, pairs.index, advance=self.advance)
+            with on(self.model, self.device):
+                table = self.model.feature_table(pairs.queries, pairs.items, pairs.index, advance=self.advance)
             self._tables[id(pairs)] = (pairs, table)  # the pairs are kept: their id stays theirs
             if self.model.halves == 2:
                 for texts, rows in zip((pairs.queries, pairs.items), table.tables, strict=True):
@@ -107,7 +121,9 @@ class Features:
         if self.model.halves == 1:
             return self.of(pairs).spelt_out()
         texts = [text for text in dict.fromkeys([*pairs.queries, *pairs.items]) if text not in self._halves]
-        self._halves |= dict(zip(texts, self.model.pooled(texts, advance=self.advance), strict=True))
+        if texts:
+            with on(self.model, self.device):
+                self._halves |= dict(zip(texts, self.model.pooled(texts, advance=self.advance), strict=True))
         width = len(next(iter(self._halves.values())))
         query, item = (
             torch.stack([self._halves[text] for text in side]) if side else torch.zeros(0, width)
@@ -136,29 +152,36 @@ class Features:
 class RunData:
     """What a run trains, stops, calibrates and reports on.
 
-    :param items: the catalogue.
-    :param train: training queries.
+    :param items: the catalogue; read on demand where it is on disk.
+    :param train: training queries; read on demand where they are on disk.
     :param dev: queries for early stopping, rollback and grade calibration.
     :param traffic: held-out queries with the retrieved items that nothing was trained on.
     :param familiar: the same queries with the retrieved items that were.
     :param new: newly selected queries, for the augmented stage.
     :param ood_dev: queries of traffic unlike the training set's, which choose in the augmented stages.
     :param pool: queries with items that nobody judged, for a teacher to score.
+    :param sample: training queries in a number that memory holds, for what looks at all of them at once; None: all.
     """
 
-    items: dict[str, Item]
-    train: list[JudgedQuery]
+    items: Mapping[str, Item]
+    train: Sequence[JudgedQuery]
     dev: list[JudgedQuery]
     traffic: list[tuple[TrafficQuery, tuple[str, ...]]]
     familiar: list[tuple[TrafficQuery, tuple[str, ...]]] = field(default_factory=list)
     new: list[JudgedQuery] = field(default_factory=list)
     ood_dev: list[JudgedQuery] = field(default_factory=list)
     pool: list[TrafficQuery] = field(default_factory=list)
+    sample: Sequence[JudgedQuery] | None = None
+
+    @property
+    def sampled(self) -> Sequence[JudgedQuery]:
+        """Training queries in a number that memory holds: all, or a random sample."""
+        return self.train if self.sample is None else self.sample
 
     @property
     def learnt(self) -> list[JudgedQuery]:
-        """Judged queries that the detector calls known: all but the OOD dev queries."""
-        return [*self.train, *self.dev, *self.new]
+        """Judged queries that the detector calls known, those of training sampled: all but the OOD dev queries."""
+        return [*self.sampled, *self.dev, *self.new]
 
     def judged(self, queries: Sequence[JudgedQuery]) -> Pairs:
         """Lay judged queries out as pairs.
@@ -191,7 +214,7 @@ class RunData:
         :return: JSON-ready values.
         """
         told: dict[str, Any] = {
-            "items": {"count": len(self.items), "sha256": digest(self.items.values())},
+            "items": {"count": len(self.items), "sha256": _sha256_of(self.items)},
             "train": _count(self.train),
             "dev": _count(self.dev),
             "traffic": {"queries": len(self.traffic), "pairs": sum(len(i) for _, i in self.traffic),
@@ -205,55 +228,186 @@ class RunData:
         return told | {name: _count(part) for name, part in optional.items() if part}
 
 
+def _sha256_of(items: Mapping[str, Item]) -> str:
+    return items.facts["items_sha256"] if isinstance(items, StoredItems) else digest(items.values())
+
+
 def _count(queries: Sequence[JudgedQuery] | Sequence[TrafficQuery]) -> dict[str, Any]:
+    if isinstance(queries, StoredQueries):  # counted when it was stored
+        facts = queries.facts
+        return {"queries": len(queries), "pairs": facts["pairs"], "sha256": facts["train_sha256"]}
     return {"queries": len(queries), "pairs": sum(len(q.item_ids) for q in queries), "sha256": digest(queries)}
 
 
-def read_data(config: Config, folder: Path, tokenizer: Tokenizer) -> RunData:
+def read_data(config: Config, folder: Path, tokenizer: Tokenizer, *, store: Path | None = None) -> RunData:
     """Read and split everything a configuration names.
 
     :param config: the configuration.
     :param folder: what its paths are relative to.
     :param tokenizer: the base model's, for the item cap.
+    :param store: where items and judgments are kept when they do not belong into memory; None: in a temporary file.
     :return: the data.
     :raises InputError: naming file, line and field of what is wrong.
     """
-    k = config.grades.scale.k
-    renderer = ItemRenderer(config.template.item_template, tokenizer, config.model.item_cap)
-    items = read_items(folder / config.data.items, renderer)
-    train = read_judgments(folder / config.data.judgments, items, k)
-    held: list[TrafficQuery]
-    if config.data.traffic:
-        held = read_traffic(folder / config.data.traffic, items)
-    else:
-        train, spare = hold_out(train, config.data.traffic_share, config.seed + 1, key="traffic_share")
-        held = [TrafficQuery(q.query_id, q.query) for q in spare]
-    if config.data.dev:
-        dev_path = folder / config.data.dev
-        dev = read_judgments(dev_path, items, k)
-        check_disjoint(train, dev, where=str(dev_path))
-    else:
-        train, dev = hold_out(train, config.data.dev_share, config.seed)
+    k, data, cap = config.grades.scale.k, config.data, config.model.query_cap
+    read = _on_disk if keeps_on_disk(config.data, folder) else _in_memory
+    judged = read(config, folder, tokenizer, store)
+    items, held, dev = judged.items, judged.spare, judged.dev
+    if data.traffic:
+        held = read_traffic(folder / data.traffic, items)
+    if data.dev:
+        dev = read_judgments(folder / data.dev, items, k)
+        check_disjoint(judged.texts, dev, where=str(folder / data.dev))
     new, ood_dev = (read_judgments(folder / name, items, k) if name else [] for name in _more(config))
     pool = _read_pool(folder / config.distill.pool, items) if config.distill.pool else []
-    for part, name in ((new, config.data.new), (ood_dev, config.data.ood_dev)):
+    for part, name in ((new, data.new), (ood_dev, data.ood_dev)):
         check_disjoint(dev, part, where=str(folder / name))
-    check_disjoint([*train, *new], ood_dev, where=str(folder / config.data.ood_dev))
-    train, dev, new, ood_dev = (
-        [_within_cap(q, tokenizer, config.model.query_cap) for q in part] for part in (train, dev, new, ood_dev)
-    )
-    held, pool = ([_within_cap(q, tokenizer, config.model.query_cap) for q in part] for part in (held, pool))
-    _check_learnable(train, where=str(folder / config.data.judgments))
-    used = [*train, *dev, *new, *ood_dev, *(JudgedQuery(q.query_id, q.query, q.item_ids, ()) for q in pool)]
-    traffic, familiar = calibration_pairs(held, used, items, depth=config.ood.depth)
-    return RunData(items, train, dev, traffic, familiar, new, ood_dev, pool)
+    for known in (judged.texts, new):
+        check_disjoint(known, ood_dev, where=str(folder / data.ood_dev))
+    dev, new, ood_dev = ([_within_cap(q, tokenizer, cap) for q in part] for part in (dev, new, ood_dev))
+    held, pool = ([_within_cap(q, tokenizer, cap) for q in part] for part in (held, pool))
+    if not judged.learnable:
+        raise InputError(
+            "no query has items of two grades", where=str(folder / data.judgments),
+            todo="judge good and bad items of the same query",
+        )  # fmt: skip
+    more: list[JudgedQuery | TrafficQuery] = [*dev, *new, *ood_dev, *pool]
+    traffic, familiar = retrieved(
+        held, _AnyOf(judged.texts, {same_text(q.query) for q in more}),
+        _AnyOf(judged.used, {item_id for q in more for item_id in q.item_ids}),
+        items, depth=config.ood.depth, index=partial(Bm25Index, on_disk=isinstance(items, StoredItems)),
+    )  # fmt: skip
+    sample = sampled(judged.train, data.sample_pairs, config.seed)
+    return RunData(items, judged.train, dev, traffic, familiar, new, ood_dev, pool, sample)
+
+
+def keeps_on_disk(data: Data, folder: Path) -> bool:
+    """Tell whether items and judgments are too large for the memory, or are to be treated so.
+
+    :param data: table ``[data]``.
+    :param folder: what its paths are relative to.
+    :return: true where they are read on demand.
+    """
+    if data.store != "auto":
+        return data.store == "disk"
+    size = 0
+    for name in (data.items, data.judgments):
+        path = folder / name
+        if path.is_file():  # else reading it says so
+            size += path.stat().st_size * (GZIP_RATIO if path.suffix == ".gz" else 1)
+    return size > STORE_ABOVE
+
+
+def sampled(queries: Sequence[JudgedQuery], pairs: int, seed: int) -> list[JudgedQuery]:
+    """Draw queries until their pairs are as many as memory is to hold.
+
+    :param queries: training queries.
+    :param pairs: most pairs; one query is drawn in any case.
+    :param seed: of the draw.
+    :return: the queries, in their order; where all fit, all of them.
+    """
+    chosen: dict[int, JudgedQuery] = {}
+    left = pairs
+    for place in np.random.default_rng([seed, 1]).permutation(len(queries)).tolist():
+        query = queries[place]
+        left -= len(query.grades)
+        if left < 0 and chosen:
+            break
+        chosen[place] = query
+    return [chosen[place] for place in sorted(chosen)]
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """Items and judged queries, wherever they are kept.
+
+    :param items: the catalogue.
+    :param train: training queries, cut to the cap.
+    :param dev: queries held out for dev; none where there is a file of them.
+    :param spare: queries held out for traffic; none where there is a file of them.
+    :param texts: texts of the training queries, as given and as cut.
+    :param used: ids of the items that training queries are judged with.
+    :param learnable: whether some training query has items of two grades.
+    """
+
+    items: Mapping[str, Item]
+    train: Sequence[JudgedQuery]
+    dev: list[JudgedQuery]
+    spare: list[TrafficQuery]
+    texts: Container[str]
+    used: Container[str]
+    learnable: bool
+
+
+def _splits(config: Config) -> list[tuple[str, float, int, str]]:
+    """Parts to hold out, in order: name, share, seed and key."""
+    data = config.data
+    parts = [] if data.traffic else [(disk.SPARE, data.traffic_share, config.seed + 1, "traffic_share")]
+    return parts if data.dev else [*parts, (disk.DEV, data.dev_share, config.seed, "dev_share")]
+
+
+def _in_memory(config: Config, folder: Path, tokenizer: Tokenizer, store: Path | None) -> _Judged:
+    renderer = ItemRenderer(config.template.item_template, tokenizer, config.model.item_cap)
+    items = read_items(folder / config.data.items, renderer)
+    train = read_judgments(folder / config.data.judgments, items, config.grades.scale.k)
+    held: dict[str, list[JudgedQuery]] = {disk.SPARE: [], disk.DEV: []}
+    for part, share, seed, key in _splits(config):
+        train, held[part] = hold_out(train, share, seed, key=key, most=config.data.held_out_queries)
+    texts = {same_text(q.query) for q in train}
+    train = [_within_cap(q, tokenizer, config.model.query_cap) for q in train]
+    texts |= {same_text(q.query) for q in train}
+    used = {item_id for query in train for item_id in query.item_ids}
+    learnable = any(len(set(query.grades)) > 1 for query in train)
+    return _Judged(items, train, held[disk.DEV], _as_traffic(held[disk.SPARE]), texts, used, learnable)
+
+
+def _on_disk(config: Config, folder: Path, tokenizer: Tokenizer, store: Path | None) -> _Judged:
+    data, model = config.data, config.model
+    files = [folder / data.items, folder / data.judgments]
+
+    def build(builder: disk.Builder) -> None:
+        builder.add_items(files[0], ItemRenderer(config.template.item_template, tokenizer, model.item_cap))
+        builder.add_judgments(
+            files[1], config.grades.scale.k, lambda text: cut_to_tokens(text, tokenizer, model.query_cap)
+        )
+        for part, share, seed, key in _splits(config):
+            builder.hold_out(part, share, seed, key=key, most=data.held_out_queries)
+
+    settings = {
+        "template": dataclasses.asdict(config.template), "caps": [model.query_cap, model.item_cap],
+        "k": config.grades.scale.k, "splits": _splits(config), "most": data.held_out_queries,
+        "tokenizer": hashlib.sha256(tokenizer.to_str().encode()).hexdigest(),
+    }  # fmt: skip
+    key = disk.key_of(files, settings)
+    if store is None:  # each process has its own
+        kept = disk.open_store(None, key, build)
+    else:
+        kept = distributed.main_first(lambda: disk.open_store(store, key, build))
+    return _Judged(
+        kept.items, kept.train, kept.part(disk.DEV), _as_traffic(kept.part(disk.SPARE)), kept.texts(), kept.used(),
+        kept.facts["learnable"],
+    )  # fmt: skip
+
+
+def _as_traffic(queries: Sequence[JudgedQuery]) -> list[TrafficQuery]:
+    return [TrafficQuery(q.query_id, q.query) for q in queries]
+
+
+class _AnyOf:
+    """What any of some containers holds."""
+
+    def __init__(self, *parts: Container[str]) -> None:
+        self.parts = parts
+
+    def __contains__(self, value: object) -> bool:
+        return any(value in part for part in self.parts)
 
 
 def _more(config: Config) -> tuple[str, str]:
     return config.data.new, config.data.ood_dev
 
 
-def _read_pool(path: Path, items: dict[str, Item]) -> list[TrafficQuery]:
+def _read_pool(path: Path, items: Mapping[str, Item]) -> list[TrafficQuery]:
     """Queries with items for a teacher to score."""
     pool = read_traffic(path, items)
     for query in pool:
@@ -272,10 +426,3 @@ def _within_cap(query: Query, tokenizer: Tokenizer, cap: int) -> Query:
     the cap costs a full item some of its last tokens there.
     """
     return dataclasses.replace(query, query=cut_to_tokens(query.query, tokenizer, cap))
-
-
-def _check_learnable(train: Sequence[JudgedQuery], *, where: str) -> None:
-    if not any(len(set(query.grades)) > 1 for query in train):
-        raise InputError(
-            "no query has items of two grades", where=where, todo="judge good and bad items of the same query"
-        )

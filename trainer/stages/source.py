@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from trainer.stages.data import Pairs
+from trainer.data.judgments import Item, JudgedQuery
+from trainer.stages.data import Pairs, RunData
 
 
 @dataclass(frozen=True)
@@ -85,10 +87,80 @@ class JudgedSource:
         )  # fmt: skip
 
     def _draw(self, query: int, epoch: int) -> list[int]:
-        rows: list[int] = list(self._rows[query])
-        if len(rows) > self.cap:
-            random.Random(f"{self.seed}/{epoch}/{query}").shuffle(rows)
-            relevant = [row for row in rows if self.pairs.grades[row] > 0][: self.cap // 2]
-            chosen = set(relevant)
-            rows = [*relevant, *(row for row in rows if row not in chosen)][: self.cap]
-        return sorted(rows)
+        rows: list[int] = self._rows[query]
+        if len(rows) <= self.cap:
+            return rows
+        places = drawn(self.pairs.grades[rows].tolist(), self.cap, f"{self.seed}/{epoch}/{query}")
+        return [rows[place] for place in places]
+
+
+class StoreSource:
+    """Judged queries that are read when they are drawn; the same batches as :class:`JudgedSource` gives.
+
+    :param queries: the queries, such as :class:`trainer.data.disk.StoredQueries`.
+    :param items: every item, such as :class:`trainer.data.disk.StoredItems`.
+    :param cap: most items of a query in a step; relevant ones fill at most half of the places.
+    :param seed: of the draw.
+    """
+
+    def __init__(self, queries: Sequence[JudgedQuery], items: Mapping[str, Item], *, cap: int, seed: int) -> None:
+        self.queries, self.items, self.cap, self.seed = queries, items, cap, seed
+
+    @property
+    def n_queries(self) -> int:
+        """How many queries there are."""
+        return len(self.queries)
+
+    def batch(self, queries: Sequence[int], epoch: int) -> Batch:
+        """Read the items of some queries.
+
+        :param queries: numbers from 0 on.
+        :param epoch: of the draw.
+        :return: their pairs.
+        """
+        texts: list[str] = []
+        items: list[str] = []
+        groups: list[str] = []
+        index: list[int] = []
+        grades: list[int] = []
+        for number in queries:
+            query = self.queries[number]
+            places = drawn(query.grades, self.cap, f"{self.seed}/{epoch}/{number}")
+            texts += [query.query] * len(places)
+            items += [self.items[query.item_ids[place]].text for place in places]
+            groups += [query.slice] * len(places)
+            index += [number] * len(places)
+            grades += [query.grades[place] for place in places]
+        long = partial(torch.tensor, dtype=torch.long)
+        return Batch(texts, items, long(index), long(grades), torch.zeros(0), groups)
+
+
+def training_source(data: RunData, *, cap: int, seed: int) -> Source:
+    """Make the source of a run's training queries, from memory or from disk.
+
+    :param data: the run's data.
+    :param cap: most items of a query in a step.
+    :param seed: of the draw.
+    :return: the source; both give the same batches.
+    """
+    if isinstance(data.train, list):
+        slices = [query.slice for query in data.train]
+        return JudgedSource(data.judged(data.train), cap=cap, seed=seed, slices=slices)
+    return StoreSource(data.train, data.items, cap=cap, seed=seed)
+
+
+def drawn(grades: Sequence[int], cap: int, seed: str) -> list[int]:
+    """Draw some items of a query.
+
+    :param grades: of its items.
+    :param cap: most items; relevant ones fill at most half of the places.
+    :param seed: of the draw.
+    :return: their places, ascending; where all fit, all of them.
+    """
+    places = list(range(len(grades)))
+    if len(places) <= cap:
+        return places
+    random.Random(seed).shuffle(places)
+    relevant = [place for place in places if grades[place] > 0][: cap // 2]
+    chosen = set(relevant)
+    return sorted([*relevant, *(place for place in places if place not in chosen)][:cap])

@@ -1,0 +1,410 @@
+"""Items and judgments that memory does not hold: checked once, kept in SQLite, read on demand.
+
+The file is built beside its place and renamed, under a key that digests everything it was made of: what has the key
+is whole and current. It answers what lists and dictionaries of the same data would, in the same order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sqlite3
+import tempfile
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, ValuesView
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, overload
+from urllib.parse import quote
+
+from darl_opensearch.errors import DarlError, InputError
+from darl_opensearch.jsonl import read_jsonl
+from darl_opensearch.text import ItemRenderer, same_text
+from trainer.data.judgments import (
+    Item,
+    JudgedQuery,
+    Judgment,
+    changed_query,
+    digest,
+    item_twice,
+    judged_twice,
+    nothing_in,
+    parse_judgment,
+)
+from trainer.data.splits import drawn
+
+FORMAT = 1
+CACHE_KIB = 32 << 10  # pages that SQLite keeps in memory, whatever the size of the file
+TRAIN, SPARE, DEV = "train", "traffic", "dev"  # parts of the judged queries
+_SCHEMA = """
+PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA temp_store = FILE;
+CREATE TABLE item (n INTEGER PRIMARY KEY, id TEXT UNIQUE, text TEXT, slice TEXT, line INTEGER);
+CREATE TABLE query (n INTEGER PRIMARY KEY, id TEXT UNIQUE, given TEXT, text TEXT, slice TEXT, same TEXT, cut TEXT,
+    part TEXT);
+CREATE TABLE judgment (n INTEGER PRIMARY KEY, query INTEGER, item INTEGER, grade INTEGER, line INTEGER,
+    UNIQUE (query, item));
+CREATE TABLE train (n INTEGER PRIMARY KEY, query INTEGER);
+CREATE TABLE fact (name TEXT PRIMARY KEY, value TEXT);
+"""
+
+
+def key_of(files: Iterable[Path], settings: Mapping[str, Any]) -> str:
+    """Digest everything that a store is made of.
+
+    :param files: what is read; their bytes count.
+    :param settings: what decides how, JSON-ready.
+    :return: 64 hexadecimal digits.
+    :raises InputError: when a file cannot be read.
+    """
+    parts = []
+    for path in files:
+        try:
+            with path.open("rb") as file:
+                parts.append(hashlib.file_digest(file, "sha256").hexdigest())
+        except OSError as err:
+            raise InputError(
+                f"cannot be read ({err.strerror or err})", where=str(path), todo="check the path and its permissions"
+            ) from err
+    text = json.dumps({"format": FORMAT, "files": parts, "settings": settings}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Builder:
+    """A store in the making.
+
+    :param db: an empty database.
+    """
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self.db = db
+        db.executescript(_SCHEMA)
+
+    def add_items(self, path: Path, renderer: ItemRenderer) -> None:
+        """Add the items of a file, as :func:`trainer.data.judgments.read_items` reads them.
+
+        :param path: JSONL, one item a line.
+        :param renderer: template, tokenizer and cap.
+        :raises InputError: for what that function refuses.
+        """
+        insert = "INSERT OR IGNORE INTO item (id, text, slice, line) VALUES (?, ?, ?, ?)"
+        where = ""
+        for where, row in read_jsonl(path):
+            item_id = renderer.template.item_id(row, where=where)
+            if (first := self._one("SELECT line FROM item WHERE id = ?", item_id)) is not None:
+                raise item_twice(item_id, first=_where(path, first), where=where)
+            self.db.execute(
+                insert, (item_id, renderer(row, where=where), renderer.template.slice_of(row), _line(where))
+            )
+        if not where:
+            raise nothing_in(path, "item")
+
+    def add_judgments(self, path: Path, k: int, cut: Callable[[str], str]) -> None:
+        """Add the judgments of a file, as :func:`trainer.data.judgments.read_judgments` reads them.
+
+        :param path: JSONL, one judgment a line.
+        :param k: number of grades.
+        :param cut: cuts a query's text to its cap.
+        :raises InputError: for what that function refuses.
+        """
+        items = StoredItems(self.db)
+        where = ""
+        for where, row in read_jsonl(path):
+            judgment = parse_judgment(row, items, k, where=where)
+            query = self._query(judgment, where, cut)
+            item = self._one("SELECT n FROM item WHERE id = ?", judgment.item_id)
+            added = self.db.execute(
+                "INSERT OR IGNORE INTO judgment (query, item, grade, line) VALUES (?, ?, ?, ?)",
+                (query, item, judgment.grade, _line(where)),
+            )
+            if not added.rowcount:
+                first = self._one("SELECT line FROM judgment WHERE query = ? AND item = ?", query, item)
+                raise judged_twice(judgment, first=_where(path, first), where=where)
+        if not where:
+            raise nothing_in(path, "judgment")
+        self.db.execute("CREATE INDEX query_same ON query (same)")
+        self.db.execute("CREATE INDEX query_cut ON query (cut)")
+        self.db.execute("CREATE INDEX judgment_item ON judgment (item)")
+
+    def _query(self, judgment: Judgment, where: str, cut: Callable[[str], str]) -> int:
+        """Number of a judgment's query, which has the text that it had before."""
+        found = self.db.execute("SELECT n, given FROM query WHERE id = ?", (judgment.query_id,)).fetchone()
+        if found is None:
+            text = cut(judgment.query)
+            values = (judgment.query_id, judgment.query, text, judgment.slice, same_text(judgment.query),
+                      same_text(text), TRAIN)  # fmt: skip
+            added = self.db.execute(
+                "INSERT INTO query (id, given, text, slice, same, cut, part) VALUES (?, ?, ?, ?, ?, ?, ?)", values
+            )
+            return int(added.lastrowid or 0)
+        if found[1] != judgment.query:
+            raise changed_query(judgment, before=found[1], where=where)
+        return int(found[0])
+
+    def hold_out(self, part: str, share: float, seed: int, *, key: str, most: int) -> None:
+        """Hold out a share of the training queries, as :func:`trainer.data.splits.hold_out` does.
+
+        :param part: what the queries become: :data:`SPARE` or :data:`DEV`.
+        :param share: share held out, in (0, 1).
+        :param seed: of the draw.
+        :param key: the configuration's key to name in an error.
+        :param most: texts held out at most.
+        :raises InputError: when either part would be empty.
+        """
+        count = self._one("SELECT count(DISTINCT same) FROM query WHERE part = ?", TRAIN)
+        wanted = set(drawn(int(count), share, seed, key=key, most=most))
+        texts = self.db.execute("SELECT same FROM query WHERE part = ? GROUP BY same ORDER BY min(n)", (TRAIN,))
+        chosen = [same for place, (same,) in enumerate(texts) if place in wanted]
+        change = "UPDATE query SET part = ? WHERE same = ? AND part = ?"
+        self.db.executemany(change, ((part, same, TRAIN) for same in chosen))
+
+    def finish(self, key: str) -> None:
+        """Number the training queries and count what there is.
+
+        :param key: the store's key.
+        """
+        self.db.execute("INSERT INTO train (query) SELECT n FROM query WHERE part = ? ORDER BY n", (TRAIN,))
+        items, train = StoredItems(self.db), StoredQueries(self.db)
+        pairs = self._one("SELECT count(*) FROM judgment j JOIN train t ON t.query = j.query")
+        learnable = self._one("SELECT EXISTS (SELECT 1 FROM judgment j JOIN train t ON t.query = j.query "
+                              "GROUP BY j.query HAVING min(grade) < max(grade))")  # fmt: skip
+        facts = {
+            "key": key, "items": len(items), "items_sha256": digest(items.values()), "pairs": int(pairs),
+            "train_sha256": digest(train), "learnable": bool(learnable),
+        }  # fmt: skip
+        self.db.executemany("INSERT INTO fact VALUES (?, ?)", ((name, json.dumps(v)) for name, v in facts.items()))
+        self.db.commit()
+
+    def _one(self, statement: str, *values: object) -> Any:
+        row = self.db.execute(statement, values).fetchone()
+        return None if row is None else row[0]
+
+
+class Store:
+    """A finished store, open for reading.
+
+    :param path: its file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        # Immutable: no lock is taken, so that any number of processes may read it, also from a read-only disk.
+        self._db = sqlite3.connect(f"file:{quote(str(path.resolve()))}?mode=ro&immutable=1", uri=True)
+        weakref.finalize(self, self._db.close)
+        self._db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+        self.facts = {name: json.loads(value) for name, value in self._db.execute("SELECT name, value FROM fact")}
+        self.items = StoredItems(self._db, self.facts, owner=self)
+        self.train = StoredQueries(self._db, self.facts, owner=self)
+
+    def part(self, name: str) -> list[JudgedQuery]:
+        """Read the queries of a held-out part.
+
+        :param name: :data:`SPARE` or :data:`DEV`.
+        :return: the queries, in order of first appearance.
+        """
+        rows = self._db.execute("SELECT n FROM query WHERE part = ? ORDER BY n", (name,)).fetchall()
+        return [_judged(self._db, n) for (n,) in rows]
+
+    def texts(self) -> Column:
+        """Texts of the training queries, as given and as cut, in the form of :func:`darl_opensearch.text.same_text`.
+
+        :return: what ``in`` can ask.
+        """
+        return Column(self._db, f"SELECT 1 FROM query WHERE (same = ?1 OR cut = ?1) AND part = '{TRAIN}'", owner=self)
+
+    def used(self) -> Column:
+        """Ids of the items that training queries are judged with.
+
+        :return: what ``in`` can ask.
+        """
+        return Column(
+            self._db,
+            "SELECT 1 FROM item i JOIN judgment j ON j.item = i.n JOIN query q ON q.n = j.query "
+            f"WHERE i.id = ? AND q.part = '{TRAIN}'",
+            owner=self,
+        )
+
+
+class Column:
+    """Values that a query of one parameter finds.
+
+    :param db: the database.
+    :param statement: SQL that gives a row where the value is there.
+    :param owner: the store, which closes the database when nobody has a part of it any more.
+    """
+
+    def __init__(self, db: sqlite3.Connection, statement: str, *, owner: object) -> None:
+        self._db, self._statement, self._owner = db, f"{statement} LIMIT 1", owner
+
+    def __contains__(self, value: object) -> bool:
+        return self._db.execute(self._statement, (value,)).fetchone() is not None
+
+
+class StoredItems(Mapping[str, Item]):
+    """Items by id, in the order of the file.
+
+    :param db: the database.
+    :param facts: counts and digests; empty while the store is being built.
+    :param owner: the store, which closes the database when nobody has a part of it any more.
+    """
+
+    def __init__(self, db: sqlite3.Connection, facts: Mapping[str, Any] | None = None, *, owner: object = None) -> None:
+        self._db, self.facts, self._owner = db, dict(facts or {}), owner
+
+    def __len__(self) -> int:
+        if "items" in self.facts:
+            return int(self.facts["items"])
+        return int(self._db.execute("SELECT count(*) FROM item").fetchone()[0])
+
+    def __iter__(self) -> Iterator[str]:
+        for (item_id,) in self._db.execute("SELECT id FROM item ORDER BY n"):
+            yield item_id
+
+    def __contains__(self, item_id: object) -> bool:
+        return self._db.execute("SELECT 1 FROM item WHERE id = ?", (item_id,)).fetchone() is not None
+
+    def __getitem__(self, item_id: str) -> Item:
+        row = self._db.execute("SELECT id, text, slice FROM item WHERE id = ?", (item_id,)).fetchone()
+        if row is None:
+            raise KeyError(item_id)
+        return Item(*row)
+
+    def values(self) -> ValuesView[Item]:
+        """Items in one pass over the file, rather than one search each.
+
+        :return: a view of them.
+        """
+        return _Items(self)
+
+    def scan(self) -> Iterator[Item]:
+        """Read all items.
+
+        :yields: one after the other.
+        """
+        for row in self._db.execute("SELECT id, text, slice FROM item ORDER BY n"):
+            yield Item(*row)
+
+
+class _Items(ValuesView[Item]):
+    """Values of stored items."""
+
+    def __init__(self, items: StoredItems) -> None:
+        super().__init__(items)
+        self._items = items
+
+    def __iter__(self) -> Iterator[Item]:
+        return self._items.scan()
+
+
+class StoredQueries(Sequence[JudgedQuery]):
+    """Training queries, in order of first appearance.
+
+    :param db: the database.
+    :param facts: counts and digests; empty while the store is being built.
+    :param owner: the store, which closes the database when nobody has a part of it any more.
+    """
+
+    def __init__(self, db: sqlite3.Connection, facts: Mapping[str, Any] | None = None, *, owner: object = None) -> None:
+        self._db, self.facts, self._owner = db, dict(facts or {}), owner
+        self._count = int(db.execute("SELECT count(*) FROM train").fetchone()[0])
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, place: int) -> JudgedQuery: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[JudgedQuery]: ...
+
+    def __getitem__(self, place: int | slice) -> JudgedQuery | list[JudgedQuery]:
+        if isinstance(place, slice):
+            return [self[n] for n in range(*place.indices(self._count))]
+        if not -self._count <= place < self._count:
+            raise IndexError(place)
+        (number,) = self._db.execute("SELECT query FROM train WHERE n = ?", (place % self._count + 1,)).fetchone()
+        return _judged(self._db, number)
+
+
+def _judged(db: sqlite3.Connection, number: int) -> JudgedQuery:
+    query_id, text, slice_ = db.execute("SELECT id, text, slice FROM query WHERE n = ?", (number,)).fetchone()
+    rows = db.execute(
+        "SELECT i.id, j.grade FROM judgment j JOIN item i ON i.n = j.item WHERE j.query = ? ORDER BY j.n", (number,)
+    ).fetchall()
+    return JudgedQuery(query_id, text, tuple(i for i, _ in rows), tuple(g for _, g in rows), slice_)
+
+
+def open_store(path: Path | None, key: str, build: Callable[[Builder], None]) -> Store:
+    """Open a store, and build it first where it is not there or was made of something else.
+
+    :param path: its file; None: a temporary one, gone with the process.
+    :param key: from :func:`key_of`.
+    :param build: fills it.
+    :return: the store.
+    :raises InputError: for what the builder refuses.
+    :raises DarlError: when the disk is full.
+    """
+    if path is None:
+        folder = tempfile.TemporaryDirectory(prefix="darl-store-", ignore_cleanup_errors=True)
+        store = open_store(Path(folder.name) / "store.sqlite", key, build)
+        weakref.finalize(store, folder.cleanup)
+        return store
+    if not _has_key(path, key):
+        with _folders(path.parent):
+            _build(path, key, build)
+    return Store(path)
+
+
+def _build(path: Path, key: str, build: Callable[[Builder], None]) -> None:
+    partial = path.with_name(f".{path.name}.tmp")
+    partial.unlink(missing_ok=True)
+    try:
+        with closing(sqlite3.connect(partial)) as db:
+            db.execute(f"PRAGMA cache_size = -{2 * CACHE_KIB}")
+            builder = Builder(db)
+            build(builder)
+            builder.finish(key)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except sqlite3.OperationalError as err:
+        if "full" not in str(err):
+            raise
+        raise DarlError(
+            f"the disk is full: items and judgments cannot be kept there ({err})",
+            where=str(path),
+            todo="make room (about twice the size of the files), or name another folder with --run",
+        ) from err
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _has_key(path: Path, key: str) -> bool:
+    if not path.is_file():
+        return False
+    try:
+        with closing(Store(path)._db) as db:
+            return bool(db.execute("SELECT value FROM fact WHERE name = 'key'").fetchone() == (json.dumps(key),))
+    except sqlite3.DatabaseError:  # not a store, or of another format
+        return False
+
+
+@contextmanager
+def _folders(folder: Path) -> Iterator[None]:
+    """Make folders, and leave none behind where the work fails: input that is refused leaves nothing."""
+    new = [part for part in (folder, *folder.parents) if not part.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        for part in new:
+            part.rmdir()
+        raise
+
+
+def _where(path: Path, line: int) -> str:
+    return f"{path}, line {line}"
+
+
+def _line(where: str) -> int:
+    return int(where.rpartition(" ")[2])

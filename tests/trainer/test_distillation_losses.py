@@ -41,7 +41,7 @@ def test_laws(name, data, batch, seed, scale):
     score, teacher, query = teaching(batch, seed, scale)
     value = entry.make(score, teacher, query, **params)
     value.backward()
-    assert value.shape == () and torch.isfinite(value) and value >= -1e-12
+    assert value.shape == () and torch.isfinite(value) and value >= -1e-9  # rounding
     assert torch.isfinite(score.grad).all()
     order = shuffled(len(batch), seed)
     assert_close(entry.make(score[order], teacher[order], query[order], **params), value)
@@ -162,4 +162,5 @@ def test_kl_of_a_high_temperature_is_margin_mse(seed, n):
     """Its limit is half the variance of score - teacher; margin_mse is twice the sample variance."""
     score, teacher, query = teaching([(0, 0.0)] * n, seed)
     limit = margin_mse(score, teacher, query) * (n - 1) / (4 * n)
-    assert kl(score, teacher, query, temperature=1e4).item() == pytest.approx(limit.item(), rel=1e-2)
+    # both sides nearly cancel where score and teacher nearly agree: hence the absolute tolerance
+    assert kl(score, teacher, query, temperature=1e3).item() == pytest.approx(limit.item(), rel=1e-2, abs=1e-8)

@@ -8,7 +8,7 @@ from trainer.stages.full_stage import descend, dev_loss, fit_settings, graded_lo
 from trainer.stages.mixing import Replayed
 from trainer.stages.registry import STAGES, Context, Outcome, Stage, declared, need
 from trainer.stages.robust import groups_of
-from trainer.stages.source import JudgedSource
+from trainer.stages.source import JudgedSource, training_source
 
 
 @STAGES.register(
@@ -41,12 +41,10 @@ class AugmentedStage(Stage):
         """
         config, data, own = context.config, context.data, context.config.augment
         cap, seed = config.stages.items_per_query, context.seed
-        new, old = (
-            JudgedSource(context.pairs[role], cap=cap, seed=seed, slices=[query.slice for query in queries])
-            for role, queries in (("new", data.new), ("train", data.train))
-        )
+        new = JudgedSource(context.pairs["new"], cap=cap, seed=seed, slices=[query.slice for query in data.new])
+        old = training_source(data, cap=cap, seed=seed)
         source = Replayed(new, old, ratio=own.replay, seed=seed)
-        replayed = data.train if source.drawn else []
+        replayed = data.train if source.drawn and config.loss.groups else []
         weights = [1.0] * len(data.new) + [source.drawn / len(data.train)] * len(replayed)
         loss = graded_loss(context.objective, groups_of(config.loss, [*data.new, *replayed], weights))
         settings = fit_settings(

@@ -179,6 +179,11 @@ class RunData:
         return self.train if self.sample is None else self.sample
 
     @property
+    def in_memory(self) -> Sequence[JudgedQuery]:
+        """Training queries: all where they are in memory, else a random sample."""
+        return self.train if isinstance(self.train, list) else self.sampled
+
+    @property
     def learnt(self) -> list[JudgedQuery]:
         """Judged queries that the detector calls known, those of training sampled: all but the OOD dev queries."""
         return [*self.sampled, *self.dev, *self.new]

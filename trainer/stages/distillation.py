@@ -24,7 +24,7 @@ from trainer.stages.mixing import Taught, Together
 from trainer.stages.objective import Objective, Totals
 from trainer.stages.registry import STAGES, Context, Outcome, Stage, declared, need
 from trainer.stages.robust import dev_objective
-from trainer.stages.source import Batch, JudgedSource, Source
+from trainer.stages.source import Batch, JudgedSource, Source, training_source
 from trainer.teachers import Ask, Place, Teacher, fetch_scores, find_teacher, normalised
 
 SCORES = "teacher"  # folder of the run with what the teacher said
@@ -65,7 +65,7 @@ class DistillStage(Stage):
         :return: history, and what the teacher left out.
         """
         config, own, data = context.config, context.config.distill, context.data
-        asks = [*_judged(data.train, data), *_unjudged(data.pool, data)]
+        asks = [*_judged(data.in_memory, data), *_unjudged(data.pool, data)]
         told = self._ask(context, asks)
         missing = sum(score is None for scores in told for score in scores)
         pairs = sum(len(ask.item_ids) for ask in asks)
@@ -158,7 +158,7 @@ def _unjudged(queries: Sequence[TrafficQuery], data: RunData) -> list[Ask]:
 def _source(context: Context, asks: Sequence[Ask], told: Sequence[Sequence[float | None]]) -> Source:
     config, data = context.config, context.data
     cap, seed = config.stages.items_per_query, context.seed
-    source: Source = JudgedSource(context.pairs["train"], cap=cap, seed=seed)
+    source: Source = training_source(data, cap=cap, seed=seed)
     if data.pool:
         pairs = data.unjudged([(query, query.item_ids) for query in data.pool])
         pairs = dataclasses.replace(pairs, grades=torch.full((len(pairs.index),), -1, dtype=torch.long))
@@ -195,7 +195,8 @@ def _dev_loss(context: Context) -> Callable[[], float]:
     )
 
     def evaluate() -> float:
-        dev = (context.pairs["dev"], Features(model).of(context.pairs["dev"]).similarity)
+        features = Features(model, device=context.config.stages.device)
+        dev = (context.pairs["dev"], features.of(context.pairs["dev"]).similarity)
         loss = dev_objective(order, model.head, dev)
         return loss + graded * dev_objective(objective, model.head, dev) if graded else loss
 

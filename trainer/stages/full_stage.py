@@ -15,7 +15,7 @@ from trainer.stages.fit import Fit, FitSettings, StepLoss
 from trainer.stages.objective import Objective, Totals
 from trainer.stages.registry import STAGES, Context, Outcome, Stage
 from trainer.stages.robust import GroupDroLoss, Groups, dev_objective, groups_of
-from trainer.stages.source import Batch, JudgedSource, Source
+from trainer.stages.source import Batch, Source, training_source
 
 
 @STAGES.register("full", cite="Howard and Ruder 2018, arXiv:1801.06146 (head first, then everything)")
@@ -29,10 +29,7 @@ class FullStage(Stage):
         :return: history.
         """
         limits, config = context.config.stages, context.config
-        source = JudgedSource(
-            context.pairs["train"], cap=limits.items_per_query, seed=context.seed,
-            slices=[query.slice for query in context.data.train],
-        )  # fmt: skip
+        source = training_source(context.data, cap=limits.items_per_query, seed=context.seed)
         settings = fit_settings(
             config, epochs=limits.full_epochs, learning_rate=limits.full_learning_rate,
             head_learning_rate=limits.head_learning_rate, rate_key="[stages] full_learning_rate",
@@ -96,7 +93,7 @@ def dev_loss(context: Context, parts: Mapping[str, Sequence[JudgedQuery]]) -> Ca
     groups = {role: groups_of(context.config.loss, queries) for role, queries in parts.items()}
 
     def evaluate() -> float:
-        features = Features(model)
+        features = Features(model, device=context.config.stages.device)
         losses = [
             dev_objective(objective, model.head, (pairs, features.of(pairs).similarity), groups[role])
             for role in parts

@@ -30,7 +30,7 @@ class HeadStage(Stage):
         """
         head, limits, features = context.model.head, context.config.stages, context.features
         train, dev = ((context.pairs[part], features.of(context.pairs[part]).similarity) for part in ("train", "dev"))
-        groups = groups_of(context.config.loss, context.data.train)
+        groups = groups_of(context.config.loss, context.data.sampled)
         dev_groups = groups_of(context.config.loss, context.data.dev)
         standardise = context.model.standardises
         held_out = cross_fitted_latent(

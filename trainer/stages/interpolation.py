@@ -81,7 +81,7 @@ class InterpolateStage(Stage):
         for done, coefficient in enumerate(coefficients):
             context.report("stage interpolate", done, len(coefficients))
             model.load_state_dict(mixed(before, after, coefficient))
-            features = Features(model)
+            features = Features(model, device=context.config.stages.device)
             values.append(tuple(_ndcg(features, context.pairs[role], context.config) for role in ("dev", "ood_dev")))
         points = [
             Point(c, mean(on_id), mean(on_ood), mean({q: v - values[0][0][q] for q, v in on_id.items()}))

@@ -36,7 +36,7 @@ from trainer.stages.robust import check_groups
 from trainer.stages.verdict import verdict
 
 CONFIG, DATA, RESULT, CHECKPOINT, CURVES = "config.json", "data.json", "result.json", "checkpoint", "curves.svg"
-STAGES_FOLDER = "stages"
+STAGES_FOLDER, STORE = "stages", "store.sqlite"
 ROOT = "root.txt"  # where the data lay; a run that was moved is told by --data
 
 
@@ -80,14 +80,14 @@ def train(
     """
     torch.manual_seed(config.seed)
     report("loading the base model", 0, 1)
-    model, data = prepare(config, base)
+    model, data = prepare(config, base, store=folder / STORE)
     _first(lambda: _open_folder(folder, config, data, base, fresh=fresh))
     if distributed.broadcast((folder / RESULT).is_file()):
         return load_run(folder)
-    parts = {"train": data.train, "dev": data.dev, "new": data.new, "ood_dev": data.ood_dev}
+    parts = {"train": data.sampled, "dev": data.dev, "new": data.new, "ood_dev": data.ood_dev}
     pairs = {role: data.judged(queries) for role, queries in parts.items() if queries}
     objective = Objective.make(config.loss, config.grades.scale.gains)
-    features = Features(model)
+    features = Features(model, device=config.stages.device)
     result: dict[str, Any] = {"start": _figures(features, pairs["dev"], config), "stages": []}
     result["ndcg_intervals"] = {"start": _ndcg_interval(features, pairs["dev"], config)}
     if "ood_dev" in pairs:
@@ -110,11 +110,12 @@ def train(
     return load_run(folder)
 
 
-def prepare(config: Config, base: Path) -> tuple[Any, RunData]:
+def prepare(config: Config, base: Path, *, store: Path | None = None) -> tuple[Any, RunData]:
     """Load and check everything: what is wrong must show before hours of training, not after.
 
     :param config: the configuration.
     :param base: folder its paths are relative to.
+    :param store: where data that memory does not hold are kept; None: in a temporary file.
     :return: the untrained model in evaluation mode, and the data.
     :raises DarlError: naming what cannot be trained on.
     """
@@ -122,7 +123,7 @@ def prepare(config: Config, base: Path) -> tuple[Any, RunData]:
     Objective.make(config.loss, config.grades.scale.gains)
     DETECTORS.resolve(config.ood.detector, config.ood.params)
     model = make.from_base(config, GRADE_LOSSES[config.loss.grade].needs)
-    data = read_data(config, base, model.tokenizer())
+    data = read_data(config, base, model.tokenizer(), store=store)
     check_count(sum(len(item_ids) for _, item_ids in data.traffic), config.ood.alpha)
     check_groups(config.loss, data.train, where=str(base / config.data.judgments))
     if not config.data.allow_near:
@@ -142,7 +143,11 @@ def _first(work: Callable[[], object]) -> None:
 
 def _open_folder(folder: Path, config: Config, data: RunData, base: Path, *, fresh: bool) -> None:
     if fresh and (folder / CONFIG).is_file() and (folder / DATA).is_file():  # else config.json may be anybody's
-        shutil.rmtree(folder)  # only now: an input that is refused must not cost the old run
+        for entry in folder.iterdir():  # only now: an input that is refused must not cost the old run
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            elif entry.name != STORE:  # just made from the data that there are now
+                entry.unlink()
     _claim(folder, config, data)
     _write_text(folder / ROOT, str(base.resolve()))
 
@@ -153,7 +158,7 @@ def _check_near(config: Config, data: RunData, base: Path) -> None:
     parts = {
         role: Part.of_judged(str(base / name), queries)
         for role, name, queries in (
-            ("train", files.judgments, data.train), ("new", files.new, data.new),
+            ("train", files.judgments, data.in_memory), ("new", files.new, data.new),
             ("dev", files.dev, data.dev), ("ood_dev", files.ood_dev, data.ood_dev),
         )
         if name and queries

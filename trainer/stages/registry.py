@@ -29,7 +29,8 @@ class Context:
     :param objective: the loss of ``[loss]``.
     :param config: the whole configuration.
     :param data: everything the run has read.
-    :param pairs: judged pairs by role: ``train``, ``dev``, and ``new`` and ``ood_dev`` where the run has them.
+    :param pairs: judged pairs by role: ``train`` (a sample where there are many), ``dev``, and ``new`` and
+        ``ood_dev`` where the run has them.
     :param base: folder that the configuration's paths are relative to.
     :param run: the run's folder, for what outlives the stage.
     :param place: folder of the stage's own checkpoints; dropped when the stage is done.

@@ -57,12 +57,13 @@ def groups_of(config: Loss, queries: Sequence[JudgedQuery], weights: Sequence[fl
     """
     if not config.groups:
         return None
-    counts = Counter(query.slice for query in queries)
+    slices = [query.slice for query in queries]
+    counts = Counter(slices)
     large = sorted(name for name, n in counts.items() if n >= config.group_queries)
     number = {name: place for place, name in enumerate(large)}
     number |= {name: len(large) for name in counts if name not in number}
-    of_query = torch.tensor([number[query.slice] for query in queries], dtype=torch.long)
-    weight = torch.ones(len(queries), dtype=torch.double) if weights is None else torch.tensor(weights).double()
+    of_query = torch.tensor([number[name] for name in slices], dtype=torch.long)
+    weight = torch.ones(len(slices), dtype=torch.double) if weights is None else torch.tensor(weights).double()
     total = torch.zeros(max(number.values()) + 1, dtype=torch.double).index_add(0, of_query, weight)
     return Groups(number, total / total.sum(), of_query, config.group_step)
 

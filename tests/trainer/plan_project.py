@@ -1,0 +1,86 @@
+"""The tests' training project with everything that the later stages read: new samples, OOD dev queries, a pool."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from training_project import KINDS, PERILS, write_jsonl, write_project
+
+ROOT = Path(__file__).parents[2]
+STAGES = {"full_epochs": 2, "full_learning_rate": 1e-3, "patience": 100, "head_steps": 8}
+
+
+def read_items(folder: Path) -> dict[str, str]:
+    """Titles of the first 14 items: the others stay unjudged, for the OOD calibration."""
+    rows = [json.loads(line) for line in (folder / "items.jsonl").read_text().splitlines()]
+    return {row["id"]: row["title"] for row in rows[:14]}
+
+
+def write_plan(folder: Path, base: Path, **tables: Mapping[str, Any]) -> Path:
+    """The project of :func:`write_project` with ``new.jsonl``, ``ood_dev.jsonl`` and ``pool.jsonl``, all named."""
+    merged: dict[str, dict[str, Any]] = {
+        "data": {"new": "new.jsonl", "ood_dev": "ood_dev.jsonl"},
+        "stages": dict(STAGES),
+        "augment": {"epochs": 2, "learning_rate": 1e-3},
+    }
+    for table, keys in tables.items():
+        merged.setdefault(table, {}).update(keys)
+    path = write_project(folder, base, **merged)
+    items, rng = read_items(folder), random.Random(3)
+    for name, queries in (("new", 8), ("ood_dev", 6)):
+        rows = []
+        for n in range(queries):
+            words = (rng.choice(KINDS), rng.choice(PERILS), f"{name}{n}")
+            for item_id in rng.sample(sorted(items), 5):
+                grade = len(set(words) & set(items[item_id].split()))
+                rows.append({"query": " ".join(words), "item_id": item_id, "grade": grade, "slice": words[0]})
+        write_jsonl(folder / f"{name}.jsonl", rows)
+    pool = [{"query": f"pool {n} {rng.choice(PERILS)}", "items": rng.sample(sorted(items), 4)} for n in range(6)]
+    write_jsonl(folder / "pool.jsonl", pool)
+    return path
+
+
+def write_scores(folder: Path, score: Callable[[str, str], float]) -> Path:
+    """A teacher's file: ``score(query, title)`` of every judged pair and every pair of the pool."""
+    items, rows = read_items(folder), {}
+    for line in (folder / "judgments.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        rows[row["query"], row["item_id"]] = None
+    for line in (folder / "pool.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        rows |= {(row["query"], item_id): None for item_id in row["items"]}
+    told = [{"query": q, "item_id": i, "score": score(q, items[i])} for q, i in rows]
+    return write_jsonl(folder / "scores.jsonl", told)
+
+
+def kill_in_stage(path: Path, run: Path, place: str, step: int = 2) -> None:
+    """Start ``darl train`` in a process of its own, and kill it -9 once a stage's checkpoint has come so far."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "darl_opensearch", "train", str(path), "--run", str(run)]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    progress, limit = run / "stages" / place / "progress.json", time.monotonic() + 240
+    while process.poll() is None and time.monotonic() < limit:
+        try:
+            if json.loads(progress.read_text())["state"]["step"] >= step:
+                break
+        except (OSError, ValueError):
+            time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait(10) == -signal.SIGKILL, process.stderr.read().decode()  # type: ignore[union-attr]
+    process.stderr.close()  # type: ignore[union-attr]
+    assert not (run / "result.json").exists()
+
+
+def weights(run: Path) -> dict[str, Any]:
+    """A finished run's weights."""
+    return load_file(run / "checkpoint" / "model.safetensors")

@@ -1,0 +1,491 @@
+"""The plan over all its stages: registry, new samples with replay, worst slices, the run's folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from plan_project import kill_in_stage, weights, write_plan
+from training_project import laws, write_jsonl
+
+from darl_opensearch.errors import DarlError, InputError, UsageError
+from trainer.config import Loss, Term, read_config
+from trainer.data.judgments import JudgedQuery
+from trainer.evaluate.bootstrap import bootstrap_mean
+from trainer.losses import GRADE_LOSSES, RANK_LOSSES
+from trainer.models.heads import HEADS
+from trainer.stages import STAGES, plan
+from trainer.stages.curves import draw
+from trainer.stages.data import Pairs
+from trainer.stages.full_stage import GradedLoss
+from trainer.stages.head_stage import fit_head
+from trainer.stages.mixing import Replayed, Taught, Together
+from trainer.stages.objective import Objective
+from trainer.stages.robust import GroupDroLoss, WholeSetDro, dev_objective, groups_of, reweighted
+from trainer.stages.source import Batch, JudgedSource
+from trainer.stages.verdict import verdict
+
+GAINS = (0.0, 1.0, 3.0)
+
+
+def train(path: Path, folder: Path, *overrides: str, **options):
+    return plan.train(read_config(path, overrides), path.parent, folder, **options)
+
+
+def equal(one: dict, two: dict) -> bool:
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+# ---- the registry
+
+
+@pytest.mark.parametrize("name", list(STAGES))
+def test_every_stage_says_what_it_is(name):
+    entry = STAGES[name]
+    assert entry.summary and entry.cite and not entry.summary.endswith(".")
+    stage = entry.make()
+    assert stage.judged_on[0] == "dev"
+    assert all(param.help for param in entry.params.values())
+
+
+def test_the_plan_names_no_stage():
+    source = Path(plan.__file__).read_text()
+    assert not [name for name in STAGES if f'"{name}"' in source or f"'{name}'" in source]
+
+
+NEEDS = {
+    "augmented": ("data.new=''", "[data] new is empty. Name the judgments of the new samples"),
+    "interpolate": ("data.ood_dev=''", "[data] ood_dev is empty. Name judgments of traffic unlike"),
+    "distill": ("distill.teacher=''", "[distill] teacher is empty. Write file:"),
+}
+
+
+@pytest.mark.parametrize("name", NEEDS)
+def test_a_stage_without_what_it_needs_is_refused_with_the_configuration(tmp_path, bases, name):
+    path = write_plan(tmp_path / "p", bases["bert"])
+    setting, message = NEEDS[name]
+    with pytest.raises(UsageError) as caught:
+        read_config(path, [f"stages.run=['{name}']", setting])
+    assert str(caught.value).startswith(f"{path}: [stages] run names {name}, and") and message in str(caught.value)
+
+
+def test_an_unknown_stage(tmp_path, bases):
+    path = write_plan(tmp_path / "p", bases["bert"])
+    with pytest.raises(UsageError, match=r"\[stages\] run names 'augment'\. Did you mean 'augmented'\?"):
+        read_config(path, ["stages.run=['head', 'augment']"])
+
+
+def test_nothing_to_interpolate_from(tmp_path, bases):
+    path = write_plan(tmp_path / "p", bases["bert"])
+    with pytest.raises(UsageError, match="names interpolate, and no augmented before it. Put augmented before it"):
+        read_config(path, ["stages.run=['interpolate', 'augmented']"])
+    read_config(path, ["stages.run=['full', 'interpolate']", "interpolate.between='start'"])
+
+
+# ---- verdicts
+
+
+def test_one_dev_set_is_judged_as_ever():
+    gains = np.array([0.1, 0.0, 0.2, 0.1])
+    said = verdict([gains], seed=3)
+    assert said.error == float(gains.std(ddof=1) / np.sqrt(4)) and said.kept
+    assert said.gain == bootstrap_mean(gains, seed=3)
+
+
+def test_two_dev_sets_weigh_alike():
+    said = verdict([np.full(30, 0.0), np.array([0.3, 0.5])], seed=0)
+    assert said.gain.mean == pytest.approx((0.0 + 0.4) / 2)
+    assert said.error == pytest.approx(np.sqrt(0.02) / np.sqrt(2) / 2)  # half the error of the two
+    assert said.kept and said.gain.low <= said.gain.mean <= said.gain.high
+    assert verdict([np.zeros(0), np.array([0.1, 0.2])], seed=0) == verdict([np.array([0.1, 0.2])], seed=0)
+
+
+@pytest.mark.parametrize("sets", [[], [np.zeros(0)], [np.array([1.0])], [np.full(3, np.nan)], [np.full(4, -0.1)]])
+def test_no_gain_is_a_no(sets):
+    assert not verdict(sets, seed=0).kept
+
+
+# ---- sources
+
+
+def pairs_of(lists: list[list[int]], tag: str = "") -> Pairs:
+    """A query for each list of grades; its items are its own."""
+    index, grades, items = [], [], []
+    for query, found in enumerate(lists):
+        for grade in found:
+            index.append((query, len(items)))
+            items.append(f"{tag}item {query} {len(items)}")
+            grades.append(grade)
+    queries = tuple(f"{tag}query {query}" for query in range(len(lists)))
+    return Pairs(queries, tuple(items), torch.tensor(index).reshape(-1, 2), torch.tensor(grades, dtype=torch.long))
+
+
+def test_replay_takes_every_new_query_and_other_old_ones_each_epoch():
+    new = JudgedSource(pairs_of([[0, 1]] * 4, "new "), cap=9, seed=0)
+    old = JudgedSource(pairs_of([[0, 1]] * 10, "old "), cap=9, seed=0)
+    source = Replayed(new, old, ratio=1.5, seed=0)
+    assert source.n_queries == 4 + 6
+    epochs = [source.batch(range(source.n_queries), epoch) for epoch in (0, 1, 0)]
+    drawn = [set(batch.queries) for batch in epochs]
+    assert all({f"new query {n}" for n in range(4)} <= names and len(names) == 10 for names in drawn)
+    assert drawn[0] == drawn[2] != drawn[1]
+    assert len(epochs[0].query_index.unique()) == 10  # a new query is never taken for an old one
+    assert Replayed(new, old, ratio=99.0, seed=0).n_queries == 14
+    assert Replayed(new, old, ratio=0.0, seed=0).n_queries == 4
+
+
+@laws
+@given(chosen=st.lists(st.integers(0, 6), unique=True))
+def test_a_batch_of_two_sources_has_the_pairs_of_both(chosen):
+    one, two = (
+        JudgedSource(pairs_of(g, t), cap=9, seed=0) for g, t in (([[0], [1, 2], [2, 0]], "a "), ([[1]] * 4, "b "))
+    )
+    batch = Together(one, two).batch(chosen, 0)
+    assert len(batch.query_index.unique()) == len(chosen)
+    assert sorted(set(batch.queries)) == sorted([*(f"a query {q}" for q in chosen if q < 3),
+                                                 *(f"b query {q - 3}" for q in chosen if q >= 3)])  # fmt: skip
+    by_query = {
+        int(q): {batch.queries[i] for i in np.flatnonzero(batch.query_index.numpy() == q)} for q in batch.query_index
+    }
+    assert all(len(texts) == 1 for texts in by_query.values())
+    sizes = {len(batch.queries), len(batch.items), len(batch.query_index), len(batch.grades), len(batch.groups)}
+    assert len(sizes) == 1
+
+
+def test_a_teachers_scores_go_with_their_pairs():
+    source = JudgedSource(pairs_of([[0, 1], [2]]), cap=9, seed=0)
+    taught = Taught(source, {"query 0": {"item 0 1": 0.5}, "query 1": {"item 1 2": -2.0}})
+    told = taught.batch([0, 1], 0).teacher.tolist()
+    assert math.isnan(told[0]) and told[1:] == [0.5, -2.0]
+
+
+# ---- the loss
+
+
+def test_two_terms_of_a_kind_add_up():
+    torch.manual_seed(0)
+    head = HEADS["cumulative"].make(2, GAINS)
+    features, grades, query_index = torch.randn(9, 2), torch.randint(0, 3, (9,)), torch.arange(9) // 3
+    one = Loss(rank_weight=0, l2=0)
+    parts = [
+        Objective.make(one, GAINS),
+        Objective.make(Loss(grade_weight=0, rank_weight=2, l2=0), GAINS),
+        Objective.make(Loss(grade_weight=0, rank="lambda", rank_weight=0.5, l2=0), GAINS),
+        Objective.make(Loss(grade_weight=0.25, grade="yes_no", rank_weight=0, l2=0), GAINS),
+    ]
+    also = (Term(kind="rank", name="lambda", weight=0.5), Term(kind="grade", name="yes_no", weight=0.25))
+    whole = Objective.make(Loss(rank_weight=2, l2=0, also=also), GAINS)
+    wanted = sum(part(head, features, grades, query_index) for part in parts)
+    torch.testing.assert_close(whole(head, features, grades, query_index), wanted)
+
+
+def test_a_further_term_from_the_configuration(tmp_path, bases):
+    path = write_plan(tmp_path / "p", bases["bert"])
+    path.write_text(path.read_text() + '[[loss.also]]\nkind = "rank"\nname = "lambda"\nweight = 0.5\n')
+    config = read_config(path)
+    assert config.loss.also == (Term(kind="rank", name="lambda", weight=0.5),)
+    trained = train(path, tmp_path / "run", "stages.run=['head']")
+    assert plan.load_run(trained.folder).config.loss.also == config.loss.also
+    for spoilt, message in (
+        ("kind='rnk'", "[[loss.also]] kind is 'rnk'. Choose grade or rank"),
+        ("weigth=1", "unknown key [also] weigth. Did you mean 'weight'?"),
+        ("weight=-1", "[loss.also] weight is -1"),
+    ):
+        with pytest.raises(DarlError) as caught:
+            read_config(path, [f"loss.also=[{{kind='rank', name='pairwise', {spoilt}}}]"
+                               if "kind" not in spoilt else f"loss.also=[{{{spoilt}, name='x'}}]"])  # fmt: skip
+        assert message in str(caught.value)
+
+
+def test_grade_losses_of_two_heads_do_not_go_together():
+    heads = {GRADE_LOSSES[name].needs: name for name in GRADE_LOSSES}
+    first, second = itertools.islice(((n, h) for h, n in heads.items()), 2)
+    config = Loss(grade=first[0], also=(Term(kind="grade", name=second[0]),))
+    with pytest.raises(UsageError) as caught:
+        Objective.make(config, GAINS)
+    text = str(caught.value)
+    assert f"needs the head {second[1]!r}" in text and f"needs {first[1]!r}" in text
+    assert "choose grade losses that need the same" in text
+    with pytest.raises(UsageError, match="unknown rank loss 'pair'"):
+        Objective.make(Loss(also=(Term(kind="rank", name="pair"),)), GAINS)
+    assert set(RANK_LOSSES) & {"pairwise"}
+
+
+# ---- the worst slice
+
+
+class Linear:
+    """A backbone whose features are looked up by item text."""
+
+    def __init__(self, head, features):
+        self.head, self.features = head, features
+
+    def pair_features(self, queries, items):
+        return dataclasses.make_dataclass("F", ["similarity"])(torch.stack([self.features[item] for item in items]))
+
+
+def slices(names: list[str]) -> list[JudgedQuery]:
+    return [JudgedQuery(f"q{n}", f"query {n}", ("i",), (1,), name) for n, name in enumerate(names)]
+
+
+def problem(names: list[str], seed: int = 0):
+    """Queries of three items in the slices given: head, model, objective, pairs, groups, source."""
+    torch.manual_seed(seed)
+    pairs = pairs_of([[0, 1, 2]] * len(names))
+    features = {item: torch.randn(3) for item in pairs.items}
+    head = HEADS["cumulative"].make(3, GAINS)
+    config = Loss(groups="slice", group_queries=2, group_step=0.3, l2=0.01)
+    objective = Objective.make(config, GAINS)
+    groups = groups_of(config, slices(names))
+    return Linear(head, features), objective, pairs, groups, JudgedSource(pairs, cap=9, seed=0, slices=names)
+
+
+def test_small_slices_are_one_group():
+    groups = groups_of(Loss(groups="slice", group_queries=2), slices(["a", "b", "b", "c", "a", ""]))
+    assert len(groups) == 3 and groups.share.tolist() == [2 / 6, 2 / 6, 2 / 6]
+    assert groups.index(["c", ""]).tolist() == [2, 2] and groups.of_query.tolist() == [0, 1, 1, 2, 0, 2]
+    assert groups_of(Loss(), slices(["a", "b"])) is None
+    weighted = groups_of(Loss(groups="slice", group_queries=1), slices(["a", "b"]), [1.0, 3.0])
+    assert weighted.share.tolist() == [1 / 4, 3 / 4]
+
+
+def test_one_group_is_the_plain_loss():
+    model, objective, pairs, groups, source = problem(["a"] * 4)
+    plain, robust = GradedLoss(objective), GroupDroLoss(objective, groups)
+    batch = source.batch([0, 2, 3], 0)
+    torch.testing.assert_close(robust(model, batch, robust.counts(batch)), plain(model, batch, plain.counts(batch)))
+
+
+def test_weights_climb_by_exponentiated_gradient():
+    weights = reweighted(torch.tensor([1 / 4, 3 / 4]).double(), torch.tensor([math.log(3.0), 0.0]).double())
+    assert weights.tolist() == pytest.approx([1 / 2, 1 / 2])
+
+
+@laws
+@given(seed=st.integers(0, 999), cut=st.lists(st.integers(0, 2), min_size=6, max_size=6))
+def test_parts_of_a_step_sum_to_the_whole_and_move_the_weights_as_one(seed, cut):
+    """However a step is shared out over processes, loss and next weights are the same."""
+    names = ["a", "a", "b", "b", "b", "c"]
+    model, objective, _, groups, source = problem(names, seed)
+    alone, shared = GroupDroLoss(objective, groups), [GroupDroLoss(objective, groups) for _ in range(3)]
+    batch = source.batch(range(6), 0)
+    parts = [source.batch([q for q in range(6) if cut[q] == p], 0) for p in range(3)]
+    parts = [(loss, part) for loss, part in zip(shared, parts, strict=True) if part.queries]
+    whole = torch.stack([loss.counts(part) for loss, part in parts]).sum(0)
+    assert whole.tolist() == alone.counts(batch).tolist()
+    total = sum(loss(model, part, whole, share=len(part.query_index.unique()) / 6) for loss, part in parts)
+    torch.testing.assert_close(total, alone(model, batch, whole))
+    seen = sum(loss._seen for loss in shared)
+    for loss in shared:
+        loss.after_step(lambda tensor: tensor.copy_(seen))
+    alone.after_step(lambda tensor: tensor)
+    assert all(torch.allclose(loss.weights, alone.weights) for loss in shared)
+    assert float(alone.weights.sum()) == pytest.approx(1.0) and len(set(alone.weights.tolist())) > 1
+    again = GroupDroLoss(objective, groups)
+    again.load_state_dict(alone.state_dict())
+    assert torch.equal(again.weights, alone.weights)
+
+
+def test_drawn_as_they_come_the_groups_count_as_if_drawn_alike():
+    """The mean over all batches of one query is the weighted sum of the groups' losses."""
+    names = ["a"] * 6 + ["b"] * 2
+    model, objective, pairs, groups, source = problem(names)
+    objective = dataclasses.replace(objective, config=dataclasses.replace(objective.config, l2=0.0))
+    values = []
+    for query in range(8):
+        loss, batch = GroupDroLoss(objective, groups), source.batch([query], 0)
+        values.append(float(loss(model, batch, loss.counts(batch)).detach()))
+    features = torch.stack([model.features[item] for item in pairs.items])
+    losses = []
+    for group in ("a", "b"):
+        rows = torch.tensor([names[q] == group for q in pairs.query_index.tolist()])
+        losses.append(
+            float(objective(model.head, features[rows], pairs.grades[rows], pairs.query_index[rows]).detach())
+        )
+    assert np.mean(values) == pytest.approx(0.5 * losses[0] + 0.5 * losses[1], rel=1e-5)
+
+
+def test_the_head_serves_the_worst_slice_when_asked_to():
+    """Two slices that want opposite weights: the mean follows the large one, the robust head neither."""
+    torch.manual_seed(1)
+    names = ["large"] * 20 + ["small"] * 4
+    pairs = pairs_of([[0, 1, 2]] * 24)
+    sign = torch.tensor([1.0 if names[q] == "large" else -1.0 for q in pairs.query_index.tolist()])
+    features = ((pairs.grades - 1.0) * sign + 0.1 * torch.randn(72))[:, None]
+    config = Loss(groups="slice", group_queries=2, group_step=0.2)
+    objective, groups = Objective.make(config, GAINS), groups_of(config, slices(names))
+    worst = {}
+    for kind, given_groups in (("mean", None), ("robust", groups)):
+        head = HEADS["cumulative"].make(1, GAINS)
+        fit_head(head, objective, (pairs, features), (pairs, features), steps=40, patience=40,
+                 groups=given_groups, dev_groups=given_groups)  # fmt: skip
+        worst[kind] = dev_objective(objective, head, (pairs, features), groups)
+    assert worst["robust"] < worst["mean"] - 0.5
+    dro = WholeSetDro(objective, groups, pairs, features)
+    before = dro.weights.clone()
+    dro.reweight(HEADS["cumulative"].make(1, GAINS))
+    assert dro.weights[1] > before[1]  # the untrained head ranks the small slice upside down
+
+
+def test_slices_that_are_one_are_refused(tmp_path, bases):
+    path = write_plan(tmp_path / "p", bases["bert"], loss={"groups": "slice"})
+    with pytest.raises(UsageError) as caught:
+        train(path, tmp_path / "run")
+    assert "no two slices have 10 queries" in str(caught.value) and "judgments.jsonl" in str(caught.value)
+    assert "give the judgments a field 'slice'" in str(caught.value).lower()
+    with pytest.raises(UsageError, match=r"\[loss\] groups is 'slices'. Write slice, or leave it out"):
+        read_config(path, ["loss.groups=slices"])
+
+
+def with_slices(path: Path) -> Path:
+    file = path.parent / "judgments.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    write_jsonl(file, [row | {"slice": "even" if int(row["query_id"][1:]) % 2 else "odd"} for row in rows])
+    return path
+
+
+# ---- new samples
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, bases):
+    """A run through four stages, and its project; Group DRO and all options of the augmented stage on."""
+    folder = tmp_path_factory.mktemp("whole")
+    path = write_plan(
+        folder / "p", bases["bert"],
+        stages={"run": ["head", "full", "augmented", "interpolate"]},
+        loss={"groups": "slice", "group_queries": 2},
+        augment={"epochs": 6, "ema": 0.5, "l2_to_start": 0.01, "replay": 1.5},
+        interpolate={"tolerance": 1.0, "coefficients": [0.5, 1.0]},
+    )  # fmt: skip
+    with_slices(path)
+    train(path, folder / "run")
+    return path, folder / "run"
+
+
+def test_a_whole_plan(whole):
+    path, run = whole
+    result = json.loads((run / "result.json").read_text())
+    stages = {stage["stage"]: stage for stage in result["stages"]}
+    assert list(stages) == ["head", "full", "augmented", "interpolate"]
+    assert stages["augmented"]["kept"] and stages["augmented"]["decided_by"] == "interpolate"
+    assert stages["augmented"]["judged_on"] == ["dev", "ood_dev"] and stages["augmented"]["replayed"] == 12
+    assert {"ood_dev", "ood_dev_start"} <= set(result)
+    data = json.loads((run / "data.json").read_text())
+    assert data["new"]["queries"] == 8 and data["ood_dev"]["pairs"] == 30
+    names = {file.name for file in run.iterdir()}
+    assert {"config.json", "data.json", "result.json", "curves.svg", "checkpoint", "stages"} <= names
+    assert {file.name for file in (run / "stages").glob("*.json")} == {
+        f"{n}-{name}.json" for n, name in enumerate(stages)
+    }
+    assert not [file for file in run.rglob("*") if ".tmp" in file.name]
+
+
+@pytest.mark.parametrize("stage", ["1-full", "2-augmented"])
+def test_kill_9_in_any_descent(whole, tmp_path, stage):
+    path, run = whole
+    kill_in_stage(path, tmp_path / "killed", stage)
+    train(path, tmp_path / "killed")
+    assert equal(weights(tmp_path / "killed"), weights(run))
+    assert (tmp_path / "killed" / "result.json").read_bytes() == (run / "result.json").read_bytes()
+    assert (tmp_path / "killed" / "curves.svg").read_bytes() == (run / "curves.svg").read_bytes()
+
+
+@pytest.mark.parametrize("stage", ["head", "full", "augmented", "interpolate"])
+def test_broken_off_in_any_stage(whole, tmp_path, stage):
+    path, run = whole
+
+    def report(what: str, done: int, total: int) -> None:
+        if what == f"stage {stage}" and done == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(path, tmp_path / "run", report=report)
+    train(path, tmp_path / "run")
+    assert equal(weights(tmp_path / "run"), weights(run))
+    assert (tmp_path / "run" / "result.json").read_bytes() == (run / "result.json").read_bytes()
+
+
+def test_the_detector_knows_new_samples_only_where_they_were_learnt(tmp_path, bases):
+    path = write_plan(
+        tmp_path / "p", bases["bert"], augment={"epochs": 1, "learning_rate": 3.0, "head_learning_rate": 30}
+    )
+    hurt = train(path, tmp_path / "hurt", "stages.run=['augmented']")
+    assert [stage["kept"] for stage in hurt.result["stages"]] == [False]
+    without = train(path, tmp_path / "without", "stages.run=[]")
+    assert equal(weights(tmp_path / "hurt"), weights(tmp_path / "without"))
+    one, two = (run.ood.detector.state_dict() for run in (hurt, without))
+    assert equal(one, two)
+    gone = train(path, tmp_path / "gone", "stages.run=['augmented']", "augment.learning_rate=0.0",
+                 "augment.head_learning_rate=0.0")  # fmt: skip
+    assert gone.result["stages"][0]["kept"] is False
+
+
+def test_new_samples_that_were_learnt_are_known(whole, tmp_path):
+    path, run = whole
+    trained = plan.load_run(run)
+    assert trained.result["stages"][-1]["coefficient"] > 0 and trained.result["stages"][-1]["learnt_new"]
+    queries = trained.data["train"]["queries"] + trained.data["dev"]["queries"] + trained.data["new"]["queries"]
+    config = read_config(path, ["ood.features=query"])
+    data = plan.prepare(config, path.parent)[1]
+    assert len(data.learnt) == queries and len(plan._learnt(data, trained.result["stages"]).learnt) == queries
+    assert len(plan._learnt(data, [{"kept": False, "learnt_new": True}]).learnt) == queries - 8
+    assert len(plan._learnt(data, [{"kept": True, "learnt_new": True}, {"kept": True, "learnt_new": False}]).new) == 0
+
+
+@pytest.mark.parametrize(("part", "other"), [("new", "dev"), ("ood_dev", "new"), ("ood_dev", "judgments")])
+def test_a_query_in_two_files(tmp_path, bases, part, other):
+    path = write_plan(tmp_path / "p", bases["bert"], data={"dev": "dev.jsonl"}, stages={"run": []})
+    write_jsonl(path.parent / "dev.jsonl", [{"query": "a dev query", "item_id": "i1", "grade": 1}])
+    file = path.parent / f"{part}.jsonl"
+    row = (path.parent / f"{other}.jsonl").read_text().splitlines()[0]
+    whole = file.read_text()
+    file.write_text(whole + json.dumps(json.loads(row) | {"query_id": "again"}) + "\n")
+    with pytest.raises(InputError) as caught:
+        train(path, tmp_path / "run")
+    assert f"{part}.jsonl: query" in str(caught.value) and "as well. Keep it in one of the two" in str(caught.value)
+    assert not (tmp_path / "run").exists()
+    words = json.loads(row)["query"].split()
+    file.write_text(whole + json.dumps({"query": " ".join(reversed(words)), "item_id": "i1", "grade": 1}) + "\n")
+    with pytest.raises(InputError) as caught:
+        train(path, tmp_path / "run")
+    assert "a query of nearly the same words" in str(caught.value) and "allow_near = true" in str(caught.value)
+    train(path, tmp_path / "run", "data.allow_near=true")
+
+
+# ---- curves
+
+
+def test_curves_are_drawn_and_the_same_each_time(whole):
+    _, run = whole
+    stages = json.loads((run / "result.json").read_text())["stages"]
+    one = draw(stages)
+    assert one == draw(stages) == (run / "curves.svg").read_text(encoding="utf-8")
+    texts = [element.text for element in ET.fromstring(one).iter() if element.tag.endswith("}text")]
+    for stage in ("head", "full", "augmented", "interpolate"):
+        assert any(text and text.startswith(stage) for text in texts)
+    assert "OOD dev nDCG" in texts and "training loss" in texts and "<dc:date>" not in one
+    assert draw([]) == "" and draw([{"stage": "head", "kept": True, "history": []}]) == ""
+
+
+def test_batches_without_pairs_of_a_group_have_a_finite_loss():
+    model, objective, _, groups, source = problem(["a", "a", "b", "b"])
+    loss = GroupDroLoss(objective, groups)
+    batch = source.batch([0], 0)
+    value = loss(model, batch, loss.counts(batch))
+    value.backward()
+    assert torch.isfinite(value) and all(
+        torch.isfinite(p.grad).all() for p in model.head.parameters() if p.grad is not None
+    )
+    loss.after_step(lambda tensor: tensor)
+    assert loss.weights[0] > loss.weights[1]  # only what was seen moves
+    assert isinstance(batch, Batch)

@@ -15,7 +15,7 @@ import re
 import secrets
 import shutil
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -34,10 +34,12 @@ if TYPE_CHECKING:
 FORMAT = 1
 MOST_TOKENS = 1 << 20  # no sequence is that long; a cap beyond it is damage
 CARD, MODEL, MODEL_INT8, FEATURES = "darl.json", "model.onnx", "model_int8.onnx", "features.onnx"
+MODEL_DATA = MODEL + "_data"  # weights of a model too large for one file; model.onnx and features.onnx both read it
+MAX_ONE_FILE = 1_900_000_000  # bytes; protobuf, and so an ONNX file and what ML Commons takes, ends at 2 GiB
 TOKENIZER, README, ZIP, CHECKPOINT = "tokenizer.json", "README.md", "opensearch.zip", "checkpoint"
 CALIBRATION, REFERENCE = "ood/calibration.npy", "ood/reference.npy"
 PROBES = "probes.json"  # pairs with what torch said about them: parity can be checked without torch
-REQUIRED = (MODEL, FEATURES, TOKENIZER, README, ZIP, CALIBRATION)
+REQUIRED = (MODEL, FEATURES, TOKENIZER, README, CALIBRATION)  # and ZIP, unless there is MODEL_DATA
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
@@ -76,6 +78,7 @@ class Card:
     :param training: stages, seeds and digests of the training data.
     :param metrics: figures with their intervals.
     :param graphs: per graph file, what was measured against torch.
+    :param frame: tokens that the pair template puts around the two texts.
     """
 
     name: str
@@ -90,13 +93,15 @@ class Card:
     training: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
     graphs: Mapping[str, Any] = field(default_factory=dict)
+    frame: int = 4
 
     def __post_init__(self) -> None:
         """Refuse names that could not be a file, an index suffix or a pipeline name, and caps that hold nothing."""
         check_name(self.name, self.version)
-        for name, cap in (("query_cap", self.query_cap), ("item_cap", self.item_cap)):
-            if not isinstance(cap, int) or not 0 < cap < MOST_TOKENS:
-                raise InputError(f"{name} {cap!r} is not a number of tokens", todo="give at least 1")
+        for name, least in (("query_cap", 1), ("item_cap", 1), ("frame", 0)):
+            cap = getattr(self, name)
+            if not isinstance(cap, int) or not least <= cap < MOST_TOKENS:
+                raise InputError(f"{name} {cap!r} is not a number of tokens", todo=f"give at least {least}")
         if not isinstance(self.ood.alpha, float) or not 0 < self.ood.alpha < 1:
             raise InputError(f"alpha {self.ood.alpha!r} is outside 0..1", todo="give a rate such as 0.05")
         if not all(isinstance(text, str) for text in (*self.scale.names, *self.template.fields)):
@@ -111,8 +116,8 @@ class Card:
 
     @property
     def max_length(self) -> int:
-        """Most tokens of a sequence: both caps and the four special tokens."""
-        return self.query_cap + self.item_cap + 4
+        """Most tokens of a sequence: both caps and the template's own tokens."""
+        return self.query_cap + self.item_cap + self.frame
 
     def to_json(self) -> dict[str, Any]:
         """Render for ``darl.json``.
@@ -135,6 +140,7 @@ class Card:
         :raises BundleError: when a value is missing or of the wrong kind.
         """
         try:
+            data = {"frame": 4} | dict(data)  # a card of before frames differed
             values = {f.name: data[f.name] for f in dataclasses.fields(cls) if f.name not in ("scale", "template")}
             values["ood"] = OodCard(**values["ood"])
             template = dict(data["template"])
@@ -190,7 +196,7 @@ class Bundle:
                 todo="upgrade darl-opensearch, or export the model again",
             )
         _check_files(digests, str(card_path))
-        for name in REQUIRED:
+        for name in _required(digests):
             if name not in digests or not (folder / name).is_file():
                 raise BundleError(f"{name} is missing", where=str(folder), todo="export the model again")
         if verify:
@@ -261,8 +267,16 @@ class Bundle:
 
     @property
     def identity(self) -> str:
-        """SHA-256 of what ML Commons would take: two bundles that score alike share it."""
-        return self.digests[ZIP]
+        """SHA-256 of what ML Commons would take, or where it takes none of the same files: of what scores."""
+        if ZIP in self.digests:
+            return self.digests[ZIP]
+        parts = "".join(self.digests[name] for name in (MODEL, MODEL_DATA, TOKENIZER))
+        return hashlib.sha256(parts.encode("ascii")).hexdigest()
+
+
+def _required(names: Container[str]) -> tuple[str, ...]:
+    """Files without which a bundle of these is none: a model in two files is not for ML Commons."""
+    return REQUIRED if MODEL_DATA in names else (*REQUIRED, ZIP)
 
 
 def _check_files(digests: Mapping[str, Any], where: str) -> None:
@@ -295,8 +309,9 @@ def writing(path: str | os.PathLike[str], card: Card) -> Iterator[Path]:
     try:
         (work / "ood").mkdir()
         yield work
-        write_opensearch_zip(work)
-        for name in REQUIRED:
+        if not (work / MODEL_DATA).is_file():
+            write_opensearch_zip(work)
+        for name in _required({MODEL_DATA} if (work / MODEL_DATA).is_file() else ()):
             if not (work / name).is_file():
                 raise BundleError(f"{name} was not written", where=str(target), todo="report this: export is broken")
         files = sorted(p for p in work.rglob("*") if p.is_file())

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from darl_opensearch.bundle import CALIBRATION, FEATURES, MODEL, MODEL_INT8, PROBES, TOKENIZER, ZIP, Bundle
+from darl_opensearch.bundle import CALIBRATION, FEATURES, MODEL, MODEL_DATA, MODEL_INT8, PROBES, TOKENIZER, ZIP, Bundle
 from darl_opensearch.errors import BundleError
 from darl_opensearch.graph_contract import Finding, inspect_graph
 from darl_opensearch.scores import Columns
@@ -32,7 +32,8 @@ def check_bundle(path: Path) -> Iterator[Finding]:
     columns = bundle.card.columns
     for name, width in ((MODEL, columns.width), (FEATURES, None), (MODEL_INT8, columns.width)):
         if name in bundle.digests:
-            yield from inspect_graph(bundle.file(name), width=width)
+            data = MODEL_DATA if MODEL_DATA in bundle.digests else None
+            yield from inspect_graph(bundle.file(name), width=width, data=data)
     yield _check_zip(bundle)
     tokenizer = list(_check_tokenizer(bundle))
     yield from tokenizer
@@ -94,6 +95,8 @@ def _answers(
 
 def _check_zip(bundle: Bundle) -> Finding:
     """Whether ML Commons would take the very files that are checked here."""
+    if ZIP not in bundle.digests:
+        return Finding(ZIP, True, "there is none: weights in a file of their own are for darl serve and a connector")
     wrong = None
     try:
         with zipfile.ZipFile(bundle.path / ZIP) as archive:
@@ -121,12 +124,17 @@ def _check_tokenizer(bundle: Bundle) -> Iterator[Finding]:
         yield Finding("tokenizer", False, err.what)
         return
     card, pair = bundle.card, tokenizer.encode("a", "b")
-    switch = pair.type_ids.index(1) if 1 in pair.type_ids else 0
-    second = switch > 0 and pair.ids[switch] == pair.ids[0] and pair.special_tokens_mask[switch] == 1
-    shown = f"{' '.join(pair.tokens[:12])}, type ids {pair.type_ids[:12]}"
-    yield Finding(
-        "tokenizer: pair template", second, f"{shown}, must be CLS a SEP CLS b SEP with type 1 from the second CLS"
-    )
+    shown = f"{' '.join(pair.tokens[-12:])}, type ids {pair.type_ids[-12:]}"
+    if card.backbone == "split":
+        switch = pair.type_ids.index(1) if 1 in pair.type_ids else 0
+        right = switch > 0 and pair.ids[switch] == pair.ids[0] and pair.special_tokens_mask[switch] == 1
+        must = "CLS a SEP CLS b SEP with type 1 from the second CLS"
+    else:
+        first = pair.sequence_ids.index(1) if 1 in pair.sequence_ids else 0
+        right = 0 in pair.sequence_ids[:first] and pair.type_ids == [0] * first + [1] * (len(pair) - first)
+        right = right and tokenizer.num_special_tokens_to_add(is_pair=True) == card.frame
+        must = f"a and b within {card.frame} tokens of the template, with type 1 from the first of b"
+    yield Finding("tokenizer: pair template", right, f"{shown}, must be {must}")
     truncation = tokenizer.truncation or {}
     right = truncation.get("max_length") == card.max_length and truncation.get("strategy") == "longest_first"
     cut = f"{truncation.get('strategy')} at {truncation.get('max_length')} tokens"

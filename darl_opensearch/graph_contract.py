@@ -40,11 +40,12 @@ class Finding:
         return {"check": self.check, "passed": self.passed, "detail": self.detail}
 
 
-def inspect_graph(path: Path, *, width: int | None) -> Iterator[Finding]:
+def inspect_graph(path: Path, *, width: int | None, data: str | None = None) -> Iterator[Finding]:
     """Look at a graph without running it.
 
     :param path: the ONNX file.
     :param width: columns of ``scores``; None for the feature graph.
+    :param data: file beside it that may hold its weights; None: it holds them itself.
     :yields: findings.
     """
     name = path.name
@@ -77,8 +78,16 @@ def inspect_graph(path: Path, *, width: int | None) -> Iterator[Finding]:
         dims = model.graph.output[0].type.tensor_type.shape.dim
         columns = dims[-1].dim_value if dims else 0  # 0 also where the size is not written down
         yield _finding(f"{name}: columns", columns in (0, width), f"{columns or 'not declared'}, must be {width}")
-    external = any(t.data_location == onnx.TensorProto.EXTERNAL for t in model.graph.initializer)
-    yield _finding(f"{name}: one file", not external, "has external data" if external else "no external data")
+    located = {
+        entry.value
+        for tensor in model.graph.initializer
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    allowed = located <= ({data} if data else set())
+    where = f"has external data in {', '.join(sorted(located))}" if located else "no external data"
+    yield _finding(f"{name}: weights", allowed, f"{where}, must be in {f'itself or {data}' if data else 'itself'}")
 
 
 def _finding(check: str, passed: bool, detail: str) -> Finding:

@@ -253,8 +253,9 @@ def bundle_files() -> str:
     told = {
         bundle.CARD: "the card: what the bundle is, and the SHA-256 of every other file",
         bundle.MODEL: "the graph: `input_ids, attention_mask, token_type_ids` to `scores`",
+        bundle.MODEL_DATA: "weights of a model of more than 1.9 GB, for both graphs; such a bundle has no zip",
         bundle.MODEL_INT8: "the same, weights quantised; its OOD calibration is refitted on its own features",
-        bundle.FEATURES: "the same inputs to `features`: both pooled halves side by side",
+        bundle.FEATURES: "the same inputs to `features`: what selection and drift are measured on",
         bundle.TOKENIZER: "the pair tokenizer, with template and truncation; ML Commons reads the same file",
         bundle.README: "the model card, for people",
         bundle.ZIP: "what ML Commons takes: the graph and the tokenizer",
@@ -263,7 +264,8 @@ def bundle_files() -> str:
         bundle.PROBES: "pairs with what torch said about them: parity can be checked without torch",
         f"{bundle.CHECKPOINT}/": "weights (safetensors), resolved configuration: where another training starts",
     }
-    rows = [(f"`{n}`", "yes" if n in (bundle.CARD, *bundle.REQUIRED) else "", text) for n, text in told.items()]
+    always = dict.fromkeys((bundle.CARD, *bundle.REQUIRED), "yes") | {bundle.ZIP: "but with weights apart"}
+    rows = [(f"`{n}`", always.get(n, ""), text) for n, text in told.items()]
     return table(["file", "always there", "what it is"], rows)
 
 

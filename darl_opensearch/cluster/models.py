@@ -19,8 +19,8 @@ from darl_opensearch.cluster.config_files import render
 from darl_opensearch.errors import BundleError, ClusterError
 
 CHUNK_BYTES = 10_000_000  # ML Commons takes no more in one request
-MAX_LOCAL_BYTES = 1_900_000_000
-EXTERNAL_DATA = files.MODEL + "_data"
+MAX_LOCAL_BYTES = files.MAX_ONE_FILE
+EXTERNAL_DATA = files.MODEL_DATA
 HALF_REGISTERED = ("REGISTERING", "REGISTER_FAILED")
 PENDING_ID = "<model_id>"  # stands for an id that a dry run cannot know
 POLL_SECONDS = 0.2
@@ -99,8 +99,12 @@ def check_local_size(bundle: Bundle) -> None:
     :param bundle: the bundle.
     :raises BundleError: when it is too large, or split in two files.
     """
-    names = [name for name in (files.MODEL, EXTERNAL_DATA) if name in bundle.digests]
-    size = max((bundle.path / files.ZIP).stat().st_size, sum((bundle.path / name).stat().st_size for name in names))
+    sizes = {
+        name: (bundle.path / name).stat().st_size
+        for name in (files.MODEL, EXTERNAL_DATA, files.ZIP)
+        if name in bundle.digests
+    }
+    size = max(sizes.pop(files.ZIP, 0), sum(sizes.values()))
     if size > MAX_LOCAL_BYTES or EXTERNAL_DATA in bundle.digests:
         raise BundleError(
             f"the model has {size / 1e9:.1f} GB, and ML Commons holds one file of {MAX_LOCAL_BYTES / 1e9:.1f}",

@@ -36,7 +36,7 @@ the stages and calibrated the grades.
 
 Figures of the very queries that stages were chosen on: use them to compare versions, not as a promise.
 
-| | base model's cosine | this model |
+| | {untrained} | this model |
 |---|---|---|
 {dev}
 
@@ -80,6 +80,7 @@ def model_card(card: Card, result: dict[str, Any]) -> str:
         base=card.training["base"], name=card.name, version=card.version, grades=grades, stages=stages, dev=dev,
         train_queries=data["train"]["queries"], train_pairs=data["train"]["pairs"],
         dev_queries=data["dev"]["queries"], detector=card.ood.detector, features=card.ood.features,
+        untrained="base model's cosine" if card.backbone == "split" else "before training",
         alpha=card.ood.alpha, pairs=card.ood.calibration_pairs, queries=card.ood.calibration_queries, alarms=alarms,
     )  # fmt: skip
 

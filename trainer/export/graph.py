@@ -14,9 +14,12 @@ from typing import Any
 
 import onnx
 import torch
+from onnx import TensorProto
+from onnx.external_data_helper import uses_external_data
 from onnx.utils import Extractor
 from torch import Tensor, nn
 
+from darl_opensearch import bundle as files
 from darl_opensearch.errors import DarlError
 from darl_opensearch.graph_contract import INPUTS, IR_VERSION, OPSET
 from trainer.ood import view
@@ -24,6 +27,7 @@ from trainer.ood.calibration import ood_columns
 from trainer.stages.plan import Trained
 
 SCORES, FEATURES = "scores", "features"
+WHOLE = "whole.onnx"
 
 
 class ContractModule(nn.Module):
@@ -51,7 +55,7 @@ class ContractModule(nn.Module):
         :param input_ids: ``[n, s]`` int64.
         :param attention_mask: ``[n, s]`` int64.
         :param token_type_ids: ``[n, s]`` int64.
-        :return: ``scores`` ``[n, 3 + k]`` and ``features`` ``[n, 2h]``, float32.
+        :return: ``scores`` ``[n, 3 + k]`` and ``features`` ``[n, halves × h]``, float32.
         """
         features = self.backbone.forward_features(input_ids, attention_mask, token_type_ids)
         head = self.backbone.head
@@ -63,7 +67,7 @@ class ContractModule(nn.Module):
 
 
 def export_graphs(module: ContractModule, folder: Path, work: Path) -> None:
-    """Write ``model.onnx`` and ``features.onnx``.
+    """Write ``model.onnx`` and ``features.onnx``; weights too large for one file stand beside them, once.
 
     :param module: the model.
     :param folder: where the graphs go.
@@ -73,7 +77,7 @@ def export_graphs(module: ContractModule, folder: Path, work: Path) -> None:
     from optimum.exporters.onnx import export
     from optimum.exporters.onnx.model_configs import BertOnnxConfig
 
-    class SplitOnnxConfig(BertOnnxConfig):  # type: ignore[misc]
+    class ContractOnnxConfig(BertOnnxConfig):  # type: ignore[misc]
         """Three int64 inputs, two float outputs."""
 
         @property
@@ -84,19 +88,49 @@ def export_graphs(module: ContractModule, folder: Path, work: Path) -> None:
         def outputs(self) -> dict[str, dict[int, str]]:
             return {SCORES: {0: "batch"}, FEATURES: {0: "batch"}}
 
+        def generate_dummy_inputs_for_validation(
+            self, reference_model_inputs: dict[str, Any], onnx_input_names: list[str]
+        ) -> dict[str, Any]:
+            # The tracer has dropped inputs that nothing reads.
+            return {name: value for name, value in reference_model_inputs.items() if name in onnx_input_names}
+
     module.eval()
-    with quiet_trace():
-        export(module, SplitOnnxConfig(module.config, task="feature-extraction"), work / "whole.onnx", opset=OPSET)
-    whole = onnx.load(work / "whole.onnx")
+    config = ContractOnnxConfig(module.config, task="feature-extraction")
+    with quiet_trace(), module.backbone.exporting():
+        export(module, config, work / WHOLE, opset=OPSET)
+    apart = _weights_apart(work / WHOLE, folder)
+    whole = onnx.load(work / WHOLE, load_external_data=not apart)
+    traced = {given.name for given in whole.graph.input}
+    for name in INPUTS:  # the tracer drops an input that nothing reads; ML Commons feeds it all the same
+        if name not in traced:
+            whole.graph.input.append(onnx.helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "seq"]))
     names = {output.name for output in whole.graph.output}
     if names != {SCORES, FEATURES}:
         raise DarlError(f"the exported graph has outputs {sorted(names)}", todo="report this: export is broken")
     for output, name in ((SCORES, "model.onnx"), (FEATURES, "features.onnx")):
-        # token_type_ids and the rest stay declared in this order whatever the graph reads of them.
         part = Extractor(whole).extract_model(list(INPUTS), [output])
         part.ir_version = IR_VERSION
-        onnx.checker.check_model(part)
         onnx.save(part, folder / name)
+        onnx.checker.check_model(folder / name)
+    (work / WHOLE).unlink()
+
+
+def _weights_apart(whole: Path, folder: Path) -> bool:
+    """Put the weights of a graph that is too large into ``model.onnx_data``; gives whether it was."""
+    model = onnx.load(whole, load_external_data=False)
+    if not any(uses_external_data(tensor) for tensor in model.graph.initializer):
+        if whole.stat().st_size <= files.MAX_ONE_FILE:
+            return False
+        onnx.save(model, whole, save_as_external_data=True, location=f"{whole.name}_data")
+        model = onnx.load(whole, load_external_data=False)
+    # The exporter names the file after the whole graph; both parts of it will read the same one.
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = files.MODEL_DATA
+    whole.with_name(f"{whole.name}_data").rename(folder / files.MODEL_DATA)
+    whole.write_bytes(model.SerializeToString())
+    return True
 
 
 @contextmanager

@@ -77,11 +77,13 @@ def export_run(
         if off > 1e-4:
             raise GateRefused(f"{files.FEATURES} differs from torch by {off:.1e}", todo="report this with the run")
         graphs[files.FEATURES] = {"against_torch": off}
-        if int8:
+        if int8 and (why := _no_int8(model, work)):
+            graphs[files.MODEL_INT8] = {"left_out": why}
+            report(f"no int8 graph: {why}")
+        elif int8:
             report("quantising")
             quantise(work / files.MODEL, work / files.MODEL_INT8)
             graphs[files.MODEL_INT8] = _int8_report(trained, data, work, calibration_texts)
-        (work / "whole.onnx").unlink()
         card = _card(trained, graphs)
         report("writing the bundle")
         with writing(target, card) as out:
@@ -102,6 +104,16 @@ def export_run(
                     text = json.dumps(value, indent=2, sort_keys=True)
                     (out / files.CHECKPOINT / name).write_text(text, encoding="utf-8")
     return Bundle.open(target)
+
+
+def _no_int8(model: Any, work: Path) -> str:
+    """Why there is no int8 graph; empty: nothing stands in the way."""
+    if not model.quantises:
+        # Dettmers et al. 2022, arXiv:2208.07339: a few features of a decoder are far larger than all others.
+        return "one activation scale a tensor does not hold a decoder's outlier features (arXiv:2208.07339)"
+    if (work / files.MODEL_DATA).is_file():
+        return "the model is too large for one file"
+    return ""
 
 
 def _texts(data: RunData) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
@@ -205,4 +217,5 @@ def _card(trained: Trained, graphs: dict[str, Any]) -> Card:
             "ndcg_intervals": trained.result["ndcg_intervals"], "ood": ood,
         },
         graphs=graphs,
+        frame=trained.model.tokenizer().num_special_tokens_to_add(True),
     )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -66,9 +67,11 @@ class Backbone(Protocol):
     methods without gradient is on the CPU always.
     """
 
+    encoder: Any  # the transformers module; the export reads its config
     head: Head
     halves: int  # 2: it reads query and item apart; 1: together
     standardises: bool  # whether a head stage may bring the features to mean 0 and spread 1
+    quantises: bool  # whether dynamic int8 keeps its scores
 
     @classmethod
     def from_base(cls, config: Config, head: str) -> Backbone:
@@ -140,7 +143,7 @@ class Backbone(Protocol):
         """Parameters below the head that training changes."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Every weight and buffer, by name."""
+        """Every weight and buffer that training changes, by name."""
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> object:
         """Put weights and buffers back.
@@ -152,8 +155,11 @@ class Backbone(Protocol):
     def tokenizer(self) -> Tokenizer:
         """The pair tokenizer that goes into the bundle."""
 
+    def exporting(self) -> AbstractContextManager[None]:
+        """Compute by operations that a tracer can follow, for as long as the context is open."""
+
     def save(self, folder: Path) -> None:
-        """Write weights (safetensors), configuration and tokenizer.
+        """Write weights (safetensors), configuration and tokenizer; adapters are merged.
 
         :param folder: an existing folder.
         """

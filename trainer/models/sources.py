@@ -56,6 +56,31 @@ def packaged_minilm() -> Path:
     return Path(spec.origin).parent / "model"  # found, not imported: importing it loads sentence-transformers
 
 
+def located(name: str) -> str:
+    """Where a checkpoint is.
+
+    :param name: a folder, a hub name, or ``packaged:all-MiniLM-L6-v2``.
+    :return: what transformers takes.
+    :raises MissingExtra: when the package that carries it is not installed.
+    """
+    return str(packaged_minilm()) if name == f"packaged:{PACKAGED}" else name
+
+
+def load_tokenizer(name: str) -> Any:
+    """Load a checkpoint's tokenizer.
+
+    :param name: a folder, a hub name, or ``packaged:all-MiniLM-L6-v2``.
+    :return: transformers' tokenizer.
+    :raises InputError: when there is none.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(located(name), use_fast=True)
+    except Exception as err:
+        raise unusable("tokenizer", name, err) from err
+
+
 def load_encoder(name: str) -> EncoderSource:
     """Load a bi-encoder's checkpoint.
 
@@ -64,9 +89,9 @@ def load_encoder(name: str) -> EncoderSource:
     :raises InputError: when there is none of that name, or it lacks a fast tokenizer.
     :raises UsageError: when its architecture cannot be split.
     """
-    from transformers import AutoConfig, AutoModel, AutoTokenizer
+    from transformers import AutoConfig, AutoModel
 
-    where = str(packaged_minilm()) if name == f"packaged:{PACKAGED}" else name
+    where = located(name)
     try:
         config = AutoConfig.from_pretrained(where)
         if config.model_type not in SUPPORTED:
@@ -79,11 +104,8 @@ def load_encoder(name: str) -> EncoderSource:
             encoder = AutoModel.from_pretrained(where, attn_implementation="sdpa", add_pooling_layer=False).eval()
         pooling = _pooling(where)
     except (OSError, ValueError, SafetensorError) as err:
-        raise _unusable("checkpoint", name, err) from err
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(where, use_fast=True)
-    except Exception as err:
-        raise _unusable("tokenizer", name, err) from err
+        raise unusable("checkpoint", name, err) from err
+    tokenizer = load_tokenizer(name)
     if not tokenizer.is_fast or tokenizer.cls_token is None or tokenizer.sep_token is None:
         raise InputError("it has no fast tokenizer with CLS and SEP tokens", where=name, todo="choose another base")
     offset = SUPPORTED[config.model_type]
@@ -99,7 +121,7 @@ def load_encoder(name: str) -> EncoderSource:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep transformers from reporting the pooler that nothing reads as unused."""
+    """Keep transformers from reporting parts of a checkpoint that nothing reads as unused."""
     from transformers.utils import logging
 
     level = logging.get_verbosity()
@@ -110,7 +132,14 @@ def quiet() -> Iterator[None]:
         logging.set_verbosity(level)
 
 
-def _unusable(what: str, name: str, err: Exception) -> InputError:
+def unusable(what: str, name: str, err: Exception) -> InputError:
+    """Say that a checkpoint cannot be loaded.
+
+    :param what: the part of it.
+    :param name: its name in the configuration.
+    :param err: why.
+    :return: the error, to be raised.
+    """
     lines = str(err).strip().splitlines() or [type(err).__name__]
     reason = textwrap.shorten(lines[0], 200, placeholder=" …")
     return InputError(f"the {what} cannot be loaded ({reason})", where=name, todo="check [model] base")

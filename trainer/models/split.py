@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ class SplitReranker(nn.Module):
 
     halves = 2
     standardises = True
+    quantises = True
 
     def __init__(
         self,
@@ -344,6 +346,13 @@ class SplitReranker(nn.Module):
         :return: the tokenizer, which truncates and does not pad.
         """
         return self._tokenizer
+
+    def exporting(self) -> AbstractContextManager[None]:
+        """Nothing to do: what :meth:`load` gives computes by operations that a tracer can follow.
+
+        :return: the context.
+        """
+        return nullcontext()
 
     def save(self, folder: Path) -> None:
         """Write weights, configuration and tokenizer.

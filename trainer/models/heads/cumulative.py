@@ -85,10 +85,14 @@ class CumulativeHead(Head):
     def start_from(self, rows: Tensor) -> None:
         """Start from one direction a grade: the latent is their mean, weighted by centred gains.
 
+        The thresholds stand evenly around 0, where neither end has more evidence than the other.
+
         :param rows: ``[k, f]`` float.
         """
         centred = self.gain - self.gain.mean()
         self.weight.copy_((centred[:, None] * rows).sum(0) / centred.abs().sum().clamp_min(1e-6) * 2.0)
+        self.first.fill_(-(self.k - 2) / 2)
+        self.gaps.fill_(math.log(math.e - 1))
 
     def calibrate(self, features: Tensor, grades: Tensor, *, prior: float) -> None:
         """Slope of the latent and thresholds by maximum likelihood; the order of items stays.

@@ -1,0 +1,78 @@
+"""The pair template: what stands around query and item in a sequence.
+
+It goes into ``tokenizer.json``, where training, scorer and export read the very same one. Truncation happens
+before it is applied, so it never cuts the frame.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tokenizers import Tokenizer, processors
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Token ids around the two texts.
+
+    :param before: ids before the query.
+    :param between: ids between query and item.
+    :param after: ids after the item.
+    """
+
+    before: tuple[int, ...]
+    between: tuple[int, ...]
+    after: tuple[int, ...]
+
+    def __len__(self) -> int:
+        """Tokens of the frame."""
+        return len(self.before) + len(self.between) + len(self.after)
+
+
+def frame_of(tokenizer: Any) -> Frame:
+    """Read the frame that a checkpoint's own tokenizer puts around a pair.
+
+    :param tokenizer: transformers' fast tokenizer.
+    :return: such as ``[CLS]``, ``[SEP]`` and ``[SEP]``.
+    """
+    encoding = tokenizer("a", "b")
+    sides = encoding.sequence_ids(0)
+    first, second = sides.index(0), sides.index(1)
+    end = len(sides) - sides[::-1].index(1)
+    gap = len(sides) - sides[::-1].index(0)
+    ids = encoding["input_ids"]
+    frame = Frame(tuple(ids[:first]), tuple(ids[gap:second]), tuple(ids[end:]))
+    cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
+    if not frame.between and cls is not None and sep is not None:  # a template for single texts only
+        return Frame((cls,), (sep,), (sep,))
+    return frame
+
+
+def framed(tokenizer: Tokenizer, frame: Frame, max_length: int) -> Tokenizer:
+    """Give a tokenizer the pair template that the bundle has.
+
+    Type ids are 0 up to the item and 1 from its first token on, whether or not the encoder reads them: they say
+    where the item is.
+
+    :param tokenizer: a fast tokenizer.
+    :param frame: what stands around the texts.
+    :param max_length: most tokens of a pair, frame included.
+    :return: a new tokenizer: pair template, truncation, no padding.
+    """
+    pair = Tokenizer.from_str(tokenizer.to_str())
+    names = {"before": frame.before, "between": frame.between, "after": frame.after}
+    pieces = [
+        {"id": name, "ids": list(ids), "tokens": [pair.id_to_token(i) for i in ids]}
+        for name, ids in names.items()
+        if ids
+    ]
+    start, middle, end = (f"{name}:{side} " if names[name] else "" for name, side in zip(names, (0, 0, 1), strict=True))
+    pair.post_processor = processors.TemplateProcessing(
+        single=f"{start}$A:0 {end.replace(':1', ':0')}".strip(),
+        pair=f"{start}$A:0 {middle}$B:1 {end}".strip(),
+        special_tokens=pieces,
+    )
+    pair.enable_truncation(max_length, strategy="longest_first")
+    pair.no_padding()  # a fixed padding in the file would make every pair that long
+    return pair

@@ -1,0 +1,162 @@
+"""What the backbones share that read query and item together.
+
+Pairs of like length share a pass, so that next to nothing is spent on padding; the rows come back in the order
+that was asked for.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from tokenizers import Encoding, Tokenizer
+from torch import Tensor, nn
+
+from darl_opensearch.errors import UsageError
+from darl_opensearch.graph_contract import INPUTS
+from darl_opensearch.scoring.batching import plan
+from darl_opensearch.scoring.encode import feed
+from trainer.models.base import FeatureTable, PairFeatures
+from trainer.models.heads import HEADS, Head
+
+CPU_TOKENS, GPU_TOKENS = 2048, 32_768  # of a pass; a GPU wants few, large ones
+BLOCK = 8192  # pairs whose tokens are in memory at a time
+
+
+class JointReader(nn.Module, ABC):
+    """A backbone whose encoder sees query and item in one sequence.
+
+    :param encoder: the transformers module.
+    :param tokenizer: its tokenizer, with the pair template and truncation of the bundle.
+    :param head: registered head.
+    :param n_features: features that the head reads.
+    :param gains: gain of each grade.
+    """
+
+    halves = 1
+    standardises = True
+    quantises = True
+    head: Head
+
+    def __init__(
+        self, encoder: Any, tokenizer: Tokenizer, head: str, n_features: int, gains: tuple[float, ...]
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = HEADS[head].make(n_features, gains)
+        self.head_name, self.gains = head, gains
+        self.batch_tokens: int | None = None  # most tokens of a pass, padding included; None: by device
+        self._tokenizer = tokenizer
+
+    @property
+    def width(self) -> int:
+        """Size of the pair's embedding."""
+        return int(self.encoder.config.hidden_size)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is now."""
+        return self.head.shift.device
+
+    @abstractmethod
+    def forward_features(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> PairFeatures:
+        """Encode pair sequences in one pass.
+
+        :param input_ids: ``[n, s]`` int64.
+        :param attention_mask: ``[n, s]`` int64, ones first: padding is on the right.
+        :param token_type_ids: ``[n, s]`` int64, 1 from the item's first token on.
+        :return: their features, float32.
+        """
+
+    def fit_texts(self, items: Iterable[str]) -> None:
+        """Nothing to learn from texts alone.
+
+        :param items: not read.
+        """
+
+    def pair_features(self, queries: Sequence[str], items: Sequence[str]) -> PairFeatures:
+        """Encode pairs of texts.
+
+        :param queries: ``n`` queries.
+        :param items: ``n`` rendered items.
+        :return: their features, on the model's device; with gradient where the module trains.
+        """
+        return self._read(self._tokenizer.encode_batch(list(zip(queries, items, strict=True))))
+
+    @torch.no_grad()
+    def feature_table(
+        self,
+        queries: Sequence[str],
+        items: Sequence[str],
+        pairs: Tensor,
+        *,
+        advance: Callable[[int], object] = lambda n: None,
+    ) -> FeatureTable:
+        """Encode many pairs without gradient, in bounded memory.
+
+        :param queries: distinct queries.
+        :param items: distinct rendered items.
+        :param pairs: ``[n, 2]`` int64, rows of ``queries`` and ``items``.
+        :param advance: called with the number of pairs just encoded.
+        :return: the features, on the CPU.
+        """
+        similarity, embedding = torch.zeros(len(pairs), self.head.shift.shape[0]), torch.zeros(len(pairs), self.width)
+        for start in range(0, len(pairs), BLOCK):
+            rows = pairs[start : start + BLOCK].tolist()
+            encodings = self._tokenizer.encode_batch([(queries[q], items[i]) for q, i in rows])
+            read = self._read(encodings, advance)
+            similarity[start : start + len(rows)] = read.similarity.cpu()
+            embedding[start : start + len(rows)] = read.halves[0].cpu()
+        return FeatureTable(similarity, (embedding,), torch.arange(len(pairs))[:, None])
+
+    def pooled(self, texts: Sequence[str], *, advance: Callable[[int], object] = lambda n: None) -> Tensor:
+        """Refused: there is no half to encode alone.
+
+        :param texts: not read.
+        :param advance: not called.
+        :return: never.
+        :raises UsageError: always.
+        """
+        raise UsageError("this backbone reads query and item together", todo="use features of pairs")
+
+    def _read(self, encodings: Sequence[Encoding], advance: Callable[[int], object] = lambda n: None) -> PairFeatures:
+        budget = self.batch_tokens or (CPU_TOKENS if self.device.type == "cpu" else GPU_TOKENS)
+        if not encodings:
+            none = torch.zeros(0, device=self.device)
+            return PairFeatures(none.reshape(0, self.head.shift.shape[0]), (none.reshape(0, self.width),))
+        order, parts = [], []
+        for batch in plan([len(e.ids) for e in encodings], token_budget=budget):
+            fed = feed([encodings[i] for i in batch])
+            parts.append(self.forward_features(*(torch.from_numpy(fed[name]).to(self.device) for name in INPUTS)))
+            order.append(torch.from_numpy(batch))
+            advance(len(batch))
+        back = torch.cat(order).argsort().to(self.device)
+        return PairFeatures(
+            torch.cat([part.similarity for part in parts])[back], (torch.cat([part.halves[0] for part in parts])[back],)
+        )
+
+    def tokenizer(self) -> Tokenizer:
+        """The pair tokenizer that goes into the bundle.
+
+        :return: the tokenizer, which truncates and does not pad.
+        """
+        return self._tokenizer
+
+
+def check_length(length: int, config: Any, *, taken: int = 0) -> None:
+    """Refuse caps for which the encoder has no positions.
+
+    :param length: most tokens of a pair.
+    :param config: the encoder's.
+    :param taken: positions that no token can have.
+    :raises UsageError: when there are fewer positions.
+    """
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None and length > positions - taken:
+        raise UsageError(
+            f"[model] query_cap, item_cap and the template are {length} tokens, and the base model has "
+            f"{positions - taken} positions",
+            todo="lower the caps, or choose another base",
+        )

@@ -26,7 +26,7 @@ def read_items(folder: Path) -> dict[str, str]:
     return {row["id"]: row["title"] for row in rows[:14]}
 
 
-def write_plan(folder: Path, base: Path, **tables: Mapping[str, Any]) -> Path:
+def write_plan(folder: Path, base: Path, *, contrary: bool = False, **tables: Mapping[str, Any]) -> Path:
     """The project of :func:`write_project` with ``new.jsonl``, ``ood_dev.jsonl`` and ``pool.jsonl``, all named."""
     merged: dict[str, dict[str, Any]] = {
         "data": {"new": "new.jsonl", "ood_dev": "ood_dev.jsonl"},
@@ -35,7 +35,7 @@ def write_plan(folder: Path, base: Path, **tables: Mapping[str, Any]) -> Path:
     }
     for table, keys in tables.items():
         merged.setdefault(table, {}).update(keys)
-    path = write_project(folder, base, **merged)
+    path = write_project(folder, base, contrary=contrary, **merged)
     items, rng = read_items(folder), random.Random(3)
     for name, queries in (("new", 8), ("ood_dev", 6)):
         rows = []

@@ -90,7 +90,8 @@ class Lab:
         self.inside = self.judged.queries(*setting.inside)
         self.outside = sets.parts(setting, self.judged)
         facts = {"base": BASE.base, "caps": [BASE.query_cap, BASE.item_cap], "seed": seed, "prior": PRIOR,
-                 "full": [FULL_EPOCHS, ITEMS_PER_QUERY], "setting": sets.describe(setting),
+                 "full": [FULL_EPOCHS, ITEMS_PER_QUERY], "encoder": "bf16", "items": sets.ITEMS,
+                 "setting": sets.describe(setting),
                  "data": sets.digests(folder, setting.folders)}  # fmt: skip
         key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
         self.work = work / f"{setting.name}-{key}"
@@ -112,7 +113,7 @@ class Lab:
         :param number: of the repetition.
         :return: what it says of each test part.
         """
-        kind = hashlib.sha256(repr(method).encode()).hexdigest()[:12]
+        kind = hashlib.sha256(repr(dataclasses.replace(method, name="")).encode()).hexdigest()[:12]
         path = self.work / stage / f"{kind}-{number}.npz"
         split, parts = self.test_parts(number)
         if not path.is_file():
@@ -243,7 +244,9 @@ def mean_ranks(parts: Mapping[str, Any]) -> dict[str, float]:
     return {name: round(float(np.mean(r)), 2) for name, r in sorted(ranks.items(), key=lambda p: np.mean(p[1]))}
 
 
-def run(plan: Plan, folder: Path, work: Path, *, seed: int, by_cuts: Sequence[str] = ()) -> dict[str, Any]:
+def run(
+    plan: Plan, folder: Path, work: Path, *, seed: int, by_cuts: Sequence[str] = (), only: str = ""
+) -> dict[str, Any]:
     """Run a whole comparison.
 
     :param plan: what is compared.
@@ -251,11 +254,14 @@ def run(plan: Plan, folder: Path, work: Path, *, seed: int, by_cuts: Sequence[st
     :param work: where predictions are kept.
     :param seed: of everything random.
     :param by_cuts: methods whose grades come from cut-points.
+    :param only: the one setting to train for; empty: all.
     :return: JSON-ready result.
     """
     begin = time.perf_counter()
     result: dict[str, Any] = {"settings": {}}
     for setting in sets.SETTINGS.values():
+        if only and setting.name != only:
+            continue
         lab = Lab(setting, folder, work, seed=seed)
         print(f"{setting.name}: encoded after {time.perf_counter() - begin:.0f} s", file=sys.stderr)
         stages = {}
@@ -279,7 +285,8 @@ def run(plan: Plan, folder: Path, work: Path, *, seed: int, by_cuts: Sequence[st
     }  # fmt: skip
     result["config"] = {
         "seed": seed, "splits": dict(plan.splits), "against": plan.against, "draws": DRAWS, "base": BASE.base,
-        "query_cap": BASE.query_cap, "item_cap": BASE.item_cap, "gains": GAINS, "calibration_prior": PRIOR,
+        "query_cap": BASE.query_cap, "item_cap": BASE.item_cap, "items": sets.ITEMS, "encoder": "bf16",
+        "gains": GAINS, "calibration_prior": PRIOR,
         "full_epochs": FULL_EPOCHS, "items_per_query": ITEMS_PER_QUERY, "by_cut_points": list(by_cuts),
         "methods": {stage: {m.name: dataclasses.asdict(m) for m in ms} for stage, ms in plan.stages.items()},
         "data": sets.digests(folder, sorted({f for s in sets.SETTINGS.values() for f in s.folders})),
@@ -308,6 +315,8 @@ def main(
     parser.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
     parser.add_argument("--work", type=Path, default=Path("runs") / "quality", help="where predictions are kept")
     parser.add_argument("--out", type=Path, default=here / "results" / f"{plan.name}.json", help="JSON to write")
+    parser.add_argument("--only", choices=list(sets.SETTINGS), default="",
+                        help="train for this setting, keep its predictions in --work, and write no result")  # fmt: skip
     args = parser.parse_args(argv)
     splits = {stage: getattr(args, f"{stage}_splits") for stage in plan.splits}
     if min(splits.values()) < 1:
@@ -319,6 +328,8 @@ def main(
     except DarlError as err:
         print(f"error: {err}", file=sys.stderr)
         return err.exit_code
+    if args.only:
+        return 0
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(render(result))

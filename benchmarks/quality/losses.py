@@ -13,11 +13,13 @@ from trainer.config import Loss
 from trainer.losses import GRADE_LOSSES, RANK_LOSSES
 
 DEFAULT = Loss()
+# LambdaLoss is a sum over the pairs of a list and about twenty times the size of the others: the same pull for all.
+RANK_WEIGHT = {"lambda": DEFAULT.rank_weight / 20}
 AGAINST = f"{DEFAULT.grade} + {DEFAULT.rank}"
 
 
 def method(grade: str = "", rank: str = "") -> Method:
-    """One sum of losses, with the default weights.
+    """One sum of losses, weighted as by default.
 
     :param grade: registered grade loss; empty: none.
     :param rank: registered rank loss; empty: none.
@@ -25,7 +27,7 @@ def method(grade: str = "", rank: str = "") -> Method:
     """
     loss = Loss(
         grade=grade or DEFAULT.grade, grade_weight=DEFAULT.grade_weight if grade else 0.0,
-        rank=rank or DEFAULT.rank, rank_weight=DEFAULT.rank_weight if rank else 0.0,
+        rank=rank or DEFAULT.rank, rank_weight=RANK_WEIGHT.get(rank, DEFAULT.rank_weight) if rank else 0.0,
     )  # fmt: skip
     return Method(" + ".join(name for name in (grade, rank) if name), loss, yes_from=2 if grade == "yes_no" else 0)
 

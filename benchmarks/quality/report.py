@@ -157,10 +157,41 @@ def _comparison_table(title: str, cutoff: int, values: dict[str, Any], against: 
     return table(header, rows)
 
 
+def render_stages(result: dict[str, Any]) -> str:
+    """The tables of one stage against several.
+
+    :param result: what ``stages`` wrote.
+    :return: Markdown.
+    """
+    config, parts = result["config"], []
+    for part, found in result["figures"].items():
+        header = [part, *(f"nDCG@{config['cutoff'][part]}" if k == "ndcg" else n for k, n in MEASURE_NAMES.items())]
+        rows = [[name, *(_with_interval(values[key]) for key in MEASURE_NAMES)] for name, values in found.items()]
+        parts.append(table(header, rows))
+    rows = [[name, difference(c), f"{c['p']:.4f}", str(c["n"])] for name, c in result["changes"].items()]
+    parts.append(table(["Change in nDCG", "mean [95 %]", "p", "queries"], rows))
+    rows = [
+        [name, _with_interval(c), f"{c['resamples_without_a_gap']:.3f}"] for name, c in result["gap_closed"].items()
+    ]
+    parts.append(table(["Share of the OOD gap closed", "[95 %]", "resamples without a gap"], rows))
+    for name, runs in result["stages"].items():
+        told = [", ".join(f"{s['stage']} {'kept' if s['kept'] else 'rolled back'}" for s in stages) for stages in runs]
+        parts.append(f"{name}: " + "; ".join(f"seed {i}: {text}" for i, text in enumerate(told)) + ".")
+    where = result["circumstances"]
+    parts.append(f"{config['seeds']} seeds. Took {result['seconds'] / 60:.0f} min on {where['cpu']}, "
+                 f"{where['threads']} threads; torch {where['versions']['torch']}.")  # fmt: skip
+    return "\n\n".join(parts)
+
+
+def _with_interval(values: dict[str, Any]) -> str:
+    return f"{_plain(values['mean'])} [{_plain(values['low'])}, {_plain(values['high'])}]"
+
+
 SECTIONS: dict[str, tuple[Path, Callable[[dict[str, Any]], str]]] = {
     "result": (RESULT, render_result),
     "study": (STUDY, render_study),
     "losses": (HERE / "results" / "losses.json", render_comparison),
+    "stages": (HERE / "results" / "stages.json", render_stages),
     "graded": (HERE / "results" / "graded.json", render_comparison),
 }
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from benchmarks.quality import data
 from benchmarks.quality.data import GAINS, Judged, Rows, Texts, bm25_scores, lay_out
@@ -132,6 +134,17 @@ def encode(texts: Texts, setting: Setting, model: SplitReranker) -> Judged:
     return Judged(pairs, similarity, bm25_scores(texts), np.array(texts.domain))
 
 
+class Bf16Split(SplitReranker):
+    """The split backbone with its encoder in bf16, on the way up and down; all that follows is fp32.
+
+    Two and a half times as fast on a processor that has bf16; every method of a comparison gets the same.
+    """
+
+    def encode(self, input_ids: Tensor, mask: Tensor, position_ids: Tensor, attention: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return super().encode(input_ids, mask, position_ids, attention).float()
+
+
 def untrained(settings: Model) -> SplitReranker:
     """Build the base model.
 
@@ -140,7 +153,7 @@ def untrained(settings: Model) -> SplitReranker:
     """
     source = load_encoder(settings.base)
     caps = {"query_cap": settings.query_cap, "item_cap": settings.item_cap}
-    return SplitReranker.from_source(source, GAINS, **caps).eval()
+    return Bf16Split.from_source(source, GAINS, **caps).eval()
 
 
 def parts(setting: Setting, judged: Judged) -> dict[str, Rows]:

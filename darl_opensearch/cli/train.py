@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
 from darl_opensearch.cli.output import emit, json_option, note, progress
-from darl_opensearch.errors import load
+from darl_opensearch.errors import UsageError, load
 
 
 @click.command()
@@ -33,20 +35,36 @@ from darl_opensearch.errors import load
 )
 @click.option("--seed", type=int, envvar="DARL_SEED", show_envvar=True, help="Seed of everything random.")
 @click.option("--fresh", is_flag=True, help="Start over instead of going on from what the folder holds.")
+@click.option(
+    "--processes",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    envvar="DARL_PROCESSES",
+    show_envvar=True,
+    help="Processes that train together on this machine, each on its own GPU where there are GPUs.",
+)
 @click.option("--dry-run", is_flag=True, help="Read and check everything, print counts, train nothing.")
 @json_option
 def cli(
-    config: Path, folder: Path | None, overrides: tuple[str, ...], seed: int | None, fresh: bool, dry_run: bool,
-    as_json: bool,
+    config: Path, folder: Path | None, overrides: tuple[str, ...], seed: int | None, fresh: bool, processes: int,
+    dry_run: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Train a reranker from the judgments that CONFIG (darl.toml) names.
 
     Stages run in order and stay only where the dev queries say so. A run that was killed goes on from its
-    last checkpoint when the same command is given again.
+    last checkpoint when the same command is given again. Under torchrun, or with --processes, several processes
+    train one model.
     """
     plan = load("trainer.stages.plan", "train")
     from trainer.config import read_config
+    from trainer.stages import distributed
 
+    if processes > 1 and not dry_run:
+        if "WORLD_SIZE" in os.environ:
+            raise UsageError("torchrun has started the processes already", todo="leave --processes out")
+        distributed.launch(_process, (sys.argv,), processes)
+        return
     resolved = read_config(config, [*overrides, *([f"seed={seed}"] if seed is not None else [])])
     where = folder or config.parent / "runs" / f"{resolved.model.name}-{resolved.model.version}"
     if dry_run:
@@ -54,17 +72,27 @@ def cli(
         emit({"run": str(where), "data": data.summary()}, as_json=as_json,
              text=f"{config} is fine. Would train into {where}:\n{json.dumps(data.summary(), indent=2)}")  # fmt: skip
         return
-    with progress() as bar:
-        task = bar.add_task("reading", total=1)
+    with distributed.joined(resolved.stages.device), progress() as bar:
+        task = bar.add_task("reading", total=1, visible=distributed.is_main())
 
         def report(what: str, done: int, total: int) -> None:
             bar.update(task, description=what, completed=done, total=total)
 
         trained = plan.train(resolved, config.parent, where, fresh=fresh, report=report)
+        if not distributed.is_main():
+            return
     for stage in trained.result["stages"]:
         note(_verdict(stage))
     result: dict[str, Any] = {"run": str(where), **trained.result}
     emit(result, as_json=as_json, text=_summary(where, trained.result))
+
+
+def _process(argv: list[str]) -> None:
+    """Be one of the processes that --processes asks for."""
+    from darl_opensearch.cli import main
+
+    sys.argv = [*argv, "--processes", "1"]  # the last one counts
+    main()
 
 
 def _verdict(stage: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -141,9 +142,11 @@ class SplitReranker(nn.Module):
         """
         df = torch.zeros_like(self.rarity)
         count = 0
-        for encoding in self._tokenizer.encode_batch(list(texts), add_special_tokens=False):
-            df[torch.tensor(sorted(set(encoding.ids)), dtype=torch.long)] += 1
-            count += 1
+        rest = iter(texts)
+        while chunk := list(islice(rest, 4096)):  # a catalogue need not fit into memory
+            for encoding in self._tokenizer.encode_batch(chunk, add_special_tokens=False):
+                df[torch.tensor(sorted(set(encoding.ids)), dtype=torch.long)] += 1
+                count += 1
         rarity = torch.log((count + 1) / (df + 0.5)).clamp_min(RARE_FLOOR)
         rarity[special_ids(self._tokenizer)] = 0.0
         self.rarity.copy_(rarity)

@@ -181,10 +181,16 @@ def test_what_is_no_decoder(tmp_path, bases, folders):
         LlmReranker.from_base(configured("llm", short), "nominal")
 
 
-@pytest.mark.parametrize(("table", "key", "value", "what"), [
-    ("lora", "rank", 0, "rank is 0"), ("lora", "alpha", 0.0, "alpha is 0.0"),
-    ("lora", "dropout", 1.0, "dropout is 1.0"), ("lora", "quantise", "int4", "quantise is 'int4'"), ("llm", "words", [], r"unknown key \[llm\] words"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("table", "key", "value", "what"),
+    [
+        ("lora", "rank", 0, "rank is 0"),
+        ("lora", "alpha", 0.0, "alpha is 0.0"),
+        ("lora", "dropout", 1.0, "dropout is 1.0"),
+        ("lora", "quantise", "int4", "quantise is 'int4'"),
+        ("llm", "words", [], r"unknown key \[llm\] words"),
+    ],
+)
 def test_values_that_cannot_be(folders, table, key, value, what):
     with pytest.raises(UsageError, match=what):
         configured("llm", folders["qwen2"], **{table: {key: value}})

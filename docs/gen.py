@@ -116,7 +116,7 @@ def _kind(hint: Any) -> str:
     origin = typing.get_origin(hint)
     if origin is tuple:
         return f"list of {_kind(typing.get_args(hint)[0])}"
-    if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping):
+    if dataclasses.is_dataclass(hint) or (isinstance(origin, type) and issubclass(origin, Mapping)):
         return "table"
     return {str: "text", int: "whole number", float: "number", bool: "true or false"}[hint]
 
@@ -140,6 +140,8 @@ def registries() -> dict[str, Any]:
     from trainer.losses import DISTILLATION_LOSSES, GRADE_LOSSES, RANK_LOSSES
     from trainer.models import BACKBONES
     from trainer.ood import DETECTORS
+    from trainer.stages import STAGES
+    from trainer.teachers import TEACHERS
 
     return {
         "grade losses": GRADE_LOSSES,
@@ -147,6 +149,8 @@ def registries() -> dict[str, Any]:
         "distillation losses": DISTILLATION_LOSSES,
         "backbones": BACKBONES,
         "detectors": DETECTORS,
+        "stages": STAGES,
+        "teachers": TEACHERS,
         "formats": IMPORTERS,
     }
 

@@ -123,7 +123,7 @@ def test_every_configuration_key_is_in_configuration_md():
             assert key.metadata["help"], f"[{field.name}] {key.name} has no help"
 
 
-@pytest.mark.parametrize("which", ["grade losses", "rank losses", "backbones", "detectors"])
+@pytest.mark.parametrize("which", ["grade losses", "rank losses", "backbones", "detectors", "stages", "teachers"])
 def test_everything_registered_is_in_methods_md(which):
     pytest.importorskip("torch")
     text = page("methods.md")

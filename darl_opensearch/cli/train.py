@@ -96,19 +96,28 @@ def _process(argv: list[str]) -> None:
 
 
 def _verdict(stage: dict[str, Any]) -> str:
-    gain = stage["gain"]
-    if gain["mean"] is None:
+    gain, decided = stage["gain"], stage.get("decided_by", "")
+    if "coefficient" in stage:
+        verdict = f"coefficient {stage['coefficient']:g}" + ("" if stage["coefficient"] else ": the weights before")
+    elif decided:
+        verdict = f"left to {decided}"
+    elif gain["mean"] is None:
         return f"stage {stage['stage']}: rolled back: no dev query has a relevant item to decide by"
-    verdict = "kept" if stage["kept"] else "rolled back: no gain beyond one standard error"
+    else:
+        verdict = "kept" if stage["kept"] else "rolled back: no gain beyond one standard error"
+    if gain["mean"] is None:
+        return f"stage {stage['stage']}: {verdict}"
     interval = f"[{gain['low']:+.4f}, {gain['high']:+.4f}]"
-    return f"stage {stage['stage']}: paired nDCG gain {gain['mean']:+.4f} {interval}, {verdict}"
+    over = " over dev and OOD dev queries" if len(stage["judged_on"]) > 1 else ""
+    return f"stage {stage['stage']}: paired nDCG gain{over} {gain['mean']:+.4f} {interval}, {verdict}"
 
 
 def _summary(where: Path, result: dict[str, Any]) -> str:
-    lines = [f"{'dev set':18}{'start':>10}{'trained':>10}"]
-    for key, before in result["start"].items():
-        after = result["dev"][key]
-        lines.append(f"{key:18}{before!s:>10}{after!s:>10}")
+    lines = []
+    for title, start, trained in (("dev set", "start", "dev"), ("OOD dev set", "ood_dev_start", "ood_dev")):
+        if start in result:
+            lines.append(f"{title:18}{'start':>10}{'trained':>10}")
+            lines += [f"{key:18}{value!s:>10}{result[trained][key]!s:>10}" for key, value in result[start].items()]
     ood = result["ood"]
     lines.append(f"OOD: {ood['detector']} on {ood['features']} features, alpha {ood['alpha']}, "
                  f"{ood['calibration_pairs']} calibration pairs of {ood['calibration_queries']} queries")  # fmt: skip

@@ -80,7 +80,7 @@ def inspect_graph(path: Path, *, width: int | None, data: str | None = None) -> 
         yield _finding(f"{name}: columns", columns in (0, width), f"{columns or 'not declared'}, must be {width}")
     located = {
         entry.value
-        for tensor in model.graph.initializer
+        for tensor in (*model.graph.initializer, *(a.t for node in model.graph.node for a in node.attribute))
         if tensor.data_location == onnx.TensorProto.EXTERNAL
         for entry in tensor.external_data
         if entry.key == "location"

@@ -19,7 +19,7 @@ from darl_opensearch.bundle import Bundle
 from darl_opensearch.check import check_bundle
 from darl_opensearch.cluster.register import register
 from darl_opensearch.errors import BundleError
-from darl_opensearch.graph_contract import INPUTS
+from darl_opensearch.graph_contract import INPUTS, inspect_graph
 from darl_opensearch.scoring import Scorer
 from trainer.config import Loss
 from trainer.export import export_run
@@ -181,6 +181,23 @@ def test_other_architectures_export(runs, tmp_path, kind):
 
 
 # ---- weights in a file of their own
+
+
+def test_what_the_exporter_writes_for_more_than_two_gigabytes(runs, tmp_path, monkeypatch):
+    """Optimum then moves the weights itself, and small constants of nodes with them."""
+    trained, small, _ = runs["cross"]
+    monkeypatch.setenv("FORCE_ONNX_EXTERNAL_DATA", "1")
+    with one_thread():
+        export_graphs(ContractModule(trained), tmp_path, tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["features.onnx", "model.onnx", "model.onnx_data"]
+    one, other = (
+        onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+        for graph in (tmp_path / "model.onnx", small.file("model.onnx"))
+    )
+    fed = {name: np.array([[2, 40, 3, 41, 3]]) if name == "input_ids" else np.ones((1, 5), np.int64) for name in INPUTS}
+    assert np.array_equal(one.run(None, fed)[0], other.run(None, fed)[0])
+    findings = list(inspect_graph(tmp_path / "model.onnx", width=6, data="model.onnx_data"))
+    assert all(f.passed for f in findings)
 
 
 @pytest.fixture(scope="module")

@@ -179,3 +179,22 @@ def test_four_bits_need_their_library(base, monkeypatch):
     with pytest.raises(MissingExtra, match="bitsandbytes is not installed") as told:
         fresh(base, lora={"quantise": "nf4"})
     assert "darl-opensearch[qlora]" in told.value.todo
+
+
+def test_four_bits(base, tmp_path):
+    """Evaluated, they are the weights that are merged and saved."""
+    pytest.importorskip("bitsandbytes", reason="the extra qlora is not installed")
+    model = trained(base, lora={"quantise": "nf4", "dropout": 0.0})
+    assert torch.uint8 in {p.dtype for p in model.encoder.parameters()}
+    assert {p.dtype for p in model.encoder_parameters()} == {torch.float32}
+    before = scores(model)
+    model.train()
+    model.head(model.pair_features(*columns()).similarity).square().mean().backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.encoder_parameters())
+    model.eval()
+    model.save(tmp_path)
+    assert (scores(model) - before).abs().max() == 0
+    again = LlmReranker.load(tmp_path)
+    assert (scores(again) - before).abs().max() <= 1e-5
+    assert 1e-4 < (scores(trained(base)) - before).abs().max()  # four bits are not the checkpoint's weights
+    assert {p.dtype for p in again.encoder.parameters()} == {torch.float32}

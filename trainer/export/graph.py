@@ -15,7 +15,7 @@ from typing import Any
 import onnx
 import torch
 from onnx import TensorProto
-from onnx.external_data_helper import uses_external_data
+from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
 from onnx.utils import Extractor
 from torch import Tensor, nn
 
@@ -123,6 +123,12 @@ def _weights_apart(whole: Path, folder: Path) -> bool:
             return False
         onnx.save(model, whole, save_as_external_data=True, location=f"{whole.name}_data")
         model = onnx.load(whole, load_external_data=False)
+    for node in model.graph.node:
+        for attribute in node.attribute:  # the exporter moves small constants of nodes too: back with them
+            if uses_external_data(attribute.t):
+                load_external_data_for_tensor(attribute.t, str(whole.parent))
+                attribute.t.data_location = TensorProto.DEFAULT
+                del attribute.t.external_data[:]
     # The exporter names the file after the whole graph; both parts of it will read the same one.
     for tensor in model.graph.initializer:
         for entry in tensor.external_data:

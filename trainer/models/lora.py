@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import types
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from darl_opensearch.errors import UsageError, load
 from trainer.config import Lora
@@ -30,7 +32,26 @@ def inject(encoder: Any, config: Lora) -> Any:
         r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, bias="none",
         target_modules=targets(encoder, config.targets),
     )  # fmt: skip
-    return peft.inject_adapter_in_model(settings, encoder)
+    adapted = peft.inject_adapter_in_model(settings, encoder)
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:  # peft follows the type that 4-bit weights are computed in
+            parameter.data = parameter.data.float()
+    for module in adapted.modules():
+        if hasattr(module, "quant_state"):  # bitsandbytes' Linear4bit
+            module.forward = types.MethodType(_linear4bit, module)
+    return adapted
+
+
+def _linear4bit(module: Any, x: Tensor) -> Tensor:
+    """Train by bitsandbytes' kernels; evaluate by the very weights that merging and export see.
+
+    Its kernels for evaluation round more, and on some CPUs they repack the weights for good.
+    """
+    if module.training:
+        trained: Tensor = type(module).forward(module, x)
+        return trained
+    weight = plain(module.weight).to(x.dtype)
+    return F.linear(x, weight, None if module.bias is None else module.bias.to(x.dtype))
 
 
 def targets(encoder: Any, wanted: Sequence[str]) -> list[str]:

@@ -49,6 +49,17 @@ def read_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, An
         ) from err
 
 
+def check_rereadable(path: str | os.PathLike[str]) -> None:
+    """Refuse a pipe, such as ``<(zcat …)``: read a second time it is empty, and nothing says so.
+
+    :param path: a file that will be read more than once.
+    :raises InputError: when it is there and is no file.
+    """
+    source = Path(path)
+    if source.exists() and not source.is_file():
+        raise InputError("not a file that can be read twice", where=str(source), todo="write it to a file first")
+
+
 def _open(path: Path) -> IO[bytes]:
     return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from darl_opensearch.bundle import CARD, MODEL_INT8, Bundle, sha256_of
 from darl_opensearch.errors import InputError, UsageError, load
+from darl_opensearch.jsonl import check_rereadable
 from darl_opensearch.pool.catalogue import Catalogue
 from darl_opensearch.pool.formats import NPY, format_of, join_features, join_scores
 from darl_opensearch.pool.local import run_local
@@ -232,8 +233,7 @@ def _join(results: Mapping[str, Path], work: Work, job: Job, shards: int) -> int
 
 
 def _digest(path: Path) -> str:
-    if path.exists() and not path.is_file():
-        raise InputError("not a file that can be read twice", where=str(path), todo="write it to a file first")
+    check_rereadable(path)
     try:
         return sha256_of(path)
     except OSError as err:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from datetime import UTC, datetime
 
 import pytest
@@ -147,6 +148,13 @@ def test_a_time_without_a_zone_is_utc():
 def test_rules_that_cannot_be(rule, message):
     with pytest.raises(UsageError, match=message):
         SplitRule(**rule)
+
+
+def test_a_pipe_is_no_file_to_read_three_times(tmp_path):
+    # ``darl split <(zcat judgments.jsonl.gz)`` would write parts without a line in them.
+    os.mkfifo(pipe := tmp_path / "pipe")
+    with pytest.raises(InputError, match=r"pipe: not a file that can be read twice\. Write it to a file first"):
+        assign(pipe, SplitRule())
 
 
 def test_too_few_queries(tmp_path):

@@ -321,6 +321,9 @@ def test_judgments_that_do_not_fit(refused, data):
     (data / "id.jsonl").write_text("")
     assert "id.jsonl: there is no judgment in it" in refused()
     assert "missing.jsonl: cannot be read" in refused(judgments="missing.jsonl")
+    os.mkfifo(data / "pipe")  # its digest would be that of nothing
+    assert "pipe: not a file that can be read twice. Write it to a file first" in refused(judgments="pipe")
+    assert "pipe: not a file that can be read twice" in refused("--items", data / "pipe")
 
 
 def test_runs_that_do_not_fit(refused, data):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from darl_opensearch.errors import InputError, UsageError
-from darl_opensearch.jsonl import read_jsonl
+from darl_opensearch.jsonl import check_rereadable, read_jsonl
 from darl_opensearch.text import same_text
 from trainer.data.leakage import QUERY_SHINGLE, THRESHOLD, NearIndex
 from trainer.data.store import short
@@ -107,6 +107,7 @@ def assign(path: Path, rule: SplitRule) -> Assigned:
     :return: the part of every query.
     :raises InputError: for a line without what the rule reads, or when a part would be empty.
     """
+    check_rereadable(path)
     groups = _groups(path, rule)
     rng = random.Random(rule.seed)
     mixed = 0

@@ -14,6 +14,7 @@ from darl_opensearch import __version__
 from darl_opensearch.bm25 import Bm25Index
 from darl_opensearch.bundle import sha256_of
 from darl_opensearch.errors import UsageError, load
+from darl_opensearch.jsonl import check_rereadable
 from darl_opensearch.text import ItemRenderer
 from trainer.data.judgments import Item
 from trainer.evaluate import depth, rows
@@ -66,6 +67,8 @@ def evaluate(settings: Settings, *, report: Report = lambda what, done, total: N
     :raises DarlError: naming what cannot be read, scored or compared.
     """
     load("ir_measures", "train")  # before minutes of scoring, not after
+    for path in (*settings.items, *(path for _, path in settings.parts), *filter(None, [settings.first_stage])):
+        check_rereadable(path)  # each is read by every model, and for its digest
     report("opening", 0, 1)
     opened: list[Model] = []
     try:

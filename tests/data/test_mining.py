@@ -163,6 +163,11 @@ def test_nothing_is_written_by_a_dry_run_or_over_what_is_read(project, monkeypat
     assert said.code == 0 and said.out.endswith("Nothing was written.\n")
     said = run_main(monkeypatch, capsys, "mine", project / "darl.toml", "--out", project / "judgments.jsonl")
     assert said.code == 2 and "the file is one that is read. Name another by --out" in said.err
+    (project / "sub").mkdir()
+    roundabout = project / "sub/../judgments.jsonl"  # as a configuration in a folder of its own names them
+    said = run_main(monkeypatch, capsys, "mine", project / "darl.toml", "--out", roundabout)
+    assert said.code == 2 and "the file is one that is read" in said.err
+    (project / "sub").rmdir()
     said = run_main(monkeypatch, capsys, "mine", project / "darl.toml", "--out", project / "x.jsonl", "--index", "i",
                     "--url", "http://127.0.0.1:9")  # fmt: skip
     assert said.code == 1 and "127.0.0.1:9" in said.err

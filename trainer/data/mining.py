@@ -207,7 +207,7 @@ def check_outputs(out: Path, *inputs: Path) -> None:
     :param *inputs: the files that are read.
     :raises UsageError: when it is one of them.
     """
-    if any(out.absolute() == path.absolute() for path in inputs):
+    if any(out.resolve() == path.resolve() for path in inputs):
         raise UsageError("the file is one that is read", where=str(out), todo="name another by --out")
 
 

@@ -150,6 +150,12 @@ def test_rules_that_cannot_be(rule, message):
         SplitRule(**rule)
 
 
+def test_slices_where_there_are_none(tmp_path):
+    path = jsonl(tmp_path / "j.jsonl", [{"query": "a", "item_id": "i", "grade": 1}])
+    with pytest.raises(InputError, match=r"no judgment has slice 'travel'\. No judgment names one; split by query"):
+        assign(path, SplitRule(by="slice", held_out=("travel",)))
+
+
 def test_a_pipe_is_no_file_to_read_three_times(tmp_path):
     # ``darl split <(zcat judgments.jsonl.gz)`` would write parts without a line in them.
     os.mkfifo(pipe := tmp_path / "pipe")

@@ -211,6 +211,15 @@ def test_calibration_pairs_share_neither_query_nor_item_with_what_was_judged(jud
     assert all(kept[id(q)] == len(q.item_ids) for q in given_)  # every named item is on one of the two sides
 
 
+def test_the_query_and_the_slice_0_have_a_name(tmp_path):
+    rows = [{"query_id": 0, "query": "a", "item_id": "i", "grade": 1, "slice": 0},
+            {"query_id": "", "query": "b", "item_id": "i", "grade": 1}]  # fmt: skip
+    (path := tmp_path / "j.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = read_judgments(path, {"i": Item("i", "text", "")}, 2)
+    assert [(query.query_id, query.slice) for query in found] == [("0", "0"), ("b", "")]
+    assert read_traffic(path, {})[0].query_id == "0"
+
+
 def test_digest_does_not_depend_on_the_order_of_the_file():
     a, b = JudgedQuery("1", "x", ("i1",), (0,)), JudgedQuery("2", "y", ("i2",), (1,))
     assert digest([a, b]) == digest([b, a]) != digest([a])

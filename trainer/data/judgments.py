@@ -141,9 +141,7 @@ def parse_judgment(row: Mapping[str, Any], items: Container[str], k: int, *, whe
     """
     query = _text(row, "query", where)
     item_id = _item_id(row, items, where)
-    return Judgment(
-        str(row.get("query_id") or query), query, item_id, _grade(row, k, where), str(row.get("slice") or "")
-    )
+    return Judgment(name_of(row, "query_id") or query, query, item_id, _grade(row, k, where), name_of(row, "slice"))
 
 
 def judged_twice(judgment: Judgment, *, first: str, where: str) -> InputError:
@@ -216,7 +214,7 @@ def read_traffic(path: Path, items: Mapping[str, Item]) -> list[TrafficQuery]:
                 raise InputError(
                     f"there is no item {_short(item_id)}", where=where, todo="add it to the items, or drop it"
                 )
-        queries.append(TrafficQuery(str(row.get("query_id") or query), query, tuple(map(str, ids))))
+        queries.append(TrafficQuery(name_of(row, "query_id") or query, query, tuple(map(str, ids))))
     return queries
 
 
@@ -251,6 +249,17 @@ def check_disjoint(train: Container[str] | Sequence[JudgedQuery], dev: Sequence[
             raise InputError(
                 f"query {query.query!r} is in the training part as well", where=where, todo="keep it in one of the two"
             )
+
+
+def name_of(row: Mapping[str, Any], field: str) -> str:
+    """Read an optional id or name.
+
+    :param row: a line's fields.
+    :param field: its field; 0 is a name like any other number.
+    :return: it as text, or ``""`` where there is none.
+    """
+    value = row.get(field)
+    return "" if value is None else str(value)
 
 
 def _short(value: object) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 from darl_opensearch.errors import InputError, UsageError
 from darl_opensearch.jsonl import check_rereadable, read_jsonl
 from darl_opensearch.text import same_text
+from trainer.data.judgments import name_of
 from trainer.data.leakage import QUERY_SHINGLE, THRESHOLD, NearIndex
 from trainer.data.store import short
 from trainer.registry import nearest
@@ -162,7 +163,7 @@ def _groups(path: Path, rule: SplitRule) -> list[Group]:
     slices: set[str] = set()
     for where, row in read_jsonl(path):
         group = found.setdefault(key := _key(row, where), Group([key]))
-        group.slices.add(str(row.get("slice") or ""))
+        group.slices.add(name_of(row, "slice"))
         slices |= group.slices
         if rule.by == "time":
             when = _time(row, rule.time_field, where)
@@ -171,7 +172,9 @@ def _groups(path: Path, rule: SplitRule) -> list[Group]:
         raise InputError("there is no judgment in it", where=str(path), todo="write one JSON object a line")
     for name in rule.held_out if rule.by == "slice" else ():
         if name not in slices:
-            raise InputError(f"no judgment has slice {name!r}", where=str(path), todo=nearest(name, slices))
+            known = slices - {""}
+            todo = nearest(name, known) if known else "no judgment names one; split by query or by time"
+            raise InputError(f"no judgment has slice {name!r}", where=str(path), todo=todo)
     texts = list(found)
     merged: dict[int, Group] = {}
     for number, root in enumerate(_roots(texts, rule.threshold)):

@@ -20,6 +20,7 @@ from trainer.data.importers.base import (
     text_of,
     text_template,
 )
+from trainer.data.judgments import name_of
 from trainer.data.store import Store
 
 JUDGMENTS = Source(
@@ -72,7 +73,7 @@ class Jsonl:
             item_id = id_of(row, "item_id", where)
             store.judge(
                 where, id_of(row, "query_id", where, optional=True), text_of(row, "query", where), item_id,
-                grading.grade(row["grade"], "grade", where), slice=str(row.get("slice") or ""),
+                grading.grade(row["grade"], "grade", where), slice=name_of(row, "slice"),
             )  # fmt: skip
             if inline:
                 store.item(where, item_id, {name: value for name, value in row.items() if name not in own})

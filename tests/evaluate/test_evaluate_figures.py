@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
 import ir_measures
 import numpy as np
@@ -251,6 +252,9 @@ def test_one_query_has_no_interval():
     nothing = resample({"m": mean_over_queries(np.zeros(0))}, draws=100, seed=0)["m"].interval()
     assert math.isnan(nothing.mean) and nothing.n == 0
     assert resample({}, draws=100, seed=0) == {}
+    claim = paired(np.array([0.5, np.nan]), np.array([0.25, np.nan]), draws=100)
+    assert (claim.interval.mean, claim.interval.n, claim.p) == (1 / 4, 1, 1.0)
+    assert math.isnan(claim.interval.low) and math.isnan(claim.interval.high)
 
 
 def test_intervals_cover_what_is_not_a_mean():
@@ -293,6 +297,15 @@ def test_sign_patterns_do_not_depend_on_how_many_are_made_at_a_time():
         signs = np.random.default_rng([5, 1]).integers(0, 2, size=(2500, n), dtype=np.int8) * 2 - 1
         extreme = (np.abs(signs @ difference) >= abs(difference.sum()) * (1 - 1e-12)).sum()
         assert paired(difference, np.zeros(n), draws=2500, seed=5).p == (extreme + 1) / 2501
+
+
+def test_memory_does_not_grow_with_the_draws():
+    values = np.random.default_rng(1).normal(size=2000)
+    tracemalloc.start()
+    bootstrap_mean(values, draws=4000)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 16 << 20  # all draws at once: 2000 * 4000 * 8 bytes, twice
 
 
 # ---- OOD

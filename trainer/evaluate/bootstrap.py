@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+_BLOCK = 200  # resamples made at a time: all of them at once would need gigabytes for many queries
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -57,7 +59,13 @@ def bootstrap_ratio(
     if n == 0 or float(np.sum(denominator)) == 0.0:
         return Interval(float("nan"), float("nan"), float("nan"), n)
     rng = np.random.default_rng(seed)
-    counts = rng.multinomial(n, np.full(n, 1 / n), size=draws).astype(np.float64)
-    ratios = (counts @ np.asarray(numerator)) / np.maximum(counts @ np.asarray(denominator), 1e-12)
+    sums, even = np.stack([numerator, denominator], axis=1), np.full(n, 1 / n)
+    totals = np.concatenate(
+        [
+            rng.multinomial(n, even, size=min(_BLOCK, draws - start)).astype(np.float64) @ sums
+            for start in range(0, draws, _BLOCK)
+        ]
+    )
+    ratios = totals[:, 0] / np.maximum(totals[:, 1], 1e-12)
     low, high = np.quantile(ratios, [0.025, 0.975])
     return Interval(float(np.sum(numerator) / np.sum(denominator)), float(low), float(high), n)

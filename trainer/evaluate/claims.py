@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -36,7 +37,7 @@ def paired(ours: NDArray[np.float64], theirs: NDArray[np.float64], *, draws: int
     :param theirs: ``[q]``, nan in the same places.
     :param draws: of either resampling.
     :param seed: of either.
-    :return: the claim; nan bounds and a p of 1 for no values.
+    :return: the claim; nan bounds and a p of 1 below two values, of which nothing can be resampled.
     """
     difference = ours - theirs
     difference = difference[~np.isnan(difference)]
@@ -46,7 +47,10 @@ def paired(ours: NDArray[np.float64], theirs: NDArray[np.float64], *, draws: int
         size = (min(_BLOCK, draws - start), len(difference))
         signs = rng.integers(0, 2, size=size, dtype=np.int8) * 2 - 1
         extreme += int((np.abs(signs @ difference) >= least).sum())
-    return Claim(bootstrap_mean(difference, draws=draws, seed=seed), (extreme + 1) / (draws + 1))
+    interval = bootstrap_mean(difference, draws=draws, seed=seed)
+    if len(difference) < 2:
+        interval = Interval(interval.mean, math.nan, math.nan, interval.n)
+    return Claim(interval, (extreme + 1) / (draws + 1))
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:

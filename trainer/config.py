@@ -284,7 +284,7 @@ class Llm:
     prompt: str = _opt("", "text with {query}, then {item}, and {grades} where wanted; empty: the built-in prompt")
     chat: bool = _opt(True, "put the prompt into the model's chat template, where it has one")
     grade_words: tuple[str, ...] = _opt((), "word of each grade, lowest first; empty: the grades' names")
-    checkpointing: bool = _opt(False, "recompute activations in the backward pass: less memory, a third more time")
+    checkpointing: bool = _opt(False, "recompute activations in the backward pass: less memory, more time")
 
 
 @dataclass(frozen=True, kw_only=True)

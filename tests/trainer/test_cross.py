@@ -245,5 +245,6 @@ def test_a_bi_encoder_s_joint_states_rank_better_than_chance_and_worse_than_its_
     def ndcg(scores):
         return float(np.mean(list(ndcg_per_query(np.asarray(scores), gain, of, cutoff=3).values())))
 
-    chance = np.mean([ndcg(np.random.default_rng(seed).random(len(gain))) for seed in range(20)])
-    assert chance + 0.04 < ndcg(joint.numpy()) < ndcg(cosine.numpy()), (chance, ndcg(joint), ndcg(cosine))
+    chance = float(np.mean([ndcg(np.random.default_rng(seed).random(len(gain))) for seed in range(20)]))
+    found = {"random": chance, "joint": ndcg(joint.numpy()), "cosine": ndcg(cosine.numpy())}
+    assert found == pytest.approx({"random": 0.814, "joint": 0.883, "cosine": 0.908}, abs=0.005)

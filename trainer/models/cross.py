@@ -2,7 +2,7 @@
 
 For who has a real cross-encoder: its relevance logit is the first feature, so that the untrained model ranks as the
 checkpoint does. A checkpoint without a trained classifier has none; its first feature is then the cosine of the mean
-states of query and item, which is a weak ranker: see ``docs/decisions/0014-cross-needs-a-cross-encoder.md``.
+states of query and item, which is a weak ranker: see ``docs/decisions/0014-cross-and-llm.md``.
 """
 
 from __future__ import annotations

@@ -89,6 +89,16 @@ def test_the_resolved_configuration_can_be_read_again():
         ({"loss": {"l2": -1}}, "[loss] l2 is -1.0"),
         ({"loss": {"rank_weight": float("nan")}}, "[loss] rank_weight is nan"),
         ({"loss": {"rank_weight": 0, "grade_weight": 0}}, "are both 0"),
+        ({"loss": {"group_queries": 0}}, "[loss] group_queries is 0. Give 1 or more"),
+        ({"loss": {"also": [{"kind": "rank"}]}}, "[also] name is missing"),
+        ({"loss": {"also": {"kind": "rank"}}}, "[loss] also is {'kind': 'rank'}, not a list"),
+        ({"stages": {"items_per_query": 0}}, "[stages] items_per_query is 0. Give 1 or more"),
+        ({"stages": {"micro_queries": -1}}, "[stages] micro_queries is -1"),
+        ({"stages": {"checkpoint_steps": -1}}, "[stages] checkpoint_steps is -1"),
+        ({"stages": {"precision": "fp16"}}, "[stages] precision is 'fp16'. Choose fp32 or bf16"),
+        ({"stages": {"run": ["augmented"]}}, "names augmented, and [data] new is empty"),
+        ({"augmnt": {}}, "unknown key augmnt. Did you mean 'augment'?"),
+        ({"augment": {"replays": 1}}, "unknown key [augment] replays. Did you mean 'replay'?"),
     ],
 )
 def test_mistakes(tables, message):

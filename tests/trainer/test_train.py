@@ -19,7 +19,7 @@ from training_project import write_jsonl, write_project
 from darl_opensearch import cli
 from darl_opensearch.errors import DarlError
 from trainer.config import read_config
-from trainer.stages import fit, plan
+from trainer.stages import checkpoint, fit, plan
 
 FULL = {"stages": {"run": ["full"], "full_epochs": 2}}
 ROOT = Path(cli.__file__).parents[2]
@@ -164,7 +164,7 @@ SETTINGS = {
     "loss.grade=cumulativ": "unknown grade loss 'cumulativ'",
     "loss.grade_params={threshold=1}": "grade loss 'cumulative' has no parameter 'threshold'",
     "loss.rank=pair": "unknown rank loss 'pair'",
-    "model.backbone=cross": "unknown backbone 'cross'",
+    "model.backbone=crosss": "unknown backbone 'crosss'",
     "model.base=/no/such/folder": "/no/such/folder: the checkpoint cannot be loaded",
     "ood.alpha=0.01": "calibration pairs cannot show a false-alarm rate of 0.01",
     "model.item_cap=400": "has 300 positions",
@@ -265,11 +265,11 @@ def test_a_run_killed_between_two_renames(unbroken, tmp_path, monkeypatch, call)
             raise KeyboardInterrupt
         full_replace(source, target)
 
-    full_replace = fit.replace_folder
-    monkeypatch.setattr(fit, "replace_folder", half)
+    full_replace = checkpoint.replace_folder
+    monkeypatch.setattr(checkpoint, "replace_folder", half)
     with pytest.raises(KeyboardInterrupt):
         train(path, tmp_path / "run")
-    monkeypatch.setattr(fit, "replace_folder", full_replace)
+    monkeypatch.setattr(checkpoint, "replace_folder", full_replace)
     train(path, tmp_path / "run")
     assert equal(weights(tmp_path / "run"), weights(whole))
 

@@ -164,6 +164,22 @@ def test_the_folder(darl, words, data, tiny):
     assert again.code == 0
 
 
+def test_every_ranking_has_a_file_of_its_own(darl, words, data):
+    names = ["my run", "my_run", "MY_run", "y" * 240]
+    for number, name in enumerate(names):
+        (data / f"{name}.trec").write_text(f"q1 Q0 {ITEMS[number]['id']} 1 2.0 t\ns1 Q0 b-1 1 1.0 t\n")
+    against = [word for name in names for word in ("--against", data / f"{name}.trec")]
+    assert darl(*words, *against, "--out", data / "out").code == 0
+    first = {  # of what each file says of q1, and by whom
+        file.name: file.read_text().split()[2::3][:2] for file in (data / "out/runs").glob("*.id*.trec")
+        if file.name.casefold().startswith(("my", "y"))
+    }  # fmt: skip
+    assert first == {
+        "my_run.id.trec": ["b-1", "my%20run"], "my_run.id-2.trec": ["b-2", "my_run"],
+        "MY_run.id-3.trec": ["t-1", "MY_run"], f"{'y' * 150}.id.trec": ["t-2", "y" * 240],
+    }  # fmt: skip
+
+
 def test_a_run_file_as_first_stage_and_as_opponent(darl, words, data, tiny):
     darl(*words, "--out", data / "out")
     run = data / "out/runs/bm25.id.trec"
@@ -214,13 +230,16 @@ class Page(HTMLParser):
 
 def test_the_page_needs_nothing_else_and_escapes_what_is_not_ours(darl, data, tmp_path):
     bad = '<script>alert("x")</script> $\\frac{1}{0}$ & 中文'
+    unprintable = "\x1b[31m\x00\u202e"
     scale = GradeScale(("irrelevant", "<b>related", "fits & more"), (0.0, 0.5, 1.0))
     tiny_bundle(tmp_path / "odd & <i>", scale=scale)
     rows = [json.loads(line) for line in (data / "id.jsonl").read_text().splitlines()]
-    write_rows(data / "id.jsonl", [row | {"slice": bad} for row in rows])
+    write_rows(data / "id.jsonl", [row | {"slice": bad + unprintable} for row in rows])
+    (data / f"_{unprintable[:5]}.trec").write_text("q1 Q0 b-1 1 2.0 t\ns1 Q0 b-1 1 1.0 t\n")
     said = darl(
         tmp_path / "odd & <i>", "--items", data / "items.jsonl", "--judgments", data / "id.jsonl",
         "--judgments", f"new={data / 'new.jsonl'}", "--depth", "3", "--out", data / "out", *DRAWS,
+        "--against", data / f"_{unprintable[:5]}.trec",
     )  # fmt: skip
     assert said.code == 0, said.err
     text = (data / "out/evaluation.html").read_text(encoding="utf-8")
@@ -239,6 +258,7 @@ def test_the_page_needs_nothing_else_and_escapes_what_is_not_ours(darl, data, tm
     used |= set(re.findall(r"url\(#([^)]+)\)", text))
     assert used <= set(ids)
     shown = "".join(page.texts)
+    assert not set("\x1b\x00\u202e") & set(text) and shown.count("_\ufffd[31m") >= 3
     assert bad in shown and "<b>related" in shown and f"{tmp_path}/odd & <i>" in shown
     assert "currentColor" in text and "#010203" not in text and "color-scheme: light dark" in text
 
@@ -365,6 +385,17 @@ def test_a_folder_that_holds_something_else_stays(darl, words, data):
     assert [path.name for path in (data / "mine").iterdir()] == ["thesis.txt"]
     said = darl(*words, "--out", data / "items.jsonl")
     assert said.code == 2  # a file
+    (data / "link").symlink_to(data / "mine")
+    said = darl(*words, "--out", data / "link")
+    assert said.code == 2 and "link: this is a link, not a folder. Name the folder that it leads to" in said.err
+    for more in ("notes.md", "runs/notes.md"):  # beside or within an evaluation
+        folder = data / more.replace("/", "-")
+        (folder / "runs").mkdir(parents=True)
+        (folder / "evaluation.json").write_text("{}")
+        (folder / more).write_text("what we saw")
+        said = darl(*words, "--out", folder)
+        assert said.code == 2 and "holds something that is not an evaluation" in said.err
+        assert (folder / more).read_text() == "what we saw"
 
 
 @pytest.mark.parametrize("library", ["ir_measures", "matplotlib"])

@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from darl_opensearch.bundle import replace_folder
@@ -17,7 +18,9 @@ from trainer.evaluate.report.page import render_page
 from trainer.evaluate.trec import write_qrels, write_run
 
 RESULT, PAGE, RUNS = "evaluation.json", "evaluation.html", "runs"
+TREC, QRELS = ".trec", ".qrels"
 _ODD = re.compile(r"[^A-Za-z0-9._-]+")
+_MOST_CHARS = 150  # of a system's name in a file's: most file systems end at 255
 
 
 def check_folder(folder: Path) -> None:
@@ -26,12 +29,22 @@ def check_folder(folder: Path) -> None:
     :param folder: where one is to go.
     :raises UsageError: when something else is there.
     """
+    if folder.is_symlink():
+        raise UsageError("this is a link, not a folder", where=str(folder), todo="name the folder that it leads to")
     if folder.exists() and not folder.is_dir():
         raise UsageError("this is a file, not a folder", where=str(folder), todo="name another with --out")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / RESULT).is_file():
+    if folder.is_dir() and any(folder.iterdir()) and not _is_evaluation(folder):
         raise UsageError(
             "the folder holds something that is not an evaluation", where=str(folder), todo="name another with --out"
         )
+
+
+def _is_evaluation(folder: Path) -> bool:
+    """Whether everything in it is what :func:`write_folder` writes: the folder is replaced as a whole."""
+    names = {path.name for path in folder.iterdir()}
+    if RESULT not in names or names - {RESULT, PAGE, RUNS}:
+        return False
+    return RUNS not in names or all(path.suffix in (TREC, QRELS) for path in (folder / RUNS).iterdir())
 
 
 def write_folder(folder: Path, found: Evaluation) -> None:
@@ -53,10 +66,25 @@ def write_folder(folder: Path, found: Evaluation) -> None:
         (work / PAGE).write_text(render_page(found.result), encoding="utf-8")
         (work / RUNS).mkdir()
         for part in found.parts:
-            write_qrels(work / RUNS / f"{part.name}.qrels", grades_of(part))
-        for (system, name, depth), ranked in found.runs.items():
-            words = [_ODD.sub("_", system), name, *([f"depth{depth}"] if depth is not None else [])]
-            write_run(work / RUNS / f"{'.'.join(words)}.trec", ranked, tag=system)
+            write_qrels(work / RUNS / f"{part.name}{QRELS}", grades_of(part))
+        names = _names(found.runs)
+        for key, ranked in found.runs.items():
+            write_run(work / RUNS / f"{names[key]}{TREC}", ranked, tag=key[0])
         replace_folder(work, target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _names(keys: Iterable[tuple[str, str, int | None]]) -> dict[tuple[str, str, int | None], str]:
+    """Name the file of each ranking: what is odd in a system's name is replaced, and no two get the same."""
+    names: dict[tuple[str, str, int | None], str] = {}
+    taken: set[str] = set()
+    for system, part, depth in keys:
+        words = [_ODD.sub("_", system)[:_MOST_CHARS], part, *([f"depth{depth}"] if depth is not None else [])]
+        name, number = ".".join(words), 1
+        while name.casefold() in taken:  # some file systems do not tell case apart
+            number += 1
+            name = f"{'.'.join(words)}-{number}"
+        taken.add(name.casefold())
+        names[system, part, depth] = name
+    return names

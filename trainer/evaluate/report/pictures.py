@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from darl_opensearch.errors import load
+from darl_opensearch.errors import load, one_line
 from trainer.evaluate.report.tables import name_of
 
 # Read on white as on black: each has a contrast of at least 3 to either. Markers tell what colours may not.
@@ -97,7 +97,7 @@ def _figures(result: Mapping[str, Any], rows: str, figure: str) -> Callable[[Any
                 continue
             y = labels.index(_label(row)) + (place - (len(systems) - 1) / 2) * 0.7 / len(systems)
             _mark(axes, value, y, place)
-        axes.set_yticks(range(len(labels)), labels)
+        axes.set_yticks(range(len(labels)), [one_line(label) for label in labels])
         axes.set_ylim(len(labels) - 0.4, -0.6)
         axes.set_xlabel(name_of(figure))
         axes.grid(axis="x", color=INK, alpha=0.15)
@@ -178,7 +178,7 @@ def _legend(picture: Any, axes: Any, systems: Sequence[str], only: set[str] | No
         for n, system in enumerate(systems)
         if only is None or system in only
     ]
-    shown = [system for system in systems if only is None or system in only]
+    shown = [one_line(system) for system in systems if only is None or system in only]
     picture.legend(handles, shown, loc="outside lower center", ncols=min(3, len(shown)), frameon=False, fontsize=9)
 
 

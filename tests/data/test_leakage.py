@@ -158,6 +158,21 @@ def test_without_datasketch_the_extra_is_named(monkeypatch):
 # darl leakage
 
 
+def test_nothing_is_not_clean(files, tmp_path, monkeypatch, capsys):
+    (empty := tmp_path / "empty.jsonl").write_text("\n")
+    for pair in ((files[0], empty), (empty, files[0])):
+        said = run_main(monkeypatch, capsys, "leakage", *pair, "--json")
+        assert (said.code, said.out) == (1, "") and "empty.jsonl: there is no judgment in it. Write one" in said.err
+
+
+def test_an_item_of_two_files_has_one_text(files, tmp_path):
+    again = jsonl(tmp_path / "again.jsonl", [{"id": "a", "text": ITEM_TEXTS["a"]}])
+    assert leakage.read_item_texts([files[2], again])["a"].where == f"{files[2]}, line 1"
+    jsonl(again, [{"id": "a", "text": "another"}])
+    with pytest.raises(InputError, match=r"again.jsonl, line 1: item 'a' is there twice \(first: .*items.jsonl, line"):
+        leakage.read_item_texts([files[2], again])
+
+
 def test_the_command_ends_with_three_and_names_both(files, monkeypatch, capsys):
     said = run_main(monkeypatch, capsys, "leakage", files[0], files[1], "--json")
     assert said.code == 3

@@ -17,7 +17,7 @@ from typing import Any
 from darl_opensearch.errors import InputError, UsageError, load
 from darl_opensearch.jsonl import read_jsonl
 from darl_opensearch.text import ItemTemplate, same_text
-from trainer.data.judgments import Item, JudgedQuery
+from trainer.data.judgments import Item, JudgedQuery, item_twice, name_of, nothing_in
 from trainer.data.store import short
 from trainer.registry import nearest
 
@@ -66,9 +66,11 @@ class Part:
         :param path: JSONL with ``query`` and ``item_id``.
         :param items: every item's text; None: items are not compared.
         :return: the part.
-        :raises InputError: for a line without them.
+        :raises InputError: for a line without them, or when there is none: nothing would pass for clean.
         """
-        return parts_of(path, None, items).get(str(path), cls(str(path), ()))
+        if (found := parts_of(path, None, items).get(str(path))) is None:
+            raise nothing_in(path, "judgment")
+        return found
 
     @classmethod
     def of_judged(cls, name: str, judged: Iterable[JudgedQuery], items: Mapping[str, Item] | None = None) -> Part:
@@ -168,7 +170,7 @@ def parts_of(
         key = same_text(query)
         name = str(path) if part_of is None else part_of[key]
         queries.setdefault(name, {}).setdefault(key, Located(key, query, where))
-        item_id = str(row.get("item_id", ""))
+        item_id = name_of(row, "item_id")
         if items is not None:
             if item_id not in items:
                 raise InputError(f"there is no item {short(item_id)}", where=where, todo="give its line by --items")
@@ -389,11 +391,15 @@ def read_item_texts(paths: Sequence[Path], fields: Sequence[str] = ()) -> dict[s
     :param paths: files of JSONL, one item with an ``id`` a line.
     :param fields: fields that count, as a template names them; empty: all but the id.
     :return: texts by id, in memory.
-    :raises InputError: for an item without an id or without any of the fields.
+    :raises InputError: for an item without an id or without any of the fields, or one that is there twice with two
+        texts: files of two seasons may repeat an item.
     """
     items: dict[str, Located] = {}
     for where, row in itertools.chain.from_iterable(map(read_jsonl, paths)):
         template = ItemTemplate(tuple(fields) or tuple(f"={name}" for name in row if name != "id") or ("=id",))
         item_id = template.item_id(row, where=where)
-        items[item_id] = Located(item_id, template.render(row, where=where), where)
+        item = Located(item_id, template.render(row, where=where), where)
+        before = items.setdefault(item_id, item)
+        if before.text != item.text:
+            raise item_twice(item_id, first=before.where, where=where)
     return items

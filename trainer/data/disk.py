@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import sqlite3
 import tempfile
 import weakref
@@ -345,9 +346,13 @@ def open_store(path: Path | None, key: str, build: Callable[[Builder], None]) ->
     :raises DarlError: when the disk is full.
     """
     if path is None:
-        folder = tempfile.TemporaryDirectory(prefix="darl-store-", ignore_cleanup_errors=True)
-        store = open_store(Path(folder.name) / "store.sqlite", key, build)
-        weakref.finalize(store, folder.cleanup)
+        folder = Path(tempfile.mkdtemp(prefix="darl-store-"))
+        try:
+            store = open_store(folder / "store.sqlite", key, build)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        weakref.finalize(store, shutil.rmtree, folder, ignore_errors=True)
         return store
     if not _has_key(path, key):
         with _folders(path.parent):

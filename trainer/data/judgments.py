@@ -113,11 +113,11 @@ def read_judgments(path: Path, items: Mapping[str, Item], k: int) -> list[Judged
     for where, row in read_jsonl(path):
         judgment = parse_judgment(row, items, k, where=where)
         query_id, query, item_id = judgment.query_id, judgment.query, judgment.item_id
+        if query_id in texts and texts[query_id][0] != query:
+            raise changed_query(judgment, before=texts[query_id][0], where=where)
         if (first := seen.get((query_id, item_id))) is not None:
             raise judged_twice(judgment, first=first, where=where)
         seen[query_id, item_id] = where
-        if query_id in texts and texts[query_id][0] != query:
-            raise changed_query(judgment, before=texts[query_id][0], where=where)
         texts.setdefault(query_id, (query, judgment.slice))
         rows.setdefault(query_id, []).append((item_id, judgment.grade))
     if not rows:

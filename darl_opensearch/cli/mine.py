@@ -177,8 +177,9 @@ def _index(options: ClusterOptions, index: str) -> Iterator[Callable[[str, int],
 
 def _judged_lines(path: Path) -> Iterator[str]:
     from darl_opensearch.jsonl import read_jsonl
+    from trainer.data.writing import json_line
 
-    return (json.dumps(row, ensure_ascii=False) for _, row in read_jsonl(path))
+    return (json_line(row, where=where) for where, row in read_jsonl(path))
 
 
 def _summary(result: dict[str, Any]) -> str:

@@ -120,6 +120,8 @@ def test_what_came_later_is_tested(tmp_path):
         ({"query": "a"}, "line 1: there is no field 'timestamp'. Name the field by --time-field"),
         ({"query": "a", "timestamp": "May"}, "line 1: 'timestamp' is 'May', not a date. Write it like 2026-01-31"),
         ({"query": "a", "timestamp": [1]}, "line 1: field 'timestamp' is [1], not a time"),
+        ({"query": "a", "timestamp": 10**400}, "1: field 'timestamp' is 1000"),
+        ({"query": "a", "timestamp": 1767225600000}, "00, more seconds than there are to the year 10000. Give seconds"),
         ({"query": "a", "timestamp": "2020-01-01"}, "j.jsonl: the test part would be empty. Choose another --cut"),
         ({"query": ""}, "line 1: field 'query' is empty or not text"),
     ],
@@ -154,6 +156,13 @@ def test_slices_where_there_are_none(tmp_path):
     path = jsonl(tmp_path / "j.jsonl", [{"query": "a", "item_id": "i", "grade": 1}])
     with pytest.raises(InputError, match=r"no judgment has slice 'travel'\. No judgment names one; split by query"):
         assign(path, SplitRule(by="slice", held_out=("travel",)))
+
+
+def test_what_json_cannot_write_is_named(tmp_path):
+    (path := tmp_path / "j.jsonl").write_text('{"query": "a"}\n{"query": "b", "price": 1e999}\n{"query": "c"}\n')
+    assigned = assign(path, SplitRule(dev=0.34, test=0.34))
+    with pytest.raises(InputError, match=r"line 2: holds a number that no float can hold. Correct the line"):
+        write_parts(path, assigned, tmp_path)
 
 
 def test_a_pipe_is_no_file_to_read_three_times(tmp_path):

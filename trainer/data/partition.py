@@ -5,7 +5,6 @@ Queries of one text, or of nearly the same words, stay together whatever they ar
 
 from __future__ import annotations
 
-import json
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -20,9 +19,11 @@ from darl_opensearch.text import same_text
 from trainer.data.judgments import name_of
 from trainer.data.leakage import QUERY_SHINGLE, THRESHOLD, NearIndex
 from trainer.data.store import short
+from trainer.data.writing import json_line
 from trainer.registry import nearest
 
 PARTS = ("train", "dev", "test")
+_LAST_SECOND = 253_402_300_800  # of the year 9999
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +151,7 @@ def write_parts(path: Path, assigned: Assigned, folder: Path | None) -> dict[str
             part = assigned.part_of[_key(row, where)]
             counts[part]["judgments"] += 1
             if files:
-                files[part].write(json.dumps(row, ensure_ascii=False) + "\n")
+                files[part].write(json_line(row, where=where) + "\n")
     finally:
         for file in files.values():
             file.close()
@@ -236,6 +237,9 @@ def _key(row: Mapping[str, Any], where: str) -> str:
 def _time(row: Mapping[str, Any], name: str, where: str) -> float:
     value = row.get(name)
     if isinstance(value, int | float) and not isinstance(value, bool):
+        if not abs(value) < _LAST_SECOND:
+            what = f"field {name!r} is {short(value)}, more seconds than there are to the year 10000"
+            raise InputError(what, where=where, todo="give seconds since 1970, not milliseconds")
         return float(value)
     if not isinstance(value, str):
         what = f"there is no field {name!r}" if value is None else f"field {name!r} is {short(value)}, not a time"

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from darl_opensearch.errors import UsageError
+from darl_opensearch.errors import InputError, UsageError
 
 
 def check_free(folder: Path) -> None:
     """Refuse a folder that holds something: nothing of a team's is ever replaced.
 
     :param folder: where something is to be written.
-    :raises UsageError: when it is a file, or a folder with something in it.
+    :raises UsageError: when it is a file, a link, or a folder with something in it.
     """
+    if folder.is_symlink():
+        raise UsageError("it is a link", where=str(folder), todo="name the folder that it leads to")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError("it is there already", where=str(folder), todo="name another with --out, or remove it first")
 
@@ -59,3 +63,17 @@ def new_file(path: Path) -> Iterator[Path]:
         work.replace(target)
     finally:
         work.unlink(missing_ok=True)
+
+
+def json_line(row: Mapping[str, Any], *, where: str) -> str:
+    """Write a line that was read once more.
+
+    :param row: its fields.
+    :param where: file and line to name in an error.
+    :return: JSON, without a line break.
+    :raises InputError: for a number beyond a float, such as 1e999, which JSON reads as infinity and cannot write.
+    """
+    try:
+        return json.dumps(row, ensure_ascii=False, allow_nan=False)
+    except ValueError as err:
+        raise InputError("holds a number that no float can hold", where=where, todo="correct the line") from err

@@ -34,6 +34,7 @@ from trained_support import read_rows
 from darl_opensearch.errors import DarlError, InputError, MissingExtra, UsageError
 from darl_opensearch.text import ItemRenderer
 from trainer.config import read_config
+from trainer.data import store, tables
 from trainer.data.importers import IMPORTERS, run_import
 from trainer.data.judgments import read_items, read_judgments
 
@@ -44,7 +45,7 @@ def imported(name, folder, files=None, **changes):
     shape = SHAPES[name]
     paths = shape.write(folder) if files is None else files
     options = {"params": shape.params, "fields": shape.fields} | changes
-    return run_import(name, paths, folder / "out", **options)
+    return run_import(name, paths, options.pop("out", folder / "out"), **options)
 
 
 def read_back(out):
@@ -214,6 +215,8 @@ BAD_ROWS = {
     "grade above": ({"grade": 3}, "field 'grade' is 3, not a whole number in 0..2"),
     "grade between": ({"grade": "1.5"}, "field 'grade' is '1.5', not a whole number in 0..2"),
     "no grade": ({"grade": True}, "field 'grade' is True, which is no grade"),
+    "huge grade": ({"grade": 10**400}, "field 'grade' is 1000"),
+    "blank item": ({"item_id": " "}, "field 'item_id' is empty"),
     "empty query": ({"q": "  "}, "field 'query' is empty or not text"),
     "no query": ({"q": 7}, "field 'query' is empty or not text"),
     "long query": ({"q": "x" * 10_001}, "field 'query' has 10,001 characters"),
@@ -353,6 +356,76 @@ def test_broken_tables(text, line, message, tmp_path):
     with pytest.raises(InputError) as caught:
         run_import("jsonl", [tmp_path / "j.csv", items], None)
     assert message in str(caught.value) and caught.value.where == f"{tmp_path / 'j.csv'}, line {line}"
+
+
+def test_a_line_without_end_does_not_fill_the_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "MAX_LINE_BYTES", 1 << 20)
+    (tmp_path / "j.csv").write_text("query,item_id,grade\n" + "a,p1,1," * (1 << 18))
+    (tmp_path / "qrels.txt").write_text("q 0 p1 1 " * (1 << 18))
+    items = jsonl(tmp_path / "items.jsonl", [{"id": "p1", "text": "x"}])
+    with pytest.raises(InputError, match=r"j.csv, line 2: the line is longer than 1 MB. Write a row a line"):
+        run_import("jsonl", [tmp_path / "j.csv", items], None)
+    with pytest.raises(InputError, match=r"qrels.txt, line 1: the line is longer than 1 MB"):
+        run_import("trec", [tmp_path / "qrels.txt", items, items], None)
+
+
+def test_a_file_without_rows_is_named(tmp_path):
+    files = write_jsonl(tmp_path)
+    files[1].write_text("\n")
+    with pytest.raises(InputError, match=r"items.jsonl: there is no row of items in it"):
+        imported("jsonl", tmp_path, files)
+
+
+def test_other_fields_of_a_judgment_are_kept(tmp_path):
+    files = write_jsonl(tmp_path)
+    rows = read_rows(files[0])
+    jsonl(files[0], [row | {"judged_at": f"2026-01-0{n}", "by": ""} for n, row in enumerate(rows, 1)])
+    imported("jsonl", tmp_path, files)
+    assert [row["judged_at"] for row in read_rows(tmp_path / "out/judgments.jsonl")] == [
+        f"2026-01-0{n}" for n, _ in enumerate(rows, 1)
+    ]
+    assert all("by" not in row for row in read_rows(tmp_path / "out/judgments.jsonl"))
+
+
+def test_numbers_that_json_does_not_know(tmp_path):
+    files = write_jsonl(tmp_path)
+    rows = read_rows(files[1])
+    parquet(tmp_path / "items.parquet", [row | {"v": [float("nan"), 0.5], "w": float("inf")} for row in rows])
+    imported("jsonl", tmp_path, [files[0], tmp_path / "items.parquet"])
+    found = read_rows(tmp_path / "out/items.jsonl")
+    assert all(item["v"] == [None, 0.5] and "w" not in item for item in found) and len(found) == len(rows)
+
+
+def test_dates_that_python_does_not_know(tmp_path):
+    import pyarrow
+    from pyarrow import parquet as files
+
+    files.write_table(
+        pyarrow.table({"query": ["a"], "item_id": ["p1"], "grade": [1], "at": pyarrow.array(
+            [2**62], pyarrow.timestamp("us"))}), tmp_path / "j.parquet",
+    )  # fmt: skip
+    items = jsonl(tmp_path / "items.jsonl", [{"id": "p1", "text": "x"}])
+    with pytest.raises(InputError, match=r"j.parquet: not Parquet \(date value out of range\)"):
+        run_import("jsonl", [tmp_path / "j.parquet", items], None)
+
+
+def test_links_and_roundabout_ways_to_the_folder(tmp_path):
+    files = write_jsonl(tmp_path)
+    (tmp_path / "real").mkdir()
+    for target in ("real", "gone"):
+        (tmp_path / f"to-{target}").symlink_to(target)
+        with pytest.raises(UsageError, match=f"to-{target}: it is a link. Name the folder that it leads to"):
+            imported("jsonl", tmp_path, files, out=tmp_path / f"to-{target}")
+    imported("jsonl", tmp_path, files, out=tmp_path / "nowhere/../here")
+    assert (tmp_path / "here/darl.toml").is_file() and not [name for name in left(tmp_path) if name.startswith(".")]
+
+
+def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
+    files = write_jsonl(tmp_path)
+    monkeypatch.setattr(store, "_SCHEMA", "PRAGMA max_page_count = 2;" + store._SCHEMA)
+    with pytest.raises(DarlError, match=r"the temporary database fails \(database or disk is full\). Make room"):
+        imported("jsonl", tmp_path, files)
+    assert left(tmp_path) == {file.name for file in files}
 
 
 def test_a_row_is_named_by_its_first_line(tmp_path):
@@ -501,6 +574,9 @@ def test_one_list_of_several(tmp_path):
     [
         ('{"judgmentRatings": \n[}', ", line 2", "not JSON (Expecting value at column 2)"),
         ("[]", "", "not a JSON object"),
+        ('{"judgmentRatings": NaN}', "", "not JSON (NaN is not a JSON number)"),
+        ('{"judgmentRatings": ' + "1" * 5000 + "}", "", "not JSON (Exceeds the limit"),
+        ('{"judgmentRatings": [], "name": "\\ud800"}', "", "holds half of a surrogate pair. Correct the \\u escape"),
         ('{"judgmentRating": []}', "", "there is no field 'judgmentRatings'. Did you mean 'judgmentRating'?"),
         ('{"judgmentRatings": {"a": []}}', "", "field 'judgmentRatings' is {\"a\": []}, not a list of objects"),
         ('{"judgmentRatings": [{"query": "a"}]}', ", judgmentRatings[0]", "there is no field 'ratings'"),

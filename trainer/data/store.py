@@ -82,7 +82,7 @@ class Store:
         :param fields: its other fields; empty ones are left out.
         :raises InputError: when another item has this id.
         """
-        line = json.dumps({"id": item_id} | _kept(fields), ensure_ascii=False, default=str)
+        line = _json({"id": item_id} | _kept(fields))
         if self._db.execute("INSERT OR IGNORE INTO item (id, line, at) VALUES (?, ?, ?)",
                             (item_id, line, where)).rowcount:  # fmt: skip
             return
@@ -121,7 +121,7 @@ class Store:
             one pair.
         """
         number = self._number_of(where, query_id, query)
-        values = (number, item_id, grade, slice, json.dumps(extra, ensure_ascii=False) if extra else "", where)
+        values = (number, item_id, grade, slice, _json(_kept(extra)) if extra else "", where)
         insert = "INSERT OR IGNORE INTO judgment (query, item, grade, slice, extra, at) VALUES (?, ?, ?, ?, ?, ?)"
         if self._db.execute(insert, values).rowcount:
             return
@@ -267,6 +267,22 @@ def _kept(fields: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in fields.items()
         if name != "id" and value not in (None, "", []) and not (isinstance(value, float) and not math.isfinite(value))
     }
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    """Write JSON, which knows no NaN: deep in a value of Parquet it becomes null."""
+    try:
+        return json.dumps(value, ensure_ascii=False, default=str, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value), ensure_ascii=False, default=str, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import json
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 from darl_opensearch.errors import InputError, load
 from darl_opensearch.jsonl import MAX_LINE_BYTES, read_jsonl
@@ -70,7 +70,10 @@ def _read_delimited(path: Path, delimiter: str, plain: Sequence[str]) -> Iterato
             if csv.field_size_limit() < MAX_LINE_BYTES:
                 csv.field_size_limit(MAX_LINE_BYTES)  # its own limit of 128 kB is below a long description
             reader = csv.reader(
-                file, delimiter=delimiter, quoting=csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL, strict=not plain
+                _lines(path, file),
+                delimiter=delimiter,
+                quoting=csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL,
+                strict=not plain,
             )
             yield from _rows(path, reader, list(plain))
     except csv.Error as err:
@@ -105,6 +108,17 @@ def _open_text(path: Path) -> IO[str]:
     return io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
 
 
+def _lines(path: Path, file: IO[str]) -> Iterator[str]:
+    """Lines as they are, none of them so long that it fills the memory."""
+    number = 0
+    while line := file.readline(MAX_LINE_BYTES + 1):
+        number += 1
+        if len(line) > MAX_LINE_BYTES:
+            what = f"the line is longer than {MAX_LINE_BYTES >> 20} MB"
+            raise InputError(what, where=f"{path}, line {number}", todo="write a row a line")
+        yield line
+
+
 def _read_parquet(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Row]]:
     arrow = load("pyarrow", "parquet")
     parquet = load("pyarrow.parquet", "parquet")
@@ -118,7 +132,7 @@ def _read_parquet(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Row
                     yield f"{path}, row {number}", row
     except OSError as err:
         raise _damaged(path, err) from err
-    except arrow.ArrowException as err:
+    except (arrow.ArrowException, ValueError, OverflowError) as err:  # the last two: a date that Python cannot hold
         raise InputError(f"not Parquet ({err})", where=str(path), todo="fetch or write the file again") from err
 
 
@@ -140,7 +154,7 @@ def read_lines(path: Path) -> Iterator[tuple[str, str]]:
     """
     try:
         with _open_text(path) as file:
-            for number, line in enumerate(file, 1):
+            for number, line in enumerate(_lines(path, file), 1):
                 if line.strip():
                     yield f"{path}, line {number}", line.strip()
     except _DAMAGED as err:
@@ -156,7 +170,10 @@ def read_document(path: Path) -> Row:
     """
     try:
         with _open_text(path) as file:
-            value = json.load(file)
+            text = file.read()
+        value = json.loads(text, parse_constant=_refuse_constant)
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
     except json.JSONDecodeError as err:
         what = f"not JSON ({err.msg} at column {err.colno})"
         raise InputError(
@@ -164,8 +181,17 @@ def read_document(path: Path) -> Row:
         ) from err
     except RecursionError as err:
         raise InputError("not JSON (nested too deep)", where=str(path), todo="export it again") from err
+    except UnicodeEncodeError as err:
+        what = "holds half of a surrogate pair"
+        raise InputError(what, where=str(path), todo="correct the \\u escape") from err
     except _DAMAGED as err:
         raise _damaged(path, err) from err
+    except ValueError as err:  # NaN, or a number of thousands of digits
+        raise InputError(f"not JSON ({err})", where=str(path), todo="export it again; JSONL ends in .jsonl") from err
     if not isinstance(value, dict):
         raise InputError("not a JSON object", where=str(path), todo="export it again; JSONL ends in .jsonl")
     return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")

@@ -67,7 +67,7 @@ class Given:
         :param project: read no other columns of a Parquet file than those of the source.
         :param **how: ``delimiter`` or ``plain``, see :func:`~trainer.data.tables.read_table`.
         :yields: where the row stands, and its fields.
-        :raises InputError: when a row lacks a needed field, naming the nearest that it has.
+        :raises InputError: when a row lacks a needed field, naming the nearest that it has, or when there is no row.
         """
         theirs = {name: self.called(source, name) for name in source.fields}
         renamed = {name: their for name, their in theirs.items() if their != name}
@@ -83,7 +83,10 @@ class Given:
                 unseen -= found.keys()
                 row = row | found
             yield where, row
-        if unseen and first:  # an optional field under a name that no row has: a slip of the pen
+        if first is None:
+            raise InputError(f"there is no row of {source.name} in it", where=str(self.paths[source.name]),
+                             todo="see whether it was written to its end")  # fmt: skip
+        if unseen:  # an optional field under a name that no row has: a slip of the pen
             raise missing_field(renamed[min(unseen)], first[1], first[0])
 
     def called(self, source: Source, name: str) -> str:
@@ -341,7 +344,7 @@ def id_of(row: Mapping[str, Any], name: str, where: str, *, optional: bool = Fal
     :raises InputError: when it is neither, or missing.
     """
     value = row.get(name)
-    if value is None or value == "":
+    if value is None or (isinstance(value, str) and not value.strip()):
         if optional:
             return ""
         raise InputError(f"field {name!r} is empty", where=where, todo="give each row its id")
@@ -365,7 +368,7 @@ def _number(value: object) -> float | None:
         return None
     try:
         number = float(value)
-    except ValueError:
+    except (ValueError, OverflowError):  # a whole number of 400 digits is none that a float holds
         return None
     return number if math.isfinite(number) else None
 

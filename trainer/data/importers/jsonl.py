@@ -71,12 +71,14 @@ class Jsonl:
         own = {*JUDGMENTS.fields} | {given.called(JUDGMENTS, name) for name in JUDGMENTS.fields}
         for where, row in given.rows(JUDGMENTS):
             item_id = id_of(row, "item_id", where)
+            others = {name: value for name, value in row.items() if name not in own}
             store.judge(
                 where, id_of(row, "query_id", where, optional=True), text_of(row, "query", where), item_id,
                 grading.grade(row["grade"], "grade", where), slice=name_of(row, "slice"),
+                extra=None if inline else others,
             )  # fmt: skip
             if inline:
-                store.item(where, item_id, {name: value for name, value in row.items() if name not in own})
+                store.item(where, item_id, others)
         if not inline:
             read_items(ITEMS, given, store)
         scale = grading.scale(store.highest_grade())

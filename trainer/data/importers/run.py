@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
+import sqlite3
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from darl_opensearch.errors import UsageError
+from darl_opensearch.errors import DarlError, UsageError
 from trainer.data.importers.base import IMPORTERS, Given, Source, Target
 from trainer.data.store import ITEMS, JUDGMENTS, MISSING, REPEATS, Counts, Store
 from trainer.data.writing import check_free, new_folder
@@ -95,7 +97,7 @@ def run_import(
             target = make(**values).read(given, store)
             return Imported(name, None, _write(store, None, target), target)
     check_free(out)
-    with new_folder(out) as work, tempfile.TemporaryDirectory(dir=out.absolute().parent, prefix=".darl-") as scratch:
+    with new_folder(out) as work, tempfile.TemporaryDirectory(dir=work.parent, prefix=".darl-") as scratch:
         with _store(scratch, repeats, missing) as store:
             target = make(**values).read(given, store)
             counts = _write(store, work, target)
@@ -146,8 +148,14 @@ def model_name(folder: Path) -> str:
     return slug[:63] or "model"
 
 
-def _store(scratch: str, repeats: str, missing: str) -> Store:
-    return Store(Path(scratch) / "import.sqlite", repeats=repeats, missing=missing)
+@contextlib.contextmanager
+def _store(scratch: str, repeats: str, missing: str) -> Iterator[Store]:
+    try:
+        with Store(Path(scratch) / "import.sqlite", repeats=repeats, missing=missing) as store:
+            yield store
+    except sqlite3.Error as err:
+        todo = "make room on this disk; a dry run uses the one that TMPDIR names"
+        raise DarlError(f"the temporary database fails ({err})", where=scratch, todo=todo) from err
 
 
 def _write(store: Store, work: Path | None, target: Target) -> Counts:

@@ -481,6 +481,12 @@ def test_kill_9_while_it_learns(taught, tmp_path):
     assert (tmp_path / "killed" / "result.json").read_bytes() == (run / "result.json").read_bytes()
 
 
+def test_read_from_disk_it_is_the_same_student(taught, tmp_path):
+    path, run = taught
+    train(path, tmp_path / "disk", "data.store=disk")
+    assert all(torch.equal(value, weights(run)[name]) for name, value in weights(tmp_path / "disk").items())
+
+
 def test_another_teacher_under_the_same_name(taught, tmp_path):
     path, _ = taught
     file = path.parent / "scores.jsonl"

@@ -15,6 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from plan_project import kill_in_stage, weights, write_plan
+from safetensors.torch import load_file
 from training_project import laws, write_jsonl
 
 from darl_opensearch.errors import DarlError, InputError, UsageError
@@ -23,7 +24,7 @@ from trainer.data.judgments import JudgedQuery
 from trainer.evaluate.bootstrap import bootstrap_mean
 from trainer.losses import GRADE_LOSSES, RANK_LOSSES
 from trainer.models.heads import HEADS
-from trainer.stages import STAGES, plan
+from trainer.stages import STAGES, fit, plan
 from trainer.stages.curves import draw
 from trainer.stages.data import Pairs
 from trainer.stages.full_stage import GradedLoss
@@ -380,6 +381,14 @@ def test_a_whole_plan(whole):
     assert stages["augmented"]["kept"] and stages["augmented"]["decided_by"] == "interpolate"
     assert stages["augmented"]["judged_on"] == ["dev", "ood_dev"] and stages["augmented"]["replayed"] == 12
     assert {"ood_dev", "ood_dev_start"} <= set(result)
+    assert set(stages["full"]["figures"]) == {"dev"} and set(stages["augmented"]["figures"]) == {"dev", "ood_dev"}
+    assert stages["interpolate"]["figures"]["ood_dev"]["ndcg@10"] == result["ood_dev"]["ndcg@10"]
+    slices = result["dev_slices"]
+    for when, figures in (("start", result["start"]), ("trained", result["dev"])):
+        mean = sum(part["queries"] * part[when] for part in slices.values()) / sum(
+            p["queries"] for p in slices.values()
+        )
+        assert set(slices) == {"even", "odd"} and mean == pytest.approx(figures["ndcg@10"], abs=2e-5)
     data = json.loads((run / "data.json").read_text())
     assert data["new"]["queries"] == 8 and data["ood_dev"]["pairs"] == 30
     names = {file.name for file in run.iterdir()}
@@ -398,6 +407,14 @@ def test_kill_9_in_any_descent(whole, tmp_path, stage):
     assert equal(weights(tmp_path / "killed"), weights(run))
     assert (tmp_path / "killed" / "result.json").read_bytes() == (run / "result.json").read_bytes()
     assert (tmp_path / "killed" / "curves.svg").read_bytes() == (run / "curves.svg").read_bytes()
+
+
+def test_read_from_disk_it_is_the_same_run(whole, tmp_path):
+    path, run = whole
+    train(path, tmp_path / "disk", "data.store=disk")
+    assert equal(weights(tmp_path / "disk"), weights(run))
+    assert (tmp_path / "disk" / "result.json").read_bytes() == (run / "result.json").read_bytes()
+    assert (tmp_path / "disk" / "store.sqlite").is_file()
 
 
 @pytest.mark.parametrize("stage", ["head", "full", "augmented", "interpolate"])
@@ -433,11 +450,12 @@ def test_the_detector_knows_new_samples_only_where_they_were_learnt(tmp_path, ba
 def test_new_samples_that_were_learnt_are_known(whole, tmp_path):
     path, run = whole
     trained = plan.load_run(run)
-    assert trained.result["stages"][-1]["coefficient"] > 0 and trained.result["stages"][-1]["learnt_new"]
+    stages = trained.result["stages"]
+    assert stages[2]["learnt_new"] and stages[3]["learnt_new"] == (stages[3]["coefficient"] > 0)
     queries = trained.data["train"]["queries"] + trained.data["dev"]["queries"] + trained.data["new"]["queries"]
     config = read_config(path, ["ood.features=query"])
     data = plan.prepare(config, path.parent)[1]
-    assert len(data.learnt) == queries and len(plan._learnt(data, trained.result["stages"]).learnt) == queries
+    assert len(data.learnt) == queries and len(plan._learnt(data, stages[:3]).learnt) == queries
     assert len(plan._learnt(data, [{"kept": False, "learnt_new": True}]).learnt) == queries - 8
     assert len(plan._learnt(data, [{"kept": True, "learnt_new": True}, {"kept": True, "learnt_new": False}]).new) == 0
 
@@ -489,3 +507,18 @@ def test_batches_without_pairs_of_a_group_have_a_finite_loss():
     loss.after_step(lambda tensor: tensor)
     assert loss.weights[0] > loss.weights[1]  # only what was seen moves
     assert isinstance(batch, Batch)
+
+
+def test_a_loss_that_is_no_number_names_the_stages_own_key(tmp_path, bases, monkeypatch):
+    path = write_plan(tmp_path / "p", bases["bert"], stages={"run": ["augmented"]}, data={"ood_dev": ""})
+    real, calls = fit.Fit._step, itertools.count(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(fit.Fit, "_step", lambda self: math.nan if real(self) and next(calls) == 3 else 1.0)
+        with pytest.raises(DarlError) as caught:
+            train(path, tmp_path / "run")
+    text = str(caught.value)
+    assert "the loss is nan at step 3" in text and "Lower [augment] learning_rate" in text
+    place = tmp_path / "run" / "stages" / "0-augmented"
+    assert all(torch.isfinite(t).all() for t in load_file(place / "best.safetensors").values())
+    stage = train(path, tmp_path / "run").result["stages"][0]  # without the accident it goes on
+    assert stage["judged_on"] == ["dev"] and "decided_by" not in stage

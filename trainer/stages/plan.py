@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from darl_opensearch.bundle import replace_folder
 from darl_opensearch.errors import DarlError, InputError
 from trainer.config import Config, parse_config
+from trainer.data.judgments import JudgedQuery
 from trainer.data.leakage import Part, check_leakage
 from trainer.evaluate.bootstrap import bootstrap_mean
 from trainer.evaluate.metrics import ndcg_per_query
@@ -90,6 +91,7 @@ def train(
     features = Features(model, device=config.stages.device)
     result: dict[str, Any] = {"start": _figures(features, pairs["dev"], config), "stages": []}
     result["ndcg_intervals"] = {"start": _ndcg_interval(features, pairs["dev"], config)}
+    start = _dev_ndcg(features, pairs["dev"], config) if config.loss.groups else {}
     if "ood_dev" in pairs:
         result["ood_dev_start"] = _figures(features, pairs["ood_dev"], config)
     context = Context(
@@ -101,6 +103,8 @@ def train(
     calibrate_grades(model.head, pairs["dev"], features.of(pairs["dev"]).similarity)
     result["dev"] = _figures(features, pairs["dev"], config)
     result["ndcg_intervals"]["dev"] = _ndcg_interval(features, pairs["dev"], config)
+    if config.loss.groups:
+        result["dev_slices"] = _by_slice(data.dev, start, _dev_ndcg(features, pairs["dev"], config))
     if "ood_dev" in pairs:
         result["ood_dev"] = _figures(features, pairs["ood_dev"], config)
     report("fitting the OOD detector", 0, 1)
@@ -249,6 +253,7 @@ def _stage(name: str, context: Context) -> dict[str, Any]:
     after = [_dev_ndcg(features, context.pairs[role], config) for role in roles]
     gains = [[new[q] - old[q] for q in sorted(old)] for old, new in zip(before, after, strict=True)]
     gains[0] = [*brought.gains, *gains[0]]
+    figures = {role: _figures(features, context.pairs[role], config) for role in roles}
     judged = distributed.broadcast(verdict([np.array(part) for part in gains], seed=config.seed))
     kept = judged.kept or bool(brought.decided)
     if not kept:
@@ -259,7 +264,7 @@ def _stage(name: str, context: Context) -> dict[str, Any]:
         "standard_error": round(judged.error, 5) if np.isfinite(judged.error) else None,
         **({"decided_by": brought.decided} if brought.decided else {}),
         **({} if brought.learnt_new is None else {"learnt_new": brought.learnt_new}),
-        **brought.figures, "history": brought.history,
+        **brought.figures, "figures": figures, "history": brought.history,
     }  # fmt: skip
     _first(lambda: _write_stage(place, outcome, model))
     return outcome
@@ -285,6 +290,23 @@ def _dev_ndcg(features: Features, dev: Pairs, config: Config) -> dict[int, float
     predictions = predict(features.model.head, features.of(dev).similarity)
     _, gain, query_index = dev.numpy(config.grades.scale.gains)
     return ndcg_per_query(predictions.latent, gain, query_index, cutoff=config.stages.cutoff)
+
+
+def _by_slice(
+    dev: Sequence[JudgedQuery], start: Mapping[int, float], trained: Mapping[int, float]
+) -> dict[str, dict[str, float]]:
+    """Mean nDCG of the dev queries of each slice, untrained and trained."""
+    places: dict[str, list[int]] = {}
+    for place in sorted(start):
+        places.setdefault(dev[place].slice, []).append(place)
+    return {
+        name: {
+            "queries": len(found),
+            "start": round(float(np.mean([start[q] for q in found])), 5),
+            "trained": round(float(np.mean([trained[q] for q in found])), 5),
+        }
+        for name, found in sorted(places.items())
+    }
 
 
 def _ndcg_interval(features: Features, dev: Pairs, config: Config) -> dict[str, float | int]:

@@ -91,7 +91,8 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 for row in batch.to_pylist():
                     number += 1
                     yield f"{path}, row {number}", row
-    except (OSError, load("pyarrow", "parquet").ArrowException) as err:
+    except (OSError, load("pyarrow", "parquet").ArrowException, ValueError, OverflowError) as err:
+        # The last two: a date that Python cannot hold.
         raise InputError(f"not Parquet ({err})", where=str(path), todo="check the path, or make it again") from err
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from darl_opensearch.bundle import CARD, MODEL_INT8, Bundle, sha256_of
-from darl_opensearch.errors import InputError, UsageError, load
+from darl_opensearch.errors import DarlError, InputError, UsageError, load
 from darl_opensearch.jsonl import check_rereadable
 from darl_opensearch.pool.catalogue import Catalogue
 from darl_opensearch.pool.formats import NPY, format_of, join_features, join_scores
@@ -130,7 +130,11 @@ def score_pool(
             shard_pairs=shard_pairs,
             most_chars=opened.card.item_cap * _MOST_CHARS_PER_TOKEN,
         )
-        count = _check(source, work, opened, told)
+        try:
+            count = _check(source, work, opened, told)
+        except DarlError:  # nothing was computed: what is left would let the next run replace a result unasked
+            work.remove()
+            raise
         shards = -(-count // shard_pairs)
         done = work.finished(shards)
         reused, have = len(done), set(done)

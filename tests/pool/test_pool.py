@@ -284,6 +284,26 @@ def test_a_file_that_is_not_parquet(tiny, tmp_path):
         score_pool(tiny.path, tmp_path / "p.parquet", out=tmp_path / "s.jsonl")
 
 
+def test_a_date_that_python_does_not_know(tiny, tmp_path):
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    at = pyarrow.array([2**62], pyarrow.timestamp("us"))
+    parquet.write_table(pyarrow.table({"query": ["q"], "text": ["t"], "at": at}), tmp_path / "p.parquet")
+    with pytest.raises(InputError, match=r"p.parquet: not Parquet \(date value out of range\)"):
+        score_pool(tiny.path, tmp_path / "p.parquet", out=tmp_path / "s.jsonl")
+
+
+def test_a_pool_that_is_refused_leaves_nothing(tiny, tmp_path):
+    (tmp_path / "s.jsonl").write_text("scores of last week")
+    path = write_jsonl(tmp_path / "p.jsonl", [{"query": "q", "text": "t"}, {"query": "q"}])
+    with pytest.raises(InputError, match="p.jsonl, line 2: neither 'item_id' nor 'text' is there"):
+        score_pool(tiny.path, path, out=tmp_path / "s.jsonl", fresh=True)
+    assert {file.name for file in tmp_path.iterdir()} == {"p.jsonl", "s.jsonl"}
+    write_jsonl(path, [{"query": "q", "text": "t"}])
+    with pytest.raises(UsageError, match="there is a file of this name"):
+        score_pool(tiny.path, path, out=tmp_path / "s.jsonl")
+    assert (tmp_path / "s.jsonl").read_text() == "scores of last week"
+
+
 @pytest.mark.parametrize(
     ("options", "what"),
     [

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from darl_opensearch.cli.output import emit, json_option, note
-from darl_opensearch.errors import UsageError, load
+from darl_opensearch.errors import UsageError, load, one_line
 
 
 @click.command()
@@ -104,6 +104,8 @@ def _pairs(option: str, texts: tuple[str, ...]) -> dict[str, str]:
         key, sign, value = text.partition("=")
         if not sign or not key.strip():
             raise UsageError(f"{option} {text!r} has no =", todo=f"write {option} key=value")
+        if key.strip() in pairs:
+            raise UsageError(f"{option} gives {key.strip()!r} twice", todo="keep one of the two")
         pairs[key.strip()] = value.strip()
     return pairs
 
@@ -114,7 +116,7 @@ def _summary(result: dict[str, Any]) -> str:
     lines += [f"  {g['name']:{width}}  gain {g['gain']:<5g} {g['judgments']:>9}" for g in result["grades"]]
     said = {key: result[key] for key in ("repeated_items", "repeated_judgments", "dropped_items", "dropped_judgments")}
     lines += [f"{key.replace('_', ' ')}: {n}" for key, n in (said | result["passed_over"]).items() if n]
-    lines.append(f"text of an item: {', '.join(result['template'])}")
+    lines.append(f"text of an item: {one_line(', '.join(result['template']))}")
     if result["folder"]:
         config = Path(result["folder"]) / "darl.toml"
         lines.append(f"Next: look at {config}, then darl train {config} --dry-run")

@@ -47,6 +47,14 @@ def test_a_dry_run_says_so(tmp_path, monkeypatch, capsys):
     assert "3 judgments of 2 queries, 3 items" in said.out and said.out.endswith("Nothing was written.\n")
 
 
+def test_a_terminal_does_not_obey_the_data(tmp_path, monkeypatch, capsys):
+    files = write_jsonl(tmp_path)
+    rows = [json.loads(line) for line in files[1].read_text().splitlines()]
+    files[1].write_text("".join(json.dumps({"sku": row["sku"], "a\x9b2J": "two words"}) + "\n" for row in rows))
+    said = run_main(monkeypatch, capsys, "import", "jsonl", *files, *FIELDS, "--dry-run")
+    assert said.code == 0 and "text of an item: a\ufffd2J\n" in said.out
+
+
 def test_weak_grades_are_noted_on_stderr(tmp_path, monkeypatch, capsys):
     files = SHAPES["ubi"].write(tmp_path)
     said = run_main(monkeypatch, capsys, "import", "ubi", *files, "--field", "id=sku", "--out", tmp_path / "out")
@@ -59,6 +67,12 @@ def test_weak_grades_are_noted_on_stderr(tmp_path, monkeypatch, capsys):
     [
         ([], 2, "there is no folder to write to. Name one by --out, or pass --dry-run"),
         (["--dry-run", "--set", "labels"], 2, "--set 'labels' has no =. Write --set key=value"),
+        (["--dry-run", "--set", "labels=a,b", "--set", "labels=b,a"], 2, "--set gives 'labels' twice. Keep one"),
+        (
+            ["--dry-run", *FIELDS[:4], "--set", "labels=no,fits,Fits"],
+            2,
+            "labels no, fits, Fits are the same but for case",
+        ),
         (["--dry-run", "--field", "=q"], 2, "--field '=q' has no ="),
         (["--dry-run", "--name", "No good"], 1, "model name 'No good' is not usable"),
         (["--dry-run"], 1, "judgments.jsonl, line 1: there is no field 'query'. Say what it is called by --field"),

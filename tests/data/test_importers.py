@@ -118,7 +118,10 @@ def test_a_misspelt_field_is_named_with_file_and_row(name, tmp_path):
         where, what = f"{file}, row 1", rf"there is no field '{right}'\. .*[Dd]id you mean '{wrong}'\?"
     elif name == "triples":
         file.write_text(file.read_text() + "only\ttwo\n")
-        where, what = f"{file}, line 4", "2 cells, where there are 3 columns .query, positive, negative."
+        where = f"{file}, line 4"
+        what = (
+            "2 cells, where there are 3 columns .query, positive, negative.. Correct the line; a format that takes col"
+        )
     else:
         text = file.read_text()
         text = text.replace(f'"{right}"', f'"{wrong}"') if name != "wands" else text.replace(right, wrong, 1)

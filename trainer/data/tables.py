@@ -75,7 +75,7 @@ def _read_delimited(path: Path, delimiter: str, plain: Sequence[str]) -> Iterato
                 quoting=csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL,
                 strict=not plain,
             )
-            yield from _rows(path, reader, list(plain))
+            yield from _rows(path, reader, list(plain), quoted=not plain)
     except csv.Error as err:
         where = f"{path}, line {reader.line_num}"
         raise InputError(f"not a table ({err})", where=where, todo="write the file again as CSV") from err
@@ -83,7 +83,7 @@ def _read_delimited(path: Path, delimiter: str, plain: Sequence[str]) -> Iterato
         raise _damaged(path, err) from err
 
 
-def _rows(path: Path, reader: Any, header: list[str]) -> Iterator[tuple[str, Row]]:
+def _rows(path: Path, reader: Any, header: list[str], *, quoted: bool) -> Iterator[tuple[str, Row]]:
     line = 1
     for cells in reader:
         where, line = f"{path}, line {line}", reader.line_num + 1  # a quoted cell may span lines: name the first
@@ -98,7 +98,9 @@ def _rows(path: Path, reader: Any, header: list[str]) -> Iterator[tuple[str, Row
             raise InputError(
                 f"{len(cells)} cells, where there are {len(header)} columns ({', '.join(header)})",
                 where=where,
-                todo="quote the cells that hold the delimiter, or correct the line",
+                todo="quote the cells that hold the delimiter, or correct the line"
+                if quoted
+                else "correct the line; a format that takes columns is told them by --set columns=id,title,body",
             )
         yield where, dict(zip(header, cells, strict=True))
 

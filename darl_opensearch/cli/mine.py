@@ -13,7 +13,7 @@ import click
 
 from darl_opensearch.cli.cluster_options import cluster_options
 from darl_opensearch.cli.output import emit, json_option, progress
-from darl_opensearch.errors import load
+from darl_opensearch.errors import UsageError, load
 
 if TYPE_CHECKING:
     from darl_opensearch.bundle import Bundle
@@ -25,10 +25,9 @@ if TYPE_CHECKING:
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
-    required=True,
     envvar="DARL_MINE_OUT",
     show_envvar=True,
-    help="JSONL to write.",
+    help="JSONL to write; a file that is there is replaced. Needed but for --dry-run.",
 )
 @click.option(
     "--index",
@@ -89,7 +88,7 @@ if TYPE_CHECKING:
 @json_option
 def cli(
     config: Path,
-    out: Path,
+    out: Path | None,
     index: str | None,
     cluster: ClusterOptions,
     bundle: Path | None,
@@ -107,6 +106,10 @@ def cli(
     They are written as judgments of grade 0 with "mined": true. Some will be relevant after all: see
     --skip-top, --bundle and docs/data.md.
     """
+    if dry_run:
+        out = None
+    elif out is None:
+        raise UsageError("there is no file to write to", todo="name one by --out, or pass --dry-run")
     mining = load("trainer.data.mining", "train")
     from trainer.config import read_config
     from trainer.data.judgments import read_items, read_judgments
@@ -116,14 +119,15 @@ def cli(
     settings = read_config(config)
     judged = config.parent / settings.data.judgments
     catalogue = config.parent / settings.data.items
-    mining.check_outputs(out, config, judged, catalogue)
+    if out is not None:
+        mining.check_outputs(out, config, judged, catalogue)
     model = _open(bundle) if bundle else None
     items = read_items(catalogue, model.renderer if model else mining.WholeItems(settings.template.item_template))
     queries = read_judgments(judged, items, settings.grades.scale.k)
     with contextlib.ExitStack() as open_:
         retrieve = open_.enter_context(_index(cluster, index)) if index else mining.local_first_stage(items)
         score = open_.enter_context(_scores(model)) if model else None
-        target = None if dry_run else open_.enter_context(new_file(out))
+        target = open_.enter_context(new_file(out)) if out else None
         file = open_.enter_context(target.open("w", encoding="utf-8")) if target else None
         miner = mining.Miner(items, retrieve, rule, score)
         if file and with_judged:
@@ -135,7 +139,7 @@ def cli(
                 if file:
                     file.write(json.dumps(found.to_json(), ensure_ascii=False) + "\n")
     counts = dataclasses.asdict(miner.counts)
-    result: dict[str, Any] = {"file": None if dry_run else str(out), "with_judged": with_judged, **counts}
+    result: dict[str, Any] = {"file": str(out) if out else None, "with_judged": with_judged, **counts}
     emit(result, as_json=as_json, text=_summary(result))
 
 

@@ -9,7 +9,7 @@ import click
 
 from darl_opensearch.cli.leakage import leak_options
 from darl_opensearch.cli.output import emit, json_option
-from darl_opensearch.errors import load
+from darl_opensearch.errors import UsageError, load
 
 
 @click.command()
@@ -17,10 +17,9 @@ from darl_opensearch.errors import load
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
-    required=True,
     envvar="DARL_SPLIT_OUT",
     show_envvar=True,
-    help="The folder to make for train.jsonl, dev.jsonl and test.jsonl.",
+    help="The folder to make for train.jsonl, dev.jsonl and test.jsonl. Needed but for --dry-run.",
 )
 @click.option(
     "--by",
@@ -38,7 +37,7 @@ from darl_opensearch.errors import load
     show_default=True,
     envvar="DARL_SPLIT_DEV",
     show_envvar=True,
-    help="Share of the queries that are not tested to stop and calibrate by; 0: no dev part.",
+    help="Share of the queries to stop and calibrate by, with --by slice or time of those not tested; 0: no dev part.",
 )
 @click.option(
     "--test",
@@ -79,7 +78,7 @@ from darl_opensearch.errors import load
 @json_option
 def cli(
     judgments: Path,
-    out: Path,
+    out: Path | None,
     by: str,
     dev: float,
     test: float,
@@ -108,7 +107,11 @@ def cli(
         by=by, dev=dev, test=test, seed=seed, held_out=held_out, time_field=time_field, threshold=threshold,
         cut=partition.parse_time(cut, "--cut", "") if cut else None,
     )  # fmt: skip
-    if not dry_run:
+    if dry_run:
+        out = None
+    elif out is None:
+        raise UsageError("there is no folder to write to", todo="name one by --out, or pass --dry-run")
+    else:
         check_free(out)
     texts = leakage.read_item_texts(items, compared) if items else None
     assigned = partition.assign(judgments, rule)
@@ -117,13 +120,13 @@ def cli(
         leakage.check_leakage(parts["train"], parts[name], threshold=threshold, allow=allow)
         for name in ("dev", "test") if name in parts
     ]  # fmt: skip
-    if dry_run:
+    if out is None:
         counts = partition.write_parts(judgments, assigned, None)
     else:
         with new_folder(out) as work:
             counts = partition.write_parts(judgments, assigned, work)
     result: dict[str, Any] = {
-        "folder": None if dry_run else str(out), "by": by, "seed": seed, "parts": counts, "groups": assigned.groups,
+        "folder": str(out) if out else None, "by": by, "seed": seed, "parts": counts, "groups": assigned.groups,
         "kept_together": assigned.together, "mixed_groups": assigned.mixed,
         "shared": {report.other: dict(report.counts) for report in reports},
     }  # fmt: skip

@@ -49,6 +49,11 @@ def test_the_first_hits_are_skipped_by_rank():
     assert [item for _, item, _ in found] == ["i3", "i4"]
 
 
+def test_an_item_that_the_index_holds_twice_is_mined_once():
+    found, counts = mined([judged(("i1", 2))], MiningRule(per_query=9), ranked=["i2", "i1", "i2", "i1", "i3"])
+    assert [(item, rank) for _, item, rank in found] == [("i2", 1), ("i3", 5)] and counts.judged == 1
+
+
 def test_a_draw_does_not_depend_on_other_queries():
     one, two = judged(("i1", 2)), judged(("i2", 2), query="r", query_id="q2")
     rule = MiningRule(per_query=3, seed=4)
@@ -159,8 +164,11 @@ def test_with_a_bundle_what_it_likes_stays_out(project, tiny, monkeypatch, capsy
 
 def test_nothing_is_written_by_a_dry_run_or_over_what_is_read(project, monkeypatch, capsys):
     before = {p.name: p.read_bytes() for p in project.iterdir()}
-    said = run_main(monkeypatch, capsys, "mine", project / "darl.toml", "--out", project / "x.jsonl", "--dry-run")
-    assert said.code == 0 and said.out.endswith("Nothing was written.\n")
+    for out in (["--out", project / "x.jsonl"], []):
+        said = run_main(monkeypatch, capsys, "mine", project / "darl.toml", *out, "--dry-run")
+        assert said.code == 0 and said.out.endswith("Nothing was written.\n")
+    said = run_main(monkeypatch, capsys, "mine", project / "darl.toml")
+    assert said.code == 2 and "there is no file to write to. Name one by --out, or pass --dry-run" in said.err
     said = run_main(monkeypatch, capsys, "mine", project / "darl.toml", "--out", project / "judgments.jsonl")
     assert said.code == 2 and "the file is one that is read. Name another by --out" in said.err
     (project / "sub").mkdir()

@@ -195,6 +195,10 @@ def test_the_command_writes_the_parts(tmp_path, monkeypatch, capsys):
     assert sorted(kept, key=str) == sorted(rows(), key=str)  # lines as they were
     said = run_main(monkeypatch, capsys, "split", path, "--out", out)
     assert said.code == 2 and "out: it is there already" in said.err
+    said = run_main(monkeypatch, capsys, "split", path, "--dry-run")
+    assert said.code == 0 and said.out.endswith("Nothing was written.\n")
+    said = run_main(monkeypatch, capsys, "split", path)
+    assert said.code == 2 and "there is no folder to write to. Name one by --out, or pass --dry-run" in said.err
 
 
 def test_the_command_refuses_items_that_leak(tmp_path, monkeypatch, capsys):

@@ -139,7 +139,11 @@ class Miner:
             return []
         self.counts.queries += 1
         candidates = []
+        seen: set[str] = set()  # an index may hold an item twice, and a pair has one grade
         for rank, item_id in enumerate(self.retrieve(query.query, self.rule.depth)[: self.rule.depth], 1):
+            if item_id in seen:
+                continue
+            seen.add(item_id)
             if item_id in judged:
                 self.counts.judged += 1
             elif item_id not in self.items:

@@ -31,7 +31,7 @@ class SplitRule:
     """How judgments are split.
 
     :param by: ``query`` (drawn), ``slice`` (named slices are the test part) or ``time`` (what comes later is).
-    :param dev: share of the queries in the dev part: of those that are not tested.
+    :param dev: share of the queries in the dev part; for ``slice`` and ``time``, of those that are not tested.
     :param test: share of the queries in the test part, for ``query``.
     :param seed: of the draw.
     :param held_out: slices of the test part, for ``slice``.

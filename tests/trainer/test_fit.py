@@ -19,10 +19,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
+from training_project import write_project
 
 from darl_opensearch import cli
 from darl_opensearch.errors import DarlError, UsageError
-from trainer.stages import checkpoint, fit
+from trainer.config import read_config
+from trainer.stages import checkpoint, fit, plan
+from trainer.stages import data as stage_data
+from trainer.stages.data import Features
 from trainer.stages.fit import Fit, FitSettings
 from trainer.stages.source import Batch
 
@@ -501,3 +505,40 @@ def stop_at(step):
             raise KeyboardInterrupt
 
     return advance
+
+
+# ---- with a real encoder
+
+
+def test_an_encoder_trains_in_bf16_as_in_fp32(tmp_path, bases):
+    """Features, kernels and rank term under autocast: the same descent up to eight bits."""
+    path = write_project(tmp_path / "p", bases["bert"], stages={"run": ["full"], "full_epochs": 2, "device": "cpu"})
+    rows = []
+    for precision in fit.PRECISIONS:
+        config = read_config(path, [f"stages.precision={precision}"])
+        rows.append(plan.train(config, path.parent, tmp_path / precision).result["stages"][0]["history"])
+    assert rows[0] != rows[1]
+    for one, two in zip(*rows, strict=True):
+        assert two["dev_loss"] == pytest.approx(one["dev_loss"], rel=0.1)
+
+
+def test_features_are_encoded_on_the_device_and_are_on_the_cpu(tmp_path, bases, monkeypatch):
+    """Without a GPU here: each encoding moves the model once, and what is known already moves nothing."""
+    moves = []
+
+    @fit.contextmanager
+    def on(model, device):
+        moves.append(device)
+        yield
+
+    monkeypatch.setattr(stage_data, "on", on)
+    path = write_project(tmp_path / "p", bases["bert"])
+    model, data = plan.prepare(read_config(path), path.parent)
+    features, pairs = Features(model, device="cpu"), data.judged(data.dev)
+    table = features.of(pairs)
+    assert features.of(pairs) is table and moves == [torch.device("cpu")]
+    assert features.halves(pairs).item.device.type == "cpu" and len(moves) == 1  # encoded with the pairs
+    features.halves(data.unjudged(data.traffic))
+    assert len(moves) == 2
+    with pytest.raises(UsageError, match=r"\[stages\] device is 'tpu'"):
+        Features(model, device="tpu")

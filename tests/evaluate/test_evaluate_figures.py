@@ -62,10 +62,12 @@ def test_ranking_figures_by_hand():
     assert strict["rr"] == {"q": pytest.approx(1 / 3)} and strict["p@2"] == {"q": 0.0}
 
 
-def test_unjudged_items_count_as_grade_0_and_are_counted():
+def test_unjudged_items_have_no_gain_and_are_counted():
     found = rank_figures({"q": ["x", "a"]}, {"q": {"a": 2, "b": 2}}, (0, 1, 3), cutoffs=(2,), relevant_from=1)
     assert found["judged@2"] == {"q": pytest.approx(1 / 2)}
     assert found["ndcg@2"] == {"q": pytest.approx(3 / math.log2(3) / (3 + 3 / math.log2(3)))}
+    found = rank_figures({"q": ["x", "a"]}, {"q": {"a": 1, "b": 0}}, (0.5, 1.0), cutoffs=(2,), relevant_from=1)
+    assert found["ndcg@2"] == {"q": pytest.approx(1 / math.log2(3) / (1 + 1 / 2 / math.log2(3)))}
 
 
 def test_queries_without_a_relevant_item_have_no_ranking_figure():

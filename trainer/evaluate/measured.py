@@ -77,7 +77,7 @@ def measure(part: Part, ratings: Ratings, scale: Scale, *, rows: NDArray[np.int6
 
 
 def measure_rankings(part: Part, ranked: Mapping[str, Sequence[str]], scale: Scale) -> Measured:
-    """Measure rankings of any items against a part's judgments; unjudged items count as grade 0.
+    """Measure rankings of any items against a part's judgments; unjudged items have gain 0.
 
     :param part: the judgments.
     :param ranked: items by query id, best first.

@@ -40,9 +40,9 @@ def rank_figures(
 ) -> dict[str, dict[str, float]]:
     """Measure rankings query by query.
 
-    Unjudged items count as grade 0. A query none of whose judged items has a gain has no ideal order and is
-    left out of nDCG; one without a relevant item is left out of P, AP and RR; one for which nothing was retrieved
-    has 0, and is left out of ``judged@c``.
+    Unjudged items have gain 0, whatever grade 0 is worth, and are not relevant. A query none of whose judged items
+    has a gain has no ideal order and is left out of nDCG; one without a relevant item is left out of P, AP and RR;
+    one for which nothing was retrieved has 0, and is left out of ``judged@c``.
 
     :param rankings: items of each query, best first.
     :param grades: grade by query and judged item; every query of it is measured.

@@ -120,7 +120,9 @@ def cli(
     judged = config.parent / settings.data.judgments
     catalogue = config.parent / settings.data.items
     if out is not None:
-        mining.check_outputs(out, config, judged, catalogue)
+        data = settings.data
+        named = (data.items, data.judgments, data.dev, data.new, data.ood_dev, data.traffic)
+        mining.check_outputs(out, config, *(config.parent / name for name in named if name))
     model = _open(bundle) if bundle else None
     items = read_items(catalogue, model.renderer if model else mining.WholeItems(settings.template.item_template))
     queries = read_judgments(judged, items, settings.grades.scale.k)

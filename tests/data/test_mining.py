@@ -163,6 +163,8 @@ def test_with_a_bundle_what_it_likes_stays_out(project, tiny, monkeypatch, capsy
 
 
 def test_nothing_is_written_by_a_dry_run_or_over_what_is_read(project, monkeypatch, capsys):
+    config = (project / "darl.toml").read_text()
+    (project / "darl.toml").write_text(config.replace("[data]\n", '[data]\ndev = "dev.jsonl"\n'))
     before = {p.name: p.read_bytes() for p in project.iterdir()}
     for out in (["--out", project / "x.jsonl"], []):
         said = run_main(monkeypatch, capsys, "mine", project / "darl.toml", *out, "--dry-run")
@@ -176,6 +178,8 @@ def test_nothing_is_written_by_a_dry_run_or_over_what_is_read(project, monkeypat
     said = run_main(monkeypatch, capsys, "mine", project / "darl.toml", "--out", roundabout)
     assert said.code == 2 and "the file is one that is read" in said.err
     (project / "sub").rmdir()
+    said = run_main(monkeypatch, capsys, "mine", project / "darl.toml", "--out", project / "dev.jsonl")
+    assert said.code == 2 and "the file is one that is read" in said.err  # by the training
     said = run_main(monkeypatch, capsys, "mine", project / "darl.toml", "--out", project / "x.jsonl", "--index", "i",
                     "--url", "http://127.0.0.1:9")  # fmt: skip
     assert said.code == 1 and "127.0.0.1:9" in said.err

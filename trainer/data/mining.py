@@ -205,7 +205,7 @@ def local_first_stage(items: Mapping[str, Item]) -> Retrieve:
 
 
 def check_outputs(out: Path, *inputs: Path) -> None:
-    """Refuse to write over what is read.
+    """Refuse to write over what is read, here or by the training.
 
     :param out: the file to write.
     :param *inputs: the files that are read.

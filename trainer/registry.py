@@ -146,5 +146,7 @@ def nearest(name: str, known: Any) -> str:
     :param known: the names there are.
     :return: a clause for an error's ``todo``.
     """
+    if not known:
+        return "there is none"
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(sorted(known))}"

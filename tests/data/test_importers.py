@@ -268,7 +268,9 @@ def test_what_is_missing_can_be_dropped(tmp_path):
 def test_nothing_left_is_an_error(tmp_path):
     files = write_jsonl(tmp_path)
     jsonl(files[0], [{"q": "sun", "item_id": "p9", "grade": 1}])
-    with pytest.raises(InputError, match="no judgment is left to write"):
+    with pytest.raises(
+        InputError, match=r"no judgment is left to write \(dropped judgments: 1\). See whether the files"
+    ):
         imported("jsonl", tmp_path, files, missing="drop")
 
 
@@ -482,9 +484,13 @@ def test_esci_as_csv(tmp_path):
 
 def test_esci_says_what_is_wrong(tmp_path):
     products = parquet(tmp_path / "p.parquet", esci_products())
-    broken = parquet(tmp_path / "a.parquet", [esci_examples()[0] | {"esci_label": "X"}])
-    with pytest.raises(InputError, match=r"a.parquet, row 1: field 'esci_label' is 'X'. It is one of E, S, C and I"):
-        run_import("esci", [broken, products], None)
+    for label in ("X", "Excellent"):
+        broken = parquet(tmp_path / "a.parquet", [esci_examples()[0] | {"esci_label": label}])
+        message = rf"a.parquet, row 1: field 'esci_label' is '{label}'. It is one of E, S, C and I"
+        with pytest.raises(InputError, match=message):
+            run_import("esci", [broken, products], None)
+    whole = parquet(tmp_path / "a.parquet", [esci_examples()[0] | {"esci_label": "Exact"}])
+    assert run_import("esci", [whole, products], None).counts.grades == [0, 0, 0, 1]
     without = [{k: v for k, v in row.items() if k != "small_version"} for row in esci_examples()]
     old = parquet(tmp_path / "b.parquet", without)
     with pytest.raises(InputError, match="there is no field 'small_version'. Pass --set version=all"):
@@ -560,6 +566,12 @@ def test_lists_of_the_workbench_in_every_wrapping(tmp_path):
     lines = jsonl(tmp_path / "export.jsonl", [{"_id": "j-1", "_source": ratings()}])
     for file in (bare, lines):
         assert run_import("search-relevance", [file, items], None, params={"cuts": "0.5,2"}).counts.judgments == 3
+
+
+def test_a_list_where_none_has_a_name(tmp_path):
+    (file := tmp_path / "judgments.json").write_text(json.dumps({"judgmentRatings": []}))
+    with pytest.raises(UsageError, match="there is no judgment list 'x'. There is none"):
+        run_import("search-relevance", [file, file], None, params={"list": "x"})
 
 
 def test_one_list_of_several(tmp_path):
@@ -675,7 +687,8 @@ def test_coec_against_counting_by_hand(log, max_rank, at_least, tmp_path):
     try:
         run_import("ubi", files, tmp_path / "out", params=params, fields={"id": "sku"})
     except InputError as err:
-        assert not wanted and ("was clicked" in err.what or "no judgment is left" in err.what)
+        said = ("was clicked", "no judgment is left", "there is no row of events")
+        assert not wanted and any(what in err.what for what in said)
         return
     rows = read_rows(tmp_path / "out" / "judgments.jsonl")
     assert {(row["query"].lower(), row["item_id"]) for row in rows} == set(wanted)
@@ -696,14 +709,17 @@ def test_what_was_shown_can_be_read_from_events(tmp_path):
 
 def test_what_clicks_pass_over_is_counted(tmp_path):
     files = write_ubi(tmp_path)
-    jsonl(files[0], [*ubi_queries(), {"query_id": "e", "user_query": ""}, {"query_id": "f", "user_query": None}])
+    jsonl(files[0], [*ubi_queries(), {"query_id": "e", "user_query": ""}, {"query_id": "f", "user_query": None},
+                     ubi_queries(1)[0] | {"user_query": "boots", "query_response_hit_ids": ["p3"]}])  # fmt: skip
     done = run_import("ubi", files, None, fields={"id": "sku"})
     assert done.target.counts == {
-        "searches_without_words": 2, "other_events": 1, "clicks_on_nothing_shown": 1, "pairs_shown_too_rarely": 0,
+        "searches_without_words": 2, "searches_of_an_id_seen_before": 1, "other_events": 1,
+        "clicks_on_nothing_shown": 1, "pairs_shown_too_rarely": 0,
         "pairs_no_click_was_expected_of": 0,
     }  # fmt: skip
     assert "weak" in done.target.notes[0]
-    with pytest.raises(InputError, match="no judgment is left"):
+    assert done.counts.judgments == 2  # and none of p3, which was shown for boots
+    with pytest.raises(InputError, match=r"no judgment is left to write \(.*pairs shown too rarely: 2"):
         run_import("ubi", files, None, params={"min_impressions": "11"}, fields={"id": "sku"})
 
 
@@ -725,6 +741,14 @@ def test_events_that_are_not_of_the_schema(change, params, message, tmp_path):
     with pytest.raises(InputError) as caught:
         run_import("ubi", files, None, params=params, fields={"id": "sku"})
     assert message in str(caught.value) and caught.value.where == f"{files[1]}, line 1"
+
+
+def test_hits_that_are_no_ids(tmp_path):
+    files = write_ubi(tmp_path)
+    for hit, message in ((None, "is empty"), ({"id": "p1"}, "is {'id': 'p1'}, not an id")):
+        jsonl(files[0], [ubi_queries(1)[0] | {"query_response_hit_ids": ["p1", hit]}])
+        with pytest.raises(InputError, match=f"line 1: field 'query_response_hit_ids' {message}"):
+            run_import("ubi", files, None, fields={"id": "sku"})
 
 
 def test_a_log_without_clicks_or_views(tmp_path):

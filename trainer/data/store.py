@@ -170,13 +170,22 @@ class Store:
         for (line,) in self._db.execute("SELECT line FROM item ORDER BY n LIMIT ?", (count,)):
             yield json.loads(line)
 
-    def write(self, folder: Path | None, template: ItemTemplate, *, judged_only: bool, k: int) -> Counts:
+    def write(
+        self,
+        folder: Path | None,
+        template: ItemTemplate,
+        *,
+        judged_only: bool,
+        k: int,
+        passed_over: Mapping[str, int] | None = None,
+    ) -> Counts:
         """Write ``items.jsonl`` and ``judgments.jsonl``.
 
         :param folder: an existing folder; None: check and count, write nothing.
         :param template: how items become text: one that would have none is refused or dropped.
         :param judged_only: leave items out that nobody judged.
         :param k: number of grades.
+        :param passed_over: what the importer passed over, to say where nothing is left.
         :return: what was read and written.
         :raises InputError: when a judged item is not there, or nothing is left.
         """
@@ -199,7 +208,10 @@ class Store:
                 self.counts.queries += query_id != last
                 last = query_id
         if not self.counts.judgments:
-            raise InputError("no judgment is left to write", todo="see the counts, and whether the filters fit")
+            counts = dict(passed_over or {}) | {"dropped_judgments": self.counts.dropped_judgments}
+            said = ", ".join(f"{name.replace('_', ' ')}: {n}" for name, n in counts.items() if n)
+            what = "no judgment is left to write" + (f" ({said})" if said else "")
+            raise InputError(what, todo="see whether the files belong together, and what --set chooses")
         return self.counts
 
     def _writable_items(self, template: ItemTemplate, *, judged_only: bool) -> Iterator[str]:

@@ -24,7 +24,7 @@ PRODUCTS = Source(
     ("product_description", "product_bullet_point", "product_brand", "product_color"),
     ("shopping_queries_dataset_products",),
 )  # fmt: skip
-GRADES = {"I": 0, "C": 1, "S": 2, "E": 3}
+GRADES = {"i": 0, "c": 1, "s": 2, "e": 3, "irrelevant": 0, "complement": 1, "substitute": 2, "exact": 3}
 # The gains of KDD Cup 2022's ranking task (the paper, section 4).
 SCALE = GradeScale(("irrelevant", "complement", "substitute", "exact"), (0.0, 0.01, 0.1, 1.0))
 TEMPLATE = ItemTemplate(
@@ -73,13 +73,13 @@ class Esci:
                 filtered += 1
                 continue
             label = str(row["esci_label"]).strip()
-            if label.upper()[:1] not in GRADES:
+            if label.casefold() not in GRADES:
                 raise InputError(
                     f"field 'esci_label' is {short(label)}", where=where, todo="it is one of E, S, C and I"
                 )
             store.judge(
                 where, id_of(row, "query_id", where), text_of(row, "query", where), self._item_id(row, where),
-                GRADES[label.upper()[:1]], slice=str(row["product_locale"]),
+                GRADES[label.casefold()], slice=str(row["product_locale"]),
             )  # fmt: skip
         for where, row in given.rows(PRODUCTS, project=True):
             if self.locale in ("all", row["product_locale"]):

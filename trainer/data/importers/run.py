@@ -159,7 +159,9 @@ def _store(scratch: str, repeats: str, missing: str) -> Iterator[Store]:
 
 
 def _write(store: Store, work: Path | None, target: Target) -> Counts:
-    return store.write(work, target.template, judged_only=target.judged_only, k=target.scale.k)
+    return store.write(
+        work, target.template, judged_only=target.judged_only, k=target.scale.k, passed_over=target.counts
+    )
 
 
 def _typed(name: str, declared: Mapping[str, Param], params: Mapping[str, str]) -> dict[str, Any]:

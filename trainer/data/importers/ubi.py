@@ -117,9 +117,8 @@ class Ubi:
         grading = Grading.of(self.labels, self.gains, self.cuts)
         for statement in _TABLES:
             store.sql(statement)
-        empty = self._read_queries(given, store)
-        other = self._read_events(given, store)
-        counts = {"searches_without_words": empty, "other_events": other}
+        counts = self._read_queries(given, store)
+        counts["other_events"] = self._read_events(given, store)
         counts["clicks_on_nothing_shown"] = _one(
             store, "SELECT count(*) FROM clicked c WHERE NOT EXISTS "
             "(SELECT 1 FROM shown s WHERE s.search = c.search AND s.item = c.item)",
@@ -140,25 +139,29 @@ class Ubi:
         template = text_template(store, self.template)
         return Target(grading.scale(0), template, self.items == "judged", counts, notes)
 
-    def _read_queries(self, given: Given, store: Store) -> int:
+    def _read_queries(self, given: Given, store: Store) -> dict[str, int]:
         """Read the searches, and the items that they returned."""
-        empty = 0
+        counts = {"searches_without_words": 0, "searches_of_an_id_seen_before": 0}
         for where, row in given.rows(QUERIES):
             search, said = id_of(row, "query_id", where), row["user_query"]
             said = " ".join(said.split()) if isinstance(said, str) else ""
             if not said or len(said) > MAX_QUERY_CHARS:  # a page that lists a category sends such searches
-                empty += 1
+                counts["searches_without_words"] += 1
                 continue
-            store.sql("INSERT OR IGNORE INTO search VALUES (?, ?, ?)", (search, same_text(said), said))
+            if not store.sql("INSERT OR IGNORE INTO search VALUES (?, ?, ?)", (search, same_text(said), said)).rowcount:
+                # Another page of it, whose ranks nobody wrote down, or another query under the same id.
+                counts["searches_of_an_id_seen_before"] += 1
+                continue
             hits = row.get("query_response_hit_ids") or []
             if not isinstance(hits, list):
                 raise InputError(
                     f"field 'query_response_hit_ids' is {short(hits)}, not a list", where=where, todo="export it again"
                 )
             if self.shown_by == "hits":
-                for rank, item_id in enumerate(hits[: self.max_rank], 1):
-                    store.sql("INSERT OR IGNORE INTO shown VALUES (?, ?, ?)", (search, str(item_id), rank))
-        return empty
+                for rank, hit in enumerate(hits[: self.max_rank], 1):
+                    item_id = id_of({"query_response_hit_ids": hit}, "query_response_hit_ids", where)
+                    store.sql("INSERT OR IGNORE INTO shown VALUES (?, ?, ?)", (search, item_id, rank))
+        return counts
 
     def _read_events(self, given: Given, store: Store) -> int:
         """Read clicks, and what was shown where events say so."""

@@ -218,11 +218,11 @@ class Grading:
         for name, given in (("labels", made.labels), ("gains", made.gains)):
             if k and given and len(given) != k:
                 raise UsageError(f"{len(given)} {name} for {k} grades", todo=f"{k - 1} cut points part {k} grades")
+        if made.labels:
+            made.scale(0)
         if len({label.casefold() for label in made.labels}) < len(made.labels):
             raise UsageError(f"two of the labels {', '.join(made.labels)} are the same but for case",
                              todo="give each grade its own name: case in the data does not count")  # fmt: skip
-        if made.labels:
-            made.scale(0)
         return made
 
     def grade(self, value: object, name: str, where: str) -> int:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.quality import sets
+from benchmarks.quality import report, sets
 from benchmarks.quality.data import GAINS, Judged, Rows, data_folder, half_split, select
 from benchmarks.quality.feedbackqa import circumstances
 from benchmarks.quality.measures import over_splits
@@ -333,4 +333,5 @@ def main(
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(render(result))
+    report.refresh()
     return 0

@@ -13,6 +13,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 README = HERE / "README.md"
+PAGES = (README, HERE / "training.md")
 RESULT = HERE / "results" / "feedbackqa.json"
 STUDY = HERE / "results" / "study.json"
 
@@ -187,10 +188,49 @@ def _with_interval(values: dict[str, Any]) -> str:
     return f"{_plain(values['mean'])} [{_plain(values['low'])}, {_plain(values['high'])}]"
 
 
+def render_speed(result: dict[str, Any]) -> str:
+    """The table of training speeds.
+
+    :param result: what ``benchmarks.training.speed`` wrote.
+    :return: Markdown.
+    """
+    config, rows = result["config"], []
+    for setting, engines in result["found"].items():
+        for engine, values in engines.items():
+            speeds, times = sorted(values["pairs_per_second"]), sorted(values["times_sentence_transformers"])
+            middle = len(speeds) // 2
+            rows.append([f"{setting}: {engine}", f"{speeds[middle]:.1f} [{speeds[0]:.1f}, {speeds[-1]:.1f}]",
+                         f"{times[middle]:.2f} [{times[0]:.2f}, {times[-1]:.2f}]"])  # fmt: skip
+    where = result["circumstances"]
+    return "\n\n".join([
+        f"MiniLM, {config['pairs_a_step']} pairs a step, at most {config['length']} tokens a pair, the same texts; "
+        f"median [least, most] of {config['rounds']} rounds in which each engine runs once, in a process of its own.",
+        table(["", "pairs a second", "times sentence-transformers"], rows),
+        f"{where['cpu']}, {where['threads']} threads; torch {where['versions']['torch']}, sentence-transformers "
+        f"{where['versions']['sentence-transformers']}.",
+    ])  # fmt: skip
+
+
+def render_memory(result: dict[str, Any]) -> str:
+    """The table of memory and time by size of the file.
+
+    :param result: what ``benchmarks.training.memory`` wrote.
+    :return: Markdown.
+    """
+    rows = [
+        [f"{int(pairs):,} pairs, {store}", f"{row['mib']:.0f}", f"{row['mib'] - row['mib_before']:.0f}",
+         f"{row['seconds_read']:.0f}", f"{row['seconds_epoch']:.0f}"]
+        for pairs, found in result["pairs"].items() for store, row in found.items() if isinstance(row, dict)
+    ]  # fmt: skip
+    return table(["", "peak MiB", "of it for the data", "seconds to read", "seconds an epoch of batches"], rows)
+
+
 SECTIONS: dict[str, tuple[Path, Callable[[dict[str, Any]], str]]] = {
     "result": (RESULT, render_result),
     "study": (STUDY, render_study),
     "losses": (HERE / "results" / "losses.json", render_comparison),
+    "memory": (HERE / "results" / "memory.json", render_memory),
+    "speed": (HERE / "results" / "speed.json", render_speed),
     "stages": (HERE / "results" / "stages.json", render_stages),
     "graded": (HERE / "results" / "graded.json", render_comparison),
 }
@@ -213,20 +253,21 @@ def rendered(text: str) -> str:
 
 
 def refresh() -> None:
-    """Bring the README up to date."""
-    README.write_text(rendered(README.read_text(encoding="utf-8")), encoding="utf-8")
+    """Bring the pages up to date."""
+    for page in PAGES:
+        page.write_text(rendered(page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def main(argv: list[str]) -> int:
     """Render, or check.
 
     :param argv: arguments.
-    :return: 1 when a check finds the README stale.
+    :return: 1 when a check finds a page stale.
     """
     if "--check" in argv:
-        stale = rendered(text := README.read_text(encoding="utf-8")) != text
-        print("benchmarks/quality/README.md is stale" if stale else "up to date")
-        return int(stale)
+        stale = [page.name for page in PAGES if rendered(text := page.read_text(encoding="utf-8")) != text]
+        print(f"stale: {', '.join(stale)}" if stale else "up to date")
+        return int(bool(stale))
     refresh()
     return 0
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.quality import sets
+from benchmarks.quality import report, sets
 from benchmarks.quality.data import GAINS, data_folder
 from benchmarks.quality.feedbackqa import circumstances
 from darl_opensearch.errors import DarlError
@@ -228,7 +228,8 @@ def main(argv: list[str] | None = None) -> int:
         return err.exit_code
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(result["found"], indent=1))
+    print(report.render_speed(result))
+    report.refresh()
     return 0
 
 

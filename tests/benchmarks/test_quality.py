@@ -177,8 +177,9 @@ def test_table_lines_up() -> None:
 
 
 def test_readme_shows_the_committed_results() -> None:
-    text = report.README.read_text(encoding="utf-8")
-    assert report.rendered(text) == text, "run: python -m benchmarks.quality.report"
+    for page in report.PAGES:
+        text = page.read_text(encoding="utf-8")
+        assert report.rendered(text) == text, "run: python -m benchmarks.quality.report"
 
 
 def test_data_folder_must_be_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

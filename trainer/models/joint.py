@@ -21,7 +21,7 @@ from darl_opensearch.scoring.encode import feed
 from trainer.models.base import FeatureTable, PairFeatures
 from trainer.models.heads import HEADS, Head
 
-CPU_TOKENS, GPU_TOKENS = 2048, 32_768  # of a pass; a GPU wants few, large ones
+CPU_TOKENS, GPU_TOKENS = 512, 32_768  # of a pass: a CPU is fastest with small ones, a GPU with few and large ones
 BLOCK = 8192  # pairs whose tokens are in memory at a time
 
 

@@ -37,7 +37,7 @@ from trainer.stages.objective import predict
 
 CAPS = {"query_cap": 24, "item_cap": 64}  # four whole runs a seed have to end the same day on two cores
 ITEMS = 12  # of an ESCI query
-NEW, NEW_DEV, OOD_TEST, TRAFFIC = 51, 17, 300, 30
+NEW, NEW_DEV, REST, OOD_TEST, TRAFFIC = 51, 17, 202, 300, 30
 CUTOFF = {"ID": 10, "OOD": 3}
 DRAWS = 10_000
 ALONE, POOLED, STAGED, REFERENCE = "ESCI alone", "pooled, one stage", "staged", "saw every OOD label"
@@ -77,7 +77,7 @@ def material(folder: Path, *, seed: int) -> Material:
             n_test, n_dev = round(len(order) * 0.3), round(len(order) * 0.15)
             sizes = {"ID": n_test, "dev": n_dev, "train": len(order) - n_test - n_dev}
         else:
-            sizes = {"OOD": OOD_TEST, "new": NEW, "new_dev": NEW_DEV, "rest": len(order)}
+            sizes = {"OOD": OOD_TEST, "new": NEW, "new_dev": NEW_DEV, "rest": REST}
         for part, size in sizes.items():
             parts[part], order = order[:size], order[size:]
     return Material(items, parts)
@@ -219,7 +219,7 @@ def run(folder: Path, work: Path, *, seeds: int, say: Callable[[str], object]) -
             say(f"seed {seed}, {name}: after {time.perf_counter() - begin:.0f} s")
     return {
         **summarise(told), "stages": stages,
-        "config": {"seeds": seeds, "caps": CAPS, "items": ITEMS, "new": NEW, "new_dev": NEW_DEV, "ood_test": OOD_TEST,
+        "config": {"seeds": seeds, "caps": CAPS, "items": ITEMS, "new": NEW, "new_dev": NEW_DEV, "ood_test": OOD_TEST, "rest": REST,
                    "draws": DRAWS, "cutoff": CUTOFF, "data": sets.digests(folder, ("esci", "feedbackqa"))},
         "circumstances": circumstances(), "seconds": round(time.perf_counter() - begin, 1),
     }  # fmt: skip

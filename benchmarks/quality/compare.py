@@ -322,9 +322,8 @@ def main(
     if min(splits.values()) < 1:
         parser.error("a number of splits must be at least 1")
     try:
-        result = run(
-            dataclasses.replace(plan, splits=splits), data_folder(), args.work, seed=args.seed, by_cuts=by_cuts
-        )
+        plan = dataclasses.replace(plan, splits=splits)
+        result = run(plan, data_folder(), args.work, seed=args.seed, by_cuts=by_cuts, only=args.only)
     except DarlError as err:
         print(f"error: {err}", file=sys.stderr)
         return err.exit_code

@@ -44,7 +44,10 @@ class Model:
     name: str = _need("name of the bundle: a-z, 0-9, '.', '_', '-'")
     version: str = _opt("1", "version of the bundle")
     backbone: str = _opt("split", "registered backbone")
-    base: str = _opt("packaged:all-MiniLM-L6-v2", "checkpoint to start from, of the kind that the backbone reads: a folder or a hub name")
+    base: str = _opt(
+        "packaged:all-MiniLM-L6-v2",
+        "checkpoint to start from, of the kind that the backbone reads: a folder or a hub name",
+    )
     query_cap: int = _opt(64, "most tokens of a query")
     item_cap: int = _opt(192, "most tokens of an item; its text is cut when it is rendered")
 

@@ -220,7 +220,8 @@ def run(folder: Path, work: Path, *, seeds: int, say: Callable[[str], object]) -
     return {
         **summarise(told), "stages": stages,
         "config": {"seeds": seeds, "caps": CAPS, "items": ITEMS, "new": NEW, "new_dev": NEW_DEV, "rest": REST,
-                   "ood_test": OOD_TEST, "draws": DRAWS, "cutoff": CUTOFF, "data": sets.digests(folder, ("esci", "feedbackqa"))},
+                   "ood_test": OOD_TEST, "draws": DRAWS, "cutoff": CUTOFF,
+                   "data": sets.digests(folder, ("esci", "feedbackqa"))},
         "circumstances": circumstances(), "seconds": round(time.perf_counter() - begin, 1),
     }  # fmt: skip
 

@@ -36,7 +36,7 @@ from trainer.data.judgments import (
 from trainer.data.splits import drawn
 
 FORMAT = 1
-CACHE_KIB = 32 << 10  # pages that SQLite keeps in memory, whatever the size of the file
+CACHE_KIB = 16 << 10  # pages that SQLite keeps in memory, whatever the size of the file
 TRAIN, SPARE, DEV = "train", "traffic", "dev"  # parts of the judged queries
 _SCHEMA = """
 PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA temp_store = FILE;
@@ -365,7 +365,7 @@ def _build(path: Path, key: str, build: Callable[[Builder], None]) -> None:
     partial.unlink(missing_ok=True)
     try:
         with closing(sqlite3.connect(partial)) as db:
-            db.execute(f"PRAGMA cache_size = -{2 * CACHE_KIB}")
+            db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
             builder = Builder(db)
             build(builder)
             builder.finish(key)

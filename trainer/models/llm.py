@@ -152,8 +152,8 @@ class LlmReranker(JointReader):
     def to(self, *args: Any, **kwargs: Any) -> LlmReranker:
         """Move the model; its frozen weights are bfloat16 on a GPU and float32 on the CPU.
 
-        :param args: as torch's.
-        :param kwargs: as torch's.
+        :param *args: as torch's.
+        :param **kwargs: as torch's.
         :return: the model.
         """
         device = torch._C._nn._parse_to(*args, **kwargs)[0]
@@ -174,7 +174,7 @@ class LlmReranker(JointReader):
     def state_dict(self, *args: Any, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> Any:
         """What training changes: adapters and head. As part of another module: everything.
 
-        :param args: as torch's.
+        :param *args: as torch's.
         :param destination: as torch's.
         :param prefix: as torch's.
         :param keep_vars: as torch's.

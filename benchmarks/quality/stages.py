@@ -192,19 +192,19 @@ def test(trained: plan.Trained, found: Material, part: str) -> Said:
     return Said({names[q]: v for q, v in ndcg.items()}, said.grade_probs, grades, [names[q] for q in index])
 
 
-def run(folder: Path, work: Path, *, seeds: int, say: Callable[[str], object]) -> dict[str, Any]:
+def run(folder: Path, work: Path, *, seeds: Sequence[int], say: Callable[[str], object]) -> dict[str, Any]:
     """Run everything.
 
     :param folder: what ``DARL_DATA`` names.
     :param work: where the runs are kept.
-    :param seeds: repetitions.
+    :param seeds: one a repetition.
     :param say: called with what was just done.
     :return: JSON-ready result.
     """
     begin = time.perf_counter()
     told: dict[str, dict[str, list[Said]]] = {}
     stages: dict[str, list[Any]] = {}
-    for seed in range(seeds):
+    for seed in seeds:
         found = material(folder, seed=seed)
         for name, (files, tables) in methods(found).items():
             place = work / f"{seed}" / name.replace(" ", "-").replace(",", "")
@@ -219,7 +219,7 @@ def run(folder: Path, work: Path, *, seeds: int, say: Callable[[str], object]) -
             say(f"seed {seed}, {name}: after {time.perf_counter() - begin:.0f} s")
     return {
         **summarise(told), "stages": stages,
-        "config": {"seeds": seeds, "caps": CAPS, "items": ITEMS, "new": NEW, "new_dev": NEW_DEV, "rest": REST,
+        "config": {"seeds": len(seeds), "caps": CAPS, "items": ITEMS, "new": NEW, "new_dev": NEW_DEV, "rest": REST,
                    "ood_test": OOD_TEST, "draws": DRAWS, "cutoff": CUTOFF,
                    "data": sets.digests(folder, ("esci", "feedbackqa"))},
         "circumstances": circumstances(), "seconds": round(time.perf_counter() - begin, 1),
@@ -287,14 +287,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=3, help="repetitions (default: 3)")
     parser.add_argument("--work", type=Path, default=Path("runs") / "stages", help="where the runs are kept")
     parser.add_argument("--out", type=Path, default=here / "results" / "stages.json", help="JSON to write")
+    parser.add_argument("--only", type=int, help="train for this seed, keep its runs in --work, and write no result")
     args = parser.parse_args(argv)
     if args.seeds < 1:
         parser.error("--seeds must be at least 1")
     try:
-        result = run(data_folder(), args.work, seeds=args.seeds, say=lambda text: print(text, file=sys.stderr))
+        seeds = range(args.seeds) if args.only is None else [args.only]
+        result = run(data_folder(), args.work, seeds=seeds, say=lambda text: print(text, file=sys.stderr))
     except DarlError as err:
         print(f"error: {err}", file=sys.stderr)
         return err.exit_code
+    if args.only is not None:
+        return 0
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(report.render_stages(result))

@@ -127,7 +127,7 @@ def render_comparison(result: dict[str, Any]) -> str:
     for stage, ranks in result["mean_ranks"].items():
         what = "the head alone, on frozen features" if stage == "head" else "encoder and head"
         parts.append(
-            f"### Stage {stage}: {what}\n\n{config['splits'][stage]} half-splits, seed {config['seed']}. Mean rank "
+            f"### Stage {stage}: {what}\n\n{_count(config['splits'][stage])}, seed {config['seed']}. Mean rank "
             f"over all measures and parts (1 is best): "
             + ", ".join(f"{name} {rank:.1f}" for name, rank in ranks.items()) + "."
         )  # fmt: skip
@@ -137,10 +137,13 @@ def render_comparison(result: dict[str, Any]) -> str:
     where = result["circumstances"]
     parts.append(
         f"In brackets: difference to {against} with its 95 % interval over queries; * p < .05 after Holm over the "
-        f"methods of a column. ECE and RPS: lower is better. Took {result['seconds'] / 60:.0f} min on "
-        f"{where['cpu']}, {where['threads']} threads; torch {where['versions']['torch']}."
+        f"methods of a column. ECE and RPS: lower is better. {where['cpu']}; torch {where['versions']['torch']}."
     )
     return "\n\n".join(parts)
+
+
+def _count(splits: int) -> str:
+    return "one half-split" if splits == 1 else f"{splits} half-splits"
 
 
 def _comparison_table(title: str, cutoff: int, values: dict[str, Any], against: str) -> str:
@@ -179,7 +182,7 @@ def render_stages(result: dict[str, Any]) -> str:
         told = [", ".join(f"{s['stage']} {'kept' if s['kept'] else 'rolled back'}" for s in stages) for stages in runs]
         parts.append(f"{name}: " + "; ".join(f"seed {i}: {text}" for i, text in enumerate(told)) + ".")
     where = result["circumstances"]
-    parts.append(f"{config['seeds']} seeds. Took {result['seconds'] / 60:.0f} min on {where['cpu']}, "
+    parts.append(f"{config['seeds']} seeds. {where['cpu']}, "
                  f"{where['threads']} threads; torch {where['versions']['torch']}.")  # fmt: skip
     return "\n\n".join(parts)
 

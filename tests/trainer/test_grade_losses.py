@@ -20,7 +20,6 @@ from trainer.losses.corn import corn
 from trainer.losses.cross_entropy import cross_entropy
 from trainer.losses.cumulative import cumulative, log_sigmoid_difference
 from trainer.losses.focal import focal
-from trainer.losses.margin_ce import margin_ce
 from trainer.losses.sord import sord
 from trainer.losses.squared_emd import squared_emd
 from trainer.losses.yes_no import yes_no
@@ -32,7 +31,6 @@ ORDINAL = {"sord", "squared_emd", "cumulative", "corn"}
 NOT_ORDINAL = {
     "cross_entropy": "the reference: grades as names",
     "focal": "reads the grade's own probability only",
-    "margin_ce": "its penalty treats the grades alike",
     "yes_no": "sees one cut only",
 }
 # The loss is minus the logarithm of the probability that the head itself gives to the grade.
@@ -258,7 +256,6 @@ def test_cross_entropy_against_torch(seed, grades):
     expected = torch.nn.CrossEntropyLoss()(raw, y)
     assert_close(cross_entropy(raw, y), expected)
     assert_close(focal(raw, y, gamma=0.0), expected)
-    assert_close(margin_ce(raw, y, penalty=0.0), expected)
     assert_close(sord(raw, y, sharpness=800.0), expected)  # labels of 1 and exp(-800), which is 0
 
 
@@ -355,25 +352,6 @@ def test_focal_has_a_finite_slope_where_the_grade_is_certain():
     value = focal(raw, torch.tensor([0]), gamma=0.5)
     value.backward()
     assert value.item() == 0.0 and torch.isfinite(raw.grad).all()
-
-
-def test_margin_ce_closed_forms():
-    """Logits 2 and 3 below the highest are 1/2 and 3/2 beyond a margin of 3/2."""
-    raw = torch.tensor([[3.0, 1.0, 0.0]], dtype=torch.float64)
-    plain = values_by_grade(cross_entropy, raw)
-    got = values_by_grade(margin_ce, raw, margin=1.5, penalty=0.1)
-    assert got == pytest.approx([value + 0.1 * 2 for value in plain])
-    assert values_by_grade(margin_ce, raw, margin=3.0, penalty=0.1) == pytest.approx(plain)
-
-
-def test_margin_ce_stops_growing_more_certain_beyond_the_margin():
-    """Cross-entropy pulls for ever; here the pull turns round where the penalty's slope is larger."""
-    far = torch.tensor([[12.0, 0.0, 0.0]], dtype=torch.float64, requires_grad=True)
-    cross_entropy(far, torch.tensor([0])).backward()
-    assert far.grad[0, 0] < 0
-    far.grad = None
-    margin_ce(far, torch.tensor([0])).backward()
-    assert far.grad[0, 0] > 0
 
 
 def test_cumulative_closed_forms():

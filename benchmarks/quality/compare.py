@@ -219,8 +219,8 @@ def _differences(
                 claims[name][key], p_values[name] = claim.interval.to_json(), claim.p
             else:
                 claims[name][key] = gap.interval().to_json()
-                below = float((gap.draws <= 0).mean())
-                p_values[name] = min(1.0, 2 * (min(below, 1 - below) + 1 / len(gap.draws)))
+                tail = min(float((gap.draws <= 0).mean()), float((gap.draws >= 0).mean()))
+                p_values[name] = min(1.0, 2 * (tail + 1 / len(gap.draws)))
         for name, adjusted in holm(p_values).items():
             claims[name][key] |= {"p": round(p_values[name], 5), "p_holm": round(adjusted, 5)}
     return claims

@@ -167,24 +167,37 @@ def render_stages(result: dict[str, Any]) -> str:
     :param result: what ``stages`` wrote.
     :return: Markdown.
     """
-    config, parts = result["config"], []
+    config, heads = result["config"], result["heads"]
+    parts = [
+        f"Heads alone, nothing rolled back; {heads['draws']} draws of who trains, chooses and tests. Coefficients of "
+        f"the interpolation: {', '.join(f'{c:g}' for c in sorted(heads['coefficients']))}.",
+        *_change_tables(heads),
+        f"Whole runs of the plan, which rolls back; {config['seeds']} seeds:",
+    ]
     for part, found in result["figures"].items():
         header = [part, *(f"nDCG@{config['cutoff'][part]}" if k == "ndcg" else n for k, n in MEASURE_NAMES.items())]
         rows = [[name, *(_with_interval(values[key]) for key in MEASURE_NAMES)] for name, values in found.items()]
         parts.append(table(header, rows))
-    rows = [[name, difference(c), f"{c['p']:.4f}", str(c["n"])] for name, c in result["changes"].items()]
-    parts.append(table(["Change in nDCG", "mean [95 %]", "p", "queries"], rows))
-    rows = [
-        [name, _with_interval(c), f"{c['resamples_without_a_gap']:.3f}"] for name, c in result["gap_closed"].items()
-    ]
-    parts.append(table(["Share of the OOD gap closed", "[95 %]", "resamples without a gap"], rows))
+    parts += _change_tables(result)
     for name, runs in result["stages"].items():
         told = [", ".join(f"{s['stage']} {'kept' if s['kept'] else 'rolled back'}" for s in stages) for stages in runs]
         parts.append(f"{name}: " + "; ".join(f"seed {i}: {text}" for i, text in enumerate(told)) + ".")
     where = result["circumstances"]
-    parts.append(f"{config['seeds']} seeds. {where['cpu']}, "
-                 f"{where['threads']} threads; torch {where['versions']['torch']}.")  # fmt: skip
+    parts.append(f"{where['cpu']}; torch {where['versions']['torch']}.")
     return "\n\n".join(parts)
+
+
+def _change_tables(result: dict[str, Any]) -> list[str]:
+    rows = [[name, difference(c), f"{c['p']:.4f}", str(c["n"])] for name, c in result["changes"].items()]
+    closed = [
+        [name, "there is none" if c["mean"] is None or c["low"] is None else _with_interval(c),
+         f"{c['resamples_without_a_gap']:.3f}"]
+        for name, c in result["gap_closed"].items()
+    ]  # fmt: skip
+    return [
+        table(["Change in nDCG", "mean [95 %]", "p", "queries"], rows),
+        table(["Share of the OOD gap closed", "[95 %]", "resamples without a gap"], closed),
+    ]
 
 
 def _with_interval(values: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """One stage on pooled data, or stages? The same samples, on a shift that has a gap: ESCI, then FeedbackQA.
 
-Every row is a whole run of the product (``darl train``'s own plan) on files written for it. Run as
+First with heads alone and nothing rolled back, on many draws: there the gap shows. Then as whole runs of the product
+(``darl train``'s own plan, which rolls back what does not earn its place) on files written for them. Run as
 ``python -m benchmarks.quality.stages``; ``DARL_DATA`` names the folder of real judgments. A run that was broken
 off goes on where it was.
 """
@@ -19,13 +20,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.quality import report, sets
-from benchmarks.quality.data import GAINS, data_folder
+from benchmarks.quality import compare, report, sets
+from benchmarks.quality.data import GAINS, Judged, Rows, data_folder
 from benchmarks.quality.feedbackqa import circumstances
 from benchmarks.quality.measures import over_splits
+from benchmarks.quality.methods import Method, fitted
 from darl_opensearch.errors import DarlError
 from darl_opensearch.text import ItemRenderer, ItemTemplate
-from trainer.config import Config, parse_config
+from trainer.config import Config, Loss, parse_config
 from trainer.data.judgments import Item, JudgedQuery
 from trainer.evaluate.claims import paired
 from trainer.evaluate.grading import Grading
@@ -39,7 +41,7 @@ CAPS = {"query_cap": 24, "item_cap": 64}  # four whole runs a seed have to end t
 ITEMS = 12  # of an ESCI query
 NEW, NEW_DEV, REST, OOD_TEST, TRAFFIC = 51, 17, 202, 300, 30
 CUTOFF = {"ID": 10, "OOD": 3}
-DRAWS = 10_000
+DRAWS, HEAD_DRAWS = 10_000, 20
 ALONE, POOLED, STAGED, REFERENCE = "ESCI alone", "pooled, one stage", "staged", "saw every OOD label"
 Queries = list[tuple[str, str, list[tuple[str, int]]]]  # id, text, items with grades
 Floats = NDArray[np.float64]
@@ -226,6 +228,68 @@ def run(folder: Path, work: Path, *, seeds: Sequence[int], say: Callable[[str], 
     }  # fmt: skip
 
 
+def head_level(folder: Path, *, draws: int) -> dict[str, Any]:
+    """Fit heads on frozen features, none of them rolled back.
+
+    *Staged* starts from the ESCI head, fits one on the new queries with as many ESCI queries replayed, and walks from
+    the first to the second: a mixture of two heads' latents is the latent of their mixed weights. The coefficient is
+    the best on the OOD dev queries of those at which nDCG of the ESCI dev queries falls by at most .005.
+
+    :param folder: what ``DARL_DATA`` names.
+    :param draws: repetitions of the draw of who trains, chooses and tests.
+    :return: JSON-ready result.
+    """
+    texts = [sets.read_texts(folder, name, seed=0) for name in ("esci", "feedbackqa")]
+    shops = tuple(sorted(set(texts[0].domain)))
+    setting = sets.Setting("ESCI to FeedbackQA", ("esci", "feedbackqa"), shops, {}, 10)
+    judged = sets.encode(sets.join(texts), setting, sets.untrained(compare.BASE))
+    inside = judged.queries(*shops)
+    outside = np.setdiff1d(np.arange(len(judged.domain)), inside)
+    method, n = Method("default", Loss()), len(judged.domain)
+    values: dict[str, dict[str, list[dict[int, float]]]] = {}
+    chosen = []
+    for number in range(draws):
+        rng = np.random.default_rng([1, number])
+        a, b = rng.permutation(inside), rng.permutation(outside)
+        n_test, n_dev = round(len(a) * 0.3), round(len(a) * 0.15)
+        test, dev, train = a[:n_test], a[n_test : n_test + n_dev], a[n_test + n_dev :]
+        ood, new, new_dev, rest = np.split(b, np.cumsum([OOD_TEST, NEW, NEW_DEV]))
+
+        def latent(train: Rows, dev: Rows) -> Floats:
+            head = fitted(method, *((judged.part(q), judged.similarity[judged.rows(q)]) for q in (train, dev)))
+            return predict(head, judged.similarity).latent
+
+        both_dev = np.concatenate([dev, new_dev])
+        alone = latent(train, dev)
+        augmented = latent(np.concatenate([new, rng.permutation(train)[: len(new)]]), both_dev)
+        mixed = {c: (1 - c) * alone + c * augmented for c in np.linspace(0, 1, 11)}
+        curve = {c: (_mean(judged, v, dev, 10), _mean(judged, v, new_dev, 3)) for c, v in mixed.items()}
+        allowed = [c for c in mixed if curve[c][0] >= curve[0.0][0] - 0.005]
+        best = max(allowed, key=lambda c: (curve[c][1], -c))
+        chosen.append(float(best))
+        rows = {
+            "cosine": judged.similarity[:, 0].double().numpy(), ALONE: alone, STAGED: mixed[best],
+            POOLED: latent(np.concatenate([train, new]), both_dev),
+            REFERENCE: latent(np.concatenate([train, new, rest[:REST]]), both_dev),
+        }  # fmt: skip
+        for name, told in rows.items():
+            for part, queries in (("ID", test), ("OOD", ood)):
+                found = _per_query(judged, told, queries, CUTOFF[part])
+                values.setdefault(part, {}).setdefault(name, []).append(found)
+    per_query = {p: {m: over_splits(v, n) for m, v in found.items()} for p, found in values.items()}
+    return {"draws": draws, "coefficients": chosen, **changes(per_query)}
+
+
+def _per_query(judged: Judged, latent: Floats, queries: Rows, cutoff: int) -> dict[int, float]:
+    rows = judged.rows(queries)
+    _, gain, index = judged.part(queries).numpy(GAINS)
+    return ndcg_per_query(latent[rows.numpy()], gain, index, cutoff=cutoff)
+
+
+def _mean(judged: Judged, latent: Floats, queries: Rows, cutoff: int) -> float:
+    return float(np.mean(list(_per_query(judged, latent, queries, cutoff).values())))
+
+
 def summarise(told: Mapping[str, Mapping[str, Sequence[Said]]]) -> dict[str, Any]:
     """Figures, changes and gaps with intervals over queries.
 
@@ -250,19 +314,31 @@ def summarise(told: Mapping[str, Mapping[str, Sequence[Said]]]) -> dict[str, Any
         for key, value in resample(flat, draws=2000, seed=0).items():
             name, _, measure = key.partition("\n")
             figures.setdefault(part, {}).setdefault(name, {})[measure] = value.interval().to_json()
-    gap = {name: per_query["OOD"][REFERENCE] - per_query["OOD"][name] for name in (ALONE, POOLED, STAGED)}
-    changes = {
+    return {"figures": figures, **changes(per_query)}
+
+
+def changes(per_query: Mapping[str, Mapping[str, Floats]]) -> dict[str, Any]:
+    """Changes of nDCG, and how much of the gap on OOD queries is closed.
+
+    :param per_query: nDCG by part, method and query; nan where a query was not tested.
+    :return: JSON-ready values.
+    """
+    ood = per_query["OOD"]
+    gap = {name: ood[REFERENCE] - ood[name] for name in (ALONE, POOLED, STAGED)}
+    claims = {
         f"{part}: {one} - {other}": paired(per_query[part][one], per_query[part][other], draws=DRAWS)
-        for part in CUTOFF for one, other in ((POOLED, ALONE), (STAGED, ALONE), (STAGED, POOLED), (REFERENCE, ALONE))
-    }  # fmt: skip
+        for part in CUTOFF
+        for one, other in ((POOLED, ALONE), (STAGED, ALONE), (STAGED, POOLED), (REFERENCE, ALONE))
+    }
+    if "cosine" in ood:
+        claims |= {f"{p}: {ALONE} - cosine": paired(per_query[p][ALONE], per_query[p]["cosine"]) for p in CUTOFF}
     return {
-        "figures": figures,
-        "changes": {name: {**c.interval.to_json(), "p": round(c.p, 5)} for name, c in changes.items()},
+        "changes": {name: {**c.interval.to_json(), "p": round(c.p, 5)} for name, c in claims.items()},
         "gap_closed": {name: _share_closed(gap[ALONE], gap[name]) for name in (POOLED, STAGED)},
     }
 
 
-def _share_closed(whole: Floats, left: Floats) -> dict[str, float]:
+def _share_closed(whole: Floats, left: Floats) -> dict[str, Any]:
     """``1 - left / whole`` over the same queries, resampled together."""
     there = ~np.isnan(whole) & ~np.isnan(left)
     sums = np.stack([(whole - left)[there], whole[there]], axis=1)
@@ -273,7 +349,8 @@ def _share_closed(whole: Floats, left: Floats) -> dict[str, float]:
     figure = Figure(sums, share, np.ones(len(sums), dtype=bool))
     found = resample({"share": figure}, draws=DRAWS, seed=0)["share"]
     no_gap = float(np.isnan(found.draws).mean())
-    return {**found.interval().to_json(), "resamples_without_a_gap": round(no_gap, 4)}
+    told = {key: None if np.isnan(value) else value for key, value in found.interval().to_json().items()}
+    return {**told, "resamples_without_a_gap": round(no_gap, 4)}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -294,11 +371,12 @@ def main(argv: list[str] | None = None) -> int:
     try:
         seeds = range(args.seeds) if args.only is None else [args.only]
         result = run(data_folder(), args.work, seeds=seeds, say=lambda text: print(text, file=sys.stderr))
+        if args.only is not None:
+            return 0
+        result["heads"] = head_level(data_folder(), draws=HEAD_DRAWS)
     except DarlError as err:
         print(f"error: {err}", file=sys.stderr)
         return err.exit_code
-    if args.only is not None:
-        return 0
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(report.render_stages(result))

@@ -37,7 +37,7 @@ from trainer.stages.source import JudgedSource
 
 CAPS = {"query_cap": 60, "item_cap": 192}
 LENGTH = 256  # of a pair, special tokens included
-PAIRS, STEPS, WARM = 16, 30, 5  # pairs a step; steps; the first of them are not counted
+PAIRS, STEPS, WARM = 16, 12, 2  # pairs a step; steps; the first of them are not counted
 ITEMS = {"FeedbackQA": 3, "ESCI": 16}  # of a query: what was judged, or its first
 ENGINES = ("sentence-transformers", "cross", "split")
 

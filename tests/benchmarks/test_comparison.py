@@ -129,6 +129,8 @@ def test_the_share_of_a_gap_that_is_closed():
     whole, left = np.array([0.2, 0.4, np.nan]), np.array([0.1, 0.2, 0.5])
     assert stages._share_closed(whole, left)["mean"] == pytest.approx(0.5)
     assert stages._share_closed(whole, whole)["mean"] == 0.0
+    none = stages._share_closed(np.zeros(2), np.zeros(2))
+    assert none["mean"] is None and none["resamples_without_a_gap"] == 1.0
 
 
 def said(ids: list[str], ndcg: list[float], sure: float) -> stages.Said:

@@ -9,6 +9,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 HERE = Path(__file__).parent
@@ -214,9 +215,8 @@ def render_speed(result: dict[str, Any]) -> str:
     for setting, engines in result["found"].items():
         for engine, values in engines.items():
             speeds, times = sorted(values["pairs_per_second"]), sorted(values["times_sentence_transformers"])
-            middle = len(speeds) // 2
-            rows.append([f"{setting}: {engine}", f"{speeds[middle]:.1f} [{speeds[0]:.1f}, {speeds[-1]:.1f}]",
-                         f"{times[middle]:.2f} [{times[0]:.2f}, {times[-1]:.2f}]"])  # fmt: skip
+            rows.append([f"{setting}: {engine}", f"{median(speeds):.1f} [{speeds[0]:.1f}, {speeds[-1]:.1f}]",
+                         f"{median(times):.2f} [{times[0]:.2f}, {times[-1]:.2f}]"])  # fmt: skip
     where = result["circumstances"]
     return "\n\n".join([
         f"MiniLM, {config['pairs_a_step']} pairs a step, at most {config['length']} tokens a pair, the same texts; "

@@ -55,7 +55,7 @@ def test_untrained_it_says_what_the_checkpoint_says(kind, folders, models):
     logits = plain_logits(folders[kind], PAIRS, model.tokenizer().truncation["max_length"])[:, 0]
     assert_close(found.similarity[:, 0], logits, atol=1e-5, rtol=1e-5)
     score = model.head.score(model.head(found.similarity))
-    assert (score[logits.argsort()].diff() >= 0).all()
+    assert (score[logits.argsort()].diff() >= -1e-6).all()  # equal texts may differ in the last bit
     assert_close(found.halves[0].norm(dim=1), torch.ones(len(PAIRS)))
     assert len(found.halves) == 1 == model.halves
 

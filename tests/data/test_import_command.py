@@ -10,7 +10,7 @@ from trained_support import SAMPLE, checkpoint, one_thread, run_main  # noqa: F4
 
 from darl_opensearch.cli.import_ import cli
 from trainer.data.importers import IMPORTERS
-from trainer.data.store import MISSING, REPEATS
+from trainer.data.importers.gathering import MISSING, REPEATS
 
 FIELDS = ["--field", "query=q", "--field", "id=sku", "--set", "labels=irrelevant,related,fits"]
 

@@ -34,8 +34,8 @@ from trained_support import read_rows
 from darl_opensearch.errors import DarlError, InputError, MissingExtra, UsageError
 from darl_opensearch.text import ItemRenderer
 from trainer.config import read_config
-from trainer.data import store, tables
-from trainer.data.importers import IMPORTERS, run_import
+from trainer.data import tables
+from trainer.data.importers import IMPORTERS, gathering, run_import
 from trainer.data.judgments import read_items, read_judgments
 
 FORMATS = sorted(SHAPES)
@@ -427,7 +427,7 @@ def test_links_and_roundabout_ways_to_the_folder(tmp_path):
 
 def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
     files = write_jsonl(tmp_path)
-    monkeypatch.setattr(store, "_SCHEMA", "PRAGMA max_page_count = 2;" + store._SCHEMA)
+    monkeypatch.setattr(gathering, "_SCHEMA", "PRAGMA max_page_count = 2;" + gathering._SCHEMA)
     with pytest.raises(DarlError, match=r"the temporary database fails \(database or disk is full\). Make room"):
         imported("jsonl", tmp_path, files)
     assert left(tmp_path) == {file.name for file in files}

@@ -11,6 +11,7 @@ from typing import Any
 from darl_opensearch.errors import InputError
 from darl_opensearch.jsonl import read_jsonl
 from darl_opensearch.text import MAX_QUERY_CHARS, ItemRenderer, same_text
+from trainer.data.quoting import short
 
 
 @dataclass(frozen=True)
@@ -212,7 +213,7 @@ def read_traffic(path: Path, items: Mapping[str, Item]) -> list[TrafficQuery]:
         for item_id in ids:
             if str(item_id) not in items:
                 raise InputError(
-                    f"there is no item {_short(item_id)}", where=where, todo="add it to the items, or drop it"
+                    f"there is no item {short(item_id)}", where=where, todo="add it to the items, or drop it"
                 )
         queries.append(TrafficQuery(name_of(row, "query_id") or query, query, tuple(map(str, ids))))
     return queries
@@ -262,12 +263,6 @@ def name_of(row: Mapping[str, Any], field: str) -> str:
     return "" if value is None else str(value)
 
 
-def _short(value: object) -> str:
-    """Quote a value from a file; a message stays one line of a usual length whatever it is."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}…"
-
-
 def _text(row: Mapping[str, Any], name: str, where: str) -> str:
     value = row.get(name)
     if not isinstance(value, str) or not value.strip():
@@ -287,7 +282,7 @@ def _item_id(row: Mapping[str, Any], items: Container[str], where: str) -> str:
         raise InputError("field 'item_id' is missing", where=where, todo="name the judged item")
     if str(value) not in items:
         raise InputError(
-            f"there is no item {_short(value)}", where=where, todo="add it to the items, or drop the judgment"
+            f"there is no item {short(value)}", where=where, todo="add it to the items, or drop the judgment"
         )
     return str(value)
 
@@ -295,9 +290,7 @@ def _item_id(row: Mapping[str, Any], items: Container[str], where: str) -> str:
 def _grade(row: Mapping[str, Any], k: int, where: str) -> int:
     value = row.get("grade")
     if not isinstance(value, int) or isinstance(value, bool):
-        raise InputError(
-            f"grade {_short(value)} is not a whole number", where=where, todo=f"give a grade in 0..{k - 1}"
-        )
+        raise InputError(f"grade {short(value)} is not a whole number", where=where, todo=f"give a grade in 0..{k - 1}")
     if not 0 <= value < k:
         raise InputError(
             f"grade {value} is outside 0..{k - 1}", where=where, todo="correct the line, or name the grade in [grades]"

@@ -18,7 +18,7 @@ from darl_opensearch.errors import InputError, UsageError, load
 from darl_opensearch.jsonl import read_jsonl
 from darl_opensearch.text import ItemTemplate, same_text
 from trainer.data.judgments import Item, JudgedQuery, item_twice, name_of, nothing_in
-from trainer.data.store import short
+from trainer.data.quoting import short
 from trainer.registry import nearest
 
 KINDS = {

@@ -18,7 +18,7 @@ from darl_opensearch.jsonl import check_rereadable, read_jsonl
 from darl_opensearch.text import same_text
 from trainer.data.judgments import name_of
 from trainer.data.leakage import QUERY_SHINGLE, THRESHOLD, NearIndex
-from trainer.data.store import short
+from trainer.data.quoting import short
 from trainer.data.writing import json_line
 from trainer.registry import nearest
 

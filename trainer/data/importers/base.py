@@ -13,7 +13,8 @@ from typing import Any, ClassVar, Protocol
 from darl_opensearch.errors import InputError, UsageError
 from darl_opensearch.scores import GradeScale
 from darl_opensearch.text import ItemTemplate
-from trainer.data.store import Store, short
+from trainer.data.importers.gathering import Gathering
+from trainer.data.quoting import short
 from trainer.data.tables import Row, columns_of, read_table
 from trainer.registry import Param, Registry, nearest
 
@@ -125,7 +126,7 @@ class Importer(Protocol):
 
     sources: ClassVar[tuple[Source, ...]]
 
-    def read(self, given: Given, store: Store) -> Target:
+    def read(self, given: Given, store: Gathering) -> Target:
         """Read everything into the store.
 
         :param given: the files.
@@ -272,7 +273,7 @@ class Grading:
             raise UsageError(err.what, todo=err.todo) from err
 
 
-def text_template(store: Store, wanted: str) -> ItemTemplate:
+def text_template(store: Gathering, wanted: str) -> ItemTemplate:
     """Name the fields that become text.
 
     :param store: holds the items.

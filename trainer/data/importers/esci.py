@@ -9,7 +9,8 @@ from darl_opensearch.errors import InputError
 from darl_opensearch.scores import GradeScale
 from darl_opensearch.text import ItemTemplate
 from trainer.data.importers.base import IMPORTERS, Given, Source, Target, id_of, items_param, text_of
-from trainer.data.store import Store, short
+from trainer.data.importers.gathering import Gathering
+from trainer.data.quoting import short
 from trainer.registry import Param
 
 EXAMPLES = Source(
@@ -60,7 +61,7 @@ class Esci:
     version: str
     items: str
 
-    def read(self, given: Given, store: Store) -> Target:
+    def read(self, given: Given, store: Gathering) -> Target:
         """Join the examples that the filters let through with their products.
 
         :param given: the files.

@@ -20,8 +20,8 @@ from trainer.data.importers.base import (
     text_of,
     text_template,
 )
+from trainer.data.importers.gathering import Gathering
 from trainer.data.judgments import name_of
-from trainer.data.store import Store
 
 JUDGMENTS = Source(
     "judgments", "a judged pair a row; without a second file with the item's fields",
@@ -59,7 +59,7 @@ class Jsonl:
     cuts: str
     template: str
 
-    def read(self, given: Given, store: Store) -> Target:
+    def read(self, given: Given, store: Gathering) -> Target:
         """Read the judgments, and the items beside or inside them.
 
         :param given: the files.
@@ -85,7 +85,7 @@ class Jsonl:
         return Target(scale, text_template(store, self.template), self.items == "judged")
 
 
-def read_items(source: Source, given: Given, store: Store) -> None:
+def read_items(source: Source, given: Given, store: Gathering) -> None:
     """Read a file of items whose every field is kept.
 
     :param source: which file; it has an ``id``.

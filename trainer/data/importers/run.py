@@ -15,7 +15,7 @@ from typing import Any
 
 from darl_opensearch.errors import DarlError, UsageError
 from trainer.data.importers.base import IMPORTERS, Given, Source, Target
-from trainer.data.store import ITEMS, JUDGMENTS, MISSING, REPEATS, Counts, Store
+from trainer.data.importers.gathering import ITEMS, JUDGMENTS, MISSING, REPEATS, Counts, Gathering
 from trainer.data.writing import check_free, new_folder
 from trainer.registry import Param, nearest
 
@@ -79,9 +79,9 @@ def run_import(
     :param out: the folder to make; None: check and count, write nothing.
     :param params: the format's parameters, as text.
     :param fields: what a field of ours is called in the files, where it is called something else.
-    :param repeats: what becomes of a pair with two grades: one of :data:`~trainer.data.store.REPEATS`.
+    :param repeats: what becomes of a pair with two grades: one of :data:`~trainer.data.importers.gathering.REPEATS`.
     :param missing: what becomes of a judgment whose item is not there, and of an item without text: one of
-        :data:`~trainer.data.store.MISSING`.
+        :data:`~trainer.data.importers.gathering.MISSING`.
     :param model: name of the model in ``darl.toml``; empty: from the folder's.
     :return: what was done.
     :raises UsageError: for an unknown format, parameter or field, or a folder that is there already.
@@ -149,16 +149,16 @@ def model_name(folder: Path) -> str:
 
 
 @contextlib.contextmanager
-def _store(scratch: str, repeats: str, missing: str) -> Iterator[Store]:
+def _store(scratch: str, repeats: str, missing: str) -> Iterator[Gathering]:
     try:
-        with Store(Path(scratch) / "import.sqlite", repeats=repeats, missing=missing) as store:
+        with Gathering(Path(scratch) / "import.sqlite", repeats=repeats, missing=missing) as store:
             yield store
     except sqlite3.Error as err:
         todo = "make room on this disk; a dry run uses the one that TMPDIR names"
         raise DarlError(f"the temporary database fails ({err})", where=scratch, todo=todo) from err
 
 
-def _write(store: Store, work: Path | None, target: Target) -> Counts:
+def _write(store: Gathering, work: Path | None, target: Target) -> Counts:
     return store.write(
         work, target.template, judged_only=target.judged_only, k=target.scale.k, passed_over=target.counts
     )

@@ -27,8 +27,8 @@ from trainer.data.importers.base import (
     text_template,
     unwrapped,
 )
+from trainer.data.importers.gathering import Gathering
 from trainer.data.importers.jsonl import read_items
-from trainer.data.store import Store
 from trainer.data.tables import kind_of, read_document, read_table
 from trainer.registry import Param, nearest
 
@@ -71,7 +71,7 @@ class SearchRelevance:
     items: str
     template: str
 
-    def read(self, given: Given, store: Store) -> Target:
+    def read(self, given: Given, store: Gathering) -> Target:
         """Read ratings and items.
 
         :param given: the files.

@@ -23,7 +23,8 @@ from trainer.data.importers.base import (
     text_of,
     text_template,
 )
-from trainer.data.store import Store, short
+from trainer.data.importers.gathering import Gathering
+from trainer.data.quoting import short
 from trainer.data.tables import kind_of, read_lines
 from trainer.registry import Param
 
@@ -69,7 +70,7 @@ class Trec:
     gains: str
     template: str
 
-    def read(self, given: Given, store: Store) -> Target:
+    def read(self, given: Given, store: Gathering) -> Target:
         """Join the qrels with their topics and documents.
 
         :param given: the files.
@@ -99,7 +100,7 @@ class Trec:
         return Target(scale, text_template(store, self.template), self.items == "judged", counts)
 
 
-def read_texts(source: Source, given: Given, store: Store, table: str) -> None:
+def read_texts(source: Source, given: Given, store: Gathering, table: str) -> None:
     """Read ids with a text each into a table of the store.
 
     :param source: JSONL, or a TSV without a header; it needs ``id`` and ``text``.
@@ -122,7 +123,7 @@ def read_texts(source: Source, given: Given, store: Store, table: str) -> None:
                 )
 
 
-def text_by_id(store: Store, table: str, key: str) -> str | None:
+def text_by_id(store: Gathering, table: str, key: str) -> str | None:
     """Look up a text.
 
     :param store: the store.

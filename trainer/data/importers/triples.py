@@ -9,8 +9,9 @@ from darl_opensearch.errors import InputError, UsageError
 from darl_opensearch.scores import GradeScale
 from darl_opensearch.text import ItemTemplate
 from trainer.data.importers.base import IMPORTERS, Given, Source, Target, id_of, items_param, text_id, text_of
+from trainer.data.importers.gathering import Gathering
 from trainer.data.importers.trec import read_texts, text_by_id
-from trainer.data.store import Store, short
+from trainer.data.quoting import short
 from trainer.data.tables import kind_of
 
 TRIPLES = Source(
@@ -44,7 +45,7 @@ class Triples:
     sources: ClassVar[tuple[Source, ...]] = (TRIPLES, QUERIES, COLLECTION)
     items: str
 
-    def read(self, given: Given, store: Store) -> Target:
+    def read(self, given: Given, store: Gathering) -> Target:
         """Read the triples, and the texts that their ids stand for.
 
         :param given: the files.
@@ -74,7 +75,7 @@ class Triples:
                 store.item(where, id_of(row, "id", where), row)
         return Target(SCALE, ItemTemplate((f"={FIELD}",)), self.items == "judged")
 
-    def _query(self, row: dict[str, object], where: str, store: Store, *, by_id: bool) -> tuple[str, str]:
+    def _query(self, row: dict[str, object], where: str, store: Gathering, *, by_id: bool) -> tuple[str, str]:
         if not by_id:
             query = text_of(row, "query", where)
             return text_id("q", query), query

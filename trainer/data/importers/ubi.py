@@ -24,8 +24,9 @@ from trainer.data.importers.base import (
     text_id,
     text_template,
 )
+from trainer.data.importers.gathering import Gathering
 from trainer.data.importers.jsonl import read_items
-from trainer.data.store import Store, short
+from trainer.data.quoting import short
 from trainer.registry import Param
 
 QUERIES = Source(
@@ -106,7 +107,7 @@ class Ubi:
     items: str
     template: str
 
-    def read(self, given: Given, store: Store) -> Target:
+    def read(self, given: Given, store: Gathering) -> Target:
         """Count what was shown and clicked, and grade the pairs.
 
         :param given: the files.
@@ -139,7 +140,7 @@ class Ubi:
         template = text_template(store, self.template)
         return Target(grading.scale(0), template, self.items == "judged", counts, notes)
 
-    def _read_queries(self, given: Given, store: Store) -> dict[str, int]:
+    def _read_queries(self, given: Given, store: Gathering) -> dict[str, int]:
         """Read the searches, and the items that they returned."""
         counts = {"searches_without_words": 0, "searches_of_an_id_seen_before": 0}
         for where, row in given.rows(QUERIES):
@@ -163,7 +164,7 @@ class Ubi:
                     store.sql("INSERT OR IGNORE INTO shown VALUES (?, ?, ?)", (search, item_id, rank))
         return counts
 
-    def _read_events(self, given: Given, store: Store) -> int:
+    def _read_events(self, given: Given, store: Gathering) -> int:
         """Read clicks, and what was shown where events say so."""
         clicks, views = set(parts(self.click_actions)), set(parts(self.shown_actions))
         other = 0
@@ -182,7 +183,7 @@ class Ubi:
                 store.sql("INSERT OR IGNORE INTO shown VALUES (?, ?, ?)", (search, item_id, rank))
         return other
 
-    def _grade(self, grading: Grading, store: Store, where: str) -> dict[str, int]:
+    def _grade(self, grading: Grading, store: Gathering, where: str) -> dict[str, int]:
         counts = {"pairs_shown_too_rarely": 0, "pairs_no_click_was_expected_of": 0}
         for text, said, item_id, impressions, clicks, expected in store.sql(_PAIRS):
             if impressions < self.min_impressions:
@@ -197,7 +198,7 @@ class Ubi:
         return counts
 
 
-def _one(store: Store, statement: str) -> int:
+def _one(store: Gathering, statement: str) -> int:
     return int(store.sql(statement).fetchone()[0])
 
 

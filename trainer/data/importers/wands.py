@@ -9,7 +9,8 @@ from darl_opensearch.errors import InputError
 from darl_opensearch.scores import GradeScale
 from darl_opensearch.text import ItemTemplate
 from trainer.data.importers.base import IMPORTERS, Given, Source, Target, id_of, items_param, text_of
-from trainer.data.store import Store, short
+from trainer.data.importers.gathering import Gathering
+from trainer.data.quoting import short
 
 QUERIES = Source("query", "a query a row", ("query_id", "query"), ("query_class",), ("query",))
 PRODUCTS = Source("product", "a product a row", ("product_id", "product_name"), (), ("product",))
@@ -35,7 +36,7 @@ class Wands:
     sources: ClassVar[tuple[Source, ...]] = (QUERIES, PRODUCTS, LABELS)
     items: str
 
-    def read(self, given: Given, store: Store) -> Target:
+    def read(self, given: Given, store: Gathering) -> Target:
         """Join the labels with their queries and products.
 
         :param given: the files, parted by tabs whatever their suffix says.

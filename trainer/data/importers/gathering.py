@@ -14,6 +14,7 @@ from typing import Any
 
 from darl_opensearch.errors import InputError
 from darl_opensearch.text import MAX_QUERY_CHARS, ItemTemplate
+from trainer.data.quoting import short
 
 ITEMS, JUDGMENTS = "items.jsonl", "judgments.jsonl"
 REPEATS = ("refuse", "first", "highest", "lowest")
@@ -52,7 +53,7 @@ class Counts:
     dropped_judgments: int = 0
 
 
-class Store:
+class Gathering:
     """Items and judgments on their way from any format into ours. Use it in a ``with`` statement.
 
     :param path: the temporary database.
@@ -68,7 +69,7 @@ class Store:
         self._db.executescript(_SCHEMA)
         self._query: tuple[str, str, int] | None = None
 
-    def __enter__(self) -> Store:
+    def __enter__(self) -> Gathering:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, err: BaseException | None, tb: TracebackType | None) -> None:
@@ -261,16 +262,6 @@ class Store:
             )
         self._query = (query_id, query, int(number))
         return int(number)
-
-
-def short(value: object) -> str:
-    """Quote a value from a file; a message stays one line of a usual length whatever it is.
-
-    :param value: any value.
-    :return: its representation, or the first 80 characters of it.
-    """
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}…"
 
 
 def _kept(fields: Mapping[str, Any]) -> dict[str, Any]:

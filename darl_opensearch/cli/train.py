@@ -79,12 +79,14 @@ def cli(
             bar.update(task, description=what, completed=done, total=total)
 
         trained = plan.train(resolved, config.parent, where, fresh=fresh, report=report)
-        if not distributed.is_main():
-            return
-    for stage in trained.result["stages"]:
-        note(_verdict(stage))
-    result: dict[str, Any] = {"run": str(where), **trained.result}
-    emit(result, as_json=as_json, text=_summary(where, trained.result))
+        speaks, alone = distributed.is_main(), distributed.world() == 1
+    if speaks:
+        for stage in trained.result["stages"]:
+            note(_verdict(stage))
+        result: dict[str, Any] = {"run": str(where), **trained.result}
+        emit(result, as_json=as_json, text=_summary(where, trained.result))
+    if not alone:
+        distributed.leave(0)
 
 
 def _process(argv: list[str]) -> None:

@@ -425,8 +425,9 @@ def taught(tmp_path_factory, bases):
     """A student of labels and teacher that go against the cosine, the teacher finer than the grades; its project."""
     folder = tmp_path_factory.mktemp("taught")
     path = write_plan(
-        folder / "p", bases["bert"], contrary=True, distill=DISTILL | {"epochs": 12, "graded": 0.0}, stages=RUN
-    )
+        folder / "p", bases["bert"], contrary=True, stages=RUN,
+        distill=DISTILL | {"epochs": 12, "graded": 0.0, "learning_rate": 3e-3},
+    )  # fmt: skip
     write_scores(path.parent, contrary)
     train(path, folder / "run")
     return path, folder / "run"

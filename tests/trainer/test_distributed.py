@@ -177,11 +177,11 @@ def test_two_processes_end_where_one_does(work, tmp_path, options):
         assert code == 0, err
     (one,), (first, second) = read(tmp_path / "1", "end"), read(tmp_path / "2", "end")
     assert first == second  # bit for bit
-    assert first["loss"] == pytest.approx(one["loss"], abs=1e-5)
+    assert first["loss"] == pytest.approx(one["loss"], rel=2e-5, abs=1e-5)
     for name, wanted in one["weights"].items():
         torch.testing.assert_close(torch.tensor(first["weights"][name]), torch.tensor(wanted), atol=1e-5, rtol=0)
     for found, wanted in zip(first["history"], one["history"], strict=True):
-        assert found == pytest.approx(wanted, abs=1e-5)
+        assert found == pytest.approx(wanted, rel=2e-5, abs=1e-5)
     state = checkpoint.read(tmp_path / "2" / "stage").tensors
     assert {"rng.0", "rng.1"} <= set(state) and not torch.equal(state["rng.0"], state["rng.1"])
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -267,7 +267,24 @@ def _process(number: int, target: Callable[..., None], args: tuple[Any, ...], pr
     if sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all on this machine: nothing has to leave it
     torch.set_num_threads(max(1, torch.get_num_threads() // processes))
-    target(*args)
+    code: object = 0
+    try:
+        target(*args)
+    except SystemExit as err:
+        code = err.code
+    leave(code if isinstance(code, int) else int(code is not None))
+
+
+def leave(code: int) -> NoReturn:
+    """End this process at once.
+
+    Threads of gloo may outlive the group, and the interpreter's own way out aborts a process that still has them.
+
+    :param code: the exit code.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)
 
 
 def _together() -> bool:

@@ -178,7 +178,7 @@ class Stages:
     patience: int = _opt(3, "evaluations without a better dev loss before a stage ends")
     micro_queries: int = _opt(0, "most queries encoded at a time, to bound the memory; 0: all of a step")
     device: str = _opt("auto", "auto (a GPU where there is one), cpu, cuda, or cuda:1")
-    precision: str = _opt("fp32", "of the forward pass on the way down: fp32, or bf16 where the processor or GPU has it")
+    precision: str = _opt("fp32", "of the forward pass on the way down: fp32, or bf16 where the hardware has it")
     checkpoint_steps: int = _opt(0, "steps between checkpoints beside those at evaluations; 0: only those")
 
     def __post_init__(self) -> None:

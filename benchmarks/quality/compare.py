@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.quality import report, sets
-from benchmarks.quality.data import GAINS, Judged, Rows, data_folder, half_split, select
+from benchmarks.quality.data import GAINS, Judged, Rows, data_folder, encode, half_split, select
 from benchmarks.quality.feedbackqa import circumstances
 from benchmarks.quality.measures import over_splits
 from benchmarks.quality.methods import PRIOR, Method
@@ -85,7 +85,7 @@ class Lab:
         self.setting, self.seed = setting, seed
         self.model = sets.untrained(BASE)
         texts = sets.join([sets.read_texts(folder, name, seed=seed) for name in setting.folders])
-        self.judged: Judged = sets.encode(texts, setting, self.model)
+        self.judged: Judged = encode(texts, setting.inside, self.model)
         self.start = {k: v.clone() for k, v in self.model.state_dict().items() if not k.startswith("head.")}
         self.inside = self.judged.queries(*setting.inside)
         self.outside = sets.parts(setting, self.judged)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -122,18 +121,6 @@ def data_folder() -> Path:
     return Path(folder)
 
 
-def digests(folder: Path) -> dict[str, str]:
-    """Digests of the files that the benchmark reads.
-
-    :param folder: what ``DARL_DATA`` names.
-    :return: SHA-256 by file name.
-    """
-    return {
-        f"{FOLDER}/{name}": hashlib.sha256((folder / FOLDER / name).read_bytes()).hexdigest()
-        for name in ("judgments.jsonl.gz", "passages.jsonl.gz")
-    }
-
-
 @dataclass(frozen=True)
 class Texts:
     """FeedbackQA as text.
@@ -191,12 +178,22 @@ def read_judged(folder: Path, settings: Model, *, seed: int) -> Judged:
     :param seed: of the order within a query.
     :return: judged pairs with features.
     """
-    texts = read_texts(folder, seed=seed)
     source = load_encoder(settings.base)
     model = SplitReranker.from_source(source, GAINS, query_cap=settings.query_cap, item_cap=settings.item_cap).eval()
-    renderer = ItemRenderer(ItemTemplate(("=text",)), model.tokenizer(), settings.item_cap)
+    return encode(read_texts(folder, seed=seed), ID_DOMAINS, model)
+
+
+def encode(texts: Texts, inside: Sequence[str], model: SplitReranker) -> Judged:
+    """Encode every text once; token rarity comes from the items of the training domains alone.
+
+    :param texts: queries and items.
+    :param inside: the training domains.
+    :param model: untrained; its token rarity is set.
+    :return: judged pairs with features.
+    """
+    renderer = ItemRenderer(ItemTemplate(("=text",)), model.tokenizer(), model.item_cap)
     cut = {item_id: renderer({"text": text}) for item_id, text in texts.passages.items()}
-    model.fit_rarity(cut[i] for i, domain in texts.passage_domain.items() if domain in ID_DOMAINS)
+    model.fit_rarity(cut[i] for i, domain in texts.passage_domain.items() if domain in inside)
     pairs = lay_out(texts.queries, texts.judged, cut)
     similarity = model.feature_table(pairs.queries, pairs.items, pairs.index).similarity
     return Judged(pairs, similarity, bm25_scores(texts), np.array(texts.domain))

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.quality import report
-from benchmarks.quality.data import DEV_SHARE, ID_DOMAINS, OOD_DOMAIN, Judged, data_folder, digests, half_split
+from benchmarks.quality import report, sets
+from benchmarks.quality.data import DEV_SHARE, ID_DOMAINS, OOD_DOMAIN, Judged, data_folder, half_split
 from benchmarks.quality.data import read_judged as read
 from benchmarks.quality.measures import CUTOFF, DRAWS, PER_QUERY, Figures, claims_json, figures, over_splits, paired
 from benchmarks.quality.methods import LIMITS, METHODS, OURS, PRIOR, Method, apply, fit
@@ -140,7 +140,7 @@ def run(folder: Path, *, splits: int, seed: int) -> dict[str, Any]:
             "splits": splits, "seed": seed, "dev_share": DEV_SHARE, "cutoff": CUTOFF, "draws": DRAWS,
             "calibration_prior": PRIOR, "head_steps": LIMITS.head_steps, "patience": LIMITS.patience,
             "base": SETTINGS.base, "query_cap": SETTINGS.query_cap, "item_cap": SETTINGS.item_cap,
-            "methods": {m.name: dataclasses.asdict(m) for m in METHODS}, "data": digests(folder),
+            "methods": {m.name: dataclasses.asdict(m) for m in METHODS}, "data": sets.digests(folder, ("feedbackqa",)),
         },
         "counts": counts(judged),
         **summary,

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.quality import data
-from benchmarks.quality.data import GAINS, Judged, Rows, Texts, bm25_scores, lay_out
+from benchmarks.quality.data import GAINS, Judged, Rows, Texts
 from darl_opensearch.errors import InputError
 from darl_opensearch.jsonl import read_jsonl
-from darl_opensearch.text import ItemRenderer, ItemTemplate
+from darl_opensearch.text import ItemTemplate
 from trainer.config import Model
 from trainer.models.sources import load_encoder
 from trainer.models.split import SplitReranker
@@ -116,22 +116,6 @@ def join(parts: Sequence[Texts]) -> Texts:
         [row for part in parts for row in part.judged], {k: v for part in parts for k, v in part.passages.items()},
         {k: v for part in parts for k, v in part.passage_domain.items()},
     )  # fmt: skip
-
-
-def encode(texts: Texts, setting: Setting, model: SplitReranker) -> Judged:
-    """Encode every text of a setting once; token rarity comes from the items of the training domains alone.
-
-    :param texts: the setting's.
-    :param setting: the setting.
-    :param model: untrained; its token rarity is set.
-    :return: judged pairs with features.
-    """
-    renderer = ItemRenderer(ItemTemplate(("=text",)), model.tokenizer(), model.item_cap)
-    cut = {item_id: renderer({"text": text}) for item_id, text in texts.passages.items()}
-    model.fit_rarity(cut[i] for i, domain in texts.passage_domain.items() if domain in setting.inside)
-    pairs = lay_out(texts.queries, texts.judged, cut)
-    similarity = model.feature_table(pairs.queries, pairs.items, pairs.index).similarity
-    return Judged(pairs, similarity, bm25_scores(texts), np.array(texts.domain))
 
 
 class Bf16Split(SplitReranker):

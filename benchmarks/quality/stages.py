@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.quality import compare, report, sets
-from benchmarks.quality.data import GAINS, Judged, Rows, data_folder
+from benchmarks.quality.data import GAINS, Judged, Rows, data_folder, encode
 from benchmarks.quality.feedbackqa import circumstances
 from benchmarks.quality.measures import over_splits
 from benchmarks.quality.methods import Method, fitted
@@ -241,8 +241,7 @@ def head_level(folder: Path, *, draws: int) -> dict[str, Any]:
     """
     texts = [sets.read_texts(folder, name, seed=0) for name in ("esci", "feedbackqa")]
     shops = tuple(sorted(set(texts[0].domain)))
-    setting = sets.Setting("ESCI to FeedbackQA", ("esci", "feedbackqa"), shops, {}, 10)
-    judged = sets.encode(sets.join(texts), setting, sets.untrained(compare.BASE))
+    judged = encode(sets.join(texts), shops, sets.untrained(compare.BASE))
     inside = judged.queries(*shops)
     outside = np.setdiff1d(np.arange(len(judged.domain)), inside)
     method, n = Method("default", Loss()), len(judged.domain)

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.quality import report
+from benchmarks.quality import report, sets
 from benchmarks.quality.data import (
     DEV_SHARE,
     ID_DOMAINS,
@@ -30,7 +30,6 @@ from benchmarks.quality.data import (
     Judged,
     Rows,
     data_folder,
-    digests,
     half_split,
     read_judged,
 )
@@ -188,7 +187,7 @@ def run(folder: Path, *, splits: int, seed: int) -> dict[str, Any]:
         "config": {
             "splits": splits, "seed": seed, "folds": FOLDS, "dev_share": DEV_SHARE, "calibration_prior": PRIOR,
             "base": SETTINGS.base, "query_cap": SETTINGS.query_cap, "item_cap": SETTINGS.item_cap,
-            "data": digests(folder),
+            "data": sets.digests(folder, ("feedbackqa",)),
         },
         "default": DEFAULT,
         "tables": {

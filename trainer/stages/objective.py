@@ -92,7 +92,8 @@ class Objective:
         :param query_index: ``[n]`` int64.
         :return: ``[]`` float.
         """
-        return self.part(head, features, grades, query_index, self.totals(grades, query_index))
+        here = self.totals(grades, query_index)
+        return self._sum(head, features, grades, query_index, here, here, 1.0)
 
     def part(
         self, head: Head, features: Tensor, grades: Tensor, query_index: Tensor, whole: Totals, *, share: float = 1.0
@@ -107,7 +108,18 @@ class Objective:
         :param share: of the penalty, which belongs to no pair.
         :return: ``[]`` float.
         """
-        here = self.totals(grades, query_index)
+        return self._sum(head, features, grades, query_index, self.totals(grades, query_index), whole, share)
+
+    def _sum(
+        self,
+        head: Head,
+        features: Tensor,
+        grades: Tensor,
+        query_index: Tensor,
+        here: Totals,
+        whole: Totals,
+        share: float,
+    ) -> Tensor:
         raw = head(features)
         loss = self.config.l2 * share * head.penalty()
         for term in self.terms:

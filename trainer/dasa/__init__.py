@@ -1,3 +1,8 @@
 """DASA: which of the traffic that the training set does not cover is worth judging next."""
 
 from __future__ import annotations
+
+from trainer.dasa.registry import Candidates, Selector
+from trainer.dasa.selectors import SELECTORS
+
+__all__ = ["SELECTORS", "Candidates", "Selector"]

@@ -6,7 +6,8 @@ pairs, because that is what a judge is paid for.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -28,6 +29,8 @@ class Candidates:
     :param flagged: ``[n]`` bool, whether the detector calls it out of distribution.
     :param uncertainty: ``[n]`` float64, mean entropy of its items' ``grade_probs`` in nats.
     :param slices: ``n`` names of parts of traffic, ``""`` where there is none.
+    :param caps: most pairs of a slice that may be judged, for the slices that are held back; a candidate that its
+        slice has no room for is passed over.
     """
 
     features: Floats
@@ -37,6 +40,7 @@ class Candidates:
     flagged: NDArray[np.bool_]
     uncertainty: NDArray[np.float64]
     slices: tuple[str, ...]
+    caps: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.cost)

@@ -1,0 +1,101 @@
+"""DASA's own: cover the strange traffic, given what was trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.dasa.coverage import (
+    Coverage,
+    DenseCoverage,
+    SparseCoverage,
+    bandwidth_of,
+    covered_by,
+    greedy,
+    kernel,
+)
+from trainer.dasa.neighbours import nearest
+from trainer.dasa.registry import SELECTORS, Candidates, Floats
+from trainer.dasa.selectors.over import OVER, rows_over
+from trainer.registry import Param
+
+
+@SELECTORS.register(
+    "herding",
+    cite="MaxHerding, Bae et al. 2024, arXiv:2407.12212; given the training set, over what is flagged, by traffic "
+    "and by the pair: ours",
+    params={
+        "over": OVER,
+        "traffic": Param(
+            kind=float, default=0.5, min=0.0, max=2.0,
+            help="power of a query's requests that covering it is worth; 0: each query counts once",
+        ),
+        "bandwidth": Param(
+            kind=float, default=0.0, min=0.0, max=10.0,
+            help="distance at which one query half stands for another; 0: the median distance to the k-th neighbour",
+        ),
+        "k": Param(kind=int, default=10, min=1, max=1000, help="the neighbour that the bandwidth is read from"),
+        "exact": Param(
+            kind=int, default=20_000, min=1,
+            help="candidates up to which all are compared with all; beyond, each with its nearest",
+        ),
+        "neighbours": Param(kind=int, default=32, min=2, max=1024, help="nearest candidates compared beyond `exact`"),
+    },
+)  # fmt: skip
+@dataclass(frozen=True, kw_only=True)
+class Herding:
+    """Next the query that covers most requests not covered yet, for each pair to be judged.
+
+    Coverage of a candidate is its radial basis kernel with the nearest query that is known or chosen; a query's gain
+    is what it adds over all candidates, weighted by their traffic, over its cost. So a strange query with many like
+    it comes before a stray one, and nothing near the training set is asked again.
+
+    :param over: ``flagged`` or ``all``: both who is chosen and who is to be covered.
+    :param traffic: power of the requests a query stands for.
+    :param bandwidth: of the kernel; 0: read from the data.
+    :param k: which neighbour's distance the bandwidth is the median of.
+    :param exact: most candidates compared with each other.
+    :param neighbours: nearest ones compared beyond that.
+    """
+
+    over: str = "flagged"
+    traffic: float = 0.5
+    bandwidth: float = 0.0
+    k: int = 10
+    exact: int = 20_000
+    neighbours: int = 32
+
+    def __call__(self, candidates: Candidates, known: Floats, budget: int, rng: np.random.Generator) -> list[int]:
+        """Choose; nothing here is random.
+
+        :param candidates: what there is to choose from.
+        :param known: ``[m, h]`` float32 of unit length; may be empty.
+        :param budget: most pairs; the next one that does not fit ends the choice.
+        :param rng: not used.
+        :return: rows, in the order of choice; fewer than the budget would pay for when all is covered.
+        """
+        rows = rows_over(candidates, self.over)
+        if not len(rows):
+            return []
+        features = candidates.features if len(rows) == len(candidates) else candidates.features[rows]
+        weights = candidates.traffic[rows] ** self.traffic
+        make = self._dense if len(rows) <= self.exact else self._sparse
+        return greedy(make(features, weights, known), rows, candidates, budget)
+
+    def _dense(self, features: Floats, weights: NDArray[np.float64], known: Floats) -> Coverage:
+        bandwidth = self.bandwidth
+        if not bandwidth:
+            k = min(self.k, len(features) - 1)
+            # The nearest of all is the row itself, or its twin, which is as near.
+            bandwidth = bandwidth_of(nearest(features, features, k + 1)[0][:, k] if k else np.empty(0, np.float32))
+        return DenseCoverage(features, weights, covered_by(known, features, bandwidth), bandwidth)
+
+    def _sparse(self, features: Floats, weights: NDArray[np.float64], known: Floats) -> Coverage:
+        k = min(max(self.k, self.neighbours) + 1, len(features))
+        cosines, rows = nearest(features, features, k)
+        bandwidth = self.bandwidth or bandwidth_of(cosines[:, min(self.k, k - 1)])
+        kept = min(self.neighbours + 1, k)
+        similarities = kernel(cosines[:, :kept], bandwidth)
+        return SparseCoverage(rows[:, :kept], similarities, weights, covered_by(known, features, bandwidth))

@@ -1,0 +1,51 @@
+"""The farthest from what is known first, however alike they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from trainer.dasa.neighbours import nearest
+from trainer.dasa.purse import take_in_order
+from trainer.dasa.registry import SELECTORS, Candidates, Floats
+from trainer.dasa.selectors.over import OVER, descending, rows_over
+from trainer.registry import Param
+
+
+@SELECTORS.register(
+    "novelty",
+    cite="the distance of Sun et al. 2022, arXiv:2204.06507, as an order of choice",
+    params={
+        "over": OVER,
+        "k": Param(kind=int, default=1, min=1, max=1000, help="which nearest known query's distance is taken"),
+    },
+)
+@dataclass(frozen=True, kw_only=True)
+class Novelty:
+    """Next the query that is farthest from its k-th nearest known one: no coverage, so noise comes first.
+
+    :param over: ``flagged`` or ``all``.
+    :param k: which known neighbour; the farthest where fewer are known.
+    """
+
+    over: str = "flagged"
+    k: int = 1
+
+    def __call__(self, candidates: Candidates, known: Floats, budget: int, rng: np.random.Generator) -> list[int]:
+        """Choose.
+
+        :param candidates: what there is to choose from.
+        :param known: ``[m, h]`` float32 of unit length; when empty, all are equally far.
+        :param budget: most pairs.
+        :param rng: decides between equals.
+        :return: rows; of the same seed, a smaller budget gives a prefix.
+        """
+        rows = rows_over(candidates, self.over)
+        k = min(self.k, len(known))
+        if k and len(rows):
+            features = candidates.features if len(rows) == len(candidates) else candidates.features[rows]
+            distance = -nearest(known, features, k)[0][:, k - 1].astype(np.float64)
+        else:
+            distance = np.zeros(len(rows))
+        return take_in_order(rows[descending(distance, rng)], candidates, budget)

@@ -1,0 +1,38 @@
+"""What the model is least sure of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from trainer.dasa.purse import take_in_order
+from trainer.dasa.registry import SELECTORS, Candidates, Floats
+from trainer.dasa.selectors.over import OVER, descending, rows_over
+
+
+@SELECTORS.register(
+    "uncertainty",
+    cite="entropy sampling, Settles 2009, Active Learning Literature Survey, section 3.1",
+    params={"over": OVER},
+)
+@dataclass(frozen=True, kw_only=True)
+class Uncertainty:
+    """Next the query whose items' grade_probs have the highest mean entropy.
+
+    :param over: ``flagged`` or ``all``.
+    """
+
+    over: str = "flagged"
+
+    def __call__(self, candidates: Candidates, known: Floats, budget: int, rng: np.random.Generator) -> list[int]:
+        """Choose.
+
+        :param candidates: what there is to choose from.
+        :param known: not used.
+        :param budget: most pairs.
+        :param rng: decides between equals.
+        :return: rows; of the same seed, a smaller budget gives a prefix.
+        """
+        rows = rows_over(candidates, self.over)
+        return take_in_order(rows[descending(candidates.uncertainty[rows], rng)], candidates, budget)

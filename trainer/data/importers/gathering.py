@@ -162,6 +162,13 @@ class Gathering:
         """
         return int(self._db.execute("SELECT ifnull(max(grade), 0) FROM judgment").fetchone()[0])
 
+    def judged(self) -> Iterator[tuple[str, str, int]]:
+        """Give the judgments.
+
+        :yields: query text, item id and grade.
+        """
+        yield from self._db.execute("SELECT q.text, j.item, j.grade FROM judgment j JOIN query q ON q.n = j.query")
+
     def sample(self, count: int) -> Iterator[dict[str, Any]]:
         """Give the first items.
 

@@ -78,6 +78,20 @@ class SearchRelevance:
         :param store: where items and judgments go.
         :return: scale and template.
         """
+        taken = self.rate(given, store)
+        read_items(ITEMS, given, store)
+        scale = Grading.of(self.labels, self.gains, self.cuts).scale(store.highest_grade())
+        return Target(scale, text_template(store, self.template), self.items == "judged", {"judgment_lists": taken})
+
+    def rate(self, given: Given, store: Gathering) -> int:
+        """Read the ratings alone.
+
+        :param given: the file of judgment lists.
+        :param store: where judgments go.
+        :return: how many lists were taken.
+        :raises UsageError: when the list that is asked for is not there.
+        :raises InputError: when there is none at all, or a rating is no grade.
+        """
         grading = Grading.of(self.labels, self.gains, self.cuts)
         names: set[str] = set()
         taken = 0
@@ -100,9 +114,7 @@ class SearchRelevance:
                 where=str(given.paths[LISTS.name]),
                 todo="export one that is COMPLETED",
             )
-        read_items(ITEMS, given, store)
-        scale = grading.scale(store.highest_grade())
-        return Target(scale, text_template(store, self.template), self.items == "judged", {"judgment_lists": taken})
+        return taken
 
 
 def _documents(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -115,6 +115,21 @@ class Ubi:
         :return: scale and template.
         :raises InputError: when nothing was shown, or nothing clicked.
         """
+        counts = self.count(given, store)
+        read_items(ITEMS, given, store)
+        notes = ("Grades from clicks are weak: see docs/data.md before you train on nothing else.",)
+        template = text_template(store, self.template)
+        scale = Grading.of(self.labels, self.gains, self.cuts).scale(0)
+        return Target(scale, template, self.items == "judged", counts, notes)
+
+    def count(self, given: Given, store: Gathering) -> dict[str, int]:
+        """Grade the pairs by what was shown and clicked, without reading items.
+
+        :param given: searches and events.
+        :param store: where judgments go.
+        :return: what was passed over, and why.
+        :raises InputError: when nothing was shown, or nothing clicked.
+        """
         grading = Grading.of(self.labels, self.gains, self.cuts)
         for statement in _TABLES:
             store.sql(statement)
@@ -134,11 +149,7 @@ class Ubi:
                 "nothing that was shown was clicked", where=where, todo="see --set click_actions, and whether query_id "
                 "and object_id of events and searches are the same",
             )  # fmt: skip
-        counts |= self._grade(grading, store, where)
-        read_items(ITEMS, given, store)
-        notes = ("Grades from clicks are weak: see docs/data.md before you train on nothing else.",)
-        template = text_template(store, self.template)
-        return Target(grading.scale(0), template, self.items == "judged", counts, notes)
+        return counts | self._grade(grading, store, where)
 
     def _read_queries(self, given: Given, store: Gathering) -> dict[str, int]:
         """Read the searches, and the items that they returned."""

@@ -1,0 +1,73 @@
+"""Judge ``file``: a table goes out to people, and comes back filled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from trainer.data.writing import new_file
+from trainer.judging.base import JUDGES, Job, Report, Task, Verdict
+from trainer.judging.grades import choices
+from trainer.judging.sheet import SKIP, read_sheet, write_csv, write_jsonl
+from trainer.registry import Param
+
+
+@JUDGES.register(
+    "file",
+    cite="ours",
+    params={
+        "path": Param(kind=str, default="", help="where the table lies; empty: tasks.csv in the folder of the work"),
+        "format": Param(kind=str, default="csv", choices=("csv", "jsonl"), help="of the table that is written"),
+    },
+)
+@dataclass(frozen=True, kw_only=True)
+class FileJudge:
+    """People who fill a table: CSV for a spreadsheet, or JSONL.
+
+    :param path: where the table lies.
+    :param format: of the table that is written.
+    """
+
+    people: ClassVar[bool] = True
+    free: ClassVar[bool] = False
+    path: str
+    format: str
+
+    def judge(self, tasks: Sequence[Task], job: Job, report: Report) -> Verdict:
+        """Write the table, or read what it holds.
+
+        :param tasks: its rows.
+        :param job: grades, guideline and place.
+        :param report: told how much is filled.
+        :return: the answers; pending while some are missing.
+        :raises InputError: naming file, line and field of what cannot be read.
+        """
+        path = job.base / self.path if self.path else job.file("tasks", f".{self.format}")
+        if not path.exists():
+            (write_csv if path.suffix == ".csv" else write_jsonl)(path, tasks, job.scale)
+        _write_instructions(path.with_name(f"{path.stem}-instructions.md"), path, job)
+        answers = read_sheet(path, tasks, job.scale)
+        report("answered", len(answers), len(tasks))
+        missing = len(tasks) - len(answers)
+        notes = (f"{path} waits for {missing:,} grades: fill them in, then give the same command again",)
+        return Verdict({"": answers}, missing > 0, {"file": str(path)}, notes if missing else ())
+
+
+def _write_instructions(path: Path, table: Path, job: Job) -> None:
+    if path.exists():
+        return
+    lines = [
+        f"# How to fill {table.name}",
+        "",
+        f"1. Read the query and the item. Write one of **{choices(job.scale)}** into `grade`: the number or the name.",
+        f"2. Where a pair cannot be judged, write `{SKIP[0]}`. An empty cell is one that is still to be done.",
+        "3. `note` is yours. Leave the column `task` as it is; the order of the rows does not matter.",
+        "4. Save it under the same name (a spreadsheet: as CSV UTF-8), as often as you like. Nothing is lost when "
+        "some of it is still empty.",
+        "",
+        *(["# Guideline", "", job.guideline.strip(), ""] if job.guideline.strip() else []),
+    ]
+    with new_file(path) as work:
+        work.write_text("\n".join(lines), encoding="utf-8")

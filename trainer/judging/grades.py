@@ -1,0 +1,63 @@
+"""A grade as a person or a model writes it: its number or its name."""
+
+from __future__ import annotations
+
+from darl_opensearch.scores import GradeScale
+
+
+def choices(scale: GradeScale) -> str:
+    """Say what may be written.
+
+    :param scale: the grades.
+    :return: ``0 irrelevant / 1 related / 2 fits``.
+    """
+    if _numbered(scale):
+        return " / ".join(scale.names)
+    return " / ".join(f"{grade} {name}" for grade, name in enumerate(scale.names))
+
+
+def parse_grade(value: object, scale: GradeScale) -> int | None:
+    """Read a grade.
+
+    Where names are numbers themselves, such as stars from 1 to 5, a number is a name: it would be two grades else.
+
+    :param value: ``2``, ``"2"``, ``"2.0"`` (what a spreadsheet makes of it), ``"fits"`` or ``"2 fits"``; case and
+        runs of blanks do not count.
+    :param scale: the grades.
+    :return: the grade, or None where it is none of them.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    text = _fold(str(value))
+    names = [_fold(name) for name in scale.names]
+    if names.count(text) == 1:
+        return names.index(text)
+    if _numbered(scale):
+        by_number = {float(name): grade for grade, name in enumerate(names)}
+        number = _number(text)
+        return None if number is None else by_number.get(number)
+    if (grade := _grade(text, scale.k)) is not None:
+        return grade
+    first, _, rest = text.partition(" ")
+    grade = _grade(first, scale.k)
+    return grade if grade is not None and names[grade] == rest else None
+
+
+def _numbered(scale: GradeScale) -> bool:
+    return all(_number(_fold(name)) is not None for name in scale.names)
+
+
+def _grade(text: str, k: int) -> int | None:
+    number = _number(text)
+    return int(number) if number is not None and number in range(k) else None
+
+
+def _fold(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text) if len(text) < 20 else None
+    except ValueError:
+        return None

@@ -1,0 +1,217 @@
+"""Judges whose answers are there already: files of judgments, judgment lists, clicks."""
+
+from __future__ import annotations
+
+import sqlite3
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from darl_opensearch.errors import DarlError, InputError, UsageError
+from darl_opensearch.jsonl import read_jsonl
+from darl_opensearch.scores import GradeScale
+from trainer.data.importers import IMPORTERS, Given
+from trainer.data.importers.gathering import Gathering
+from trainer.data.judgments import name_of
+from trainer.data.quoting import short
+from trainer.judging.base import JUDGES, Answer, Job, Report, Task, Verdict
+from trainer.judging.tasks import task_id
+from trainer.registry import Param
+
+_CUTS = "cut points between the grades, for ratings that are no grades: 0.5,1.5"
+
+
+@JUDGES.register(
+    "judgments",
+    cite="ours",
+    params={"path": Param(kind=str, default="", help="JSONL with query, item_id and grade")},
+)
+@dataclass(frozen=True, kw_only=True)
+class KnownJudge:
+    """Judgments that are there already, in the trainer's own form.
+
+    :param path: their file.
+    """
+
+    people: ClassVar[bool] = False
+    free: ClassVar[bool] = True
+    path: str
+
+    def judge(self, tasks: Sequence[Task], job: Job, report: Report) -> Verdict:
+        """Look the pairs up.
+
+        :param tasks: the pairs.
+        :param job: grades and place.
+        :param report: told how many were found.
+        :return: what is known of them.
+        :raises InputError: for a broken line, or a pair with two grades.
+        """
+        path = _file(job, self.path, "judgments", "path")
+        wanted = {task.task for task in tasks}
+        answers: dict[str, Answer] = {}
+        for where, row in read_jsonl(path):
+            query, grade = row.get("query"), row.get("grade")
+            if not isinstance(query, str) or not query.strip():
+                raise InputError("field 'query' is empty or not text", where=where, todo="give its words")
+            if not isinstance(grade, int) or isinstance(grade, bool) or not 0 <= grade < job.scale.k:
+                what = f"field 'grade' is {short(grade)}, not a whole number in 0..{job.scale.k - 1}"
+                raise InputError(what, where=where, todo="correct the line")
+            name = task_id(query, name_of(row, "item_id"))
+            if name not in wanted:
+                continue
+            if name in answers and answers[name].grade != grade:
+                what = f"the pair of query {short(query)} and item {short(row.get('item_id'))} has two grades"
+                raise InputError(what, where=where, todo="keep one of them")
+            answers[name] = Answer(grade, _probs(row, job.scale.k, where))
+        report("found", len(answers), len(tasks))
+        return Verdict({"": answers}, counts={"file": str(path)})
+
+
+@JUDGES.register(
+    "workbench",
+    cite="https://docs.opensearch.org/latest/search-plugins/search-relevance/judgments/",
+    params={
+        "path": Param(kind=str, default="", help="judgment lists of the Search Relevance Workbench: JSON, or JSONL"),
+        "list": Param(kind=str, default="", help="name or id of the one judgment list to take; empty: all"),
+        "cuts": Param(kind=str, default="", help=_CUTS),
+    },
+)
+@dataclass(frozen=True, kw_only=True)
+class WorkbenchJudge:
+    """Judgment lists of the Search Relevance Workbench: imported, by an LLM, or from clicks.
+
+    :param path: their file.
+    :param list: the one list to take.
+    :param cuts: cut points between the grades.
+    """
+
+    people: ClassVar[bool] = False
+    free: ClassVar[bool] = True
+    path: str
+    list: str
+    cuts: str
+
+    def judge(self, tasks: Sequence[Task], job: Job, report: Report) -> Verdict:
+        """Look the pairs up.
+
+        :param tasks: the pairs.
+        :param job: grades and place.
+        :param report: told how many were found.
+        :return: what is known of them.
+        :raises InputError: for a broken list, or a rating that is no grade.
+        """
+        path = _file(job, self.path, "workbench", "path")
+        importer = _importer("search-relevance", job.scale, list=self.list, cuts=self.cuts)
+        answers, counts = _gather(
+            lambda store: {"judgment_lists": importer.rate(Given({"judgments": path}), store)}, tasks, job.scale, path
+        )
+        report("found", len(answers), len(tasks))
+        return Verdict({"": answers}, counts={"file": str(path), **counts})
+
+
+@JUDGES.register(
+    "ubi",
+    cite="COEC: Zhang and Jones 2007 (Query Log Analysis workshop, WWW); schema: https://github.com/o19s/ubi 1.3",
+    params={
+        "queries": Param(kind=str, default="", help="export of ubi_queries"),
+        "events": Param(kind=str, default="", help="export of ubi_events"),
+        "cuts": Param(kind=str, default="0.5,1.5", help="cut points of clicks over expected clicks between the grades"),
+        **{
+            name: IMPORTERS["ubi"].params[name]
+            for name in ("min_impressions", "max_rank", "shown_by", "shown_actions", "click_actions")
+        },
+    },
+)
+@dataclass(frozen=True, kw_only=True)
+class UbiJudge:
+    """Clicks of User Behavior Insights, as weak grades by clicks over expected clicks (COEC).
+
+    :param queries: export of ubi_queries.
+    :param events: export of ubi_events.
+    :param cuts: cut points of COEC between the grades.
+    :param min_impressions: times an item must have been shown for a query.
+    :param max_rank: ranks that count as seen.
+    :param shown_by: what says that an item was shown.
+    :param shown_actions: actions by which an item was seen.
+    :param click_actions: actions that count as a click.
+    """
+
+    people: ClassVar[bool] = False
+    free: ClassVar[bool] = True
+    queries: str
+    events: str
+    cuts: str
+    min_impressions: int
+    max_rank: int
+    shown_by: str
+    shown_actions: str
+    click_actions: str
+
+    def judge(self, tasks: Sequence[Task], job: Job, report: Report) -> Verdict:
+        """Count clicks and look the pairs up.
+
+        :param tasks: the pairs.
+        :param job: grades and place.
+        :param report: told how many were found.
+        :return: what clicks say of them.
+        :raises InputError: for a broken export, or one without clicks.
+        """
+        paths = {name: _file(job, getattr(self, name), "ubi", name) for name in ("queries", "events")}
+        importer = _importer(
+            "ubi", job.scale, cuts=self.cuts, min_impressions=self.min_impressions, max_rank=self.max_rank,
+            shown_by=self.shown_by, shown_actions=self.shown_actions, click_actions=self.click_actions,
+        )  # fmt: skip
+        answers, counts = _gather(lambda store: importer.count(Given(paths), store), tasks, job.scale, paths["events"])
+        report("found", len(answers), len(tasks))
+        notes = ("Grades from clicks are weak: docs/data.md says why.",)
+        return Verdict({"": answers}, counts={"weak": True, **counts}, notes=notes)
+
+
+def _importer(name: str, scale: GradeScale, **params: Any) -> Any:
+    labels = "" if any("," in label for label in scale.names) else ",".join(scale.names)
+    make, values = IMPORTERS.resolve(name, {"labels": labels, **params})
+    return make(**values)
+
+
+def _gather(
+    read: Callable[[Gathering], Mapping[str, int]], tasks: Sequence[Task], scale: GradeScale, path: Path
+) -> tuple[dict[str, Answer], Mapping[str, int]]:
+    """Let an importer read into SQLite in a temporary file: an export may be larger than the memory."""
+    wanted = {task.task for task in tasks}
+    answers: dict[str, Answer] = {}
+    with tempfile.TemporaryDirectory(prefix="darl-judge-") as scratch:
+        try:
+            with Gathering(Path(scratch) / "judge.sqlite") as store:
+                counts = read(store)
+                for query, item_id, grade in store.judged():
+                    if (name := task_id(query, item_id)) in wanted:
+                        if grade >= scale.k:
+                            what = f"query {short(query)} and item {short(item_id)} have grade {grade} of {scale.k}"
+                            raise InputError(what, where=str(path), todo="set the judge's cuts")
+                        if answers.setdefault(name, Answer(grade)).grade != grade:
+                            what = f"query {short(query)} and item {short(item_id)} have two grades"
+                            raise InputError(what, where=str(path), todo="take one list, by the judge's list")
+        except sqlite3.Error as err:
+            todo = "make room on the disk that TMPDIR names"
+            raise DarlError(f"the temporary database fails ({err})", where=scratch, todo=todo) from err
+    return answers, counts
+
+
+def _file(job: Job, given: str, judge: str, name: str) -> Path:
+    if not given:
+        raise UsageError(f"judge {judge!r} was given no file", todo=f"set {judge}.{name}")
+    return job.base / given
+
+
+def _probs(row: Mapping[str, Any], k: int, where: str) -> tuple[float, ...] | None:
+    value = row.get("grade_probs")
+    if value is None:
+        return None
+    good = isinstance(value, list) and len(value) == k and all(
+        isinstance(p, int | float) and not isinstance(p, bool) and p >= 0 for p in value
+    )  # fmt: skip
+    if not good or abs(sum(value) - 1.0) > 1e-3:
+        raise InputError(f"field 'grade_probs' is {short(value)}", where=where, todo=f"give {k} that sum to 1")
+    return tuple(float(p) for p in value)

@@ -1,0 +1,114 @@
+"""Whether a judge's labels may be used: its agreement with gold, against what is asked of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from trainer.judging.agreement import Agreement, agreement
+from trainer.judging.base import Answer
+from trainer.judging.config import JudgeConfig
+
+MIN_QUERIES = 5  # an interval from fewer resampled queries is narrower than it should be
+USED, UNSCORED, REFUSED, WAITING = "used", "unscored", "refused", "waiting"
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A judge, what it answered and what that is worth.
+
+    :param name: as configured, with ``/`` and the rater where there are several.
+    :param answers: by task, gold among them.
+    :param gold: agreement with gold; None where it graded none of it.
+    :param verdict: ``used``, ``unscored`` (used without a score), ``refused`` or ``waiting`` (for people).
+    :param why: one clause.
+    :param counts: what it cost and what went wrong.
+    """
+
+    name: str
+    answers: Mapping[str, Answer]
+    gold: Agreement | None
+    verdict: str
+    why: str
+    counts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def usable(self) -> bool:
+        """Whether its labels are used."""
+        return self.verdict in (USED, UNSCORED)
+
+    def to_json(self, tasks: frozenset[str]) -> dict[str, Any]:
+        """Render for the report.
+
+        :param tasks: what was to be judged, gold left out.
+        :return: JSON-ready values.
+        """
+        mine = [answer for task, answer in self.answers.items() if task in tasks]
+        graded = sum(answer.grade is not None for answer in mine)
+        return {
+            "judge": self.name,
+            "verdict": self.verdict,
+            "why": self.why,
+            "graded": graded,
+            "passed_over": len(mine) - graded,
+            "unanswered": len(tasks) - len(mine),
+            "gold": self.gold.to_json() if self.gold else None,
+            **({"counts": dict(self.counts)} if self.counts else {}),
+        }
+
+
+def graded(answers: Mapping[str, Answer]) -> dict[str, int]:
+    """Leave out what was passed over.
+
+    :param answers: by task.
+    :return: grades by task.
+    """
+    return {task: answer.grade for task, answer in answers.items() if answer.grade is not None}
+
+
+def score(
+    name: str,
+    answers: Mapping[str, Answer],
+    gold: Mapping[str, int],
+    queries: Mapping[str, str],
+    config: JudgeConfig,
+    *,
+    k: int,
+    trusted: bool,
+    waiting: bool,
+    counts: Mapping[str, Any],
+) -> Scored:
+    """Hold a judge against gold.
+
+    :param name: the judge's.
+    :param answers: its answers by task.
+    :param gold: known grades by task, as far as it was asked.
+    :param queries: the query of each task.
+    :param config: what is asked of it.
+    :param k: number of grades.
+    :param trusted: whether it may be used without a score.
+    :param waiting: whether more answers may come, and are waited for.
+    :param counts: its costs.
+    :return: the verdict. What was scored badly is refused, trusted or not.
+    """
+    mine = {task: grade for task, grade in graded(answers).items() if task in gold}
+    found = agreement(gold, mine, queries, k, draws=config.draws, seed=config.seed) if mine else None
+    few = found is None or found.pairs < config.min_gold or found.queries < MIN_QUERIES
+    if waiting:
+        verdict, why = WAITING, "people have not answered everything yet"
+    elif found is None or few or math.isnan(found.quadratic.low):
+        pairs, of = (found.pairs, found.queries) if found else (0, 0)
+        known = f"it graded {pairs} gold pairs of {of} queries"
+        if not few:
+            known = "its kappa on gold is not defined: one grade alone"
+        needed = f"a score needs {config.min_gold} pairs of {MIN_QUERIES} queries"
+        verdict, why = (UNSCORED if trusted else REFUSED), f"{known}; {needed}" if few else known
+    else:
+        kappa = found.quadratic
+        said = f"kappa with gold is {kappa.mean:.2f} [{kappa.low:.2f}, {kappa.high:.2f}]"
+        above = kappa.low >= config.min_kappa
+        verdict = USED if above else REFUSED
+        why = f"{said}, its lower bound {'at or above' if above else 'below'} {config.min_kappa:g}"
+    return Scored(name, answers, found, verdict, why, counts)

@@ -1,0 +1,150 @@
+"""The table that people fill: CSV that a spreadsheet neither executes nor spoils, or JSONL."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from darl_opensearch.errors import InputError
+from darl_opensearch.jsonl import read_jsonl
+from darl_opensearch.scores import GradeScale
+from trainer.data.quoting import short
+from trainer.data.writing import new_file
+from trainer.judging.base import Answer, Task
+from trainer.judging.grades import choices, parse_grade
+
+COLUMNS = ("grade", "query", "item", "choices", "note", "task")
+SKIP = ("skip", "-")  # what says that a pair cannot be judged
+_PREFIX = "t-"  # sixteen digits alone would become 1.23E+15 in a spreadsheet
+_MOST = 32_000  # characters of a cell; a spreadsheet takes 32,767 and drops the rest without a word
+# What a spreadsheet reads as a formula, the full-width signs included (OWASP, "CSV Injection").
+_FORMULA = re.compile(r"^[\s'\"]*[=+\-@＝＋－＠]")
+
+
+def write_csv(path: Path, tasks: Sequence[Task], scale: GradeScale) -> None:
+    """Write a table with an empty column for the grade.
+
+    :param path: the file to make.
+    :param tasks: its rows.
+    :param scale: the grades.
+    """
+    text = io.StringIO(newline="")
+    table = csv.writer(text, quoting=csv.QUOTE_ALL)
+    table.writerow(COLUMNS)
+    for task in tasks:
+        table.writerow(["", safe_cell(task.query), safe_cell(task.text), choices(scale), "", _PREFIX + task.task])
+    with new_file(path) as work:  # the mark tells a spreadsheet that it is UTF-8
+        work.write_bytes(text.getvalue().encode("utf-8-sig"))
+
+
+def write_jsonl(path: Path, tasks: Sequence[Task], scale: GradeScale) -> None:
+    """Write a line for each pair, its grade null.
+
+    :param path: the file to make.
+    :param tasks: its lines.
+    :param scale: the grades.
+    """
+    rows = ({"grade": None, "query": task.query, "item": task.text, "choices": choices(scale), "note": "",
+             "task": _PREFIX + task.task} for task in tasks)  # fmt: skip
+    with new_file(path) as work:
+        work.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def safe_cell(text: str) -> str:
+    """Make a text fit for a cell: nothing that a spreadsheet runs, drops or takes for a number.
+
+    :param text: any text.
+    :return: one line of it, an apostrophe before what would be a formula.
+    """
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    if len(line) > _MOST:
+        line = line[: _MOST - 1] + "…"
+    return f"'{line}" if _FORMULA.match(line) else line
+
+
+def read_sheet(path: Path, tasks: Sequence[Task], scale: GradeScale) -> dict[str, Answer]:
+    """Read what people filled in so far.
+
+    :param path: CSV (parted by comma, semicolon or tab: a spreadsheet chooses by country) or JSONL.
+    :param tasks: the pairs that were to be judged.
+    :param scale: the grades.
+    :return: answers by task; rows whose grade is empty are left out, and so are rows that are no longer there.
+    :raises InputError: naming file, line and field of an unknown grade or task, or of a pair graded twice.
+    """
+    known = {task.task for task in tasks}
+    answers: dict[str, Answer] = {}
+    lines: dict[str, str] = {}
+    for where, row in read_jsonl(path) if path.suffix != ".csv" else _rows(path):
+        task = str(row.get("task") or "").strip().removeprefix(_PREFIX)
+        if task not in known:
+            what = f"field 'task' is {short(row.get('task'))}, which is none of these tasks" if task else "empty"
+            raise InputError(
+                what if task else "field 'task' is empty", where=where, todo="leave that column as it was written"
+            )
+        if task in lines:
+            raise InputError(
+                f"field 'task': this pair stands here twice (first: {lines[task]})", where=where,
+                todo="delete one of the two rows",
+            )  # fmt: skip
+        lines[task] = where
+        if (answer := _answer(row, scale, where)) is not None:
+            answers[task] = answer
+    return answers
+
+
+def _answer(row: Mapping[str, Any], scale: GradeScale, where: str) -> Answer | None:
+    value, note = row.get("grade"), str(row.get("note") or "").strip()
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    if isinstance(value, str) and value.strip().casefold() in SKIP:
+        return Answer(None, note=note)
+    grade = parse_grade(value, scale)
+    if grade is None:
+        raise InputError(
+            f"field 'grade' is {short(value)}, which is no grade",
+            where=where,
+            todo=f"write a number or a name of {choices(scale)}, or {SKIP[0]} where it cannot be judged",
+        )
+    return Answer(grade, note=note)
+
+
+def _rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as err:
+        raise InputError(f"cannot be read ({err.strerror})", where=str(path), todo="check the path") from err
+    except UnicodeDecodeError as err:
+        raise InputError(
+            "not UTF-8", where=str(path), todo="save it as 'CSV UTF-8', or write the grades as numbers into a new copy"
+        ) from err
+    head = text.partition("\n")[0]
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count), strict=True)
+    header: list[str] = []
+    line = 1
+    try:
+        for cells in reader:
+            where, line = f"{path}, line {line}", reader.line_num + 1  # a quoted cell may span lines: name the first
+            if not any(cell.strip() for cell in cells):
+                continue  # a spreadsheet leaves empty rows behind
+            if not header:
+                header = [cell.strip().casefold() for cell in cells]
+                for name in ("grade", "task"):
+                    if header.count(name) != 1:
+                        found = "is missing" if name not in header else "is there twice"
+                        raise InputError(f"column {name!r} {found}", where=where, todo=f"keep {', '.join(COLUMNS)}")
+                continue
+            if len(cells) > len(header):
+                raise InputError(
+                    f"{len(cells)} cells, where there are {len(header)} columns", where=where,
+                    todo="quote the cells that hold the delimiter",
+                )  # fmt: skip
+            yield where, dict(zip(header, cells, strict=False))
+    except csv.Error as err:
+        raise InputError(f"not a table ({err})", where=f"{path}, line {line}", todo="save it as CSV again") from err
+    if not header:
+        raise InputError("it is empty", where=str(path), todo="remove it: it is then written anew")

@@ -68,25 +68,23 @@ class Coverage(Protocol):
 
 
 class DenseCoverage:
-    """Every row against every row; similarities are worked out when asked for and never kept.
+    """Every row against every row, ``4 * n * n`` bytes.
 
-    :param features: ``[n, h]`` float32 of unit length.
+    :param similarities: ``[n, n]`` float32, the kernel of each two rows.
     :param weights: ``[n]``, what covering each is worth.
     :param covered: ``[n]`` float32 in [0, 1], how well each is covered already.
-    :param bandwidth: of the kernel.
     """
 
-    def __init__(self, features: Floats, weights: Weights, covered: Floats, bandwidth: float) -> None:
-        self._features, self._weights, self._bandwidth = features, weights, bandwidth
-        self._covered = covered.copy()
+    def __init__(self, similarities: Floats, weights: Weights, covered: Floats) -> None:
+        self._similarities, self._weights, self._covered = similarities, weights, covered.copy()
 
     def all_gains(self) -> Weights:
         """Work out every row's gain.
 
         :return: ``[n]``.
         """
-        n = len(self._features)
-        blocks = [self.gains(np.arange(start, min(start + 512, n))) for start in range(0, n, 512)]
+        n = len(self._weights)
+        blocks = [self.gains(np.arange(start, min(start + 256, n))) for start in range(0, n, 256)]
         return np.concatenate([np.empty(0), *blocks])
 
     def gains(self, rows: NDArray[np.int64]) -> Weights:
@@ -95,7 +93,7 @@ class DenseCoverage:
         :param rows: which.
         :return: a gain for each.
         """
-        more = self._similarities(rows) - self._covered
+        more = self._similarities[rows] - self._covered
         gained: Weights = np.maximum(more, 0.0, out=more) @ self._weights
         return gained
 
@@ -104,12 +102,7 @@ class DenseCoverage:
 
         :param row: which.
         """
-        np.maximum(self._covered, self._similarities(np.array([row]))[0], out=self._covered)
-
-    def _similarities(self, rows: NDArray[np.int64]) -> Floats:
-        found = kernel(self._features[rows] @ self._features.T, self._bandwidth)
-        found[np.arange(len(rows)), rows] = 1.0  # a row covers itself, whatever rounding says
-        return found
+        np.maximum(self._covered, self._similarities[row], out=self._covered)
 
 
 class SparseCoverage:

@@ -38,8 +38,8 @@ from trainer.registry import Param
         ),
         "k": Param(kind=int, default=10, min=1, max=1000, help="the neighbour that the bandwidth is read from"),
         "exact": Param(
-            kind=int, default=20_000, min=1,
-            help="candidates up to which all are compared with all; beyond, each with its nearest",
+            kind=int, default=8192, min=1,
+            help="candidates up to which all are compared with all, 4 bytes a pair; beyond, each with its nearest",
         ),
         "neighbours": Param(kind=int, default=32, min=2, max=1024, help="nearest candidates compared beyond `exact`"),
     },
@@ -64,7 +64,7 @@ class Herding:
     traffic: float = 0.5
     bandwidth: float = 0.0
     k: int = 10
-    exact: int = 20_000
+    exact: int = 8192
     neighbours: int = 32
 
     def __call__(self, candidates: Candidates, known: Floats, budget: int, rng: np.random.Generator) -> list[int]:
@@ -85,12 +85,12 @@ class Herding:
         return greedy(make(features, weights, known), rows, candidates, budget)
 
     def _dense(self, features: Floats, weights: NDArray[np.float64], known: Floats) -> Coverage:
-        bandwidth = self.bandwidth
-        if not bandwidth:
-            k = min(self.k, len(features) - 1)
-            # The nearest of all is the row itself, or its twin, which is as near.
-            bandwidth = bandwidth_of(nearest(features, features, k + 1)[0][:, k] if k else np.empty(0, np.float32))
-        return DenseCoverage(features, weights, covered_by(known, features, bandwidth), bandwidth)
+        cosines: Floats = features @ features.T
+        np.fill_diagonal(cosines, 1.0)  # a row covers itself, whatever rounding says
+        # The nearest of all is the row itself, or its twin, which is as near.
+        k = min(self.k, len(features) - 1)
+        bandwidth = self.bandwidth or bandwidth_of(_kth_largest(cosines, k) if k else np.empty(0, np.float32))
+        return DenseCoverage(kernel(cosines, bandwidth), weights, covered_by(known, features, bandwidth))
 
     def _sparse(self, features: Floats, weights: NDArray[np.float64], known: Floats) -> Coverage:
         k = min(max(self.k, self.neighbours) + 1, len(features))
@@ -99,3 +99,9 @@ class Herding:
         kept = min(self.neighbours + 1, k)
         similarities = kernel(cosines[:, :kept], bandwidth)
         return SparseCoverage(rows[:, :kept], similarities, weights, covered_by(known, features, bandwidth))
+
+
+def _kth_largest(rows: Floats, k: int) -> Floats:
+    """Of each row, the value that ``k`` others are at least as large as."""
+    blocks = [-np.partition(-rows[start : start + 256], k, axis=1)[:, k] for start in range(0, len(rows), 256)]
+    return np.concatenate(blocks)

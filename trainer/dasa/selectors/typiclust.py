@@ -15,6 +15,8 @@ from trainer.dasa.registry import SELECTORS, Candidates, Floats
 from trainer.dasa.selectors.over import OVER, rows_over
 from trainer.registry import Param
 
+FEW_ROWS = 10_000
+
 
 @SELECTORS.register(
     "typiclust",
@@ -95,7 +97,8 @@ def _cluster(features: Floats, known: Floats, clusters: int, seed: int) -> tuple
     faiss: Any = load("faiss", "train")
     together = np.concatenate([features, known]) if len(known) else features
     # One point makes a cluster, as far as faiss's warnings go: a small pool has small clusters.
-    means = faiss.Kmeans(features.shape[1], clusters, niter=20, nredo=5, seed=seed, min_points_per_centroid=1)
+    redo = 5 if len(together) <= FEW_ROWS else 1  # of few rows, one start may end in a poor optimum
+    means = faiss.Kmeans(features.shape[1], clusters, niter=20, nredo=redo, seed=seed, min_points_per_centroid=1)
     means.train(together)
     _, nearest_mean = means.index.search(together, 1)
     cluster = nearest_mean[:, 0]

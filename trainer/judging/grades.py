@@ -11,7 +11,7 @@ def choices(scale: GradeScale) -> str:
     :param scale: the grades.
     :return: ``0 irrelevant / 1 related / 2 fits``.
     """
-    if _numbered(scale):
+    if numbered(scale):
         return " / ".join(scale.names)
     return " / ".join(f"{grade} {name}" for grade, name in enumerate(scale.names))
 
@@ -32,7 +32,7 @@ def parse_grade(value: object, scale: GradeScale) -> int | None:
     names = [_fold(name) for name in scale.names]
     if names.count(text) == 1:
         return names.index(text)
-    if _numbered(scale):
+    if numbered(scale):
         by_number = {float(name): grade for grade, name in enumerate(names)}
         number = _number(text)
         return None if number is None else by_number.get(number)
@@ -43,7 +43,12 @@ def parse_grade(value: object, scale: GradeScale) -> int | None:
     return grade if grade is not None and names[grade] == rest else None
 
 
-def _numbered(scale: GradeScale) -> bool:
+def numbered(scale: GradeScale) -> bool:
+    """Say whether the grades' names are numbers themselves.
+
+    :param scale: the grades.
+    :return: whether all of them are.
+    """
     return all(_number(_fold(name)) is not None for name in scale.names)
 
 

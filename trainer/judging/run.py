@@ -338,8 +338,10 @@ def _answers(ready: Prepared, raters: Sequence[Scored]) -> Iterable[dict[str, An
     for rater in raters:
         for name, answer in sorted(rater.answers.items()):
             task = by_name[name]
-            row: dict[str, Any] = {"task": name, "judge": rater.name, "arm": task.arm, "query": task.query, "item_id": task.item_id,
-                   "grade": answer.grade}  # fmt: skip
+            row: dict[str, Any] = {
+                "task": name, "judge": rater.name, "arm": task.arm, "query": task.query, "item_id": task.item_id,
+                "grade": answer.grade,
+            }  # fmt: skip
             row |= {"grade_probs": [round(p, 6) for p in answer.grade_probs]} if answer.grade_probs else {}
             yield row | ({"note": answer.note} if answer.note else {})
 

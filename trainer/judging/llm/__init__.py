@@ -1,0 +1,5 @@
+"""Judge ``llm``: a chat endpoint that is asked for a grade, and for how sure it is."""
+
+from trainer.judging.llm.judge import KEY_VARIABLE, LlmJudge
+
+__all__ = ["KEY_VARIABLE", "LlmJudge"]

@@ -1,0 +1,107 @@
+"""How fast an endpoint is asked, and for how much at most."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+
+
+class Pace:
+    """Spaces requests of any number of threads evenly, and stops them all while the endpoint asks for a pause.
+
+    :param per_minute: most requests a minute; 0: no limit.
+    """
+
+    def __init__(self, per_minute: float) -> None:
+        self._gap = 60.0 / per_minute if per_minute else 0.0
+        self._next = 0.0
+        self._lock = threading.Lock()
+
+    def wait(self, stop: threading.Event) -> None:
+        """Wait for one's turn.
+
+        :param stop: ends the wait when it is set.
+        """
+        while not stop.is_set():
+            with self._lock:
+                now = time.monotonic()
+                if now >= self._next:
+                    self._next = now + self._gap
+                    return
+                left = self._next - now
+            stop.wait(left)
+
+    def hold(self, seconds: float) -> None:
+        """Let nobody start for a while.
+
+        :param seconds: how long.
+        """
+        with self._lock:
+            self._next = max(self._next, time.monotonic() + seconds)
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What tokens cost.
+
+    :param prompt: a million tokens sent.
+    :param completion: a million tokens received.
+    """
+
+    prompt: float
+    completion: float
+
+    def cost(self, prompt: int, completion: int) -> float:
+        """Price tokens.
+
+        :param prompt: tokens sent.
+        :param completion: tokens received.
+        :return: in the currency of the prices.
+        """
+        return (prompt * self.prompt + completion * self.completion) / 1e6
+
+
+class Budget:
+    """Keeps what is spent under a cap, requests under way included.
+
+    :param tokens: most tokens; 0: no limit.
+    :param cost: most money; 0: no limit.
+    :param prices: of the tokens.
+    :param spent: tokens sent and received before.
+    """
+
+    def __init__(self, tokens: int, cost: float, prices: Prices, spent: tuple[int, int] = (0, 0)) -> None:
+        self._tokens, self._cost, self._prices = tokens, cost, prices
+        self._spent, self._held = list(spent), [0, 0]
+        self._lock = threading.Lock()
+
+    def take(self, prompt: int, completion: int) -> str:
+        """Set tokens aside for a request.
+
+        :param prompt: tokens that it sends, estimated.
+        :param completion: most tokens that it may receive.
+        :return: ``""``, or which cap forbids it; then nothing is set aside.
+        """
+        with self._lock:
+            sent = self._spent[0] + self._held[0] + prompt
+            received = self._spent[1] + self._held[1] + completion
+            if self._tokens and sent + received > self._tokens:
+                return "token_cap"
+            if self._cost and self._prices.cost(sent, received) > self._cost:
+                return "cost_cap"
+            self._held[0] += prompt
+            self._held[1] += completion
+            return ""
+
+    def settle(self, held: tuple[int, int], prompt: int, completion: int) -> None:
+        """Put what a request took in the place of what was set aside for it.
+
+        :param held: what was set aside.
+        :param prompt: tokens that it sent; 0 where it failed.
+        :param completion: tokens that it received.
+        """
+        with self._lock:
+            for place, (aside, used) in enumerate(zip(held, (prompt, completion), strict=True)):
+                self._held[place] -= aside
+                self._spent[place] += used

@@ -1,0 +1,112 @@
+"""Reading a grade, and how sure the model is of it, from a reply."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from darl_opensearch.scores import GradeScale
+from trainer.judging.grades import numbered, parse_grade
+
+ENOUGH_MASS = 0.5  # of the probability at the grade's place; below it, what was listed is not what was meant
+_NAMED = re.compile(r"grade\W{0,8}(\d+)", re.IGNORECASE)
+_NUMBER = re.compile(r"(?<![\w.])\d+(?:\.0+)?(?![\w.]*\d)")
+_AROUND = " \t\r\n.*`'\"()[]"
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token of a reply.
+
+    :param text: the token.
+    :param top: tokens that could have stood there, with the natural logarithm of their probabilities.
+    """
+
+    text: str
+    top: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the endpoint answered.
+
+    :param text: the reply.
+    :param tokens: its tokens; None where the endpoint gives no probabilities.
+    :param prompt_tokens: of the request.
+    :param completion_tokens: of the reply.
+    """
+
+    text: str
+    tokens: tuple[Token, ...] | None
+    prompt_tokens: int
+    completion_tokens: int
+
+
+def read_grade(text: str, scale: GradeScale) -> tuple[int, int] | None:
+    """Read the grade that a reply gives.
+
+    :param text: the reply: the grade alone, ``grade: 2`` in words or JSON, or a sentence with one number in it.
+    :param scale: the grades.
+    :return: the grade and where in the text it stands; None where the reply gives none, or more than one.
+    """
+    bare = text.strip(_AROUND)
+    if (grade := parse_grade(bare, scale)) is not None:
+        return grade, text.index(bare)
+    found = _NAMED.findall(text)
+    if found and len(set(found)) == 1 and (grade := parse_grade(found[0], scale)) is not None:
+        match = _NAMED.search(text)
+        return grade, match.start(1) if match else 0
+    numbers = list(_NUMBER.finditer(text))
+    if len({match[0] for match in numbers}) == 1 and (grade := parse_grade(numbers[0][0], scale)) is not None:
+        return grade, numbers[0].start()
+    return None
+
+
+def read_probs(reply: Reply, scale: GradeScale) -> tuple[float, ...] | None:
+    """Read the probabilities of the grades at the place where the reply names one.
+
+    :param reply: with tokens.
+    :param scale: the grades.
+    :return: ``k`` probabilities among the grades that were listed; None where there are none to read: no tokens, a
+        grade of more than one token, or most of the probability elsewhere.
+    """
+    labels = scale.names if numbered(scale) else tuple(map(str, range(scale.k)))
+    found = read_grade(reply.text, scale)
+    if reply.tokens is None or found is None or any(len(label) > 1 for label in labels):
+        return None
+    token = _at(reply.tokens, reply.text, found[1])
+    if token is None:
+        return None
+    mass = [0.0] * scale.k
+    for text, log in token.top:
+        grade = parse_grade(text.strip(_AROUND), scale)
+        if grade is not None:
+            mass[grade] += math.exp(min(log, 0.0))
+    total = sum(mass)
+    if total < ENOUGH_MASS or mass[found[0]] == 0.0:
+        return None
+    return tuple(value / total for value in mass)
+
+
+def average(grades: Sequence[int], k: int) -> tuple[float, ...]:
+    """Turn several answers to one question into probabilities.
+
+    :param grades: one or more.
+    :param k: number of grades.
+    :return: the share of each grade.
+    """
+    return tuple(grades.count(grade) / len(grades) for grade in range(k))
+
+
+def _at(tokens: Sequence[Token], text: str, place: int) -> Token | None:
+    """Find the token at a place of the text, if the tokens spell the text at all."""
+    if "".join(token.text for token in tokens)[: len(text)] != text:
+        return None
+    end = 0
+    for token in tokens:
+        end += len(token.text)
+        if place < end:
+            return token
+    return None

@@ -44,6 +44,8 @@ class ItemTemplate:
     def render(self, item: Mapping[str, Any], *, where: str | None = None) -> str:
         """Render one item, before the cut to the item cap.
 
+        An item that is known by its text alone, such as one from the OOD log, has that in ``darl_text``.
+
         :param item: the item's fields; those absent or empty are left out.
         :param where: file and line to name in an error.
         :return: one line of text.
@@ -62,6 +64,8 @@ class ItemTemplate:
             if value:
                 parts.append(value if spec.startswith("=") else f"{field}: {value}")
         if not parts:
+            parts = [" ".join(_flatten(item.get(TEXT_FIELD)))]
+        if not parts[0]:
             wanted = ", ".join(f.removeprefix("=") for f in self.fields)
             raise InputError(f"the item has none of the template's fields ({wanted})", where=where, todo="fill one")
         return self.separator.join(parts)

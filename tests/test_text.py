@@ -33,6 +33,12 @@ def test_rendering():
     assert ItemTemplate(fields=("kind",), separator="; ").render({"kind": "x"}) == "kind: x"
 
 
+def test_an_item_known_by_its_text_alone():
+    template = ItemTemplate(("=name", "cover"))
+    assert template.render({"id": "x", "darl_text": "Seaside  cover"}) == "Seaside cover"
+    assert template.render({"name": "Bike", "darl_text": "an old rendering"}) == "Bike"
+
+
 def test_rendering_what_has_no_text():
     with pytest.raises(InputError) as caught:
         TEMPLATE.render({"name": " ", "kind": [], "cover": None}, where="items.jsonl, line 3")

@@ -46,7 +46,7 @@ class Model:
     backbone: str = _opt("split", "registered backbone")
     base: str = _opt(
         "packaged:all-MiniLM-L6-v2",
-        "checkpoint to start from, of the kind that the backbone reads: a folder or a hub name",
+        "where training starts: a checkpoint that the backbone reads (a folder or a hub name), or bundle:FOLDER",
     )
     query_cap: int = _opt(64, "most tokens of a query")
     item_cap: int = _opt(192, "most tokens of an item; its text is cut when it is rendered")
@@ -356,6 +356,18 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     :raises InputError: when it is not TOML or lacks a table.
     :raises UsageError: for an unknown key or a value out of range.
     """
+    return parse_config(read_toml(path, overrides), where=str(path))
+
+
+def read_toml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Read a file of tables.
+
+    :param path: the file.
+    :param overrides: ``table.key=value`` texts, the value in TOML syntax or a bare word.
+    :return: its tables, unchecked.
+    :raises InputError: when it cannot be read or is not TOML.
+    :raises UsageError: for an override that is none.
+    """
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
@@ -364,7 +376,7 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         raise InputError(f"cannot be read ({err.strerror})", where=str(path), todo="check the path") from err
     for text in overrides:
         _override(data, text)
-    return parse_config(data, where=str(path))
+    return data
 
 
 def parse_config(data: Mapping[str, Any], *, where: str) -> Config:
@@ -374,7 +386,7 @@ def parse_config(data: Mapping[str, Any], *, where: str) -> Config:
     :param where: path to name in an error.
     :return: the configuration.
     """
-    config: Config = _build(Config, data, where, "")
+    config: Config = build(Config, data, where)
     try:
         config.grades.scale  # noqa: B018  refuses a scale that is not one
         config.template.item_template  # noqa: B018
@@ -400,7 +412,16 @@ def _override(data: dict[str, Any], text: str) -> None:
         data[table] = parsed
 
 
-def _build(cls: type[Any], data: Any, where: str, table: str) -> Any:
+def build(cls: type[Any], data: Any, where: str, table: str = "") -> Any:
+    """Make a dataclass of a table, and of the tables in it.
+
+    :param cls: a frozen dataclass whose fields are keys, or dataclasses again.
+    :param data: what the file says.
+    :param where: path to name in an error.
+    :param table: the table's name; empty: the whole file.
+    :return: the dataclass.
+    :raises UsageError: for an unknown or missing key, or a value of another type or out of range.
+    """
     label = f"[{table}] " if table else ""
     if not isinstance(data, Mapping):
         raise UsageError(f"{label.strip() or 'the file'} is not a table", where=where, todo="write [table] and keys")
@@ -425,19 +446,26 @@ def _build(cls: type[Any], data: Any, where: str, table: str) -> Any:
 
 def _convert(hint: Any, value: Any, where: str, label: str, key: str) -> Any:
     if dataclasses.is_dataclass(hint):
-        return _build(typing.cast("type[Any]", hint), value, where, key)
+        return build(typing.cast("type[Any]", hint), value, where, key)
     origin = typing.get_origin(hint)
     if origin is tuple:
         inner = typing.get_args(hint)[0]
         if not isinstance(value, list | tuple):
             raise UsageError(f"{label} is {value!r}, not a list", where=where, todo="write [ … ]")
         return tuple(_convert(inner, part, where, label, key) for part in value)
+    if isinstance(hint, types.UnionType):
+        return value
+    if origin is typing.Literal:
+        if value not in typing.get_args(hint):
+            choices = ", ".join(map(str, typing.get_args(hint)))
+            raise UsageError(f"{label} is {value!r}", where=where, todo=f"choose one of {choices}")
+        return value
     if origin is not None and issubclass(typing.cast("type[Any]", origin), Mapping):
         if not isinstance(value, Mapping):
             raise UsageError(f"{label} is {value!r}, not a table", where=where, todo="write { key = value }")
         return dict(value)
-    if isinstance(hint, types.UnionType):
-        return value
+    if hint is Path and isinstance(value, str):
+        return Path(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):

@@ -66,6 +66,7 @@ def test_the_plan_names_no_stage():
 NEEDS = {
     "augmented": ("data.new=''", "[data] new is empty. Name the judgments of the new samples"),
     "interpolate": ("data.ood_dev=''", "[data] ood_dev is empty. Name judgments of traffic unlike"),
+    "refit": ("data.new=''", "[data] new is empty. Name the judgments of the new samples"),
     "distill": ("distill.teacher=''", "[distill] teacher is empty. Write file:"),
 }
 

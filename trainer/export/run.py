@@ -6,7 +6,7 @@ import datetime as dt
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ def export_run(
     *,
     int8: bool = True,
     checkpoint: bool = True,
+    about: Mapping[str, Any] | None = None,
     report: Report = lambda what: None,
 ) -> Bundle:
     """Write a bundle.
@@ -48,6 +49,7 @@ def export_run(
     :param target: where the bundle goes.
     :param int8: also write the quantised graph.
     :param checkpoint: also keep what the next cycle starts from.
+    :param about: further entries of the card's ``training``, JSON-ready.
     :param report: called with what is being done.
     :return: the bundle, opened and verified.
     :raises GateRefused: when the graph does not say what torch says.
@@ -84,14 +86,16 @@ def export_run(
             report("quantising")
             quantise(work / files.MODEL, work / files.MODEL_INT8)
             graphs[files.MODEL_INT8] = _int8_report(trained, data, work, calibration_texts)
-        card = _card(trained, graphs)
+        card = _card(trained, graphs, about or {})
         report("writing the bundle")
         with writing(target, card) as out:
             for file in work.iterdir():
                 shutil.move(file, out / file.name)
             model.tokenizer().save(str(out / files.TOKENIZER))
             np.save(out / files.CALIBRATION, table)
-            np.save(out / files.REFERENCE, _reference(module, model.tokenizer(), calibration_texts))
+            features, queries = _reference(module, data)
+            np.save(out / files.REFERENCE, features)
+            (out / files.REFERENCE_QUERIES).write_text(json.dumps({"queries": queries}, ensure_ascii=False), "utf-8")
             probes = [
                 {"query": q, "text": t, "scores": [float(v) for v in row]}
                 for (q, t), row in zip(probe_texts, reference, strict=True)
@@ -185,16 +189,32 @@ def _int8_report(trained: Trained, data: RunData, work: Path, calibration: list[
     }
 
 
-def _reference(module: ContractModule, tokenizer: Any, pairs: list[tuple[str, str]]) -> NDArray[np.float32]:
-    """Features of a spread of calibration pairs: the sample that drift is measured against."""
-    sample = pairs[:: max(1, len(pairs) // REFERENCE_ROWS)][:REFERENCE_ROWS]
-    queries, items = (list(dict.fromkeys(texts)) for texts in zip(*sample, strict=True))
-    index = torch.tensor([(queries.index(q), items.index(t)) for q, t in sample])
-    features = module.backbone.feature_table(queries, items, index).spelt_out()
-    return torch.cat(features.halves, dim=1).numpy().astype(np.float32)
+def _reference(module: ContractModule, data: RunData) -> tuple[NDArray[np.float32], list[dict[str, Any]]]:
+    """Features of what held-out queries retrieve, and the queries: the sample that drift is measured against.
+
+    Unlike the calibration it has the items that were trained on, too: live traffic retrieves both.
+    """
+    found: dict[str, tuple[str, list[str]]] = {}
+    for query, ids in [*data.traffic, *data.familiar]:
+        found.setdefault(query.query, (query.slice, []))[1].extend(ids)
+    rng = np.random.default_rng(0)
+    places = np.unique(np.linspace(0, len(found) - 1, min(len(found), REFERENCE_ROWS)).astype(int))
+    names = [list(found)[place] for place in places.tolist()]
+    most = max(1, REFERENCE_ROWS // len(names))
+    queries, pairs = [], list[tuple[int, str]]()
+    for row, name in enumerate(names):
+        part, ids = found[name][0], list(dict.fromkeys(found[name][1]))
+        drawn = [ids[i] for i in rng.permutation(len(ids))[:most].tolist()]
+        queries.append({"rows": len(drawn), "candidates": len(ids), "slice": part})
+        pairs += [(row, item_id) for item_id in drawn]
+    items = {item_id: row for row, item_id in enumerate(dict.fromkeys(item_id for _, item_id in pairs))}
+    index = torch.tensor([(row, items[item_id]) for row, item_id in pairs])
+    texts = [data.items[item_id].text for item_id in items]
+    features = module.backbone.feature_table(names, texts, index).spelt_out()
+    return torch.cat(features.halves, dim=1).numpy().astype(np.float32), queries
 
 
-def _card(trained: Trained, graphs: dict[str, Any]) -> Card:
+def _card(trained: Trained, graphs: dict[str, Any], about: Mapping[str, Any]) -> Card:
     config, ood = trained.config, trained.result["ood"]
     return Card(
         name=config.model.name,
@@ -211,6 +231,7 @@ def _card(trained: Trained, graphs: dict[str, Any]) -> Card:
         training={
             "base": config.model.base, "seed": config.seed, "data": trained.data,
             "stages": [{k: s[k] for k in ("stage", "kept", "gain")} for s in trained.result["stages"]],
+            **about,
         },
         metrics={
             "dev_start": trained.result["start"], "dev": trained.result["dev"],

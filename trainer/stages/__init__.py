@@ -1,6 +1,6 @@
 """The training plan: stages in order, each kept only where the dev set says so."""
 
 from trainer.stages.registry import STAGES  # isort: skip
-from trainer.stages import head_stage, full_stage, distillation, augmented, interpolation  # isort: skip  in a plan's order
+from trainer.stages import head_stage, full_stage, distillation, refit, augmented, interpolation  # isort: skip  in a plan's order
 
-__all__ = ["STAGES", "augmented", "distillation", "full_stage", "head_stage", "interpolation"]
+__all__ = ["STAGES", "augmented", "distillation", "full_stage", "head_stage", "interpolation", "refit"]

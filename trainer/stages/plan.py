@@ -22,8 +22,8 @@ from trainer.data.judgments import JudgedQuery
 from trainer.data.leakage import Part, check_leakage
 from trainer.evaluate.bootstrap import bootstrap_mean
 from trainer.evaluate.metrics import ndcg_per_query
-from trainer.losses import GRADE_LOSSES
 from trainer.models import BACKBONES
+from trainer.models.continued import starting_model
 from trainer.ood import DETECTORS, ConformalCalibration
 from trainer.ood.calibration import check_count
 from trainer.stages import STAGES, distributed
@@ -126,7 +126,7 @@ def prepare(config: Config, base: Path, *, store: Path | None = None) -> tuple[A
     make, _ = BACKBONES.resolve(config.model.backbone, {})
     Objective.make(config.loss, config.grades.scale.gains)
     DETECTORS.resolve(config.ood.detector, config.ood.params)
-    model = make.from_base(config, GRADE_LOSSES[config.loss.grade].needs)
+    model = starting_model(config, base, make)
     data = read_data(config, base, model.tokenizer(), store=store)
     check_count(sum(len(item_ids) for _, item_ids in data.traffic), config.ood.alpha)
     check_groups(config.loss, data.train, where=str(base / config.data.judgments))

@@ -1,0 +1,44 @@
+"""The head on old and new samples together: what a cycle trains first, and often all that it needs."""
+
+from __future__ import annotations
+
+from trainer.config import Config
+from trainer.stages.head_stage import fit_head
+from trainer.stages.registry import STAGES, Context, Outcome, Stage, need
+from trainer.stages.robust import groups_of
+
+
+@STAGES.register("refit", cite="Liu and Nocedal 1989, doi:10.1007/BF01589116 (L-BFGS); pooling: ours")
+class RefitStage(Stage):
+    """Fit the head on old and new samples together, each query weighing alike; the gate decides whether it serves
+
+    A head that starts from a bundle has been fitted on the old samples already: on them no gain can show, and the few
+    OOD dev queries of one cycle cannot tell. So it stays, and the gate of the cycle compares it with what serves.
+    """
+
+    judged_on = ("dev", "ood_dev")
+
+    def check(self, config: Config) -> None:
+        """Ask for new samples.
+
+        :param config: the whole configuration.
+        :raises UsageError: where there are none.
+        """
+        need(config.data.new, "refit", "[data] new", "name the judgments of the new samples, or use the stage head")
+
+    def run(self, context: Context) -> Outcome:
+        """Fit the head.
+
+        :param context: everything there is.
+        :return: history.
+        """
+        data, limits, features = context.data, context.config.stages, context.features
+        parts = [*data.sampled, *data.new], [*data.dev, *data.ood_dev]
+        train, dev = ((pairs, features.of(pairs).similarity) for pairs in map(data.judged, parts))
+        history = fit_head(
+            context.model.head, context.objective, train, dev, steps=limits.head_steps, patience=limits.patience,
+            standardise=context.model.standardises, groups=groups_of(context.config.loss, parts[0]),
+            dev_groups=groups_of(context.config.loss, parts[1]),
+            advance=lambda step, loss: context.report("stage refit", step + 1, limits.head_steps),
+        )  # fmt: skip
+        return Outcome(history, decided="the gate", learnt_new=True)

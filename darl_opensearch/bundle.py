@@ -37,7 +37,7 @@ CARD, MODEL, MODEL_INT8, FEATURES = "darl.json", "model.onnx", "model_int8.onnx"
 MODEL_DATA = MODEL + "_data"  # weights of a model too large for one file; model.onnx and features.onnx both read it
 MAX_ONE_FILE = 1_900_000_000  # bytes; protobuf, and so an ONNX file and what ML Commons takes, ends at 2 GiB
 TOKENIZER, README, ZIP, CHECKPOINT = "tokenizer.json", "README.md", "opensearch.zip", "checkpoint"
-CALIBRATION, REFERENCE = "ood/calibration.npy", "ood/reference.npy"
+CALIBRATION, REFERENCE, REFERENCE_QUERIES = "ood/calibration.npy", "ood/reference.npy", "ood/reference.json"
 PROBES = "probes.json"  # pairs with what torch said about them: parity can be checked without torch
 REQUIRED = (MODEL, FEATURES, TOKENIZER, README, CALIBRATION)  # and ZIP, unless there is MODEL_DATA
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
@@ -155,6 +155,32 @@ class Card:
 
 
 @dataclass(frozen=True)
+class DriftReference:
+    """What held-out queries retrieve: features of a sample, to measure drift against.
+
+    :param features: ``[n, h]`` float32 as ``features.onnx`` gives them, pairs of a query next to each other.
+    :param sizes: ``[q]`` rows of each query, a random choice of what it retrieved.
+    :param candidates: ``[q]`` items that each query retrieved, at least as many.
+    :param slices: the part of traffic that each query belongs to, or ``""``.
+    """
+
+    features: NDArray[np.float32]
+    sizes: NDArray[np.int64]
+    candidates: NDArray[np.int64]
+    slices: tuple[str, ...]
+
+    @property
+    def depth(self) -> int:
+        """Most items that a query retrieved."""
+        return int(self.candidates.max())
+
+    @property
+    def most_rows(self) -> int:
+        """Most rows of a query; one that has fewer has all that it retrieved."""
+        return int(self.sizes.max())
+
+
+@dataclass(frozen=True)
 class Bundle:
     """An opened bundle.
 
@@ -249,6 +275,29 @@ class Bundle:
         """
         table: NDArray[np.float32] = np.load(self.path / CALIBRATION, allow_pickle=False).astype(np.float32)
         return table
+
+    def reference(self) -> DriftReference:
+        """Read the sample that drift is measured against.
+
+        :return: the sample.
+        :raises BundleError: when this bundle has none, or it is damaged.
+        """
+        rows, path = self.file(REFERENCE), self.file(REFERENCE_QUERIES)
+        try:
+            features = np.load(rows, allow_pickle=False).astype(np.float32)
+            queries = json.loads(path.read_text(encoding="utf-8"))["queries"]
+            sizes, candidates = (np.array([q[name] for q in queries], np.int64) for name in ("rows", "candidates"))
+            slices = tuple(str(q["slice"]) for q in queries)
+        except (ValueError, KeyError, TypeError) as err:
+            raise BundleError(f"damaged ({err})", where=str(path), todo="export the model again") from err
+        if not (
+            features.ndim == 2 and 0 < len(features) == sizes.sum() and np.isfinite(features).all()
+            and (sizes == np.minimum(candidates, sizes.max())).all() and sizes.min() > 0
+        ):  # fmt: skip
+            raise BundleError(
+                "the rows are not those that the queries count", where=str(path), todo="export the model again"
+            )
+        return DriftReference(features, sizes, candidates, slices)
 
     def probes(self) -> tuple[list[tuple[str, str]], NDArray[np.float32]]:
         """Read the probe pairs and what torch said about them.

@@ -264,7 +264,8 @@ def bundle_files() -> str:
         bundle.README: "the model card, for people",
         bundle.ZIP: "what ML Commons takes: the graph and the tokenizer",
         bundle.CALIBRATION: "detector distances of the calibration pairs, ascending",
-        bundle.REFERENCE: "features of a sample of the calibration pairs, to measure drift against",
+        bundle.REFERENCE: "features of pairs that held-out queries retrieve, to measure drift against",
+        bundle.REFERENCE_QUERIES: "how many of its rows are of which query, and how many items that retrieved",
         bundle.PROBES: "pairs with what torch said about them: parity can be checked without torch",
         f"{bundle.CHECKPOINT}/": "weights (safetensors), resolved configuration: where another training starts",
     }

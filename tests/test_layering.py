@@ -15,7 +15,7 @@ FOUNDATION = {"errors", "scores", "text", "bundle", "jsonl", "bm25", "resources"
 LAYERS = {
     "scoring": FOUNDATION,
     "ood": FOUNDATION | {"cluster"},  # the shipper and the store speak to the cluster
-    "monitor": FOUNDATION | {"ood"},
+    "monitor": FOUNDATION | {"ood", "pool"},  # drift is measured on embedded pairs
     "cluster": FOUNDATION | {"scoring"},  # registration compares with the local bundle
     "server": FOUNDATION | {"scoring", "ood", "cluster"},  # a running scorer ships its own spool
     "node": FOUNDATION,

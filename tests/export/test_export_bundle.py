@@ -41,7 +41,7 @@ def test_files_of_a_bundle(small):
     names = {name for name in bundle.digests if not name.startswith(CHECKPOINT)}
     assert names == {
         "model.onnx", "model_int8.onnx", "features.onnx", "tokenizer.json", "opensearch.zip", "README.md",
-        "probes.json", "ood/calibration.npy", "ood/reference.npy",
+        "probes.json", "ood/calibration.npy", "ood/reference.npy", "ood/reference.json",
     }  # fmt: skip
     kinds = {p.suffix for p in bundle.path.rglob("*") if p.is_file()}
     assert kinds <= {".onnx", ".json", ".zip", ".md", ".npy", ".safetensors"}  # no pickle
@@ -139,8 +139,8 @@ def test_options_of_the_command(small, tmp_path, darl):
     exported = Bundle.open(out)
     assert exported.identity == bundle.identity
     assert sorted(exported.digests) == [
-        "README.md", "features.onnx", "model.onnx", "ood/calibration.npy", "ood/reference.npy", "opensearch.zip",
-        "probes.json", "tokenizer.json",
+        "README.md", "features.onnx", "model.onnx", "ood/calibration.npy", "ood/reference.json", "ood/reference.npy",
+        "opensearch.zip", "probes.json", "tokenizer.json",
     ]  # fmt: skip
     assert darl("check", out)[0] == 0
 

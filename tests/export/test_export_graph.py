@@ -124,16 +124,24 @@ def test_features_say_what_torch_says(small):
     assert np.abs(halves - 1).max() < 1e-5
 
 
-def test_reference_sample_is_features_of_calibration_pairs(small):
+def test_reference_sample_is_features_of_what_held_out_queries_retrieve(small):
     trained, bundle = small
-    sample = np.load(bundle.file("ood/reference.npy"))
+    reference = bundle.reference()
     data = read_data(trained.config, trained.folder.parent / "data", bundle.tokenizer)
-    pairs = data.unjudged(data.traffic)
-    texts = [(pairs.queries[q], pairs.items[i]) for q, i in pairs.index.tolist()]
-    rows = run_pairs(bundle.file("features.onnx"), bundle.tokenizer, texts)
-    assert sample.dtype == np.float32 and 0 < len(sample) <= 512
-    nearest = [np.abs(rows - row).max(1).min() for row in sample[:40]]
-    assert max(nearest) < 1e-4
+    retrieved = {}
+    for query, ids in [*data.traffic, *data.familiar]:  # items that were trained on, too: live traffic has them
+        retrieved.setdefault((query.query, query.slice), []).extend(data.items[i].text for i in ids)
+    assert [len(texts) for texts in retrieved.values()] == reference.candidates.tolist()
+    assert [part for _, part in retrieved] == list(reference.slices) and any(reference.slices)
+    most = 512 // len(retrieved)
+    assert reference.sizes.tolist() == [min(len(texts), most) for texts in retrieved.values()]
+    assert reference.features.dtype == np.float32 and most < len(reference.features) <= 512
+    groups = np.split(reference.features, np.cumsum(reference.sizes)[:-1])
+    for (query, _), texts, rows in list(zip(retrieved, retrieved.values(), groups, strict=True))[:8]:
+        said = run_pairs(bundle.file("features.onnx"), bundle.tokenizer, [(query, text) for text in texts])
+        nearest = [np.abs(said - row).max(1) for row in rows]
+        assert max(row.min() for row in nearest) < 1e-4
+        assert len({int(row.argmin()) for row in nearest}) >= len({*map(bytes, rows)})  # each pair once
 
 
 CLS, SEP = 2, 3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +53,13 @@ class TrafficQuery:
     :param query_id: its id, or its text when it has none.
     :param query: its text.
     :param item_ids: what the pipeline retrieved for it; empty: not given.
+    :param slice: the part of traffic it belongs to, or ``""``; no part of the digest of what was trained on.
     """
 
     query_id: str
     query: str
     item_ids: tuple[str, ...] = ()
+    slice: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)
@@ -199,7 +201,7 @@ def nothing_in(path: Path, what: str) -> InputError:
 def read_traffic(path: Path, items: Mapping[str, Item]) -> list[TrafficQuery]:
     """Read held-out queries.
 
-    :param path: JSONL: query, optional query_id and items (ids the pipeline retrieved).
+    :param path: JSONL: query, optional query_id, slice and items (ids the pipeline retrieved).
     :param items: the items there are; retrieved ids that are not among them are an error.
     :return: the queries.
     :raises InputError: for an empty query or an unknown item.
@@ -215,7 +217,8 @@ def read_traffic(path: Path, items: Mapping[str, Item]) -> list[TrafficQuery]:
                 raise InputError(
                     f"there is no item {short(item_id)}", where=where, todo="add it to the items, or drop it"
                 )
-        queries.append(TrafficQuery(name_of(row, "query_id") or query, query, tuple(map(str, ids))))
+        part = name_of(row, "slice")
+        queries.append(TrafficQuery(name_of(row, "query_id") or query, query, tuple(map(str, ids)), part))
     return queries
 
 

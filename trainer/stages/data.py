@@ -395,7 +395,7 @@ def _on_disk(config: Config, folder: Path, tokenizer: Tokenizer, store: Path | N
 
 
 def _as_traffic(queries: Sequence[JudgedQuery]) -> list[TrafficQuery]:
-    return [TrafficQuery(q.query_id, q.query) for q in queries]
+    return [TrafficQuery(q.query_id, q.query, slice=q.slice) for q in queries]
 
 
 class _AnyOf:

@@ -1,0 +1,170 @@
+"""What the drift tests found, window by window."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from darl_opensearch.monitor.statistics import Share
+from darl_opensearch.ood.record import format_timestamp
+
+SHARE, MMD, AUC = "share", "mmd", "auc"
+ALL = None  # the slice of a test of the whole window
+
+DRIFT, NO_DRIFT, TOO_FEW, NOT_OVER = "drift", "no drift", "too few queries", "not over"
+
+
+@dataclass(frozen=True)
+class DriftTest:
+    """One test of one window.
+
+    :param test: ``share``, ``mmd`` or ``auc``.
+    :param slice: the part of traffic it is about; None for all.
+    :param value: share OOD, unbiased squared MMD, or AUC.
+    :param expected: its value without drift: alpha, 0, or one half.
+    :param queries: queries of the window it rests on.
+    :param p: one-sided p-value.
+    :param p_holm: the same, adjusted for all tests of the window.
+    :param drift: whether ``p_holm`` is at or below the window's level.
+    """
+
+    test: str
+    slice: str | None
+    value: float
+    expected: float
+    queries: int
+    p: float
+    p_holm: float
+    drift: bool
+
+    def __str__(self) -> str:
+        """One line for people."""
+        part = f"slice {self.slice!r}: " if self.slice is not None else ""
+        found = {
+            SHARE: f"share OOD {100 * self.value:.1f} %, expected {100 * self.expected:.1f} %",
+            MMD: f"squared MMD {self.value:.4f}, expected 0",
+            AUC: f"a classifier tells window and reference apart with AUC {self.value:.3f}, expected 0.5",
+        }[self.test]
+        return f"{part}{found} (p {self.p:.2g}, Holm {self.p_holm:.2g})"
+
+
+@dataclass(frozen=True)
+class SampleReport:
+    """What MMD and classifier test looked at.
+
+    :param queries: queries of the window.
+    :param pairs: their pairs.
+    :param reference_queries: queries of the reference.
+    :param reference_pairs: their pairs.
+    :param rate: share of the scored pairs that both were drawn at.
+    :param unjoined: drawn pairs left out because their item's text is not known.
+    """
+
+    queries: int
+    pairs: int
+    reference_queries: int
+    reference_pairs: int
+    rate: float
+    unjoined: int
+
+
+@dataclass(frozen=True)
+class WindowReport:
+    """One window of one model version.
+
+    :param model: name of the bundle.
+    :param version: its version.
+    :param alpha: share of OOD pairs to be expected.
+    :param start: when it begins.
+    :param end: when it ends.
+    :param requests: requests.
+    :param queries: distinct queries, or those of them that were kept.
+    :param sampled: whether queries were left out because there were too many.
+    :param share_ood: share of OOD pairs with each query asked once, and its interval.
+    :param tests: what was tested.
+    :param sample: what MMD and classifier test looked at; None where they were not made.
+    :param notes: what could not be tested, and why.
+    :param verdict: ``drift``, ``no drift``, ``too few queries`` or ``not over``.
+    """
+
+    model: str
+    version: str
+    alpha: float
+    start: datetime
+    end: datetime
+    requests: int
+    queries: int
+    sampled: bool
+    share_ood: Share
+    tests: tuple[DriftTest, ...]
+    sample: SampleReport | None
+    notes: tuple[str, ...]
+    verdict: str
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """The tests that say drift, the most significant first."""
+        return tuple(str(t) for t in sorted((t for t in self.tests if t.drift), key=lambda t: (t.p_holm, t.p)))
+
+
+@dataclass(frozen=True)
+class DriftReport:
+    """What a store says about drift.
+
+    :param store: where it was read.
+    :param bundle: name and version of the bundle whose reference was compared with, or None.
+    :param since: earliest time, or None for all.
+    :param until: latest time, excluded.
+    :param one_in: windows without drift for one false alarm.
+    :param windows: by their end, earliest first.
+    """
+
+    store: str
+    bundle: str | None
+    since: datetime | None
+    until: datetime
+    one_in: int
+    windows: tuple[WindowReport, ...]
+
+    @property
+    def latest(self) -> WindowReport | None:
+        """The last window that was tested: of the bundle's version, or else of the version seen last."""
+        own = [w for w in self.windows if self.bundle is None or f"{w.model} {w.version}" == self.bundle]
+        if not own:
+            return None
+        newest = own[-1]
+        tested = [w for w in own if (w.model, w.version) == (newest.model, newest.version) and w.tests]
+        return tested[-1] if tested else None
+
+    @property
+    def start_cycle(self) -> bool:
+        """Whether the latest window says drift. Older ones had their say when they were the latest."""
+        return self.latest is not None and self.latest.verdict == DRIFT
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why a cycle should start, a line each; empty where it need not."""
+        return self.latest.reasons if self.latest and self.start_cycle else ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Render for machines.
+
+        :return: JSON-ready values.
+        """
+        windows = [
+            dataclasses.asdict(w)
+            | {"start": format_timestamp(w.start), "end": format_timestamp(w.end), "reasons": list(w.reasons)}
+            for w in self.windows
+        ]
+        return {
+            "store": self.store,
+            "bundle": self.bundle,
+            "since": format_timestamp(self.since) if self.since else None,
+            "until": format_timestamp(self.until),
+            "one_in": self.one_in,
+            "start_cycle": self.start_cycle,
+            "reasons": list(self.reasons),
+            "windows": windows,
+        }

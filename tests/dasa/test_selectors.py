@@ -179,7 +179,8 @@ def test_herding_by_hand():
     assert select("herding", candidates, known, 9, bandwidth=1.0, traffic=1.0) == [3, 2]  # 1: covered by its twin
     assert select("herding", candidates, known, 9, bandwidth=1.0, traffic=0.5) == [2, 3]  # 2 + 2 against 3
     assert select("herding", candidates, known, 9, bandwidth=1.0, traffic=0.0) == [2, 3]  # 1 + 1 against 1
-    coverage = DenseCoverage(candidates.features, candidates.traffic, covered_by(known, candidates.features, 1.0), 1.0)
+    similarities = kernel(candidates.features @ candidates.features.T, 1.0)
+    coverage = DenseCoverage(similarities, candidates.traffic, covered_by(known, candidates.features, 1.0))
     e = np.exp(-1)
     assert_allclose(coverage.all_gains(), [0, 8 * (1 - e), 8 * (1 - e), 9 * (1 - e)], rtol=1e-6)
     coverage.add(3)

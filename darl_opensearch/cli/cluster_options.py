@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+if TYPE_CHECKING:
+    from darl_opensearch.cluster.connect import ClusterOptions
+
 
 def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add ``--url``, ``--user``, ``--password``, ``--ca-certs`` and ``--insecure``.
+    """Add ``--url`` and the options of :func:`login_options`.
 
     :param command: the function of a click command; it takes ``cluster``, a
         :class:`~darl_opensearch.cluster.connect.ClusterOptions`.
@@ -26,6 +30,22 @@ def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
         show_default=True,
         help="The cluster.",
     )
+    @login_options
+    @functools.wraps(command)
+    def wrapped(*args: Any, url: str, cluster: ClusterOptions, **kwargs: Any) -> Any:
+        return command(*args, cluster=dataclasses.replace(cluster, url=url), **kwargs)
+
+    return wrapped
+
+
+def login_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--user``, ``--password``, ``--ca-certs`` and ``--insecure``, where the URL is given otherwise.
+
+    :param command: the function of a click command; it takes ``cluster``, a
+        :class:`~darl_opensearch.cluster.connect.ClusterOptions` with the default URL.
+    :return: the function to decorate further.
+    """
+
     @click.option("--user", envvar="OPENSEARCH_USER", show_envvar=True, help="User of basic authentication.")
     @click.option(
         "--password",
@@ -49,18 +69,64 @@ def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )
     @functools.wraps(command)
     def wrapped(
-        *args: Any,
-        url: str,
-        user: str | None,
-        password: str | None,
-        ca_certs: Path | None,
-        insecure: bool,
-        **kwargs: Any,
+        *args: Any, user: str | None, password: str | None, ca_certs: Path | None, insecure: bool, **kwargs: Any
     ) -> Any:
         from darl_opensearch.cluster.connect import ClusterOptions
 
-        options = ClusterOptions(url, user or None, password or None, ca_certs, insecure)
+        options = ClusterOptions(user=user or None, password=password or None, ca_certs=ca_certs, insecure=insecure)
         return command(*args, cluster=options, **kwargs)
+
+    return wrapped
+
+
+def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--mode``, ``--scorer-url``, ``--scorer-key`` and ``--scorer-timeout``: where the model runs.
+
+    :param command: the function of a click command; it takes ``mode``, and ``scorer``, a
+        :class:`~darl_opensearch.cluster.connector.ScorerAddress` for ``connector`` and None for ``local``.
+    :return: the function to decorate further.
+    """
+
+    @click.option(
+        "--mode",
+        type=click.Choice(["local", "connector"]),
+        default="local",
+        show_default=True,
+        envvar="DARL_MODE",
+        show_envvar=True,
+        help="Run the model in the cluster, or ask a scorer (darl serve) from it.",
+    )
+    @click.option(
+        "--scorer-url",
+        envvar="DARL_SCORER_URL",
+        show_envvar=True,
+        default="http://127.0.0.1:8091/v1/rerank",
+        show_default=True,
+        help="The scorer's rerank route, as the cluster's nodes see it (--mode connector).",
+    )
+    @click.option(
+        "--scorer-key",
+        envvar="DARL_API_KEY",
+        show_envvar=True,
+        help="The scorer's API key; kept encrypted by ML Commons. Prefer the variable.",
+    )
+    @click.option(
+        "--scorer-timeout",
+        type=click.IntRange(1, 60),
+        default=5,
+        show_default=True,
+        envvar="DARL_SCORER_TIMEOUT",
+        show_envvar=True,
+        help="Seconds a search waits for the scorer before it keeps its first-stage order.",
+    )
+    @functools.wraps(command)
+    def wrapped(
+        *args: Any, mode: str, scorer_url: str, scorer_key: str | None, scorer_timeout: int, **kwargs: Any
+    ) -> Any:
+        from darl_opensearch.cluster.connector import ScorerAddress
+
+        scorer = ScorerAddress(scorer_url, scorer_key or None, answer_seconds=scorer_timeout)
+        return command(*args, mode=mode, scorer=scorer if mode == "connector" else None, **kwargs)
 
     return wrapped
 
@@ -72,4 +138,21 @@ stream_option = click.option(
     default="darl-ood",
     show_default=True,
     help="Name of the data stream.",
+)
+
+history_option = click.option(
+    "--history",
+    envvar="DARL_RELEASES",
+    show_envvar=True,
+    default="darl-releases",
+    show_default=True,
+    help="Index of the releases.",
+)
+pipeline_option = click.option(
+    "--pipeline",
+    default="darl",
+    show_default=True,
+    envvar="DARL_PIPELINE",
+    show_envvar=True,
+    help="Name of the search pipeline; NAME-plain goes with it.",
 )

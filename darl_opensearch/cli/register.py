@@ -8,50 +8,20 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from darl_opensearch.cli.cluster_options import cluster_options
+from darl_opensearch.cli.cluster_options import cluster_options, model_options
 from darl_opensearch.cli.output import emit, json_option, progress
 from darl_opensearch.errors import UsageError
 
 if TYPE_CHECKING:
     from darl_opensearch.cluster.connect import ClusterOptions
+    from darl_opensearch.cluster.connector import ScorerAddress
     from darl_opensearch.cluster.register import Registration
 
 
 @click.command()
 @click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path), envvar="DARL_BUNDLE")
 @cluster_options
-@click.option(
-    "--mode",
-    type=click.Choice(["local", "connector"]),
-    default="local",
-    show_default=True,
-    envvar="DARL_MODE",
-    show_envvar=True,
-    help="Run the model in the cluster, or ask a scorer (darl serve) from it.",
-)
-@click.option(
-    "--scorer-url",
-    envvar="DARL_SCORER_URL",
-    show_envvar=True,
-    default="http://127.0.0.1:8091/v1/rerank",
-    show_default=True,
-    help="The scorer's rerank route, as the cluster's nodes see it (--mode connector).",
-)
-@click.option(
-    "--scorer-key",
-    envvar="DARL_API_KEY",
-    show_envvar=True,
-    help="The scorer's API key; kept encrypted by ML Commons. Prefer the variable.",
-)
-@click.option(
-    "--scorer-timeout",
-    type=click.IntRange(1, 60),
-    default=5,
-    show_default=True,
-    envvar="DARL_SCORER_TIMEOUT",
-    show_envvar=True,
-    help="Seconds a search waits for the scorer before it keeps its first-stage order.",
-)
+@model_options
 @click.option(
     "--pipeline",
     default="darl",
@@ -104,15 +74,20 @@ if TYPE_CHECKING:
     show_envvar=True,
     help="Seconds to wait until the model is loaded.",
 )
+@click.option(
+    "--pipelines/--no-pipelines",
+    "switch",
+    default=True,
+    show_default=True,
+    help="Write the pipelines; without, the model is deployed and nothing asks it (darl release switches later).",
+)
 @click.option("--dry-run", is_flag=True, help="Print the requests as JSON and send none that changes anything.")
 @json_option
 def cli(
     bundle: Path,
     cluster: ClusterOptions,
     mode: Literal["local", "connector"],
-    scorer_url: str,
-    scorer_key: str | None,
-    scorer_timeout: int,
+    scorer: ScorerAddress | None,
     pipeline: str,
     max_k: int | None,
     oversample: int,
@@ -122,6 +97,7 @@ def cli(
     replace: bool,
     verify: bool,
     deploy_timeout: float,
+    switch: bool,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -130,17 +106,17 @@ def cli(
     Doing it again changes nothing. The cluster's settings are checked first, and changed only with
     --apply-settings; the model's answers are compared with the bundle's before a pipeline is written.
     """
-    from darl_opensearch.cluster import Cluster, PipelineOptions, RegisterOptions, ScorerAddress, register
+    from darl_opensearch.cluster import Cluster, PipelineOptions, RegisterOptions, register
 
-    scorer = ScorerAddress(scorer_url, scorer_key or None, answer_seconds=scorer_timeout)
     options = RegisterOptions(
         mode=mode,
-        scorer=scorer if mode == "connector" else None,
+        scorer=scorer,
         pipeline=PipelineOptions(pipeline, max_k, oversample, query_path or None, with_query_id),
         apply_settings=apply_settings,
         replace=replace,
         verify=verify,
         deploy_timeout=deploy_timeout,
+        switch=switch,
     )
     if with_query_id and mode == "local":
         raise UsageError("--with-query-id is for --mode connector", todo="leave it out")

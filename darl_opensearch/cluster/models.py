@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,6 +90,19 @@ def find_models(cluster: Cluster, name: str) -> list[FoundModel]:
     """
     # ML Commons answers 404 while no model was ever registered: its index is made with the first.
     answer = cluster.read("POST", "/_plugins/_ml/models/_search", render("find_model.json", name=name), absent={})
+    return [_found(hit) for hit in answer.get("hits", {}).get("hits", [])]
+
+
+def find_by_id(cluster: Cluster, model_ids: Collection[str]) -> list[FoundModel]:
+    """Look for models by id.
+
+    :param cluster: the cluster.
+    :param model_ids: theirs.
+    :return: those that there are.
+    """
+    wanted = sorted(model_ids)
+    body = render("find_models.json", size=len(wanted), model_ids=wanted)
+    answer = cluster.read("POST", "/_plugins/_ml/models/_search", body, absent={})
     return [_found(hit) for hit in answer.get("hits", {}).get("hits", [])]
 
 

@@ -20,6 +20,7 @@ DEFAULT_MAX_K: Mapping[Mode, int] = {"local": 50, "connector": 200}
 Change = Literal["created", "updated", "unchanged"]
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,120}")
+_CAP = re.compile(r"int cap = (\d+);")
 _QUERY_PATH = re.compile(r"[A-Za-z_][\w-]*(\[\d+\])*(\.[A-Za-z_][\w-]*(\[\d+\])*)*")
 
 
@@ -90,6 +91,29 @@ def pipelines_for(card: Card, mode: Mode, model_id: str, options: PipelineOption
     }
 
 
+def options_of(name: str, bodies: Mapping[str, Mapping[str, Any]], mode: Mode) -> PipelineOptions:
+    """Read from a pipeline how it treats a search: what :func:`pipelines_for` was given.
+
+    :param name: its name.
+    :param bodies: name to body, the graded one among them.
+    :param mode: where its model runs.
+    :return: the options; ``max_k`` None where it is the mode's default, for a model of another mode has its own.
+    """
+    body = bodies[name]
+    shape = PipelineShape.of(name, body, where=f"search pipeline {name!r}")
+    scripts = [str(step["script"].get("source")) for step in body.get("request_processors", ()) if "script" in step]
+    cap = _CAP.search(scripts[0]) if scripts else None
+    max_k = int(cap[1]) if cap else None
+    path_ = REQUEST + shape.query_path
+    return PipelineOptions(
+        name,
+        max_k=None if max_k == DEFAULT_MAX_K[mode] else max_k,
+        oversample=int(shape.oversample),
+        query_path=None if path_ == EXT + "query_text" else shape.query_path,
+        with_query_id=shape.needs_ids,
+    )
+
+
 def check_free(cluster: Cluster, options: PipelineOptions) -> None:
     """Refuse names of pipelines that are not ours to change.
 
@@ -132,6 +156,34 @@ def fetch(cluster: Cluster, name: str) -> dict[str, Any] | None:
     """
     body = cluster.read("GET", path("_search", "pipeline", name), absent={}).get(name)
     return body if isinstance(body, dict) else None
+
+
+def fetch_all(cluster: Cluster) -> dict[str, dict[str, Any]]:
+    """Read every pipeline there is.
+
+    :param cluster: the cluster.
+    :return: name to body.
+    """
+    found = cluster.read("GET", "/_search/pipeline", absent={})
+    return {name: body for name, body in found.items() if isinstance(body, dict)}
+
+
+def models_in(body: Mapping[str, Any]) -> set[str]:
+    """List the models that a pipeline names, wherever in it.
+
+    :param body: its body; anybody's.
+    :return: their ids.
+    """
+    found: set[str] = set()
+    rest: list[Any] = [body]
+    while rest:
+        node = rest.pop()
+        if isinstance(node, Mapping):
+            found |= {str(value) for key, value in node.items() if key == "model_id"}
+            rest.extend(node.values())
+        elif isinstance(node, list):
+            rest.extend(node)
+    return found
 
 
 def remove(cluster: Cluster, options: PipelineOptions) -> None:

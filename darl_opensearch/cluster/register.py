@@ -18,6 +18,10 @@ from darl_opensearch.cluster.verify import verify
 from darl_opensearch.errors import ClusterError, UsageError
 
 
+class NotVerified(ClusterError):
+    """The model is there, and does not answer as its bundle does."""
+
+
 @dataclass(frozen=True)
 class RegisterOptions:
     """What ``darl register`` was asked for.
@@ -29,6 +33,7 @@ class RegisterOptions:
     :param replace: register again where another model has this name and version, and remove that one.
     :param verify: compare the model's answers with the bundle's before any pipeline is changed.
     :param deploy_timeout: most seconds to wait for the model to be loaded.
+    :param switch: write the pipelines; without, the model is there and answers, and nothing asks it.
     """
 
     mode: Mode = "local"
@@ -38,9 +43,15 @@ class RegisterOptions:
     replace: bool = False
     verify: bool = True
     deploy_timeout: float = 300.0
+    switch: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse modes that lack something."""
+        """Refuse modes that lack something, and removing what pipelines go on asking."""
+        if self.replace and not self.switch:
+            raise UsageError(
+                "--replace removes a model that pipelines may ask, and --no-pipelines leaves them at it",
+                todo="leave one of the two out, or give the bundle another version",
+            )
         if self.mode == "connector" and self.scorer is None:
             raise UsageError("--mode connector needs --scorer-url", todo="give the address of darl serve")
 
@@ -95,6 +106,7 @@ def register(
     :param options: how.
     :param on_chunk: told after each uploaded chunk how many are done, and of how many.
     :return: what was done, or in a dry run would be; ``cluster.calls`` has the requests.
+    :raises NotVerified: when the model is there and does not answer as the bundle does.
     """
     options = options or RegisterOptions()
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
@@ -104,7 +116,8 @@ def register(
     pipelines.pipelines_for(opened.card, options.mode, models.PENDING_ID, options.pipeline)
     scorer_url = options.scorer.url if options.scorer else None
     checked = preflight(cluster, options.mode, scorer_url=scorer_url, apply_settings=options.apply_settings)
-    pipelines.check_free(cluster, options.pipeline)
+    if options.switch:
+        pipelines.check_free(cluster, options.pipeline)
 
     current, stale = _sort_out(cluster, opened, options)
     reused = current is not None
@@ -121,7 +134,9 @@ def register(
         fresh = False
     deviation = _compare(cluster, opened, options, model_id, fresh=fresh)
 
-    changes = pipelines.put(cluster, pipelines.pipelines_for(opened.card, options.mode, model_id, options.pipeline))
+    changes: Mapping[str, Change] = {}
+    if options.switch:
+        changes = pipelines.put(cluster, pipelines.pipelines_for(opened.card, options.mode, model_id, options.pipeline))
     for model in stale:
         models.remove(cluster, model)
     return Registration(
@@ -178,17 +193,17 @@ def _compare(cluster: Cluster, bundle: Bundle, options: RegisterOptions, model_i
         raise _explained(err, options) from err
 
 
-def _explained(err: ClusterError, options: RegisterOptions) -> ClusterError:
+def _explained(err: ClusterError, options: RegisterOptions) -> NotVerified:
     if options.scorer is None or options.mode == "local" or err.todo:
-        return err
+        return NotVerified(err.what, where=err.where, todo=err.todo)
     refused = "401" in err.what or "403" in err.what or "api key" in err.what.lower()
     if refused:
-        return ClusterError(
+        return NotVerified(
             f"the scorer does not accept the API key ({err.what})",
             where=options.scorer.url,
             todo="give its key by DARL_API_KEY, with --replace if the connector has another",
         )
-    return ClusterError(
+    return NotVerified(
         f"the cluster could not ask the scorer ({err.what})",
         where=options.scorer.url,
         todo="start darl serve where the nodes can reach it and run this again, or add --no-verify",

@@ -1,0 +1,178 @@
+"""``darl release``: a bundle serves in place of another."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from darl_opensearch.cli.cluster_options import cluster_options, history_option, model_options, pipeline_option
+from darl_opensearch.cli.output import emit, json_option, note, progress
+from darl_opensearch.cli.webhook_option import announce, webhook_option
+from darl_opensearch.errors import InputError
+from darl_opensearch.webhook import Webhook
+
+if TYPE_CHECKING:
+    from darl_opensearch.cluster.connect import ClusterOptions
+    from darl_opensearch.cluster.connector import ScorerAddress
+    from darl_opensearch.cluster.outcome import Release
+
+MOST_GATE_BYTES = 4 << 20
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path), envvar="DARL_BUNDLE")
+@cluster_options
+@model_options
+@pipeline_option
+@click.option(
+    "--gate",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    envvar="DARL_GATE",
+    show_envvar=True,
+    help="Report of darl gate --out about this bundle; a no, or another bundle's, refuses the release.",
+)
+@click.option(
+    "--index",
+    envvar="DARL_INDEX",
+    show_envvar=True,
+    help="Index of items to search through the new pipeline before it is in place.",
+)
+@click.option(
+    "--keep",
+    type=click.IntRange(0),
+    default=2,
+    show_default=True,
+    envvar="DARL_KEEP",
+    show_envvar=True,
+    help="Earlier versions that stay deployed; older ones are undeployed, and a rollback deploys them again.",
+)
+@click.option(
+    "--max-k",
+    type=click.IntRange(1, 10_000),
+    envvar="DARL_MAX_K",
+    show_envvar=True,
+    help="Most pairs scored a search.  [default: as the pipeline has it]",
+)
+@click.option(
+    "--oversample",
+    type=click.IntRange(1, 1000),
+    envvar="DARL_OVERSAMPLE",
+    show_envvar=True,
+    help="Candidates fetched for each hit asked for.  [default: as the pipeline has it]",
+)
+@click.option(
+    "--query-path",
+    envvar="DARL_QUERY_PATH",
+    show_envvar=True,
+    help="Where the query's text is in the search body.  [default: as the pipeline has it]",
+)
+@click.option(
+    "--with-query-id/--without-query-id",
+    default=None,
+    envvar="DARL_WITH_QUERY_ID",
+    show_envvar=True,
+    help="Hand ext.ml_inference.query_id and .slice to the scorer.  [default: as the pipeline has it]",
+)
+@click.option("--note", "words", default="", envvar="DARL_NOTE", show_envvar=True, help="Why, for the history.")
+@click.option("--apply-settings", is_flag=True, help="Change the cluster settings that stand in the way.")
+@click.option(
+    "--deploy-timeout",
+    type=click.FloatRange(min=1),
+    default=300,
+    show_default=True,
+    envvar="DARL_DEPLOY_TIMEOUT",
+    show_envvar=True,
+    help="Seconds to wait until the model is loaded.",
+)
+@click.option(
+    "--grace",
+    type=click.FloatRange(min=0),
+    default=30,
+    show_default=True,
+    envvar="DARL_GRACE",
+    show_envvar=True,
+    help="Most seconds to wait for running searches before an old model is undeployed.",
+)
+@history_option
+@webhook_option
+@click.option("--dry-run", is_flag=True, help="Print the requests as JSON and send none that changes anything.")
+@json_option
+def cli(
+    bundle: Path, cluster: ClusterOptions, mode: Literal["local", "connector"], scorer: ScorerAddress | None,
+    pipeline: str, gate: Path | None, index: str | None, keep: int, max_k: int | None, oversample: int | None,
+    query_path: str | None, with_query_id: bool | None, words: str, apply_settings: bool, deploy_timeout: float,
+    grace: float, history: str, webhook: str | None, dry_run: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Let BUNDLE serve in place of what the pipeline serves, under live traffic.
+
+    The model is registered and deployed beside the old one and compared with the bundle; then each pipeline is
+    switched by one request, and the old version stays for darl rollback. Ends with 3 when the gate said no or the new
+    version does not answer as its bundle does: the old one goes on serving.
+    """
+    from darl_opensearch.cluster import Cluster
+    from darl_opensearch.cluster.release import ReleaseOptions, ReleaseRefused, release
+
+    hook = Webhook.of(webhook)
+    options = ReleaseOptions(
+        pipeline=pipeline, mode=mode, scorer=scorer, max_k=max_k, oversample=oversample, query_path=query_path,
+        with_query_id=with_query_id, keep=keep, index=index, gate=_read_gate(gate) if gate else None, note=words,
+        apply_settings=apply_settings, deploy_timeout=deploy_timeout, grace=grace, history=history,
+    )  # fmt: skip
+    target = Cluster.open(cluster, dry_run=dry_run)
+    with progress() as bar:
+        task = bar.add_task("registering", total=None)
+        try:
+            done = release(
+                bundle, target, options,
+                on_chunk=lambda n, of: bar.update(task, completed=n, total=of),
+                report=lambda what, n, of: bar.update(task, description=what, completed=n, total=of),
+            )  # fmt: skip
+        except ReleaseRefused as err:
+            if not dry_run:
+                announce(hook, "refused", err.event.to_json() | {"message": str(err)})
+            raise
+    if dry_run:
+        click.echo(json.dumps([call.to_json() for call in target.calls], ensure_ascii=False, indent=2))
+        return
+    emit(done.to_json(), as_json=as_json, text=released_text(done))
+    if done.changed:
+        announce(hook, "release", done.to_json() | {"note": words})
+    if gate is None and done.changed and not as_json:
+        note("released without a gate's report (--gate)")
+
+
+def released_text(done: Release) -> str:
+    """Say what was released or rolled back.
+
+    :param done: what was done.
+    :return: lines without a final break.
+    """
+    if not done.changed:
+        return f"{done.served.label} serves already, by pipeline {done.pipeline}: nothing to do"
+    lines = [f"{done.served.label} ({done.served.mode}) serves, {done.event} {done.number} of pipeline {done.pipeline}"]
+    if done.came_from:
+        way = "darl rollback" if done.event == "release" else f"darl rollback --to {done.came_from.version}"
+        lines.append(f"before: {done.came_from.label} ({done.came_from.mode}); {way} goes back to it")
+    if done.deviation is not None:
+        lines.append(f"answers as the bundle does, within {max(done.deviation, 1e-7):.0e}")
+    if done.probe is not None:
+        lines.append(f"a search through the pipeline too: {done.probe.hits} hits, within {done.probe.deviation:.0e}")
+    lines += [f"setting {name} = {json.dumps(value)}" for name, value in done.settings.items()]
+    lines += [f"search pipeline {name} {change}" for name, change in done.pipelines.items()]
+    lines += [f"{one.label} undeployed" for one in done.undeployed]
+    return "\n".join(lines)
+
+
+def _read_gate(path: Path) -> dict[str, Any]:
+    if path.stat().st_size > MOST_GATE_BYTES:
+        raise InputError("too large for a report of darl gate", where=str(path), todo="make it by darl gate --out")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as err:
+        raise InputError(f"not JSON ({err})", where=str(path), todo="make it by darl gate --out") from err
+    if not isinstance(found, dict):
+        raise InputError("not a JSON object", where=str(path), todo="make it by darl gate --out")
+    return found

@@ -1,0 +1,84 @@
+"""``darl versions``: what serves, and what served."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from darl_opensearch.cli.cluster_options import cluster_options, history_option, pipeline_option
+from darl_opensearch.cli.output import emit, json_option
+
+if TYPE_CHECKING:
+    from darl_opensearch.cluster.connect import ClusterOptions
+    from darl_opensearch.cluster.versions import Version
+
+
+@click.command()
+@cluster_options
+@pipeline_option
+@history_option
+@click.option(
+    "--delete",
+    "words",
+    metavar="VERSION",
+    help="Delete the model of an old VERSION, or NAME:VERSION, from the cluster; refused while a pipeline asks it.",
+)
+@json_option
+def cli(cluster: ClusterOptions, pipeline: str, history: str, words: str | None, as_json: bool) -> None:
+    """List the versions of a pipeline: which serves, which are deployed, when each was released, by what gate."""
+    from darl_opensearch.cluster import Cluster
+    from darl_opensearch.cluster.versions import delete, versions
+
+    target = Cluster.open(cluster)
+    if words:
+        delete(target, words, pipeline, history=history)
+    found = versions(target, pipeline, history=history)
+    result = {"pipeline": pipeline, "versions": [one.to_json() for one in found]}
+    emit(result, as_json=as_json, text=_text(pipeline, found))
+
+
+def _text(pipeline: str, found: Sequence[Version]) -> str:
+    from rich import box
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    if not found:
+        return f"nothing was released to pipeline {pipeline} yet"
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for head in ("version", "mode", "state", "event", "when", "who", "gate", "note"):
+        table.add_column(head)
+    for one in found:
+        table.add_row(*map(escape, _row(one)))
+    out = io.StringIO()
+    Console(file=out, no_color=True, width=200, highlight=False, soft_wrap=True).print(table)
+    return "\n".join(line.rstrip() for line in out.getvalue().strip("\n").splitlines() if line.strip())
+
+
+def _row(one: Version) -> tuple[str, ...]:
+    state, event = str(one.state), one.event
+    if one.state == "serving" and one.model_state != "DEPLOYED":
+        state = f"serving, model {one.model_state or 'gone'}"
+    if event is None:
+        return (one.served.label, one.served.mode, state, "–", "–", "–", "–", "not by darl release")
+    what = event.kind if event.state == "done" else f"{event.kind}, {event.state}"
+    return (
+        one.served.label, one.served.mode, state, f"{event.number} {what}",
+        f"{event.started[:16].replace('T', ' ')} UTC",
+        event.who, _gate(one), event.reason or event.note or "",
+    )  # fmt: skip
+
+
+def _gate(one: Version) -> str:
+    gate = one.gate
+    if gate is None:
+        return "none"
+    changes = [
+        f"{name} {change['mean']:+.3f} [{change['low']:+.3f}, {change['high']:+.3f}]"
+        for name in ("id", "control")
+        if (change := gate.get(name)) and None not in (change["mean"], change["low"], change["high"])
+    ]
+    return f"{'yes' if gate['passed'] else 'no'}: {gate['measure']} {', '.join(changes)}".strip()

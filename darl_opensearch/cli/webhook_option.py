@@ -1,0 +1,33 @@
+"""The option by which commands tell a webhook what they did."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from darl_opensearch.cli.output import note
+from darl_opensearch.webhook import Webhook, tell
+
+webhook_option = click.option(
+    "--webhook",
+    metavar="URL",
+    envvar="DARL_WEBHOOK",
+    show_envvar=True,
+    help="Also POST the result there as JSON, signed with DARL_WEBHOOK_SECRET if it is set; a failure is a warning.",
+)
+
+
+def announce(webhook: Webhook | None, event: str, data: Mapping[str, Any]) -> None:
+    """Tell a webhook, and say so where it does not take it.
+
+    :param webhook: where; None: nobody is told.
+    :param event: what happened.
+    :param data: JSON-ready values.
+    """
+    if webhook is None:
+        return
+    found = tell(webhook, event, data)
+    if not found.delivered:
+        note(f"the webhook was not told ({found.reason}, {found.attempts} attempts); nothing else is affected")

@@ -1,0 +1,262 @@
+"""What was released, in the cluster itself: one document an event, in an index with a strict mapping.
+
+An event is written before the pipelines are, with the bodies that are there and those that will be, and closed when
+they are in place. So a command that was killed in between is known, and done again it finishes; and since the
+document's id is the pipeline's name and the next number, two commands at once cannot both write it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import getpass
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from darl_opensearch import __version__
+from darl_opensearch.cluster.calls import Cluster, path
+from darl_opensearch.cluster.config_files import render
+from darl_opensearch.cluster.pipelines import models_in
+from darl_opensearch.cluster.preflight import Mode
+from darl_opensearch.errors import ClusterError, UsageError
+
+INDEX = "darl-releases"
+MOST = 1000  # events of a pipeline that are read; older ones stay in the index
+TAKE_OVER_SECONDS = 60.0  # an unfinished event this old was left by a command that died: switching takes under one
+CONFLICT = 409
+
+Kind = Literal["release", "rollback", "refused"]
+State = Literal["switching", "done", "abandoned"]
+Bodies = Mapping[str, Mapping[str, Any]]
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,200}")  # never a wildcard, a list, or a system name
+_DESCRIPTION = re.compile(r"DaRL (\S+) (\S+) \((local|connector)\)")
+
+
+@dataclass(frozen=True)
+class Served:
+    """A version of a bundle, as it serves or served.
+
+    :param name: name of the bundle.
+    :param version: its version.
+    :param mode: where the model runs.
+    :param model_id: the model in ML Commons.
+    """
+
+    name: str
+    version: str
+    mode: Mode
+    model_id: str
+
+    @classmethod
+    def of_pipeline(cls, body: Mapping[str, Any]) -> Served | None:
+        """Read from a pipeline what it serves.
+
+        :param body: a pipeline written by darl.
+        :return: the version; None where the pipeline does not say.
+        """
+        match, ids = _DESCRIPTION.match(str(body.get("description", ""))), models_in(body)
+        if match is None or len(ids) != 1:
+            return None
+        return cls(match[1], match[2], match[3], ids.pop())  # type: ignore[arg-type]
+
+    @property
+    def label(self) -> str:
+        """``name version``, for messages."""
+        return f"{self.name} {self.version}"
+
+    def is_called(self, words: str) -> bool:
+        """Whether somebody means this version.
+
+        :param words: a version, or ``name:version``.
+        :return: whether that is this one.
+        """
+        return words in (self.version, f"{self.name}:{self.version}")
+
+
+@dataclass(frozen=True)
+class Event:
+    """One release, rollback, or refusal.
+
+    :param pipeline: name of the pipeline.
+    :param number: its place in the pipeline's history, from 1.
+    :param kind: what it was.
+    :param state: ``switching`` until the pipelines are in place.
+    :param started: ISO 8601 time in UTC.
+    :param to: the version that was to serve.
+    :param came_from: the version that served; None where there was no pipeline.
+    :param before: the pipelines that were there, by name.
+    :param after: the pipelines that were to be there, by name.
+    :param finished: ISO 8601 time in UTC, once it is no longer switching.
+    :param who: user and host.
+    :param note: why, in words.
+    :param cycle: the cycle that it was part of.
+    :param reason: why it was refused.
+    :param gate: what the gate said.
+    :param seq_no: of the document as it was read.
+    :param primary_term: the same.
+    """
+
+    pipeline: str
+    number: int
+    kind: Kind
+    state: State
+    started: str
+    to: Served
+    came_from: Served | None = None
+    before: Bodies = field(default_factory=dict)
+    after: Bodies = field(default_factory=dict)
+    finished: str | None = None
+    who: str = ""
+    note: str = ""
+    cycle: str = ""
+    reason: str = ""
+    gate: Mapping[str, Any] | None = None
+    seq_no: int = -1
+    primary_term: int = -1
+
+    @property
+    def age_seconds(self) -> float:
+        """Seconds since it was started, by this machine's clock."""
+        return (datetime.now(UTC) - datetime.fromisoformat(self.started)).total_seconds()
+
+    def to_json(self) -> dict[str, Any]:
+        """Render as the index holds it.
+
+        :return: JSON-ready values; what is empty is left out.
+        """
+        data = {
+            "@timestamp": self.started, "finished": self.finished, "pipeline": self.pipeline, "number": self.number,
+            "event": self.kind, "state": self.state, "from": self.came_from and vars(self.came_from),
+            "to": vars(self.to), "who": self.who, "note": self.note, "cycle": self.cycle, "reason": self.reason,
+            "darl": __version__, "gate": self.gate and dict(self.gate), "before": dict(self.before),
+            "after": dict(self.after),
+        }  # fmt: skip
+        return {name: value for name, value in data.items() if value not in (None, "", {})}
+
+    @classmethod
+    def of_hit(cls, hit: Mapping[str, Any]) -> Event:
+        """Read a document.
+
+        :param hit: as a search returns it.
+        :return: the event.
+        """
+        source = hit["_source"]
+        return cls(
+            pipeline=source["pipeline"], number=source["number"], kind=source["event"], state=source["state"],
+            started=source["@timestamp"], to=Served(**source["to"]),
+            came_from=Served(**source["from"]) if "from" in source else None, before=source.get("before", {}),
+            after=source.get("after", {}), finished=source.get("finished"), who=source.get("who", ""),
+            note=source.get("note", ""), cycle=source.get("cycle", ""), reason=source.get("reason", ""),
+            gate=source.get("gate"), seq_no=int(hit.get("_seq_no", -1)), primary_term=int(hit.get("_primary_term", -1)),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class History:
+    """The events of one pipeline.
+
+    :param cluster: the cluster.
+    :param pipeline: name of the pipeline.
+    :param index: the index that holds them.
+    """
+
+    cluster: Cluster
+    pipeline: str
+    index: str = INDEX
+
+    def __post_init__(self) -> None:
+        """Refuse an index that could be more than one."""
+        if not _NAME.fullmatch(self.index):
+            raise UsageError(f"index name {self.index!r} is not usable", todo="use a-z, 0-9, '.', '_', '-'")
+
+    def events(self) -> list[Event]:
+        """Read the newest events.
+
+        :return: oldest first; none where nothing was ever released.
+        """
+        body = render("find_releases.json", size=MOST, pipeline=self.pipeline)
+        answer = self.cluster.read("POST", path(self.index, "_search"), body, absent={})
+        try:
+            return [Event.of_hit(hit) for hit in reversed(answer.get("hits", {}).get("hits", []))]
+        except (KeyError, TypeError) as err:
+            raise ClusterError(
+                f"index {self.index} holds a document that is no release ({err})", where=self.cluster.url,
+                todo="remove it, or name another index by --history",
+            ) from err  # fmt: skip
+
+    def begin(self, last: int, kind: Kind, to: Served, **fields: Any) -> Event:
+        """Write the next event; refused when another command was faster.
+
+        :param last: number of the newest event that was read, 0 where there was none.
+        :param kind: what it is.
+        :param to: the version that is to serve.
+        :param **fields: further fields of :class:`Event`.
+        :return: the event as it was written.
+        :raises ClusterError: when there is an event of this number already.
+        """
+        self._ensure_index()
+        event = Event(
+            self.pipeline, last + 1, kind, fields.pop("state", "switching"), utc_now(), to,
+            **({"who": this_user()} | {name: value for name, value in fields.items() if value is not None}),
+        )  # fmt: skip
+        place = path(self.index, "_create", f"{self.pipeline}:{event.number}") + "?refresh=true"
+        return self._written(event, "PUT", place)
+
+    def close(self, event: Event, state: State, **fields: Any) -> Event:
+        """Say how an event ended.
+
+        :param event: as it was read or written.
+        :param state: its state from now on.
+        :param **fields: fields of :class:`Event` that change with it.
+        :return: the event as it is now.
+        :raises ClusterError: when another command has changed it since.
+        """
+        changed = dataclasses.replace(event, state=state, finished=utc_now(), **fields)
+        place = path(self.index, "_doc", f"{self.pipeline}:{event.number}")
+        guard = f"?refresh=true&if_seq_no={event.seq_no}&if_primary_term={event.primary_term}"
+        return self._written(changed, "PUT", place + guard)
+
+    def _written(self, event: Event, method: str, place: str) -> Event:
+        try:
+            answer = self.cluster.send(method, place, event.to_json(), pretend={"_seq_no": 0, "_primary_term": 1})
+        except ClusterError as err:
+            if getattr(err.__cause__, "status_code", None) != CONFLICT:
+                raise
+            raise ClusterError(
+                f"another command is releasing to search pipeline {self.pipeline!r} at the same time",
+                where=self.cluster.url, todo="see darl versions, then run this again if it is still wanted",
+            ) from err  # fmt: skip
+        return dataclasses.replace(event, seq_no=int(answer["_seq_no"]), primary_term=int(answer["_primary_term"]))
+
+    def _ensure_index(self) -> None:
+        if self.cluster.read("GET", path(self.index), absent={}):
+            return
+        try:
+            self.cluster.send("PUT", path(self.index), render("releases_index.json"))
+        except ClusterError as err:
+            if "resource_already_exists_exception" not in str(err.__cause__):
+                raise  # else another command was faster
+
+
+def utc_now() -> str:
+    """Tell the time.
+
+    :return: ISO 8601 in UTC, to the millisecond.
+    """
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def this_user() -> str:
+    """Name who runs this.
+
+    :return: user and host.
+    """
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user need not have a name
+        user = "?"
+    return f"{user}@{socket.gethostname()}"

@@ -1,0 +1,119 @@
+"""Asking a version before it serves: does it answer, and does a search through its pipeline rank as it should?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from darl_opensearch.bundle import Bundle
+from darl_opensearch.cluster import guards
+from darl_opensearch.cluster.calls import Cluster, path
+from darl_opensearch.cluster.config_files import render
+from darl_opensearch.cluster.pipelines import PipelineOptions, PipelineShape, pipelines_for
+from darl_opensearch.cluster.preflight import Mode
+from darl_opensearch.cluster.verify import CONNECTOR_BOUND, LOCAL_BOUND, PROBES, predict
+from darl_opensearch.errors import ClusterError
+from darl_opensearch.text import TEXT_FIELD
+
+HITS = 5
+
+
+class ProbeFailed(ClusterError):
+    """The new version does not answer as it should."""
+
+
+@dataclass(frozen=True)
+class ProbeSearch:
+    """What a search through a pipeline that is not in place brought.
+
+    :param query: what was searched for.
+    :param hits: hits that were compared with the bundle's own answers.
+    :param deviation: largest difference of a score or a grade's probability.
+    """
+
+    query: str
+    hits: int
+    deviation: float
+
+
+def probe_search(cluster: Cluster, bundle: Bundle, mode: Mode, model_id: str, index: str) -> ProbeSearch:
+    """Search real items through the new pipeline, sent with the request: nothing is written for it.
+
+    The query's text travels in ``ext.ml_inference``, whatever ``--query-path`` says: what a search body of the
+    pipeline's users looks like is not known here.
+
+    :param cluster: the cluster.
+    :param bundle: what is to serve.
+    :param mode: where its model runs.
+    :param model_id: the model.
+    :param index: an index filled by ``darl index``.
+    :return: what was compared.
+    :raises ProbeFailed: when the hits are not scored, not in order, or scored otherwise than the bundle does.
+    :raises ClusterError: when there is nothing to search.
+    """
+    from darl_opensearch.scoring import Scorer
+
+    options = PipelineOptions(max_k=HITS)
+    body = dict(pipelines_for(bundle.card, mode, model_id, options)[options.name])
+    query = PROBES[0][0]
+    guarded = guards.for_local(query) if mode == "local" else guards.for_connector(query)
+    request = render("search_probe.json", size=HITS, pipeline=body, query_text=guarded)
+    answer = cluster.read("POST", path(index, "_search"), request)
+    sources = [hit.get("_source") or {} for hit in answer.get("hits", {}).get("hits", [])]
+    if not sources:
+        raise ClusterError(
+            f"index {index} holds no items to search", where=cluster.url, todo="fill it by darl index, or leave it out"
+        )
+    names = list(bundle.card.columns.hit_fields())
+    if any(not isinstance(source.get(name), int | float) for source in sources for name in names):
+        raise _failed(cluster, index, "a search through the new pipeline is not reranked")
+    rows = np.array([[source[name] for name in names] for source in sources], dtype=np.float64)
+    with Scorer.open(bundle) as scorer:
+        expected = scorer.score(query, [str(source[TEXT_FIELD]) for source in sources]).data.astype(np.float64)
+    columns = list(bundle.card.columns.hit_fields().values())
+    probable = slice(0, 1 + bundle.card.columns.k)
+    worst = float(np.abs(rows - expected[:, columns])[:, probable].max())
+    bound = LOCAL_BOUND if mode == "local" else CONNECTOR_BOUND
+    if not worst <= bound:
+        raise _failed(
+            cluster, index, f"hits of the new pipeline are scored otherwise than by the bundle (off by {worst:.2g})"
+        )
+    scores = rows[:, names.index("darl_score")]
+    if not (np.diff(scores) <= bound).all():
+        raise _failed(cluster, index, "hits of the new pipeline are not in the order of their scores")
+    return ProbeSearch(query, len(sources), worst)
+
+
+def answers(cluster: Cluster, mode: Mode, model_id: str, body: Mapping[str, Any], *, name: str) -> None:
+    """See that a model answers what its pipeline reads, where its bundle is not at hand.
+
+    :param cluster: the cluster.
+    :param mode: where the model runs.
+    :param model_id: the model.
+    :param body: the graded pipeline that names it.
+    :param name: of the pipeline, for messages.
+    :raises ProbeFailed: when it does not answer, or not with grades that are probabilities.
+    """
+    width = len(PipelineShape.of(name, body, where=cluster.url).fields)
+    query, documents = PROBES[0]
+    try:
+        rows = predict(cluster, mode, model_id, query, documents)
+    except ClusterError as err:
+        raise ProbeFailed(err.what, where=err.where, todo=err.todo) from err
+    right = rows.shape == (len(documents), width) and bool(np.isfinite(rows).all())
+    if not right or not np.allclose(rows[:, 1 : width - 2].sum(1), 1.0, atol=1e-3):
+        raise ProbeFailed(
+            f"model {model_id} does not answer with {width - 3} grades an item", where=cluster.url,
+            todo="see whether its scorer serves the bundle that the model was registered from",
+        )  # fmt: skip
+
+
+def _failed(cluster: Cluster, index: str, what: str) -> ProbeFailed:
+    return ProbeFailed(
+        f"{what} (index {index})",
+        where=cluster.url,
+        todo="see the node's log; has the index been filled by darl index?",
+    )

@@ -1,0 +1,233 @@
+"""Releasing a bundle: register it, ask it, switch the pipelines, keep the way back.
+
+Every step can be done again. Killed between any two requests, the same command finishes: the model is found by its
+digest, the event of the history that was left unfinished is known by its model, and pipelines are written only where
+they differ.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from darl_opensearch.bundle import Bundle
+from darl_opensearch.cluster import models
+from darl_opensearch.cluster.calls import Cluster
+from darl_opensearch.cluster.connector import ScorerAddress
+from darl_opensearch.cluster.history import INDEX, TAKE_OVER_SECONDS, History, Served
+from darl_opensearch.cluster.models import OnChunk
+from darl_opensearch.cluster.outcome import Release
+from darl_opensearch.cluster.pipelines import Change, PipelineOptions, check_free, options_of, pipelines_for
+from darl_opensearch.cluster.preflight import Mode
+from darl_opensearch.cluster.probe import ProbeFailed, probe_search
+from darl_opensearch.cluster.register import NotVerified, RegisterOptions, Registration, register
+from darl_opensearch.cluster.rollback import RollbackOptions, rollback
+from darl_opensearch.cluster.switching import Now, ReleaseRefused, read_now, refuse, switch, take_over, undeploy
+from darl_opensearch.cluster.versions import Version, superfluous, versions
+from darl_opensearch.errors import DarlError, GateRefused, InputError, UsageError
+
+__all__ = [
+    "Release", "ReleaseOptions", "ReleaseRefused", "RollbackOptions", "Version", "release", "rollback", "versions",
+]  # fmt: skip
+
+Report = Callable[[str, int, int], object]
+STEPS = ("registering", "probing", "switching", "retiring")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReleaseOptions:
+    """What ``darl release`` was asked for.
+
+    :param pipeline: name of the pipeline.
+    :param mode: where the model runs.
+    :param scorer: where the new version's scorer is, for ``connector``.
+    :param max_k: most pairs scored a search; None: as the pipeline has it.
+    :param oversample: candidates fetched for each hit asked for; None: as the pipeline has it.
+    :param query_path: where the query's text is in the search body; None: as the pipeline has it, ``""``: the default.
+    :param with_query_id: pass ``query_id`` and ``slice`` on; None: as the pipeline has it.
+    :param keep: versions before the one that serves which stay deployed.
+    :param index: an index of items to search through the new pipeline before it is in place.
+    :param gate: what ``darl gate`` said of this bundle, as JSON; a no refuses the release.
+    :param note: why, in words.
+    :param cycle: the cycle that it is part of.
+    :param who: who releases; user and host by default.
+    :param apply_settings: change cluster settings that stand in the way.
+    :param deploy_timeout: most seconds to wait for the model to be loaded.
+    :param grace: most seconds to wait for running searches before an old model is unloaded.
+    :param history: index of the releases.
+    """
+
+    pipeline: str = "darl"
+    mode: Mode = "local"
+    scorer: ScorerAddress | None = None
+    max_k: int | None = None
+    oversample: int | None = None
+    query_path: str | None = None
+    with_query_id: bool | None = None
+    keep: int = 2
+    index: str | None = None
+    gate: Mapping[str, Any] | None = None
+    note: str = ""
+    cycle: str = ""
+    who: str | None = None
+    apply_settings: bool = False
+    deploy_timeout: float = 300.0
+    grace: float = 30.0
+    history: str = INDEX
+
+    def __post_init__(self) -> None:
+        """Refuse what could not be done."""
+        PipelineOptions(self.pipeline)
+        if self.mode == "connector" and self.scorer is None:
+            raise UsageError("--mode connector needs --scorer-url", todo="give the address of the new version's scorer")
+        if self.keep < 0:
+            raise UsageError(f"keep is {self.keep}", todo="give 0 or more versions")
+
+
+def release(
+    bundle: Bundle | str | os.PathLike[str],
+    cluster: Cluster,
+    options: ReleaseOptions | None = None,
+    *,
+    on_chunk: OnChunk | None = None,
+    report: Report = lambda what, done, total: None,
+) -> Release:
+    """Let a bundle serve in place of another, under live traffic.
+
+    :param bundle: the bundle, or its folder.
+    :param cluster: the cluster.
+    :param options: how.
+    :param on_chunk: told after each uploaded chunk how many are done, and of how many.
+    :param report: called with what is being done, steps done and steps in all.
+    :return: what was done, or in a dry run would be; ``cluster.calls`` has the requests.
+    :raises ReleaseRefused: when the gate said no, or the new version does not answer as it should; the old one serves.
+    :raises ClusterError: when the cluster cannot be reached, or another command is releasing to the same pipeline.
+    """
+    options = options or ReleaseOptions()
+    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    history = History(cluster, options.pipeline, options.history)
+    events, now = history.events(), read_now(cluster, options.pipeline)
+    check_free(cluster, PipelineOptions(options.pipeline))
+    if no := _gate_says_no(options.gate, opened, now):
+        raise _refused(history, no, opened, "", options, now)
+
+    report(STEPS[0], 0, len(STEPS))
+    chosen = _pipeline_options(options, now)
+    try:
+        registered = _register(opened, cluster, options, chosen, on_chunk)
+        to = Served(opened.card.name, opened.card.version, options.mode, registered.model_id)
+        report(STEPS[1], 1, len(STEPS))
+        probe = None
+        if options.index is not None and not cluster.dry_run:
+            probe = probe_search(cluster, opened, options.mode, registered.model_id, options.index)
+    except NotVerified as err:
+        raise _refused(history, err, opened, _unload(cluster, opened, options), options, now) from err
+    except ProbeFailed as err:
+        raise _refused(history, err, opened, _unload(cluster, opened, options), options, now) from err
+
+    report(STEPS[2], 2, len(STEPS))
+    after = pipelines_for(opened.card, options.mode, registered.model_id, chosen)
+    event = events[-1] if events else None
+    if event is not None and event.state != "switching":
+        event = None
+    if event is not None and (event.kind, event.to) != ("release", to):
+        closed, now = take_over(history, event, now, TAKE_OVER_SECONDS)
+        events, event = [*events[:-1], closed], None
+    if event is None and read_now(cluster, options.pipeline).bodies != after:
+        event = history.begin(
+            events[-1].number if events else 0, "release", to, came_from=now.served, before=now.bodies, after=after,
+            who=options.who, note=options.note, cycle=options.cycle, gate=options.gate,
+        )  # fmt: skip
+    changes: Mapping[str, Change] = dict.fromkeys(after, "unchanged")
+    if event is not None:
+        changes = switch(cluster, after)
+        event = history.close(event, "done", after=after)
+    report(STEPS[3], 3, len(STEPS))
+    past = [one for one in events if event is None or one.number != event.number] + ([event] if event else [])
+    undeployed = undeploy(cluster, superfluous(past, to, options.keep), grace_seconds=options.grace)
+    report(STEPS[3], 4, len(STEPS))
+    return Release(
+        event="release",
+        pipeline=options.pipeline,
+        served=to,
+        came_from=event.came_from if event else now.served,
+        number=event.number if event else None,
+        pipelines=changes,
+        deviation=registered.deviation,
+        probe=probe,
+        undeployed=undeployed,
+        settings=registered.settings,
+    )
+
+
+def _register(
+    bundle: Bundle, cluster: Cluster, options: ReleaseOptions, chosen: PipelineOptions, on_chunk: OnChunk | None
+) -> Registration:
+    how = RegisterOptions(
+        mode=options.mode, scorer=options.scorer if options.mode == "connector" else None, pipeline=chosen,
+        apply_settings=options.apply_settings, deploy_timeout=options.deploy_timeout, switch=False,
+    )  # fmt: skip
+    return register(bundle, cluster, how, on_chunk=on_chunk)
+
+
+def _pipeline_options(options: ReleaseOptions, now: Now) -> PipelineOptions:
+    """Treat searches as the pipeline that is there does, but for what was asked for."""
+    there = PipelineOptions(options.pipeline)
+    if options.pipeline in now.bodies and now.served is not None:
+        there = options_of(options.pipeline, now.bodies, now.served.mode)
+    asked: dict[str, Any] = {
+        "max_k": options.max_k, "oversample": options.oversample, "query_path": options.query_path,
+        "with_query_id": options.with_query_id,
+    }  # fmt: skip
+    found = dataclasses.replace(there, **{name: value for name, value in asked.items() if value is not None})
+    if options.mode == "local" and found.with_query_id and not options.with_query_id:
+        found = dataclasses.replace(found, with_query_id=False)  # an in-cluster model takes none
+    return dataclasses.replace(found, query_path=found.query_path or None)
+
+
+def _gate_says_no(gate: Mapping[str, Any] | None, bundle: Bundle, now: Now) -> DarlError | None:
+    """Find what of a gate's report stands in the way."""
+    if gate is None:
+        return None
+    try:
+        passed, old, new = gate["passed"], gate["old"], gate["new"]
+        about = (new["name"], new["version"], new["identity"])
+        against, reasons = (old["name"], old["version"]), "; ".join(gate["reasons"])
+    except (KeyError, TypeError) as err:
+        raise InputError(f"this is no report of darl gate ({err})", todo="make it by darl gate --out") from err
+    where = str(bundle.path)
+    if about != (bundle.card.name, bundle.card.version, bundle.identity):
+        return GateRefused(
+            f"the gate's report is about another bundle, {new['name']} {new['version']}", where=where,
+            todo="run darl gate on this one",
+        )  # fmt: skip
+    if passed is not True:
+        return GateRefused(f"the gate said no ({reasons})", where=where, todo="see its report")
+    served = now.served
+    if served is not None and (served.name, served.version) not in (against, about[:2]):
+        return GateRefused(
+            f"the gate compared it with {' '.join(against)}, and {served.label} is serving", where=where,
+            todo="run darl gate against the bundle that serves",
+        )  # fmt: skip
+    return None
+
+
+def _refused(
+    history: History, error: DarlError, bundle: Bundle, model_id: str, options: ReleaseOptions, now: Now
+) -> ReleaseRefused:
+    to = Served(bundle.card.name, bundle.card.version, options.mode, model_id)
+    return refuse(
+        history, error, "release", to, now, who=options.who, note=options.note, cycle=options.cycle, gate=options.gate
+    )
+
+
+def _unload(cluster: Cluster, bundle: Bundle, options: ReleaseOptions) -> str:
+    """Free the memory of a model that did not pass, unless a pipeline asks it; give its id."""
+    name = (models.local_name if options.mode == "local" else models.connector_name)(bundle.card)
+    found = models.find_models(cluster, name)
+    served = [Served(bundle.card.name, bundle.card.version, options.mode, one.model_id) for one in found]
+    undeploy(cluster, served, grace_seconds=0.0)  # nothing ever asked it but the probe
+    return found[-1].model_id if found else ""

@@ -1,0 +1,178 @@
+"""The way back: an earlier version serves again, by the very pipelines that it served by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from darl_opensearch.cluster import models
+from darl_opensearch.cluster.calls import Cluster
+from darl_opensearch.cluster.history import INDEX, TAKE_OVER_SECONDS, Bodies, Event, History, Served
+from darl_opensearch.cluster.outcome import Release
+from darl_opensearch.cluster.pipelines import Change, PipelineOptions, check_free
+from darl_opensearch.cluster.probe import ProbeFailed, answers
+from darl_opensearch.cluster.switching import LOADED, Now, find_states, read_now, refuse, switch, take_over
+from darl_opensearch.errors import ClusterError, UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class RollbackOptions:
+    """What ``darl rollback`` was asked for.
+
+    :param pipeline: name of the pipeline.
+    :param to: the version to go back to, or ``name:version``; None: the one before the one that serves.
+    :param note: why, in words.
+    :param cycle: the cycle that it is part of.
+    :param who: who rolls back; user and host by default.
+    :param deploy_timeout: most seconds to wait for the model to be loaded again.
+    :param history: index of the releases.
+    """
+
+    pipeline: str = "darl"
+    to: str | None = None
+    note: str = ""
+    cycle: str = ""
+    who: str | None = None
+    deploy_timeout: float = 300.0
+    history: str = INDEX
+
+    def __post_init__(self) -> None:
+        """Refuse names that are none."""
+        PipelineOptions(self.pipeline)
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A version that served, and the pipelines that it served by.
+
+    :param served: the version.
+    :param bodies: the pipelines, by name, as they were when it was replaced.
+    """
+
+    served: Served
+    bodies: Bodies
+
+
+def rollback(cluster: Cluster, options: RollbackOptions | None = None) -> Release:
+    """Let an earlier version serve again.
+
+    Its pipelines are put back as they were when it was replaced, options included. Its model is loaded first where it
+    was unloaded, and asked before anything is switched. Without ``to``, each rollback goes one release further back;
+    one that was killed is finished by the same command.
+
+    :param cluster: the cluster.
+    :param options: how.
+    :return: what was done, or in a dry run would be.
+    :raises ReleaseRefused: when the earlier version does not answer; what serves goes on serving.
+    :raises ClusterError: when there is none to go back to, or its model is gone.
+    :raises UsageError: when no version of that name ever served.
+    """
+    options = options or RollbackOptions()
+    history = History(cluster, options.pipeline, options.history)
+    events, now = history.events(), read_now(cluster, options.pipeline)
+    check_free(cluster, PipelineOptions(options.pipeline))
+    last = events[-1] if events else None
+    event = last if last is not None and last.state == "switching" else None
+    if event is not None and event.kind == "rollback" and (options.to is None or event.to.is_called(options.to)):
+        target = Earlier(event.to, event.after)
+    elif event is not None:
+        closed, now = take_over(history, event, now, TAKE_OVER_SECONDS)
+        target = _target([*events[:-1], closed], now, options)
+        event = None
+    else:
+        target = _target(events, now, options)
+    there = read_now(cluster, options.pipeline).bodies
+    if event is None and there == target.bodies:
+        same: dict[str, Change] = dict.fromkeys(there, "unchanged")
+        return Release("rollback", options.pipeline, target.served, now.served, None, same)
+    _wake(cluster, target, options, history, now)
+    if event is None:
+        event = history.begin(
+            last.number if last else 0, "rollback", target.served, came_from=now.served, before=now.bodies,
+            after=target.bodies, who=options.who, note=options.note, cycle=options.cycle,
+        )  # fmt: skip
+    changes = switch(cluster, target.bodies)
+    event = history.close(event, "done")
+    return Release("rollback", options.pipeline, target.served, event.came_from, event.number, changes)
+
+
+def _target(events: Sequence[Event], now: Now, options: RollbackOptions) -> Earlier:
+    """Find the version to go back to, and its pipelines."""
+    if options.to is None:
+        line = way_back(events)
+        if not line:
+            serving = f"before {now.served.label}" if now.served else "to go back to"
+            raise ClusterError(
+                f"there is no version {serving} in the history of pipeline {options.pipeline!r}",
+                where=f"index {options.history}", todo="see darl versions; darl release makes the history",
+            )  # fmt: skip
+        return line[-1]
+    words = options.to
+    if now.served is not None and now.served.is_called(words):
+        return Earlier(now.served, now.bodies)
+    served = [event for event in reversed(events) if event.kind != "refused"]
+    for event in served:
+        if event.came_from is not None and event.came_from.is_called(words):
+            return Earlier(event.came_from, event.before)
+    for event in served:
+        if event.state == "done" and event.to.is_called(words):
+            return Earlier(event.to, event.after)
+    known = {f"{one.name}:{one.version}" for event in served for one in (event.to, event.came_from) if one}
+    raise UsageError(
+        f"no version {words!r} ever served", where=f"pipeline {options.pipeline}",
+        todo=f"choose from {', '.join(sorted(known)) or 'none'}",
+    )  # fmt: skip
+
+
+def way_back(events: Sequence[Event]) -> list[Earlier]:
+    """Follow releases and rollbacks to what lies before the version that serves.
+
+    A release puts what it replaced on the pile; a rollback takes off what is above the version that it went back to,
+    and that one too. So two rollbacks go two releases back, and do not undo each other.
+
+    :param events: of a pipeline, oldest first.
+    :return: what a rollback goes back to last; the nearest version is the last.
+    """
+    line: list[Earlier] = []
+    for event in events:
+        if event.state == "abandoned" and event.came_from is not None and event is events[-1]:
+            line.append(Earlier(event.came_from, event.before))  # never switched as a whole: put back what was there
+        if event.state != "done" or event.kind == "refused" or event.came_from is None:
+            continue
+        places = [place for place, one in enumerate(line) if one.served == event.to]
+        if event.kind == "rollback" and places:
+            del line[places[-1] :]
+        elif event.to != event.came_from:
+            line.append(Earlier(event.came_from, event.before))
+    return line
+
+
+def _wake(cluster: Cluster, target: Earlier, options: RollbackOptions, history: History, now: Now) -> None:
+    """Load the earlier version's model where need be, and ask it something."""
+    served = target.served
+    found = find_states(cluster, [served.model_id]).get(served.model_id)
+    if found is None:
+        raise ClusterError(
+            f"the model of {served.label} was deleted",
+            where=cluster.url,
+            todo="release its bundle again by darl release",
+        )
+    loaded = found.state in LOADED
+    if not loaded:
+        models.deploy(cluster, served.model_id, timeout=options.deploy_timeout)
+    if cluster.dry_run:
+        return
+    body = target.bodies[options.pipeline]
+    try:
+        try:
+            answers(cluster, served.mode, served.model_id, body, name=options.pipeline)
+        except ProbeFailed:
+            if not loaded:
+                raise
+            # It is said to be deployed, but after a restart of a node it may not be: load it once more.
+            models.deploy(cluster, served.model_id, timeout=options.deploy_timeout)
+            answers(cluster, served.mode, served.model_id, body, name=options.pipeline)
+    except ProbeFailed as err:
+        raise refuse(
+            history, err, "rollback", served, now, who=options.who, note=options.note, cycle=options.cycle
+        ) from err

@@ -1,0 +1,190 @@
+"""Putting other pipelines in place under live traffic.
+
+A search reads its pipeline once, when it starts, and the cluster takes a new body at once and whole: a search meets the
+old pipeline or the new one, never a half. What is left to do is to keep the old one's model until the searches that
+started with it are done.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from darl_opensearch.cluster import models, pipelines
+from darl_opensearch.cluster.calls import Cluster, path
+from darl_opensearch.cluster.history import Bodies, Event, History, Kind, Served, utc_now
+from darl_opensearch.cluster.pipelines import PLAIN, Change
+from darl_opensearch.errors import ClusterError, DarlError, GateRefused
+
+LOADED = ("DEPLOYED", "PARTIALLY_DEPLOYED", "DEPLOYING")
+SEARCH = "indices:data/read/search"
+
+
+@dataclass(frozen=True)
+class Now:
+    """What a pipeline and its plain variant are at the moment.
+
+    :param bodies: those of the two that are there, by name.
+    :param served: what the graded one serves; None where it is not there.
+    """
+
+    bodies: Bodies
+    served: Served | None
+
+
+def read_now(cluster: Cluster, name: str) -> Now:
+    """Read a pipeline and its plain variant.
+
+    :param cluster: the cluster.
+    :param name: name of the pipeline.
+    :return: what is there.
+    """
+    found = {one: pipelines.fetch(cluster, one) for one in (name, name + PLAIN)}
+    bodies = {one: body for one, body in found.items() if body is not None}
+    return Now(bodies, Served.of_pipeline(bodies[name]) if name in bodies else None)
+
+
+def switch(cluster: Cluster, after: Bodies) -> dict[str, Change]:
+    """Put pipelines in place, one request each, and see that they are.
+
+    :param cluster: the cluster.
+    :param after: name to body.
+    :return: what was done about each.
+    :raises ClusterError: when one is not what was sent.
+    """
+    changes = pipelines.put(cluster, after)
+    if not cluster.dry_run:
+        for name, body in after.items():
+            if pipelines.fetch(cluster, name) != body:
+                raise ClusterError(
+                    f"search pipeline {name!r} is not what was sent: something else has written it",
+                    where=cluster.url, todo="see darl versions, then run this again",
+                )  # fmt: skip
+    return changes
+
+
+def take_over(history: History, last: Event, now: Now, after_seconds: float) -> tuple[Event, Now]:
+    """Close an event that another command left unfinished: as done where its pipelines are in place.
+
+    :param history: of the pipeline.
+    :param last: the unfinished event.
+    :param now: what is there.
+    :param after_seconds: age below which the other command may still be at work.
+    :return: the event as it is now, and what counts as being there: where not all of its pipelines were switched,
+        what was there before.
+    :raises ClusterError: when it is too young for that.
+    """
+    if last.age_seconds < after_seconds:
+        raise ClusterError(
+            f"a {last.kind} of {last.to.label} was started {last.age_seconds:.0f} s ago by {last.who} and is not done",
+            where=history.cluster.url,
+            todo=f"wait for it, or {after_seconds:.0f} s if it died: then this takes over",
+        )
+    if now.bodies == last.after:
+        return history.close(last, "done"), now
+    reason = "the command ended before the pipelines were in place"
+    return history.close(last, "abandoned", reason=reason), Now(last.before, last.came_from)
+
+
+def find_states(cluster: Cluster, model_ids: Collection[str]) -> dict[str, models.FoundModel]:
+    """Ask for models by id.
+
+    :param cluster: the cluster.
+    :param model_ids: theirs.
+    :return: those that are there, by id.
+    """
+    return {found.model_id: found for found in models.find_by_id(cluster, model_ids)} if model_ids else {}
+
+
+def in_use(cluster: Cluster) -> set[str]:
+    """List the models that any search pipeline of the cluster names.
+
+    :param cluster: the cluster.
+    :return: their ids.
+    """
+    return set().union(*map(pipelines.models_in, pipelines.fetch_all(cluster).values()), set())
+
+
+def undeploy(cluster: Cluster, served: Sequence[Served], *, grace_seconds: float) -> tuple[Served, ...]:
+    """Unload models that no pipeline names, once the searches that run now are done.
+
+    A search that is still running after the grace period keeps its first-stage order: it does not fail.
+
+    :param cluster: the cluster.
+    :param served: versions that are not needed any more.
+    :param grace_seconds: most seconds to wait for searches that run now.
+    :return: those that were unloaded.
+    """
+    states = find_states(cluster, {one.model_id for one in served})
+    loaded = [one for one in served if one.model_id in states and states[one.model_id].state in LOADED]
+    if not loaded:
+        return ()
+    used = in_use(cluster)
+    idle = tuple(one for one in loaded if one.model_id not in used)
+    if idle and not cluster.dry_run:
+        wait_for_searches(cluster, grace_seconds)
+    for one in idle:
+        cluster.send("POST", path("_plugins", "_ml", "models", one.model_id, "_undeploy"))
+    return idle
+
+
+def wait_for_searches(cluster: Cluster, most_seconds: float) -> bool:
+    """Wait until the searches that run at this moment are done, however many start in the meantime.
+
+    :param cluster: the cluster.
+    :param most_seconds: most seconds to wait; as long as that where the cluster does not list its tasks to us.
+    :return: whether they are done.
+    """
+    deadline = time.monotonic() + most_seconds
+    try:
+        left = _searches(cluster)
+        while left and time.monotonic() < deadline:
+            time.sleep(models.POLL_SECONDS)
+            left &= _searches(cluster)
+        return not left
+    except ClusterError:
+        time.sleep(max(0.0, deadline - time.monotonic()))
+        return False
+
+
+def _searches(cluster: Cluster) -> set[str]:
+    nodes: Mapping[str, Any] = cluster.read("GET", f"/_tasks?actions={SEARCH}").get("nodes", {})
+    return {task for node in nodes.values() for task in node.get("tasks", {})}
+
+
+class ReleaseRefused(GateRefused):
+    """A release or a rollback that was not made; what served goes on serving.
+
+    :param what: why.
+    :param where: the bundle, or the cluster.
+    :param todo: what to do.
+    :param event: what was refused, as the history has it.
+    """
+
+    def __init__(self, what: str, *, where: str | None = None, todo: str | None = None, event: Event) -> None:
+        super().__init__(what, where=where, todo=todo)
+        self.event = event
+
+
+def refuse(history: History, error: DarlError, kind: Kind, to: Served, now: Now, **fields: Any) -> ReleaseRefused:
+    """Write a refusal into the history, and make the error to raise.
+
+    :param history: of the pipeline.
+    :param error: what was found.
+    :param kind: what was refused.
+    :param to: the version that was to serve.
+    :param now: what serves.
+    :param **fields: further fields of the event: note, cycle, gate, who.
+    :return: the error; where the cluster does not take the event, it is raised all the same.
+    """
+    reason = f"{kind} refused: {error.what}"
+    closed = {"state": "done", "came_from": now.served, "reason": reason} | fields
+    try:
+        events = history.events()
+        event = history.begin(events[-1].number if events else 0, "refused", to, finished=utc_now(), **closed)
+    except ClusterError:  # a refusal is a refusal, whether or not it can be written down
+        event = Event(history.pipeline, 0, "refused", "done", utc_now(), to, came_from=now.served, reason=reason)
+    served = f"; {now.served.label} goes on serving" if now.served else "; nothing is serving"
+    return ReleaseRefused(error.what + served, where=error.where, todo=error.todo, event=event)

@@ -1,0 +1,146 @@
+"""Which versions there are behind a pipeline, and which of them are needed no more."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from darl_opensearch.cluster import models
+from darl_opensearch.cluster.calls import Cluster
+from darl_opensearch.cluster.history import INDEX, Event, History, Served
+from darl_opensearch.cluster.switching import LOADED, find_states, in_use, read_now
+from darl_opensearch.errors import ClusterError, UsageError
+
+VersionState = Literal["serving", "deployed", "undeployed", "retired"]
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version that serves, served, or was refused.
+
+    :param served: the version.
+    :param state: ``serving``; ``deployed``: loaded, a rollback takes no time; ``undeployed``: a rollback loads it
+        first; ``retired``: its model was deleted.
+    :param model_state: what ML Commons calls the model's state; None where it is gone.
+    :param event: the newest event that was about letting it serve; None where it was never released by darl release.
+    :param report: the newest report of darl gate about it; None where it was released without.
+    """
+
+    served: Served
+    state: VersionState
+    model_state: str | None
+    event: Event | None
+    report: Mapping[str, Any] | None = None
+
+    @property
+    def gate(self) -> dict[str, Any] | None:
+        """What the gate said, in short: measure, and the change on either part."""
+        gate = self.report
+        if not gate:
+            return None
+        conditions: Mapping[str, Any] = gate.get("conditions") or {}
+        changes = {name: part["changes"][0]["change"] for name, part in conditions.items() if part.get("changes")}
+        return {"passed": gate.get("passed"), "measure": gate.get("measure"), **changes}
+
+    def to_json(self) -> dict[str, Any]:
+        """Render for ``--json``.
+
+        :return: JSON-ready values.
+        """
+        event = self.event
+        return {
+            **vars(self.served), "state": self.state, "model_state": self.model_state, "gate": self.gate,
+            "released": event and event.started, "event": event and event.kind, "number": event and event.number,
+            "finished": bool(event and event.state == "done"), "who": event and event.who,
+            "note": event and (event.note or None), "cycle": event and (event.cycle or None),
+            "reason": event and (event.reason or None),
+        }  # fmt: skip
+
+
+def versions(cluster: Cluster, pipeline: str = "darl", *, history: str = INDEX) -> list[Version]:
+    """List the versions of a pipeline.
+
+    :param cluster: the cluster.
+    :param pipeline: its name.
+    :param history: index of the releases.
+    :return: the one that serves first, then the newest first; one that both rolled back to and released is there once.
+    """
+    events = History(cluster, pipeline, history).events()
+    now = read_now(cluster, pipeline).served
+    found: dict[str, tuple[Served, Event | None]] = {now.model_id: (now, None)} if now else {}
+    for event in reversed(events):
+        for served, about in ((event.to, event), (event.came_from, None)):
+            if served is None or not served.model_id:
+                continue
+            if found.get(served.model_id, (None, None))[1] is None:
+                found[served.model_id] = (served, about)
+    reports = {event.to.model_id: event.gate for event in events if event.gate}
+    states = find_states(cluster, found.keys())
+    return [
+        Version(
+            served,
+            _state(served, now, states.get(key)),
+            states[key].state if key in states else None,
+            event,
+            reports.get(key),
+        )  # fmt: skip
+        for key, (served, event) in found.items()
+    ]
+
+
+def superfluous(events: Sequence[Event], serving: Served, keep: int) -> tuple[Served, ...]:
+    """Say which versions need not stay deployed.
+
+    :param events: of a pipeline, oldest first.
+    :param serving: the version that serves.
+    :param keep: how many of those that served before it stay deployed.
+    :return: the others, and those that were refused; the newest first.
+    """
+    served: dict[str, Served] = {}
+    refused: dict[str, Served] = {}
+    for event in reversed(events):
+        if event.kind == "refused":
+            refused.setdefault(event.to.model_id, event.to)
+            continue
+        for one in filter(None, (event.to, event.came_from)):
+            served.setdefault(one.model_id, one)
+    served.pop(serving.model_id, None)
+    known = {serving.model_id, "", *served}
+    return (*list(served.values())[keep:], *(one for key, one in refused.items() if key not in known))
+
+
+def delete(cluster: Cluster, words: str, pipeline: str = "darl", *, history: str = INDEX) -> Version:
+    """Delete an old version's model, and its connector, from the cluster.
+
+    :param cluster: the cluster.
+    :param words: its version, or ``name:version``.
+    :param pipeline: the pipeline.
+    :param history: index of the releases; it keeps what was released.
+    :return: what was deleted.
+    :raises ClusterError: when a pipeline names it.
+    :raises UsageError: when there is no such version, or more than one.
+    """
+    there = [one for one in versions(cluster, pipeline, history=history) if one.state != "retired"]
+    meant = [one for one in there if one.served.is_called(words)]
+    if len(meant) != 1:
+        known = ", ".join(f"{one.served.name}:{one.served.version}" for one in there) or "none"
+        raise UsageError(
+            f"{'no' if not meant else 'more than one'} version is called {words!r}", where=f"pipeline {pipeline}",
+            todo=f"choose from {known}",
+        )  # fmt: skip
+    [version] = meant
+    if version.served.model_id in in_use(cluster):
+        raise ClusterError(
+            f"a search pipeline asks {version.served.label}", where=cluster.url, todo="release another version first"
+        )
+    models.remove(cluster, find_states(cluster, [version.served.model_id])[version.served.model_id])
+    return version
+
+
+def _state(served: Served, now: Served | None, model: models.FoundModel | None) -> VersionState:
+    if now is not None and served.model_id == now.model_id:
+        return "serving"
+    if model is None:
+        return "retired"
+    return "deployed" if model.state in LOADED else "undeployed"

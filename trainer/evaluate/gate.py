@@ -1,0 +1,424 @@
+"""The gate: may a new bundle take an old one's place?
+
+Both bundles' exported graphs score the same judged pairs: the graphs that serve, never the model before its export.
+Yes needs four things: no loss on queries like the training's beyond a tolerance, a gain on the control arm, a sound
+bundle, and grades and item texts that mean what they meant. Each of the first two is a bound of a 95 % interval over
+queries, so too few queries are a no, which says how many would be enough.
+
+Control queries were drawn from traffic in proportion to it: a plain mean over them is the mean over requests, and
+weighting them by traffic again would count it twice.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from darl_opensearch import __version__
+from darl_opensearch.bundle import Bundle
+from darl_opensearch.check import check_bundle
+from darl_opensearch.errors import InputError, UsageError, load
+from darl_opensearch.graph_contract import Finding
+from darl_opensearch.jsonl import check_rereadable, read_jsonl
+from darl_opensearch.scoring import Provider
+from trainer.data import leakage
+from trainer.data.judgments import Item, digest, read_judgments
+from trainer.evaluate.bootstrap import Interval
+from trainer.evaluate.claims import Claim, paired
+from trainer.evaluate.gate_words import why_not
+from trainer.evaluate.measured import Measured, Scale, measure
+from trainer.evaluate.parts import ID, Part, read_catalogue, read_part
+from trainer.evaluate.power import Power, power
+from trainer.evaluate.resample import Figure, Floats, mean_over_queries, resample
+from trainer.evaluate.rows import interval, number
+from trainer.evaluate.systems import Ask, BundleSystem, Ratings, open_bundle
+
+FORMAT = 1
+CONTROL = "control"
+LOWER_IS_BETTER = frozenset({"rps"})
+ALSO = ("ndcg@10", "rps")  # shown beside the measure that decides
+_MEASURE = re.compile(r"(?:ndcg|p)@([1-9]\d{0,2}|1000)|ap|rr|rps")
+Report = Callable[[str, int, int], object]
+
+
+def _opt(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateOptions:
+    """What the gate asks for."""
+
+    measure: str = _opt("ndcg@10", "what decides: ndcg@C, p@C, ap, rr or rps (of the grades; lower is better)")
+    tolerance: float = _opt(0.01, "loss of it on queries like the training's that is none, in its own units")
+    min_queries: int = _opt(30, "queries with a value below which a part decides nothing, whatever its interval")
+    relevant_from: int = _opt(1, "lowest grade that counts as relevant in p@C, ap and rr")
+    train: tuple[Path, ...] = _opt((), "judgments that the new bundle was trained on, which neither part may share")
+    allow: tuple[str, ...] = _opt((), "kinds of leaks that are none: query or near-query")
+    changed: str = _opt("", "why the new bundle may have other grades, or render items otherwise, than the old one")
+    int8: bool = _opt(False, "score with the quantised graphs, where those will serve")
+    provider: Provider = _opt("cpu", "where the graphs run: cpu or cuda")
+    threads: int | None = _opt(None, "batches scored at the same time; none: the cores of this process")
+    draws: int = _opt(10_000, "resamples of every interval, sign patterns of every p-value")
+    seed: int = _opt(0, "seed of everything random")
+
+    def __post_init__(self) -> None:
+        """Refuse what would decide nothing."""
+        if not _MEASURE.fullmatch(self.measure):
+            raise UsageError(
+                f"there is no measure {self.measure!r}", todo="choose ndcg@C, p@C (C in 1..1000), ap, rr or rps"
+            )
+        if not 0 <= self.tolerance < math.inf:
+            raise UsageError(f"tolerance is {self.tolerance}", todo="give 0 or more, in units of the measure")
+        if self.min_queries < 2:
+            raise UsageError(f"min_queries is {self.min_queries}", todo="give at least 2: fewer have no interval")
+        if self.draws < 100:
+            raise UsageError(f"draws is {self.draws}", todo="give at least 100")
+        if self.relevant_from < 1:
+            raise UsageError(f"relevant_from is {self.relevant_from}", todo="grade 0 is never relevant: give 1 or more")
+        for kind in self.allow:
+            if kind not in ("query", "near-query"):
+                raise UsageError(f"there is no leak {kind!r}", todo="choose query or near-query")
+
+    @property
+    def cutoffs(self) -> tuple[int, ...]:
+        """Ranks that are counted: the measure's own, and those of what is shown beside it."""
+        found = {int(name.partition("@")[2]) for name in (self.measure, *ALSO) if "@" in name}
+        return tuple(sorted(found))
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The measure that decides, then those shown beside it."""
+        return tuple(dict.fromkeys((self.measure, *ALSO)))
+
+
+@dataclass(frozen=True)
+class Change:
+    """One measure on one part, old against new.
+
+    :param measure: its name.
+    :param old: mean of the old bundle.
+    :param new: mean of the new one.
+    :param claim: the paired change, positive where the new bundle is better.
+    :param power: what as many queries can show.
+    """
+
+    measure: str
+    old: Interval
+    new: Interval
+    claim: Claim
+    power: Power
+
+    def to_json(self) -> dict[str, Any]:
+        """Render for ``--json``.
+
+        :return: JSON-ready values.
+        """
+        return {
+            "measure": self.measure,
+            "lower_is_better": self.measure in LOWER_IS_BETTER,
+            "old": interval(self.old),
+            "new": interval(self.new),
+            "change": interval(self.claim.interval) | {"p": number(self.claim.p)},
+            "sd": number(self.power.sd),
+            "detectable": number(self.power.detectable),
+            "needed": self.power.needed,
+        }
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A part on which the change must be above a bound.
+
+    :param part: ``id`` or ``control``.
+    :param path: its file.
+    :param sha256: the file's digest.
+    :param queries: judged queries.
+    :param pairs: judged pairs.
+    :param bound: what the lower end of the interval must exceed.
+    :param changes: the deciding measure, then others.
+    :param passed: whether it does.
+    :param reason: why not.
+    """
+
+    part: str
+    path: Path
+    sha256: str
+    queries: int
+    pairs: int
+    bound: float
+    changes: tuple[Change, ...]
+    passed: bool
+    reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Render for ``--json``.
+
+        :return: JSON-ready values.
+        """
+        return {
+            "part": self.part, "path": str(self.path), "sha256": self.sha256, "queries": self.queries,
+            "pairs": self.pairs, "bound": self.bound, "passed": self.passed, "reason": self.reason or None,
+            "changes": [change.to_json() for change in self.changes],
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class GateReport:
+    """What the gate says, and every number it says it by.
+
+    :param old: the bundle that serves.
+    :param new: the bundle that may take its place.
+    :param options: what was asked for.
+    :param conditions: ``id``, then ``control``.
+    :param checks: the bundle's contract and parity, its grades, its training data.
+    :param created: ISO 8601 time in UTC.
+    """
+
+    old: Bundle
+    new: Bundle
+    options: GateOptions
+    conditions: tuple[Condition, ...]
+    checks: tuple[Finding, ...]
+    created: str
+
+    @property
+    def passed(self) -> bool:
+        """Whether the new bundle may be released."""
+        return not self.reasons
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why not, a clause each; empty for a yes."""
+        failed = [f"{check.check}: {check.detail}" for check in self.checks if check.passed is False]
+        return (*failed, *(one.reason for one in self.conditions if not one.passed))
+
+    def to_json(self) -> dict[str, Any]:
+        """Render for ``--json`` and ``gate.json``.
+
+        :return: JSON-ready values.
+        """
+        options = {name: value for name, value in vars(self.options).items() if name != "train"}
+        return {
+            "format": FORMAT,
+            "darl": __version__,
+            "created": self.created,
+            "passed": self.passed,
+            "reasons": list(self.reasons),
+            "old": _about(self.old),
+            "new": _about(self.new),
+            "measure": self.options.measure,
+            "tolerance": self.options.tolerance,
+            "weights": "plain means over queries: the control arm was drawn by traffic",
+            "options": options | {"allow": list(self.options.allow), "train": list(map(str, self.options.train))},
+            "conditions": {one.part: one.to_json() for one in self.conditions},
+            "checks": [check.to_json() for check in self.checks],
+        }
+
+
+def gate(
+    old: Bundle,
+    new: Bundle,
+    *,
+    items: Path | Sequence[Path],
+    id_test: Path,
+    control: Path,
+    options: GateOptions | None = None,
+    report: Report = lambda what, done, total: None,
+) -> GateReport:
+    """Decide whether a new bundle may take an old one's place.
+
+    :param old: the bundle that serves.
+    :param new: the one that may.
+    :param items: JSONL of every item that is judged; one file or several.
+    :param id_test: judgments of queries like the training's, none of which either bundle was trained on.
+    :param control: judgments of the control arm: a random sample of traffic that nobody selected or trained on.
+    :param options: measure, tolerance, seeds.
+    :param report: called with what is being done, steps done and steps in all.
+    :return: the decision with its reasons.
+    :raises InputError: for files that cannot be read, or judgments of another arm than the control arm.
+    :raises UsageError: for a measure that these grades do not have.
+    """
+    options = options or GateOptions()
+    load("ir_measures", "train")  # before minutes of scoring, not after
+    paths = (items,) if isinstance(items, Path) else tuple(items)
+    for path in (*paths, id_test, control, *options.train):
+        check_rereadable(path)
+    _check_files(id_test, control)
+    report("checking", 0, 1)
+    checks = [Finding(f"new bundle, {one.check}", one.passed, one.detail) for one in check_bundle(new.path)]
+    checks += _same_meaning(old, new, options.changed)
+    if not 0 < options.relevant_from < new.card.scale.k:
+        raise UsageError(
+            f"grade {options.relevant_from} does not part a scale of 0..{new.card.scale.k - 1} in two",
+            where="relevant_from", todo=f"name a grade in 1..{new.card.scale.k - 1}",
+        )  # fmt: skip
+    systems: list[BundleSystem] = []
+    try:
+        for bundle in (old, new):
+            systems.append(
+                open_bundle(
+                    bundle.path,
+                    lambda renderer: read_catalogue(paths, renderer),
+                    int8=options.int8,
+                    provider=options.provider,
+                    threads=options.threads,
+                )  # fmt: skip
+            )
+        found = {
+            name: read_part(name, path, systems[1].items, new.card.scale.k, seed=options.seed)
+            for name, path in ((ID, id_test), (CONTROL, control))
+        }
+        checks += _untrained(new, list(found.values()), systems[1].items, options)
+        ratings = _rate(systems, list(found.values()), report)
+    finally:
+        for system in systems:
+            system.scorer.close()
+    report("measuring", 0, 1)
+    scale = Scale(new.card.scale.gains, options.cutoffs, options.relevant_from)
+    conditions = []
+    for (name, part), bound in zip(found.items(), (-options.tolerance, 0.0), strict=True):
+        measured = [measure(part, ratings[number_, name], scale) for number_ in (0, 1)]
+        conditions.append(_condition(part, measured[0], measured[1], bound, options))
+    report("measuring", 1, 1)
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    return GateReport(old, new, options, tuple(conditions), tuple(checks), created)
+
+
+def by_query(found: Measured, name: str) -> Floats:
+    """Look up a measure's value of each query.
+
+    :param found: a system's figures on a part.
+    :param name: the measure.
+    :return: ``[q]``, nan where a query has none.
+    :raises UsageError: where this system has no such measure.
+    """
+    if name in found.by_query:
+        return found.by_query[name]
+    if name not in found.figures:
+        raise UsageError(f"there is no {name} of these bundles", todo="choose ndcg@C, p@C, ap, rr or rps")
+    figure: Figure = found.figures[name]
+    return np.where(figure.counts, figure.sums[:, 0], np.nan)
+
+
+def _condition(part: Part, old: Measured, new: Measured, bound: float, options: GateOptions) -> Condition:
+    changes = []
+    for name in options.measures:
+        if name == "rps" and old.grading is not None and new.grading is not None:
+            if old.grading.grade_probs.shape != new.grading.grade_probs.shape:
+                if name == options.measure:
+                    raise UsageError(
+                        "rps compares bundles of as many grades",
+                        todo="decide by a measure of the order, such as ndcg@10",
+                    )
+                continue
+        mine, theirs = by_query(new, name), by_query(old, name)
+        sign = -1.0 if name in LOWER_IS_BETTER else 1.0
+        claim = paired(sign * mine, sign * theirs, draws=options.draws, seed=options.seed)
+        least = bound if name == options.measure else 0.0
+        changes.append(
+            Change(name, _mean(theirs, options), _mean(mine, options), claim, power(sign * (mine - theirs), least))
+        )
+    decides = changes[0]
+    passed = decides.claim.interval.n >= options.min_queries and decides.claim.interval.low > bound
+    reason = "" if passed else why_not(
+        part.name, decides.measure, decides.claim.interval, decides.power, bound, options.min_queries
+    )  # fmt: skip
+    return Condition(
+        part.name, part.path, part.sha256, part.n_queries, len(part), bound, tuple(changes), passed, reason
+    )
+
+
+def _mean(values: Floats, options: GateOptions) -> Interval:
+    return resample({"mean": mean_over_queries(values)}, draws=options.draws, seed=options.seed)["mean"].interval()
+
+
+def _rate(systems: Sequence[BundleSystem], parts: Sequence[Part], report: Report) -> dict[tuple[int, str], Ratings]:
+    total, done = len(systems) * sum(part.n_queries for part in parts), 0
+    ratings = {}
+    for place, system in enumerate(systems):
+        for part in parts:
+
+            def advance(queries: int, what: str = f"scoring {part.name} by {system.name}") -> None:
+                nonlocal done
+                done += queries
+                report(what, done, total)
+
+            asks = [Ask(query.query_id, query.query, query.item_ids) for query in part.queries]
+            ratings[place, part.name] = Ratings.join(system.rate(asks, advance))
+    return ratings
+
+
+def _check_files(id_test: Path, control: Path) -> None:
+    """Refuse one file for both parts, and control queries of another arm: those are trained on."""
+    if id_test.exists() and control.exists() and id_test.samefile(control):
+        raise UsageError(
+            "the same file is given for both parts", where=str(control),
+            todo="give held-out queries like the training's as the one, the judged control arm as the other",
+        )  # fmt: skip
+    for where, row in read_jsonl(control):
+        arm = row.get("arm")
+        if arm is not None and arm != CONTROL:
+            raise InputError(
+                f"this judgment is of the arm {arm!r}", where=f"{where}, field 'arm'",
+                todo="give the judgments of the control arm alone: what was selected is trained on",
+            )  # fmt: skip
+
+
+def _same_meaning(old: Bundle, new: Bundle, changed: str) -> list[Finding]:
+    """Whether grades and item texts mean what they meant; a reason given makes a change one that was wanted."""
+    mine, theirs = new.card, old.card
+    found = []
+    for check, before, after, hint in (
+        ("grades", _scale(theirs.scale.names, theirs.scale.gains), _scale(mine.scale.names, mine.scale.gains), ""),
+        ("template", dataclasses.asdict(theirs.template), dataclasses.asdict(mine.template),
+         "; the index must be loaded again with the new one"),
+    ):  # fmt: skip
+        if before == after:
+            found.append(Finding(check, True, "as the old bundle's"))
+        elif changed:
+            found.append(Finding(check, True, f"other than the old bundle's, because: {changed}{hint}"))
+        else:
+            found.append(Finding(check, False, f"{after} is not the old bundle's {before}{hint}"))
+    return found
+
+
+def _scale(names: Sequence[str], gains: Sequence[float]) -> dict[str, float]:
+    return dict(zip(names, gains, strict=True))
+
+
+def _untrained(new: Bundle, parts: Sequence[Part], items: Mapping[str, Item], options: GateOptions) -> list[Finding]:
+    """Whether the new bundle was trained on what it is tested on, as far as is known here."""
+    found = []
+    trained: Mapping[str, Any] = new.card.training.get("data") or {}
+    digests = {part["sha256"]: name for name, part in trained.items() if isinstance(part, dict) and "sha256" in part}
+    for part in parts:
+        # Read again: the part's items were shuffled, and a digest is of queries as the trainer read them.
+        if name := digests.get(digest(read_judgments(part.path, items, new.card.scale.k))):
+            found.append(Finding(f"training data, {part.name}", False, f"this part is the bundle's own {name!r} part"))
+    if not options.train:
+        detail = "the files it was trained on are not named (--train), so that shared queries would not be seen"
+        return [*found, Finding("training data", None, detail)]
+    for path, part in itertools.product(options.train, parts):
+        trained_part = leakage.Part.of_file(path)
+        shared = leakage.find_leaks(trained_part, leakage.Part.of_judged(str(part.path), part.queries))
+        leaks = shared.refused(options.allow)
+        detail = "; ".join(leakage.describe(leak, shared.counts[leak.kind]) for leak in leaks)
+        found.append(Finding(f"training data, {part.name}", not leaks, detail or f"no query of {path} is in it"))
+    return found
+
+
+def _about(bundle: Bundle) -> dict[str, Any]:
+    return {
+        "name": bundle.card.name, "version": bundle.card.version, "path": str(bundle.path),
+        "identity": bundle.identity,
+    }  # fmt: skip

@@ -1,0 +1,105 @@
+"""A gate's decision in words: why not, and the report on a terminal."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from trainer.evaluate.bootstrap import Interval
+from trainer.evaluate.power import Power
+from trainer.evaluate.report.tables import cell, name_of
+
+TITLES = {"id": "queries like the training's", "control": "control arm"}
+
+
+def why_not(part: str, measure: str, change: Interval, power: Power, bound: float, least: int) -> str:
+    """Say why a condition is not met: a loss, no gain, or too few queries to know.
+
+    :param part: ``id`` or ``control``.
+    :param measure: what was compared.
+    :param change: its paired change.
+    :param power: what as many queries can show.
+    :param bound: what the lower end of the interval had to exceed.
+    :param least: queries below which nothing is decided.
+    :return: a clause that names the part.
+    """
+    title, name = TITLES[part], name_of(measure)
+    if change.n < 2 or math.isnan(change.mean):
+        return f"{title}: {change.n} queries have a value of {name}; too few to decide, give at least {least}"
+    found = f"{name} changes by {_signed(change.mean)} [{_signed(change.low)}, {_signed(change.high)}]"
+    if change.high < bound:
+        return f"{title}: {found}, which is a loss" + (f" beyond {-bound:g}" if bound else "")
+    if power.needed is None:
+        wanted = "a gain" if bound == 0 else f"a loss of less than {-bound:g}"
+        return f"{title}: {found} over {change.n} queries, not {wanted}, and more queries alone would not show one"
+    needed = max(power.needed, least, change.n + 1)
+    short = (
+        f"; below {least} nothing is decided" if change.n < least else f", and the lower end must be above {bound:g}"
+    )
+    return f"{title}: {found}: {change.n} queries are too few to decide{short}. About {needed:,} would be enough"
+
+
+def render_text(result: Mapping[str, Any]) -> str:
+    """Write a report for a terminal.
+
+    :param result: what :meth:`trainer.evaluate.gate.GateReport.to_json` gives.
+    :return: lines without a final break.
+    """
+    from rich import box
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    out = io.StringIO()
+    console = Console(file=out, no_color=True, width=200, highlight=False, soft_wrap=True)
+    old, new = (f"{side['name']} {side['version']}" for side in (result["old"], result["new"]))
+    console.print(f"{escape(new)} in place of {escape(old)}: {'yes' if result['passed'] else 'NO'}\n")
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for head, justify in _HEAD:
+        table.add_column(head, justify=justify)
+    for part in result["conditions"].values():
+        for row in _rows(part):
+            table.add_row(*map(escape, row))
+    console.print(table)
+    for check in result["checks"]:
+        if check["passed"] is not True:
+            console.print(
+                f"{'FAIL' if check['passed'] is False else '  ? '}  {escape(check['check'])}: {escape(check['detail'])}"
+            )
+    sound = sum(check["passed"] is True for check in result["checks"])
+    console.print(f"{sound} of {len(result['checks'])} checks of the bundle, its grades and its training data passed")
+    for reason in result["reasons"]:
+        console.print(f"no: {escape(reason)}")
+    ends = f"95 % intervals: {result['options']['draws']:,} resamples of the queries, seed {result['options']['seed']}"
+    console.print(f"{ends}; {result['weights']}")
+    return "\n".join(line.rstrip() for line in out.getvalue().rstrip("\n").splitlines())
+
+
+_HEAD: Sequence[tuple[str, Any]] = (
+    ("part", "left"), ("measure", "left"), ("queries", "right"), ("old", "right"), ("new", "right"),
+    ("change", "right"), ("p", "right"), ("must be above", "right"), ("can show", "right"), ("needed", "right"),
+    ("", "left"),
+)  # fmt: skip
+
+
+def _rows(part: Mapping[str, Any]) -> list[list[str]]:
+    rows = []
+    for place, change in enumerate(part["changes"]):
+        name = name_of(change["measure"]) + (" (lower is better)" if change["lower_is_better"] else "")
+        p, detectable, needed = change["change"]["p"], change["detectable"], change["needed"]
+        decides = [f"{part['bound']:g}", "yes" if part["passed"] else "no"] if place == 0 else ["", ""]
+        rows.append(
+            [
+                TITLES[part["part"]] if place == 0 else "", name, f"{change['change']['n']:,}", cell(change["old"]),
+                cell(change["new"]), cell(change["change"], signed=True), "–" if p is None else f"{p:.4f}", decides[0],
+                "–" if detectable is None else f"{detectable:.3f}", "–" if needed is None else f"{needed:,}",
+                decides[1],
+            ]
+        )  # fmt: skip
+    return rows
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.4f}"

@@ -1,0 +1,306 @@
+"""``darl judge``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from darl_opensearch.cli.output import emit, json_option, note, progress
+from darl_opensearch.errors import UsageError, load
+
+if TYPE_CHECKING:
+    from darl_opensearch.scores import GradeScale
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_MARKS = {"used": "used", "unscored": "used without a score", "refused": "refused", "waiting": "waits for people"}
+
+
+@click.command()
+@click.argument("tasks", metavar="TASKS...", nargs=-1, required=True, type=_FILE)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    envvar="DARL_JUDGE_OUT",
+    show_envvar=True,
+    help="Folder of the work. Given again, it goes on there.",
+)
+@click.option(
+    "--judge",
+    "judges",
+    metavar="NAME[:LABEL]",
+    multiple=True,
+    envvar="DARL_JUDGE",
+    show_envvar=True,
+    help="Who judges: file, web, llm, judgments, workbench or ubi; may be repeated, two of a kind with labels "
+    "(llm:a).  [default: file]",
+)
+@click.option(
+    "--set",
+    "params",
+    metavar="JUDGE.KEY=VALUE",
+    multiple=True,
+    envvar="DARL_JUDGE_SET",
+    show_envvar=True,
+    help="Set a parameter of a judge (docs/judging.md lists them); may be repeated.",
+)
+@click.option("--web", is_flag=True, envvar="DARL_JUDGE_WEB", show_envvar=True,
+              help="Serve the labelling page until it is stopped, then go on with what was answered.")  # fmt: skip
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65_535),
+    default=8766,
+    show_default=True,
+    envvar="DARL_JUDGE_PORT",
+    show_envvar=True,
+    help="With --web: where the page listens, on 127.0.0.1 only; 0: any free port.",
+)
+@click.option(
+    "--rater",
+    "raters",
+    metavar="NAME",
+    multiple=True,
+    envvar="DARL_RATER",
+    show_envvar=True,
+    help="With --web: who has to answer everything; may be repeated. The first is who answers where the address has "
+    "no ?rater=.  [default: whoever comes]",
+)
+@click.option(
+    "--answers",
+    type=_FILE,
+    envvar="DARL_ANSWERS",
+    show_envvar=True,
+    help="Judgments that are there already, JSONL: the judge 'judgments'.",
+)
+@click.option(
+    "--gold",
+    type=_FILE,
+    envvar="DARL_GOLD",
+    show_envvar=True,
+    help="Judgments with known grades, JSONL, on which judges are scored first.",
+)
+@click.option(
+    "--items",
+    type=_FILE,
+    multiple=True,
+    envvar="DARL_ITEMS",
+    show_envvar=True,
+    help="Items whose text gold needs, JSONL, rendered by --bundle; may be repeated.",
+)
+@click.option(
+    "--bundle",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    envvar="DARL_BUNDLE",
+    show_envvar=True,
+    help="The model: its grades and its item template.",
+)
+@click.option(
+    "--grades",
+    metavar="NAME,NAME,...",
+    envvar="DARL_GRADES",
+    show_envvar=True,
+    help="Names of the grades, lowest first.  [default: the bundle's]",
+)
+@click.option(
+    "--guideline",
+    type=_FILE,
+    envvar="DARL_GUIDELINE",
+    show_envvar=True,
+    help="Markdown that says what each grade means; people and LLMs are shown it.",
+)
+@click.option(
+    "--gold-pairs",
+    type=click.IntRange(0),
+    envvar="DARL_GOLD_PAIRS",
+    show_envvar=True,
+    help="Most gold pairs mixed among the tasks of people and LLMs.  [default: 60]",
+)
+@click.option(
+    "--min-kappa",
+    type=click.FloatRange(-1, 1, max_open=True),
+    envvar="DARL_MIN_KAPPA",
+    show_envvar=True,
+    help="Refuse a judge whose quadratic kappa with gold has a lower bound below this.  [default: 0.4]",
+)
+@click.option(
+    "--trust",
+    "trusted",
+    metavar="JUDGE",
+    multiple=True,
+    envvar="DARL_TRUST",
+    show_envvar=True,
+    help="Use this judge even where there is too little gold to score it; may be repeated. People and 'judgments' "
+    "always may.",
+)
+@click.option("--partial", is_flag=True, envvar="DARL_PARTIAL", show_envvar=True,
+              help="Use what people have answered so far.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, envvar="DARL_SEED", show_envvar=True,
+              help="Seed of the order, the gold drawn and the intervals.")  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Read everything, print pairs, calls and cost, ask nobody.")
+@json_option
+def cli(
+    tasks: tuple[Path, ...], out: Path, judges: tuple[str, ...], params: tuple[str, ...], web: bool, port: int,
+    raters: tuple[str, ...], answers: Path | None, gold: Path | None, items: tuple[Path, ...], bundle: Path | None,
+    grades: str | None, guideline: Path | None, gold_pairs: int | None, min_kappa: float | None,
+    trusted: tuple[str, ...], partial: bool, seed: int, dry_run: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Have selected pairs judged: by people, by an LLM, or from judgments and clicks that are there.
+
+    TASKS are files that darl select writes. Judges are scored on gold first, and refused where they disagree with
+    it (exit code 3). Writes judgments.jsonl, which darl train reads, and report.json.
+
+    The key of an LLM's endpoint is read from DARL_JUDGE_KEY.
+    """
+    run = load("trainer.judging.run", "train")
+    from trainer.judging import JudgeConfig
+
+    chosen = list(judges)
+    given = _params(params)
+    for name, wanted in (("web", web), ("judgments", answers is not None)):
+        if wanted and name not in chosen:
+            chosen.append(name)
+    if answers is not None:
+        given.setdefault("judgments", {})["path"] = str(answers.absolute())
+    if raters:
+        if "web" not in chosen:
+            raise UsageError("--rater is for the page alone", todo="pass --web, or --judge web")
+        given.setdefault("web", {})["raters"] = ",".join(raters)
+    settings: dict[str, Any] = {
+        "judges": tuple(chosen) or ("file",), "trusted": trusted, "partial": partial, "seed": seed,
+    }  # fmt: skip
+    settings |= {} if gold_pairs is None else {"gold_pairs": gold_pairs}
+    settings |= {} if min_kappa is None else {"min_kappa": min_kappa}
+    config = JudgeConfig(**settings, params=_typed(given, settings["judges"]))
+    scale, texts = _scale_and_texts(grades, bundle, items)
+    where: dict[str, Any] = {
+        "scale": scale, "out": out, "texts": texts,
+        "guideline": guideline.read_text(encoding="utf-8") if guideline else "",
+    }  # fmt: skip
+    if dry_run:
+        found = run.estimate(run.prepare(config, tasks, gold, **where), config)
+        emit({"dry_run": True, "judges": found}, as_json=as_json, text=_foreseen(found))
+        return
+    if web:
+        _serve(config, run.prepare(config, tasks, gold, **where), port)
+    with progress() as bar:
+        line = bar.add_task("reading", total=1)
+        report = run.judge(
+            config, tasks, gold, **where,
+            report=lambda what, done, total: bar.update(line, description=what, completed=done, total=total),
+        )  # fmt: skip
+    emit(report.to_json(), as_json=as_json, text=_told(report.to_json()))
+
+
+def _serve(config: Any, ready: Any, port: int) -> None:
+    """Serve the page until it is stopped."""
+    from trainer.judging.run import open_folder
+    from trainer.judging.web.page import Page
+    from trainer.judging.web.serve import serve
+    from trainer.judging.web.store import AnswerStore
+
+    judge, _ = config.make("web")
+    names = judge.names()
+    open_folder(ready, config)
+    store = AnswerStore(ready.job.file("web", ".sqlite"))
+    try:
+        page = Page(ready.mixed(config.seed), ready.job.scale, ready.job.guideline, store, raters=names)
+        serve(page, port, lambda url: note(f"judge at {url} (Ctrl-C when you are through; answers are kept)"))
+    finally:
+        store.close()
+
+
+def _params(texts: Sequence[str]) -> dict[str, dict[str, str]]:
+    given: dict[str, dict[str, str]] = {}
+    for text in texts:
+        name, sign, value = text.partition("=")
+        judge, dot, key = name.strip().rpartition(".")
+        if not sign or not dot or not judge:
+            raise UsageError(f"--set {text!r} is not JUDGE.KEY=VALUE", todo="write for example --set llm.model=small")
+        given.setdefault(judge, {})[key] = value
+    return given
+
+
+def _typed(given: Mapping[str, Mapping[str, str]], judges: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Read texts as the declared kinds; what cannot be read stays text, for the registry to refuse."""
+    from trainer.judging import JUDGES
+    from trainer.registry import nearest
+
+    typed: dict[str, dict[str, Any]] = {}
+    for judge, values in given.items():
+        if judge not in judges:
+            raise UsageError(f"--set names {judge!r}, which is no judge here", todo=nearest(judge, judges))
+        declared = JUDGES[judge.partition(":")[0]].params
+        typed[judge] = {}
+        for key, text in values.items():
+            kind = declared[key].kind if key in declared else str
+            try:
+                typed[judge][key] = kind(text) if kind in (int, float) else text
+            except ValueError:
+                typed[judge][key] = text
+    return typed
+
+
+def _scale_and_texts(
+    grades: str | None, bundle: Path | None, items: Sequence[Path]
+) -> tuple[GradeScale, dict[str, str]]:
+    from darl_opensearch.scores import GradeScale
+
+    if bundle is None and items:
+        raise UsageError("--items needs a template to become text", todo="name the model by --bundle")
+    if bundle is None and not grades:
+        raise UsageError("nothing says what the grades are", todo="name the model by --bundle, or pass --grades no,yes")
+    scale: GradeScale | None = None
+    texts: dict[str, str] = {}
+    if bundle is not None:
+        from darl_opensearch.bundle import Bundle
+        from trainer.data.judgments import read_items
+
+        opened = Bundle.open(bundle)
+        scale = opened.card.scale
+        for path in items:
+            texts |= {item.item_id: item.text for item in read_items(path, opened.renderer).values()}
+    if grades:
+        names = tuple(name.strip() for name in grades.split(",") if name.strip())
+        if scale is not None and len(names) != scale.k:
+            raise UsageError(f"--grades has {len(names)} names, the bundle {scale.k} grades", todo="drop --grades")
+        scale = GradeScale(names, scale.gains if scale is not None else tuple(map(float, range(len(names)))))
+    if scale is None:
+        raise UsageError("nothing says what the grades are", todo="pass --grades")
+    return scale, texts
+
+
+def _foreseen(found: Sequence[Mapping[str, Any]]) -> str:
+    lines = []
+    for one in found:
+        line = f"{one['judge']}: {one['pairs']:,} pairs"
+        if "calls" in one:
+            line += f", {one['calls']:,} calls ({one['cache_hits']:,} pairs are in the cache)"
+            line += f", about {one['prompt_tokens']:,} tokens sent, at most {one['completion_tokens']:,} received"
+            line += f", about {one['cost']:,.4f} by the prices given" if one["cost"] is not None else ""
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _told(report: Mapping[str, Any]) -> str:
+    lines = []
+    for one in report["judges"]:
+        lines.append(f"{one['judge']}: {_MARKS[one['verdict']]} ({one['why']})")
+        lines.append(
+            f"  {one['graded']:,} of {report['tasks']:,} pairs graded, {one['passed_over']:,} passed over, "
+            f"{one['unanswered']:,} without an answer"
+        )
+    for one in report["agreement"]:
+        kappa = one["quadratic"]
+        said = "not defined" if kappa["mean"] is None else f"{kappa['mean']:.2f}"
+        said += "" if kappa["low"] is None else f" [{kappa['low']:.2f}, {kappa['high']:.2f}]"
+        lines.append(f"{' and '.join(one['judges'])}: quadratic kappa {said} on {one['pairs']:,} pairs")
+    lines += report["notes"]
+    if not report["pending"]:
+        lines.append(
+            f"{report['labels']:,} labels, {report['unjudged']:,} pairs without one, "
+            f"{report['disagreements']:,} graded differently: {report['files']['judgments.jsonl']}"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,89 @@
+"""What a page that writes must refuse, though it listens on this machine alone: requests made by other pages."""
+
+from __future__ import annotations
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
+MOST_BYTES = 64 << 10
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+
+class Guard:
+    """Lets only this machine's own page in.
+
+    A name that resolves to 127.0.0.1 (DNS rebinding) is found by the Host header, whatever the port: a tunnel may
+    have another. A form or script of another page is found by its Origin, and by JSON that a form cannot send.
+
+    :param app: the application inside.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request.
+
+        :param scope: ASGI scope.
+        :param receive: ASGI receive.
+        :param send: ASGI send.
+        """
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers[name] = value
+            await send(message)
+
+        if problem := refusal(scope["method"], Headers(scope=scope)):
+            status, text = problem
+            await JSONResponse({"error": text}, status)(scope, receive, guarded)
+            return
+        await self._app(scope, receive, guarded)
+
+
+def refusal(method: str, headers: Headers) -> tuple[int, str] | None:
+    """Say why a request is refused.
+
+    :param method: its method.
+    :param headers: its headers.
+    :return: status and one sentence; None where it is welcome.
+    """
+    host = headers.get("host", "")
+    if len(headers.getlist("host")) != 1 or host_name(host) not in LOOPBACK:
+        return 421, "This page answers to 127.0.0.1 and localhost alone."
+    if method in ("GET", "HEAD"):
+        return None
+    if headers.get("origin") != f"http://{host}" or headers.get("sec-fetch-site", "same-origin") != "same-origin":
+        return 403, "Only this page itself may write answers."
+    if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        return 415, "Send JSON."
+    length = headers.get("content-length", "")
+    if not (length.isascii() and length.isdigit()) or int(length) > MOST_BYTES:
+        return 413, f"Send at most {MOST_BYTES} bytes, and say how many."
+    return None
+
+
+def host_name(host: str) -> str:
+    """Take the port off a Host header.
+
+    :param host: ``name:port``, ``name`` or ``[address]:port``.
+    :return: the name, in lower case.
+    """
+    name, colon, port = host.rpartition(":")
+    return (name if colon and port.isascii() and port.isdigit() else host).lower()

@@ -1,0 +1,64 @@
+"""The judge: what people answered on the page so far."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from trainer.judging.base import JUDGES, Job, Report, Task, Verdict
+from trainer.judging.web.store import AnswerStore, check_rater
+from trainer.registry import Param
+
+
+@JUDGES.register(
+    "web",
+    cite="ours",
+    params={
+        "raters": Param(
+            kind=str, default="",
+            help="who has to answer everything, with commas: ann,ben; empty: whoever has begun",
+        ),
+    },
+)  # fmt: skip
+@dataclass(frozen=True, kw_only=True)
+class WebJudge:
+    """People at the labelling page of ``darl judge --web``, each a rater of their own.
+
+    :param raters: who has to answer everything.
+    """
+
+    people: ClassVar[bool] = True
+    free: ClassVar[bool] = False
+    raters: str
+
+    def judge(self, tasks: Sequence[Task], job: Job, report: Report) -> Verdict:
+        """Read what was answered.
+
+        :param tasks: the pairs of the page.
+        :param job: grades, guideline and place.
+        :param report: told how much is answered.
+        :return: the answers of each rater; pending until every one of them is through.
+        """
+        store = AnswerStore(job.file("web", ".sqlite"))
+        try:
+            raters = self.names() or store.raters()
+            wanted = {task.task for task in tasks}
+            answers = {
+                rater: {name: a for name, a in store.answers(rater).items() if name in wanted} for rater in raters
+            }
+        finally:
+            store.close()
+        done = sum(map(len, answers.values()))
+        total = len(tasks) * max(1, len(raters))
+        report("answered", done, total)
+        notes = (f"The page waits for {total - done:,} answers: darl judge --web --out {job.out} …",)
+        return Verdict(answers, done < total, {"file": str(store.path)}, notes if done < total else ())
+
+    def names(self) -> list[str]:
+        """List the raters that are asked for.
+
+        :return: their names; none: whoever comes.
+        :raises InputError: for one that is no name.
+        """
+        return [check_rater(name.strip()) for name in self.raters.split(",") if name.strip()]

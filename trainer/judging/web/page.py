@@ -1,0 +1,202 @@
+"""The application: the page, the pairs, the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from darl_opensearch.errors import InputError
+from darl_opensearch.scores import GradeScale
+from trainer.judging.agreement import agreement, between
+from trainer.judging.base import Task
+from trainer.judging.scoring import graded
+from trainer.judging.web.guard import Guard
+from trainer.judging.web.guideline import render
+from trainer.judging.web.store import AnswerStore, check_rater
+
+STATIC = Path(__file__).parent / "static"
+_KINDS = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
+_MARK = "<!-- guideline -->"
+
+
+class Page:
+    """What the handlers share.
+
+    :param tasks: the pairs in the order in which they are shown; nothing of them but query and text is.
+    :param scale: the grades.
+    :param guideline: Markdown.
+    :param store: where answers go.
+    :param raters: who may answer; empty: anyone.
+    :param rater: who answers where the address names nobody.
+    """
+
+    def __init__(
+        self, tasks: Sequence[Task], scale: GradeScale, guideline: str, store: AnswerStore, *,
+        raters: Sequence[str] = (), rater: str = "rater",
+    ) -> None:  # fmt: skip
+        self.tasks, self.scale, self.store = tasks, scale, store
+        self.raters, self.rater = tuple(raters), raters[0] if raters else rater
+        self.places = {task.task: place for place, task in enumerate(tasks)}
+        said = guideline.strip() or "There is no guideline. Judge what a person with this query would want to read."
+        html = (STATIC / "page.html").read_text(encoding="utf-8")
+        self.html = html.replace(_MARK, render(said))
+
+    def rater_of(self, name: str | None) -> str:
+        """Find out who is asking.
+
+        :param name: as given; None or empty: the usual one.
+        :return: the rater.
+        :raises InputError: for a name that is none, or not on the list.
+        """
+        rater = check_rater(name or self.rater)
+        if self.raters and rater not in self.raters:
+            raise InputError(f"{rater!r} is not among the raters", todo=f"open ?rater={self.raters[0]}")
+        return rater
+
+    def progress(self, rater: str) -> dict[str, Any]:
+        """Say how far a rater is.
+
+        :param rater: who.
+        :return: JSON-ready counts, and the first place without an answer (None: all have one).
+        """
+        answers = self.store.answers(rater)
+        mine = [answers[task.task].grade for task in self.tasks if task.task in answers]
+        first = next((place for place, task in enumerate(self.tasks) if task.task not in answers), None)
+        skipped = sum(grade is None for grade in mine)
+        return {"rater": rater, "total": len(self.tasks), "graded": len(mine) - skipped, "skipped": skipped,
+                "first": first}  # fmt: skip
+
+    def next_place(self, rater: str, place: int) -> int | None:
+        """Find the next pair without an answer.
+
+        :param rater: who.
+        :param place: where to start after; the search goes round.
+        :return: its place; None where all are answered.
+        """
+        answers, n = self.store.answers(rater), len(self.tasks)
+        order = (p % n for p in range(place + 1, place + n + 1))
+        return next((p for p in order if self.tasks[p].task not in answers), None)
+
+    def agreements(self) -> list[dict[str, Any]]:
+        """Compare the raters on what both have graded.
+
+        :return: JSON-ready, for each two.
+        """
+        queries = {task.task: task.query for task in self.tasks}
+        grades = {rater: graded(self.store.answers(rater)) for rater in self.store.raters()}
+        grades = {rater: {t: g for t, g in said.items() if t in queries} for rater, said in grades.items()}
+        return [
+            {"raters": [a, b]} | agreement(grades[a], grades[b], queries, self.scale.k, draws=1000, seed=0).to_json()
+            for a, b in between(grades)
+        ]
+
+
+def create_app(page: Page) -> Starlette:
+    """Make the application.
+
+    :param page: pairs, grades and answers.
+    :return: the ASGI application.
+    """
+
+    def job(request: Request) -> Response:
+        grades = [{"grade": n, "name": name, "key": _key(n)} for n, name in enumerate(page.scale.names)]
+        return JSONResponse({"grades": grades, **page.progress(page.rater_of(request.query_params.get("rater")))})
+
+    def task(request: Request) -> Response:
+        rater = page.rater_of(request.query_params.get("rater"))
+        place = _place(request.query_params.get("place"), len(page.tasks))
+        one = page.tasks[place]
+        answer = page.store.answers(rater).get(one.task)
+        return JSONResponse({
+            "place": place, "task": one.task, "query": one.query, "item": one.text,
+            "answered": answer is not None, "grade": answer.grade if answer else None,
+        })  # fmt: skip
+
+    def answer(body: Mapping[str, Any]) -> dict[str, Any]:
+        rater, name, grade = page.rater_of(_name(body)), body.get("task"), body.get("grade")
+        if not isinstance(name, str) or name not in page.places:
+            raise InputError("there is no such task", todo="load the page again")
+        if grade is not None and (
+            not isinstance(grade, int) or isinstance(grade, bool) or not 0 <= grade < page.scale.k
+        ):
+            raise InputError(f"grade is not in 0..{page.scale.k - 1}", todo="load the page again")
+        page.store.answer(rater, name, grade)
+        return {"next": page.next_place(rater, page.places[name]), **page.progress(rater)}
+
+    def undo(body: Mapping[str, Any]) -> dict[str, Any]:
+        rater = page.rater_of(_name(body))
+        name = page.store.undo(rater)
+        place = page.places.get(name) if name else None
+        return {"undone": place is not None, "next": place, **page.progress(rater)}
+
+    def agreements(request: Request) -> Response:
+        return JSONResponse({"agreement": page.agreements()})
+
+    def front(request: Request) -> Response:
+        return HTMLResponse(page.html)
+
+    def static(request: Request) -> Response:
+        path = STATIC / Path(request.url.path).name
+        return Response(path.read_bytes(), media_type=_KINDS[path.suffix])
+
+    return Starlette(
+        routes=[
+            Route("/", front),
+            Route("/page.css", static),
+            Route("/page.js", static),
+            Route("/api/job", job),
+            Route("/api/task", task),
+            Route("/api/agreement", agreements),
+            Route("/api/answer", _writing(answer), methods=["POST"]),
+            Route("/api/undo", _writing(undo), methods=["POST"]),
+        ],
+        middleware=[Middleware(Guard)],
+        exception_handlers={InputError: _bad_request},
+    )
+
+
+def _writing(handle: Callable[[Mapping[str, Any]], dict[str, Any]]) -> Callable[[Request], Awaitable[Response]]:
+    """Make a handler of a function from a JSON object to another; SQLite waits for the disk in a thread."""
+    from starlette.concurrency import run_in_threadpool
+
+    async def handler(request: Request) -> Response:
+        try:
+            body = await request.json()
+        except (ValueError, RecursionError) as err:
+            raise InputError("the body is not JSON") from err
+        if not isinstance(body, dict):
+            raise InputError("the body is not a JSON object")
+        return JSONResponse(await run_in_threadpool(handle, body))
+
+    return handler
+
+
+async def _bad_request(request: Request, err: Exception) -> Response:
+    return JSONResponse({"error": str(err)}, 400)
+
+
+def _name(body: Mapping[str, Any]) -> str | None:
+    rater = body.get("rater")
+    if rater is not None and not isinstance(rater, str):
+        raise InputError("rater is not text")
+    return rater
+
+
+def _place(value: str | None, total: int) -> int:
+    text = value or "0"
+    place = int(text) if text.isascii() and text.isdigit() and len(text) < 12 else -1
+    if not 0 <= place < total:
+        raise InputError(f"place is not in 0..{total - 1}", todo="load the page again")
+    return place
+
+
+def _key(grade: int) -> str:
+    """The key of a grade: 1 to 9, then 0."""
+    return str((grade + 1) % 10) if grade < 10 else ""

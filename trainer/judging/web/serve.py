@@ -1,0 +1,51 @@
+"""Serving the page on this machine until it is stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+
+from darl_opensearch.errors import DarlError
+from trainer.judging.web.page import Page, create_app
+
+HOST = "127.0.0.1"
+
+
+def serve(page: Page, port: int, announce: Callable[[str], object]) -> None:
+    """Serve until SIGTERM or Ctrl-C. Every answer is on disk before the page says so.
+
+    :param page: pairs, grades and answers.
+    :param port: where to listen on 127.0.0.1; 0: any that is free.
+    :param announce: called with the page's address once it listens.
+    :raises DarlError: when the port is taken.
+    """
+    try:
+        listener = socket.create_server((HOST, port))
+    except OSError as err:
+        reason = os.strerror(err.errno) if err.errno else str(err)
+        raise DarlError(
+            f"cannot listen there ({reason})", where=f"{HOST}:{port}", todo="choose another port by --port"
+        ) from err
+    with listener:
+        server = uvicorn.Server(
+            uvicorn.Config(
+                create_app(page), ws="none", log_config=None, access_log=False, server_header=False, lifespan="off",
+                timeout_graceful_shutdown=3,
+            )
+        )  # fmt: skip
+
+        def stop(*_: int | FrameType | None) -> None:
+            server.should_exit = True
+
+        if threading.current_thread() is threading.main_thread():
+            # uvicorn raises the signal again when it is through: a stop asked for is no failure.
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, stop)
+        announce(f"http://{HOST}:{listener.getsockname()[1]}/?rater={page.rater}")
+        server.run(sockets=[listener])

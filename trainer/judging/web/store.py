@@ -1,0 +1,159 @@
+"""People's answers in SQLite: committed one by one, so that no crash takes any of them back."""
+
+from __future__ import annotations
+
+import datetime
+import re
+import sqlite3
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from darl_opensearch.errors import DarlError, InputError
+from trainer.judging.base import Answer
+
+RATER = re.compile(r"[A-Za-z0-9._-]{1,40}")
+# FULL: an answer that the page has shown as saved outlives a power cut as well as a kill.
+_SCHEMA = """
+PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 10000;
+CREATE TABLE IF NOT EXISTS answer (rater TEXT, task TEXT, grade INTEGER, at TEXT NOT NULL, PRIMARY KEY (rater, task))
+    WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS history (n INTEGER PRIMARY KEY AUTOINCREMENT, rater TEXT NOT NULL, task TEXT NOT NULL,
+    answered INTEGER NOT NULL, before INTEGER, before_at TEXT);
+"""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a rater is.
+
+    :param graded: pairs with a grade.
+    :param skipped: pairs passed over.
+    """
+
+    graded: int
+    skipped: int
+
+
+class AnswerStore:
+    """Answers by rater and task, and how to take them back. Any number of threads may use it.
+
+    :param path: the SQLite file; made where it is missing.
+    :raises DarlError: when it cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+            self._db.executescript(_SCHEMA)
+        except (sqlite3.Error, OSError) as err:
+            raise DarlError(
+                f"cannot be opened ({err})", where=str(path), todo="move it away, or free the disk"
+            ) from err
+
+    def answer(self, rater: str, task: str, grade: int | None) -> None:
+        """Commit an answer; it takes the place of an earlier one, which :meth:`undo` brings back.
+
+        :param rater: who.
+        :param task: which pair.
+        :param grade: its grade; None: passed over.
+        """
+        check_rater(rater)
+        now = datetime.datetime.now(tz=datetime.UTC).isoformat(timespec="seconds")
+        with self._lock, self._transaction():
+            before = self._db.execute(
+                "SELECT grade, at FROM answer WHERE rater = ? AND task = ?", (rater, task)
+            ).fetchone()
+            self._db.execute(
+                "INSERT INTO history (rater, task, answered, before, before_at) VALUES (?, ?, ?, ?, ?)",
+                (rater, task, before is not None, *(before or (None, None))),
+            )
+            self._db.execute("INSERT OR REPLACE INTO answer VALUES (?, ?, ?, ?)", (rater, task, grade, now))
+
+    def undo(self, rater: str) -> str | None:
+        """Take a rater's last answer back.
+
+        :param rater: who.
+        :return: the pair that it was about; None where there is nothing left to take back.
+        """
+        with self._lock, self._transaction():
+            last = self._db.execute(
+                "SELECT n, task, answered, before, before_at FROM history WHERE rater = ? ORDER BY n DESC LIMIT 1",
+                (rater,),
+            ).fetchone()
+            if last is None:
+                return None
+            n, task, answered, before, at = last
+            if answered:
+                self._db.execute("INSERT OR REPLACE INTO answer VALUES (?, ?, ?, ?)", (rater, task, before, at))
+            else:
+                self._db.execute("DELETE FROM answer WHERE rater = ? AND task = ?", (rater, task))
+            self._db.execute("DELETE FROM history WHERE n = ?", (n,))
+            return str(task)
+
+    def answers(self, rater: str) -> dict[str, Answer]:
+        """Give a rater's answers.
+
+        :param rater: who.
+        :return: by task.
+        """
+        with self._lock:
+            rows = self._db.execute("SELECT task, grade FROM answer WHERE rater = ?", (rater,)).fetchall()
+        return {str(task): Answer(grade) for task, grade in rows}
+
+    def raters(self) -> list[str]:
+        """List who has answered anything.
+
+        :return: their names, sorted.
+        """
+        with self._lock:
+            return [str(row[0]) for row in self._db.execute("SELECT DISTINCT rater FROM answer ORDER BY rater")]
+
+    def progress(self, rater: str) -> Progress:
+        """Count a rater's answers.
+
+        :param rater: who.
+        :return: how many.
+        """
+        with self._lock:
+            graded, total = self._db.execute(
+                "SELECT count(grade), count(*) FROM answer WHERE rater = ?", (rater,)
+            ).fetchone()
+        return Progress(int(graded), int(total) - int(graded))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def _transaction(self) -> _Transaction:
+        return _Transaction(self._db)
+
+
+class _Transaction:
+    """All statements inside, or none; taken for writing at once, so that another process waits its turn."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def __enter__(self) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._db.execute("COMMIT" if kind is None else "ROLLBACK")
+
+
+def check_rater(name: str) -> str:
+    """See that a rater's name is one.
+
+    :param name: the name.
+    :return: the name.
+    :raises InputError: when it is not.
+    """
+    if not RATER.fullmatch(name):
+        raise InputError(
+            f"{name[:50]!r} is no name for a rater", todo="give 1 to 40 letters, digits, '.', '_' or '-': ?rater=ann"
+        )
+    return name

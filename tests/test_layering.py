@@ -19,6 +19,7 @@ LAYERS = {
     "cluster": FOUNDATION | {"scoring"},  # registration compares with the local bundle
     "server": FOUNDATION | {"scoring", "ood", "cluster"},  # a running scorer ships its own spool
     "node": FOUNDATION,
+    "webhook": FOUNDATION,
     "check": FOUNDATION | {"scoring"},
     "pool": FOUNDATION | {"scoring"},
 }

@@ -25,7 +25,7 @@ HALF_REGISTERED = ("REGISTERING", "REGISTER_FAILED")
 PENDING_ID = "<model_id>"  # stands for an id that a dry run cannot know
 POLL_SECONDS = 0.2
 
-OnChunk = Callable[[int, int], None]
+OnChunk = Callable[[int, int], object]
 
 
 @dataclass(frozen=True)

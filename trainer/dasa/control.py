@@ -1,0 +1,62 @@
+"""The control arm: what production searches, whatever the detector says of it, kept for the gate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from darl_opensearch.errors import InputError
+from darl_opensearch.jsonl import read_jsonl
+from darl_opensearch.text import same_text
+from trainer.dasa.known import draw
+
+
+def draw_by_traffic(keys: Sequence[str], traffic: NDArray[np.float64], count: int, seed: int) -> list[int]:
+    """Draw without replacement, with chances by traffic (Efraimidis and Spirakis 2006).
+
+    Each query's draw depends on its text and the seed alone: more traffic of others changes who is drawn as little as
+    it can.
+
+    :param keys: queries.
+    :param traffic: requests of each, above 0.
+    :param count: how many to draw.
+    :param seed: of the draw.
+    :return: rows, in the order drawn; all when there are no more.
+    """
+    uniform = np.array([(draw(key, seed, "control") + 0.5) / 2**64 for key in keys])
+    wait = -np.log(uniform) / traffic if len(keys) else np.empty(0)  # log of u^(1/w), turned round
+    return [int(row) for row in np.lexsort((list(keys), wait))[:count]]
+
+
+def read_control(paths: Iterable[Path]) -> dict[str, list[dict[str, Any]]]:
+    """Read the task files of an earlier control arm.
+
+    :param paths: JSONL files.
+    :return: tasks by query, in the form of :func:`darl_opensearch.text.same_text`.
+    :raises InputError: for a line that is no task.
+    """
+    tasks: dict[str, list[dict[str, Any]]] = {}
+    for path in paths:
+        for where, row in read_jsonl(path):
+            if not all(isinstance(row.get(name), str) and row[name] for name in ("query", "item_id", "text")):
+                raise InputError("no task: query, item_id or text is missing", where=where,
+                                 todo="give the control.jsonl of the cycle before")  # fmt: skip
+            tasks.setdefault(same_text(row["query"]), []).append(row)
+    return tasks
+
+
+def keep_share(keys: Iterable[str], share: float, seed: int) -> list[str]:
+    """Draw the queries that stay in the arm for another cycle.
+
+    :param keys: queries of the arm before.
+    :param share: share of them that stays, rounded up.
+    :param seed: of the draw.
+    :return: queries, sorted.
+    """
+    ordered = sorted(keys, key=lambda key: (draw(key, seed, "rotation"), key))
+    return sorted(ordered[: math.ceil(share * len(ordered))])

@@ -1,0 +1,92 @@
+"""What needs no judging: queries that were trained on, tested on, or judged in an earlier cycle."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from darl_opensearch.errors import InputError
+from darl_opensearch.jsonl import read_jsonl
+from darl_opensearch.text import same_text
+from trainer.data.judgments import name_of
+
+
+@dataclass(frozen=True)
+class Known:
+    """Queries that were judged.
+
+    :param trained: queries that were trained on with their items' texts: what coverage starts from.
+    :param judged: every judged query in the form of :func:`darl_opensearch.text.same_text`: training, dev and test
+        part and earlier cycles.
+    """
+
+    trained: Sequence[tuple[str, Sequence[str]]] = ()
+    judged: frozenset[str] = frozenset()
+
+    @classmethod
+    def read(
+        cls,
+        trained: Iterable[Path],
+        held_out: Iterable[Path],
+        texts: Callable[[list[str]], Mapping[str, str]],
+        *,
+        most: int = 5000,
+        items_per_query: int = 5,
+        seed: int = 0,
+    ) -> Known:
+        """Read judgments; only the queries that are drawn are kept with their items.
+
+        :param trained: JSONL files of judgments that were trained on.
+        :param held_out: JSONL files of judgments, or of bare queries, that were not.
+        :param texts: finds items' texts by id; a trained item without one is left out.
+        :param most: most trained queries kept.
+        :param items_per_query: most items kept of each.
+        :param seed: of the draw.
+        :return: what is known.
+        :raises InputError: for a file that cannot be read, or a line without a query.
+        """
+        files = list(trained)
+        judged: set[str] = set()
+        drawn: list[tuple[int, str]] = []  # a heap with the largest draw first
+        for path in files:
+            for key in map(same_text, _queries(path)):
+                if key not in judged:
+                    judged.add(key)
+                    heapq.heappush(drawn, (-draw(key, seed, "known"), key))
+                    if len(drawn) > most:
+                        heapq.heappop(drawn)
+        for path in held_out:
+            judged.update(map(same_text, _queries(path)))
+        kept: dict[str, tuple[str, list[str]]] = {key: ("", []) for _, key in sorted(drawn, key=lambda pair: pair[1])}
+        for path in files:
+            for where, row in read_jsonl(path):
+                key = same_text(row["query"])
+                item = name_of(row, "item_id")
+                if key in kept and item and len(kept[key][1]) < items_per_query:
+                    kept[key] = (row["query"], [*kept[key][1], item])
+        wanted = list(dict.fromkeys(item for _, ids in kept.values() for item in ids))
+        found = texts(wanted) if wanted else {}
+        with_texts = ((query, tuple(found[item] for item in ids if item in found)) for query, ids in kept.values())
+        return cls(tuple(pair for pair in with_texts if pair[1]), frozenset(judged))
+
+
+def draw(key: str, seed: int, what: str) -> int:
+    """Draw a number for a text that depends on nothing else: not on its place, nor on what was drawn before.
+
+    :param key: the text.
+    :param seed: the seed.
+    :param what: name of the draw.
+    :return: 64 random bits.
+    """
+    return int.from_bytes(hashlib.blake2b(f"{seed}\0{what}\0{key}".encode(), digest_size=8).digest())
+
+
+def _queries(path: Path) -> Iterable[str]:
+    for where, row in read_jsonl(path):
+        query = row.get("query")
+        if not isinstance(query, str) or not query.strip():
+            raise InputError("field 'query' is empty or not text", where=where, todo="give the words of the query")
+        yield query

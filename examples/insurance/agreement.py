@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-FIRST = ("judgments.jsonl", "dev_judgments.jsonl", "test_judgments.jsonl")
+FIRST = ("judgments.jsonl", "dev_judgments.jsonl", "test_judgments.jsonl", "later_judgments.jsonl")
 SECOND = "second_pass.jsonl"
 GRADES = 3
 
@@ -29,7 +29,7 @@ def main(folder: Path) -> None:
     table = confusion(first, second)
     draws = np.random.default_rng(0).integers(len(first), size=(10_000, len(first)))
     drawn = confusions(first, second, draws)
-    lines = [f"{len(first)} pairs, drawn at random over all parts and judged twice; the second time blind"]
+    lines = [f"{len(first)} pairs, drawn at random and judged twice; the second time blind"]
     for name, values, value in (
         ("equal", equal(drawn), equal(table)),
         ("Cohen's kappa", kappa(drawn), kappa(table)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import runpy
@@ -16,7 +17,8 @@ import pytest
 
 FOLDER = Path(__file__).resolve().parents[2] / "examples" / "insurance"
 UNSEEN = {"pet", "cyber", "event"}
-JUDGED = ("judgments", "dev_judgments", "test_judgments")
+JUDGED = ("judgments", "dev_judgments", "test_judgments", "later_judgments")
+SPLIT = ("judgments", "dev_judgments", "test_queries", "traffic", "later_traffic")  # every query is in one of them
 
 
 def rows(name):
@@ -39,24 +41,28 @@ def plain(text):
 
 def test_sizes():
     assert len(rows("items")) + len(rows("new_items")) >= 150
-    names = (*JUDGED, "traffic", "new_traffic", "test_queries")
-    assert len({row["query_id"] for name in names for row in rows(name)}) >= 120
+    assert len({row["query_id"] for name in SPLIT for row in rows(name)}) >= 300
     judged = [row["grade"] for name in JUDGED for row in rows(name)]
-    assert len(judged) >= 1500 and set(judged) == {0, 1, 2}
+    assert len(judged) >= 5000 and set(judged) == {0, 1, 2}
     assert min(Counter(judged).values()) >= 100
 
 
 def test_the_readme_counts_right(readme):
     counts = dict(re.findall(r"^\| `(\w+)\.jsonl` \|.*\| ([\d,]+) \|$", readme, re.M))
-    assert counts.keys() >= {"items", "new_items", "judgments", "dev_judgments", "traffic", "new_traffic"}
+    assert counts.keys() >= {"items", "new_items", "judgments", "dev_judgments", "traffic", "second_pass"}
     for name, count in counts.items():
         assert len(rows(name)) == int(count.replace(",", "")), name
-    pairs = int(re.search(r"([\d,]+) pairs \|", readme)[1].replace(",", ""))
-    assert len(rows("test_judgments")) == pairs
+    held_out = re.search(r"held-out part: (\d+) queries .*?, (\d+) of the new ones \| ([\d,]+) pairs \|", readme)
+    assert Counter(row["seen"] for row in rows("test_queries")) == {True: int(held_out[1]), False: int(held_out[2])}
+    assert len(rows("test_judgments")) == int(held_out[3].replace(",", ""))
     for name, count in re.findall(r"^\| `(\w+)\.jsonl` \|.* (\d+) queries \|", readme, re.M):
         assert len({row["query_id"] for row in rows(name)}) == int(count), name
-    seen, new = map(int, re.search(r"held-out part: (\d+) queries .*?, (\d+) of the new ones", readme).groups())
-    assert Counter(row["seen"] for row in rows("test_queries")) == {True: seen, False: new}
+    later = re.search(r"later part: (\d+) queries .*?, (\d+) of the twelve \| ([\d,]+) pairs \|", readme)
+    assert Counter(row["seen"] for row in rows("later_traffic")) == {False: int(later[1]), True: int(later[2])}
+    assert len(rows("later_judgments")) == int(later[3].replace(",", ""))
+    irrelevant = re.search(r"([\d,]+) of\s+the later part's ([\d,]+)", readme)
+    grades = [row["grade"] for row in rows("later_judgments")]
+    assert [f"{grades.count(0):,}", f"{len(grades):,}"] == list(irrelevant.groups())
 
 
 def test_every_item_is_a_whole_product():
@@ -77,24 +83,36 @@ def test_new_kinds_are_nowhere_in_what_is_trained_on():
             assert row["slice"] not in UNSEEN, name
             assert not any(row["query_id"].startswith(f"q-{kind}-") for kind in UNSEEN)
             assert row.get("item_id", "home-01") in known
-    assert {row["slice"] for row in rows("new_traffic")} == UNSEEN
-    for row in rows("test_queries"):
-        assert row["seen"] == (row["slice"] not in UNSEEN)
+    for name in ("test_queries", "later_traffic"):
+        for row in rows(name):
+            assert row["seen"] == (row["slice"] not in UNSEEN), row["query_id"]
+
+
+def test_later_traffic_has_both_what_is_new_and_what_is_known():
+    count = Counter(row["slice"] for row in rows("later_traffic"))
+    assert {kind: count[kind] for kind in UNSEEN} == dict.fromkeys(UNSEEN, 30)
+    assert count.keys() - UNSEEN == {item["kind"] for item in rows("items")}
+    assert sum(count[kind] for kind in count.keys() - UNSEEN) == 30
 
 
 def test_no_query_is_in_two_parts():
-    parts = ("judgments", "dev_judgments", "test_queries", "traffic", "new_traffic")
     where = defaultdict(set)
-    for name in parts:
+    for name in SPLIT:
         for row in rows(name):
             where[plain(row["query"])].add(name)
             where[row["query_id"]].add(name)
     assert {text: found for text, found in where.items() if len(found) > 1} == {}
 
 
+def test_no_query_is_nearly_one_of_another_part_nor_of_the_later_one():
+    words = {(name, row["query"]): set(plain(row["query"]).split()) for name in SPLIT for row in rows(name)}
+    pairs = [p for p in itertools.combinations(words, 2) if p[0][0] != p[1][0] or p[0][0] == "later_traffic"]
+    assert [(a, b) for a, b in pairs if len(words[a] & words[b]) >= Fraction(4, 5) * len(words[a] | words[b])] == []
+
+
 def test_a_query_has_one_text_and_is_told_apart():
     texts = defaultdict(set)
-    for name in (*JUDGED, "test_queries", "traffic", "new_traffic"):
+    for name in (*JUDGED, *SPLIT):
         for row in rows(name):
             texts[row["query_id"]].add((row["query"], row["slice"]))
     assert {query_id: found for query_id, found in texts.items() if len(found) > 1} == {}
@@ -105,7 +123,20 @@ def test_judgments_name_items_that_exist_once_each():
     pairs = [(row["query_id"], row["item_id"]) for name in JUDGED for row in rows(name)]
     assert {item for _, item in pairs} <= known
     assert len(set(pairs)) == len(pairs)
-    assert {row["query_id"] for row in rows("test_judgments")} == {row["query_id"] for row in rows("test_queries")}
+    for judged, queries in (("test_judgments", "test_queries"), ("later_judgments", "later_traffic")):
+        assert {row["query_id"] for row in rows(judged)} == {row["query_id"] for row in rows(queries)}
+
+
+def test_whatever_the_demo_reranks_for_a_later_query_is_judged():
+    from darl_opensearch.bm25 import Bm25Index
+    from trainer.config import read_config
+
+    template = read_config(FOLDER / "darl.toml").template.item_template
+    items = rows("items") + rows("new_items")
+    index = Bm25Index((item["id"], template.render(item, where=item["id"])) for item in items)
+    judged = {(row["query_id"], row["item_id"]) for row in rows("later_judgments")}
+    for row in rows("later_traffic"):
+        assert {(row["query_id"], hit.item_id) for hit in index.search(row["query"], 50)} <= judged, row["query_id"]
 
 
 def test_nearly_every_query_found_something():

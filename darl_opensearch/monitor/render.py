@@ -30,15 +30,7 @@ def render(report: MonitorReport, *, width: int | None = None, terminal: bool = 
     :param terminal: use colours and lines.
     :return: the text, without a line break at its end.
     """
-    out = io.StringIO()
-    console = Console(
-        file=out,
-        force_terminal=terminal,
-        no_color=not terminal,
-        width=width or 200,
-        highlight=False,
-        soft_wrap=not terminal,
-    )
+    console = new_console(width, terminal)
     since = f"since {report.since:%Y-%m-%d %H:%M} UTC" if report.since else "all of it"
     console.print(f"OOD log: {escape(report.store)} ({since})")
     if report.empty:
@@ -46,7 +38,34 @@ def render(report: MonitorReport, *, width: int | None = None, terminal: bool = 
     for model in report.models:
         _print_model(console, model, terminal)
     _print_counters(console, report)
-    return "\n".join(line.rstrip() for line in out.getvalue().rstrip("\n").splitlines())
+    return printed(console)
+
+
+def new_console(width: int | None, terminal: bool) -> Console:
+    """Make a console that keeps what it prints, for :func:`printed`.
+
+    :param width: columns to fit it in; wide enough for all when None.
+    :param terminal: use colours and lines.
+    :return: the console.
+    """
+    return Console(
+        file=io.StringIO(),
+        force_terminal=terminal,
+        no_color=not terminal,
+        width=width or 200,
+        highlight=False,
+        soft_wrap=not terminal,
+    )
+
+
+def printed(console: Console) -> str:
+    """Read what a console has kept.
+
+    :param console: of :func:`new_console`.
+    :return: the text, without blanks at the ends of lines and a line break at its end.
+    """
+    text = console.file.getvalue() if isinstance(console.file, io.StringIO) else ""
+    return "\n".join(line.rstrip() for line in text.rstrip("\n").splitlines())
 
 
 def _print_empty(console: Console, report: MonitorReport) -> None:
@@ -70,26 +89,26 @@ def _print_model(console: Console, model: ModelReport, terminal: bool) -> None:
     )
     colour = {"above": "red", "below": "yellow"}.get(model.verdict, "green")
     console.print(
-        f"share OOD [{colour}]{_share(model.share_ood)}[/{colour}], expected {_percent(model.alpha)}: {_verdict(model)}"
+        f"share OOD [{colour}]{_share(model.share_ood)}[/{colour}], expected {percent(model.alpha)}: {_verdict(model)}"
     )
     weighted = _share(model.share_ood_weighted)
     console.print(f"  by weight from {model.pair_records:,} logged pairs: {weighted}")
     if len(model.slices) > 1 or any(part.name for part in model.slices):
-        table = _table(terminal, "slice", "requests", "share OOD", "95 % interval", "")
+        table = text_table(terminal, "slice", "requests", "share OOD", "95 % interval", "")
         for part in model.slices:
-            value, interval = _share_cells(part.share_ood)
+            value, interval = share_cells(part.share_ood)
             mark = part.share_ood.against(model.alpha)
             table.add_row(
-                escape(_shorten(part.name)) or "(none)", f"{part.requests:,}", value, interval,
+                escape(shorten(part.name)) or "(none)", f"{part.requests:,}", value, interval,
                 mark if mark in ("above", "below") else "",
             )  # fmt: skip
         console.print(table)
     if model.strangest:
-        table = _table(terminal, "strangest queries", "requests", "pairs", "share OOD", "distance")
+        table = text_table(terminal, "strangest queries", "requests", "pairs", "share OOD", "distance")
         for query in model.strangest:
             table.add_row(
-                escape(_shorten(query.query)), f"{query.requests:,}", f"{query.candidates:,}",
-                _percent(query.share_ood), f"{query.max_ood_distance:.2f}",
+                escape(shorten(query.query)), f"{query.requests:,}", f"{query.candidates:,}",
+                percent(query.share_ood), f"{query.max_ood_distance:.2f}",
             )  # fmt: skip
         console.print(table)
 
@@ -107,7 +126,13 @@ def _print_counters(console: Console, report: MonitorReport) -> None:
         console.print(f"  [red]{value:,}[/red] {_LOSS_TEXT[name]}")
 
 
-def _table(terminal: bool, *columns: str) -> Table:
+def text_table(terminal: bool, *columns: str) -> Table:
+    """Make a table that is aligned text where it is not for a terminal.
+
+    :param terminal: draw lines.
+    :param columns: headings; the first column is set left, the others right.
+    :return: the table, without rows.
+    """
     table = Table(box=box.SIMPLE_HEAD if terminal else None, padding=(0, 2, 0, 0), pad_edge=False)
     for place, column in enumerate(columns):
         table.add_column(column, justify="left" if place == 0 or not column else "right", no_wrap=True)
@@ -124,22 +149,38 @@ def _verdict(model: ModelReport) -> str:
 
 
 def _share(share: Share) -> str:
-    value, interval = _share_cells(share)
+    value, interval = share_cells(share)
     return f"{value} ({interval})" if interval else value
 
 
-def _share_cells(share: Share) -> tuple[str, str]:
+def share_cells(share: Share) -> tuple[str, str]:
+    """Write a share and its interval.
+
+    :param share: the share.
+    :return: such as ``5.1 %`` and ``4.0 % to 6.4 %``; a dash and nothing where there is none.
+    """
     if share.value is None:
         return "–", ""
     if share.low is None or share.high is None:
-        return _percent(share.value), ""
-    return _percent(share.value), f"{_percent(share.low)} to {_percent(share.high)}"
+        return percent(share.value), ""
+    return percent(share.value), f"{percent(share.low)} to {percent(share.high)}"
 
 
-def _percent(value: float) -> str:
+def percent(value: float) -> str:
+    """Write a share in percent.
+
+    :param value: the share.
+    :return: such as ``5.1 %``.
+    """
     return f"{100 * value:.1f} %"
 
 
-def _shorten(text: str, limit: int = 60) -> str:
+def shorten(text: str, limit: int = 60) -> str:
+    """Fit text from anywhere into a cell.
+
+    :param text: any text.
+    :param limit: most characters.
+    :return: one line that is safe to print.
+    """
     line = one_line(text)
     return line if len(line) <= limit else line[: limit - 1] + "…"

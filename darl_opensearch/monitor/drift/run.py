@@ -71,16 +71,16 @@ def drift(
     config = config or DriftConfig()
     until = until or datetime.now(UTC)
     feature_test = _FeatureTest(store, bundle, config, texts, threads) if bundle else None
-    found: list[WindowReport] = []
+    found: list[tuple[datetime, datetime, WindowReport]] = []
     read = windows(
         store, parse_window(config.window), since=since, until=until, max_queries=config.max_queries, seed=config.seed
     )
     for window in read:
         report(f"window that ends {window.end:%Y-%m-%d %H:%M}", len(found), 0)
-        found.append(_judge(window, config, feature_test))
-    found.sort(key=lambda w: (w.end, w.start))
+        found.append((window.end, window.last, _judge(window, config, feature_test)))
+    found.sort(key=lambda entry: entry[:2])  # of versions that share a span, the one that served last comes last
     name = f"{bundle.card.name} {bundle.card.version}" if bundle else None
-    return DriftReport(store.where, name, since, until, config.one_in, tuple(found))
+    return DriftReport(store.where, name, since, until, config.one_in, tuple(w for _, _, w in found))
 
 
 def _judge(window: Window, config: DriftConfig, feature_test: _FeatureTest | None) -> WindowReport:

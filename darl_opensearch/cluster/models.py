@@ -168,9 +168,20 @@ def deploy(cluster: Cluster, model_id: str, *, timeout: float) -> None:
     :param timeout: most seconds to wait.
     :raises ClusterError: when it failed, or took too long.
     """
-    answer = cluster.send("POST", path("_plugins", "_ml", "models", model_id, "_deploy"))
-    if not cluster.dry_run:
-        wait_for(cluster, str(answer.get("task_id")), f"deploying model {model_id}", timeout=timeout)
+    deadline = time.monotonic() + timeout
+    while True:
+        answer = cluster.send("POST", path("_plugins", "_ml", "models", model_id, "_deploy"))
+        if cluster.dry_run:
+            return
+        try:
+            wait_for(cluster, str(answer.get("task_id")), f"deploying model {model_id}", timeout=timeout)
+            return
+        except ClusterError as err:
+            # Another deployment of it was under way: one that a killed command had asked for, for example.
+            if "version conflict" not in err.what or time.monotonic() > deadline:
+                raise
+            cluster.calls.pop()
+            time.sleep(POLL_SECONDS)
 
 
 def wait_for(cluster: Cluster, task_id: str, doing: str, *, timeout: float) -> dict[str, Any]:

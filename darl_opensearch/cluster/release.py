@@ -182,10 +182,12 @@ def _pipeline_options(options: ReleaseOptions, now: Now) -> PipelineOptions:
         "max_k": options.max_k, "oversample": options.oversample, "query_path": options.query_path,
         "with_query_id": options.with_query_id,
     }  # fmt: skip
-    found = dataclasses.replace(there, **{name: value for name, value in asked.items() if value is not None})
-    if options.mode == "local" and found.with_query_id and not options.with_query_id:
-        found = dataclasses.replace(found, with_query_id=False)  # an in-cluster model takes none
-    return dataclasses.replace(found, query_path=found.query_path or None)
+    asked = {name: value for name, value in asked.items() if value is not None}
+    if options.query_path == "":
+        asked["query_path"] = None  # the default, where the pipeline has another
+    if options.mode == "local" and there.with_query_id:
+        asked.setdefault("with_query_id", False)  # an in-cluster model takes none
+    return dataclasses.replace(there, **asked)
 
 
 def _gate_says_no(gate: Mapping[str, Any] | None, bundle: Bundle, now: Now) -> DarlError | None:

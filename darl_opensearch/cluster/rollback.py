@@ -11,7 +11,7 @@ from darl_opensearch.cluster.history import INDEX, TAKE_OVER_SECONDS, Bodies, Ev
 from darl_opensearch.cluster.outcome import Release
 from darl_opensearch.cluster.pipelines import Change, PipelineOptions, check_free
 from darl_opensearch.cluster.probe import ProbeFailed, answers
-from darl_opensearch.cluster.switching import LOADED, Now, find_states, read_now, refuse, switch, take_over
+from darl_opensearch.cluster.switching import Now, find_states, read_now, refuse, switch, take_over
 from darl_opensearch.errors import ClusterError, UsageError
 
 
@@ -157,7 +157,7 @@ def _wake(cluster: Cluster, target: Earlier, options: RollbackOptions, history: 
             where=cluster.url,
             todo="release its bundle again by darl release",
         )
-    loaded = found.state in LOADED
+    loaded = found.state == "DEPLOYED"
     if not loaded:
         models.deploy(cluster, served.model_id, timeout=options.deploy_timeout)
     if cluster.dry_run:

@@ -1,0 +1,89 @@
+"""Versions of a tiny bundle that answer differently, and a client that searches without a pause."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+from support import tiny_bundle
+
+from darl_opensearch.bundle import Bundle, writing
+from darl_opensearch.errors import DarlError
+from darl_opensearch.search import PipelineSearch
+
+
+def with_slope(bundle: Bundle, target: Path, slope: float) -> Bundle:
+    """The same bundle, surer or less sure of its grades; below 0 it ranks backwards."""
+    with writing(target, bundle.card) as work:
+        for name in bundle.digests:
+            (work / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(bundle.path / name, work / name)
+        for graph in ("model.onnx", "features.onnx"):
+            model = onnx.load(work / graph)
+            for tensor in model.graph.initializer:
+                if tensor.name == "slope":
+                    tensor.CopyFrom(numpy_helper.from_array(np.float32(slope), "slope"))
+            onnx.save(model, work / graph)
+    return Bundle.open(target)
+
+
+def bundle_of(folder: Path, name: str, version: str, slope: float) -> Bundle:
+    """A tiny bundle of this name and version, with a slope of its own."""
+    plain = tiny_bundle(folder / f"{name}-{version}-plain", name=name, version=version)
+    return with_slope(plain, folder / f"{name}-{version}", slope)
+
+
+@dataclass
+class Load:
+    """What searches came to while something else went on."""
+
+    searches: int = 0
+    failed: list[str] = field(default_factory=list)
+    not_reranked: int = 0
+    took_ms: list[tuple[float, float]] = field(default_factory=list)  # when it started, and how long it took
+    scores: list[float] = field(default_factory=list)  # of the first hit: tells which version ranked
+
+
+@contextmanager
+def searching(make: object, queries: list[str], *, threads: int = 4, size: int = 3) -> Iterator[Load]:
+    """Search by several clients at once, each as fast as it is answered, until the block is left."""
+    load, lock, stop = Load(), threading.Lock(), threading.Event()
+
+    def run(number: int) -> None:
+        client: PipelineSearch = make()  # type: ignore[operator]
+        turn = number
+        while not stop.is_set():
+            started = time.perf_counter()
+            failed, outcome = None, None
+            try:
+                outcome = client.search(queries[turn % len(queries)], size=size)
+            except DarlError as err:  # anything but 200 is one
+                failed = str(err)
+            took = (time.perf_counter() - started) * 1000
+            with lock:
+                load.searches += 1
+                load.took_ms.append((started, took))
+                if outcome is None:
+                    load.failed.append(str(failed))
+                else:
+                    load.not_reranked += not outcome.reranked
+                    load.scores += [hit.score for hit in outcome.hits[:1] if hit.score is not None]
+            turn += 1
+
+    workers = [threading.Thread(target=run, args=(number,), daemon=True) for number in range(threads)]
+    for worker in workers:
+        worker.start()
+    try:
+        yield load
+    finally:
+        stop.set()
+        for worker in workers:
+            worker.join(60)

@@ -32,7 +32,7 @@ def render_drift(report: DriftReport, *, width: int | None = None, terminal: boo
         table.add_row(*_row(window, terminal))
     console.print(table)
     for window in report.windows:
-        _print_details(console, window)
+        _print_details(console, window, sample=window.verdict == DRIFT or window is report.latest)
     console.print(_decision(report))
     return printed(console)
 
@@ -77,14 +77,14 @@ def _row(window: WindowReport, terminal: bool) -> list[str]:
     ]  # fmt: skip
 
 
-def _print_details(console: Console, window: WindowReport) -> None:
+def _print_details(console: Console, window: WindowReport, *, sample: bool) -> None:
     said = [*window.reasons, *window.notes]
-    if window.sample:
-        sample = window.sample
+    if sample and window.sample:
+        of = window.sample
         said.append(
-            f"features of {sample.queries:,} queries ({sample.pairs:,} pairs, drawn at {percent(sample.rate)}) against"
-            f" {sample.reference_queries:,} ({sample.reference_pairs:,}) of the reference"
-            + (f"; {sample.unjoined:,} pairs without text" if sample.unjoined else "")
+            f"features of {of.queries:,} queries ({of.pairs:,} pairs, drawn at {percent(of.rate)}) against"
+            f" {of.reference_queries:,} ({of.reference_pairs:,}) of the reference"
+            + (f"; {of.unjoined:,} pairs without text" if of.unjoined else "")
         )
     if said:
         console.print(escape(f"{span(window)}, {window.model} {window.version}:"))

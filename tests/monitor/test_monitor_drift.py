@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from drift_support import ALPHA, DAY, STRANGE, World, write_log
 
-from darl_opensearch.bundle import REFERENCE_QUERIES, Bundle
+from darl_opensearch.bundle import REFERENCE_QUERIES, Bundle, DriftReference
 from darl_opensearch.errors import BundleError, UsageError
 from darl_opensearch.monitor.drift import DriftConfig, drift, parse_window
 from darl_opensearch.monitor.drift.sample import matched, sample_window
@@ -91,6 +91,37 @@ def test_the_reference_passes_the_same_draw(world):
     assert np.array_equal(whole.features, reference.features)
 
 
+def test_queries_that_retrieve_little_do_not_look_like_drift():
+    """A rare word finds 2 items, a usual one 30: at a rate of .1 the log has a pair of every fifth and of nearly every.
+
+    The reference has pairs of each, until it passes the same draw: 100 logs without drift, at level .1.
+    """
+    rng = np.random.default_rng(21)
+
+    def draw(count):
+        candidates = np.where(rng.random(count) < 0.5, 2, 30)
+        centre = rng.standard_normal((count, 6)) + 1.5 * (candidates == 2)[:, None]
+        return candidates, centre
+
+    def pairs(centre, sizes):
+        rows = np.repeat(centre, sizes, axis=0)
+        return (rows + 0.3 * rng.standard_normal(rows.shape)).astype(np.float32)
+
+    alarms = {"matched": 0, "whole": 0}
+    for place in range(100):
+        candidates, centre = draw(100)
+        sizes = np.minimum(candidates, 3)
+        reference = DriftReference(pairs(centre, sizes), sizes, candidates, ("",) * 100)
+        candidates, centre = draw(100)
+        logged = np.minimum(rng.binomial(candidates, 0.1), 3)
+        window = Clusters(pairs(centre, logged), logged[logged > 0])
+        known = {"matched": matched(reference, 0.1, rng)[0], "whole": Clusters(reference.features, reference.sizes)}
+        for name, clusters in known.items():
+            said = two_sample_tests(clusters, window, permutations=99, folds=4, seed=[place])
+            alarms[name] += (said["mmd"].p <= 0.1) + (said["auc"].p <= 0.1)
+    assert alarms["matched"] <= 2 * 10 + 16 and alarms["whole"] >= 100
+
+
 def test_other_words_are_drift_of_features_even_where_the_share_is_as_it_was(world, tmp_path):
     requests = [*world.traffic(1, 120), *(
         world.day(1, world.queries(120, np.random.default_rng(5), STRANGE))
@@ -140,14 +171,14 @@ def test_a_query_that_is_asked_a_thousand_times_is_one_query(world, tmp_path):
 def test_windows_of_a_span_are_those_of_the_calendar(world, quiet):
     assert [w.start.day for w in judge(quiet, None, until=DAY + timedelta(days=3)).windows] == [1, 2, 3]
     later = judge(quiet, None, since=DAY + timedelta(hours=0.2), until=DAY + timedelta(days=2, hours=0.3))
-    assert [w.verdict for w in later.windows] == ["not over", "no drift", "not over"]
+    assert [w.verdict for w in later.windows] == ["incomplete", "no drift", "incomplete"]
     assert later.latest.start == DAY + timedelta(days=1)
-    assert [w.tests for w in later.windows if w.verdict == "not over"] == [(), ()]
+    assert [w.tests for w in later.windows if w.verdict == "incomplete"] == [(), ()]
 
 
 def test_windows_of_a_number_of_requests(world, quiet):
     result = judge(quiet, None, DriftConfig(window="1000"))
-    assert [(w.requests, w.verdict) for w in result.windows[-2:]] == [(1000, "no drift"), (600, "not over")]
+    assert [(w.requests, w.verdict) for w in result.windows[-2:]] == [(1000, "no drift"), (600, "incomplete")]
     (whole,) = judge(quiet, None, DriftConfig()).windows
     assert whole.requests == 3600
 

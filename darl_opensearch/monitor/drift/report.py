@@ -13,7 +13,7 @@ from darl_opensearch.ood.record import format_timestamp
 SHARE, MMD, AUC = "share", "mmd", "auc"
 ALL = None  # the slice of a test of the whole window
 
-DRIFT, NO_DRIFT, TOO_FEW, NOT_OVER = "drift", "no drift", "too few queries", "not over"
+DRIFT, NO_DRIFT, TOO_FEW, INCOMPLETE = "drift", "no drift", "too few queries", "incomplete"
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class WindowReport:
     :param tests: what was tested.
     :param sample: what MMD and classifier test looked at; None where they were not made.
     :param notes: what could not be tested, and why.
-    :param verdict: ``drift``, ``no drift``, ``too few queries`` or ``not over``.
+    :param verdict: ``drift``, ``no drift``, ``too few queries`` or ``incomplete``.
     """
 
     model: str

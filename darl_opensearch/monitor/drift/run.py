@@ -17,9 +17,9 @@ from darl_opensearch.monitor.drift.report import (
     ALL,
     AUC,
     DRIFT,
+    INCOMPLETE,
     MMD,
     NO_DRIFT,
-    NOT_OVER,
     SHARE,
     TOO_FEW,
     DriftReport,
@@ -92,7 +92,7 @@ def _judge(window: Window, config: DriftConfig, feature_test: _FeatureTest | Non
         notes.append(f"more queries than are kept: a random {len(window.queries):,} of them")
     asked = sum(total > 0 for total in totals)
     if not window.complete:
-        verdict = NOT_OVER
+        verdict = INCOMPLETE
     elif asked < config.min_queries:
         verdict = TOO_FEW
         notes.append(f"{asked:,} queries; {config.min_queries:,} are the fewest that are tested")

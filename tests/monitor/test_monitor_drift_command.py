@@ -1,0 +1,221 @@
+"""``darl monitor`` with drift tests: text, JSON, page and exit codes."""
+
+from __future__ import annotations
+
+import html.parser
+import importlib
+import json
+import re
+from datetime import UTC, datetime, timedelta
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from drift_support import DAY, STRANGE, World, write_log
+from trained_support import run_main
+
+from darl_opensearch.cli.monitor import cli as monitor
+from darl_opensearch.monitor import report
+from darl_opensearch.monitor.drift import DriftConfig, drift
+from darl_opensearch.monitor.page import render_page
+from darl_opensearch.monitor.render_drift import render_drift
+from darl_opensearch.ood.store import SpoolStore
+
+UNTIL = DAY + timedelta(days=60)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return World(tmp_path_factory.mktemp("world") / "bundle")
+
+
+@pytest.fixture(scope="module")
+def log(world, tmp_path_factory):
+    """Three quiet days and one of other words, asked with markup; a second version's day."""
+    rng = np.random.default_rng(1)
+    requests = world.traffic(3, 100, seed=3)
+    strange = [f"<b>{q}" for q in world.queries(100, rng, STRANGE)]
+    path = write_log(tmp_path_factory.mktemp("log") / "log.db", requests, world.policy())
+    write_log(path, world.day(3, strange, push=1.0), world.policy())
+    return write_log(path, world.day(1, world.queries(60, rng)), world.policy(version="2"))
+
+
+def run(*arguments):
+    return CliRunner().invoke(monitor, [str(a) for a in arguments])
+
+
+def test_text_has_a_line_a_window_and_the_decision(world, log):
+    said = run("--spool", log, "--bundle", world.bundle.path, "--window", "1d", "--one-in", 50)
+    assert said.exit_code == 0, said.output
+    assert "Drift  against the reference of tiny 1" in said.stdout
+    assert "level 1/50 a window: one false alarm in 50 windows without drift" in said.stdout
+    lines = [line for line in said.stdout.splitlines() if re.match(r"2026-03-0\d 00:00 to .* tiny", line)]
+    table = [line for line in lines if not line.endswith(":")]
+    assert len(table) == 5 and table[-1].endswith("DRIFT") and sum(line.endswith("no drift") for line in table) == 4
+    assert "a classifier tells window and reference apart with AUC" in said.stdout
+    assert "of another version than the bundle: only shares were tested" in said.stdout
+    assert said.stdout.rstrip().endswith("The latest window has drifted: a cycle is due.")
+
+
+def test_without_a_bundle_the_share_is_tested(log):
+    said = run("--spool", log, "--window", "1d")
+    assert "against alpha alone; --bundle also tests features" in said.stdout
+    data = json.loads(run("--spool", log, "--window", "1d", "--json").stdout)["drift"]
+    assert {t["test"] for w in data["windows"] for t in w["tests"]} == {"share"}
+
+
+def test_json_is_one_object_with_both_reports(world, log):
+    data = json.loads(run("--spool", log, "--bundle", world.bundle.path, "--window", "1d", "--json").stdout)
+    assert data["drift"]["start_cycle"] and data["drift"]["bundle"] == "tiny 1"
+    assert {m["version"] for m in data["models"]} == {"1", "2"}
+    assert [w["verdict"] for w in data["drift"]["windows"] if w["version"] == "1"] == ["no drift"] * 3 + ["drift"]
+
+
+def test_exit_code_3_on_drift_where_it_was_asked_for(world, log, monkeypatch, capsys):
+    ended = run_main(monkeypatch, capsys, "monitor", "--spool", log, "--window", "1d", "--fail-on-drift")
+    assert ended.code == 3 and "The latest window has drifted" in ended.out
+    assert "the latest window has drifted: share OOD" in ended.err and "Start a cycle: darl cycle." in ended.err
+    assert run_main(monkeypatch, capsys, "monitor", "--spool", log, "--window", "1d").code == 0
+
+
+def test_no_exit_code_3_without_drift(world, tmp_path, monkeypatch, capsys):
+    path = write_log(tmp_path / "quiet.db", world.traffic(1, 100), world.policy())
+    ended = run_main(monkeypatch, capsys, "monitor", "--spool", path, "--fail-on-drift", "--bundle", world.bundle.path)
+    assert ended.code == 0 and "The latest window that was tested has not drifted." in ended.out
+
+
+def test_a_window_that_is_none_is_wrong_usage(log, monkeypatch, capsys):
+    ended = run_main(monkeypatch, capsys, "monitor", "--spool", log, "--window", "soon")
+    assert ended.code == 2 and "'soon' is neither a span nor a number of requests. Give 12h, 1d or 5000." in ended.err
+
+
+def test_too_few_queries_for_any_test(world, tmp_path):
+    path = write_log(tmp_path / "few.db", world.traffic(1, 12), world.policy())
+    assert "No window could be tested." in run("--spool", path).stdout
+    assert "No window could be tested." not in run("--spool", path, "--min-queries", 10).stdout
+
+
+class Tags(html.parser.HTMLParser):
+    """Every tag is closed; gives their names and attributes."""
+
+    VOID = ("meta",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen, self.open = [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.seen.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def page(world, log, tmp_path_factory):
+    out = tmp_path_factory.mktemp("page") / "monitor.html"
+    said = run("--spool", log, "--bundle", world.bundle.path, "--window", "1d", "--html", out)
+    assert said.exit_code == 0, said.output
+    assert [p.name for p in out.parent.iterdir()] == ["monitor.html"]
+    return out.read_text(encoding="utf-8")
+
+
+def test_the_page_is_whole_and_needs_nothing_else(page):
+    tags = Tags()
+    tags.feed(page)
+    assert tags.open == [] and page.startswith("<!DOCTYPE html>")
+    names = {tag for tag, _ in tags.seen}
+    assert not names & {"script", "link", "img", "iframe", "object", "use"}
+    assert not [a for _, attrs in tags.seen for a in attrs if a in ("src", "href") or a.startswith("on")]
+    assert "url(" not in page and "@import" not in page and "http" not in page
+    assert "<b>quantum" not in page and "&lt;b&gt;" in page  # a query's markup is text
+
+
+def test_versions_are_never_on_one_line(page):
+    charts = [ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)]
+    labels = [chart.get("aria-label") for chart in charts]
+    assert labels == [
+        f"{what} of tiny {version} over time"
+        for version in ("1", "2") for what in ("Share of OOD pairs", "p-values of the drift tests")
+    ]  # fmt: skip
+    (line,) = [e for e in charts[0] if e.get("class") == "line"]
+    assert len(line.get("points").split()) == 4
+    assert len([e for e in charts[2] if e.get("class") == "line"][0].get("points").split()) == 1
+    assert [e.get("class") for e in charts[0].iter("g")] == ["calm", "calm", "calm", "drift"]
+    titles = [title.text for title in charts[0].iter("title")]
+    assert titles[3].startswith("2026-03-04 00:00: ") and titles[3].endswith("%, drift")
+
+
+def test_charts_are_drawn_to_scale(world, log):
+    with SpoolStore(log) as store:
+        result = drift(store, None, DriftConfig(window="1d"), until=UNTIL)
+        text = render_page(report(store, until=UNTIL), result)
+    windows = [w for w in result.windows if w.version == "1"]
+    chart = ElementTree.fromstring(re.search(r"<svg.*?</svg>", text, flags=re.DOTALL)[0])
+    level = float(next(e for e in chart if e.get("class") == "level").get("y1"))
+    zero = max(float(e.get("y1")) for e in chart if e.get("class") == "grid")
+    for window, mark in zip(windows, chart.iter("g"), strict=True):
+        bar, circle = mark[1], mark[2]
+        per_pixel = windows[0].alpha / (zero - level)
+        for place, value in (
+            (circle.get("cy"), window.share_ood.value),
+            (bar.get("y1"), window.share_ood.low),
+            (bar.get("y2"), window.share_ood.high),
+        ):
+            assert (zero - float(place)) * per_pixel == pytest.approx(value, abs=0.002)
+    assert len({round(float(m[2].get("cx"))) for m in chart.iter("g")}) == len(windows)
+
+
+def test_slices_queries_and_what_could_not_be_tested_are_on_the_page(page):
+    for text in ("Tests of slices", "Strangest queries", "Slices", "What could not be tested", "pet", "Spool"):
+        assert text in page
+    assert "The latest window has drifted: a cycle is due." in page
+
+
+def test_a_page_of_an_empty_log(tmp_path):
+    path = write_log(tmp_path / "empty.db", [], World.policy(None))
+    out = tmp_path / "page.html"
+    said = run("--spool", path, "--html", out)
+    assert said.exit_code == 0 and "Drift" not in said.stdout
+    assert "There are no records of this time." in out.read_text() and "<svg" not in out.read_text()
+
+
+def test_a_page_that_cannot_be_written_leaves_nothing(log, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("x")
+    ended = run_main(monkeypatch, capsys, "monitor", "--spool", log, "--html", tmp_path / "file" / "page.html")
+    assert ended.code == 1 and "file" in ended.err and "Traceback" not in ended.err
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_item_texts_come_from_the_index_that_is_named(world, tmp_path, monkeypatch):
+    path = write_log(tmp_path / "log.db", world.traffic(1, 80), world.policy(0.5, text="none"))
+    asked = []
+
+    class Client:
+        def search(self, *, index, body):
+            ids = body["query"]["bool"]["filter"][0]["terms"]["darl_id"]
+            asked.append(index)
+            rows = [{"darl_id": i, "darl_text": world.items[int(i[2:])]} for i in ids]
+            return {"hits": {"hits": [{"_source": row} for row in rows]}}
+
+    # The package exports a function of the module's name.
+    module = importlib.import_module("darl_opensearch.cluster.connect")
+    monkeypatch.setattr(module, "connect", lambda options: Client())
+    said = run("--spool", path, "--bundle", world.bundle.path, "--index", "items", "--json")
+    assert said.exit_code == 0, said.output
+    (window,) = json.loads(said.stdout)["drift"]["windows"]
+    assert set(asked) == {"items"} and window["sample"]["pairs"] > 100 and window["sample"]["unjoined"] == 0
+
+
+def test_text_for_a_terminal_has_the_same_words(world, log):
+    with SpoolStore(log) as store:
+        result = drift(store, None, DriftConfig(window="1d"), until=datetime.now(UTC))
+    plain, coloured = render_drift(result), render_drift(result, width=200, terminal=True)
+    assert "\x1b[" in coloured and "\x1b" not in plain
+    assert {"DRIFT", "drift"} <= set(re.findall(r"[a-zA-Z]+", re.sub(r"\x1b\[[0-9;]*m", "", coloured)))

@@ -23,7 +23,7 @@ LAYERS = {
     "check": FOUNDATION | {"scoring"},
     "pool": FOUNDATION | {"scoring"},
 }
-TRAINER_MAY = FOUNDATION | {"ood", "scoring", "check"}  # never server, cluster, monitor, node, cli
+TRAINER_MAY = FOUNDATION | {"ood", "scoring", "check", "pool"}  # never server, cluster, monitor, node, cli
 
 
 def modules(package: str) -> list[Path]:

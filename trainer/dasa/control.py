@@ -30,7 +30,7 @@ def draw_by_traffic(keys: Sequence[str], traffic: NDArray[np.float64], count: in
     """
     uniform = np.array([(draw(key, seed, "control") + 0.5) / 2**64 for key in keys])
     wait = -np.log(uniform) / traffic if len(keys) else np.empty(0)  # log of u^(1/w), turned round
-    return [int(row) for row in np.lexsort((list(keys), wait))[:count]]
+    return [int(row) for row in np.argsort(wait, kind="stable")[:count]]
 
 
 def read_control(paths: Iterable[Path]) -> dict[str, list[dict[str, Any]]]:
@@ -58,5 +58,8 @@ def keep_share(keys: Iterable[str], share: float, seed: int) -> list[str]:
     :param seed: of the draw.
     :return: queries, sorted.
     """
-    ordered = sorted(keys, key=lambda key: (draw(key, seed, "rotation"), key))
+    arm = sorted(keys)
+    # The arm itself is part of the draw: by the seed alone the same queries would stay in every cycle.
+    what = "rotation\0" + "\0".join(arm)
+    ordered = sorted(arm, key=lambda key: (draw(key, seed, what), key))
     return sorted(ordered[: math.ceil(share * len(ordered))])

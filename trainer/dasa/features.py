@@ -39,7 +39,7 @@ def query_features(pairs: Floats, counts: Sequence[int], halves: int) -> Floats:
     if not len(counts):
         return np.empty((0, pairs.shape[1]), dtype=np.float32)
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    means = np.add.reduceat(pairs, starts, axis=0) / np.asarray(counts, dtype=np.float32)[:, None]
+    means = (np.add.reduceat(pairs, starts, axis=0) / np.asarray(counts)[:, None]).astype(np.float32)
     return _unit(np.concatenate([_unit(half) for half in np.split(means, halves, axis=1)], axis=1))
 
 

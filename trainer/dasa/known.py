@@ -62,7 +62,7 @@ class Known:
             judged.update(map(same_text, _queries(path)))
         kept: dict[str, tuple[str, list[str]]] = {key: ("", []) for _, key in sorted(drawn, key=lambda pair: pair[1])}
         for path in files:
-            for where, row in read_jsonl(path):
+            for _, row in read_jsonl(path):
                 key = same_text(row["query"])
                 item = name_of(row, "item_id")
                 if key in kept and item and len(kept[key][1]) < items_per_query:

@@ -15,9 +15,7 @@ LEAST_ROWS = 30  # quartiles of fewer say nothing
 EVEN_REQUESTS, EVEN_SPREAD = 20, 0.05  # so many requests with gaps this alike are a clock's
 
 _RUN = re.compile(r"(.)\1{4}")
-_CODE = re.compile(
-    r"://|<\s*/?\s*(script|img|a|iframe)\b|\b(select\b.+\bfrom|union\s+select)\b|\$\{|\.\./", re.IGNORECASE
-)
+_CODE = re.compile(r"://|<\s*/?\s*(script|img|a|iframe)\b|\bunion\s+select\b|\$\{|\.\./", re.IGNORECASE)
 
 
 def is_gibberish(query: str) -> bool:

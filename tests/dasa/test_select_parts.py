@@ -1,0 +1,153 @@
+"""The parts of a selection: features of a query, its items, the draws, what is noise, what is known."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose
+
+from darl_opensearch.errors import InputError
+from trainer.dasa.control import draw_by_traffic, keep_share
+from trainer.dasa.features import query_features
+from trainer.dasa.items import Items
+from trainer.dasa.known import Known, draw
+from trainer.dasa.mix import Listed, entropy, mixed
+from trainer.dasa.near import near_any, representatives
+from trainer.dasa.noise import in_sparse_region, is_even, is_gibberish
+
+laws = settings(deadline=None, max_examples=40)
+
+
+def test_features_of_two_halves_by_hand():
+    """A query at (1, 0) with items at (0, 2) and (2, 0): the items' mean points at 45 degrees."""
+    pairs = np.array([[1, 0, 0, 2], [1, 0, 2, 0], [0, 3, 1, 0]], dtype=np.float32)
+    got = query_features(pairs, [2, 1], 2)
+    half = math.sqrt(1 / 2)
+    assert_allclose(got, [[half, 0, half * half, half * half], [0, half, half, 0]], atol=1e-6)
+    # The cosine of two queries is the mean of their halves' cosines: (0 + sqrt(1/2)) / 2.
+    assert_allclose(got[0] @ got[1], half / 2, atol=1e-6)
+
+
+def test_features_of_one_half_are_the_mean():
+    pairs = np.array([[3, 0], [0, 3], [0, -2]], dtype=np.float32)
+    assert_allclose(query_features(pairs, [2, 1], 1), [[math.sqrt(1 / 2)] * 2, [0, -1]], atol=1e-6)
+    assert query_features(np.empty((0, 4), dtype=np.float32), [], 2).shape == (0, 4)
+    assert_allclose(query_features(np.zeros((1, 2), dtype=np.float32), [1], 1), [[0, 0]])  # never NaN
+
+
+@laws
+@given(n=st.integers(0, 30), count=st.integers(2, 8), seed=st.integers(0, 999))
+def test_mixed_items(n, count, seed):
+    rng = np.random.default_rng(seed)
+    listed = [Listed(f"i{i}", "t", float(rng.integers(0, 5)) / 4, is_ood=bool(rng.integers(2))) for i in range(n)]
+    got = mixed(listed, count)
+    assert len(got) == min(n, count) == len({item.item_id for item in got})
+    scores = [item.score for item in got]
+    assert scores == sorted(scores, reverse=True)
+    if n:
+        every = [item.score for item in listed]
+        assert scores[0] == max(every) and (len(got) == 1 or scores[-1] == min(every))
+        best = [item for item in listed if item.score == max(every)]
+        assert got[0].is_ood or not any(item.is_ood for item in best)
+    assert mixed([listed[i] for i in rng.permutation(n)], count) == got
+
+
+def test_entropy():
+    assert_allclose(entropy((0.5, 0.25, 0.25)), 1.5 * math.log(2))
+    assert entropy((1.0, 0.0, 0.0)) == 0.0
+
+
+def test_the_draw_by_traffic_has_chances_by_traffic():
+    """Traffic 1, 2 and 5: the first draw has chances 1/8, 2/8, 5/8; the second is without replacement."""
+    traffic = np.array([1.0, 2.0, 5.0])
+    n = 4000
+    drawn = np.array([draw_by_traffic(["a", "b", "c"], traffic, 2, seed) for seed in range(n)])
+    first = np.bincount(drawn[:, 0], minlength=3) / n
+    assert_allclose(first, [1 / 8, 2 / 8, 5 / 8], atol=5 * math.sqrt(0.25 / n))
+    after_c = drawn[drawn[:, 0] == 2, 1]
+    assert_allclose(np.mean(after_c == 1), 2 / 3, atol=5 * math.sqrt(0.25 / len(after_c)))
+    assert (drawn[:, 0] != drawn[:, 1]).all()
+
+
+@laws
+@given(keys=st.lists(st.text(min_size=1), unique=True, max_size=20), count=st.integers(0, 25), seed=st.integers(0, 99))
+def test_draws_do_not_depend_on_the_order(keys, count, seed):
+    traffic = np.array([1.0 + len(key) for key in keys])
+    got = [keys[row] for row in draw_by_traffic(keys, traffic, count, seed)]
+    assert len(got) == min(count, len(keys)) == len(set(got))
+    assert [keys[::-1][row] for row in draw_by_traffic(keys[::-1], traffic[::-1], count, seed)] == got
+    fewer = draw_by_traffic(keys, traffic, max(count - 1, 0), seed)
+    assert [keys[row] for row in fewer] == got[: len(fewer)]
+    kept = keep_share(keys, 0.5, seed)
+    assert len(kept) == math.ceil(len(keys) / 2) and keep_share(keys[::-1], 0.5, seed) == kept
+
+
+def test_a_draw_is_a_number_of_its_own():
+    assert len({draw(key, seed, what) for key in "ab" for seed in (0, 1) for what in ("x", "y")}) == 8
+
+
+@pytest.mark.parametrize("query", ["?!", "  ", "aaaaaargh", "http://example.org", "<img src=x>", "1 union select 2",
+                                   "../../etc/passwd", "${jndi:ldap}"])  # fmt: skip
+def test_gibberish(query):
+    assert is_gibberish(query)
+
+
+@pytest.mark.parametrize("query", ["e-bike", "4711", "犬 保険", "c++", "www rollator", "zahnzusatz", "x", "a/b test",
+                                   "select cover from list", "0000 gloves"])  # fmt: skip
+def test_in_doubt_it_is_a_query(query):
+    assert not is_gibberish(query)
+
+
+def test_a_clock_is_even():
+    gaps = np.array([300.0] * 19)
+    assert is_even(19, gaps.mean(), (gaps**2).mean())
+    assert not is_even(18, gaps.mean(), (gaps**2).mean())  # too few to tell
+    gaps[::2] = 240.0
+    assert not is_even(19, gaps.mean(), (gaps**2).mean())
+    assert not is_even(25, 0.0, 0.0)  # all at once is what the rate is for
+
+
+def test_sparse_regions():
+    rng = np.random.default_rng(0)
+    crowd = np.eye(8)[0] + 0.1 * rng.normal(size=(60, 8))
+    features = np.concatenate([crowd, [[0, 0, 0, 0, 0, 0, 0, 1.0]]])
+    features = (features / np.linalg.norm(features, axis=1, keepdims=True)).astype(np.float32)
+    none = np.empty((0, 8), dtype=np.float32)
+    assert np.flatnonzero(in_sparse_region(features, none, 1.5)).tolist()[-1] == 60
+    assert in_sparse_region(features, none, 1.5).sum() <= 6
+    beside = np.repeat(features[60:], 5, axis=0)  # near something known it is no noise
+    assert not in_sparse_region(features, beside, 1.5)[60]
+    assert not in_sparse_region(features, none, 0.0).any()
+    assert not in_sparse_region(features[40:], none, 1.5).any()  # too few to tell
+
+
+def test_near_queries_have_one_representative():
+    keys = ["a b c d e f g h i", "a b c d e f g h j", "i h g f e d c b a", "x y", "y x", "z"]
+    requests = np.array([1, 5, 1, 1, 1, 9])
+    assert representatives(keys, requests, range(6), threshold=0.8, near_rows=99) == {0: 1, 2: 1, 4: 3}
+    assert representatives(keys, requests, range(6), threshold=1.0, near_rows=99) == {2: 0, 4: 3}
+    assert representatives(keys, requests, [3, 4, 5], threshold=0.8, near_rows=0) == {4: 3}
+    assert near_any(keys, ["a b c d e f g h k", "x y"], 0.8).tolist() == [True, True, True, True, True, False]
+    assert near_any(keys, ["y x"], 1.0).tolist() == [False, False, False, True, True, False]
+    assert near_any(keys, [], 0.8).tolist() == [False] * 6
+
+
+def test_what_is_known_is_read_from_files(tmp_path):
+    texts = {"i1": "one", "i2": "two"}
+    rows = [("Red  shoes", "i1"), ("red shoes", "i2"), ("boots", "i1"), ("hats", "gone")]
+    (train := tmp_path / "train.jsonl").write_text("".join(
+        json.dumps({"query": query, "item_id": item, "grade": 1}) + "\n" for query, item in rows))  # fmt: skip
+    (test := tmp_path / "test.jsonl").write_text('{"query": "Gloves"}\n')
+    known = Known.read([train], [test], Items.of_texts(texts).texts)
+    assert known.judged == {"red shoes", "boots", "hats", "gloves"}
+    assert dict(known.trained) == {"red shoes": ("one", "two"), "boots": ("one",)}
+    few = Known.read([train], [], Items.of_texts(texts).texts, most=1, items_per_query=1, seed=4)
+    assert len(few.trained) <= 1 and few.judged == {"red shoes", "boots", "hats"}
+    test.write_text('{"query": " "}\n')
+    with pytest.raises(InputError, match=r"test.jsonl, line 1: field 'query' is empty or not text. Give the words"):
+        Known.read([train], [test], Items.of_texts(texts).texts)

@@ -1,0 +1,169 @@
+"""Candidates with their items and features, on disk: what is embedded once is not embedded again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.dasa.config import SelectConfig
+from trainer.dasa.features import Request
+from trainer.dasa.lists import Lister
+from trainer.dasa.mix import Listed, entropy, mixed
+from trainer.dasa.registry import Floats
+from trainer.dasa.work import Queries, Work
+
+CHUNK = 64  # queries that are listed, scored and embedded at a time
+LEAST_ITEMS = 2  # a lone pair has no order
+Features = Callable[[Sequence[Request]], Floats]  # queries with items' texts to a row for each query
+Report = Callable[[str, int, int], object]
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Queries with at least two items.
+
+    :param places: ``[n]``, their numbers in the work file.
+    :param rows: ``[n]``, their rows among the log's queries.
+    :param features: ``[n, h]`` float32 of unit length, memory-mapped.
+    :param cost: ``[n]``, items of each.
+    :param strangeness: ``[n]``, mean ``ood_distance`` of the items.
+    :param flagged: ``[n]``, whether it is out of distribution.
+    :param uncertainty: ``[n]``, mean entropy of ``grade_probs``, in nats.
+    :param few: queries that were left out, for want of items.
+    """
+
+    places: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    features: Floats
+    cost: NDArray[np.int64]
+    strangeness: NDArray[np.float64]
+    flagged: NDArray[np.bool_]
+    uncertainty: NDArray[np.float64]
+    few: int
+
+    def keep(self, which: NDArray[np.bool_], path: Path) -> Embedded:
+        """Leave some out.
+
+        :param which: ``[n]``, what stays.
+        :param path: file for their features, which need not fit into memory.
+        :return: the rest.
+        """
+        if which.all():
+            return self
+        kept = np.flatnonzero(which)
+        with path.open("wb") as file:
+            for start in range(0, len(kept), 4096):
+                file.write(np.ascontiguousarray(self.features[kept[start : start + 4096]]).tobytes())
+        features = mapped(path, len(kept), self.features.shape[1])
+        return Embedded(
+            self.places[kept], self.rows[kept], features, self.cost[kept], self.strangeness[kept],
+            self.flagged[kept], self.uncertainty[kept], self.few,
+        )  # fmt: skip
+
+
+def mapped(path: Path, count: int, width: int) -> Floats:
+    """Open rows of features as an array that is read when it is looked at.
+
+    :param path: the file: float32, row after row.
+    :param count: rows.
+    :param width: numbers in each.
+    :return: ``[count, width]``.
+    """
+    if not count:
+        return np.empty((0, width), dtype=np.float32)
+    return np.memmap(path, dtype=np.float32, mode="r", shape=(count, width))
+
+
+def embed_known(work: Work, path: Path, trained: Sequence[Request], features: Features, report: Report) -> Floats:
+    """Embed what was trained on, once.
+
+    :param work: remembers that it was done.
+    :param path: file for the features.
+    :param trained: queries with their items' texts.
+    :param features: features of queries.
+    :param report: told of progress.
+    :return: ``[m, h]`` float32 of unit length.
+    """
+    if work.mark("known") is not None:
+        found: Floats = np.load(path)
+        return found
+    parts = []
+    for start in range(0, len(trained), CHUNK):
+        parts.append(features(trained[start : start + CHUNK]))
+        report("embedding what is known", min(start + CHUNK, len(trained)), len(trained))
+    together = np.concatenate(parts) if parts else np.empty((0, 0), dtype=np.float32)
+    np.save(path, together)
+    work.set_mark("known", str(len(together)))
+    work.commit()
+    return together
+
+
+def embed_candidates(
+    work: Work, folder: Path, lister: Lister, features: Features, queries: Queries, rows: Sequence[int],
+    config: SelectConfig, report: Report,
+) -> Embedded:  # fmt: skip
+    """List, score and embed queries, from where the last attempt stopped.
+
+    :param work: keeps the lists, and how far it got.
+    :param folder: keeps the features.
+    :param lister: items of queries.
+    :param features: features of queries.
+    :param queries: the log's queries.
+    :param rows: which of them, always the same for one work file.
+    :param config: how many items, and from which share of OOD items a query is flagged.
+    :param report: told of progress.
+    :return: those with enough items.
+    """
+    path = folder / "features.f32"
+    done, kept, width = map(int, (work.mark("embedded") or "0 0 0").split())
+    with path.open("r+b" if path.exists() else "w+b") as file:
+        file.truncate(kept * width * 4)  # what was written and not committed
+        file.seek(0, 2)
+        while done < len(rows):
+            part = rows[done : done + CHUNK]
+            full = zip(part, lister([int(queries.ids[row]) for row in part]), strict=True)
+            usable = [(row, listed) for row, listed in full if len(listed) >= LEAST_ITEMS]
+            if usable:
+                taken = [(row, _is_flagged(queries, row, listed, config), mixed(listed, config.items_per_query))
+                         for row, listed in usable]  # fmt: skip
+                numbers = [int(queries.ids[row]) for row, _, _ in taken]
+                texts = [work.text(number) for number in numbers]
+                vectors = features([(text, [item.text for item in listed])
+                                    for text, (_, _, listed) in zip(texts, taken, strict=True)])  # fmt: skip
+                width = vectors.shape[1]
+                file.write(np.ascontiguousarray(vectors, dtype=np.float32).tobytes())
+                file.flush()
+                work.put_candidates(
+                    kept, [(n, flag, listed) for n, (_, flag, listed) in zip(numbers, taken, strict=True)]
+                )
+                kept += len(taken)
+            done += len(part)
+            work.set_mark("embedded", f"{done} {kept} {width}")
+            work.commit()
+            report("embedding candidates", done, len(rows))
+    return _read(work, path, queries, rows, kept, width)
+
+
+def _is_flagged(queries: Queries, row: int, listed: Sequence[Listed], config: SelectConfig) -> bool:
+    share = queries.ood_share[row]  # exact, where this model ranked it: it counts what was not logged, too
+    if np.isnan(share):
+        share = np.mean([item.is_ood for item in listed])
+    return bool(share >= config.flagged_share)
+
+
+def _read(work: Work, path: Path, queries: Queries, rows: Sequence[int], kept: int, width: int) -> Embedded:
+    row_of = {int(queries.ids[row]): row for row in rows}
+    places = np.arange(kept, dtype=np.int64)
+    found, cost = np.zeros((2, kept), dtype=np.int64)
+    strangeness, uncertainty = np.zeros((2, kept))
+    flagged = np.zeros(kept, dtype=np.bool_)
+    for place, (number, flag, listed) in enumerate(work.candidates(kept)):
+        found[place], cost[place], flagged[place] = row_of[number], len(listed), flag
+        strangeness[place] = np.mean([item.ood_distance for item in listed])
+        uncertainty[place] = np.mean([entropy(item.grade_probs) for item in listed])
+    few = len(rows) - kept
+    return Embedded(places, found, mapped(path, kept, width), cost, strangeness, flagged, uncertainty, few)

@@ -1,0 +1,87 @@
+"""The items of queries: what the log holds of them, and what a search finds now where that is too little."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+from darl_opensearch.scores import Scores
+from trainer.dasa.items import Items
+from trainer.dasa.mix import Listed
+from trainer.dasa.work import Work
+
+Score = Callable[[Sequence[tuple[str, Sequence[str]]]], Sequence[Scores]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Lister:
+    """Makes lists of scored items.
+
+    :param work: the gathered log.
+    :param items: the catalogue.
+    :param score: the bundle's scores, for what it did not score itself.
+    :param depth: most items of a list.
+    :param least: items below which a search fills up what the log holds.
+    """
+
+    work: Work
+    items: Items
+    score: Score
+    depth: int
+    least: int
+
+    def __call__(self, numbers: Sequence[int], *, search: bool = False) -> list[list[Listed]]:
+        """List the items of queries.
+
+        :param numbers: the queries.
+        :param search: take what a search finds now before what was logged, where there is a search: the log holds
+            every item that is OOD and few of the others. What was logged fills up where too little is found.
+        :return: scored items of each, at most ``depth``; those without a text are left out.
+        """
+        texts = [self.work.text(number) for number in numbers]
+        logged = [self.work.listed(number, self.depth) for number in numbers]
+        lists: list[list[Listed]] = []
+        for text, own in zip(texts, logged, strict=True):
+            if self.items.search and (search or len(own) < self.least):
+                found = list(dict.fromkeys(self.items.search(text, self.depth)))
+                known = {item.item_id: item for item in own}
+                if not search:
+                    found = list(dict.fromkeys([*known, *found]))
+                elif len(found) < self.least:
+                    found = list(dict.fromkeys([*found, *known]))
+                own = [known.get(item, Listed(item, "")) for item in found[: self.depth]]
+            lists.append(own)
+        lists = self._with_texts(lists)
+        return self._scored(texts, lists)
+
+    def _with_texts(self, lists: list[list[Listed]]) -> list[list[Listed]]:
+        ids = list(dict.fromkeys(item.item_id for listed in lists for item in listed))
+        found = self.items.texts(ids) if ids else {}
+        # The catalogue's text first: it is what training will read.
+        filled = (
+            [dataclasses.replace(item, text=found.get(item.item_id) or item.text) for item in listed]
+            for listed in lists
+        )
+        return [[item for item in listed if item.text] for listed in filled]
+
+    def _scored(self, texts: list[str], lists: list[list[Listed]]) -> list[list[Listed]]:
+        missing = [[item for item in listed if item.score is None] for listed in lists]
+        asked = [place for place, items in enumerate(missing) if items]
+        if not asked:
+            return lists
+        answers = self.score([(texts[place], [item.text for item in missing[place]]) for place in asked])
+        for place, scores in zip(asked, answers, strict=True):
+            fresh = {item.item_id: _with(item, scores, row) for row, item in enumerate(missing[place])}
+            lists[place] = [fresh.get(item.item_id, item) for item in lists[place]]
+        return lists
+
+
+def _with(item: Listed, scores: Scores, row: int) -> Listed:
+    return dataclasses.replace(
+        item,
+        score=round(float(scores.score[row]), 6),
+        grade_probs=tuple(round(float(p), 6) for p in scores.grade_probs[row]),
+        ood_score=round(float(scores.ood_score[row]), 6),
+        ood_distance=round(float(scores.ood_distance[row]), 6),
+        is_ood=bool(scores.is_ood[row]),
+    )

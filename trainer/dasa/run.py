@@ -1,0 +1,358 @@
+"""Selecting: from the log to two files of pairs to be judged, one to learn from and one to test on.
+
+1. The log is gathered by query. Machines, judged queries and near-duplicates go.
+2. The control arm is drawn from all that is left, by traffic, before anything looks at what is strange.
+3. Of the rest, what is flagged gets its items and its features.
+4. What lies by itself goes; the selector chooses until the budget is spent.
+
+The work folder inside ``out`` keeps what was gathered and embedded, so that a killed run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from darl_opensearch.bundle import Bundle
+from darl_opensearch.errors import UsageError
+from darl_opensearch.ood.record import format_timestamp
+from darl_opensearch.ood.store import OodStore
+from darl_opensearch.pool.embed import Embedder
+from darl_opensearch.scores import Scores
+from darl_opensearch.scoring import Scorer
+from trainer.dasa import report as why
+from trainer.dasa.config import SelectConfig
+from trainer.dasa.control import draw_by_traffic, keep_share, read_control
+from trainer.dasa.embedded import CHUNK, LEAST_ITEMS, Embedded, embed_candidates, embed_known
+from trainer.dasa.features import Embed, Request, halves_of, query_features
+from trainer.dasa.items import NO_ITEMS, Items
+from trainer.dasa.known import Known
+from trainer.dasa.lists import Lister, Score
+from trainer.dasa.mix import Listed, mixed
+from trainer.dasa.near import near_any, representatives
+from trainer.dasa.noise import in_sparse_region, is_gibberish
+from trainer.dasa.registry import Candidates, Floats
+from trainer.dasa.report import SelectReport
+from trainer.dasa.selectors import SELECTORS
+from trainer.dasa.work import Queries, Work
+from trainer.judging.tasks import task_id
+
+SELECTED_FILE, CONTROL_FILE, KEPT_FILE, REPORT_FILE = "selected.jsonl", "control.jsonl", "kept.jsonl", "report.json"
+WORK = "work"
+
+Report = Callable[[str, int, int], object]
+
+
+def quiet(what: str, done: int, total: int) -> None:
+    """Report nothing.
+
+    :param what: what is being done.
+    :param done: how much is done.
+    :param total: of how much; 0: nobody knows.
+    """
+
+
+def select(
+    config: SelectConfig,
+    bundle: Bundle,
+    store: OodStore,
+    *,
+    known: Known,
+    out: Path,
+    items: Items = NO_ITEMS,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    control: Sequence[Path] = (),
+    embed: Embed | None = None,
+    dry_run: bool = False,
+    report: Report = quiet,
+) -> SelectReport:
+    """Choose what is judged next.
+
+    Writes ``selected.jsonl`` and ``control.jsonl``, pairs to be judged; ``kept.jsonl``, pairs of the control arm that
+    were judged for the cycle before and stay in it; and, last, ``report.json``. Where that is there already, of the
+    same bundle, settings and judgments, it is read and nothing is done.
+
+    :param config: the table ``[select]``.
+    :param bundle: the model that serves: its features, and its scores where the log has none of it.
+    :param store: the OOD log.
+    :param known: what is judged already.
+    :param out: folder for the files.
+    :param items: the catalogue. Without a search the control arm has only the items that were logged, which are
+        those that are OOD and few others.
+    :param since: earliest time read, included.
+    :param until: latest time read, excluded; by default now. A run that goes on keeps the times it began with.
+    :param control: ``control.jsonl`` and ``kept.jsonl`` of the cycle before.
+    :param embed: features of pairs; by default those of the bundle's ``features.onnx``.
+    :param dry_run: count up to what could be chosen, and write nothing.
+    :param report: told what is being done, how much is done, and of how much (0: unknown).
+    :return: what was selected. Nothing is a result, too.
+    :raises DarlError: when the log, the catalogue or a file cannot be read.
+    :raises UsageError: when the folder holds another selection.
+    """
+    former = read_control(control)
+    digest = _digest(config, bundle, store, known, former)
+    if (done := out / REPORT_FILE).is_file() and not dry_run:
+        before = SelectReport.read(done)
+        if before.digest != digest:
+            raise UsageError(
+                "holds a selection by another model, other settings or other judgments",
+                where=str(out),
+                todo="name another folder, or remove it",
+            )
+        return before
+    with contextlib.ExitStack() as open_:
+        folder = Path(open_.enter_context(TemporaryDirectory())) if dry_run else out / WORK
+        work = open_.enter_context(Work(folder / "log.db", digest))
+        log = _gather(work, store, since, until, bundle, config, report)
+        queries = work.queries()
+        log |= work.counts() | {"queries": len(queries)}
+        arms = _divide(config, queries, known.judged, former, report)
+        if dry_run:
+            drawn = _figures(arms, items)
+            return SelectReport(
+                log, _in_order(arms.dropped), len(arms.candidates), {"queries": 0, "pairs": 0, "slices": {}}, drawn,
+                _named(config), digest, True,
+            )  # fmt: skip
+        models = _Models(bundle, embed, open_)
+        lister = Lister(work, items, models.score, config.depth, config.items_per_query)
+        tasks = _Tasks(work, queries, arms.traffic)
+        control_tasks, figures = _control(lister, tasks, arms, config, report)
+        known_features = embed_known(work, folder / "known.npy", known.trained, models.features, report)
+        embedded = embed_candidates(work, folder, lister, models.features, queries, arms.candidates, config, report)
+        pool = _clean(config, embedded, queries, known_features, folder, arms.dropped)
+        report("selecting", 0, 0)
+        chosen = _choose(config, pool, queries, arms.traffic, known_features)
+        selected = [task for place in chosen for task in tasks.selected(place)]
+        result = SelectReport(
+            log, _in_order(arms.dropped), len(pool.rows),
+            {"queries": len(chosen), "pairs": len(selected), "slices": _per_slice(selected)},
+            _figures(arms, items) | figures, _named(config), digest,
+        )  # fmt: skip
+        _write_lines(out / SELECTED_FILE, selected)
+        _write_lines(out / CONTROL_FILE, control_tasks)
+        _write_lines(out / KEPT_FILE, (task for key in arms.kept for task in former[key]))
+        _write_lines(out / REPORT_FILE, [result.to_json()])
+    shutil.rmtree(folder)
+    return result
+
+
+@dataclasses.dataclass(frozen=True)
+class _Arms:
+    """Which queries may be selected, and which are the control arm's."""
+
+    candidates: list[int]
+    control: list[int]
+    kept: list[str]
+    traffic: NDArray[np.float64]
+    dropped: Counter[str]
+
+
+def _gather(
+    work: Work, store: OodStore, since: datetime | None, until: datetime | None, bundle: Bundle, config: SelectConfig,
+    report: Report,
+) -> dict[str, Any]:  # fmt: skip
+    if (times := work.mark("times")) is None:
+        times = json.dumps([since.isoformat() if since else None, (until or datetime.now(UTC)).isoformat()])
+        work.set_mark("times", times)
+        work.commit()
+    first, last = (datetime.fromisoformat(time) if time else None for time in json.loads(times))
+    work.gather(
+        store, since=first, until=last, model=(bundle.card.name, bundle.card.version), depth=config.depth,
+        machine_ids=config.machine_ids, report=report,
+    )  # fmt: skip
+    return {
+        "where": store.where,
+        "since": format_timestamp(first) if first else None,
+        "until": format_timestamp(last) if last else None,
+    }
+
+
+def _divide(
+    config: SelectConfig, queries: Queries, judged: frozenset[str], former: Collection[str], report: Report
+) -> _Arms:
+    keys, dropped = queries.keys, Counter[str]()
+    left = np.ones(len(queries), dtype=np.bool_)
+
+    def drop(reason: str, which: NDArray[np.bool_]) -> None:
+        dropped[reason] += int((left & which).sum())
+        left[which] = False
+
+    def among_left(test: Callable[[list[str]], NDArray[np.bool_]]) -> NDArray[np.bool_]:
+        rows, found = np.flatnonzero(left), np.zeros(len(queries), dtype=np.bool_)
+        found[rows] = test([keys[row] for row in rows])
+        return found
+
+    near_to = functools.partial(near_any, threshold=config.near_threshold)
+    drop(why.MACHINE, queries.even | (queries.per_minute > config.machine_per_minute))
+    drop(why.JUDGED, np.array([key in judged or key in former for key in keys], dtype=np.bool_))
+    report("looking for near-duplicates", 0, 0)
+    drop(why.NEAR_JUDGED, among_left(lambda some: near_to(some, {*judged, *former})))
+    stands = representatives(
+        keys, queries.requests, np.flatnonzero(left).tolist(), threshold=config.near_threshold,
+        near_rows=config.near_rows,
+    )  # fmt: skip
+    traffic = queries.requests.astype(np.float64)
+    for row, other in stands.items():
+        traffic[other] += queries.requests[row]
+    left[list(stands)] = False
+    dropped[why.NEAR] = len(stands)
+
+    # The control arm: now, before anything is left out for what it looks like or what the detector says.
+    rows = np.flatnonzero(left)
+    kept = keep_share(former, config.control_keep, config.seed)
+    count = max(config.control_queries - len(kept), 0)
+    drawn = draw_by_traffic([keys[row] for row in rows], traffic[rows], count, config.seed)
+    control = [int(rows[row]) for row in drawn]
+    left[control] = False
+    dropped[why.CONTROL] = len(control)
+
+    drop(why.NEAR_CONTROL, among_left(lambda some: near_to(some, [keys[row] for row in control])))
+    drop(why.GIBBERISH, among_left(lambda some: np.array([is_gibberish(key) for key in some], dtype=np.bool_)))
+    if not config.make()[1]:
+        drop(why.NOT_FLAGGED, queries.ood_share < config.flagged_share)  # not NaN: no one knows before it is scored
+    return _Arms([int(row) for row in np.flatnonzero(left)], control, kept, traffic, dropped)
+
+
+class _Models:
+    """The bundle's graphs, opened when they are first needed."""
+
+    def __init__(self, bundle: Bundle, embed: Embed | None, open_: contextlib.ExitStack) -> None:
+        self._bundle, self._embed, self._open = bundle, embed, open_
+        self._score: Score | None = None
+
+    def features(self, requests: Sequence[Request]) -> Floats:
+        if self._embed is None:
+            self._embed = self._open.enter_context(Embedder(self._bundle)).embed
+        return query_features(self._embed(requests), [len(texts) for _, texts in requests], halves_of(self._bundle))
+
+    def score(self, requests: Sequence[Request]) -> Sequence[Scores]:
+        if self._score is None:
+            self._score = self._open.enter_context(Scorer.open(self._bundle)).score_many
+        return self._score(requests)
+
+
+class _Tasks:
+    """Lines of a task file."""
+
+    def __init__(self, work: Work, queries: Queries, traffic: NDArray[np.float64]) -> None:
+        self._work, self._queries, self._traffic = work, queries, traffic
+        self._row_of = {int(number): row for row, number in enumerate(queries.ids)}
+
+    def selected(self, place: int) -> list[dict[str, Any]]:
+        number, listed = self._work.candidate(place)
+        return self.lines(number, listed, "selected")
+
+    def numbers(self, rows: Sequence[int]) -> list[int]:
+        return [int(self._queries.ids[row]) for row in rows]
+
+    def lines(self, number: int, listed: Sequence[Listed], arm: str) -> list[dict[str, Any]]:
+        row, query = self._row_of[number], self._work.text(number)
+        named = self._work.query_ids([number]).get(number)
+        query_id = named or f"log-{hashlib.sha256(self._queries.keys[row].encode()).hexdigest()[:16]}"
+        return [
+            {
+                "task": task_id(query, item.item_id), "query_id": query_id, "query": query, "item_id": item.item_id,
+                "text": item.text, "slice": self._queries.slices[row], "arm": arm, "score": item.score,
+                "grade_probs": list(item.grade_probs), "ood_score": item.ood_score, "ood_distance": item.ood_distance,
+                "traffic": int(self._traffic[row]), "records": list(item.records),
+            }
+            for item in listed
+        ]  # fmt: skip
+
+
+def _control(
+    lister: Lister, tasks: _Tasks, arms: _Arms, config: SelectConfig, report: Report
+) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    lines: list[dict[str, Any]] = []
+    unusable = 0
+    numbers = tasks.numbers(arms.control)
+    for start in range(0, len(numbers), CHUNK):
+        part = numbers[start : start + CHUNK]
+        for number, listed in zip(part, lister(part, search=True), strict=True):
+            if len(listed) < LEAST_ITEMS:
+                unusable += 1  # and none is drawn in its place: that would favour what has items
+            else:
+                lines += tasks.lines(number, mixed(listed, config.items_per_query), "control")
+        report("listing the control arm", min(start + CHUNK, len(numbers)), len(numbers))
+    return lines, {"queries": len(numbers) - unusable, "pairs": len(lines), "unusable": unusable}
+
+
+def _clean(
+    config: SelectConfig, embedded: Embedded, queries: Queries, known: Floats, folder: Path, dropped: Counter[str]
+) -> Embedded:
+    dropped[why.FEW_ITEMS] = embedded.few
+    left = np.ones(len(embedded.rows), dtype=np.bool_)
+    if not config.make()[1]:
+        left = embedded.flagged
+        dropped[why.NOT_FLAGGED] += int((~left).sum())
+    flagged = embedded.keep(left, folder / "flagged.f32")
+    rare = queries.requests[flagged.rows] < config.noise_requests
+    noise = in_sparse_region(flagged.features, known, config.noise) & rare
+    dropped[why.NOISE] = int(noise.sum())
+    return flagged.keep(~noise, folder / "pool.f32")
+
+
+def _choose(
+    config: SelectConfig, pool: Embedded, queries: Queries, traffic: NDArray[np.float64], known: Floats
+) -> list[int]:
+    slices = tuple(queries.slices[row] for row in pool.rows)
+    cap = int(config.slice_cap * config.budget)
+    caps = {name: cap for name in set(slices) if name} if config.slice_cap < 1.0 else {}
+    candidates = Candidates(
+        features=pool.features, cost=pool.cost, traffic=traffic[pool.rows], strangeness=pool.strangeness,
+        flagged=pool.flagged, uncertainty=pool.uncertainty, slices=slices, caps=caps,
+    )  # fmt: skip
+    selector, _ = config.make()
+    chosen = selector(candidates, known, config.budget, np.random.default_rng([config.seed, 1]))
+    return [int(pool.places[row]) for row in chosen]
+
+
+def _figures(arms: _Arms, items: Items) -> dict[str, Any]:
+    return {
+        "queries": 0, "pairs": 0, "drawn": len(arms.control), "kept": len(arms.kept), "unusable": 0,
+        "from": "search" if items.search else "log",
+    }  # fmt: skip
+
+
+def _named(config: SelectConfig) -> dict[str, Any]:
+    return {"name": config.selector, "params": SELECTORS.resolve(config.selector, config.params)[1]}
+
+
+def _per_slice(tasks: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    return dict(sorted(Counter(str(task["slice"]) for task in tasks).items()))
+
+
+def _in_order(dropped: Mapping[str, int]) -> dict[str, int]:
+    return {reason: dropped.get(reason, 0) for reason in why.DROPPED}
+
+
+def _digest(
+    config: SelectConfig, bundle: Bundle, store: OodStore, known: Known, former: Mapping[str, Sequence[Any]]
+) -> str:
+    parts = [
+        json.dumps(dataclasses.asdict(config), sort_keys=True), bundle.identity, store.where,
+        json.dumps(sorted(known.judged)), json.dumps(known.trained), json.dumps(sorted(former)),
+    ]  # fmt: skip
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    work = path.with_name(f".{path.name}.tmp")
+    with work.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    work.replace(path)

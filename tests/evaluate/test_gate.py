@@ -1,0 +1,307 @@
+"""The gate: who may take whose place, by which bound, and what a no says."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+import shutil
+
+import numpy as np
+import pytest
+from evaluate_support import write_rows
+from hypothesis import given
+from hypothesis import strategies as st
+from release_support import with_slope
+from support import ITEMS, SCALE3, TEMPLATE, tiny_bundle
+from trained_support import one_thread, run_main
+
+from darl_opensearch.bundle import Bundle, writing
+from darl_opensearch.errors import DarlError, InputError, UsageError
+from darl_opensearch.scores import GradeScale
+from darl_opensearch.scoring import Scorer
+from trainer.data.judgments import digest, read_judgments
+from trainer.evaluate.claims import paired
+from trainer.evaluate.gate import GateOptions, gate
+from trainer.evaluate.gate_words import render_text, why_not
+from trainer.evaluate.metrics import ndcg_per_query, ranked_probability_score
+from trainer.evaluate.parts import read_catalogue, read_part
+from trainer.evaluate.power import power
+
+OPTIONS = {"draws": 400, "threads": 1}
+WORDS = {
+    "b": ["stolen", "bicycle", "locks", "riders", "accident"],
+    "t": ["ski", "luggage", "flights", "rescue", "piste"],
+}
+
+
+def judged(path, kind, *, count=40, **more):
+    """Queries of two or three words of a kind of item; its items have grades 2 and 1, all others 0."""
+    words = WORDS[kind]
+    rows = []
+    for number in range(count):
+        query = f"{words[number % 5]} {words[(number // 5 + 1 + number) % 5]} number{number}"
+        for item in ITEMS:
+            grade = (2 if item["id"].endswith("1") else 1) if item["id"].startswith(kind) else 0
+            rows.append({"query_id": f"{kind}{number}", "query": query, "item_id": item["id"], "grade": grade} | more)
+    return write_rows(path, rows)
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory):
+    """``good`` ranks by shared words, ``bad`` the other way round, ``sure`` as good and nearly certain of it."""
+    folder = tmp_path_factory.mktemp("gate")
+    plain = tiny_bundle(folder / "plain", name="shoes")
+    return {name: with_slope(plain, folder / name, slope) for name, slope in (("good", 10), ("bad", -10), ("sure", 60))}
+
+
+@pytest.fixture
+def data(tmp_path):
+    files = {"items": write_rows(tmp_path / "items.jsonl", ITEMS), "id_test": judged(tmp_path / "id.jsonl", "b")}
+    return files | {"control": judged(tmp_path / "control.jsonl", "t", arm="control")}
+
+
+def run(old, new, data, **options):
+    with one_thread():
+        return gate(old, new, **data, options=GateOptions(**(OPTIONS | options)))
+
+
+def changed_card(bundle, target, **fields):
+    """The same files under a changed card."""
+    with writing(target, dataclasses.replace(bundle.card, **fields)) as work:
+        for name in bundle.digests:
+            (work / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(bundle.path / name, work / name)
+    return Bundle.open(target)
+
+
+def values_of(bundle, path, data):
+    """nDCG@10 and RPS of each query, without the evaluate package."""
+    part = read_part(path.name, path, read_catalogue([data["items"]], bundle.renderer), 3, seed=0)
+    texts = {item["id"]: bundle.renderer(item) for item in ITEMS}
+    with Scorer.open(bundle, threads=1) as scorer:
+        found = [scorer.score(q.query, [texts[i] for i in q.item_ids]) for q in part.queries]
+    score = np.concatenate([one.score for one in found]).astype(float)
+    ndcg = ndcg_per_query(score, np.array([0.0, 1.0, 3.0])[part.grades], part.query_index, cutoff=10)
+    rps = ranked_probability_score(np.concatenate([one.grade_probs for one in found]).astype(float), part.grades)
+    return np.array([ndcg[q] for q in sorted(ndcg)]), np.array(
+        [rps[part.query_index == q].mean() for q in sorted(ndcg)]
+    )
+
+
+def test_a_better_bundle_may_take_the_place_of_a_worse_one_and_not_the_reverse(bundles, data):
+    yes = run(bundles["bad"], bundles["good"], data)
+    assert yes.passed and yes.reasons == ()
+    for condition, path in zip(yes.conditions, (data["id_test"], data["control"]), strict=True):
+        new, old = (values_of(bundles[name], path, data) for name in ("good", "bad"))
+        ndcg, rps = condition.changes
+        assert (ndcg.measure, rps.measure) == ("ndcg@10", "rps")
+        assert ndcg.claim.interval.mean == pytest.approx((new[0] - old[0]).mean(), abs=1e-3)  # the tie-break differs
+        assert rps.claim.interval.mean == pytest.approx((old[1] - new[1]).mean())  # lower is better
+        assert ndcg.claim.interval.low > condition.bound and condition.queries == 40 and condition.pairs == 240
+    assert [one.bound for one in yes.conditions] == [-0.01, 0.0]
+    no = run(bundles["good"], bundles["bad"], data)
+    assert not no.passed and len(no.reasons) == 2
+    assert re.match(
+        r"queries like the training's: nDCG@10 changes by -\S+ \[-\S+, -\S+\], which is a loss beyond 0.01",
+        no.reasons[0],
+    )
+    assert re.match(r"control arm: nDCG@10 changes by -\S+ \[\S+, \S+\], which is a loss$", no.reasons[1])
+
+
+def test_the_same_ranking_is_no_gain(bundles, data):
+    same = run(bundles["good"], bundles["good"], data)
+    [reason] = same.reasons  # no loss beyond the tolerance on the one, no gain on the other
+    assert reason == (
+        "control arm: nDCG@10 changes by +0.0000 [+0.0000, +0.0000] over 40 queries, not a gain, and more queries "
+        "alone would not show one"
+    )  # fmt: skip
+    better = run(bundles["good"], bundles["sure"], data, measure="rps", tolerance=0.5)
+    rps = better.conditions[1].changes[0]
+    assert rps.measure == "rps" and rps.old.mean != rps.new.mean
+    assert better.passed == (rps.claim.interval.low > 0)
+
+
+def test_the_bound_decides_as_it_is_written(bundles, data):
+    loss = run(bundles["good"], bundles["bad"], data).conditions[0].changes[0].claim.interval
+    wide = run(bundles["good"], bundles["bad"], data, tolerance=-loss.low + 1e-9)
+    assert wide.conditions[0].passed and not wide.conditions[1].passed
+    assert not run(bundles["good"], bundles["bad"], data, tolerance=-loss.low - 1e-9).conditions[0].passed
+
+
+def test_too_few_queries_are_a_no_that_says_how_many(bundles, data, tmp_path):
+    few = data | {"control": judged(tmp_path / "few.jsonl", "t", count=12)}
+    no = run(bundles["bad"], bundles["good"], few)
+    [reason] = no.reasons
+    assert re.search(
+        r"12 queries are too few to decide; below 30 nothing is decided\. About 30 would be enough$", reason
+    )
+    assert run(bundles["bad"], bundles["good"], few, min_queries=12).passed
+    one = data | {"control": judged(tmp_path / "one.jsonl", "t", count=1)}
+    assert (
+        "1 queries have a value of nDCG@10; too few to decide, give at least 30"
+        in run(bundles["bad"], bundles["good"], one).reasons[0]
+    )
+
+
+@given(st.lists(st.floats(-1, 1), min_size=2, max_size=40), st.sampled_from([-0.01, 0.0]))
+def test_power_is_the_sample_size_of_a_paired_test(differences, bound):
+    values = np.array(differences)
+    found = power(np.append(values, np.nan), bound)  # a query without a value counts for nothing
+    sd, distance = values.std(ddof=1), values.mean() - bound
+    assert found.sd == pytest.approx(sd)
+    assert found.detectable == pytest.approx((1.959964 + 0.841621) * sd / math.sqrt(len(values)))
+    if distance > 1e-6 and found.needed is not None:
+        assert found.needed == pytest.approx((2.801585 * sd / distance) ** 2, abs=1.01)
+    if distance <= 0:
+        assert found.needed is None  # at this mean, no number of queries would do
+
+
+def test_so_many_queries_do_show_it():
+    """With the number of queries that is asked for, the bound is exceeded about 4 times in 5."""
+    rng = np.random.default_rng(0)
+    needed = power(rng.normal(0.05, 0.2, size=20_000), 0.0).needed
+    lows = [paired(d, np.zeros(needed), draws=300).interval.low for d in rng.normal(0.05, 0.2, size=(200, needed))]
+    assert 0.7 < np.mean(np.array(lows) > 0) < 0.9
+
+
+def test_no_difference_is_seldom_taken_for_a_gain():
+    rng = np.random.default_rng(1)
+    lows = [paired(d, np.zeros(30), draws=300).interval.low for d in rng.normal(0, 0.2, size=(400, 30))]
+    assert np.mean(np.array(lows) > 0) < 0.025 + 3 * math.sqrt(0.025 * 0.975 / 400)
+
+
+@pytest.mark.parametrize(
+    ("part", "low", "high", "n", "expected"),
+    [
+        ("id", -0.03, -0.012, 90, "which is a loss beyond 0.01"),
+        ("id", -0.04, 0.03, 90, "90 queries are too few to decide, and the lower end must be above -0.01. About"),
+        ("control", -0.01, 0.03, 90, "90 queries are too few to decide, and the lower end must be above 0. About"),
+        ("control", 0.001, 0.03, 20, "20 queries are too few to decide; below 30 nothing is decided. About"),
+    ],
+)  # fmt: skip
+def test_why_not(part, low, high, n, expected):
+    from trainer.evaluate.bootstrap import Interval
+
+    bound, mean = (-0.01, (low + high) / 2) if part == "id" else (0.0, 0.02)
+    differences = np.array([mean - 0.1, mean + 0.1] * 50)
+    needed = power(differences, bound)
+    text = why_not(part, "ndcg@10", Interval(mean, low, high, n), needed, bound, 30)
+    assert expected.replace("About", f"About {needed.needed or 0:,} would be enough") in text
+
+
+def test_another_scale_or_template_needs_a_reason(bundles, data, tmp_path):
+    scale = GradeScale(SCALE3.names, (0.0, 1.0, 2.0))
+    other = changed_card(bundles["good"], tmp_path / "other", scale=scale)
+    no = run(bundles["bad"], other, data)
+    assert no.reasons[0] == (
+        "grades: {'irrelevant': 0.0, 'related': 1.0, 'fits': 2.0} is not the old bundle's "
+        "{'irrelevant': 0.0, 'related': 1.0, 'fits': 3.0}"
+    )  # fmt: skip
+    yes = run(bundles["bad"], other, data, changed="a fit is worth two")
+    assert yes.passed
+    assert "because: a fit is worth two" in {one.check: one.detail for one in yes.checks}["grades"]
+    template = changed_card(
+        bundles["good"], tmp_path / "t", template=dataclasses.replace(TEMPLATE, fields=("=name", "cover"))
+    )
+    [reason] = run(bundles["bad"], template, data).reasons
+    assert reason.startswith("template: ") and reason.endswith("the index must be loaded again with the new one")
+    # Five grades and three have an order in common, and no distribution.
+    five = tiny_bundle(tmp_path / "five", name="shoes", scale=GradeScale(tuple("abcde"), (0, 1, 2, 3, 4)))
+    found = run(bundles["bad"], five, data, changed="finer")
+    assert [one.measure for one in found.conditions[0].changes] == ["ndcg@10"]
+    with pytest.raises(UsageError, match="rps compares bundles of as many grades. Decide by a measure of the order"):
+        run(bundles["bad"], five, data, changed="finer", measure="rps")
+
+
+def test_a_bundle_that_is_not_sound_may_not(bundles, data, tmp_path):
+    broken = changed_card(bundles["good"], tmp_path / "broken")
+    np.save(tmp_path / "c.npy", np.array([np.nan], dtype=np.float32))
+    with writing(tmp_path / "nan", broken.card) as work:
+        for name in broken.digests:
+            (work / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(tmp_path / "c.npy" if name.endswith("calibration.npy") else broken.path / name, work / name)
+    no = run(bundles["bad"], Bundle.open(tmp_path / "nan"), data)
+    assert no.reasons[0].startswith("new bundle, calibration: ")
+
+
+def test_queries_of_the_training_are_refused(bundles, data, tmp_path):
+    seen = run(bundles["bad"], bundles["good"], data, train=(data["control"],))
+    assert re.match(
+        r"training data, control: 'luggage \S+ number\d+'|training data, control: .* is the same query text",
+        seen.reasons[0],
+    )
+    near = tmp_path / "near.jsonl"
+    row = json.loads(data["control"].read_text().splitlines()[0])
+    write_rows(near, [row | {"query": " ".join(reversed(row["query"].split()))}])
+    assert (
+        "is a query of nearly the same words as" in run(bundles["bad"], bundles["good"], data, train=(near,)).reasons[0]
+    )
+    assert run(bundles["bad"], bundles["good"], data, train=(near,), allow=("near-query",)).passed
+    unknown = [one for one in run(bundles["bad"], bundles["good"], data).checks if one.check == "training data"]
+    assert [one.passed for one in unknown] == [None]  # not known is said, and no reason
+    # Without the files, a part that is the bundle's own is known by its digest.
+    items = read_catalogue([data["items"]], bundles["good"].renderer)
+    training = {"data": {"dev": {"sha256": digest(read_judgments(data["id_test"], items, 3))}}}
+    own = changed_card(bundles["good"], tmp_path / "own", training=training)
+    assert run(bundles["bad"], own, data).reasons == ("training data, id: this part is the bundle's own 'dev' part",)
+
+
+def test_what_is_refused_before_anything_is_scored(bundles, data, tmp_path):
+    with pytest.raises(UsageError, match="the same file is given for both parts"):
+        run(bundles["bad"], bundles["good"], data | {"control": data["id_test"]})
+    chosen = judged(tmp_path / "chosen.jsonl", "t", arm="selected")
+    with pytest.raises(InputError, match=r"chosen.jsonl, line 1, field 'arm': this judgment is of the arm 'selected'"):
+        run(bundles["bad"], bundles["good"], data | {"control": chosen})
+    for wrong, why in (
+        ({"measure": "ndcg"}, "there is no measure 'ndcg'. Choose ndcg@C, p@C"),
+        ({"measure": "ndcg@0"}, "there is no measure"),
+        ({"tolerance": -1.0}, "tolerance is -1.0. Give 0 or more"),
+        ({"tolerance": math.nan}, "tolerance is nan"),
+        ({"min_queries": 1}, "min_queries is 1. Give at least 2"),
+        ({"draws": 10}, "draws is 10. Give at least 100"),
+        ({"relevant_from": 0}, "relevant_from is 0. Grade 0 is never relevant"),
+        ({"relevant_from": 3}, r"grade 3 does not part a scale of 0..2 in two"),
+        ({"allow": ("item",)}, "there is no leak 'item'. Choose query or near-query"),
+    ):
+        with pytest.raises(DarlError, match=why):
+            run(bundles["bad"], bundles["good"], data, **wrong)
+
+
+@pytest.mark.parametrize("measure", ["ndcg@3", "p@2", "ap", "rr", "rps"])
+def test_every_measure_of_a_query_can_decide(bundles, data, measure):
+    found = run(bundles["bad"], bundles["good"], data, measure=measure)
+    assert found.conditions[0].changes[0].measure == measure
+    assert found.conditions[0].changes[0].claim.interval.n == 40
+    assert found.to_json()["conditions"]["control"]["changes"][0]["lower_is_better"] == (measure == "rps")
+
+
+def test_the_same_seed_gives_the_same_report(bundles, data):
+    one, two = (run(bundles["bad"], bundles["good"], data, seed=3).to_json() for _ in range(2))
+    assert one | {"created": ""} == two | {"created": ""}
+    json.dumps(one, allow_nan=False)
+
+
+def test_the_command(bundles, data, tmp_path, monkeypatch, capsys):
+    def darl(old, new, *words):
+        with one_thread():
+            return run_main(
+                monkeypatch, capsys, "gate", bundles[old].path, bundles[new].path, "--items", data["items"], "--id",
+                data["id_test"], "--control", data["control"], "--draws", "400", *words,
+            )  # fmt: skip
+
+    out = tmp_path / "gate.json"
+    yes = darl("bad", "good", "--json", "--out", out)
+    result = json.loads(yes.out)
+    assert (yes.code, yes.err) == (0, "") and json.loads(out.read_text()) == result
+    assert result["passed"] and result["options"]["seed"] == 0 and result["new"]["identity"] == bundles["good"].identity
+    assert result["weights"] == "plain means over queries: the control arm was drawn by traffic"
+    change = result["conditions"]["control"]["changes"][0]["change"]
+    assert change["low"] > 0 and change["n"] == 40 and 0 < change["p"] < 0.05
+    no = darl("good", "bad", "--out", out)
+    assert no.code == 3 and "darl: " in no.err and "the gate says no" in no.err
+    assert "shoes 1 in place of shoes 1: NO" in no.out and "control arm" in no.out and "no: queries like" in no.out
+    assert json.loads(out.read_text())["passed"] is False
+    assert render_text(json.loads(out.read_text())) == no.out.rstrip("\n")
+    assert darl("bad", "good", "--measure", "mrr").code == 2

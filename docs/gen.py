@@ -137,6 +137,7 @@ def registry(which: str) -> str:
 def registries() -> dict[str, Any]:
     """Every registry there is, by the title of its table."""
     from trainer.data.importers import IMPORTERS
+    from trainer.judging import JUDGES
     from trainer.losses import DISTILLATION_LOSSES, GRADE_LOSSES, RANK_LOSSES
     from trainer.models import BACKBONES
     from trainer.ood import DETECTORS
@@ -152,6 +153,7 @@ def registries() -> dict[str, Any]:
         "stages": STAGES,
         "teachers": TEACHERS,
         "formats": IMPORTERS,
+        "judges": JUDGES,
     }
 
 

@@ -74,7 +74,9 @@ def test_probabilities_are_those_at_the_grades_place():
     [
         Reply("2", None, 1, 1),
         Reply("unsure", (Token("unsure", (("2", 0.0),)),), 1, 1),
-        Reply("2", (Token("2", (("2", math.log(0.3)), ("A", math.log(0.7)))),), 1, 1),  # most of it meant something else
+        Reply(
+            "2", (Token("2", (("2", math.log(0.3)), ("A", math.log(0.7)))),), 1, 1
+        ),  # most of it meant something else
         Reply("2", (Token("2", (("1", math.log(0.9)),)),), 1, 1),  # the token itself is not listed
         Reply("2", (Token("9", (("2", 0.0),)),), 1, 1),  # the tokens do not spell the text
     ],
@@ -92,7 +94,8 @@ def test_averages_are_shares(said):
 @given(st.binary(max_size=200) | st.text().map(str.encode) | st.recursive(
     st.none() | st.booleans() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
-        st.sampled_from(["choices", "message", "content", "logprobs", "usage", "top_logprobs", "token"]), inner, max_size=3
+        st.sampled_from(["choices", "message", "content", "logprobs", "usage", "top_logprobs", "token"]), inner,
+        max_size=3,
     ),
 ).map(lambda value: json.dumps(value).encode()))  # fmt: skip
 def test_no_body_breaks_the_reader(data):
@@ -272,7 +275,9 @@ def test_an_endpoint_that_stays_down_ends_it_and_keeps_what_there_is(tmp_path):
 
 
 def test_nobody_there(tmp_path):
-    with pytest.raises(DarlError, match=r"http://127.0.0.1:9/v1/chat/completions: it cannot be reached .*2 times in a r"):
+    with pytest.raises(
+        DarlError, match=r"http://127.0.0.1:9/v1/chat/completions: it cannot be reached .*2 times in a r"
+    ):
         make("http://127.0.0.1:9/v1", retries=1).judge(TASKS, job(tmp_path), silent)
 
 
@@ -284,7 +289,9 @@ def test_what_will_not_pass_ends_at_once(tmp_path, status):
     assert len(server.asked) <= 2  # a redirect is not followed: the key would go along
 
 
-@pytest.mark.parametrize("body", [b"not json", b"[]", b'{"choices": []}', b'{"choices": [{"message": {"content": null}}]}'])
+@pytest.mark.parametrize(
+    "body", [b"not json", b"[]", b'{"choices": []}', b'{"choices": [{"message": {"content": null}}]}']
+)
 def test_malformed_answers_are_tried_again_and_cost_a_pair_not_the_run(tmp_path, body):
     def answer(asked, n):
         return (200, {}, body) if "i1-1" in asked["messages"][0]["content"] else knowing(asked, n)
@@ -298,7 +305,9 @@ def test_malformed_answers_are_tried_again_and_cost_a_pair_not_the_run(tmp_path,
 def test_a_pair_that_is_refused_is_left_out_but_not_all_of_them(tmp_path):
     many = [task("bike", f"i{n}-{n % 3}", text=f"text of i{n}-{n % 3}") for n in range(30)]
     with endpoint(lambda body, n: (400, {}, b"content filter")) as server:
-        with pytest.raises(DarlError, match=r"it answers 400 \(content filter\). No pair was answered: see to endpoint"):
+        with pytest.raises(
+            DarlError, match=r"it answers 400 \(content filter\). No pair was answered: see to endpoint"
+        ):
             make(server.url, concurrency=2).judge(many, job(tmp_path), silent)
     assert len(server.asked) < 20
 
@@ -427,7 +436,9 @@ def test_gold_is_asked_first_and_a_bad_model_is_never_paid_for_the_rest(tmp_path
         return 200, {}, completion(str(grade), {str(grade): 0.9, "2": 0.1})
 
     def run(url):
-        config = JudgeConfig(judges=("llm",), params={"llm": {"url": url, "model": "m", "backoff_s": 0.001}}, gold_pairs=30)
+        config = JudgeConfig(
+            judges=("llm",), params={"llm": {"url": url, "model": "m", "backoff_s": 0.001}}, gold_pairs=30
+        )
         where = {"scale": SCALE, "out": tmp_path / "out", "base": tmp_path, "guideline": ""}
         return config, where, judge(config, [tmp_path / "tasks.jsonl"], tmp_path / "gold.jsonl", **where)
 
@@ -465,8 +476,8 @@ def test_killed_in_the_middle_it_asks_for_nothing_twice(tmp_path):
         return knowing(body, n)
 
     with endpoint(answer) as server:
-        words = [sys.executable, "-m", "darl_opensearch", "judge", "tasks.jsonl", "--gold", "gold.jsonl", "--out", "out",
-                 "--judge", "llm", "--grades", "irrelevant,related,fits", "--set", f"llm.url={server.url}",
+        words = [sys.executable, "-m", "darl_opensearch", "judge", "tasks.jsonl", "--gold", "gold.jsonl", "--out",
+                 "out", "--judge", "llm", "--grades", "irrelevant,related,fits", "--set", f"llm.url={server.url}",
                  "--set", "llm.model=m", "--set", "llm.concurrency=2", "--gold-pairs", "36"]  # fmt: skip
         root = str(Path(__file__).parents[2])
         environment = {k: v for k, v in os.environ.items() if not k.startswith("DARL_")} | {"PYTHONPATH": root}

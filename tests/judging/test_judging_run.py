@@ -41,7 +41,9 @@ def test_every_judge_says_what_it_is():
     assert set(JUDGES) == {"file", "judgments", "workbench", "ubi", "llm", "web"}
     for name in JUDGES:
         entry = JUDGES[name]
-        assert entry.summary and entry.cite and isinstance(entry.make.people, bool) and isinstance(entry.make.free, bool)
+        assert (
+            entry.summary and entry.cite and isinstance(entry.make.people, bool) and isinstance(entry.make.free, bool)
+        )
 
 
 def test_nothing_here_needs_torch():
@@ -207,7 +209,9 @@ def test_people_are_waited_for_and_then_scored_on_gold_mixed_among_tasks(tmp_pat
 def test_a_folder_of_other_work_is_refused(tmp_path):
     tasks, _ = project(tmp_path)
     run(tmp_path, oracle(tmp_path))
-    with pytest.raises(InputError, match="the work on other tasks, other gold, other grades or another seed. Name anot"):
+    with pytest.raises(
+        InputError, match="the work on other tasks, other gold, other grades or another seed. Name anot"
+    ):
         run(tmp_path, oracle(tmp_path, seed=1))
     write(tasks, read(tasks)[:-1])
     with pytest.raises(InputError, match="other tasks"):
@@ -242,7 +246,9 @@ def test_task_lines_that_cannot_be_used(tmp_path, row, message):
 
 def test_the_same_pair_in_two_files_is_named(tmp_path):
     one, two = (write(tmp_path / name, [pair("a", "x")]) for name in ("selected.jsonl", "control.jsonl"))
-    with pytest.raises(InputError, match=r"control\.jsonl, line 1: .* is there twice \(first: .*selected\.jsonl, line 1"):
+    with pytest.raises(
+        InputError, match=r"control\.jsonl, line 1: .* is there twice \(first: .*selected\.jsonl, line 1"
+    ):
         read_tasks([one, two])
     (tmp_path / "none.jsonl").write_text("\n")
     with pytest.raises(InputError, match="there is no task in it"):

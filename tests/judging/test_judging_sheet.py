@@ -41,8 +41,8 @@ def fill(path, grades: dict[int, str], delimiter: str = ",", encoding: str = "ut
 @pytest.mark.parametrize(
     ("value", "grade"),
     [("2", 2), (2, 2), (2.0, 2), (" 2.0 ", 2), ("fits", 2), ("  FITS", 2), ("1 related", 1), ("0", 0),
-     ("3", None), ("-1", None), ("1.5", None), ("nan", None), ("fit", None), ("1 fits", None), (True, None), (None, None),
-     ("inf", None), ("1" * 400, None)],
+     ("3", None), ("-1", None), ("1.5", None), ("nan", None), ("fit", None), ("1 fits", None), (True, None),
+     (None, None), ("inf", None), ("1" * 400, None)],
 )  # fmt: skip
 def test_a_grade_is_its_number_or_its_name(value, grade):
     assert parse_grade(value, SCALE) == grade
@@ -124,10 +124,10 @@ def test_jsonl_comes_back_too(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda rows: rows[2].__setitem__(0, "7"), "line 3: field 'grade' is '7', which is no grade. Write a number or a "
-         "name of 0 irrelevant / 1 related / 2 fits, or skip"),
-        (lambda rows: rows[1].__setitem__(5, "t-0123456789abcdef"), "line 2: field 'task' is 't-0123456789abcdef', which "
-         "is none of these tasks. Leave that column as it was written"),
+        (lambda rows: rows[2].__setitem__(0, "7"), "line 3: field 'grade' is '7', which is no grade. Write a number or "
+         "a name of 0 irrelevant / 1 related / 2 fits, or skip"),
+        (lambda rows: rows[1].__setitem__(5, "t-0123456789abcdef"), "line 2: field 'task' is 't-0123456789abcdef', "
+         "which is none of these tasks. Leave that column as it was written"),
         (lambda rows: rows[1].__setitem__(5, " "), "line 2: field 'task' is empty"),
         (lambda rows: rows.append(list(rows[1])), "line 5: field 'task': this pair stands here twice (first: "),
         (lambda rows: rows[0].__setitem__(5, "id"), "line 1: column 'task' is missing. Keep grade, query, item"),
@@ -151,7 +151,7 @@ def test_what_cannot_be_read_is_named(tmp_path, change, message):
 
 def test_other_encodings_and_broken_quotes_are_named(tmp_path):
     path = tmp_path / "t.csv"
-    path.write_bytes('grade,task,query\n1,t-1,M\xfcll\n'.encode("latin-1"))
+    path.write_bytes("grade,task,query\n1,t-1,M\xfcll\n".encode("latin-1"))
     with pytest.raises(InputError, match="not UTF-8. Save it as 'CSV UTF-8'"):
         read_sheet(path, TASKS, SCALE)
     path.write_text('grade,task\n"1"x,t-1\n')

@@ -287,7 +287,14 @@ def test_places_and_bodies_that_make_no_sense(store):
 
 
 def test_names_of_hosts_and_raters():
-    assert [host_name(h) for h in ("A:1", "[::1]:80", "[::1]", "a", "a:", ":1")] == ["a", "[::1]", "[::1]", "a", "a:", ""]
+    assert [host_name(h) for h in ("A:1", "[::1]:80", "[::1]", "a", "a:", ":1")] == [
+        "a",
+        "[::1]",
+        "[::1]",
+        "a",
+        "a:",
+        "",
+    ]
     assert check_rater("ann.b-1_") == "ann.b-1_"
     for name in ("", "a" * 41, "a b", "a/b", "ä"):
         with pytest.raises(InputError, match="is no name for a rater. Give 1 to 40 letters"):
@@ -390,7 +397,10 @@ def test_two_raters_are_scored_apart_and_weighed(tmp_path):
         store.answer("ben", name, (grade + 1) % 3)
     store.close()
     report = judge(config, *paths, **where)
-    assert [(j["judge"], j["verdict"]) for j in report.details["judges"]] == [("web/ann", "used"), ("web/ben", "refused")]
+    assert [(j["judge"], j["verdict"]) for j in report.details["judges"]] == [
+        ("web/ann", "used"),
+        ("web/ben", "refused"),
+    ]
     assert {r["judge"] for r in read(report.judgments)} == {"web/ann"}
     assert report.details["agreement"][0]["pairs"] == 48 and report.details["disagreements"] == 0
 

@@ -1,0 +1,149 @@
+"""``darl judge``: what it says, and how it ends."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+
+import pytest
+from judging_support import endpoint, knowing, pairs, project, read, truth, write
+from support import tiny_bundle
+
+from darl_opensearch import cli
+from docs import gen
+from trainer.judging import JUDGES
+
+GRADES = ("--grades", "irrelevant,related,fits")
+
+
+@pytest.fixture
+def darl(tmp_path, monkeypatch, capsys):
+    """Run ``darl judge`` in the project's folder: exit code, stdout, stderr."""
+    project(tmp_path)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["darl", "judge", *words])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        out = capsys.readouterr()
+        return int(left.value.code or 0), out.out, out.err
+
+    return run
+
+
+def known(path, wrong: int = 0):
+    rows = [{"query": r["query"], "item_id": r["item_id"],
+             "grade": (truth(r["item_id"]) + (bool(wrong) and n % wrong == 0)) % 3}
+            for n, r in enumerate([*pairs("task", 4, 3), *pairs("gold", 12, 3)])]  # fmt: skip
+    return str(write(path, rows))
+
+
+def fill(path, share: float) -> int:
+    text = path.read_bytes().decode("utf-8-sig")
+    rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=";" if text.startswith("grade;") else ","))
+    count = round(share * (len(rows) - 1))
+    for row in rows[1 : count + 1]:
+        row[0] = str(truth(row[2].removeprefix("text of ")))
+    filled = io.StringIO(newline="")
+    csv.writer(filled, delimiter=";").writerows(rows)  # as a spreadsheet does where the comma is a decimal point
+    path.write_text(filled.getvalue(), encoding="utf-8", newline="")
+    return len(rows) - 1
+
+
+def test_a_table_goes_out_and_comes_back(darl, tmp_path):
+    words = ("tasks.jsonl", "--judge", "file", "--out", "work", "--gold", "gold.jsonl", *GRADES)
+    code, out, err = darl(*words)
+    assert code == 0 and "file: waits for people" in out and "work/tasks.csv waits for 48 grades" in out and not err
+    assert fill(tmp_path / "work" / "tasks.csv", 0.5) == 48
+    code, out, _ = darl(*words, "--json")
+    told = json.loads(out)
+    assert code == 0 and told["pending"] and told["labels"] == 0
+    fill(tmp_path / "work" / "tasks.csv", 1.0)
+    code, out, _ = darl(*words)
+    assert code == 0 and "file: used (kappa with gold is 1.00 [1.00, 1.00]" in out
+    assert "12 labels, 0 pairs without one, 0 graded differently: work/judgments.jsonl" in out
+    assert len(read(tmp_path / "work" / "judgments.jsonl")) == 12
+
+
+def test_a_refused_judge_ends_with_three(darl, tmp_path):
+    known(tmp_path / "bad.jsonl", 2)
+    code, out, err = darl("tasks.jsonl", "--answers", "bad.jsonl", "--gold", "gold.jsonl", "--out", "work", *GRADES)
+    assert code == 3 and out == ""
+    assert err.startswith("darl: work/report.json: no judge may be used: judge 'judgments': kappa with gold is ")
+    assert json.loads((tmp_path / "work" / "report.json").read_text())["judges"][0]["verdict"] == "refused"
+    code, _, _ = darl("tasks.jsonl", "--answers", "bad.jsonl", "--gold", "gold.jsonl", "--out", "work", *GRADES,
+                      "--min-kappa", "-1")  # fmt: skip
+    assert code == 0
+
+
+def test_a_dry_run_says_calls_and_cost_and_asks_nobody(darl, tmp_path):
+    with endpoint(knowing) as server:
+        words = ("tasks.jsonl", "--judge", "llm:a", "--set", f"llm:a.url={server.url}", "--set", "llm:a.model=m",
+                 "--set", "llm:a.price_in=2", "--gold", "gold.jsonl", "--out", "work", "--gold-pairs", "20",
+                 *GRADES)  # fmt: skip
+        code, out, _ = darl(*words, "--dry-run")
+        assert code == 0 and out.startswith("llm:a: 32 pairs, 32 calls (0 pairs are in the cache), about ")
+        assert "by the prices given" in out and not server.asked and not (tmp_path / "work").exists()
+        code, out, _ = darl(*words, "--json")
+        assert code == 0 and json.loads(out)["labels"] == 12 and len(server.asked) == 32
+        code, out, _ = darl(*words, "--dry-run", "--json")
+        assert json.loads(out)["judges"][0]["calls"] == 0 and json.loads(out)["dry_run"] is True
+    assert (tmp_path / "work" / "llm.a.sqlite").exists()
+
+
+def test_the_bundle_gives_grades_and_texts_of_gold(darl, tmp_path):
+    bundle = tiny_bundle(tmp_path / "bundle")
+    names = bundle.card.scale.names
+    fields = [spec.removeprefix("=") for spec in bundle.card.template.fields]
+    rows = [
+        {bundle.card.template.id_field: r["item_id"], **dict.fromkeys(fields, "some words")}
+        for r in pairs("gold", 12, 3)
+    ]
+    write(tmp_path / "items.jsonl", rows)
+    gold = read(tmp_path / "gold.jsonl")
+    write(tmp_path / "gold.jsonl", [{k: v for k, v in row.items() if k != "text"} for row in gold])
+    words = ("tasks.jsonl", "--out", "work", "--gold", "gold.jsonl", "--bundle", "bundle")
+    code, _, err = darl(*words)
+    assert (
+        code == 1 and "gold.jsonl, line 1: field 'text' is empty or not text. Give the item's text, or its items" in err
+    )
+    code, out, err = darl(*words, "--items", "items.jsonl")
+    assert code == 0, err
+    table = (tmp_path / "work" / "tasks.csv").read_text(encoding="utf-8-sig")
+    assert f"0 {names[0]} / " in table and "some words" in table
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "nothing says what the grades are. Name the model by --bundle, or pass --grades no,yes"),
+        (("--items", "gold.jsonl", *GRADES), "--items needs a template to become text. Name the model by --bundle"),
+        (("--set", "file.format", *GRADES), "--set 'file.format' is not JUDGE.KEY=VALUE"),
+        (("--set", "llm.model=x", *GRADES), "--set names 'llm', which is no judge here"),
+        (("--set", "file.formt=x", *GRADES), "judge 'file' has no parameter 'formt'"),
+        (("--set", "file.format=xls", *GRADES), "file.format is 'xls'. Choose one of csv, jsonl"),
+        (("--judge", "llm", "--set", "llm.samples=many", *GRADES), "llm.samples is 'many', not a int"),
+        (("--judge", "fiel", *GRADES), "unknown judge 'fiel'. Did you mean 'file'?"),
+        (("--rater", "ann", *GRADES), "--rater is for the page alone. Pass --web, or --judge web"),
+        (("--judge", "ubi", *GRADES), "judge 'ubi' cannot be used before it is scored, and there is no gold"),
+        (("--trust", "llm", *GRADES), "[judge] names 'llm', which is no judge here"),
+    ],
+)
+def test_wrong_usage_ends_with_two(darl, words, message):
+    code, out, err = darl("tasks.jsonl", "--out", "work", *words)
+    assert code == 2 and out == "" and message in err and err.count("\n") == 1
+
+
+# ---- the page of the docs
+
+
+def test_every_judge_and_parameter_is_in_judging_md():
+    text = (gen.ROOT / "docs" / "judging.md").read_text(encoding="utf-8")
+    assert "judges" in gen.registries()
+    for name in JUDGES:
+        row = next(line for line in text.splitlines() if line.startswith(f"| `{name}` |"))
+        assert JUDGES[name].summary.rstrip(".") in row and JUDGES[name].cite in row
+        assert all(f"`{key}`" in row for key in JUDGES[name].params)

@@ -296,6 +296,7 @@ class Ood:
 
     detector: str = _opt("knn", "registered detector")
     features: str = _opt("pair", "what it reads: query, item or pair")
+    layers: str = _opt("last", "layers that the features are pooled of: last, or the average of all")
     params: Mapping[str, Any] = field(default_factory=dict, metadata={"help": "the detector's parameters"})
     alpha: float = _opt(0.05, "false-alarm rate on traffic like the training set's")
     depth: int = _opt(50, "items retrieved for a traffic query that names none")
@@ -305,6 +306,8 @@ class Ood:
         _check_range("ood", self, 1, "depth")
         if self.features not in ("query", "item", "pair"):
             raise UsageError(f"[ood] features is {self.features!r}", todo="choose query, item or pair")
+        if self.layers not in ("last", "average"):
+            raise UsageError(f"[ood] layers is {self.layers!r}", todo="choose last or average")
         if not 0.0 < self.alpha < 0.5:
             raise UsageError(f"[ood] alpha is {self.alpha}", todo="give a rate between 0 and 0.5, such as 0.05")
 

@@ -17,6 +17,7 @@ from darl_opensearch.graph_contract import INPUTS, inspect_graph
 from darl_opensearch.scores import Columns
 from trainer.config import Ood
 from trainer.export.graph import ContractModule, export_graphs
+from trainer.ood import DETECTORS, reads
 from trainer.stages.data import Features, read_data
 from trainer.stages.ood_stage import fit_ood
 
@@ -198,9 +199,16 @@ def test_other_grade_scales(tmp_path, checkpoint, k, ood):
     assert bundle.card.scale.gains == tuple(map(float, GAINS[k]))
 
 
-@pytest.mark.parametrize("detector", ["mahalanobis", "knn"])
-@pytest.mark.parametrize("features", ["query", "item", "pair"])
-def test_every_detector_is_in_the_graph(small, tmp_path, detector, features):
+EXPORTED = [
+    *((name, "pair", "last", {}) for name in DETECTORS),
+    *((name, "item", "last", {}) for name in DETECTORS if "features" in reads(name)),
+    ("knn", "query", "last", {}), ("mahalanobis", "query", "average", {}), ("knn", "pair", "average", {}),
+    ("knn", "pair", "last", {"whiten": 0.5, "reference": "kmeans", "max_reference": 24}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("detector", "features", "layers", "params"), EXPORTED)
+def test_every_detector_is_in_the_graph(small, tmp_path, detector, features, layers, params):
     first, bundle = small
     base = first.folder.parent / "data"
     data = read_data(first.config, base, bundle.tokenizer)
@@ -211,7 +219,9 @@ def test_every_detector_is_in_the_graph(small, tmp_path, detector, features):
         model.head.shift.normal_(0, 0.1)
         model.head.scale.uniform_(0.2, 2)
     with one_thread():
-        ood = fit_ood(Features(model), Ood(detector=detector, features=features, depth=12), data)
+        ood = fit_ood(
+            Features(model), Ood(detector=detector, features=features, layers=layers, params=params, depth=12), data
+        )
         trained = dataclasses.replace(first, ood=ood, model=model)
         export_graphs(ContractModule(trained), tmp_path, tmp_path)
         pairs = some_pairs(trained, bundle, base, count=30)
@@ -220,7 +230,12 @@ def test_every_detector_is_in_the_graph(small, tmp_path, detector, features):
     rows = run_pairs(tmp_path / "model.onnx", bundle.tokenizer, pairs)
     assert_parity(rows, reference, 3, table, noise=5e-6)
     assert_columns(rows, GAINS[3])
-    assert (rows[:, 4] >= 0.95).any()  # something among the awkward pairs is strange to it
+    if "features" in reads(detector):
+        assert (rows[:, 4] >= 0.95).any()  # something among the awkward pairs is strange to it
+    assert rows[:, 5].std() > 1e-2
+    assert all(finding.passed for finding in inspect_graph(tmp_path / "model.onnx", width=6))
+    held = run_pairs(tmp_path / "features.onnx", bundle.tokenizer, pairs[:20])  # the last layer's, whatever is read
+    assert np.abs(held - run_pairs(bundle.file("features.onnx"), bundle.tokenizer, pairs[:20])).max() < 1e-4
     inputs = [i.name for i in onnx.load(tmp_path / "model.onnx").graph.input]
     assert inputs == list(INPUTS)
     if features == "query":  # the column is of the query alone

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 
@@ -16,17 +17,19 @@ from training_project import write_project
 
 from darl_opensearch import bundle as files
 from darl_opensearch.bundle import Bundle
-from darl_opensearch.check import check_bundle
+from darl_opensearch.check import check_bundle, run_pairs
 from darl_opensearch.cluster.register import register
 from darl_opensearch.errors import BundleError
 from darl_opensearch.graph_contract import INPUTS, inspect_graph
 from darl_opensearch.scoring import Scorer
-from trainer.config import Loss
+from trainer.config import Loss, Ood
 from trainer.export import export_run
 from trainer.export.graph import ContractModule, export_graphs
 from trainer.losses import GRADE_LOSSES
 from trainer.models import BACKBONES
+from trainer.stages.data import Features, read_data
 from trainer.stages.objective import Objective
+from trainer.stages.ood_stage import fit_ood
 from trainer.stages.plan import load_run
 
 GAINS = (0.0, 1.0, 2.0)
@@ -154,8 +157,6 @@ def test_degenerate_inputs_give_finite_output(runs, backbone, rows):
 @pytest.mark.parametrize("kind", ["roberta", "distilbert", "qwen3", "llama"])
 def test_other_architectures_export(runs, tmp_path, kind):
     """Their graphs, with the detector of the run: what is traced differs, the rest does not."""
-    import dataclasses
-
     backbone = "cross" if kind in ("roberta", "distilbert") else "llm"
     trained, _, _ = runs[backbone]
     base = (write_classifier if backbone == "cross" else write_decoder)(tmp_path / "base", kind)
@@ -178,6 +179,64 @@ def test_other_architectures_export(runs, tmp_path, kind):
             found = session.run(None, padded)[0]
             assert np.abs(found[:, :4] - wanted[:, :4]).max() <= 1e-4
     assert sorted(p.name for p in tmp_path.iterdir()) == ["base", "features.onnx", "model.onnx"]
+
+
+@pytest.mark.parametrize(("backbone", "layers", "detectors"), [
+    ("cross", "last", ["vim", "max_softmax", "relative_mahalanobis"]), ("llm", "last", ["vim"]),
+    ("cross", "average", ["knn"]), ("llm", "average", ["knn"]),
+])  # fmt: skip
+def test_detectors_are_in_the_graph(runs, tmp_path, backbone, layers, detectors):
+    """What is read of a backbone that reads query and item together: features, energy, probabilities."""
+    trained, bundle, config = runs[backbone]
+    data, features = read_data(trained.config, config.parent, bundle.tokenizer), Features(trained.model)
+    with one_thread():
+        for name in detectors:
+            ood = fit_ood(features, Ood(detector=name, layers=layers, alpha=0.1), data)
+            module = ContractModule(dataclasses.replace(trained, ood=ood)).eval()
+            (folder := tmp_path / name).mkdir()
+            export_graphs(module, folder, folder)
+            assert all(finding.passed for finding in inspect_graph(folder / "model.onnx", width=6))
+            encodings = bundle.tokenizer.encode_batch(PAIRS[:4])
+            with torch.no_grad():
+                wanted = [
+                    module(*(torch.tensor([v]) for v in (e.ids, e.attention_mask, e.type_ids))) for e in encodings
+                ]
+            found = run_pairs(folder / "model.onnx", bundle.tokenizer, PAIRS[:4])
+            distances = torch.cat([row["scores"] for row in wanted])[:, 5].numpy()
+            assert np.abs(found[:, 5] - distances).max() <= 1e-3 * max(1, np.abs(distances).max())
+            assert len(set(found[:, 5].tolist())) > 1
+            held = run_pairs(folder / "features.onnx", bundle.tokenizer, PAIRS[:4])
+            assert np.abs(held - torch.cat([row["features"] for row in wanted]).numpy()).max() <= 1e-4
+
+
+@pytest.mark.parametrize("backbone", list(BACKBONES))
+def test_averaged_layers_everywhere_the_same(starts, backbone):
+    """Pairs, tables, halves alone and the graph's way give one answer; the last layer's is as ever."""
+    model = BACKBONES[backbone].make.from_base(configured(backbone, starts[backbone]), "cumulative")
+    queries, items = columns()
+    with torch.no_grad():
+        both, last = (model.pair_features(queries, items, layers=layers) for layers in ("average", "last"))
+        index = torch.arange(len(queries))[:, None].expand(-1, 2)
+        table = model.feature_table(queries, items, index, layers="average").spelt_out()
+        passed = []
+        for e in model.tokenizer().encode_batch(list(zip(queries, items, strict=True))):
+            inputs = (torch.tensor([v]) for v in (e.ids, e.attention_mask, e.type_ids))
+            passed.append(model.forward_features(*inputs, layers="average"))
+    assert len(both.averaged) == len(both.halves) == model.halves and last.averaged == ()
+    for side in range(model.halves):
+        wanted = both.averaged[side]
+        assert torch.allclose(wanted.norm(dim=1), torch.ones(len(wanted)), atol=1e-5)
+        for other in (table.averaged[side], torch.cat([one.averaged[side] for one in passed])):
+            assert torch.allclose(other, wanted, atol=1e-5)
+        assert torch.allclose(both.halves[side], last.halves[side], atol=1e-6)
+        assert not torch.allclose(wanted, last.halves[side], atol=5e-4)
+    assert torch.allclose(both.similarity, last.similarity, atol=1e-6)
+    if model.halves == 2:
+        assert torch.allclose(model.pooled(items, layers="average"), both.averaged[1], atol=1e-5)
+        ids = torch.tensor([model.tokenizer().encode(items[0]).ids])  # by hand: the mean over tokens and layers
+        states = model.encoder(ids, output_hidden_states=True).hidden_states[1:]
+        mean = torch.stack(states).mean((0, 2))[0]
+        assert torch.allclose(mean / mean.norm(), both.averaged[1][0], atol=1e-5)
 
 
 # ---- weights in a file of their own

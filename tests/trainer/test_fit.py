@@ -537,8 +537,8 @@ def test_features_are_encoded_on_the_device_and_are_on_the_cpu(tmp_path, bases, 
     features, pairs = Features(model, device="cpu"), data.judged(data.dev)
     table = features.of(pairs)
     assert features.of(pairs) is table and moves == [torch.device("cpu")]
-    assert features.halves(pairs).item.device.type == "cpu" and len(moves) == 1  # encoded with the pairs
-    features.halves(data.unjudged(data.traffic))
+    assert features.tables(pairs)[0][1].device.type == "cpu" and len(moves) == 1  # encoded with the pairs
+    features.tables(data.unjudged(data.traffic))
     assert len(moves) == 2
     with pytest.raises(UsageError, match=r"\[stages\] device is 'tpu'"):
         Features(model, device="tpu")

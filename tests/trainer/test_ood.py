@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 
 import numpy as np
@@ -17,10 +18,18 @@ from training_project import laws
 from darl_opensearch.errors import InputError
 from darl_opensearch.scores import is_ood
 from trainer.models.base import PairFeatures
-from trainer.ood import DETECTORS, ConformalCalibration, view
+from trainer.models.heads import HEADS
+from trainer.ood import CATALOGUE, DETECTORS, ConformalCalibration, needs_catalogue, reads, view
+from trainer.ood.base import distinct, fingerprints, in_chunks
 from trainer.ood.calibration import MAX_TABLE
+from trainer.ood.catalogue import logistic
 from trainer.ood.knn import NearestNeighbours
-from trainer.ood.mahalanobis import Mahalanobis, shrunk_covariance
+from trainer.ood.mahalanobis import Mahalanobis
+from trainer.ood.moments import Moments
+from trainer.ood.reference import assign, coreset, kmeans, sample
+from trainer.ood.registry import READS
+from trainer.ood.relative import RelativeMahalanobis
+from trainer.ood.vim import VirtualLogit
 
 
 def unit_rows(n: int, h: int, seed: int) -> torch.Tensor:
@@ -28,48 +37,123 @@ def unit_rows(n: int, h: int, seed: int) -> torch.Tensor:
     return torch.nn.functional.normalize(rows, dim=1)
 
 
+def readings(name: str, features: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """What a detector reads, all of it made of the features, so that the same rows give the same."""
+    given = {"features": features, "energy": features[:, :3].sum(1), "grade_probs": features[:, :3].softmax(1)}
+    return tuple(given[part] for part in reads(name))
+
+
+def fitted(name: str, train: torch.Tensor, *, size: int = 4096, others: torch.Tensor | None = None, **params):
+    """A detector of one half, fitted on chunks; what its entry says it reads is what it gets."""
+    make, params = DETECTORS.resolve(name, params)
+    detector = make(train.shape[1], **params)
+    more = () if others is None or not needs_catalogue(name) else (in_chunks(others, size=size),)
+    detector.fit(in_chunks(*readings(name, train), size=size), *more)
+    return detector
+
+
 # ---- every detector
 
+OF_FEATURES = [name for name in DETECTORS if "features" in reads(name)]
 
-@pytest.mark.parametrize("name", sorted(DETECTORS))
-@settings(laws, max_examples=15)
+
+@pytest.mark.parametrize("name", list(DETECTORS))
+def test_what_a_detector_reads_is_what_its_forward_takes(name):
+    taken = list(inspect.signature(DETECTORS[name].make.forward).parameters)[1:]
+    assert tuple(taken) == reads(name) != ()
+    assert set(DETECTORS[name].needs.split()) <= {*READS, CATALOGUE}
+    assert needs_catalogue(name) == ("catalogue" in inspect.signature(DETECTORS[name].make.fit).parameters)
+
+
+@pytest.mark.parametrize("name", list(DETECTORS))
+@settings(laws, max_examples=10)
 @given(seed=st.integers(0, 999), m=st.integers(6, 60))
 def test_detector_laws(name, seed, m):
-    make, params = DETECTORS.resolve(name, {})
-    train, test = unit_rows(m, 8, seed), unit_rows(10, 8, seed + 1000)
-    detector = make(8, **params)
-    detector.fit(train)
-    distance = detector(test)
-    assert distance.shape == (10,) and torch.isfinite(distance).all() and (distance >= 0).all()
-    assert_close(torch.cat([detector(row[None]) for row in test]), distance, atol=1e-4, rtol=1e-4)  # no batch mates
-    again = make(8, **params)
-    again.fit(train[torch.randperm(m, generator=torch.Generator().manual_seed(seed))].repeat(2, 1))
-    assert_close(again(test), distance, atol=1e-3, rtol=1e-3)  # neither order nor repetition of training rows counts
-    assert detector(test[:0]).shape == (0,)
+    train, test, others = (unit_rows(n, 8, seed + at) for n, at in ((m, 0), (10, 1000), (30, 2000)))
+    detector = fitted(name, train, others=others)
+    distance = detector(*readings(name, test))
+    assert distance.shape == (10,) and torch.isfinite(distance).all()
+    alone = torch.cat([detector(*readings(name, row[None])) for row in test])
+    assert_close(alone, distance, atol=1e-4, rtol=1e-4)  # no batch mates
+    shuffled = train[torch.randperm(m, generator=torch.Generator().manual_seed(seed))].repeat(2, 1)
+    again = fitted(name, shuffled, size=7, others=others)
+    found = again(*readings(name, test))
+    assert_close(found, distance, atol=1e-3, rtol=1e-3)  # neither order, chunks nor repetition of rows count
+    assert detector(*readings(name, test[:0])).shape == (0,)
+    blank = DETECTORS[name].make(8, **DETECTORS.resolve(name, {})[1])
+    blank.restore(detector.state_dict())
+    assert torch.equal(blank(*readings(name, test)), distance)
 
 
-@pytest.mark.parametrize("name", sorted(DETECTORS))
+@pytest.mark.parametrize("name", OF_FEATURES)
 def test_detector_sees_what_is_far(name):
-    make, params = DETECTORS.resolve(name, {})
     near = torch.nn.functional.normalize(unit_rows(80, 16, 1) * 0.3 + torch.eye(16)[0], dim=1)
     far = torch.nn.functional.normalize(unit_rows(40, 16, 2) * 0.3 + torch.eye(16)[1], dim=1)
-    detector = make(16, **params)
-    detector.fit(near[:40])
-    assert detector(near[40:]).max() < detector(far).min()
+    detector = fitted(name, near[:40])
+    assert detector(*readings(name, near[40:])).max() < detector(*readings(name, far)).min()
 
 
-@pytest.mark.parametrize("name", sorted(DETECTORS))
+@pytest.mark.parametrize("name", OF_FEATURES)
 def test_detector_refuses_too_few_rows(name):
-    make, params = DETECTORS.resolve(name, {})
     with pytest.raises(ValueError, match="distinct rows"):
-        make(4, **params).fit(unit_rows(1, 4, 0).repeat(50, 1))
+        fitted(name, unit_rows(1, 4, 0).repeat(50, 1))
+
+
+@pytest.mark.parametrize("name", ["mahalanobis", "relative_mahalanobis", "vim"])
+def test_a_fit_in_chunks_is_the_whole_fit(name):
+    """Of a Gaussian's moments, to the sixth place; the rows come in another order, too."""
+    train = unit_rows(3000, 12, 4) * torch.linspace(0.2, 2, 12)
+    train = torch.nn.functional.normalize(train, dim=1)
+    one = fitted(name, train, size=3000)
+    many = fitted(name, train.flip(0), size=37)
+    for key, value in one.state_dict().items():
+        if key not in ("whiten", "background", "within", "residual", "centres"):  # known but for their axes' signs
+            assert_close(many.state_dict()[key], value, atol=1e-6, rtol=1e-6)
+    test = readings(name, unit_rows(50, 12, 5))
+    assert_close(many(*test), one(*test), atol=1e-5, rtol=1e-5)
+
+
+def test_moments_of_chunks_are_those_of_the_whole():
+    rows = torch.randn(2000, 9, generator=torch.Generator().manual_seed(1)).double()
+    one, many = (Moments.of(in_chunks(rows, size=size)) for size in (2000, 13))
+    assert one.count == many.count == 2000
+    for ours, theirs in ((many.mean, rows.mean(0)), (many.covariance, torch.cov(rows.T, correction=0))):
+        assert_close(ours, theirs, atol=1e-12, rtol=1e-9)
+    assert_close(one.shrunk(), many.shrunk(), atol=1e-12, rtol=1e-9)
+    assert one.fourth == pytest.approx(((rows - rows.mean(0)).square().sum(1) ** 2).mean().item(), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "how"), [(name, "sample") for name in OF_FEATURES] + [("knn", "coreset"), ("knn", "kmeans")]
+)
+def test_what_is_kept_is_bounded_however_many_rows_come(name, how):
+    """No tensor grows with the rows, and no pass asks for more than one chunk at a time."""
+    params = {"max_reference": 32} if "max_reference" in DETECTORS[name].params else {}
+    params |= {"reference": how} if name == "knn" else {}
+    largest = []
+
+    def rows():
+        for part in range(60):
+            chunk = unit_rows(100, 8, part)
+            largest.append(len(chunk))
+            yield readings(name, chunk)
+
+    make, params = DETECTORS.resolve(name, params)
+    detector = make(8, **params)
+    detector.fit(rows)
+    assert max(largest) == 100 and len(largest) >= 60
+    assert all(value.numel() <= 32 * 8 for value in detector.state_dict().values())
+    assert torch.isfinite(detector(*readings(name, unit_rows(5, 8, 999)))).all()
+
+
+# ---- each
 
 
 @pytest.mark.parametrize("k", [1, 5, 17])
 def test_knn_against_scikit_learn(k):
     train, test = unit_rows(200, 12, 3), unit_rows(50, 12, 4)
     detector = NearestNeighbours(12, k=k)
-    detector.fit(train)
+    detector.fit(in_chunks(train))
     distances, _ = NearestNeighbors(n_neighbors=k).fit(train.numpy()).kneighbors(test.numpy())
     np.testing.assert_allclose(detector(test).numpy(), distances[:, -1], atol=1e-5)
 
@@ -77,11 +161,11 @@ def test_knn_against_scikit_learn(k):
 def test_knn_of_a_pair_averages_the_squares_of_its_halves():
     train, test = (torch.cat([unit_rows(n, 6, s), unit_rows(n, 6, s + 1)], dim=1) for n, s in ((90, 1), (20, 7)))
     both = NearestNeighbours(12, halves=2, k=3)
-    both.fit(train)
+    both.fit(in_chunks(train))
     squares = []
     for half in (slice(0, 6), slice(6, 12)):
         one = NearestNeighbours(6, k=3)
-        one.fit(train[:, half])
+        one.fit(in_chunks(train[:, half]))
         squares.append(one(test[:, half]).square())
     assert_close(both(test), ((squares[0] + squares[1]) / 2).sqrt())
 
@@ -90,7 +174,7 @@ def test_knn_leaves_the_text_itself_out():
     """A training row is as far from its neighbours as a fresh row in its place would be."""
     train = unit_rows(60, 5, 9)
     detector = NearestNeighbours(5, k=4)
-    detector.fit(train)
+    detector.fit(in_chunks(train))
     distances, _ = NearestNeighbors(n_neighbors=5).fit(train.numpy()).kneighbors(train.numpy())
     np.testing.assert_allclose(detector(train).numpy(), distances[:, 4], atol=1e-5)
 
@@ -99,7 +183,7 @@ def test_knn_keeps_a_fixed_sample_of_many_rows():
     train = unit_rows(100, 4, 5)
     detectors = [NearestNeighbours(4, k=2, max_reference=16) for _ in range(2)]
     for detector in detectors:
-        detector.fit(train)
+        detector.fit(in_chunks(train))
     kept, again = (next(iter(d.state_dict().values())) for d in detectors)
     assert kept.shape == (16, 4)
     assert_close(kept, again)
@@ -109,7 +193,7 @@ def test_knn_keeps_a_fixed_sample_of_many_rows():
 
 def test_knn_cannot_keep_fewer_rows_than_it_reads():
     with pytest.raises(ValueError, match="max_reference"):
-        NearestNeighbours(4, k=20, max_reference=16).fit(unit_rows(100, 4, 5))
+        NearestNeighbours(4, k=20, max_reference=16).fit(in_chunks(unit_rows(100, 4, 5)))
 
 
 @pytest.mark.parametrize(("m", "h"), [(500, 6), (30, 10), (8, 20)])
@@ -118,18 +202,189 @@ def test_mahalanobis_against_scikit_learn(m, h):
     train = rng.standard_normal((m, h)) @ rng.standard_normal((h, h))
     test = torch.tensor(rng.standard_normal((20, h)), dtype=torch.float32)
     oracle = LedoitWolf().fit(train)
-    covariance = shrunk_covariance(torch.tensor(train - train.mean(0)))
+    covariance = Moments.of(in_chunks(torch.tensor(train))).shrunk()
     np.testing.assert_allclose(covariance.numpy(), oracle.covariance_, rtol=1e-8, atol=1e-10)
     detector = Mahalanobis(h)
-    detector.fit(torch.tensor(train, dtype=torch.float32))
+    detector.fit(in_chunks(torch.tensor(train, dtype=torch.float32)))
     np.testing.assert_allclose(detector(test).numpy() ** 2, oracle.mahalanobis(test.numpy()), rtol=1e-3)
 
 
 def test_mahalanobis_without_whitening_is_euclidean():
     train, test = unit_rows(50, 5, 1), unit_rows(9, 5, 2)
     detector = Mahalanobis(5, power=0.0)
-    detector.fit(train)
+    detector.fit(in_chunks(train))
     assert_close(detector(test), (test - train.mean(0)).norm(dim=1), atol=1e-5, rtol=1e-5)
+
+
+def gaussians(seed: int, m: int = 300, h: int = 5) -> torch.Tensor:
+    """Three clouds on the sphere."""
+    centres = unit_rows(3, h, seed)
+    rows = unit_rows(m, h, seed + 1) * 0.25 + centres[torch.arange(m) % 3]
+    return torch.nn.functional.normalize(rows, dim=1)
+
+
+def test_relative_mahalanobis_by_hand():
+    """Nearest group's squared distance less the background's, each scatter over the number of rows."""
+    train, test = gaussians(3), unit_rows(20, 5, 8)
+    detector = RelativeMahalanobis(5, groups=3)
+    detector.fit(in_chunks(train, size=64))
+    group = assign(train, kmeans(sample(in_chunks(train), 300), 3)).numpy()
+    rows, test64 = train.double().numpy(), test.double().numpy()
+    means = np.stack([rows[group == g].mean(0) for g in range(3)])
+    within = LedoitWolf(assume_centered=True).fit(rows - means[group]).covariance_
+    background = LedoitWolf().fit(rows)
+
+    def square(away, covariance):
+        return np.einsum("ni,ij,nj->n", away, np.linalg.inv(covariance), away)
+
+    nearest = np.min([square(test64 - mean, within) for mean in means], axis=0)
+    oracle = nearest - square(test64 - background.location_, background.covariance_)
+    np.testing.assert_allclose(detector(test).numpy(), oracle, rtol=1e-3, atol=1e-2)
+
+
+def test_relative_mahalanobis_divides_both_scatters_by_the_rows():
+    """Twice the rows of the same distribution is the same distance, not half of it."""
+    few, many, test = gaussians(3, 3000), gaussians(3, 6000), gaussians(5, 50)
+    one, two = (RelativeMahalanobis(5, groups=3) for _ in range(2))
+    one.fit(in_chunks(few))
+    two.fit(in_chunks(many))
+    assert_close(two(test), one(test), rtol=0.2, atol=1.0)
+
+
+def test_vim_by_hand():
+    """The origin is the mean; the residual is what the largest directions leave, scaled to the energy."""
+    train, test = unit_rows(200, 6, 1) * torch.tensor([3.0, 2.0, 1.0, 0.5, 0.3, 0.1]), unit_rows(9, 6, 2)
+    energy = torch.rand(200) + 1
+    detector = VirtualLogit(6, dim=2)
+    detector.fit(in_chunks(train, energy, size=30))
+    left = np.linalg.svd((train - train.mean(0)).numpy())[2][2:].T
+    residual = lambda rows: np.linalg.norm((rows - train.mean(0)).numpy() @ left, axis=1)  # noqa: E731
+    scale = energy.mean().item() / residual(train).mean()
+    np.testing.assert_allclose(
+        detector(test, torch.full((9,), 0.7)).numpy(), scale * residual(test) - 0.7, rtol=1e-4, atol=1e-4
+    )
+
+
+def test_vim_needs_a_direction_to_be_left():
+    with pytest.raises(ValueError, match="dim is 4 and the features have 4"):
+        VirtualLogit(4, dim=4).fit(in_chunks(unit_rows(20, 4, 1), torch.ones(20)))
+
+
+def test_energy_and_max_softmax_in_closed_form():
+    energy, _ = DETECTORS.resolve("energy", {})
+    assert energy(1)(torch.tensor([2.0, -1.0])).tolist() == [-2.0, 1.0]
+    softmax, _ = DETECTORS.resolve("max_softmax", {})
+    assert_close(softmax(1)(torch.tensor([[0.25, 0.75], [0.5, 0.5]])), torch.tensor([1 / 4, 1 / 2]))
+
+
+def test_energy_of_the_heads():
+    """Log-sum-exp of a class's logits each; of ordinal steps the sum of log(1 + exp)."""
+    raw = torch.tensor([[0.0, math.log(2.0)], [math.log(3.0), -50.0]])
+    assert_close(HEADS["nominal"].make(3, (0.0, 1.0)).energy(raw), torch.tensor([math.log(3), math.log(3)]))
+    for name in ("cumulative", "corn"):
+        found = HEADS[name].make(3, (0.0, 1.0, 2.0)).energy(raw)
+        assert_close(found, torch.tensor([math.log(2 * 3), math.log(4)]))
+
+
+def test_whitened_neighbours_are_those_of_whitened_rows():
+    train, test = unit_rows(300, 6, 1) * torch.linspace(1, 3, 6), unit_rows(20, 6, 2)
+    train = torch.nn.functional.normalize(train, dim=1)
+    detector = NearestNeighbours(6, k=2, whiten=1.0)
+    detector.fit(in_chunks(train, size=50))
+    covariance = LedoitWolf().fit(train.double().numpy())
+    values, vectors = np.linalg.eigh(covariance.covariance_)
+    turn = vectors / np.sqrt(values)
+    white, probe = ((rows.double().numpy() - covariance.location_) @ turn for rows in (train, test))
+    white, probe = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (white, probe))
+    distances, _ = NearestNeighbors(n_neighbors=2).fit(white).kneighbors(probe)
+    np.testing.assert_allclose(detector(test).numpy(), distances[:, -1], atol=1e-4)
+
+
+# ---- a bounded reference
+
+
+def test_fingerprints_tell_rows_apart_and_know_the_same_again():
+    rows = unit_rows(5000, 3, 1)
+    prints = fingerprints(rows)
+    assert len(set(prints.tolist())) == 5000
+    assert (fingerprints(rows[[3, 3, 7]]) == prints[[3, 3, 7]]).all()
+    assert abs(float((prints / 2.0**64).mean()) - 0.5) < 0.02  # evenly spread
+    assert fingerprints(torch.tensor([[0.0, 1.0]])) == fingerprints(torch.tensor([[-0.0, 1.0]]))
+
+
+def test_distinct_passes_each_row_once():
+    rows = unit_rows(40, 3, 1)
+    chunks = [(rows[:20], torch.arange(20)), (rows[10:40], torch.arange(10, 40)), (rows[:5], torch.arange(5))]
+    found = list(distinct(chunks))
+    assert torch.cat([number for _, number in found]).tolist() == list(range(40))
+    assert all(len(part) for part, _ in found)
+
+
+def test_a_drawn_sample_is_even_and_has_no_order():
+    rows = unit_rows(2000, 3, 1)
+    kept = sample(in_chunks(rows, size=100), 500)
+    again = sample(in_chunks(rows.flip(0).repeat(2, 1), size=33), 500)
+    assert kept.shape == (500, 3) and torch.equal(kept, again)
+    place = {tuple(row): number for number, row in enumerate(rows.tolist())}
+    places = sorted(place[tuple(row)] for row in kept.tolist())
+    assert len(set(places)) == 500 and abs(np.mean(places) - 999.5) < 5 * 2000 / math.sqrt(12 * 500)
+
+
+def test_a_coreset_leaves_nothing_far():
+    """No further than twice what the best choice of as many rows could (Gonzalez 1985): here three clouds."""
+    rows = gaussians(1)
+    chosen = coreset(rows, 12)
+    gaps = torch.cdist(rows, chosen).amin(1)
+    drawn = torch.cdist(rows, rows[:12]).amin(1)
+    assert gaps.max() < drawn.max() and len(torch.unique(chosen, dim=0)) == 12
+    assert torch.equal(coreset(rows, 1000), rows)
+
+
+def test_kmeans_finds_clouds():
+    rows = gaussians(1)
+    centres = kmeans(rows, 3)
+    truth = torch.nn.functional.normalize(torch.stack([rows[g::3].sum(0) for g in range(3)]), dim=1)
+    assert (truth @ centres.T).amax(1).min() > 0.99
+    assert_close(centres.norm(dim=1), torch.ones(3))
+
+
+# ---- the catalogue
+
+
+def shifted(n: int, axis: int, seed: int) -> torch.Tensor:
+    return torch.nn.functional.normalize(unit_rows(n, 16, seed) * 0.7 + torch.eye(16)[axis] * 0.4, dim=1)
+
+
+def auroc(inside: torch.Tensor, outside: torch.Tensor) -> float:
+    return float((outside[:, None] > inside[None, :]).float().mean())
+
+
+def test_the_catalogue_tells_what_was_never_judged_from_the_unusual():
+    """Two kinds that overlap: with unjudged items of both, a new item's kind shows; neighbours alone see less."""
+    judged, fresh, new = shifted(150, 0, 1), shifted(200, 0, 2), shifted(200, 1, 3)
+    others = torch.cat([shifted(100, 0, 4), shifted(150, 1, 5)])
+    alone = fitted("catalogue", judged)
+    both = fitted("catalogue", judged, others=others)
+    assert auroc(both(fresh), both(new)) > auroc(alone(fresh), alone(new)) + 0.03
+    assert alone.state_dict()["weight"].abs().max() == 0
+
+
+def test_a_catalogue_like_the_judged_items_changes_little():
+    judged, fresh, new = shifted(150, 0, 1), shifted(200, 0, 2), shifted(200, 1, 3)
+    alone = fitted("catalogue", judged)
+    same = fitted("catalogue", judged, others=shifted(250, 0, 6))
+    assert abs(auroc(same(fresh), same(new)) - auroc(alone(fresh), alone(new))) < 0.05
+
+
+def test_logistic_against_scikit_learn():
+    from sklearn.linear_model import LogisticRegression
+
+    rows = torch.cat([shifted(80, 0, 1), shifted(200, 1, 2)]).double()
+    positive = torch.arange(280) >= 80
+    weight, bias = logistic(rows, positive, 2.0)
+    oracle = LogisticRegression(C=0.5, class_weight="balanced", tol=1e-10, max_iter=1000).fit(rows, positive)
+    np.testing.assert_allclose(weight.numpy(), oracle.coef_[0], atol=1e-5)
+    assert float(bias) == pytest.approx(oracle.intercept_[0], abs=1e-5)
 
 
 def test_views():
@@ -139,6 +394,8 @@ def test_views():
     between = (pair[0] - pair[1]).square().sum()
     halves = [(half[0] - half[1]).square().sum() for half in (features.query, features.item)]
     assert_close(between, sum(halves))
+    both = PairFeatures(features.similarity, features.halves, (features.item, features.query))
+    assert view(both, "query", "average") is features.item and view(both, "item", "average") is features.query
 
 
 # ---- calibration
@@ -203,6 +460,52 @@ def test_false_alarms_hold_alpha_on_exchangeable_pairs(n):
     expected = math.floor(alpha * (n + 1) + 1e-9) / (n + 1)
     assert expected <= alpha + 1e-12
     assert abs(np.mean(flagged) - expected) < 4 * error
+
+
+WORLD = {"queries": 120, "pairs": 6, "rounds": 40}
+
+
+@pytest.mark.parametrize("name", list(DETECTORS))
+def test_false_alarms_hold_alpha_on_exchangeable_queries(name):
+    """Pairs of a query share its features, so they are no independent draws: the promise is for queries.
+
+    A pair of a fresh query is flagged with a chance of alpha at most, but for what clusters cost: the p-value counts
+    pairs, and a query whose pairs all stand together can raise it by ``(1 - alpha) / (queries + 1)``.
+    """
+    alpha, queries, pairs = 0.1, WORLD["queries"], WORLD["pairs"]
+    make, params = DETECTORS.resolve(name, {"k": 3} if "k" in DETECTORS[name].params else {})
+    parts = 2 if "features" in reads(name) else 1
+    rates = []
+    for seed in range(WORLD["rounds"]):
+        query = unit_rows(60 + 2 * queries, 6, seed)
+        item = unit_rows(len(query) * pairs, 6, seed + 500)
+        rows = torch.cat([query.repeat_interleave(pairs, 0), item], dim=1)
+        train, held, fresh = rows.split([60 * pairs, queries * pairs, queries * pairs])
+        detector = make(12, halves=parts, **params)
+        # The catalogue has the items of calibration and of what comes alike.
+        others = (in_chunks(torch.cat([held, fresh])[:, 6:]),) if needs_catalogue(name) else ()
+        detector.fit(in_chunks(*readings(name, train)), *others)
+        calibration = ConformalCalibration.fit(detector(*readings(name, held)), alpha)
+        flagged = is_ood(calibration(detector(*readings(name, fresh)))[:, 0].numpy(), alpha)
+        rates.append(flagged.mean())
+    error = float(np.std(rates) / math.sqrt(len(rates)))
+    assert np.mean(rates) <= alpha + (1 - alpha) / (queries + 1) + 3 * error
+    assert np.mean(rates) >= alpha - 4 * error - 1 / queries  # and it is used up
+
+
+@pytest.mark.parametrize("queries", [9, 19, 39, 119])
+def test_what_clusters_cost_at_worst(queries):
+    """All pairs of a query equally far: by hand, the chance that a fresh query is flagged."""
+    alpha, pairs, rng = 0.1, 50, np.random.default_rng(queries)
+    allowed = math.floor((alpha * (queries * pairs + 1) - 1) / pairs + 1e-9)  # queries that may stand at or above
+    expected = (allowed + 1) / (queries + 1)
+    assert expected <= alpha + (1 - alpha) / (queries + 1)
+    flagged = []
+    for _ in range(1500):
+        draw = torch.tensor(rng.exponential(size=queries + 1), dtype=torch.float32)
+        calibration = ConformalCalibration.fit(draw[1:].repeat_interleave(pairs), alpha)
+        flagged.append(bool(is_ood(calibration(draw[:1])[:, 0].numpy(), alpha)[0]))
+    assert abs(np.mean(flagged) - expected) < 4 * math.sqrt(expected * (1 - expected) / 1500)
 
 
 def test_ties_never_raise_the_false_alarms():

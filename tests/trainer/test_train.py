@@ -17,8 +17,9 @@ from safetensors.torch import load_file
 from training_project import write_jsonl, write_project
 
 from darl_opensearch import cli
-from darl_opensearch.errors import DarlError
+from darl_opensearch.errors import DarlError, UsageError
 from trainer.config import read_config
+from trainer.ood import DETECTORS
 from trainer.stages import checkpoint, fit, plan
 
 FULL = {"stages": {"run": ["full"], "full_epochs": 2}}
@@ -372,17 +373,38 @@ def test_the_head_stage_earns_its_place(tmp_path, bases):
     assert trained.result["dev"]["ndcg@10"] > trained.result["start"]["ndcg@10"]
 
 
-@pytest.mark.parametrize("detector", ["knn", "mahalanobis"])
-@pytest.mark.parametrize("space", ["query", "item", "pair"])
-def test_every_detector_is_loaded_as_it_was_fitted(tmp_path, bases, detector, space):
+@pytest.mark.parametrize(
+    ("detector", "space", "layers"),
+    [
+        *((name, "pair", "last") for name in DETECTORS), ("knn", "query", "last"), ("catalogue", "item", "average"),
+        ("mahalanobis", "pair", "average"),
+    ],
+)  # fmt: skip
+def test_every_detector_is_loaded_as_it_was_fitted(tmp_path, bases, detector, space, layers):
     path = write_project(
-        tmp_path / "p", bases["bert"], stages={"run": []}, ood={"detector": detector, "features": space}
-    )
+        tmp_path / "p", bases["bert"], stages={"run": []},
+        ood={"detector": detector, "features": space, "layers": layers},
+    )  # fmt: skip
     one = train(path, tmp_path / "run")
     two = plan.load_run(tmp_path / "run")
-    probe = torch.nn.functional.normalize(torch.randn(5, one.ood.report["width"]), dim=1)
-    assert torch.equal(one.ood.calibration(one.ood.detector(probe)), two.ood.calibration(two.ood.detector(probe)))
-    assert two.ood.space == space
+    with torch.no_grad():
+        features = one.model.pair_features(["boat theft", "x"], ["boat cover", "y z"], layers=layers)
+        raw = one.model.head(features.similarity)
+        distances = [run.ood.distance(features, run.model.head, raw) for run in (one, two)]
+    assert torch.equal(*distances) and len(set(distances[0].tolist())) == 2
+    assert torch.equal(one.ood.calibration(distances[0]), two.ood.calibration(distances[1]))
+    assert (two.ood.space, two.ood.layers, one.ood.report["layers"]) == (space, layers, layers)
+
+
+@pytest.mark.parametrize(("backbone", "features"), [("split", "query"), ("cross", "pair")])
+def test_a_detector_of_items_alone_needs_items_alone(tmp_path, bases, backbone, features):
+    path = write_project(
+        tmp_path / "p", bases["bert"], model={"backbone": backbone}, stages={"run": []},
+        ood={"detector": "catalogue", "features": features},
+    )  # fmt: skip
+    with pytest.raises(UsageError) as caught:
+        train(path, tmp_path / "run")
+    assert "[ood] detector catalogue reads items alone" in str(caught.value) and "split backbone" in str(caught.value)
 
 
 def test_no_traffic_file_holds_queries_out(tmp_path, bases):

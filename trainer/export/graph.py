@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from darl_opensearch import bundle as files
 from darl_opensearch.errors import DarlError
 from darl_opensearch.graph_contract import INPUTS, IR_VERSION, OPSET
-from trainer.ood import view
 from trainer.ood.calibration import ood_columns
 from trainer.stages.plan import Trained
 
@@ -38,7 +37,7 @@ class ContractModule(nn.Module):
 
     def __init__(self, trained: Trained) -> None:
         super().__init__()
-        self.backbone, self.detector, self.space = trained.model, trained.ood.detector, trained.ood.space
+        self.backbone, self.ood, self.detector = trained.model, trained.ood, trained.ood.detector
         self.config = trained.model.encoder.config  # Optimum reads it
         calibration = trained.ood.calibration
         # As used, so that no folding renames them: the int8 graph gets its own values by these names.
@@ -57,10 +56,10 @@ class ContractModule(nn.Module):
         :param token_type_ids: ``[n, s]`` int64.
         :return: ``scores`` ``[n, 3 + k]`` and ``features`` ``[n, halves × h]``, float32.
         """
-        features = self.backbone.forward_features(input_ids, attention_mask, token_type_ids)
+        features = self.backbone.forward_features(input_ids, attention_mask, token_type_ids, layers=self.ood.layers)
         head = self.backbone.head
         raw = head(features.similarity)
-        distance = self.detector(view(features, self.space))
+        distance = self.ood.distance(features, head, raw)
         ood = ood_columns(distance, self.ood_table, self.ood_median, self.ood_spread)
         scores = torch.cat([head.score(raw)[:, None], head.grade_probs(raw), ood], dim=1)
         return {SCORES: scores, FEATURES: torch.cat(features.halves, dim=1)}

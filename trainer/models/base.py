@@ -8,12 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
 from trainer.config import Config
 from trainer.models.heads import Head
 from trainer.registry import Registry
+
+LAST, AVERAGE = "last", "average"  # layers of which a half is pooled
+LAYERS = (LAST, AVERAGE)
 
 
 @dataclass(frozen=True)
@@ -23,10 +27,13 @@ class PairFeatures:
     :param similarity: ``[n, f]`` what the head reads.
     :param halves: unit-length embeddings ``[n, h]`` for OOD detection and selection: of query and item where the
         backbone reads them apart, of the pair alone where it reads them together.
+    :param averaged: the same from the mean of the encoder's layers, where that was asked for (Chen et al. 2022,
+        arXiv:2210.07485), else empty.
     """
 
     similarity: Tensor
     halves: tuple[Tensor, ...]
+    averaged: tuple[Tensor, ...] = ()
 
     @property
     def query(self) -> Tensor:
@@ -46,18 +53,23 @@ class FeatureTable:
     :param similarity: ``[n, f]`` what the head reads.
     :param tables: for each half, ``[m, h]`` unit-length embeddings of the distinct ones.
     :param rows: ``[n, number of halves]`` int64, each pair's row in each table.
+    :param averaged: tables of the averaged layers, where those were asked for, else empty.
     """
 
     similarity: Tensor
     tables: tuple[Tensor, ...]
     rows: Tensor
+    averaged: tuple[Tensor, ...] = ()
 
     def spelt_out(self) -> PairFeatures:
         """Spell the features out pair by pair.
 
         :return: ``n`` rows.
         """
-        return PairFeatures(self.similarity, tuple(t[self.rows[:, i]] for i, t in enumerate(self.tables)))
+        halves, averaged = (
+            tuple(table[self.rows[:, i]] for i, table in enumerate(tables)) for tables in (self.tables, self.averaged)
+        )
+        return PairFeatures(self.similarity, halves, averaged)
 
 
 class Backbone(Protocol):
@@ -97,11 +109,12 @@ class Backbone(Protocol):
         :param items: rendered items.
         """
 
-    def pair_features(self, queries: Sequence[str], items: Sequence[str]) -> PairFeatures:
+    def pair_features(self, queries: Sequence[str], items: Sequence[str], *, layers: str = ...) -> PairFeatures:
         """Encode pairs of texts, with gradient where the module trains.
 
         :param queries: ``n`` queries.
         :param items: ``n`` rendered items.
+        :param layers: ``average``: also give the averaged halves.
         :return: their features, on the model's device.
         """
 
@@ -111,6 +124,7 @@ class Backbone(Protocol):
         items: Sequence[str],
         pairs: Tensor,
         *,
+        layers: str = ...,
         advance: Callable[[int], object] = ...,
     ) -> FeatureTable:
         """Encode many pairs without gradient, in bounded memory.
@@ -118,24 +132,29 @@ class Backbone(Protocol):
         :param queries: distinct queries.
         :param items: distinct rendered items.
         :param pairs: ``[n, 2]`` int64, rows of ``queries`` and ``items``.
+        :param layers: ``average``: also give the averaged halves.
         :param advance: called with the number of texts, or pairs read together, just encoded.
         :return: the features.
         """
 
-    def pooled(self, texts: Sequence[str], *, advance: Callable[[int], object] = ...) -> Tensor:
+    def pooled(self, texts: Sequence[str], *, layers: str = ..., advance: Callable[[int], object] = ...) -> Tensor:
         """Encode halves alone, without gradient; only where ``halves`` is 2.
 
         :param texts: queries or rendered items.
+        :param layers: which are pooled: the ``last`` or their ``average``.
         :param advance: called with the number of texts just encoded.
         :return: ``[n, h]`` of unit length.
         """
 
-    def forward_features(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> PairFeatures:
+    def forward_features(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor, *, layers: str = ...
+    ) -> PairFeatures:
         """Encode pair sequences, as the exported graph does.
 
         :param input_ids: ``[n, s]`` int64.
         :param attention_mask: ``[n, s]`` int64.
         :param token_type_ids: ``[n, s]`` int64, 0 for the query half and 1 for the item half.
+        :param layers: ``average``: also give the averaged halves.
         :return: their features.
         """
 
@@ -163,6 +182,15 @@ class Backbone(Protocol):
 
         :param folder: an existing folder.
         """
+
+
+def layer_mean(states: Sequence[Tensor]) -> Tensor:
+    """Average the states of an encoder's layers.
+
+    :param states: ``[n, s, h]`` of the embeddings, then of each layer.
+    :return: ``[n, s, h]`` the mean of the layers' states, without the embeddings'.
+    """
+    return torch.stack(list(states[1:])).mean(0)
 
 
 BACKBONES: Registry[Any] = Registry("backbone")

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from darl_opensearch.errors import InputError, UsageError
 from trainer.config import Config
-from trainer.models.base import BACKBONES, PairFeatures
+from trainer.models.base import AVERAGE, BACKBONES, LAST, PairFeatures, layer_mean
 from trainer.models.framing import frame_of, framed
 from trainer.models.joint import JointReader, check_length
 from trainer.models.sources import load_tokenizer, located, quiet, unusable
@@ -74,12 +74,15 @@ class CrossEncoder(JointReader):
         pair = framed(tokenizer.backend_tokenizer, frame, length)
         return cls(encoder, pair, config.grades.scale.gains, scored=scored, head=head).eval()
 
-    def forward_features(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> PairFeatures:
+    def forward_features(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor, *, layers: str = LAST
+    ) -> PairFeatures:
         """Encode pair sequences in one pass.
 
         :param input_ids: ``[n, s]`` int64.
         :param attention_mask: ``[n, s]`` int64.
         :param token_type_ids: ``[n, s]`` int64, 1 from the item's first token on.
+        :param layers: ``average``: also give the averaged halves.
         :return: their features.
         """
         pad = self.encoder.config.pad_token_id or 0
@@ -87,7 +90,7 @@ class CrossEncoder(JointReader):
         fed = {"input_ids": input_ids * attention_mask + pad * (1 - attention_mask), "attention_mask": attention_mask}
         if self._types:
             fed["token_type_ids"] = token_type_ids
-        out = self.encoder(**fed, output_hidden_states=self.scored)
+        out = self.encoder(**fed, output_hidden_states=self.scored or layers == AVERAGE)
         states = (out.hidden_states[-1] if self.scored else out.last_hidden_state).float()
         mean = _mean(states, attention_mask)
         if self.scored:
@@ -96,7 +99,11 @@ class CrossEncoder(JointReader):
         else:
             item = token_type_ids * attention_mask
             first = F.cosine_similarity(_mean(states, attention_mask - item), _mean(states, item), dim=1)
-        return PairFeatures(torch.cat([first[:, None], mean], dim=1), (F.normalize(mean, dim=1, eps=1e-9),))
+        averaged: tuple[Tensor, ...] = ()
+        if layers == AVERAGE:
+            over = _mean(layer_mean(out.hidden_states).float(), attention_mask)
+            averaged = (F.normalize(over, dim=1, eps=1e-9),)
+        return PairFeatures(torch.cat([first[:, None], mean], dim=1), (F.normalize(mean, dim=1, eps=1e-9),), averaged)
 
     def encoder_parameters(self) -> list[Any]:
         """Parameters below the head.

@@ -18,7 +18,7 @@ from darl_opensearch.errors import UsageError
 from darl_opensearch.graph_contract import INPUTS
 from darl_opensearch.scoring.batching import plan
 from darl_opensearch.scoring.encode import feed
-from trainer.models.base import FeatureTable, PairFeatures
+from trainer.models.base import AVERAGE, LAST, FeatureTable, PairFeatures
 from trainer.models.heads import HEADS, Head
 
 CPU_TOKENS, GPU_TOKENS = 512, 32_768  # of a pass: a CPU is fastest with small ones, a GPU with few and large ones
@@ -61,12 +61,15 @@ class JointReader(nn.Module, ABC):
         return self.head.shift.device
 
     @abstractmethod
-    def forward_features(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> PairFeatures:
+    def forward_features(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor, *, layers: str = LAST
+    ) -> PairFeatures:
         """Encode pair sequences in one pass.
 
         :param input_ids: ``[n, s]`` int64.
         :param attention_mask: ``[n, s]`` int64, ones first: padding is on the right.
         :param token_type_ids: ``[n, s]`` int64, 1 from the item's first token on.
+        :param layers: ``average``: also give the averaged halves.
         :return: their features, float32.
         """
 
@@ -76,14 +79,15 @@ class JointReader(nn.Module, ABC):
         :param items: not read.
         """
 
-    def pair_features(self, queries: Sequence[str], items: Sequence[str]) -> PairFeatures:
+    def pair_features(self, queries: Sequence[str], items: Sequence[str], *, layers: str = LAST) -> PairFeatures:
         """Encode pairs of texts.
 
         :param queries: ``n`` queries.
         :param items: ``n`` rendered items.
+        :param layers: ``average``: also give the averaged halves.
         :return: their features, on the model's device; with gradient where the module trains.
         """
-        return self._read(self._tokenizer.encode_batch(list(zip(queries, items, strict=True))))
+        return self._read(self._tokenizer.encode_batch(list(zip(queries, items, strict=True))), layers=layers)
 
     @torch.no_grad()
     def feature_table(
@@ -92,6 +96,7 @@ class JointReader(nn.Module, ABC):
         items: Sequence[str],
         pairs: Tensor,
         *,
+        layers: str = LAST,
         advance: Callable[[int], object] = lambda n: None,
     ) -> FeatureTable:
         """Encode many pairs without gradient, in bounded memory.
@@ -99,42 +104,56 @@ class JointReader(nn.Module, ABC):
         :param queries: distinct queries.
         :param items: distinct rendered items.
         :param pairs: ``[n, 2]`` int64, rows of ``queries`` and ``items``.
+        :param layers: ``average``: also give the averaged halves.
         :param advance: called with the number of pairs just encoded.
         :return: the features, on the CPU.
         """
         similarity, embedding = torch.zeros(len(pairs), self.head.shift.shape[0]), torch.zeros(len(pairs), self.width)
+        averaged = tuple(torch.zeros_like(embedding) for _ in range(layers == AVERAGE))
         for start in range(0, len(pairs), BLOCK):
             rows = pairs[start : start + BLOCK].tolist()
             encodings = self._tokenizer.encode_batch([(queries[q], items[i]) for q, i in rows])
-            read = self._read(encodings, advance)
+            read = self._read(encodings, advance, layers=layers)
             similarity[start : start + len(rows)] = read.similarity.cpu()
             embedding[start : start + len(rows)] = read.halves[0].cpu()
-        return FeatureTable(similarity, (embedding,), torch.arange(len(pairs))[:, None])
+            for table, part in zip(averaged, read.averaged, strict=True):
+                table[start : start + len(rows)] = part.cpu()
+        return FeatureTable(similarity, (embedding,), torch.arange(len(pairs))[:, None], averaged)
 
-    def pooled(self, texts: Sequence[str], *, advance: Callable[[int], object] = lambda n: None) -> Tensor:
+    def pooled(
+        self, texts: Sequence[str], *, layers: str = LAST, advance: Callable[[int], object] = lambda n: None
+    ) -> Tensor:
         """Refused: there is no half to encode alone.
 
         :param texts: not read.
+        :param layers: not read.
         :param advance: not called.
         :return: never.
         :raises UsageError: always.
         """
         raise UsageError("this backbone reads query and item together", todo="use features of pairs")
 
-    def _read(self, encodings: Sequence[Encoding], advance: Callable[[int], object] = lambda n: None) -> PairFeatures:
+    def _read(
+        self, encodings: Sequence[Encoding], advance: Callable[[int], object] = lambda n: None, *, layers: str = LAST
+    ) -> PairFeatures:
         budget = self.batch_tokens or (CPU_TOKENS if self.device.type == "cpu" else GPU_TOKENS)
         if not encodings:
-            none = torch.zeros(0, device=self.device)
-            return PairFeatures(none.reshape(0, self.head.shift.shape[0]), (none.reshape(0, self.width),))
+            none = torch.zeros(0, self.width, device=self.device)
+            averaged = (none,) if layers == AVERAGE else ()
+            return PairFeatures(none.new_zeros(0, self.head.shift.shape[0]), (none,), averaged)
         order, parts = [], []
         for batch in plan([len(e.ids) for e in encodings], token_budget=budget):
             fed = feed([encodings[i] for i in batch])
-            parts.append(self.forward_features(*(torch.from_numpy(fed[name]).to(self.device) for name in INPUTS)))
+            inputs = (torch.from_numpy(fed[name]).to(self.device) for name in INPUTS)
+            parts.append(self.forward_features(*inputs, layers=layers))
             order.append(torch.from_numpy(batch))
             advance(len(batch))
         back = torch.cat(order).argsort().to(self.device)
+        averaged = (torch.cat([part.averaged[0] for part in parts])[back],) if layers == AVERAGE else ()
         return PairFeatures(
-            torch.cat([part.similarity for part in parts])[back], (torch.cat([part.halves[0] for part in parts])[back],)
+            torch.cat([part.similarity for part in parts])[back],
+            (torch.cat([part.halves[0] for part in parts])[back],),
+            averaged,
         )
 
     def tokenizer(self) -> Tokenizer:

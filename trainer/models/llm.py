@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from darl_opensearch.errors import InputError, UsageError
 from trainer.config import Config, Lora
 from trainer.models import lora
-from trainer.models.base import BACKBONES, FeatureTable, PairFeatures
+from trainer.models.base import AVERAGE, BACKBONES, LAST, FeatureTable, PairFeatures, layer_mean
 from trainer.models.framing import framed
 from trainer.models.joint import JointReader, check_length
 from trainer.models.prompt import DEFAULT, first_tokens, frame_of_prompt, pieces
@@ -102,19 +102,27 @@ class LlmReranker(JointReader):
         made.head.start_from(rows)
         return made.eval()
 
-    def forward_features(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> PairFeatures:
+    def forward_features(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor, *, layers: str = LAST
+    ) -> PairFeatures:
         """Encode pair sequences in one pass.
 
         :param input_ids: ``[n, s]`` int64.
         :param attention_mask: ``[n, s]`` int64, ones first: padding is on the right.
         :param token_type_ids: ``[n, s]`` int64, not read.
+        :param layers: ``average``: also give the averaged halves.
         :return: their features.
         """
         mask = _causal_mask(input_ids) if self._explicit_mask else None
-        states = self.encoder(input_ids=input_ids, attention_mask=mask, use_cache=False).last_hidden_state
+        out = self.encoder(
+            input_ids=input_ids, attention_mask=mask, use_cache=False, output_hidden_states=layers == AVERAGE
+        )
         last = (attention_mask.sum(1) - 1).clamp_min(0)
-        state = states.gather(1, last[:, None, None].expand(-1, 1, states.shape[-1])).squeeze(1).float()
-        return PairFeatures(state, (F.normalize(state, dim=1, eps=1e-9),))
+        state = _at(out.last_hidden_state, last)
+        averaged: tuple[Tensor, ...] = ()
+        if layers == AVERAGE:
+            averaged = (F.normalize(_at(layer_mean(out.hidden_states), last), dim=1, eps=1e-9),)
+        return PairFeatures(state, (F.normalize(state, dim=1, eps=1e-9),), averaged)
 
     @torch.no_grad()
     def feature_table(
@@ -123,6 +131,7 @@ class LlmReranker(JointReader):
         items: Sequence[str],
         pairs: Tensor,
         *,
+        layers: str = LAST,
         advance: Callable[[int], object] = lambda n: None,
     ) -> FeatureTable:
         """Encode many pairs without gradient, in float32 and bounded memory.
@@ -132,11 +141,12 @@ class LlmReranker(JointReader):
         :param queries: distinct queries.
         :param items: distinct rendered items.
         :param pairs: ``[n, 2]`` int64, rows of ``queries`` and ``items``.
+        :param layers: ``average``: also give the averaged halves.
         :param advance: called with the number of pairs just encoded.
         :return: the features, on the CPU.
         """
         with self._exact():
-            return super().feature_table(queries, items, pairs, advance=advance)
+            return super().feature_table(queries, items, pairs, layers=layers, advance=advance)
 
     @contextmanager
     def _exact(self) -> Iterator[None]:
@@ -273,6 +283,11 @@ def _reads_from_the_left(decoder: Any) -> bool:
         decoder(input_ids=torch.tensor([ids]), use_cache=False).last_hidden_state for ids in ([1, 2], [1, 3])
     )
     return bool((first[0, 0] - other[0, 0]).abs().max() <= 1e-4 * first.abs().max())
+
+
+def _at(states: Tensor, places: Tensor) -> Tensor:
+    """``[n, h]`` float32, the state at one place of each row."""
+    return states.gather(1, places[:, None, None].expand(-1, 1, states.shape[-1])).squeeze(1).float()
 
 
 def _causal_mask(input_ids: Tensor) -> Tensor:

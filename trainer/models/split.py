@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from darl_opensearch.errors import UsageError
 from trainer.config import Config
-from trainer.models.base import BACKBONES, FeatureTable, PairFeatures
+from trainer.models.base import AVERAGE, BACKBONES, LAST, FeatureTable, PairFeatures, layer_mean
 from trainer.models.heads import HEADS
 from trainer.models.sources import EncoderSource, load_encoder, pair_tokenizer
 
@@ -168,6 +168,29 @@ class SplitReranker(nn.Module):
         ).last_hidden_state
         return states
 
+    def encode_layers(
+        self, input_ids: Tensor, mask: Tensor, position_ids: Tensor, attention: Tensor, layers: str
+    ) -> tuple[Tensor, Tensor | None]:
+        """Run the encoder, and average its layers where that is asked for.
+
+        :param input_ids: ``[n, s]`` int64.
+        :param mask: ``[n, s]`` int64, for shapes only.
+        :param position_ids: ``[n, s]`` int64 from 0.
+        :param attention: ``[n, s, s]`` int64, which token sees which.
+        :param layers: ``last`` or ``average``.
+        :return: ``[n, s, h]`` last states; the mean of the layers' states, without that of the embeddings, or None.
+        """
+        if layers != AVERAGE:
+            return self.encode(input_ids, mask, position_ids, attention), None
+        states = self.encoder(
+            input_ids=input_ids,
+            attention_mask=attention,
+            token_type_ids=torch.zeros_like(mask),
+            position_ids=position_ids + self.position_offset,
+            output_hidden_states=True,
+        ).hidden_states
+        return states[-1], layer_mean(states)
+
     def pool(self, states: Tensor, mask: Tensor, position_ids: Tensor) -> Tensor:
         """Pool the states of one half, as the bi-encoder does.
 
@@ -204,12 +227,15 @@ class SplitReranker(nn.Module):
             columns.append((torch.log1p(kernel.sum(2)) * weight).sum(1))
         return torch.stack(columns, dim=1)
 
-    def forward_features(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> PairFeatures:
+    def forward_features(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor, *, layers: str = LAST
+    ) -> PairFeatures:
         """Encode pair sequences in one pass, each half seeing itself only.
 
         :param input_ids: ``[n, s]`` int64.
         :param attention_mask: ``[n, s]`` int64.
         :param token_type_ids: ``[n, s]`` int64, 0 for the query half and 1 for the item half.
+        :param layers: ``average``: also give the averaged halves.
         :return: their features.
         """
         item_part = token_type_ids * attention_mask
@@ -218,34 +244,40 @@ class SplitReranker(nn.Module):
         index = torch.cumsum(torch.ones_like(input_ids), dim=1) - 1
         position_ids = (index - item_part * query_part.sum(1, keepdim=True)).clamp_min(0)
         same = (token_type_ids[:, :, None] == token_type_ids[:, None, :]).to(attention_mask)
-        states = self.encode(input_ids, attention_mask, position_ids, same * attention_mask[:, None, :])
+        attention = same * attention_mask[:, None, :]
+        states, mean = self.encode_layers(input_ids, attention_mask, position_ids, attention, layers)
         query_mask, item_mask = query_part.to(states), item_part.to(states)
         query = self.pool(states, query_mask, position_ids)
         item = self.pool(states, item_mask, position_ids)
         cosine = (query * item).sum(1)
         features = self.similarity(cosine, (states, query_mask, input_ids), (states, item_mask, input_ids))
-        return PairFeatures(features, (query, item))
+        averaged = () if mean is None else tuple(self.pool(mean, m, position_ids) for m in (query_mask, item_mask))
+        return PairFeatures(features, (query, item), averaged)
 
-    def pair_features(self, queries: Sequence[str], items: Sequence[str]) -> PairFeatures:
+    def pair_features(self, queries: Sequence[str], items: Sequence[str], *, layers: str = LAST) -> PairFeatures:
         """Encode pairs of texts, each distinct text once.
 
         :param queries: ``n`` queries.
         :param items: ``n`` rendered items.
+        :param layers: ``average``: also give the averaged halves.
         :return: their features; with gradient where the module trains.
         """
-        sides = []
+        sides, averaged = [], []
         for texts in (queries, items):
             distinct = list(dict.fromkeys(texts))
             ids, mask = self._tensors(distinct)
             positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-            states = self.encode(ids, mask, positions, mask[:, None, :].expand(-1, ids.shape[1], -1))
+            attention = mask[:, None, :].expand(-1, ids.shape[1], -1)
+            states, mean = self.encode_layers(ids, mask, positions, attention, layers)
             pooled = self.pool(states, mask.to(states), positions)
             where = {text: row for row, text in enumerate(distinct)}
             rows = torch.tensor([where[text] for text in texts], device=ids.device)
             sides.append((pooled[rows], states[rows], mask.to(states)[rows], ids[rows]))
+            if mean is not None:
+                averaged.append(self.pool(mean, mask.to(mean), positions)[rows])
         query, item = sides
         cosine = (query[0] * item[0]).sum(1)
-        return PairFeatures(self.similarity(cosine, query[1:], item[1:]), (query[0], item[0]))
+        return PairFeatures(self.similarity(cosine, query[1:], item[1:]), (query[0], item[0]), tuple(averaged))
 
     @torch.no_grad()
     def feature_table(
@@ -254,6 +286,7 @@ class SplitReranker(nn.Module):
         items: Sequence[str],
         pairs: Tensor,
         *,
+        layers: str = LAST,
         advance: Callable[[int], object] = lambda n: None,
     ) -> FeatureTable:
         """Encode many pairs without gradient, each distinct text once, in bounded memory.
@@ -263,6 +296,7 @@ class SplitReranker(nn.Module):
         :param queries: distinct queries.
         :param items: distinct rendered items.
         :param pairs: ``[n, 2]`` int64, rows of ``queries`` and ``items``.
+        :param layers: ``average``: also give the averaged halves, for which every text is encoded twice.
         :param advance: called with the number of texts just encoded.
         :return: the features.
         """
@@ -287,19 +321,23 @@ class SplitReranker(nn.Module):
                     one = tuple(t.expand(len(rows), *t.shape[1:]) for t in alone)
                     cosine = (query_pooled[rows] @ pooled[row]).to(side[0])
                     similarity[part] = self.similarity(cosine, side, (one[0], one[1], one[2])).float().cpu()
-        return FeatureTable(similarity, (query_pooled, item_pooled), pairs)
+        averaged = tuple(self.pooled(texts, layers=layers) for texts in (queries, items)) if layers == AVERAGE else ()
+        return FeatureTable(similarity, (query_pooled, item_pooled), pairs, averaged)
 
     @torch.no_grad()
-    def pooled(self, texts: Sequence[str], *, advance: Callable[[int], object] = lambda n: None) -> Tensor:
+    def pooled(
+        self, texts: Sequence[str], *, layers: str = LAST, advance: Callable[[int], object] = lambda n: None
+    ) -> Tensor:
         """Encode halves alone, for what needs no token similarities.
 
         :param texts: queries or rendered items.
+        :param layers: which are pooled: the ``last`` or their ``average``.
         :param advance: called with the number of texts just encoded.
         :return: ``[n, h]`` of unit length.
         """
         parts = [torch.zeros(0, self.encoder.config.hidden_size)]
         for begin in range(0, len(texts), CHUNK):
-            parts.append(self._encode_texts(texts[begin : begin + CHUNK], advance)[1])
+            parts.append(self._encode_texts(texts[begin : begin + CHUNK], advance, layers)[1])
         return torch.cat(parts)
 
     def _on_device(self, tensors: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -307,9 +345,9 @@ class SplitReranker(nn.Module):
         return tensors[0].to(device), tensors[1].to(device), tensors[2].to(device)
 
     def _encode_texts(
-        self, texts: Sequence[str], advance: Callable[[int], object]
+        self, texts: Sequence[str], advance: Callable[[int], object], layers: str = LAST
     ) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
-        """States and ids of each text, without padding, and the pooled halves."""
+        """Last states and ids of each text, without padding, and the pooled halves."""
         states: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0))] * len(texts)
         pooled = torch.zeros(len(texts), self.encoder.config.hidden_size)
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
@@ -317,8 +355,9 @@ class SplitReranker(nn.Module):
             chunk = order[begin : begin + 16]
             ids, mask = self._tensors([texts[i] for i in chunk])
             positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-            out = self.encode(ids, mask, positions, mask[:, None, :].expand(-1, ids.shape[1], -1))
-            pooled[chunk] = self.pool(out, mask.to(out), positions).float().cpu()
+            attention = mask[:, None, :].expand(-1, ids.shape[1], -1)
+            out, mean = self.encode_layers(ids, mask, positions, attention, layers)
+            pooled[chunk] = self.pool(out if mean is None else mean, mask.to(out), positions).float().cpu()
             for row, i in enumerate(chunk):
                 n = int(mask[row].sum())
                 states[i] = (out[row, :n].cpu(), ids[row, :n].cpu())

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import functional as F
 
+from trainer.ood.base import Chunks, Detector
+from trainer.ood.moments import Moments
+from trainer.ood.reference import gather
 from trainer.ood.registry import DETECTORS
 from trainer.registry import Param
 
@@ -13,13 +17,20 @@ IDENTICAL = 0.9999  # cosine from which two texts count as the same one
 
 @DETECTORS.register(
     "knn",
-    cite="Sun et al. 2022, arXiv:2204.06507; the text itself left out, and halves apart: ours",
+    cite="Sun et al. 2022, arXiv:2204.06507; whitening: Su et al. 2021, arXiv:2103.15316; "
+    "the text itself left out, and halves apart: ours",
     params={
         "k": Param(kind=int, default=5, min=1, max=1000, help="which nearest neighbour's distance is taken"),
         "max_reference": Param(kind=int, default=4096, min=16, max=65536, help="training rows kept of each half"),
+        "reference": Param(
+            kind=str, default="sample", choices=("sample", "coreset", "kmeans"),
+            help="what is kept of more rows: drawn ones, ones far from each other, or centres of groups",
+        ),
+        "whiten": Param(kind=float, default=0.0, min=0.0, max=1.0, help="each half is whitened first; 1 fully, 0 not"),
     },
-)
-class NearestNeighbours(nn.Module):
+    needs="features",
+)  # fmt: skip
+class NearestNeighbours(Detector):
     """Distance to the k-th nearest training text other than the text itself.
 
     Sun et al. 2022, arXiv:2204.06507, with two changes. A text that was trained on would be its own nearest
@@ -32,31 +43,54 @@ class NearestNeighbours(nn.Module):
     :param halves: how many halves the features hold, each of unit length.
     :param k: which neighbour.
     :param max_reference: most training rows kept of each half.
+    :param reference: how they are chosen.
+    :param whiten: exponent of the inverse covariance's eigenvalues, by which each half is whitened; 0: it is not.
     """
 
-    def __init__(self, width: int, *, halves: int = 1, k: int = 5, max_reference: int = 4096) -> None:
+    def __init__(
+        self,
+        width: int,
+        *,
+        halves: int = 1,
+        k: int = 5,
+        max_reference: int = 4096,
+        reference: str = "sample",
+        whiten: float = 0.0,
+    ) -> None:
         super().__init__()
-        self.halves, self.k, self.max_reference = halves, k, max_reference
+        self.halves, self.k, self.max_reference, self.how, self.whiten = halves, k, max_reference, reference, whiten
+        self.size = width // halves
+        self.reference_0: Tensor
         for half in range(halves):
-            self.register_buffer(f"reference_{half}", torch.zeros(1, width // halves))
+            self.register_buffer(f"reference_{half}", torch.zeros(1, self.size))
+            if whiten:
+                self.register_buffer(f"mean_{half}", torch.zeros(self.size))
+                self.register_buffer(f"turn_{half}", torch.eye(self.size))
 
     @torch.no_grad()
-    def fit(self, features: Tensor) -> None:
-        """Keep the distinct training rows of each half, or a seeded sample of them.
+    def fit(self, chunks: Chunks) -> None:
+        """Keep the distinct training rows of each half, or a bounded number that stand for them.
 
-        :param features: ``[m, h]`` float, halves of unit length.
+        :param chunks: of ``[m, h]`` float, halves of unit length.
         :raises ValueError: when a half has no more than ``k`` distinct rows.
         """
         if self.max_reference <= self.k:
             raise ValueError(f"max_reference is {self.max_reference}, no more than k, which is {self.k}")
-        for half, part in enumerate(features.chunk(self.halves, dim=1)):
-            rows = torch.unique(part, dim=0)
+        for half in range(self.halves):
+            columns = slice(half * self.size, (half + 1) * self.size)
+            rows = gather(chunks, self.max_reference, self.how, columns)
             if len(rows) <= self.k:
                 raise ValueError(f"the {self.k}-th neighbour needs more than {self.k} distinct rows, not {len(rows)}")
-            if len(rows) > self.max_reference:
-                keep = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[: self.max_reference]
-                rows = rows[keep.sort().values]
-            setattr(self, f"reference_{half}", rows.clone())
+            if self.whiten:
+                moments = Moments.of(chunks, columns)
+                setattr(self, f"mean_{half}", moments.mean.float())
+                setattr(self, f"turn_{half}", moments.whitening(self.whiten).float())
+            setattr(self, f"reference_{half}", self._whitened(rows, half))
+
+    def _whitened(self, part: Tensor, half: int) -> Tensor:
+        if not self.whiten:
+            return part
+        return F.normalize((part - getattr(self, f"mean_{half}")) @ getattr(self, f"turn_{half}"), dim=1, eps=1e-9)
 
     def forward(self, features: Tensor) -> Tensor:
         """Distance of each row.
@@ -66,7 +100,7 @@ class NearestNeighbours(nn.Module):
         """
         total = features.new_zeros(features.shape[0])
         for half, part in enumerate(features.chunk(self.halves, dim=1)):
-            cosine = part @ getattr(self, f"reference_{half}").T
+            cosine = self._whitened(part, half) @ getattr(self, f"reference_{half}").T
             cosine = (cosine - 3.0 * (cosine > IDENTICAL).to(cosine)).clamp_min(-1.0)
             total = total + (2.0 - 2.0 * cosine.topk(self.k, dim=1).values[:, -1])
         return (total / self.halves).clamp_min(1e-12).sqrt()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from trainer.ood.base import Chunks, Detector
+from trainer.ood.moments import Moments
 from trainer.ood.registry import DETECTORS
 from trainer.registry import Param
 
@@ -13,8 +15,9 @@ from trainer.registry import Param
     "mahalanobis",
     cite="Lee et al. 2018, arXiv:1807.03888; shrinkage of Ledoit and Wolf 2004, doi:10.1016/S0047-259X(03)00096-4",
     params={"power": Param(kind=float, default=1.0, min=0.0, max=1.0, help="1 whitens fully, 0 not at all")},
+    needs="features",
 )
-class Mahalanobis(nn.Module):
+class Mahalanobis(Detector):
     """Mahalanobis distance to one Gaussian with a shrunk covariance.
 
     Lee et al. 2018, arXiv:1807.03888, with one class: the training distribution as a whole.
@@ -33,19 +36,15 @@ class Mahalanobis(nn.Module):
         self.whiten: Tensor
 
     @torch.no_grad()
-    def fit(self, features: Tensor) -> None:
+    def fit(self, chunks: Chunks) -> None:
         """Fit mean and covariance.
 
-        :param features: ``[m, h]`` float, training rows; repeated rows count once.
+        :param chunks: of ``[m, h]`` float, training rows; repeated rows count once.
         :raises ValueError: when fewer than two distinct rows are given.
         """
-        rows = torch.unique(features.double(), dim=0)
-        if len(rows) < 2:
-            raise ValueError("a covariance needs at least two distinct rows")
-        mean = rows.mean(0)
-        values, vectors = torch.linalg.eigh(shrunk_covariance(rows - mean))
-        self.mean.copy_(mean)
-        self.whiten.copy_(vectors * values.clamp_min(1e-9).pow(-0.5 * self.power))
+        moments = Moments.of(chunks)
+        self.mean.copy_(moments.mean)
+        self.whiten.copy_(moments.whitening(self.power))
 
     def forward(self, features: Tensor) -> Tensor:
         """Distance of each row.
@@ -54,21 +53,3 @@ class Mahalanobis(nn.Module):
         :return: ``[n]`` float, at least 0.
         """
         return ((features - self.mean) @ self.whiten).square().sum(1).clamp_min(1e-12).sqrt()
-
-
-def shrunk_covariance(centred: Tensor) -> Tensor:
-    """Ledoit-Wolf estimate: the sample covariance drawn towards a multiple of the identity.
-
-    Ledoit and Wolf 2004. With fewer rows than features the sample covariance alone cannot be inverted.
-
-    :param centred: ``[m, h]`` float64, mean 0.
-    :return: ``[h, h]``.
-    """
-    m, h = centred.shape
-    sample = centred.T @ centred / m
-    target = sample.diagonal().mean()
-    squares = centred.square()
-    noise = (squares.T @ squares / m - sample.square()).sum() / m
-    spread = (sample - target * torch.eye(h, dtype=sample.dtype)).square().sum()
-    weight = float((noise / spread.clamp_min(1e-30)).clamp(0.0, 1.0))
-    return (1 - weight) * sample + weight * target * torch.eye(h, dtype=sample.dtype)

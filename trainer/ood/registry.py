@@ -1,4 +1,4 @@
-"""The detectors, and the feature spaces they can read."""
+"""The detectors, what each reads, and the feature spaces there are."""
 
 from __future__ import annotations
 
@@ -8,11 +8,33 @@ import torch
 from torch import Tensor
 
 from darl_opensearch.errors import UsageError
-from trainer.models.base import PairFeatures
+from trainer.models.base import AVERAGE, PairFeatures
 from trainer.registry import Registry
 
+# ``needs`` of an entry: what the detector reads of a pair, in the order in which ``forward`` takes it:
+# ``features`` ``[n, w]``, ``energy`` ``[n]`` and ``grade_probs`` ``[n, k]``; ``catalogue``: ``fit`` takes more rows.
 DETECTORS: Registry[Any] = Registry("detector")
 FEATURES = ("query", "item", "pair")
+READS = ("features", "energy", "grade_probs")
+CATALOGUE = "catalogue"
+
+
+def reads(name: str) -> tuple[str, ...]:
+    """Say what a detector reads of a pair.
+
+    :param name: registered detector.
+    :return: some of :data:`READS`, in the order in which its ``forward`` takes them.
+    """
+    return tuple(part for part in DETECTORS[name].needs.split() if part in READS)
+
+
+def needs_catalogue(name: str) -> bool:
+    """Say whether a detector is also fitted on the items that nobody judged.
+
+    :param name: registered detector.
+    :return: whether ``fit`` takes their rows as well.
+    """
+    return CATALOGUE in DETECTORS[name].needs.split()
 
 
 def halves(space: str, backbone: int) -> int:
@@ -32,15 +54,17 @@ def halves(space: str, backbone: int) -> int:
     return 1
 
 
-def view(features: PairFeatures, space: str) -> Tensor:
+def view(features: PairFeatures, space: str, layers: str = "last") -> Tensor:
     """Select the features that a detector reads.
 
     :param features: of ``n`` pairs.
     :param space: ``query`` or ``item`` (one half), or ``pair`` (all there are side by side).
+    :param layers: ``last``, or ``average``: the halves of the averaged layers, which the features must hold.
     :return: ``[n, h]`` or ``[n, 2h]``, each half of unit length.
     """
+    sides = features.averaged if layers == AVERAGE else features.halves
     if space == "query":
-        return features.query
+        return sides[0]
     if space == "item":
-        return features.item
-    return torch.cat(features.halves, dim=1)
+        return sides[1]
+    return torch.cat(sides, dim=1)

@@ -33,7 +33,7 @@ from trainer.data.judgments import (
     read_traffic,
 )
 from trainer.data.splits import hold_out, retrieved
-from trainer.models.base import Backbone, FeatureTable, PairFeatures
+from trainer.models.base import AVERAGE, LAST, Backbone, FeatureTable
 from trainer.models.device import choose, on
 from trainer.stages import distributed
 
@@ -94,42 +94,52 @@ class Features:
         self, model: Backbone, advance: Callable[[int], object] = lambda n: None, *, device: str = "auto"
     ) -> None:
         self.model, self.advance, self.device = model, advance, choose(device)
-        self._tables: dict[int, tuple[Pairs, FeatureTable]] = {}
-        self._halves: dict[str, Tensor] = {}
+        self._tables: dict[tuple[int, str], tuple[Pairs, FeatureTable]] = {}
+        self._halves: dict[str, dict[str, Tensor]] = {}  # by layers, then by text
 
-    def of(self, pairs: Pairs) -> FeatureTable:
+    def of(self, pairs: Pairs, *, layers: str = LAST) -> FeatureTable:
         """Features of some pairs.
 
         :param pairs: judged or not.
+        :param layers: ``average``: also the averaged halves.
         :return: their features under the encoder as it is.
         """
-        if id(pairs) not in self._tables:
+        if (key := (id(pairs), layers)) not in self._tables:
             with on(self.model, self.device):
-                table = self.model.feature_table(pairs.queries, pairs.items, pairs.index, advance=self.advance)
-            self._tables[id(pairs)] = (pairs, table)  # the pairs are kept: their id stays theirs
+                table = self.model.feature_table(
+                    pairs.queries, pairs.items, pairs.index, layers=layers, advance=self.advance
+                )
+            self._tables[key] = (pairs, table)  # the pairs are kept: their id stays theirs
             if self.model.halves == 2:
                 for texts, rows in zip((pairs.queries, pairs.items), table.tables, strict=True):
-                    self._halves |= dict(zip(texts, rows, strict=True))
-        return self._tables[id(pairs)][1]
+                    self._halves.setdefault(LAST, {}).update(zip(texts, rows, strict=True))
+        return self._tables[key][1]
 
-    def halves(self, pairs: Pairs) -> PairFeatures:
-        """Halves of some pairs, for what does not read how their tokens meet.
+    def apart(self, texts: Sequence[str], *, layers: str = LAST) -> Tensor:
+        """Halves alone, each text encoded once; only of a backbone that reads query and item apart.
+
+        :param texts: queries or items.
+        :param layers: ``last`` or ``average``.
+        :return: ``[n, h]`` of unit length.
+        """
+        known = self._halves.setdefault(layers, {})
+        if fresh := [text for text in dict.fromkeys(texts) if text not in known]:
+            with on(self.model, self.device):
+                known.update(zip(fresh, self.model.pooled(fresh, layers=layers, advance=self.advance), strict=True))
+        width = int(self.model.encoder.config.hidden_size)
+        return torch.stack([known[text] for text in texts]) if texts else torch.zeros(0, width)
+
+    def tables(self, pairs: Pairs, *, layers: str = LAST) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Distinct halves of some pairs, for what does not read how their tokens meet.
 
         :param pairs: judged or not.
-        :return: features; of a backbone that reads query and item apart, ``similarity`` is empty.
+        :param layers: ``last`` or ``average``.
+        :return: for each half ``[m, h]`` the distinct ones, and ``[n, halves]`` each pair's row in each.
         """
-        if self.model.halves == 1:
-            return self.of(pairs).spelt_out()
-        texts = [text for text in dict.fromkeys([*pairs.queries, *pairs.items]) if text not in self._halves]
-        if texts:
-            with on(self.model, self.device):
-                self._halves |= dict(zip(texts, self.model.pooled(texts, advance=self.advance), strict=True))
-        width = len(next(iter(self._halves.values())))
-        query, item = (
-            torch.stack([self._halves[text] for text in side]) if side else torch.zeros(0, width)
-            for side in (pairs.queries, pairs.items)
-        )
-        return PairFeatures(torch.zeros(len(pairs.index), 0), (query[pairs.index[:, 0]], item[pairs.index[:, 1]]))
+        if self.model.halves == 2:
+            return tuple(self.apart(texts, layers=layers) for texts in (pairs.queries, pairs.items)), pairs.index
+        table = self.of(pairs, layers=layers)
+        return (table.averaged if layers == AVERAGE else table.tables), table.rows
 
     def forget(self) -> None:
         """Drop everything: the encoder has changed."""

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
+import heapq
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from darl_opensearch.errors import InputError
+from darl_opensearch.errors import InputError, UsageError
 from darl_opensearch.scores import is_ood
 from trainer.config import Ood
 from trainer.evaluate.bootstrap import bootstrap_ratio
-from trainer.ood import DETECTORS, ConformalCalibration, halves, view
+from trainer.models.base import LAST, PairFeatures
+from trainer.models.heads import Head
+from trainer.ood import DETECTORS, ConformalCalibration, halves, needs_catalogue, reads, view
+from trainer.ood.base import CHUNK
 from trainer.stages.data import Features, Pairs, RunData
+
+MOST_CATALOGUE = 16_384  # unjudged items that are encoded for a detector that reads the catalogue
 
 
 @dataclass(frozen=True)
@@ -25,12 +34,30 @@ class FittedOod:
     :param calibration: its conformal calibration.
     :param space: the features it reads.
     :param report: figures for the card.
+    :param layers: of which the features are pooled.
     """
 
     detector: Any
     calibration: ConformalCalibration
     space: str
     report: dict[str, Any]
+    layers: str = LAST
+
+    def distance(self, features: PairFeatures, head: Head, raw: Tensor) -> Tensor:
+        """Distance of pairs; the exported graph traces this very function.
+
+        :param features: of the pairs.
+        :param head: the model's.
+        :param raw: ``[n, m]`` what the head says of them.
+        :return: ``[n]``.
+        """
+        given = {
+            "features": lambda: view(features, self.space, self.layers),
+            "energy": lambda: head.energy(raw),
+            "grade_probs": lambda: head.grade_probs(raw),
+        }
+        distance: Tensor = self.detector(*(given[name]() for name in reads(self.report["detector"])))
+        return distance
 
 
 @torch.no_grad()
@@ -44,39 +71,90 @@ def fit_ood(features: Features, config: Ood, data: RunData) -> FittedOod:
     :raises InputError: when the traffic is too small for alpha.
     """
     make, params = DETECTORS.resolve(config.detector, config.params)
+    check_ood(config, features.model.halves)
     parts = halves(config.features, features.model.halves)
-    rows = view(features.halves(data.judged(data.learnt)), config.features)
-    detector = make(rows.shape[1], halves=parts, **params)
+    width = parts * int(features.model.encoder.config.hidden_size)
+    detector = make(width, halves=parts, **params)
+    known = partial(_chunks, features, config, data.judged(data.learnt))
     try:
-        detector.fit(rows)
+        if needs_catalogue(config.detector):
+            detector.fit(known, partial(_unjudged_items, features, config, data))
+        else:
+            detector.fit(known)
     except ValueError as err:
         raise InputError(f"the detector cannot be fitted: {err}", where="[ood]", todo="judge more queries") from err
     detector.eval()
     traffic = data.unjudged(data.traffic)
-    distances = _distances(features, detector, config.features, traffic)
+    distances = _distances(features, detector, config, traffic)
     calibration = ConformalCalibration.fit(distances, config.alpha)
     familiar = data.unjudged(data.familiar)
-    known = _distances(features, detector, config.features, familiar)
+    seen = _distances(features, detector, config, familiar)
     report = {
         "detector": config.detector,
         "features": config.features,
+        "layers": config.layers,
         "halves": parts,
         "params": params,
-        "width": rows.shape[1],
+        "width": width,
         "alpha": config.alpha,
         "calibration_pairs": len(distances),
         "calibration_queries": len(data.traffic),
         "false_alarms_unseen_items": two_fold_alarms(distances, traffic, config.alpha),
-        "false_alarms_seen_items": _share(_flagged(calibration, known, config.alpha), familiar),
+        "false_alarms_seen_items": _share(_flagged(calibration, seen, config.alpha), familiar),
     }
-    return FittedOod(detector, calibration, config.features, report)
+    return FittedOod(detector, calibration, config.features, report, config.layers)
 
 
-def _distances(features: Features, detector: Any, space: str, pairs: Pairs) -> Tensor:
+def check_ood(config: Ood, backbone: int) -> None:
+    """Refuse a detector that does not go with the features or the backbone.
+
+    :param config: table ``[ood]``.
+    :param backbone: halves that the backbone reads apart.
+    :raises UsageError: when it does not.
+    """
+    DETECTORS.resolve(config.detector, config.params)
+    halves(config.features, backbone)
+    if needs_catalogue(config.detector) and (backbone == 1 or config.features == "query"):
+        raise UsageError(
+            f"[ood] detector {config.detector} reads items alone",
+            todo='choose the split backbone and features "pair" or "item", or another detector',
+        )
+
+
+def _chunks(features: Features, config: Ood, pairs: Pairs) -> Iterator[tuple[Tensor, ...]]:
+    """What the detector reads of some pairs, some thousand at a time."""
+    names = reads(config.detector)
+    if "features" in names:
+        tables, rows = features.tables(pairs, layers=config.layers)
+        sides = {"query": (0,), "item": (1,), "pair": tuple(range(len(tables)))}[config.features]
+    for part in torch.arange(len(pairs.index)).split(CHUNK):
+        given: dict[str, Tensor] = {}
+        if "features" in names:
+            given["features"] = torch.cat([tables[side][rows[part, side]] for side in sides], dim=1)
+        if "energy" in names or "grade_probs" in names:
+            head = features.model.head
+            raw = head(features.of(pairs, layers=config.layers).similarity[part])
+            given |= {"energy": head.energy(raw), "grade_probs": head.grade_probs(raw)}
+        yield tuple(given[name] for name in names)
+
+
+def _unjudged_items(features: Features, config: Ood, data: RunData) -> Iterator[tuple[Tensor, ...]]:
+    """Features of items that nobody judged: all, or those first in an order drawn by their ids' digests."""
+    judged = {item_id for query in data.learnt for item_id in query.item_ids}
+    drawn = heapq.nsmallest(MOST_CATALOGUE, (item_id for item_id in data.items if item_id not in judged), key=_shuffled)
+    for start in range(0, len(drawn), CHUNK):
+        texts = [data.items[item_id].text for item_id in drawn[start : start + CHUNK]]
+        yield (features.apart(texts, layers=config.layers),)
+
+
+def _shuffled(item_id: str) -> bytes:
+    return hashlib.blake2b(item_id.encode(), digest_size=8).digest()
+
+
+def _distances(features: Features, detector: Any, config: Ood, pairs: Pairs) -> Tensor:
     if not len(pairs.index):
         return torch.zeros(0)
-    distances: Tensor = detector(view(features.halves(pairs), space))
-    return distances
+    return torch.cat([detector(*chunk) for chunk in _chunks(features, config, pairs)])
 
 
 def two_fold_alarms(distances: Tensor, pairs: Pairs, alpha: float) -> dict[str, Any] | None:

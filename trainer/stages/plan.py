@@ -23,6 +23,7 @@ from trainer.data.leakage import Part, check_leakage
 from trainer.evaluate.bootstrap import bootstrap_mean
 from trainer.evaluate.metrics import ndcg_per_query
 from trainer.models import BACKBONES
+from trainer.models.base import LAST
 from trainer.models.continued import starting_model
 from trainer.ood import DETECTORS, ConformalCalibration
 from trainer.ood.calibration import check_count
@@ -31,7 +32,7 @@ from trainer.stages.curves import draw
 from trainer.stages.data import Features, Pairs, RunData, read_data
 from trainer.stages.head_stage import calibrate_grades
 from trainer.stages.objective import Objective, Predictions, metrics, predict
-from trainer.stages.ood_stage import FittedOod, fit_ood
+from trainer.stages.ood_stage import FittedOod, check_ood, fit_ood
 from trainer.stages.registry import Context, Report
 from trainer.stages.robust import check_groups
 from trainer.stages.verdict import verdict
@@ -125,7 +126,7 @@ def prepare(config: Config, base: Path, *, store: Path | None = None) -> tuple[A
     """
     make, _ = BACKBONES.resolve(config.model.backbone, {})
     Objective.make(config.loss, config.grades.scale.gains)
-    DETECTORS.resolve(config.ood.detector, config.ood.params)
+    check_ood(config.ood, make.halves)
     model = starting_model(config, base, make)
     data = read_data(config, base, model.tokenizer(), store=store)
     check_count(sum(len(item_ids) for _, item_ids in data.traffic), config.ood.alpha)
@@ -378,11 +379,11 @@ def _load_ood(checkpoint: Path) -> FittedOod:
         parts[part][name] = value
     make, params = DETECTORS.resolve(report["detector"], report["params"])
     detector = make(report["width"], halves=report["halves"], **params)
-    for name, value in parts["detector"].items():
-        setattr(detector, name, value)  # the reference's height is not known before
+    detector.restore(parts["detector"])
     calibration = ConformalCalibration(len(parts["calibration"]["distances"]))
     calibration.load_state_dict(parts["calibration"])
-    return FittedOod(detector.eval(), calibration.eval(), report["features"], report)
+    layers = report.get("layers", LAST)  # runs of before there was a choice
+    return FittedOod(detector.eval(), calibration.eval(), report["features"], report, layers)
 
 
 def without_nan(value: Any) -> Any:

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from trainer.registry import Registry
 
@@ -101,6 +102,16 @@ class Head(nn.Module, ABC):
         :return: ``[n]`` float.
         """
         return self.rank_score(self(features))
+
+    def energy(self, raw: Tensor) -> Tensor:
+        """How much evidence there is for any grade at all; an OOD detector reads its negative.
+
+        For ``k - 1`` yes/no logits it is their joint energy (Wang et al. 2021, arXiv:2109.14162).
+
+        :param raw: ``[n, m]`` from :meth:`forward`.
+        :return: ``[n]`` float.
+        """
+        return F.softplus(raw).sum(1)
 
     def penalty(self) -> Tensor:
         """Squared weight, for the l2 term.

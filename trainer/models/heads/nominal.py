@@ -39,6 +39,14 @@ class NominalHead(Head):
         """
         return raw.softmax(dim=1)
 
+    def energy(self, raw: Tensor) -> Tensor:
+        """Log-sum-exp of the logits (Liu et al. 2020, arXiv:2010.03759, without the sign).
+
+        :param raw: ``[n, k]`` from :meth:`forward`.
+        :return: ``[n]`` float.
+        """
+        return raw.logsumexp(dim=1)
+
     @torch.no_grad()
     def start_from(self, rows: Tensor) -> None:
         """Start from one direction a grade.

@@ -1,0 +1,96 @@
+"""What every detector offers to the stage that fits it and to the exported graph."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+# Goes over the rows anew, in chunks, at each call. A chunk is a tuple of what the detector's entry says it reads.
+Chunks = Callable[[], Iterable[tuple[Tensor, ...]]]
+
+CHUNK = 4096  # rows of a chunk
+
+
+class Detector(nn.Module, ABC):
+    """Distance of a pair from what was trained on, fitted on chunks of rows in bounded memory.
+
+    A detector is made as ``make(width, halves=…, **params)``; ``forward`` takes what its registry entry needs.
+    """
+
+    @abstractmethod
+    def fit(self, chunks: Chunks) -> None:
+        """Fit on training rows; neither their order nor their repetition counts.
+
+        :param chunks: of training rows.
+        :raises ValueError: when there are too few distinct ones.
+        """
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put back what was fitted, whatever its shape: how many rows were kept is not known before.
+
+        :param tensors: what ``state_dict`` gave.
+        """
+        for name, value in tensors.items():
+            owner, _, leaf = name.rpartition(".")
+            setattr(self.get_submodule(owner), leaf, value)
+
+
+def fingerprints(rows: Tensor) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+    """Give each row a number that is the same for the same row and spread evenly otherwise.
+
+    A seeded multilinear hash (Carter and Wegman 1979) finished by the mixer of SplitMix64 (Steele et al. 2014).
+
+    :param rows: ``[m, w]`` float.
+    :return: ``[m]`` uint64.
+    """
+    words = np.ascontiguousarray(rows.detach().float().numpy() + 0.0).view(np.uint32).astype(np.uint64)
+    factors = np.random.default_rng(0).integers(1, 2**63, size=words.shape[1], dtype=np.uint64) * 2 + 1
+    with np.errstate(over="ignore"):
+        mixed = (words * factors).sum(axis=1, dtype=np.uint64)
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    found: np.ndarray[tuple[int], np.dtype[np.uint64]] = mixed ^ (mixed >> np.uint64(31))
+    return found
+
+
+def in_chunks(*tensors: Tensor, size: int = CHUNK) -> Chunks:
+    """Cut tensors that are in memory.
+
+    :param *tensors: each ``[m, …]``, in the order in which the detector reads them.
+    :param size: rows of a chunk.
+    :return: what ``fit`` takes.
+    """
+    return lambda: zip(*(tensor.split(size) for tensor in tensors), strict=True)
+
+
+def empty() -> Iterable[tuple[Tensor, ...]]:
+    """Give no rows.
+
+    :return: no chunks.
+    """
+    return ()
+
+
+def distinct(chunks: Iterable[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
+    """Pass each distinct row on once: its first occurrence, told by the first of the tensors.
+
+    Eight bytes are kept of a row, so a million rows take eight megabytes.
+
+    :param chunks: of rows.
+    :yield: chunks without repetitions; none is empty.
+    """
+    known = np.zeros(0, dtype=np.uint64)
+    for chunk in chunks:
+        prints, first = np.unique(fingerprints(chunk[0]), return_index=True)
+        at = np.searchsorted(known, prints)
+        fresh = np.ones(len(prints), dtype=bool)
+        inside = at < len(known)
+        fresh[inside] = known[at[inside]] != prints[inside]
+        if fresh.any():
+            known = np.union1d(known, prints[fresh])
+            rows = torch.from_numpy(np.sort(first[fresh]))
+            yield tuple(part[rows] for part in chunk)

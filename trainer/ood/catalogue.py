@@ -1,0 +1,138 @@
+"""Nearest training texts, and whether an item looks judged or like the rest of the catalogue."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from trainer.ood.base import Chunks, Detector, empty
+from trainer.ood.knn import NearestNeighbours
+from trainer.ood.reference import BLOCK, sample
+from trainer.ood.registry import DETECTORS
+from trainer.registry import Param
+
+FOLDS = 5
+SLIGHT = 1e-2  # ridge of the slope: folds that can be told apart without error would have none
+STEPS = 12  # of Newton's method, which converges in fewer
+
+
+@DETECTORS.register(
+    "catalogue",
+    cite="ours; density ratio by a classifier: Bickel et al. 2009, JMLR 10:2137; unlabelled data as background: "
+    "Katz-Samuels et al. 2022, arXiv:2202.03299; slope: Platt 1999",
+    params={
+        "k": Param(kind=int, default=1, min=1, max=1000, help="which nearest neighbour's distance is taken"),
+        "max_reference": Param(kind=int, default=4096, min=16, max=65536, help="training rows kept of each half"),
+        "ridge": Param(kind=float, default=1.0, min=1e-4, max=1e4, help="squared-weight penalty of the classifier"),
+    },
+    needs="features catalogue",
+)
+class Catalogue(Detector):
+    """Nearest-neighbour distances, and the log-odds that the item is of the catalogue's unjudged part.
+
+    A team knows its whole catalogue when it trains, and judged but a part. A ridge logistic regression tells the
+    judged items from the others (half the weight to each side); its log-odds estimate the log density ratio of
+    the catalogue to the judged part, so a kind of item that was never judged has high ones, while what is merely
+    unusual in both does not. Their slope is refitted on held-out folds: where judged and unjudged items are alike
+    it comes out near 0 and the term vanishes. To it are added, for each half, the distance to the k-th nearest
+    training text, in standard deviations of the training texts' own distances to each other: it stands for what no
+    catalogue has, such as queries of a new kind or texts of another world.
+
+    No label is read. Calibration items may be among the catalogue's: so are the items to come, and that keeps the
+    two exchangeable. Items that are new to the catalogue after training profit from the neighbour distances only.
+
+    :param width: features ``h``, of the item half or of both side by side.
+    :param halves: how many halves the features hold, each of unit length; the last is the item.
+    :param k: which neighbour.
+    :param max_reference: most training rows kept of each half.
+    :param ridge: penalty.
+    """
+
+    def __init__(
+        self, width: int, *, halves: int = 1, k: int = 1, max_reference: int = 4096, ridge: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.size, self.ridge, self.max_reference = width // halves, ridge, max_reference
+        self.near = nn.ModuleList(NearestNeighbours(self.size, k=k, max_reference=max_reference) for _ in range(halves))
+        self.register_buffer("centre", torch.zeros(halves))
+        self.register_buffer("spread", torch.ones(halves))
+        self.register_buffer("weight", torch.zeros(self.size))
+        self.register_buffer("bias", torch.zeros(()))
+        self.centre: Tensor
+        self.spread: Tensor
+        self.weight: Tensor
+        self.bias: Tensor
+
+    @property
+    def sides(self) -> list[NearestNeighbours]:
+        """Neighbours of each half, the item's last."""
+        return [cast("NearestNeighbours", near) for near in self.near]
+
+    @torch.no_grad()
+    def fit(self, chunks: Chunks, catalogue: Chunks = empty) -> None:
+        """Keep the training rows of each half, and learn to tell judged items from the others.
+
+        :param chunks: of ``[m, h]`` float, halves of unit length.
+        :param catalogue: of ``[m, half]`` float, items that nobody judged; without any, the distances stand alone.
+        :raises ValueError: when a half has too few distinct rows.
+        """
+        for side, near in enumerate(self.sides):
+            columns = slice(side * self.size, (side + 1) * self.size)
+            near.fit(_columns(chunks, columns))
+            own = torch.cat([near(part) for part in near.reference_0.split(BLOCK)])  # each without itself
+            self.centre[side], self.spread[side] = own.mean(), own.std().clamp_min(1e-3)
+        judged = self.sides[-1].reference_0.double()
+        others = sample(catalogue, self.max_reference).double()
+        if len(judged) < FOLDS or len(others) < FOLDS:
+            return
+        rows = torch.cat([judged, others])
+        other = torch.arange(len(rows)) >= len(judged)
+        fold = torch.cat([torch.arange(len(part)) % FOLDS for part in (judged, others)])
+        held = torch.zeros(len(rows), dtype=torch.float64)
+        for number in range(FOLDS):
+            weight, bias = logistic(rows[fold != number], other[fold != number], self.ridge)
+            held[fold == number] = rows[fold == number] @ weight + bias
+        slope, _ = logistic(held[:, None], other, SLIGHT)
+        weight, bias = logistic(rows, other, self.ridge)
+        slope = slope.clamp_min(0.0)  # 0: what was learnt does not hold for other items
+        self.weight.copy_(weight * slope)
+        self.bias.copy_((bias * slope).squeeze())
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Standardised distances of the halves plus the log-odds of the item.
+
+        :param features: ``[n, h]`` float, halves of unit length.
+        :return: ``[n]`` float of either sign.
+        """
+        parts = features.chunk(len(self.sides), dim=1)
+        total = parts[-1] @ self.weight + self.bias
+        for side, (near, part) in enumerate(zip(self.sides, parts, strict=True)):
+            total = total + (near(part) - self.centre[side]) / self.spread[side]
+        return total
+
+
+def _columns(chunks: Chunks, columns: slice) -> Chunks:
+    return lambda: ((chunk[0][:, columns],) for chunk in chunks())
+
+
+def logistic(rows: Tensor, positive: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+    """Ridge logistic regression by Newton's method, either class with half of the weight.
+
+    :param rows: ``[m, w]`` float64.
+    :param positive: ``[m]`` bool, with some of each.
+    :param ridge: penalty on the squared weight, beside a sum over the rows.
+    :return: ``[w]`` weight and ``[]`` intercept, which is not penalised.
+    """
+    wide = torch.cat([rows, torch.ones_like(rows[:, :1])], dim=1)
+    share = torch.where(positive, 0.5 / positive.sum(), 0.5 / (~positive).sum()).double() * len(rows)
+    penalty = torch.full((wide.shape[1],), ridge, dtype=torch.float64)
+    penalty[-1] = 1e-9
+    found = torch.zeros_like(penalty)
+    for _ in range(STEPS):
+        p = torch.sigmoid(wide @ found)
+        gradient = wide.T @ (share * (p - positive.double())) + penalty * found
+        curvature = (wide * (share * p * (1 - p))[:, None]).T @ wide + penalty.diag()
+        found = found - torch.linalg.solve(curvature, gradient)
+    return found[:-1], found[-1]

@@ -1,0 +1,95 @@
+"""Mean and covariance of rows that come in chunks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trainer.ood.base import Chunks, distinct
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Moments of ``count`` rows, in float64.
+
+    :param count: rows.
+    :param mean: ``[w]``.
+    :param covariance: ``[w, w]``, the scatter divided by ``count``.
+    :param fourth: mean of the fourth power of a row's distance from the mean.
+    """
+
+    count: int
+    mean: Tensor
+    covariance: Tensor
+    fourth: float
+
+    @classmethod
+    def of(cls, chunks: Chunks, columns: slice = slice(None)) -> Moments:
+        """Go over the rows twice: for the mean, then for what is centred by it.
+
+        :param chunks: of rows, of which each distinct one counts once.
+        :param columns: which of the first tensor of a chunk; rows are told apart by these.
+        :return: their moments; memory is that of one chunk and of a covariance.
+        :raises ValueError: when fewer than two distinct rows are given.
+        """
+        count, total = 0, torch.zeros(())
+        for (rows,) in distinct((chunk[0][:, columns],) for chunk in chunks()):
+            count, total = count + len(rows), total + rows.double().sum(0)
+        if count < 2:
+            raise ValueError("a covariance needs at least two distinct rows")
+        mean = total / count
+        scatter, fourth = torch.zeros(len(mean), len(mean), dtype=torch.float64), 0.0
+        for (rows,) in distinct((chunk[0][:, columns],) for chunk in chunks()):
+            centred = rows.double() - mean
+            scatter += centred.T @ centred
+            fourth += float(centred.square().sum(1).square().sum())
+        return cls(count, mean, scatter / count, fourth / count)
+
+    def shrunk(self) -> Tensor:
+        """Ledoit-Wolf estimate: the covariance drawn towards a multiple of the identity.
+
+        Ledoit and Wolf 2004, doi:10.1016/S0047-259X(03)00096-4. With fewer rows than features the covariance
+        alone cannot be inverted.
+
+        :return: ``[w, w]``.
+        """
+        return shrink(self.covariance, self.count, self.fourth)
+
+    def whitening(self, power: float = 1.0) -> Tensor:
+        """Matrix that brings centred rows to the covariance's axes, each in units of its spread.
+
+        :param power: 1 whitens fully, 0 only turns.
+        :return: ``[w, w]`` float64, applied from the right.
+        """
+        return whitening(self.shrunk(), power)
+
+
+def shrink(covariance: Tensor, count: int, fourth: float) -> Tensor:
+    """Draw a covariance towards a multiple of the identity.
+
+    :param covariance: ``[w, w]`` float64, a scatter divided by ``count``.
+    :param count: rows that it is of.
+    :param fourth: mean of the fourth power of a row's distance from its centre.
+    :return: ``[w, w]``.
+    """
+    width = len(covariance)
+    aim = covariance.diagonal().mean() * torch.eye(width, dtype=covariance.dtype)
+    # The sum of the variances of the covariance's entries; over all of them it is a matter of two scalars.
+    noise = (fourth - covariance.square().sum()) / count
+    spread = (covariance - aim).square().sum()
+    weight = float((noise / spread.clamp_min(1e-30)).clamp(0.0, 1.0))
+    return (1 - weight) * covariance + weight * aim
+
+
+def whitening(covariance: Tensor, power: float = 1.0) -> Tensor:
+    """Turn to a covariance's axes and divide by the spread along each.
+
+    :param covariance: ``[w, w]`` float64.
+    :param power: exponent of the inverse covariance's eigenvalues; 0 only turns.
+    :return: ``[w, w]``, applied from the right to centred rows.
+    """
+    values, vectors = torch.linalg.eigh(covariance)
+    found: Tensor = vectors * values.clamp_min(1e-9).pow(-0.5 * power)
+    return found

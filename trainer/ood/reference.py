@@ -1,0 +1,105 @@
+"""A bounded number of rows that stand for all: drawn, spread out, or averaged."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from trainer.ood.base import Chunks, fingerprints
+
+CANDIDATES = 8  # rows that coreset and kmeans choose among, for each that is kept
+ROUNDS = 20  # of Lloyd's algorithm
+BLOCK = 4096  # rows whose distances are in memory at a time
+
+
+def sample(chunks: Chunks, size: int, columns: slice = slice(None)) -> Tensor:
+    """Draw distinct rows evenly: those with the smallest fingerprints.
+
+    Bottom-k sampling (Cohen and Kaplan 2007, doi:10.1145/1281100.1281133): however the rows are ordered, cut into
+    chunks or repeated, the same ones are kept, and never more than ``size`` beside a chunk are in memory.
+
+    :param chunks: of rows.
+    :param size: most rows.
+    :param columns: which of the first tensor of a chunk.
+    :return: ``[at most size, w]``, each row once.
+    """
+    kept, prints = torch.zeros(0, 0), np.zeros(0, dtype=np.uint64)
+    for chunk in chunks():
+        rows = chunk[0][:, columns]
+        rows = torch.cat([kept, rows]) if len(prints) else rows
+        prints, first = np.unique(np.concatenate([prints, fingerprints(rows[len(prints) :])]), return_index=True)
+        prints, first = prints[:size], first[:size]
+        kept = rows[torch.from_numpy(first)].clone()
+    return kept
+
+
+def coreset(rows: Tensor, size: int) -> Tensor:
+    """Choose rows that leave none far from a chosen one.
+
+    Farthest-first traversal (Gonzalez 1985, doi:10.1016/0304-3975(85)90224-5), as Sener and Savarese 2018,
+    arXiv:1708.00489, choose what to label. It starts from the row nearest to the mean.
+
+    :param rows: ``[m, w]`` of unit length.
+    :param size: how many to choose.
+    :return: ``[min(m, size), w]``.
+    """
+    if len(rows) <= size:
+        return rows
+    chosen = [int((rows @ rows.mean(0)).argmax())]
+    gap = 1.0 - rows @ rows[chosen[0]]
+    while len(chosen) < size:
+        chosen.append(int(gap.argmax()))
+        gap = torch.minimum(gap, 1.0 - rows @ rows[chosen[-1]])
+    return rows[torch.tensor(chosen)]
+
+
+def kmeans(rows: Tensor, size: int) -> Tensor:
+    """Average rows in groups: spherical k-means.
+
+    Dhillon and Modha 2001, doi:10.1023/A:1007612920971, started from the first rows, which a drawn sample has in
+    random order. A group that loses all its rows keeps its centre.
+
+    :param rows: ``[m, w]`` of unit length.
+    :param size: groups.
+    :return: ``[min(m, size), w]`` centres of unit length.
+    """
+    if len(rows) <= size:
+        return rows
+    centres = rows[:size].clone()
+    before = torch.full((len(rows),), -1)
+    for _ in range(ROUNDS):
+        group = assign(rows, centres)
+        if torch.equal(group, before):
+            break
+        before = group
+        total = torch.zeros_like(centres).index_add_(0, group, rows)
+        kept = torch.bincount(group, minlength=size)[:, None] > 0
+        centres = torch.where(kept, F.normalize(total, dim=1, eps=1e-9), centres)
+    return centres
+
+
+def assign(rows: Tensor, centres: Tensor) -> Tensor:
+    """Find the nearest centre of each row.
+
+    :param rows: ``[m, w]`` of unit length.
+    :param centres: ``[c, w]`` of unit length.
+    :return: ``[m]`` int64.
+    """
+    return torch.cat([(part @ centres.T).argmax(1) for part in rows.split(BLOCK)])
+
+
+def gather(chunks: Chunks, size: int, how: str, columns: slice = slice(None)) -> Tensor:
+    """Reduce rows to a bounded reference.
+
+    :param chunks: of rows of unit length.
+    :param size: most rows kept.
+    :param how: ``sample``, ``coreset`` or ``kmeans``; the last two choose among eight times as many drawn rows.
+    :param columns: which of the first tensor of a chunk.
+    :return: ``[at most size, w]``; where there are no more distinct rows than that, all of them.
+    """
+    if how == "sample":
+        return sample(chunks, size, columns)
+    drawn = sample(chunks, CANDIDATES * size, columns)
+    return coreset(drawn, size) if how == "coreset" else kmeans(drawn, size)

@@ -1,0 +1,98 @@
+"""Distance from the nearest group of training features, less that from all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from trainer.ood.base import Chunks, Detector, distinct
+from trainer.ood.moments import Moments, shrink, whitening
+from trainer.ood.reference import assign, kmeans, sample
+from trainer.ood.registry import DETECTORS
+from trainer.registry import Param
+
+DRAWN = 8192  # training rows that the groups are found in
+
+
+@DETECTORS.register(
+    "relative_mahalanobis",
+    cite="Ren et al. 2021, arXiv:2106.09022; groups instead of classes: Sehwag et al. 2021, arXiv:2103.12051",
+    params={"groups": Param(kind=int, default=8, min=2, max=256, help="groups of training rows, found by k-means")},
+    needs="features",
+)
+class RelativeMahalanobis(Detector):
+    """Squared Mahalanobis distance to the nearest group less that to all training rows.
+
+    Ren et al. 2021, arXiv:2106.09022: what any text has of the background Gaussian cancels out. There are no classes
+    among queries and items, so groups found by k-means take their place. Both scatters, the one within groups and the
+    background's, are divided by the number of rows before they are shrunk and inverted: left undivided, the same ridge
+    would shrink them by different shares.
+
+    :param width: features ``h``.
+    :param halves: not needed: a covariance takes both halves at once.
+    :param groups: groups; there are at least two rows for each.
+    """
+
+    def __init__(self, width: int, *, halves: int = 1, groups: int = 8) -> None:
+        super().__init__()
+        self.groups = groups
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("background", torch.eye(width))
+        self.register_buffer("within", torch.eye(width))
+        self.register_buffer("centres", torch.zeros(1, width))
+        self.mean: Tensor
+        self.background: Tensor
+        self.within: Tensor
+        self.centres: Tensor
+
+    @torch.no_grad()
+    def fit(self, chunks: Chunks) -> None:
+        """Find the groups, then both Gaussians' moments.
+
+        :param chunks: of ``[m, h]`` float, training rows of one length; repeated rows count once.
+        :raises ValueError: when fewer than four distinct rows are given.
+        """
+        moments = Moments.of(chunks)
+        if moments.count < 4:
+            raise ValueError(f"two groups need at least four distinct rows, not {moments.count}")
+        drawn = F.normalize(sample(chunks, DRAWN), dim=1, eps=1e-9)
+        found = kmeans(drawn, min(self.groups, moments.count // 2))
+        count = torch.zeros(len(found), dtype=torch.float64)
+        total = torch.zeros(len(found), len(moments.mean), dtype=torch.float64)
+        for rows, group in _grouped(chunks, found):
+            count += torch.bincount(group, minlength=len(found))
+            total.index_add_(0, group, rows)
+        centres = total / count.clamp_min(1.0)[:, None]
+        scatter, fourth = torch.zeros_like(moments.covariance), 0.0
+        for rows, group in _grouped(chunks, found):
+            centred = rows - centres[group]
+            scatter += centred.T @ centred
+            fourth += float(centred.square().sum(1).square().sum())
+        within = whitening(shrink(scatter / moments.count, moments.count, fourth / moments.count))
+        self.mean.copy_(moments.mean)
+        self.background.copy_(moments.whitening())
+        self.within.copy_(within)
+        self.centres = ((centres[count > 0] - moments.mean) @ within).float()
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Relative distance of each row.
+
+        :param features: ``[n, h]`` float.
+        :return: ``[n]`` float of either sign.
+        """
+        centred = features - self.mean
+        inside = centred @ self.within
+        squares = inside.square().sum(1, keepdim=True) + self.centres.square().sum(1)[None, :]
+        nearest = (squares - 2.0 * (inside @ self.centres.T)).amin(dim=1)
+        return nearest - (centred @ self.background).square().sum(1)
+
+
+def _grouped(chunks: Chunks, centres: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Distinct rows in float64 and their groups, chunk by chunk."""
+    return (
+        (rows.double(), assign(F.normalize(rows, dim=1, eps=1e-9), centres))
+        for (rows,) in distinct((chunk[0],) for chunk in chunks())
+    )

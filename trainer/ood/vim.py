@@ -1,0 +1,74 @@
+"""What of the features the training set's main directions do not explain, against what the head is sure of."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from trainer.ood.base import Chunks, Detector, distinct
+from trainer.ood.moments import Moments
+from trainer.ood.registry import DETECTORS
+from trainer.registry import Param
+
+
+@DETECTORS.register(
+    "vim",
+    cite="Wang et al. 2022, arXiv:2203.10807; the origin is the mean: ours",
+    params={
+        "dim": Param(kind=int, default=0, min=0, max=8192, help="main directions left out; 0: half of the features'")
+    },
+    needs="features energy",
+)
+class VirtualLogit(Detector):
+    """Virtual-logit matching: the features' residual as one more logit, less the energy of the head's.
+
+    Wang et al. 2022, arXiv:2203.10807, with two changes, because a split model's head does not read the features
+    that the detector reads, and ordinal heads have no logit a class. The origin is the training mean rather than
+    the point of which the head knows nothing, and the residual is scaled to the mean size of the energy rather
+    than to that of the largest logit; of ``k`` logits the two differ by ``log k`` at most.
+
+    :param width: features ``h``.
+    :param halves: not needed: the directions are of both halves at once.
+    :param dim: size of the main space.
+    """
+
+    def __init__(self, width: int, *, halves: int = 1, dim: int = 0) -> None:
+        super().__init__()
+        self.dim = dim or width // 2
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("residual", torch.zeros(width, 1))
+        self.register_buffer("scale", torch.ones(()))
+        self.mean: Tensor
+        self.residual: Tensor
+        self.scale: Tensor
+
+    @torch.no_grad()
+    def fit(self, chunks: Chunks) -> None:
+        """Find the main directions and the scale.
+
+        :param chunks: of ``[m, h]`` float features and ``[m]`` float energies.
+        :raises ValueError: when there are too few distinct rows, or no direction is left over.
+        """
+        moments = Moments.of(chunks)
+        if self.dim >= len(moments.mean):
+            raise ValueError(f"dim is {self.dim} and the features have {len(moments.mean)}")
+        _, vectors = torch.linalg.eigh(moments.covariance)  # ascending
+        self.mean.copy_(moments.mean)
+        self.residual = vectors[:, : len(moments.mean) - self.dim].float()
+        left, sure = 0.0, 0.0
+        for features, energy in distinct(chunks()):
+            left += float(self._left(features).double().sum())
+            sure += float(energy.double().abs().sum())
+        self.scale.fill_(sure / max(left, 1e-9))
+
+    def _left(self, features: Tensor) -> Tensor:
+        return ((features - self.mean) @ self.residual).square().sum(1).clamp_min(1e-12).sqrt()
+
+    def forward(self, features: Tensor, energy: Tensor) -> Tensor:
+        """Scaled residual less energy.
+
+        :param features: ``[n, h]`` float.
+        :param energy: ``[n]`` float.
+        :return: ``[n]`` float of either sign.
+        """
+        return self.scale * self._left(features) - energy

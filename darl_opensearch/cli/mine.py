@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from darl_opensearch.cli.cluster_options import cluster_options
+from darl_opensearch.cli.item_index import item_search
 from darl_opensearch.cli.output import emit, json_option, progress
 from darl_opensearch.errors import UsageError, load
 
@@ -127,7 +128,7 @@ def cli(
     items = read_items(catalogue, model.renderer if model else mining.WholeItems(settings.template.item_template))
     queries = read_judgments(judged, items, settings.grades.scale.k)
     with contextlib.ExitStack() as open_:
-        retrieve = open_.enter_context(_index(cluster, index)) if index else mining.local_first_stage(items)
+        retrieve = open_.enter_context(item_search(cluster, index)) if index else mining.local_first_stage(items)
         score = open_.enter_context(_scores(model)) if model else None
         target = open_.enter_context(new_file(out)) if out else None
         file = open_.enter_context(target.open("w", encoding="utf-8")) if target else None
@@ -157,28 +158,6 @@ def _scores(bundle: Bundle) -> Iterator[Callable[[str, Sequence[str]], Sequence[
 
     with Scorer.open(bundle) as scorer:
         yield lambda query, texts: scorer.score(query, texts).score.tolist()
-
-
-@contextlib.contextmanager
-def _index(options: ClusterOptions, index: str) -> Iterator[Callable[[str, int], Sequence[str]]]:
-    """Search an index as it is: no search pipeline reranks what is asked for here."""
-    from darl_opensearch.cluster import Cluster, render
-    from darl_opensearch.cluster.calls import path
-    from darl_opensearch.text import ID_FIELD
-
-    cluster = Cluster.open(options)
-    try:
-        cluster.identify()
-
-        def retrieve(query: str, size: int) -> list[str]:
-            body = render("search.json", size=size, query=query)
-            answer = cluster.read("POST", f"{path(index, '_search')}?search_pipeline=_none", body)
-            hits = answer.get("hits", {}).get("hits", [])
-            return [str((hit.get("_source") or {}).get(ID_FIELD, hit.get("_id"))) for hit in hits]
-
-        yield retrieve
-    finally:
-        cluster.client.close()
 
 
 def _judged_lines(path: Path) -> Iterator[str]:

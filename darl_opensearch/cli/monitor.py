@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import re
 import secrets
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +14,7 @@ import click
 
 from darl_opensearch.cli.cluster_options import cluster_options, stream_option
 from darl_opensearch.cli.output import emit, json_option, progress
+from darl_opensearch.cli.times import since_callback
 from darl_opensearch.errors import GateRefused
 
 if TYPE_CHECKING:
@@ -23,24 +22,6 @@ if TYPE_CHECKING:
     from darl_opensearch.monitor import MonitorReport
     from darl_opensearch.monitor.drift import DriftConfig, DriftReport
     from darl_opensearch.ood.store import OodStore
-
-_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-
-
-def _since(ctx: click.Context, param: click.Parameter, value: str | None) -> datetime | None:
-    if value is None:
-        return None
-    if span := re.fullmatch(r"(\d{1,6})([mhdw])", value):
-        with contextlib.suppress(OverflowError):  # before the first year: that is from the beginning
-            return datetime.now(UTC) - timedelta(**{_UNITS[span[2]]: int(span[1])})
-        return None
-    from darl_opensearch.ood.record import parse_timestamp
-
-    try:
-        return parse_timestamp(value)
-    except (ValueError, OverflowError):
-        message = f"{value!r} is neither a span (30m, 12h, 7d, 4w) nor a date (2026-03-01)."
-        raise click.BadParameter(message, ctx, param) from None
 
 
 @click.command()
@@ -53,7 +34,9 @@ def _since(ctx: click.Context, param: click.Parameter, value: str | None) -> dat
 )
 @cluster_options
 @stream_option
-@click.option("--since", callback=_since, metavar="SPAN", help="From when: 30m, 12h, 7d, 4w or a date. All by default.")
+@click.option(
+    "--since", callback=since_callback, metavar="SPAN", help="From when: 30m, 12h, 7d, 4w or a date. All by default."
+)
 @click.option("--top", type=click.IntRange(0), default=10, show_default=True, help="Strangest queries to name.")
 @click.option(
     "--bundle",

@@ -1,0 +1,82 @@
+"""``darl select``: options from the table, what it prints, and what it says to a mistake."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import click
+import pytest
+from support import ITEMS
+from test_select import FAMILIAR, Log
+from trained_support import run_main
+
+from darl_opensearch.cli import select as command
+from trainer.dasa.config import SelectConfig
+
+SMALL = ("--budget", 6, "--items-per-query", 2, "--depth", 4, "--control-queries", 2, "--noise", 0)
+
+
+@pytest.fixture
+def log(tmp_path):
+    made = Log(tmp_path / "spool.db")
+    made.strange(6)
+    made.add("a plain one", FAMILIAR)
+    yield made
+    made.spool.close()
+
+
+@pytest.fixture
+def items(tmp_path):
+    (path := tmp_path / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in ITEMS))
+    return path
+
+
+def test_select(log, items, tiny, tmp_path, monkeypatch, capsys):
+    (judged := tmp_path / "judged.jsonl").write_text(json.dumps({"query": "quasar number0 a0"}) + "\n")
+    arguments = ("select", tiny.path, "--spool", log.path, "--items", items, "--judged", judged, *SMALL)
+    dry = run_main(monkeypatch, capsys, *arguments, "--dry-run", "--json")
+    assert dry.code == 0
+    told = json.loads(dry.out)
+    assert told["dry_run"] and told["out"] is None and told["dropped"]["judged"] == 1
+    assert told["log"]["queries"] == 7 == sum(told["dropped"].values()) + told["candidates"]
+    out = tmp_path / "out"
+    said = run_main(monkeypatch, capsys, *arguments, "--out", out, "--param", "traffic=0.0", "--selector", "herding")
+    assert said.code == 0 and said.err == ""
+    assert "7 requests for 7 distinct queries in" in said.out and "by herding." in said.out
+    assert json.loads((out / "report.json").read_text())["selector"]["params"]["traffic"] == 0.0
+    assert {path.name for path in out.iterdir()} == {"selected.jsonl", "control.jsonl", "kept.jsonl", "report.json"}
+    again = run_main(monkeypatch, capsys, *arguments, "--out", out, "--param", "traffic=0.0")
+    assert again == said  # done is done
+
+
+def test_nothing_to_select_is_no_failure(tiny, tmp_path, monkeypatch, capsys):
+    log = Log(tmp_path / "spool.db")
+    log.add("a plain one", FAMILIAR)
+    log.spool.close()
+    said = run_main(monkeypatch, capsys, "select", tiny.path, "--spool", log.path, "--out", tmp_path / "out", *SMALL)
+    assert said.code == 0
+    assert "Nothing is selected: nothing that was searched is strange and new." in said.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "There is no folder to write to. Name one by --out, or pass --dry-run."),
+        (("--dry-run", "--param", "traffic"), "--param 'traffic' is not key=value. Write for example"),
+        (("--dry-run", "--param", "trafic=1"), "selector 'herding' has no parameter 'trafic'. It takes over, traffic"),
+        (("--dry-run", "--selector", "herdin"), "unknown selector 'herdin'. Did you mean 'herding'?"),
+        (("--dry-run", "--since", "soon"), "'soon' is neither a span (30m, 12h, 7d, 4w) nor a date"),
+    ],
+)  # fmt: skip
+def test_mistakes(arguments, message, log, tiny, monkeypatch, capsys):
+    said = run_main(monkeypatch, capsys, "select", tiny.path, "--spool", log.path, *arguments)
+    assert said.code == 2
+    assert message.lower() in " ".join(said.err.split()).lower()
+
+
+def test_every_key_of_the_table_is_an_option():
+    options = {option.name: option for option in command.cli.get_params(click.Context(command.cli))}
+    for field in dataclasses.fields(SelectConfig):
+        option = options[f"set_{field.name}"]
+        assert option.help and option.envvar == f"DARL_SELECT_{field.name.upper()}"

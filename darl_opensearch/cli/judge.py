@@ -171,14 +171,12 @@ def cli(
     settings: dict[str, Any] = {
         "judges": tuple(chosen) or ("file",), "trusted": trusted, "partial": partial, "seed": seed,
     }  # fmt: skip
+    settings |= {} if guideline is None else {"guideline": str(guideline.absolute())}
     settings |= {} if gold_pairs is None else {"gold_pairs": gold_pairs}
     settings |= {} if min_kappa is None else {"min_kappa": min_kappa}
     config = JudgeConfig(**settings, params=_typed(given, settings["judges"]))
     scale, texts = _scale_and_texts(grades, bundle, items)
-    where: dict[str, Any] = {
-        "scale": scale, "out": out, "texts": texts,
-        "guideline": guideline.read_text(encoding="utf-8") if guideline else "",
-    }  # fmt: skip
+    where: dict[str, Any] = {"scale": scale, "out": out, "texts": texts}
     if dry_run:
         found = run.estimate(run.prepare(config, tasks, gold, **where), config)
         emit({"dry_run": True, "judges": found}, as_json=as_json, text=_foreseen(found))

@@ -6,13 +6,13 @@ import csv
 import io
 import json
 import sys
+from pathlib import Path
 
 import pytest
 from judging_support import endpoint, knowing, pairs, project, read, truth, write
 from support import tiny_bundle
 
 from darl_opensearch import cli
-from docs import gen
 from trainer.judging import JUDGES
 
 GRADES = ("--grades", "irrelevant,related,fits")
@@ -116,6 +116,12 @@ def test_the_bundle_gives_grades_and_texts_of_gold(darl, tmp_path):
     assert f"0 {names[0]} / " in table and "some words" in table
 
 
+def test_a_guideline_that_is_no_text_is_named(darl, tmp_path):
+    (tmp_path / "g.md").write_bytes(b"\xff\xfe")
+    code, _, err = darl("tasks.jsonl", "--out", "work", "--guideline", "g.md", *GRADES)
+    assert code == 2 and "g.md: the guideline cannot be read (not UTF-8). Check the path" in err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -141,8 +147,7 @@ def test_wrong_usage_ends_with_two(darl, words, message):
 
 
 def test_every_judge_and_parameter_is_in_judging_md():
-    text = (gen.ROOT / "docs" / "judging.md").read_text(encoding="utf-8")
-    assert "judges" in gen.registries()
+    text = (Path(__file__).parents[2] / "docs" / "judging.md").read_text(encoding="utf-8")
     for name in JUDGES:
         row = next(line for line in text.splitlines() if line.startswith(f"| `{name}` |"))
         assert JUDGES[name].summary.rstrip(".") in row and JUDGES[name].cite in row

@@ -455,6 +455,17 @@ def test_gold_is_asked_first_and_a_bad_model_is_never_paid_for_the_rest(tmp_path
         assert (known["pairs"], known["calls"], known["cache_hits"], known["cost"]) == (42, 0, 42, None)
 
 
+def test_without_enough_gold_nothing_is_paid_for(tmp_path):
+    project(tmp_path)
+    with endpoint(knowing) as server:
+        config = JudgeConfig(judges=("llm",), params={"llm": {"url": server.url, "model": "m"}}, gold_pairs=0)
+        with pytest.raises(
+            GateRefused, match="it graded 0 gold pairs of 0 queries; a score needs 20 pairs of 5 queries"
+        ):
+            judge(config, [tmp_path / "tasks.jsonl"], tmp_path / "gold.jsonl", scale=SCALE, out=tmp_path / "out")
+    assert not server.asked
+
+
 def test_the_estimate_counts_calls_and_tokens(tmp_path):
     length = len(fill(DEFAULT, TASKS[0], SCALE, "In doubt the lower."))
     told = make("http://127.0.0.1:9/v1", price_in=2.0, price_out=4.0).foresee(TASKS, job(tmp_path))

@@ -239,12 +239,13 @@ def _ask(name: str, ready: Prepared, config: JudgeConfig, report: Report) -> tup
         return [scored(r, a, waiting, verdict.counts) for r, a in answers.items()], list(verdict.notes)
     first: Mapping[str, Answer] = {}
     counts: Mapping[str, Any] = {}
+    notes: list[str] = []
     if gold:
         verdict = judge.judge(blind_order(gold.tasks, config.seed), job, say)
-        first, counts = verdict.answers.get("", {}), verdict.counts
-        trial = scored("", first, False, counts)
-        if trial.verdict == REFUSED:
-            return [trial], list(verdict.notes)
+        first, counts, notes = verdict.answers.get("", {}), verdict.counts, list(verdict.notes)
+    trial = scored("", first, False, counts)
+    if trial.verdict == REFUSED:
+        return [trial], notes
     verdict = judge.judge(blind_order(ready.tasks, config.seed), job, say)
     return [scored("", {**first, **verdict.answers.get("", {})}, False, _added(counts, verdict.counts))], list(
         verdict.notes

@@ -101,9 +101,9 @@ def _answer(row: Mapping[str, Any], scale: GradeScale, where: str) -> Answer | N
     value, note = row.get("grade"), str(row.get("note") or "").strip()
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
-    if isinstance(value, str) and value.strip().casefold() in SKIP:
-        return Answer(None, note=note)
     grade = parse_grade(value, scale)
+    if grade is None and isinstance(value, str) and value.strip().casefold() in SKIP:
+        return Answer(None, note=note)
     if grade is None:
         raise InputError(
             f"field 'grade' is {short(value)}, which is no grade",

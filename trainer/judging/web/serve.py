@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 import uvicorn
 
@@ -43,9 +44,13 @@ def serve(page: Page, port: int, announce: Callable[[str], object]) -> None:
         def stop(*_: int | FrameType | None) -> None:
             server.should_exit = True
 
+        before: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
             # uvicorn raises the signal again when it is through: a stop asked for is no failure.
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, stop)
-        announce(f"http://{HOST}:{listener.getsockname()[1]}/?rater={page.rater}")
-        server.run(sockets=[listener])
+            before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            announce(f"http://{HOST}:{listener.getsockname()[1]}/?rater={page.rater}")
+            server.run(sockets=[listener])
+        finally:
+            for number, handler in before.items():  # what comes after the page can be stopped as ever
+                signal.signal(number, handler)

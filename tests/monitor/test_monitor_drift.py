@@ -13,6 +13,7 @@ from drift_support import ALPHA, DAY, STRANGE, World, write_log
 from darl_opensearch.bundle import REFERENCE_QUERIES, Bundle, DriftReference
 from darl_opensearch.errors import BundleError, UsageError
 from darl_opensearch.monitor.drift import DriftConfig, drift, parse_window
+from darl_opensearch.monitor.drift import windows as windows_module
 from darl_opensearch.monitor.drift.sample import matched, sample_window
 from darl_opensearch.monitor.drift.two_sample import Clusters, two_sample_tests
 from darl_opensearch.monitor.drift.windows import windows
@@ -174,6 +175,15 @@ def test_windows_of_a_span_are_those_of_the_calendar(world, quiet):
     assert [w.verdict for w in later.windows] == ["incomplete", "no drift", "incomplete"]
     assert later.latest.start == DAY + timedelta(days=1)
     assert [w.tests for w in later.windows if w.verdict == "incomplete"] == [(), ()]
+
+
+def test_a_reader_that_takes_its_time_reads_the_same(quiet, monkeypatch):
+    """The store is asked anew after each record, and gives each once."""
+    until = DAY + timedelta(days=1)
+    once = judge(quiet, None, DriftConfig(window="50"), until=until)
+    monkeypatch.setattr(windows_module, "PATIENCE_S", -1.0)
+    assert judge(quiet, None, DriftConfig(window="50"), until=until) == once
+    assert [w.requests for w in once.windows] == [50, 50, 20]
 
 
 def test_windows_of_a_number_of_requests(world, quiet):

@@ -232,7 +232,7 @@ def test_what_the_calibrations_own_noise_would_do():
 
 
 def test_a_threshold_is_known_only_as_well_as_its_queries_let_it():
-    """What docs/monitoring.md says of 100 queries with 20 pairs: 9 of 10 thresholds for .05 let .036 to .068 through."""
+    """What docs/monitoring.md says of 100 queries with 20 pairs: 9 of 10 thresholds for .05 let .036 to .068 pass."""
     rng = np.random.default_rng(12)
     rates = [norm.sf(flagged(rng, 100, 20)) for _ in range(2000)]
     assert np.quantile(rates, [0.05, 0.95]) == pytest.approx([0.036, 0.068], abs=0.002)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -12,6 +13,7 @@ from darl_opensearch.ood.store import OodStore
 from darl_opensearch.text import same_text
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+PATIENCE_S = 60.0  # between two records, after which the store is asked anew: a cluster forgets who reads too slowly
 _SLACK = 1.25  # a window holds so many times its bound before queries are let go
 
 
@@ -171,7 +173,7 @@ def windows(
     """
     running: dict[tuple[str, str, float], Window] = {}
     numbers: dict[tuple[str, str, float], int] = {}
-    for request in store.requests(since=since, until=until):
+    for request in _requests(store, since, until):
         key = request.model, request.version, request.alpha
         if isinstance(cut, timedelta):
             over = [k for k, w in running.items() if request.timestamp >= w.end]
@@ -191,6 +193,23 @@ def windows(
         if isinstance(cut, int):
             window.complete = False
         yield _closed(window, since, until)
+
+
+def _requests(store: OodStore, since: datetime | None, until: datetime) -> Iterator[RequestRecord]:
+    """Read request records, however long a reader takes over each: a window may be embedded between two of them."""
+    last: RequestRecord | None = None
+    while True:
+        for request in store.requests(since=last.timestamp if last else since, until=until):
+            # By time, then by id: what stands at or before the last one was given already.
+            if last and (request.timestamp, request.record_id) <= (last.timestamp, last.record_id):
+                continue
+            given = time.monotonic()
+            yield request
+            last = request
+            if time.monotonic() - given > PATIENCE_S:
+                break
+        else:
+            return
 
 
 def _closed(window: Window, since: datetime | None, until: datetime) -> Window:

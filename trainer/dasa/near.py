@@ -64,4 +64,11 @@ def near_any(keys: Sequence[str], others: Iterable[str], threshold: float) -> ND
     index = NearIndex(QUERY_SHINGLE, threshold)
     for number, key in enumerate(sorted(same)):
         index.add(number, key)
-    return np.array([words_of(key) in same or bool(index.similar(key)) for key in keys], dtype=np.bool_)
+    vocabulary = {word for key in same for word in key.split()}
+
+    def is_near(key: str) -> bool:
+        words = set(key.split())
+        # Of a set that is as similar as the threshold, so many words are shared at least: most queries end here.
+        return len(words & vocabulary) >= threshold * len(words) and bool(index.similar(key))
+
+    return np.array([words_of(key) in same or is_near(key) for key in keys], dtype=np.bool_)

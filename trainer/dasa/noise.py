@@ -14,7 +14,7 @@ NEIGHBOUR = 5  # whose distance says how dense it is around a query
 LEAST_ROWS = 30  # quartiles of fewer say nothing
 EVEN_REQUESTS, EVEN_SPREAD = 20, 0.05  # so many requests with gaps this alike are a clock's
 
-_RUN = re.compile(r"(.)\1{4}")
+_RUN = re.compile(r"([^\W\d_])\1{4}")
 _CODE = re.compile(r"://|<\s*/?\s*(script|img|a|iframe)\b|\bunion\s+select\b|\$\{|\.\./", re.IGNORECASE)
 
 
@@ -22,7 +22,7 @@ def is_gibberish(query: str) -> bool:
     """Say whether a query can be no one's search. In doubt it is one: new words are what is looked for.
 
     :param query: its text.
-    :return: whether it has neither letter nor digit, one character five times in a row, or reads like an address or
+    :return: whether it has neither letter nor digit, one letter five times in a row, or reads like an address or
         code.
     """
     return not any(c.isalnum() for c in query) or bool(_RUN.search(query)) or bool(_CODE.search(query))

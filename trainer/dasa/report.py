@@ -22,7 +22,7 @@ DROPPED = {
     NEAR: "another query in nearly the same words; their traffic is added up",
     CONTROL: "drawn for the control arm",
     NEAR_CONTROL: "nearly the words of one in the control arm",
-    GIBBERISH: "no letter or digit, a character five times in a row, an address or code",
+    GIBBERISH: "no letter or digit, a letter five times in a row, an address or code",
     NOT_FLAGGED: "too few of its items are out of distribution",
     FEW_ITEMS: "fewer than two items with a text",
     NOISE: "lies by itself, and was hardly searched",

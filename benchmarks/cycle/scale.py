@@ -1,0 +1,255 @@
+"""How long does a selection take, and how much memory, for a million queries?
+
+``python -m benchmarks.cycle.scale BUNDLE``. A log with as many distinct queries as asked for, every one of them strange
+and with three logged items, goes through the whole of ``darl select``: gathered, de-duplicated, divided, listed,
+cleaned, covered. Two steps are not those of a real run. The queries' words are made up. And their features are drawn
+(a few thousand directions with noise around them), because what a model needs a pair is another question, which is
+measured beside it: the bundle's own ``features.onnx`` on ``--embedded`` pairs. Last, what the sparse kernel costs: the
+coverage of a choice by nearest neighbours alone over that of one by all pairs, where both can be worked out.
+
+Memory is the peak resident size of a process of its own. Memory-mapped features count as far as they are in memory,
+and the operating system takes those pages back when something else needs them: ``mib_anonymous`` is without them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from darl_opensearch.bundle import Bundle
+from darl_opensearch.ood.record import PairRecord, RequestRecord
+from trainer.dasa.config import SelectConfig
+from trainer.dasa.known import Known
+from trainer.dasa.registry import Floats
+
+START = datetime(2026, 3, 1, tzinfo=UTC)
+ITEMS_LOGGED, WIDTH, DIRECTIONS, KNOWN, BUDGET = 3, 384, 5000, 5000, 2000
+TEXT = "An item's text as a shop would render it: name | material and size | what it is for | 12 to 16 words."
+
+
+def words(number: int) -> str:
+    """Five of 100,000 words: few queries share four of them."""
+    rng = np.random.default_rng(number)
+    return " ".join(f"w{word}" for word in rng.integers(100_000, size=5))
+
+
+class MadeUpLog:
+    """A store of as many queries as wanted, a request each."""
+
+    def __init__(self, bundle: Bundle, count: int) -> None:
+        self._bundle, self._count = bundle, count
+        self.where = f"{count} made-up queries"
+
+    def _common(self, number: int, record: str) -> dict[str, Any]:
+        card = self._bundle.card
+        return {
+            "record_id": f"{number:024x}{record:>08}", "timestamp": START + timedelta(milliseconds=97 * number),
+            "request_id": f"r{number}", "query": words(number), "query_id": None, "slice": f"slice {number % 20}",
+            "model": card.name, "version": card.version, "alpha": card.ood.alpha, "route": "server",
+        }  # fmt: skip
+
+    def requests(self, *, since: datetime | None = None, until: datetime | None = None) -> Iterator[RequestRecord]:
+        for number in range(self._count):
+            yield RequestRecord(**self._common(number, "f"), candidates=20, ood_pairs=20, ood_share=1.0, latency_ms=9.0)
+
+    def pairs(self, *, since: datetime | None = None, until: datetime | None = None) -> Iterator[PairRecord]:
+        for number in range(self._count):
+            for place in range(ITEMS_LOGGED):
+                item = (7919 * number + place) % 200_000
+                yield PairRecord(
+                    **self._common(number, str(place)), position=place, item_id=f"i{item}", item_text=f"{TEXT} {item}",
+                    score=0.9 - 0.2 * place, grade=1, grade_probs=(0.2, 0.5, 0.3), ood_score=0.99, ood_distance=1.5,
+                    is_ood=True, weight=1.0,
+                )  # fmt: skip
+
+    def counters(self) -> dict[str, int]:
+        return {}
+
+
+@functools.cache
+def directions() -> Floats:
+    """What queries are about."""
+    return np.random.default_rng(1).normal(size=(DIRECTIONS, WIDTH)).astype(np.float32)
+
+
+def drawn_features(requests: Sequence[tuple[str, Sequence[str]]]) -> Floats:
+    """A direction for each query, some common and most rare, with noise around it; always the same of one query."""
+    rows = []
+    for query, texts in requests:
+        rng = np.random.default_rng(hash_of(query))
+        row = directions()[int(DIRECTIONS * rng.random() ** 2)] + rng.standard_normal(WIDTH, dtype=np.float32)
+        rows += [row] * len(texts)
+    return np.array(rows, dtype=np.float32)
+
+
+def hash_of(text: str) -> int:
+    return int.from_bytes(text.encode()[-7:], "big")
+
+
+def sizes() -> tuple[float, float]:
+    """Resident and anonymous memory of this process, in MiB."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    values = {line.split(":")[0]: line.split()[1] for line in lines if line.startswith(("VmRSS", "RssAnon"))}
+    return int(values["VmRSS"]) / 1024, int(values["RssAnon"]) / 1024
+
+
+class Watch:
+    """Peaks of memory, looked at four times a second, and seconds by what was reported."""
+
+    def __init__(self) -> None:
+        self.peak, self.anonymous = sizes()
+        self.seconds: dict[str, float] = {}
+        self._what, self._begun = "start", time.perf_counter()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread.start()
+
+    def report(self, what: str, done: int, total: int) -> None:
+        now = time.perf_counter()
+        self.seconds[self._what] = self.seconds.get(self._what, 0.0) + now - self._begun
+        if what != self._what:
+            print(
+                f"{what} (so far {sum(self.seconds.values()):.0f} s, {sizes()[0]:.0f} MiB)", file=sys.stderr, flush=True
+            )
+        self._what, self._begun = what, now
+
+    def told(self) -> dict[str, Any]:
+        self.report("end", 0, 0)
+        self._stop.set()
+        self._thread.join()
+        seconds = {what: round(value, 1) for what, value in self.seconds.items()}
+        return {"mib": round(self.peak), "mib_anonymous": round(self.anonymous),
+                "seconds": round(sum(self.seconds.values()), 1), "seconds_by_step": seconds}  # fmt: skip
+
+    def _look(self) -> None:
+        while not self._stop.wait(0.25):
+            resident, anonymous = sizes()
+            self.peak, self.anonymous = max(self.peak, resident), max(self.anonymous, anonymous)
+
+
+def measure_selection(bundle: Bundle, count: int, folder: Path) -> dict[str, Any]:
+    """The whole selection, with drawn features."""
+    from trainer.dasa.run import select
+
+    config = SelectConfig(budget=BUDGET, items_per_query=3, noise=1.5)
+    trained = tuple((words(10**9 + n), (TEXT,)) for n in range(KNOWN))
+    known = Known(trained, frozenset(query for query, _ in trained))
+    watch = Watch()
+    result = select(
+        config, bundle, MadeUpLog(bundle, count), known=known, out=folder, until=START + timedelta(days=999),
+        embed=drawn_features, report=watch.report,
+    )  # fmt: skip
+    return watch.told() | {"queries": result.log["queries"], "candidates": result.candidates,
+                           "selected": result.selected["pairs"], "dropped": result.dropped}  # fmt: skip
+
+
+def measure_embedding(bundle: Bundle, count: int) -> dict[str, Any]:
+    """The bundle's own features of pairs."""
+    from darl_opensearch.pool.embed import Embedder
+
+    requests = [(words(n), [f"{TEXT} {n} {place}" for place in range(ITEMS_LOGGED)]) for n in range(count // 3)]
+    with Embedder(bundle, threads=2) as embedder:
+        embedder.embed(requests[:32])
+        begin = time.perf_counter()
+        for start in range(0, len(requests), 64):
+            embedder.embed(requests[start : start + 64])
+    seconds = time.perf_counter() - begin
+    return {
+        "pairs": 3 * len(requests),
+        "seconds": round(seconds, 1),
+        "pairs_a_second": round(3 * len(requests) / seconds),
+    }
+
+
+def measure_sparse(count: int) -> dict[str, Any]:
+    """What a kernel of nearest neighbours alone loses: coverage by its choice over coverage by the dense choice."""
+    from trainer.dasa.coverage import bandwidth_of, covered_by, kernel
+    from trainer.dasa.features import query_features
+    from trainer.dasa.neighbours import nearest
+    from trainer.dasa.registry import Candidates
+    from trainer.dasa.selectors.herding import Herding
+
+    features = query_features(drawn_features([(words(n), [TEXT]) for n in range(count)]), [1] * count, 2)
+    known = query_features(drawn_features([(words(10**9 + n), [TEXT]) for n in range(500)]), [1] * 500, 2)
+    candidates = Candidates(
+        features, np.full(count, 5), np.ones(count), np.zeros(count), np.ones(count, dtype=np.bool_), np.zeros(count),
+        ("",) * count,
+    )  # fmt: skip
+    bandwidth = bandwidth_of(nearest(features, features, 11)[0][:, 10])
+    before = covered_by(known, features, bandwidth)
+    found = {}
+    for name, exact in (("dense", count), ("sparse", 1)):
+        begin = time.perf_counter()
+        chosen = Herding(exact=exact)(candidates, known, 1000, np.random.default_rng(0))
+        seconds = time.perf_counter() - begin
+        after = np.maximum(before, kernel((features @ features[chosen].T).max(axis=1), bandwidth))
+        found[name] = {"seconds": round(seconds, 1), "coverage": round(float((after - before).sum()), 2)}
+    rng = np.random.default_rng(0)
+    after = np.maximum(before, kernel((features @ features[rng.permutation(count)[:200]].T).max(axis=1), bandwidth))
+    found["random"] = {"coverage": round(float((after - before).sum()), 2)}
+    return {"candidates": count, "chosen": 200, **found,
+            "share": round(found["sparse"]["coverage"] / found["dense"]["coverage"], 4)}  # fmt: skip
+
+
+def measure(part: str, bundle: Path, count: int) -> dict[str, Any]:
+    """Measure one part in this process."""
+    if part == "sparse":
+        return measure_sparse(count)
+    model = Bundle.open(bundle)
+    if part == "embedding":
+        return measure_embedding(model, count)
+    with tempfile.TemporaryDirectory() as folder:
+        return measure_selection(model, count, Path(folder) / "out")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--queries", type=int, nargs="+", default=[100_000, 1_000_000])
+    parser.add_argument("--embedded", type=int, default=3000)
+    parser.add_argument("--sparse", type=int, default=8000)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/cycle/results/scale.json"))
+    parser.add_argument("--measure", choices=("selection", "embedding", "sparse"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        print(json.dumps(measure(options.measure, options.bundle, options.queries[0])))
+        return
+
+    def told(part: str, count: int) -> Any:
+        command = [sys.executable, "-m", "benchmarks.cycle.scale", str(options.bundle), "--measure", part,
+                   "--queries", str(count)]  # fmt: skip
+        return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+    from benchmarks.quality.feedbackqa import circumstances  # loads torch, which would count in the measured processes
+
+    result: dict[str, Any] = {
+        "config": {"items_logged": ITEMS_LOGGED, "width": WIDTH, "directions": DIRECTIONS, "known": KNOWN,
+                   "budget_pairs": BUDGET},
+        **circumstances(),
+        "load_average": os.getloadavg()[0],
+        "embedding": told("embedding", options.embedded),
+        "sparse": told("sparse", options.sparse),
+        "selection": {},
+    }  # fmt: skip
+    for count in options.queries:
+        result["selection"][str(count)] = told("selection", count)
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()

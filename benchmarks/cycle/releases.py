@@ -257,7 +257,10 @@ def main() -> None:
         "darl": __version__,
         "opensearch": cluster.identify().number,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "bundle": {"name": bundles[0].card.name, "backbone": bundles[0].card.backbone, "identity": bundles[0].identity},
+        "bundle": {
+            "backbone": bundles[0].card.backbone, "model_bytes": bundles[0].file("model.onnx").stat().st_size,
+            "identity": bundles[0].identity,
+        },
         "items": "examples/insurance/items.jsonl", "queries": len(queries), "clients": given.clients,
         "searches_per_second": given.rate, "pairs_per_search": given.pairs, "failed_means": "no answer with status 200",
         "rows": rows,

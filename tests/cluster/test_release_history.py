@@ -8,12 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from darl_opensearch.cli.release import _read_gate
+from darl_opensearch.cluster import RegisterOptions
 from darl_opensearch.cluster.config_files import placeholders
 from darl_opensearch.cluster.history import Event, History, Served
 from darl_opensearch.cluster.pipelines import PipelineOptions, models_in, options_of, pipelines_for
+from darl_opensearch.cluster.release import ReleaseOptions, RollbackOptions, _gate_says_no
 from darl_opensearch.cluster.rollback import way_back
+from darl_opensearch.cluster.switching import Now
 from darl_opensearch.cluster.versions import superfluous
-from darl_opensearch.errors import UsageError
+from darl_opensearch.errors import InputError, UsageError
 from darl_opensearch.resources import plugin_config
 
 SERVED = {version: Served("shoes", version, "local", f"m{version}") for version in "123456"}
@@ -135,3 +139,25 @@ def test_an_event_is_read_as_it_was_written_and_the_mapping_takes_it():
 def test_the_history_is_one_index(index):
     with pytest.raises(UsageError, match=r"index name .* is not usable. Use a-z"):
         History(None, "darl", index)  # type: ignore[arg-type]
+
+
+def test_what_cannot_be_asked_for():
+    with pytest.raises(UsageError, match="--replace removes a model that pipelines may ask"):
+        RegisterOptions(replace=True, switch=False)
+    with pytest.raises(UsageError, match="--mode connector needs --scorer-url"):
+        ReleaseOptions(mode="connector")
+    with pytest.raises(UsageError, match="keep is -1. Give 0 or more versions"):
+        ReleaseOptions(keep=-1)
+    with pytest.raises(UsageError, match="pipeline name 'A' is not usable"):
+        RollbackOptions(pipeline="A")
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [("{", r"not JSON \("), ("[]", "not a JSON object"), ("{}", r"this is no report of darl gate \('passed'\)")],
+)
+def test_a_gates_report_that_is_none(tiny, tmp_path, text, why):
+    path = tmp_path / "gate.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=why + ".*Make it by darl gate --out"):
+        _gate_says_no(_read_gate(path), tiny, Now({}, None))

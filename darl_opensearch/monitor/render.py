@@ -130,7 +130,7 @@ def text_table(terminal: bool, *columns: str) -> Table:
     """Make a table that is aligned text where it is not for a terminal.
 
     :param terminal: draw lines.
-    :param columns: headings; the first column is set left, the others right.
+    :param *columns: headings; the first column is set left, the others right.
     :return: the table, without rows.
     """
     table = Table(box=box.SIMPLE_HEAD if terminal else None, padding=(0, 2, 0, 0), pad_edge=False)

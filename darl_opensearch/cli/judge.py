@@ -156,6 +156,7 @@ def cli(
     """
     run = load("trainer.judging.run", "train")
     from trainer.judging import JudgeConfig
+    from trainer.judging.prepare import prepare
 
     chosen = list(judges)
     given = _params(params)
@@ -178,11 +179,11 @@ def cli(
     scale, texts = _scale_and_texts(grades, bundle, items)
     where: dict[str, Any] = {"scale": scale, "out": out, "texts": texts}
     if dry_run:
-        found = run.estimate(run.prepare(config, tasks, gold, **where), config)
+        found = run.estimate(prepare(config, tasks, gold, **where), config)
         emit({"dry_run": True, "judges": found}, as_json=as_json, text=_foreseen(found))
         return
     if web:
-        _serve(config, run.prepare(config, tasks, gold, **where), port)
+        _serve(config, prepare(config, tasks, gold, **where), port)
     with progress() as bar:
         line = bar.add_task("reading", total=1)
         report = run.judge(
@@ -194,7 +195,7 @@ def cli(
 
 def _serve(config: Any, ready: Any, port: int) -> None:
     """Serve the page until it is stopped."""
-    from trainer.judging.run import open_folder
+    from trainer.judging.prepare import open_folder
     from trainer.judging.web.page import Page
     from trainer.judging.web.serve import serve
     from trainer.judging.web.store import AnswerStore

@@ -28,7 +28,8 @@ from trainer.judging.llm.endpoint import full_url, parse_reply, retry_after
 from trainer.judging.llm.limits import Budget, Pace, Prices
 from trainer.judging.llm.prompt import DEFAULT, fill, read_prompt
 from trainer.judging.llm.reply import Reply, Token, average, read_grade, read_probs
-from trainer.judging.run import estimate, judge, prepare
+from trainer.judging.prepare import prepare
+from trainer.judging.run import estimate, judge
 
 STARS = GradeScale(("1", "2", "3", "4", "5"), (0.0, 1.0, 2.0, 3.0, 4.0))
 TASKS = [task("bike", f"i{n}-{n % 3}", text=f"text of i{n}-{n % 3}") for n in range(8)]
@@ -145,7 +146,7 @@ def test_probabilities_become_answers(tmp_path):
     assert counts.pop("whole_work") == {"calls": 8, "prompt_tokens": 800, "completion_tokens": 8, "cost": 0.00088}
     assert counts == {
         "model": "m", "calls": 8, "cache_hits": 0, "prompt_tokens": 800, "completion_tokens": 8, "declined": 0,
-        "unreadable": 0, "retries": 0, "stopped_by": None, "cost": 0.00088,
+        "unreadable": 0, "beyond_cap": 0, "retries": 0, "stopped_by": None, "cost": 0.00088,
     }  # fmt: skip
 
 
@@ -390,6 +391,20 @@ def test_no_more_than_the_budget_allows(tmp_path):
         assert len(server.asked) == 5 and more.counts["stopped_by"] == "cost_cap"
         assert more.counts["whole_work"]["cost"] == 5.0 * prompt
         assert grades(make(server.url).judge(TASKS, job(tmp_path), silent)) == TRUTH
+
+
+@pytest.mark.parametrize("probs", [True, False])
+def test_what_was_paid_for_is_used_though_the_budget_is_gone(tmp_path, probs):
+    def answer(body, n):
+        return knowing(body, n) if probs else (200, {}, completion("1"))
+
+    with endpoint(answer) as server:
+        how = {"concurrency": 1, "samples": 2}
+        first = make(server.url, **how).judge(TASKS[5:], job(tmp_path), silent)
+        asked = len(server.asked)
+        verdict = make(server.url, **how, token_cap=1).judge(TASKS, job(tmp_path), silent)
+        assert verdict.answers == first.answers and len(server.asked) == asked
+        assert verdict.counts["beyond_cap"] == 5 and verdict.counts["stopped_by"] == "token_cap"
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), max_size=30), st.integers(1, 300))

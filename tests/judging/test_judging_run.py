@@ -13,7 +13,8 @@ from darl_opensearch.errors import GateRefused, InputError, UsageError
 from trainer.data.judgments import Item, read_judgments
 from trainer.judging import JUDGES, JudgeConfig
 from trainer.judging.base import Verdict
-from trainer.judging.run import estimate, judge, open_folder, prepare
+from trainer.judging.prepare import open_folder, prepare
+from trainer.judging.run import estimate, judge
 from trainer.judging.tasks import blind_order, draw_gold, read_gold, read_tasks, task_id
 
 

@@ -1,0 +1,169 @@
+"""What is written in the end: labels, answers, disagreements and the report."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from darl_opensearch.errors import GateRefused
+from trainer.data.writing import new_file
+from trainer.judging.agreement import agreement, between
+from trainer.judging.base import Answer
+from trainer.judging.combine import combine, habits, shares
+from trainer.judging.config import JudgeConfig
+from trainer.judging.prepare import FORMAT, Prepared, write_json
+from trainer.judging.scoring import WAITING, Scored, graded
+
+JUDGMENTS, REPORT, ANSWERS, DISAGREEMENTS = (
+    "judgments.jsonl", "report.json", "answers.jsonl", "disagreements.jsonl",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class JudgeReport:
+    """What came of judging.
+
+    :param pending: people have yet to answer; nothing was written but their tasks and the report.
+    :param judgments: the file of labels; None while pending.
+    :param labels: how many there are.
+    :param details: everything, as ``report.json`` holds it.
+    """
+
+    pending: bool
+    judgments: Path | None
+    labels: int
+    details: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Render for ``--json``.
+
+        :return: JSON-ready values.
+        """
+        return dict(self.details)
+
+
+def conclude(ready: Prepared, config: JudgeConfig, raters: Sequence[Scored], notes: Sequence[str]) -> JudgeReport:
+    """Give each task its label and write everything down.
+
+    :param ready: the job.
+    :param config: how judges are weighed.
+    :param raters: the judges with their verdicts.
+    :param notes: what the reader should know.
+    :return: labels and report.
+    :raises GateRefused: when no judge may be used; the report is written before.
+    """
+    out = ready.job.out
+    tasks = frozenset(task.task for task in ready.tasks)
+    pending = any(rater.verdict == WAITING for rater in raters)
+    used = [rater for rater in raters if rater.usable]
+    labels = {} if pending else _labels(ready, config, used)
+    apart = _apart(ready, used, labels)
+    arms = Counter(task.arm for task in ready.tasks if task.task in labels)
+    grades = Counter(answer.grade for answer, _ in labels.values())
+    details = {
+        "format": FORMAT,
+        "pending": pending,
+        "tasks": len(ready.tasks),
+        "gold": len(ready.drawn),
+        "judges": [rater.to_json(tasks) for rater in raters],
+        "agreement": _between(ready, config, raters),
+        "labels": len(labels),
+        "unjudged": 0 if pending else len(ready.tasks) - len(labels),
+        "arms": dict(sorted(arms.items())),
+        "grades": [grades.get(grade, 0) for grade in range(ready.job.scale.k)],
+        "disagreements": len(apart),
+        "notes": list(notes),
+        "files": {name: str(out / name) for name in ((ANSWERS,) if pending else (JUDGMENTS, ANSWERS, DISAGREEMENTS))},
+    }
+    _write_lines(out / ANSWERS, _answers(ready, raters))
+    if pending or not used:
+        for name in (JUDGMENTS, DISAGREEMENTS):  # of an earlier call: nobody should train on them now
+            (out / name).unlink(missing_ok=True)
+    else:
+        _write_lines(out / DISAGREEMENTS, apart)
+        _write_lines(out / JUDGMENTS, _judgments(ready, labels))
+    write_json(out / REPORT, details)
+    if not pending and not used:
+        told = "; ".join(f"judge {rater.name!r}: {rater.why}" for rater in raters)
+        raise GateRefused(
+            f"no judge may be used: {told}", where=str(out / REPORT),
+            todo="mend the guideline or the prompt, ask another judge, or lower [judge] min_kappa knowingly",
+        )  # fmt: skip
+    return JudgeReport(pending, None if pending else out / JUDGMENTS, len(labels), details)
+
+
+def _labels(ready: Prepared, config: JudgeConfig, used: Sequence[Scored]) -> dict[str, tuple[Answer, str]]:
+    """Give each task its label, and who it is from."""
+    k = ready.job.scale.k
+    known = {task.task: ready.gold.grades[task.task] for task in (*ready.gold.tasks, *ready.drawn.tasks)}
+    tables = {rater.name: habits(rater.answers, known, k, smoothing=config.smoothing) for rater in used}
+    prior = shares(known, k, smoothing=config.smoothing)
+    labels = {}
+    for task in ready.tasks:
+        said = [r for r in used if (a := r.answers.get(task.task)) is not None and a.grade is not None]
+        if said:
+            answers = [rater.answers[task.task] for rater in said]
+            label = combine(answers, [tables[rater.name] for rater in said], prior)
+            labels[task.task] = label, "+".join(rater.name for rater in said)
+    return labels
+
+
+def _judgments(ready: Prepared, labels: Mapping[str, tuple[Answer, str]]) -> Iterable[dict[str, Any]]:
+    for task in ready.tasks:
+        if task.task not in labels:
+            continue
+        answer, judge = labels[task.task]
+        row: dict[str, Any] = {
+            "query_id": task.query_id, "query": task.query, "item_id": task.item_id, "grade": answer.grade,
+        }  # fmt: skip
+        row |= {"slice": task.slice} if task.slice else {}
+        row |= {"arm": task.arm, "task": task.task, "judge": judge}
+        row |= {"grade_probs": [round(p, 6) for p in answer.grade_probs]} if answer.grade_probs else {}
+        row |= {"model_score": task.told["score"]} if "score" in task.told else {}
+        yield row
+
+
+def _answers(ready: Prepared, raters: Sequence[Scored]) -> Iterable[dict[str, Any]]:
+    by_name = {task.task: task for task in (*ready.gold.tasks, *ready.drawn.tasks, *ready.tasks)}
+    for rater in raters:
+        for name, answer in sorted(rater.answers.items()):
+            task = by_name[name]
+            row: dict[str, Any] = {
+                "task": name, "judge": rater.name, "arm": task.arm, "query": task.query, "item_id": task.item_id,
+                "grade": answer.grade,
+            }  # fmt: skip
+            row |= {"grade_probs": [round(p, 6) for p in answer.grade_probs]} if answer.grade_probs else {}
+            yield row | ({"note": answer.note} if answer.note else {})
+
+
+def _apart(ready: Prepared, used: Sequence[Scored], labels: Mapping[str, tuple[Answer, str]]) -> list[dict[str, Any]]:
+    """List the tasks that judges grade differently, the farthest apart first."""
+    rows = []
+    for task in ready.tasks:
+        said = {r.name: a.grade for r in used if (a := r.answers.get(task.task)) is not None and a.grade is not None}
+        if len(set(said.values())) > 1 and task.task in labels:
+            rows.append({
+                "task": task.task, "query": task.query, "item_id": task.item_id, "text": task.text, "grades": said,
+                "grade": labels[task.task][0].grade,
+            })  # fmt: skip
+    return sorted(rows, key=lambda row: min(row["grades"].values()) - max(row["grades"].values()))
+
+
+def _between(ready: Prepared, config: JudgeConfig, raters: Sequence[Scored]) -> list[dict[str, Any]]:
+    queries = {task.task: task.query for task in (*ready.tasks, *ready.gold.tasks, *ready.drawn.tasks)}
+    grades = {rater.name: graded(rater.answers) for rater in raters}
+    return [
+        {"judges": [a, b]}
+        | agreement(grades[a], grades[b], queries, ready.job.scale.k, draws=config.draws, seed=config.seed).to_json()
+        for a, b in between(grades)
+    ]
+
+
+def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    with new_file(path) as work, work.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")

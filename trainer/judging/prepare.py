@@ -1,0 +1,154 @@
+"""A job: tasks and gold read and checked, and the folder that holds the work on them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from darl_opensearch.errors import InputError, UsageError
+from darl_opensearch.scores import GradeScale
+from trainer.data.writing import new_file
+from trainer.judging.base import Job, Task
+from trainer.judging.config import JudgeConfig
+from trainer.judging.tasks import Gold, blind_order, digest, draw_gold, read_gold, read_tasks
+
+ABOUT, FORMAT = "job.json", 1
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What is to be judged, read and checked.
+
+    :param tasks: what wants labels, in the order of the files.
+    :param gold: every pair with a known grade.
+    :param drawn: those that are mixed among the tasks of a judge that costs something.
+    :param job: grades, guideline and place.
+    """
+
+    tasks: tuple[Task, ...]
+    gold: Gold
+    drawn: Gold
+    job: Job
+
+    def mixed(self, seed: int) -> list[Task]:
+        """Mix tasks and gold for people.
+
+        :param seed: of the order.
+        :return: what they judge, in order.
+        """
+        return blind_order([*self.tasks, *self.drawn.tasks], seed)
+
+    def gold_for(self, judge: Any) -> Gold:
+        """Choose the gold that a judge is asked.
+
+        :param judge: the judge.
+        :return: all of it where asking costs nothing.
+        """
+        return self.gold if judge.free else self.drawn
+
+
+def prepare(
+    config: JudgeConfig,
+    tasks: Sequence[Path],
+    gold: Path | None,
+    *,
+    scale: GradeScale,
+    out: Path,
+    base: Path = Path(),
+    guideline: str | None = None,
+    texts: Mapping[str, str] | None = None,
+) -> Prepared:
+    """Read tasks and gold, without writing anything.
+
+    :param config: who judges.
+    :param tasks: task files.
+    :param gold: judgments with known grades, or None.
+    :param scale: the grades.
+    :param out: folder of the work.
+    :param base: folder that the configuration's paths are relative to.
+    :param guideline: Markdown; None: the file that the configuration names.
+    :param texts: item texts by id, for gold without any.
+    :return: what is to be judged.
+    :raises InputError: for a broken line, or a gold task without a known grade.
+    :raises UsageError: for a judge that may not be used unscored, where there is no gold.
+    """
+    everything = read_tasks(tasks)
+    wanted = tuple(task for task in everything if task.arm != "gold")
+    known = Gold((), {})
+    if gold is not None:
+        known = read_gold(gold, scale, {task.item_id: task.text for task in everything} | dict(texts or {}))
+    for task in everything:
+        if task.arm == "gold" and task.task not in known.grades:
+            raise InputError(
+                "the arm is 'gold', but no file of gold knows this pair", where=task.where, todo="name it by --gold"
+            )
+    if not known:
+        for name in config.judges:
+            if not may_go_unscored(name, config):
+                raise UsageError(
+                    f"judge {name!r} cannot be used before it is scored, and there is no gold",
+                    todo="name judgments of known grades by --gold, or name it in [judge] trusted",
+                )
+    placed = Gold(tuple(task for task in everything if task.arm == "gold"), known.grades)
+    drawn = draw_gold(known, everything, max(0, config.gold_pairs - len(placed)), config.seed)
+    chosen = (*placed.tasks, *drawn.tasks)
+    mixed = Gold(chosen, {task.task: known.grades[task.task] for task in chosen})
+    # A pair to be judged whose grade is known is a task; asked as gold as well it would be seen twice.
+    taken = {task.task for task in wanted}
+    known = Gold(tuple(task for task in known.tasks if task.task not in taken), known.grades)
+    said = config.guideline_text(base) if guideline is None else guideline
+    return Prepared(wanted, known, mixed, Job(scale, said, out, base))
+
+
+def open_folder(ready: Prepared, config: JudgeConfig) -> None:
+    """Make the folder of the work, or see that it is this job's.
+
+    :param ready: the job.
+    :param config: its seed counts too.
+    :raises InputError: when the folder holds another job.
+    """
+    out = ready.job.out
+    pairs = sorted((task.task, task.query, task.text, task.arm) for task in (*ready.tasks, *ready.drawn.tasks))
+    mine = digest(pairs, ready.job.scale.names, config.seed)
+    about = {
+        "format": FORMAT, "digest": mine, "tasks": len(ready.tasks), "gold": len(ready.drawn),
+        "grades": list(ready.job.scale.names), "seed": config.seed,
+    }  # fmt: skip
+    path = out / ABOUT
+    if path.exists():
+        try:
+            there = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as err:
+            raise InputError("not JSON", where=str(path), todo="name another folder") from err
+        if not isinstance(there, dict) or there.get("digest") != mine:
+            raise InputError(
+                "the folder holds the work on other tasks, other gold, other grades or another seed",
+                where=str(path),
+                todo="name another folder, or give the tasks that it was made with",
+            )
+        return
+    write_json(path, about)
+
+
+def may_go_unscored(name: str, config: JudgeConfig) -> bool:
+    """Say whether a judge may be used where there is too little gold to score it.
+
+    :param name: the judge's.
+    :param config: who else is trusted.
+    :return: whether it may: people, judgments that are there, and whoever is trusted by name.
+    """
+    judge, _ = config.make(name)
+    return name in config.trusted or judge.people or name.partition(":")[0] == "judgments"
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON file that is there whole or not at all.
+
+    :param path: the file.
+    :param value: JSON-ready.
+    """
+    with new_file(path) as work:
+        work.write_text(json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n", encoding="utf-8")

@@ -136,6 +136,7 @@ def registry(which: str) -> str:
 
 def registries() -> dict[str, Any]:
     """Every registry there is, by the title of its table."""
+    from trainer.dasa import SELECTORS
     from trainer.data.importers import IMPORTERS
     from trainer.judging import JUDGES
     from trainer.losses import DISTILLATION_LOSSES, GRADE_LOSSES, RANK_LOSSES
@@ -153,6 +154,7 @@ def registries() -> dict[str, Any]:
         "stages": STAGES,
         "teachers": TEACHERS,
         "formats": IMPORTERS,
+        "selectors": SELECTORS,
         "judges": JUDGES,
     }
 
@@ -169,6 +171,26 @@ def import_files() -> str:
             called = f"`{source.name}`" if source.required else f"`{source.name}` (optional)"
             rows.append((f"`{name}`", called, source.help, text, usual))
     return table(["format", "file", "what is in it", "fields that it needs; also reads", "found in a folder as"], rows)
+
+
+def dropped() -> str:
+    """What becomes of the log's queries, in order."""
+    from trainer.dasa.report import DROPPED
+
+    return table(["in `report.json`", "queries that are dropped"], [(f"`{n}`", text) for n, text in DROPPED.items()])
+
+
+def selection_settings() -> str:
+    """Every key of ``[select]``, as an option of ``darl select``."""
+    from trainer.dasa.config import SelectConfig
+
+    hints = typing.get_type_hints(SelectConfig)
+    rows = []
+    for field in dataclasses.fields(SelectConfig):
+        key, kind, default, text = _key(field, hints[field.name])
+        flag = "--param" if field.name == "params" else "--" + field.name.replace("_", "-")
+        rows.append((f"`{flag}`", key, kind, default, text))
+    return table(["option", "key", "type", "default", "meaning"], rows)
 
 
 def leaks() -> str:

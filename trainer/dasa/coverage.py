@@ -118,7 +118,7 @@ class SparseCoverage:
         n, k = rows.shape
         self._weights, self._covered = weights, covered.copy()
         # Turned round: by the row that covers, the rows that it covers.
-        kept = np.flatnonzero((rows.ravel() >= 0) & (rows.ravel() != np.repeat(np.arange(n), k)))
+        kept = np.flatnonzero((rows.ravel() >= 0) & (rows.ravel() != np.repeat(np.arange(n, dtype=np.int32), k)))
         by = rows.ravel()[kept]
         order = kept[np.argsort(by, kind="stable")]
         self._starts = np.concatenate([[0], np.cumsum(np.bincount(by, minlength=n))])

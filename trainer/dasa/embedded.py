@@ -33,6 +33,7 @@ class Embedded:
     :param strangeness: ``[n]``, mean ``ood_distance`` of the items.
     :param flagged: ``[n]``, whether it is out of distribution.
     :param uncertainty: ``[n]``, mean entropy of ``grade_probs``, in nats.
+    :param contrast: ``[n]``, standard deviation of the items' scores.
     :param few: queries that were left out, for want of items.
     """
 
@@ -43,6 +44,7 @@ class Embedded:
     strangeness: NDArray[np.float64]
     flagged: NDArray[np.bool_]
     uncertainty: NDArray[np.float64]
+    contrast: NDArray[np.float64]
     few: int
 
     def keep(self, which: NDArray[np.bool_], path: Path) -> Embedded:
@@ -61,7 +63,7 @@ class Embedded:
         features = mapped(path, len(kept), self.features.shape[1])
         return Embedded(
             self.places[kept], self.rows[kept], features, self.cost[kept], self.strangeness[kept],
-            self.flagged[kept], self.uncertainty[kept], self.few,
+            self.flagged[kept], self.uncertainty[kept], self.contrast[kept], self.few,
         )  # fmt: skip
 
 
@@ -156,14 +158,16 @@ def _is_flagged(queries: Queries, row: int, listed: Sequence[Listed], config: Se
 
 
 def _read(work: Work, path: Path, queries: Queries, rows: Sequence[int], kept: int, width: int) -> Embedded:
-    row_of = {int(queries.ids[row]): row for row in rows}
     places = np.arange(kept, dtype=np.int64)
     found, cost = np.zeros((2, kept), dtype=np.int64)
-    strangeness, uncertainty = np.zeros((2, kept))
+    strangeness, uncertainty, contrast = np.zeros((3, kept))
     flagged = np.zeros(kept, dtype=np.bool_)
     for place, (number, flag, listed) in enumerate(work.candidates(kept)):
-        found[place], cost[place], flagged[place] = row_of[number], len(listed), flag
+        found[place], cost[place], flagged[place] = number, len(listed), flag
         strangeness[place] = np.mean([item.ood_distance for item in listed])
         uncertainty[place] = np.mean([entropy(item.grade_probs) for item in listed])
+        contrast[place] = np.std([item.score or 0.0 for item in listed])
+    order = np.argsort(queries.ids)
+    found = order[np.searchsorted(queries.ids, found, sorter=order)]
     few = len(rows) - kept
-    return Embedded(places, found, mapped(path, kept, width), cost, strangeness, flagged, uncertainty, few)
+    return Embedded(places, found, mapped(path, kept, width), cost, strangeness, flagged, uncertainty, contrast, few)

@@ -31,6 +31,7 @@ class Candidates:
     :param slices: ``n`` names of parts of traffic, ``""`` where there is none.
     :param caps: most pairs of a slice that may be judged, for the slices that are held back; a candidate that its
         slice has no room for is passed over.
+    :param contrast: ``[n]`` float64, standard deviation of its items' scores; empty: not known.
     """
 
     features: Floats
@@ -41,6 +42,7 @@ class Candidates:
     uncertainty: NDArray[np.float64]
     slices: tuple[str, ...]
     caps: Mapping[str, int] = field(default_factory=dict)
+    contrast: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
 
     def __len__(self) -> int:
         return len(self.cost)

@@ -250,7 +250,7 @@ class _Tasks:
 
     def __init__(self, work: Work, queries: Queries, traffic: NDArray[np.float64]) -> None:
         self._work, self._queries, self._traffic = work, queries, traffic
-        self._row_of = {int(number): row for row, number in enumerate(queries.ids)}
+        self._order = np.argsort(queries.ids)  # a dictionary of a million numbers would be ten times as large
 
     def selected(self, place: int) -> list[dict[str, Any]]:
         number, listed = self._work.candidate(place)
@@ -260,7 +260,8 @@ class _Tasks:
         return [int(self._queries.ids[row]) for row in rows]
 
     def lines(self, number: int, listed: Sequence[Listed], arm: str) -> list[dict[str, Any]]:
-        row, query = self._row_of[number], self._work.text(number)
+        row = int(self._order[np.searchsorted(self._queries.ids, number, sorter=self._order)])
+        query = self._work.text(number)
         named = self._work.query_ids([number]).get(number)
         query_id = named or f"log-{hashlib.sha256(self._queries.keys[row].encode()).hexdigest()[:16]}"
         return [
@@ -314,7 +315,7 @@ def _choose(
     caps = {name: cap for name in set(slices) if name} if config.slice_cap < 1.0 else {}
     candidates = Candidates(
         features=pool.features, cost=pool.cost, traffic=traffic[pool.rows], strangeness=pool.strangeness,
-        flagged=pool.flagged, uncertainty=pool.uncertainty, slices=slices, caps=caps,
+        flagged=pool.flagged, uncertainty=pool.uncertainty, slices=slices, caps=caps, contrast=pool.contrast,
     )  # fmt: skip
     selector, _ = config.make()
     chosen = selector(candidates, known, config.budget, np.random.default_rng([config.seed, 1]))

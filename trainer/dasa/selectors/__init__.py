@@ -2,6 +2,7 @@
 
 from trainer.dasa.registry import SELECTORS  # isort: skip
 from trainer.dasa.selectors import (
+    contrast,
     herding,
     k_center,
     novelty,
@@ -13,6 +14,7 @@ from trainer.dasa.selectors import (
 
 __all__ = [
     "SELECTORS",
+    "contrast",
     "herding",
     "k_center",
     "novelty",

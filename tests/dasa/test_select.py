@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import subprocess
+import sys
 from collections import Counter
 from datetime import timedelta
 
@@ -379,6 +381,11 @@ def test_done_is_done_and_another_selection_needs_another_folder(log, bundle, tm
         f"{tmp_path / 'out'}: holds a selection by another model, other settings or other judgments. "
         "Name another folder, or remove it."
     )
+
+
+def test_selecting_needs_no_torch():
+    code = "import sys, trainer.dasa.run; print(sorted({'torch', 'transformers', 'faiss'} & set(sys.modules)))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 
 # ---- wrong input

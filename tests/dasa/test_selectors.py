@@ -36,11 +36,12 @@ def made(n: int, seed: int, *, h: int = 6, caps: dict[str, int] | None = None) -
         uncertainty=rng.random(n),
         slices=tuple(rng.choice(["", "pet", "bike"], n).tolist()),
         caps=caps or {},
+        contrast=rng.random(n),
     )
 
 
 def permuted(candidates: Candidates, order: np.ndarray) -> Candidates:
-    arrays = ("features", "cost", "traffic", "strangeness", "flagged", "uncertainty")
+    arrays = ("features", "cost", "traffic", "strangeness", "flagged", "uncertainty", "contrast")
     slices = tuple(candidates.slices[i] for i in order)
     return dataclasses.replace(candidates, slices=slices, **{a: getattr(candidates, a)[order] for a in arrays})
 

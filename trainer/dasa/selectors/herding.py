@@ -34,7 +34,7 @@ from trainer.registry import Param
         ),
         "bandwidth": Param(
             kind=float, default=0.0, min=0.0, max=10.0,
-            help="distance at which one query half stands for another; 0: the median distance to the k-th neighbour",
+            help="distance at which a query covers another by exp(-1/2); 0: the median distance to the k-th nearest",
         ),
         "k": Param(kind=int, default=10, min=1, max=1000, help="the neighbour that the bandwidth is read from"),
         "exact": Param(

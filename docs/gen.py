@@ -9,6 +9,7 @@ import dataclasses
 import importlib
 import json
 import re
+import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,10 @@ import click
 
 ROOT = Path(__file__).resolve().parent.parent
 WIDTH = 100
+GATES = (
+    "check", "export", "publish", "leakage", "gate", "judge", "release", "rollback", "cycle",
+    "monitor --fail-on-drift",
+)  # fmt: skip
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -68,7 +73,7 @@ def exit_codes() -> str:
         (errors.EXIT_DONE, "done"),
         (errors.EXIT_FAILED, "failed; one line on stderr says what, on which input, and what to do"),
         (errors.EXIT_USAGE, "wrong usage: an unknown option, key or value"),
-        (errors.EXIT_REFUSED, "a check or a gate said no: `darl check`, `darl export`, `darl publish`, `darl leakage`"),
+        (errors.EXIT_REFUSED, f"a check or a gate said no: {', '.join(f'`darl {name}`' for name in GATES)}"),
         (130, "interrupted"),
     ]
     return table(["code", "meaning"], rows)
@@ -78,10 +83,36 @@ def configuration() -> str:
     """Every key of ``darl.toml``."""
     from trainer import config
 
-    hints = typing.get_type_hints(config.Config)
+    return _tables(config.Config)
+
+
+def cycle_configuration() -> str:
+    """Every key of ``cycle.toml``, and of ``[drift]``, which the monitor reads."""
+    from darl_opensearch.monitor.drift import DriftConfig
+    from trainer.cycle.config import CycleConfig
+
+    hints = typing.get_type_hints(DriftConfig)
+    drift = [_key(f, hints[f.name]) for f in dataclasses.fields(DriftConfig)]
+    about = "Options of the [drift tests](monitoring.md)."
+    more = f"### `[drift]`\n\n{about}\n{table(['key', 'type', 'default', 'meaning'], drift)}"
+    return _tables(CycleConfig, level="###", apart=("drift",)) + more
+
+
+def cycle_steps() -> str:
+    """The steps of a cycle."""
+    from trainer.cycle.steps import STEPS
+
+    return table(["step", "what it does"], [(f"`{step.name}`", step.help) for step in STEPS])
+
+
+def _tables(whole: type[Any], *, level: str = "##", apart: Sequence[str] = ()) -> str:
+    """Every key of a configuration, table by table."""
+    hints = typing.get_type_hints(whole)
     parts, top = [], []
-    for field in dataclasses.fields(config.Config):
+    for field in dataclasses.fields(whole):
         cls = hints[field.name]
+        if field.name in apart:
+            continue
         if not dataclasses.is_dataclass(cls):
             top.append(_key(field, cls))
             continue
@@ -89,9 +120,9 @@ def configuration() -> str:
         about = (cls.__doc__ or "").partition("``: ")[2].strip().rstrip(".")
         rows = [_key(f, inner[f.name]) for f in dataclasses.fields(cls)]
         head = ["key", "type", "default", "meaning"]
-        parts.append(f"## `[{field.name}]`\n\n{about[:1].upper()}{about[1:]}.\n{table(head, rows)}")
+        parts.append(f"{level} `[{field.name}]`\n\n{about[:1].upper()}{about[1:]}.\n{table(head, rows)}")
     first = table(["key", "type", "default", "meaning"], top)
-    return f"\n## Before the first table\n{first}{''.join(parts)}"
+    return f"\n{level} Before the first table\n{first}{''.join(parts)}"
 
 
 def _key(field: dataclasses.Field[Any], hint: Any) -> tuple[str, str, str, str]:
@@ -118,7 +149,11 @@ def _kind(hint: Any) -> str:
         return f"list of {_kind(typing.get_args(hint)[0])}"
     if dataclasses.is_dataclass(hint) or (isinstance(origin, type) and issubclass(origin, Mapping)):
         return "table"
-    return {str: "text", int: "whole number", float: "number", bool: "true or false"}[hint]
+    if origin is typing.Literal:
+        return " or ".join(json.dumps(value) for value in typing.get_args(hint))
+    if isinstance(hint, types.UnionType):
+        return _kind(next(part for part in typing.get_args(hint) if part is not type(None)))
+    return {str: "text", int: "whole number", float: "number", bool: "true or false", Path: "path"}[hint]
 
 
 def registry(which: str) -> str:

@@ -20,6 +20,7 @@ LAYERS = {
     "server": FOUNDATION | {"scoring", "ood", "cluster"},  # a running scorer ships its own spool
     "node": FOUNDATION,
     "webhook": FOUNDATION,
+    "cycle": FOUNDATION | {"ood", "cluster", "monitor", "webhook", "pool", "scoring"},  # the world around trainer.cycle
     "check": FOUNDATION | {"scoring"},
     "pool": FOUNDATION | {"scoring"},
 }

@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "monitor": ("monitor", "Report out-of-distribution traffic from the log."),
     "select": ("select", "Choose what is judged next: strange queries that training does not cover."),
     "judge": ("judge", "Have selected pairs judged by people, an LLM, or what is there already."),
+    "cycle": ("cycle", "Learn what the log found strange: select, judge, train, gate, release."),
     "node": ("node", "Run an OpenSearch node with ML Commons to try things on."),
     "demo": ("demo", "The whole loop on the insurance sample, on a real node where possible."),
 }

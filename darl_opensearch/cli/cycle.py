@@ -1,0 +1,110 @@
+"""``darl cycle``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from darl_opensearch.cli.cluster_options import login_options
+from darl_opensearch.cli.output import emit, json_option, note, progress
+from darl_opensearch.errors import EXIT_REFUSED, load
+
+if TYPE_CHECKING:
+    from darl_opensearch.cluster.connect import ClusterOptions
+
+
+@click.command()
+@click.argument("config", type=click.Path(dir_okay=False, path_type=Path), default="cycle.toml")
+@click.option(
+    "--until",
+    metavar="STEP",
+    default="",
+    envvar="DARL_CYCLE_UNTIL",
+    show_envvar=True,
+    help="Stop behind this step: select, judge, train, export, evaluate, gate, register or release.",
+)
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="TABLE.KEY=VALUE",
+    envvar="DARL_CYCLE_SET",
+    show_envvar=True,
+    help="Set a key of the configuration; may be repeated.",
+)
+@click.option("--now", is_flag=True, help="Begin whatever the drift tests say, as [start] when = always does.")
+@click.option("--abandon", is_flag=True, help="End the cycle that has not ended. What it had judged is kept.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and write nothing.")
+@click.option("--apply-settings", is_flag=True, help="Change cluster settings that stand in the way of a release.")
+@login_options
+@json_option
+@click.pass_context
+def cli(
+    ctx: click.Context, config: Path, until: str, overrides: tuple[str, ...], now: bool, abandon: bool, dry_run: bool,
+    apply_settings: bool, cluster: ClusterOptions, as_json: bool,
+) -> None:  # fmt: skip
+    """Learn what the log found strange: select, judge, train, export, evaluate, gate, register, release.
+
+    CONFIG (cycle.toml) says how. A cycle that was killed, or that waits for people, goes on when the same command is
+    given again; no step is done twice. Exit code 3: the gate said no, and the old version goes on serving.
+    """
+    steps = load("trainer.cycle.run", "train")
+    from darl_opensearch.cycle import Surroundings
+    from trainer.cycle.config import read_cycle
+
+    resolved = read_cycle(config, [*overrides, *(['start.when="always"'] if now else [])])
+    if abandon:
+        name = steps.abandon(resolved, config.parent)
+        said = f"Cycle {name} has ended." if name else "No cycle was under way."
+        emit({"cycle": name, "outcome": "abandoned" if name else "idle"}, as_json=as_json, text=said)
+        return
+    with progress() as bar:
+        task = bar.add_task("reading", total=1)
+
+        def report(what: str, done: int, total: int) -> None:
+            bar.update(task, description=what, completed=done, total=total or None)
+
+        world = Surroundings(resolved, config.parent, cluster, apply_settings, note, report).world()
+        if dry_run:
+            plan = steps.planned(resolved, config.parent, world)
+        else:
+            result = steps.run_cycle(resolved, config.parent, world, until=until)
+    if dry_run:
+        emit(vars(plan), as_json=as_json, text=_plan(plan))
+        return
+    emit(result.to_json(), as_json=as_json, text=_summary(result))
+    if result.outcome == "refused":
+        ctx.exit(EXIT_REFUSED)
+
+
+def _plan(plan: Any) -> str:
+    if not plan.todo:
+        return f"No cycle would begin: {'; '.join(plan.reasons)}."
+    verb = "would begin" if plan.begins else "would go on"
+    done = f" Done: {', '.join(plan.done)}." if plan.done else ""
+    return f"Cycle {plan.cycle} {verb} ({'; '.join(plan.reasons)}).{done} To do: {', '.join(plan.todo)}."
+
+
+def _summary(result: Any) -> str:
+    lines = [_LINES[name](left) for name, left in result.steps.items() if name in _LINES]
+    end = {
+        "idle": "No cycle has begun", "waiting": f"Cycle {result.cycle} waits", "stopped": f"Cycle {result.cycle}",
+    }.get(result.outcome, f"Cycle {result.cycle}: {result.outcome}")  # fmt: skip
+    return "\n".join([*lines, f"{end}: {result.said}."])
+
+
+def _stages(left: Any) -> str:
+    said = ", ".join(f"{stage['stage']} {'kept' if stage['kept'] else 'rolled back'}" for stage in left["stages"])
+    pairs = left["pairs"]
+    return f"train      version {left['version']} on {pairs['new']} new pairs, {pairs['old']} of former cycles: {said}"
+
+
+_LINES: dict[str, Callable[[Any], str]] = {
+    "select": lambda left: f"select     {left['selected']} pairs, and {left['control']} of the control arm",
+    "judge": lambda left: f"judge      {left['selected']} and {left['control']} were judged",
+    "train": _stages,
+    "gate": lambda left: f"gate       {'yes' if left['passed'] else 'no'}",
+}

@@ -1,0 +1,79 @@
+"""Where a cycle's bundles serve: a cluster, or nowhere but in a file that says which one does."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from darl_opensearch.bundle import Bundle
+from darl_opensearch.cluster.calls import Cluster
+from darl_opensearch.cluster.pipelines import PipelineOptions
+from darl_opensearch.cluster.register import RegisterOptions, register
+from darl_opensearch.cluster.release import ReleaseOptions, release
+
+Report = Callable[[str, int, int], object]
+
+
+@dataclass(frozen=True)
+class ClusterDeployment:
+    """A cluster, as a cycle sees it.
+
+    :param cluster: the cluster.
+    :param options: how to release; gate and cycle are filled in by the cycle.
+    :param report: told what is being done, steps done and steps in all.
+    """
+
+    cluster: Cluster
+    options: ReleaseOptions
+    report: Report = lambda what, done, total: None
+
+    def register(self, bundle: Bundle) -> Mapping[str, Any]:
+        """Register, deploy and compare; pipelines stay as they are.
+
+        :param bundle: the new bundle.
+        :return: what was done, JSON-ready.
+        :raises ClusterError: when it does not answer, or answers otherwise.
+        """
+        options = RegisterOptions(
+            mode=self.options.mode, scorer=self.options.scorer, pipeline=PipelineOptions(self.options.pipeline),
+            apply_settings=self.options.apply_settings, deploy_timeout=self.options.deploy_timeout, switch=False,
+        )  # fmt: skip
+        done = register(bundle, self.cluster, options, on_chunk=lambda n, of: self.report("uploading", n, of))
+        return done.to_json()
+
+    def release(self, bundle: Bundle, *, cycle: str, gate: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Switch the pipelines to a registered bundle.
+
+        :param bundle: the new bundle.
+        :param cycle: name of the cycle.
+        :param gate: what the gate said.
+        :return: what was done, JSON-ready.
+        :raises DarlError: when it cannot serve; the one before goes on serving.
+        """
+        options = dataclasses.replace(self.options, cycle=cycle, gate=gate)
+        return release(bundle, self.cluster, options, report=self.report).to_json()
+
+
+@dataclass(frozen=True)
+class NoCluster:
+    """No cluster: whoever scores reads the path of the serving bundle from ``current.json``."""
+
+    def register(self, bundle: Bundle) -> Mapping[str, Any]:
+        """Do nothing.
+
+        :param bundle: the new bundle.
+        :return: that there is no cluster.
+        """
+        return {"cluster": None, "sha256": bundle.identity}
+
+    def release(self, bundle: Bundle, *, cycle: str, gate: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Do nothing: the cycle itself points to the bundle.
+
+        :param bundle: the new bundle.
+        :param cycle: name of the cycle.
+        :param gate: what the gate said.
+        :return: that there is no cluster.
+        """
+        return {"cluster": None, "sha256": bundle.identity, "cycle": cycle}

@@ -1,0 +1,116 @@
+"""The world around a cycle: log, drift tests, cluster, webhook. The cycle itself is ``trainer.cycle``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from darl_opensearch.bundle import Bundle
+from darl_opensearch.cluster.calls import Cluster
+from darl_opensearch.cluster.connect import ClusterOptions
+from darl_opensearch.cluster.connector import ScorerAddress
+from darl_opensearch.cluster.deployment import ClusterDeployment, NoCluster
+from darl_opensearch.cluster.release import ReleaseOptions
+from darl_opensearch.errors import UsageError, load
+from darl_opensearch.monitor.drift import DriftConfig, drift
+from darl_opensearch.ood.store import OodStore, SpoolStore, StreamStore, join_texts
+from darl_opensearch.webhook import Webhook, tell
+
+if TYPE_CHECKING:
+    from trainer.cycle.config import CycleConfig
+    from trainer.cycle.ports import World
+
+Report = Callable[[str, int, int], object]
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a ``cycle.toml`` names outside its own folder.
+
+    :param config: the configuration.
+    :param base: folder that its paths are relative to.
+    :param cluster: how to reach the cluster; its URL is replaced by that of ``[release]``.
+    :param apply_settings: change cluster settings that stand in the way of a release.
+    :param say: told what happened in passing, a line each.
+    :param report: told what is being done, steps done and steps in all.
+    """
+
+    config: CycleConfig
+    base: Path
+    cluster: ClusterOptions
+    apply_settings: bool = False
+    say: Callable[[str], object] = lambda line: None
+    report: Report = lambda what, done, total: None
+
+    def world(self) -> World:
+        """Build what the cycle is given.
+
+        :return: the world; nothing was reached yet but where a URL is wrong.
+        :raises UsageError: for tables that do not fit together.
+        """
+        ports = load("trainer.cycle.ports", "train")
+        table = self.config.release
+        if not self.config.log.spool and not table.url:
+            raise UsageError(
+                "there is neither [log] spool nor [release] url", todo="name the spool, or the cluster that has the log"
+            )
+        config = load("trainer.config", "train")
+        settings: DriftConfig = config.build(DriftConfig, self.config.drift, "cycle.toml", "drift")
+        webhook = Webhook.of(table.webhook)
+        cluster = Cluster.open(self._options()) if table.url else None
+
+        def texts(ids: Sequence[str]) -> Mapping[str, str]:
+            if cluster is None or not table.index:
+                return {}
+            return join_texts(cluster.client, table.index, list(ids), where=cluster.url).texts
+
+        def start(bundle: Bundle) -> Any:
+            if self.config.start.when == "always":
+                return ports.Start(True, ("[start] when is always",))
+            with self._store(cluster) as store:
+                span = self.config.log.span
+                since = datetime.now(UTC) - span if span else None
+                said = drift(store, bundle, settings, since=since, texts=texts, report=self.report)
+            return ports.Start(said.start_cycle, said.reasons or ("there is no drift",))
+
+        def told(event: str, figures: Mapping[str, Any]) -> None:
+            if webhook is not None and not (delivery := tell(webhook, event, figures)).delivered:
+                self.say(f"the webhook was not told: {delivery.reason}")
+
+        deployment = NoCluster() if cluster is None else ClusterDeployment(cluster, self._release(), self.report)
+        world: World = ports.World(
+            store=lambda: self._store(cluster), start=start, deployment=deployment, item_texts=texts, tell=told,
+            report=self.report,
+        )  # fmt: skip
+        return world
+
+    def _options(self) -> ClusterOptions:
+        given = self.cluster
+        return ClusterOptions(
+            self.config.release.url, given.user, given.password, given.ca_certs, given.insecure, given.timeout
+        )
+
+    def _store(self, cluster: Cluster | None) -> AbstractContextManager[OodStore]:
+        if self.config.log.spool:
+            path = self.base / self.config.log.spool
+            if not path.is_file():
+                raise UsageError("there is no spool", where=str(path), todo="correct [log] spool")
+            return SpoolStore(path)
+        if cluster is None:
+            raise UsageError("[release] url is empty", todo="name the cluster that has the log")
+        return nullcontext(StreamStore(cluster.client, stream=self.config.log.stream, where=cluster.url))
+
+    def _release(self) -> ReleaseOptions:
+        table = self.config.release
+        scorer = None
+        if table.mode == "connector":
+            scorer = ScorerAddress(table.scorer_url, os.environ.get("DARL_API_KEY") or None)
+        return ReleaseOptions(
+            pipeline=table.pipeline, mode="connector" if scorer else "local", scorer=scorer, keep=table.keep,
+            index=table.index or None, apply_settings=self.apply_settings,
+        )  # fmt: skip

@@ -1,0 +1,3 @@
+"""The cycle: from what the log found strange to a better model that serves."""
+
+from __future__ import annotations

@@ -1,0 +1,156 @@
+"""``cycle.toml``: what a cycle reads, chooses, asks, trains, demands and switches."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from darl_opensearch.errors import UsageError
+from trainer.config import build, read_toml
+from trainer.dasa.config import SelectConfig
+from trainer.evaluate.gate import GateOptions
+from trainer.judging.config import JudgeConfig
+from trainer.registry import nearest
+
+_SPAN = re.compile(r"(\d{1,6})([mhdw])")
+_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def _opt(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
+def _need(help: str) -> Any:
+    return field(metadata={"help": help})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """Table ``[model]``: where it begins."""
+
+    bundle: str = _need("folder of the bundle that serves before the first cycle")
+    config: str = _need("the darl.toml that it was trained by")
+    catalogue: tuple[str, ...] = _opt((), "JSONL files of items that were not there then")
+    held_out: tuple[str, ...] = _opt((), "JSONL files of queries, such as further test sets, that are never selected")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Log:
+    """Table ``[log]``: the OOD log."""
+
+    spool: str = _opt("", "read this spool; empty: the data stream of the cluster of [release]")
+    stream: str = _opt("darl-ood", "name of the data stream")
+    since: str = _opt("30d", "how far back: 12h, 30d, 4w; empty: all of it")
+
+    def __post_init__(self) -> None:
+        """Check the span."""
+        if self.since and not _SPAN.fullmatch(self.since):
+            raise UsageError(f"[log] since is {self.since!r}", todo="write a span such as 12h, 30d or 4w")
+
+    @property
+    def span(self) -> timedelta | None:
+        """``since`` as a span of time; None: no bound."""
+        found = _SPAN.fullmatch(self.since)
+        return timedelta(**{_UNITS[found[2]]: int(found[1])}) if found else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartTable:
+    """Table ``[start]``: when to begin."""
+
+    when: str = _opt("drift", "drift: when the log's traffic has drifted, by the tests of [drift]; always")
+
+    def __post_init__(self) -> None:
+        """Check the word."""
+        if self.when not in ("drift", "always"):
+            raise UsageError(f"[start] when is {self.when!r}", todo="write drift or always")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Table ``[train]``: how the new version is trained, from the checkpoint of the one that serves."""
+
+    stages: tuple[str, ...] = _opt(("refit",), "stages in order, in place of those of the darl.toml")
+    ood_dev_share: float = _opt(0.2, "share of the selected queries that early stopping takes, of 25 queries or more")
+    set: tuple[str, ...] = _opt((), "further keys of the darl.toml, as table.key=value")
+    int8: bool = _opt(True, "also write the quantised graph")
+
+    def __post_init__(self) -> None:
+        """Check the share."""
+        if not 0.0 <= self.ood_dev_share <= 0.5:
+            raise UsageError(f"[train] ood_dev_share is {self.ood_dev_share}", todo="give a share from 0 to 0.5")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """Table ``[release]``: where the new version serves."""
+
+    url: str = _opt("", "the cluster; empty: none, and a release only points current.json to the new bundle")
+    index: str = _opt("", "the item index: texts of items that the log holds without, and a search before the switch")
+    mode: str = _opt("local", "local: the model runs in the cluster; connector: it asks a scorer")
+    scorer_url: str = _opt("", "rerank route of the scorer of the new version, for connector")
+    pipeline: str = _opt("darl", "the search pipelines that are switched: NAME and NAME-plain")
+    keep: int = _opt(2, "versions that stay deployed for a rollback, the serving one counted")
+    webhook: str = _opt("", "address that is told of a release or a refusal")
+
+    def __post_init__(self) -> None:
+        """Check mode and count."""
+        if self.mode not in ("local", "connector"):
+            raise UsageError(f"[release] mode is {self.mode!r}", todo="write local or connector")
+        if self.mode == "connector" and self.url and not self.scorer_url:
+            raise UsageError("[release] mode is connector, and scorer_url is empty", todo="name the scorer's route")
+        if self.keep < 1:
+            raise UsageError(f"[release] keep is {self.keep}", todo="give 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate(GateOptions):
+    """Table ``[gate]``: what the new version has to show."""
+
+    id_test: str = _need("judgments of the traffic that was trained on; never trained on themselves")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CycleConfig:
+    """A whole ``cycle.toml``."""
+
+    model: Model
+    gate: Gate
+    folder: str = _opt("cycles", "where cycles are kept, beside the file")
+    seed: int = _opt(0, "seed of everything random")
+    log: Log = field(default_factory=Log)
+    start: StartTable = field(default_factory=StartTable)
+    drift: Mapping[str, Any] = field(default_factory=dict, metadata={"help": "options of darl monitor's drift tests"})
+    select: SelectConfig = field(default_factory=SelectConfig)
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    train: Train = field(default_factory=Train)
+    release: Release = field(default_factory=Release)
+
+    def to_json(self) -> dict[str, Any]:
+        """Render the resolved configuration.
+
+        :return: JSON-ready values.
+        """
+        return dataclasses.asdict(self)
+
+
+def read_cycle(path: Path, overrides: Sequence[str] = ()) -> CycleConfig:
+    """Read a ``cycle.toml``.
+
+    :param path: the file.
+    :param overrides: ``table.key=value`` texts.
+    :return: the configuration.
+    :raises DarlError: naming the key that is wrong.
+    """
+    config: CycleConfig = build(CycleConfig, read_toml(path, overrides), str(path))
+    from trainer.stages import STAGES  # here: it imports torch, and reading a configuration should be quick
+
+    for stage in config.train.stages:
+        if stage not in set(STAGES):
+            raise UsageError(f"[train] stages names {stage!r}", where=str(path), todo=nearest(stage, STAGES))
+    return config

@@ -1,0 +1,206 @@
+"""Where cycles are kept: one numbered folder each, what each step left, and which bundle serves.
+
+Every write is whole or not there at all, and a step counts as done when its file is there: a cycle that was killed
+goes on behind the last of them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from darl_opensearch.bundle import Bundle
+from darl_opensearch.errors import DarlError, InputError
+
+BEGUN, STEPS, OUTCOME = "cycle.json", "steps", "outcome.json"
+CURRENT, LOCK = "current.json", "lock"
+
+
+@dataclass(frozen=True)
+class Cycle:
+    """One cycle's folder.
+
+    :param path: the folder.
+    :param number: from 1 on.
+    """
+
+    path: Path
+    number: int
+
+    @property
+    def name(self) -> str:
+        """The folder's name, which is the cycle's in the history of releases."""
+        return self.path.name
+
+    @property
+    def begun(self) -> dict[str, Any] | None:
+        """How it began, or None before that was written."""
+        return read_json(self.path / BEGUN)
+
+    @property
+    def outcome(self) -> dict[str, Any] | None:
+        """How it ended, or None while it has not."""
+        return read_json(self.path / OUTCOME)
+
+    def done(self, step: str) -> dict[str, Any] | None:
+        """What a step left.
+
+        :param step: its name.
+        :return: its result, or None when it is not done.
+        """
+        return read_json(self._marker(step))
+
+    def finish(self, step: str, result: Mapping[str, Any]) -> None:
+        """Say that a step is done; what it made is on disk by now.
+
+        :param step: its name.
+        :param result: JSON-ready.
+        """
+        write_json(self._marker(step), result)
+
+    def end(self, outcome: str, **more: Any) -> dict[str, Any]:
+        """Say how the cycle ended; the next one gets a folder of its own.
+
+        :param outcome: ``released``, ``refused``, ``nothing`` or ``abandoned``.
+        :param **more: JSON-ready details.
+        :return: what was written.
+        """
+        said = {"outcome": outcome, "time": now(), **more}
+        write_json(self.path / OUTCOME, said)
+        return said
+
+    def _marker(self, step: str) -> Path:
+        return self.path / STEPS / f"{step}.json"
+
+
+class Cycles:
+    """All cycles of one model.
+
+    :param path: their folder; made when the first begins.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def all(self) -> list[Cycle]:
+        """List the cycles that have begun.
+
+        :return: by number.
+        """
+        found = [p for p in self.path.glob("[0-9]*") if p.name.isdigit() and (p / BEGUN).is_file()]
+        return [Cycle(p, int(p.name)) for p in sorted(found, key=lambda p: int(p.name))]
+
+    def open_or_next(self) -> Cycle:
+        """Find the cycle that has not ended, or name the next.
+
+        :return: the cycle; a new one's folder is not there yet.
+        """
+        cycles = self.all()
+        if cycles and cycles[-1].outcome is None:
+            return cycles[-1]
+        number = cycles[-1].number + 1 if cycles else 1
+        return Cycle(self.path / f"{number:04d}", number)
+
+    def serving(self, first: Path) -> Bundle:
+        """Open the bundle that serves.
+
+        :param first: the one that serves before any cycle has released.
+        :return: the bundle.
+        :raises BundleError: when it is not there, or damaged.
+        """
+        current = read_json(self.path / CURRENT)
+        return Bundle.open(self.path / current["bundle"] if current else first)
+
+    def switch(self, cycle: Cycle | None, bundle: Path) -> None:
+        """Point to the bundle that serves from now on.
+
+        :param cycle: the cycle that made it; None: none did.
+        :param bundle: its folder.
+        """
+        relative = os.path.relpath(bundle, self.path)
+        write_json(self.path / CURRENT, {"bundle": relative, "cycle": cycle.number if cycle else 0, "time": now()})
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the lock: two cycles of one model must not run at once.
+
+        The kernel lets go of it when the process ends, however that happens.
+
+        :yields: while it is held.
+        :raises DarlError: when another process holds it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / LOCK).open("a+", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as err:
+                file.seek(0)
+                raise DarlError(
+                    f"another cycle is running ({file.read().strip() or 'it has not said where'})",
+                    where=str(self.path), todo="wait for it, or end that process",
+                ) from err  # fmt: skip
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()} since {now()}\n")
+            file.flush()
+            try:
+                yield
+            finally:
+                file.truncate(0)
+
+
+def now() -> str:
+    """Say what time it is.
+
+    :return: ISO 8601 in UTC.
+    """
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Read what :func:`write_json` wrote.
+
+    :param path: the file.
+    :return: the object, or None when there is none.
+    :raises InputError: when it holds something else.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as err:
+        raise InputError(f"not JSON ({err})", where=str(path), todo="restore it, or darl cycle --abandon") from err
+    if not isinstance(value, dict):
+        raise InputError("not a JSON object", where=str(path), todo="restore it, or darl cycle --abandon")
+    return value
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write an object into a temporary sibling, then rename it.
+
+    :param path: where to; its folder is made.
+    :param value: JSON-ready, or paths.
+    """
+    write_lines(path, [json.dumps(value, indent=2, ensure_ascii=False, default=str)])
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write lines into a temporary sibling, then rename it.
+
+    :param path: where to; its folder is made.
+    :param lines: without their ends.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    work = path.with_name(f".{path.name}.tmp")
+    with work.open("w", encoding="utf-8") as file:
+        file.writelines(f"{line}\n" for line in lines)
+        file.flush()
+        os.fsync(file.fileno())
+    work.replace(path)

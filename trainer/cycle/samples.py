@@ -1,0 +1,160 @@
+"""What a cycle trains on: the first training's data, what former cycles had judged, and this one's samples.
+
+Which log record became which sample, who judged it and what it was used for is written beside it, in
+``lineage.jsonl``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from darl_opensearch.jsonl import read_jsonl
+from darl_opensearch.text import TEXT_FIELD, ItemTemplate, same_text
+from trainer.cycle.folder import write_lines
+
+SELECTED, CONTROL = "selected", "control"
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Roles:
+    """What each judged pair of a cycle is used for.
+
+    :param new: trained on now, beside what was trained on before.
+    :param ood_dev: early stopping.
+    :param control: the gate; never trained on in this cycle.
+    :param old: judged for former cycles, trained on now.
+    """
+
+    new: Sequence[Row]
+    ood_dev: Sequence[Row]
+    control: Sequence[Row]
+    old: Sequence[Row]
+
+
+def assign(judged: Sequence[Row], former: Sequence[Row], control: Iterable[str], *, share: float, seed: int) -> Roles:
+    """Give every judged pair its role.
+
+    :param judged: rows of this cycle, ``arm`` says which.
+    :param former: rows of former cycles, oldest first.
+    :param control: texts of the queries in this cycle's control arm, which keeps half of the arm before.
+    :param share: share of the selected queries that early stopping takes, where that is at least five queries.
+    :param seed: of that draw.
+    :return: the roles; a query is in one of them only, and a pair is there once, as judged last.
+    """
+    held = {same_text(query) for query in control}
+    pairs: dict[tuple[str, str], tuple[bool, Row]] = {}
+    for is_now, rows in ((False, former), (True, judged)):
+        for row in rows:
+            if row["arm"] in (SELECTED, CONTROL):
+                pairs[same_text(row["query"]), row["item_id"]] = is_now and row["arm"] == SELECTED, row
+    selected = list(dict.fromkeys(query for (query, _), (is_new, _) in pairs.items() if is_new and query not in held))
+    count = int(round(share * len(selected)))
+    drawn = np.random.default_rng([seed, 2]).permutation(len(selected))[: count if count >= 5 else 0]
+    stopping = {selected[place] for place in drawn.tolist()}
+    roles: dict[str, list[Row]] = {"new": [], "ood_dev": [], "control": [], "old": []}
+    chosen = set(selected)
+    for (query, _), (_, row) in pairs.items():
+        role = (
+            "control" if query in held
+            else "ood_dev" if query in stopping
+            else "new" if query in chosen
+            else "old"
+        )  # fmt: skip
+        roles[role].append(row)
+    return Roles(**roles)
+
+
+def write_items(path: Path, catalogues: Sequence[Path], template: ItemTemplate, logged: Iterable[Row]) -> int:
+    """Write every item that may be judged: the catalogues' own rows, then those known by their logged text alone.
+
+    :param path: where to.
+    :param catalogues: JSONL files; of an item that is in several the first counts.
+    :param template: how an item is identified.
+    :param logged: tasks, each with ``item_id`` and ``text``.
+    :return: items that no catalogue has.
+    """
+    seen: set[str] = set()
+    logged_only = 0
+
+    def rows() -> Iterator[str]:
+        nonlocal logged_only
+        for catalogue in catalogues:
+            inside: set[str] = set()
+            for where, row in read_jsonl(catalogue):
+                item_id = template.item_id(row, where=where)
+                if item_id not in seen:  # twice in one file: the reader says so
+                    inside.add(item_id)
+                    yield json.dumps(row, ensure_ascii=False)
+            seen.update(inside)
+        for task in logged:
+            if task["item_id"] not in seen:
+                seen.add(task["item_id"])
+                logged_only += 1
+                row = {template.id_field: task["item_id"], TEXT_FIELD: task["text"]}
+                if template.slice_field and task.get("slice"):
+                    row[template.slice_field] = task["slice"]
+                yield json.dumps(row, ensure_ascii=False)
+
+    write_lines(path, rows())
+    return logged_only
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """Write rows as JSONL.
+
+    :param path: where to.
+    :param rows: JSON-ready.
+    """
+    write_lines(path, (json.dumps(row, ensure_ascii=False) for row in rows))
+
+
+def native(rows: Iterable[Row]) -> Iterator[dict[str, Any]]:
+    """Reduce judged rows to what training reads.
+
+    The query's id is made of its text: clients give one id to several texts, and several to one.
+
+    :param rows: judgments with their provenance.
+    :yields: ``query_id``, ``query``, ``item_id``, ``grade`` and, where there is one, ``slice``.
+    """
+    texts: dict[str, str] = {}
+    for row in rows:
+        key = same_text(row["query"])
+        query_id = f"log-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+        kept = {"query_id": query_id, "query": texts.setdefault(key, row["query"])}
+        kept |= {"item_id": row["item_id"], "grade": row["grade"]}
+        yield kept | ({"slice": row["slice"]} if row.get("slice") else {})
+
+
+def lineage(roles: Roles, tasks: Iterable[Row], *, cycle: str) -> Iterator[dict[str, Any]]:
+    """Say of each judged pair where it came from, who judged it, and what it is used for.
+
+    :param roles: the roles.
+    :param tasks: what was to be judged, with the log's record ids; former cycles' too.
+    :param cycle: name of the cycle.
+    :yields: one object a pair.
+    """
+    records = {task["task"]: task.get("records", []) for task in tasks}
+    for role in ("new", "ood_dev", "control", "old"):
+        for row in getattr(roles, role):
+            yield {
+                "cycle": cycle, "role": role, "task": row.get("task"), "query_id": row["query_id"],
+                "item_id": row["item_id"], "grade": row["grade"], "judge": row.get("judge"),
+                "records": records.get(row.get("task"), []),
+            }  # fmt: skip
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Read a JSONL file.
+
+    :param path: the file.
+    :return: its objects; none when there is no such file.
+    """
+    return [row for _, row in read_jsonl(path)] if path.is_file() else []

@@ -1,0 +1,126 @@
+"""What a step is given, and what it is."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from darl_opensearch.bundle import Bundle
+from trainer.config import Config, read_config
+from trainer.cycle.config import CycleConfig
+from trainer.cycle.folder import Cycle, Cycles
+from trainer.cycle.ports import World
+from trainer.cycle.samples import read_rows
+
+SELECTED, JUDGMENTS = "select/selected.jsonl", "judge/judgments.jsonl"
+CONTROL_TASKS = "select/control.jsonl", "select/kept.jsonl"  # drawn for this cycle, and kept of the one before
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a step is given.
+
+    :param config: the whole configuration.
+    :param base: folder that its paths are relative to.
+    :param cycles: all cycles.
+    :param cycle: this one.
+    :param serving: the bundle that serves.
+    :param world: everything around.
+    """
+
+    config: CycleConfig
+    base: Path
+    cycles: Cycles
+    cycle: Cycle
+    serving: Bundle
+    world: World
+
+    def file(self, name: str) -> Path:
+        """Locate a file of this cycle.
+
+        :param name: below the cycle's folder.
+        :return: its path.
+        """
+        return self.cycle.path / name
+
+    @cached_property
+    def training(self) -> Config:
+        """The darl.toml that the first bundle was trained by."""
+        return read_config(self.training_path)
+
+    @property
+    def training_path(self) -> Path:
+        """Where that darl.toml is."""
+        return self.base / self.config.model.config
+
+    @property
+    def catalogues(self) -> list[Path]:
+        """Files of items: those trained on at first, and those that came later."""
+        first = self.training_path.parent / self.training.data.items
+        return [first, *(self.base / name for name in self.config.model.catalogue)]
+
+    @property
+    def id_test(self) -> Path:
+        """Judgments of the traffic that was trained on."""
+        return self.base / self.config.gate.id_test
+
+    def former(self) -> Iterator[Cycle]:
+        """Go through the cycles before this one whose samples were judged.
+
+        :yields: oldest first.
+        """
+        for cycle in self.cycles.all():
+            if cycle.number < self.cycle.number and cycle.done("judge") is not None:
+                yield cycle
+
+    def former_rows(self, name: str) -> list[dict[str, Any]]:
+        """Read a JSONL file of every former cycle.
+
+        :param name: below a cycle's folder.
+        :return: its rows, oldest first.
+        """
+        return [row for cycle in self.former() for row in read_rows(cycle.path / name)]
+
+    def told(self, step: str) -> dict[str, Any]:
+        """Look up what an earlier step left.
+
+        :param step: its name.
+        :return: its result.
+        """
+        return self.cycle.done(step) or {}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a cycle.
+
+    :param name: its name, also of its folder.
+    :param help: one line on what it does.
+    :param tables: tables of ``cycle.toml`` that it reads: it has to be done again when they change.
+    :param run: does it, and says what it left; done again after a kill it goes on or starts over.
+    """
+
+    name: str
+    help: str
+    tables: tuple[str, ...]
+    run: Callable[[Context], Mapping[str, Any]]
+
+    def settings(self, config: CycleConfig) -> dict[str, Any]:
+        """Pick the part of the configuration that the step reads.
+
+        :param config: the whole configuration.
+        :return: JSON-ready.
+        """
+        tables = dataclasses.asdict(config)
+        return {name: tables[name] for name in self.tables}
+
+
+class Waiting(Exception):
+    """A step cannot go on by itself.
+
+    :param what: what it waits for.
+    """

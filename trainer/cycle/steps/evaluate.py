@@ -1,0 +1,30 @@
+"""Measure both versions on the ID test and on the control arm: for people; the gate decides by its own rule."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from trainer.cycle.samples import read_rows
+from trainer.cycle.steps.base import Context
+from trainer.cycle.steps.train import CONTROL, ITEMS
+from trainer.evaluate.evaluation import evaluate
+from trainer.evaluate.report import write_folder
+from trainer.evaluate.settings import Settings
+
+
+def run(context: Context) -> Mapping[str, Any]:
+    """Evaluate the exported graphs, and write the page.
+
+    :param context: everything there is.
+    :return: figures of each system and part.
+    """
+    control = context.file("train") / CONTROL
+    parts = [("id", context.id_test)] + ([("control", control)] if read_rows(control) else [])
+    settings = Settings(
+        models=(context.file("bundle"),), items=(context.file("train") / ITEMS,), parts=tuple(parts),
+        against=(str(context.serving.path),), seed=context.config.seed,
+    )  # fmt: skip
+    found = evaluate(settings, report=context.world.report)
+    write_folder(context.file("evaluation"), found)
+    return {"figures": found.result["figures"], "comparisons": found.result["comparisons"]}

@@ -1,0 +1,27 @@
+"""Compare both versions on the ID test and on the control arm."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from darl_opensearch.bundle import Bundle
+from trainer.cycle.steps.base import Context
+from trainer.cycle.steps.train import CONTROL, ITEMS, NEW, OLD
+from trainer.evaluate.gate import gate
+
+
+def run(context: Context) -> Mapping[str, Any]:
+    """Ask the gate.
+
+    :param context: everything there is.
+    :return: its report; ``passed`` says yes or no.
+    """
+    folder = context.file("train")
+    options = dataclasses.replace(context.config.gate, train=(folder / OLD, folder / NEW))
+    said = gate(
+        context.serving, Bundle.open(context.file("bundle")), items=folder / ITEMS, id_test=context.id_test,
+        control=folder / CONTROL, options=options, report=context.world.report,
+    )  # fmt: skip
+    return said.to_json()

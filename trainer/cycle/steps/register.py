@@ -1,0 +1,18 @@
+"""Bring the new version to where it can serve."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from darl_opensearch.bundle import Bundle
+from trainer.cycle.steps.base import Context
+
+
+def run(context: Context) -> Mapping[str, Any]:
+    """Register, deploy and compare; no search notices.
+
+    :param context: everything there is.
+    :return: what the deployment did.
+    """
+    return context.world.deployment.register(Bundle.open(context.file("bundle")))

@@ -1,0 +1,74 @@
+"""Choose what to judge, and draw the control arm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from darl_opensearch.jsonl import read_jsonl
+from trainer.cycle.samples import read_rows
+from trainer.cycle.steps.base import CONTROL_TASKS, JUDGMENTS, SELECTED, Context
+from trainer.dasa.items import Items
+from trainer.dasa.known import Known
+from trainer.dasa.run import select
+
+
+def run(context: Context) -> Mapping[str, Any]:
+    """Select from the log.
+
+    :param context: everything there is.
+    :return: counts, and what became of everything else.
+    """
+    config = context.config.select
+    items = catalogue(context)
+    span = context.config.log.span
+    before = [cycle for cycle in context.former()][-1:]
+    with context.world.store() as store:
+        said = select(
+            config, context.serving, store, known=known(context, items.texts), out=context.file("select"), items=items,
+            since=datetime.now(UTC) - span if span else None,
+            control=[path for cycle in before for name in CONTROL_TASKS if (path := cycle.path / name).is_file()],
+            report=context.world.report,
+        )  # fmt: skip
+    control = sum(len(read_rows(context.file(name))) for name in CONTROL_TASKS)
+    return {"selected": len(read_rows(context.file(SELECTED))), "control": control, "report": said.to_json()}
+
+
+def known(context: Context, texts: Callable[[list[str]], Mapping[str, str]]) -> Known:
+    """Read what is judged already, or must never be trained on.
+
+    :param context: everything there is.
+    :param texts: finds items' texts by id.
+    :return: trained queries with items, and the texts of all that are not to be chosen.
+    """
+    data, first = context.training.data, context.training_path.parent
+    trained = [first / name for name in (data.judgments, data.new) if name]
+    held = [first / name for name in (data.dev, data.ood_dev, data.traffic) if name]
+    held += [context.id_test, *(context.base / name for name in context.config.model.held_out)]
+    trained += [cycle.path / JUDGMENTS for cycle in context.former()]
+    config = context.config.select
+    return Known.read(
+        trained, held, texts, most=config.known_queries, items_per_query=config.items_per_query, seed=config.seed
+    )
+
+
+def catalogue(context: Context) -> Items:
+    """Make the catalogue: files first, then the item index.
+
+    :param context: everything there is.
+    :return: items by id, and a search.
+    """
+    template, render = context.serving.card.template, context.serving.renderer
+    texts: dict[str, str] = {}
+    for path in context.catalogues:
+        for where, row in read_jsonl(path):
+            texts.setdefault(template.item_id(row, where=where), render(row, where=where))
+    files, world = Items.of_texts(texts), context.world
+
+    def look_up(ids: list[str]) -> Mapping[str, str]:
+        found = dict(files.texts(ids))
+        missing = [item for item in ids if item not in found]
+        return found | dict(world.item_texts(missing)) if missing else found
+
+    return Items(look_up, world.item_search or files.search)

@@ -296,20 +296,23 @@ class SplitReranker(nn.Module):
         :param queries: distinct queries.
         :param items: distinct rendered items.
         :param pairs: ``[n, 2]`` int64, rows of ``queries`` and ``items``.
-        :param layers: ``average``: also give the averaged halves, for which every text is encoded twice.
+        :param layers: ``average``: also give the averaged halves.
         :param advance: called with the number of texts just encoded.
         :return: the features.
         """
         similarity = torch.zeros(len(pairs), N_FEATURES)
-        query_states, query_pooled = self._encode_texts(queries, advance)
+        query_states, query_pooled, query_mean = self._encode_texts(queries, advance, layers)
         item_pooled = torch.zeros(len(items), query_pooled.shape[1])
+        item_mean = None if query_mean is None else torch.zeros_like(item_pooled)
         order = sorted(range(len(items)), key=lambda i: len(items[i]))
         by_item = pairs[:, 1].argsort(stable=True)
         starts = torch.searchsorted(pairs[by_item, 1].contiguous(), torch.arange(len(items) + 1))
         for begin in range(0, len(items), CHUNK):
             chunk = order[begin : begin + CHUNK]
-            states, pooled = self._encode_texts([items[i] for i in chunk], advance)
+            states, pooled, mean = self._encode_texts([items[i] for i in chunk], advance, layers)
             item_pooled[chunk] = pooled
+            if item_mean is not None and mean is not None:
+                item_mean[chunk] = mean
             for row, item in enumerate(chunk):
                 for part in by_item[starts[item] : starts[item + 1]].split(CHUNK):
                     rows = pairs[part, 0].tolist()
@@ -321,7 +324,7 @@ class SplitReranker(nn.Module):
                     one = tuple(t.expand(len(rows), *t.shape[1:]) for t in alone)
                     cosine = (query_pooled[rows] @ pooled[row]).to(side[0])
                     similarity[part] = self.similarity(cosine, side, (one[0], one[1], one[2])).float().cpu()
-        averaged = tuple(self.pooled(texts, layers=layers) for texts in (queries, items)) if layers == AVERAGE else ()
+        averaged = () if query_mean is None or item_mean is None else (query_mean, item_mean)
         return FeatureTable(similarity, (query_pooled, item_pooled), pairs, averaged)
 
     @torch.no_grad()
@@ -337,7 +340,8 @@ class SplitReranker(nn.Module):
         """
         parts = [torch.zeros(0, self.encoder.config.hidden_size)]
         for begin in range(0, len(texts), CHUNK):
-            parts.append(self._encode_texts(texts[begin : begin + CHUNK], advance, layers)[1])
+            _, last, mean = self._encode_texts(texts[begin : begin + CHUNK], advance, layers)
+            parts.append(last if mean is None else mean)
         return torch.cat(parts)
 
     def _on_device(self, tensors: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -346,10 +350,11 @@ class SplitReranker(nn.Module):
 
     def _encode_texts(
         self, texts: Sequence[str], advance: Callable[[int], object], layers: str = LAST
-    ) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
-        """Last states and ids of each text, without padding, and the pooled halves."""
+    ) -> tuple[list[tuple[Tensor, Tensor]], Tensor, Tensor | None]:
+        """Last states and ids of each text, without padding, the pooled halves, and the averaged ones."""
         states: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0))] * len(texts)
         pooled = torch.zeros(len(texts), self.encoder.config.hidden_size)
+        averaged = torch.zeros_like(pooled) if layers == AVERAGE else None
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         for begin in range(0, len(texts), 16):
             chunk = order[begin : begin + 16]
@@ -357,12 +362,14 @@ class SplitReranker(nn.Module):
             positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
             attention = mask[:, None, :].expand(-1, ids.shape[1], -1)
             out, mean = self.encode_layers(ids, mask, positions, attention, layers)
-            pooled[chunk] = self.pool(out if mean is None else mean, mask.to(out), positions).float().cpu()
+            pooled[chunk] = self.pool(out, mask.to(out), positions).float().cpu()
+            if averaged is not None and mean is not None:
+                averaged[chunk] = self.pool(mean, mask.to(out), positions).float().cpu()
             for row, i in enumerate(chunk):
                 n = int(mask[row].sum())
                 states[i] = (out[row, :n].cpu(), ids[row, :n].cpu())
             advance(len(chunk))
-        return states, pooled
+        return states, pooled, averaged
 
     def _tensors(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         device = self.rarity.device

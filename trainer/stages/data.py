@@ -137,7 +137,8 @@ class Features:
         :return: for each half ``[m, h]`` the distinct ones, and ``[n, halves]`` each pair's row in each.
         """
         if self.model.halves == 2:
-            return tuple(self.apart(texts, layers=layers) for texts in (pairs.queries, pairs.items)), pairs.index
+            both = self.apart([*pairs.queries, *pairs.items], layers=layers)  # in one go: the model is moved once
+            return (both[: len(pairs.queries)], both[len(pairs.queries) :]), pairs.index
         table = self.of(pairs, layers=layers)
         return (table.averaged if layers == AVERAGE else table.tables), table.rows
 

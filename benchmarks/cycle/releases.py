@@ -35,6 +35,7 @@ from darl_opensearch import __version__
 from darl_opensearch.bundle import Bundle, writing
 from darl_opensearch.cluster import Cluster, ClusterOptions, ScorerAddress, load_items, models, pipelines
 from darl_opensearch.cluster.calls import path
+from darl_opensearch.cluster.outcome import Release
 from darl_opensearch.cluster.preflight import Mode
 from darl_opensearch.cluster.release import ReleaseOptions, RollbackOptions, release, rollback
 from darl_opensearch.errors import DarlError
@@ -179,19 +180,22 @@ def measure(stand: Stand, mode: Mode, keep: int) -> dict[str, Any]:
         url = stand.cluster.url
         return PipelineSearch(Cluster.open(ClusterOptions(url)).client, stand.bundles[0], stand.name, pipeline)
 
+    def forth() -> Release:
+        return release(stand.bundles[1], stand.cluster, options(1))
+
+    def back() -> Release:
+        return rollback(stand.cluster, RollbackOptions(pipeline=pipeline, history=history))
+
     windows: list[tuple[float, float]] = []
     try:
         release(stand.bundles[0], stand.cluster, options(0))
-        release(stand.bundles[1], stand.cluster, options(1))  # registered before the load, as darl register would
-        rollback(stand.cluster, RollbackOptions(pipeline=pipeline, history=history))
+        forth()  # the second version is uploaded before the load, as by darl register --no-pipelines
+        back()
         with steady_load(client, stand.queries, clients=given.clients, rate=given.rate) as seen:
             time.sleep(given.quiet)
             calm = time.perf_counter()
             for _ in range(given.rounds):
-                for switch in (
-                    lambda: release(stand.bundles[1], stand.cluster, options(1)),
-                    lambda: rollback(stand.cluster, RollbackOptions(pipeline=pipeline, history=history)),
-                ):
+                for switch in (forth, back):
                     started = time.perf_counter()
                     done = switch()
                     windows.append((started, time.perf_counter()))
@@ -248,19 +252,24 @@ def main() -> None:
         bundles = [as_version(Bundle.open(given.bundle), Path(work), version) for version in VERSIONS]
         scorers = [stack.enter_context(serving(bundle)) for bundle in bundles]
         load_items(cluster, bundles[0], sample / "items.jsonl", name).check()
+        about = {
+            "backbone": bundles[0].card.backbone, "model_bytes": bundles[0].file("model.onnx").stat().st_size,
+            "identity": bundles[0].identity,
+        }  # fmt: skip
         stand = Stand(cluster, bundles, scorers, queries, name, given)
+        rows = []
         try:
-            rows = [measure(stand, mode, keep) for mode in MODES for keep in (2, 0)]
+            for mode in MODES:
+                for keep in (2, 0):
+                    rows.append(measure(stand, mode, keep))
+                    sys.stderr.write(json.dumps(rows[-1], ensure_ascii=False) + "\n")
         finally:
             cluster.send("DELETE", path(name))
     result = {
         "darl": __version__,
         "opensearch": cluster.identify().number,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "bundle": {
-            "backbone": bundles[0].card.backbone, "model_bytes": bundles[0].file("model.onnx").stat().st_size,
-            "identity": bundles[0].identity,
-        },
+        "bundle": about,
         "items": "examples/insurance/items.jsonl", "queries": len(queries), "clients": given.clients,
         "searches_per_second": given.rate, "pairs_per_search": given.pairs, "failed_means": "no answer with status 200",
         "rows": rows,

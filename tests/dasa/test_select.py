@@ -297,6 +297,32 @@ def test_noise_lies_by_itself_unless_it_is_searched_often(log, bundle, tmp_path)
     assert "lonely but loved" in queries_of(tmp_path / "out/selected.jsonl")
 
 
+def test_what_the_selector_is_given(log, bundle, tmp_path, monkeypatch):
+    """Costs, traffic and what the model said of the items, as arrays."""
+    log.add("quasar one", (0.99, 0.98, 0.97), times=4, slice="sky")
+    log.add("pulsar two", (0.99, 0.98))
+    log.add("plain words", FAMILIAR)
+    seen = []
+
+    def spy(self, candidates, known, budget, rng):
+        seen.append((candidates, known, budget))
+        return [0]
+
+    monkeypatch.setattr("trainer.dasa.selectors.herding.Herding.__call__", spy)
+    known = Known((("known", ("a text",)),), frozenset({"known"}))
+    log.select(bundle, tmp_path / "out", dataclasses.replace(SMALL, control_queries=0), known=known, items=NO_ITEMS)
+    ((candidates, features, budget),) = seen
+    assert budget == 12 and features.shape == (1, 8)
+    assert candidates.cost.tolist() == [2, 3] and candidates.traffic.tolist() == [1, 4]  # by text
+    assert candidates.slices == ("", "sky") and candidates.flagged.all() and candidates.caps == {}
+    np.testing.assert_allclose(candidates.strangeness, [(1.98 + 1.96) / 2, (1.98 + 1.96 + 1.94) / 3], rtol=1e-5)
+    entropy = -sum(p * np.log(p) for p in (0.2, 0.3, 0.5))
+    np.testing.assert_allclose(candidates.uncertainty, [entropy, entropy], rtol=1e-5)
+    np.testing.assert_allclose(candidates.contrast, [0.4, np.sqrt(0.32 / 3)], rtol=1e-5)  # .9, .1 and .9, .5, .1
+    np.testing.assert_allclose(np.linalg.norm(candidates.features, axis=1), 1, rtol=1e-5)
+    assert len(queries_of(tmp_path / "out/selected.jsonl")) == 1
+
+
 def test_a_slice_takes_no_more_than_its_share(log, bundle, tmp_path):
     for n in range(10):
         log.add(f"sky thing{n} quasar{n}", slice="sky")

@@ -133,6 +133,7 @@ def select(
         control_tasks, figures = _control(lister, tasks, arms, config, report)
         known_features = embed_known(work, folder / "known.npy", known.trained, models.features, report)
         embedded = embed_candidates(work, folder, lister, models.features, queries, arms.candidates, config, report)
+        report("looking for noise", 0, 0)
         pool = _clean(config, embedded, queries, known_features, folder, arms.dropped)
         report("selecting", 0, 0)
         chosen = _choose(config, pool, queries, arms.traffic, known_features)

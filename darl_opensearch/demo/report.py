@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from darl_opensearch.demo.measure import RouteRun, quality
 from darl_opensearch.demo.sample import Sample, TestQuery
-from darl_opensearch.monitor import Share
+from darl_opensearch.monitor import Share, share_of
 from darl_opensearch.scores import GradeScale, Scores
+
+if TYPE_CHECKING:
+    from darl_opensearch.demo.second_act import SecondAct
 
 
 def quality_table(runs: Sequence[RouteRun], sample: Sample, gains: Sequence[float]) -> tuple[Table, dict[str, Any]]:
@@ -130,3 +133,67 @@ def console() -> Console:
     :return: a rich console.
     """
     return Console(width=None if Console().is_terminal else 120, highlight=False)
+
+
+def second_act_table(act: SecondAct, first: RouteRun, sample: Sample, gains: Sequence[float]) -> tuple[Table, Any]:
+    """Lay out both versions on the test queries: order, and what is out of distribution among the hits shown.
+
+    :param act: the second act.
+    :param first: the first stage.
+    :param sample: queries and grades.
+    :param gains: gain of each grade.
+    :return: the table, and its figures.
+    """
+    old, new = (f"version {bundle.card.version}" for bundle in (act.first, act.bundle))
+    table = Table(title="Second act: before and after the cycle, held-out queries (nDCG@10; share of hits shown OOD)")
+    for name in ("queries of", "n", first.name, old, new, f"OOD, {old}", f"OOD, {new}"):
+        table.add_column(name, justify="left" if name == "queries of" else "right")
+    figures: dict[str, Any] = {}
+    for label, seen in (("kinds trained on", True), ("new kinds", False)):
+        queries = [query for query in sample.queries if query.seen is seen]
+        row = [quality(run, sample, queries, gains) for run in (first, act.before.run, act.after.run)]
+        shares = [_share_strange(searched.strange, queries) for searched in (act.before, act.after)]
+        figures[label] = {
+            "first": row[0]["ndcg@10"], "before": row[1]["ndcg@10"], "after": row[2]["ndcg@10"],
+            "ood_before": shares[0].to_json(), "ood_after": shares[1].to_json(),
+        }  # fmt: skip
+        cells = [f"{values['ndcg@10']:.3f}" for values in row]
+        table.add_row(label, str(row[0]["queries"]), *cells, *map(share_text, shares))
+    return table, figures
+
+
+def _share_strange(strange: Mapping[str, Sequence[bool]], queries: Sequence[TestQuery]) -> Share:
+    shown = [strange[query.query_id] for query in queries]
+    return share_of([sum(flags) for flags in shown], [len(flags) for flags in shown])
+
+
+def cycle_table(act: SecondAct) -> Table:
+    """Lay out what each step of the cycle left.
+
+    :param act: the second act.
+    :return: the table.
+    """
+    steps, table = act.cycle, Table(title=f"Second act: the cycle, step by step ({act.outcome})")
+    table.add_column("step")
+    table.add_column("what it left")
+    table.add_column("s", justify="right")
+    selected, judged, trained = steps["select"], steps["judge"], steps["train"]
+    lines = {
+        "select": f"{selected['selected']} pairs to learn from, {selected['control']} of the control arm",
+        "judge": f"{judged['selected']} and {judged['control']} judged by the sample's held-back judgments",
+        "train": f"version {trained['version']} on {trained['pairs']['new']} new pairs; "
+                 f"{trained['pairs']['ood_dev']} stop it early",
+        "export": "ONNX graphs, compared with torch",
+        "evaluate": "both versions on ID test and control arm",
+        "gate": _gate_line(steps["gate"]),
+        "register": "deployed in the cluster, answers as its bundle does",
+        "release": "pipelines switched",
+    }  # fmt: skip
+    for name, left in steps.items():
+        table.add_row(name, lines.get(name, ""), f"{left['seconds']:.0f}")
+    return table
+
+
+def _gate_line(gate: Mapping[str, Any]) -> str:
+    word = "yes" if gate["passed"] else "no"
+    return f"{word}: {'; '.join(gate['reasons'])}" if gate["reasons"] else word

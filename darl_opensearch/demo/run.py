@@ -17,6 +17,7 @@ from darl_opensearch.bundle import Bundle
 from darl_opensearch.demo import backends, report
 from darl_opensearch.demo.measure import RouteRun, alarms, dcg, failures, ood_shares
 from darl_opensearch.demo.sample import Sample, TestQuery, read_sample
+from darl_opensearch.demo.second_act import Place, SecondAct, play
 from darl_opensearch.errors import load
 from darl_opensearch.jsonl import read_jsonl
 from darl_opensearch.node import node_possible
@@ -86,8 +87,10 @@ def run_demo(options: DemoOptions, say: Callable[[str], object], update: Callabl
         bundle = _make(options, clock, update)
         sample = read_sample(options.sample, bundle)
         runs, pairs = _search(options, url, bundle, sample, clock, update)
+        with clock.step("second act"):
+            second = _second_act(options, url, bundle, sample, update, say)
     clock.seconds["in all"] = round(time.perf_counter() - started, 1)
-    return _result(bundle, sample, runs, pairs, clock.seconds, embedded=embedded)
+    return _result(bundle, sample, runs, pairs, second, clock.seconds, embedded=embedded)
 
 
 def _make(options: DemoOptions, clock: _Clock, update: Callable[[str, int, int], object]) -> Bundle:
@@ -134,6 +137,16 @@ def _search(
         )
 
 
+def _second_act(
+    options: DemoOptions, url: str | None, bundle: Bundle, sample: Sample, update: Callable[[str, int, int], object],
+    say: Callable[[str], object],
+) -> SecondAct:  # fmt: skip
+    folder = options.out / "later"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    return play(Place(bundle, sample, folder, url), options.sample / "darl.toml", update, say)
+
+
 @dataclass(frozen=True)
 class DemoResult:
     """What the demo found.
@@ -153,6 +166,7 @@ def _result(
     sample: Sample,
     runs: list[RouteRun],
     pairs: list[PairRecord],
+    second: SecondAct,
     seconds: dict[str, float],
     *,
     embedded: bool,
@@ -165,6 +179,8 @@ def _result(
     scored = len(pairs) if embedded else _scored(runs, sample, pairs)
     broken = failures(runs[1:], runs[0].name, by_slice["all kinds"], len(pairs), scored)
     broken += alarms(shares, alpha)
+    second_table, second_figures = report.second_act_table(second, runs[0], sample, gains)
+    broken += _second_failures(second)
     figures = {
         "embedded": embedded,
         "model": {"name": bundle.card.name, "version": bundle.card.version, "sha256": bundle.identity},
@@ -176,11 +192,32 @@ def _result(
             for (query, item), share in sorted(shares.items(), reverse=True)
         },
         "pairs_logged": len(pairs),
+        "second_act": {
+            "outcome": second.outcome,
+            "said": second.said,
+            "quality": second_figures,
+            "gate": {key: value for key, value in second.cycle["gate"].items() if key != "settings"},
+            "pairs": second.cycle["train"]["pairs"],
+            "rolled_back": second.rolled_back,
+        },
         "seconds": seconds,
         "failures": list(broken),
     }
-    tables = (quality, report.ood_table(shares, alpha), report.latency_table(runs), *examples)
+    tables = (
+        quality, report.ood_table(shares, alpha), report.latency_table(runs), *examples, report.cycle_table(second),
+        second_table,
+    )  # fmt: skip
     return DemoResult(tables, figures, tuple(broken))
+
+
+def _second_failures(second: SecondAct) -> list[str]:
+    """Say what of the second act makes the demo fail; a gate that says no does not."""
+    found = [
+        f"{searched.run.name}: {len(searched.run.not_reranked)} searches came back not reranked"
+        for searched in (second.before, second.after, second.back)
+        if searched.run.not_reranked
+    ]
+    return found if second.rolled_back else [*found, "after the rollback version 1 does not answer as before"]
 
 
 def _scored(runs: list[RouteRun], sample: Sample, pairs: list[PairRecord]) -> int:

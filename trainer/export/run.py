@@ -203,9 +203,9 @@ def _reference(module: ContractModule, data: RunData) -> tuple[NDArray[np.float3
     most = max(1, REFERENCE_ROWS // len(names))
     queries, pairs = [], list[tuple[int, str]]()
     for row, name in enumerate(names):
-        part, ids = found[name][0], list(dict.fromkeys(found[name][1]))
-        drawn = [ids[i] for i in rng.permutation(len(ids))[:most].tolist()]
-        queries.append({"rows": len(drawn), "candidates": len(ids), "slice": part})
+        part, retrieved = found[name][0], list(dict.fromkeys(found[name][1]))
+        drawn = [retrieved[i] for i in rng.permutation(len(retrieved))[:most].tolist()]
+        queries.append({"rows": len(drawn), "candidates": len(retrieved), "slice": part})
         pairs += [(row, item_id) for item_id in drawn]
     items = {item_id: row for row, item_id in enumerate(dict.fromkeys(item_id for _, item_id in pairs))}
     index = torch.tensor([(row, items[item_id]) for row, item_id in pairs])

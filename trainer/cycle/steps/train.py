@@ -79,8 +79,7 @@ def write_project(context: Context, folder: Path, roles: Roles, tasks: Iterable[
     write_rows(folder / DEV, spelt(data.dev))
     write_rows(folder / OOD_DEV, [*spelt(data.ood_dev), *native(roles.ood_dev)])
     write_rows(folder / CONTROL, native(roles.control))
-    held = [{"query_id": q.query_id, "query": q.query, "items": list(q.item_ids)} for q, _ in data.traffic]
-    write_rows(folder / TRAFFIC, held)
+    write_rows(folder / TRAFFIC, held_traffic(data))
     tables = read_toml(context.training_path, context.config.train.set)
     tables["model"] = tables["model"] | {
         "base": BUNDLE + os.path.relpath(context.serving.path, folder),
@@ -103,6 +102,21 @@ def first_data(context: Context) -> RunData:
     :return: the data, split as then.
     """
     return read_data(context.training, context.training_path.parent, context.serving.tokenizer)
+
+
+def held_traffic(data: RunData) -> list[dict[str, Any]]:
+    """Write out the queries that the OOD score is calibrated on.
+
+    :param data: what the first bundle was trained on.
+    :return: a row a query.
+    """
+    queries = {q.query_id: q for q, _ in [*data.traffic, *data.familiar]}
+    return [
+        {"query_id": q.query_id, "query": q.query}
+        | ({"items": list(q.item_ids)} if q.item_ids else {})
+        | ({"slice": q.slice} if q.slice else {})
+        for q in queries.values()
+    ]
 
 
 def spelt(queries: Sequence[JudgedQuery]) -> Iterator[dict[str, Any]]:

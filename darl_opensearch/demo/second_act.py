@@ -1,0 +1,305 @@
+"""The demo's second act: later traffic is searched, logged, selected, judged, trained on, gated and released.
+
+The judges are the sample's own held-back judgments. Where the gate says no, that is shown, and the switch and the way
+back are shown by hand.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from darl_opensearch.bm25 import Bm25Index
+from darl_opensearch.bundle import Bundle
+from darl_opensearch.demo.backends import INDEX, SIZE, WINDOW, open_log
+from darl_opensearch.demo.measure import RouteRun
+from darl_opensearch.demo.sample import Sample, TestQuery
+from darl_opensearch.errors import load
+from darl_opensearch.jsonl import read_jsonl
+from darl_opensearch.ood.record import RankedRequest
+from darl_opensearch.scoring import Scorer
+
+PIPELINE = "darl-local"
+Update = Callable[[str, int, int], object]
+RELEASED = "released"
+
+
+@dataclass(frozen=True)
+class Searched:
+    """What some searches brought.
+
+    :param run: orders and times.
+    :param strange: by query id, whether each hit shown is out of distribution.
+    """
+
+    run: RouteRun
+    strange: Mapping[str, Sequence[bool]]
+
+
+@dataclass(frozen=True)
+class SecondAct:
+    """What the second act came to.
+
+    :param cycle: what each step left.
+    :param outcome: ``released``, or ``refused`` by the gate.
+    :param said: the cycle's own words.
+    :param before: the test queries, searched with version 1.
+    :param after: the same with version 2.
+    :param back: some of them after the rollback.
+    :param first: version 1.
+    :param bundle: version 2.
+    """
+
+    cycle: Mapping[str, Any]
+    outcome: str
+    said: str
+    before: Searched
+    after: Searched
+    back: Searched
+    first: Bundle
+    bundle: Bundle
+
+    @property
+    def rolled_back(self) -> bool:
+        """Whether version 1 answers again, hit for hit."""
+        return all(self.before.run.ranked[query] == ids for query, ids in self.back.run.ranked.items())
+
+
+class Place:
+    """Where the second act searches, logs and releases.
+
+    :param bundle: version 1.
+    :param sample: items and queries.
+    :param folder: for spool and cycle.
+    :param url: the cluster; None: none.
+    """
+
+    def __init__(self, bundle: Bundle, sample: Sample, folder: Path, url: str | None) -> None:
+        self.bundle, self.sample, self.folder, self.url = bundle, sample, folder, url
+        self._index = None if url else Bm25Index(sample.texts.items())
+
+    def search(
+        self, name: str, bundle: Bundle, queries: Sequence[TestQuery], spool: Path | None, advance: Callable[[], object]
+    ) -> Searched:
+        """Search by whatever serves now.
+
+        :param name: what to call it.
+        :param bundle: what serves; in a cluster the pipeline decides, and this is its card.
+        :param queries: the queries.
+        :param spool: where requests are logged; None: they are not.
+        :param advance: called after each.
+        :return: what came back.
+        """
+        run, strange = RouteRun(name), {}
+        with contextlib.ExitStack() as open_:
+            log = open_.enter_context(open_log(spool, bundle)) if spool else None
+            one = self._in_cluster(bundle) if self.url else self._embedded(open_.enter_context(Scorer.open(bundle)))
+            for query in queries:
+                ids, flags, took, reranked, request = one(query)
+                run.add(query, ids, took, reranked=reranked)
+                strange[query.query_id] = flags
+                if log is not None and request is not None:
+                    log.offer(request)
+                advance()
+            if log is not None:
+                log.flush()
+        return Searched(run, strange)
+
+    def _in_cluster(self, bundle: Bundle) -> Callable[[TestQuery], Any]:
+        from darl_opensearch.cluster import ClusterOptions, connect
+        from darl_opensearch.search import PipelineSearch
+
+        through = PipelineSearch(connect(ClusterOptions(self.url or "")), bundle, INDEX, PIPELINE)
+
+        def one(query: TestQuery) -> tuple[list[str], list[bool], float, bool, RankedRequest | None]:
+            out = through.search(query.query, size=SIZE, query_id=query.query_id, slice=query.slice)
+            flags = [bool(hit.is_ood) for hit in out.hits]
+            return [hit.id for hit in out.hits], flags, out.took_ms, out.reranked, out.ranked_request()
+
+        return one
+
+    def _embedded(self, scorer: Scorer) -> Callable[[TestQuery], Any]:
+        index, texts = self._index, self.sample.texts
+
+        def one(query: TestQuery) -> tuple[list[str], list[bool], float, bool, RankedRequest | None]:
+            started = time.perf_counter()
+            found = [hit.item_id for hit in index.search(query.query, WINDOW)] if index else []
+            if not found:
+                return [], [], 0.0, True, None
+            documents = [texts[item] for item in found]
+            scores = scorer.score(query.query, documents)
+            order = sorted(range(len(found)), key=lambda row: -float(scores.data[row, 0]))[:SIZE]
+            took = 1000 * (time.perf_counter() - started)
+            request = RankedRequest(
+                request_id=str(uuid.uuid4()), timestamp=datetime.now(UTC), query=query.query, query_id=query.query_id,
+                slice=query.slice, doc_ids=found, documents=documents, scores=scores, latency_ms=took, route="python",
+            )  # fmt: skip
+            flags = scores.is_ood
+            return [found[row] for row in order], [bool(flags[row]) for row in order], took, True, request
+
+        return one
+
+    def write_config(self, darl_toml: Path) -> Path:
+        """Write the cycle's configuration.
+
+        :param darl_toml: the one that version 1 was trained by.
+        :return: the file.
+        """
+        seen = {query.query_id for query in self.sample.queries if query.seen}
+        judged = [row for _, row in read_jsonl(self.sample.folder / "test_judgments.jsonl") if row["query_id"] in seen]
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in judged)
+        (self.folder / "id_test.jsonl").write_text(text, encoding="utf-8")
+        sample, log = self.sample.folder.resolve(), 'spool = "later.sqlite"\n' if self.url is None else ""
+        path = self.folder / "cycle.toml"
+        path.write_text(_CYCLE.format(
+            bundle=_toml(self.bundle.path.resolve()), config=_toml(darl_toml.resolve()), log=log,
+            catalogue=_toml(sample / "new_items.jsonl"), held=_toml(sample / "test_queries.jsonl"),
+            answers=_toml(sample / "later_judgments.jsonl"), guideline=_toml(sample / "GUIDELINE.md"),
+            url=self.url or "", index=INDEX if self.url else "", pipeline=PIPELINE,
+        ), encoding="utf-8")  # fmt: skip
+        return path
+
+    def ship(self, spool: Path) -> None:
+        """Send the spooled records to the cluster, as ``darl ship`` does, and wait until they can be searched.
+
+        :param spool: the spool.
+        """
+        if self.url is None:
+            return
+        from darl_opensearch.cluster import ClusterOptions, connect
+        from darl_opensearch.ood import STREAM, Shipper
+
+        client = connect(ClusterOptions(self.url))
+        with Shipper(spool, client) as shipper:
+            shipper.ship_all()
+        client.indices.refresh(index=STREAM)
+
+    def by_hand(self, made: Bundle, note: str) -> None:
+        """Release without a gate: to show the switch where the gate said no.
+
+        :param made: version 2.
+        :param note: why, for the history.
+        """
+        if self.url is None:
+            return
+        from darl_opensearch.cluster import Cluster, ClusterOptions
+        from darl_opensearch.cluster.release import ReleaseOptions, release
+
+        release(made, Cluster.open(ClusterOptions(self.url)), ReleaseOptions(pipeline=PIPELINE, note=note))
+
+    def back(self) -> None:
+        """Let version 1 serve again."""
+        if self.url is None:
+            return  # the next search opens version 1
+        from darl_opensearch.cluster import Cluster, ClusterOptions
+        from darl_opensearch.cluster.release import RollbackOptions, rollback
+
+        rollback(Cluster.open(ClusterOptions(self.url)), RollbackOptions(pipeline=PIPELINE, note="the demo ends"))
+
+
+def _toml(value: object) -> str:
+    return json.dumps(str(value), ensure_ascii=False)
+
+
+_CYCLE = """\
+# The second act of darl demo: what was searched later, judged by the sample's held-back judgments.
+seed = 7
+
+[model]
+bundle = {bundle}
+config = {config}
+catalogue = [{catalogue}]
+held_out = [{held}] # the demo's own test queries
+
+[log]
+{log}since = ""
+
+[start]
+when = "drift"
+
+[drift]
+min_queries = 20
+
+[select]
+budget = 300
+control_queries = 50
+
+[judge]
+judges = ["judgments"]
+guideline = {guideline}
+
+[judge.params.judgments]
+path = {answers}
+
+[gate]
+id_test = "id_test.jsonl"
+tolerance = 0.02 # 48 queries cannot show less
+
+[release]
+url = "{url}"
+index = "{index}"
+pipeline = "{pipeline}"
+"""
+
+
+def later_traffic(sample: Sample) -> list[TestQuery]:
+    """Read what people search after the launch of the new kinds.
+
+    :param sample: where it is.
+    :return: the queries.
+    """
+    rows = read_jsonl(sample.folder / "later_traffic.jsonl")
+    return [TestQuery(row["query_id"], row["query"], row["slice"], row["seen"]) for _, row in rows]
+
+
+def play(place: Place, darl_toml: Path, update: Update, say: Callable[[str], object]) -> SecondAct:
+    """Play the second act.
+
+    :param place: where.
+    :param darl_toml: what version 1 was trained by.
+    :param update: shows progress: what, done, total.
+    :param say: prints a line on stderr.
+    :return: what it came to.
+    """
+    from darl_opensearch.cluster.connect import ClusterOptions
+    from darl_opensearch.cycle import Surroundings
+
+    run = load("trainer.cycle.run", "train")
+    config_module = load("trainer.cycle.config", "train")
+    sample, spool = place.sample, place.folder / "later.sqlite"
+    searched = _searches(place, update)
+    before = searched("version 1", place.bundle, sample.queries, None)
+    searched("later traffic", place.bundle, later_traffic(sample), spool)
+    place.ship(spool)
+    path = place.write_config(darl_toml)
+    config = config_module.read_cycle(path)
+    world = Surroundings(config, path.parent, ClusterOptions(), say=say, report=update).world()
+    result = run.run_cycle(config, path.parent, world)
+    made = Bundle.open(path.parent / config.folder / result.cycle / "bundle")
+    if result.outcome != RELEASED:
+        place.by_hand(made, "the gate said no; released by hand to show the switch")
+    after = searched("version 2", made, sample.queries, None)
+    place.back()
+    back = searched("version 1 again", place.bundle, sample.queries[::7], None)
+    return SecondAct(result.to_json()["steps"], result.outcome, result.said, before, after, back, place.bundle, made)
+
+
+def _searches(place: Place, update: Update) -> Callable[[str, Bundle, Sequence[TestQuery], Path | None], Searched]:
+    def searched(name: str, bundle: Bundle, queries: Sequence[TestQuery], spool: Path | None) -> Searched:
+        done = 0
+
+        def advance() -> None:
+            nonlocal done
+            done += 1
+            update(f"searching, {name}", done, len(queries))
+
+        return place.search(name, bundle, queries, spool, advance)
+
+    return searched

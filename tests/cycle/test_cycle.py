@@ -1,0 +1,250 @@
+"""The cycle from end to end, on the random BERT: what it makes, when it stops, what it refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+
+import pytest
+from cycle_project import Deployed, world, write_cycle
+from trained_support import read_rows, write_rows
+
+from darl_opensearch.bundle import Bundle
+from darl_opensearch.errors import ClusterError, DarlError, UsageError
+from trainer.cycle.config import read_cycle
+from trainer.cycle.folder import Cycles
+from trainer.cycle.ports import Start
+from trainer.cycle.run import abandon, planned, run_cycle
+from trainer.cycle.steps import STEPS
+
+NAMES = [step.name for step in STEPS]
+
+
+def training(small):
+    return small[0].folder.parent / "data" / "darl.toml"
+
+
+@pytest.fixture(scope="module")
+def released(small, tmp_path_factory):
+    """A cycle that has released; read-only."""
+    from trained_support import one_thread
+
+    folder, told = tmp_path_factory.mktemp("released"), []
+    path = write_cycle(folder, small[1], training(small))
+    with one_thread():
+        result = run_cycle(read_cycle(path), folder, world(folder, told=told))
+    return folder, result, told
+
+
+def test_the_whole_way(small, released):
+    folder, result, told = released
+    assert (result.cycle, result.outcome, list(result.steps)) == ("0001", "released", NAMES)
+    cycle = folder / "cycles" / "0001"
+    made = Bundle.open(cycle / "bundle")
+    assert made.card.version == "2" and made.card.training["cycle"]["from"] == small[1].identity
+    deployed = read_rows(folder / "deployed.jsonl")
+    assert [(row["did"], row["sha256"]) for row in deployed] == [(d, made.identity) for d in ("register", "release")]
+    assert deployed[1]["cycle"] == "0001" and deployed[1]["passed"]
+    assert Cycles(folder / "cycles").serving(small[1].path).identity == made.identity
+    assert json.loads((cycle / "outcome.json").read_text())["outcome"] == "released"
+    assert (cycle / "evaluation" / "evaluation.html").is_file()
+    ((event, figures),) = told
+    assert event == "released" and (figures["from"], figures["to"], figures["cycle"]) == ("1", "2", "0001")
+    assert figures["gate"]["passed"] and "settings" not in figures["gate"]
+
+
+def test_what_was_drawn_for_the_gate_is_not_trained_on(released):
+    cycle = released[0] / "cycles" / "0001"
+    control = {row["query"] for row in read_rows(cycle / "train" / "control.jsonl")}
+    learnt = {row["query"] for name in ("judgments", "new", "dev", "ood_dev", "traffic")
+              for row in read_rows(cycle / "train" / f"{name}.jsonl")}  # fmt: skip
+    selected = {row["query"] for row in read_rows(cycle / "select" / "selected.jsonl")}
+    assert len(control) >= 10 and not control & learnt
+    assert selected <= learnt and not selected & control
+
+
+def test_every_judged_pair_can_be_traced(released):
+    folder, result, _ = released
+    cycle = folder / "cycles" / "0001"
+    lines = read_rows(cycle / "lineage.jsonl")
+    judged = {(row["task"], row["grade"]) for row in read_rows(cycle / "judge" / "judgments.jsonl")}
+    assert {(line["task"], line["grade"]) for line in lines} == judged
+    assert {line["judge"] for line in lines} == {"judgments"} and {line["cycle"] for line in lines} == {"0001"}
+    logged = {line["task"] for line in lines if line["records"]}
+    assert {line["task"] for line in lines if line["role"] != "control"} <= logged
+    assert sum(result.steps["train"]["pairs"].values()) == len(lines)
+
+
+def test_the_split_of_the_first_training_stays(small, released):
+    train = released[0] / "cycles" / "0001" / "train"
+    first = training(small).parent
+    for name, before in (("judgments", "judgments"), ("dev", "dev_judgments"), ("traffic", "traffic")):
+        queries = ({row["query"] for row in read_rows(path)}
+                   for path in (train / f"{name}.jsonl", first / f"{before}.jsonl"))  # fmt: skip
+        now, then = queries
+        # A traffic query that retrieves nothing calibrates nothing.
+        assert now == then or (name == "traffic" and now < then and len(then - now) < 3), name
+
+
+def test_the_next_cycle_starts_from_what_serves_and_learns_from_the_last_one(small, released, tmp_path):
+    folder = tmp_path / "again"
+    shutil.copytree(released[0], folder)
+    path = write_cycle(folder / "next", Bundle.open(folder / "cycles" / "0001" / "bundle"), training(small))
+    for name in ("spool.sqlite", "answers.jsonl"):
+        shutil.copy(folder / "next" / name, folder / name)  # the log of the new version, which serves now
+    result = run_cycle(read_cycle(folder / "cycle.toml"), folder, world(folder), until="train")
+    assert path.is_file() and (result.cycle, result.outcome) == ("0002", "stopped")
+    before, now = (folder / "cycles" / name for name in ("0001", "0002"))
+    judged = {row["query"] for row in read_rows(before / "select" / "selected.jsonl")}
+    assert not judged & {row["query"] for row in read_rows(now / "select" / "selected.jsonl")}
+    arm = {row["query"] for row in read_rows(before / "train" / "control.jsonl")}
+    kept = {row["query"] for row in read_rows(now / "select" / "kept.jsonl")}
+    assert kept and kept < arm
+    old = {row["query"] for row in read_rows(now / "train" / "judgments.jsonl")}
+    assert judged <= old and (arm - kept) <= old and not kept & old  # the other half of the arm trains now
+    assert kept <= {row["query"] for row in read_rows(now / "train" / "control.jsonl")}
+    asked = {row["query"] for row in read_rows(now / "judge" / "tasks.jsonl")}
+    assert not asked & kept and result.steps["judge"]["known"] > 0
+    assert result.steps["train"]["version"] == "3"
+
+
+def test_a_gate_that_says_no_leaves_everything_as_it_was(small, released, tmp_path):
+    folder, told = tmp_path / "no", []
+    shutil.copytree(released[0] / "cycles", folder / "cycles")
+    for name in ("outcome.json", "steps/gate.json", "steps/register.json", "steps/release.json"):
+        (folder / "cycles" / "0001" / name).unlink()
+    (folder / "cycles" / "current.json").unlink()
+    path = write_cycle(folder, small[1], training(small), gate={"min_queries": 4000})
+    result = run_cycle(read_cycle(path), folder, world(folder, told=told))
+    assert result.outcome == "refused" and "the gate said no: " in result.said
+    assert not (folder / "deployed.jsonl").exists()
+    assert Cycles(folder / "cycles").serving(small[1].path).identity == small[1].identity
+    assert told[0][0] == "refused" and told[0][1]["gate"]["reasons"]
+    # The next one is a new cycle, and its version is not the refused one's.
+    assert Cycles(folder / "cycles").open_or_next().name == "0002"
+
+
+def test_no_reason_no_cycle(small, tmp_path):
+    path = write_cycle(tmp_path, small[1], training(small))
+    calm = world(tmp_path, start=lambda bundle: Start(False, ("there is no drift",)))
+    result = run_cycle(read_cycle(path), tmp_path, calm)
+    assert (result.cycle, result.outcome, result.said) == ("", "idle", "there is no drift")
+    assert not Cycles(tmp_path / "cycles").all()
+    assert planned(read_cycle(path), tmp_path, calm).todo == ()
+
+
+def test_nothing_to_learn_ends_the_cycle(small, tmp_path):
+    path = write_cycle(tmp_path, small[1], training(small), select={"budget": 0})
+    result = run_cycle(read_cycle(path), tmp_path, world(tmp_path))
+    assert result.outcome == "nothing" and list(result.steps) == ["select"]
+    assert Cycles(tmp_path / "cycles").open_or_next().name == "0002"
+
+
+def test_people_are_waited_for_and_nothing_is_asked_twice(small, tmp_path):
+    path = write_cycle(tmp_path, small[1], training(small), judge={"judges": ["file"], "params": {}})
+    config = read_cycle(path)
+    first = run_cycle(config, tmp_path, world(tmp_path))
+    assert first.outcome == "waiting" and list(first.steps) == ["select"]
+    work = tmp_path / "cycles" / "0001" / "judge" / "work"
+    sheet = next(work.glob("tasks*.csv"))
+    before = sheet.read_bytes()
+    assert run_cycle(config, tmp_path, world(tmp_path)).outcome == "waiting" and sheet.read_bytes() == before
+    assert abandon(config, tmp_path) == "0001" and Cycles(tmp_path / "cycles").open_or_next().name == "0002"
+
+
+def test_a_cluster_that_is_away_is_asked_again(small, released, tmp_path):
+    folder = tmp_path / "away"
+    shutil.copytree(released[0], folder)
+    for name in ("outcome.json", "steps/register.json", "steps/release.json"):
+        (folder / "cycles" / "0001" / name).unlink()
+    (folder / "cycles" / "current.json").unlink()
+    (folder / "deployed.jsonl").unlink()
+    config = read_cycle(folder / "cycle.toml")
+    with pytest.raises(ClusterError, match="is not there"):
+        run_cycle(config, folder, world(folder, deployment=Deployed(folder / "deployed.jsonl", broken=True)))
+    assert run_cycle(config, folder, world(folder)).outcome == "released"
+    assert [row["did"] for row in read_rows(folder / "deployed.jsonl")] == ["register", "release"]
+
+
+def test_settings_of_a_finished_step_may_not_change_under_way(small, released, tmp_path):
+    folder = tmp_path / "changed"
+    shutil.copytree(released[0], folder)
+    (folder / "cycles" / "0001" / "outcome.json").unlink()
+    (folder / "cycles" / "0001" / "steps" / "release.json").unlink()
+    (folder / "cycles" / "current.json").unlink()
+    config = read_cycle(folder / "cycle.toml", ["select.budget=81"])
+    with pytest.raises(UsageError, match=r"\[select\] has changed since cycle 0001 did its step select"):
+        run_cycle(config, folder, world(folder))
+
+
+def test_another_version_that_serves_by_now_ends_it(small, released, tmp_path):
+    folder = tmp_path / "other"
+    shutil.copytree(released[0], folder)
+    for name in ("outcome.json", "steps/gate.json", "steps/register.json", "steps/release.json", "steps/export.json"):
+        (folder / "cycles" / "0001" / name).unlink()
+    with pytest.raises(DarlError, match="cycle 0001 began with version 1, and another serves now") as caught:
+        run_cycle(read_cycle(folder / "cycle.toml"), folder, world(folder))
+    assert "--abandon" in str(caught.value)
+
+
+def test_two_cycles_cannot_run_at_once(small, tmp_path):
+    path = write_cycle(tmp_path, small[1], training(small))
+    with Cycles(tmp_path / "cycles").locked(), pytest.raises(DarlError, match="another cycle is running .process"):
+        run_cycle(read_cycle(path), tmp_path, world(tmp_path))
+    with Cycles(tmp_path / "cycles").locked():
+        pass  # it was let go of
+
+
+def test_a_dry_run_writes_nothing(small, tmp_path):
+    path = write_cycle(tmp_path, small[1], training(small))
+    before = sorted(tmp_path.rglob("*"))
+    plan = planned(read_cycle(path), tmp_path, world(tmp_path))
+    assert (plan.cycle, plan.begins, plan.todo, plan.reasons) == ("0001", True, tuple(NAMES), ("asked for",))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("start.when='often'", r"\[start\] when is 'often'. Write drift or always"),
+        ("log.since='a week'", r"\[log\] since is 'a week'. Write a span such as 12h, 30d or 4w"),
+        ("train.stages=['refitt']", r"\[train\] stages names 'refitt'. Did you mean 'refit'"),
+        ("train.ood_dev_share=0.9", r"\[train\] ood_dev_share is 0.9"),
+        ("release.mode='remote'", r"\[release\] mode is 'remote'. Write local or connector"),
+        ("release.keep=-1", r"\[release\] keep is -1"),
+        ("gate.id_test=3", r"\[gate\] id_test is 3, not str"),
+        ("select.budgt=3", r"unknown key \[select\] budgt. Did you mean 'budget'"),
+    ],
+)
+def test_what_is_wrong_in_cycle_toml(small, tmp_path, override, message):
+    path = write_cycle(tmp_path, small[1], training(small))
+    with pytest.raises(UsageError, match=message):
+        read_cycle(path, [override])
+
+
+def test_there_is_no_such_step(small, tmp_path):
+    path = write_cycle(tmp_path, small[1], training(small))
+    with pytest.raises(UsageError, match="there is no step 'jugde'. Did you mean 'judge'"):
+        run_cycle(read_cycle(path), tmp_path, world(tmp_path), until="jugde")
+
+
+def test_settings_are_told_as_they_were(released, small):
+    begun = json.loads((released[0] / "cycles" / "0001" / "cycle.json").read_text())
+    assert begun["because"] == ["asked for"] and begun["from"]["version"] == "1"
+    assert begun["config"]["select"]["budget"] == 80
+    config = read_cycle(released[0] / "cycle.toml")
+    assert dataclasses.asdict(config)["select"]["selector"] == begun["config"]["select"]["selector"]
+
+
+def test_items_that_no_catalogue_has_are_known_by_their_text(small, tmp_path):
+    from trainer.cycle.samples import write_items
+
+    write_rows(tmp_path / "items.jsonl", [{"id": "a", "name": "Bike"}])
+    template = small[1].card.template
+    tasks = [{"item_id": "a", "text": "other"}, {"item_id": "b", "text": "Seaside cover", "slice": "home"}]
+    assert write_items(tmp_path / "out.jsonl", [tmp_path / "items.jsonl"], template, tasks) == 1
+    assert read_rows(tmp_path / "out.jsonl") == [
+        {"id": "a", "name": "Bike"}, {"id": "b", "darl_text": "Seaside cover", "kind": "home"},
+    ]  # fmt: skip
+    assert small[1].renderer(read_rows(tmp_path / "out.jsonl")[1]) == "Seaside cover"

@@ -1,14 +1,15 @@
 """How far two blind judgments of the same pairs agree: ``python examples/insurance/agreement.py``.
 
 Exact agreement, Cohen's kappa and quadratic kappa (Cohen 1960 and 1968), each with a 95 % bootstrap interval
-over pairs. Kappa is agreement beyond what the two grade distributions would give by chance.
+over pairs; then the later part's pairs apart. Kappa is agreement beyond what the two grade distributions would give
+by chance; where a pass gave one grade only there is nothing for it to tell, and it is not printed.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 FIRST = ("judgments.jsonl", "dev_judgments.jsonl", "test_judgments.jsonl", "later_judgments.jsonl")
+LATER = FIRST[-1:]
 SECOND = "second_pass.jsonl"
 GRADES = 3
 
@@ -25,33 +27,46 @@ def main(folder: Path) -> None:
 
     :param folder: the sample.
     """
-    first, second = read_passes(folder)
-    table = confusion(first, second)
-    draws = np.random.default_rng(0).integers(len(first), size=(10_000, len(first)))
-    drawn = confusions(first, second, draws)
-    lines = [f"{len(first)} pairs, drawn at random and judged twice; the second time blind"]
-    for name, values, value in (
-        ("equal", equal(drawn), equal(table)),
-        ("Cohen's kappa", kappa(drawn), kappa(table)),
-        ("quadratic kappa", kappa(drawn, power=2), kappa(table, power=2)),
-    ):
-        low, high = np.nanquantile(values, [0.025, 0.975])
-        lines.append(f"{name:16} {value:.3f} [{low:.3f}, {high:.3f}]")
-    lines.append("first \\ second " + "".join(f"{grade:>5}" for grade in range(GRADES)))
-    for grade, row in enumerate(table.astype(int)):
-        lines.append(f"{grade:>14} " + "".join(f"{count:>5}" for count in row))
+    lines = [*report("all parts", *read_passes(folder)), "", *report("the later part", *read_passes(folder, LATER))]
     sys.stdout.write("\n".join(lines) + "\n")
 
 
-def read_passes(folder: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def report(what: str, first: NDArray[np.int64], second: NDArray[np.int64]) -> list[str]:
+    """Put the agreement of two passes in lines.
+
+    :param what: what the pairs are from.
+    :param first: ``[n]`` grades.
+    :param second: ``[n]`` grades.
+    :return: the figures with their intervals, then the counts.
+    """
+    table = confusion(first, second)
+    lines = [f"{what}: {len(first)} pairs, drawn at random and judged twice; the second time blind"]
+    if len(first):
+        draws = np.random.default_rng(0).integers(len(first), size=(10_000, len(first)))
+        drawn = confusions(first, second, draws)
+        lines.append(_line("equal", equal(table), equal(drawn)))
+        if min(len(set(first)), len(set(second))) > 1:
+            lines.append(_line("Cohen's kappa", kappa(table), kappa(drawn)))
+            lines.append(_line("quadratic kappa", kappa(table, power=2), kappa(drawn, power=2)))
+        else:
+            lines.append("kappa            not told: one of the passes gave one grade only")
+    lines.append("first \\ second " + "".join(f"{grade:>5}" for grade in range(GRADES)))
+    for grade, row in enumerate(table.astype(int)):
+        lines.append(f"{grade:>14} " + "".join(f"{count:>5}" for count in row))
+    return lines
+
+
+def read_passes(folder: Path, names: Sequence[str] = FIRST) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Read both grades of every pair that was judged twice.
 
     :param folder: the sample.
+    :param names: files of the first pass whose pairs are wanted.
     :return: first and second grades, each ``[n]``.
     """
-    grades = {(r["query_id"], r["item_id"]): r["grade"] for name in FIRST for r in _rows(folder / name)}
-    pairs = [(grades[r["query_id"], r["item_id"]], r["grade"]) for r in _rows(folder / SECOND)]
-    first, second = np.array(pairs, dtype=np.int64).T
+    grades = {(r["query_id"], r["item_id"]): (name, r["grade"]) for name in FIRST for r in _rows(folder / name)}
+    both = [(*grades[r["query_id"], r["item_id"]], r["grade"]) for r in _rows(folder / SECOND)]
+    pairs = [(first, second) for name, first, second in both if name in names]
+    first, second = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
     return first, second
 
 
@@ -103,6 +118,11 @@ def kappa(table: NDArray[np.float64], *, power: int = 0) -> NDArray[np.float64]:
     with np.errstate(invalid="ignore"):
         value: NDArray[np.float64] = 1 - (weight * shares).sum(axis=(-2, -1)) / (weight * chance).sum(axis=(-2, -1))
     return value
+
+
+def _line(name: str, value: NDArray[np.float64], drawn: NDArray[np.float64]) -> str:
+    low, high = np.nanquantile(drawn, [0.025, 0.975])
+    return f"{name:16} {value:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:

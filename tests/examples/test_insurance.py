@@ -213,12 +213,18 @@ def test_the_readme_states_the_agreement_of_the_files(readme, agreement):
     share = re.search(r"([\d.]+) % equal", readme)
     assert share and float(share[1]) == pytest.approx(100 * agreement["equal"](table), abs=0.06)
     assert len({(row["query_id"], row["item_id"]) for row in rows("second_pass")}) == len(first)
+    irrelevant = re.search(r"\((\d+) of the (\d+);", readme)
+    assert [int(count) for count in irrelevant.groups()] == [(first == 0).sum(), len(first)]
+    later = agreement["read_passes"](FOLDER, agreement["LATER"])
+    stated = re.search(r"later (\d+) apart: (\d+) of (\d+) equal \(([\d.]+) %\)", readme)
+    assert [int(stated[i]) for i in (1, 2, 3)] == [len(later[0]), (later[0] == later[1]).sum(), len(later[0])]
+    assert float(stated[4]) == pytest.approx(100 * (later[0] == later[1]).mean(), abs=0.06)
 
 
 def test_the_script_prints_it():
     done = subprocess.run([sys.executable, FOLDER / "agreement.py"], capture_output=True, text=True, check=True)
     assert re.search(r"^Cohen's kappa\s+0\.\d{3} \[0\.\d{3}, [01]\.\d{3}\]$", done.stdout, re.M), done.stdout
-    assert done.stderr == ""
+    assert "nan" not in done.stdout and done.stderr == ""
 
 
 def test_a_guideline_comes_with_it():

@@ -1,0 +1,226 @@
+"""The results as Markdown and as a picture, between the markers of the README.
+
+Run as ``python -m benchmarks.cycle.report`` to render the page again; ``--check`` says whether it is stale.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.quality.report import difference, table
+
+HERE = Path(__file__).parent
+README = HERE / "README.md"
+PICTURE = HERE / "labels.svg"
+RESULT = HERE / "results" / "labels.json"
+NAMES = {"ndcg": "nDCG", "kappa": "kappa", "cut_kappa": "kappa by cut-points", "macro_f1": "macro-F1", "ece": "ECE"}
+COLOURS = {"DASA (herding)": "#c0392b", "contrast": "#2471a3", "random among the flagged": "#7f8c8d"}
+LEGEND = "In brackets: 95 % intervals over queries and seeds. * the interval leaves out 0."
+
+
+def render_labels(result: dict[str, Any]) -> str:
+    """Everything that was measured.
+
+    :param result: what ``labels`` wrote.
+    :return: Markdown.
+    """
+    config, where = result["config"], result["circumstances"]
+    parts = [
+        "### The gap: a model that saw the hidden labels minus one that did not",
+        _gaps(result["gaps"]), LEGEND, "### Claims", *_claims(result["claims"]),
+    ]  # fmt: skip
+    for name, found in result["curves"].items():
+        parts += [f"### {name}", *_shift(found)]
+        if name in result["ablations"]:
+            parts += ["Another unit, and a pool without the filters:", _areas(result["ablations"][name])]
+        if name in result["not_flagged"]:
+            parts += ["Choosing from the whole pool, not from what is flagged:", *_shift(result["not_flagged"][name])]
+    for name, found in result["luck"].items():
+        parts += [f"### Luck: {name}", *_luck(found)]
+    parts.append(
+        f"{len(config['seeds'])} seeds, {config['draws']} resamples; detector {config['detector']}, alpha "
+        f"{config['alpha']}. {where['cpu']}; torch {where['versions']['torch']}."
+    )
+    return "\n\n".join(parts)
+
+
+def _gaps(gaps: dict[str, Any]) -> str:
+    rows = [
+        [name, _plain(found["OOD"]["ndcg"]["alone"]), _starred(found["OOD"]["ndcg"]["gap"]),
+         *(_starred(found["OOD"][m]["gap"]) for m in ("kappa", "cut_kappa", "macro_f1", "ece")),
+         _starred(found["ID"]["ndcg"]["gap"])]
+        for name, found in gaps.items()
+    ]  # fmt: skip
+    header = ["", "nDCG without", "nDCG", "kappa", "kappa by cut-points", "macro-F1", "ECE", "ID nDCG"]
+    return table(header, rows)
+
+
+def _claims(claims: dict[str, Any]) -> list[str]:
+    return [
+        table([f"Area under the curve of nDCG: {family}", "mean [95 %]", "p", "p (Holm)"],
+              [[name, difference(c), f"{c['p']:.4f}", f"{c['p_holm']:.4f}"] for name, c in found.items()])
+        for family, found in claims.items() if found
+    ]  # fmt: skip
+
+
+def _shift(found: dict[str, Any]) -> list[str]:
+    grid = found["grid"]
+    kinds = "; ".join(f"{kind} {n:g}, {left:g}, {flagged:g}" for kind, (n, left, flagged) in found["found"].items())
+    sizes = ", ".join(f"{name} {n}" for name, n in found["sizes"].items())
+    rows = [
+        [name, *(_plain(v) for v in values["OOD"]["ndcg"])] for name, values in found["curves"].items()
+    ]  # fmt: skip
+    needed = found["labels_for_all_that_labels_give"]
+    wanted = [
+        [name, *("not reached" if by[name] is None else f"{by[name]:.0f}" for by in needed.values())]
+        for name in found["curves"]
+    ]
+    return [
+        f"Queries: {sizes}. In the pool, and left by the filters, and flagged of those: {kinds}. That is "
+        f"{found['pairs']:.0f} pairs to choose from.",
+        table(["OOD nDCG by labels", *(str(n) for n in grid), "all"], rows),
+        _areas(found),
+        table(["Labels for this share of the gap", *(f"{float(share):.0%}" for share in needed)], wanted),
+    ]
+
+
+def _areas(found: dict[str, Any]) -> str:
+    against = next(name for name in found["areas"] if name not in found["minus_random"])
+    keys = ("OOD ndcg", "OOD kappa", "OOD cut_kappa", "OOD macro_f1", "OOD ece", "ID ndcg")
+    rows = [
+        [name, *(_starred(claims[key]) for key in keys), _starred(found["id_change"][name]),
+         f"{found['people_and_new'][name][-1]:.2f}"]
+        for name, claims in found["minus_random"].items()
+    ]  # fmt: skip
+    header = [f"Area minus {against}", *(_title(key) for key in keys), "ID nDCG at the end minus before",
+              "OOD queries of people among the judged"]  # fmt: skip
+    return table(header, rows)
+
+
+def _luck(found: dict[str, Any]) -> list[str]:
+    rows = [[name, difference(value)] for name, value in found["correlations"].items()]
+    return [
+        f"{found['draws']} random choices of {found['budget']} flagged pairs on each of {found['seeds']} splits: nDCG "
+        f"{_plain(found['mean'])}, standard deviation {_plain(found['deviation']['choices'])} over choices and "
+        f"{_plain(found['deviation']['splits'])} over splits.",
+        table(["Rank correlation, within a split, of nDCG with what was chosen", "[95 %]"], rows),
+    ]
+
+
+def _title(key: str) -> str:
+    part, _, measure = key.partition(" ")
+    return f"{part} {NAMES[measure]}"
+
+
+def _starred(claim: dict[str, float]) -> str:
+    return difference(claim) + ("*" if claim["low"] > 0 or claim["high"] < 0 else "")
+
+
+def _plain(value: float) -> str:
+    return f"{value:.4f}".replace("0.", ".", 1)
+
+
+def draw_labels(result: dict[str, Any]) -> str:
+    """Draw the curves of nDCG on OOD queries, one panel a shift.
+
+    :param result: what ``labels`` wrote.
+    :return: SVG.
+    """
+    width, height, left, top = 300, 210, 48, 34
+    panels = []
+    for number, (name, found) in enumerate(result["curves"].items()):
+        curves = {arm: found["curves"][arm]["OOD"]["ndcg"][:-1] for arm in COLOURS if arm in found["curves"]}
+        whole = found["curves"]["random among the flagged"]["OOD"]["ndcg"][-1]
+        values = [v for curve in curves.values() for v in curve] + [whole]
+        low, high = min(values), max(values)
+        inner_w, inner_h = width - left - 12, height - top - 34
+
+        def x(labels: float, last: float = found["grid"][-1], w: float = inner_w) -> float:
+            return round(left + w * labels / last, 1)
+
+        def y(value: float, low: float = low, high: float = high, h: float = inner_h) -> float:
+            return round(top + h * (high - value) / max(high - low, 1e-9), 1)
+
+        body = [f'<text x="{left}" y="18" font-weight="bold">{name}</text>',
+                f'<line x1="{left}" x2="{width - 12}" y1="{y(whole)}" y2="{y(whole)}" stroke="#999" '
+                f'stroke-dasharray="4 3"/>',
+                f'<text x="{left - 4}" y="{y(low) + 4}" text-anchor="end">{_plain(low)}</text>',
+                f'<text x="{left - 4}" y="{y(high) + 4}" text-anchor="end">{_plain(high)}</text>',
+                f'<text x="{left}" y="{height - 16}">0</text>',
+                f'<text x="{width - 12}" y="{height - 16}" text-anchor="end">{found["grid"][-1]} labels</text>',
+                ]  # fmt: skip
+        for arm, curve in curves.items():
+            points = " ".join(f"{x(n)},{y(v)}" for n, v in zip(found["grid"], curve, strict=True))
+            body.append(f'<polyline fill="none" stroke="{COLOURS[arm]}" stroke-width="2" points="{points}"/>')
+        across, down = number % 2, number // 2
+        panels.append(f'<g transform="translate({across * width},{down * height})">' + "".join(body) + "</g>")
+    rows = (len(panels) + 1) // 2
+    legend = "".join(
+        f'<text x="{left + place * 190}" y="{rows * height + 16}" fill="{colour}">{arm}</text>'
+        for place, (arm, colour) in enumerate(COLOURS.items())
+    )
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {2 * width} {rows * height + 28}" '
+        'font-family="sans-serif" font-size="11"><rect width="100%" height="100%" fill="white"/>'
+        + "\n".join([*panels, legend]) + "</svg>\n"
+    )  # fmt: skip
+
+
+SECTIONS: dict[str, tuple[Path, Callable[[dict[str, Any]], str]]] = {"labels": (RESULT, render_labels)}
+
+
+def rendered(text: str) -> str:
+    """Fill the page's marked sections from the results on disk.
+
+    :param text: with ``<!-- name: begin -->`` and ``<!-- name: end -->``.
+    :return: the text, up to date; a section without its result stays as it is.
+    """
+    for name, (path, render) in SECTIONS.items():
+        begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
+        before, found, rest = text.partition(begin)
+        _, closed, after = rest.partition(end)
+        if found and closed and path.is_file():
+            text = f"{before}{begin}\n{render(json.loads(path.read_text(encoding='utf-8')))}\n\n{end}{after}"
+    return text
+
+
+def refresh() -> None:
+    """Bring page and picture up to date."""
+    README.write_text(rendered(README.read_text(encoding="utf-8")), encoding="utf-8")
+    if RESULT.is_file():
+        PICTURE.write_text(draw_labels(json.loads(RESULT.read_text(encoding="utf-8"))), encoding="utf-8")
+
+
+def is_fresh() -> bool:
+    """Say whether page and picture show the results on disk.
+
+    :return: whether they do.
+    """
+    text = README.read_text(encoding="utf-8")
+    picture = not RESULT.is_file() or (
+        PICTURE.is_file()
+        and PICTURE.read_text(encoding="utf-8") == draw_labels(json.loads(RESULT.read_text(encoding="utf-8")))
+    )
+    return rendered(text) == text and picture
+
+
+def main(argv: list[str]) -> int:
+    """Render, or check.
+
+    :param argv: arguments.
+    :return: 1 when a check finds the page stale.
+    """
+    if "--check" in argv:
+        fresh = is_fresh()
+        print("up to date" if fresh else "stale: run python -m benchmarks.cycle.report")
+        return int(not fresh)
+    refresh()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

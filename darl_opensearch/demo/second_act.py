@@ -21,7 +21,7 @@ from darl_opensearch.bundle import Bundle
 from darl_opensearch.demo.backends import INDEX, SIZE, WINDOW, open_log
 from darl_opensearch.demo.measure import RouteRun
 from darl_opensearch.demo.sample import Sample, TestQuery
-from darl_opensearch.errors import load
+from darl_opensearch.errors import DarlError, load
 from darl_opensearch.jsonl import read_jsonl
 from darl_opensearch.ood.record import RankedRequest
 from darl_opensearch.scoring import Scorer
@@ -259,14 +259,18 @@ def later_traffic(sample: Sample) -> list[TestQuery]:
     return [TestQuery(row["query_id"], row["query"], row["slice"], row["seen"]) for _, row in rows]
 
 
-def play(place: Place, darl_toml: Path, update: Update, say: Callable[[str], object]) -> SecondAct:
+def play(
+    place: Place, darl_toml: Path, update: Update, say: Callable[[str], object], *, settings: Sequence[str] = ()
+) -> SecondAct:
     """Play the second act.
 
     :param place: where.
     :param darl_toml: what version 1 was trained by.
     :param update: shows progress: what, done, total.
     :param say: prints a line on stderr.
+    :param settings: further keys of the cycle, as ``table.key=value``.
     :return: what it came to.
+    :raises DarlError: when no cycle began, or it made nothing.
     """
     from darl_opensearch.cluster.connect import ClusterOptions
     from darl_opensearch.cycle import Surroundings
@@ -279,9 +283,11 @@ def play(place: Place, darl_toml: Path, update: Update, say: Callable[[str], obj
     searched("later traffic", place.bundle, later_traffic(sample), spool)
     place.ship(spool)
     path = place.write_config(darl_toml)
-    config = config_module.read_cycle(path)
+    config = config_module.read_cycle(path, settings)
     world = Surroundings(config, path.parent, ClusterOptions(), say=say, report=update).world()
     result = run.run_cycle(config, path.parent, world)
+    if "gate" not in result.steps:
+        raise DarlError(f"the cycle made no version: {result.said}", where=str(path), todo="see the cycle's folder")
     made = Bundle.open(path.parent / config.folder / result.cycle / "bundle")
     if result.outcome != RELEASED:
         place.by_hand(made, "the gate said no; released by hand to show the switch")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
@@ -18,6 +20,7 @@ from darl_opensearch.demo.measure import RouteRun, alarms, failures, ood_shares,
 from darl_opensearch.demo.run import DemoResult
 from darl_opensearch.demo.sample import TestQuery as Query
 from darl_opensearch.demo.sample import read_sample
+from darl_opensearch.demo.second_act import Searched, SecondAct
 from darl_opensearch.errors import DarlError
 from darl_opensearch.monitor import Share
 from darl_opensearch.node import NodePossible
@@ -105,9 +108,37 @@ def test_shares_by_kind_of_query_and_item(sample):
     assert shares[True, True].clusters == 2  # intervals are over queries
 
 
+def second_act(tiny, **changes):
+    """A second act that has happened, for the demo's own bookkeeping; the real one is in tests/cycle."""
+
+    def play(place, *_):
+        seen = {query.query_id: ["b-1"] for query in place.sample.queries}
+        before = Searched(RouteRun("version 1", ranked=seen), {query: [True] for query in seen})
+        after = Searched(RouteRun("version 2", ranked=dict.fromkeys(seen, [])), {query: [] for query in seen})
+        cycle = {name: {"seconds": 1.0} for name in ("select", "judge", "train", "gate", "release")}
+        cycle["select"] |= {"selected": 10, "control": 4}
+        cycle["judge"] |= {"selected": 10, "control": 4}
+        cycle["train"] |= {"version": "2", "pairs": {"new": 8, "ood_dev": 2, "control": 4, "old": 0}}
+        cycle["gate"] |= {"passed": True, "reasons": []}
+        act = SecondAct(cycle, "released", "version 2 serves", before, after, before, tiny, tiny)
+        return dataclasses.replace(act, **changes)
+
+    return play
+
+
+def test_a_second_act_that_does_not_come_back_fails_the_demo(tiny, sample):
+    act = second_act(tiny)(SimpleNamespace(sample=sample))
+    assert steps._second_failures(act) == []
+    lost = dataclasses.replace(act, back=Searched(RouteRun("version 1 again", ranked={"q0": ["t-1"]}), {}))
+    assert steps._second_failures(lost) == ["after the rollback version 1 does not answer as before"]
+    first_stage = dataclasses.replace(act, after=Searched(RouteRun("version 2", not_reranked=["q0"]), {}))
+    assert steps._second_failures(first_stage) == ["version 2: 1 searches came back not reranked"]
+
+
 def test_the_embedded_demo_says_so_and_counts_every_pair(folder, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(steps, "node_possible", lambda: NodePossible(None, "no Java and no Docker"))
     monkeypatch.setattr(steps, "_make", lambda *_: tiny)
+    monkeypatch.setattr(steps, "play", second_act(tiny))
     said: list[str] = []
     result = run_demo(DemoOptions(folder, tmp_path / "out"), said.append, lambda *_: None)
     assert said[0].startswith("Embedded default: SQLite BM25 ") and "no Java and no Docker" in said[0]
@@ -119,7 +150,9 @@ def test_the_embedded_demo_says_so_and_counts_every_pair(folder, tiny, tmp_path,
     assert {"bicycle", "travel", "home (new)"} < figures["quality"].keys()
     assert "seen queries × seen kinds" in figures["ood_shares"]
     assert figures["latency"].keys() == {"BM25", "in Python"}
-    assert len(result.tables) == 3 + 2  # quality, shares, latency; two example queries
+    assert len(result.tables) == 3 + 2 + 2  # quality, shares, latency; two example queries; the second act
+    assert figures["second_act"]["outcome"] == "released" and figures["second_act"]["rolled_back"]
+    assert figures["second_act"]["quality"]["new kinds"]["after"] == 0.0  # nothing came back in version 2
     assert (tmp_path / "out" / "ood" / "spool.sqlite").is_file()
     json.dumps(figures, allow_nan=False)
 

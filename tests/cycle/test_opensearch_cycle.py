@@ -1,0 +1,77 @@
+"""A cycle on a real node: from the data stream to a pipeline that asks the new version, and back."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+from cluster_support import clean_up
+from cycle_project import write_cycle
+from trained_support import SAMPLE
+
+from darl_opensearch.bundle import Bundle
+from darl_opensearch.cluster import Cluster, ClusterOptions, PipelineOptions, RegisterOptions, load_items, register
+from darl_opensearch.cluster.release import RollbackOptions, rollback, versions
+from darl_opensearch.cycle import Surroundings
+from darl_opensearch.errors import ClusterError
+from darl_opensearch.ood import Shipper
+from darl_opensearch.search import PipelineSearch
+from trainer.cycle.config import read_cycle
+from trainer.cycle.run import run_cycle
+
+pytestmark = pytest.mark.opensearch
+
+
+@pytest.fixture
+def served(opensearch_url, small, tmp_path):
+    """Version 1 behind a pipeline, its items in an index, a day's log in a data stream, and a cycle.toml."""
+    cluster, bundle, name = Cluster.open(ClusterOptions(opensearch_url)), small[1], f"t{uuid.uuid4().hex[:10]}"
+    register(bundle, cluster, RegisterOptions(pipeline=PipelineOptions(name, max_k=37)))
+    for number, file in enumerate(("items", "new_items")):
+        load_items(cluster, bundle, SAMPLE / f"{file}.jsonl", f"{name}-items", recreate=number == 0).check()
+    path = write_cycle(
+        tmp_path, bundle, small[0].folder.parent / "data" / "darl.toml",
+        log={"spool": "", "stream": f"{name}-ood"},
+        release={"url": opensearch_url, "index": f"{name}-items", "pipeline": name},
+    )  # fmt: skip
+    with Shipper(tmp_path / "spool.sqlite", cluster.client, stream=f"{name}-ood") as shipper:
+        shipper.ship_all()
+    cluster.client.indices.refresh(index=f"{name}-ood")
+    yield cluster, bundle, name, path
+    cluster.client.indices.delete_data_stream(name=f"{name}-ood")
+    clean_up(cluster, bundle, pipeline_names={name}, indexes={f"{name}-items"})
+
+
+def test_a_cycle_releases_and_the_way_back_is_open(served):
+    cluster, bundle, name, path = served
+    search = PipelineSearch(cluster.client, bundle, f"{name}-items", name)
+    before = [hit.id for hit in search.search("puppy ate a sock", size=5).hits]
+
+    # Cut off behind the registering: the release finds the model that is there.
+    config = read_cycle(path)
+    world = Surroundings(config, path.parent, ClusterOptions()).world()
+    stopped = run_cycle(config, path.parent, world, until="register")
+    assert stopped.outcome == "stopped" and stopped.said == "next is release"
+    assert [(v.served.version, v.state) for v in versions(cluster, name)][:1] == [("1", "serving")]
+    assert [hit.id for hit in search.search("puppy ate a sock", size=5).hits] == before
+    model = stopped.steps["register"]["model_id"]
+
+    done = run_cycle(config, path.parent, world)
+    assert done.outcome == "released" and done.steps["release"]["served"]["model_id"] == model
+    states = {v.served.version: v for v in versions(cluster, name)}
+    assert states["2"].state == "serving" and states["1"].state == "deployed"
+    assert states["2"].event.cycle == "0001" and states["2"].gate["passed"]
+    made = Bundle.open(path.parent / "cycles" / "0001" / "bundle")
+    found = PipelineSearch(cluster.client, made, f"{name}-items", name).search("puppy ate a sock", size=5)
+    assert found.reranked and len(found.hits) == 5
+
+    rollback(cluster, RollbackOptions(pipeline=name))
+    assert [hit.id for hit in search.search("puppy ate a sock", size=5).hits] == before
+    assert {v.served.version: v.state for v in versions(cluster, name)} == {"1": "serving", "2": "deployed"}
+
+
+def test_a_log_that_cannot_be_read_is_said(served):
+    _, _, _, path = served
+    config = read_cycle(path, ["release.url='http://127.0.0.1:9'"])
+    with pytest.raises(ClusterError, match="127.0.0.1:9"):
+        run_cycle(config, path.parent, Surroundings(config, path.parent, ClusterOptions()).world())

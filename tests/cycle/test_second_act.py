@@ -1,0 +1,29 @@
+"""The demo's second act without a cluster, on the random BERT: real searches, a real cycle, and the way back."""
+
+from __future__ import annotations
+
+from trained_support import SAMPLE, read_rows
+
+from darl_opensearch.demo.report import cycle_table, second_act_table
+from darl_opensearch.demo.sample import read_sample
+from darl_opensearch.demo.second_act import Place, play
+
+
+def test_later_traffic_becomes_a_version_and_goes_again(small, tmp_path):
+    """A random encoder learns nothing worth having: the gate says no, and the demo goes on by hand."""
+    sample = read_sample(SAMPLE, small[1])
+    place = Place(small[1], sample, tmp_path, None)
+    settings = ["start.when=always", "select.budget=60", "select.control_queries=12", "train.int8=false",
+                "gate.min_queries=500", "select.selector=random", "select.noise=0"]  # fmt: skip
+    act = play(place, small[0].folder.parent / "data" / "darl.toml", lambda *_: None, lambda _: None, settings=settings)
+    assert act.outcome == "refused" and "the gate said no" in act.said
+    assert act.bundle.card.version == "2" and act.rolled_back
+    cycle = tmp_path / "cycles" / "0001"
+    own = {query.query for query in sample.queries}
+    asked = {row["query"] for row in read_rows(cycle / "judge" / "tasks.jsonl")}
+    later = {row["query"] for row in read_rows(SAMPLE / "later_traffic.jsonl")}
+    assert asked <= later and not asked & own
+    assert act.cycle["judge"]["selected"] >= 0.9 * act.cycle["select"]["selected"]  # the sample's judgments know them
+    table, figures = second_act_table(act, act.before.run, sample, small[1].card.scale.gains)
+    assert figures.keys() == {"kinds trained on", "new kinds"} and len(table.rows) == 2
+    assert cycle_table(act).rows and all(query in act.after.strange for query in act.before.strange)

@@ -15,6 +15,7 @@ from darl_opensearch.cluster.calls import Cluster
 from darl_opensearch.cluster.connect import ClusterOptions
 from darl_opensearch.cluster.connector import ScorerAddress
 from darl_opensearch.cluster.deployment import ClusterDeployment, NoCluster
+from darl_opensearch.cluster.item_index import first_stage
 from darl_opensearch.cluster.release import ReleaseOptions
 from darl_opensearch.errors import UsageError, load
 from darl_opensearch.monitor.drift import DriftConfig, drift
@@ -85,7 +86,7 @@ class Surroundings:
         deployment = NoCluster() if cluster is None else ClusterDeployment(cluster, self._release(), self.report)
         world: World = ports.World(
             store=lambda: self._store(cluster), start=start, deployment=deployment, item_texts=texts, tell=told,
-            report=self.report,
+            report=self.report, item_search=first_stage(cluster, table.index) if cluster and table.index else None,
         )  # fmt: skip
         return world
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from darl_opensearch.cli.cluster_options import cluster_options
-from darl_opensearch.cli.item_index import item_search
 from darl_opensearch.cli.output import emit, json_option, progress
 from darl_opensearch.errors import UsageError, load
 
@@ -127,6 +126,8 @@ def cli(
     model = _open(bundle) if bundle else None
     items = read_items(catalogue, model.renderer if model else mining.WholeItems(settings.template.item_template))
     queries = read_judgments(judged, items, settings.grades.scale.k)
+    from darl_opensearch.cluster.item_index import item_search
+
     with contextlib.ExitStack() as open_:
         retrieve = open_.enter_context(item_search(cluster, index)) if index else mining.local_first_stage(items)
         score = open_.enter_context(_scores(model)) if model else None

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from darl_opensearch.cli.cluster_options import cluster_options, stream_option
-from darl_opensearch.cli.item_index import item_search
 from darl_opensearch.cli.output import emit, json_option, progress
 from darl_opensearch.cli.times import since_callback
 from darl_opensearch.errors import UsageError, load
@@ -189,6 +188,7 @@ def _items(
     if index is None:
         return Items.of_texts(texts) if texts else NO_ITEMS
     from darl_opensearch.cluster.connect import connect, without_secrets
+    from darl_opensearch.cluster.item_index import item_search
     from darl_opensearch.ood.store import join_texts
 
     client, where = connect(cluster), without_secrets(cluster.url)

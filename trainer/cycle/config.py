@@ -91,7 +91,9 @@ class Release:
     """Table ``[release]``: where the new version serves."""
 
     url: str = _opt("", "the cluster; empty: none, and a release only points current.json to the new bundle")
-    index: str = _opt("", "the item index: texts of items that the log holds without, and a search before the switch")
+    index: str = _opt(
+        "", "the item index: texts that the log holds without, what a control query finds, a search before the switch"
+    )
     mode: str = _opt("local", "local: the model runs in the cluster; connector: it asks a scorer")
     scorer_url: str = _opt("", "rerank route of the scorer of the new version, for connector")
     pipeline: str = _opt("darl", "the search pipelines that are switched: NAME and NAME-plain")

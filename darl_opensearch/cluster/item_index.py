@@ -1,0 +1,46 @@
+"""Searching the item index as the first stage does."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+
+from darl_opensearch.cluster.calls import Cluster, path
+from darl_opensearch.cluster.config_files import render
+from darl_opensearch.cluster.connect import ClusterOptions
+from darl_opensearch.text import ID_FIELD
+
+ItemSearch = Callable[[str, int], Sequence[str]]
+
+
+@contextlib.contextmanager
+def item_search(options: ClusterOptions, index: str) -> Iterator[ItemSearch]:
+    """Search an index as it is: no search pipeline reranks what is asked for here.
+
+    :param options: how to reach the cluster.
+    :param index: the index.
+    :yields: a function of a query and a number of hits that answers item ids, best first.
+    """
+    cluster = Cluster.open(options)
+    try:
+        cluster.identify()
+        yield first_stage(cluster, index)
+    finally:
+        cluster.client.close()
+
+
+def first_stage(cluster: Cluster, index: str) -> ItemSearch:
+    """Make the search of a cluster that is open.
+
+    :param cluster: the cluster.
+    :param index: the index.
+    :return: a function of a query and a number of hits that answers item ids, best first.
+    """
+
+    def retrieve(query: str, size: int) -> list[str]:
+        body = render("search.json", size=size, query=query)
+        answer = cluster.read("POST", f"{path(index, '_search')}?search_pipeline=_none", body)
+        hits = answer.get("hits", {}).get("hits", [])
+        return [str((hit.get("_source") or {}).get(ID_FIELD, hit.get("_id"))) for hit in hits]
+
+    return retrieve

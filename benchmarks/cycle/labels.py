@@ -10,7 +10,6 @@ import argparse
 import hashlib
 import json
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -44,7 +43,7 @@ KINDS: dict[str, tuple[Mapping[str, Arm], tuple[str, ...]]] = {
     "ablations": ({RANDOM: ARMS[RANDOM], **ABLATIONS}, ("ESCI → FeedbackQA",)),
     "not_flagged": (NOT_FLAGGED, ("ESCI → Chorus",)),
 }
-NEAR_FULL = 0.95  # share of the gap at which a curve counts as having arrived
+SHARES = (0.5, 0.75, 0.95)  # of the gap
 
 
 def measure_gap(folder: Path, shift: Shift, work: Path, *, seeds: Sequence[int]) -> dict[str, Any]:
@@ -91,9 +90,6 @@ def summarise(curves: Curves, against: str) -> dict[str, Any]:
         for name, tables in curves.tables.items()
     }
     values = {n: {p: {m: curve(t[p][m]) for m in MEASURES} for p in PARTS} for n, t in curves.tables.items()}
-    ndcg = {name: found["OOD"]["ndcg"] for name, found in values.items()}
-    first, whole = ndcg[against][0], ndcg[against][-1]
-    points = [*curves.grid, curves.every]
     return {
         "grid": list(curves.grid), "pairs": round(curves.every, 1), "sizes": curves.sizes,
         "found": {kind: [round(float(np.mean([f[kind][i] for f in curves.found])), 1) for i in range(3)]
@@ -106,16 +102,22 @@ def summarise(curves: Curves, against: str) -> dict[str, Any]:
         },
         "id_change": {name: resampled(t["ID"]["ndcg"], last).claim() for name, t in curves.tables.items()},
         "ood_change": {name: resampled(t["OOD"]["ndcg"], last).claim() for name, t in curves.tables.items()},
-        "labels_for_all_that_labels_give": {
-            str(share): {name: _round(labels_needed(points, found, first + share * (whole - first)))
-                         for name, found in ndcg.items()}
-            for share in (0.5, 0.75, NEAR_FULL)
-        },
     }  # fmt: skip
 
 
-def _round(value: float | None) -> float | None:
-    return None if value is None else round(value, 1)
+def needed(found: dict[str, Any]) -> dict[str, dict[str, float | None]]:
+    """Find how many labels bring a share of the gap.
+
+    :param found: of :func:`summarise`.
+    :return: by share and row, labels; None where the curve, which ends at half of the pool, does not reach it.
+    """
+    ndcg = {name: values["OOD"]["ndcg"] for name, values in found["curves"].items()}
+    labels: dict[str, dict[str, float | None]] = {}
+    for share in SHARES:
+        for name, (*points, whole) in ndcg.items():
+            reached = labels_needed(found["grid"], points, points[0] + share * (whole - points[0]))
+            labels.setdefault(str(share), {})[name] = None if reached is None else round(reached, 1)
+    return labels
 
 
 def kept(path: Path, facts: Any, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -148,7 +150,6 @@ def run(
     :param say: called with what was just done.
     :return: JSON-ready result.
     """
-    begin = time.perf_counter()
     torch.set_num_threads(1)  # a head of twelve features: more threads only wait for each other
     gaps: dict[str, Any] = {}
     curves: dict[str, dict[str, Any]] = {}
@@ -171,7 +172,8 @@ def run(
                 return summarise(found, next(iter(arms)))
 
             described = {n: asdict(arm) for n, arm in arms.items()}
-            curves.setdefault(kind, {})[name] = kept(work / f"{kind}-{name}", [*facts, described], drawn)
+            found = kept(work / f"{kind}-{name}", [*facts, described], drawn)
+            curves.setdefault(kind, {})[name] = {**found, "labels_needed": needed(found)}
     if LUCKY in only:
         shift, tried = SHIFTS[LUCKY], list(seeds)[:LUCK_SEEDS]
         found = kept(work / f"luck-{LUCKY}", [asdict(shift), tried, BUDGET, LUCK_DRAWS],
@@ -188,7 +190,7 @@ def run(
             "shifts": {name: asdict(SHIFTS[name]) for name in only},
             "data": sets.digests(folder, sorted({f for name in only for f in SHIFTS[name].folders})),
         },
-        "circumstances": circumstances(), "seconds": round(time.perf_counter() - begin, 1),
+        "circumstances": circumstances(),
     }  # fmt: skip
 
 

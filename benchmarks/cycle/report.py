@@ -74,7 +74,7 @@ def _shift(found: dict[str, Any]) -> list[str]:
     rows = [
         [name, *(_plain(v) for v in values["OOD"]["ndcg"])] for name, values in found["curves"].items()
     ]  # fmt: skip
-    needed = found["labels_for_all_that_labels_give"]
+    needed = found["labels_needed"]
     wanted = [
         [name, *("not reached" if by[name] is None else f"{by[name]:.0f}" for by in needed.values())]
         for name in found["curves"]

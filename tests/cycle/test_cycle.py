@@ -11,7 +11,7 @@ from cycle_project import Deployed, world, write_cycle
 from trained_support import read_rows, write_rows
 
 from darl_opensearch.bundle import Bundle
-from darl_opensearch.errors import ClusterError, DarlError, UsageError
+from darl_opensearch.errors import ClusterError, DarlError, GateRefused, UsageError
 from trainer.cycle.config import read_cycle
 from trainer.cycle.folder import Cycles
 from trainer.cycle.ports import Start
@@ -123,6 +123,20 @@ def test_a_gate_that_says_no_leaves_everything_as_it_was(small, released, tmp_pa
     assert told[0][0] == "refused" and told[0][1]["gate"]["reasons"]
     # The next one is a new cycle, and its version is not the refused one's.
     assert Cycles(folder / "cycles").open_or_next().name == "0002"
+
+
+def test_judges_that_are_refused_are_told_of_and_nothing_is_trained(small, tmp_path):
+    """The lowest grade for everything, by a judge that is scored on gold that says otherwise."""
+    path = write_cycle(tmp_path, small[1], training(small))
+    gold = read_rows(tmp_path / "answers.jsonl")[:60]
+    write_rows(tmp_path / "gold.jsonl", [row | {"text": "a product"} for row in gold])
+    answers = read_rows(tmp_path / "answers.jsonl")
+    write_rows(tmp_path / "answers.jsonl", [row | {"grade": number % 3} for number, row in enumerate(answers)])
+    told = []
+    with pytest.raises(GateRefused):
+        run_cycle(read_cycle(path, ["judge.gold=gold.jsonl"]), tmp_path, world(tmp_path, told=told))
+    assert [(event, figures["step"]) for event, figures in told] == [("refused", "judge")]
+    assert Cycles(tmp_path / "cycles").open_or_next().done("judge") is None
 
 
 def test_no_reason_no_cycle(small, tmp_path):

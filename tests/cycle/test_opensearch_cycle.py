@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import uuid
 
 import pytest
 from cluster_support import clean_up
 from cycle_project import write_cycle
-from trained_support import SAMPLE
+from trained_support import SAMPLE, copy_bundle, correct_digests
 
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.cluster import Cluster, ClusterOptions, PipelineOptions, RegisterOptions, load_items, register
@@ -25,21 +26,28 @@ pytestmark = pytest.mark.opensearch
 @pytest.fixture
 def served(opensearch_url, small, tmp_path):
     """Version 1 behind a pipeline, its items in an index, a day's log in a data stream, and a cycle.toml."""
-    cluster, bundle, name = Cluster.open(ClusterOptions(opensearch_url)), small[1], f"t{uuid.uuid4().hex[:10]}"
-    register(bundle, cluster, RegisterOptions(pipeline=PipelineOptions(name, max_k=37)))
-    for number, file in enumerate(("items", "new_items")):
-        load_items(cluster, bundle, SAMPLE / f"{file}.jsonl", f"{name}-items", recreate=number == 0).check()
+    cluster, name = Cluster.open(ClusterOptions(opensearch_url)), f"t{uuid.uuid4().hex[:10]}"
+    bundle = Bundle.open(correct_digests(copy_bundle(small[1], tmp_path / "bundle"), name=name))
+    training = tmp_path / "data" / "darl.toml"
+    shutil.copytree(small[0].folder.parent / "data", training.parent)
+    training.write_text(training.read_text(encoding="utf-8").replace('"small"', f'"{name}"'), encoding="utf-8")
     path = write_cycle(
-        tmp_path, bundle, small[0].folder.parent / "data" / "darl.toml",
-        log={"spool": "", "stream": f"{name}-ood"},
+        tmp_path, bundle, training, log={"spool": "", "stream": f"{name}-ood"},
         release={"url": opensearch_url, "index": f"{name}-items", "pipeline": name},
     )  # fmt: skip
-    with Shipper(tmp_path / "spool.sqlite", cluster.client, stream=f"{name}-ood") as shipper:
-        shipper.ship_all()
-    cluster.client.indices.refresh(index=f"{name}-ood")
-    yield cluster, bundle, name, path
-    cluster.client.indices.delete_data_stream(name=f"{name}-ood")
-    clean_up(cluster, bundle, pipeline_names={name}, indexes={f"{name}-items"})
+    try:
+        register(bundle, cluster, RegisterOptions(pipeline=PipelineOptions(name, max_k=37)))
+        for number, file in enumerate(("items", "new_items")):
+            load_items(cluster, bundle, SAMPLE / f"{file}.jsonl", f"{name}-items", recreate=number == 0).check()
+        with Shipper(tmp_path / "spool.sqlite", cluster.client, stream=f"{name}-ood") as shipper:
+            shipper.ship_all()
+        cluster.client.indices.refresh(index=f"{name}-ood")
+        yield cluster, bundle, name, path
+        cluster.client.indices.delete_data_stream(name=f"{name}-ood")
+    finally:
+        made = path.parent / "cycles" / "0001" / "bundle"
+        for one in (bundle, *([Bundle.open(made)] if made.is_dir() else [])):
+            clean_up(cluster, one, pipeline_names={name}, indexes={f"{name}-items"})
 
 
 def test_a_cycle_releases_and_the_way_back_is_open(served):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from darl_opensearch.errors import DarlError, UsageError
+from darl_opensearch.errors import DarlError, GateRefused, UsageError
 from trainer.cycle.config import CycleConfig
 from trainer.cycle.folder import BEGUN, Cycle, Cycles, now, write_json
 from trainer.cycle.ports import World
@@ -107,13 +107,17 @@ def _steps(context: Context, last: int) -> CycleResult:
         return CycleResult(cycle.name, STOPPED, f"next is {STEPS[last + 1].name}", done)
     version = done["export"]["version"]
     ended = cycle.end(RELEASED, said=f"version {version} serves", version=version)
-    context.world.tell(RELEASED, _news(context, done))
+    context.world.tell(RELEASED, _news(context))
     return CycleResult(cycle.name, RELEASED, ended["said"], done)
 
 
 def _do(step: Step, context: Context) -> dict[str, Any]:
     started = time.monotonic()
-    result = dict(step.run(context))
+    try:
+        result = dict(step.run(context))
+    except GateRefused as err:  # no judge is good enough, or the new version does not answer where it should serve
+        context.world.tell(REFUSED, _news(context) | {"step": step.name, "reason": str(err)})
+        raise
     seconds = round(time.monotonic() - started, 1)
     result |= {"settings": step.settings(context.config), "time": now(), "seconds": seconds}
     context.cycle.finish(step.name, result)
@@ -145,17 +149,17 @@ def _ended(step: Step, result: Mapping[str, Any], context: Context) -> dict[str,
         return context.cycle.end(NOTHING, said="no selected pair was judged")
     if step.name == "gate" and not result["passed"]:
         ended = context.cycle.end(REFUSED, said="the gate said no: " + "; ".join(result["reasons"]))
-        done = {name: context.told(name) for name in ("select", "judge", "train", "export", "gate")}
-        context.world.tell(REFUSED, _news(context, done))
+        context.world.tell(REFUSED, _news(context))
         return ended
     return None
 
 
-def _news(context: Context, done: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    card = context.serving.card
+def _news(context: Context) -> dict[str, Any]:
+    """What a webhook is told of a cycle."""
     return {
-        "model": card.name, "cycle": context.cycle.name, "from": (context.cycle.begun or {})["from"]["version"],
-        "to": done["export"]["version"], "gate": {k: v for k, v in done["gate"].items() if k != "settings"},
+        "model": context.serving.card.name, "cycle": context.cycle.name,
+        "from": (context.cycle.begun or {})["from"]["version"], "to": context.told("train").get("version"),
+        "gate": {key: value for key, value in context.told("gate").items() if key != "settings"} or None,
     }  # fmt: skip
 
 

@@ -55,7 +55,8 @@ class Moments:
 
         :return: ``[w, w]``.
         """
-        return shrink(self.covariance, self.count, self.fourth)
+        weight = shrinkage(self.covariance, self.count, self.fourth)
+        return shrink(self.covariance, weight, self.covariance.diagonal().mean())
 
     def whitening(self, power: float = 1.0) -> Tensor:
         """Matrix that brings centred rows to the covariance's axes, each in units of its spread.
@@ -66,21 +67,30 @@ class Moments:
         return whitening(self.shrunk(), power)
 
 
-def shrink(covariance: Tensor, count: int, fourth: float) -> Tensor:
-    """Draw a covariance towards a multiple of the identity.
+def shrinkage(covariance: Tensor, count: int, fourth: float) -> float:
+    """Weight of the identity in the Ledoit-Wolf estimate.
 
     :param covariance: ``[w, w]`` float64, a scatter divided by ``count``.
     :param count: rows that it is of.
     :param fourth: mean of the fourth power of a row's distance from its centre.
-    :return: ``[w, w]``.
+    :return: from 0 to 1.
     """
-    width = len(covariance)
-    aim = covariance.diagonal().mean() * torch.eye(width, dtype=covariance.dtype)
+    aim = covariance.diagonal().mean() * torch.eye(len(covariance), dtype=covariance.dtype)
     # The sum of the variances of the covariance's entries; over all of them it is a matter of two scalars.
     noise = (fourth - covariance.square().sum()) / count
     spread = (covariance - aim).square().sum()
-    weight = float((noise / spread.clamp_min(1e-30)).clamp(0.0, 1.0))
-    return (1 - weight) * covariance + weight * aim
+    return float((noise / spread.clamp_min(1e-30)).clamp(0.0, 1.0))
+
+
+def shrink(covariance: Tensor, weight: float, variance: Tensor) -> Tensor:
+    """Draw a covariance towards a multiple of the identity.
+
+    :param covariance: ``[w, w]`` float64.
+    :param weight: of the identity, from 0 to 1.
+    :param variance: ``[]`` that the identity is multiplied by.
+    :return: ``[w, w]``.
+    """
+    return (1 - weight) * covariance + weight * variance * torch.eye(len(covariance), dtype=covariance.dtype)
 
 
 def whitening(covariance: Tensor, power: float = 1.0) -> Tensor:

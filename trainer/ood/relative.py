@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from trainer.ood.base import Chunks, Detector, distinct
-from trainer.ood.moments import Moments, shrink, whitening
+from trainer.ood.moments import Moments, shrink, shrinkage, whitening
 from trainer.ood.reference import assign, kmeans, sample
 from trainer.ood.registry import DETECTORS
 from trainer.registry import Param
@@ -28,8 +28,9 @@ class RelativeMahalanobis(Detector):
 
     Ren et al. 2021, arXiv:2106.09022: what any text has of the background Gaussian cancels out. There are no classes
     among queries and items, so groups found by k-means take their place. Both scatters, the one within groups and the
-    background's, are divided by the number of rows before they are shrunk and inverted: left undivided, the same ridge
-    would shrink them by different shares.
+    background's, are divided by the number of rows, and both are shrunk alike: by the Ledoit-Wolf weight of the noisier
+    one within groups, towards the background's mean variance. Shrunk each on its own, the scatter within groups can
+    come out the wider one, and then what is farther away has the smaller relative distance.
 
     :param width: features ``h``.
     :param halves: not needed: a covariance takes both halves at once.
@@ -71,9 +72,11 @@ class RelativeMahalanobis(Detector):
             centred = rows - centres[group]
             scatter += centred.T @ centred
             fourth += float(centred.square().sum(1).square().sum())
-        within = whitening(shrink(scatter / moments.count, moments.count, fourth / moments.count))
+        inner, variance = scatter / moments.count, moments.covariance.diagonal().mean()
+        weight = shrinkage(inner, moments.count, fourth / moments.count)
+        within = whitening(shrink(inner, weight, variance))
         self.mean.copy_(moments.mean)
-        self.background.copy_(moments.whitening())
+        self.background.copy_(whitening(shrink(moments.covariance, weight, variance)))
         self.within.copy_(within)
         self.centres = ((centres[count > 0] - moments.mean) @ within).float()
 

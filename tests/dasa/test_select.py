@@ -385,7 +385,7 @@ def test_a_killed_run_goes_on_and_ends_alike(log, bundle, tmp_path, monkeypatch)
         except Killed:
             deaths += 1
             # A torn write beyond what was committed.
-            if (features := tmp_path / "killed/work/features.f32").exists():
+            if (features := tmp_path / "killed" / "work" / "features.f32").exists():
                 with features.open("ab") as file:
                     file.write(b"torn")
     assert deaths >= 3
@@ -427,7 +427,7 @@ def test_a_broken_control_file_or_report_is_named(log, bundle, tmp_path):
     with pytest.raises(InputError, match=r"report.json: is no report of a selection \('log'\). Select anew"):
         log.select(bundle, tmp_path / "out")
     (tmp_path / "other/work").mkdir(parents=True)
-    (tmp_path / "other/work/log.db").write_bytes(b"no database " * 100)
+    (tmp_path / "other" / "work" / "log.db").write_bytes(b"no database " * 100)
     with pytest.raises(InputError, match=r"log.db: is no work file \(file is not a database\). Remove it"):
         log.select(bundle, tmp_path / "other")
 

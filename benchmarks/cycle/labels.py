@@ -43,6 +43,7 @@ KINDS: dict[str, tuple[Mapping[str, Arm], tuple[str, ...]]] = {
     "ablations": ({RANDOM: ARMS[RANDOM], **ABLATIONS}, ("ESCI → FeedbackQA",)),
     "not_flagged": (NOT_FLAGGED, ("ESCI → Chorus",)),
 }
+CLAIMED = ("ndcg", "kappa", "cut_kappa")  # what a gap is looked for in, and a claim is made of where there is one
 SHARES = (0.5, 0.75, 0.95)  # of the gap
 
 
@@ -66,13 +67,14 @@ def measure_gap(folder: Path, shift: Shift, work: Path, *, seeds: Sequence[int])
     return found
 
 
-def has_gap(found: dict[str, Any]) -> bool:
-    """Say whether a shift has a gap in nDCG.
+def has_gap(found: dict[str, Any], measure: str) -> bool:
+    """Say whether a shift has a gap.
 
     :param found: of :func:`measure_gap`.
+    :param measure: one of ``CLAIMED``.
     :return: whether its 95 % interval lies above 0.
     """
-    return bool(found["OOD"]["ndcg"]["gap"]["low"] > 0)
+    return bool(found["OOD"][measure]["gap"]["low"] > 0)
 
 
 def summarise(curves: Curves, against: str) -> dict[str, Any]:
@@ -160,7 +162,7 @@ def run(
         )
         say(f"{name}: gap {gaps[name]['OOD']['ndcg']['gap']}")
     for name in only:
-        if not has_gap(gaps[name]):
+        if not any(has_gap(gaps[name], measure) for measure in CLAIMED):
             continue
         shift, facts = SHIFTS[name], [asdict(SHIFTS[name]), list(seeds)]
         for kind, (arms, where) in KINDS.items():
@@ -181,7 +183,7 @@ def run(
         curves["luck"] = {LUCKY: found}
     return {
         "gaps": gaps, **{kind: curves.get(kind, {}) for kind in (*KINDS, "luck")},
-        "claims": families(curves.get("curves", {})),
+        "claims": families(gaps, curves.get("curves", {})),
         "config": {
             "seeds": list(seeds), "draws": DRAWS, "base": asdict(BASE), "items": pool.ITEMS, "alpha": pool.ALPHA,
             "detector": pool.DETECTOR, "id_shares": pool.ID_SHARES, "pool_share": pool.POOL_SHARE,
@@ -194,20 +196,25 @@ def run(
     }  # fmt: skip
 
 
-def families(curves: dict[str, Any]) -> dict[str, Any]:
-    """Claims over all shifts with a gap, adjusted together.
+def families(gaps: dict[str, Any], curves: dict[str, Any]) -> dict[str, Any]:
+    """Claims over all shifts with a gap in a measure, adjusted together.
 
+    :param gaps: by shift.
     :param curves: by shift.
-    :return: by name of the family.
+    :return: by measure and family.
     """
-    sides = {
-        f"{OURS} - {RANDOM}": (OURS, [name for name in curves if name not in CONFIRMING]),
-        f"contrast - {RANDOM}": ("contrast", [name for name in curves if name not in EXPLORED]),
-    }
-    return {
-        family: adjusted({name: curves[name]["minus_random"][ours]["OOD ndcg"] for name in names})
-        for family, (ours, names) in sides.items()
-    }
+    found: dict[str, Any] = {}
+    for measure in CLAIMED:
+        with_gap = [name for name in curves if has_gap(gaps[name], measure)]
+        sides = {
+            f"{OURS} - {RANDOM}": (OURS, [name for name in with_gap if name not in CONFIRMING]),
+            f"contrast - {RANDOM}": ("contrast", [name for name in with_gap if name not in EXPLORED]),
+        }
+        found[measure] = {
+            family: adjusted({name: curves[name]["minus_random"][ours][f"OOD {measure}"] for name in names})
+            for family, (ours, names) in sides.items()
+        }
+    return found
 
 
 def main(argv: list[str] | None = None) -> int:

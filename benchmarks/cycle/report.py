@@ -61,9 +61,9 @@ def _gaps(gaps: dict[str, Any]) -> str:
 
 def _claims(claims: dict[str, Any]) -> list[str]:
     return [
-        table([f"Area under the curve of nDCG: {family}", "mean [95 %]", "p", "p (Holm)"],
+        table([f"Area under the curve of {NAMES[measure]}: {family}", "mean [95 %]", "p", "p (Holm)"],
               [[name, difference(c), f"{c['p']:.4f}", f"{c['p_holm']:.4f}"] for name, c in found.items()])
-        for family, found in claims.items() if found
+        for measure, families in claims.items() for family, found in families.items() if found
     ]  # fmt: skip
 
 
@@ -132,7 +132,8 @@ def draw_labels(result: dict[str, Any]) -> str:
     """
     width, height, left, top = 300, 210, 48, 34
     panels = []
-    for number, (name, found) in enumerate(result["curves"].items()):
+    shown = {n: c for n, c in result["curves"].items() if result["gaps"][n]["OOD"]["ndcg"]["gap"]["low"] > 0}
+    for number, (name, found) in enumerate(shown.items()):
         curves = {arm: found["curves"][arm]["OOD"]["ndcg"][:-1] for arm in COLOURS if arm in found["curves"]}
         whole = found["curves"]["random among the flagged"]["OOD"]["ndcg"][-1]
         values = [v for curve in curves.values() for v in curve] + [whole]

@@ -105,7 +105,10 @@ def test_trace_finds_the_gap_and_a_selector_that_avoids_noise(made):
     told = {"grid": [0, 50, 100], "curves": {"a": {"OOD": {"ndcg": [0.0, 0.5, 0.7, 1.0]}}}}
     assert labels.needed(told) == {"0.5": {"a": 50.0}, "0.75": {"a": None}, "0.95": {"a": None}}
     assert said["ood_change"]["contrast"]["mean"] > 0.02
-    assert labels.families({"made": said})[f"{labels.OURS} - {labels.RANDOM}"]["made"]["p_holm"] <= 1
+    gap = {m: {"gap": {"low": low}} for m, low in (("ndcg", 0.1), ("kappa", -0.1), ("cut_kappa", 0.1))}
+    claims = labels.families({"made": {"OOD": gap}}, {"made": said})
+    assert claims["ndcg"][f"{labels.OURS} - {labels.RANDOM}"]["made"]["p_holm"] <= 1
+    assert not any(claims["kappa"].values())  # without a gap there is nothing to claim
 
 
 def test_area_is_the_trapezoids():
@@ -152,4 +155,4 @@ def test_the_page_shows_the_committed_result():
     assert report.is_fresh(), "run: python -m benchmarks.cycle.report"
     result = json.loads(report.RESULT.read_text(encoding="utf-8"))
     for name, found in result["gaps"].items():
-        assert (name in result["curves"]) is labels.has_gap(found)
+        assert (name in result["curves"]) is any(labels.has_gap(found, measure) for measure in labels.CLAIMED)

@@ -26,12 +26,13 @@ from torch import Tensor
 from benchmarks.ood import report
 from benchmarks.ood.encoding import ITEMS, SETTINGS, SPEECH, TYPOS, Encoded, encode
 from benchmarks.ood.measures import DRAWS, Part, claims, interval, over_repetitions, resamples
+from benchmarks.ood.report import SEEN, UNSEEN
 from benchmarks.quality import sets
 from benchmarks.quality.data import ID_DOMAINS, OOD_DOMAIN, data_folder
 from benchmarks.quality.feedbackqa import circumstances
 from benchmarks.quality.losses import method
 from benchmarks.quality.methods import fitted
-from darl_opensearch.errors import DarlError
+from darl_opensearch.errors import DarlError, UsageError
 from darl_opensearch.scores import is_ood
 from trainer.models.heads import Head
 from trainer.ood import DETECTORS, ConformalCalibration, halves, needs_catalogue, reads
@@ -41,7 +42,6 @@ from trainer.ood.vim import VirtualLogit
 from trainer.stages.data import Pairs
 
 ALPHA = 0.05
-SEEN, UNSEEN = "seen items", "unseen items"
 ESCI_INSIDE = sets.SETTINGS["ESCI"].inside
 HEAD = method("cross_entropy")  # a nominal head: energy and ViM are about a logit a class
 NAMED = ("mahalanobis, item", "knn k=5, pair", "knn k=5, query")  # whose figures the goal was set by
@@ -288,7 +288,7 @@ def share(flags: list[tuple[NDArray[np.bool_], Rows]], weight: NDArray[np.float6
         return interval((weight @ hits) / (weight @ counts))
 
 
-def run(folder: Path, cache: Path, *, seeds: int, draws: int, peers: str) -> dict[str, Any]:
+def run(folder: Path, cache: Path, *, seeds: int, draws: int, peers: str, only: tuple[str, ...] = ()) -> dict[str, Any]:
     """Fit, measure, compare.
 
     :param folder: what ``DARL_DATA`` names.
@@ -296,6 +296,7 @@ def run(folder: Path, cache: Path, *, seeds: int, draws: int, peers: str) -> dic
     :param seeds: repetitions.
     :param draws: resamples.
     :param peers: interpreter that has pytorch-ood; empty: left out.
+    :param only: systems; empty: all. The differences need all.
     :return: JSON-ready result.
     """
     begin = time.perf_counter()
@@ -317,7 +318,7 @@ def run(folder: Path, cache: Path, *, seeds: int, draws: int, peers: str) -> dic
             **{name: [len(s.outside[name]) for s in splits] for name in shift.outside},
         }  # fmt: skip
         auroc: dict[tuple[str, str], NDArray[np.float64]] = {}
-        for name, system in SYSTEMS.items():
+        for name, system in ((name, SYSTEMS[name]) for name in only or SYSTEMS):
             distances = [bench.distances(system) for bench in benches]
             flags = [alarms(d, s) for d, s in zip(distances, splits, strict=True)]
             false_alarms.setdefault(fit_name, {})[name] = {
@@ -331,7 +332,7 @@ def run(folder: Path, cache: Path, *, seeds: int, draws: int, peers: str) -> dic
                 auroc[part, name] = found["auroc"]
                 tables.setdefault(part, {})[name] = {figure: interval(values) for figure, values in found.items()}
             print(f"{fit_name}: {name}", file=sys.stderr)
-        for part in (part for part in shift.outside if part.startswith("near")):
+        for part in (part for part in shift.outside if part.startswith("near") and not only):
             for other in (*NAMED, "knn k=1, item"):
                 family[f"{part}: {OURS} − {other}"] = auroc[part, OURS] - auroc[part, other]
         if peers and fit_name == "FeedbackQA":
@@ -372,6 +373,17 @@ def _beside(benches: list[Bench], splits: list[Split], python: str, of: Rows) ->
     return result
 
 
+def _into(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """Put the systems that were measured anew into an earlier result of the same repetitions."""
+    if (old["config"], old["counts"]) != (new["config"], new["counts"]):
+        raise UsageError("the result is of other seeds, draws or data", todo="leave --only out")
+    for key in ("tables", "false_alarms"):
+        for part, systems in new[key].items():
+            old[key][part].update(systems)
+    old["peers"] = new["peers"] or old["peers"]
+    return old
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run from the command line.
 
@@ -385,10 +397,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--cache", type=Path, default=Path(tempfile.gettempdir()) / "darl-ood", help="folder for encodings"
     )
+    parser.add_argument(
+        "--only", action="append", default=[], choices=tuple(SYSTEMS),
+        help="measure these anew into the result that is there, with its seeds and draws (default: all)",
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, default=report.RESULT, help="where the result goes")
     args = parser.parse_args(argv)
     try:
-        result = run(data_folder(), args.cache, seeds=args.seeds, draws=args.draws, peers=args.peers)
+        how = {"seeds": args.seeds, "draws": args.draws, "peers": args.peers, "only": tuple(args.only)}
+        result = run(data_folder(), args.cache, **how)
+        if args.only:
+            result = _into(json.loads(args.out.read_text(encoding="utf-8")), result)
     except DarlError as err:
         print(f"error: {err}", file=sys.stderr)
         return err.exit_code

@@ -42,11 +42,12 @@ ITEMS_LOGGED, WIDTH, DIRECTIONS, NOISES, KNOWN, BUDGET = 3, 384, 5000, 7919, 500
 TEXT = "An item's text as a shop would render it: name | material and size | what it is for | 12 to 16 words."
 
 
+PRIMES = 99_961, 99_971, 99_989, 99_991, 100_003  # one for each word: together they never come round
+
+
 def words(number: int) -> str:
     """Five of 100,000 words: few queries share four of them."""
-    return " ".join(
-        f"w{(number * prime + prime) % 100_003}" for prime in (7919, 15_485_863, 32_452_843, 49_979_687, 982_451_653)
-    )
+    return " ".join(f"w{(7919 * number + 1) * (place + 2) % prime}" for place, prime in enumerate(PRIMES))
 
 
 class MadeUpLog:

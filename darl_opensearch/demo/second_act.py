@@ -230,6 +230,9 @@ min_queries = 20
 [select]
 budget = 300
 control_queries = 50
+control_items = 50 # all that the demo reranks: the sample's judgments know them
+depth = 50
+flagged_share = 0.1 # of fifty candidates few are of a new kind
 
 [judge]
 judges = ["judgments"]

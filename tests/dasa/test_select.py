@@ -30,7 +30,7 @@ from trainer.judging.tasks import read_tasks
 TEXTS = {item["id"]: TEMPLATE.render(item) for item in ITEMS}
 STRANGE = (0.99, 0.98, 0.97, 0.99)
 FAMILIAR = (0.1, 0.2, 0.3, 0.4)
-SMALL = SelectConfig(budget=12, items_per_query=3, depth=4, control_queries=3, noise=0)
+SMALL = SelectConfig(budget=12, items_per_query=3, control_items=3, depth=4, control_queries=3, noise=0)
 POLICY = LogPolicy(model="tiny", version="1", alpha=0.05, sample_rate=0.5)
 
 

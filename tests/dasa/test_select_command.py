@@ -14,7 +14,20 @@ from trained_support import run_main
 from darl_opensearch.cli import select as command
 from trainer.dasa.config import SelectConfig
 
-SMALL = ("--budget", 6, "--items-per-query", 2, "--depth", 4, "--control-queries", 2, "--noise", 0)
+SMALL = (
+    "--budget",
+    6,
+    "--items-per-query",
+    2,
+    "--control-items",
+    2,
+    "--depth",
+    4,
+    "--control-queries",
+    2,
+    "--noise",
+    0,
+)
 
 
 @pytest.fixture

@@ -53,7 +53,8 @@ def test_both_arms_from_the_stream_and_the_index(place, stream, tmp_path, opense
     out = tmp_path / "out"
     said = run_main(
         monkeypatch, capsys, "select", place.bundle.path, "--url", opensearch_url, "--stream", stream, "--index",
-        place.index, "--out", out, "--control-queries", 3, "--items-per-query", 2, "--depth", 4, "--json",
+        place.index, "--out", out, "--control-queries", 3, "--items-per-query", 2,
+        "--control-items", 2, "--depth", 4, "--json",
     )  # fmt: skip
     assert said.code == 0, said.err
     told = json.loads(said.out)

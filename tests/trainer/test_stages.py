@@ -448,6 +448,15 @@ def test_the_detector_knows_new_samples_only_where_they_were_learnt(tmp_path, ba
     assert gone.result["stages"][0]["kept"] is False
 
 
+def test_behind_refit_the_gate_decides(tmp_path, bases):
+    """The rates that ruin a model in the test above: the plan rolls them back, a cycle's gate would."""
+    path = write_plan(
+        tmp_path / "p", bases["bert"], augment={"epochs": 1, "learning_rate": 3.0, "head_learning_rate": 30}
+    )
+    trained = train(path, tmp_path / "run", "stages.run=['refit', 'augmented']")
+    assert [(s["kept"], s["decided_by"]) for s in trained.result["stages"]] == [(True, "the gate")] * 2
+
+
 def test_new_samples_that_were_learnt_are_known(whole, tmp_path):
     path, run = whole
     trained = plan.load_run(run)

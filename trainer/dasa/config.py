@@ -28,6 +28,7 @@ class SelectConfig:
     slice_cap: float = _opt(1.0, "largest share of the budget that one slice may take")
     flagged_share: float = _opt(0.25, "share of a query's items that are OOD from which the query counts as flagged")
     control_queries: int = _opt(100, "queries of the control arm, drawn by traffic before anything is selected")
+    control_items: int = _opt(10, "most items judged with a query of the control arm: the gate sees no order among few")
     control_keep: float = _opt(0.5, "share of the previous cycle's control arm that stays in it")
     near_threshold: float = _opt(0.8, "Jaccard similarity of words from which two queries are one; 1: the same words")
     near_rows: int = _opt(100_000, "queries up to which nearly the same words are looked for, not just the same ones")
@@ -43,7 +44,8 @@ class SelectConfig:
         """Check the selector, its parameters, and ranges."""
         SELECTORS.resolve(self.selector, self.params)
         for name, low in (
-            ("budget", 0), ("items_per_query", 2), ("control_queries", 0), ("near_rows", 0), ("machine_per_minute", 1),
+            ("budget", 0), ("items_per_query", 2), ("control_items", 2), ("control_queries", 0), ("near_rows", 0),
+            ("machine_per_minute", 1),
             ("noise", 0), ("noise_requests", 1), ("known_queries", 0), ("seed", 0),
         ):  # fmt: skip
             if not low <= (value := getattr(self, name)) < math.inf:

@@ -288,7 +288,7 @@ def _control(
             if len(listed) < LEAST_ITEMS:
                 unusable += 1  # and none is drawn in its place: that would favour what has items
             else:
-                lines += tasks.lines(number, mixed(listed, config.items_per_query), "control")
+                lines += tasks.lines(number, mixed(listed, config.control_items), "control")
         report("listing the control arm", min(start + CHUNK, len(numbers)), len(numbers))
     return lines, {"queries": len(numbers) - unusable, "pairs": len(lines), "unusable": unusable}
 

@@ -20,7 +20,7 @@ class AugmentedStage(Stage):
     """Train on new samples with a replay of old ones, near the weights that it starts from
 
     The dev loss is the mean of the losses on ID and OOD dev queries, and both sets of queries decide whether the
-    weights stay, each set weighing alike. Where an interpolation follows, that decides.
+    weights stay, each set weighing alike. Where an interpolation follows, that decides; behind refit, the gate does.
     """
 
     judged_on = ("dev", "ood_dev")
@@ -56,4 +56,6 @@ class AugmentedStage(Stage):
             parts["ood_dev"] = data.ood_dev
         history = descend(context, "augmented", loss, dev_loss(context, parts), settings, source)
         decided = "interpolate" if "interpolate" in context.later else ""
+        if not decided and "refit" in config.stages.run:
+            decided = "the gate"  # of the cycle, as for the head: docs/decisions/0021-the-gate-decides.md
         return Outcome(history, decided=decided, learnt_new=True, figures={"replayed": source.drawn})

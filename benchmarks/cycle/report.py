@@ -6,6 +6,7 @@ Run as ``python -m benchmarks.cycle.report`` to render the page again; ``--check
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -171,7 +172,76 @@ def draw_labels(result: dict[str, Any]) -> str:
     )  # fmt: skip
 
 
-SECTIONS: dict[str, tuple[Path, Callable[[dict[str, Any]], str]]] = {"labels": (RESULT, render_labels)}
+def render_releases(result: dict[str, Any]) -> str:
+    """Lay out searches under releases.
+
+    :param result: what ``benchmarks.cycle.releases`` wrote.
+    :return: Markdown.
+    """
+    header = ["", "searches", "failed", "not reranked", "p95 before, ms", "p95 during a switch, ms", "release, s",
+              "rollback, s"]  # fmt: skip
+    rows = [
+        [
+            f"{row['mode']}, keep {row['keep']}", f"{row['all']['searches']:,}", str(row["all"]["failed"]),
+            str(row["all"]["not_reranked"]), f"{row['before_the_first']['p95_ms']:.0f}",
+            f"{row['during_a_switch']['p95_ms']:.0f}", f"{statistics.median(row['release_seconds']):.1f}",
+            f"{statistics.median(row['rollback_seconds']):.1f}",
+        ]
+        for row in result["rows"]
+    ]  # fmt: skip
+    first = result["rows"][0]
+    about = (
+        f"OpenSearch {result['opensearch']}, {result['machine']}; {first['releases']} releases and "
+        f"{first['rollbacks']} rollbacks a row, {result['clients']} clients, {result['searches_per_second']:g} searches "
+        f"a second asked for, {result['pairs_per_search']} pairs a search, a model of "
+        f"{result['bundle']['model_bytes'] / 1e6:.1f} MB. Failed means: {result['failed_means']}."
+    )
+    return f"{about}\n\n{table(header, rows)}"
+
+
+def render_gate(result: dict[str, Any]) -> str:
+    """Lay out how often the gate sees a gain where there is none.
+
+    :param result: what ``benchmarks.cycle.gate`` wrote.
+    :return: Markdown.
+    """
+    kinds = list(result["rows"][0]["false_gains"])
+    rows = [[str(row["queries"]), *(f"{100 * row['false_gains'][kind]:.1f} %" for kind in kinds)]
+            for row in result["rows"]]  # fmt: skip
+    about = f"{result['trials']:,} trials; the bound promises {100 * result['promised']:.1f} %."
+    return f"{about}\n\n{table(['queries', *kinds], rows)}"
+
+
+def render_scale(result: dict[str, Any]) -> str:
+    """Lay out what selecting from many queries takes.
+
+    :param result: what ``benchmarks.cycle.scale`` wrote.
+    :return: Markdown.
+    """
+    rows = [
+        [f"{found['queries']:,}", f"{found['seconds']:,.0f}", f"{found['cpu_seconds']:,.0f}",
+         f"{found['mib_anonymous']:,}", f"{found['mib']:,}"]
+        for found in result["selection"].values()
+    ]  # fmt: skip
+    sparse = result["sparse"]
+    about = (
+        f"{result['threads']} threads of {result['cpu']}, load average {result['load_average']:.0f} (other work was running); "
+        f"synthetic records and features, {result['config']['items_logged']} logged items a query. Embedding is apart: "
+        f"{result['embedding']['pairs_a_second']} pairs a second through the bundle. Among {sparse['candidates']:,} "
+        f"candidates the sparse kernel reaches {100 * sparse['share']:.2f} % of the dense one's coverage, random "
+        f"{100 * sparse['random']['coverage'] / sparse['dense']['coverage']:.0f} %."
+    )
+    header = ["queries", "seconds", "CPU seconds", "MiB, anonymous", "MiB, with mapped features"]
+    return f"{about}\n\n{table(header, rows)}"
+
+
+_FOLDER = RESULT.parent
+SECTIONS: dict[str, tuple[Path, Callable[[dict[str, Any]], str]]] = {
+    "labels": (RESULT, render_labels),
+    "releases": (_FOLDER / "releases.json", render_releases),
+    "gate": (_FOLDER / "gate.json", render_gate),
+    "scale": (_FOLDER / "scale.json", render_scale),
+}
 
 
 def rendered(text: str) -> str:

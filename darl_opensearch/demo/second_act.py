@@ -228,7 +228,8 @@ when = "drift"
 min_queries = 20
 
 [select]
-budget = 300
+budget = 400
+items_per_query = 10
 control_queries = 50
 control_items = 50 # all that the demo reranks: the sample's judgments know them
 depth = 50

@@ -193,8 +193,8 @@ def render_releases(result: dict[str, Any]) -> str:
     about = (
         f"OpenSearch {result['opensearch']}, {result['machine']}; {first['releases']} releases and "
         f"{first['rollbacks']} rollbacks a row, {result['clients']} clients, "
-        f"{result['searches_per_second']:g} searches a second asked for, {result['pairs_per_search']} pairs a search, a model of "
-        f"{result['bundle']['model_bytes'] / 1e6:.1f} MB. Failed means: {result['failed_means']}."
+        f"{result['searches_per_second']:g} searches a second asked for, {result['pairs_per_search']} pairs a search, "
+        f"a model of {result['bundle']['model_bytes'] / 1e6:.1f} MB. Failed means: {result['failed_means']}."
     )
     return f"{about}\n\n{table(header, rows)}"
 
@@ -226,8 +226,8 @@ def render_scale(result: dict[str, Any]) -> str:
     sparse = result["sparse"]
     about = (
         f"{result['threads']} threads of {result['cpu']}, load average {result['load_average']:.0f} (other work "
-        f"was running); synthetic records and features, {result['config']['items_logged']} logged items a query. Embedding is apart: "
-        f"{result['embedding']['pairs_a_second']} pairs a second through the bundle. Among {sparse['candidates']:,} "
+        f"was running); synthetic records and features, {result['config']['items_logged']} logged items a query. "
+        f"Embedding is apart: {result['embedding']['pairs_a_second']} pairs a second through the bundle. Among {sparse['candidates']:,} "
         f"candidates the sparse kernel reaches {100 * sparse['share']:.2f} % of the dense one's coverage, random "
         f"{100 * sparse['random']['coverage'] / sparse['dense']['coverage']:.0f} %."
     )

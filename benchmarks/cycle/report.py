@@ -223,14 +223,14 @@ def render_scale(result: dict[str, Any]) -> str:
          f"{found['mib_anonymous']:,}", f"{found['mib']:,}"]
         for found in result["selection"].values()
     ]  # fmt: skip
-    sparse = result["sparse"]
-    about = (
-        f"{result['threads']} threads of {result['cpu']}, load average {result['load_average']:.0f} (other work "
-        f"was running); synthetic records and features, {result['config']['items_logged']} logged items a query. "
-        f"Embedding is apart: {result['embedding']['pairs_a_second']} pairs a second through the bundle. Among {sparse['candidates']:,} "
-        f"candidates the sparse kernel reaches {100 * sparse['share']:.2f} % of the dense one's coverage, random "
-        f"{100 * sparse['random']['coverage'] / sparse['dense']['coverage']:.0f} %."
-    )
+    sparse, embedded = result["sparse"], result["embedding"]["pairs_a_second"]
+    random = 100 * sparse["random"]["coverage"] / sparse["dense"]["coverage"]
+    about = " ".join((
+        f"{result['threads']} threads of {result['cpu']}, load average {result['load_average']:.0f} (other work was",
+        f"running); synthetic records and features, {result['config']['items_logged']} logged items a query.",
+        f"Embedding is apart: {embedded} pairs a second through the bundle. Among {sparse['candidates']:,} candidates",
+        f"the sparse kernel reaches {100 * sparse['share']:.2f} % of the dense one's coverage, random {random:.0f} %.",
+    ))  # fmt: skip
     header = ["queries", "seconds", "CPU seconds", "MiB, anonymous", "MiB, with mapped features"]
     return f"{about}\n\n{table(header, rows)}"
 

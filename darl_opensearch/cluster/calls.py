@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from darl_opensearch.cluster.connect import ClusterOptions, Identity, calling, connect, identify
+from darl_opensearch.cluster.connect import ClusterOptions, Identity, calling, connect, identify, reason_of
 from darl_opensearch.errors import ClusterError
 
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
 
+WAITS = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds before a request is made again
 SECRETS = ("credential",)  # parts of a body that are never shown
 
 
@@ -103,7 +105,7 @@ class Cluster:
 
         with calling(self.url):
             try:
-                answer = self.client.transport.perform_request(method, path, body=body, timeout=timeout)
+                answer = self._perform(method, path, body=body, timeout=timeout)
             except NotFoundError:
                 if absent is None:
                     raise
@@ -136,8 +138,21 @@ class Cluster:
         with calling(self.url):
             # Bytes go as application/json too, the client's default: ML Commons answers 406 to any other type.
             data = body if content is None else content
-            answer = self.client.transport.perform_request(method, path, body=data)
+            answer = self._perform(method, path, body=data)
         return answer if isinstance(answer, dict) else {}
+
+    def _perform(self, method: str, path: str, **given: Any) -> Any:
+        """Make a request, again where the cluster was too full to look at it (429): a collection may make room."""
+        from opensearchpy.exceptions import TransportError
+
+        for wait in WAITS:
+            try:
+                return self.client.transport.perform_request(method, path, **given)
+            except TransportError as err:
+                if err.status_code != 429 or "remote service" in reason_of(err):  # a scorer's own 429 is its answer
+                    raise
+            time.sleep(wait)
+        return self.client.transport.perform_request(method, path, **given)
 
 
 def path(*parts: str) -> str:

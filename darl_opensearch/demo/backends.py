@@ -131,7 +131,7 @@ def node(*, keep: bool) -> Iterator[str]:
     if keep:
         yield up().url
     else:
-        with running_node(heap="2g") as status:
+        with running_node(heap="3g") as status:
             yield status.url
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import socket
 
 import pytest
-from cluster_support import guarded_proxy, run_darl, serving, stub_cluster
+from cluster_support import Quiet, guarded_proxy, run_darl, serving, stub_cluster
 
-from darl_opensearch.cluster import Cluster, ClusterOptions, RegisterOptions, ScorerAddress, register
+from darl_opensearch.cluster import Cluster, ClusterOptions, RegisterOptions, ScorerAddress, calls, register
 from darl_opensearch.cluster.connect import calling, connect, without_secrets
 from darl_opensearch.errors import ClusterError, UsageError
 
@@ -150,3 +151,32 @@ def test_the_command_says_it_in_one_line(tiny):
     assert done.returncode == 2
     done = run_darl("search", "x", "--index", "i", "--bundle", str(tiny.path), "--url", "nonsense")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("reason", "times", "asked"),
+    [("Data too large", 2, 3), ("Data too large", 99, 4), ("Error from remote service: busy", 1, 1)],
+)
+def test_a_cluster_that_is_full_is_asked_again(monkeypatch, reason, times, asked):
+    """429 is answered before anything is done; what a scorer behind a connector answers is not the cluster's."""
+    monkeypatch.setattr(calls, "WAITS", (0.0, 0.0, 0.0))
+    seen = []
+
+    class Full(Quiet):
+        def do_PUT(self) -> None:
+            self.body()
+            seen.append(self.path)
+            if len(seen) <= times:
+                self.answer(429, json.dumps({"error": {"root_cause": [{"reason": reason}]}}).encode())
+            else:
+                self.answer(200, b'{"acknowledged": true}')
+
+    with serving(Full) as url:
+        cluster = Cluster.open(ClusterOptions(url))
+        if times == 2:
+            assert cluster.send("PUT", "/_search/pipeline/x", {}) == {"acknowledged": True}
+        else:
+            with pytest.raises(ClusterError, match=f"answered 429: {reason}"):
+                cluster.send("PUT", "/_search/pipeline/x", {})
+        cluster.client.close()
+    assert len(seen) == asked and len(cluster.calls) == 1

@@ -191,6 +191,10 @@ def cycle_table(act: SecondAct) -> Table:
     }  # fmt: skip
     for name, left in steps.items():
         table.add_row(name, lines.get(name, ""), f"{left['seconds']:.0f}")
+    if act.outcome != "released":
+        table.add_row("by hand", "released in spite of the gate, to show the switch and the way back", "")
+    back = "version 1 answers again, hit for hit" if act.rolled_back else "version 1 does not answer as before"
+    table.add_row("rollback", back, "")
     return table
 
 

@@ -97,7 +97,7 @@ class Release:
     mode: str = _opt("local", "local: the model runs in the cluster; connector: it asks a scorer")
     scorer_url: str = _opt("", "rerank route of the scorer of the new version, for connector")
     pipeline: str = _opt("darl", "the search pipelines that are switched: NAME and NAME-plain")
-    keep: int = _opt(2, "versions that stay deployed for a rollback, the serving one counted")
+    keep: int = _opt(2, "earlier versions that stay deployed for a rollback; older ones are undeployed")
     webhook: str = _opt("", "address that is told of a release or a refusal")
 
     def __post_init__(self) -> None:
@@ -106,8 +106,8 @@ class Release:
             raise UsageError(f"[release] mode is {self.mode!r}", todo="write local or connector")
         if self.mode == "connector" and self.url and not self.scorer_url:
             raise UsageError("[release] mode is connector, and scorer_url is empty", todo="name the scorer's route")
-        if self.keep < 1:
-            raise UsageError(f"[release] keep is {self.keep}", todo="give 1 or more")
+        if self.keep < 0:
+            raise UsageError(f"[release] keep is {self.keep}", todo="give 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -60,7 +60,7 @@ def test_the_logged_pairs_as_they_are_would_alarm(world, quiet):
     reference = world.bundle.reference()
     with SpoolStore(quiet) as store:
         logged = {}
-        for pair in store.pairs(until=DAY + timedelta(days=1)):
+        for pair in store.pairs(until=DAY + timedelta(days=6)):
             logged.setdefault(pair.query, []).append(pair.item_text)
     with Embedder(world.bundle, threads=1) as embedder:
         seen = Clusters(embedder.embed(list(logged.items())), np.array([len(texts) for texts in logged.values()]))

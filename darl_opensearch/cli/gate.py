@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import secrets
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import click
 
 from darl_opensearch.cli.output import emit, json_option, progress
 from darl_opensearch.errors import GateRefused, load
+from darl_opensearch.files import new_file
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -173,18 +173,10 @@ def cli(
         )  # fmt: skip
     result = found.to_json()
     if out is not None:
-        _write(out, result)
+        with new_file(out) as work:
+            work.write_text(json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     emit(result, as_json=as_json, text=render_text(result))
     if not found.passed:
         raise GateRefused(
             f"the gate says no ({'; '.join(found.reasons)})", where=str(new), todo="leave the old bundle where it is"
         )
-
-
-def _write(path: Path, result: dict[str, Any]) -> None:
-    work = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        work.write_text(json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-        work.replace(path)
-    finally:
-        work.unlink(missing_ok=True)

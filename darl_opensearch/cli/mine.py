@@ -111,9 +111,9 @@ def cli(
     elif out is None:
         raise UsageError("there is no file to write to", todo="name one by --out, or pass --dry-run")
     mining = load("trainer.data.mining", "train")
+    from darl_opensearch.files import new_file
     from trainer.config import read_config
     from trainer.data.judgments import read_items, read_judgments
-    from trainer.data.writing import new_file
 
     rule = mining.MiningRule(depth=depth, skip_top=skip_top, per_query=per_query, max_share=max_share, seed=seed)
     settings = read_config(config)

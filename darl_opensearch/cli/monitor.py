@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +15,7 @@ from darl_opensearch.cli.cluster_options import cluster_options, stream_option
 from darl_opensearch.cli.output import emit, json_option, progress
 from darl_opensearch.cli.times import since_callback
 from darl_opensearch.errors import GateRefused
+from darl_opensearch.files import new_file
 
 if TYPE_CHECKING:
     from darl_opensearch.cluster.connect import ClusterOptions
@@ -138,7 +138,8 @@ def cli(
         stream_store = StreamStore(connect(cluster), stream=stream, where=where)
         result, drifted = _read(stream_store, since, top, counters, bundle, config, texts)
     if html is not None:
-        _write(html, render_page(result, drifted))
+        with new_file(html) as work:  # a web server beside us never shows half a page
+            work.write_text(render_page(result, drifted), encoding="utf-8")
     terminal = sys.stdout.isatty()
     width = shutil.get_terminal_size().columns if terminal else None
     text = ""
@@ -188,13 +189,3 @@ def _texts_of(cluster: ClusterOptions, index: str) -> Callable[[Sequence[str]], 
 
     client, where = connect(cluster), without_secrets(cluster.url)
     return lambda ids: join_texts(client, index, ids, where=where).texts
-
-
-def _write(path: Path, text: str) -> None:
-    """Write to a sibling and rename: a web server beside us never shows half a page."""
-    work = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        work.write_text(text, encoding="utf-8")
-        work.replace(path)
-    finally:
-        work.unlink(missing_ok=True)

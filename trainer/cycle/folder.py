@@ -10,7 +10,7 @@ import fcntl
 import json
 import os
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,6 +19,7 @@ from typing import Any
 
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.errors import DarlError, InputError
+from darl_opensearch.files import write_lines
 
 BEGUN, STEPS, OUTCOME = "cycle.json", "steps", "outcome.json"
 CURRENT, LOCK = "current.json", "lock"
@@ -189,18 +190,3 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     :param value: JSON-ready, or paths.
     """
     write_lines(path, [json.dumps(value, indent=2, ensure_ascii=False, default=str)])
-
-
-def write_lines(path: Path, lines: Iterable[str]) -> None:
-    """Write lines into a temporary sibling, then rename it.
-
-    :param path: where to; its folder is made.
-    :param lines: without their ends.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    work = path.with_name(f".{path.name}.tmp")
-    with work.open("w", encoding="utf-8") as file:
-        file.writelines(f"{line}\n" for line in lines)
-        file.flush()
-        os.fsync(file.fileno())
-    work.replace(path)

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from darl_opensearch.files import write_lines
 from darl_opensearch.jsonl import read_jsonl
 from darl_opensearch.text import TEXT_FIELD, ItemTemplate, same_text
-from trainer.cycle.folder import write_lines
 
 SELECTED, CONTROL = "selected", "control"
 Row = Mapping[str, Any]

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.errors import UsageError
+from darl_opensearch.files import write_lines
 from darl_opensearch.ood.record import format_timestamp
 from darl_opensearch.ood.store import OodStore
 from darl_opensearch.pool.embed import Embedder
@@ -143,10 +144,10 @@ def select(
             {"queries": len(chosen), "pairs": len(selected), "slices": _per_slice(selected)},
             _figures(arms, items) | figures, _named(config), digest,
         )  # fmt: skip
-        _write_lines(out / SELECTED_FILE, selected)
-        _write_lines(out / CONTROL_FILE, control_tasks)
-        _write_lines(out / KEPT_FILE, (task for key in arms.kept for task in former[key]))
-        _write_lines(out / REPORT_FILE, [result.to_json()])
+        _write_rows(out / SELECTED_FILE, selected)
+        _write_rows(out / CONTROL_FILE, control_tasks)
+        _write_rows(out / KEPT_FILE, (task for key in arms.kept for task in former[key]))
+        _write_rows(out / REPORT_FILE, [result.to_json()])
     shutil.rmtree(folder)
     return result
 
@@ -352,9 +353,5 @@ def _digest(
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
-def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    work = path.with_name(f".{path.name}.tmp")
-    with work.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-    work.replace(path)
+def _write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    write_lines(path, (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows))

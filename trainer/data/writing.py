@@ -48,23 +48,6 @@ def new_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def new_file(path: Path) -> Iterator[Path]:
-    """Write a temporary sibling that takes the file's place on leaving, or vanishes with an error.
-
-    :param path: the file to write.
-    :yields: the temporary file's path.
-    """
-    target = Path(os.path.abspath(path))  # noqa: PTH100  links stay
-    target.parent.mkdir(parents=True, exist_ok=True)
-    work = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        yield work
-        work.replace(target)
-    finally:
-        work.unlink(missing_ok=True)
-
-
 def json_line(row: Mapping[str, Any], *, where: str) -> str:
     """Write a line that was read once more.
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from darl_opensearch.errors import InputError, UsageError
+from darl_opensearch.files import new_file
 from darl_opensearch.scores import GradeScale
-from trainer.data.writing import new_file
 from trainer.judging.base import Job, Task
 from trainer.judging.config import JudgeConfig
 from trainer.judging.tasks import Gold, blind_order, digest, draw_gold, read_gold, read_tasks

@@ -226,6 +226,26 @@ def test_half_of_the_control_arm_stays_and_the_rest_may_be_trained_on(log, bundl
     assert len(set(queries_of(tmp_path / "three/kept.jsonl")) & set(kept + drawn)) == 3
 
 
+def test_what_stays_in_the_control_arm_covers_nothing_and_what_leaves_it_does(log, bundle, tmp_path):
+    """Everything that was judged is named as trained on, as a cycle and ``--trained`` do: arms are told apart here."""
+    log.strange(20)
+    config = dataclasses.replace(SMALL, control_queries=6)
+    log.select(bundle, tmp_path / "one", config)
+    selected, control = (tmp_path / f"one/{arm}.jsonl" for arm in ("selected", "control"))
+    known, embedded = Known.read([selected, control], [], Items.of_texts(TEXTS).texts), []
+
+    def embed(requests):
+        embedded.extend(query for query, _ in requests)
+        return by_words(requests)
+
+    report = log.select(bundle, tmp_path / "two", config, known=known, control=[control], embed=embed)
+    before, kept = queries_of(control), queries_of(tmp_path / "two/kept.jsonl")
+    covers = {*queries_of(selected), *before} - set(kept)
+    assert (len(before), len(kept), len(known.trained)) == (6, 3, len(covers) + 3)
+    assert set(embedded[: len(covers)]) == covers and not set(kept) & set(embedded)
+    assert report.dropped["judged"] == len(known.judged) == len(covers) + 3  # judged they are, all of them
+
+
 # ---- items
 
 

@@ -72,6 +72,15 @@ class Known:
         with_texts = ((query, tuple(found[item] for item in ids if item in found)) for query, ids in kept.values())
         return cls(tuple(pair for pair in with_texts if pair[1]), frozenset(judged))
 
+    def without(self, held: Iterable[str]) -> Known:
+        """Take queries out of what was trained on; judged they stay.
+
+        :param held: queries in the form of :func:`darl_opensearch.text.same_text`.
+        :return: what is known, if nothing is learnt from these.
+        """
+        out = frozenset(held)
+        return Known(tuple(pair for pair in self.trained if same_text(pair[0]) not in out), self.judged)
+
 
 def draw(key: str, seed: int, what: str) -> int:
     """Draw a number for a text that depends on nothing else: not on its place, nor on what was drawn before.

@@ -96,7 +96,8 @@ def select(
         those that are OOD and few others.
     :param since: earliest time read, included.
     :param until: latest time read, excluded; by default now. A run that goes on keeps the times it began with.
-    :param control: ``control.jsonl`` and ``kept.jsonl`` of the cycle before.
+    :param control: ``control.jsonl`` and ``kept.jsonl`` of the cycle before. Queries that stay in the arm cover
+        nothing, also where ``known`` has them among the trained; those that leave it are trained on now.
     :param embed: features of pairs; by default those of the bundle's ``features.onnx``.
     :param dry_run: count up to what could be chosen, and write nothing.
     :param report: told what is being done, how much is done, and of how much (0: unknown).
@@ -105,6 +106,8 @@ def select(
     :raises UsageError: when the folder holds another selection.
     """
     former = read_control(control)
+    kept = keep_share(former, config.control_keep, config.seed)
+    known = known.without(kept)  # judged, and not to be learnt from: it covers nothing
     digest = _digest(config, bundle, store, known, former)
     if (done := out / REPORT_FILE).is_file() and not dry_run:
         before = SelectReport.read(done)
@@ -121,7 +124,7 @@ def select(
         log = _gather(work, store, since, until, bundle, config, report)
         queries = work.queries()
         log |= work.counts() | {"queries": len(queries)}
-        arms = _divide(config, queries, known.judged, former, report)
+        arms = _divide(config, queries, known.judged, former, kept, report)
         if dry_run:
             drawn = _figures(arms, items)
             return SelectReport(
@@ -184,8 +187,9 @@ def _gather(
 
 
 def _divide(
-    config: SelectConfig, queries: Queries, judged: frozenset[str], former: Collection[str], report: Report
-) -> _Arms:
+    config: SelectConfig, queries: Queries, judged: frozenset[str], former: Collection[str], kept: list[str],
+    report: Report,
+) -> _Arms:  # fmt: skip
     keys, dropped = queries.keys, Counter[str]()
     left = np.ones(len(queries), dtype=np.bool_)
 
@@ -215,7 +219,6 @@ def _divide(
 
     # The control arm: now, before anything is left out for what it looks like or what the detector says.
     rows = np.flatnonzero(left)
-    kept = keep_share(former, config.control_keep, config.seed)
     count = max(config.control_queries - len(kept), 0)
     drawn = draw_by_traffic([keys[row] for row in rows], traffic[rows], count, config.seed)
     control = [int(rows[row]) for row in drawn]

@@ -87,9 +87,10 @@ class ItemTemplate:
         """Name the item's slice.
 
         :param item: the item's fields.
-        :return: its slice, or ``""``.
+        :return: its slice, or ``""``; a slice may be named 0 or False.
         """
-        return str(item.get(self.slice_field) or "") if self.slice_field else ""
+        value = item.get(self.slice_field) if self.slice_field else None
+        return str(value) if value or value == 0 else ""
 
 
 def _flatten(value: object) -> Iterable[str]:

@@ -67,6 +67,8 @@ def test_ids_and_slices():
     assert template.item_id({"sku": 0}) == "0"
     assert template.slice_of({"kind": "pet"}) == "pet" and template.slice_of({}) == ""
     assert ItemTemplate(fields=("name",)).slice_of({"kind": "pet"}) == ""
+    for value, name in ((0, "0"), (0.0, "0.0"), (7, "7"), (False, "False"), ("", ""), (None, ""), ([], "")):
+        assert template.slice_of({"kind": value}) == name
     for row in ({}, {"sku": None}, {"sku": ""}):
         with pytest.raises(InputError, match="x, line 1: the item has no 'sku'"):
             template.item_id(row, where="x, line 1")

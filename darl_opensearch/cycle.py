@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,9 +73,7 @@ class Surroundings:
             if self.config.start.when == "always":
                 return ports.Start(True, ("[start] when is always",))
             with self._store(cluster) as store:
-                span = self.config.log.span
-                since = datetime.now(UTC) - span if span else None
-                said = drift(store, bundle, settings, since=since, texts=texts, report=self.report)
+                said = drift(store, bundle, settings, since=self.config.log.begin(), texts=texts, report=self.report)
             return ports.Start(said.start_cycle, said.reasons or ("there is no drift",))
 
         def told(event: str, figures: Mapping[str, Any]) -> None:

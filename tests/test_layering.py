@@ -11,7 +11,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 HEAVY = {"torch", "transformers", "peft", "optimum", "onnx", "onnxruntime", "trainer"}
 # A layer may import itself and those named for it, directly or not: cli -> server|cluster|monitor -> scoring|ood -> …
-FOUNDATION = {"errors", "scores", "text", "bundle", "jsonl", "files", "bm25", "resources", "graph_contract", ""}
+FOUNDATION = {
+    "errors", "scores", "text", "bundle", "jsonl", "files", "spans", "bm25", "resources", "graph_contract", "",
+}  # fmt: skip
 LAYERS = {
     "scoring": FOUNDATION,
     "ood": FOUNDATION | {"cluster"},  # the shipper and the store speak to the cluster

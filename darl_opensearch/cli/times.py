@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import re
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 
 import click
 
-_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+from darl_opensearch.spans import ago, parse_span
 
 
 def since_callback(ctx: click.Context, param: click.Parameter, value: str | None) -> datetime | None:
@@ -22,10 +20,8 @@ def since_callback(ctx: click.Context, param: click.Parameter, value: str | None
     """
     if value is None:
         return None
-    if span := re.fullmatch(r"(\d{1,6})([mhdw])", value):
-        with contextlib.suppress(OverflowError):  # before the first year: that is from the beginning
-            return datetime.now(UTC) - timedelta(**{_UNITS[span[2]]: int(span[1])})
-        return None
+    if (span := parse_span(value)) is not None:
+        return ago(span)
     from darl_opensearch.ood.record import parse_timestamp
 
     try:

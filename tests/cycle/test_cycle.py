@@ -11,6 +11,8 @@ from cycle_project import Deployed, world, write_cycle
 from trained_support import read_rows, write_rows
 
 from darl_opensearch.bundle import Bundle
+from darl_opensearch.cluster import ClusterOptions
+from darl_opensearch.cycle import Surroundings
 from darl_opensearch.errors import ClusterError, DarlError, GateRefused, UsageError
 from trainer.cycle.config import read_cycle
 from trainer.cycle.folder import Cycles
@@ -235,6 +237,15 @@ def test_what_is_wrong_in_cycle_toml(small, tmp_path, override, message):
     path = write_cycle(tmp_path, small[1], training(small))
     with pytest.raises(UsageError, match=message):
         read_cycle(path, [override])
+
+
+def test_a_span_that_begins_before_the_calendar_is_all_of_the_log(small, tmp_path):
+    path = write_cycle(tmp_path, small[1], training(small), drift={"min_queries": 4000})
+    config = read_cycle(path, ["log.since=999999w", "start.when=drift"])
+    started = Surroundings(config, tmp_path, ClusterOptions()).world().start(small[1])
+    assert not started.begin and started.reasons == ("there is no drift",)
+    result = run_cycle(config, tmp_path, world(tmp_path), until="select")
+    assert result.steps["select"]["selected"] > 0
 
 
 def test_there_is_no_such_step(small, tmp_path):

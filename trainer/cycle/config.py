@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from darl_opensearch.errors import UsageError
+from darl_opensearch.spans import ago, parse_span
 from trainer.config import build, read_toml
 from trainer.dasa.config import SelectConfig
 from trainer.evaluate.gate import GateOptions
 from trainer.judging.config import JudgeConfig
 from trainer.registry import nearest
-
-_SPAN = re.compile(r"(\d{1,6})([mhdw])")
-_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 def _opt(default: Any, help: str) -> Any:
@@ -49,14 +46,15 @@ class Log:
 
     def __post_init__(self) -> None:
         """Check the span."""
-        if self.since and not _SPAN.fullmatch(self.since):
+        if self.since and parse_span(self.since) is None:
             raise UsageError(f"[log] since is {self.since!r}", todo="write a span such as 12h, 30d or 4w")
 
-    @property
-    def span(self) -> timedelta | None:
-        """``since`` as a span of time; None: no bound."""
-        found = _SPAN.fullmatch(self.since)
-        return timedelta(**{_UNITS[found[2]]: int(found[1])}) if found else None
+    def begin(self) -> datetime | None:
+        """Find the time that ``since`` means now.
+
+        :return: the earliest time of the log that is read; None: all of it.
+        """
+        return ago(parse_span(self.since))
 
 
 @dataclass(frozen=True, kw_only=True)

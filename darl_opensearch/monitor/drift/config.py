@@ -8,9 +8,9 @@ from datetime import timedelta
 from typing import Any
 
 from darl_opensearch.errors import UsageError
+from darl_opensearch.spans import parse_span
 
 MOST_PERMUTATIONS, MOST_ONE_IN = 100_000, 1000
-_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 def _opt(default: Any, help: str) -> Any:
@@ -64,8 +64,8 @@ def parse_window(text: str) -> timedelta | int | None:
     """
     if not text:
         return None
-    if span := re.fullmatch(r"([1-9]\d{0,3})([mhdw])", text):
-        return timedelta(**{_UNITS[span[2]]: int(span[1])})
+    if re.fullmatch(r"[1-9]\d{0,3}[a-z]", text) and (span := parse_span(text)):
+        return span
     if re.fullmatch(r"[1-9]\d{0,8}", text):
         return int(text)
     raise UsageError(f"the window {text!r} is neither a span nor a number of requests", todo="give 12h, 1d or 5000")

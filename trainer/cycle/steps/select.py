@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from darl_opensearch.jsonl import read_jsonl
@@ -22,12 +21,11 @@ def run(context: Context) -> Mapping[str, Any]:
     """
     config = context.config.select
     items = catalogue(context)
-    span = context.config.log.span
     before = [cycle for cycle in context.former()][-1:]
     with context.world.store() as store:
         said = select(
             config, context.serving, store, known=known(context, items.texts), out=context.file("select"), items=items,
-            since=datetime.now(UTC) - span if span else None,
+            since=context.config.log.begin(),
             control=[path for cycle in before for name in CONTROL_TASKS if (path := cycle.path / name).is_file()],
             report=context.world.report,
         )  # fmt: skip

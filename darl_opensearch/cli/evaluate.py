@@ -8,6 +8,7 @@ from typing import Literal
 import click
 
 from darl_opensearch.cli.output import emit, json_option, note, progress
+from darl_opensearch.cli.scoring_options import draws_option, int8_option, provider_option, seed_option, threads_option
 from darl_opensearch.errors import load
 
 FILE = click.Path(dir_okay=False, path_type=Path)
@@ -88,41 +89,11 @@ FILE = click.Path(dir_okay=False, path_type=Path)
     show_envvar=True,
     help="Folder for evaluation.json, evaluation.html and TREC runs.  [default: nothing is written]",
 )
-@click.option("--int8", is_flag=True, envvar="DARL_INT8", show_envvar=True, help="Use the quantised graph.")
-@click.option(
-    "--provider",
-    type=click.Choice(["cpu", "cuda"]),
-    default="cpu",
-    show_default=True,
-    envvar="DARL_PROVIDER",
-    show_envvar=True,
-    help="Where the graphs run. Without a usable GPU cuda falls back to cpu, and says so.",
-)
-@click.option(
-    "--threads",
-    type=click.IntRange(1),
-    envvar="DARL_THREADS",
-    show_envvar=True,
-    help="Batches scored at the same time.  [default: the cores of this process]",
-)
-@click.option(
-    "--draws",
-    type=click.IntRange(100, 100_000),
-    default=2000,
-    show_default=True,
-    envvar="DARL_DRAWS",
-    show_envvar=True,
-    help="Resamples of every interval, sign patterns of every p-value.",
-)
-@click.option(
-    "--seed",
-    type=click.IntRange(0),
-    default=0,
-    show_default=True,
-    envvar="DARL_SEED",
-    show_envvar=True,
-    help="Seed of everything random.",
-)
+@int8_option("Use the quantised graph.")
+@provider_option("Where the graphs run. Without a usable GPU cuda falls back to cpu, and says so.")
+@threads_option()
+@draws_option(2000, most=100_000)
+@seed_option()
 @json_option
 def cli(
     bundles: tuple[Path, ...], items: tuple[Path, ...], parts: tuple[str, ...], against: tuple[str, ...],

@@ -9,6 +9,7 @@ from typing import Literal
 import click
 
 from darl_opensearch.cli.output import emit, json_option, progress
+from darl_opensearch.cli.scoring_options import draws_option, int8_option, provider_option, seed_option, threads_option
 from darl_opensearch.errors import GateRefused, load
 from darl_opensearch.files import new_file
 
@@ -103,41 +104,11 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     show_envvar=True,
     help="Why NEW may have other grades, or another template, than OLD; without a reason it may not.",
 )
-@click.option("--int8", is_flag=True, envvar="DARL_INT8", show_envvar=True, help="Use the quantised graphs.")
-@click.option(
-    "--provider",
-    type=click.Choice(["cpu", "cuda"]),
-    default="cpu",
-    show_default=True,
-    envvar="DARL_PROVIDER",
-    show_envvar=True,
-    help="Where the graphs run.",
-)
-@click.option(
-    "--threads",
-    type=click.IntRange(1),
-    envvar="DARL_THREADS",
-    show_envvar=True,
-    help="Batches scored at the same time.  [default: the cores of this process]",
-)
-@click.option(
-    "--draws",
-    type=click.IntRange(100, 1_000_000),
-    default=10_000,
-    show_default=True,
-    envvar="DARL_DRAWS",
-    show_envvar=True,
-    help="Resamples of every interval, sign patterns of every p-value.",
-)
-@click.option(
-    "--seed",
-    type=click.IntRange(0),
-    default=0,
-    show_default=True,
-    envvar="DARL_SEED",
-    show_envvar=True,
-    help="Seed of everything random.",
-)
+@int8_option("Use the quantised graphs.")
+@provider_option("Where the graphs run.")
+@threads_option()
+@draws_option(10_000, most=1_000_000)
+@seed_option()
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from darl_opensearch.cli.output import emit, json_option, note, progress
+from darl_opensearch.cli.scoring_options import seed_option
 from darl_opensearch.errors import UsageError, load
 
 if TYPE_CHECKING:
@@ -137,8 +138,7 @@ _MARKS = {"used": "used", "unscored": "used without a score", "refused": "refuse
 )
 @click.option("--partial", is_flag=True, envvar="DARL_PARTIAL", show_envvar=True,
               help="Use what people have answered so far.")  # fmt: skip
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, envvar="DARL_SEED", show_envvar=True,
-              help="Seed of the order, the gold drawn and the intervals.")  # fmt: skip
+@seed_option("Seed of the order, the gold drawn and the intervals.")
 @click.option("--dry-run", is_flag=True, help="Read everything, print pairs, calls and cost, ask nobody.")
 @json_option
 def cli(

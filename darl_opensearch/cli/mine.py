@@ -13,6 +13,7 @@ import click
 
 from darl_opensearch.cli.cluster_options import cluster_options
 from darl_opensearch.cli.output import emit, json_option, progress
+from darl_opensearch.cli.scoring_options import seed_option
 from darl_opensearch.errors import UsageError, load
 
 if TYPE_CHECKING:
@@ -79,8 +80,7 @@ if TYPE_CHECKING:
     show_envvar=True,
     help="Most negatives of a query, drawn from the rest of the hits.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, envvar="DARL_SEED", show_envvar=True,
-              help="Seed of the draw.")  # fmt: skip
+@seed_option("Seed of the draw.", negative=True)
 @click.option(
     "--with-judged", is_flag=True, help="Write the judgments first: the file then takes their place in darl.toml."
 )

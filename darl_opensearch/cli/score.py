@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from darl_opensearch.cli.output import emit, json_option, progress
+from darl_opensearch.cli.scoring_options import int8_option, provider_option, threads_option
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
@@ -61,23 +62,9 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     show_envvar=True,
     help="Ray workers.  [default: as many as there is room for]",
 )
-@click.option(
-    "--provider",
-    type=click.Choice(["cpu", "cuda"]),
-    default="cpu",
-    show_default=True,
-    envvar="DARL_PROVIDER",
-    show_envvar=True,
-    help="Where the graphs run; a GPU that is asked for must be there.",
-)
-@click.option(
-    "--threads",
-    type=click.IntRange(1),
-    envvar="DARL_THREADS",
-    show_envvar=True,
-    help="Batches scored at the same time.  [default: the cores of this process; 1 for each Ray worker]",
-)
-@click.option("--int8", is_flag=True, envvar="DARL_INT8", show_envvar=True, help="Score with the quantised graph.")
+@provider_option("Where the graphs run; a GPU that is asked for must be there.")
+@threads_option("the cores of this process; 1 for each Ray worker")
+@int8_option("Score with the quantised graph.")
 @click.option(
     "--shard-pairs",
     type=click.IntRange(1, 1_000_000),

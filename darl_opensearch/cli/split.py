@@ -9,6 +9,7 @@ import click
 
 from darl_opensearch.cli.leakage import leak_options
 from darl_opensearch.cli.output import emit, json_option
+from darl_opensearch.cli.scoring_options import seed_option
 from darl_opensearch.errors import UsageError, load
 
 
@@ -48,8 +49,7 @@ from darl_opensearch.errors import UsageError, load
     show_envvar=True,
     help="Share of the queries to test on, with --by query; 0: no test part.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, envvar="DARL_SEED", show_envvar=True,
-              help="Seed of the draw.")  # fmt: skip
+@seed_option("Seed of the draw.", negative=True)
 @click.option(
     "--held-out",
     multiple=True,

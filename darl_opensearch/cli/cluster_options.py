@@ -1,4 +1,4 @@
-"""The options by which every command reaches a cluster."""
+"""The options of commands that reach a cluster."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from darl_opensearch.cli.output import Decorator
 
 if TYPE_CHECKING:
     from darl_opensearch.cluster.connect import ClusterOptions
@@ -148,11 +150,44 @@ history_option = click.option(
     show_default=True,
     help="Index of the releases.",
 )
-pipeline_option = click.option(
-    "--pipeline",
-    default="darl",
-    show_default=True,
-    envvar="DARL_PIPELINE",
-    show_envvar=True,
-    help="Name of the search pipeline; NAME-plain goes with it.",
+
+note_option = click.option(
+    "--note", "words", default="", envvar="DARL_NOTE", show_envvar=True, help="Why, for the history."
 )
+
+dry_run_option = click.option(
+    "--dry-run", is_flag=True, help="Print the requests as JSON and send none that changes anything."
+)
+
+
+def pipeline_option(text: str = "Name of the search pipeline; NAME-plain goes with it.") -> Decorator:
+    """Make ``--pipeline``.
+
+    :param text: its help.
+    :return: what adds it to a command, which takes ``pipeline``.
+    """
+    return click.option(
+        "--pipeline",
+        default="darl",
+        show_default=True,
+        envvar="DARL_PIPELINE",
+        show_envvar=True,
+        help=text,
+    )
+
+
+def deploy_timeout_option(text: str = "Seconds to wait until the model is loaded.") -> Decorator:
+    """Make ``--deploy-timeout``.
+
+    :param text: its help.
+    :return: what adds it to a command, which takes ``deploy_timeout``.
+    """
+    return click.option(
+        "--deploy-timeout",
+        type=click.FloatRange(min=1),
+        default=300,
+        show_default=True,
+        envvar="DARL_DEPLOY_TIMEOUT",
+        show_envvar=True,
+        help=text,
+    )

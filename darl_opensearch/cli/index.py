@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from darl_opensearch.cli.cluster_options import cluster_options
+from darl_opensearch.cli.cluster_options import cluster_options, dry_run_option
 from darl_opensearch.cli.output import emit, json_option, progress
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     show_envvar=True,
     help="Primary shards of a new index.",
 )
-@click.option("--dry-run", is_flag=True, help="Print the requests as JSON and send none that changes anything.")
+@dry_run_option
 @json_option
 def cli(
     bundle: Path,

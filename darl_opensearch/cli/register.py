@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from darl_opensearch.cli.cluster_options import cluster_options, model_options
+from darl_opensearch.cli.cluster_options import (
+    cluster_options,
+    deploy_timeout_option,
+    dry_run_option,
+    model_options,
+    pipeline_option,
+)
 from darl_opensearch.cli.output import emit, json_option, progress
 from darl_opensearch.errors import UsageError
 
@@ -22,14 +28,7 @@ if TYPE_CHECKING:
 @click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path), envvar="DARL_BUNDLE")
 @cluster_options
 @model_options
-@click.option(
-    "--pipeline",
-    default="darl",
-    show_default=True,
-    envvar="DARL_PIPELINE",
-    show_envvar=True,
-    help="Name of the search pipeline; NAME-plain is the variant without grades.",
-)
+@pipeline_option("Name of the search pipeline; NAME-plain is the variant without grades.")
 @click.option(
     "--max-k",
     type=click.IntRange(1, 10_000),
@@ -65,15 +64,7 @@ if TYPE_CHECKING:
 @click.option(
     "--verify/--no-verify", default=True, show_default=True, help="Compare the model's answers with the bundle's."
 )
-@click.option(
-    "--deploy-timeout",
-    type=click.FloatRange(min=1),
-    default=300,
-    show_default=True,
-    envvar="DARL_DEPLOY_TIMEOUT",
-    show_envvar=True,
-    help="Seconds to wait until the model is loaded.",
-)
+@deploy_timeout_option()
 @click.option(
     "--pipelines/--no-pipelines",
     "switch",
@@ -81,7 +72,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Write the pipelines; without, the model is deployed and nothing asks it (darl release switches later).",
 )
-@click.option("--dry-run", is_flag=True, help="Print the requests as JSON and send none that changes anything.")
+@dry_run_option
 @json_option
 def cli(
     bundle: Path,

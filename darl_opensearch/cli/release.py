@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from darl_opensearch.cli.cluster_options import cluster_options, history_option, model_options, pipeline_option
+from darl_opensearch.cli.cluster_options import (
+    cluster_options,
+    deploy_timeout_option,
+    dry_run_option,
+    history_option,
+    model_options,
+    note_option,
+    pipeline_option,
+)
 from darl_opensearch.cli.output import emit, json_option, note, progress
 from darl_opensearch.cli.webhook_option import announce, webhook_option
 from darl_opensearch.errors import InputError
@@ -26,7 +34,7 @@ MOST_GATE_BYTES = 4 << 20
 @click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path), envvar="DARL_BUNDLE")
 @cluster_options
 @model_options
-@pipeline_option
+@pipeline_option()
 @click.option(
     "--gate",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -76,17 +84,9 @@ MOST_GATE_BYTES = 4 << 20
     show_envvar=True,
     help="Hand ext.ml_inference.query_id and .slice to the scorer.  [default: as the pipeline has it]",
 )
-@click.option("--note", "words", default="", envvar="DARL_NOTE", show_envvar=True, help="Why, for the history.")
+@note_option
 @click.option("--apply-settings", is_flag=True, help="Change the cluster settings that stand in the way.")
-@click.option(
-    "--deploy-timeout",
-    type=click.FloatRange(min=1),
-    default=300,
-    show_default=True,
-    envvar="DARL_DEPLOY_TIMEOUT",
-    show_envvar=True,
-    help="Seconds to wait until the model is loaded.",
-)
+@deploy_timeout_option()
 @click.option(
     "--grace",
     type=click.FloatRange(min=0),
@@ -98,7 +98,7 @@ MOST_GATE_BYTES = 4 << 20
 )
 @history_option
 @webhook_option
-@click.option("--dry-run", is_flag=True, help="Print the requests as JSON and send none that changes anything.")
+@dry_run_option
 @json_option
 def cli(
     bundle: Path, cluster: ClusterOptions, mode: Literal["local", "connector"], scorer: ScorerAddress | None,

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from darl_opensearch.cli.cluster_options import cluster_options, history_option, pipeline_option
+from darl_opensearch.cli.cluster_options import (
+    cluster_options,
+    deploy_timeout_option,
+    dry_run_option,
+    history_option,
+    note_option,
+    pipeline_option,
+)
 from darl_opensearch.cli.output import emit, json_option
 from darl_opensearch.cli.webhook_option import announce, webhook_option
 from darl_opensearch.webhook import Webhook
@@ -18,7 +25,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @cluster_options
-@pipeline_option
+@pipeline_option()
 @click.option(
     "--to",
     metavar="VERSION",
@@ -26,19 +33,11 @@ if TYPE_CHECKING:
     show_envvar=True,
     help="The version to go back to, or NAME:VERSION.  [default: the one before the one that serves]",
 )
-@click.option("--note", "words", default="", envvar="DARL_NOTE", show_envvar=True, help="Why, for the history.")
-@click.option(
-    "--deploy-timeout",
-    type=click.FloatRange(min=1),
-    default=300,
-    show_default=True,
-    envvar="DARL_DEPLOY_TIMEOUT",
-    show_envvar=True,
-    help="Seconds to wait until a model that was undeployed is loaded again.",
-)
+@note_option
+@deploy_timeout_option("Seconds to wait until a model that was undeployed is loaded again.")
 @history_option
 @webhook_option
-@click.option("--dry-run", is_flag=True, help="Print the requests as JSON and send none that changes anything.")
+@dry_run_option
 @json_option
 def cli(
     cluster: ClusterOptions, pipeline: str, to: str | None, words: str, deploy_timeout: float, history: str,

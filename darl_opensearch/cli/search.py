@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from darl_opensearch.cli.cluster_options import cluster_options
+from darl_opensearch.cli.cluster_options import cluster_options, pipeline_option
 from darl_opensearch.cli.output import emit, json_option, note
 from darl_opensearch.errors import one_line
 
@@ -35,14 +35,7 @@ WIDEST_TEXT = 60
 )
 @cluster_options
 @click.option("--index", required=True, envvar="DARL_INDEX", show_envvar=True, help="The index to search.")
-@click.option(
-    "--pipeline",
-    default="darl",
-    show_default=True,
-    envvar="DARL_PIPELINE",
-    show_envvar=True,
-    help="The search pipeline.",
-)
+@pipeline_option("The search pipeline.")
 @click.option("--size", type=click.IntRange(1, 1000), default=10, show_default=True, help="Hits to show.")
 @click.option("--query-id", help="Your id of the query, for the OOD log.")
 @click.option("--slice", "slice_", help="The part of traffic that it belongs to, for the OOD log.")

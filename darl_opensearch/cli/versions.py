@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @cluster_options
-@pipeline_option
+@pipeline_option()
 @history_option
 @click.option(
     "--delete",

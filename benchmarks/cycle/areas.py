@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.cycle.curves import Table
-from trainer.evaluate.claims import holm
+from darl_opensearch.holm import holm
 
 DRAWS = 2000
 _BLOCK = 250

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.evaluate.claims import holm
+from darl_opensearch.holm import holm
 
 DRAWS = 1000
 FIGURES = ("auroc", "aupr", "fpr95")

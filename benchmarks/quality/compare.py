@@ -28,8 +28,9 @@ from benchmarks.quality.measures import over_splits
 from benchmarks.quality.methods import PRIOR, Method
 from benchmarks.quality.training import FULL_EPOCHS, ITEMS_PER_QUERY, cut_points, train_full, train_head
 from darl_opensearch.errors import DarlError
+from darl_opensearch.holm import holm
 from trainer.config import Model
-from trainer.evaluate.claims import holm, paired
+from trainer.evaluate.claims import paired
 from trainer.evaluate.grading import Grading
 from trainer.evaluate.metrics import ndcg_per_query
 from trainer.evaluate.resample import Figure, Resampled, mean_over_queries, resample

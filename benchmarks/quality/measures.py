@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.quality.data import GAINS
-from trainer.evaluate.claims import DRAWS, Claim, holm, paired
+from darl_opensearch.holm import holm
+from trainer.evaluate.claims import DRAWS, Claim, paired
 from trainer.evaluate.metrics import (
     expected_calibration_error,
     macro_f1,
@@ -22,7 +23,7 @@ from trainer.stages.data import Pairs
 from trainer.stages.objective import Predictions
 
 __all__ = [
-    "CUTOFF", "DRAWS", "PER_QUERY", "Claim", "Figures", "claims_json", "figures", "holm", "over_splits", "paired",
+    "CUTOFF", "DRAWS", "PER_QUERY", "Claim", "Figures", "claims_json", "figures", "over_splits", "paired",
     "ranked_probability_score",
 ]  # fmt: skip
 

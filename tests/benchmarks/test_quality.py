@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.quality import feedbackqa, report, study
 from benchmarks.quality.data import GAINS, Judged, Texts, bm25_scores, data_folder, half_split, lay_out, read_texts
-from benchmarks.quality.measures import Claim, claims_json, holm, over_splits, paired, ranked_probability_score
+from benchmarks.quality.measures import Claim, claims_json, over_splits, paired, ranked_probability_score
 from benchmarks.quality.methods import METHODS, OURS, Method, apply, as_yes_no, fit
 from darl_opensearch.errors import UsageError
 from trainer.evaluate.bootstrap import Interval
@@ -105,9 +105,7 @@ def test_paired_p_of_few_queries_is_exact_in_the_limit() -> None:
     assert claim.p == pytest.approx(2 / 8, abs=0.02)
 
 
-def test_holm_by_hand() -> None:
-    assert holm({"a": 0.04, "b": 0.01, "c": 0.03}) == pytest.approx({"a": 0.06, "b": 0.03, "c": 0.06})
-    assert holm({"a": 0.9, "b": 0.8}) == pytest.approx({"a": 1.0, "b": 1.0})
+def test_claims_in_json() -> None:
     one = claims_json({"a": Claim(Interval(0.1, 0.05, 0.15, 9), 0.02)})
     assert one == {"a": {"mean": 0.1, "low": 0.05, "high": 0.15, "n": 9, "p": 0.02, "p_holm": 0.02}}
 

@@ -15,7 +15,6 @@ from sklearn.metrics import roc_auc_score
 from sklearn.metrics.pairwise import rbf_kernel
 
 from darl_opensearch.monitor.drift import two_sample
-from darl_opensearch.monitor.drift.holm import holm
 from darl_opensearch.monitor.drift.share import share_test
 from darl_opensearch.monitor.drift.two_sample import (
     Clusters,
@@ -245,18 +244,3 @@ def test_a_higher_share_is_found():
         hits = flagged(rng, 300, 20, flagged(rng, 300, 20), push=0.5)
         found += share_test(hits, np.full(300, 20), 0.05, calibration_queries=300) <= 0.01
     assert found >= 45
-
-
-@given(p=st.lists(st.floats(0, 1), max_size=12))
-def test_holm_laws(p):
-    adjusted = holm(p)
-    assert len(adjusted) == len(p) and all(a >= b for a, b in zip(adjusted, p, strict=True))
-    assert all(a <= 1 for a in adjusted)
-    order = sorted(range(len(p)), key=p.__getitem__)
-    assert [adjusted[i] for i in order] == sorted(adjusted)
-    if p:
-        assert min(adjusted) == pytest.approx(min(1.0, len(p) * min(p)))
-
-
-def test_holm_by_hand():
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,17 +50,3 @@ def paired(ours: NDArray[np.float64], theirs: NDArray[np.float64], *, draws: int
     if len(difference) < 2:
         interval = Interval(interval.mean, math.nan, math.nan, interval.n)
     return Claim(interval, (extreme + 1) / (draws + 1))
-
-
-def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Adjust p-values for being several (Holm 1979).
-
-    :param p_values: by claim.
-    :return: adjusted, in the same order.
-    """
-    adjusted: dict[str, float] = {}
-    highest = 0.0
-    for rank, name in enumerate(sorted(p_values, key=lambda n: p_values[n])):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[name]))
-        adjusted[name] = highest
-    return {name: adjusted[name] for name in p_values}

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from darl_opensearch.holm import holm
 from trainer.evaluate.bootstrap import Interval
-from trainer.evaluate.claims import holm, paired
+from trainer.evaluate.claims import paired
 from trainer.evaluate.depth import Candidates, reranked
 from trainer.evaluate.measured import Measured, Scale, measure, measure_rankings
 from trainer.evaluate.parts import Part
@@ -158,10 +159,8 @@ def comparisons(of: Measurements) -> list[Row]:
                     row = {"system": system.name, "against": against.name, "part": part.name, "figure": figure}
                     claim = paired(mine[figure], theirs[figure], draws=of.settings.draws, seed=of.settings.seed)
                     rows.append(row | interval(claim.interval) | {"p": claim.p})
-    adjusted = holm({str(place): row["p"] for place, row in enumerate(rows)})
-    return [
-        row | {"p": number(row["p"]), "p_holm": number(adjusted[str(place)])} for place, row in enumerate(rows)
-    ]  # fmt: skip
+    adjusted = holm({place: row["p"] for place, row in enumerate(rows)})
+    return [row | {"p": number(row["p"]), "p_holm": number(adjusted[place])} for place, row in enumerate(rows)]
 
 
 def aurocs(of: Measurements) -> list[Row]:

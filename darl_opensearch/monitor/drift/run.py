@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from darl_opensearch.bundle import Bundle, DriftReference
 from darl_opensearch.errors import BundleError
+from darl_opensearch.holm import holm
 from darl_opensearch.monitor.drift.config import MOST_PERMUTATIONS, DriftConfig, parse_window
-from darl_opensearch.monitor.drift.holm import holm
 from darl_opensearch.monitor.drift.report import (
     ALL,
     AUC,
@@ -144,8 +144,8 @@ def _share(name: str | None, counts: list[Counts], alpha: float, calibration: in
 
 
 def _adjusted(tests: list[DriftTest], level: float) -> list[DriftTest]:
-    adjusted = holm([test.p for test in tests])
-    return [dataclasses.replace(t, p_holm=p, drift=p <= level) for t, p in zip(tests, adjusted, strict=True)]
+    adjusted = holm({place: test.p for place, test in enumerate(tests)})
+    return [dataclasses.replace(tests[place], p_holm=p, drift=p <= level) for place, p in adjusted.items()]
 
 
 class _FeatureTest:

@@ -13,7 +13,7 @@ from trained_support import read_rows, write_rows
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.cluster import ClusterOptions
 from darl_opensearch.cycle import Surroundings
-from darl_opensearch.errors import ClusterError, DarlError, GateRefused, UsageError
+from darl_opensearch.errors import ClusterError, DarlError, GateRefused, InputError, UsageError
 from trainer.cycle.config import read_cycle
 from trainer.cycle.folder import Cycles
 from trainer.cycle.ports import Start
@@ -260,6 +260,20 @@ def test_settings_are_told_as_they_were(released, small):
     assert begun["config"]["select"]["budget"] == 80
     config = read_cycle(released[0] / "cycle.toml")
     assert dataclasses.asdict(config)["select"]["selector"] == begun["config"]["select"]["selector"]
+
+
+def test_of_an_item_in_several_catalogues_the_first_text_counts(small, tmp_path):
+    from trainer.cycle.samples import catalogue_texts
+
+    write_rows(tmp_path / "one.jsonl", [{"id": "a", "name": "Bike"}, {"id": "b", "name": "Boat"}])
+    write_rows(tmp_path / "two.jsonl", [{"id": "a", "name": "Tram"}, {"id": "c", "name": "Cart"}])
+    paths, renderer = [tmp_path / "one.jsonl", tmp_path / "two.jsonl"], small[1].renderer
+    texts = {key: renderer({"id": key, "name": name}) for key, name in (("a", "Bike"), ("b", "Boat"), ("c", "Cart"))}
+    assert catalogue_texts(paths, renderer) == texts
+    assert catalogue_texts(paths, renderer, {"a", "c", "d"}) == {"a": texts["a"], "c": texts["c"]}
+    write_rows(tmp_path / "two.jsonl", [{"name": "Tram"}])
+    with pytest.raises(InputError, match=r"two.jsonl, line 1: .*id"):
+        catalogue_texts(paths, renderer)
 
 
 def test_items_that_no_catalogue_has_are_known_by_their_text(small, tmp_path):

@@ -7,8 +7,9 @@ Which log record became which sample, who judged it and what it was used for is 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 
 from darl_opensearch.files import write_lines
 from darl_opensearch.jsonl import read_jsonl
-from darl_opensearch.text import TEXT_FIELD, ItemTemplate, same_text
+from darl_opensearch.text import TEXT_FIELD, ItemRenderer, ItemTemplate, same_text
 
 SELECTED, CONTROL = "selected", "control"
 Row = Mapping[str, Any]
@@ -105,6 +106,25 @@ def write_items(path: Path, catalogues: Sequence[Path], template: ItemTemplate, 
 
     write_lines(path, rows())
     return logged_only
+
+
+def catalogue_texts(
+    catalogues: Iterable[Path], renderer: ItemRenderer, wanted: Collection[str] | None = None
+) -> dict[str, str]:
+    """Render the items of catalogues.
+
+    :param catalogues: JSONL files; of an item that is in several the first counts.
+    :param renderer: template, tokenizer and cap.
+    :param wanted: ids of the items to render; None: all of them.
+    :return: texts by id.
+    :raises InputError: for a broken line, an item without an id, or one without text.
+    """
+    texts: dict[str, str] = {}
+    for where, row in itertools.chain.from_iterable(map(read_jsonl, catalogues)):
+        item_id = renderer.template.item_id(row, where=where)
+        if item_id not in texts and (wanted is None or item_id in wanted):
+            texts[item_id] = renderer(row, where=where)
+    return texts
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:

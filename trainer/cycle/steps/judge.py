@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from darl_opensearch.jsonl import read_jsonl
-from trainer.cycle.samples import read_rows, write_rows
+from trainer.cycle.samples import catalogue_texts, read_rows, write_rows
 from trainer.cycle.steps.base import CONTROL_TASKS, JUDGMENTS, SELECTED, Context, Waiting
 from trainer.judging.run import judge
 
@@ -50,10 +50,4 @@ def _gold_texts(context: Context) -> dict[str, str]:
     if gold is None:
         return {}
     wanted = {str(row.get("item_id")) for _, row in read_jsonl(gold) if not row.get("text")}
-    render, template = context.serving.renderer, context.serving.card.template
-    texts: dict[str, str] = {}
-    for path in context.catalogues if wanted else []:
-        for where, row in read_jsonl(path):
-            if (item_id := template.item_id(row, where=where)) in wanted:
-                texts.setdefault(item_id, render(row, where=where))
-    return texts
+    return catalogue_texts(context.catalogues if wanted else [], context.serving.renderer, wanted)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from darl_opensearch.jsonl import read_jsonl
-from trainer.cycle.samples import read_rows
+from trainer.cycle.samples import catalogue_texts, read_rows
 from trainer.cycle.steps.base import CONTROL_TASKS, JUDGMENTS, SELECTED, Context
 from trainer.dasa.items import Items
 from trainer.dasa.known import Known
@@ -57,12 +56,8 @@ def catalogue(context: Context) -> Items:
     :param context: everything there is.
     :return: items by id, and a search.
     """
-    template, render = context.serving.card.template, context.serving.renderer
-    texts: dict[str, str] = {}
-    for path in context.catalogues:
-        for where, row in read_jsonl(path):
-            texts.setdefault(template.item_id(row, where=where), render(row, where=where))
-    files, world = Items.of_texts(texts), context.world
+    files = Items.of_texts(catalogue_texts(context.catalogues, context.serving.renderer))
+    world = context.world
 
     def look_up(ids: list[str]) -> Mapping[str, str]:
         found = dict(files.texts(ids))

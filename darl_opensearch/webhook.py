@@ -16,9 +16,9 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
 from darl_opensearch.errors import UsageError
+from darl_opensearch.urls import split_http
 
 SECRET = "DARL_WEBHOOK_SECRET"  # the variable that holds it: never an option, which others could read
 SIGNATURE, EVENT, DELIVERY = "X-DaRL-Signature-256", "X-DaRL-Event", "X-DaRL-Delivery"
@@ -42,12 +42,7 @@ class Webhook:
 
     def __post_init__(self) -> None:
         """Refuse what could not be called, before what it is to be told of is done."""
-        try:
-            parts = urlsplit(self.url)
-            usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            usable = False
-        if not usable:
+        if split_http(self.url) is None:
             raise UsageError(
                 "this is not the URL of a webhook", where="--webhook", todo="write it like https://host/path"
             )

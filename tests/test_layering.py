@@ -12,7 +12,8 @@ ROOT = Path(__file__).parent.parent
 HEAVY = {"torch", "transformers", "peft", "optimum", "onnx", "onnxruntime", "trainer"}
 # A layer may import itself and those named for it, directly or not: cli -> server|cluster|monitor -> scoring|ood -> …
 FOUNDATION = {
-    "errors", "scores", "text", "bundle", "jsonl", "files", "spans", "holm", "bm25", "resources", "graph_contract", "",
+    "errors", "scores", "text", "bundle", "jsonl", "files", "bm25", "resources", "graph_contract", "spans", "urls",
+    "holm", "",
 }  # fmt: skip
 LAYERS = {
     "scoring": FOUNDATION,

@@ -54,9 +54,10 @@ def cli(
     Each record leaves the spool when the cluster has acknowledged it, and a batch may be sent twice without
     harm. The data stream is set up when it is not there.
     """
-    from darl_opensearch.cluster.connect import connect, without_secrets
+    from darl_opensearch.cluster.connect import connect
     from darl_opensearch.ood.shipper import Shipper
     from darl_opensearch.ood.spool import Spool
+    from darl_opensearch.urls import without_secrets
 
     with Spool.open(spool) as opened:
         if dead_letters:

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from darl_opensearch.errors import ClusterError, UsageError
+from darl_opensearch.urls import split_http, without_secrets
 
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
@@ -40,12 +40,8 @@ class ClusterOptions:
 
     def __post_init__(self) -> None:
         """Refuse what no client could use."""
-        try:
-            parts = urlsplit(self.url)
-            usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            usable = False
-        if not usable:
+        parts = split_http(self.url)
+        if parts is None:
             raise UsageError(
                 f"{without_secrets(self.url)!r} is not the URL of a cluster", todo=f"write it like {DEFAULT_URL}"
             )
@@ -60,18 +56,6 @@ class ClusterOptions:
             raise UsageError(f"there is {missing}", todo="give both --user and OPENSEARCH_PASSWORD, or neither")
         if self.ca_certs is not None and not self.ca_certs.is_file():
             raise UsageError("there is no such certificate file", where=str(self.ca_certs), todo="check --ca-certs")
-
-
-def without_secrets(url: str) -> str:
-    """Take user and password out of a URL, for messages.
-
-    :param url: a URL.
-    :return: the same without them.
-    """
-    # By hand: what holds a secret may be no URL that a parser would take apart as its writer meant it.
-    before, _, host = url.rpartition("@")
-    scheme, mark, _ = before.partition("://")
-    return f"{scheme}{mark}{host}" if mark else host
 
 
 def connect(options: ClusterOptions, **settings: Any) -> OpenSearch:

@@ -6,15 +6,14 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.cluster.calls import Cluster, path
 from darl_opensearch.cluster.config_files import render
-from darl_opensearch.cluster.connect import without_secrets
 from darl_opensearch.cluster.models import PENDING_ID as PENDING_MODEL
 from darl_opensearch.cluster.models import FoundModel, connector_name, describe, wait_for
 from darl_opensearch.errors import UsageError
+from darl_opensearch.urls import split_http, without_secrets
 
 PENDING_ID = "<connector_id>"
 NO_KEY = "none"  # ML Commons wants some credential; a scorer without a key does not look at it
@@ -37,12 +36,8 @@ class ScorerAddress:
 
     def __post_init__(self) -> None:
         """Refuse what ML Commons could not call."""
-        try:
-            parts = urlsplit(self.url)
-            usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            usable = False
-        if not usable or "@" in parts.netloc or not parts.path.strip("/"):
+        parts = split_http(self.url)
+        if parts is None or "@" in parts.netloc or not parts.path.strip("/"):
             raise UsageError(
                 f"{without_secrets(self.url)!r} is not the address of a rerank route",
                 todo="write it like http://127.0.0.1:8091/v1/rerank",

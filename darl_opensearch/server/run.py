@@ -116,8 +116,9 @@ class _Shipping:
     """Sends the spool to a cluster from a thread of its own, as long as it is entered."""
 
     def __init__(self, config: ServerConfig, spool: Path) -> None:
-        from darl_opensearch.cluster.connect import ClusterOptions, connect, without_secrets
+        from darl_opensearch.cluster.connect import ClusterOptions, connect
         from darl_opensearch.ood import Shipper
+        from darl_opensearch.urls import without_secrets
 
         options = ClusterOptions(
             url=config.ship_to or "",

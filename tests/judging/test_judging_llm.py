@@ -345,6 +345,7 @@ def test_the_key_comes_from_its_variable_and_is_said_nowhere(tmp_path, monkeypat
         ({"url": ""}, "llm.url is '', not a URL"),
         ({"url": "http://me:pw@host/v1"}, "llm.url holds a password. Set the variable DARL_JUDGE_KEY"),
         ({"url": "http://host:99999/v1"}, "not a URL"),
+        ({"url": "http://me:pw@host:99999/v1"}, "llm.url is 'http://host:99999/v1', not a URL"),
         ({"model": ""}, "llm.model is empty"),
         ({"cost_cap": 1.0}, "llm.cost_cap needs prices"),
         ({"extra": "[1]"}, "llm.extra is '[1]', not a JSON object"),

@@ -9,12 +9,12 @@ import math
 import os
 import time
 import urllib.error
-import urllib.parse
 import urllib.request
 from collections.abc import Sequence
 from typing import Any
 
 from darl_opensearch.errors import DarlError, InputError, UsageError, one_line
+from darl_opensearch.urls import split_http, without_secrets
 from trainer.registry import Param
 from trainer.teachers.base import TEACHERS, Ask, Place
 
@@ -60,11 +60,12 @@ class HttpTeacher:
         self, target: str, place: Place, *, model: str = "", key_env: str = "", documents: int = 100,
         workers: int = 4, timeout_s: float = 60.0, retries: int = 5, backoff_s: float = 1.0,
     ) -> None:  # fmt: skip
-        parts = urllib.parse.urlsplit(target)
+        parts = split_http(target)
+        if parts is None:
+            shown = without_secrets(target)
+            raise UsageError(f"[distill] teacher is {shown!r}, not a URL", todo="write http://host:port/v1/rerank")
         if parts.username or parts.password:
             raise UsageError("[distill] teacher holds a password", todo="give a token by teacher_params.key_env")
-        if not parts.hostname:
-            raise UsageError(f"[distill] teacher is {target!r}, not a URL", todo="write http://host:port/v1/rerank")
         self.url, self.model, self.documents, self.workers = target, model, documents, workers
         self.timeout_s, self.retries, self.backoff_s = timeout_s, retries, backoff_s
         self.headers = {"Content-Type": "application/json", "Accept": "application/json"}

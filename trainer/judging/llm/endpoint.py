@@ -12,9 +12,9 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 from darl_opensearch.errors import DarlError, UsageError, load, one_line
+from darl_opensearch.urls import split_http, without_secrets
 from trainer.judging.llm.limits import Pace
 from trainer.judging.llm.reply import Reply, Token
 
@@ -179,15 +179,12 @@ def full_url(url: str) -> str:
     :return: with ``/chat/completions``.
     :raises UsageError: for one that is none, or holds a password.
     """
-    try:
-        parts = urlsplit(url)
-        port_is_one = parts.port is None or parts.port > 0
-    except ValueError:
-        parts, port_is_one = urlsplit(""), False
+    parts = split_http(url)
+    if parts is None:
+        shown = without_secrets(url)
+        raise UsageError(f"llm.url is {shown!r}, not a URL", todo="write the base of the endpoint: https://host/v1")
     if parts.username or parts.password:
         raise UsageError("llm.url holds a password", todo="set the variable DARL_JUDGE_KEY")
-    if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_one:
-        raise UsageError(f"llm.url is {url!r}, not a URL", todo="write the base of the endpoint: https://host/v1")
     path = parts.path.rstrip("/")
     return parts._replace(path=path if path.endswith("/chat/completions") else f"{path}/chat/completions").geturl()
 

@@ -15,6 +15,7 @@ import pytest
 
 import darl_opensearch
 from darl_opensearch import cli, errors
+from darl_opensearch.cli.output import progress_line
 from darl_opensearch.errors import DarlError, GateRefused, InputError, MissingExtra, UsageError, load
 
 ROOT = Path(darl_opensearch.__file__).parents[1]
@@ -221,3 +222,23 @@ def test_a_found_text_says_nothing_to_the_terminal():
     hit = RankedHit(1, "a", {"darl_text": "Bike \x1b[31mtheft\u202e"}, 1.0)
     shown = _table(SearchOutcome("q", None, None, (hit,), False, 1.0, 1, "local", 0.05), {})
     assert "Bike \ufffd[31mtheft\ufffd" in shown
+
+
+# ---- progress
+
+
+def test_a_line_of_progress_keeps_what_it_is_not_told(capsys):
+    shown = []
+    with progress_line("reading", total=1) as line:
+        (task,) = line.bar.tasks
+        for step in (
+            lambda: None,
+            lambda: line.report("drawing", 3, 8),
+            lambda: line.report("sorting", 4, 0),  # of how much, nobody knows
+            lambda: line.report("writing"),
+            lambda: line.count(5, 9),
+        ):
+            step()
+            shown.append((task.description, task.completed, task.total))
+    assert shown == [("reading", 0, 1), ("drawing", 3, 8), ("sorting", 4, 8), ("writing", 4, 8), ("writing", 5, 9)]
+    assert capsys.readouterr() == ("", "")  # no terminal, no bar

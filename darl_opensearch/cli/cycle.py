@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from darl_opensearch.cli.cluster_options import login_options
-from darl_opensearch.cli.output import emit, json_option, note, progress
+from darl_opensearch.cli.output import emit, json_option, note, progress_line
 from darl_opensearch.errors import EXIT_REFUSED, load
 
 if TYPE_CHECKING:
@@ -61,13 +61,8 @@ def cli(
         said = f"Cycle {name} has ended." if name else "No cycle was under way."
         emit({"cycle": name, "outcome": "abandoned" if name else "idle"}, as_json=as_json, text=said)
         return
-    with progress() as bar:
-        task = bar.add_task("reading", total=1)
-
-        def report(what: str, done: int, total: int) -> None:
-            bar.update(task, description=what, completed=done, total=total or None)
-
-        world = Surroundings(resolved, config.parent, cluster, apply_settings, note, report).world()
+    with progress_line("reading", total=1) as line:
+        world = Surroundings(resolved, config.parent, cluster, apply_settings, note, line.report).world()
         if dry_run:
             plan = steps.planned(resolved, config.parent, world)
         else:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from darl_opensearch.cli.output import emit, json_option, note, progress
+from darl_opensearch.cli.output import emit, json_option, note, progress_line
 from darl_opensearch.errors import DarlError
 
 
@@ -34,12 +34,9 @@ def cli(out: Path, embedded: bool, keep: bool, as_json: bool) -> None:
     from darl_opensearch.resources import insurance_sample
 
     options = DemoOptions(insurance_sample(), out, embedded=embedded, keep=keep)
-    with progress() as bar:
-        task = bar.add_task("starting", total=1)
-        result = run_demo(
-            options, note if as_json or not bar.console.is_terminal else bar.console.print,
-            lambda what, done, total: bar.update(task, description=what, completed=done, total=total),
-        )  # fmt: skip
+    with progress_line("starting", total=1) as line:
+        terminal = line.bar.console
+        result = run_demo(options, note if as_json or not terminal.is_terminal else terminal.print, line.report)
     if as_json:
         emit(result.figures, as_json=True, text="")
     else:

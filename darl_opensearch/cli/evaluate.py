@@ -7,7 +7,7 @@ from typing import Literal
 
 import click
 
-from darl_opensearch.cli.output import emit, json_option, note, progress
+from darl_opensearch.cli.output import emit, json_option, note, progress_line
 from darl_opensearch.cli.scoring_options import draws_option, int8_option, provider_option, seed_option, threads_option
 from darl_opensearch.errors import load
 
@@ -120,11 +120,8 @@ def cli(
     if out is not None:
         check_folder(out)  # before minutes of scoring, not after
         load("matplotlib", "train")
-    with progress() as bar:
-        task = bar.add_task("opening", total=1)
-        found = evaluation.evaluate(
-            settings, report=lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
-        )
+    with progress_line("opening", total=1) as line:
+        found = evaluation.evaluate(settings, report=line.report)
     if out is not None:
         write_folder(out, found)
         note(f"{out / 'evaluation.html'} has everything, with pictures")

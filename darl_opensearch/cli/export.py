@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from darl_opensearch.cli.output import emit, json_option, progress
+from darl_opensearch.cli.output import emit, json_option, progress_line
 from darl_opensearch.errors import load
 
 if TYPE_CHECKING:
@@ -65,9 +65,8 @@ def export(run: Path, data: Path | None, out: Path | None, *, int8: bool = True,
     from trainer.export import export_run
 
     trained = plan.load_run(run)
-    with progress() as bar:
-        task = bar.add_task("exporting", total=None)
+    with progress_line("exporting") as line:
         return export_run(
             trained, data or plan.data_root(run), out or run / "bundle", int8=int8, checkpoint=checkpoint,
-            report=lambda what: bar.update(task, description=what),
+            report=line.report,
         )  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Literal
 
 import click
 
-from darl_opensearch.cli.output import emit, json_option, progress
+from darl_opensearch.cli.output import emit, json_option, progress_line
 from darl_opensearch.cli.scoring_options import draws_option, int8_option, provider_option, seed_option, threads_option
 from darl_opensearch.errors import GateRefused, load
 from darl_opensearch.files import new_file
@@ -136,11 +136,10 @@ def cli(
         measure=measure, tolerance=tolerance, min_queries=min_queries, relevant_from=relevant_from, train=train,
         allow=allow, changed=changed, int8=int8, provider=provider, threads=threads, draws=draws, seed=seed,
     )  # fmt: skip
-    with progress() as bar:
-        task = bar.add_task("checking", total=None)
+    with progress_line("checking") as line:
         found = gates.gate(
             Bundle.open(old), Bundle.open(new), items=items, id_test=id_test, control=control, options=options,
-            report=lambda what, done, total: bar.update(task, description=what, completed=done, total=total),
+            report=line.report,
         )  # fmt: skip
     result = found.to_json()
     if out is not None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from darl_opensearch.cli.cluster_options import cluster_options, dry_run_option
-from darl_opensearch.cli.output import emit, json_option, progress
+from darl_opensearch.cli.output import emit, json_option, progress_line
 
 if TYPE_CHECKING:
     from darl_opensearch.cluster.connect import ClusterOptions
@@ -50,8 +50,7 @@ def cli(
     from darl_opensearch.cluster import Cluster, load_items
 
     target = Cluster.open(cluster, dry_run=dry_run)
-    with progress() as bar:
-        task = bar.add_task("loading", total=None)
+    with progress_line("loading") as line:
         report = load_items(
             target,
             bundle,
@@ -59,7 +58,7 @@ def cli(
             index,
             recreate=recreate,
             shards=shards,
-            on_item=lambda n, of: bar.update(task, completed=n, total=of),
+            on_item=line.count,
         )
     if dry_run:
         click.echo(json.dumps([call.to_json() for call in target.calls], ensure_ascii=False, indent=2))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from darl_opensearch.cli.output import emit, json_option, note, progress
+from darl_opensearch.cli.output import emit, json_option, note, progress_line
 from darl_opensearch.cli.scoring_options import seed_option
 from darl_opensearch.errors import UsageError, load
 
@@ -184,12 +184,8 @@ def cli(
         return
     if web:
         _serve(config, prepare(config, tasks, gold, **where), port)
-    with progress() as bar:
-        line = bar.add_task("reading", total=1)
-        report = run.judge(
-            config, tasks, gold, **where,
-            report=lambda what, done, total: bar.update(line, description=what, completed=done, total=total),
-        )  # fmt: skip
+    with progress_line("reading", total=1) as line:
+        report = run.judge(config, tasks, gold, **where, report=line.report)
     emit(report.to_json(), as_json=as_json, text=_told(report.to_json()))
 
 

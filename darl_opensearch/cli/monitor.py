@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from darl_opensearch.cli.cluster_options import cluster_options, stream_option
-from darl_opensearch.cli.output import emit, json_option, progress
+from darl_opensearch.cli.output import emit, json_option, progress_line
 from darl_opensearch.cli.times import since_callback
 from darl_opensearch.errors import GateRefused
 from darl_opensearch.files import new_file
@@ -173,12 +173,8 @@ def _read(
     until = datetime.now(UTC)
     opened = Bundle.open(bundle) if bundle else None
     result = report(store, since, until=until, top=top, counters=counters)
-    with progress() as bar:
-        task = bar.add_task("drift", total=None)
-        drifted = drift(
-            store, opened, config, since=since, until=until, texts=texts,
-            report=lambda what, done, total: bar.update(task, description=what, completed=done),
-        )  # fmt: skip
+    with progress_line("drift") as line:
+        drifted = drift(store, opened, config, since=since, until=until, texts=texts, report=line.report)
     return result, drifted
 
 

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 
 F = TypeVar("F", bound=Callable[..., Any])
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]  # what an option is to a command
@@ -55,3 +65,45 @@ def progress() -> Progress:
         TimeElapsedColumn(),
     )
     return Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a progress bar; work is given its methods to call.
+
+    :param bar: where it is.
+    :param task: which of its lines.
+    """
+
+    bar: Progress
+    task: TaskID
+
+    def report(self, what: str, done: int | None = None, total: int | None = None) -> None:
+        """Show what is being done, and how much of it is.
+
+        :param what: in words.
+        :param done: so much; None: as before.
+        :param total: of so much; None or 0, where nobody knows: as before.
+        """
+        self.bar.update(self.task, description=what, completed=done, total=total or None)
+
+    def count(self, done: int, total: int) -> None:
+        """Show how much is done of what was being done already.
+
+        :param done: so much.
+        :param total: of so much.
+        """
+        self.bar.update(self.task, completed=done, total=total)
+
+
+@contextlib.contextmanager
+def progress_line(what: str, *, total: int | None = None, visible: bool = True) -> Iterator[Line]:
+    """Show a :func:`progress` bar of one line.
+
+    :param what: is done first.
+    :param total: of how much; None: nobody knows yet.
+    :param visible: whether the line is shown at all.
+    :yield: the line.
+    """
+    with progress() as bar:
+        yield Line(bar, bar.add_task(what, total=total, visible=visible))

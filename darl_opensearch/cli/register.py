@@ -15,7 +15,7 @@ from darl_opensearch.cli.cluster_options import (
     model_options,
     pipeline_option,
 )
-from darl_opensearch.cli.output import emit, json_option, progress
+from darl_opensearch.cli.output import emit, json_option, progress_line
 from darl_opensearch.errors import UsageError
 
 if TYPE_CHECKING:
@@ -112,9 +112,8 @@ def cli(
     if with_query_id and mode == "local":
         raise UsageError("--with-query-id is for --mode connector", todo="leave it out")
     target = Cluster.open(cluster, dry_run=dry_run)
-    with progress() as bar:
-        task = bar.add_task("uploading", total=None)
-        done = register(bundle, target, options, on_chunk=lambda n, of: bar.update(task, completed=n, total=of))
+    with progress_line("uploading") as line:
+        done = register(bundle, target, options, on_chunk=line.count)
     if dry_run:
         click.echo(json.dumps([call.to_json() for call in target.calls], ensure_ascii=False, indent=2))
         return

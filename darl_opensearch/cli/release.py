@@ -17,7 +17,7 @@ from darl_opensearch.cli.cluster_options import (
     note_option,
     pipeline_option,
 )
-from darl_opensearch.cli.output import emit, json_option, note, progress
+from darl_opensearch.cli.output import emit, json_option, note, progress_line
 from darl_opensearch.cli.webhook_option import announce, webhook_option
 from darl_opensearch.errors import InputError
 from darl_opensearch.webhook import Webhook
@@ -122,14 +122,9 @@ def cli(
         apply_settings=apply_settings, deploy_timeout=deploy_timeout, grace=grace, history=history,
     )  # fmt: skip
     target = Cluster.open(cluster, dry_run=dry_run)
-    with progress() as bar:
-        task = bar.add_task("registering", total=None)
+    with progress_line("registering") as line:
         try:
-            done = release(
-                bundle, target, options,
-                on_chunk=lambda n, of: bar.update(task, completed=n, total=of),
-                report=lambda what, n, of: bar.update(task, description=what, completed=n, total=of),
-            )  # fmt: skip
+            done = release(bundle, target, options, on_chunk=line.count, report=line.report)
         except ReleaseRefused as err:
             if not dry_run:
                 announce(hook, "refused", err.event.to_json() | {"message": str(err)})

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from darl_opensearch.cli.output import emit, json_option, progress
+from darl_opensearch.cli.output import emit, json_option, progress_line
 from darl_opensearch.cli.scoring_options import int8_option, provider_option, threads_option
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
@@ -86,13 +86,8 @@ def cli(bundle: Path, pairs: Path, as_json: bool, **options: Any) -> None:
     from darl_opensearch.pool import score_pool
 
     # Ray tells of workers that died by printing; stdout is for the result.
-    with progress() as bar, contextlib.redirect_stdout(sys.stderr):
-        task = bar.add_task("reading", total=None)
-
-        def update(what: str, done: int, total: int | None) -> None:
-            bar.update(task, description=what, completed=done, total=total)
-
-        report = score_pool(bundle, pairs, on_progress=update, **options)
+    with progress_line("reading") as line, contextlib.redirect_stdout(sys.stderr):
+        report = score_pool(bundle, pairs, on_progress=line.report, **options)
     results = " and ".join(name for name in (report.out, report.features) if name)
     text = f"{report.pairs:,} pairs: {results}"
     if report.reused:

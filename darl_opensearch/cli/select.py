@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from darl_opensearch.cli.cluster_options import cluster_options, stream_option
-from darl_opensearch.cli.output import emit, json_option, progress
+from darl_opensearch.cli.output import emit, json_option, progress_line
 from darl_opensearch.cli.times import since_callback
 from darl_opensearch.errors import UsageError, load
 
@@ -134,15 +134,10 @@ def cli(
             trained, judged, catalogue.texts, most=config.known_queries, items_per_query=config.items_per_query,
             seed=config.seed,
         )  # fmt: skip
-        bar = open_.enter_context(progress())
-        task = bar.add_task("reading", total=None)
-
-        def report(what: str, done: int, total: int) -> None:
-            bar.update(task, description=what, completed=done, total=total or None)
-
+        line = open_.enter_context(progress_line("reading"))
         result = run.select(
             config, model, store, known=known, out=out or Path(), items=catalogue, since=since, control=control,
-            dry_run=dry_run, report=report,
+            dry_run=dry_run, report=line.report,
         )  # fmt: skip
     emit(result.to_json() | {"out": str(out) if out and not dry_run else None}, as_json=as_json,
          text=_summary(result, out))  # fmt: skip

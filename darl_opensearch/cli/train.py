@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from darl_opensearch.cli.output import emit, json_option, note, progress
+from darl_opensearch.cli.output import emit, json_option, note, progress_line
 from darl_opensearch.errors import UsageError, load
 
 
@@ -72,13 +72,11 @@ def cli(
         emit({"run": str(where), "data": data.summary()}, as_json=as_json,
              text=f"{config} is fine. Would train into {where}:\n{json.dumps(data.summary(), indent=2)}")  # fmt: skip
         return
-    with distributed.joined(resolved.stages.device), progress() as bar:
-        task = bar.add_task("reading", total=1, visible=distributed.is_main())
-
-        def report(what: str, done: int, total: int) -> None:
-            bar.update(task, description=what, completed=done, total=total)
-
-        trained = plan.train(resolved, config.parent, where, fresh=fresh, report=report)
+    with (
+        distributed.joined(resolved.stages.device),
+        progress_line("reading", total=1, visible=distributed.is_main()) as line,
+    ):
+        trained = plan.train(resolved, config.parent, where, fresh=fresh, report=line.report)
         speaks, alone = distributed.is_main(), distributed.world() == 1
     if speaks:
         for stage in trained.result["stages"]:

@@ -1,8 +1,8 @@
 """What is logged about a reranked request: the one place that knows the fields of a ``darl-ood`` record.
 
 A request becomes one *request* record, and one *pair* record for each item that is out of distribution or
-was drawn for the baseline sample. Ids and draws are functions of the request id, the model version and the
-item's position, so that a retry makes the very same records. Field names are those of
+was drawn for the baseline sample. Ids and draws are functions of the request (its id, time, query and items), the model
+version and the item's position, so that a retry makes the very same records. Field names are those of
 ``plugin_config/ood_index_template.json``; a test compares them.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, Literal, TypedDict, get_args
@@ -31,7 +31,7 @@ _NO_POSITION = "request"  # stands where a pair's id has its position
 class RankedRequest:
     """One query, the items it was ranked with, and what the model said: what callers hand to the log.
 
-    :param request_id: the caller's ``X-Request-Id``, or a UUID.
+    :param request_id: the caller's ``X-Request-Id``, which it may send with many requests, or a UUID.
     :param timestamp: when it was answered, with a time zone.
     :param query: the query's text.
     :param query_id: the caller's id of the query, for joins with UBI.
@@ -190,19 +190,31 @@ class LogPolicy:
             raise InputError(f"text {self.text!r} is unknown", todo=f"use one of {', '.join(get_args(TextPolicy))}")
 
 
-def record_id(request_id: str, model: str, version: str, position: int | None) -> str:
+def fingerprint(request: RankedRequest) -> str:
+    """Tell a request from every other one, whatever ids its caller gives.
+
+    Some send one ``X-Request-Id`` with everything, so the id alone would let a request hide all later ones.
+
+    :param request: what was ranked.
+    :return: 64 hexadecimal digits, of its id, its time to the microsecond, its query, and its items in their order.
+    """
+    time = request.timestamp.astimezone(UTC).isoformat(timespec="microseconds")
+    ids = () if request.doc_ids is None else request.doc_ids
+    parts = (request.request_id, time, request.query, str(len(ids)), *ids, *request.documents)
+    return hashlib.sha256(_joined(parts)).hexdigest()
+
+
+def record_id(request: str, model: str, version: str, position: int | None) -> str:
     """Identify a record: the same for every attempt to log it, another for every true repeat.
 
-    :param request_id: id of the request.
+    :param request: :func:`fingerprint` of the request.
     :param model: name of the bundle.
     :param version: version of the bundle.
     :param position: the item's position, or None for the request's own record.
     :return: 32 hexadecimal digits.
     """
-    parts = (request_id, model, version, _NO_POSITION if position is None else str(position))
-    # Lengths keep ("a", "bc") and ("ab", "c") apart.
-    joined = "".join(f"{len(part)}:{part}" for part in parts)
-    return hashlib.sha256(_utf8(joined)).hexdigest()[: _ID_BITS // 4]
+    parts = (request, model, version, _NO_POSITION if position is None else str(position))
+    return hashlib.sha256(_joined(parts)).hexdigest()[: _ID_BITS // 4]
 
 
 def is_drawn(record_id: str, rate: float) -> bool:
@@ -246,9 +258,9 @@ def records_of(request: RankedRequest, policy: LogPolicy) -> Iterator[Record]:
         "alpha": policy.alpha,
         "route": request.route,
     }
-    n = len(scores)
+    n, of_request = len(scores), fingerprint(request)
     yield RequestRecord(
-        record_id=record_id(request.request_id, policy.model, policy.version, None),
+        record_id=record_id(of_request, policy.model, policy.version, None),
         candidates=n,
         ood_pairs=int(ood.sum()),
         ood_share=round(float(ood.mean()), 6) if n else 0.0,
@@ -259,7 +271,7 @@ def records_of(request: RankedRequest, policy: LogPolicy) -> Iterator[Record]:
     )
     grades = scores.grade
     for position in range(n):
-        identity = record_id(request.request_id, policy.model, policy.version, position)
+        identity = record_id(of_request, policy.model, policy.version, position)
         if not ood[position] and not is_drawn(identity, policy.sample_rate):
             continue
         text = request.documents[position]
@@ -335,6 +347,10 @@ def parse_timestamp(text: str) -> datetime:
 
 def _rounded(value: Any) -> float:
     return round(float(value), 6)  # what the HTTP answers print
+
+
+def _joined(parts: Iterable[str]) -> bytes:
+    return _utf8("".join(f"{len(part)}:{part}" for part in parts))  # lengths keep ("a", "bc") and ("ab", "c") apart
 
 
 def _utf8(text: str) -> bytes:

@@ -16,7 +16,7 @@ from ood_support import START, request_of, rows_of
 from support import ITEMS, TEMPLATE, tiny_bundle
 
 from darl_opensearch.errors import InputError, UsageError
-from darl_opensearch.ood.record import LogPolicy, record_id
+from darl_opensearch.ood.record import LogPolicy
 from darl_opensearch.ood.spool import Spool
 from darl_opensearch.ood.store import SpoolStore
 from trainer.dasa import run as run_module
@@ -32,6 +32,7 @@ STRANGE = (0.99, 0.98, 0.97, 0.99)
 FAMILIAR = (0.1, 0.2, 0.3, 0.4)
 SMALL = SelectConfig(budget=12, items_per_query=3, control_items=3, depth=4, control_queries=3, noise=0)
 POLICY = LogPolicy(model="tiny", version="1", alpha=0.05, sample_rate=0.5)
+EVERY_PAIR = dataclasses.replace(POLICY, sample_rate=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +95,7 @@ def queries_of(path):
 def test_both_arms(log, bundle, tmp_path):
     log.strange(12)
     for n in range(8):
-        log.add(f"plain words{n} here{n}", FAMILIAR)
+        log.add(f"plain words{n} here{n}", FAMILIAR, policy=EVERY_PAIR)
     report = log.select(bundle, tmp_path / "out", embed=None)  # the bundle's own features
     selected, control = lines(tmp_path / "out/selected.jsonl"), lines(tmp_path / "out/control.jsonl")
     assert {row["arm"] for row in selected} == {"selected"} and {row["arm"] for row in control} == {"control"}
@@ -132,7 +133,9 @@ def test_records_and_query_ids_lead_back_to_the_log(log, bundle, tmp_path):
     first = next(row for row in rows if row["query"] == "quasar one")
     assert (first["traffic"], first["slice"]) == (2, "sky")
     position = list(TEXTS).index(first["item_id"])
-    assert first["records"] == [record_id(request, "tiny", "1", position) for request in ("r1", "r2")]
+    with SpoolStore(log.path) as store:
+        logged = [pair.record_id for pair in store.pairs() if pair.query_id == "q1" and pair.position == position]
+    assert first["records"] == logged and len(logged) == 2
     assert report.selected["slices"] == {"": 9, "sky": 3}
 
 
@@ -354,7 +357,7 @@ def test_a_slice_takes_no_more_than_its_share(log, bundle, tmp_path):
 
 def test_nothing_flagged_is_a_result(log, bundle, tmp_path):
     for n in range(5):
-        log.add(f"plain words{n} here{n}", FAMILIAR)
+        log.add(f"plain words{n} here{n}", FAMILIAR, policy=EVERY_PAIR)
     report = log.select(bundle, tmp_path / "out")
     assert report.empty and report.to_json()["empty"] is True
     assert (tmp_path / "out/selected.jsonl").read_text() == ""

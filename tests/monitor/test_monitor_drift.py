@@ -206,6 +206,16 @@ def test_versions_have_windows_of_their_own(world, tmp_path):
     assert judge(path, None).start_cycle
 
 
+def test_one_request_id_for_all_requests_mixes_nothing_up(world, tmp_path):
+    queries = world.queries(80, np.random.default_rng(9))
+    requests = world.day(0, queries, repeats=40)
+    own = judge(write_log(tmp_path / "own.db", requests, world.policy(1.0)), world.bundle)
+    constant = [dataclasses.replace(request, request_id="constant") for request in requests]
+    (window,) = judge(write_log(tmp_path / "one.db", constant, world.policy(1.0)), world.bundle).windows
+    assert (window.requests, window.queries, window.sample.pairs) == (120, 80, own.windows[0].sample.pairs)
+    assert {t.test for t in window.tests} == {"share", "mmd", "auc"} and window.verdict == own.windows[0].verdict
+
+
 def test_a_large_window_is_sampled_by_query_and_says_so(world, tmp_path):
     path = write_log(tmp_path / "log.db", world.day(0, world.queries(400, np.random.default_rng(3))), world.policy(1.0))
     config = DriftConfig(max_queries=100, max_pairs=100)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import resource
@@ -48,6 +49,16 @@ def test_what_is_offered_is_in_the_spool_after_a_flush(path):
         counts = log.counters()
         assert counts["offered"] == counts["accepted"] == counts["spooled_requests"] == 30
         assert (counts["spooled_records"], counts["queued"], counts["dropped_queue"]) == (len(expected), 0, 0)
+
+
+def test_a_caller_with_one_id_for_everything_loses_nothing_and_a_retry_is_not_doubled(path):
+    requests = [dataclasses.replace(request, request_id="constant") for request in traffic(30)]
+    with open_log(path) as log:
+        assert all(log.offer(request) for request in [*requests, requests[7]])
+        assert log.flush()
+        expected = [r.record_id for request in requests for r in records_of(request, POLICY)]
+        assert stored_ids(path) == expected
+        assert log.counters()["repeated"] == len(list(records_of(requests[7], POLICY)))
 
 
 def test_closing_writes_what_waits(path):

@@ -18,6 +18,7 @@ from darl_opensearch.ood.record import (
     PairRecord,
     RankedRequest,
     RequestRecord,
+    fingerprint,
     is_drawn,
     record_from_json,
     record_id,
@@ -77,6 +78,40 @@ def test_what_is_ood_is_always_logged_and_the_request_counts_exactly(request, ra
 @given(a=identities, b=identities)
 def test_another_request_version_or_position_is_another_id(a, b):
     assert (record_id(*a) == record_id(*b)) == (a == b)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"request_id": "r2"},
+        {"query": "query 1 "},
+        {"timestamp": datetime(2026, 3, 1, 12, 0, 1, 1, tzinfo=UTC)},
+        {"documents": ["text of item 0", "another text"]},
+        {"documents": ["text of item 1", "text of item 0"]},
+        {"doc_ids": ["item-0", "item-2"]},
+        {"doc_ids": None},
+    ],
+)
+def test_one_id_for_many_requests_hides_none(other):
+    one, two = request_of(1, [0.99, 0.98]), request_of(1, [0.99, 0.98], **other)
+    records = [*records_of(one, POLICY), *records_of(two, POLICY)]
+    assert len({record.record_id for record in records}) == len(records) == 6
+    assert {record.request_id for record in records} == {one.request_id, two.request_id}  # as the caller sent it
+
+
+def test_what_a_request_is_does_not_depend_on_how_it_is_held():
+    """Nor on what the model said of it, how long that took, or the zone that its time is written in."""
+    one = request_of(1, [0.99, 0.98])
+    elsewhere = one.timestamp.astimezone(timezone(timedelta(hours=5, minutes=30)))
+    two = request_of(1, [0.1, 0.2], timestamp=elsewhere, documents=tuple(one.documents), latency_ms=1.0)
+    assert fingerprint(one) == fingerprint(two)
+
+
+def test_under_one_id_each_request_draws_for_itself():
+    """Drawn by the caller's id alone, a position would be logged of all requests or of none."""
+    requests = (request_of(number, [0.5], request_id="constant") for number in range(400))
+    drawn = sum(len(list(records_of(request, POLICY))) - 1 for request in requests)
+    assert abs(drawn - 200) <= 4 * 10  # standard errors of 400 draws at 1/2
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.5])

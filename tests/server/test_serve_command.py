@@ -81,15 +81,15 @@ def test_a_request_is_ranked_and_its_record_spooled_by_sigterm(tiny, tmp_path):
                 "doc_ids": [item["id"] for item in ITEMS],
                 "query_id": f"q{i}",
             }
-            answer = client.post("/v1/rerank", json=body, headers={"X-Request-Id": f"r{i}"})
-            assert answer.status_code == 200 and answer.headers["X-Request-Id"] == f"r{i}"
+            answer = client.post("/v1/rerank", json=body, headers={"X-Request-Id": f"r{i % 3}"})  # one id for many
+            assert answer.status_code == 200 and answer.headers["X-Request-Id"] == f"r{i % 3}"
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
     assert "Traceback" not in "".join(process.said)
     rows = records(spool)
     requests = [r for r in rows if r["kind"] == "request"]
     pairs = [r for r in rows if r["kind"] == "pair"]
-    assert {r["request_id"] for r in requests} == {f"r{i}" for i in range(30)}
+    assert [r["request_id"] for r in requests] == [f"r{i % 3}" for i in range(30)]
     assert len(pairs) == 30 * len(TEXTS)
     assert {p["item_id"] for p in pairs} == {item["id"] for item in ITEMS}
     assert {r["route"] for r in rows} == {"server"} and {r["model"] for r in rows} == {"tiny"}

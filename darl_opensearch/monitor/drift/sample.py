@@ -22,7 +22,7 @@ import numpy as np
 from darl_opensearch.bundle import DriftReference
 from darl_opensearch.monitor.drift.two_sample import Clusters
 from darl_opensearch.monitor.drift.windows import Window, drawn
-from darl_opensearch.ood.record import PairRecord, is_drawn
+from darl_opensearch.ood.record import PairRecord, is_drawn, to_ms
 from darl_opensearch.ood.store import OodStore
 from darl_opensearch.text import same_text
 
@@ -128,15 +128,16 @@ def _drawn_pairs(
     store: OodStore, window: Window, keys: set[str], depth: int
 ) -> tuple[float, dict[str, list[PairRecord]]]:
     """The rate of a window, and the pairs drawn at it from each query's first request."""
-    firsts = {window.queries[key].first.request_id: key for key in keys}
+    # By time and query besides: a caller may give one id to many requests.
+    firsts = {(first.request_id, to_ms(first.timestamp), key) for key in keys for first in [window.queries[key].first]}
     rate, held = 1.0, dict[str, list[PairRecord]]()
     ood, ordinary = 0, 0.0
     for pair in store.pairs(since=window.first, until=window.last + _ONE_MS):
-        key = firsts.get(pair.request_id)
-        if key is None or (pair.model, pair.version) != (window.model, window.version):
+        key = same_text(pair.query)
+        if (pair.request_id, to_ms(pair.timestamp), key) not in firsts:
             continue
-        if same_text(pair.query) != key:
-            continue  # a caller gave one request id twice
+        if (pair.model, pair.version) != (window.model, window.version):
+            continue
         if pair.is_ood:
             ood += 1
         else:

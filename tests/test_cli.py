@@ -15,7 +15,8 @@ import pytest
 
 import darl_opensearch
 from darl_opensearch import cli, errors
-from darl_opensearch.cli.output import progress_line
+from darl_opensearch.cli.output import emit_calls, progress_line
+from darl_opensearch.cluster import Call
 from darl_opensearch.errors import DarlError, GateRefused, InputError, MissingExtra, UsageError, load
 
 ROOT = Path(darl_opensearch.__file__).parents[1]
@@ -224,7 +225,16 @@ def test_a_found_text_says_nothing_to_the_terminal():
     assert "Bike \ufffd[31mtheft\ufffd" in shown
 
 
-# ---- progress
+# ---- what is printed
+
+
+def test_the_requests_of_a_dry_run(capsys):
+    emit_calls([Call("PUT", "/_cluster/settings", {"é": 1, "credential": {"key": "secret"}}), Call("DELETE", "/x")])
+    assert json.loads((out := capsys.readouterr()).out) == [
+        {"method": "PUT", "path": "/_cluster/settings", "body": {"é": 1, "credential": "***"}},
+        {"method": "DELETE", "path": "/x"},
+    ]
+    assert "é" in out.out and out.err == ""
 
 
 def test_a_line_of_progress_keeps_what_it_is_not_told(capsys):

@@ -10,7 +10,10 @@ import time
 import pytest
 from cluster_support import Quiet, serving
 
-from darl_opensearch.errors import UsageError
+from darl_opensearch.cli.webhook_option import refusal_announced
+from darl_opensearch.cluster.history import Event, Served
+from darl_opensearch.cluster.release import ReleaseRefused
+from darl_opensearch.errors import GateRefused, UsageError
 from darl_opensearch.webhook import Webhook, sign, tell
 
 
@@ -99,3 +102,21 @@ def test_a_secret_is_not_shown(monkeypatch):
     monkeypatch.setenv("DARL_WEBHOOK_SECRET", "s3cret")
     assert Webhook.of("http://x/").secret == "s3cret" and "s3cret" not in repr(Webhook.of("http://x/"))
     assert Webhook.of(None) is None and Webhook.of("") is None
+
+
+def test_a_refusal_is_told_and_stays_one(capsys):
+    event = Event(
+        "darl", 2, "refused", "done", "2026-03-01T12:00:00Z", Served("shoes", "2", "local", "m2"), reason="no"
+    )
+    refusal = ReleaseRefused("the gate says no", where="bundle", event=event)
+    seen, handler = receiver(200)
+    with serving(handler) as url:
+        for error, dry_run in ((refusal, True), (GateRefused("another no"), False), (refusal, False)):
+            with pytest.raises(type(error)) as err, refusal_announced(Webhook(url), dry_run=dry_run):
+                raise error
+            assert err.value is error
+        with pytest.raises(ReleaseRefused), refusal_announced(None, dry_run=False):
+            raise refusal
+    [(_, body)] = seen
+    assert json.loads(body) == event.to_json() | {"event": "refused", "message": "bundle: the gate says no."}
+    assert capsys.readouterr() == ("", "")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from darl_opensearch.cli.cluster_options import cluster_options, dry_run_option
-from darl_opensearch.cli.output import emit, json_option, progress_line
+from darl_opensearch.cli.output import emit, emit_calls, json_option, progress_line
 
 if TYPE_CHECKING:
     from darl_opensearch.cluster.connect import ClusterOptions
@@ -61,7 +60,7 @@ def cli(
             on_item=line.count,
         )
     if dry_run:
-        click.echo(json.dumps([call.to_json() for call in target.calls], ensure_ascii=False, indent=2))
+        emit_calls(target.calls)
         return
     if not as_json:
         report.check()

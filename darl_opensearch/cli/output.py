@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from rich.console import Console
@@ -19,6 +19,9 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
+
+if TYPE_CHECKING:
+    from darl_opensearch.cluster import Call
 
 F = TypeVar("F", bound=Callable[..., Any])
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]  # what an option is to a command
@@ -41,6 +44,14 @@ def emit(result: dict[str, Any], *, as_json: bool, text: str) -> None:
     :param text: what a person reads.
     """
     click.echo(json.dumps(result, ensure_ascii=False, allow_nan=False) if as_json else text)
+
+
+def emit_calls(calls: Iterable[Call]) -> None:
+    """Print what ``--dry-run`` found: the requests, as a JSON array.
+
+    :param calls: the requests that change something; none of them was sent.
+    """
+    click.echo(json.dumps([call.to_json() for call in calls], ensure_ascii=False, indent=2))
 
 
 def note(text: str) -> None:

@@ -15,7 +15,7 @@ from darl_opensearch.cli.cluster_options import (
     model_options,
     pipeline_option,
 )
-from darl_opensearch.cli.output import emit, json_option, progress_line
+from darl_opensearch.cli.output import emit, emit_calls, json_option, progress_line
 from darl_opensearch.errors import UsageError
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def cli(
     with progress_line("uploading") as line:
         done = register(bundle, target, options, on_chunk=line.count)
     if dry_run:
-        click.echo(json.dumps([call.to_json() for call in target.calls], ensure_ascii=False, indent=2))
+        emit_calls(target.calls)
         return
     emit(done.to_json(), as_json=as_json, text=_text(done))
 

@@ -17,8 +17,8 @@ from darl_opensearch.cli.cluster_options import (
     note_option,
     pipeline_option,
 )
-from darl_opensearch.cli.output import emit, json_option, note, progress_line
-from darl_opensearch.cli.webhook_option import announce, webhook_option
+from darl_opensearch.cli.output import emit, emit_calls, json_option, note, progress_line
+from darl_opensearch.cli.webhook_option import announce, refusal_announced, webhook_option
 from darl_opensearch.errors import InputError
 from darl_opensearch.webhook import Webhook
 
@@ -113,7 +113,7 @@ def cli(
     version does not answer as its bundle does: the old one goes on serving.
     """
     from darl_opensearch.cluster import Cluster
-    from darl_opensearch.cluster.release import ReleaseOptions, ReleaseRefused, release
+    from darl_opensearch.cluster.release import ReleaseOptions, release
 
     hook = Webhook.of(webhook)
     options = ReleaseOptions(
@@ -122,15 +122,10 @@ def cli(
         apply_settings=apply_settings, deploy_timeout=deploy_timeout, grace=grace, history=history,
     )  # fmt: skip
     target = Cluster.open(cluster, dry_run=dry_run)
-    with progress_line("registering") as line:
-        try:
-            done = release(bundle, target, options, on_chunk=line.count, report=line.report)
-        except ReleaseRefused as err:
-            if not dry_run:
-                announce(hook, "refused", err.event.to_json() | {"message": str(err)})
-            raise
+    with progress_line("registering") as line, refusal_announced(hook, dry_run=dry_run):
+        done = release(bundle, target, options, on_chunk=line.count, report=line.report)
     if dry_run:
-        click.echo(json.dumps([call.to_json() for call in target.calls], ensure_ascii=False, indent=2))
+        emit_calls(target.calls)
         return
     emit(done.to_json(), as_json=as_json, text=released_text(done))
     if done.changed:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import click
@@ -15,8 +14,8 @@ from darl_opensearch.cli.cluster_options import (
     note_option,
     pipeline_option,
 )
-from darl_opensearch.cli.output import emit, json_option
-from darl_opensearch.cli.webhook_option import announce, webhook_option
+from darl_opensearch.cli.output import emit, emit_calls, json_option
+from darl_opensearch.cli.webhook_option import announce, refusal_announced, webhook_option
 from darl_opensearch.webhook import Webhook
 
 if TYPE_CHECKING:
@@ -50,21 +49,17 @@ def cli(
     """
     from darl_opensearch.cli.release import released_text
     from darl_opensearch.cluster import Cluster
-    from darl_opensearch.cluster.release import ReleaseRefused, RollbackOptions, rollback
+    from darl_opensearch.cluster.release import RollbackOptions, rollback
 
     hook = Webhook.of(webhook)
     target = Cluster.open(cluster, dry_run=dry_run)
     options = RollbackOptions(
         pipeline=pipeline, to=to or None, note=words, deploy_timeout=deploy_timeout, history=history
     )
-    try:
+    with refusal_announced(hook, dry_run=dry_run):
         done = rollback(target, options)
-    except ReleaseRefused as err:
-        if not dry_run:
-            announce(hook, "refused", err.event.to_json() | {"message": str(err)})
-        raise
     if dry_run:
-        click.echo(json.dumps([call.to_json() for call in target.calls], ensure_ascii=False, indent=2))
+        emit_calls(target.calls)
         return
     emit(done.to_json(), as_json=as_json, text=released_text(done))
     if done.changed:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import click
@@ -31,3 +32,21 @@ def announce(webhook: Webhook | None, event: str, data: Mapping[str, Any]) -> No
     found = tell(webhook, event, data)
     if not found.delivered:
         note(f"the webhook was not told ({found.reason}, {found.attempts} attempts); nothing else is affected")
+
+
+@contextlib.contextmanager
+def refusal_announced(webhook: Webhook | None, *, dry_run: bool) -> Iterator[None]:
+    """Tell a webhook of a release or a rollback that is refused within, and let the refusal pass.
+
+    :param webhook: where; None: nobody is told.
+    :param dry_run: whether nothing is in earnest; nobody is told then either.
+    :yield: nothing.
+    """
+    from darl_opensearch.cluster.release import ReleaseRefused
+
+    try:
+        yield
+    except ReleaseRefused as err:
+        if not dry_run:
+            announce(webhook, "refused", err.event.to_json() | {"message": str(err)})
+        raise

@@ -144,8 +144,8 @@ def cli(
 
 
 def _config(settings: Mapping[str, Any]) -> Any:
-    from trainer.config import build
     from trainer.dasa.config import SelectConfig
+    from trainer.toml_tables import build
 
     values = {name.removeprefix("set_"): value for name, value in settings.items()}
     values["params"] = dict(_param(text) for text in values["params"])
@@ -153,20 +153,18 @@ def _config(settings: Mapping[str, Any]) -> Any:
 
 
 def _param(text: str) -> tuple[str, Any]:
-    import tomllib
+    from trainer.toml_tables import read_value
 
     key, sign, value = text.partition("=")
     if not sign:
         raise UsageError(f"--param {text!r} is not key=value", todo="write for example --param traffic=1.0")
-    try:
-        return key.strip(), tomllib.loads(f"x = {value}")["x"]
-    except tomllib.TOMLDecodeError:
-        return key.strip(), value
+    return key.strip(), read_value(value)
 
 
 def _store(spool: Path | None, cluster: ClusterOptions, stream: str, open_: contextlib.ExitStack) -> OodStore:
-    from darl_opensearch.cluster.connect import connect, without_secrets
+    from darl_opensearch.cluster.connect import connect
     from darl_opensearch.ood.store import SpoolStore, StreamStore
+    from darl_opensearch.urls import without_secrets
 
     if spool is not None:
         return open_.enter_context(SpoolStore(spool))
@@ -182,9 +180,10 @@ def _items(
     texts = {item.item_id: item.text for path in files for item in read_items(path, model.renderer).values()}
     if index is None:
         return Items.of_texts(texts) if texts else NO_ITEMS
-    from darl_opensearch.cluster.connect import connect, without_secrets
+    from darl_opensearch.cluster.connect import connect
     from darl_opensearch.cluster.item_index import item_search
     from darl_opensearch.ood.store import join_texts
+    from darl_opensearch.urls import without_secrets
 
     client, where = connect(cluster), without_secrets(cluster.url)
 

@@ -2,82 +2,78 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from darl_opensearch.errors import InputError, UsageError
+from darl_opensearch.fields import option
 from darl_opensearch.ood.record import TextPolicy
 from darl_opensearch.scoring.runtime import Provider
 
 
-def _setting(default: Any, text: str, **metadata: Any) -> Any:
-    """Make a field with its help.
-
-    Metadata: ``least`` and ``most`` bound a number; ``variables`` are read besides ``DARL_<NAME>``;
-    ``secret`` values are never shown.
-    """
-    return field(default=default, metadata={"help": text} | metadata)
-
-
 @dataclass(frozen=True, kw_only=True)
 class ServerConfig:
-    """How to serve a bundle. The help of each field is its documentation."""
+    """How to serve a bundle. The help of each field is its documentation.
 
-    host: str = _setting("127.0.0.1", "Address to listen on.")
-    port: int = _setting(8091, "Port to listen on; 0 takes any that is free.", least=0, most=65535)
+    Metadata of a field: ``least`` and ``most`` bound a number; ``variables`` are read besides ``DARL_<NAME>``;
+    ``secret`` values are never shown.
+    """
 
-    provider: Provider = _setting(
+    host: str = option("127.0.0.1", "Address to listen on.")
+    port: int = option(8091, "Port to listen on; 0 takes any that is free.", least=0, most=65535)
+
+    provider: Provider = option(
         "cpu", "Where the graph runs. Without a usable GPU cuda falls back to cpu, and says so."
     )
-    require_provider: bool = _setting(False, "Fail rather than fall back.")
-    threads: int | None = _setting(
+    require_provider: bool = option(False, "Fail rather than fall back.")
+    threads: int | None = option(
         None, "Batches scored at the same time.  [default: the cores of this process]", least=1
     )
-    int8: bool = _setting(False, "Use the quantised graph.")
-    token_budget: int | None = _setting(
+    int8: bool = option(False, "Use the quantised graph.")
+    token_budget: int | None = option(
         None, "Most tokens of a batch, padding included.  [default: 512, or 32768 on a GPU]", least=1
     )
 
-    max_documents: int = _setting(1000, "Most documents of a request.", least=1)
-    max_body_bytes: int = _setting(10_000_000, "Most bytes of a request.", least=1)
-    max_concurrent: int = _setting(8, "Requests worked on at the same time; their batches take turns.", least=1)
-    max_queue: int = _setting(64, "Requests that may wait beyond those; more are answered 503.", least=0)
-    deadline_ms: int | None = _setting(
+    max_documents: int = option(1000, "Most documents of a request.", least=1)
+    max_body_bytes: int = option(10_000_000, "Most bytes of a request.", least=1)
+    max_concurrent: int = option(8, "Requests worked on at the same time; their batches take turns.", least=1)
+    max_queue: int = option(64, "Requests that may wait beyond those; more are answered 503.", least=0)
+    deadline_ms: int | None = option(
         None,
         "Give a request up after this time with 503, and the search keeps its first-stage order.",
         least=1,
     )
-    body_timeout: float = _setting(30.0, "Seconds a request's body may take to arrive.", least=0)
-    shutdown_timeout: int = _setting(30, "Seconds that requests get to finish after SIGTERM.", least=0)
+    body_timeout: float = option(30.0, "Seconds a request's body may take to arrive.", least=0)
+    shutdown_timeout: int = option(30, "Seconds that requests get to finish after SIGTERM.", least=0)
 
-    api_key: str | None = _setting(
+    api_key: str | None = option(
         None,
         "Key that callers send as 'Authorization: Bearer KEY'. Prefer the variable or a file.",
         secret=True,
     )
-    api_key_file: Path | None = _setting(None, "File with the keys, one a line: two while you change over.")
-    rate_limit: int = _setting(0, "Requests a minute for each key, or address without keys; 0 is no limit.", least=0)
+    api_key_file: Path | None = option(None, "File with the keys, one a line: two while you change over.")
+    rate_limit: int = option(0, "Requests a minute for each key, or address without keys; 0 is no limit.", least=0)
 
-    ood_log: Path | None = _setting(
+    ood_log: Path | None = option(
         None, "SQLite spool of the OOD log.  [default: BUNDLE-NAME.sqlite in the user's state folder]"
     )
-    no_ood_log: bool = _setting(False, "Keep no OOD log.")
-    ood_sample_rate: float = _setting(0.05, "Share of the pairs that are not OOD to log all the same.", least=0, most=1)
-    ood_text: TextPolicy = _setting("full", "How item texts are logged.")
-    ood_max_bytes: int = _setting(1_000_000_000, "Bound of the spool; the oldest records go first.", least=1_000_000)
+    no_ood_log: bool = option(False, "Keep no OOD log.")
+    ood_sample_rate: float = option(0.05, "Share of the pairs that are not OOD to log all the same.", least=0, most=1)
+    ood_text: TextPolicy = option("full", "How item texts are logged.")
+    ood_max_bytes: int = option(1_000_000_000, "Bound of the spool; the oldest records go first.", least=1_000_000)
 
-    ship_to: str | None = _setting(None, "Cluster to send the OOD log to, in the background.")
-    ship_user: str | None = _setting(None, "User for it.", variables=("OPENSEARCH_USER",))
-    ship_password: str | None = _setting(
+    ship_to: str | None = option(None, "Cluster to send the OOD log to, in the background.")
+    ship_user: str | None = option(None, "User for it.", variables=("OPENSEARCH_USER",))
+    ship_password: str | None = option(
         None, "Their password. Prefer the variable.", variables=("OPENSEARCH_PASSWORD",), secret=True
     )
-    ship_ca_certs: Path | None = _setting(
+    ship_ca_certs: Path | None = option(
         None, "PEM file of the certificates to trust.", variables=("OPENSEARCH_CA_CERTS",)
     )
-    ship_insecure: bool = _setting(False, "Accept any certificate.", variables=("OPENSEARCH_INSECURE",))
+    ship_insecure: bool = option(False, "Accept any certificate.", variables=("OPENSEARCH_INSECURE",))
 
-    log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "What is said on stderr.")
+    log_level: Literal["debug", "info", "warning", "error"] = option("info", "What is said on stderr.")
 
     def __post_init__(self) -> None:
         """Refuse settings that contradict each other."""

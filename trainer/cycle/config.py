@@ -10,39 +10,32 @@ from pathlib import Path
 from typing import Any
 
 from darl_opensearch.errors import UsageError
+from darl_opensearch.fields import check_least, option, parameters, required
 from darl_opensearch.spans import ago, parse_span
-from trainer.config import build, read_toml
 from trainer.dasa.config import SelectConfig
 from trainer.evaluate.gate import GateOptions
 from trainer.judging.config import JudgeConfig
 from trainer.registry import nearest
-
-
-def _opt(default: Any, help: str) -> Any:
-    return field(default=default, metadata={"help": help})
-
-
-def _need(help: str) -> Any:
-    return field(metadata={"help": help})
+from trainer.toml_tables import build, read_toml
 
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
     """Table ``[model]``: where it begins."""
 
-    bundle: str = _need("folder of the bundle that serves before the first cycle")
-    config: str = _need("the darl.toml that it was trained by")
-    catalogue: tuple[str, ...] = _opt((), "JSONL files of items that were not there then")
-    held_out: tuple[str, ...] = _opt((), "JSONL files of queries, such as further test sets, that are never selected")
+    bundle: str = required("folder of the bundle that serves before the first cycle")
+    config: str = required("the darl.toml that it was trained by")
+    catalogue: tuple[str, ...] = option((), "JSONL files of items that were not there then")
+    held_out: tuple[str, ...] = option((), "JSONL files of queries, such as further test sets, that are never selected")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Log:
     """Table ``[log]``: the OOD log."""
 
-    spool: str = _opt("", "read this spool; empty: the data stream of the cluster of [release]")
-    stream: str = _opt("darl-ood", "name of the data stream")
-    since: str = _opt("30d", "how far back: 12h, 30d, 4w; empty: all of it")
+    spool: str = option("", "read this spool; empty: the data stream of the cluster of [release]")
+    stream: str = option("darl-ood", "name of the data stream")
+    since: str = option("30d", "how far back: 12h, 30d, 4w; empty: all of it")
 
     def __post_init__(self) -> None:
         """Check the span."""
@@ -61,7 +54,7 @@ class Log:
 class StartTable:
     """Table ``[start]``: when to begin."""
 
-    when: str = _opt("drift", "drift: when the log's traffic has drifted, by the tests of [drift]; always")
+    when: str = option("drift", "drift: when the log's traffic has drifted, by the tests of [drift]; always")
 
     def __post_init__(self) -> None:
         """Check the word."""
@@ -73,10 +66,10 @@ class StartTable:
 class Train:
     """Table ``[train]``: how the new version is trained, from the checkpoint of the one that serves."""
 
-    stages: tuple[str, ...] = _opt(("refit",), "stages in order, in place of those of the darl.toml")
-    ood_dev_share: float = _opt(0.2, "share of the selected queries that early stopping takes, of 25 queries or more")
-    set: tuple[str, ...] = _opt((), "further keys of the darl.toml, as table.key=value")
-    int8: bool = _opt(True, "also write the quantised graph")
+    stages: tuple[str, ...] = option(("refit",), "stages in order, in place of those of the darl.toml")
+    ood_dev_share: float = option(0.2, "share of the selected queries that early stopping takes, of 25 queries or more")
+    set: tuple[str, ...] = option((), "further keys of the darl.toml, as table.key=value")
+    int8: bool = option(True, "also write the quantised graph")
 
     def __post_init__(self) -> None:
         """Check the share."""
@@ -88,15 +81,15 @@ class Train:
 class Release:
     """Table ``[release]``: where the new version serves."""
 
-    url: str = _opt("", "the cluster; empty: none, and a release only points current.json to the new bundle")
-    index: str = _opt(
+    url: str = option("", "the cluster; empty: none, and a release only points current.json to the new bundle")
+    index: str = option(
         "", "the item index: texts that the log holds without, what a control query finds, a search before the switch"
     )
-    mode: str = _opt("local", "local: the model runs in the cluster; connector: it asks a scorer")
-    scorer_url: str = _opt("", "rerank route of the scorer of the new version, for connector")
-    pipeline: str = _opt("darl", "the search pipelines that are switched: NAME and NAME-plain")
-    keep: int = _opt(2, "earlier versions that stay deployed for a rollback; older ones are undeployed")
-    webhook: str = _opt("", "address that is told of a release or a refusal")
+    mode: str = option("local", "local: the model runs in the cluster; connector: it asks a scorer")
+    scorer_url: str = option("", "rerank route of the scorer of the new version, for connector")
+    pipeline: str = option("darl", "the search pipelines that are switched: NAME and NAME-plain")
+    keep: int = option(2, "earlier versions that stay deployed for a rollback; older ones are undeployed")
+    webhook: str = option("", "address that is told of a release or a refusal")
 
     def __post_init__(self) -> None:
         """Check mode and count."""
@@ -104,15 +97,14 @@ class Release:
             raise UsageError(f"[release] mode is {self.mode!r}", todo="write local or connector")
         if self.mode == "connector" and self.url and not self.scorer_url:
             raise UsageError("[release] mode is connector, and scorer_url is empty", todo="name the scorer's route")
-        if self.keep < 0:
-            raise UsageError(f"[release] keep is {self.keep}", todo="give 0 or more")
+        check_least("release", self, 0, "keep")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gate(GateOptions):
     """Table ``[gate]``: what the new version has to show."""
 
-    id_test: str = _need("judgments of the traffic that was trained on; never trained on themselves")
+    id_test: str = required("judgments of the traffic that was trained on; never trained on themselves")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,11 +113,11 @@ class CycleConfig:
 
     model: Model
     gate: Gate
-    folder: str = _opt("cycles", "where cycles are kept, beside the file")
-    seed: int = _opt(0, "seed of everything random")
+    folder: str = option("cycles", "where cycles are kept, beside the file")
+    seed: int = option(0, "seed of everything random")
     log: Log = field(default_factory=Log)
     start: StartTable = field(default_factory=StartTable)
-    drift: Mapping[str, Any] = field(default_factory=dict, metadata={"help": "options of darl monitor's drift tests"})
+    drift: Mapping[str, Any] = parameters("options of darl monitor's drift tests")
     select: SelectConfig = field(default_factory=SelectConfig)
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     train: Train = field(default_factory=Train)

@@ -16,7 +16,7 @@ import itertools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from darl_opensearch import __version__
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.check import check_bundle
 from darl_opensearch.errors import InputError, UsageError, load
+from darl_opensearch.fields import option
 from darl_opensearch.graph_contract import Finding
 from darl_opensearch.jsonl import check_rereadable, read_jsonl
 from darl_opensearch.scoring import Provider
@@ -50,26 +51,22 @@ _MEASURE = re.compile(r"(?:ndcg|p)@([1-9]\d{0,2}|1000)|ap|rr|rps")
 Report = Callable[[str, int, int], object]
 
 
-def _opt(default: Any, help: str) -> Any:
-    return field(default=default, metadata={"help": help})
-
-
 @dataclass(frozen=True, kw_only=True)
 class GateOptions:
     """What the gate asks for."""
 
-    measure: str = _opt("ndcg@10", "what decides: ndcg@C, p@C, ap, rr or rps (of the grades; lower is better)")
-    tolerance: float = _opt(0.01, "loss of it on queries like the training's that is none, in its own units")
-    min_queries: int = _opt(30, "queries with a value below which a part decides nothing, whatever its interval")
-    relevant_from: int = _opt(1, "lowest grade that counts as relevant in p@C, ap and rr")
-    train: tuple[Path, ...] = _opt((), "judgments that the new bundle was trained on, which neither part may share")
-    allow: tuple[str, ...] = _opt((), "kinds of leaks that are none: query or near-query")
-    changed: str = _opt("", "why the new bundle may have other grades, or render items otherwise, than the old one")
-    int8: bool = _opt(False, "score with the quantised graphs, where those will serve")
-    provider: Provider = _opt("cpu", "where the graphs run: cpu or cuda")
-    threads: int | None = _opt(None, "batches scored at the same time; none: the cores of this process")
-    draws: int = _opt(10_000, "resamples of every interval, sign patterns of every p-value")
-    seed: int = _opt(0, "seed of everything random")
+    measure: str = option("ndcg@10", "what decides: ndcg@C, p@C, ap, rr or rps (of the grades; lower is better)")
+    tolerance: float = option(0.01, "loss of it on queries like the training's that is none, in its own units")
+    min_queries: int = option(30, "queries with a value below which a part decides nothing, whatever its interval")
+    relevant_from: int = option(1, "lowest grade that counts as relevant in p@C, ap and rr")
+    train: tuple[Path, ...] = option((), "judgments that the new bundle was trained on, which neither part may share")
+    allow: tuple[str, ...] = option((), "kinds of leaks that are none: query or near-query")
+    changed: str = option("", "why the new bundle may have other grades, or render items otherwise, than the old one")
+    int8: bool = option(False, "score with the quantised graphs, where those will serve")
+    provider: Provider = option("cpu", "where the graphs run: cpu or cuda")
+    threads: int | None = option(None, "batches scored at the same time; none: the cores of this process")
+    draws: int = option(10_000, "resamples of every interval, sign patterns of every p-value")
+    seed: int = option(0, "seed of everything random")
 
     def __post_init__(self) -> None:
         """Refuse what would decide nothing."""

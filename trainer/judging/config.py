@@ -5,39 +5,34 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from darl_opensearch.errors import UsageError
+from darl_opensearch.fields import check_least, option, parameters
 from trainer.judging.base import JUDGES
 from trainer.registry import nearest
 
 _LABEL = re.compile(r"[A-Za-z0-9_-]{1,40}")
 
 
-def _opt(default: Any, help: str) -> Any:
-    return field(default=default, metadata={"help": help})
-
-
 @dataclass(frozen=True, kw_only=True)
 class JudgeConfig:
     """Table ``[judge]``: who judges what was selected."""
 
-    judges: tuple[str, ...] = _opt(("file",), "registered judges; 'llm:a' and 'llm:b' are two of one kind")
-    params: Mapping[str, Any] = field(
-        default_factory=dict, metadata={"help": "a table of parameters for each judge, by its name in judges"}
-    )
-    guideline: str = _opt("", "Markdown file that says what each grade means")
-    gold: str = _opt("", "judgments with known grades, on which judges are scored first")
-    gold_pairs: int = _opt(60, "most gold pairs mixed among the tasks of a judge that costs something")
-    min_kappa: float = _opt(0.4, "lower 95 % bound of quadratic kappa on gold below which a judge is refused")
-    min_gold: int = _opt(20, "gold pairs that a judge must have graded to be scored at all")
-    trusted: tuple[str, ...] = _opt((), "judges that may be used without a score; people and 'judgments' may always")
-    partial: bool = _opt(False, "use what people have answered so far, without waiting for the rest")
-    smoothing: float = _opt(4.0, "pairs that the prior counts for, a grade, where several judges are combined")
-    draws: int = _opt(2000, "resamples of every interval")
-    seed: int = _opt(0, "seed of the order, the gold drawn and the resampling")
+    judges: tuple[str, ...] = option(("file",), "registered judges; 'llm:a' and 'llm:b' are two of one kind")
+    params: Mapping[str, Any] = parameters("a table of parameters for each judge, by its name in judges")
+    guideline: str = option("", "Markdown file that says what each grade means")
+    gold: str = option("", "judgments with known grades, on which judges are scored first")
+    gold_pairs: int = option(60, "most gold pairs mixed among the tasks of a judge that costs something")
+    min_kappa: float = option(0.4, "lower 95 % bound of quadratic kappa on gold below which a judge is refused")
+    min_gold: int = option(20, "gold pairs that a judge must have graded to be scored at all")
+    trusted: tuple[str, ...] = option((), "judges that may be used without a score; people and 'judgments' may always")
+    partial: bool = option(False, "use what people have answered so far, without waiting for the rest")
+    smoothing: float = option(4.0, "pairs that the prior counts for, a grade, where several judges are combined")
+    draws: int = option(2000, "resamples of every interval")
+    seed: int = option(0, "seed of the order, the gold drawn and the resampling")
 
     def __post_init__(self) -> None:
         """Check names and ranges."""
@@ -56,9 +51,9 @@ class JudgeConfig:
             if not isinstance(given, Mapping):
                 raise UsageError(f"[judge.params] {key} is {given!r}, not a table", todo="write { key = value }")
             JUDGES.resolve(parse_name(key)[0], given)
-        for key, low in (("gold_pairs", 0), ("min_gold", 2), ("draws", 100), ("seed", 0)):
-            if getattr(self, key) < low:
-                raise UsageError(f"[judge] {key} is {getattr(self, key)}", todo=f"give {low} or more")
+        check_least("judge", self, 0, "gold_pairs", "seed")
+        check_least("judge", self, 2, "min_gold")
+        check_least("judge", self, 100, "draws")
         if not -1.0 <= self.min_kappa < 1.0:
             raise UsageError(f"[judge] min_kappa is {self.min_kappa}", todo="give a number from -1 to below 1")
         if not 0.0 < self.smoothing < math.inf:

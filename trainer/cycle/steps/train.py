@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trainer.config import Config, parse_config, read_toml
+from trainer.config import Config, parse_config
 from trainer.cycle.folder import write_json
 from trainer.cycle.samples import Roles, assign, lineage, native, read_rows, write_items, write_rows
 from trainer.cycle.steps.base import CONTROL_TASKS, JUDGMENTS, SELECTED, Context
@@ -17,6 +17,7 @@ from trainer.data.judgments import JudgedQuery
 from trainer.models.continued import BUNDLE
 from trainer.stages import plan
 from trainer.stages.data import RunData, read_data
+from trainer.toml_tables import read_toml
 
 ITEMS, OLD, NEW, DEV, OOD_DEV, TRAFFIC = (
     "items.jsonl", "judgments.jsonl", "new.jsonl", "dev.jsonl", "ood_dev.jsonl", "traffic.jsonl",

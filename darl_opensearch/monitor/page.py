@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 
-from darl_opensearch.errors import one_line
+from darl_opensearch.html_page import escaped, figure, page, table
 from darl_opensearch.monitor.charts import p_chart, share_chart
 from darl_opensearch.monitor.drift.report import ALL, AUC, MMD, SHARE, DriftReport, WindowReport
 from darl_opensearch.monitor.render import percent, share_cells, shorten
 from darl_opensearch.monitor.render_drift import p_text, span, whole
 from darl_opensearch.monitor.report import ModelReport, MonitorReport
 
-_STYLE = """
-:root { color-scheme: light dark; }
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem;
-       background: Canvas; color: CanvasText; }
-h1, h2 { line-height: 1.2; } h2 { margin-top: 2.5rem; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-caption { text-align: left; font-weight: 600; padding: .5rem 0; }
-th, td { padding: .25rem .75rem .25rem 0; text-align: right; white-space: nowrap;
-         border-bottom: 1px solid color-mix(in srgb, CanvasText 15%, Canvas); }
-.name { text-align: left; }
-figure { margin: 1.5rem 0; } figcaption { font-weight: 600; }
-svg { max-width: 100%; height: auto; font: 12px system-ui, sans-serif; fill: CanvasText; }
+_STYLE = """\
+svg { font: 12px system-ui, sans-serif; fill: CanvasText; }
 .grid { stroke: CanvasText; stroke-opacity: .15; } .line { fill: none; stroke: CanvasText; stroke-opacity: .35; }
 .level { stroke: CanvasText; stroke-dasharray: 6 4; }
 .calm { fill: #2a7ab0; stroke: #2a7ab0; } .drift { fill: #d0402b; stroke: #d0402b; }
@@ -51,18 +39,16 @@ def render_page(report: MonitorReport, drift: DriftReport) -> str:
         body += _model(model, windows, drift.one_in)
     if report.counters:
         rows = [(name, f"{count:,}") for name, count in report.counters.items()]
-        body += ["<h2>Spool</h2>", _table("What was counted", ("counter", "count"), rows)]
-    head = f"<title>{title}: {_text(report.store)}</title>\n<style>{_STYLE}</style>"
-    start = '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-    start += '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-    return f"{start}{head}\n</head>\n<body>\n" + "\n".join(body) + "\n</body>\n</html>\n"
+        body += ["<h2>Spool</h2>", table("What was counted", ("counter", "count"), rows)]
+    return page(f"{title}: {report.store}", body, style=_STYLE)
 
 
 def _about(report: MonitorReport, drift: DriftReport) -> str:
     since = f"from {report.since:%Y-%m-%d %H:%M}" if report.since else "from its beginning"
-    against = f"Features are compared with the reference of {_text(drift.bundle)}." if drift.bundle else ""
+    against = f"Features are compared with the reference of {escaped(drift.bundle)}." if drift.bundle else ""
     return (
-        f"{_text(report.store)}, {since} to {report.until:%Y-%m-%d %H:%M} UTC. Intervals are 95 %, clustered by query. "
+        f"{escaped(report.store)}, {since} to {report.until:%Y-%m-%d %H:%M} UTC. "
+        "Intervals are 95 %, clustered by query. "
         f"A window without drift alarms with a chance of at most 1 in {drift.one_in:,}. {against} "
         "Scores of two model versions are never drawn as one line."
     )
@@ -70,7 +56,7 @@ def _about(report: MonitorReport, drift: DriftReport) -> str:
 
 def _decision(drift: DriftReport) -> str:
     if drift.start_cycle:
-        reasons = "".join(f"<li>{_text(reason)}</li>" for reason in drift.reasons)
+        reasons = "".join(f"<li>{escaped(reason)}</li>" for reason in drift.reasons)
         return f'<div class="alarm"><p>The latest window has drifted: a cycle is due.</p><ul>{reasons}</ul></div>'
     said = "No window could be tested." if drift.latest is None else "The latest window tested has not drifted."
     return f'<div class="quiet"><p>{said}</p></div>'
@@ -80,21 +66,21 @@ def _model(model: ModelReport, windows: Sequence[WindowReport], one_in: int) -> 
     name = f"{model.model} {model.version}"
     value, interval = share_cells(model.share_ood)
     parts = [
-        f"<h2>{_text(name)}</h2>",
+        f"<h2>{escaped(name)}</h2>",
         f"<p>{model.requests:,} requests, {model.queries:,} queries, {model.pairs:,} pairs, "
         f"{model.first:%Y-%m-%d %H:%M} to {model.last:%Y-%m-%d %H:%M} UTC. Share OOD {value}"
         f"{f' ({interval})' if interval else ''}, expected {percent(model.alpha)}: {model.verdict}.</p>",
     ]
     if windows:
-        parts.append(_figure(f"Share of OOD pairs, {name}, each query once", share_chart(windows)))
+        parts.append(figure(f"Share of OOD pairs, {name}, each query once", share_chart(windows)))
         if any(w.tests for w in windows):
-            parts.append(_figure(f"p-values, {name}, adjusted for all tests of a window", p_chart(windows, one_in)))
+            parts.append(figure(f"p-values, {name}, adjusted for all tests of a window", p_chart(windows, one_in)))
         parts.append(_windows(windows))
         parts.append(_slice_tests(windows))
         parts += [_notes(windows)]
     if any(part.name for part in model.slices):
         rows = [(shorten(s.name) or "(none)", f"{s.requests:,}", *share_cells(s.share_ood)) for s in model.slices]
-        parts.append(_table("Slices", ("slice", "requests", "share OOD", "95 % interval"), rows))
+        parts.append(table("Slices", ("slice", "requests", "share OOD", "95 % interval"), rows))
     if model.strangest:
         queries = [
             (
@@ -106,7 +92,7 @@ def _model(model: ModelReport, windows: Sequence[WindowReport], one_in: int) -> 
             )
             for q in model.strangest
         ]  # fmt: skip
-        parts.append(_table("Strangest queries", ("query", "requests", "pairs", "share OOD", "distance"), queries))
+        parts.append(table("Strangest queries", ("query", "requests", "pairs", "share OOD", "distance"), queries))
     return [part for part in parts if part]
 
 
@@ -121,7 +107,7 @@ def _windows(windows: Sequence[WindowReport]) -> str:
             window.verdict,
         ))  # fmt: skip
     head = ("window (UTC)", "requests", "queries", "share OOD", "95 % interval", "p", "MMD p", "AUC", "p", "verdict")
-    return _table("Windows", head, rows)
+    return table("Windows", head, rows)
 
 
 def _slice_tests(windows: Sequence[WindowReport]) -> str:
@@ -131,28 +117,9 @@ def _slice_tests(windows: Sequence[WindowReport]) -> str:
         for w in windows for t in w.tests if t.slice is not ALL
     ]  # fmt: skip
     head = ("window (UTC)", "slice", "test", "queries", "value", "p", "Holm", "")
-    return _table("Tests of slices", head, rows, names=3) if rows else ""
+    return table("Tests of slices", head, rows, names=3) if rows else ""
 
 
 def _notes(windows: Sequence[WindowReport]) -> str:
-    said = [f"<li>{_text(span(w))}: {_text(note)}</li>" for w in windows for note in w.notes]
+    said = [f"<li>{escaped(span(w))}: {escaped(note)}</li>" for w in windows for note in w.notes]
     return f"<p>What could not be tested:</p><ul>{''.join(said)}</ul>" if said else ""
-
-
-def _figure(title: str, svg: str) -> str:
-    return f"<figure>\n<figcaption>{_text(title)}</figcaption>\n{svg}\n</figure>"
-
-
-def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], *, names: int = 1) -> str:
-    def row(cells: Sequence[str], tag: str) -> str:
-        scope = ' scope="col"' if tag == "th" else ""
-        marks = [' class="name"' if place < names else "" for place in range(len(cells))]
-        return "".join(f"<{tag}{scope}{m}>{_text(c)}</{tag}>" for c, m in zip(cells, marks, strict=True))
-
-    lines = "\n".join(f"<tr>{row(cells, 'td')}</tr>" for cells in rows)
-    thead = f"<thead><tr>{row(head, 'th')}</tr></thead>"
-    return f'<div class="wide"><table><caption>{_text(title)}</caption>{thead}<tbody>\n{lines}\n</tbody></table></div>'
-
-
-def _text(value: object) -> str:
-    return escape(one_line(str(value)))

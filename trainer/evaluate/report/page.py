@@ -3,28 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from html import escape
 from typing import Any
 
-from darl_opensearch.errors import one_line
-from trainer.evaluate.report.pictures import pictures
+from darl_opensearch.html_page import escaped, figure, page, table
+from trainer.evaluate.report.pictures import Picture, pictures
 from trainer.evaluate.report.tables import Table, tables
-
-_STYLE = """
-:root { color-scheme: light dark; }
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem;
-       background: Canvas; color: CanvasText; }
-h1, h2 { line-height: 1.2; } h2 { margin-top: 2.5rem; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-caption { text-align: left; font-weight: 600; padding: .5rem 0; }
-th, td { padding: .25rem .75rem .25rem 0; text-align: right; white-space: nowrap;
-         border-bottom: 1px solid color-mix(in srgb, CanvasText 15%, Canvas); }
-.name { text-align: left; }
-figure { margin: 1.5rem 0; } figcaption { font-weight: 600; }
-svg { max-width: 100%; height: auto; }
-code { overflow-wrap: anywhere; }
-"""
 
 
 def render_page(result: Mapping[str, Any]) -> str:
@@ -34,30 +17,23 @@ def render_page(result: Mapping[str, Any]) -> str:
     :return: HTML.
     :raises MissingExtra: without matplotlib, which draws the pictures.
     """
-    evaluated = ", ".join(system["name"] for system in result["systems"] if system["evaluated"])
+    title = "Evaluation of " + ", ".join(system["name"] for system in result["systems"] if system["evaluated"])
     body = [
-        f"<h1>Evaluation of {_text(evaluated)}</h1>",
+        f"<h1>{escaped(title)}</h1>",
         f"<p>{_about(result)}</p>",
-        *(_figure(picture.title, picture.svg) for picture in pictures(result)),
+        *(_figure(picture) for picture in pictures(result)),
         "<h2>Figures</h2>",
-        *(_table(table) for table in tables(result)),
+        *(_table(cells) for cells in tables(result)),
         *_confusions(result),
         "<h2>What was evaluated</h2>",
         _table(_files(result)),
     ]
-    head = f"<title>Evaluation of {_text(evaluated)}</title>\n<style>{_STYLE}</style>"
-    start = '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-    start += '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-    return f"{start}{head}\n</head>\n<body>\n" + "\n".join(body) + "\n</body>\n</html>\n"
-
-
-def _text(value: object) -> str:
-    return escape(one_line(str(value)))
+    return page(title, body)
 
 
 def _about(result: Mapping[str, Any]) -> str:
-    gains = ", ".join(f"{_text(grade['name'])} {grade['gain']:g}" for grade in result["grades"])
-    relevant = _text(result["grades"][result["relevant_from"]]["name"])
+    gains = ", ".join(f"{escaped(grade['name'])} {grade['gain']:g}" for grade in result["grades"])
+    relevant = escaped(result["grades"][result["relevant_from"]]["name"])
     return (
         f"Gains: {gains}. P, MAP and MRR count an item as relevant from “{relevant}” on. Intervals are 95 %, from "
         f"{result['draws']:,} resamples of the queries, seed {result['seed']}; p-values are two-sided. "
@@ -65,25 +41,13 @@ def _about(result: Mapping[str, Any]) -> str:
     )
 
 
-def _figure(title: str, svg: str) -> str:
-    label = _text(title)
-    svg = svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
-    return f"<figure>\n<figcaption>{label}</figcaption>\n{svg}\n</figure>"
+def _figure(picture: Picture) -> str:
+    named = f'<svg role="img" aria-label="{escaped(picture.title)}"'
+    return figure(picture.title, picture.svg.replace("<svg", named, 1))
 
 
-def _table(table: Table) -> str:
-    def row(cells: tuple[str, ...], tag: str) -> str:
-        marks = ['class="name"' if place < table.names else "" for place in range(len(cells))]
-        scope = ' scope="col"' if tag == "th" else ""
-        return "".join(
-            f"<{tag}{scope}{f' {mark}' if mark else ''}>{_text(cell)}</{tag}>"
-            for cell, mark in zip(cells, marks, strict=True)
-        )
-
-    lines = "\n".join(f"<tr>{row(cells, 'td')}</tr>" for cells in table.rows)
-    head = f"<thead><tr>{row(table.head, 'th')}</tr></thead>"
-    caption = f"<caption>{_text(table.title)}</caption>"
-    return f'<div class="wide"><table>{caption}{head}<tbody>\n{lines}\n</tbody></table></div>'
+def _table(cells: Table) -> str:
+    return table(cells.title, cells.head, cells.rows, names=cells.names)
 
 
 def _confusions(result: Mapping[str, Any]) -> list[str]:

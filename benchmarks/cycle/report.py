@@ -8,11 +8,10 @@ from __future__ import annotations
 import json
 import statistics
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quality.report import difference, table
+from benchmarks.pages import Sections, difference, filled, plain, table
 
 HERE = Path(__file__).parent
 README = HERE / "README.md"
@@ -51,7 +50,7 @@ def render_labels(result: dict[str, Any]) -> str:
 
 def _gaps(gaps: dict[str, Any]) -> str:
     rows = [
-        [name, _plain(found["OOD"]["ndcg"]["alone"]), _starred(found["OOD"]["ndcg"]["gap"]),
+        [name, plain(found["OOD"]["ndcg"]["alone"]), _starred(found["OOD"]["ndcg"]["gap"]),
          *(_starred(found["OOD"][m]["gap"]) for m in ("kappa", "cut_kappa", "macro_f1", "ece")),
          _starred(found["ID"]["ndcg"]["gap"])]
         for name, found in gaps.items()
@@ -73,7 +72,7 @@ def _shift(found: dict[str, Any]) -> list[str]:
     kinds = "; ".join(f"{kind} {n:g}, {left:g}, {flagged:g}" for kind, (n, left, flagged) in found["found"].items())
     sizes = ", ".join(f"{name} {n}" for name, n in found["sizes"].items())
     rows = [
-        [name, *(_plain(v) for v in values["OOD"]["ndcg"])] for name, values in found["curves"].items()
+        [name, *(plain(v) for v in values["OOD"]["ndcg"])] for name, values in found["curves"].items()
     ]  # fmt: skip
     needed = found["labels_needed"]
     wanted = [
@@ -106,8 +105,8 @@ def _luck(found: dict[str, Any]) -> list[str]:
     rows = [[name, difference(value)] for name, value in found["correlations"].items()]
     return [
         f"{found['draws']} random choices of {found['budget']} flagged pairs on each of {found['seeds']} splits: nDCG "
-        f"{_plain(found['mean'])}, standard deviation {_plain(found['deviation']['choices'])} over choices and "
-        f"{_plain(found['deviation']['splits'])} over splits.",
+        f"{plain(found['mean'])}, standard deviation {plain(found['deviation']['choices'])} over choices and "
+        f"{plain(found['deviation']['splits'])} over splits.",
         table(["Rank correlation, within a split, of nDCG with what was chosen", "[95 %]"], rows),
     ]
 
@@ -119,10 +118,6 @@ def _title(key: str) -> str:
 
 def _starred(claim: dict[str, float]) -> str:
     return difference(claim) + ("*" if claim["low"] > 0 or claim["high"] < 0 else "")
-
-
-def _plain(value: float) -> str:
-    return f"{value:.4f}".replace("0.", ".", 1)
 
 
 def draw_labels(result: dict[str, Any]) -> str:
@@ -150,8 +145,8 @@ def draw_labels(result: dict[str, Any]) -> str:
         body = [f'<text x="{left}" y="18" font-weight="bold">{name}</text>',
                 f'<line x1="{left}" x2="{width - 12}" y1="{y(whole)}" y2="{y(whole)}" stroke="#999" '
                 f'stroke-dasharray="4 3"/>',
-                f'<text x="{left - 4}" y="{y(low) + 4}" text-anchor="end">{_plain(low)}</text>',
-                f'<text x="{left - 4}" y="{y(high) + 4}" text-anchor="end">{_plain(high)}</text>',
+                f'<text x="{left - 4}" y="{y(low) + 4}" text-anchor="end">{plain(low)}</text>',
+                f'<text x="{left - 4}" y="{y(high) + 4}" text-anchor="end">{plain(high)}</text>',
                 f'<text x="{left}" y="{height - 16}">0</text>',
                 f'<text x="{width - 12}" y="{height - 16}" text-anchor="end">{found["grid"][-1]} labels</text>',
                 ]  # fmt: skip
@@ -236,7 +231,7 @@ def render_scale(result: dict[str, Any]) -> str:
 
 
 _FOLDER = RESULT.parent
-SECTIONS: dict[str, tuple[Path, Callable[[dict[str, Any]], str]]] = {
+SECTIONS: Sections = {
     "labels": (RESULT, render_labels),
     "releases": (_FOLDER / "releases.json", render_releases),
     "gate": (_FOLDER / "gate.json", render_gate),
@@ -244,24 +239,9 @@ SECTIONS: dict[str, tuple[Path, Callable[[dict[str, Any]], str]]] = {
 }
 
 
-def rendered(text: str) -> str:
-    """Fill the page's marked sections from the results on disk.
-
-    :param text: with ``<!-- name: begin -->`` and ``<!-- name: end -->``.
-    :return: the text, up to date; a section without its result stays as it is.
-    """
-    for name, (path, render) in SECTIONS.items():
-        begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
-        before, found, rest = text.partition(begin)
-        _, closed, after = rest.partition(end)
-        if found and closed and path.is_file():
-            text = f"{before}{begin}\n{render(json.loads(path.read_text(encoding='utf-8')))}\n\n{end}{after}"
-    return text
-
-
 def refresh() -> None:
     """Bring page and picture up to date."""
-    README.write_text(rendered(README.read_text(encoding="utf-8")), encoding="utf-8")
+    README.write_text(filled(README.read_text(encoding="utf-8"), SECTIONS), encoding="utf-8")
     if RESULT.is_file():
         PICTURE.write_text(draw_labels(json.loads(RESULT.read_text(encoding="utf-8"))), encoding="utf-8")
 
@@ -276,7 +256,7 @@ def is_fresh() -> bool:
         PICTURE.is_file()
         and PICTURE.read_text(encoding="utf-8") == draw_labels(json.loads(RESULT.read_text(encoding="utf-8")))
     )
-    return rendered(text) == text and picture
+    return filled(text, SECTIONS) == text and picture
 
 
 def main(argv: list[str]) -> int:

@@ -5,20 +5,18 @@ Run as ``python -m benchmarks.ood.report`` to render the README again; ``--check
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from benchmarks.quality.report import difference, table
+from benchmarks.pages import Sections, difference, filled, table
 
 HERE = Path(__file__).parent
 README = HERE / "README.md"
 RESULT = HERE / "results" / "detectors.json"
 SEEN, UNSEEN = "seen items", "unseen items"
 FEW = 20  # pairs of seen items, below which their share says nothing
-BEGIN, END = "<!-- detectors: begin -->\n", "<!-- detectors: end -->"
 
 
 def _span(found: dict[str, float] | None) -> str:
@@ -67,23 +65,13 @@ def render(result: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def rendered(text: str) -> str:
-    """Fill the README's marked section from the result on disk.
-
-    :param text: the README.
-    :return: the text, up to date; as it is where there is no result.
-    """
-    before, found, rest = text.partition(BEGIN)
-    _, closed, after = rest.partition(END)
-    if not (found and closed and RESULT.is_file()):
-        return text
-    return f"{before}{BEGIN}\n{render(json.loads(RESULT.read_text(encoding='utf-8')))}\n\n{END}{after}"
+SECTIONS: Sections = {"detectors": (RESULT, render)}
 
 
 def refresh() -> None:
     """Bring the README up to date."""
     if README.is_file():
-        README.write_text(rendered(README.read_text(encoding="utf-8")), encoding="utf-8")
+        README.write_text(filled(README.read_text(encoding="utf-8"), SECTIONS), encoding="utf-8")
 
 
 def main(argv: list[str]) -> int:
@@ -93,7 +81,7 @@ def main(argv: list[str]) -> int:
     :return: 1 when a check finds the page stale.
     """
     if "--check" in argv:
-        stale = rendered(text := README.read_text(encoding="utf-8")) != text
+        stale = filled(text := README.read_text(encoding="utf-8"), SECTIONS) != text
         print("stale" if stale else "up to date")
         return int(stale)
     refresh()

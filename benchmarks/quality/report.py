@@ -5,52 +5,18 @@ Run as ``python -m benchmarks.quality.report`` to render the README again; ``--c
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from benchmarks.pages import Sections, difference, filled, plain, signed, table
 
 HERE = Path(__file__).parent
 README = HERE / "README.md"
 PAGES = (README, HERE / "training.md")
 RESULT = HERE / "results" / "feedbackqa.json"
 STUDY = HERE / "results" / "study.json"
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table: the first column left, the others right.
-
-    :param header: column names.
-    :param rows: cells as text.
-    :return: lines without a final break; columns are padded, so that it also reads as plain text.
-    """
-    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
-
-    def line(cells: Sequence[str]) -> str:
-        padded = [c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True))]
-        return "| " + " | ".join(padded) + " |"
-
-    rule = ["-" * w if i == 0 else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
-    return "\n".join([line(header), line(rule), *(line(row) for row in rows)])
-
-
-def difference(claim: dict[str, Any]) -> str:
-    """A difference with its interval.
-
-    :param claim: of the result.
-    :return: ``+.0170 [+.0080, +.0260]``.
-    """
-    return f"{_signed(claim['mean'])} [{_signed(claim['low'])}, {_signed(claim['high'])}]"
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.4f}".replace("0.", ".", 1)
-
-
-def _plain(value: float) -> str:
-    return f"{value:.4f}".replace("0.", ".", 1)
 
 
 def render_result(result: dict[str, Any]) -> str:
@@ -68,7 +34,7 @@ def render_result(result: dict[str, Any]) -> str:
     for name, means in result["means"].items():
         header = [name, "nDCG@3", "macro-F1", "kappa", "ECE", "RPS"]
         keys = ("ndcg@3", "macro_f1", "quadratic_kappa", "ece", "rps")
-        parts.append(table(header, [[m, *(_plain(values[key]) for key in keys)] for m, values in means.items()]))
+        parts.append(table(header, [[m, *(plain(values[key]) for key in keys)] for m, values in means.items()]))
     parts += _claim_tables(result["claims"])
     where, seconds = result["circumstances"], result["seconds"]
     parts.append(
@@ -99,8 +65,8 @@ def render_study(study: dict[str, Any]) -> str:
     parts = []
     for title, rows in study["tables"].items():
         cells = [
-            [name, _plain(row["ndcg@3"]), "default" if name == default else difference(row["difference"]["ndcg@3"]),
-             _plain(row["rps"])]
+            [name, plain(row["ndcg@3"]), "default" if name == default else difference(row["difference"]["ndcg@3"]),
+             plain(row["rps"])]
             for name, row in rows.items()
         ]  # fmt: skip
         parts.append(table([title, "nDCG@3", "minus the default [95 %]", "RPS"], cells))
@@ -153,10 +119,10 @@ def _comparison_table(title: str, cutoff: int, values: dict[str, Any], against: 
     for method, figures in values["figures"].items():
         cells = [method]
         for key in MEASURE_NAMES:
-            cell = _plain(figures[key]["mean"])
+            cell = plain(figures[key]["mean"])
             if method != against:
                 claim = values["differences"][method][key]
-                cell += f" [{_signed(claim['low'])}, {_signed(claim['high'])}]{'*' if claim['p_holm'] < 0.05 else ''}"
+                cell += f" [{signed(claim['low'])}, {signed(claim['high'])}]{'*' if claim['p_holm'] < 0.05 else ''}"
             cells.append(cell)
         rows.append(cells)
     return table(header, rows)
@@ -202,7 +168,7 @@ def _change_tables(result: dict[str, Any]) -> list[str]:
 
 
 def _with_interval(values: dict[str, Any]) -> str:
-    return f"{_plain(values['mean'])} [{_plain(values['low'])}, {_plain(values['high'])}]"
+    return f"{plain(values['mean'])} [{plain(values['low'])}, {plain(values['high'])}]"
 
 
 def render_speed(result: dict[str, Any]) -> str:
@@ -241,7 +207,7 @@ def render_memory(result: dict[str, Any]) -> str:
     return table(["", "peak MiB", "of it for the data", "seconds to read", "seconds an epoch of batches"], rows)
 
 
-SECTIONS: dict[str, tuple[Path, Callable[[dict[str, Any]], str]]] = {
+SECTIONS: Sections = {
     "result": (RESULT, render_result),
     "study": (STUDY, render_study),
     "losses": (HERE / "results" / "losses.json", render_comparison),
@@ -252,26 +218,10 @@ SECTIONS: dict[str, tuple[Path, Callable[[dict[str, Any]], str]]] = {
 }
 
 
-def rendered(text: str) -> str:
-    """Fill a README's marked sections from the results on disk.
-
-    :param text: with ``<!-- name: begin -->`` and ``<!-- name: end -->``.
-    :return: the text, up to date; a section without its result stays as it is.
-    """
-    for name, (path, render) in SECTIONS.items():
-        begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
-        before, found, rest = text.partition(begin)
-        _, closed, after = rest.partition(end)
-        if found and closed and path.is_file():
-            body = render(json.loads(path.read_text(encoding="utf-8")))
-            text = f"{before}{begin}\n{body}\n\n{end}{after}"
-    return text
-
-
 def refresh() -> None:
     """Bring the pages up to date."""
     for page in PAGES:
-        page.write_text(rendered(page.read_text(encoding="utf-8")), encoding="utf-8")
+        page.write_text(filled(page.read_text(encoding="utf-8"), SECTIONS), encoding="utf-8")
 
 
 def main(argv: list[str]) -> int:
@@ -281,7 +231,7 @@ def main(argv: list[str]) -> int:
     :return: 1 when a check finds a page stale.
     """
     if "--check" in argv:
-        stale = [page.name for page in PAGES if rendered(text := page.read_text(encoding="utf-8")) != text]
+        stale = [page.name for page in PAGES if filled(text := page.read_text(encoding="utf-8"), SECTIONS) != text]
         print(f"stale: {', '.join(stale)}" if stale else "up to date")
         return int(bool(stale))
     refresh()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import pages
 from benchmarks.quality import feedbackqa, report, study
 from benchmarks.quality.data import GAINS, Judged, Texts, bm25_scores, data_folder, half_split, lay_out, read_texts
 from benchmarks.quality.measures import Claim, claims_json, over_splits, paired, ranked_probability_score
@@ -167,17 +169,26 @@ def test_bm25_scores_the_judged_passage_and_ties_at_nothing() -> None:
 
 
 def test_table_lines_up() -> None:
-    lines = report.table(["x", "value"], [["long name", ".1"], ["s", "-10.25"]]).splitlines()
+    lines = pages.table(["x", "value"], [["long name", ".1"], ["s", "-10.25"]]).splitlines()
     assert len({len(line) for line in lines}) == 1
     assert lines[0] == "| x         |  value |"
     assert lines[1] == "| --------- | -----: |"
-    assert report.difference({"mean": 0.0171, "low": -0.001, "high": 0.02}) == "+.0171 [-.0010, +.0200]"
+    assert pages.difference({"mean": 0.0171, "low": -0.001, "high": 0.02}) == "+.0171 [-.0010, +.0200]"
+
+
+def test_a_section_without_its_result_or_its_end_stays(tmp_path: Path) -> None:
+    (tmp_path / "one.json").write_text('{"n": 1}', encoding="utf-8")
+    sections = {name: (tmp_path / f"{name}.json", lambda result: f"n = {result['n']}") for name in ("one", "two")}
+    page = "# x\n<!-- one: begin -->\nold\n<!-- one: end -->\n<!-- two: begin -->\nold\n<!-- two: end -->\n"
+    assert pages.filled(page, sections) == page.replace("old", "\nn = 1\n", 1)
+    open_ended = "<!-- one: begin -->\nold\n"
+    assert pages.filled(open_ended, sections) == open_ended
 
 
 def test_readme_shows_the_committed_results() -> None:
     for page in report.PAGES:
         text = page.read_text(encoding="utf-8")
-        assert report.rendered(text) == text, "run: python -m benchmarks.quality.report"
+        assert pages.filled(text, report.SECTIONS) == text, "run: python -m benchmarks.quality.report"
 
 
 def test_data_folder_must_be_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

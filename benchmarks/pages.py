@@ -1,0 +1,71 @@
+"""Results as Markdown, and the pages that show them between marks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Sections = Mapping[str, tuple[Path, Callable[[dict[str, Any]], str]]]
+
+
+def filled(text: str, sections: Sections) -> str:
+    """Fill a page's marked sections from the results on disk.
+
+    :param text: with ``<!-- name: begin -->`` and ``<!-- name: end -->``.
+    :param sections: by name, the file of the result, and what makes Markdown of it.
+    :return: the text, up to date; a section without its result stays as it is.
+    """
+    for name, (path, render) in sections.items():
+        begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
+        before, found, rest = text.partition(begin)
+        _, closed, after = rest.partition(end)
+        if found and closed and path.is_file():
+            body = render(json.loads(path.read_text(encoding="utf-8")))
+            text = f"{before}{begin}\n{body}\n\n{end}{after}"
+    return text
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table: the first column left, the others right.
+
+    :param header: column names.
+    :param rows: cells as text.
+    :return: lines without a final break; columns are padded, so that it also reads as plain text.
+    """
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = [c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True))]
+        return "| " + " | ".join(padded) + " |"
+
+    rule = ["-" * w if i == 0 else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
+    return "\n".join([line(header), line(rule), *(line(row) for row in rows)])
+
+
+def difference(claim: dict[str, Any]) -> str:
+    """A difference with its interval.
+
+    :param claim: of the result.
+    :return: ``+.0170 [+.0080, +.0260]``.
+    """
+    return f"{signed(claim['mean'])} [{signed(claim['low'])}, {signed(claim['high'])}]"
+
+
+def signed(value: float) -> str:
+    """A number with its sign and four places, without a leading zero.
+
+    :param value: between -10 and 10.
+    :return: ``+.0170``.
+    """
+    return f"{value:+.4f}".replace("0.", ".", 1)
+
+
+def plain(value: float) -> str:
+    """A number with four places, without a leading zero.
+
+    :param value: of a measure.
+    :return: ``.0170``.
+    """
+    return f"{value:.4f}".replace("0.", ".", 1)

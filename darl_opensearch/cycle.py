@@ -59,8 +59,8 @@ class Surroundings:
             raise UsageError(
                 "there is neither [log] spool nor [release] url", todo="name the spool, or the cluster that has the log"
             )
-        config = load("trainer.config", "train")
-        settings: DriftConfig = config.build(DriftConfig, self.config.drift, "cycle.toml", "drift")
+        tables = load("trainer.toml_tables", "train")
+        settings: DriftConfig = tables.build(DriftConfig, self.config.drift, "cycle.toml", "drift")
         webhook = Webhook.of(table.webhook)
         cluster = Cluster.open(self._options()) if table.url else None
 
@@ -76,9 +76,13 @@ class Surroundings:
                 said = drift(store, bundle, settings, since=self.config.log.begin(), texts=texts, report=self.report)
             return ports.Start(said.start_cycle, said.reasons or ("there is no drift",))
 
-        def told(event: str, figures: Mapping[str, Any]) -> None:
-            if webhook is not None and not (delivery := tell(webhook, event, figures)).delivered:
-                self.say(f"the webhook was not told: {delivery.reason}")
+        def told(event: str, figures: Mapping[str, Any], delivery: str) -> bool:
+            if webhook is None:
+                return True
+            found = tell(webhook, event, figures, delivery=delivery)
+            if not found.delivered:
+                self.say(f"the webhook was not told: {found.reason}; the next darl cycle tries again")
+            return found.delivered
 
         deployment = NoCluster() if cluster is None else ClusterDeployment(cluster, self._release(), self.report)
         world: World = ports.World(

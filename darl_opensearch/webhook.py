@@ -85,7 +85,7 @@ def sign(body: bytes, secret: str) -> str:
     return "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
 
 
-def tell(webhook: Webhook, event: str, data: Mapping[str, Any]) -> Delivery:
+def tell(webhook: Webhook, event: str, data: Mapping[str, Any], *, delivery: str | None = None) -> Delivery:
     """Tell what happened. Never raises for what the network or the receiver does.
 
     All attempts carry the same delivery id, so that a receiver can drop a repeated one. Redirects are not followed:
@@ -94,12 +94,13 @@ def tell(webhook: Webhook, event: str, data: Mapping[str, Any]) -> Delivery:
     :param webhook: where.
     :param event: what happened, in a word: ``release``, ``rollback``, ``refused``.
     :param data: JSON-ready values.
+    :param delivery: id of the delivery, where another process may tell the same again; None: a new one.
     :return: whether it was taken.
     """
     import urllib3
 
     body = json.dumps({"event": event} | dict(data), ensure_ascii=False, default=str).encode()
-    headers = {"Content-Type": "application/json", EVENT: event, DELIVERY: str(uuid.uuid4())}
+    headers = {"Content-Type": "application/json", EVENT: event, DELIVERY: delivery or str(uuid.uuid4())}
     if webhook.secret:
         headers[SIGNATURE] = sign(body, webhook.secret)
     reason = ""

@@ -122,11 +122,16 @@ def world(
     """A world with the spool of a folder."""
     from trainer.cycle.ports import Start, World
 
+    def tell(event: str, figures: Any, delivery: str) -> bool:
+        if told is not None:
+            told.append((event, figures))
+        return True
+
     def store() -> AbstractContextManager[Any]:
         return SpoolStore(folder / "spool.sqlite")
 
     return World(
         store=store, start=start or (lambda bundle: Start(True, ("asked for",))),
         deployment=more.pop("deployment", Deployed(folder / "deployed.jsonl")), item_texts=lambda ids: {},
-        tell=lambda event, figures: told.append((event, figures)) if told is not None else None, **more,
+        tell=more.pop("tell", tell), **more,
     )  # fmt: skip

@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import socket
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from darl_opensearch.bundle import Bundle
 from darl_opensearch.errors import DarlError, InputError
 from darl_opensearch.files import write_lines
 
-BEGUN, STEPS, OUTCOME = "cycle.json", "steps", "outcome.json"
+BEGUN, STEPS, OUTCOME, TOLD = "cycle.json", "steps", "outcome.json", "told.json"
 CURRENT, LOCK = "current.json", "lock"
 
 
@@ -70,13 +71,26 @@ class Cycle:
     def end(self, outcome: str, **more: Any) -> dict[str, Any]:
         """Say how the cycle ended; the next one gets a folder of its own.
 
+        An id of its delivery to a webhook is written as well, for every attempt to tell it.
+
         :param outcome: ``released``, ``refused``, ``nothing`` or ``abandoned``.
         :param **more: JSON-ready details.
         :return: what was written.
         """
-        said = {"outcome": outcome, "time": now(), **more}
+        said = {"outcome": outcome, "time": now(), **more, "delivery": str(uuid.uuid4())}
         write_json(self.path / OUTCOME, said)
         return said
+
+    @property
+    def told(self) -> bool:
+        """Whether nobody needs to be told any more how it ended."""
+        ended, told = self.outcome, read_json(self.path / TOLD) or {}
+        # An outcome without a delivery is of a version that noted nothing, and told at once.
+        return ended is not None and told.get("delivery") == ended.get("delivery")
+
+    def note_told(self) -> None:
+        """Say that it was told how the cycle ended: by its delivery, as an outcome may be taken away by hand."""
+        write_json(self.path / TOLD, {"delivery": (self.outcome or {}).get("delivery"), "time": now()})
 
     def _marker(self, step: str) -> Path:
         return self.path / STEPS / f"{step}.json"

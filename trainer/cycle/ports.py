@@ -60,7 +60,8 @@ class World:
     :param item_texts: finds the texts of items that the log holds without, by id.
     :param item_search: ids of the items that the first stage finds for a query, best first, given how many; None: the
         catalogue's files are searched by BM25.
-    :param tell: told of a release or a refusal: what happened, and its figures. It must not raise.
+    :param tell: told of a release or a refusal: what happened, its figures, and an id that stays where the same is told
+        again. It must not raise; False asks to be told again.
     :param report: told what is being done, steps done and steps in all.
     """
 
@@ -69,5 +70,5 @@ class World:
     deployment: Deployment
     item_texts: Callable[[Sequence[str]], Mapping[str, str]]
     item_search: Callable[[str, int], Sequence[str]] | None = None
-    tell: Callable[[str, Mapping[str, Any]], object] = lambda event, figures: None
+    tell: Callable[[str, Mapping[str, Any], str], bool] = lambda event, figures, delivery: True
     report: Report = lambda what, done, total: None

@@ -14,9 +14,10 @@ from trainer.cycle.config import CycleConfig
 from trainer.cycle.folder import BEGUN, Cycle, Cycles, now, write_json
 from trainer.cycle.ports import World
 from trainer.cycle.steps import STEPS, Context, Step, Waiting
+from trainer.cycle.telling import REFUSED, RELEASED, tell_last, tell_outcome, tell_refusal
 from trainer.registry import nearest
 
-RELEASED, REFUSED, NOTHING, WAITING, STOPPED, IDLE = "released", "refused", "nothing", "waiting", "stopped", "idle"
+NOTHING, WAITING, STOPPED, IDLE = "nothing", "waiting", "stopped", "idle"
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ def run_cycle(config: CycleConfig, base: Path, world: World, *, until: str = "")
     last = _place(until) if until else len(STEPS) - 1
     cycles = Cycles(base / config.folder)
     with cycles.locked():
+        tell_last(cycles, world)
         cycle = cycles.open_or_next()
         serving = cycles.serving(base / config.model.bundle)
         context = Context(config, base, cycles, cycle, serving, world)
@@ -107,7 +109,7 @@ def _steps(context: Context, last: int) -> CycleResult:
         return CycleResult(cycle.name, STOPPED, f"next is {STEPS[last + 1].name}", done)
     version = done["export"]["version"]
     ended = cycle.end(RELEASED, said=f"version {version} serves", version=version)
-    context.world.tell(RELEASED, _news(context))
+    tell_outcome(cycle, context.world)
     return CycleResult(cycle.name, RELEASED, ended["said"], done)
 
 
@@ -116,7 +118,7 @@ def _do(step: Step, context: Context) -> dict[str, Any]:
     try:
         result = dict(step.run(context))
     except GateRefused as err:  # no judge is good enough, or the new version does not answer where it should serve
-        context.world.tell(REFUSED, _news(context) | {"step": step.name, "reason": str(err)})
+        tell_refusal(context.cycle, context.world, step.name, err)
         raise
     seconds = round(time.monotonic() - started, 1)
     result |= {"settings": step.settings(context.config), "time": now(), "seconds": seconds}
@@ -149,18 +151,9 @@ def _ended(step: Step, result: Mapping[str, Any], context: Context) -> dict[str,
         return context.cycle.end(NOTHING, said="no selected pair was judged")
     if step.name == "gate" and not result["passed"]:
         ended = context.cycle.end(REFUSED, said="the gate said no: " + "; ".join(result["reasons"]))
-        context.world.tell(REFUSED, _news(context))
+        tell_outcome(context.cycle, context.world)
         return ended
     return None
-
-
-def _news(context: Context) -> dict[str, Any]:
-    """What a webhook is told of a cycle."""
-    return {
-        "model": context.serving.card.name, "cycle": context.cycle.name,
-        "from": (context.cycle.begun or {})["from"]["version"], "to": context.told("train").get("version"),
-        "gate": {key: value for key, value in context.told("gate").items() if key != "settings"} or None,
-    }  # fmt: skip
 
 
 def abandon(config: CycleConfig, base: Path) -> str:

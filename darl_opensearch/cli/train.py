@@ -125,4 +125,6 @@ def _summary(where: Path, result: dict[str, Any]) -> str:
         share = ood[f"false_alarms_{kind}_items"]
         if share:
             lines.append(f"  false alarms, {kind} items: {share['mean']:.3f} [{share['low']:.3f}, {share['high']:.3f}]")
+    if apart := ood.get("items_set_aside"):
+        lines.append(f"  nearly all items are judged: {apart} of them were not trained on, to calibrate on them")
     return "\n".join([*lines, f"Next: darl export {where}"])

@@ -21,7 +21,7 @@ from trainer.data.judgments import (
     read_judgments,
     read_traffic,
 )
-from trainer.data.splits import calibration_pairs, hold_out
+from trainer.data.splits import calibration_pairs, hold_out, set_aside, without_items
 
 ITEMS = {f"i{n}": Item(f"i{n}", f"text {n}", "") for n in range(6)}
 GOOD = {"query_id": "q1", "query": "shoes", "item_id": "i1", "grade": 1}
@@ -209,6 +209,30 @@ def test_calibration_pairs_share_neither_query_nor_item_with_what_was_judged(jud
             if id(query) in kept:
                 kept[id(query)] += len(item_ids)
     assert all(kept[id(q)] == len(q.item_ids) for q in given_)  # every named item is on one of the two sides
+
+
+@laws
+@given(
+    retrieved=st.lists(st.lists(st.integers(0, 39), max_size=8, unique=True), max_size=12),
+    judged=st.integers(0, 40),
+    pairs=st.integers(1, 40),
+)
+def test_items_are_set_aside_until_there_are_pairs_enough(retrieved, judged, pairs):
+    familiar = [(TrafficQuery(str(n), str(n)), tuple(f"i{i}" for i in ids)) for n, ids in enumerate(retrieved)]
+    used = {f"i{n}" for n in range(judged)}
+    apart = set_aside(familiar, used, pairs=pairs)
+    made = sum(i in apart for _, ids in familiar for i in ids)
+    assert len(apart) <= judged // 10 and apart <= {i for _, ids in familiar for i in ids}
+    assert set_aside(familiar, used, pairs=pairs + 5) >= apart  # the same ones come first
+    there_are = len({i for _, ids in familiar for i in ids})
+    assert made >= pairs or len(apart) == min(judged // 10, there_are)
+    assert not apart or made - max(sum(i in ids for _, ids in familiar) for i in apart) < pairs  # none too many
+
+
+def test_pairs_without_some_items():
+    queries = [JudgedQuery("1", "x", ("i1", "i2"), (0, 2), "s"), JudgedQuery("2", "y", ("i1",), (1,))]
+    assert without_items(queries, {"i1"}) == [JudgedQuery("1", "x", ("i2",), (2,), "s")]
+    assert without_items(queries, {"i9"}) == queries
 
 
 def test_the_query_and_the_slice_0_have_a_name(tmp_path):

@@ -191,6 +191,41 @@ def test_a_setting_that_cannot_work_is_refused_before_the_training(project, caps
     assert not (project.parent / "runs").exists()
 
 
+def judge_everything(path):
+    """Judgments of all twenty items, six a query."""
+    folder = path.parent
+    rows = [json.loads(line) for line in (folder / "judgments.jsonl").read_text().splitlines()]
+    for n, row in enumerate(rows):
+        row["item_id"] = f"i{n % 20}"
+    write_jsonl(folder / "judgments.jsonl", rows)
+
+
+def test_a_catalogue_that_is_judged_all_over_leaves_items_to_calibrate_on(tmp_path, bases, capsys):
+    path = write_project(tmp_path / "p", bases["bert"], stages={"run": ["head"]})
+    judge_everything(path)
+    code, out, err = darl(capsys, "train", path, "--run", tmp_path / "run")
+    assert code == 0, err
+    assert "nearly all items are judged: 2 of them were not trained on, to calibrate on them" in out
+    trained = plan.load_run(tmp_path / "run")
+    apart = set(trained.data["set_aside"])
+    _, data = plan.prepare(read_config(path), path.parent)
+    assert data.set_aside == apart and len(apart) == 2
+    assert not apart & {i for q in data.learnt for i in q.item_ids}
+    assert {i for _, ids in data.traffic for i in ids} == apart
+    assert apart.isdisjoint(i for _, ids in data.familiar for i in ids)
+    assert trained.data["train"]["pairs"] + trained.data["dev"]["pairs"] == sum(
+        json.loads(line)["item_id"] not in apart for line in (path.parent / "judgments.jsonl").read_text().splitlines()
+    )
+    assert trained.result["ood"]["calibration_pairs"] == sum(len(ids) for _, ids in data.traffic) >= 9
+
+
+def test_read_from_disk_it_is_refused(tmp_path, bases, capsys):
+    path = write_project(tmp_path / "p", bases["bert"], data={"store": "disk"})
+    judge_everything(path)
+    code, _, err = darl(capsys, "train", path)
+    assert code == 1 and "[ood] alpha: 0 calibration pairs cannot show a false-alarm rate of 0.1" in err
+
+
 def test_a_query_in_training_and_dev_file(tmp_path, bases, capsys):
     path = write_project(tmp_path / "p", bases["bert"], data={"dev": "dev.jsonl"})
     first = (path.parent / "judgments.jsonl").read_text().splitlines()[0]

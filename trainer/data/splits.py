@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import random
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 
 from darl_opensearch.bm25 import Bm25Index
 from darl_opensearch.errors import InputError
 from darl_opensearch.text import same_text
 from trainer.data.judgments import Item, JudgedQuery, TrafficQuery
+
+MOST_SET_ASIDE = 10  # one judged item in so many, at most, is left out of training for the OOD calibration
 
 
 def hold_out(
@@ -98,3 +103,48 @@ def retrieved(
             if kept := tuple(item_id for item_id in ids if (item_id in used) == trained):
                 parts[trained].append((query, kept))
     return parts
+
+
+def set_aside(familiar: Retrieved, used: Collection[str], *, pairs: int) -> frozenset[str]:
+    """Choose judged items to leave out of training, where held-out queries retrieve hardly any other.
+
+    The OOD score is calibrated on pairs that share no item with the training. Where nearly the whole catalogue is
+    judged there are none, unless some are made: items in an order drawn by their ids' digests, so that they stay the
+    same from version to version, until there are pairs enough or a tenth of the judged items is gone.
+
+    :param familiar: held-out queries with the judged items that they retrieve.
+    :param used: ids of the judged items.
+    :param pairs: calibration pairs to make, roughly.
+    :return: the items' ids.
+    """
+    retrieved_by = Counter(item_id for _, ids in familiar for item_id in ids)
+    chosen: set[str] = set()
+    made = 0
+    for item_id in sorted(retrieved_by, key=_drawn_place):
+        if made >= pairs or len(chosen) + 1 > len(used) // MOST_SET_ASIDE:
+            break
+        chosen.add(item_id)
+        made += retrieved_by[item_id]
+    return frozenset(chosen)
+
+
+def without_items(queries: Sequence[JudgedQuery], dropped: Container[str]) -> list[JudgedQuery]:
+    """Drop pairs by their items.
+
+    :param queries: judged queries.
+    :param dropped: ids of the items.
+    :return: the queries with the other pairs; those that have none left are gone.
+    """
+    kept = []
+    for query in queries:
+        places = [n for n, item_id in enumerate(query.item_ids) if item_id not in dropped]
+        if len(places) == len(query.item_ids):
+            kept.append(query)
+        elif places:
+            ids, grades = tuple(query.item_ids[n] for n in places), tuple(query.grades[n] for n in places)
+            kept.append(dataclasses.replace(query, item_ids=ids, grades=grades))
+    return kept
+
+
+def _drawn_place(item_id: str) -> bytes:
+    return hashlib.blake2b(item_id.encode(), digest_size=8).digest()

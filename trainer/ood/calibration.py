@@ -78,6 +78,15 @@ def ood_columns(distance: Tensor, table: Tensor, median: Tensor, spread: Tensor)
     return torch.stack([1.0 - p, (distance - median) / spread], dim=1)
 
 
+def least_pairs(alpha: float) -> int:
+    """Count the calibration pairs below which no pair can be called OOD: the smallest p-value is ``1 / (n + 1)``.
+
+    :param alpha: false-alarm rate.
+    :return: the least n.
+    """
+    return math.ceil(1 / alpha - 1 - 1e-9)
+
+
 def check_count(pairs: int, alpha: float) -> None:
     """Refuse too few calibration pairs: the smallest p-value, ``1 / (n + 1)``, must reach alpha.
 
@@ -85,7 +94,7 @@ def check_count(pairs: int, alpha: float) -> None:
     :param alpha: false-alarm rate.
     :raises InputError: when ``pairs < 1 / alpha - 1``.
     """
-    needed = math.ceil(1 / alpha - 1 - 1e-9)
+    needed = least_pairs(alpha)
     if pairs < needed:
         raise InputError(
             f"{pairs} calibration pairs cannot show a false-alarm rate of {alpha}",

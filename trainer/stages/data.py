@@ -32,15 +32,17 @@ from trainer.data.judgments import (
     read_judgments,
     read_traffic,
 )
-from trainer.data.splits import hold_out, retrieved
+from trainer.data.splits import Retrieved, hold_out, retrieved, set_aside, without_items
 from trainer.models.base import AVERAGE, LAST, Backbone, FeatureTable
 from trainer.models.device import choose, on
+from trainer.ood.calibration import least_pairs
 from trainer.stages import distributed
 
 Query = TypeVar("Query", JudgedQuery, TrafficQuery)
 
 STORE_ABOVE = 512 << 20  # bytes of items and judgments that are read on demand rather than kept in memory
 GZIP_RATIO = 6  # what a packed byte of JSON counts for
+MADE_PAIRS = 10  # times 1 / alpha: calibration pairs that are made where the catalogue is judged all over
 
 
 @dataclass(frozen=True)
@@ -172,6 +174,7 @@ class RunData:
     :param ood_dev: queries of traffic unlike the training set's, which choose in the augmented stages.
     :param pool: queries with items that nobody judged, for a teacher to score.
     :param sample: training queries in a number that memory holds, for what looks at all of them at once; None: all.
+    :param set_aside: judged items that nothing is trained on, so that there is something to calibrate on.
     """
 
     items: Mapping[str, Item]
@@ -183,6 +186,7 @@ class RunData:
     ood_dev: list[JudgedQuery] = field(default_factory=list)
     pool: list[TrafficQuery] = field(default_factory=list)
     sample: Sequence[JudgedQuery] | None = None
+    set_aside: frozenset[str] = frozenset()
 
     @property
     def sampled(self) -> Sequence[JudgedQuery]:
@@ -241,7 +245,8 @@ class RunData:
             "ood_dev": self.ood_dev,
             "pool": self.pool,
         }
-        return told | {name: _count(part) for name, part in optional.items() if part}
+        told |= {name: _count(part) for name, part in optional.items() if part}
+        return told | ({"set_aside": sorted(self.set_aside)} if self.set_aside else {})
 
 
 def _sha256_of(items: Mapping[str, Item]) -> str:
@@ -288,13 +293,39 @@ def read_data(config: Config, folder: Path, tokenizer: Tokenizer, *, store: Path
             todo="judge good and bad items of the same query",
         )  # fmt: skip
     more: list[JudgedQuery | TrafficQuery] = [*dev, *new, *ood_dev, *pool]
-    traffic, familiar = retrieved(
-        held, _AnyOf(judged.texts, {same_text(q.query) for q in more}),
-        _AnyOf(judged.used, {item_id for q in more for item_id in q.item_ids}),
-        items, depth=config.ood.depth, index=partial(Bm25Index, on_disk=isinstance(items, StoredItems)),
-    )  # fmt: skip
+    texts = _AnyOf(judged.texts, {same_text(q.query) for q in more})
+    used = {item_id for q in more for item_id in q.item_ids}
+
+    def calibrating(trained: Container[str]) -> tuple[Retrieved, Retrieved]:
+        index = partial(Bm25Index, on_disk=isinstance(items, StoredItems))
+        return retrieved(held, texts, trained, items, depth=config.ood.depth, index=index)
+
+    traffic, familiar = calibrating(_AnyOf(judged.used, used))
     sample = sampled(judged.train, data.sample_pairs, config.seed)
-    return RunData(items, judged.train, dev, traffic, familiar, new, ood_dev, pool, sample)
+    found = RunData(items, judged.train, dev, traffic, familiar, new, ood_dev, pool, sample)
+    if isinstance(judged.train, list) and _pairs(traffic) < least_pairs(config.ood.alpha):
+        return _with_items_set_aside(found, used, calibrating, config)
+    return found
+
+
+def _with_items_set_aside(
+    data: RunData, used: set[str], calibrating: Callable[[Container[str]], tuple[Retrieved, Retrieved]], config: Config
+) -> RunData:
+    """Leave some judged items out of everything, to calibrate on; where that does not help, all is as it was."""
+    used = used | {item_id for query in data.train for item_id in query.item_ids}
+    apart = set_aside(data.familiar, used, pairs=round(MADE_PAIRS / config.ood.alpha))
+    traffic, familiar = calibrating(used - apart)
+    train, dev, new, ood_dev = (without_items(q, apart) for q in (data.train, data.dev, data.new, data.ood_dev))
+    if _pairs(traffic) < least_pairs(config.ood.alpha) or not dev or not _learnable(train):
+        return data
+    pool = [dataclasses.replace(q, item_ids=tuple(i for i in q.item_ids if i not in apart)) for q in data.pool]
+    sample = sampled(train, config.data.sample_pairs, config.seed)
+    pool = [query for query in pool if query.item_ids]
+    return RunData(data.items, train, dev, traffic, familiar, new, ood_dev, pool, sample, apart)
+
+
+def _pairs(queries: Retrieved) -> int:
+    return sum(len(ids) for _, ids in queries)
 
 
 def keeps_on_disk(data: Data, folder: Path) -> bool:
@@ -373,8 +404,7 @@ def _in_memory(config: Config, folder: Path, tokenizer: Tokenizer, store: Path |
     train = [_within_cap(q, tokenizer, config.model.query_cap) for q in train]
     texts |= {same_text(q.query) for q in train}
     used = {item_id for query in train for item_id in query.item_ids}
-    learnable = any(len(set(query.grades)) > 1 for query in train)
-    return _Judged(items, train, held[disk.DEV], _as_traffic(held[disk.SPARE]), texts, used, learnable)
+    return _Judged(items, train, held[disk.DEV], _as_traffic(held[disk.SPARE]), texts, used, _learnable(train))
 
 
 def _on_disk(config: Config, folder: Path, tokenizer: Tokenizer, store: Path | None) -> _Judged:
@@ -403,6 +433,10 @@ def _on_disk(config: Config, folder: Path, tokenizer: Tokenizer, store: Path | N
         kept.items, kept.train, kept.part(disk.DEV), _as_traffic(kept.part(disk.SPARE)), kept.texts(), kept.used(),
         kept.facts["learnable"],
     )  # fmt: skip
+
+
+def _learnable(queries: Sequence[JudgedQuery]) -> bool:
+    return any(len(set(query.grades)) > 1 for query in queries)
 
 
 def _as_traffic(queries: Sequence[JudgedQuery]) -> list[TrafficQuery]:

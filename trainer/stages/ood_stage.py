@@ -102,6 +102,8 @@ def fit_ood(features: Features, config: Ood, data: RunData) -> FittedOod:
         "false_alarms_unseen_items": two_fold_alarms(distances, traffic, config.alpha),
         "false_alarms_seen_items": _share(_flagged(calibration, seen, config.alpha), familiar),
     }
+    if data.set_aside:
+        report["items_set_aside"] = len(data.set_aside)
     return FittedOod(detector, calibration, config.features, report, config.layers)
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
 from starlette.requests import ClientDisconnect, Request
@@ -13,6 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from darl_opensearch.server.errors import HttpError
 
 _MOST_CALLERS = 10_000
+_DRAIN_SECONDS = 5.0
 
 
 class Admission:
@@ -97,13 +99,18 @@ async def read_body(request: Request, *, most: int, seconds: float) -> bytes:
         )
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and len(declared) < 20 and int(declared) > most:
+        if "expect" not in request.headers:  # else the caller waits for a word before it sends
+            await _drain(request.stream(), seconds)
         raise _too_large(most)
-    chunks, size = [], 0
+    chunks: list[bytes] = []
+    size = 0
     try:
         async with asyncio.timeout(seconds or None):
-            async for chunk in request.stream():
+            async for chunk in (stream := request.stream()):
                 size += len(chunk)
                 if size > most:
+                    chunks.clear()
+                    await _drain(stream, seconds)
                     raise _too_large(most)
                 chunks.append(chunk)
     except TimeoutError as err:
@@ -113,6 +120,14 @@ async def read_body(request: Request, *, most: int, seconds: float) -> bytes:
     except ClientDisconnect as err:
         raise HttpError(400, "the caller left before the body was complete", headers=_CLOSE) from err
     return b"".join(chunks)
+
+
+async def _drain(stream: AsyncIterator[bytes], seconds: float) -> None:
+    """Let a caller send to the end: one that is cut off while it sends sees a broken connection, and no answer."""
+    with contextlib.suppress(TimeoutError, ClientDisconnect):
+        async with asyncio.timeout(min(_DRAIN_SECONDS, seconds or _DRAIN_SECONDS)):
+            async for _ in stream:
+                pass
 
 
 _CLOSE = {"Connection": "close"}  # what is left of the body would be taken for the next request

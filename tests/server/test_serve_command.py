@@ -123,6 +123,30 @@ def test_a_10_mb_document_is_ranked_soon_and_11_mb_refused(tiny):
         assert client.get("/health").status_code == 200
 
 
+def test_a_caller_that_is_refused_while_it_sends_may_send_to_the_end(tiny):
+    """Cut off, it would see a broken connection in place of the refusal."""
+    with serving(tiny, "--no-ood-log", "--max-body-bytes", "1000") as (client, _):
+        for head, end in (
+            (b"Content-Length: 8000000", b""),
+            (b"Transfer-Encoding: chunked", b"\r\n0\r\n\r\n"),
+        ):
+            with socket.create_connection((client.base_url.host, client.base_url.port), timeout=10) as caller:
+                caller.sendall(b"POST /v1/rerank HTTP/1.1\r\nHost: a\r\n" + head + b"\r\n\r\n")
+                if end:
+                    caller.sendall(b"%x\r\n" % 8_000_000)
+                for _ in range(8):
+                    caller.sendall(b" " * 1_000_000)
+                    time.sleep(0.02)
+                caller.sendall(end)
+                answer = b"".join(iter(lambda caller=caller: caller.recv(65_536), b""))
+            assert answer.startswith(b"HTTP/1.1 413 ") and b"--max-body-bytes" in answer
+        with socket.create_connection((client.base_url.host, client.base_url.port), timeout=10) as waiting:
+            waiting.sendall(
+                b"POST /v1/rerank HTTP/1.1\r\nHost: a\r\nContent-Length: 8000000\r\nExpect: 100-continue\r\n\r\n"
+            )
+            assert waiting.recv(65_536).startswith(b"HTTP/1.1 413 ")  # before it sends anything
+
+
 def test_a_client_that_stops_halfway_leaves_the_server_well(tiny):
     with serving(tiny, "--no-ood-log", "--body-timeout", "0.3") as (client, process):
         url = client.base_url

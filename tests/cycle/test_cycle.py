@@ -14,6 +14,7 @@ from darl_opensearch.bundle import Bundle
 from darl_opensearch.cluster import ClusterOptions
 from darl_opensearch.cycle import Surroundings
 from darl_opensearch.errors import ClusterError, DarlError, GateRefused, InputError, UsageError
+from darl_opensearch.scoring import Scorer
 from trainer.cycle.config import read_cycle
 from trainer.cycle.folder import Cycles
 from trainer.cycle.ports import Start
@@ -125,6 +126,27 @@ def test_a_gate_that_says_no_leaves_everything_as_it_was(small, released, tmp_pa
     assert told[0][0] == "refused" and told[0][1]["gate"]["reasons"]
     # The next one is a new cycle, and its version is not the refused one's.
     assert Cycles(folder / "cycles").open_or_next().name == "0002"
+
+
+@pytest.mark.parametrize("tampered", [False, True])
+def test_the_gate_scores_again_only_what_evaluate_has_not_kept(released, tmp_path, monkeypatch, tampered):
+    folder, seen, real = tmp_path / "gate", [], Scorer.score_many
+    shutil.copytree(released[0], folder)
+    cycle = folder / "cycles" / "0001"
+    for name in ("outcome.json", "steps/gate.json", "steps/register.json", "steps/release.json"):
+        (cycle / name).unlink()
+    (folder / "cycles" / "current.json").unlink()
+    if tampered:
+        kept = bytearray((cycle / "scores.npz").read_bytes())
+        kept[len(kept) // 2] ^= 1
+        (cycle / "scores.npz").write_bytes(kept)
+    monkeypatch.setattr(Scorer, "score_many", lambda self, some: seen.append(self) or real(self, some))
+    config = read_cycle(folder / "cycle.toml")
+    said = run_cycle(config, folder, world(folder), until="gate").steps["gate"]
+    assert bool(seen) is tampered
+    before = json.loads((released[0] / "cycles" / "0001" / "steps" / "gate.json").read_text())
+    figures = [{part: found["changes"] for part, found in gate["conditions"].items()} for gate in (before, said)]
+    assert figures[0] == figures[1] and before["passed"] is said["passed"] is True
 
 
 def test_judges_that_are_refused_are_told_of_and_nothing_is_trained(small, tmp_path):

@@ -18,6 +18,7 @@ from darl_opensearch.jsonl import check_rereadable
 from darl_opensearch.text import ItemRenderer
 from trainer.data.judgments import Item
 from trainer.evaluate import depth, rows
+from trainer.evaluate.kept_scores import KeptScores
 from trainer.evaluate.measured import Scale, rankings
 from trainer.evaluate.parts import Part, read_catalogue, read_part
 from trainer.evaluate.rows import Measurements, Scored
@@ -58,11 +59,14 @@ class Evaluation:
     runs: dict[tuple[str, str, int | None], dict[str, list[str]]]
 
 
-def evaluate(settings: Settings, *, report: Report = lambda what, done, total: None) -> Evaluation:
+def evaluate(
+    settings: Settings, *, report: Report = lambda what, done, total: None, kept: KeptScores | None = None
+) -> Evaluation:
     """Evaluate models on judged parts.
 
     :param settings: what to evaluate.
     :param report: called with what is being done, steps done and steps in all.
+    :param kept: where the bundles' scores are kept and looked up; None: they are not.
     :return: figures and rankings.
     :raises DarlError: naming what cannot be read, scored or compared.
     """
@@ -73,12 +77,12 @@ def evaluate(settings: Settings, *, report: Report = lambda what, done, total: N
     opened: list[Model] = []
     try:
         for path in settings.models:
-            opened.append(_open(path, settings))
+            opened.append(_open(path, settings, kept))
         lead = opened[0]
         index = Bm25Index((item.item_id, item.text) for item in lead.items.values())
         others: list[System] = []
         for word in settings.against:
-            others.append(other := _opponent(word, settings, lead, index))
+            others.append(other := _opponent(word, settings, lead, index, kept))
             if isinstance(other, BundleSystem | RunSystem):
                 opened.append(other)
         check_scales(opened)
@@ -89,17 +93,17 @@ def evaluate(settings: Settings, *, report: Report = lambda what, done, total: N
                 system.scorer.close()
 
 
-def _open(path: Path, settings: Settings, *, int8: bool | None = None) -> Model:
+def _open(path: Path, settings: Settings, kept: KeptScores | None, *, int8: bool | None = None) -> Model:
     def catalogue(renderer: ItemRenderer) -> Mapping[str, Item]:
         return read_catalogue(settings.items, renderer)
 
     if (path / "config.json").is_file():  # a training run; anything else is a bundle, or says that it is none
         return open_run(path, catalogue)
     int8 = settings.int8 if int8 is None else int8
-    return open_bundle(path, catalogue, int8=int8, provider=settings.provider, threads=settings.threads)
+    return open_bundle(path, catalogue, int8=int8, provider=settings.provider, threads=settings.threads, kept=kept)
 
 
-def _opponent(word: str, settings: Settings, lead: Model, index: Bm25Index) -> System:
+def _opponent(word: str, settings: Settings, lead: Model, index: Bm25Index, kept: KeptScores | None) -> System:
     if word == BM25:
         return Bm25System(index, len(lead.items))
     if word == COSINE:
@@ -115,10 +119,10 @@ def _opponent(word: str, settings: Settings, lead: Model, index: Bm25Index) -> S
                 f"{lead.name} is a run and has no quantised graph", where=f"--against {INT8}",
                 todo="name its bundle first",
             )  # fmt: skip
-        return _open(lead.model.path, settings, int8=True)
+        return _open(lead.model.path, settings, kept, int8=True)
     path = Path(word)
     if path.is_dir():
-        return _open(path, settings)
+        return _open(path, settings, kept)
     if not path.is_file():
         raise UsageError(
             f"there is neither a bundle nor a run file {word!r}", where="--against",

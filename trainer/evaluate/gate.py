@@ -36,6 +36,7 @@ from trainer.data.judgments import Item, digest, read_judgments
 from trainer.evaluate.bootstrap import Interval
 from trainer.evaluate.claims import Claim, paired
 from trainer.evaluate.gate_words import why_not
+from trainer.evaluate.kept_scores import KeptScores
 from trainer.evaluate.measured import Measured, Scale, measure
 from trainer.evaluate.parts import ID, Part, read_catalogue, read_part
 from trainer.evaluate.power import Power, power
@@ -231,6 +232,7 @@ def gate(
     control: Path,
     options: GateOptions | None = None,
     report: Report = lambda what, done, total: None,
+    kept: KeptScores | None = None,
 ) -> GateReport:
     """Decide whether a new bundle may take an old one's place.
 
@@ -241,6 +243,7 @@ def gate(
     :param control: judgments of the control arm: a random sample of traffic that nobody selected or trained on.
     :param options: measure, tolerance, seeds.
     :param report: called with what is being done, steps done and steps in all.
+    :param kept: scores that need not be worked out again: those of the same graphs for the same pairs, bit for bit.
     :return: the decision with its reasons.
     :raises InputError: for files that cannot be read, or judgments of another arm than the control arm.
     :raises UsageError: for a measure that these grades do not have.
@@ -269,6 +272,7 @@ def gate(
                     int8=options.int8,
                     provider=options.provider,
                     threads=options.threads,
+                    kept=kept,
                 )  # fmt: skip
             )
         found = {

@@ -17,6 +17,7 @@ from trainer.cycle.ports import World
 from trainer.cycle.samples import read_rows
 
 SELECTED, JUDGMENTS = "select/selected.jsonl", "judge/judgments.jsonl"
+SCORES = "scores.npz"  # what evaluate has scored and the gate need not
 CONTROL_TASKS = "select/control.jsonl", "select/kept.jsonl"  # drawn for this cycle, and kept of the one before
 
 

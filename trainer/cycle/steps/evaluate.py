@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from trainer.cycle.samples import read_rows
-from trainer.cycle.steps.base import Context
+from trainer.cycle.steps.base import SCORES, Context
 from trainer.cycle.steps.train import CONTROL, ITEMS
 from trainer.evaluate.evaluation import evaluate
+from trainer.evaluate.kept_scores import KeptScores
 from trainer.evaluate.report import write_folder
 from trainer.evaluate.settings import Settings
 
@@ -17,7 +18,7 @@ def run(context: Context) -> Mapping[str, Any]:
     """Evaluate the exported graphs, and write the page.
 
     :param context: everything there is.
-    :return: figures of each system and part.
+    :return: figures of each system and part, and the digest of the scores that are kept for the gate.
     """
     control = context.file("train") / CONTROL
     parts = [("id", context.id_test)] + ([("control", control)] if read_rows(control) else [])
@@ -25,6 +26,10 @@ def run(context: Context) -> Mapping[str, Any]:
         models=(context.file("bundle"),), items=(context.file("train") / ITEMS,), parts=tuple(parts),
         against=(str(context.serving.path),), seed=context.config.seed,
     )  # fmt: skip
-    found = evaluate(settings, report=context.world.report)
+    kept = KeptScores()
+    found = evaluate(settings, report=context.world.report, kept=kept)
     write_folder(context.file("evaluation"), found)
-    return {"figures": found.result["figures"], "comparisons": found.result["comparisons"]}
+    return {
+        "figures": found.result["figures"], "comparisons": found.result["comparisons"],
+        "scores": kept.write(context.file(SCORES)),
+    }  # fmt: skip

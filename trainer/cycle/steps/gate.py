@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from darl_opensearch.bundle import Bundle
-from trainer.cycle.steps.base import Context
+from trainer.cycle.steps.base import SCORES, Context
 from trainer.cycle.steps.train import CONTROL, ITEMS, NEW, OLD
 from trainer.evaluate.gate import gate
+from trainer.evaluate.kept_scores import KeptScores
 
 
 def run(context: Context) -> Mapping[str, Any]:
@@ -23,5 +24,6 @@ def run(context: Context) -> Mapping[str, Any]:
     said = gate(
         context.serving, Bundle.open(context.file("bundle")), items=folder / ITEMS, id_test=context.id_test,
         control=folder / CONTROL, options=options, report=context.world.report,
+        kept=KeptScores.read(context.file(SCORES), context.told("evaluate").get("scores")),
     )  # fmt: skip
     return said.to_json()

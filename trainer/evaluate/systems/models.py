@@ -17,6 +17,7 @@ from darl_opensearch.scores import GradeScale, is_ood
 from darl_opensearch.scoring import Provider, Scorer
 from darl_opensearch.text import ItemRenderer
 from trainer.data.judgments import Item
+from trainer.evaluate.kept_scores import KeptScores
 from trainer.evaluate.systems.base import Advance, Ask, Ratings
 
 BLOCK = 64  # queries scored in one go: pairs of all of them share batches
@@ -52,6 +53,7 @@ class BundleSystem:
     :param bundle: the bundle.
     :param scorer: its open graph.
     :param items: the catalogue, rendered by its template.
+    :param kept: where its scores are kept and looked up; None: they are not.
     """
 
     name: str
@@ -59,6 +61,7 @@ class BundleSystem:
     bundle: Bundle
     scorer: Scorer
     items: Mapping[str, Item]
+    kept: KeptScores | None = None
     grades: bool = True
 
     def about(self) -> dict[str, Any]:
@@ -81,9 +84,10 @@ class BundleSystem:
         :return: the ratings of each query.
         """
         found = []
+        score_many = self.scorer.score_many if self.kept is None else self.kept.by(self.scorer)
         for block in _blocks(asks):
             requests = [(ask.query, [self.items[item_id].text for item_id in ask.item_ids]) for ask in block]
-            for scores in self.scorer.score_many(requests):
+            for scores in score_many(requests):
                 found.append(_of_rows(scores.data, self.model))
             advance(len(block))
         return found
@@ -132,8 +136,9 @@ class RunSystem:
 
 
 def open_bundle(
-    path: Path, catalogue: Catalogue, *, int8: bool, provider: Provider, threads: int | None
-) -> BundleSystem:
+    path: Path, catalogue: Catalogue, *, int8: bool, provider: Provider, threads: int | None,
+    kept: KeptScores | None = None,
+) -> BundleSystem:  # fmt: skip
     """Open a bundle.
 
     :param path: its folder.
@@ -141,6 +146,7 @@ def open_bundle(
     :param int8: use the quantised graph.
     :param provider: ``cpu`` or ``cuda``.
     :param threads: batches scored at the same time on the CPU.
+    :param kept: where its scores are kept and looked up; None: they are not.
     :return: the system; close its scorer.
     """
     bundle = Bundle.open(path)
@@ -149,7 +155,7 @@ def open_bundle(
     items = catalogue(model.renderer)
     scorer = Scorer.open(bundle, int8=int8, provider=provider, threads=threads)
     name = f"{card.name}-{card.version}{'-int8' if int8 else ''}"
-    return BundleSystem(name, model, bundle, scorer, items)
+    return BundleSystem(name, model, bundle, scorer, items, kept)
 
 
 def open_run(path: Path, catalogue: Catalogue) -> RunSystem:

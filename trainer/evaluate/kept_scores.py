@@ -1,0 +1,107 @@
+"""Scores that were worked out once and are read again: of the very same graph, for the very same pairs, or not at all.
+
+In a cycle the page and the gate score the same pairs by the same bundles, which is most of what either costs. What is
+kept is the rows that a graph gave for one call, under a digest of all that they depend on: graph, weights and
+tokenizer, by the digests that opening the bundle has verified; how the graph runs, where, and by which version; and
+every query and text of the call, in their order. Pairs that are batched otherwise differ in the last digits, so a call
+is kept whole. Whoever reads the rows thus has, bit for bit, what it would have worked out itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import platform
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from darl_opensearch import __version__
+from darl_opensearch.bundle import MODEL, MODEL_DATA, MODEL_INT8, TOKENIZER
+from darl_opensearch.files import new_file
+from darl_opensearch.scores import Scores
+from darl_opensearch.scoring import Scorer
+from darl_opensearch.scoring.runtime import load_runtime
+
+Requests = Sequence[tuple[str, Sequence[str]]]
+
+
+class KeptScores:
+    """Rows by what they depend on.
+
+    :param rows: what is known already: ``[n, 3 + k]`` float32 of a call, by its key.
+    """
+
+    def __init__(self, rows: dict[str, NDArray[np.float32]] | None = None) -> None:
+        self._rows = dict(rows or {})
+
+    @classmethod
+    def read(cls, path: Path, sha256: str | None) -> KeptScores:
+        """Read what :meth:`write` wrote, if it is that.
+
+        :param path: the file.
+        :param sha256: what :meth:`write` returned; None: nothing is known of such a file.
+        :return: its rows; none where the file is not there or is another one.
+        """
+        try:
+            data = path.read_bytes() if sha256 else b""
+        except FileNotFoundError:
+            return cls()
+        if hashlib.sha256(data).hexdigest() != sha256:
+            return cls()
+        with np.load(io.BytesIO(data), allow_pickle=False) as kept:
+            return cls({key: kept[key] for key in kept.files})
+
+    def write(self, path: Path) -> str:
+        """Write all rows to a file.
+
+        :param path: where to.
+        :return: the file's digest, to be kept apart from it.
+        """
+        buffer = io.BytesIO()
+        np.savez(buffer, **self._rows)  # type: ignore[arg-type]  # the stub takes an array for allow_pickle
+        with new_file(path) as work:
+            work.write_bytes(buffer.getvalue())
+        return hashlib.sha256(buffer.getvalue()).hexdigest()
+
+    def by(self, scorer: Scorer) -> Callable[[Requests], list[Scores]]:
+        """Score by a graph, or by what it gave for the same call.
+
+        :param scorer: the open graph.
+        :return: does what :meth:`darl_opensearch.scoring.Scorer.score_many` does.
+        """
+        graph, alpha = _graph(scorer), scorer.bundle.card.ood.alpha
+
+        def score_many(requests: Requests) -> list[Scores]:
+            key = _key(graph, requests)
+            if (rows := self._rows.get(key)) is None:
+                found = scorer.score_many(requests)
+                if found:
+                    self._rows[key] = np.concatenate([scores.data for scores in found])
+                return found
+            ends = np.cumsum([len(texts) for _, texts in requests])
+            return [Scores(part, alpha) for part in np.split(rows, ends[:-1])]
+
+        return score_many
+
+
+def _graph(scorer: Scorer) -> dict[str, Any]:
+    """All that rows depend on but the pairs."""
+    bundle = scorer.bundle
+    files = (MODEL_INT8 if scorer.int8 else MODEL, MODEL_DATA, TOKENIZER)
+    return {
+        "files": {name: bundle.digests[name] for name in files if name in bundle.digests},
+        "card": dataclasses.asdict(bundle.card), "provider": scorer.provider, "token_budget": scorer.token_budget,
+        "int8": scorer.int8, "darl": __version__, "runtime": load_runtime().__version__,
+        "machine": [platform.node(), platform.machine(), platform.processor()],
+    }  # fmt: skip
+
+
+def _key(graph: dict[str, Any], requests: Requests) -> str:
+    pairs = [[query, list(texts)] for query, texts in requests]
+    return hashlib.sha256(json.dumps([graph, pairs], sort_keys=True, default=str).encode()).hexdigest()

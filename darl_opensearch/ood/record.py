@@ -1,7 +1,7 @@
 """What is logged about a reranked request: the one place that knows the fields of a ``darl-ood`` record.
 
 A request becomes one *request* record, and one *pair* record for each item that is out of distribution or
-was drawn for the baseline sample. Ids and draws are functions of the request (its id, time, query and items), the model
+was drawn for the baseline sample. Ids and draws are functions of the request (its id, query and items), the model
 version and the item's position, so that a retry makes the very same records. Field names are those of
 ``plugin_config/ood_index_template.json``; a test compares them.
 """
@@ -193,14 +193,14 @@ class LogPolicy:
 def fingerprint(request: RankedRequest) -> str:
     """Tell a request from every other one, whatever ids its caller gives.
 
-    Some send one ``X-Request-Id`` with everything, so the id alone would let a request hide all later ones.
+    Some send one ``X-Request-Id`` with everything, so the id alone would let a request hide all later ones. Its time is
+    no part of it: a caller that asks again under the same id, because an answer was lost, has asked once.
 
     :param request: what was ranked.
-    :return: 64 hexadecimal digits, of its id, its time to the microsecond, its query, and its items in their order.
+    :return: 64 hexadecimal digits, of its id, its query, and its items in their order.
     """
-    time = request.timestamp.astimezone(UTC).isoformat(timespec="microseconds")
     ids = () if request.doc_ids is None else request.doc_ids
-    parts = (request.request_id, time, request.query, str(len(ids)), *ids, *request.documents)
+    parts = (request.request_id, request.query, str(len(ids)), *ids, *request.documents)
     return hashlib.sha256(_joined(parts)).hexdigest()
 
 

@@ -52,7 +52,9 @@ def test_what_is_offered_is_in_the_spool_after_a_flush(path):
 
 
 def test_a_caller_with_one_id_for_everything_loses_nothing_and_a_retry_is_not_doubled(path):
-    requests = [dataclasses.replace(request, request_id="constant") for request in traffic(30)]
+    requests = [
+        dataclasses.replace(r, request_id="constant", query=f"{r.query}, {n}") for n, r in enumerate(traffic(30))
+    ]
     with open_log(path) as log:
         assert all(log.offer(request) for request in [*requests, requests[7]])
         assert log.flush()

@@ -76,7 +76,7 @@ def test_a_request_is_ranked_and_its_record_spooled_by_sigterm(tiny, tmp_path):
     with serving(tiny, "--ood-log", spool, "--ood-sample-rate", "1") as (client, process):
         for i in range(30):
             body = {
-                "query": QUERIES[i % 5],
+                "query": f"{QUERIES[i % 5]} {i}",
                 "documents": TEXTS,
                 "doc_ids": [item["id"] for item in ITEMS],
                 "query_id": f"q{i}",

@@ -51,7 +51,7 @@ def write_cycle(folder: Path, bundle: Bundle, training: Path, **tables: Mapping[
         },
         "judge": {"judges": ["judgments"], "params": {"judgments": {"path": "answers.jsonl"}}},
         "train": {"int8": False},
-        "gate": {"id_test": "id_test.jsonl", "tolerance": 1.0, "min_queries": 5, "draws": 1000},
+        "gate": {"id_test": "id_test.jsonl", "tolerance": 1.0, "min_queries": 5, "draws": 1000, "seed": 3},
     }
     for table, keys in tables.items():
         merged.setdefault(table, {}).update(keys)

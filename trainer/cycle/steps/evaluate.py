@@ -15,16 +15,17 @@ from trainer.evaluate.settings import Settings
 
 
 def run(context: Context) -> Mapping[str, Any]:
-    """Evaluate the exported graphs, and write the page.
+    """Evaluate the exported graphs as the gate will, and write the page.
 
     :param context: everything there is.
     :return: figures of each system and part, and the digest of the scores that are kept for the gate.
     """
-    control = context.file("train") / CONTROL
+    control, gate = context.file("train") / CONTROL, context.config.gate
     parts = [("id", context.id_test)] + ([("control", control)] if read_rows(control) else [])
     settings = Settings(
         models=(context.file("bundle"),), items=(context.file("train") / ITEMS,), parts=tuple(parts),
-        against=(str(context.serving.path),), seed=context.config.seed,
+        against=(str(context.serving.path),), relevant_from=gate.relevant_from, int8=gate.int8,
+        provider=gate.provider, threads=gate.threads, seed=gate.seed,
     )  # fmt: skip
     kept = KeptScores()
     found = evaluate(settings, report=context.world.report, kept=kept)

@@ -74,7 +74,10 @@ class Surroundings:
                 return ports.Start(True, ("[start] when is always",))
             with self._store(cluster) as store:
                 said = drift(store, bundle, settings, since=self.config.log.begin(), texts=texts, report=self.report)
-            return ports.Start(said.start_cycle, said.reasons or ("there is no drift",))
+            reasons = said.reasons or (said.why_not,)
+            if not said.windows and not self.config.log.spool:
+                reasons += ("darl ship sends it what a spool holds",)
+            return ports.Start(said.start_cycle, reasons)
 
         def told(event: str, figures: Mapping[str, Any], delivery: str) -> bool:
             if webhook is None:

@@ -83,3 +83,11 @@ def test_a_log_that_cannot_be_read_is_said(served):
     config = read_cycle(path, ["release.url='http://127.0.0.1:9'"])
     with pytest.raises(ClusterError, match="127.0.0.1:9"):
         run_cycle(config, path.parent, Surroundings(config, path.parent, ClusterOptions()).world())
+
+
+def test_a_log_that_nothing_was_shipped_to_is_not_called_quiet(served):
+    _, bundle, name, path = served
+    config = read_cycle(path, [f"log.stream='{name}-none'", "start.when='drift'"])
+    started = Surroundings(config, path.parent, ClusterOptions()).world().start(bundle)
+    assert not started.begin and f"holds no request of {bundle.card.name} 1" in started.reasons[0]
+    assert started.reasons[1:] == ("darl ship sends it what a spool holds",)

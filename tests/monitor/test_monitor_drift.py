@@ -267,6 +267,22 @@ def test_too_few_queries_are_not_tested(world, tmp_path):
     assert [w.verdict for w in result.windows] == ["too few queries"]
     assert "30 are the fewest" in result.windows[0].notes[0]
     assert not result.start_cycle and result.latest is None and result.reasons == ()
+    few = "nothing could be tested for drift: 29 queries; 30 are the fewest that are tested"
+    assert result.why_not == few
+
+
+def test_no_drift_is_said_only_where_it_was_tested(world, quiet, tmp_path):
+    empty = tmp_path / "empty.db"
+    with SpoolStore(write_log(empty, [], world.policy())) as store:
+        nothing = drift(store, world.bundle, since=DAY).why_not
+        assert nothing == f"the log ({empty}) holds no request of tiny 1 since 2026-03-01 00:00"
+    later = world.day(0, world.queries(40, np.random.default_rng(1)))
+    other = judge(write_log(tmp_path / "log.db", later, world.policy(1.0, version="2")), world.bundle)
+    assert other.why_not.endswith("holds no request of tiny 1, only of tiny 2")
+    assert judge(quiet, None, DriftConfig(window="10000")).why_not == (
+        "nothing could be tested for drift: the window is not over"
+    )
+    assert judge(quiet, world.bundle, until=DAY + timedelta(days=1)).why_not == "there is no drift"
 
 
 def test_lists_of_another_length_are_named(world, tmp_path):

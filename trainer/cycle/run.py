@@ -176,8 +176,8 @@ def abandon(config: CycleConfig, base: Path) -> str:
 class CyclePlan:
     """What a cycle would do.
 
-    :param cycle: its name.
-    :param begins: whether it would be a new one.
+    :param cycle: its name, or the name that the next one will have.
+    :param begins: whether a new one would begin.
     :param reasons: why it would begin, or would not.
     :param done: steps that are done.
     :param todo: steps that are not.
@@ -206,7 +206,7 @@ def planned(config: CycleConfig, base: Path, world: World) -> CyclePlan:
     if cycle.begun is not None:
         return CyclePlan(cycle.name, False, tuple(cycle.begun["because"]), done, todo)
     start = world.start(serving)
-    return CyclePlan(cycle.name, True, start.reasons, done, todo if start.begin else ())
+    return CyclePlan(cycle.name, start.begin, start.reasons, done, todo if start.begin else ())
 
 
 def _place(name: str) -> int:

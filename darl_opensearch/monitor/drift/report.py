@@ -129,9 +129,14 @@ class DriftReport:
     windows: tuple[WindowReport, ...]
 
     @property
+    def _own(self) -> list[WindowReport]:
+        """The windows of the bundle's version; without a bundle, all."""
+        return [w for w in self.windows if self.bundle is None or f"{w.model} {w.version}" == self.bundle]
+
+    @property
     def latest(self) -> WindowReport | None:
         """The last window that was tested: of the bundle's version, or else of the version seen last."""
-        own = [w for w in self.windows if self.bundle is None or f"{w.model} {w.version}" == self.bundle]
+        own = self._own
         if not own:
             return None
         newest = own[-1]
@@ -147,6 +152,22 @@ class DriftReport:
     def reasons(self) -> tuple[str, ...]:
         """Why a cycle should start, a line each; empty where it need not."""
         return self.latest.reasons if self.latest and self.start_cycle else ()
+
+    @property
+    def why_not(self) -> str:
+        """Why no cycle need start, in a clause: nothing drifted, or nothing could be tested; empty where it should."""
+        if self.start_cycle:
+            return ""
+        if self.latest is not None:
+            return "there is no drift"
+        own = self._own
+        if not own:
+            of = f" of {self.bundle}" if self.bundle else ""
+            others = ", ".join(dict.fromkeys(f"{w.model} {w.version}" for w in self.windows))
+            since = f" since {self.since:%Y-%m-%d %H:%M}" if self.since else ""
+            return f"the log ({self.store}) holds no request{of}{since}" + (f", only of {others}" if others else "")
+        said = "the window is not over" if own[-1].verdict == INCOMPLETE else "; ".join(own[-1].notes)
+        return f"nothing could be tested for drift: {said}"
 
     def to_json(self) -> dict[str, Any]:
         """Render for machines.

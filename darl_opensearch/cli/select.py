@@ -212,6 +212,6 @@ def _summary(result: Any, out: Path | None) -> str:
             f"{arm['unusable']} queries of the control arm have fewer than two items: pass --index or --items."
         )
     if result.empty:
-        lines.append("Nothing is selected: nothing that was searched is strange and new.")
+        lines.append(f"Nothing is selected: {result.why_empty}.")
     lines.append(f"Written to {out}.")
     return "\n".join(lines)

@@ -13,6 +13,7 @@ from trained_support import run_main
 
 from darl_opensearch.cli import select as command
 from trainer.dasa.config import SelectConfig
+from trainer.dasa.report import DROPPED, SelectReport
 
 SMALL = (
     "--budget",
@@ -69,7 +70,30 @@ def test_nothing_to_select_is_no_failure(tiny, tmp_path, monkeypatch, capsys):
     log.spool.close()
     said = run_main(monkeypatch, capsys, "select", tiny.path, "--spool", log.path, "--out", tmp_path / "out", *SMALL)
     assert said.code == 0
-    assert "Nothing is selected: nothing that was searched is strange and new." in said.out
+    took = "the control arm, which is drawn first, took all 1 queries that were new: ask for fewer control queries"
+    assert f"Nothing is selected: {took}, or wait for more traffic." in said.out
+
+
+@pytest.mark.parametrize(
+    ("report", "why"),
+    [
+        ({"selected": {"pairs": 3}}, ""),
+        ({"dry_run": True}, ""),
+        ({"log": {"queries": 0}}, "the log holds no query of this time"),
+        ({"candidates": 4}, "the budget is less than the items of any of 4 queries cost"),
+        ({"dropped": {"not_flagged": 1}}, "nothing that was searched is strange and new"),
+        ({"control": {"drawn": 0}}, "nothing that was searched is strange and new"),  # all of it was judged
+        ({}, "the control arm, which is drawn first, took all 7 queries that were new"),
+    ],
+)
+def test_why_nothing_was_selected(report, why):
+    values = {
+        "log": {"queries": 9}, "dropped": {}, "candidates": 0, "selected": {"pairs": 0}, "control": {"drawn": 7},
+        "selector": {}, "digest": "", "dry_run": False,
+    } | report  # fmt: skip
+    values["dropped"] = dict.fromkeys(DROPPED, 0) | {"control": 7} | values["dropped"]
+    said = SelectReport(**values).why_empty
+    assert said.startswith(why) and bool(said) == bool(why)
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,23 @@ class SelectReport:
         """Whether nothing was selected."""
         return not self.selected["pairs"]
 
+    @property
+    def why_empty(self) -> str:
+        """Why nothing was selected, in a clause; empty where something was."""
+        if not self.empty or self.dry_run:
+            return ""
+        if not self.log["queries"]:
+            return "the log holds no query of this time"
+        if self.candidates:
+            return f"the budget is less than the items of any of {self.candidates} queries cost"
+        looked_at = sum(self.dropped[name] for name in (GIBBERISH, NOT_FLAGGED, FEW_ITEMS, NOISE))
+        if self.control["drawn"] and not looked_at:
+            return (
+                f"the control arm, which is drawn first, took all {self.control['drawn']} queries that were new: "
+                "ask for fewer control queries, or wait for more traffic"
+            )
+        return "nothing that was searched is strange and new"
+
     def to_json(self) -> dict[str, Any]:
         """Render for ``report.json`` and ``--json``.
 

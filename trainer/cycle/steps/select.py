@@ -29,7 +29,10 @@ def run(context: Context) -> Mapping[str, Any]:
             report=context.world.report,
         )  # fmt: skip
     control = sum(len(read_rows(context.file(name))) for name in CONTROL_TASKS)
-    return {"selected": len(read_rows(context.file(SELECTED))), "control": control, "report": said.to_json()}
+    return {
+        "selected": len(read_rows(context.file(SELECTED))), "control": control, "why_empty": said.why_empty,
+        "report": said.to_json(),
+    }  # fmt: skip
 
 
 def known(context: Context, texts: Callable[[list[str]], Mapping[str, str]]) -> Known:

@@ -177,6 +177,7 @@ def test_nothing_to_learn_ends_the_cycle(small, tmp_path):
     path = write_cycle(tmp_path, small[1], training(small), select={"budget": 0})
     result = run_cycle(read_cycle(path), tmp_path, world(tmp_path))
     assert result.outcome == "nothing" and list(result.steps) == ["select"]
+    assert result.said.startswith("nothing is selected: the budget is less than the items of any of ")
     assert Cycles(tmp_path / "cycles").open_or_next().name == "0002"
 
 
@@ -241,6 +242,20 @@ def test_a_dry_run_writes_nothing(small, tmp_path):
     plan = planned(read_cycle(path), tmp_path, world(tmp_path))
     assert (plan.cycle, plan.begins, plan.todo, plan.reasons) == ("0001", True, tuple(NAMES), ("asked for",))
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "key", ["model.config", "model.catalogue", "model.held_out", "gate.id_test", "judge.guideline", "judge.gold"]
+)
+def test_a_file_that_a_later_step_would_miss_is_missed_at_once(small, tmp_path, key):
+    path = write_cycle(tmp_path, small[1], training(small))
+    name = "['nosuch']" if key in ("model.catalogue", "model.held_out") else "'nosuch'"
+    config = read_cycle(path, [f"{key}={name}"])
+    table, _, field = key.partition(".")
+    for look in (planned, run_cycle):
+        with pytest.raises(UsageError, match=rf"nosuch: \[{table}\] {field} names a file that is not there. Correct"):
+            look(config, tmp_path, world(tmp_path))
+    assert not (tmp_path / "cycles" / "0001").exists()
 
 
 @pytest.mark.parametrize(

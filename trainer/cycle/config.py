@@ -146,3 +146,20 @@ def read_cycle(path: Path, overrides: Sequence[str] = ()) -> CycleConfig:
         if stage not in set(STAGES):
             raise UsageError(f"[train] stages names {stage!r}", where=str(path), todo=nearest(stage, STAGES))
     return config
+
+
+def check_files(config: CycleConfig, base: Path) -> None:
+    """Find out before the first step whether a later one will miss its file.
+
+    :param config: the configuration.
+    :param base: folder that its paths are relative to.
+    :raises UsageError: naming the key whose file is not there.
+    """
+    model = config.model
+    named = [("[model] config", model.config), *(("[model] catalogue", name) for name in model.catalogue)]
+    named += [("[model] held_out", name) for name in model.held_out]
+    named += [("[gate] id_test", config.gate.id_test), *(("[gate] train", str(name)) for name in config.gate.train)]
+    named += [("[judge] guideline", config.judge.guideline), ("[judge] gold", config.judge.gold)]
+    for key, name in named:
+        if name and not (base / name).is_file():
+            raise UsageError(f"{key} names a file that is not there", where=str(base / name), todo="correct the path")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from darl_opensearch.errors import DarlError, GateRefused, UsageError
-from trainer.cycle.config import CycleConfig
+from trainer.cycle.config import CycleConfig, check_files
 from trainer.cycle.folder import BEGUN, Cycle, Cycles, now, write_json
 from trainer.cycle.ports import World
 from trainer.cycle.steps import STEPS, Context, Step, Waiting
@@ -59,6 +59,7 @@ def run_cycle(config: CycleConfig, base: Path, world: World, *, until: str = "")
     cycles = Cycles(base / config.folder)
     with cycles.locked():
         tell_last(cycles, world)
+        check_files(config, base)
         cycle = cycles.open_or_next()
         serving = cycles.serving(base / config.model.bundle)
         context = Context(config, base, cycles, cycle, serving, world)
@@ -146,7 +147,7 @@ def _plain(value: Any) -> Any:
 def _ended(step: Step, result: Mapping[str, Any], context: Context) -> dict[str, Any] | None:
     """End the cycle early where a step leaves nothing for the next."""
     if step.name == "select" and not result["selected"]:
-        return context.cycle.end(NOTHING, said="the log holds nothing that the training set does not cover")
+        return context.cycle.end(NOTHING, said=f"nothing is selected: {result['why_empty']}")
     if step.name == "judge" and not result["selected"]:
         return context.cycle.end(NOTHING, said="no selected pair was judged")
     if step.name == "gate" and not result["passed"]:
@@ -198,6 +199,7 @@ def planned(config: CycleConfig, base: Path, world: World) -> CyclePlan:
     :param world: everything around.
     :return: the plan.
     """
+    check_files(config, base)
     cycles = Cycles(base / config.folder)
     cycle: Cycle = cycles.open_or_next()
     serving = cycles.serving(base / config.model.bundle)

@@ -56,7 +56,9 @@ TRUTH = [n % 3 for n in range(8)]
     [("2", (2, 0)), (" 1.\n", (1, 1)), ("**2**", (2, 2)), ('{"grade": 1}', (1, 10)), ("Grade: 2", (2, 7)),
      ("The grade is 2 because", (2, 13)), ("fits", (2, 0)), ("I would say 1.", (1, 12)), ("2.0", (2, 0)),
      ("On a scale of 0 to 2 it is 1", None), ("7", None), ("", None), ("grade: 1 or grade: 2", None), ("no idea", None),
-     ("1.5", None)],
+     ("1.5", None), ("-1", None), ("\u22121", None), ("grade: -1", None), ("I give it -1.", None), ("grade: 1.7", None),
+     ("grade 1,5", None), ('{"grade": -2}', None), ("Grade (0-2): 1", None), ("grade 0 to 2", None), ("1-2", None),
+     ("grade: 1 or 2", None), ("Grade - 2", (2, 8)), ("grade-2", (2, 6)), ("**Grade:** 2", (2, 11))],
 )  # fmt: skip
 def test_the_grade_in_a_reply(text, found):
     assert read_grade(text, SCALE) == found

@@ -11,8 +11,12 @@ from darl_opensearch.scores import GradeScale
 from trainer.judging.grades import numbered, parse_grade
 
 ENOUGH_MASS = 0.5  # of the probability at the grade's place; below it, what was listed is not what was meant
-_NAMED = re.compile(r"grade\W{0,8}(\d+)", re.IGNORECASE)
-_NUMBER = re.compile(r"(?<![\w.])\d+(?:\.0+)?(?![\w.]*\d)")
+# With its sign: -1 is how many a model says that it cannot tell, and no 1.
+_NUMBER = re.compile(r"(?:(?<!\w)[-\u2212\u2013])?(?<![\w.])\d+(?:\.0+)?(?![\w.]*\d)(?!,\d)")
+_BEFORE = re.compile(r"grade\W{0,8}\Z", re.IGNORECASE)  # what stands before a number that is called the grade
+_RANGE = re.compile(
+    r"\s*[-\u2212\u2013~]\s*\d|\s+(?:to|or)\s+\d", re.IGNORECASE
+)  # and behind one of several: 0-3, 1 or 2
 _AROUND = " \t\r\n.*`'\"()[]"
 
 
@@ -54,13 +58,13 @@ def read_grade(text: str, scale: GradeScale) -> tuple[int, int] | None:
     bare = text.strip(_AROUND)
     if (grade := parse_grade(bare, scale)) is not None:
         return grade, text.index(bare)
-    found = _NAMED.findall(text)
-    if found and len(set(found)) == 1 and (grade := parse_grade(found[0], scale)) is not None:
-        match = _NAMED.search(text)
-        return grade, match.start(1) if match else 0
     numbers = list(_NUMBER.finditer(text))
-    if len({match[0] for match in numbers}) == 1 and (grade := parse_grade(numbers[0][0], scale)) is not None:
-        return grade, numbers[0].start()
+    named = [m for m in numbers if _BEFORE.search(text, max(0, m.start() - 16), m.start())]
+    for found in (named, numbers):
+        if any(_RANGE.match(text, match.end()) for match in found):
+            return None
+        if len({match[0] for match in found}) == 1 and (grade := parse_grade(found[0][0], scale)) is not None:
+            return grade, found[0].start()
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from urllib.parse import SplitResult, urlsplit
 
 
@@ -9,14 +10,24 @@ def split_http(url: str) -> SplitResult | None:
     """Take an ``http`` or ``https`` URL apart.
 
     :param url: as it was given.
-    :return: its parts; None: no client could call it, for it has another scheme, no host, or no port that is one.
+    :return: its parts; None: no client could call it, for it has another scheme, no host that is one, no port that is
+        one, or a character that cannot be printed.
     """
     try:
         parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        usable = parts.scheme in ("http", "https") and parts.port != 0 and url.isprintable()
+        return parts if usable and _is_host(parts.hostname or "", bracketed="[" in parts.netloc) else None
     except ValueError:
         return None
-    return parts if usable else None
+
+
+def _is_host(name: str, *, bracketed: bool) -> bool:
+    """Say whether a name can be looked up, or is an address."""
+    if bracketed:
+        ipaddress.IPv6Address(name)
+    elif name.isascii():  # of other names the client knows more than this codec, which is of 2003
+        name.encode("idna")  # refuses labels that are empty or too long
+    return bool(name) and not any(c.isspace() for c in name)
 
 
 def without_secrets(url: str) -> str:

@@ -14,6 +14,9 @@ from darl_opensearch.urls import split_http, without_secrets
         ("https://h:9200/prefix", "h", 9200),
         ("http://[::1]:65535/", "::1", 65535),
         ("HTTPS://ann:s3cret@h:1/x", "h", 1),
+        ("http://my_service.local./", "my_service.local.", None),
+        ("http://b\u00fccher.example/", "b\u00fccher.example", None),
+        ("http://[fe80::1%25eth0]/", "fe80::1%25eth0", None),
     ],
 )
 def test_urls(url, host, port):
@@ -23,7 +26,23 @@ def test_urls(url, host, port):
 
 @pytest.mark.parametrize(
     "url",
-    ["", "h:9200", "ftp://h", "http://", "http:///x", "http://h:0/", "http://h:99999", "http://h:x", "http://[::1"],
+    [
+        "",
+        "h:9200",
+        "ftp://h",
+        "http://",
+        "http:///x",
+        "http://h:0/",
+        "http://h:99999",
+        "http://h:x",
+        "http://[::1",
+        "http://a..b/",
+        "http://a b/",
+        "http://h\x7f/",
+        "http://h/\x00",
+        f"http://{'a' * 64}/",
+        "http://[v1.a]/",
+    ],
 )
 def test_no_urls(url):
     assert split_http(url) is None

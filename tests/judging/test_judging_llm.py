@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import logging
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -114,6 +116,16 @@ def test_odd_bodies_are_read_as_far_as_they_go():
         assert parse_reply(json.dumps(odd).encode()).tokens is None
 
 
+@pytest.mark.parametrize("count", ["1e999", "-5", "1" + 30 * "0", '"many"', "NaN", "[]"])
+def test_a_count_that_is_none_neither_breaks_nor_feeds_the_budget(count):
+    assert parse_reply(completion("2").replace(b"100", count.encode())) == Reply("2", None, 0, 1)
+
+
+def test_a_probability_that_no_float_holds_is_none():
+    body = completion("2", {"2": 1.0}).replace(b'"logprob": 0.0, "bytes"', b'"logprob": -1' + 400 * b"0" + b', "bytes"')
+    assert parse_reply(body).tokens is None
+
+
 # ---- the prompt
 
 
@@ -177,6 +189,17 @@ def test_answers_are_kept_and_asked_for_once(tmp_path):
     assert len(server.asked) == 12
 
 
+def test_an_answer_is_kept_for_the_grades_that_it_was_read_by(tmp_path):
+    (tmp_path / "p.txt").write_text("{query} {item} 0 to 3?")  # the grades are not in it
+    four = GradeScale(("no", "hardly", "partly", "fully"), (0.0, 1.0, 2.0, 3.0))
+    with endpoint(lambda body, n: (200, {}, completion("3", {"3": 0.9, "2": 0.1}))) as server:
+        one = make(server.url, prompt="p.txt", cache="shared.sqlite", samples=1)
+        said = one.judge(TASKS[:1], job(tmp_path, scale=four, label="a"), silent).answers[""]
+        assert said[TASKS[0].task].grade == 3
+        again = one.judge(TASKS[:1], job(tmp_path, scale=SCALE, label="b"), silent)
+    assert not again.answers[""] and again.counts["unreadable"] == 1 and len(server.asked) == 2
+
+
 def test_without_probabilities_answers_are_sampled_and_averaged(tmp_path):
     def answer(body, n):
         return 200, {}, completion("1" if body["temperature"] == 0.0 or n % 2 else "2")
@@ -234,6 +257,39 @@ def test_further_fields_are_sent(tmp_path):
 
 
 # ---- failures
+
+
+def test_a_host_that_only_the_client_finds_to_be_none(tmp_path):
+    with pytest.raises(DarlError, match=r"http://xn--/v1/chat/completions: it cannot be called .*Correct llm\.url"):
+        make("http://xn--/v1").judge(TASKS[:1], job(tmp_path), silent)
+
+
+def test_what_cannot_be_unpacked_costs_a_pair_not_the_run(tmp_path):
+    def answer(body, n):
+        return (200, {"Content-Encoding": "gzip"}, b"no gzip") if n == 0 else knowing(body, n)
+
+    with endpoint(answer) as server:
+        verdict = make(server.url, retries=0, concurrency=1).judge(TASKS, job(tmp_path), silent)
+    assert verdict.counts["declined"] == 1 and len(verdict.answers[""]) == len(TASKS) - 1
+
+
+def test_who_drips_is_not_waited_for_without_end(tmp_path):
+    def drip(connection):
+        with connection, contextlib.suppress(OSError):
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n")
+            while not done.wait(0.05):
+                connection.sendall(b" ")
+
+    done = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=lambda: drip(listener.accept()[0]), daemon=True)
+        thread.start()
+        with pytest.raises(DarlError, match="no whole answer within 0.3 s"):
+            url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+            make(url, timeout_s=0.3, retries=0).judge(TASKS[:1], job(tmp_path), silent)
+        done.set()
+        thread.join()
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
@@ -340,6 +396,14 @@ def test_the_key_comes_from_its_variable_and_is_said_nowhere(tmp_path, monkeypat
     assert b"s3cret" not in kept
 
 
+@pytest.mark.parametrize("key", ["sec\nret", "sec\x01ret", "sec\x7fret"])
+def test_a_key_that_no_header_takes_is_not_quoted(tmp_path, monkeypatch, key):
+    monkeypatch.setenv(KEY_VARIABLE, key)
+    with pytest.raises(UsageError, match="the key holds a character that no HTTP header can. Set it again") as caught:
+        make("http://127.0.0.1:9/v1", retries=0).judge(TASKS[:1], job(tmp_path), silent)
+    assert "sec" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("params", "message"),
     [
@@ -348,6 +412,7 @@ def test_the_key_comes_from_its_variable_and_is_said_nowhere(tmp_path, monkeypat
         ({"url": "http://me:pw@host/v1"}, "llm.url holds a password. Set the variable DARL_JUDGE_KEY"),
         ({"url": "http://host:99999/v1"}, "not a URL"),
         ({"url": "http://me:pw@host:99999/v1"}, "llm.url is 'http://host:99999/v1', not a URL"),
+        ({"url": "http://a..b/v1"}, "llm.url is 'http://a..b/v1', not a URL"),
         ({"model": ""}, "llm.model is empty"),
         ({"cost_cap": 1.0}, "llm.cost_cap needs prices"),
         ({"extra": "[1]"}, "llm.extra is '[1]', not a JSON object"),

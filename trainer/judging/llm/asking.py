@@ -133,7 +133,7 @@ class Asking:
 
     def _grade(self, text: str) -> Answer | None:
         judge = self._judge
-        sampled = self._without_probs or judge.sampled(text, self._cache)
+        sampled = self._without_probs or judge.sampled(text, self._cache, self._job.scale)
         if not sampled or judge.samples == 1:
             found = self._fetch(text, 0, judge.temperature, probs=not self._without_probs)
             if found["probs"] is not None:
@@ -156,7 +156,7 @@ class Asking:
         return Answer.of(average(grades, self._job.scale.k)) if len(said) > 1 else Answer(grades[0])
 
     def _fetch(self, text: str, sample: int, temperature: float, *, probs: bool) -> dict[str, Any]:
-        key = self._judge.key(text, sample)
+        key = self._judge.key(text, sample, self._job.scale)
         if (kept := self._cache.get(key)) is not None:
             with self._lock:
                 self._counts["cache_hits"] += 1

@@ -9,6 +9,7 @@ import json
 import math
 import random
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from trainer.judging.llm.limits import Pace
 from trainer.judging.llm.reply import Reply, Token
 
 MOST_BYTES = 16 << 20  # far above any reply
+MOST_TOKENS = 1 << 40  # far above any usage
 MOST_BACKOFF_S = 60.0
 AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})  # it may well answer later
 HERE = frozenset({400, 413, 422})  # about this request alone, such as a text that a filter refuses
@@ -68,6 +70,8 @@ class Endpoint:
         self._key, self._patience, self._pace = key, patience, pace
         self._instead: dict[str, str | None] = {}
         self._httpx = load("httpx", "train")
+        if not key.isprintable():  # refused later it would be quoted, escaped, and so not be known for the key
+            raise UsageError("the key holds a character that no HTTP header can", todo="set it again")
         headers = {"Accept": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
         try:
             self._client = self._httpx.Client(
@@ -119,8 +123,12 @@ class Endpoint:
         """Send once: the reply, or what failed with the seconds asked for, and whether the reply itself is at fault."""
         try:
             status, headers, data = self._send(self._adapted(body))
+        except self._httpx.DecodingError as err:
+            return f"it answers what cannot be unpacked ({self._safe(str(err))})", 0.0, True
         except self._httpx.TransportError as err:  # refused, reset, timed out, cut off
             return f"it cannot be reached ({self._safe(str(err) or type(err).__name__)})", 0.0, False
+        except (self._httpx.InvalidURL, UnicodeError) as err:  # a name that only looking it up finds to be none
+            raise self._error(f"it cannot be called ({self._safe(str(err))})", "correct llm.url") from err
         if status == 200:
             reply = parse_reply(data)
             if reply is not None:
@@ -137,11 +145,15 @@ class Endpoint:
 
     def _send(self, body: Mapping[str, Any]) -> tuple[int, Any, bytes]:
         data = bytearray()
+        # The client's own limit is for each read: who sends a blank now and then would be waited for without end.
+        deadline = time.monotonic() + self._patience.timeout_s
         with self._client.stream("POST", self.url, json=body) as answer:
             for part in answer.iter_bytes():
                 data += part
                 if len(data) > MOST_BYTES:
                     raise self._error(f"it answers more than {MOST_BYTES >> 20} MB", "check the URL")
+                if time.monotonic() > deadline:
+                    raise self._httpx.ReadTimeout(f"no whole answer within {self._patience.timeout_s:g} s")
             return answer.status_code, answer.headers, bytes(data)
 
     def _adapted(self, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -219,15 +231,20 @@ def parse_reply(data: bytes) -> Reply | None:
             return None
         usage = answer.get("usage") or {}
         return Reply(
-            text, _tokens(choice.get("logprobs")), int(usage.get("prompt_tokens") or 0),
-            int(usage.get("completion_tokens") or 0),
+            text, _tokens(choice.get("logprobs")), _count(usage.get("prompt_tokens")),
+            _count(usage.get("completion_tokens")),
         )  # fmt: skip
     return None
 
 
+def _count(tokens: Any) -> int:
+    """Read a number of tokens; 0, for it to be estimated, where it is none: a budget must not grow by it."""
+    return int(tokens) if isinstance(tokens, int | float) and 0 <= tokens <= MOST_TOKENS else 0
+
+
 def _tokens(logprobs: Any) -> tuple[Token, ...] | None:
     """Read the probabilities; None where there are none, or they are none."""
-    with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+    with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, OverflowError):
         tokens = tuple(
             Token(str(one["token"]), tuple((str(t["token"]), float(t["logprob"])) for t in one["top_logprobs"]))
             for one in logprobs["content"]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from darl_opensearch.errors import UsageError
+from darl_opensearch.scores import GradeScale
 from trainer.judging.base import JUDGES, Job, Report, Task, Verdict
 from trainer.judging.llm.asking import CHARS_A_TOKEN, Asking
 from trainer.judging.llm.cache import Cache
@@ -127,7 +128,7 @@ class LlmJudge:
         calls = sent = known = 0
         for task in tasks:
             text = fill(prompt, task, job.scale, job.guideline)
-            if cache is not None and self._known(text, cache):
+            if cache is not None and self._known(text, cache, job.scale):
                 known += 1
                 continue
             n = 1 if self.logprobs == "auto" else self.samples
@@ -165,32 +166,35 @@ class LlmJudge:
             raise UsageError(f"llm.extra is {self.extra!r}, not a JSON object", todo='write {"field": value}')
         return extra
 
-    def key(self, prompt: str, sample: int) -> str:
+    def key(self, prompt: str, sample: int, scale: GradeScale) -> str:
         """Name a request in the cache.
 
         :param prompt: the filled prompt.
         :param sample: 0 for the answer with probabilities, then 1, 2, … for the sampled ones.
+        :param scale: the grades that the reply is read by: a prompt need not list them.
         :return: a digest of everything that the answer depends on.
         """
         mode = self.logprobs if sample == 0 else "sample"
         warmth = self.temperature if sample == 0 else self.sample_temperature
-        return digest(full_url(self.url), self.model, prompt, mode, warmth, self.max_tokens, self.extra, sample)
+        return digest(full_url(self.url), self.model, prompt, mode, warmth, self.max_tokens, self.extra, sample,
+                      scale.names)  # fmt: skip
 
-    def sampled(self, prompt: str, cache: Cache) -> bool:
+    def sampled(self, prompt: str, cache: Cache, scale: GradeScale) -> bool:
         """Say whether all sampled answers about a pair are kept.
 
         :param prompt: the filled prompt.
         :param cache: of answers.
+        :param scale: the grades.
         :return: whether they are; one sample is no average, and never kept as one.
         """
-        keys = (self.key(prompt, n) for n in range(1, self.samples + 1))
+        keys = (self.key(prompt, n, scale) for n in range(1, self.samples + 1))
         return self.samples > 1 and all(cache.get(key) is not None for key in keys)
 
-    def _known(self, prompt: str, cache: Cache) -> bool:
-        found = cache.get(self.key(prompt, 0))
+    def _known(self, prompt: str, cache: Cache, scale: GradeScale) -> bool:
+        found = cache.get(self.key(prompt, 0, scale))
         if found is not None and (found["probs"] is not None or self.samples == 1):
             return True
-        return self.sampled(prompt, cache)
+        return self.sampled(prompt, cache, scale)
 
     def _cache_path(self, job: Job) -> Path:
         return job.base / self.cache if self.cache else job.file("llm", ".sqlite")

@@ -189,6 +189,8 @@ def test_people_are_waited_for_and_nothing_is_asked_twice(small, tmp_path):
     work = tmp_path / "cycles" / "0001" / "judge" / "work"
     sheet = next(work.glob("tasks*.csv"))
     before = sheet.read_bytes()
+    rows = len(read_rows(work.parent / "tasks.jsonl"))
+    assert first.said == f"{sheet} waits for {rows} grades: fill them in, then give the same command again"
     assert run_cycle(config, tmp_path, world(tmp_path)).outcome == "waiting" and sheet.read_bytes() == before
     assert abandon(config, tmp_path) == "0001" and Cycles(tmp_path / "cycles").open_or_next().name == "0002"
 
@@ -214,7 +216,7 @@ def test_settings_of_a_finished_step_may_not_change_under_way(small, released, t
     (folder / "cycles" / "0001" / "steps" / "release.json").unlink()
     (folder / "cycles" / "current.json").unlink()
     config = read_cycle(folder / "cycle.toml", ["select.budget=81"])
-    with pytest.raises(UsageError, match=r"\[select\] has changed since cycle 0001 did its step select"):
+    with pytest.raises(UsageError, match=r"\[select\] budget has changed from 80 to 81 since cycle 0001 did its step"):
         run_cycle(config, folder, world(folder))
 
 

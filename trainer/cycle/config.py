@@ -158,8 +158,8 @@ def check_files(config: CycleConfig, base: Path) -> None:
     model = config.model
     named = [("[model] config", model.config), *(("[model] catalogue", name) for name in model.catalogue)]
     named += [("[model] held_out", name) for name in model.held_out]
-    named += [("[gate] id_test", config.gate.id_test), *(("[gate] train", str(name)) for name in config.gate.train)]
-    named += [("[judge] guideline", config.judge.guideline), ("[judge] gold", config.judge.gold)]
+    named += [("[gate] id_test", config.gate.id_test), ("[judge] guideline", config.judge.guideline)]
+    named += [("[judge] gold", config.judge.gold)]
     for key, name in named:
         if name and not (base / name).is_file():
             raise UsageError(f"{key} names a file that is not there", where=str(base / name), todo="correct the path")

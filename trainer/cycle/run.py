@@ -133,10 +133,19 @@ def _check_settings(step: Step, result: Mapping[str, Any], context: Context) -> 
     changed = [name for name in before if before[name] != _plain(after.get(name))]
     if changed and context.cycle.done("release") is None:
         raise UsageError(
-            f"[{changed[0]}] has changed since cycle {context.cycle.name} did its step {step.name}",
+            f"{_difference(changed[0], before, after)} since cycle {context.cycle.name} did its step {step.name}",
             where=str(context.cycle.path),
             todo="put it back, or end the cycle with darl cycle --abandon and begin another",
         )
+
+
+def _difference(table: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """Name the key that is another now, and what it was: the change may come from a --set that was left out."""
+    was, now_is = before[table], _plain(after.get(table))
+    if not isinstance(was, dict) or not isinstance(now_is, dict):
+        return f"{table} has changed from {was!r} to {now_is!r}"
+    key = next(key for key in {**was, **now_is} if was.get(key) != now_is.get(key))
+    return f"[{table}] {key} has changed from {json.dumps(was.get(key))} to {json.dumps(now_is.get(key))}"
 
 
 def _plain(value: Any) -> Any:

@@ -34,7 +34,9 @@ def run(context: Context) -> Mapping[str, Any]:
         out=context.file("judge/work"), base=context.base, texts=_gold_texts(context), report=context.world.report,
     )  # fmt: skip
     if said.pending or said.judgments is None:
-        raise Waiting(f"judgments: see {context.file('judge/work')}, and run darl cycle again when they are there")
+        raise Waiting(
+            "; ".join(said.details["notes"]) or f"see {context.file('judge/work')}, then give the same command again"
+        )
     rows = read_rows(said.judgments)
     write_rows(context.file(JUDGMENTS), rows)
     arms = Counter(row["arm"] for row in rows)

@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import json
 import os
+import threading
 import time
 import uuid
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from darl_opensearch.urls import split_http
 
 SECRET = "DARL_WEBHOOK_SECRET"  # the variable that holds it: never an option, which others could read
 SIGNATURE, EVENT, DELIVERY = "X-DaRL-Signature-256", "X-DaRL-Event", "X-DaRL-Delivery"
+GRACE_S = 0.5  # for the client's own limit to say what took too long
 AGAIN = (429, 500, 502, 503, 504)  # answers after which another attempt makes sense
 
 
@@ -31,7 +33,7 @@ class Webhook:
 
     :param url: ``http`` or ``https``.
     :param secret: key of the signature; None: unsigned.
-    :param timeout: most seconds of one attempt.
+    :param timeout: most seconds of one attempt, half a second more where the receiver drips.
     :param attempts: most attempts; waits of 0.5, 1, 2 … seconds lie between.
     """
 
@@ -82,7 +84,7 @@ def sign(body: bytes, secret: str) -> str:
     :param secret: the key.
     :return: ``sha256=`` and the HMAC-SHA256 (RFC 2104) in hexadecimal, as GitHub's webhooks have it.
     """
-    return "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+    return "sha256=" + hmac.new(os.fsencode(secret), body, hashlib.sha256).hexdigest()
 
 
 def tell(webhook: Webhook, event: str, data: Mapping[str, Any], *, delivery: str | None = None) -> Delivery:
@@ -99,7 +101,8 @@ def tell(webhook: Webhook, event: str, data: Mapping[str, Any], *, delivery: str
     """
     import urllib3
 
-    body = json.dumps({"event": event} | dict(data), ensure_ascii=False, default=str).encode()
+    # In ASCII: a path may hold bytes that are no UTF-8.
+    body = json.dumps({"event": event} | dict(data), default=str).encode()
     headers = {"Content-Type": "application/json", EVENT: event, DELIVERY: delivery or str(uuid.uuid4())}
     if webhook.secret:
         headers[SIGNATURE] = sign(body, webhook.secret)
@@ -108,18 +111,40 @@ def tell(webhook: Webhook, event: str, data: Mapping[str, Any], *, delivery: str
         for attempt in range(1, webhook.attempts + 1):
             if attempt > 1:
                 time.sleep(0.5 * 2 ** (attempt - 2))
-            try:
-                answer = pool.request(
-                    "POST", webhook.url, body=body, headers=headers, timeout=urllib3.Timeout(total=webhook.timeout),
-                    redirect=False, preload_content=False,
-                )  # fmt: skip
-                answer.close()  # its status says all; a body that drips would hold us up
-            except urllib3.exceptions.HTTPError as err:
-                reason = type(err).__name__  # not its text, which has the URL: that may hold a token
+            answered = _attempt(pool, webhook, body, headers)
+            if isinstance(answered, str):
+                reason = answered
                 continue
-            if 200 <= answer.status < 300:
+            if 200 <= answered < 300:
                 return Delivery(True, attempt)
-            reason = f"answered {answer.status}"
-            if answer.status not in AGAIN:
+            reason = f"answered {answered}"
+            if answered not in AGAIN:
                 return Delivery(False, attempt, reason)
     return Delivery(False, webhook.attempts, reason)
+
+
+def _attempt(pool: Any, webhook: Webhook, body: bytes, headers: Mapping[str, str]) -> int | str:
+    """Send once; gives the status, or what failed in a word: not the error's text, whose URL may hold a token.
+
+    In a thread: the client's limit is for each read, and none for looking up the name. A receiver that drips would
+    hold up the command, and the lock of its cycle, for as long as it likes.
+    """
+    import urllib3
+
+    said: list[int | str] = []
+
+    def send() -> None:
+        try:
+            answer = pool.request(
+                "POST", webhook.url, body=body, headers=headers, timeout=urllib3.Timeout(total=webhook.timeout),
+                redirect=False, preload_content=False,
+            )  # fmt: skip
+            answer.close()  # its status says all
+            said.append(answer.status)
+        except (urllib3.exceptions.HTTPError, OSError, ValueError) as err:
+            said.append(type(err).__name__)
+
+    thread = threading.Thread(target=send, daemon=True)  # left alone where it does not end: the process may
+    thread.start()
+    thread.join(webhook.timeout + GRACE_S)
+    return said[0] if said else "no whole answer in time"

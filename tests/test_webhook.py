@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import json
+import socket
+import threading
 import time
 
 import pytest
@@ -88,6 +91,39 @@ def test_nobody_there_or_nobody_in_time(monkeypatch):
     with serving(Slow) as url:
         found = tell(Webhook(url, timeout=0.2, attempts=1), "release", {})
     assert (found.delivered, found.reason) == (False, "ReadTimeoutError")
+
+
+def test_a_receiver_that_drips_is_left(monkeypatch):
+    monkeypatch.setattr("darl_opensearch.webhook.GRACE_S", 0.1)
+    done = threading.Event()
+
+    def drip(connection):
+        with connection, contextlib.suppress(OSError):
+            connection.recv(65536)
+            for byte in b"HTTP/1.1 200 OK":
+                connection.sendall(bytes([byte]))
+                if done.wait(0.1):
+                    return
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=lambda: drip(listener.accept()[0]), daemon=True)
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        found = tell(Webhook(url, timeout=0.3, attempts=1), "release", {})
+        done.set()
+        thread.join()
+    assert (found.delivered, found.reason) == (False, "no whole answer in time")
+
+
+def test_what_is_no_utf_8_is_told_and_signed_all_the_same():
+    seen, handler = receiver(200)
+    secret = "k\udce9y"  # as the environment holds a byte that is no UTF-8
+    with serving(handler) as url:
+        assert tell(Webhook(url, secret), "release", {"path": "caf\udce9"}).delivered
+    [(_, body)] = seen
+    assert json.loads(body)["path"] == "caf\udce9"
+    expected = hmac.new(b"k\xe9y", body, hashlib.sha256).hexdigest()
+    assert headers_of(seen[0])["x-darl-signature-256"] == f"sha256={expected}"
 
 
 @pytest.mark.parametrize("url", ["nowhere", "ftp://x/y", "http://", "http://x:0/", "http://[::1"])

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from darl_opensearch.bundle import Bundle
+from darl_opensearch.errors import GateRefused
 from trainer.config import Config, read_config
 from trainer.cycle.config import CycleConfig
 from trainer.cycle.folder import Cycle, Cycles
@@ -68,6 +69,21 @@ class Context:
     def id_test(self) -> Path:
         """Judgments of the traffic that was trained on."""
         return self.base / self.config.gate.id_test
+
+    def gated(self) -> Bundle:
+        """Open the new bundle, if it is the one that the gate let pass.
+
+        :return: the bundle.
+        :raises GateRefused: for another one: it lies in a folder until it is released, and folders get written to.
+        """
+        bundle, said = Bundle.open(self.file("bundle")), self.told("gate")
+        about = said.get("new")
+        if said.get("passed") is not True or not isinstance(about, dict) or about.get("identity") != bundle.identity:
+            raise GateRefused(
+                "this is not the bundle that the gate let pass", where=str(bundle.path),
+                todo="put that one back, or end the cycle with darl cycle --abandon and begin another",
+            )  # fmt: skip
+        return bundle
 
     def former(self) -> Iterator[Cycle]:
         """Go through the cycles before this one whose samples were judged.

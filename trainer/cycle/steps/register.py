@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from darl_opensearch.bundle import Bundle
 from trainer.cycle.steps.base import Context
 
 
@@ -15,4 +14,4 @@ def run(context: Context) -> Mapping[str, Any]:
     :param context: everything there is.
     :return: what the deployment did.
     """
-    return context.world.deployment.register(Bundle.open(context.file("bundle")))
+    return context.world.deployment.register(context.gated())

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from darl_opensearch.bundle import Bundle
 from trainer.cycle.steps.base import Context
 
 
@@ -15,7 +14,7 @@ def run(context: Context) -> Mapping[str, Any]:
     :param context: everything there is.
     :return: what the deployment did.
     """
-    bundle = Bundle.open(context.file("bundle"))
+    bundle = context.gated()
     done = context.world.deployment.release(bundle, cycle=context.cycle.name, gate=context.told("gate"))
     context.cycles.switch(context.cycle, bundle.path)
     return dict(done)

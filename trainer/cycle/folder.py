@@ -45,12 +45,15 @@ class Cycle:
     @property
     def begun(self) -> dict[str, Any] | None:
         """How it began, or None before that was written."""
-        return read_json(self.path / BEGUN)
+        begun = read_json(self.path / BEGUN, "from")
+        if begun is not None:
+            check_fields(begun["from"], self.path / BEGUN, "name", "version", "sha256", within="from")
+        return begun
 
     @property
     def outcome(self) -> dict[str, Any] | None:
         """How it ended, or None while it has not."""
-        return read_json(self.path / OUTCOME)
+        return read_json(self.path / OUTCOME, "outcome", todo="restore it, or remove it: the cycle then goes on")
 
     def done(self, step: str) -> dict[str, Any] | None:
         """What a step left.
@@ -58,7 +61,7 @@ class Cycle:
         :param step: its name.
         :return: its result, or None when it is not done.
         """
-        return read_json(self._marker(step))
+        return read_json(self._marker(step), "settings", todo="restore it, or remove it: the step is then done again")
 
     def finish(self, step: str, result: Mapping[str, Any]) -> None:
         """Say that a step is done; what it made is on disk by now.
@@ -84,7 +87,7 @@ class Cycle:
     @property
     def told(self) -> bool:
         """Whether nobody needs to be told any more how it ended."""
-        ended, told = self.outcome, read_json(self.path / TOLD) or {}
+        ended, told = self.outcome, read_json(self.path / TOLD, todo="remove it: it is then told again") or {}
         # An outcome without a delivery is of a version that noted nothing, and told at once.
         return ended is not None and told.get("delivery") == ended.get("delivery")
 
@@ -110,7 +113,7 @@ class Cycles:
 
         :return: by number.
         """
-        found = [p for p in self.path.glob("[0-9]*") if p.name.isdigit() and (p / BEGUN).is_file()]
+        found = [p for p in self.path.glob("[0-9]*") if p.name.isdecimal() and (p / BEGUN).is_file()]
         return [Cycle(p, int(p.name)) for p in sorted(found, key=lambda p: int(p.name))]
 
     def open_or_next(self) -> Cycle:
@@ -131,8 +134,10 @@ class Cycles:
         :return: the bundle.
         :raises BundleError: when it is not there, or damaged.
         """
-        current = read_json(self.path / CURRENT)
-        return Bundle.open(self.path / current["bundle"] if current else first)
+        todo = "restore it: 'bundle' in it is the folder of the bundle that serves, such as 0001/bundle"
+        current = read_json(self.path / CURRENT, "bundle", todo=todo)
+        # Without a file nothing was released; a broken one must not send us back to the first bundle.
+        return Bundle.open(first if current is None else self.path / str(current["bundle"]))
 
     def switch(self, cycle: Cycle | None, bundle: Path) -> None:
         """Point to the bundle that serves from now on.
@@ -179,10 +184,12 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path, *fields: str, todo: str = "restore it, or darl cycle --abandon") -> dict[str, Any] | None:
     """Read what :func:`write_json` wrote.
 
     :param path: the file.
+    :param *fields: what must be in it.
+    :param todo: what to do about a file that is none of ours.
     :return: the object, or None when there is none.
     :raises InputError: when it holds something else.
     """
@@ -190,10 +197,32 @@ def read_json(path: Path) -> dict[str, Any] | None:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except ValueError as err:
-        raise InputError(f"not JSON ({err})", where=str(path), todo="restore it, or darl cycle --abandon") from err
+    except (ValueError, RecursionError) as err:
+        raise InputError(f"not JSON ({err})", where=str(path), todo=todo) from err
+    return check_fields(value, path, *fields, todo=todo)
+
+
+def check_fields(
+    value: Any, path: Path, *fields: str, within: str = "", todo: str = "restore it, or darl cycle --abandon"
+) -> dict[str, Any]:
+    """See that an object has its fields: files in these folders are read, and written, by people too.
+
+    :param value: what was read.
+    :param path: the file.
+    :param *fields: what must be in it.
+    :param within: name of the field that it is the value of; empty: it is the whole file.
+    :param todo: what to do about a file that is none of ours.
+    :return: the object.
+    :raises InputError: when it is none, or a field is missing.
+    """
     if not isinstance(value, dict):
-        raise InputError("not a JSON object", where=str(path), todo="restore it, or darl cycle --abandon")
+        raise InputError(
+            f"field {within!r} is no object" if within else "not a JSON object", where=str(path), todo=todo
+        )
+    for name in fields:
+        if value.get(name) in (None, ""):
+            what = f"field {f'{within}.{name}' if within else name!r} is missing"
+            raise InputError(what, where=str(path), todo=todo)
     return value
 
 

@@ -176,7 +176,7 @@ def abandon(config: CycleConfig, base: Path) -> str:
     cycles = Cycles(base / config.folder)
     with cycles.locked():
         cycle = cycles.open_or_next()
-        if cycle.begun is None:
+        if not (cycle.path / BEGUN).is_file():  # whatever it holds: this is the way out where it is broken
             return ""
         cycle.end("abandoned", said="ended by hand")
         return cycle.name

@@ -1,0 +1,66 @@
+"""What a cycle keeps on disk, after somebody wrote into it: never read as something that it does not say."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from support import tiny_bundle
+
+from darl_opensearch.errors import InputError
+from trainer.cycle.config import CycleConfig, Gate, Model
+from trainer.cycle.folder import Cycle, Cycles
+from trainer.cycle.run import abandon
+
+BROKEN = ["", "{", "[]", "{}", b"\xe9", 3000 * "[" + 3000 * "]"]
+
+
+def cycle(folder):
+    found = Cycle(folder / "0001", 1)
+    begun = {"from": {"name": "tiny", "version": "1", "sha256": 64 * "0"}}
+    found.path.mkdir()
+    (found.path / "cycle.json").write_text(json.dumps(begun), encoding="utf-8")
+    return found
+
+
+def write(path, what):
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(what if isinstance(what, bytes) else what.encode())
+
+
+@pytest.mark.parametrize("what", [*BROKEN, '{"bundle": ""}', '{"bundle": null}'])
+def test_what_serves_is_not_guessed(tmp_path, what):
+    first = tiny_bundle(tmp_path / "first").path
+    assert Cycles(tmp_path).serving(first).path == first
+    write(tmp_path / "current.json", what)
+    with pytest.raises(InputError, match=r"current\.json: .* Restore it: 'bundle' in it is the folder"):
+        Cycles(tmp_path).serving(first)
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_a_step_and_an_end_are_not_guessed(tmp_path, what):
+    one = cycle(tmp_path)
+    write(one.path / "steps" / "gate.json", what)
+    with pytest.raises(InputError, match=r"gate\.json: .* Restore it, or remove it: the step is then done again"):
+        one.done("gate")
+    write(one.path / "outcome.json", what)
+    with pytest.raises(InputError, match=r"outcome\.json: .* Restore it, or remove it: the cycle then goes on"):
+        Cycles(tmp_path).open_or_next()
+
+
+@pytest.mark.parametrize("what", [*BROKEN, '{"from": 1}', '{"from": {"name": "tiny", "version": "1"}}'])
+def test_how_it_began_is_not_guessed_and_it_can_be_ended(tmp_path, what):
+    (tmp_path / "cycles").mkdir()
+    one = cycle(tmp_path / "cycles")
+    write(one.path / "cycle.json", what)
+    with pytest.raises(InputError, match=r"cycle\.json: .* Restore it, or darl cycle --abandon"):
+        assert one.begun
+    config = CycleConfig(model=Model(bundle="b", config="darl.toml"), gate=Gate(id_test="id.jsonl"))
+    assert abandon(config, tmp_path) == "0001" and abandon(config, tmp_path) == ""
+
+
+def test_a_folder_that_is_no_number_is_none(tmp_path):
+    cycle(tmp_path)
+    (tmp_path / "2\u00b2").mkdir()
+    write(tmp_path / "2\u00b2" / "cycle.json", "{}")
+    assert [one.name for one in Cycles(tmp_path).all()] == ["0001"]

@@ -40,6 +40,8 @@ def ready(folder, bundle, *, number=1, passed=True, webhook=""):
         f"[judge]\n[gate]\nid_test = 'id.jsonl'\n[release]\nwebhook = '{webhook}'\n",
         encoding="utf-8",
     )
+    for name in ("darl.toml", "id.jsonl"):
+        (folder / name).touch()
     cycle = Cycle(folder / "cycles" / f"{number:04d}", number)
     cycle.path.mkdir(parents=True)
     card = bundle.card

@@ -8,9 +8,10 @@ import pytest
 from support import tiny_bundle
 
 from darl_opensearch.errors import InputError
-from trainer.cycle.config import CycleConfig, Gate, Model
+from trainer.cycle.config import CycleConfig, Gate, Model, Release
 from trainer.cycle.folder import Cycle, Cycles
 from trainer.cycle.run import abandon
+from trainer.cycle.steps import STEPS
 
 BROKEN = ["", "{", "[]", "{}", b"\xe9", 3000 * "[" + 3000 * "]"]
 
@@ -64,3 +65,10 @@ def test_a_folder_that_is_no_number_is_none(tmp_path):
     (tmp_path / "2\u00b2").mkdir()
     write(tmp_path / "2\u00b2" / "cycle.json", "{}")
     assert [one.name for one in Cycles(tmp_path).all()] == ["0001"]
+
+
+def test_the_webhooks_token_is_kept_nowhere():
+    release = Release(webhook="https://host/t0ken", keep=3)
+    config = CycleConfig(model=Model(bundle="b", config="c"), gate=Gate(id_test="i"), release=release)
+    kept = json.dumps([config.to_json(), *(step.settings(config) for step in STEPS)], default=str)
+    assert "t0ken" not in kept and '"keep": 3' in kept

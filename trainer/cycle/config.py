@@ -89,7 +89,7 @@ class Release:
     scorer_url: str = option("", "rerank route of the scorer of the new version, for connector")
     pipeline: str = option("darl", "the search pipelines that are switched: NAME and NAME-plain")
     keep: int = option(2, "earlier versions that stay deployed for a rollback; older ones are undeployed")
-    webhook: str = option("", "address that is told of a release or a refusal")
+    webhook: str = option("", "address that is told of a release or a refusal", secret=True)
 
     def __post_init__(self) -> None:
         """Check mode and count."""
@@ -124,11 +124,15 @@ class CycleConfig:
     release: Release = field(default_factory=Release)
 
     def to_json(self) -> dict[str, Any]:
-        """Render the resolved configuration.
+        """Render the resolved configuration, but for addresses that may hold a token: it is kept, shown and compared.
 
         :return: JSON-ready values.
         """
-        return dataclasses.asdict(self)
+        tables = dataclasses.asdict(self)
+        for field_ in dataclasses.fields(Release):
+            if field_.metadata.get("secret"):
+                del tables["release"][field_.name]
+        return tables
 
 
 def read_cycle(path: Path, overrides: Sequence[str] = ()) -> CycleConfig:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -132,7 +131,7 @@ class Step:
         :param config: the whole configuration.
         :return: JSON-ready.
         """
-        tables = dataclasses.asdict(config)
+        tables = config.to_json()
         return {name: tables[name] for name in self.tables}
 
 

@@ -15,11 +15,13 @@ from darl_opensearch.cluster import ClusterOptions
 from darl_opensearch.cycle import Surroundings
 from darl_opensearch.errors import ClusterError, DarlError, GateRefused, InputError, UsageError
 from darl_opensearch.scoring import Scorer
+from trainer.config import read_config
 from trainer.cycle.config import read_cycle
 from trainer.cycle.folder import Cycles
 from trainer.cycle.ports import Start
 from trainer.cycle.run import abandon, planned, run_cycle
 from trainer.cycle.steps import STEPS
+from trainer.stages.data import read_data
 
 NAMES = [step.name for step in STEPS]
 
@@ -258,6 +260,24 @@ def test_a_file_that_a_later_step_would_miss_is_missed_at_once(small, tmp_path, 
         with pytest.raises(UsageError, match=rf"nosuch: \[{table}\] {field} names a file that is not there. Correct"):
             look(config, tmp_path, world(tmp_path))
     assert not (tmp_path / "cycles" / "0001").exists()
+
+
+def test_a_test_set_that_was_trained_on_is_refused_before_anybody_judges(small, tmp_path):
+    path = write_cycle(tmp_path, small[1], training(small))
+    rows = read_rows(tmp_path / "id_test.jsonl")
+    trained = read_data(read_config(training(small)), training(small).parent, small[1].tokenizer)
+    query = trained.train[0].query
+    shared = {**rows[0], "query": f"{query.upper()} ", "query_id": "shared"}
+    write_rows(tmp_path / "id_test.jsonl", [*rows, shared])
+    config = read_cycle(path)
+    for look in (planned, run_cycle):
+        with pytest.raises(InputError, match=r"is the same query text as .* the gate would say no.* \[gate\] allow"):
+            look(config, tmp_path, world(tmp_path))
+    assert not (tmp_path / "cycles" / "0001").exists()
+    assert planned(read_cycle(path, ["gate.allow=['query']"]), tmp_path, world(tmp_path)).begins
+    # A query that stops the training or calibrates is none that the gate asks about.
+    write_rows(tmp_path / "id_test.jsonl", [*rows, {**shared, "query": trained.dev[0].query}])
+    assert planned(config, tmp_path, world(tmp_path)).begins
 
 
 @pytest.mark.parametrize(

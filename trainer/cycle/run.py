@@ -13,6 +13,7 @@ from darl_opensearch.errors import DarlError, GateRefused, UsageError
 from trainer.cycle.config import CycleConfig, check_files
 from trainer.cycle.folder import BEGUN, Cycle, Cycles, now, write_json
 from trainer.cycle.ports import World
+from trainer.cycle.preflight import check_test
 from trainer.cycle.steps import STEPS, Context, Step, Waiting
 from trainer.cycle.telling import REFUSED, RELEASED, tell_last, tell_outcome, tell_refusal
 from trainer.registry import nearest
@@ -67,6 +68,7 @@ def run_cycle(config: CycleConfig, base: Path, world: World, *, until: str = "")
             start = world.start(serving)
             if not start.begin:
                 return CycleResult("", IDLE, "; ".join(start.reasons), {})
+            check_test(context)
             card = serving.card
             write_json(cycle.path / BEGUN, {
                 "cycle": cycle.number, "time": now(), "because": list(start.reasons),
@@ -217,6 +219,8 @@ def planned(config: CycleConfig, base: Path, world: World) -> CyclePlan:
     if cycle.begun is not None:
         return CyclePlan(cycle.name, False, tuple(cycle.begun["because"]), done, todo)
     start = world.start(serving)
+    if start.begin:
+        check_test(Context(config, base, cycles, cycle, serving, world))
     return CyclePlan(cycle.name, start.begin, start.reasons, done, todo if start.begin else ())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
 import types
 import typing
@@ -24,8 +25,8 @@ def read_toml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     :raises UsageError: for an override that is none.
     """
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
+        data = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors put a byte order mark first
+    except (ValueError, RecursionError) as err:  # also for a number of thousands of digits, or brackets as deep
         raise InputError(f"not TOML ({err})", where=str(path), todo="correct the line") from err
     except OSError as err:
         raise InputError(f"cannot be read ({err.strerror})", where=str(path), todo="check the path") from err
@@ -42,7 +43,7 @@ def read_value(text: str) -> Any:
     """
     try:
         return tomllib.loads(f"x = {text}")["x"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -101,7 +102,7 @@ def _convert(hint: Any, value: Any, where: str, label: str, key: str) -> Any:
             raise UsageError(f"{label} is {value!r}, not a list", where=where, todo="write [ … ]")
         return tuple(_convert(inner, part, where, label, key) for part in value)
     if isinstance(hint, types.UnionType):
-        return value
+        return _convert_one_of(typing.get_args(hint), value, where, label, key)
     if origin is typing.Literal:
         if value not in typing.get_args(hint):
             choices = ", ".join(map(str, typing.get_args(hint)))
@@ -114,7 +115,21 @@ def _convert(hint: Any, value: Any, where: str, label: str, key: str) -> Any:
     if hint is Path and isinstance(value, str):
         return Path(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return _float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise UsageError(f"{label} is {value!r}, not {hint.__name__}", where=where, todo="correct the value")
     return value
+
+
+def _convert_one_of(hints: Sequence[Any], value: Any, where: str, label: str, key: str) -> Any:
+    """Convert to the one kind there is beside None; where there are more, the dataclass looks at the value itself."""
+    kinds = [hint for hint in hints if hint is not types.NoneType]
+    return value if value is None or len(kinds) > 1 else _convert(kinds[0], value, where, label, key)
+
+
+def _float(value: int) -> float:
+    """Make a float of a whole number, infinite where none is as large: every range refuses that."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf

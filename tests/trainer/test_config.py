@@ -48,6 +48,17 @@ def test_defaults_and_order(tmp_path):
     )
 
 
+@pytest.mark.parametrize("value", [5000 * "1", 3000 * "["])
+def test_what_the_parser_gives_up_on(tmp_path, value):
+    with pytest.raises(InputError, match=r"darl\.toml: not TOML .*\. Correct the line\."):
+        read_config(write(tmp_path, f"seed = {value}"))
+
+
+def test_a_byte_order_mark_and_line_ends_of_windows_are_nothing(tmp_path):
+    path = write(tmp_path, b"\xef\xbb\xbf" + toml_of(MINIMAL).replace("\n", "\r\n").encode())
+    assert read_config(path) == config()
+
+
 def test_the_resolved_configuration_can_be_read_again():
     one = config(loss={"grade": "yes_no", "grade_params": {"threshold": 1}}, grades={"gains": [0, 3]})
     text = json.dumps(one.to_json())
@@ -63,6 +74,7 @@ def test_the_resolved_configuration_can_be_read_again():
         ({"stages": {"run": ["head", "ful"]}}, "[stages] run names 'ful'. Did you mean 'full'?"),
         ({"loss": {"l2": "much"}}, "[loss] l2 is 'much', not float"),
         ({"loss": {"l2": True}}, "[loss] l2 is True, not float"),
+        ({"loss": {"l2": 10**400}}, "[loss] l2 is inf"),
         ({"stages": {"cutoff": 2.5}}, "[stages] cutoff is 2.5, not int"),
         ({"stages": {"cutoff": False}}, "[stages] cutoff is False, not int"),
         ({"template": {"fields": "title"}}, "[template] fields is 'title', not a list"),

@@ -106,6 +106,13 @@ class Gate(GateOptions):
 
     id_test: str = required("judgments of the traffic that was trained on; never trained on themselves")
 
+    def __post_init__(self) -> None:
+        """Refuse now what would end the cycle behind its training."""
+        super().__post_init__()
+        check_least("gate", self, 0, "seed")
+        if self.threads is not None:
+            check_least("gate", self, 1, "threads")
+
 
 @dataclass(frozen=True, kw_only=True)
 class CycleConfig:
@@ -122,6 +129,11 @@ class CycleConfig:
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     train: Train = field(default_factory=Train)
     release: Release = field(default_factory=Release)
+
+    def __post_init__(self) -> None:
+        """Check the seed."""
+        if self.seed < 0:
+            raise UsageError(f"seed is {self.seed}", todo="give 0 or more")
 
     def to_json(self) -> dict[str, Any]:
         """Render the resolved configuration, but for addresses that may hold a token: it is kept, shown and compared.

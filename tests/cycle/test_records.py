@@ -11,6 +11,7 @@ from darl_opensearch.errors import InputError
 from trainer.cycle.config import CycleConfig, Gate, Model, Release
 from trainer.cycle.folder import Cycle, Cycles
 from trainer.cycle.run import abandon
+from trainer.cycle.samples import read_rows
 from trainer.cycle.steps import STEPS
 
 BROKEN = ["", "{", "[]", "{}", b"\xe9", 3000 * "[" + 3000 * "]"]
@@ -72,3 +73,19 @@ def test_the_webhooks_token_is_kept_nowhere():
     config = CycleConfig(model=Model(bundle="b", config="c"), gate=Gate(id_test="i"), release=release)
     kept = json.dumps([config.to_json(), *(step.settings(config) for step in STEPS)], default=str)
     assert "t0ken" not in kept and '"keep": 3' in kept
+
+
+def test_samples_that_are_gone_are_not_none(tmp_path):
+    with pytest.raises(
+        InputError, match=r"judgments\.jsonl: cannot be read .No such file or directory.\. Check the path"
+    ):
+        read_rows(tmp_path / "judgments.jsonl")
+
+
+@pytest.mark.parametrize("what", ["{}", '{"query": ""}', '{"query": 5}', '{"query": null}'])
+def test_a_sample_that_lost_a_field(tmp_path, what):
+    write(tmp_path / "judgments.jsonl", '{"query": "a"}\n' + what)
+    with pytest.raises(
+        InputError, match=r"judgments\.jsonl, line 2: field 'query' is missing or not text. Put the line"
+    ):
+        read_rows(tmp_path / "judgments.jsonl", "query")

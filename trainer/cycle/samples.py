@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from darl_opensearch.errors import InputError
 from darl_opensearch.files import write_lines
 from darl_opensearch.jsonl import read_jsonl
 from darl_opensearch.text import TEXT_FIELD, ItemRenderer, ItemTemplate, same_text
@@ -171,10 +172,18 @@ def lineage(roles: Roles, tasks: Iterable[Row], *, cycle: str) -> Iterator[dict[
             }  # fmt: skip
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Read a JSONL file.
+def read_rows(path: Path, *texts: str) -> list[dict[str, Any]]:
+    """Read a JSONL file that a step has written.
 
-    :param path: the file.
-    :return: its objects; none when there is no such file.
+    :param path: the file. One that is gone is not empty: what was judged would be lost without a word.
+    :param *texts: fields that every line must have, as text.
+    :return: its objects.
+    :raises InputError: when it cannot be read, or a line lacks a field: people write into these files, too.
     """
-    return [row for _, row in read_jsonl(path)] if path.is_file() else []
+    rows = []
+    for where, row in read_jsonl(path):
+        for name in texts:
+            if not isinstance(row.get(name), str) or not row[name]:
+                raise InputError(f"field {name!r} is missing or not text", where=where, todo="put the line back")
+        rows.append(row)
+    return rows

@@ -93,13 +93,14 @@ class Context:
             if cycle.number < self.cycle.number and cycle.done("judge") is not None:
                 yield cycle
 
-    def former_rows(self, name: str) -> list[dict[str, Any]]:
+    def former_rows(self, name: str, *texts: str) -> list[dict[str, Any]]:
         """Read a JSONL file of every former cycle.
 
         :param name: below a cycle's folder.
+        :param *texts: fields that every line must have, as text.
         :return: its rows, oldest first.
         """
-        return [row for cycle in self.former() for row in read_rows(cycle.path / name)]
+        return [row for cycle in self.former() for row in read_rows(cycle.path / name, *texts)]
 
     def told(self, step: str) -> dict[str, Any]:
         """Look up what an earlier step left.

@@ -25,7 +25,7 @@ def run(context: Context) -> Mapping[str, Any]:
         said = select(
             config, context.serving, store, known=known(context, items.texts), out=context.file("select"), items=items,
             since=context.config.log.begin(),
-            control=[path for cycle in before for name in CONTROL_TASKS if (path := cycle.path / name).is_file()],
+            control=[cycle.path / name for cycle in before for name in CONTROL_TASKS],
             report=context.world.report,
         )  # fmt: skip
     control = sum(len(read_rows(context.file(name))) for name in CONTROL_TASKS)

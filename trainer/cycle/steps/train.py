@@ -51,11 +51,12 @@ def samples(context: Context) -> tuple[Roles, list[dict[str, Any]]]:
     :param context: everything there is.
     :return: the roles, and the tasks that they came from.
     """
-    files = (SELECTED, *CONTROL_TASKS)
-    tasks = [row for name in files for row in [*context.former_rows(name), *read_rows(context.file(name))]]
+    asked, judged = ("task", "query", "item_id", "text"), ("query", "query_id", "item_id", "arm")
+    now = {name: read_rows(context.file(name), *asked) for name in (SELECTED, *CONTROL_TASKS)}
+    tasks = [row for name, rows in now.items() for row in [*context.former_rows(name, *asked), *rows]]
     roles = assign(
-        read_rows(context.file(JUDGMENTS)), context.former_rows(JUDGMENTS),
-        (row["query"] for name in CONTROL_TASKS for row in read_rows(context.file(name))),
+        read_rows(context.file(JUDGMENTS), *judged), context.former_rows(JUDGMENTS, *judged),
+        (row["query"] for name in CONTROL_TASKS for row in now[name]),
         share=context.config.train.ood_dev_share, seed=context.config.seed,
     )  # fmt: skip
     return roles, tasks

@@ -16,6 +16,7 @@ from darl_opensearch.cluster.connector import ScorerAddress
 from darl_opensearch.cluster.deployment import ClusterDeployment, NoCluster
 from darl_opensearch.cluster.item_index import first_stage
 from darl_opensearch.cluster.release import ReleaseOptions
+from darl_opensearch.cluster.switching import read_now
 from darl_opensearch.errors import UsageError, load
 from darl_opensearch.monitor.drift import DriftConfig, drift
 from darl_opensearch.ood.store import OodStore, SpoolStore, StreamStore, join_texts
@@ -70,6 +71,7 @@ class Surroundings:
             return join_texts(cluster.client, table.index, list(ids), where=cluster.url).texts
 
         def start(bundle: Bundle) -> Any:
+            self._check_serving(cluster, bundle)
             if self.config.start.when == "always":
                 return ports.Start(True, ("[start] when is always",))
             with self._store(cluster) as store:
@@ -93,6 +95,20 @@ class Surroundings:
             report=self.report, item_search=first_stage(cluster, table.index) if cluster and table.index else None,
         )  # fmt: skip
         return world
+
+    def _check_serving(self, cluster: Cluster | None, bundle: Bundle) -> None:
+        """Refuse to learn for days what could not be released: searches go to another version, by somebody's hand."""
+        pipeline = self.config.release.pipeline
+        served = read_now(cluster, pipeline).served if cluster is not None else None
+        card = bundle.card
+        if cluster is None or served is None or (served.name, served.version) == (card.name, card.version):
+            return
+        raise UsageError(
+            f"pipeline {pipeline} serves {served.label}, and a cycle would begin from {card.name} {card.version}"
+            f" ({bundle.path})", where=cluster.url,
+            todo=f"let {card.name} {card.version} serve (darl rollback, darl release), or name the bundle that serves"
+            f" in {self.base / self.config.folder / 'current.json'}",
+        )  # fmt: skip
 
     def _options(self) -> ClusterOptions:
         given = self.cluster

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import uuid
 
@@ -14,11 +16,11 @@ from darl_opensearch.bundle import Bundle
 from darl_opensearch.cluster import Cluster, ClusterOptions, PipelineOptions, RegisterOptions, load_items, register
 from darl_opensearch.cluster.release import RollbackOptions, rollback, versions
 from darl_opensearch.cycle import Surroundings
-from darl_opensearch.errors import ClusterError
+from darl_opensearch.errors import ClusterError, UsageError
 from darl_opensearch.ood import Shipper
 from darl_opensearch.search import PipelineSearch
 from trainer.cycle.config import read_cycle
-from trainer.cycle.run import run_cycle
+from trainer.cycle.run import planned, run_cycle
 
 pytestmark = pytest.mark.opensearch
 
@@ -76,6 +78,13 @@ def test_a_cycle_releases_and_the_way_back_is_open(served):
     rollback(cluster, RollbackOptions(pipeline=name))
     assert [hit.id for hit in search.search("puppy ate a sock", size=5).hits] == before
     assert {v.served.version: v.state for v in versions(cluster, name)} == {"1": "serving", "2": "deployed"}
+
+    # current.json still names version 2: the next cycle would compare with what nobody is served by.
+    with pytest.raises(UsageError, match=rf"serves {name} 1, and a cycle would begin from {name} 2 .*current.json"):
+        planned(config, path.parent, world)
+    current = path.parent / "cycles" / "current.json"
+    current.write_text(json.dumps({"bundle": os.path.relpath(bundle.path, current.parent)}))
+    assert planned(config, path.parent, world).begins
 
 
 def test_a_log_that_cannot_be_read_is_said(served):

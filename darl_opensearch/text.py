@@ -7,6 +7,7 @@ the text is rendered: a longer query can then never take tokens away from an ite
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -134,8 +135,12 @@ def same_text(query: str) -> str:
     """Bring a query to the form in which two of them count as the same one, typed in another way.
 
     :param query: its text.
-    :return: without case and runs of blanks.
+    :return: without case and runs of blanks, and with one spelling of what Unicode can spell in two ways: some
+        keyboards and file systems give é as e and an accent. A query in both spellings would else be trained on in one
+        and tested on in the other.
     """
+    if not query.isascii():  # Unicode's canonical caseless match (3.13, D145), put together again
+        query = unicodedata.normalize("NFC", unicodedata.normalize("NFD", query).casefold())
     return " ".join(query.casefold().split())
 
 

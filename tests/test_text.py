@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -130,6 +132,19 @@ def test_the_renderer_cuts_what_the_template_renders(cap):
 def test_the_same_query_typed_in_another_way_is_one_query():
     assert same_text("  Dog  Insurance ") == same_text("dog insurance")
     assert same_text("GROSSE STRASSE") == same_text("große Straße")
+    assert same_text("Cafe\u0301") == same_text("CAF\u00c9") == "caf\u00e9"  # composed or not
+    assert (
+        same_text("\u1ebf") == same_text("e\u0302\u0301") != same_text("e\u0301\u0302")
+    )  # the order of accents counts
+    assert same_text("cafe") != same_text("caf\u00e9")
+
+
+@given(st.text())
+def test_same_text_is_the_same_in_every_spelling(text):
+    said = same_text(text)
+    assert said == same_text(said) == same_text(f" {text}\t")
+    for form in ("NFC", "NFD"):
+        assert same_text(unicodedata.normalize(form, text)) == said
 
 
 @given(st.text())

@@ -17,6 +17,7 @@ from darl_opensearch.bundle import Bundle, Card
 from darl_opensearch.cluster import guards, pipelines
 from darl_opensearch.cluster.calls import Cluster, path
 from darl_opensearch.cluster.config_files import render
+from darl_opensearch.cluster.history import Served
 from darl_opensearch.cluster.pipelines import PipelineShape
 from darl_opensearch.errors import ClusterError, InputError
 from darl_opensearch.scores import Scores
@@ -143,8 +144,7 @@ class PipelineSearch:
         self._cluster = Cluster(client)
 
     @cached_property
-    def shape(self) -> PipelineShape:
-        """What the pipeline's definition says; read once."""
+    def _definition(self) -> dict[str, Any]:
         body = pipelines.fetch(self._cluster, self.pipeline)
         if body is None:
             raise ClusterError(
@@ -152,7 +152,20 @@ class PipelineSearch:
                 where=self._cluster.url,
                 todo="make it by darl register",
             )
-        shape = PipelineShape.of(self.pipeline, body, where=self._cluster.url)
+        return body
+
+    @property
+    def served(self) -> Served | None:
+        """The version that the pipeline's definition names; None where it names none. Read once.
+
+        Where it is another than :attr:`card`, its answers are not to be logged as that one's.
+        """
+        return Served.of_pipeline(self._definition)
+
+    @cached_property
+    def shape(self) -> PipelineShape:
+        """What the pipeline's definition says; read once."""
+        shape = PipelineShape.of(self.pipeline, self._definition, where=self._cluster.url)
         if shape.fields != self.card.columns.hit_fields().keys():
             raise ClusterError(
                 f"search pipeline {self.pipeline!r} writes other grades than {self.card.name} {self.card.version} has",

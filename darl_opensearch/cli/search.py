@@ -99,8 +99,12 @@ def cli(
     window = min(10_000, int(size * searching.shape.oversample))
     before = {hit["_id"]: place for place, hit in enumerate(searching.first_stage(query, size=window), 1)}
     logged = False
-    request = outcome.ranked_request()
-    if outcome.mode == "local" and request is not None and not no_ood_log:
+    request, served = outcome.ranked_request(), searching.served
+    other = served is not None and (served.name, served.version) != (card.name, card.version)
+    if served is not None and other:
+        note(f"darl: pipeline {pipeline!r} serves {served.label}, and --bundle is {card.name} {card.version}: "
+             "nothing is logged. Name the bundle that it serves.")  # fmt: skip
+    if outcome.mode == "local" and request is not None and not no_ood_log and not other:
         with _opened(card, ood_log, text=ood_text, sample_rate=ood_sample_rate) as log:
             logged = log.offer(request)
     if not outcome.reranked:

@@ -10,6 +10,7 @@ import subprocess
 import pytest
 from cluster_support import RunningScorer, file_of, guarded_proxy, recording, run_darl, serving
 from support import ITEMS, SCALE3, tiny_bundle
+from trained_support import copy_bundle, correct_digests
 
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.cluster import (
@@ -335,6 +336,12 @@ def test_commands(place, opensearch_url, tmp_path, scorer):
     assert {"position", "position_before", "grade_name", "is_ood"} <= result["hits"][0].keys()
     table = run_darl("search", "fire in my kitchen", *target, *asked, "--no-ood-log")
     assert "reranked in" in table.stdout and table.stdout.startswith("now")
+    other = correct_digests(copy_bundle(place.bundle, tmp_path / "other"), version="2")
+    found = run_darl("search", "fire in my kitchen", *target, *asked, "--bundle", str(other), "--json")
+    assert json.loads(found.stdout)["reranked"] is True and json.loads(found.stdout)["logged"] is False
+    card = place.bundle.card
+    serves = f"pipeline '{name}' serves {card.name} {card.version}, and --bundle is {card.name} 2: nothing is logged"
+    assert found.stderr == f"darl: {serves}. Name the bundle that it serves.\n"
     wrong = run_darl("search", " ", *target, *asked)
     assert (wrong.returncode, wrong.stderr) == (1, "darl: the query is empty. Write what to search for.\n")
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from darl_opensearch.errors import InputError
+from darl_opensearch.errors import DarlError, InputError
 from trainer.dasa.control import draw_by_traffic, keep_share
 from trainer.dasa.features import query_features
 from trainer.dasa.items import Items
@@ -19,6 +19,7 @@ from trainer.dasa.known import Known, draw
 from trainer.dasa.mix import Listed, entropy, mixed
 from trainer.dasa.near import near_any, representatives
 from trainer.dasa.noise import in_sparse_region, is_even, is_gibberish
+from trainer.dasa.work import Work
 
 laws = settings(deadline=None, max_examples=40)
 
@@ -151,3 +152,27 @@ def test_what_is_known_is_read_from_files(tmp_path):
     test.write_text('{"query": " "}\n')
     with pytest.raises(InputError, match=r"test.jsonl, line 1: field 'query' is empty or not text. Give the words"):
         Known.read([train], [test], Items.of_texts(texts).texts)
+
+
+def test_a_work_file_is_one_process_alone_until_that_ends(tmp_path):
+    path = tmp_path / "out" / "work" / "log.db"
+    with Work(path, "digest"):
+        with pytest.raises(DarlError, match=r"out/work: another process is selecting into this folder. Wait for it"):
+            Work(path, "digest")
+        with pytest.raises(DarlError, match="another process"):
+            Work(path, "another digest")  # and does not begin it anew
+    with Work(path, "digest") as work:
+        assert work.mark("digest") == "digest"
+
+
+def test_a_disk_that_is_full_is_said_and_what_was_written_stays(tmp_path):
+    path = tmp_path / "log.db"
+    with pytest.raises(DarlError, match=r"log\.db: the work file cannot be used .*full.*\. See to disk") as caught:
+        with Work(path, "digest") as work:
+            work._db.execute("PRAGMA max_page_count = 20")
+            for n in range(1000):
+                work.set_mark(f"mark {n}", 500 * "x")
+                work.commit()
+    assert "give the same command again: it goes on" in str(caught.value)
+    with Work(path, "digest") as work:
+        assert work.mark("mark 0") == 500 * "x"

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from darl_opensearch.errors import InputError
+from darl_opensearch.errors import DarlError, InputError
 from darl_opensearch.ood.record import PairRecord, Record, RequestRecord, text_hash, to_ms
 from darl_opensearch.ood.store import OodStore
 from darl_opensearch.text import same_text
@@ -29,6 +29,7 @@ from trainer.dasa.noise import is_even
 BATCH = 5000
 MOST_RECORDS = 20  # ids kept of a pair: it may have been shown a million times
 
+BUSY_SECONDS = 1.0  # that another process is waited for
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS mark (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS query (id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, text TEXT NOT NULL);
@@ -90,13 +91,17 @@ class Work:
             self.set_mark("digest", digest)
             self._db.commit()
         except sqlite3.DatabaseError as err:
-            raise InputError(f"is no work file ({err})", where=str(path), todo="remove it; it is made anew") from err
+            self._db.close()
+            raise _refused(path, err) from err
+        self._path = path
 
     def __enter__(self) -> Work:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         self._db.close()
+        if isinstance(error, sqlite3.Error):
+            raise _refused(self._path, error) from error
 
     def mark(self, name: str) -> str | None:
         """Read how far something got.
@@ -339,9 +344,24 @@ def _listed(body: str) -> list[Listed]:
 
 
 def _open(path: Path) -> sqlite3.Connection:
+    db: sqlite3.Connection | None = None
     try:
-        db = sqlite3.connect(path)
-        db.executescript(_SCHEMA)
+        db = sqlite3.connect(path, timeout=BUSY_SECONDS)
+        # Ours alone until it is closed, or we are killed: two that gather into one file would count requests twice.
+        db.executescript("PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE; COMMIT;" + _SCHEMA)
     except sqlite3.DatabaseError as err:
-        raise InputError(f"is no work file ({err})", where=str(path), todo="remove it; it is made anew") from err
+        if db is not None:
+            db.close()
+        raise _refused(path, err) from err
     return db
+
+
+def _refused(path: Path, err: sqlite3.Error) -> DarlError:
+    """Say of SQLite's errors what to do about them."""
+    if "locked" in str(err):
+        todo = "wait for it, or name another folder"
+        return DarlError("another process is selecting into this folder", where=str(path.parent), todo=todo)
+    if isinstance(err, sqlite3.OperationalError):
+        todo = "see to disk and permissions, then give the same command again: it goes on"
+        return DarlError(f"the work file cannot be used ({err})", where=str(path), todo=todo)
+    return InputError(f"is no work file ({err})", where=str(path), todo="remove it; it is made anew")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -70,7 +69,7 @@ def cli(
     if dry_run:
         _, data = plan.prepare(resolved, config.parent)
         emit({"run": str(where), "data": data.summary()}, as_json=as_json,
-             text=f"{config} is fine. Would train into {where}:\n{json.dumps(data.summary(), indent=2)}")  # fmt: skip
+             text=f"{config} is fine. Would train into {where}:\n{_counts(data.summary())}")  # fmt: skip
         return
     with (
         distributed.joined(resolved.stages.device),
@@ -95,6 +94,20 @@ def _process(argv: list[str]) -> None:
     main()
 
 
+def _counts(data: dict[str, Any]) -> str:
+    """What would be trained on, for people; --json has the digests."""
+    lines = [f"  {'items':9} {data['items']['count']:,}"]
+    lines += [
+        f"  {name:9} {part['pairs']:,} pairs of {part['queries']:,} queries"
+        for name, part in data.items()
+        if isinstance(part, dict) and "pairs" in part
+    ]
+    if apart := data.get("set_aside"):
+        some = ", ".join(apart[:5]) + (", …" if len(apart) > 5 else "")
+        lines.append(f"  nearly all items are judged: {len(apart)} are not trained on, to calibrate on them ({some})")
+    return "\n".join(lines)
+
+
 def _verdict(stage: dict[str, Any]) -> str:
     gain, decided = stage["gain"], stage.get("decided_by", "")
     if "coefficient" in stage:
@@ -108,7 +121,13 @@ def _verdict(stage: dict[str, Any]) -> str:
     if gain["mean"] is None:
         return f"stage {stage['stage']}: {verdict}"
     interval = f"[{gain['low']:+.4f}, {gain['high']:+.4f}]"
-    over = " over dev and OOD dev queries" if len(stage["judged_on"]) > 1 else ""
+    dev = stage["figures"]["dev"]["queries"]
+    if len(stage["judged_on"]) > 1:
+        over = " over dev and OOD dev queries"
+    elif gain["n"] > dev:  # the dev set's own change is in the table below, and may point the other way
+        over = f" over {gain['n']:,} queries, {dev:,} of dev and the others trained on, out of fold,"
+    else:
+        over = f" over {gain['n']:,} dev queries"
     return f"stage {stage['stage']}: paired nDCG gain{over} {gain['mean']:+.4f} {interval}, {verdict}"
 
 

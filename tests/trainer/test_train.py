@@ -79,8 +79,13 @@ def test_a_run_from_the_command_line(project, capsys):
     assert not trained.model.training
     features = trained.model.pair_features(["bike theft", "xyz"], ["bike cover against theft", "boat"])
     assert torch.isfinite(trained.model.head.score(trained.model.head(features.similarity))).all()
-    code, text, _ = darl(capsys, "train", project)
+    code, text, said = darl(capsys, "train", project)
     assert code == 0 and text.endswith(f"Next: darl export {folder}\n")
+    head, full = (stage["gain"] for stage in result["stages"])
+    dev = result["dev"]["queries"]
+    assert head["n"] > dev >= full["n"]
+    over = f"over {head['n']} queries, {dev} of dev and the others trained on, out of fold, {head['mean']:+.4f}"
+    assert over in said and f"over {full['n']} dev queries {full['mean']:+.4f}" in said
 
 
 def test_the_same_run_twice_gives_the_same_weights_and_another_seed_others(project, tmp_path):
@@ -129,6 +134,10 @@ def test_dry_run(project, capsys):
     told = json.loads(out)
     assert code == 0 and told["data"]["items"]["count"] == 20
     assert told["data"]["train"]["queries"] + told["data"]["dev"]["queries"] == 24
+    code, text, _ = darl(capsys, "train", project, "--dry-run")
+    part = told["data"]["train"]
+    assert code == 0 and f"  items     20\n  train     {part['pairs']} pairs of {part['queries']} queries\n" in text
+    assert "sha256" not in text and "not trained on" not in text
     assert not (project.parent / "runs").exists()
 
 
@@ -208,6 +217,8 @@ def test_a_catalogue_that_is_judged_all_over_leaves_items_to_calibrate_on(tmp_pa
     assert "nearly all items are judged: 2 of them were not trained on, to calibrate on them" in out
     trained = plan.load_run(tmp_path / "run")
     apart = set(trained.data["set_aside"])
+    dry = darl(capsys, "train", path, "--run", tmp_path / "run", "--dry-run")[1]
+    assert f"2 are not trained on, to calibrate on them ({', '.join(sorted(apart))})" in dry
     _, data = plan.prepare(read_config(path), path.parent)
     assert data.set_aside == apart and len(apart) == 2
     assert not apart & {i for q in data.learnt for i in q.item_ids}

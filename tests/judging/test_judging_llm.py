@@ -26,6 +26,7 @@ from darl_opensearch.errors import DarlError, GateRefused, UsageError
 from darl_opensearch.scores import GradeScale
 from trainer.judging import JUDGES, JudgeConfig
 from trainer.judging.llm import KEY_VARIABLE
+from trainer.judging.llm.cache import Cache
 from trainer.judging.llm.endpoint import full_url, parse_reply, retry_after
 from trainer.judging.llm.limits import Budget, Pace, Prices
 from trainer.judging.llm.prompt import DEFAULT, fill, read_prompt
@@ -585,3 +586,13 @@ def test_killed_in_the_middle_it_asks_for_nothing_twice(tmp_path):
     assert done.returncode == 0, done.stderr
     assert len(server.asked) - before <= 48 - before + 2  # at most what was under way is asked again
     assert len(read(tmp_path / "out" / "judgments.jsonl")) == 12
+
+
+def test_a_full_disk_ends_it_with_what_to_do(tmp_path):
+    cache = Cache(tmp_path / "llm.sqlite")
+    cache._db.execute("PRAGMA max_page_count = 8")
+    with pytest.raises(DarlError, match=r"llm\.sqlite: the file of answers cannot be used .*full.*\. Free the disk"):
+        for n in range(1000):
+            cache.put(str(n), {"text": 900 * "x"})
+    assert cache.get("0") == {"text": 900 * "x"}
+    cache.close()

@@ -411,6 +411,25 @@ def test_a_database_that_is_none(tmp_path):
         AnswerStore(tmp_path / "web.sqlite")
 
 
+def test_a_full_disk_is_said_on_the_page_and_takes_no_answer_away(store):
+    page, one = client(store), TASKS[0].task
+    assert post(page, "/api/answer", rater="ann", task=one, grade=1).status_code == 200
+    pages = store._db.execute("PRAGMA page_count").fetchone()[0]
+    store._db.execute(f"PRAGMA max_page_count = {pages}")
+    said = None
+    for _ in range(2000):  # a page of history, then there is no room
+        said = post(page, "/api/answer", rater="ann", task=one, grade=2)
+        if said.status_code != 200:
+            break
+    assert said.status_code == 507
+    assert re.search(
+        r"web\.sqlite: the answers' file cannot be used \(.*full.*\)\. Free the disk", said.json()["error"]
+    )
+    assert store.answers("ann") == {one: Answer(2)} and page.get("/api/job?rater=ann").json()["graded"] == 1
+    store._db.execute("PRAGMA max_page_count = 1000")
+    assert post(page, "/api/answer", rater="ann", task=one, grade=0).status_code == 200  # no half transaction is left
+
+
 def test_a_port_that_is_taken(store):
     import socket
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +24,14 @@ INSERT OR IGNORE INTO spent VALUES (0, 0, 0, 0);
 class Cache:
     """Answers by what was asked, and what asking has cost so far. Any number of threads may use it.
 
+    Every method raises DarlError when the disk is full, or the file damaged.
+
     :param path: the SQLite file; made where it is missing.
     :raises DarlError: when it cannot be opened.
     """
 
     def __init__(self, path: Path) -> None:
-        self._lock = threading.Lock()
+        self._lock, self._path = threading.Lock(), path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
@@ -43,7 +47,7 @@ class Cache:
         :param key: digest of what was asked.
         :return: what was put there, or None.
         """
-        with self._lock:
+        with self._using():
             row = self._db.execute("SELECT value FROM answer WHERE key = ?", (key,)).fetchone()
         return json.loads(row[0]) if row else None
 
@@ -53,7 +57,7 @@ class Cache:
         :param key: digest of what was asked.
         :param value: JSON-ready.
         """
-        with self._lock:
+        with self._using():
             self._db.execute("INSERT OR REPLACE INTO answer VALUES (?, ?)", (key, json.dumps(value)))
 
     def spend(self, prompt: int, completion: int) -> None:
@@ -62,7 +66,7 @@ class Cache:
         :param prompt: tokens sent.
         :param completion: tokens received.
         """
-        with self._lock:
+        with self._using():
             self._db.execute(
                 "UPDATE spent SET calls = calls + 1, sent = sent + ?, received = received + ?", (prompt, completion)
             )
@@ -72,10 +76,21 @@ class Cache:
 
         :return: requests, tokens sent, tokens received.
         """
-        with self._lock:
+        with self._using():
             calls, sent, received = self._db.execute("SELECT calls, sent, received FROM spent").fetchone()
         return int(calls), int(sent), int(received)
 
     def close(self) -> None:
         """Close the file."""
         self._db.close()
+
+    @contextlib.contextmanager
+    def _using(self) -> Iterator[None]:
+        with self._lock:
+            try:
+                yield
+            except sqlite3.Error as err:
+                todo = "free the disk, then give the same command again: answers so far are kept"
+                raise DarlError(
+                    f"the file of answers cannot be used ({err})", where=str(self._path), todo=todo
+                ) from err

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from darl_opensearch.errors import InputError
+from darl_opensearch.errors import DarlError, InputError
 from darl_opensearch.scores import GradeScale
 from trainer.judging.agreement import agreement, between
 from trainer.judging.base import Task
@@ -158,7 +158,7 @@ def create_app(page: Page) -> Starlette:
             Route("/api/undo", _writing(undo), methods=["POST"]),
         ],
         middleware=[Middleware(Guard)],
-        exception_handlers={InputError: _bad_request},
+        exception_handlers={InputError: _bad_request, DarlError: _not_saved},
     )
 
 
@@ -180,6 +180,10 @@ def _writing(handle: Callable[[Mapping[str, Any]], dict[str, Any]]) -> Callable[
 
 async def _bad_request(request: Request, err: Exception) -> Response:
     return JSONResponse({"error": str(err)}, 400)
+
+
+async def _not_saved(request: Request, err: Exception) -> Response:
+    return JSONResponse({"error": str(err)}, 507)
 
 
 def _name(body: Mapping[str, Any]) -> str | None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import re
 import sqlite3
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +40,8 @@ class Progress:
 class AnswerStore:
     """Answers by rater and task, and how to take them back. Any number of threads may use it.
 
+    Every method raises DarlError when the disk is full, or the file damaged or held by another program.
+
     :param path: the SQLite file; made where it is missing.
     :raises DarlError: when it cannot be opened.
     """
@@ -63,7 +67,7 @@ class AnswerStore:
         """
         check_rater(rater)
         now = datetime.datetime.now(tz=datetime.UTC).isoformat(timespec="seconds")
-        with self._lock, self._transaction():
+        with self._using(), self._transaction():
             before = self._db.execute(
                 "SELECT grade, at FROM answer WHERE rater = ? AND task = ?", (rater, task)
             ).fetchone()
@@ -79,7 +83,7 @@ class AnswerStore:
         :param rater: who.
         :return: the pair that it was about; None where there is nothing left to take back.
         """
-        with self._lock, self._transaction():
+        with self._using(), self._transaction():
             last = self._db.execute(
                 "SELECT n, task, answered, before, before_at FROM history WHERE rater = ? ORDER BY n DESC LIMIT 1",
                 (rater,),
@@ -100,7 +104,7 @@ class AnswerStore:
         :param rater: who.
         :return: by task.
         """
-        with self._lock:
+        with self._using():
             rows = self._db.execute("SELECT task, grade FROM answer WHERE rater = ?", (rater,)).fetchall()
         return {str(task): Answer(grade) for task, grade in rows}
 
@@ -109,7 +113,7 @@ class AnswerStore:
 
         :return: their names, sorted.
         """
-        with self._lock:
+        with self._using():
             return [str(row[0]) for row in self._db.execute("SELECT DISTINCT rater FROM answer ORDER BY rater")]
 
     def progress(self, rater: str) -> Progress:
@@ -118,7 +122,7 @@ class AnswerStore:
         :param rater: who.
         :return: how many.
         """
-        with self._lock:
+        with self._using():
             graded, total = self._db.execute(
                 "SELECT count(grade), count(*) FROM answer WHERE rater = ?", (rater,)
             ).fetchone()
@@ -131,6 +135,15 @@ class AnswerStore:
     def _transaction(self) -> _Transaction:
         return _Transaction(self._db)
 
+    @contextlib.contextmanager
+    def _using(self) -> Iterator[None]:
+        with self._lock:
+            try:
+                yield
+            except sqlite3.Error as err:
+                todo = "free the disk, or see who holds the file; nothing that was saved is lost"
+                raise DarlError(f"the answers' file cannot be used ({err})", where=str(self.path), todo=todo) from err
+
 
 class _Transaction:
     """All statements inside, or none; taken for writing at once, so that another process waits its turn."""
@@ -142,7 +155,10 @@ class _Transaction:
         self._db.execute("BEGIN IMMEDIATE")
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._db.execute("COMMIT" if kind is None else "ROLLBACK")
+        if kind is None:
+            self._db.execute("COMMIT")
+        elif self._db.in_transaction:  # of a full disk SQLite has taken everything back itself
+            self._db.execute("ROLLBACK")
 
 
 def check_rater(name: str) -> str:

@@ -149,6 +149,20 @@ def test_what_cannot_be_read_is_named(tmp_path, change, message):
     assert message in str(caught.value) and str(path) in str(caught.value)
 
 
+def test_all_wrong_grades_are_named_at_once_but_not_without_end(tmp_path):
+    tasks = [task("q", f"i{n}") for n in range(9)]
+    path = tmp_path / "t.csv"
+    write_csv(path, tasks, SCALE)
+    fill(path, {1: "relatd", 2: "1", 4: "3"})
+    with pytest.raises(
+        InputError, match=r"line 2: field 'grade' is 'relatd', which is no grade; nor is '3' in line 5\. "
+    ):
+        read_sheet(path, tasks, SCALE)
+    fill(path, {n: "x" for n in range(1, 10)})
+    with pytest.raises(InputError, match=r"nor is 'x' in line 3, .*'x' in line 7, 3 more\. Write a number or a name"):
+        read_sheet(path, tasks, SCALE)
+
+
 def test_other_encodings_and_broken_quotes_are_named(tmp_path):
     path = tmp_path / "t.csv"
     path.write_bytes("grade,task,query\n1,t-1,M\xfcll\n".encode("latin-1"))

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from trainer.judging.grades import choices, parse_grade
 COLUMNS = ("grade", "query", "item", "choices", "note", "task")
 SKIP = ("skip", "-")  # what says that a pair cannot be judged
 _PREFIX = "t-"  # sixteen digits alone would become 1.23E+15 in a spreadsheet
+_NAMED = 5  # further cells that an error names
 _MOST = 32_000  # characters of a cell; a spreadsheet takes 32,767 and drops the rest without a word
 # What a spreadsheet reads as a formula, the full-width signs included (OWASP, "CSV Injection").
 _FORMULA = re.compile(r"^[\s'\"]*[=+\-@＝＋－＠]")
@@ -79,6 +80,7 @@ def read_sheet(path: Path, tasks: Sequence[Task], scale: GradeScale) -> dict[str
     known = {task.task for task in tasks}
     answers: dict[str, Answer] = {}
     lines: dict[str, str] = {}
+    wrong: list[tuple[str, str]] = []  # all of them at once: who judges hundreds of pairs mistypes more than one
     for where, row in read_jsonl(path) if path.suffix != ".csv" else _rows(path):
         task = str(row.get("task") or "").strip().removeprefix(_PREFIX)
         if task not in known:
@@ -92,25 +94,34 @@ def read_sheet(path: Path, tasks: Sequence[Task], scale: GradeScale) -> dict[str
                 todo="delete one of the two rows",
             )  # fmt: skip
         lines[task] = where
-        if (answer := _answer(row, scale, where)) is not None:
+        value = row.get("grade")
+        if value is None or (isinstance(value, str) and not value.strip()):
+            continue
+        answer = _answer(value, str(row.get("note") or "").strip(), scale)
+        if answer is None:
+            wrong.append((where, short(value)))
+        else:
             answers[task] = answer
+    if wrong:
+        raise _no_grades(wrong, scale)
     return answers
 
 
-def _answer(row: Mapping[str, Any], scale: GradeScale, where: str) -> Answer | None:
-    value, note = row.get("grade"), str(row.get("note") or "").strip()
-    if value is None or (isinstance(value, str) and not value.strip()):
-        return None
+def _answer(value: Any, note: str, scale: GradeScale) -> Answer | None:
     grade = parse_grade(value, scale)
     if grade is None and isinstance(value, str) and value.strip().casefold() in SKIP:
         return Answer(None, note=note)
-    if grade is None:
-        raise InputError(
-            f"field 'grade' is {short(value)}, which is no grade",
-            where=where,
-            todo=f"write a number or a name of {choices(scale)}, or {SKIP[0]} where it cannot be judged",
-        )
-    return Answer(grade, note=note)
+    return None if grade is None else Answer(grade, note=note)
+
+
+def _no_grades(wrong: Sequence[tuple[str, str]], scale: GradeScale) -> InputError:
+    (where, value), *others = wrong
+    also = [f"{value} in {place.rpartition(', ')[2]}" for place, value in others[:_NAMED]]
+    also += [f"{len(others) - _NAMED:,} more"] if len(others) > _NAMED else []
+    return InputError(
+        f"field 'grade' is {value}, which is no grade" + (f"; nor is {', '.join(also)}" if also else ""), where=where,
+        todo=f"write a number or a name of {choices(scale)}, or {SKIP[0]} where it cannot be judged",
+    )  # fmt: skip
 
 
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:

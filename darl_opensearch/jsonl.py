@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import os
 import zlib
 from collections.abc import Iterator
@@ -66,7 +67,7 @@ def _open(path: Path) -> IO[bytes]:
 
 def _parse(line: bytes, where: str) -> dict[str, Any]:
     try:
-        value = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
+        value = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant, parse_float=_finite)
         if b"\\u" in line:
             json.dumps(value, ensure_ascii=False).encode("utf-8")  # half a surrogate pair is no text
     except UnicodeDecodeError as err:
@@ -86,3 +87,9 @@ def _parse(line: bytes, where: str) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
+
+
+def _finite(text: str) -> float:
+    if math.isinf(value := float(text)):
+        raise ValueError(f"{text[:20]} is too large for a number")
+    return value

@@ -37,6 +37,9 @@ def test_packed(tmp_path):
         (b"3", "line 1: a number, not an object"),
         (b"null", "line 1: null, not an object"),
         (b'{"a": NaN}', "NaN is not a JSON number"),
+        (b'{"a": 1e999}', "1e999 is too large for a number"),
+        (b'{"a": [-1E+400]}', "-1E\\+400 is too large for a number"),
+        (b'{"a": ' + 250 * b"1" + b"e99}", "11111111111111111111 is too large for a number"),
         (b'{"a": "\xff"}', "not UTF-8 at byte 8"),
         (b'{"a": "\\ud800"}', "half of a surrogate pair"),
         (b"[" * 100_000, "not JSON"),
@@ -61,3 +64,7 @@ def test_a_file_without_line_breaks(tmp_path, monkeypatch):
     monkeypatch.setattr(jsonl, "MAX_LINE_BYTES", 100)
     with pytest.raises(InputError, match="line 1: the line is longer than"):
         read(tmp_path, b"x" * 101)
+
+
+def test_numbers_that_only_look_too_large(tmp_path):
+    assert read(tmp_path, b'{"a": [1e300, 5e-324, "1e999", 1e-999]}')[0][1] == {"a": [1e300, 5e-324, "1e999", 0.0]}

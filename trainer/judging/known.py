@@ -210,7 +210,7 @@ def _probs(row: Mapping[str, Any], k: int, where: str) -> tuple[float, ...] | No
     if value is None:
         return None
     good = isinstance(value, list) and len(value) == k and all(
-        isinstance(p, int | float) and not isinstance(p, bool) and p >= 0 for p in value
+        isinstance(p, int | float) and not isinstance(p, bool) and 0 <= p < 2 for p in value
     )  # fmt: skip
     if not good or abs(sum(value) - 1.0) > 1e-3:
         raise InputError(f"field 'grade_probs' is {short(value)}", where=where, todo=f"give {k} that sum to 1")

@@ -72,7 +72,10 @@ def build(cls: type[Any], data: Any, where: str, table: str = "") -> Any:
     }  # fmt: skip
     if missing := sorted(required - set(values)):
         what = ", ".join(f"{label}{name}" if table else f"[{name}]" for name in missing)
-        raise UsageError(f"{what} is missing", where=where, todo="add it; docs/configuration.md lists every key")
+        raise UsageError(
+            f"{what} is missing", where=where,
+            todo="add it: docs/configuration.md has the keys of darl.toml, docs/cycle.md those of cycle.toml",
+        )  # fmt: skip
     try:
         return cls(**values)
     except (UsageError, InputError) as err:

@@ -97,9 +97,14 @@ def _stages(left: Any) -> str:
     return f"train      version {left['version']} on {pairs['new']} new pairs, {pairs['old']} of former cycles: {said}"
 
 
+def _judged(left: Any) -> str:
+    before = f"; {left['known']} had been before" if left["known"] else ""
+    return f"judge      {left['selected']} and {left['control']} were judged{before}"
+
+
 _LINES: dict[str, Callable[[Any], str]] = {
     "select": lambda left: f"select     {left['selected']} pairs, and {left['control']} of the control arm",
-    "judge": lambda left: f"judge      {left['selected']} and {left['control']} were judged",
+    "judge": _judged,
     "train": _stages,
     "gate": lambda left: f"gate       {'yes' if left['passed'] else 'no'}",
 }

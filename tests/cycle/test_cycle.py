@@ -11,6 +11,7 @@ from cycle_project import Deployed, world, write_cycle
 from trained_support import read_rows, write_rows
 
 from darl_opensearch.bundle import Bundle
+from darl_opensearch.cli.cycle import _summary
 from darl_opensearch.cluster import ClusterOptions
 from darl_opensearch.cycle import Surroundings
 from darl_opensearch.errors import ClusterError, DarlError, GateRefused, InputError, UsageError
@@ -19,7 +20,7 @@ from trainer.config import read_config
 from trainer.cycle.config import read_cycle
 from trainer.cycle.folder import Cycles
 from trainer.cycle.ports import Start
-from trainer.cycle.run import abandon, planned, run_cycle
+from trainer.cycle.run import CycleResult, abandon, planned, run_cycle
 from trainer.cycle.steps import STEPS
 from trainer.stages.data import read_data
 
@@ -306,6 +307,19 @@ def test_a_span_that_begins_before_the_calendar_is_all_of_the_log(small, tmp_pat
     assert not started.begin and "4,000 are the fewest that are tested" in started.reasons[0]
     result = run_cycle(config, tmp_path, world(tmp_path), until="select")
     assert result.steps["select"]["selected"] > 0
+
+
+def test_a_missing_key_is_looked_up_on_its_page(tmp_path):
+    (path := tmp_path / "cycle.toml").write_text('[model]\nbundle = "b"\nconfig = "darl.toml"\n')
+    with pytest.raises(UsageError, match=r"\[gate\] is missing. Add it: .* docs/cycle.md those of cycle.toml"):
+        read_cycle(path)
+
+
+@pytest.mark.parametrize(("known", "more"), [(0, ""), (7, "; 7 had been before")])
+def test_what_was_judged_before_is_counted(known, more):
+    left = {"judge": {"selected": 3, "control": 5, "known": known}}
+    said = _summary(CycleResult("0002", "stopped", "next is train", left))
+    assert said == f"judge      3 and 5 were judged{more}\nCycle 0002: next is train."
 
 
 def test_there_is_no_such_step(small, tmp_path):

@@ -15,7 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from plan_project import kill_in_stage, weights, write_plan
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from training_project import laws, write_jsonl
 
 from darl_opensearch.errors import DarlError, InputError, UsageError
@@ -532,3 +532,8 @@ def test_a_loss_that_is_no_number_names_the_stages_own_key(tmp_path, bases, monk
     assert all(torch.isfinite(t).all() for t in load_file(place / "best.safetensors").values())
     stage = train(path, tmp_path / "run").result["stages"][0]  # without the accident it goes on
     assert stage["judged_on"] == ["dev"] and "decided_by" not in stage
+
+
+def test_weights_that_cannot_be_written_are_told_with_the_way_on(tmp_path):
+    with pytest.raises(DarlError, match=r"run: weights cannot be written .*os error 2.*\. See to the disk, then give"):
+        plan._first(lambda: save_file({"a": torch.zeros(2)}, tmp_path / "none" / "a.safetensors"), tmp_path / "run")

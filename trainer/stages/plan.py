@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from darl_opensearch.bundle import replace_folder
@@ -83,7 +84,7 @@ def train(
     torch.manual_seed(config.seed)
     report("loading the base model", 0, 1)
     model, data = prepare(config, base, store=folder / STORE)
-    _first(lambda: _open_folder(folder, config, data, base, fresh=fresh))
+    _first(lambda: _open_folder(folder, config, data, base, fresh=fresh), folder)
     if distributed.broadcast((folder / RESULT).is_file()):
         return load_run(folder)
     parts = {"train": data.sampled, "dev": data.dev, "new": data.new, "ood_dev": data.ood_dev}
@@ -111,7 +112,7 @@ def train(
     report("fitting the OOD detector", 0, 1)
     ood = fit_ood(features, config.ood, _learnt(data, result["stages"]))
     result["ood"] = ood.report
-    _first(lambda: _finish(folder, model, ood, result))
+    _first(lambda: _finish(folder, model, ood, result), folder)
     return load_run(folder)
 
 
@@ -139,10 +140,14 @@ def prepare(config: Config, base: Path, *, store: Path | None = None) -> tuple[A
     return model, data
 
 
-def _first(work: Callable[[], object]) -> None:
+def _first(work: Callable[[], object], where: Path) -> None:
     """Have the first process write, and the others wait for it."""
     if distributed.is_main():
-        work()
+        try:
+            work()
+        except SafetensorError as err:  # what safetensors makes of a full disk
+            todo = "see to the disk, then give the same command again: finished stages are kept"
+            raise DarlError(f"weights cannot be written ({err})", where=str(where), todo=todo) from err
     distributed.barrier()
 
 
@@ -267,7 +272,7 @@ def _stage(name: str, context: Context) -> dict[str, Any]:
         **({} if brought.learnt_new is None else {"learnt_new": brought.learnt_new}),
         **brought.figures, "figures": figures, "history": brought.history,
     }  # fmt: skip
-    _first(lambda: _write_stage(place, outcome, model))
+    _first(lambda: _write_stage(place, outcome, model), place.parent)
     return outcome
 
 

@@ -76,11 +76,12 @@ def take_over(history: History, last: Event, now: Now, after_seconds: float) -> 
         what was there before.
     :raises ClusterError: when it is too young for that.
     """
-    if last.age_seconds < after_seconds:
+    if (age := last.age_seconds) < after_seconds:
+        when = f"{age:.0f} s ago" if age >= 0 else f"{-age:.0f} s from now, by the clock of this machine,"
         raise ClusterError(
-            f"a {last.kind} of {last.to.label} was started {last.age_seconds:.0f} s ago by {last.who} and is not done",
+            f"a {last.kind} of {last.to.label} was started {when} by {last.who} and is not done",
             where=history.cluster.url,
-            todo=f"wait for it, or {after_seconds:.0f} s if it died: then this takes over",
+            todo=f"wait for it, or {after_seconds - age:.0f} s if it died: then this takes over",
         )
     if now.bodies == last.after:
         return history.close(last, "done"), now

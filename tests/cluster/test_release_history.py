@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -15,9 +18,9 @@ from darl_opensearch.cluster.history import Event, History, Served
 from darl_opensearch.cluster.pipelines import PipelineOptions, models_in, options_of, pipelines_for
 from darl_opensearch.cluster.release import ReleaseOptions, RollbackOptions, _gate_says_no
 from darl_opensearch.cluster.rollback import way_back
-from darl_opensearch.cluster.switching import Now
+from darl_opensearch.cluster.switching import Now, take_over
 from darl_opensearch.cluster.versions import superfluous
-from darl_opensearch.errors import InputError, UsageError
+from darl_opensearch.errors import ClusterError, InputError, UsageError
 from darl_opensearch.resources import plugin_config
 
 SERVED = {version: Served("shoes", version, "local", f"m{version}") for version in "123456"}
@@ -161,3 +164,21 @@ def test_a_gates_report_that_is_none(tiny, tmp_path, text, why):
     path.write_text(text)
     with pytest.raises(InputError, match=why + ".*Make it by darl gate --out"):
         _gate_says_no(_read_gate(path), tiny, Now({}, None))
+
+
+@pytest.mark.parametrize(
+    ("age", "said"),
+    [
+        (timedelta(seconds=20), r"started 20 s ago by ann and is not done\. Wait for it, or (39|40) s if it died"),
+        (
+            -timedelta(hours=1),
+            r"started (3600|3599) s from now, by the clock of this machine, by ann .*, or 36\d\d s if",
+        ),
+    ],
+)
+def test_an_event_of_another_command_is_left_alone_whatever_the_clock_says(age, said):
+    started = (datetime.now(UTC) - age).isoformat()
+    one = Event("darl", 1, "release", "switching", started, SERVED["2"], who="ann")
+    history = cast("History", SimpleNamespace(cluster=SimpleNamespace(url="http://h:9200")))
+    with pytest.raises(ClusterError, match=rf"http://h:9200: a release of shoes 2 was {said}"):
+        take_over(history, one, Now({}, None), 60.0)

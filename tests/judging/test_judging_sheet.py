@@ -127,7 +127,7 @@ def test_jsonl_comes_back_too(tmp_path):
         (lambda rows: rows[2].__setitem__(0, "7"), "line 3: field 'grade' is '7', which is no grade. Write a number or "
          "a name of 0 irrelevant / 1 related / 2 fits, or skip"),
         (lambda rows: rows[1].__setitem__(5, "t-0123456789abcdef"), "line 2: field 'task' is 't-0123456789abcdef', "
-         "which is none of these tasks. Leave that column as it was written"),
+         "which is none of these tasks. Leave that column as it was written; if the whole table is of earlier work"),
         (lambda rows: rows[1].__setitem__(5, " "), "line 2: field 'task' is empty"),
         (lambda rows: rows.append(list(rows[1])), "line 5: field 'task': this pair stands here twice (first: "),
         (lambda rows: rows[0].__setitem__(5, "id"), "line 1: column 'task' is missing. Keep grade, query, item"),

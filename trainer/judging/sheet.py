@@ -85,9 +85,10 @@ def read_sheet(path: Path, tasks: Sequence[Task], scale: GradeScale) -> dict[str
         task = str(row.get("task") or "").strip().removeprefix(_PREFIX)
         if task not in known:
             what = f"field 'task' is {short(row.get('task'))}, which is none of these tasks" if task else "empty"
-            raise InputError(
-                what if task else "field 'task' is empty", where=where, todo="leave that column as it was written"
+            todo = "leave that column as it was written" + (
+                "; if the whole table is of earlier work, such as another cycle's, move it away" if task else ""
             )
+            raise InputError(what if task else "field 'task' is empty", where=where, todo=todo)
         if task in lines:
             raise InputError(
                 f"field 'task': this pair stands here twice (first: {lines[task]})", where=where,

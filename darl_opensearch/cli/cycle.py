@@ -94,7 +94,15 @@ def _summary(result: Any) -> str:
 def _stages(left: Any) -> str:
     said = ", ".join(f"{stage['stage']} {'kept' if stage['kept'] else 'rolled back'}" for stage in left["stages"])
     pairs = left["pairs"]
-    return f"train      version {left['version']} on {pairs['new']} new pairs, {pairs['old']} of former cycles: {said}"
+    lines = [
+        f"train      version {left['version']} on {pairs['new']} new pairs, {pairs['old']} of former cycles: {said}"
+    ]
+    if ood := left.get("ood"):
+        alarms = ood["false_alarms_seen_items"]
+        found = f"; of items trained on it calls {alarms['mean']:.3f} OOD, for alpha {ood['alpha']:g}" if alarms else ""
+        of = f"{ood['calibration_pairs']:,} pairs of {ood['calibration_queries']:,} held-out queries"
+        lines.append(f"           OOD score calibrated on {of}{found}")
+    return "\n".join(lines)
 
 
 def _judged(left: Any) -> str:

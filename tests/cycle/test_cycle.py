@@ -322,6 +322,17 @@ def test_what_was_judged_before_is_counted(known, more):
     assert said == f"judge      3 and 5 were judged{more}\nCycle 0002: next is train."
 
 
+def test_a_thin_calibration_can_be_seen(released):
+    result = released[1]
+    ood = result.steps["train"]["ood"]
+    alarms = ood["false_alarms_seen_items"]["mean"]
+    on = f"{ood['calibration_pairs']:,} pairs of {ood['calibration_queries']:,} held-out queries"
+    of = f"of items trained on it calls {alarms:.3f} OOD, for alpha {ood['alpha']:g}"
+    assert f"OOD score calibrated on {on}; {of}\n" in _summary(result)
+    thin = dict(result.steps["train"]) | {"ood": {**ood, "false_alarms_seen_items": None}}
+    assert "held-out queries\n" in _summary(CycleResult("0002", "stopped", "next is export", {"train": thin}))
+
+
 def test_there_is_no_such_step(small, tmp_path):
     path = write_cycle(tmp_path, small[1], training(small))
     with pytest.raises(UsageError, match="there is no step 'jugde'. Did you mean 'judge'"):

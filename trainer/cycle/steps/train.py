@@ -23,6 +23,7 @@ ITEMS, OLD, NEW, DEV, OOD_DEV, TRAFFIC = (
     "items.jsonl", "judgments.jsonl", "new.jsonl", "dev.jsonl", "ood_dev.jsonl", "traffic.jsonl",
 )  # fmt: skip
 CONTROL, LINEAGE = "control.jsonl", "lineage.jsonl"
+_OOD_FIGURES = ("alpha", "calibration_pairs", "calibration_queries", "false_alarms_seen_items")
 _KEPT = ("sample_pairs", "store", "held_out_queries")  # of [data]: how much is held in memory
 
 
@@ -42,6 +43,7 @@ def run(context: Context) -> Mapping[str, Any]:
         "version": config.model.version, "from": context.serving.identity, "pairs": counts,
         "stages": [{key: stage.get(key) for key in ("stage", "kept", "gain")} for stage in trained.result["stages"]],
         "dev": {"before": trained.result["start"], "after": trained.result["dev"]},
+        "ood": {key: trained.result["ood"].get(key) for key in _OOD_FIGURES},
     }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import os
@@ -274,6 +275,25 @@ def test_what_is_too_large_or_of_no_length_is_refused(store):
 def test_requests_that_make_no_sense(store, path, body, message):
     told = client(store).post(f"/api/{path}", json=body, headers=WRITES)
     assert told.status_code == 400 and message in told.json()["error"] and not store.raters()
+
+
+def test_a_tab_that_is_closed_in_the_middle_is_no_error_of_ours(store):
+    sent = []
+    said = iter([{"type": "http.request", "body": b'{"ta', "more_body": True}, {"type": "http.disconnect"}])
+
+    async def receive():
+        return next(said)
+
+    async def send(message):
+        sent.append(message)
+
+    headers = {"host": HOST[7:], "origin": HOST, "content-type": "application/json", "content-length": "20"}
+    scope = {
+        "type": "http", "method": "POST", "path": "/api/answer", "query_string": b"",
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+    }  # fmt: skip
+    asyncio.run(create_app(Page(TASKS, SCALE, "", store))(scope, receive, send))
+    assert sent[0]["status"] == 400 and store.raters() == []
 
 
 def test_places_and_bodies_that_make_no_sense(store):

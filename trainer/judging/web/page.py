@@ -8,7 +8,7 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
@@ -171,6 +171,8 @@ def _writing(handle: Callable[[Mapping[str, Any]], dict[str, Any]]) -> Callable[
             body = await request.json()
         except (ValueError, RecursionError) as err:
             raise InputError("the body is not JSON") from err
+        except ClientDisconnect as err:  # a tab that was closed
+            raise InputError("the body ended early") from err
         if not isinstance(body, dict):
             raise InputError("the body is not a JSON object")
         return JSONResponse(await run_in_threadpool(handle, body))

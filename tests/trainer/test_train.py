@@ -230,6 +230,22 @@ def test_a_catalogue_that_is_judged_all_over_leaves_items_to_calibrate_on(tmp_pa
     assert trained.result["ood"]["calibration_pairs"] == sum(len(ids) for _, ids in data.traffic) >= 9
 
 
+@pytest.mark.parametrize(("depth", "made"), [(9, False), (16, True)])
+def test_a_few_items_that_nobody_judged_are_too_few(tmp_path, bases, depth, made):
+    """Enough pairs for the calibration, but of one item, and hardly any of what is retrieved."""
+    path = write_project(tmp_path / "p", bases["bert"])
+    judge_everything(path)
+    judgments = path.parent / "judgments.jsonl"
+    rows = [json.loads(line) for line in judgments.read_text().splitlines()]
+    write_jsonl(judgments, [row for row in rows if row["item_id"] != "i19"])
+    retrieved_ = [f"i{n}" for n in range(20 - depth, 20)]
+    write_jsonl(path.parent / "traffic.jsonl", [{"query": f"traffic {n}", "items": retrieved_} for n in range(10)])
+    _, data = plan.prepare(read_config(path), path.parent)
+    calibrating = {i for _, ids in data.traffic for i in ids}
+    assert calibrating == {"i19"} | data.set_aside and bool(data.set_aside) is made
+    assert not calibrating & {i for q in data.learnt for i in q.item_ids}
+
+
 def test_read_from_disk_it_is_refused(tmp_path, bases, capsys):
     path = write_project(tmp_path / "p", bases["bert"], data={"store": "disk"})
     judge_everything(path)

@@ -109,8 +109,8 @@ def set_aside(familiar: Retrieved, used: Collection[str], *, pairs: int) -> froz
     """Choose judged items to leave out of training, where held-out queries retrieve hardly any other.
 
     The OOD score is calibrated on pairs that share no item with the training. Where nearly the whole catalogue is
-    judged there are none, unless some are made: items in an order drawn by their ids' digests, so that they stay the
-    same from version to version, until there are pairs enough or a tenth of the judged items is gone.
+    judged there are none, unless some are made: items in an order drawn by their ids' digests, so that the next version
+    leaves out mostly the same, until there are pairs enough or a tenth of the judged items is gone.
 
     :param familiar: held-out queries with the judged items that they retrieve.
     :param used: ids of the judged items.

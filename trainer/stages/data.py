@@ -303,9 +303,15 @@ def read_data(config: Config, folder: Path, tokenizer: Tokenizer, *, store: Path
     traffic, familiar = calibrating(_AnyOf(judged.used, used))
     sample = sampled(judged.train, data.sample_pairs, config.seed)
     found = RunData(items, judged.train, dev, traffic, familiar, new, ood_dev, pool, sample)
-    if isinstance(judged.train, list) and _pairs(traffic) < least_pairs(config.ood.alpha):
+    if isinstance(judged.train, list) and _judged_all_over(found, config.ood.alpha):
         return _with_items_set_aside(found, used, calibrating, config)
     return found
+
+
+def _judged_all_over(data: RunData, alpha: float) -> bool:
+    """Tell whether what held-out queries retrieve is nearly all judged, and too little is left to calibrate on."""
+    unseen, seen = _pairs(data.traffic), _pairs(data.familiar)
+    return unseen < least_pairs(alpha) or (unseen < MADE_PAIRS / alpha and 10 * unseen < unseen + seen)
 
 
 def _with_items_set_aside(
@@ -313,7 +319,7 @@ def _with_items_set_aside(
 ) -> RunData:
     """Leave some judged items out of everything, to calibrate on; where that does not help, all is as it was."""
     used = used | {item_id for query in data.train for item_id in query.item_ids}
-    apart = set_aside(data.familiar, used, pairs=round(MADE_PAIRS / config.ood.alpha))
+    apart = set_aside(data.familiar, used, pairs=round(MADE_PAIRS / config.ood.alpha) - _pairs(data.traffic))
     traffic, familiar = calibrating(used - apart)
     train, dev, new, ood_dev = (without_items(q, apart) for q in (data.train, data.dev, data.new, data.ood_dev))
     if _pairs(traffic) < least_pairs(config.ood.alpha) or not dev or not _learnable(train):

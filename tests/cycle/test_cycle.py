@@ -152,6 +152,22 @@ def test_the_gate_scores_again_only_what_evaluate_has_not_kept(released, tmp_pat
     assert figures[0] == figures[1] and before["passed"] is said["passed"] is True
 
 
+def test_further_training_data_is_kept_apart_from_the_gates_sets_too(released, tmp_path):
+    folder = tmp_path / "further"
+    shutil.copytree(released[0], folder)
+    cycle = folder / "cycles" / "0001"
+    for name in ("outcome.json", "steps/gate.json", "steps/register.json", "steps/release.json"):
+        (cycle / name).unlink()
+    (folder / "cycles" / "current.json").unlink()
+    first = (folder / "id_test.jsonl").read_text().splitlines(keepends=True)[0]
+    (folder / "elsewhere.jsonl").write_text(first)
+    config = read_cycle(folder / "cycle.toml", ['gate.train=["elsewhere.jsonl"]'])
+    result = run_cycle(config, folder, world(folder))
+    assert result.outcome == "refused" and "elsewhere.jsonl" in result.said
+    with pytest.raises(UsageError, match=r"\[gate\] train names a file that is not there"):
+        run_cycle(read_cycle(folder / "cycle.toml", ['gate.train=["no.jsonl"]']), folder, world(folder))
+
+
 def test_judges_that_are_refused_are_told_of_and_nothing_is_trained(small, tmp_path):
     """The lowest grade for everything, by a judge that is scored on gold that says otherwise."""
     path = write_cycle(tmp_path, small[1], training(small))

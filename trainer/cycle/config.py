@@ -175,7 +175,7 @@ def check_files(config: CycleConfig, base: Path) -> None:
     named = [("[model] config", model.config), *(("[model] catalogue", name) for name in model.catalogue)]
     named += [("[model] held_out", name) for name in model.held_out]
     named += [("[gate] id_test", config.gate.id_test), ("[judge] guideline", config.judge.guideline)]
-    named += [("[judge] gold", config.judge.gold)]
+    named += [("[judge] gold", config.judge.gold), *(("[gate] train", str(path)) for path in config.gate.train)]
     for key, name in named:
         if name and not (base / name).is_file():
             raise UsageError(f"{key} names a file that is not there", where=str(base / name), todo="correct the path")

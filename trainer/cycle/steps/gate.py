@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from darl_opensearch.bundle import Bundle
+from trainer.cycle.samples import read_rows
 from trainer.cycle.steps.base import SCORES, Context
-from trainer.cycle.steps.train import CONTROL, ITEMS, NEW, OLD
+from trainer.cycle.steps.train import CONTROL, ITEMS, NEW, OLD, OOD_DEV
 from trainer.evaluate.gate import gate
 from trainer.evaluate.kept_scores import KeptScores
 
@@ -20,7 +21,10 @@ def run(context: Context) -> Mapping[str, Any]:
     :return: its report; ``passed`` says yes or no.
     """
     folder = context.file("train")
-    options = dataclasses.replace(context.config.gate, train=(folder / OLD, folder / NEW))
+    own = context.config.gate
+    known = [name for name in (OLD, NEW, OOD_DEV) if name != OOD_DEV or read_rows(folder / name)]
+    further = [context.base / path for path in own.train]
+    options = dataclasses.replace(own, train=(*(folder / name for name in known), *further))
     said = gate(
         context.serving, Bundle.open(context.file("bundle")), items=folder / ITEMS, id_test=context.id_test,
         control=folder / CONTROL, options=options, report=context.world.report,

@@ -116,17 +116,16 @@ def cut_to_tokens(text: str, tokenizer: Tokenizer, cap: int) -> str:
     while text:
         encoding = tokenizer.encode(text, add_special_tokens=False)
         # A tokenizer.json carries a truncation of its own: what it cut away counts as well.
-        count = len(encoding.ids) + sum(len(more.ids) for more in encoding.overflowing)
-        if count <= cap and not encoding.overflowing:
+        parts = [encoding, *encoding.overflowing]
+        words = [word for part in parts for word in part.word_ids]
+        if len(words) <= cap:
             return text
-        words = encoding.word_ids[: cap + 1]
-        last = len(words) - 1 if len(encoding.ids) > cap else len(words)
-        keep = last
-        if len(encoding.ids) > cap:
-            while keep > 0 and words[keep - 1] == words[last]:
-                keep -= 1  # do not split a word: its pieces would be others
-            keep = keep or last  # one word longer than the cap: split it after all
-        shorter = text[: encoding.offsets[keep - 1][1]].rstrip()
+        ends = [end for part in parts for _, end in part.offsets]
+        keep = cap
+        while keep > 0 and words[keep - 1] == words[cap]:
+            keep -= 1  # do not split a word: its pieces would be others
+        keep = keep or cap  # one word longer than the cap: split it after all
+        shorter = text[: ends[keep - 1]].rstrip()
         text = shorter if len(shorter) < len(text) else text[: len(text) // 2]
     return text
 

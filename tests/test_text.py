@@ -105,6 +105,15 @@ def test_cut_laws(name, text, cap):
         assert cut == text
 
 
+def test_a_truncation_of_the_tokenizer_itself_cuts_nothing():
+    """``tokenizer.json`` may carry one; it is the cap that counts."""
+    tokenizer = Tokenizer.from_str(WORDPIECE.to_str())
+    tokenizer.enable_truncation(20)
+    for cap in (19, 20, 21, 30, 40, 41, 50):
+        text = "0:" * 25
+        assert cut_to_tokens(text, tokenizer, cap) == text[:cap]
+
+
 def test_cut_is_at_a_word_border_and_not_shorter_than_needed():
     text = "stolen bicycle lost luggage"
     counts = [count(WORDPIECE, " ".join(text.split()[:n])) for n in range(5)]

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from wordpiece import vocabulary
 
 from darl_opensearch import bundle as bundle_files
 from darl_opensearch.bundle import Bundle, Card, OodCard, writing
@@ -38,10 +39,9 @@ def tiny_tokenizer(texts: list[str], max_length: int) -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     alphabet = [*"abcdefghijklmnopqrstuvwxyz0123456789.,:;|'\"-{}()[]\\/?!"]
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=600, special_tokens=special, initial_alphabet=alphabet, show_progress=False
-    )
-    tokenizer.train_from_iterator(sorted(texts), trainer)
+    found = vocabulary(tokenizer, texts, size=600, special=special, alphabet=alphabet)
+    tokenizer.model = models.WordPiece(found, unk_token="[UNK]")
+    tokenizer.add_special_tokens(special)
     cls, sep = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS]:0 $A:0 [SEP]:0",

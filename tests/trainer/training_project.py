@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from hypothesis import HealthCheck, settings
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from wordpiece import vocabulary
 
 # Torch is slow at its first call of a kind, and a busy machine at any: no deadline for an example.
 laws = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
@@ -27,7 +28,8 @@ def tiny_tokenizer(kind: str) -> tuple[Tokenizer, str, str]:
         tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-        trainer = trainers.WordPieceTrainer(vocab_size=300, special_tokens=special, show_progress=False)
+        tokenizer.model = models.WordPiece(vocabulary(tokenizer, TEXTS, size=300, special=special), unk_token="[UNK]")
+        tokenizer.add_special_tokens(special)
         cls, sep = "[CLS]", "[SEP]"
     else:
         tokenizer = Tokenizer(models.BPE())
@@ -39,7 +41,7 @@ def tiny_tokenizer(kind: str) -> tuple[Tokenizer, str, str]:
             vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False
         )
         cls, sep = "<s>", "</s>"
-    tokenizer.train_from_iterator(TEXTS, trainer)
+        tokenizer.train_from_iterator(TEXTS, trainer)
     ids = [(token, tokenizer.token_to_id(token)) for token in (cls, sep)]
     tokenizer.post_processor = processors.TemplateProcessing(single=f"{cls} $A {sep}", special_tokens=ids)
     return tokenizer, cls, sep

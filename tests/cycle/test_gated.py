@@ -11,6 +11,7 @@ from support import tiny_bundle
 
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.errors import GateRefused
+from darl_opensearch.scores import GradeScale
 from trainer.cycle.config import CycleConfig, Gate, Model
 from trainer.cycle.folder import Cycle, Cycles
 from trainer.cycle.steps import STEPS, Context
@@ -23,7 +24,8 @@ def context(folder, *, passed=True, swapped=False):
     cycle.finish("gate", {"settings": {}, "passed": passed, "new": {"identity": made.identity}})
     if swapped:
         shutil.rmtree(made.path)
-        tiny_bundle(made.path, version="3")
+        other = tiny_bundle(made.path, version="2", scale=GradeScale(("no", "yes"), (0.0, 1.0)))
+        assert other.identity != made.identity
     config = CycleConfig(model=Model(bundle="serving", config="darl.toml"), gate=Gate(id_test="id.jsonl"))
     return Context(config, folder, Cycles(folder / "cycles"), cycle, Bundle.open(serving.path), world(folder))
 

@@ -78,7 +78,8 @@ def test_model_card_for_people(small):
     for line in ("# small 1", "| 0 | none | 0 |", "| 1 | some | 1 |", "| 2 | most | 3 |", "| head | "):
         assert line in text
     assert f"{trained.data['train']['queries']} queries with {trained.data['train']['pairs']} graded pairs" in text
-    assert f"Detector `knn` on pair features, calibrated for a false-alarm rate of 0.05 on {424} pairs" in text
+    pairs = trained.result["ood"]["calibration_pairs"]
+    assert f"Detector `knn` on pair features, calibrated for a false-alarm rate of 0.05 on {pairs} pairs" in text
     assert re.search(r"\| nDCG, 95 % interval over queries \| \[0\.\d{4}, [01]\.\d{4}\] \| \[0\.", text)
     assert "arXiv:2412.12504" in text and "independent implementation" in text
     assert not re.search(r"\bnan\b|\binf\b|\{\w*\}", text)

@@ -294,7 +294,7 @@ LONG = with_(checkpoint_steps=3, epochs=120, **EVERYTHING)
 
 def test_kill_9_at_random_moments(tmp_path):
     whole = descend(tmp_path / "whole", LONG, loss=Remembering())
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests"))), "OMP_NUM_THREADS": "1"}
     place, generator, killed = tmp_path / "killed" / "stage" / checkpoint.PROGRESS, random.Random(7), 0
     command = [sys.executable, "-c", textwrap.dedent(CHILD), str(tmp_path / "killed"), str(Path(__file__).parent)]
     for _ in range(2):

@@ -120,7 +120,7 @@ def set_aside(familiar: Retrieved, used: Collection[str], *, pairs: int) -> froz
     retrieved_by = Counter(item_id for _, ids in familiar for item_id in ids)
     chosen: set[str] = set()
     made = 0
-    for item_id in sorted(retrieved_by, key=_drawn_place):
+    for item_id in sorted(retrieved_by, key=draw_order):
         if made >= pairs or len(chosen) + 1 > len(used) // MOST_SET_ASIDE:
             break
         chosen.add(item_id)
@@ -146,5 +146,10 @@ def without_items(queries: Sequence[JudgedQuery], dropped: Container[str]) -> li
     return kept
 
 
-def _drawn_place(item_id: str) -> bytes:
+def draw_order(item_id: str) -> bytes:
+    """Sort key of an order of items that is as good as drawn, and the same in every run.
+
+    :param item_id: the item's id.
+    :return: 8 bytes of its digest.
+    """
     return hashlib.blake2b(item_id.encode(), digest_size=8).digest()

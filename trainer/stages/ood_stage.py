@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from torch import Tensor
 from darl_opensearch.errors import InputError, UsageError
 from darl_opensearch.scores import is_ood
 from trainer.config import Ood
+from trainer.data.splits import draw_order
 from trainer.evaluate.bootstrap import bootstrap_ratio
 from trainer.models.base import LAST, PairFeatures
 from trainer.models.heads import Head
@@ -143,14 +143,12 @@ def _chunks(features: Features, config: Ood, pairs: Pairs) -> Iterator[tuple[Ten
 def _unjudged_items(features: Features, config: Ood, data: RunData) -> Iterator[tuple[Tensor, ...]]:
     """Features of items that nobody judged: all, or those first in an order drawn by their ids' digests."""
     judged = {item_id for query in data.learnt for item_id in query.item_ids}
-    drawn = heapq.nsmallest(MOST_CATALOGUE, (item_id for item_id in data.items if item_id not in judged), key=_shuffled)
+    drawn = heapq.nsmallest(
+        MOST_CATALOGUE, (item_id for item_id in data.items if item_id not in judged), key=draw_order
+    )
     for start in range(0, len(drawn), CHUNK):
         texts = [data.items[item_id].text for item_id in drawn[start : start + CHUNK]]
         yield (features.apart(texts, layers=config.layers),)
-
-
-def _shuffled(item_id: str) -> bytes:
-    return hashlib.blake2b(item_id.encode(), digest_size=8).digest()
 
 
 def _distances(features: Features, detector: Any, config: Ood, pairs: Pairs) -> Tensor:

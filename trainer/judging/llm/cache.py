@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sqlite3
 import threading
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from darl_opensearch.errors import DarlError
+from trainer.judging.database import using
 
 _SCHEMA = """
 PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA busy_timeout = 10000;
@@ -84,13 +84,6 @@ class Cache:
         """Close the file."""
         self._db.close()
 
-    @contextlib.contextmanager
-    def _using(self) -> Iterator[None]:
-        with self._lock:
-            try:
-                yield
-            except sqlite3.Error as err:
-                todo = "free the disk, then give the same command again: answers so far are kept"
-                raise DarlError(
-                    f"the file of answers cannot be used ({err})", where=str(self._path), todo=todo
-                ) from err
+    def _using(self) -> AbstractContextManager[None]:
+        todo = "free the disk, then give the same command again: answers so far are kept"
+        return using(self._lock, self._path, "the file of answers", todo=todo)

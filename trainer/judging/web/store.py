@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import re
 import sqlite3
 import threading
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from darl_opensearch.errors import DarlError, InputError
 from trainer.judging.base import Answer
+from trainer.judging.database import using
 
 RATER = re.compile(r"[A-Za-z0-9._-]{1,40}")
 # FULL: an answer that the page has shown as saved outlives a power cut as well as a kill.
@@ -135,14 +135,9 @@ class AnswerStore:
     def _transaction(self) -> _Transaction:
         return _Transaction(self._db)
 
-    @contextlib.contextmanager
-    def _using(self) -> Iterator[None]:
-        with self._lock:
-            try:
-                yield
-            except sqlite3.Error as err:
-                todo = "free the disk, or see who holds the file; nothing that was saved is lost"
-                raise DarlError(f"the answers' file cannot be used ({err})", where=str(self.path), todo=todo) from err
+    def _using(self) -> AbstractContextManager[None]:
+        todo = "free the disk, or see who holds the file; nothing that was saved is lost"
+        return using(self._lock, self.path, "the answers' file", todo=todo)
 
 
 class _Transaction:

@@ -22,9 +22,9 @@ def run(context: Context) -> Mapping[str, Any]:
     """
     folder = context.file("train")
     own = context.config.gate
-    known = [name for name in (OLD, NEW, OOD_DEV) if name != OOD_DEV or read_rows(folder / name)]
+    stopped = [folder / OOD_DEV] if read_rows(folder / OOD_DEV) else []
     further = [context.base / path for path in own.train]
-    options = dataclasses.replace(own, train=(*(folder / name for name in known), *further))
+    options = dataclasses.replace(own, train=(folder / OLD, folder / NEW, *stopped, *further))
     said = gate(
         context.serving, Bundle.open(context.file("bundle")), items=folder / ITEMS, id_test=context.id_test,
         control=folder / CONTROL, options=options, report=context.world.report,

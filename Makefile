@@ -38,7 +38,6 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pydoclint --quiet darl_opensearch trainer
 
 docs-check: $(STAMP)
 	$(BIN)/cog --check --verbosity=1 -I . docs/*.md

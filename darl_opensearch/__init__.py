@@ -21,7 +21,6 @@ def __getattr__(name: str) -> object:
     """Load the public classes late, so that ``darl --help`` pays for none of them.
 
     :param name: one of ``__all__``.
-    :return: the class.
     :raises AttributeError: for any other name.
     """
     if name not in _HOMES:

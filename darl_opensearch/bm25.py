@@ -19,7 +19,6 @@ _WORD = re.compile(r"\w+", re.UNICODE)
 class Bm25Hit:
     """One item found.
 
-    :param item_id: its id.
     :param score: BM25, higher is better.
     """
 
@@ -44,7 +43,6 @@ class Bm25Index:
         """Find the items that share words with a query, as a ``match`` query does.
 
         :param query: any text; its punctuation is no syntax.
-        :param size: most hits.
         :return: hits, best first; ties in order of insertion.
         """
         words = dict.fromkeys(_WORD.findall(query.lower()))

@@ -120,10 +120,7 @@ class Card:
         return self.query_cap + self.item_cap + self.frame
 
     def to_json(self) -> dict[str, Any]:
-        """Render for ``darl.json``.
-
-        :return: JSON-ready values.
-        """
+        """Render for ``darl.json``."""
         data = dataclasses.asdict(self)
         scale, template = data.pop("scale"), data.pop("template")
         data["grades"] = [{"name": n, "gain": g} for n, g in zip(scale["names"], scale["gains"], strict=True)]
@@ -136,7 +133,6 @@ class Card:
 
         :param data: parsed ``darl.json``.
         :param where: path to name in an error.
-        :return: the card.
         :raises BundleError: when a value is missing or of the wrong kind.
         """
         try:
@@ -184,7 +180,6 @@ class DriftReference:
 class Bundle:
     """An opened bundle.
 
-    :param path: its folder.
     :param card: what ``darl.json`` says.
     :param digests: SHA-256 of every other file, by relative path.
     """
@@ -197,9 +192,7 @@ class Bundle:
     def open(cls, path: str | os.PathLike[str], *, verify: bool = True) -> Bundle:
         """Read a bundle.
 
-        :param path: its folder.
         :param verify: compare every digest; leave it on but for a bundle just verified.
-        :return: the bundle.
         :raises BundleError: when it is absent, of another format, incomplete or changed.
         """
         folder = Path(path)
@@ -242,7 +235,6 @@ class Bundle:
         """Path of one of the bundle's files.
 
         :param name: a name this module defines.
-        :return: the path.
         :raises BundleError: when this bundle does not have it.
         """
         if name not in self.digests:
@@ -279,7 +271,6 @@ class Bundle:
     def reference(self) -> DriftReference:
         """Read the sample that drift is measured against.
 
-        :return: the sample.
         :raises BundleError: when this bundle has none, or it is damaged.
         """
         rows, path = self.file(REFERENCE), self.file(REFERENCE_QUERIES)
@@ -344,7 +335,6 @@ def writing(path: str | os.PathLike[str], card: Card) -> Iterator[Path]:
     """Write a bundle: fill the folder you are given; digests, zip and rename are done on leaving.
 
     :param path: where the bundle will be; a bundle of the same name and version there is replaced.
-    :param card: its card.
     :yields: a temporary sibling folder to write the files into.
     :raises BundleError: when a required file was not written, or ``path`` holds something else.
     """
@@ -378,7 +368,6 @@ def replace_folder(source: Path, target: Path) -> None:
     """Put a finished folder in place of an older one.
 
     :param source: the finished folder, on the same file system.
-    :param target: where it goes.
     """
     old = target.with_name(f".{target.name}.{os.getpid()}.old")
     if target.exists():
@@ -412,8 +401,6 @@ def write_opensearch_zip(folder: Path) -> None:
 def check_name(name: str, version: str) -> None:
     """Refuse a name or version that could not be a file, an index suffix or a pipeline name.
 
-    :param name: model name.
-    :param version: model version.
     :raises InputError: when either is not usable.
     """
     if not _NAME.fullmatch(name):
@@ -425,7 +412,6 @@ def check_name(name: str, version: str) -> None:
 def sha256_of(path: Path) -> str:
     """Digest a file.
 
-    :param path: the file.
     :return: 64 hexadecimal digits.
     """
     with path.open("rb") as file:

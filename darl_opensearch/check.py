@@ -24,7 +24,6 @@ INT8_BOUND = 0.15  # of a score: quantisation moves it, a wrong graph moves it f
 def check_bundle(path: Path) -> Iterator[Finding]:
     """Look at everything a bundle promises.
 
-    :param path: its folder.
     :yields: findings; a bundle that cannot be opened raises instead.
     """
     bundle = Bundle.open(path)
@@ -147,12 +146,9 @@ def compare(
 ) -> Iterator[Finding]:
     """Hold a graph's output against torch's, within the bounds of the contract.
 
-    :param name: the graph's file name.
     :param rows: ``[n, 3 + k]`` from the graph.
     :param reference: ``[n, 3 + k]`` from torch.
-    :param columns: their layout.
     :param calibration: ``[m]`` calibration distances, for the steps of ``ood_score``.
-    :yields: findings.
     """
     if rows.shape != reference.shape or not np.isfinite(rows).all():
         yield _not_finite(name, rows, reference)
@@ -184,8 +180,6 @@ def _not_finite(name: str, rows: NDArray[Any], reference: NDArray[Any]) -> Findi
 def run_pairs(graph: Path, tokenizer: Any, pairs: Sequence[tuple[str, str]], *, batch: int = 1) -> NDArray[np.float32]:
     """Run a graph over pairs, outside of any scorer.
 
-    :param graph: the ONNX file.
-    :param tokenizer: the bundle's.
     :param pairs: query and item text each.
     :param batch: pairs a pass; neighbours in the list share it, padded.
     :return: ``[n, 3 + k]``.

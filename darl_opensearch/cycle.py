@@ -33,7 +33,6 @@ Report = Callable[[str, int, int], object]
 class Surroundings:
     """What a ``cycle.toml`` names outside its own folder.
 
-    :param config: the configuration.
     :param base: folder that its paths are relative to.
     :param cluster: how to reach the cluster; its URL is replaced by that of ``[release]``.
     :param apply_settings: change cluster settings that stand in the way of a release.

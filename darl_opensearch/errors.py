@@ -64,7 +64,6 @@ class GateRefused(DarlError):
 def one_line(text: str) -> str:
     """Make text from anywhere fit to print: one line, and nothing in it that a terminal would obey.
 
-    :param text: any text.
     :return: its words with single blanks, U+FFFD in place of what cannot be printed.
     """
     return "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text.split()))
@@ -73,9 +72,7 @@ def one_line(text: str) -> str:
 def load(module: str, extra: str) -> ModuleType:
     """Import a heavy library late, or say which extra brings it.
 
-    :param module: dotted module name.
     :param extra: the extra of this package that installs it.
-    :return: the module.
     :raises MissingExtra: when the library itself is absent; an error inside it is shown as it is. For one of
         our own packages, the library is whatever it imports.
     """

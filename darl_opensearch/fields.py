@@ -12,10 +12,8 @@ from darl_opensearch.errors import UsageError
 def option(default: Any, help: str, **metadata: Any) -> Any:
     """Make a dataclass's field that may be left out.
 
-    :param default: its value then.
     :param help: what it means, in one line.
     :param **metadata: what else is to be known of it.
-    :return: the field.
     """
     return field(default=default, metadata={"help": help} | metadata)
 
@@ -24,7 +22,6 @@ def required(help: str) -> Any:
     """Make a dataclass's field that has to be given.
 
     :param help: what it means, in one line.
-    :return: the field.
     """
     return field(metadata={"help": help})
 
@@ -33,7 +30,6 @@ def parameters(help: str) -> Any:
     """Make a dataclass's field that holds a mapping, empty where it is left out.
 
     :param help: what it means, in one line.
-    :return: the field.
     """
     return field(default_factory=dict, metadata={"help": help})
 
@@ -42,9 +38,6 @@ def check_least(table: str, config: Any, low: float, *names: str) -> None:
     """Refuse numbers below a bound, and those that are not finite.
 
     :param table: name of the configuration's table.
-    :param config: the configuration.
-    :param low: the bound.
-    :param *names: of the fields.
     :raises UsageError: naming the first that is refused.
     """
     for name in names:

@@ -11,11 +11,7 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """Write a temporary sibling that takes the file's place on leaving, or vanishes with an error.
-
-    :param path: the file to write.
-    :yields: the temporary file's path.
-    """
+    """Write a temporary sibling that takes the file's place on leaving, or vanishes with an error."""
     target = Path(os.path.abspath(path))  # noqa: PTH100  links stay
     target.parent.mkdir(parents=True, exist_ok=True)
     work = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")

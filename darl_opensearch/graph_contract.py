@@ -23,7 +23,6 @@ KNOWN_CUSTOM = frozenset(
 class Finding:
     """One thing looked at.
 
-    :param check: what was looked at.
     :param passed: whether it is as it must be; None when it could not be looked at.
     :param detail: what was found, and why that fails.
     """
@@ -33,20 +32,15 @@ class Finding:
     detail: str
 
     def to_json(self) -> dict[str, Any]:
-        """Render for ``--json``.
-
-        :return: JSON-ready values.
-        """
+        """Render for ``--json``."""
         return {"check": self.check, "passed": self.passed, "detail": self.detail}
 
 
 def inspect_graph(path: Path, *, width: int | None, data: str | None = None) -> Iterator[Finding]:
     """Look at a graph without running it.
 
-    :param path: the ONNX file.
     :param width: columns of ``scores``; None for the feature graph.
     :param data: file beside it that may hold its weights; None: it holds them itself.
-    :yields: findings.
     """
     name = path.name
     try:

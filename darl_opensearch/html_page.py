@@ -29,7 +29,6 @@ def page(title: str, body: Iterable[str], *, style: str = "") -> str:
     :param title: of the window, as text.
     :param body: what is on it, as HTML, a line or more each.
     :param style: CSS beside the common one: lines, each with its break.
-    :return: HTML.
     """
     head = f"<title>{escaped(title)}</title>\n<style>{_STYLE}{style}</style>"
     start = '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -41,7 +40,6 @@ def escaped(value: object) -> str:
     """Write a value as text: what looks like markup in it is none.
 
     :param value: anything; a query of a user's, say.
-    :return: HTML on one line.
     """
     return escape(one_line(str(value)))
 
@@ -50,8 +48,6 @@ def figure(title: str, svg: str) -> str:
     """Show a picture.
 
     :param title: its caption, as text.
-    :param svg: the picture.
-    :return: HTML.
     """
     return f"<figure>\n<figcaption>{escaped(title)}</figcaption>\n{svg}\n</figure>"
 
@@ -63,7 +59,6 @@ def table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]], *, nam
     :param head: column names, as text.
     :param rows: cells, as text, as many as there are columns.
     :param names: how many columns are names, which go to the left; the others are numbers.
-    :return: HTML.
     """
 
     def row(cells: Sequence[str], tag: str) -> str:

@@ -19,7 +19,6 @@ MAX_LINE_BYTES = 64 << 20  # far above any item; keeps a file without line break
 def read_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Read one object after the other; blank lines are passed over, ``.gz`` files are unpacked.
 
-    :param path: the file.
     :yields: where the object stands (``file, line n``, for error messages) and the object.
     :raises InputError: when the file cannot be read or a line is not a JSON object.
     """

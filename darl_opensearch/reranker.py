@@ -32,7 +32,6 @@ class Reranker:
         passes, and :meth:`close` closes one that was opened for a path.
     :param provider: ``cpu`` or ``cuda``.
     :param threads: batches scored at the same time on the CPU; by default the cores of this process.
-    :param int8: use the quantised graph.
     """
 
     def __init__(
@@ -85,7 +84,6 @@ class Reranker:
         template. A hit that cannot be rendered either is not lost: it comes after all scored ones, in its old
         order, with a null ``_score`` and none of the model's fields.
 
-        :param query: the query's text.
         :param response: what ``client.search`` returned; it is not changed.
         :param size: hits to return; all by default.
         :param text_field: field that holds the text the model reads.
@@ -160,9 +158,6 @@ class Reranker:
         """Fetch candidates by BM25 on the text field, and rerank them.
 
         :param client: a client of the cluster.
-        :param index: the item index.
-        :param query: the query's text.
-        :param size: hits to return.
         :param window: candidates to score; ``size`` if that is more.
         :param filter: a query that candidates must match as well.
         :param text_field: field that holds the text the model reads.

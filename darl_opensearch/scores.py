@@ -46,10 +46,7 @@ class GradeScale:
 
 @dataclass(frozen=True)
 class Columns:
-    """Where each value lies in a row of ``scores``, for ``k`` grades.
-
-    :param k: number of grades.
-    """
+    """Where each value lies in a row of ``scores``, for ``k`` grades."""
 
     k: int
 

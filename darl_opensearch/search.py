@@ -41,11 +41,8 @@ class RankedHit:
     :param source: its ``_source``.
     :param score: the score it is ranked by; the first stage's where it was not reranked.
     :param first_score: the first stage's score, where it was reranked.
-    :param grade: most probable grade.
-    :param grade_name: its name.
     :param grade_probs: probability of each grade, lowest first.
     :param ood_score: 1 minus the conformal p-value.
-    :param ood_distance: the detector's distance.
     :param is_ood: whether the model was not taught about such a pair.
     """
 
@@ -62,10 +59,7 @@ class RankedHit:
     is_ood: bool | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Render for ``--json``.
-
-        :return: JSON-ready values.
-        """
+        """Render for ``--json``."""
         return dict(vars(self)) | {"grade_probs": self.grade_probs and list(self.grade_probs)}
 
 
@@ -73,7 +67,6 @@ class RankedHit:
 class SearchOutcome:
     """What a search brought.
 
-    :param query: the query's text.
     :param query_id: the caller's id of the query.
     :param slice: the part of traffic it belongs to.
     :param hits: the hits, best first.
@@ -95,10 +88,7 @@ class SearchOutcome:
     alpha: float
 
     def to_json(self) -> dict[str, Any]:
-        """Render for ``--json``.
-
-        :return: JSON-ready values.
-        """
+        """Render for ``--json``."""
         return dict(vars(self)) | {"hits": [hit.to_json() for hit in self.hits]}
 
     def ranked_request(self, request_id: str | None = None) -> RankedRequest | None:
@@ -132,7 +122,6 @@ class PipelineSearch:
     It sends each query in the form that the pipeline's route needs (:mod:`~darl_opensearch.cluster.guards`),
     so that quotes, brackets and placeholders in a query do not silently switch reranking off.
 
-    :param client: the client.
     :param model: the bundle that the pipeline serves, or its card: grade names and alpha.
     :param index: the index, filled by ``darl index``.
     :param pipeline: the search pipeline, made by ``darl register``.
@@ -186,7 +175,6 @@ class PipelineSearch:
         """Search and rerank.
 
         :param query: the query's text: what the model sees.
-        :param size: hits wanted.
         :param body: a search body of your own; by default a match on ``darl_text``.
         :param query_id: your id of the query, for the OOD log.
         :param slice: the part of traffic it belongs to, for the OOD log.
@@ -215,8 +203,6 @@ class PipelineSearch:
     ) -> list[Mapping[str, Any]]:
         """Search without the pipeline: the order before.
 
-        :param query: the query's text.
-        :param size: hits wanted.
         :param body: a search body of your own.
         :return: the hits, as OpenSearch returns them.
         """
@@ -272,7 +258,6 @@ class PipelineSearch:
 def check_query(query: str) -> None:
     """Refuse a query that nothing can be searched for.
 
-    :param query: the query's text.
     :raises InputError: when it is empty, far too long, or not text.
     """
     if not query.strip():

@@ -29,7 +29,6 @@ class ItemTemplate:
     :param fields: fields in order; ``"cover"`` renders as ``cover: …``, and ``"=name"`` without a label.
     :param id_field: field that identifies an item.
     :param slice_field: field that names the part of traffic an item belongs to, if any.
-    :param separator: text between fields.
     """
 
     fields: tuple[str, ...]
@@ -49,7 +48,6 @@ class ItemTemplate:
 
         :param item: the item's fields; those absent or empty are left out.
         :param where: file and line to name in an error.
-        :return: one line of text.
         :raises InputError: when none of the fields is there, or one is absurdly long.
         """
         parts = []
@@ -74,9 +72,7 @@ class ItemTemplate:
     def item_id(self, item: Mapping[str, Any], *, where: str | None = None) -> str:
         """Identify an item.
 
-        :param item: the item's fields.
         :param where: file and line to name in an error.
-        :return: the id as text.
         :raises InputError: when it is absent or empty.
         """
         value = item.get(self.id_field)
@@ -87,7 +83,6 @@ class ItemTemplate:
     def slice_of(self, item: Mapping[str, Any]) -> str:
         """Name the item's slice.
 
-        :param item: the item's fields.
         :return: its slice, or ``""``; a slice may be named 0 or False.
         """
         value = item.get(self.slice_field) if self.slice_field else None
@@ -107,7 +102,6 @@ def _flatten(value: object) -> Iterable[str]:
 def cut_to_tokens(text: str, tokenizer: Tokenizer, cap: int) -> str:
     """Cut a text at a word border so that it has at most ``cap`` tokens.
 
-    :param text: the text.
     :param tokenizer: the bundle's tokenizer; its own truncation and padding are not used.
     :param cap: most tokens, special tokens not counted.
     :return: the text, or its beginning.
@@ -133,7 +127,6 @@ def cut_to_tokens(text: str, tokenizer: Tokenizer, cap: int) -> str:
 def same_text(query: str) -> str:
     """Bring a query to the form in which two of them count as the same one, typed in another way.
 
-    :param query: its text.
     :return: without case and runs of blanks, and with one spelling of what Unicode can spell in two ways: some
         keyboards and file systems give é as e and an accent. A query in both spellings would else be trained on in one
         and tested on in the other.
@@ -159,8 +152,6 @@ def clean(text: str) -> str:
 class ItemRenderer:
     """Template, tokenizer and item cap of a bundle: what fills ``darl_text``.
 
-    :param template: which fields.
-    :param tokenizer: whose tokens are counted.
     :param item_cap: most tokens of an item.
     """
 
@@ -171,7 +162,6 @@ class ItemRenderer:
     def __call__(self, item: Mapping[str, Any], *, where: str | None = None) -> str:
         """Render an item and cut it to the cap.
 
-        :param item: the item's fields.
         :param where: file and line to name in an error.
         :return: the text that is trained on, indexed and scored.
         """

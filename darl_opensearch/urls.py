@@ -9,7 +9,6 @@ from urllib.parse import SplitResult, urlsplit
 def split_http(url: str) -> SplitResult | None:
     """Take an ``http`` or ``https`` URL apart.
 
-    :param url: as it was given.
     :return: its parts; None: no client could call it, for it has another scheme, no host that is one, no port that is
         one, or a character that cannot be printed.
     """

@@ -58,7 +58,6 @@ class Webhook:
         """Make one from an option, with the secret from the environment.
 
         :param url: as given; None or empty: there is none.
-        :return: the webhook.
         """
         return cls(url, os.environ.get(SECRET) or None) if url else None
 
@@ -68,7 +67,6 @@ class Delivery:
     """What came of it.
 
     :param delivered: whether it was answered with 2xx.
-    :param attempts: requests sent.
     :param reason: why not.
     """
 
@@ -80,8 +78,6 @@ class Delivery:
 def sign(body: bytes, secret: str) -> str:
     """Sign a body.
 
-    :param body: as it is sent.
-    :param secret: the key.
     :return: ``sha256=`` and the HMAC-SHA256 (RFC 2104) in hexadecimal, as GitHub's webhooks have it.
     """
     return "sha256=" + hmac.new(os.fsencode(secret), body, hashlib.sha256).hexdigest()
@@ -93,11 +89,8 @@ def tell(webhook: Webhook, event: str, data: Mapping[str, Any], *, delivery: str
     All attempts carry the same delivery id, so that a receiver can drop a repeated one. Redirects are not followed:
     a signed body goes where it was addressed.
 
-    :param webhook: where.
     :param event: what happened, in a word: ``release``, ``rollback``, ``refused``.
-    :param data: JSON-ready values.
     :param delivery: id of the delivery, where another process may tell the same again; None: a new one.
-    :return: whether it was taken.
     """
     import urllib3
 

@@ -331,19 +331,14 @@ class Config:
             STAGES[stage].make().check(self)
 
     def to_json(self) -> dict[str, Any]:
-        """Render the resolved configuration.
-
-        :return: JSON-ready values.
-        """
+        """Render the resolved configuration."""
         return dataclasses.asdict(self)
 
 
 def read_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """Read a ``darl.toml``.
 
-    :param path: the file.
     :param overrides: ``table.key=value`` texts, the value in TOML syntax or a bare word.
-    :return: the configuration.
     :raises InputError: when it is not TOML or lacks a table.
     :raises UsageError: for an unknown key or a value out of range.
     """
@@ -355,7 +350,6 @@ def parse_config(data: Mapping[str, Any], *, where: str) -> Config:
 
     :param data: tables by name.
     :param where: path to name in an error.
-    :return: the configuration.
     """
     config: Config = build(Config, data, where)
     try:

@@ -23,8 +23,6 @@ class Param:
     :param kind: its type: int, float, str or bool.
     :param default: its value when not given.
     :param help: one line on what it does, with its unit.
-    :param min: smallest value allowed.
-    :param max: largest value allowed.
     :param choices: the only values allowed.
     """
 
@@ -38,7 +36,6 @@ class Param:
     def check(self, value: Any, name: str) -> Any:
         """Validate a value.
 
-        :param value: what was given.
         :param name: what to call the parameter in an error.
         :return: the value, as :attr:`kind`.
         :raises UsageError: when it is of another type or out of range.
@@ -62,10 +59,7 @@ class Param:
 class Entry(Generic[T]):
     """One registered thing.
 
-    :param name: its name in configurations.
-    :param make: what was registered.
     :param cite: where it comes from: a paper with its arXiv id, or ``"ours"``.
-    :param params: its declared parameters.
     :param needs: name in another registry of what it works on, such as a grade loss's head; ``""``: nothing.
     """
 
@@ -96,9 +90,6 @@ class Registry(Generic[T]):
     ) -> Callable[[T], T]:
         """Register what is decorated.
 
-        :param name: its name.
-        :param cite: its source.
-        :param params: its parameters.
         :param needs: what it works on, by its name in another registry.
         :return: a decorator that returns its argument.
         :raises ValueError: when the name is taken.
@@ -125,8 +116,6 @@ class Registry(Generic[T]):
     def resolve(self, name: str, params: Mapping[str, Any]) -> tuple[T, dict[str, Any]]:
         """Find an entry and complete its parameters.
 
-        :param name: its name.
-        :param params: the parameters given.
         :return: what was registered, and every parameter with its value.
         :raises UsageError: for an unknown name or parameter, or a value out of range.
         """
@@ -142,8 +131,6 @@ class Registry(Generic[T]):
 def nearest(name: str, known: Any) -> str:
     """Suggest the known name closest to a misspelt one.
 
-    :param name: what was written.
-    :param known: the names there are.
     :return: a clause for an error's ``todo``.
     """
     if not known:

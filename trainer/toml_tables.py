@@ -18,7 +18,6 @@ from trainer.registry import nearest
 def read_toml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Read a file of tables.
 
-    :param path: the file.
     :param overrides: ``table.key=value`` texts, the value in TOML syntax or a bare word.
     :return: its tables, unchecked.
     :raises InputError: when it cannot be read or is not TOML.
@@ -39,7 +38,6 @@ def read_value(text: str) -> Any:
     """Read a value from the command line.
 
     :param text: in TOML syntax, or a bare word.
-    :return: the value.
     """
     try:
         return tomllib.loads(f"x = {text}")["x"]
@@ -51,10 +49,8 @@ def build(cls: type[Any], data: Any, where: str, table: str = "") -> Any:
     """Make a dataclass of a table, and of the tables in it.
 
     :param cls: a frozen dataclass whose fields are keys, or dataclasses again.
-    :param data: what the file says.
     :param where: path to name in an error.
     :param table: the table's name; empty: the whole file.
-    :return: the dataclass.
     :raises UsageError: for an unknown or missing key, or a value of another type or out of range.
     """
     label = f"[{table}] " if table else ""

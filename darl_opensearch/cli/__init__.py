@@ -46,18 +46,12 @@ class LazyGroup(click.Group):
     """A group that imports a command when it is asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """List the commands in the order of the loop.
-
-        :param ctx: click's context.
-        :return: their names.
-        """
+        """List the commands in the order of the loop."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import one command.
 
-        :param ctx: click's context.
-        :param cmd_name: its name.
         :return: the command, or None when there is none of that name.
         """
         if cmd_name not in COMMANDS:
@@ -68,11 +62,7 @@ class LazyGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the command list without importing any command.
-
-        :param ctx: click's context.
-        :param formatter: where to.
-        """
+        """Write the command list without importing any command."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 

@@ -37,8 +37,6 @@ def cli(bundle: Path, as_json: bool) -> None:
 def check(bundle: Path) -> list[Finding]:
     """Verify a bundle, or refuse it.
 
-    :param bundle: its folder.
-    :return: what was looked at.
     :raises GateRefused: when something is not as it must be.
     """
     from darl_opensearch.check import check_bundle

@@ -163,7 +163,6 @@ dry_run_option = click.option(
 def pipeline_option(text: str = "Name of the search pipeline; NAME-plain goes with it.") -> Decorator:
     """Make ``--pipeline``.
 
-    :param text: its help.
     :return: what adds it to a command, which takes ``pipeline``.
     """
     return click.option(
@@ -179,7 +178,6 @@ def pipeline_option(text: str = "Name of the search pipeline; NAME-plain goes wi
 def deploy_timeout_option(text: str = "Seconds to wait until the model is loaded.") -> Decorator:
     """Make ``--deploy-timeout``.
 
-    :param text: its help.
     :return: what adds it to a command, which takes ``deploy_timeout``.
     """
     return click.option(

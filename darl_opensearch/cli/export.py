@@ -54,12 +54,8 @@ def cli(run: Path, data: Path | None, out: Path | None, int8: bool, checkpoint: 
 def export(run: Path, data: Path | None, out: Path | None, *, int8: bool = True, checkpoint: bool = True) -> Bundle:
     """Export a run with progress on the terminal.
 
-    :param run: folder of the run.
     :param data: folder the configuration's paths are relative to.
-    :param out: folder of the bundle.
     :param int8: also write the quantised graph.
-    :param checkpoint: keep the checkpoint.
-    :return: the bundle.
     """
     plan = load("trainer.stages.plan", "train")
     from trainer.export import export_run

@@ -31,7 +31,6 @@ def json_option(command: F) -> F:
     """Add ``--json``: one JSON object on stdout and no prose.
 
     :param command: the function of a click command; it takes ``as_json``.
-    :return: the same function.
     """
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON object for machines.")(command)
 
@@ -41,7 +40,6 @@ def emit(result: dict[str, Any], *, as_json: bool, text: str) -> None:
 
     :param result: what ``--json`` prints.
     :param as_json: whether it was asked for.
-    :param text: what a person reads.
     """
     click.echo(json.dumps(result, ensure_ascii=False, allow_nan=False) if as_json else text)
 
@@ -55,10 +53,7 @@ def emit_calls(calls: Iterable[Call]) -> None:
 
 
 def note(text: str) -> None:
-    """Say something in passing, on stderr.
-
-    :param text: one line.
-    """
+    """Say something in passing, on stderr."""
     click.echo(text, err=True)
 
 
@@ -80,11 +75,7 @@ def progress() -> Progress:
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a progress bar; work is given its methods to call.
-
-    :param bar: where it is.
-    :param task: which of its lines.
-    """
+    """One line of a progress bar; work is given its methods to call."""
 
     bar: Progress
     task: TaskID
@@ -92,18 +83,13 @@ class Line:
     def report(self, what: str, done: int | None = None, total: int | None = None) -> None:
         """Show what is being done, and how much of it is.
 
-        :param what: in words.
         :param done: so much; None: as before.
         :param total: of so much; None or 0, where nobody knows: as before.
         """
         self.bar.update(self.task, description=what, completed=done, total=total or None)
 
     def count(self, done: int, total: int) -> None:
-        """Show how much is done of what was being done already.
-
-        :param done: so much.
-        :param total: of so much.
-        """
+        """Show how much is done of what was being done already."""
         self.bar.update(self.task, completed=done, total=total)
 
 
@@ -111,10 +97,8 @@ class Line:
 def progress_line(what: str, *, total: int | None = None, visible: bool = True) -> Iterator[Line]:
     """Show a :func:`progress` bar of one line.
 
-    :param what: is done first.
     :param total: of how much; None: nobody knows yet.
     :param visible: whether the line is shown at all.
-    :yield: the line.
     """
     with progress() as bar:
         yield Line(bar, bar.add_task(what, total=total, visible=visible))

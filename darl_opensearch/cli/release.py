@@ -137,7 +137,6 @@ def cli(
 def released_text(done: Release) -> str:
     """Say what was released or rolled back.
 
-    :param done: what was done.
     :return: lines without a final break.
     """
     if not done.changed:

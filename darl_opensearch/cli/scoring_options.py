@@ -10,7 +10,6 @@ from darl_opensearch.cli.output import Decorator
 def int8_option(text: str) -> Decorator:
     """Make ``--int8``.
 
-    :param text: its help.
     :return: what adds it to a command, which takes ``int8``.
     """
     return click.option("--int8", is_flag=True, envvar="DARL_INT8", show_envvar=True, help=text)
@@ -51,7 +50,6 @@ def threads_option(default: str = "the cores of this process") -> Decorator:
 def draws_option(default: int, most: int) -> Decorator:
     """Make ``--draws``.
 
-    :param default: of the resamples.
     :param most: that may be asked for.
     :return: what adds it to a command, which takes ``draws``.
     """
@@ -69,7 +67,6 @@ def draws_option(default: int, most: int) -> Decorator:
 def seed_option(text: str = "Seed of everything random.", *, negative: bool = False) -> Decorator:
     """Make ``--seed``.
 
-    :param text: its help.
     :param negative: whether a seed may be below 0, as Python's generator takes it and numpy's does not.
     :return: what adds it to a command, which takes ``seed``; 0 by default.
     """

@@ -35,11 +35,7 @@ class _Settings(click.Command):
     """The command, with an option for each key of the table ``[select]``: they are read when they are needed."""
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        """Add the options of the table.
-
-        :param ctx: click's context.
-        :return: all options.
-        """
+        """Add the options of the table."""
         *first, last = super().get_params(ctx)  # --help stays the last
         return [*first, *_options(), last]
 

@@ -12,8 +12,6 @@ from darl_opensearch.spans import ago, parse_span
 def since_callback(ctx: click.Context, param: click.Parameter, value: str | None) -> datetime | None:
     """Read ``--since``.
 
-    :param ctx: click's context.
-    :param param: the option.
     :param value: a span, a date, or None.
     :return: the time; None: from the beginning.
     :raises click.BadParameter: for anything else.

@@ -24,8 +24,6 @@ def announce(webhook: Webhook | None, event: str, data: Mapping[str, Any]) -> No
     """Tell a webhook, and say so where it does not take it.
 
     :param webhook: where; None: nobody is told.
-    :param event: what happened.
-    :param data: JSON-ready values.
     """
     if webhook is None:
         return
@@ -40,7 +38,6 @@ def refusal_announced(webhook: Webhook | None, *, dry_run: bool) -> Iterator[Non
 
     :param webhook: where; None: nobody is told.
     :param dry_run: whether nothing is in earnest; nobody is told then either.
-    :yield: nothing.
     """
     from darl_opensearch.cluster.release import ReleaseRefused
 

@@ -22,8 +22,6 @@ SECRETS = ("credential",)  # parts of a body that are never shown
 class Call:
     """A request that changes the cluster.
 
-    :param method: HTTP method.
-    :param path: path with its query.
     :param body: JSON body, or what stands for bytes: their number and digest.
     """
 
@@ -32,10 +30,7 @@ class Call:
     body: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Render for ``--dry-run``, without secrets.
-
-        :return: JSON-ready values.
-        """
+        """Render for ``--dry-run``, without secrets."""
         shown: dict[str, Any] = {"method": self.method, "path": self.path}
         if self.body is not None:
             shown["body"] = {key: "***" if key in SECRETS else value for key, value in self.body.items()}
@@ -46,7 +41,6 @@ class Call:
 class Cluster:
     """A cluster as the commands see it: reads are always made, writes are only listed in a dry run.
 
-    :param client: the client.
     :param dry_run: list the writes and send none.
     :param calls: the writes so far, in order.
     """
@@ -59,7 +53,6 @@ class Cluster:
     def open(cls, options: ClusterOptions, *, dry_run: bool = False, **settings: Any) -> Cluster:
         """Connect.
 
-        :param options: where and how.
         :param dry_run: list the writes and send none.
         :param **settings: further arguments of ``OpenSearch``.
         :return: the cluster; nothing was sent yet.
@@ -76,10 +69,7 @@ class Cluster:
         return f"{scheme}://{f'[{name}]' if ':' in name else name}:{host.get('port', 9200)}" + (prefix and f"/{prefix}")
 
     def identify(self) -> Identity:
-        """Ask for version and name.
-
-        :return: what answered.
-        """
+        """Ask for version and name."""
         return identify(self.client, self.url)
 
     def read(
@@ -93,12 +83,8 @@ class Cluster:
     ) -> dict[str, Any]:
         """Make a request that changes nothing.
 
-        :param method: HTTP method.
-        :param path: path with its query.
-        :param body: JSON body.
         :param absent: what to return for a 404, where that is no error.
         :param timeout: seconds to wait, where the client's own limit does not fit.
-        :return: the answer.
         :raises ClusterError: when there is none, or it is not a JSON object.
         """
         from opensearchpy.exceptions import NotFoundError
@@ -125,12 +111,9 @@ class Cluster:
     ) -> dict[str, Any]:
         """Make a request that changes the cluster, or list it in a dry run.
 
-        :param method: HTTP method.
-        :param path: path with its query.
         :param body: JSON body; with ``content``, what stands for the bytes in a listing.
         :param content: raw bytes to send instead of ``body``.
         :param pretend: what a dry run takes for the answer.
-        :return: the answer.
         """
         self.calls.append(Call(method, path, body))
         if self.dry_run:
@@ -159,6 +142,5 @@ def path(*parts: str) -> str:
     """Join path segments, each escaped.
 
     :param *parts: segments; a name may hold any character; ``<…>`` stands for an id in a dry run.
-    :return: an absolute path.
     """
     return "/" + "/".join(quote(part, safe="<>") for part in parts)

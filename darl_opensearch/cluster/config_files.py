@@ -33,7 +33,6 @@ def render(name: str, /, **values: Any) -> dict[str, Any]:
 
     :param name: file name, such as ``connector.json``.
     :param **values: one for each placeholder of the file, no more and no less; ``OMIT`` drops the key.
-    :return: a request body.
     :raises DarlError: when the file is missing or broken, or a placeholder and a value do not match.
     """
     path = plugin_config() / name
@@ -55,11 +54,7 @@ def render(name: str, /, **values: Any) -> dict[str, Any]:
 
 
 def placeholders(node: Any) -> set[str]:
-    """List the placeholders of a parsed file.
-
-    :param node: any JSON value.
-    :return: their names.
-    """
+    """List the placeholders of a parsed file."""
     if isinstance(node, str):
         return set(_PLACEHOLDER.findall(node))
     if isinstance(node, dict):

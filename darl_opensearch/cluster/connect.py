@@ -27,7 +27,6 @@ class ClusterOptions:
     :param user: user of basic authentication, if any.
     :param password: their password; never part of a message or a representation.
     :param ca_certs: a PEM file with the certificates to trust, instead of the system's.
-    :param insecure: accept any certificate.
     :param timeout: seconds to wait for one answer.
     """
 
@@ -61,7 +60,6 @@ class ClusterOptions:
 def connect(options: ClusterOptions, **settings: Any) -> OpenSearch:
     """Make a client. Nothing is sent yet: :func:`identify` asks who is there.
 
-    :param options: where and how.
     :param **settings: further arguments of ``OpenSearch``, such as a ``connection_class`` that records.
     :return: the client; use it inside :func:`calling`.
     """
@@ -86,7 +84,6 @@ class Identity:
     """What answered.
 
     :param number: version, such as ``3.6.0``.
-    :param name: the cluster's name.
     """
 
     number: str
@@ -102,9 +99,7 @@ class Identity:
 def identify(client: OpenSearch, url: str) -> Identity:
     """Ask who is there.
 
-    :param client: the client.
     :param url: where it points, for messages.
-    :return: version and name.
     :raises ClusterError: when nobody answers, or something that is not OpenSearch.
     """
     with calling(url):
@@ -127,7 +122,6 @@ def calling(url: str) -> Iterator[None]:
     """Translate what opensearch-py raises into one line that says what to do.
 
     :param url: where the client points, for messages.
-    :yields: nothing.
     :raises ClusterError: in place of any exception of opensearch-py.
     """
     from opensearchpy.exceptions import ImproperlyConfigured, OpenSearchException
@@ -141,12 +135,7 @@ def calling(url: str) -> Iterator[None]:
 
 
 def translate(err: Exception, where: str) -> ClusterError:
-    """Say in one line what went wrong between us and the cluster.
-
-    :param err: an exception of opensearch-py.
-    :param where: the cluster's URL.
-    :return: the error to raise.
-    """
+    """Say in one line what went wrong between us and the cluster."""
     from opensearchpy import exceptions as api
 
     if isinstance(err, api.SerializationError | UnicodeDecodeError):
@@ -185,7 +174,6 @@ def translate(err: Exception, where: str) -> ClusterError:
 def reason_of(err: Exception) -> str:
     """Find the cluster's own words in an exception of opensearch-py.
 
-    :param err: the exception.
     :return: the innermost reason given, on one line.
     """
     info = getattr(err, "info", None)
@@ -223,11 +211,7 @@ def _unreachable(err: Any, where: str) -> ClusterError:
 
 
 def not_opensearch(where: str) -> ClusterError:
-    """Say that something else answered.
-
-    :param where: the cluster's URL.
-    :return: the error to raise.
-    """
+    """Say that something else answered."""
     return ClusterError(
         "what answers there is not OpenSearch",
         where=where,

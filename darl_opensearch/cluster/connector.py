@@ -47,8 +47,6 @@ class ScorerAddress:
 def config_digest(bundle: Bundle, scorer: ScorerAddress) -> str:
     """Digest what a connector does, but for its key.
 
-    :param bundle: what the scorer serves.
-    :param scorer: where it is.
     :return: 64 hexadecimal digits.
     """
     body = _body(bundle, scorer, description="", key="")
@@ -59,9 +57,6 @@ def config_digest(bundle: Bundle, scorer: ScorerAddress) -> str:
 def create(cluster: Cluster, bundle: Bundle, scorer: ScorerAddress) -> str:
     """Create connector and remote model.
 
-    :param cluster: the cluster.
-    :param bundle: what the scorer serves.
-    :param scorer: where it is.
     :return: the model's id; it is not deployed yet.
     """
     card = bundle.card
@@ -83,8 +78,6 @@ def create(cluster: Cluster, bundle: Bundle, scorer: ScorerAddress) -> str:
 def remove_orphans(cluster: Cluster, bundle: Bundle, models: list[FoundModel]) -> None:
     """Delete connectors of this name that no model uses: what an interrupted run left.
 
-    :param cluster: the cluster.
-    :param bundle: whose connector.
     :param models: the remote models of this name.
     """
     body = render("find_connector.json", name=connector_name(bundle.card))

@@ -20,7 +20,6 @@ Report = Callable[[str, int, int], object]
 class ClusterDeployment:
     """A cluster, as a cycle sees it.
 
-    :param cluster: the cluster.
     :param options: how to release; gate and cycle are filled in by the cycle.
     :param report: told what is being done, steps done and steps in all.
     """
@@ -32,7 +31,6 @@ class ClusterDeployment:
     def register(self, bundle: Bundle) -> Mapping[str, Any]:
         """Register, deploy and compare; pipelines stay as they are.
 
-        :param bundle: the new bundle.
         :return: what was done, JSON-ready.
         :raises ClusterError: when it does not answer, or answers otherwise.
         """
@@ -46,9 +44,6 @@ class ClusterDeployment:
     def release(self, bundle: Bundle, *, cycle: str, gate: Mapping[str, Any]) -> Mapping[str, Any]:
         """Switch the pipelines to a registered bundle.
 
-        :param bundle: the new bundle.
-        :param cycle: name of the cycle.
-        :param gate: what the gate said.
         :return: what was done, JSON-ready.
         :raises DarlError: when it cannot serve; the one before goes on serving.
         """
@@ -63,7 +58,6 @@ class NoCluster:
     def register(self, bundle: Bundle) -> Mapping[str, Any]:
         """Do nothing.
 
-        :param bundle: the new bundle.
         :return: that there is no cluster.
         """
         return {"cluster": None, "sha256": bundle.identity}
@@ -71,9 +65,6 @@ class NoCluster:
     def release(self, bundle: Bundle, *, cycle: str, gate: Mapping[str, Any]) -> Mapping[str, Any]:
         """Do nothing: the cycle itself points to the bundle.
 
-        :param bundle: the new bundle.
-        :param cycle: name of the cycle.
-        :param gate: what the gate said.
         :return: that there is no cluster.
         """
         return {"cluster": None, "sha256": bundle.identity, "cycle": cycle}

@@ -24,7 +24,6 @@ ZERO_WIDTH_SPACE = "\u200b"
 def for_local(text: str) -> str:
     """Escape a query for the in-cluster pipeline.
 
-    :param text: the query.
     :return: what ``ext.ml_inference.query_text`` must be for the model to see the query unchanged.
     """
     return json.dumps(text, ensure_ascii=False)[1:-1].replace("$", "\\u0024")
@@ -33,7 +32,6 @@ def for_local(text: str) -> str:
 def for_connector(text: str) -> str:
     """Guard a query, or an id, for the connector pipeline.
 
-    :param text: the query.
     :return: the same, with a zero width space where ML Commons would take it for more than text.
     """
     text = for_items(text)
@@ -55,7 +53,6 @@ def for_query_path(text: str) -> str:
 def for_items(text: str) -> str:
     """Guard an item's text: one item with a placeholder would spoil every search that finds it.
 
-    :param text: the rendered item.
     :return: the same, with a zero width space inside each ``${``.
     """
     return text.replace("${", "$" + ZERO_WIDTH_SPACE + "{")

@@ -40,9 +40,6 @@ _DESCRIPTION = re.compile(r"DaRL (\S+) (\S+) \((local|connector)\)")
 class Served:
     """A version of a bundle, as it serves or served.
 
-    :param name: name of the bundle.
-    :param version: its version.
-    :param mode: where the model runs.
     :param model_id: the model in ML Commons.
     """
 
@@ -81,9 +78,7 @@ class Served:
 class Event:
     """One release, rollback, or refusal.
 
-    :param pipeline: name of the pipeline.
     :param number: its place in the pipeline's history, from 1.
-    :param kind: what it was.
     :param state: ``switching`` until the pipelines are in place.
     :param started: ISO 8601 time in UTC.
     :param to: the version that was to serve.
@@ -91,13 +86,9 @@ class Event:
     :param before: the pipelines that were there, by name.
     :param after: the pipelines that were to be there, by name.
     :param finished: ISO 8601 time in UTC, once it is no longer switching.
-    :param who: user and host.
     :param note: why, in words.
     :param cycle: the cycle that it was part of.
-    :param reason: why it was refused.
-    :param gate: what the gate said.
     :param seq_no: of the document as it was read.
-    :param primary_term: the same.
     """
 
     pipeline: str
@@ -142,7 +133,6 @@ class Event:
         """Read a document.
 
         :param hit: as a search returns it.
-        :return: the event.
         """
         source = hit["_source"]
         return cls(
@@ -159,8 +149,6 @@ class Event:
 class History:
     """The events of one pipeline.
 
-    :param cluster: the cluster.
-    :param pipeline: name of the pipeline.
     :param index: the index that holds them.
     """
 
@@ -192,7 +180,6 @@ class History:
         """Write the next event; refused when another command was faster.
 
         :param last: number of the newest event that was read, 0 where there was none.
-        :param kind: what it is.
         :param to: the version that is to serve.
         :param **fields: further fields of :class:`Event`.
         :return: the event as it was written.
@@ -251,10 +238,7 @@ def utc_now() -> str:
 
 
 def this_user() -> str:
-    """Name who runs this.
-
-    :return: user and host.
-    """
+    """Name who runs this."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container's user need not have a name

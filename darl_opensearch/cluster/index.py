@@ -28,12 +28,7 @@ _INDEX = re.compile(r"[a-z0-9][a-z0-9._-]{0,200}")  # never a wildcard, a list, 
 
 @dataclass(frozen=True)
 class FailedItem:
-    """An item that the index did not take.
-
-    :param where: file and line.
-    :param item_id: its id.
-    :param reason: the cluster's words.
-    """
+    """An item that the index did not take."""
 
     where: str
     item_id: str
@@ -44,10 +39,7 @@ class FailedItem:
 class LoadReport:
     """What was loaded.
 
-    :param index: the index.
     :param created: whether it was made new.
-    :param items: items in the file.
-    :param indexed: items the index took.
     :param failed: the first of those it did not take.
     """
 
@@ -58,10 +50,7 @@ class LoadReport:
     failed: tuple[FailedItem, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Render for ``--json``.
-
-        :return: JSON-ready values.
-        """
+        """Render for ``--json``."""
         return dict(vars(self)) | {"failed": [dict(vars(item)) for item in self.failed]}
 
     def check(self) -> None:
@@ -82,7 +71,6 @@ def check_items(items: str | os.PathLike[str], template: ItemTemplate) -> dict[s
     """Read a whole file of items before anything of it is sent.
 
     :param items: JSONL, one item a line; ``.gz`` is unpacked.
-    :param template: the bundle's template.
     :return: the id of each item, with where it stands.
     :raises InputError: at the first line that could not be indexed.
     """
@@ -126,11 +114,9 @@ def load_items(
 
     Items keep their ids, so loading a file again, or after an interruption, ends in the same index.
 
-    :param cluster: the cluster.
     :param bundle: the bundle, or its folder.
     :param items: JSONL, one item a line; ``.gz`` is unpacked.
     :param index: the index; made when it is not there.
-    :param recreate: delete the index first.
     :param shards: primary shards of a new index.
     :param on_item: told now and then how many items are done, and of how many.
     :return: what was loaded; see :meth:`LoadReport.check`.
@@ -153,8 +139,6 @@ def load_items(
 def document(bundle: Bundle, item: Mapping[str, Any], *, where: str | None = None) -> tuple[str, dict[str, Any]]:
     """Turn an item into what is indexed.
 
-    :param bundle: whose template and caps.
-    :param item: the item's fields.
     :param where: file and line to name in an error.
     :return: ``_id`` and document: the item's own fields, ``darl_text``, ``darl_id`` and ``darl_slice``.
     """

@@ -18,7 +18,6 @@ def item_search(options: ClusterOptions, index: str) -> Iterator[ItemSearch]:
     """Search an index as it is: no search pipeline reranks what is asked for here.
 
     :param options: how to reach the cluster.
-    :param index: the index.
     :yields: a function of a query and a number of hits that answers item ids, best first.
     """
     cluster = Cluster.open(options)
@@ -32,8 +31,6 @@ def item_search(options: ClusterOptions, index: str) -> Iterator[ItemSearch]:
 def first_stage(cluster: Cluster, index: str) -> ItemSearch:
     """Make the search of a cluster that is open.
 
-    :param cluster: the cluster.
-    :param index: the index.
     :return: a function of a query and a number of hits that answers item ids, best first.
     """
 

@@ -32,12 +32,9 @@ OnChunk = Callable[[int, int], object]
 class FoundModel:
     """A model that ML Commons holds.
 
-    :param model_id: its id.
-    :param name: its name.
     :param state: such as ``DEPLOYED``.
     :param digest: digest it was registered with, ``""`` where it is not one of ours.
     :param connector_id: its connector, of a remote model.
-    :param group_id: its model group.
     """
 
     model_id: str
@@ -56,7 +53,6 @@ class FoundModel:
 def local_name(card: Card) -> str:
     """Name the in-cluster model of a bundle.
 
-    :param card: the bundle's card.
     :return: ``name:version``; neither part can hold a colon.
     """
     return f"{card.name}:{card.version}"
@@ -65,7 +61,6 @@ def local_name(card: Card) -> str:
 def connector_name(card: Card) -> str:
     """Name the connector, and the remote model, of a bundle.
 
-    :param card: the bundle's card.
     :return: a name that no in-cluster model has.
     """
     return f"{card.name}:{card.version} (connector)"
@@ -74,8 +69,6 @@ def connector_name(card: Card) -> str:
 def describe(card: Card, digest: str) -> str:
     """Describe a connector or a remote model so that it is recognised again.
 
-    :param card: the bundle's card.
-    :param digest: digest of the configuration.
     :return: one line; ML Commons allows letters, digits, blanks and plain punctuation.
     """
     return f"DaRL {card.name} {card.version}, sha256 {digest}"
@@ -84,8 +77,6 @@ def describe(card: Card, digest: str) -> str:
 def find_models(cluster: Cluster, name: str) -> list[FoundModel]:
     """Look for models by name.
 
-    :param cluster: the cluster.
-    :param name: exact name.
     :return: all that there are, oldest first.
     """
     # ML Commons answers 404 while no model was ever registered: its index is made with the first.
@@ -94,12 +85,7 @@ def find_models(cluster: Cluster, name: str) -> list[FoundModel]:
 
 
 def find_by_id(cluster: Cluster, model_ids: Collection[str]) -> list[FoundModel]:
-    """Look for models by id.
-
-    :param cluster: the cluster.
-    :param model_ids: theirs.
-    :return: those that there are.
-    """
+    """Look for models by id."""
     wanted = sorted(model_ids)
     body = render("find_models.json", size=len(wanted), model_ids=wanted)
     answer = cluster.read("POST", "/_plugins/_ml/models/_search", body, absent={})
@@ -109,7 +95,6 @@ def find_by_id(cluster: Cluster, model_ids: Collection[str]) -> list[FoundModel]
 def check_local_size(bundle: Bundle) -> None:
     """Refuse a bundle that ML Commons should not hold.
 
-    :param bundle: the bundle.
     :raises BundleError: when it is too large, or split in two files.
     """
     sizes = {
@@ -129,8 +114,6 @@ def check_local_size(bundle: Bundle) -> None:
 def upload(cluster: Cluster, bundle: Bundle, on_chunk: OnChunk | None = None) -> str:
     """Upload a bundle's model in chunks.
 
-    :param cluster: the cluster.
-    :param bundle: the bundle.
     :param on_chunk: told after each chunk how many are done, and of how many.
     :return: the id of the new model; it is not deployed yet.
     """
@@ -163,8 +146,6 @@ def upload(cluster: Cluster, bundle: Bundle, on_chunk: OnChunk | None = None) ->
 def deploy(cluster: Cluster, model_id: str, *, timeout: float) -> None:
     """Load a model into memory and wait until it answers.
 
-    :param cluster: the cluster.
-    :param model_id: the model.
     :param timeout: most seconds to wait.
     :raises ClusterError: when it failed, or took too long.
     """
@@ -187,11 +168,8 @@ def deploy(cluster: Cluster, model_id: str, *, timeout: float) -> None:
 def wait_for(cluster: Cluster, task_id: str, doing: str, *, timeout: float) -> dict[str, Any]:
     """Wait for a task of ML Commons.
 
-    :param cluster: the cluster.
-    :param task_id: the task.
     :param doing: what it does, for messages.
     :param timeout: most seconds to wait.
-    :return: the finished task.
     :raises ClusterError: when it failed, or took too long.
     """
     deadline = time.monotonic() + timeout
@@ -218,8 +196,6 @@ def wait_for(cluster: Cluster, task_id: str, doing: str, *, timeout: float) -> d
 def remove(cluster: Cluster, model: FoundModel, *, with_group: bool = False, timeout: float = 30.0) -> None:
     """Undeploy and delete a model, and its connector.
 
-    :param cluster: the cluster.
-    :param model: the model.
     :param with_group: delete its model group too: only where it is the group's last model.
     :param timeout: most seconds to wait until ML Commons lets go of it.
     """

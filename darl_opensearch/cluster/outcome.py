@@ -16,14 +16,12 @@ class Release:
     """What was done, by a release or a rollback.
 
     :param event: ``release`` or ``rollback``.
-    :param pipeline: name of the pipeline.
     :param served: the version that serves now.
     :param came_from: the one that served before; None where there was none.
     :param number: place in the pipeline's history; None where nothing was to be done.
     :param pipelines: what was done about each pipeline.
     :param deviation: largest difference of the model's answers from the bundle's own; None where not compared.
     :param probe: the search through the new pipeline, if one was asked for.
-    :param undeployed: versions that were unloaded.
     :param settings: cluster settings that were changed.
     """
 
@@ -44,10 +42,7 @@ class Release:
         return self.number is not None
 
     def to_json(self) -> dict[str, Any]:
-        """Render for ``--json`` and for a webhook.
-
-        :return: JSON-ready values.
-        """
+        """Render for ``--json`` and for a webhook."""
         return {
             "event": self.event, "pipeline": self.pipeline, "changed": self.changed, "number": self.number,
             "served": vars(self.served), "from": self.came_from and vars(self.came_from),

@@ -60,10 +60,6 @@ class PipelineOptions:
 def pipelines_for(card: Card, mode: Mode, model_id: str, options: PipelineOptions) -> dict[str, dict[str, Any]]:
     """Render the pipelines of a model.
 
-    :param card: the model's card.
-    :param mode: where it runs.
-    :param model_id: its id.
-    :param options: how searches are treated.
     :return: name to body: the one with grades and OOD columns, and the plain one.
     """
     if options.with_query_id and mode == "local":
@@ -94,9 +90,7 @@ def pipelines_for(card: Card, mode: Mode, model_id: str, options: PipelineOption
 def options_of(name: str, bodies: Mapping[str, Mapping[str, Any]], mode: Mode) -> PipelineOptions:
     """Read from a pipeline how it treats a search: what :func:`pipelines_for` was given.
 
-    :param name: its name.
     :param bodies: name to body, the graded one among them.
-    :param mode: where its model runs.
     :return: the options; ``max_k`` None where it is the mode's default, for a model of another mode has its own.
     """
     body = bodies[name]
@@ -117,8 +111,6 @@ def options_of(name: str, bodies: Mapping[str, Mapping[str, Any]], mode: Mode) -
 def check_free(cluster: Cluster, options: PipelineOptions) -> None:
     """Refuse names of pipelines that are not ours to change.
 
-    :param cluster: the cluster.
-    :param options: the names.
     :raises ClusterError: when a pipeline of that name was made by somebody else.
     """
     for name in (options.name, options.name + PLAIN):
@@ -134,8 +126,6 @@ def check_free(cluster: Cluster, options: PipelineOptions) -> None:
 def put(cluster: Cluster, bodies: Mapping[str, Mapping[str, Any]]) -> dict[str, Change]:
     """Write the pipelines that differ from what is there.
 
-    :param cluster: the cluster.
-    :param bodies: name to body.
     :return: what was done about each.
     """
     changes: dict[str, Change] = {}
@@ -150,8 +140,6 @@ def put(cluster: Cluster, bodies: Mapping[str, Mapping[str, Any]]) -> dict[str, 
 def fetch(cluster: Cluster, name: str) -> dict[str, Any] | None:
     """Read a pipeline.
 
-    :param cluster: the cluster.
-    :param name: its name.
     :return: its body, or None when there is none.
     """
     body = cluster.read("GET", path("_search", "pipeline", name), absent={}).get(name)
@@ -159,11 +147,7 @@ def fetch(cluster: Cluster, name: str) -> dict[str, Any] | None:
 
 
 def fetch_all(cluster: Cluster) -> dict[str, dict[str, Any]]:
-    """Read every pipeline there is.
-
-    :param cluster: the cluster.
-    :return: name to body.
-    """
+    """Read every pipeline there is."""
     found = cluster.read("GET", "/_search/pipeline", absent={})
     return {name: body for name, body in found.items() if isinstance(body, dict)}
 
@@ -172,7 +156,6 @@ def models_in(body: Mapping[str, Any]) -> set[str]:
     """List the models that a pipeline names, wherever in it.
 
     :param body: its body; anybody's.
-    :return: their ids.
     """
     found: set[str] = set()
     rest: list[Any] = [body]
@@ -187,11 +170,7 @@ def models_in(body: Mapping[str, Any]) -> set[str]:
 
 
 def remove(cluster: Cluster, options: PipelineOptions) -> None:
-    """Delete a pipeline and its plain variant.
-
-    :param cluster: the cluster.
-    :param options: the names.
-    """
+    """Delete a pipeline and its plain variant."""
     for name in (options.name, options.name + PLAIN):
         if fetch(cluster, name) is not None:
             cluster.send("DELETE", path("_search", "pipeline", name))
@@ -201,8 +180,6 @@ def remove(cluster: Cluster, options: PipelineOptions) -> None:
 class PipelineShape:
     """What a client must know of a pipeline, read from its definition.
 
-    :param mode: where its model runs.
-    :param model_id: the model.
     :param query_path: where it takes the query's text from, below the search body.
     :param needs_ids: whether a request without ``query_id`` and ``slice`` would not be reranked.
     :param oversample: candidates fetched for each hit asked for.
@@ -221,9 +198,7 @@ class PipelineShape:
         """Read a pipeline's definition.
 
         :param name: its name, for messages.
-        :param body: its body.
         :param where: the cluster, for messages.
-        :return: its shape.
         :raises ClusterError: when it does not write grades.
         """
         scoring = [step["ml_inference"] for step in body.get("response_processors", ()) if "ml_inference" in step]

@@ -28,8 +28,6 @@ MODULES = ("search-pipeline-common", "lang-painless")
 class Setting:
     """A cluster setting that stands in the way.
 
-    :param name: its name.
-    :param value: what it is.
     :param wanted: what it must be; for a list, with what is there already.
     :param why: the reason, as a clause.
     """
@@ -51,7 +49,6 @@ class Setting:
 class Preflight:
     """The result of the check.
 
-    :param version: the cluster's version.
     :param changed: settings that ``--apply-settings`` changed, or would.
     """
 
@@ -64,7 +61,6 @@ def preflight(
 ) -> Preflight:
     """Check version, plugins and settings; change settings only when told to.
 
-    :param cluster: the cluster.
     :param mode: where the model will run.
     :param scorer_url: where the connector will point.
     :param apply_settings: set what must be set, persistently; lists are added to.
@@ -109,7 +105,6 @@ def preflight(
 def read_settings(cluster: Cluster) -> dict[str, Any]:
     """Read the settings in force.
 
-    :param cluster: the cluster.
     :return: setting to value: transient before persistent before the node's file and defaults.
     """
     answer = cluster.read("GET", "/_cluster/settings?include_defaults=true&flat_settings=true")
@@ -119,7 +114,6 @@ def read_settings(cluster: Cluster) -> dict[str, Any]:
 def endpoint_regex(url: str) -> str:
     """Write the expression that trusts the server of a URL, and no other.
 
-    :param url: an endpoint.
     :return: a regular expression that Java and Python read alike.
     """
     parts = urlsplit(url)

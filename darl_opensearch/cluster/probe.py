@@ -29,7 +29,6 @@ class ProbeFailed(ClusterError):
 class ProbeSearch:
     """What a search through a pipeline that is not in place brought.
 
-    :param query: what was searched for.
     :param hits: hits that were compared with the bundle's own answers.
     :param deviation: largest difference of a score or a grade's probability.
     """
@@ -45,12 +44,7 @@ def probe_search(cluster: Cluster, bundle: Bundle, mode: Mode, model_id: str, in
     The query's text travels in ``ext.ml_inference``, whatever ``--query-path`` says: what a search body of the
     pipeline's users looks like is not known here.
 
-    :param cluster: the cluster.
-    :param bundle: what is to serve.
-    :param mode: where its model runs.
-    :param model_id: the model.
     :param index: an index filled by ``darl index``.
-    :return: what was compared.
     :raises ProbeFailed: when the hits are not scored, not in order, or scored otherwise than the bundle does.
     :raises ClusterError: when there is nothing to search.
     """
@@ -90,9 +84,6 @@ def probe_search(cluster: Cluster, bundle: Bundle, mode: Mode, model_id: str, in
 def answers(cluster: Cluster, mode: Mode, model_id: str, body: Mapping[str, Any], *, name: str) -> None:
     """See that a model answers what its pipeline reads, where its bundle is not at hand.
 
-    :param cluster: the cluster.
-    :param mode: where the model runs.
-    :param model_id: the model.
     :param body: the graded pipeline that names it.
     :param name: of the pipeline, for messages.
     :raises ProbeFailed: when it does not answer, or not with grades that are probabilities.

@@ -28,7 +28,6 @@ class RegisterOptions:
 
     :param mode: ``local`` runs the model in the cluster, ``connector`` asks a scorer.
     :param scorer: where the scorer is, for ``connector``.
-    :param pipeline: how searches are treated.
     :param apply_settings: change cluster settings that stand in the way.
     :param replace: register again where another model has this name and version, and remove that one.
     :param verify: compare the model's answers with the bundle's before any pipeline is changed.
@@ -60,15 +59,10 @@ class RegisterOptions:
 class Registration:
     """What was done.
 
-    :param name: name of the bundle.
-    :param version: its version.
-    :param mode: where the model runs.
-    :param model_id: the model.
     :param reused: whether it was there already, so that nothing was uploaded.
     :param deviation: largest difference from the bundle's own answers; None where it was not compared.
     :param pipelines: what was done about each search pipeline.
     :param settings: the cluster settings that were changed.
-    :param removed: models that were removed.
     """
 
     name: str
@@ -82,10 +76,7 @@ class Registration:
     removed: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Render for ``--json``.
-
-        :return: JSON-ready values.
-        """
+        """Render for ``--json``."""
         return dict(vars(self)) | {"pipelines": dict(self.pipelines), "settings": dict(self.settings)}
 
 
@@ -102,8 +93,6 @@ def register(
     last, so that searches never meet a model that does not answer.
 
     :param bundle: the bundle, or its folder.
-    :param cluster: the cluster.
-    :param options: how.
     :param on_chunk: told after each uploaded chunk how many are done, and of how many.
     :return: what was done, or in a dry run would be; ``cluster.calls`` has the requests.
     :raises NotVerified: when the model is there and does not answer as the bundle does.

@@ -41,8 +41,6 @@ STEPS = ("registering", "probing", "switching", "retiring")
 class ReleaseOptions:
     """What ``darl release`` was asked for.
 
-    :param pipeline: name of the pipeline.
-    :param mode: where the model runs.
     :param scorer: where the new version's scorer is, for ``connector``.
     :param max_k: most pairs scored a search; None: as the pipeline has it.
     :param oversample: candidates fetched for each hit asked for; None: as the pipeline has it.
@@ -57,7 +55,6 @@ class ReleaseOptions:
     :param apply_settings: change cluster settings that stand in the way.
     :param deploy_timeout: most seconds to wait for the model to be loaded.
     :param grace: most seconds to wait for running searches before an old model is unloaded.
-    :param history: index of the releases.
     """
 
     pipeline: str = "darl"
@@ -98,8 +95,6 @@ def release(
     """Let a bundle serve in place of another, under live traffic.
 
     :param bundle: the bundle, or its folder.
-    :param cluster: the cluster.
-    :param options: how.
     :param on_chunk: told after each uploaded chunk how many are done, and of how many.
     :param report: called with what is being done, steps done and steps in all.
     :return: what was done, or in a dry run would be; ``cluster.calls`` has the requests.

@@ -19,13 +19,11 @@ from darl_opensearch.errors import ClusterError, UsageError
 class RollbackOptions:
     """What ``darl rollback`` was asked for.
 
-    :param pipeline: name of the pipeline.
     :param to: the version to go back to, or ``name:version``; None: the one before the one that serves.
     :param note: why, in words.
     :param cycle: the cycle that it is part of.
     :param who: who rolls back; user and host by default.
     :param deploy_timeout: most seconds to wait for the model to be loaded again.
-    :param history: index of the releases.
     """
 
     pipeline: str = "darl"
@@ -45,7 +43,6 @@ class RollbackOptions:
 class Earlier:
     """A version that served, and the pipelines that it served by.
 
-    :param served: the version.
     :param bodies: the pipelines, by name, as they were when it was replaced.
     """
 
@@ -60,8 +57,6 @@ def rollback(cluster: Cluster, options: RollbackOptions | None = None) -> Releas
     was unloaded, and asked before anything is switched. Without ``to``, each rollback goes one release further back;
     one that was killed is finished by the same command.
 
-    :param cluster: the cluster.
-    :param options: how.
     :return: what was done, or in a dry run would be.
     :raises ReleaseRefused: when the earlier version does not answer; what serves goes on serving.
     :raises ClusterError: when there is none to go back to, or its model is gone.

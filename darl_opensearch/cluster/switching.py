@@ -35,12 +35,7 @@ class Now:
 
 
 def read_now(cluster: Cluster, name: str) -> Now:
-    """Read a pipeline and its plain variant.
-
-    :param cluster: the cluster.
-    :param name: name of the pipeline.
-    :return: what is there.
-    """
+    """Read a pipeline and its plain variant."""
     found = {one: pipelines.fetch(cluster, one) for one in (name, name + PLAIN)}
     bodies = {one: body for one, body in found.items() if body is not None}
     return Now(bodies, Served.of_pipeline(bodies[name]) if name in bodies else None)
@@ -49,8 +44,6 @@ def read_now(cluster: Cluster, name: str) -> Now:
 def switch(cluster: Cluster, after: Bodies) -> dict[str, Change]:
     """Put pipelines in place, one request each, and see that they are.
 
-    :param cluster: the cluster.
-    :param after: name to body.
     :return: what was done about each.
     :raises ClusterError: when one is not what was sent.
     """
@@ -68,9 +61,6 @@ def switch(cluster: Cluster, after: Bodies) -> dict[str, Change]:
 def take_over(history: History, last: Event, now: Now, after_seconds: float) -> tuple[Event, Now]:
     """Close an event that another command left unfinished: as done where its pipelines are in place.
 
-    :param history: of the pipeline.
-    :param last: the unfinished event.
-    :param now: what is there.
     :param after_seconds: age below which the other command may still be at work.
     :return: the event as it is now, and what counts as being there: where not all of its pipelines were switched,
         what was there before.
@@ -92,19 +82,13 @@ def take_over(history: History, last: Event, now: Now, after_seconds: float) -> 
 def find_states(cluster: Cluster, model_ids: Collection[str]) -> dict[str, models.FoundModel]:
     """Ask for models by id.
 
-    :param cluster: the cluster.
-    :param model_ids: theirs.
     :return: those that are there, by id.
     """
     return {found.model_id: found for found in models.find_by_id(cluster, model_ids)} if model_ids else {}
 
 
 def in_use(cluster: Cluster) -> set[str]:
-    """List the models that any search pipeline of the cluster names.
-
-    :param cluster: the cluster.
-    :return: their ids.
-    """
+    """List the models that any search pipeline of the cluster names."""
     return set().union(*map(pipelines.models_in, pipelines.fetch_all(cluster).values()), set())
 
 
@@ -113,10 +97,8 @@ def undeploy(cluster: Cluster, served: Sequence[Served], *, grace_seconds: float
 
     A search that is still running after the grace period keeps its first-stage order: it does not fail.
 
-    :param cluster: the cluster.
     :param served: versions that are not needed any more.
     :param grace_seconds: most seconds to wait for searches that run now.
-    :return: those that were unloaded.
     """
     states = find_states(cluster, {one.model_id for one in served})
     loaded = [one for one in served if one.model_id in states and states[one.model_id].state in LOADED]
@@ -134,9 +116,7 @@ def undeploy(cluster: Cluster, served: Sequence[Served], *, grace_seconds: float
 def wait_for_searches(cluster: Cluster, most_seconds: float) -> bool:
     """Wait until the searches that run at this moment are done, however many start in the meantime.
 
-    :param cluster: the cluster.
     :param most_seconds: most seconds to wait; as long as that where the cluster does not list its tasks to us.
-    :return: whether they are done.
     """
     deadline = time.monotonic() + most_seconds
     try:
@@ -158,9 +138,7 @@ def _searches(cluster: Cluster) -> set[str]:
 class ReleaseRefused(GateRefused):
     """A release or a rollback that was not made; what served goes on serving.
 
-    :param what: why.
     :param where: the bundle, or the cluster.
-    :param todo: what to do.
     :param event: what was refused, as the history has it.
     """
 
@@ -172,11 +150,7 @@ class ReleaseRefused(GateRefused):
 def refuse(history: History, error: DarlError, kind: Kind, to: Served, now: Now, **fields: Any) -> ReleaseRefused:
     """Write a refusal into the history, and make the error to raise.
 
-    :param history: of the pipeline.
-    :param error: what was found.
-    :param kind: what was refused.
     :param to: the version that was to serve.
-    :param now: what serves.
     :param **fields: further fields of the event: note, cycle, gate, who.
     :return: the error; where the cluster does not take the event, it is raised all the same.
     """

@@ -32,10 +32,6 @@ CONNECTOR_BOUND = 0.05
 def verify(cluster: Cluster, bundle: Bundle, mode: Mode, model_id: str) -> float:
     """Ask the model in the cluster about a few pairs, and compare with the bundle's own graph.
 
-    :param cluster: the cluster.
-    :param bundle: what was registered.
-    :param mode: where the model runs.
-    :param model_id: the model.
     :return: the largest difference of a score or a grade's probability.
     :raises ClusterError: when it does not answer, or answers otherwise.
     """
@@ -76,11 +72,6 @@ def verify(cluster: Cluster, bundle: Bundle, mode: Mode, model_id: str) -> float
 def predict(cluster: Cluster, mode: Mode, model_id: str, query: str, documents: Sequence[str]) -> NDArray[np.float64]:
     """Let the cluster score the items of one query.
 
-    :param cluster: the cluster.
-    :param mode: where the model runs.
-    :param model_id: the model.
-    :param query: the query.
-    :param documents: the items' texts.
     :return: ``[n, 3 + k]``.
     """
     body = render(f"predict_{mode}.json", query=query, documents=list(documents))

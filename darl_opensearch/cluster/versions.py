@@ -19,7 +19,6 @@ VersionState = Literal["serving", "deployed", "undeployed", "retired"]
 class Version:
     """A version that serves, served, or was refused.
 
-    :param served: the version.
     :param state: ``serving``; ``deployed``: loaded, a rollback takes no time; ``undeployed``: a rollback loads it
         first; ``retired``: its model was deleted.
     :param model_state: what ML Commons calls the model's state; None where it is gone.
@@ -44,10 +43,7 @@ class Version:
         return {"passed": gate.get("passed"), "measure": gate.get("measure"), **changes}
 
     def to_json(self) -> dict[str, Any]:
-        """Render for ``--json``.
-
-        :return: JSON-ready values.
-        """
+        """Render for ``--json``."""
         event = self.event
         return {
             **vars(self.served), "state": self.state, "model_state": self.model_state, "gate": self.gate,
@@ -61,9 +57,6 @@ class Version:
 def versions(cluster: Cluster, pipeline: str = "darl", *, history: str = INDEX) -> list[Version]:
     """List the versions of a pipeline.
 
-    :param cluster: the cluster.
-    :param pipeline: its name.
-    :param history: index of the releases.
     :return: the one that serves first, then the newest first; one that both rolled back to and released is there once.
     """
     events = History(cluster, pipeline, history).events()
@@ -93,7 +86,6 @@ def superfluous(events: Sequence[Event], serving: Served, keep: int) -> tuple[Se
     """Say which versions need not stay deployed.
 
     :param events: of a pipeline, oldest first.
-    :param serving: the version that serves.
     :param keep: how many of those that served before it stay deployed.
     :return: the others, and those that were refused; the newest first.
     """
@@ -113,11 +105,8 @@ def superfluous(events: Sequence[Event], serving: Served, keep: int) -> tuple[Se
 def delete(cluster: Cluster, words: str, pipeline: str = "darl", *, history: str = INDEX) -> Version:
     """Delete an old version's model, and its connector, from the cluster.
 
-    :param cluster: the cluster.
     :param words: its version, or ``name:version``.
-    :param pipeline: the pipeline.
     :param history: index of the releases; it keeps what was released.
-    :return: what was deleted.
     :raises ClusterError: when a pipeline names it.
     :raises UsageError: when there is no such version, or more than one.
     """

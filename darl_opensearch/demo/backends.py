@@ -27,12 +27,7 @@ Advance = Callable[[], object]
 
 
 def open_log(spool: Path, bundle: Bundle) -> OodLog:
-    """Open a log that keeps every pair: the demo counts them.
-
-    :param spool: SQLite file.
-    :param bundle: whose scores are logged.
-    :return: the log.
-    """
+    """Open a log that keeps every pair: the demo counts them."""
     card = bundle.card
     return OodLog.open(spool, model=card.name, version=card.version, alpha=card.ood.alpha, sample_rate=1.0)
 
@@ -42,10 +37,6 @@ def search_embedded(
 ) -> tuple[list[RouteRun], list[PairRecord]]:
     """Search without any OpenSearch: SQLite BM25, the Python reranker, the spool as the store.
 
-    :param bundle: the model.
-    :param sample: items and queries.
-    :param spool: where OOD records go.
-    :param advance: called after each search.
     :return: the ways of searching, and the logged pairs.
     """
     from darl_opensearch.ood.store import SpoolStore
@@ -79,12 +70,9 @@ def search_embedded(
 def scorer(bundle: Bundle, spool: Path, url: str, key: str, log_path: Path) -> Iterator[str]:
     """Run ``darl serve`` beside the cluster.
 
-    :param bundle: what it serves.
     :param spool: where its OOD records go first.
     :param url: cluster that they are shipped to.
-    :param key: its API key.
     :param log_path: file for what it says.
-    :yields: its rerank route.
     :raises DarlError: when it does not start.
     """
     command = [
@@ -121,11 +109,7 @@ def _address(process: subprocess.Popen[bytes], log_path: Path, seconds: float = 
 
 @contextlib.contextmanager
 def node(*, keep: bool) -> Iterator[str]:
-    """Run a node of the demo's own, or leave one at the default port.
-
-    :param keep: leave it running afterwards.
-    :yields: its address.
-    """
+    """Run a node of the demo's own, or leave one at the default port."""
     from darl_opensearch.node import running_node, up
 
     if keep:
@@ -141,13 +125,7 @@ def search_cluster(
 ) -> tuple[list[RouteRun], list[PairRecord]]:  # fmt: skip
     """Register both modes in a real node and search every way.
 
-    :param bundle: the model.
-    :param sample: items and queries.
-    :param url: the node.
-    :param scorer_url: the scorer's rerank route.
-    :param key: its API key.
     :param spool: where the Python reranker logs.
-    :param advance: called after each search.
     :param say: told what is being done.
     :return: the ways of searching, and the pairs the data stream holds.
     """

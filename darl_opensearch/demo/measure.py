@@ -23,7 +23,6 @@ class RouteRun:
 
     :param name: what it is called in the table.
     :param ranked: item ids by query id, best first.
-    :param latency_ms: time of each search.
     :param not_reranked: queries that came back in first-stage order.
     """
 
@@ -35,9 +34,7 @@ class RouteRun:
     def add(self, query: TestQuery, ids: Sequence[str], took_ms: float, *, reranked: bool = True) -> None:
         """Take one search in.
 
-        :param query: what was searched.
         :param ids: what came back, best first.
-        :param took_ms: how long it took.
         :param reranked: whether the model ordered it.
         """
         self.ranked[query.query_id] = list(ids)
@@ -60,12 +57,6 @@ def quality(run: RouteRun, sample: Sample, queries: Sequence[TestQuery], gains: 
 
     The ideal order is over all judged items of the query. Queries without a relevant item are left out of
     nDCG.
-
-    :param run: a way of searching.
-    :param sample: the grades.
-    :param queries: which queries.
-    :param gains: gain of each grade.
-    :return: means and counts.
     """
     values, judged, shown = [], 0, 0
     relevant: dict[str, list[float]] = defaultdict(list)
@@ -85,11 +76,7 @@ def quality(run: RouteRun, sample: Sample, queries: Sequence[TestQuery], gains: 
 
 
 def dcg(gains: Sequence[float]) -> float:
-    """Discounted cumulative gain of the first ten ranks.
-
-    :param gains: in rank order.
-    :return: the sum.
-    """
+    """Discounted cumulative gain of the first ten ranks."""
     return sum(gain / math.log2(rank + 2) for rank, gain in enumerate(gains[:CUTOFF]))
 
 
@@ -117,7 +104,6 @@ def alarms(shares: Mapping[tuple[bool, bool], Share], alpha: float) -> list[str]
     """Say where the OOD shares are not what the calibration promises.
 
     :param shares: by (query seen, item seen).
-    :param alpha: false-alarm rate asked for.
     :return: one clause for each; empty when all is well.
     """
     found = []
@@ -134,7 +120,6 @@ def failures(
 ) -> list[str]:
     """Say what makes the demo fail.
 
-    :param runs: every way of searching.
     :param first: name of the first stage.
     :param overall: quality by way of searching.
     :param logged: pairs found in the OOD log.

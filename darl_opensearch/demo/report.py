@@ -21,8 +21,6 @@ def quality_table(runs: Sequence[RouteRun], sample: Sample, gains: Sequence[floa
     """Lay out nDCG@10 and judged@10 by slice.
 
     :param runs: ways of searching; the first is the first stage.
-    :param sample: queries and grades.
-    :param gains: gain of each grade.
     :return: the table, and its figures by row and way.
     """
     table = Table(title="nDCG@10 before and after, held-out queries (judged@10 in brackets)")
@@ -54,8 +52,6 @@ def ood_table(shares: Mapping[tuple[bool, bool], Share], alpha: float) -> Table:
     """Lay out the share OOD by kind of query and kind of item.
 
     :param shares: by (query seen, item seen).
-    :param alpha: false-alarm rate asked for.
-    :return: the table.
     """
     table = Table(title=f"Share of scored pairs that are OOD (alpha {alpha}; 95 % interval by query)")
     for name in ("", "items of kinds trained on", "items of new kinds"):
@@ -80,11 +76,7 @@ def share_text(share: Share | None) -> str:
 
 
 def latency_table(runs: Sequence[RouteRun]) -> Table:
-    """Lay out the time of a search and the searches that were not reranked.
-
-    :param runs: ways of searching.
-    :return: the table.
-    """
+    """Lay out the time of a search and the searches that were not reranked."""
     table = Table(title="A search of 10 hits, one at a time")
     for name in ("", "median", "95 %", "searches", "not reranked"):
         table.add_column(name, justify="right" if name else "left")
@@ -106,12 +98,9 @@ def example_table(
 ) -> Table:
     """Show one query's old and new order.
 
-    :param query: the query.
     :param before: item ids in first-stage order.
     :param after: item id, scores and row of each hit in the model's order.
     :param names: product names by item id.
-    :param scale: the grades.
-    :return: the table.
     """
     kind = "" if query.seen else ", a kind the model was never taught"
     table = Table(title=f"“{query.query}” ({query.slice}{kind})")
@@ -128,20 +117,13 @@ def example_table(
 
 
 def console() -> Console:
-    """Where results go: stdout, wide enough for the tables where it is no terminal.
-
-    :return: a rich console.
-    """
+    """Where results go: stdout, wide enough for the tables where it is no terminal."""
     return Console(width=None if Console().is_terminal else 120, highlight=False)
 
 
 def second_act_table(act: SecondAct, first: RouteRun, sample: Sample, gains: Sequence[float]) -> tuple[Table, Any]:
     """Lay out both versions on the test queries: order, and what is out of distribution among the hits shown.
 
-    :param act: the second act.
-    :param first: the first stage.
-    :param sample: queries and grades.
-    :param gains: gain of each grade.
     :return: the table, and its figures.
     """
     old, new = (f"version {bundle.card.version}" for bundle in (act.first, act.bundle))
@@ -168,11 +150,7 @@ def _share_strange(strange: Mapping[str, Sequence[bool]], queries: Sequence[Test
 
 
 def cycle_table(act: SecondAct) -> Table:
-    """Lay out what each step of the cycle left.
-
-    :param act: the second act.
-    :return: the table.
-    """
+    """Lay out what each step of the cycle left."""
     steps, table = act.cycle, Table(title=f"Second act: the cycle, step by step ({act.outcome})")
     table.add_column("step")
     table.add_column("what it left")

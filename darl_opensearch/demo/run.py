@@ -32,7 +32,6 @@ class DemoOptions:
     :param sample: folder of the insurance sample.
     :param out: where run, bundle and logs go.
     :param embedded: do without a node even where one can run.
-    :param keep: leave the node running.
     """
 
     sample: Path
@@ -59,7 +58,6 @@ class _Clock:
 def run_demo(options: DemoOptions, say: Callable[[str], object], update: Callable[[str, int, int], object]) -> Any:
     """Run the whole loop once.
 
-    :param options: what was asked for.
     :param say: prints a line on stderr.
     :param update: shows progress: what, done, total.
     :return: figures, tables and failures.
@@ -151,8 +149,6 @@ def _second_act(
 class DemoResult:
     """What the demo found.
 
-    :param tables: what a person reads.
-    :param figures: the same for machines.
     :param failures: what is not as it must be.
     """
 

@@ -14,9 +14,6 @@ from darl_opensearch.jsonl import read_jsonl
 class TestQuery:
     """A held-out query.
 
-    :param query_id: its id.
-    :param query: its text.
-    :param slice: its kind of product.
     :param seen: whether the kind was in the training part.
     """
 
@@ -30,11 +27,9 @@ class TestQuery:
 class Sample:
     """Everything the demo searches and measures with.
 
-    :param folder: where the files are.
     :param texts: rendered text by item id, all kinds.
     :param slices: kind by item id.
     :param new: ids of the items of kinds that were not trained on.
-    :param queries: the test queries.
     :param grades: grade by query id and item id.
     """
 
@@ -54,9 +49,7 @@ class Sample:
 def read_sample(folder: Path, bundle: Bundle) -> Sample:
     """Read the sample's test part.
 
-    :param folder: where the files are.
     :param bundle: whose template renders the items.
-    :return: the sample.
     """
     texts, slices, new = {}, {}, set()
     template = bundle.card.template

@@ -35,7 +35,6 @@ RELEASED = "released"
 class Searched:
     """What some searches brought.
 
-    :param run: orders and times.
     :param strange: by query id, whether each hit shown is out of distribution.
     """
 
@@ -47,9 +46,7 @@ class Searched:
 class SecondAct:
     """What the second act came to.
 
-    :param cycle: what each step left.
     :param outcome: ``released``, or ``refused`` by the gate.
-    :param said: the cycle's own words.
     :param before: the test queries, searched with version 1.
     :param after: the same with version 2.
     :param back: some of them after the rollback.
@@ -76,8 +73,6 @@ class Place:
     """Where the second act searches, logs and releases.
 
     :param bundle: version 1.
-    :param sample: items and queries.
-    :param folder: for spool and cycle.
     :param url: the cluster; None: none.
     """
 
@@ -90,12 +85,8 @@ class Place:
     ) -> Searched:
         """Search by whatever serves now.
 
-        :param name: what to call it.
         :param bundle: what serves; in a cluster the pipeline decides, and this is its card.
-        :param queries: the queries.
         :param spool: where requests are logged; None: they are not.
-        :param advance: called after each.
-        :return: what came back.
         """
         run, strange = RouteRun(name), {}
         with contextlib.ExitStack() as open_:
@@ -150,7 +141,6 @@ class Place:
         """Write the cycle's configuration.
 
         :param darl_toml: the one that version 1 was trained by.
-        :return: the file.
         """
         seen = {query.query_id for query in self.sample.queries if query.seen}
         judged = [row for _, row in read_jsonl(self.sample.folder / "test_judgments.jsonl") if row["query_id"] in seen]
@@ -167,10 +157,7 @@ class Place:
         return path
 
     def ship(self, spool: Path) -> None:
-        """Send the spooled records to the cluster, as ``darl ship`` does, and wait until they can be searched.
-
-        :param spool: the spool.
-        """
+        """Send the spooled records to the cluster, as ``darl ship`` does, and wait until they can be searched."""
         if self.url is None:
             return
         from darl_opensearch.cluster import ClusterOptions, connect
@@ -254,11 +241,7 @@ pipeline = "{pipeline}"
 
 
 def later_traffic(sample: Sample) -> list[TestQuery]:
-    """Read what people search after the launch of the new kinds.
-
-    :param sample: where it is.
-    :return: the queries.
-    """
+    """Read what people search after the launch of the new kinds."""
     rows = read_jsonl(sample.folder / "later_traffic.jsonl")
     return [TestQuery(row["query_id"], row["query"], row["slice"], row["seen"]) for _, row in rows]
 
@@ -268,12 +251,10 @@ def play(
 ) -> SecondAct:
     """Play the second act.
 
-    :param place: where.
     :param darl_toml: what version 1 was trained by.
     :param update: shows progress: what, done, total.
     :param say: prints a line on stderr.
     :param settings: further keys of the cycle, as ``table.key=value``.
-    :return: what it came to.
     :raises DarlError: when no cycle began, or it made nothing.
     """
     from darl_opensearch.cluster.connect import ClusterOptions

@@ -24,9 +24,7 @@ svg { font: 12px system-ui, sans-serif; fill: CanvasText; }
 def render_page(report: MonitorReport, drift: DriftReport) -> str:
     """Write the page.
 
-    :param report: what the log says.
     :param drift: the drift tests of the same records.
-    :return: HTML.
     """
     title = "OOD log and drift"
     body = [f"<h1>{title}</h1>", f"<p>{_about(report, drift)}</p>", _decision(drift)]

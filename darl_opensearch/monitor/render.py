@@ -25,9 +25,7 @@ _LOSS_TEXT = {
 def render(report: MonitorReport, *, width: int | None = None, terminal: bool = False) -> str:
     """Write a report as text.
 
-    :param report: the report.
     :param width: columns to fit it in; wide enough for all when None.
-    :param terminal: use colours and lines.
     :return: the text, without a line break at its end.
     """
     console = new_console(width, terminal)
@@ -45,8 +43,6 @@ def new_console(width: int | None, terminal: bool) -> Console:
     """Make a console that keeps what it prints, for :func:`printed`.
 
     :param width: columns to fit it in; wide enough for all when None.
-    :param terminal: use colours and lines.
-    :return: the console.
     """
     return Console(
         file=io.StringIO(),
@@ -129,7 +125,6 @@ def _print_counters(console: Console, report: MonitorReport) -> None:
 def text_table(terminal: bool, *columns: str) -> Table:
     """Make a table that is aligned text where it is not for a terminal.
 
-    :param terminal: draw lines.
     :param *columns: headings; the first column is set left, the others right.
     :return: the table, without rows.
     """
@@ -156,7 +151,6 @@ def _share(share: Share) -> str:
 def share_cells(share: Share) -> tuple[str, str]:
     """Write a share and its interval.
 
-    :param share: the share.
     :return: such as ``5.1 %`` and ``4.0 % to 6.4 %``; a dash and nothing where there is none.
     """
     if share.value is None:
@@ -169,7 +163,6 @@ def share_cells(share: Share) -> tuple[str, str]:
 def percent(value: float) -> str:
     """Write a share in percent.
 
-    :param value: the share.
     :return: such as ``5.1 %``.
     """
     return f"{100 * value:.1f} %"
@@ -178,8 +171,6 @@ def percent(value: float) -> str:
 def shorten(text: str, limit: int = 60) -> str:
     """Fit text from anywhere into a cell.
 
-    :param text: any text.
-    :param limit: most characters.
     :return: one line that is safe to print.
     """
     line = one_line(text)

@@ -14,9 +14,7 @@ _COLOURS = {DRIFT: "red", "no drift": "green"}
 def render_drift(report: DriftReport, *, width: int | None = None, terminal: bool = False) -> str:
     """Write the drift tests as text.
 
-    :param report: the tests.
     :param width: columns to fit it in; wide enough for all when None.
-    :param terminal: use colours and lines.
     :return: the text, without a line break at its end; empty where there is no window.
     """
     if not report.windows:
@@ -38,18 +36,13 @@ def render_drift(report: DriftReport, *, width: int | None = None, terminal: boo
 
 
 def span(window: WindowReport) -> str:
-    """Write when a window is.
-
-    :param window: the window.
-    :return: its begin and end.
-    """
+    """Write when a window is."""
     return f"{window.start:%Y-%m-%d %H:%M} to {window.end:%Y-%m-%d %H:%M}"
 
 
 def whole(window: WindowReport) -> dict[str, DriftTest]:
     """Pick the tests of all of a window's traffic.
 
-    :param window: the window.
     :return: by the test's name.
     """
     return {test.test: test for test in window.tests if test.slice is ALL}

@@ -24,8 +24,6 @@ class SliceReport:
     """One part of the traffic.
 
     :param name: the slice; empty for requests that named none.
-    :param requests: requests.
-    :param share_ood: share of OOD pairs.
     """
 
     name: str
@@ -38,7 +36,6 @@ class QueryReport:
     """One query.
 
     :param query: its text, as last seen.
-    :param requests: times it was asked.
     :param candidates: pairs that were scored for it.
     :param share_ood: share of them that is OOD.
     :param max_ood_distance: highest detector distance among them.
@@ -55,18 +52,12 @@ class QueryReport:
 class ModelReport:
     """One model version. Scores of two versions are never put together.
 
-    :param model: name of the bundle.
-    :param version: its version.
     :param alpha: share of OOD pairs to be expected of traffic like the calibration's.
-    :param requests: requests.
-    :param queries: distinct queries.
-    :param pairs: pairs that were scored.
     :param first: time of the first request.
     :param last: time of the last request.
     :param share_ood: share of OOD pairs, from the requests' own exact counts.
     :param share_ood_weighted: the same, estimated from the logged pairs by ``weight``; far from
         ``share_ood`` when pairs were lost.
-    :param pair_records: pairs that were logged.
     :param latency_ms: median time a ranking took.
     :param slices: by share, highest first.
     :param strangest: queries by share OOD, then by distance, highest first.
@@ -97,10 +88,7 @@ class ModelReport:
 class MonitorReport:
     """What a store says about a span of time.
 
-    :param store: where it was read.
     :param since: earliest time, or None for all.
-    :param until: when it was made.
-    :param models: newest first.
     :param counters: what the spool counted; empty when no spool was read.
     """
 
@@ -121,10 +109,7 @@ class MonitorReport:
         return {name: self.counters[name] for name in LOSSES if self.counters.get(name)}
 
     def to_json(self) -> dict[str, Any]:
-        """Render for machines.
-
-        :return: JSON-ready values.
-        """
+        """Render for machines."""
         models = []
         for model in self.models:
             values = dataclasses.asdict(model) | {"verdict": model.verdict}
@@ -149,12 +134,10 @@ def report(
 ) -> MonitorReport:
     """Read a store and report on it.
 
-    :param store: where to read.
     :param since: earliest time, or None for all.
     :param until: latest time, excluded; now by default.
     :param top: strangest queries to name for each model version.
     :param counters: the spool's counters, where they are not the store's own.
-    :return: the report.
     """
     until = until or datetime.now(UTC)
     tallies: dict[tuple[str, str, float], _ModelTally] = {}

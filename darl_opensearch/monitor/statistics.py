@@ -34,10 +34,7 @@ class Share:
     clusters: int
 
     def to_json(self) -> dict[str, Any]:
-        """Render for machines.
-
-        :return: JSON-ready values.
-        """
+        """Render for machines."""
         return dataclasses.asdict(self)
 
     def against(self, expected: float) -> str:
@@ -63,7 +60,6 @@ def share_of(hits: ArrayLike, totals: ArrayLike) -> Share:
 
     :param hits: ``[c]`` weighted count of hits in each cluster.
     :param totals: ``[c]`` weighted count of everything in each cluster.
-    :return: the share.
     """
     y, x = np.asarray(hits, dtype=np.float64), np.asarray(totals, dtype=np.float64)
     keep = x > 0
@@ -92,7 +88,6 @@ def weighted_share(pairs: Iterable[tuple[Hashable, PairRecord]]) -> Share:
     """Estimate the share of OOD pairs from logged ones, each standing for ``weight`` pairs.
 
     :param pairs: each with the cluster it belongs to, usually :func:`~darl_opensearch.text.same_text` of its query.
-    :return: the share.
     """
     hits: dict[Hashable, float] = {}
     totals: dict[Hashable, float] = {}
@@ -106,7 +101,6 @@ def _student_t975(freedom: int) -> float:
     """Compute the 97.5 % point of Student's t (Abramowitz and Stegun 26.7.5; exact for 1 and 2 degrees).
 
     :param freedom: degrees of freedom, at least 1.
-    :return: the quantile.
     """
     if freedom == 1:
         return math.tan(math.pi * 0.475)

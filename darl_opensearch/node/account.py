@@ -13,12 +13,7 @@ from darl_opensearch.errors import DarlError
 
 @dataclass(frozen=True)
 class Account:
-    """A system user.
-
-    :param name: its name.
-    :param uid: its number.
-    :param gid: its group.
-    """
+    """A system user."""
 
     name: str
     uid: int

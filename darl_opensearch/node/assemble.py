@@ -23,10 +23,7 @@ def assemble(layout: Layout, manifest: Manifest, jdk: Jdk, report: Report = sile
 
     Killed at any point, it goes on from the last whole download when it is called again.
 
-    :param layout: the cache.
     :param manifest: what to make it of.
-    :param jdk: runs the plugin installer.
-    :param report: told about each step.
     :return: the folder with ``opensearch/`` and ``natives/``.
     :raises DarlError: when a download or the installer fails.
     """
@@ -62,9 +59,7 @@ def assemble(layout: Layout, manifest: Manifest, jdk: Jdk, report: Report = sile
 def install_plugins(home: Path, plugins: Sequence[Path], jdk: Jdk) -> None:
     """Run OpenSearch's own installer, which also checks versions and jar conflicts.
 
-    :param home: the unpacked node.
     :param plugins: the zips, each after those that it extends.
-    :param jdk: runs it.
     :raises DarlError: when it fails.
     """
     command = [

@@ -27,10 +27,7 @@ def silent(_: str) -> None:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where everything of the nodes lies in a cache.
-
-    :param cache: the cache's folder.
-    """
+    """Where everything of the nodes lies in a cache."""
 
     cache: Path
 
@@ -45,26 +42,17 @@ class Layout:
         return self.root / "maven"
 
     def downloads(self, manifest: Manifest) -> Path:
-        """Folder of verified downloads.
-
-        :param manifest: the version's list.
-        :return: the folder.
-        """
+        """Folder of verified downloads."""
         return self.root / manifest.version / "downloads"
 
     def dist(self, manifest: Manifest) -> Path:
-        """Folder of the assembled node: shared by all instances, read only, complete when it is there.
-
-        :param manifest: the version's list.
-        :return: the folder.
-        """
+        """Folder of the assembled node: shared by all instances, read only, complete when it is there."""
         return self.root / manifest.version / f"dist-{manifest.digest[:12]}"
 
     def instance(self, port: int) -> Path:
         """Folder of one node's own files.
 
         :param port: the node's HTTP port, which names it.
-        :return: the folder.
         """
         return self.root / "instances" / str(port)
 
@@ -72,7 +60,6 @@ class Layout:
         """Lock file; it stays when what it guards is purged, so that all waiters hold the same one.
 
         :param name: ``assembly`` or a port.
-        :return: the file.
         """
         return self.root / "locks" / f"{name}.lock"
 
@@ -83,7 +70,6 @@ def find_cache(asked: Path | None, account: Account | None, report: Report = sil
     :param asked: the folder asked for; default ``DARL_CACHE``, then the user's cache folder.
     :param account: who will run the node and must be able to read the cache; None for whoever runs this.
     :param report: told when the user's cache folder cannot serve and the system's is taken.
-    :return: the folders in it.
     :raises DarlError: when a folder was asked for that the user cannot reach.
     """
     if asked is None and (named := os.environ.get("DARL_CACHE")):
@@ -112,7 +98,6 @@ def make_folder(folder: Path) -> Path:
     """Make a folder that every user may read, whatever the umask.
 
     :param folder: the folder; missing parents are made alike.
-    :return: the same folder.
     """
     missing = [part for part in (folder, *folder.parents) if not part.exists()]
     for part in reversed(missing):
@@ -125,10 +110,8 @@ def make_folder(folder: Path) -> Path:
 def locked(path: Path, report: Report = silent, *, wait_s: float = 1800.0) -> Iterator[None]:
     """Hold a lock. The system drops it when the holder dies, however it dies.
 
-    :param path: the lock file.
     :param report: told once when another process holds it.
     :param wait_s: how long to wait for that process.
-    :yield: while it is held.
     :raises DarlError: when the wait was in vain.
     """
     make_folder(path.parent)

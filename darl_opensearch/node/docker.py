@@ -17,7 +17,6 @@ STOP_S = 30
 def require_docker() -> str:
     """Find Docker, and make sure that its engine answers.
 
-    :return: the client's path.
     :raises DarlError: when either is missing.
     """
     found = shutil.which("docker")
@@ -33,8 +32,6 @@ def require_docker() -> str:
 def run_arguments(spec: NodeSpec, manifest: Manifest) -> list[str]:
     """Compose ``docker run``.
 
-    :param spec: the node.
-    :param manifest: names the image.
     :return: the arguments after ``docker``.
     """
     env = {
@@ -61,9 +58,7 @@ def run_arguments(spec: NodeSpec, manifest: Manifest) -> list[str]:
 def start_container(spec: NodeSpec, manifest: Manifest) -> str:
     """Start a container, in the place of one of the same name that has ended.
 
-    :param spec: the node.
     :param manifest: names the image, which Docker fetches when it has none.
-    :return: the container's id.
     """
     remove_container(spec.name)
     return _docker(*run_arguments(spec, manifest), timeout_s=1800).splitlines()[-1]
@@ -72,7 +67,6 @@ def start_container(spec: NodeSpec, manifest: Manifest) -> str:
 def look_at_container(container: str) -> Seen | None:
     """Look at a container.
 
-    :param container: its id.
     :return: its start time and, as the command, its process number; None when it does not run.
     """
     template = "{{.State.Running}} {{.State.StartedAt}} {{.State.Pid}}"
@@ -84,10 +78,7 @@ def look_at_container(container: str) -> Seen | None:
 
 
 def stop_container(container: str) -> None:
-    """End a container, if it runs, and remove it, if it is there.
-
-    :param container: its id.
-    """
+    """End a container, if it runs, and remove it, if it is there."""
     if look_at_container(container) is not None:
         _docker("stop", "--time", str(STOP_S), container, timeout_s=STOP_S + 30)
     remove_container(container)
@@ -108,7 +99,6 @@ def remove_container(container: str) -> None:
 def container_log(container: str) -> str:
     """Read the end of a container's output.
 
-    :param container: its id.
     :return: the last lines, joined by ``|``.
     """
     try:
@@ -125,19 +115,12 @@ def container_log(container: str) -> str:
 
 
 def remove_volume(port: int) -> None:
-    """Delete what a container kept.
-
-    :param port: the node's port.
-    """
+    """Delete what a container kept."""
     _docker("volume", "rm", "--force", volume(port), timeout_s=60)
 
 
 def volume(port: int) -> str:
-    """Name the volume that holds a container's data.
-
-    :param port: the node's port.
-    :return: the name.
-    """
+    """Name the volume that holds a container's data."""
     return f"darl-{port}-data"
 
 

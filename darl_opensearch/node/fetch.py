@@ -21,7 +21,6 @@ LIMIT_S = 1800  # for one artifact; the largest is 390 MB
 def find_mvn() -> str:
     """Find the Maven client.
 
-    :return: its path.
     :raises DarlError: when it is not on PATH.
     """
     if found := shutil.which("mvn"):
@@ -32,7 +31,6 @@ def find_mvn() -> str:
 def fetch(artifact: Artifact, manifest: Manifest, layout: Layout, jdk: Jdk, report: Report = silent) -> Path:
     """Bring one artifact into the cache's downloads, unless it is there already and whole.
 
-    :param artifact: what to fetch.
     :param manifest: the list it is in.
     :param layout: the cache; the caller holds its assembly lock.
     :param jdk: runs Maven where there is no other Java.
@@ -68,11 +66,7 @@ def fetch(artifact: Artifact, manifest: Manifest, layout: Layout, jdk: Jdk, repo
 
 
 def sha256_of(path: Path) -> str:
-    """Compute a file's digest.
-
-    :param path: the file.
-    :return: in hexadecimal.
-    """
+    """Compute a file's digest."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 

@@ -27,15 +27,12 @@ CONSOLE = "console.log"
 class Record:
     """What is needed to find a started node again, and to be sure that it is the one.
 
-    :param engine: how it runs.
-    :param port: its HTTP port.
     :param pid: its process, which is also its process group.
     :param start: when that process started; a later one of the same number has another.
     :param mark: part of its command line.
     :param container: Docker's id of it, empty otherwise.
     :param user: who it was started as, empty for the user who started it.
     :param owner_pid: the test process that it must not outlive, 0 for none.
-    :param owner_start: when that process started.
     :param stopped: it was stopped by us; the record stays, for what Docker keeps of it.
     """
 
@@ -76,7 +73,6 @@ class Record:
         """End it if it lives; a process that is not the recorded one is left alone.
 
         :param timeout_s: how long it may take before force is used.
-        :return: whether it lived.
         """
         if self.engine == "docker":
             docker.require_docker()  # an engine that does not answer says nothing about its containers
@@ -90,7 +86,6 @@ class Record:
     def last_words(self, folder: Path) -> str:
         """Read the end of its log.
 
-        :param folder: the instance's folder.
         :return: a few lines, joined by ``|``.
         """
         if self.engine == "docker":
@@ -101,7 +96,6 @@ class Record:
 def read_record(folder: Path) -> Record | None:
     """Read a node's record.
 
-    :param folder: the instance's folder.
     :return: None when no node was started there, or the record is of no use.
     """
     try:
@@ -114,7 +108,6 @@ def write_record(folder: Path, record: Record) -> None:
     """Write a node's record.
 
     :param folder: the instance's folder; the node's user cannot write there, so a record can be believed.
-    :param record: what to write.
     """
     _write(folder / RECORD, json.dumps(asdict(record), indent=2) + "\n", None)
 
@@ -122,12 +115,9 @@ def write_record(folder: Path, record: Record) -> None:
 def prepare(layout: Layout, spec: NodeSpec, manifest: Manifest, account: Account | None, transport_port: int) -> Path:
     """Make or renew the folders and the configuration of a node; its data stays.
 
-    :param layout: the cache.
-    :param spec: the node.
     :param manifest: of what it is made.
     :param account: who will own what it writes.
     :param transport_port: its port for other nodes.
-    :return: the instance's folder.
     """
     folder, dist = make_folder(layout.instance(spec.port)), layout.dist(manifest)
     data, logs = folder / "data", folder / "logs"
@@ -157,10 +147,7 @@ def start_java(
 ) -> Record:
     """Start a prepared node.
 
-    :param layout: the cache.
-    :param spec: the node.
     :param manifest: of what it is made.
-    :param jdk: runs it.
     :param account: the user to run it as.
     :param folder: what ``prepare`` made.
     :return: its record, not written yet.
@@ -194,8 +181,6 @@ def start_java(
 def start_docker(spec: NodeSpec, manifest: Manifest) -> Record:
     """Start a node in a container.
 
-    :param spec: the node.
-    :param manifest: names the image.
     :return: its record, not written yet.
     :raises DarlError: when it ended at once.
     """

@@ -68,7 +68,6 @@ def find_jdk(account: Account | None = None) -> Jdk:
 def java_major(java: Path) -> int | None:
     """Ask a Java for its version by running it: a ``release`` file may belong to another processor.
 
-    :param java: the executable.
     :return: the major version, None when it does not run.
     """
     try:

@@ -39,14 +39,12 @@ class NodeStatus:
     """What can be said of a node.
 
     :param state: ``starting`` is a process that does not answer yet.
-    :param port: its HTTP port.
     :param url: where it answers, or would.
     :param engine: how it runs, None when it does not.
     :param pid: its process, None when it does not run.
     :param user: who runs it, None for the user who started it.
     :param version: of OpenSearch, None unless it answers.
     :param plugins: name -> version, empty unless it answers.
-    :param folder: its own files.
     :param log: its output, None in a container.
     :param reaches_host_as: the name by which it reaches a server on this machine.
     :param changed: whether the call that returns this started or stopped it.
@@ -107,7 +105,6 @@ def up(spec: NodeSpec | None = None, report: Report = silent) -> NodeStatus:
     """Start a node and wait until it answers, unless it runs already.
 
     :param spec: the node, the default one if None.
-    :param report: told about each step.
     :return: its status, ``running``.
     :raises DarlError: when it cannot be assembled or started, or does not answer in time; then nothing of it
         is left running.
@@ -125,11 +122,9 @@ def down(
 ) -> NodeStatus:
     """Stop a node, with all its processes; it is no error when it does not run.
 
-    :param port: the node's port.
     :param cache: the cache it was started from.
     :param purge: delete its data, logs and configuration too.
     :param timeout_s: how long it may take before force is used.
-    :param report: told about each step.
     :return: its status, ``stopped``.
     """
     layout = find_cache(cache, node_account())
@@ -151,9 +146,7 @@ def down(
 def status(port: int = 9200, *, cache: Path | None = None) -> NodeStatus:
     """Inspect a node.
 
-    :param port: the node's port.
     :param cache: the cache it was started from.
-    :return: its status.
     """
     return _status(find_cache(cache, node_account()).instance(port), port)
 
@@ -173,11 +166,8 @@ def running_node(
     Should this process be killed before it can clean up, the next call does.
 
     :param port: its port, a free one if None.
-    :param heap: its Java heap.
     :param timeout_s: how long it may take to answer.
     :param cache: the cache to start it from.
-    :param engine: how to run it.
-    :param report: told about each step.
     :yield: its status, while it runs.
     :raises DarlError: when it cannot be started, or a node runs on that port already.
     """

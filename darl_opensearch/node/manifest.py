@@ -19,7 +19,6 @@ class Artifact:
 
     :param coordinates: ``group:artifact:version[:packaging[:classifier]]``.
     :param file: the name Maven gives it.
-    :param bytes: its size.
     :param sha256: its digest; a file with another one is never used.
     """
 
@@ -58,12 +57,10 @@ class Natives:
 class Manifest:
     """The whole list.
 
-    :param version: of OpenSearch.
     :param image: the official image of that version, for Docker.
     :param maven_goal: the goal that copies one artifact into a folder.
     :param distribution: the node without plugins.
     :param plugins: in the order in which they must be installed.
-    :param natives: what DJL needs.
     :param digest: of the list itself; names the assembled folder, so that a changed list is assembled anew.
     """
 
@@ -89,7 +86,6 @@ def read_manifest(path: Path = MANIFEST_PATH) -> Manifest:
     """Read the list that ships with the package.
 
     :param path: another list, for tests.
-    :return: the list.
     """
     raw = path.read_bytes()
     table: dict[str, Any] = json.loads(raw)

@@ -19,7 +19,6 @@ RANGE = range(20000, 30000)
 def is_free(port: int) -> bool:
     """Tell whether a node could listen on a port.
 
-    :param port: the port.
     :return: False when something does already, or this user may not.
     """
     with socket.socket() as probe:
@@ -37,7 +36,6 @@ def free_port(*, first: int | None = None) -> int:
     """Choose a port that nothing listens on.
 
     :param first: taken if it is free.
-    :return: the port.
     :raises DarlError: when none was found.
     """
     tries = random.sample(RANGE, 100)
@@ -52,7 +50,6 @@ def free_port(*, first: int | None = None) -> int:
 def refuse_taken(port: int) -> None:
     """Say who has a port.
 
-    :param port: the port.
     :raises DarlError: when it is taken.
     """
     if is_free(port):
@@ -72,9 +69,6 @@ def refuse_taken(port: int) -> None:
 def get_json(port: int, path: str, timeout_s: float = 3.0) -> Any:
     """Ask a node, past any proxy.
 
-    :param port: its port.
-    :param path: what to ask for.
-    :param timeout_s: how long to wait.
     :return: the answer, None when there is none or it is not JSON or its status is not 200.
     """
     connection = http.client.HTTPConnection(HOST, port, timeout=timeout_s)

@@ -35,7 +35,6 @@ class Seen:
 def look(pid: int) -> Seen | None:
     """Look at a process.
 
-    :param pid: its number.
     :return: None when there is none of that number, or only its zombie.
     """
     _reap(pid)
@@ -54,9 +53,6 @@ def start(
 ) -> tuple[int, Seen]:
     """Start a process that outlives this one.
 
-    :param command: what to run.
-    :param env: its whole environment.
-    :param cwd: its working folder.
     :param log: takes its output; emptied first.
     :param account: the user to run it as, None for this process's own.
     :return: its number, which is also its group's, and what it looks like.
@@ -113,8 +109,6 @@ def stop(pid: int, timeout_s: float) -> bool:
 def last_lines(log: Path, count: int = 6) -> str:
     """Read the end of a log for a one-line message: from the first line there that names a failure.
 
-    :param log: the file.
-    :param count: how many lines.
     :return: the lines, joined by ``|``, without stack frames.
     """
     try:
@@ -131,7 +125,6 @@ def last_lines(log: Path, count: int = 6) -> str:
 def holder_of(port: int) -> str | None:
     """Name the process that listens on a local port, as far as this user may know.
 
-    :param port: the port.
     :return: ``process 17 (nginx)``, or None when it cannot be told.
     """
     sockets = set()

@@ -67,11 +67,7 @@ class NodeSpec:
 def opensearch_yml(spec: NodeSpec, transport_port: int, data: Path, logs: Path) -> str:
     """Write a node's ``opensearch.yml``.
 
-    :param spec: the node.
     :param transport_port: port for other nodes; there are none, but it is opened all the same.
-    :param data: folder of its indices.
-    :param logs: folder of its logs.
-    :return: the file's text.
     """
     settings = {
         "cluster.name": spec.name,
@@ -91,10 +87,7 @@ def opensearch_yml(spec: NodeSpec, transport_port: int, data: Path, logs: Path) 
 def jvm_options(shipped: str, data: Path, logs: Path) -> str:
     """Point the relative paths in the shipped ``jvm.options`` at the instance, which may write nowhere else.
 
-    :param shipped: the distribution's file.
-    :param data: where heap dumps go.
     :param logs: where Java's own logs go.
-    :return: the file's text.
     """
     text = re.sub(r"(?<=[=:])logs/", lambda _: f"{logs}/", shipped)
     return re.sub(r"(?<=HeapDumpPath=)data$", lambda _: str(data), text, flags=re.MULTILINE)

@@ -32,7 +32,6 @@ class OodLog:
     """Writes what was ranked to a spool, in the background.
 
     :param spool: the open spool; the log closes it.
-    :param policy: what is written down.
     :param max_queued_requests: most requests that wait in memory.
     :param max_queued_chars: most characters of text that wait in memory.
     """
@@ -78,8 +77,6 @@ class OodLog:
         """Open a log, making the spool when it is not there.
 
         :param spool_path: the spool's file, on a local file system.
-        :param model: name of the bundle.
-        :param version: version of the bundle.
         :param alpha: false-alarm rate of the bundle's OOD calibration.
         :param sample_rate: share of the pairs that are not OOD to log all the same.
         :param text: how an item's text is logged: ``full``, ``hash`` or ``none``.
@@ -98,7 +95,6 @@ class OodLog:
     def offer(self, request: RankedRequest) -> bool:
         """Hand over a request. Returns at once.
 
-        :param request: what was ranked.
         :return: False when it was dropped: the queue is full, or the log is closed.
         """
         chars = len(request.query) + sum(map(len, request.documents))

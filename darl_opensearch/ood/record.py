@@ -85,10 +85,7 @@ class _Common:
     kind: ClassVar[Kind]
 
     def to_json(self) -> dict[str, Any]:
-        """Render as the data stream takes it; what is None is left out.
-
-        :return: JSON-ready values.
-        """
+        """Render as the data stream takes it; what is None is left out."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         values = {"@timestamp": format_timestamp(values.pop("timestamp")), "kind": self.kind} | values
         return {name: value for name, value in values.items() if value is not None}
@@ -196,7 +193,6 @@ def fingerprint(request: RankedRequest) -> str:
     Some send one ``X-Request-Id`` with everything, so the id alone would let a request hide all later ones. Its time is
     no part of it: a caller that asks again under the same id, because an answer was lost, has asked once.
 
-    :param request: what was ranked.
     :return: 64 hexadecimal digits, of its id, its query, and its items in their order.
     """
     ids = () if request.doc_ids is None else request.doc_ids
@@ -207,9 +203,6 @@ def fingerprint(request: RankedRequest) -> str:
 def record_id(request: str, model: str, version: str, position: int | None) -> str:
     """Identify a record: the same for every attempt to log it, another for every true repeat.
 
-    :param request: :func:`fingerprint` of the request.
-    :param model: name of the bundle.
-    :param version: version of the bundle.
     :param position: the item's position, or None for the request's own record.
     :return: 32 hexadecimal digits.
     """
@@ -220,8 +213,6 @@ def record_id(request: str, model: str, version: str, position: int | None) -> s
 def is_drawn(record_id: str, rate: float) -> bool:
     """Whether a record belongs to the baseline sample: decided by its id, so that a retry draws alike.
 
-    :param record_id: the record's id.
-    :param rate: inclusion probability.
     :return: True for a share ``rate`` of all ids.
     """
     # Hashed once more: ids that are sorted or cut by their prefix elsewhere stay independent of the draw.
@@ -232,19 +223,13 @@ def is_drawn(record_id: str, rate: float) -> bool:
 def text_hash(text: str) -> str:
     """Fingerprint an item's text, for logs that must not hold it.
 
-    :param text: the text.
     :return: 32 hexadecimal digits of its SHA-256.
     """
     return hashlib.sha256(_utf8(text)).hexdigest()[: _ID_BITS // 4]
 
 
 def records_of(request: RankedRequest, policy: LogPolicy) -> Iterator[Record]:
-    """Expand a request into its records: its own first, then those of its logged pairs by position.
-
-    :param request: what was ranked.
-    :param policy: what to write down.
-    :yields: the records.
-    """
+    """Expand a request into its records: its own first, then those of its logged pairs by position."""
     scores = request.scores
     ood = is_ood(scores.ood_score, policy.alpha)
     common: _CommonValues = {
@@ -295,8 +280,6 @@ def records_of(request: RankedRequest, policy: LogPolicy) -> Iterator[Record]:
 def record_from_json(data: Mapping[str, Any]) -> Record:
     """Read what ``to_json`` wrote; fields of a later version are ignored.
 
-    :param data: parsed JSON.
-    :return: the record.
     :raises InputError: when a field is missing.
     """
     where = f"record {data.get('record_id')}"
@@ -338,7 +321,6 @@ def to_ms(timestamp: datetime) -> int:
 def parse_timestamp(text: str) -> datetime:
     """Read an ISO 8601 time; without a time zone it is UTC.
 
-    :param text: the time.
     :return: the time, in UTC.
     """
     parsed = datetime.fromisoformat(text)

@@ -40,9 +40,6 @@ ANSWER_FIELDS = "items.*.status,items.*.error.type,items.*.error.reason,items.*.
 class ShipResult:
     """What one batch came to.
 
-    :param sent: records in the batch.
-    :param created: records the cluster took.
-    :param already_there: records it had.
     :param dead: records it refused for good; they are in the dead-letter table, with the reason.
     :param kept: records it could not take now; they stay in the spool.
     :param reason: why, when some were kept.
@@ -69,7 +66,6 @@ class ShipResult:
 class Shipper:
     """Sends what a spool holds. Several may work on one spool; records are counted once.
 
-    :param spool_path: the spool's file.
     :param client: a client of the cluster.
     :param stream: name of the data stream.
     :param where: the cluster's URL, for messages.

@@ -81,10 +81,8 @@ class SpoolError(DarlError):
 class Row:
     """A record on its way into the spool.
 
-    :param record_id: its id.
     :param timestamp_ms: its time, in milliseconds since 1970.
     :param kind: ``request`` or ``pair``.
-    :param body: its JSON.
     """
 
     record_id: str
@@ -103,9 +101,7 @@ class Spooled:
     """A record in the spool.
 
     :param seq: its place in the order of arrival.
-    :param record_id: its id.
     :param timestamp_ms: its time, in milliseconds since 1970.
-    :param body: its JSON.
     """
 
     seq: int
@@ -118,10 +114,8 @@ class Spooled:
 class DeadLetter:
     """A record the cluster refused for good.
 
-    :param record_id: its id.
     :param reason: why, in the cluster's words.
     :param failed_at: when, ISO 8601.
-    :param body: its JSON.
     """
 
     record_id: str
@@ -147,7 +141,6 @@ class Appended:
 class Spool:
     """An open spool. Its methods may be called from any thread; each is one transaction, and raises SpoolError.
 
-    :param path: the SQLite file.
     :param connection: an open connection to it.
     :param max_bytes: bound on what :meth:`append` leaves stored, or None.
     """
@@ -217,7 +210,6 @@ class Spool:
 
         :param rows: the records; an id that is there already is left as it is.
         :param counts: what to add to the spool's counters in the same commit.
-        :return: what happened.
         """
         with self._transaction() as db:
             inserted = db.executemany(
@@ -243,7 +235,6 @@ class Spool:
     def take(self, *, limit: int = 1000, max_bytes: int = 4 * 1024 * 1024) -> list[Spooled]:
         """Read the oldest records; they stay until :meth:`settle`.
 
-        :param limit: most records.
         :param max_bytes: stop before the bodies exceed this; one record is returned whatever its size.
         :return: the records, oldest first.
         """
@@ -290,11 +281,7 @@ class Spool:
             _count(db, {"shipped": shipped, "already_there": repeated, "dead_letters": buried})
 
     def dead_letters(self, limit: int = 100) -> list[DeadLetter]:
-        """Read what the cluster refused for good.
-
-        :param limit: most records.
-        :return: the newest first.
-        """
+        """Read what the cluster refused for good."""
         with self._reading() as db:
             rows = db.execute(
                 "SELECT record_id, reason, failed_at, body FROM dead_letter ORDER BY seq DESC LIMIT ?",
@@ -303,10 +290,7 @@ class Spool:
         return [DeadLetter(*row) for row in rows]
 
     def revive(self) -> int:
-        """Put the dead letters back in line, once what they were refused for is repaired.
-
-        :return: how many.
-        """
+        """Put the dead letters back in line, once what they were refused for is repaired."""
         with self._transaction() as db:
             count = db.execute("SELECT count(*) FROM dead_letter").fetchone()[0]
             db.execute(
@@ -331,7 +315,6 @@ class Spool:
         :param kind: only this kind.
         :param since_ms: earliest time, included.
         :param until_ms: latest time, excluded.
-        :param limit: most records.
         :return: records by time, then id.
         """
         where, values = ["1"], list[object]()
@@ -446,7 +429,6 @@ def _create_private(file: Path) -> None:
 def _prepare(connection: sqlite3.Connection, file: Path) -> None:
     """Set the modes and make the tables, while others may be doing the same.
 
-    :param connection: a fresh connection.
     :param file: path to name in an error.
     """
     deadline = time.monotonic() + BUSY_SECONDS

@@ -47,7 +47,6 @@ class OodStore(Protocol):
 
         :param since: earliest time, included.
         :param until: latest time, excluded.
-        :return: the records.
         """
 
     def pairs(self, *, since: datetime | None = None, until: datetime | None = None) -> Iterator[PairRecord]:
@@ -55,7 +54,6 @@ class OodStore(Protocol):
 
         :param since: earliest time, included.
         :param until: latest time, excluded.
-        :return: the records.
         """
 
     def counters(self) -> dict[str, int]:
@@ -68,7 +66,6 @@ class OodStore(Protocol):
 class SpoolStore:
     """A spool as a store.
 
-    :param path: the spool's file.
     :param page_records: records read at a time.
     """
 
@@ -96,7 +93,6 @@ class SpoolStore:
 
         :param since: earliest time, included.
         :param until: latest time, excluded.
-        :return: the records.
         """
         return (r for r in self._read("request", since, until) if isinstance(r, RequestRecord))
 
@@ -105,15 +101,11 @@ class SpoolStore:
 
         :param since: earliest time, included.
         :param until: latest time, excluded.
-        :return: the records.
         """
         return (r for r in self._read("pair", since, until) if isinstance(r, PairRecord))
 
     def counters(self) -> dict[str, int]:
-        """Read what was dropped or not shipped.
-
-        :return: the spool's counters.
-        """
+        """Read what was dropped or not shipped."""
         return self._spool.counters()
 
     def _read(self, kind: Kind, since: datetime | None, until: datetime | None) -> Iterator[Record]:
@@ -162,7 +154,6 @@ class StreamStore:
 
         :param since: earliest time, included.
         :param until: latest time, excluded.
-        :return: the records.
         """
         return (r for r in self._fetch("request", since, until) if isinstance(r, RequestRecord))
 
@@ -171,15 +162,11 @@ class StreamStore:
 
         :param since: earliest time, included.
         :param until: latest time, excluded.
-        :return: the records.
         """
         return (r for r in self._fetch("pair", since, until) if isinstance(r, PairRecord))
 
     def counters(self) -> dict[str, int]:
-        """Answer that the stream knows nothing of what never reached it.
-
-        :return: nothing.
-        """
+        """Answer that the stream knows nothing of what never reached it."""
         return {}
 
     def _fetch(self, kind: Kind, since: datetime | None, until: datetime | None) -> Iterator[Record]:
@@ -258,10 +245,8 @@ def join_texts(
     """Fetch the texts of items that were logged without.
 
     :param client: a client of the cluster.
-    :param index: the item index.
     :param ids: item ids; repeats are asked for once.
     :param id_field: keyword field of the id.
-    :param text_field: field of the text.
     :param where: the cluster's URL, for messages.
     :param chunk: ids asked for at a time.
     :return: the texts, and the ids for which there is none.

@@ -32,7 +32,6 @@ def template(stream: str = STREAM) -> dict[str, Any]:
 def ensure_stream(client: OpenSearch, stream: str = STREAM) -> bool:
     """Apply the template and make the data stream, when it is not there. Safe to repeat.
 
-    :param client: a client.
     :param stream: name of the data stream.
     :return: whether the stream is new.
     :raises ClusterError: when an index or an alias has that name already.
@@ -58,9 +57,6 @@ def ensure_stream(client: OpenSearch, stream: str = STREAM) -> bool:
 def stream_exists(client: OpenSearch, stream: str) -> bool:
     """Ask for a data stream.
 
-    :param client: a client.
-    :param stream: its name.
-    :return: whether it is there.
     :raises ClusterError: when the name is an alias.
     """
     from opensearchpy.exceptions import NotFoundError, RequestError

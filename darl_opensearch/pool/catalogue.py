@@ -20,7 +20,6 @@ _AT_ONCE = 500  # ids of one query; SQLite takes 999 parameters in its oldest bu
 class Catalogue:
     """Rendered items in a SQLite file. Use :meth:`build` once, then :meth:`open`.
 
-    :param path: the file.
     :param connection: an open connection to it.
     """
 
@@ -34,7 +33,6 @@ class Catalogue:
 
         :param path: where the catalogue will be.
         :param items: JSONL (plain or ``.gz``) or Parquet, one item a row.
-        :param template: the bundle's template.
         :param most_chars: characters of a text that are kept; what follows cannot reach the model.
         :raises InputError: for a broken line, a missing or repeated id, or an item without text.
         """
@@ -75,7 +73,6 @@ class Catalogue:
     def texts(self, item_ids: Iterable[str]) -> dict[str, str]:
         """Look items up.
 
-        :param item_ids: their ids.
         :return: the text of each that is there.
         """
         found: dict[str, str] = {}

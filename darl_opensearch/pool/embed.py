@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 class Embedder:
     """Turns pairs into the features that the model's OOD detector and the selection of samples read.
 
-    :param bundle: the model.
     :param provider: where the graph runs; a GPU that was asked for must be there.
     :param threads: batches run at the same time on the CPU; by default the cores of this process.
     """

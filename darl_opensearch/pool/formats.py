@@ -27,8 +27,6 @@ NPY = ".npy"
 def format_of(path: Path) -> ScoreFormat:
     """Choose the format of scores by a file's name.
 
-    :param path: the file.
-    :return: the format.
     :raises UsageError: for another ending.
     :raises MissingExtra: for Parquet without its extra.
     """
@@ -43,13 +41,7 @@ def format_of(path: Path) -> ScoreFormat:
 
 
 def encode_scores(shard: Shard, scores: Scores, kind: ScoreFormat) -> bytes:
-    """Write the scores of a shard.
-
-    :param shard: its pairs.
-    :param scores: a row for each.
-    :param kind: the format.
-    :return: the file's content.
-    """
+    """Write the scores of a shard."""
     if kind == "parquet":
         return _parquet(shard, scores)
     rows = zip(shard.pairs, scores.grade.tolist(), _shortest(scores.data), strict=True)
@@ -84,8 +76,6 @@ def join_scores(shards: Sequence[Path], out: IO[bytes], kind: ScoreFormat) -> No
     """Write shards one after the other as one file.
 
     :param shards: their files, in order.
-    :param out: where to.
-    :param kind: their format.
     """
     if kind == "parquet":
         parquet = load("pyarrow.parquet", "parquet")
@@ -102,8 +92,6 @@ def join_features(shards: Sequence[Path], out: IO[bytes]) -> tuple[int, int]:
     """Write shards one after the other as one ``.npy`` file.
 
     :param shards: their files, in order.
-    :param out: where to.
-    :return: rows and columns.
     """
     parts = [np.load(path, mmap_mode="r", allow_pickle=False).shape for path in shards]
     shape = (sum(rows for rows, _ in parts), parts[0][1])

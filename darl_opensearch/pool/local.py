@@ -13,9 +13,6 @@ from darl_opensearch.pool.worker import Job, ShardScorer
 def run_local(job: Job, source: Source, work: Work, done: Container[int], on_shard: Callable[[int], None]) -> None:
     """Compute what is missing, one shard after the other. No more than one is in memory.
 
-    :param job: what to compute.
-    :param source: the pool.
-    :param work: where shards are kept.
     :param done: numbers of those that are there.
     :param on_shard: told the number of each shard that was kept.
     """

@@ -48,7 +48,6 @@ class Attempts:
     def begin(self, shard: int) -> int:
         """Count.
 
-        :param shard: a shard's number.
         :return: how often it was begun, this time included.
         """
         self._begun[shard] += 1
@@ -58,7 +57,6 @@ class Attempts:
 class RayWorker:
     """What Ray Data calls with each shard. It opens the bundle once, at the first of them.
 
-    :param job: what to compute.
     :param attempts: handle of an actor of :class:`Attempts`.
     """
 
@@ -124,13 +122,11 @@ def run_on_ray(
     A Ray that this process is connected to already is used, and left as it is.
 
     :param job: what to compute; ``threads`` are those of each worker, 1 unless given.
-    :param source: the pool.
     :param work: where shards are kept, on this machine.
     :param done: numbers of those that are there.
     :param on_shard: told the number of each shard that was kept.
     :param address: a cluster that runs already, as ``ray.init`` takes it; None starts Ray on this machine.
     :param workers: how many workers; by default as many as there are cores, or GPUs, for.
-    :param worker: what a worker runs.
     :raises MissingExtra: without the extra ``ray``.
     :raises DarlError: when Ray cannot be reached, a worker fails, or a shard ends its worker again and again.
     """

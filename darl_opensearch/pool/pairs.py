@@ -22,7 +22,6 @@ class Pair:
     """One query with one item.
 
     :param where: file and line, for error messages.
-    :param query: the query.
     :param text: the item's text, or None where it is to be looked up by :attr:`item_id`.
     :param item_id: the item's id, if it has one.
     :param query_id: the query's id, if it has one.
@@ -54,20 +53,13 @@ class Shard:
     pairs: tuple[Pair, ...]
 
     def to_bytes(self) -> bytes:
-        """Render for another process.
-
-        :return: JSON.
-        """
+        """Render for another process."""
         rows = [[p.where, p.query, p.text, p.item_id, p.query_id, p.slice] for p in self.pairs]
         return json.dumps([self.index, self.start, rows]).encode("ascii")
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Shard:
-        """Read what :meth:`to_bytes` wrote.
-
-        :param data: JSON.
-        :return: the shard.
-        """
+        """Read what :meth:`to_bytes` wrote."""
         index, start, rows = json.loads(data)
         return cls(index, start, tuple(Pair(*row) for row in rows))
 
@@ -75,7 +67,6 @@ class Shard:
 def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Read objects from JSONL (plain or ``.gz``) or from Parquet, told apart by the name's ending.
 
-    :param path: the file.
     :yields: where the object stands, for error messages, and the object.
     :raises InputError: when the file cannot be read.
     :raises MissingExtra: for Parquet without its extra.
@@ -123,9 +114,7 @@ def read_pairs(path: Path, *, items: bool) -> Iterator[Pair]:
 def group(pairs: Iterable[Pair], size: int) -> Iterator[Shard]:
     """Cut a pool into shards; no more than one of them is held.
 
-    :param pairs: the pairs.
     :param size: pairs of a shard; the last may have fewer.
-    :yields: shards in order.
     """
     source, index = iter(pairs), 0
     while part := tuple(islice(source, size)):

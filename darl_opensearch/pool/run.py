@@ -31,7 +31,6 @@ _MOST_CHARS_PER_TOKEN = 64
 class PoolReport:
     """What was done.
 
-    :param pairs: pairs of the pool.
     :param shards: shards it was cut into.
     :param reused: of those, how many an earlier, interrupted run had finished.
     :param out: the file of scores, or None.
@@ -47,10 +46,7 @@ class PoolReport:
     feature_width: int | None
 
     def to_json(self) -> dict[str, Any]:
-        """Render for ``--json``.
-
-        :return: JSON-ready values.
-        """
+        """Render for ``--json``."""
         return dict(vars(self))
 
 
@@ -77,7 +73,6 @@ def score_pool(
     beside the result (``NAME.work``); after an interruption, however hard, the same call goes on behind the last
     finished shard and ends in the same bytes. Memory is bounded by the shard, not by the pool or the catalogue.
 
-    :param bundle: folder of the model.
     :param pairs: the pool, JSONL (plain or ``.gz``) or Parquet; :func:`darl_opensearch.pool.pairs.read_pairs` says
         what a row holds.
     :param out: where scores go: ``.jsonl``, ``.jsonl.gz`` or ``.parquet``, a row for each pair in order.
@@ -87,12 +82,10 @@ def score_pool(
     :param provider: ``cpu`` or ``cuda``; a GPU that was asked for must be there.
     :param threads: batches run at the same time; by default the cores of this process, and 1 for each Ray worker.
     :param int8: score with the quantised graph; features always come from the fp32 one.
-    :param shard_pairs: pairs of a shard.
     :param address: a Ray cluster that runs already; None starts Ray on this machine.
     :param workers: Ray workers; by default as many as there is room for.
     :param fresh: throw away unfinished work, and replace results that are there.
     :param on_progress: told what is being done, how many pairs are done, and of how many if that is known.
-    :return: what was done.
     :raises UsageError: for options that do not fit together.
     :raises InputError: for a pool or items that are not what they must be, and for unfinished work on other ones.
     :raises MissingExtra: without the extra that the engine or a format needs.

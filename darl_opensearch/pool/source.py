@@ -20,7 +20,6 @@ class Source:
     :param pairs: JSONL (plain or ``.gz``) or Parquet.
     :param items: the file that item ids were looked up in, for error messages; None without.
     :param catalogue: its index, or None without.
-    :param shard_pairs: pairs of a shard.
     :param most_chars: characters of a text that are kept; what follows cannot reach the model.
     """
 

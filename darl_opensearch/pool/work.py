@@ -38,7 +38,6 @@ _NAMES = {
 class Work:
     """An open working folder, held against other processes.
 
-    :param folder: the folder.
     :param parts: what each shard consists of, with the ending of its files.
     """
 
@@ -94,28 +93,19 @@ class Work:
         return int(count) if count is not None else None
 
     def checked(self, pairs: int) -> None:
-        """Note that the whole pool was read, and nothing is wrong with it.
-
-        :param pairs: its pairs.
-        """
+        """Note that the whole pool was read, and nothing is wrong with it."""
         write(self.folder / MANIFEST, json.dumps((_read(self.folder) or {}) | {"count": pairs}).encode())
 
     def store(self, shard: int, files: Mapping[str, bytes]) -> None:
         """Keep a finished shard.
 
-        :param shard: its number.
         :param files: the content of each of its parts.
         """
         for part in self.parts:
             write(self.path(part, shard), files[part])
 
     def path(self, part: str, shard: int) -> Path:
-        """Name the file of a shard.
-
-        :param part: which of its parts.
-        :param shard: its number.
-        :return: the file.
-        """
+        """Name the file of a shard."""
         return self.folder / f"{part}-{shard:08d}{self.parts[part]}"
 
     def finished(self, shards: int) -> set[int]:
@@ -142,7 +132,6 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
     """Write a file that is there as a whole or not at all, also after a power cut.
 
     :param path: the file; one that is there is replaced.
-    :yields: where to write.
     """
     unfinished = path.with_name(f".{path.name}.tmp")
     with unfinished.open("wb") as file:
@@ -153,11 +142,7 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
 
 
 def write(path: Path, data: bytes) -> None:
-    """Write a file that is there as a whole or not at all.
-
-    :param path: the file.
-    :param data: its content.
-    """
+    """Write a file that is there as a whole or not at all."""
     with writing(path) as file:
         file.write(data)
 

@@ -28,7 +28,6 @@ class Job:
     :param bundle: the model's folder, readable at this path wherever a worker runs.
     :param digest: SHA-256 of its card.
     :param scores: format of the scores, or None where they are not wanted.
-    :param features: whether features are wanted.
     :param provider: where graphs run; a GPU that was asked for must be there.
     :param threads: batches run at the same time on the CPU; None for the cores of the process.
     :param int8: score with the quantised graph. Features always come from ``features.onnx``, which is fp32.
@@ -52,7 +51,6 @@ class Job:
 class ShardScorer:
     """Turns shards into the content of their files. Opening one opens the bundle, once.
 
-    :param job: what to compute.
     :raises BundleError: when the bundle is not the one that the job is about, or cannot be used.
     """
 

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 def plan(lengths: Sequence[int], *, token_budget: int, pairs: int | None = None) -> list[NDArray[np.int64]]:
     """Group pairs of similar length.
 
-    :param lengths: tokens of each pair.
     :param token_budget: most tokens of a batch, padding included; a longer pair is a batch of its own.
     :param pairs: most pairs of a batch, or None for no limit.
     :return: indices of each batch, every index once; the batches with the longest pairs come first, so

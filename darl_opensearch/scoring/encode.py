@@ -23,7 +23,6 @@ class PairEncoder:
     """Tokenises pairs, quickly also where a text is absurdly long.
 
     :param tokenizer: the bundle's; shared between threads, never changed.
-    :param max_length: where its truncation cuts.
     """
 
     def __init__(self, tokenizer: Tokenizer, max_length: int) -> None:
@@ -32,8 +31,6 @@ class PairEncoder:
     def __call__(self, query: str, documents: Sequence[str]) -> list[Encoding]:
         """Tokenise one query with each document.
 
-        :param query: the query.
-        :param documents: the documents.
         :return: an encoding for each document, in order.
         """
         query = self.head(clean(query), _USUAL_CHARS_PER_TOKEN)  # it is tokenised again for each document
@@ -49,7 +46,6 @@ class PairEncoder:
         what has fewer tokens than that is blanks, not text. Where query and document *both* exceed the whole
         input, the odd token at their border may go to the other half.
 
-        :param text: any text.
         :param chars_per_token: with so many characters for each token, the text is long enough to be cut.
         :return: the text, or its beginning.
         """

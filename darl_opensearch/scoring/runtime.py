@@ -63,7 +63,6 @@ class Opened:
     """A session, and where it runs.
 
     :param session: the ``InferenceSession``.
-    :param provider: where it really runs.
     :param fallback: why that is not what was asked for, or None.
     """
 
@@ -79,10 +78,7 @@ def open_session(model: Path, provider: Provider, *, require_provider: bool = Fa
     there are cores. That is as fast as ONNX Runtime's own thread pool, shares one copy of the weights,
     and lets a short request pass between the batches of a long one.
 
-    :param model: the ONNX file.
-    :param provider: where it should run.
     :param require_provider: fail rather than run elsewhere.
-    :return: the session.
     :raises BundleError: when the file is not a graph that this ONNX Runtime can run.
     :raises DarlError: when the provider was required and cannot be had.
     """

@@ -38,7 +38,6 @@ class Pass:
 
     :param scores: the scores, in the order of the documents.
     :param tokens: tokens of all pairs, padding not counted.
-    :param tokenize_ms: time spent on tokenising.
     :param forward_ms: time from the first batch to the last, waiting for other requests' batches included.
     """
 
@@ -54,8 +53,6 @@ class Scorer:
     Use :meth:`open`. A pair's score does not depend on what it is scored with: in fp32 batch mates move it
     by float noise only (1e-6); the int8 graph quantises activations per batch, so it gets one pair a pass.
 
-    :param bundle: the model.
-    :param opened: the session.
     :param threads: batches scored at the same time.
     :param token_budget: most tokens of a batch, padding included.
     :param int8: whether the graph is the quantised one.
@@ -86,10 +83,8 @@ class Scorer:
         :param bundle: an opened bundle or its folder.
         :param provider: ``cpu`` or ``cuda``; without a usable GPU the CPU is used, with a warning.
         :param threads: batches scored at the same time on the CPU; by default the cores of this process.
-        :param int8: use the quantised graph.
         :param token_budget: most tokens of a batch, padding included; 512 on the CPU, 32768 on a GPU.
         :param require_provider: fail rather than fall back to the CPU.
-        :return: the scorer.
         :raises UsageError: when a number is out of range.
         :raises BundleError: when the graph is not what the contract says.
         """
@@ -125,7 +120,6 @@ class Scorer:
     def score(self, query: str, documents: Sequence[str]) -> Scores:
         """Score the items of one query.
 
-        :param query: the query.
         :param documents: the items' texts, as ``darl_text`` holds them.
         :return: a row for each document, in the order given.
         """
@@ -145,8 +139,6 @@ class Scorer:
     def run(self, query: str, documents: Sequence[str], *, deadline: float | None = None) -> Pass:
         """Score the items of one query, and say what it cost.
 
-        :param query: the query.
-        :param documents: the items' texts.
         :param deadline: ``time.monotonic()`` value after which no further batch is begun.
         :return: the scores with token count and times.
         """

@@ -25,11 +25,7 @@ RERANK_PATHS = ("/v1/rerank", "/v2/rerank", "/rerank")
 
 
 def create_app(service: Service) -> Starlette:
-    """Make the application. Its lifespan loads the model behind an open port, and closes the service.
-
-    :param service: the model to serve.
-    :return: an ASGI application.
-    """
+    """Make the application. Its lifespan loads the model behind an open port, and closes the service."""
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:

@@ -26,8 +26,6 @@ TYPES = {
 class HttpError(DarlError):
     """A request that is answered with an error.
 
-    :param status: HTTP status.
-    :param what: what happened.
     :param where: the field it happened on.
     :param todo: what the caller should do.
     :param retry_after: seconds after which trying again makes sense.
@@ -54,10 +52,7 @@ class HttpError(DarlError):
 def error_response(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
     """Answer with an error.
 
-    :param status: HTTP status.
     :param message: what happened, and what to do.
-    :param headers: further headers.
-    :return: the answer.
     """
     body = {"error": {"status": status, "type": TYPES.get(status, "error"), "message": message}}
     return Response(dumps(body), status, dict(headers or {}), "application/json")

@@ -35,7 +35,6 @@ def dumps(value: Any) -> str:
     """Render a value as ASCII JSON with fixed-point numbers.
 
     :param value: dicts, lists, tuples, strings, numbers, booleans and None.
-    :return: one line.
     :raises TypeError: for anything else.
     """
     if value is None or isinstance(value, bool | int | str):

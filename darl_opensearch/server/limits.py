@@ -31,7 +31,6 @@ class Admission:
     def enter(self) -> Iterator[None]:
         """Let one request in. Use from the event loop only.
 
-        :yields: nothing.
         :raises HttpError: 503 when the house is full.
         """
         if self.inside >= self.limit:
@@ -61,7 +60,6 @@ class RateLimit:
     def take(self, caller: str, now: float | None = None) -> None:
         """Count a request.
 
-        :param caller: who asks.
         :param now: the time in seconds, for tests.
         :raises HttpError: 429 when the caller has used up the minute's worth.
         """
@@ -87,10 +85,7 @@ class RateLimit:
 async def read_body(request: Request, *, most: int, seconds: float) -> bytes:
     """Read a request's body, counting what really arrives.
 
-    :param request: the request.
     :param most: most bytes.
-    :param seconds: time it may take.
-    :return: the body.
     :raises HttpError: 413 when it is larger, 408 when it is slower, 400 when it is cut short or compressed.
     """
     if request.headers.get("content-encoding", "identity").lower() != "identity":

@@ -52,7 +52,6 @@ class Metrics:
 
         :param route: its path, or ``other``.
         :param status: what it was answered with.
-        :param seconds: how long it took.
         """
         self._requests.labels(route, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
@@ -69,17 +68,11 @@ class Metrics:
         self._stage_seconds.labels("forward").observe(ranked.forward_ms / 1000)
 
     def watch_ood_log(self, counters: Callable[[], Mapping[str, int]]) -> None:
-        """Report the OOD log's counters, drops among them.
-
-        :param counters: reads them.
-        """
+        """Report the OOD log's counters, drops among them."""
         self.registry.register(_OodLogCollector(counters))
 
     def render(self) -> bytes:
-        """Render everything.
-
-        :return: Prometheus' text format.
-        """
+        """Render everything."""
         return generate_latest(self.registry)
 
 

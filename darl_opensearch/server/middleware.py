@@ -25,8 +25,6 @@ _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 class Observe:
     """Gives each request an id, echoes it, and measures the request.
 
-    :param app: the application inside.
-    :param metrics: where to count.
     :param paths: paths that are counted by name; others count as one.
     """
 
@@ -34,12 +32,7 @@ class Observe:
         self._app, self._metrics, self._paths = app, metrics, frozenset(paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request.
-
-        :param scope: ASGI scope.
-        :param receive: ASGI receive.
-        :param send: ASGI send.
-        """
+        """Serve a request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -63,21 +56,13 @@ class Observe:
 
 
 class Errors:
-    """Answers whatever goes wrong inside with the one error body.
-
-    :param app: the application inside.
-    """
+    """Answers whatever goes wrong inside with the one error body."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request.
-
-        :param scope: ASGI scope.
-        :param receive: ASGI receive.
-        :param send: ASGI send.
-        """
+        """Serve a request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -104,10 +89,8 @@ class Errors:
 class Keys:
     """Lets in whoever sends one of the keys.
 
-    :param app: the application inside.
     :param keys: the keys; with none everyone is let in.
     :param rate_limit: counts the requests of each caller.
-    :param limited: paths that count.
     """
 
     def __init__(self, app: ASGIApp, keys: Iterable[str], rate_limit: RateLimit, limited: Collection[str]) -> None:
@@ -115,12 +98,7 @@ class Keys:
         self._keys = [key.encode("ascii") for key in sorted(keys)]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request.
-
-        :param scope: ASGI scope.
-        :param receive: ASGI receive.
-        :param send: ASGI send.
-        """
+        """Serve a request."""
         if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
             caller = self._caller(scope)
             if scope["path"] in self._limited:

@@ -19,7 +19,6 @@ def document(config: ServerConfig, rerank_paths: Sequence[str]) -> dict[str, Any
     """Describe the routes.
 
     :param config: the settings, for the limits.
-    :param rerank_paths: where documents are ranked.
     :return: an OpenAPI 3.1 document.
     """
     secured: list[dict[str, Any]] = [{"key": []}] if config.api_key or config.api_key_file else []

@@ -24,26 +24,17 @@ class BoundedHttp(HttpToolsProtocol):
         self._head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for the first head.
-
-        :param transport: the connection.
-        """
+        """Begin to wait for the first head."""
         super().connection_made(transport)
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection.
-
-        :param exc: why it was lost.
-        """
+        """Forget the connection."""
         self._stop_waiting()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Feed the parser, and end the connection when a head outgrows its bound.
-
-        :param data: what arrived.
-        """
+        """Feed the parser, and end the connection when a head outgrows its bound."""
         counted = self._in_head  # a piece that a head begins in may hold the end of a body as well
         super().data_received(data)
         if counted and self._in_head and not self.transport.is_closing():

@@ -34,8 +34,6 @@ def serve(path: Path, config: ServerConfig) -> None:
     What the operator must mend is found before the port is bound: the bundle, its digests, the keys, the
     spool, the cluster's address. Only loading the graph happens behind the open port, with ``/ready`` at 503.
 
-    :param path: the bundle's folder.
-    :param config: the settings.
     :raises DarlError: when it cannot start.
     """
     bundle = Bundle.open(path)
@@ -82,8 +80,6 @@ def serve(path: Path, config: ServerConfig) -> None:
 def spool_path(config: ServerConfig, bundle: Bundle) -> Path | None:
     """Find out where the OOD log goes.
 
-    :param config: the settings.
-    :param bundle: the model.
     :return: the spool's file, or None for no log.
     """
     if config.no_ood_log:
@@ -94,10 +90,7 @@ def spool_path(config: ServerConfig, bundle: Bundle) -> Path | None:
 def open_ood_log(config: ServerConfig, bundle: Bundle, spool: Path) -> OodLog:
     """Open the OOD log.
 
-    :param config: the settings.
-    :param bundle: the model.
     :param spool: the spool's file; its folder is made.
-    :return: the log.
     """
     spool.parent.mkdir(parents=True, exist_ok=True)
     card = bundle.card

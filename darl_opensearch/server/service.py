@@ -28,11 +28,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Answer:
-    """A ranked request.
-
-    :param body: what to send.
-    :param ranked: what to log.
-    """
+    """A ranked request."""
 
     body: str
     ranked: RankedRequest
@@ -41,7 +37,6 @@ class Answer:
 class Service:
     """One model, served.
 
-    :param config: the settings.
     :param bundle: the model, opened.
     :param ood_log: where to log, or None.
     """
@@ -99,10 +94,7 @@ class Service:
     async def rerank(self, body: bytes, *, request_id: str, arrived: float) -> Answer:
         """Rank the documents of a request.
 
-        :param body: the request's body.
-        :param request_id: its id.
         :param arrived: when it came, by ``time.monotonic()``.
-        :return: the answer.
         :raises HttpError: when the request is wrong, or its deadline has passed.
         """
         scorer = self.scorer()
@@ -138,7 +130,6 @@ class Service:
     def scorer(self) -> Scorer:
         """Give the scorer.
 
-        :return: it.
         :raises HttpError: 503 while the model is loading.
         """
         if self._scorer is None:
@@ -146,10 +137,7 @@ class Service:
         return self._scorer
 
     async def log(self, ranked: RankedRequest) -> None:
-        """Offer a request to the OOD log. Never waits.
-
-        :param ranked: what was ranked.
-        """
+        """Offer a request to the OOD log. Never waits."""
         if self._ood_log is not None and len(ranked.documents):
             self._ood_log.offer(ranked)
 

@@ -21,14 +21,10 @@ Shape = Literal["cohere", "tei"]
 class RerankCall:
     """A request to rank documents.
 
-    :param query: the query.
-    :param documents: the documents' texts.
-    :param shape: how to answer.
     :param top_n: most results, or None for all.
     :param return_documents: whether results carry their texts.
     :param query_id: the caller's id of the query.
     :param slice: the part of traffic it belongs to.
-    :param doc_ids: ids of the documents.
     """
 
     query: str
@@ -44,9 +40,6 @@ class RerankCall:
 def parse(body: bytes, *, max_documents: int) -> RerankCall:
     """Read a request. Fields that are not ours are left alone: other services' clients send theirs.
 
-    :param body: the request's body.
-    :param max_documents: most documents.
-    :return: the call.
     :raises HttpError: 400 when it is not JSON, 422 when a field is wrong, 413 for too many documents.
     """
     data = _read_json(body)
@@ -69,14 +62,7 @@ def parse(body: bytes, *, max_documents: int) -> RerankCall:
 
 
 def render(call: RerankCall, ranked: Pass, card: Card, request_id: str) -> str:
-    """Write the answer.
-
-    :param call: what was asked.
-    :param ranked: what the model said.
-    :param card: the model's card.
-    :param request_id: id of the answer.
-    :return: ASCII JSON.
-    """
+    """Write the answer."""
     scores = ranked.scores
     order = [int(i) for i in scores.order()]
     if call.shape == "tei":
@@ -106,7 +92,6 @@ def tensors(scores: Scores) -> str:
     The connector's post-process returns this string as it is, and so one remote model serves the ``rerank``
     processor, which reads the first number, and ``ml_inference``, which maps them all.
 
-    :param scores: the scores.
     :return: a JSON array with a tensor for each document, in the order of the documents.
     """
     shape = [scores.data.shape[1]]
@@ -118,7 +103,6 @@ def tensors(scores: Scores) -> str:
 def ood_summary(scores: Scores) -> dict[str, Any]:
     """Sum up how strange a request's pairs are, in the words of the OOD log's request record.
 
-    :param scores: the scores.
     :return: alpha, counts, share and maxima.
     """
     n, ood_pairs = len(scores), int(scores.is_ood.sum())

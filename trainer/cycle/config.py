@@ -136,10 +136,7 @@ class CycleConfig:
             raise UsageError(f"seed is {self.seed}", todo="give 0 or more")
 
     def to_json(self) -> dict[str, Any]:
-        """Render the resolved configuration, but for addresses that may hold a token: it is kept, shown and compared.
-
-        :return: JSON-ready values.
-        """
+        """Render the resolved configuration, without addresses that may hold a token."""
         tables = dataclasses.asdict(self)
         for field_ in dataclasses.fields(Release):
             if field_.metadata.get("secret"):
@@ -150,9 +147,7 @@ class CycleConfig:
 def read_cycle(path: Path, overrides: Sequence[str] = ()) -> CycleConfig:
     """Read a ``cycle.toml``.
 
-    :param path: the file.
     :param overrides: ``table.key=value`` texts.
-    :return: the configuration.
     :raises DarlError: naming the key that is wrong.
     """
     config: CycleConfig = build(CycleConfig, read_toml(path, overrides), str(path))
@@ -167,7 +162,6 @@ def read_cycle(path: Path, overrides: Sequence[str] = ()) -> CycleConfig:
 def check_files(config: CycleConfig, base: Path) -> None:
     """Find out before the first step whether a later one will miss its file.
 
-    :param config: the configuration.
     :param base: folder that its paths are relative to.
     :raises UsageError: naming the key whose file is not there.
     """

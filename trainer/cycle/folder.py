@@ -30,7 +30,6 @@ CURRENT, LOCK = "current.json", "lock"
 class Cycle:
     """One cycle's folder.
 
-    :param path: the folder.
     :param number: from 1 on.
     """
 
@@ -58,17 +57,12 @@ class Cycle:
     def done(self, step: str) -> dict[str, Any] | None:
         """What a step left.
 
-        :param step: its name.
         :return: its result, or None when it is not done.
         """
         return read_json(self._marker(step), "settings", todo="restore it, or remove it: the step is then done again")
 
     def finish(self, step: str, result: Mapping[str, Any]) -> None:
-        """Say that a step is done; what it made is on disk by now.
-
-        :param step: its name.
-        :param result: JSON-ready.
-        """
+        """Say that a step is done; what it made is on disk by now."""
         write_json(self._marker(step), result)
 
     def end(self, outcome: str, **more: Any) -> dict[str, Any]:
@@ -77,8 +71,6 @@ class Cycle:
         An id of its delivery to a webhook is written as well, for every attempt to tell it.
 
         :param outcome: ``released``, ``refused``, ``nothing`` or ``abandoned``.
-        :param **more: JSON-ready details.
-        :return: what was written.
         """
         said = {"outcome": outcome, "time": now(), **more, "delivery": str(uuid.uuid4())}
         write_json(self.path / OUTCOME, said)
@@ -131,7 +123,6 @@ class Cycles:
         """Open the bundle that serves.
 
         :param first: the one that serves before any cycle has released.
-        :return: the bundle.
         :raises BundleError: when it is not there, or damaged.
         """
         todo = "restore it: 'bundle' in it is the folder of the bundle that serves, such as 0001/bundle"
@@ -143,7 +134,6 @@ class Cycles:
         """Point to the bundle that serves from now on.
 
         :param cycle: the cycle that made it; None: none did.
-        :param bundle: its folder.
         """
         relative = os.path.relpath(bundle, self.path)
         write_json(self.path / CURRENT, {"bundle": relative, "cycle": cycle.number if cycle else 0, "time": now()})
@@ -154,7 +144,6 @@ class Cycles:
 
         The kernel lets go of it when the process ends, however that happens.
 
-        :yields: while it is held.
         :raises DarlError: when another process holds it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
@@ -187,7 +176,6 @@ def now() -> str:
 def read_json(path: Path, *fields: str, todo: str = "restore it, or darl cycle --abandon") -> dict[str, Any] | None:
     """Read what :func:`write_json` wrote.
 
-    :param path: the file.
     :param *fields: what must be in it.
     :param todo: what to do about a file that is none of ours.
     :return: the object, or None when there is none.
@@ -207,12 +195,9 @@ def check_fields(
 ) -> dict[str, Any]:
     """See that an object has its fields: files in these folders are read, and written, by people too.
 
-    :param value: what was read.
-    :param path: the file.
     :param *fields: what must be in it.
     :param within: name of the field that it is the value of; empty: it is the whole file.
     :param todo: what to do about a file that is none of ours.
-    :return: the object.
     :raises InputError: when it is none, or a field is missing.
     """
     if not isinstance(value, dict):

@@ -22,7 +22,6 @@ class Deployment(Protocol):
     def register(self, bundle: Bundle) -> Mapping[str, Any]:
         """Bring a bundle to where it can serve, and compare its answers there with its own; searches see nothing.
 
-        :param bundle: the new bundle.
         :return: what was done, JSON-ready.
         :raises DarlError: when it does not answer, or answers otherwise.
         """
@@ -30,7 +29,6 @@ class Deployment(Protocol):
     def release(self, bundle: Bundle, *, cycle: str, gate: Mapping[str, Any]) -> Mapping[str, Any]:
         """Let searches go to a registered bundle; done again it changes nothing.
 
-        :param bundle: the new bundle.
         :param cycle: name of the cycle, for the history.
         :param gate: figures of the gate, for the history.
         :return: what was done, JSON-ready.
@@ -42,7 +40,6 @@ class Deployment(Protocol):
 class Start:
     """Whether the log gives a reason to begin.
 
-    :param begin: whether it does.
     :param reasons: why, or why not, one clause each.
     """
 
@@ -54,9 +51,7 @@ class Start:
 class World:
     """Everything around a cycle.
 
-    :param store: opens the OOD log.
     :param start: looks whether the log gives a reason to begin; it is given the serving bundle.
-    :param deployment: where bundles serve.
     :param item_texts: finds the texts of items that the log holds without, by id.
     :param item_search: ids of the items that the first stage finds for a query, best first, given how many; None: the
         catalogue's files are searched by BM25.

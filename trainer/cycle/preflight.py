@@ -14,7 +14,6 @@ def check_test(context: Context) -> None:
     The whole files are compared, which is quick. Only where they share something, the first training's split is made
     again: a query that stops or calibrates is none that was trained on.
 
-    :param context: everything there is.
     :raises InputError: naming a query of the test set, and the one that was trained on.
     """
     data, folder = context.training.data, context.training_path.parent

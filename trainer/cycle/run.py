@@ -38,10 +38,7 @@ class CycleResult:
     steps: Mapping[str, Mapping[str, Any]]
 
     def to_json(self) -> dict[str, Any]:
-        """Render for machines.
-
-        :return: JSON-ready values.
-        """
+        """Render for machines."""
         steps = {name: dict(result) for name, result in self.steps.items()}
         return {"cycle": self.cycle, "outcome": self.outcome, "said": self.said, "steps": steps}
 
@@ -49,9 +46,7 @@ class CycleResult:
 def run_cycle(config: CycleConfig, base: Path, world: World, *, until: str = "") -> CycleResult:
     """Begin a cycle, or go on with the one that has not ended.
 
-    :param config: the configuration.
     :param base: folder that its paths are relative to.
-    :param world: everything around.
     :param until: name of the last step to do; empty: all of them.
     :return: where it has got to.
     :raises DarlError: naming what stands in the way; the same call goes on from there.
@@ -171,7 +166,6 @@ def _ended(step: Step, result: Mapping[str, Any], context: Context) -> dict[str,
 def abandon(config: CycleConfig, base: Path) -> str:
     """End the cycle that has not ended; what it had judged stays and is trained on by the next.
 
-    :param config: the configuration.
     :param base: folder that its paths are relative to.
     :return: its name; empty: there was none.
     """
@@ -191,7 +185,6 @@ class CyclePlan:
     :param cycle: its name, or the name that the next one will have.
     :param begins: whether a new one would begin.
     :param reasons: why it would begin, or would not.
-    :param done: steps that are done.
     :param todo: steps that are not.
     """
 
@@ -205,10 +198,7 @@ class CyclePlan:
 def planned(config: CycleConfig, base: Path, world: World) -> CyclePlan:
     """Say what :func:`run_cycle` would do; nothing is written.
 
-    :param config: the configuration.
     :param base: folder that its paths are relative to.
-    :param world: everything around.
-    :return: the plan.
     """
     check_files(config, base)
     cycles = Cycles(base / config.folder)

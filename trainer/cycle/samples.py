@@ -30,7 +30,6 @@ class Roles:
     """What each judged pair of a cycle is used for.
 
     :param new: trained on now, beside what was trained on before.
-    :param ood_dev: early stopping.
     :param control: the gate; never trained on in this cycle.
     :param old: judged for former cycles, trained on now.
     """
@@ -48,7 +47,6 @@ def assign(judged: Sequence[Row], former: Sequence[Row], control: Iterable[str],
     :param former: rows of former cycles, oldest first.
     :param control: texts of the queries in this cycle's control arm, which keeps half of the arm before.
     :param share: share of the selected queries that early stopping takes, where that is at least five queries.
-    :param seed: of that draw.
     :return: the roles; a query is in one of them only, and a pair is there once, as judged last.
     """
     held = {same_text(query) for query in control}
@@ -77,7 +75,6 @@ def assign(judged: Sequence[Row], former: Sequence[Row], control: Iterable[str],
 def write_items(path: Path, catalogues: Sequence[Path], template: ItemTemplate, logged: Iterable[Row]) -> int:
     """Write every item that may be judged: the catalogues' own rows, then those known by their logged text alone.
 
-    :param path: where to.
     :param catalogues: JSONL files; of an item that is in several the first counts.
     :param template: how an item is identified.
     :param logged: tasks, each with ``item_id`` and ``text``.
@@ -129,11 +126,7 @@ def catalogue_texts(
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
-    """Write rows as JSONL.
-
-    :param path: where to.
-    :param rows: JSON-ready.
-    """
+    """Write rows as JSONL."""
     write_lines(path, (json.dumps(row, ensure_ascii=False) for row in rows))
 
 
@@ -142,7 +135,6 @@ def native(rows: Iterable[Row]) -> Iterator[dict[str, Any]]:
 
     The query's id is made of its text: clients give one id to several texts, and several to one.
 
-    :param rows: judgments with their provenance.
     :yields: ``query_id``, ``query``, ``item_id``, ``grade`` and, where there is one, ``slice``.
     """
     texts: dict[str, str] = {}
@@ -157,10 +149,7 @@ def native(rows: Iterable[Row]) -> Iterator[dict[str, Any]]:
 def lineage(roles: Roles, tasks: Iterable[Row], *, cycle: str) -> Iterator[dict[str, Any]]:
     """Say of each judged pair where it came from, who judged it, and what it is used for.
 
-    :param roles: the roles.
     :param tasks: what was to be judged, with the log's record ids; former cycles' too.
-    :param cycle: name of the cycle.
-    :yields: one object a pair.
     """
     records = {task["task"]: task.get("records", []) for task in tasks}
     for role in ("new", "ood_dev", "control", "old"):
@@ -177,7 +166,6 @@ def read_rows(path: Path, *texts: str) -> list[dict[str, Any]]:
 
     :param path: the file. One that is gone is not empty: what was judged would be lost without a word.
     :param *texts: fields that every line must have, as text.
-    :return: its objects.
     :raises InputError: when it cannot be read, or a line lacks a field: people write into these files, too.
     """
     rows = []

@@ -19,7 +19,6 @@ def tell_outcome(cycle: Cycle, world: World) -> None:
     """Tell how a cycle ended, unless that was told.
 
     :param cycle: the cycle; it has ended.
-    :param world: whom to tell.
     """
     ended = cycle.outcome or {}
     if cycle.told:
@@ -33,9 +32,6 @@ def tell_last(cycles: Cycles, world: World) -> None:
 
     That one alone: it says what serves now, and a webhook that is gone for good must not hold up every start for each
     cycle that there ever was.
-
-    :param cycles: all cycles.
-    :param world: whom to tell.
     """
     for cycle in reversed(cycles.all()):
         if (cycle.outcome or {}).get("outcome") in (RELEASED, REFUSED):
@@ -47,9 +43,6 @@ def tell_refusal(cycle: Cycle, world: World, step: str, why: Exception) -> None:
     """Tell that a step was refused. Nothing is noted: the step is not done, and whoever tries it again is told again.
 
     :param cycle: the cycle; it has not ended.
-    :param world: whom to tell.
-    :param step: the step's name.
-    :param why: the refusal.
     """
     world.tell(REFUSED, news(cycle) | {"step": step, "reason": str(why)}, str(uuid.uuid4()))
 
@@ -58,7 +51,6 @@ def news(cycle: Cycle) -> dict[str, Any]:
     """Say what a webhook is told of a cycle, all of it from its folder: another process may be the one that tells.
 
     :param cycle: the cycle; it has begun.
-    :return: JSON-ready values.
     """
     began = (cycle.begun or {})["from"]
     gate = cycle.done("gate") or {}

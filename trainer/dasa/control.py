@@ -22,10 +22,7 @@ def draw_by_traffic(keys: Sequence[str], traffic: NDArray[np.float64], count: in
     Each query's draw depends on its text and the seed alone: more traffic of others changes who is drawn as little as
     it can.
 
-    :param keys: queries.
     :param traffic: requests of each, above 0.
-    :param count: how many to draw.
-    :param seed: of the draw.
     :return: rows, in the order drawn; all when there are no more.
     """
     uniform = np.array([(draw(key, seed, "control") + 0.5) / 2**64 for key in keys])
@@ -36,7 +33,6 @@ def draw_by_traffic(keys: Sequence[str], traffic: NDArray[np.float64], count: in
 def read_control(paths: Iterable[Path]) -> dict[str, list[dict[str, Any]]]:
     """Read the task files of an earlier control arm.
 
-    :param paths: JSONL files.
     :return: tasks by query, in the form of :func:`darl_opensearch.text.same_text`.
     :raises InputError: for a line that is no task.
     """
@@ -55,7 +51,6 @@ def keep_share(keys: Iterable[str], share: float, seed: int) -> list[str]:
 
     :param keys: queries of the arm before.
     :param share: share of them that stays, rounded up.
-    :param seed: of the draw.
     :return: queries, sorted.
     """
     arm = sorted(keys)

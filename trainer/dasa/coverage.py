@@ -24,7 +24,6 @@ NOTHING = 1e-6  # a gain below this share of the first one is rounding: everythi
 def kernel(cosines: Floats, bandwidth: float) -> Floats:
     """Radial basis function of unit vectors.
 
-    :param cosines: of any shape.
     :param bandwidth: the distance at which the kernel is ``exp(-1/2)``.
     :return: ``exp(-distance^2 / (2 * bandwidth^2))``, with ``distance^2 = 2 - 2 * cosine``.
     """
@@ -54,17 +53,10 @@ class Coverage(Protocol):
         """
 
     def gains(self, rows: NDArray[np.int64]) -> Weights:
-        """Work out some rows' gains.
-
-        :param rows: which.
-        :return: a gain for each.
-        """
+        """Work out some rows' gains."""
 
     def add(self, row: int) -> None:
-        """Choose a row.
-
-        :param row: which.
-        """
+        """Choose a row."""
 
 
 class DenseCoverage:
@@ -88,20 +80,13 @@ class DenseCoverage:
         return np.concatenate([np.empty(0), *blocks])
 
     def gains(self, rows: NDArray[np.int64]) -> Weights:
-        """Work out some rows' gains.
-
-        :param rows: which.
-        :return: a gain for each.
-        """
+        """Work out some rows' gains."""
         more = self._similarities[rows] - self._covered
         gained: Weights = np.maximum(more, 0.0, out=more) @ self._weights
         return gained
 
     def add(self, row: int) -> None:
-        """Choose a row.
-
-        :param row: which.
-        """
+        """Choose a row."""
         np.maximum(self._covered, self._similarities[row], out=self._covered)
 
 
@@ -137,18 +122,11 @@ class SparseCoverage:
         return own + np.bincount(by, weights=more, minlength=n)
 
     def gains(self, rows: NDArray[np.int64]) -> Weights:
-        """Work out some rows' gains.
-
-        :param rows: which.
-        :return: a gain for each.
-        """
+        """Work out some rows' gains."""
         return np.array([self._gain(int(row)) for row in rows])
 
     def add(self, row: int) -> None:
-        """Choose a row.
-
-        :param row: which.
-        """
+        """Choose a row."""
         part = slice(self._starts[row], self._starts[row + 1])
         targets = self._targets[part]
         self._covered[targets] = np.maximum(self._covered[targets], self._similarities[part])
@@ -167,7 +145,6 @@ def covered_by(known: Floats, features: Floats, bandwidth: float) -> Floats:
 
     :param known: ``[m, h]`` float32 of unit length; may be empty.
     :param features: ``[n, h]`` float32 of unit length.
-    :param bandwidth: of the kernel.
     :return: ``[n]`` float32, the kernel with the nearest; 0 where nothing is known.
     """
     if not len(known):
@@ -180,7 +157,6 @@ def greedy(coverage: Coverage, rows: NDArray[np.int64], candidates: Candidates, 
 
     :param coverage: over the rows that may be chosen, numbered from 0.
     :param rows: rows of ``candidates`` that those stand for.
-    :param candidates: what they cost.
     :param budget: most pairs; the first that does not fit ends the choice.
     :return: rows of ``candidates``, in order of choice; of equals, the first.
     """

@@ -52,7 +52,6 @@ class Embedded:
 
         :param which: ``[n]``, what stays.
         :param path: file for their features, which need not fit into memory.
-        :return: the rest.
         """
         if which.all():
             return self
@@ -71,8 +70,6 @@ def mapped(path: Path, count: int, width: int) -> Floats:
     """Open rows of features as an array that is read when it is looked at.
 
     :param path: the file: float32, row after row.
-    :param count: rows.
-    :param width: numbers in each.
     :return: ``[count, width]``.
     """
     if not count:
@@ -84,10 +81,7 @@ def embed_known(work: Work, path: Path, trained: Sequence[Request], features: Fe
     """Embed what was trained on, once.
 
     :param work: remembers that it was done.
-    :param path: file for the features.
     :param trained: queries with their items' texts.
-    :param features: features of queries.
-    :param report: told of progress.
     :return: ``[m, h]`` float32 of unit length.
     """
     if work.mark("known") is not None:
@@ -111,14 +105,8 @@ def embed_candidates(
     """List, score and embed queries, from where the last attempt stopped.
 
     :param work: keeps the lists, and how far it got.
-    :param folder: keeps the features.
-    :param lister: items of queries.
-    :param features: features of queries.
-    :param queries: the log's queries.
     :param rows: which of them, always the same for one work file.
     :param config: how many items, and from which share of OOD items a query is flagged.
-    :param report: told of progress.
-    :return: those with enough items.
     """
     path = folder / "features.f32"
     done, kept, width = map(int, (work.mark("embedded") or "0 0 0").split())

@@ -18,7 +18,6 @@ TWO_HALVES = frozenset({"split"})  # backbones whose features are a query half b
 def halves_of(bundle: Bundle) -> int:
     """Count the halves of a bundle's features.
 
-    :param bundle: the model.
     :return: 2 where query and item are read apart, else 1.
     """
     return 2 if bundle.card.backbone in TWO_HALVES else 1

@@ -24,7 +24,6 @@ class Items:
         """Take items that are in memory, and search them by BM25.
 
         :param texts: rendered texts by id.
-        :return: the items.
         """
         index = Bm25Index(texts.items(), on_disk=True)
         return cls(

@@ -42,10 +42,7 @@ class Known:
         :param trained: JSONL files of judgments that were trained on.
         :param held_out: JSONL files of judgments, or of bare queries, that were not.
         :param texts: finds items' texts by id; a trained item without one is left out.
-        :param most: most trained queries kept.
         :param items_per_query: most items kept of each.
-        :param seed: of the draw.
-        :return: what is known.
         :raises InputError: for a file that cannot be read, or a line without a query.
         """
         files = list(trained)
@@ -85,9 +82,6 @@ class Known:
 def draw(key: str, seed: int, what: str) -> int:
     """Draw a number for a text that depends on nothing else: not on its place, nor on what was drawn before.
 
-    :param key: the text.
-    :param seed: the seed.
-    :param what: name of the draw.
     :return: 64 random bits.
     """
     return int.from_bytes(hashlib.blake2b(f"{seed}\0{what}\0{key}".encode(), digest_size=8).digest())

@@ -17,8 +17,6 @@ Score = Callable[[Sequence[tuple[str, Sequence[str]]]], Sequence[Scores]]
 class Lister:
     """Makes lists of scored items.
 
-    :param work: the gathered log.
-    :param items: the catalogue.
     :param score: the bundle's scores, for what it did not score itself.
     :param depth: most items of a list.
     :param least: items below which a search fills up what the log holds.
@@ -33,7 +31,6 @@ class Lister:
     def __call__(self, numbers: Sequence[int], *, search: bool = False) -> list[list[Listed]]:
         """List the items of queries.
 
-        :param numbers: the queries.
         :param search: take what a search finds now before what was logged, where there is a search: the log holds
             every item that is OOD and few of the others. What was logged fills up where too little is found.
         :return: scored items of each, at most ``depth``; those without a text are left out.

@@ -11,12 +11,8 @@ import numpy as np
 class Listed:
     """An item of a query's list.
 
-    :param item_id: its id.
-    :param text: its rendered text.
     :param score: the model's score; None: not scored by this model yet.
-    :param grade_probs: probability of each grade.
     :param ood_score: 1 minus the conformal p-value.
-    :param ood_distance: scaled detector distance.
     :param is_ood: whether it is out of distribution.
     :param records: ids of the log records that the pair was read from.
     """
@@ -47,11 +43,7 @@ def mixed(listed: list[Listed], count: int) -> list[Listed]:
 
 
 def entropy(grade_probs: tuple[float, ...]) -> float:
-    """Entropy of a distribution over grades.
-
-    :param grade_probs: probabilities.
-    :return: nats.
-    """
+    """Entropy of a distribution over grades."""
     p = np.asarray(grade_probs, dtype=np.float64)
     p = p[p > 0]
     return float(-(p * np.log(p)).sum())

@@ -13,7 +13,6 @@ from trainer.data.leakage import QUERY_SHINGLE, NearIndex
 def words_of(key: str) -> str:
     """Bring a query to the form in which the order of its words does not count.
 
-    :param key: its normalised text.
     :return: its distinct words, sorted.
     """
     return " ".join(sorted(set(key.split())))
@@ -24,10 +23,7 @@ def representatives(
 ) -> dict[int, int]:
     """Find the queries that are another one in nearly the same words.
 
-    :param keys: normalised texts.
     :param requests: ``[n]`` requests of each; of those that are one, the most requested stands for all.
-    :param rows: rows to compare.
-    :param threshold: Jaccard similarity of words.
     :param near_rows: rows up to which more than the same words in another order is looked for.
     :return: for each row that another stands for, that one.
     """
@@ -51,9 +47,6 @@ def representatives(
 def near_any(keys: Sequence[str], others: Iterable[str], threshold: float) -> NDArray[np.bool_]:
     """Say which queries are one of some others in nearly the same words.
 
-    :param keys: normalised texts.
-    :param others: normalised texts.
-    :param threshold: Jaccard similarity of words.
     :return: ``[n]``.
     """
     same = {words_of(key) for key in others}

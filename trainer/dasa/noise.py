@@ -21,7 +21,6 @@ _CODE = re.compile(r"://|<\s*/?\s*(script|img|a|iframe)\b|\bunion\s+select\b|\$\
 def is_gibberish(query: str) -> bool:
     """Say whether a query can be no one's search. In doubt it is one: new words are what is looked for.
 
-    :param query: its text.
     :return: whether it has neither letter nor digit, one letter five times in a row, or reads like an address or
         code.
     """
@@ -31,9 +30,6 @@ def is_gibberish(query: str) -> bool:
 def is_even(count: int, mean_gap: float, mean_square_gap: float) -> bool:
     """Say whether requests come like a clock's.
 
-    :param count: gaps between requests.
-    :param mean_gap: their mean.
-    :param mean_square_gap: mean of their squares.
     :return: whether there are many and their standard deviation is a small share of the mean.
     """
     variance = max(mean_square_gap - mean_gap**2, 0.0)

@@ -11,7 +11,6 @@ class Purse:
     """Counts what was chosen against the budget and the slices' caps.
 
     :param candidates: costs, slices and caps.
-    :param budget: most pairs in all.
     """
 
     def __init__(self, candidates: Candidates, budget: int) -> None:
@@ -22,7 +21,6 @@ class Purse:
     def has_room(self, row: int) -> bool:
         """Ask whether a candidate's slice has room for it. What has none now never gets any.
 
-        :param row: the candidate.
         :return: whether it may be taken, as far as its slice goes.
         """
         room = self._room.get(self._slices[row])
@@ -48,7 +46,6 @@ def take_in_order(order: Iterable[int], candidates: Candidates, budget: int) -> 
     """Choose from the front of an order.
 
     :param order: rows of the candidates, best first, none twice.
-    :param candidates: what they cost.
     :param budget: most pairs; the first that does not fit ends the choice.
     :return: the rows chosen, in that order.
     """

@@ -57,7 +57,6 @@ class Selector(Protocol):
         :param candidates: what there is to choose from.
         :param known: ``[m, h]`` float32 of unit length, features of the queries that were trained on; may be empty.
         :param budget: most pairs that may be judged; the next one that does not fit ends the choice.
-        :param rng: of everything random.
         :return: rows of ``candidates``, in the order in which they were chosen, none twice. A smaller budget gives
             a prefix of it wherever the method is greedy.
         """

@@ -39,7 +39,6 @@ class SelectReport:
     :param selected: ``queries`` and ``pairs`` chosen, and the ``pairs`` of each slice.
     :param control: ``queries`` and ``pairs`` to be judged for the control arm, queries ``drawn``, ``kept`` of the one
         before, ``unusable`` for want of items, and where the items come ``from``: search or log.
-    :param selector: its name and parameters.
     :param digest: of everything that the selection depends on but the log.
     :param dry_run: whether nothing was chosen or written.
     """
@@ -76,18 +75,13 @@ class SelectReport:
         return "nothing that was searched is strange and new"
 
     def to_json(self) -> dict[str, Any]:
-        """Render for ``report.json`` and ``--json``.
-
-        :return: JSON-ready values.
-        """
+        """Render for ``report.json`` and ``--json``."""
         return dataclasses.asdict(self) | {"empty": self.empty}
 
     @classmethod
     def read(cls, path: Path) -> SelectReport:
         """Read a ``report.json``.
 
-        :param path: the file.
-        :return: the report.
         :raises InputError: when it is none.
         """
         try:

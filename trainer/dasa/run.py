@@ -60,8 +60,6 @@ Report = Callable[[str, int, int], object]
 def quiet(what: str, done: int, total: int) -> None:
     """Report nothing.
 
-    :param what: what is being done.
-    :param done: how much is done.
     :param total: of how much; 0: nobody knows.
     """
 
@@ -89,9 +87,6 @@ def select(
 
     :param config: the table ``[select]``.
     :param bundle: the model that serves: its features, and its scores where the log has none of it.
-    :param store: the OOD log.
-    :param known: what is judged already.
-    :param out: folder for the files.
     :param items: the catalogue. Without a search the control arm has only the items that were logged, which are
         those that are OOD and few others.
     :param since: earliest time read, included.

@@ -106,18 +106,13 @@ class Work:
     def mark(self, name: str) -> str | None:
         """Read how far something got.
 
-        :param name: what.
         :return: the value, or None.
         """
         row = self._db.execute("SELECT value FROM mark WHERE name = ?", (name,)).fetchone()
         return None if row is None else str(row[0])
 
     def set_mark(self, name: str, value: str) -> None:
-        """Write down how far something got, in the transaction that is open.
-
-        :param name: what.
-        :param value: the value.
-        """
+        """Write down how far something got, in the transaction that is open."""
         self._db.execute("INSERT OR REPLACE INTO mark VALUES (?, ?)", (name, value))
 
     def gather(
@@ -126,13 +121,11 @@ class Work:
     ) -> None:  # fmt: skip
         """Read the log, from where the last attempt stopped.
 
-        :param store: the log.
         :param since: earliest time, included.
         :param until: latest time, excluded.
         :param model: name and version of the bundle; what others scored is scored again.
         :param depth: positions that items are taken from.
         :param machine_ids: beginnings of request ids that are not counted.
-        :param report: told of progress.
         """
         machines = tuple(machine_ids)
         for kind, read in (("requests", store.requests), ("pairs", store.pairs)):
@@ -208,7 +201,6 @@ class Work:
     def query_ids(self, numbers: Sequence[int]) -> dict[int, str]:
         """Find the ids that the log gives queries: where a text has one, and it stands for no other text.
 
-        :param numbers: queries.
         :return: ids by query.
         """
         found = {}
@@ -224,17 +216,12 @@ class Work:
         return {n: name for n, name in found.items() if self._db.execute(shared, (name, n)).fetchone() is None}
 
     def text(self, number: int) -> str:
-        """Read a query as it was first typed.
-
-        :param number: the query.
-        :return: its text.
-        """
+        """Read a query as it was first typed."""
         return str(self._db.execute("SELECT text FROM query WHERE id = ?", (number,)).fetchone()[0])
 
     def listed(self, number: int, depth: int) -> list[Listed]:
         """Read a query's logged items.
 
-        :param number: the query.
         :param depth: most of them, by their place in the first stage.
         :return: the items; the text is empty where the log has none.
         """
@@ -257,7 +244,6 @@ class Work:
     def put_candidates(self, place: int, lists: Sequence[tuple[int, bool, Sequence[Listed]]]) -> None:
         """Keep candidates, in the transaction that is open.
 
-        :param place: number of the first.
         :param lists: queries, whether they are flagged, and their items.
         """
         rows = (
@@ -277,11 +263,7 @@ class Work:
             yield int(number), bool(flagged), _listed(body)
 
     def candidate(self, place: int) -> tuple[int, list[Listed]]:
-        """Read one candidate.
-
-        :param place: its number.
-        :return: query and items.
-        """
+        """Read one candidate."""
         number, body = self._db.execute("SELECT query, items FROM candidate WHERE place = ?", (place,)).fetchone()
         return int(number), _listed(body)
 

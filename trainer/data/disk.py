@@ -104,7 +104,6 @@ class Builder:
         """Add the judgments of a file, as :func:`trainer.data.judgments.read_judgments` reads them.
 
         :param path: JSONL, one judgment a line.
-        :param k: number of grades.
         :param cut: cuts a query's text to its cap.
         :raises InputError: for what that function refuses.
         """
@@ -147,7 +146,6 @@ class Builder:
 
         :param part: what the queries become: :data:`SPARE` or :data:`DEV`.
         :param share: share held out, in (0, 1).
-        :param seed: of the draw.
         :param key: the configuration's key to name in an error.
         :param most: texts held out at most.
         :raises InputError: when either part would be empty.
@@ -160,10 +158,7 @@ class Builder:
         self.db.executemany(change, ((part, same, TRAIN) for same in chosen))
 
     def finish(self, key: str) -> None:
-        """Number the training queries and count what there is.
-
-        :param key: the store's key.
-        """
+        """Number the training queries and count what there is."""
         self.db.execute("INSERT INTO train (query) SELECT n FROM query WHERE part = ? ORDER BY n", (TRAIN,))
         items, train = StoredItems(self.db), StoredQueries(self.db)
         pairs = self._one("SELECT count(*) FROM judgment j JOIN train t ON t.query = j.query")
@@ -182,10 +177,7 @@ class Builder:
 
 
 class Store:
-    """A finished store, open for reading.
-
-    :param path: its file.
-    """
+    """A finished store, open for reading."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -229,7 +221,6 @@ class Store:
 class Column:
     """Values that a query of one parameter finds.
 
-    :param db: the database.
     :param statement: SQL that gives a row where the value is there.
     :param owner: the store, which closes the database when nobody has a part of it any more.
     """
@@ -244,7 +235,6 @@ class Column:
 class StoredItems(Mapping[str, Item]):
     """Items by id, in the order of the file.
 
-    :param db: the database.
     :param facts: counts and digests; empty while the store is being built.
     :param owner: the store, which closes the database when nobody has a part of it any more.
     """
@@ -271,17 +261,11 @@ class StoredItems(Mapping[str, Item]):
         return Item(*row)
 
     def values(self) -> ValuesView[Item]:
-        """Items in one pass over the file, rather than one search each.
-
-        :return: a view of them.
-        """
+        """Items in one pass over the file, rather than one search each."""
         return _Items(self)
 
     def scan(self) -> Iterator[Item]:
-        """Read all items.
-
-        :yields: one after the other.
-        """
+        """Read all items."""
         for row in self._db.execute("SELECT id, text, slice FROM item ORDER BY n"):
             yield Item(*row)
 
@@ -300,7 +284,6 @@ class _Items(ValuesView[Item]):
 class StoredQueries(Sequence[JudgedQuery]):
     """Training queries, in order of first appearance.
 
-    :param db: the database.
     :param facts: counts and digests; empty while the store is being built.
     :param owner: the store, which closes the database when nobody has a part of it any more.
     """
@@ -340,8 +323,6 @@ def open_store(path: Path | None, key: str, build: Callable[[Builder], None]) ->
 
     :param path: its file; None: a temporary one, gone with the process.
     :param key: from :func:`key_of`.
-    :param build: fills it.
-    :return: the store.
     :raises InputError: for what the builder refuses.
     :raises DarlError: when the disk is full.
     """

@@ -18,7 +18,6 @@ from trainer.data.quoting import short
 class Item:
     """An item as text.
 
-    :param item_id: its id.
     :param text: rendered and cut to the item cap.
     :param slice: the part of traffic it belongs to, or ``""``.
     """
@@ -32,10 +31,6 @@ class Item:
 class JudgedQuery:
     """A query with its judged items.
 
-    :param query_id: its id.
-    :param query: its text.
-    :param item_ids: judged items.
-    :param grades: their grades.
     :param slice: the part of traffic it belongs to, or ``""``.
     """
 
@@ -51,7 +46,6 @@ class TrafficQuery:
     """A query nobody judged.
 
     :param query_id: its id, or its text when it has none.
-    :param query: its text.
     :param item_ids: what the pipeline retrieved for it; empty: not given.
     :param slice: the part of traffic it belongs to, or ``""``; no part of the digest of what was trained on.
     """
@@ -67,9 +61,6 @@ class Judgment:
     """One line of a file of judgments.
 
     :param query_id: the query's id, or its text when it has none.
-    :param query: its text.
-    :param item_id: the judged item.
-    :param grade: its grade.
     :param slice: the part of traffic the query belongs to, or ``""``.
     """
 
@@ -106,7 +97,6 @@ def read_judgments(path: Path, items: Mapping[str, Item], k: int) -> list[Judged
 
     :param path: JSONL: query_id (or query alone), query, item_id, grade, optional slice.
     :param items: every item that may be judged.
-    :param k: number of grades.
     :return: queries in order of first appearance.
     :raises InputError: for an unknown grade or item, a duplicate pair, or an empty or changing query.
     """
@@ -135,11 +125,8 @@ def read_judgments(path: Path, items: Mapping[str, Item], k: int) -> list[Judged
 def parse_judgment(row: Mapping[str, Any], items: Container[str], k: int, *, where: str) -> Judgment:
     """Check one line of a file of judgments.
 
-    :param row: the line's fields.
     :param items: ids of every item that may be judged.
-    :param k: number of grades.
     :param where: file and line to name in an error.
-    :return: the judgment.
     :raises InputError: for an empty query, or an unknown item or grade.
     """
     query = _text(row, "query", where)
@@ -150,10 +137,8 @@ def parse_judgment(row: Mapping[str, Any], items: Container[str], k: int, *, whe
 def judged_twice(judgment: Judgment, *, first: str, where: str) -> InputError:
     """Say that a pair is judged twice.
 
-    :param judgment: the second time.
     :param first: file and line of the first.
     :param where: file and line of the second.
-    :return: the error.
     """
     return InputError(
         f"the pair of query {judgment.query_id!r} and item {judgment.item_id!r} is judged twice (first: {first})",
@@ -165,10 +150,7 @@ def judged_twice(judgment: Judgment, *, first: str, where: str) -> InputError:
 def changed_query(judgment: Judgment, *, before: str, where: str) -> InputError:
     """Say that a query id has two texts.
 
-    :param judgment: the second text.
-    :param before: the first.
     :param where: file and line of the second.
-    :return: the error.
     """
     return InputError(
         f"query {judgment.query_id!r} reads {judgment.query!r} here and {before!r} before",
@@ -180,10 +162,8 @@ def changed_query(judgment: Judgment, *, before: str, where: str) -> InputError:
 def item_twice(item_id: str, *, first: str, where: str) -> InputError:
     """Say that an item is there twice.
 
-    :param item_id: its id.
     :param first: file and line of the first.
     :param where: file and line of the second.
-    :return: the error.
     """
     return InputError(f"item {item_id!r} is there twice (first: {first})", where=where, todo="keep one of the two")
 
@@ -191,9 +171,7 @@ def item_twice(item_id: str, *, first: str, where: str) -> InputError:
 def nothing_in(path: Path, what: str) -> InputError:
     """Say that a file is empty.
 
-    :param path: the file.
     :param what: what it should hold, in the singular.
-    :return: the error.
     """
     return InputError(f"there is no {what} in it", where=str(path), todo="write one JSON object a line")
 
@@ -203,7 +181,6 @@ def read_traffic(path: Path, items: Mapping[str, Item]) -> list[TrafficQuery]:
 
     :param path: JSONL: query, optional query_id, slice and items (ids the pipeline retrieved).
     :param items: the items there are; retrieved ids that are not among them are an error.
-    :return: the queries.
     :raises InputError: for an empty query or an unknown item.
     """
     queries = []
@@ -229,7 +206,6 @@ def digest(rows: Iterable[Item | JudgedQuery | TrafficQuery]) -> str:
     hash: Clarke et al. 2003, "Incremental multiset hash functions"). It tells data apart that differ by mistake, not
     data that were made up to collide.
 
-    :param rows: what was read.
     :return: 64 hexadecimal digits.
     """
     total = count = 0
@@ -243,7 +219,6 @@ def check_disjoint(train: Container[str] | Sequence[JudgedQuery], dev: Sequence[
     """Refuse a query text that is in training and dev part both.
 
     :param train: training queries, or their texts in the form of :func:`darl_opensearch.text.same_text`.
-    :param dev: dev queries.
     :param where: dev file to name in an error.
     :raises InputError: when one is.
     """
@@ -258,7 +233,6 @@ def check_disjoint(train: Container[str] | Sequence[JudgedQuery], dev: Sequence[
 def name_of(row: Mapping[str, Any], field: str) -> str:
     """Read an optional id or name.
 
-    :param row: a line's fields.
     :param field: its field; 0 is a name like any other number.
     :return: it as text, or ``""`` where there is none.
     """

@@ -37,8 +37,6 @@ class Located:
     """A text and where it was read.
 
     :param key: what it is known by: a query's normalised text, an item's id.
-    :param text: the text.
-    :param where: file and line.
     """
 
     key: str
@@ -65,7 +63,6 @@ class Part:
 
         :param path: JSONL with ``query`` and ``item_id``.
         :param items: every item's text; None: items are not compared.
-        :return: the part.
         :raises InputError: for a line without them, or when there is none: nothing would pass for clean.
         """
         if (found := parts_of(path, None, items).get(str(path))) is None:
@@ -77,9 +74,7 @@ class Part:
         """Take judgments that are in memory already.
 
         :param name: the file that they were read from.
-        :param judged: the queries.
         :param items: every item; None: items are not compared.
-        :return: the part.
         """
         queries: dict[str, Located] = {}
         texts: dict[str, Located] = {}
@@ -107,10 +102,7 @@ class Leak:
     similarity: float
 
     def to_json(self) -> dict[str, Any]:
-        """Render for ``--json``.
-
-        :return: JSON-ready values.
-        """
+        """Render for ``--json``."""
         sides = {
             name: {"where": side.where, "text": side.text}
             for name, side in (("train", self.train), ("other", self.other))
@@ -136,16 +128,12 @@ class LeakReport:
     def refused(self, allow: Collection[str]) -> list[Leak]:
         """Give the leaks that are not allowed.
 
-        :param allow: kinds that are.
         :return: the first of each other kind, in the order of :data:`KINDS`.
         """
         return [self.examples[kind] for kind in KINDS if kind in self.examples and kind not in allow]
 
     def to_json(self) -> dict[str, Any]:
-        """Render for ``--json``.
-
-        :return: JSON-ready values.
-        """
+        """Render for ``--json``."""
         examples = [leak.to_json() for leak in self.examples.values()]
         return {"train": self.train, "other": self.other, "counts": dict(self.counts), "examples": examples}
 
@@ -185,10 +173,7 @@ def find_leaks(train: Part, other: Part, *, threshold: float = THRESHOLD) -> Lea
 
     Both parts' texts and an index over those of ``train`` are in memory; no text is compared with all others.
 
-    :param train: what is trained on.
-    :param other: what is held out.
     :param threshold: Jaccard similarity over word shingles from which two texts are nearly the same, in (0, 1].
-    :return: what they share.
     :raises UsageError: for a threshold out of range.
     """
     counts = dict.fromkeys(KINDS if train.items and other.items else ("query", "near-query"), 0)
@@ -221,8 +206,6 @@ def check_leakage(
     The same item in both is allowed unless said otherwise: a team ranks one catalogue, and what is held out are
     queries. Where held-out items are the point (a new category), leave ``item`` out of ``allow``.
 
-    :param train: what is trained on.
-    :param other: what is held out.
     :param threshold: see :func:`find_leaks`.
     :param allow: kinds of :data:`KINDS` that are no error.
     :return: what they share, all of it allowed.
@@ -239,7 +222,6 @@ def check_leakage(
 def check_kinds(allow: Collection[str]) -> None:
     """Refuse kinds of leaks that do not exist.
 
-    :param allow: names.
     :raises UsageError: for an unknown one.
     """
     for kind in allow:
@@ -250,9 +232,7 @@ def check_kinds(allow: Collection[str]) -> None:
 def describe(leak: Leak, count: int) -> str:
     """Say what leaked.
 
-    :param leak: an example.
     :param count: how many there are of its kind.
-    :return: a clause.
     """
     more = f" ({count} such pairs)" if count > 1 else ""
     near = f", Jaccard {leak.similarity:.2f}" if leak.similarity < 1 else ""
@@ -263,11 +243,7 @@ def describe(leak: Leak, count: int) -> str:
 
 
 def remedy(kind: str) -> str:
-    """Say what to do about a leak.
-
-    :param kind: its kind.
-    :return: a clause.
-    """
+    """Say what to do about a leak."""
     keep = "keep both in one part (darl split does so for queries)"
     return f"{keep}, or leave out --new-items" if kind == "item" else f"{keep}, or pass --allow {kind}"
 
@@ -277,10 +253,8 @@ def near_duplicates(
 ) -> Iterator[Leak]:
     """Find texts that are nearly the same as one of the training part.
 
-    :param train: the training part's texts.
     :param other: texts to look up; those of the same key are passed over.
     :param kind: what to call the leaks.
-    :param size: words in a shingle.
     :param threshold: Jaccard similarity from which two texts are nearly the same, in (0, 1].
     :yields: for each such text of ``other``, its most similar one of ``train``.
     :raises UsageError: for a threshold out of range.
@@ -300,7 +274,6 @@ class NearIndex:
 
     It keeps the texts and the bands of their MinHashes in memory: some kilobytes a text.
 
-    :param size: words in a shingle.
     :param threshold: Jaccard similarity from which two texts are nearly the same, in (0, 1].
     """
 
@@ -318,7 +291,6 @@ class NearIndex:
         """Add a text.
 
         :param number: a number of your own; each only once.
-        :param text: the text.
         """
         self._texts[number] = text
         self._lsh.insert(number, self._minhash(shingles(text, self.size)), check_duplication=False)
@@ -326,7 +298,6 @@ class NearIndex:
     def similar(self, text: str) -> list[tuple[int, float]]:
         """Find texts that are nearly the same.
 
-        :param text: a text.
         :return: numbers and Jaccard similarities, each at the threshold or above.
         """
         mine = shingles(text, self.size)
@@ -365,7 +336,6 @@ def shingles(text: str, size: int) -> frozenset[str]:
     """Take a text's runs of words.
 
     :param text: the text; case does not count.
-    :param size: words in a run.
     :return: every run of that many words; of a shorter text, the whole of it.
     """
     words = same_text(text).split()
@@ -377,7 +347,6 @@ def shingles(text: str, size: int) -> frozenset[str]:
 def jaccard(a: frozenset[str], b: frozenset[str]) -> float:
     """Jaccard similarity of two sets.
 
-    :param a: a set.
     :param b: another, not both empty.
     :return: size of what both have over size of what either has, in [0, 1].
     """

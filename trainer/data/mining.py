@@ -30,7 +30,6 @@ class MiningRule:
     :param per_query: most negatives of a query, drawn from what is left.
     :param max_share: a candidate must not score above this share of the lowest score among the query's items of
         its highest grade.
-    :param seed: of the draw.
     """
 
     depth: int = 100
@@ -54,8 +53,6 @@ class MiningRule:
 class Mined:
     """An unjudged item that is taken for irrelevant.
 
-    :param query: the query.
-    :param item_id: the item.
     :param rank: its rank in the first stage, from 1 on.
     :param score: the model's score, where one was asked.
     """
@@ -66,10 +63,7 @@ class Mined:
     score: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Render as a line of judgments.
-
-        :return: JSON-ready values.
-        """
+        """Render as a line of judgments."""
         row: dict[str, Any] = {
             "query_id": self.query.query_id, "query": self.query.query, "item_id": self.item_id, "grade": 0,
         }  # fmt: skip
@@ -83,7 +77,6 @@ class MiningCounts:
     """What became of the hits.
 
     :param queries: queries that were searched for.
-    :param mined: negatives.
     :param judged: hits that were judged already.
     :param unknown: hits that are none of the items.
     :param too_close: hits that scored too close to the positives.
@@ -105,8 +98,6 @@ class Miner:
     """Mines negatives for judged queries.
 
     :param items: the catalogue, by id.
-    :param retrieve: the first stage.
-    :param rule: how to choose.
     :param score: a model's scores; None: candidates are not compared with the positives.
     :param counts: what became of the hits so far.
     """
@@ -174,10 +165,7 @@ class Miner:
 
 
 class WholeItems(ItemRenderer):
-    """Renders items without cutting them: what a first stage searches, where no model says how long a text may be.
-
-    :param template: which fields.
-    """
+    """Renders items without cutting them: what a first stage searches, where no model says how long a text may be."""
 
     def __init__(self, template: ItemTemplate) -> None:
         self.template = template
@@ -185,9 +173,7 @@ class WholeItems(ItemRenderer):
     def __call__(self, item: Mapping[str, Any], *, where: str | None = None) -> str:
         """Render an item.
 
-        :param item: its fields.
         :param where: file and line to name in an error.
-        :return: its whole text.
         """
         return self.template.render(item, where=where)
 
@@ -195,7 +181,6 @@ class WholeItems(ItemRenderer):
 def local_first_stage(items: Mapping[str, Item]) -> Retrieve:
     """Search the items themselves by BM25, for teams whose index is out of reach.
 
-    :param items: the catalogue.
     :return: a first stage; its index is in memory.
     """
     from darl_opensearch.bm25 import Bm25Index
@@ -207,7 +192,6 @@ def local_first_stage(items: Mapping[str, Item]) -> Retrieve:
 def check_outputs(out: Path, *inputs: Path) -> None:
     """Refuse to write over what is read, here or by the training.
 
-    :param out: the file to write.
     :param *inputs: the files that are read.
     :raises UsageError: when it is one of them.
     """

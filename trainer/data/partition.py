@@ -33,7 +33,6 @@ class SplitRule:
     :param by: ``query`` (drawn), ``slice`` (named slices are the test part) or ``time`` (what comes later is).
     :param dev: share of the queries in the dev part; for ``slice`` and ``time``, of those that are not tested.
     :param test: share of the queries in the test part, for ``query``.
-    :param seed: of the draw.
     :param held_out: slices of the test part, for ``slice``.
     :param time_field: field with the time of a judgment, for ``time``: ISO 8601, or seconds since 1970.
     :param cut: what is at this time or later is tested, for ``time``.
@@ -70,10 +69,7 @@ class SplitRule:
 class Group:
     """Queries that stay together.
 
-    :param texts: their normalised texts.
-    :param slices: slices of their judgments.
     :param first: the earliest of their judgments.
-    :param last: the latest.
     """
 
     texts: list[str] = field(default_factory=list)
@@ -87,7 +83,6 @@ class Assigned:
     """Which query goes where.
 
     :param part_of: name of the part by normalised query text.
-    :param groups: number of groups.
     :param together: queries that share their group with another.
     :param mixed: groups of which only some judgments ask for the part they are in.
     """
@@ -104,8 +99,6 @@ def assign(path: Path, rule: SplitRule) -> Assigned:
     A group with a judgment of a held-out slice is tested, so that nothing of it is trained on. A group with a
     judgment before the cut is trained on, so that the test part holds only what was new then.
 
-    :param path: JSONL of judgments.
-    :param rule: how to split.
     :return: the part of every query.
     :raises InputError: for a line without what the rule reads, or when a part would be empty.
     """
@@ -136,7 +129,6 @@ def assign(path: Path, rule: SplitRule) -> Assigned:
 def write_parts(path: Path, assigned: Assigned, folder: Path | None) -> dict[str, dict[str, int]]:
     """Write each judgment, as it is, into the file of its part.
 
-    :param path: JSONL of judgments.
     :param assigned: see :func:`assign`.
     :param folder: an existing folder for ``train.jsonl`` and so on; None: only count.
     :return: queries and judgments of each part.
@@ -253,7 +245,6 @@ def parse_time(text: str, name: str, where: str) -> datetime:
     :param text: ISO 8601.
     :param name: its field or option, for messages.
     :param where: file and line, or ``""``.
-    :return: the time.
     :raises InputError: when it is none.
     """
     try:

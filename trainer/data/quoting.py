@@ -6,7 +6,6 @@ from __future__ import annotations
 def short(value: object) -> str:
     """Quote a value from a file; a message stays one line of a usual length whatever it is.
 
-    :param value: any value.
     :return: its representation, or the first 80 characters of it.
     """
     text = repr(value)

@@ -21,9 +21,7 @@ def hold_out(
 ) -> tuple[list[JudgedQuery], list[JudgedQuery]]:
     """Hold out a share of the queries; those of one text stay together.
 
-    :param queries: all judged queries.
     :param share: share held out, in (0, 1).
-    :param seed: of the draw.
     :param key: the configuration's key to name in an error.
     :param most: texts held out; None: as many as the share says.
     :return: the rest, and what is held out, in their order.
@@ -40,9 +38,7 @@ def hold_out(
 def drawn(count: int, share: float, seed: int, *, key: str, most: int | None = None) -> list[int]:
     """Draw which of the distinct query texts are held out.
 
-    :param count: distinct texts there are.
     :param share: share held out, in (0, 1).
-    :param seed: of the draw.
     :param key: the configuration's key to name in an error.
     :param most: texts held out; None: as many as the share says.
     :return: their numbers, in order of first appearance from 0 on.
@@ -65,9 +61,6 @@ def calibration_pairs(
     Those that were not share neither query nor item with the judged pairs, so the OOD score is calibrated on
     them. Where the traffic names no items, BM25 over all items stands in for the first stage.
 
-    :param traffic: held-out queries.
-    :param judged: training and dev queries.
-    :param items: the catalogue.
     :param depth: items retrieved for a query that names none.
     :return: queries with their items that were not judged, and with those that were; queries without any dropped.
     """
@@ -82,10 +75,8 @@ def retrieved(
 ) -> tuple[Retrieved, Retrieved]:  # fmt: skip
     """:func:`calibration_pairs` for judged pairs that need not be in memory.
 
-    :param traffic: held-out queries.
     :param texts: texts of the judged queries, as :func:`darl_opensearch.text.same_text` has them.
     :param used: ids of the judged items.
-    :param items: the catalogue.
     :param depth: items retrieved for a query that names none.
     :param index: makes the index that stands in for the first stage from ids and texts.
     :return: queries with their items that were not judged, and with those that were; queries without any dropped.
@@ -115,7 +106,6 @@ def set_aside(familiar: Retrieved, used: Collection[str], *, pairs: int) -> froz
     :param familiar: held-out queries with the judged items that they retrieve.
     :param used: ids of the judged items.
     :param pairs: calibration pairs to make, roughly.
-    :return: the items' ids.
     """
     retrieved_by = Counter(item_id for _, ids in familiar for item_id in ids)
     chosen: set[str] = set()
@@ -131,8 +121,6 @@ def set_aside(familiar: Retrieved, used: Collection[str], *, pairs: int) -> froz
 def without_items(queries: Sequence[JudgedQuery], dropped: Container[str]) -> list[JudgedQuery]:
     """Drop pairs by their items.
 
-    :param queries: judged queries.
-    :param dropped: ids of the items.
     :return: the queries with the other pairs; those that have none left are gone.
     """
     kept = []
@@ -149,7 +137,6 @@ def without_items(queries: Sequence[JudgedQuery], dropped: Container[str]) -> li
 def draw_order(item_id: str) -> bytes:
     """Sort key of an order of items that is as good as drawn, and the same in every run.
 
-    :param item_id: the item's id.
     :return: 8 bytes of its digest.
     """
     return hashlib.blake2b(item_id.encode(), digest_size=8).digest()

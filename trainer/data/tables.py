@@ -24,7 +24,6 @@ _DAMAGED = (UnicodeDecodeError, EOFError, zlib.error, OSError)  # BadGzipFile is
 def kind_of(path: Path) -> str:
     """Last suffix of a file's name, ``.gz`` not counted.
 
-    :param path: the file.
     :return: a suffix such as ``.tsv``, in lower case.
     """
     name = path.with_suffix("") if path.suffix == ".gz" else path
@@ -167,7 +166,6 @@ def read_document(path: Path) -> Row:
     """Read a file that is one JSON object. It is in memory as a whole.
 
     :param path: the file; ``.gz`` too.
-    :return: the object.
     :raises InputError: when it cannot be read, or is something else.
     """
     try:

@@ -31,7 +31,6 @@ def new_folder(folder: Path) -> Iterator[Path]:
     """Fill a temporary sibling that becomes the folder on leaving, or vanishes with an error.
 
     :param folder: the folder to make; see :func:`check_free`.
-    :yields: the temporary folder.
     """
     target = Path(os.path.abspath(folder))  # noqa: PTH100  "." has no name to put a sibling beside; links stay
     check_free(target)
@@ -51,7 +50,6 @@ def new_folder(folder: Path) -> Iterator[Path]:
 def json_line(row: Mapping[str, Any], *, where: str) -> str:
     """Write a line that was read once more.
 
-    :param row: its fields.
     :param where: file and line to name in an error.
     :return: JSON, without a line break.
     :raises InputError: for a number beyond a float, such as 1e999, which JSON reads as infinity and cannot write.

@@ -12,13 +12,7 @@ _BLOCK = 200  # resamples made at a time: all of them at once would need gigabyt
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its 95 % interval.
-
-    :param mean: the point.
-    :param low: lower bound.
-    :param high: upper bound.
-    :param n: units resampled.
-    """
+    """A mean with its 95 % interval."""
 
     mean: float
     low: float
@@ -26,10 +20,7 @@ class Interval:
     n: int
 
     def to_json(self) -> dict[str, float | int]:
-        """Render with five decimals.
-
-        :return: JSON-ready values.
-        """
+        """Render with five decimals."""
         return {"mean": round(self.mean, 5), "low": round(self.low, 5), "high": round(self.high, 5), "n": self.n}
 
 
@@ -37,8 +28,6 @@ def bootstrap_mean(values: NDArray[np.floating], *, draws: int = 2000, seed: int
     """Percentile bootstrap of a mean (Efron 1979); give differences for a paired comparison.
 
     :param values: ``[q]`` one value a query.
-    :param draws: resamples.
-    :param seed: of the resampling.
     :return: the interval; nan bounds for no values.
     """
     return bootstrap_ratio(values, np.ones(len(values)), draws=draws, seed=seed)
@@ -51,8 +40,6 @@ def bootstrap_ratio(
 
     :param numerator: ``[q]`` per query, for example its flagged pairs.
     :param denominator: ``[q]`` per query, for example its pairs.
-    :param draws: resamples.
-    :param seed: of the resampling.
     :return: the interval; nan bounds for no values.
     """
     n = len(numerator)

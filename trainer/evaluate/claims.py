@@ -34,8 +34,6 @@ def paired(ours: NDArray[np.float64], theirs: NDArray[np.float64], *, draws: int
 
     :param ours: ``[q]``, nan where a query has no value.
     :param theirs: ``[q]``, nan in the same places.
-    :param draws: of either resampling.
-    :param seed: of either.
     :return: the claim; nan bounds and a p of 1 below two values, of which nothing can be resampled.
     """
     difference = ours - theirs

@@ -21,8 +21,6 @@ Candidates = dict[str, list[str]]  # items by query id, in the first stage's ord
 def from_index(parts: Sequence[Part], index: Bm25Index, size: int) -> dict[str, Candidates]:
     """Retrieve with BM25.
 
-    :param parts: whose queries.
-    :param index: over the items.
     :param size: items a query, at most.
     :return: candidates by part.
     """
@@ -35,9 +33,6 @@ def from_index(parts: Sequence[Part], index: Bm25Index, size: int) -> dict[str, 
 def from_run(parts: Sequence[Part], path: Path, items: Mapping[str, Item], size: int) -> dict[str, Candidates]:
     """Take a first stage's order from a TREC run.
 
-    :param parts: whose queries.
-    :param path: the run file.
-    :param items: every item there is.
     :param size: items a query, at most.
     :return: candidates by part; none for a query that the run does not hold.
     :raises InputError: for an item that is not among the items, or when the run holds none of the queries.
@@ -65,8 +60,6 @@ def reranked(candidates: Sequence[str], score: Floats, depth: int) -> list[str]:
 
     :param candidates: in the first stage's order, which equal scores keep.
     :param score: ``[n]`` of each candidate.
-    :param depth: how many are reranked.
-    :return: the same items.
     """
     order = np.argsort(-score[:depth], kind="stable")
     return [*(candidates[place] for place in order), *candidates[depth:]]

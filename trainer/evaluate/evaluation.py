@@ -50,7 +50,6 @@ class Evaluation:
     """What was found.
 
     :param result: JSON-ready, as ``evaluation.json`` holds it.
-    :param parts: the judgments.
     :param runs: by system, part and rerank depth (None: the judged items alone), the ranking of each query.
     """
 
@@ -64,10 +63,8 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate models on judged parts.
 
-    :param settings: what to evaluate.
     :param report: called with what is being done, steps done and steps in all.
     :param kept: where the bundles' scores are kept and looked up; None: they are not.
-    :return: figures and rankings.
     :raises DarlError: naming what cannot be read, scored or compared.
     """
     load("ir_measures", "train")  # before minutes of scoring, not after

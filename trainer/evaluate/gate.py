@@ -103,7 +103,6 @@ class GateOptions:
 class Change:
     """One measure on one part, old against new.
 
-    :param measure: its name.
     :param old: mean of the old bundle.
     :param new: mean of the new one.
     :param claim: the paired change, positive where the new bundle is better.
@@ -117,10 +116,7 @@ class Change:
     power: Power
 
     def to_json(self) -> dict[str, Any]:
-        """Render for ``--json``.
-
-        :return: JSON-ready values.
-        """
+        """Render for ``--json``."""
         return {
             "measure": self.measure,
             "lower_is_better": self.measure in LOWER_IS_BETTER,
@@ -138,13 +134,8 @@ class Condition:
     """A part on which the change must be above a bound.
 
     :param part: ``id`` or ``control``.
-    :param path: its file.
-    :param sha256: the file's digest.
-    :param queries: judged queries.
-    :param pairs: judged pairs.
     :param bound: what the lower end of the interval must exceed.
     :param changes: the deciding measure, then others.
-    :param passed: whether it does.
     :param reason: why not.
     """
 
@@ -159,10 +150,7 @@ class Condition:
     reason: str
 
     def to_json(self) -> dict[str, Any]:
-        """Render for ``--json``.
-
-        :return: JSON-ready values.
-        """
+        """Render for ``--json``."""
         return {
             "part": self.part, "path": str(self.path), "sha256": self.sha256, "queries": self.queries,
             "pairs": self.pairs, "bound": self.bound, "passed": self.passed, "reason": self.reason or None,
@@ -174,9 +162,7 @@ class Condition:
 class GateReport:
     """What the gate says, and every number it says it by.
 
-    :param old: the bundle that serves.
     :param new: the bundle that may take its place.
-    :param options: what was asked for.
     :param conditions: ``id``, then ``control``.
     :param checks: the bundle's contract and parity, its grades, its training data.
     :param created: ISO 8601 time in UTC.
@@ -201,10 +187,7 @@ class GateReport:
         return (*failed, *(one.reason for one in self.conditions if not one.passed))
 
     def to_json(self) -> dict[str, Any]:
-        """Render for ``--json`` and ``gate.json``.
-
-        :return: JSON-ready values.
-        """
+        """Render for ``--json`` and ``gate.json``."""
         options = {name: value for name, value in vars(self.options).items() if name != "train"}
         return {
             "format": FORMAT,
@@ -236,8 +219,6 @@ def gate(
 ) -> GateReport:
     """Decide whether a new bundle may take an old one's place.
 
-    :param old: the bundle that serves.
-    :param new: the one that may.
     :param items: JSONL of every item that is judged; one file or several.
     :param id_test: judgments of queries like the training's, none of which either bundle was trained on.
     :param control: judgments of the control arm: a random sample of traffic that nobody selected or trained on.
@@ -299,7 +280,6 @@ def by_query(found: Measured, name: str) -> Floats:
     """Look up a measure's value of each query.
 
     :param found: a system's figures on a part.
-    :param name: the measure.
     :return: ``[q]``, nan where a query has none.
     :raises UsageError: where this system has no such measure.
     """

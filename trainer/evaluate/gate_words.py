@@ -18,8 +18,6 @@ def why_not(part: str, measure: str, change: Interval, power: Power, bound: floa
     """Say why a condition is not met: a loss, no gain, or too few queries to know.
 
     :param part: ``id`` or ``control``.
-    :param measure: what was compared.
-    :param change: its paired change.
     :param power: what as many queries can show.
     :param bound: what the lower end of the interval had to exceed.
     :param least: queries below which nothing is decided.

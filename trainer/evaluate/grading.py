@@ -22,7 +22,6 @@ class Grading:
     :param grade_probs: ``[n, k]``.
     :param grades: ``[n]`` given.
     :param query_index: ``[n]`` in ``0..n_queries-1``.
-    :param n_queries: queries in all.
     """
 
     grade_probs: Floats
@@ -111,7 +110,6 @@ def macro_f1_of(totals: Floats, k: int) -> Floats:
     """Mean F1 over the grades that occur in truth or prediction, of many tables at once.
 
     :param totals: ``[..., k * k]`` flat tables of given by predicted grade.
-    :param k: number of grades.
     :return: ``[...]``, nan for an empty table.
     """
     table = totals.reshape(*totals.shape[:-1], k, k)
@@ -127,7 +125,6 @@ def quadratic_kappa_of(totals: Floats, k: int) -> Floats:
     """Cohen's kappa with quadratic weights (Cohen 1968), of many tables at once.
 
     :param totals: ``[..., k * k]`` flat tables of given by predicted grade.
-    :param k: number of grades.
     :return: ``[...]``, nan where both sides are constant and equal.
     """
     table = totals.reshape(*totals.shape[:-1], k, k)

@@ -44,7 +44,6 @@ class KeptScores:
     def read(cls, path: Path, sha256: str | None) -> KeptScores:
         """Read what :meth:`write` wrote, if it is that.
 
-        :param path: the file.
         :param sha256: what :meth:`write` returned; None: nothing is known of such a file.
         :return: its rows; none where the file is not there or is another one.
         """
@@ -60,7 +59,6 @@ class KeptScores:
     def write(self, path: Path) -> str:
         """Write all rows to a file.
 
-        :param path: where to.
         :return: the file's digest, to be kept apart from it.
         """
         buffer = io.BytesIO()
@@ -72,7 +70,6 @@ class KeptScores:
     def by(self, scorer: Scorer) -> Callable[[Requests], list[Scores]]:
         """Score by a graph, or by what it gave for the same call.
 
-        :param scorer: the open graph.
         :return: does what :meth:`darl_opensearch.scoring.Scorer.score_many` does.
         """
         graph, alpha = _graph(scorer), scorer.bundle.card.ood.alpha

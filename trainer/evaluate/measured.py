@@ -21,7 +21,6 @@ SHARE_OOD = "share_ood"
 class Scale:
     """What turns grades into figures.
 
-    :param gains: of each grade.
     :param cutoffs: ranks counted, ascending.
     :param relevant_from: the lowest grade that counts as relevant where relevance is yes or no.
     """
@@ -38,8 +37,6 @@ class Measured:
     :param figures: by name, all of the same queries.
     :param by_query: for what is compared query by query, ``[q]`` values, nan where a query has none.
     :param grading: the predicted grades, or None from a system that only ranks.
-    :param pairs: judged pairs.
-    :param queries: judged queries.
     """
 
     figures: dict[str, Figure]
@@ -52,11 +49,8 @@ class Measured:
 def measure(part: Part, ratings: Ratings, scale: Scale, *, rows: NDArray[np.int64] | None = None) -> Measured:
     """Measure a system on a part.
 
-    :param part: the judged pairs.
     :param ratings: of its pairs, in its order.
-    :param scale: gains and cut-offs.
     :param rows: only these pairs; a query is then ranked among its pairs that are left.
-    :return: the figures.
     """
     rows = np.arange(len(part)) if rows is None else rows
     kept, query_index = np.unique(part.query_index[rows], return_inverse=True)
@@ -79,9 +73,7 @@ def measure(part: Part, ratings: Ratings, scale: Scale, *, rows: NDArray[np.int6
 def measure_rankings(part: Part, ranked: Mapping[str, Sequence[str]], scale: Scale) -> Measured:
     """Measure rankings of any items against a part's judgments; unjudged items have gain 0.
 
-    :param part: the judgments.
     :param ranked: items by query id, best first.
-    :param scale: gains and cut-offs.
     :return: the figures, ``judged@c`` among them.
     """
     figures, by_query = _ranked(ranked, grades_of(part), scale, judged_share=True)
@@ -91,7 +83,6 @@ def measure_rankings(part: Part, ranked: Mapping[str, Sequence[str]], scale: Sca
 def grades_of(part: Part) -> dict[str, dict[str, int]]:
     """Look a part up by query and item.
 
-    :param part: the judgments.
     :return: grade by query id and item id.
     """
     return {q.query_id: dict(zip(q.item_ids, q.grades, strict=True)) for q in part.queries}
@@ -100,8 +91,6 @@ def grades_of(part: Part) -> dict[str, dict[str, int]]:
 def rankings(part: Part, ratings: Ratings, rows: NDArray[np.int64] | None = None) -> dict[str, list[str]]:
     """Order each query's judged items by score, ties in the part's own random order.
 
-    :param part: the judged pairs.
-    :param ratings: of its pairs.
     :param rows: only these pairs, ascending.
     :return: item ids by query id, best first.
     """

@@ -21,7 +21,6 @@ def ndcg_per_query(score: Floats, gains: Floats, query_index: Ints, *, cutoff: i
     :param score: ``[n]`` higher is better.
     :param gains: ``[n]`` at least 0.
     :param query_index: ``[n]`` which query a pair is of.
-    :param cutoff: ranks counted.
     :return: nDCG by query index.
     """
     values = {}
@@ -57,7 +56,6 @@ def quadratic_kappa(predicted: Ints, grades: Ints, k: int) -> float:
 
     :param predicted: ``[n]`` grades in ``0..k-1``.
     :param grades: ``[n]`` true grades.
-    :param k: number of grades.
     :return: kappa, 1 for agreement and 0 for chance; nan where both are constant and equal.
     """
     table = np.zeros((k, k))

@@ -25,8 +25,6 @@ class Part:
     """A judged part as rows.
 
     :param name: ``id``, or the name of an OOD part.
-    :param path: its file.
-    :param sha256: the file's digest.
     :param queries: its queries; the items of each in a seeded random order.
     :param query_index: ``[n]`` which query each pair is of.
     :param item_ids: ``[n]`` judged items.
@@ -56,7 +54,6 @@ class Part:
 def parse_parts(words: Sequence[str]) -> tuple[tuple[str, Path], ...]:
     """Read ``NAME=FILE``; a file alone is the part ``id``.
 
-    :param words: as given.
     :return: name and file of each part, ``id`` first.
     :raises UsageError: when a name is there twice, or none of several is ``id``.
     """
@@ -81,7 +78,6 @@ def parse_parts(words: Sequence[str]) -> tuple[tuple[str, Path], ...]:
 def read_catalogue(paths: Sequence[Path], renderer: ItemRenderer) -> dict[str, Item]:
     """Read items of one or more files.
 
-    :param paths: JSONL files.
     :param renderer: of the model that will read them.
     :return: items by id.
     :raises InputError: for what :func:`read_items` refuses, or an id that two files have.
@@ -103,12 +99,8 @@ def read_part(name: str, path: Path, items: Mapping[str, Item], k: int, *, seed:
     Files often list the better items first, and equal scores keep the order given: so the items of each query
     are shuffled, with a seed, and a model that cannot tell them apart earns what chance does.
 
-    :param name: of the part.
     :param path: JSONL: query_id (or query alone), query, item_id, grade, optional slice.
     :param items: every item that may be judged.
-    :param k: number of grades.
-    :param seed: of the shuffling.
-    :return: the part.
     :raises InputError: naming file and line of what is wrong.
     """
     rng = np.random.default_rng([seed, *name.encode()])

@@ -46,8 +46,6 @@ def rank_figures(
 
     :param rankings: items of each query, best first.
     :param grades: grade by query and judged item; every query of it is measured.
-    :param gains: of each grade.
-    :param cutoffs: ranks counted.
     :param relevant_from: the lowest grade that counts as relevant where relevance is yes or no.
     :return: for ``ndcg@c``, ``p@c``, ``judged@c``, ``ap`` and ``rr``, the value of each query that has one.
     :raises MissingExtra: without ir-measures.

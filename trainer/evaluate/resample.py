@@ -46,7 +46,6 @@ def mean_over_queries(values: Floats) -> Figure:
     """Make a figure of one value a query.
 
     :param values: ``[q]``, nan for a query that has none and is left out.
-    :return: their mean.
     """
     there = ~np.isnan(values)
     return Figure(np.stack([np.where(there, values, 0.0), there.astype(np.float64)], 1), ratio, there)
@@ -57,8 +56,6 @@ def share_of_pairs(values: Floats, query_index: NDArray[np.int64], n_queries: in
 
     :param values: ``[n]``.
     :param query_index: ``[n]`` in ``0..n_queries-1``.
-    :param n_queries: queries in all.
-    :return: the mean over pairs.
     """
     sums = np.stack([sum_by_query(values, query_index, n_queries), _pairs(query_index, n_queries)], 1)
     return Figure(sums, ratio, sums[:, 1] > 0)
@@ -69,7 +66,6 @@ def sum_by_query(values: Floats, query_index: NDArray[np.int64], n_queries: int)
 
     :param values: ``[n]``.
     :param query_index: ``[n]`` in ``0..n_queries-1``.
-    :param n_queries: queries in all.
     :return: ``[n_queries]``.
     """
     return np.bincount(query_index, weights=values, minlength=n_queries).astype(np.float64)
@@ -89,9 +85,7 @@ def ratio(totals: Floats) -> Floats:
 class Resampled:
     """A figure and what it was in each resample.
 
-    :param point: of all queries.
     :param draws: ``[d]`` of each resample.
-    :param n: queries that count.
     """
 
     point: float
@@ -112,7 +106,6 @@ class Resampled:
     def minus(self, other: Resampled) -> Resampled:
         """Take the difference to a figure of other queries, resampled on their own.
 
-        :param other: with as many resamples.
         :return: the difference; it counts as many queries as the smaller of the two.
         """
         return Resampled(self.point - other.point, self.draws - other.draws, min(self.n, other.n))
@@ -121,9 +114,6 @@ class Resampled:
 def resample(figures: Mapping[str, Figure], *, draws: int, seed: int | Sequence[int]) -> dict[str, Resampled]:
     """Resample queries, the same ones for every figure.
 
-    :param figures: of the same queries.
-    :param draws: resamples.
-    :param seed: of the resampling.
     :return: for each figure, its value in every resample.
     """
     if not figures:
@@ -141,9 +131,6 @@ def resample(figures: Mapping[str, Figure], *, draws: int, seed: int | Sequence[
 def query_counts(n_queries: int, *, draws: int, seed: int | Sequence[int]) -> Iterator[Floats]:
     """Say how often each query is in each resample.
 
-    :param n_queries: queries in all.
-    :param draws: resamples.
-    :param seed: of the resampling.
     :yields: blocks of ``[d, n_queries]``, ``draws`` rows together; none where there is no query.
     """
     if n_queries == 0:

@@ -39,8 +39,6 @@ class Scored:
 class Measurements:
     """Everything that was scored, and how it is measured.
 
-    :param settings: draws and seed.
-    :param scale: gains and cut-offs.
     :param systems: the evaluated models, then what they are compared with.
     :param evaluated: how many of them are evaluated.
     :param parts: judged parts, ``id`` first.
@@ -69,7 +67,6 @@ class Measurements:
     def resampled(self, part: str, found: Measured) -> dict[str, Resampled]:
         """Resample some figures of a part.
 
-        :param part: its name.
         :param found: figures of its queries, or some of them.
         :return: the figures in every resample.
         """
@@ -78,7 +75,6 @@ class Measurements:
     def seed(self, part: str) -> list[int]:
         """Seed of a part's resampling.
 
-        :param part: its name.
         :return: the settings' seed and the part's place.
         """
         return [self.settings.seed, [one.name for one in self.parts].index(part)]
@@ -90,7 +86,6 @@ class Measurements:
 def figures(of: Measurements) -> list[Row]:
     """Every system on every part.
 
-    :param of: what was scored.
     :return: rows with ``figures``, and of models with ``confusion`` and ``reliability``.
     """
     rows = []
@@ -109,7 +104,6 @@ def figures(of: Measurements) -> list[Row]:
 def slices(of: Measurements) -> list[Row]:
     """Every system on every slice of every part that names any.
 
-    :param of: what was scored.
     :return: rows with ``slice`` and ``figures``.
     """
     rows: list[Row] = []
@@ -130,7 +124,6 @@ def slices(of: Measurements) -> list[Row]:
 def gaps(of: Measurements) -> list[Row]:
     """Every figure of ``id`` less that of each other part; either is resampled on its own.
 
-    :param of: what was scored.
     :return: rows with ``figures``.
     """
     rows = []
@@ -147,7 +140,6 @@ def gaps(of: Measurements) -> list[Row]:
 def comparisons(of: Measurements) -> list[Row]:
     """Every evaluated model against everything that it is to be compared with; one family of claims.
 
-    :param of: what was scored.
     :return: rows with the mean difference, its interval, ``p`` and ``p_holm``.
     """
     rows: list[Row] = []
@@ -166,7 +158,6 @@ def comparisons(of: Measurements) -> list[Row]:
 def aurocs(of: Measurements) -> list[Row]:
     """How well each model's ``ood_distance`` tells each other part from ``id``.
 
-    :param of: what was scored.
     :return: rows with the area and its interval.
     """
     rows = []
@@ -188,7 +179,6 @@ def aurocs(of: Measurements) -> list[Row]:
 def swept(of: Measurements) -> dict[tuple[str, str, int], dict[str, list[str]]]:
     """Rerank the first stage's lists to every depth.
 
-    :param of: what was scored.
     :return: by system, part and depth, each query's items, best first; empty without a first stage.
     """
     runs = {}
@@ -206,7 +196,6 @@ def swept(of: Measurements) -> dict[tuple[str, str, int], dict[str, list[str]]]:
 def depths(of: Measurements, runs: Mapping[tuple[str, str, int], Mapping[str, Sequence[str]]]) -> list[Row]:
     """Measure the sweep.
 
-    :param of: what was scored.
     :param runs: what :func:`swept` gives.
     :return: rows with ``figures``, and ``gain``: the paired difference to the first stage.
     """
@@ -242,7 +231,6 @@ def _intervals(values: Mapping[str, Resampled]) -> Row:
 def interval(found: Interval) -> Row:
     """Render an interval.
 
-    :param found: the interval.
     :return: ``mean``, ``low``, ``high``, ``n``.
     """
     return {name: number(value) for name, value in found.to_json().items()}
@@ -251,7 +239,6 @@ def interval(found: Interval) -> Row:
 def number(value: float | int) -> float | int | None:
     """Render a number with five decimals.
 
-    :param value: any.
     :return: the number; None where there is none, because JSON knows no NaN.
     """
     if isinstance(value, int):

@@ -13,7 +13,6 @@ class Settings:
     """What to evaluate.
 
     :param models: folders of bundles, or of finished runs.
-    :param items: JSONL files of items.
     :param parts: name and file of each judged part, ``id`` first.
     :param against: ``cosine``, ``bm25``, ``int8``, folders and TREC run files to compare with.
     :param first_stage: TREC run whose order the depth sweep starts from; None: BM25 over the items.
@@ -24,7 +23,6 @@ class Settings:
     :param provider: ``cpu`` or ``cuda``.
     :param threads: batches scored at the same time on the CPU.
     :param draws: resamples of every interval and sign patterns of every p-value.
-    :param seed: of everything random.
     """
 
     models: tuple[Path, ...]

@@ -18,7 +18,6 @@ class Distances:
 
     :param distance: ``[n]``.
     :param query_index: ``[n]`` in ``0..n_queries-1``.
-    :param n_queries: queries in all.
     """
 
     distance: Floats
@@ -33,7 +32,6 @@ def auroc(known: Distances, other: Distances, *, draws: int, seeds: tuple[Sequen
 
     :param known: pairs like those of the training.
     :param other: pairs of an OOD part.
-    :param draws: resamples.
     :param seeds: of the resampling of either part.
     :return: area under the ROC curve; nan bounds where either part has fewer than two queries.
     """

@@ -71,9 +71,7 @@ def _columns(line: str, where: str) -> tuple[str, str, float, float]:
 def write_run(path: Path, rankings: Mapping[str, Sequence[str]], *, tag: str) -> None:
     """Write rankings; the scores fall by one a rank, so that no reader breaks ties in its own way.
 
-    :param path: where to.
     :param rankings: items of each query, best first.
-    :param tag: the system's name.
     """
     _write(
         path,
@@ -88,7 +86,6 @@ def write_run(path: Path, rankings: Mapping[str, Sequence[str]], *, tag: str) ->
 def write_qrels(path: Path, grades: Mapping[str, Mapping[str, int]]) -> None:
     """Write judgments.
 
-    :param path: where to.
     :param grades: grade by query and item.
     """
     lines = (f"{_id(q)} 0 {_id(item)} {grade}" for q, judged in grades.items() for item, grade in judged.items())

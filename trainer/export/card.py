@@ -55,8 +55,6 @@ The guarantee is marginal: for pairs exchangeable with those.
 def model_card(card: Card, result: dict[str, Any]) -> str:
     """Write the card.
 
-    :param card: the bundle's card.
-    :param result: figures of the run.
     :return: Markdown with a YAML head.
     """
     data = card.training["data"]

@@ -30,10 +30,7 @@ WHOLE = "whole.onnx"
 
 
 class ContractModule(nn.Module):
-    """The whole of a trained model as one function of three inputs.
-
-    :param trained: a finished run.
-    """
+    """The whole of a trained model as one function of three inputs."""
 
     def __init__(self, trained: Trained) -> None:
         super().__init__()
@@ -68,9 +65,6 @@ class ContractModule(nn.Module):
 def export_graphs(module: ContractModule, folder: Path, work: Path) -> None:
     """Write ``model.onnx`` and ``features.onnx``; weights too large for one file stand beside them, once.
 
-    :param module: the model.
-    :param folder: where the graphs go.
-    :param work: a scratch folder.
     :raises DarlError: when the trace lacks an output.
     """
     from optimum.exporters.onnx import export

@@ -61,11 +61,7 @@ def refit_calibration(
     """Calibrate the int8 graph on its own distances.
 
     :param graph: the int8 graph, changed in place.
-    :param tokenizer: the bundle's.
-    :param pairs: the calibration pairs.
-    :param columns: layout of the output.
     :param old: the calibration that is in the graph now.
-    :param alpha: false-alarm rate.
     :return: ``[n]`` the graph's raw distances of the calibration pairs.
     """
     scaled: NDArray[np.float32] = run_pairs(graph, tokenizer, pairs)[:, columns.ood_distance]

@@ -44,9 +44,7 @@ def export_run(
 ) -> Bundle:
     """Write a bundle.
 
-    :param trained: a finished run.
     :param base: folder the configuration's paths are relative to.
-    :param target: where the bundle goes.
     :param int8: also write the quantised graph.
     :param checkpoint: also keep what the next cycle starts from.
     :param about: further entries of the card's ``training``, JSON-ready.

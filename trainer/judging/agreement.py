@@ -18,8 +18,6 @@ from trainer.evaluate.resample import Figure, Floats, resample
 class Agreement:
     """Two judges on the pairs that both graded.
 
-    :param pairs: how many.
-    :param queries: of how many queries.
     :param quadratic: kappa with quadratic weights, its interval from resampled queries.
     :param nominal: kappa without weights.
     :param same: share of pairs with the same grade.
@@ -53,9 +51,6 @@ def agreement(
     :param first: grades by task.
     :param second: grades by task.
     :param queries: the query of each task.
-    :param k: number of grades.
-    :param draws: resamples.
-    :param seed: of the resampling.
     :return: the agreement on what both graded; nan where kappa is not defined: nothing in common, or both constant.
     """
     both = [task for task in first if task in second]
@@ -78,7 +73,6 @@ def nominal_kappa_of(totals: Floats, k: int) -> Floats:
     """Cohen's kappa (Cohen 1960), of many tables at once.
 
     :param totals: ``[..., k * k]`` flat tables of first by second grade.
-    :param k: number of grades.
     :return: ``[...]``, nan where chance alone makes both agree always.
     """
     table = totals.reshape(*totals.shape[:-1], k, k)

@@ -18,9 +18,6 @@ class Task:
     """A pair to be judged. What a judge must not see is in :attr:`told`.
 
     :param task: 16 hexadecimal digits, the same for the same query text and item.
-    :param query_id: the query's id.
-    :param query: its text.
-    :param item_id: the item.
     :param text: the item as the model reads it.
     :param slice: the part of traffic it belongs to, or ``""``.
     :param arm: ``selected``, ``control`` or ``gold``.
@@ -66,9 +63,7 @@ class Answer:
 class Job:
     """What is to be judged, by which rules, and where the work lies.
 
-    :param scale: the grades.
     :param guideline: Markdown that says what each grade means; may be empty.
-    :param out: folder of the work.
     :param base: folder that paths in parameters are relative to.
     :param label: what follows the colon in the judge's name, or ``""``.
     """
@@ -82,7 +77,6 @@ class Job:
     def file(self, stem: str, suffix: str) -> Path:
         """Name a file of this judge's.
 
-        :param stem: what it holds.
         :param suffix: of its name, with the dot.
         :return: its path, different for each label.
         """
@@ -122,7 +116,6 @@ class Judge(Protocol):
         :param tasks: in the order in which they should be judged.
         :param job: grades, guideline and place.
         :param report: called with what is done, how many, and how many in all.
-        :return: the answers.
         :raises DarlError: when it cannot work at all.
         """
         ...

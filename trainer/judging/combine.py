@@ -20,8 +20,6 @@ Floats = NDArray[np.float64]
 def as_probs(answer: Answer, k: int) -> Floats:
     """Read an answer as probabilities.
 
-    :param answer: with a grade.
-    :param k: number of grades.
     :return: ``[k]`` its ``grade_probs``, or 1 at its grade.
     :raises ValueError: for a pair that was passed over.
     """
@@ -38,7 +36,6 @@ def habits(answers: Mapping[str, Answer], gold: Mapping[str, int], k: int, *, sm
 
     :param answers: its answers by task, those about gold among them.
     :param gold: known grades by task; empty: the table is the prior alone.
-    :param k: number of grades.
     :param smoothing: pairs that the prior counts for, a row: a judge who errs by ``d`` grades with a probability in
         proportion to exp(-d²).
     :return: ``[k, k]`` rows that sum to 1: the probability of each answer given the grade.
@@ -55,7 +52,6 @@ def shares(gold: Mapping[str, int], k: int, *, smoothing: float) -> Floats:
     """Estimate how frequent each grade is.
 
     :param gold: known grades by task; empty: all are as frequent.
-    :param k: number of grades.
     :param smoothing: pairs that the uniform prior counts for.
     :return: ``[k]``, summing to 1.
     """

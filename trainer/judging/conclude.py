@@ -29,7 +29,6 @@ class JudgeReport:
 
     :param pending: people have yet to answer; nothing was written but their tasks and the report.
     :param judgments: the file of labels; None while pending.
-    :param labels: how many there are.
     :param details: everything, as ``report.json`` holds it.
     """
 
@@ -39,21 +38,15 @@ class JudgeReport:
     details: Mapping[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        """Render for ``--json``.
-
-        :return: JSON-ready values.
-        """
+        """Render for ``--json``."""
         return dict(self.details)
 
 
 def conclude(ready: Prepared, config: JudgeConfig, raters: Sequence[Scored], notes: Sequence[str]) -> JudgeReport:
     """Give each task its label and write everything down.
 
-    :param ready: the job.
-    :param config: how judges are weighed.
     :param raters: the judges with their verdicts.
     :param notes: what the reader should know.
-    :return: labels and report.
     :raises GateRefused: when no judge may be used; the report is written before.
     """
     out = ready.job.out

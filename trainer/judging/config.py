@@ -62,7 +62,6 @@ class JudgeConfig:
     def make(self, name: str) -> tuple[Any, str]:
         """Make a judge.
 
-        :param name: one of :attr:`judges`.
         :return: the judge, and its label.
         :raises UsageError: for a parameter that it has not, or one out of range.
         """

@@ -15,11 +15,7 @@ from darl_opensearch.errors import DarlError
 def using(lock: threading.Lock, path: Path, what: str, *, todo: str) -> Iterator[None]:
     """Have the file for oneself.
 
-    :param lock: held meanwhile.
-    :param path: the file.
     :param what: what it is called in an error.
-    :param todo: what to do then.
-    :yields: nothing.
     :raises DarlError: when the disk is full, or the file damaged or held by another.
     """
     with lock:

@@ -26,7 +26,6 @@ from trainer.registry import Param
 class FileJudge:
     """People who fill a table: CSV for a spreadsheet, or JSONL.
 
-    :param path: where the table lies.
     :param format: of the table that is written.
     """
 
@@ -38,7 +37,6 @@ class FileJudge:
     def judge(self, tasks: Sequence[Task], job: Job, report: Report) -> Verdict:
         """Write the table, or read what it holds.
 
-        :param tasks: its rows.
         :param job: grades, guideline and place.
         :param report: told how much is filled.
         :return: the answers; pending while some are missing.

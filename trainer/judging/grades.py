@@ -8,7 +8,6 @@ from darl_opensearch.scores import GradeScale
 def choices(scale: GradeScale) -> str:
     """Say what may be written.
 
-    :param scale: the grades.
     :return: ``0 irrelevant / 1 related / 2 fits``.
     """
     if numbered(scale):
@@ -23,7 +22,6 @@ def parse_grade(value: object, scale: GradeScale) -> int | None:
 
     :param value: ``2``, ``"2"``, ``"2.0"`` (what a spreadsheet makes of it), ``"fits"`` or ``"2 fits"``; case and
         runs of blanks do not count.
-    :param scale: the grades.
     :return: the grade, or None where it is none of them.
     """
     if isinstance(value, bool) or not isinstance(value, int | float | str):
@@ -46,7 +44,6 @@ def parse_grade(value: object, scale: GradeScale) -> int | None:
 def numbered(scale: GradeScale) -> bool:
     """Say whether the grades' names are numbers themselves.
 
-    :param scale: the grades.
     :return: whether all of them are.
     """
     return all(_number(_fold(name)) is not None for name in scale.names)

@@ -30,10 +30,7 @@ _CUTS = "cut points between the grades, for ratings that are no grades: 0.5,1.5"
 )
 @dataclass(frozen=True, kw_only=True)
 class KnownJudge:
-    """Judgments that are there already, in the trainer's own form.
-
-    :param path: their file.
-    """
+    """Judgments that are there already, in the trainer's own form."""
 
     people: ClassVar[bool] = False
     free: ClassVar[bool] = True
@@ -42,8 +39,6 @@ class KnownJudge:
     def judge(self, tasks: Sequence[Task], job: Job, report: Report) -> Verdict:
         """Look the pairs up.
 
-        :param tasks: the pairs.
-        :param job: grades and place.
         :param report: told how many were found.
         :return: what is known of them.
         :raises InputError: for a broken line, or a pair with two grades.
@@ -82,7 +77,6 @@ class KnownJudge:
 class WorkbenchJudge:
     """Judgment lists of the Search Relevance Workbench: imported, by an LLM, or from clicks.
 
-    :param path: their file.
     :param list: the one list to take.
     :param cuts: cut points between the grades.
     """
@@ -96,8 +90,6 @@ class WorkbenchJudge:
     def judge(self, tasks: Sequence[Task], job: Job, report: Report) -> Verdict:
         """Look the pairs up.
 
-        :param tasks: the pairs.
-        :param job: grades and place.
         :param report: told how many were found.
         :return: what is known of them.
         :raises InputError: for a broken list, or a rating that is no grade.
@@ -128,8 +120,6 @@ class WorkbenchJudge:
 class UbiJudge:
     """Clicks of User Behavior Insights, as weak grades by clicks over expected clicks (COEC).
 
-    :param queries: export of ubi_queries.
-    :param events: export of ubi_events.
     :param cuts: cut points of COEC between the grades.
     :param min_impressions: times an item must have been shown for a query.
     :param max_rank: ranks that count as seen.
@@ -152,8 +142,6 @@ class UbiJudge:
     def judge(self, tasks: Sequence[Task], job: Job, report: Report) -> Verdict:
         """Count clicks and look the pairs up.
 
-        :param tasks: the pairs.
-        :param job: grades and place.
         :param report: told how many were found.
         :return: what clicks say of them.
         :raises InputError: for a broken export, or one without clicks.

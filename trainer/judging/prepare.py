@@ -36,7 +36,6 @@ class Prepared:
     def mixed(self, seed: int) -> list[Task]:
         """Mix tasks and gold for people.
 
-        :param seed: of the order.
         :return: what they judge, in order.
         """
         return blind_order([*self.tasks, *self.drawn.tasks], seed)
@@ -44,7 +43,6 @@ class Prepared:
     def gold_for(self, judge: Any) -> Gold:
         """Choose the gold that a judge is asked.
 
-        :param judge: the judge.
         :return: all of it where asking costs nothing.
         """
         return self.gold if judge.free else self.drawn
@@ -63,11 +61,7 @@ def prepare(
 ) -> Prepared:
     """Read tasks and gold, without writing anything.
 
-    :param config: who judges.
-    :param tasks: task files.
     :param gold: judgments with known grades, or None.
-    :param scale: the grades.
-    :param out: folder of the work.
     :param base: folder that the configuration's paths are relative to.
     :param guideline: Markdown; None: the file that the configuration names.
     :param texts: item texts by id, for gold without any.
@@ -106,8 +100,6 @@ def prepare(
 def open_folder(ready: Prepared, config: JudgeConfig) -> None:
     """Make the folder of the work, or see that it is this job's.
 
-    :param ready: the job.
-    :param config: its seed counts too.
     :raises InputError: when the folder holds another job.
     """
     out = ready.job.out
@@ -136,8 +128,6 @@ def open_folder(ready: Prepared, config: JudgeConfig) -> None:
 def may_go_unscored(name: str, config: JudgeConfig) -> bool:
     """Say whether a judge may be used where there is too little gold to score it.
 
-    :param name: the judge's.
-    :param config: who else is trusted.
     :return: whether it may: people, judgments that are there, and whoever is trusted by name.
     """
     judge, _ = config.make(name)
@@ -145,10 +135,6 @@ def may_go_unscored(name: str, config: JudgeConfig) -> bool:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON file that is there whole or not at all.
-
-    :param path: the file.
-    :param value: JSON-ready.
-    """
+    """Write a JSON file that is there whole or not at all."""
     with new_file(path) as work:
         work.write_text(json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n", encoding="utf-8")

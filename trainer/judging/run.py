@@ -42,7 +42,6 @@ def judge(
     :param config: who judges, and how good a judge has to be.
     :param tasks: task files: JSONL, a pair a line.
     :param gold: judgments with known grades, or None where only people and known judgments are asked.
-    :param scale: the grades.
     :param out: folder of the work; made where it is missing, gone on with where it is there.
     :param base: folder that the configuration's paths are relative to.
     :param guideline: Markdown; None: the file that the configuration names.
@@ -67,8 +66,6 @@ def judge(
 def estimate(ready: Prepared, config: JudgeConfig) -> list[dict[str, Any]]:
     """Say what judging would cost, without asking anybody.
 
-    :param ready: the job.
-    :param config: who judges.
     :return: for each judge its name and pairs, and where it knows them calls, tokens and cost.
     """
     found = []

@@ -23,7 +23,6 @@ class Scored:
     :param answers: by task, gold among them.
     :param gold: agreement with gold; None where it graded none of it.
     :param verdict: ``used``, ``unscored`` (used without a score), ``refused`` or ``waiting`` (for people).
-    :param why: one clause.
     :param counts: what it cost and what went wrong.
     """
 
@@ -43,7 +42,6 @@ class Scored:
         """Render for the report.
 
         :param tasks: what was to be judged, gold left out.
-        :return: JSON-ready values.
         """
         mine = [answer for task, answer in self.answers.items() if task in tasks]
         graded = sum(answer.grade is not None for answer in mine)
@@ -82,15 +80,12 @@ def score(
 ) -> Scored:
     """Hold a judge against gold.
 
-    :param name: the judge's.
     :param answers: its answers by task.
     :param gold: known grades by task, as far as it was asked.
     :param queries: the query of each task.
     :param config: what is asked of it.
-    :param k: number of grades.
     :param trusted: whether it may be used without a score.
     :param waiting: whether more answers may come, and are waited for.
-    :param counts: its costs.
     :return: the verdict. What was scored badly is refused, trusted or not.
     """
     mine = {task: grade for task, grade in graded(answers).items() if task in gold}

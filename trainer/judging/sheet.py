@@ -28,12 +28,7 @@ _FORMULA = re.compile(r"^[\s'\"]*[=+\-@＝＋－＠]")
 
 
 def write_csv(path: Path, tasks: Sequence[Task], scale: GradeScale) -> None:
-    """Write a table with an empty column for the grade.
-
-    :param path: the file to make.
-    :param tasks: its rows.
-    :param scale: the grades.
-    """
+    """Write a table with an empty column for the grade."""
     text = io.StringIO(newline="")
     table = csv.writer(text, quoting=csv.QUOTE_ALL)
     table.writerow(COLUMNS)
@@ -44,12 +39,7 @@ def write_csv(path: Path, tasks: Sequence[Task], scale: GradeScale) -> None:
 
 
 def write_jsonl(path: Path, tasks: Sequence[Task], scale: GradeScale) -> None:
-    """Write a line for each pair, its grade null.
-
-    :param path: the file to make.
-    :param tasks: its lines.
-    :param scale: the grades.
-    """
+    """Write a line for each pair, its grade null."""
     rows = ({"grade": None, "query": task.query, "item": task.text, "choices": choices(scale), "note": "",
              "task": _PREFIX + task.task} for task in tasks)  # fmt: skip
     with new_file(path) as work:
@@ -59,7 +49,6 @@ def write_jsonl(path: Path, tasks: Sequence[Task], scale: GradeScale) -> None:
 def safe_cell(text: str) -> str:
     """Make a text fit for a cell: nothing that a spreadsheet runs, drops or takes for a number.
 
-    :param text: any text.
     :return: one line of it, an apostrophe before what would be a formula.
     """
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
@@ -73,7 +62,6 @@ def read_sheet(path: Path, tasks: Sequence[Task], scale: GradeScale) -> dict[str
 
     :param path: CSV (parted by comma, semicolon or tab: a spreadsheet chooses by country) or JSONL.
     :param tasks: the pairs that were to be judged.
-    :param scale: the grades.
     :return: answers by task; rows whose grade is empty are left out, and so are rows that are no longer there.
     :raises InputError: naming file, line and field of an unknown grade or task, or of a pair graded twice.
     """

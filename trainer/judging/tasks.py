@@ -43,7 +43,6 @@ def task_id(query: str, item_id: str) -> str:
     """Name a pair.
 
     :param query: the query's text; case and runs of blanks do not count.
-    :param item_id: the item.
     :return: 16 hexadecimal digits.
     """
     return hashlib.sha256(f"{same_text(query)}\n{item_id}".encode()).hexdigest()[:16]
@@ -86,7 +85,6 @@ def read_gold(path: Path, scale: GradeScale, texts: Mapping[str, str]) -> Gold:
     """Read judgments of pairs whose grades are known.
 
     :param path: JSONL: query, item_id and grade; query_id, slice and text where given.
-    :param scale: the grades.
     :param texts: item texts by id, for lines without a ``text``.
     :return: the gold, in order.
     :raises InputError: for a broken line, an unknown grade, an item without text, or a pair with two grades.
@@ -120,11 +118,7 @@ def read_gold(path: Path, scale: GradeScale, texts: Mapping[str, str]) -> Gold:
 def draw_gold(gold: Gold, tasks: Sequence[Task], pairs: int, seed: int) -> Gold:
     """Draw gold to mix among tasks, as many items a query as theirs have, leaving out pairs that are judged anyway.
 
-    :param gold: all of it.
     :param tasks: what is to be judged.
-    :param pairs: most pairs.
-    :param seed: of the draw.
-    :return: the gold drawn.
     """
     taken = {task.task for task in tasks}
     queries: dict[str, list[Task]] = {}
@@ -146,8 +140,6 @@ def draw_gold(gold: Gold, tasks: Sequence[Task], pairs: int, seed: int) -> Gold:
 def blind_order(tasks: Sequence[Task], seed: int) -> list[Task]:
     """Shuffle queries, and the items within each: no place says what a model thought, or which pairs are gold.
 
-    :param tasks: in any order.
-    :param seed: of the shuffle.
     :return: all of them, those of one query text side by side.
     """
     queries: dict[str, list[Task]] = {}
@@ -165,7 +157,6 @@ def blind_order(tasks: Sequence[Task], seed: int) -> list[Task]:
 def digest(*parts: object) -> str:
     """Digest what a job consists of.
 
-    :param *parts: JSON-ready values.
     :return: 64 hexadecimal digits.
     """
     return hashlib.sha256(json.dumps(parts, ensure_ascii=False, sort_keys=True).encode()).hexdigest()

@@ -34,7 +34,6 @@ def kl(score: Tensor, teacher: Tensor, query_index: Tensor, *, temperature: floa
     :param score: ``[n]`` float, the student's.
     :param teacher: ``[n]`` float, taken as constant, in the student's unit.
     :param query_index: ``[n]`` int64, equal for items of one query.
-    :param temperature: positive.
     :return: ``[]`` float, the mean over queries whose teacher scores differ; 0 when there is none.
     """
     return mean_over_queries(partial(_of_lists, temperature=temperature), score, teacher.detach(), query_index)

@@ -25,7 +25,6 @@ def check_grades(grades: Tensor, k: int) -> None:
     """Refuse grades that are not on the scale.
 
     :param grades: ``[n]`` int64.
-    :param k: number of grades.
     :raises ValueError: when one lies outside ``0..k-1`` or the type is not int64.
     """
     if grades.dtype != torch.int64:

@@ -32,7 +32,6 @@ def sord(raw: Tensor, grades: Tensor, *, metric: str = "absolute", sharpness: fl
     :param raw: ``[n, k]`` float, a logit for each grade.
     :param grades: ``[n]`` int64 in ``0..k-1``; anything else is a ValueError.
     :param metric: ``absolute`` or ``squared`` difference of grades.
-    :param sharpness: positive.
     :return: ``[]`` float, the mean over pairs; 0 for an empty batch.
     """
     n, k = raw.shape

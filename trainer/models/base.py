@@ -90,7 +90,6 @@ class Backbone(Protocol):
         """Start from what ``[model] base`` names.
 
         :param config: the whole configuration; a backbone reads its own tables of it.
-        :param head: registered head.
         :return: the untrained model, in evaluation mode.
         :raises DarlError: when the base cannot be loaded, or does not fit the configuration.
         """
@@ -99,15 +98,11 @@ class Backbone(Protocol):
     def load(cls, folder: Path) -> Backbone:
         """Read what :meth:`save` wrote.
 
-        :param folder: the folder.
         :return: the same model, in evaluation mode.
         """
 
     def fit_texts(self, items: Iterable[str]) -> None:
-        """Learn what needs no labels from the catalogue, such as how rare a token is.
-
-        :param items: rendered items.
-        """
+        """Learn what needs no labels from the catalogue, such as how rare a token is."""
 
     def pair_features(self, queries: Sequence[str], items: Sequence[str], *, layers: str = ...) -> PairFeatures:
         """Encode pairs of texts, with gradient where the module trains.
@@ -129,12 +124,9 @@ class Backbone(Protocol):
     ) -> FeatureTable:
         """Encode many pairs without gradient, in bounded memory.
 
-        :param queries: distinct queries.
-        :param items: distinct rendered items.
         :param pairs: ``[n, 2]`` int64, rows of ``queries`` and ``items``.
         :param layers: ``average``: also give the averaged halves.
         :param advance: called with the number of texts, or pairs read together, just encoded.
-        :return: the features.
         """
 
     def pooled(self, texts: Sequence[str], *, layers: str = ..., advance: Callable[[int], object] = ...) -> Tensor:
@@ -155,7 +147,6 @@ class Backbone(Protocol):
         :param attention_mask: ``[n, s]`` int64.
         :param token_type_ids: ``[n, s]`` int64, 0 for the query half and 1 for the item half.
         :param layers: ``average``: also give the averaged halves.
-        :return: their features.
         """
 
     def encoder_parameters(self) -> list[Any]:
@@ -178,10 +169,7 @@ class Backbone(Protocol):
         """Compute by operations that a tracer can follow, for as long as the context is open."""
 
     def save(self, folder: Path) -> None:
-        """Write weights (safetensors), configuration and tokenizer; adapters are merged.
-
-        :param folder: an existing folder.
-        """
+        """Write weights (safetensors), configuration and tokenizer; adapters are merged."""
 
 
 def layer_mean(states: Sequence[Tensor]) -> Tensor:

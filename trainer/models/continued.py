@@ -18,9 +18,7 @@ BUNDLE = "bundle:"
 def starting_model(config: Config, base: Path, make: Any) -> Backbone:
     """Load what ``[model] base`` names.
 
-    :param config: the configuration.
     :param base: folder that a bundle's path is relative to.
-    :param make: the registered backbone.
     :return: the model, in evaluation mode.
     :raises DarlError: when it cannot be loaded, or does not fit the configuration.
     """

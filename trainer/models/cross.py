@@ -40,9 +40,7 @@ class CrossEncoder(JointReader):
 
     :param encoder: a sequence classifier of one or two labels, or a bare encoder.
     :param tokenizer: its tokenizer, with the pair template and truncation of the bundle.
-    :param gains: gain of each grade.
     :param scored: whether the encoder has a trained classifier.
-    :param head: registered head.
     """
 
     def __init__(
@@ -58,8 +56,6 @@ class CrossEncoder(JointReader):
     def from_base(cls, config: Config, head: str) -> CrossEncoder:
         """Start from the encoder that ``[model] base`` names.
 
-        :param config: the configuration.
-        :param head: registered head.
         :return: the untrained model, in evaluation mode.
         :raises DarlError: when there is no such encoder, or it has more labels than a relevance needs.
         """
@@ -83,7 +79,6 @@ class CrossEncoder(JointReader):
         :param attention_mask: ``[n, s]`` int64.
         :param token_type_ids: ``[n, s]`` int64, 1 from the item's first token on.
         :param layers: ``average``: also give the averaged halves.
-        :return: their features.
         """
         pad = self.encoder.config.pad_token_id or 0
         # Some encoders count positions by what is not padding, and padding is 0 in every bundle.
@@ -113,17 +108,11 @@ class CrossEncoder(JointReader):
         return list(self.encoder.parameters())
 
     def exporting(self) -> AbstractContextManager[None]:
-        """Compute by operations that a tracer can follow, for as long as the context is open.
-
-        :return: the context.
-        """
+        """Compute by operations that a tracer can follow, for as long as the context is open."""
         return eager_attention(self.encoder)
 
     def save(self, folder: Path) -> None:
-        """Write weights, configuration and tokenizer.
-
-        :param folder: an existing folder.
-        """
+        """Write weights, configuration and tokenizer."""
         self.encoder.save_pretrained(folder / WEIGHTS)
         save_file({n: t.contiguous() for n, t in self.head.state_dict().items()}, folder / "head.safetensors")
         config = {"backbone": "cross", "head": self.head_name, "gains": list(self.gains), "scored": self.scored}
@@ -134,7 +123,6 @@ class CrossEncoder(JointReader):
     def load(cls, folder: Path) -> CrossEncoder:
         """Read what :meth:`save` wrote.
 
-        :param folder: the folder.
         :return: the same model, in evaluation mode.
         """
         from transformers import AutoModel, AutoModelForSequenceClassification

@@ -15,7 +15,6 @@ def choose(name: str) -> torch.device:
     """Find the device that a configuration names.
 
     :param name: ``auto`` (the first GPU, else the CPU), or torch's own name: ``cpu``, ``cuda``, ``cuda:1``.
-    :return: the device.
     :raises UsageError: when there is none of that name.
     """
     if name == "auto":
@@ -34,8 +33,6 @@ def on(model: Any, device: torch.device) -> Iterator[None]:
     """Have a model on a device for a while.
 
     :param model: a module; back on the CPU afterwards, whatever happens.
-    :param device: where it is needed.
-    :yield: nothing.
     """
     if device.type == "cpu":
         yield

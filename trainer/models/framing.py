@@ -16,9 +16,7 @@ from tokenizers import Tokenizer, processors
 class Frame:
     """Token ids around the two texts.
 
-    :param before: ids before the query.
     :param between: ids between query and item.
-    :param after: ids after the item.
     """
 
     before: tuple[int, ...]
@@ -33,7 +31,6 @@ class Frame:
 def frame_of(tokenizer: Any) -> Frame:
     """Read the frame that a checkpoint's own tokenizer puts around a pair.
 
-    :param tokenizer: transformers' fast tokenizer.
     :return: such as ``[CLS]``, ``[SEP]`` and ``[SEP]``.
     """
     encoding = tokenizer("a", "b")
@@ -55,7 +52,6 @@ def framed(tokenizer: Tokenizer, frame: Frame, max_length: int) -> Tokenizer:
     Type ids are 0 up to the item and 1 from its first token on, whether or not the encoder reads them: they say
     where the item is.
 
-    :param tokenizer: a fast tokenizer.
     :param frame: what stands around the texts.
     :param max_length: most tokens of a pair, frame included.
     :return: a new tokenizer: pair template, truncation, no padding.

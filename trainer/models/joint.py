@@ -28,11 +28,8 @@ BLOCK = 8192  # pairs whose tokens are in memory at a time
 class JointReader(nn.Module, ABC):
     """A backbone whose encoder sees query and item in one sequence.
 
-    :param encoder: the transformers module.
     :param tokenizer: its tokenizer, with the pair template and truncation of the bundle.
-    :param head: registered head.
     :param n_features: features that the head reads.
-    :param gains: gain of each grade.
     """
 
     halves = 1
@@ -101,8 +98,6 @@ class JointReader(nn.Module, ABC):
     ) -> FeatureTable:
         """Encode many pairs without gradient, in bounded memory.
 
-        :param queries: distinct queries.
-        :param items: distinct rendered items.
         :param pairs: ``[n, 2]`` int64, rows of ``queries`` and ``items``.
         :param layers: ``average``: also give the averaged halves.
         :param advance: called with the number of pairs just encoded.
@@ -168,7 +163,6 @@ def check_length(length: int, config: Any, *, taken: int = 0) -> None:
     """Refuse caps for which the encoder has no positions.
 
     :param length: most tokens of a pair.
-    :param config: the encoder's.
     :param taken: positions that no token can have.
     :raises UsageError: when there are fewer positions.
     """

@@ -46,9 +46,7 @@ class LlmReranker(JointReader):
 
     :param encoder: the decoder without its output layer.
     :param tokenizer: its tokenizer, with the prompt as pair template and truncation of the bundle.
-    :param gains: gain of each grade.
     :param adapters: table ``[lora]``.
-    :param head: registered head.
     :param checkpointing: recompute activations in the backward pass instead of keeping them.
     """
 
@@ -75,8 +73,6 @@ class LlmReranker(JointReader):
     def from_base(cls, config: Config, head: str) -> LlmReranker:
         """Start from the decoder that ``[model] base`` names.
 
-        :param config: the configuration.
-        :param head: registered head.
         :return: the untrained model, in evaluation mode: a zero-shot judge.
         :raises DarlError: when there is no such decoder, or prompt, words or targets do not fit it.
         """
@@ -111,7 +107,6 @@ class LlmReranker(JointReader):
         :param attention_mask: ``[n, s]`` int64, ones first: padding is on the right.
         :param token_type_ids: ``[n, s]`` int64, not read.
         :param layers: ``average``: also give the averaged halves.
-        :return: their features.
         """
         mask = _causal_mask(input_ids) if self._explicit_mask else None
         out = self.encoder(
@@ -138,8 +133,6 @@ class LlmReranker(JointReader):
 
         Head and OOD calibration are fitted on these, and the graph that they go into computes in float32.
 
-        :param queries: distinct queries.
-        :param items: distinct rendered items.
         :param pairs: ``[n, 2]`` int64, rows of ``queries`` and ``items``.
         :param layers: ``average``: also give the averaged halves.
         :param advance: called with the number of pairs just encoded.
@@ -160,12 +153,7 @@ class LlmReranker(JointReader):
             lora.frozen_to(self.encoder, torch.bfloat16)
 
     def to(self, *args: Any, **kwargs: Any) -> LlmReranker:
-        """Move the model; its frozen weights are bfloat16 on a GPU and float32 on the CPU.
-
-        :param *args: as torch's.
-        :param **kwargs: as torch's.
-        :return: the model.
-        """
+        """Move the model; its frozen weights are bfloat16 on a GPU and float32 on the CPU."""
         device = torch._C._nn._parse_to(*args, **kwargs)[0]
         if device is not None and device.type == "cuda":
             lora.frozen_to(self.encoder, torch.bfloat16)  # before the move: half the memory there
@@ -175,19 +163,12 @@ class LlmReranker(JointReader):
         return self
 
     def encoder_parameters(self) -> list[Any]:
-        """Parameters below the head that training changes.
-
-        :return: the adapters'.
-        """
+        """Parameters below the head that training changes."""
         return [parameter for parameter in self.encoder.parameters() if parameter.requires_grad]
 
     def state_dict(self, *args: Any, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> Any:
         """What training changes: adapters and head. As part of another module: everything.
 
-        :param *args: as torch's.
-        :param destination: as torch's.
-        :param prefix: as torch's.
-        :param keep_vars: as torch's.
         :return: weights and buffers by name.
         """
         if args or destination is not None:  # torch gathers a whole module's weights, as for tracing
@@ -199,8 +180,6 @@ class LlmReranker(JointReader):
         """Put adapters and head back.
 
         :param state_dict: what :meth:`state_dict` gave.
-        :param strict: refuse other names.
-        :param assign: as torch's.
         :return: torch's report on the keys.
         :raises RuntimeError: when names are missing or unknown, and ``strict``.
         """
@@ -219,10 +198,7 @@ class LlmReranker(JointReader):
             self._explicit_mask = False
 
     def save(self, folder: Path) -> None:
-        """Write merged weights, configuration and tokenizer.
-
-        :param folder: an existing folder.
-        """
+        """Write merged weights, configuration and tokenizer."""
         from transformers import AutoModel
 
         config = type(self.encoder.config).from_dict(self.encoder.config.to_dict())
@@ -244,7 +220,6 @@ class LlmReranker(JointReader):
     def load(cls, folder: Path) -> LlmReranker:
         """Read what :meth:`save` wrote.
 
-        :param folder: the folder.
         :return: the same model with new adapters that add nothing yet, in evaluation mode.
         """
         from transformers import AutoModel

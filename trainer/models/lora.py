@@ -23,7 +23,6 @@ def inject(encoder: Any, config: Lora) -> Any:
 
     :param encoder: the transformers module, changed in place.
     :param config: table ``[lora]``.
-    :return: the same module.
     :raises UsageError: when a target is not there.
     :raises MissingExtra: when peft is not installed.
     """
@@ -57,10 +56,8 @@ def _linear4bit(module: Any, x: Tensor) -> Tensor:
 def targets(encoder: Any, wanted: Sequence[str]) -> list[str]:
     """Find the matrices that get adapters.
 
-    :param encoder: the transformers module.
     :param wanted: last names of modules; none: every matrix there is, which Dettmers et al. 2023 (arXiv:2305.14314)
         found to be what matches full fine-tuning.
-    :return: their last names.
     :raises UsageError: when one is not there.
     """
     linear = {name.rpartition(".")[2] for name, module in encoder.named_modules() if _is_matrix(module)}
@@ -81,11 +78,7 @@ def _is_matrix(module: nn.Module) -> bool:
 
 
 def layers(encoder: Any) -> Iterator[tuple[str, Any]]:
-    """Modules that have adapters.
-
-    :param encoder: the transformers module.
-    :yields: name and peft's layer.
-    """
+    """Modules that have adapters."""
     from peft.tuners.lora import LoraLayer
 
     for name, module in encoder.named_modules():
@@ -95,11 +88,7 @@ def layers(encoder: Any) -> Iterator[tuple[str, Any]]:
 
 @contextmanager
 def merged(encoder: Any) -> Iterator[None]:
-    """Have the adapters added to the matrices for a while, as plain products.
-
-    :param encoder: the transformers module.
-    :yields: nothing.
-    """
+    """Have the adapters added to the matrices for a while, as plain products."""
     found = [layer for _, layer in layers(encoder)]
     for layer in found:
         layer.merge()
@@ -114,7 +103,6 @@ def merged(encoder: Any) -> Iterator[None]:
 def merged_weights(encoder: Any) -> dict[str, Tensor]:
     """Weights of the encoder with its adapters merged; the encoder stays as it is.
 
-    :param encoder: the transformers module.
     :return: float32 weights under the names that the encoder had before adapters.
     """
     adapted = dict(layers(encoder))
@@ -138,7 +126,6 @@ def plain(parameter: Any) -> Tensor:
     """A weight in float32, whatever it is kept in.
 
     :param parameter: a parameter, possibly one of bitsandbytes in 4 bits.
-    :return: the values.
     """
     if getattr(parameter, "quant_state", None) is not None:
         functional = load("bitsandbytes.functional", "qlora")

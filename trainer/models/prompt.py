@@ -26,7 +26,6 @@ def pieces(prompt: str, grades: Sequence[str], tokenizer: Any, *, chat: bool) ->
 
     :param prompt: with ``{query}``, then ``{item}``, and where wanted ``{grades}``.
     :param grades: names of the grades, lowest first.
-    :param tokenizer: transformers' tokenizer.
     :param chat: put it as a user's message into the model's chat template, where it has one.
     :return: texts before the query, between query and item, and after the item.
     :raises UsageError: when a text is missing, there twice, or in the wrong order.
@@ -47,9 +46,7 @@ def frame_of_prompt(parts: tuple[str, str, str], tokenizer: Any, *, chat: bool) 
     """Tokenise the pieces of a prompt.
 
     :param parts: from :func:`pieces`.
-    :param tokenizer: transformers' tokenizer.
     :param chat: whether they come from a chat template, which has its own first token.
-    :return: their ids.
     """
     before, between, after = (tuple(tokenizer(part, add_special_tokens=False)["input_ids"]) for part in parts)
     alone = tokenizer("")["input_ids"]
@@ -63,7 +60,6 @@ def first_tokens(words: Sequence[str], after: str, tokenizer: Any) -> list[int]:
 
     :param words: a word for each grade.
     :param after: text before the word, the end of the prompt.
-    :param tokenizer: transformers' tokenizer.
     :return: a token id for each.
     :raises UsageError: when two words begin with the same token, or one is empty.
     """

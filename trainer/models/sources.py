@@ -25,12 +25,9 @@ SUPPORTED = {"bert": 0, "roberta": 1, "xlm-roberta": 1}
 class EncoderSource:
     """A loaded bi-encoder.
 
-    :param encoder: the transformers module.
-    :param tokenizer: its fast tokenizer.
     :param cls: token a sequence starts with.
     :param sep: token a sequence ends with.
     :param pooling: ``mean`` or ``cls``.
-    :param position_offset: first position id.
     """
 
     encoder: Any
@@ -60,7 +57,6 @@ def located(name: str) -> str:
     """Where a checkpoint is.
 
     :param name: a folder, a hub name, or ``packaged:all-MiniLM-L6-v2``.
-    :return: what transformers takes.
     :raises MissingExtra: when the package that carries it is not installed.
     """
     return str(packaged_minilm()) if name == f"packaged:{PACKAGED}" else name
@@ -70,7 +66,6 @@ def load_tokenizer(name: str) -> Any:
     """Load a checkpoint's tokenizer.
 
     :param name: a folder, a hub name, or ``packaged:all-MiniLM-L6-v2``.
-    :return: transformers' tokenizer.
     :raises InputError: when there is none.
     """
     from transformers import AutoTokenizer
@@ -135,9 +130,7 @@ def quiet() -> Iterator[None]:
 def unusable(what: str, name: str, err: Exception) -> InputError:
     """Say that a checkpoint cannot be loaded.
 
-    :param what: the part of it.
     :param name: its name in the configuration.
-    :param err: why.
     :return: the error, to be raised.
     """
     lines = str(err).strip().splitlines() or [type(err).__name__]
@@ -165,9 +158,6 @@ def pair_tokenizer(tokenizer: Tokenizer, cls: str, sep: str, max_length: int) ->
 
     The second CLS matters: without it the item half's embedding is not the bi-encoder's.
 
-    :param tokenizer: a fast tokenizer.
-    :param cls: its first token.
-    :param sep: its last token.
     :param max_length: most tokens of a pair.
     :return: a new tokenizer: pair template, truncation, no padding.
     """

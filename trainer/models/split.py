@@ -41,12 +41,10 @@ class SplitReranker(nn.Module):
 
     :param encoder: a transformers encoder whose attention takes a ``[n, s, s]`` mask.
     :param tokenizer: its tokenizer, with the pair template and truncation of the bundle.
-    :param gains: gain of each grade.
     :param query_cap: most tokens of a query.
     :param item_cap: most tokens of an item.
     :param pooling: ``mean`` or ``cls``, as the bi-encoder was trained.
     :param position_offset: first position id (0 for BERT, padding index + 1 for RoBERTa).
-    :param head: registered head.
     """
 
     halves = 2
@@ -83,8 +81,6 @@ class SplitReranker(nn.Module):
     def from_base(cls, config: Config, head: str) -> SplitReranker:
         """Start from the bi-encoder that ``[model] base`` names.
 
-        :param config: the configuration.
-        :param head: registered head.
         :return: the untrained model, in evaluation mode.
         :raises DarlError: when there is no such bi-encoder, or it cannot be split.
         """
@@ -104,11 +100,8 @@ class SplitReranker(nn.Module):
     ) -> SplitReranker:
         """Start from a bi-encoder's checkpoint.
 
-        :param source: the loaded checkpoint.
-        :param gains: gain of each grade.
         :param query_cap: most tokens of a query.
         :param item_cap: most tokens of an item.
-        :param head: registered head.
         :return: a model that ranks as the bi-encoder's cosine does.
         :raises UsageError: when the checkpoint has positions for fewer tokens.
         """
@@ -126,10 +119,7 @@ class SplitReranker(nn.Module):
         )  # fmt: skip
 
     def fit_texts(self, items: Iterable[str]) -> None:
-        """Learn how rare each token is.
-
-        :param items: rendered items.
-        """
+        """Learn how rare each token is."""
         self.fit_rarity(items)
 
     @torch.no_grad()
@@ -137,8 +127,6 @@ class SplitReranker(nn.Module):
         """Set the tokens' inverse document frequency from item texts; needs no labels.
 
         ``log((N + 1) / (df + 0.5))``, floored, and 0 for special tokens.
-
-        :param texts: rendered items.
         """
         df = torch.zeros_like(self.rarity)
         count = 0
@@ -236,7 +224,6 @@ class SplitReranker(nn.Module):
         :param attention_mask: ``[n, s]`` int64.
         :param token_type_ids: ``[n, s]`` int64, 0 for the query half and 1 for the item half.
         :param layers: ``average``: also give the averaged halves.
-        :return: their features.
         """
         item_part = token_type_ids * attention_mask
         query_part = attention_mask - item_part
@@ -293,12 +280,9 @@ class SplitReranker(nn.Module):
 
         Queries' states are kept; items pass by in chunks.
 
-        :param queries: distinct queries.
-        :param items: distinct rendered items.
         :param pairs: ``[n, 2]`` int64, rows of ``queries`` and ``items``.
         :param layers: ``average``: also give the averaged halves.
         :param advance: called with the number of texts just encoded.
-        :return: the features.
         """
         similarity = torch.zeros(len(pairs), N_FEATURES)
         query_states, query_pooled, query_mean = self._encode_texts(queries, advance, layers)
@@ -383,10 +367,7 @@ class SplitReranker(nn.Module):
         return ids.to(device), mask.to(device)
 
     def encoder_parameters(self) -> list[nn.Parameter]:
-        """Parameters below the head that this backbone trains.
-
-        :return: the encoder's.
-        """
+        """Parameters below the head that this backbone trains."""
         return list(self.encoder.parameters())
 
     def tokenizer(self) -> Tokenizer:
@@ -397,17 +378,11 @@ class SplitReranker(nn.Module):
         return self._tokenizer
 
     def exporting(self) -> AbstractContextManager[None]:
-        """Nothing to do: what :meth:`load` gives computes by operations that a tracer can follow.
-
-        :return: the context.
-        """
+        """Nothing to do: what :meth:`load` gives computes by operations that a tracer can follow."""
         return nullcontext()
 
     def save(self, folder: Path) -> None:
-        """Write weights, configuration and tokenizer.
-
-        :param folder: an existing folder.
-        """
+        """Write weights, configuration and tokenizer."""
         save_file({name: t.contiguous() for name, t in self.state_dict().items()}, folder / "model.safetensors")
         config = {
             "backbone": "split", "head": self.head_name, "gains": list(self.gains),
@@ -422,7 +397,6 @@ class SplitReranker(nn.Module):
     def load(cls, folder: Path) -> SplitReranker:
         """Read what :meth:`save` wrote.
 
-        :param folder: the folder.
         :return: the same model, in evaluation mode.
         """
         from transformers import AutoConfig, AutoModel
@@ -457,7 +431,6 @@ def _stack(sides: list[tuple[Tensor, Tensor]], width: int) -> tuple[Tensor, Tens
 def special_ids(tokenizer: Tokenizer) -> Tensor:
     """Token ids of a tokenizer's special tokens.
 
-    :param tokenizer: the tokenizer.
     :return: ``[m]`` int64.
     """
     ids = [i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special]

@@ -14,9 +14,6 @@ def eager_attention(encoder: Any) -> Iterator[None]:
     """Attention as plain products and a softmax for a while; fused kernels have no ONNX operator of their own.
 
     Some architectures cannot be switched: they stay as they are, and the exporter spells the fused kernel out.
-
-    :param encoder: a transformers module.
-    :yields: nothing.
     """
     used = encoder.config._attn_implementation
     with quiet():  # about those that cannot

@@ -25,7 +25,6 @@ class Detector(nn.Module, ABC):
     def fit(self, chunks: Chunks) -> None:
         """Fit on training rows; neither their order nor their repetition counts.
 
-        :param chunks: of training rows.
         :raises ValueError: when there are too few distinct ones.
         """
 
@@ -61,17 +60,13 @@ def in_chunks(*tensors: Tensor, size: int = CHUNK) -> Chunks:
     """Cut tensors that are in memory.
 
     :param *tensors: each ``[m, …]``, in the order in which the detector reads them.
-    :param size: rows of a chunk.
     :return: what ``fit`` takes.
     """
     return lambda: zip(*(tensor.split(size) for tensor in tensors), strict=True)
 
 
 def empty() -> Iterable[tuple[Tensor, ...]]:
-    """Give no rows.
-
-    :return: no chunks.
-    """
+    """Give no rows."""
     return ()
 
 
@@ -80,7 +75,6 @@ def distinct(chunks: Iterable[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...
 
     Eight bytes are kept of a row, so a million rows take eight megabytes.
 
-    :param chunks: of rows.
     :yield: chunks without repetitions; none is empty.
     """
     known = np.zeros(0, dtype=np.uint64)

@@ -17,8 +17,6 @@ class ConformalCalibration(nn.Module):
 
     Vovk, Gammerman and Shafer 2005; for outliers Bates et al. 2023, arXiv:2104.08279. For pairs exchangeable
     with the calibration pairs the false-alarm rate at ``ood_score >= 1 - alpha`` is at most alpha.
-
-    :param n: calibration distances.
     """
 
     def __init__(self, n: int) -> None:
@@ -39,7 +37,6 @@ class ConformalCalibration(nn.Module):
 
         :param distances: ``[n]`` of pairs that nothing was fitted, chosen or stopped on.
         :param alpha: false-alarm rate that must be expressible, in (0, 1).
-        :return: the calibration.
         :raises InputError: when ``n < 1 / alpha - 1``: the smallest p-value could not reach alpha.
         """
         check_count(len(distances), alpha)
@@ -81,7 +78,6 @@ def ood_columns(distance: Tensor, table: Tensor, median: Tensor, spread: Tensor)
 def least_pairs(alpha: float) -> int:
     """Count the calibration pairs below which no pair can be called OOD: the smallest p-value is ``1 / (n + 1)``.
 
-    :param alpha: false-alarm rate.
     :return: the least n.
     """
     return math.ceil(1 / alpha - 1 - 1e-9)
@@ -90,8 +86,6 @@ def least_pairs(alpha: float) -> int:
 def check_count(pairs: int, alpha: float) -> None:
     """Refuse too few calibration pairs: the smallest p-value, ``1 / (n + 1)``, must reach alpha.
 
-    :param pairs: how many there are.
-    :param alpha: false-alarm rate.
     :raises InputError: when ``pairs < 1 / alpha - 1``.
     """
     needed = least_pairs(alpha)

@@ -45,9 +45,7 @@ class Catalogue(Detector):
 
     :param width: features ``h``, of the item half or of both side by side.
     :param halves: how many halves the features hold, each of unit length; the last is the item.
-    :param k: which neighbour.
     :param max_reference: most training rows kept of each half.
-    :param ridge: penalty.
     """
 
     def __init__(

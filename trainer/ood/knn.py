@@ -41,9 +41,7 @@ class NearestNeighbours(Detector):
 
     :param width: features ``h``, of one half or of both side by side.
     :param halves: how many halves the features hold, each of unit length.
-    :param k: which neighbour.
     :param max_reference: most training rows kept of each half.
-    :param reference: how they are chosen.
     :param whiten: exponent of the inverse covariance's eigenvalues, by which each half is whitened; 0: it is not.
     """
 

@@ -14,7 +14,6 @@ from trainer.ood.base import Chunks, distinct
 class Moments:
     """Moments of ``count`` rows, in float64.
 
-    :param count: rows.
     :param mean: ``[w]``.
     :param covariance: ``[w, w]``, the scatter divided by ``count``.
     :param fourth: mean of the fourth power of a row's distance from the mean.

@@ -20,8 +20,6 @@ def sample(chunks: Chunks, size: int, columns: slice = slice(None)) -> Tensor:
     Bottom-k sampling (Cohen and Kaplan 2007, doi:10.1145/1281100.1281133): however the rows are ordered, cut into
     chunks or repeated, the same ones are kept, and never more than ``size`` beside a chunk are in memory.
 
-    :param chunks: of rows.
-    :param size: most rows.
     :param columns: which of the first tensor of a chunk.
     :return: ``[at most size, w]``, each row once.
     """
@@ -42,7 +40,6 @@ def coreset(rows: Tensor, size: int) -> Tensor:
     arXiv:1708.00489, choose what to label. It starts from the row nearest to the mean.
 
     :param rows: ``[m, w]`` of unit length.
-    :param size: how many to choose.
     :return: ``[min(m, size), w]``.
     """
     if len(rows) <= size:
@@ -62,7 +59,6 @@ def kmeans(rows: Tensor, size: int) -> Tensor:
     random order. A group that loses all its rows keeps its centre.
 
     :param rows: ``[m, w]`` of unit length.
-    :param size: groups.
     :return: ``[min(m, size), w]`` centres of unit length.
     """
     if len(rows) <= size:
@@ -94,7 +90,6 @@ def gather(chunks: Chunks, size: int, how: str, columns: slice = slice(None)) ->
     """Reduce rows to a bounded reference.
 
     :param chunks: of rows of unit length.
-    :param size: most rows kept.
     :param how: ``sample``, ``coreset`` or ``kmeans``; the last two choose among eight times as many drawn rows.
     :param columns: which of the first tensor of a chunk.
     :return: ``[at most size, w]``; where there are no more distinct rows than that, all of them.

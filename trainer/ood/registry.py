@@ -22,7 +22,6 @@ CATALOGUE = "catalogue"
 def reads(name: str) -> tuple[str, ...]:
     """Say what a detector reads of a pair.
 
-    :param name: registered detector.
     :return: some of :data:`READS`, in the order in which its ``forward`` takes them.
     """
     return tuple(part for part in DETECTORS[name].needs.split() if part in READS)
@@ -31,7 +30,6 @@ def reads(name: str) -> tuple[str, ...]:
 def needs_catalogue(name: str) -> bool:
     """Say whether a detector is also fitted on the items that nobody judged.
 
-    :param name: registered detector.
     :return: whether ``fit`` takes their rows as well.
     """
     return CATALOGUE in DETECTORS[name].needs.split()

@@ -28,17 +28,12 @@ class AugmentedStage(Stage):
     def check(self, config: Config) -> None:
         """Ask for new samples.
 
-        :param config: the whole configuration.
         :raises UsageError: where there are none.
         """
         need(config.data.new, "augmented", "[data] new", "name the judgments of the new samples")
 
     def run(self, context: Context) -> Outcome:
-        """Train.
-
-        :param context: everything there is.
-        :return: history.
-        """
+        """Train."""
         config, data, own = context.config, context.data, context.config.augment
         cap, seed = config.stages.items_per_query, context.seed
         new = JudgedSource(context.pairs["new"], cap=cap, seed=seed, slices=[query.slice for query in data.new])

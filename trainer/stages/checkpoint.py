@@ -71,7 +71,6 @@ def write(folder: Path, checkpoint: Checkpoint, best: Mapping[str, Tensor] | Non
 def read(folder: Path) -> Checkpoint | None:
     """Read what :func:`write` wrote.
 
-    :param folder: the folder.
     :return: the checkpoint, or None where there is none.
     """
     if not (folder / PROGRESS).is_file():
@@ -83,17 +82,13 @@ def read(folder: Path) -> Checkpoint | None:
 def best(folder: Path) -> dict[str, Tensor]:
     """Read the weights with the best dev loss.
 
-    :param folder: the folder.
     :return: weights by name.
     """
     return load_file(folder / BEST)
 
 
 def recover(folder: Path) -> None:
-    """Bring back the checkpoint of a process that was killed between two renames, and clear away what it left.
-
-    :param folder: the folder.
-    """
+    """Bring back the checkpoint of a process that was killed between two renames, and clear away what it left."""
     left = sorted(folder.parent.glob(f".{folder.name}.*.old"), key=lambda p: p.stat().st_mtime)
     work = _work(folder)
     if not folder.exists():

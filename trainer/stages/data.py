@@ -49,8 +49,6 @@ MADE_PAIRS = 10  # times 1 / alpha: calibration pairs that are made where the ca
 class Pairs:
     """Judged or unjudged pairs as rows over distinct texts.
 
-    :param queries: query texts.
-    :param items: item texts.
     :param index: ``[n, 2]`` int64, rows of queries and items.
     :param grades: ``[n]`` int64; empty for unjudged pairs.
     """
@@ -68,7 +66,6 @@ class Pairs:
     def gains(self, gains: Sequence[float]) -> Tensor:
         """Gains over the highest gain.
 
-        :param gains: of each grade.
         :return: ``[n]`` float in [0, 1].
         """
         table = torch.tensor(gains, dtype=torch.float32)
@@ -77,7 +74,6 @@ class Pairs:
     def numpy(self, gains: Sequence[float]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
         """What the metrics take.
 
-        :param gains: of each grade.
         :return: grades, gains and query index, each ``[n]``.
         """
         grades = self.grades.numpy()
@@ -87,7 +83,6 @@ class Pairs:
 class Features:
     """Features of fixed sets of pairs, encoded once while the encoder stays as it is.
 
-    :param model: the backbone.
     :param advance: called with the number of texts just encoded.
     :param device: where it is encoded; the features are on the CPU always.
     """
@@ -204,17 +199,12 @@ class RunData:
         return [*self.sampled, *self.dev, *self.new]
 
     def judged(self, queries: Sequence[JudgedQuery]) -> Pairs:
-        """Lay judged queries out as pairs.
-
-        :param queries: some of them.
-        :return: the pairs.
-        """
+        """Lay judged queries out as pairs."""
         return self._pairs([(q.query, q.item_ids) for q in queries], [g for q in queries for g in q.grades])
 
     def unjudged(self, queries: Sequence[tuple[TrafficQuery, tuple[str, ...]]]) -> Pairs:
         """Lay traffic out as pairs.
 
-        :param queries: some of it.
         :return: the pairs, without grades.
         """
         return self._pairs([(q.query, ids) for q, ids in queries], [])
@@ -229,10 +219,7 @@ class RunData:
         )  # fmt: skip
 
     def summary(self) -> dict[str, Any]:
-        """Counts and digests, for the run and the card.
-
-        :return: JSON-ready values.
-        """
+        """Counts and digests, for the run and the card."""
         told: dict[str, Any] = {
             "items": {"count": len(self.items), "sha256": _sha256_of(self.items)},
             "train": _count(self.train),
@@ -263,11 +250,9 @@ def _count(queries: Sequence[JudgedQuery] | Sequence[TrafficQuery]) -> dict[str,
 def read_data(config: Config, folder: Path, tokenizer: Tokenizer, *, store: Path | None = None) -> RunData:
     """Read and split everything a configuration names.
 
-    :param config: the configuration.
     :param folder: what its paths are relative to.
     :param tokenizer: the base model's, for the item cap.
     :param store: where items and judgments are kept when they do not belong into memory; None: in a temporary file.
-    :return: the data.
     :raises InputError: naming file, line and field of what is wrong.
     """
     k, data, cap = config.grades.scale.k, config.data, config.model.query_cap
@@ -354,9 +339,7 @@ def keeps_on_disk(data: Data, folder: Path) -> bool:
 def sampled(queries: Sequence[JudgedQuery], pairs: int, seed: int) -> list[JudgedQuery]:
     """Draw queries until their pairs are as many as memory is to hold.
 
-    :param queries: training queries.
     :param pairs: most pairs; one query is drawn in any case.
-    :param seed: of the draw.
     :return: the queries, in their order; where all fit, all of them.
     """
     chosen: dict[int, JudgedQuery] = {}
@@ -374,7 +357,6 @@ def sampled(queries: Sequence[JudgedQuery], pairs: int, seed: int) -> list[Judge
 class _Judged:
     """Items and judged queries, wherever they are kept.
 
-    :param items: the catalogue.
     :param train: training queries, cut to the cap.
     :param dev: queries held out for dev; none where there is a file of them.
     :param spare: queries held out for traffic; none where there is a file of them.

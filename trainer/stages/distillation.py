@@ -42,7 +42,6 @@ class DistillStage(Stage):
     def check(self, config: Config) -> None:
         """Ask for a teacher and a loss that there are.
 
-        :param config: the whole configuration.
         :raises UsageError: for what there is not.
         """
         need(config.distill.teacher, "distill", "[distill] teacher", "write file:…, bundle:… or a URL")
@@ -52,7 +51,6 @@ class DistillStage(Stage):
     def ready(self, config: Config, base: Path) -> None:
         """Open the teacher once.
 
-        :param config: the whole configuration.
         :param base: folder its paths are relative to.
         :raises DarlError: when it is not there.
         """
@@ -61,7 +59,6 @@ class DistillStage(Stage):
     def run(self, context: Context) -> Outcome:
         """Ask the teacher, then train.
 
-        :param context: everything there is.
         :return: history, and what the teacher left out.
         """
         config, own, data = context.config, context.config.distill, context.data
@@ -95,10 +92,7 @@ class DistillStage(Stage):
 class DistilledLoss:
     """A distillation loss and the graded objective as a step's loss.
 
-    :param objective: of the judged pairs.
     :param loss: registered distillation loss with its parameters bound.
-    :param weight: of the distillation loss.
-    :param graded: weight of the objective.
     """
 
     def __init__(self, objective: Objective, loss: Callable[..., Tensor], *, weight: float, graded: float) -> None:
@@ -119,9 +113,7 @@ class DistilledLoss:
         """Contribution of some queries to the loss of the batch that holds them.
 
         :param model: the backbone, training.
-        :param batch: some queries.
         :param whole: ``[4]`` counts of the whole batch.
-        :param share: of the penalty.
         :return: ``[]`` float.
         """
         head = model.head
@@ -169,7 +161,6 @@ def _source(context: Context, asks: Sequence[Ask], told: Sequence[Sequence[float
 def by_text(asks: Sequence[Ask], told: Sequence[Sequence[float | None]], how: str, *, where: str) -> Scores:
     """Normalise scores query by query and key them by what the student sees: the texts.
 
-    :param asks: queries with their items.
     :param told: scores of each query's items.
     :param how: as in :func:`trainer.teachers.normalised`.
     :param where: teacher to name in an error.

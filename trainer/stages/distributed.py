@@ -131,7 +131,6 @@ def gather(value: T) -> list[T]:
 def main_first(work: Callable[[], T]) -> T:
     """Have the first process do something before the others do it, such as build a file that all read.
 
-    :param work: what every process does.
     :return: what it gave in this process.
     :raises PeerLost: in the others, when the first one failed.
     """
@@ -232,8 +231,6 @@ def launch(target: Callable[..., None], args: tuple[Any, ...], processes: int) -
     """Start the processes of a run on this machine and wait for them.
 
     :param target: what each runs, by name importable; it exits by ``SystemExit``, and joins by :func:`joined`.
-    :param args: its arguments.
-    :param processes: how many.
     :raises SystemExit: with the exit code of the process that failed first, which has said why.
     :raises DarlError: when a process was ended by a signal.
     """
@@ -279,8 +276,6 @@ def leave(code: int) -> NoReturn:
     """End this process at once.
 
     Threads of gloo may outlive the group, and the interpreter's own way out aborts a process that still has them.
-
-    :param code: the exit code.
     """
     for stream in (sys.stdout, sys.stderr):
         stream.flush()

@@ -40,7 +40,6 @@ class StepLoss(Protocol):
     def counts(self, batch: Batch) -> Tensor:
         """What the loss's terms are averaged over.
 
-        :param batch: some queries.
         :return: ``[m]`` float; those of a whole batch are the sum of its parts'.
         """
 
@@ -63,7 +62,6 @@ class FitSettings:
     :param learning_rate: peak, of the encoder.
     :param head_learning_rate: peak, of the head.
     :param batch_queries: queries in a step, over all processes.
-    :param evaluations: an epoch.
     :param patience: evaluations without a better dev loss before it ends.
     :param micro_queries: most queries that are encoded at a time, to bound the memory; 0: a process's whole share.
     :param ema: decay of the exponential moving average of the weights (Polyak and Juditsky 1992) that is evaluated
@@ -107,11 +105,7 @@ class Fit:
     and writes, and all end with the same weights.
 
     :param model: trained in place. It holds the weights of the start, also where the descent goes on.
-    :param loss: of a batch.
     :param evaluate: the dev loss of the model as it is, which is on the CPU then.
-    :param settings: how.
-    :param source: training queries.
-    :param seed: of order and dropout.
     :param folder: where its checkpoints go; all processes see it.
     :raises UsageError: for a device or precision that there is not.
     """
@@ -159,7 +153,6 @@ class Fit:
         """Train to the end or to early stopping; the model ends with its best dev loss.
 
         :param advance: called with steps done and steps in all.
-        :return: losses at each evaluation.
         :raises DarlError: when the loss is no longer a number, the memory or the disk is full, or another process
             is gone; the last good checkpoint stays.
         """

@@ -23,11 +23,7 @@ class FullStage(Stage):
     """Fine-tune encoder and head on the judged pairs, with early stopping"""
 
     def run(self, context: Context) -> Outcome:
-        """Fine-tune.
-
-        :param context: everything there is.
-        :return: history.
-        """
+        """Fine-tune."""
         limits, config = context.config.stages, context.config
         source = training_source(context.data, cap=limits.items_per_query, seed=context.seed)
         settings = fit_settings(
@@ -51,7 +47,6 @@ class GradedLoss:
     def counts(self, batch: Batch) -> Tensor:
         """Pairs, and queries that the rank terms can learn from.
 
-        :param batch: some queries.
         :return: ``[2]`` float.
         """
         totals = self.objective.totals(batch.grades, batch.query_index)
@@ -61,9 +56,7 @@ class GradedLoss:
         """Contribution of some queries to the loss of the batch that holds them.
 
         :param model: the backbone, training.
-        :param batch: some queries.
         :param whole: ``[2]`` counts of the whole batch.
-        :param share: of the penalty.
         :return: ``[]`` float.
         """
         features = model.pair_features(batch.queries, batch.items).similarity
@@ -75,9 +68,7 @@ class GradedLoss:
 def graded_loss(objective: Objective, groups: Groups | None) -> StepLoss:
     """Choose the loss of a step: the mean over queries, or with groups the worst of them.
 
-    :param objective: the loss.
     :param groups: slices of the training queries, or None.
-    :return: the step's loss.
     """
     return GradedLoss(objective) if groups is None else GroupDroLoss(objective, groups)
 
@@ -86,7 +77,6 @@ def dev_loss(context: Context, parts: Mapping[str, Sequence[JudgedQuery]]) -> Ca
     """Make the dev loss of the model as it is: the mean over the parts, each weighing alike.
 
     :param context: whose pairs, by role.
-    :param parts: queries of each role.
     :return: a function that encodes and measures anew.
     """
     model, objective = context.model, context.objective
@@ -116,14 +106,12 @@ def fit_settings(
 ) -> FitSettings:
     """Complete a stage's own settings by those that all stages share.
 
-    :param config: the whole configuration.
     :param epochs: most passes over the queries.
     :param learning_rate: peak, of the encoder.
     :param head_learning_rate: peak, of the head.
     :param rate_key: key of the learning rate, to name where the loss is no number any more.
     :param ema: decay of the moving average of the weights.
     :param l2_to_start: weight of the squared distance to the weights that the stage starts from.
-    :return: how to descend.
     """
     shared = config.stages
     return FitSettings(
@@ -144,13 +132,8 @@ def descend(
 ) -> list[dict[str, float]]:
     """Train the model of a stage; broken off, the same call goes on from the last evaluation.
 
-    :param context: everything there is.
     :param name: of the stage, for the report.
-    :param loss: of a batch.
     :param evaluate: the dev loss of the model as it is.
-    :param settings: how.
-    :param source: training queries.
-    :return: losses at each evaluation.
     :raises DarlError: when the loss is no longer a number; the last good checkpoint stays.
     """
     fit = Fit(context.model, loss, evaluate, settings, source, seed=context.seed, folder=context.place)

@@ -25,7 +25,6 @@ class HeadStage(Stage):
     def run(self, context: Context) -> Outcome:
         """Fit the head.
 
-        :param context: everything there is.
         :return: history, and the gains of the training queries.
         """
         head, limits, features = context.model.head, context.config.stages, context.features
@@ -68,16 +67,13 @@ def fit_head(
     in a second where SGD would need a schedule.
 
     :param head: fitted in place; its standardisation is set from the training features.
-    :param objective: the loss.
     :param train: training pairs and their ``[n, f]`` features.
     :param dev: dev pairs and their features.
-    :param steps: most steps.
     :param patience: steps of five iterations without a better dev loss before it ends.
     :param standardise: whether the features may be brought to mean 0 and spread 1.
     :param groups: slices of the training queries, to fit the worst of them; None: their mean.
     :param dev_groups: slices of the dev queries; the dev loss is the worst one's then.
     :param advance: called with each step and its dev loss.
-    :return: losses of each step.
     """
     pairs, features = train
     if standardise:
@@ -127,12 +123,9 @@ def cross_fitted_latent(
     set, where a gain of .02 drowns in noise.
 
     :param head: where each fold starts; not changed.
-    :param objective: the loss.
     :param train: training pairs and their ``[n, f]`` features.
     :param dev: dev pairs and their features, for early stopping.
-    :param steps: most steps a fold.
     :param patience: as in :func:`fit_head`.
-    :param folds: parts of the queries.
     :param standardise: as in :func:`fit_head`.
     :param groups: as in :func:`fit_head`.
     :param dev_groups: as in :func:`fit_head`.
@@ -159,8 +152,6 @@ def cross_fitted_latent(
 def calibrate_grades(head: Head, pairs: Pairs, features: Tensor, *, prior: float = 0.01) -> None:
     """Calibrate the grades on the dev pairs; what that may change is the head's own.
 
-    :param head: calibrated in place.
-    :param pairs: dev pairs.
     :param features: ``[n, f]`` their features.
     :param prior: weight of the pull towards what is there, for grades that the dev pairs hardly have.
     """

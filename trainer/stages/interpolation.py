@@ -52,7 +52,6 @@ class InterpolateStage(Stage):
     def check(self, config: Config) -> None:
         """Ask for OOD dev queries, and for weights to go back to.
 
-        :param config: the whole configuration.
         :raises UsageError: where something is missing.
         """
         need(
@@ -68,11 +67,7 @@ class InterpolateStage(Stage):
             )
 
     def run(self, context: Context) -> Outcome:
-        """Try every coefficient, and leave the chosen mixture in the model.
-
-        :param context: everything there is.
-        :return: the curve.
-        """
+        """Try every coefficient, and leave the chosen mixture in the model."""
         model, own = context.model, context.config.interpolate
         after = copy.deepcopy(model.state_dict())
         before = context.weights_before("augmented" if own.between == "augmented" else "")
@@ -108,7 +103,6 @@ def mixed(before: Mapping[str, Tensor], after: Mapping[str, Tensor], coefficient
     :param before: at coefficient 0.
     :param after: at coefficient 1; what is no floating-point number, or was not there before, is taken from it.
     :param coefficient: in [0, 1]; at both ends the result is equal bit for bit.
-    :return: the mixture.
     """
     found = {}
     for name, value in after.items():
@@ -138,7 +132,6 @@ def chosen(points: Sequence[Point], tolerance: float) -> int:
 def mean(values: Mapping[Any, float]) -> float:
     """Mean over queries.
 
-    :param values: of each query.
     :return: the mean; nan for none.
     """
     return float(np.mean(list(values.values()))) if values else math.nan

@@ -16,7 +16,6 @@ class Together:
     """The queries of one source after those of another.
 
     :param first: numbers from 0 on.
-    :param second: the numbers after those.
     """
 
     def __init__(self, first: Source, second: Source) -> None:
@@ -31,8 +30,6 @@ class Together:
         """Draw the items of some queries.
 
         :param queries: numbers from 0 on.
-        :param epoch: of the draw.
-        :return: their pairs.
         """
         border = self.first.n_queries
         return joined(
@@ -49,7 +46,6 @@ class Replayed:
     :param new: every one of these in every epoch.
     :param old: of these a draw without repetition.
     :param ratio: old queries a new one; where there are not so many, all of them.
-    :param seed: of the draw.
     """
 
     def __init__(self, new: Source, old: Source, *, ratio: float, seed: int) -> None:
@@ -67,7 +63,6 @@ class Replayed:
 
         :param queries: numbers from 0 on.
         :param epoch: which old queries there are depends on it.
-        :return: their pairs.
         """
         if self._order[0] != epoch:
             draw = random.Random(f"{self.seed}/replay/{epoch}").sample(range(self.old.n_queries), self.drawn)
@@ -82,7 +77,6 @@ class Replayed:
 class Taught:
     """A source whose pairs carry a teacher's scores.
 
-    :param source: the pairs.
     :param scores: by query text and item text; a pair without one gets NaN.
     """
 
@@ -98,7 +92,6 @@ class Taught:
         """Draw the items of some queries.
 
         :param queries: numbers from 0 on.
-        :param epoch: of the draw.
         :return: their pairs, with the teacher's scores.
         """
         batch = self.source.batch(queries, epoch)
@@ -108,12 +101,7 @@ class Taught:
 
 
 def joined(one: Batch, two: Batch) -> Batch:
-    """Put the pairs of one batch after those of another; their queries stay apart.
-
-    :param one: some pairs.
-    :param two: more pairs.
-    :return: all of them.
-    """
+    """Put the pairs of one batch after those of another; their queries stay apart."""
     offset = int(one.query_index.max()) + 1 if len(one.query_index) else 0
     return Batch(
         [*one.queries, *two.queries], [*one.items, *two.items],

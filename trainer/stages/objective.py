@@ -25,7 +25,6 @@ from trainer.stages.data import Pairs
 class Totals:
     """What a loss's terms are averaged over.
 
-    :param pairs: graded pairs.
     :param queries: queries with two items of different gain.
     """
 
@@ -39,7 +38,6 @@ class WeightedLoss:
 
     :param kind: ``grade`` or ``rank``: what it reads and what it is averaged over.
     :param loss: registered loss with its parameters bound.
-    :param weight: of the term.
     """
 
     kind: str
@@ -52,8 +50,6 @@ class Objective:
     """Weighted grade and rank terms + penalty on the head.
 
     :param terms: the grade term, the rank term, and whatever further ones there are.
-    :param config: the penalty's weight.
-    :param gains: gain of each grade.
     """
 
     terms: tuple[WeightedLoss, ...]
@@ -65,8 +61,6 @@ class Objective:
         """Resolve the losses a configuration names.
 
         :param config: table ``[loss]``.
-        :param gains: gain of each grade.
-        :return: the objective.
         :raises UsageError: for an unknown loss or parameter, or one that does not fit the grades.
         """
         terms = [
@@ -86,7 +80,6 @@ class Objective:
     def __call__(self, head: Head, features: Tensor, grades: Tensor, query_index: Tensor) -> Tensor:
         """Loss of some pairs.
 
-        :param head: turns features into grades.
         :param features: ``[n, f]`` float.
         :param grades: ``[n]`` int64.
         :param query_index: ``[n]`` int64.
@@ -100,7 +93,6 @@ class Objective:
     ) -> Tensor:
         """Contribution of some queries to the loss of a batch that holds them; the parts sum to the whole.
 
-        :param head: turns features into grades.
         :param features: ``[n, f]`` float.
         :param grades: ``[n]`` int64.
         :param query_index: ``[n]`` int64; a query's pairs are all here.
@@ -136,7 +128,6 @@ class Objective:
 
         :param grades: ``[n]`` int64.
         :param query_index: ``[n]`` int64.
-        :return: the counts.
         """
         return Totals(float(len(grades)), float(comparable_queries(self.gain(grades), query_index)))
 
@@ -184,9 +175,7 @@ class Predictions:
 def predict(head: Head, similarity: Tensor) -> Predictions:
     """Apply a head.
 
-    :param head: the head.
     :param similarity: ``[n, f]`` features.
-    :return: its predictions.
     """
     raw = head(similarity)
     return Predictions(head.latent(similarity).double().numpy(), head.grade_probs(raw).double().numpy())
@@ -195,11 +184,7 @@ def predict(head: Head, similarity: Tensor) -> Predictions:
 def metrics(predictions: Predictions, pairs: Pairs, gains: Sequence[float], *, cutoff: int) -> dict[str, Any]:
     """Ranking and grading figures of judged pairs.
 
-    :param predictions: of the pairs.
-    :param pairs: judged.
-    :param gains: gain of each grade.
     :param cutoff: ranks counted by nDCG.
-    :return: JSON-ready figures.
     """
     grades, gain, query_index = pairs.numpy(gains)
     predicted = predictions.grade_probs.argmax(1)

@@ -30,10 +30,6 @@ MOST_CATALOGUE = 16_384  # unjudged items that are encoded for a detector that r
 class FittedOod:
     """What the graph needs for its OOD columns.
 
-    :param detector: the fitted detector.
-    :param calibration: its conformal calibration.
-    :param space: the features it reads.
-    :param report: figures for the card.
     :param layers: of which the features are pooled.
     """
 
@@ -46,8 +42,6 @@ class FittedOod:
     def distance(self, features: PairFeatures, head: Head, raw: Tensor) -> Tensor:
         """Distance of pairs; the exported graph traces this very function.
 
-        :param features: of the pairs.
-        :param head: the model's.
         :param raw: ``[n, m]`` what the head says of them.
         :return: ``[n]``.
         """
@@ -64,9 +58,7 @@ class FittedOod:
 def fit_ood(features: Features, config: Ood, data: RunData) -> FittedOod:
     """Fit on training and dev pairs, calibrate on held-out traffic.
 
-    :param features: of the trained backbone.
     :param config: table ``[ood]``.
-    :param data: the run's data.
     :return: detector, calibration and figures.
     :raises InputError: when the traffic is too small for alpha.
     """
@@ -161,8 +153,6 @@ def two_fold_alarms(distances: Tensor, pairs: Pairs, alpha: float) -> dict[str, 
     """False alarms on traffic: each half of the queries judged by the other half's calibration.
 
     :param distances: ``[n]`` of the traffic pairs.
-    :param pairs: the traffic.
-    :param alpha: false-alarm rate asked for.
     :return: share with its interval by query, or None where the halves are too small for alpha.
     """
     half = pairs.query_index % 2 == 0

@@ -47,11 +47,7 @@ ROOT = "root.txt"  # where the data lay; a run that was moved is told by --data
 class Trained:
     """A finished run, loaded.
 
-    :param folder: the run's folder.
-    :param config: its resolved configuration.
     :param model: the trained backbone, in evaluation mode.
-    :param ood: detector and calibration.
-    :param result: figures of every stage.
     :param data: counts and digests of what it read.
     """
 
@@ -73,12 +69,9 @@ def train(
 ) -> Trained:
     """Train, or go on training, or load what is trained already.
 
-    :param config: the configuration.
     :param base: folder its paths are relative to.
-    :param folder: the run's folder.
     :param fresh: drop what the folder holds and start over.
     :param report: called with what is being done, steps done and steps in all.
-    :return: the finished run.
     :raises InputError: when the folder holds a run of another configuration or other data.
     """
     torch.manual_seed(config.seed)
@@ -119,7 +112,6 @@ def train(
 def prepare(config: Config, base: Path, *, store: Path | None = None) -> tuple[Any, RunData]:
     """Load and check everything: what is wrong must show before hours of training, not after.
 
-    :param config: the configuration.
     :param base: folder its paths are relative to.
     :param store: where data that memory does not hold are kept; None: in a temporary file.
     :return: the untrained model in evaluation mode, and the data.
@@ -203,7 +195,6 @@ def _claim(folder: Path, config: Config, data: RunData) -> None:
 class _Course:
     """How far a run has come.
 
-    :param folder: the run's folder.
     :param start: the untrained weights, where a stage to come asks for them.
     :param last: the weights as they are, where a stage has been kept.
     :param before: for each stage done, the weights before it; None: the untrained ones.
@@ -344,7 +335,6 @@ def _finish(folder: Path, model: Any, ood: FittedOod, result: dict[str, Any]) ->
 def load_run(folder: Path) -> Trained:
     """Load a finished run.
 
-    :param folder: the run's folder.
     :return: model, detector, figures.
     :raises DarlError: when it is not one, or not finished.
     """
@@ -364,8 +354,6 @@ def load_run(folder: Path) -> Trained:
 def data_root(folder: Path) -> Path:
     """Folder that the configuration's paths were relative to.
 
-    :param folder: the run's folder.
-    :return: the folder.
     :raises DarlError: when it is not there any more.
     """
     recorded = folder / ROOT
@@ -394,7 +382,6 @@ def _load_ood(checkpoint: Path) -> FittedOod:
 def without_nan(value: Any) -> Any:
     """Say null where there is no number: JSON knows no NaN, and a figure of nothing is none.
 
-    :param value: JSON-ready values.
     :return: the same, None in place of each float that is not finite.
     """
     if isinstance(value, Mapping):

@@ -21,17 +21,12 @@ class RefitStage(Stage):
     def check(self, config: Config) -> None:
         """Ask for new samples.
 
-        :param config: the whole configuration.
         :raises UsageError: where there are none.
         """
         need(config.data.new, "refit", "[data] new", "name the judgments of the new samples, or use the stage head")
 
     def run(self, context: Context) -> Outcome:
-        """Fit the head.
-
-        :param context: everything there is.
-        :return: history.
-        """
+        """Fit the head."""
         data, limits, features = context.data, context.config.stages, context.features
         parts = [*data.sampled, *data.new], [*data.dev, *data.ood_dev]
         train, dev = ((pairs, features.of(pairs).similarity) for pairs in map(data.judged, parts))

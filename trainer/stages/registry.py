@@ -27,7 +27,6 @@ class Context:
 
     :param features: of the model, which the stage trains in place; it forgets them where it changes the encoder.
     :param objective: the loss of ``[loss]``.
-    :param config: the whole configuration.
     :param data: everything the run has read.
     :param pairs: judged pairs by role: ``train`` (a sample where there are many), ``dev``, and ``new`` and
         ``ood_dev`` where the run has them.
@@ -95,7 +94,6 @@ class Stage(ABC):
     def check(self, config: Config) -> None:
         """Refuse a configuration that lacks what the stage needs.
 
-        :param config: the whole configuration.
         :raises UsageError: naming the key.
         """
         return
@@ -103,7 +101,6 @@ class Stage(ABC):
     def ready(self, config: Config, base: Path) -> None:
         """Look at everything that could stop the stage, before anything is trained.
 
-        :param config: the whole configuration.
         :param base: folder its paths are relative to.
         :raises DarlError: naming what is missing or wrong.
         """
@@ -111,11 +108,7 @@ class Stage(ABC):
 
     @abstractmethod
     def run(self, context: Context) -> Outcome:
-        """Train; broken off, the same call goes on and ends the same.
-
-        :param context: everything there is.
-        :return: what it brought.
-        """
+        """Train; broken off, the same call goes on and ends the same."""
 
 
 STAGES: Registry[type[Stage]] = Registry("stage")
@@ -124,7 +117,6 @@ STAGES: Registry[type[Stage]] = Registry("stage")
 def declared(table: type[Any]) -> dict[str, Param]:
     """Parameters of a stage whose configuration has a table of its own.
 
-    :param table: the table's dataclass.
     :return: a parameter for each key.
     """
     hints = typing.get_type_hints(table)
@@ -139,10 +131,6 @@ def declared(table: type[Any]) -> dict[str, Param]:
 def need(value: str, stage: str, key: str, todo: str) -> None:
     """Refuse a plan whose stage lacks a key.
 
-    :param value: the key's.
-    :param stage: that needs it.
-    :param key: with its table.
-    :param todo: what to do.
     :raises UsageError: where the value is empty.
     """
     if not value:

@@ -26,7 +26,6 @@ class Groups:
     :param number: of the group that each slice is of; slices with too few queries are of one together.
     :param share: ``[g]`` double, share of the queries in each group.
     :param of_query: ``[q]`` int64, the group of each query.
-    :param step: how fast weights grow.
     """
 
     number: Mapping[str, int]
@@ -72,7 +71,6 @@ def check_groups(config: Loss, queries: Sequence[JudgedQuery], *, where: str) ->
     """Refuse to train for the worst slice of one.
 
     :param config: table ``[loss]``.
-    :param queries: training queries.
     :param where: file to name in an error.
     :raises UsageError: when all queries are of one group.
     """
@@ -101,9 +99,6 @@ class WholeSetDro:
     Sagawa et al. 2019, arXiv:1911.08731, with the weights fixed inside a quasi-Newton step. A step sees what an
     epoch of descent does, so it moves the weights as far as that: by ``step`` a query.
 
-    :param objective: of one group.
-    :param groups: of the queries.
-    :param pairs: all pairs.
     :param features: ``[n, f]`` theirs.
     """
 
@@ -118,7 +113,6 @@ class WholeSetDro:
     def __call__(self, head: Head) -> Tensor:
         """Weighted loss of the groups, and the penalty.
 
-        :param head: turns features into grades.
         :return: ``[]`` float.
         """
         loss = self.objective.config.l2 * head.penalty()
@@ -128,10 +122,7 @@ class WholeSetDro:
 
     @torch.no_grad()
     def reweight(self, head: Head) -> None:
-        """Move the weights towards the groups with a high loss.
-
-        :param head: as it is now.
-        """
+        """Move the weights towards the groups with a high loss."""
         losses = torch.stack([part.double() for part in self._losses(head)])
         self.weights = reweighted(self.weights, self.step * losses)
 
@@ -149,11 +140,8 @@ def _group_loss(objective: Objective, head: Head, pairs: Pairs, features: Tensor
 def dev_objective(objective: Objective, head: Head, dev: tuple[Pairs, Tensor], groups: Groups | None = None) -> float:
     """Loss on dev pairs without the penalty: their mean, or with groups the worst one's.
 
-    :param objective: the loss.
-    :param head: the head.
     :param dev: dev pairs and their ``[n, f]`` features.
     :param groups: slices of the dev queries.
-    :return: the loss.
     """
     pairs, features = dev
     if groups is not None:
@@ -171,9 +159,6 @@ class GroupDroLoss:
     a group with ``m`` of a batch's ``M`` queries and the share ``p`` of all counts ``m / (M p)`` times, in the
     loss and in the ascent, so that both are what drawing groups alike gives on average. Weights move between
     steps, by losses summed over all processes: every process has the same weights.
-
-    :param objective: of one group.
-    :param groups: of the queries.
     """
 
     def __init__(self, objective: Objective, groups: Groups) -> None:
@@ -184,7 +169,6 @@ class GroupDroLoss:
     def counts(self, batch: Batch) -> Tensor:
         """Pairs, comparable queries and queries of each group.
 
-        :param batch: some queries.
         :return: ``[3 g]`` float.
         """
         rows = self._rows(batch)
@@ -196,9 +180,7 @@ class GroupDroLoss:
         """Contribution of some queries to the loss of the batch that holds them.
 
         :param model: the backbone, training.
-        :param batch: some queries.
         :param whole: ``[3 g]`` counts of the whole batch.
-        :param share: of the penalty.
         :return: ``[]`` float.
         """
         pairs, comparable, queries = whole.detach().cpu().double().chunk(3)

@@ -47,16 +47,13 @@ class Source(Protocol):
 
         :param queries: numbers from 0 on.
         :param epoch: of the draw, where a query has more items than fit.
-        :return: their pairs.
         """
 
 
 class JudgedSource:
     """Judged pairs in memory.
 
-    :param pairs: the pairs.
     :param cap: most items of a query in a step; relevant ones fill at most half of the places.
-    :param seed: of the draw.
     :param slices: name of each query's part of traffic; none: all are one.
     """
 
@@ -76,8 +73,6 @@ class JudgedSource:
         """Draw the items of some queries.
 
         :param queries: numbers from 0 on.
-        :param epoch: of the draw.
-        :return: their pairs.
         """
         rows = [row for query in queries for row in self._draw(query, epoch)]
         index = self.pairs.index[rows]
@@ -100,7 +95,6 @@ class StoreSource:
     :param queries: the queries, such as :class:`trainer.data.disk.StoredQueries`.
     :param items: every item, such as :class:`trainer.data.disk.StoredItems`.
     :param cap: most items of a query in a step; relevant ones fill at most half of the places.
-    :param seed: of the draw.
     """
 
     def __init__(self, queries: Sequence[JudgedQuery], items: Mapping[str, Item], *, cap: int, seed: int) -> None:
@@ -115,8 +109,6 @@ class StoreSource:
         """Read the items of some queries.
 
         :param queries: numbers from 0 on.
-        :param epoch: of the draw.
-        :return: their pairs.
         """
         texts: list[str] = []
         items: list[str] = []
@@ -138,9 +130,7 @@ class StoreSource:
 def training_source(data: RunData, *, cap: int, seed: int) -> Source:
     """Make the source of a run's training queries, from memory or from disk.
 
-    :param data: the run's data.
     :param cap: most items of a query in a step.
-    :param seed: of the draw.
     :return: the source; both give the same batches.
     """
     if isinstance(data.train, list):
@@ -152,9 +142,7 @@ def training_source(data: RunData, *, cap: int, seed: int) -> Source:
 def drawn(grades: Sequence[int], cap: int, seed: str) -> list[int]:
     """Draw some items of a query.
 
-    :param grades: of its items.
     :param cap: most items; relevant ones fill at most half of the places.
-    :param seed: of the draw.
     :return: their places, ascending; where all fit, all of them.
     """
     places = list(range(len(grades)))

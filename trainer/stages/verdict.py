@@ -32,7 +32,6 @@ def verdict(sets: Sequence[Floats], *, seed: int) -> Verdict:
     """Judge a stage by the gains of its dev queries.
 
     :param sets: for each dev set ``[q]`` gain of each query; each set weighs alike, empty ones not at all.
-    :param seed: of the bootstrap.
     :return: the verdict; no gain at all is a no.
     """
     found = [gains for gains in sets if len(gains)]

@@ -15,8 +15,6 @@ from trainer.registry import Registry, nearest
 class Ask:
     """A query whose items want scores.
 
-    :param query_id: its id.
-    :param query: its text.
     :param item_ids: ``n`` items.
     :param texts: their texts, as the student reads them.
     """
@@ -32,7 +30,6 @@ class Place:
     """Where a teacher finds what it needs.
 
     :param base: folder that the configuration's paths are relative to.
-    :param items: file of the catalogue.
     """
 
     base: Path
@@ -45,15 +42,11 @@ class Teacher(Protocol):
     workers: int  # queries asked at the same time
 
     def identity(self) -> str:
-        """Say what the scores depend on, so that those of another teacher are not taken for this one's.
-
-        :return: such as a digest.
-        """
+        """Say what the scores depend on, so that those of another teacher are not taken for this one's."""
 
     def score(self, ask: Ask) -> list[float | None]:
         """Score the items of one query.
 
-        :param ask: the query.
         :return: ``n`` scores, higher is more relevant; None where the teacher has none.
         :raises DarlError: when it cannot.
         """

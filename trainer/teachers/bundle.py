@@ -23,9 +23,7 @@ from trainer.teachers.base import TEACHERS, Ask, Place
 class BundleTeacher:
     """Scores of a bundle's ONNX graph, which reads items by its own template.
 
-    :param target: the bundle's folder.
     :param place: folder it is relative to, and the catalogue.
-    :param int8: use the quantised graph.
     :param provider: ``cpu`` or ``cuda``.
     :raises BundleError: when it is none.
     """
@@ -47,7 +45,6 @@ class BundleTeacher:
     def score(self, ask: Ask) -> list[float | None]:
         """Score the items of one query.
 
-        :param ask: the query.
         :return: ``n`` scores in [0, 1].
         """
         texts = [self._items[item_id].text for item_id in ask.item_ids]

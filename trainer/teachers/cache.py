@@ -24,7 +24,6 @@ def fetch_scores(
 ) -> list[list[float | None]]:
     """Ask a teacher for what the folder does not hold yet.
 
-    :param teacher: who scores.
     :param asks: queries with their items, always the same for one folder.
     :param folder: of the parts; each is written whole and renamed.
     :param advance: called with queries done and queries in all.

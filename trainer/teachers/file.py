@@ -17,7 +17,6 @@ from trainer.teachers.base import TEACHERS, Ask, Place
 class FileTeacher:
     """Scores from a JSONL file: query_id or query, item_id, score.
 
-    :param target: the file.
     :param place: folder it is relative to.
     :raises InputError: naming the line that cannot be used.
     """
@@ -42,7 +41,6 @@ class FileTeacher:
     def score(self, ask: Ask) -> list[float | None]:
         """Look the items of one query up: by its id, else by its text.
 
-        :param ask: the query.
         :return: ``n`` scores; None where the file has none.
         """
         text = same_text(ask.query)

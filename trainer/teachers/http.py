@@ -44,11 +44,9 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 class HttpTeacher:
     """Scores of a rerank endpoint: POST {query, documents}, answered with index and relevance_score.
 
-    :param target: its URL.
     :param place: not used; every teacher is given it.
     :param model: to name in the request.
     :param key_env: environment variable with the bearer token: the configuration is stored with the model.
-    :param documents: most items a request.
     :param workers: requests at the same time.
     :param timeout_s: seconds an answer may take.
     :param retries: further attempts after a failure that may pass.
@@ -77,16 +75,12 @@ class HttpTeacher:
         self._opener = urllib.request.build_opener(_NoRedirect())
 
     def identity(self) -> str:
-        """URL and model.
-
-        :return: both.
-        """
+        """URL and model."""
         return f"{self.url} {self.model}".strip()
 
     def score(self, ask: Ask) -> list[float | None]:
         """Score the items of one query.
 
-        :param ask: the query.
         :return: ``n`` scores.
         :raises DarlError: when the endpoint refuses, or fails again and again, or answers something else.
         """

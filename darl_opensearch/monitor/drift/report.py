@@ -25,7 +25,6 @@ class DriftTest:
     :param value: share OOD, unbiased squared MMD, or AUC.
     :param expected: its value without drift: alpha, 0, or one half.
     :param queries: queries of the window it rests on.
-    :param p: one-sided p-value.
     :param p_holm: the same, adjusted for all tests of the window.
     :param drift: whether ``p_holm`` is at or below the window's level.
     """
@@ -54,10 +53,6 @@ class DriftTest:
 class SampleReport:
     """What MMD and classifier test looked at.
 
-    :param queries: queries of the window.
-    :param pairs: their pairs.
-    :param reference_queries: queries of the reference.
-    :param reference_pairs: their pairs.
     :param rate: share of the scored pairs that both were drawn at.
     :param unjoined: drawn pairs left out because their item's text is not known.
     """
@@ -74,16 +69,10 @@ class SampleReport:
 class WindowReport:
     """One window of one model version.
 
-    :param model: name of the bundle.
-    :param version: its version.
     :param alpha: share of OOD pairs to be expected.
-    :param start: when it begins.
-    :param end: when it ends.
-    :param requests: requests.
     :param queries: distinct queries, or those of them that were kept.
     :param sampled: whether queries were left out because there were too many.
     :param share_ood: share of OOD pairs with each query asked once, and its interval.
-    :param tests: what was tested.
     :param sample: what MMD and classifier test looked at; None where they were not made.
     :param notes: what could not be tested, and why.
     :param verdict: ``drift``, ``no drift``, ``too few queries`` or ``incomplete``.
@@ -113,7 +102,6 @@ class WindowReport:
 class DriftReport:
     """What a store says about drift.
 
-    :param store: where it was read.
     :param bundle: name and version of the bundle whose reference was compared with, or None.
     :param since: earliest time, or None for all.
     :param until: latest time, excluded.
@@ -170,10 +158,7 @@ class DriftReport:
         return f"nothing could be tested for drift: {said}"
 
     def to_json(self) -> dict[str, Any]:
-        """Render for machines.
-
-        :return: JSON-ready values.
-        """
+        """Render for machines."""
         windows = [
             dataclasses.asdict(w)
             | {"start": format_timestamp(w.start), "end": format_timestamp(w.end), "reasons": list(w.reasons)}

@@ -58,7 +58,6 @@ def drift(
     enough; Holm's procedure over all of them. So N windows without drift have at most one false alarm on average,
     whatever they have to do with each other.
 
-    :param store: the log.
     :param bundle: the model; without it, only shares are tested, and the calibration's size is not known.
     :param config: windows, level and bounds.
     :param since: earliest time, or None for all.

@@ -38,8 +38,6 @@ FAR_OFF = 5.0  # standard deviations between what the log holds and what its wei
 class WindowSample:
     """Pairs of a window, uniformly drawn.
 
-    :param queries: text of each query.
-    :param slices: slice of each query.
     :param texts: item texts of each query's pairs, at least one each.
     :param rate: share of the scored pairs that they were drawn at.
     :param unjoined: pairs left out because their item's text is not known.
@@ -68,13 +66,9 @@ def sample_window(
 ) -> WindowSample:
     """Draw pairs of a window.
 
-    :param store: where they are read.
-    :param window: its queries.
     :param reference: what they will be compared with: pairs that no reference could have are left out.
     :param max_pairs: number of pairs from which on no further query is taken.
-    :param seed: of the draws.
     :param texts: looks up items that were logged without text; None where there is nothing to look in.
-    :return: the sample.
     :raises NoSample: when the log does not hold one.
     """
     depth, most = reference.depth, reference.most_rows
@@ -109,9 +103,7 @@ def sample_window(
 def matched(reference: DriftReference, rate: float, rng: np.random.Generator) -> tuple[Clusters, tuple[str, ...]]:
     """Let the reference pass the draw that a window's pairs have passed.
 
-    :param reference: of the bundle.
     :param rate: share of the pairs that were drawn.
-    :param rng: draws.
     :return: what is left, and the slice of each of its queries.
     """
     kept = np.minimum(rng.binomial(reference.candidates, rate), reference.sizes)

@@ -44,7 +44,6 @@ class TwoSample:
 
     :param value: the statistic: unbiased squared MMD, or AUC.
     :param p: its permutation p-value, one-sided, at least ``1 / (permutations + 1)``.
-    :param permutations: permutations that were made.
     """
 
     value: float
@@ -57,11 +56,7 @@ def two_sample_tests(
 ) -> dict[str, TwoSample]:
     """Run both tests on the same permutations.
 
-    :param reference: one sample.
-    :param window: the other.
-    :param permutations: most permutations.
     :param folds: parts that the classifier is cross-fitted over.
-    :param seed: of permutations and folds.
     :return: ``mmd`` and ``auc``.
     """
     rng = np.random.default_rng([3, *seed])
@@ -178,8 +173,6 @@ def permuted(
 
     :param statistics: by name, each from ``[b, q]`` labels to ``[b]`` values, higher for unlike samples.
     :param labels: ``[q]`` of 0 and 1, as observed.
-    :param permutations: most permutations.
-    :param rng: draws them.
     :return: by name, what each said.
     """
     observed = {name: float(statistic(labels[None])[0]) for name, statistic in statistics.items()}

@@ -26,10 +26,7 @@ class Counts:
     ood_pairs: int = 0
 
     def add(self, request: RequestRecord) -> None:
-        """Count a request.
-
-        :param request: its record.
-        """
+        """Count a request."""
         self.requests += 1
         self.candidates += request.candidates
         self.ood_pairs += request.ood_pairs
@@ -45,7 +42,6 @@ class QueryTally:
     """One query of a window.
 
     :param first: its first request: the one whose pairs stand for the query.
-    :param all: counts over all requests.
     :param slices: counts by slice.
     """
 
@@ -57,14 +53,10 @@ class QueryTally:
 class Window:
     """Requests of one model version, by query; of a large window, a random sample of its queries.
 
-    :param model: name of the bundle.
-    :param version: its version.
     :param alpha: share of OOD pairs to be expected.
     :param number: which window it is, for seeds.
     :param start: when it begins, or None for with its first request.
     :param end: when it ends, or None for with its last request.
-    :param max_queries: most queries to keep.
-    :param seed: of the sample.
     """
 
     def __init__(
@@ -103,10 +95,7 @@ class Window:
         return self._end or self.last
 
     def add(self, request: RequestRecord) -> None:
-        """Count a request, unless its query is not of the sample.
-
-        :param request: its record.
-        """
+        """Count a request, unless its query is not of the sample."""
         self.requests += 1
         self._first = self._first or request.timestamp
         self._last = request.timestamp
@@ -142,7 +131,6 @@ class Window:
 def drawn(key: str) -> int:
     """Draw a number for a text.
 
-    :param key: the text.
     :return: uniform in ``0..2**64 - 1``.
     """
     text = key.encode("utf-8", "surrogatepass")
@@ -163,7 +151,6 @@ def windows(
     Spans begin at whole multiples since 1970, UTC, so that windows are the same whenever they are asked for. A window
     that is not over by ``until``, was begun before ``since``, or has too few requests is given as not complete.
 
-    :param store: where to read.
     :param cut: a span, a number of requests, or None for one window.
     :param since: earliest time, or None for all.
     :param until: latest time, excluded.

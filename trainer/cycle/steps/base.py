@@ -25,12 +25,7 @@ CONTROL_TASKS = "select/control.jsonl", "select/kept.jsonl"  # drawn for this cy
 class Context:
     """What a step is given.
 
-    :param config: the whole configuration.
     :param base: folder that its paths are relative to.
-    :param cycles: all cycles.
-    :param cycle: this one.
-    :param serving: the bundle that serves.
-    :param world: everything around.
     """
 
     config: CycleConfig
@@ -41,11 +36,7 @@ class Context:
     world: World
 
     def file(self, name: str) -> Path:
-        """Locate a file of this cycle.
-
-        :param name: below the cycle's folder.
-        :return: its path.
-        """
+        """Locate a file of this cycle."""
         return self.cycle.path / name
 
     @cached_property
@@ -72,7 +63,6 @@ class Context:
     def gated(self) -> Bundle:
         """Open the new bundle, if it is the one that the gate let pass.
 
-        :return: the bundle.
         :raises GateRefused: for another one: it lies in a folder until it is released, and folders get written to.
         """
         bundle, said = Bundle.open(self.file("bundle")), self.told("gate")
@@ -85,10 +75,7 @@ class Context:
         return bundle
 
     def former(self) -> Iterator[Cycle]:
-        """Go through the cycles before this one whose samples were judged.
-
-        :yields: oldest first.
-        """
+        """Go through the cycles before this one whose samples were judged."""
         for cycle in self.cycles.all():
             if cycle.number < self.cycle.number and cycle.done("judge") is not None:
                 yield cycle
@@ -96,18 +83,13 @@ class Context:
     def former_rows(self, name: str, *texts: str) -> list[dict[str, Any]]:
         """Read a JSONL file of every former cycle.
 
-        :param name: below a cycle's folder.
         :param *texts: fields that every line must have, as text.
         :return: its rows, oldest first.
         """
         return [row for cycle in self.former() for row in read_rows(cycle.path / name, *texts)]
 
     def told(self, step: str) -> dict[str, Any]:
-        """Look up what an earlier step left.
-
-        :param step: its name.
-        :return: its result.
-        """
+        """Look up what an earlier step left."""
         return self.cycle.done(step) or {}
 
 
@@ -127,17 +109,10 @@ class Step:
     run: Callable[[Context], Mapping[str, Any]]
 
     def settings(self, config: CycleConfig) -> dict[str, Any]:
-        """Pick the part of the configuration that the step reads.
-
-        :param config: the whole configuration.
-        :return: JSON-ready.
-        """
+        """Pick the part of the configuration that the step reads."""
         tables = config.to_json()
         return {name: tables[name] for name in self.tables}
 
 
 class Waiting(Exception):
-    """A step cannot go on by itself.
-
-    :param what: what it waits for.
-    """
+    """A step cannot go on by itself."""

@@ -17,7 +17,6 @@ from trainer.evaluate.settings import Settings
 def run(context: Context) -> Mapping[str, Any]:
     """Evaluate the exported graphs as the gate will, and write the page.
 
-    :param context: everything there is.
     :return: figures of each system and part, and the digest of the scores that are kept for the gate.
     """
     control, gate = context.file("train") / CONTROL, context.config.gate

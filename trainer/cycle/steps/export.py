@@ -11,11 +11,7 @@ from trainer.stages import plan
 
 
 def run(context: Context) -> Mapping[str, Any]:
-    """Turn the run into a bundle that names the cycle.
-
-    :param context: everything there is.
-    :return: the bundle's identity.
-    """
+    """Turn the run into a bundle that names the cycle."""
     trained = plan.load_run(context.file("train/run"))
     about = {
         "cycle": context.cycle.name, "from": context.serving.identity, "pairs": context.told("train").get("pairs"),

@@ -17,7 +17,6 @@ from trainer.evaluate.kept_scores import KeptScores
 def run(context: Context) -> Mapping[str, Any]:
     """Ask the gate.
 
-    :param context: everything there is.
     :return: its report; ``passed`` says yes or no.
     """
     folder = context.file("train")

@@ -17,7 +17,6 @@ TASKS = "judge/tasks.jsonl"
 def run(context: Context) -> Mapping[str, Any]:
     """Ask the judges; what former cycles had judged is not asked again.
 
-    :param context: everything there is.
     :return: labels by arm, and how good the judges are.
     :raises Waiting: when people have yet to answer.
     """

@@ -9,9 +9,5 @@ from trainer.cycle.steps.base import Context
 
 
 def run(context: Context) -> Mapping[str, Any]:
-    """Register, deploy and compare; no search notices.
-
-    :param context: everything there is.
-    :return: what the deployment did.
-    """
+    """Register, deploy and compare; no search notices."""
     return context.world.deployment.register(context.gated())

@@ -15,7 +15,6 @@ from trainer.dasa.run import select
 def run(context: Context) -> Mapping[str, Any]:
     """Select from the log.
 
-    :param context: everything there is.
     :return: counts, and what became of everything else.
     """
     config = context.config.select
@@ -38,7 +37,6 @@ def run(context: Context) -> Mapping[str, Any]:
 def known(context: Context, texts: Callable[[list[str]], Mapping[str, str]]) -> Known:
     """Read what is judged already, or must never be trained on.
 
-    :param context: everything there is.
     :param texts: finds items' texts by id.
     :return: trained queries with items, and the texts of all that are not to be chosen.
     """
@@ -56,7 +54,6 @@ def known(context: Context, texts: Callable[[list[str]], Mapping[str, str]]) -> 
 def catalogue(context: Context) -> Items:
     """Make the catalogue: files first, then the item index.
 
-    :param context: everything there is.
     :return: items by id, and a search.
     """
     files = Items.of_texts(catalogue_texts(context.catalogues, context.serving.renderer))

@@ -30,7 +30,6 @@ _KEPT = ("sample_pairs", "store", "held_out_queries")  # of [data]: how much is 
 def run(context: Context) -> Mapping[str, Any]:
     """Write what is trained on, and train.
 
-    :param context: everything there is.
     :return: the run's figures, and what was trained on.
     """
     folder = context.file("train")
@@ -50,7 +49,6 @@ def run(context: Context) -> Mapping[str, Any]:
 def samples(context: Context) -> tuple[Roles, list[dict[str, Any]]]:
     """Give every judged pair its role.
 
-    :param context: everything there is.
     :return: the roles, and the tasks that they came from.
     """
     asked, judged = ("task", "query", "item_id", "text"), ("query", "query_id", "item_id", "arm")
@@ -69,11 +67,8 @@ def write_project(context: Context, folder: Path, roles: Roles, tasks: Iterable[
 
     The first training's split into training, dev and traffic queries is spelt out, so that no query changes sides.
 
-    :param context: everything there is.
-    :param folder: where to.
     :param roles: what each judged pair is used for.
     :param tasks: the pairs with their texts, for items that no catalogue has.
-    :return: the configuration.
     """
     first = context.training
     write_items(folder / ITEMS, context.catalogues, first.template.item_template, tasks)
@@ -102,7 +97,6 @@ def write_project(context: Context, folder: Path, roles: Roles, tasks: Iterable[
 def first_data(context: Context) -> RunData:
     """Read what the first bundle was trained on.
 
-    :param context: everything there is.
     :return: the data, split as then.
     """
     return read_data(context.training, context.training_path.parent, context.serving.tokenizer)
@@ -112,7 +106,6 @@ def held_traffic(data: RunData) -> list[dict[str, Any]]:
     """Write out the queries that the OOD score is calibrated on.
 
     :param data: what the first bundle was trained on.
-    :return: a row a query.
     """
     queries = {q.query_id: q for q, _ in [*data.traffic, *data.familiar]}
     return [
@@ -124,11 +117,7 @@ def held_traffic(data: RunData) -> list[dict[str, Any]]:
 
 
 def spelt(queries: Sequence[JudgedQuery]) -> Iterator[dict[str, Any]]:
-    """Write judged queries out as rows.
-
-    :param queries: the queries.
-    :yields: a row a pair.
-    """
+    """Write judged queries out as rows."""
     for query in queries:
         for item_id, grade in zip(query.item_ids, query.grades, strict=True):
             row = {"query_id": query.query_id, "query": query.query, "item_id": item_id, "grade": grade}
@@ -138,7 +127,6 @@ def spelt(queries: Sequence[JudgedQuery]) -> Iterator[dict[str, Any]]:
 def next_version(context: Context) -> str:
     """Number the new version: whole numbers count up, others get the cycle's number behind them.
 
-    :param context: everything there is.
     :return: a version that no former cycle has made.
     """
     earlier = (cycle for cycle in context.cycles.all() if cycle.number < context.cycle.number)

@@ -35,8 +35,6 @@ class Contrast:
 
         :param candidates: what there is to choose from; where contrast is not known, all are equal.
         :param known: not used.
-        :param budget: most pairs.
-        :param rng: decides between equals.
         :return: rows; of the same seed, a smaller budget gives a prefix.
         """
         rows = rows_over(candidates, self.over)

@@ -31,7 +31,6 @@ class KCenter:
 
         :param candidates: what there is to choose from.
         :param known: ``[m, h]`` float32 of unit length; when empty, the first choice is random.
-        :param budget: most pairs.
         :param rng: of a first choice with nothing known.
         :return: rows; of the same seed, a smaller budget gives a prefix.
         """

@@ -37,8 +37,6 @@ class Novelty:
 
         :param candidates: what there is to choose from.
         :param known: ``[m, h]`` float32 of unit length; when empty, all are equally far.
-        :param budget: most pairs.
-        :param rng: decides between equals.
         :return: rows; of the same seed, a smaller budget gives a prefix.
         """
         rows = rows_over(candidates, self.over)

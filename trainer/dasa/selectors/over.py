@@ -19,7 +19,6 @@ OVER = Param(
 def rows_over(candidates: Candidates, over: str) -> NDArray[np.int64]:
     """Find the rows that may be chosen.
 
-    :param candidates: all of them.
     :param over: ``flagged`` or ``all``.
     :return: their rows, ascending.
     """
@@ -30,7 +29,6 @@ def descending(values: NDArray[np.float64], rng: np.random.Generator) -> NDArray
     """Order by value.
 
     :param values: ``[n]``.
-    :param rng: decides between equals.
     :return: rows, the largest value first.
     """
     return np.lexsort((rng.random(len(values)), -values))

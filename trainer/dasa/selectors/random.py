@@ -20,8 +20,6 @@ class Random:
 
         :param candidates: what there is to choose from.
         :param known: not used.
-        :param budget: most pairs.
-        :param rng: of the order.
         :return: rows; of the same seed, a smaller budget gives a prefix.
         """
         return take_in_order(rng.permutation(len(candidates)), candidates, budget)

@@ -37,7 +37,6 @@ class TypiClust:
     one no prefix.
 
     :param over: ``flagged`` or ``all``.
-    :param max_clusters: most clusters.
     :param k: neighbours that typicality, the inverse of their mean distance, is read from.
     :param min_cluster: clusters with fewer queries come last.
     """
@@ -52,8 +51,6 @@ class TypiClust:
 
         :param candidates: what there is to choose from.
         :param known: ``[m, h]`` float32 of unit length; may be empty.
-        :param budget: most pairs.
-        :param rng: of the first centres.
         :return: rows, in the order of choice.
         """
         rows = rows_over(candidates, self.over)

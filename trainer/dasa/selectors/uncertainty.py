@@ -30,8 +30,6 @@ class Uncertainty:
 
         :param candidates: what there is to choose from.
         :param known: not used.
-        :param budget: most pairs.
-        :param rng: decides between equals.
         :return: rows; of the same seed, a smaller budget gives a prefix.
         """
         rows = rows_over(candidates, self.over)

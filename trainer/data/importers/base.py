@@ -29,7 +29,6 @@ class Source:
     """One of the files that an importer reads.
 
     :param name: what it is called in messages, such as ``products``.
-    :param help: what is in it.
     :param needs: fields that every row must have.
     :param takes: fields that are read where they are there.
     :param usual: names of the file in a folder of the data set, without suffix.
@@ -64,7 +63,6 @@ class Given:
     def rows(self, source: Source, *, project: bool = False, **how: Any) -> Iterator[tuple[str, Row]]:
         """Read one of the files, its fields under our names.
 
-        :param source: which.
         :param project: read no other columns of a Parquet file than those of the source.
         :param **how: ``delimiter`` or ``plain``, see :func:`~trainer.data.tables.read_table`.
         :yields: where the row stands, and its fields.
@@ -91,12 +89,7 @@ class Given:
             raise missing_field(renamed[min(unseen)], first[1], first[0])
 
     def called(self, source: Source, name: str) -> str:
-        """Say what a field of ours is called in a file.
-
-        :param source: the file.
-        :param name: our name.
-        :return: theirs.
-        """
+        """Say what a field of ours is called in a file."""
         return self.names.get(f"{source.name}.{name}", self.names.get(name, name))
 
 
@@ -104,7 +97,6 @@ class Given:
 class Target:
     """What an importer made of its files, beside what it put into the store.
 
-    :param scale: the grades.
     :param template: how an item becomes text.
     :param judged_only: leave items out that nobody judged.
     :param counts: what was passed over, and why.
@@ -129,9 +121,7 @@ class Importer(Protocol):
     def read(self, given: Given, store: Gathering) -> Target:
         """Read everything into the store.
 
-        :param given: the files.
         :param store: where items and judgments go.
-        :return: scale and template.
         """
         ...
 
@@ -143,7 +133,6 @@ def items_param(default: str) -> Param:
     """Declare which items are written.
 
     :param default: ``all`` or ``judged``.
-    :return: the parameter.
     """
     return Param(
         kind=str, default=default, choices=("all", "judged"), help="items to write: all, or those that are judged"
@@ -156,12 +145,7 @@ TEMPLATE = Param(kind=str, default="", help="fields that become text: =title,bra
 
 
 def cuts_param(default: str, help: str) -> Param:
-    """Declare cut points.
-
-    :param default: numbers with commas.
-    :param help: what is cut.
-    :return: the parameter.
-    """
+    """Declare cut points."""
     return Param(kind=str, default=default, help=help)
 
 
@@ -179,7 +163,6 @@ def numbers(text: str, name: str) -> tuple[float, ...]:
 
     :param text: ``0, 0.5``.
     :param name: the parameter, for messages.
-    :return: the numbers.
     :raises UsageError: when one is none, or they do not increase.
     """
     try:
@@ -208,10 +191,6 @@ class Grading:
     def of(cls, labels: str = "", gains: str = "", cuts: str = "") -> Grading:
         """Read the parameters.
 
-        :param labels: with commas.
-        :param gains: with commas.
-        :param cuts: with commas.
-        :return: the grading.
         :raises UsageError: when their numbers do not fit together.
         """
         made = cls(parts(labels), numbers(gains, "gains"), numbers(cuts, "cuts"))
@@ -231,8 +210,6 @@ class Grading:
 
         :param value: a label, a whole number (``2``, ``"2"``, ``"2.000"``), or with cut points any number.
         :param name: its field, for messages.
-        :param where: file and line.
-        :return: the grade.
         :raises InputError: when it is none.
         """
         if isinstance(value, str) and self.labels:
@@ -276,9 +253,7 @@ class Grading:
 def text_template(store: Gathering, wanted: str) -> ItemTemplate:
     """Name the fields that become text.
 
-    :param store: holds the items.
     :param wanted: the parameter ``template``; empty: a title first, then what has two words or more on average.
-    :return: the template.
     :raises UsageError: when a named field is in none of the items looked at.
     :raises InputError: when no field is text.
     """
@@ -302,7 +277,6 @@ def text_template(store: Gathering, wanted: str) -> ItemTemplate:
 def unwrapped(row: Row) -> Row:
     """Take a document out of what an export of an index wraps around it.
 
-    :param row: a line.
     :return: its ``_source`` where it has one.
     """
     source = row.get("_source")
@@ -312,11 +286,8 @@ def unwrapped(row: Row) -> Row:
 def missing_field(name: str, row: Collection[str], where: str, *, mapped: bool = True) -> InputError:
     """Say that a row lacks a field, and which it may be called.
 
-    :param name: the field.
     :param row: the row, or the names of its fields.
-    :param where: file and line.
     :param mapped: whether ``--field`` can say what it is called.
-    :return: the error to raise.
     """
     todo = f"say what it is called by --field; {nearest(name, row)}" if mapped else nearest(name, row)
     return InputError(f"there is no field {name!r}", where=where, todo=todo)
@@ -325,10 +296,6 @@ def missing_field(name: str, row: Collection[str], where: str, *, mapped: bool =
 def text_of(row: Mapping[str, Any], name: str, where: str) -> str:
     """Read a text that must be there.
 
-    :param row: the row.
-    :param name: its field.
-    :param where: file and line.
-    :return: the text.
     :raises InputError: when it is empty or not text.
     """
     value = row.get(name)
@@ -340,11 +307,7 @@ def text_of(row: Mapping[str, Any], name: str, where: str) -> str:
 def id_of(row: Mapping[str, Any], name: str, where: str, *, optional: bool = False) -> str:
     """Read an id: text or a whole number.
 
-    :param row: the row.
-    :param name: its field.
-    :param where: file and line.
     :param optional: give ``""`` where there is none.
-    :return: the id as text.
     :raises InputError: when it is neither, or missing.
     """
     value = row.get(name)
@@ -360,8 +323,6 @@ def id_of(row: Mapping[str, Any], name: str, where: str, *, optional: bool = Fal
 def text_id(prefix: str, text: str) -> str:
     """Name a text that has no id: the same text always gets the same.
 
-    :param prefix: what it begins with.
-    :param text: the text.
     :return: the prefix and 16 hexadecimal digits.
     """
     return f"{prefix}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"

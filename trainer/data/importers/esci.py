@@ -49,10 +49,8 @@ TEMPLATE = ItemTemplate(
 class Esci:
     """Amazon Shopping Queries: exact, substitute, complement, irrelevant.
 
-    :param locale: market.
     :param split: the data set's own split.
     :param version: small or large.
-    :param items: items to write.
     """
 
     sources: ClassVar[tuple[Source, ...]] = (EXAMPLES, PRODUCTS)
@@ -64,9 +62,7 @@ class Esci:
     def read(self, given: Given, store: Gathering) -> Target:
         """Join the examples that the filters let through with their products.
 
-        :param given: the files.
         :param store: where items and judgments go.
-        :return: scale and template.
         """
         filtered = 0
         for where, row in given.rows(EXAMPLES, project=True):

@@ -33,9 +33,7 @@ CREATE TABLE written (id TEXT PRIMARY KEY) WITHOUT ROWID;
 class Counts:
     """What an import read and wrote.
 
-    :param items: items written.
     :param queries: queries with a judgment written.
-    :param judgments: judgments written.
     :param grades: judgments written of each grade, lowest first.
     :param repeated_items: items that were there before, to the letter.
     :param repeated_judgments: judgments of a pair that was judged before.
@@ -56,7 +54,6 @@ class Counts:
 class Gathering:
     """Items and judgments on their way from any format into ours. Use it in a ``with`` statement.
 
-    :param path: the temporary database.
     :param repeats: what becomes of a pair that is judged twice with different grades: one of :data:`REPEATS`.
     :param missing: what becomes of a judgment whose item is not there, and of an item without text: one of
         :data:`MISSING`.
@@ -78,8 +75,6 @@ class Gathering:
     def item(self, where: str, item_id: str, fields: Mapping[str, Any]) -> None:
         """Add an item; one that repeats an earlier one to the letter is counted and passed over.
 
-        :param where: file and line.
-        :param item_id: its id.
         :param fields: its other fields; empty ones are left out.
         :raises InputError: when another item has this id.
         """
@@ -110,10 +105,7 @@ class Gathering:
     ) -> None:
         """Add a judgment.
 
-        :param where: file and line.
         :param query_id: the query's id; empty: its text.
-        :param query: its text.
-        :param item_id: the judged item.
         :param grade: the grade, from 0 on.
         :param slice: the part of traffic it belongs to.
         :param extra: further keys of the line.
@@ -150,8 +142,6 @@ class Gathering:
         """Run a statement on tables of an importer's own.
 
         :param statement: SQL; the tables ``item``, ``query``, ``judgment`` and ``written`` are taken.
-        :param values: its parameters.
-        :return: the cursor.
         """
         return self._db.execute(statement, tuple(values))
 
@@ -192,7 +182,6 @@ class Gathering:
         :param folder: an existing folder; None: check and count, write nothing.
         :param template: how items become text: one that would have none is refused or dropped.
         :param judged_only: leave items out that nobody judged.
-        :param k: number of grades.
         :param passed_over: what the importer passed over, to say where nothing is left.
         :return: what was read and written.
         :raises InputError: when a judged item is not there, or nothing is left.

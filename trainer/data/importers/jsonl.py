@@ -43,14 +43,7 @@ ITEMS = Source("items", "an item a row", ("id",), (), ("items", "products"), req
 )
 @dataclass(frozen=True, kw_only=True)
 class Jsonl:
-    """Judgments and items of your own: JSONL, CSV, TSV or Parquet, with names of your own.
-
-    :param items: items to write.
-    :param labels: names of the grades.
-    :param gains: their gains.
-    :param cuts: cut points between them.
-    :param template: fields that become text.
-    """
+    """Judgments and items of your own: JSONL, CSV, TSV or Parquet, with names of your own."""
 
     sources: ClassVar[tuple[Source, ...]] = (JUDGMENTS, ITEMS)
     items: str
@@ -62,9 +55,7 @@ class Jsonl:
     def read(self, given: Given, store: Gathering) -> Target:
         """Read the judgments, and the items beside or inside them.
 
-        :param given: the files.
         :param store: where items and judgments go.
-        :return: scale and template.
         """
         grading = Grading.of(self.labels, self.gains, self.cuts)
         inline = ITEMS.name not in given.paths
@@ -89,8 +80,6 @@ def read_items(source: Source, given: Given, store: Gathering) -> None:
     """Read a file of items whose every field is kept.
 
     :param source: which file; it has an ``id``.
-    :param given: the files.
-    :param store: where the items go.
     """
     for where, row in given.rows(source):
         store.item(where, id_of(row, "id", where), row)

@@ -26,10 +26,8 @@ CONFIG = "darl.toml"
 class Imported:
     """What an import did.
 
-    :param format: name of the format.
     :param folder: where it was written; None for a dry run.
     :param counts: what was read and written.
-    :param target: scale and template.
     """
 
     format: str
@@ -38,10 +36,7 @@ class Imported:
     target: Target
 
     def to_json(self) -> dict[str, Any]:
-        """Render for ``--json``.
-
-        :return: JSON-ready values.
-        """
+        """Render for ``--json``."""
         scale, template = self.target.scale, self.target.template
         grades = [
             {"name": name, "gain": gain, "judgments": count}
@@ -74,7 +69,6 @@ def run_import(
     What does not fit is gathered in SQLite in a temporary file of about the size of the input, on the disk that
     is written to: memory does not grow with the files.
 
-    :param name: name of the format.
     :param paths: its files in order, or the one folder that holds them under their usual names.
     :param out: the folder to make; None: check and count, write nothing.
     :param params: the format's parameters, as text.
@@ -83,7 +77,6 @@ def run_import(
     :param missing: what becomes of a judgment whose item is not there, and of an item without text: one of
         :data:`~trainer.data.importers.gathering.MISSING`.
     :param model: name of the model in ``darl.toml``; empty: from the folder's.
-    :return: what was done.
     :raises UsageError: for an unknown format, parameter or field, or a folder that is there already.
     :raises InputError: naming file, line and field of what is wrong.
     """
@@ -110,9 +103,6 @@ def starter(format: str, target: Target, counts: Counts, model: str) -> str:
     """Write a ``darl.toml`` to start from.
 
     :param format: where the judgments come from.
-    :param target: scale and template.
-    :param counts: what was written.
-    :param model: the model's name.
     :return: TOML; everything that it leaves out has its default.
     """
     scale, template = target.scale, target.template
@@ -141,7 +131,6 @@ def starter(format: str, target: Target, counts: Counts, model: str) -> str:
 def model_name(folder: Path) -> str:
     """Make a model's name from a folder's.
 
-    :param folder: any folder.
     :return: a name that a bundle may have.
     """
     slug = re.sub(r"[^a-z0-9._-]+", "-", folder.absolute().name.lower()).strip("-._")

@@ -56,11 +56,6 @@ class SearchRelevance:
     """Judgment lists of the Search Relevance Workbench: imported, by an LLM, or from clicks.
 
     :param list: the one list to take.
-    :param cuts: cut points between grades.
-    :param labels: names of the grades.
-    :param gains: their gains.
-    :param items: items to write.
-    :param template: fields that become text.
     """
 
     sources: ClassVar[tuple[Source, ...]] = (LISTS, ITEMS)
@@ -74,9 +69,7 @@ class SearchRelevance:
     def read(self, given: Given, store: Gathering) -> Target:
         """Read ratings and items.
 
-        :param given: the files.
         :param store: where items and judgments go.
-        :return: scale and template.
         """
         taken = self.rate(given, store)
         read_items(ITEMS, given, store)
@@ -87,7 +80,6 @@ class SearchRelevance:
         """Read the ratings alone.
 
         :param given: the file of judgment lists.
-        :param store: where judgments go.
         :return: how many lists were taken.
         :raises UsageError: when the list that is asked for is not there.
         :raises InputError: when there is none at all, or a rating is no grade.

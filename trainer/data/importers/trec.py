@@ -54,12 +54,8 @@ HEADS = ("query-id", "query_id", "qid", "topic")
 class Trec:
     """TREC: qrels, topics and documents; BEIR's files too (give --field id=_id).
 
-    :param items: items to write.
     :param negative: what becomes of a grade below 0.
     :param columns: of documents in a TSV.
-    :param labels: names of the grades.
-    :param gains: their gains.
-    :param template: fields that become text.
     """
 
     sources: ClassVar[tuple[Source, ...]] = (QRELS, TOPICS, DOCUMENTS)
@@ -73,9 +69,7 @@ class Trec:
     def read(self, given: Given, store: Gathering) -> Target:
         """Join the qrels with their topics and documents.
 
-        :param given: the files.
         :param store: where items and judgments go.
-        :return: scale and template.
         """
         grading = Grading.of(self.labels, self.gains)
         read_texts(TOPICS, given, store, "topic")
@@ -104,8 +98,6 @@ def read_texts(source: Source, given: Given, store: Gathering, table: str) -> No
     """Read ids with a text each into a table of the store.
 
     :param source: JSONL, or a TSV without a header; it needs ``id`` and ``text``.
-    :param given: the files.
-    :param store: the store.
     :param table: the table to make; a constant of the caller's.
     :raises InputError: when an id is there twice with two texts.
     """
@@ -126,9 +118,7 @@ def read_texts(source: Source, given: Given, store: Gathering, table: str) -> No
 def text_by_id(store: Gathering, table: str, key: str) -> str | None:
     """Look up a text.
 
-    :param store: the store.
     :param table: a table that :func:`read_texts` made.
-    :param key: the id.
     :return: its text, or None.
     """
     row: tuple[Any, ...] | None = store.sql(f"SELECT text FROM {table} WHERE id = ?", (key,)).fetchone()

@@ -38,8 +38,6 @@ class Triples:
     """MS MARCO's triples (query, positive, negative), as two grades.
 
     A text that is positive for a query in one line and negative in another counts as positive.
-
-    :param items: items to write.
     """
 
     sources: ClassVar[tuple[Source, ...]] = (TRIPLES, QUERIES, COLLECTION)
@@ -48,9 +46,7 @@ class Triples:
     def read(self, given: Given, store: Gathering) -> Target:
         """Read the triples, and the texts that their ids stand for.
 
-        :param given: the files.
         :param store: where items and judgments go.
-        :return: scale and template.
         :raises UsageError: when there are queries but no collection.
         """
         by_id = QUERIES.name in given.paths

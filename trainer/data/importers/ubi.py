@@ -84,15 +84,11 @@ class Ubi:
     What is clicked at a rank as often as anything else at that rank has COEC 1.
 
     :param cuts: cut points of COEC between the grades.
-    :param labels: names of the grades.
-    :param gains: their gains.
     :param min_impressions: times an item must have been shown for a query.
     :param max_rank: ranks that count as seen.
     :param shown_by: what says that an item was shown.
     :param shown_actions: actions by which an item was seen.
     :param click_actions: actions that count as a click.
-    :param items: items to write.
-    :param template: fields that become text.
     """
 
     sources: ClassVar[tuple[Source, ...]] = (QUERIES, EVENTS, ITEMS)
@@ -110,9 +106,7 @@ class Ubi:
     def read(self, given: Given, store: Gathering) -> Target:
         """Count what was shown and clicked, and grade the pairs.
 
-        :param given: the files.
         :param store: where items and judgments go.
-        :return: scale and template.
         :raises InputError: when nothing was shown, or nothing clicked.
         """
         counts = self.count(given, store)
@@ -125,8 +119,6 @@ class Ubi:
     def count(self, given: Given, store: Gathering) -> dict[str, int]:
         """Grade the pairs by what was shown and clicked, without reading items.
 
-        :param given: searches and events.
-        :param store: where judgments go.
         :return: what was passed over, and why.
         :raises InputError: when nothing was shown, or nothing clicked.
         """

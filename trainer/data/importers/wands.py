@@ -28,10 +28,7 @@ TEMPLATE = ItemTemplate(
 )
 @dataclass(frozen=True, kw_only=True)
 class Wands:
-    """Wayfair's WANDS: exact, partial, irrelevant.
-
-    :param items: items to write.
-    """
+    """Wayfair's WANDS: exact, partial, irrelevant."""
 
     sources: ClassVar[tuple[Source, ...]] = (QUERIES, PRODUCTS, LABELS)
     items: str
@@ -41,7 +38,6 @@ class Wands:
 
         :param given: the files, parted by tabs whatever their suffix says.
         :param store: where items and judgments go.
-        :return: scale and template.
         """
         queries: dict[str, tuple[str, str]] = {}  # 480 of them
         for where, row in given.rows(QUERIES, delimiter="\t"):

@@ -51,7 +51,6 @@ def write_folder(folder: Path, found: Evaluation) -> None:
     """Write result, page, judgments and rankings.
 
     :param folder: where; an evaluation that is there is replaced.
-    :param found: the evaluation.
     :raises UsageError: when the folder holds something else.
     :raises MissingExtra: without matplotlib, which draws the pictures.
     """

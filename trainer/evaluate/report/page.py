@@ -14,7 +14,6 @@ def render_page(result: Mapping[str, Any]) -> str:
     """Write the page.
 
     :param result: as ``evaluation.json`` holds it.
-    :return: HTML.
     :raises MissingExtra: without matplotlib, which draws the pictures.
     """
     title = "Evaluation of " + ", ".join(system["name"] for system in result["systems"] if system["evaluated"])

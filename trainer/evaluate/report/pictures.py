@@ -25,7 +25,6 @@ _NAMESPACES = re.compile(r' xmlns(:\w+)?="[^"]*"')  # HTML knows what <svg> is
 class Picture:
     """A drawing.
 
-    :param title: what it shows.
     :param svg: an ``<svg>`` element.
     """
 

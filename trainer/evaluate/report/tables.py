@@ -16,9 +16,6 @@ NAMES = {
 class Table:
     """A table with a title; the first columns are names, the others numbers.
 
-    :param title: what it shows.
-    :param head: column names.
-    :param rows: cells.
     :param names: how many columns are names.
     """
 
@@ -31,7 +28,6 @@ class Table:
 def name_of(figure: str) -> str:
     """Name a figure for people.
 
-    :param figure: its key.
     :return: ``nDCG@10`` for ``ndcg@10``, and so on.
     """
     return NAMES.get(figure) or figure.replace("ndcg", "nDCG").replace("p@", "P@")
@@ -60,7 +56,6 @@ def cell(value: Mapping[str, Any] | None, *, signed: bool = False) -> str:
     """Write a figure with its interval.
 
     :param value: ``mean``, ``low``, ``high``, or None where there is none.
-    :param signed: for differences.
     :return: ``.812 [.790, .833]``.
     """
     if value is None or value["mean"] is None:

@@ -16,12 +16,7 @@ Advance = Callable[[int], object]
 
 @dataclass(frozen=True)
 class Ask:
-    """One query's items, to be scored.
-
-    :param query_id: the query's id.
-    :param query: its text.
-    :param item_ids: the items.
-    """
+    """One query's items, to be scored."""
 
     query_id: str
     query: str
@@ -44,11 +39,7 @@ class Ratings:
     is_ood: NDArray[np.bool_] | None = None
 
     def rows(self, rows: NDArray[np.int64] | slice) -> Ratings:
-        """Take some pairs.
-
-        :param rows: which.
-        :return: their ratings.
-        """
+        """Take some pairs."""
         return Ratings(
             self.score[rows],
             None if self.grade_probs is None else self.grade_probs[rows],
@@ -61,7 +52,6 @@ class Ratings:
         """Put ratings of one system one after the other.
 
         :param parts: at least one.
-        :return: all of them.
         """
 
         def together(name: str) -> Any:

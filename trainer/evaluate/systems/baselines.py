@@ -26,7 +26,6 @@ INT8 = "int8"  # the first model's own quantised graph
 class CosineSystem:
     """Cosine of a bundle's pooled query and item halves: its encoder without its head.
 
-    :param bundle: the bundle.
     :param items: the catalogue, rendered by its template.
     :param name: in tables and file names.
     """
@@ -48,7 +47,6 @@ class CosineSystem:
     def rate(self, asks: Sequence[Ask], advance: Advance) -> list[Ratings]:
         """Score items by cosine.
 
-        :param asks: queries with their items.
         :param advance: told how many queries are done.
         :return: the ratings of each query.
         """
@@ -81,8 +79,6 @@ def _cosine(features: NDArray[np.float32]) -> float:
 class Bm25System:
     """BM25 over the items, by SQLite.
 
-    :param index: of the items' texts.
-    :param size: items there are.
     :param name: in tables and file names.
     """
 
@@ -92,16 +88,12 @@ class Bm25System:
     grades: bool = False
 
     def about(self) -> dict[str, Any]:
-        """Say what it is.
-
-        :return: its kind.
-        """
+        """Say what it is."""
         return {"kind": BM25}
 
     def rate(self, asks: Sequence[Ask], advance: Advance) -> list[Ratings]:
         """Score items; one that shares no word with the query has 0.
 
-        :param asks: queries with their items.
         :param advance: told how many queries are done.
         :return: the ratings of each query.
         """
@@ -118,7 +110,6 @@ class TrecSystem:
     """Somebody else's ranking, from a TREC run file.
 
     :param name: in tables and file names.
-    :param path: the file.
     :param run: scores by query and item.
     """
 
@@ -128,16 +119,12 @@ class TrecSystem:
     grades: bool = False
 
     def about(self) -> dict[str, Any]:
-        """Say what it is.
-
-        :return: kind and file.
-        """
+        """Say what it is."""
         return {"kind": "trec", "path": str(self.path)}
 
     def rate(self, asks: Sequence[Ask], advance: Advance) -> list[Ratings]:
         """Look scores up; items that the run does not hold come last.
 
-        :param asks: queries with their items.
         :param advance: told how many queries are done.
         :return: the ratings of each query.
         :raises InputError: when the run holds none of the pairs.
@@ -158,7 +145,6 @@ class TrecSystem:
 def open_trec(path: Path) -> TrecSystem:
     """Read a run file.
 
-    :param path: the file.
     :return: the system, named after the file.
     """
     name = path.name.removesuffix(".trec").removesuffix(".run").removesuffix(".txt") or path.name

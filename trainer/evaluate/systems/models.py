@@ -28,10 +28,6 @@ Catalogue = Callable[[ItemRenderer], Mapping[str, Item]]
 class Model:
     """What a bundle and a run have in common.
 
-    :param path: its folder.
-    :param name: of the model.
-    :param version: of the model.
-    :param scale: its grades.
     :param renderer: what turns an item into text.
     :param alpha: false-alarm rate its OOD columns are calibrated for.
     """
@@ -50,8 +46,6 @@ class BundleSystem:
 
     :param name: in tables and file names.
     :param model: what it says of itself.
-    :param bundle: the bundle.
-    :param scorer: its open graph.
     :param items: the catalogue, rendered by its template.
     :param kept: where its scores are kept and looked up; None: they are not.
     """
@@ -79,7 +73,6 @@ class BundleSystem:
     def rate(self, asks: Sequence[Ask], advance: Advance) -> list[Ratings]:
         """Score items with the graph.
 
-        :param asks: queries with their items.
         :param advance: told how many queries are done.
         :return: the ratings of each query.
         """
@@ -123,7 +116,6 @@ class RunSystem:
     def rate(self, asks: Sequence[Ask], advance: Advance) -> list[Ratings]:
         """Score items with torch.
 
-        :param asks: queries with their items.
         :param advance: told how many queries are done.
         :return: the ratings of each query.
         """
@@ -141,9 +133,7 @@ def open_bundle(
 ) -> BundleSystem:  # fmt: skip
     """Open a bundle.
 
-    :param path: its folder.
     :param catalogue: reads the items as the model renders them.
-    :param int8: use the quantised graph.
     :param provider: ``cpu`` or ``cuda``.
     :param threads: batches scored at the same time on the CPU.
     :param kept: where its scores are kept and looked up; None: they are not.
@@ -161,9 +151,7 @@ def open_bundle(
 def open_run(path: Path, catalogue: Catalogue) -> RunSystem:
     """Load a finished run.
 
-    :param path: its folder.
     :param catalogue: reads the items as the model renders them.
-    :return: the system.
     """
     torch = load("torch", "train")
 
@@ -197,7 +185,6 @@ def check_scales(systems: Sequence[BundleSystem | RunSystem]) -> GradeScale:
     """Refuse models whose grades mean different things.
 
     :param systems: every model, at least one.
-    :return: their scale.
     :raises UsageError: when two differ in number or gain of the grades.
     """
     first = systems[0]

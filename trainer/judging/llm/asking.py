@@ -32,7 +32,6 @@ class _Capped(Exception):
 class Asking:
     """Endpoint, cache and budget of one round. Use it in a ``with`` statement.
 
-    :param judge: its parameters.
     :param job: grades, guideline and place.
     :raises UsageError: for parameters that do not fit.
     """
@@ -70,7 +69,6 @@ class Asking:
     def all(self, tasks: Sequence[Task], report: Report) -> dict[str, Answer]:
         """Ask about all pairs, some at the same time.
 
-        :param tasks: the pairs.
         :param report: told how many are through.
         :return: the answers by task; fewer than pairs where the budget ends, or no grade can be read.
         :raises DarlError: when the endpoint cannot be used.

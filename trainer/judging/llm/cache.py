@@ -55,17 +55,12 @@ class Cache:
         """Keep an answer.
 
         :param key: digest of what was asked.
-        :param value: JSON-ready.
         """
         with self._using():
             self._db.execute("INSERT OR REPLACE INTO answer VALUES (?, ?)", (key, json.dumps(value)))
 
     def spend(self, prompt: int, completion: int) -> None:
-        """Add a request to what was spent.
-
-        :param prompt: tokens sent.
-        :param completion: tokens received.
-        """
+        """Add a request to what was spent."""
         with self._using():
             self._db.execute(
                 "UPDATE spent SET calls = calls + 1, sent = sent + ?, received = received + ?", (prompt, completion)

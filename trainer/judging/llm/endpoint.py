@@ -84,9 +84,7 @@ class Endpoint:
     def ask(self, body: Mapping[str, Any], stop: threading.Event) -> Reply:
         """Send a request, and again while that makes sense.
 
-        :param body: OpenAI's fields.
         :param stop: ends the waiting when it is set.
-        :return: the reply.
         :raises Declined: when this request alone cannot be answered.
         :raises DarlError: when the endpoint cannot be used.
         """
@@ -220,7 +218,6 @@ def retry_after(value: str | None) -> float:
 def parse_reply(data: bytes) -> Reply | None:
     """Read a chat completion.
 
-    :param data: the body.
     :return: the reply; None where it is none.
     """
     with contextlib.suppress(ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):

@@ -52,26 +52,19 @@ from trainer.registry import Param
 class LlmJudge:
     """A chat endpoint (OpenAI's shape) asked for a grade, with the probability of each.
 
-    :param url: base of the endpoint.
-    :param model: model to ask.
-    :param prompt: file of the prompt.
     :param logprobs: whether to ask for probabilities.
     :param temperature: of the one answer with probabilities.
     :param samples: answers averaged without them.
-    :param sample_temperature: of those answers.
     :param max_tokens: most tokens of an answer.
     :param extra: further fields of the request.
     :param concurrency: requests at the same time.
-    :param per_minute: most requests a minute.
     :param timeout_s: seconds an answer may take.
-    :param retries: further attempts.
     :param backoff_s: seconds before the second attempt.
     :param max_wait_s: longest pause that the endpoint may ask for.
     :param token_cap: most tokens of the whole work.
     :param cost_cap: most money for the whole work.
     :param price_in: price of a million tokens sent.
     :param price_out: price of a million tokens received.
-    :param cache: SQLite file of answers.
     """
 
     people: ClassVar[bool] = False
@@ -116,7 +109,6 @@ class LlmJudge:
     def foresee(self, tasks: Sequence[Task], job: Job) -> Mapping[str, Any]:
         """Estimate what judging would take, without asking.
 
-        :param tasks: the pairs.
         :param job: grades, guideline and place.
         :return: ``calls``, ``prompt_tokens`` and ``completion_tokens`` at most, ``cost`` where prices are given, and
             pairs that the cache knows.
@@ -169,7 +161,6 @@ class LlmJudge:
     def key(self, prompt: str, sample: int, scale: GradeScale) -> str:
         """Name a request in the cache.
 
-        :param prompt: the filled prompt.
         :param sample: 0 for the answer with probabilities, then 1, 2, … for the sampled ones.
         :param scale: the grades that the reply is read by: a prompt need not list them.
         :return: a digest of everything that the answer depends on.
@@ -182,9 +173,6 @@ class LlmJudge:
     def sampled(self, prompt: str, cache: Cache, scale: GradeScale) -> bool:
         """Say whether all sampled answers about a pair are kept.
 
-        :param prompt: the filled prompt.
-        :param cache: of answers.
-        :param scale: the grades.
         :return: whether they are; one sample is no average, and never kept as one.
         """
         keys = (self.key(prompt, n, scale) for n in range(1, self.samples + 1))

@@ -33,21 +33,14 @@ class Pace:
             stop.wait(left)
 
     def hold(self, seconds: float) -> None:
-        """Let nobody start for a while.
-
-        :param seconds: how long.
-        """
+        """Let nobody start for a while."""
         with self._lock:
             self._next = max(self._next, time.monotonic() + seconds)
 
 
 @dataclass(frozen=True)
 class Prices:
-    """What tokens cost.
-
-    :param prompt: a million tokens sent.
-    :param completion: a million tokens received.
-    """
+    """What tokens cost."""
 
     prompt: float
     completion: float
@@ -55,8 +48,6 @@ class Prices:
     def cost(self, prompt: int, completion: int) -> float:
         """Price tokens.
 
-        :param prompt: tokens sent.
-        :param completion: tokens received.
         :return: in the currency of the prices.
         """
         return (prompt * self.prompt + completion * self.completion) / 1e6
@@ -67,7 +58,6 @@ class Budget:
 
     :param tokens: most tokens; 0: no limit.
     :param cost: most money; 0: no limit.
-    :param prices: of the tokens.
     :param spent: tokens sent and received before.
     """
 
@@ -97,9 +87,7 @@ class Budget:
     def settle(self, held: tuple[int, int], prompt: int, completion: int) -> None:
         """Put what a request took in the place of what was set aside for it.
 
-        :param held: what was set aside.
         :param prompt: tokens that it sent; 0 where it failed.
-        :param completion: tokens that it received.
         """
         with self._lock:
             for place, (aside, used) in enumerate(zip(held, (prompt, completion), strict=True)):

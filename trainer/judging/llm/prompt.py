@@ -56,9 +56,6 @@ def fill(prompt: str, task: Task, scale: GradeScale, guideline: str) -> str:
     """Fill a prompt, in one pass: a query that holds ``{item}`` is a query.
 
     :param prompt: see :func:`read_prompt`; other braces, such as JSON's, stay.
-    :param task: the pair.
-    :param scale: the grades.
-    :param guideline: what they mean.
     :return: the text that is sent.
     """
     values = {"query": task.query, "item": task.text, "grades": legend(scale), "guideline": guideline.strip()}
@@ -68,7 +65,6 @@ def fill(prompt: str, task: Task, scale: GradeScale, guideline: str) -> str:
 def legend(scale: GradeScale) -> str:
     """List the grades.
 
-    :param scale: the grades.
     :return: a line for each, ``0 = irrelevant``; the names alone where they are numbers.
     """
     if numbered(scale):

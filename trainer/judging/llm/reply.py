@@ -24,7 +24,6 @@ _AROUND = " \t\r\n.*`'\"()[]"
 class Token:
     """A token of a reply.
 
-    :param text: the token.
     :param top: tokens that could have stood there, with the natural logarithm of their probabilities.
     """
 
@@ -36,10 +35,7 @@ class Token:
 class Reply:
     """What the endpoint answered.
 
-    :param text: the reply.
     :param tokens: its tokens; None where the endpoint gives no probabilities.
-    :param prompt_tokens: of the request.
-    :param completion_tokens: of the reply.
     """
 
     text: str
@@ -52,7 +48,6 @@ def read_grade(text: str, scale: GradeScale) -> tuple[int, int] | None:
     """Read the grade that a reply gives.
 
     :param text: the reply: the grade alone, ``grade: 2`` in words or JSON, or a sentence with one number in it.
-    :param scale: the grades.
     :return: the grade and where in the text it stands; None where the reply gives none, or more than one.
     """
     bare = text.strip(_AROUND)
@@ -71,8 +66,6 @@ def read_grade(text: str, scale: GradeScale) -> tuple[int, int] | None:
 def read_probs(reply: Reply, scale: GradeScale) -> tuple[float, ...] | None:
     """Read the probabilities of the grades at the place where the reply names one.
 
-    :param reply: with tokens.
-    :param scale: the grades.
     :return: ``k`` probabilities among the grades that were listed; None where there are none to read: no tokens, a
         grade of more than one token, or most of the probability elsewhere.
     """
@@ -98,7 +91,6 @@ def average(grades: Sequence[int], k: int) -> tuple[float, ...]:
     """Turn several answers to one question into probabilities.
 
     :param grades: one or more.
-    :param k: number of grades.
     :return: the share of each grade.
     """
     return tuple(grades.count(grade) / len(grades) for grade in range(k))

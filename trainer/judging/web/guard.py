@@ -25,20 +25,13 @@ class Guard:
 
     A name that resolves to 127.0.0.1 (DNS rebinding) is found by the Host header, whatever the port: a tunnel may
     have another. A form or script of another page is found by its Origin, and by JSON that a form cannot send.
-
-    :param app: the application inside.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request.
-
-        :param scope: ASGI scope.
-        :param receive: ASGI receive.
-        :param send: ASGI send.
-        """
+        """Serve a request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -60,8 +53,6 @@ class Guard:
 def refusal(method: str, headers: Headers) -> tuple[int, str] | None:
     """Say why a request is refused.
 
-    :param method: its method.
-    :param headers: its headers.
     :return: status and one sentence; None where it is welcome.
     """
     host = headers.get("host", "")

@@ -10,9 +10,6 @@ def render(markdown: str) -> str:
 
     HTML in it is shown as text, ``javascript:`` and the like are no links (markdown-it's safe preset), pictures are
     not fetched, and links open elsewhere without saying from where.
-
-    :param markdown: any text.
-    :return: HTML.
     """
     parser = MarkdownIt("js-default").disable("image")
     tokens = parser.parse(markdown)

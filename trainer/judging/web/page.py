@@ -30,9 +30,6 @@ class Page:
     """What the handlers share.
 
     :param tasks: the pairs in the order in which they are shown; nothing of them but query and text is.
-    :param scale: the grades.
-    :param guideline: Markdown.
-    :param store: where answers go.
     :param raters: who may answer; empty: anyone.
     :param rater: who answers where the address names nobody.
     """
@@ -52,7 +49,6 @@ class Page:
         """Find out who is asking.
 
         :param name: as given; None or empty: the usual one.
-        :return: the rater.
         :raises InputError: for a name that is none, or not on the list.
         """
         rater = check_rater(name or self.rater)
@@ -63,7 +59,6 @@ class Page:
     def progress(self, rater: str) -> dict[str, Any]:
         """Say how far a rater is.
 
-        :param rater: who.
         :return: JSON-ready counts, and the first place without an answer (None: all have one).
         """
         answers = self.store.answers(rater)
@@ -76,7 +71,6 @@ class Page:
     def next_place(self, rater: str, place: int) -> int | None:
         """Find the next pair without an answer.
 
-        :param rater: who.
         :param place: where to start after; the search goes round.
         :return: its place; None where all are answered.
         """
@@ -102,7 +96,6 @@ def create_app(page: Page) -> Starlette:
     """Make the application.
 
     :param page: pairs, grades and answers.
-    :return: the ASGI application.
     """
 
     def job(request: Request) -> Response:

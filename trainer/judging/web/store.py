@@ -27,11 +27,7 @@ CREATE TABLE IF NOT EXISTS history (n INTEGER PRIMARY KEY AUTOINCREMENT, rater T
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a rater is.
-
-    :param graded: pairs with a grade.
-    :param skipped: pairs passed over.
-    """
+    """How far a rater is."""
 
     graded: int
     skipped: int
@@ -61,8 +57,6 @@ class AnswerStore:
     def answer(self, rater: str, task: str, grade: int | None) -> None:
         """Commit an answer; it takes the place of an earlier one, which :meth:`undo` brings back.
 
-        :param rater: who.
-        :param task: which pair.
         :param grade: its grade; None: passed over.
         """
         check_rater(rater)
@@ -80,7 +74,6 @@ class AnswerStore:
     def undo(self, rater: str) -> str | None:
         """Take a rater's last answer back.
 
-        :param rater: who.
         :return: the pair that it was about; None where there is nothing left to take back.
         """
         with self._using(), self._transaction():
@@ -101,7 +94,6 @@ class AnswerStore:
     def answers(self, rater: str) -> dict[str, Answer]:
         """Give a rater's answers.
 
-        :param rater: who.
         :return: by task.
         """
         with self._using():
@@ -117,11 +109,7 @@ class AnswerStore:
             return [str(row[0]) for row in self._db.execute("SELECT DISTINCT rater FROM answer ORDER BY rater")]
 
     def progress(self, rater: str) -> Progress:
-        """Count a rater's answers.
-
-        :param rater: who.
-        :return: how many.
-        """
+        """Count a rater's answers."""
         with self._using():
             graded, total = self._db.execute(
                 "SELECT count(grade), count(*) FROM answer WHERE rater = ?", (rater,)
@@ -159,8 +147,6 @@ class _Transaction:
 def check_rater(name: str) -> str:
     """See that a rater's name is one.
 
-    :param name: the name.
-    :return: the name.
     :raises InputError: when it is not.
     """
     if not RATER.fullmatch(name):

@@ -20,7 +20,6 @@ class Head(nn.Module, ABC):
     The untrained head reads the first feature only and its score increases with it, so that a model starts by
     ranking as that feature does.
 
-    :param n_features: features of a pair.
     :param gains: gain of each of the ``k`` grades, increasing.
     """
 

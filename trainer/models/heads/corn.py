@@ -12,7 +12,6 @@ from trainer.models.heads.base import HEADS, Head, bias_corrected
 class CornHead(Head):
     """``k - 1`` conditional logits, one of ``P(grade > j | grade >= j)`` each; their products order the grades.
 
-    :param n_features: features of a pair.
     :param gains: gain of each of the ``k`` grades, increasing.
     """
 

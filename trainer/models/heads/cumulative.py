@@ -17,7 +17,6 @@ class CumulativeHead(Head):
 
     No calibration can change the order.
 
-    :param n_features: features of a pair.
     :param gains: gain of each of the ``k`` grades, increasing.
     """
 
@@ -132,7 +131,6 @@ class CumulativeHead(Head):
     def rescale(self, slope: float, thresholds: Tensor) -> None:
         """Fold a calibration into the parameters: latent times ``slope``, new thresholds.
 
-        :param slope: positive.
         :param thresholds: ``[k-1]`` increasing, on the new latent.
         """
         self.weight.mul_(slope)

@@ -12,7 +12,6 @@ from trainer.models.heads.base import HEADS, Head, bias_corrected
 class NominalHead(Head):
     """``k`` logits and a softmax; the order of the grades is left to the loss.
 
-    :param n_features: features of a pair.
     :param gains: gain of each of the ``k`` grades, increasing.
     """
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from darl_opensearch.errors import UsageError
-from darl_opensearch.urls import split_http
+from darl_opensearch.io.urls import split_http
 
 SECRET = "DARL_WEBHOOK_SECRET"  # the variable that holds it: never an option, which others could read
 SIGNATURE, EVENT, DELIVERY = "X-DaRL-Signature-256", "X-DaRL-Event", "X-DaRL-Delivery"

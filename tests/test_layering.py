@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 HEAVY = {"torch", "transformers", "peft", "optimum", "onnx", "onnxruntime", "trainer"}
 # A layer may import itself and those named for it, directly or not: cli -> server|cluster|monitor -> scoring|ood -> …
 FOUNDATION = {
-    "errors", "scores", "text", "bundle", "jsonl", "files", "bm25", "resources", "graph_contract", "spans", "urls",
+    "errors", "scores", "text", "bundle", "io", "bm25", "resources", "graph_contract", "spans",
     "fields", "holm", "html_page", "",
 }  # fmt: skip
 LAYERS = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from darl_opensearch.urls import split_http, without_secrets
+from darl_opensearch.io.urls import split_http, without_secrets
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,7 @@ def test_urls(url, host, port):
         "http://h:x",
         "http://[::1",
         "http://a..b/",
+        "http://xn--/",
         "http://a b/",
         "http://h\x7f/",
         "http://h/\x00",

@@ -39,7 +39,7 @@ from darl_opensearch.cluster.outcome import Release
 from darl_opensearch.cluster.preflight import Mode
 from darl_opensearch.cluster.release import ReleaseOptions, RollbackOptions, release, rollback
 from darl_opensearch.errors import DarlError
-from darl_opensearch.jsonl import read_jsonl
+from darl_opensearch.io.jsonl import read_jsonl
 from darl_opensearch.resources import insurance_sample
 from darl_opensearch.search import PipelineSearch
 

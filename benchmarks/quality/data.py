@@ -15,7 +15,7 @@ from torch import Tensor
 
 from darl_opensearch.bm25 import Bm25Index
 from darl_opensearch.errors import InputError, UsageError
-from darl_opensearch.jsonl import read_jsonl
+from darl_opensearch.io.jsonl import read_jsonl
 from darl_opensearch.text import ItemRenderer, ItemTemplate
 from trainer.config import Model
 from trainer.models.sources import load_encoder

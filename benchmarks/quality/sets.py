@@ -15,7 +15,7 @@ from torch import Tensor
 from benchmarks.quality import data
 from benchmarks.quality.data import GAINS, Judged, Rows, Texts
 from darl_opensearch.errors import InputError
-from darl_opensearch.jsonl import read_jsonl
+from darl_opensearch.io.jsonl import read_jsonl
 from darl_opensearch.text import ItemTemplate
 from trainer.config import Model
 from trainer.models.sources import load_encoder

@@ -11,7 +11,7 @@ import click
 from darl_opensearch.cli.output import emit, json_option, progress_line
 from darl_opensearch.cli.scoring_options import draws_option, int8_option, provider_option, seed_option, threads_option
 from darl_opensearch.errors import GateRefused, load
-from darl_opensearch.files import new_file
+from darl_opensearch.io.writing import new_file
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 

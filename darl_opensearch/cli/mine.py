@@ -111,7 +111,7 @@ def cli(
     elif out is None:
         raise UsageError("there is no file to write to", todo="name one by --out, or pass --dry-run")
     mining = load("trainer.data.mining", "train")
-    from darl_opensearch.files import new_file
+    from darl_opensearch.io.writing import new_file
     from trainer.config import read_config
     from trainer.data.judgments import read_items, read_judgments
 
@@ -162,7 +162,7 @@ def _scores(bundle: Bundle) -> Iterator[Callable[[str, Sequence[str]], Sequence[
 
 
 def _judged_lines(path: Path) -> Iterator[str]:
-    from darl_opensearch.jsonl import read_jsonl
+    from darl_opensearch.io.jsonl import read_jsonl
     from trainer.data.writing import json_line
 
     return (json_line(row, where=where) for where, row in read_jsonl(path))

@@ -15,7 +15,7 @@ from darl_opensearch.cli.cluster_options import cluster_options, stream_option
 from darl_opensearch.cli.output import emit, json_option, progress_line
 from darl_opensearch.cli.times import since_callback
 from darl_opensearch.errors import GateRefused
-from darl_opensearch.files import new_file
+from darl_opensearch.io.writing import new_file
 
 if TYPE_CHECKING:
     from darl_opensearch.cluster.connect import ClusterOptions
@@ -116,13 +116,13 @@ def cli(
     window by window: the share against alpha, and with --bundle MMD and a classifier on features.
     """
     from darl_opensearch.cluster.connect import connect
+    from darl_opensearch.io.urls import without_secrets
     from darl_opensearch.monitor.drift import DriftConfig
     from darl_opensearch.monitor.page import render_page
     from darl_opensearch.monitor.render import render
     from darl_opensearch.monitor.render_drift import render_drift
     from darl_opensearch.ood.spool import Spool
     from darl_opensearch.ood.store import SpoolStore, StreamStore
-    from darl_opensearch.urls import without_secrets
 
     config = DriftConfig(window=window, one_in=one_in, min_queries=min_queries)
     texts = _texts_of(cluster, index) if index else None
@@ -182,8 +182,8 @@ def _read(
 def _texts_of(cluster: ClusterOptions, index: str) -> Callable[[Sequence[str]], Mapping[str, str]]:
     """What looks item texts up in an index of the cluster."""
     from darl_opensearch.cluster.connect import connect
+    from darl_opensearch.io.urls import without_secrets
     from darl_opensearch.ood.store import join_texts
-    from darl_opensearch.urls import without_secrets
 
     client, where = connect(cluster), without_secrets(cluster.url)
     return lambda ids: join_texts(client, index, ids, where=where).texts

@@ -159,8 +159,8 @@ def _param(text: str) -> tuple[str, Any]:
 
 def _store(spool: Path | None, cluster: ClusterOptions, stream: str, open_: contextlib.ExitStack) -> OodStore:
     from darl_opensearch.cluster.connect import connect
+    from darl_opensearch.io.urls import without_secrets
     from darl_opensearch.ood.store import SpoolStore, StreamStore
-    from darl_opensearch.urls import without_secrets
 
     if spool is not None:
         return open_.enter_context(SpoolStore(spool))
@@ -178,8 +178,8 @@ def _items(
         return Items.of_texts(texts) if texts else NO_ITEMS
     from darl_opensearch.cluster.connect import connect
     from darl_opensearch.cluster.item_index import item_search
+    from darl_opensearch.io.urls import without_secrets
     from darl_opensearch.ood.store import join_texts
-    from darl_opensearch.urls import without_secrets
 
     client, where = connect(cluster), without_secrets(cluster.url)
 

@@ -55,9 +55,9 @@ def cli(
     harm. The data stream is set up when it is not there.
     """
     from darl_opensearch.cluster.connect import connect
+    from darl_opensearch.io.urls import without_secrets
     from darl_opensearch.ood.shipper import Shipper
     from darl_opensearch.ood.spool import Spool
-    from darl_opensearch.urls import without_secrets
 
     with Spool.open(spool) as opened:
         if dead_letters:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from darl_opensearch.errors import ClusterError, UsageError
-from darl_opensearch.urls import split_http, without_secrets
+from darl_opensearch.io.urls import split_http, without_secrets
 
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch

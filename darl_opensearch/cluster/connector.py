@@ -13,7 +13,7 @@ from darl_opensearch.cluster.config_files import render
 from darl_opensearch.cluster.models import PENDING_ID as PENDING_MODEL
 from darl_opensearch.cluster.models import FoundModel, connector_name, describe, wait_for
 from darl_opensearch.errors import UsageError
-from darl_opensearch.urls import split_http, without_secrets
+from darl_opensearch.io.urls import split_http, without_secrets
 
 PENDING_ID = "<connector_id>"
 NO_KEY = "none"  # ML Commons wants some credential; a scorer without a key does not look at it

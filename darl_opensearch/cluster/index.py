@@ -15,7 +15,7 @@ from darl_opensearch.cluster.config_files import render
 from darl_opensearch.cluster.connect import calling
 from darl_opensearch.cluster.guards import for_items
 from darl_opensearch.errors import ClusterError, InputError, UsageError
-from darl_opensearch.jsonl import read_jsonl
+from darl_opensearch.io.jsonl import read_jsonl
 from darl_opensearch.text import ID_FIELD, SLICE_FIELD, TEXT_FIELD, ItemTemplate
 
 MAX_ID_BYTES = 512  # OpenSearch's limit for _id

@@ -19,7 +19,7 @@ from darl_opensearch.demo.measure import RouteRun, alarms, dcg, failures, ood_sh
 from darl_opensearch.demo.sample import Sample, TestQuery, read_sample
 from darl_opensearch.demo.second_act import Place, SecondAct, play
 from darl_opensearch.errors import load
-from darl_opensearch.jsonl import read_jsonl
+from darl_opensearch.io.jsonl import read_jsonl
 from darl_opensearch.node import node_possible
 from darl_opensearch.ood.record import PairRecord
 from darl_opensearch.scoring import Scorer

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from darl_opensearch.bundle import Bundle
-from darl_opensearch.jsonl import read_jsonl
+from darl_opensearch.io.jsonl import read_jsonl
 
 
 @dataclass(frozen=True)

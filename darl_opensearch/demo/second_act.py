@@ -22,7 +22,7 @@ from darl_opensearch.demo.backends import INDEX, SIZE, WINDOW, open_log
 from darl_opensearch.demo.measure import RouteRun
 from darl_opensearch.demo.sample import Sample, TestQuery
 from darl_opensearch.errors import DarlError, load
-from darl_opensearch.jsonl import read_jsonl
+from darl_opensearch.io.jsonl import read_jsonl
 from darl_opensearch.ood.record import RankedRequest
 from darl_opensearch.scoring import Scorer
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from darl_opensearch.errors import InputError, load
-from darl_opensearch.jsonl import read_jsonl
+from darl_opensearch.io.jsonl import read_jsonl
 from darl_opensearch.text import MAX_QUERY_CHARS
 
 PARQUET = ".parquet"

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from darl_opensearch.bundle import CARD, MODEL_INT8, Bundle, sha256_of
 from darl_opensearch.errors import DarlError, InputError, UsageError, load
-from darl_opensearch.jsonl import check_rereadable
+from darl_opensearch.io.jsonl import check_rereadable
 from darl_opensearch.pool.catalogue import Catalogue
 from darl_opensearch.pool.formats import NPY, format_of, join_features, join_scores
 from darl_opensearch.pool.local import run_local

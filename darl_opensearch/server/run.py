@@ -110,8 +110,8 @@ class _Shipping:
 
     def __init__(self, config: ServerConfig, spool: Path) -> None:
         from darl_opensearch.cluster.connect import ClusterOptions, connect
+        from darl_opensearch.io.urls import without_secrets
         from darl_opensearch.ood import Shipper
-        from darl_opensearch.urls import without_secrets
 
         options = ClusterOptions(
             url=config.ship_to or "",

@@ -6,10 +6,8 @@ goes on behind the last of them.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import socket
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from darl_opensearch.bundle import Bundle
-from darl_opensearch.errors import DarlError, InputError
-from darl_opensearch.files import write_lines
+from darl_opensearch.errors import InputError
+from darl_opensearch.io.lock import hold_lock
+from darl_opensearch.io.writing import write_file
 
 BEGUN, STEPS, OUTCOME, TOLD = "cycle.json", "steps", "outcome.json", "told.json"
 CURRENT, LOCK = "current.json", "lock"
@@ -142,27 +141,12 @@ class Cycles:
     def locked(self) -> Iterator[None]:
         """Hold the lock: two cycles of one model must not run at once.
 
-        The kernel lets go of it when the process ends, however that happens.
-
         :raises DarlError: when another process holds it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / LOCK).open("a+", encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as err:
-                file.seek(0)
-                raise DarlError(
-                    f"another cycle is running ({file.read().strip() or 'it has not said where'})",
-                    where=str(self.path), todo="wait for it, or end that process",
-                ) from err  # fmt: skip
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()} since {now()}\n")
-            file.flush()
-            try:
-                yield
-            finally:
-                file.truncate(0)
+        todo = "wait for it, or end that process"
+        with hold_lock(self.path / LOCK, "another cycle is running", where=self.path, todo=todo):
+            yield
 
 
 def now() -> str:
@@ -217,4 +201,4 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     :param path: where to; its folder is made.
     :param value: JSON-ready, or paths.
     """
-    write_lines(path, [json.dumps(value, indent=2, ensure_ascii=False, default=str)])
+    write_file(path, json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n", fixed_name=True)

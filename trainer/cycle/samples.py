@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from darl_opensearch.errors import InputError
-from darl_opensearch.files import write_lines
-from darl_opensearch.jsonl import read_jsonl
+from darl_opensearch.io.jsonl import read_jsonl
+from darl_opensearch.io.writing import write_lines
 from darl_opensearch.text import TEXT_FIELD, ItemRenderer, ItemTemplate, same_text
 
 SELECTED, CONTROL = "selected", "control"
@@ -102,7 +102,7 @@ def write_items(path: Path, catalogues: Sequence[Path], template: ItemTemplate, 
                     row[template.slice_field] = task["slice"]
                 yield json.dumps(row, ensure_ascii=False)
 
-    write_lines(path, rows())
+    write_lines(path, rows(), fixed_name=True)
     return logged_only
 
 
@@ -127,7 +127,7 @@ def catalogue_texts(
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
     """Write rows as JSONL."""
-    write_lines(path, (json.dumps(row, ensure_ascii=False) for row in rows))
+    write_lines(path, (json.dumps(row, ensure_ascii=False) for row in rows), fixed_name=True)
 
 
 def native(rows: Iterable[Row]) -> Iterator[dict[str, Any]]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from darl_opensearch.errors import InputError
-from darl_opensearch.jsonl import read_jsonl
+from darl_opensearch.io.jsonl import read_jsonl
 from darl_opensearch.text import same_text
 from trainer.dasa.known import draw
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from darl_opensearch.errors import InputError
-from darl_opensearch.jsonl import read_jsonl
+from darl_opensearch.io.jsonl import read_jsonl
 from darl_opensearch.text import same_text
 from trainer.data.judgments import name_of
 

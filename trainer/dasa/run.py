@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.errors import UsageError
-from darl_opensearch.files import write_lines
+from darl_opensearch.io.writing import write_lines
 from darl_opensearch.ood.record import format_timestamp
 from darl_opensearch.ood.store import OodStore
 from darl_opensearch.pool.embed import Embedder
@@ -352,4 +352,4 @@ def _digest(
 
 
 def _write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    write_lines(path, (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows))
+    write_lines(path, (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows), fixed_name=True)

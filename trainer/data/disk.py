@@ -20,7 +20,7 @@ from typing import Any, overload
 from urllib.parse import quote
 
 from darl_opensearch.errors import DarlError, InputError
-from darl_opensearch.jsonl import read_jsonl
+from darl_opensearch.io.jsonl import read_jsonl
 from darl_opensearch.text import ItemRenderer, same_text
 from trainer.data.judgments import (
     Item,

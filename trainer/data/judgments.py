@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from darl_opensearch.errors import InputError
-from darl_opensearch.jsonl import read_jsonl
+from darl_opensearch.io.jsonl import read_jsonl
 from darl_opensearch.text import MAX_QUERY_CHARS, ItemRenderer, same_text
 from trainer.data.quoting import short
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from darl_opensearch.errors import InputError, UsageError, load
-from darl_opensearch.jsonl import read_jsonl
+from darl_opensearch.io.jsonl import read_jsonl
 from darl_opensearch.text import ItemTemplate, same_text
 from trainer.data.judgments import Item, JudgedQuery, item_twice, name_of, nothing_in
 from trainer.data.quoting import short

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from darl_opensearch.errors import InputError, UsageError
-from darl_opensearch.jsonl import check_rereadable, read_jsonl
+from darl_opensearch.io.jsonl import check_rereadable, read_jsonl
 from darl_opensearch.text import same_text
 from trainer.data.judgments import name_of
 from trainer.data.leakage import QUERY_SHINGLE, THRESHOLD, NearIndex

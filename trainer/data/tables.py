@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from darl_opensearch.errors import InputError, load
-from darl_opensearch.jsonl import MAX_LINE_BYTES, read_jsonl
+from darl_opensearch.io.jsonl import MAX_LINE_BYTES, read_jsonl
 
 Row = dict[str, Any]
 BATCH_ROWS = 1024  # rows of a Parquet file in memory at a time

@@ -29,7 +29,7 @@ from darl_opensearch.check import check_bundle
 from darl_opensearch.errors import InputError, UsageError, load
 from darl_opensearch.fields import option
 from darl_opensearch.graph_contract import Finding
-from darl_opensearch.jsonl import check_rereadable, read_jsonl
+from darl_opensearch.io.jsonl import check_rereadable, read_jsonl
 from darl_opensearch.scoring import Provider
 from trainer.data import leakage
 from trainer.data.judgments import Item, digest, read_judgments

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from darl_opensearch import __version__
 from darl_opensearch.bundle import MODEL, MODEL_DATA, MODEL_INT8, TOKENIZER
-from darl_opensearch.files import new_file
+from darl_opensearch.io.writing import new_file
 from darl_opensearch.scores import Scores
 from darl_opensearch.scoring import Scorer
 from darl_opensearch.scoring.runtime import load_runtime

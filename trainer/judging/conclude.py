@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from darl_opensearch.errors import GateRefused
-from darl_opensearch.files import new_file
+from darl_opensearch.io.writing import new_file
 from trainer.judging.agreement import agreement, between
 from trainer.judging.base import Answer
 from trainer.judging.combine import combine, habits, shares

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from darl_opensearch.files import new_file
+from darl_opensearch.io.writing import new_file
 from trainer.judging.base import JUDGES, Job, Report, Task, Verdict
 from trainer.judging.grades import choices
 from trainer.judging.sheet import SKIP, read_sheet, write_csv, write_jsonl

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from darl_opensearch.errors import DarlError, InputError, UsageError
-from darl_opensearch.jsonl import read_jsonl
+from darl_opensearch.io.jsonl import read_jsonl
 from darl_opensearch.scores import GradeScale
 from trainer.data.importers import IMPORTERS, Given
 from trainer.data.importers.gathering import Gathering

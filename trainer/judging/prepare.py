@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from darl_opensearch.errors import InputError, UsageError
-from darl_opensearch.files import new_file
+from darl_opensearch.io.writing import new_file
 from darl_opensearch.scores import GradeScale
 from trainer.judging.base import Job, Task
 from trainer.judging.config import JudgeConfig

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from darl_opensearch.errors import InputError
-from darl_opensearch.jsonl import read_jsonl
+from darl_opensearch.io.jsonl import read_jsonl
 from darl_opensearch.scores import GradeScale
 from darl_opensearch.text import MAX_QUERY_CHARS, same_text
 from trainer.data.judgments import name_of

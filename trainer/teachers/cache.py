@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from darl_opensearch.errors import InputError
-from darl_opensearch.jsonl import read_jsonl
+from darl_opensearch.io.jsonl import read_jsonl
 from trainer.teachers.base import Ask, Teacher
 
 ABOUT, AT_ONCE = "teacher.json", 64  # queries a part

@@ -8,7 +8,7 @@ from typing import Any
 
 from darl_opensearch.bundle import sha256_of
 from darl_opensearch.errors import InputError
-from darl_opensearch.jsonl import read_jsonl
+from darl_opensearch.io.jsonl import read_jsonl
 from darl_opensearch.text import same_text
 from trainer.teachers.base import TEACHERS, Ask, Place
 

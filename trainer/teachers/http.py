@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from darl_opensearch.errors import DarlError, InputError, UsageError, one_line
-from darl_opensearch.urls import split_http, without_secrets
+from darl_opensearch.io.urls import split_http, without_secrets
 from trainer.registry import Param
 from trainer.teachers.base import TEACHERS, Ask, Place
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from darl_opensearch.jsonl import read_jsonl
+from darl_opensearch.io.jsonl import read_jsonl
 from trainer.cycle.samples import catalogue_texts, read_rows, write_rows
 from trainer.cycle.steps.base import CONTROL_TASKS, JUDGMENTS, SELECTED, Context, Waiting
 from trainer.judging.run import judge

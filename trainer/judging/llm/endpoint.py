@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from darl_opensearch.errors import DarlError, UsageError, load, one_line
-from darl_opensearch.urls import split_http, without_secrets
+from darl_opensearch.io.urls import split_http, without_secrets
 from trainer.judging.llm.limits import Pace
 from trainer.judging.llm.reply import Reply, Token
 

@@ -6,9 +6,9 @@ import gzip
 
 import pytest
 
-from darl_opensearch import jsonl
 from darl_opensearch.errors import InputError
-from darl_opensearch.jsonl import read_jsonl
+from darl_opensearch.io import jsonl
+from darl_opensearch.io.jsonl import read_jsonl
 
 
 def read(tmp_path, data, name="x.jsonl"):

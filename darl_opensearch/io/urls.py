@@ -26,7 +26,7 @@ def _is_host(name: str, *, bracketed: bool) -> bool:
         ipaddress.IPv6Address(name)
     elif name.isascii():  # of other names the client knows more than this codec, which is of 2003
         name.encode("idna")  # refuses labels that are empty or too long
-    return bool(name) and not any(c.isspace() for c in name)
+    return bool(name) and "xn--" not in name.split(".") and not any(c.isspace() for c in name)
 
 
 def without_secrets(url: str) -> str:

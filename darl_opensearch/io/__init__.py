@@ -1,0 +1,1 @@
+"""Files, locks, digests, SQLite and HTTP: everything that leaves the process goes through here."""

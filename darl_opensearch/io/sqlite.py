@@ -1,0 +1,79 @@
+"""SQLite: the ways a file is opened, and its errors as ours."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from darl_opensearch.errors import DarlError
+
+BUSY_S = 10.0  # that another process is waited for
+
+
+def open_shared(path: Path, *, synchronous: Literal["FULL", "NORMAL"] = "FULL") -> sqlite3.Connection:
+    """Open a file that several processes and threads read and write: WAL, each statement its own transaction.
+
+    :param synchronous: FULL: a commit survives a power cut; NORMAL: a kill only.
+    """
+    db = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+    deadline = time.monotonic() + BUSY_S
+    try:
+        while True:
+            try:
+                db.execute("PRAGMA journal_mode = WAL")
+                break
+            except sqlite3.OperationalError as err:  # switching the mode does not wait for its lock by itself
+                if "locked" not in str(err) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+        db.execute(f"PRAGMA synchronous = {synchronous}")
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def open_scratch(path: Path | Literal["", ":memory:"], *, cache_kib: int = 2000) -> sqlite3.Connection:
+    """Open a file that is thrown away unless it is finished: no journal, no syncing.
+
+    :param path: an empty or missing file; ``""``: a temporary one of SQLite's own.
+    :param cache_kib: pages kept in memory, whatever the size of the file.
+    """
+    db = sqlite3.connect(path)
+    for pragma in ("journal_mode = OFF", "synchronous = OFF", "temp_store = FILE", f"cache_size = -{cache_kib}"):
+        db.execute(f"PRAGMA {pragma}")
+    return db
+
+
+def open_finished(path: Path, *, cache_kib: int = 2000) -> sqlite3.Connection:
+    """Open a file that nobody changes any more: no lock is taken, also on a read-only disk."""
+    db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True)
+    db.execute(f"PRAGMA cache_size = -{cache_kib}")
+    return db
+
+
+def open_exclusive(path: Path, *, busy_s: float) -> sqlite3.Connection:
+    """Open a file for this process alone until it is closed; fails as locked where another has it."""
+    db = sqlite3.connect(path, timeout=busy_s)
+    try:
+        db.executescript("PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE; COMMIT;")
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+@contextlib.contextmanager
+def sqlite_errors(what: str, *, where: object, todo: str, kind: type[DarlError] = DarlError) -> Iterator[None]:
+    """Raise SQLite's errors as ours.
+
+    :param what: the file and what became of it, as a clause; SQLite's message is added.
+    """
+    try:
+        yield
+    except sqlite3.Error as err:
+        raise kind(f"{what} ({err})", where=str(where), todo=todo) from err

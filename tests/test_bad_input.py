@@ -14,12 +14,13 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: no test may ask a hub
-
 import pytest
-from cluster_support import guarded_proxy, run_darl, serving, stub_cluster
-from support import ITEMS
-from trained_support import copy_bundle, once, one_thread, read_rows, run_main, write_checkpoint, write_project
+
+from tests.helpers.bundles import ITEMS, copy_bundle
+from tests.helpers.commands import run_darl, run_main
+from tests.helpers.files import read_rows
+from tests.helpers.http import guarded_proxy, serving, stub_cluster
+from tests.helpers.trained import one_thread, write_project
 
 LONGEST_LINE = 600
 ROOT = Path(__file__).parent.parent
@@ -30,14 +31,9 @@ BARE_NODE = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return once("checkpoint", lambda: write_checkpoint(tmp_path_factory.mktemp("checkpoint")))
-
-
 @pytest.fixture
-def project(tmp_path, base):
-    return write_project(tmp_path / "project", str(base), queries=10)
+def project(tmp_path, checkpoint):
+    return write_project(tmp_path / "project", str(checkpoint), queries=10)
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from support import SCALE3, tiny_bundle
 
 from darl_opensearch import bundle as files
 from darl_opensearch.bundle import Bundle, Card, sha256_of, write_opensearch_zip, writing
 from darl_opensearch.errors import BundleError, DarlError, InputError
+from tests.helpers.bundles import SCALE3, tiny_bundle
 
 
 @pytest.fixture

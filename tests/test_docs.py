@@ -14,11 +14,9 @@ from pathlib import Path
 import click
 import pytest
 
+from docs import gen
+
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))  # docs/gen.py is a script beside the pages, not a part of the package
-
-from docs import gen  # noqa: E402
-
 PAGES = sorted(
     p for p in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "plugin_config").glob("*.md"),
                 *(ROOT / "examples").glob("*/*.md"), *(ROOT / "benchmarks").glob("*/*.md")]

@@ -18,7 +18,6 @@ from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
-from cluster_support import Quiet, serving
 
 from darl_opensearch.errors import DarlError, UsageError
 from darl_opensearch.io import http, writing
@@ -27,6 +26,7 @@ from darl_opensearch.io.http import HttpClient, TryAgain, backoff, bearer, read_
 from darl_opensearch.io.lock import hold_lock
 from darl_opensearch.io.sqlite import open_exclusive, open_finished, open_scratch, open_shared, sqlite_errors
 from darl_opensearch.io.writing import new_file, new_folder, sibling, write_file, write_lines
+from tests.helpers.http import Quiet, serving
 
 both = pytest.mark.parametrize("fixed_name", [False, True])
 

@@ -7,13 +7,13 @@ import json
 
 import numpy as np
 import pytest
-from support import ITEMS, QUERIES, TEMPLATE
 
 from darl_opensearch.errors import InputError, UsageError
 from darl_opensearch.ood import OodLog
 from darl_opensearch.ood.store import SpoolStore
 from darl_opensearch.reranker import Reranker
 from darl_opensearch.scoring import Scorer
+from tests.helpers.bundles import ITEMS, QUERIES, TEMPLATE
 
 
 def response_of(items=ITEMS, *, text=True, total=42):

@@ -7,11 +7,11 @@ import unicodedata
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import ITEMS, QUERIES, TEMPLATE, tiny_tokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from darl_opensearch.errors import InputError
 from darl_opensearch.text import MAX_ITEM_CHARS, ItemRenderer, ItemTemplate, clean, cut_to_tokens, same_text
+from tests.helpers.bundles import ITEMS, QUERIES, TEMPLATE, tiny_tokenizer
 
 WORDPIECE = tiny_tokenizer([TEMPLATE.render(item) for item in ITEMS] + QUERIES, 20)
 

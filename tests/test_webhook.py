@@ -11,13 +11,13 @@ import threading
 import time
 
 import pytest
-from cluster_support import Quiet, serving
 
 from darl_opensearch.cli.webhook_option import refusal_announced
 from darl_opensearch.cluster.history import Event, Served
 from darl_opensearch.cluster.release import ReleaseRefused
 from darl_opensearch.errors import GateRefused, UsageError
 from darl_opensearch.webhook import Webhook, sign, tell
+from tests.helpers.http import Quiet, serving
 
 
 def receiver(*statuses):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
-from cluster_support import file_of
 
 from darl_opensearch import resources
 from darl_opensearch.cluster import config_files
 from darl_opensearch.cluster.config_files import OMIT, placeholders, render
 from darl_opensearch.cluster.pipelines import PipelineOptions, PipelineShape, pipelines_for
 from darl_opensearch.errors import ClusterError, DarlError, UsageError
+from tests.helpers.cluster import file_of
 
 FILES = sorted(resources.plugin_config().glob("*.json"))
 
@@ -70,9 +70,8 @@ def test_broken_files(folder):
 
 @pytest.mark.parametrize("mode", ["local", "connector"])
 def test_columns_come_from_the_bundle(tmp_path, mode):
-    from support import SCALE3, tiny_bundle
-
     from darl_opensearch.scores import GradeScale
+    from tests.helpers.bundles import SCALE3, tiny_bundle
 
     for scale in (GradeScale(("no", "yes"), (0, 1)), SCALE3, GradeScale(tuple("abcde"), (0, 1, 2, 3, 4))):
         bundle = tiny_bundle(tmp_path / f"{scale.k}", scale=scale)

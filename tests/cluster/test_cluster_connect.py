@@ -6,11 +6,12 @@ import json
 import socket
 
 import pytest
-from cluster_support import Quiet, guarded_proxy, run_darl, serving, stub_cluster
 
 from darl_opensearch.cluster import Cluster, ClusterOptions, RegisterOptions, ScorerAddress, calls, register
 from darl_opensearch.cluster.connect import calling, connect
 from darl_opensearch.errors import ClusterError, UsageError
+from tests.helpers.commands import run_darl
+from tests.helpers.http import Quiet, guarded_proxy, serving, stub_cluster
 
 OPENSEARCH = {"version": {"distribution": "opensearch", "number": "3.6.0"}, "cluster_name": "c"}
 

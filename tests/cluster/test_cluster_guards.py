@@ -6,9 +6,9 @@ import json
 
 from hypothesis import given
 from hypothesis import strategies as st
-from support import tiny_tokenizer
 
 from darl_opensearch.cluster import guards
+from tests.helpers.bundles import tiny_tokenizer
 
 TEXT = st.text(st.one_of(st.sampled_from('"\\[]{}$ \n\t'), st.characters(codec="utf-8")), max_size=40)
 TOKENIZER = tiny_tokenizer(["some words to make a vocabulary of"], 64)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from cluster_support import recording, serving, stub_cluster
 
 from darl_opensearch.cluster import Cluster, ClusterOptions
 from darl_opensearch.cluster.preflight import ML, PRIVATE, TRUSTED, endpoint_regex, is_private, preflight
 from darl_opensearch.errors import ClusterError
+from tests.helpers.cluster import recording
+from tests.helpers.http import serving, stub_cluster
 
 GOOD = {
     ML + "allow_registering_model_via_local_file": "true",

@@ -18,9 +18,9 @@ import numpy as np
 import onnxruntime
 import platformdirs
 import pytest
-from support import QUERIES
 
 from darl_opensearch.graph_contract import INPUTS
+from tests.helpers.bundles import QUERIES
 
 LOCK = Path(__file__).resolve().parents[2] / "requirements" / "onnxruntime-1.16.3.txt"
 FP32_BOUND = 1e-4

@@ -7,9 +7,11 @@ import json
 
 import pytest
 import torch
-from trained_support import copy_bundle, correct_digests, one_thread, read_rows, write_project, write_rows
 
 from darl_opensearch.errors import InputError, UsageError
+from tests.helpers.bundles import copy_bundle, correct_digests
+from tests.helpers.files import read_rows, write_rows
+from tests.helpers.trained import one_thread, write_project
 from trainer.config import read_config
 from trainer.models import BACKBONES
 from trainer.models.continued import starting_model

@@ -7,8 +7,6 @@ import json
 import shutil
 
 import pytest
-from cycle_project import Deployed, world, write_cycle
-from trained_support import read_rows, write_rows
 
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.cli.cycle import _summary
@@ -16,6 +14,8 @@ from darl_opensearch.cluster import ClusterOptions
 from darl_opensearch.cycle import Surroundings
 from darl_opensearch.errors import ClusterError, DarlError, GateRefused, InputError, UsageError
 from darl_opensearch.scoring import Scorer
+from tests.helpers.cycles import Deployed, world, write_cycle
+from tests.helpers.files import read_rows, write_rows
 from trainer.config import read_config
 from trainer.cycle.config import read_cycle
 from trainer.cycle.folder import Cycles
@@ -34,7 +34,7 @@ def training(small):
 @pytest.fixture(scope="module")
 def released(small, tmp_path_factory):
     """A cycle that has released; read-only."""
-    from trained_support import one_thread
+    from tests.helpers.trained import one_thread
 
     folder, told = tmp_path_factory.mktemp("released"), []
     path = write_cycle(folder, small[1], training(small))

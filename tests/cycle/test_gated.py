@@ -6,12 +6,12 @@ import json
 import shutil
 
 import pytest
-from cycle_project import world
-from support import tiny_bundle
 
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.errors import GateRefused
 from darl_opensearch.scores import GradeScale
+from tests.helpers.bundles import tiny_bundle
+from tests.helpers.cycles import world
 from trainer.cycle.config import CycleConfig, Gate, Model
 from trainer.cycle.folder import Cycle, Cycles
 from trainer.cycle.steps import STEPS, Context

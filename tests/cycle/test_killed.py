@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from cycle_project import world, write_cycle
-from trained_support import one_thread, read_rows
 
+from tests.helpers.cycles import world, write_cycle
+from tests.helpers.files import read_rows
+from tests.helpers.trained import one_thread
 from trainer.cycle.config import read_cycle
 from trainer.cycle.run import run_cycle
 from trainer.cycle.steps import STEPS
@@ -50,10 +50,8 @@ def uncut(small, tmp_path_factory):
 def test_killed_at_every_step(small, uncut, tmp_path, when):
     """``before``: the work is done and not yet noted; ``after``: it is noted, and nothing more."""
     path = write_cycle(tmp_path, small[1], small[0].folder.parent / "data" / "darl.toml")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(
-        str(folder) for folder in (ROOT, ROOT / "tests", ROOT / "tests" / "cycle"))}  # fmt: skip
     ran = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "cycle" / "killed.py"), str(path), when], env=environment,
+        [sys.executable, "-m", "tests.helpers.killed_cycle", str(path), when],
         capture_output=True, text=True, check=False, timeout=600,
     )  # fmt: skip
     assert ran.stdout.split("\n")[:-1] == [*(f"{step.name} -9" for step in STEPS), "end 0"], ran.stderr

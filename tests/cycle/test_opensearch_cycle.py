@@ -8,9 +8,6 @@ import shutil
 import uuid
 
 import pytest
-from cluster_support import clean_up
-from cycle_project import write_cycle
-from trained_support import SAMPLE, copy_bundle, correct_digests
 
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.cluster import Cluster, ClusterOptions, PipelineOptions, RegisterOptions, load_items, register
@@ -19,6 +16,10 @@ from darl_opensearch.cycle import Surroundings
 from darl_opensearch.errors import ClusterError, UsageError
 from darl_opensearch.ood import Shipper
 from darl_opensearch.search import PipelineSearch
+from tests.helpers.bundles import copy_bundle, correct_digests
+from tests.helpers.cluster import clean_up
+from tests.helpers.cycles import write_cycle
+from tests.helpers.trained import SAMPLE
 from trainer.cycle.config import read_cycle
 from trainer.cycle.run import planned, run_cycle
 

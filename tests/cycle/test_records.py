@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from support import tiny_bundle
 
 from darl_opensearch.errors import InputError
+from tests.helpers.bundles import tiny_bundle
 from trainer.cycle.config import CycleConfig, Gate, Model, Release
 from trainer.cycle.folder import Cycle, Cycles
 from trainer.cycle.run import abandon

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from trained_support import SAMPLE, read_rows
-
 from darl_opensearch.demo.report import cycle_table, second_act_table
 from darl_opensearch.demo.sample import read_sample
 from darl_opensearch.demo.second_act import Place, play
+from tests.helpers.files import read_rows
+from tests.helpers.trained import SAMPLE
 
 
 def test_later_traffic_becomes_a_version_and_goes_again(small, tmp_path):

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-from cluster_support import Quiet, serving
-from cycle_project import world
-from support import tiny_bundle
 
 from darl_opensearch.cluster.connect import ClusterOptions
 from darl_opensearch.cycle import Surroundings
 from darl_opensearch.errors import GateRefused
+from tests.helpers.bundles import tiny_bundle
+from tests.helpers.cycles import world
+from tests.helpers.http import Quiet, serving
 from trainer.cycle.config import read_cycle
 from trainer.cycle.folder import Cycle, Cycles
 from trainer.cycle.ports import Start
@@ -73,12 +72,10 @@ def test_killed_between_the_outcome_and_the_webhook(bundle, tmp_path):
             seen.append((self.headers["X-DaRL-Delivery"], self.headers["X-DaRL-Event"], json.loads(self.body())))
             self.answer(204, b"")
 
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(
-        str(folder) for folder in (ROOT, ROOT / "tests", ROOT / "tests" / "cycle"))}  # fmt: skip
     with serving(Receiver) as url:
         path, cycle = ready(tmp_path, bundle, webhook=url)
         ran = subprocess.run(
-            [sys.executable, str(ROOT / "tests" / "cycle" / "killed_telling.py"), str(path)], env=environment,
+            [sys.executable, "-m", "tests.helpers.killed_telling", str(path)],
             capture_output=True, text=True, check=False, timeout=300,
         )  # fmt: skip
     assert ran.stdout.split("\n")[:-1] == ["outcome -9", "told -9", "end 0", "once more 0"], ran.stderr

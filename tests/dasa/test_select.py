@@ -12,13 +12,13 @@ from datetime import timedelta
 
 import numpy as np
 import pytest
-from ood_support import START, request_of, rows_of
-from support import ITEMS, TEMPLATE, tiny_bundle
 
 from darl_opensearch.errors import InputError, UsageError
 from darl_opensearch.ood.record import LogPolicy
 from darl_opensearch.ood.spool import Spool
 from darl_opensearch.ood.store import SpoolStore
+from tests.helpers.bundles import ITEMS, TEMPLATE, tiny_bundle
+from tests.helpers.traffic import START, request_of, rows_of
 from trainer.dasa import run as run_module
 from trainer.dasa.config import SelectConfig
 from trainer.dasa.items import NO_ITEMS, Items

@@ -7,11 +7,11 @@ import json
 
 import click
 import pytest
-from support import ITEMS
-from test_select import FAMILIAR, Log
-from trained_support import run_main
 
 from darl_opensearch.cli import select as command
+from tests.dasa.test_select import FAMILIAR, Log
+from tests.helpers.bundles import ITEMS
+from tests.helpers.commands import run_main
 from trainer.dasa.config import SelectConfig
 from trainer.dasa.report import DROPPED, SelectReport
 

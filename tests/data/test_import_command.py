@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from data_shapes import SHAPES, write_jsonl
-from trained_support import SAMPLE, checkpoint, one_thread, run_main  # noqa: F401  a fixture
 
 from darl_opensearch.cli.import_ import cli
+from tests.helpers.commands import run_main
+from tests.helpers.data_shapes import SHAPES, write_jsonl
+from tests.helpers.trained import SAMPLE, one_thread
 from trainer.data.importers import IMPORTERS
 from trainer.data.importers.gathering import MISSING, REPEATS
 
@@ -22,7 +23,7 @@ def test_the_help_names_every_format_and_choice():
     assert (tuple(choices["repeats"]), tuple(choices["missing"])) == (REPEATS, MISSING)
 
 
-def test_the_sample_can_be_imported_and_trained_on(tmp_path, checkpoint, monkeypatch, capsys):  # noqa: F811
+def test_the_sample_can_be_imported_and_trained_on(tmp_path, checkpoint, monkeypatch, capsys):
     out = tmp_path / "Insurance 2"
     said = run_main(monkeypatch, capsys, "import", "jsonl", SAMPLE / "judgments.jsonl", SAMPLE / "items.jsonl",
                     "--out", out, "--json", "--set", "labels=irrelevant,related,fits")  # fmt: skip

@@ -10,12 +10,17 @@ from collections import Counter
 from fractions import Fraction
 
 import pytest
-from data_shapes import (
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from darl_opensearch.errors import DarlError, InputError, MissingExtra, UsageError
+from darl_opensearch.text import ItemRenderer
+from tests.helpers.bundles import tiny_tokenizer
+from tests.helpers.data_shapes import (
     PRODUCTS,
     SHAPES,
     esci_examples,
     esci_products,
-    jsonl,
     parquet,
     plain,
     ratings,
@@ -26,13 +31,7 @@ from data_shapes import (
     write_trec,
     write_ubi,
 )
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from support import tiny_tokenizer
-from trained_support import read_rows
-
-from darl_opensearch.errors import DarlError, InputError, MissingExtra, UsageError
-from darl_opensearch.text import ItemRenderer
+from tests.helpers.files import read_rows, write_rows
 from trainer.config import read_config
 from trainer.data import tables
 from trainer.data.importers import IMPORTERS, gathering, run_import
@@ -187,7 +186,7 @@ def test_a_folder_without_a_needed_file(tmp_path):
 def test_items_inside_the_judgments(tmp_path):
     rows = [{"query": "shoes", "item_id": p["sku"], "grade": n, **p} for n, p in enumerate(PRODUCTS)]
     rows += [rows[0] | {"query": "boots", "grade": 1}]
-    done = imported("jsonl", tmp_path, [jsonl(tmp_path / "j.jsonl", rows)], fields={}, params={})
+    done = imported("jsonl", tmp_path, [write_rows(tmp_path / "j.jsonl", rows)], fields={}, params={})
     _, items, queries = read_back(tmp_path / "out")
     assert [q.query_id for q in queries] == ["shoes", "boots"]  # the text where there is no id
     assert items["p1"].text == "Trail running shoes | about: Light shoes for rough ground"
@@ -237,7 +236,7 @@ def test_bad_rows_are_named(bad, tmp_path):
     files = write_jsonl(tmp_path)
     row = {"q": "running shoes", "query_id": "q3", "item_id": "p1", "grade": 1} | change
     rows = read_rows(files[0]) + [row]
-    jsonl(files[0], rows)
+    write_rows(files[0], rows)
     with pytest.raises(InputError) as caught:
         imported("jsonl", tmp_path, files)
     assert message in str(caught.value)
@@ -248,7 +247,7 @@ def test_bad_rows_are_named(bad, tmp_path):
 def test_pairs_judged_twice(rule, grade, tmp_path):
     files = write_jsonl(tmp_path)
     again = {"q": "running shoes", "query_id": "q1", "item_id": "p1", "grade": 1}
-    jsonl(files[0], [*read_rows(files[0]), again])
+    write_rows(files[0], [*read_rows(files[0]), again])
     done = imported("jsonl", tmp_path, files, repeats=rule)
     assert read_rows(tmp_path / "out" / "judgments.jsonl")[0]["grade"] == grade
     assert done.counts.repeated_judgments == 1
@@ -256,8 +255,8 @@ def test_pairs_judged_twice(rule, grade, tmp_path):
 
 def test_what_is_missing_can_be_dropped(tmp_path):
     files = write_jsonl(tmp_path)
-    jsonl(files[0], [*read_rows(files[0]), {"q": "sun", "item_id": "p9", "grade": 1}])
-    jsonl(files[1], [*PRODUCTS, {"sku": "p7", "price": 3}])
+    write_rows(files[0], [*read_rows(files[0]), {"q": "sun", "item_id": "p9", "grade": 1}])
+    write_rows(files[1], [*PRODUCTS, {"sku": "p7", "price": 3}])
     with pytest.raises(InputError, match=r"line 4: the item has none of .* or drop such items by --missing drop"):
         imported("jsonl", tmp_path, files)
     done = imported("jsonl", tmp_path, files, missing="drop")
@@ -267,7 +266,7 @@ def test_what_is_missing_can_be_dropped(tmp_path):
 
 def test_nothing_left_is_an_error(tmp_path):
     files = write_jsonl(tmp_path)
-    jsonl(files[0], [{"q": "sun", "item_id": "p9", "grade": 1}])
+    write_rows(files[0], [{"q": "sun", "item_id": "p9", "grade": 1}])
     with pytest.raises(
         InputError, match=r"no judgment is left to write \(dropped judgments: 1\). See whether the files"
     ):
@@ -276,9 +275,9 @@ def test_nothing_left_is_an_error(tmp_path):
 
 def test_items_with_one_id(tmp_path):
     files = write_jsonl(tmp_path)
-    jsonl(files[1], [*PRODUCTS, PRODUCTS[0]])
+    write_rows(files[1], [*PRODUCTS, PRODUCTS[0]])
     assert imported("jsonl", tmp_path, files).counts.repeated_items == 1
-    jsonl(files[1], [*PRODUCTS, PRODUCTS[0] | {"title": "another"}])
+    write_rows(files[1], [*PRODUCTS, PRODUCTS[0] | {"title": "another"}])
     with pytest.raises(InputError, match=r"line 4: item 'p1' is there twice with different fields \(first: .*line 1\)"):
         run_import("jsonl", files, None, params=SHAPES["jsonl"].params, fields=SHAPES["jsonl"].fields)
 
@@ -357,7 +356,7 @@ def test_a_cut_grade_counts_the_cuts_at_or_below(cuts, value):
 )
 def test_broken_tables(text, line, message, tmp_path):
     (tmp_path / "j.csv").write_text(text)
-    items = jsonl(tmp_path / "items.jsonl", [{"id": "p1", "title": "x"}])
+    items = write_rows(tmp_path / "items.jsonl", [{"id": "p1", "title": "x"}])
     with pytest.raises(InputError) as caught:
         run_import("jsonl", [tmp_path / "j.csv", items], None)
     assert message in str(caught.value) and caught.value.where == f"{tmp_path / 'j.csv'}, line {line}"
@@ -367,7 +366,7 @@ def test_a_line_without_end_does_not_fill_the_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "MAX_LINE_BYTES", 1 << 20)
     (tmp_path / "j.csv").write_text("query,item_id,grade\n" + "a,p1,1," * (1 << 18))
     (tmp_path / "qrels.txt").write_text("q 0 p1 1 " * (1 << 18))
-    items = jsonl(tmp_path / "items.jsonl", [{"id": "p1", "text": "x"}])
+    items = write_rows(tmp_path / "items.jsonl", [{"id": "p1", "text": "x"}])
     with pytest.raises(InputError, match=r"j.csv, line 2: the line is longer than 1 MB. Write a row a line"):
         run_import("jsonl", [tmp_path / "j.csv", items], None)
     with pytest.raises(InputError, match=r"qrels.txt, line 1: the line is longer than 1 MB"):
@@ -384,7 +383,7 @@ def test_a_file_without_rows_is_named(tmp_path):
 def test_other_fields_of_a_judgment_are_kept(tmp_path):
     files = write_jsonl(tmp_path)
     rows = read_rows(files[0])
-    jsonl(files[0], [row | {"judged_at": f"2026-01-0{n}", "by": ""} for n, row in enumerate(rows, 1)])
+    write_rows(files[0], [row | {"judged_at": f"2026-01-0{n}", "by": ""} for n, row in enumerate(rows, 1)])
     imported("jsonl", tmp_path, files)
     assert [row["judged_at"] for row in read_rows(tmp_path / "out/judgments.jsonl")] == [
         f"2026-01-0{n}" for n, _ in enumerate(rows, 1)
@@ -409,7 +408,7 @@ def test_dates_that_python_does_not_know(tmp_path):
         pyarrow.table({"query": ["a"], "item_id": ["p1"], "grade": [1], "at": pyarrow.array(
             [2**62], pyarrow.timestamp("us"))}), tmp_path / "j.parquet",
     )  # fmt: skip
-    items = jsonl(tmp_path / "items.jsonl", [{"id": "p1", "text": "x"}])
+    items = write_rows(tmp_path / "items.jsonl", [{"id": "p1", "text": "x"}])
     with pytest.raises(InputError, match=r"j.parquet: not Parquet \(date value out of range\)"):
         run_import("jsonl", [tmp_path / "j.parquet", items], None)
 
@@ -435,13 +434,13 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
 
 def test_a_row_is_named_by_its_first_line(tmp_path):
     (tmp_path / "j.csv").write_text('query,item_id,grade\n"a\n\nb",p1,1\n\n"c\nd",p1,x\n')
-    items = jsonl(tmp_path / "items.jsonl", [{"id": "p1", "title": "x"}])
+    items = write_rows(tmp_path / "items.jsonl", [{"id": "p1", "title": "x"}])
     with pytest.raises(InputError, match="line 6: field 'grade' is 'x'"):
         run_import("jsonl", [tmp_path / "j.csv", items], None)
 
 
 def test_gzip_that_ends_early_and_files_that_are_not_there(tmp_path):
-    items = jsonl(tmp_path / "items.jsonl", [{"id": "p1", "title": "x"}])
+    items = write_rows(tmp_path / "items.jsonl", [{"id": "p1", "title": "x"}])
     (tmp_path / "j.csv.gz").write_bytes(gzip.compress(b"query,item_id,grade\n" + b"a,p1,1\n" * 999)[:-9])
     with pytest.raises(InputError, match=r"j.csv.gz: damaged gzip data"):
         run_import("jsonl", [tmp_path / "j.csv.gz", items], None)
@@ -532,8 +531,8 @@ def test_trec_documents_as_tsv_and_beirs_files(tmp_path):
     run_import("trec", [*files[:2], documents], tmp_path / "out", params={"columns": "id,url,title,body"})
     assert read_back(tmp_path / "out")[1]["d1"].text == 'The "eye" | body: saw far'
     qrels = plain(tmp_path / "test.tsv", [("query-id", "corpus-id", "score"), ("301", "d1", "1")])
-    topics = jsonl(tmp_path / "queries.jsonl", [{"_id": "301", "text": "the telescope"}])
-    corpus = jsonl(tmp_path / "corpus.jsonl", [{"_id": "d1", "title": "Hubble", "text": "it saw far"}])
+    topics = write_rows(tmp_path / "queries.jsonl", [{"_id": "301", "text": "the telescope"}])
+    corpus = write_rows(tmp_path / "corpus.jsonl", [{"_id": "d1", "title": "Hubble", "text": "it saw far"}])
     done = run_import("trec", [qrels, topics, corpus], tmp_path / "beir", fields={"id": "_id"})
     assert (done.counts.judgments, done.target.template.fields) == (1, ("=title", "text"))
 
@@ -560,10 +559,10 @@ def test_trec_says_what_is_wrong(file, text, message, tmp_path):
 
 
 def test_lists_of_the_workbench_in_every_wrapping(tmp_path):
-    items = jsonl(tmp_path / "items.jsonl", [{"id": p["sku"], **p} for p in PRODUCTS])
+    items = write_rows(tmp_path / "items.jsonl", [{"id": p["sku"], **p} for p in PRODUCTS])
     bare = tmp_path / "body.json"
     bare.write_text(json.dumps(ratings()))
-    lines = jsonl(tmp_path / "export.jsonl", [{"_id": "j-1", "_source": ratings()}])
+    lines = write_rows(tmp_path / "export.jsonl", [{"_id": "j-1", "_source": ratings()}])
     for file in (bare, lines):
         assert run_import("search-relevance", [file, items], None, params={"cuts": "0.5,2"}).counts.judgments == 3
 
@@ -576,8 +575,8 @@ def test_a_list_where_none_has_a_name(tmp_path):
 
 def test_one_list_of_several(tmp_path):
     other = ratings() | {"name": "LLM", "judgmentRatings": [{"query": "x", "ratings": [{"docId": "p2", "rating": 1}]}]}
-    lists = jsonl(tmp_path / "l.jsonl", [{"_id": "j-1", "_source": ratings()}, {"_id": "j-2", "_source": other}])
-    items = jsonl(tmp_path / "items.jsonl", [{"id": p["sku"], **p} for p in PRODUCTS])
+    lists = write_rows(tmp_path / "l.jsonl", [{"_id": "j-1", "_source": ratings()}, {"_id": "j-2", "_source": other}])
+    items = write_rows(tmp_path / "items.jsonl", [{"id": p["sku"], **p} for p in PRODUCTS])
     for one in ("LLM", "j-2"):
         assert run_import("search-relevance", [lists, items], None, params={"list": one}).counts.judgments == 1
     with pytest.raises(UsageError, match=r"there is no judgment list 'LMM'. Did you mean 'LLM'\?"):
@@ -611,7 +610,7 @@ def test_one_list_of_several(tmp_path):
 def test_the_workbench_says_what_is_wrong(text, where, message, tmp_path):
     file = tmp_path / "judgments.json"
     file.write_text(text)
-    items = jsonl(tmp_path / "items.jsonl", [{"id": "p1", "title": "x y"}])
+    items = write_rows(tmp_path / "items.jsonl", [{"id": "p1", "title": "x y"}])
     with pytest.raises(InputError) as caught:
         run_import("search-relevance", [file, items], None)
     assert message in str(caught.value) and caught.value.where == f"{file}{where}"
@@ -642,8 +641,8 @@ def test_an_item_is_measured_by_the_rank_it_was_shown_at(tmp_path):
                 for n, row in enumerate(ubi_queries(4))]  # fmt: skip
     events = [ubi_event(f"s{n}", "p1", 1) for n in range(4)] + [ubi_event(f"s{n}", "p2", 2) for n in range(4)]
     events += [ubi_event(f"x{n}", "p3", 1) for n in range(4)]
-    files = [jsonl(tmp_path / "q.jsonl", queries), jsonl(tmp_path / "e.jsonl", events),
-             jsonl(tmp_path / "i.jsonl", PRODUCTS)]  # fmt: skip
+    files = [write_rows(tmp_path / "q.jsonl", queries), write_rows(tmp_path / "e.jsonl", events),
+             write_rows(tmp_path / "i.jsonl", PRODUCTS)]  # fmt: skip
     found = coec(tmp_path, files, min_impressions="8")
     assert found == {
         "p1": (8, 4, pytest.approx(4 / (8 * 8 / 12)), 1),
@@ -680,8 +679,8 @@ def test_coec_against_counting_by_hand(log, max_rank, at_least, tmp_path):
     queries = [common | {"query_id": f"s{n}", "user_query": text, "query_response_hit_ids": list(ranking)}
                for n, (text, ranking, _) in enumerate(log)]  # fmt: skip
     events = [ubi_event(f"s{n}", item, 1) for n, (*_, clicks) in enumerate(log) for item in sorted(clicks)]
-    files = [jsonl(tmp_path / "q.jsonl", queries), jsonl(tmp_path / "e.jsonl", events),
-             jsonl(tmp_path / "i.jsonl", PRODUCTS)]  # fmt: skip
+    files = [write_rows(tmp_path / "q.jsonl", queries), write_rows(tmp_path / "e.jsonl", events),
+             write_rows(tmp_path / "i.jsonl", PRODUCTS)]  # fmt: skip
     params = {"max_rank": str(max_rank), "min_impressions": str(at_least)}
     shutil.rmtree(tmp_path / "out", ignore_errors=True)
     try:
@@ -702,14 +701,14 @@ def test_what_was_shown_can_be_read_from_events(tmp_path):
     queries = [{k: v for k, v in row.items() if k != "query_response_hit_ids"} for row in ubi_queries(4)]
     shown = [ubi_event(f"s{n}", item, rank, "impression") for n in range(4) for rank, item in enumerate(["p1", "p2"])]
     clicks = [ubi_event("s0", "p1", 0), ubi_event("s1", "p2", 1)]
-    files = [jsonl(tmp_path / "q.jsonl", queries), jsonl(tmp_path / "e.jsonl", shown + clicks),
-             jsonl(tmp_path / "i.jsonl", PRODUCTS)]  # fmt: skip
+    files = [write_rows(tmp_path / "q.jsonl", queries), write_rows(tmp_path / "e.jsonl", shown + clicks),
+             write_rows(tmp_path / "i.jsonl", PRODUCTS)]  # fmt: skip
     assert coec(tmp_path, files, shown_by="events", min_impressions="4") == {"p1": (4, 1, 1, 1), "p2": (4, 1, 1, 1)}
 
 
 def test_what_clicks_pass_over_is_counted(tmp_path):
     files = write_ubi(tmp_path)
-    jsonl(files[0], [*ubi_queries(), {"query_id": "e", "user_query": ""}, {"query_id": "f", "user_query": None},
+    write_rows(files[0], [*ubi_queries(), {"query_id": "e", "user_query": ""}, {"query_id": "f", "user_query": None},
                      ubi_queries(1)[0] | {"user_query": "boots", "query_response_hit_ids": ["p3"]}])  # fmt: skip
     done = run_import("ubi", files, None, fields={"id": "sku"})
     assert done.target.counts == {
@@ -737,7 +736,7 @@ def test_what_clicks_pass_over_is_counted(tmp_path):
 )  # fmt: skip
 def test_events_that_are_not_of_the_schema(change, params, message, tmp_path):
     files = write_ubi(tmp_path)
-    jsonl(files[1], [ubi_event("s1", "p1", 1) | change])
+    write_rows(files[1], [ubi_event("s1", "p1", 1) | change])
     with pytest.raises(InputError) as caught:
         run_import("ubi", files, None, params=params, fields={"id": "sku"})
     assert message in str(caught.value) and caught.value.where == f"{files[1]}, line 1"
@@ -746,19 +745,19 @@ def test_events_that_are_not_of_the_schema(change, params, message, tmp_path):
 def test_hits_that_are_no_ids(tmp_path):
     files = write_ubi(tmp_path)
     for hit, message in ((None, "is empty"), ({"id": "p1"}, "is {'id': 'p1'}, not an id")):
-        jsonl(files[0], [ubi_queries(1)[0] | {"query_response_hit_ids": ["p1", hit]}])
+        write_rows(files[0], [ubi_queries(1)[0] | {"query_response_hit_ids": ["p1", hit]}])
         with pytest.raises(InputError, match=f"line 1: field 'query_response_hit_ids' {message}"):
             run_import("ubi", files, None, fields={"id": "sku"})
 
 
 def test_a_log_without_clicks_or_views(tmp_path):
     files = write_ubi(tmp_path)
-    jsonl(files[1], [ubi_event("s1", "p9", 1)])
+    write_rows(files[1], [ubi_event("s1", "p9", 1)])
     with pytest.raises(InputError, match="nothing that was shown was clicked. See --set click_actions"):
         run_import("ubi", files, None, fields={"id": "sku"})
     with pytest.raises(InputError, match="nothing was shown. See --set shown_by"):
         run_import("ubi", files, None, params={"shown_by": "events"}, fields={"id": "sku"})
-    jsonl(files[0], [ubi_queries()[0] | {"query_response_hit_ids": "p1"}])
+    write_rows(files[0], [ubi_queries()[0] | {"query_response_hit_ids": "p1"}])
     with pytest.raises(InputError, match="line 1: field 'query_response_hit_ids' is 'p1', not a list"):
         run_import("ubi", files, None, fields={"id": "sku"})
 

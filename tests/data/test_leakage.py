@@ -6,12 +6,12 @@ import json
 import sys
 
 import pytest
-from data_shapes import jsonl
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from trained_support import run_main
 
 from darl_opensearch.errors import InputError, MissingExtra, UsageError
+from tests.helpers.commands import run_main
+from tests.helpers.files import write_rows
 from trainer.data import leakage
 from trainer.data.judgments import Item, JudgedQuery
 from trainer.data.leakage import (
@@ -37,12 +37,12 @@ OTHER = [("Red  running shoes for men size TEN", "a"), ("size ten red shoes runn
 
 
 def judgments(path, rows):
-    return jsonl(path, [{"query": q, "item_id": i, "grade": 1} for q, i in rows])
+    return write_rows(path, [{"query": q, "item_id": i, "grade": 1} for q, i in rows])
 
 
 @pytest.fixture
 def files(tmp_path):
-    items = jsonl(tmp_path / "items.jsonl", [{"id": key, "text": text} for key, text in ITEM_TEXTS.items()])
+    items = write_rows(tmp_path / "items.jsonl", [{"id": key, "text": text} for key, text in ITEM_TEXTS.items()])
     return judgments(tmp_path / "train.jsonl", TRAIN), judgments(tmp_path / "test.jsonl", OTHER), items
 
 
@@ -102,15 +102,15 @@ def test_judged_queries_in_memory():
 
 
 def test_broken_judgments_and_items(tmp_path):
-    file = jsonl(tmp_path / "x.jsonl", [{"query": " ", "item_id": "a"}])
+    file = write_rows(tmp_path / "x.jsonl", [{"query": " ", "item_id": "a"}])
     with pytest.raises(InputError, match="x.jsonl, line 1: field 'query' is empty"):
         Part.of_file(file)
     with pytest.raises(InputError, match="x.jsonl, line 1: there is no item 'a'. Give its line by --items"):
-        Part.of_file(jsonl(tmp_path / "x.jsonl", [{"query": "q", "item_id": "a"}]), {})
+        Part.of_file(write_rows(tmp_path / "x.jsonl", [{"query": "q", "item_id": "a"}]), {})
     with pytest.raises(InputError, match="i.jsonl, line 1: the item has no 'id'"):
-        leakage.read_item_texts([jsonl(tmp_path / "i.jsonl", [{"text": "a"}])])
+        leakage.read_item_texts([write_rows(tmp_path / "i.jsonl", [{"text": "a"}])])
     with pytest.raises(InputError, match="i.jsonl, line 1: the item has none of the template's fields .title"):
-        leakage.read_item_texts([jsonl(tmp_path / "i.jsonl", [{"id": 1, "text": "a"}])], ("title",))
+        leakage.read_item_texts([write_rows(tmp_path / "i.jsonl", [{"id": 1, "text": "a"}])], ("title",))
 
 
 @given(threshold=st.floats(0.1, 1))
@@ -166,9 +166,9 @@ def test_nothing_is_not_clean(files, tmp_path, monkeypatch, capsys):
 
 
 def test_an_item_of_two_files_has_one_text(files, tmp_path):
-    again = jsonl(tmp_path / "again.jsonl", [{"id": "a", "text": ITEM_TEXTS["a"]}])
+    again = write_rows(tmp_path / "again.jsonl", [{"id": "a", "text": ITEM_TEXTS["a"]}])
     assert leakage.read_item_texts([files[2], again])["a"].where == f"{files[2]}, line 1"
-    jsonl(again, [{"id": "a", "text": "another"}])
+    write_rows(again, [{"id": "a", "text": "another"}])
     with pytest.raises(InputError, match=r"again.jsonl, line 1: item 'a' is there twice \(first: .*items.jsonl, line"):
         leakage.read_item_texts([files[2], again])
 

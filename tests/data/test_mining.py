@@ -6,13 +6,13 @@ import json
 from collections import Counter
 
 import pytest
-from data_shapes import jsonl
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import ITEMS
-from trained_support import read_rows, run_main
 
 from darl_opensearch.errors import UsageError
+from tests.helpers.bundles import ITEMS
+from tests.helpers.commands import run_main
+from tests.helpers.files import read_rows, write_rows
 from trainer.data.judgments import Item, JudgedQuery, read_judgments
 from trainer.data.mining import Miner, MiningRule
 
@@ -118,9 +118,9 @@ JUDGED = [("q1", "stolen bicycle", "b-1", 2), ("q1", "stolen bicycle", "t-2", 0)
 
 @pytest.fixture
 def project(tmp_path):
-    jsonl(tmp_path / "items.jsonl", ITEMS)
+    write_rows(tmp_path / "items.jsonl", ITEMS)
     rows = [dict(zip(("query_id", "query", "item_id", "grade"), row, strict=True)) for row in JUDGED]
-    jsonl(tmp_path / "judgments.jsonl", [rows[0] | {"slice": "bicycle"}, *rows[1:]])
+    write_rows(tmp_path / "judgments.jsonl", [rows[0] | {"slice": "bicycle"}, *rows[1:]])
     (tmp_path / "darl.toml").write_text(
         '[model]\nname = "tiny"\n[data]\nitems = "items.jsonl"\njudgments = "judgments.jsonl"\n'
         '[grades]\nnames = ["irrelevant", "related", "fits"]\n[template]\nfields = ["=name", "kind", "cover"]\n'

@@ -7,13 +7,13 @@ import os
 from datetime import UTC, datetime
 
 import pytest
-from data_shapes import jsonl
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from trained_support import read_rows, run_main
 
 from darl_opensearch.errors import InputError, UsageError
 from darl_opensearch.text import same_text
+from tests.helpers.commands import run_main
+from tests.helpers.files import read_rows, write_rows
 from trainer.data.leakage import Part, find_leaks
 from trainer.data.partition import SplitRule, assign, parse_time, write_parts
 
@@ -44,7 +44,7 @@ def split(path, rule, out=None):
     dev=st.sampled_from([0.0, 0.1, 0.3]), test=st.sampled_from([0.1, 0.4]), seed=st.integers(0, 99),
 )  # fmt: skip
 def test_every_judgment_is_in_one_part_and_no_part_leaks(words, dev, test, seed, tmp_path):
-    path = jsonl(tmp_path / "j.jsonl", [{"query": " ".join(w), "item_id": str(n)} for n, w in enumerate(words)])
+    path = write_rows(tmp_path / "j.jsonl", [{"query": " ".join(w), "item_id": str(n)} for n, w in enumerate(words)])
     out = tmp_path / "out"
     out.mkdir(exist_ok=True)
     for old in out.iterdir():
@@ -64,7 +64,7 @@ def test_every_judgment_is_in_one_part_and_no_part_leaks(words, dev, test, seed,
 
 
 def test_shares_and_seed(tmp_path):
-    path = jsonl(tmp_path / "j.jsonl", rows())
+    path = write_rows(tmp_path / "j.jsonl", rows())
     rule = SplitRule(dev=0.1, test=0.2, seed=5)
     assigned, counts = split(path, rule)
     assert counts == {
@@ -77,14 +77,14 @@ def test_shares_and_seed(tmp_path):
 
 
 def test_a_part_does_not_hang_on_the_order_of_the_lines_of_a_query(tmp_path):
-    forward = jsonl(tmp_path / "a.jsonl", rows())
-    again = jsonl(tmp_path / "b.jsonl", [row for n in range(0, 80, 2) for row in rows()[n : n + 2][::-1]])
+    forward = write_rows(tmp_path / "a.jsonl", rows())
+    again = write_rows(tmp_path / "b.jsonl", [row for n in range(0, 80, 2) for row in rows()[n : n + 2][::-1]])
     assert assign(forward, SplitRule()).part_of == assign(again, SplitRule()).part_of
 
 
 def test_queries_of_nearly_the_same_words_stay_together(tmp_path):
     chain = ["a b c d e f g h i", "a b c d e f g h i j", "a b c d e f g h i j k", "K J I H G F E D C B A"]
-    path = jsonl(tmp_path / "j.jsonl", [{"query": q} for q in chain] + rows())
+    path = write_rows(tmp_path / "j.jsonl", [{"query": q} for q in chain] + rows())
     assigned = assign(path, SplitRule(dev=0.3, test=0.3))
     assert len({assigned.part_of[same_text(query)] for query in chain}) == 1
     assert (assigned.groups, assigned.together) == (41, 4)
@@ -93,7 +93,7 @@ def test_queries_of_nearly_the_same_words_stay_together(tmp_path):
 
 def test_slices_held_out(tmp_path):
     mixed = {"query": "word0  OTHER0", "item_id": "x", "slice": "b"}
-    path = jsonl(tmp_path / "j.jsonl", [*rows(), mixed])
+    path = write_rows(tmp_path / "j.jsonl", [*rows(), mixed])
     assigned, counts = split(path, SplitRule(by="slice", held_out=("a",), dev=0.1))
     assert assigned.mixed == 1
     assert counts["test"] == {"queries": 10, "judgments": 21} and counts["dev"]["queries"] == 3
@@ -107,7 +107,7 @@ def test_slices_held_out(tmp_path):
 def test_what_came_later_is_tested(tmp_path):
     """Queries 32 to 39 are of September on; one of them was judged in January as well, so it is no news."""
     early = {"query": "word39 other39", "item_id": "x", "timestamp": 1_767_225_600}  # 2026-01-01
-    path = jsonl(tmp_path / "j.jsonl", [*rows(), early])
+    path = write_rows(tmp_path / "j.jsonl", [*rows(), early])
     rule = SplitRule(by="time", cut=datetime(2026, 9, 1, tzinfo=UTC), dev=0)
     assigned, counts = split(path, rule)
     assert {q for q, part in assigned.part_of.items() if part == "test"} == {f"word{n} other{n}" for n in range(32, 39)}
@@ -127,7 +127,7 @@ def test_what_came_later_is_tested(tmp_path):
     ],
 )
 def test_times_and_queries_that_are_none(row, message, tmp_path):
-    path = jsonl(tmp_path / "j.jsonl", [row])
+    path = write_rows(tmp_path / "j.jsonl", [row])
     with pytest.raises(InputError) as caught:
         assign(path, SplitRule(by="time", cut=datetime(2026, 1, 1, tzinfo=UTC), dev=0))
     assert message in str(caught.value)
@@ -153,7 +153,7 @@ def test_rules_that_cannot_be(rule, message):
 
 
 def test_slices_where_there_are_none(tmp_path):
-    path = jsonl(tmp_path / "j.jsonl", [{"query": "a", "item_id": "i", "grade": 1}])
+    path = write_rows(tmp_path / "j.jsonl", [{"query": "a", "item_id": "i", "grade": 1}])
     with pytest.raises(InputError, match=r"no judgment has slice 'travel'\. No judgment names one; split by query"):
         assign(path, SplitRule(by="slice", held_out=("travel",)))
 
@@ -173,16 +173,16 @@ def test_a_pipe_is_no_file_to_read_three_times(tmp_path):
 
 def test_too_few_queries(tmp_path):
     with pytest.raises(InputError, match="the train part would be empty. Judge more queries"):
-        assign(jsonl(tmp_path / "j.jsonl", rows(2)), SplitRule(dev=0.3, test=0.3))
+        assign(write_rows(tmp_path / "j.jsonl", rows(2)), SplitRule(dev=0.3, test=0.3))
     with pytest.raises(InputError, match="there is no judgment in it"):
-        assign(jsonl(tmp_path / "j.jsonl", []), SplitRule())
+        assign(write_rows(tmp_path / "j.jsonl", []), SplitRule())
 
 
 # darl split
 
 
 def test_the_command_writes_the_parts(tmp_path, monkeypatch, capsys):
-    path, out = jsonl(tmp_path / "j.jsonl", rows()), tmp_path / "out"
+    path, out = write_rows(tmp_path / "j.jsonl", rows()), tmp_path / "out"
     said = run_main(monkeypatch, capsys, "split", path, "--out", out, "--json", "--test", "0.2", "--dry-run")
     assert said.code == 0 and not out.exists() and json.loads(said.out)["folder"] is None
     said = run_main(monkeypatch, capsys, "split", path, "--out", out, "--json", "--test", "0.2")
@@ -201,8 +201,10 @@ def test_the_command_writes_the_parts(tmp_path, monkeypatch, capsys):
 
 
 def test_the_command_refuses_items_that_leak(tmp_path, monkeypatch, capsys):
-    path = jsonl(tmp_path / "j.jsonl", rows())
-    items = jsonl(tmp_path / "items.jsonl", [{"id": f"i{n}", "text": "one text for all of them"} for n in range(2)])
+    path = write_rows(tmp_path / "j.jsonl", rows())
+    items = write_rows(
+        tmp_path / "items.jsonl", [{"id": f"i{n}", "text": "one text for all of them"} for n in range(2)]
+    )
     slices = ["split", path, "--out", tmp_path / "out", "--by", "slice", "--held-out", "a", "--dev", "0"]
     said = run_main(monkeypatch, capsys, *slices, "--items", items, "--new-items")
     assert said.code == 1 and "is the same item as" in said.err and not (tmp_path / "out").exists()
@@ -213,7 +215,7 @@ def test_the_command_refuses_items_that_leak(tmp_path, monkeypatch, capsys):
 
 
 def test_the_command_says_what_to_name_in_the_configuration(tmp_path, monkeypatch, capsys):
-    path = jsonl(tmp_path / "j.jsonl", rows())
+    path = write_rows(tmp_path / "j.jsonl", rows())
     monkeypatch.chdir(tmp_path)
     said = run_main(monkeypatch, capsys, "split", path, "--out", "out", "--test", "0")
     assert said.out.endswith(

@@ -9,8 +9,6 @@ from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
-from ood_support import POLICY, request_of
-from support import ITEMS, QUERIES
 
 from darl_opensearch import demo
 from darl_opensearch.cli.demo import cli
@@ -25,6 +23,8 @@ from darl_opensearch.errors import DarlError
 from darl_opensearch.monitor import Share
 from darl_opensearch.node import NodePossible
 from darl_opensearch.ood.record import PairRecord, records_of
+from tests.helpers.bundles import ITEMS, QUERIES
+from tests.helpers.traffic import POLICY, request_of
 
 GAINS = (0.0, 1.0, 3.0)
 SEEN = {"stolen bicycle": "bicycle", "lost luggage on a flight": "travel", "ski rescue": "travel"}

@@ -15,8 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-from dockerfile import Execution, exec_form, instructions, last_stage, pairs
+from tests.helpers.dockerfile import Execution, exec_form, instructions, last_stage, pairs
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKER = ROOT / "docker"

@@ -14,13 +14,15 @@ from pathlib import Path
 import ir_measures
 import numpy as np
 import pytest
-from evaluate_support import GRADED, STRANGE, write_judgments, write_rows
-from support import ITEMS, tiny_bundle
-from trained_support import SAMPLE, copy_bundle, correct_digests, one_thread, run_main
 
 from darl_opensearch import bundle as files
 from darl_opensearch.scores import GradeScale
 from darl_opensearch.scoring import Scorer
+from tests.helpers.bundles import ITEMS, copy_bundle, correct_digests, tiny_bundle
+from tests.helpers.commands import run_main
+from tests.helpers.files import write_rows
+from tests.helpers.judged import GRADED, STRANGE, write_judgments
+from tests.helpers.trained import SAMPLE, one_thread
 from trainer.evaluate.bootstrap import bootstrap_ratio
 from trainer.evaluate.metrics import ndcg_per_query
 from trainer.evaluate.parts import read_catalogue, read_part

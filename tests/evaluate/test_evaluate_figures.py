@@ -8,11 +8,11 @@ import tracemalloc
 import ir_measures
 import numpy as np
 import pytest
-from evaluate_support import part_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score, f1_score, roc_auc_score
 
+from tests.helpers.judged import part_of
 from trainer.evaluate.bootstrap import bootstrap_mean, bootstrap_ratio
 from trainer.evaluate.claims import paired
 from trainer.evaluate.depth import reranked

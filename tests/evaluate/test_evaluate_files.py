@@ -6,12 +6,13 @@ import os
 from pathlib import Path
 
 import pytest
-from evaluate_support import GRADED, write_judgments, write_rows
 from hypothesis import given
 from hypothesis import strategies as st
-from support import ITEMS
 
 from darl_opensearch.errors import InputError, UsageError
+from tests.helpers.bundles import ITEMS
+from tests.helpers.files import write_rows
+from tests.helpers.judged import GRADED, write_judgments
 from trainer.evaluate.parts import parse_parts, read_catalogue, read_part
 from trainer.evaluate.trec import read_run, write_qrels, write_run
 

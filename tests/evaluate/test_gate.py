@@ -10,17 +10,17 @@ import shutil
 
 import numpy as np
 import pytest
-from evaluate_support import write_rows
 from hypothesis import given
 from hypothesis import strategies as st
-from release_support import with_slope
-from support import ITEMS, SCALE3, TEMPLATE, tiny_bundle
-from trained_support import one_thread, run_main
 
 from darl_opensearch.bundle import Bundle, writing
 from darl_opensearch.errors import DarlError, InputError, UsageError
 from darl_opensearch.scores import GradeScale
 from darl_opensearch.scoring import Scorer
+from tests.helpers.bundles import ITEMS, SCALE3, TEMPLATE, tiny_bundle, with_slope
+from tests.helpers.commands import run_main
+from tests.helpers.files import write_rows
+from tests.helpers.trained import one_thread
 from trainer.data.judgments import digest, read_judgments
 from trainer.evaluate.claims import paired
 from trainer.evaluate.gate import GateOptions, gate

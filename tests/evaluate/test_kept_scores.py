@@ -7,13 +7,12 @@ import json
 
 import numpy as np
 import pytest
-from evaluate_support import write_rows
-from release_support import with_slope
-from support import ITEMS, TEMPLATE, tiny_bundle
-from trained_support import copy_bundle, correct_digests, one_thread
 
 from darl_opensearch.bundle import MODEL, TOKENIZER, Bundle
 from darl_opensearch.scoring import Scorer
+from tests.helpers.bundles import ITEMS, TEMPLATE, copy_bundle, correct_digests, tiny_bundle, with_slope
+from tests.helpers.files import write_rows
+from tests.helpers.trained import one_thread
 from trainer.evaluate import kept_scores
 from trainer.evaluate.evaluation import evaluate
 from trainer.evaluate.gate import GateOptions, gate

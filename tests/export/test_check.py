@@ -10,10 +10,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, processors
-from trained_support import copy_bundle, correct_digests
 
 from darl_opensearch import bundle as files
 from darl_opensearch.check import check_bundle
+from tests.helpers.bundles import copy_bundle, correct_digests
 
 
 def change_graph(folder, change, name="model.onnx"):

@@ -5,8 +5,6 @@ from __future__ import annotations
 import uuid
 
 import pytest
-from cluster_support import clean_up
-from trained_support import SAMPLE, copy_bundle, correct_digests
 
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.cluster import (
@@ -20,6 +18,9 @@ from darl_opensearch.cluster import (
 from darl_opensearch.cluster.verify import predict
 from darl_opensearch.scoring import Scorer
 from darl_opensearch.search import PipelineSearch
+from tests.helpers.bundles import copy_bundle, correct_digests
+from tests.helpers.cluster import clean_up
+from tests.helpers.trained import SAMPLE
 
 pytestmark = pytest.mark.opensearch
 QUERIES = ["cover for a stolen bicycle", "burst pipe above the kitchen", "lost luggage on the way home"]

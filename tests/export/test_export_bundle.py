@@ -8,11 +8,12 @@ import shutil
 import tempfile
 
 import pytest
-from trained_support import read_rows, train_and_export, write_project, write_rows
 
 import trainer.export.run as exporting
 from darl_opensearch.bundle import CHECKPOINT, MODEL_INT8, Bundle
 from darl_opensearch.errors import DarlError, GateRefused, InputError
+from tests.helpers.files import read_rows, write_rows
+from tests.helpers.trained import train_and_export, write_project
 from trainer.export import export_run
 from trainer.export.card import model_card
 from trainer.stages.plan import load_run

@@ -10,11 +10,11 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from trained_support import GAINS, one_thread, train_and_export, write_project
 
 from darl_opensearch.check import run_pairs
 from darl_opensearch.graph_contract import INPUTS, inspect_graph
 from darl_opensearch.scores import Columns
+from tests.helpers.trained import GAINS, one_thread, train_and_export, write_project
 from trainer.config import Ood
 from trainer.export.graph import ContractModule, export_graphs
 from trainer.ood import DETECTORS, reads

@@ -6,10 +6,10 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-from trained_support import read_rows
 
 from darl_opensearch.check import run_pairs
 from darl_opensearch.scoring import Scorer
+from tests.helpers.files import read_rows
 from trainer.stages.data import read_data
 
 

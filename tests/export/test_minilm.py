@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from test_export_graph import AWKWARD, assert_columns, assert_parity, torch_rows
-from trained_support import GAINS, SAMPLE, read_rows
 
 from darl_opensearch.check import check_bundle, run_pairs
 from darl_opensearch.scoring import Scorer
+from tests.export.test_export_graph import AWKWARD, assert_columns, assert_parity, torch_rows
+from tests.helpers.files import read_rows
+from tests.helpers.trained import GAINS, SAMPLE
 
 
 def test_a_real_encoder(minilm_bundle):

@@ -6,12 +6,12 @@ import json
 import uuid
 
 import pytest
-from cluster_support import clean_up
-from trained_support import SAMPLE, write_project
 
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.cluster import Cluster, ClusterOptions, load_items
 from darl_opensearch.search import PipelineSearch
+from tests.helpers.cluster import clean_up
+from tests.helpers.trained import SAMPLE, write_project
 
 
 @pytest.fixture

@@ -9,10 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from judging_support import endpoint, knowing, pairs, project, read, truth, write
-from support import tiny_bundle
 
 from darl_opensearch import cli
+from tests.helpers.bundles import tiny_bundle
+from tests.helpers.files import read_rows, write_rows
+from tests.helpers.judging import endpoint, knowing, pairs, project, truth
 from trainer.judging import JUDGES
 
 GRADES = ("--grades", "irrelevant,related,fits")
@@ -38,7 +39,7 @@ def known(path, wrong: int = 0):
     rows = [{"query": r["query"], "item_id": r["item_id"],
              "grade": (truth(r["item_id"]) + (bool(wrong) and n % wrong == 0)) % 3}
             for n, r in enumerate([*pairs("task", 4, 3), *pairs("gold", 12, 3)])]  # fmt: skip
-    return str(write(path, rows))
+    return str(write_rows(path, rows))
 
 
 def fill(path, share: float) -> int:
@@ -65,7 +66,7 @@ def test_a_table_goes_out_and_comes_back(darl, tmp_path):
     code, out, _ = darl(*words)
     assert code == 0 and "file: used (kappa with gold is 1.00 [1.00, 1.00]" in out
     assert "12 labels, 0 pairs without one, 0 graded differently: work/judgments.jsonl" in out
-    assert len(read(tmp_path / "work" / "judgments.jsonl")) == 12
+    assert len(read_rows(tmp_path / "work" / "judgments.jsonl")) == 12
 
 
 def test_a_refused_judge_ends_with_three(darl, tmp_path):
@@ -102,9 +103,9 @@ def test_the_bundle_gives_grades_and_texts_of_gold(darl, tmp_path):
         {bundle.card.template.id_field: r["item_id"], **dict.fromkeys(fields, "some words")}
         for r in pairs("gold", 12, 3)
     ]
-    write(tmp_path / "items.jsonl", rows)
-    gold = read(tmp_path / "gold.jsonl")
-    write(tmp_path / "gold.jsonl", [{k: v for k, v in row.items() if k != "text"} for row in gold])
+    write_rows(tmp_path / "items.jsonl", rows)
+    gold = read_rows(tmp_path / "gold.jsonl")
+    write_rows(tmp_path / "gold.jsonl", [{k: v for k, v in row.items() if k != "text"} for row in gold])
     words = ("tasks.jsonl", "--out", "work", "--gold", "gold.jsonl", "--bundle", "bundle")
     code, _, err = darl(*words)
     assert (

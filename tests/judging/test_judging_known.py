@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from judging_support import SCALE, job, silent, task, write
 
 from darl_opensearch.errors import DarlError, InputError, UsageError
 from darl_opensearch.scores import GradeScale
+from tests.helpers.files import write_rows
+from tests.helpers.judging import SCALE, job, silent, task
 from trainer.judging import JUDGES
 from trainer.judging.base import Answer
 
@@ -35,7 +36,7 @@ def test_judgments_are_found_by_text_and_item(tmp_path):
         {"query": "red shoes", "item_id": "p2", "grade": 0},
         {"query": "other", "item_id": "p3", "grade": 1},
     ]
-    write(tmp_path / "j.jsonl", rows)
+    write_rows(tmp_path / "j.jsonl", rows)
     verdict = ask("judgments", tmp_path, path="j.jsonl")
     assert grades(verdict) == [2, 0, None] and not verdict.pending
     assert verdict.answers[""][TASKS[0].task] == Answer(2, (0.1, 0.2, 0.7))
@@ -56,7 +57,7 @@ def test_judgments_are_found_by_text_and_item(tmp_path):
 )
 def test_judgments_that_cannot_be_used(tmp_path, row, message):
     first = {"query": "red shoes", "item_id": "p1", "grade": 0}
-    write(tmp_path / "j.jsonl", [first, {"query": "red shoes", "item_id": "p2", "grade": 1, **row}])
+    write_rows(tmp_path / "j.jsonl", [first, {"query": "red shoes", "item_id": "p2", "grade": 1, **row}])
     with pytest.raises(InputError) as caught:
         ask("judgments", tmp_path, path="j.jsonl")
     assert message in str(caught.value)
@@ -120,8 +121,8 @@ def clicks(folder, clicked: dict[str, int]):
         for item, count in clicked.items()
         for n in range(count)
     ]
-    write(folder / "queries.jsonl", queries)
-    write(folder / "events.jsonl", events)
+    write_rows(folder / "queries.jsonl", queries)
+    write_rows(folder / "events.jsonl", events)
     return {"queries": "queries.jsonl", "events": "events.jsonl"}
 
 

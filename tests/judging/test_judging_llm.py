@@ -20,10 +20,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from judging_support import SCALE, completion, endpoint, job, knowing, project, read, silent, task
 
 from darl_opensearch.errors import DarlError, GateRefused, UsageError
 from darl_opensearch.scores import GradeScale
+from tests.helpers.files import read_rows
+from tests.helpers.judging import SCALE, completion, endpoint, job, knowing, project, silent, task
 from trainer.judging import JUDGES, JudgeConfig
 from trainer.judging.llm import KEY_VARIABLE
 from trainer.judging.llm.cache import Cache
@@ -533,7 +534,7 @@ def test_gold_is_asked_first_and_a_bad_model_is_never_paid_for_the_rest(tmp_path
     with endpoint(knowing) as server:
         config, where, report = run(server.url)
         assert report.labels == 12 and report.details["judges"][0]["counts"]["calls"] == 42
-        assert read(report.judgments)[0]["grade_probs"] == [0.8, 0.1, 0.1]
+        assert read_rows(report.judgments)[0]["grade_probs"] == [0.8, 0.1, 0.1]
         ready = prepare(config, [tmp_path / "tasks.jsonl"], tmp_path / "gold.jsonl", **where)
         (known,) = estimate(ready, config)
         assert (known["pairs"], known["calls"], known["cache_hits"], known["cost"]) == (42, 0, 42, None)
@@ -585,7 +586,7 @@ def test_killed_in_the_middle_it_asks_for_nothing_twice(tmp_path):
         done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert len(server.asked) - before <= 48 - before + 2  # at most what was under way is asked again
-    assert len(read(tmp_path / "out" / "judgments.jsonl")) == 12
+    assert len(read_rows(tmp_path / "out" / "judgments.jsonl")) == 12
 
 
 def test_a_full_disk_ends_it_with_what_to_do(tmp_path):

@@ -7,9 +7,10 @@ import subprocess
 import sys
 
 import pytest
-from judging_support import SCALE, pair, pairs, project, read, silent, task, truth, write
 
 from darl_opensearch.errors import GateRefused, InputError, UsageError
+from tests.helpers.files import read_rows, write_rows
+from tests.helpers.judging import SCALE, pair, pairs, project, silent, task, truth
 from trainer.data.judgments import Item, read_judgments
 from trainer.judging import JUDGES, JudgeConfig
 from trainer.judging.base import Verdict
@@ -26,7 +27,7 @@ def known(folder, wrong: int = 0, *, of: str = "tg", name: str = "known.jsonl"):
         grade = truth(row["item_id"])
         told.append({"query": row["query"].upper(), "item_id": row["item_id"],
                      "grade": (grade + 1) % 3 if wrong and n % wrong == 0 else grade})  # fmt: skip
-    return str(write(folder / name, told))
+    return str(write_rows(folder / name, told))
 
 
 def run(folder, config, *, gold=True, **options):
@@ -63,8 +64,8 @@ def test_labels_can_be_trained_on_and_traced(tmp_path):
     project(tmp_path)
     report = run(tmp_path, oracle(tmp_path))
     assert not report.pending and report.labels == 12 and report.judgments == tmp_path / "out" / "judgments.jsonl"
-    rows = read(report.judgments)
-    tasks = read(tmp_path / "tasks.jsonl")
+    rows = read_rows(report.judgments)
+    tasks = read_rows(tmp_path / "tasks.jsonl")
     assert [(r["query"], r["item_id"]) for r in rows] == [(t["query"], t["item_id"]) for t in tasks]
     assert all(r["grade"] == truth(r["item_id"]) and r["judge"] == "judgments" for r in rows)
     assert rows[0] == {
@@ -79,7 +80,7 @@ def test_labels_can_be_trained_on_and_traced(tmp_path):
     assert one["verdict"] == "used" and one["gold"]["pairs"] == 36 and one["gold"]["quadratic"]["low"] == 1.0
     assert one["gold"]["confusion"] == [[12, 0, 0], [0, 12, 0], [0, 0, 12]]
     assert json.loads((tmp_path / "out" / "report.json").read_text()) == told
-    answers = read(tmp_path / "out" / "answers.jsonl")
+    answers = read_rows(tmp_path / "out" / "answers.jsonl")
     assert len(answers) == 48 and {a["arm"] for a in answers} == {"selected", "control", "gold"}
 
 
@@ -95,7 +96,9 @@ def test_the_same_call_gives_the_same_files(tmp_path):
 def test_pairs_that_a_judge_does_not_know_are_left_and_counted(tmp_path):
     project(tmp_path)
     path = known(tmp_path)
-    write(tmp_path / "known.jsonl", [r for r in read(tmp_path / "known.jsonl") if not r["query"].endswith("TASK 1")])
+    write_rows(
+        tmp_path / "known.jsonl", [r for r in read_rows(tmp_path / "known.jsonl") if not r["query"].endswith("TASK 1")]
+    )
     report = run(tmp_path, JudgeConfig(judges=("judgments",), params={"judgments": {"path": path}}))
     assert report.labels == 9 and report.details["unjudged"] == 3 and report.details["judges"][0]["unanswered"] == 3
 
@@ -159,7 +162,7 @@ def test_a_bad_judge_leaves_and_the_good_one_stays(tmp_path):
     }
     report = run(tmp_path, JudgeConfig(judges=tuple(params), params=params))
     assert [j["verdict"] for j in report.details["judges"]] == ["used", "refused"]
-    assert {r["judge"] for r in read(report.judgments)} == {"judgments:good"}
+    assert {r["judge"] for r in read_rows(report.judgments)} == {"judgments:good"}
     assert report.details["agreement"][0]["judges"] == ["judgments:good", "judgments:bad"]
     assert report.details["agreement"][0]["pairs"] == 36  # the bad one was asked gold alone
 
@@ -171,10 +174,10 @@ def test_several_judges_are_weighed_and_their_disagreements_listed(tmp_path):
         "judgments:b": {"path": known(tmp_path, 7, name="b.jsonl")},
     }
     report = run(tmp_path, JudgeConfig(judges=tuple(params), params=params))
-    rows = read(report.judgments)
+    rows = read_rows(report.judgments)
     assert all(r["judge"] == "judgments:a+judgments:b" and abs(sum(r["grade_probs"]) - 1) < 1e-5 for r in rows)
     assert [r["grade"] for r in rows] == [truth(r["item_id"]) for r in rows]  # the one without error decides
-    apart = read(tmp_path / "out" / "disagreements.jsonl")
+    apart = read_rows(tmp_path / "out" / "disagreements.jsonl")
     assert report.details["disagreements"] == len(apart) == 2
     assert apart[0]["grades"]["judgments:a"] != apart[0]["grades"]["judgments:b"] and apart[0]["text"]
 
@@ -188,23 +191,23 @@ def test_people_are_waited_for_and_then_scored_on_gold_mixed_among_tasks(tmp_pat
     report = run(tmp_path, config)
     assert report.pending and report.judgments is None and report.details["judges"][0]["verdict"] == "waiting"
     sheet = tmp_path / "out" / "tasks.jsonl"
-    rows = read(sheet)
+    rows = read_rows(sheet)
     assert len(rows) == 12 + 24 and not (tmp_path / "out" / "judgments.jsonl").exists()
     assert {tuple(row) for row in rows} == {("grade", "query", "item", "choices", "note", "task")}
     kinds = ["gold" if row["query"].startswith("gold") else "task" for row in rows]
     assert kinds != sorted(kinds) and kinds != sorted(kinds, reverse=True)
     for row in rows[: len(rows) // 2]:
         row["grade"] = truth(row["item"].removeprefix("text of "))
-    write(sheet, rows)
+    write_rows(sheet, rows)
     assert run(tmp_path, config).pending
     early = run(tmp_path, JudgeConfig(**{**vars(config), "partial": True, "min_gold": 2}))
     assert not early.pending and 0 < early.labels < 12
     for row in rows:
         row["grade"] = truth(row["item"].removeprefix("text of "))
-    write(sheet, rows)
+    write_rows(sheet, rows)
     report = run(tmp_path, config)
     assert not report.pending and report.labels == 12 and report.details["judges"][0]["gold"]["pairs"] == 24
-    assert {r["arm"] for r in read(report.judgments)} == {"selected", "control"}
+    assert {r["arm"] for r in read_rows(report.judgments)} == {"selected", "control"}
 
 
 def test_a_folder_of_other_work_is_refused(tmp_path):
@@ -214,7 +217,7 @@ def test_a_folder_of_other_work_is_refused(tmp_path):
         InputError, match="the work on other tasks, other gold, other grades or another seed. Name anot"
     ):
         run(tmp_path, oracle(tmp_path, seed=1))
-    write(tasks, read(tasks)[:-1])
+    write_rows(tasks, read_rows(tasks)[:-1])
     with pytest.raises(InputError, match="other tasks"):
         run(tmp_path, oracle(tmp_path))
     (tmp_path / "out" / "job.json").write_text("{")
@@ -239,14 +242,14 @@ def test_a_folder_of_other_work_is_refused(tmp_path):
     ],
 )
 def test_task_lines_that_cannot_be_used(tmp_path, row, message):
-    path = write(tmp_path / "t.jsonl", [pair("task a", "x"), {**pair("task a", "y"), **row}])
+    path = write_rows(tmp_path / "t.jsonl", [pair("task a", "x"), {**pair("task a", "y"), **row}])
     with pytest.raises(InputError) as caught:
         read_tasks([path])
     assert message in str(caught.value)
 
 
 def test_the_same_pair_in_two_files_is_named(tmp_path):
-    one, two = (write(tmp_path / name, [pair("a", "x")]) for name in ("selected.jsonl", "control.jsonl"))
+    one, two = (write_rows(tmp_path / name, [pair("a", "x")]) for name in ("selected.jsonl", "control.jsonl"))
     with pytest.raises(
         InputError, match=r"control\.jsonl, line 1: .* is there twice \(first: .*selected\.jsonl, line 1"
     ):
@@ -266,14 +269,14 @@ def test_the_same_pair_in_two_files_is_named(tmp_path):
     ],
 )
 def test_gold_lines_that_cannot_be_used(tmp_path, row, message):
-    path = write(tmp_path / "g.jsonl", [{**pair("a", "x"), "grade": 0}, {**pair("b", "y"), **row}])
+    path = write_rows(tmp_path / "g.jsonl", [{**pair("a", "x"), "grade": 0}, {**pair("b", "y"), **row}])
     with pytest.raises(InputError) as caught:
         read_gold(path, SCALE, {})
     assert message in str(caught.value)
 
 
 def test_gold_without_text_takes_it_from_items(tmp_path):
-    path = write(tmp_path / "g.jsonl", [{"query": "a", "item_id": "x", "grade": 2}])
+    path = write_rows(tmp_path / "g.jsonl", [{"query": "a", "item_id": "x", "grade": 2}])
     gold = read_gold(path, SCALE, {"x": "the text"})
     assert gold.tasks[0].text == "the text" and gold.tasks[0].arm == "gold" and list(gold.grades.values()) == [2]
 
@@ -281,7 +284,7 @@ def test_gold_without_text_takes_it_from_items(tmp_path):
 def test_gold_is_drawn_over_many_queries_in_the_shape_of_the_tasks(tmp_path):
     _, path = project(tmp_path)
     rows = [r | {"grade": truth(r["item_id"])} for r in pairs("long", 6, 20)]
-    gold = read_gold(write(path, rows), SCALE, {})
+    gold = read_gold(write_rows(path, rows), SCALE, {})
     tasks = [task(f"t{n}", f"i{m}") for n in range(5) for m in range(3)]
     drawn = draw_gold(gold, tasks, 16, 0)
     counts = [sum(t.query == q for t in drawn.tasks) for q in dict.fromkeys(t.query for t in drawn.tasks)]
@@ -293,7 +296,7 @@ def test_gold_is_drawn_over_many_queries_in_the_shape_of_the_tasks(tmp_path):
 def test_gold_among_the_tasks_is_no_label(tmp_path):
     tasks, gold = project(tmp_path)
     placed = {**pairs("gold", 1, 3)[0], "arm": "gold"}
-    write(tasks, [*read(tasks), placed])
+    write_rows(tasks, [*read_rows(tasks), placed])
     report = run(tmp_path, oracle(tmp_path))
     assert report.labels == 12
     with pytest.raises(InputError, match="line 13: the arm is 'gold', but no file of gold knows this pair"):
@@ -370,5 +373,5 @@ def test_a_judge_of_ones_own_can_be_registered(tmp_path, monkeypatch):
     monkeypatch.setitem(JUDGES._entries, "sure", Entry("sure", Sure, "ours", {}))
     project(tmp_path)
     report = run(tmp_path, JudgeConfig(judges=("sure",), trusted=("sure",), min_kappa=-1.0), report=silent)
-    rows = read(report.judgments)
+    rows = read_rows(report.judgments)
     assert {r["grade"] for r in rows} == {2} and rows[0]["grade_probs"] == [0.1, 0.2, 0.7]

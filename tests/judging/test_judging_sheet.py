@@ -8,10 +8,11 @@ import io
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from judging_support import SCALE, job, read, silent, task, write
 
 from darl_opensearch.errors import InputError
 from darl_opensearch.scores import GradeScale
+from tests.helpers.files import read_rows, write_rows
+from tests.helpers.judging import SCALE, job, silent, task
 from trainer.judging.base import Answer
 from trainer.judging.file import FileJudge
 from trainer.judging.grades import choices, parse_grade
@@ -113,10 +114,10 @@ def test_what_is_written_comes_back(tmp_path, pairs, delimiter, bom):
 
 def test_jsonl_comes_back_too(tmp_path):
     write_jsonl(tmp_path / "t.jsonl", TASKS, SCALE)
-    rows = read(tmp_path / "t.jsonl")
+    rows = read_rows(tmp_path / "t.jsonl")
     assert all(row["grade"] is None for row in rows)
     rows[0]["grade"], rows[2]["grade"], rows[2]["note"] = 1, "fits", "clear"
-    write(tmp_path / "t.jsonl", rows)
+    write_rows(tmp_path / "t.jsonl", rows)
     answers = read_sheet(tmp_path / "t.jsonl", TASKS, SCALE)
     assert answers == {TASKS[0].task: Answer(1), TASKS[2].task: Answer(2, note="clear")}
 

@@ -21,10 +21,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from judging_support import SCALE, job, project, read, silent, task, truth
 from sklearn.metrics import cohen_kappa_score
 
 from darl_opensearch.errors import DarlError, InputError
+from tests.helpers.files import read_rows
+from tests.helpers.judging import SCALE, job, project, silent, task, truth
 from trainer.judging import JUDGES, JudgeConfig
 from trainer.judging.base import Answer
 from trainer.judging.run import judge
@@ -410,7 +411,7 @@ def test_two_raters_are_scored_apart_and_weighed(tmp_path):
     paths = [tmp_path / "tasks.jsonl"], tmp_path / "gold.jsonl"
     assert judge(config, *paths, **where).pending
     store = AnswerStore(tmp_path / "out" / "web.sqlite")
-    for row in [*read(paths[0][0]), *read(paths[1])]:
+    for row in [*read_rows(paths[0][0]), *read_rows(paths[1])]:
         grade = truth(row["item_id"])
         name = task(row["query"], row["item_id"]).task
         store.answer("ann", name, grade)
@@ -421,7 +422,7 @@ def test_two_raters_are_scored_apart_and_weighed(tmp_path):
         ("web/ann", "used"),
         ("web/ben", "refused"),
     ]
-    assert {r["judge"] for r in read(report.judgments)} == {"web/ann"}
+    assert {r["judge"] for r in read_rows(report.judgments)} == {"web/ann"}
     assert report.details["agreement"][0]["pairs"] == 48 and report.details["disagreements"] == 0
 
 
@@ -528,5 +529,5 @@ def test_what_the_page_calls_saved_survives_a_kill(tmp_path):
     assert running.returncode == 0, err
     told = json.loads(out)
     assert not told["pending"] and told["labels"] == 12 and told["judges"][0]["judge"] == "web/ann"
-    rows = read(tmp_path / "out" / "judgments.jsonl")
+    rows = read_rows(tmp_path / "out" / "judgments.jsonl")
     assert all(r["grade"] == truth(r["item_id"]) and r["judge"] == "web/ann" for r in rows)

@@ -8,7 +8,6 @@ from datetime import timedelta
 
 import numpy as np
 import pytest
-from drift_support import ALPHA, DAY, STRANGE, World, write_log
 
 from darl_opensearch.bundle import REFERENCE_QUERIES, Bundle, DriftReference
 from darl_opensearch.errors import BundleError, UsageError
@@ -19,6 +18,7 @@ from darl_opensearch.monitor.drift.two_sample import Clusters, two_sample_tests
 from darl_opensearch.monitor.drift.windows import windows
 from darl_opensearch.ood.store import SpoolStore
 from darl_opensearch.pool.embed import Embedder
+from tests.helpers.drift import ALPHA, DAY, STRANGE, World, write_log
 
 UNTIL = DAY + timedelta(days=60)
 DAILY = DriftConfig(window="1d", one_in=20)
@@ -296,7 +296,7 @@ def test_lists_of_another_length_are_named(world, tmp_path):
 
 
 def test_a_bundle_without_a_reference_tests_the_share(world, quiet, tmp_path):
-    from support import tiny_bundle
+    from tests.helpers.bundles import tiny_bundle
 
     bare = tiny_bundle(tmp_path / "bare", alpha=ALPHA)
     (window,) = judge(quiet, bare, until=DAY + timedelta(days=1)).windows
@@ -313,7 +313,7 @@ def test_a_bundle_without_a_reference_tests_the_share(world, quiet, tmp_path):
     ],
 )
 def test_a_damaged_reference_is_refused(world, tmp_path, text, says):
-    from trained_support import copy_bundle, correct_digests
+    from tests.helpers.bundles import copy_bundle, correct_digests
 
     folder = copy_bundle(world.bundle, tmp_path / "copy")
     (folder / REFERENCE_QUERIES).write_text(text)

@@ -12,8 +12,6 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from drift_support import DAY, STRANGE, World, write_log
-from trained_support import run_main
 
 from darl_opensearch.cli.monitor import cli as monitor
 from darl_opensearch.monitor import report
@@ -21,6 +19,8 @@ from darl_opensearch.monitor.drift import DriftConfig, drift
 from darl_opensearch.monitor.page import render_page
 from darl_opensearch.monitor.render_drift import render_drift
 from darl_opensearch.ood.store import SpoolStore
+from tests.helpers.commands import run_main
+from tests.helpers.drift import DAY, STRANGE, World, write_log
 
 UNTIL = DAY + timedelta(days=60)
 

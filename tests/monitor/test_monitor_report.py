@@ -8,13 +8,13 @@ from datetime import timedelta
 
 import pytest
 from click.testing import CliRunner
-from ood_support import POLICY, START, request_of, rows_of, traffic
 
 from darl_opensearch.cli.monitor import cli as monitor
 from darl_opensearch.monitor import report
 from darl_opensearch.monitor.render import render
 from darl_opensearch.ood.spool import Spool
 from darl_opensearch.ood.store import SpoolStore
+from tests.helpers.traffic import POLICY, START, request_of, rows_of, traffic
 
 STRANGE, NORMAL = 0.99, 0.5
 

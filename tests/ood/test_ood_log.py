@@ -11,18 +11,15 @@ import sys
 import textwrap
 import threading
 import time
-from pathlib import Path
 
 import pytest
-from ood_support import POLICY, request_of, traffic
 
 from darl_opensearch.errors import InputError
 from darl_opensearch.ood import OodLog
 from darl_opensearch.ood import log as log_module
 from darl_opensearch.ood.record import records_of
 from darl_opensearch.ood.spool import Spool, SpoolError
-
-TESTS = Path(__file__).parent.parent
+from tests.helpers.traffic import POLICY, request_of, traffic
 
 
 def open_log(path, **values):
@@ -77,8 +74,7 @@ def test_closing_writes_what_waits(path):
 def test_an_ended_program_that_did_not_close_writes_what_waits(path):
     code = f"""
         import sys
-        sys.path.insert(0, {str(TESTS)!r})
-        from ood_support import traffic
+        from tests.helpers.traffic import traffic
         from darl_opensearch.ood import OodLog
         log = OodLog.open({str(path)!r}, model="tiny", version="1", alpha=0.05)
         for request in traffic(5):
@@ -184,8 +180,7 @@ def test_a_real_write_error_of_the_system_is_survived(path):
     """The process may not write files beyond 200 kB: the system refuses, as on a full disk."""
     code = f"""
         import json, resource, sys, time
-        sys.path.insert(0, {str(TESTS)!r})
-        from ood_support import traffic
+        from tests.helpers.traffic import traffic
         from darl_opensearch.ood import OodLog, log as log_module
         log_module.RETRY_SECONDS = (0.02, 0.05)
         log = OodLog.open({str(path)!r}, model="tiny", version="1", alpha=0.05, sample_rate=1.0)

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ood_support import POLICY, request_of, scores_of
 
 from darl_opensearch.errors import InputError
 from darl_opensearch.ood.record import (
@@ -27,6 +26,7 @@ from darl_opensearch.ood.record import (
     to_ms,
 )
 from darl_opensearch.ood.stream import template
+from tests.helpers.traffic import POLICY, request_of, scores_of
 
 texts = st.text(max_size=40)  # half surrogates included: JSON can carry them
 short = st.text(max_size=4)

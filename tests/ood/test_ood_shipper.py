@@ -10,7 +10,6 @@ import time
 
 import pytest
 from click.testing import CliRunner
-from ood_support import rows_of, traffic
 from opensearchpy import Connection
 from opensearchpy.exceptions import ConnectionError as NoConnection
 
@@ -19,6 +18,7 @@ from darl_opensearch.cluster.connect import ClusterOptions, connect
 from darl_opensearch.errors import ClusterError, InputError, UsageError
 from darl_opensearch.ood import Shipper, StreamStore
 from darl_opensearch.ood.spool import Spool, SpoolError
+from tests.helpers.traffic import rows_of, traffic
 
 
 class Cluster:

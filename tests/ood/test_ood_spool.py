@@ -10,17 +10,14 @@ import subprocess
 import sys
 import textwrap
 import threading
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ood_support import rows_of, traffic
 
 from darl_opensearch.errors import InputError
 from darl_opensearch.ood.spool import Row, Spool, SpoolError
-
-TESTS = Path(__file__).parent.parent
+from tests.helpers.traffic import rows_of, traffic
 
 
 def row(number: int, size: int = 100) -> Row:
@@ -169,7 +166,6 @@ def test_many_open_a_new_spool_at_once(path):
     """Several processes of one server start together."""
     code = f"""
         import sys
-        sys.path.insert(0, {str(TESTS)!r})
         from darl_opensearch.ood.spool import Row, Spool
         who = sys.argv[1]
         with Spool.open({str(path)!r}, create=True, max_bytes=10_000_000) as spool:
@@ -217,8 +213,7 @@ def test_a_writer_and_two_shippers_lose_nothing_and_share_the_work(path):
 
 WRITER = """
 import sys
-sys.path.insert(0, {tests!r})
-from ood_support import traffic
+from tests.helpers.traffic import traffic
 from darl_opensearch.ood import OodLog
 log = OodLog.open({path!r}, model="tiny", version="1", alpha=0.05, sample_rate=0.5)
 for number, request in enumerate(traffic(100_000)):
@@ -232,12 +227,11 @@ for number, request in enumerate(traffic(100_000)):
 
 def test_what_was_acknowledged_survives_kill_9(path):
     """A process is killed while it writes; whatever a flush reported is there, complete, and once."""
-    from ood_support import POLICY
-
     from darl_opensearch.ood.record import records_of
+    from tests.helpers.traffic import POLICY
 
     for attempt in range(3):
-        code = WRITER.format(tests=str(TESTS), path=str(path))
+        code = WRITER.format(path=str(path))
         process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
         acknowledged = 0
         for line in process.stdout:

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from cluster_support import RunningScorer, clean_up
-from support import ITEMS, tiny_bundle
 
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.cluster import (
@@ -25,6 +23,8 @@ from darl_opensearch.cluster import (
 from darl_opensearch.cluster.register import Registration
 from darl_opensearch.scoring import Scorer
 from darl_opensearch.search import PipelineSearch
+from tests.helpers.bundles import ITEMS, tiny_bundle
+from tests.helpers.cluster import RunningScorer, clean_up
 
 WORDS = ["bike", "lost", "luggage", "roof", "storm", "ski", "fire", "kitchen", "flight", "stolen", "house"]
 

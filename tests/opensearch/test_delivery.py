@@ -23,12 +23,12 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 from opensearchpy.helpers import scan
-from support import ITEMS, QUERIES, TEMPLATE, tiny_bundle
 
 from darl_opensearch.cluster.connect import ClusterOptions, connect
 from darl_opensearch.node import NodeSpec, down, node_possible, running_node, status, up
 from darl_opensearch.ood.spool import Spool
 from darl_opensearch.ood.stream import STREAM, ensure_stream
+from tests.helpers.bundles import ITEMS, QUERIES, TEMPLATE, tiny_bundle
 
 pytestmark = pytest.mark.opensearch
 

@@ -10,8 +10,6 @@ import uuid
 from datetime import timedelta
 
 import pytest
-from ood_support import POLICY, START, request_of, rows_of, traffic
-from support import ITEMS, TEMPLATE
 
 from darl_opensearch.cluster.connect import ClusterOptions, connect
 from darl_opensearch.errors import ClusterError
@@ -21,6 +19,8 @@ from darl_opensearch.ood import Shipper, SpoolStore, StreamStore, ensure_stream,
 from darl_opensearch.ood.spool import Row, Spool
 from darl_opensearch.ood.stream import template
 from darl_opensearch.reranker import Reranker
+from tests.helpers.bundles import ITEMS, TEMPLATE
+from tests.helpers.traffic import POLICY, START, request_of, rows_of, traffic
 
 pytestmark = pytest.mark.opensearch
 

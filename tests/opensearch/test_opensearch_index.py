@@ -6,11 +6,11 @@ import gzip
 import json
 
 import pytest
-from support import ITEMS
 
 from darl_opensearch.cluster import load_items
 from darl_opensearch.cluster.calls import path
 from darl_opensearch.errors import ClusterError, InputError, UsageError
+from tests.helpers.bundles import ITEMS
 
 pytestmark = pytest.mark.opensearch
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from support import ITEMS
-from trained_support import read_rows, run_main, write_rows
 
 from darl_opensearch.cluster import load_items
+from tests.helpers.bundles import ITEMS
+from tests.helpers.commands import run_main
+from tests.helpers.files import read_rows, write_rows
 
 pytestmark = pytest.mark.opensearch
 

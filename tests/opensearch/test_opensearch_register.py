@@ -8,9 +8,6 @@ import shutil
 import subprocess
 
 import pytest
-from cluster_support import RunningScorer, file_of, guarded_proxy, recording, run_darl, serving
-from support import ITEMS, SCALE3, tiny_bundle
-from trained_support import copy_bundle, correct_digests
 
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.cluster import (
@@ -29,6 +26,10 @@ from darl_opensearch.cluster.pipelines import fetch
 from darl_opensearch.cluster.preflight import TRUSTED, preflight
 from darl_opensearch.errors import ClusterError
 from darl_opensearch.search import PipelineSearch
+from tests.helpers.bundles import ITEMS, SCALE3, copy_bundle, correct_digests, tiny_bundle
+from tests.helpers.cluster import RunningScorer, file_of, recording
+from tests.helpers.commands import run_darl
+from tests.helpers.http import guarded_proxy, serving
 
 pytestmark = pytest.mark.opensearch
 BODIES = """

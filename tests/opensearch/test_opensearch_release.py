@@ -12,10 +12,6 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
-from cluster_support import Quiet, RunningScorer, clean_up, serving
-from release_support import bundle_of, searching, with_slope
-from support import ITEMS
-from trained_support import run_main
 
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.cluster import Cluster, RegisterOptions, ScorerAddress, load_items, models, register
@@ -28,6 +24,11 @@ from darl_opensearch.cluster.release import ReleaseOptions, ReleaseRefused, Roll
 from darl_opensearch.cluster.versions import delete
 from darl_opensearch.errors import ClusterError, UsageError
 from darl_opensearch.search import PipelineSearch
+from tests.helpers.bundles import ITEMS, bundle_of, with_slope
+from tests.helpers.cluster import RunningScorer, clean_up
+from tests.helpers.commands import run_main
+from tests.helpers.http import Quiet, serving
+from tests.helpers.searching import searching
 
 pytestmark = pytest.mark.opensearch
 

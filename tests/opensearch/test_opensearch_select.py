@@ -7,14 +7,15 @@ import uuid
 from datetime import timedelta
 
 import pytest
-from ood_support import START, request_of, rows_of
-from support import ITEMS
-from trained_support import read_rows, run_main, write_rows
 
 from darl_opensearch.cluster import load_items
 from darl_opensearch.ood import Shipper
 from darl_opensearch.ood.record import LogPolicy
 from darl_opensearch.ood.spool import Spool
+from tests.helpers.bundles import ITEMS
+from tests.helpers.commands import run_main
+from tests.helpers.files import read_rows, write_rows
+from tests.helpers.traffic import START, request_of, rows_of
 
 pytestmark = pytest.mark.opensearch
 

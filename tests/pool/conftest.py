@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 
 import pytest
-from pool_support import write_jsonl
-from support import ITEMS, QUERIES
+
+from tests.helpers.bundles import ITEMS, QUERIES
+from tests.helpers.files import write_rows
 
 
 @pytest.fixture(scope="session")
@@ -17,6 +18,6 @@ def pool(tmp_path_factory):
     rows = [
         {"query": draw.choice(QUERIES), "item_id": draw.choice(ITEMS)["id"], "query_id": f"q-{n}"} for n in range(61)
     ]
-    write_jsonl(folder / "items.jsonl", ITEMS)
-    write_jsonl(folder / "pairs.jsonl", rows)
+    write_rows(folder / "items.jsonl", ITEMS)
+    write_rows(folder / "pairs.jsonl", rows)
     return folder

@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pool_support import write_jsonl
-from support import ITEMS, QUERIES, TEMPLATE, tiny_bundle
 
 import darl_opensearch.pool.source as source_module
 from darl_opensearch.check import run_pairs
@@ -24,6 +22,8 @@ from darl_opensearch.pool.work import Work
 from darl_opensearch.pool.worker import Job, ShardScorer
 from darl_opensearch.scores import Scores
 from darl_opensearch.scoring import Scorer
+from tests.helpers.bundles import ITEMS, QUERIES, TEMPLATE, tiny_bundle
+from tests.helpers.files import write_rows
 
 FLOATS = ("score", "grade_probs", "ood_score", "ood_distance")
 
@@ -121,7 +121,7 @@ def test_the_three_ways_to_name_an_item_score_alike(tiny, pool, tmp_path):
     }
     results = set()
     for name, rows in forms.items():
-        write_jsonl(tmp_path / f"{name}.jsonl", rows)
+        write_rows(tmp_path / f"{name}.jsonl", rows)
         out = tmp_path / f"{name}.out.jsonl"
         score_pool(tiny.path, tmp_path / f"{name}.jsonl", out=out, items=pool / "items.jsonl")
         results.add(out.read_text())
@@ -148,7 +148,7 @@ def test_gzip_and_parquet_are_read_as_jsonl_is(tiny, pool, tmp_path):
 
 def test_a_long_text_is_cut_as_an_index_would_hold_it(tiny, tmp_path):
     item = {"id": "x", "name": "stolen bicycle " * 400}
-    write_jsonl(tmp_path / "items.jsonl", [item])
+    write_rows(tmp_path / "items.jsonl", [item])
     whole, indexed = TEMPLATE.render(item), tiny.renderer(item)
     assert len(indexed) < len(whole)
     rows = [
@@ -156,7 +156,7 @@ def test_a_long_text_is_cut_as_an_index_would_hold_it(tiny, tmp_path):
         {"query": "bicycle", "text": whole},
         {"query": "bicycle", "text": indexed},
     ]
-    write_jsonl(tmp_path / "p.jsonl", rows)
+    write_rows(tmp_path / "p.jsonl", rows)
     score_pool(tiny.path, tmp_path / "p.jsonl", out=tmp_path / "s.jsonl", items=tmp_path / "items.jsonl", shard_pairs=1)
     assert len({row["score"] for row in lines(tmp_path / "s.jsonl")}) == 1
 
@@ -205,7 +205,7 @@ def test_shards_cover_a_pool_and_wait_to_be_asked(count, size):
 
 
 def test_the_catalogue_answers_more_ids_than_a_query_takes(tmp_path):
-    write_jsonl(tmp_path / "items.jsonl", [{"id": n, "name": f"item {n}"} for n in range(1201)])
+    write_rows(tmp_path / "items.jsonl", [{"id": n, "name": f"item {n}"} for n in range(1201)])
     Catalogue.build(tmp_path / "c.sqlite", tmp_path / "items.jsonl", TEMPLATE, most_chars=6)
     with Catalogue.open(tmp_path / "c.sqlite") as catalogue:
         texts = catalogue.texts([*(str(n) for n in range(1201)), "none"])
@@ -235,7 +235,7 @@ BAD = [
 @pytest.mark.parametrize(("row", "what", "todo"), BAD)
 def test_a_bad_line_is_named_before_anything_is_scored(tiny, pool, tmp_path, monkeypatch, row, what, todo):
     monkeypatch.setattr(Scorer, "open", None)
-    path = write_jsonl(tmp_path / "p.jsonl", [{"query": "fine", "item_id": "b-1"}, row])
+    path = write_rows(tmp_path / "p.jsonl", [{"query": "fine", "item_id": "b-1"}, row])
     with pytest.raises(InputError, match=re.escape(what)) as caught:
         score_pool(tiny.path, path, out=tmp_path / "s.jsonl", items=pool / "items.jsonl")
     assert caught.value.where == f"{path}, line 2" and todo in caught.value.todo
@@ -244,19 +244,19 @@ def test_a_bad_line_is_named_before_anything_is_scored(tiny, pool, tmp_path, mon
 
 def test_a_corrected_line_needs_no_fresh_start(tiny, pool, tmp_path):
     """Nothing was computed for the file with the mistake: there is nothing to be protected."""
-    path = write_jsonl(tmp_path / "p.jsonl", [{"query": "fine", "item_id": "zz"}])
+    path = write_rows(tmp_path / "p.jsonl", [{"query": "fine", "item_id": "zz"}])
     with pytest.raises(InputError, match="zz"):
         score_pool(tiny.path, path, out=tmp_path / "s.jsonl", items=pool / "items.jsonl")
-    write_jsonl(path, [{"query": "fine", "item_id": "b-1"}])
+    write_rows(path, [{"query": "fine", "item_id": "b-1"}])
     assert score_pool(tiny.path, path, out=tmp_path / "s.jsonl", items=pool / "items.jsonl").pairs == 1
 
 
 def test_an_id_without_items_and_an_empty_pool(tiny, tmp_path):
-    path = write_jsonl(tmp_path / "p.jsonl", [{"query": "q", "items": [{"text": "t"}, "b-1"]}])
+    path = write_rows(tmp_path / "p.jsonl", [{"query": "q", "items": [{"text": "t"}, "b-1"]}])
     with pytest.raises(InputError, match="field 'items, number 2' names item 'b-1'") as caught:
         score_pool(tiny.path, path, out=tmp_path / "s.jsonl")
     assert caught.value.where == f"{path}, line 1" and "--items" in caught.value.todo
-    write_jsonl(path, [])
+    write_rows(path, [])
     with pytest.raises(InputError, match="there are no pairs in it"):
         score_pool(tiny.path, path, out=tmp_path / "s.jsonl")
 
@@ -271,7 +271,7 @@ def test_an_id_without_items_and_an_empty_pool(tiny, tmp_path):
     ],
 )
 def test_bad_items(tiny, pool, tmp_path, rows, line, what):
-    items = write_jsonl(tmp_path / "items.jsonl", rows)
+    items = write_rows(tmp_path / "items.jsonl", rows)
     with pytest.raises(InputError, match=re.escape(what)) as caught:
         score_pool(tiny.path, pool / "pairs.jsonl", out=tmp_path / "s.jsonl", items=items)
     assert caught.value.where == (f"{items}, line {line}" if line else str(items))
@@ -294,11 +294,11 @@ def test_a_date_that_python_does_not_know(tiny, tmp_path):
 
 def test_a_pool_that_is_refused_leaves_nothing(tiny, tmp_path):
     (tmp_path / "s.jsonl").write_text("scores of last week")
-    path = write_jsonl(tmp_path / "p.jsonl", [{"query": "q", "text": "t"}, {"query": "q"}])
+    path = write_rows(tmp_path / "p.jsonl", [{"query": "q", "text": "t"}, {"query": "q"}])
     with pytest.raises(InputError, match="p.jsonl, line 2: neither 'item_id' nor 'text' is there"):
         score_pool(tiny.path, path, out=tmp_path / "s.jsonl", fresh=True)
     assert {file.name for file in tmp_path.iterdir()} == {"p.jsonl", "s.jsonl"}
-    write_jsonl(path, [{"query": "q", "text": "t"}])
+    write_rows(path, [{"query": "q", "text": "t"}])
     with pytest.raises(UsageError, match="there is a file of this name"):
         score_pool(tiny.path, path, out=tmp_path / "s.jsonl")
     assert (tmp_path / "s.jsonl").read_text() == "scores of last week"
@@ -323,7 +323,7 @@ def test_options_that_make_no_sense(tiny, pool, tmp_path, options, what):
 
 
 def test_what_is_read_is_not_replaced(tiny, tmp_path):
-    path = write_jsonl(tmp_path / "p.jsonl", [{"query": "q", "text": "t"}])
+    path = write_rows(tmp_path / "p.jsonl", [{"query": "q", "text": "t"}])
     with pytest.raises(UsageError, match="would replace what is read"):
         score_pool(tiny.path, path, out=path, fresh=True)
     (tmp_path / "folder").mkdir()
@@ -377,7 +377,7 @@ def test_finished_shards_are_not_computed_again(tiny, pool, tmp_path, broken_off
 def test_a_changed_input_is_refused_and_fresh_starts_over(tiny, pool, tmp_path, broken_off):
     broken_off()
     out, options = tmp_path / "s.jsonl", {"items": pool / "items.jsonl", "shard_pairs": 8}
-    other = write_jsonl(tmp_path / "other.jsonl", [*lines(pool / "pairs.jsonl"), {"query": "q", "item_id": "b-1"}])
+    other = write_rows(tmp_path / "other.jsonl", [*lines(pool / "pairs.jsonl"), {"query": "q", "item_id": "b-1"}])
     with pytest.raises(InputError, match="an unfinished pool of another pairs file is here") as caught:
         score_pool(tiny.path, other, out=out, **options)
     assert caught.value.where == str(tmp_path / "s.jsonl.work") and "--fresh" in caught.value.todo
@@ -428,11 +428,11 @@ def test_two_processes_do_not_share_a_folder(tmp_path):
 
 
 def test_a_pool_that_changes_under_way_is_not_joined(tiny, tmp_path, monkeypatch):
-    path = write_jsonl(tmp_path / "p.jsonl", [{"query": "q", "text": "t"}])
+    path = write_rows(tmp_path / "p.jsonl", [{"query": "q", "text": "t"}])
     store = Work.store
 
     def meddling(work, shard, files):
-        write_jsonl(path, [{"query": "q", "text": "t"}] * 2)
+        write_rows(path, [{"query": "q", "text": "t"}] * 2)
         store(work, shard, files)
 
     monkeypatch.setattr(Work, "store", meddling)

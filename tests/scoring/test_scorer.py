@@ -13,12 +13,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
-from support import ITEMS, QUERIES, TEMPLATE
 
 from darl_opensearch.bundle import MODEL, MODEL_INT8, Bundle, writing
 from darl_opensearch.errors import BundleError, InputError, UsageError
 from darl_opensearch.scoring import DeadlinePassed, Scorer
 from darl_opensearch.scoring.encode import INPUTS
+from tests.helpers.bundles import ITEMS, QUERIES, TEMPLATE
 
 TEXTS = [TEMPLATE.render(item) for item in ITEMS]
 

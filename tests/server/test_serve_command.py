@@ -18,9 +18,9 @@ from pathlib import Path
 import click
 import httpx
 import pytest
-from support import ITEMS, QUERIES, TEMPLATE
 
 from darl_opensearch.ood.spool import Spool
+from tests.helpers.bundles import ITEMS, QUERIES, TEMPLATE
 
 TEXTS = [TEMPLATE.render(item) for item in ITEMS]
 ROOT = Path(__file__).resolve().parents[2]

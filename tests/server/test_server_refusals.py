@@ -11,12 +11,12 @@ import time
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from server_harness import running
 
 from darl_opensearch.errors import InputError, UsageError
 from darl_opensearch.server import ServerConfig
 from darl_opensearch.server.errors import HttpError
 from darl_opensearch.server.limits import RateLimit
+from tests.helpers.server import running
 
 GOOD = {"query": "stolen bicycle", "documents": ["bike theft", "ski week"]}
 

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support import ITEMS, QUERIES, TEMPLATE
 
 from darl_opensearch.scoring import Scorer
 from darl_opensearch.server.app import RERANK_PATHS
+from tests.helpers.bundles import ITEMS, QUERIES, TEMPLATE
 
 TEXTS = [TEMPLATE.render(item) for item in ITEMS]
 NUMBER = re.compile(r"(?<=[:\[,])-?\d[\d.eE+-]*")

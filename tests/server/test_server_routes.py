@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 
-from server_harness import running
 from starlette.routing import Route
+
+from tests.helpers.server import running
 
 GOOD = {"query": "stolen bicycle", "documents": ["bike theft", "ski week"]}
 

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: no test may ask a hub
-
 import pytest
-import torch
-
-torch.set_num_threads(1)  # tiny tensors: a second thread costs more than it brings
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +26,7 @@ def minilm(source):
 @pytest.fixture(scope="session")
 def bases(tmp_path_factory) -> dict[str, Path]:
     """A tiny random checkpoint of each supported architecture, as ``save_pretrained`` writes it."""
-    from training_project import write_base
+    from tests.helpers.training_project import write_base
 
     folder = tmp_path_factory.mktemp("bases")
     return {kind: write_base(folder / kind, kind) for kind in ("bert", "roberta", "xlm-roberta")}

@@ -11,9 +11,6 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from joint_bases import PAIRS, PROMPT, columns, configured, write_classifier, write_decoder
-from trained_support import correct_digests, one_thread, run_main
-from training_project import write_project
 
 from darl_opensearch import bundle as files
 from darl_opensearch.bundle import Bundle
@@ -22,6 +19,11 @@ from darl_opensearch.cluster.register import register
 from darl_opensearch.errors import BundleError
 from darl_opensearch.graph_contract import INPUTS, inspect_graph
 from darl_opensearch.scoring import Scorer
+from tests.helpers.bundles import correct_digests
+from tests.helpers.commands import run_main
+from tests.helpers.joint_bases import PAIRS, PROMPT, columns, configured, write_classifier, write_decoder
+from tests.helpers.trained import one_thread
+from tests.helpers.training_project import write_project
 from trainer.config import Loss, Ood
 from trainer.export import export_run
 from trainer.export.graph import ContractModule, export_graphs

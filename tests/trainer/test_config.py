@@ -7,9 +7,9 @@ import json
 import typing
 
 import pytest
-from training_project import toml_of, write_project
 
 from darl_opensearch.errors import DarlError, InputError, UsageError
+from tests.helpers.training_project import toml_of, write_project
 from trainer.config import Config, parse_config, read_config
 from trainer.stages.objective import Objective
 

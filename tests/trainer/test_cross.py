@@ -8,12 +8,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from joint_bases import PAIRS, columns, configured, write_classifier
 from torch.testing import assert_close
-from training_project import laws, write_base
 
 from darl_opensearch.errors import InputError, UsageError
 from darl_opensearch.scoring.encode import feed
+from tests.helpers.joint_bases import PAIRS, columns, configured, write_classifier
+from tests.helpers.training_project import laws, write_base
 from trainer.models import BACKBONES, CrossEncoder
 
 KINDS = ("bert", "roberta", "distilbert")

@@ -7,10 +7,11 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from training_project import laws, tiny_tokenizer, write_jsonl
 
 from darl_opensearch.errors import InputError
 from darl_opensearch.text import ItemRenderer, ItemTemplate
+from tests.helpers.files import write_rows
+from tests.helpers.training_project import laws, tiny_tokenizer
 from trainer.data.judgments import (
     Item,
     JudgedQuery,
@@ -32,7 +33,7 @@ def renderer() -> ItemRenderer:
 
 
 def test_items(tmp_path):
-    path = write_jsonl(
+    path = write_rows(
         tmp_path / "items.jsonl", [{"id": 1, "title": "bike fire", "kind": "bike"}, {"id": "b", "title": "x"}]
     )
     assert read_items(path, renderer()) == {"1": Item("1", "bike fire", "bike"), "b": Item("b", "x", "")}
@@ -48,7 +49,7 @@ def test_items(tmp_path):
     ],
 )
 def test_bad_items(tmp_path, rows, line, message):
-    path = write_jsonl(tmp_path / "items.jsonl", rows)
+    path = write_rows(tmp_path / "items.jsonl", rows)
     with pytest.raises(InputError) as caught:
         read_items(path, renderer())
     check(caught, f"{path}, line {line}: ", message)
@@ -63,7 +64,7 @@ def check(caught, start, message):
 def test_judgments_are_gathered_by_query(tmp_path):
     rows = [GOOD, GOOD | {"query_id": "q2", "query": "boots ", "slice": "winter"}, GOOD | {"item_id": "i2", "grade": 0},
             {"query": "no id", "item_id": "i3", "grade": 2}]  # fmt: skip
-    assert read_judgments(write_jsonl(tmp_path / "j.jsonl", rows), ITEMS, 3) == [
+    assert read_judgments(write_rows(tmp_path / "j.jsonl", rows), ITEMS, 3) == [
         JudgedQuery("q1", "shoes", ("i1", "i2"), (1, 0)),
         JudgedQuery("q2", "boots", ("i1",), (1,), "winter"),
         JudgedQuery("no id", "no id", ("i3",), (2,)),
@@ -95,7 +96,7 @@ def test_judgments_are_gathered_by_query(tmp_path):
     ids=lambda value: str(value)[:40],
 )
 def test_bad_judgments(tmp_path, change, message):
-    path = write_jsonl(tmp_path / "j.jsonl", [GOOD, GOOD | change])
+    path = write_rows(tmp_path / "j.jsonl", [GOOD, GOOD | change])
     with pytest.raises(InputError) as caught:
         read_judgments(path, ITEMS, 3)
     check(caught, f"{path}, line 2: ", message)
@@ -121,7 +122,7 @@ def test_broken_lines(tmp_path, text, where, message):
 
 def test_traffic(tmp_path):
     rows = [{"query": "a"}, {"query": "b", "query_id": 4, "items": ["i1", "i2"]}]
-    path = write_jsonl(tmp_path / "t.jsonl", rows)
+    path = write_rows(tmp_path / "t.jsonl", rows)
     assert read_traffic(path, ITEMS) == [TrafficQuery("a", "a"), TrafficQuery("4", "b", ("i1", "i2"))]
 
 
@@ -135,7 +136,7 @@ def test_traffic(tmp_path):
     ],
 )
 def test_bad_traffic(tmp_path, row, message):
-    path = write_jsonl(tmp_path / "t.jsonl", [{"query": "fine"}, row])
+    path = write_rows(tmp_path / "t.jsonl", [{"query": "fine"}, row])
     with pytest.raises(InputError) as caught:
         read_traffic(path, ITEMS)
     check(caught, f"{path}, line 2: ", message)

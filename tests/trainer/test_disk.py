@@ -14,9 +14,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from training_project import laws, tiny_tokenizer, write_jsonl, write_project
 
 from darl_opensearch.errors import DarlError, InputError
+from tests.helpers.files import write_rows
+from tests.helpers.training_project import laws, tiny_tokenizer, write_project
 from trainer.config import Data, read_config
 from trainer.data import disk
 from trainer.data.judgments import Item, JudgedQuery, digest
@@ -44,7 +45,7 @@ def project(tmp_path) -> Path:
     rows += [{"query_id": "again", "query": rows[0]["query"].upper(), "item_id": "i3", "grade": 1}]
     rows += [{"query": "theft " * 40, "item_id": f"i{n}", "grade": n % 3} for n in range(9)]
     random.Random(3).shuffle(rows)
-    write_jsonl(path.parent / "judgments.jsonl", rows)
+    write_rows(path.parent / "judgments.jsonl", rows)
     return path
 
 
@@ -190,9 +191,7 @@ def test_a_file_with_nothing_in_it(project, tokenizer, name, what):
 
 
 def test_one_grade_only(project, tokenizer):
-    write_jsonl(
-        project.parent / "judgments.jsonl", [{"query": f"q{n}", "item_id": "i0", "grade": 1} for n in range(20)]
-    )
+    write_rows(project.parent / "judgments.jsonl", [{"query": f"q{n}", "item_id": "i0", "grade": 1} for n in range(20)])
     for kind in ("memory", "disk"):
         with pytest.raises(InputError, match=r"no query has items of two grades\. Judge good and bad items"):
             read(project, tokenizer, kind)
@@ -201,7 +200,7 @@ def test_one_grade_only(project, tokenizer):
 @pytest.mark.parametrize("kind", ["memory", "disk"])
 def test_a_dev_file_with_a_query_of_the_training_part(project, tokenizer, kind):
     first = json.loads((project.parent / "judgments.jsonl").read_text().splitlines()[0])
-    write_jsonl(project.parent / "dev.jsonl", [first | {"query": first["query"].upper()}])
+    write_rows(project.parent / "dev.jsonl", [first | {"query": first["query"].upper()}])
     with pytest.raises(InputError, match=r"dev\.jsonl: query .* is in the training part as well"):
         read(project, tokenizer, kind, dev="dev.jsonl", traffic="traffic.jsonl")
 
@@ -256,8 +255,8 @@ def test_a_full_disk(project, tokenizer, tmp_path):
 
 def test_when_it_is_on_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(stage_data, "STORE_ABOVE", 1000)
-    write_jsonl(tmp_path / "i.jsonl", [{"x": "y" * 500}])
-    write_jsonl(tmp_path / "j.jsonl", [{"x": "y" * 400}])
+    write_rows(tmp_path / "i.jsonl", [{"x": "y" * 500}])
+    write_rows(tmp_path / "j.jsonl", [{"x": "y" * 400}])
     (tmp_path / "j.jsonl.gz").write_bytes(gzip.compress(random.Random(1).randbytes(100)))
 
     def asked(**keys):

@@ -16,12 +16,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from plan_project import kill_in_stage, read_items, weights, write_plan, write_scores
-from support import ITEMS, QUERIES, tiny_bundle
-from training_project import laws, write_jsonl
 
 from darl_opensearch.errors import DarlError, InputError, UsageError
 from darl_opensearch.scoring import Scorer
+from tests.helpers.bundles import ITEMS, QUERIES, tiny_bundle
+from tests.helpers.files import write_rows
+from tests.helpers.plan_project import kill_in_stage, read_items, weights, write_plan, write_scores
+from tests.helpers.training_project import laws
 from trainer.config import Loss, read_config
 from trainer.losses import DISTILLATION_LOSSES
 from trainer.models.heads import HEADS
@@ -97,7 +98,7 @@ def test_a_files_scores_are_found_by_id_and_by_text(tmp_path):
         {"query": " Stolen  BIKE ", "item_id": "b", "score": -1.5},
         {"query_id": "q2", "query": "stolen bike", "item_id": "c", "score": 0},
     ]
-    write_jsonl(tmp_path / "s.jsonl", rows)
+    write_rows(tmp_path / "s.jsonl", rows)
     teacher = make("file:s.jsonl", tmp_path)
     assert teacher.score(ASK) == [2.0, -1.5, 0.0]
     assert teacher.score(dataclasses.replace(ASK, query_id="q9", query="other")) == [None, None, None]
@@ -115,7 +116,7 @@ def test_a_files_scores_are_found_by_id_and_by_text(tmp_path):
     ],
 )
 def test_lines_that_cannot_be_used(tmp_path, row, message):
-    write_jsonl(tmp_path / "s.jsonl", [{"query": "stolen bike", "item_id": "a", "score": 2}, row])
+    write_rows(tmp_path / "s.jsonl", [{"query": "stolen bike", "item_id": "a", "score": 2}, row])
     with pytest.raises(InputError) as caught:
         make("file:s.jsonl", tmp_path)
     assert message in str(caught.value)
@@ -130,7 +131,7 @@ def test_a_teacher_that_is_not_there_stops_the_run_before_it_begins(tmp_path, ba
         train(path, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     write_scores(path.parent, shared)
-    write_jsonl(path.parent / "pool.jsonl", [{"query": "no items"}])
+    write_rows(path.parent / "pool.jsonl", [{"query": "no items"}])
     with pytest.raises(InputError, match=r"pool\.jsonl: query 'no items' names no items"):
         train(path, tmp_path / "run")
     (path.parent / "pool.jsonl").write_text("")
@@ -157,7 +158,7 @@ def test_pairs_without_a_score_are_counted_and_refused(tmp_path, bases):
 
 def test_a_bundle_scores_by_its_own_template(tmp_path):
     bundle = tiny_bundle(tmp_path / "teacher")
-    write_jsonl(tmp_path / "items.jsonl", ITEMS)
+    write_rows(tmp_path / "items.jsonl", ITEMS)
     ids = tuple(item["id"] for item in ITEMS)
     teacher = make("bundle:teacher", tmp_path)
     try:
@@ -181,7 +182,7 @@ def test_a_student_of_a_bundle(tmp_path, bases):
     bundle = tiny_bundle(path.parent / "teacher")
     items = path.parent / "items.jsonl"
     rows = [json.loads(line) for line in items.read_text().splitlines()]
-    write_jsonl(
+    write_rows(
         items, [{"id": r["id"], "title": r["title"], "name": r["title"], "kind": r["kind"], "cover": "x"} for r in rows]
     )
     stage = train(path, tmp_path / "run").result["stages"][0]

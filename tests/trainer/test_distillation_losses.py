@@ -9,11 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from loss_laws import batches, generator, params_of, ranking, seeds, shuffled, step_down
 from torch.nn import functional as F
 from torch.testing import assert_close
-from training_project import laws
 
+from tests.helpers.loss_laws import batches, generator, params_of, ranking, seeds, shuffled, step_down
+from tests.helpers.training_project import laws
 from trainer.losses import DISTILLATION_LOSSES
 from trainer.losses.kl import kl
 from trainer.losses.margin_mse import margin_mse

@@ -13,16 +13,16 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_project import write_project
 
 from darl_opensearch import cli
 from darl_opensearch.errors import UsageError
+from tests.helpers.training_project import write_project
 from trainer.config import read_config
 from trainer.stages import checkpoint, distributed, plan
 
-ROOT, HERE = Path(cli.__file__).parents[2], Path(__file__).parent
+ROOT = Path(cli.__file__).parents[2]
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("DARL_")} | {
-    "PYTHONPATH": f"{ROOT}{os.pathsep}{HERE}{os.pathsep}{HERE.parent}", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1",
 }  # fmt: skip
 
 # What the processes run: a module, so that `launch` can name it.
@@ -33,7 +33,7 @@ from pathlib import Path
 import torch
 
 torch.set_num_threads(1)
-import test_fit
+from tests.trainer import test_fit
 from darl_opensearch.errors import DarlError, InputError
 from trainer.stages import distributed
 

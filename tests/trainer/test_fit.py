@@ -19,10 +19,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
-from training_project import write_project
 
 from darl_opensearch import cli
 from darl_opensearch.errors import DarlError, UsageError
+from tests.helpers.training_project import write_project
 from trainer.config import read_config
 from trainer.stages import checkpoint, fit, plan
 from trainer.stages import data as stage_data
@@ -281,10 +281,9 @@ def test_what_makes_it_go_on_is_needed(tmp_path):
 CHILD = """
 import sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[2])
 import torch
 torch.set_num_threads(1)
-import test_fit as t
+from tests.trainer import test_fit as t
 descent = t.make(Path(sys.argv[1]), t.LONG, loss=t.Remembering())
 descent.run()
 print("done")
@@ -294,9 +293,9 @@ LONG = with_(checkpoint_steps=3, epochs=120, **EVERYTHING)
 
 def test_kill_9_at_random_moments(tmp_path):
     whole = descend(tmp_path / "whole", LONG, loss=Remembering())
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests"))), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     place, generator, killed = tmp_path / "killed" / "stage" / checkpoint.PROGRESS, random.Random(7), 0
-    command = [sys.executable, "-c", textwrap.dedent(CHILD), str(tmp_path / "killed"), str(Path(__file__).parent)]
+    command = [sys.executable, "-c", textwrap.dedent(CHILD), str(tmp_path / "killed")]
     for _ in range(2):
         process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         before = place.read_bytes() if place.exists() else b""

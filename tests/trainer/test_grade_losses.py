@@ -10,11 +10,11 @@ from coral_pytorch.dataset import corn_label_from_logits
 from coral_pytorch.losses import corn_loss
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from loss_laws import RAW, K, grade_lists, params_of, raw_of, seeds, shuffled, some_grades, step_down
 from torch.nn import functional as F
 from torch.testing import assert_close
-from training_project import laws
 
+from tests.helpers.loss_laws import RAW, K, grade_lists, params_of, raw_of, seeds, shuffled, some_grades, step_down
+from tests.helpers.training_project import laws
 from trainer.losses import GRADE_LOSSES
 from trainer.losses.corn import corn
 from trainer.losses.cross_entropy import cross_entropy

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
-from training_project import laws
 
+from tests.helpers.training_project import laws
 from trainer.losses.cumulative import cumulative
 from trainer.models.heads import CumulativeHead
 from trainer.stages.data import Pairs

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 from torch.testing import assert_close
-from training_project import laws
 
+from tests.helpers.training_project import laws
 from trainer.losses import GRADE_LOSSES
 from trainer.models import HEADS
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from plan_project import weights, write_plan
-from training_project import laws, write_jsonl
 
 from darl_opensearch.errors import UsageError
+from tests.helpers.files import write_rows
+from tests.helpers.plan_project import weights, write_plan
+from tests.helpers.training_project import laws
 from trainer.config import read_config
 from trainer.stages import plan
 from trainer.stages.interpolation import Point, chosen, mixed
@@ -111,12 +112,12 @@ def test_coefficient_0_drops_what_was_learnt(plans, tmp_path):
     path, _ = plans
     file = path.parent / "ood_dev.jsonl"
     before = file.read_text()
-    write_jsonl(file, [{"query": "zzz", "item_id": f"i{n}", "grade": 0} for n in range(3)])
+    write_rows(file, [{"query": "zzz", "item_id": f"i{n}", "grade": 0} for n in range(3)])
     trained = train(path, tmp_path / "run", "stages.run=['augmented', 'interpolate']")
     file.write_text(before)
     stage = trained.result["stages"][1]
     assert stage["coefficient"] == 0.0 and stage["learnt_new"] is False
-    write_jsonl(file, [{"query": "zzz", "item_id": f"i{n}", "grade": 0} for n in range(3)])
+    write_rows(file, [{"query": "zzz", "item_id": f"i{n}", "grade": 0} for n in range(3)])
     without = train(path, tmp_path / "without", "stages.run=[]")
     file.write_text(before)
     found, wanted = weights(tmp_path / "run"), weights(tmp_path / "without")

@@ -6,11 +6,11 @@ import json
 
 import pytest
 import torch
-from joint_bases import CHAT, PAIRS, PROMPT, columns, configured, write_classifier, write_decoder
 from torch.testing import assert_close
 
 from darl_opensearch.errors import InputError, UsageError
 from darl_opensearch.scoring.encode import feed
+from tests.helpers.joint_bases import CHAT, PAIRS, PROMPT, columns, configured, write_classifier, write_decoder
 from trainer.models import LlmReranker
 from trainer.models.prompt import DEFAULT, first_tokens, frame_of_prompt, pieces
 from trainer.models.sources import load_tokenizer

@@ -7,10 +7,10 @@ import sys
 
 import pytest
 import torch
-from joint_bases import columns, configured, write_decoder
 from torch.testing import assert_close
 
 from darl_opensearch.errors import MissingExtra, UsageError
+from tests.helpers.joint_bases import columns, configured, write_decoder
 from trainer.models import LlmReranker, lora
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from training_project import laws
 
+from tests.helpers.training_project import laws
 from trainer.losses import DISTILLATION_LOSSES, GRADE_LOSSES, RANK_LOSSES
 from trainer.losses.lists import lists, mean_over_queries
 from trainer.models.heads import HEADS

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score, f1_score
-from training_project import laws
 
+from tests.helpers.training_project import laws
 from trainer.evaluate.bootstrap import bootstrap_mean, bootstrap_ratio
 from trainer.evaluate.metrics import expected_calibration_error, macro_f1, ndcg_per_query, quadratic_kappa
 

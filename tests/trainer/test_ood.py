@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from sklearn.covariance import LedoitWolf
 from sklearn.neighbors import NearestNeighbors
 from torch.testing import assert_close
-from training_project import laws
 
 from darl_opensearch.errors import InputError
 from darl_opensearch.scores import is_ood
+from tests.helpers.training_project import laws
 from trainer.models.base import PairFeatures
 from trainer.models.heads import HEADS
 from trainer.ood import CATALOGUE, DETECTORS, ConformalCalibration, needs_catalogue, reads, view

@@ -10,11 +10,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from loss_laws import batches, generator, params_of, ranking, seeds, shuffled, step_down
 from torch.nn import functional as F
 from torch.testing import assert_close
-from training_project import laws
 
+from tests.helpers.loss_laws import batches, generator, params_of, ranking, seeds, shuffled, step_down
+from tests.helpers.training_project import laws
 from trainer.evaluate.metrics import ndcg_per_query
 from trainer.losses import RANK_LOSSES
 from trainer.losses.lambda_loss import lambda_loss

@@ -10,11 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
-from training_project import TEXTS, laws, write_base
 
 from darl_opensearch.errors import InputError, UsageError
 from darl_opensearch.scoring.encode import feed
 from darl_opensearch.text import cut_to_tokens
+from tests.helpers.training_project import TEXTS, laws, write_base
 from trainer.models import SplitReranker
 from trainer.models.sources import load_encoder
 from trainer.models.split import KERNEL_CENTRES, KERNEL_WIDTH

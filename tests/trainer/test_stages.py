@@ -14,11 +14,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from plan_project import kill_in_stage, weights, write_plan
 from safetensors.torch import load_file, save_file
-from training_project import laws, write_jsonl
 
 from darl_opensearch.errors import DarlError, InputError, UsageError
+from tests.helpers.files import write_rows
+from tests.helpers.plan_project import kill_in_stage, weights, write_plan
+from tests.helpers.training_project import laws
 from trainer.config import Loss, Term, read_config
 from trainer.data.judgments import JudgedQuery
 from trainer.evaluate.bootstrap import bootstrap_mean
@@ -351,7 +352,7 @@ def test_slices_that_are_one_are_refused(tmp_path, bases):
 def with_slices(path: Path) -> Path:
     file = path.parent / "judgments.jsonl"
     rows = [json.loads(line) for line in file.read_text().splitlines()]
-    write_jsonl(file, [row | {"slice": "even" if int(row["query_id"][1:]) % 2 else "odd"} for row in rows])
+    write_rows(file, [row | {"slice": "even" if int(row["query_id"][1:]) % 2 else "odd"} for row in rows])
     return path
 
 
@@ -473,7 +474,7 @@ def test_new_samples_that_were_learnt_are_known(whole, tmp_path):
 @pytest.mark.parametrize(("part", "other"), [("new", "dev"), ("ood_dev", "new"), ("ood_dev", "judgments")])
 def test_a_query_in_two_files(tmp_path, bases, part, other):
     path = write_plan(tmp_path / "p", bases["bert"], data={"dev": "dev.jsonl"}, stages={"run": []})
-    write_jsonl(path.parent / "dev.jsonl", [{"query": "a dev query", "item_id": "i1", "grade": 1}])
+    write_rows(path.parent / "dev.jsonl", [{"query": "a dev query", "item_id": "i1", "grade": 1}])
     file = path.parent / f"{part}.jsonl"
     row = (path.parent / f"{other}.jsonl").read_text().splitlines()[0]
     whole = file.read_text()

@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_project import write_jsonl, write_project
 
 from darl_opensearch import cli
 from darl_opensearch.errors import DarlError, UsageError
+from tests.helpers.files import write_rows
+from tests.helpers.training_project import write_project
 from trainer.config import read_config
 from trainer.ood import DETECTORS
 from trainer.stages import checkpoint, fit, plan
@@ -165,8 +166,8 @@ BAD = {
     "10 MB item": (add("items.jsonl", {"id": "big", "title": "x" * 10_000_000}), "line 21: field 'title' has"),
     "10 MB query": (add("judgments.jsonl", {"query": "x" * 10_000_000, "item_id": "i0", "grade": 1}), "10,000,000"),
     "no items": (lambda f: (f / "items.jsonl").unlink(), "items.jsonl: cannot be read (No such file"),
-    "one grade": (lambda f: write_jsonl(f / "judgments.jsonl", ONE_GRADE), "no query has items of two grades"),
-    "no traffic": (lambda f: write_jsonl(f / "traffic.jsonl", [{"query": "qqq"}]), "give at least 9 held-out pairs"),
+    "one grade": (lambda f: write_rows(f / "judgments.jsonl", ONE_GRADE), "no query has items of two grades"),
+    "no traffic": (lambda f: write_rows(f / "traffic.jsonl", [{"query": "qqq"}]), "give at least 9 held-out pairs"),
 }  # fmt: skip
 SETTINGS = {
     "ood.detector=kn": "unknown detector 'kn'. Did you mean 'knn'?",
@@ -206,7 +207,7 @@ def judge_everything(path):
     rows = [json.loads(line) for line in (folder / "judgments.jsonl").read_text().splitlines()]
     for n, row in enumerate(rows):
         row["item_id"] = f"i{n % 20}"
-    write_jsonl(folder / "judgments.jsonl", rows)
+    write_rows(folder / "judgments.jsonl", rows)
 
 
 def test_a_catalogue_that_is_judged_all_over_leaves_items_to_calibrate_on(tmp_path, bases, capsys):
@@ -237,9 +238,9 @@ def test_a_few_items_that_nobody_judged_are_too_few(tmp_path, bases, depth, made
     judge_everything(path)
     judgments = path.parent / "judgments.jsonl"
     rows = [json.loads(line) for line in judgments.read_text().splitlines()]
-    write_jsonl(judgments, [row for row in rows if row["item_id"] != "i19"])
+    write_rows(judgments, [row for row in rows if row["item_id"] != "i19"])
     retrieved_ = [f"i{n}" for n in range(20 - depth, 20)]
-    write_jsonl(path.parent / "traffic.jsonl", [{"query": f"traffic {n}", "items": retrieved_} for n in range(10)])
+    write_rows(path.parent / "traffic.jsonl", [{"query": f"traffic {n}", "items": retrieved_} for n in range(10)])
     _, data = plan.prepare(read_config(path), path.parent)
     calibrating = {i for _, ids in data.traffic for i in ids}
     assert calibrating == {"i19"} | data.set_aside and bool(data.set_aside) is made
@@ -417,7 +418,7 @@ def test_weights_that_are_no_numbers_are_never_kept(tmp_path, bases, monkeypatch
 def test_dev_queries_without_any_gain(tmp_path, bases, capsys):
     """No nDCG to decide by: the stage is rolled back, and the figures say null."""
     path = write_project(tmp_path / "p", bases["bert"], data={"dev": "dev.jsonl"}, **FULL)
-    write_jsonl(path.parent / "dev.jsonl", [{"query": "nothing", "item_id": f"i{n}", "grade": 0} for n in range(3)])
+    write_rows(path.parent / "dev.jsonl", [{"query": "nothing", "item_id": f"i{n}", "grade": 0} for n in range(3)])
     code, out, err = darl(capsys, "train", path, "--json")
     assert code == 0, err
     result = json.loads(out)

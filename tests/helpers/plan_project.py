@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file
-from training_project import KINDS, PERILS, write_jsonl, write_project
+
+from tests.helpers.files import write_rows
+from tests.helpers.training_project import KINDS, PERILS, write_project
 
 ROOT = Path(__file__).parents[2]
 STAGES = {"full_epochs": 2, "full_learning_rate": 1e-3, "patience": 100, "head_steps": 8}
@@ -44,9 +46,9 @@ def write_plan(folder: Path, base: Path, *, contrary: bool = False, **tables: Ma
             for item_id in rng.sample(sorted(items), 5):
                 grade = len(set(words) & set(items[item_id].split()))
                 rows.append({"query": " ".join(words), "item_id": item_id, "grade": grade, "slice": words[0]})
-        write_jsonl(folder / f"{name}.jsonl", rows)
+        write_rows(folder / f"{name}.jsonl", rows)
     pool = [{"query": f"pool {n} {rng.choice(PERILS)}", "items": rng.sample(sorted(items), 4)} for n in range(6)]
-    write_jsonl(folder / "pool.jsonl", pool)
+    write_rows(folder / "pool.jsonl", pool)
     return path
 
 
@@ -60,7 +62,7 @@ def write_scores(folder: Path, score: Callable[[str, str], float]) -> Path:
         row = json.loads(line)
         rows |= {(row["query"], item_id): None for item_id in row["items"]}
     told = [{"query": q, "item_id": i, "score": score(q, items[i])} for q, i in rows]
-    return write_jsonl(folder / "scores.jsonl", told)
+    return write_rows(folder / "scores.jsonl", told)
 
 
 def kill_in_stage(path: Path, run: Path, place: str, step: int = 2) -> None:

@@ -6,32 +6,20 @@ Everything the exporter does is done for real; only the weights are small and kn
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import random
 import shutil
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import pytest
-from support import tiny_tokenizer
-
-from darl_opensearch import bundle as files
 from darl_opensearch.bundle import Bundle
+from tests.helpers.bundles import tiny_tokenizer
+from tests.helpers.files import read_rows, write_rows
 
-SAMPLE = Path(__file__).parent.parent / "examples" / "insurance"
+SAMPLE = Path(__file__).parents[2] / "examples" / "insurance"
 FIELDS = ["=name", "cover", "exclusions", "who"]
 GAINS = {2: [0, 1], 3: [0, 1, 3], 4: [0, 1, 2, 5]}
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-
-
-def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
 def write_checkpoint(folder: Path) -> Path:
@@ -120,79 +108,3 @@ def train_and_export(folder: Path, config: Path, **options: Any) -> tuple[Any, B
     with one_thread():
         trained = train(read_config(config), config.parent, folder / "run")
         return trained, export_run(trained, config.parent, folder / "bundle", **options)
-
-
-class Said(NamedTuple):
-    """How a command ended."""
-
-    code: Any
-    out: str
-    err: str
-
-
-def run_main(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object) -> Said:
-    """Run ``darl`` in this process, where torch is loaded already."""
-    from darl_opensearch.cli import main
-
-    monkeypatch.setattr(sys, "argv", ["darl", *map(str, arguments)])
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as ended:
-        main()
-    said = capsys.readouterr()
-    return Said(ended.value.code, said.out, said.err)
-
-
-_MADE: dict[str, Any] = {}
-
-
-def once(key: str, make: Callable[[], Any]) -> Any:
-    """Make something a single time a session, whichever folder's fixture asks first."""
-    if key not in _MADE:
-        _MADE[key] = make()
-    return _MADE[key]
-
-
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory):
-    return once("checkpoint", lambda: write_checkpoint(tmp_path_factory.mktemp("checkpoint")))
-
-
-@pytest.fixture(scope="session")
-def small(tmp_path_factory, checkpoint):
-    """Run and bundle of the random BERT; read-only: copy before changing."""
-
-    def make():
-        folder = tmp_path_factory.mktemp("small")
-        return train_and_export(folder, write_project(folder / "data", str(checkpoint)))
-
-    return once("small", make)
-
-
-@pytest.fixture(scope="session")
-def minilm_bundle(tmp_path_factory):
-    """Run and bundle of the packaged all-MiniLM-L6-v2."""
-
-    def make():
-        folder = tmp_path_factory.mktemp("minilm")
-        config = write_project(
-            folder / "data", "packaged:all-MiniLM-L6-v2", name="minilm", queries=20, ood={"depth": 5},
-            model={"query_cap": 32, "item_cap": 96},
-        )  # fmt: skip
-        return train_and_export(folder, config)
-
-    return once("minilm", make)
-
-
-def copy_bundle(bundle: Bundle, target: Path) -> Path:
-    """A copy that may be changed."""
-    return Path(shutil.copytree(bundle.path, target))
-
-
-def correct_digests(folder: Path, **card: Any) -> Path:
-    """Write the card of a changed bundle anew, so that only what was changed is wrong with it."""
-    path = folder / files.CARD
-    data = json.loads(path.read_text(encoding="utf-8")) | card
-    found = (p for p in folder.rglob("*") if p.is_file() and p != path)
-    data["files"] = {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in found}
-    path.write_text(json.dumps(data), encoding="utf-8")
-    return folder

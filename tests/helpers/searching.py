@@ -2,43 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
-import numpy as np
-import onnx
-from onnx import numpy_helper
-from support import tiny_bundle
-
-from darl_opensearch.bundle import Bundle, writing
 from darl_opensearch.errors import DarlError
 from darl_opensearch.search import PipelineSearch
-
-
-def with_slope(bundle: Bundle, target: Path, slope: float) -> Bundle:
-    """The same bundle, surer or less sure of its grades; below 0 it ranks backwards."""
-    with writing(target, bundle.card) as work:
-        for name in bundle.digests:
-            (work / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(bundle.path / name, work / name)
-        for graph in ("model.onnx", "features.onnx"):
-            model = onnx.load(work / graph)
-            for tensor in model.graph.initializer:
-                if tensor.name == "slope":
-                    tensor.CopyFrom(numpy_helper.from_array(np.float32(slope), "slope"))
-            onnx.save(model, work / graph)
-    return Bundle.open(target)
-
-
-def bundle_of(folder: Path, name: str, version: str, slope: float) -> Bundle:
-    """A tiny bundle of this name and version, with a slope of its own."""
-    plain = tiny_bundle(folder / f"{name}-{version}-plain", name=name, version=version)
-    return with_slope(plain, folder / f"{name}-{version}", slope)
 
 
 @dataclass

@@ -9,17 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.helpers.files import write_rows
+
 Rows = Sequence[Mapping[str, Any]]
 PRODUCTS = [
     {"sku": "p1", "title": "Trail running shoes", "about": "Light shoes for rough ground", "price": 90},
     {"sku": "p2", "title": "Road running shoes", "about": "Cushioned shoes for tarmac", "price": 80},
     {"sku": "p3", "title": "Rain jacket", "about": "Keeps water out", "price": 120},
 ]
-
-
-def jsonl(path: Path, rows: Rows) -> Path:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return path
 
 
 def table(path: Path, rows: Rows, delimiter: str = ",") -> Path:
@@ -65,7 +62,7 @@ def write_jsonl(folder: Path) -> list[Path]:
         {"q": "running shoes", "query_id": "q1", "item_id": "p3", "grade": "irrelevant", "slice": "shoes"},
         {"q": "jacket", "query_id": "q2", "item_id": "p3", "grade": 2},
     ]
-    return [jsonl(folder / "judgments.jsonl", rows), jsonl(folder / "items.jsonl", PRODUCTS)]
+    return [write_rows(folder / "judgments.jsonl", rows), write_rows(folder / "items.jsonl", PRODUCTS)]
 
 
 def esci_examples() -> list[dict[str, Any]]:
@@ -122,7 +119,7 @@ def write_trec(folder: Path) -> list[Path]:
     (folder / "qrels.txt").write_text("301 0 d1 2\n301 0 d2 0\n\n302\t0\td2\t1\n", encoding="utf-8")
     topics = plain(folder / "topics.tsv", [("301", 'the "Hubble" telescope'), ("302", "rain coats")])
     texts = [("d1", 'it saw "far'), ("d2", "coats for rain")]
-    documents = jsonl(folder / "documents.jsonl", [{"id": key, "text": text, "url": "u"} for key, text in texts])
+    documents = write_rows(folder / "documents.jsonl", [{"id": key, "text": text, "url": "u"} for key, text in texts])
     return [folder / "qrels.txt", topics, documents]
 
 
@@ -140,7 +137,7 @@ def write_search_relevance(folder: Path) -> list[Path]:
     answer = {"took": 3, "hits": {"total": {"value": 1}, "hits": [{"_index": "search-relevance-judgment", "_id": "j-1",
                                                                   "_source": ratings()}]}}  # fmt: skip
     (folder / "judgments.json").write_text(json.dumps(answer, indent=1), encoding="utf-8")
-    return [folder / "judgments.json", jsonl(folder / "items.jsonl", PRODUCTS)]
+    return [folder / "judgments.json", write_rows(folder / "items.jsonl", PRODUCTS)]
 
 
 def ubi_queries(count: int = 10) -> list[dict[str, Any]]:
@@ -172,9 +169,9 @@ def write_ubi(folder: Path) -> list[Path]:
     clicks += [ubi_event("s6", "p2", 1), ubi_event("s7", "p2", 2), ubi_event("s7", "p2", 2)]
     events = [*clicks, ubi_event("s1", "p9", 7), {"action_name": "on_search", "query_id": "s1"}]
     return [
-        jsonl(folder / "ubi_queries.jsonl", ubi_queries()),
-        jsonl(folder / "ubi_events.jsonl", [{"_index": "ubi_events", "_source": event} for event in events]),
-        jsonl(folder / "items.jsonl", PRODUCTS),
+        write_rows(folder / "ubi_queries.jsonl", ubi_queries()),
+        write_rows(folder / "ubi_events.jsonl", [{"_index": "ubi_events", "_source": event} for event in events]),
+        write_rows(folder / "items.jsonl", PRODUCTS),
     ]
 
 

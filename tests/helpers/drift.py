@@ -8,15 +8,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
-from ood_support import rows_of
-from support import tiny_bundle
-from trained_support import correct_digests
 
 from darl_opensearch.bundle import REFERENCE, REFERENCE_QUERIES, Bundle
 from darl_opensearch.ood.record import LogPolicy, RankedRequest
 from darl_opensearch.ood.spool import Spool
 from darl_opensearch.pool.embed import Embedder
 from darl_opensearch.scores import Scores
+from tests.helpers.bundles import correct_digests, tiny_bundle
+from tests.helpers.traffic import rows_of
 
 DAY = datetime(2026, 3, 1, tzinfo=UTC)
 ALPHA, CALIBRATION = 0.1, 150

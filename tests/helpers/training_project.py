@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from hypothesis import HealthCheck, settings
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from wordpiece import vocabulary
+
+from tests.helpers.files import write_rows
+from tests.helpers.wordpiece import vocabulary
 
 # Torch is slow at its first call of a kind, and a busy machine at any: no deadline for an example.
 laws = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
@@ -73,12 +75,6 @@ def write_base(folder: Path, kind: str, *, pooling: str | None = None, positions
     return folder
 
 
-def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
-    """One object a line."""
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
 def write_project(folder: Path, base: Path, *, contrary: bool = False, **tables: Mapping[str, Any]) -> Path:
     """Twenty items, 24 judged queries, 8 held-out queries; the path of ``darl.toml``.
 
@@ -88,7 +84,7 @@ def write_project(folder: Path, base: Path, *, contrary: bool = False, **tables:
     rng = random.Random(5)
     folder.mkdir(parents=True, exist_ok=True)
     items = [{"id": f"i{n}", "title": rng.choice(TEXTS), "kind": KINDS[n % len(KINDS)]} for n in range(20)]
-    write_jsonl(folder / "items.jsonl", items)
+    write_rows(folder / "items.jsonl", items)
     judged, traffic = [], []
     for n in range(24):
         target = items[n % 14]["title"].split()
@@ -105,8 +101,8 @@ def write_project(folder: Path, base: Path, *, contrary: bool = False, **tables:
             )
     for n in range(8):
         traffic.append({"query": f"{KINDS[n]} traffic", "items": [item["id"] for item in items[12:20]]})
-    write_jsonl(folder / "judgments.jsonl", judged)
-    write_jsonl(folder / "traffic.jsonl", traffic)
+    write_rows(folder / "judgments.jsonl", judged)
+    write_rows(folder / "traffic.jsonl", traffic)
     config: dict[str, dict[str, Any]] = {
         "model": {"name": "small", "base": str(base), "query_cap": 16, "item_cap": 32},
         "data": {"items": "items.jsonl", "judgments": "judgments.jsonl", "traffic": "traffic.jsonl"},

@@ -6,18 +6,22 @@ under 100 kB, made in a fraction of a second without torch, and accepted by ML C
 
 from __future__ import annotations
 
+import hashlib
+import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from wordpiece import vocabulary
 
 from darl_opensearch import bundle as bundle_files
 from darl_opensearch.bundle import Bundle, Card, OodCard, writing
 from darl_opensearch.scores import GradeScale
 from darl_opensearch.text import ItemTemplate
+from tests.helpers.wordpiece import vocabulary
 
 ITEMS = [
     {"id": "b-1", "name": "Bike theft", "kind": "bicycle", "cover": "Stolen bicycles and e-bikes, locks replaced"},
@@ -154,3 +158,39 @@ def tiny_bundle(
         (work / bundle_files.README).write_text("---\nlicense: apache-2.0\n---\n# tiny\n", encoding="utf-8")
         np.save(work / bundle_files.CALIBRATION, np.linspace(0.1, 2.0, 39, dtype=np.float32))
     return Bundle.open(path)
+
+
+def copy_bundle(bundle: Bundle, target: Path) -> Path:
+    """A copy that may be changed."""
+    return Path(shutil.copytree(bundle.path, target))
+
+
+def correct_digests(folder: Path, **card: Any) -> Path:
+    """Write the card of a changed bundle anew, so that only what was changed is wrong with it."""
+    path = folder / bundle_files.CARD
+    data = json.loads(path.read_text(encoding="utf-8")) | card
+    found = (p for p in folder.rglob("*") if p.is_file() and p != path)
+    data["files"] = {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in found}
+    path.write_text(json.dumps(data), encoding="utf-8")
+    return folder
+
+
+def with_slope(bundle: Bundle, target: Path, slope: float) -> Bundle:
+    """The same bundle, surer or less sure of its grades; below 0 it ranks backwards."""
+    with writing(target, bundle.card) as work:
+        for name in bundle.digests:
+            (work / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(bundle.path / name, work / name)
+        for graph in ("model.onnx", "features.onnx"):
+            model = onnx.load(work / graph)
+            for tensor in model.graph.initializer:
+                if tensor.name == "slope":
+                    tensor.CopyFrom(numpy_helper.from_array(np.float32(slope), "slope"))
+            onnx.save(model, work / graph)
+    return Bundle.open(target)
+
+
+def bundle_of(folder: Path, name: str, version: str, slope: float) -> Bundle:
+    """A tiny bundle of this name and version, with a slope of its own."""
+    plain = tiny_bundle(folder / f"{name}-{version}-plain", name=name, version=version)
+    return with_slope(plain, folder / f"{name}-{version}", slope)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from darl_opensearch.scores import GradeScale
+from tests.helpers.files import write_rows
 from trainer.judging.base import Job, Task
 from trainer.judging.tasks import task_id
 
@@ -31,15 +32,6 @@ def truth(item_id: str) -> int:
     return int(item_id.rpartition("-")[2])
 
 
-def write(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
 def project(folder: Path, *, tasks: int = 4, gold: int = 12) -> tuple[Path, Path]:
     """A file of tasks and one of gold, three items a query."""
     rows = [
@@ -47,7 +39,7 @@ def project(folder: Path, *, tasks: int = 4, gold: int = 12) -> tuple[Path, Path
         for n, row in enumerate(pairs("task", tasks, 3))
     ]
     known = [row | {"grade": truth(row["item_id"])} for row in pairs("gold", gold, 3)]
-    return write(folder / "tasks.jsonl", rows), write(folder / "gold.jsonl", known)
+    return write_rows(folder / "tasks.jsonl", rows), write_rows(folder / "gold.jsonl", known)
 
 
 def task(query: str = "stolen bike", item: str = "i-2", text: str = "Covers theft", **fields: Any) -> Task:

@@ -1,4 +1,6 @@
-"""Ends a cycle whose steps are done, killed around telling of it: ``python killed_telling.py cycle.toml``.
+"""Ends a cycle whose steps are done, killed around telling of it.
+
+``python -m tests.helpers.killed_telling cycle.toml``
 
 A script, so that the kills are real ones. Each life is a child process; the webhook is that of the configuration.
 """

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
-from support import ITEMS
 
+from tests.helpers.bundles import ITEMS
+from tests.helpers.files import write_rows
 from trainer.data.judgments import JudgedQuery
 from trainer.evaluate.parts import Part
 
@@ -23,11 +23,6 @@ STRANGE = [
     ("s2", "ski rescue", "", (0, 0, 2, 1, 0, 0)),
     ("s3", "quantum tunnelling", "", (0, 0, 0, 0, 0, 0)),
 ]
-
-
-def write_rows(path: Path, rows) -> Path:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return path
 
 
 def write_judgments(path: Path, graded) -> Path:

@@ -13,12 +13,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from trained_support import SAMPLE, read_rows, write_rows
-
 from darl_opensearch.bm25 import Bm25Index
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.ood import OodLog, RankedRequest, SpoolStore
 from darl_opensearch.scoring import Scorer
+from tests.helpers.files import read_rows, write_rows
+from tests.helpers.trained import SAMPLE
 
 QUERIES, DEPTH = 44, 12
 

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import contextlib
 import http.client
 import json
-import os
 import re
-import ssl
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlsplit
 
 import uvicorn
 from opensearchpy import Urllib3HttpConnection
@@ -102,87 +93,6 @@ def recording() -> tuple[list[tuple[str, str, Any]], type[Urllib3HttpConnection]
     return seen, Recording
 
 
-@contextlib.contextmanager
-def serving(handler: type[BaseHTTPRequestHandler], context: ssl.SSLContext | None = None) -> Iterator[str]:
-    """Serve a handler class; gives its URL."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
-    server.handle_error = lambda *_: None  # a client that hangs up is no news
-    if context:
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"{'https' if context else 'http'}://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join(5)
-
-
-class Quiet(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-    def body(self) -> bytes:
-        return self.rfile.read(int(self.headers.get("Content-Length") or 0))
-
-    def answer(self, status: int, data: bytes, kind: str = "application/json") -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(data)
-
-
-def guarded_proxy(target: str, user: str, password: str) -> type[Quiet]:
-    """A reverse proxy with basic authentication: what stands before a secured cluster."""
-    host, wanted = urlsplit(target).netloc, base64.b64encode(f"{user}:{password}".encode()).decode()
-
-    class Proxy(Quiet):
-        def pass_on(self) -> None:
-            body = self.body()
-            if self.headers.get("Authorization") != f"Basic {wanted}":
-                self.answer(401, b"Unauthorized", "text/plain")
-                return
-            connection = http.client.HTTPConnection(host, timeout=60)
-            kept = {k: v for k, v in self.headers.items() if k.lower() in ("content-type", "accept")}
-            connection.request(self.command, self.path, body, kept)
-            response = connection.getresponse()
-            self.answer(response.status, response.read(), response.headers.get("Content-Type", "text/plain"))
-            connection.close()
-
-        do_GET = do_POST = do_PUT = do_DELETE = do_HEAD = pass_on
-
-    return Proxy
-
-
-def stub_cluster(answers: dict[tuple[str, str], Any], seen: list[tuple[str, str]] | None = None) -> type[Quiet]:
-    """A server that answers like a cluster: ``(method, path without query)`` to JSON, a status with it or bytes."""
-
-    class Stub(Quiet):
-        def respond(self) -> None:
-            self.body()
-            place = self.path.partition("?")[0]
-            if seen is not None:
-                seen.append((self.command, place))
-            found = answers.get((self.command, place), (404, {"error": {"reason": f"no {place}", "type": "x"}}))
-            if callable(found):
-                found = found()
-            status, data = found if isinstance(found, tuple) else (200, found)
-            if isinstance(data, bytes):
-                self.answer(status, data, "text/html")
-            else:
-                self.answer(status, json.dumps(data).encode())
-
-        do_GET = do_POST = do_PUT = do_DELETE = do_HEAD = respond
-
-    return Stub
-
-
 def clean_up(cluster: Cluster, bundle: Bundle, *, pipeline_names: set[str], indexes: set[str]) -> None:
     """Delete everything a test registered, and nothing else."""
     for name in pipeline_names:
@@ -235,13 +145,3 @@ def file_of(body: Any) -> str | None:
         if matches(json.loads(file.read_text(encoding="utf-8")), body):
             return file.name
     return None
-
-
-def run_darl(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the command in a process of its own, with none of this one's settings."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("DARL_", "OPENSEARCH_"))}
-    root = str(Path(__file__).parent.parent)
-    return subprocess.run(
-        [sys.executable, "-m", "darl_opensearch", *arguments],
-        capture_output=True, text=True, check=False, timeout=120, env=kept | {"PYTHONPATH": root} | environment,
-    )  # fmt: skip

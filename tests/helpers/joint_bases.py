@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from training_project import tiny_tokenizer
 
+from tests.helpers.training_project import tiny_tokenizer
 from trainer.config import Config, parse_config
 
 # Its end is a line break: of a tiny vocabulary's words " n" would be two tokens, of which all grades share the first.

@@ -1,6 +1,7 @@
-"""Runs a cycle, killed at each step: ``python killed.py cycle.toml when``; a script, so that the kill is a real one.
+"""Runs a cycle, killed at each step: ``python -m tests.helpers.killed_cycle cycle.toml when``.
 
-``when`` is ``before`` or ``after`` a step is noted as done. Each life of the cycle is a child process.
+A process of its own, so that the kill is a real one. ``when`` is ``before`` or ``after`` a step is noted as
+done. Each life of the cycle is a child process.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from pathlib import Path
 def main() -> None:
     """Kill and go on, step after step; print how each life ended."""
     import torch
-    from cycle_project import world
 
+    from tests.helpers.cycles import world
     from trainer.cycle import folder as cycles
     from trainer.cycle.config import read_cycle
     from trainer.cycle.run import run_cycle

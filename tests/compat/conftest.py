@@ -1,9 +1,0 @@
-"""The trained bundles of :mod:`trained_support`."""
-
-from __future__ import annotations
-
-import os
-
-os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: no test may ask a hub
-
-from trained_support import checkpoint, minilm_bundle, small  # noqa: F401  fixtures

@@ -1,4 +1,4 @@
-"""Graded, distribution-aware reranking for OpenSearch."""
+"""Graded reranking for OpenSearch that detects out-of-distribution traffic."""
 
 from __future__ import annotations
 
@@ -7,22 +7,29 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from darl_opensearch.bundle import Bundle as Bundle
+    from darl_opensearch.errors import DarlError as DarlError
+    from darl_opensearch.reranker import RankedDocument as RankedDocument
     from darl_opensearch.reranker import Reranker as Reranker
+    from darl_opensearch.scores import Scores as Scores
     from darl_opensearch.scoring import Scorer as Scorer
     from darl_opensearch.search import PipelineSearch as PipelineSearch
+    from darl_opensearch.search import RankedHit as RankedHit
+    from darl_opensearch.search import SearchOutcome as SearchOutcome
 
 __version__ = "0.1.0"
-__all__ = ["Bundle", "PipelineSearch", "Reranker", "Scorer", "__version__"]
-
-_HOMES = {"Bundle": "bundle", "PipelineSearch": "search", "Reranker": "reranker", "Scorer": "scoring"}
+_MODULES = {
+    "Reranker": "reranker", "RankedDocument": "reranker", "Scorer": "scoring", "Scores": "scores",
+    "PipelineSearch": "search", "SearchOutcome": "search", "RankedHit": "search", "Bundle": "bundle",
+    "DarlError": "errors",
+}  # fmt: skip
+__all__ = [
+    "Bundle", "DarlError", "PipelineSearch", "RankedDocument", "RankedHit", "Reranker", "Scorer", "Scores",
+    "SearchOutcome", "__version__",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> object:
-    """Load the public classes late, so that ``darl --help`` pays for none of them.
-
-    :param name: one of ``__all__``.
-    :raises AttributeError: for any other name.
-    """
-    if name not in _HOMES:
+    """Import a public class when it is first used, so that ``darl --help`` pays for none of them."""
+    if name not in _MODULES:
         raise AttributeError(f"module 'darl_opensearch' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -180,7 +180,8 @@ class DriftReference:
 class Bundle:
     """An opened bundle.
 
-    :param card: what ``darl.json`` says.
+    :param path: its folder.
+    :param card: contents of ``darl.json``.
     :param digests: SHA-256 of every other file, by relative path.
     """
 
@@ -190,9 +191,9 @@ class Bundle:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, verify: bool = True) -> Bundle:
-        """Read a bundle.
+        """Open and verify a bundle.
 
-        :param verify: compare every digest; leave it on but for a bundle just verified.
+        :param verify: check every digest; turn it off only for a bundle that was just verified.
         :raises BundleError: when it is absent, of another format, incomplete or changed.
         """
         folder = Path(path)
@@ -257,11 +258,11 @@ class Bundle:
 
     @cached_property
     def renderer(self) -> ItemRenderer:
-        """What turns an item into ``darl_text``."""
+        """Renders an item as ``darl_text``."""
         return ItemRenderer(self.card.template, self.tokenizer, self.card.item_cap)
 
     def calibration(self) -> NDArray[np.float32]:
-        """Read the detector distances the conformal p-value counts against.
+        """Read the calibration distances behind the conformal p-value.
 
         :return: ``[n]`` float32, ascending.
         """
@@ -291,7 +292,7 @@ class Bundle:
         return DriftReference(features, sizes, candidates, slices)
 
     def probes(self) -> tuple[list[tuple[str, str]], NDArray[np.float32]]:
-        """Read the probe pairs and what torch said about them.
+        """Read the probe pairs and torch's scores of them.
 
         :return: ``n`` pairs of query and item text, and ``[n, 3 + k]`` float32.
         :raises BundleError: when this bundle has none, or they are damaged.
@@ -307,7 +308,7 @@ class Bundle:
 
     @property
     def identity(self) -> str:
-        """SHA-256 of what ML Commons would take, or where it takes none of the same files: of what scores."""
+        """SHA-256 of ``opensearch.zip``; for a bundle without one, of the digests of graph, weights and tokenizer."""
         if ZIP in self.digests:
             return self.digests[ZIP]
         parts = "".join(self.digests[name] for name in (MODEL, MODEL_DATA, TOKENIZER))

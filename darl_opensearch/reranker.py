@@ -1,11 +1,12 @@
-"""Reranking search responses in Python, with no ML Commons in the cluster at all."""
+"""Reranking in Python: texts, items, or a search response; no ML Commons needed."""
 
 from __future__ import annotations
 
 import os
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -21,17 +22,35 @@ if TYPE_CHECKING:
     from opensearchpy import OpenSearch
 
 
-class Reranker:
-    """Scores the hits of an opensearch-py response with a bundle, and puts them in order.
+@dataclass(frozen=True)
+class RankedDocument:
+    """A document and its scores, as returned by ``Reranker.rank``.
 
-    The hits come back as the ``darl`` pipelines return them: reordered, with the model's columns and
-    ``previous_score`` in ``_source``.
+    :param index: its place in the documents that were passed, from 0.
+    :param score: expected gain over the highest gain, in [0, 1].
+    :param grade: the most probable grade, 0 for the lowest.
+    :param grade_probs: probability of each grade, lowest first.
+    :param ood_score: 1 minus the conformal p-value; the pair is out of distribution at ``1 - alpha`` and above.
+    :param ood_distance: detector distance: 0 at the calibration median, 1 at its 95th percentile, unbounded.
+    """
+
+    index: int
+    score: float
+    grade: int
+    grade_probs: tuple[float, ...]
+    ood_score: float
+    ood_distance: float
+
+
+class Reranker:
+    """Reranks documents with a bundle. Threads may share one; close it, or use it in a ``with`` statement.
 
     :param bundle: an opened bundle or its folder.
-    :param ood_log: a log to write what was ranked to, or the path of its spool; the caller closes a log it
-        passes, and :meth:`close` closes one that was opened for a path.
-    :param provider: ``cpu`` or ``cuda``.
-    :param threads: batches scored at the same time on the CPU; by default the cores of this process.
+    :param ood_log: an OOD log, or the path of its spool: every ranked request is written there. :meth:`close` closes
+        a log opened for a path; a log you pass stays open.
+    :param provider: ``cpu`` or ``cuda``; without a usable GPU the CPU is used, with a warning.
+    :param threads: batches scored in parallel on the CPU; by default one per core.
+    :param int8: use the quantised graph.
     """
 
     def __init__(
@@ -61,10 +80,45 @@ class Reranker:
         self.close()
 
     def close(self) -> None:
-        """Stop the scorer, and the log if it was opened here."""
+        """Stop the scorer, and close a log opened for a path."""
         self.scorer.close()
         if self._own_log is not None:
             self._own_log.close()
+
+    def rank(
+        self, query: str, docs: Sequence[str | Mapping[str, Any]], *, top_n: int | None = None
+    ) -> list[RankedDocument]:
+        """Score documents and return them best first; ties stay in the order given.
+
+        :param docs: texts, or items as mappings: their ``darl_text`` if they have one, else rendered by the bundle's
+            template.
+        :param top_n: documents to return; all by default.
+        :raises InputError: when a document is neither text nor an item that the template can render.
+        """
+        started = time.perf_counter()
+        if top_n is not None and top_n < 0:
+            raise UsageError(f"top_n is {top_n}", todo="use 0 or more, or leave it out to get all documents")
+        if isinstance(docs, str):
+            raise InputError("docs is one text", todo="pass a list of texts or items")
+        texts = [
+            self._render(doc, TEXT_FIELD, where=f"document {index}") if isinstance(doc, Mapping) else doc
+            for index, doc in enumerate(docs)
+        ]
+        id_field = self.bundle.card.template.id_field
+        doc_ids = [str(doc.get(id_field) or "") if isinstance(doc, Mapping) else "" for doc in docs]
+        scores = self.scorer.score(query, texts)
+        self._log(query, texts, scores, started, doc_ids=doc_ids)
+        return [
+            RankedDocument(
+                index=index,
+                score=float(scores.score[index]),
+                grade=int(scores.grade[index]),
+                grade_probs=tuple(scores.grade_probs[index].tolist()),
+                ood_score=float(scores.ood_score[index]),
+                ood_distance=float(scores.ood_distance[index]),
+            )
+            for index in scores.order().tolist()[:top_n]
+        ]
 
     def rerank(
         self,
@@ -78,11 +132,12 @@ class Reranker:
         query_id: str | None = None,
         slice: str | None = None,
     ) -> dict[str, Any]:
-        """Put the hits of a search response in the model's order.
+        """Rerank the hits of a search response.
 
-        A hit's text is ``text_field`` of its ``_source``; a hit without it is rendered by the bundle's
-        template. A hit that cannot be rendered either is not lost: it comes after all scored ones, in its old
-        order, with a null ``_score`` and none of the model's fields.
+        Hits come back as from a ``darl`` pipeline: best first, with the model's columns and ``previous_score`` in
+        ``_source``. A hit's text is ``text_field`` of its ``_source``; a hit without it is rendered by the bundle's
+        template. Hits that cannot be rendered follow the scored ones in their old order, with a null ``_score`` and
+        without the model's fields.
 
         :param response: what ``client.search`` returned; it is not changed.
         :param size: hits to return; all by default.
@@ -90,7 +145,7 @@ class Reranker:
         :param id_field: field that identifies an item in the OOD log; without it the hit's ``_id`` does.
         :param request_id: the caller's id of the request; a UUID by default.
         :param query_id: the caller's id of the query, logged for joins with UBI.
-        :param slice: part of the traffic the query belongs to, logged.
+        :param slice: traffic slice of the query, logged.
         :return: a response of the same shape, with ``darl`` beside ``hits``: ``model``, ``version``,
             ``request_id``, ``reranked``, and ``scored`` and ``unscored`` hits.
         :raises InputError: when there are hits and none can be rendered.
@@ -113,21 +168,10 @@ class Reranker:
         request_id = request_id or str(uuid.uuid4())
         ranked = [self._ranked_hit(scored[i][0], scores, i) for i in map(int, scores.order())]
         ranked += [hit | {"_score": None} for hit in unscored]
-        if self._ood_log is not None:
-            self._ood_log.offer(
-                RankedRequest(
-                    request_id=request_id,
-                    timestamp=datetime.now(UTC),
-                    query=query,
-                    query_id=query_id,
-                    slice=slice,
-                    doc_ids=[_item_id(hit, id_field) for hit, _ in scored],
-                    documents=documents,
-                    scores=scores,
-                    latency_ms=1000 * (time.perf_counter() - started),
-                    route="python",
-                )
-            )
+        doc_ids = [_item_id(hit, id_field) for hit, _ in scored]
+        self._log(
+            query, documents, scores, started, doc_ids=doc_ids, request_id=request_id, query_id=query_id, slice=slice
+        )
         best = float(scores.score.max()) if scored else None
         return dict(response) | {
             "hits": dict(response["hits"]) | {"hits": ranked[:size], "max_score": best},
@@ -155,16 +199,11 @@ class Reranker:
         slice: str | None = None,
         request_id: str | None = None,
     ) -> dict[str, Any]:
-        """Fetch candidates by BM25 on the text field, and rerank them.
+        """Retrieve candidates by BM25 on the text field and rerank them.
 
-        :param client: a client of the cluster.
-        :param window: candidates to score; ``size`` if that is more.
+        :param window: candidates to retrieve and score; at least ``size``.
         :param filter: a query that candidates must match as well.
-        :param text_field: field that holds the text the model reads.
-        :param query_id: the caller's id of the query.
-        :param slice: part of the traffic the query belongs to.
-        :param request_id: the caller's id of the request.
-        :return: see :meth:`rerank`.
+        :return: see :meth:`rerank`, also for the other arguments.
         """
         bool_query: dict[str, Any] = {"must": [{"match": {text_field: {"query": query}}}]}
         if filter is not None:
@@ -182,15 +221,36 @@ class Reranker:
             request_id=request_id,
         )
 
+    def _render(self, item: Mapping[str, Any], text_field: str, *, where: str | None = None) -> str:
+        text = item.get(text_field)
+        return text if isinstance(text, str) and text else self.bundle.renderer(item, where=where)
+
     def _text(self, hit: Mapping[str, Any], text_field: str) -> str | None:
-        source = hit.get("_source") or {}
-        text = source.get(text_field)
-        if isinstance(text, str) and text:
-            return text
         try:
-            return self.bundle.renderer(source)
+            return self._render(hit.get("_source") or {}, text_field)
         except InputError:
             return None
+
+    def _log(
+        self, query: str, documents: Sequence[str], scores: Scores, started: float,
+        *, doc_ids: Sequence[str], request_id: str = "", query_id: str | None = None, slice: str | None = None,
+    ) -> None:  # fmt: skip
+        if self._ood_log is None:
+            return
+        self._ood_log.offer(
+            RankedRequest(
+                request_id=request_id or str(uuid.uuid4()),
+                timestamp=datetime.now(UTC),
+                query=query,
+                query_id=query_id,
+                slice=slice,
+                doc_ids=doc_ids,
+                documents=documents,
+                scores=scores,
+                latency_ms=1000 * (time.perf_counter() - started),
+                route="python",
+            )
+        )
 
     def _ranked_hit(self, hit: Mapping[str, Any], scores: Scores, row: int) -> dict[str, Any]:
         source = dict(hit.get("_source") or {})

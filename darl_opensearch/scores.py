@@ -84,7 +84,7 @@ class Columns:
 
 @dataclass(frozen=True)
 class Scores:
-    """What a model says about the items of one query, in the order they were given.
+    """A model's scores of the documents of one query, in the order they were passed.
 
     :param data: ``[n, 3 + k]`` float32, laid out by :class:`Columns`.
     :param alpha: false-alarm rate the OOD calibration was asked for.

@@ -34,16 +34,19 @@ _STEP = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
 
 @dataclass(frozen=True)
 class RankedHit:
-    """A hit as it came back.
+    """A hit of a pipeline search.
 
     :param position: rank, from 1.
     :param id: the document's ``_id``.
     :param source: its ``_source``.
     :param score: the score it is ranked by; the first stage's where it was not reranked.
     :param first_score: the first stage's score, where it was reranked.
+    :param grade: the most probable grade, 0 for the lowest; None, like all scores, where it was not reranked.
+    :param grade_name: the grade's name in the bundle.
     :param grade_probs: probability of each grade, lowest first.
     :param ood_score: 1 minus the conformal p-value.
-    :param is_ood: whether the model was not taught about such a pair.
+    :param ood_distance: detector distance: 0 at the calibration median, 1 at its 95th percentile, unbounded.
+    :param is_ood: whether the pair is out of distribution.
     """
 
     position: int
@@ -59,19 +62,20 @@ class RankedHit:
     is_ood: bool | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Render for ``--json``."""
+        """Render as JSON values."""
         return dict(vars(self)) | {"grade_probs": self.grade_probs and list(self.grade_probs)}
 
 
 @dataclass(frozen=True)
 class SearchOutcome:
-    """What a search brought.
+    """Hits of a pipeline search.
 
+    :param query: the query, as it was passed.
     :param query_id: the caller's id of the query.
-    :param slice: the part of traffic it belongs to.
+    :param slice: traffic slice of the query.
     :param hits: the hits, best first.
-    :param reranked: whether every hit was scored and they are in that order; True where there is none.
-    :param took_ms: time from sending to having the answer.
+    :param reranked: whether every hit was scored and hits are in score order; True for an empty result.
+    :param took_ms: round-trip time.
     :param total: documents that matched, as far as OpenSearch counted.
     :param mode: where the pipeline's model runs: ``local`` or ``connector``.
     :param alpha: false-alarm rate the model's OOD calibration was asked for.
@@ -88,11 +92,11 @@ class SearchOutcome:
     alpha: float
 
     def to_json(self) -> dict[str, Any]:
-        """Render for ``--json``."""
+        """Render as JSON values."""
         return dict(vars(self)) | {"hits": [hit.to_json() for hit in self.hits]}
 
     def ranked_request(self, request_id: str | None = None) -> RankedRequest | None:
-        """Make what the OOD log takes. Only the hits that came back are known here.
+        """Make the request to pass to ``OodLog.offer``; it holds the returned hits only.
 
         :param request_id: id of the request; a new UUID by default.
         :return: the request, or None when nothing was reranked.
@@ -117,11 +121,12 @@ class SearchOutcome:
 
 
 class PipelineSearch:
-    """A client that searches through a ``darl`` pipeline.
+    """Searches through a ``darl`` pipeline.
 
-    It sends each query in the form that the pipeline's route needs (:mod:`~darl_opensearch.cluster.guards`),
-    so that quotes, brackets and placeholders in a query do not silently switch reranking off.
+    Queries are escaped for the pipeline (:mod:`~darl_opensearch.cluster.guards`): unescaped quotes, brackets or
+    placeholders would silently disable reranking.
 
+    :param client: an opensearch-py client.
     :param model: the bundle that the pipeline serves, or its card: grade names and alpha.
     :param index: the index, filled by ``darl index``.
     :param pipeline: the search pipeline, made by ``darl register``.
@@ -145,15 +150,15 @@ class PipelineSearch:
 
     @property
     def served(self) -> Served | None:
-        """The version that the pipeline's definition names; None where it names none. Read once.
+        """The version named in the pipeline's definition, or None; fetched once.
 
-        Where it is another than :attr:`card`, its answers are not to be logged as that one's.
+        If it differs from :attr:`card`, do not log results under the card's version.
         """
         return Served.of_pipeline(self._definition)
 
     @cached_property
     def shape(self) -> PipelineShape:
-        """What the pipeline's definition says; read once."""
+        """The parsed definition of the pipeline; fetched once."""
         shape = PipelineShape.of(self.pipeline, self._definition, where=self._cluster.url)
         if shape.fields != self.card.columns.hit_fields().keys():
             raise ClusterError(
@@ -174,11 +179,10 @@ class PipelineSearch:
     ) -> SearchOutcome:
         """Search and rerank.
 
-        :param query: the query's text: what the model sees.
-        :param body: a search body of your own; by default a match on ``darl_text``.
+        :param query: the text that the model scores items against.
+        :param body: your own search body; by default a match on ``darl_text``.
         :param query_id: your id of the query, for the OOD log.
-        :param slice: the part of traffic it belongs to, for the OOD log.
-        :return: the hits, and whether they were reranked.
+        :param slice: traffic slice of the query, for the OOD log.
         """
         request = self._request(query, size, body, query_id, slice)
         started = time.perf_counter()
@@ -201,9 +205,9 @@ class PipelineSearch:
     def first_stage(
         self, query: str, *, size: int = 10, body: Mapping[str, Any] | None = None
     ) -> list[Mapping[str, Any]]:
-        """Search without the pipeline: the order before.
+        """Search without the pipeline, to compare.
 
-        :param body: a search body of your own.
+        :param body: your own search body; by default a match on ``darl_text``.
         :return: the hits, as OpenSearch returns them.
         """
         request = _body(query, size, body)

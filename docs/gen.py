@@ -5,10 +5,13 @@ Each function returns Markdown. cog puts it between the marks of a page.
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import importlib
+import inspect
 import json
 import re
+import textwrap
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -241,6 +244,59 @@ def _range(param: Any) -> str:
     if param.min is not None and param.max is not None:
         return f" ({param.min:g} to {param.max:g})"
     return f" (at least {param.min:g})" if param.min is not None else ""
+
+
+def python_api() -> str:
+    """The public classes of ``darl_opensearch``, from their signatures and docstrings."""
+    import darl_opensearch
+
+    names = list(darl_opensearch._MODULES)
+    return "\n" + "".join(_class_reference(name, getattr(darl_opensearch, name)) for name in names)
+
+
+def _class_reference(name: str, cls: type[Any]) -> str:
+    tree = typing.cast(ast.ClassDef, ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0])
+    fields = _params(cls)
+    signature, attributes, methods = "", [], []
+    for node in tree.body:
+        if isinstance(node, ast.AnnAssign):
+            field = ast.unparse(node.target)
+            attributes.append((f"`{field}`", f"`{ast.unparse(node.annotation)}`", fields.get(field, "")))
+        elif isinstance(node, ast.FunctionDef) and node.name == "__init__" and not hasattr(cls, "open"):
+            signature = _signature(name, node)
+        elif isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            text = _prose(ast.get_docstring(node) or "")
+            if any("property" in ast.unparse(decorator) for decorator in node.decorator_list):
+                kind = ast.unparse(typing.cast(ast.expr, node.returns))
+                attributes.append((f"`{node.name}`", f"`{kind}`", text.strip().rstrip(".")))
+            else:
+                methods.append(f"### {name}.{node.name}\n\n{_signature(node.name, node)}{text}")
+    about = _prose(inspect.getdoc(cls) or "", params=bool(signature))
+    rows = table(["attribute", "type", "meaning"], attributes)[1:] if attributes else ""
+    return f"## {name}\n\n{signature}{about}{rows}" + "".join(methods)
+
+
+def _signature(name: str, node: ast.FunctionDef) -> str:
+    arguments = ast.unparse(node.args).removeprefix("self").removeprefix("cls").removeprefix(", ")
+    arguments = re.sub(r"(?<=[\w\]])=", " = ", arguments).replace("]]]", "]] ]")  # three would end cog's output
+    returns = "" if node.returns is None or node.name == "__init__" else f" -> {ast.unparse(node.returns)}"
+    line = f"{name}({arguments}){returns}"
+    if len(line) > WIDTH:
+        line = f"{name}(\n    " + ",\n    ".join(re.split(r", (?=\*?\w+:|\*,)", arguments)) + f",\n){returns}"
+    return f"```python\n{line}\n```\n\n"
+
+
+def _prose(docstring: str, *, params: bool = True) -> str:
+    """A docstring as Markdown: its text, then its fields as a list."""
+    text, *fields = re.split(r"\n\s*:(?=(?:param|return|raises)\b)", docstring)
+    lines = []
+    for field in fields:
+        kind, _, value = field.partition(":")
+        kind, _, name = kind.partition(" ")
+        if params or kind != "param":
+            label = {"param": f"`{name}`", "return": "returns", "raises": f"raises `{name}`"}[kind]
+            lines.append(f"- {label}: {_plain(' '.join(value.split()))}")
+    return f"{_plain(text.strip())}.\n\n" + "".join(f"{line}\n" for line in lines) + "\n" * bool(lines)
 
 
 def server_settings() -> str:

@@ -160,3 +160,68 @@ def test_search_asks_for_a_window_and_returns_the_size(reranker):
         "size": 30,
     }
     assert client.asked["params"] == {"search_pipeline": "_none"}
+
+
+# ---- rank
+
+
+DOCS = [TEMPLATE.render(item) for item in ITEMS]
+
+
+@pytest.mark.parametrize("query", QUERIES)
+def test_rank_returns_every_column_of_the_bundle_best_first(reranker, tiny, query):
+    with Scorer.open(tiny) as scorer:
+        scores = scorer.score(query, DOCS)
+    results = reranker.rank(query, DOCS)
+    assert [result.index for result in results] == scores.order().tolist()
+    for result in results:
+        row = [result.score, *result.grade_probs, result.ood_score, result.ood_distance]
+        np.testing.assert_allclose(row, scores.data[result.index], atol=1e-6)
+        assert result.grade == scores.grade[result.index] and type(result.grade) is int
+    json.dumps([vars(result) for result in results], allow_nan=False)
+
+
+def test_rank_renders_items_by_the_bundles_template(reranker):
+    mixed = [ITEMS[0], DOCS[1], {"darl_text": DOCS[2]}, *ITEMS[3:]]
+    assert reranker.rank(QUERIES[0], mixed) == reranker.rank(QUERIES[0], DOCS)
+
+
+def test_rank_returns_the_best_top_n(reranker):
+    every = reranker.rank(QUERIES[0], DOCS)
+    assert reranker.rank(QUERIES[0], DOCS, top_n=2) == every[:2]
+    assert reranker.rank(QUERIES[0], DOCS, top_n=99) == every
+    assert reranker.rank(QUERIES[0], DOCS, top_n=0) == []
+    with pytest.raises(UsageError, match="top_n is -1. Use 0 or more"):
+        reranker.rank(QUERIES[0], DOCS, top_n=-1)
+
+
+def test_rank_of_no_documents_is_empty(reranker):
+    assert reranker.rank("stolen bicycle", []) == []
+
+
+def test_ranked_ties_stay_in_the_order_given(reranker):
+    assert [result.index for result in reranker.rank(QUERIES[0], [DOCS[0]] * 5)] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("docs", "message"),
+    [
+        ("one text", "docs is one text. Pass a list of texts or items"),
+        (["a text", 3], "document 1 is a int, not text"),
+        (["a text", {"other": 1}], r"document 1: the item has none of the template's fields \(name, kind, cover\)"),
+    ],
+)
+def test_rank_refuses_what_is_no_document_and_says_which(reranker, docs, message):
+    with pytest.raises(InputError, match=message):
+        reranker.rank("stolen bicycle", docs)
+
+
+def test_what_rank_ranked_is_logged(tiny, tmp_path):
+    path = tmp_path / "spool.db"
+    with Reranker(tiny, ood_log=path) as reranker:
+        reranker.rank(QUERIES[0], ITEMS, top_n=1)
+        reranker.rank(QUERIES[0], DOCS)
+    with SpoolStore(path) as store:
+        requests, pairs = list(store.requests()), list(store.pairs())
+    assert [(r.candidates, r.route) for r in requests] == [(len(ITEMS), "python")] * 2
+    assert {p.item_id for p in pairs} <= {None, *(item["id"] for item in ITEMS)}

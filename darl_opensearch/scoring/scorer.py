@@ -48,10 +48,10 @@ class Pass:
 
 
 class Scorer:
-    """Scores pairs with a bundle's graph. Any number of threads may share one.
+    """Scores query-document pairs with a bundle's graph. Threads may share one; make it with :meth:`open`.
 
-    Use :meth:`open`. A pair's score does not depend on what it is scored with: in fp32 batch mates move it
-    by float noise only (1e-6); the int8 graph quantises activations per batch, so it gets one pair a pass.
+    A pair's score does not depend on its batch: fp32 scores vary by float noise only (1e-6), and the int8 graph,
+    which quantises activations per batch, scores one pair per pass.
 
     :param threads: batches scored at the same time.
     :param token_budget: most tokens of a batch, padding included.
@@ -82,7 +82,7 @@ class Scorer:
 
         :param bundle: an opened bundle or its folder.
         :param provider: ``cpu`` or ``cuda``; without a usable GPU the CPU is used, with a warning.
-        :param threads: batches scored at the same time on the CPU; by default the cores of this process.
+        :param threads: batches scored in parallel on the CPU; by default one per core.
         :param token_budget: most tokens of a batch, padding included; 512 on the CPU, 32768 on a GPU.
         :param require_provider: fail rather than fall back to the CPU.
         :raises UsageError: when a number is out of range.
@@ -109,7 +109,7 @@ class Scorer:
 
     @property
     def provider(self) -> Provider:
-        """Where the graph really runs."""
+        """Where the graph actually runs: ``cpu`` or ``cuda``."""
         return self._opened.provider
 
     @property
@@ -118,17 +118,17 @@ class Scorer:
         return self._opened.fallback
 
     def score(self, query: str, documents: Sequence[str]) -> Scores:
-        """Score the items of one query.
+        """Score the documents of one query.
 
-        :param documents: the items' texts, as ``darl_text`` holds them.
-        :return: a row for each document, in the order given.
+        :param documents: texts of items, rendered as in ``darl_text``.
+        :return: one row per document, in the order passed.
         """
         return self.run(query, documents).scores
 
     def score_many(self, requests: Sequence[tuple[str, Sequence[str]]]) -> list[Scores]:
-        """Score several queries in one go: pairs of all of them share batches.
+        """Score several queries in shared batches.
 
-        :param requests: a query and its documents each.
+        :param requests: pairs of a query and its documents.
         :return: the scores of each request, in order.
         """
         encodings = [encoding for query, documents in requests for encoding in self._encode(query, documents)]
@@ -137,10 +137,10 @@ class Scorer:
         return [Scores(part, self._alpha) for part in np.split(rows, ends[:-1])] if requests else []
 
     def run(self, query: str, documents: Sequence[str], *, deadline: float | None = None) -> Pass:
-        """Score the items of one query, and say what it cost.
+        """Score the documents of one query; returns token counts and times as well.
 
-        :param deadline: ``time.monotonic()`` value after which no further batch is begun.
-        :return: the scores with token count and times.
+        :param deadline: ``time.monotonic()`` value after which no further batch starts.
+        :raises DeadlinePassed: when the deadline passes first.
         """
         started = time.perf_counter()
         encodings = self._encode(query, documents)
@@ -155,7 +155,7 @@ class Scorer:
         )
 
     def warm_up(self) -> None:
-        """Score one pair, so that the first request does not pay for what happens once.
+        """Score one pair, so that the first request does not pay for one-time set-up.
 
         :raises BundleError: when the graph does not run.
         """
@@ -171,7 +171,7 @@ class Scorer:
             ) from err
 
     def close(self) -> None:
-        """Stop the threads; later calls are refused."""
+        """Stop the threads; later calls raise UsageError."""
         self._closed.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from benchmarks.cycle.learner import learn
 from benchmarks.cycle.pool import ITEMS, Parts, Pool, draw, make_pool
+from benchmarks.cycle.selectors import COMPARED
 from benchmarks.cycle.shifts import Shift, World
 from benchmarks.quality.data import GAINS, Rows
 from benchmarks.quality.training import Fitted, cut_points
@@ -66,7 +67,7 @@ class Curves:
 class Arm:
     """A row of the table.
 
-    :param selector: registered selector.
+    :param selector: a selector of the product, or one that it is compared with.
     :param items: most items judged with a query.
     :param filters: whether the product's filters went over the pool first.
     :param over: ``flagged``: it chooses among what the detector flags; ``all``: among everything; for selectors that
@@ -185,7 +186,8 @@ def select(arm: Arm, pool: Pool, budget: int, *, seed: int) -> list[int]:
     :param seed: of the repetition.
     :return: rows of the pool.
     """
-    make, values = SELECTORS.resolve(arm.selector, {"over": arm.over} if arm.over else {})
+    selectors = COMPARED if arm.selector in COMPARED else SELECTORS
+    make, values = selectors.resolve(arm.selector, {"over": arm.over} if arm.over else {})
     return make(**values)(pool.candidates, pool.known, budget, np.random.default_rng([seed, 11]))
 
 

@@ -40,7 +40,7 @@ def properties(world: World, pool: Pool, chosen: Sequence[int], bandwidth: float
     grades = [world.judged.pairs.grades[torch.from_numpy(pool.items[row])].numpy() for row in rows]
     return [
         float(covered_by(found.features[rows], flagged, bandwidth).mean()), float(found.contrast[rows].mean()),
-        float(found.strangeness[rows].mean()), float(found.uncertainty[rows].mean()),
+        float(found.distance[rows].mean()), float(found.uncertainty[rows].mean()),
         float(world.outside[pool.queries[rows]].mean()), float(np.mean([len(set(g.tolist())) > 1 for g in grades])),
         float(np.concatenate(grades).mean()),
     ]  # fmt: skip

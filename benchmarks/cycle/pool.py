@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.cycle.selectors import Described
 from benchmarks.cycle.shifts import AGAIN, GIBBERISH, PROBE, World
 from benchmarks.quality.data import GAINS, Rows
 from darl_opensearch.text import same_text
@@ -15,7 +16,6 @@ from trainer.dasa.config import SelectConfig
 from trainer.dasa.features import query_features
 from trainer.dasa.near import representatives
 from trainer.dasa.noise import in_sparse_region, is_gibberish
-from trainer.dasa.registry import Candidates
 from trainer.ood import DETECTORS, ConformalCalibration
 from trainer.ood.base import in_chunks
 from trainer.stages.objective import Predictions
@@ -159,7 +159,7 @@ class Pool:
 
     queries: Rows
     items: list[Ints]
-    candidates: Candidates
+    candidates: Described
     known: Floats32
     found: dict[str, list[int]]
 
@@ -199,9 +199,9 @@ def make_pool(world: World, parts: Parts, said: Predictions, *, items: int = ITE
     probs = said.grade_probs[flat]
     entropy = -(probs * np.log(np.clip(probs, 1e-12, None))).sum(1)
     score = said.grade_probs @ np.asarray(GAINS) / max(GAINS)
-    candidates = Candidates(
+    candidates = Described(
         features=features[rows], cost=np.array([len(pairs) for pairs in kept]), traffic=np.ones(len(rows)),
-        strangeness=distance[rows], flagged=called[rows], uncertainty=_mean(entropy, kept), slices=("",) * len(rows),
+        flagged=called[rows], slices=("",) * len(rows), distance=distance[rows], uncertainty=_mean(entropy, kept),
         contrast=np.array([score[pairs].std() for pairs in kept]),
     )  # fmt: skip
     return Pool(parts.pool[rows], kept, candidates, known, found)

@@ -190,9 +190,8 @@ def measure_sparse(count: int) -> dict[str, Any]:
     features = query_features(drawn_features([(words(n), [TEXT]) for n in range(count)]), [1] * count, 2)
     known = query_features(drawn_features([(words(10**9 + n), [TEXT]) for n in range(500)]), [1] * 500, 2)
     candidates = Candidates(
-        features, np.full(count, 5), np.ones(count), np.zeros(count), np.ones(count, dtype=np.bool_), np.zeros(count),
-        ("",) * count,
-    )  # fmt: skip
+        features, np.full(count, 5), np.ones(count), np.ones(count, dtype=np.bool_), slices=("",) * count
+    )
     bandwidth = bandwidth_of(nearest(features, features, 11)[0][:, 10])
     before = covered_by(known, features, bandwidth)
     found = {}

@@ -321,7 +321,7 @@ def test_noise_lies_by_itself_unless_it_is_searched_often(log, bundle, tmp_path)
 
 
 def test_what_the_selector_is_given(log, bundle, tmp_path, monkeypatch):
-    """Costs, traffic and what the model said of the items, as arrays."""
+    """Costs, traffic and features, as arrays."""
     log.add("quasar one", (0.99, 0.98, 0.97), times=4, slice="sky")
     log.add("pulsar two", (0.99, 0.98))
     log.add("plain words", FAMILIAR)
@@ -338,10 +338,6 @@ def test_what_the_selector_is_given(log, bundle, tmp_path, monkeypatch):
     assert budget == 12 and features.shape == (1, 8)
     assert candidates.cost.tolist() == [2, 3] and candidates.traffic.tolist() == [1, 4]  # by text
     assert candidates.slices == ("", "sky") and candidates.flagged.all() and candidates.caps == {}
-    np.testing.assert_allclose(candidates.strangeness, [(1.98 + 1.96) / 2, (1.98 + 1.96 + 1.94) / 3], rtol=1e-5)
-    entropy = -sum(p * np.log(p) for p in (0.2, 0.3, 0.5))
-    np.testing.assert_allclose(candidates.uncertainty, [entropy, entropy], rtol=1e-5)
-    np.testing.assert_allclose(candidates.contrast, [0.4, np.sqrt(0.32 / 3)], rtol=1e-5)  # .9, .1 and .9, .5, .1
     np.testing.assert_allclose(np.linalg.norm(candidates.features, axis=1), 1, rtol=1e-5)
     assert len(queries_of(tmp_path / "out/selected.jsonl")) == 1
 
@@ -459,6 +455,11 @@ def test_a_broken_control_file_or_report_is_named(log, bundle, tmp_path):
     ("values", "message"),
     [
         ({"selector": "herdin"}, "unknown selector 'herdin'. Did you mean 'herding'?"),
+        (
+            {"selector": "typiclust", "params": {"k": 3}},
+            "selector 'typiclust' was removed: it did not beat a random choice "
+            "among the flagged queries. Use random_flagged, or herding, the default.",
+        ),
         ({"params": {"kk": 1}}, "selector 'herding' has no parameter 'kk'. It takes over, traffic, bandwidth"),
         ({"budget": -1}, "[select] budget is -1. Give 0 or more."),
         ({"items_per_query": 1}, "[select] items_per_query is 1. Give 2 or more."),

@@ -1,4 +1,4 @@
-"""Selectors: laws over the registry, herding against brute force, the sparse kernel against the dense one."""
+"""Selectors: laws over the product's and the benchmark's, herding against brute force, sparse against dense."""
 
 from __future__ import annotations
 
@@ -11,59 +11,31 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
+from benchmarks.cycle.selectors import COMPARED
 from darl_opensearch.errors import UsageError
+from tests.helpers.selectors import made, permuted, registry_of, select, unit
 from trainer.dasa import SELECTORS, Candidates
 from trainer.dasa.coverage import DenseCoverage, SparseCoverage, bandwidth_of, covered_by, kernel
 from trainer.dasa.neighbours import nearest
 
 laws = settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
-GREEDY = sorted(set(SELECTORS) - {"typiclust"})  # its clusters depend on the budget
-RANDOM = {"random", "random_flagged"}
-
-
-def unit(rows: np.ndarray) -> np.ndarray:
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
-
-
-def made(n: int, seed: int, *, h: int = 6, caps: dict[str, int] | None = None) -> Candidates:
-    rng = np.random.default_rng(seed)
-    return Candidates(
-        features=unit(rng.normal(size=(n, h))),
-        cost=rng.integers(1, 6, n),
-        traffic=rng.integers(1, 50, n).astype(float),
-        strangeness=rng.normal(size=n),
-        flagged=rng.random(n) < 0.7,
-        uncertainty=rng.random(n),
-        slices=tuple(rng.choice(["", "pet", "bike"], n).tolist()),
-        caps=caps or {},
-        contrast=rng.random(n),
-    )
-
-
-def permuted(candidates: Candidates, order: np.ndarray) -> Candidates:
-    arrays = ("features", "cost", "traffic", "strangeness", "flagged", "uncertainty", "contrast")
-    slices = tuple(candidates.slices[i] for i in order)
-    return dataclasses.replace(candidates, slices=slices, **{a: getattr(candidates, a)[order] for a in arrays})
-
-
-def select(name: str, candidates: Candidates, known: np.ndarray, budget: int, seed: int = 0, **params) -> list[int]:
-    make, values = SELECTORS.resolve(name, params)
-    return make(**values)(candidates, known, budget, np.random.default_rng(seed))
+NAMES = sorted({*SELECTORS, *COMPARED})
+GREEDY = [name for name in NAMES if name != "typiclust"]  # its clusters depend on the budget
 
 
 pools = st.integers(0, 40)
 seeds = st.integers(0, 2**16)
 
 
-@pytest.mark.parametrize("name", sorted(SELECTORS))
+@pytest.mark.parametrize("name", NAMES)
 def test_what_is_registered_has_a_source_a_summary_and_the_defaults_it_declares(name):
-    entry = SELECTORS[name]
+    entry = registry_of(name)[name]
     assert entry.cite and entry.summary.endswith(".")
-    make, values = SELECTORS.resolve(name, {})
+    make, values = registry_of(name).resolve(name, {})
     assert dataclasses.asdict(make()) == values
 
 
-@pytest.mark.parametrize("name", sorted(SELECTORS))
+@pytest.mark.parametrize("name", NAMES)
 @laws
 @given(n=pools, m=st.integers(0, 10), seed=seeds, budget=st.integers(0, 150), cap=st.none() | st.integers(0, 12))
 def test_never_twice_never_over_budget_seeded(name, n, m, seed, budget, cap):
@@ -79,7 +51,7 @@ def test_never_twice_never_over_budget_seeded(name, n, m, seed, budget, cap):
     assert select(name, candidates, known, budget, seed) == chosen
 
 
-@pytest.mark.parametrize("name", sorted(SELECTORS))
+@pytest.mark.parametrize("name", NAMES)
 def test_a_budget_for_all_takes_all_that_may_be_taken(name):
     candidates = made(30, 3)
     every = set(range(30)) if name == "random" else set(np.flatnonzero(candidates.flagged).tolist())
@@ -96,7 +68,7 @@ def test_a_smaller_budget_gives_a_prefix(name, n, m, seed, budgets):
     assert more[: len(fewer)] == fewer
 
 
-@pytest.mark.parametrize("name", sorted(set(SELECTORS) - RANDOM))
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("random", "random_flagged")])
 @laws
 @given(n=st.integers(1, 40), seed=seeds, budget=st.integers(0, 80))
 def test_the_order_of_candidates_is_no_signal(name, n, seed, budget):
@@ -170,9 +142,7 @@ def test_herding_by_hand():
         features=np.stack([east, north, north, up]),
         cost=np.array([1, 2, 1, 1]),
         traffic=np.array([9.0, 4.0, 4.0, 9.0]),
-        strangeness=np.zeros(4),
         flagged=np.ones(4, dtype=bool),
-        uncertainty=np.zeros(4),
         slices=("", "", "", ""),
     )
     # Gains: east 0. north (4 + 4)(1 - 1/e), for 2 pairs or for 1. up 9 (1 - 1/e) when traffic counts in full.
@@ -246,56 +216,7 @@ def test_approximate_neighbours_are_mostly_the_exact_ones():
     assert_allclose(cosines, np.minimum(own, 1.0), atol=1e-6)  # exact for whatever was found
 
 
-# ---- the others
-
-
-def test_k_center_takes_the_farthest_of_known_and_chosen():
-    angles = np.radians([5.0, 40.0, 90.0, 100.0])
-    candidates = dataclasses.replace(
-        made(4, 0),
-        features=np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32),
-        flagged=np.ones(4, dtype=bool), cost=np.ones(4, dtype=np.int64),
-    )  # fmt: skip
-    known = np.array([[1.0, 0.0]], dtype=np.float32)
-    assert select("k_center", candidates, known, 4) == [3, 1, 2, 0]
-    assert select("novelty", candidates, known, 4) == [3, 2, 1, 0]  # the second beside the first
-
-
-def test_novelty_reads_the_kth_known_neighbour():
-    candidates = dataclasses.replace(
-        made(2, 0),
-        features=np.array([[1, 0, 0], [0, 1, 0]], dtype=np.float32),
-        flagged=np.ones(2, dtype=bool), cost=np.ones(2, dtype=np.int64),
-    )  # fmt: skip
-    known = unit(np.array([[1, 0.1, 0], [0.2, 1, 0], [0.3, 1, 0]]))  # two beside the second candidate
-    assert select("novelty", candidates, known, 2) == [1, 0]
-    assert select("novelty", candidates, known, 2, k=2) == [0, 1]
-    assert select("novelty", candidates, known, 2, k=9) == select("novelty", candidates, known, 2, k=3)
-
-
-def test_uncertainty_takes_the_highest_entropy_first():
-    candidates = dataclasses.replace(
-        made(3, 0), uncertainty=np.array([0.1, 0.9, 0.5]), flagged=np.ones(3, dtype=bool), cost=np.array([1, 5, 1])
-    )
-    assert select("uncertainty", candidates, np.empty((0, 6)), 7) == [1, 2, 0]
-    assert select("uncertainty", candidates, np.empty((0, 6)), 4) == []  # the first does not fit: it ends there
-
-
-def test_typiclust_takes_the_middle_of_clusters_without_known_ones():
-    rng = np.random.default_rng(0)
-    centres = np.eye(3)
-    groups = [
-        unit(centre + 0.1 * rng.normal(size=(size, 3))) for centre, size in zip(centres, (30, 20, 10), strict=True)
-    ]
-    features = np.concatenate(groups)
-    candidates = dataclasses.replace(
-        made(60, 0, h=3), features=features, flagged=np.ones(60, dtype=bool), cost=np.ones(60, dtype=np.int64)
-    )
-    known = unit(centres[:1] + 0.05 * rng.normal(size=(1, 3)))  # in the largest group
-    first, second = select("typiclust", candidates, known, 2)
-    assert 30 <= first < 50 <= second < 60  # the larger of the groups with nothing known, then the other
-    for row, group in ((first, groups[1]), (second, groups[2])):
-        assert features[row] @ unit(group.mean(axis=0, keepdims=True))[0] > 0.99
+# ---- random_flagged
 
 
 def test_random_flagged_has_equal_chances():

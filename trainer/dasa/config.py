@@ -11,6 +11,8 @@ from darl_opensearch.fields import check_least, option, parameters
 from trainer.dasa.registry import Selector
 from trainer.dasa.selectors import SELECTORS
 
+RETIRED = ("contrast", "k_center", "novelty", "typiclust", "uncertainty")  # now in benchmarks/cycle/selectors
+
 
 @dataclass(frozen=True, kw_only=True)
 class SelectConfig:
@@ -40,6 +42,11 @@ class SelectConfig:
 
     def __post_init__(self) -> None:
         """Check the selector, its parameters, and ranges."""
+        if self.selector in RETIRED:
+            raise UsageError(
+                f"selector {self.selector!r} was removed: it did not beat a random choice among the flagged queries",
+                todo="use random_flagged, or herding, the default",
+            )
         SELECTORS.resolve(self.selector, self.params)
         check_least("select", self, 0, "budget", "control_queries", "near_rows", "noise", "known_queries", "seed")
         check_least("select", self, 1, "machine_per_minute", "noise_requests")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from trainer.dasa.config import SelectConfig
 from trainer.dasa.features import Request
 from trainer.dasa.lists import Lister
-from trainer.dasa.mix import Listed, entropy, mixed
+from trainer.dasa.mix import Listed, mixed
 from trainer.dasa.registry import Floats
 from trainer.dasa.work import Queries, Work
 
@@ -30,10 +30,7 @@ class Embedded:
     :param rows: ``[n]``, their rows among the log's queries.
     :param features: ``[n, h]`` float32 of unit length, memory-mapped.
     :param cost: ``[n]``, items of each.
-    :param strangeness: ``[n]``, mean ``ood_distance`` of the items.
     :param flagged: ``[n]``, whether it is out of distribution.
-    :param uncertainty: ``[n]``, mean entropy of ``grade_probs``, in nats.
-    :param contrast: ``[n]``, standard deviation of the items' scores.
     :param few: queries that were left out, for want of items.
     """
 
@@ -41,10 +38,7 @@ class Embedded:
     rows: NDArray[np.int64]
     features: Floats
     cost: NDArray[np.int64]
-    strangeness: NDArray[np.float64]
     flagged: NDArray[np.bool_]
-    uncertainty: NDArray[np.float64]
-    contrast: NDArray[np.float64]
     few: int
 
     def keep(self, which: NDArray[np.bool_], path: Path) -> Embedded:
@@ -60,10 +54,7 @@ class Embedded:
             for start in range(0, len(kept), 4096):
                 file.write(np.ascontiguousarray(self.features[kept[start : start + 4096]]).tobytes())
         features = mapped(path, len(kept), self.features.shape[1])
-        return Embedded(
-            self.places[kept], self.rows[kept], features, self.cost[kept], self.strangeness[kept],
-            self.flagged[kept], self.uncertainty[kept], self.contrast[kept], self.few,
-        )  # fmt: skip
+        return Embedded(self.places[kept], self.rows[kept], features, self.cost[kept], self.flagged[kept], self.few)
 
 
 def mapped(path: Path, count: int, width: int) -> Floats:
@@ -148,14 +139,9 @@ def _is_flagged(queries: Queries, row: int, listed: Sequence[Listed], config: Se
 def _read(work: Work, path: Path, queries: Queries, rows: Sequence[int], kept: int, width: int) -> Embedded:
     places = np.arange(kept, dtype=np.int64)
     found, cost = np.zeros((2, kept), dtype=np.int64)
-    strangeness, uncertainty, contrast = np.zeros((3, kept))
     flagged = np.zeros(kept, dtype=np.bool_)
     for place, (number, flag, listed) in enumerate(work.candidates(kept)):
         found[place], cost[place], flagged[place] = number, len(listed), flag
-        strangeness[place] = np.mean([item.ood_distance for item in listed])
-        uncertainty[place] = np.mean([entropy(item.grade_probs) for item in listed])
-        contrast[place] = np.std([item.score or 0.0 for item in listed])
     order = np.argsort(queries.ids)
     found = order[np.searchsorted(queries.ids, found, sorter=order)]
-    few = len(rows) - kept
-    return Embedded(places, found, mapped(path, kept, width), cost, strangeness, flagged, uncertainty, contrast, few)
+    return Embedded(places, found, mapped(path, kept, width), cost, flagged, few=len(rows) - kept)

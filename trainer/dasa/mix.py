@@ -40,10 +40,3 @@ def mixed(listed: list[Listed], count: int) -> list[Listed]:
         return ranked
     places = np.linspace(0, len(ranked) - 1, count).round().astype(int)  # distinct: they are more than 1 apart
     return [ranked[place] for place in places]
-
-
-def entropy(grade_probs: tuple[float, ...]) -> float:
-    """Entropy of a distribution over grades."""
-    p = np.asarray(grade_probs, dtype=np.float64)
-    p = p[p > 0]
-    return float(-(p * np.log(p)).sum())

@@ -25,24 +25,18 @@ class Candidates:
     :param features: ``[n, h]`` float32 of unit length, what similarity is measured on.
     :param cost: ``[n]`` int64, pairs to be judged for each; at least 1.
     :param traffic: ``[n]`` float64, requests that each stands for; above 0.
-    :param strangeness: ``[n]`` float64, mean ``ood_distance`` of its items.
     :param flagged: ``[n]`` bool, whether the detector calls it out of distribution.
-    :param uncertainty: ``[n]`` float64, mean entropy of its items' ``grade_probs`` in nats.
     :param slices: ``n`` names of parts of traffic, ``""`` where there is none.
     :param caps: most pairs of a slice that may be judged, for the slices that are held back; a candidate that its
         slice has no room for is passed over.
-    :param contrast: ``[n]`` float64, standard deviation of its items' scores; empty: not known.
     """
 
     features: Floats
     cost: NDArray[np.int64]
     traffic: NDArray[np.float64]
-    strangeness: NDArray[np.float64]
     flagged: NDArray[np.bool_]
-    uncertainty: NDArray[np.float64]
     slices: tuple[str, ...]
     caps: Mapping[str, int] = field(default_factory=dict)
-    contrast: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
 
     def __len__(self) -> int:
         return len(self.cost)

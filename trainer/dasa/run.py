@@ -314,9 +314,13 @@ def _choose(
     cap = int(config.slice_cap * config.budget)
     caps = {name: cap for name in set(slices) if name} if config.slice_cap < 1.0 else {}
     candidates = Candidates(
-        features=pool.features, cost=pool.cost, traffic=traffic[pool.rows], strangeness=pool.strangeness,
-        flagged=pool.flagged, uncertainty=pool.uncertainty, slices=slices, caps=caps, contrast=pool.contrast,
-    )  # fmt: skip
+        features=pool.features,
+        cost=pool.cost,
+        traffic=traffic[pool.rows],
+        flagged=pool.flagged,
+        slices=slices,
+        caps=caps,
+    )
     selector, _ = config.make()
     chosen = selector(candidates, known, config.budget, np.random.default_rng([config.seed, 1]))
     return [int(pool.places[row]) for row in chosen]

@@ -1,25 +1,6 @@
 """Selectors: which candidates to have judged, one idea a file, in one registry."""
 
 from trainer.dasa.registry import SELECTORS  # isort: skip
-from trainer.dasa.selectors import (
-    contrast,
-    herding,
-    k_center,
-    novelty,
-    random,
-    random_flagged,
-    typiclust,
-    uncertainty,
-)
+from trainer.dasa.selectors import herding, random, random_flagged
 
-__all__ = [
-    "SELECTORS",
-    "contrast",
-    "herding",
-    "k_center",
-    "novelty",
-    "random",
-    "random_flagged",
-    "typiclust",
-    "uncertainty",
-]
+__all__ = ["SELECTORS", "herding", "random", "random_flagged"]

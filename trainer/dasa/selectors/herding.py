@@ -1,4 +1,4 @@
-"""DASA's own: cover the strange traffic, given what was trained on."""
+"""DASA's own: cover the flagged traffic, given what was trained on."""
 
 from __future__ import annotations
 
@@ -18,8 +18,14 @@ from trainer.dasa.coverage import (
 )
 from trainer.dasa.neighbours import nearest
 from trainer.dasa.registry import SELECTORS, Candidates, Floats
-from trainer.dasa.selectors.over import OVER, rows_over
 from trainer.registry import Param
+
+OVER = Param(
+    kind=str,
+    default="flagged",
+    choices=("flagged", "all"),
+    help="choose among the candidates that the detector flags, or among all",
+)
 
 
 @SELECTORS.register(
@@ -99,6 +105,14 @@ class Herding:
         kept = min(self.neighbours + 1, k)
         similarities = kernel(cosines[:, :kept], bandwidth)
         return SparseCoverage(rows[:, :kept], similarities, weights, covered_by(known, features, bandwidth))
+
+
+def rows_over(candidates: Candidates, over: str) -> NDArray[np.int64]:
+    """List the rows that may be chosen, ascending.
+
+    :param over: ``flagged`` or ``all``.
+    """
+    return np.flatnonzero(candidates.flagged) if over == "flagged" else np.arange(len(candidates))
 
 
 def _kth_largest(rows: Floats, k: int) -> Floats:

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from benchmarks.cycle.selectors.registry import COMPARED, Described, descending
 from trainer.dasa.purse import take_in_order
-from trainer.dasa.registry import SELECTORS, Candidates, Floats
-from trainer.dasa.selectors.over import OVER, descending, rows_over
+from trainer.dasa.registry import Floats
+from trainer.dasa.selectors.herding import OVER, rows_over
 
 
-@SELECTORS.register(
+@COMPARED.register(
     "contrast",
     cite="ours; after optimal design, where a comparison informs by the square of its features' difference "
     "(Atkinson and Donev 1992)",
@@ -30,13 +31,12 @@ class Contrast:
 
     over: str = "flagged"
 
-    def __call__(self, candidates: Candidates, known: Floats, budget: int, rng: np.random.Generator) -> list[int]:
+    def __call__(self, candidates: Described, known: Floats, budget: int, rng: np.random.Generator) -> list[int]:
         """Choose.
 
-        :param candidates: what there is to choose from; where contrast is not known, all are equal.
+        :param candidates: what there is to choose from.
         :param known: not used.
         :return: rows; of the same seed, a smaller budget gives a prefix.
         """
         rows = rows_over(candidates, self.over)
-        contrast = candidates.contrast[rows] if len(candidates.contrast) else np.zeros(len(rows))
-        return take_in_order(rows[descending(contrast, rng)], candidates, budget)
+        return take_in_order(rows[descending(candidates.contrast[rows], rng)], candidates, budget)

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from benchmarks.cycle.selectors.registry import COMPARED, Described, descending
 from trainer.dasa.purse import take_in_order
-from trainer.dasa.registry import SELECTORS, Candidates, Floats
-from trainer.dasa.selectors.over import OVER, descending, rows_over
+from trainer.dasa.registry import Floats
+from trainer.dasa.selectors.herding import OVER, rows_over
 
 
-@SELECTORS.register(
+@COMPARED.register(
     "uncertainty",
     cite="entropy sampling, Settles 2009, Active Learning Literature Survey, section 3.1",
     params={"over": OVER},
@@ -25,7 +26,7 @@ class Uncertainty:
 
     over: str = "flagged"
 
-    def __call__(self, candidates: Candidates, known: Floats, budget: int, rng: np.random.Generator) -> list[int]:
+    def __call__(self, candidates: Described, known: Floats, budget: int, rng: np.random.Generator) -> list[int]:
         """Choose.
 
         :param candidates: what there is to choose from.

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from benchmarks.cycle.selectors.registry import COMPARED
 from trainer.dasa.neighbours import nearest
 from trainer.dasa.purse import Purse
-from trainer.dasa.registry import SELECTORS, Candidates, Floats
-from trainer.dasa.selectors.over import OVER, rows_over
+from trainer.dasa.registry import Candidates, Floats
+from trainer.dasa.selectors.herding import OVER, rows_over
 
 
-@SELECTORS.register(
+@COMPARED.register(
     "k_center",
     cite="Sener and Savarese 2018, arXiv:1708.00489, the greedy 2-approximation",
     params={"over": OVER},

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from benchmarks.cycle.selectors.registry import COMPARED, descending
 from trainer.dasa.neighbours import nearest
 from trainer.dasa.purse import take_in_order
-from trainer.dasa.registry import SELECTORS, Candidates, Floats
-from trainer.dasa.selectors.over import OVER, descending, rows_over
+from trainer.dasa.registry import Candidates, Floats
+from trainer.dasa.selectors.herding import OVER, rows_over
 from trainer.registry import Param
 
 
-@SELECTORS.register(
+@COMPARED.register(
     "novelty",
     cite="the distance of Sun et al. 2022, arXiv:2204.06507, as an order of choice",
     params={

@@ -8,17 +8,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.cycle.selectors.registry import COMPARED
 from darl_opensearch.errors import load
 from trainer.dasa.neighbours import nearest
 from trainer.dasa.purse import Purse
-from trainer.dasa.registry import SELECTORS, Candidates, Floats
-from trainer.dasa.selectors.over import OVER, rows_over
+from trainer.dasa.registry import Candidates, Floats
+from trainer.dasa.selectors.herding import OVER, rows_over
 from trainer.registry import Param
 
 FEW_ROWS = 10_000
 
 
-@SELECTORS.register(
+@COMPARED.register(
     "typiclust",
     cite="Hacohen et al. 2022, arXiv:2202.02794",
     params={

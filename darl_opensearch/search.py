@@ -195,7 +195,7 @@ class PipelineSearch:
             query_id=query_id,
             slice=slice,
             hits=hits,
-            reranked=_in_order(hits),
+            reranked=is_in_order(hits),
             took_ms=took_ms,
             total=(answer.get("hits", {}).get("total") or {}).get("value"),
             mode=self.shape.mode,
@@ -286,7 +286,8 @@ def _body(query: str, size: int, body: Mapping[str, Any] | None) -> dict[str, An
     return {key: value for key, value in body.items() if key != "track_total_hits"} | {"size": size}
 
 
-def _in_order(hits: Sequence[RankedHit]) -> bool:
+def is_in_order(hits: Sequence[RankedHit]) -> bool:
+    """Whether all hits were scored and stand in the order of their scores."""
     if any(hit.grade is None or hit.first_score is None for hit in hits):
         return False
     scores = [hit.score or 0.0 for hit in hits]

@@ -73,7 +73,7 @@ def material(folder: Path, *, seed: int) -> Material:
         items |= texts.passages
         rows = [(f"{name}-{i}", q, judged[:ITEMS]) for i, (q, judged) in enumerate(zip(texts.queries, texts.judged,
                                                                                       strict=True))]  # fmt: skip
-        rows = _distinct(rows)
+        rows = leave_out_repeats(rows)
         order = [rows[i] for i in np.random.default_rng([seed, len(name)]).permutation(len(rows))]
         if name == "esci":
             n_test, n_dev = round(len(order) * 0.3), round(len(order) * 0.15)
@@ -85,7 +85,7 @@ def material(folder: Path, *, seed: int) -> Material:
     return Material(items, parts)
 
 
-def _distinct(rows: Queries) -> Queries:
+def leave_out_repeats(rows: Queries) -> Queries:
     """Leave out a query whose very words another one has."""
     found: dict[str, tuple[str, str, list[tuple[str, int]]]] = {}
     for row in rows:
@@ -333,11 +333,11 @@ def changes(per_query: Mapping[str, Mapping[str, Floats]]) -> dict[str, Any]:
         claims |= {f"{p}: {ALONE} - cosine": paired(per_query[p][ALONE], per_query[p]["cosine"]) for p in CUTOFF}
     return {
         "changes": {name: {**c.interval.to_json(), "p": round(c.p, 5)} for name, c in claims.items()},
-        "gap_closed": {name: _share_closed(gap[ALONE], gap[name]) for name in (POOLED, STAGED)},
+        "gap_closed": {name: measure_share_closed(gap[ALONE], gap[name]) for name in (POOLED, STAGED)},
     }
 
 
-def _share_closed(whole: Floats, left: Floats) -> dict[str, Any]:
+def measure_share_closed(whole: Floats, left: Floats) -> dict[str, Any]:
     """``1 - left / whole`` over the same queries, resampled together."""
     there = ~np.isnan(whole) & ~np.isnan(left)
     sums = np.stack([(whole - left)[there], whole[there]], axis=1)

@@ -70,7 +70,7 @@ def cli(
     if dry_run:
         emit(vars(plan), as_json=as_json, text=_plan(plan))
         return
-    emit(result.to_json(), as_json=as_json, text=_summary(result))
+    emit(result.to_json(), as_json=as_json, text=summarize_cycle(result))
     if result.outcome == "refused":
         ctx.exit(EXIT_REFUSED)
 
@@ -83,7 +83,8 @@ def _plan(plan: Any) -> str:
     return f"Cycle {plan.cycle} {verb} ({'; '.join(plan.reasons)}).{done} To do: {', '.join(plan.todo)}."
 
 
-def _summary(result: Any) -> str:
+def summarize_cycle(result: Any) -> str:
+    """Sum a cycle up in a line a step and one for its end."""
     lines = [_LINES[name](left) for name, left in result.steps.items() if name in _LINES]
     end = {
         "idle": "No cycle has begun", "waiting": f"Cycle {result.cycle} waits", "stopped": f"Cycle {result.cycle}",

@@ -118,7 +118,7 @@ def cli(
     hook = Webhook.of(webhook)
     options = ReleaseOptions(
         pipeline=pipeline, mode=mode, scorer=scorer, max_k=max_k, oversample=oversample, query_path=query_path,
-        with_query_id=with_query_id, keep=keep, index=index, gate=_read_gate(gate) if gate else None, note=words,
+        with_query_id=with_query_id, keep=keep, index=index, gate=read_gate_report(gate) if gate else None, note=words,
         apply_settings=apply_settings, deploy_timeout=deploy_timeout, grace=grace, history=history,
     )  # fmt: skip
     target = Cluster.open(cluster, dry_run=dry_run)
@@ -155,7 +155,8 @@ def released_text(done: Release) -> str:
     return "\n".join(lines)
 
 
-def _read_gate(path: Path) -> dict[str, Any]:
+def read_gate_report(path: Path) -> dict[str, Any]:
+    """Read what ``darl gate --out`` wrote."""
     if path.stat().st_size > MOST_GATE_BYTES:
         raise InputError("too large for a report of darl gate", where=str(path), todo="make it by darl gate --out")
     try:

@@ -112,7 +112,7 @@ def cli(
     result = outcome.to_json() | {"logged": logged}
     for hit in result["hits"]:
         hit["position_before"] = before.get(hit["id"])
-    emit(result, as_json=as_json, text="" if as_json else _table(outcome, before))
+    emit(result, as_json=as_json, text="" if as_json else format_outcome(outcome, before))
 
 
 @contextlib.contextmanager
@@ -127,7 +127,8 @@ def _opened(card: Card, spool: Path | None, **settings: Any) -> Iterator[OodLog]
         yield log
 
 
-def _table(outcome: SearchOutcome, before: dict[str, int]) -> str:
+def format_outcome(outcome: SearchOutcome, before: dict[str, int]) -> str:
+    """Format the hits as a table, with each one's position before reranking."""
     if not outcome.hits:
         return "nothing found"
     lines = [f"{'now':>3}  {'before':>6}  {'score':>6}  {'grade':<14}  ood   item"]

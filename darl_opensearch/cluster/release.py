@@ -106,7 +106,7 @@ def release(
     history = History(cluster, options.pipeline, options.history)
     events, now = history.events(), read_now(cluster, options.pipeline)
     check_free(cluster, PipelineOptions(options.pipeline))
-    if no := _gate_says_no(options.gate, opened, now):
+    if no := find_gate_refusal(options.gate, opened, now):
         raise _refused(history, no, opened, "", options, now)
 
     report(STEPS[0], 0, len(STEPS))
@@ -185,8 +185,11 @@ def _pipeline_options(options: ReleaseOptions, now: Now) -> PipelineOptions:
     return dataclasses.replace(there, **asked)
 
 
-def _gate_says_no(gate: Mapping[str, Any] | None, bundle: Bundle, now: Now) -> DarlError | None:
-    """Find what of a gate's report stands in the way."""
+def find_gate_refusal(gate: Mapping[str, Any] | None, bundle: Bundle, now: Now) -> DarlError | None:
+    """Find what in a gate's report forbids releasing the bundle; None: nothing does.
+
+    :raises InputError: for anything but such a report.
+    """
     if gate is None:
         return None
     try:

@@ -82,7 +82,7 @@ def run_demo(options: DemoOptions, say: Callable[[str], object], update: Callabl
             with clock.step("node"):
                 update("starting the node", 0, 1)
                 url = stack.enter_context(backends.node(keep=options.keep))
-        bundle = _make(options, clock, update)
+        bundle = make_bundle(options, clock, update)
         sample = read_sample(options.sample, bundle)
         runs, pairs = _search(options, url, bundle, sample, clock, update)
         with clock.step("second act"):
@@ -91,7 +91,7 @@ def run_demo(options: DemoOptions, say: Callable[[str], object], update: Callabl
     return _result(bundle, sample, runs, pairs, second, clock.seconds, embedded=embedded)
 
 
-def _make(options: DemoOptions, clock: _Clock, update: Callable[[str, int, int], object]) -> Bundle:
+def make_bundle(options: DemoOptions, clock: _Clock, update: Callable[[str, int, int], object]) -> Bundle:
     """Train and export, or find that it is done."""
     plan = load("trainer.stages.plan", "train")
     config_module = load("trainer.config", "train")
@@ -171,12 +171,14 @@ def _result(
     quality, by_slice = report.quality_table(runs, sample, gains)
     shares = ood_shares(pairs, sample)
     with Scorer.open(bundle) as scorer:
-        examples = [_example(query, runs, sample, bundle, scorer) for query in _choose(runs, sample, pairs, gains)]
+        examples = [
+            _example(query, runs, sample, bundle, scorer) for query in choose_examples(runs, sample, pairs, gains)
+        ]
     scored = len(pairs) if embedded else _scored(runs, sample, pairs)
     broken = failures(runs[1:], runs[0].name, by_slice["all kinds"], len(pairs), scored)
     broken += alarms(shares, alpha)
     second_table, second_figures = report.second_act_table(second, runs[0], sample, gains)
-    broken += _second_failures(second)
+    broken += find_second_act_failures(second)
     figures = {
         "embedded": embedded,
         "model": {"name": bundle.card.name, "version": bundle.card.version, "sha256": bundle.identity},
@@ -206,7 +208,7 @@ def _result(
     return DemoResult(tables, figures, tuple(broken))
 
 
-def _second_failures(second: SecondAct) -> list[str]:
+def find_second_act_failures(second: SecondAct) -> list[str]:
     """Say what of the second act makes the demo fail; a gate that says no does not."""
     found = [
         f"{searched.run.name}: {len(searched.run.not_reranked)} searches came back not reranked"
@@ -226,7 +228,9 @@ def _scored(runs: list[RouteRun], sample: Sample, pairs: list[PairRecord]) -> in
     return sum(position + 1 for position in last.values()) + missing
 
 
-def _choose(runs: list[RouteRun], sample: Sample, pairs: list[PairRecord], gains: Sequence[float]) -> list[TestQuery]:
+def choose_examples(
+    runs: list[RouteRun], sample: Sample, pairs: list[PairRecord], gains: Sequence[float]
+) -> list[TestQuery]:
     """A seen query whose order improved much, and a new one that the model finds strange."""
 
     def gain(query: TestQuery) -> float:

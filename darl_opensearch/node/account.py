@@ -28,9 +28,10 @@ class Account:
         :return: True when nothing on the way is closed to the user.
         """
         path = Path(os.path.abspath(path.expanduser()))  # noqa: PTH100  resolve() would hide links' own parents
-        return all(self._may_enter(part) for part in (*path.resolve().parents, *path.parents, path))
+        return all(self.may_enter(part) for part in (*path.resolve().parents, *path.parents, path))
 
-    def _may_enter(self, part: Path) -> bool:
+    def may_enter(self, part: Path) -> bool:
+        """Whether the user may read this one file, or pass through this one folder."""
         try:
             status = part.stat()
         except FileNotFoundError:

@@ -23,7 +23,7 @@ def require_docker() -> str:
     if found is None:
         raise DarlError("docker is not on PATH", where="docker", todo="install Docker")
     try:
-        _docker("info", "--format", "{{.ServerVersion}}", timeout_s=20)
+        run_docker("info", "--format", "{{.ServerVersion}}", timeout_s=20)
     except DarlError as err:
         raise DarlError(f"the engine does not answer ({err.what})", where="docker", todo="start it") from err
     return found
@@ -61,7 +61,7 @@ def start_container(spec: NodeSpec, manifest: Manifest) -> str:
     :param manifest: names the image, which Docker fetches when it has none.
     """
     remove_container(spec.name)
-    return _docker(*run_arguments(spec, manifest), timeout_s=1800).splitlines()[-1]
+    return run_docker(*run_arguments(spec, manifest), timeout_s=1800).splitlines()[-1]
 
 
 def look_at_container(container: str) -> Seen | None:
@@ -71,7 +71,9 @@ def look_at_container(container: str) -> Seen | None:
     """
     template = "{{.State.Running}} {{.State.StartedAt}} {{.State.Pid}}"
     try:
-        running, started, pid = _docker("container", "inspect", "--format", template, container, timeout_s=20).split()
+        running, started, pid = run_docker(
+            "container", "inspect", "--format", template, container, timeout_s=20
+        ).split()
     except (DarlError, ValueError):
         return None
     return Seen(started, pid) if running == "true" else None
@@ -80,7 +82,7 @@ def look_at_container(container: str) -> Seen | None:
 def stop_container(container: str) -> None:
     """End a container, if it runs, and remove it, if it is there."""
     if look_at_container(container) is not None:
-        _docker("stop", "--time", str(STOP_S), container, timeout_s=STOP_S + 30)
+        run_docker("stop", "--time", str(STOP_S), container, timeout_s=STOP_S + 30)
     remove_container(container)
 
 
@@ -90,10 +92,10 @@ def remove_container(container: str) -> None:
     :param container: its name or id.
     """
     try:
-        _docker("container", "inspect", "--format", "{{.Id}}", container, timeout_s=20)
+        run_docker("container", "inspect", "--format", "{{.Id}}", container, timeout_s=20)
     except DarlError:
         return
-    _docker("rm", "--force", container, timeout_s=60)
+    run_docker("rm", "--force", container, timeout_s=60)
 
 
 def container_log(container: str) -> str:
@@ -116,7 +118,7 @@ def container_log(container: str) -> str:
 
 def remove_volume(port: int) -> None:
     """Delete what a container kept."""
-    _docker("volume", "rm", "--force", volume(port), timeout_s=60)
+    run_docker("volume", "rm", "--force", volume(port), timeout_s=60)
 
 
 def volume(port: int) -> str:
@@ -124,7 +126,7 @@ def volume(port: int) -> str:
     return f"darl-{port}-data"
 
 
-def _docker(*arguments: str, timeout_s: float) -> str:
+def run_docker(*arguments: str, timeout_s: float) -> str:
     """Run docker once; return what it printed, stripped."""
     try:
         done = subprocess.run(

@@ -135,10 +135,10 @@ def prepare(layout: Layout, spec: NodeSpec, manifest: Manifest, account: Account
     natives = make_folder(data / "ml_cache" / manifest.natives.folder)
     for shipped in (dist / "natives").iterdir():
         if not (natives / shipped.name).exists():
-            _link(shipped, natives / shipped.name)
+            link_shipped(shipped, natives / shipped.name)
     if account is not None:
         for name in ("config", "data", "logs", "tmp"):
-            _hand_over(folder / name, account)
+            hand_over(folder / name, account)
     return folder
 
 
@@ -204,7 +204,7 @@ def _write(path: Path, text: str, account: Account | None) -> None:
     Path(name).replace(path)
 
 
-def _link(shipped: Path, target: Path) -> None:
+def link_shipped(shipped: Path, target: Path) -> None:
     """Share 440 MB with the other instances where the file system can, else copy."""
     try:
         os.link(shipped, target)  # noqa: PTH200  hardlink_to reads backwards
@@ -219,7 +219,7 @@ def _link(shipped: Path, target: Path) -> None:
             shutil.copyfileobj(source, copy, 1 << 20)
 
 
-def _hand_over(folder: Path, account: Account) -> None:
+def hand_over(folder: Path, account: Account) -> None:
     """Give a folder and all below it to the node's user, who may be moving things about in it meanwhile."""
     os.chown(folder, account.uid, account.gid, follow_symlinks=False)
     for _, folders, files, within in os.fwalk(folder):  # entries by their folder's descriptor: no link leads astray

@@ -194,13 +194,13 @@ def _up(spec: NodeSpec, report: Report, *, owned: bool) -> NodeStatus:
     with locked(layout.lock(str(spec.port)), report):
         record = read_record(folder)
         if record is not None and record.lives():
-            _wait(spec, record, folder, report)
+            wait_until_healthy(spec, record, folder, report)
             return _status(folder, spec.port)
         refuse_taken(spec.port)
         record = _start(spec, layout, account, report)
         try:
             write_record(folder, _owned(record) if owned else record)
-            _wait(spec, record, folder, report)
+            wait_until_healthy(spec, record, folder, report)
         except BaseException:
             record.stop(STOP_S)
             write_record(folder, replace(record, stopped=True))
@@ -249,7 +249,7 @@ def _choose(spec: NodeSpec, layout: Layout, manifest: Manifest, account: Account
     return "docker", None
 
 
-def _wait(spec: NodeSpec, record: Record, folder: Path, report: Report) -> None:
+def wait_until_healthy(spec: NodeSpec, record: Record, folder: Path, report: Report) -> None:
     """Wait until the node is healthy; it is an error when it ends before, or takes too long."""
     deadline, told = time.monotonic() + spec.timeout_s, False
     while True:

@@ -100,7 +100,7 @@ def stop(pid: int, timeout_s: float) -> bool:
             ) from None
         deadline = time.monotonic() + wait_s
         while time.monotonic() < deadline:
-            if not _group_lives(pid):
+            if not group_lives(pid):
                 return number == signal.SIGTERM
             time.sleep(0.05)
     raise DarlError("the process does not end, not even by SIGKILL", where=f"process {pid}")
@@ -147,7 +147,8 @@ def _reap(pid: int) -> None:
         del _children[pid]
 
 
-def _group_lives(group: int) -> bool:
+def group_lives(group: int) -> bool:
+    """Whether any process of a group is still running."""
     _reap(group)
     if not PROC.is_dir():
         try:

@@ -138,7 +138,7 @@ def run_on_ray(
     threads = job.threads or 1
     with _connected(ray, address, cores=(workers or max(1, available_cores() // threads)) * threads) as where:
         need = {"num_gpus": 1} if job.provider == "cuda" else {"num_cpus": threads}
-        count = workers or _room(ray, need, where)
+        count = workers or count_workers(ray, need, where)
         attempts = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Attempts).remote()
         with _settings(data):
             shards = data.read_datasource(_datasource(data, source, frozenset(done)), num_cpus=0, override_num_blocks=1)
@@ -262,7 +262,7 @@ def _row(shard: int, files: dict[str, bytes | None], error: str | None) -> Any:
     )
 
 
-def _room(ray: ModuleType, need: dict[str, int], where: str) -> int:
+def count_workers(ray: ModuleType, need: dict[str, int], where: str) -> int:
     """How many workers the cluster has room for."""
     ((name, number),) = need.items()
     there = ray.cluster_resources().get(name.removeprefix("num_").removesuffix("s").upper(), 0)

@@ -127,9 +127,9 @@ def test_a_judged_product_that_is_not_there_is_named(tmp_path):
 
 def test_the_share_of_a_gap_that_is_closed():
     whole, left = np.array([0.2, 0.4, np.nan]), np.array([0.1, 0.2, 0.5])
-    assert stages._share_closed(whole, left)["mean"] == pytest.approx(0.5)
-    assert stages._share_closed(whole, whole)["mean"] == 0.0
-    none = stages._share_closed(np.zeros(2), np.zeros(2))
+    assert stages.measure_share_closed(whole, left)["mean"] == pytest.approx(0.5)
+    assert stages.measure_share_closed(whole, whole)["mean"] == 0.0
+    none = stages.measure_share_closed(np.zeros(2), np.zeros(2))
     assert none["mean"] is None and none["resamples_without_a_gap"] == 1.0
 
 
@@ -159,7 +159,7 @@ def test_no_query_and_no_label_is_in_two_parts(tmp_path):
         ids = [row[0] for rows in files.values() for row in rows]
         assert len(ids) == len(set(ids)) and not {"ID", "OOD"} & set(ids)
     rows = [("a", "One  query", []), ("b", "one query", []), ("c", "another", [])]
-    assert [row[0] for row in stages._distinct(rows)] == ["a", "c"]
+    assert [row[0] for row in stages.leave_out_repeats(rows)] == ["a", "c"]
 
 
 @pytest.mark.parametrize("name", ["losses", "graded", "stages", "speed", "memory"])

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from darl_opensearch.cli.release import _read_gate
+from darl_opensearch.cli.release import read_gate_report
 from darl_opensearch.cluster import RegisterOptions
 from darl_opensearch.cluster.config_files import placeholders
 from darl_opensearch.cluster.history import Event, History, Served
 from darl_opensearch.cluster.pipelines import PipelineOptions, models_in, options_of, pipelines_for
-from darl_opensearch.cluster.release import ReleaseOptions, RollbackOptions, _gate_says_no
+from darl_opensearch.cluster.release import ReleaseOptions, RollbackOptions, find_gate_refusal
 from darl_opensearch.cluster.rollback import way_back
 from darl_opensearch.cluster.switching import Now, take_over
 from darl_opensearch.cluster.versions import superfluous
@@ -163,7 +163,7 @@ def test_a_gates_report_that_is_none(tiny, tmp_path, text, why):
     path = tmp_path / "gate.json"
     path.write_text(text)
     with pytest.raises(InputError, match=why + ".*Make it by darl gate --out"):
-        _gate_says_no(_read_gate(path), tiny, Now({}, None))
+        find_gate_refusal(read_gate_report(path), tiny, Now({}, None))
 
 
 @pytest.mark.parametrize(

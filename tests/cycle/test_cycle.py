@@ -9,7 +9,7 @@ import shutil
 import pytest
 
 from darl_opensearch.bundle import Bundle
-from darl_opensearch.cli.cycle import _summary
+from darl_opensearch.cli.cycle import summarize_cycle
 from darl_opensearch.cluster import ClusterOptions
 from darl_opensearch.cycle import Surroundings
 from darl_opensearch.errors import ClusterError, DarlError, GateRefused, InputError, UsageError
@@ -334,7 +334,7 @@ def test_a_missing_key_is_looked_up_on_its_page(tmp_path):
 @pytest.mark.parametrize(("known", "more"), [(0, ""), (7, "; 7 had been before")])
 def test_what_was_judged_before_is_counted(known, more):
     left = {"judge": {"selected": 3, "control": 5, "known": known}}
-    said = _summary(CycleResult("0002", "stopped", "next is train", left))
+    said = summarize_cycle(CycleResult("0002", "stopped", "next is train", left))
     assert said == f"judge      3 and 5 were judged{more}\nCycle 0002: next is train."
 
 
@@ -344,9 +344,9 @@ def test_a_thin_calibration_can_be_seen(released):
     alarms = ood["false_alarms_seen_items"]["mean"]
     on = f"{ood['calibration_pairs']:,} pairs of {ood['calibration_queries']:,} held-out queries"
     of = f"of items trained on it calls {alarms:.3f} OOD, for alpha {ood['alpha']:g}"
-    assert f"OOD score calibrated on {on}; {of}\n" in _summary(result)
+    assert f"OOD score calibrated on {on}; {of}\n" in summarize_cycle(result)
     thin = dict(result.steps["train"]) | {"ood": {**ood, "false_alarms_seen_items": None}}
-    assert "held-out queries\n" in _summary(CycleResult("0002", "stopped", "next is export", {"train": thin}))
+    assert "held-out queries\n" in summarize_cycle(CycleResult("0002", "stopped", "next is export", {"train": thin}))
 
 
 def test_there_is_no_such_step(small, tmp_path):

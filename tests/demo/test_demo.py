@@ -128,16 +128,16 @@ def second_act(tiny, **changes):
 
 def test_a_second_act_that_does_not_come_back_fails_the_demo(tiny, sample):
     act = second_act(tiny)(SimpleNamespace(sample=sample))
-    assert steps._second_failures(act) == []
+    assert steps.find_second_act_failures(act) == []
     lost = dataclasses.replace(act, back=Searched(RouteRun("version 1 again", ranked={"q0": ["t-1"]}), {}))
-    assert steps._second_failures(lost) == ["after the rollback version 1 does not answer as before"]
+    assert steps.find_second_act_failures(lost) == ["after the rollback version 1 does not answer as before"]
     first_stage = dataclasses.replace(act, after=Searched(RouteRun("version 2", not_reranked=["q0"]), {}))
-    assert steps._second_failures(first_stage) == ["version 2: 1 searches came back not reranked"]
+    assert steps.find_second_act_failures(first_stage) == ["version 2: 1 searches came back not reranked"]
 
 
 def test_the_embedded_demo_says_so_and_counts_every_pair(folder, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(steps, "node_possible", lambda: NodePossible(None, "no Java and no Docker"))
-    monkeypatch.setattr(steps, "_make", lambda *_: tiny)
+    monkeypatch.setattr(steps, "make_bundle", lambda *_: tiny)
     monkeypatch.setattr(steps, "play", second_act(tiny))
     said: list[str] = []
     result = run_demo(DemoOptions(folder, tmp_path / "out"), said.append, lambda *_: None)
@@ -163,7 +163,7 @@ def test_examples_are_a_seen_query_that_gained_and_a_new_one_that_is_strange(sam
         first.add(query, ["h-1", "t-1", "b-1"], 1.0)
         ours.add(query, ["t-1", "b-1", "h-1"] if query.query_id == "q1" else ["h-1", "t-1", "b-1"], 1.0)
     strange = [r for r in records_of(request_of(0, [0.99], query_id="q4"), POLICY) if isinstance(r, PairRecord)]
-    chosen = steps._choose([first, ours], sample, strange, GAINS)
+    chosen = steps.choose_examples([first, ours], sample, strange, GAINS)
     assert [query.query_id for query in chosen] == ["q1", "q4"]
     assert all(isinstance(query, Query) for query in chosen)
 

@@ -181,16 +181,16 @@ def test_nothing_is_half_written(small, tmp_path, scratch, monkeypatch, place, e
 
 def test_a_graph_that_says_something_else_is_refused(small, tmp_path, scratch, monkeypatch):
     trained, _ = small
-    say = exporting._torch_rows
+    say = exporting.run_torch
 
     def shifted(*arguments):
         scores, features = say(*arguments)
         return scores + 2e-4, features
 
-    monkeypatch.setattr(exporting, "_torch_rows", shifted)
+    monkeypatch.setattr(exporting, "run_torch", shifted)
     with pytest.raises(GateRefused, match=r"model\.onnx: scores: off by at most 2\.0e-04, bound 0\.0001"):
         export_run(trained, base_of(trained), tmp_path / "bundle")
-    monkeypatch.setattr(exporting, "_torch_rows", lambda *a: (say(*a)[0], say(*a)[1] + 1e-3))
+    monkeypatch.setattr(exporting, "run_torch", lambda *a: (say(*a)[0], say(*a)[1] + 1e-3))
     with pytest.raises(GateRefused, match=r"features\.onnx differs from torch by 1\.0e-03"):
         export_run(trained, base_of(trained), tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()

@@ -22,8 +22,8 @@ STRANGER = Account("stranger", os.getuid() + 4711, os.getgid() + 4711)
 @pytest.fixture
 def open_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder whose parents are open to all, as far as the code can see."""
-    real = Account._may_enter
-    monkeypatch.setattr(Account, "_may_enter", lambda who, part: part in tmp_path.parents or real(who, part))
+    real = Account.may_enter
+    monkeypatch.setattr(Account, "may_enter", lambda who, part: part in tmp_path.parents or real(who, part))
     tmp_path.chmod(0o755)
     return tmp_path
 

@@ -135,4 +135,4 @@ def test_java_comes_first(engine, monkeypatch) -> None:
 def test_docker_hangs(engine, monkeypatch) -> None:
     Path(engine.folder / "bin" / "docker").write_text("#!/bin/sh\nexec sleep 30\n")
     with pytest.raises(DarlError, match=r"^docker info: no answer in 0 s\.$"):
-        docker._docker("info", timeout_s=0.2)
+        docker.run_docker("info", timeout_s=0.2)

@@ -19,7 +19,7 @@ import pytest
 from darl_opensearch.errors import DarlError, UsageError
 from darl_opensearch.node import NodeSpec, down, lifecycle, node_possible, process, running_node, status, up
 from darl_opensearch.node.account import Account
-from darl_opensearch.node.instance import CONSOLE, _hand_over, _link, prepare, read_record, write_record
+from darl_opensearch.node.instance import CONSOLE, hand_over, link_shipped, prepare, read_record, write_record
 from darl_opensearch.node.ports import RANGE, free_port, is_free
 
 
@@ -103,14 +103,14 @@ def test_links_of_the_node_user_lead_nowhere(tmp_path) -> None:
     (folder / "deep" / "own").write_text("the node's")
     (folder / "folder-link").symlink_to(outside)
     (folder / "deep" / "file-link").symlink_to(outside / "file")
-    _hand_over(folder, Account("nobody", 65534, 65534))
+    hand_over(folder, Account("nobody", 65534, 65534))
     assert {path.lstat().st_uid for path in (folder, *folder.rglob("*"))} == {65534}
     assert [outside.stat().st_uid, (outside / "file").stat().st_uid] == [0, 0]
     library = tmp_path / "library.so"
     library.write_text("shipped")
     (folder / "library.so").symlink_to(outside / "made-by-root")
     with pytest.raises(DarlError, match="something else is in the place"):
-        _link(library, folder / "library.so")
+        link_shipped(library, folder / "library.so")
     assert not (outside / "made-by-root").exists()
 
 
@@ -138,7 +138,7 @@ def test_interrupting_up_stops_the_node(world, monkeypatch) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(lifecycle, "_wait", interrupt)
+    monkeypatch.setattr(lifecycle, "wait_until_healthy", interrupt)
     with pytest.raises(KeyboardInterrupt):
         up(NodeSpec(port=(port := free_port())))
     assert processes_of(world) == []
@@ -148,7 +148,7 @@ def test_interrupting_up_stops_the_node(world, monkeypatch) -> None:
 def test_a_starting_node_is_waited_for_by_the_next_up(world, monkeypatch) -> None:
     port = free_port()
     with monkeypatch.context() as patch:
-        patch.setattr(lifecycle, "_wait", lambda *_: None)  # as if the first `up` had been killed here
+        patch.setattr(lifecycle, "wait_until_healthy", lambda *_: None)  # as if the first `up` had been killed here
         first = up(NodeSpec(port=port))
     assert status(port).state in ("starting", "running")
     second = up(NodeSpec(port=port))
@@ -161,7 +161,7 @@ def test_down_leaves_no_process(world, behaviour: str) -> None:
     node = up(NodeSpec(port=(port := free_port())))
     down(port, timeout_s=0.3)
     assert processes_of(world) == []
-    assert not process._group_lives(node.pid)  # its child included
+    assert not process.group_lives(node.pid)  # its child included
 
 
 def test_another_process_of_the_same_number_is_left_alone(world) -> None:

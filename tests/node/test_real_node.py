@@ -38,7 +38,7 @@ def test_a_real_node_comes_and_goes() -> None:
     assert not gone.folder.exists()
     if node.engine == "java":
         assert process.look(node.pid) is None
-        assert not process._group_lives(node.pid)
+        assert not process.group_lives(node.pid)
 
 
 def _get(url: str):

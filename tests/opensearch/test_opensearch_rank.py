@@ -11,8 +11,7 @@ from darl_opensearch.cluster.calls import path
 from darl_opensearch.cluster.guards import ZERO_WIDTH_SPACE
 from darl_opensearch.cluster.pipelines import DEFAULT_MAX_K, fetch
 from darl_opensearch.errors import ClusterError, InputError
-from darl_opensearch.search import PipelineSearch
-from darl_opensearch.search import _in_order as in_order
+from darl_opensearch.search import PipelineSearch, is_in_order
 
 pytestmark = pytest.mark.opensearch
 MODES = ("local", "connector")
@@ -190,7 +189,7 @@ def test_hits_that_were_scored_but_not_ordered_are_not_called_reranked(both):
     )
     hits = answer["hits"]["hits"]
     assert all("darl_score" in hit["_source"] and "previous_score" not in hit["_source"] for hit in hits)
-    assert not in_order([shape._hit(place, hit) for place, hit in enumerate(hits, 1)])
+    assert not is_in_order([shape._hit(place, hit) for place, hit in enumerate(hits, 1)])
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -193,6 +193,6 @@ def test_an_address_where_no_cluster_is(tiny, pool, tmp_path, address, code, mes
 
 def test_workers_are_as_many_as_there_is_room_for():
     cluster = types.SimpleNamespace(cluster_resources=lambda: {"CPU": 7.0, "memory": 1e9})
-    assert on_ray._room(cluster, {"num_cpus": 2}, "here") == 3
+    assert on_ray.count_workers(cluster, {"num_cpus": 2}, "here") == 3
     with pytest.raises(DarlError, match="here: a worker needs 1 gpus, and there are 0. Add machines"):
-        on_ray._room(cluster, {"num_gpus": 1}, "here")
+        on_ray.count_workers(cluster, {"num_gpus": 1}, "here")

@@ -68,7 +68,7 @@ def export_run(
         report("tracing the graph")
         export_graphs(module, work, work)
         report("comparing with torch")
-        reference, features = _torch_rows(module, model.tokenizer(), probe_texts)
+        reference, features = run_torch(module, model.tokenizer(), probe_texts)
         columns = Columns(config.grades.scale.k)
         table = trained.ood.calibration.distances.numpy()
         rows = run_pairs(work / files.MODEL, model.tokenizer(), probe_texts)
@@ -138,7 +138,7 @@ def _texts(data: RunData) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]
 
 
 @torch.no_grad()
-def _torch_rows(
+def run_torch(
     module: ContractModule, tokenizer: Any, pairs: list[tuple[str, str]]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """What torch says, one pair a pass."""

@@ -13,7 +13,7 @@ HEAVY = {"torch", "transformers", "peft", "optimum", "onnx", "onnxruntime", "tra
 # A layer may import itself and those named for it, directly or not: cli -> server|cluster|monitor -> scoring|ood -> …
 FOUNDATION = {
     "errors", "scores", "text", "bundle", "io", "bm25", "resources", "graph_contract", "spans",
-    "fields", "holm", "html_page", "",
+    "fields", "stats", "html_page", "",
 }  # fmt: skip
 LAYERS = {
     "scoring": FOUNDATION,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.cycle.curves import Table
-from darl_opensearch.holm import holm
+from darl_opensearch.stats.bootstrap import Resampled, p_of_zero, percentiles
+from darl_opensearch.stats.holm import holm
 
 DRAWS = 2000
 _BLOCK = 250
@@ -18,37 +18,15 @@ _BLOCK = 250
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """A figure and what it was in each resample.
+def state_claim(difference: Resampled) -> dict[str, float]:
+    """Say how sure a difference is.
 
-    :param point: as measured.
-    :param draws: ``[d]``.
+    :param difference: of two figures of the same resamples.
+    :return: ``mean``, ``low`` and ``high`` (95 %, percentiles), and two-sided ``p`` of no difference.
     """
-
-    point: float
-    draws: Floats
-
-    def minus(self, other: Drawn) -> Drawn:
-        """Take the difference, resample by resample.
-
-        :param other: of the same resamples.
-        :return: the difference.
-        """
-        return Drawn(self.point - other.point, self.draws - other.draws)
-
-    def claim(self) -> dict[str, float]:
-        """Say how sure a difference is.
-
-        :return: ``mean``, ``low`` and ``high`` (95 %, percentiles), and two-sided ``p`` of no difference: twice the
-            smaller share of resamples on one side of 0.
-        """
-        low, high = np.nanquantile(self.draws, [0.025, 0.975])
-        draws = self.draws[~np.isnan(self.draws)]
-        side = min(int((draws <= 0).sum()), int((draws >= 0).sum()))
-        p = min(1.0, 2 * (side + 1) / (len(draws) + 1))
-        return {"mean": round(self.point, 5), "low": round(float(low), 5), "high": round(float(high), 5),
-                "p": round(p, 5)}  # fmt: skip
+    low, high = percentiles(difference.draws)
+    return {"mean": round(difference.point, 5), "low": round(low, 5), "high": round(high, 5),
+            "p": round(p_of_zero(difference.draws), 5)}  # fmt: skip
 
 
 def weights_of_area(grid: Sequence[int]) -> Floats:
@@ -65,7 +43,7 @@ def weights_of_area(grid: Sequence[int]) -> Floats:
     return np.asarray(weights / steps.sum())
 
 
-def resampled(table: Table, points: Floats, *, draws: int = DRAWS, seed: int = 0) -> Drawn:
+def resampled(table: Table, points: Floats, *, draws: int = DRAWS, seed: int = 0) -> Resampled:
     """Mean over seeds of a weighted sum over a curve's points, with queries and seeds resampled.
 
     Both factors are drawn anew, independently (the pigeonhole bootstrap, Owen 2007, doi:10.1214/07-AOAS122), which
@@ -79,12 +57,12 @@ def resampled(table: Table, points: Floats, *, draws: int = DRAWS, seed: int = 0
     """
     used = np.flatnonzero(points)
     sums = table.sums[:, used].astype(np.float64)
-    n_seeds, _, n_queries, width = sums.shape
+    n_seeds, _, n_queries, *shape = sums.shape
     flat = np.moveaxis(sums, 2, 0).reshape(n_queries, -1)
     rng = np.random.default_rng(seed)
 
     def figure(by_query: Floats, by_seed: Floats) -> Floats:
-        totals = (by_query @ flat).reshape(len(by_query), n_seeds, len(used), width)
+        totals = (by_query @ flat).reshape(len(by_query), n_seeds, len(used), *shape)
         value = table.value(totals) @ points[used]
         there = ~np.isnan(value)
         weight = by_seed * there
@@ -99,7 +77,7 @@ def resampled(table: Table, points: Floats, *, draws: int = DRAWS, seed: int = 0
         by_query = rng.multinomial(n_queries, np.full(n_queries, 1 / n_queries), size=size).astype(np.float64)
         by_seed = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=size).astype(np.float64)
         found.append(figure(by_query, by_seed))
-    return Drawn(point, np.concatenate(found))
+    return Resampled(point, np.concatenate(found), n_queries)
 
 
 def curve(table: Table) -> list[float]:

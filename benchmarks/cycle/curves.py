@@ -16,10 +16,10 @@ from benchmarks.cycle.selectors import COMPARED
 from benchmarks.cycle.shifts import Shift, World
 from benchmarks.quality.data import GAINS, Rows
 from benchmarks.quality.training import Fitted, cut_points
+from darl_opensearch.stats.bootstrap import Figure, mean_over_queries
+from darl_opensearch.stats.ranking import ndcg_per_query
 from trainer.dasa import SELECTORS
 from trainer.evaluate.grading import Grading
-from trainer.evaluate.metrics import ndcg_per_query
-from trainer.evaluate.resample import Figure, mean_over_queries
 
 BUDGETS = (50, 100, 200, 400, 800)
 PARTS = ("OOD", "ID")

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.evaluate.bootstrap import bootstrap_mean
+from darl_opensearch.stats.bootstrap import bootstrap_mean
 
 RESULT = Path(__file__).parent / "results" / "gate.json"
 QUERIES, TRIALS, DRAWS, SEED = (5, 10, 20, 30, 50, 100), 4000, 1000, 0

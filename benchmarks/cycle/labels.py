@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from benchmarks.cycle import pool, report
-from benchmarks.cycle.areas import DRAWS, adjusted, curve, labels_needed, resampled, weights_of_area
+from benchmarks.cycle.areas import DRAWS, adjusted, curve, labels_needed, resampled, state_claim, weights_of_area
 from benchmarks.cycle.curves import ABLATIONS, ARMS, MEASURES, NOT_FLAGGED, PARTS, Arm, Curves, ends, trace
 from benchmarks.cycle.learner import NEW_DEV
 from benchmarks.cycle.luck import BUDGET, luck
@@ -61,7 +61,7 @@ def measure_gap(folder: Path, shift: Shift, work: Path, *, seeds: Sequence[int])
     for part in PARTS:
         for measure in MEASURES:
             table = tables[part][measure]
-            change = resampled(table, np.array([-1.0, 1.0])).claim()
+            change = state_claim(resampled(table, np.array([-1.0, 1.0])))
             alone, every = curve(table)
             found.setdefault(part, {})[measure] = {"alone": alone, "all": every, "gap": change}
     return found
@@ -99,11 +99,11 @@ def summarise(curves: Curves, against: str) -> dict[str, Any]:
         "people_and_new": curves.chosen, "curves": values,
         "areas": {name: {key: round(d.point, 5) for key, d in found.items()} for name, found in drawn.items()},
         "minus_random": {
-            name: {key: d.minus(drawn[against][key]).claim() for key, d in found.items()}
+            name: {key: state_claim(d.minus(drawn[against][key])) for key, d in found.items()}
             for name, found in drawn.items() if name != against
         },
-        "id_change": {name: resampled(t["ID"]["ndcg"], last).claim() for name, t in curves.tables.items()},
-        "ood_change": {name: resampled(t["OOD"]["ndcg"], last).claim() for name, t in curves.tables.items()},
+        "id_change": {name: state_claim(resampled(t["ID"]["ndcg"], last)) for name, t in curves.tables.items()},
+        "ood_change": {name: state_claim(resampled(t["OOD"]["ndcg"], last)) for name, t in curves.tables.items()},
     }  # fmt: skip
 
 

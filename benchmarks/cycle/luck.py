@@ -13,10 +13,11 @@ from benchmarks.cycle.learner import learn
 from benchmarks.cycle.pool import Pool, draw, make_pool
 from benchmarks.cycle.shifts import Shift, World
 from benchmarks.quality.data import GAINS
+from darl_opensearch.stats.bootstrap import percentiles
+from darl_opensearch.stats.ranking import ndcg_per_query
 from trainer.dasa.coverage import bandwidth_of, covered_by
 from trainer.dasa.neighbours import nearest
 from trainer.dasa.purse import take_in_order
-from trainer.evaluate.metrics import ndcg_per_query
 
 DRAWS, BUDGET, RESAMPLES = 40, 100, 2000
 # What a selector could know, and what only the labels tell.
@@ -106,5 +107,5 @@ def correlation(one: Floats, other: Floats, *, seed: int = 0) -> dict[str, float
     products = (one * other).ravel()
     rng = np.random.default_rng(seed)
     draws = products[rng.integers(len(products), size=(RESAMPLES, len(products)))].mean(1)
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return {"mean": round(float(products.mean()), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
+    low, high = percentiles(draws)
+    return {"mean": round(float(products.mean()), 4), "low": round(low, 4), "high": round(high, 4)}

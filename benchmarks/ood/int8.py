@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from darl_opensearch.bm25 import Bm25Index
 from darl_opensearch.bundle import Bundle
@@ -22,16 +21,10 @@ from darl_opensearch.demo.measure import RouteRun, quality
 from darl_opensearch.demo.sample import read_sample
 from darl_opensearch.resources import insurance_sample
 from darl_opensearch.scoring import Scorer
-from trainer.evaluate.bootstrap import bootstrap_ratio
+from darl_opensearch.stats.auroc import auroc
+from darl_opensearch.stats.bootstrap import bootstrap_ratio
 
 RESULT = Path(__file__).parent / "results" / "int8_insurance.json"
-
-
-def auroc(inside: NDArray[Any], outside: NDArray[Any]) -> float:
-    """Chance that a pair from outside is farther than one from inside; ties count half."""
-    ordered = np.sort(inside)
-    below = np.searchsorted(ordered, outside, "left") + np.searchsorted(ordered, outside, "right")
-    return float(below.mean() / 2 / len(inside))
 
 
 def measure(bundle: Bundle, *, int8: bool) -> dict[str, Any]:
@@ -54,7 +47,7 @@ def measure(bundle: Bundle, *, int8: bool) -> dict[str, Any]:
     return {
         "ndcg@10": quality(run, sample, sample.queries, bundle.card.scale.gains)["ndcg@10"],
         "false_alarms": share.to_json(),
-        "auroc_new_new": round(auroc(np.concatenate(known), np.concatenate(new)), 4),
+        "auroc_new_new": round(float(auroc(np.concatenate(known), np.concatenate(new))), 4),
     }
 
 

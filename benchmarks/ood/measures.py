@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from darl_opensearch.holm import holm
+from darl_opensearch.stats.auroc import auroc
+from darl_opensearch.stats.bootstrap import draw_counts, p_of_zero, percentiles
+from darl_opensearch.stats.holm import holm
 
 DRAWS = 1000
 FIGURES = ("auroc", "aupr", "fpr95")
@@ -50,8 +52,7 @@ def figures(part: Part, weight: Floats) -> dict[str, Floats]:
         below = np.concatenate([np.zeros((len(weight), 1)), known.cumsum(1)], axis=1)
         passed = np.concatenate([np.zeros((len(weight), 1)), strange.cumsum(1)], axis=1)
         n, m = below[:, -1], passed[:, -1]
-        left, right = np.searchsorted(inside, outside, "left"), np.searchsorted(inside, outside, "right")
-        auroc = ((below[:, left] + below[:, right]) / 2 * strange).sum(1) / (n * m)
+        left = np.searchsorted(inside, outside, "left")
         # At the distance of each strange pair: how many strange and how many known pairs are at least as far.
         first = np.searchsorted(outside, outside, "left")
         true = m[:, None] - passed[:, first]
@@ -60,7 +61,8 @@ def figures(part: Part, weight: Floats) -> dict[str, Floats]:
         cut = np.argmax(below[:, 1:] >= 0.95 * n[:, None] - 1e-9, axis=1)
         through = np.searchsorted(outside, inside[cut], "right")
         fpr = np.take_along_axis(passed, through[:, None], 1)[:, 0] / m
-    return {"auroc": auroc, "aupr": aupr, "fpr95": fpr}
+    areas = auroc(part.inside, part.outside, weight[:, part.inside_query], weight[:, part.outside_query])
+    return {"auroc": areas, "aupr": aupr, "fpr95": fpr}
 
 
 def resamples(queries: int, draws: int, *, seed: int) -> Floats:
@@ -71,8 +73,7 @@ def resamples(queries: int, draws: int, *, seed: int) -> Floats:
     :param seed: of the draws.
     :return: ``[1 + draws, queries]`` how often each counts.
     """
-    rng = np.random.default_rng(seed)
-    return np.concatenate([np.ones((1, queries)), rng.multinomial(queries, np.full(queries, 1 / queries), size=draws)])
+    return np.concatenate([np.ones((1, queries)), *draw_counts(queries, draws=draws, seed=seed)])
 
 
 def over_repetitions(parts: Sequence[Part], weight: Floats) -> dict[str, Floats]:
@@ -92,8 +93,8 @@ def interval(values: Floats) -> dict[str, float]:
     :param values: ``[b]``, the point first.
     :return: JSON-ready values.
     """
-    low, high = np.nanquantile(values[1:], [0.025, 0.975])
-    return {"mean": round(float(values[0]), 5), "low": round(float(low), 5), "high": round(float(high), 5)}
+    low, high = percentiles(values[1:])
+    return {"mean": round(float(values[0]), 5), "low": round(low, 5), "high": round(high, 5)}
 
 
 def claims(differences: Mapping[str, Floats]) -> dict[str, Any]:
@@ -102,11 +103,7 @@ def claims(differences: Mapping[str, Floats]) -> dict[str, Any]:
     :param differences: by name, ``[b]``, the point first.
     :return: mean, interval, p (two-sided: how often a resample is on the other side of 0) and adjusted p.
     """
-    p = {}
-    for name, values in differences.items():
-        drawn = values[1:][~np.isnan(values[1:])]
-        tail = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
-        p[name] = min(1.0, 2 * (tail + 1) / (len(drawn) + 1))
+    p = {name: p_of_zero(values[1:]) for name, values in differences.items()}
     adjusted = holm(p)
     return {
         name: {**interval(values), "p": round(p[name], 5), "p_holm": round(adjusted[name], 5)}

@@ -28,12 +28,12 @@ from benchmarks.quality.measures import over_splits
 from benchmarks.quality.methods import PRIOR, Method
 from benchmarks.quality.training import FULL_EPOCHS, ITEMS_PER_QUERY, cut_points, train_full, train_head
 from darl_opensearch.errors import DarlError
-from darl_opensearch.holm import holm
+from darl_opensearch.stats.bootstrap import Figure, Resampled, mean_over_queries, resample
+from darl_opensearch.stats.holm import holm
+from darl_opensearch.stats.paired import paired
+from darl_opensearch.stats.ranking import ndcg_per_query
 from trainer.config import Model
-from trainer.evaluate.claims import paired
 from trainer.evaluate.grading import Grading
-from trainer.evaluate.metrics import ndcg_per_query
-from trainer.evaluate.resample import Figure, Resampled, mean_over_queries, resample
 
 # Caps below the product's: a descent through the encoder for every loss has to end the same day on two cores.
 BASE = Model(name="quality", query_cap=32, item_cap=96)

@@ -10,15 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.quality.data import GAINS
-from darl_opensearch.holm import holm
-from trainer.evaluate.claims import DRAWS, Claim, paired
-from trainer.evaluate.metrics import (
+from darl_opensearch.stats.grades import (
+    confusion,
     expected_calibration_error,
     macro_f1,
-    ndcg_per_query,
     quadratic_kappa,
     ranked_probability_score,
 )
+from darl_opensearch.stats.holm import holm
+from darl_opensearch.stats.paired import DRAWS, Claim, paired
+from darl_opensearch.stats.ranking import ndcg_per_query
 from trainer.stages.data import Pairs
 from trainer.stages.objective import Predictions
 
@@ -53,14 +54,14 @@ def figures(predictions: Predictions, pairs: Pairs) -> Figures:
     :return: its figures.
     """
     grades, gain, query_index = pairs.numpy(GAINS)
-    predicted = predictions.grade_probs.argmax(1)
+    table = confusion(grades, predictions.grade_probs.argmax(1), len(GAINS))
     ndcg = ndcg_per_query(predictions.latent, gain, query_index, cutoff=CUTOFF)
     errors = ranked_probability_score(predictions.grade_probs, grades)
     rps = {int(q): float(errors[query_index == q].mean()) for q in np.unique(query_index)}
     means = {
         "ndcg@3": float(np.mean(list(ndcg.values()))),
-        "macro_f1": macro_f1(predicted, grades),
-        "quadratic_kappa": quadratic_kappa(predicted, grades, len(GAINS)),
+        "macro_f1": float(macro_f1(table)),
+        "quadratic_kappa": float(quadratic_kappa(table)),
         "ece": expected_calibration_error(predictions.grade_probs, grades),
         "rps": float(errors.mean()),
     }

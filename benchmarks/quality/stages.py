@@ -26,13 +26,13 @@ from benchmarks.quality.feedbackqa import circumstances
 from benchmarks.quality.measures import over_splits
 from benchmarks.quality.methods import Method, fitted
 from darl_opensearch.errors import DarlError
+from darl_opensearch.stats.bootstrap import Figure, mean_over_queries, ratio, resample
+from darl_opensearch.stats.paired import paired
+from darl_opensearch.stats.ranking import ndcg_per_query
 from darl_opensearch.text import ItemRenderer, ItemTemplate
 from trainer.config import Config, Loss, parse_config
 from trainer.data.judgments import Item, JudgedQuery
-from trainer.evaluate.claims import paired
 from trainer.evaluate.grading import Grading
-from trainer.evaluate.metrics import ndcg_per_query
-from trainer.evaluate.resample import Figure, mean_over_queries, resample
 from trainer.stages import plan
 from trainer.stages.data import Features, Pairs, RunData
 from trainer.stages.objective import predict
@@ -341,15 +341,10 @@ def measure_share_closed(whole: Floats, left: Floats) -> dict[str, Any]:
     """``1 - left / whole`` over the same queries, resampled together."""
     there = ~np.isnan(whole) & ~np.isnan(left)
     sums = np.stack([(whole - left)[there], whole[there]], axis=1)
-
-    def share(totals: Floats) -> Floats:
-        return np.where(totals[..., 1] > 0, totals[..., 0] / np.where(totals[..., 1] > 0, totals[..., 1], 1.0), np.nan)
-
-    figure = Figure(sums, share, np.ones(len(sums), dtype=bool))
-    found = resample({"share": figure}, draws=DRAWS, seed=0)["share"]
-    no_gap = float(np.isnan(found.draws).mean())
-    told = {key: None if np.isnan(value) else value for key, value in found.interval().to_json().items()}
-    return {**told, "resamples_without_a_gap": round(no_gap, 4)}
+    figure = Figure(sums, ratio, np.ones(len(sums), dtype=bool))
+    closed = resample({"share": figure}, draws=DRAWS, seed=0)["share"]
+    no_gap = float(np.isnan(closed.draws).mean())
+    return {**closed.interval().to_json(), "resamples_without_a_gap": round(no_gap, 4)}
 
 
 def main(argv: list[str] | None = None) -> int:

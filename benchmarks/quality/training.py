@@ -15,7 +15,7 @@ from torch import Tensor
 from benchmarks.quality.data import GAINS, Judged, Rows, select
 from benchmarks.quality.methods import LIMITS, Method, calibrated, fit, fitted, objective, seen
 from benchmarks.quality.methods import features as columns
-from trainer.evaluate.metrics import quadratic_kappa
+from darl_opensearch.stats.grades import confusion, quadratic_kappa
 from trainer.models.heads import Head
 from trainer.models.split import SplitReranker
 from trainer.stages.data import Features, Pairs
@@ -110,7 +110,7 @@ def cut_points(fitted: Fitted, pairs: Pairs, rows: Tensor) -> NDArray[np.float64
     latent, grades = fitted.predict(rows).latent, pairs.grades.numpy()
 
     def agreement(cuts: NDArray[np.float64]) -> float:
-        kappa = quadratic_kappa(np.searchsorted(cuts, latent), grades, len(GAINS))
+        kappa = float(quadratic_kappa(confusion(np.searchsorted(cuts, latent), grades, len(GAINS))))
         return kappa if np.isfinite(kappa) else -1.0
 
     candidates = np.quantile(latent, np.linspace(0.01, 0.99, 99))

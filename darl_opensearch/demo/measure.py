@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from darl_opensearch.demo.sample import Sample, TestQuery
-from darl_opensearch.monitor import Share, share_of
 from darl_opensearch.ood.record import PairRecord
+from darl_opensearch.stats.ranking import dcg
+from darl_opensearch.stats.shares import Share, share_of
 
 CUTOFF = 10
 LEAST_JUDGED = 0.95
@@ -66,18 +67,13 @@ def quality(run: RouteRun, sample: Sample, queries: Sequence[TestQuery], gains: 
         top = run.ranked[query.query_id][:CUTOFF]
         grades = [sample.grades.get((query.query_id, item_id)) for item_id in top]
         judged, shown = judged + sum(g is not None for g in grades), shown + len(grades)
-        if ideal := dcg(sorted(relevant[query.query_id], reverse=True)):
-            values.append(dcg([gains[g] if g is not None else 0.0 for g in grades]) / ideal)
+        if ideal := dcg(sorted(relevant[query.query_id], reverse=True), CUTOFF):
+            values.append(dcg([gains[g] if g is not None else 0.0 for g in grades], CUTOFF) / ideal)
     return {
         "ndcg@10": round(statistics.fmean(values), 4) if values else None,
         "judged@10": round(judged / shown, 4) if shown else None,
         "queries": len(values),
     }
-
-
-def dcg(gains: Sequence[float]) -> float:
-    """Discounted cumulative gain of the first ten ranks."""
-    return sum(gain / math.log2(rank + 2) for rank, gain in enumerate(gains[:CUTOFF]))
 
 
 def ood_shares(pairs: Iterable[PairRecord], sample: Sample) -> dict[tuple[bool, bool], Share]:

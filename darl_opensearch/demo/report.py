@@ -10,8 +10,8 @@ from rich.table import Table
 
 from darl_opensearch.demo.measure import RouteRun, quality
 from darl_opensearch.demo.sample import Sample, TestQuery
-from darl_opensearch.monitor import Share, share_of
 from darl_opensearch.scores import GradeScale, Scores
+from darl_opensearch.stats.shares import Share, share_of
 
 if TYPE_CHECKING:
     from darl_opensearch.demo.second_act import SecondAct

@@ -15,7 +15,7 @@ from typing import Any
 
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.demo import backends, report
-from darl_opensearch.demo.measure import RouteRun, alarms, dcg, failures, ood_shares
+from darl_opensearch.demo.measure import CUTOFF, RouteRun, alarms, failures, ood_shares
 from darl_opensearch.demo.sample import Sample, TestQuery, read_sample
 from darl_opensearch.demo.second_act import Place, SecondAct, play
 from darl_opensearch.errors import load
@@ -23,6 +23,7 @@ from darl_opensearch.io.jsonl import read_jsonl
 from darl_opensearch.node import node_possible
 from darl_opensearch.ood.record import PairRecord
 from darl_opensearch.scoring import Scorer
+from darl_opensearch.stats.ranking import dcg
 
 
 @dataclass(frozen=True)
@@ -235,7 +236,7 @@ def choose_examples(
 
     def gain(query: TestQuery) -> float:
         orders = (runs[-1].ranked[query.query_id], runs[0].ranked[query.query_id])
-        after, before = (dcg([gains[sample.grades.get((query.query_id, i), 0)] for i in ids]) for ids in orders)
+        after, before = (dcg([gains[sample.grades.get((query.query_id, i), 0)] for i in ids], CUTOFF) for ids in orders)
         return after - before
 
     strange: dict[str, int] = {}

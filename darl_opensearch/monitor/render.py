@@ -11,7 +11,7 @@ from rich.table import Table
 
 from darl_opensearch.errors import one_line
 from darl_opensearch.monitor.report import ModelReport, MonitorReport
-from darl_opensearch.monitor.statistics import Share
+from darl_opensearch.stats.shares import Share
 
 _LOSS_TEXT = {
     "dropped_queue": "requests dropped because the disk could not keep up",

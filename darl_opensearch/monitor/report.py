@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from darl_opensearch.monitor.statistics import Share, share_of
 from darl_opensearch.ood.record import PairRecord, RequestRecord, format_timestamp
 from darl_opensearch.ood.store import OodStore
+from darl_opensearch.stats.shares import Share, share_of
 from darl_opensearch.text import same_text
 
 NO_SLICE = ""  # requests that named none

@@ -16,6 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from darl_opensearch.stats.bootstrap import percentiles
+from darl_opensearch.stats.grades import confusion, kappa, quadratic_kappa, share_equal
+
 FIRST = ("judgments.jsonl", "dev_judgments.jsonl", "test_judgments.jsonl", "later_judgments.jsonl")
 LATER = FIRST[-1:]
 SECOND = "second_pass.jsonl"
@@ -39,15 +42,15 @@ def report(what: str, first: NDArray[np.int64], second: NDArray[np.int64]) -> li
     :param second: ``[n]`` grades.
     :return: the figures with their intervals, then the counts.
     """
-    table = confusion(first, second)
+    table = confusion(first, second, GRADES)
     lines = [f"{what}: {len(first)} pairs, drawn at random and judged twice; the second time blind"]
     if len(first):
         draws = np.random.default_rng(0).integers(len(first), size=(10_000, len(first)))
         drawn = confusions(first, second, draws)
-        lines.append(_line("equal", equal(table), equal(drawn)))
+        lines.append(_line("equal", share_equal(table), share_equal(drawn)))
         if min(len(set(first)), len(set(second))) > 1:
             lines.append(_line("Cohen's kappa", kappa(table), kappa(drawn)))
-            lines.append(_line("quadratic kappa", kappa(table, power=2), kappa(drawn, power=2)))
+            lines.append(_line("quadratic kappa", quadratic_kappa(table), quadratic_kappa(drawn)))
         else:
             lines.append("kappa            not told: one of the passes gave one grade only")
     lines.append("first \\ second " + "".join(f"{grade:>5}" for grade in range(GRADES)))
@@ -70,17 +73,6 @@ def read_passes(folder: Path, names: Sequence[str] = FIRST) -> tuple[NDArray[np.
     return first, second
 
 
-def confusion(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Count pairs by both grades.
-
-    :param first: ``[n]`` grades.
-    :param second: ``[n]`` grades.
-    :return: ``[k, k]`` counts, the first pass along the rows.
-    """
-    table: NDArray[np.float64] = confusions(first, second, np.arange(len(first))[None, :])[0]
-    return table
-
-
 def confusions(first: NDArray[np.int64], second: NDArray[np.int64], draws: NDArray[np.int64]) -> NDArray[np.float64]:
     """Count drawn pairs by both grades.
 
@@ -93,35 +85,8 @@ def confusions(first: NDArray[np.int64], second: NDArray[np.int64], draws: NDArr
     return np.stack([(cells == c).sum(1) for c in range(GRADES**2)], axis=1).reshape(-1, GRADES, GRADES).astype(float)
 
 
-def equal(table: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Share of pairs with the same grade twice.
-
-    :param table: ``[..., k, k]`` counts.
-    :return: ``[...]``.
-    """
-    share: NDArray[np.float64] = np.trace(table, axis1=-2, axis2=-1) / table.sum(axis=(-2, -1))
-    return share
-
-
-def kappa(table: NDArray[np.float64], *, power: int = 0) -> NDArray[np.float64]:
-    """Cohen's kappa; a disagreement weighs its distance to the power given, or 1.
-
-    :param table: ``[..., k, k]`` counts.
-    :param power: 2 for quadratic kappa, 0 for the plain one.
-    :return: ``[...]``; NaN where both passes gave one grade only.
-    """
-    grade = np.arange(table.shape[-1])
-    distance = np.abs(grade[:, None] - grade[None, :]).astype(float)
-    weight = distance**power if power else (distance > 0).astype(float)
-    shares = table / table.sum(axis=(-2, -1), keepdims=True)
-    chance = shares.sum(-1)[..., :, None] * shares.sum(-2)[..., None, :]
-    with np.errstate(invalid="ignore"):
-        value: NDArray[np.float64] = 1 - (weight * shares).sum(axis=(-2, -1)) / (weight * chance).sum(axis=(-2, -1))
-    return value
-
-
 def _line(name: str, value: NDArray[np.float64], drawn: NDArray[np.float64]) -> str:
-    low, high = np.nanquantile(drawn, [0.025, 0.975])
+    low, high = percentiles(drawn)
     return f"{name:16} {value:.3f} [{low:.3f}, {high:.3f}]"
 
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.cycle import areas, curves, labels, noise, pool, report
-from benchmarks.cycle.areas import adjusted, curve, labels_needed, resampled, weights_of_area
+from benchmarks.cycle import curves, labels, noise, pool, report
+from benchmarks.cycle.areas import adjusted, curve, labels_needed, resampled, state_claim, weights_of_area
 from benchmarks.cycle.curves import Arm, Table
 from benchmarks.cycle.shifts import AGAIN, GIBBERISH, PROBE, Shift, World, hidden
 from benchmarks.quality.data import Judged, lay_out
-from trainer.evaluate.resample import ratio
+from darl_opensearch.stats.bootstrap import Resampled, ratio
 
 SHIFT = Shift("made", ("made",), (), (), (3, 3))
 
@@ -124,9 +124,9 @@ def test_resampling_covers_queries_and_seeds():
     assert found.point == pytest.approx(values.mean(), abs=1e-6)
     by_seed = values.mean(2).std() / 8**0.5
     assert found.draws.std() == pytest.approx(by_seed, rel=0.25)  # the seeds differ more than the queries
-    nothing = found.minus(found).claim()
+    nothing = state_claim(found.minus(found))
     assert (nothing["mean"], nothing["low"], nothing["p"]) == (0.0, 0.0, 1.0)
-    sure = areas.Drawn(0.1, np.full(99, 0.1)).claim()
+    sure = state_claim(Resampled(0.1, np.full(99, 0.1), 9))
     assert sure["p"] == pytest.approx(2 / 100)
 
 

@@ -17,7 +17,7 @@ from benchmarks.quality.data import GAINS, Judged, Texts, bm25_scores, data_fold
 from benchmarks.quality.measures import Claim, claims_json, over_splits, paired, ranked_probability_score
 from benchmarks.quality.methods import METHODS, OURS, Method, apply, as_yes_no, fit
 from darl_opensearch.errors import UsageError
-from trainer.evaluate.bootstrap import Interval
+from darl_opensearch.stats.bootstrap import Interval
 
 NAMES = [method.name for method in METHODS]
 

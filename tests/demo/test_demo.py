@@ -20,9 +20,9 @@ from darl_opensearch.demo.sample import TestQuery as Query
 from darl_opensearch.demo.sample import read_sample
 from darl_opensearch.demo.second_act import Searched, SecondAct
 from darl_opensearch.errors import DarlError
-from darl_opensearch.monitor import Share
 from darl_opensearch.node import NodePossible
 from darl_opensearch.ood.record import PairRecord, records_of
+from darl_opensearch.stats.shares import Share
 from tests.helpers.bundles import ITEMS, QUERIES
 from tests.helpers.traffic import POLICY, request_of
 

@@ -18,13 +18,13 @@ import pytest
 from darl_opensearch import bundle as files
 from darl_opensearch.scores import GradeScale
 from darl_opensearch.scoring import Scorer
+from darl_opensearch.stats.bootstrap import bootstrap_ratio
+from darl_opensearch.stats.ranking import ndcg_per_query
 from tests.helpers.bundles import ITEMS, copy_bundle, correct_digests, tiny_bundle
 from tests.helpers.commands import run_main
 from tests.helpers.files import write_rows
 from tests.helpers.judged import GRADED, STRANGE, write_judgments
 from tests.helpers.trained import SAMPLE, one_thread
-from trainer.evaluate.bootstrap import bootstrap_ratio
-from trainer.evaluate.metrics import ndcg_per_query
 from trainer.evaluate.parts import read_catalogue, read_part
 
 ROOT = Path(__file__).parents[2]

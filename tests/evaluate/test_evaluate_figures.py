@@ -10,25 +10,34 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import cohen_kappa_score, f1_score, roc_auc_score
+from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score, roc_auc_score
 
-from tests.helpers.judged import part_of
-from trainer.evaluate.bootstrap import bootstrap_mean, bootstrap_ratio
-from trainer.evaluate.claims import paired
-from trainer.evaluate.depth import reranked
-from trainer.evaluate.grading import Grading, macro_f1_of, quadratic_kappa_of
-from trainer.evaluate.measured import Scale, measure, rankings
-from trainer.evaluate.metrics import (
+from darl_opensearch.stats.auroc import Distances, auroc, auroc_interval
+from darl_opensearch.stats.bootstrap import (
+    Figure,
+    bootstrap_mean,
+    bootstrap_ratio,
+    mean_over_queries,
+    resample,
+    share_of_pairs,
+)
+from darl_opensearch.stats.grades import (
+    confusion,
     expected_calibration_error,
+    kappa,
     macro_f1,
-    ndcg_per_query,
     off_by_two,
     quadratic_kappa,
     ranked_probability_score,
+    share_equal,
 )
+from darl_opensearch.stats.paired import paired
+from darl_opensearch.stats.ranking import ndcg_per_query
+from tests.helpers.judged import part_of
+from trainer.evaluate.depth import reranked
+from trainer.evaluate.grading import Grading
+from trainer.evaluate.measured import Scale, measure, rankings
 from trainer.evaluate.ranking import MOST_STEPS, rank_figures, whole_gains
-from trainer.evaluate.resample import Figure, mean_over_queries, resample, share_of_pairs
-from trainer.evaluate.strangeness import Distances, auroc
 from trainer.evaluate.systems import Ratings
 
 laws = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
@@ -181,9 +190,10 @@ def grading(seed, *, n=60, k=4, queries=9):
 def test_grade_figures_are_the_trainers_own_and_scikit_learns(seed, n, k):
     some = grading(seed, n=n, k=k)
     figures = {name: figure.point for name, figure in some.figures().items()}
-    assert figures["macro_f1"] == pytest.approx(macro_f1(some.predicted, some.grades))
+    table = confusion(some.grades, some.predicted, k)
+    assert figures["macro_f1"] == pytest.approx(float(macro_f1(table)))
     assert figures["macro_f1"] == pytest.approx(f1_score(some.grades, some.predicted, average="macro"))
-    kappa = quadratic_kappa(some.predicted, some.grades, k)
+    kappa = float(quadratic_kappa(table))
     assert figures["quadratic_kappa"] == pytest.approx(kappa, nan_ok=True)
     if not math.isnan(kappa):
         labels = list(range(k))
@@ -191,13 +201,13 @@ def test_grade_figures_are_the_trainers_own_and_scikit_learns(seed, n, k):
         assert figures["quadratic_kappa"] == pytest.approx(expected)
     assert figures["ece"] == pytest.approx(expected_calibration_error(some.grade_probs, some.grades))
     assert figures["rps"] == pytest.approx(ranked_probability_score(some.grade_probs, some.grades).mean())
-    assert figures.get("off_by_two", 0.0) == pytest.approx(off_by_two(some.predicted, some.grades))
+    assert figures.get("off_by_two", 0.0) == pytest.approx(float(off_by_two(table)))
     assert ("off_by_two" in figures) == (k > 2)
 
 
 def test_off_by_two_by_hand():
-    assert off_by_two(np.array([0, 1, 2, 2]), np.array([2, 2, 2, 0])) == 2 / 4
-    assert math.isnan(off_by_two(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)))
+    assert off_by_two(confusion(np.array([2, 2, 2, 0]), np.array([0, 1, 2, 2]), 3)) == 2 / 4
+    assert math.isnan(off_by_two(np.zeros((3, 3))))
     probs = np.eye(4)[[0, 1, 3, 2]]
     some = Grading(probs, np.array([2, 1, 0, 3]), np.zeros(4, dtype=np.int64), 1)
     assert some.figures()["off_by_two"].point == 2 / 4
@@ -214,14 +224,24 @@ def test_reliability_by_hand():
 
 
 def test_figures_of_many_tables_at_once_are_those_of_each():
+    """Each table's grades spelt out again and measured by scikit-learn."""
     rng = np.random.default_rng(1)
-    tables = rng.integers(0, 5, (20, 9)).astype(float)
+    tables = rng.integers(0, 5, (20, 3, 3)).astype(float)
     tables[3] = 0.0
-    for together, one in ((macro_f1_of, macro_f1), (quadratic_kappa_of, quadratic_kappa)):
-        for table, value in zip(tables, together(tables, 3), strict=True):
-            grades, predicted = (np.repeat(side, table.astype(int)) for side in np.divmod(np.arange(9), 3))
-            expected = one(predicted, grades) if one is macro_f1 else one(predicted, grades, 3)
-            assert value == pytest.approx(expected, nan_ok=True)
+    oracles = {
+        macro_f1: lambda given, predicted: f1_score(given, predicted, average="macro"),
+        kappa: cohen_kappa_score,
+        quadratic_kappa: lambda given, predicted: cohen_kappa_score(given, predicted, weights="quadratic"),
+        share_equal: accuracy_score,
+        off_by_two: lambda given, predicted: np.mean(np.abs(given - predicted) >= 2),
+    }
+    for figure, oracle in oracles.items():
+        together = figure(tables)
+        assert math.isnan(together[3]) and math.isnan(figure(tables[3]))
+        for table, value in zip(np.delete(tables, 3, axis=0), np.delete(together, 3), strict=True):
+            given, predicted = (np.repeat(side, table.ravel().astype(int)) for side in np.divmod(np.arange(9), 3))
+            assert value == pytest.approx(oracle(given, predicted)) == pytest.approx(float(figure(table)))
+            assert confusion(given, predicted, 3).tolist() == table.tolist()
 
 
 # ---- resampling
@@ -263,16 +283,15 @@ def test_intervals_cover_what_is_not_a_mean():
     """Macro-F1 and kappa of 60 queries, against those of a million pairs."""
     rng = np.random.default_rng(2)
     table = np.array([[6, 2, 0], [2, 5, 2], [1, 2, 5]]) / 25
-    truth = {"macro_f1": float(macro_f1_of(table.ravel(), 3)), "quadratic_kappa": float(quadratic_kappa_of(
-        table.ravel() * 1e6, 3))}  # fmt: skip
+    truth = {"macro_f1": float(macro_f1(table)), "quadratic_kappa": float(quadratic_kappa(table * 1e6))}
     hits = dict.fromkeys(truth, 0)
     for _ in range(200):
         pairs = rng.choice(9, size=(60, 6), p=table.ravel())
-        sums = np.stack([np.bincount(row, minlength=9) for row in pairs]).astype(float)
+        sums = np.stack([np.bincount(row, minlength=9).reshape(3, 3) for row in pairs]).astype(float)
         there = np.ones(60, dtype=bool)
         drawn = resample(
-            {"macro_f1": Figure(sums, lambda t: macro_f1_of(t, 3), there),
-             "quadratic_kappa": Figure(sums, lambda t: quadratic_kappa_of(t, 3), there)}, draws=200, seed=1,
+            {"macro_f1": Figure(sums, macro_f1, there), "quadratic_kappa": Figure(sums, quadratic_kappa, there)},
+            draws=200, seed=1,
         )  # fmt: skip
         for name, value in truth.items():
             interval = drawn[name].interval()
@@ -322,11 +341,11 @@ SEEDS = ([0, 0], [0, 1])
 
 
 def test_auroc_by_hand():
-    assert auroc(distances([0, 1]), distances([2, 3]), draws=50, seeds=SEEDS).mean == 1.0
-    assert auroc(distances([2, 3]), distances([0, 1]), draws=50, seeds=SEEDS).mean == 0.0
-    assert auroc(distances([1, 1]), distances([1, 1]), draws=50, seeds=SEEDS).mean == 1 / 2
-    assert auroc(distances([0, 2]), distances([1, 2]), draws=50, seeds=SEEDS).mean == (1 + 1 + 0.5) / 4
-    assert math.isnan(auroc(distances([0]), distances([1, 2]), draws=50, seeds=SEEDS).low)
+    assert auroc_interval(distances([0, 1]), distances([2, 3]), draws=50, seeds=SEEDS).mean == 1.0
+    assert auroc_interval(distances([2, 3]), distances([0, 1]), draws=50, seeds=SEEDS).mean == 0.0
+    assert auroc_interval(distances([1, 1]), distances([1, 1]), draws=50, seeds=SEEDS).mean == 1 / 2
+    assert auroc_interval(distances([0, 2]), distances([1, 2]), draws=50, seeds=SEEDS).mean == (1 + 1 + 0.5) / 4
+    assert math.isnan(auroc_interval(distances([0]), distances([1, 2]), draws=50, seeds=SEEDS).low)
 
 
 @laws
@@ -335,7 +354,7 @@ def test_auroc_is_scikit_learns(seed):
     rng = np.random.default_rng(seed)
     known, other = rng.integers(0, 6, 20), rng.integers(1, 8, 15)
     index = np.sort(rng.integers(0, 5, 20)), np.sort(rng.integers(0, 4, 15))
-    found = auroc(distances(known, index[0]), distances(other, index[1]), draws=100, seeds=SEEDS)
+    found = auroc_interval(distances(known, index[0]), distances(other, index[1]), draws=100, seeds=SEEDS)
     assert found.mean == pytest.approx(roc_auc_score([0] * 20 + [1] * 15, [*known, *other]))
     assert 0 <= found.low <= found.high <= 1
 
@@ -344,9 +363,23 @@ def test_auroc_intervals_are_clustered():
     """Pairs that repeat within a query add no knowledge, so the interval must not shrink."""
     rng = np.random.default_rng(6)
     known, other = rng.normal(0, 1, 30), rng.normal(1, 1, 30)
-    once = auroc(distances(known), distances(other), draws=400, seeds=SEEDS)
+    once = auroc_interval(distances(known), distances(other), draws=400, seeds=SEEDS)
     index = np.repeat(np.arange(30), 10)
-    often = auroc(
+    often = auroc_interval(
         distances(np.repeat(known, 10), index), distances(np.repeat(other, 10), index), draws=400, seeds=SEEDS
     )
     assert (often.mean, often.low, often.high) == pytest.approx((once.mean, once.low, once.high))
+
+
+def test_auroc_of_many_resamples_at_once_is_that_of_each():
+    rng = np.random.default_rng(8)
+    known, other = rng.integers(0, 6, 20).astype(float), rng.integers(1, 8, 15).astype(float)
+    weights = rng.integers(0, 3, (30, 20)).astype(float), rng.integers(0, 3, (30, 15)).astype(float)
+    weights[0][4] = 0.0
+    together = auroc(known, other, *weights)
+    assert math.isnan(together[4]) and together.shape == (30,)
+    for place in set(range(30)) - {4}:
+        sides = (np.repeat(known, weights[0][place].astype(int)), np.repeat(other, weights[1][place].astype(int)))
+        labels = np.repeat([0, 1], [len(side) for side in sides])
+        assert together[place] == pytest.approx(roc_auc_score(labels, np.concatenate(sides)))
+        assert together[place] == auroc(known, other, weights[0][place], weights[1][place])

@@ -17,17 +17,17 @@ from darl_opensearch.bundle import Bundle, writing
 from darl_opensearch.errors import DarlError, InputError, UsageError
 from darl_opensearch.scores import GradeScale
 from darl_opensearch.scoring import Scorer
+from darl_opensearch.stats.grades import ranked_probability_score
+from darl_opensearch.stats.paired import paired, power
+from darl_opensearch.stats.ranking import ndcg_per_query
 from tests.helpers.bundles import ITEMS, SCALE3, TEMPLATE, tiny_bundle, with_slope
 from tests.helpers.commands import run_main
 from tests.helpers.files import write_rows
 from tests.helpers.trained import one_thread
 from trainer.data.judgments import digest, read_judgments
-from trainer.evaluate.claims import paired
 from trainer.evaluate.gate import GateOptions, gate
 from trainer.evaluate.gate_words import render_text, why_not
-from trainer.evaluate.metrics import ndcg_per_query, ranked_probability_score
 from trainer.evaluate.parts import read_catalogue, read_part
-from trainer.evaluate.power import power
 
 OPTIONS = {"draws": 400, "threads": 1}
 WORDS = {
@@ -182,7 +182,7 @@ def test_no_difference_is_seldom_taken_for_a_gain():
     ],
 )  # fmt: skip
 def test_why_not(part, low, high, n, expected):
-    from trainer.evaluate.bootstrap import Interval
+    from darl_opensearch.stats.bootstrap import Interval
 
     bound, mean = (-0.01, (low + high) / 2) if part == "id" else (0.0, 0.02)
     differences = np.array([mean - 0.1, mean + 0.1] * 50)

@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from darl_opensearch.stats.grades import confusion, kappa, share_equal
+
 FOLDER = Path(__file__).resolve().parents[2] / "examples" / "insurance"
 UNSEEN = {"pet", "cyber", "event"}
 JUDGED = ("judgments", "dev_judgments", "test_judgments", "later_judgments")
@@ -189,12 +191,11 @@ def test_the_configuration_trains_on_these_files():
     assert config.grades.names == ("irrelevant", "related", "fits")
 
 
-def test_kappa_is_as_defined(agreement):
-    kappa, equal = agreement["kappa"], agreement["equal"]
-    assert kappa(np.eye(3) * 5) == equal(np.eye(3)) == 1
+def test_kappa_is_as_defined():
+    assert kappa(np.eye(3) * 5) == share_equal(np.eye(3)) == 1
     assert kappa(np.ones((3, 3))) == pytest.approx(0)  # chance
     table = np.array([[20.0, 5, 0], [10, 15, 0], [0, 0, 0]])
-    assert equal(table) == pytest.approx(35 / 50)
+    assert share_equal(table) == pytest.approx(35 / 50)
     assert kappa(table) == pytest.approx((35 / 50 - 1 / 2) / (1 - 1 / 2))  # the textbook's two by two
     assert kappa(table, power=2) == pytest.approx(kappa(table))  # one step only
     far = np.array([[9.0, 0, 1], [0, 9, 0], [0, 0, 9]])
@@ -204,14 +205,14 @@ def test_kappa_is_as_defined(agreement):
 
 def test_the_readme_states_the_agreement_of_the_files(readme, agreement):
     first, second = agreement["read_passes"](FOLDER)
-    table = agreement["confusion"](first, second)
+    table = confusion(first, second, 3)
     stated = re.search(r"kappa\D*([01]\.\d+)\W+quadratic\D*([01]\.\d+)\D*(\d+) pairs", readme)
     assert stated, "the README must state Cohen's kappa, the quadratic one and the number of pairs"
-    assert float(stated[1]) == pytest.approx(agreement["kappa"](table), abs=6e-4)
-    assert float(stated[2]) == pytest.approx(agreement["kappa"](table, power=2), abs=6e-4)
+    assert float(stated[1]) == pytest.approx(kappa(table), abs=6e-4)
+    assert float(stated[2]) == pytest.approx(kappa(table, power=2), abs=6e-4)
     assert int(stated[3]) == len(first) >= 100
     share = re.search(r"([\d.]+) % equal", readme)
-    assert share and float(share[1]) == pytest.approx(100 * agreement["equal"](table), abs=0.06)
+    assert share and float(share[1]) == pytest.approx(100 * share_equal(table), abs=0.06)
     assert len({(row["query_id"], row["item_id"]) for row in rows("second_pass")}) == len(first)
     irrelevant = re.search(r"\((\d+) of the (\d+);", readme)
     assert [int(count) for count in irrelevant.groups()] == [(first == 0).sum(), len(first)]

@@ -15,7 +15,6 @@ from sklearn.metrics import roc_auc_score
 from sklearn.metrics.pairwise import rbf_kernel
 
 from darl_opensearch.monitor.drift import two_sample
-from darl_opensearch.monitor.drift.share import share_test
 from darl_opensearch.monitor.drift.two_sample import (
     Clusters,
     cross_fitted,
@@ -25,6 +24,7 @@ from darl_opensearch.monitor.drift.two_sample import (
     squared_mmd,
     two_sample_tests,
 )
+from darl_opensearch.stats.shares import share_test
 
 ONES = np.ones(6, dtype=np.int64)
 

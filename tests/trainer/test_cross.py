@@ -222,7 +222,7 @@ def test_a_bi_encoder_s_joint_states_rank_better_than_chance_and_worse_than_its_
 
     import numpy as np
 
-    from trainer.evaluate.metrics import ndcg_per_query
+    from darl_opensearch.stats.ranking import ndcg_per_query
 
     def rows(name):
         with gzip.open(judgments_folder / "feedbackqa" / name, "rt", encoding="utf-8") as file:

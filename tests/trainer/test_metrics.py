@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score, f1_score
 
+from darl_opensearch.stats.bootstrap import bootstrap_mean, bootstrap_ratio
+from darl_opensearch.stats.grades import confusion, expected_calibration_error, macro_f1, quadratic_kappa
+from darl_opensearch.stats.ranking import ndcg_per_query
 from tests.helpers.training_project import laws
-from trainer.evaluate.bootstrap import bootstrap_mean, bootstrap_ratio
-from trainer.evaluate.metrics import expected_calibration_error, macro_f1, ndcg_per_query, quadratic_kappa
 
 graded = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=40)
 
@@ -51,8 +52,9 @@ def test_ndcg_closed_forms():
 @given(pairs=graded)
 def test_grading_metrics_against_scikit_learn(pairs):
     predicted, grades = (np.array(side, dtype=np.int64) for side in zip(*pairs, strict=True))
-    assert macro_f1(predicted, grades) == pytest.approx(f1_score(grades, predicted, average="macro"))
-    found = quadratic_kappa(predicted, grades, 4)
+    table = confusion(grades, predicted, 4)
+    assert macro_f1(table) == pytest.approx(f1_score(grades, predicted, average="macro"))
+    found = quadratic_kappa(table)
     if math.isnan(found):
         assert len(set(predicted) | set(grades)) == 1
         return
@@ -61,11 +63,11 @@ def test_grading_metrics_against_scikit_learn(pairs):
 
 
 def test_grading_closed_forms():
-    assert macro_f1(np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1])) == pytest.approx((2 / 3 + 4 / 5) / 2)
-    assert quadratic_kappa(np.array([0, 1, 2]), np.array([0, 1, 2]), 3) == 1.0
-    assert quadratic_kappa(np.array([0, 0, 2, 2]), np.array([0, 2, 0, 2]), 3) == pytest.approx(0.0)
-    assert quadratic_kappa(np.array([0, 2]), np.array([2, 0]), 3) == pytest.approx(-1.0)
-    assert math.isnan(macro_f1(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)))
+    assert macro_f1(confusion(np.array([0, 1, 1, 1]), np.array([0, 0, 1, 1]), 2)) == pytest.approx((2 / 3 + 4 / 5) / 2)
+    assert quadratic_kappa(confusion(np.array([0, 1, 2]), np.array([0, 1, 2]), 3)) == 1.0
+    assert quadratic_kappa(confusion(np.array([0, 2, 0, 2]), np.array([0, 0, 2, 2]), 3)) == pytest.approx(0.0)
+    assert quadratic_kappa(confusion(np.array([2, 0]), np.array([0, 2]), 3)) == pytest.approx(-1.0)
+    assert math.isnan(macro_f1(np.zeros((3, 3))))
 
 
 def test_calibration_error_closed_forms():

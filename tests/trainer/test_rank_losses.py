@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 from torch.testing import assert_close
 
+from darl_opensearch.stats.ranking import ndcg_per_query
 from tests.helpers.loss_laws import batches, generator, params_of, ranking, seeds, shuffled, step_down
 from tests.helpers.training_project import laws
-from trainer.evaluate.metrics import ndcg_per_query
 from trainer.losses import RANK_LOSSES
 from trainer.losses.lambda_loss import lambda_loss
 from trainer.losses.listmle import listmle

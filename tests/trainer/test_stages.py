@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from darl_opensearch.errors import DarlError, InputError, UsageError
+from darl_opensearch.stats.bootstrap import bootstrap_mean
 from tests.helpers.files import write_rows
 from tests.helpers.plan_project import kill_in_stage, weights, write_plan
 from tests.helpers.training_project import laws
 from trainer.config import Loss, Term, read_config
 from trainer.data.judgments import JudgedQuery
-from trainer.evaluate.bootstrap import bootstrap_mean
 from trainer.losses import GRADE_LOSSES, RANK_LOSSES
 from trainer.models.heads import HEADS
 from trainer.stages import STAGES, fit, plan

@@ -31,17 +31,15 @@ from darl_opensearch.fields import option
 from darl_opensearch.graph_contract import Finding
 from darl_opensearch.io.jsonl import check_rereadable, read_jsonl
 from darl_opensearch.scoring import Provider
+from darl_opensearch.stats.bootstrap import Figure, Floats, Interval, mean_over_queries, resample
+from darl_opensearch.stats.numbers import rounded
+from darl_opensearch.stats.paired import Claim, Power, paired, power
 from trainer.data import leakage
 from trainer.data.judgments import Item, digest, read_judgments
-from trainer.evaluate.bootstrap import Interval
-from trainer.evaluate.claims import Claim, paired
 from trainer.evaluate.gate_words import why_not
 from trainer.evaluate.kept_scores import KeptScores
 from trainer.evaluate.measured import Measured, Scale, measure
 from trainer.evaluate.parts import ID, Part, read_catalogue, read_part
-from trainer.evaluate.power import Power, power
-from trainer.evaluate.resample import Figure, Floats, mean_over_queries, resample
-from trainer.evaluate.rows import interval, number
 from trainer.evaluate.systems import Ask, BundleSystem, Ratings, open_bundle
 
 FORMAT = 1
@@ -120,11 +118,11 @@ class Change:
         return {
             "measure": self.measure,
             "lower_is_better": self.measure in LOWER_IS_BETTER,
-            "old": interval(self.old),
-            "new": interval(self.new),
-            "change": interval(self.claim.interval) | {"p": number(self.claim.p)},
-            "sd": number(self.power.sd),
-            "detectable": number(self.power.detectable),
+            "old": self.old.to_json(),
+            "new": self.new.to_json(),
+            "change": self.claim.interval.to_json() | {"p": rounded(self.claim.p)},
+            "sd": rounded(self.power.sd),
+            "detectable": rounded(self.power.detectable),
             "needed": self.power.needed,
         }
 

@@ -7,8 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trainer.evaluate.bootstrap import Interval
-from trainer.evaluate.power import Power
+from darl_opensearch.stats.bootstrap import Interval
+from darl_opensearch.stats.paired import Power
 from trainer.evaluate.report.tables import cell, name_of
 
 TITLES = {"id": "queries like the training's", "control": "control arm"}

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from darl_opensearch.stats.bootstrap import Figure, Floats, mean_over_queries, share_of_pairs
 from trainer.evaluate.grading import Grading
 from trainer.evaluate.parts import Part
 from trainer.evaluate.ranking import rank_figures
-from trainer.evaluate.resample import Figure, Floats, mean_over_queries, share_of_pairs
 from trainer.evaluate.systems import Ratings
 
 SHARE_OOD = "share_ood"

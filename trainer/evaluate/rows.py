@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from darl_opensearch.holm import holm
-from trainer.evaluate.bootstrap import Interval
-from trainer.evaluate.claims import paired
+from darl_opensearch.stats.auroc import Distances, auroc_interval
+from darl_opensearch.stats.bootstrap import Resampled, resample
+from darl_opensearch.stats.holm import holm
+from darl_opensearch.stats.numbers import rounded
+from darl_opensearch.stats.paired import paired
 from trainer.evaluate.depth import Candidates, reranked
 from trainer.evaluate.measured import Measured, Scale, measure, measure_rankings
 from trainer.evaluate.parts import Part
-from trainer.evaluate.resample import Resampled, resample
 from trainer.evaluate.settings import Settings
-from trainer.evaluate.strangeness import Distances, auroc
 from trainer.evaluate.systems import Ratings, System
 
 Row = dict[str, Any]
@@ -95,7 +95,7 @@ def figures(of: Measurements) -> list[Row]:
         if found.grading is not None:
             row["confusion"] = found.grading.confusion().tolist()
             row["reliability"] = [
-                {name: number(value) for name, value in one.items()} for one in found.grading.reliability()
+                {name: rounded(value) for name, value in one.items()} for one in found.grading.reliability()
             ]
         rows.append(row)
     return rows
@@ -150,9 +150,9 @@ def comparisons(of: Measurements) -> list[Row]:
                 for figure in (name for name in mine if name in theirs):
                     row = {"system": system.name, "against": against.name, "part": part.name, "figure": figure}
                     claim = paired(mine[figure], theirs[figure], draws=of.settings.draws, seed=of.settings.seed)
-                    rows.append(row | interval(claim.interval) | {"p": claim.p})
+                    rows.append(row | claim.interval.to_json() | {"p": claim.p})
     adjusted = holm({place: row["p"] for place, row in enumerate(rows)})
-    return [row | {"p": number(row["p"]), "p_holm": number(adjusted[place])} for place, row in enumerate(rows)]
+    return [row | {"p": rounded(row["p"]), "p_holm": rounded(adjusted[place])} for place, row in enumerate(rows)]
 
 
 def aurocs(of: Measurements) -> list[Row]:
@@ -166,13 +166,13 @@ def aurocs(of: Measurements) -> list[Row]:
         for part, distance in others:
             if distance is None or known[1] is None:
                 continue
-            area = auroc(
+            area = auroc_interval(
                 Distances(known[1], known[0].query_index, known[0].n_queries),
                 Distances(distance, part.query_index, part.n_queries),
                 draws=of.settings.draws,
                 seeds=(of.seed(known[0].name), of.seed(part.name)),
             )
-            rows.append({"system": system.name, "part": part.name} | interval(area))
+            rows.append({"system": system.name, "part": part.name} | area.to_json())
     return rows
 
 
@@ -220,27 +220,9 @@ def _gain(settings: Settings, base: Measured, found: Measured) -> Row:
     gains = {}
     for name, values in found.by_query.items():
         claim = paired(values, base.by_query[name], draws=settings.draws, seed=settings.seed)
-        gains[name] = interval(claim.interval) | {"p": number(claim.p)}
+        gains[name] = claim.interval.to_json() | {"p": rounded(claim.p)}
     return gains
 
 
 def _intervals(values: Mapping[str, Resampled]) -> Row:
-    return {name: interval(one.interval()) for name, one in values.items()}
-
-
-def interval(found: Interval) -> Row:
-    """Render an interval.
-
-    :return: ``mean``, ``low``, ``high``, ``n``.
-    """
-    return {name: number(value) for name, value in found.to_json().items()}
-
-
-def number(value: float | int) -> float | int | None:
-    """Render a number with five decimals.
-
-    :return: the number; None where there is none, because JSON knows no NaN.
-    """
-    if isinstance(value, int):
-        return value
-    return round(value, 5) if np.isfinite(value) else None
+    return {name: one.interval().to_json() for name, one in values.items()}

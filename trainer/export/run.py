@@ -19,7 +19,7 @@ from darl_opensearch.bundle import Bundle, Card, OodCard, writing
 from darl_opensearch.check import compare, run_pairs
 from darl_opensearch.errors import GateRefused, InputError
 from darl_opensearch.scores import Columns, is_ood
-from trainer.evaluate.metrics import ndcg_per_query
+from darl_opensearch.stats.ranking import ndcg_per_query
 from trainer.export.card import model_card
 from trainer.export.graph import ContractModule, export_graphs
 from trainer.export.int8 import quantise, refit_calibration

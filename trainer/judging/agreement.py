@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from trainer.evaluate.bootstrap import Interval
-from trainer.evaluate.grading import quadratic_kappa_of
-from trainer.evaluate.resample import Figure, Floats, resample
+from darl_opensearch.stats.bootstrap import Figure, Interval, resample
+from darl_opensearch.stats.grades import confusion_by_query, kappa, quadratic_kappa, share_equal
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class Agreement:
 
         :return: JSON-ready values; null where there is no number.
         """
-        figures = {name: interval_json(getattr(self, name)) for name in ("quadratic", "nominal", "same")}
+        figures = {name: getattr(self, name).to_json() for name in ("quadratic", "nominal", "same")}
         return {"pairs": self.pairs, "queries": self.queries, **figures, "confusion": [list(r) for r in self.confusion]}
 
 
@@ -54,42 +52,15 @@ def agreement(
     :return: the agreement on what both graded; nan where kappa is not defined: nothing in common, or both constant.
     """
     both = [task for task in first if task in second]
-    index = {query: n for n, query in enumerate(dict.fromkeys(queries[task] for task in both))}
-    table = np.zeros((len(index), k, k))
-    for task in both:
-        table[index[queries[task]], first[task], second[task]] += 1.0
-    flat, there = table.reshape(len(index), k * k), np.ones(len(index), dtype=np.bool_)
-    figures = {
-        "quadratic": Figure(flat, lambda totals: quadratic_kappa_of(totals, k), there),
-        "nominal": Figure(flat, lambda totals: nominal_kappa_of(totals, k), there),
-        "same": Figure(flat, lambda totals: _share_same(totals, k), there),
-    }
-    found = {name: drawn.interval() for name, drawn in resample(figures, draws=draws, seed=seed).items()}
-    rows = tuple(tuple(int(n) for n in row) for row in table.sum(0))
-    return Agreement(len(both), len(index), found["quadratic"], found["nominal"], found["same"], rows)
-
-
-def nominal_kappa_of(totals: Floats, k: int) -> Floats:
-    """Cohen's kappa (Cohen 1960), of many tables at once.
-
-    :param totals: ``[..., k * k]`` flat tables of first by second grade.
-    :return: ``[...]``, nan where chance alone makes both agree always.
-    """
-    table = totals.reshape(*totals.shape[:-1], k, k)
-    n = np.maximum(table.sum((-1, -2)), 1.0)
-    seen = np.diagonal(table, axis1=-2, axis2=-1).sum(-1) / n
-    chance = (table.sum(-1) * table.sum(-2)).sum(-1) / np.square(n)
-    left = 1.0 - chance
-    return np.where(left > 1e-12, (seen - chance) / np.where(left > 1e-12, left, 1.0), np.nan)
-
-
-def interval_json(interval: Interval) -> dict[str, float | int | None]:
-    """Render an interval.
-
-    :param interval: with nan where there is no number.
-    :return: JSON-ready values, null for nan.
-    """
-    return {key: None if math.isnan(value) else value for key, value in interval.to_json().items()}
+    places = {query: place for place, query in enumerate(dict.fromkeys(queries[task] for task in both))}
+    index = np.array([places[queries[task]] for task in both], dtype=np.int64)
+    grades = [np.array([judge[task] for task in both], dtype=np.int64) for judge in (first, second)]
+    tables = confusion_by_query(grades[0], grades[1], k, index, len(places))
+    measures = {"quadratic": quadratic_kappa, "nominal": kappa, "same": share_equal}
+    figures = {name: Figure(tables, measure, np.ones(len(places), dtype=bool)) for name, measure in measures.items()}
+    intervals = {name: drawn.interval() for name, drawn in resample(figures, draws=draws, seed=seed).items()}
+    rows = tuple(tuple(int(n) for n in row) for row in tables.sum(0))
+    return Agreement(len(both), len(places), **intervals, confusion=rows)
 
 
 def between(raters: Mapping[str, Mapping[str, int]]) -> list[tuple[str, str]]:
@@ -100,9 +71,3 @@ def between(raters: Mapping[str, Mapping[str, int]]) -> list[tuple[str, str]]:
     """
     names: Sequence[str] = list(raters)
     return [(a, b) for n, a in enumerate(names) for b in names[n + 1 :]]
-
-
-def _share_same(totals: Floats, k: int) -> Floats:
-    table = totals.reshape(*totals.shape[:-1], k, k)
-    n = table.sum((-1, -2))
-    return np.where(n > 0, np.diagonal(table, axis1=-2, axis2=-1).sum(-1) / np.where(n > 0, n, 1.0), np.nan)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from trainer.evaluate.metrics import ndcg_per_query
+from darl_opensearch.stats.ranking import ndcg_per_query
 from trainer.models.heads import Head
 from trainer.stages.data import Pairs
 from trainer.stages.objective import Objective, predict

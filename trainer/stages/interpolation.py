@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from darl_opensearch.errors import UsageError
+from darl_opensearch.stats.bootstrap import bootstrap_mean
+from darl_opensearch.stats.ranking import ndcg_per_query
 from trainer.config import Config, Interpolate
-from trainer.evaluate.bootstrap import bootstrap_mean
-from trainer.evaluate.metrics import ndcg_per_query
 from trainer.stages.data import Features, Pairs
 from trainer.stages.objective import predict
 from trainer.stages.registry import STAGES, Context, Outcome, Stage, declared, need

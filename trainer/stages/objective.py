@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from darl_opensearch.errors import UsageError
+from darl_opensearch.stats.grades import confusion, expected_calibration_error, macro_f1, quadratic_kappa
+from darl_opensearch.stats.ranking import ndcg_per_query
 from trainer.config import Loss
-from trainer.evaluate.metrics import expected_calibration_error, macro_f1, ndcg_per_query, quadratic_kappa
 from trainer.losses import GRADE_LOSSES, RANK_LOSSES
 from trainer.losses.registries import comparable_queries
 from trainer.models.heads import HEADS, Head
@@ -187,12 +188,12 @@ def metrics(predictions: Predictions, pairs: Pairs, gains: Sequence[float], *, c
     :param cutoff: ranks counted by nDCG.
     """
     grades, gain, query_index = pairs.numpy(gains)
-    predicted = predictions.grade_probs.argmax(1)
+    table = confusion(grades, predictions.grade_probs.argmax(1), len(gains))
     values = list(ndcg_per_query(predictions.latent, gain, query_index, cutoff=cutoff).values())
     return {
         f"ndcg@{cutoff}": round(float(np.mean(values)), 5) if values else None,
-        "macro_f1": round(macro_f1(predicted, grades), 5),
-        "quadratic_kappa": round(quadratic_kappa(predicted, grades, len(gains)), 5),
+        "macro_f1": round(float(macro_f1(table)), 5),
+        "quadratic_kappa": round(float(quadratic_kappa(table)), 5),
         "ece": round(expected_calibration_error(predictions.grade_probs, grades), 5),
         "queries": len(values),
         "pairs": len(grades),

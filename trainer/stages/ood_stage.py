@@ -14,9 +14,9 @@ from torch import Tensor
 
 from darl_opensearch.errors import InputError, UsageError
 from darl_opensearch.scores import is_ood
+from darl_opensearch.stats.bootstrap import bootstrap_ratio
 from trainer.config import Ood
 from trainer.data.splits import draw_order
-from trainer.evaluate.bootstrap import bootstrap_ratio
 from trainer.models.base import LAST, PairFeatures
 from trainer.models.heads import Head
 from trainer.ood import DETECTORS, ConformalCalibration, halves, needs_catalogue, reads, view

@@ -18,11 +18,12 @@ from safetensors.torch import load_file, save_file
 
 from darl_opensearch.bundle import replace_folder
 from darl_opensearch.errors import DarlError, InputError
+from darl_opensearch.stats.bootstrap import bootstrap_mean
+from darl_opensearch.stats.numbers import rounded, without_nan
+from darl_opensearch.stats.ranking import ndcg_per_query
 from trainer.config import Config, parse_config
 from trainer.data.judgments import JudgedQuery
 from trainer.data.leakage import Part, check_leakage
-from trainer.evaluate.bootstrap import bootstrap_mean
-from trainer.evaluate.metrics import ndcg_per_query
 from trainer.models import BACKBONES
 from trainer.models.base import LAST
 from trainer.models.continued import starting_model
@@ -258,7 +259,7 @@ def _stage(name: str, context: Context) -> dict[str, Any]:
         restore_features()
     outcome = {
         "stage": name, "kept": kept, "gain": judged.gain.to_json(), "judged_on": roles,
-        "standard_error": round(judged.error, 5) if np.isfinite(judged.error) else None,
+        "standard_error": rounded(judged.error),
         **({"decided_by": brought.decided} if brought.decided else {}),
         **({} if brought.learnt_new is None else {"learnt_new": brought.learnt_new}),
         **brought.figures, "figures": figures, "history": brought.history,
@@ -306,7 +307,7 @@ def _by_slice(
     }
 
 
-def _ndcg_interval(features: Features, dev: Pairs, config: Config) -> dict[str, float | int]:
+def _ndcg_interval(features: Features, dev: Pairs, config: Config) -> dict[str, float | None]:
     values = np.array(list(_dev_ndcg(features, dev, config).values()))
     return bootstrap_mean(values, seed=config.seed).to_json()
 
@@ -377,18 +378,6 @@ def _load_ood(checkpoint: Path) -> FittedOod:
     calibration.load_state_dict(parts["calibration"])
     layers = report.get("layers", LAST)  # runs of before there was a choice
     return FittedOod(detector.eval(), calibration.eval(), report["features"], report, layers)
-
-
-def without_nan(value: Any) -> Any:
-    """Say null where there is no number: JSON knows no NaN, and a figure of nothing is none.
-
-    :return: the same, None in place of each float that is not finite.
-    """
-    if isinstance(value, Mapping):
-        return {key: without_nan(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_nan(part) for part in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def _write_text(path: Path, text: str) -> None:

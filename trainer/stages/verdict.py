@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.evaluate.bootstrap import Interval, bootstrap_mean, bootstrap_ratio
+from darl_opensearch.stats.bootstrap import Interval, bootstrap_mean, bootstrap_ratio
 
 Floats = NDArray[np.float64]
 

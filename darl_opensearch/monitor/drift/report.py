@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from darl_opensearch.monitor.statistics import Share
 from darl_opensearch.ood.record import format_timestamp
+from darl_opensearch.stats.shares import Share
 
 SHARE, MMD, AUC = "share", "mmd", "auc"
 ALL = None  # the slice of a test of the whole window

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from darl_opensearch.bundle import Bundle, DriftReference
 from darl_opensearch.errors import BundleError
-from darl_opensearch.holm import holm
 from darl_opensearch.monitor.drift.config import MOST_PERMUTATIONS, DriftConfig, parse_window
 from darl_opensearch.monitor.drift.report import (
     ALL,
@@ -28,11 +27,11 @@ from darl_opensearch.monitor.drift.report import (
     WindowReport,
 )
 from darl_opensearch.monitor.drift.sample import NoSample, Texts, WindowSample, matched, sample_window
-from darl_opensearch.monitor.drift.share import share_test
 from darl_opensearch.monitor.drift.two_sample import Clusters, two_sample_tests
 from darl_opensearch.monitor.drift.windows import Counts, Window, windows
-from darl_opensearch.monitor.statistics import share_of
 from darl_opensearch.ood.store import OodStore
+from darl_opensearch.stats.holm import holm
+from darl_opensearch.stats.shares import share_of, share_test
 from darl_opensearch.text import cut_to_tokens
 
 Report = Callable[[str, int, int], object]

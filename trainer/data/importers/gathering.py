@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from darl_opensearch.errors import InputError
+from darl_opensearch.stats.numbers import without_nan
 from darl_opensearch.text import MAX_QUERY_CHARS, ItemTemplate
 from trainer.data.quoting import short
 
@@ -273,15 +274,7 @@ def _json(value: Mapping[str, Any]) -> str:
     try:
         return json.dumps(value, ensure_ascii=False, default=str, allow_nan=False)
     except ValueError:
-        return json.dumps(_finite(value), ensure_ascii=False, default=str, allow_nan=False)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _finite(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return json.dumps(without_nan(value), ensure_ascii=False, default=str, allow_nan=False)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.evaluate.resample import Floats
+from darl_opensearch.stats.bootstrap import Floats
 
 Advance = Callable[[int], object]
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from darl_opensearch.monitor.statistics import _student_t975, share_of
+from darl_opensearch.stats.shares import share_of, student_t975
 
 clusters = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), max_size=30)
 
@@ -39,7 +39,7 @@ def test_the_order_of_clusters_is_no_signal(clusters, seed):
 
 def test_without_any_hit_the_interval_is_that_of_the_queries_alone():
     """Wilson's upper bound at zero of n is t²/(n + t²)."""
-    t = _student_t975(19)
+    t = student_t975(19)
     share = share_of([0] * 20, [50] * 20)
     assert (share.value, share.low) == (0.0, 0.0)
     assert share.high == pytest.approx(t**2 / (20 + t**2))
@@ -49,7 +49,7 @@ def test_equal_clusters_of_one_give_wilson():
     """Each pair its own query: the ordinary binomial interval, but for n against n − 1."""
     n, hits = 400, 20
     share = share_of([1] * hits + [0] * (n - hits), [1] * n)
-    t, effective = _student_t975(n - 1), n - 1
+    t, effective = student_t975(n - 1), n - 1
     p = hits / n
     middle = (p + t**2 / (2 * effective)) / (1 + t**2 / effective)
     half = t / (1 + t**2 / effective) * math.sqrt(p * (1 - p) / effective + t**2 / (4 * effective**2))
@@ -58,7 +58,7 @@ def test_equal_clusters_of_one_give_wilson():
 
 @pytest.mark.parametrize(("freedom", "quantile"), [(1, 12.7062), (2, 4.30265), (5, 2.57058), (30, 2.04227)])
 def test_student(freedom, quantile):
-    assert _student_t975(freedom) == pytest.approx(quantile, rel=2e-3)
+    assert student_t975(freedom) == pytest.approx(quantile, rel=2e-3)
 
 
 @pytest.mark.parametrize(("share", "queries"), [(0.05, 40), (0.05, 200), (0.3, 30)])

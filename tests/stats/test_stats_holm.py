@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from darl_opensearch.holm import holm
+from darl_opensearch.stats.holm import holm
 
 
 @given(p=st.lists(st.floats(0, 1), max_size=12))

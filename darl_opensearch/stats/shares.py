@@ -1,17 +1,14 @@
-"""Shares with intervals that know that the pairs of one query are not independent."""
+"""Shares of pairs, their intervals and their test: queries are the independent units, pairs of one query are not."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-
-from darl_opensearch.ood.record import PairRecord
 
 Z95 = 1.959963984540054
 
@@ -75,7 +72,7 @@ def share_of(hits: ArrayLike, totals: ArrayLike) -> Share:
     binomial = share * (1 - share)
     effective = binomial / variance if variance > 0 and binomial > 0 else float(clusters)
     effective = max(min(effective, total), 1.0)
-    quantile = _student_t975(clusters - 1)
+    quantile = student_t975(clusters - 1)
     # Wilson's interval for `effective` observations.
     shift = quantile**2 / effective
     middle = (share + shift / 2) / (1 + shift)
@@ -84,20 +81,36 @@ def share_of(hits: ArrayLike, totals: ArrayLike) -> Share:
     return Share(share, min(low, share), max(high, share), total, clusters)
 
 
-def weighted_share(pairs: Iterable[tuple[Hashable, PairRecord]]) -> Share:
-    """Estimate the share of OOD pairs from logged ones, each standing for ``weight`` pairs.
+def share_test(hits: ArrayLike, totals: ArrayLike, alpha: float, *, calibration_queries: int | None = None) -> float:
+    """Test whether a share of OOD pairs is above alpha, with queries as the independent units.
 
-    :param pairs: each with the cluster it belongs to, usually :func:`~darl_opensearch.text.same_text` of its query.
+    The score test of a binomial share with variance between clusters (Guo et al. 2005, *Statistics in Medicine*
+    24:3479, for the robust score test): residuals ``u = hits - alpha * totals`` of the queries, and
+    ``z = sum(u) / sqrt(sum(u²))`` against the normal distribution. The variance is taken around alpha, not around
+    the share found, so that ``z`` never exceeds the root of the number of queries (Efron 1969, *JASA* 64:1278, on
+    why such a ratio has no longer tail than the normal): few queries never give a p-value of 0, whatever they are.
+
+    alpha itself is known only as well as the calibration's queries let it: a threshold from 100 queries may let
+    6 % of the very same traffic through, for ever. So the variance grows by ``1 + queries / calibration_queries``,
+    as for the difference of two samples; without it a large window would alarm at the calibration's own noise.
+
+    :param hits: ``[q]`` OOD pairs of each query.
+    :param totals: ``[q]`` pairs of each query; queries without pairs do not count.
+    :param alpha: the share to be expected.
+    :param calibration_queries: queries that the threshold was taken from; None takes alpha as exact.
+    :return: one-sided p-value; 1 without any query.
     """
-    hits: dict[Hashable, float] = {}
-    totals: dict[Hashable, float] = {}
-    for cluster, pair in pairs:
-        hits[cluster] = hits.get(cluster, 0.0) + pair.weight * pair.is_ood
-        totals[cluster] = totals.get(cluster, 0.0) + pair.weight
-    return share_of(list(hits.values()), list(totals.values()))
+    residuals = np.asarray(hits, dtype=np.float64) - alpha * np.asarray(totals, dtype=np.float64)
+    residuals = residuals[np.asarray(totals) > 0]
+    squares = float(residuals @ residuals)
+    if squares == 0:
+        return 1.0
+    if calibration_queries:
+        squares *= 1 + len(residuals) / calibration_queries
+    return 0.5 * math.erfc(float(residuals.sum()) / math.sqrt(2 * squares))
 
 
-def _student_t975(freedom: int) -> float:
+def student_t975(freedom: int) -> float:
     """Compute the 97.5 % point of Student's t (Abramowitz and Stegun 26.7.5; exact for 1 and 2 degrees).
 
     :param freedom: degrees of freedom, at least 1.

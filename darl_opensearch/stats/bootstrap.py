@@ -1,0 +1,176 @@
+"""The bootstrap over queries: pairs of one query are not independent, so queries are resampled.
+
+A mean, a share, macro-F1, kappa, the calibration error: each is a function of sums of a few numbers per query. So one
+resampling of the queries serves all of them, and the difference of two parts has an interval as well.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from darl_opensearch.stats.numbers import rounded
+
+Floats = NDArray[np.float64]
+_BLOCK = 200  # resamples drawn at a time: all of them at once would need gigabytes for many queries
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure with its 95 % interval; nan where there is none."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    def to_json(self) -> dict[str, float | None]:
+        """Render with five decimals, null for nan."""
+        return {name: rounded(value) for name, value in dataclasses.asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure as a function of sums over queries.
+
+    :param sums: ``[q, *shape]`` what each query adds.
+    :param value: from totals ``[..., *shape]`` to the figure ``[...]``, nan where it is undefined.
+    :param counts: ``[q]`` whether a query counts at all.
+    """
+
+    sums: Floats
+    value: Callable[[Floats], Floats]
+    counts: NDArray[np.bool_]
+
+    @property
+    def point(self) -> float:
+        """The figure of all queries."""
+        return float(self.value(self.sums.sum(0)))
+
+    @property
+    def n(self) -> int:
+        """Queries that count."""
+        return int(self.counts.sum())
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """A figure, and its value in each resample.
+
+    :param draws: ``[d]``.
+    """
+
+    point: float
+    draws: Floats
+    n: int
+
+    def interval(self) -> Interval:
+        """Take the percentile interval; nan bounds below two queries, of which nothing can be resampled."""
+        low, high = percentiles(self.draws) if self.n > 1 else (math.nan, math.nan)
+        return Interval(self.point, low, high, self.n)
+
+    def minus(self, other: Resampled) -> Resampled:
+        """Take the difference, resample by resample; it counts as many queries as the smaller of the two."""
+        return Resampled(self.point - other.point, self.draws - other.draws, min(self.n, other.n))
+
+
+def percentiles(draws: Floats) -> tuple[float, float]:
+    """Cut off 2.5 % on each side (percentile bootstrap, Efron 1979), nan left out; nan for nothing."""
+    values = draws[~np.isnan(draws)]
+    if not len(values):
+        return math.nan, math.nan
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def p_of_zero(draws: Floats) -> float:
+    """Test "the figure is 0", two-sided: twice the smaller share of resamples on one side of 0, nan left out."""
+    values = draws[~np.isnan(draws)]
+    tail = min(int((values <= 0).sum()), int((values >= 0).sum()))
+    return min(1.0, 2 * (tail + 1) / (len(values) + 1))
+
+
+def draw_counts(n_queries: int, *, draws: int, seed: int | Sequence[int]) -> Iterator[Floats]:
+    """Draw queries with replacement.
+
+    :yields: blocks of ``[d, n_queries]``, how often each query is in each resample; none where there is no query.
+    """
+    if n_queries == 0:
+        return
+    rng = np.random.default_rng(seed)
+    even = np.full(n_queries, 1 / n_queries)
+    for start in range(0, draws, _BLOCK):
+        yield rng.multinomial(n_queries, even, size=min(_BLOCK, draws - start)).astype(np.float64)
+
+
+def resample(figures: Mapping[str, Figure], *, draws: int, seed: int | Sequence[int]) -> dict[str, Resampled]:
+    """Resample queries, the same ones for every figure."""
+    if not figures:
+        return {}
+    n_queries = len(next(iter(figures.values())).sums)
+    shapes = [figure.sums.shape[1:] for figure in figures.values()]
+    widths = [math.prod(shape) for shape in shapes]
+    flat = np.concatenate(
+        [figure.sums.reshape(n_queries, width) for figure, width in zip(figures.values(), widths, strict=True)], axis=1
+    )
+    ends = np.cumsum(widths)[:-1]
+    values: dict[str, list[Floats]] = {name: [np.zeros(0)] for name in figures}
+    for counts in draw_counts(n_queries, draws=draws, seed=seed):
+        totals = np.split(counts @ flat, ends, axis=1)
+        for (name, figure), shape, total in zip(figures.items(), shapes, totals, strict=True):
+            values[name].append(figure.value(total.reshape(len(counts), *shape)))
+    return {name: Resampled(f.point, np.concatenate(values[name]), f.n) for name, f in figures.items()}
+
+
+def mean_over_queries(values: Floats) -> Figure:
+    """Make a figure of one value a query.
+
+    :param values: ``[q]``, nan for a query that has none and is left out.
+    """
+    there = ~np.isnan(values)
+    return Figure(np.stack([np.where(there, values, 0.0), there.astype(np.float64)], 1), ratio, there)
+
+
+def share_of_pairs(values: Floats, query_index: NDArray[np.int64], n_queries: int) -> Figure:
+    """Make a figure of one value a pair, clustered by query.
+
+    :param values: ``[n]``.
+    :param query_index: ``[n]`` in ``0..n_queries-1``.
+    """
+    sums = np.stack([np.bincount(query_index, each, minlength=n_queries) for each in (values, None)], 1)
+    return Figure(sums.astype(np.float64), ratio, sums[:, 1] > 0)
+
+
+def ratio(totals: Floats) -> Floats:
+    """Divide the first total by the second, ``[..., 2]`` to ``[...]``; nan where the second is not above 0."""
+    empty = totals[..., 1] <= 0
+    return np.where(empty, np.nan, totals[..., 0] / np.where(empty, 1.0, totals[..., 1]))
+
+
+def bootstrap_mean(values: NDArray[np.floating], *, draws: int = 2000, seed: int = 0) -> Interval:
+    """Take the mean and its interval; give differences for a paired comparison.
+
+    :param values: ``[q]`` one value a query.
+    :return: the interval; nan for no values.
+    """
+    return bootstrap_ratio(values, np.ones(len(values)), draws=draws, seed=seed)
+
+
+def bootstrap_ratio(
+    numerator: NDArray[np.floating], denominator: NDArray[np.floating], *, draws: int = 2000, seed: int = 0
+) -> Interval:
+    """Take a ratio of sums over queries and its interval: a share of pairs, clustered by query.
+
+    :param numerator: ``[q]`` per query, for example its flagged pairs.
+    :param denominator: ``[q]`` per query, for example its pairs.
+    :return: the interval; nan for no values, a point for one.
+    """
+    sums = np.stack([numerator, denominator], axis=1).astype(np.float64)
+    figure = Figure(sums, ratio, np.ones(len(sums), dtype=bool))
+    resampled = resample({"ratio": figure}, draws=draws, seed=seed)["ratio"]
+    return Interval(resampled.point, *percentiles(resampled.draws), resampled.n)

@@ -17,7 +17,6 @@ from darl_opensearch.errors import InputError, UsageError
 from darl_opensearch.fields import check_least, option, parameters, required
 from darl_opensearch.scores import GradeScale
 from darl_opensearch.text import ItemTemplate
-from trainer.registry import nearest
 from trainer.toml_tables import build, read_toml
 
 
@@ -319,16 +318,9 @@ class Config:
     seed: int = option(0, "seed of everything random")
 
     def __post_init__(self) -> None:
-        """Check the seed (numpy takes none below 0, and torch none above 64 bits) and what each stage needs."""
+        """Check the seed: numpy takes none below 0, and torch none above 64 bits."""
         if not 0 <= self.seed < 2**63:
             raise UsageError(f"seed is {self.seed}", todo="give a whole number from 0 on")
-        from trainer.stages import STAGES  # here: stages are built on this module
-
-        for stage in self.stages.run:
-            if stage not in set(STAGES):
-                raise UsageError(f"[stages] run names {stage!r}", todo=nearest(stage, STAGES))
-        for stage in self.stages.run:
-            STAGES[stage].make().check(self)
 
     def to_json(self) -> dict[str, Any]:
         """Render the resolved configuration."""

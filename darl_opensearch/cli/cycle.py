@@ -53,9 +53,11 @@ def cli(
     """
     steps = load("trainer.cycle.run", "train")
     from darl_opensearch.cycle import Surroundings
-    from trainer.cycle.config import read_cycle
+    from trainer.cycle.config import STAGES_KEY, read_cycle
+    from trainer.stages.registry import check_stages
 
     resolved = read_cycle(config, [*overrides, *(['start.when="always"'] if now else [])])
+    check_stages(resolved.train.stages, STAGES_KEY, str(config))
     if abandon:
         name = steps.abandon(resolved, config.parent)
         said = f"Cycle {name} has ended." if name else "No cycle was under way."

@@ -114,9 +114,11 @@ def cli(
     from darl_opensearch.io.writing import new_file
     from trainer.config import read_config
     from trainer.data.judgments import read_items, read_judgments
+    from trainer.stages.registry import check_plan
 
     rule = mining.MiningRule(depth=depth, skip_top=skip_top, per_query=per_query, max_share=max_share, seed=seed)
     settings = read_config(config)
+    check_plan(settings, str(config))
     judged = config.parent / settings.data.judgments
     catalogue = config.parent / settings.data.items
     if out is not None:

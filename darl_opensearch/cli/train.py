@@ -58,6 +58,7 @@ def cli(
     plan = load("trainer.stages.plan", "train")
     from trainer.config import read_config
     from trainer.stages import distributed
+    from trainer.stages.registry import check_plan
 
     if processes > 1 and not dry_run:
         if "WORLD_SIZE" in os.environ:
@@ -65,6 +66,7 @@ def cli(
         distributed.launch(_process, (sys.argv,), processes)
         return
     resolved = read_config(config, [*overrides, *([f"seed={seed}"] if seed is not None else [])])
+    check_plan(resolved, str(config))
     where = folder or config.parent / "runs" / f"{resolved.model.name}-{resolved.model.version}"
     if dry_run:
         _, data = plan.prepare(resolved, config.parent)

@@ -16,6 +16,7 @@ from trainer.config import read_config
 from trainer.models import BACKBONES
 from trainer.models.continued import starting_model
 from trainer.stages.plan import prepare, train
+from trainer.stages.registry import check_plan
 
 
 def continued(small, checkpoint, folder, *overrides):
@@ -95,4 +96,4 @@ def test_the_refit_head_learns_from_the_new_samples_and_stays(small, checkpoint,
 def test_refit_needs_new_samples(checkpoint, tmp_path):
     path = write_project(tmp_path, str(checkpoint))
     with pytest.raises(UsageError, match=r"\[stages\] run names refit, and \[data\] new is empty"):
-        read_config(path, ["stages.run=['refit']"])
+        check_plan(read_config(path, ["stages.run=['refit']"]))

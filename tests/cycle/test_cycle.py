@@ -313,7 +313,7 @@ def test_a_test_set_that_was_trained_on_is_refused_before_anybody_judges(small, 
 def test_what_is_wrong_in_cycle_toml(small, tmp_path, override, message):
     path = write_cycle(tmp_path, small[1], training(small))
     with pytest.raises(UsageError, match=message):
-        read_cycle(path, [override])
+        planned(read_cycle(path, [override]), tmp_path, world(tmp_path))
 
 
 def test_a_span_that_begins_before_the_calendar_is_all_of_the_log(small, tmp_path):

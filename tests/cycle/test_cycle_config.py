@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from trained_support import run_main
 
 from darl_opensearch.errors import UsageError
 from trainer.cycle.config import read_cycle
@@ -30,3 +31,12 @@ def test_numbers_that_no_step_can_use(tmp_path, override, message):
     with pytest.raises(UsageError) as caught:
         read_cycle(path, [override])
     assert str(caught.value).startswith(f"{path}: {message}")
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"], ["--abandon"]])
+def test_the_command_refuses_an_unknown_stage_and_names_the_file(tmp_path, monkeypatch, capsys, more):
+    path = tmp_path / "cycle.toml"
+    path.write_text(MINIMAL)
+    done = run_main(monkeypatch, capsys, "cycle", path, "--set", "train.stages=['refitt']", *more)
+    assert done.code == 2
+    assert done.err == f"darl: {path}: [train] stages names 'refitt'. Did you mean 'refit'?\n"

@@ -12,6 +12,7 @@ from darl_opensearch.errors import DarlError, InputError, UsageError
 from tests.helpers.training_project import toml_of, write_project
 from trainer.config import Config, parse_config, read_config
 from trainer.stages.objective import Objective
+from trainer.stages.registry import check_plan
 
 MINIMAL = {
     "model": {"name": "shoes"},
@@ -115,7 +116,7 @@ def test_the_resolved_configuration_can_be_read_again():
 )
 def test_mistakes(tables, message):
     with pytest.raises(DarlError) as caught:
-        config(**tables)
+        check_plan(config(**tables), "darl.toml")
     text = str(caught.value)
     assert text.startswith("darl.toml: ") and message in text
     assert caught.value.todo and "\n" not in text

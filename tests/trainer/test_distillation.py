@@ -32,6 +32,7 @@ from trainer.stages.distillation import DistilledLoss, by_text
 from trainer.stages.full_stage import GradedLoss
 from trainer.stages.mixing import Taught, Together
 from trainer.stages.objective import Objective
+from trainer.stages.registry import check_plan
 from trainer.stages.source import JudgedSource
 from trainer.teachers import TEACHERS, Ask, Place, fetch_scores, find_teacher, normalised
 
@@ -85,7 +86,7 @@ def test_every_teacher_says_what_it_is(name):
 def test_settings_that_cannot_work(tmp_path, bases, setting, message):
     path = write_plan(tmp_path / "p", bases["bert"], distill=DISTILL, stages=RUN)
     with pytest.raises(UsageError) as caught:
-        read_config(path, [setting])
+        check_plan(read_config(path, [setting]))
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 

@@ -20,6 +20,7 @@ from darl_opensearch.errors import DarlError, InputError, UsageError
 from darl_opensearch.stats.bootstrap import bootstrap_mean
 from tests.helpers.files import write_rows
 from tests.helpers.plan_project import kill_in_stage, weights, write_plan
+from tests.helpers.command import run_main
 from tests.helpers.training_project import laws
 from trainer.config import Loss, Term, read_config
 from trainer.data.judgments import JudgedQuery
@@ -32,6 +33,7 @@ from trainer.stages.full_stage import GradedLoss
 from trainer.stages.head_stage import fit_head
 from trainer.stages.mixing import Replayed, Taught, Together
 from trainer.stages.objective import Objective
+from trainer.stages.registry import check_plan
 from trainer.stages.robust import GroupDroLoss, WholeSetDro, dev_objective, groups_of, reweighted
 from trainer.stages.source import Batch, JudgedSource
 from trainer.stages.verdict import verdict
@@ -77,21 +79,36 @@ def test_a_stage_without_what_it_needs_is_refused_with_the_configuration(tmp_pat
     path = write_plan(tmp_path / "p", bases["bert"])
     setting, message = NEEDS[name]
     with pytest.raises(UsageError) as caught:
-        read_config(path, [f"stages.run=['{name}']", setting])
+        check_plan(read_config(path, [f"stages.run=['{name}']", setting]), str(path))
     assert str(caught.value).startswith(f"{path}: [stages] run names {name}, and") and message in str(caught.value)
 
 
 def test_an_unknown_stage(tmp_path, bases):
     path = write_plan(tmp_path / "p", bases["bert"])
     with pytest.raises(UsageError, match=r"\[stages\] run names 'augment'\. Did you mean 'augmented'\?"):
-        read_config(path, ["stages.run=['head', 'augment']"])
+        check_plan(read_config(path, ["stages.run=['head', 'augment']"]))
 
 
 def test_nothing_to_interpolate_from(tmp_path, bases):
     path = write_plan(tmp_path / "p", bases["bert"])
     with pytest.raises(UsageError, match="names interpolate, and no augmented before it. Put augmented before it"):
-        read_config(path, ["stages.run=['interpolate', 'augmented']"])
-    read_config(path, ["stages.run=['full', 'interpolate']", "interpolate.between='start'"])
+        check_plan(read_config(path, ["stages.run=['interpolate', 'augmented']"]))
+    check_plan(read_config(path, ["stages.run=['full', 'interpolate']", "interpolate.between='start'"]))
+
+
+@pytest.mark.parametrize("command", [["train"], ["train", "--dry-run"], ["mine", "--dry-run"]])
+def test_commands_refuse_a_plan_before_they_begin(tmp_path, bases, monkeypatch, capsys, command):
+    path = write_plan(tmp_path / "p", bases["bert"], stages={"run": ["head", "augment"]})
+    done = run_main(monkeypatch, capsys, *command, path)
+    assert done.code == 2 and done.err.startswith(f"darl: {path}: [stages] run names 'augment'")
+    assert not (path.parent / "runs").exists()
+
+
+def test_a_plan_is_refused_without_a_command_too(tmp_path, bases):
+    path = write_plan(tmp_path / "p", bases["bert"])
+    with pytest.raises(UsageError, match=r"\[stages\] run names 'augment'"):
+        train(path, tmp_path / "run", "stages.run=['augment']")
+    assert not (tmp_path / "run").exists()
 
 
 # ---- verdicts

@@ -15,8 +15,9 @@ from darl_opensearch.spans import ago, parse_span
 from trainer.dasa.config import SelectConfig
 from trainer.evaluate.gate import GateOptions
 from trainer.judging.config import JudgeConfig
-from trainer.registry import nearest
 from trainer.toml_tables import build, read_toml
+
+STAGES_KEY = "[train] stages"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,19 +152,14 @@ def read_cycle(path: Path, overrides: Sequence[str] = ()) -> CycleConfig:
     :raises DarlError: naming the key that is wrong.
     """
     config: CycleConfig = build(CycleConfig, read_toml(path, overrides), str(path))
-    from trainer.stages import STAGES  # here: it imports torch, and reading a configuration should be quick
-
-    for stage in config.train.stages:
-        if stage not in set(STAGES):
-            raise UsageError(f"[train] stages names {stage!r}", where=str(path), todo=nearest(stage, STAGES))
     return config
 
 
 def check_files(config: CycleConfig, base: Path) -> None:
-    """Find out before the first step whether a later one will miss its file.
+    """Refuse a configuration that names a missing file, before the first step rather than at a later one.
 
     :param base: folder that its paths are relative to.
-    :raises UsageError: naming the key whose file is not there.
+    :raises UsageError: naming the key.
     """
     model = config.model
     named = [("[model] config", model.config), *(("[model] catalogue", name) for name in model.catalogue)]

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from darl_opensearch.errors import DarlError, GateRefused, UsageError
-from trainer.cycle.config import CycleConfig, check_files
+from trainer.cycle.config import STAGES_KEY, CycleConfig, check_files
 from trainer.cycle.folder import BEGUN, Cycle, Cycles, now, write_json
 from trainer.cycle.ports import World
 from trainer.cycle.preflight import check_test
 from trainer.cycle.steps import STEPS, Context, Step, Waiting
 from trainer.cycle.telling import REFUSED, RELEASED, tell_last, tell_outcome, tell_refusal
 from trainer.registry import nearest
+from trainer.stages.registry import check_stages
 
 NOTHING, WAITING, STOPPED, IDLE = "nothing", "waiting", "stopped", "idle"
 
@@ -55,6 +56,7 @@ def run_cycle(config: CycleConfig, base: Path, world: World, *, until: str = "")
     cycles = Cycles(base / config.folder)
     with cycles.locked():
         tell_last(cycles, world)
+        check_stages(config.train.stages, STAGES_KEY)
         check_files(config, base)
         cycle = cycles.open_or_next()
         serving = cycles.serving(base / config.model.bundle)
@@ -200,6 +202,7 @@ def planned(config: CycleConfig, base: Path, world: World) -> CyclePlan:
 
     :param base: folder that its paths are relative to.
     """
+    check_stages(config.train.stages, STAGES_KEY)
     check_files(config, base)
     cycles = Cycles(base / config.folder)
     cycle: Cycle = cycles.open_or_next()

@@ -35,7 +35,7 @@ from trainer.stages.data import Features, Pairs, RunData, read_data
 from trainer.stages.head_stage import calibrate_grades
 from trainer.stages.objective import Objective, Predictions, metrics, predict
 from trainer.stages.ood_stage import FittedOod, check_ood, fit_ood
-from trainer.stages.registry import Context, Report
+from trainer.stages.registry import Context, Report, check_plan
 from trainer.stages.robust import check_groups
 from trainer.stages.verdict import verdict
 
@@ -118,6 +118,7 @@ def prepare(config: Config, base: Path, *, store: Path | None = None) -> tuple[A
     :return: the untrained model in evaluation mode, and the data.
     :raises DarlError: naming what cannot be trained on.
     """
+    check_plan(config)
     make, _ = BACKBONES.resolve(config.model.backbone, {})
     Objective.make(config.loss, config.grades.scale.gains)
     check_ood(config.ood, make.halves)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from darl_opensearch.errors import UsageError
 from trainer.config import Config
-from trainer.registry import Param, Registry
+from trainer.registry import Param, Registry, nearest
 from trainer.stages.data import Features, Pairs, RunData
 from trainer.stages.objective import Objective
 
@@ -112,6 +112,31 @@ class Stage(ABC):
 
 
 STAGES: Registry[type[Stage]] = Registry("stage")
+
+
+def check_plan(config: Config, where: str | None = None) -> None:
+    """Refuse a plan that cannot run: an unknown stage, or one that lacks a key it needs.
+
+    :param where: the configuration's file, named in the error.
+    :raises UsageError: naming the stage, or its key.
+    """
+    check_stages(config.stages.run, "[stages] run", where)
+    for stage in config.stages.run:
+        try:
+            STAGES[stage].make().check(config)
+        except UsageError as err:
+            raise UsageError(err.what, where=where or err.where, todo=err.todo) from err
+
+
+def check_stages(stages: Sequence[str], key: str, where: str | None = None) -> None:
+    """Refuse unknown stages.
+
+    :param key: the key that lists them, named in the error together with its file.
+    :raises UsageError: suggesting the nearest known stage.
+    """
+    for stage in stages:
+        if stage not in set(STAGES):
+            raise UsageError(f"{key} names {stage!r}", where=where, todo=nearest(stage, STAGES))
 
 
 def declared(table: type[Any]) -> dict[str, Param]:

@@ -15,6 +15,7 @@ from trainer.cycle.config import CycleConfig
 from trainer.cycle.folder import Cycle, Cycles
 from trainer.cycle.ports import World
 from trainer.cycle.samples import read_rows
+from trainer.stages.registry import check_plan
 
 SELECTED, JUDGMENTS = "select/selected.jsonl", "judge/judgments.jsonl"
 SCORES = "scores.npz"  # what evaluate has scored and the gate need not
@@ -42,7 +43,9 @@ class Context:
     @cached_property
     def training(self) -> Config:
         """The darl.toml that the first bundle was trained by."""
-        return read_config(self.training_path)
+        config = read_config(self.training_path)
+        check_plan(config, str(self.training_path))
+        return config
 
     @property
     def training_path(self) -> Path:

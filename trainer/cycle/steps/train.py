@@ -17,6 +17,7 @@ from trainer.data.judgments import JudgedQuery
 from trainer.models.continued import BUNDLE
 from trainer.stages import plan
 from trainer.stages.data import RunData, read_data
+from trainer.stages.registry import check_plan
 from trainer.toml_tables import read_toml
 
 ITEMS, OLD, NEW, DEV, OOD_DEV, TRAFFIC = (
@@ -90,6 +91,7 @@ def write_project(context: Context, folder: Path, roles: Roles, tasks: Iterable[
     }  # fmt: skip
     tables["stages"] = dict(tables.get("stages", {})) | {"run": list(context.config.train.stages)}
     config = parse_config(tables, where=str(context.training_path))
+    check_plan(config, str(context.training_path))
     write_json(folder / "config.json", dataclasses.asdict(config))
     return config
 

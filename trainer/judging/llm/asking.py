@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from darl_opensearch.errors import DarlError
 from trainer.judging.base import Answer, Job, Report, Task
@@ -15,9 +15,7 @@ from trainer.judging.llm.endpoint import Declined, Endpoint, Patience
 from trainer.judging.llm.limits import Budget, Pace
 from trainer.judging.llm.prompt import fill, read_prompt
 from trainer.judging.llm.reply import Reply, average, read_grade, read_probs
-
-if TYPE_CHECKING:
-    from trainer.judging.llm.judge import LlmJudge
+from trainer.judging.llm.settings import LlmSettings
 
 KEY_VARIABLE = "DARL_JUDGE_KEY"
 MOST_DECLINED = 10  # refusals without a single answer: it is not the pairs
@@ -36,19 +34,19 @@ class Asking:
     :raises UsageError: for parameters that do not fit.
     """
 
-    def __init__(self, judge: LlmJudge, job: Job) -> None:
-        self._extra = judge.check()
-        self._judge, self._job = judge, job
-        self._prompt = read_prompt(job.base / judge.prompt if judge.prompt else None)
-        patience = Patience(judge.timeout_s, judge.retries, judge.backoff_s, judge.max_wait_s)
+    def __init__(self, settings: LlmSettings, job: Job) -> None:
+        self._extra = settings.check()
+        self._settings, self._job = settings, job
+        self._prompt = read_prompt(job.base / settings.prompt if settings.prompt else None)
+        patience = Patience(settings.timeout_s, settings.retries, settings.backoff_s, settings.max_wait_s)
         key = os.environ.get(KEY_VARIABLE, "").strip()
-        self._endpoint = Endpoint(judge.url, key, patience, Pace(judge.per_minute), judge.concurrency)
+        self._endpoint = Endpoint(settings.url, key, patience, Pace(settings.per_minute), settings.concurrency)
         self._ledger = Cache(job.file("llm", ".sqlite"))  # what this work has cost, whoever else uses the answers
-        self._cache = Cache(job.base / judge.cache) if judge.cache else self._ledger
+        self._cache = Cache(job.base / settings.cache) if settings.cache else self._ledger
         _, *spent = self._ledger.spent()
-        self._budget = Budget(judge.token_cap, judge.cost_cap, judge.prices, (spent[0], spent[1]))
+        self._budget = Budget(settings.token_cap, settings.cost_cap, settings.prices, (spent[0], spent[1]))
         self._stop, self._lock = threading.Event(), threading.Lock()
-        self._without_probs = judge.logprobs == "never"
+        self._without_probs = settings.logprobs == "never"
         self._counts = dict.fromkeys(
             ("calls", "cache_hits", "prompt_tokens", "completion_tokens", "declined", "unreadable", "beyond_cap"), 0
         )
@@ -75,11 +73,11 @@ class Asking:
         """
         answers: dict[str, Answer] = {}
         rest, done = iter(tasks), 0
-        with ThreadPoolExecutor(self._judge.concurrency, thread_name_prefix="darl-judge") as pool:
+        with ThreadPoolExecutor(self._settings.concurrency, thread_name_prefix="darl-judge") as pool:
             under_way: dict[Future[Answer | None], Task] = {}
             try:
                 while True:
-                    while len(under_way) < 2 * self._judge.concurrency and (task := next(rest, None)):
+                    while len(under_way) < 2 * self._settings.concurrency and (task := next(rest, None)):
                         under_way[pool.submit(self._one, task)] = task
                     if not under_way:
                         return answers
@@ -101,14 +99,14 @@ class Asking:
         :return: JSON-ready counts of this round, and of the whole work.
         """
         calls, sent, received = self._total
-        prices = self._judge.prices
+        prices = self._settings.prices
         mine: dict[str, Any] = {"retries": self._endpoint.retried, "stopped_by": self.capped or None}
-        if self._judge.price_in or self._judge.price_out:
+        if self._settings.price_in or self._settings.price_out:
             cost = prices.cost(self._counts["prompt_tokens"], self._counts["completion_tokens"])
             mine["cost"] = round(cost, 6)
         total = {"calls": calls, "prompt_tokens": sent, "completion_tokens": received,
                  "cost": round(prices.cost(sent, received), 6)}  # fmt: skip
-        return {"model": self._judge.model, **self._counts, **mine, "whole_work": total}
+        return {"model": self._settings.model, **self._counts, **mine, "whole_work": total}
 
     def _one(self, task: Task) -> Answer | None:
         text = fill(self._prompt, task, self._job.scale, self._job.guideline)
@@ -130,18 +128,19 @@ class Asking:
             return None
 
     def _grade(self, text: str) -> Answer | None:
-        judge = self._judge
-        sampled = self._without_probs or judge.sampled(text, self._cache, self._job.scale)
-        if not sampled or judge.samples == 1:
-            found = self._fetch(text, 0, judge.temperature, probs=not self._without_probs)
+        settings = self._settings
+        sampled = self._without_probs or settings.sampled(text, self._cache, self._job.scale)
+        if not sampled or settings.samples == 1:
+            found = self._fetch(text, 0, settings.temperature, probs=not self._without_probs)
             if found["probs"] is not None:
                 return Answer.of(found["probs"])
             if found["silent"]:
                 self._without_probs = True  # it never gives any: the next pairs are sampled at once
-            if judge.samples == 1:
+            if settings.samples == 1:
                 return self._sampled([found["grade"]])
         said = [
-            self._fetch(text, n, judge.sample_temperature, probs=False)["grade"] for n in range(1, judge.samples + 1)
+            self._fetch(text, n, settings.sample_temperature, probs=False)["grade"]
+            for n in range(1, settings.samples + 1)
         ]
         return self._sampled(said)
 
@@ -154,14 +153,14 @@ class Asking:
         return Answer.of(average(grades, self._job.scale.k)) if len(said) > 1 else Answer(grades[0])
 
     def _fetch(self, text: str, sample: int, temperature: float, *, probs: bool) -> dict[str, Any]:
-        key = self._judge.key(text, sample, self._job.scale)
+        key = self._settings.key(text, sample, self._job.scale)
         if (kept := self._cache.get(key)) is not None:
             with self._lock:
                 self._counts["cache_hits"] += 1
             return kept
         body: dict[str, Any] = {
-            "model": self._judge.model, "messages": [{"role": "user", "content": text}],
-            "temperature": temperature, "max_tokens": self._judge.max_tokens,
+            "model": self._settings.model, "messages": [{"role": "user", "content": text}],
+            "temperature": temperature, "max_tokens": self._settings.max_tokens,
         }  # fmt: skip
         body |= {"logprobs": True, "top_logprobs": TOP} if probs else {}
         reply = self._pay(body | self._extra, len(text) // CHARS_A_TOKEN + 1)
@@ -174,7 +173,7 @@ class Asking:
         return value
 
     def _pay(self, body: Mapping[str, Any], expected: int) -> Reply:
-        held = (expected, self._judge.max_tokens)
+        held = (expected, self._settings.max_tokens)
         if forbidden := self.capped or self._budget.take(*held):
             raise _Capped(forbidden)
         sent = received = 0

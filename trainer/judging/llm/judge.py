@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
-from darl_opensearch.errors import UsageError
-from darl_opensearch.scores import GradeScale
 from trainer.judging.base import JUDGES, Job, Report, Task, Verdict
 from trainer.judging.llm.asking import CHARS_A_TOKEN, Asking
 from trainer.judging.llm.cache import Cache
-from trainer.judging.llm.endpoint import full_url
-from trainer.judging.llm.limits import Prices
 from trainer.judging.llm.prompt import fill, read_prompt
-from trainer.judging.tasks import digest
+from trainer.judging.llm.settings import LlmSettings
 from trainer.registry import Param
 
 
@@ -49,46 +43,11 @@ from trainer.registry import Param
     },
 )  # fmt: skip
 @dataclass(frozen=True, kw_only=True)
-class LlmJudge:
-    """A chat endpoint (OpenAI's shape) asked for a grade, with the probability of each.
-
-    :param logprobs: whether to ask for probabilities.
-    :param temperature: of the one answer with probabilities.
-    :param samples: answers averaged without them.
-    :param max_tokens: most tokens of an answer.
-    :param extra: further fields of the request.
-    :param concurrency: requests at the same time.
-    :param timeout_s: seconds an answer may take.
-    :param backoff_s: seconds before the second attempt.
-    :param max_wait_s: longest pause that the endpoint may ask for.
-    :param token_cap: most tokens of the whole work.
-    :param cost_cap: most money for the whole work.
-    :param price_in: price of a million tokens sent.
-    :param price_out: price of a million tokens received.
-    """
+class LlmJudge(LlmSettings):
+    """A chat endpoint (OpenAI's shape) asked for a grade, with the probability of each."""
 
     people: ClassVar[bool] = False
     free: ClassVar[bool] = False
-    url: str
-    model: str
-    prompt: str
-    logprobs: str
-    temperature: float
-    samples: int
-    sample_temperature: float
-    max_tokens: int
-    extra: str
-    concurrency: int
-    per_minute: float
-    timeout_s: float
-    retries: int
-    backoff_s: float
-    max_wait_s: float
-    token_cap: int
-    cost_cap: float
-    price_in: float
-    price_out: float
-    cache: str
 
     def judge(self, tasks: Sequence[Task], job: Job, report: Report) -> Verdict:
         """Ask about every pair that the cache does not know.
@@ -115,12 +74,12 @@ class LlmJudge:
         """
         self.check()
         prompt = read_prompt(job.base / self.prompt if self.prompt else None)
-        path = self._cache_path(job)
+        path = self.cache_path(job)
         cache = Cache(path) if path.exists() else None
         calls = sent = known = 0
         for task in tasks:
             text = fill(prompt, task, job.scale, job.guideline)
-            if cache is not None and self._known(text, cache, job.scale):
+            if cache is not None and self.has_answer(text, cache, job.scale):
                 known += 1
                 continue
             n = 1 if self.logprobs == "auto" else self.samples
@@ -133,56 +92,3 @@ class LlmJudge:
             "calls": calls, "cache_hits": known, "prompt_tokens": sent, "completion_tokens": received,
             "cost": round(self.prices.cost(sent, received), 6) if self.price_in or self.price_out else None,
         }  # fmt: skip
-
-    @property
-    def prices(self) -> Prices:
-        """What tokens cost."""
-        return Prices(self.price_in, self.price_out)
-
-    def check(self) -> dict[str, Any]:
-        """See that the parameters fit.
-
-        :return: the further fields of a request.
-        :raises UsageError: when they do not.
-        """
-        full_url(self.url)
-        if not self.model:
-            raise UsageError("llm.model is empty", todo="name the model to ask")
-        if self.cost_cap and not (self.price_in or self.price_out):
-            raise UsageError("llm.cost_cap needs prices", todo="give price_in and price_out, or a token_cap")
-        try:
-            extra = json.loads(self.extra) if self.extra else {}
-        except ValueError:
-            extra = None
-        if not isinstance(extra, dict):
-            raise UsageError(f"llm.extra is {self.extra!r}, not a JSON object", todo='write {"field": value}')
-        return extra
-
-    def key(self, prompt: str, sample: int, scale: GradeScale) -> str:
-        """Name a request in the cache.
-
-        :param sample: 0 for the answer with probabilities, then 1, 2, … for the sampled ones.
-        :param scale: the grades that the reply is read by: a prompt need not list them.
-        :return: a digest of everything that the answer depends on.
-        """
-        mode = self.logprobs if sample == 0 else "sample"
-        warmth = self.temperature if sample == 0 else self.sample_temperature
-        return digest(full_url(self.url), self.model, prompt, mode, warmth, self.max_tokens, self.extra, sample,
-                      scale.names)  # fmt: skip
-
-    def sampled(self, prompt: str, cache: Cache, scale: GradeScale) -> bool:
-        """Say whether all sampled answers about a pair are kept.
-
-        :return: whether they are; one sample is no average, and never kept as one.
-        """
-        keys = (self.key(prompt, n, scale) for n in range(1, self.samples + 1))
-        return self.samples > 1 and all(cache.get(key) is not None for key in keys)
-
-    def _known(self, prompt: str, cache: Cache, scale: GradeScale) -> bool:
-        found = cache.get(self.key(prompt, 0, scale))
-        if found is not None and (found["probs"] is not None or self.samples == 1):
-            return True
-        return self.sampled(prompt, cache, scale)
-
-    def _cache_path(self, job: Job) -> Path:
-        return job.base / self.cache if self.cache else job.file("llm", ".sqlite")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from darl_opensearch.version import __version__
+
 if TYPE_CHECKING:
     from darl_opensearch.bundle import Bundle as Bundle
     from darl_opensearch.errors import DarlError as DarlError
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
     from darl_opensearch.search import RankedHit as RankedHit
     from darl_opensearch.search import SearchOutcome as SearchOutcome
 
-__version__ = "0.1.0"
 _MODULES = {
     "Reranker": "reranker", "RankedDocument": "reranker", "Scorer": "scoring", "Scores": "scores",
     "PipelineSearch": "search", "SearchOutcome": "search", "RankedHit": "search", "Bundle": "bundle",

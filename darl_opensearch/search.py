@@ -16,9 +16,9 @@ import numpy as np
 from darl_opensearch.bundle import Bundle, Card
 from darl_opensearch.cluster import guards, pipelines
 from darl_opensearch.cluster.calls import Cluster, path
-from darl_opensearch.cluster.config_files import render
 from darl_opensearch.cluster.history import Served
 from darl_opensearch.cluster.pipelines import PipelineShape
+from darl_opensearch.config_files import render
 from darl_opensearch.errors import ClusterError, InputError
 from darl_opensearch.scores import Scores
 from darl_opensearch.text import ID_FIELD, MAX_QUERY_CHARS, TEXT_FIELD

@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 HEAVY = {"torch", "transformers", "peft", "optimum", "onnx", "onnxruntime", "trainer"}
-# A layer may import itself and those named for it, directly or not: cli -> server|cluster|monitor -> scoring|ood -> …
+# A part may import itself and those named for it; the command line may import all.
 FOUNDATION = {
     "errors", "scores", "text", "bundle", "io", "bm25", "resources", "graph_contract", "spans",
-    "fields", "stats", "html_page", "",
+    "fields", "stats", "html_page", "version",
 }  # fmt: skip
+REQUESTS = FOUNDATION | {"connect", "config_files"}  # how a cluster is reached, and the bodies that are sent to it
 LAYERS = {
+    "": FOUNDATION | {"scoring", "reranker", "search"},  # the public classes
+    "connect": FOUNDATION,
+    "config_files": FOUNDATION,
     "scoring": FOUNDATION,
-    "ood": FOUNDATION | {"cluster"},  # the shipper and the store speak to the cluster
-    "monitor": FOUNDATION | {"ood", "pool"},  # drift is measured on embedded pairs
-    "cluster": FOUNDATION | {"scoring"},  # registration compares with the local bundle
-    "server": FOUNDATION | {"scoring", "ood", "cluster"},  # a running scorer ships its own spool
+    "ood": REQUESTS,
+    "cluster": REQUESTS | {"scoring"},  # registration compares with the local bundle
+    "reranker": FOUNDATION | {"scoring", "ood"},
+    "search": REQUESTS | {"ood", "cluster"},
+    "monitor": FOUNDATION | {"scoring", "ood"},  # drift is measured on embedded pairs
+    "server": REQUESTS | {"scoring", "ood"},  # a running scorer ships its own spool
     "node": FOUNDATION,
     "webhook": FOUNDATION,
-    "cycle": FOUNDATION | {"ood", "cluster", "monitor", "webhook", "pool", "scoring"},  # the world around trainer.cycle
     "check": FOUNDATION | {"scoring"},
     "pool": FOUNDATION | {"scoring"},
 }
-TRAINER_MAY = FOUNDATION | {"ood", "scoring", "check", "pool"}  # never server, cluster, monitor, node, cli
+TRAINER_MAY = FOUNDATION | {"ood", "scoring", "check"}  # never server, cluster, monitor, node, cli
 
 
 def modules(package: str) -> list[Path]:
@@ -40,7 +45,7 @@ def name_of(path: Path) -> str:
 
 
 def imports(path: Path) -> Iterator[tuple[str, bool]]:
-    """Every module imported, and whether that happens when the file is loaded."""
+    """Every module imported, also for types or by name, and whether that happens when the file is loaded."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     package = name_of(path) if path.name == "__init__.py" else name_of(path).rpartition(".")[0]
 
@@ -52,17 +57,43 @@ def imports(path: Path) -> Iterator[tuple[str, bool]]:
             elif isinstance(child, ast.ImportFrom):
                 base = package.split(".")[: len(package.split(".")) - child.level + 1] if child.level else []
                 module = ".".join([*base, *([child.module] if child.module else [])])
-                yield module, early
                 for alias in child.names:  # `from darl_opensearch import bundle` imports a module
-                    yield f"{module}.{alias.name}", early
+                    yield (whole if (whole := f"{module}.{alias.name}") in MODULES else module), early
+            elif isinstance(child, ast.Constant) and child.value in MODULES and "." in child.value:
+                yield child.value, False  # load("trainer.cycle.run", "train"), or a table of such names
+            elif isinstance(child, ast.Call) and ast.unparse(child.func).endswith(("load", "import_module")):
+                yield from ((arg.value, False) for arg in child.args[:1] if isinstance(arg, ast.Constant))
+                yield from visit(child, early)
             elif isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
                 yield from visit(child, False)
             elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+                yield from visit(ast.Module(child.body, []), False)
                 yield from visit(ast.Module(child.orelse, []), early)
             else:
                 yield from visit(child, early)
 
     yield from visit(tree, True)
+
+
+MODULES = {name_of(path): path for package in ("darl_opensearch", "trainer") for path in modules(package)}
+
+
+def circles(arrows: Mapping[str, Collection[str]]) -> list[str]:
+    """One way round each circle that a walk along the arrows meets."""
+    done: set[str] = set()
+    ways: list[str] = []
+
+    def walk(name: str, way: tuple[str, ...]) -> None:
+        if name in way:
+            ways.append(" -> ".join([*way[way.index(name) :], name]))
+        elif name not in done:
+            for target in sorted(arrows.get(name, ())):
+                walk(target, (*way, name))
+            done.add(name)
+
+    for name in sorted(arrows):
+        walk(name, ())
+    return ways
 
 
 def layer(module: str) -> str | None:
@@ -89,7 +120,7 @@ def test_nothing_heavy_is_loaded_early(path):
 @pytest.mark.parametrize("path", modules("darl_opensearch"), ids=name_of)
 def test_only_commands_reach_the_trainer(path):
     reached = {module for module, _ in imports(path) if module.split(".")[0] == "trainer"}
-    if layer(name_of(path)) not in ("cli", "demo"):
+    if layer(name_of(path)) != "cli":
         assert not reached
         assert "torch" not in {module.split(".")[0] for module, _ in imports(path)}
 
@@ -97,12 +128,32 @@ def test_only_commands_reach_the_trainer(path):
 @pytest.mark.parametrize("path", modules("darl_opensearch"), ids=name_of)
 def test_arrows_point_one_way(path):
     mine = layer(name_of(path))
-    if mine in LAYERS:
-        assert layers_of(path) <= LAYERS[mine] | {mine}
-    elif mine in FOUNDATION - {""}:
-        assert layers_of(path) <= FOUNDATION
     if mine not in ("cli", "__main__"):
-        assert "cli" not in layers_of(path) or mine == "demo"
+        assert layers_of(path) <= LAYERS.get(mine, FOUNDATION) | {mine}
+
+
+@pytest.mark.parametrize("package", ["darl_opensearch", "trainer"])
+def test_no_module_imports_itself_by_way_of_others(package):
+    """Also late, for types, or by name."""
+    arrows = {
+        name: {module for module, _ in imports(path) if module in MODULES and module != name}
+        for name, path in MODULES.items()
+        if name.partition(".")[0] == package
+    }
+    assert not circles(arrows)
+
+
+def test_no_part_imports_itself_by_way_of_others():
+    arrows = {part: set() for part in KNOWN}
+    for path in modules("darl_opensearch"):
+        part = layer(name_of(path))
+        arrows[part] |= layers_of(path) - {part}
+    assert not circles(arrows)
+
+
+def test_circles_are_found():
+    assert circles({"a": "b", "b": "c", "c": "b", "d": "a"}) == ["b -> c -> b"]
+    assert circles({"a": "bc", "b": "c", "c": ""}) == []
 
 
 @pytest.mark.parametrize("path", modules("trainer"), ids=name_of)
@@ -112,4 +163,4 @@ def test_the_trainer_uses_only_the_shared_parts(path):
 
 def test_every_part_has_its_place():
     """A new part of the package needs a line above."""
-    assert KNOWN - set(LAYERS) - FOUNDATION <= {"cli", "demo", "reranker", "search", "__main__"}
+    assert KNOWN - set(LAYERS) - FOUNDATION == {"cli", "__main__"}

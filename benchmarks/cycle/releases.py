@@ -31,17 +31,18 @@ from typing import Any
 
 import numpy as np
 
-from darl_opensearch import __version__
 from darl_opensearch.bundle import Bundle, writing
-from darl_opensearch.cluster import Cluster, ClusterOptions, ScorerAddress, load_items, models, pipelines
+from darl_opensearch.cluster import Cluster, ScorerAddress, load_items, models, pipelines
 from darl_opensearch.cluster.calls import path
 from darl_opensearch.cluster.outcome import Release
 from darl_opensearch.cluster.preflight import Mode
 from darl_opensearch.cluster.release import ReleaseOptions, RollbackOptions, release, rollback
+from darl_opensearch.connect import ClusterOptions
 from darl_opensearch.errors import DarlError
 from darl_opensearch.io.jsonl import read_jsonl
 from darl_opensearch.resources import insurance_sample
 from darl_opensearch.search import PipelineSearch
+from darl_opensearch.version import __version__
 
 RESULT = Path(__file__).parent / "results" / "releases.json"
 MODES: tuple[Mode, ...] = ("local", "connector")

@@ -163,7 +163,7 @@ def measure_selection(bundle: Bundle, count: int, folder: Path) -> dict[str, Any
 
 def measure_embedding(bundle: Bundle, count: int) -> dict[str, Any]:
     """The bundle's own features of pairs."""
-    from darl_opensearch.pool.embed import Embedder
+    from darl_opensearch.scoring.embed import Embedder
 
     requests = [(words(n), [f"{TEXT} {n} {place}" for place in range(ITEMS_LOGGED)]) for n in range(count // 3)]
     with Embedder(bundle, threads=2) as embedder:

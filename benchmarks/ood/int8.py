@@ -16,9 +16,9 @@ import numpy as np
 
 from darl_opensearch.bm25 import Bm25Index
 from darl_opensearch.bundle import Bundle
-from darl_opensearch.demo.backends import WINDOW
-from darl_opensearch.demo.measure import RouteRun, quality
-from darl_opensearch.demo.sample import read_sample
+from darl_opensearch.cli.demo.backends import WINDOW
+from darl_opensearch.cli.demo.measure import RouteRun, quality
+from darl_opensearch.cli.demo.sample import read_sample
 from darl_opensearch.resources import insurance_sample
 from darl_opensearch.scoring import Scorer
 from darl_opensearch.stats.auroc import auroc

@@ -9,8 +9,8 @@ from typing import NoReturn
 
 import click
 
-from darl_opensearch import __version__
 from darl_opensearch.errors import EXIT_FAILED, EXIT_USAGE, DarlError
+from darl_opensearch.version import __version__
 
 # Name -> (module below this package, one line of help). The help stands here so that `darl --help` imports none.
 COMMANDS: dict[str, tuple[str, str]] = {

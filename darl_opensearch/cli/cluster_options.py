@@ -13,14 +13,14 @@ import click
 from darl_opensearch.cli.output import Decorator
 
 if TYPE_CHECKING:
-    from darl_opensearch.cluster.connect import ClusterOptions
+    from darl_opensearch.connect import ClusterOptions
 
 
 def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add ``--url`` and the options of :func:`login_options`.
 
     :param command: the function of a click command; it takes ``cluster``, a
-        :class:`~darl_opensearch.cluster.connect.ClusterOptions`.
+        :class:`~darl_opensearch.connect.ClusterOptions`.
     :return: the function to decorate further.
     """
 
@@ -44,7 +44,7 @@ def login_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add ``--user``, ``--password``, ``--ca-certs`` and ``--insecure``, where the URL is given otherwise.
 
     :param command: the function of a click command; it takes ``cluster``, a
-        :class:`~darl_opensearch.cluster.connect.ClusterOptions` with the default URL.
+        :class:`~darl_opensearch.connect.ClusterOptions` with the default URL.
     :return: the function to decorate further.
     """
 
@@ -73,7 +73,7 @@ def login_options(command: Callable[..., Any]) -> Callable[..., Any]:
     def wrapped(
         *args: Any, user: str | None, password: str | None, ca_certs: Path | None, insecure: bool, **kwargs: Any
     ) -> Any:
-        from darl_opensearch.cluster.connect import ClusterOptions
+        from darl_opensearch.connect import ClusterOptions
 
         options = ClusterOptions(user=user or None, password=password or None, ca_certs=ca_certs, insecure=insecure)
         return command(*args, cluster=options, **kwargs)

@@ -13,7 +13,7 @@ from darl_opensearch.cli.output import emit, json_option, note, progress_line
 from darl_opensearch.errors import EXIT_REFUSED, load
 
 if TYPE_CHECKING:
-    from darl_opensearch.cluster.connect import ClusterOptions
+    from darl_opensearch.connect import ClusterOptions
 
 
 @click.command()
@@ -52,7 +52,7 @@ def cli(
     given again; no step is done twice. Exit code 3: the gate said no, and the old version goes on serving.
     """
     steps = load("trainer.cycle.run", "train")
-    from darl_opensearch.cycle import Surroundings
+    from darl_opensearch.cli.cycle_world import Surroundings
     from trainer.cycle.config import STAGES_KEY, read_cycle
     from trainer.stages.registry import check_stages
 

@@ -11,7 +11,7 @@ from darl_opensearch.cli.cluster_options import cluster_options, dry_run_option
 from darl_opensearch.cli.output import emit, emit_calls, json_option, progress_line
 
 if TYPE_CHECKING:
-    from darl_opensearch.cluster.connect import ClusterOptions
+    from darl_opensearch.connect import ClusterOptions
 
 
 @click.command()

@@ -18,7 +18,7 @@ from darl_opensearch.errors import UsageError, load
 
 if TYPE_CHECKING:
     from darl_opensearch.bundle import Bundle
-    from darl_opensearch.cluster.connect import ClusterOptions
+    from darl_opensearch.connect import ClusterOptions
 
 
 @click.command()

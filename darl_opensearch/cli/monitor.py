@@ -18,7 +18,7 @@ from darl_opensearch.errors import GateRefused
 from darl_opensearch.io.writing import new_file
 
 if TYPE_CHECKING:
-    from darl_opensearch.cluster.connect import ClusterOptions
+    from darl_opensearch.connect import ClusterOptions
     from darl_opensearch.monitor import MonitorReport
     from darl_opensearch.monitor.drift import DriftConfig, DriftReport
     from darl_opensearch.ood.store import OodStore
@@ -115,7 +115,7 @@ def cli(
     calibration data a share alpha is expected to be OOD; the interval is clustered by query. Drift is tested
     window by window: the share against alpha, and with --bundle MMD and a classifier on features.
     """
-    from darl_opensearch.cluster.connect import connect
+    from darl_opensearch.connect import connect
     from darl_opensearch.io.urls import without_secrets
     from darl_opensearch.monitor.drift import DriftConfig
     from darl_opensearch.monitor.page import render_page
@@ -181,7 +181,7 @@ def _read(
 
 def _texts_of(cluster: ClusterOptions, index: str) -> Callable[[Sequence[str]], Mapping[str, str]]:
     """What looks item texts up in an index of the cluster."""
-    from darl_opensearch.cluster.connect import connect
+    from darl_opensearch.connect import connect
     from darl_opensearch.io.urls import without_secrets
     from darl_opensearch.ood.store import join_texts
 

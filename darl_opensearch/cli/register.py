@@ -19,9 +19,9 @@ from darl_opensearch.cli.output import emit, emit_calls, json_option, progress_l
 from darl_opensearch.errors import UsageError
 
 if TYPE_CHECKING:
-    from darl_opensearch.cluster.connect import ClusterOptions
     from darl_opensearch.cluster.connector import ScorerAddress
     from darl_opensearch.cluster.register import Registration
+    from darl_opensearch.connect import ClusterOptions
 
 
 @click.command()

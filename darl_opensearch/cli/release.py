@@ -23,9 +23,9 @@ from darl_opensearch.errors import InputError
 from darl_opensearch.webhook import Webhook
 
 if TYPE_CHECKING:
-    from darl_opensearch.cluster.connect import ClusterOptions
     from darl_opensearch.cluster.connector import ScorerAddress
     from darl_opensearch.cluster.outcome import Release
+    from darl_opensearch.connect import ClusterOptions
 
 MOST_GATE_BYTES = 4 << 20
 

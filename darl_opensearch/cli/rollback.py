@@ -19,7 +19,7 @@ from darl_opensearch.cli.webhook_option import announce, refusal_announced, webh
 from darl_opensearch.webhook import Webhook
 
 if TYPE_CHECKING:
-    from darl_opensearch.cluster.connect import ClusterOptions
+    from darl_opensearch.connect import ClusterOptions
 
 
 @click.command()

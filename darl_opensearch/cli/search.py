@@ -15,7 +15,7 @@ from darl_opensearch.errors import one_line
 
 if TYPE_CHECKING:
     from darl_opensearch.bundle import Card
-    from darl_opensearch.cluster.connect import ClusterOptions
+    from darl_opensearch.connect import ClusterOptions
     from darl_opensearch.ood import OodLog
     from darl_opensearch.ood.record import TextPolicy
     from darl_opensearch.search import SearchOutcome

@@ -19,7 +19,7 @@ from darl_opensearch.errors import UsageError, load
 
 if TYPE_CHECKING:
     from darl_opensearch.bundle import Bundle
-    from darl_opensearch.cluster.connect import ClusterOptions
+    from darl_opensearch.connect import ClusterOptions
     from darl_opensearch.ood.store import OodStore
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -158,7 +158,7 @@ def _param(text: str) -> tuple[str, Any]:
 
 
 def _store(spool: Path | None, cluster: ClusterOptions, stream: str, open_: contextlib.ExitStack) -> OodStore:
-    from darl_opensearch.cluster.connect import connect
+    from darl_opensearch.connect import connect
     from darl_opensearch.io.urls import without_secrets
     from darl_opensearch.ood.store import SpoolStore, StreamStore
 
@@ -176,8 +176,8 @@ def _items(
     texts = {item.item_id: item.text for path in files for item in read_items(path, model.renderer).values()}
     if index is None:
         return Items.of_texts(texts) if texts else NO_ITEMS
-    from darl_opensearch.cluster.connect import connect
     from darl_opensearch.cluster.item_index import item_search
+    from darl_opensearch.connect import connect
     from darl_opensearch.io.urls import without_secrets
     from darl_opensearch.ood.store import join_texts
 

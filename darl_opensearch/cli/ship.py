@@ -15,7 +15,7 @@ from darl_opensearch.cli.output import emit, json_option, note, progress
 from darl_opensearch.errors import ClusterError, one_line
 
 if TYPE_CHECKING:
-    from darl_opensearch.cluster.connect import ClusterOptions
+    from darl_opensearch.connect import ClusterOptions
     from darl_opensearch.ood.shipper import Shipper, ShipResult
     from darl_opensearch.ood.spool import Spool
 
@@ -54,7 +54,7 @@ def cli(
     Each record leaves the spool when the cluster has acknowledged it, and a batch may be sent twice without
     harm. The data stream is set up when it is not there.
     """
-    from darl_opensearch.cluster.connect import connect
+    from darl_opensearch.connect import connect
     from darl_opensearch.io.urls import without_secrets
     from darl_opensearch.ood.shipper import Shipper
     from darl_opensearch.ood.spool import Spool

@@ -12,8 +12,8 @@ from darl_opensearch.cli.cluster_options import cluster_options, history_option,
 from darl_opensearch.cli.output import emit, json_option
 
 if TYPE_CHECKING:
-    from darl_opensearch.cluster.connect import ClusterOptions
     from darl_opensearch.cluster.versions import Version
+    from darl_opensearch.connect import ClusterOptions
 
 
 @click.command()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from darl_opensearch.cluster.calls import Call, Cluster
-from darl_opensearch.cluster.config_files import render
-from darl_opensearch.cluster.connect import ClusterOptions, calling, connect, identify
 from darl_opensearch.cluster.connector import ScorerAddress
 from darl_opensearch.cluster.index import LoadReport, load_items
 from darl_opensearch.cluster.pipelines import PipelineOptions
@@ -14,17 +12,12 @@ from darl_opensearch.cluster.register import RegisterOptions, Registration, regi
 __all__ = [
     "Call",
     "Cluster",
-    "ClusterOptions",
     "LoadReport",
     "PipelineOptions",
     "RegisterOptions",
     "Registration",
     "ScorerAddress",
-    "calling",
-    "connect",
-    "identify",
     "load_items",
     "preflight",
     "register",
-    "render",
 ]

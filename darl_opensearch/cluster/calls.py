@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from darl_opensearch.cluster.connect import ClusterOptions, Identity, calling, connect, identify, reason_of
+from darl_opensearch.connect import ClusterOptions, Identity, calling, connect, identify, reason_of
 from darl_opensearch.errors import ClusterError
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from typing import Any
 
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.cluster.calls import Cluster, path
-from darl_opensearch.cluster.config_files import render
 from darl_opensearch.cluster.models import PENDING_ID as PENDING_MODEL
 from darl_opensearch.cluster.models import FoundModel, connector_name, describe, wait_for
+from darl_opensearch.config_files import render
 from darl_opensearch.errors import UsageError
 from darl_opensearch.io.urls import split_http, without_secrets
 

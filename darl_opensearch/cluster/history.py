@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from darl_opensearch import __version__
 from darl_opensearch.cluster.calls import Cluster, path
-from darl_opensearch.cluster.config_files import render
 from darl_opensearch.cluster.pipelines import models_in
 from darl_opensearch.cluster.preflight import Mode
+from darl_opensearch.config_files import render
 from darl_opensearch.errors import ClusterError, UsageError
+from darl_opensearch.version import __version__
 
 INDEX = "darl-releases"
 MOST = 1000  # events of a pipeline that are read; older ones stay in the index

@@ -11,9 +11,9 @@ from typing import Any
 
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.cluster.calls import Call, Cluster, path
-from darl_opensearch.cluster.config_files import render
-from darl_opensearch.cluster.connect import calling
 from darl_opensearch.cluster.guards import for_items
+from darl_opensearch.config_files import render
+from darl_opensearch.connect import calling
 from darl_opensearch.errors import ClusterError, InputError, UsageError
 from darl_opensearch.io.jsonl import read_jsonl
 from darl_opensearch.text import ID_FIELD, SLICE_FIELD, TEXT_FIELD, ItemTemplate

@@ -6,8 +6,8 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 
 from darl_opensearch.cluster.calls import Cluster, path
-from darl_opensearch.cluster.config_files import render
-from darl_opensearch.cluster.connect import ClusterOptions
+from darl_opensearch.config_files import render
+from darl_opensearch.connect import ClusterOptions
 from darl_opensearch.text import ID_FIELD
 
 ItemSearch = Callable[[str, int], Sequence[str]]

@@ -15,7 +15,7 @@ from typing import Any
 from darl_opensearch import bundle as files
 from darl_opensearch.bundle import Bundle, Card
 from darl_opensearch.cluster.calls import Cluster, path
-from darl_opensearch.cluster.config_files import render
+from darl_opensearch.config_files import render
 from darl_opensearch.errors import BundleError, ClusterError
 
 CHUNK_BYTES = 10_000_000  # ML Commons takes no more in one request

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from darl_opensearch.bundle import Card
 from darl_opensearch.cluster.calls import Cluster, path
-from darl_opensearch.cluster.config_files import OMIT, render
 from darl_opensearch.cluster.preflight import Mode
+from darl_opensearch.config_files import OMIT, render
 from darl_opensearch.errors import ClusterError, UsageError
 
 REQUEST = "$._request."

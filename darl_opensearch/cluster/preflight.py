@@ -11,7 +11,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from darl_opensearch.cluster.calls import Cluster
-from darl_opensearch.cluster.config_files import render
+from darl_opensearch.config_files import render
 from darl_opensearch.errors import ClusterError, UsageError
 
 Mode = Literal["local", "connector"]

@@ -11,10 +11,10 @@ import numpy as np
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.cluster import guards
 from darl_opensearch.cluster.calls import Cluster, path
-from darl_opensearch.cluster.config_files import render
 from darl_opensearch.cluster.pipelines import PipelineOptions, PipelineShape, pipelines_for
 from darl_opensearch.cluster.preflight import Mode
 from darl_opensearch.cluster.verify import CONNECTOR_BOUND, LOCAL_BOUND, PROBES, predict
+from darl_opensearch.config_files import render
 from darl_opensearch.errors import ClusterError
 from darl_opensearch.text import TEXT_FIELD
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.cluster.calls import Cluster, path
-from darl_opensearch.cluster.config_files import render
 from darl_opensearch.cluster.preflight import Mode
+from darl_opensearch.config_files import render
 from darl_opensearch.errors import ClusterError
 
 # Short and long, plain and awkward: whatever a tokenizer or an escape could get wrong shows here.

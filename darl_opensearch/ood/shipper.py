@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from darl_opensearch.cluster.connect import reason_of, translate
+from darl_opensearch.connect import reason_of, translate
 from darl_opensearch.errors import ClusterError, DarlError
 from darl_opensearch.ood.spool import Spool, Spooled
 from darl_opensearch.ood.stream import STREAM, ensure_stream

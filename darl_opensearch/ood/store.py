@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
-from darl_opensearch.cluster.connect import calling, not_opensearch
+from darl_opensearch.connect import calling, not_opensearch
 from darl_opensearch.errors import ClusterError, UsageError
 from darl_opensearch.ood.record import (
     Kind,

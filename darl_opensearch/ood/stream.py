@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from darl_opensearch.cluster.config_files import render
-from darl_opensearch.cluster.connect import not_opensearch
+from darl_opensearch.config_files import render
+from darl_opensearch.connect import not_opensearch
 from darl_opensearch.errors import ClusterError, UsageError
 
 if TYPE_CHECKING:

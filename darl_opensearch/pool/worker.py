@@ -11,11 +11,11 @@ import numpy as np
 
 from darl_opensearch.bundle import CARD, Bundle, sha256_of
 from darl_opensearch.errors import BundleError
-from darl_opensearch.pool.embed import Embedder
 from darl_opensearch.pool.formats import NPY, ScoreFormat, encode_features, encode_scores
 from darl_opensearch.pool.pairs import Shard
 from darl_opensearch.scores import Scores
 from darl_opensearch.scoring import Provider, Scorer
+from darl_opensearch.scoring.embed import Embedder
 from darl_opensearch.text import cut_to_tokens
 
 SCORES, FEATURES = "scores", "features"

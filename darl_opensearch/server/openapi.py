@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from darl_opensearch import __version__
 from darl_opensearch.server.config import ServerConfig
 from darl_opensearch.server.errors import TYPES
+from darl_opensearch.version import __version__
 
 _TEXT = {"type": "string"}
 _NUMBER = {"type": "number"}

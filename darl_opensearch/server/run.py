@@ -109,7 +109,7 @@ class _Shipping:
     """Sends the spool to a cluster from a thread of its own, as long as it is entered."""
 
     def __init__(self, config: ServerConfig, spool: Path) -> None:
-        from darl_opensearch.cluster.connect import ClusterOptions, connect
+        from darl_opensearch.connect import ClusterOptions, connect
         from darl_opensearch.io.urls import without_secrets
         from darl_opensearch.ood import Shipper
 

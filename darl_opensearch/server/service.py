@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from darl_opensearch import __version__
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.ood import OodLog, RankedRequest
 from darl_opensearch.scoring import DeadlinePassed, Scorer
@@ -21,6 +20,7 @@ from darl_opensearch.server.config import ServerConfig
 from darl_opensearch.server.errors import HttpError
 from darl_opensearch.server.limits import Admission
 from darl_opensearch.server.metrics import Metrics
+from darl_opensearch.version import __version__
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

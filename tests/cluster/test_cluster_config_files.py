@@ -6,10 +6,9 @@ import json
 
 import pytest
 
-from darl_opensearch import resources
-from darl_opensearch.cluster import config_files
-from darl_opensearch.cluster.config_files import OMIT, placeholders, render
+from darl_opensearch import config_files, resources
 from darl_opensearch.cluster.pipelines import PipelineOptions, PipelineShape, pipelines_for
+from darl_opensearch.config_files import OMIT, placeholders, render
 from darl_opensearch.errors import ClusterError, DarlError, UsageError
 from tests.helpers.cluster import file_of
 

@@ -7,8 +7,8 @@ import socket
 
 import pytest
 
-from darl_opensearch.cluster import Cluster, ClusterOptions, RegisterOptions, ScorerAddress, calls, register
-from darl_opensearch.cluster.connect import calling, connect
+from darl_opensearch.cluster import Cluster, RegisterOptions, ScorerAddress, calls, register
+from darl_opensearch.connect import ClusterOptions, calling, connect
 from darl_opensearch.errors import ClusterError, UsageError
 from tests.helpers.commands import run_darl
 from tests.helpers.http import Quiet, guarded_proxy, serving, stub_cluster

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from darl_opensearch.cluster import Cluster, ClusterOptions
+from darl_opensearch.cluster import Cluster
 from darl_opensearch.cluster.preflight import ML, PRIVATE, TRUSTED, endpoint_regex, is_private, preflight
+from darl_opensearch.connect import ClusterOptions
 from darl_opensearch.errors import ClusterError
 from tests.helpers.cluster import recording
 from tests.helpers.http import serving, stub_cluster

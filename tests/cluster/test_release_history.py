@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from darl_opensearch.cli.release import read_gate_report
 from darl_opensearch.cluster import RegisterOptions
-from darl_opensearch.cluster.config_files import placeholders
 from darl_opensearch.cluster.history import Event, History, Served
 from darl_opensearch.cluster.pipelines import PipelineOptions, models_in, options_of, pipelines_for
 from darl_opensearch.cluster.release import ReleaseOptions, RollbackOptions, find_gate_refusal
 from darl_opensearch.cluster.rollback import way_back
 from darl_opensearch.cluster.switching import Now, take_over
 from darl_opensearch.cluster.versions import superfluous
+from darl_opensearch.config_files import placeholders
 from darl_opensearch.errors import ClusterError, InputError, UsageError
 from darl_opensearch.resources import plugin_config
 

@@ -10,8 +10,8 @@ import pytest
 
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.cli.cycle import summarize_cycle
-from darl_opensearch.cluster import ClusterOptions
-from darl_opensearch.cycle import Surroundings
+from darl_opensearch.cli.cycle_world import Surroundings
+from darl_opensearch.connect import ClusterOptions
 from darl_opensearch.errors import ClusterError, DarlError, GateRefused, InputError, UsageError
 from darl_opensearch.scoring import Scorer
 from tests.helpers.cycles import Deployed, world, write_cycle

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from trained_support import run_main
 
 from darl_opensearch.errors import UsageError
+from tests.helpers.commands import run_main
 from trainer.cycle.config import read_cycle
 
 MINIMAL = "[model]\nbundle = 'b'\nconfig = 'darl.toml'\n[gate]\nid_test = 'id.jsonl'\n"

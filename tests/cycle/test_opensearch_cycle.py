@@ -10,9 +10,10 @@ import uuid
 import pytest
 
 from darl_opensearch.bundle import Bundle
-from darl_opensearch.cluster import Cluster, ClusterOptions, PipelineOptions, RegisterOptions, load_items, register
+from darl_opensearch.cli.cycle_world import Surroundings
+from darl_opensearch.cluster import Cluster, PipelineOptions, RegisterOptions, load_items, register
 from darl_opensearch.cluster.release import RollbackOptions, rollback, versions
-from darl_opensearch.cycle import Surroundings
+from darl_opensearch.connect import ClusterOptions
 from darl_opensearch.errors import ClusterError, UsageError
 from darl_opensearch.ood import Shipper
 from darl_opensearch.search import PipelineSearch

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from darl_opensearch.demo.report import cycle_table, second_act_table
-from darl_opensearch.demo.sample import read_sample
-from darl_opensearch.demo.second_act import Place, play
+from darl_opensearch.cli.demo.report import cycle_table, second_act_table
+from darl_opensearch.cli.demo.sample import read_sample
+from darl_opensearch.cli.demo.second_act import Place, play
 from tests.helpers.files import read_rows
 from tests.helpers.trained import SAMPLE
 

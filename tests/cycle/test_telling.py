@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from darl_opensearch.cluster.connect import ClusterOptions
-from darl_opensearch.cycle import Surroundings
+from darl_opensearch.cli.cycle_world import Surroundings
+from darl_opensearch.connect import ClusterOptions
 from darl_opensearch.errors import GateRefused
 from tests.helpers.bundles import tiny_bundle
 from tests.helpers.cycles import world

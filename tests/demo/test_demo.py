@@ -10,15 +10,13 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
-from darl_opensearch import demo
 from darl_opensearch.cli.demo import cli
-from darl_opensearch.demo import DemoOptions, run_demo
-from darl_opensearch.demo import run as steps
-from darl_opensearch.demo.measure import RouteRun, alarms, failures, ood_shares, quality
-from darl_opensearch.demo.run import DemoResult
-from darl_opensearch.demo.sample import TestQuery as Query
-from darl_opensearch.demo.sample import read_sample
-from darl_opensearch.demo.second_act import Searched, SecondAct
+from darl_opensearch.cli.demo import run as steps
+from darl_opensearch.cli.demo.measure import RouteRun, alarms, failures, ood_shares, quality
+from darl_opensearch.cli.demo.run import DemoOptions, DemoResult, run_demo
+from darl_opensearch.cli.demo.sample import TestQuery as Query
+from darl_opensearch.cli.demo.sample import read_sample
+from darl_opensearch.cli.demo.second_act import Searched, SecondAct
 from darl_opensearch.errors import DarlError
 from darl_opensearch.node import NodePossible
 from darl_opensearch.ood.record import PairRecord, records_of
@@ -171,7 +169,7 @@ def test_examples_are_a_seen_query_that_gained_and_a_new_one_that_is_strange(sam
 @pytest.mark.parametrize("found", [(), ("in the cluster: 2 searches came back not reranked",)])
 def test_the_command_fails_when_the_demo_does(monkeypatch, tmp_path, found):
     figures = {"embedded": True, "seconds": {"in all": 1.0}, "failures": list(found)}
-    monkeypatch.setattr(demo, "run_demo", lambda *_: DemoResult((), figures, found))
+    monkeypatch.setattr(steps, "run_demo", lambda *_: DemoResult((), figures, found))
     result = CliRunner().invoke(cli, ["--out", str(tmp_path)])
     if found:
         assert isinstance(result.exception, DarlError) and result.exception.exit_code == 1

@@ -7,15 +7,9 @@ import uuid
 import pytest
 
 from darl_opensearch.bundle import Bundle
-from darl_opensearch.cluster import (
-    Cluster,
-    ClusterOptions,
-    PipelineOptions,
-    RegisterOptions,
-    load_items,
-    register,
-)
+from darl_opensearch.cluster import Cluster, PipelineOptions, RegisterOptions, load_items, register
 from darl_opensearch.cluster.verify import predict
+from darl_opensearch.connect import ClusterOptions
 from darl_opensearch.scoring import Scorer
 from darl_opensearch.search import PipelineSearch
 from tests.helpers.bundles import copy_bundle, correct_digests

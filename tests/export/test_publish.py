@@ -8,7 +8,8 @@ import uuid
 import pytest
 
 from darl_opensearch.bundle import Bundle
-from darl_opensearch.cluster import Cluster, ClusterOptions, load_items
+from darl_opensearch.cluster import Cluster, load_items
+from darl_opensearch.connect import ClusterOptions
 from darl_opensearch.search import PipelineSearch
 from tests.helpers.cluster import clean_up
 from tests.helpers.trained import SAMPLE, write_project

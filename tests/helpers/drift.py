@@ -12,8 +12,8 @@ import numpy as np
 from darl_opensearch.bundle import REFERENCE, REFERENCE_QUERIES, Bundle
 from darl_opensearch.ood.record import LogPolicy, RankedRequest
 from darl_opensearch.ood.spool import Spool
-from darl_opensearch.pool.embed import Embedder
 from darl_opensearch.scores import Scores
+from darl_opensearch.scoring.embed import Embedder
 from tests.helpers.bundles import correct_digests, tiny_bundle
 from tests.helpers.traffic import rows_of
 

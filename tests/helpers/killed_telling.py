@@ -16,8 +16,8 @@ from pathlib import Path
 
 def main() -> None:
     """Kill when the outcome is written, then when it is told, then not at all, twice; print how each life ended."""
-    from darl_opensearch.cluster.connect import ClusterOptions
-    from darl_opensearch.cycle import Surroundings
+    from darl_opensearch.cli.cycle_world import Surroundings
+    from darl_opensearch.connect import ClusterOptions
     from trainer.cycle.config import read_cycle
     from trainer.cycle.folder import Cycle
     from trainer.cycle.ports import Start

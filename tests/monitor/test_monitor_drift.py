@@ -17,7 +17,7 @@ from darl_opensearch.monitor.drift.sample import matched, sample_window
 from darl_opensearch.monitor.drift.two_sample import Clusters, two_sample_tests
 from darl_opensearch.monitor.drift.windows import windows
 from darl_opensearch.ood.store import SpoolStore
-from darl_opensearch.pool.embed import Embedder
+from darl_opensearch.scoring.embed import Embedder
 from tests.helpers.drift import ALPHA, DAY, STRANGE, World, write_log
 
 UNTIL = DAY + timedelta(days=60)

@@ -205,7 +205,7 @@ def test_item_texts_come_from_the_index_that_is_named(world, tmp_path, monkeypat
             return {"hits": {"hits": [{"_source": row} for row in rows]}}
 
     # The package exports a function of the module's name.
-    module = importlib.import_module("darl_opensearch.cluster.connect")
+    module = importlib.import_module("darl_opensearch.connect")
     monkeypatch.setattr(module, "connect", lambda options: Client())
     said = run("--spool", path, "--bundle", world.bundle.path, "--index", "items", "--json")
     assert said.exit_code == 0, said.output

@@ -14,7 +14,7 @@ from opensearchpy import Connection
 from opensearchpy.exceptions import ConnectionError as NoConnection
 
 from darl_opensearch.cli.ship import cli as ship
-from darl_opensearch.cluster.connect import ClusterOptions, connect
+from darl_opensearch.connect import ClusterOptions, connect
 from darl_opensearch.errors import ClusterError, InputError, UsageError
 from darl_opensearch.ood import Shipper, StreamStore
 from darl_opensearch.ood.spool import Spool, SpoolError
@@ -256,7 +256,7 @@ def test_run_backs_off_and_stops_at_once(cluster, path, rows):
 
 
 def test_darl_ship_reports_and_exits_1_when_the_cluster_takes_no_more(cluster, path, rows, monkeypatch):
-    module = importlib.import_module("darl_opensearch.cluster.connect")  # the package exports a function so named
+    module = importlib.import_module("darl_opensearch.connect")  # the package exports a function so named
     monkeypatch.setattr(module, "connect", lambda options: cluster.client)
     run = CliRunner().invoke
     cluster.poison = {rows[0].record_id: 400, rows[1].record_id: 429}

@@ -11,16 +11,9 @@ from pathlib import Path
 import pytest
 
 from darl_opensearch.bundle import Bundle
-from darl_opensearch.cluster import (
-    Cluster,
-    ClusterOptions,
-    PipelineOptions,
-    RegisterOptions,
-    ScorerAddress,
-    load_items,
-    register,
-)
+from darl_opensearch.cluster import Cluster, PipelineOptions, RegisterOptions, ScorerAddress, load_items, register
 from darl_opensearch.cluster.register import Registration
+from darl_opensearch.connect import ClusterOptions
 from darl_opensearch.scoring import Scorer
 from darl_opensearch.search import PipelineSearch
 from tests.helpers.bundles import ITEMS, tiny_bundle

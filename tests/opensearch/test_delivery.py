@@ -24,7 +24,7 @@ import httpx
 import pytest
 from opensearchpy.helpers import scan
 
-from darl_opensearch.cluster.connect import ClusterOptions, connect
+from darl_opensearch.connect import ClusterOptions, connect
 from darl_opensearch.node import NodeSpec, down, node_possible, running_node, status, up
 from darl_opensearch.ood.spool import Spool
 from darl_opensearch.ood.stream import STREAM, ensure_stream

@@ -11,7 +11,7 @@ from datetime import timedelta
 
 import pytest
 
-from darl_opensearch.cluster.connect import ClusterOptions, connect
+from darl_opensearch.connect import ClusterOptions, connect
 from darl_opensearch.errors import ClusterError
 from darl_opensearch.monitor import report
 from darl_opensearch.monitor.render import render

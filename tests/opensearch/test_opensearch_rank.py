@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from darl_opensearch.cluster import config_files
+from darl_opensearch import config_files
 from darl_opensearch.cluster.calls import path
 from darl_opensearch.cluster.guards import ZERO_WIDTH_SPACE
 from darl_opensearch.cluster.pipelines import DEFAULT_MAX_K, fetch

@@ -12,18 +12,18 @@ import pytest
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.cluster import (
     Cluster,
-    ClusterOptions,
     PipelineOptions,
     RegisterOptions,
     ScorerAddress,
     load_items,
     models,
     register,
-    render,
 )
 from darl_opensearch.cluster.calls import path
 from darl_opensearch.cluster.pipelines import fetch
 from darl_opensearch.cluster.preflight import TRUSTED, preflight
+from darl_opensearch.config_files import render
+from darl_opensearch.connect import ClusterOptions
 from darl_opensearch.errors import ClusterError
 from darl_opensearch.search import PipelineSearch
 from tests.helpers.bundles import ITEMS, SCALE3, copy_bundle, correct_digests, tiny_bundle

@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 
 from darl_opensearch.errors import DarlError, InputError, UsageError
 from darl_opensearch.stats.bootstrap import bootstrap_mean
+from tests.helpers.commands import run_main
 from tests.helpers.files import write_rows
 from tests.helpers.plan_project import kill_in_stage, weights, write_plan
-from tests.helpers.command import run_main
 from tests.helpers.training_project import laws
 from trainer.config import Loss, Term, read_config
 from trainer.data.judgments import JudgedQuery

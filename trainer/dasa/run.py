@@ -31,9 +31,9 @@ from darl_opensearch.errors import UsageError
 from darl_opensearch.io.writing import write_lines
 from darl_opensearch.ood.record import format_timestamp
 from darl_opensearch.ood.store import OodStore
-from darl_opensearch.pool.embed import Embedder
 from darl_opensearch.scores import Scores
 from darl_opensearch.scoring import Scorer
+from darl_opensearch.scoring.embed import Embedder
 from trainer.dasa import report as why
 from trainer.dasa.config import SelectConfig
 from trainer.dasa.control import draw_by_traffic, keep_share, read_control

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from darl_opensearch import __version__
 from darl_opensearch.bm25 import Bm25Index
 from darl_opensearch.bundle import sha256_of
 from darl_opensearch.errors import UsageError, load
 from darl_opensearch.io.jsonl import check_rereadable
 from darl_opensearch.text import ItemRenderer
+from darl_opensearch.version import __version__
 from trainer.data.judgments import Item
 from trainer.evaluate import depth, rows
 from trainer.evaluate.kept_scores import KeptScores

@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 
-from darl_opensearch import __version__
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.check import check_bundle
 from darl_opensearch.errors import InputError, UsageError, load
@@ -34,6 +33,7 @@ from darl_opensearch.scoring import Provider
 from darl_opensearch.stats.bootstrap import Figure, Floats, Interval, mean_over_queries, resample
 from darl_opensearch.stats.numbers import rounded
 from darl_opensearch.stats.paired import Claim, Power, paired, power
+from darl_opensearch.version import __version__
 from trainer.data import leakage
 from trainer.data.judgments import Item, digest, read_judgments
 from trainer.evaluate.gate_words import why_not

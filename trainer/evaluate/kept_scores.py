@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from darl_opensearch import __version__
 from darl_opensearch.bundle import MODEL, MODEL_DATA, MODEL_INT8, TOKENIZER
 from darl_opensearch.io.writing import new_file
 from darl_opensearch.scores import Scores
 from darl_opensearch.scoring import Scorer
 from darl_opensearch.scoring.runtime import load_runtime
+from darl_opensearch.version import __version__
 
 Requests = Sequence[tuple[str, Sequence[str]]]
 

@@ -217,7 +217,7 @@ class _FeatureTest:
         ]
 
     def _embed(self, sample: WindowSample) -> NDArray[np.float32]:
-        from darl_opensearch.pool.embed import Embedder
+        from darl_opensearch.scoring.embed import Embedder
 
         tokenizer, cap = self._bundle.tokenizer, self._bundle.card.item_cap
         requests = [

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from darl_opensearch.bundle import Bundle
-from darl_opensearch.demo import backends, report
-from darl_opensearch.demo.measure import CUTOFF, RouteRun, alarms, failures, ood_shares
-from darl_opensearch.demo.sample import Sample, TestQuery, read_sample
-from darl_opensearch.demo.second_act import Place, SecondAct, play
+from darl_opensearch.cli.demo import backends, report
+from darl_opensearch.cli.demo.measure import CUTOFF, RouteRun, alarms, failures, ood_shares
+from darl_opensearch.cli.demo.sample import Sample, TestQuery, read_sample
+from darl_opensearch.cli.demo.second_act import Place, SecondAct, play
 from darl_opensearch.errors import load
 from darl_opensearch.io.jsonl import read_jsonl
 from darl_opensearch.node import node_possible

@@ -18,9 +18,9 @@ from typing import Any
 
 from darl_opensearch.bm25 import Bm25Index
 from darl_opensearch.bundle import Bundle
-from darl_opensearch.demo.backends import INDEX, SIZE, WINDOW, open_log
-from darl_opensearch.demo.measure import RouteRun
-from darl_opensearch.demo.sample import Sample, TestQuery
+from darl_opensearch.cli.demo.backends import INDEX, SIZE, WINDOW, open_log
+from darl_opensearch.cli.demo.measure import RouteRun
+from darl_opensearch.cli.demo.sample import Sample, TestQuery
 from darl_opensearch.errors import DarlError, load
 from darl_opensearch.io.jsonl import read_jsonl
 from darl_opensearch.ood.record import RankedRequest
@@ -104,7 +104,7 @@ class Place:
         return Searched(run, strange)
 
     def _in_cluster(self, bundle: Bundle) -> Callable[[TestQuery], Any]:
-        from darl_opensearch.cluster import ClusterOptions, connect
+        from darl_opensearch.connect import ClusterOptions, connect
         from darl_opensearch.search import PipelineSearch
 
         through = PipelineSearch(connect(ClusterOptions(self.url or "")), bundle, INDEX, PIPELINE)
@@ -160,7 +160,7 @@ class Place:
         """Send the spooled records to the cluster, as ``darl ship`` does, and wait until they can be searched."""
         if self.url is None:
             return
-        from darl_opensearch.cluster import ClusterOptions, connect
+        from darl_opensearch.connect import ClusterOptions, connect
         from darl_opensearch.ood import STREAM, Shipper
 
         client = connect(ClusterOptions(self.url))
@@ -176,8 +176,9 @@ class Place:
         """
         if self.url is None:
             return
-        from darl_opensearch.cluster import Cluster, ClusterOptions
+        from darl_opensearch.cluster import Cluster
         from darl_opensearch.cluster.release import ReleaseOptions, release
+        from darl_opensearch.connect import ClusterOptions
 
         release(made, Cluster.open(ClusterOptions(self.url)), ReleaseOptions(pipeline=PIPELINE, note=note))
 
@@ -185,8 +186,9 @@ class Place:
         """Let version 1 serve again."""
         if self.url is None:
             return  # the next search opens version 1
-        from darl_opensearch.cluster import Cluster, ClusterOptions
+        from darl_opensearch.cluster import Cluster
         from darl_opensearch.cluster.release import RollbackOptions, rollback
+        from darl_opensearch.connect import ClusterOptions
 
         rollback(Cluster.open(ClusterOptions(self.url)), RollbackOptions(pipeline=PIPELINE, note="the demo ends"))
 
@@ -257,8 +259,8 @@ def play(
     :param settings: further keys of the cycle, as ``table.key=value``.
     :raises DarlError: when no cycle began, or it made nothing.
     """
-    from darl_opensearch.cluster.connect import ClusterOptions
-    from darl_opensearch.cycle import Surroundings
+    from darl_opensearch.cli.cycle_world import Surroundings
+    from darl_opensearch.connect import ClusterOptions
 
     run = load("trainer.cycle.run", "train")
     config_module = load("trainer.cycle.config", "train")

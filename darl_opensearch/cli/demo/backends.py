@@ -14,8 +14,8 @@ from pathlib import Path
 
 from darl_opensearch.bm25 import Bm25Index
 from darl_opensearch.bundle import Bundle
-from darl_opensearch.demo.measure import RouteRun
-from darl_opensearch.demo.sample import Sample
+from darl_opensearch.cli.demo.measure import RouteRun
+from darl_opensearch.cli.demo.sample import Sample
 from darl_opensearch.errors import DarlError
 from darl_opensearch.ood import OodLog
 from darl_opensearch.ood.record import PairRecord
@@ -129,15 +129,9 @@ def search_cluster(
     :param say: told what is being done.
     :return: the ways of searching, and the pairs the data stream holds.
     """
-    from darl_opensearch.cluster import (
-        Cluster,
-        ClusterOptions,
-        PipelineOptions,
-        RegisterOptions,
-        ScorerAddress,
-        register,
-    )
+    from darl_opensearch.cluster import Cluster, PipelineOptions, RegisterOptions, ScorerAddress, register
     from darl_opensearch.cluster import load_items as load
+    from darl_opensearch.connect import ClusterOptions
     from darl_opensearch.search import PipelineSearch
 
     cluster = Cluster.open(ClusterOptions(url))

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from darl_opensearch.demo.sample import Sample, TestQuery
+from darl_opensearch.cli.demo.sample import Sample, TestQuery
 from darl_opensearch.ood.record import PairRecord
 from darl_opensearch.stats.ranking import dcg
 from darl_opensearch.stats.shares import Share, share_of

@@ -29,8 +29,8 @@ def cli(out: Path, embedded: bool, keep: bool, as_json: bool) -> None:
     Runs on a real OpenSearch node where Java 21+ and Maven, or Docker, are found; otherwise on the embedded
     default, and says so in its first line.
     """
-    from darl_opensearch.demo import DemoOptions, run_demo
-    from darl_opensearch.demo.report import console
+    from darl_opensearch.cli.demo.report import console
+    from darl_opensearch.cli.demo.run import DemoOptions, run_demo
     from darl_opensearch.resources import insurance_sample
 
     options = DemoOptions(insurance_sample(), out, embedded=embedded, keep=keep)

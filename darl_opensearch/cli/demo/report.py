@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from darl_opensearch.demo.measure import RouteRun, quality
-from darl_opensearch.demo.sample import Sample, TestQuery
+from darl_opensearch.cli.demo.measure import RouteRun, quality
+from darl_opensearch.cli.demo.sample import Sample, TestQuery
 from darl_opensearch.scores import GradeScale, Scores
 from darl_opensearch.stats.shares import Share, share_of
 
 if TYPE_CHECKING:
-    from darl_opensearch.demo.second_act import SecondAct
+    from darl_opensearch.cli.demo.second_act import SecondAct
 
 
 def quality_table(runs: Sequence[RouteRun], sample: Sample, gains: Sequence[float]) -> tuple[Table, dict[str, Any]]:

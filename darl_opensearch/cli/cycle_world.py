@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.cluster.calls import Cluster
-from darl_opensearch.cluster.connect import ClusterOptions
 from darl_opensearch.cluster.connector import ScorerAddress
 from darl_opensearch.cluster.deployment import ClusterDeployment, NoCluster
 from darl_opensearch.cluster.item_index import first_stage
 from darl_opensearch.cluster.release import ReleaseOptions
 from darl_opensearch.cluster.switching import read_now
+from darl_opensearch.connect import ClusterOptions
 from darl_opensearch.errors import UsageError, load
 from darl_opensearch.monitor.drift import DriftConfig, drift
 from darl_opensearch.ood.store import OodStore, SpoolStore, StreamStore, join_texts

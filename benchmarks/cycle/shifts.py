@@ -20,7 +20,7 @@ from benchmarks.quality import sets
 from benchmarks.quality.compare import BASE
 from benchmarks.quality.data import ID_DOMAINS, OOD_DOMAIN, Judged, Texts, lay_out
 from darl_opensearch.text import ItemRenderer, ItemTemplate
-from trainer.stages.data import Pairs
+from trainer.training_data.pairs import Pairs
 
 GIBBERISH, PROBE, AGAIN = "gibberish", "probe", "near-duplicate"
 NOISE_QUERIES, NOISE_ITEMS = 80, 5

@@ -39,7 +39,7 @@ from trainer.ood import DETECTORS, ConformalCalibration, halves, needs_catalogue
 from trainer.ood.base import in_chunks
 from trainer.ood.reference import assign, kmeans, sample
 from trainer.ood.vim import VirtualLogit
-from trainer.stages.data import Pairs
+from trainer.training_data.pairs import Pairs
 
 ALPHA = 0.05
 ESCI_INSIDE = sets.SETTINGS["ESCI"].inside

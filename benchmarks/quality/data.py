@@ -20,7 +20,7 @@ from darl_opensearch.text import ItemRenderer, ItemTemplate
 from trainer.config import Model
 from trainer.models.sources import load_encoder
 from trainer.models.split import SplitReranker
-from trainer.stages.data import Pairs
+from trainer.training_data.pairs import Pairs
 
 GAINS = (0.0, 1.0, 2.0, 3.0)
 ID_DOMAINS, OOD_DOMAIN = ("UK", "CDC"), "Australia"

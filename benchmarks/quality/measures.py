@@ -20,8 +20,8 @@ from darl_opensearch.stats.grades import (
 from darl_opensearch.stats.holm import holm
 from darl_opensearch.stats.paired import DRAWS, Claim, paired
 from darl_opensearch.stats.ranking import ndcg_per_query
-from trainer.stages.data import Pairs
 from trainer.stages.objective import Predictions
+from trainer.training_data.pairs import Pairs
 
 __all__ = [
     "CUTOFF", "DRAWS", "PER_QUERY", "Claim", "Figures", "claims_json", "figures", "over_splits", "paired",

@@ -16,9 +16,9 @@ from benchmarks.quality.data import GAINS, Judged, Rows, select
 from trainer.config import Loss, Stages
 from trainer.losses import GRADE_LOSSES
 from trainer.models.heads import HEADS, CumulativeHead, Head
-from trainer.stages.data import Pairs
 from trainer.stages.head_stage import calibrate_grades, fit_head
 from trainer.stages.objective import Objective, Predictions, predict
+from trainer.training_data.pairs import Pairs
 
 # The calibration's pull towards the thresholds that it finds. A yes/no head has trained one of three, so the
 # product's weak pull (.01) would hold two of them where nothing put them; this one hardly pulls anybody.

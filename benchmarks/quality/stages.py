@@ -33,9 +33,12 @@ from darl_opensearch.text import ItemRenderer, ItemTemplate
 from trainer.config import Config, Loss, parse_config
 from trainer.data.judgments import Item, JudgedQuery
 from trainer.evaluate.grading import Grading
+from trainer.run_folder import Trained
 from trainer.stages import plan
-from trainer.stages.data import Features, Pairs, RunData
 from trainer.stages.objective import predict
+from trainer.training_data.features import Features
+from trainer.training_data.pairs import Pairs
+from trainer.training_data.run_data import RunData
 
 CAPS = {"query_cap": 24, "item_cap": 64}  # four whole runs a seed have to end the same day on two cores
 ITEMS = 12  # of an ESCI query
@@ -170,7 +173,7 @@ class Said:
     query_ids: list[str]
 
 
-def test(trained: plan.Trained, found: Material, part: str) -> Said:
+def test(trained: Trained, found: Material, part: str) -> Said:
     """Try a model on one part.
 
     :param trained: the run.

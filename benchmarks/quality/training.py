@@ -16,14 +16,16 @@ from benchmarks.quality.data import GAINS, Judged, Rows, select
 from benchmarks.quality.methods import LIMITS, Method, calibrated, fit, fitted, objective, seen
 from benchmarks.quality.methods import features as columns
 from darl_opensearch.stats.grades import confusion, quadratic_kappa
+from trainer.data.judgments import Item, JudgedQuery
 from trainer.models.heads import Head
 from trainer.models.split import SplitReranker
-from trainer.stages.data import Features, Pairs
 from trainer.stages.fit import Fit, FitSettings
 from trainer.stages.full_stage import GradedLoss
 from trainer.stages.head_stage import dev_objective
 from trainer.stages.objective import Predictions, predict
-from trainer.stages.source import JudgedSource
+from trainer.training_data.features import Features
+from trainer.training_data.pairs import Pairs
+from trainer.training_data.source import JudgedSource
 
 FULL_EPOCHS, ITEMS_PER_QUERY = 1, 16
 
@@ -89,7 +91,7 @@ def train_full(
         epochs=FULL_EPOCHS, learning_rate=LIMITS.full_learning_rate, head_learning_rate=LIMITS.head_learning_rate,
         batch_queries=LIMITS.batch_queries, evaluations=1, patience=LIMITS.patience,
     )  # fmt: skip
-    source = JudgedSource(train_pairs, cap=ITEMS_PER_QUERY, seed=seed)
+    source = source_of(train_pairs, cap=ITEMS_PER_QUERY, seed=seed)
     with tempfile.TemporaryDirectory() as work:
         Fit(model, GradedLoss(loss), dev_loss, settings, source, seed=seed, folder=Path(work) / "full").run()
     rows = torch.cat([wanted, judged.rows(dev)]).unique()
@@ -119,6 +121,25 @@ def cut_points(fitted: Fitted, pairs: Pairs, rows: Tensor) -> NDArray[np.float64
         tried = [np.sort(np.append(np.delete(cuts, place), cut)) for cut in (cuts[place], *candidates)]
         cuts = max(tried, key=agreement)
     return cuts
+
+
+def source_of(pairs: Pairs, *, cap: int, seed: int) -> JudgedSource:
+    """Draw batches from pairs.
+
+    :param pairs: judged pairs, queries numbered from 0.
+    :param cap: most items of a query in a step.
+    :param seed: of the draw.
+    :return: the source.
+    """
+    rows: list[list[tuple[int, int]]] = [[] for _ in pairs.queries]
+    for (query, item), grade in zip(pairs.index.tolist(), pairs.grades.tolist(), strict=True):
+        rows[query].append((item, grade))
+    queries = [
+        JudgedQuery(str(n), text, tuple(str(item) for item, _ in judged), tuple(grade for _, grade in judged))
+        for n, (text, judged) in enumerate(zip(pairs.queries, rows, strict=True))
+    ]
+    items = {str(row): Item(str(row), text, "") for row, text in enumerate(pairs.items)}
+    return JudgedSource(queries, items, cap=cap, seed=seed)
 
 
 def _compact(pairs: Pairs) -> Pairs:

@@ -77,8 +77,8 @@ def measure(folder: Path, store: str) -> dict[str, Any]:
 
     from trainer.config import read_config
     from trainer.models.sources import packaged_minilm
-    from trainer.stages.data import read_data
-    from trainer.stages.source import training_source
+    from trainer.training_data.reading import read_data
+    from trainer.training_data.source import JudgedSource
 
     tokenizer = Tokenizer.from_file(str(packaged_minilm() / "tokenizer.json"))
     config = read_config(folder / "darl.toml", [f"data.store={store}"])
@@ -89,7 +89,7 @@ def measure(folder: Path, store: str) -> dict[str, Any]:
     told["seconds_read"] = round(time.perf_counter() - begin, 1)
     told["mib_read"] = peak()
     begin = time.perf_counter()
-    source, pairs = training_source(data, cap=CAP, seed=0), 0
+    source, pairs = JudgedSource(data.train, data.items, cap=CAP, seed=0), 0
     for batch in epoch(source.n_queries):
         pairs += len(source.batch(batch, 0).grades)
     told["seconds_epoch"] = round(time.perf_counter() - begin, 1)

@@ -23,17 +23,18 @@ import torch
 from benchmarks.quality import report, sets
 from benchmarks.quality.data import GAINS, data_folder
 from benchmarks.quality.feedbackqa import circumstances
+from benchmarks.quality.training import source_of
 from darl_opensearch.errors import DarlError
 from darl_opensearch.text import cut_to_tokens
 from trainer.config import Config, Data, Grades, Model, Template
 from trainer.models.cross import CrossEncoder
 from trainer.models.sources import packaged_minilm
 from trainer.models.split import SplitReranker
-from trainer.stages.data import Pairs
 from trainer.stages.fit import Fit, FitSettings
 from trainer.stages.full_stage import GradedLoss
 from trainer.stages.objective import Objective
-from trainer.stages.source import JudgedSource
+from trainer.training_data.pairs import Pairs
+from trainer.training_data.source import JudgedSource
 
 CAPS = {"query_cap": 60, "item_cap": 192}
 LENGTH = 256  # of a pair, special tokens included
@@ -89,7 +90,7 @@ def ours(rows: list[tuple[str, str, int, int]], backbone: str, precision: str) -
     pairs = Pairs(tuple(q for _, q in queries), tuple(items), torch.tensor(index), torch.tensor([r[2] for r in rows]))
     settings = FitSettings(epochs=1, learning_rate=2e-5, head_learning_rate=1e-3, batch_queries=1, evaluations=1,
                            patience=9, precision=precision, device="cpu")  # fmt: skip
-    source = _Steps(JudgedSource(pairs, cap=PAIRS, seed=0), [[i for i, (n, _) in enumerate(queries) if n == number]
+    source = _Steps(source_of(pairs, cap=PAIRS, seed=0), [[i for i, (n, _) in enumerate(queries) if n == number]
                                                            for number in range(len(steps))])  # fmt: skip
     ends: list[float] = []
     with tempfile.TemporaryDirectory() as work:

@@ -57,12 +57,12 @@ def export(run: Path, data: Path | None, out: Path | None, *, int8: bool = True,
     :param data: folder the configuration's paths are relative to.
     :param int8: also write the quantised graph.
     """
-    plan = load("trainer.stages.plan", "train")
+    run_folder = load("trainer.run_folder", "train")
     from trainer.export import export_run
 
-    trained = plan.load_run(run)
+    trained = run_folder.load_run(run)
     with progress_line("exporting") as line:
         return export_run(
-            trained, data or plan.data_root(run), out or run / "bundle", int8=int8, checkpoint=checkpoint,
+            trained, data or run_folder.data_root(run), out or run / "bundle", int8=int8, checkpoint=checkpoint,
             report=line.report,
         )  # fmt: skip

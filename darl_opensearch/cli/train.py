@@ -56,8 +56,8 @@ def cli(
     train one model.
     """
     plan = load("trainer.stages.plan", "train")
+    from trainer import distributed
     from trainer.config import read_config
-    from trainer.stages import distributed
     from trainer.stages.registry import check_plan
 
     if processes > 1 and not dry_run:

@@ -22,7 +22,7 @@ from trainer.cycle.folder import Cycles
 from trainer.cycle.ports import Start
 from trainer.cycle.run import CycleResult, abandon, planned, run_cycle
 from trainer.cycle.steps import STEPS
-from trainer.stages.data import read_data
+from trainer.training_data.reading import read_data
 
 NAMES = [step.name for step in STEPS]
 

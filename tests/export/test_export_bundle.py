@@ -16,7 +16,7 @@ from tests.helpers.files import read_rows, write_rows
 from tests.helpers.trained import train_and_export, write_project
 from trainer.export import export_run
 from trainer.export.card import model_card
-from trainer.stages.plan import load_run
+from trainer.run_folder import load_run
 
 
 @pytest.fixture

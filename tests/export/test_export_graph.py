@@ -18,8 +18,9 @@ from tests.helpers.trained import GAINS, one_thread, train_and_export, write_pro
 from trainer.config import Ood
 from trainer.export.graph import ContractModule, export_graphs
 from trainer.ood import DETECTORS, reads
-from trainer.stages.data import Features, read_data
 from trainer.stages.ood_stage import fit_ood
+from trainer.training_data.features import Features
+from trainer.training_data.reading import read_data
 
 AWKWARD = [
     ("", ""), ("x", ""), ("", "x"), ("?", "!"), ("a" * 300, "b" * 3000), ("q " * 500, "i " * 2000),

@@ -10,7 +10,7 @@ from onnx import numpy_helper
 from darl_opensearch.check import run_pairs
 from darl_opensearch.scoring import Scorer
 from tests.helpers.files import read_rows
-from trainer.stages.data import read_data
+from trainer.training_data.reading import read_data
 
 
 @pytest.fixture(scope="module")

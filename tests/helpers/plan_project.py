@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,25 @@ from safetensors.torch import load_file
 
 from tests.helpers.files import write_rows
 from tests.helpers.training_project import KINDS, PERILS, write_project
+from trainer.data.judgments import Item, JudgedQuery
+from trainer.training_data.pairs import Pairs
+from trainer.training_data.source import JudgedSource
 
 ROOT = Path(__file__).parents[2]
 STAGES = {"full_epochs": 2, "full_learning_rate": 1e-3, "patience": 100, "head_steps": 8}
+
+
+def source_of(pairs: Pairs, slices: Sequence[str] = ()) -> JudgedSource:
+    """Pairs to draw from, query by query."""
+    rows: list[list[tuple[str, int]]] = [[] for _ in pairs.queries]
+    for (query, item), grade in zip(pairs.index.tolist(), pairs.grades.tolist(), strict=True):
+        rows[query].append((str(item), grade))
+    queries = [
+        JudgedQuery(str(n), text, tuple(i for i, _ in judged), tuple(g for _, g in judged), slice_)
+        for n, (text, judged, slice_) in enumerate(zip(pairs.queries, rows, slices or [""] * len(rows), strict=True))
+    ]
+    items = {str(row): Item(str(row), text, "") for row, text in enumerate(pairs.items)}
+    return JudgedSource(queries, items, cap=9, seed=0)
 
 
 def read_items(folder: Path) -> dict[str, str]:

@@ -29,10 +29,11 @@ from trainer.export import export_run
 from trainer.export.graph import ContractModule, export_graphs
 from trainer.losses import GRADE_LOSSES
 from trainer.models import BACKBONES
-from trainer.stages.data import Features, read_data
+from trainer.run_folder import load_run
 from trainer.stages.objective import Objective
 from trainer.stages.ood_stage import fit_ood
-from trainer.stages.plan import load_run
+from trainer.training_data.features import Features
+from trainer.training_data.reading import read_data
 
 GAINS = (0.0, 1.0, 2.0)
 

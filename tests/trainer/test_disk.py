@@ -18,14 +18,17 @@ from safetensors.torch import load_file
 from darl_opensearch.errors import DarlError, InputError
 from tests.helpers.files import write_rows
 from tests.helpers.training_project import laws, tiny_tokenizer, write_project
+from trainer import run_folder
 from trainer.config import Data, read_config
 from trainer.data import disk
 from trainer.data.judgments import Item, JudgedQuery, digest
 from trainer.data.splits import hold_out
-from trainer.stages import data as stage_data
 from trainer.stages import plan
-from trainer.stages.data import keeps_on_disk, read_data, sampled
-from trainer.stages.source import JudgedSource, StoreSource, training_source
+from trainer.training_data import judged
+from trainer.training_data.judged import keeps_on_disk
+from trainer.training_data.reading import read_data
+from trainer.training_data.run_data import sample_queries
+from trainer.training_data.source import JudgedSource
 
 BATCH = ("queries", "items", "groups")
 
@@ -75,8 +78,9 @@ def test_the_same_data(project, tokenizer, keys):
 
 @pytest.mark.parametrize("cap", [1, 4, 16])
 def test_the_same_batches(project, tokenizer, cap):
-    one, two = (training_source(read(project, tokenizer, kind), cap=cap, seed=5) for kind in ("memory", "disk"))
-    assert isinstance(one, JudgedSource) and isinstance(two, StoreSource) and one.n_queries == two.n_queries
+    both = [read(project, tokenizer, kind) for kind in ("memory", "disk")]
+    one, two = (JudgedSource(data.train, data.items, cap=cap, seed=5) for data in both)
+    assert both[0].stored is None and both[1].stored is not None and one.n_queries == two.n_queries
     for epoch in range(2):
         for queries in ([0], [7, 3, 11], list(range(one.n_queries))):
             a, b = one.batch(queries, epoch), two.batch(queries, epoch)
@@ -98,7 +102,7 @@ def test_the_same_weights(tmp_path, bases):
     assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
     one, two = (json.loads((tmp_path / kind / "result.json").read_text()) for kind in ("memory", "disk"))
     assert one == two and one["stages"][0]["kept"]
-    assert (tmp_path / "disk" / plan.STORE).is_file() and not (tmp_path / "memory" / plan.STORE).exists()
+    assert (tmp_path / "disk" / run_folder.STORE).is_file() and not (tmp_path / "memory" / run_folder.STORE).exists()
 
 
 @laws
@@ -254,7 +258,7 @@ def test_a_full_disk(project, tokenizer, tmp_path):
 
 
 def test_when_it_is_on_disk(tmp_path, monkeypatch):
-    monkeypatch.setattr(stage_data, "STORE_ABOVE", 1000)
+    monkeypatch.setattr(judged, "STORE_ABOVE", 1000)
     write_rows(tmp_path / "i.jsonl", [{"x": "y" * 500}])
     write_rows(tmp_path / "j.jsonl", [{"x": "y" * 400}])
     (tmp_path / "j.jsonl.gz").write_bytes(gzip.compress(random.Random(1).randbytes(100)))
@@ -264,19 +268,19 @@ def test_when_it_is_on_disk(tmp_path, monkeypatch):
 
     assert not asked() and asked(store="disk") and not asked(judgments="no.jsonl")
     assert asked(judgments="j.jsonl.gz")  # packed, it is more than it looks
-    monkeypatch.setattr(stage_data, "STORE_ABOVE", 900)
+    monkeypatch.setattr(judged, "STORE_ABOVE", 900)
     assert asked() and not asked(store="memory")
 
 
 def test_the_sample_is_random_bounded_and_in_order():
     queries = [JudgedQuery(str(n), f"q{n}", ("i",) * (1 + n % 4), (0,) * (1 + n % 4)) for n in range(40)]
     everything = sum(len(query.grades) for query in queries)
-    assert sampled(queries, everything, 0) == queries
-    some = sampled(queries, everything // 2, 0)
+    assert sample_queries(queries, everything, 0) == queries
+    some = sample_queries(queries, everything // 2, 0)
     assert everything // 2 - 4 < sum(len(query.grades) for query in some) <= everything // 2
     assert some == sorted(some, key=lambda query: int(query.query_id)) != queries[: len(some)]
-    assert sampled(queries, everything // 2, 0) == some != sampled(queries, everything // 2, 1)
-    assert len(sampled([queries[3]], 1, 0)) == 1  # one query is drawn in any case
+    assert sample_queries(queries, everything // 2, 0) == some != sample_queries(queries, everything // 2, 1)
+    assert len(sample_queries([queries[3]], 1, 0)) == 1  # one query is drawn in any case
 
 
 def test_what_is_not_there(project, tokenizer):

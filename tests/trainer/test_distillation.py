@@ -21,20 +21,21 @@ from darl_opensearch.errors import DarlError, InputError, UsageError
 from darl_opensearch.scoring import Scorer
 from tests.helpers.bundles import ITEMS, QUERIES, tiny_bundle
 from tests.helpers.files import write_rows
-from tests.helpers.plan_project import kill_in_stage, read_items, weights, write_plan, write_scores
+from tests.helpers.plan_project import kill_in_stage, read_items, source_of, weights, write_plan, write_scores
 from tests.helpers.training_project import laws
+from trainer import run_folder
 from trainer.config import Loss, read_config
 from trainer.losses import DISTILLATION_LOSSES
 from trainer.models.heads import HEADS
 from trainer.stages import plan
-from trainer.stages.data import Features, Pairs
 from trainer.stages.distillation import DistilledLoss, by_text
 from trainer.stages.full_stage import GradedLoss
-from trainer.stages.mixing import Taught, Together
 from trainer.stages.objective import Objective
 from trainer.stages.registry import check_plan
-from trainer.stages.source import JudgedSource
 from trainer.teachers import TEACHERS, Ask, Place, fetch_scores, find_teacher, normalised
+from trainer.training_data.features import Features
+from trainer.training_data.mixing import Taught, Together
+from trainer.training_data.pairs import Pairs
 
 GAINS = (0.0, 1.0, 3.0)
 ASK = Ask("q1", "stolen bike", ("a", "b", "c"), ("text a", "text b", "text c"))
@@ -390,7 +391,7 @@ def problem(seed: int = 0, graded: float = 0.5):
         for q, i in part.index.tolist():
             scores[part.queries[q]][part.items[i]] = float(torch.randn(()))
     del scores["judged 0"]["judged  item 1"]
-    source = Taught(Together(*(JudgedSource(p, cap=9, seed=0) for p in parts)), scores)
+    source = Taught(Together(*map(source_of, parts)), scores)
     features = {item: torch.randn(2) for part in parts for item in part.items}
     objective = Objective.make(Loss(l2=0.1), GAINS)
     loss = DistilledLoss(objective, DISTILLATION_LOSSES["kl"].make, weight=2.0, graded=graded)
@@ -461,7 +462,7 @@ def kind_of(path: Path, item_id: str) -> str:
 
 def test_a_student_orders_as_its_teacher_does(taught, tmp_path):
     path, run = taught
-    trained = plan.load_run(run)
+    trained = run_folder.load_run(run)
     stage = trained.result["stages"][0]
     assert stage["stage"] == "distill" and stage["kept"] and stage["missing"] == 0
     assert stage["teacher"] == "file:scores.jsonl"
@@ -521,6 +522,6 @@ def test_a_student_of_an_endpoint(taught, tmp_path):
         settings = [f"distill.teacher='{server.url}'", "distill.epochs=1", "distill.teacher_params={backoff_s=0.001}"]
         train(path, tmp_path / "http", *settings)
         asked = len(server.seen)
-        assert asked == plan.load_run(tmp_path / "http").data["train"]["queries"] + 6
+        assert asked == run_folder.load_run(tmp_path / "http").data["train"]["queries"] + 6
         train(path, tmp_path / "http", *settings)
         assert len(server.seen) == asked

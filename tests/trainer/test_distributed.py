@@ -17,8 +17,9 @@ from safetensors.torch import load_file
 from darl_opensearch import cli
 from darl_opensearch.errors import UsageError
 from tests.helpers.training_project import write_project
+from trainer import distributed
 from trainer.config import read_config
-from trainer.stages import checkpoint, distributed, plan
+from trainer.stages import checkpoint, plan
 
 ROOT = Path(cli.__file__).parents[2]
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("DARL_")} | {
@@ -35,7 +36,7 @@ import torch
 torch.set_num_threads(1)
 from tests.trainer import test_fit
 from darl_opensearch.errors import DarlError, InputError
-from trainer.stages import distributed
+from trainer import distributed
 
 
 def begin(task, folder, options):

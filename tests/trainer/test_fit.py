@@ -25,10 +25,10 @@ from darl_opensearch.errors import DarlError, UsageError
 from tests.helpers.training_project import write_project
 from trainer.config import read_config
 from trainer.stages import checkpoint, fit, plan
-from trainer.stages import data as stage_data
-from trainer.stages.data import Features
 from trainer.stages.fit import Fit, FitSettings
-from trainer.stages.source import Batch
+from trainer.training_data import features as features_module
+from trainer.training_data.features import Features
+from trainer.training_data.source import Batch
 
 ROOT = Path(cli.__file__).parents[2]
 SETTINGS = FitSettings(
@@ -530,7 +530,7 @@ def test_features_are_encoded_on_the_device_and_are_on_the_cpu(tmp_path, bases, 
         moves.append(device)
         yield
 
-    monkeypatch.setattr(stage_data, "on", on)
+    monkeypatch.setattr(features_module, "on", on)
     path = write_project(tmp_path / "p", bases["bert"])
     model, data = plan.prepare(read_config(path), path.parent)
     features, pairs = Features(model, device="cpu"), data.judged(data.dev)

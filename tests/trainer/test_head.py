@@ -13,8 +13,8 @@ from torch.testing import assert_close
 from tests.helpers.training_project import laws
 from trainer.losses.cumulative import cumulative
 from trainer.models.heads import CumulativeHead
-from trainer.stages.data import Pairs
 from trainer.stages.head_stage import calibrate_grades
+from trainer.training_data.pairs import Pairs
 
 seeds = st.integers(0, 2**16)
 scales = st.sampled_from([(0.0, 1.0), (0.0, 1.0, 3.0), (1.0, 2.0, 4.0, 8.0), (0.5, 0.75, 1.0, 2.0, 10.0)])

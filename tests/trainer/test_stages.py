@@ -20,23 +20,24 @@ from darl_opensearch.errors import DarlError, InputError, UsageError
 from darl_opensearch.stats.bootstrap import bootstrap_mean
 from tests.helpers.commands import run_main
 from tests.helpers.files import write_rows
-from tests.helpers.plan_project import kill_in_stage, weights, write_plan
+from tests.helpers.plan_project import kill_in_stage, source_of, weights, write_plan
 from tests.helpers.training_project import laws
+from trainer import run_folder
 from trainer.config import Loss, Term, read_config
 from trainer.data.judgments import JudgedQuery
 from trainer.losses import GRADE_LOSSES, RANK_LOSSES
 from trainer.models.heads import HEADS
 from trainer.stages import STAGES, fit, plan
 from trainer.stages.curves import draw
-from trainer.stages.data import Pairs
 from trainer.stages.full_stage import GradedLoss
 from trainer.stages.head_stage import fit_head
-from trainer.stages.mixing import Replayed, Taught, Together
 from trainer.stages.objective import Objective
 from trainer.stages.registry import check_plan
 from trainer.stages.robust import GroupDroLoss, WholeSetDro, dev_objective, groups_of, reweighted
-from trainer.stages.source import Batch, JudgedSource
 from trainer.stages.verdict import verdict
+from trainer.training_data.mixing import Replayed, Taught, Together
+from trainer.training_data.pairs import Pairs
+from trainer.training_data.source import Batch
 
 GAINS = (0.0, 1.0, 3.0)
 
@@ -150,8 +151,8 @@ def pairs_of(lists: list[list[int]], tag: str = "") -> Pairs:
 
 
 def test_replay_takes_every_new_query_and_other_old_ones_each_epoch():
-    new = JudgedSource(pairs_of([[0, 1]] * 4, "new "), cap=9, seed=0)
-    old = JudgedSource(pairs_of([[0, 1]] * 10, "old "), cap=9, seed=0)
+    new = source_of(pairs_of([[0, 1]] * 4, "new "))
+    old = source_of(pairs_of([[0, 1]] * 10, "old "))
     source = Replayed(new, old, ratio=1.5, seed=0)
     assert source.n_queries == 4 + 6
     epochs = [source.batch(range(source.n_queries), epoch) for epoch in (0, 1, 0)]
@@ -166,9 +167,7 @@ def test_replay_takes_every_new_query_and_other_old_ones_each_epoch():
 @laws
 @given(chosen=st.lists(st.integers(0, 6), unique=True))
 def test_a_batch_of_two_sources_has_the_pairs_of_both(chosen):
-    one, two = (
-        JudgedSource(pairs_of(g, t), cap=9, seed=0) for g, t in (([[0], [1, 2], [2, 0]], "a "), ([[1]] * 4, "b "))
-    )
+    one, two = (source_of(pairs_of(*part)) for part in (([[0], [1, 2], [2, 0]], "a "), ([[1]] * 4, "b ")))
     batch = Together(one, two).batch(chosen, 0)
     assert len(batch.query_index.unique()) == len(chosen)
     assert sorted(set(batch.queries)) == sorted([*(f"a query {q}" for q in chosen if q < 3),
@@ -182,7 +181,7 @@ def test_a_batch_of_two_sources_has_the_pairs_of_both(chosen):
 
 
 def test_a_teachers_scores_go_with_their_pairs():
-    source = JudgedSource(pairs_of([[0, 1], [2]]), cap=9, seed=0)
+    source = source_of(pairs_of([[0, 1], [2]]))
     taught = Taught(source, {"query 0": {"item 0 1": 0.5}, "query 1": {"item 1 2": -2.0}})
     told = taught.batch([0, 1], 0).teacher.tolist()
     assert math.isnan(told[0]) and told[1:] == [0.5, -2.0]
@@ -214,7 +213,7 @@ def test_a_further_term_from_the_configuration(tmp_path, bases):
     config = read_config(path)
     assert config.loss.also == (Term(kind="rank", name="lambda", weight=0.5),)
     trained = train(path, tmp_path / "run", "stages.run=['head']")
-    assert plan.load_run(trained.folder).config.loss.also == config.loss.also
+    assert run_folder.load_run(trained.folder).config.loss.also == config.loss.also
     for spoilt, message in (
         ("kind='rnk'", "[[loss.also]] kind is 'rnk'. Choose grade or rank"),
         ("weigth=1", "unknown key [also] weigth. Did you mean 'weight'?"),
@@ -266,7 +265,7 @@ def problem(names: list[str], seed: int = 0):
     config = Loss(groups="slice", group_queries=2, group_step=0.3, l2=0.01)
     objective = Objective.make(config, GAINS)
     groups = groups_of(config, slices(names))
-    return Linear(head, features), objective, pairs, groups, JudgedSource(pairs, cap=9, seed=0, slices=names)
+    return Linear(head, features), objective, pairs, groups, source_of(pairs, names)
 
 
 def test_small_slices_are_one_group():
@@ -477,7 +476,7 @@ def test_behind_refit_the_gate_decides(tmp_path, bases):
 
 def test_new_samples_that_were_learnt_are_known(whole, tmp_path):
     path, run = whole
-    trained = plan.load_run(run)
+    trained = run_folder.load_run(run)
     stages = trained.result["stages"]
     assert stages[2]["learnt_new"] and stages[3]["learnt_new"] == (stages[3]["coefficient"] > 0)
     queries = trained.data["train"]["queries"] + trained.data["dev"]["queries"] + trained.data["new"]["queries"]

@@ -19,6 +19,7 @@ from darl_opensearch import cli
 from darl_opensearch.errors import DarlError, UsageError
 from tests.helpers.files import write_rows
 from tests.helpers.training_project import write_project
+from trainer import run_folder
 from trainer.config import read_config
 from trainer.ood import DETECTORS
 from trainer.stages import checkpoint, fit, plan
@@ -76,7 +77,7 @@ def test_a_run_from_the_command_line(project, capsys):
     code, again, _ = darl(capsys, "train", project, "--json")
     assert code == 0 and json.loads(again) == result
     assert files(folder) == before  # nothing was done
-    trained = plan.load_run(folder)
+    trained = run_folder.load_run(folder)
     assert not trained.model.training
     features = trained.model.pair_features(["bike theft", "xyz"], ["bike cover against theft", "boat"])
     assert torch.isfinite(trained.model.head.score(trained.model.head(features.similarity))).all()
@@ -216,7 +217,7 @@ def test_a_catalogue_that_is_judged_all_over_leaves_items_to_calibrate_on(tmp_pa
     code, out, err = darl(capsys, "train", path, "--run", tmp_path / "run")
     assert code == 0, err
     assert "nearly all items are judged: 2 of them were not trained on, to calibrate on them" in out
-    trained = plan.load_run(tmp_path / "run")
+    trained = run_folder.load_run(tmp_path / "run")
     apart = set(trained.data["set_aside"])
     dry = darl(capsys, "train", path, "--run", tmp_path / "run", "--dry-run")[1]
     assert f"2 are not trained on, to calibrate on them ({', '.join(sorted(apart))})" in dry
@@ -265,11 +266,11 @@ def test_a_query_in_training_and_dev_file(tmp_path, bases, capsys):
 
 def test_a_run_that_is_not_there_or_not_finished(tmp_path, project):
     with pytest.raises(DarlError, match="the run is not there"):
-        plan.load_run(tmp_path / "nowhere")
+        run_folder.load_run(tmp_path / "nowhere")
     with pytest.raises(KeyboardInterrupt):
         train(project, tmp_path / "r", report=interrupt_at("stage head", 1))
     with pytest.raises(DarlError, match="the run has not finished"):
-        plan.load_run(tmp_path / "r")
+        run_folder.load_run(tmp_path / "r")
 
 
 # ---- broken off
@@ -449,7 +450,7 @@ def test_every_detector_is_loaded_as_it_was_fitted(tmp_path, bases, detector, sp
         ood={"detector": detector, "features": space, "layers": layers},
     )  # fmt: skip
     one = train(path, tmp_path / "run")
-    two = plan.load_run(tmp_path / "run")
+    two = run_folder.load_run(tmp_path / "run")
     with torch.no_grad():
         features = one.model.pair_features(["boat theft", "x"], ["boat cover", "y z"], layers=layers)
         raw = one.model.head(features.similarity)
@@ -480,4 +481,4 @@ def test_no_traffic_file_holds_queries_out(tmp_path, bases):
 def test_a_moved_run_still_loads(project, tmp_path):
     train(project, tmp_path / "run")
     shutil.move(tmp_path / "run", tmp_path / "moved")
-    assert plan.load_run(tmp_path / "moved").config.model.name == "small"
+    assert run_folder.load_run(tmp_path / "moved").config.model.name == "small"

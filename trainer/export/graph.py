@@ -23,7 +23,7 @@ from darl_opensearch import bundle as files
 from darl_opensearch.errors import DarlError
 from darl_opensearch.graph_contract import INPUTS, IR_VERSION, OPSET
 from trainer.ood.calibration import ood_columns
-from trainer.stages.plan import Trained
+from trainer.run_folder import Trained
 
 SCORES, FEATURES = "scores", "features"
 WHOLE = "whole.onnx"

@@ -23,9 +23,11 @@ from darl_opensearch.stats.ranking import ndcg_per_query
 from trainer.export.card import model_card
 from trainer.export.graph import ContractModule, export_graphs
 from trainer.export.int8 import quantise, refit_calibration
-from trainer.stages.data import Pairs, RunData, read_data
+from trainer.run_folder import CHECKPOINT, Trained
 from trainer.stages.ood_stage import two_fold_alarms
-from trainer.stages.plan import CHECKPOINT, Trained
+from trainer.training_data.pairs import Pairs
+from trainer.training_data.reading import read_data
+from trainer.training_data.run_data import RunData
 
 PROBE_PAIRS = 48
 REFERENCE_ROWS = 512

@@ -5,10 +5,10 @@ from __future__ import annotations
 from trainer.config import Augment, Config
 from trainer.data.judgments import JudgedQuery
 from trainer.stages.full_stage import descend, dev_loss, fit_settings, graded_loss
-from trainer.stages.mixing import Replayed
 from trainer.stages.registry import STAGES, Context, Outcome, Stage, declared, need
 from trainer.stages.robust import groups_of
-from trainer.stages.source import JudgedSource, training_source
+from trainer.training_data.mixing import Replayed
+from trainer.training_data.source import JudgedSource
 
 
 @STAGES.register(
@@ -35,10 +35,11 @@ class AugmentedStage(Stage):
     def run(self, context: Context) -> Outcome:
         """Train."""
         config, data, own = context.config, context.data, context.config.augment
-        cap, seed = config.stages.items_per_query, context.seed
-        new = JudgedSource(context.pairs["new"], cap=cap, seed=seed, slices=[query.slice for query in data.new])
-        old = training_source(data, cap=cap, seed=seed)
-        source = Replayed(new, old, ratio=own.replay, seed=seed)
+        new, old = (
+            JudgedSource(queries, data.items, cap=config.stages.items_per_query, seed=context.seed)
+            for queries in (data.new, data.train)
+        )
+        source = Replayed(new, old, ratio=own.replay, seed=context.seed)
         replayed = data.train if source.drawn and config.loss.groups else []
         weights = [1.0] * len(data.new) + [source.drawn / len(data.train)] * len(replayed)
         loss = graded_loss(context.objective, groups_of(config.loss, [*data.new, *replayed], weights))

@@ -13,19 +13,20 @@ import torch
 from torch import Tensor
 
 from darl_opensearch.errors import InputError
+from trainer import distributed
 from trainer.config import Config, Distill
 from trainer.data.judgments import JudgedQuery, TrafficQuery
 from trainer.losses import DISTILLATION_LOSSES
 from trainer.losses.registries import comparable_queries
-from trainer.stages import distributed
-from trainer.stages.data import Features, RunData
 from trainer.stages.full_stage import descend, fit_settings
-from trainer.stages.mixing import Taught, Together
 from trainer.stages.objective import Objective, Totals
 from trainer.stages.registry import STAGES, Context, Outcome, Stage, declared, need
 from trainer.stages.robust import dev_objective
-from trainer.stages.source import Batch, JudgedSource, Source, training_source
 from trainer.teachers import Ask, Place, Teacher, fetch_scores, find_teacher, normalised
+from trainer.training_data.features import Features
+from trainer.training_data.mixing import Taught, Together
+from trainer.training_data.run_data import RunData
+from trainer.training_data.source import Batch, JudgedSource, Source
 
 SCORES = "teacher"  # folder of the run with what the teacher said
 Scores = dict[str, dict[str, float]]
@@ -149,12 +150,11 @@ def _unjudged(queries: Sequence[TrafficQuery], data: RunData) -> list[Ask]:
 
 def _source(context: Context, asks: Sequence[Ask], told: Sequence[Sequence[float | None]]) -> Source:
     config, data = context.config, context.data
-    cap, seed = config.stages.items_per_query, context.seed
-    source: Source = training_source(data, cap=cap, seed=seed)
+    judged_source = partial(JudgedSource, items=data.items, cap=config.stages.items_per_query, seed=context.seed)
+    source: Source = judged_source(data.train)
     if data.pool:
-        pairs = data.unjudged([(query, query.item_ids) for query in data.pool])
-        pairs = dataclasses.replace(pairs, grades=torch.full((len(pairs.index),), -1, dtype=torch.long))
-        source = Together(source, JudgedSource(pairs, cap=cap, seed=seed))
+        pool = [JudgedQuery(q.query_id, q.query, q.item_ids, (-1,) * len(q.item_ids)) for q in data.pool]
+        source = Together(source, judged_source(pool))
     return Taught(source, by_text(asks, told, config.distill.normalise, where=config.distill.teacher))
 
 

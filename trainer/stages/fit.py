@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from darl_opensearch.errors import DarlError, InputError, UsageError
+from trainer import distributed
 from trainer.models.device import choose, on
-from trainer.stages import checkpoint, distributed
+from trainer.stages import checkpoint
 from trainer.stages.checkpoint import Checkpoint
-from trainer.stages.source import Batch, Source
+from trainer.training_data.source import Batch, Source
 
 PRECISIONS = ("fp32", "bf16")
 

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from trainer.config import Config
 from trainer.data.judgments import JudgedQuery
-from trainer.stages.data import Features
 from trainer.stages.fit import Fit, FitSettings, StepLoss
 from trainer.stages.objective import Objective, Totals
 from trainer.stages.registry import STAGES, Context, Outcome, Stage
 from trainer.stages.robust import GroupDroLoss, Groups, dev_objective, groups_of
-from trainer.stages.source import Batch, Source, training_source
+from trainer.training_data.features import Features
+from trainer.training_data.source import Batch, JudgedSource, Source
 
 
 @STAGES.register("full", cite="Howard and Ruder 2018, arXiv:1801.06146 (head first, then everything)")
@@ -25,7 +25,8 @@ class FullStage(Stage):
     def run(self, context: Context) -> Outcome:
         """Fine-tune."""
         limits, config = context.config.stages, context.config
-        source = training_source(context.data, cap=limits.items_per_query, seed=context.seed)
+        data = context.data
+        source = JudgedSource(data.train, data.items, cap=limits.items_per_query, seed=context.seed)
         settings = fit_settings(
             config, epochs=limits.full_epochs, learning_rate=limits.full_learning_rate,
             head_learning_rate=limits.head_learning_rate, rate_key="[stages] full_learning_rate",

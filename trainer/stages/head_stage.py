@@ -11,11 +11,11 @@ from torch import Tensor
 
 from darl_opensearch.stats.ranking import ndcg_per_query
 from trainer.models.heads import Head
-from trainer.stages.data import Pairs
 from trainer.stages.objective import Objective, predict
 from trainer.stages.registry import STAGES, Context, Outcome, Stage
 from trainer.stages.robust import Groups, WholeSetDro, dev_objective, groups_of
 from trainer.stages.threads import one_thread
+from trainer.training_data.pairs import Pairs
 
 
 @STAGES.register("head", cite="Liu and Nocedal 1989, doi:10.1007/BF01589116 (L-BFGS); out-of-fold gain: ours")

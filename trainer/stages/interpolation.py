@@ -16,9 +16,10 @@ from darl_opensearch.errors import UsageError
 from darl_opensearch.stats.bootstrap import bootstrap_mean
 from darl_opensearch.stats.ranking import ndcg_per_query
 from trainer.config import Config, Interpolate
-from trainer.stages.data import Features, Pairs
 from trainer.stages.objective import predict
 from trainer.stages.registry import STAGES, Context, Outcome, Stage, declared, need
+from trainer.training_data.features import Features
+from trainer.training_data.pairs import Pairs
 
 
 @dataclass(frozen=True)

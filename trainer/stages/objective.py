@@ -19,7 +19,7 @@ from trainer.config import Loss
 from trainer.losses import GRADE_LOSSES, RANK_LOSSES
 from trainer.losses.registries import comparable_queries
 from trainer.models.heads import HEADS, Head
-from trainer.stages.data import Pairs
+from trainer.training_data.pairs import Pairs
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -17,41 +16,14 @@ from darl_opensearch.scores import is_ood
 from darl_opensearch.stats.bootstrap import bootstrap_ratio
 from trainer.config import Ood
 from trainer.data.splits import draw_order
-from trainer.models.base import LAST, PairFeatures
-from trainer.models.heads import Head
-from trainer.ood import DETECTORS, ConformalCalibration, halves, needs_catalogue, reads, view
+from trainer.ood import DETECTORS, ConformalCalibration, halves, needs_catalogue, reads
 from trainer.ood.base import CHUNK
-from trainer.stages.data import Features, Pairs, RunData
+from trainer.ood.fitted import FittedOod
+from trainer.training_data.features import Features
+from trainer.training_data.pairs import Pairs
+from trainer.training_data.run_data import RunData
 
 MOST_CATALOGUE = 16_384  # unjudged items that are encoded for a detector that reads the catalogue
-
-
-@dataclass(frozen=True)
-class FittedOod:
-    """What the graph needs for its OOD columns.
-
-    :param layers: of which the features are pooled.
-    """
-
-    detector: Any
-    calibration: ConformalCalibration
-    space: str
-    report: dict[str, Any]
-    layers: str = LAST
-
-    def distance(self, features: PairFeatures, head: Head, raw: Tensor) -> Tensor:
-        """Distance of pairs; the exported graph traces this very function.
-
-        :param raw: ``[n, m]`` what the head says of them.
-        :return: ``[n]``.
-        """
-        given = {
-            "features": lambda: view(features, self.space, self.layers),
-            "energy": lambda: head.energy(raw),
-            "grade_probs": lambda: head.grade_probs(raw),
-        }
-        distance: Tensor = self.detector(*(given[name]() for name in reads(self.report["detector"])))
-        return distance
 
 
 @torch.no_grad()

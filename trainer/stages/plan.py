@@ -1,11 +1,9 @@
-"""A run: a folder that says at any moment what is done, and goes on from there."""
+"""A run from start to end: stages in order, each kept only where the dev set says so."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,50 +12,32 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from darl_opensearch.bundle import replace_folder
 from darl_opensearch.errors import DarlError, InputError
 from darl_opensearch.stats.bootstrap import bootstrap_mean
-from darl_opensearch.stats.numbers import rounded, without_nan
+from darl_opensearch.stats.numbers import rounded
 from darl_opensearch.stats.ranking import ndcg_per_query
-from trainer.config import Config, parse_config
+from trainer import distributed, run_folder
+from trainer.config import Config
 from trainer.data.judgments import JudgedQuery
 from trainer.data.leakage import Part, check_leakage
 from trainer.models import BACKBONES
-from trainer.models.base import LAST
 from trainer.models.continued import starting_model
-from trainer.ood import DETECTORS, ConformalCalibration
 from trainer.ood.calibration import check_count
-from trainer.stages import STAGES, distributed
+from trainer.run_folder import Trained
+from trainer.stages import STAGES
 from trainer.stages.curves import draw
-from trainer.stages.data import Features, Pairs, RunData, read_data
 from trainer.stages.head_stage import calibrate_grades
 from trainer.stages.objective import Objective, Predictions, metrics, predict
-from trainer.stages.ood_stage import FittedOod, check_ood, fit_ood
+from trainer.stages.ood_stage import check_ood, fit_ood
 from trainer.stages.registry import Context, Report, check_plan
 from trainer.stages.robust import check_groups
 from trainer.stages.verdict import verdict
-
-CONFIG, DATA, RESULT, CHECKPOINT, CURVES = "config.json", "data.json", "result.json", "checkpoint", "curves.svg"
-STAGES_FOLDER, STORE = "stages", "store.sqlite"
-ROOT = "root.txt"  # where the data lay; a run that was moved is told by --data
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A finished run, loaded.
-
-    :param model: the trained backbone, in evaluation mode.
-    :param data: counts and digests of what it read.
-    """
-
-    folder: Path
-    config: Config
-    model: Any
-    ood: FittedOod
-    result: dict[str, Any]
-    data: dict[str, Any]
+from trainer.training_data.features import Features
+from trainer.training_data.pairs import Pairs
+from trainer.training_data.reading import read_data
+from trainer.training_data.run_data import RunData, count_pairs
 
 
 def train(
@@ -77,10 +57,10 @@ def train(
     """
     torch.manual_seed(config.seed)
     report("loading the base model", 0, 1)
-    model, data = prepare(config, base, store=folder / STORE)
-    _first(lambda: _open_folder(folder, config, data, base, fresh=fresh), folder)
-    if distributed.broadcast((folder / RESULT).is_file()):
-        return load_run(folder)
+    model, data = prepare(config, base, store=folder / run_folder.STORE)
+    _first(lambda: run_folder.open_folder(folder, config, data.summary(), base, fresh=fresh), folder)
+    if distributed.broadcast((folder / run_folder.RESULT).is_file()):
+        return run_folder.load_run(folder)
     parts = {"train": data.sampled, "dev": data.dev, "new": data.new, "ood_dev": data.ood_dev}
     pairs = {role: data.judged(queries) for role, queries in parts.items() if queries}
     objective = Objective.make(config.loss, config.grades.scale.gains)
@@ -106,8 +86,8 @@ def train(
     report("fitting the OOD detector", 0, 1)
     ood = fit_ood(features, config.ood, _learnt(data, result["stages"]))
     result["ood"] = ood.report
-    _first(lambda: _finish(folder, model, ood, result), folder)
-    return load_run(folder)
+    _first(lambda: run_folder.finish(folder, model, ood, result, curves=draw(result["stages"])), folder)
+    return run_folder.load_run(folder)
 
 
 def prepare(config: Config, base: Path, *, store: Path | None = None) -> tuple[Any, RunData]:
@@ -124,7 +104,7 @@ def prepare(config: Config, base: Path, *, store: Path | None = None) -> tuple[A
     check_ood(config.ood, make.halves)
     model = starting_model(config, base, make)
     data = read_data(config, base, model.tokenizer(), store=store)
-    check_count(sum(len(item_ids) for _, item_ids in data.traffic), config.ood.alpha)
+    check_count(count_pairs(data.traffic), config.ood.alpha)
     check_groups(config.loss, data.train, where=str(base / config.data.judgments))
     if not config.data.allow_near:
         _check_near(config, data, base)
@@ -145,17 +125,6 @@ def _first(work: Callable[[], object], where: Path) -> None:
     distributed.barrier()
 
 
-def _open_folder(folder: Path, config: Config, data: RunData, base: Path, *, fresh: bool) -> None:
-    if fresh and (folder / CONFIG).is_file() and (folder / DATA).is_file():  # else config.json may be anybody's
-        for entry in folder.iterdir():  # only now: an input that is refused must not cost the old run
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
-            elif entry.name != STORE:  # just made from the data that there are now
-                entry.unlink()
-    _claim(folder, config, data)
-    _write_text(folder / ROOT, str(base.resolve()))
-
-
 def _check_near(config: Config, data: RunData, base: Path) -> None:
     """Refuse files whose queries read nearly alike; the same query is refused where they are read."""
     files = config.data
@@ -174,23 +143,6 @@ def _check_near(config: Config, data: RunData, base: Path) -> None:
             except InputError as err:
                 todo = "keep both in one file (darl split does so), or set [data] allow_near = true"
                 raise InputError(err.what, where=err.where, todo=todo) from err
-
-
-def _claim(folder: Path, config: Config, data: RunData) -> None:
-    """Write what the run is, or compare with what it was."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, value in ((CONFIG, config.to_json()), (DATA, data.summary())):
-        path, text = folder / name, json.dumps(value, indent=2, sort_keys=True)
-        if path.is_file():
-            if path.read_text(encoding="utf-8") != text:
-                what = "configuration" if name == CONFIG else "data"
-                raise InputError(
-                    f"the folder holds a run with another {what}",
-                    where=str(path),
-                    todo="name another folder with --run, or pass --fresh to start over",
-                )
-        else:
-            _write_text(path, text)
 
 
 @dataclass
@@ -221,14 +173,14 @@ def _stages(context: Context) -> list[dict[str, Any]]:
     course = _Course(context.run, start, None, {})
     outcomes = []
     for number, name in enumerate(config.stages.run):
-        place = context.run / STAGES_FOLDER / f"{number}-{name}"
+        place = run_folder.stage_place(context.run, number, name)
         course.before[name] = course.last
         later = config.stages.run[number + 1 :]
         outcome = _stage(
             name, dataclasses.replace(context, place=place, later=later, weights_before=course.weights_before)
         )
         if outcome["kept"]:
-            course.last = place.with_suffix(".safetensors")
+            course.last = run_folder.weights_path(place)
         outcomes.append(outcome)
     return outcomes
 
@@ -236,13 +188,12 @@ def _stages(context: Context) -> list[dict[str, Any]]:
 def _stage(name: str, context: Context) -> dict[str, Any]:
     """Run one stage unless it is done; keep it only where its dev gain exceeds one standard error."""
     features, config, place = context.features, context.config, context.place
-    model, done = features.model, place.with_suffix(".json")
-    if distributed.broadcast(done.is_file()):
-        outcome: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
-        if outcome["kept"]:
-            model.load_state_dict(load_file(place.with_suffix(".safetensors")))
+    model, finished = features.model, distributed.broadcast(run_folder.read_stage(place))
+    if finished is not None:
+        if finished["kept"]:
+            model.load_state_dict(load_file(run_folder.weights_path(place)))
             features.forget()
-        return outcome
+        return finished
     stage = STAGES[name].make()
     before_state, restore_features = copy.deepcopy(model.state_dict()), features.saved()
     roles = [role for role in stage.judged_on if role in context.pairs]
@@ -258,25 +209,15 @@ def _stage(name: str, context: Context) -> dict[str, Any]:
     if not kept:
         model.load_state_dict(before_state)
         restore_features()
-    outcome = {
+    outcome: dict[str, Any] = {
         "stage": name, "kept": kept, "gain": judged.gain.to_json(), "judged_on": roles,
         "standard_error": rounded(judged.error),
         **({"decided_by": brought.decided} if brought.decided else {}),
         **({} if brought.learnt_new is None else {"learnt_new": brought.learnt_new}),
         **brought.figures, "figures": figures, "history": brought.history,
     }  # fmt: skip
-    _first(lambda: _write_stage(place, outcome, model), place.parent)
+    _first(lambda: run_folder.write_stage(place, outcome, model), place.parent)
     return outcome
-
-
-def _write_stage(place: Path, outcome: dict[str, Any], model: Any) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    if outcome["kept"]:
-        partial = place.with_suffix(".safetensors.tmp")
-        save_file({n: t.contiguous() for n, t in model.state_dict().items()}, partial)
-        partial.replace(place.with_suffix(".safetensors"))
-    _write_text(place.with_suffix(".json"), json.dumps(without_nan(outcome), indent=2))
-    shutil.rmtree(place, ignore_errors=True)  # the stage's own checkpoints served their purpose
 
 
 def _learnt(data: RunData, outcomes: list[dict[str, Any]]) -> RunData:
@@ -316,72 +257,3 @@ def _ndcg_interval(features: Features, dev: Pairs, config: Config) -> dict[str, 
 def _figures(features: Features, pairs: Pairs, config: Config) -> dict[str, Any]:
     predictions: Predictions = predict(features.model.head, features.of(pairs).similarity)
     return metrics(predictions, pairs, config.grades.scale.gains, cutoff=config.stages.cutoff)
-
-
-def _finish(folder: Path, model: Any, ood: FittedOod, result: dict[str, Any]) -> None:
-    """Write the checkpoint, then the result: a run is finished when its result is there."""
-    work = folder / f".{CHECKPOINT}.tmp"
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir()
-    model.save(work)
-    tensors = {f"detector.{n}": t for n, t in ood.detector.state_dict().items()}
-    tensors |= {f"calibration.{n}": t for n, t in ood.calibration.state_dict().items()}
-    save_file({n: t.contiguous() for n, t in tensors.items()}, work / "ood.safetensors")
-    (work / "ood.json").write_text(json.dumps(ood.report, indent=2), encoding="utf-8")
-    replace_folder(work, folder / CHECKPOINT)
-    if drawing := draw(result["stages"]):
-        _write_text(folder / CURVES, drawing)
-    _write_text(folder / RESULT, json.dumps(without_nan(result), indent=2))
-
-
-def load_run(folder: Path) -> Trained:
-    """Load a finished run.
-
-    :return: model, detector, figures.
-    :raises DarlError: when it is not one, or not finished.
-    """
-    if not (folder / RESULT).is_file():
-        state = "has not finished" if (folder / CONFIG).is_file() else "is not there"
-        raise DarlError(f"the run {state}", where=str(folder), todo="run darl train with --run naming this folder")
-    config = parse_config(json.loads((folder / CONFIG).read_text(encoding="utf-8")), where=str(folder / CONFIG))
-    make, _ = BACKBONES.resolve(config.model.backbone, {})
-    checkpoint = folder / CHECKPOINT
-    return Trained(
-        folder, config, make.load(checkpoint), _load_ood(checkpoint),
-        json.loads((folder / RESULT).read_text(encoding="utf-8")),
-        json.loads((folder / DATA).read_text(encoding="utf-8")),
-    )  # fmt: skip
-
-
-def data_root(folder: Path) -> Path:
-    """Folder that the configuration's paths were relative to.
-
-    :raises DarlError: when it is not there any more.
-    """
-    recorded = folder / ROOT
-    root = Path(recorded.read_text(encoding="utf-8")) if recorded.is_file() else Path()
-    if not recorded.is_file() or not root.is_dir():
-        raise DarlError("the training data are not where they were", where=str(folder), todo="name them with --data")
-    return root
-
-
-def _load_ood(checkpoint: Path) -> FittedOod:
-    report = json.loads((checkpoint / "ood.json").read_text(encoding="utf-8"))
-    tensors = load_file(checkpoint / "ood.safetensors")
-    parts: dict[str, dict[str, torch.Tensor]] = {"detector": {}, "calibration": {}}
-    for key, value in tensors.items():
-        part, _, name = key.partition(".")
-        parts[part][name] = value
-    make, params = DETECTORS.resolve(report["detector"], report["params"])
-    detector = make(report["width"], halves=report["halves"], **params)
-    detector.restore(parts["detector"])
-    calibration = ConformalCalibration(len(parts["calibration"]["distances"]))
-    calibration.load_state_dict(parts["calibration"])
-    layers = report.get("layers", LAST)  # runs of before there was a choice
-    return FittedOod(detector.eval(), calibration.eval(), report["features"], report, layers)
-
-
-def _write_text(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.tmp")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

@@ -15,8 +15,10 @@ from torch import Tensor
 from darl_opensearch.errors import UsageError
 from trainer.config import Config
 from trainer.registry import Param, Registry, nearest
-from trainer.stages.data import Features, Pairs, RunData
 from trainer.stages.objective import Objective
+from trainer.training_data.features import Features
+from trainer.training_data.pairs import Pairs
+from trainer.training_data.run_data import RunData
 
 Report = Callable[[str, int, int], object]
 

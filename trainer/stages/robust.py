@@ -14,9 +14,9 @@ from darl_opensearch.errors import UsageError
 from trainer.config import Loss
 from trainer.data.judgments import JudgedQuery
 from trainer.models.heads import Head
-from trainer.stages.data import Pairs
 from trainer.stages.objective import Objective, Totals
-from trainer.stages.source import Batch
+from trainer.training_data.pairs import Pairs
+from trainer.training_data.source import Batch
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ from typing import Any
 
 from trainer.cycle.steps.base import Context
 from trainer.export import export_run
-from trainer.stages import plan
+from trainer.run_folder import load_run
 
 
 def run(context: Context) -> Mapping[str, Any]:
     """Turn the run into a bundle that names the cycle."""
-    trained = plan.load_run(context.file("train/run"))
+    trained = load_run(context.file("train/run"))
     about = {
         "cycle": context.cycle.name, "from": context.serving.identity, "pairs": context.told("train").get("pairs"),
     }  # fmt: skip

@@ -16,9 +16,10 @@ from trainer.cycle.steps.base import CONTROL_TASKS, JUDGMENTS, SELECTED, Context
 from trainer.data.judgments import JudgedQuery
 from trainer.models.continued import BUNDLE
 from trainer.stages import plan
-from trainer.stages.data import RunData, read_data
 from trainer.stages.registry import check_plan
 from trainer.toml_tables import read_toml
+from trainer.training_data.reading import read_data
+from trainer.training_data.run_data import RunData
 
 ITEMS, OLD, NEW, DEV, OOD_DEV, TRAFFIC = (
     "items.jsonl", "judgments.jsonl", "new.jsonl", "dev.jsonl", "ood_dev.jsonl", "traffic.jsonl",

@@ -159,7 +159,7 @@ def open_run(path: Path, catalogue: Catalogue) -> RunSystem:
     from darl_opensearch.scoring.encode import PairEncoder, feed
     from darl_opensearch.scoring.scorer import CPU_TOKEN_BUDGET
     from trainer.export.graph import ContractModule
-    from trainer.stages.plan import load_run
+    from trainer.run_folder import load_run
 
     trained = load_run(path)
     config, tokenizer = trained.config, trained.model.tokenizer()

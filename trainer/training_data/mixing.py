@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from trainer.stages.source import Batch, Source
+from trainer.training_data.source import Batch, Source
 
 
 class Together:

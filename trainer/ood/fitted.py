@@ -1,0 +1,41 @@
+"""A fitted detector with its calibration: what the graph needs for its OOD columns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from trainer.models.base import LAST, PairFeatures
+from trainer.models.heads import Head
+from trainer.ood.calibration import ConformalCalibration
+from trainer.ood.registry import reads, view
+
+
+@dataclass(frozen=True)
+class FittedOod:
+    """What the graph needs for its OOD columns.
+
+    :param layers: of which the features are pooled.
+    """
+
+    detector: Any
+    calibration: ConformalCalibration
+    space: str
+    report: dict[str, Any]
+    layers: str = LAST
+
+    def distance(self, features: PairFeatures, head: Head, raw: Tensor) -> Tensor:
+        """Distance of pairs; the exported graph traces this very function.
+
+        :param raw: ``[n, m]`` what the head says of them.
+        :return: ``[n]``.
+        """
+        given = {
+            "features": lambda: view(features, self.space, self.layers),
+            "energy": lambda: head.energy(raw),
+            "grade_probs": lambda: head.grade_probs(raw),
+        }
+        distance: Tensor = self.detector(*(given[name]() for name in reads(self.report["detector"])))
+        return distance

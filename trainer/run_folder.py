@@ -1,0 +1,173 @@
+"""A run's folder: its files, written so that it says at any moment what is done."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from darl_opensearch.bundle import replace_folder
+from darl_opensearch.errors import DarlError, InputError
+from darl_opensearch.stats.numbers import without_nan
+from trainer.config import Config, parse_config
+from trainer.models import BACKBONES
+from trainer.models.base import LAST
+from trainer.ood import DETECTORS, ConformalCalibration
+from trainer.ood.fitted import FittedOod
+
+CONFIG, DATA, RESULT, CHECKPOINT, CURVES = "config.json", "data.json", "result.json", "checkpoint", "curves.svg"
+STAGES_FOLDER, STORE = "stages", "store.sqlite"
+ROOT = "root.txt"  # where the data lay; a run that was moved is told by --data
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run, loaded.
+
+    :param model: the trained backbone, in evaluation mode.
+    :param data: counts and digests of what it read.
+    """
+
+    folder: Path
+    config: Config
+    model: Any
+    ood: FittedOod
+    result: dict[str, Any]
+    data: dict[str, Any]
+
+
+def open_folder(folder: Path, config: Config, data: dict[str, Any], base: Path, *, fresh: bool) -> None:
+    """Write what the run is, or compare with what it was.
+
+    :param data: counts and digests of what it reads.
+    :param base: folder that the configuration's paths are relative to.
+    :param fresh: drop the run that the folder holds.
+    :raises InputError: when the folder holds a run of another configuration or other data.
+    """
+    if fresh and (folder / CONFIG).is_file() and (folder / DATA).is_file():  # else config.json may be anybody's
+        for entry in folder.iterdir():  # only now: an input that is refused must not cost the old run
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            elif entry.name != STORE:  # just made from the data that there are now
+                entry.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, value in ((CONFIG, config.to_json()), (DATA, data)):
+        path, text = folder / name, json.dumps(value, indent=2, sort_keys=True)
+        if path.is_file():
+            if path.read_text(encoding="utf-8") != text:
+                what = "configuration" if name == CONFIG else "data"
+                raise InputError(
+                    f"the folder holds a run with another {what}",
+                    where=str(path),
+                    todo="name another folder with --run, or pass --fresh to start over",
+                )
+        else:
+            _write_text(path, text)
+    _write_text(folder / ROOT, str(base.resolve()))
+
+
+def stage_place(folder: Path, number: int, name: str) -> Path:
+    """Folder of a stage's own checkpoints; what is kept of the stage stands beside it."""
+    return folder / STAGES_FOLDER / f"{number}-{name}"
+
+
+def weights_path(place: Path) -> Path:
+    """File with the weights of a stage that was kept."""
+    return place.with_suffix(".safetensors")
+
+
+def read_stage(place: Path) -> dict[str, Any] | None:
+    """Read what became of a stage; None while it is not finished."""
+    path = place.with_suffix(".json")
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def write_stage(place: Path, outcome: dict[str, Any], model: Any) -> None:
+    """Write a finished stage's weights, where they stay, and then what became of it; its own checkpoints go.
+
+    :param place: folder of its own checkpoints.
+    """
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if outcome["kept"]:
+        partial = place.with_suffix(".safetensors.tmp")
+        save_file({n: t.contiguous() for n, t in model.state_dict().items()}, partial)
+        partial.replace(weights_path(place))
+    _write_text(place.with_suffix(".json"), json.dumps(without_nan(outcome), indent=2))
+    shutil.rmtree(place, ignore_errors=True)  # the stage's own checkpoints served their purpose
+
+
+def finish(folder: Path, model: Any, ood: FittedOod, result: dict[str, Any], *, curves: str) -> None:
+    """Write the checkpoint, then the result: a run is finished when its result is there.
+
+    :param curves: SVG of the stages' losses; empty: none is written.
+    """
+    work = folder / f".{CHECKPOINT}.tmp"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    model.save(work)
+    tensors = {f"detector.{n}": t for n, t in ood.detector.state_dict().items()}
+    tensors |= {f"calibration.{n}": t for n, t in ood.calibration.state_dict().items()}
+    save_file({n: t.contiguous() for n, t in tensors.items()}, work / "ood.safetensors")
+    (work / "ood.json").write_text(json.dumps(ood.report, indent=2), encoding="utf-8")
+    replace_folder(work, folder / CHECKPOINT)
+    if curves:
+        _write_text(folder / CURVES, curves)
+    _write_text(folder / RESULT, json.dumps(without_nan(result), indent=2))
+
+
+def load_run(folder: Path) -> Trained:
+    """Load a finished run.
+
+    :return: model, detector, figures.
+    :raises DarlError: when it is not one, or not finished.
+    """
+    if not (folder / RESULT).is_file():
+        state = "has not finished" if (folder / CONFIG).is_file() else "is not there"
+        raise DarlError(f"the run {state}", where=str(folder), todo="run darl train with --run naming this folder")
+    config = parse_config(json.loads((folder / CONFIG).read_text(encoding="utf-8")), where=str(folder / CONFIG))
+    make, _ = BACKBONES.resolve(config.model.backbone, {})
+    checkpoint = folder / CHECKPOINT
+    return Trained(
+        folder, config, make.load(checkpoint), _load_ood(checkpoint),
+        json.loads((folder / RESULT).read_text(encoding="utf-8")),
+        json.loads((folder / DATA).read_text(encoding="utf-8")),
+    )  # fmt: skip
+
+
+def data_root(folder: Path) -> Path:
+    """Folder that the configuration's paths were relative to.
+
+    :raises DarlError: when it is not there any more.
+    """
+    recorded = folder / ROOT
+    root = Path(recorded.read_text(encoding="utf-8")) if recorded.is_file() else Path()
+    if not recorded.is_file() or not root.is_dir():
+        raise DarlError("the training data are not where they were", where=str(folder), todo="name them with --data")
+    return root
+
+
+def _load_ood(checkpoint: Path) -> FittedOod:
+    report = json.loads((checkpoint / "ood.json").read_text(encoding="utf-8"))
+    tensors = load_file(checkpoint / "ood.safetensors")
+    parts: dict[str, dict[str, torch.Tensor]] = {"detector": {}, "calibration": {}}
+    for key, value in tensors.items():
+        part, _, name = key.partition(".")
+        parts[part][name] = value
+    make, params = DETECTORS.resolve(report["detector"], report["params"])
+    detector = make(report["width"], halves=report["halves"], **params)
+    detector.restore(parts["detector"])
+    calibration = ConformalCalibration(len(parts["calibration"]["distances"]))
+    calibration.load_state_dict(parts["calibration"])
+    layers = report.get("layers", LAST)  # runs of before there was a choice
+    return FittedOod(detector.eval(), calibration.eval(), report["features"], report, layers)
+
+
+def _write_text(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.tmp")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)

@@ -1,0 +1,88 @@
+"""Features of pairs, kept while the encoder stays as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from trainer.models.base import AVERAGE, LAST, Backbone, FeatureTable
+from trainer.models.device import choose, on
+from trainer.training_data.pairs import Pairs
+
+
+class Features:
+    """Features of fixed sets of pairs, encoded once while the encoder stays as it is.
+
+    :param advance: called with the number of texts just encoded.
+    :param device: where it is encoded; the features are on the CPU always.
+    """
+
+    def __init__(
+        self, model: Backbone, advance: Callable[[int], object] = lambda n: None, *, device: str = "auto"
+    ) -> None:
+        self.model, self.advance, self.device = model, advance, choose(device)
+        self._tables: dict[tuple[int, str], tuple[Pairs, FeatureTable]] = {}
+        self._halves: dict[str, dict[str, Tensor]] = {}  # by layers, then by text
+
+    def of(self, pairs: Pairs, *, layers: str = LAST) -> FeatureTable:
+        """Features of some pairs.
+
+        :param pairs: judged or not.
+        :param layers: ``average``: also the averaged halves.
+        :return: their features under the encoder as it is.
+        """
+        if (key := (id(pairs), layers)) not in self._tables:
+            with on(self.model, self.device):
+                table = self.model.feature_table(
+                    pairs.queries, pairs.items, pairs.index, layers=layers, advance=self.advance
+                )
+            self._tables[key] = (pairs, table)  # the pairs are kept: their id stays theirs
+            if self.model.halves == 2:
+                for texts, rows in zip((pairs.queries, pairs.items), table.tables, strict=True):
+                    self._halves.setdefault(LAST, {}).update(zip(texts, rows, strict=True))
+        return self._tables[key][1]
+
+    def apart(self, texts: Sequence[str], *, layers: str = LAST) -> Tensor:
+        """Halves alone, each text encoded once; only of a backbone that reads query and item apart.
+
+        :param texts: queries or items.
+        :param layers: ``last`` or ``average``.
+        :return: ``[n, h]`` of unit length.
+        """
+        known = self._halves.setdefault(layers, {})
+        if fresh := [text for text in dict.fromkeys(texts) if text not in known]:
+            with on(self.model, self.device):
+                known.update(zip(fresh, self.model.pooled(fresh, layers=layers, advance=self.advance), strict=True))
+        width = int(self.model.encoder.config.hidden_size)
+        return torch.stack([known[text] for text in texts]) if texts else torch.zeros(0, width)
+
+    def tables(self, pairs: Pairs, *, layers: str = LAST) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Distinct halves of some pairs, for what does not read how their tokens meet.
+
+        :param pairs: judged or not.
+        :param layers: ``last`` or ``average``.
+        :return: for each half ``[m, h]`` the distinct ones, and ``[n, halves]`` each pair's row in each.
+        """
+        if self.model.halves == 2:
+            both = self.apart([*pairs.queries, *pairs.items], layers=layers)  # in one go: the model is moved once
+            return (both[: len(pairs.queries)], both[len(pairs.queries) :]), pairs.index
+        table = self.of(pairs, layers=layers)
+        return (table.averaged if layers == AVERAGE else table.tables), table.rows
+
+    def forget(self) -> None:
+        """Drop everything: the encoder has changed."""
+        self._tables, self._halves = {}, {}
+
+    def saved(self) -> Callable[[], None]:
+        """Remember what is encoded now.
+
+        :return: a function that brings it back, for an encoder that was rolled back.
+        """
+        tables, halves = self._tables, self._halves
+
+        def restore() -> None:
+            self._tables, self._halves = tables, halves
+
+        return restore

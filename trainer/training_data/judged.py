@@ -1,0 +1,129 @@
+"""Items and judged queries, split: in memory, or on disk where they are too large for it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from darl_opensearch.text import ItemRenderer, cut_to_tokens, same_text
+from trainer import distributed
+from trainer.config import Config, Data
+from trainer.data import disk
+from trainer.data.judgments import Item, JudgedQuery, TrafficQuery, read_items, read_judgments
+from trainer.data.splits import hold_out
+from trainer.training_data.run_data import can_learn_from
+
+STORE_ABOVE = 512 << 20  # bytes of items and judgments that are read on demand rather than kept in memory
+GZIP_RATIO = 6  # what a packed byte of JSON counts for
+
+
+@dataclass(frozen=True)
+class JudgedData:
+    """Items and judged queries, wherever they are kept.
+
+    :param train: training queries, cut to the cap.
+    :param dev: queries held out for dev; none where there is a file of them.
+    :param spare: queries held out for traffic; none where there is a file of them.
+    :param texts: texts of the training queries, as given and as cut.
+    :param used: ids of the items that training queries are judged with.
+    :param learnable: whether some training query has items of two grades.
+    :param stored: counts and digests of what is on disk; None: everything is in memory.
+    """
+
+    items: Mapping[str, Item]
+    train: Sequence[JudgedQuery]
+    dev: list[JudgedQuery]
+    spare: list[TrafficQuery]
+    texts: Container[str]
+    used: Container[str]
+    learnable: bool
+    stored: Mapping[str, Any] | None = None
+
+
+def read_judged(config: Config, folder: Path, tokenizer: Tokenizer, store: Path | None) -> JudgedData:
+    """Read items and judgments, and hold out what has no file of its own.
+
+    :param folder: what the configuration's paths are relative to.
+    :param store: where they are kept when they do not belong into memory; None: in a temporary file.
+    :raises InputError: naming file, line and field of what is wrong.
+    """
+    if keeps_on_disk(config.data, folder):
+        return _read_to_disk(config, folder, tokenizer, store)
+    return _read_to_memory(config, folder, tokenizer)
+
+
+def keeps_on_disk(data: Data, folder: Path) -> bool:
+    """Tell whether items and judgments are too large for the memory, or are to be treated so.
+
+    :param data: table ``[data]``.
+    :param folder: what its paths are relative to.
+    :return: true where they are read on demand.
+    """
+    if data.store != "auto":
+        return data.store == "disk"
+    size = 0
+    for name in (data.items, data.judgments):
+        path = folder / name
+        if path.is_file():  # else reading it says so
+            size += path.stat().st_size * (GZIP_RATIO if path.suffix == ".gz" else 1)
+    return size > STORE_ABOVE
+
+
+def _splits(config: Config) -> list[tuple[str, float, int, str]]:
+    """Parts to hold out, in order: name, share, seed and key."""
+    data = config.data
+    parts = [] if data.traffic else [(disk.SPARE, data.traffic_share, config.seed + 1, "traffic_share")]
+    return parts if data.dev else [*parts, (disk.DEV, data.dev_share, config.seed, "dev_share")]
+
+
+def _read_to_memory(config: Config, folder: Path, tokenizer: Tokenizer) -> JudgedData:
+    renderer = ItemRenderer(config.template.item_template, tokenizer, config.model.item_cap)
+    items = read_items(folder / config.data.items, renderer)
+    train = read_judgments(folder / config.data.judgments, items, config.grades.scale.k)
+    held: dict[str, list[JudgedQuery]] = {disk.SPARE: [], disk.DEV: []}
+    for part, share, seed, key in _splits(config):
+        train, held[part] = hold_out(train, share, seed, key=key, most=config.data.held_out_queries)
+    texts = {same_text(q.query) for q in train}
+    cap = config.model.query_cap
+    train = [dataclasses.replace(query, query=cut_to_tokens(query.query, tokenizer, cap)) for query in train]
+    texts |= {same_text(q.query) for q in train}
+    used = {item_id for query in train for item_id in query.item_ids}
+    return JudgedData(items, train, held[disk.DEV], _as_traffic(held[disk.SPARE]), texts, used, can_learn_from(train))
+
+
+def _read_to_disk(config: Config, folder: Path, tokenizer: Tokenizer, store: Path | None) -> JudgedData:
+    data, model = config.data, config.model
+    files = [folder / data.items, folder / data.judgments]
+
+    def build(builder: disk.Builder) -> None:
+        builder.add_items(files[0], ItemRenderer(config.template.item_template, tokenizer, model.item_cap))
+        builder.add_judgments(
+            files[1], config.grades.scale.k, lambda text: cut_to_tokens(text, tokenizer, model.query_cap)
+        )
+        for part, share, seed, key in _splits(config):
+            builder.hold_out(part, share, seed, key=key, most=data.held_out_queries)
+
+    settings = {
+        "template": dataclasses.asdict(config.template), "caps": [model.query_cap, model.item_cap],
+        "k": config.grades.scale.k, "splits": _splits(config), "most": data.held_out_queries,
+        "tokenizer": hashlib.sha256(tokenizer.to_str().encode()).hexdigest(),
+    }  # fmt: skip
+    key = disk.key_of(files, settings)
+    if store is None:  # each process has its own
+        stored = disk.open_store(None, key, build)
+    else:
+        stored = distributed.main_first(lambda: disk.open_store(store, key, build))
+    return JudgedData(
+        stored.items, stored.train, stored.part(disk.DEV), _as_traffic(stored.part(disk.SPARE)), stored.texts(),
+        stored.used(), stored.facts["learnable"], stored.facts,
+    )  # fmt: skip
+
+
+def _as_traffic(queries: Sequence[JudgedQuery]) -> list[TrafficQuery]:
+    return [TrafficQuery(q.query_id, q.query, slice=q.slice) for q in queries]

@@ -1,0 +1,72 @@
+"""Pairs of query and item as rows over distinct texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trainer.data.judgments import Item, JudgedQuery
+from trainer.data.splits import Retrieved
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Judged or unjudged pairs as rows over distinct texts.
+
+    :param index: ``[n, 2]`` int64, rows of queries and items.
+    :param grades: ``[n]`` int64; empty for unjudged pairs.
+    """
+
+    queries: tuple[str, ...]
+    items: tuple[str, ...]
+    index: Tensor
+    grades: Tensor
+
+    @classmethod
+    def of_judged(cls, queries: Sequence[JudgedQuery], items: Mapping[str, Item]) -> Pairs:
+        """Lay judged queries out as pairs."""
+        grades = [grade for query in queries for grade in query.grades]
+        return cls._of([(query.query, query.item_ids) for query in queries], items, grades)
+
+    @classmethod
+    def of_retrieved(cls, queries: Retrieved, items: Mapping[str, Item]) -> Pairs:
+        """Lay queries with the items that they retrieve out as pairs, without grades."""
+        return cls._of([(query.query, item_ids) for query, item_ids in queries], items, [])
+
+    @classmethod
+    def _of(cls, rows: Sequence[tuple[str, Sequence[str]]], items: Mapping[str, Item], grades: list[int]) -> Pairs:
+        row_of = {
+            item_id: row for row, item_id in enumerate(dict.fromkeys(i for _, item_ids in rows for i in item_ids))
+        }
+        index = [(row, row_of[item_id]) for row, (_, item_ids) in enumerate(rows) for item_id in item_ids]
+        return cls(
+            tuple(query for query, _ in rows), tuple(items[item_id].text for item_id in row_of),
+            torch.tensor(index, dtype=torch.long).reshape(-1, 2), torch.tensor(grades, dtype=torch.long),
+        )  # fmt: skip
+
+    @property
+    def query_index(self) -> Tensor:
+        """``[n]`` which query each pair is of."""
+        return self.index[:, 0]
+
+    def gains(self, gains: Sequence[float]) -> Tensor:
+        """Gains over the highest gain.
+
+        :return: ``[n]`` float in [0, 1].
+        """
+        table = torch.tensor(gains, dtype=torch.float32)
+        return table[self.grades] / table[-1]
+
+    def numpy(self, gains: Sequence[float]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """What the metrics take.
+
+        :return: grades, gains and query index, each ``[n]``.
+        """
+        grades = self.grades.numpy()
+        return grades, np.asarray(gains)[grades], self.query_index.numpy()

@@ -1,0 +1,101 @@
+"""Read everything that a configuration names, split and digested once."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Container, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from tokenizers import Tokenizer
+
+from darl_opensearch.bm25 import Bm25Index
+from darl_opensearch.errors import InputError
+from darl_opensearch.text import cut_to_tokens, same_text
+from trainer.config import Config
+from trainer.data.judgments import Item, JudgedQuery, TrafficQuery, check_disjoint, read_judgments, read_traffic
+from trainer.data.splits import Retrieved, retrieved
+from trainer.training_data.calibration_set import is_judged_all_over, set_items_aside
+from trainer.training_data.judged import read_judged
+from trainer.training_data.run_data import RunData, sample_queries
+
+Query = TypeVar("Query", JudgedQuery, TrafficQuery)
+
+
+def read_data(config: Config, folder: Path, tokenizer: Tokenizer, *, store: Path | None = None) -> RunData:
+    """Read and split everything a configuration names.
+
+    :param folder: what its paths are relative to.
+    :param tokenizer: the base model's, for the item cap.
+    :param store: where items and judgments are kept when they do not belong into memory; None: in a temporary file.
+    :raises InputError: naming file, line and field of what is wrong.
+    """
+    k, data, cap = config.grades.scale.k, config.data, config.model.query_cap
+    judged = read_judged(config, folder, tokenizer, store)
+    items, held, dev = judged.items, judged.spare, judged.dev
+    if data.traffic:
+        held = read_traffic(folder / data.traffic, items)
+    if data.dev:
+        dev = read_judgments(folder / data.dev, items, k)
+        check_disjoint(judged.texts, dev, where=str(folder / data.dev))
+    new, ood_dev = (read_judgments(folder / name, items, k) if name else [] for name in (data.new, data.ood_dev))
+    pool = _read_pool(folder / config.distill.pool, items) if config.distill.pool else []
+    for part, name in ((new, data.new), (ood_dev, data.ood_dev)):
+        check_disjoint(dev, part, where=str(folder / name))
+    for learnt in (judged.texts, new):
+        check_disjoint(learnt, ood_dev, where=str(folder / data.ood_dev))
+    dev, new, ood_dev = ([_within_cap(q, tokenizer, cap) for q in part] for part in (dev, new, ood_dev))
+    held, pool = ([_within_cap(q, tokenizer, cap) for q in part] for part in (held, pool))
+    if not judged.learnable:
+        raise InputError(
+            "no query has items of two grades", where=str(folder / data.judgments),
+            todo="judge good and bad items of the same query",
+        )  # fmt: skip
+    more: list[JudgedQuery | TrafficQuery] = [*dev, *new, *ood_dev, *pool]
+    texts = _AnyOf(judged.texts, {same_text(q.query) for q in more})
+    used = {item_id for q in more for item_id in q.item_ids}
+
+    def retrieve(trained: Container[str]) -> tuple[Retrieved, Retrieved]:
+        index = partial(Bm25Index, on_disk=judged.stored is not None)
+        return retrieved(held, texts, trained, items, depth=config.ood.depth, index=index)
+
+    traffic, familiar = retrieve(_AnyOf(judged.used, used))
+    sample = sample_queries(judged.train, data.sample_pairs, config.seed)
+    run_data = RunData(
+        items, judged.train, dev, traffic, familiar, new, ood_dev, pool, sample, stored=judged.stored
+    )  # fmt: skip
+    if judged.stored is None and is_judged_all_over(run_data, config.ood.alpha):
+        return set_items_aside(run_data, used, retrieve, config)
+    return run_data
+
+
+class _AnyOf:
+    """What any of some containers holds."""
+
+    def __init__(self, *parts: Container[str]) -> None:
+        self.parts = parts
+
+    def __contains__(self, value: object) -> bool:
+        return any(value in part for part in self.parts)
+
+
+def _read_pool(path: Path, items: Mapping[str, Item]) -> list[TrafficQuery]:
+    """Queries with items for a teacher to score."""
+    pool = read_traffic(path, items)
+    for query in pool:
+        if not query.item_ids:
+            raise InputError(f"query {query.query!r} names no items", where=str(path),
+                             todo='give it "items": the ids that the teacher shall score')  # fmt: skip
+    if not pool:
+        raise InputError("there is no query in it", where=str(path), todo="write one JSON object a line")
+    return pool
+
+
+def _within_cap(query: Query, tokenizer: Tokenizer, cap: int) -> Query:
+    """Cut a query to its cap.
+
+    At serving the tokenizer's own truncation does it, and takes from whichever half is longer: a query over
+    the cap costs a full item some of its last tokens there.
+    """
+    return dataclasses.replace(query, query=cut_to_tokens(query.query, tokenizer, cap))

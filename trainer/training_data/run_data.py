@@ -1,0 +1,119 @@
+"""What one run trains, stops, calibrates and reports on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from trainer.data.judgments import Item, JudgedQuery, TrafficQuery, digest
+from trainer.data.splits import Retrieved
+from trainer.training_data.pairs import Pairs
+
+
+@dataclass(frozen=True)
+class RunData:
+    """What a run trains, stops, calibrates and reports on.
+
+    :param items: the catalogue; read on demand where it is on disk.
+    :param train: training queries; read on demand where they are on disk.
+    :param dev: queries for early stopping, rollback and grade calibration.
+    :param traffic: held-out queries with the retrieved items that nothing was trained on.
+    :param familiar: the same queries with the retrieved items that were.
+    :param new: newly selected queries, for the augmented stage.
+    :param ood_dev: queries of traffic unlike the training set's, which choose in the augmented stages.
+    :param pool: queries with items that nobody judged, for a teacher to score.
+    :param sample: training queries in a number that memory holds, for what looks at all of them at once; None: all.
+    :param set_aside: judged items that nothing is trained on, so that there is something to calibrate on.
+    :param stored: counts and digests of items and training queries that are on disk; None: they are in memory.
+    """
+
+    items: Mapping[str, Item]
+    train: Sequence[JudgedQuery]
+    dev: list[JudgedQuery]
+    traffic: Retrieved
+    familiar: Retrieved = field(default_factory=list)
+    new: list[JudgedQuery] = field(default_factory=list)
+    ood_dev: list[JudgedQuery] = field(default_factory=list)
+    pool: list[TrafficQuery] = field(default_factory=list)
+    sample: Sequence[JudgedQuery] | None = None
+    set_aside: frozenset[str] = frozenset()
+    stored: Mapping[str, Any] | None = None
+
+    @property
+    def sampled(self) -> Sequence[JudgedQuery]:
+        """Training queries in a number that memory holds: all, or a random sample."""
+        return self.train if self.sample is None else self.sample
+
+    @property
+    def in_memory(self) -> Sequence[JudgedQuery]:
+        """Training queries: all where they are in memory, else a random sample."""
+        return self.train if self.stored is None else self.sampled
+
+    @property
+    def learnt(self) -> list[JudgedQuery]:
+        """Judged queries that the detector calls known, those of training sampled: all but the OOD dev queries."""
+        return [*self.sampled, *self.dev, *self.new]
+
+    def judged(self, queries: Sequence[JudgedQuery]) -> Pairs:
+        """Lay judged queries out as pairs."""
+        return Pairs.of_judged(queries, self.items)
+
+    def unjudged(self, queries: Retrieved) -> Pairs:
+        """Lay traffic out as pairs, without grades."""
+        return Pairs.of_retrieved(queries, self.items)
+
+    def summary(self) -> dict[str, Any]:
+        """Counts and digests, for the run and the card."""
+        if self.stored is None:
+            items_sha256, train = digest(self.items.values()), _summarise(self.train)
+        else:
+            items_sha256 = self.stored["items_sha256"]
+            train = {"queries": len(self.train), "pairs": self.stored["pairs"], "sha256": self.stored["train_sha256"]}
+        optional: dict[str, Sequence[JudgedQuery] | Sequence[TrafficQuery]] = {
+            "new": self.new,
+            "ood_dev": self.ood_dev,
+            "pool": self.pool,
+        }
+        return {
+            "items": {"count": len(self.items), "sha256": items_sha256},
+            "train": train,
+            "dev": _summarise(self.dev),
+            "traffic": {"queries": len(self.traffic), "pairs": count_pairs(self.traffic),
+                        "sha256": digest(query for query, _ in self.traffic)},
+            **{name: _summarise(queries) for name, queries in optional.items() if queries},
+            **({"set_aside": sorted(self.set_aside)} if self.set_aside else {}),
+        }  # fmt: skip
+
+
+def _summarise(queries: Sequence[JudgedQuery] | Sequence[TrafficQuery]) -> dict[str, Any]:
+    return {"queries": len(queries), "pairs": sum(len(q.item_ids) for q in queries), "sha256": digest(queries)}
+
+
+def count_pairs(queries: Retrieved) -> int:
+    """Count the pairs of queries with the items that they retrieve."""
+    return sum(len(item_ids) for _, item_ids in queries)
+
+
+def can_learn_from(queries: Sequence[JudgedQuery]) -> bool:
+    """Tell whether some query has items of two grades."""
+    return any(len(set(query.grades)) > 1 for query in queries)
+
+
+def sample_queries(queries: Sequence[JudgedQuery], pairs: int, seed: int) -> list[JudgedQuery]:
+    """Draw queries until their pairs are as many as memory is to hold.
+
+    :param pairs: most pairs; one query is drawn in any case.
+    :return: the queries, in their order; where all fit, all of them.
+    """
+    chosen: dict[int, JudgedQuery] = {}
+    left = pairs
+    for place in np.random.default_rng([seed, 1]).permutation(len(queries)).tolist():
+        query = queries[place]
+        left -= len(query.grades)
+        if left < 0 and chosen:
+            break
+        chosen[place] = query
+    return [chosen[place] for place in sorted(chosen)]

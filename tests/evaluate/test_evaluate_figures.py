@@ -34,9 +34,9 @@ from darl_opensearch.stats.grades import (
 from darl_opensearch.stats.paired import paired
 from darl_opensearch.stats.ranking import ndcg_per_query
 from tests.helpers.judged import part_of
-from trainer.evaluate.depth import reranked
+from trainer.evaluate.depth import rerank
 from trainer.evaluate.grading import Grading
-from trainer.evaluate.measured import Scale, measure, rankings
+from trainer.evaluate.measured import Scale, measure, rank_judged
 from trainer.evaluate.ranking import MOST_STEPS, rank_figures, whole_gains
 from trainer.evaluate.systems import Ratings
 
@@ -121,7 +121,7 @@ def test_ranking_figures_are_those_that_ir_measures_finds_in_the_run_file(tmp_pa
 
     part, rng = some_part(7)
     ratings = Ratings(rng.integers(0, 4, len(part)).astype(float))  # with ties
-    write_run(tmp_path / "run", rankings(part, ratings), tag="x")
+    write_run(tmp_path / "run", rank_judged(part, ratings), tag="x")
     write_qrels(tmp_path / "qrels", grades_of(part))
     wanted = {"ndcg@3": ir_measures.nDCG(gains={0: 0, 1: 1, 2: 3}) @ 3, "ap": ir_measures.AP, "rr": ir_measures.RR}
     qrels = list(ir_measures.read_trec_qrels(str(tmp_path / "qrels")))
@@ -151,8 +151,8 @@ def test_a_perfect_ranking_is_1_and_a_reversed_one_is_never_better(seed, k):
 
 def test_equal_scores_keep_the_parts_own_order():
     part = part_of([0, 1, 2, 0], sizes=[3, 1])
-    assert rankings(part, Ratings(np.zeros(4))) == {"q0": ["d0", "d1", "d2"], "q1": ["d3"]}
-    assert rankings(part, Ratings(np.array([0, -np.inf, 1, 0]))) == {"q0": ["d2", "d0", "d1"], "q1": ["d3"]}
+    assert rank_judged(part, Ratings(np.zeros(4))) == {"q0": ["d0", "d1", "d2"], "q1": ["d3"]}
+    assert rank_judged(part, Ratings(np.array([0, -np.inf, 1, 0]))) == {"q0": ["d2", "d0", "d1"], "q1": ["d3"]}
 
 
 def test_a_slice_is_ranked_on_its_own():
@@ -169,11 +169,11 @@ def test_a_slice_is_ranked_on_its_own():
 
 def test_reranking_to_a_depth():
     ids, score = ["a", "b", "c", "d"], np.array([0.1, 0.3, 0.3, 0.9])
-    assert reranked(ids, score, 0) == ids
-    assert reranked(ids, score, 1) == ids
-    assert reranked(ids, score, 3) == ["b", "c", "a", "d"]  # equal scores keep the first stage's order
-    assert reranked(ids, score, 4) == reranked(ids, score, 99) == ["d", "b", "c", "a"]
-    assert reranked([], np.zeros(0), 5) == []
+    assert rerank(ids, score, 0) == ids
+    assert rerank(ids, score, 1) == ids
+    assert rerank(ids, score, 3) == ["b", "c", "a", "d"]  # equal scores keep the first stage's order
+    assert rerank(ids, score, 4) == rerank(ids, score, 99) == ["d", "b", "c", "a"]
+    assert rerank([], np.zeros(0), 5) == []
 
 
 # ---- grades

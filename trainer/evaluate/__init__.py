@@ -1,1 +1,1 @@
-"""Metrics over queries and pairs, and intervals that respect queries."""
+"""What bundles and runs are worth: figures over queries with intervals, comparisons, and the gate."""

@@ -18,7 +18,7 @@ DEPTHS = (0, 5, 10, 20, 50, 100)
 Candidates = dict[str, list[str]]  # items by query id, in the first stage's order
 
 
-def from_index(parts: Sequence[Part], index: Bm25Index, size: int) -> dict[str, Candidates]:
+def retrieve(parts: Sequence[Part], index: Bm25Index, size: int) -> dict[str, Candidates]:
     """Retrieve with BM25.
 
     :param size: items a query, at most.
@@ -30,32 +30,32 @@ def from_index(parts: Sequence[Part], index: Bm25Index, size: int) -> dict[str, 
     }
 
 
-def from_run(parts: Sequence[Part], path: Path, items: Mapping[str, Item], size: int) -> dict[str, Candidates]:
+def read_first_stage(parts: Sequence[Part], path: Path, items: Mapping[str, Item], size: int) -> dict[str, Candidates]:
     """Take a first stage's order from a TREC run.
 
     :param size: items a query, at most.
     :return: candidates by part; none for a query that the run does not hold.
     :raises InputError: for an item that is not among the items, or when the run holds none of the queries.
     """
-    run = {query_id: [item_id for item_id, _ in found][:size] for query_id, found in read_run(path).items()}
-    found = {part.name: {q.query_id: run.get(q.query_id, []) for q in part.queries} for part in parts}
-    for candidates in found.values():
+    run = {query_id: [item_id for item_id, _ in ranked][:size] for query_id, ranked in read_run(path).items()}
+    by_part = {part.name: {q.query_id: run.get(q.query_id, []) for q in part.queries} for part in parts}
+    for candidates in by_part.values():
         for query_id, ids in candidates.items():
             if missing := [item_id for item_id in ids if item_id not in items]:
                 raise InputError(
                     f"there is no item {missing[0]!r}, ranked for query {query_id!r}", where=str(path),
                     todo="add it to the items, or drop it from the run",
                 )  # fmt: skip
-    for name, candidates in found.items():
+    for name, candidates in by_part.items():
         if not any(candidates.values()):
             raise InputError(
                 f"none of the queries of the part {name!r} is in this run", where=str(path),
                 todo="name a run with the judgments' query ids",
             )  # fmt: skip
-    return found
+    return by_part
 
 
-def reranked(candidates: Sequence[str], score: Floats, depth: int) -> list[str]:
+def rerank(candidates: Sequence[str], score: Floats, depth: int) -> list[str]:
     """Order the first ``depth`` candidates by score and leave the rest behind them.
 
     :param candidates: in the first stage's order, which equal scores keep.

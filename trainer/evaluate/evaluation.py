@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,19 +19,18 @@ from darl_opensearch.version import __version__
 from trainer.data.judgments import Item
 from trainer.evaluate import depth, rows
 from trainer.evaluate.kept_scores import KeptScores
-from trainer.evaluate.measured import Scale, rankings
+from trainer.evaluate.measured import Scale, rank_judged
 from trainer.evaluate.parts import Part, read_catalogue, read_part
-from trainer.evaluate.rows import Measurements, Scored
+from trainer.evaluate.rows import Measurements, Rankings
+from trainer.evaluate.scoring import Report, name_apart, score_parts
 from trainer.evaluate.settings import Settings
 from trainer.evaluate.systems import (
     BM25,
     COSINE,
     INT8,
-    Ask,
     Bm25System,
     BundleSystem,
     CosineSystem,
-    Ratings,
     RunSystem,
     System,
     check_scales,
@@ -41,7 +40,6 @@ from trainer.evaluate.systems import (
 )
 
 FORMAT = 1
-Report = Callable[[str, int, int], object]
 Model = BundleSystem | RunSystem
 
 
@@ -55,7 +53,7 @@ class Evaluation:
 
     result: dict[str, Any]
     parts: tuple[Part, ...]
-    runs: dict[tuple[str, str, int | None], dict[str, list[str]]]
+    runs: dict[tuple[str, str, int | None], Rankings]
 
 
 def evaluate(
@@ -71,36 +69,28 @@ def evaluate(
     for path in (*settings.items, *(path for _, path in settings.parts), *filter(None, [settings.first_stage])):
         check_rereadable(path)  # each is read by every model, and for its digest
     report("opening", 0, 1)
-    opened: list[Model] = []
-    try:
-        for path in settings.models:
-            opened.append(_open(path, settings, kept))
-        lead = opened[0]
-        index = Bm25Index((item.item_id, item.text) for item in lead.items.values())
-        others: list[System] = []
-        for word in settings.against:
-            others.append(other := _opponent(word, settings, lead, index, kept))
-            if isinstance(other, BundleSystem | RunSystem):
-                opened.append(other)
-        check_scales(opened)
-        return _result(_score_all(settings, opened[: len(settings.models)], others, index, report), lead, report)
-    finally:
-        for system in opened:
-            if isinstance(system, BundleSystem):
-                system.scorer.close()
+    with ExitStack() as stack:
+
+        def open_model(path: Path, *, int8: bool = settings.int8) -> Model:
+            def catalogue(renderer: ItemRenderer) -> Mapping[str, Item]:
+                return read_catalogue(settings.items, renderer)
+
+            if (path / "config.json").is_file():  # a training run; anything else is a bundle, or says that it is none
+                return open_run(path, catalogue)
+            system = open_bundle(
+                path, catalogue, int8=int8, provider=settings.provider, threads=settings.threads, kept=kept
+            )
+            stack.callback(system.scorer.close)
+            return system
+
+        models = [open_model(path) for path in settings.models]
+        index = Bm25Index((item.item_id, item.text) for item in models[0].items.values())
+        others = [_open_opponent(word, models[0], index, open_model) for word in settings.against]
+        check_scales([*models, *(other for other in others if isinstance(other, BundleSystem | RunSystem))])
+        return _measure(_score(settings, models, others, index, report), models[0], report)
 
 
-def _open(path: Path, settings: Settings, kept: KeptScores | None, *, int8: bool | None = None) -> Model:
-    def catalogue(renderer: ItemRenderer) -> Mapping[str, Item]:
-        return read_catalogue(settings.items, renderer)
-
-    if (path / "config.json").is_file():  # a training run; anything else is a bundle, or says that it is none
-        return open_run(path, catalogue)
-    int8 = settings.int8 if int8 is None else int8
-    return open_bundle(path, catalogue, int8=int8, provider=settings.provider, threads=settings.threads, kept=kept)
-
-
-def _opponent(word: str, settings: Settings, lead: Model, index: Bm25Index, kept: KeptScores | None) -> System:
+def _open_opponent(word: str, lead: Model, index: Bm25Index, open_model: Callable[..., Model]) -> System:
     if word == BM25:
         return Bm25System(index, len(lead.items))
     if word == COSINE:
@@ -116,10 +106,10 @@ def _opponent(word: str, settings: Settings, lead: Model, index: Bm25Index, kept
                 f"{lead.name} is a run and has no quantised graph", where=f"--against {INT8}",
                 todo="name its bundle first",
             )  # fmt: skip
-        return _open(lead.model.path, settings, kept, int8=True)
+        return open_model(lead.model.path, int8=True)
     path = Path(word)
     if path.is_dir():
-        return _open(path, settings, kept)
+        return open_model(path)
     if not path.is_file():
         raise UsageError(
             f"there is neither a bundle nor a run file {word!r}", where="--against",
@@ -128,45 +118,18 @@ def _opponent(word: str, settings: Settings, lead: Model, index: Bm25Index, kept
     return open_trec(path)
 
 
-def _score_all(
+def _score(
     settings: Settings, models: Sequence[Model], others: Sequence[System], index: Bm25Index, report: Report
 ) -> Measurements:
-    lead, k = models[0], models[0].model.scale.k
-    if not 0 < settings.relevant_from < k:
-        raise UsageError(
-            f"grade {settings.relevant_from} does not part a scale of 0..{k - 1} in two", where="--relevant-from",
-            todo=f"name a grade in 1..{k - 1}",
-        )  # fmt: skip
-    scale = Scale(lead.model.scale.gains, tuple(sorted(set(settings.cutoffs))), settings.relevant_from)
-    parts = [read_part(name, path, lead.items, k, seed=settings.seed) for name, path in settings.parts]
-    systems = _named([*models, *others])
+    lead = models[0]
+    gains = lead.model.scale.gains
+    scale = Scale.of(gains, settings.cutoffs, settings.relevant_from, where="--relevant-from")
+    parts = [read_part(name, path, lead.items, len(gains), seed=settings.seed) for name, path in settings.parts]
+    systems = name_apart([*models, *others])
     candidates = _candidates(settings, parts, index, lead.items, scale)
-    total, done = len(systems) * sum(part.n_queries for part in parts), 0
-    scored = {}
-    for system in systems:
-        for part in parts:
-
-            def advance(queries: int, what: str = f"scoring {part.name} by {system.name}") -> None:
-                nonlocal done
-                done += queries
-                report(what, done, total)
-
-            scored[system.name, part.name] = _score(system, part, candidates.get(part.name, {}), advance)
-    return Measurements(settings, scale, systems, len(models), parts, scored, candidates)
-
-
-def _named(systems: Sequence[System]) -> list[System]:
-    """Give two of the same name different ones: figures and files are found by it."""
-    taken: set[str] = set()
-    named = []
-    for system in systems:
-        name, number = system.name, 1
-        while name in taken:
-            number += 1
-            name = f"{system.name}-{number}"
-        taken.add(name)
-        named.append(system if name == system.name else dataclasses.replace(system, name=name))  # type: ignore[type-var]
-    return named
+    scored = score_parts(systems, parts, report, candidates=candidates)
+    by_name = {part.name: part for part in parts}
+    return Measurements(settings, scale, systems, len(models), by_name, scored, candidates)
 
 
 def _candidates(
@@ -176,29 +139,14 @@ def _candidates(
         return {}
     size = max(*settings.depths, *scale.cutoffs)  # the first stage's own figures need that many as well
     if settings.first_stage is not None:
-        return depth.from_run(parts, settings.first_stage, items, size)
-    return depth.from_index(parts, index, size)
+        return depth.read_first_stage(parts, settings.first_stage, items, size)
+    return depth.retrieve(parts, index, size)
 
 
-def _score(system: System, part: Part, candidates: depth.Candidates, advance: Callable[[int], None]) -> Scored:
-    """Score judged pairs and candidates in one pass: many of them are the same."""
-    asks = []
-    for query in part.queries:
-        more = candidates.get(query.query_id, []) if system.grades else []
-        asks.append(Ask(query.query_id, query.query, tuple(dict.fromkeys([*query.item_ids, *more]))))
-    ratings = system.rate(asks, advance)
-    judged = [some.rows(slice(0, len(q.item_ids))) for some, q in zip(ratings, part.queries, strict=True)]
-    scores = {
-        ask.query_id: dict(zip(ask.item_ids, some.score.tolist(), strict=True))
-        for ask, some in zip(asks, ratings, strict=True)
-    }
-    return Scored(Ratings.join(judged), scores)
-
-
-def _result(of: Measurements, lead: Model, report: Report) -> Evaluation:
+def _measure(of: Measurements, lead: Model, report: Report) -> Evaluation:
     report("measuring", 0, 1)
     settings, scale = of.settings, lead.model.scale
-    swept = rows.swept(of)
+    at_depths = rows.rerank_to_depths(of)
     result = {
         "format": FORMAT,
         "darl": __version__,
@@ -208,25 +156,23 @@ def _result(of: Measurements, lead: Model, report: Report) -> Evaluation:
         "relevant_from": settings.relevant_from,
         "grades": [{"name": name, "gain": gain} for name, gain in zip(scale.names, scale.gains, strict=True)],
         "items": [{"path": str(path), "sha256": sha256_of(path)} for path in settings.items],
-        "parts": [_about_part(part, scale.k) for part in of.parts],
+        "parts": [_about_part(part, scale.k) for part in of.parts.values()],
         "systems": [
             {"name": system.name, "evaluated": place < of.evaluated, **system.about()}
             for place, system in enumerate(of.systems)
         ],
-        "figures": rows.figures(of),
-        "slices": rows.slices(of),
-        "gaps": rows.gaps(of),
-        "comparisons": rows.comparisons(of),
-        "auroc": rows.aurocs(of),
+        "figures": rows.figure_rows(of),
+        "slices": rows.slice_rows(of),
+        "gaps": rows.gap_rows(of),
+        "comparisons": rows.comparison_rows(of),
+        "auroc": rows.auroc_rows(of),
         "first_stage": _about_first_stage(settings) if of.candidates else None,
-        "depths": rows.depths(of, swept),
+        "depths": rows.depth_rows(of, at_depths),
     }
-    runs: dict[tuple[str, str, int | None], dict[str, list[str]]] = {
-        (system.name, part.name, None): rankings(part, of.scored[system.name, part.name].judged)
-        for system in of.systems
-        for part in of.parts
+    runs: dict[tuple[str, str, int | None], Rankings] = {
+        (system, part, None): rank_judged(of.parts[part], scored.judged) for (system, part), scored in of.scored.items()
     }
-    return Evaluation(result, tuple(of.parts), runs | dict(swept))
+    return Evaluation(result, tuple(of.parts.values()), runs | dict(at_depths))
 
 
 def _about_part(part: Part, k: int) -> dict[str, Any]:

@@ -15,13 +15,12 @@ import dataclasses
 import itertools
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.check import check_bundle
@@ -30,7 +29,7 @@ from darl_opensearch.fields import option
 from darl_opensearch.graph_contract import Finding
 from darl_opensearch.io.jsonl import check_rereadable, read_jsonl
 from darl_opensearch.scoring import Provider
-from darl_opensearch.stats.bootstrap import Figure, Floats, Interval, mean_over_queries, resample
+from darl_opensearch.stats.bootstrap import Floats, Interval, mean_over_queries, resample
 from darl_opensearch.stats.numbers import rounded
 from darl_opensearch.stats.paired import Claim, Power, paired, power
 from darl_opensearch.version import __version__
@@ -40,14 +39,14 @@ from trainer.evaluate.gate_words import why_not
 from trainer.evaluate.kept_scores import KeptScores
 from trainer.evaluate.measured import Measured, Scale, measure
 from trainer.evaluate.parts import ID, Part, read_catalogue, read_part
-from trainer.evaluate.systems import Ask, BundleSystem, Ratings, open_bundle
+from trainer.evaluate.scoring import Report, name_apart, score_parts
+from trainer.evaluate.systems import open_bundle
 
 FORMAT = 1
 CONTROL = "control"
 LOWER_IS_BETTER = frozenset({"rps"})
 ALSO = ("ndcg@10", "rps")  # shown beside the measure that decides
 _MEASURE = re.compile(r"(?:ndcg|p)@([1-9]\d{0,2}|1000)|ap|rr|rps")
-Report = Callable[[str, int, int], object]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,13 +235,9 @@ def gate(
     report("checking", 0, 1)
     checks = [Finding(f"new bundle, {one.check}", one.passed, one.detail) for one in check_bundle(new.path)]
     checks += _same_meaning(old, new, options.changed)
-    if not 0 < options.relevant_from < new.card.scale.k:
-        raise UsageError(
-            f"grade {options.relevant_from} does not part a scale of 0..{new.card.scale.k - 1} in two",
-            where="relevant_from", todo=f"name a grade in 1..{new.card.scale.k - 1}",
-        )  # fmt: skip
-    systems: list[BundleSystem] = []
-    try:
+    scale = Scale.of(new.card.scale.gains, options.cutoffs, options.relevant_from, where="relevant_from")
+    with ExitStack() as stack:
+        systems = []
         for bundle in (old, new):
             systems.append(
                 open_bundle(
@@ -252,89 +247,58 @@ def gate(
                     provider=options.provider,
                     threads=options.threads,
                     kept=kept,
-                )  # fmt: skip
+                )
             )
-        found = {
-            name: read_part(name, path, systems[1].items, new.card.scale.k, seed=options.seed)
+            stack.callback(systems[-1].scorer.close)
+        catalogue = systems[1].items
+        parts = [
+            read_part(name, path, catalogue, new.card.scale.k, seed=options.seed)
             for name, path in ((ID, id_test), (CONTROL, control))
-        }
-        checks += _untrained(new, list(found.values()), systems[1].items, options)
-        ratings = _rate(systems, list(found.values()), report)
-    finally:
-        for system in systems:
-            system.scorer.close()
+        ]
+        checks += _untrained(new, parts, catalogue, options)
+        named = name_apart(systems)
+        scored = score_parts(named, parts, report)
     report("measuring", 0, 1)
-    scale = Scale(new.card.scale.gains, options.cutoffs, options.relevant_from)
     conditions = []
-    for (name, part), bound in zip(found.items(), (-options.tolerance, 0.0), strict=True):
-        measured = [measure(part, ratings[number_, name], scale) for number_ in (0, 1)]
-        conditions.append(_condition(part, measured[0], measured[1], bound, options))
+    for part, bound in zip(parts, (-options.tolerance, 0.0), strict=True):
+        before, after = (measure(part, scored[system.name, part.name].judged, scale) for system in named)
+        conditions.append(_condition(part, before, after, bound, options))
     report("measuring", 1, 1)
     created = datetime.now(UTC).isoformat(timespec="seconds")
     return GateReport(old, new, options, tuple(conditions), tuple(checks), created)
 
 
-def by_query(found: Measured, name: str) -> Floats:
-    """Look up a measure's value of each query.
-
-    :param found: a system's figures on a part.
-    :return: ``[q]``, nan where a query has none.
-    :raises UsageError: where this system has no such measure.
-    """
-    if name in found.by_query:
-        return found.by_query[name]
-    if name not in found.figures:
-        raise UsageError(f"there is no {name} of these bundles", todo="choose ndcg@C, p@C, ap, rr or rps")
-    figure: Figure = found.figures[name]
-    return np.where(figure.counts, figure.sums[:, 0], np.nan)
-
-
 def _condition(part: Part, old: Measured, new: Measured, bound: float, options: GateOptions) -> Condition:
     changes = []
     for name in options.measures:
-        if name == "rps" and old.grading is not None and new.grading is not None:
-            if old.grading.grade_probs.shape != new.grading.grade_probs.shape:
-                if name == options.measure:
-                    raise UsageError(
-                        "rps compares bundles of as many grades",
-                        todo="decide by a measure of the order, such as ndcg@10",
-                    )
-                continue
-        mine, theirs = by_query(new, name), by_query(old, name)
+        if name == "rps" and not _same_grades(old, new):
+            if name == options.measure:
+                raise UsageError(
+                    "rps compares bundles of as many grades", todo="decide by a measure of the order, such as ndcg@10"
+                )
+            continue
+        before, after = old.by_query[name], new.by_query[name]
         sign = -1.0 if name in LOWER_IS_BETTER else 1.0
-        claim = paired(sign * mine, sign * theirs, draws=options.draws, seed=options.seed)
-        least = bound if name == options.measure else 0.0
-        changes.append(
-            Change(name, _mean(theirs, options), _mean(mine, options), claim, power(sign * (mine - theirs), least))
-        )
+        claim = paired(sign * after, sign * before, draws=options.draws, seed=options.seed)
+        enough = power(sign * (after - before), bound if name == options.measure else 0.0)
+        changes.append(Change(name, _mean(before, options), _mean(after, options), claim, enough))
     decides = changes[0]
-    passed = decides.claim.interval.n >= options.min_queries and decides.claim.interval.low > bound
+    change = decides.claim.interval
+    passed = change.n >= options.min_queries and change.low > bound
     reason = "" if passed else why_not(
-        part.name, decides.measure, decides.claim.interval, decides.power, bound, options.min_queries
+        part.name, decides.measure, change, decides.power, bound, options.min_queries
     )  # fmt: skip
     return Condition(
         part.name, part.path, part.sha256, part.n_queries, len(part), bound, tuple(changes), passed, reason
     )
 
 
+def _same_grades(old: Measured, new: Measured) -> bool:
+    return old.grading is not None and new.grading is not None and old.grading.k == new.grading.k
+
+
 def _mean(values: Floats, options: GateOptions) -> Interval:
     return resample({"mean": mean_over_queries(values)}, draws=options.draws, seed=options.seed)["mean"].interval()
-
-
-def _rate(systems: Sequence[BundleSystem], parts: Sequence[Part], report: Report) -> dict[tuple[int, str], Ratings]:
-    total, done = len(systems) * sum(part.n_queries for part in parts), 0
-    ratings = {}
-    for place, system in enumerate(systems):
-        for part in parts:
-
-            def advance(queries: int, what: str = f"scoring {part.name} by {system.name}") -> None:
-                nonlocal done
-                done += queries
-                report(what, done, total)
-
-            asks = [Ask(query.query_id, query.query, query.item_ids) for query in part.queries]
-            ratings[place, part.name] = Ratings.join(system.rate(asks, advance))
-    return ratings
 
 
 def _check_files(id_test: Path, control: Path) -> None:

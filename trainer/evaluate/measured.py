@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from darl_opensearch.errors import UsageError
 from darl_opensearch.stats.bootstrap import Figure, Floats, mean_over_queries, share_of_pairs
 from trainer.evaluate.grading import Grading
 from trainer.evaluate.parts import Part
@@ -29,13 +30,27 @@ class Scale:
     cutoffs: tuple[int, ...]
     relevant_from: int
 
+    @classmethod
+    def of(cls, gains: tuple[float, ...], cutoffs: Iterable[int], relevant_from: int, *, where: str) -> Scale:
+        """Check the lowest relevant grade, and sort the cutoffs.
+
+        :param where: what the grade was given by.
+        :raises UsageError: for a grade that is the lowest, or not there.
+        """
+        if not 0 < relevant_from < len(gains):
+            raise UsageError(
+                f"grade {relevant_from} does not part a scale of 0..{len(gains) - 1} in two", where=where,
+                todo=f"name a grade in 1..{len(gains) - 1}",
+            )  # fmt: skip
+        return cls(gains, tuple(sorted(set(cutoffs))), relevant_from)
+
 
 @dataclass(frozen=True)
 class Measured:
     """Figures of some judged pairs.
 
     :param figures: by name, all of the same queries.
-    :param by_query: for what is compared query by query, ``[q]`` values, nan where a query has none.
+    :param by_query: measures of the order, and ``rps``: ``[q]`` values, nan where a query has none.
     :param grading: the predicted grades, or None from a system that only ranks.
     """
 
@@ -45,6 +60,11 @@ class Measured:
     pairs: int
     queries: int
 
+    @property
+    def compared(self) -> dict[str, Floats]:
+        """What systems are compared by, query by query: nDCG and the ranked probability score."""
+        return {name: self.by_query[name] for name in sorted(self.by_query) if name == "rps" or name.startswith("ndcg")}
+
 
 def measure(part: Part, ratings: Ratings, scale: Scale, *, rows: NDArray[np.int64] | None = None) -> Measured:
     """Measure a system on a part.
@@ -53,18 +73,19 @@ def measure(part: Part, ratings: Ratings, scale: Scale, *, rows: NDArray[np.int6
     :param rows: only these pairs; a query is then ranked among its pairs that are left.
     """
     rows = np.arange(len(part)) if rows is None else rows
-    kept, query_index = np.unique(part.query_index[rows], return_inverse=True)
-    some, grades = ratings.rows(rows), part.grades[rows]
-    ids = [part.queries[query].query_id for query in kept]
+    queries, query_index = np.unique(part.query_index[rows], return_inverse=True)
+    ids = [part.queries[query].query_id for query in queries]
     judged: dict[str, dict[str, int]] = {query_id: {} for query_id in ids}
     for row, query in zip(rows, query_index, strict=True):
         judged[ids[query]][part.item_ids[row]] = int(part.grades[row])
-    figures, by_query = _ranked(rankings(part, ratings, rows), judged, scale)
-    if some.is_ood is not None:
-        figures[SHARE_OOD] = share_of_pairs(some.is_ood.astype(np.float64), query_index, len(ids))
-    grading = None
-    if some.grade_probs is not None:
-        grading = Grading(some.grade_probs, grades, query_index, len(ids))
+    by_query = _measure_order(rank_judged(part, ratings, rows), judged, scale)
+    by_query = {name: values for name, values in by_query.items() if not name.startswith("judged")}
+    figures = {name: mean_over_queries(values) for name, values in by_query.items()}
+    answers, grading = ratings.rows(rows), None
+    if answers.is_ood is not None:
+        figures[SHARE_OOD] = share_of_pairs(answers.is_ood.astype(np.float64), query_index, len(ids))
+    if answers.grade_probs is not None:
+        grading = Grading(answers.grade_probs, part.grades[rows], query_index, len(ids))
         figures |= grading.figures()
         by_query["rps"] = grading.rps_by_query()
     return Measured(figures, by_query, grading, len(rows), len(ids))
@@ -76,7 +97,8 @@ def measure_rankings(part: Part, ranked: Mapping[str, Sequence[str]], scale: Sca
     :param ranked: items by query id, best first.
     :return: the figures, ``judged@c`` among them.
     """
-    figures, by_query = _ranked(ranked, grades_of(part), scale, judged_share=True)
+    by_query = _measure_order(ranked, grades_of(part), scale)
+    figures = {name: mean_over_queries(values) for name, values in by_query.items()}
     return Measured(figures, by_query, None, len(part), part.n_queries)
 
 
@@ -88,7 +110,7 @@ def grades_of(part: Part) -> dict[str, dict[str, int]]:
     return {q.query_id: dict(zip(q.item_ids, q.grades, strict=True)) for q in part.queries}
 
 
-def rankings(part: Part, ratings: Ratings, rows: NDArray[np.int64] | None = None) -> dict[str, list[str]]:
+def rank_judged(part: Part, ratings: Ratings, rows: NDArray[np.int64] | None = None) -> dict[str, list[str]]:
     """Order each query's judged items by score, ties in the part's own random order.
 
     :param rows: only these pairs, ascending.
@@ -102,19 +124,10 @@ def rankings(part: Part, ratings: Ratings, rows: NDArray[np.int64] | None = None
     return ranked
 
 
-def _ranked(
-    ranked: Mapping[str, Sequence[str]],
-    judged: Mapping[str, Mapping[str, int]],
-    scale: Scale,
-    *,
-    judged_share: bool = False,
-) -> tuple[dict[str, Figure], dict[str, Floats]]:
+def _measure_order(
+    ranked: Mapping[str, Sequence[str]], judged: Mapping[str, Mapping[str, int]], scale: Scale
+) -> dict[str, Floats]:
+    """By measure ``[q]`` values of the judged queries, nan where a query has none."""
     values = rank_figures(ranked, judged, scale.gains, cutoffs=scale.cutoffs, relevant_from=scale.relevant_from)
-    columns = {
-        name: np.array([found.get(query_id, np.nan) for query_id in judged])
-        for name, found in values.items()
-        if judged_share or not name.startswith("judged")
-    }
     order = [*(f"{what}@{c}" for what in ("ndcg", "p", "judged") for c in scale.cutoffs), "ap", "rr"]
-    figures = {name: mean_over_queries(columns[name]) for name in order if name in columns}
-    return figures, {name: column for name, column in columns.items() if name.startswith("ndcg")}
+    return {name: np.array([values[name].get(query_id, np.nan) for query_id in judged]) for name in order}

@@ -1,0 +1,83 @@
+"""Scoring judged parts by every system, in one pass."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from trainer.evaluate.depth import Candidates
+from trainer.evaluate.parts import Part
+from trainer.evaluate.systems import Ask, Ratings, System
+
+Report = Callable[[str, int, int], object]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A system's answers on one part.
+
+    :param judged: of the judged pairs, in the part's order.
+    :param scores: of every item that was scored, by query id and item id.
+    """
+
+    judged: Ratings
+    scores: dict[str, dict[str, float]]
+
+
+def score_parts(
+    systems: Sequence[System],
+    parts: Sequence[Part],
+    report: Report,
+    *,
+    candidates: Mapping[str, Candidates] | None = None,
+) -> dict[tuple[str, str], Scored]:
+    """Score every part by every system.
+
+    :param systems: named differently.
+    :param report: called with what is being scored, queries done and queries in all.
+    :param candidates: items of a first stage by part, which models score together with the judged ones.
+    :return: by names of system and part.
+    """
+    total, done = len(systems) * sum(part.n_queries for part in parts), 0
+    scored = {}
+    for system in systems:
+        for part in parts:
+
+            def advance(queries: int, what: str = f"scoring {part.name} by {system.name}") -> None:
+                nonlocal done
+                done += queries
+                report(what, done, total)
+
+            more = (candidates or {}).get(part.name, {}) if system.grades else {}
+            scored[system.name, part.name] = _score(system, part, more, advance)
+    return scored
+
+
+def _score(system: System, part: Part, candidates: Candidates, advance: Callable[[int], None]) -> Scored:
+    """Score judged pairs and candidates in one pass: many of them are the same."""
+    asks = [
+        Ask(q.query_id, q.query, tuple(dict.fromkeys([*q.item_ids, *candidates.get(q.query_id, [])])))
+        for q in part.queries
+    ]
+    ratings = system.rate(asks, advance)
+    judged = [of_query.rows(slice(0, len(q.item_ids))) for of_query, q in zip(ratings, part.queries, strict=True)]
+    scores = {
+        ask.query_id: dict(zip(ask.item_ids, of_query.score.tolist(), strict=True))
+        for ask, of_query in zip(asks, ratings, strict=True)
+    }
+    return Scored(Ratings.join(judged), scores)
+
+
+def name_apart(systems: Sequence[System]) -> list[System]:
+    """Give two systems of the same name different ones: figures and files are found by it."""
+    taken: set[str] = set()
+    named = []
+    for system in systems:
+        name, number = system.name, 1
+        while name in taken:
+            number += 1
+            name = f"{system.name}-{number}"
+        taken.add(name)
+        named.append(system if name == system.name else dataclasses.replace(system, name=name))  # type: ignore[type-var]
+    return named

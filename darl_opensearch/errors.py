@@ -87,3 +87,12 @@ def load(module: str, extra: str) -> ModuleType:
             f"{err.name} is not installed",
             todo=f"run: {sys.executable} -m pip install 'darl-opensearch[{extra}]'",
         ) from err
+
+
+def short(value: object) -> str:
+    """Quote a value from a file; a message stays one line of a usual length whatever it is.
+
+    :return: its representation, or the first 80 characters of it.
+    """
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}…"

@@ -89,11 +89,17 @@ def repeated(folder):
 
 LONG = "long " * 2_000_000  # 10 MB
 TRAINING = {
-    "unknown grade": (changed("judgments.jsonl", 3, grade=7), "judgments.jsonl, line 3: grade 7 is outside 0..2"),
-    "grade below the scale": (changed("judgments.jsonl", 3, grade=-1), "line 3: grade -1 is outside 0..2"),
-    "grade as text": (changed("dev_judgments.jsonl", 2, grade="2"), "line 2: grade '2' is not a whole number"),
-    "grade in between": (changed("judgments.jsonl", 2, grade=1.5), "line 2: grade 1.5 is not a whole number"),
-    "duplicate pair": (repeated, "is judged twice (first: "),
+    "unknown grade": (
+        changed("judgments.jsonl", 3, grade=7),
+        "judgments.jsonl, line 3: field 'grade' is 7, not a whole number in 0..2",
+    ),
+    "grade below the scale": (
+        changed("judgments.jsonl", 3, grade=-1),
+        "line 3: field 'grade' is -1, not a whole number in 0..2",
+    ),
+    "grade as text": (changed("dev_judgments.jsonl", 2, grade="2"), "line 2: field 'grade' is '2', not a whole number"),
+    "grade in between": (changed("judgments.jsonl", 2, grade=1.5), "line 2: field 'grade' is 1.5, not a whole number"),
+    "duplicate pair": (repeated, "is there twice (first: "),
     "empty query": (changed("judgments.jsonl", 4, query="  "), "line 4: field 'query' is empty"),
     "query of another kind": (changed("traffic.jsonl", 4, query=["a"]), "traffic.jsonl, line 4: field 'query'"),
     "missing item": (changed("judgments.jsonl", 5, item_id="gone-1"), "line 5: there is no item 'gone-1'"),
@@ -283,7 +289,7 @@ def test_the_same_in_a_process_of_its_own(project, tiny, tmp_path, closed_port):
     """What a shell sees: exit code and stderr of a real process, without this one's warnings switched off."""
     changed("judgments.jsonl", 1, grade=9)(project.parent)
     for arguments, wanted in (
-        (("train", project, "--run", tmp_path / "run"), "line 1: grade 9 is outside 0..2"),
+        (("train", project, "--run", tmp_path / "run"), "line 1: field 'grade' is 9, not a whole number in 0..2"),
         (("check", tmp_path), "there is no bundle here"),
         (("register", tiny.path, "--url", closed_port), "nothing listens there"),
     ):

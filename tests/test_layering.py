@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 HEAVY = {"torch", "transformers", "peft", "optimum", "onnx", "onnxruntime", "trainer"}
 # A part may import itself and those named for it; the command line may import all.
 FOUNDATION = {
-    "errors", "scores", "text", "bundle", "io", "bm25", "resources", "graph_contract", "spans",
+    "errors", "scores", "text", "bundle", "io", "records", "bm25", "resources", "graph_contract", "spans",
     "fields", "stats", "html_page", "version",
 }  # fmt: skip
 REQUESTS = FOUNDATION | {"connect", "config_files"}  # how a cluster is reached, and the bodies that are sent to it

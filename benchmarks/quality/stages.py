@@ -26,12 +26,13 @@ from benchmarks.quality.feedbackqa import circumstances
 from benchmarks.quality.measures import over_splits
 from benchmarks.quality.methods import Method, fitted
 from darl_opensearch.errors import DarlError
+from darl_opensearch.records.items import Item
+from darl_opensearch.records.judgments import JudgedQuery
 from darl_opensearch.stats.bootstrap import Figure, mean_over_queries, ratio, resample
 from darl_opensearch.stats.paired import paired
 from darl_opensearch.stats.ranking import ndcg_per_query
 from darl_opensearch.text import ItemRenderer, ItemTemplate
 from trainer.config import Config, Loss, parse_config
-from trainer.data.judgments import Item, JudgedQuery
 from trainer.evaluate.grading import Grading
 from trainer.run_folder import Trained
 from trainer.stages import plan

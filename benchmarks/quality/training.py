@@ -15,8 +15,9 @@ from torch import Tensor
 from benchmarks.quality.data import GAINS, Judged, Rows, select
 from benchmarks.quality.methods import LIMITS, Method, calibrated, fit, fitted, objective, seen
 from benchmarks.quality.methods import features as columns
+from darl_opensearch.records.items import Item
+from darl_opensearch.records.judgments import JudgedQuery
 from darl_opensearch.stats.grades import confusion, quadratic_kappa
-from trainer.data.judgments import Item, JudgedQuery
 from trainer.models.heads import Head
 from trainer.models.split import SplitReranker
 from trainer.stages.fit import Fit, FitSettings

@@ -251,7 +251,7 @@ def _scale_and_texts(
     texts: dict[str, str] = {}
     if bundle is not None:
         from darl_opensearch.bundle import Bundle
-        from trainer.data.judgments import read_items
+        from darl_opensearch.records.items import read_items
 
         opened = Bundle.open(bundle)
         scale = opened.card.scale

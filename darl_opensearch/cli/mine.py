@@ -112,8 +112,9 @@ def cli(
         raise UsageError("there is no file to write to", todo="name one by --out, or pass --dry-run")
     mining = load("trainer.data.mining", "train")
     from darl_opensearch.io.writing import new_file
+    from darl_opensearch.records.items import read_items
+    from darl_opensearch.records.judgments import read_judgments
     from trainer.config import read_config
-    from trainer.data.judgments import read_items, read_judgments
     from trainer.stages.registry import check_plan
 
     rule = mining.MiningRule(depth=depth, skip_top=skip_top, per_query=per_query, max_share=max_share, seed=seed)

@@ -170,8 +170,8 @@ def _store(spool: Path | None, cluster: ClusterOptions, stream: str, open_: cont
 def _items(
     model: Bundle, files: tuple[Path, ...], cluster: ClusterOptions, index: str | None, open_: contextlib.ExitStack
 ) -> Any:
+    from darl_opensearch.records.items import read_items
     from trainer.dasa.items import NO_ITEMS, Items
-    from trainer.data.judgments import read_items
 
     texts = {item.item_id: item.text for path in files for item in read_items(path, model.renderer).values()}
     if index is None:

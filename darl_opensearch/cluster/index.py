@@ -16,6 +16,7 @@ from darl_opensearch.config_files import render
 from darl_opensearch.connect import calling
 from darl_opensearch.errors import ClusterError, InputError, UsageError
 from darl_opensearch.io.jsonl import read_jsonl
+from darl_opensearch.records.items import identify_items
 from darl_opensearch.text import ID_FIELD, SLICE_FIELD, TEXT_FIELD, ItemTemplate
 
 MAX_ID_BYTES = 512  # OpenSearch's limit for _id
@@ -75,17 +76,10 @@ def check_items(items: str | os.PathLike[str], template: ItemTemplate) -> dict[s
     :raises InputError: at the first line that could not be indexed.
     """
     seen: dict[str, str] = {}
-    for where, item in read_jsonl(items):
-        item_id = template.item_id(item, where=where)
+    for where, item_id, item in identify_items(Path(items), read_jsonl(items), template, seen.get):
         if len(item_id.encode()) > MAX_ID_BYTES:
             raise InputError(
                 f"the id has more than {MAX_ID_BYTES} bytes", where=where, todo="give the item a shorter one"
-            )
-        if item_id in seen:
-            raise InputError(
-                f"id {item_id!r} was given before ({seen[item_id].rpartition(', ')[2]})",
-                where=where,
-                todo="give each item its own id, or take one of them out",
             )
         if taken := [name for name in item if name.startswith("darl_") or name == "previous_score"]:
             raise InputError(
@@ -95,8 +89,6 @@ def check_items(items: str | os.PathLike[str], template: ItemTemplate) -> dict[s
             )
         template.render(item, where=where)
         seen[item_id] = where
-    if not seen:
-        raise InputError("there are no items", where=str(items), todo="write one JSON object a line")
     return seen
 
 

@@ -10,8 +10,9 @@ from itertools import islice
 from pathlib import Path
 from types import TracebackType
 
-from darl_opensearch.errors import DarlError, InputError
-from darl_opensearch.pool.pairs import read_rows
+from darl_opensearch.errors import DarlError
+from darl_opensearch.pool.pairs import read_pool_rows
+from darl_opensearch.records.items import identify_items
 from darl_opensearch.text import ItemTemplate
 
 _AT_ONCE = 500  # ids of one query; SQLite takes 999 parameters in its oldest builds
@@ -44,19 +45,14 @@ class Catalogue:
             db.execute("PRAGMA synchronous = OFF")
             db.execute("CREATE TABLE item (item_id TEXT PRIMARY KEY, text TEXT NOT NULL, place TEXT NOT NULL)")
             db.execute("BEGIN")
-            number = 0
-            for number, (where, item) in enumerate(read_rows(items), 1):  # noqa: B007  read below
-                item_id = template.item_id(item, where=where)
+
+            def first(item_id: str) -> str | None:
+                row = db.execute("SELECT place FROM item WHERE item_id = ?", (item_id,)).fetchone()
+                return str(row[0]) if row else None
+
+            for where, item_id, item in identify_items(items, read_pool_rows(items), template, first):
                 text = template.render(item, where=where)[:most_chars]
-                try:
-                    db.execute("INSERT INTO item VALUES (?, ?, ?)", (item_id, text, where))
-                except sqlite3.IntegrityError as err:
-                    (first,) = db.execute("SELECT place FROM item WHERE item_id = ?", (item_id,)).fetchone()
-                    raise InputError(
-                        f"item {item_id!r} is there twice (first: {first})", where=where, todo="keep one of the two"
-                    ) from err
-            if not number:
-                raise InputError("there is no item in it", where=str(items), todo="write one JSON object a line")
+                db.execute("INSERT INTO item VALUES (?, ?, ?)", (item_id, text, where))
             db.execute("COMMIT")
         os.replace(unfinished, path)  # noqa: PTH105  says what it does
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from darl_opensearch.errors import InputError, load
+from darl_opensearch.errors import InputError, short
 from darl_opensearch.io.jsonl import read_jsonl
-from darl_opensearch.text import MAX_QUERY_CHARS
+from darl_opensearch.records.lines import DataLine, LineKind
+from darl_opensearch.records.parquet import read_parquet
+from darl_opensearch.records.traffic import listed_items
 
 PARQUET = ".parquet"
-_ROWS_A_READ = 256  # rows of a Parquet file that are turned into objects at once; a row may hold a thousand items
+_ITEMS = LineKind(what="pair", item="optional", text="optional")
+_LISTS = LineKind(what="pair", item="ignored")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,27 +67,12 @@ class Shard:
         return cls(index, start, tuple(Pair(*row) for row in rows))
 
 
-def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_pool_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Read objects from JSONL (plain or ``.gz``) or from Parquet, told apart by the name's ending.
 
-    :yields: where the object stands, for error messages, and the object.
-    :raises InputError: when the file cannot be read.
-    :raises MissingExtra: for Parquet without its extra.
+    :return: where each object stands, for error messages, and the object.
     """
-    if path.suffix != PARQUET:
-        yield from read_jsonl(path)
-        return
-    parquet = load("pyarrow.parquet", "parquet")
-    try:
-        with parquet.ParquetFile(path) as file:
-            number = 0
-            for batch in file.iter_batches(batch_size=_ROWS_A_READ):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"{path}, row {number}", row
-    except (OSError, load("pyarrow", "parquet").ArrowException, ValueError, OverflowError) as err:
-        # The last two: a date that Python cannot hold.
-        raise InputError(f"not Parquet ({err})", where=str(path), todo="check the path, or make it again") from err
+    return read_parquet(path) if path.suffix == PARQUET else read_jsonl(path)
 
 
 def read_pairs(path: Path, *, items: bool) -> Iterator[Pair]:
@@ -97,18 +85,17 @@ def read_pairs(path: Path, *, items: bool) -> Iterator[Pair]:
     :yields: the pairs, in the file's order.
     :raises InputError: at the first row that is not one; it names file, line and field.
     """
-    for where, row in read_rows(path):
-        query = _query(row, where)
-        about = (_id(row, "query_id", where), _id(row, "slice", where))
-        for number, (item_id, text) in enumerate(_items(row, where), 1):
+    for where, row in read_pool_rows(path):
+        line = _LISTS.parse(row, where) if row.get("items") is not None else _ITEMS.parse(row, where)
+        for item_id, text, within in _items(line):
             if text is None and not items:
-                field = "item_id" if row.get("items") is None else f"items, number {number}"
+                field = within.removesuffix(": ") or "item_id"
                 raise InputError(
-                    f"field {field!r} names item {_short(item_id)}, and there are no items to look it up in",
+                    f"field {field!r} names item {short(item_id)}, and there are no items to look it up in",
                     where=where,
                     todo='give the items by --items, or write the item as {"text": …}',
                 )
-            yield Pair(where, query, text, item_id, *about)
+            yield Pair(where, line.query, text, item_id or None, line.query_id or None, line.slice or None)
 
 
 def group(pairs: Iterable[Pair], size: int) -> Iterator[Shard]:
@@ -122,67 +109,22 @@ def group(pairs: Iterable[Pair], size: int) -> Iterator[Shard]:
         index += 1
 
 
-def _items(row: Mapping[str, Any], where: str) -> Iterable[tuple[str | None, str | None]]:
-    """Id and text of each item of a row; at least one of them is there."""
-    many = row.get("items")
-    if many is None:
-        return [_item(row, where, "")]
-    if row.get("item_id") is not None or row.get("text") is not None:
+def _items(line: DataLine) -> Iterator[tuple[str, str | None, str]]:
+    """Id and text of each item of a line, at least one of them there, and which item it is, for messages."""
+    row, where = line.row, line.where
+    if row.get("items") is None:
+        items = iter([("", line.item_id, line.text)])
+    elif row.get("item_id") is not None or row.get("text") is not None:
         raise InputError(
             "'items' stands beside 'item_id' or 'text'", where=where, todo="keep the list, or write one item a line"
         )
-    if not isinstance(many, Sequence) or isinstance(many, str) or not many:
-        raise InputError(
-            "field 'items' is not a list of items, or an empty one",
-            where=where,
-            todo='write ["id", …], or drop the line',
-        )
-    return (
-        _item(one if isinstance(one, Mapping) else {"item_id": one}, where, f"items, number {number}: ")
-        for number, one in enumerate(many, 1)
-    )
-
-
-def _item(item: Mapping[str, Any], where: str, within: str) -> tuple[str | None, str | None]:
-    text = item.get("text")
-    if text is not None and (not isinstance(text, str) or not text.strip()):
-        raise InputError(f"{within}field 'text' is empty or not text", where=where, todo="give the item's text")
-    item_id = _id(item, "item_id", where, within)
-    if text is None and item_id is None:
-        raise InputError(
-            f"{within}neither 'item_id' nor 'text' is there",
-            where=where,
-            todo="say which item the query is paired with",
-        )
-    return item_id, text
-
-
-def _query(row: Mapping[str, Any], where: str) -> str:
-    value = row.get("query")
-    if not isinstance(value, str) or not value.strip():
-        raise InputError("field 'query' is empty or not text", where=where, todo="give the words that were searched")
-    if len(value) > MAX_QUERY_CHARS:
-        raise InputError(
-            f"field 'query' has {len(value):,} characters, more than {MAX_QUERY_CHARS:,}",
-            where=where,
-            todo="give what was typed into the search box",
-        )
-    return value.strip()
-
-
-def _id(row: Mapping[str, Any], name: str, where: str, within: str = "") -> str | None:
-    value = row.get(name)
-    if value is None or value == "":
-        return None
-    if not isinstance(value, str | int) or isinstance(value, bool):
-        raise InputError(
-            f"{within}field {name!r} is {_short(value)}, neither text nor a whole number",
-            where=where,
-            todo="correct it",
-        )
-    return str(value)
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}…"
+    else:
+        items = listed_items(row, where)
+    for within, item_id, text in items:
+        if text is None and not item_id:
+            raise InputError(
+                f"{within}neither 'item_id' nor 'text' is there",
+                where=where,
+                todo="say which item the query is paired with",
+            )
+        yield item_id, text, within

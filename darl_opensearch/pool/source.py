@@ -8,9 +8,9 @@ from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from darl_opensearch.errors import InputError
 from darl_opensearch.pool.catalogue import Catalogue
 from darl_opensearch.pool.pairs import Pair, Shard, group, read_pairs
+from darl_opensearch.records.values import unknown_item
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,5 @@ class Source:
     def _with_text(self, pair: Pair, texts: dict[str, str]) -> Pair:
         text = pair.text if pair.text is not None else texts.get(str(pair.item_id))
         if text is None:
-            raise InputError(
-                f"field 'item_id': there is no item {str(pair.item_id)[:80]!r} in {self.items}",
-                where=pair.where,
-                todo="add it to the items, or drop the pair",
-            )
+            raise unknown_item(pair.item_id, pair.where, todo=f"add it to {self.items}, or drop the line")
         return dataclasses.replace(pair, text=text[: self.most_chars])

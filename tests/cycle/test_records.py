@@ -85,7 +85,5 @@ def test_samples_that_are_gone_are_not_none(tmp_path):
 @pytest.mark.parametrize("what", ["{}", '{"query": ""}', '{"query": 5}', '{"query": null}'])
 def test_a_sample_that_lost_a_field(tmp_path, what):
     write(tmp_path / "judgments.jsonl", '{"query": "a"}\n' + what)
-    with pytest.raises(
-        InputError, match=r"judgments\.jsonl, line 2: field 'query' is missing or not text. Put the line"
-    ):
+    with pytest.raises(InputError, match=r"judgments\.jsonl, line 2: field 'query' is empty or not text. Put the line"):
         read_rows(tmp_path / "judgments.jsonl", "query")

@@ -14,6 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from darl_opensearch.errors import DarlError, InputError, MissingExtra, UsageError
+from darl_opensearch.records.items import read_items
+from darl_opensearch.records.judgments import read_judgments
 from darl_opensearch.text import ItemRenderer
 from tests.helpers.bundles import tiny_tokenizer
 from tests.helpers.data_shapes import (
@@ -35,7 +37,6 @@ from tests.helpers.files import read_rows, write_rows
 from trainer.config import read_config
 from trainer.data import tables
 from trainer.data.importers import IMPORTERS, gathering, run_import
-from trainer.data.judgments import read_items, read_judgments
 
 FORMATS = sorted(SHAPES)
 
@@ -218,12 +219,12 @@ BAD_ROWS = {
     "grade between": ({"grade": "1.5"}, "field 'grade' is '1.5', not a whole number in 0..2"),
     "no grade": ({"grade": True}, "field 'grade' is True, which is no grade"),
     "huge grade": ({"grade": 10**400}, "field 'grade' is 1000"),
-    "blank item": ({"item_id": " "}, "field 'item_id' is empty"),
+    "blank item": ({"item_id": " "}, "field 'item_id' is missing or empty"),
     "empty query": ({"q": "  "}, "field 'query' is empty or not text"),
     "no query": ({"q": 7}, "field 'query' is empty or not text"),
     "long query": ({"q": "x" * 10_001}, "field 'query' has 10,001 characters"),
-    "no item": ({"item_id": ""}, "field 'item_id' is empty"),
-    "odd item": ({"item_id": 1.5}, "field 'item_id' is 1.5, not an id"),
+    "no item": ({"item_id": ""}, "field 'item_id' is missing or empty"),
+    "odd item": ({"item_id": 1.5}, "field 'item_id' is 1.5, neither text nor a whole number"),
     "unknown item": ({"item_id": "p9"}, "there is no item 'p9'. Add it to the items, or drop such judgments by --miss"),
     "another grade": ({"item_id": "p3", "query_id": "q1"}, "the pair of query 'running shoes' and item 'p3' has grade"),
     "another text": ({"query_id": "q1", "q": "boots"}, "query 'q1' reads 'boots' here and 'running shoes' before"),
@@ -726,8 +727,8 @@ def test_what_clicks_pass_over_is_counted(tmp_path):
     ("change", "params", "message"),
     [
         ({"event_attributes": None}, {}, "field 'event_attributes' is None, not an object. See the UBI schema"),
-        ({"event_attributes": {"object": {}}}, {}, "field 'object_id' is empty"),
-        ({"query_id": ""}, {}, "field 'query_id' is empty"),
+        ({"event_attributes": {"object": {}}}, {}, "field 'object_id' is missing or empty"),
+        ({"query_id": ""}, {}, "field 'query_id' is missing or empty"),
         ({"event_attributes": {"object": {"object_id": "p1"}, "position": {"ordinal": "1"}}},
          {"shown_by": "events", "shown_actions": "click"}, "field 'ordinal' is '1', not a rank"),
         ({"event_attributes": {"object": {"object_id": "p1"}}},
@@ -744,7 +745,10 @@ def test_events_that_are_not_of_the_schema(change, params, message, tmp_path):
 
 def test_hits_that_are_no_ids(tmp_path):
     files = write_ubi(tmp_path)
-    for hit, message in ((None, "is empty"), ({"id": "p1"}, "is {'id': 'p1'}, not an id")):
+    for hit, message in (
+        (None, "is missing or empty"),
+        ({"id": "p1"}, "is {'id': 'p1'}, neither text nor a whole number"),
+    ):
         write_rows(files[0], [ubi_queries(1)[0] | {"query_response_hit_ids": ["p1", hit]}])
         with pytest.raises(InputError, match=f"line 1: field 'query_response_hit_ids' {message}"):
             run_import("ubi", files, None, fields={"id": "sku"})

@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from darl_opensearch.errors import InputError, MissingExtra, UsageError
+from darl_opensearch.records.items import Item
+from darl_opensearch.records.judgments import JudgedQuery
 from tests.helpers.commands import run_main
 from tests.helpers.files import write_rows
 from trainer.data import leakage
-from trainer.data.judgments import Item, JudgedQuery
 from trainer.data.leakage import (
     PERMUTATIONS,
     Located,

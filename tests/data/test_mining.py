@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from darl_opensearch.errors import UsageError
+from darl_opensearch.records.items import Item
+from darl_opensearch.records.judgments import JudgedQuery, read_judgments
 from tests.helpers.bundles import ITEMS
 from tests.helpers.commands import run_main
 from tests.helpers.files import read_rows, write_rows
-from trainer.data.judgments import Item, JudgedQuery, read_judgments
 from trainer.data.mining import Miner, MiningRule
 
 CATALOGUE = {f"i{n}": Item(f"i{n}", f"text {n}", "") for n in range(20)}

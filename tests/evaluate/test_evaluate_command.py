@@ -337,7 +337,7 @@ def refused(darl, data, tiny):
 
 def test_judgments_that_do_not_fit(refused, data):
     changed(data / "id.jsonl", 3, grade=3)
-    assert "id.jsonl, line 3: grade 3 is outside 0..2" in refused()
+    assert "id.jsonl, line 3: field 'grade' is 3, not a whole number in 0..2" in refused()
     changed(data / "id.jsonl", 3, grade=1, item_id="gone")
     assert "id.jsonl, line 3: there is no item 'gone'. Add it to the items" in refused()
     (data / "id.jsonl").write_text("")

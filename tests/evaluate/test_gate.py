@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from darl_opensearch.bundle import Bundle, writing
 from darl_opensearch.errors import DarlError, InputError, UsageError
+from darl_opensearch.records.judgments import digest_records, read_judgments
 from darl_opensearch.scores import GradeScale
 from darl_opensearch.scoring import Scorer
 from darl_opensearch.stats.grades import ranked_probability_score
@@ -24,7 +25,6 @@ from tests.helpers.bundles import ITEMS, SCALE3, TEMPLATE, tiny_bundle, with_slo
 from tests.helpers.commands import run_main
 from tests.helpers.files import write_rows
 from tests.helpers.trained import one_thread
-from trainer.data.judgments import digest, read_judgments
 from trainer.evaluate.gate import GateOptions, gate
 from trainer.evaluate.gate_words import render_text, why_not
 from trainer.evaluate.parts import read_catalogue, read_part
@@ -243,7 +243,7 @@ def test_queries_of_the_training_are_refused(bundles, data, tmp_path):
     assert [one.passed for one in unknown] == [None]  # not known is said, and no reason
     # Without the files, a part that is the bundle's own is known by its digest.
     items = read_catalogue([data["items"]], bundles["good"].renderer)
-    training = {"data": {"dev": {"sha256": digest(read_judgments(data["id_test"], items, 3))}}}
+    training = {"data": {"dev": {"sha256": digest_records(read_judgments(data["id_test"], items, 3))}}}
     own = changed_card(bundles["good"], tmp_path / "own", training=training)
     assert run(bundles["bad"], own, data).reasons == ("training data, id: this part is the bundle's own 'dev' part",)
 

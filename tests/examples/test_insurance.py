@@ -174,8 +174,10 @@ def test_part_of_each_kind_was_never_judged():
 
 
 def test_the_configuration_trains_on_these_files():
+    from darl_opensearch.records.items import read_items
+    from darl_opensearch.records.judgments import check_disjoint, read_judgments
+    from darl_opensearch.records.traffic import read_traffic
     from trainer.config import read_config
-    from trainer.data.judgments import check_disjoint, read_items, read_judgments, read_traffic
 
     config = read_config(FOLDER / "darl.toml")
     template = config.template.item_template

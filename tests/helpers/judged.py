@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from darl_opensearch.records.judgments import JudgedQuery
 from tests.helpers.bundles import ITEMS
 from tests.helpers.files import write_rows
-from trainer.data.judgments import JudgedQuery
 from trainer.evaluate.parts import Part
 
 # query id, query, slice, and a grade for each of the six items

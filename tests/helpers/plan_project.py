@@ -15,9 +15,10 @@ from typing import Any
 
 from safetensors.torch import load_file
 
+from darl_opensearch.records.items import Item
+from darl_opensearch.records.judgments import JudgedQuery
 from tests.helpers.files import write_rows
 from tests.helpers.training_project import KINDS, PERILS, write_project
-from trainer.data.judgments import Item, JudgedQuery
 from trainer.training_data.pairs import Pairs
 from trainer.training_data.source import JudgedSource
 

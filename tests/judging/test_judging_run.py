@@ -9,9 +9,10 @@ import sys
 import pytest
 
 from darl_opensearch.errors import GateRefused, InputError, UsageError
+from darl_opensearch.records.items import Item
+from darl_opensearch.records.judgments import read_judgments
 from tests.helpers.files import read_rows, write_rows
 from tests.helpers.judging import SCALE, pair, pairs, project, silent, task, truth
-from trainer.data.judgments import Item, read_judgments
 from trainer.judging import JUDGES, JudgeConfig
 from trainer.judging.base import Verdict
 from trainer.judging.prepare import open_folder, prepare

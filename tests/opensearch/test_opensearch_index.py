@@ -89,7 +89,7 @@ def test_values_of_changing_kind_are_taken(place, tmp_path):
     ("bad", "message"),
     [
         ('{"id": "z", "name": ', "line 7: not JSON"),
-        ('{"id": "b-1", "name": "again"}', r"line 7: id 'b-1' was given before \(line 1\)"),
+        ('{"id": "b-1", "name": "again"}', r"line 7: item 'b-1' is there twice \(first: .*, line 1\)"),
         ('{"id": "z", "price": 3}', "line 7: the item has none of the template's fields"),
         ('{"name": "nameless"}', "line 7: the item has no 'id'"),
         ('{"id": "z", "name": "x", "darl_score": 1}', "line 7: the field 'darl_score' is darl's own"),

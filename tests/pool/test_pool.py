@@ -220,15 +220,19 @@ BAD = [
     ({"query": "x" * 10_001, "item_id": "b-1"}, "field 'query' has 10,001 characters", "search box"),
     ({"query": "q"}, "neither 'item_id' nor 'text' is there", "say which item"),
     ({"query": "q", "text": 3}, "field 'text' is empty or not text", "give the item's text"),
-    ({"query": "q", "item_id": ["b-1"]}, "field 'item_id' is ['b-1'], neither text nor a whole number", "correct it"),
-    ({"query": "q", "item_id": "b-1", "query_id": 1.5}, "field 'query_id' is 1.5, neither", "correct it"),
-    ({"query": "q", "items": "b-1"}, "field 'items' is not a list of items", "or drop the line"),
-    ({"query": "q", "items": []}, "field 'items' is not a list of items, or an empty one", "or drop the line"),
+    (
+        {"query": "q", "item_id": ["b-1"]},
+        "field 'item_id' is ['b-1'], neither text nor a whole number",
+        "write it as text",
+    ),
+    ({"query": "q", "item_id": "b-1", "query_id": 1.5}, "field 'query_id' is 1.5, neither", "write it as text"),
+    ({"query": "q", "items": "b-1"}, "field 'items' is not a list of items", "or leave it out"),
+    ({"query": "q", "items": []}, "field 'items' is not a list of items, or an empty one", "or leave it out"),
     ({"query": "q", "items": ["b-1"], "text": "t"}, "'items' stands beside 'item_id' or 'text'", "keep the list"),
     ({"query": "q", "items": ["b-1", {"text": ""}]}, "items, number 2: field 'text' is empty", "the item's text"),
     ({"query": "q", "items": ["b-1", None]}, "items, number 2: neither 'item_id' nor 'text'", "say which item"),
-    ({"query": "q", "item_id": "zz"}, "field 'item_id': there is no item 'zz' in", "add it to the items"),
-    ({"query": "q", "items": ["b-1", "zz"]}, "field 'item_id': there is no item 'zz' in", "or drop the pair"),
+    ({"query": "q", "item_id": "zz"}, "there is no item 'zz'", "items.jsonl, or drop the line"),
+    ({"query": "q", "items": ["b-1", "zz"]}, "there is no item 'zz'", "items.jsonl, or drop the line"),
 ]
 
 

@@ -9,19 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from darl_opensearch.errors import InputError
+from darl_opensearch.records.items import Item, read_items
+from darl_opensearch.records.judgments import JudgedQuery, check_disjoint, digest_records, read_judgments
+from darl_opensearch.records.traffic import TrafficQuery, read_traffic
 from darl_opensearch.text import ItemRenderer, ItemTemplate
 from tests.helpers.files import write_rows
 from tests.helpers.training_project import laws, tiny_tokenizer
-from trainer.data.judgments import (
-    Item,
-    JudgedQuery,
-    TrafficQuery,
-    check_disjoint,
-    digest,
-    read_items,
-    read_judgments,
-    read_traffic,
-)
 from trainer.data.splits import calibration_pairs, hold_out, set_aside, without_items
 
 ITEMS = {f"i{n}": Item(f"i{n}", f"text {n}", "") for n in range(6)}
@@ -74,23 +67,26 @@ def test_judgments_are_gathered_by_query(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"grade": 3}, "grade 3 is outside 0..2. Correct the line, or name the grade in [grades]"),
-        ({"grade": -1}, "grade -1 is outside 0..2"),
-        ({"grade": 1.0}, "grade 1.0 is not a whole number. Give a grade in 0..2"),
-        ({"grade": "1"}, "grade '1' is not a whole number"),
-        ({"grade": True}, "grade True is not a whole number"),
-        ({"grade": None}, "grade None is not a whole number"),
-        ({"grade": "x" * 10_000_000}, "is not a whole number"),
+        (
+            {"grade": 3},
+            "field 'grade' is 3, not a whole number in 0..2. Correct the line, or name the grade in [grades]",
+        ),
+        ({"grade": -1}, "field 'grade' is -1, not a whole number in 0..2"),
+        ({"grade": 1.0}, "field 'grade' is 1.0, not a whole number in 0..2"),
+        ({"grade": "1"}, "field 'grade' is '1', not a whole number in 0..2"),
+        ({"grade": True}, "field 'grade' is True, not a whole number in 0..2"),
+        ({"grade": None}, "field 'grade' is None, not a whole number in 0..2"),
+        ({"grade": "x" * 10_000_000}, ", not a whole number in 0..2"),
         ({"query": ""}, "field 'query' is empty or not text. Give the words that were searched"),
         ({"query": " \t"}, "field 'query' is empty or not text"),
         ({"query": 7}, "field 'query' is empty or not text"),
         ({"query": None}, "field 'query' is empty or not text"),
         ({"query": "x" * 10_000_000}, "field 'query' has 10,000,000 characters, more than 10,000"),
-        ({"item_id": "i9"}, "there is no item 'i9'. Add it to the items, or drop the judgment"),
+        ({"item_id": "i9"}, "there is no item 'i9'. Add it to the items, or drop the line"),
         ({"item_id": "x" * 10_000_000}, "there is no item 'xxx"),
-        ({"item_id": None}, "field 'item_id' is missing. Name the judged item"),
-        ({"item_id": ""}, "field 'item_id' is missing"),
-        ({"item_id": "i1"}, "the pair of query 'q1' and item 'i1' is judged twice (first: "),
+        ({"item_id": None}, "field 'item_id' is missing or empty. Fill it, or drop the line"),
+        ({"item_id": ""}, "field 'item_id' is missing or empty"),
+        ({"item_id": "i1"}, "the pair of query 'shoes' and item 'i1' is there twice (first: "),
         ({"item_id": "i2", "query": "other"}, "query 'q1' reads 'other' here and 'shoes' before"),
     ],
     ids=lambda value: str(value)[:40],
@@ -130,8 +126,8 @@ def test_traffic(tmp_path):
     ("row", "message"),
     [
         ({"query": ""}, "field 'query' is empty"),
-        ({"query": "a", "items": "i1"}, "'items' is not a list of item ids"),
-        ({"query": "a", "items": {"i1": 1}}, "'items' is not a list of item ids"),
+        ({"query": "a", "items": "i1"}, "field 'items' is not a list of items"),
+        ({"query": "a", "items": {"i1": 1}}, "field 'items' is not a list of items"),
         ({"query": "a", "items": ["i1", "i9"]}, "there is no item 'i9'"),
     ],
 )
@@ -247,5 +243,5 @@ def test_the_query_and_the_slice_0_have_a_name(tmp_path):
 
 def test_digest_does_not_depend_on_the_order_of_the_file():
     a, b = JudgedQuery("1", "x", ("i1",), (0,)), JudgedQuery("2", "y", ("i2",), (1,))
-    assert digest([a, b]) == digest([b, a]) != digest([a])
-    assert digest([a]) != digest([JudgedQuery("1", "x", ("i1",), (1,))])
+    assert digest_records([a, b]) == digest_records([b, a]) != digest_records([a])
+    assert digest_records([a]) != digest_records([JudgedQuery("1", "x", ("i1",), (1,))])

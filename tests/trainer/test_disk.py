@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from darl_opensearch.errors import DarlError, InputError
+from darl_opensearch.records.items import Item
+from darl_opensearch.records.judgments import JudgedQuery, digest_records
 from tests.helpers.files import write_rows
 from tests.helpers.training_project import laws, tiny_tokenizer, write_project
 from trainer import run_folder
 from trainer.config import Data, read_config
 from trainer.data import disk
-from trainer.data.judgments import Item, JudgedQuery, digest
 from trainer.data.splits import hold_out
 from trainer.stages import plan
 from trainer.training_data import judged
@@ -138,11 +139,13 @@ def test_the_same_queries_are_held_out(tmp_path_factory, texts, share, seed, mos
 def test_the_digest_knows_the_rows_and_not_their_order(rows, seed):
     items = [Item(item_id, text, "") for item_id, text in rows]
     shuffled = random.Random(seed).sample(items, len(items))
-    assert digest(iter(shuffled)) == digest(items)
+    assert digest_records(iter(shuffled)) == digest_records(items)
     for n in range(len(items)):
-        assert digest(items[:n] + items[n + 1 :]) != digest(items)
-        assert digest([*items, items[n]]) != digest(items)  # a sum, where an exclusive or would forget a pair
-    assert len(digest(items)) == 64
+        assert digest_records(items[:n] + items[n + 1 :]) != digest_records(items)
+        assert digest_records([*items, items[n]]) != digest_records(
+            items
+        )  # a sum, where an exclusive or would forget a pair
+    assert len(digest_records(items)) == 64
 
 
 # ---- the same errors
@@ -154,10 +157,13 @@ BAD = {
     "item without id": ("items.jsonl", json.dumps({"title": "b"}), "the item has no 'id'"),
     "item without text": ("items.jsonl", json.dumps({"id": "y"}), "the item has none of the template's fields"),
     "broken judgment": ("judgments.jsonl", "[1]", "an array, not an object"),
-    "grade": ("judgments.jsonl", json.dumps({"query": "q", "item_id": "i0", "grade": 9}), "grade 9 is outside 0..2"),
+    "grade": (
+        "judgments.jsonl", json.dumps({"query": "q", "item_id": "i0", "grade": 9}),
+        "field 'grade' is 9, not a whole number in 0..2",
+    ),
     "no query": ("judgments.jsonl", json.dumps({"query": " ", "item_id": "i0", "grade": 1}), "'query' is empty"),
     "no item": ("judgments.jsonl", json.dumps({"query": "q", "item_id": "i99", "grade": 1}), "there is no item 'i99'"),
-    "pair twice": ("judgments.jsonl", "first", "is judged twice (first: "),
+    "pair twice": ("judgments.jsonl", "first", "is there twice (first: "),
     "text changed": (
         "judgments.jsonl", json.dumps({"query_id": "q1", "query": "q", "item_id": "i0", "grade": 1}), "reads 'q' here",
     ),

@@ -109,7 +109,7 @@ def test_a_files_scores_are_found_by_id_and_by_text(tmp_path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"query": "x", "score": 1}, "line 2: field 'item_id' is missing. Name the scored item"),
+        ({"query": "x", "score": 1}, "line 2: field 'item_id' is missing or empty. Fill it"),
         ({"item_id": "a", "score": 1}, "line 2: neither 'query_id' nor 'query' is there"),
         ({"query": "x", "item_id": "a"}, "line 2: field 'score' is not a number"),
         ({"query": "x", "item_id": "a", "score": True}, "field 'score' is not a number"),

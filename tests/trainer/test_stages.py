@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from darl_opensearch.errors import DarlError, InputError, UsageError
+from darl_opensearch.records.judgments import JudgedQuery
 from darl_opensearch.stats.bootstrap import bootstrap_mean
 from tests.helpers.commands import run_main
 from tests.helpers.files import write_rows
@@ -24,7 +25,6 @@ from tests.helpers.plan_project import kill_in_stage, source_of, weights, write_
 from tests.helpers.training_project import laws
 from trainer import run_folder
 from trainer.config import Loss, Term, read_config
-from trainer.data.judgments import JudgedQuery
 from trainer.losses import GRADE_LOSSES, RANK_LOSSES
 from trainer.models.heads import HEADS
 from trainer.stages import STAGES, fit, plan

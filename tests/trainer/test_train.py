@@ -160,7 +160,10 @@ def append(name, text):
 
 ONE_GRADE = [{"query": f"q{n}", "item_id": "i0", "grade": 1} for n in range(9)]
 BAD = {
-    "unknown grade": (add("judgments.jsonl", {"query": "x", "item_id": "i0", "grade": 9}), "grade 9 is outside 0..2"),
+    "unknown grade": (
+        add("judgments.jsonl", {"query": "x", "item_id": "i0", "grade": 9}),
+        "field 'grade' is 9, not a whole number in 0..2",
+    ),
     "empty query": (add("judgments.jsonl", {"query": " ", "item_id": "i0", "grade": 1}), "field 'query' is empty"),
     "missing item": (add("judgments.jsonl", {"query": "x", "item_id": "i99", "grade": 1}), "there is no item 'i99'"),
     "broken line": (append("judgments.jsonl", '{"query": '), "line 145: not JSON"),

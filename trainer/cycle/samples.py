@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from darl_opensearch.errors import InputError
 from darl_opensearch.io.jsonl import read_jsonl
 from darl_opensearch.io.writing import write_lines
+from darl_opensearch.records.values import parse_text
 from darl_opensearch.text import TEXT_FIELD, ItemRenderer, ItemTemplate, same_text
 
 SELECTED, CONTROL = "selected", "control"
@@ -171,7 +171,6 @@ def read_rows(path: Path, *texts: str) -> list[dict[str, Any]]:
     rows = []
     for where, row in read_jsonl(path):
         for name in texts:
-            if not isinstance(row.get(name), str) or not row[name]:
-                raise InputError(f"field {name!r} is missing or not text", where=where, todo="put the line back")
+            parse_text(row, name, where, todo="put the line back")
         rows.append(row)
     return rows

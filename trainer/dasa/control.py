@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from darl_opensearch.errors import InputError
 from darl_opensearch.io.jsonl import read_jsonl
+from darl_opensearch.records.values import parse_text
 from darl_opensearch.text import same_text
 from trainer.dasa.known import draw
 
@@ -39,9 +39,8 @@ def read_control(paths: Iterable[Path]) -> dict[str, list[dict[str, Any]]]:
     tasks: dict[str, list[dict[str, Any]]] = {}
     for path in paths:
         for where, row in read_jsonl(path):
-            if not all(isinstance(row.get(name), str) and row[name] for name in ("query", "item_id", "text")):
-                raise InputError("no task: query, item_id or text is missing", where=where,
-                                 todo="give the control.jsonl of the cycle before")  # fmt: skip
+            for name in ("query", "item_id", "text"):
+                parse_text(row, name, where, todo="give the control.jsonl of the cycle before")
             tasks.setdefault(same_text(row["query"]), []).append(row)
     return tasks
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from darl_opensearch.errors import InputError
-from darl_opensearch.io.jsonl import read_jsonl
+from darl_opensearch.records.lines import LineKind
 from darl_opensearch.text import same_text
-from trainer.data.judgments import name_of
+
+_QUERIES = LineKind(item="optional", may_be_empty=True)  # judgments, or bare queries
 
 
 @dataclass(frozen=True)
@@ -49,21 +49,20 @@ class Known:
         judged: set[str] = set()
         drawn: list[tuple[int, str]] = []  # a heap with the largest draw first
         for path in files:
-            for key in map(same_text, _queries(path)):
-                if key not in judged:
+            for line in _QUERIES.read(path):
+                if (key := same_text(line.query)) not in judged:
                     judged.add(key)
                     heapq.heappush(drawn, (-draw(key, seed, "known"), key))
                     if len(drawn) > most:
                         heapq.heappop(drawn)
         for path in held_out:
-            judged.update(map(same_text, _queries(path)))
+            judged.update(same_text(line.query) for line in _QUERIES.read(path))
         kept: dict[str, tuple[str, list[str]]] = {key: ("", []) for _, key in sorted(drawn, key=lambda pair: pair[1])}
         for path in files:
-            for _, row in read_jsonl(path):
-                key = same_text(row["query"])
-                item = name_of(row, "item_id")
-                if key in kept and item and len(kept[key][1]) < items_per_query:
-                    kept[key] = (row["query"], [*kept[key][1], item])
+            for line in _QUERIES.read(path):
+                key = same_text(line.query)
+                if key in kept and line.item_id and len(kept[key][1]) < items_per_query:
+                    kept[key] = (line.query, [*kept[key][1], line.item_id])
         wanted = list(dict.fromkeys(item for _, ids in kept.values() for item in ids))
         found = texts(wanted) if wanted else {}
         with_texts = ((query, tuple(found[item] for item in ids if item in found)) for query, ids in kept.values())
@@ -85,11 +84,3 @@ def draw(key: str, seed: int, what: str) -> int:
     :return: 64 random bits.
     """
     return int.from_bytes(hashlib.blake2b(f"{seed}\0{what}\0{key}".encode(), digest_size=8).digest())
-
-
-def _queries(path: Path) -> Iterable[str]:
-    for where, row in read_jsonl(path):
-        query = row.get("query")
-        if not isinstance(query, str) or not query.strip():
-            raise InputError("field 'query' is empty or not text", where=where, todo="give the words of the query")
-        yield query

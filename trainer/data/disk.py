@@ -21,18 +21,10 @@ from urllib.parse import quote
 
 from darl_opensearch.errors import DarlError, InputError
 from darl_opensearch.io.jsonl import read_jsonl
+from darl_opensearch.records.items import Item, identify_items
+from darl_opensearch.records.judgments import JudgedQuery, digest_records, gather_judgments
+from darl_opensearch.records.lines import DataLine
 from darl_opensearch.text import ItemRenderer, same_text
-from trainer.data.judgments import (
-    Item,
-    JudgedQuery,
-    Judgment,
-    changed_query,
-    digest,
-    item_twice,
-    judged_twice,
-    nothing_in,
-    parse_judgment,
-)
 from trainer.data.splits import drawn
 
 FORMAT = 1
@@ -82,64 +74,30 @@ class Builder:
         db.executescript(_SCHEMA)
 
     def add_items(self, path: Path, renderer: ItemRenderer) -> None:
-        """Add the items of a file, as :func:`trainer.data.judgments.read_items` reads them.
+        """Add the items of a file, as :func:`darl_opensearch.records.items.read_items` reads them.
 
         :param path: JSONL, one item a line.
         :param renderer: template, tokenizer and cap.
-        :raises InputError: for what that function refuses.
         """
-        insert = "INSERT OR IGNORE INTO item (id, text, slice, line) VALUES (?, ?, ?, ?)"
-        where = ""
-        for where, row in read_jsonl(path):
-            item_id = renderer.template.item_id(row, where=where)
-            if (first := self._one("SELECT line FROM item WHERE id = ?", item_id)) is not None:
-                raise item_twice(item_id, first=_where(path, first), where=where)
-            self.db.execute(
-                insert, (item_id, renderer(row, where=where), renderer.template.slice_of(row), _line(where))
-            )
-        if not where:
-            raise nothing_in(path, "item")
+
+        def first(item_id: str) -> str | None:
+            line = self._one("SELECT line FROM item WHERE id = ?", item_id)
+            return None if line is None else _where(path, line)
+
+        insert = "INSERT INTO item (id, text, slice, line) VALUES (?, ?, ?, ?)"
+        for where, item_id, row in identify_items(path, read_jsonl(path), renderer.template, first):
+            values = (item_id, renderer(row, where=where), renderer.template.slice_of(row), _line(where))
+            self.db.execute(insert, values)
 
     def add_judgments(self, path: Path, k: int, cut: Callable[[str], str]) -> None:
-        """Add the judgments of a file, as :func:`trainer.data.judgments.read_judgments` reads them.
+        """Add the judgments of a file, as :func:`darl_opensearch.records.judgments.read_judgments` reads them.
 
-        :param path: JSONL, one judgment a line.
         :param cut: cuts a query's text to its cap.
-        :raises InputError: for what that function refuses.
         """
-        items = StoredItems(self.db)
-        where = ""
-        for where, row in read_jsonl(path):
-            judgment = parse_judgment(row, items, k, where=where)
-            query = self._query(judgment, where, cut)
-            item = self._one("SELECT n FROM item WHERE id = ?", judgment.item_id)
-            added = self.db.execute(
-                "INSERT OR IGNORE INTO judgment (query, item, grade, line) VALUES (?, ?, ?, ?)",
-                (query, item, judgment.grade, _line(where)),
-            )
-            if not added.rowcount:
-                first = self._one("SELECT line FROM judgment WHERE query = ? AND item = ?", query, item)
-                raise judged_twice(judgment, first=_where(path, first), where=where)
-        if not where:
-            raise nothing_in(path, "judgment")
+        gather_judgments(path, _Ledger(self.db, path, cut), StoredItems(self.db), k)
         self.db.execute("CREATE INDEX query_same ON query (same)")
         self.db.execute("CREATE INDEX query_cut ON query (cut)")
         self.db.execute("CREATE INDEX judgment_item ON judgment (item)")
-
-    def _query(self, judgment: Judgment, where: str, cut: Callable[[str], str]) -> int:
-        """Number of a judgment's query, which has the text that it had before."""
-        found = self.db.execute("SELECT n, given FROM query WHERE id = ?", (judgment.query_id,)).fetchone()
-        if found is None:
-            text = cut(judgment.query)
-            values = (judgment.query_id, judgment.query, text, judgment.slice, same_text(judgment.query),
-                      same_text(text), TRAIN)  # fmt: skip
-            added = self.db.execute(
-                "INSERT INTO query (id, given, text, slice, same, cut, part) VALUES (?, ?, ?, ?, ?, ?, ?)", values
-            )
-            return int(added.lastrowid or 0)
-        if found[1] != judgment.query:
-            raise changed_query(judgment, before=found[1], where=where)
-        return int(found[0])
 
     def hold_out(self, part: str, share: float, seed: int, *, key: str, most: int) -> None:
         """Hold out a share of the training queries, as :func:`trainer.data.splits.hold_out` does.
@@ -165,8 +123,8 @@ class Builder:
         learnable = self._one("SELECT EXISTS (SELECT 1 FROM judgment j JOIN train t ON t.query = j.query "
                               "GROUP BY j.query HAVING min(grade) < max(grade))")  # fmt: skip
         facts = {
-            "key": key, "items": len(items), "items_sha256": digest(items.values()), "pairs": int(pairs),
-            "train_sha256": digest(train), "learnable": bool(learnable),
+            "key": key, "items": len(items), "items_sha256": digest_records(items.values()), "pairs": int(pairs),
+            "train_sha256": digest_records(train), "learnable": bool(learnable),
         }  # fmt: skip
         self.db.executemany("INSERT INTO fact VALUES (?, ?)", ((name, json.dumps(v)) for name, v in facts.items()))
         self.db.commit()
@@ -174,6 +132,36 @@ class Builder:
     def _one(self, statement: str, *values: object) -> Any:
         row = self.db.execute(statement, values).fetchone()
         return None if row is None else row[0]
+
+
+class _Ledger:
+    """Judgments of a file on their way into a store."""
+
+    def __init__(self, db: sqlite3.Connection, path: Path, cut: Callable[[str], str]) -> None:
+        self._db, self._path, self._cut = db, path, cut
+
+    def add(self, line: DataLine) -> tuple[str, str | None]:
+        row = self._db.execute("SELECT n, given FROM query WHERE id = ?", (line.query_key,)).fetchone()
+        number, given = row or (self._add_query(line), line.query)
+        if given != line.query:
+            return given, None
+        values = (number, line.item_id, line.grade, _line(line.where))
+        added = self._db.execute(
+            "INSERT OR IGNORE INTO judgment (query, item, grade, line) SELECT ?1, n, ?3, ?4 FROM item WHERE id = ?2",
+            values,
+        )
+        if added.rowcount:
+            return given, None
+        (first,) = self._db.execute(
+            "SELECT j.line FROM judgment j JOIN item i ON i.n = j.item WHERE j.query = ? AND i.id = ?", values[:2]
+        ).fetchone()
+        return given, _where(self._path, first)
+
+    def _add_query(self, line: DataLine) -> int:
+        text = self._cut(line.query)
+        values = (line.query_key, line.query, text, line.slice, same_text(line.query), same_text(text), TRAIN)
+        insert = "INSERT INTO query (id, given, text, slice, same, cut, part) VALUES (?, ?, ?, ?, ?, ?, ?)"
+        return int(self._db.execute(insert, values).lastrowid or 0)
 
 
 class Store:

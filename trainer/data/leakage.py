@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from darl_opensearch.errors import InputError, UsageError, load
+from darl_opensearch.errors import InputError, UsageError, load, short
 from darl_opensearch.io.jsonl import read_jsonl
+from darl_opensearch.records.items import Item, item_twice
+from darl_opensearch.records.judgments import JudgedQuery
+from darl_opensearch.records.lines import LineKind
 from darl_opensearch.text import ItemTemplate, same_text
-from trainer.data.judgments import Item, JudgedQuery, item_twice, name_of, nothing_in
-from trainer.data.quoting import short
 from trainer.registry import nearest
 
 KINDS = {
@@ -65,9 +66,7 @@ class Part:
         :param items: every item's text; None: items are not compared.
         :raises InputError: for a line without them, or when there is none: nothing would pass for clean.
         """
-        if (found := parts_of(path, None, items).get(str(path))) is None:
-            raise nothing_in(path, "judgment")
-        return found
+        return parts_of(path, None, items)[str(path)]
 
     @classmethod
     def of_judged(cls, name: str, judged: Iterable[JudgedQuery], items: Mapping[str, Item] | None = None) -> Part:
@@ -147,24 +146,19 @@ def parts_of(
     :param part_of: name of the part by normalised query text; None: one part, named as the file.
     :param items: every item's text; None: items are not compared.
     :return: the parts by name.
-    :raises InputError: for a line without a query, or with an item that is not there.
+    :raises InputError: for a line without a query, or with an item that is not there, or where there is no line.
     """
     queries: dict[str, dict[str, Located]] = {}
     judged: dict[str, dict[str, Located]] = {}
-    for where, row in read_jsonl(path):
-        query = row.get("query")
-        if not isinstance(query, str) or not query.strip():
-            raise InputError("field 'query' is empty or not text", where=where, todo="give the words of the query")
-        key = same_text(query)
+    kind = LineKind(item="ignored" if items is None else "required", items=items, todo="give its line by --items")
+    for line in kind.read(path):
+        key = same_text(line.query)
         name = str(path) if part_of is None else part_of[key]
-        queries.setdefault(name, {}).setdefault(key, Located(key, query, where))
-        item_id = name_of(row, "item_id")
+        queries.setdefault(name, {}).setdefault(key, Located(key, line.query, line.where))
         if items is not None:
-            if item_id not in items:
-                raise InputError(f"there is no item {short(item_id)}", where=where, todo="give its line by --items")
-            judged.setdefault(name, {})[item_id] = items[item_id]
+            judged.setdefault(name, {})[line.item_id] = items[line.item_id]
     return {
-        name: Part(name, tuple(found.values()), tuple(judged.get(name, {}).values())) for name, found in queries.items()
+        name: Part(name, tuple(texts.values()), tuple(judged.get(name, {}).values())) for name, texts in queries.items()
     }
 
 

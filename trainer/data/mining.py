@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from darl_opensearch.errors import UsageError
+from darl_opensearch.records.items import Item
+from darl_opensearch.records.judgments import JudgedQuery
 from darl_opensearch.text import ItemRenderer, ItemTemplate, same_text
-from trainer.data.judgments import Item, JudgedQuery
 
 Retrieve = Callable[[str, int], Sequence[str]]  # query and number of hits to item ids, best first
 Score = Callable[[str, Sequence[str]], Sequence[float]]  # query and item texts to a score each

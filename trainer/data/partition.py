@@ -13,16 +13,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from darl_opensearch.errors import InputError, UsageError
-from darl_opensearch.io.jsonl import check_rereadable, read_jsonl
+from darl_opensearch.errors import InputError, UsageError, short
+from darl_opensearch.io.jsonl import check_rereadable
+from darl_opensearch.records.lines import LineKind
 from darl_opensearch.text import same_text
-from trainer.data.judgments import name_of
 from trainer.data.leakage import QUERY_SHINGLE, THRESHOLD, NearIndex
-from trainer.data.quoting import short
 from trainer.data.writing import json_line
 from trainer.registry import nearest
 
 PARTS = ("train", "dev", "test")
+_JUDGMENTS = LineKind(item="ignored")
 _LAST_SECOND = 253_402_300_800  # of the year 9999
 
 
@@ -139,11 +139,11 @@ def write_parts(path: Path, assigned: Assigned, folder: Path | None) -> dict[str
         counts[text_part]["queries"] += 1
     files = {part: (folder / f"{part}.jsonl").open("w", encoding="utf-8") for part in used} if folder else {}
     try:
-        for where, row in read_jsonl(path):
-            part = assigned.part_of[_key(row, where)]
+        for line in _JUDGMENTS.read(path):
+            part = assigned.part_of[same_text(line.query)]
             counts[part]["judgments"] += 1
             if files:
-                files[part].write(json_line(row, where=where) + "\n")
+                files[part].write(json_line(line.row, where=line.where) + "\n")
     finally:
         for file in files.values():
             file.close()
@@ -152,29 +152,27 @@ def write_parts(path: Path, assigned: Assigned, folder: Path | None) -> dict[str
 
 def _groups(path: Path, rule: SplitRule) -> list[Group]:
     """Gather the queries that stay together, in order of first appearance."""
-    found: dict[str, Group] = {}
+    groups: dict[str, Group] = {}
     slices: set[str] = set()
-    for where, row in read_jsonl(path):
-        group = found.setdefault(key := _key(row, where), Group([key]))
-        group.slices.add(name_of(row, "slice"))
+    for line in _JUDGMENTS.read(path):
+        group = groups.setdefault(text := same_text(line.query), Group([text]))
+        group.slices.add(line.slice)
         slices |= group.slices
         if rule.by == "time":
-            when = _time(row, rule.time_field, where)
+            when = _time(line.row, rule.time_field, line.where)
             group.first, group.last = min(group.first, when), max(group.last, when)
-    if not found:
-        raise InputError("there is no judgment in it", where=str(path), todo="write one JSON object a line")
     for name in rule.held_out if rule.by == "slice" else ():
         if name not in slices:
-            known = slices - {""}
-            todo = nearest(name, known) if known else "no judgment names one; split by query or by time"
+            named = slices - {""}
+            todo = nearest(name, named) if named else "no judgment names one; split by query or by time"
             raise InputError(f"no judgment has slice {name!r}", where=str(path), todo=todo)
-    texts = list(found)
+    texts = list(groups)
     merged: dict[int, Group] = {}
     for number, root in enumerate(_roots(texts, rule.threshold)):
-        one, group = found[texts[number]], merged.setdefault(root, Group())
-        group.texts += one.texts
-        group.slices |= one.slices
-        group.first, group.last = min(group.first, one.first), max(group.last, one.last)
+        alone, group = groups[texts[number]], merged.setdefault(root, Group())
+        group.texts += alone.texts
+        group.slices |= alone.slices
+        group.first, group.last = min(group.first, alone.first), max(group.last, alone.last)
     return list(merged.values())
 
 
@@ -217,13 +215,6 @@ def _check_filled(path: Path, rule: SplitRule, drawn: Mapping[str, float], sizes
         if name in wanted and not sizes.get(name):
             todo = {"time": "choose another --cut"}.get(rule.by, "judge more queries, or choose other shares")
             raise InputError(f"the {name} part would be empty", where=str(path), todo=todo)
-
-
-def _key(row: Mapping[str, Any], where: str) -> str:
-    query = row.get("query")
-    if not isinstance(query, str) or not query.strip():
-        raise InputError("field 'query' is empty or not text", where=where, todo="give the words that were searched")
-    return same_text(query)
 
 
 def _time(row: Mapping[str, Any], name: str, where: str) -> float:

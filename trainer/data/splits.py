@@ -10,8 +10,10 @@ from collections.abc import Callable, Collection, Container, Iterator, Mapping, 
 
 from darl_opensearch.bm25 import Bm25Index
 from darl_opensearch.errors import InputError
+from darl_opensearch.records.items import Item
+from darl_opensearch.records.judgments import JudgedQuery
+from darl_opensearch.records.traffic import TrafficQuery
 from darl_opensearch.text import same_text
-from trainer.data.judgments import Item, JudgedQuery, TrafficQuery
 
 MOST_SET_ASIDE = 10  # one judged item in so many, at most, is left out of training for the OOD calibration
 

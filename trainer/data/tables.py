@@ -13,9 +13,9 @@ from typing import IO, Any, NoReturn
 
 from darl_opensearch.errors import InputError, load
 from darl_opensearch.io.jsonl import MAX_LINE_BYTES, read_jsonl
+from darl_opensearch.records.parquet import read_parquet
 
 Row = dict[str, Any]
-BATCH_ROWS = 1024  # rows of a Parquet file in memory at a time
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 _PARQUET = (".parquet", ".pq")
 _DAMAGED = (UnicodeDecodeError, EOFError, zlib.error, OSError)  # BadGzipFile is an OSError
@@ -45,7 +45,7 @@ def read_table(
     """
     kind = kind_of(path)
     if kind in _PARQUET:
-        yield from _read_parquet(path, columns)
+        yield from read_parquet(path, columns)
     elif kind in _DELIMITERS:
         yield from _read_delimited(path, delimiter or _DELIMITERS[kind], plain)
     else:
@@ -118,23 +118,6 @@ def _lines(path: Path, file: IO[str]) -> Iterator[str]:
             what = f"the line is longer than {MAX_LINE_BYTES >> 20} MB"
             raise InputError(what, where=f"{path}, line {number}", todo="write a row a line")
         yield line
-
-
-def _read_parquet(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Row]]:
-    arrow = load("pyarrow", "parquet")
-    parquet = load("pyarrow.parquet", "parquet")
-    try:
-        with parquet.ParquetFile(path) as file:
-            wanted = [name for name in file.schema_arrow.names if name in columns] if columns else None
-            number = 0
-            for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=wanted, use_threads=False):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"{path}, row {number}", row
-    except OSError as err:
-        raise _damaged(path, err) from err
-    except (arrow.ArrowException, ValueError, OverflowError) as err:  # the last two: a date that Python cannot hold
-        raise InputError(f"not Parquet ({err})", where=str(path), todo="fetch or write the file again") from err
 
 
 def _damaged(path: Path, err: Exception) -> InputError:

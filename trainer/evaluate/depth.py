@@ -9,8 +9,8 @@ import numpy as np
 
 from darl_opensearch.bm25 import Bm25Index
 from darl_opensearch.errors import InputError
+from darl_opensearch.records.items import Item
 from darl_opensearch.stats.bootstrap import Floats
-from trainer.data.judgments import Item
 from trainer.evaluate.parts import Part
 from trainer.evaluate.trec import read_run
 

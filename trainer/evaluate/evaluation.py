@@ -14,9 +14,9 @@ from darl_opensearch.bm25 import Bm25Index
 from darl_opensearch.bundle import sha256_of
 from darl_opensearch.errors import UsageError, load
 from darl_opensearch.io.jsonl import check_rereadable
+from darl_opensearch.records.items import Item
 from darl_opensearch.text import ItemRenderer
 from darl_opensearch.version import __version__
-from trainer.data.judgments import Item
 from trainer.evaluate import depth, rows
 from trainer.evaluate.kept_scores import KeptScores
 from trainer.evaluate.measured import Scale, rank_judged

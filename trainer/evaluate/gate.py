@@ -28,13 +28,14 @@ from darl_opensearch.errors import InputError, UsageError, load
 from darl_opensearch.fields import option
 from darl_opensearch.graph_contract import Finding
 from darl_opensearch.io.jsonl import check_rereadable, read_jsonl
+from darl_opensearch.records.items import Item
+from darl_opensearch.records.judgments import digest_records, read_judgments
 from darl_opensearch.scoring import Provider
 from darl_opensearch.stats.bootstrap import Floats, Interval, mean_over_queries, resample
 from darl_opensearch.stats.numbers import rounded
 from darl_opensearch.stats.paired import Claim, Power, paired, power
 from darl_opensearch.version import __version__
 from trainer.data import leakage
-from trainer.data.judgments import Item, digest, read_judgments
 from trainer.evaluate.gate_words import why_not
 from trainer.evaluate.kept_scores import KeptScores
 from trainer.evaluate.measured import Measured, Scale, measure
@@ -346,7 +347,7 @@ def _untrained(new: Bundle, parts: Sequence[Part], items: Mapping[str, Item], op
     digests = {part["sha256"]: name for name, part in trained.items() if isinstance(part, dict) and "sha256" in part}
     for part in parts:
         # Read again: the part's items were shuffled, and a digest is of queries as the trainer read them.
-        if name := digests.get(digest(read_judgments(part.path, items, new.card.scale.k))):
+        if name := digests.get(digest_records(read_judgments(part.path, items, new.card.scale.k))):
             found.append(Finding(f"training data, {part.name}", False, f"this part is the bundle's own {name!r} part"))
     if not options.train:
         detail = "the files it was trained on are not named (--train), so that shared queries would not be seen"

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from darl_opensearch.errors import InputError, UsageError
+from darl_opensearch.records.items import Item, read_items
+from darl_opensearch.records.judgments import JudgedQuery, read_judgments
 from darl_opensearch.text import ItemRenderer
-from trainer.data.judgments import Item, JudgedQuery, read_items, read_judgments
 
 ID = "id"  # the part that a model was trained for; every other one is compared with it
 _NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,31})=(.+)", re.DOTALL)

@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from darl_opensearch.errors import DarlError, InputError, UsageError
-from darl_opensearch.io.jsonl import read_jsonl
+from darl_opensearch.errors import DarlError, InputError, UsageError, short
+from darl_opensearch.records.lines import LineKind, two_grades
 from darl_opensearch.scores import GradeScale
 from trainer.data.importers import IMPORTERS, Given
 from trainer.data.importers.gathering import Gathering
-from trainer.data.judgments import name_of
-from trainer.data.quoting import short
 from trainer.judging.base import JUDGES, Answer, Job, Report, Task, Verdict
 from trainer.judging.tasks import task_id
 from trainer.registry import Param
@@ -46,20 +44,14 @@ class KnownJudge:
         path = _file(job, self.path, "judgments", "path")
         wanted = {task.task for task in tasks}
         answers: dict[str, Answer] = {}
-        for where, row in read_jsonl(path):
-            query, grade = row.get("query"), row.get("grade")
-            if not isinstance(query, str) or not query.strip():
-                raise InputError("field 'query' is empty or not text", where=where, todo="give its words")
-            if not isinstance(grade, int) or isinstance(grade, bool) or not 0 <= grade < job.scale.k:
-                what = f"field 'grade' is {short(grade)}, not a whole number in 0..{job.scale.k - 1}"
-                raise InputError(what, where=where, todo="correct the line")
-            name = task_id(query, name_of(row, "item_id"))
-            if name not in wanted:
+        grades: dict[str, tuple[int, str]] = {}
+        for line in LineKind(k=job.scale.k, may_be_empty=True).read(path):
+            if (name := task_id(line.query, line.item_id)) not in wanted:
                 continue
-            if name in answers and answers[name].grade != grade:
-                what = f"the pair of query {short(query)} and item {short(row.get('item_id'))} has two grades"
-                raise InputError(what, where=where, todo="keep one of them")
-            answers[name] = Answer(grade, _probs(row, job.scale.k, where))
+            before, first = grades.setdefault(name, (line.grade, line.where))
+            if before != line.grade:
+                raise two_grades(line, before, first)
+            answers[name] = Answer(line.grade, _probs(line.row, job.scale.k, line.where))
         report("found", len(answers), len(tasks))
         return Verdict({"": answers}, counts={"file": str(path)})
 

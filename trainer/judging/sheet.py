@@ -10,11 +10,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from darl_opensearch.errors import InputError
+from darl_opensearch.errors import InputError, short
 from darl_opensearch.io.jsonl import read_jsonl
 from darl_opensearch.io.writing import new_file
 from darl_opensearch.scores import GradeScale
-from trainer.data.quoting import short
 from trainer.judging.base import Answer, Task
 from trainer.judging.grades import choices, parse_grade
 

@@ -8,16 +8,14 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from darl_opensearch.errors import InputError
-from darl_opensearch.io.jsonl import read_jsonl
+from darl_opensearch.errors import InputError, short
+from darl_opensearch.records.lines import DataLine, LineKind, changed_query, pair_twice, two_grades
+from darl_opensearch.records.values import parse_id
 from darl_opensearch.scores import GradeScale
-from darl_opensearch.text import MAX_QUERY_CHARS, same_text
-from trainer.data.judgments import name_of
-from trainer.data.quoting import short
+from darl_opensearch.text import same_text
 from trainer.judging.base import Task
 
 ARMS = ("selected", "control", "gold")
@@ -57,27 +55,13 @@ def read_tasks(paths: Sequence[Path]) -> list[Task]:
     """
     tasks: dict[str, Task] = {}
     texts: dict[str, str] = {}
-    for path in paths:
-        for where, row in read_jsonl(path):
-            task = _parse(row, where)
-            if (before := tasks.get(task.task)) is not None:
-                raise InputError(
-                    f"the pair of query {short(task.query)} and item {short(task.item_id)} is there twice "
-                    f"(first: {before.where})",
-                    where=where,
-                    todo="keep one of the two",
-                )
-            if texts.setdefault(task.query_id, task.query) != task.query:
-                raise InputError(
-                    f"query {short(task.query_id)} reads {short(task.query)} here and "
-                    f"{short(texts[task.query_id])} before",
-                    where=where,
-                    todo="give each query text its own query_id",
-                )
-            tasks[task.task] = task
-    if not tasks:
-        names = ", ".join(map(str, paths))
-        raise InputError("there is no task in it", where=names, todo="let darl select choose some, or write them")
+    for line in LineKind(what="task", text="required").read(*paths):
+        task = _task(line)
+        if (before := tasks.get(task.task)) is not None:
+            raise pair_twice(line, before.where)
+        if (text := texts.setdefault(task.query_id, task.query)) != task.query:
+            raise changed_query(line, text)
+        tasks[task.task] = task
     return list(tasks.values())
 
 
@@ -91,27 +75,11 @@ def read_gold(path: Path, scale: GradeScale, texts: Mapping[str, str]) -> Gold:
     """
     tasks: dict[str, Task] = {}
     grades: dict[str, int] = {}
-    for where, row in read_jsonl(path):
-        if not row.get("text") and (known := texts.get(name_of(row, "item_id"))):
-            row = {**row, "text": known}
-        task = _parse({**row, "arm": "gold", "task": None}, where)
-        grade = row.get("grade")
-        if not isinstance(grade, int) or isinstance(grade, bool) or not 0 <= grade < scale.k:
-            raise InputError(
-                f"field 'grade' is {short(grade)}, not a whole number in 0..{scale.k - 1}",
-                where=where,
-                todo="correct the line",
-            )
-        if grades.setdefault(task.task, grade) != grade:
-            raise InputError(
-                f"the pair of query {short(task.query)} and item {short(task.item_id)} has grade {grade} here and "
-                f"{grades[task.task]} before (first: {tasks[task.task].where})",
-                where=where,
-                todo="keep one grade a pair",
-            )
+    for line in LineKind(text="required", texts=texts, k=scale.k).read(path):
+        task = _task(dataclasses.replace(line, row={**line.row, "arm": "gold", "task": None}))
+        if (grade := grades.setdefault(task.task, line.grade)) != line.grade:
+            raise two_grades(line, grade, tasks[task.task].where)
         tasks.setdefault(task.task, task)
-    if not tasks:
-        raise InputError("there is no judgment in it", where=str(path), todo="write one JSON object a line")
     return Gold(tuple(tasks.values()), grades)
 
 
@@ -162,35 +130,18 @@ def digest(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
 
 
-def _parse(row: Mapping[str, Any], where: str) -> Task:
-    query, text = (_text(row, name, where) for name in ("query", "text"))
-    if len(query) > MAX_QUERY_CHARS:
-        raise InputError(
-            f"field 'query' has {len(query):,} characters, more than {MAX_QUERY_CHARS:,}",
-            where=where,
-            todo="give what was typed into the search box",
-        )
-    item_id = name_of(row, "item_id")
-    if not item_id:
-        raise InputError("field 'item_id' is missing", where=where, todo="name the item")
-    arm = name_of(row, "arm") or "selected"
+def _task(line: DataLine) -> Task:
+    row, where = line.row, line.where
+    arm = parse_id(row, "arm", where) or "selected"
     if arm not in ARMS:
         raise InputError(f"field 'arm' is {short(arm)}", where=where, todo=f"choose one of {', '.join(ARMS)}")
-    name = task_id(query, item_id)
+    name = task_id(line.query, line.item_id)
     if (given := row.get("task")) not in (None, "", name):
         raise InputError(
             f"field 'task' is {short(given)}, but this query and item make {name!r}",
             where=where,
             todo="leave the field out, or let darl select write the file again",
         )
-    told = {key: value for key, value in row.items() if key not in _OWN and value is not None}
-    query_id = name_of(row, "query_id") or query
-    return Task(name, query_id, query, item_id, text, name_of(row, "slice"), arm, told, where)
-
-
-def _text(row: Mapping[str, Any], name: str, where: str) -> str:
-    value = row.get(name)
-    if not isinstance(value, str) or not value.strip():
-        todo = "give the words that were searched" if name == "query" else "give the item's text, or its items file"
-        raise InputError(f"field {name!r} is empty or not text", where=where, todo=todo)
-    return value.strip()
+    others = {key: value for key, value in row.items() if key not in _OWN and value is not None}
+    text = (line.text or "").strip()
+    return Task(name, line.query_key, line.query, line.item_id, text, line.slice, arm, others, where)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from darl_opensearch.records.judgments import JudgedQuery
 from trainer.config import Augment, Config
-from trainer.data.judgments import JudgedQuery
 from trainer.stages.full_stage import descend, dev_loss, fit_settings, graded_loss
 from trainer.stages.registry import STAGES, Context, Outcome, Stage, declared, need
 from trainer.stages.robust import groups_of

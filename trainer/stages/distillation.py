@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from darl_opensearch.errors import InputError
+from darl_opensearch.records.judgments import JudgedQuery
+from darl_opensearch.records.traffic import TrafficQuery
 from trainer import distributed
 from trainer.config import Config, Distill
-from trainer.data.judgments import JudgedQuery, TrafficQuery
 from trainer.losses import DISTILLATION_LOSSES
 from trainer.losses.registries import comparable_queries
 from trainer.stages.full_stage import descend, fit_settings

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from darl_opensearch.records.judgments import JudgedQuery
 from trainer.config import Config
-from trainer.data.judgments import JudgedQuery
 from trainer.stages.fit import Fit, FitSettings, StepLoss
 from trainer.stages.objective import Objective, Totals
 from trainer.stages.registry import STAGES, Context, Outcome, Stage

@@ -15,12 +15,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from darl_opensearch.errors import DarlError, InputError
+from darl_opensearch.records.judgments import JudgedQuery
 from darl_opensearch.stats.bootstrap import bootstrap_mean
 from darl_opensearch.stats.numbers import rounded
 from darl_opensearch.stats.ranking import ndcg_per_query
 from trainer import distributed, run_folder
 from trainer.config import Config
-from trainer.data.judgments import JudgedQuery
 from trainer.data.leakage import Part, check_leakage
 from trainer.models import BACKBONES
 from trainer.models.continued import starting_model

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from darl_opensearch.errors import UsageError
+from darl_opensearch.records.judgments import JudgedQuery
 from trainer.config import Loss
-from trainer.data.judgments import JudgedQuery
 from trainer.models.heads import Head
 from trainer.stages.objective import Objective, Totals
 from trainer.training_data.pairs import Pairs

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from functools import cached_property
 
 from darl_opensearch.bundle import CARD, Bundle, sha256_of
+from darl_opensearch.records.items import Item, read_items
 from darl_opensearch.scoring import Scorer
-from trainer.data.judgments import Item, read_items
 from trainer.registry import Param
 from trainer.teachers.base import TEACHERS, Ask, Place
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 from darl_opensearch.bundle import sha256_of
-from darl_opensearch.errors import InputError
-from darl_opensearch.io.jsonl import read_jsonl
+from darl_opensearch.errors import InputError, short
+from darl_opensearch.records.lines import DataLine, LineKind
 from darl_opensearch.text import same_text
 from trainer.teachers.base import TEACHERS, Ask, Place
 
@@ -26,10 +25,8 @@ class FileTeacher:
     def __init__(self, target: str, place: Place) -> None:
         self.path = place.base / target
         self._scores: dict[tuple[str, str, str], float] = {}
-        for where, row in read_jsonl(self.path):
-            self._read(row, where)
-        if not self._scores:
-            raise InputError("there is no score in it", where=str(self.path), todo="write one JSON object a line")
+        for line in LineKind(what="score", query="optional").read(self.path):
+            self._read(line)
 
     def identity(self) -> str:
         """Digest of the file.
@@ -52,23 +49,18 @@ class FileTeacher:
     def close(self) -> None:
         """Nothing is held."""
 
-    def _read(self, row: dict[str, Any], where: str) -> None:
-        item_id, score = row.get("item_id"), row.get("score")
-        if item_id is None or str(item_id) == "":
-            raise InputError("field 'item_id' is missing", where=where, todo="name the scored item")
+    def _read(self, line: DataLine) -> None:
+        score = line.row.get("score")
         if not isinstance(score, int | float) or isinstance(score, bool) or not math.isfinite(score):
-            raise InputError("field 'score' is not a number", where=where, todo="give the teacher's score")
-        keys = []
-        if row.get("query_id"):
-            keys.append(("id", str(row["query_id"]), str(item_id)))
-        if isinstance(row.get("query"), str) and row["query"].strip():
-            keys.append(("text", same_text(row["query"]), str(item_id)))
+            raise InputError("field 'score' is not a number", where=line.where, todo="give the teacher's score")
+        keys = [("id", line.query_id, line.item_id)] if line.query_id else []
+        keys += [("text", same_text(line.query), line.item_id)] if line.query else []
         if not keys:
-            raise InputError("neither 'query_id' nor 'query' is there", where=where, todo="name the query")
+            raise InputError("neither 'query_id' nor 'query' is there", where=line.where, todo="name the query")
         for key in keys:
             if self._scores.setdefault(key, float(score)) != float(score):
                 raise InputError(
-                    f"the pair of query {key[1]!r} and item {key[2]!r} has another score before",
-                    where=where,
+                    f"the pair of query {short(key[1])} and item {short(key[2])} has another score before",
+                    where=line.where,
                     todo="keep one score a pair",
                 )

@@ -11,11 +11,13 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from darl_opensearch.records.items import Item, read_items
+from darl_opensearch.records.judgments import JudgedQuery, read_judgments
+from darl_opensearch.records.traffic import TrafficQuery
 from darl_opensearch.text import ItemRenderer, cut_to_tokens, same_text
 from trainer import distributed
 from trainer.config import Config, Data
 from trainer.data import disk
-from trainer.data.judgments import Item, JudgedQuery, TrafficQuery, read_items, read_judgments
 from trainer.data.splits import hold_out
 from trainer.training_data.run_data import can_learn_from
 

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer.data.judgments import Item, JudgedQuery
+from darl_opensearch.records.items import Item
+from darl_opensearch.records.judgments import JudgedQuery
 from trainer.data.splits import Retrieved
 
 

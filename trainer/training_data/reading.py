@@ -12,9 +12,11 @@ from tokenizers import Tokenizer
 
 from darl_opensearch.bm25 import Bm25Index
 from darl_opensearch.errors import InputError
+from darl_opensearch.records.items import Item
+from darl_opensearch.records.judgments import JudgedQuery, check_disjoint, read_judgments
+from darl_opensearch.records.traffic import TrafficQuery, read_traffic
 from darl_opensearch.text import cut_to_tokens, same_text
 from trainer.config import Config
-from trainer.data.judgments import Item, JudgedQuery, TrafficQuery, check_disjoint, read_judgments, read_traffic
 from trainer.data.splits import Retrieved, retrieved
 from trainer.training_data.calibration_set import is_judged_all_over, set_items_aside
 from trainer.training_data.judged import read_judged

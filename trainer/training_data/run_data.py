@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from trainer.data.judgments import Item, JudgedQuery, TrafficQuery, digest
+from darl_opensearch.records.items import Item
+from darl_opensearch.records.judgments import JudgedQuery, digest_records
+from darl_opensearch.records.traffic import TrafficQuery
 from trainer.data.splits import Retrieved
 from trainer.training_data.pairs import Pairs
 
@@ -68,7 +70,7 @@ class RunData:
     def summary(self) -> dict[str, Any]:
         """Counts and digests, for the run and the card."""
         if self.stored is None:
-            items_sha256, train = digest(self.items.values()), _summarise(self.train)
+            items_sha256, train = digest_records(self.items.values()), _summarise(self.train)
         else:
             items_sha256 = self.stored["items_sha256"]
             train = {"queries": len(self.train), "pairs": self.stored["pairs"], "sha256": self.stored["train_sha256"]}
@@ -82,14 +84,14 @@ class RunData:
             "train": train,
             "dev": _summarise(self.dev),
             "traffic": {"queries": len(self.traffic), "pairs": count_pairs(self.traffic),
-                        "sha256": digest(query for query, _ in self.traffic)},
+                        "sha256": digest_records(query for query, _ in self.traffic)},
             **{name: _summarise(queries) for name, queries in optional.items() if queries},
             **({"set_aside": sorted(self.set_aside)} if self.set_aside else {}),
         }  # fmt: skip
 
 
 def _summarise(queries: Sequence[JudgedQuery] | Sequence[TrafficQuery]) -> dict[str, Any]:
-    return {"queries": len(queries), "pairs": sum(len(q.item_ids) for q in queries), "sha256": digest(queries)}
+    return {"queries": len(queries), "pairs": sum(len(q.item_ids) for q in queries), "sha256": digest_records(queries)}
 
 
 def count_pairs(queries: Retrieved) -> int:

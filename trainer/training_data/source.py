@@ -10,7 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from trainer.data.judgments import Item, JudgedQuery
+from darl_opensearch.records.items import Item
+from darl_opensearch.records.judgments import JudgedQuery
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from darl_opensearch.records.judgments import JudgedQuery
 from trainer.config import Config, parse_config
 from trainer.cycle.folder import write_json
 from trainer.cycle.samples import Roles, assign, lineage, native, read_rows, write_items, write_rows
 from trainer.cycle.steps.base import CONTROL_TASKS, JUDGMENTS, SELECTED, Context
-from trainer.data.judgments import JudgedQuery
 from trainer.models.continued import BUNDLE
 from trainer.stages import plan
 from trainer.stages.registry import check_plan

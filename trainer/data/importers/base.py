@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from darl_opensearch.errors import InputError, UsageError
+from darl_opensearch.errors import InputError, UsageError, short
+from darl_opensearch.records.values import off_scale, parse_text, require_id
 from darl_opensearch.scores import GradeScale
 from darl_opensearch.text import ItemTemplate
 from trainer.data.importers.gathering import Gathering
-from trainer.data.quoting import short
 from trainer.data.tables import Row, columns_of, read_table
 from trainer.registry import Param, Registry, nearest
 
@@ -224,11 +224,8 @@ class Grading:
             return bisect_right(self.cuts, number)
         top = len(self.labels) - 1 if self.labels else MAX_GRADE
         if number != int(number) or not 0 <= number <= top:
-            raise InputError(
-                f"field {name!r} is {short(value)}, not a whole number in 0..{top}",
-                where=where,
-                todo="correct it; a format that takes cuts maps finer values by --set cuts=0.5,1.5",
-            )
+            todo = "correct it; a format that takes cuts maps finer values by --set cuts=0.5,1.5"
+            raise off_scale(name, value, top, where, todo=todo)
         return int(number)
 
     def scale(self, highest: int) -> GradeScale:
@@ -298,26 +295,15 @@ def text_of(row: Mapping[str, Any], name: str, where: str) -> str:
 
     :raises InputError: when it is empty or not text.
     """
-    value = row.get(name)
-    if not isinstance(value, str) or not value.strip():
-        raise InputError(f"field {name!r} is empty or not text", where=where, todo="fill it, or drop the row")
-    return value.strip()
+    return parse_text(row, name, where, todo="fill it, or drop the line").strip()
 
 
-def id_of(row: Mapping[str, Any], name: str, where: str, *, optional: bool = False) -> str:
-    """Read an id: text or a whole number.
+def id_of(row: Mapping[str, Any], name: str, where: str) -> str:
+    """Read an id, without the blanks that a table may have around it.
 
-    :param optional: give ``""`` where there is none.
-    :raises InputError: when it is neither, or missing.
+    :raises InputError: when it is missing, or neither text nor a whole number.
     """
-    value = row.get(name)
-    if value is None or (isinstance(value, str) and not value.strip()):
-        if optional:
-            return ""
-        raise InputError(f"field {name!r} is empty", where=where, todo="give each row its id")
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise InputError(f"field {name!r} is {short(value)}, not an id", where=where, todo="write it as text")
-    return str(value).strip()
+    return require_id(row, name, where).strip()
 
 
 def text_id(prefix: str, text: str) -> str:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from darl_opensearch.errors import InputError
+from darl_opensearch.errors import InputError, short
 from darl_opensearch.scores import GradeScale
 from darl_opensearch.text import ItemTemplate
 from trainer.data.importers.base import IMPORTERS, Given, Source, Target, id_of, items_param, text_of
 from trainer.data.importers.gathering import Gathering
-from trainer.data.quoting import short
 from trainer.registry import Param
 
 EXAMPLES = Source(

@@ -12,10 +12,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from darl_opensearch.errors import InputError
+from darl_opensearch.errors import InputError, short
+from darl_opensearch.records.lines import DataLine, changed_query, two_grades
+from darl_opensearch.records.values import parse_query, unknown_item
 from darl_opensearch.stats.numbers import without_nan
-from darl_opensearch.text import MAX_QUERY_CHARS, ItemTemplate
-from trainer.data.quoting import short
+from darl_opensearch.text import ItemTemplate
 
 ITEMS, JUDGMENTS = "items.jsonl", "judgments.jsonl"
 REPEATS = ("refuse", "first", "highest", "lowest")
@@ -127,12 +128,8 @@ class Gathering:
         if before == grade or rule == "first":
             return
         if rule == "refuse":
-            raise InputError(
-                f"the pair of query {short(query)} and item {short(item_id)} has grade {grade} here and {before} "
-                f"before (first: {at})",
-                where=where,
-                todo="keep one grade a pair, or say which by --repeats first, highest or lowest",
-            )
+            todo = "keep one grade a pair, or say which by --repeats first, highest or lowest"
+            raise two_grades(DataLine(where, query, query_id, item_id, grade), before, at, todo=todo)
         if (grade > before) == (rule == "highest"):
             self._db.execute(
                 "UPDATE judgment SET grade = ?, slice = ?, extra = ?, at = ? WHERE query = ? AND item = ?",
@@ -235,28 +232,17 @@ class Gathering:
         self.counts.dropped_judgments = int(self._db.execute(f"SELECT count(*) {absent}").fetchone()[0])
         if self.counts.dropped_judgments and self.missing == "refuse":
             item_id, at = self._db.execute(f"SELECT item, at {absent} ORDER BY n LIMIT 1").fetchone()
-            raise InputError(
-                f"there is no item {short(item_id)}",
-                where=at,
-                todo="add it to the items, or drop such judgments by --missing drop",
-            )
+            raise unknown_item(item_id, at, todo="add it to the items, or drop such judgments by --missing drop")
 
     def _number_of(self, where: str, query_id: str, query: str) -> int:
-        query = query.strip()
-        if not query or len(query) > MAX_QUERY_CHARS:
-            what = "is empty" if not query else f"has {len(query):,} characters, more than {MAX_QUERY_CHARS:,}"
-            raise InputError(f"field 'query' {what}", where=where, todo="give what was typed into the search box")
+        query = parse_query({"query": query}, where)
         query_id = query_id or query
         if self._query is not None and self._query[:2] == (query_id, query):
             return self._query[2]
         self._db.execute("INSERT OR IGNORE INTO query (id, text, at) VALUES (?, ?, ?)", (query_id, query, where))
         number, text, at = self._db.execute("SELECT n, text, at FROM query WHERE id = ?", (query_id,)).fetchone()
         if text != query:
-            raise InputError(
-                f"query {short(query_id)} reads {short(query)} here and {short(text)} before (first: {at})",
-                where=where,
-                todo="give each query text its own query_id",
-            )
+            raise changed_query(DataLine(where, query, query_id), text, first=at)
         self._query = (query_id, query, int(number))
         return int(number)
 

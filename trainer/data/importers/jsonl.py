@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from darl_opensearch.records.lines import LineKind
 from trainer.data.importers.base import (
     GAINS,
     IMPORTERS,
@@ -17,11 +18,9 @@ from trainer.data.importers.base import (
     cuts_param,
     id_of,
     items_param,
-    text_of,
     text_template,
 )
 from trainer.data.importers.gathering import Gathering
-from trainer.data.judgments import name_of
 
 JUDGMENTS = Source(
     "judgments", "a judged pair a row; without a second file with the item's fields",
@@ -61,12 +60,12 @@ class Jsonl:
         inline = ITEMS.name not in given.paths
         own = {*JUDGMENTS.fields} | {given.called(JUDGMENTS, name) for name in JUDGMENTS.fields}
         for where, row in given.rows(JUDGMENTS):
-            item_id = id_of(row, "item_id", where)
+            line = LineKind().parse(row, where)
+            item_id = line.item_id.strip()
             others = {name: value for name, value in row.items() if name not in own}
             store.judge(
-                where, id_of(row, "query_id", where, optional=True), text_of(row, "query", where), item_id,
-                grading.grade(row["grade"], "grade", where), slice=name_of(row, "slice"),
-                extra=None if inline else others,
+                where, line.query_id.strip(), line.query, item_id, grading.grade(row["grade"], "grade", where),
+                slice=line.slice, extra=None if inline else others,
             )  # fmt: skip
             if inline:
                 store.item(where, item_id, others)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from darl_opensearch.errors import InputError
+from darl_opensearch.errors import InputError, short
 from trainer.data.importers.base import (
     GAINS,
     IMPORTERS,
@@ -24,7 +24,6 @@ from trainer.data.importers.base import (
     text_template,
 )
 from trainer.data.importers.gathering import Gathering
-from trainer.data.quoting import short
 from trainer.data.tables import kind_of, read_lines
 from trainer.registry import Param
 

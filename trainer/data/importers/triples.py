@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from darl_opensearch.errors import InputError, UsageError
+from darl_opensearch.errors import InputError, UsageError, short
 from darl_opensearch.scores import GradeScale
 from darl_opensearch.text import ItemTemplate
 from trainer.data.importers.base import IMPORTERS, Given, Source, Target, id_of, items_param, text_id, text_of
 from trainer.data.importers.gathering import Gathering
 from trainer.data.importers.trec import read_texts, text_by_id
-from trainer.data.quoting import short
 from trainer.data.tables import kind_of
 
 TRIPLES = Source(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from darl_opensearch.errors import InputError
+from darl_opensearch.errors import InputError, short
 from darl_opensearch.text import MAX_QUERY_CHARS, same_text
 from trainer.data.importers.base import (
     GAINS,
@@ -26,7 +26,6 @@ from trainer.data.importers.base import (
 )
 from trainer.data.importers.gathering import Gathering
 from trainer.data.importers.jsonl import read_items
-from trainer.data.quoting import short
 from trainer.registry import Param
 
 QUERIES = Source(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from darl_opensearch.bm25 import Bm25Index
 from darl_opensearch.bundle import FEATURES, Bundle
 from darl_opensearch.errors import InputError
-from trainer.data.judgments import Item
+from darl_opensearch.records.items import Item
 from trainer.evaluate.systems.base import Advance, Ask, Ratings
 from trainer.evaluate.trec import read_run
 

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from darl_opensearch.bundle import MODEL, MODEL_INT8, Bundle
 from darl_opensearch.errors import UsageError, load
+from darl_opensearch.records.items import Item
 from darl_opensearch.scores import GradeScale, is_ood
 from darl_opensearch.scoring import Provider, Scorer
 from darl_opensearch.text import ItemRenderer
-from trainer.data.judgments import Item
 from trainer.evaluate.kept_scores import KeptScores
 from trainer.evaluate.systems.base import Advance, Ask, Ratings
 

@@ -1,0 +1,111 @@
+"""Judgments: queries with graded items, each pair once and each query id with one text."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from darl_opensearch.errors import InputError
+from darl_opensearch.records.items import Item
+from darl_opensearch.records.lines import DataLine, LineKind, changed_query, pair_twice
+from darl_opensearch.records.traffic import TrafficQuery
+from darl_opensearch.text import same_text
+
+
+@dataclass(frozen=True)
+class JudgedQuery:
+    """A query with its judged items.
+
+    :param query_id: its id, or its text when it has none.
+    :param slice: the part of traffic it belongs to, or ``""``.
+    """
+
+    query_id: str
+    query: str
+    item_ids: tuple[str, ...]
+    grades: tuple[int, ...]
+    slice: str = ""
+
+
+class Ledger(Protocol):
+    """Where judgments are gathered: in memory or in a database."""
+
+    def add(self, line: DataLine) -> tuple[str, str | None]:
+        """Add a judgment, unless its query id has another text or its pair is there.
+
+        :return: the text that the query id has, and where the pair was read before; None: it was not.
+        """
+        ...
+
+
+def gather_judgments(path: Path, ledger: Ledger, items: Container[str], k: int) -> None:
+    """Check a file of judgments and gather them.
+
+    :param path: JSONL: query, item_id and grade; query_id and slice where given.
+    :param items: ids of every item that may be judged.
+    :raises InputError: for an unknown grade or item, a pair that is there twice, or an empty or changing query.
+    """
+    for line in LineKind(items=items, k=k).read(path):
+        text, first = ledger.add(line)
+        if text != line.query:
+            raise changed_query(line, text)
+        if first is not None:
+            raise pair_twice(line, first)
+
+
+class _InMemory:
+    def __init__(self) -> None:
+        self.queries: dict[str, tuple[str, str, dict[str, tuple[int, str]]]] = {}  # text, slice, grades and places
+
+    def add(self, line: DataLine) -> tuple[str, str | None]:
+        text, _, judged = self.queries.setdefault(line.query_key, (line.query, line.slice, {}))
+        if text != line.query or line.item_id not in judged:
+            judged.setdefault(line.item_id, (line.grade, line.where))
+            return text, None
+        return text, judged[line.item_id][1]
+
+
+def read_judgments(path: Path, items: Mapping[str, Item], k: int) -> list[JudgedQuery]:
+    """Read judgments into memory, by query; see :func:`gather_judgments`.
+
+    :return: queries in order of first appearance.
+    """
+    ledger = _InMemory()
+    gather_judgments(path, ledger, items, k)
+    return [
+        JudgedQuery(query_id, text, tuple(judged), tuple(grade for grade, _ in judged.values()), slice_)
+        for query_id, (text, slice_, judged) in ledger.queries.items()
+    ]
+
+
+def digest_records(records: Iterable[Item | JudgedQuery | TrafficQuery]) -> str:
+    """Digest items, or queries with items and grades, whatever their order in the file.
+
+    The records' own digests are added up, so that no two of them have to be in memory at once (an additive multiset
+    hash: Clarke et al. 2003, "Incremental multiset hash functions"). It detects data that differ by mistake, not
+    data that were made up to collide.
+
+    :return: 64 hexadecimal digits.
+    """
+    total = count = 0
+    for record in records:
+        total += int.from_bytes(hashlib.sha256(repr(record).encode()).digest(), "big")
+        count += 1
+    return hashlib.sha256(f"{count} {total % 2**256:064x}".encode()).hexdigest()
+
+
+def check_disjoint(train: Container[str] | Sequence[JudgedQuery], dev: Sequence[JudgedQuery], *, where: str) -> None:
+    """Refuse a query text that is in both the training and the dev part.
+
+    :param train: training queries, or their texts in the form of :func:`darl_opensearch.text.same_text`.
+    :param where: dev file to name in an error.
+    """
+    trained = {same_text(q.query) for q in train} if isinstance(train, Sequence) else train
+    for query in dev:
+        if same_text(query.query) in trained:
+            raise InputError(
+                f"query {query.query!r} is in the training part as well", where=where, todo="keep it in one of the two"
+            )

@@ -1,0 +1,150 @@
+"""Lines of a query with an item, a grade or a text: judgments, tasks, traffic, pools and scores."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from darl_opensearch.errors import InputError, short
+from darl_opensearch.io.jsonl import read_jsonl
+from darl_opensearch.records.values import (
+    nothing_in,
+    parse_id,
+    parse_query,
+    parse_text,
+    parse_whole_grade,
+    require_id,
+    unknown_item,
+)
+
+NOT_GRADED = -1
+Need = Literal["required", "optional", "ignored"]
+
+
+@dataclass(frozen=True, slots=True)
+class DataLine:
+    """A query, mostly with an item.
+
+    :param where: file and line, for messages.
+    :param query: its text without blanks around it; ``""`` where the kind of line may lack it.
+    :param query_id: the query's own id, or ``""``.
+    :param item_id: the item's id, or ``""`` where the kind of line may lack it.
+    :param grade: in ``0..k-1``; :data:`NOT_GRADED` where grades are not read.
+    :param slice: the part of traffic it belongs to, or ``""``.
+    :param text: the item's text; None where there is none.
+    :param row: the whole line.
+    """
+
+    where: str
+    query: str
+    query_id: str = ""
+    item_id: str = ""
+    grade: int = NOT_GRADED
+    slice: str = ""
+    text: str | None = None
+    row: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def query_key(self) -> str:
+        """The query's id, or its text when it has none."""
+        return self.query_id or self.query
+
+
+@dataclass(frozen=True, kw_only=True)
+class LineKind:
+    """What the lines of a file must hold, beside ``query_id`` and ``slice``, which may always be there.
+
+    :param what: what a line is, in the singular, for messages.
+    :param items: ids of the items that there are; None: any id will do.
+    :param k: number of grades; None: ``grade`` is ignored.
+    :param texts: texts by item id, for lines without ``text``.
+    :param may_be_empty: whether a file without a line is no error.
+    :param todo: what to do about an unknown item.
+    """
+
+    what: str = "judgment"
+    query: Need = "required"
+    item: Need = "required"
+    text: Need = "ignored"
+    items: Container[str] | None = None
+    k: int | None = None
+    texts: Mapping[str, str] = field(default_factory=dict)
+    may_be_empty: bool = False
+    todo: str = "add it to the items, or drop the line"
+
+    def read(self, *paths: Path) -> Iterator[DataLine]:
+        """Read files, one line after the other.
+
+        :raises InputError: for a line that is not of this kind, or where the files hold none.
+        """
+        empty = not self.may_be_empty
+        for path in paths:
+            for where, row in read_jsonl(path):
+                empty = False
+                yield self.parse(row, where)
+        if empty:
+            raise nothing_in(", ".join(map(str, paths)), self.what)
+
+    def parse(self, row: Mapping[str, Any], where: str) -> DataLine:
+        """Check one line.
+
+        :raises InputError: naming file, line and field of what is wrong.
+        """
+        required = self.query == "required" or row.get("query") not in (None, "")
+        query = parse_query(row, where) if required else ""
+        query_id, slice_ = parse_id(row, "query_id", where), parse_id(row, "slice", where)
+        item_id = require_id(row, "item_id", where) if self.item == "required" else ""
+        if self.item == "optional":
+            item_id = parse_id(row, "item_id", where)
+        if self.items is not None and item_id not in self.items:
+            raise unknown_item(item_id, where, todo=self.todo)
+        grade = NOT_GRADED if self.k is None else parse_whole_grade(row, self.k, where)
+        text = self._text(row, item_id, where)
+        return DataLine(where, query, query_id, item_id, grade, slice_, text, row)
+
+    def _text(self, row: Mapping[str, Any], item_id: str, where: str) -> str | None:
+        if not row.get("text") and (text := self.texts.get(item_id)):
+            return text
+        if self.text == "required" or (self.text == "optional" and row.get("text") is not None):
+            return parse_text(row, "text", where, todo="give the item's text, or its items file")
+        return None
+
+
+def changed_query(line: DataLine, before: str, *, first: str = "") -> InputError:
+    """Say that a query id has two texts.
+
+    :param first: file and line of the first, where they are known.
+    """
+    return InputError(
+        f"query {short(line.query_key)} reads {short(line.query)} here and {short(before)} before"
+        + (f" (first: {first})" if first else ""),
+        where=line.where,
+        todo="give each query text its own query_id",
+    )
+
+
+def pair_twice(line: DataLine, first: str) -> InputError:
+    """Say that a pair is there twice.
+
+    :param first: file and line of the first.
+    """
+    return InputError(f"{_pair(line)} is there twice (first: {first})", where=line.where, todo="keep one of the two")
+
+
+def two_grades(line: DataLine, before: int, first: str, *, todo: str = "keep one grade a pair") -> InputError:
+    """Say that a pair has two grades.
+
+    :param before: the grade that it had first.
+    :param first: file and line of that.
+    """
+    return InputError(
+        f"{_pair(line)} has grade {line.grade} here and {before} before (first: {first})",
+        where=line.where,
+        todo=todo,
+    )
+
+
+def _pair(line: DataLine) -> str:
+    return f"the pair of query {short(line.query)} and item {short(line.item_id)}"

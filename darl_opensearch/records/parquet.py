@@ -1,0 +1,36 @@
+"""Rows of a Parquet file, a batch in memory at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from darl_opensearch.errors import InputError, load
+
+BATCH_ROWS = 256  # rows that are turned into objects at once; a row may hold a thousand items
+
+
+def read_parquet(path: Path, columns: Collection[str] = ()) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Read one row after the other.
+
+    :param columns: the columns wanted, where the file has them; empty: all.
+    :yields: ``file, row n``, for messages, and the row.
+    :raises InputError: when the file cannot be read.
+    :raises MissingExtra: when pyarrow is not installed.
+    """
+    arrow, parquet = load("pyarrow", "parquet"), load("pyarrow.parquet", "parquet")
+    try:
+        with parquet.ParquetFile(path) as file:
+            wanted = [name for name in file.schema_arrow.names if name in columns] if columns else None
+            number = 0
+            for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=wanted, use_threads=False):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{path}, row {number}", row
+    except OSError as err:
+        raise InputError(
+            f"cannot be read ({err.strerror or err})", where=str(path), todo="check the path and its permissions"
+        ) from err
+    except (arrow.ArrowException, ValueError, OverflowError) as err:  # the last two: a date that Python cannot hold
+        raise InputError(f"not Parquet ({err})", where=str(path), todo="fetch or write the file again") from err

@@ -1,0 +1,63 @@
+"""Traffic: queries that nobody judged, with the items that were retrieved for them."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from darl_opensearch.errors import InputError
+from darl_opensearch.records.lines import LineKind
+from darl_opensearch.records.values import parse_id, parse_text, unknown_item
+
+
+@dataclass(frozen=True)
+class TrafficQuery:
+    """A query nobody judged.
+
+    :param query_id: its id, or its text when it has none.
+    :param item_ids: what the pipeline retrieved for it; empty: not given.
+    :param slice: the part of traffic it belongs to, or ``""``; no part of the digest of what was trained on.
+    """
+
+    query_id: str
+    query: str
+    item_ids: tuple[str, ...] = ()
+    slice: str = field(default="", repr=False)
+
+
+def read_traffic(path: Path, items: Container[str]) -> list[TrafficQuery]:
+    """Read held-out queries.
+
+    :param path: JSONL: query, optional query_id, slice and items (ids the pipeline retrieved).
+    :param items: ids of the items that there are.
+    :raises InputError: for an empty query or an unknown item.
+    """
+    queries = []
+    for line in LineKind(what="query", item="ignored", may_be_empty=True).read(path):
+        ids = tuple(item_id for _, item_id, _ in listed_items(line.row, line.where)) if line.row.get("items") else ()
+        for item_id in ids:
+            if item_id not in items:
+                raise unknown_item(item_id, line.where)
+        queries.append(TrafficQuery(line.query_key, line.query, ids, line.slice))
+    return queries
+
+
+def listed_items(row: Mapping[str, Any], where: str) -> Iterator[tuple[str, str, str | None]]:
+    """Read the field ``items`` of a line: a list of ids, or of objects with ``item_id``, ``text`` or both.
+
+    :yields: which item of the list it is, for messages, its id or ``""``, and its text or None.
+    :raises InputError: when the field is not a list of items, or an empty one.
+    """
+    items = row.get("items")
+    if not isinstance(items, list | tuple) or not items:
+        raise InputError(
+            "field 'items' is not a list of items, or an empty one", where=where, todo='write ["id", …] or leave it out'
+        )
+    for number, item in enumerate(items, 1):
+        fields, within = item if isinstance(item, Mapping) else {"item_id": item}, f"items, number {number}: "
+        text = None if fields.get("text") is None else parse_text(
+            fields, "text", where, todo="give the item's text", within=within
+        )  # fmt: skip
+        yield within, parse_id(fields, "item_id", where, within=within), text

@@ -66,7 +66,7 @@ def cli(
     with progress_line("reading", total=1) as line:
         world = Surroundings(resolved, config.parent, cluster, apply_settings, note, line.report).world()
         if dry_run:
-            plan = steps.planned(resolved, config.parent, world)
+            plan = steps.plan_cycle(resolved, config.parent, world)
         else:
             result = steps.run_cycle(resolved, config.parent, world, until=until)
     if dry_run:
@@ -91,7 +91,7 @@ def summarize_cycle(result: Any) -> str:
     end = {
         "idle": "No cycle has begun", "waiting": f"Cycle {result.cycle} waits", "stopped": f"Cycle {result.cycle}",
     }.get(result.outcome, f"Cycle {result.cycle}: {result.outcome}")  # fmt: skip
-    return "\n".join([*lines, f"{end}: {result.said}."])
+    return "\n".join([*lines, f"{end}: {result.reason}."])
 
 
 def _stages(left: Any) -> str:

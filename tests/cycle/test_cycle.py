@@ -20,7 +20,7 @@ from trainer.config import read_config
 from trainer.cycle.config import read_cycle
 from trainer.cycle.folder import Cycles
 from trainer.cycle.ports import Start
-from trainer.cycle.run import CycleResult, abandon, planned, run_cycle
+from trainer.cycle.run import CycleResult, abandon, plan_cycle, run_cycle
 from trainer.cycle.steps import STEPS
 from trainer.training_data.reading import read_data
 
@@ -123,7 +123,7 @@ def test_a_gate_that_says_no_leaves_everything_as_it_was(small, released, tmp_pa
     (folder / "cycles" / "current.json").unlink()
     path = write_cycle(folder, small[1], training(small), gate={"min_queries": 4000})
     result = run_cycle(read_cycle(path), folder, world(folder, told=told))
-    assert result.outcome == "refused" and "the gate said no: " in result.said
+    assert result.outcome == "refused" and "the gate said no: " in result.reason
     assert not (folder / "deployed.jsonl").exists()
     assert Cycles(folder / "cycles").serving(small[1].path).identity == small[1].identity
     assert told[0][0] == "refused" and told[0][1]["gate"]["reasons"]
@@ -163,7 +163,7 @@ def test_further_training_data_is_kept_apart_from_the_gates_sets_too(released, t
     (folder / "elsewhere.jsonl").write_text(first)
     config = read_cycle(folder / "cycle.toml", ['gate.train=["elsewhere.jsonl"]'])
     result = run_cycle(config, folder, world(folder))
-    assert result.outcome == "refused" and "elsewhere.jsonl" in result.said
+    assert result.outcome == "refused" and "elsewhere.jsonl" in result.reason
     with pytest.raises(UsageError, match=r"\[gate\] train names a file that is not there"):
         run_cycle(read_cycle(folder / "cycle.toml", ['gate.train=["no.jsonl"]']), folder, world(folder))
 
@@ -186,9 +186,9 @@ def test_no_reason_no_cycle(small, tmp_path):
     path = write_cycle(tmp_path, small[1], training(small))
     calm = world(tmp_path, start=lambda bundle: Start(False, ("there is no drift",)))
     result = run_cycle(read_cycle(path), tmp_path, calm)
-    assert (result.cycle, result.outcome, result.said) == ("", "idle", "there is no drift")
+    assert (result.cycle, result.outcome, result.reason) == ("", "idle", "there is no drift")
     assert not Cycles(tmp_path / "cycles").all()
-    plan = planned(read_cycle(path), tmp_path, calm)
+    plan = plan_cycle(read_cycle(path), tmp_path, calm)
     assert (plan.begins, plan.todo) == (False, ())
 
 
@@ -196,7 +196,7 @@ def test_nothing_to_learn_ends_the_cycle(small, tmp_path):
     path = write_cycle(tmp_path, small[1], training(small), select={"budget": 0})
     result = run_cycle(read_cycle(path), tmp_path, world(tmp_path))
     assert result.outcome == "nothing" and list(result.steps) == ["select"]
-    assert result.said.startswith("nothing is selected: the budget is less than the items of any of ")
+    assert result.reason.startswith("nothing is selected: the budget is less than the items of any of ")
     assert Cycles(tmp_path / "cycles").open_or_next().name == "0002"
 
 
@@ -209,7 +209,7 @@ def test_people_are_waited_for_and_nothing_is_asked_twice(small, tmp_path):
     sheet = next(work.glob("tasks*.csv"))
     before = sheet.read_bytes()
     rows = len(read_rows(work.parent / "tasks.jsonl"))
-    assert first.said == f"{sheet} waits for {rows} grades: fill them in, then give the same command again"
+    assert first.reason == f"{sheet} waits for {rows} grades: fill them in, then give the same command again"
     assert run_cycle(config, tmp_path, world(tmp_path)).outcome == "waiting" and sheet.read_bytes() == before
     assert abandon(config, tmp_path) == "0001" and Cycles(tmp_path / "cycles").open_or_next().name == "0002"
 
@@ -260,7 +260,7 @@ def test_two_cycles_cannot_run_at_once(small, tmp_path):
 def test_a_dry_run_writes_nothing(small, tmp_path):
     path = write_cycle(tmp_path, small[1], training(small))
     before = sorted(tmp_path.rglob("*"))
-    plan = planned(read_cycle(path), tmp_path, world(tmp_path))
+    plan = plan_cycle(read_cycle(path), tmp_path, world(tmp_path))
     assert (plan.cycle, plan.begins, plan.todo, plan.reasons) == ("0001", True, tuple(NAMES), ("asked for",))
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -273,7 +273,7 @@ def test_a_file_that_a_later_step_would_miss_is_missed_at_once(small, tmp_path, 
     name = "['nosuch']" if key in ("model.catalogue", "model.held_out") else "'nosuch'"
     config = read_cycle(path, [f"{key}={name}"])
     table, _, field = key.partition(".")
-    for look in (planned, run_cycle):
+    for look in (plan_cycle, run_cycle):
         with pytest.raises(UsageError, match=rf"nosuch: \[{table}\] {field} names a file that is not there. Correct"):
             look(config, tmp_path, world(tmp_path))
     assert not (tmp_path / "cycles" / "0001").exists()
@@ -287,14 +287,14 @@ def test_a_test_set_that_was_trained_on_is_refused_before_anybody_judges(small, 
     shared = {**rows[0], "query": f"{query.upper()} ", "query_id": "shared"}
     write_rows(tmp_path / "id_test.jsonl", [*rows, shared])
     config = read_cycle(path)
-    for look in (planned, run_cycle):
+    for look in (plan_cycle, run_cycle):
         with pytest.raises(InputError, match=r"is the same query text as .* the gate would say no.* \[gate\] allow"):
             look(config, tmp_path, world(tmp_path))
     assert not (tmp_path / "cycles" / "0001").exists()
-    assert planned(read_cycle(path, ["gate.allow=['query']"]), tmp_path, world(tmp_path)).begins
+    assert plan_cycle(read_cycle(path, ["gate.allow=['query']"]), tmp_path, world(tmp_path)).begins
     # A query that stops the training or calibrates is none that the gate asks about.
     write_rows(tmp_path / "id_test.jsonl", [*rows, {**shared, "query": trained.dev[0].query}])
-    assert planned(config, tmp_path, world(tmp_path)).begins
+    assert plan_cycle(config, tmp_path, world(tmp_path)).begins
 
 
 @pytest.mark.parametrize(
@@ -313,7 +313,7 @@ def test_a_test_set_that_was_trained_on_is_refused_before_anybody_judges(small, 
 def test_what_is_wrong_in_cycle_toml(small, tmp_path, override, message):
     path = write_cycle(tmp_path, small[1], training(small))
     with pytest.raises(UsageError, match=message):
-        planned(read_cycle(path, [override]), tmp_path, world(tmp_path))
+        plan_cycle(read_cycle(path, [override]), tmp_path, world(tmp_path))
 
 
 def test_a_span_that_begins_before_the_calendar_is_all_of_the_log(small, tmp_path):

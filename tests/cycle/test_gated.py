@@ -14,7 +14,8 @@ from tests.helpers.bundles import tiny_bundle
 from tests.helpers.cycles import world
 from trainer.cycle.config import CycleConfig, Gate, Model
 from trainer.cycle.folder import Cycle, Cycles
-from trainer.cycle.steps import STEPS, Context
+from trainer.cycle.inputs import CycleInputs
+from trainer.cycle.steps import STEPS
 
 
 def context(folder, *, passed=True, swapped=False):
@@ -27,7 +28,7 @@ def context(folder, *, passed=True, swapped=False):
         other = tiny_bundle(made.path, version="2", scale=GradeScale(("no", "yes"), (0.0, 1.0)))
         assert other.identity != made.identity
     config = CycleConfig(model=Model(bundle="serving", config="darl.toml"), gate=Gate(id_test="id.jsonl"))
-    return Context(config, folder, Cycles(folder / "cycles"), cycle, Bundle.open(serving.path), world(folder))
+    return CycleInputs(config, folder, Cycles(folder / "cycles"), cycle, Bundle.open(serving.path), world(folder))
 
 
 @pytest.mark.parametrize("name", ["register", "release"])

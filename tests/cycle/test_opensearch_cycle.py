@@ -22,7 +22,7 @@ from tests.helpers.cluster import clean_up
 from tests.helpers.cycles import write_cycle
 from tests.helpers.trained import SAMPLE
 from trainer.cycle.config import read_cycle
-from trainer.cycle.run import planned, run_cycle
+from trainer.cycle.run import plan_cycle, run_cycle
 
 pytestmark = pytest.mark.opensearch
 
@@ -63,7 +63,7 @@ def test_a_cycle_releases_and_the_way_back_is_open(served):
     config = read_cycle(path)
     world = Surroundings(config, path.parent, ClusterOptions()).world()
     stopped = run_cycle(config, path.parent, world, until="register")
-    assert stopped.outcome == "stopped" and stopped.said == "next is release"
+    assert stopped.outcome == "stopped" and stopped.reason == "next is release"
     assert [(v.served.version, v.state) for v in versions(cluster, name)][:1] == [("1", "serving")]
     assert [hit.id for hit in search.search("puppy ate a sock", size=5).hits] == before
     model = stopped.steps["register"]["model_id"]
@@ -83,10 +83,10 @@ def test_a_cycle_releases_and_the_way_back_is_open(served):
 
     # current.json still names version 2: the next cycle would compare with what nobody is served by.
     with pytest.raises(UsageError, match=rf"serves {name} 1, and a cycle would begin from {name} 2 .*current.json"):
-        planned(config, path.parent, world)
+        plan_cycle(config, path.parent, world)
     current = path.parent / "cycles" / "current.json"
     current.write_text(json.dumps({"bundle": os.path.relpath(bundle.path, current.parent)}))
-    assert planned(config, path.parent, world).begins
+    assert plan_cycle(config, path.parent, world).begins
 
 
 def test_a_log_that_cannot_be_read_is_said(served):

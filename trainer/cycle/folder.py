@@ -23,6 +23,7 @@ from darl_opensearch.io.writing import write_file
 
 BEGUN, STEPS, OUTCOME, TOLD = "cycle.json", "steps", "outcome.json", "told.json"
 CURRENT, LOCK = "current.json", "lock"
+RELEASED, REFUSED, NOTHING, ABANDONED = "released", "refused", "nothing", "abandoned"  # how a cycle ends
 
 
 @dataclass(frozen=True)
@@ -64,27 +65,26 @@ class Cycle:
         """Say that a step is done; what it made is on disk by now."""
         write_json(self._marker(step), result)
 
-    def end(self, outcome: str, **more: Any) -> dict[str, Any]:
+    def end(self, outcome: str, **more: Any) -> None:
         """Say how the cycle ended; the next one gets a folder of its own.
 
         An id of its delivery to a webhook is written as well, for every attempt to tell it.
 
         :param outcome: ``released``, ``refused``, ``nothing`` or ``abandoned``.
         """
-        said = {"outcome": outcome, "time": now(), **more, "delivery": str(uuid.uuid4())}
-        write_json(self.path / OUTCOME, said)
-        return said
+        record = {"outcome": outcome, "time": time_now(), **more, "delivery": str(uuid.uuid4())}
+        write_json(self.path / OUTCOME, record)
 
     @property
     def told(self) -> bool:
         """Whether nobody needs to be told any more how it ended."""
-        ended, told = self.outcome, read_json(self.path / TOLD, todo="remove it: it is then told again") or {}
+        ended, note = self.outcome, read_json(self.path / TOLD, todo="remove it: it is then told again") or {}
         # An outcome without a delivery is of a version that noted nothing, and told at once.
-        return ended is not None and told.get("delivery") == ended.get("delivery")
+        return ended is not None and note.get("delivery") == ended.get("delivery")
 
     def note_told(self) -> None:
         """Say that it was told how the cycle ended: by its delivery, as an outcome may be taken away by hand."""
-        write_json(self.path / TOLD, {"delivery": (self.outcome or {}).get("delivery"), "time": now()})
+        write_json(self.path / TOLD, {"delivery": (self.outcome or {}).get("delivery"), "time": time_now()})
 
     def _marker(self, step: str) -> Path:
         return self.path / STEPS / f"{step}.json"
@@ -104,8 +104,8 @@ class Cycles:
 
         :return: by number.
         """
-        found = [p for p in self.path.glob("[0-9]*") if p.name.isdecimal() and (p / BEGUN).is_file()]
-        return [Cycle(p, int(p.name)) for p in sorted(found, key=lambda p: int(p.name))]
+        begun = (p for p in self.path.glob("[0-9]*") if p.name.isdecimal() and (p / BEGUN).is_file())
+        return sorted((Cycle(p, int(p.name)) for p in begun), key=lambda cycle: cycle.number)
 
     def open_or_next(self) -> Cycle:
         """Find the cycle that has not ended, or name the next.
@@ -135,7 +135,7 @@ class Cycles:
         :param cycle: the cycle that made it; None: none did.
         """
         relative = os.path.relpath(bundle, self.path)
-        write_json(self.path / CURRENT, {"bundle": relative, "cycle": cycle.number if cycle else 0, "time": now()})
+        write_json(self.path / CURRENT, {"bundle": relative, "cycle": cycle.number if cycle else 0, "time": time_now()})
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -149,7 +149,7 @@ class Cycles:
             yield
 
 
-def now() -> str:
+def time_now() -> str:
     """Say what time it is.
 
     :return: ISO 8601 in UTC.

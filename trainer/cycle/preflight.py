@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from darl_opensearch.errors import InputError
-from trainer.cycle.steps.base import Context
-from trainer.cycle.steps.train import first_data
+from trainer.cycle.inputs import CycleInputs
 from trainer.data import leakage
 
 
-def check_test(context: Context) -> None:
+def check_test(inputs: CycleInputs) -> None:
     """Find out before the first step whether the ID test shares queries with the training: no gate would say yes.
 
     The whole files are compared, which is quick. Only where they share something, the first training's split is made
@@ -16,19 +15,17 @@ def check_test(context: Context) -> None:
 
     :raises InputError: naming a query of the test set, and the one that was trained on.
     """
-    data, folder = context.training.data, context.training_path.parent
-    test = leakage.Part.of_file(context.id_test)
-    allow = context.config.gate.allow
+    test, allow = leakage.Part.of_file(inputs.id_test), inputs.config.gate.allow
     leakage.check_kinds(allow)
-    paths = [folder / name for name in (data.judgments, data.new) if name]
+    paths = inputs.first.files("judgments", "new")
     if not any(leakage.find_leaks(leakage.Part.of_file(path), test).refused(allow) for path in paths):
         return
-    split = first_data(context)
+    split = inputs.first.read_data(inputs.serving.tokenizer)
     trained = leakage.Part.of_judged(str(paths[0]), [*split.train, *split.new])
-    found = leakage.find_leaks(trained, test)
-    for leak in found.refused(allow):
+    leaks = leakage.find_leaks(trained, test)
+    for leak in leaks.refused(allow):
         raise InputError(
-            f"{leakage.describe(leak, found.counts[leak.kind])}, so that the gate would say no, whatever is learnt",
+            f"{leakage.describe(leak, leaks.counts[leak.kind])}, so that the gate would say no, whatever is learnt",
             where=leak.other.where,
             todo=f'take it out of the test set, or write [gate] allow = ["{leak.kind}"]',
         )

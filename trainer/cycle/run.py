@@ -11,15 +11,16 @@ from typing import Any
 
 from darl_opensearch.errors import DarlError, GateRefused, UsageError
 from trainer.cycle.config import STAGES_KEY, CycleConfig, check_files
-from trainer.cycle.folder import BEGUN, Cycle, Cycles, now, write_json
+from trainer.cycle.folder import ABANDONED, BEGUN, RELEASED, Cycles, time_now, write_json
+from trainer.cycle.inputs import CycleInputs
 from trainer.cycle.ports import World
 from trainer.cycle.preflight import check_test
-from trainer.cycle.steps import STEPS, Context, Step, Waiting
-from trainer.cycle.telling import REFUSED, RELEASED, tell_last, tell_outcome, tell_refusal
+from trainer.cycle.steps import STEPS, Ending, Step, Waiting
+from trainer.cycle.telling import tell_last, tell_outcome, tell_refusal
 from trainer.registry import nearest
 from trainer.stages.registry import check_stages
 
-NOTHING, WAITING, STOPPED, IDLE = "nothing", "waiting", "stopped", "idle"
+WAITING, STOPPED, IDLE = "waiting", "stopped", "idle"  # a cycle that has not ended, or not begun
 
 
 @dataclass(frozen=True)
@@ -29,19 +30,19 @@ class CycleResult:
     :param cycle: its name; empty: none has begun.
     :param outcome: ``released``; ``refused`` by the gate; ``nothing`` to learn from; ``waiting`` for judgments;
         ``stopped`` behind the step asked for; ``idle``: the log gives no reason to begin.
-    :param said: why, or what comes next, in one clause.
+    :param reason: why, or what comes next, in one clause.
     :param steps: what each step left, by name.
     """
 
     cycle: str
     outcome: str
-    said: str
+    reason: str
     steps: Mapping[str, Mapping[str, Any]]
 
     def to_json(self) -> dict[str, Any]:
         """Render for machines."""
-        steps = {name: dict(result) for name, result in self.steps.items()}
-        return {"cycle": self.cycle, "outcome": self.outcome, "said": self.said, "steps": steps}
+        steps = {name: dict(left) for name, left in self.steps.items()}
+        return {"cycle": self.cycle, "outcome": self.outcome, "said": self.reason, "steps": steps}
 
 
 def run_cycle(config: CycleConfig, base: Path, world: World, *, until: str = "") -> CycleResult:
@@ -52,7 +53,7 @@ def run_cycle(config: CycleConfig, base: Path, world: World, *, until: str = "")
     :return: where it has got to.
     :raises DarlError: naming what stands in the way; the same call goes on from there.
     """
-    last = _place(until) if until else len(STEPS) - 1
+    last = _find_step(until) if until else len(STEPS) - 1
     cycles = Cycles(base / config.folder)
     with cycles.locked():
         tell_last(cycles, world)
@@ -60,80 +61,86 @@ def run_cycle(config: CycleConfig, base: Path, world: World, *, until: str = "")
         check_files(config, base)
         cycle = cycles.open_or_next()
         serving = cycles.serving(base / config.model.bundle)
-        context = Context(config, base, cycles, cycle, serving, world)
+        inputs = CycleInputs(config, base, cycles, cycle, serving, world)
         if cycle.begun is None:
             start = world.start(serving)
             if not start.begin:
                 return CycleResult("", IDLE, "; ".join(start.reasons), {})
-            check_test(context)
+            check_test(inputs)
             card = serving.card
             write_json(cycle.path / BEGUN, {
-                "cycle": cycle.number, "time": now(), "because": list(start.reasons),
+                "cycle": cycle.number, "time": time_now(), "because": list(start.reasons),
                 "from": {"name": card.name, "version": card.version, "sha256": serving.identity},
                 "config": config.to_json(),
             })  # fmt: skip
         elif cycle.begun["from"]["sha256"] != serving.identity and cycle.done("release") is None:
-            _check_serving(context)
-        return _steps(context, last)
+            _check_serving(inputs)
+        return _run_steps(inputs, last)
 
 
-def _check_serving(context: Context) -> None:
+def _check_serving(inputs: CycleInputs) -> None:
     """Refuse to go on where another bundle serves by now than when the cycle began."""
-    began = (context.cycle.begun or {})["from"]
-    told = context.told("export").get("sha256")
-    if told is not None and told == context.serving.identity:
+    if inputs.left("export").get("sha256") == inputs.serving.identity:
         return  # killed between the switch and its note: release does nothing twice
+    began = (inputs.cycle.begun or {})["from"]
     raise DarlError(
-        f"cycle {context.cycle.name} began with version {began['version']}, and another serves now",
-        where=str(context.cycle.path), todo="end it with darl cycle --abandon, then run darl cycle again",
+        f"cycle {inputs.cycle.name} began with version {began['version']}, and another serves now",
+        where=str(inputs.cycle.path), todo="end it with darl cycle --abandon, then run darl cycle again",
     )  # fmt: skip
 
 
-def _steps(context: Context, last: int) -> CycleResult:
-    cycle = context.cycle
-    done: dict[str, Mapping[str, Any]] = {}
+def _run_steps(inputs: CycleInputs, last: int) -> CycleResult:
+    """Do the steps that are not done, up to one of them, or to one behind which the cycle waits or ends."""
+    cycle = inputs.cycle
+    steps: dict[str, Mapping[str, Any]] = {}
     for place, step in enumerate(STEPS[: last + 1]):
-        result = cycle.done(step.name)
-        if result is None:
-            context.world.report(step.help, place, len(STEPS))
-            try:
-                result = _do(step, context)
-            except Waiting as waiting:
-                return CycleResult(cycle.name, WAITING, str(waiting), done)
+        left = cycle.done(step.name)
+        if left is None:
+            inputs.world.report(step.help, place, len(STEPS))
+            result = _run_step(step, inputs)
+            if isinstance(result, Waiting):
+                return CycleResult(cycle.name, WAITING, result.reason, steps)
+            left = result
         else:
-            _check_settings(step, result, context)
-        done[step.name] = result
-        if (ended := _ended(step, result, context)) is not None:
-            return CycleResult(cycle.name, ended["outcome"], ended["said"], done)
+            _check_settings(step, left, inputs)
+        steps[step.name] = left
+        if (ending := step.ending(left)) is not None:
+            return _end(inputs, ending, steps)
     if last < len(STEPS) - 1:
-        return CycleResult(cycle.name, STOPPED, f"next is {STEPS[last + 1].name}", done)
-    version = done["export"]["version"]
-    ended = cycle.end(RELEASED, said=f"version {version} serves", version=version)
-    tell_outcome(cycle, context.world)
-    return CycleResult(cycle.name, RELEASED, ended["said"], done)
+        return CycleResult(cycle.name, STOPPED, f"next is {STEPS[last + 1].name}", steps)
+    version = steps["export"]["version"]
+    return _end(inputs, Ending(RELEASED, f"version {version} serves"), steps, version=version)
 
 
-def _do(step: Step, context: Context) -> dict[str, Any]:
+def _end(inputs: CycleInputs, ending: Ending, steps: Mapping[str, Mapping[str, Any]], **more: Any) -> CycleResult:
+    inputs.cycle.end(ending.outcome, said=ending.reason, **more)
+    tell_outcome(inputs.cycle, inputs.world)
+    return CycleResult(inputs.cycle.name, ending.outcome, ending.reason, steps)
+
+
+def _run_step(step: Step, inputs: CycleInputs) -> dict[str, Any] | Waiting:
     started = time.monotonic()
     try:
-        result = dict(step.run(context))
+        result = step.run(inputs)
     except GateRefused as err:  # no judge is good enough, or the new version does not answer where it should serve
-        tell_refusal(context.cycle, context.world, step.name, err)
+        tell_refusal(inputs.cycle, inputs.world, step.name, err)
         raise
+    if isinstance(result, Waiting):
+        return result
     seconds = round(time.monotonic() - started, 1)
-    result |= {"settings": step.settings(context.config), "time": now(), "seconds": seconds}
-    context.cycle.finish(step.name, result)
-    return result
+    left = {**result, "settings": step.settings(inputs.config), "time": time_now(), "seconds": seconds}
+    inputs.cycle.finish(step.name, left)
+    return left
 
 
-def _check_settings(step: Step, result: Mapping[str, Any], context: Context) -> None:
+def _check_settings(step: Step, left: Mapping[str, Any], inputs: CycleInputs) -> None:
     """Refuse to go on with other settings than a step was done with."""
-    before, after = result["settings"], step.settings(context.config)
+    before, after = left["settings"], step.settings(inputs.config)
     changed = [name for name in before if before[name] != _plain(after.get(name))]
-    if changed and context.cycle.done("release") is None:
+    if changed and inputs.cycle.done("release") is None:
         raise UsageError(
-            f"{_difference(changed[0], before, after)} since cycle {context.cycle.name} did its step {step.name}",
-            where=str(context.cycle.path),
+            f"{_difference(changed[0], before, after)} since cycle {inputs.cycle.name} did its step {step.name}",
+            where=str(inputs.cycle.path),
             todo="put it back, or end the cycle with darl cycle --abandon and begin another",
         )
 
@@ -152,19 +159,6 @@ def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value, default=str))
 
 
-def _ended(step: Step, result: Mapping[str, Any], context: Context) -> dict[str, Any] | None:
-    """End the cycle early where a step leaves nothing for the next."""
-    if step.name == "select" and not result["selected"]:
-        return context.cycle.end(NOTHING, said=f"nothing is selected: {result['why_empty']}")
-    if step.name == "judge" and not result["selected"]:
-        return context.cycle.end(NOTHING, said="no selected pair was judged")
-    if step.name == "gate" and not result["passed"]:
-        ended = context.cycle.end(REFUSED, said="the gate said no: " + "; ".join(result["reasons"]))
-        tell_outcome(context.cycle, context.world)
-        return ended
-    return None
-
-
 def abandon(config: CycleConfig, base: Path) -> str:
     """End the cycle that has not ended; what it had judged stays and is trained on by the next.
 
@@ -176,7 +170,7 @@ def abandon(config: CycleConfig, base: Path) -> str:
         cycle = cycles.open_or_next()
         if not (cycle.path / BEGUN).is_file():  # whatever it holds: this is the way out where it is broken
             return ""
-        cycle.end("abandoned", said="ended by hand")
+        cycle.end(ABANDONED, said="ended by hand")
         return cycle.name
 
 
@@ -197,7 +191,7 @@ class CyclePlan:
     todo: tuple[str, ...]
 
 
-def planned(config: CycleConfig, base: Path, world: World) -> CyclePlan:
+def plan_cycle(config: CycleConfig, base: Path, world: World) -> CyclePlan:
     """Say what :func:`run_cycle` would do; nothing is written.
 
     :param base: folder that its paths are relative to.
@@ -205,7 +199,7 @@ def planned(config: CycleConfig, base: Path, world: World) -> CyclePlan:
     check_stages(config.train.stages, STAGES_KEY)
     check_files(config, base)
     cycles = Cycles(base / config.folder)
-    cycle: Cycle = cycles.open_or_next()
+    cycle = cycles.open_or_next()
     serving = cycles.serving(base / config.model.bundle)
     done = tuple(step.name for step in STEPS if cycle.done(step.name) is not None)
     todo = tuple(step.name for step in STEPS if step.name not in done)
@@ -213,11 +207,11 @@ def planned(config: CycleConfig, base: Path, world: World) -> CyclePlan:
         return CyclePlan(cycle.name, False, tuple(cycle.begun["because"]), done, todo)
     start = world.start(serving)
     if start.begin:
-        check_test(Context(config, base, cycles, cycle, serving, world))
+        check_test(CycleInputs(config, base, cycles, cycle, serving, world))
     return CyclePlan(cycle.name, start.begin, start.reasons, done, todo if start.begin else ())
 
 
-def _place(name: str) -> int:
+def _find_step(name: str) -> int:
     names = [step.name for step in STEPS]
     if name not in names:
         raise UsageError(f"there is no step {name!r}", where="--until", todo=nearest(name, names))

@@ -40,7 +40,9 @@ class Roles:
     old: Sequence[Row]
 
 
-def assign(judged: Sequence[Row], former: Sequence[Row], control: Iterable[str], *, share: float, seed: int) -> Roles:
+def assign_roles(
+    judged: Sequence[Row], former: Sequence[Row], control: Iterable[str], *, share: float, seed: int
+) -> Roles:
     """Give every judged pair its role.
 
     :param judged: rows of this cycle, ``arm`` says which.

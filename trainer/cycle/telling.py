@@ -9,21 +9,21 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from trainer.cycle.folder import Cycle, Cycles
+from trainer.cycle.folder import REFUSED, RELEASED, Cycle, Cycles
 from trainer.cycle.ports import World
 
-RELEASED, REFUSED = "released", "refused"  # outcomes that are told; others change nothing
+TOLD_OUTCOMES = RELEASED, REFUSED  # others change nothing
 
 
 def tell_outcome(cycle: Cycle, world: World) -> None:
-    """Tell how a cycle ended, unless that was told.
+    """Tell how a cycle ended, unless that was told or changed nothing.
 
     :param cycle: the cycle; it has ended.
     """
     ended = cycle.outcome or {}
-    if cycle.told:
+    if ended.get("outcome") not in TOLD_OUTCOMES or cycle.told:
         return
-    if world.tell(ended["outcome"], news(cycle) | {"time": ended["time"]}, ended["delivery"]):
+    if world.tell(ended["outcome"], _describe(cycle) | {"time": ended["time"]}, ended["delivery"]):
         cycle.note_told()  # killed before this line, it is told again, under the same delivery
 
 
@@ -34,7 +34,7 @@ def tell_last(cycles: Cycles, world: World) -> None:
     cycle that there ever was.
     """
     for cycle in reversed(cycles.all()):
-        if (cycle.outcome or {}).get("outcome") in (RELEASED, REFUSED):
+        if (cycle.outcome or {}).get("outcome") in TOLD_OUTCOMES:
             tell_outcome(cycle, world)
             return
 
@@ -44,10 +44,10 @@ def tell_refusal(cycle: Cycle, world: World, step: str, why: Exception) -> None:
 
     :param cycle: the cycle; it has not ended.
     """
-    world.tell(REFUSED, news(cycle) | {"step": step, "reason": str(why)}, str(uuid.uuid4()))
+    world.tell(REFUSED, _describe(cycle) | {"step": step, "reason": str(why)}, str(uuid.uuid4()))
 
 
-def news(cycle: Cycle) -> dict[str, Any]:
+def _describe(cycle: Cycle) -> dict[str, Any]:
     """Say what a webhook is told of a cycle, all of it from its folder: another process may be the one that tells.
 
     :param cycle: the cycle; it has begun.

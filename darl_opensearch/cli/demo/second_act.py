@@ -274,14 +274,14 @@ def play(
     world = Surroundings(config, path.parent, ClusterOptions(), say=say, report=update).world()
     result = run.run_cycle(config, path.parent, world)
     if "gate" not in result.steps:
-        raise DarlError(f"the cycle made no version: {result.said}", where=str(path), todo="see the cycle's folder")
+        raise DarlError(f"the cycle made no version: {result.reason}", where=str(path), todo="see the cycle's folder")
     made = Bundle.open(path.parent / config.folder / result.cycle / "bundle")
     if result.outcome != RELEASED:
         place.by_hand(made, "the gate said no; released by hand to show the switch")
     after = searched("version 2", made, sample.queries, None)
     place.back()
     back = searched("version 1 again", place.bundle, sample.queries[::7], None)
-    return SecondAct(result.to_json()["steps"], result.outcome, result.said, before, after, back, place.bundle, made)
+    return SecondAct(result.to_json()["steps"], result.outcome, result.reason, before, after, back, place.bundle, made)
 
 
 def _searches(place: Place, update: Update) -> Callable[[str, Bundle, Sequence[TestQuery], Path | None], Searched]:

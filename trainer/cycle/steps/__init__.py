@@ -1,19 +1,85 @@
-"""The steps of a cycle, in order."""
+"""The steps of a cycle in order, and what each reads."""
 
 from __future__ import annotations
 
-from trainer.cycle.steps import evaluate, export, gate, judge, register, release, select, train
-from trainer.cycle.steps.base import Context, Step, Waiting
+from trainer.cycle.inputs import CycleInputs
+from trainer.cycle.steps.base import CONTROL_TASKS, JUDGMENTS, Ending, Left, Step, Waiting
+from trainer.cycle.steps.evaluate import measure_versions
+from trainer.cycle.steps.export import export_version
+from trainer.cycle.steps.gate import ask_gate, end_refused, open_gated
+from trainer.cycle.steps.judge import collect_judgments, end_without_judgments
+from trainer.cycle.steps.select import end_without_samples, open_items, select_samples
+from trainer.cycle.steps.train import number_version, train_version
+
+
+def _select(c: CycleInputs) -> Left:
+    held_out = c.first.files("dev", "ood_dev", "traffic")
+    return select_samples(
+        c.config.select, c.serving, c.world.store,
+        trained=[*c.first.files("judgments", "new"), *(folder / JUDGMENTS for folder in c.earlier)],
+        held_out=[*held_out, c.id_test, *(c.base / name for name in c.config.model.held_out)],
+        items=open_items(c.catalogues, c.serving.renderer, c.world), since=c.config.log.begin(),
+        former_control=[folder / name for folder in c.earlier[-1:] for name in CONTROL_TASKS],
+        folder=c.cycle.path, report=c.world.report,
+    )  # fmt: skip
+
+
+def _judge(c: CycleInputs) -> Left | Waiting:
+    return collect_judgments(
+        c.config.judge, c.base, c.serving, catalogues=c.catalogues, earlier=c.earlier, folder=c.cycle.path,
+        report=c.world.report,
+    )  # fmt: skip
+
+
+def _train(c: CycleInputs) -> Left:
+    return train_version(
+        c.config.train, c.first, c.serving, catalogues=c.catalogues, earlier=c.earlier, folder=c.cycle.path,
+        version=number_version(c.serving.card.version, c.cycle.number, c.cycles.all()), seed=c.config.seed,
+        report=c.world.report,
+    )  # fmt: skip
+
+
+def _export(c: CycleInputs) -> Left:
+    about = {"cycle": c.cycle.name, "from": c.serving.identity, "pairs": c.left("train").get("pairs")}
+    return export_version(c.cycle.path, about=about, int8=c.config.train.int8, report=c.world.report)
+
+
+def _evaluate(c: CycleInputs) -> Left:
+    return measure_versions(
+        c.config.gate, c.serving.path, id_test=c.id_test, folder=c.cycle.path, report=c.world.report
+    )
+
+
+def _gate(c: CycleInputs) -> Left:
+    return ask_gate(
+        c.config.gate, c.base, c.serving, id_test=c.id_test, scores=c.left("evaluate").get("scores"),
+        folder=c.cycle.path, report=c.world.report,
+    )  # fmt: skip
+
+
+def _register(c: CycleInputs) -> Left:
+    return c.world.deployment.register(open_gated(c.cycle.path, c.left("gate")))
+
+
+def _release(c: CycleInputs) -> Left:
+    """Release in the cluster, then point to the bundle that the next cycle starts from."""
+    verdict = c.left("gate")
+    bundle = open_gated(c.cycle.path, verdict)
+    left = c.world.deployment.release(bundle, cycle=c.cycle.name, gate=verdict)
+    c.cycles.switch(c.cycle, bundle.path)
+    return left
+
 
 STEPS: tuple[Step, ...] = (
-    Step("select", "choose what to judge, and draw the control arm", ("select", "log", "seed"), select.run),
-    Step("judge", "have it judged", ("judge",), judge.run),
-    Step("train", "train a new version from the checkpoint of the one that serves", ("train", "model"), train.run),
-    Step("export", "export it", (), export.run),
-    Step("evaluate", "measure both versions", (), evaluate.run),
-    Step("gate", "compare both on the ID test and on the control arm", ("gate",), gate.run),
-    Step("register", "bring it to where it can serve", ("release",), register.run),
-    Step("release", "let searches go to it", ("release",), release.run),
-)
+    Step("select", "choose what to judge, and draw the control arm", ("select", "log", "seed"), _select,
+         end_without_samples),
+    Step("judge", "have it judged", ("judge",), _judge, end_without_judgments),
+    Step("train", "train a new version from the checkpoint of the one that serves", ("train", "model"), _train),
+    Step("export", "export it", (), _export),
+    Step("evaluate", "measure both versions", (), _evaluate),
+    Step("gate", "compare both on the ID test and on the control arm", ("gate",), _gate, end_refused),
+    Step("register", "bring it to where it can serve", ("release",), _register),
+    Step("release", "let searches go to it", ("release",), _release),
+)  # fmt: skip
 
-__all__ = ["STEPS", "Context", "Step", "Waiting"]
+__all__ = ["STEPS", "Ending", "Step", "Waiting"]

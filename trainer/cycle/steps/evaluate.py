@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from trainer.cycle.ports import Report
 from trainer.cycle.samples import read_rows
-from trainer.cycle.steps.base import SCORES, Context
+from trainer.cycle.steps.base import BUNDLE, SCORES, TRAINING
 from trainer.cycle.steps.train import CONTROL, ITEMS
 from trainer.evaluate.evaluation import evaluate
+from trainer.evaluate.gate import GateOptions
 from trainer.evaluate.kept_scores import KeptScores
 from trainer.evaluate.report import write_folder
 from trainer.evaluate.settings import Settings
 
 
-def run(context: Context) -> Mapping[str, Any]:
+def measure_versions(
+    gate: GateOptions, serving: Path, *, id_test: Path, folder: Path, report: Report
+) -> dict[str, Any]:
     """Evaluate the exported graphs as the gate will, and write the page.
 
+    :param serving: the bundle that serves.
+    :param folder: the cycle's.
     :return: figures of each system and part, and the digest of the scores that are kept for the gate.
     """
-    control, gate = context.file("train") / CONTROL, context.config.gate
-    parts = [("id", context.id_test)] + ([("control", control)] if read_rows(control) else [])
+    control = folder / TRAINING / CONTROL
     settings = Settings(
-        models=(context.file("bundle"),), items=(context.file("train") / ITEMS,), parts=tuple(parts),
-        against=(str(context.serving.path),), relevant_from=gate.relevant_from, int8=gate.int8,
-        provider=gate.provider, threads=gate.threads, seed=gate.seed,
+        models=(folder / BUNDLE,), items=(folder / TRAINING / ITEMS,),
+        parts=(("id", id_test), *([("control", control)] if read_rows(control) else [])),
+        against=(str(serving),), relevant_from=gate.relevant_from, int8=gate.int8, provider=gate.provider,
+        threads=gate.threads, seed=gate.seed,
     )  # fmt: skip
-    kept = KeptScores()
-    found = evaluate(settings, report=context.world.report, kept=kept)
-    write_folder(context.file("evaluation"), found)
+    scores = KeptScores()
+    evaluation = evaluate(settings, report=report, kept=scores)
+    write_folder(folder / "evaluation", evaluation)
     return {
-        "figures": found.result["figures"], "comparisons": found.result["comparisons"],
-        "scores": kept.write(context.file(SCORES)),
+        "figures": evaluation.result["figures"], "comparisons": evaluation.result["comparisons"],
+        "scores": scores.write(folder / SCORES),
     }  # fmt: skip

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from trainer.cycle.steps.base import Context
+from trainer.cycle.ports import Report
+from trainer.cycle.steps.base import BUNDLE, TRAINING
 from trainer.export import export_run
 from trainer.run_folder import load_run
 
 
-def run(context: Context) -> Mapping[str, Any]:
-    """Turn the run into a bundle that names the cycle."""
-    trained = load_run(context.file("train/run"))
-    about = {
-        "cycle": context.cycle.name, "from": context.serving.identity, "pairs": context.told("train").get("pairs"),
-    }  # fmt: skip
+def export_version(folder: Path, *, about: Mapping[str, Any], int8: bool, report: Report) -> dict[str, Any]:
+    """Turn the run into a bundle.
+
+    :param folder: the cycle's.
+    :param about: what the bundle's card says of the cycle.
+    """
+    project = folder / TRAINING
     bundle = export_run(
-        trained, context.file("train"), context.file("bundle"), int8=context.config.train.int8, about={"cycle": about},
-        report=lambda what: context.world.report(what, 0, 1),
+        load_run(project / "run"), project, folder / BUNDLE, int8=int8, about={"cycle": about},
+        report=lambda what: report(what, 0, 1),
     )  # fmt: skip
-    return {"version": bundle.card.version, "sha256": bundle.identity, "bundle": "bundle"}
+    return {"version": bundle.card.version, "sha256": bundle.identity, "bundle": BUNDLE}

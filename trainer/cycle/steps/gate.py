@@ -3,30 +3,57 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from darl_opensearch.bundle import Bundle
+from darl_opensearch.errors import GateRefused
+from trainer.cycle.folder import REFUSED
+from trainer.cycle.ports import Report
 from trainer.cycle.samples import read_rows
-from trainer.cycle.steps.base import SCORES, Context
+from trainer.cycle.steps.base import BUNDLE, SCORES, TRAINING, Ending, Left
 from trainer.cycle.steps.train import CONTROL, ITEMS, NEW, OLD, OOD_DEV
-from trainer.evaluate.gate import gate
+from trainer.evaluate.gate import GateOptions, gate
 from trainer.evaluate.kept_scores import KeptScores
 
 
-def run(context: Context) -> Mapping[str, Any]:
+def ask_gate(
+    options: GateOptions, base: Path, serving: Bundle, *, id_test: Path, scores: str | None, folder: Path,
+    report: Report,
+) -> dict[str, Any]:  # fmt: skip
     """Ask the gate.
 
+    :param base: folder that the options' paths are relative to.
+    :param scores: digest of the scores that evaluate has kept.
+    :param folder: the cycle's.
     :return: its report; ``passed`` says yes or no.
     """
-    folder = context.file("train")
-    own = context.config.gate
-    stopped = [folder / OOD_DEV] if read_rows(folder / OOD_DEV) else []
-    further = [context.base / path for path in own.train]
-    options = dataclasses.replace(own, train=(folder / OLD, folder / NEW, *stopped, *further))
-    said = gate(
-        context.serving, Bundle.open(context.file("bundle")), items=folder / ITEMS, id_test=context.id_test,
-        control=folder / CONTROL, options=options, report=context.world.report,
-        kept=KeptScores.read(context.file(SCORES), context.told("evaluate").get("scores")),
+    project = folder / TRAINING
+    trained = [project / name for name in (OLD, NEW)] + ([project / OOD_DEV] if read_rows(project / OOD_DEV) else [])
+    options = dataclasses.replace(options, train=(*trained, *(base / path for path in options.train)))
+    verdict = gate(
+        serving, Bundle.open(folder / BUNDLE), items=project / ITEMS, id_test=id_test, control=project / CONTROL,
+        options=options, report=report, kept=KeptScores.read(folder / SCORES, scores),
     )  # fmt: skip
-    return said.to_json()
+    return verdict.to_json()
+
+
+def end_refused(left: Left) -> Ending | None:
+    """End the cycle where the gate said no."""
+    return None if left["passed"] else Ending(REFUSED, "the gate said no: " + "; ".join(left["reasons"]))
+
+
+def open_gated(folder: Path, verdict: Left) -> Bundle:
+    """Open the new bundle, if it is the one that the gate let pass.
+
+    :param folder: the cycle's.
+    :param verdict: what the gate left.
+    :raises GateRefused: for another one: it lies in a folder until it is released, and folders get written to.
+    """
+    bundle, about = Bundle.open(folder / BUNDLE), verdict.get("new")
+    if verdict.get("passed") is not True or not isinstance(about, dict) or about.get("identity") != bundle.identity:
+        raise GateRefused(
+            "this is not the bundle that the gate let pass", where=str(bundle.path),
+            todo="put that one back, or end the cycle with darl cycle --abandon and begin another",
+        )  # fmt: skip
+    return bundle

@@ -3,52 +3,62 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from darl_opensearch.bundle import Bundle
 from darl_opensearch.io.jsonl import read_jsonl
+from trainer.cycle.folder import NOTHING
+from trainer.cycle.inputs import read_each
+from trainer.cycle.ports import Report
 from trainer.cycle.samples import catalogue_texts, read_rows, write_rows
-from trainer.cycle.steps.base import CONTROL_TASKS, JUDGMENTS, SELECTED, Context, Waiting
+from trainer.cycle.steps.base import CONTROL_TASKS, JUDGMENTS, SELECTED, Ending, Left, Waiting
+from trainer.judging.config import JudgeConfig
 from trainer.judging.run import judge
 
 TASKS = "judge/tasks.jsonl"
 
 
-def run(context: Context) -> Mapping[str, Any]:
-    """Ask the judges; what former cycles had judged is not asked again.
+def collect_judgments(
+    config: JudgeConfig, base: Path, serving: Bundle, *, catalogues: Sequence[Path], earlier: Sequence[Path],
+    folder: Path, report: Report,
+) -> dict[str, Any] | Waiting:  # fmt: skip
+    """Ask the judges; what earlier cycles had judged is not asked again.
 
+    :param base: folder that the configuration's paths are relative to.
+    :param earlier: folders of the cycles before.
+    :param folder: the cycle's.
     :return: labels by arm, and how good the judges are.
-    :raises Waiting: when people have yet to answer.
+    :raises GateRefused: when no judge is good enough.
     """
-    config = context.config.judge
-    before = {row.get("task") for row in context.former_rows(JUDGMENTS)}
-    chosen = [row for name in (SELECTED, *CONTROL_TASKS) for row in read_rows(context.file(name))]
-    tasks = [row for row in chosen if row["task"] not in before]
-    write_rows(context.file(TASKS), tasks)
+    judged_before = {row.get("task") for row in read_each(earlier, JUDGMENTS)}
+    chosen = [row for name in (SELECTED, *CONTROL_TASKS) for row in read_rows(folder / name)]
+    tasks = [row for row in chosen if row["task"] not in judged_before]
+    write_rows(folder / TASKS, tasks)
+    counts = {"asked": len(tasks), "known": len(chosen) - len(tasks)}
     if not tasks:  # the control arm was judged before, and nothing was selected
-        write_rows(context.file(JUDGMENTS), [])
-        return {"asked": 0, "known": len(chosen), "selected": 0, "control": 0, "report": {}}
-    said = judge(
-        config, [context.file(TASKS)], config.gold_path(context.base), scale=context.serving.card.scale,
-        out=context.file("judge/work"), base=context.base, texts=_gold_texts(context), report=context.world.report,
+        write_rows(folder / JUDGMENTS, [])
+        return counts | {"selected": 0, "control": 0, "report": {}}
+    work, gold = folder / "judge/work", config.gold_path(base)
+    judging = judge(
+        config, [folder / TASKS], gold, scale=serving.card.scale, out=work, base=base,
+        texts=_read_gold_texts(gold, catalogues, serving) if gold else {}, report=report,
     )  # fmt: skip
-    if said.pending or said.judgments is None:
-        raise Waiting(
-            "; ".join(said.details["notes"]) or f"see {context.file('judge/work')}, then give the same command again"
-        )
-    rows = read_rows(said.judgments)
-    write_rows(context.file(JUDGMENTS), rows)
+    if judging.pending or judging.judgments is None:
+        return Waiting("; ".join(judging.details["notes"]) or f"see {work}, then give the same command again")
+    rows = read_rows(judging.judgments)
+    write_rows(folder / JUDGMENTS, rows)
     arms = Counter(row["arm"] for row in rows)
-    return {
-        "asked": len(tasks), "known": len(chosen) - len(tasks), "selected": arms["selected"],
-        "control": arms["control"], "report": said.to_json(),
-    }  # fmt: skip
+    return counts | {"selected": arms["selected"], "control": arms["control"], "report": judging.to_json()}
 
 
-def _gold_texts(context: Context) -> dict[str, str]:
+def end_without_judgments(left: Left) -> Ending | None:
+    """End the cycle where no selected pair was judged."""
+    return None if left["selected"] else Ending(NOTHING, "no selected pair was judged")
+
+
+def _read_gold_texts(gold: Path, catalogues: Sequence[Path], serving: Bundle) -> dict[str, str]:
     """Texts of the gold's items, which its file may leave out."""
-    gold = context.config.judge.gold_path(context.base)
-    if gold is None:
-        return {}
-    wanted = {str(row.get("item_id")) for _, row in read_jsonl(gold) if not row.get("text")}
-    return catalogue_texts(context.catalogues if wanted else [], context.serving.renderer, wanted)
+    missing = {str(row.get("item_id")) for _, row in read_jsonl(gold) if not row.get("text")}
+    return catalogue_texts(catalogues, serving.renderer, missing) if missing else {}

@@ -2,7 +2,7 @@
 # Each makes the virtual environment that it needs: nothing has to be installed before but Python 3.11 to 3.13.
 #
 #   make demo    the whole loop on the insurance sample    DEMO="--embedded" passes options on
-#   make test    the tests                                 TEST="tests/ood -k spool" chooses some
+#   make test    the tests, in two processes               TEST="tests/ood -k spool" chooses some, in one; WORKERS=4
 #   make check   what CI runs: lint, docs-check, test
 #   make fix     repair what can be repaired: format, imports
 #   make docs    regenerate the generated parts of the documentation
@@ -16,6 +16,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 DEMO ?=
 TEST ?=
+WORKERS ?= 2
 SUPPORTED := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c '$(SUPPORTED)' 2>/dev/null && command -v $$p && break; done)
@@ -30,7 +31,7 @@ demo: $(STAMP)
 	$(BIN)/darl demo $(DEMO)
 
 test: $(STAMP)
-	$(BIN)/pytest $(TEST)
+	$(BIN)/pytest $(or $(TEST),-n $(WORKERS))
 
 check: lint docs-check test
 

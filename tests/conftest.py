@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.helpers.workers import ByFile, make_once, order
+
 if TYPE_CHECKING:
     from tests.helpers.commands import Said
 
 ROOT = Path(__file__).parents[1]
-pytest.register_assert_rewrite("tests.helpers")
 os.environ |= {  # for the processes that tests start, too
     "PYTHONPATH": str(ROOT),
     "HF_HUB_OFFLINE": "1",  # before huggingface_hub is imported: no test may ask a hub
@@ -22,11 +23,23 @@ os.environ |= {  # for the processes that tests start, too
 }
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByFile:
+    return ByFile(config, log)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order(items)
+
+
 @pytest.fixture
 def darl(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
-    """Run ``darl`` in this process; gives exit code, stdout and stderr."""
+    """Run ``darl`` in this process, with no settings from outside; gives exit code, stdout and stderr."""
     from tests.helpers.commands import run_main
 
+    for name in [name for name in os.environ if name.startswith(("DARL_", "OPENSEARCH_"))]:
+        monkeypatch.delenv(name)
     return functools.partial(run_main, monkeypatch, capsys)
 
 
@@ -43,51 +56,33 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random BERT whose vocabulary is the sample's."""
     from tests.helpers.trained import write_checkpoint
 
-    return write_checkpoint(tmp_path_factory.mktemp("checkpoint"))
+    return make_once(tmp_path_factory, "checkpoint", write_checkpoint, lambda folder: folder)
 
 
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path):
     """Run and bundle of the random BERT; read-only: copy before changing."""
-    from tests.helpers.trained import train_and_export, write_project
+    from tests.helpers.trained import load_trained, train_and_export, write_project
 
-    folder = tmp_path_factory.mktemp("small")
-    return train_and_export(folder, write_project(folder / "data", str(checkpoint)))
+    def make(folder: Path):
+        return train_and_export(folder, write_project(folder / "data", str(checkpoint)))
+
+    return make_once(tmp_path_factory, "small", make, load_trained)
 
 
 @pytest.fixture(scope="session")
 def minilm_bundle(tmp_path_factory: pytest.TempPathFactory):
     """Run and bundle of the packaged all-MiniLM-L6-v2."""
-    from tests.helpers.trained import train_and_export, write_project
+    from tests.helpers.trained import load_trained, train_and_export, write_project
 
-    folder = tmp_path_factory.mktemp("minilm")
-    config = write_project(
-        folder / "data", "packaged:all-MiniLM-L6-v2", name="minilm", queries=20, ood={"depth": 5},
-        model={"query_cap": 32, "item_cap": 96},
-    )  # fmt: skip
-    return train_and_export(folder, config)
+    def make(folder: Path):
+        config = write_project(
+            folder / "data", "packaged:all-MiniLM-L6-v2", name="minilm", queries=20, ood={"depth": 5},
+            model={"query_cap": 32, "item_cap": 96},
+        )  # fmt: skip
+        return train_and_export(folder, config)
 
-
-@pytest.fixture(scope="session")
-def opensearch_url() -> Iterator[str]:
-    """A real OpenSearch node with ML Commons, its own for this run.
-
-    ``DARL_TEST_OPENSEARCH_URL`` names one that runs already. Without Java 21+ and Maven or Docker the tests
-    that ask for it are skipped, unless ``DARL_REQUIRE_OPENSEARCH=1``: then they fail.
-    """
-    from darl_opensearch.node import node_possible, running_node
-
-    if url := os.environ.get("DARL_TEST_OPENSEARCH_URL"):
-        yield url
-        return
-    possible = node_possible()
-    if not possible:
-        reason = f"no real OpenSearch node: {possible.reason}"
-        if os.environ.get("DARL_REQUIRE_OPENSEARCH") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    with running_node() as node:
-        yield node.url
+    return make_once(tmp_path_factory, "minilm", make, load_trained)
 
 
 @pytest.fixture(scope="session")

@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.bundles import ITEMS, copy_bundle
-from tests.helpers.commands import run_darl, run_main
+from tests.helpers.commands import run_darl
 from tests.helpers.files import read_rows
 from tests.helpers.http import guarded_proxy, serving, stub_cluster
-from tests.helpers.trained import one_thread, write_project
+from tests.helpers.trained import write_project
 
 LONGEST_LINE = 600
 ROOT = Path(__file__).parent.parent
@@ -34,18 +34,6 @@ BARE_NODE = {
 @pytest.fixture
 def project(tmp_path, checkpoint):
     return write_project(tmp_path / "project", str(checkpoint), queries=10)
-
-
-@pytest.fixture
-def darl(monkeypatch, capsys):
-    for name in [name for name in os.environ if name.startswith(("DARL_", "OPENSEARCH_"))]:
-        monkeypatch.delenv(name)
-
-    def run(*arguments):
-        with one_thread():
-            return run_main(monkeypatch, capsys, *arguments)
-
-    return run
 
 
 def snapshot(folder):

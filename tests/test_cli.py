@@ -29,16 +29,6 @@ def python(*words: str, **options) -> subprocess.CompletedProcess:
     )
 
 
-def darl(capsys, *words: str) -> tuple[int, str, str]:
-    """Run ``darl`` in this process: exit code, stdout, stderr."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["darl", *words])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-    out = capsys.readouterr()
-    return int(left.value.code or 0), out.out, out.err
-
-
 def commands(command: click.Command, path: str):
     yield path, command
     if isinstance(command, click.Group):
@@ -96,17 +86,17 @@ def test_each_command_is_there_and_explains_itself(name):
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
-def test_each_command_prints_its_help(capsys, name):
-    code, out, err = darl(capsys, name, "--help")
+def test_each_command_prints_its_help(name, darl):
+    code, out, err = darl(name, "--help")
     assert code == 0 and out.startswith("Usage: darl ") and not err
 
 
 # ---- mistakes
 
 
-def test_wrong_usage(capsys):
+def test_wrong_usage(capsys, darl):
     for words in (["nosuch"], ["train", "--nosuch"], ["node", "up", "--port", "x"]):
-        code, out, err = darl(capsys, *words)
+        code, out, err = darl(*words)
         assert code == 2 and out == "" and "Traceback" not in err
     code, out, err = darl(capsys)
     assert code == 2 and "Usage: darl" in err and out == ""
@@ -144,17 +134,17 @@ def raising(monkeypatch):
         ),
     ],
 )
-def test_an_error_is_one_line_and_a_code(capsys, raising, error, code, line):
+def test_an_error_is_one_line_and_a_code(raising, error, code, line, darl):
     raising(error)
-    found, out, err = darl(capsys, "train")
+    found, out, err = darl("train")
     assert (found, out) == (code, "")
     assert err.lstrip("\n") == line + "\n"
 
 
-def test_a_reader_that_left(capsys, raising, monkeypatch):
+def test_a_reader_that_left(raising, monkeypatch, darl):
     raising(BrokenPipeError())
     monkeypatch.setattr(sys, "stdout", sys.stdout)  # put back afterwards
-    assert darl(capsys, "train")[0] == 1
+    assert darl("train")[0] == 1
     sys.stdout.close()
 
 

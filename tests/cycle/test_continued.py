@@ -11,7 +11,7 @@ import torch
 from darl_opensearch.errors import InputError, UsageError
 from tests.helpers.bundles import copy_bundle, correct_digests
 from tests.helpers.files import read_rows, write_rows
-from tests.helpers.trained import one_thread, write_project
+from tests.helpers.trained import write_project
 from trainer.config import read_config
 from trainer.models import BACKBONES
 from trainer.models.continued import starting_model
@@ -84,8 +84,7 @@ def test_the_refit_head_learns_from_the_new_samples_and_stays(small, checkpoint,
     write_rows(base / "judgments.jsonl", held[: len(held) // 4])
     path = base / "darl.toml"
     overrides = [f"model.base='bundle:{small[1].path}'", "data.new='new.jsonl'", "stages.run=['refit']"]
-    with one_thread():
-        trained = train(read_config(path, overrides), base, tmp_path / "run")
+    trained = train(read_config(path, overrides), base, tmp_path / "run")
     stage = trained.result["stages"][0]
     assert stage["kept"] and stage["decided_by"] == "the gate" and stage["learnt_new"]
     assert stage["judged_on"] == ["dev"]

@@ -34,12 +34,10 @@ def training(small):
 @pytest.fixture(scope="module")
 def released(small, tmp_path_factory):
     """A cycle that has released; read-only."""
-    from tests.helpers.trained import one_thread
 
     folder, told = tmp_path_factory.mktemp("released"), []
     path = write_cycle(folder, small[1], training(small))
-    with one_thread():
-        result = run_cycle(read_cycle(path), folder, world(folder, told=told))
+    result = run_cycle(read_cycle(path), folder, world(folder, told=told))
     return folder, result, told
 
 

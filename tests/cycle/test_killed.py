@@ -12,7 +12,6 @@ import pytest
 
 from tests.helpers.cycles import world, write_cycle
 from tests.helpers.files import read_rows
-from tests.helpers.trained import one_thread
 from trainer.cycle.config import read_cycle
 from trainer.cycle.run import run_cycle
 from trainer.cycle.steps import STEPS
@@ -41,8 +40,7 @@ def told(folder: Path) -> dict[str, object]:
 def uncut(small, tmp_path_factory):
     folder = tmp_path_factory.mktemp("uncut")
     training = small[0].folder.parent / "data" / "darl.toml"
-    with one_thread():
-        run_cycle(read_cycle(write_cycle(folder, small[1], training)), folder, world(folder))
+    run_cycle(read_cycle(write_cycle(folder, small[1], training)), folder, world(folder))
     return told(folder)
 
 

@@ -11,7 +11,6 @@ import pytest
 from darl_opensearch.cli import select as command
 from tests.dasa.test_select import FAMILIAR, Log
 from tests.helpers.bundles import ITEMS
-from tests.helpers.commands import run_main
 from trainer.dasa.config import SelectConfig
 from trainer.dasa.report import DROPPED, SelectReport
 
@@ -46,29 +45,29 @@ def items(tmp_path):
     return path
 
 
-def test_select(log, items, tiny, tmp_path, monkeypatch, capsys):
+def test_select(log, items, tiny, tmp_path, darl):
     (judged := tmp_path / "judged.jsonl").write_text(json.dumps({"query": "quasar number0 a0"}) + "\n")
     arguments = ("select", tiny.path, "--spool", log.path, "--items", items, "--judged", judged, *SMALL)
-    dry = run_main(monkeypatch, capsys, *arguments, "--dry-run", "--json")
+    dry = darl(*arguments, "--dry-run", "--json")
     assert dry.code == 0
     told = json.loads(dry.out)
     assert told["dry_run"] and told["out"] is None and told["dropped"]["judged"] == 1
     assert told["log"]["queries"] == 7 == sum(told["dropped"].values()) + told["candidates"]
     out = tmp_path / "out"
-    said = run_main(monkeypatch, capsys, *arguments, "--out", out, "--param", "traffic=0.0", "--selector", "herding")
+    said = darl(*arguments, "--out", out, "--param", "traffic=0.0", "--selector", "herding")
     assert said.code == 0 and said.err == ""
     assert "7 requests for 7 distinct queries in" in said.out and "by herding." in said.out
     assert json.loads((out / "report.json").read_text())["selector"]["params"]["traffic"] == 0.0
     assert {path.name for path in out.iterdir()} == {"selected.jsonl", "control.jsonl", "kept.jsonl", "report.json"}
-    again = run_main(monkeypatch, capsys, *arguments, "--out", out, "--param", "traffic=0.0")
+    again = darl(*arguments, "--out", out, "--param", "traffic=0.0")
     assert again == said  # done is done
 
 
-def test_nothing_to_select_is_no_failure(tiny, tmp_path, monkeypatch, capsys):
+def test_nothing_to_select_is_no_failure(tiny, tmp_path, darl):
     log = Log(tmp_path / "spool.db")
     log.add("a plain one", FAMILIAR)
     log.spool.close()
-    said = run_main(monkeypatch, capsys, "select", tiny.path, "--spool", log.path, "--out", tmp_path / "out", *SMALL)
+    said = darl("select", tiny.path, "--spool", log.path, "--out", tmp_path / "out", *SMALL)
     assert said.code == 0
     took = "the control arm, which is drawn first, took all 1 queries that were new: ask for fewer control queries"
     assert f"Nothing is selected: {took}, or wait for more traffic." in said.out
@@ -106,8 +105,8 @@ def test_why_nothing_was_selected(report, why):
         (("--dry-run", "--since", "soon"), "'soon' is neither a span (30m, 12h, 7d, 4w) nor a date"),
     ],
 )  # fmt: skip
-def test_mistakes(arguments, message, log, tiny, monkeypatch, capsys):
-    said = run_main(monkeypatch, capsys, "select", tiny.path, "--spool", log.path, *arguments)
+def test_mistakes(arguments, message, log, tiny, darl):
+    said = darl("select", tiny.path, "--spool", log.path, *arguments)
     assert said.code == 2
     assert message.lower() in " ".join(said.err.split()).lower()
 

@@ -16,7 +16,7 @@ from trainer.dasa.control import draw_by_traffic, keep_share
 from trainer.dasa.features import query_features
 from trainer.dasa.items import Items
 from trainer.dasa.known import Known, draw
-from trainer.dasa.mix import Listed, entropy, mixed
+from trainer.dasa.mix import Listed, mixed
 from trainer.dasa.near import near_any, representatives
 from trainer.dasa.noise import in_sparse_region, is_even, is_gibberish
 from trainer.dasa.work import Work
@@ -56,11 +56,6 @@ def test_mixed_items(n, count, seed):
         best = [item for item in listed if item.score == max(every)]
         assert got[0].is_ood or not any(item.is_ood for item in best)
     assert mixed([listed[i] for i in rng.permutation(n)], count) == got
-
-
-def test_entropy():
-    assert_allclose(entropy((0.5, 0.25, 0.25)), 1.5 * math.log(2))
-    assert entropy((1.0, 0.0, 0.0)) == 0.0
 
 
 def test_the_draw_by_traffic_has_chances_by_traffic():

@@ -7,9 +7,8 @@ import json
 import pytest
 
 from darl_opensearch.cli.import_ import cli
-from tests.helpers.commands import run_main
 from tests.helpers.data_shapes import SHAPES, write_jsonl
-from tests.helpers.trained import SAMPLE, one_thread
+from tests.helpers.trained import SAMPLE
 from trainer.data.importers import IMPORTERS
 from trainer.data.importers.gathering import MISSING, REPEATS
 
@@ -23,17 +22,16 @@ def test_the_help_names_every_format_and_choice():
     assert (tuple(choices["repeats"]), tuple(choices["missing"])) == (REPEATS, MISSING)
 
 
-def test_the_sample_can_be_imported_and_trained_on(tmp_path, checkpoint, monkeypatch, capsys):
+def test_the_sample_can_be_imported_and_trained_on(tmp_path, checkpoint, darl):
     out = tmp_path / "Insurance 2"
-    said = run_main(monkeypatch, capsys, "import", "jsonl", SAMPLE / "judgments.jsonl", SAMPLE / "items.jsonl",
+    said = darl("import", "jsonl", SAMPLE / "judgments.jsonl", SAMPLE / "items.jsonl",
                     "--out", out, "--json", "--set", "labels=irrelevant,related,fits")  # fmt: skip
     assert said.code == 0, said.err
     result = json.loads(said.out)
     assert result["template"][0] == "=name" and [grade["name"] for grade in result["grades"]][2] == "fits"
     assert 'name = "insurance-2"' in (out / "darl.toml").read_text()
-    with one_thread():
-        said = run_main(monkeypatch, capsys, "train", out / "darl.toml", "--dry-run", "--json",
-                        "--set", f'model.base="{checkpoint}"')  # fmt: skip
+    said = darl("train", out / "darl.toml", "--dry-run", "--json",
+                    "--set", f'model.base="{checkpoint}"')  # fmt: skip
     assert said.code == 0, said.err
     data = json.loads(said.out)["data"]
     # A share of the queries is held out as traffic: their judgments are not trained on.
@@ -41,24 +39,24 @@ def test_the_sample_can_be_imported_and_trained_on(tmp_path, checkpoint, monkeyp
     assert 0 < data["train"]["pairs"] + data["dev"]["pairs"] < result["judgments"]
 
 
-def test_a_dry_run_says_so(tmp_path, monkeypatch, capsys):
+def test_a_dry_run_says_so(tmp_path, darl):
     files = write_jsonl(tmp_path)
-    said = run_main(monkeypatch, capsys, "import", "jsonl", *files, *FIELDS, "--dry-run")
+    said = darl("import", "jsonl", *files, *FIELDS, "--dry-run")
     assert said.code == 0
     assert "3 judgments of 2 queries, 3 items" in said.out and said.out.endswith("Nothing was written.\n")
 
 
-def test_a_terminal_does_not_obey_the_data(tmp_path, monkeypatch, capsys):
+def test_a_terminal_does_not_obey_the_data(tmp_path, darl):
     files = write_jsonl(tmp_path)
     rows = [json.loads(line) for line in files[1].read_text().splitlines()]
     files[1].write_text("".join(json.dumps({"sku": row["sku"], "a\x9b2J": "two words"}) + "\n" for row in rows))
-    said = run_main(monkeypatch, capsys, "import", "jsonl", *files, *FIELDS, "--dry-run")
+    said = darl("import", "jsonl", *files, *FIELDS, "--dry-run")
     assert said.code == 0 and "text of an item: a\ufffd2J\n" in said.out
 
 
-def test_weak_grades_are_noted_on_stderr(tmp_path, monkeypatch, capsys):
+def test_weak_grades_are_noted_on_stderr(tmp_path, darl):
     files = SHAPES["ubi"].write(tmp_path)
-    said = run_main(monkeypatch, capsys, "import", "ubi", *files, "--field", "id=sku", "--out", tmp_path / "out")
+    said = darl("import", "ubi", *files, "--field", "id=sku", "--out", tmp_path / "out")
     assert said.code == 0 and "Grades from clicks are weak" in said.err
     assert "clicks on nothing shown: 1" in said.out
 
@@ -79,8 +77,8 @@ def test_weak_grades_are_noted_on_stderr(tmp_path, monkeypatch, capsys):
         (["--dry-run"], 1, "judgments.jsonl, line 1: there is no field 'query'. Say what it is called by --field"),
     ],
 )
-def test_mistakes_end_in_one_line(arguments, code, message, tmp_path, monkeypatch, capsys):
+def test_mistakes_end_in_one_line(arguments, code, message, tmp_path, darl):
     files = write_jsonl(tmp_path)
-    said = run_main(monkeypatch, capsys, "import", "jsonl", *files, *arguments)
+    said = darl("import", "jsonl", *files, *arguments)
     assert (said.code, said.out) == (code, "")
     assert message in said.err and said.err.count("\n") == 1

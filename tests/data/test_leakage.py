@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from darl_opensearch.errors import InputError, MissingExtra, UsageError
 from darl_opensearch.records.items import Item
 from darl_opensearch.records.judgments import JudgedQuery
-from tests.helpers.commands import run_main
 from tests.helpers.files import write_rows
 from trainer.data import leakage
 from trainer.data.leakage import (
@@ -159,10 +158,10 @@ def test_without_datasketch_the_extra_is_named(monkeypatch):
 # darl leakage
 
 
-def test_nothing_is_not_clean(files, tmp_path, monkeypatch, capsys):
+def test_nothing_is_not_clean(files, tmp_path, darl):
     (empty := tmp_path / "empty.jsonl").write_text("\n")
     for pair in ((files[0], empty), (empty, files[0])):
-        said = run_main(monkeypatch, capsys, "leakage", *pair, "--json")
+        said = darl("leakage", *pair, "--json")
         assert (said.code, said.out) == (1, "") and "empty.jsonl: there is no judgment in it. Write one" in said.err
 
 
@@ -174,30 +173,30 @@ def test_an_item_of_two_files_has_one_text(files, tmp_path):
         leakage.read_item_texts([files[2], again])
 
 
-def test_the_command_ends_with_three_and_names_both(files, monkeypatch, capsys):
-    said = run_main(monkeypatch, capsys, "leakage", files[0], files[1], "--json")
+def test_the_command_ends_with_three_and_names_both(files, darl):
+    said = darl("leakage", files[0], files[1], "--json")
     assert said.code == 3
     result = json.loads(said.out)
     assert result["clean"] is False and result["compared"][0]["counts"] == {"query": 1, "near-query": 1}
     assert "test.jsonl, line 1: 'Red running" in said.err and "train.jsonl, line 1" in said.err
     allowed = ["--allow", "query", "--allow", "near-query"]
-    said = run_main(monkeypatch, capsys, "leakage", files[0], files[1], *allowed)
+    said = darl("leakage", files[0], files[1], *allowed)
     assert said.code == 0 and said.out.endswith("test.jsonl: query 1, near-query 1\n")
-    said = run_main(monkeypatch, capsys, "leakage", files[0], files[1], *allowed, "--items", files[2], "--new-items")
+    said = darl("leakage", files[0], files[1], *allowed, "--items", files[2], "--new-items")
     assert said.code == 3 and "is the same item as" in said.err
-    said = run_main(monkeypatch, capsys, "leakage", files[0], files[1], *allowed, "--items", files[2])
+    said = darl("leakage", files[0], files[1], *allowed, "--items", files[2])
     assert said.code == 3 and "another item of nearly the same text" in said.err
-    said = run_main(monkeypatch, capsys, "leakage", files[0], files[1], "--new-items")
+    said = darl("leakage", files[0], files[1], "--new-items")
     assert said.code == 2 and "--new-items is given without items. Name their file by --items." in said.err
 
 
-def test_items_may_lie_in_several_files(files, monkeypatch, capsys):
+def test_items_may_lie_in_several_files(files, darl):
     lines = files[2].read_text().splitlines(keepends=True)
     halves = [files[2].with_name(name) for name in ("one.jsonl", "two.jsonl")]
     halves[0].write_text(lines[0])
     halves[1].write_text("".join(lines[1:]))
     both = [word for half in halves for word in ("--items", half)]
-    said = run_main(monkeypatch, capsys, "leakage", files[0], files[1], *both, "--json")
+    said = darl("leakage", files[0], files[1], *both, "--json")
     assert json.loads(said.out)["compared"][0]["counts"] == {"query": 1, "near-query": 1, "item": 1, "near-item": 1}
-    said = run_main(monkeypatch, capsys, "leakage", files[0], files[1], "--items", halves[0])
+    said = darl("leakage", files[0], files[1], "--items", halves[0])
     assert said.code == 1 and "test.jsonl, line 2: there is no item 'b'. Give its line by --items." in said.err

@@ -13,7 +13,6 @@ from darl_opensearch.errors import UsageError
 from darl_opensearch.records.items import Item
 from darl_opensearch.records.judgments import JudgedQuery, read_judgments
 from tests.helpers.bundles import ITEMS
-from tests.helpers.commands import run_main
 from tests.helpers.files import read_rows, write_rows
 from trainer.data.mining import Miner, MiningRule
 
@@ -129,9 +128,9 @@ def project(tmp_path):
     return tmp_path
 
 
-def test_the_command_mines_by_bm25(project, monkeypatch, capsys):
+def test_the_command_mines_by_bm25(project, darl):
     out = project / "mined.jsonl"
-    said = run_main(monkeypatch, capsys, "mine", project / "darl.toml", "--out", out, "--json")
+    said = darl("mine", project / "darl.toml", "--out", out, "--json")
     assert said.code == 0, said.err
     rows = read_rows(out)
     result = json.loads(said.out)
@@ -143,9 +142,9 @@ def test_the_command_mines_by_bm25(project, monkeypatch, capsys):
     assert {row.get("slice") for row in rows if row["query_id"] == "q1"} == {"bicycle"}
 
 
-def test_with_the_judgments_the_file_takes_their_place(project, monkeypatch, capsys):
+def test_with_the_judgments_the_file_takes_their_place(project, darl):
     out = project / "all.jsonl"
-    said = run_main(monkeypatch, capsys, "mine", project / "darl.toml", "--out", out, "--with-judged")
+    said = darl("mine", project / "darl.toml", "--out", out, "--with-judged")
     assert said.code == 0 and f'Next: in darl.toml, [data] judgments = "{out}"' in said.out
     assert read_rows(out)[:3] == read_rows(project / "judgments.jsonl")
     items = {item["id"]: Item(item["id"], "x", "") for item in ITEMS}
@@ -153,35 +152,35 @@ def test_with_the_judgments_the_file_takes_their_place(project, monkeypatch, cap
     assert Counter(q.query_id for q in queries) == {"q1": 1, "q2": 1}
 
 
-def test_with_a_bundle_what_it_likes_stays_out(project, tiny, monkeypatch, capsys):
+def test_with_a_bundle_what_it_likes_stays_out(project, tiny, darl):
     out = project / "mined.jsonl"
     strict = ["mine", project / "darl.toml", "--out", out, "--bundle", tiny.path, "--json", "--max-share"]
-    most = json.loads(run_main(monkeypatch, capsys, *strict, "1").out)
+    most = json.loads(darl(*strict, "1").out)
     assert most["mined"] and all(0 <= row["score"] <= 1 for row in read_rows(out))
-    least = json.loads(run_main(monkeypatch, capsys, *strict, "0.01").out)
+    least = json.loads(darl(*strict, "0.01").out)
     assert least["mined"] == 0 and least["too_close"] == most["mined"] + most["too_close"]
     assert out.read_text() == ""
 
 
-def test_nothing_is_written_by_a_dry_run_or_over_what_is_read(project, monkeypatch, capsys):
+def test_nothing_is_written_by_a_dry_run_or_over_what_is_read(project, darl):
     config = (project / "darl.toml").read_text()
     (project / "darl.toml").write_text(config.replace("[data]\n", '[data]\ndev = "dev.jsonl"\n'))
     before = {p.name: p.read_bytes() for p in project.iterdir()}
     for out in (["--out", project / "x.jsonl"], []):
-        said = run_main(monkeypatch, capsys, "mine", project / "darl.toml", *out, "--dry-run")
+        said = darl("mine", project / "darl.toml", *out, "--dry-run")
         assert said.code == 0 and said.out.endswith("Nothing was written.\n")
-    said = run_main(monkeypatch, capsys, "mine", project / "darl.toml")
+    said = darl("mine", project / "darl.toml")
     assert said.code == 2 and "there is no file to write to. Name one by --out, or pass --dry-run" in said.err
-    said = run_main(monkeypatch, capsys, "mine", project / "darl.toml", "--out", project / "judgments.jsonl")
+    said = darl("mine", project / "darl.toml", "--out", project / "judgments.jsonl")
     assert said.code == 2 and "the file is one that is read. Name another by --out" in said.err
     (project / "sub").mkdir()
     roundabout = project / "sub/../judgments.jsonl"  # as a configuration in a folder of its own names them
-    said = run_main(monkeypatch, capsys, "mine", project / "darl.toml", "--out", roundabout)
+    said = darl("mine", project / "darl.toml", "--out", roundabout)
     assert said.code == 2 and "the file is one that is read" in said.err
     (project / "sub").rmdir()
-    said = run_main(monkeypatch, capsys, "mine", project / "darl.toml", "--out", project / "dev.jsonl")
+    said = darl("mine", project / "darl.toml", "--out", project / "dev.jsonl")
     assert said.code == 2 and "the file is one that is read" in said.err  # by the training
-    said = run_main(monkeypatch, capsys, "mine", project / "darl.toml", "--out", project / "x.jsonl", "--index", "i",
+    said = darl("mine", project / "darl.toml", "--out", project / "x.jsonl", "--index", "i",
                     "--url", "http://127.0.0.1:9")  # fmt: skip
     assert said.code == 1 and "127.0.0.1:9" in said.err
     assert before == {p.name: p.read_bytes() for p in project.iterdir()}

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from darl_opensearch.errors import InputError, UsageError
 from darl_opensearch.text import same_text
-from tests.helpers.commands import run_main
 from tests.helpers.files import read_rows, write_rows
 from trainer.data.leakage import Part, find_leaks
 from trainer.data.partition import SplitRule, assign, parse_time, write_parts
@@ -181,43 +180,43 @@ def test_too_few_queries(tmp_path):
 # darl split
 
 
-def test_the_command_writes_the_parts(tmp_path, monkeypatch, capsys):
+def test_the_command_writes_the_parts(tmp_path, darl):
     path, out = write_rows(tmp_path / "j.jsonl", rows()), tmp_path / "out"
-    said = run_main(monkeypatch, capsys, "split", path, "--out", out, "--json", "--test", "0.2", "--dry-run")
+    said = darl("split", path, "--out", out, "--json", "--test", "0.2", "--dry-run")
     assert said.code == 0 and not out.exists() and json.loads(said.out)["folder"] is None
-    said = run_main(monkeypatch, capsys, "split", path, "--out", out, "--json", "--test", "0.2")
+    said = darl("split", path, "--out", out, "--json", "--test", "0.2")
     result = json.loads(said.out)
     assert said.code == 0 and {p.name for p in out.iterdir()} == {"train.jsonl", "dev.jsonl", "test.jsonl"}
     assert result["parts"]["test"] == {"queries": 8, "judgments": len(read_rows(out / "test.jsonl"))}
     assert result["shared"] == {"dev": {"query": 0, "near-query": 0}, "test": {"query": 0, "near-query": 0}}
     kept = [row for part in ("train", "dev", "test") for row in read_rows(out / f"{part}.jsonl")]
     assert sorted(kept, key=str) == sorted(rows(), key=str)  # lines as they were
-    said = run_main(monkeypatch, capsys, "split", path, "--out", out)
+    said = darl("split", path, "--out", out)
     assert said.code == 2 and "out: it is there already" in said.err
-    said = run_main(monkeypatch, capsys, "split", path, "--dry-run")
+    said = darl("split", path, "--dry-run")
     assert said.code == 0 and said.out.endswith("Nothing was written.\n")
-    said = run_main(monkeypatch, capsys, "split", path)
+    said = darl("split", path)
     assert said.code == 2 and "there is no folder to write to. Name one by --out, or pass --dry-run" in said.err
 
 
-def test_the_command_refuses_items_that_leak(tmp_path, monkeypatch, capsys):
+def test_the_command_refuses_items_that_leak(tmp_path, darl):
     path = write_rows(tmp_path / "j.jsonl", rows())
     items = write_rows(
         tmp_path / "items.jsonl", [{"id": f"i{n}", "text": "one text for all of them"} for n in range(2)]
     )
     slices = ["split", path, "--out", tmp_path / "out", "--by", "slice", "--held-out", "a", "--dev", "0"]
-    said = run_main(monkeypatch, capsys, *slices, "--items", items, "--new-items")
+    said = darl(*slices, "--items", items, "--new-items")
     assert said.code == 1 and "is the same item as" in said.err and not (tmp_path / "out").exists()
-    said = run_main(monkeypatch, capsys, *slices, "--items", items)
+    said = darl(*slices, "--items", items)
     assert said.code == 0 and "train and test share 2 of kind item" in said.out
-    said = run_main(monkeypatch, capsys, "split", path, "--out", tmp_path / "x", "--by", "time", "--cut", "soon")
+    said = darl("split", path, "--out", tmp_path / "x", "--by", "time", "--cut", "soon")
     assert said.code == 1 and "'--cut' is 'soon', not a date" in said.err
 
 
-def test_the_command_says_what_to_name_in_the_configuration(tmp_path, monkeypatch, capsys):
+def test_the_command_says_what_to_name_in_the_configuration(tmp_path, monkeypatch, darl):
     path = write_rows(tmp_path / "j.jsonl", rows())
     monkeypatch.chdir(tmp_path)
-    said = run_main(monkeypatch, capsys, "split", path, "--out", "out", "--test", "0")
+    said = darl("split", path, "--out", "out", "--test", "0")
     assert said.out.endswith(
         f'[data]\n  judgments = "{tmp_path / "out" / "train.jsonl"}"\n  dev = "{tmp_path / "out" / "dev.jsonl"}"\n'
     )

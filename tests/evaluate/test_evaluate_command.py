@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -21,10 +22,9 @@ from darl_opensearch.scoring import Scorer
 from darl_opensearch.stats.bootstrap import bootstrap_ratio
 from darl_opensearch.stats.ranking import ndcg_per_query
 from tests.helpers.bundles import ITEMS, copy_bundle, correct_digests, tiny_bundle
-from tests.helpers.commands import run_main
 from tests.helpers.files import write_rows
 from tests.helpers.judged import GRADED, STRANGE, write_judgments
-from tests.helpers.trained import SAMPLE, one_thread
+from tests.helpers.trained import SAMPLE
 from trainer.evaluate.parts import read_catalogue, read_part
 
 ROOT = Path(__file__).parents[2]
@@ -32,15 +32,8 @@ DRAWS = ("--draws", "300")
 
 
 @pytest.fixture
-def darl(monkeypatch, capsys):
-    for name in [name for name in os.environ if name.startswith("DARL_")]:
-        monkeypatch.delenv(name)
-
-    def run(*words):
-        with one_thread():
-            return run_main(monkeypatch, capsys, "evaluate", *words)
-
-    return run
+def darl(darl):
+    return functools.partial(darl, "evaluate")
 
 
 @pytest.fixture

@@ -24,7 +24,6 @@ from darl_opensearch.stats.ranking import ndcg_per_query
 from tests.helpers.bundles import ITEMS, SCALE3, TEMPLATE, tiny_bundle, with_slope
 from tests.helpers.commands import run_main
 from tests.helpers.files import write_rows
-from tests.helpers.trained import one_thread
 from trainer.evaluate.gate import GateOptions, gate
 from trainer.evaluate.gate_words import render_text, why_not
 from trainer.evaluate.parts import read_catalogue, read_part
@@ -63,8 +62,7 @@ def data(tmp_path):
 
 
 def run(old, new, data, **options):
-    with one_thread():
-        return gate(old, new, **data, options=GateOptions(**(OPTIONS | options)))
+    return gate(old, new, **data, options=GateOptions(**(OPTIONS | options)))
 
 
 def changed_card(bundle, target, **fields):
@@ -285,11 +283,10 @@ def test_the_same_seed_gives_the_same_report(bundles, data):
 
 def test_the_command(bundles, data, tmp_path, monkeypatch, capsys):
     def darl(old, new, *words):
-        with one_thread():
-            return run_main(
-                monkeypatch, capsys, "gate", bundles[old].path, bundles[new].path, "--items", data["items"], "--id",
-                data["id_test"], "--control", data["control"], "--draws", "400", *words,
-            )  # fmt: skip
+        return run_main(
+            monkeypatch, capsys, "gate", bundles[old].path, bundles[new].path, "--items", data["items"], "--id",
+            data["id_test"], "--control", data["control"], "--draws", "400", *words,
+        )  # fmt: skip
 
     out = tmp_path / "gate.json"
     yes = darl("bad", "good", "--json", "--out", out)

@@ -12,7 +12,6 @@ from darl_opensearch.bundle import MODEL, TOKENIZER, Bundle
 from darl_opensearch.scoring import Scorer
 from tests.helpers.bundles import ITEMS, TEMPLATE, copy_bundle, correct_digests, tiny_bundle, with_slope
 from tests.helpers.files import write_rows
-from tests.helpers.trained import one_thread
 from trainer.evaluate import kept_scores
 from trainer.evaluate.evaluation import evaluate
 from trainer.evaluate.gate import GateOptions, gate
@@ -61,19 +60,17 @@ def calls(monkeypatch):
 
 def decided(bundles, data, kept=None):
     """What the gate says, without the time it said it at."""
-    with one_thread():
-        said = gate(*bundles, **data, options=OPTIONS, kept=kept).to_json()
+    said = gate(*bundles, **data, options=OPTIONS, kept=kept).to_json()
     return json.dumps(said | {"created": ""}, sort_keys=True)
 
 
 def evaluated(bundles, data, **settings):
     """The scores that an evaluation kept; it has the models the other way round."""
     kept, (old, new) = KeptScores(), bundles
-    with one_thread():
-        evaluate(Settings(
-            models=(new.path,), items=(data["items"],), against=(str(old.path),), draws=100, threads=2,
-            parts=(("id", data["id_test"]), ("control", data["control"])), **settings,
-        ), kept=kept)  # fmt: skip
+    evaluate(Settings(
+        models=(new.path,), items=(data["items"],), against=(str(old.path),), draws=100, threads=2,
+        parts=(("id", data["id_test"]), ("control", data["control"])), **settings,
+    ), kept=kept)  # fmt: skip
     return kept
 
 

@@ -14,7 +14,7 @@ import torch
 from darl_opensearch.check import run_pairs
 from darl_opensearch.graph_contract import INPUTS, inspect_graph
 from darl_opensearch.scores import Columns
-from tests.helpers.trained import GAINS, one_thread, train_and_export, write_project
+from tests.helpers.trained import GAINS, train_and_export, write_project
 from trainer.config import Ood
 from trainer.export.graph import ContractModule, export_graphs
 from trainer.ood import DETECTORS, reads
@@ -219,14 +219,13 @@ def test_every_detector_is_in_the_graph(small, tmp_path, detector, features, lay
         model.head.weight.normal_()
         model.head.shift.normal_(0, 0.1)
         model.head.scale.uniform_(0.2, 2)
-    with one_thread():
-        ood = fit_ood(
-            Features(model), Ood(detector=detector, features=features, layers=layers, params=params, depth=12), data
-        )
-        trained = dataclasses.replace(first, ood=ood, model=model)
-        export_graphs(ContractModule(trained), tmp_path, tmp_path)
-        pairs = some_pairs(trained, bundle, base, count=30)
-        reference = torch_rows(trained, pairs)
+    ood = fit_ood(
+        Features(model), Ood(detector=detector, features=features, layers=layers, params=params, depth=12), data
+    )
+    trained = dataclasses.replace(first, ood=ood, model=model)
+    export_graphs(ContractModule(trained), tmp_path, tmp_path)
+    pairs = some_pairs(trained, bundle, base, count=30)
+    reference = torch_rows(trained, pairs)
     table = ood.calibration.distances.numpy()
     rows = run_pairs(tmp_path / "model.onnx", bundle.tokenizer, pairs)
     assert_parity(rows, reference, 3, table, noise=5e-6)

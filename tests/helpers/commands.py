@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 
@@ -13,7 +13,7 @@ import pytest
 class Said(NamedTuple):
     """How a command ended."""
 
-    code: Any
+    code: int
     out: str
     err: str
 
@@ -27,7 +27,7 @@ def run_main(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     with pytest.raises(SystemExit) as ended:
         main()
     said = capsys.readouterr()
-    return Said(ended.value.code, said.out, said.err)
+    return Said(int(ended.value.code or 0), said.out, said.err)
 
 
 def run_darl(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

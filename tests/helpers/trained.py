@@ -5,11 +5,10 @@ Everything the exporter does is done for real; only the weights are small and kn
 
 from __future__ import annotations
 
-import contextlib
 import json
 import random
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -86,25 +85,18 @@ def _regrade(grade: int, k: int, rng: random.Random) -> int:
     return grade + (k == 4 and grade == 2 and rng.random() < 0.5)
 
 
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Torch on one thread: many tiny operations on a busy machine wait for the second one."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 def train_and_export(folder: Path, config: Path, **options: Any) -> tuple[Any, Bundle]:
     """A finished run in ``folder/run``, and its bundle in ``folder/bundle``."""
     from trainer.config import read_config
     from trainer.export import export_run
     from trainer.stages.plan import train
 
-    with one_thread():
-        trained = train(read_config(config), config.parent, folder / "run")
-        return trained, export_run(trained, config.parent, folder / "bundle", **options)
+    trained = train(read_config(config), config.parent, folder / "run")
+    return trained, export_run(trained, config.parent, folder / "bundle", **options)
+
+
+def load_trained(folder: Path) -> tuple[Any, Bundle]:
+    """What :func:`train_and_export` left in a folder."""
+    from trainer.stages.plan import load_run
+
+    return load_run(folder / "run"), Bundle.open(folder / "bundle")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
-from darl_opensearch import cli
 from tests.helpers.bundles import tiny_bundle
 from tests.helpers.files import read_rows, write_rows
 from tests.helpers.judging import endpoint, knowing, pairs, project, truth
@@ -20,19 +19,11 @@ GRADES = ("--grades", "irrelevant,related,fits")
 
 
 @pytest.fixture
-def darl(tmp_path, monkeypatch, capsys):
-    """Run ``darl judge`` in the project's folder: exit code, stdout, stderr."""
+def darl(tmp_path, monkeypatch, darl):
+    """``darl judge`` in the project's folder."""
     project(tmp_path)
     monkeypatch.chdir(tmp_path)
-
-    def run(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["darl", "judge", *words])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        out = capsys.readouterr()
-        return int(left.value.code or 0), out.out, out.err
-
-    return run
+    return functools.partial(darl, "judge")
 
 
 def known(path, wrong: int = 0):

@@ -19,7 +19,6 @@ from darl_opensearch.monitor.drift import DriftConfig, drift
 from darl_opensearch.monitor.page import render_page
 from darl_opensearch.monitor.render_drift import render_drift
 from darl_opensearch.ood.store import SpoolStore
-from tests.helpers.commands import run_main
 from tests.helpers.drift import DAY, STRANGE, World, write_log
 
 UNTIL = DAY + timedelta(days=60)
@@ -72,21 +71,21 @@ def test_json_is_one_object_with_both_reports(world, log):
     assert [w["verdict"] for w in data["drift"]["windows"] if w["version"] == "1"] == ["no drift"] * 3 + ["drift"]
 
 
-def test_exit_code_3_on_drift_where_it_was_asked_for(world, log, monkeypatch, capsys):
-    ended = run_main(monkeypatch, capsys, "monitor", "--spool", log, "--window", "1d", "--fail-on-drift")
+def test_exit_code_3_on_drift_where_it_was_asked_for(world, log, darl):
+    ended = darl("monitor", "--spool", log, "--window", "1d", "--fail-on-drift")
     assert ended.code == 3 and "The latest window has drifted" in ended.out
     assert "the latest window has drifted: share OOD" in ended.err and "Start a cycle: darl cycle." in ended.err
-    assert run_main(monkeypatch, capsys, "monitor", "--spool", log, "--window", "1d").code == 0
+    assert darl("monitor", "--spool", log, "--window", "1d").code == 0
 
 
-def test_no_exit_code_3_without_drift(world, tmp_path, monkeypatch, capsys):
+def test_no_exit_code_3_without_drift(world, tmp_path, darl):
     path = write_log(tmp_path / "quiet.db", world.traffic(1, 100), world.policy())
-    ended = run_main(monkeypatch, capsys, "monitor", "--spool", path, "--fail-on-drift", "--bundle", world.bundle.path)
+    ended = darl("monitor", "--spool", path, "--fail-on-drift", "--bundle", world.bundle.path)
     assert ended.code == 0 and "The latest window that was tested has not drifted." in ended.out
 
 
-def test_a_window_that_is_none_is_wrong_usage(log, monkeypatch, capsys):
-    ended = run_main(monkeypatch, capsys, "monitor", "--spool", log, "--window", "soon")
+def test_a_window_that_is_none_is_wrong_usage(log, darl):
+    ended = darl("monitor", "--spool", log, "--window", "soon")
     assert ended.code == 2 and "'soon' is neither a span nor a number of requests. Give 12h, 1d or 5000." in ended.err
 
 
@@ -186,9 +185,9 @@ def test_a_page_of_an_empty_log(tmp_path):
     assert "There are no records of this time." in out.read_text() and "<svg" not in out.read_text()
 
 
-def test_a_page_that_cannot_be_written_leaves_nothing(log, tmp_path, monkeypatch, capsys):
+def test_a_page_that_cannot_be_written_leaves_nothing(log, tmp_path, darl):
     (tmp_path / "file").write_text("x")
-    ended = run_main(monkeypatch, capsys, "monitor", "--spool", log, "--html", tmp_path / "file" / "page.html")
+    ended = darl("monitor", "--spool", log, "--html", tmp_path / "file" / "page.html")
     assert ended.code == 1 and "file" in ended.err and "Traceback" not in ended.err
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 

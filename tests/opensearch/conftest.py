@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from darl_opensearch.bundle import Bundle
 from darl_opensearch.cluster import Cluster, PipelineOptions, RegisterOptions, ScorerAddress, load_items, register
 from darl_opensearch.cluster.register import Registration
 from darl_opensearch.connect import ClusterOptions
+from darl_opensearch.node import NodeStatus, node_possible, process, running_node, status
 from darl_opensearch.scoring import Scorer
 from darl_opensearch.search import PipelineSearch
 from tests.helpers.bundles import ITEMS, tiny_bundle
@@ -34,6 +36,35 @@ def many_items(count: int) -> list[dict[str, str]]:
         for n in range(count - len(ITEMS))
     ]
     return ITEMS + made
+
+
+@pytest.fixture(scope="session")
+def node() -> Iterator[NodeStatus]:
+    """A real OpenSearch node with ML Commons, its own for this run, of which nothing is left.
+
+    Without Java 21+ and Maven or Docker the tests that ask for it are skipped, unless ``DARL_REQUIRE_OPENSEARCH=1``:
+    then they fail.
+    """
+    possible = node_possible()
+    if not possible:
+        reason = f"no real OpenSearch node: {possible.reason}"
+        if os.environ.get("DARL_REQUIRE_OPENSEARCH") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with running_node(timeout_s=400) as running:
+        yield running
+    gone = status(running.port)
+    assert gone.state == "stopped"
+    assert not gone.folder.exists()
+    if running.engine == "java":
+        assert process.look(running.pid) is None
+        assert not process.group_lives(running.pid)
+
+
+@pytest.fixture(scope="session")
+def opensearch_url(request: pytest.FixtureRequest) -> str:
+    """The node's address; ``DARL_TEST_OPENSEARCH_URL`` names one that runs already."""
+    return os.environ.get("DARL_TEST_OPENSEARCH_URL") or request.getfixturevalue("node").url
 
 
 @pytest.fixture(scope="session")

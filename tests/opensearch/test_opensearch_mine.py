@@ -8,13 +8,12 @@ import pytest
 
 from darl_opensearch.cluster import load_items
 from tests.helpers.bundles import ITEMS
-from tests.helpers.commands import run_main
 from tests.helpers.files import read_rows, write_rows
 
 pytestmark = pytest.mark.opensearch
 
 
-def test_negatives_come_from_the_index_in_its_order(place, tmp_path, opensearch_url, monkeypatch, capsys):
+def test_negatives_come_from_the_index_in_its_order(place, tmp_path, opensearch_url, darl):
     pytest.importorskip("torch")  # the trainer's configuration
     write_rows(tmp_path / "items.jsonl", ITEMS[:-1])
     write_rows(tmp_path / "indexed.jsonl", ITEMS)
@@ -29,7 +28,7 @@ def test_negatives_come_from_the_index_in_its_order(place, tmp_path, opensearch_
     )
     out = tmp_path / "mined.jsonl"
     common = ["mine", tmp_path / "darl.toml", "--out", out, "--index", place.index, "--url", opensearch_url, "--json"]
-    said = run_main(monkeypatch, capsys, *common)
+    said = darl(*common)
     assert said.code == 0, said.err
     found = {}
     for row in read_rows(out):
@@ -43,9 +42,9 @@ def test_negatives_come_from_the_index_in_its_order(place, tmp_path, opensearch_
         assert found.get(query_id, []) == [(i, rank) for i, rank in ranks.items() if i not in (judged, "h-2")]
     assert json.loads(said.out)["unknown"] == 1
 
-    said = run_main(monkeypatch, capsys, *common, "--bundle", place.bundle.path, "--max-share", "1")
+    said = darl(*common, "--bundle", place.bundle.path, "--max-share", "1")
     assert said.code == 0, said.err
     assert all("score" in row for row in read_rows(out))
 
-    said = run_main(monkeypatch, capsys, *common[:4], "--index", "there-is-none", "--url", opensearch_url)
+    said = darl(*common[:4], "--index", "there-is-none", "--url", opensearch_url)
     assert said.code == 1 and "no such index" in said.err and said.err.count("\n") == 1

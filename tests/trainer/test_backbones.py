@@ -22,7 +22,6 @@ from darl_opensearch.scoring import Scorer
 from tests.helpers.bundles import correct_digests
 from tests.helpers.commands import run_main
 from tests.helpers.joint_bases import PAIRS, PROMPT, columns, configured, write_classifier, write_decoder
-from tests.helpers.trained import one_thread
 from tests.helpers.training_project import write_project
 from trainer.config import Loss, Ood
 from trainer.export import export_run
@@ -78,7 +77,7 @@ def runs(tmp_path_factory, starts):
             folder / "data", starts[backbone], model={"backbone": backbone},
             stages={"full_epochs": 1, "full_learning_rate": 1e-3}, **tables,
         )  # fmt: skip
-        with pytest.MonkeyPatch.context() as patch, one_thread():
+        with pytest.MonkeyPatch.context() as patch:
             capture = Silent()
             said = run_main(patch, capture, "train", config, "--run", folder / "run")
             assert said.code == 0, said
@@ -170,7 +169,7 @@ def test_other_architectures_export(runs, tmp_path, kind):
                 if ".lora_B." in name:
                     parameter.normal_(0, 0.05)  # adapters are in the graph, merged
     module = ContractModule(dataclasses.replace(trained, model=model))
-    with one_thread(), torch.no_grad():
+    with torch.no_grad():
         export_graphs(module, tmp_path, tmp_path)
         encodings = model.tokenizer().encode_batch(PAIRS[:4])
         session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
@@ -192,24 +191,21 @@ def test_detectors_are_in_the_graph(runs, tmp_path, backbone, layers, detectors)
     """What is read of a backbone that reads query and item together: features, energy, probabilities."""
     trained, bundle, config = runs[backbone]
     data, features = read_data(trained.config, config.parent, bundle.tokenizer), Features(trained.model)
-    with one_thread():
-        for name in detectors:
-            ood = fit_ood(features, Ood(detector=name, layers=layers, alpha=0.1), data)
-            module = ContractModule(dataclasses.replace(trained, ood=ood)).eval()
-            (folder := tmp_path / name).mkdir()
-            export_graphs(module, folder, folder)
-            assert all(finding.passed for finding in inspect_graph(folder / "model.onnx", width=6))
-            encodings = bundle.tokenizer.encode_batch(PAIRS[:4])
-            with torch.no_grad():
-                wanted = [
-                    module(*(torch.tensor([v]) for v in (e.ids, e.attention_mask, e.type_ids))) for e in encodings
-                ]
-            found = run_pairs(folder / "model.onnx", bundle.tokenizer, PAIRS[:4])
-            distances = torch.cat([row["scores"] for row in wanted])[:, 5].numpy()
-            assert np.abs(found[:, 5] - distances).max() <= 1e-3 * max(1, np.abs(distances).max())
-            assert len(set(found[:, 5].tolist())) > 1
-            held = run_pairs(folder / "features.onnx", bundle.tokenizer, PAIRS[:4])
-            assert np.abs(held - torch.cat([row["features"] for row in wanted]).numpy()).max() <= 1e-4
+    for name in detectors:
+        ood = fit_ood(features, Ood(detector=name, layers=layers, alpha=0.1), data)
+        module = ContractModule(dataclasses.replace(trained, ood=ood)).eval()
+        (folder := tmp_path / name).mkdir()
+        export_graphs(module, folder, folder)
+        assert all(finding.passed for finding in inspect_graph(folder / "model.onnx", width=6))
+        encodings = bundle.tokenizer.encode_batch(PAIRS[:4])
+        with torch.no_grad():
+            wanted = [module(*(torch.tensor([v]) for v in (e.ids, e.attention_mask, e.type_ids))) for e in encodings]
+        found = run_pairs(folder / "model.onnx", bundle.tokenizer, PAIRS[:4])
+        distances = torch.cat([row["scores"] for row in wanted])[:, 5].numpy()
+        assert np.abs(found[:, 5] - distances).max() <= 1e-3 * max(1, np.abs(distances).max())
+        assert len(set(found[:, 5].tolist())) > 1
+        held = run_pairs(folder / "features.onnx", bundle.tokenizer, PAIRS[:4])
+        assert np.abs(held - torch.cat([row["features"] for row in wanted]).numpy()).max() <= 1e-4
 
 
 @pytest.mark.parametrize("backbone", list(BACKBONES))
@@ -249,8 +245,7 @@ def test_what_the_exporter_writes_for_more_than_two_gigabytes(runs, tmp_path, mo
     """Optimum then moves the weights itself, and small constants of nodes with them."""
     trained, small, _ = runs["cross"]
     monkeypatch.setenv("FORCE_ONNX_EXTERNAL_DATA", "1")
-    with one_thread():
-        export_graphs(ContractModule(trained), tmp_path, tmp_path)
+    export_graphs(ContractModule(trained), tmp_path, tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["features.onnx", "model.onnx", "model.onnx_data"]
     one, other = (
         onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
@@ -266,7 +261,7 @@ def test_what_the_exporter_writes_for_more_than_two_gigabytes(runs, tmp_path, mo
 def large(runs, tmp_path_factory):
     """The llm's bundle with a limit so low that its weights are too large for one file."""
     trained, _, config = runs["llm"]
-    with pytest.MonkeyPatch.context() as patch, one_thread():
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(files, "MAX_ONE_FILE", 10_000)
         return export_run(trained, config.parent, tmp_path_factory.mktemp("large") / "bundle")
 

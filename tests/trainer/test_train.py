@@ -33,16 +33,6 @@ def project(tmp_path, bases) -> Path:
     return write_project(tmp_path / "project", bases["bert"])
 
 
-def darl(capsys, *words) -> tuple[int, str, str]:
-    """Run ``darl`` in this process: exit code, stdout, stderr."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["darl", *map(str, words)])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-    out = capsys.readouterr()
-    return int(left.value.code or 0), out.out, out.err
-
-
 def train(path: Path, folder: Path, **options):
     return plan.train(read_config(path), path.parent, folder, **options)
 
@@ -62,8 +52,8 @@ def equal(one: dict, two: dict) -> bool:
 # ---- to the end, and again
 
 
-def test_a_run_from_the_command_line(project, capsys):
-    code, out, err = darl(capsys, "train", project, "--json")
+def test_a_run_from_the_command_line(project, darl):
+    code, out, err = darl("train", project, "--json")
     assert code == 0, err
     result = json.loads(out)
     folder = project.parent / "runs" / "small-1"
@@ -74,14 +64,14 @@ def test_a_run_from_the_command_line(project, capsys):
     assert result["dev"]["queries"] > 0
     assert not [p for p in folder.rglob("*") if ".tmp" in p.name or ".old" in p.name]
     before = files(folder)
-    code, again, _ = darl(capsys, "train", project, "--json")
+    code, again, _ = darl("train", project, "--json")
     assert code == 0 and json.loads(again) == result
     assert files(folder) == before  # nothing was done
     trained = run_folder.load_run(folder)
     assert not trained.model.training
     features = trained.model.pair_features(["bike theft", "xyz"], ["bike cover against theft", "boat"])
     assert torch.isfinite(trained.model.head.score(trained.model.head(features.similarity))).all()
-    code, text, said = darl(capsys, "train", project)
+    code, text, said = darl("train", project)
     assert code == 0 and text.endswith(f"Next: darl export {folder}\n")
     head, full = (stage["gain"] for stage in result["stages"])
     dev = result["dev"]["queries"]
@@ -97,46 +87,46 @@ def test_the_same_run_twice_gives_the_same_weights_and_another_seed_others(proje
     assert not equal(weights(tmp_path / "a"), weights(tmp_path / "c"))
 
 
-def test_a_folder_of_another_run(project, capsys):
-    assert darl(capsys, "train", project, "--set", "stages.run=['head']")[0] == 0
+def test_a_folder_of_another_run(project, darl):
+    assert darl("train", project, "--set", "stages.run=['head']")[0] == 0
     folder = project.parent / "runs" / "small-1"
     before = files(folder)
-    code, _, err = darl(capsys, "train", project)
+    code, _, err = darl("train", project)
     assert code == 1
     assert err == (f"darl: {folder / 'config.json'}: the folder holds a run with another configuration. "
                    "Name another folder with --run, or pass --fresh to start over.\n")  # fmt: skip
     rows = (project.parent / "judgments.jsonl").read_text().splitlines(keepends=True)
     (project.parent / "judgments.jsonl").write_text("".join(rows[6:]))
-    code, _, err = darl(capsys, "train", project, "--set", "stages.run=['head']")
+    code, _, err = darl("train", project, "--set", "stages.run=['head']")
     assert code == 1 and "data.json: the folder holds a run with another data" in err
     assert files(folder) == before
-    code, _, err = darl(capsys, "train", project, "--set", "stages.run=['head']", "--fresh")
+    code, _, err = darl("train", project, "--set", "stages.run=['head']", "--fresh")
     assert code == 0, err
     assert files(folder) != before
 
 
-def test_fresh_with_bad_input_keeps_the_old_run(project, capsys):
-    assert darl(capsys, "train", project, "--set", "stages.run=[]")[0] == 0
+def test_fresh_with_bad_input_keeps_the_old_run(project, darl):
+    assert darl("train", project, "--set", "stages.run=[]")[0] == 0
     before = files(project.parent / "runs")
     (project.parent / "items.jsonl").write_text("{")
-    assert darl(capsys, "train", project, "--set", "stages.run=[]", "--fresh")[0] == 1
+    assert darl("train", project, "--set", "stages.run=[]", "--fresh")[0] == 1
     assert files(project.parent / "runs") == before
 
 
-def test_fresh_deletes_no_folder_that_is_not_a_run(project, capsys, tmp_path):
+def test_fresh_deletes_no_folder_that_is_not_a_run(project, tmp_path, darl):
     other = tmp_path / "thesis"
     other.mkdir()
     (other / "config.json").write_text("{}")
-    assert darl(capsys, "train", project, "--run", other, "--set", "stages.run=[]", "--fresh")[0] == 1
+    assert darl("train", project, "--run", other, "--set", "stages.run=[]", "--fresh")[0] == 1
     assert (other / "config.json").read_text() == "{}"
 
 
-def test_dry_run(project, capsys):
-    code, out, _ = darl(capsys, "train", project, "--dry-run", "--json")
+def test_dry_run(project, darl):
+    code, out, _ = darl("train", project, "--dry-run", "--json")
     told = json.loads(out)
     assert code == 0 and told["data"]["items"]["count"] == 20
     assert told["data"]["train"]["queries"] + told["data"]["dev"]["queries"] == 24
-    code, text, _ = darl(capsys, "train", project, "--dry-run")
+    code, text, _ = darl("train", project, "--dry-run")
     part = told["data"]["train"]
     assert code == 0 and f"  items     20\n  train     {part['pairs']} pairs of {part['queries']} queries\n" in text
     assert "sha256" not in text and "not trained on" not in text
@@ -188,18 +178,18 @@ SETTINGS = {
 
 @pytest.mark.parametrize("dry", [False, True])
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_one_line_and_leaves_nothing(project, capsys, case, dry):
+def test_bad_input_is_one_line_and_leaves_nothing(project, case, dry, darl):
     spoil, message = BAD[case]
     spoil(project.parent)
-    code, out, err = darl(capsys, "train", project, *(["--dry-run"] if dry else []))
+    code, out, err = darl("train", project, *(["--dry-run"] if dry else []))
     assert code == 1 and out == ""
     assert err.startswith("darl: ") and err.count("\n") == 1 and len(err) < 600 and message.lower() in err.lower(), err
     assert not (project.parent / "runs").exists()
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_a_setting_that_cannot_work_is_refused_before_the_training(project, capsys, setting):
-    code, _, err = darl(capsys, "train", project, "--set", setting)
+def test_a_setting_that_cannot_work_is_refused_before_the_training(project, setting, darl):
+    code, _, err = darl("train", project, "--set", setting)
     assert code in (1, 2) and err.startswith("darl: ") and err.count("\n") == 1
     assert SETTINGS[setting] in err
     assert not (project.parent / "runs").exists()
@@ -214,15 +204,15 @@ def judge_everything(path):
     write_rows(folder / "judgments.jsonl", rows)
 
 
-def test_a_catalogue_that_is_judged_all_over_leaves_items_to_calibrate_on(tmp_path, bases, capsys):
+def test_a_catalogue_that_is_judged_all_over_leaves_items_to_calibrate_on(tmp_path, bases, darl):
     path = write_project(tmp_path / "p", bases["bert"], stages={"run": ["head"]})
     judge_everything(path)
-    code, out, err = darl(capsys, "train", path, "--run", tmp_path / "run")
+    code, out, err = darl("train", path, "--run", tmp_path / "run")
     assert code == 0, err
     assert "nearly all items are judged: 2 of them were not trained on, to calibrate on them" in out
     trained = run_folder.load_run(tmp_path / "run")
     apart = set(trained.data["set_aside"])
-    dry = darl(capsys, "train", path, "--run", tmp_path / "run", "--dry-run")[1]
+    dry = darl("train", path, "--run", tmp_path / "run", "--dry-run")[1]
     assert f"2 are not trained on, to calibrate on them ({', '.join(sorted(apart))})" in dry
     _, data = plan.prepare(read_config(path), path.parent)
     assert data.set_aside == apart and len(apart) == 2
@@ -251,18 +241,18 @@ def test_a_few_items_that_nobody_judged_are_too_few(tmp_path, bases, depth, made
     assert not calibrating & {i for q in data.learnt for i in q.item_ids}
 
 
-def test_read_from_disk_it_is_refused(tmp_path, bases, capsys):
+def test_read_from_disk_it_is_refused(tmp_path, bases, darl):
     path = write_project(tmp_path / "p", bases["bert"], data={"store": "disk"})
     judge_everything(path)
-    code, _, err = darl(capsys, "train", path)
+    code, _, err = darl("train", path)
     assert code == 1 and "[ood] alpha: 0 calibration pairs cannot show a false-alarm rate of 0.1" in err
 
 
-def test_a_query_in_training_and_dev_file(tmp_path, bases, capsys):
+def test_a_query_in_training_and_dev_file(tmp_path, bases, darl):
     path = write_project(tmp_path / "p", bases["bert"], data={"dev": "dev.jsonl"})
     first = (path.parent / "judgments.jsonl").read_text().splitlines()[0]
     (path.parent / "dev.jsonl").write_text(first + "\n")
-    code, _, err = darl(capsys, "train", path)
+    code, _, err = darl("train", path)
     assert code == 1 and "dev.jsonl: query 'b" in err or "is in the training part as well" in err
     assert err.count("\n") == 1
 
@@ -419,15 +409,15 @@ def test_weights_that_are_no_numbers_are_never_kept(tmp_path, bases, monkeypatch
     json.dumps(json.loads((tmp_path / "run" / "result.json").read_text()), allow_nan=False)
 
 
-def test_dev_queries_without_any_gain(tmp_path, bases, capsys):
+def test_dev_queries_without_any_gain(tmp_path, bases, darl):
     """No nDCG to decide by: the stage is rolled back, and the figures say null."""
     path = write_project(tmp_path / "p", bases["bert"], data={"dev": "dev.jsonl"}, **FULL)
     write_rows(path.parent / "dev.jsonl", [{"query": "nothing", "item_id": f"i{n}", "grade": 0} for n in range(3)])
-    code, out, err = darl(capsys, "train", path, "--json")
+    code, out, err = darl("train", path, "--json")
     assert code == 0, err
     result = json.loads(out)
     assert result["stages"][0]["kept"] is False and result["dev"]["ndcg@10"] is None
-    assert darl(capsys, "train", path)[0] == 0
+    assert darl("train", path)[0] == 0
 
 
 def test_the_head_stage_earns_its_place(tmp_path, bases):

@@ -33,6 +33,11 @@ LAYERS = {
     "pool": FOUNDATION | {"scoring"},
 }
 TRAINER_MAY = FOUNDATION | {"ood", "scoring", "check"}  # never server, cluster, monitor, node, cli
+# The trainer's parts: each may import those after it.
+TRAINER = [
+    "cycle", "evaluate", "export", "stages", "run_folder", "training_data", "distributed", "teachers", "ood", "models",
+    "config", "losses", "dasa", "judging", "data", "toml_tables", "registry",
+]  # fmt: skip
 
 
 def modules(package: str) -> list[Path]:
@@ -159,6 +164,23 @@ def test_circles_are_found():
 @pytest.mark.parametrize("path", modules("trainer"), ids=name_of)
 def test_the_trainer_uses_only_the_shared_parts(path):
     assert layers_of(path) <= TRAINER_MAY
+
+
+def test_the_trainer_imports_downwards():
+    """Also late: no part imports one that stands before it in the list."""
+
+    def place(module: str) -> int:
+        return TRAINER.index(module.split(".")[1])
+
+    inside = {name: path for name, path in MODULES.items() if name.startswith("trainer.")}
+    assert {name.split(".")[1] for name in inside} == set(TRAINER)
+    climbs = [
+        f"{name} -> {module}"
+        for name, path in inside.items()
+        for module, _ in imports(path)
+        if module in inside and place(module) < place(name)
+    ]
+    assert not climbs
 
 
 def test_every_part_has_its_place():

@@ -16,6 +16,9 @@ from darl_opensearch.errors import UsageError, load
 from darl_opensearch.records.items import Item
 from darl_opensearch.scores import GradeScale, is_ood
 from darl_opensearch.scoring import Provider, Scorer
+from darl_opensearch.scoring.batching import plan
+from darl_opensearch.scoring.encode import PairEncoder, feed
+from darl_opensearch.scoring.scorer import CPU_TOKEN_BUDGET
 from darl_opensearch.text import ItemRenderer
 from trainer.evaluate.kept_scores import KeptScores
 from trainer.evaluate.systems.base import Advance, Ask, Ratings
@@ -155,9 +158,6 @@ def open_run(path: Path, catalogue: Catalogue) -> RunSystem:
     """
     torch = load("torch", "train")
 
-    from darl_opensearch.scoring.batching import plan
-    from darl_opensearch.scoring.encode import PairEncoder, feed
-    from darl_opensearch.scoring.scorer import CPU_TOKEN_BUDGET
     from trainer.export.graph import ContractModule
     from trainer.run_folder import load_run
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trainer.losses.cumulative import cumulative
 from trainer.models.heads.base import HEADS, Head
 
 
@@ -102,8 +103,6 @@ class CumulativeHead(Head):
         :param grades: ``[n]`` int64.
         :param prior: weight of the pull towards what is there.
         """
-        from trainer.losses.cumulative import cumulative
-
         with torch.no_grad():
             latent = self.latent(features).double()
             start = self.thresholds.double()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from importlib.util import find_spec
 from typing import NoReturn
 
 import click
 
-from darl_opensearch.errors import EXIT_FAILED, EXIT_USAGE, DarlError
+from darl_opensearch.errors import EXIT_FAILED, EXIT_USAGE, DarlError, MissingExtra
 from darl_opensearch.version import __version__
 
 # Name -> (module below this package, one line of help). The help stands here so that `darl --help` imports none.
@@ -40,6 +41,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "node": ("node", "Run an OpenSearch node with ML Commons to try things on."),
     "demo": ("demo", "The whole loop on the insurance sample, on a real node where possible."),
 }
+NOT_IN_IMAGES = {"node": "darl_opensearch.node", "demo": "darl_opensearch.cli.demo"}  # see .dockerignore
 
 
 class LazyGroup(click.Group):
@@ -56,6 +58,8 @@ class LazyGroup(click.Group):
         """
         if cmd_name not in COMMANDS:
             return None
+        if cmd_name in NOT_IN_IMAGES and find_spec(NOT_IN_IMAGES[cmd_name]) is None:
+            raise MissingExtra(f"the scorer image has no darl {cmd_name}", todo="run it from a checkout, see README.md")
         command = importlib.import_module(f"{__name__}.{COMMANDS[cmd_name][0]}").cli
         if not isinstance(command, click.Command):
             raise TypeError(f"{cmd_name} is not a command")

@@ -51,6 +51,17 @@ def test_the_cpu_image_holds_the_scorer_and_no_torch(cpu_image):
     assert done.returncode == 0 and "serve" in done.stdout
 
 
+@pytest.mark.parametrize(("name", "folder"), [("node", "node"), ("demo", "cli/demo")])
+def test_the_cpu_image_leaves_out_what_is_there_to_try_things_on(cpu_image, name, folder):
+    site = next((cpu_image / "opt/darl/lib").glob("python3.*/site-packages"))
+    assert (site / "darl_opensearch/cli").is_dir() and not (site / "darl_opensearch" / folder).exists()
+    env = {"PATH": os.environ["PATH"]}
+    command = [cpu_image / "opt/darl/bin/darl", name, "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd="/")
+    assert done.returncode == 1
+    assert done.stderr == f"darl: the scorer image has no darl {name}. Run it from a checkout, see README.md.\n"
+
+
 def test_the_cpu_image_serves_a_bundle(cpu_image, tiny):
     stage = last_stage(text_of("cpu"))
     with socket.create_server(("127.0.0.1", 0)) as free:

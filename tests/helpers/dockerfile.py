@@ -90,12 +90,18 @@ class Execution:
                 raise ValueError("all stages share one folder here: copy a path to itself")
             return
         for source in sources:
-            kept = [line[1:] for line in (self.context / ".dockerignore").read_text().split() if line[0] == "!"]
+            lines = (self.context / ".dockerignore").read_text().split()
+            kept = [line[1:] for line in lines if line[0] == "!"]
             if not any(source == name or source.startswith(f"{name}/") for name in kept):
                 raise ValueError(f".dockerignore keeps {source} out")
             here, there = self.context / source, self.path(target)
             if here.is_dir():
-                shutil.copytree(here, there, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
+                left_out = {self.context / line for line in lines}
+
+                def ignored(folder, names, left_out=left_out):
+                    return {name for name in names if name == "__pycache__" or Path(folder, name) in left_out}
+
+                shutil.copytree(here, there, ignore=ignored, dirs_exist_ok=True)
             else:
                 there.mkdir(parents=True, exist_ok=True)
                 shutil.copy(here, there)

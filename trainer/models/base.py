@@ -17,7 +17,6 @@ from trainer.models.heads import Head
 from trainer.registry import Registry
 
 LAST, AVERAGE = "last", "average"  # layers of which a half is pooled
-LAYERS = (LAST, AVERAGE)
 
 
 @dataclass(frozen=True)

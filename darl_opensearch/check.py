@@ -1,4 +1,4 @@
-"""``darl check``: is this bundle what it says, and does its graph say what torch said?"""
+"""``darl check``: digests, graph contract, tokenizer, and parity with torch."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ INT8_BOUND = 0.15  # of a score: quantisation moves it, a wrong graph moves it f
 
 
 def check_bundle(path: Path) -> Iterator[Finding]:
-    """Look at everything a bundle promises.
+    """Check a bundle.
 
-    :yields: findings; a bundle that cannot be opened raises instead.
+    :yields: findings; a bundle that cannot be opened raises.
     """
     bundle = Bundle.open(path)
-    yield Finding("digests", True, f"{len(bundle.digests)} files are as the card says")
+    yield Finding("digests", True, f"{len(bundle.digests)} files match the card")
     columns = bundle.card.columns
     for name, width in ((MODEL, columns.width), (FEATURES, None), (MODEL_INT8, columns.width)):
         if name in bundle.digests:
@@ -53,7 +53,7 @@ def check_bundle(path: Path) -> Iterator[Finding]:
 
 
 def _check_answers(bundle: Bundle, calibration: NDArray[Any]) -> Iterator[Finding]:
-    """Run the graphs over the probe pairs, and hold what they say against what torch said."""
+    """Run the graphs on the probe pairs and compare with torch."""
     columns = bundle.card.columns
     pairs, reference = bundle.probes()
     rows = yield from _answers(bundle, MODEL, pairs)
@@ -67,7 +67,7 @@ def _check_answers(bundle: Bundle, calibration: NDArray[Any]) -> Iterator[Findin
     features = yield from _answers(bundle, FEATURES, pairs)
     if features is not None:
         right = features.ndim == 2 and len(features) == len(pairs) and bool(np.isfinite(features).all())
-        yield Finding(f"{FEATURES}: output", right, f"shape {features.shape}, must have a finite row a pair")
+        yield Finding(f"{FEATURES}: output", right, f"shape {features.shape}, must have one finite row per pair")
     if MODEL_INT8 not in bundle.digests:
         return
     quantised = yield from _answers(bundle, MODEL_INT8, pairs)
@@ -82,20 +82,20 @@ def _check_answers(bundle: Bundle, calibration: NDArray[Any]) -> Iterator[Findin
 def _answers(
     bundle: Bundle, name: str, pairs: Sequence[tuple[str, str]], *, batch: int = 1
 ) -> Generator[Finding, None, NDArray[np.float32] | None]:
-    """Run a graph; a graph that does not run is a finding, not a crash."""
+    """Run a graph; a failure is a finding."""
     try:
         return run_pairs(bundle.file(name), bundle.tokenizer, pairs, batch=batch)
     except BundleError as err:
         yield Finding(f"{name}: runs", False, err.what)
-    except Exception as err:  # noqa: BLE001  ONNX Runtime raises types of its own that share no base
+    except Exception as err:  # noqa: BLE001  ONNX Runtime's exceptions share no base class
         yield Finding(f"{name}: runs", False, " ".join(str(err).split())[:300])
     return None
 
 
 def _check_zip(bundle: Bundle) -> Finding:
-    """Whether ML Commons would take the very files that are checked here."""
+    """Check that the zip holds the very files that are checked here."""
     if ZIP not in bundle.digests:
-        return Finding(ZIP, True, "there is none: weights in a file of their own are for darl serve and a connector")
+        return Finding(ZIP, True, "none: a model with separate weights is served by darl serve and a connector")
     wrong = None
     try:
         with zipfile.ZipFile(bundle.path / ZIP) as archive:
@@ -104,19 +104,25 @@ def _check_zip(bundle: Bundle) -> Finding:
             else:
                 for name in (MODEL, TOKENIZER):
                     if archive.getinfo(name).file_size != (bundle.path / name).stat().st_size:
-                        wrong = f"its {name} is another one"  # said before unpacking what may have no end
+                        wrong = f"its {name} differs"  # before unpacking, which could be endless
                         break
                     with archive.open(name) as packed:
                         if hashlib.file_digest(packed, "sha256").hexdigest() != bundle.digests[name]:  # type: ignore[arg-type]
-                            wrong = f"its {name} is another one"
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError) as err:  # the last: encrypted, or unknown
+                            wrong = f"its {name} differs"
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        OSError,
+        EOFError,
+        RuntimeError,
+    ) as err:  # RuntimeError: encrypted or unknown
         wrong = f"it cannot be read ({err})"
     must = f"must hold this bundle's {MODEL} and {TOKENIZER}"
-    return Finding(ZIP, wrong is None, f"{wrong}; {must}" if wrong else "what ML Commons takes is what is checked here")
+    return Finding(ZIP, wrong is None, f"{wrong}; {must}" if wrong else "holds the files checked here")
 
 
 def _check_tokenizer(bundle: Bundle) -> Iterator[Finding]:
-    """The pair template, the truncation and the absence of padding are read by ML Commons as well."""
+    """Check pair template, truncation and padding, which ML Commons reads as well."""
     try:
         tokenizer = bundle.tokenizer
     except BundleError as err:
@@ -144,7 +150,7 @@ def _check_tokenizer(bundle: Bundle) -> Iterator[Finding]:
 def compare(
     name: str, rows: NDArray[Any], reference: NDArray[Any], columns: Columns, calibration: NDArray[Any]
 ) -> Iterator[Finding]:
-    """Hold a graph's output against torch's, within the bounds of the contract.
+    """Compare a graph's output with torch's, within the bounds of the contract.
 
     :param rows: ``[n, 3 + k]`` from the graph.
     :param reference: ``[n, 3 + k]`` from torch.
@@ -161,7 +167,7 @@ def compare(
     yield Finding(f"{name}: ood_distance", far <= 1.0, f"{far:.3f} of its bound")
     sums = float(np.abs(rows[:, columns.grade_probs].sum(1) - 1.0).max())
     yield Finding(f"{name}: grade_probs", sums <= 1e-5, f"rows sum to 1 within {sums:.1e}")
-    # A step of the calibration table, plus the table's mass inside the distance's own bound.
+    # One step of the calibration table, plus the table's mass within the distance's bound.
     median, tail = np.quantile(calibration, [0.5, 0.95])
     spread = max(float(tail - median), 1e-6)
     raw = reference[:, columns.ood_distance] * spread + median
@@ -178,27 +184,25 @@ def _not_finite(name: str, rows: NDArray[Any], reference: NDArray[Any]) -> Findi
 
 
 def run_pairs(graph: Path, tokenizer: Any, pairs: Sequence[tuple[str, str]], *, batch: int = 1) -> NDArray[np.float32]:
-    """Run a graph over pairs, outside of any scorer.
+    """Run a graph on pairs of query and item text, without a scorer.
 
-    :param pairs: query and item text each.
-    :param batch: pairs a pass; neighbours in the list share it, padded.
+    :param batch: pairs per pass.
     :return: ``[n, 3 + k]``.
     """
     from concurrent.futures import ThreadPoolExecutor
 
     from darl_opensearch.scoring.cores import available_cores
-    from darl_opensearch.scoring.encode import feed
+    from darl_opensearch.scoring.encode import pad_batch
     from darl_opensearch.scoring.runtime import open_session
 
     session = open_session(graph, "cpu").session
     encodings = tokenizer.encode_batch(list(pairs))
 
-    def one(start: int) -> NDArray[np.float32]:
-        fed = feed(encodings[start : start + batch])
-        out: NDArray[np.float32] = session.run(None, fed)[0]
+    def run_batch(start: int) -> NDArray[np.float32]:
+        out: NDArray[np.float32] = session.run(None, pad_batch(encodings[start : start + batch]))[0]
         return out
 
     if not encodings:
         return np.zeros((0, 0), dtype=np.float32)
     with ThreadPoolExecutor(available_cores()) as pool:
-        return np.concatenate(list(pool.map(one, range(0, len(encodings), batch))))
+        return np.concatenate(list(pool.map(run_batch, range(0, len(encodings), batch))))

@@ -61,7 +61,7 @@ def cli(bundle: Path, **settings: Any) -> None:
     """
     import logging
 
-    from darl_opensearch.server.run import serve
+    from darl_opensearch.server.run import serve_bundle
 
     config = ServerConfig(**settings)
     logging.basicConfig(level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
@@ -69,4 +69,4 @@ def cli(bundle: Path, **settings: Any) -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     # Its warnings are tracebacks, one for each attempt while a cluster is away; the shipper says it in one line.
     logging.getLogger("opensearch").setLevel(logging.ERROR)
-    serve(bundle, config)
+    serve_bundle(bundle, config)

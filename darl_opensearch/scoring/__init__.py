@@ -1,4 +1,4 @@
-"""Scoring pairs with a bundle's graph: sessions, length-aware batches, provider choice."""
+"""Scoring pairs with a bundle's graph: sessions, length-sorted batches, choice of provider."""
 
 from __future__ import annotations
 

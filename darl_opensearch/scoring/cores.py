@@ -1,4 +1,4 @@
-"""How many cores this process may really use."""
+"""The CPU cores that this process may use."""
 
 from __future__ import annotations
 
@@ -9,13 +9,9 @@ _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 def available_cores(quota_file: Path = _QUOTA) -> int:
-    """Count the cores of this process: its affinity, and its container's quota (cgroup v2).
+    """Count the cores that CPU affinity and the container's quota (cgroup v2) allow; at least 1.
 
-    A container with two cores' quota on a 64-core host sees 64 in ``os.cpu_count()``; as many threads
-    would be throttled to a crawl.
-
-    :param quota_file: where the quota is written.
-    :return: at least 1.
+    ``os.cpu_count()`` ignores the quota: with one thread per core of the host, a container would be throttled.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:

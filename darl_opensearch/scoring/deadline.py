@@ -1,4 +1,4 @@
-"""Giving up on a request whose caller has stopped waiting."""
+"""Deadlines: a request whose caller has stopped waiting is not scored any further."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from darl_opensearch.errors import DarlError
 
 
 class DeadlinePassed(DarlError):
-    """Scoring was given up: whoever asked has gone on without an answer."""
+    """Scoring stopped because the deadline had passed."""
 
 
-def check(deadline: float | None) -> None:
-    """Stop here if the deadline has passed.
+def check_deadline(deadline: float | None) -> None:
+    """Raise if the deadline has passed.
 
     :param deadline: a ``time.monotonic()`` value, or None for no deadline.
-    :raises DeadlinePassed: when it lies in the past.
+    :raises DeadlinePassed: if it lies in the past.
     """
     if deadline is not None and time.monotonic() > deadline:
         raise DeadlinePassed(

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from darl_opensearch.bundle import FEATURES, Bundle
 from darl_opensearch.errors import BundleError
-from darl_opensearch.scoring.batching import plan
+from darl_opensearch.scoring.batching import plan_batches
 from darl_opensearch.scoring.cores import available_cores
-from darl_opensearch.scoring.encode import PairEncoder, feed
+from darl_opensearch.scoring.encode import PairEncoder, pad_batch
 from darl_opensearch.scoring.runtime import Provider, open_session
 from darl_opensearch.scoring.scorer import CPU_TOKEN_BUDGET, CUDA_TOKEN_BUDGET
 
@@ -45,7 +45,7 @@ class Embedder:
         :raises BundleError: when the graph does not answer a finite row a pair.
         """
         encodings = [encoding for query, texts in requests for encoding in self._encoder(query, texts)]
-        batches = plan([len(e.ids) for e in encodings], token_budget=self._budget)
+        batches = plan_batches([len(e.ids) for e in encodings], token_budget=self._budget)
         parts = list(self._pool.map(lambda batch: self._run([encodings[i] for i in batch]), batches))
         if not parts:
             return np.empty((0, 0), dtype=np.float32)
@@ -55,7 +55,7 @@ class Embedder:
         return rows
 
     def _run(self, encodings: list[Encoding]) -> NDArray[np.float32]:
-        rows: NDArray[np.float32] = self._session.run(None, feed(encodings))[0]
+        rows: NDArray[np.float32] = self._session.run(None, pad_batch(encodings))[0]
         if rows.ndim != 2 or len(rows) != len(encodings) or not np.isfinite(rows).all():
             raise BundleError(
                 f"the graph answers {len(encodings)} pairs with shape {rows.shape}, not with a finite row each",

@@ -1,4 +1,4 @@
-"""ONNX Runtime: importing it late, choosing where it runs, and saying so when that is not what was asked."""
+"""ONNX Runtime: imported late, on the requested provider or, with a warning, on the CPU."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ Provider = Literal["cpu", "cuda"]
 
 log = logging.getLogger(__name__)
 
-# Its kernel is slow on CPUs: .84 ms a call against .15 for a separate addition and normalisation, 6 to 25 %
-# of a whole pass, with the same scores. Measured with ONNX Runtime 1.31.
+# The fused kernel is slow on CPUs: .84 ms per call against .15 for separate addition and normalisation, 6 to 25 % of
+# a pass, with equal scores. Measured with ONNX Runtime 1.31.
 _SLOW_FUSIONS = ["SkipLayerNormFusion"]
 
 
 def load_runtime() -> ModuleType:
-    """Import ONNX Runtime.
+    """Import ``onnxruntime``.
 
-    :return: the module ``onnxruntime``.
-    :raises MissingExtra: when neither of the two distributions is installed.
+    :raises MissingExtra: if neither distribution is installed.
     """
     installed = installed_runtimes()
     if len(installed) > 1:
@@ -38,32 +37,29 @@ def load_runtime() -> ModuleType:
     except MissingExtra as err:
         raise MissingExtra(
             "ONNX Runtime is not installed",
-            todo="choose one: pip install 'darl-opensearch[cpu]' for any machine, or pip install "
-            "'darl-opensearch[gpu]' for one with an NVIDIA GPU; not both, they overwrite each other",
+            todo="choose one: pip install 'darl-opensearch[cpu]', or 'darl-opensearch[gpu]' with an NVIDIA GPU; "
+            "not both: they overwrite each other",
         ) from err
 
 
 def installed_runtimes() -> list[str]:
-    """List the installed distributions that bring the module ``onnxruntime``.
-
-    :return: of ``onnxruntime`` and ``onnxruntime-gpu`` those that are installed.
-    """
-    found = []
+    """List the installed distributions that provide the module ``onnxruntime``."""
+    installed = []
     for name in ("onnxruntime", "onnxruntime-gpu"):
         try:
             importlib.metadata.distribution(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-        found.append(name)
-    return found
+        installed.append(name)
+    return installed
 
 
 @dataclass(frozen=True)
-class Opened:
-    """A session, and where it runs.
+class GraphSession:
+    """An ONNX Runtime session and the provider it runs on.
 
     :param session: the ``InferenceSession``.
-    :param fallback: why that is not what was asked for, or None.
+    :param fallback: why this is not the requested provider, or None.
     """
 
     session: Any
@@ -71,53 +67,52 @@ class Opened:
     fallback: str | None
 
 
-def open_session(model: Path, provider: Provider, *, require_provider: bool = False) -> Opened:
+def open_session(model: Path, provider: Provider, *, require_provider: bool = False) -> GraphSession:
     """Open a graph.
 
-    On the CPU a call runs on the thread that makes it, and on no other: callers bring as many threads as
-    there are cores. That is as fast as ONNX Runtime's own thread pool, shares one copy of the weights,
-    and lets a short request pass between the batches of a long one.
+    On the CPU a call runs on the calling thread only; callers use one thread per core. It is as fast as ONNX
+    Runtime's thread pool, shares one copy of the weights, and lets short requests run between a long one's batches.
 
-    :param require_provider: fail rather than run elsewhere.
-    :raises BundleError: when the file is not a graph that this ONNX Runtime can run.
-    :raises DarlError: when the provider was required and cannot be had.
+    :param require_provider: fail instead of falling back to the CPU.
+    :raises BundleError: if this ONNX Runtime cannot run the graph.
+    :raises DarlError: if the provider is required but unavailable.
     """
     runtime = load_runtime()
     fallback = None
     if provider == "cuda":
-        session, why = _try_cuda(runtime, model)
+        session, reason = _try_cuda(runtime, model)
         if session is not None:
-            return Opened(session, "cuda", None)
+            return GraphSession(session, "cuda", None)
         if require_provider:
             raise DarlError(
-                f"CUDA was required and cannot be used: {why}",
+                f"CUDA is required but unavailable: {reason}",
                 todo="see docs/serving.md, or use --provider cpu",
             )
-        fallback = f"asked for CUDA, running on the CPU: {why}"
+        fallback = f"CUDA is unavailable, running on the CPU: {reason}"
         log.warning("%s.", fallback)
     try:
         session = _session(runtime, model, ["CPUExecutionProvider"])
-    except Exception as err:  # ONNX Runtime raises types of its own that share no base
+    except Exception as err:  # ONNX Runtime's exceptions share no base class
         raise BundleError(
             f"ONNX Runtime {runtime.__version__} cannot open the graph ({_first_line(err)})",
             where=str(model),
             todo="run darl check on the bundle",
         ) from err
-    return Opened(session, "cpu", fallback)
+    return GraphSession(session, "cpu", fallback)
 
 
 def _try_cuda(runtime: ModuleType, model: Path) -> tuple[Any, str]:
-    """Open on the GPU; gives the session or None, and why not."""
+    """Open on the GPU: the session, or None and the reason."""
     if "CUDAExecutionProvider" not in runtime.get_available_providers():
         return None, (
             f"this ONNX Runtime {runtime.__version__} is built for CPUs; "
             "uninstall onnxruntime and install 'darl-opensearch[gpu]'"
         )
-    # TF32 would round the products to ten bits: scores would no longer be those of the CPU within 1e-4.
+    # TF32 rounds products to ten bits: scores would differ from the CPU's by more than 1e-4.
     providers = [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]
     try:
         session = _session(runtime, model, providers)
-    except Exception as err:  # noqa: BLE001  as above; a missing driver or library ends here
+    except Exception as err:  # noqa: BLE001  as above: a missing driver or library
         return None, _first_line(err)
     if "CUDAExecutionProvider" not in session.get_providers():
         return None, "the CUDA libraries or the GPU cannot be reached (ONNX Runtime's log has the reason)"
@@ -134,7 +129,7 @@ def _session(runtime: ModuleType, model: Path, providers: list[Any]) -> Any:
         sess_options=options,
         providers=providers,
         disabled_optimizers=_SLOW_FUSIONS,
-        enable_fallback=0,  # its own fallback prints to stdout and hides what happened
+        enable_fallback=0,  # it would print to stdout and hide the reason
     )
 
 

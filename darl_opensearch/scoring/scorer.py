@@ -1,4 +1,4 @@
-"""Scoring the items of a query."""
+"""Scoring a query's documents."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from darl_opensearch.bundle import MODEL, MODEL_INT8, Bundle
 from darl_opensearch.errors import BundleError, DarlError, InputError, UsageError
 from darl_opensearch.graph_contract import INPUTS
 from darl_opensearch.scores import Scores
-from darl_opensearch.scoring import deadline as deadlines
-from darl_opensearch.scoring.batching import plan
+from darl_opensearch.scoring.batching import plan_batches
 from darl_opensearch.scoring.cores import available_cores
-from darl_opensearch.scoring.encode import PairEncoder, feed
-from darl_opensearch.scoring.runtime import Opened, Provider, open_session
+from darl_opensearch.scoring.deadline import check_deadline
+from darl_opensearch.scoring.encode import PairEncoder, pad_batch
+from darl_opensearch.scoring.runtime import GraphSession, Provider, open_session
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -34,11 +34,10 @@ CUDA_TOKEN_BUDGET = 32_768  # a GPU wants few, large passes
 
 @dataclass(frozen=True)
 class Pass:
-    """One query's scores, and what they cost.
+    """Scores of one query's documents, with token count and times.
 
-    :param scores: the scores, in the order of the documents.
-    :param tokens: tokens of all pairs, padding not counted.
-    :param forward_ms: time from the first batch to the last, waiting for other requests' batches included.
+    :param tokens: tokens of all pairs, without padding.
+    :param forward_ms: time from first to last batch, including waits for other requests' batches.
     """
 
     scores: Scores
@@ -58,10 +57,10 @@ class Scorer:
     :param int8: whether the graph is the quantised one.
     """
 
-    def __init__(self, bundle: Bundle, opened: Opened, *, threads: int, token_budget: int, int8: bool) -> None:
+    def __init__(self, bundle: Bundle, graph: GraphSession, *, threads: int, token_budget: int, int8: bool) -> None:
         self.bundle = bundle
         self.threads, self.token_budget, self.int8 = threads, token_budget, int8
-        self._opened = opened
+        self._graph = graph
         self._pairs = 1 if int8 else None
         self._encoder = PairEncoder(bundle.tokenizer, bundle.card.max_length)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="darl-score")
@@ -88,20 +87,20 @@ class Scorer:
         :raises UsageError: when a number is out of range.
         :raises BundleError: when the graph is not what the contract says.
         """
-        opened_bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         if provider not in ("cpu", "cuda"):
             raise UsageError(f"there is no provider {provider!r}", todo="use cpu or cuda")
         if threads is not None and threads < 1:
-            raise UsageError(f"{threads} threads cannot score", todo="use 1 or more")
+            raise UsageError(f"threads is {threads}", todo="use 1 or more")
         if token_budget is not None and token_budget < 1:
-            raise UsageError(f"a budget of {token_budget} tokens is none", todo="use 1 or more, 512 is usual")
-        graph = opened_bundle.file(MODEL_INT8 if int8 else MODEL)
-        opened = open_session(graph, provider, require_provider=require_provider)
-        _check_contract(opened.session, opened_bundle, str(graph))
-        on_gpu = opened.provider == "cuda"
+            raise UsageError(f"the token budget is {token_budget}", todo="use 1 or more, 512 is usual")
+        model = bundle.file(MODEL_INT8 if int8 else MODEL)
+        graph = open_session(model, provider, require_provider=require_provider)
+        _check_contract(graph.session, bundle, str(model))
+        on_gpu = graph.provider == "cuda"
         return cls(
-            opened_bundle,
-            opened,
+            bundle,
+            graph,
             threads=1 if on_gpu else threads or available_cores(),
             token_budget=token_budget or (CUDA_TOKEN_BUDGET if on_gpu else CPU_TOKEN_BUDGET),
             int8=int8,
@@ -110,12 +109,12 @@ class Scorer:
     @property
     def provider(self) -> Provider:
         """Where the graph actually runs: ``cpu`` or ``cuda``."""
-        return self._opened.provider
+        return self._graph.provider
 
     @property
     def fallback(self) -> str | None:
         """Why :attr:`provider` is not the one asked for, or None."""
-        return self._opened.fallback
+        return self._graph.fallback
 
     def score(self, query: str, documents: Sequence[str]) -> Scores:
         """Score the documents of one query.
@@ -163,7 +162,7 @@ class Scorer:
             self.score("warm up", ["the first pass allocates memory"])
         except DarlError:
             raise
-        except Exception as err:  # ONNX Runtime raises types of its own that share no base
+        except Exception as err:  # ONNX Runtime's exceptions share no base class
             raise BundleError(
                 f"the graph does not run ({' '.join(str(err).split())[:300]})",
                 where=str(self.bundle.path),
@@ -189,9 +188,9 @@ class Scorer:
 
     def _encode(self, query: str, documents: Sequence[str]) -> list[Encoding]:
         if not isinstance(query, str):
-            raise InputError(f"the query is a {type(query).__name__}, not text", todo="give a str")
+            raise InputError(f"the query is a {type(query).__name__}, not text", todo="pass a str")
         if isinstance(documents, str):
-            raise InputError("the documents are one text", todo="give a list of texts")
+            raise InputError("documents is one text", todo="pass a list of texts")
         for place, text in enumerate(documents):
             if not isinstance(text, str):
                 kind = type(text).__name__
@@ -202,13 +201,15 @@ class Scorer:
         if self._closed.is_set():
             raise UsageError("the scorer is closed", todo="open another")
         rows = np.empty((len(encodings), self.bundle.card.columns.width), dtype=np.float32)
-        waiting = deque(plan([len(e.ids) for e in encodings], token_budget=self.token_budget, pairs=self._pairs))
+        waiting = deque(
+            plan_batches([len(e.ids) for e in encodings], token_budget=self.token_budget, pairs=self._pairs)
+        )
         running: set[Future[None]] = set()
 
-        def one(batch: NDArray[np.int64]) -> None:
-            inputs = feed([encodings[i] for i in batch])
-            scores = self._opened.session.run(None, inputs)[0]
-            if scores.shape != (len(batch), rows.shape[1]):  # a graph need not say its width beforehand
+        def score_batch(batch: NDArray[np.int64]) -> None:
+            inputs = pad_batch([encodings[i] for i in batch])
+            scores = self._graph.session.run(None, inputs)[0]
+            if scores.shape != (len(batch), rows.shape[1]):  # a graph need not declare its width
                 raise BundleError(
                     f"the graph answers {len(batch)} pairs with shape {scores.shape}, not {rows.shape[1]} columns each",
                     where=str(self.bundle.path),
@@ -218,24 +219,24 @@ class Scorer:
 
         try:
             while waiting or running:
-                # No more than two batches a thread wait in the pool: so requests take turns, and a list
-                # of a thousand does not make a list of ten wait for all of it.
+                # At most two batches per thread are queued: requests take turns, and a list of ten need not wait
+                # for a list of a thousand.
                 while waiting and len(running) < 2 * self.threads:
-                    deadlines.check(deadline)
-                    running.add(self._pool.submit(one, waiting.popleft()))
+                    check_deadline(deadline)
+                    running.add(self._pool.submit(score_batch, waiting.popleft()))
                 done, running = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
                     future.result()
         finally:
             for future in running:
                 future.cancel()
-            wait(running)  # a batch still running writes into `rows`
+            wait(running)  # running batches still write into `rows`
         return rows
 
 
 def _check_contract(session: Any, bundle: Bundle, where: str) -> None:
     inputs = tuple(i.name for i in session.get_inputs())
-    outputs = [(o.name, (o.shape or [0])[-1]) for o in session.get_outputs()]  # a dynamic size is given by name
+    outputs = [(o.name, (o.shape or [0])[-1]) for o in session.get_outputs()]  # a dynamic size is a name
     width = outputs[0][1] if len(outputs) == 1 else 0
     if inputs != INPUTS or (isinstance(width, int) and width != bundle.card.columns.width):
         raise BundleError(

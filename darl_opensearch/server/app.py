@@ -18,14 +18,14 @@ from darl_opensearch.server.errors import error_response
 from darl_opensearch.server.fixed_json import dumps
 from darl_opensearch.server.limits import RateLimit, read_body
 from darl_opensearch.server.middleware import Errors, Keys, Observe
-from darl_opensearch.server.openapi import document
+from darl_opensearch.server.openapi import describe_api
 from darl_opensearch.server.service import Service
 
 RERANK_PATHS = ("/v1/rerank", "/v2/rerank", "/rerank")
 
 
 def create_app(service: Service) -> Starlette:
-    """Make the application. Its lifespan loads the model behind an open port, and closes the service."""
+    """Make the application; its lifespan loads the model in the background and closes the service."""
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -41,8 +41,8 @@ def create_app(service: Service) -> Starlette:
         service.scorer()  # answers 503 before anything is read
         with service.admission.enter():
             body = await read_body(request, most=config.max_body_bytes, seconds=config.body_timeout)
-            answer = await service.rerank(body, request_id=state.request_id, arrived=state.arrived)
-        return _json(answer.body, background=BackgroundTask(service.log, answer.ranked))
+            response, ranked = await service.rerank(body, request_id=state.request_id, arrived=state.arrived)
+        return _json(response, background=BackgroundTask(service.log, ranked))
 
     async def health(_: Request) -> Response:
         return _json(dumps({"status": "ok"}))
@@ -60,7 +60,7 @@ def create_app(service: Service) -> Starlette:
         return Response(service.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def openapi(_: Request) -> Response:
-        return _json(dumps(document(service.config, RERANK_PATHS)))
+        return _json(dumps(describe_api(service.config, RERANK_PATHS)))
 
     routes = [
         *(Route(path, rerank, methods=["POST"]) for path in RERANK_PATHS),
@@ -85,7 +85,7 @@ def create_app(service: Service) -> Starlette:
         ],
         exception_handlers={HTTPException: _not_served},
     )
-    app.router.redirect_slashes = False  # a redirect would go wherever the caller's Host header says
+    app.router.redirect_slashes = False  # a redirect would follow the caller's Host header
     return app
 
 
@@ -98,7 +98,7 @@ async def _not_served(request: Request, err: Exception) -> Response:
         raise err
     path = request.url.path
     messages = {
-        404: f"There is nothing at {path}. GET /openapi.json lists what there is.",
-        405: f"{request.method} is not for {path}. GET /openapi.json lists what is.",
+        404: f"There is no route {path}. GET /openapi.json lists the routes.",
+        405: f"{path} does not allow {request.method}. GET /openapi.json lists what it allows.",
     }
     return error_response(err.status_code, messages.get(err.status_code, f"{err.detail}."), err.headers)

@@ -1,4 +1,4 @@
-"""The one body that every failed request is answered with."""
+"""The body of every failed request."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ TYPES = {
 
 
 class HttpError(DarlError):
-    """A request that is answered with an error.
+    """An error response.
 
-    :param where: the field it happened on.
+    :param where: the field at fault.
     :param todo: what the caller should do.
-    :param retry_after: seconds after which trying again makes sense.
-    :param headers: further headers of the answer.
+    :param retry_after: seconds to wait before a retry.
+    :param headers: further response headers.
     """
 
     def __init__(
@@ -50,9 +50,6 @@ class HttpError(DarlError):
 
 
 def error_response(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
-    """Answer with an error.
-
-    :param message: what happened, and what to do.
-    """
+    """Make an error response; the message says what happened and what to do."""
     body = {"error": {"status": status, "type": TYPES.get(status, "error"), "message": message}}
     return Response(dumps(body), status, dict(headers or {}), "application/json")

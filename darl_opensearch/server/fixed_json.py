@@ -1,8 +1,8 @@
-"""JSON that ML Commons reads without a fault.
+"""JSON that ML Commons can read: fixed-point numbers, ASCII only.
 
-Its cohere post-process casts ``relevance_score`` to a Java ``Double``: a number without a point is an
-Integer there, one with many digits a BigDecimal, and both end the search. Its HTTP client decodes UTF-8
-chunk by chunk, so that a character on a border breaks. Hence: fixed-point numbers, ASCII.
+Its cohere post-process function casts ``relevance_score`` to a Java ``Double``; a number without a point becomes an
+Integer and one with many digits a BigDecimal, and either fails the search. Its HTTP client decodes UTF-8 chunk by
+chunk, which breaks a character that two chunks share.
 """
 
 from __future__ import annotations
@@ -13,15 +13,14 @@ from collections.abc import Mapping
 from typing import Any
 
 DECIMALS = 6
-_BOUND = 1e9  # an ood_distance can be any size; beyond this it only says "very far"
+_BOUND = 1e9  # of an ood_distance, which has no limit
 
 
-def fixed(value: float) -> str:
-    """Print a number with a point and at most six decimals, never an exponent.
+def format_number(value: float) -> str:
+    """Format a number with a point, at most six decimals and no exponent: ``0.5``, ``0.000001``, ``12.0``.
 
-    :param value: a finite number; beyond a thousand million it is cut there.
-    :return: such as ``0.5``, ``0.000001`` or ``12.0``; at most 17 characters.
-    :raises ValueError: when it is not finite.
+    :param value: clipped to ±1e9.
+    :raises ValueError: if it is not finite.
     """
     if not math.isfinite(value):
         raise ValueError(f"{value} is not a JSON number")
@@ -32,15 +31,14 @@ def fixed(value: float) -> str:
 
 
 def dumps(value: Any) -> str:
-    """Render a value as ASCII JSON with fixed-point numbers.
+    """Serialise a value to ASCII JSON with fixed-point numbers.
 
-    :param value: dicts, lists, tuples, strings, numbers, booleans and None.
-    :raises TypeError: for anything else.
+    :raises TypeError: if it is not JSON.
     """
     if value is None or isinstance(value, bool | int | str):
         return json.dumps(value)
     if isinstance(value, float):
-        return fixed(value)
+        return format_number(value)
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{json.dumps(str(k))}:{dumps(v)}" for k, v in value.items()) + "}"
     if isinstance(value, list | tuple):

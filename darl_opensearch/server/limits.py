@@ -1,4 +1,4 @@
-"""How much a caller may ask for at once."""
+"""Limits on requests: how many at once, how many a minute, how large."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _DRAIN_SECONDS = 5.0
 
 
 class Admission:
-    """Bounds the requests in the house: a queue that only grows answers nobody in time.
+    """Bounds the requests in progress: a queue that only grows serves nobody in time.
 
-    :param limit: most requests, those being scored and those waiting.
+    :param limit: most requests, scored or waiting.
     """
 
     def __init__(self, limit: int) -> None:
@@ -29,14 +29,14 @@ class Admission:
 
     @contextmanager
     def enter(self) -> Iterator[None]:
-        """Let one request in. Use from the event loop only.
+        """Admit one request. Use from the event loop only.
 
-        :raises HttpError: 503 when the house is full.
+        :raises HttpError: 503 at the limit.
         """
         if self.inside >= self.limit:
             raise HttpError(
                 503,
-                f"{self.inside} requests are being scored or wait already",
+                f"{self.inside} requests are being scored or waiting",
                 todo="try again shortly; add cores or raise --max-queue if this lasts",
                 retry_after=1,
             )
@@ -48,7 +48,7 @@ class Admission:
 
 
 class RateLimit:
-    """A token bucket for each caller, holding a minute's worth.
+    """A token bucket per caller that holds one minute's worth.
 
     :param per_minute: requests a minute, 0 for no limit.
     """
@@ -60,8 +60,8 @@ class RateLimit:
     def take(self, caller: str, now: float | None = None) -> None:
         """Count a request.
 
-        :param now: the time in seconds, for tests.
-        :raises HttpError: 429 when the caller has used up the minute's worth.
+        :param now: current time in seconds, for tests.
+        :raises HttpError: 429 if the caller's bucket is empty.
         """
         if not self._per_minute:
             return
@@ -83,18 +83,18 @@ class RateLimit:
 
 
 async def read_body(request: Request, *, most: int, seconds: float) -> bytes:
-    """Read a request's body, counting what really arrives.
+    """Read a request's body, counting the bytes that arrive.
 
     :param most: most bytes.
-    :raises HttpError: 413 when it is larger, 408 when it is slower, 400 when it is cut short or compressed.
+    :raises HttpError: 413 if it is larger, 408 if it is slower, 400 if it is cut short or compressed.
     """
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise HttpError(
-            400, "the body is compressed", todo="send it as it is, without Content-Encoding", headers=_CLOSE
+            400, "the body is compressed", todo="send it uncompressed, without Content-Encoding", headers=_CLOSE
         )
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and len(declared) < 20 and int(declared) > most:
-        if "expect" not in request.headers:  # else the caller waits for a word before it sends
+        if "expect" not in request.headers:  # else the caller waits before it sends
             await _drain(request.stream(), seconds)
         raise _too_large(most)
     chunks: list[bytes] = []
@@ -113,19 +113,19 @@ async def read_body(request: Request, *, most: int, seconds: float) -> bytes:
             408, f"the body did not arrive within {seconds:g} s", todo="send it faster", headers=_CLOSE
         ) from err
     except ClientDisconnect as err:
-        raise HttpError(400, "the caller left before the body was complete", headers=_CLOSE) from err
+        raise HttpError(400, "the caller disconnected before the body was complete", headers=_CLOSE) from err
     return b"".join(chunks)
 
 
 async def _drain(stream: AsyncIterator[bytes], seconds: float) -> None:
-    """Let a caller send to the end: one that is cut off while it sends sees a broken connection, and no answer."""
+    """Read to the end: a caller cut off while sending sees a broken connection instead of the response."""
     with contextlib.suppress(TimeoutError, ClientDisconnect):
         async with asyncio.timeout(min(_DRAIN_SECONDS, seconds or _DRAIN_SECONDS)):
             async for _ in stream:
                 pass
 
 
-_CLOSE = {"Connection": "close"}  # what is left of the body would be taken for the next request
+_CLOSE = {"Connection": "close"}  # the rest of the body would be taken for the next request
 
 
 def _too_large(most: int) -> HttpError:

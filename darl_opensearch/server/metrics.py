@@ -1,4 +1,4 @@
-"""What Prometheus is told."""
+"""Prometheus metrics."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
 class Metrics:
-    """The service's measures, in a registry of their own: two services in one process do not mix."""
+    """The service's metrics, in their own registry, so that two services in one process do not mix."""
 
     def __init__(self) -> None:
         self.registry = r = CollectorRegistry()
@@ -51,16 +51,13 @@ class Metrics:
         """Count a request.
 
         :param route: its path, or ``other``.
-        :param status: what it was answered with.
+        :param status: of the response.
         """
         self._requests.labels(route, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
 
     def observe_pass(self, ranked: Pass) -> None:
-        """Count what was scored.
-
-        :param ranked: scores, tokens and times.
-        """
+        """Count scored pairs, tokens and times."""
         self._pairs.inc(len(ranked.scores))
         self._ood_pairs.inc(int(ranked.scores.is_ood.sum()))
         self._tokens.inc(ranked.tokens)
@@ -68,11 +65,11 @@ class Metrics:
         self._stage_seconds.labels("forward").observe(ranked.forward_ms / 1000)
 
     def watch_ood_log(self, counters: Callable[[], Mapping[str, int]]) -> None:
-        """Report the OOD log's counters, drops among them."""
+        """Export the OOD log's counters."""
         self.registry.register(_OodLogCollector(counters))
 
     def render(self) -> bytes:
-        """Render everything."""
+        """Render in the Prometheus text format."""
         return generate_latest(self.registry)
 
 

@@ -1,4 +1,4 @@
-"""What every request passes through: its id and its measures, its errors, its key."""
+"""Middleware: request ids and metrics, error responses, API keys."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from darl_opensearch.server.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
-OPEN_PATHS = frozenset({"/health", "/ready"})  # probes have no key
+OPEN_PATHS = frozenset({"/health", "/ready"})  # probes send no key
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 class Observe:
-    """Gives each request an id, echoes it, and measures the request.
+    """Gives each request an id, echoes it, and records metrics.
 
-    :param paths: paths that are counted by name; others count as one.
+    :param paths: paths counted by name; all others count as ``other``.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, paths: Collection[str]) -> None:
@@ -56,7 +56,7 @@ class Observe:
 
 
 class Errors:
-    """Answers whatever goes wrong inside with the one error body."""
+    """Turns every exception into the error body."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -77,7 +77,7 @@ class Errors:
             await self._app(scope, receive, watched)
         except HttpError as err:
             response = error_response(err.status, str(err), err.headers)
-        except Exception:  # the last line of defence: logged in full, answered in one line
+        except Exception:  # logged in full, answered in one line
             log.exception("request %s failed", scope["state"]["request_id"])
             response = error_response(500, "The request could not be scored. The server's log says why.")
         else:
@@ -87,10 +87,10 @@ class Errors:
 
 
 class Keys:
-    """Lets in whoever sends one of the keys.
+    """Admits callers that send one of the keys.
 
-    :param keys: the keys; with none everyone is let in.
-    :param rate_limit: counts the requests of each caller.
+    :param keys: without any, everyone is admitted.
+    :param limited: paths that the rate limit applies to.
     """
 
     def __init__(self, app: ASGIApp, keys: Iterable[str], rate_limit: RateLimit, limited: Collection[str]) -> None:
@@ -111,12 +111,12 @@ class Keys:
         header = Headers(scope=scope).get("authorization", "")
         scheme, _, given = header.partition(" ")
         sent = given.strip().encode("latin-1")
-        # Every key is compared in full, so that the time taken tells nothing about any.
+        # All keys are compared in full: the time taken must reveal nothing.
         matches = [hmac.compare_digest(sent, key) for key in self._keys]
         if scheme.lower() != "bearer" or not any(matches):
             raise HttpError(
                 401,
-                "the API key is wrong" if header else "there is no API key",
+                "the API key is wrong" if header else "no API key was sent",
                 todo="send 'Authorization: Bearer KEY' with a key this server knows",
                 headers={"WWW-Authenticate": "Bearer"},
             )

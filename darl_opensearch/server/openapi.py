@@ -1,4 +1,4 @@
-"""The service described for machines, by hand: eight routes do not need a framework for it."""
+"""The OpenAPI description, written by hand: eight routes do not need a framework."""
 
 from __future__ import annotations
 
@@ -15,15 +15,11 @@ _INTEGER = {"type": "integer"}
 _DOCUMENT = {"oneOf": [_TEXT, {"type": "object", "required": ["text"], "properties": {"text": _TEXT}}]}
 
 
-def document(config: ServerConfig, rerank_paths: Sequence[str]) -> dict[str, Any]:
-    """Describe the routes.
-
-    :param config: the settings, for the limits.
-    :return: an OpenAPI 3.1 document.
-    """
+def describe_api(config: ServerConfig, rerank_paths: Sequence[str]) -> dict[str, Any]:
+    """Describe the routes and their limits as an OpenAPI 3.1 document."""
     secured: list[dict[str, Any]] = [{"key": []}] if config.api_key or config.api_key_file else []
     rerank = {
-        "summary": "Rank documents by how relevant they are to a query.",
+        "summary": "Rank documents by relevance to a query.",
         "security": secured,
         "parameters": [{"name": "X-Request-Id", "in": "header", "schema": _TEXT, "description": "Echoed, and logged."}],
         "requestBody": {"required": True, "content": _json({"oneOf": [_ref("Rerank"), _ref("TeiRerank")]})},
@@ -81,8 +77,8 @@ def _schemas(config: ServerConfig) -> dict[str, Any]:
             top_n={"type": ["integer", "null"], "minimum": 1},
             return_documents={"type": "boolean", "default": False},
             query_id=label,
-            slice=label | {"description": "The part of traffic the query belongs to."},
-            doc_ids={"type": ["array", "null"], "items": _TEXT, "description": "An id for each document."},
+            slice=label | {"description": "Traffic slice of the query."},
+            doc_ids={"type": ["array", "null"], "items": _TEXT, "description": "One id per document."},
         ),
         "TeiRerank": _object(
             ["query", "texts"],
@@ -117,7 +113,7 @@ def _schemas(config: ServerConfig) -> dict[str, Any]:
                 ["status", "type", "message"],
                 status=_INTEGER,
                 type={"enum": list(TYPES.values())},
-                message=_TEXT | {"description": "What happened, on which field, and what to do."},
+                message=_TEXT | {"description": "What happened, in which field, and what to do."},
             ),
         ),
     }

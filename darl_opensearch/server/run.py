@@ -1,4 +1,4 @@
-"""Running the service: bind, serve, finish on SIGTERM."""
+"""Running the service: bind, serve, shut down on SIGTERM."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ log = logging.getLogger(__name__)
 SHIPPER_GOODBYE_SECONDS = 10
 
 
-def serve(path: Path, config: ServerConfig) -> None:
+def serve_bundle(path: Path, config: ServerConfig) -> None:
     """Serve a bundle until SIGTERM or SIGINT.
 
-    What the operator must mend is found before the port is bound: the bundle, its digests, the keys, the
-    spool, the cluster's address. Only loading the graph happens behind the open port, with ``/ready`` at 503.
+    Bundle, digests, keys, spool and the cluster's address are checked before the port is bound. Only the graph loads
+    behind the open port, while ``/ready`` returns 503.
 
-    :raises DarlError: when it cannot start.
+    :raises DarlError: if it cannot start.
     """
     bundle = Bundle.open(path)
     if not config.keys() and not _is_loopback(config.host):
         log.warning(
-            "listening on %s without an API key: whoever reaches it may use it. Give --api-key-file.",
+            "listening on %s without an API key: anyone who can reach it may use it. Set --api-key-file.",
             config.host,
         )
     spool = spool_path(config, bundle)
@@ -54,7 +54,7 @@ def serve(path: Path, config: ServerConfig) -> None:
                 create_app(service),
                 http=BoundedHttp,
                 ws="none",
-                log_config=None,  # the command sets logging up
+                log_config=None,  # set up by the command
                 access_log=False,
                 server_header=False,
                 timeout_graceful_shutdown=config.shutdown_timeout,
@@ -65,8 +65,8 @@ def serve(path: Path, config: ServerConfig) -> None:
             server.should_exit = True
 
         service.on_failure = stop
-        # uvicorn takes signals while it serves and raises them again afterwards: a stop asked for is no
-        # failure, so these handlers also make the exit code 0.
+        # uvicorn handles signals while it serves and raises them again afterwards; these handlers make a requested stop
+        # exit with 0.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, stop)
         host, port = listener.getsockname()[:2]
@@ -78,20 +78,14 @@ def serve(path: Path, config: ServerConfig) -> None:
 
 
 def spool_path(config: ServerConfig, bundle: Bundle) -> Path | None:
-    """Find out where the OOD log goes.
-
-    :return: the spool's file, or None for no log.
-    """
+    """Return the path of the OOD log's spool, or None for no log."""
     if config.no_ood_log:
         return None
     return config.ood_log or platformdirs.user_state_path("darl-opensearch") / f"{bundle.card.name}.sqlite"
 
 
 def open_ood_log(config: ServerConfig, bundle: Bundle, spool: Path) -> OodLog:
-    """Open the OOD log.
-
-    :param spool: the spool's file; its folder is made.
-    """
+    """Open the OOD log, creating its folder."""
     spool.parent.mkdir(parents=True, exist_ok=True)
     card = bundle.card
     return OodLog.open(
@@ -106,7 +100,7 @@ def open_ood_log(config: ServerConfig, bundle: Bundle, spool: Path) -> OodLog:
 
 
 class _Shipping:
-    """Sends the spool to a cluster from a thread of its own, as long as it is entered."""
+    """Ships the spool to a cluster from a background thread while the context is open."""
 
     def __init__(self, config: ServerConfig, spool: Path) -> None:
         from darl_opensearch.connect import ClusterOptions, connect
@@ -129,14 +123,14 @@ class _Shipping:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join(SHIPPER_GOODBYE_SECONDS)  # what is left waits in the spool for the next start
+        self._thread.join(SHIPPER_GOODBYE_SECONDS)  # the rest stays in the spool for the next start
         if not self._thread.is_alive():
             self._shipper.close()
 
     def _run(self) -> None:
         try:
             self._shipper.run(self._stop)
-        except Exception:  # searching goes on without it; the spool keeps the records
+        except Exception:  # serving goes on; the spool keeps the records
             log.exception("the OOD log is no longer sent to the cluster; records stay in the spool")
 
 
@@ -145,12 +139,12 @@ def _bind(host: str, port: int) -> socket.socket:
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (socket.gaierror, UnicodeError) as err:
-        raise UsageError("there is no such address", where=where, todo="check --host") from err
+        raise UsageError("the address does not exist", where=where, todo="check --host") from err
     try:
         return socket.create_server(address, family=family, backlog=1024)
     except OSError as err:
         reason = os.strerror(err.errno) if err.errno else str(err)
-        todo = "stop what listens there, or choose another --host or --port"
+        todo = "stop the program that listens there, or choose another --host or --port"
         raise DarlError(f"cannot listen there ({reason})", where=where, todo=todo) from err
 
 

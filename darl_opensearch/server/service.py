@@ -1,4 +1,4 @@
-"""The model behind the routes: loading it, scoring with it, logging what it found."""
+"""The model behind the routes: it is loaded once, scores requests and feeds the OOD log."""
 
 from __future__ import annotations
 
@@ -7,39 +7,26 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.ood import OodLog, RankedRequest
 from darl_opensearch.scoring import DeadlinePassed, Scorer
-from darl_opensearch.scoring import deadline as deadlines
-from darl_opensearch.server import wire
+from darl_opensearch.scoring.deadline import check_deadline
 from darl_opensearch.server.config import ServerConfig
 from darl_opensearch.server.errors import HttpError
 from darl_opensearch.server.limits import Admission
 from darl_opensearch.server.metrics import Metrics
+from darl_opensearch.server.wire import parse_request, render_response
 from darl_opensearch.version import __version__
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Answer:
-    """A ranked request."""
-
-    body: str
-    ranked: RankedRequest
-
-
 class Service:
-    """One model, served.
-
-    :param bundle: the model, opened.
-    :param ood_log: where to log, or None.
-    """
+    """A served model."""
 
     def __init__(self, config: ServerConfig, bundle: Bundle, ood_log: OodLog | None = None) -> None:
         self.config, self.bundle = config, bundle
@@ -61,10 +48,10 @@ class Service:
         return self._scorer is not None
 
     async def load(self) -> None:
-        """Load and warm up the model; failing is noted in :attr:`failure` and told to ``on_failure``."""
+        """Load and warm up the model; an error is kept in :attr:`failure` and reported to ``on_failure``."""
         try:
             self._scorer = await self._in_worker(self._open)
-        except Exception as err:  # noqa: BLE001  kept for whoever runs the server: a task has nobody to raise to
+        except Exception as err:  # noqa: BLE001  a task cannot raise to its caller: the runner reads it from here
             self.failure = err
             self.on_failure()
             return
@@ -91,11 +78,12 @@ class Service:
         )  # fmt: skip
         return scorer
 
-    async def rerank(self, body: bytes, *, request_id: str, arrived: float) -> Answer:
+    async def rerank(self, body: bytes, *, request_id: str, arrived: float) -> tuple[str, RankedRequest]:
         """Rank the documents of a request.
 
-        :param arrived: when it came, by ``time.monotonic()``.
-        :raises HttpError: when the request is wrong, or its deadline has passed.
+        :param arrived: ``time.monotonic()`` at its arrival.
+        :return: the body of the response, and what to log.
+        :raises HttpError: if the request is invalid or its deadline has passed.
         """
         scorer = self.scorer()
         try:
@@ -104,48 +92,42 @@ class Service:
             self.metrics.deadlines.inc()
             raise HttpError(503, err.what, todo=err.todo, retry_after=1) from err
 
-    def _rerank(self, scorer: Scorer, body: bytes, request_id: str, arrived: float) -> Answer:
+    def _rerank(self, scorer: Scorer, body: bytes, request_id: str, arrived: float) -> tuple[str, RankedRequest]:
         limit = self.config.deadline_ms
         deadline = arrived + limit / 1000 if limit else None
-        deadlines.check(deadline)  # it may have waited for a worker
-        call = wire.parse(body, max_documents=self.config.max_documents)
+        check_deadline(deadline)  # the request may have waited for a worker
+        call = parse_request(body, max_documents=self.config.max_documents)
         ranked = scorer.run(call.query, call.documents, deadline=deadline)
         self.metrics.observe_pass(ranked)
-        return Answer(
-            wire.render(call, ranked, self.bundle.card, request_id),
-            RankedRequest(
-                request_id=request_id,
-                timestamp=datetime.now(UTC),
-                query=call.query,
-                query_id=call.query_id,
-                slice=call.slice,
-                doc_ids=call.doc_ids,
-                documents=call.documents,
-                scores=ranked.scores,
-                latency_ms=1000 * (time.monotonic() - arrived),
-                route="server",
-            ),
+        return render_response(call, ranked, self.bundle.card, request_id), RankedRequest(
+            request_id=request_id,
+            timestamp=datetime.now(UTC),
+            query=call.query,
+            query_id=call.query_id,
+            slice=call.slice,
+            doc_ids=call.doc_ids,
+            documents=call.documents,
+            scores=ranked.scores,
+            latency_ms=1000 * (time.monotonic() - arrived),
+            route="server",
         )
 
     def scorer(self) -> Scorer:
-        """Give the scorer.
+        """Return the scorer.
 
         :raises HttpError: 503 while the model is loading.
         """
         if self._scorer is None:
-            raise HttpError(503, "the model is being loaded", todo="try again shortly", retry_after=1)
+            raise HttpError(503, "the model is loading", todo="try again shortly", retry_after=1)
         return self._scorer
 
     async def log(self, ranked: RankedRequest) -> None:
-        """Offer a request to the OOD log. Never waits."""
+        """Offer a request to the OOD log, without waiting."""
         if self._ood_log is not None and len(ranked.documents):
             self._ood_log.offer(ranked)
 
     def info(self) -> dict[str, Any]:
-        """Describe what is served.
-
-        :return: model, grades, provider, limits, state of the OOD log.
-        """
+        """Describe model, grades, provider, limits and the state of the OOD log."""
         card, config, scorer = self.bundle.card, self.config, self._scorer
         return {
             "name": card.name,
@@ -180,7 +162,7 @@ class Service:
         }
 
     def close(self) -> None:
-        """Finish what runs, and write down what the OOD log still holds."""
+        """Finish running requests and flush the OOD log."""
         self.metrics.ready.set(0)
         self._workers.shutdown(wait=True)
         if self._scorer is not None:

@@ -1,4 +1,4 @@
-"""What callers send and get: the Cohere/Jina shape with grades and OOD columns, and TEI's."""
+"""Requests and responses: the Cohere and Jina shape with grades and OOD columns, and the shape of TEI."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class RerankCall:
     """A request to rank documents.
 
     :param top_n: most results, or None for all.
-    :param return_documents: whether results carry their texts.
+    :param return_documents: include the texts in the results.
     :param query_id: the caller's id of the query.
-    :param slice: the part of traffic it belongs to.
+    :param slice: traffic slice of the query.
     """
 
     query: str
@@ -37,14 +37,14 @@ class RerankCall:
     doc_ids: list[str] | None = None
 
 
-def parse(body: bytes, *, max_documents: int) -> RerankCall:
-    """Read a request. Fields that are not ours are left alone: other services' clients send theirs.
+def parse_request(body: bytes, *, max_documents: int) -> RerankCall:
+    """Parse a request. Unknown fields are ignored: clients of other services send theirs.
 
-    :raises HttpError: 400 when it is not JSON, 422 when a field is wrong, 413 for too many documents.
+    :raises HttpError: 400 if it is not JSON, 422 if a field is invalid, 413 for too many documents.
     """
     data = _read_json(body)
     if ("documents" in data) == ("texts" in data):
-        both = "both documents and texts are there" if "texts" in data else "there is neither documents nor texts"
+        both = "both documents and texts are given" if "texts" in data else "neither documents nor texts is given"
         _invalid(both, todo='send {"query": "…", "documents": ["…", "…"]}')
     shape: Shape = "tei" if "texts" in data else "cohere"
     field = "texts" if shape == "tei" else "documents"
@@ -61,8 +61,8 @@ def parse(body: bytes, *, max_documents: int) -> RerankCall:
     )
 
 
-def render(call: RerankCall, ranked: Pass, card: Card, request_id: str) -> str:
-    """Write the answer."""
+def render_response(call: RerankCall, ranked: Pass, card: Card, request_id: str) -> str:
+    """Render the response body."""
     scores = ranked.scores
     order = [int(i) for i in scores.order()]
     if call.shape == "tei":
@@ -79,20 +79,18 @@ def render(call: RerankCall, ranked: Pass, card: Card, request_id: str) -> str:
             "id": request_id,
             "model": card.name,
             "results": results,
-            "ood": ood_summary(scores),
-            "tensors": tensors(scores),
+            "ood": summarise_ood(scores),
+            "tensors": render_tensors(scores),
             "usage": {"total_tokens": ranked.tokens, "pairs": len(scores)},
         }
     )
 
 
-def tensors(scores: Scores) -> str:
-    """Render all columns of all documents as ML Commons' tensors.
+def render_tensors(scores: Scores) -> str:
+    """Render all columns as ML Commons tensors: a JSON array with one tensor per document, in order.
 
-    The connector's post-process returns this string as it is, and so one remote model serves the ``rerank``
-    processor, which reads the first number, and ``ml_inference``, which maps them all.
-
-    :return: a JSON array with a tensor for each document, in the order of the documents.
+    The connector's post-process function returns this string unchanged, so one remote model serves both the ``rerank``
+    processor, which reads the first number, and ``ml_inference``, which maps all of them.
     """
     shape = [scores.data.shape[1]]
     return dumps(
@@ -100,11 +98,8 @@ def tensors(scores: Scores) -> str:
     )
 
 
-def ood_summary(scores: Scores) -> dict[str, Any]:
-    """Sum up how strange a request's pairs are, in the words of the OOD log's request record.
-
-    :return: alpha, counts, share and maxima.
-    """
+def summarise_ood(scores: Scores) -> dict[str, Any]:
+    """Summarise a request's OOD scores, with the field names of the OOD log's request record."""
     n, ood_pairs = len(scores), int(scores.is_ood.sum())
     return {
         "alpha": scores.alpha,
@@ -150,7 +145,7 @@ def _query(value: object) -> str:
     if not isinstance(value, str):
         _invalid(f"is {_kind(value)}, not text", where="query", todo="send a string")
     if not value.strip():
-        _invalid("is empty", where="query", todo="send the words that were searched for")
+        _invalid("is empty", where="query", todo="send the search text")
     return clean(value)
 
 
@@ -194,7 +189,7 @@ def _label(value: object, field: str) -> str | None:
     text = "" if value is None else clean(str(value))
     if len(text) > 1024:
         _invalid(f"has {len(text)} characters, more than 1024", where=field, todo="send a short id")
-    return text or None  # a connector's parameters default to ""
+    return text or None  # parameters of a connector default to ""
 
 
 def _doc_ids(value: object, count: int) -> list[str] | None:
@@ -206,7 +201,7 @@ def _doc_ids(value: object, count: int) -> list[str] | None:
     if value is None or value == []:
         return None
     if not isinstance(value, list):
-        _invalid(f"is {_kind(value)}, not a list", where="doc_ids", todo="send an id for each document")
+        _invalid(f"is {_kind(value)}, not a list", where="doc_ids", todo="send one id per document")
     if len(value) != count:
         _invalid(f"has {len(value)} entries for {count} documents", where="doc_ids", todo="send one each, or none")
     return [_label(entry, f"doc_ids[{place}]") or "" for place, entry in enumerate(value)]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from darl_opensearch.errors import DarlError, MissingExtra
 from darl_opensearch.scoring import Scorer, runtime
-from darl_opensearch.scoring.batching import plan
+from darl_opensearch.scoring.batching import plan_batches
 from darl_opensearch.scoring.cores import available_cores
 
 
@@ -23,7 +23,7 @@ from darl_opensearch.scoring.cores import available_cores
     pairs=st.none() | st.integers(1, 8),
 )
 def test_batches_hold_every_pair_once_within_the_budget(lengths, budget, pairs):
-    batches = plan(lengths, token_budget=budget, pairs=pairs)
+    batches = plan_batches(lengths, token_budget=budget, pairs=pairs)
     assert sorted(int(i) for batch in batches for i in batch) == list(range(len(lengths)))
     for batch in batches:
         assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= budget
@@ -34,7 +34,7 @@ def test_batches_hold_every_pair_once_within_the_budget(lengths, budget, pairs):
 
 def test_sorted_batches_hardly_pad():
     lengths = [20, 200, 30, 190, 25, 195, 22, 28] * 10
-    padded = sum(len(b) * max(lengths[i] for i in b) for b in plan(lengths, token_budget=512))
+    padded = sum(len(b) * max(lengths[i] for i in b) for b in plan_batches(lengths, token_budget=512))
     assert padded <= 1.1 * sum(lengths)
 
 
@@ -70,13 +70,13 @@ def test_cuda_falls_back_aloud(tiny, caplog):
     with caplog.at_level(logging.WARNING), Scorer.open(tiny, provider="cuda") as opened:
         if opened.provider == "cuda":
             pytest.skip("this machine has a GPU")
-        assert opened.fallback and "asked for CUDA, running on the CPU" in opened.fallback
-        assert "asked for CUDA, running on the CPU" in caplog.text
+        assert opened.fallback and "CUDA is unavailable, running on the CPU" in opened.fallback
+        assert "CUDA is unavailable, running on the CPU" in caplog.text
         assert opened.token_budget == 512
 
 
 def test_cuda_can_be_required(tiny):
-    with pytest.raises(DarlError, match=r"CUDA was required and cannot be used: .*\. See "):
+    with pytest.raises(DarlError, match=r"CUDA is required but unavailable: .*\. See "):
         Scorer.open(tiny, provider="cuda", require_provider=True)
 
 

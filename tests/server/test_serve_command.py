@@ -186,7 +186,7 @@ def test_asking_for_cuda_in_vain_is_said_aloud(tiny):
     with serving(tiny, "--no-ood-log", "--provider", "cuda") as (client, process):
         if client.get("/info").json()["provider"] == "cuda":
             pytest.skip("this machine has a GPU")
-    assert "asked for CUDA, running on the CPU" in "".join(process.said)
+    assert "CUDA is unavailable, running on the CPU" in "".join(process.said)
 
 
 def refuses(*arguments, code=1, **variables):
@@ -204,8 +204,8 @@ def test_it_refuses_to_start_in_one_line(tiny, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert f"127.0.0.1:{port}: cannot listen there" in refuses(tiny.path, "--no-ood-log", "--port", port)
-    assert "there is no such address" in refuses(tiny.path, *quiet, "--host", "no.such.host.invalid", code=2)
-    assert "CUDA was required" in refuses(tiny.path, *quiet, "--provider", "cuda", "--require-provider")
+    assert "the address does not exist" in refuses(tiny.path, *quiet, "--host", "no.such.host.invalid", code=2)
+    assert "CUDA is required" in refuses(tiny.path, *quiet, "--provider", "cuda", "--require-provider")
     assert "no model_int8.onnx" in refuses(tiny.path, *quiet, "--int8")
     assert "contradict" in refuses(tiny.path, *quiet, "--ood-log", tmp_path / "x", code=2)
     assert "'tpu' is not" in refuses(tiny.path, *quiet, "--provider", "tpu", code=2)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from darl_opensearch.server.fixed_json import dumps, fixed
+from darl_opensearch.server.fixed_json import dumps, format_number
 
 PLAIN = re.compile(r"-?\d{1,10}\.\d{1,6}")
 JSON = st.recursive(
@@ -23,14 +23,14 @@ JSON = st.recursive(
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_a_number_is_short_fixed_point_and_near(value):
-    text = fixed(value)
+    text = format_number(value)
     assert PLAIN.fullmatch(text) and len(text) <= 18 and text != "-0.0"
     assert abs(Decimal(text) - Decimal(min(max(value, -1e9), 1e9))) <= Decimal("0.0000005001")
 
 
 @given(st.floats(0, 1, width=32))
 def test_a_score_parses_to_itself_within_half_a_millionth(value):
-    assert float(fixed(np.float32(value))) == pytest.approx(value, abs=5.1e-7)
+    assert float(format_number(np.float32(value))) == pytest.approx(value, abs=5.1e-7)
 
 
 @pytest.mark.parametrize(
@@ -46,13 +46,13 @@ def test_a_score_parses_to_itself_within_half_a_millionth(value):
     ],
 )
 def test_what_numbers_look_like(value, text):
-    assert fixed(value) == text
+    assert format_number(value) == text
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_what_is_not_finite_is_never_written(value):
     with pytest.raises(ValueError, match="not a JSON number"):
-        fixed(value)
+        format_number(value)
 
 
 @given(JSON)

@@ -116,7 +116,7 @@ def test_no_bytes_at_all_make_a_500(client, body):
 
 def test_paths_and_methods_that_are_not_served(client):
     refused(client.get("/v3/rerank"), 404, "/openapi.json")
-    refused(client.get("/v1/rerank"), 405, "GET is not for /v1/rerank")
+    refused(client.get("/v1/rerank"), 405, "/v1/rerank does not allow GET")
     refused(client.post("/health"), 405)
     refused(client.request("OPTIONS", "/v1/rerank"), 405)
 
@@ -155,7 +155,7 @@ def test_without_the_key_only_the_probes_answer(tiny, tmp_path, path):
         def call(**headers):
             return client.request(method, path, json=GOOD, headers=headers)
 
-        refused(call(), 401, "there is no API key")
+        refused(call(), 401, "no API key was sent")
         assert call().headers["WWW-Authenticate"] == "Bearer"
         for wrong in ("Bearer nope", "Bearer ", "Bearer old-key-", "Basic old-key", "old-key"):
             refused(call(Authorization=wrong), 401, "the API key is wrong")
@@ -213,8 +213,8 @@ def gated(client):
     import dataclasses
 
     scorer = client.service.scorer()
-    gate = Gate(scorer._opened.session)
-    scorer._opened = dataclasses.replace(scorer._opened, session=gate)
+    gate = Gate(scorer._graph.session)
+    scorer._graph = dataclasses.replace(scorer._graph, session=gate)
     return gate
 
 
@@ -276,8 +276,8 @@ def test_before_the_model_is_loaded(tiny, monkeypatch):
     monkeypatch.setattr(module.Scorer, "open", slow)
     with running(tiny, ready=False) as client:
         assert client.get("/health").status_code == 200
-        refused(client.get("/ready"), 503, "being loaded")
-        refused(client.post("/v1/rerank", json=GOOD), 503, "being loaded")
+        refused(client.get("/ready"), 503, "is loading")
+        refused(client.post("/v1/rerank", json=GOOD), 503, "is loading")
         assert client.get("/info").json()["ready"] is False
         release.set()
         deadline = time.monotonic() + 10

@@ -55,9 +55,9 @@ def test_a_fallback_is_said_in_info_metrics_and_log(tiny, caplog):
     with running(tiny, provider="cuda") as client:
         info, metrics = client.get("/info").json(), client.get("/metrics").text
         if info["provider"] == "cpu":
-            assert "asked for CUDA, running on the CPU" in info["provider_fallback"]
+            assert "CUDA is unavailable, running on the CPU" in info["provider_fallback"]
             assert "darl_provider_fallback 1.0" in metrics
-            assert "asked for CUDA, running on the CPU" in caplog.text
+            assert "CUDA is unavailable, running on the CPU" in caplog.text
         assert info["provider_asked"] == "cuda"
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from darl_opensearch.errors import InputError, UsageError
-from darl_opensearch.scoring.encode import feed
+from darl_opensearch.scoring.encode import pad_batch
 from tests.helpers.joint_bases import PAIRS, columns, configured, write_classifier
 from tests.helpers.training_project import laws, write_base
 from trainer.models import BACKBONES, CrossEncoder
@@ -150,7 +150,7 @@ def test_table_and_sequences_say_the_same(models, kind):
     table = model.feature_table(queries, items, index, advance=seen.append).spelt_out()
     with torch.no_grad():
         pairs = [(queries[q], items[i]) for q, i in index.tolist()]
-        fed = feed(model.tokenizer().encode_batch(pairs))  # padded with 0, which is no padding token of RoBERTa's
+        fed = pad_batch(model.tokenizer().encode_batch(pairs))  # padded with 0, which is no padding token of RoBERTa's
         read = model.forward_features(*(torch.tensor(v) for v in fed.values()))
     assert_close(table.similarity, read.similarity, atol=1e-5, rtol=1e-5)
     assert_close(table.halves[0], read.halves[0], atol=1e-5, rtol=1e-5)

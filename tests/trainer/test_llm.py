@@ -9,7 +9,7 @@ import torch
 from torch.testing import assert_close
 
 from darl_opensearch.errors import InputError, UsageError
-from darl_opensearch.scoring.encode import feed
+from darl_opensearch.scoring.encode import pad_batch
 from tests.helpers.joint_bases import CHAT, PAIRS, PROMPT, columns, configured, write_classifier, write_decoder
 from trainer.models import LlmReranker
 from trainer.models.prompt import DEFAULT, first_tokens, frame_of_prompt, pieces
@@ -158,7 +158,7 @@ def test_padding_and_company_do_not_move_a_row(models, kind):
     with torch.no_grad():
         alone = torch.cat([model.pair_features(*columns([pair])).similarity for pair in PAIRS])
         together = model.pair_features(*columns()).similarity
-        fed = {name: torch.tensor(v) for name, v in feed(model.tokenizer().encode_batch(PAIRS)).items()}
+        fed = {name: torch.tensor(v) for name, v in pad_batch(model.tokenizer().encode_batch(PAIRS)).items()}
         padded = model.forward_features(*(torch.nn.functional.pad(v, (0, 9)) for v in fed.values())).similarity
         with model.exporting():
             traced = model.forward_features(*fed.values()).similarity

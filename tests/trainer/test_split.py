@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from darl_opensearch.errors import InputError, UsageError
-from darl_opensearch.scoring.encode import feed
+from darl_opensearch.scoring.encode import pad_batch
 from darl_opensearch.text import cut_to_tokens
 from tests.helpers.training_project import TEXTS, laws, write_base
 from trainer.models import SplitReranker
@@ -46,7 +46,7 @@ def columns(pairs):
 def by_sequence(model, pairs):
     """What the exported graph computes: padded pair sequences."""
     encodings = model.tokenizer().encode_batch(pairs)
-    return model.forward_features(*(torch.tensor(v) for v in feed(encodings).values()))
+    return model.forward_features(*(torch.tensor(v) for v in pad_batch(encodings).values()))
 
 
 @torch.no_grad()

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from darl_opensearch.errors import UsageError
 from darl_opensearch.graph_contract import INPUTS
-from darl_opensearch.scoring.batching import plan
-from darl_opensearch.scoring.encode import feed
+from darl_opensearch.scoring.batching import plan_batches
+from darl_opensearch.scoring.encode import pad_batch
 from trainer.models.base import AVERAGE, LAST, FeatureTable, PairFeatures
 from trainer.models.heads import HEADS, Head
 
@@ -137,8 +137,8 @@ class JointReader(nn.Module, ABC):
             averaged = (none,) if layers == AVERAGE else ()
             return PairFeatures(none.new_zeros(0, self.head.shift.shape[0]), (none,), averaged)
         order, parts = [], []
-        for batch in plan([len(e.ids) for e in encodings], token_budget=budget):
-            fed = feed([encodings[i] for i in batch])
+        for batch in plan_batches([len(e.ids) for e in encodings], token_budget=budget):
+            fed = pad_batch([encodings[i] for i in batch])
             inputs = (torch.from_numpy(fed[name]).to(self.device) for name in INPUTS)
             parts.append(self.forward_features(*inputs, layers=layers))
             order.append(torch.from_numpy(batch))

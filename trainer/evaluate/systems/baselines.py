@@ -51,7 +51,7 @@ class CosineSystem:
         :return: the ratings of each query.
         """
         from darl_opensearch.scoring.cores import available_cores
-        from darl_opensearch.scoring.encode import PairEncoder, feed
+        from darl_opensearch.scoring.encode import PairEncoder, pad_batch
         from darl_opensearch.scoring.runtime import open_session
 
         session = open_session(self.bundle.file(FEATURES), "cpu").session
@@ -59,7 +59,7 @@ class CosineSystem:
 
         def one(ask: Ask) -> Ratings:
             encodings = encoder(ask.query, [self.items[item_id].text for item_id in ask.item_ids])
-            cosines = [_cosine(session.run(None, feed([encoding]))[0][0]) for encoding in encodings]
+            cosines = [_cosine(session.run(None, pad_batch([encoding]))[0][0]) for encoding in encodings]
             return Ratings(np.array(cosines, dtype=np.float64))
 
         found = []

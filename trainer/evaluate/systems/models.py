@@ -16,8 +16,8 @@ from darl_opensearch.errors import UsageError, load
 from darl_opensearch.records.items import Item
 from darl_opensearch.scores import GradeScale, is_ood
 from darl_opensearch.scoring import Provider, Scorer
-from darl_opensearch.scoring.batching import plan
-from darl_opensearch.scoring.encode import PairEncoder, feed
+from darl_opensearch.scoring.batching import plan_batches
+from darl_opensearch.scoring.encode import PairEncoder, pad_batch
 from darl_opensearch.scoring.scorer import CPU_TOKEN_BUDGET
 from darl_opensearch.text import ItemRenderer
 from trainer.evaluate.kept_scores import KeptScores
@@ -173,8 +173,8 @@ def open_run(path: Path, catalogue: Catalogue) -> RunSystem:
         encodings = [encoder(query, [text])[0] for query, text in pairs]
         out = np.empty((len(encodings), 3 + scale.k), dtype=np.float32)
         with torch.no_grad():
-            for batch in plan([len(e.ids) for e in encodings], token_budget=CPU_TOKEN_BUDGET):
-                inputs = feed([encodings[i] for i in batch])
+            for batch in plan_batches([len(e.ids) for e in encodings], token_budget=CPU_TOKEN_BUDGET):
+                inputs = pad_batch([encodings[i] for i in batch])
                 out[batch] = module(*(torch.from_numpy(inputs[key]) for key in inputs))["scores"].numpy()
         return out
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import math
 import os
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import Any, NoReturn
 
 from darl_opensearch.errors import InputError
+from darl_opensearch.io.reading import open_bytes, reading
 
 MAX_LINE_BYTES = 64 << 20  # far above any item; keeps a file without line breaks from filling the memory
 
@@ -23,30 +22,21 @@ def read_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, An
     :raises InputError: when the file cannot be read or a line is not a JSON object.
     """
     source = Path(path)
-    try:
-        with _open(source) as file:
-            number = 0
-            while line := file.readline(MAX_LINE_BYTES + 1):
-                number += 1
-                where = f"{source}, line {number}"
-                if len(line) > MAX_LINE_BYTES:
-                    raise InputError(
-                        f"the line is longer than {MAX_LINE_BYTES >> 20} MB",
-                        where=where,
-                        todo="write one object a line",
-                    )
-                if number == 1:
-                    line = line.removeprefix(b"\xef\xbb\xbf")  # some editors put a byte order mark first
-                if not line.isspace():
-                    yield where, _parse(line, where)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as err:
-        raise InputError(f"damaged gzip data ({err})", where=str(source), todo="make the file again") from err
-    except OSError as err:
-        raise InputError(
-            f"cannot be read ({err.strerror or err})",
-            where=str(source),
-            todo="check the path and its permissions",
-        ) from err
+    with reading(source), open_bytes(source) as file:
+        number = 0
+        while line := file.readline(MAX_LINE_BYTES + 1):
+            number += 1
+            where = f"{source}, line {number}"
+            if len(line) > MAX_LINE_BYTES:
+                raise InputError(
+                    f"the line is longer than {MAX_LINE_BYTES >> 20} MB",
+                    where=where,
+                    todo="write one object a line",
+                )
+            if number == 1:
+                line = line.removeprefix(b"\xef\xbb\xbf")  # some editors put a byte order mark first
+            if not line.isspace():
+                yield where, parse_object(line, where)
 
 
 def check_rereadable(path: str | os.PathLike[str]) -> None:
@@ -60,27 +50,31 @@ def check_rereadable(path: str | os.PathLike[str]) -> None:
         raise InputError("not a file that can be read twice", where=str(source), todo="write it to a file first")
 
 
-def _open(path: Path) -> IO[bytes]:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+def parse_object(data: bytes, where: str, *, todo: str = "write one JSON object a line") -> dict[str, Any]:
+    """Parse a JSON object, and refuse what JSON has not: NaN, numbers beyond a float, half a surrogate pair.
 
-
-def _parse(line: bytes, where: str) -> dict[str, Any]:
+    :param todo: the remedy for what is not JSON, or another value.
+    :raises InputError: naming the place and the cause.
+    """
     try:
-        value = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant, parse_float=_finite)
-        if b"\\u" in line:
+        value = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant, parse_float=_finite)
+        if b"\\u" in data:
             json.dumps(value, ensure_ascii=False).encode("utf-8")  # half a surrogate pair is no text
     except UnicodeDecodeError as err:
         raise InputError(f"not UTF-8 at byte {err.start + 1}", where=where, todo="save the file as UTF-8") from err
     except UnicodeEncodeError as err:
         raise InputError("holds half of a surrogate pair", where=where, todo="correct the \\u escape") from err
     except (ValueError, RecursionError) as err:
-        message = err.msg + f" at column {err.colno}" if isinstance(err, json.JSONDecodeError) else str(err)
-        raise InputError(f"not JSON ({message})", where=where, todo="write one JSON object a line") from err
+        message = str(err)
+        if isinstance(err, json.JSONDecodeError):
+            message = f"{err.msg} at column {err.colno}"
+            where += f", line {err.lineno}" if "\n" in err.doc.rstrip("\n") else ""
+        raise InputError(f"not JSON ({message})", where=where, todo=todo) from err
     if not isinstance(value, dict):
         kind = {list: "an array", str: "a string", bool: "true or false", type(None): "null"}.get(
             type(value), "a number"
         )
-        raise InputError(f"{kind}, not an object", where=where, todo="write one JSON object a line")
+        raise InputError(f"{kind}, not an object", where=where, todo=todo)
     return value
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from darl_opensearch.bundle import CARD, MODEL_INT8, Bundle, sha256_of
 from darl_opensearch.errors import DarlError, InputError, UsageError, load
 from darl_opensearch.io.jsonl import check_rereadable
+from darl_opensearch.io.reading import reading
 from darl_opensearch.pool.catalogue import Catalogue
 from darl_opensearch.pool.formats import NPY, format_of, join_features, join_scores
 from darl_opensearch.pool.local import run_local
@@ -231,9 +232,5 @@ def _join(results: Mapping[str, Path], work: Work, job: Job, shards: int) -> int
 
 def _digest(path: Path) -> str:
     check_rereadable(path)
-    try:
+    with reading(path):
         return sha256_of(path)
-    except OSError as err:
-        raise InputError(
-            f"cannot be read ({err.strerror or err})", where=str(path), todo="check the path and its permissions"
-        ) from err

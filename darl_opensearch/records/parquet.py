@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from darl_opensearch.errors import InputError, load
+from darl_opensearch.io.reading import reading
 
 BATCH_ROWS = 256  # rows that are turned into objects at once; a row may hold a thousand items
 
@@ -21,16 +22,12 @@ def read_parquet(path: Path, columns: Collection[str] = ()) -> Iterator[tuple[st
     """
     arrow, parquet = load("pyarrow", "parquet"), load("pyarrow.parquet", "parquet")
     try:
-        with parquet.ParquetFile(path) as file:
+        with reading(path), parquet.ParquetFile(path) as file:
             wanted = [name for name in file.schema_arrow.names if name in columns] if columns else None
             number = 0
             for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=wanted, use_threads=False):
                 for row in batch.to_pylist():
                     number += 1
                     yield f"{path}, row {number}", row
-    except OSError as err:
-        raise InputError(
-            f"cannot be read ({err.strerror or err})", where=str(path), todo="check the path and its permissions"
-        ) from err
     except (arrow.ArrowException, ValueError, OverflowError) as err:  # the last two: a date that Python cannot hold
         raise InputError(f"not Parquet ({err})", where=str(path), todo="fetch or write the file again") from err

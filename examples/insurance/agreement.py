@@ -7,15 +7,14 @@ by chance; where a pass gave one grade only there is nothing for it to tell, and
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from darl_opensearch.records.lines import LineKind
 from darl_opensearch.stats.bootstrap import percentiles
 from darl_opensearch.stats.grades import confusion, kappa, quadratic_kappa, share_equal
 
@@ -66,8 +65,9 @@ def read_passes(folder: Path, names: Sequence[str] = FIRST) -> tuple[NDArray[np.
     :param names: files of the first pass whose pairs are wanted.
     :return: first and second grades, each ``[n]``.
     """
-    grades = {(r["query_id"], r["item_id"]): (name, r["grade"]) for name in FIRST for r in _rows(folder / name)}
-    both = [(*grades[r["query_id"], r["item_id"]], r["grade"]) for r in _rows(folder / SECOND)]
+    kind = LineKind(query="optional", k=GRADES)  # the second pass names queries by id alone
+    grades = {(line.query_id, line.item_id): (name, line.grade) for name in FIRST for line in kind.read(folder / name)}
+    both = [(*grades[line.query_id, line.item_id], line.grade) for line in kind.read(folder / SECOND)]
     pairs = [(first, second) for name, first, second in both if name in names]
     first, second = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
     return first, second
@@ -88,12 +88,6 @@ def confusions(first: NDArray[np.int64], second: NDArray[np.int64], draws: NDArr
 def _line(name: str, value: NDArray[np.float64], drawn: NDArray[np.float64]) -> str:
     low, high = percentiles(drawn)
     return f"{name:16} {value:.3f} [{low:.3f}, {high:.3f}]"
-
-
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            yield json.loads(line)
 
 
 if __name__ == "__main__":

@@ -588,7 +588,7 @@ def test_one_list_of_several(tmp_path):
     ("text", "where", "message"),
     [
         ('{"judgmentRatings": \n[}', ", line 2", "not JSON (Expecting value at column 2)"),
-        ("[]", "", "not a JSON object"),
+        ("[]", "", "an array, not an object. Export it again"),
         ('{"judgmentRatings": NaN}', "", "not JSON (NaN is not a JSON number)"),
         ('{"judgmentRatings": ' + "1" * 5000 + "}", "", "not JSON (Exceeds the limit"),
         ('{"judgmentRatings": [], "name": "\\ud800"}', "", "holds half of a surrogate pair. Correct the \\u escape"),

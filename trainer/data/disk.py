@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Any, overload
 from urllib.parse import quote
 
-from darl_opensearch.errors import DarlError, InputError
+from darl_opensearch.errors import DarlError
+from darl_opensearch.io.digest import digest_file
 from darl_opensearch.io.jsonl import read_jsonl
+from darl_opensearch.io.reading import reading
 from darl_opensearch.records.items import Item, identify_items
 from darl_opensearch.records.judgments import JudgedQuery, digest_records, gather_judgments
 from darl_opensearch.records.lines import DataLine
@@ -52,13 +54,8 @@ def key_of(files: Iterable[Path], settings: Mapping[str, Any]) -> str:
     """
     parts = []
     for path in files:
-        try:
-            with path.open("rb") as file:
-                parts.append(hashlib.file_digest(file, "sha256").hexdigest())
-        except OSError as err:
-            raise InputError(
-                f"cannot be read ({err.strerror or err})", where=str(path), todo="check the path and its permissions"
-            ) from err
+        with reading(path):
+            parts.append(digest_file(path))
     text = json.dumps({"format": FORMAT, "files": parts, "settings": settings}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 

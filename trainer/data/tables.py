@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
-import gzip
 import io
-import json
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Any
 
 from darl_opensearch.errors import InputError, load
-from darl_opensearch.io.jsonl import MAX_LINE_BYTES, read_jsonl
+from darl_opensearch.io.jsonl import MAX_LINE_BYTES, parse_object, read_jsonl
+from darl_opensearch.io.reading import open_bytes, reading
 from darl_opensearch.records.parquet import read_parquet
 
 Row = dict[str, Any]
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 _PARQUET = (".parquet", ".pq")
-_DAMAGED = (UnicodeDecodeError, EOFError, zlib.error, OSError)  # BadGzipFile is an OSError
 
 
 def kind_of(path: Path) -> str:
@@ -65,7 +63,7 @@ def columns_of(path: Path) -> tuple[str, ...]:
 
 def _read_delimited(path: Path, delimiter: str, plain: Sequence[str]) -> Iterator[tuple[str, Row]]:
     try:
-        with _open_text(path) as file:
+        with reading(path), _open_text(path) as file:
             if csv.field_size_limit() < MAX_LINE_BYTES:
                 csv.field_size_limit(MAX_LINE_BYTES)  # its own limit of 128 kB is below a long description
             reader = csv.reader(
@@ -78,8 +76,6 @@ def _read_delimited(path: Path, delimiter: str, plain: Sequence[str]) -> Iterato
     except csv.Error as err:
         where = f"{path}, line {reader.line_num}"
         raise InputError(f"not a table ({err})", where=where, todo="write the file again as CSV") from err
-    except _DAMAGED as err:
-        raise _damaged(path, err) from err
 
 
 def _rows(path: Path, reader: Any, header: list[str], *, quoted: bool) -> Iterator[tuple[str, Row]]:
@@ -105,8 +101,7 @@ def _rows(path: Path, reader: Any, header: list[str], *, quoted: bool) -> Iterat
 
 
 def _open_text(path: Path) -> IO[str]:
-    raw = gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
-    return io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
+    return io.TextIOWrapper(open_bytes(path), encoding="utf-8-sig", newline="")
 
 
 def _lines(path: Path, file: IO[str]) -> Iterator[str]:
@@ -120,15 +115,6 @@ def _lines(path: Path, file: IO[str]) -> Iterator[str]:
         yield line
 
 
-def _damaged(path: Path, err: Exception) -> InputError:
-    if isinstance(err, UnicodeDecodeError):
-        return InputError("not UTF-8", where=str(path), todo="save the file as UTF-8")
-    if isinstance(err, gzip.BadGzipFile | EOFError | zlib.error):
-        return InputError(f"damaged gzip data ({err})", where=str(path), todo="make the file again")
-    reason = getattr(err, "strerror", None) or err
-    return InputError(f"cannot be read ({reason})", where=str(path), todo="check the path and its permissions")
-
-
 def read_lines(path: Path) -> Iterator[tuple[str, str]]:
     """Read the lines of a text file that are not blank.
 
@@ -136,13 +122,10 @@ def read_lines(path: Path) -> Iterator[tuple[str, str]]:
     :yields: ``file, line n`` and the line.
     :raises InputError: when it cannot be read.
     """
-    try:
-        with _open_text(path) as file:
-            for number, line in enumerate(_lines(path, file), 1):
-                if line.strip():
-                    yield f"{path}, line {number}", line.strip()
-    except _DAMAGED as err:
-        raise _damaged(path, err) from err
+    with reading(path), _open_text(path) as file:
+        for number, line in enumerate(_lines(path, file), 1):
+            if line.strip():
+                yield f"{path}, line {number}", line.strip()
 
 
 def read_document(path: Path) -> Row:
@@ -151,30 +134,6 @@ def read_document(path: Path) -> Row:
     :param path: the file; ``.gz`` too.
     :raises InputError: when it cannot be read, or is something else.
     """
-    try:
-        with _open_text(path) as file:
-            text = file.read()
-        value = json.loads(text, parse_constant=_refuse_constant)
-        if "\\u" in text:
-            json.dumps(value, ensure_ascii=False).encode("utf-8")
-    except json.JSONDecodeError as err:
-        what = f"not JSON ({err.msg} at column {err.colno})"
-        raise InputError(
-            what, where=f"{path}, line {err.lineno}", todo="export it again; JSONL ends in .jsonl"
-        ) from err
-    except RecursionError as err:
-        raise InputError("not JSON (nested too deep)", where=str(path), todo="export it again") from err
-    except UnicodeEncodeError as err:
-        what = "holds half of a surrogate pair"
-        raise InputError(what, where=str(path), todo="correct the \\u escape") from err
-    except _DAMAGED as err:
-        raise _damaged(path, err) from err
-    except ValueError as err:  # NaN, or a number of thousands of digits
-        raise InputError(f"not JSON ({err})", where=str(path), todo="export it again; JSONL ends in .jsonl") from err
-    if not isinstance(value, dict):
-        raise InputError("not a JSON object", where=str(path), todo="export it again; JSONL ends in .jsonl")
-    return value
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")
+    with reading(path), open_bytes(path) as file:
+        data = file.read()
+    return parse_object(data.removeprefix(codecs.BOM_UTF8), str(path), todo="export it again; JSONL ends in .jsonl")

@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from darl_opensearch.errors import InputError
+from darl_opensearch.io.reading import reading
 
 Run = dict[str, list[tuple[str, float]]]
 _COLUMNS = "query_id Q0 item_id rank score tag"
@@ -27,12 +28,10 @@ def read_run(path: Path) -> Run:
     """
     rows: dict[str, list[tuple[float, float, str]]] = {}
     seen: dict[tuple[str, str], int] = {}
+    with reading(path):
+        data = path.read_bytes()
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as err:
-        raise InputError(
-            f"cannot be read ({err.strerror or err})", where=str(path), todo="check the path and its permissions"
-        ) from err
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as err:
         raise InputError(
             f"not UTF-8 at byte {err.start + 1}", where=str(path), todo="name a TREC run file, saved as UTF-8"

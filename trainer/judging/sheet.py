@@ -12,6 +12,7 @@ from typing import Any
 
 from darl_opensearch.errors import InputError, short
 from darl_opensearch.io.jsonl import read_jsonl
+from darl_opensearch.io.reading import reading
 from darl_opensearch.io.writing import new_file
 from darl_opensearch.scores import GradeScale
 from trainer.judging.base import Answer, Task
@@ -113,10 +114,10 @@ def _no_grades(wrong: Sequence[tuple[str, str]], scale: GradeScale) -> InputErro
 
 
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    with reading(path):
+        data = path.read_bytes()
     try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as err:
-        raise InputError(f"cannot be read ({err.strerror})", where=str(path), todo="check the path") from err
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as err:
         raise InputError(
             "not UTF-8", where=str(path), todo="save it as 'CSV UTF-8', or write the grades as numbers into a new copy"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.io.jsonl import read_jsonl
+from darl_opensearch.records.lines import LineKind
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,13 @@ def read_sample(folder: Path, bundle: Bundle) -> Sample:
             texts[item_id], slices[item_id] = bundle.renderer(row, where=where), template.slice_of(row)
             if name == "new_items":
                 new.add(item_id)
-    queries = [
-        TestQuery(row["query_id"], row["query"], row["slice"], row["seen"])
-        for _, row in read_jsonl(folder / "test_queries.jsonl")
-    ]
-    judged = read_jsonl(folder / "test_judgments.jsonl")
-    grades = {(row["query_id"], row["item_id"]): row["grade"] for _, row in judged}
+    queries = read_queries(folder / "test_queries.jsonl")
+    judged = LineKind(items=texts, k=bundle.card.scale.k).read(folder / "test_judgments.jsonl")
+    grades = {(line.query_id, line.item_id): line.grade for line in judged}
     return Sample(folder, texts, slices, frozenset(new), queries, grades)
+
+
+def read_queries(path: Path) -> list[TestQuery]:
+    """Read the sample's queries, each with whether its kind was trained on."""
+    lines = LineKind(what="query", item="ignored").read(path)
+    return [TestQuery(line.query_id, line.query, line.slice, line.row["seen"]) for line in lines]

@@ -20,10 +20,10 @@ from darl_opensearch.bm25 import Bm25Index
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.cli.demo.backends import INDEX, SIZE, WINDOW, open_log
 from darl_opensearch.cli.demo.measure import RouteRun
-from darl_opensearch.cli.demo.sample import Sample, TestQuery
+from darl_opensearch.cli.demo.sample import Sample, TestQuery, read_queries
 from darl_opensearch.errors import DarlError, load
-from darl_opensearch.io.jsonl import read_jsonl
 from darl_opensearch.ood.record import RankedRequest
+from darl_opensearch.records.lines import LineKind
 from darl_opensearch.scoring import Scorer
 
 PIPELINE = "darl-local"
@@ -143,8 +143,8 @@ class Place:
         :param darl_toml: the one that version 1 was trained by.
         """
         seen = {query.query_id for query in self.sample.queries if query.seen}
-        judged = [row for _, row in read_jsonl(self.sample.folder / "test_judgments.jsonl") if row["query_id"] in seen]
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in judged)
+        lines = LineKind().read(self.sample.folder / "test_judgments.jsonl")
+        text = "".join(json.dumps(line.row, ensure_ascii=False) + "\n" for line in lines if line.query_id in seen)
         (self.folder / "id_test.jsonl").write_text(text, encoding="utf-8")
         sample, log = self.sample.folder.resolve(), 'spool = "later.sqlite"\n' if self.url is None else ""
         path = self.folder / "cycle.toml"
@@ -244,8 +244,7 @@ pipeline = "{pipeline}"
 
 def later_traffic(sample: Sample) -> list[TestQuery]:
     """Read what people search after the launch of the new kinds."""
-    rows = read_jsonl(sample.folder / "later_traffic.jsonl")
-    return [TestQuery(row["query_id"], row["query"], row["slice"], row["seen"]) for _, row in rows]
+    return read_queries(sample.folder / "later_traffic.jsonl")
 
 
 def play(

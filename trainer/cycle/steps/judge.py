@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from darl_opensearch.bundle import Bundle
-from darl_opensearch.io.jsonl import read_jsonl
+from darl_opensearch.records.lines import LineKind
 from trainer.cycle.folder import NOTHING
 from trainer.cycle.inputs import read_each
 from trainer.cycle.ports import Report
@@ -60,5 +60,5 @@ def end_without_judgments(left: Left) -> Ending | None:
 
 def _read_gold_texts(gold: Path, catalogues: Sequence[Path], serving: Bundle) -> dict[str, str]:
     """Texts of the gold's items, which its file may leave out."""
-    missing = {str(row.get("item_id")) for _, row in read_jsonl(gold) if not row.get("text")}
+    missing = {line.item_id for line in LineKind().read(gold) if not line.row.get("text")}
     return catalogue_texts(catalogues, serving.renderer, missing) if missing else {}

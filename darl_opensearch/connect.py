@@ -6,12 +6,12 @@ import base64
 import contextlib
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from darl_opensearch.errors import ClusterError, UsageError
 from darl_opensearch.io.urls import split_http, without_secrets
+from darl_opensearch.settings import InputFile, Settings, setting
 
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
@@ -19,25 +19,20 @@ if TYPE_CHECKING:
 DEFAULT_URL = "http://127.0.0.1:9200"
 
 
-@dataclass(frozen=True)
-class ClusterOptions:
-    """Where a cluster is and how to get in.
+class ClusterOptions(Settings):
+    """Where a cluster is and how to get in."""
 
-    :param url: ``http`` or ``https``, host, port, and a path prefix if a proxy adds one.
-    :param user: user of basic authentication, if any.
-    :param password: their password; never part of a message or a representation.
-    :param ca_certs: a PEM file with the certificates to trust, instead of the system's.
-    :param timeout: seconds to wait for one answer.
-    """
+    url: str = setting(DEFAULT_URL, "The cluster.", env="OPENSEARCH_URL")
+    user: str | None = setting(None, "User of basic authentication.", env="OPENSEARCH_USER")
+    password: str | None = setting(
+        None, "Their password. Prefer the variable: other users of this machine can see arguments.",
+        env="OPENSEARCH_PASSWORD", secret=True,
+    )  # fmt: skip
+    ca_certs: InputFile | None = setting(None, "PEM file of the certificates to trust.", env="OPENSEARCH_CA_CERTS")
+    insecure: bool = setting(False, "Accept any certificate.", env="OPENSEARCH_INSECURE")
+    timeout: float = 60.0  # seconds to wait for one answer
 
-    url: str = DEFAULT_URL
-    user: str | None = None
-    password: str | None = field(default=None, repr=False)
-    ca_certs: Path | None = None
-    insecure: bool = False
-    timeout: float = 60.0
-
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         """Refuse what no client could use."""
         parts = split_http(self.url)
         if parts is None:

@@ -12,13 +12,14 @@ import inspect
 import json
 import re
 import textwrap
-import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+
+from darl_opensearch.settings import Declared, name_kind, read_fields
 
 ROOT = Path(__file__).resolve().parent.parent
 WIDTH = 100
@@ -94,10 +95,8 @@ def cycle_configuration() -> str:
     from darl_opensearch.monitor.drift import DriftConfig
     from trainer.cycle.config import CycleConfig
 
-    hints = typing.get_type_hints(DriftConfig)
-    drift = [_key(f, hints[f.name]) for f in dataclasses.fields(DriftConfig)]
     about = "Options of the [drift tests](monitoring.md)."
-    more = f"### `[drift]`\n\n{about}\n{table(['key', 'type', 'default', 'meaning'], drift)}"
+    more = f"### `[drift]`\n\n{about}\n{keys(DriftConfig)}"
     return _tables(CycleConfig, level="###", apart=("drift",)) + more
 
 
@@ -108,34 +107,25 @@ def cycle_steps() -> str:
     return table(["step", "what it does"], [(f"`{step.name}`", step.help) for step in STEPS])
 
 
+def keys(cls: type[Any], *, only: Callable[[Declared], bool] = lambda declared: not declared.is_table) -> str:
+    """Every key of a table."""
+    return table(["key", "type", "default", "meaning"], [_key(one) for one in read_fields(cls).values() if only(one)])
+
+
 def _tables(whole: type[Any], *, level: str = "##", apart: Sequence[str] = ()) -> str:
     """Every key of a configuration, table by table."""
-    hints = typing.get_type_hints(whole)
-    parts, top = [], []
-    for field in dataclasses.fields(whole):
-        cls = hints[field.name]
-        if field.name in apart:
-            continue
-        if not dataclasses.is_dataclass(cls):
-            top.append(_key(field, cls))
-            continue
-        inner = typing.get_type_hints(cls)
-        about = (cls.__doc__ or "").partition("``: ")[2].strip().rstrip(".")
-        rows = [_key(f, inner[f.name]) for f in dataclasses.fields(cls)]
-        head = ["key", "type", "default", "meaning"]
-        parts.append(f"{level} `[{field.name}]`\n\n{about[:1].upper()}{about[1:]}.\n{table(head, rows)}")
-    first = table(["key", "type", "default", "meaning"], top)
+    parts = []
+    for name, declared in read_fields(whole).items():
+        if declared.is_table:
+            about = (declared.kind.__doc__ or "").partition("``: ")[2].strip().rstrip(".")
+            parts.append(f"{level} `[{name}]`\n\n{about[:1].upper()}{about[1:]}.\n{keys(declared.kind)}")
+    first = keys(whole, only=lambda declared: not declared.is_table and declared.name not in apart)
     return f"\n{level} Before the first table\n{first}{''.join(parts)}"
 
 
-def _key(field: dataclasses.Field[Any], hint: Any) -> tuple[str, str, str, str]:
-    if field.default is not dataclasses.MISSING:
-        default = f"`{_toml(field.default)}`"
-    elif field.default_factory is not dataclasses.MISSING:
-        default = f"`{_toml(field.default_factory())}`"
-    else:
-        default = "required"
-    return f"`{field.name}`", _kind(hint), default, field.metadata["help"]
+def _key(declared: Declared) -> tuple[str, str, str, str]:
+    default = "required" if declared.default is dataclasses.MISSING else f"`{_toml(declared.default)}`"
+    return f"`{declared.name}`", _kind(declared), default, declared.field.help
 
 
 def _toml(value: object) -> str:
@@ -146,17 +136,10 @@ def _toml(value: object) -> str:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str | bool) else repr(value)
 
 
-def _kind(hint: Any) -> str:
-    origin = typing.get_origin(hint)
-    if origin is tuple:
-        return f"list of {_kind(typing.get_args(hint)[0])}"
-    if dataclasses.is_dataclass(hint) or (isinstance(origin, type) and issubclass(origin, Mapping)):
-        return "table"
-    if origin is typing.Literal:
-        return " or ".join(json.dumps(value) for value in typing.get_args(hint))
-    if isinstance(hint, types.UnionType):
-        return _kind(next(part for part in typing.get_args(hint) if part is not type(None)))
-    return {str: "text", int: "whole number", float: "number", bool: "true or false", Path: "path"}[hint]
+def _kind(declared: Declared) -> str:
+    kind = " or ".join(json.dumps(value) for value in declared.choices) or name_kind(declared)
+    bounds = f", {declared.field.bounds}" if declared.field.bounds else ""
+    return f"list of {kind}{bounds}" if declared.many else f"{kind}{bounds}"
 
 
 def registry(which: str) -> str:
@@ -166,8 +149,9 @@ def registry(which: str) -> str:
     for name in entries:
         entry = entries[name]
         params = [
-            f"`{key}` = `{_toml(p.default)}`: {p.help}{_range(p)}" for key, p in entry.params.items()
-        ]  # fmt: skip
+            f"`{key}` = `{_toml(one.default)}`: {one.field.help}" + (f" ({_range(one)})" if _range(one) else "")
+            for key, one in entry.params.items()
+        ]
         rows.append((f"`{name}`", entry.summary.rstrip("."), entry.cite, "<br>".join(params) or "none"))
     return table(["name", "what it is", "source", "parameters"], rows)
 
@@ -222,12 +206,10 @@ def selection_settings() -> str:
     """Every key of ``[select]``, as an option of ``darl select``."""
     from trainer.dasa.config import SelectConfig
 
-    hints = typing.get_type_hints(SelectConfig)
     rows = []
-    for field in dataclasses.fields(SelectConfig):
-        key, kind, default, text = _key(field, hints[field.name])
-        flag = "--param" if field.name == "params" else "--" + field.name.replace("_", "-")
-        rows.append((f"`{flag}`", key, kind, default, text))
+    for declared in read_fields(SelectConfig).values():
+        flag = declared.field.flag or "--" + declared.name.replace("_", "-")
+        rows.append((f"`{flag}`", *_key(declared)))
     return table(["option", "key", "type", "default", "meaning"], rows)
 
 
@@ -238,12 +220,8 @@ def leaks() -> str:
     return table(["kind", "the other part holds"], [(f"`{kind}`", text) for kind, text in KINDS.items()])
 
 
-def _range(param: Any) -> str:
-    if param.choices:
-        return f" (one of {', '.join(map(str, param.choices))})"
-    if param.min is not None and param.max is not None:
-        return f" ({param.min:g} to {param.max:g})"
-    return f" (at least {param.min:g})" if param.min is not None else ""
+def _range(declared: Declared) -> str:
+    return f"one of {', '.join(map(str, declared.choices))}" if declared.choices else declared.field.bounds
 
 
 def python_api() -> str:
@@ -304,15 +282,11 @@ def server_settings() -> str:
     from darl_opensearch.server.config import ServerConfig
 
     rows = []
-    for field in dataclasses.fields(ServerConfig):
-        about = field.metadata
-        variables = ["DARL_" + field.name.upper(), *about.get("variables", ())]
-        text, _, stated = str(about["help"]).partition("  [default: ")
-        default = stated.rstrip("]") or (
-            "" if field.default is None or field.default is False else f"`{field.default}`"
-        )
-        flag = "--" + field.name.replace("_", "-")
-        rows.append((f"`{flag}`", " ".join(f"`{v}`" for v in variables), default, text))
+    for declared in read_fields(ServerConfig).values():
+        text, _, stated = declared.field.help.partition("  [default: ")
+        default = stated.rstrip("]") or ("" if declared.default in (None, False) else f"`{declared.default}`")
+        flag = "--" + declared.name.replace("_", "-")
+        rows.append((f"`{flag}`", " ".join(f"`{name}`" for name in declared.variables), default, text))
     return table(["option", "variables", "default", "meaning"], rows)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 import pytest
 
+from darl_opensearch.settings import read_fields
 from docs import gen
 
 ROOT = Path(__file__).parent.parent
@@ -110,15 +111,16 @@ def test_every_command_is_in_cli_md():
 def test_every_configuration_key_is_in_configuration_md():
     config = pytest.importorskip("trainer.config")
     text = page("configuration.md")
-    for field in dataclasses.fields(config.Config):
-        kind = getattr(config, str(field.type), None)
-        if kind is None:
-            assert f"| `{field.name}` |" in text
+    for name, declared in read_fields(config.Config).items():
+        if not declared.is_table:
+            assert f"| `{name}` |" in text
             continue
-        section = text.partition(f"## `[{field.name}]`")[2].partition("\n## ")[0]
-        for key in dataclasses.fields(kind):
-            assert f"| `{key.name}` |" in section, f"[{field.name}] {key.name}"
-            assert key.metadata["help"], f"[{field.name}] {key.name} has no help"
+        section = text.partition(f"## `[{name}]`")[2].partition("\n## ")[0]
+        keys = read_fields(declared.kind)
+        assert set(keys) == {field.name for field in dataclasses.fields(declared.kind)}, "a key is not declared"
+        for key, about in keys.items():
+            assert f"| `{key}` |" in section, f"[{name}] {key}"
+            assert about.field.help, f"[{name}] {key} has no help"
 
 
 @pytest.mark.parametrize("which", ["grade losses", "rank losses", "backbones", "detectors", "stages", "teachers"])

@@ -13,7 +13,7 @@ HEAVY = {"torch", "transformers", "peft", "optimum", "onnx", "onnxruntime", "tra
 # A part may import itself and those named for it; the command line may import all.
 FOUNDATION = {
     "errors", "scores", "text", "bundle", "io", "records", "bm25", "resources", "graph_contract", "spans",
-    "fields", "stats", "html_page", "version",
+    "settings", "stats", "html_page", "version",
 }  # fmt: skip
 REQUESTS = FOUNDATION | {"connect", "config_files"}  # how a cluster is reached, and the bodies that are sent to it
 LAYERS = {
@@ -36,7 +36,7 @@ TRAINER_MAY = FOUNDATION | {"ood", "scoring", "check"}  # never server, cluster,
 # The trainer's parts: each may import those after it.
 TRAINER = [
     "cycle", "evaluate", "export", "stages", "run_folder", "training_data", "distributed", "teachers", "ood", "models",
-    "config", "losses", "dasa", "judging", "data", "toml_tables", "registry",
+    "config", "losses", "dasa", "judging", "data", "registry",
 ]  # fmt: skip
 
 

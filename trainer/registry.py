@@ -1,58 +1,20 @@
-"""Registries of losses, backbones and detectors: name, declared parameters, source.
+"""Registries of losses, backbones, detectors and the like: name, parameters, source.
 
-Validation, messages, documentation tables and test matrices all come from these lists.
+Parameters are declared where they are taken (see :mod:`darl_opensearch.settings`): in the signature, or in the
+fields of a dataclass. Validation, messages, documentation tables and test matrices all come from these lists.
 """
 
 from __future__ import annotations
 
-import difflib
-import math
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from darl_opensearch.errors import UsageError
+from darl_opensearch.settings import Declared, Settings, convert, nearest, read_fields
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Param:
-    """One declared parameter.
-
-    :param kind: its type: int, float, str or bool.
-    :param default: its value when not given.
-    :param help: one line on what it does, with its unit.
-    :param choices: the only values allowed.
-    """
-
-    kind: type
-    default: Any
-    help: str
-    min: float | None = None
-    max: float | None = None
-    choices: tuple[Any, ...] | None = None
-
-    def check(self, value: Any, name: str) -> Any:
-        """Validate a value.
-
-        :param name: what to call the parameter in an error.
-        :return: the value, as :attr:`kind`.
-        :raises UsageError: when it is of another type or out of range.
-        """
-        if self.kind is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
-        if not isinstance(value, self.kind) or isinstance(value, bool) is not (self.kind is bool):
-            raise UsageError(f"{name} is {value!r}, not a {self.kind.__name__}", todo=self.help)
-        if self.choices is not None and value not in self.choices:
-            raise UsageError(f"{name} is {value!r}", todo=f"choose one of {', '.join(map(str, self.choices))}")
-        low, high = (-math.inf if self.min is None else self.min), (math.inf if self.max is None else self.max)
-        if isinstance(value, int | float) and not low <= value <= high:  # the negation refuses NaN as well
-            within = f"keep it within {self.min} and {self.max}" if self.max is not None else f"give {self.min} or more"
-            raise UsageError(
-                f"{name} is {value!r}", todo=within if self.min is not None else f"give {self.max} or less"
-            )
-        return value
 
 
 @dataclass(frozen=True)
@@ -60,14 +22,20 @@ class Entry(Generic[T]):
     """One registered thing.
 
     :param cite: where it comes from: a paper with its arXiv id, or ``"ours"``.
-    :param needs: name in another registry of what it works on, such as a grade loss's head; ``""``: nothing.
+    :param table: the settings that declare its parameters, where it does not take them itself.
+    :param head: the head of :mod:`trainer.models.heads` whose output a grade loss reads.
     """
 
     name: str
     make: T
     cite: str
-    params: Mapping[str, Param]
-    needs: str = ""
+    table: type[Settings] | None = None
+    head: str = ""
+
+    @property
+    def params(self) -> dict[str, Declared]:
+        """Its parameters, by name."""
+        return read_fields(self.table or self.make)
 
     @property
     def summary(self) -> str:
@@ -86,11 +54,10 @@ class Registry(Generic[T]):
         self._entries: dict[str, Entry[T]] = {}
 
     def register(
-        self, name: str, *, cite: str, params: Mapping[str, Param] | None = None, needs: str = ""
+        self, name: str, *, cite: str, table: type[Settings] | None = None, head: str = ""
     ) -> Callable[[T], T]:
         """Register what is decorated.
 
-        :param needs: what it works on, by its name in another registry.
         :return: a decorator that returns its argument.
         :raises ValueError: when the name is taken.
         """
@@ -98,7 +65,7 @@ class Registry(Generic[T]):
         def add(make: T) -> T:
             if name in self._entries:
                 raise ValueError(f"{self.kind} {name!r} is registered twice")
-            self._entries[name] = Entry(name, make, cite, dict(params or {}), needs)
+            self._entries[name] = Entry(name, make, cite, table, head)
             return make
 
         return add
@@ -124,16 +91,18 @@ class Registry(Generic[T]):
             if key not in entry.params:
                 takes = ", ".join(entry.params) or "none"
                 raise UsageError(f"{self.kind} {name!r} has no parameter {key!r}", todo=f"it takes {takes}")
-        values = {key: p.check(params.get(key, p.default), f"{name}.{key}") for key, p in entry.params.items()}
+        values = {
+            key: convert(declared, params.get(key, declared.default), f"{name}.{key}")
+            for key, declared in entry.params.items()
+        }
         return entry.make, values
 
-
-def nearest(name: str, known: Any) -> str:
-    """Suggest the known name closest to a misspelt one.
-
-    :return: a clause for an error's ``todo``.
-    """
-    if not known:
-        return "there is none"
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(sorted(known))}"
+    def read_texts(self, name: str, texts: Mapping[str, str]) -> dict[str, Any]:
+        """Read parameters from the command line as the declared kinds; :meth:`resolve` refuses what stays text."""
+        kinds = {key: declared.kind for key, declared in self[name].params.items()}
+        values: dict[str, Any] = dict(texts)
+        for key, text in texts.items():
+            if kinds.get(key) in (int, float):
+                with contextlib.suppress(ValueError):
+                    values[key] = kinds[key](text)
+        return values

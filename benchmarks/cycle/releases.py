@@ -179,7 +179,7 @@ def measure(stand: Stand, mode: Mode, keep: int) -> dict[str, Any]:
 
     def client() -> PipelineSearch:
         url = stand.cluster.url
-        return PipelineSearch(Cluster.open(ClusterOptions(url)).client, stand.bundles[0], stand.name, pipeline)
+        return PipelineSearch(Cluster.open(ClusterOptions(url=url)).client, stand.bundles[0], stand.name, pipeline)
 
     def forth() -> Release:
         return release(stand.bundles[1], stand.cluster, options(1))
@@ -245,7 +245,7 @@ def main() -> None:
     parser.add_argument("--quiet", type=float, default=10.0, help="seconds of load before the first and after the last")
     parser.add_argument("--out", type=Path, default=RESULT)
     given = parser.parse_args()
-    cluster = Cluster.open(ClusterOptions(given.url))
+    cluster = Cluster.open(ClusterOptions(url=given.url))
     sample = insurance_sample()
     queries = list(dict.fromkeys(str(row["query"]) for _, row in read_jsonl(sample / "test_queries.jsonl")))
     name = f"bench-{uuid.uuid4().hex[:8]}"

@@ -35,7 +35,7 @@ from benchmarks.quality.methods import fitted
 from darl_opensearch.errors import DarlError, UsageError
 from darl_opensearch.scores import is_ood
 from trainer.models.heads import Head
-from trainer.ood import DETECTORS, ConformalCalibration, halves, needs_catalogue, reads
+from trainer.ood import DETECTORS, ConformalCalibration, halves
 from trainer.ood.base import in_chunks
 from trainer.ood.reference import assign, kmeans, sample
 from trainer.ood.vim import VirtualLogit
@@ -212,7 +212,7 @@ class Bench:
             "energy": lambda: self.head.energy(self.raw[rows]),
             "grade_probs": lambda: self.head.grade_probs(self.raw[rows]),
         }
-        return tuple(given[name]() for name in reads(system.detector))
+        return tuple(given[name]() for name in DETECTORS[system.detector].make.reads)
 
     @torch.no_grad()
     def distances(self, system: System) -> NDArray[np.float64]:
@@ -220,7 +220,7 @@ class Bench:
         make, params = DETECTORS.resolve(system.detector, dict(system.params))
         detector = make(self.halves(self.parts.fit[:1], system).shape[1], halves=halves(system.space, 2), **params)
         more = ()
-        if needs_catalogue(system.detector):
+        if DETECTORS[system.detector].make.fits_catalogue:
             domains = self.shift.inside if system.blind else self.shift.catalogue
             listed = np.isin(self.data.item_domain, domains)
             listed[self.data.index[self.parts.fit, 1]] = False

@@ -134,7 +134,7 @@ def fitted(method: Method, train: tuple[Pairs, Tensor], dev: tuple[Pairs, Tensor
         untrained = CumulativeHead(width, GAINS)
         untrained.standardise(train[1])
         return untrained
-    head: Head = HEADS[GRADE_LOSSES[method.loss.grade].needs].make(width, scale(method))
+    head: Head = HEADS[GRADE_LOSSES[method.loss.grade].head].make(width, scale(method))
     sides = [(seen(method, pairs), table) for pairs, table in (train, dev)]
     fit_head(head, objective(method), sides[0], sides[1], steps=LIMITS.head_steps, patience=LIMITS.patience)
     return head

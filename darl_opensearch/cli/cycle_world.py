@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -59,8 +60,7 @@ class Surroundings:
             raise UsageError(
                 "there is neither [log] spool nor [release] url", todo="name the spool, or the cluster that has the log"
             )
-        tables = load("trainer.toml_tables", "train")
-        settings: DriftConfig = tables.build(DriftConfig, self.config.drift, "cycle.toml", "drift")
+        settings = DriftConfig.read(self.config.drift, "cycle.toml")
         webhook = Webhook.of(table.webhook)
         cluster = Cluster.open(self._options()) if table.url else None
 
@@ -110,10 +110,7 @@ class Surroundings:
         )  # fmt: skip
 
     def _options(self) -> ClusterOptions:
-        given = self.cluster
-        return ClusterOptions(
-            self.config.release.url, given.user, given.password, given.ca_certs, given.insecure, given.timeout
-        )
+        return dataclasses.replace(self.cluster, url=self.config.release.url)
 
     def _store(self, cluster: Cluster | None) -> AbstractContextManager[OodStore]:
         if self.config.log.spool:

@@ -219,23 +219,13 @@ def _params(texts: Sequence[str]) -> dict[str, dict[str, str]]:
 
 
 def _typed(given: Mapping[str, Mapping[str, str]], judges: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Read texts as the declared kinds; what cannot be read stays text, for the registry to refuse."""
+    from darl_opensearch.settings import nearest
     from trainer.judging import JUDGES
-    from trainer.registry import nearest
 
-    typed: dict[str, dict[str, Any]] = {}
-    for judge, values in given.items():
+    for judge in given:
         if judge not in judges:
             raise UsageError(f"--set names {judge!r}, which is no judge here", todo=nearest(judge, judges))
-        declared = JUDGES[judge.partition(":")[0]].params
-        typed[judge] = {}
-        for key, text in values.items():
-            kind = declared[key].kind if key in declared else str
-            try:
-                typed[judge][key] = kind(text) if kind in (int, float) else text
-            except ValueError:
-                typed[judge][key] = text
-    return typed
+    return {judge: JUDGES.read_texts(judge.partition(":")[0], texts) for judge, texts in given.items()}
 
 
 def _scale_and_texts(

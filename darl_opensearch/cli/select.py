@@ -3,113 +3,66 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from darl_opensearch.cli.cluster_options import cluster_options, stream_option
-from darl_opensearch.cli.output import emit, json_option, progress_line
-from darl_opensearch.cli.times import since_callback
+from darl_opensearch.cli.output import emit, progress_line
+from darl_opensearch.cli.shared import CLUSTER, JSON, STREAM, bundle_argument, parse_since
+from darl_opensearch.connect import ClusterOptions
 from darl_opensearch.errors import UsageError, load
+from darl_opensearch.settings import FolderPath, InputFile, setting
+from darl_opensearch.settings.options import with_options
 
 if TYPE_CHECKING:
     from darl_opensearch.bundle import Bundle
-    from darl_opensearch.connect import ClusterOptions
     from darl_opensearch.ood.store import OodStore
-
-FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-
-
-def _files(name: str, variable: str, text: str, **values: Any) -> Callable[[Any], Any]:
-    return click.option(
-        name, type=FILE, multiple=True, envvar=variable, show_envvar=True, help=f"{text} May be repeated.", **values
-    )
+    from trainer.dasa.config import SelectConfig
+else:
+    SelectConfig = load("trainer.dasa.config", "train").SelectConfig
 
 
-class _Settings(click.Command):
-    """The command, with an option for each key of the table ``[select]``: they are read when they are needed."""
-
-    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        """Add the options of the table."""
-        *first, last = super().get_params(ctx)  # --help stays the last
-        return [*first, *_options(), last]
-
-
-def _options() -> Iterator[click.Option]:
-    config = load("trainer.dasa.config", "train").SelectConfig
-    hints = typing.get_type_hints(config)
-    for field in dataclasses.fields(config):
-        flag, variable = "--" + field.name.replace("_", "-"), f"DARL_SELECT_{field.name.upper()}"
-        values: dict[str, Any] = {"help": field.metadata["help"][:1].upper() + field.metadata["help"][1:] + "."}
-        if field.name == "params":
-            flag = "--param"
-            values |= {"multiple": True, "metavar": "KEY=VALUE", "help": "Parameter of the selector. May be repeated."}
-        elif typing.get_origin(hints[field.name]) is tuple:
-            values |= {"multiple": True, "help": values["help"].rstrip(".") + ". May be repeated."}
-        else:
-            values |= {"type": hints[field.name], "default": field.default, "show_default": True}
-        yield click.Option([flag, f"set_{field.name}"], envvar=variable, show_envvar=True, **values)
-
-
-@click.command(cls=_Settings)
-@click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path), envvar="DARL_BUNDLE")
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    envvar="DARL_SELECT_OUT",
-    show_envvar=True,
-    help="Folder for selected.jsonl, control.jsonl, kept.jsonl and report.json. Needed but for --dry-run.",
-)
-@click.option(
-    "--spool",
-    envvar=["DARL_SPOOL", "DARL_OOD_LOG"],
-    show_envvar=True,
-    type=FILE,
-    help="Read this spool, and not the data stream of the cluster at --url.",
-)
-@cluster_options
-@stream_option
-@click.option(
-    "--since",
-    callback=since_callback,
-    metavar="SPAN",
-    envvar="DARL_SELECT_SINCE",
-    show_envvar=True,
-    help="From when: 30m, 12h, 7d, 4w or a date. All by default.",
-)
-@_files("--items", "DARL_ITEMS", "Items, JSONL, rendered by the bundle's template; searched by BM25 but for --index.")
-@click.option(
-    "--index",
-    envvar="DARL_INDEX",
-    show_envvar=True,
-    help="The item index, filled by darl index: texts that the log lacks, and what the control arm finds there.",
-)
-@_files("--trained", "DARL_SELECT_TRAINED", "Judgments that the bundle was trained on, JSONL: what is covered already.")
-@_files("--judged", "DARL_SELECT_JUDGED", "Other judgments, JSONL: dev and test part, earlier cycles.")
-@_files("--control", "DARL_SELECT_CONTROL", "control.jsonl and kept.jsonl of the selection before this one.")
-@click.option("--dry-run", is_flag=True, help="Count, choose nothing, write nothing.")
-@json_option
+@click.command()
+@bundle_argument
+@with_options
 def cli(
     bundle: Path,
-    out: Path | None,
-    spool: Path | None,
-    cluster: ClusterOptions,
-    stream: str,
-    since: datetime | None,
-    items: tuple[Path, ...],
-    index: str | None,
-    trained: tuple[Path, ...],
-    judged: tuple[Path, ...],
-    control: tuple[Path, ...],
-    dry_run: bool,
-    as_json: bool,
-    **settings: Any,
-) -> None:
+    out: FolderPath | None = setting(
+        None, "Folder for selected.jsonl, control.jsonl, kept.jsonl and report.json. Needed but for --dry-run.",
+        env="DARL_SELECT_OUT",
+    ),
+    spool: InputFile | None = setting(
+        None, "Read this spool, and not the data stream of the cluster at --url.", env=("DARL_SPOOL", "DARL_OOD_LOG")
+    ),
+    cluster: ClusterOptions = CLUSTER,
+    stream: str = STREAM,
+    since: datetime | None = setting(
+        None, "From when: 30m, 12h, 7d, 4w or a date. All by default.", metavar="SPAN", env="DARL_SELECT_SINCE",
+        parse=parse_since,
+    ),
+    items: tuple[InputFile, ...] = setting(
+        (), "Items, JSONL, rendered by the bundle's template; searched by BM25 but for --index.", env="DARL_ITEMS"
+    ),
+    index: str | None = setting(
+        None, "The item index, filled by darl index: texts that the log lacks, and what the control arm finds there.",
+        env="DARL_INDEX",
+    ),
+    trained: tuple[InputFile, ...] = setting(
+        (), "Judgments that the bundle was trained on, JSONL: what is covered already.", env="DARL_SELECT_TRAINED"
+    ),
+    judged: tuple[InputFile, ...] = setting(
+        (), "Other judgments, JSONL: dev and test part, earlier cycles.", env="DARL_SELECT_JUDGED"
+    ),
+    control: tuple[InputFile, ...] = setting(
+        (), "The control.jsonl and kept.jsonl of the selection before this one.", env="DARL_SELECT_CONTROL"
+    ),
+    dry_run: bool = setting(False, "Count, choose nothing, write nothing."),
+    as_json: bool = JSON,
+    config: SelectConfig = setting(..., "[select]"),
+) -> None:  # fmt: skip
     """Choose what is judged next: what the log found strange and the training of BUNDLE does not cover.
 
     A random control arm is drawn first, for darl gate. When nothing was strange, nothing is selected: that is a
@@ -121,7 +74,6 @@ def cli(
     from darl_opensearch.bundle import Bundle
     from trainer.dasa.known import Known
 
-    config = _config(settings)
     model = Bundle.open(bundle)
     with contextlib.ExitStack() as open_:
         catalogue = _items(model, items, cluster, index, open_)
@@ -137,24 +89,6 @@ def cli(
         )  # fmt: skip
     emit(result.to_json() | {"out": str(out) if out and not dry_run else None}, as_json=as_json,
          text=_summary(result, out))  # fmt: skip
-
-
-def _config(settings: Mapping[str, Any]) -> Any:
-    from trainer.dasa.config import SelectConfig
-    from trainer.toml_tables import build
-
-    values = {name.removeprefix("set_"): value for name, value in settings.items()}
-    values["params"] = dict(_param(text) for text in values["params"])
-    return build(SelectConfig, values, "the command line", "select")
-
-
-def _param(text: str) -> tuple[str, Any]:
-    from trainer.toml_tables import read_value
-
-    key, sign, value = text.partition("=")
-    if not sign:
-        raise UsageError(f"--param {text!r} is not key=value", todo="write for example --param traffic=1.0")
-    return key.strip(), read_value(value)
 
 
 def _store(spool: Path | None, cluster: ClusterOptions, stream: str, open_: contextlib.ExitStack) -> OodStore:

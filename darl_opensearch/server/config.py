@@ -2,80 +2,73 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from darl_opensearch.errors import InputError, UsageError
-from darl_opensearch.fields import option
 from darl_opensearch.ood.record import TextPolicy
 from darl_opensearch.scoring.runtime import Provider
+from darl_opensearch.settings import FilePath, Settings, setting
 
 
-@dataclass(frozen=True, kw_only=True)
-class ServerConfig:
+class ServerConfig(Settings, env="DARL_"):
     """How to serve a bundle. The help of each field is its documentation.
 
     Metadata of a field: ``least`` and ``most`` bound a number; ``variables`` are read besides ``DARL_<NAME>``;
     ``secret`` values are never shown.
     """
 
-    host: str = option("127.0.0.1", "Address to listen on.")
-    port: int = option(8091, "Port to listen on; 0 takes any that is free.", least=0, most=65535)
+    host: str = setting("127.0.0.1", "Address to listen on.")
+    port: int = setting(8091, "Port to listen on; 0 takes any that is free.", least=0, most=65535)
 
-    provider: Provider = option(
+    provider: Provider = setting(
         "cpu", "Where the graph runs. Without a usable GPU cuda falls back to cpu, and says so."
     )
-    require_provider: bool = option(False, "Fail rather than fall back.")
-    threads: int | None = option(
+    require_provider: bool = setting(False, "Fail rather than fall back.")
+    threads: int | None = setting(
         None, "Batches scored at the same time.  [default: the cores of this process]", least=1
     )
-    int8: bool = option(False, "Use the quantised graph.")
-    token_budget: int | None = option(
+    int8: bool = setting(False, "Use the quantised graph.")
+    token_budget: int | None = setting(
         None, "Most tokens of a batch, padding included.  [default: 512, or 32768 on a GPU]", least=1
     )
 
-    max_documents: int = option(1000, "Most documents of a request.", least=1)
-    max_body_bytes: int = option(10_000_000, "Most bytes of a request.", least=1)
-    max_concurrent: int = option(8, "Requests worked on at the same time; their batches take turns.", least=1)
-    max_queue: int = option(64, "Requests that may wait beyond those; more are answered 503.", least=0)
-    deadline_ms: int | None = option(
-        None,
-        "Give a request up after this time with 503, and the search keeps its first-stage order.",
-        least=1,
+    max_documents: int = setting(1000, "Most documents of a request.", least=1)
+    max_body_bytes: int = setting(10_000_000, "Most bytes of a request.", least=1)
+    max_concurrent: int = setting(8, "Requests worked on at the same time; their batches take turns.", least=1)
+    max_queue: int = setting(64, "Requests that may wait beyond those; more are answered 503.", least=0)
+    deadline_ms: int | None = setting(
+        None, "Give a request up after this time with 503, and the search keeps its first-stage order.", least=1
     )
-    body_timeout: float = option(30.0, "Seconds a request's body may take to arrive.", least=0)
-    shutdown_timeout: int = option(30, "Seconds that requests get to finish after SIGTERM.", least=0)
+    body_timeout: float = setting(30.0, "Seconds a request's body may take to arrive.", least=0)
+    shutdown_timeout: int = setting(30, "Seconds that requests get to finish after SIGTERM.", least=0)
 
-    api_key: str | None = option(
-        None,
-        "Key that callers send as 'Authorization: Bearer KEY'. Prefer the variable or a file.",
-        secret=True,
+    api_key: str | None = setting(
+        None, "Key that callers send as 'Authorization: Bearer KEY'. Prefer the variable or a file.", secret=True
     )
-    api_key_file: Path | None = option(None, "File with the keys, one a line: two while you change over.")
-    rate_limit: int = option(0, "Requests a minute for each key, or address without keys; 0 is no limit.", least=0)
+    api_key_file: FilePath | None = setting(None, "File with the keys, one a line: two while you change over.")
+    rate_limit: int = setting(0, "Requests a minute for each key, or address without keys; 0 is no limit.", least=0)
 
-    ood_log: Path | None = option(
+    ood_log: FilePath | None = setting(
         None, "SQLite spool of the OOD log.  [default: BUNDLE-NAME.sqlite in the user's state folder]"
     )
-    no_ood_log: bool = option(False, "Keep no OOD log.")
-    ood_sample_rate: float = option(0.05, "Share of the pairs that are not OOD to log all the same.", least=0, most=1)
-    ood_text: TextPolicy = option("full", "How item texts are logged.")
-    ood_max_bytes: int = option(1_000_000_000, "Bound of the spool; the oldest records go first.", least=1_000_000)
+    no_ood_log: bool = setting(False, "Keep no OOD log.")
+    ood_sample_rate: float = setting(0.05, "Share of the pairs that are not OOD to log all the same.", least=0, most=1)
+    ood_text: TextPolicy = setting("full", "How item texts are logged.")
+    ood_max_bytes: int = setting(1_000_000_000, "Bound of the spool; the oldest records go first.", least=1_000_000)
 
-    ship_to: str | None = option(None, "Cluster to send the OOD log to, in the background.")
-    ship_user: str | None = option(None, "User for it.", variables=("OPENSEARCH_USER",))
-    ship_password: str | None = option(
-        None, "Their password. Prefer the variable.", variables=("OPENSEARCH_PASSWORD",), secret=True
+    ship_to: str | None = setting(None, "Cluster to send the OOD log to, in the background.")
+    ship_user: str | None = setting(None, "User for it.", env=("OPENSEARCH_USER",))
+    ship_password: str | None = setting(
+        None, "Their password. Prefer the variable.", env=("OPENSEARCH_PASSWORD",), secret=True
     )
-    ship_ca_certs: Path | None = option(
-        None, "PEM file of the certificates to trust.", variables=("OPENSEARCH_CA_CERTS",)
+    ship_ca_certs: FilePath | None = setting(
+        None, "PEM file of the certificates to trust.", env=("OPENSEARCH_CA_CERTS",)
     )
-    ship_insecure: bool = option(False, "Accept any certificate.", variables=("OPENSEARCH_INSECURE",))
+    ship_insecure: bool = setting(False, "Accept any certificate.", env=("OPENSEARCH_INSECURE",))
 
-    log_level: Literal["debug", "info", "warning", "error"] = option("info", "What is said on stderr.")
+    log_level: Literal["debug", "info", "warning", "error"] = setting("info", "What is said on stderr.")
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         """Refuse settings that contradict each other."""
         if self.no_ood_log and (self.ood_log or self.ship_to):
             other = "--ood-log" if self.ood_log else "--ship-to"

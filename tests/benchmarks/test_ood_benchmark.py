@@ -11,7 +11,7 @@ from benchmarks.ood.encoding import SPEECH, TYPOS, Encoded
 from benchmarks.ood.measures import Part, claims, figures, interval, over_repetitions, resamples
 from benchmarks.ood.perturb import SPOKEN_BY_DIGEST, digest, misspelt
 from benchmarks.pages import filled
-from trainer.ood import DETECTORS, needs_catalogue
+from trainer.ood import DETECTORS
 
 RNG = np.random.default_rng(0)
 
@@ -125,7 +125,7 @@ def test_every_system_gives_every_pair_a_distance():
         distance = bench.distances(system)
         assert distance.shape == (len(data.index),) and np.isfinite(distance).all(), name
     blind, whole = (bench.distances(detectors.System("catalogue", "pair", blind=blind)) for blind in (True, False))
-    assert needs_catalogue("catalogue") and not np.allclose(blind, whole)
+    assert DETECTORS["catalogue"].make.fits_catalogue and not np.allclose(blind, whole)
 
 
 def test_shares_by_query():

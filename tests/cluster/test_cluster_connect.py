@@ -17,7 +17,7 @@ OPENSEARCH = {"version": {"distribution": "opensearch", "number": "3.6.0"}, "clu
 
 
 def identify(url, **options):
-    cluster = Cluster.open(ClusterOptions(url, **options))
+    cluster = Cluster.open(ClusterOptions(url=url, **options))
     try:
         return cluster.identify()
     finally:
@@ -80,17 +80,17 @@ def test_too_slow():
 @pytest.mark.parametrize("url", ["", "127.0.0.1:9200", "ftp://x", "http://", "http://[::1", "http://x:99999"])
 def test_urls_that_are_none(url):
     with pytest.raises(UsageError, match="is not the URL of a cluster. Write it like"):
-        ClusterOptions(url)
+        ClusterOptions(url=url)
 
 
 def test_secrets_are_never_shown():
-    options = ClusterOptions("https://h:1", "ann", "s3cret")
+    options = ClusterOptions(url="https://h:1", user="ann", password="s3cret")
     assert "s3cret" not in repr(options)
     with pytest.raises(UsageError) as err:
-        ClusterOptions("http://ann:s3cret@h:1")
+        ClusterOptions(url="http://ann:s3cret@h:1")
     assert "s3cret" not in str(err.value)
     with pytest.raises(UsageError, match="user 'ann' but no password"):
-        ClusterOptions("http://h:1", "ann")
+        ClusterOptions(url="http://h:1", user="ann")
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_secrets_are_never_shown():
 def test_secrets_are_not_shown_where_the_url_is_none(url):
     for make in (ClusterOptions, ScorerAddress):
         with pytest.raises(UsageError) as err:
-            make(url)
+            make(url=url)
         assert "s3" not in str(err.value)
 
 
@@ -123,7 +123,7 @@ def test_other_exceptions_pass():
 
 @pytest.mark.parametrize("url", ["http://h:1", "https://h:1/prefix", "http://[::1]:9200"])
 def test_the_url_in_messages(url):
-    client = connect(ClusterOptions(url))
+    client = connect(ClusterOptions(url=url))
     assert Cluster(client).url == url
 
 
@@ -136,7 +136,7 @@ def test_a_cluster_without_ml_commons(tiny):
     seen = []
     stub = stub_cluster({("GET", "/"): OPENSEARCH, ("GET", "/_nodes/plugins"): nodes(["opensearch-knn"])}, seen)
     with serving(stub) as url, pytest.raises(ClusterError) as err:
-        register(tiny, Cluster.open(ClusterOptions(url)), RegisterOptions())
+        register(tiny, Cluster.open(ClusterOptions(url=url)), RegisterOptions())
     assert "node n1 does not have ML Commons (plugin opensearch-ml). Install the plugin on every node" in str(err.value)
     assert {method for method, _ in seen} == {"GET"}
 
@@ -172,7 +172,7 @@ def test_a_cluster_that_is_full_is_asked_again(monkeypatch, reason, times, asked
                 self.answer(200, b'{"acknowledged": true}')
 
     with serving(Full) as url:
-        cluster = Cluster.open(ClusterOptions(url))
+        cluster = Cluster.open(ClusterOptions(url=url))
         if times == 2:
             assert cluster.send("PUT", "/_search/pipeline/x", {}) == {"acknowledged": True}
         else:

@@ -51,7 +51,7 @@ class Settings:
 
     def check(self, mode, **options):
         with serving(self.handler) as url:
-            cluster = Cluster.open(ClusterOptions(url), connection_class=self.connection)
+            cluster = Cluster.open(ClusterOptions(url=url), connection_class=self.connection)
             try:
                 return preflight(cluster, mode, **options)
             finally:

@@ -12,7 +12,7 @@ from darl_opensearch.errors import GateRefused
 from darl_opensearch.scores import GradeScale
 from tests.helpers.bundles import tiny_bundle
 from tests.helpers.cycles import world
-from trainer.cycle.config import CycleConfig, Gate, Model
+from trainer.cycle.config import CycleConfig, GateTable, ModelTable
 from trainer.cycle.folder import Cycle, Cycles
 from trainer.cycle.inputs import CycleInputs
 from trainer.cycle.steps import STEPS
@@ -27,7 +27,7 @@ def context(folder, *, passed=True, swapped=False):
         shutil.rmtree(made.path)
         other = tiny_bundle(made.path, version="2", scale=GradeScale(("no", "yes"), (0.0, 1.0)))
         assert other.identity != made.identity
-    config = CycleConfig(model=Model(bundle="serving", config="darl.toml"), gate=Gate(id_test="id.jsonl"))
+    config = CycleConfig(model=ModelTable(bundle="serving", config="darl.toml"), gate=GateTable(id_test="id.jsonl"))
     return CycleInputs(config, folder, Cycles(folder / "cycles"), cycle, Bundle.open(serving.path), world(folder))
 
 

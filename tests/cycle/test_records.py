@@ -8,7 +8,7 @@ import pytest
 
 from darl_opensearch.errors import InputError
 from tests.helpers.bundles import tiny_bundle
-from trainer.cycle.config import CycleConfig, Gate, Model, Release
+from trainer.cycle.config import CycleConfig, GateTable, ModelTable, ReleaseTable
 from trainer.cycle.folder import Cycle, Cycles
 from trainer.cycle.run import abandon
 from trainer.cycle.samples import read_rows
@@ -57,7 +57,7 @@ def test_how_it_began_is_not_guessed_and_it_can_be_ended(tmp_path, what):
     write(one.path / "cycle.json", what)
     with pytest.raises(InputError, match=r"cycle\.json: .* Restore it, or darl cycle --abandon"):
         assert one.begun
-    config = CycleConfig(model=Model(bundle="b", config="darl.toml"), gate=Gate(id_test="id.jsonl"))
+    config = CycleConfig(model=ModelTable(bundle="b", config="darl.toml"), gate=GateTable(id_test="id.jsonl"))
     assert abandon(config, tmp_path) == "0001" and abandon(config, tmp_path) == ""
 
 
@@ -69,8 +69,8 @@ def test_a_folder_that_is_no_number_is_none(tmp_path):
 
 
 def test_the_webhooks_token_is_kept_nowhere():
-    release = Release(webhook="https://host/t0ken", keep=3)
-    config = CycleConfig(model=Model(bundle="b", config="c"), gate=Gate(id_test="i"), release=release)
+    release = ReleaseTable(webhook="https://host/t0ken", keep=3)
+    config = CycleConfig(model=ModelTable(bundle="b", config="c"), gate=GateTable(id_test="i"), release=release)
     kept = json.dumps([config.to_json(), *(step.settings(config) for step in STEPS)], default=str)
     assert "t0ken" not in kept and '"keep": 3' in kept
 

@@ -99,7 +99,7 @@ def test_why_nothing_was_selected(report, why):
     ("arguments", "message"),
     [
         ((), "There is no folder to write to. Name one by --out, or pass --dry-run."),
-        (("--dry-run", "--param", "traffic"), "--param 'traffic' is not key=value. Write for example"),
+        (("--dry-run", "--param", "traffic"), "'traffic' is not key=value. Write for example"),
         (("--dry-run", "--param", "trafic=1"), "selector 'herding' has no parameter 'trafic'. It takes over, traffic"),
         (("--dry-run", "--selector", "herdin"), "unknown selector 'herdin'. Did you mean 'herding'?"),
         (("--dry-run", "--since", "soon"), "'soon' is neither a span (30m, 12h, 7d, 4w) nor a date"),
@@ -114,5 +114,5 @@ def test_mistakes(arguments, message, log, tiny, darl):
 def test_every_key_of_the_table_is_an_option():
     options = {option.name: option for option in command.cli.get_params(click.Context(command.cli))}
     for field in dataclasses.fields(SelectConfig):
-        option = options[f"set_{field.name}"]
+        option = options[field.name]
         assert option.help and option.envvar == f"DARL_SELECT_{field.name.upper()}"

@@ -257,7 +257,7 @@ def test_what_is_refused_before_anything_is_scored(bundles, data, tmp_path):
         ({"measure": "ndcg@0"}, "there is no measure"),
         ({"tolerance": -1.0}, "tolerance is -1.0. Give 0 or more"),
         ({"tolerance": math.nan}, "tolerance is nan"),
-        ({"min_queries": 1}, "min_queries is 1. Give at least 2"),
+        ({"min_queries": 1}, "min_queries is 1. Give 2 or more"),
         ({"draws": 10}, "draws is 10. Give at least 100"),
         ({"relevant_from": 0}, "relevant_from is 0. Grade 0 is never relevant"),
         ({"relevant_from": 3}, r"grade 3 does not part a scale of 0..2 in two"),

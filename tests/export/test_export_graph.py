@@ -17,7 +17,7 @@ from darl_opensearch.scores import Columns
 from tests.helpers.trained import GAINS, train_and_export, write_project
 from trainer.config import Ood
 from trainer.export.graph import ContractModule, export_graphs
-from trainer.ood import DETECTORS, reads
+from trainer.ood import DETECTORS
 from trainer.stages.ood_stage import fit_ood
 from trainer.training_data.features import Features
 from trainer.training_data.reading import read_data
@@ -202,7 +202,7 @@ def test_other_grade_scales(tmp_path, checkpoint, k, ood):
 
 EXPORTED = [
     *((name, "pair", "last", {}) for name in DETECTORS),
-    *((name, "item", "last", {}) for name in DETECTORS if "features" in reads(name)),
+    *((name, "item", "last", {}) for name in DETECTORS if "features" in DETECTORS[name].make.reads),
     ("knn", "query", "last", {}), ("mahalanobis", "query", "average", {}), ("knn", "pair", "average", {}),
     ("knn", "pair", "last", {"whiten": 0.5, "reference": "kmeans", "max_reference": 24}),
 ]  # fmt: skip
@@ -230,7 +230,7 @@ def test_every_detector_is_in_the_graph(small, tmp_path, detector, features, lay
     rows = run_pairs(tmp_path / "model.onnx", bundle.tokenizer, pairs)
     assert_parity(rows, reference, 3, table, noise=5e-6)
     assert_columns(rows, GAINS[3])
-    if "features" in reads(detector):
+    if "features" in DETECTORS[detector].make.reads:
         assert (rows[:, 4] >= 0.95).any()  # something among the awkward pairs is strange to it
     assert rows[:, 5].std() > 1e-2
     assert all(finding.passed for finding in inspect_graph(tmp_path / "model.onnx", width=6))

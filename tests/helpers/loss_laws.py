@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from hypothesis import strategies as st
 
-from trainer.registry import Entry, Param
+from darl_opensearch.settings import Declared
+from trainer.registry import Entry
 
 K = 4
 seeds = st.integers(0, 2**16)
@@ -26,14 +27,14 @@ def params_of(entry: Entry[Any]) -> st.SearchStrategy[dict[str, Any]]:
     return st.fixed_dictionaries({key: _values(param) for key, param in entry.params.items()})
 
 
-def _values(param: Param) -> st.SearchStrategy[Any]:
+def _values(param: Declared) -> st.SearchStrategy[Any]:
     if param.choices:
         return st.sampled_from(param.choices)
-    low = param.min if param.min is not None else param.default - 2
+    low, high = param.field.least, param.field.most
+    low = param.default - 2 if low is None else low
     if param.kind is int:
         return st.integers(int(low), int(low) + 2)  # a threshold among K grades ends there
-    high = param.max if param.max is not None else 4 * param.default
-    return st.just(param.default) | st.floats(low, high)
+    return st.just(param.default) | st.floats(low, 4 * param.default if high is None else high)
 
 
 def nominal(n: int, seed: int, spread: float) -> torch.Tensor:

@@ -18,6 +18,7 @@ from darl_opensearch.monitor.drift.two_sample import Clusters, two_sample_tests
 from darl_opensearch.monitor.drift.windows import windows
 from darl_opensearch.ood.store import SpoolStore
 from darl_opensearch.scoring.embed import Embedder
+from darl_opensearch.settings import read_fields
 from tests.helpers.drift import ALPHA, DAY, STRANGE, World, write_log
 
 UNTIL = DAY + timedelta(days=60)
@@ -334,8 +335,8 @@ def test_the_report_as_json_is_json(world, quiet):
     [
         ({"window": "1y"}, "'1y' is neither a span nor a number of requests. Give 12h, 1d or 5000"),
         ({"window": "0d"}, "neither a span"),
-        ({"one_in": 1}, "one_in is 1. Give 2 or more"),
-        ({"one_in": 2000}, "one_in is 2000. Give at most 1000"),
+        ({"one_in": 1}, "one_in is 1. Give 2 to 1000"),
+        ({"one_in": 2000}, "one_in is 2000. Give 2 to 1000"),
         ({"permutations": 9}, "permutations is 9. Give 99 or more"),
         ({"min_queries": 12, "folds": 10}, "12 queries are too few for 10 folds. Give min_queries of at least 20"),
     ],
@@ -347,5 +348,5 @@ def test_a_configuration_out_of_range_is_refused(values, says):
 
 
 def test_every_key_of_the_configuration_has_help():
-    assert all(field.metadata["help"] for field in dataclasses.fields(DriftConfig))
+    assert all(declared.field.help for declared in read_fields(DriftConfig).values())
     assert parse_window("2w") == timedelta(weeks=2) and parse_window("500") == 500 and parse_window("") is None

@@ -38,7 +38,7 @@ class Cluster:
                 with outer.lock:
                     return outer.answer(self, method, url, body)
 
-        self.client = connect(ClusterOptions("http://cluster:9200"), connection_class=Wire)
+        self.client = connect(ClusterOptions(url="http://cluster:9200"), connection_class=Wire)
 
     def answer(self, wire, method, url, body):
         self.requests.append((method, url))

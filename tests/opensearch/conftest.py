@@ -69,7 +69,7 @@ def opensearch_url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def cluster(opensearch_url: str) -> Iterator[Cluster]:
-    found = Cluster.open(ClusterOptions(opensearch_url))
+    found = Cluster.open(ClusterOptions(url=opensearch_url))
     yield found
     found.client.close()
 

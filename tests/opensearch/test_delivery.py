@@ -146,7 +146,7 @@ class Scene:
 
 @contextlib.contextmanager
 def scene(folder, url, ship_to=None):
-    client = connect(ClusterOptions(url))
+    client = connect(ClusterOptions(url=url))
     was_there = not ensure_stream(client)
     made = Scene(folder, ship_to or url)
     try:

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.opensearch
 
 @pytest.fixture
 def client(opensearch_url):
-    return connect(ClusterOptions(opensearch_url))
+    return connect(ClusterOptions(url=opensearch_url))
 
 
 @pytest.fixture
@@ -240,5 +240,5 @@ def test_darl_ship_follows_a_spool_until_told_to_stop(opensearch_url, client, st
 def test_a_wrong_port_is_one_line(path):
     spooled(path, rows_of(traffic(2)))
     with pytest.raises(ClusterError, match=r"http://127\.0\.0\.1:1: nothing listens there"):
-        Shipper(path, connect(ClusterOptions("http://127.0.0.1:1")), where="http://127.0.0.1:1").ship_once()
+        Shipper(path, connect(ClusterOptions(url="http://127.0.0.1:1")), where="http://127.0.0.1:1").ship_once()
     assert POLICY.model == "tiny"

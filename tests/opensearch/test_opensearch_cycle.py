@@ -30,7 +30,7 @@ pytestmark = pytest.mark.opensearch
 @pytest.fixture
 def served(opensearch_url, small, tmp_path):
     """Version 1 behind a pipeline, its items in an index, a day's log in a data stream, and a cycle.toml."""
-    cluster, name = Cluster.open(ClusterOptions(opensearch_url)), f"t{uuid.uuid4().hex[:10]}"
+    cluster, name = Cluster.open(ClusterOptions(url=opensearch_url)), f"t{uuid.uuid4().hex[:10]}"
     bundle = Bundle.open(correct_digests(copy_bundle(small[1], tmp_path / "bundle"), name=name))
     training = tmp_path / "data" / "darl.toml"
     shutil.copytree(small[0].folder.parent / "data", training.parent)

@@ -26,7 +26,7 @@ def deployed(opensearch_url, small, tmp_path_factory):
     name = f"t{uuid.uuid4().hex[:10]}"
     folder = copy_bundle(small[1], tmp_path_factory.mktemp("deployed") / name)
     bundle = Bundle.open(correct_digests(folder, name=name))
-    cluster = Cluster.open(ClusterOptions(opensearch_url))
+    cluster = Cluster.open(ClusterOptions(url=opensearch_url))
     try:
         done = register(bundle, cluster, RegisterOptions(mode="local", pipeline=PipelineOptions(name)))
         load_items(cluster, bundle, SAMPLE / "items.jsonl", f"{name}-items").check()

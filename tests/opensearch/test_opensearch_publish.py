@@ -31,7 +31,7 @@ def test_a_run_becomes_a_pipeline_that_reranks(opensearch_url, run_of, darl):
     done = darl("publish", run, "--url", opensearch_url, "--pipeline", name, "--apply-settings", "--json")
     assert done.code == 0, done.err
     bundle = Bundle.open(run / "bundle")
-    cluster = Cluster.open(ClusterOptions(opensearch_url))
+    cluster = Cluster.open(ClusterOptions(url=opensearch_url))
     try:
         told = json.loads(done.out)
         assert told["name"] == name and told["pipelines"][name] == "created" and told["deviation"] <= 1e-4

@@ -157,13 +157,13 @@ def test_dry_run_lists_the_requests_of_the_real_run(place, scorer, opensearch_ur
     address = ScorerAddress(scorer.url, "s3cret") if mode == "connector" else None
     options = RegisterOptions(mode=mode, scorer=address, pipeline=place.pipeline())
     seen, connection = recording()
-    dry = Cluster.open(ClusterOptions(opensearch_url), dry_run=True, connection_class=connection)
+    dry = Cluster.open(ClusterOptions(url=opensearch_url), dry_run=True, connection_class=connection)
     register(place.bundle, dry, options)
     assert changing(seen) == []
     listed = [call.to_json() for call in dry.calls]
     assert "s3cret" not in json.dumps(listed)
     seen.clear()
-    real = Cluster.open(ClusterOptions(opensearch_url), connection_class=connection)
+    real = Cluster.open(ClusterOptions(url=opensearch_url), connection_class=connection)
     done = register(place.bundle, real, options)
     found = models.find_models(place.cluster, models.connector_name(place.bundle.card))
     text = json.dumps([call.to_json() for call in real.calls]).replace(done.model_id, "<model_id>")
@@ -175,7 +175,7 @@ def test_dry_run_lists_the_requests_of_the_real_run(place, scorer, opensearch_ur
 
 def test_every_body_lies_in_plugin_config(place, scorer, opensearch_url, tmp_path):
     seen, connection = recording()
-    cluster = Cluster.open(ClusterOptions(opensearch_url), connection_class=connection)
+    cluster = Cluster.open(ClusterOptions(url=opensearch_url), connection_class=connection)
     items = tmp_path / "items.jsonl"
     items.write_text("".join(json.dumps(item) + "\n" for item in ITEMS), encoding="utf-8")
     register(place.bundle, cluster, RegisterOptions(pipeline=place.pipeline("-a")))
@@ -290,16 +290,16 @@ def test_behind_a_proxy_with_a_password_and_tls(place, opensearch_url, tmp_path)
     context.load_cert_chain(cert, key)
     proxy = guarded_proxy(opensearch_url, "ann", "pa:ss")
     with serving(proxy, context) as url:
-        cluster = Cluster.open(ClusterOptions(url, "ann", "pa:ss", cert))
+        cluster = Cluster.open(ClusterOptions(url=url, user="ann", password="pa:ss", ca_certs=cert))
         assert register(place.bundle, cluster, RegisterOptions(pipeline=place.pipeline())).deviation < 1e-4
-        assert Cluster.open(ClusterOptions(url, "ann", "pa:ss", insecure=True)).identify().name
+        assert Cluster.open(ClusterOptions(url=url, user="ann", password="pa:ss", insecure=True)).identify().name
         with pytest.raises(ClusterError, match="TLS failed .* Give the cluster's certificate|TLS failed .*--ca-certs"):
-            Cluster.open(ClusterOptions(url, "ann", "pa:ss")).identify()
+            Cluster.open(ClusterOptions(url=url, user="ann", password="pa:ss")).identify()
         with pytest.raises(ClusterError, match=r"does not accept this user and password \(401\)"):
-            register(place.bundle, Cluster.open(ClusterOptions(url, "ann", "no", cert)))
+            register(place.bundle, Cluster.open(ClusterOptions(url=url, user="ann", password="no", ca_certs=cert)))
     with serving(proxy) as url:
         with pytest.raises(ClusterError, match="the port does not speak TLS. Use an http:// URL"):
-            Cluster.open(ClusterOptions(url.replace("http", "https"), insecure=True)).identify()
+            Cluster.open(ClusterOptions(url=url.replace("http", "https"), insecure=True)).identify()
 
 
 def test_commands(place, opensearch_url, tmp_path, scorer):

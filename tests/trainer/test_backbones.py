@@ -50,7 +50,7 @@ def starts(tmp_path_factory, bases):
 @pytest.mark.parametrize(("backbone", "grade"), list(itertools.product(BACKBONES, GRADE_LOSSES)))
 def test_every_backbone_trains_with_every_grade_loss(starts, backbone, grade):
     torch.manual_seed(0)
-    model = BACKBONES[backbone].make.from_base(configured(backbone, starts[backbone]), GRADE_LOSSES[grade].needs)
+    model = BACKBONES[backbone].make.from_base(configured(backbone, starts[backbone]), GRADE_LOSSES[grade].head)
     objective = Objective.make(Loss(grade=grade), GAINS)
     grades, query_index = torch.arange(len(PAIRS)) % 3, torch.arange(len(PAIRS)) // 5
     parameters = [*model.encoder_parameters(), *model.head.parameters()]

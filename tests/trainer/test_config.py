@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import typing
 
 import pytest
 
 from darl_opensearch.errors import DarlError, InputError, UsageError
+from darl_opensearch.settings import read_fields
 from tests.helpers.training_project import toml_of, write_project
 from trainer.config import Config, parse_config, read_config
 from trainer.stages.objective import Objective
@@ -73,13 +72,13 @@ def test_the_resolved_configuration_can_be_read_again():
         ({"modle": {}}, "unknown key modle. Did you mean 'model'?"),
         ({"loss": {"xyzzy": 1}}, "unknown key [loss] xyzzy. There are also, grade, grade_params"),
         ({"stages": {"run": ["head", "ful"]}}, "[stages] run names 'ful'. Did you mean 'full'?"),
-        ({"loss": {"l2": "much"}}, "[loss] l2 is 'much', not float"),
-        ({"loss": {"l2": True}}, "[loss] l2 is True, not float"),
+        ({"loss": {"l2": "much"}}, "[loss] l2 is 'much', not a number"),
+        ({"loss": {"l2": True}}, "[loss] l2 is True, not a number"),
         ({"loss": {"l2": 10**400}}, "[loss] l2 is inf"),
-        ({"stages": {"cutoff": 2.5}}, "[stages] cutoff is 2.5, not int"),
-        ({"stages": {"cutoff": False}}, "[stages] cutoff is False, not int"),
+        ({"stages": {"cutoff": 2.5}}, "[stages] cutoff is 2.5, not a whole number"),
+        ({"stages": {"cutoff": False}}, "[stages] cutoff is False, not a whole number"),
         ({"template": {"fields": "title"}}, "[template] fields is 'title', not a list"),
-        ({"template": {"fields": [1]}}, "[template] fields is 1, not str"),
+        ({"template": {"fields": [1]}}, "[template] fields is 1, not text"),
         ({"ood": {"params": 3}}, "[ood] params is 3, not a table"),
         ({"grades": {"names": []}}, "a scale needs at least two grades"),
         ({"grades": {"names": ["a", "a"]}}, "are not distinct"),
@@ -103,7 +102,7 @@ def test_the_resolved_configuration_can_be_read_again():
         ({"loss": {"rank_weight": float("nan")}}, "[loss] rank_weight is nan"),
         ({"loss": {"rank_weight": 0, "grade_weight": 0}}, "are both 0"),
         ({"loss": {"group_queries": 0}}, "[loss] group_queries is 0. Give 1 or more"),
-        ({"loss": {"also": [{"kind": "rank"}]}}, "[also] name is missing"),
+        ({"loss": {"also": [{"kind": "rank"}]}}, "[loss.also] name is missing"),
         ({"loss": {"also": {"kind": "rank"}}}, "[loss] also is {'kind': 'rank'}, not a list"),
         ({"stages": {"items_per_query": 0}}, "[stages] items_per_query is 0. Give 1 or more"),
         ({"stages": {"micro_queries": -1}}, "[stages] micro_queries is -1"),
@@ -151,10 +150,10 @@ def test_what_must_be_there(drop, message):
         ("l2=1", "is not table.key=value"),
         ("loss.l2", "is not table.key=value"),
         ("loss.ranks=1", "unknown key [loss] ranks. Did you mean 'rank'?"),
-        ("loss.l2=x", "[loss] l2 is 'x', not float"),
+        ("loss.l2=x", "[loss] l2 is 'x', not a number"),
         ("lss.l2=1", "unknown key lss. Did you mean 'loss'?"),
         ("seed.x=1", "seed is not a table"),
-        ("seed=1.5", "seed is 1.5, not int"),
+        ("seed=1.5", "seed is 1.5, not a whole number"),
     ],
 )
 def test_wrong_overrides(tmp_path, text, message):
@@ -188,10 +187,9 @@ def test_losses_are_checked_against_the_scale():
 
 
 def test_every_key_says_what_it_is():
-    for table in dataclasses.fields(Config):
-        hint = typing.get_type_hints(Config)[table.name]
-        for key in dataclasses.fields(hint) if dataclasses.is_dataclass(hint) else [table]:
-            assert key.metadata["help"], f"[{table.name}] {key.name}"
+    for name, table in read_fields(Config).items():
+        for key in read_fields(table.kind).values() if table.is_table else [table]:
+            assert key.field.help, f"[{name}] {key.name}"
 
 
 @pytest.mark.parametrize("keys", [{"name": "My Shoes"}, {"name": "../shoes"}, {"name": ""}, {"version": "a/b"}])

@@ -41,7 +41,7 @@ every_loss = pytest.mark.parametrize("name", sorted(GRADE_LOSSES))
 
 def entry_of(name):
     entry = GRADE_LOSSES[name]
-    return entry, RAW[entry.needs]
+    return entry, RAW[entry.head]
 
 
 @every_loss
@@ -68,7 +68,7 @@ def test_extreme_logits_have_a_finite_value_and_slope(name, dtype, data, grades)
     width = raw_like(0, 0, 1.0).shape[1]
     extreme = st.lists(st.sampled_from([-100.0, 0.0, 100.0]), min_size=width, max_size=width)
     rows = [data.draw(extreme) for _ in grades]
-    if entry.needs == "cumulative":
+    if entry.head == "cumulative":
         rows = [sorted(row, reverse=True) for row in rows]
     raw = torch.tensor(rows, dtype=dtype, requires_grad=True)
     value = entry.make(raw, torch.tensor(grades), **data.draw(params_of(entry)))
@@ -80,7 +80,7 @@ def test_extreme_logits_have_a_finite_value_and_slope(name, dtype, data, grades)
 @pytest.mark.parametrize("k", [2, 3, 5])
 def test_of_nothing_it_is_zero_and_has_a_gradient(name, k):
     entry = GRADE_LOSSES[name]
-    raw = torch.zeros(0, k if entry.needs == "nominal" else k - 1, requires_grad=True)
+    raw = torch.zeros(0, k if entry.head == "nominal" else k - 1, requires_grad=True)
     value = entry.make(raw, torch.zeros(0, dtype=torch.int64))
     value.backward()
     assert value.item() == 0.0
@@ -120,7 +120,7 @@ def test_the_gradient_is_the_slope(name, data, seed, grades):
     entry, raw_like = entry_of(name)
     params, y = data.draw(params_of(entry)), torch.tensor(grades)
     raw = raw_like(len(grades), seed, 3.0)
-    if entry.needs == "nominal":  # keep clear of the kinks: of the highest logit, and of a margin's end
+    if entry.head == "nominal":  # keep clear of the kinks: of the highest logit, and of a margin's end
         below = raw.amax(1, keepdim=True) - raw
         assume((below.sort(1).values[:, 1] > 1e-4).all())
         assume(((below - params.get("margin", -1.0)).abs() > 1e-4).all())
@@ -169,14 +169,14 @@ def nearer_and_farther(draw):
 def test_mass_that_moves_farther_from_the_grade_never_lowers_an_ordinal_loss(name, data, case):
     entry, (grade, near, probs, moved) = GRADE_LOSSES[name], case
     params, y = data.draw(params_of(entry)), torch.tensor([grade])
-    before, after = (float(entry.make(raw_of(p, entry.needs), y, **params)) for p in (probs, moved))
+    before, after = (float(entry.make(raw_of(p, entry.head), y, **params)) for p in (probs, moved))
     assert after >= before - 1e-9
-    if near == grade or entry.needs == "nominal":
+    if near == grade or entry.head == "nominal":
         # The likelihoods of the ordered heads see the grade's own mass only: for them, the law below.
         assert after > before
 
 
-@pytest.mark.parametrize("name", sorted(ORDINAL - {n for n in GRADE_LOSSES if GRADE_LOSSES[n].needs == "nominal"}))
+@pytest.mark.parametrize("name", sorted(ORDINAL - {n for n in GRADE_LOSSES if GRADE_LOSSES[n].head == "nominal"}))
 @laws
 @given(seed=seeds, grade=st.integers(0, K - 1))
 def test_on_an_ordered_head_it_grows_as_the_latent_leaves_the_grade_on_either_side(name, seed, grade):
@@ -206,12 +206,12 @@ def test_what_is_not_ordinal_does_not_see_how_far_off_mass_lies(name, data, case
     """... or it would have to be declared ordinal, and meet the law."""
     entry, (grade, near, probs, moved) = GRADE_LOSSES[name], case
     assume(near != grade)
-    if entry.needs == "nominal":
+    if entry.head == "nominal":
         params, y = data.draw(params_of(entry)), torch.tensor([grade])
-        before, after = (entry.make(raw_of(p, entry.needs), y, **params) for p in (probs, moved))
+        before, after = (entry.make(raw_of(p, entry.head), y, **params) for p in (probs, moved))
         assert_close(before, after)
     else:  # on the yes side, one grade and another two steps up cost the same
-        raw = raw_of(probs, entry.needs)
+        raw = raw_of(probs, entry.head)
         assert len({entry.make(raw, torch.tensor([g])).item() for g in range(1, K)}) == 1
 
 
@@ -224,7 +224,7 @@ def test_what_is_not_ordinal_does_not_see_how_far_off_mass_lies(name, data, case
 def test_a_likelihood_is_that_of_the_heads_own_probabilities(name, seed, grades):
     entry, raw_like = entry_of(name)
     raw, y = raw_like(len(grades), seed, 1.0), torch.tensor(grades)
-    head = HEADS[entry.needs].make(1, tuple(float(g) for g in range(K)))
+    head = HEADS[entry.head].make(1, tuple(float(g) for g in range(K)))
     given_grade = head.grade_probs(raw).gather(1, y[:, None])
     assert_close(entry.make(raw, y), -given_grade.log().mean())
 

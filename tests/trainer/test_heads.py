@@ -111,6 +111,6 @@ def test_directions_replace_what_was_trained():
 @pytest.mark.parametrize("loss", list(GRADE_LOSSES))
 def test_every_grade_loss_trains_the_head_that_it_needs(loss):
     make, params = GRADE_LOSSES.resolve(loss, {})
-    head = random_head(GRADE_LOSSES[loss].needs, (0.0, 1.0, 3.0), 1)
+    head = random_head(GRADE_LOSSES[loss].head, (0.0, 1.0, 3.0), 1)
     make(head(noise(2, 12, FEATURES)), torch.arange(12) % 3, **params).backward()
     assert torch.isfinite(head.weight.grad).all() and head.weight.grad.abs().sum() > 0

@@ -34,7 +34,7 @@ def test_each_loss_declares_its_parameters_and_its_source(registry):
         assert entry.summary.endswith((".", "?"))
         _, values = registry.resolve(name, {})
         assert values == keywords
-        assert all(param.help for param in entry.params.values())
+        assert all(param.field.help for param in entry.params.values())
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda e: e.name)
@@ -43,7 +43,7 @@ def test_each_loss_names_a_paper_that_can_be_found(entry):
 
 
 def test_a_grade_loss_names_a_head_that_exists():
-    assert {GRADE_LOSSES[name].needs for name in GRADE_LOSSES} == set(HEADS)
+    assert {GRADE_LOSSES[name].head for name in GRADE_LOSSES} == set(HEADS)
 
 
 # ---- lists

@@ -19,7 +19,7 @@ from darl_opensearch.scores import is_ood
 from tests.helpers.training_project import laws
 from trainer.models.base import PairFeatures
 from trainer.models.heads import HEADS
-from trainer.ood import CATALOGUE, DETECTORS, ConformalCalibration, needs_catalogue, reads, view
+from trainer.ood import DETECTORS, ConformalCalibration, view
 from trainer.ood.base import distinct, fingerprints, in_chunks
 from trainer.ood.calibration import MAX_TABLE
 from trainer.ood.catalogue import logistic
@@ -27,7 +27,6 @@ from trainer.ood.knn import NearestNeighbours
 from trainer.ood.mahalanobis import Mahalanobis
 from trainer.ood.moments import Moments
 from trainer.ood.reference import assign, coreset, kmeans, sample
-from trainer.ood.registry import READS
 from trainer.ood.relative import RelativeMahalanobis
 from trainer.ood.vim import VirtualLogit
 
@@ -40,29 +39,30 @@ def unit_rows(n: int, h: int, seed: int) -> torch.Tensor:
 def readings(name: str, features: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """What a detector reads, all of it made of the features, so that the same rows give the same."""
     given = {"features": features, "energy": features[:, :3].sum(1), "grade_probs": features[:, :3].softmax(1)}
-    return tuple(given[part] for part in reads(name))
+    return tuple(given[part] for part in DETECTORS[name].make.reads)
 
 
 def fitted(name: str, train: torch.Tensor, *, size: int = 4096, others: torch.Tensor | None = None, **params):
     """A detector of one half, fitted on chunks; what its entry says it reads is what it gets."""
     make, params = DETECTORS.resolve(name, params)
     detector = make(train.shape[1], **params)
-    more = () if others is None or not needs_catalogue(name) else (in_chunks(others, size=size),)
+    more = () if others is None or not DETECTORS[name].make.fits_catalogue else (in_chunks(others, size=size),)
     detector.fit(in_chunks(*readings(name, train), size=size), *more)
     return detector
 
 
 # ---- every detector
 
-OF_FEATURES = [name for name in DETECTORS if "features" in reads(name)]
+OF_FEATURES = [name for name in DETECTORS if "features" in DETECTORS[name].make.reads]
 
 
 @pytest.mark.parametrize("name", list(DETECTORS))
 def test_what_a_detector_reads_is_what_its_forward_takes(name):
     taken = list(inspect.signature(DETECTORS[name].make.forward).parameters)[1:]
-    assert tuple(taken) == reads(name) != ()
-    assert set(DETECTORS[name].needs.split()) <= {*READS, CATALOGUE}
-    assert needs_catalogue(name) == ("catalogue" in inspect.signature(DETECTORS[name].make.fit).parameters)
+    assert tuple(taken) == DETECTORS[name].make.reads != ()
+    assert DETECTORS[name].make.fits_catalogue == (
+        "catalogue" in inspect.signature(DETECTORS[name].make.fit).parameters
+    )
 
 
 @pytest.mark.parametrize("name", list(DETECTORS))
@@ -489,7 +489,7 @@ def test_false_alarms_hold_alpha_on_exchangeable_queries(name):
     """
     alpha, queries, pairs = 0.1, WORLD["queries"], WORLD["pairs"]
     make, params = DETECTORS.resolve(name, {"k": 3} if "k" in DETECTORS[name].params else {})
-    parts = 2 if "features" in reads(name) else 1
+    parts = 2 if "features" in DETECTORS[name].make.reads else 1
     rates = []
     for seed in range(WORLD["rounds"]):
         query = unit_rows(60 + 2 * queries, 6, seed)
@@ -498,7 +498,7 @@ def test_false_alarms_hold_alpha_on_exchangeable_queries(name):
         train, held, fresh = rows.split([60 * pairs, queries * pairs, queries * pairs])
         detector = make(12, halves=parts, **params)
         # The catalogue has the items of calibration and of what comes alike.
-        others = (in_chunks(torch.cat([held, fresh])[:, 6:]),) if needs_catalogue(name) else ()
+        others = (in_chunks(torch.cat([held, fresh])[:, 6:]),) if DETECTORS[name].make.fits_catalogue else ()
         detector.fit(in_chunks(*readings(name, train)), *others)
         calibration = ConformalCalibration.fit(detector(*readings(name, held)), alpha)
         flagged = is_ood(calibration(detector(*readings(name, fresh)))[:, 0].numpy(), alpha)

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
 import pytest
 
 from darl_opensearch.errors import UsageError
+from darl_opensearch.settings import Field
 from trainer.losses import GRADE_LOSSES, RANK_LOSSES
 from trainer.models import BACKBONES
 from trainer.ood import DETECTORS
-from trainer.registry import Param, Registry
+from trainer.registry import Registry
 
 
 @pytest.fixture
 def tools() -> Registry:
     tools: Registry = Registry("tool")
 
-    @tools.register(
-        "hammer",
-        cite="ours",
-        params={
-            "weight": Param(kind=float, default=1.0, min=0.5, max=2.0, help="kilograms"),
-            "blows": Param(kind=int, default=3, min=1, help="blows a nail"),
-            "grip": Param(kind=str, default="wood", choices=("wood", "rubber"), help="what the handle is made of"),
-        },
-    )
-    def hammer():
+    @tools.register("hammer", cite="ours")
+    def hammer(
+        weight: Annotated[float, Field("kilograms", least=0.5, most=2)] = 1.0,
+        blows: Annotated[int, Field("blows a nail", least=1)] = 3,
+        grip: Annotated[Literal["wood", "rubber"], Field("what the handle is made of")] = "wood",
+    ):
         """Drive nails.
 
         And pull them.
@@ -65,14 +64,14 @@ def test_defaults_are_filled_in_and_integers_are_numbers(tools):
     [
         ("hammer", {"wieght": 1.0}, "tool 'hammer' has no parameter 'wieght'. It takes weight, blows, grip"),
         ("saw", {"teeth": 1}, "tool 'saw' has no parameter 'teeth'. It takes none"),
-        ("hammer", {"weight": 3.0}, "hammer.weight is 3.0. Keep it within 0.5 and 2.0"),
-        ("hammer", {"weight": 0}, "hammer.weight is 0.0. Keep it within 0.5 and 2.0"),
-        ("hammer", {"weight": float("nan")}, "hammer.weight is nan. Keep it within 0.5 and 2.0"),
-        ("hammer", {"weight": "1"}, "hammer.weight is '1', not a float. Kilograms"),
-        ("hammer", {"blows": True}, "hammer.blows is True, not a int"),
-        ("hammer", {"blows": 2.0}, "hammer.blows is 2.0, not a int"),
+        ("hammer", {"weight": 3.0}, "hammer.weight is 3.0. Give 0.5 to 2"),
+        ("hammer", {"weight": 0}, "hammer.weight is 0.0. Give 0.5 to 2"),
+        ("hammer", {"weight": float("nan")}, "hammer.weight is nan. Give 0.5 to 2"),
+        ("hammer", {"weight": "1"}, "hammer.weight is '1', not a number. Kilograms"),
+        ("hammer", {"blows": True}, "hammer.blows is True, not a whole number"),
+        ("hammer", {"blows": 2.0}, "hammer.blows is 2.0, not a whole number"),
         ("hammer", {"blows": 0}, "hammer.blows is 0. Give 1 or more"),
-        ("hammer", {"grip": "steel"}, "hammer.grip is 'steel'. Choose one of wood, rubber"),
+        ("hammer", {"grip": "steel"}, "hammer.grip is 'steel'. Choose wood or rubber"),
     ],
 )
 def test_wrong_parameters(tools, name, params, message):
@@ -90,4 +89,4 @@ def test_what_is_registered_has_a_source_a_summary_and_valid_defaults(registry):
         _, values = registry.resolve(name, {})
         assert values == {key: param.default for key, param in entry.params.items()}
         for key, param in entry.params.items():
-            assert param.help, (name, key)
+            assert param.field.help, (name, key)

@@ -226,7 +226,7 @@ def test_a_further_term_from_the_configuration(tmp_path, bases):
 
 
 def test_grade_losses_of_two_heads_do_not_go_together():
-    heads = {GRADE_LOSSES[name].needs: name for name in GRADE_LOSSES}
+    heads = {GRADE_LOSSES[name].head: name for name in GRADE_LOSSES}
     first, second = itertools.islice(((n, h) for h, n in heads.items()), 2)
     config = Loss(grade=first[0], also=(Term(kind="grade", name=second[0]),))
     with pytest.raises(UsageError) as caught:

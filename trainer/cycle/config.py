@@ -4,41 +4,39 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from darl_opensearch.errors import UsageError
-from darl_opensearch.fields import check_least, option, parameters, required
+from darl_opensearch.settings import Settings, read_fields, read_toml, setting
 from darl_opensearch.spans import ago, parse_span
 from trainer.dasa.config import SelectConfig
 from trainer.evaluate.gate import GateOptions
 from trainer.judging.config import JudgeConfig
-from trainer.toml_tables import build, read_toml
 
 STAGES_KEY = "[train] stages"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Model:
+class ModelTable(Settings, table="model"):
     """Table ``[model]``: where it begins."""
 
-    bundle: str = required("folder of the bundle that serves before the first cycle")
-    config: str = required("the darl.toml that it was trained by")
-    catalogue: tuple[str, ...] = option((), "JSONL files of items that were not there then")
-    held_out: tuple[str, ...] = option((), "JSONL files of queries, such as further test sets, that are never selected")
+    bundle: str = setting(..., "folder of the bundle that serves before the first cycle")
+    config: str = setting(..., "the darl.toml that it was trained by")
+    catalogue: tuple[str, ...] = setting((), "JSONL files of items that were not there then")
+    held_out: tuple[str, ...] = setting(
+        (), "JSONL files of queries, such as further test sets, that are never selected"
+    )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Log:
+class LogTable(Settings, table="log"):
     """Table ``[log]``: the OOD log."""
 
-    spool: str = option("", "read this spool; empty: the data stream of the cluster of [release]")
-    stream: str = option("darl-ood", "name of the data stream")
-    since: str = option("30d", "how far back: 12h, 30d, 4w; empty: all of it")
+    spool: str = setting("", "read this spool; empty: the data stream of the cluster of [release]")
+    stream: str = setting("darl-ood", "name of the data stream")
+    since: str = setting("30d", "how far back: 12h, 30d, 4w; empty: all of it")
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         """Check the span."""
         if self.since and parse_span(self.since) is None:
             raise UsageError(f"[log] since is {self.since!r}", todo="write a span such as 12h, 30d or 4w")
@@ -51,97 +49,73 @@ class Log:
         return ago(parse_span(self.since))
 
 
-@dataclass(frozen=True, kw_only=True)
-class StartTable:
+class StartTable(Settings, table="start"):
     """Table ``[start]``: when to begin."""
 
-    when: str = option("drift", "drift: when the log's traffic has drifted, by the tests of [drift]; always")
-
-    def __post_init__(self) -> None:
-        """Check the word."""
-        if self.when not in ("drift", "always"):
-            raise UsageError(f"[start] when is {self.when!r}", todo="write drift or always")
+    when: Literal["drift", "always"] = setting(
+        "drift", "drift: when the log's traffic has drifted, by the tests of [drift]; always"
+    )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Train:
+class TrainTable(Settings, table="train"):
     """Table ``[train]``: how the new version is trained, from the checkpoint of the one that serves."""
 
-    stages: tuple[str, ...] = option(("refit",), "stages in order, in place of those of the darl.toml")
-    ood_dev_share: float = option(0.2, "share of the selected queries that early stopping takes, of 25 queries or more")
-    set: tuple[str, ...] = option((), "further keys of the darl.toml, as table.key=value")
-    int8: bool = option(True, "also write the quantised graph")
-
-    def __post_init__(self) -> None:
-        """Check the share."""
-        if not 0.0 <= self.ood_dev_share <= 0.5:
-            raise UsageError(f"[train] ood_dev_share is {self.ood_dev_share}", todo="give a share from 0 to 0.5")
+    stages: tuple[str, ...] = setting(("refit",), "stages in order, in place of those of the darl.toml")
+    ood_dev_share: float = setting(
+        0.2, "share of the selected queries that early stopping takes, of 25 queries or more", least=0, most=0.5
+    )
+    set: tuple[str, ...] = setting((), "further keys of the darl.toml, as table.key=value")
+    int8: bool = setting(True, "also write the quantised graph")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Release:
+class ReleaseTable(Settings, table="release"):
     """Table ``[release]``: where the new version serves."""
 
-    url: str = option("", "the cluster; empty: none, and a release only points current.json to the new bundle")
-    index: str = option(
+    url: str = setting("", "the cluster; empty: none, and a release only points current.json to the new bundle")
+    index: str = setting(
         "", "the item index: texts that the log holds without, what a control query finds, a search before the switch"
     )
-    mode: str = option("local", "local: the model runs in the cluster; connector: it asks a scorer")
-    scorer_url: str = option("", "rerank route of the scorer of the new version, for connector")
-    pipeline: str = option("darl", "the search pipelines that are switched: NAME and NAME-plain")
-    keep: int = option(2, "earlier versions that stay deployed for a rollback; older ones are undeployed")
-    webhook: str = option("", "address that is told of a release or a refusal", secret=True)
+    mode: Literal["local", "connector"] = setting(
+        "local", "local: the model runs in the cluster; connector: it asks a scorer"
+    )
+    scorer_url: str = setting("", "rerank route of the scorer of the new version, for connector")
+    pipeline: str = setting("darl", "the search pipelines that are switched: NAME and NAME-plain")
+    keep: int = setting(2, "earlier versions that stay deployed for a rollback; older ones are undeployed", least=0)
+    webhook: str = setting("", "address that is told of a release or a refusal", secret=True)
 
-    def __post_init__(self) -> None:
-        """Check mode and count."""
-        if self.mode not in ("local", "connector"):
-            raise UsageError(f"[release] mode is {self.mode!r}", todo="write local or connector")
+    def check(self) -> None:
+        """Check that the mode has what it needs."""
         if self.mode == "connector" and self.url and not self.scorer_url:
             raise UsageError("[release] mode is connector, and scorer_url is empty", todo="name the scorer's route")
-        check_least("release", self, 0, "keep")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Gate(GateOptions):
+class GateTable(GateOptions, table="gate"):
     """Table ``[gate]``: what the new version has to show."""
 
-    id_test: str = required("judgments of the traffic that was trained on; never trained on themselves")
-
-    def __post_init__(self) -> None:
-        """Refuse now what would end the cycle behind its training."""
-        super().__post_init__()
-        check_least("gate", self, 0, "seed")
-        if self.threads is not None:
-            check_least("gate", self, 1, "threads")
+    id_test: str = setting(..., "judgments of the traffic that was trained on; never trained on themselves")
 
 
-@dataclass(frozen=True, kw_only=True)
-class CycleConfig:
+class CycleConfig(Settings):
     """A whole ``cycle.toml``."""
 
-    model: Model
-    gate: Gate
-    folder: str = option("cycles", "where cycles are kept, beside the file")
-    seed: int = option(0, "seed of everything random")
-    log: Log = field(default_factory=Log)
-    start: StartTable = field(default_factory=StartTable)
-    drift: Mapping[str, Any] = parameters("options of darl monitor's drift tests")
-    select: SelectConfig = field(default_factory=SelectConfig)
-    judge: JudgeConfig = field(default_factory=JudgeConfig)
-    train: Train = field(default_factory=Train)
-    release: Release = field(default_factory=Release)
-
-    def __post_init__(self) -> None:
-        """Check the seed."""
-        if self.seed < 0:
-            raise UsageError(f"seed is {self.seed}", todo="give 0 or more")
+    model: ModelTable
+    gate: GateTable
+    folder: str = setting("cycles", "where cycles are kept, beside the file")
+    seed: int = setting(0, "seed of everything random", least=0)
+    log: LogTable = LogTable()
+    start: StartTable = StartTable()
+    drift: Mapping[str, Any] = setting({}, "options of darl monitor's drift tests")
+    select: SelectConfig = SelectConfig()
+    judge: JudgeConfig = JudgeConfig()
+    train: TrainTable = TrainTable()
+    release: ReleaseTable = ReleaseTable()
 
     def to_json(self) -> dict[str, Any]:
         """Render the resolved configuration, without addresses that may hold a token."""
         tables = dataclasses.asdict(self)
-        for field_ in dataclasses.fields(Release):
-            if field_.metadata.get("secret"):
-                del tables["release"][field_.name]
+        for name, declared in read_fields(ReleaseTable).items():
+            if declared.field.secret:
+                del tables["release"][name]
         return tables
 
 
@@ -151,7 +125,7 @@ def read_cycle(path: Path, overrides: Sequence[str] = ()) -> CycleConfig:
     :param overrides: ``table.key=value`` texts.
     :raises DarlError: naming the key that is wrong.
     """
-    config: CycleConfig = build(CycleConfig, read_toml(path, overrides), str(path))
+    config = CycleConfig.read(read_toml(path, overrides), str(path))
     return config
 
 

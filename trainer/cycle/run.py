@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from darl_opensearch.errors import DarlError, GateRefused, UsageError
+from darl_opensearch.settings import nearest
 from trainer.cycle.config import STAGES_KEY, CycleConfig, check_files
 from trainer.cycle.folder import ABANDONED, BEGUN, RELEASED, Cycles, time_now, write_json
 from trainer.cycle.inputs import CycleInputs
@@ -17,7 +18,6 @@ from trainer.cycle.ports import World
 from trainer.cycle.preflight import check_test
 from trainer.cycle.steps import STEPS, Ending, Step, Waiting
 from trainer.cycle.telling import tell_last, tell_outcome, tell_refusal
-from trainer.registry import nearest
 from trainer.stages.registry import check_stages
 
 WAITING, STOPPED, IDLE = "waiting", "stopped", "idle"  # a cycle that has not ended, or not begun

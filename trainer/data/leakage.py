@@ -19,8 +19,8 @@ from darl_opensearch.io.jsonl import read_jsonl
 from darl_opensearch.records.items import Item, item_twice
 from darl_opensearch.records.judgments import JudgedQuery
 from darl_opensearch.records.lines import LineKind
+from darl_opensearch.settings import nearest
 from darl_opensearch.text import ItemTemplate, same_text
-from trainer.registry import nearest
 
 KINDS = {
     "query": "the same query text",

@@ -16,10 +16,10 @@ from typing import Any
 from darl_opensearch.errors import InputError, UsageError, short
 from darl_opensearch.io.jsonl import check_rereadable
 from darl_opensearch.records.lines import LineKind
+from darl_opensearch.settings import nearest
 from darl_opensearch.text import same_text
 from trainer.data.leakage import QUERY_SHINGLE, THRESHOLD, NearIndex
 from trainer.data.writing import json_line
-from trainer.registry import nearest
 
 PARTS = ("train", "dev", "test")
 _JUDGMENTS = LineKind(item="ignored")

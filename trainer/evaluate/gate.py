@@ -13,24 +13,23 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.check import check_bundle
 from darl_opensearch.errors import InputError, UsageError, load
-from darl_opensearch.fields import option
 from darl_opensearch.graph_contract import Finding
 from darl_opensearch.io.jsonl import check_rereadable, read_jsonl
 from darl_opensearch.records.items import Item
 from darl_opensearch.records.judgments import digest_records, read_judgments
 from darl_opensearch.scoring import Provider
+from darl_opensearch.settings import Settings, setting
 from darl_opensearch.stats.bootstrap import Floats, Interval, mean_over_queries, resample
 from darl_opensearch.stats.numbers import rounded
 from darl_opensearch.stats.paired import Claim, Power, paired, power
@@ -50,40 +49,32 @@ ALSO = ("ndcg@10", "rps")  # shown beside the measure that decides
 _MEASURE = re.compile(r"(?:ndcg|p)@([1-9]\d{0,2}|1000)|ap|rr|rps")
 
 
-@dataclass(frozen=True, kw_only=True)
-class GateOptions:
+class GateOptions(Settings):
     """What the gate asks for."""
 
-    measure: str = option("ndcg@10", "what decides: ndcg@C, p@C, ap, rr or rps (of the grades; lower is better)")
-    tolerance: float = option(0.01, "loss of it on queries like the training's that is none, in its own units")
-    min_queries: int = option(30, "queries with a value below which a part decides nothing, whatever its interval")
-    relevant_from: int = option(1, "lowest grade that counts as relevant in p@C, ap and rr")
-    train: tuple[Path, ...] = option((), "judgments that the new bundle was trained on, which neither part may share")
-    allow: tuple[str, ...] = option((), "kinds of leaks that are none: query or near-query")
-    changed: str = option("", "why the new bundle may have other grades, or render items otherwise, than the old one")
-    int8: bool = option(False, "score with the quantised graphs, where those will serve")
-    provider: Provider = option("cpu", "where the graphs run: cpu or cuda")
-    threads: int | None = option(None, "batches scored at the same time; none: the cores of this process")
-    draws: int = option(10_000, "resamples of every interval, sign patterns of every p-value")
-    seed: int = option(0, "seed of everything random")
+    measure: str = setting("ndcg@10", "what decides: ndcg@C, p@C, ap, rr or rps (of the grades; lower is better)")
+    tolerance: float = setting(
+        0.01, "loss of it on queries like the training's that is none, in its own units", least=0
+    )
+    min_queries: int = setting(
+        30, "queries with a value below which a part decides nothing, whatever its interval", least=2
+    )
+    relevant_from: int = setting(1, "lowest grade that counts as relevant in p@C, ap and rr", least=1)
+    train: tuple[Path, ...] = setting((), "judgments that the new bundle was trained on, which neither part may share")
+    allow: tuple[Literal["query", "near-query"], ...] = setting((), "kinds of leaks that are none: query or near-query")
+    changed: str = setting("", "why the new bundle may have other grades, or render items otherwise, than the old one")
+    int8: bool = setting(False, "score with the quantised graphs, where those will serve")
+    provider: Provider = setting("cpu", "where the graphs run: cpu or cuda")
+    threads: int | None = setting(None, "batches scored at the same time; none: the cores of this process", least=1)
+    draws: int = setting(10_000, "resamples of every interval, sign patterns of every p-value", least=100)
+    seed: int = setting(0, "seed of everything random", least=0)
 
-    def __post_init__(self) -> None:
-        """Refuse what would decide nothing."""
+    def check(self) -> None:
+        """Refuse a measure that there is not."""
         if not _MEASURE.fullmatch(self.measure):
             raise UsageError(
                 f"there is no measure {self.measure!r}", todo="choose ndcg@C, p@C (C in 1..1000), ap, rr or rps"
             )
-        if not 0 <= self.tolerance < math.inf:
-            raise UsageError(f"tolerance is {self.tolerance}", todo="give 0 or more, in units of the measure")
-        if self.min_queries < 2:
-            raise UsageError(f"min_queries is {self.min_queries}", todo="give at least 2: fewer have no interval")
-        if self.draws < 100:
-            raise UsageError(f"draws is {self.draws}", todo="give at least 100")
-        if self.relevant_from < 1:
-            raise UsageError(f"relevant_from is {self.relevant_from}", todo="grade 0 is never relevant: give 1 or more")
-        for kind in self.allow:
-            if kind not in ("query", "near-query"):
-                raise UsageError(f"there is no leak {kind!r}", todo="choose query or near-query")
 
     @property
     def cutoffs(self) -> tuple[int, ...]:

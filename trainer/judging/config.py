@@ -2,40 +2,40 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from darl_opensearch.errors import UsageError
-from darl_opensearch.fields import check_least, option, parameters
+from darl_opensearch.settings import Settings, nearest, setting
 from trainer.judging.base import JUDGES
-from trainer.registry import nearest
 
 _LABEL = re.compile(r"[A-Za-z0-9_-]{1,40}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class JudgeConfig:
+class JudgeConfig(Settings, table="judge"):
     """Table ``[judge]``: who judges what was selected."""
 
-    judges: tuple[str, ...] = option(("file",), "registered judges; 'llm:a' and 'llm:b' are two of one kind")
-    params: Mapping[str, Any] = parameters("a table of parameters for each judge, by its name in judges")
-    guideline: str = option("", "Markdown file that says what each grade means")
-    gold: str = option("", "judgments with known grades, on which judges are scored first")
-    gold_pairs: int = option(60, "most gold pairs mixed among the tasks of a judge that costs something")
-    min_kappa: float = option(0.4, "lower 95 % bound of quadratic kappa on gold below which a judge is refused")
-    min_gold: int = option(20, "gold pairs that a judge must have graded to be scored at all")
-    trusted: tuple[str, ...] = option((), "judges that may be used without a score; people and 'judgments' may always")
-    partial: bool = option(False, "use what people have answered so far, without waiting for the rest")
-    smoothing: float = option(4.0, "pairs that the prior counts for, a grade, where several judges are combined")
-    draws: int = option(2000, "resamples of every interval")
-    seed: int = option(0, "seed of the order, the gold drawn and the resampling")
+    judges: tuple[str, ...] = setting(("file",), "registered judges; 'llm:a' and 'llm:b' are two of one kind")
+    params: Mapping[str, Any] = setting({}, "a table of parameters for each judge, by its name in judges")
+    guideline: str = setting("", "Markdown file that says what each grade means")
+    gold: str = setting("", "judgments with known grades, on which judges are scored first")
+    gold_pairs: int = setting(60, "most gold pairs mixed among the tasks of a judge that costs something", least=0)
+    min_kappa: float = setting(
+        0.4, "lower 95 % bound of quadratic kappa on gold below which a judge is refused", least=-1, below=1
+    )
+    min_gold: int = setting(20, "gold pairs that a judge must have graded to be scored at all", least=2)
+    trusted: tuple[str, ...] = setting((), "judges that may be used without a score; people and 'judgments' may always")
+    partial: bool = setting(False, "use what people have answered so far, without waiting for the rest")
+    smoothing: float = setting(
+        4.0, "pairs that the prior counts for, a grade, where several judges are combined", above=0
+    )
+    draws: int = setting(2000, "resamples of every interval", least=100)
+    seed: int = setting(0, "seed of the order, the gold drawn and the resampling", least=0)
 
-    def __post_init__(self) -> None:
-        """Check names and ranges."""
+    def check(self) -> None:
+        """Check the judges' names and their parameters."""
         if not self.judges:
             raise UsageError("[judge] judges is empty", todo=f"name one or more of {', '.join(JUDGES)}")
         for name in self.judges:
@@ -51,13 +51,6 @@ class JudgeConfig:
             if not isinstance(given, Mapping):
                 raise UsageError(f"[judge.params] {key} is {given!r}, not a table", todo="write { key = value }")
             JUDGES.resolve(parse_name(key)[0], given)
-        check_least("judge", self, 0, "gold_pairs", "seed")
-        check_least("judge", self, 2, "min_gold")
-        check_least("judge", self, 100, "draws")
-        if not -1.0 <= self.min_kappa < 1.0:
-            raise UsageError(f"[judge] min_kappa is {self.min_kappa}", todo="give a number from -1 to below 1")
-        if not 0.0 < self.smoothing < math.inf:
-            raise UsageError(f"[judge] smoothing is {self.smoothing}", todo="give a number above 0")
 
     def make(self, name: str) -> tuple[Any, str]:
         """Make a judge.

@@ -5,34 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from darl_opensearch.io.writing import new_file
+from darl_opensearch.settings import setting
 from trainer.judging.base import JUDGES, Job, Report, Task, Verdict
 from trainer.judging.grades import choices
 from trainer.judging.sheet import SKIP, read_sheet, write_csv, write_jsonl
-from trainer.registry import Param
 
 
-@JUDGES.register(
-    "file",
-    cite="ours",
-    params={
-        "path": Param(kind=str, default="", help="where the table lies; empty: tasks.csv in the folder of the work"),
-        "format": Param(kind=str, default="csv", choices=("csv", "jsonl"), help="of the table that is written"),
-    },
-)
+@JUDGES.register("file", cite="ours")
 @dataclass(frozen=True, kw_only=True)
 class FileJudge:
-    """People who fill a table: CSV for a spreadsheet, or JSONL.
-
-    :param format: of the table that is written.
-    """
+    """People who fill a table: CSV for a spreadsheet, or JSONL."""
 
     people: ClassVar[bool] = True
     free: ClassVar[bool] = False
-    path: str
-    format: str
+    path: str = setting("", "where the table lies; empty: tasks.csv in the folder of the work")
+    format: Literal["csv", "jsonl"] = setting("csv", "of the table that is written")
 
     def judge(self, tasks: Sequence[Task], job: Job, report: Report) -> Verdict:
         """Write the table, or read what it holds.

@@ -12,27 +12,24 @@ from typing import Any, ClassVar
 from darl_opensearch.errors import DarlError, InputError, UsageError, short
 from darl_opensearch.records.lines import LineKind, two_grades
 from darl_opensearch.scores import GradeScale
+from darl_opensearch.settings import setting
 from trainer.data.importers import IMPORTERS, Given
 from trainer.data.importers.gathering import Gathering
+from trainer.data.importers.ubi import ClickRules
 from trainer.judging.base import JUDGES, Answer, Job, Report, Task, Verdict
 from trainer.judging.tasks import task_id
-from trainer.registry import Param
 
 _CUTS = "cut points between the grades, for ratings that are no grades: 0.5,1.5"
 
 
-@JUDGES.register(
-    "judgments",
-    cite="ours",
-    params={"path": Param(kind=str, default="", help="JSONL with query, item_id and grade")},
-)
+@JUDGES.register("judgments", cite="ours")
 @dataclass(frozen=True, kw_only=True)
 class KnownJudge:
     """Judgments that are there already, in the trainer's own form."""
 
     people: ClassVar[bool] = False
     free: ClassVar[bool] = True
-    path: str
+    path: str = setting("", "JSONL with query, item_id and grade")
 
     def judge(self, tasks: Sequence[Task], job: Job, report: Report) -> Verdict:
         """Look the pairs up.
@@ -56,28 +53,16 @@ class KnownJudge:
         return Verdict({"": answers}, counts={"file": str(path)})
 
 
-@JUDGES.register(
-    "workbench",
-    cite="https://docs.opensearch.org/latest/search-plugins/search-relevance/judgments/",
-    params={
-        "path": Param(kind=str, default="", help="judgment lists of the Search Relevance Workbench: JSON, or JSONL"),
-        "list": Param(kind=str, default="", help="name or id of the one judgment list to take; empty: all"),
-        "cuts": Param(kind=str, default="", help=_CUTS),
-    },
-)
+@JUDGES.register("workbench", cite="https://docs.opensearch.org/latest/search-plugins/search-relevance/judgments/")
 @dataclass(frozen=True, kw_only=True)
 class WorkbenchJudge:
-    """Judgment lists of the Search Relevance Workbench: imported, by an LLM, or from clicks.
-
-    :param list: the one list to take.
-    :param cuts: cut points between the grades.
-    """
+    """Judgment lists of the Search Relevance Workbench: imported, by an LLM, or from clicks."""
 
     people: ClassVar[bool] = False
     free: ClassVar[bool] = True
-    path: str
-    list: str
-    cuts: str
+    path: str = setting("", "judgment lists of the Search Relevance Workbench: JSON, or JSONL")
+    list: str = setting("", "name or id of the one judgment list to take; empty: all")
+    cuts: str = setting("", _CUTS)
 
     def judge(self, tasks: Sequence[Task], job: Job, report: Report) -> Verdict:
         """Look the pairs up.
@@ -96,40 +81,17 @@ class WorkbenchJudge:
 
 
 @JUDGES.register(
-    "ubi",
-    cite="COEC: Zhang and Jones 2007 (Query Log Analysis workshop, WWW); schema: https://github.com/o19s/ubi 1.3",
-    params={
-        "queries": Param(kind=str, default="", help="export of ubi_queries"),
-        "events": Param(kind=str, default="", help="export of ubi_events"),
-        "cuts": Param(kind=str, default="0.5,1.5", help="cut points of clicks over expected clicks between the grades"),
-        **{
-            name: IMPORTERS["ubi"].params[name]
-            for name in ("min_impressions", "max_rank", "shown_by", "shown_actions", "click_actions")
-        },
-    },
+    "ubi", cite="COEC: Zhang and Jones 2007 (Query Log Analysis workshop, WWW); schema: https://github.com/o19s/ubi 1.3"
 )
 @dataclass(frozen=True, kw_only=True)
-class UbiJudge:
-    """Clicks of User Behavior Insights, as weak grades by clicks over expected clicks (COEC).
-
-    :param cuts: cut points of COEC between the grades.
-    :param min_impressions: times an item must have been shown for a query.
-    :param max_rank: ranks that count as seen.
-    :param shown_by: what says that an item was shown.
-    :param shown_actions: actions by which an item was seen.
-    :param click_actions: actions that count as a click.
-    """
+class UbiJudge(ClickRules):
+    """Clicks of User Behavior Insights, as weak grades by clicks over expected clicks (COEC)."""
 
     people: ClassVar[bool] = False
     free: ClassVar[bool] = True
-    queries: str
-    events: str
-    cuts: str
-    min_impressions: int
-    max_rank: int
-    shown_by: str
-    shown_actions: str
-    click_actions: str
+    queries: str = setting("", "export of ubi_queries")
+    events: str = setting("", "export of ubi_events")
+    cuts: str = setting("0.5,1.5", "cut points of clicks over expected clicks between the grades")
 
     def judge(self, tasks: Sequence[Task], job: Job, report: Report) -> Verdict:
         """Count clicks and look the pairs up.

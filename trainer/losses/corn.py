@@ -9,9 +9,7 @@ from torch.nn import functional as F
 from trainer.losses.registries import GRADE_LOSSES, check_grades
 
 
-@GRADE_LOSSES.register(
-    "corn", cite="Shi, Cao and Raschka 2021, arXiv:2111.08851; a mean over pairs: ours", needs="corn"
-)
+@GRADE_LOSSES.register("corn", cite="Shi, Cao and Raschka 2021, arXiv:2111.08851; a mean over pairs: ours", head="corn")
 def corn(raw: Tensor, grades: Tensor) -> Tensor:
     """Binary cross-entropy of each step up the scale, on the pairs that reach the step.
 

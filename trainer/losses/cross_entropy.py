@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from trainer.losses.registries import GRADE_LOSSES, check_grades
 
 
-@GRADE_LOSSES.register("cross_entropy", cite="Bridle 1990, doi:10.1007/978-3-642-76153-9_28 (softmax)", needs="nominal")
+@GRADE_LOSSES.register("cross_entropy", cite="Bridle 1990, doi:10.1007/978-3-642-76153-9_28 (softmax)", head="nominal")
 def cross_entropy(raw: Tensor, grades: Tensor) -> Tensor:
     """Negative log-likelihood of the grade under a softmax that knows no order of grades.
 

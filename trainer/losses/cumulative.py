@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from trainer.losses.registries import GRADE_LOSSES, check_grades
 
 
-@GRADE_LOSSES.register("cumulative", cite="McCullagh 1980, doi:10.1111/j.2517-6161.1980.tb01109.x", needs="cumulative")
+@GRADE_LOSSES.register("cumulative", cite="McCullagh 1980, doi:10.1111/j.2517-6161.1980.tb01109.x", head="cumulative")
 def cumulative(raw: Tensor, grades: Tensor) -> Tensor:
     """Negative log-likelihood of the grade under the proportional odds model.
 

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from darl_opensearch.settings import Field
 from trainer.losses.registries import GRADE_LOSSES, check_grades
-from trainer.registry import Param
 
 
 @GRADE_LOSSES.register(
     "focal",
     cite="Lin et al. 2017, arXiv:1708.02002; for calibration: Mukhoti et al. 2020, arXiv:2002.09437",
-    needs="nominal",
-    params={
-        "gamma": Param(kind=float, default=2.0, min=0.0, help="how fast a pair's weight falls; 0 is cross_entropy")
-    },
+    head="nominal",
 )
-def focal(raw: Tensor, grades: Tensor, *, gamma: float = 2.0) -> Tensor:
+def focal(
+    raw: Tensor,
+    grades: Tensor,
+    *,
+    gamma: Annotated[float, Field("how fast a pair's weight falls; 0 is cross_entropy", least=0)] = 2.0,
+) -> Tensor:
     """Cross-entropy with less weight on pairs whose grade is probable already.
 
     Lin et al. 2017, arXiv:1708.02002: ``-(1 - p)**gamma * log(p)``, ``p`` the probability of the grade.
@@ -27,7 +31,6 @@ def focal(raw: Tensor, grades: Tensor, *, gamma: float = 2.0) -> Tensor:
 
     :param raw: ``[n, k]`` float, a logit for each grade.
     :param grades: ``[n]`` int64 in ``0..k-1``; anything else is a ValueError.
-    :param gamma: at least 0.
     :return: ``[]`` float, the mean over pairs; 0 for an empty batch.
     """
     n, k = raw.shape

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Annotated
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from darl_opensearch.settings import Field
 from trainer.losses.lists import mean_over_queries
 from trainer.losses.registries import DISTILLATION_LOSSES
-from trainer.registry import Param
 
 
 @DISTILLATION_LOSSES.register(
     "kl",
     cite="Hinton et al. 2015, arXiv:1503.02531, over the items of a list as Cao et al. 2007, "
     "doi:10.1145/1273496.1273513 (ListNet)",
-    params={
-        "temperature": Param(
-            kind=float, default=1.0, min=0.01, help="divides both scores; the higher, the more the last items count"
-        )
-    },
 )
-def kl(score: Tensor, teacher: Tensor, query_index: Tensor, *, temperature: float = 1.0) -> Tensor:
+def kl(
+    score: Tensor,
+    teacher: Tensor,
+    query_index: Tensor,
+    *,
+    temperature: Annotated[
+        float, Field("divides both scores; the higher, the more the last items count", least=0.01)
+    ] = 1.0,
+) -> Tensor:
     """Kullback-Leibler divergence of the student's softmax over a query's items from the teacher's.
 
     Hinton et al. 2015, with the softmax over a list of Cao et al. 2007: ``T**2 * KL(teacher || student)``. The

@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from typing import Annotated
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from darl_opensearch.settings import Field
 from trainer.losses.lists import both, mean_over_queries
 from trainer.losses.registries import RANK_LOSSES
-from trainer.registry import Param
 
 
-@RANK_LOSSES.register(
-    "lambda",
-    cite="Wang et al. 2018, doi:10.1145/3269206.3271784 (LambdaLoss, NDCG-Loss2++)",
-    params={
-        "sigma": Param(kind=float, default=1.0, min=0.001, help="steepness of the logistic loss"),
-        "mu": Param(kind=float, default=10.0, min=0.0, help="weight of NDCG-Loss2; 0 leaves LambdaRank's weighing"),
-        "cutoff": Param(kind=int, default=0, min=0, help="ranks that count, as in nDCG@10; 0 counts all"),
-    },
-)
+@RANK_LOSSES.register("lambda", cite="Wang et al. 2018, doi:10.1145/3269206.3271784 (LambdaLoss, NDCG-Loss2++)")
 def lambda_loss(
-    score: Tensor, gains: Tensor, query_index: Tensor, *, sigma: float = 1.0, mu: float = 10.0, cutoff: int = 0
+    score: Tensor,
+    gains: Tensor,
+    query_index: Tensor,
+    *,
+    sigma: Annotated[float, Field("steepness of the logistic loss", least=0.001)] = 1.0,
+    mu: Annotated[float, Field("weight of NDCG-Loss2; 0 leaves LambdaRank's weighing", least=0)] = 10.0,
+    cutoff: Annotated[int, Field("ranks that count, as in nDCG@10; 0 counts all", least=0)] = 0,
 ) -> Tensor:
     r"""Logistic loss on each pair of items, weighted by what their order is worth in nDCG.
 
@@ -43,9 +42,6 @@ def lambda_loss(
     :param score: ``[n]`` float, the head's latent.
     :param gains: ``[n]`` float in [0, 1].
     :param query_index: ``[n]`` int64, equal for items of one query.
-    :param sigma: positive.
-    :param mu: at least 0.
-    :param cutoff: at least 0.
     :return: ``[]`` float, the mean over comparable queries; 0 when no query has two items of different gain.
     """
     return mean_over_queries(partial(_of_lists, sigma=sigma, mu=mu, cutoff=cutoff), score, gains, query_index)

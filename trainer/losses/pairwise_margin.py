@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Annotated, Literal
 
 from torch import Tensor
 from torch.nn import functional as F
 
+from darl_opensearch.settings import Field
 from trainer.losses.lists import both, mean_over_queries
 from trainer.losses.registries import RANK_LOSSES
-from trainer.registry import Param
 
 
 @RANK_LOSSES.register(
     "pairwise_margin",
     cite="Burges et al. 2005, doi:10.1145/1102351.1102363 (RankNet); margin in proportion to the gain gap: ours",
-    params={
-        "margin": Param(kind=float, default=1.0, min=0.0, help="distance that scores keep for a gain gap of 1"),
-        "weight": Param(kind=str, default="gap", choices=("gap", "none"), help="what each pair of items weighs"),
-    },
 )
 def pairwise_margin(
-    score: Tensor, gains: Tensor, query_index: Tensor, *, margin: float = 1.0, weight: str = "gap"
+    score: Tensor,
+    gains: Tensor,
+    query_index: Tensor,
+    *,
+    margin: Annotated[float, Field("distance that scores keep for a gain gap of 1", least=0)] = 1.0,
+    weight: Annotated[Literal["gap", "none"], Field("what each pair of items weighs")] = "gap",
 ) -> Tensor:
     """Logistic loss on how far a pair's score difference falls short of a margin that grows with the gain gap.
 
@@ -32,8 +34,6 @@ def pairwise_margin(
     :param score: ``[n]`` float, the head's latent.
     :param gains: ``[n]`` float in [0, 1].
     :param query_index: ``[n]`` int64, equal for items of one query.
-    :param margin: at least 0, in units of the score.
-    :param weight: ``gap`` weighs each pair by its gain gap, ``none`` all alike.
     :return: ``[]`` float, the mean over comparable queries; 0 when no query has two items of different gain.
     """
     return mean_over_queries(partial(_of_lists, margin=margin, weight=weight), score, gains, query_index)

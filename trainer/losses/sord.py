@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from darl_opensearch.settings import Field
 from trainer.losses.registries import GRADE_LOSSES, check_grades
-from trainer.registry import Param
 
 
-@GRADE_LOSSES.register(
-    "sord",
-    cite="Díaz and Marathe 2019, doi:10.1109/CVPR.2019.00487",
-    needs="nominal",
-    params={
-        "metric": Param(
-            kind=str, default="absolute", choices=("absolute", "squared"), help="how far two grades lie apart"
-        ),
-        "sharpness": Param(
-            kind=float, default=1.0, min=0.01, help="factor of the distance; the higher, the closer to cross_entropy"
-        ),
-    },
-)
-def sord(raw: Tensor, grades: Tensor, *, metric: str = "absolute", sharpness: float = 1.0) -> Tensor:
+@GRADE_LOSSES.register("sord", cite="Díaz and Marathe 2019, doi:10.1109/CVPR.2019.00487", head="nominal")
+def sord(
+    raw: Tensor,
+    grades: Tensor,
+    *,
+    metric: Annotated[Literal["absolute", "squared"], Field("how far two grades lie apart")] = "absolute",
+    sharpness: Annotated[
+        float, Field("factor of the distance; the higher, the closer to cross_entropy", least=0.01)
+    ] = 1.0,
+) -> Tensor:
     """Cross-entropy against soft labels that fall with the distance from the grade.
 
     Díaz and Marathe 2019: the label of grade ``i`` is ``softmax(-sharpness * distance(grade, i))``. The loss is
@@ -31,7 +29,6 @@ def sord(raw: Tensor, grades: Tensor, *, metric: str = "absolute", sharpness: fl
 
     :param raw: ``[n, k]`` float, a logit for each grade.
     :param grades: ``[n]`` int64 in ``0..k-1``; anything else is a ValueError.
-    :param metric: ``absolute`` or ``squared`` difference of grades.
     :return: ``[]`` float, the mean over pairs; 0 for an empty batch.
     """
     n, k = raw.shape

@@ -8,7 +8,7 @@ from torch import Tensor
 from trainer.losses.registries import GRADE_LOSSES, check_grades
 
 
-@GRADE_LOSSES.register("squared_emd", cite="Hou et al. 2016, arXiv:1611.05916", needs="nominal")
+@GRADE_LOSSES.register("squared_emd", cite="Hou et al. 2016, arXiv:1611.05916", head="nominal")
 def squared_emd(raw: Tensor, grades: Tensor) -> Tensor:
     """Squared earth mover's distance between the predicted distribution and the grade.
 

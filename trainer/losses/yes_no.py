@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from torch import Tensor
 from torch.nn import functional as F
 
+from darl_opensearch.settings import Field
 from trainer.losses.registries import GRADE_LOSSES, check_grades
-from trainer.registry import Param
 
 
 @GRADE_LOSSES.register(
-    "yes_no",
-    cite="Nogueira and Cho 2019, arXiv:1901.04085 (pointwise yes/no reranking)",
-    needs="cumulative",
-    params={"threshold": Param(kind=int, default=1, min=1, help="lowest grade that counts as yes")},
+    "yes_no", cite="Nogueira and Cho 2019, arXiv:1901.04085 (pointwise yes/no reranking)", head="cumulative"
 )
-def yes_no(raw: Tensor, grades: Tensor, *, threshold: int = 1) -> Tensor:
+def yes_no(
+    raw: Tensor, grades: Tensor, *, threshold: Annotated[int, Field("lowest grade that counts as yes", least=1)] = 1
+) -> Tensor:
     """Binary cross-entropy on "the grade reaches the threshold"; the finer grades are not seen.
 
     Nogueira and Cho 2019, arXiv:1901.04085. Only the threshold's own column of ``raw`` is trained; the
@@ -23,7 +24,6 @@ def yes_no(raw: Tensor, grades: Tensor, *, threshold: int = 1) -> Tensor:
 
     :param raw: ``[n, k-1]`` float, column ``j`` the logit of ``P(grade > j)``.
     :param grades: ``[n]`` int64 in ``0..k-1``; anything else is a ValueError.
-    :param threshold: lowest grade that counts as yes, in ``1..k-1``.
     :return: ``[]`` float, the mean over pairs; 0 for an empty batch.
     """
     n, cuts = raw.shape

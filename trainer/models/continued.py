@@ -22,7 +22,7 @@ def starting_model(config: Config, base: Path, make: Any) -> Backbone:
     :return: the model, in evaluation mode.
     :raises DarlError: when it cannot be loaded, or does not fit the configuration.
     """
-    head = GRADE_LOSSES[config.loss.grade].needs
+    head = GRADE_LOSSES[config.loss.grade].head
     if not config.model.base.startswith(BUNDLE):
         model: Backbone = make.from_base(config, head)
         return model

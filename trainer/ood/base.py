@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-# Goes over the rows anew, in chunks, at each call. A chunk is a tuple of what the detector's entry says it reads.
+Read = Literal["features", "energy", "grade_probs"]
+# Goes over the rows anew, in chunks, at each call. A chunk is a tuple of what the detector reads.
 Chunks = Callable[[], Iterable[tuple[Tensor, ...]]]
 
 CHUNK = 4096  # rows of a chunk
@@ -18,8 +20,13 @@ CHUNK = 4096  # rows of a chunk
 class Detector(nn.Module, ABC):
     """Distance of a pair from what was trained on, fitted on chunks of rows in bounded memory.
 
-    A detector is made as ``make(width, halves=…, **params)``; ``forward`` takes what its registry entry needs.
+    A detector is made as ``make(width, halves=…, **params)``. ``reads`` says what ``forward`` takes of ``n`` pairs, in
+    order: ``features`` ``[n, w]``, ``energy`` ``[n]``, ``grade_probs`` ``[n, k]``. Where ``fits_catalogue``, ``fit``
+    also takes the rows of unjudged items.
     """
+
+    reads: ClassVar[tuple[Read, ...]] = ("features",)
+    fits_catalogue: ClassVar[bool] = False
 
     @abstractmethod
     def fit(self, chunks: Chunks) -> None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Annotated, cast
 
 import torch
 from torch import Tensor, nn
 
+from darl_opensearch.settings import Field
 from trainer.ood.base import Chunks, Detector, empty
 from trainer.ood.knn import NearestNeighbours
 from trainer.ood.reference import BLOCK, sample
 from trainer.ood.registry import DETECTORS
-from trainer.registry import Param
 
 FOLDS = 5
 SLIGHT = 1e-2  # ridge of the slope: folds that can be told apart without error would have none
@@ -22,12 +22,6 @@ STEPS = 12  # of Newton's method, which converges in fewer
     "catalogue",
     cite="ours; density ratio by a classifier: Bickel et al. 2009, JMLR 10:2137; unlabelled data as background: "
     "Katz-Samuels et al. 2022, arXiv:2202.03299; slope: Platt 1999",
-    params={
-        "k": Param(kind=int, default=1, min=1, max=1000, help="which nearest neighbour's distance is taken"),
-        "max_reference": Param(kind=int, default=4096, min=16, max=65536, help="training rows kept of each half"),
-        "ridge": Param(kind=float, default=1.0, min=1e-4, max=1e4, help="squared-weight penalty of the classifier"),
-    },
-    needs="features catalogue",
 )
 class Catalogue(Detector):
     """Nearest-neighbour distances, and the log-odds that the item is of the catalogue's unjudged part.
@@ -45,11 +39,18 @@ class Catalogue(Detector):
 
     :param width: features ``h``, of the item half or of both side by side.
     :param halves: how many halves the features hold, each of unit length; the last is the item.
-    :param max_reference: most training rows kept of each half.
     """
 
+    fits_catalogue = True
+
     def __init__(
-        self, width: int, *, halves: int = 1, k: int = 1, max_reference: int = 4096, ridge: float = 1.0
+        self,
+        width: int,
+        *,
+        halves: int = 1,
+        k: Annotated[int, Field("which nearest neighbour's distance is taken", least=1, most=1000)] = 1,
+        max_reference: Annotated[int, Field("training rows kept of each half", least=16, most=65536)] = 4096,
+        ridge: Annotated[float, Field("squared-weight penalty of the classifier", least=1e-4, most=1e4)] = 1.0,
     ) -> None:
         super().__init__()
         self.size, self.ridge, self.max_reference = width // halves, ridge, max_reference

@@ -11,7 +11,6 @@ from trainer.ood.registry import DETECTORS
 @DETECTORS.register(
     "energy",
     cite="Liu et al. 2020, arXiv:2010.03759; of ordinal heads the joint energy: Wang et al. 2021, arXiv:2109.14162",
-    needs="energy",
 )
 class Energy(Detector):
     """Energy of the head's logits.
@@ -19,6 +18,8 @@ class Energy(Detector):
     :param width: not needed: no features are read.
     :param halves: not needed.
     """
+
+    reads = ("energy",)
 
     def __init__(self, width: int, *, halves: int = 1) -> None:
         super().__init__()

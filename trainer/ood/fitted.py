@@ -10,7 +10,7 @@ from torch import Tensor
 from trainer.models.base import LAST, PairFeatures
 from trainer.models.heads import Head
 from trainer.ood.calibration import ConformalCalibration
-from trainer.ood.registry import reads, view
+from trainer.ood.registry import view
 
 
 @dataclass(frozen=True)
@@ -37,5 +37,5 @@ class FittedOod:
             "energy": lambda: head.energy(raw),
             "grade_probs": lambda: head.grade_probs(raw),
         }
-        distance: Tensor = self.detector(*(given[name]() for name in reads(self.report["detector"])))
+        distance: Tensor = self.detector(*(given[name]() for name in self.detector.reads))
         return distance

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from darl_opensearch.settings import Field
 from trainer.ood.base import Chunks, Detector
 from trainer.ood.moments import Moments
 from trainer.ood.reference import gather
 from trainer.ood.registry import DETECTORS
-from trainer.registry import Param
 
 IDENTICAL = 0.9999  # cosine from which two texts count as the same one
 
@@ -19,17 +21,7 @@ IDENTICAL = 0.9999  # cosine from which two texts count as the same one
     "knn",
     cite="Sun et al. 2022, arXiv:2204.06507; whitening: Su et al. 2021, arXiv:2103.15316; "
     "the text itself left out, and halves apart: ours",
-    params={
-        "k": Param(kind=int, default=5, min=1, max=1000, help="which nearest neighbour's distance is taken"),
-        "max_reference": Param(kind=int, default=4096, min=16, max=65536, help="training rows kept of each half"),
-        "reference": Param(
-            kind=str, default="sample", choices=("sample", "coreset", "kmeans"),
-            help="what is kept of more rows: drawn ones, ones far from each other, or centres of groups",
-        ),
-        "whiten": Param(kind=float, default=0.0, min=0.0, max=1.0, help="each half is whitened first; 1 fully, 0 not"),
-    },
-    needs="features",
-)  # fmt: skip
+)
 class NearestNeighbours(Detector):
     """Distance to the k-th nearest training text other than the text itself.
 
@@ -41,8 +33,6 @@ class NearestNeighbours(Detector):
 
     :param width: features ``h``, of one half or of both side by side.
     :param halves: how many halves the features hold, each of unit length.
-    :param max_reference: most training rows kept of each half.
-    :param whiten: exponent of the inverse covariance's eigenvalues, by which each half is whitened; 0: it is not.
     """
 
     def __init__(
@@ -50,10 +40,13 @@ class NearestNeighbours(Detector):
         width: int,
         *,
         halves: int = 1,
-        k: int = 5,
-        max_reference: int = 4096,
-        reference: str = "sample",
-        whiten: float = 0.0,
+        k: Annotated[int, Field("which nearest neighbour's distance is taken", least=1, most=1000)] = 5,
+        max_reference: Annotated[int, Field("training rows kept of each half", least=16, most=65536)] = 4096,
+        reference: Annotated[
+            Literal["sample", "coreset", "kmeans"],
+            Field("what is kept of more rows: drawn ones, ones far from each other, or centres of groups"),
+        ] = "sample",
+        whiten: Annotated[float, Field("each half is whitened first; 1 fully, 0 not", least=0, most=1)] = 0.0,
     ) -> None:
         super().__init__()
         self.halves, self.k, self.max_reference, self.how, self.whiten = halves, k, max_reference, reference, whiten

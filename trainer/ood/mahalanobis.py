@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 
+from darl_opensearch.settings import Field
 from trainer.ood.base import Chunks, Detector
 from trainer.ood.moments import Moments
 from trainer.ood.registry import DETECTORS
-from trainer.registry import Param
 
 
 @DETECTORS.register(
     "mahalanobis",
     cite="Lee et al. 2018, arXiv:1807.03888; shrinkage of Ledoit and Wolf 2004, doi:10.1016/S0047-259X(03)00096-4",
-    params={"power": Param(kind=float, default=1.0, min=0.0, max=1.0, help="1 whitens fully, 0 not at all")},
-    needs="features",
 )
 class Mahalanobis(Detector):
     """Mahalanobis distance to one Gaussian with a shrunk covariance.
@@ -24,10 +24,15 @@ class Mahalanobis(Detector):
 
     :param width: features ``h``.
     :param halves: not needed: a covariance takes both halves at once.
-    :param power: exponent of the inverse covariance's eigenvalues.
     """
 
-    def __init__(self, width: int, *, halves: int = 1, power: float = 1.0) -> None:
+    def __init__(
+        self,
+        width: int,
+        *,
+        halves: int = 1,
+        power: Annotated[float, Field("1 whitens fully, 0 not at all", least=0, most=1)] = 1.0,
+    ) -> None:
         super().__init__()
         self.power = power
         self.register_buffer("mean", torch.zeros(width))

@@ -1,38 +1,17 @@
-"""The detectors, what each reads, and the feature spaces there are."""
+"""The detectors, and the feature spaces there are."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from darl_opensearch.errors import UsageError
 from trainer.models.base import AVERAGE, PairFeatures
+from trainer.ood.base import Detector
 from trainer.registry import Registry
 
-# ``needs`` of an entry: what the detector reads of a pair, in the order in which ``forward`` takes it:
-# ``features`` ``[n, w]``, ``energy`` ``[n]`` and ``grade_probs`` ``[n, k]``; ``catalogue``: ``fit`` takes more rows.
-DETECTORS: Registry[Any] = Registry("detector")
+DETECTORS: Registry[type[Detector]] = Registry("detector")
 FEATURES = ("query", "item", "pair")
-READS = ("features", "energy", "grade_probs")
-CATALOGUE = "catalogue"
-
-
-def reads(name: str) -> tuple[str, ...]:
-    """Say what a detector reads of a pair.
-
-    :return: some of :data:`READS`, in the order in which its ``forward`` takes them.
-    """
-    return tuple(part for part in DETECTORS[name].needs.split() if part in READS)
-
-
-def needs_catalogue(name: str) -> bool:
-    """Say whether a detector is also fitted on the items that nobody judged.
-
-    :return: whether ``fit`` takes their rows as well.
-    """
-    return CATALOGUE in DETECTORS[name].needs.split()
 
 
 def halves(space: str, backbone: int) -> int:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Annotated
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from darl_opensearch.settings import Field
 from trainer.ood.base import Chunks, Detector, distinct
 from trainer.ood.moments import Moments, shrink, shrinkage, whitening
 from trainer.ood.reference import assign, kmeans, sample
 from trainer.ood.registry import DETECTORS
-from trainer.registry import Param
 
 DRAWN = 8192  # training rows that the groups are found in
 
@@ -20,8 +21,6 @@ DRAWN = 8192  # training rows that the groups are found in
 @DETECTORS.register(
     "relative_mahalanobis",
     cite="Ren et al. 2021, arXiv:2106.09022; groups instead of classes: Sehwag et al. 2021, arXiv:2103.12051",
-    params={"groups": Param(kind=int, default=8, min=2, max=256, help="groups of training rows, found by k-means")},
-    needs="features",
 )
 class RelativeMahalanobis(Detector):
     """Squared Mahalanobis distance to the nearest group less that to all training rows.
@@ -34,10 +33,15 @@ class RelativeMahalanobis(Detector):
 
     :param width: features ``h``.
     :param halves: not needed: a covariance takes both halves at once.
-    :param groups: groups; there are at least two rows for each.
     """
 
-    def __init__(self, width: int, *, halves: int = 1, groups: int = 8) -> None:
+    def __init__(
+        self,
+        width: int,
+        *,
+        halves: int = 1,
+        groups: Annotated[int, Field("groups of training rows, found by k-means", least=2, most=256)] = 8,
+    ) -> None:
         super().__init__()
         self.groups = groups
         self.register_buffer("mean", torch.zeros(width))

@@ -8,13 +8,15 @@ from trainer.ood.base import Chunks, Detector
 from trainer.ood.registry import DETECTORS
 
 
-@DETECTORS.register("max_softmax", cite="Hendrycks and Gimpel 2017, arXiv:1610.02136", needs="grade_probs")
+@DETECTORS.register("max_softmax", cite="Hendrycks and Gimpel 2017, arXiv:1610.02136")
 class MaxSoftmax(Detector):
     """One less the probability of the likeliest grade: a baseline.
 
     :param width: not needed: no features are read.
     :param halves: not needed.
     """
+
+    reads = ("grade_probs",)
 
     def __init__(self, width: int, *, halves: int = 1) -> None:
         super().__init__()

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 
+from darl_opensearch.settings import Field
 from trainer.ood.base import Chunks, Detector, distinct
 from trainer.ood.moments import Moments
 from trainer.ood.registry import DETECTORS
-from trainer.registry import Param
 
 
-@DETECTORS.register(
-    "vim",
-    cite="Wang et al. 2022, arXiv:2203.10807; the origin is the mean: ours",
-    params={
-        "dim": Param(kind=int, default=0, min=0, max=8192, help="main directions left out; 0: half of the features'")
-    },
-    needs="features energy",
-)
+@DETECTORS.register("vim", cite="Wang et al. 2022, arXiv:2203.10807; the origin is the mean: ours")
 class VirtualLogit(Detector):
     """Virtual-logit matching: the features' residual as one more logit, less the energy of the head's.
 
@@ -29,10 +24,17 @@ class VirtualLogit(Detector):
 
     :param width: features ``h``.
     :param halves: not needed: the directions are of both halves at once.
-    :param dim: size of the main space.
     """
 
-    def __init__(self, width: int, *, halves: int = 1, dim: int = 0) -> None:
+    reads = ("features", "energy")
+
+    def __init__(
+        self,
+        width: int,
+        *,
+        halves: int = 1,
+        dim: Annotated[int, Field("main directions left out; 0: half of the features'", least=0, most=8192)] = 0,
+    ) -> None:
         super().__init__()
         self.dim = dim or width // 2
         self.register_buffer("mean", torch.zeros(width))

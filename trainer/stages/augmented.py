@@ -5,7 +5,7 @@ from __future__ import annotations
 from darl_opensearch.records.judgments import JudgedQuery
 from trainer.config import Augment, Config
 from trainer.stages.full_stage import descend, dev_loss, fit_settings, graded_loss
-from trainer.stages.registry import STAGES, Context, Outcome, Stage, declared, need
+from trainer.stages.registry import STAGES, Context, Outcome, Stage, need
 from trainer.stages.robust import groups_of
 from trainer.training_data.mixing import Replayed
 from trainer.training_data.source import JudgedSource
@@ -14,7 +14,7 @@ from trainer.training_data.source import JudgedSource
 @STAGES.register(
     "augmented",
     cite="Rolnick et al. 2019, arXiv:1811.11682 (replay); Li et al. 2018, arXiv:1802.01483 (L2 to the start)",
-    params=declared(Augment),
+    table=Augment,
 )
 class AugmentedStage(Stage):
     """Train on new samples with a replay of old ones, near the weights that it starts from

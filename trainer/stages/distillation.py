@@ -21,7 +21,7 @@ from trainer.losses import DISTILLATION_LOSSES
 from trainer.losses.registries import comparable_queries
 from trainer.stages.full_stage import descend, fit_settings
 from trainer.stages.objective import Objective, Totals
-from trainer.stages.registry import STAGES, Context, Outcome, Stage, declared, need
+from trainer.stages.registry import STAGES, Context, Outcome, Stage, need
 from trainer.stages.robust import dev_objective
 from trainer.teachers import Ask, Place, Teacher, fetch_scores, find_teacher, normalised
 from trainer.training_data.features import Features
@@ -33,7 +33,7 @@ SCORES = "teacher"  # folder of the run with what the teacher said
 Scores = dict[str, dict[str, float]]
 
 
-@STAGES.register("distill", cite="Hinton et al. 2015, arXiv:1503.02531", params=declared(Distill))
+@STAGES.register("distill", cite="Hinton et al. 2015, arXiv:1503.02531", table=Distill)
 class DistillStage(Stage):
     """Learn a teacher's scores of judged and unjudged pairs, with the graded loss mixed in
 

@@ -17,7 +17,7 @@ from darl_opensearch.stats.bootstrap import bootstrap_mean
 from darl_opensearch.stats.ranking import ndcg_per_query
 from trainer.config import Config, Interpolate
 from trainer.stages.objective import predict
-from trainer.stages.registry import STAGES, Context, Outcome, Stage, declared, need
+from trainer.stages.registry import STAGES, Context, Outcome, Stage, need
 from trainer.training_data.features import Features
 from trainer.training_data.pairs import Pairs
 
@@ -38,7 +38,7 @@ class Point:
     id_change: float
 
 
-@STAGES.register("interpolate", cite="Wortsman et al. 2021, arXiv:2109.01903 (WiSE-FT)", params=declared(Interpolate))
+@STAGES.register("interpolate", cite="Wortsman et al. 2021, arXiv:2109.01903 (WiSE-FT)", table=Interpolate)
 class InterpolateStage(Stage):
     """Mix the weights before and after: best nDCG on the OOD dev queries that costs the dev queries next to nothing
 

@@ -70,10 +70,10 @@ class Objective:
         ]
         for also in config.also:
             terms.append(_bound(also.kind, also.name, also.params, also.weight, f"also: {also.name}", gains))
-            if also.kind == "grade" and (needs := GRADE_LOSSES[also.name].needs) != GRADE_LOSSES[config.grade].needs:
+            if also.kind == "grade" and (needs := GRADE_LOSSES[also.name].head) != GRADE_LOSSES[config.grade].head:
                 raise UsageError(
                     f"[[loss.also]] {also.name} needs the head {needs!r}, and [loss] grade = {config.grade} needs "
-                    f"{GRADE_LOSSES[config.grade].needs!r}",
+                    f"{GRADE_LOSSES[config.grade].head!r}",
                     todo="a model has one head: choose grade losses that need the same",
                 )
         return cls(tuple(terms), config, gains)
@@ -152,7 +152,7 @@ def _bound(
     one = torch.zeros(1, dtype=torch.int64)
     try:
         if kind == "grade":
-            loss(HEADS[GRADE_LOSSES[name].needs].make(1, gains)(torch.zeros(1, 1)), one)
+            loss(HEADS[GRADE_LOSSES[name].head].make(1, gains)(torch.zeros(1, 1)), one)
         else:
             loss(torch.zeros(1), torch.zeros(1), one)
     except ValueError as err:

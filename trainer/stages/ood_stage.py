@@ -16,7 +16,7 @@ from darl_opensearch.scores import is_ood
 from darl_opensearch.stats.bootstrap import bootstrap_ratio
 from trainer.config import Ood
 from trainer.data.splits import draw_order
-from trainer.ood import DETECTORS, ConformalCalibration, halves, needs_catalogue, reads
+from trainer.ood import DETECTORS, ConformalCalibration, halves
 from trainer.ood.base import CHUNK
 from trainer.ood.fitted import FittedOod
 from trainer.training_data.features import Features
@@ -38,10 +38,10 @@ def fit_ood(features: Features, config: Ood, data: RunData) -> FittedOod:
     check_ood(config, features.model.halves)
     parts = halves(config.features, features.model.halves)
     width = parts * int(features.model.encoder.config.hidden_size)
-    detector = make(width, halves=parts, **params)
+    detector: Any = make(width, halves=parts, **params)
     known = partial(_chunks, features, config, data.judged(data.learnt))
     try:
-        if needs_catalogue(config.detector):
+        if DETECTORS[config.detector].make.fits_catalogue:
             detector.fit(known, partial(_unjudged_items, features, config, data))
         else:
             detector.fit(known)
@@ -80,7 +80,7 @@ def check_ood(config: Ood, backbone: int) -> None:
     """
     DETECTORS.resolve(config.detector, config.params)
     halves(config.features, backbone)
-    if needs_catalogue(config.detector) and (backbone == 1 or config.features == "query"):
+    if DETECTORS[config.detector].make.fits_catalogue and (backbone == 1 or config.features == "query"):
         raise UsageError(
             f"[ood] detector {config.detector} reads items alone",
             todo='choose the split backbone and features "pair" or "item", or another detector',
@@ -89,7 +89,7 @@ def check_ood(config: Ood, backbone: int) -> None:
 
 def _chunks(features: Features, config: Ood, pairs: Pairs) -> Iterator[tuple[Tensor, ...]]:
     """What the detector reads of some pairs, some thousand at a time."""
-    names = reads(config.detector)
+    names = DETECTORS[config.detector].make.reads
     if "features" in names:
         tables, rows = features.tables(pairs, layers=config.layers)
         sides = {"query": (0,), "item": (1,), "pair": tuple(range(len(tables)))}[config.features]

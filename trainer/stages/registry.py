@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import typing
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,8 +11,9 @@ from typing import Any
 from torch import Tensor
 
 from darl_opensearch.errors import UsageError
+from darl_opensearch.settings import nearest
 from trainer.config import Config
-from trainer.registry import Param, Registry, nearest
+from trainer.registry import Registry
 from trainer.stages.objective import Objective
 from trainer.training_data.features import Features
 from trainer.training_data.pairs import Pairs
@@ -139,20 +138,6 @@ def check_stages(stages: Sequence[str], key: str, where: str | None = None) -> N
     for stage in stages:
         if stage not in set(STAGES):
             raise UsageError(f"{key} names {stage!r}", where=where, todo=nearest(stage, STAGES))
-
-
-def declared(table: type[Any]) -> dict[str, Param]:
-    """Parameters of a stage whose configuration has a table of its own.
-
-    :return: a parameter for each key.
-    """
-    hints = typing.get_type_hints(table)
-    found = {}
-    for key in dataclasses.fields(table):
-        default = key.default if key.default is not dataclasses.MISSING else {}
-        kind = typing.get_origin(hints[key.name]) or hints[key.name]
-        found[key.name] = Param(kind=kind, default=default, help=key.metadata["help"])
-    return found
 
 
 def need(value: str, stage: str, key: str, todo: str) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from darl_opensearch.errors import UsageError
-from trainer.registry import Registry, nearest
+from darl_opensearch.settings import nearest
+from trainer.registry import Registry
 
 
 @dataclass(frozen=True)

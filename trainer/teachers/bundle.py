@@ -4,33 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
+from typing import Annotated, Literal
 
 from darl_opensearch.bundle import CARD, Bundle, sha256_of
 from darl_opensearch.records.items import Item, read_items
 from darl_opensearch.scoring import Scorer
-from trainer.registry import Param
+from darl_opensearch.settings import Field
 from trainer.teachers.base import TEACHERS, Ask, Place
 
 
-@TEACHERS.register(
-    "bundle",
-    cite="Hinton et al. 2015, arXiv:1503.02531",
-    params={
-        "int8": Param(kind=bool, default=False, help="use the quantised graph"),
-        "provider": Param(kind=str, default="cpu", choices=("cpu", "cuda"), help="where its graph runs"),
-    },
-)
+@TEACHERS.register("bundle", cite="Hinton et al. 2015, arXiv:1503.02531")
 class BundleTeacher:
     """Scores of a bundle's ONNX graph, which reads items by its own template.
 
     :param place: folder it is relative to, and the catalogue.
-    :param provider: ``cpu`` or ``cuda``.
     :raises BundleError: when it is none.
     """
 
     workers = 1  # a scorer shares its threads out itself
 
-    def __init__(self, target: str, place: Place, *, int8: bool = False, provider: str = "cpu") -> None:
+    def __init__(
+        self,
+        target: str,
+        place: Place,
+        *,
+        int8: Annotated[bool, Field("use the quantised graph")] = False,
+        provider: Annotated[Literal["cpu", "cuda"], Field("where its graph runs")] = "cpu",
+    ) -> None:
         self.bundle = Bundle.open(place.base / target)
         self.scorer = Scorer.open(self.bundle, int8=int8, provider="cuda" if provider == "cuda" else "cpu")
         self.place, self.int8 = place, int8

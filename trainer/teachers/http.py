@@ -11,11 +11,11 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from darl_opensearch.errors import DarlError, InputError, UsageError, one_line
 from darl_opensearch.io.urls import split_http, without_secrets
-from trainer.registry import Param
+from darl_opensearch.settings import Field
 from trainer.teachers.base import TEACHERS, Ask, Place
 
 MOST_BYTES = 64 << 20  # far above any answer
@@ -28,36 +28,27 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         """Follow none: the key would go with it, to whoever is named."""
 
 
-@TEACHERS.register(
-    "http",
-    cite="ours; the request is Cohere's and Jina's",
-    params={
-        "model": Param(kind=str, default="", help="model to name in the request"),
-        "key_env": Param(kind=str, default="", help="environment variable with the bearer token"),
-        "documents": Param(kind=int, default=100, min=1, help="most items a request"),
-        "workers": Param(kind=int, default=4, min=1, max=64, help="requests at the same time"),
-        "timeout_s": Param(kind=float, default=60.0, min=0.1, help="seconds an answer may take"),
-        "retries": Param(kind=int, default=5, min=0, help="further attempts after a failure that may pass"),
-        "backoff_s": Param(kind=float, default=1.0, min=0.0, help="seconds before the second attempt, then doubled"),
-    },
-)
+@TEACHERS.register("http", cite="ours; the request is Cohere's and Jina's")
 class HttpTeacher:
     """Scores of a rerank endpoint: POST {query, documents}, answered with index and relevance_score.
 
     :param place: not used; every teacher is given it.
-    :param model: to name in the request.
-    :param key_env: environment variable with the bearer token: the configuration is stored with the model.
-    :param workers: requests at the same time.
-    :param timeout_s: seconds an answer may take.
-    :param retries: further attempts after a failure that may pass.
-    :param backoff_s: seconds before the second attempt, doubled each time.
     :raises UsageError: for a URL that is none, or with a password, or a variable that is not set.
     """
 
     def __init__(
-        self, target: str, place: Place, *, model: str = "", key_env: str = "", documents: int = 100,
-        workers: int = 4, timeout_s: float = 60.0, retries: int = 5, backoff_s: float = 1.0,
-    ) -> None:  # fmt: skip
+        self,
+        target: str,
+        place: Place,
+        *,
+        model: Annotated[str, Field("model to name in the request")] = "",
+        key_env: Annotated[str, Field("environment variable with the bearer token")] = "",
+        documents: Annotated[int, Field("most items a request", least=1)] = 100,
+        workers: Annotated[int, Field("requests at the same time", least=1, most=64)] = 4,
+        timeout_s: Annotated[float, Field("seconds an answer may take", least=0.1)] = 60.0,
+        retries: Annotated[int, Field("further attempts after a failure that may pass", least=0)] = 5,
+        backoff_s: Annotated[float, Field("seconds before the second attempt, then doubled", least=0)] = 1.0,
+    ) -> None:
         parts = split_http(target)
         if parts is None:
             shown = without_secrets(target)

@@ -9,14 +9,13 @@ import numpy as np
 from benchmarks.cycle.selectors.registry import COMPARED, Described, descending
 from trainer.dasa.purse import take_in_order
 from trainer.dasa.registry import Floats
-from trainer.dasa.selectors.herding import OVER, rows_over
+from trainer.dasa.selectors.herding import Over, rows_over
 
 
 @COMPARED.register(
     "contrast",
     cite="ours; after optimal design, where a comparison informs by the square of its features' difference "
     "(Atkinson and Donev 1992)",
-    params={"over": OVER},
 )
 @dataclass(frozen=True, kw_only=True)
 class Contrast:
@@ -25,11 +24,9 @@ class Contrast:
     A rank loss learns from differences between items of one query, and a difference in a judgment tells the more of
     the weights, the farther apart the items' features lie. Items that all look alike cost as much and say little;
     so do those of a query without a meaning.
-
-    :param over: ``flagged`` or ``all``.
     """
 
-    over: str = "flagged"
+    over: Over = "flagged"
 
     def __call__(self, candidates: Described, known: Floats, budget: int, rng: np.random.Generator) -> list[int]:
         """Choose.

@@ -10,22 +10,15 @@ from benchmarks.cycle.selectors.registry import COMPARED
 from trainer.dasa.neighbours import nearest
 from trainer.dasa.purse import Purse
 from trainer.dasa.registry import Candidates, Floats
-from trainer.dasa.selectors.herding import OVER, rows_over
+from trainer.dasa.selectors.herding import Over, rows_over
 
 
-@COMPARED.register(
-    "k_center",
-    cite="Sener and Savarese 2018, arXiv:1708.00489, the greedy 2-approximation",
-    params={"over": OVER},
-)
+@COMPARED.register("k_center", cite="Sener and Savarese 2018, arXiv:1708.00489, the greedy 2-approximation")
 @dataclass(frozen=True, kw_only=True)
 class KCenter:
-    """Next the query that is farthest from all that are known or chosen, so that no query stays far from one.
+    """Next the query that is farthest from all that are known or chosen, so that no query stays far from one."""
 
-    :param over: ``flagged`` or ``all``.
-    """
-
-    over: str = "flagged"
+    over: Over = "flagged"
 
     def __call__(self, candidates: Candidates, known: Floats, budget: int, rng: np.random.Generator) -> list[int]:
         """Choose.

@@ -7,31 +7,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.cycle.selectors.registry import COMPARED, descending
+from darl_opensearch.settings import setting
 from trainer.dasa.neighbours import nearest
 from trainer.dasa.purse import take_in_order
 from trainer.dasa.registry import Candidates, Floats
-from trainer.dasa.selectors.herding import OVER, rows_over
-from trainer.registry import Param
+from trainer.dasa.selectors.herding import Over, rows_over
 
 
-@COMPARED.register(
-    "novelty",
-    cite="the distance of Sun et al. 2022, arXiv:2204.06507, as an order of choice",
-    params={
-        "over": OVER,
-        "k": Param(kind=int, default=1, min=1, max=1000, help="which nearest known query's distance is taken"),
-    },
-)
+@COMPARED.register("novelty", cite="the distance of Sun et al. 2022, arXiv:2204.06507, as an order of choice")
 @dataclass(frozen=True, kw_only=True)
 class Novelty:
-    """Next the query that is farthest from its k-th nearest known one: no coverage, so noise comes first.
+    """Next the query that is farthest from its k-th nearest known one: no coverage, so noise comes first."""
 
-    :param over: ``flagged`` or ``all``.
-    :param k: which known neighbour; the farthest where fewer are known.
-    """
-
-    over: str = "flagged"
-    k: int = 1
+    over: Over = "flagged"
+    k: int = setting(1, "which nearest known query's distance is taken", least=1, most=1000)
 
     def __call__(self, candidates: Candidates, known: Floats, budget: int, rng: np.random.Generator) -> list[int]:
         """Choose.

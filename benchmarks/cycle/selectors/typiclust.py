@@ -10,25 +10,16 @@ from numpy.typing import NDArray
 
 from benchmarks.cycle.selectors.registry import COMPARED
 from darl_opensearch.errors import load
+from darl_opensearch.settings import setting
 from trainer.dasa.neighbours import nearest
 from trainer.dasa.purse import Purse
 from trainer.dasa.registry import Candidates, Floats
-from trainer.dasa.selectors.herding import OVER, rows_over
-from trainer.registry import Param
+from trainer.dasa.selectors.herding import Over, rows_over
 
 FEW_ROWS = 10_000
 
 
-@COMPARED.register(
-    "typiclust",
-    cite="Hacohen et al. 2022, arXiv:2202.02794",
-    params={
-        "over": OVER,
-        "max_clusters": Param(kind=int, default=500, min=1, max=10_000, help="most clusters"),
-        "k": Param(kind=int, default=20, min=1, max=1000, help="neighbours in its cluster that make a query typical"),
-        "min_cluster": Param(kind=int, default=5, min=1, help="smaller clusters are asked last"),
-    },
-)
+@COMPARED.register("typiclust", cite="Hacohen et al. 2022, arXiv:2202.02794")
 @dataclass(frozen=True, kw_only=True)
 class TypiClust:
     """Known and candidates clustered by k-means; then, cluster by cluster, the query nearest to its neighbours.
@@ -36,16 +27,12 @@ class TypiClust:
     Clusters with the fewest known come first, of those the largest. There are as many clusters as there would be
     queries known after the choice, at most ``max_clusters``; so another budget gives other clusters, and a smaller
     one no prefix.
-
-    :param over: ``flagged`` or ``all``.
-    :param k: neighbours that typicality, the inverse of their mean distance, is read from.
-    :param min_cluster: clusters with fewer queries come last.
     """
 
-    over: str = "flagged"
-    max_clusters: int = 500
-    k: int = 20
-    min_cluster: int = 5
+    over: Over = "flagged"
+    max_clusters: int = setting(500, "most clusters", least=1, most=10_000)
+    k: int = setting(20, "neighbours in its cluster that make a query typical", least=1, most=1000)
+    min_cluster: int = setting(5, "smaller clusters are asked last", least=1)
 
     def __call__(self, candidates: Candidates, known: Floats, budget: int, rng: np.random.Generator) -> list[int]:
         """Choose.

@@ -9,22 +9,15 @@ import numpy as np
 from benchmarks.cycle.selectors.registry import COMPARED, Described, descending
 from trainer.dasa.purse import take_in_order
 from trainer.dasa.registry import Floats
-from trainer.dasa.selectors.herding import OVER, rows_over
+from trainer.dasa.selectors.herding import Over, rows_over
 
 
-@COMPARED.register(
-    "uncertainty",
-    cite="entropy sampling, Settles 2009, Active Learning Literature Survey, section 3.1",
-    params={"over": OVER},
-)
+@COMPARED.register("uncertainty", cite="entropy sampling, Settles 2009, Active Learning Literature Survey, section 3.1")
 @dataclass(frozen=True, kw_only=True)
 class Uncertainty:
-    """Next the query whose items' grade_probs have the highest mean entropy.
+    """Next the query whose items' grade_probs have the highest mean entropy."""
 
-    :param over: ``flagged`` or ``all``.
-    """
-
-    over: str = "flagged"
+    over: Over = "flagged"
 
     def __call__(self, candidates: Described, known: Floats, budget: int, rng: np.random.Generator) -> list[int]:
         """Choose.

@@ -134,7 +134,7 @@ def search_cluster(
     from darl_opensearch.connect import ClusterOptions
     from darl_opensearch.search import PipelineSearch
 
-    cluster = Cluster.open(ClusterOptions(url))
+    cluster = Cluster.open(ClusterOptions(url=url))
     say("indexing")
     for number, path in enumerate(sample.item_files):
         load(cluster, bundle, path, INDEX, recreate=number == 0).check()

@@ -107,7 +107,7 @@ class Place:
         from darl_opensearch.connect import ClusterOptions, connect
         from darl_opensearch.search import PipelineSearch
 
-        through = PipelineSearch(connect(ClusterOptions(self.url or "")), bundle, INDEX, PIPELINE)
+        through = PipelineSearch(connect(ClusterOptions(url=self.url or "")), bundle, INDEX, PIPELINE)
 
         def one(query: TestQuery) -> tuple[list[str], list[bool], float, bool, RankedRequest | None]:
             out = through.search(query.query, size=SIZE, query_id=query.query_id, slice=query.slice)
@@ -163,7 +163,7 @@ class Place:
         from darl_opensearch.connect import ClusterOptions, connect
         from darl_opensearch.ood import STREAM, Shipper
 
-        client = connect(ClusterOptions(self.url))
+        client = connect(ClusterOptions(url=self.url))
         with Shipper(spool, client) as shipper:
             shipper.ship_all()
         client.indices.refresh(index=STREAM)
@@ -180,7 +180,7 @@ class Place:
         from darl_opensearch.cluster.release import ReleaseOptions, release
         from darl_opensearch.connect import ClusterOptions
 
-        release(made, Cluster.open(ClusterOptions(self.url)), ReleaseOptions(pipeline=PIPELINE, note=note))
+        release(made, Cluster.open(ClusterOptions(url=self.url)), ReleaseOptions(pipeline=PIPELINE, note=note))
 
     def back(self) -> None:
         """Let version 1 serve again."""
@@ -190,7 +190,7 @@ class Place:
         from darl_opensearch.cluster.release import RollbackOptions, rollback
         from darl_opensearch.connect import ClusterOptions
 
-        rollback(Cluster.open(ClusterOptions(self.url)), RollbackOptions(pipeline=PIPELINE, note="the demo ends"))
+        rollback(Cluster.open(ClusterOptions(url=self.url)), RollbackOptions(pipeline=PIPELINE, note="the demo ends"))
 
 
 def _toml(value: object) -> str:

@@ -3,42 +3,38 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from datetime import timedelta
 
 from darl_opensearch.errors import UsageError
-from darl_opensearch.fields import check_least, option
+from darl_opensearch.settings import Settings, setting
 from darl_opensearch.spans import parse_span
 
 MOST_PERMUTATIONS, MOST_ONE_IN = 100_000, 1000
 
 
-@dataclass(frozen=True, kw_only=True)
-class DriftConfig:
+class DriftConfig(Settings, table="drift"):
     """Table ``[drift]``: when traffic counts as another than the model was calibrated on."""
 
-    window: str = option("", "what is judged at a time: a span (12h, 1d, 1w), a number of requests, or empty for all")
-    one_in: int = option(100, "one false alarm in so many windows without drift; sets the level of each")
-    permutations: int = option(1999, "least permutations of MMD and classifier test; more where the level needs them")
-    folds: int = option(5, "parts that the classifier test is cross-fitted over")
-    min_queries: int = option(30, "fewest queries, here and in the reference, that a test is made with")
-    max_queries: int = option(20_000, "most queries of a window that are kept; a larger window is sampled by query")
-    max_pairs: int = option(1000, "most pairs of a window that are embedded; a larger sample is cut by query")
-    max_slices: int = option(20, "most slices of a window that are tested, the largest")
-    seed: int = option(0, "of sampling and permutations")
+    window: str = setting("", "what is judged at a time: a span (12h, 1d, 1w), a number of requests, or empty for all")
+    one_in: int = setting(
+        100, "one false alarm in so many windows without drift; sets the level of each", least=2, most=MOST_ONE_IN
+    )
+    permutations: int = setting(
+        1999, "least permutations of MMD and classifier test; more where the level needs them", least=99
+    )
+    folds: int = setting(5, "parts that the classifier test is cross-fitted over", least=2)
+    min_queries: int = setting(30, "fewest queries, here and in the reference, that a test is made with", least=10)
+    max_queries: int = setting(
+        20_000, "most queries of a window that are kept; a larger window is sampled by query", least=100
+    )
+    max_pairs: int = setting(
+        1000, "most pairs of a window that are embedded; a larger sample is cut by query", least=100
+    )
+    max_slices: int = setting(20, "most slices of a window that are tested, the largest", least=0)
+    seed: int = setting(0, "of sampling and permutations", least=0)
 
-    def __post_init__(self) -> None:
-        """Check ranges and the window."""
-        check_least("drift", self, 0, "max_slices", "seed")
-        check_least("drift", self, 2, "one_in", "folds")
-        check_least("drift", self, 10, "min_queries")
-        check_least("drift", self, 99, "permutations")
-        check_least("drift", self, 100, "max_queries", "max_pairs")
-        if self.one_in > MOST_ONE_IN:
-            raise UsageError(
-                f"[drift] one_in is {self.one_in}",
-                todo=f"give at most {MOST_ONE_IN}: finer levels need more permutations than are made",
-            )
+    def check(self) -> None:
+        """Check the window, and that the folds have queries."""
         if self.min_queries < 2 * self.folds:
             raise UsageError(
                 f"[drift] {self.min_queries} queries are too few for {self.folds} folds",

@@ -11,8 +11,9 @@ from typing import Any
 
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.records.judgments import JudgedQuery
+from darl_opensearch.settings import read_toml
 from trainer.config import Config, parse_config
-from trainer.cycle.config import Train
+from trainer.cycle.config import TrainTable
 from trainer.cycle.folder import Cycle, write_json
 from trainer.cycle.inputs import FirstTraining, read_each
 from trainer.cycle.ports import Report
@@ -21,7 +22,6 @@ from trainer.cycle.steps.base import CONTROL_TASKS, JUDGMENTS, SELECTED, TRAININ
 from trainer.models import continued
 from trainer.stages import plan
 from trainer.stages.registry import check_plan
-from trainer.toml_tables import read_toml
 from trainer.training_data.run_data import RunData
 
 ITEMS, OLD, NEW, DEV, OOD_DEV, TRAFFIC = (
@@ -33,7 +33,7 @@ _KEPT = ("sample_pairs", "store", "held_out_queries")  # of [data]: how much is 
 
 
 def train_version(
-    config: Train, first: FirstTraining, serving: Bundle, *, version: str, catalogues: Sequence[Path],
+    config: TrainTable, first: FirstTraining, serving: Bundle, *, version: str, catalogues: Sequence[Path],
     earlier: Sequence[Path], folder: Path, seed: int, report: Report,
 ) -> dict[str, Any]:  # fmt: skip
     """Write what is trained on, and train.
@@ -98,7 +98,7 @@ def write_data(project: Path, data: RunData, roles: Roles) -> None:
 
 
 def write_config(
-    project: Path, config: Train, first: FirstTraining, model: Mapping[str, str], *, with_ood_dev: bool
+    project: Path, config: TrainTable, first: FirstTraining, model: Mapping[str, str], *, with_ood_dev: bool
 ) -> Config:
     """Write the configuration of a training: that of the first one, with other files, stages and start.
 

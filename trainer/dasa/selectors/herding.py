@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from darl_opensearch.settings import Field, setting
 from trainer.dasa.coverage import (
     Coverage,
     DenseCoverage,
@@ -18,38 +20,15 @@ from trainer.dasa.coverage import (
 )
 from trainer.dasa.neighbours import nearest
 from trainer.dasa.registry import SELECTORS, Candidates, Floats
-from trainer.registry import Param
 
-OVER = Param(
-    kind=str,
-    default="flagged",
-    choices=("flagged", "all"),
-    help="choose among the candidates that the detector flags, or among all",
-)
+Over = Annotated[Literal["flagged", "all"], Field("choose among the candidates that the detector flags, or among all")]
 
 
 @SELECTORS.register(
     "herding",
     cite="MaxHerding, Bae et al. 2024, arXiv:2407.12212; given the training set, over what is flagged, by traffic "
     "and by the pair: ours",
-    params={
-        "over": OVER,
-        "traffic": Param(
-            kind=float, default=0.5, min=0.0, max=2.0,
-            help="power of a query's requests that covering it is worth; 0: each query counts once",
-        ),
-        "bandwidth": Param(
-            kind=float, default=0.0, min=0.0, max=10.0,
-            help="distance at which a query covers another by exp(-1/2); 0: the median distance to the k-th nearest",
-        ),
-        "k": Param(kind=int, default=10, min=1, max=1000, help="the neighbour that the bandwidth is read from"),
-        "exact": Param(
-            kind=int, default=8192, min=1,
-            help="candidates up to which all are compared with all, 4 bytes a pair; beyond, each with its nearest",
-        ),
-        "neighbours": Param(kind=int, default=32, min=2, max=1024, help="nearest candidates compared beyond `exact`"),
-    },
-)  # fmt: skip
+)
 @dataclass(frozen=True, kw_only=True)
 class Herding:
     """Next the query that covers most requests not covered yet, for each pair to be judged.
@@ -57,21 +36,23 @@ class Herding:
     Coverage of a candidate is its radial basis kernel with the nearest query that is known or chosen; a query's gain
     is what it adds over all candidates, weighted by their traffic, over its cost. So a strange query with many like
     it comes before a stray one, and nothing near the training set is asked again.
-
-    :param over: ``flagged`` or ``all``: both who is chosen and who is to be covered.
-    :param traffic: power of the requests a query stands for.
-    :param bandwidth: of the kernel; 0: read from the data.
-    :param k: which neighbour's distance the bandwidth is the median of.
-    :param exact: most candidates compared with each other.
-    :param neighbours: nearest ones compared beyond that.
     """
 
-    over: str = "flagged"
-    traffic: float = 0.5
-    bandwidth: float = 0.0
-    k: int = 10
-    exact: int = 8192
-    neighbours: int = 32
+    over: Over = "flagged"
+    traffic: float = setting(
+        0.5, "power of a query's requests that covering it is worth; 0: each query counts once", least=0, most=2
+    )
+    bandwidth: float = setting(
+        0.0,
+        "distance at which a query covers another by exp(-1/2); 0: the median distance to the k-th nearest",
+        least=0,
+        most=10,
+    )
+    k: int = setting(10, "the neighbour that the bandwidth is read from", least=1, most=1000)
+    exact: int = setting(
+        8192, "candidates up to which all are compared with all, 4 bytes a pair; beyond, each with its nearest", least=1
+    )
+    neighbours: int = setting(32, "nearest candidates compared beyond `exact`", least=2, most=1024)
 
     def __call__(self, candidates: Candidates, known: Floats, budget: int, rng: np.random.Generator) -> list[int]:
         """Choose; nothing here is random.

@@ -8,15 +8,16 @@ from bisect import bisect_right
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 from darl_opensearch.errors import InputError, UsageError, short
 from darl_opensearch.records.values import off_scale, parse_text, require_id
 from darl_opensearch.scores import GradeScale
+from darl_opensearch.settings import Field, nearest
 from darl_opensearch.text import ItemTemplate
 from trainer.data.importers.gathering import Gathering
 from trainer.data.tables import Row, columns_of, read_table
-from trainer.registry import Param, Registry, nearest
+from trainer.registry import Registry
 
 MAX_GRADE = 9  # beyond it a rating is a measurement that wants cut points, not a grade
 SAMPLE_ITEMS = 1000  # items looked at to guess which fields are text
@@ -129,24 +130,10 @@ class Importer(Protocol):
 IMPORTERS: Registry[type[Any]] = Registry("format")
 
 
-def items_param(default: str) -> Param:
-    """Declare which items are written.
-
-    :param default: ``all`` or ``judged``.
-    """
-    return Param(
-        kind=str, default=default, choices=("all", "judged"), help="items to write: all, or those that are judged"
-    )
-
-
-LABELS = Param(kind=str, default="", help="names of the grades, lowest first: irrelevant,related,fits")
-GAINS = Param(kind=str, default="", help="gain of each grade, lowest first: 0,1,3; empty: 0,1,2,…")
-TEMPLATE = Param(kind=str, default="", help="fields that become text: =title,brand; empty: those that look like text")
-
-
-def cuts_param(default: str, help: str) -> Param:
-    """Declare cut points."""
-    return Param(kind=str, default=default, help=help)
+ItemsWritten = Annotated[Literal["all", "judged"], Field("items to write: all, or those that are judged")]
+Labels = Annotated[str, Field("names of the grades, lowest first: irrelevant,related,fits")]
+Gains = Annotated[str, Field("gain of each grade, lowest first: 0,1,3; empty: 0,1,2,…")]
+TextFields = Annotated[str, Field("fields that become text: =title,brand; empty: those that look like text")]
 
 
 def parts(text: str) -> tuple[str, ...]:

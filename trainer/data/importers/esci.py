@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from darl_opensearch.errors import InputError, short
 from darl_opensearch.scores import GradeScale
+from darl_opensearch.settings import setting
 from darl_opensearch.text import ItemTemplate
-from trainer.data.importers.base import IMPORTERS, Given, Source, Target, id_of, items_param, text_of
+from trainer.data.importers.base import IMPORTERS, Given, ItemsWritten, Source, Target, id_of, text_of
 from trainer.data.importers.gathering import Gathering
-from trainer.registry import Param
 
 EXAMPLES = Source(
     "examples", "a judged pair a row",
@@ -33,30 +33,16 @@ TEMPLATE = ItemTemplate(
 )
 
 
-@IMPORTERS.register(
-    "esci",
-    cite="Reddy et al. 2022, arXiv:2206.06588; https://github.com/amazon-science/esci-data",
-    params={
-        "locale": Param(kind=str, default="us", choices=("us", "es", "jp", "all"), help="market"),
-        "split": Param(kind=str, default="train", choices=("train", "test", "all"), help="the data set's own split"),
-        "version": Param(kind=str, default="small", choices=("small", "large", "all"),
-                         help="small: the queries that are hard to rank (task 1)"),
-        "items": items_param("judged"),
-    },
-)  # fmt: skip
+@IMPORTERS.register("esci", cite="Reddy et al. 2022, arXiv:2206.06588; https://github.com/amazon-science/esci-data")
 @dataclass(frozen=True, kw_only=True)
 class Esci:
-    """Amazon Shopping Queries: exact, substitute, complement, irrelevant.
-
-    :param split: the data set's own split.
-    :param version: small or large.
-    """
+    """Amazon Shopping Queries: exact, substitute, complement, irrelevant."""
 
     sources: ClassVar[tuple[Source, ...]] = (EXAMPLES, PRODUCTS)
-    locale: str
-    split: str
-    version: str
-    items: str
+    locale: Literal["us", "es", "jp", "all"] = setting("us", "market")
+    split: Literal["train", "test", "all"] = setting("train", "the data set's own split")
+    version: Literal["small", "large", "all"] = setting("small", "small: the queries that are hard to rank (task 1)")
+    items: ItemsWritten = "judged"
 
     def read(self, given: Given, store: Gathering) -> Target:
         """Join the examples that the filters let through with their products.

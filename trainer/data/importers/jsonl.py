@@ -6,18 +6,18 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from darl_opensearch.records.lines import LineKind
+from darl_opensearch.settings import setting
 from trainer.data.importers.base import (
-    GAINS,
     IMPORTERS,
-    LABELS,
-    TEMPLATE,
+    Gains,
     Given,
     Grading,
+    ItemsWritten,
+    Labels,
     Source,
     Target,
-    cuts_param,
+    TextFields,
     id_of,
-    items_param,
     text_template,
 )
 from trainer.data.importers.gathering import Gathering
@@ -29,27 +29,17 @@ JUDGMENTS = Source(
 ITEMS = Source("items", "an item a row", ("id",), (), ("items", "products"), required=False)
 
 
-@IMPORTERS.register(
-    "jsonl",
-    cite="ours",
-    params={
-        "items": items_param("all"),
-        "labels": LABELS,
-        "gains": GAINS,
-        "cuts": cuts_param("", "cut points between grades, for values that are no grades: 0.5,1.5"),
-        "template": TEMPLATE,
-    },
-)
+@IMPORTERS.register("jsonl", cite="ours")
 @dataclass(frozen=True, kw_only=True)
 class Jsonl:
     """Judgments and items of your own: JSONL, CSV, TSV or Parquet, with names of your own."""
 
     sources: ClassVar[tuple[Source, ...]] = (JUDGMENTS, ITEMS)
-    items: str
-    labels: str
-    gains: str
-    cuts: str
-    template: str
+    items: ItemsWritten = "all"
+    labels: Labels = ""
+    gains: Gains = ""
+    cuts: str = setting("", "cut points between grades, for values that are no grades: 0.5,1.5")
+    template: TextFields = ""
 
     def read(self, given: Given, store: Gathering) -> Target:
         """Read the judgments, and the items beside or inside them.

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from darl_opensearch.errors import DarlError, UsageError
+from darl_opensearch.settings import nearest
 from trainer.data.importers.base import IMPORTERS, Given, Source, Target
 from trainer.data.importers.gathering import ITEMS, JUDGMENTS, MISSING, REPEATS, Counts, Gathering
 from trainer.data.writing import check_free, new_folder
-from trainer.registry import Param, nearest
 
 CONFIG = "darl.toml"
 
@@ -83,7 +83,7 @@ def run_import(
     for what, value, known in (("repeats", repeats, REPEATS), ("missing", missing, MISSING)):
         if value not in known:
             raise UsageError(f"{what} is {value!r}", todo=f"choose one of {', '.join(known)}")
-    make, values = IMPORTERS.resolve(name, _typed(name, IMPORTERS[name].params, params or {}))
+    make, values = IMPORTERS.resolve(name, IMPORTERS.read_texts(name, params or {}))
     given = Given(_assign(name, make.sources, paths), _checked(name, make.sources, fields or {}))
     if out is None:
         with tempfile.TemporaryDirectory(prefix="darl-import-") as scratch, _store(scratch, repeats, missing) as store:
@@ -151,20 +151,6 @@ def _write(store: Gathering, work: Path | None, target: Target) -> Counts:
     return store.write(
         work, target.template, judged_only=target.judged_only, k=target.scale.k, passed_over=target.counts
     )
-
-
-def _typed(name: str, declared: Mapping[str, Param], params: Mapping[str, str]) -> dict[str, Any]:
-    """Read texts as the declared kinds; what cannot be read stays text, for the registry to refuse."""
-    values: dict[str, Any] = {}
-    for key, text in params.items():
-        if key not in declared:
-            raise UsageError(f"format {name!r} has no parameter {key!r}", todo=nearest(key, declared))
-        kind = declared[key].kind
-        try:
-            values[key] = kind(text) if kind in (int, float) else text
-        except ValueError:
-            values[key] = text
-    return values
 
 
 def _assign(name: str, sources: Sequence[Source], paths: Sequence[Path]) -> dict[str, Path]:

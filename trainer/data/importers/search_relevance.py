@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from darl_opensearch.errors import InputError, UsageError
+from darl_opensearch.settings import nearest, setting
 from trainer.data.importers.base import (
-    GAINS,
     IMPORTERS,
-    LABELS,
-    TEMPLATE,
+    Gains,
     Given,
     Grading,
+    ItemsWritten,
+    Labels,
     Source,
     Target,
-    cuts_param,
+    TextFields,
     id_of,
-    items_param,
     missing_field,
     text_id,
     text_of,
@@ -30,7 +30,6 @@ from trainer.data.importers.base import (
 from trainer.data.importers.gathering import Gathering
 from trainer.data.importers.jsonl import read_items
 from trainer.data.tables import kind_of, read_document, read_table
-from trainer.registry import Param, nearest
 
 LISTS = Source(
     "judgments", "the answer of GET _plugins/_search_relevance/judgments, a body as it is PUT, or an export as JSONL",
@@ -40,31 +39,19 @@ ITEMS = Source("items", "an item a row, with the ids that the ratings name", ("i
 
 
 @IMPORTERS.register(
-    "search-relevance",
-    cite="https://docs.opensearch.org/latest/search-plugins/search-relevance/judgments/",
-    params={
-        "list": Param(kind=str, default="", help="name or id of the one judgment list to take; empty: all"),
-        "cuts": cuts_param("", "cut points between grades, for ratings that are no grades: 0.5,1.5"),
-        "labels": LABELS,
-        "gains": GAINS,
-        "items": items_param("all"),
-        "template": TEMPLATE,
-    },
+    "search-relevance", cite="https://docs.opensearch.org/latest/search-plugins/search-relevance/judgments/"
 )
 @dataclass(frozen=True, kw_only=True)
 class SearchRelevance:
-    """Judgment lists of the Search Relevance Workbench: imported, by an LLM, or from clicks.
-
-    :param list: the one list to take.
-    """
+    """Judgment lists of the Search Relevance Workbench: imported, by an LLM, or from clicks."""
 
     sources: ClassVar[tuple[Source, ...]] = (LISTS, ITEMS)
-    list: str
-    cuts: str
-    labels: str
-    gains: str
-    items: str
-    template: str
+    list: str = setting("", "name or id of the one judgment list to take; empty: all")
+    cuts: str = setting("", "cut points between grades, for ratings that are no grades: 0.5,1.5")
+    labels: Labels = ""
+    gains: Gains = ""
+    items: ItemsWritten = "all"
+    template: TextFields = ""
 
     def read(self, given: Given, store: Gathering) -> Target:
         """Read ratings and items.

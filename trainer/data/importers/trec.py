@@ -5,27 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from darl_opensearch.errors import InputError, short
+from darl_opensearch.settings import setting
 from trainer.data.importers.base import (
-    GAINS,
     IMPORTERS,
-    LABELS,
-    TEMPLATE,
+    Gains,
     Given,
     Grading,
+    ItemsWritten,
+    Labels,
     Source,
     Target,
+    TextFields,
     id_of,
-    items_param,
     parts,
     text_of,
     text_template,
 )
 from trainer.data.importers.gathering import Gathering
 from trainer.data.tables import kind_of, read_lines
-from trainer.registry import Param
 
 QRELS = Source("qrels", "lines of topic, 0, document, grade; BEIR's three columns too", (), (), ("qrels",))
 TOPICS = Source("topics", "JSONL, or TSV without a header: id, text", ("id", "text"), (), ("topics", "queries"))
@@ -35,35 +35,18 @@ DOCUMENTS = Source(
 HEADS = ("query-id", "query_id", "qid", "topic")
 
 
-@IMPORTERS.register(
-    "trec",
-    cite="https://trec.nist.gov/data/qrels_eng/; BEIR: Thakur et al. 2021, arXiv:2104.08663",
-    params={
-        "items": items_param("judged"),
-        "negative": Param(
-            kind=str, default="refuse", choices=("refuse", "zero", "drop"), help="what becomes of a grade below 0"
-        ),
-        "columns": Param(kind=str, default="id,text", help="columns of documents in a TSV, such as id,url,title,body"),
-        "labels": LABELS,
-        "gains": GAINS,
-        "template": TEMPLATE,
-    },
-)
+@IMPORTERS.register("trec", cite="https://trec.nist.gov/data/qrels_eng/; BEIR: Thakur et al. 2021, arXiv:2104.08663")
 @dataclass(frozen=True, kw_only=True)
 class Trec:
-    """TREC: qrels, topics and documents; BEIR's files too (give --field id=_id).
-
-    :param negative: what becomes of a grade below 0.
-    :param columns: of documents in a TSV.
-    """
+    """TREC: qrels, topics and documents; BEIR's files too (give --field id=_id)."""
 
     sources: ClassVar[tuple[Source, ...]] = (QRELS, TOPICS, DOCUMENTS)
-    items: str
-    negative: str
-    columns: str
-    labels: str
-    gains: str
-    template: str
+    items: ItemsWritten = "judged"
+    negative: Literal["refuse", "zero", "drop"] = setting("refuse", "what becomes of a grade below 0")
+    columns: str = setting("id,text", "columns of documents in a TSV, such as id,url,title,body")
+    labels: Labels = ""
+    gains: Gains = ""
+    template: TextFields = ""
 
     def read(self, given: Given, store: Gathering) -> Target:
         """Join the qrels with their topics and documents.

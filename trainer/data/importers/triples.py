@@ -8,7 +8,7 @@ from typing import ClassVar
 from darl_opensearch.errors import InputError, UsageError, short
 from darl_opensearch.scores import GradeScale
 from darl_opensearch.text import ItemTemplate
-from trainer.data.importers.base import IMPORTERS, Given, Source, Target, id_of, items_param, text_id, text_of
+from trainer.data.importers.base import IMPORTERS, Given, ItemsWritten, Source, Target, id_of, text_id, text_of
 from trainer.data.importers.gathering import Gathering
 from trainer.data.importers.trec import read_texts, text_by_id
 from trainer.data.tables import kind_of
@@ -27,11 +27,7 @@ SCALE = GradeScale(("irrelevant", "relevant"), (0.0, 1.0))
 FIELD = "text"
 
 
-@IMPORTERS.register(
-    "triples",
-    cite="MS MARCO: Bajaj et al. 2016, arXiv:1611.09268",
-    params={"items": items_param("judged")},
-)
+@IMPORTERS.register("triples", cite="MS MARCO: Bajaj et al. 2016, arXiv:1611.09268")
 @dataclass(frozen=True, kw_only=True)
 class Triples:
     """MS MARCO's triples (query, positive, negative), as two grades.
@@ -40,7 +36,7 @@ class Triples:
     """
 
     sources: ClassVar[tuple[Source, ...]] = (TRIPLES, QUERIES, COLLECTION)
-    items: str
+    items: ItemsWritten = "judged"
 
     def read(self, given: Given, store: Gathering) -> Target:
         """Read the triples, and the texts that their ids stand for.

@@ -4,29 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from darl_opensearch.errors import InputError, short
+from darl_opensearch.settings import setting
 from darl_opensearch.text import MAX_QUERY_CHARS, same_text
 from trainer.data.importers.base import (
-    GAINS,
     IMPORTERS,
-    LABELS,
-    TEMPLATE,
+    Gains,
     Given,
     Grading,
+    ItemsWritten,
+    Labels,
     Source,
     Target,
-    cuts_param,
+    TextFields,
     id_of,
-    items_param,
     parts,
     text_id,
     text_template,
 )
 from trainer.data.importers.gathering import Gathering
 from trainer.data.importers.jsonl import read_items
-from trainer.registry import Param
 
 QUERIES = Source(
     "queries", "export of ubi_queries: a search a line", ("query_id", "user_query"), ("query_response_hit_ids",),
@@ -57,50 +56,35 @@ GROUP BY q.text, s.item ORDER BY q.text, s.item
 """
 
 
-@IMPORTERS.register(
-    "ubi",
-    cite="COEC: Zhang and Jones 2007 (Query Log Analysis workshop, WWW); schema: https://github.com/o19s/ubi 1.3",
-    params={
-        "cuts": cuts_param("0.5,1.5", "cut points of clicks over expected clicks between the grades"),
-        "labels": LABELS,
-        "gains": GAINS,
-        "min_impressions": Param(kind=int, default=10, min=1, help="times an item must have been shown for a query"),
-        "max_rank": Param(kind=int, default=20, min=1, help="ranks that count as seen; few look further down"),
-        "shown_by": Param(
-            kind=str, default="hits", choices=("hits", "events"),
-            help="what was shown: query_response_hit_ids of the searches, or events of the actions in shown_actions",
-        ),
-        "shown_actions": Param(kind=str, default="impression,view", help="actions by which an item was seen"),
-        "click_actions": Param(kind=str, default="click", help="actions that count as a click"),
-        "items": items_param("all"),
-        "template": TEMPLATE,
-    },
-)  # fmt: skip
 @dataclass(frozen=True, kw_only=True)
-class Ubi:
+class ClickRules:
+    """What of the log counts as shown and as clicked."""
+
+    min_impressions: int = setting(10, "times an item must have been shown for a query", least=1)
+    max_rank: int = setting(20, "ranks that count as seen; few look further down", least=1)
+    shown_by: Literal["hits", "events"] = setting(
+        "hits", "what was shown: query_response_hit_ids of the searches, or events of the actions in shown_actions"
+    )
+    shown_actions: str = setting("impression,view", "actions by which an item was seen")
+    click_actions: str = setting("click", "actions that count as a click")
+
+
+@IMPORTERS.register(
+    "ubi", cite="COEC: Zhang and Jones 2007 (Query Log Analysis workshop, WWW); schema: https://github.com/o19s/ubi 1.3"
+)
+@dataclass(frozen=True, kw_only=True)
+class Ubi(ClickRules):
     """Clicks of User Behavior Insights, as weak grades by clicks over expected clicks (COEC).
 
     What is clicked at a rank as often as anything else at that rank has COEC 1.
-
-    :param cuts: cut points of COEC between the grades.
-    :param min_impressions: times an item must have been shown for a query.
-    :param max_rank: ranks that count as seen.
-    :param shown_by: what says that an item was shown.
-    :param shown_actions: actions by which an item was seen.
-    :param click_actions: actions that count as a click.
     """
 
     sources: ClassVar[tuple[Source, ...]] = (QUERIES, EVENTS, ITEMS)
-    cuts: str
-    labels: str
-    gains: str
-    min_impressions: int
-    max_rank: int
-    shown_by: str
-    shown_actions: str
-    click_actions: str
-    items: str
-    template: str
+    cuts: str = setting("0.5,1.5", "cut points of clicks over expected clicks between the grades")
+    labels: Labels = ""
+    gains: Gains = ""
+    items: ItemsWritten = "all"
+    template: TextFields = ""
 
     def read(self, given: Given, store: Gathering) -> Target:
         """Count what was shown and clicked, and grade the pairs.

@@ -8,7 +8,7 @@ from typing import ClassVar
 from darl_opensearch.errors import InputError, short
 from darl_opensearch.scores import GradeScale
 from darl_opensearch.text import ItemTemplate
-from trainer.data.importers.base import IMPORTERS, Given, Source, Target, id_of, items_param, text_of
+from trainer.data.importers.base import IMPORTERS, Given, ItemsWritten, Source, Target, id_of, text_of
 from trainer.data.importers.gathering import Gathering
 
 QUERIES = Source("query", "a query a row", ("query_id", "query"), ("query_class",), ("query",))
@@ -20,17 +20,13 @@ TEMPLATE = ItemTemplate(
 )
 
 
-@IMPORTERS.register(
-    "wands",
-    cite="Chen et al. 2022 (ECIR); https://github.com/wayfair/WANDS",
-    params={"items": items_param("all")},
-)
+@IMPORTERS.register("wands", cite="Chen et al. 2022 (ECIR); https://github.com/wayfair/WANDS")
 @dataclass(frozen=True, kw_only=True)
 class Wands:
     """Wayfair's WANDS: exact, partial, irrelevant."""
 
     sources: ClassVar[tuple[Source, ...]] = (QUERIES, PRODUCTS, LABELS)
-    items: str
+    items: ItemsWritten = "all"
 
     def read(self, given: Given, store: Gathering) -> Target:
         """Join the labels with their queries and products.

@@ -11,37 +11,13 @@ from trainer.judging.llm.asking import CHARS_A_TOKEN, Asking
 from trainer.judging.llm.cache import Cache
 from trainer.judging.llm.prompt import fill, read_prompt
 from trainer.judging.llm.settings import LlmSettings
-from trainer.registry import Param
 
 
 @JUDGES.register(
     "llm",
     cite="grades from token probabilities: Zhuang et al. 2024, arXiv:2310.14122; LLMs as judges of relevance: "
     "Thomas et al. 2024, arXiv:2309.10621",
-    params={
-        "url": Param(kind=str, default="", help="base of an OpenAI-compatible endpoint, such as http://host:8000/v1"),
-        "model": Param(kind=str, default="", help="model to ask"),
-        "prompt": Param(kind=str, default="", help="file with {query}, {item}, {grades}, {guideline}; empty: built in"),
-        "logprobs": Param(kind=str, default="auto", choices=("auto", "never"),
-                          help="auto: read the grade's probabilities where the endpoint gives them"),
-        "temperature": Param(kind=float, default=0.0, min=0.0, max=2.0, help="of the one answer with probabilities"),
-        "samples": Param(kind=int, default=5, min=1, max=100, help="answers averaged where there are no probabilities"),
-        "sample_temperature": Param(kind=float, default=1.0, min=0.0, max=2.0, help="of those answers"),
-        "max_tokens": Param(kind=int, default=16, min=1, help="most tokens of an answer; more for models that reason"),
-        "extra": Param(kind=str, default="", help="further fields of the request, as a JSON object"),
-        "concurrency": Param(kind=int, default=4, min=1, max=64, help="requests at the same time"),
-        "per_minute": Param(kind=float, default=0.0, min=0.0, help="most requests a minute; 0: no limit"),
-        "timeout_s": Param(kind=float, default=60.0, min=0.1, help="seconds an answer may take"),
-        "retries": Param(kind=int, default=5, min=0, help="further attempts after a failure that may pass"),
-        "backoff_s": Param(kind=float, default=1.0, min=0.0, help="seconds before the second attempt, then doubled"),
-        "max_wait_s": Param(kind=float, default=120.0, min=0.0, help="longest pause that Retry-After may ask for"),
-        "token_cap": Param(kind=int, default=0, min=0, help="most tokens of the whole work; 0: no limit"),
-        "cost_cap": Param(kind=float, default=0.0, min=0.0, help="most money for the whole work; 0: no limit"),
-        "price_in": Param(kind=float, default=0.0, min=0.0, help="price of a million tokens sent"),
-        "price_out": Param(kind=float, default=0.0, min=0.0, help="price of a million tokens received"),
-        "cache": Param(kind=str, default="", help="SQLite file of answers; empty: llm.sqlite in the work's folder"),
-    },
-)  # fmt: skip
+)
 @dataclass(frozen=True, kw_only=True)
 class LlmJudge(LlmSettings):
     """A chat endpoint (OpenAI's shape) asked for a grade, with the probability of each."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from darl_opensearch.errors import UsageError
 from darl_opensearch.scores import GradeScale
+from darl_opensearch.settings import setting
 from trainer.judging.base import Job
 from trainer.judging.llm.cache import Cache
 from trainer.judging.llm.endpoint import full_url
@@ -18,28 +19,30 @@ from trainer.judging.tasks import digest
 
 @dataclass(frozen=True, kw_only=True)
 class LlmSettings:
-    """Which endpoint is asked, how, and at what price at most; the judge registers what each field means."""
+    """Which endpoint is asked, how, and at what price at most."""
 
-    url: str
-    model: str
-    prompt: str
-    logprobs: str
-    temperature: float
-    samples: int
-    sample_temperature: float
-    max_tokens: int
-    extra: str
-    concurrency: int
-    per_minute: float
-    timeout_s: float
-    retries: int
-    backoff_s: float
-    max_wait_s: float
-    token_cap: int
-    cost_cap: float
-    price_in: float
-    price_out: float
-    cache: str
+    url: str = setting("", "base of an OpenAI-compatible endpoint, such as http://host:8000/v1")
+    model: str = setting("", "model to ask")
+    prompt: str = setting("", "file with {query}, {item}, {grades}, {guideline}; empty: built in")
+    logprobs: Literal["auto", "never"] = setting(
+        "auto", "auto: read the grade's probabilities where the endpoint gives them"
+    )
+    temperature: float = setting(0.0, "of the one answer with probabilities", least=0, most=2)
+    samples: int = setting(5, "answers averaged where there are no probabilities", least=1, most=100)
+    sample_temperature: float = setting(1.0, "of those answers", least=0, most=2)
+    max_tokens: int = setting(16, "most tokens of an answer; more for models that reason", least=1)
+    extra: str = setting("", "further fields of the request, as a JSON object")
+    concurrency: int = setting(4, "requests at the same time", least=1, most=64)
+    per_minute: float = setting(0.0, "most requests a minute; 0: no limit", least=0)
+    timeout_s: float = setting(60.0, "seconds an answer may take", least=0.1)
+    retries: int = setting(5, "further attempts after a failure that may pass", least=0)
+    backoff_s: float = setting(1.0, "seconds before the second attempt, then doubled", least=0)
+    max_wait_s: float = setting(120.0, "longest pause that Retry-After may ask for", least=0)
+    token_cap: int = setting(0, "most tokens of the whole work; 0: no limit", least=0)
+    cost_cap: float = setting(0.0, "most money for the whole work; 0: no limit", least=0)
+    price_in: float = setting(0.0, "price of a million tokens sent", least=0)
+    price_out: float = setting(0.0, "price of a million tokens received", least=0)
+    cache: str = setting("", "SQLite file of answers; empty: llm.sqlite in the work's folder")
 
     @property
     def prices(self) -> Prices:

@@ -6,31 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from darl_opensearch.settings import setting
 from trainer.judging.base import JUDGES, Job, Report, Task, Verdict
 from trainer.judging.web.store import AnswerStore, check_rater
-from trainer.registry import Param
 
 
-@JUDGES.register(
-    "web",
-    cite="ours",
-    params={
-        "raters": Param(
-            kind=str, default="",
-            help="who has to answer everything, with commas: ann,ben; empty: whoever has begun",
-        ),
-    },
-)  # fmt: skip
+@JUDGES.register("web", cite="ours")
 @dataclass(frozen=True, kw_only=True)
 class WebJudge:
-    """People at the labelling page of ``darl judge --web``, each a rater of their own.
-
-    :param raters: who has to answer everything.
-    """
+    """People at the labelling page of ``darl judge --web``, each a rater of their own."""
 
     people: ClassVar[bool] = True
     free: ClassVar[bool] = False
-    raters: str
+    raters: str = setting("", "who has to answer everything, with commas: ann,ben; empty: whoever has begun")
 
     def judge(self, tasks: Sequence[Task], job: Job, report: Report) -> Verdict:
         """Read what was answered.

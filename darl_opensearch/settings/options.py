@@ -1,0 +1,108 @@
+"""Options of a command, made from what its function declares."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from darl_opensearch.errors import DarlError, UsageError
+from darl_opensearch.settings.fields import Declared, read_fields
+from darl_opensearch.settings.tables import read_value
+
+
+def with_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add an option for each declared parameter, and for each field of a table that is one.
+
+    A field of a table is an option when it has a variable or a flag; the table is handed over as one argument.
+
+    :param command: the function of a click command.
+    """
+    declared = read_fields(command)
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **values: Any) -> Any:
+        for name, table in declared.items():
+            if table.is_table:
+                values[name] = table.kind(**{key: values.pop(key) for key in _options_of(table)})
+        return command(*args, **values)
+
+    options = [field for one in declared.values() for field in (_options_of(one).values() if one.is_table else [one])]
+    for field in reversed(options):  # click reads decorators from the last one up
+        _add_option(wrapped, field)
+    return wrapped
+
+
+def _options_of(table: Declared) -> dict[str, Declared]:
+    return {
+        name: declared for name, declared in read_fields(table.kind).items()
+        if (declared.variables or declared.field.flag) and not declared.holds_tables and name not in table.field.without
+    }  # fmt: skip
+
+
+def _add_option(command: Callable[..., Any], declared: Declared) -> None:
+    field, default, variables = declared.field, declared.default, declared.variables
+    envvar = variables[0] if len(variables) == 1 else variables or None
+    flag = field.flag or "--" + declared.name.strip("_").replace("_", "-")
+    text = field.help[:1].upper() + field.help[1:]
+    text = text if text.endswith((".", "]")) else f"{text}."
+    values: dict[str, Any] = {"type": _type(declared), "metavar": field.metavar}
+    if declared.kind is bool:
+        values = {"is_flag": True}
+    if declared.many or declared.is_mapping:
+        values["multiple"] = True
+        text += " May be repeated."
+    if declared.is_mapping:
+        values["callback"] = lambda _ctx, _param, pairs: dict(pairs)
+        default = ()
+    if default is not dataclasses.MISSING:  # a required option is given none, not even None
+        shown = default not in (None, "", ()) and (declared.kind is not bool or "/" in flag) and not field.secret
+        values |= {"default": default, "show_default": shown}
+    click.option(
+        flag, declared.name, help=text, envvar=envvar, show_envvar=bool(variables),
+        required=default is dataclasses.MISSING, **values,
+    )(command)  # fmt: skip
+
+
+class _Parsed(click.ParamType):  # type: ignore[type-arg]
+    """Text that a function makes a value."""
+
+    name = "text"
+
+    def __init__(self, parse: Callable[[str], Any]) -> None:
+        self.parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Make the value; what has been made is left as it is."""
+        try:
+            return self.parse(value) if isinstance(value, str) else value
+        except (ValueError, DarlError) as err:
+            self.fail(str(err), param, ctx)
+
+
+def _type(declared: Declared) -> Any:
+    field, kind = declared.field, declared.kind
+    if field.parse is not None or declared.is_mapping:
+        return _Parsed(field.parse or _pair)
+    if declared.choices:
+        return click.Choice(declared.choices)
+    if kind is Path:
+        path = declared.path
+        return click.Path(exists=path.exists, file_okay=path.file, dir_okay=path.folder, path_type=Path)
+    if kind in (int, float) and field.bounds:
+        ranged: Any = click.IntRange if kind is int else click.FloatRange
+        low = field.least if field.above is None else field.above
+        high = field.most if field.below is None else field.below
+        return ranged(low, high, min_open=field.above is not None, max_open=field.below is not None)
+    return kind
+
+
+def _pair(text: str) -> tuple[str, Any]:
+    key, sign, value = text.partition("=")
+    if not sign:
+        raise UsageError(f"{text!r} is not key=value", todo="write for example traffic=1.0")
+    return key.strip(), read_value(value)

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from darl_opensearch.stats.bootstrap import Interval, bootstrap_mean
-from darl_opensearch.stats.shares import Z95
 
 DRAWS = 10_000
+Z_BOUND = 1.959964  # of a 95 % interval's lower bound, as the gate has always rounded it
 Z_POWER = 0.841621  # of being right 4 times in 5
 _BLOCK = 1000  # sign patterns made at a time: all of them at once would need gigabytes for many queries
 
@@ -80,6 +80,6 @@ def power(differences: NDArray[np.float64], bound: float) -> Power:
     if len(values) < 2:
         return Power(math.nan, math.nan, None)
     sd, distance = float(values.std(ddof=1)), float(values.mean()) - bound
-    factor = (Z95 + Z_POWER) * sd
+    factor = (Z_BOUND + Z_POWER) * sd
     needed = math.ceil((factor / distance) ** 2) if distance > 0 else None
     return Power(sd, factor / math.sqrt(len(values)), needed)

@@ -79,8 +79,7 @@ class GateOptions(Settings):
     @property
     def cutoffs(self) -> tuple[int, ...]:
         """Ranks that are counted: the measure's own, and those of what is shown beside it."""
-        found = {int(name.partition("@")[2]) for name in (self.measure, *ALSO) if "@" in name}
-        return tuple(sorted(found))
+        return tuple(sorted({int(name.partition("@")[2]) for name in self.measures if "@" in name}))
 
     @property
     def measures(self) -> tuple[str, ...]:
@@ -173,7 +172,7 @@ class GateReport:
     def reasons(self) -> tuple[str, ...]:
         """Why not, a clause each; empty for a yes."""
         failed = [f"{check.check}: {check.detail}" for check in self.checks if check.passed is False]
-        return (*failed, *(one.reason for one in self.conditions if not one.passed))
+        return (*failed, *(part.reason for part in self.conditions if not part.passed))
 
     def to_json(self) -> dict[str, Any]:
         """Render for ``--json`` and ``gate.json``."""
@@ -190,7 +189,7 @@ class GateReport:
             "tolerance": self.options.tolerance,
             "weights": "plain means over queries: the control arm was drawn by traffic",
             "options": options | {"allow": list(self.options.allow), "train": list(map(str, self.options.train))},
-            "conditions": {one.part: one.to_json() for one in self.conditions},
+            "conditions": {condition.part: condition.to_json() for condition in self.conditions},
             "checks": [check.to_json() for check in self.checks],
         }
 
@@ -225,7 +224,7 @@ def gate(
         check_rereadable(path)
     _check_files(id_test, control)
     report("checking", 0, 1)
-    checks = [Finding(f"new bundle, {one.check}", one.passed, one.detail) for one in check_bundle(new.path)]
+    checks = [Finding(f"new bundle, {check.check}", check.passed, check.detail) for check in check_bundle(new.path)]
     checks += _same_meaning(old, new, options.changed)
     scale = Scale.of(new.card.scale.gains, options.cutoffs, options.relevant_from, where="relevant_from")
     with ExitStack() as stack:
@@ -312,19 +311,19 @@ def _check_files(id_test: Path, control: Path) -> None:
 def _same_meaning(old: Bundle, new: Bundle, changed: str) -> list[Finding]:
     """Whether grades and item texts mean what they meant; a reason given makes a change one that was wanted."""
     mine, theirs = new.card, old.card
-    found = []
+    findings = []
     for check, before, after, hint in (
         ("grades", _scale(theirs.scale.names, theirs.scale.gains), _scale(mine.scale.names, mine.scale.gains), ""),
         ("template", dataclasses.asdict(theirs.template), dataclasses.asdict(mine.template),
          "; the index must be loaded again with the new one"),
     ):  # fmt: skip
         if before == after:
-            found.append(Finding(check, True, "as the old bundle's"))
+            findings.append(Finding(check, True, "as the old bundle's"))
         elif changed:
-            found.append(Finding(check, True, f"other than the old bundle's, because: {changed}{hint}"))
+            findings.append(Finding(check, True, f"other than the old bundle's, because: {changed}{hint}"))
         else:
-            found.append(Finding(check, False, f"{after} is not the old bundle's {before}{hint}"))
-    return found
+            findings.append(Finding(check, False, f"{after} is not the old bundle's {before}{hint}"))
+    return findings
 
 
 def _scale(names: Sequence[str], gains: Sequence[float]) -> dict[str, float]:
@@ -333,23 +332,25 @@ def _scale(names: Sequence[str], gains: Sequence[float]) -> dict[str, float]:
 
 def _untrained(new: Bundle, parts: Sequence[Part], items: Mapping[str, Item], options: GateOptions) -> list[Finding]:
     """Whether the new bundle was trained on what it is tested on, as far as is known here."""
-    found = []
+    findings = []
     trained: Mapping[str, Any] = new.card.training.get("data") or {}
     digests = {part["sha256"]: name for name, part in trained.items() if isinstance(part, dict) and "sha256" in part}
     for part in parts:
         # Read again: the part's items were shuffled, and a digest is of queries as the trainer read them.
         if name := digests.get(digest_records(read_judgments(part.path, items, new.card.scale.k))):
-            found.append(Finding(f"training data, {part.name}", False, f"this part is the bundle's own {name!r} part"))
+            findings.append(
+                Finding(f"training data, {part.name}", False, f"this part is the bundle's own {name!r} part")
+            )
     if not options.train:
         detail = "the files it was trained on are not named (--train), so that shared queries would not be seen"
-        return [*found, Finding("training data", None, detail)]
+        return [*findings, Finding("training data", None, detail)]
     for path, part in itertools.product(options.train, parts):
         trained_part = leakage.Part.of_file(path)
         shared = leakage.find_leaks(trained_part, leakage.Part.of_judged(str(part.path), part.queries))
         leaks = shared.refused(options.allow)
         detail = "; ".join(leakage.describe(leak, shared.counts[leak.kind]) for leak in leaks)
-        found.append(Finding(f"training data, {part.name}", not leaks, detail or f"no query of {path} is in it"))
-    return found
+        findings.append(Finding(f"training data, {part.name}", not leaks, detail or f"no query of {path} is in it"))
+    return findings
 
 
 def _about(bundle: Bundle) -> dict[str, Any]:

@@ -26,17 +26,17 @@ def why_not(part: str, measure: str, change: Interval, power: Power, bound: floa
     title, name = TITLES[part], name_of(measure)
     if change.n < 2 or math.isnan(change.mean):
         return f"{title}: {change.n} queries have a value of {name}; too few to decide, give at least {least}"
-    found = f"{name} changes by {_signed(change.mean)} [{_signed(change.low)}, {_signed(change.high)}]"
+    changes = f"{name} changes by {_signed(change.mean)} [{_signed(change.low)}, {_signed(change.high)}]"
     if change.high < bound:
-        return f"{title}: {found}, which is a loss" + (f" beyond {-bound:g}" if bound else "")
+        return f"{title}: {changes}, which is a loss" + (f" beyond {-bound:g}" if bound else "")
     if power.needed is None:
         wanted = "a gain" if bound == 0 else f"a loss of less than {-bound:g}"
-        return f"{title}: {found} over {change.n} queries, not {wanted}, and more queries alone would not show one"
+        return f"{title}: {changes} over {change.n} queries, not {wanted}, and more queries alone would not show one"
     needed = max(power.needed, least, change.n + 1)
     short = (
         f"; below {least} nothing is decided" if change.n < least else f", and the lower end must be above {bound:g}"
     )
-    return f"{title}: {found}: {change.n} queries are too few to decide{short}. About {needed:,} would be enough"
+    return f"{title}: {changes}: {change.n} queries are too few to decide{short}. About {needed:,} would be enough"
 
 
 def render_text(result: Mapping[str, Any]) -> str:

@@ -53,8 +53,8 @@ class KeptScores:
             return cls()
         if hashlib.sha256(data).hexdigest() != sha256:
             return cls()
-        with np.load(io.BytesIO(data), allow_pickle=False) as kept:
-            return cls({key: kept[key] for key in kept.files})
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            return cls({key: arrays[key] for key in arrays.files})
 
     def write(self, path: Path) -> str:
         """Write all rows to a file.
@@ -77,10 +77,10 @@ class KeptScores:
         def score_many(requests: Requests) -> list[Scores]:
             key = _key(graph, requests)
             if (rows := self._rows.get(key)) is None:
-                found = scorer.score_many(requests)
-                if found:
-                    self._rows[key] = np.concatenate([scores.data for scores in found])
-                return found
+                fresh = scorer.score_many(requests)
+                if fresh:
+                    self._rows[key] = np.concatenate([scores.data for scores in fresh])
+                return fresh
             ends = np.cumsum([len(texts) for _, texts in requests])
             return [Scores(part, alpha) for part in np.split(rows, ends[:-1])]
 

@@ -64,9 +64,9 @@ def rank_figures(
         for query_id, items in rankings.items()
         if items  # ir-measures 0.4.3 divides by their number
     }
-    judged = {query_id: dict(found) for query_id, found in grades.items()}
-    gainful = {q for q, found in judged.items() if any(gains[grade] > 0 for grade in found.values())}
-    relevant = {q for q, found in judged.items() if any(grade >= relevant_from for grade in found.values())}
+    judged = {query_id: dict(by_item) for query_id, by_item in grades.items()}
+    gainful = {q for q, by_item in judged.items() if any(gains[grade] > 0 for grade in by_item.values())}
+    relevant = {q for q, by_item in judged.items() if any(grade >= relevant_from for grade in by_item.values())}
     values: dict[str, dict[str, float]] = {name: {} for name in sorted(wanted)}
     for metric in measures.iter_calc(list(wanted.values()), judged, run):
         name = names[metric.measure]

@@ -43,30 +43,20 @@ def score_parts(
     scored = {}
     for system in systems:
         for part in parts:
-
-            def advance(queries: int, what: str = f"scoring {part.name} by {system.name}") -> None:
-                nonlocal done
-                done += queries
-                report(what, done, total)
-
             more = (candidates or {}).get(part.name, {}) if system.grades else {}
-            scored[system.name, part.name] = _score(system, part, more, advance)
+            # Judged pairs and candidates in one pass: many of them are the same.
+            asks = [
+                Ask(q.query_id, q.query, tuple(dict.fromkeys([*q.item_ids, *more.get(q.query_id, [])])))
+                for q in part.queries
+            ]
+            judged, scores = [], {}
+            for query, ask, ratings in zip(part.queries, asks, system.rate(asks), strict=True):
+                judged.append(ratings.rows(slice(0, len(query.item_ids))))
+                scores[ask.query_id] = dict(zip(ask.item_ids, ratings.score.tolist(), strict=True))
+                done += 1
+                report(f"scoring {part.name} by {system.name}", done, total)
+            scored[system.name, part.name] = Scored(Ratings.join(judged), scores)
     return scored
-
-
-def _score(system: System, part: Part, candidates: Candidates, advance: Callable[[int], None]) -> Scored:
-    """Score judged pairs and candidates in one pass: many of them are the same."""
-    asks = [
-        Ask(q.query_id, q.query, tuple(dict.fromkeys([*q.item_ids, *candidates.get(q.query_id, [])])))
-        for q in part.queries
-    ]
-    ratings = system.rate(asks, advance)
-    judged = [of_query.rows(slice(0, len(q.item_ids))) for of_query, q in zip(ratings, part.queries, strict=True)]
-    scores = {
-        ask.query_id: dict(zip(ask.item_ids, of_query.score.tolist(), strict=True))
-        for ask, of_query in zip(asks, ratings, strict=True)
-    }
-    return Scored(Ratings.join(judged), scores)
 
 
 def name_apart(systems: Sequence[System]) -> list[System]:

@@ -49,7 +49,7 @@ def read_run(path: Path) -> Run:
         rows.setdefault(query_id, []).append((-score, rank, item_id))
     if not rows:
         raise InputError("there is no line in it", where=str(path), todo=f"write {_COLUMNS}, one item a line")
-    return {query_id: [(item, -low) for low, _, item in sorted(found)] for query_id, found in rows.items()}
+    return {query_id: [(item, -low) for low, _, item in sorted(ranked)] for query_id, ranked in rows.items()}
 
 
 def _columns(line: str, where: str) -> tuple[str, str, float, float]:
@@ -96,4 +96,4 @@ def _write(path: Path, lines: Iterable[str]) -> None:
 
 
 def _id(text: str) -> str:
-    return _UNSAFE.sub(lambda found: "".join(f"%{byte:02X}" for byte in found[0].encode()), text)
+    return _UNSAFE.sub(lambda match: "".join(f"%{byte:02X}" for byte in match[0].encode()), text)

@@ -47,7 +47,7 @@ def _is_evaluation(folder: Path) -> bool:
     return RUNS not in names or all(path.suffix in (TREC, QRELS) for path in (folder / RUNS).iterdir())
 
 
-def write_folder(folder: Path, found: Evaluation) -> None:
+def write_folder(folder: Path, evaluation: Evaluation) -> None:
     """Write result, page, judgments and rankings.
 
     :param folder: where; an evaluation that is there is replaced.
@@ -60,14 +60,14 @@ def write_folder(folder: Path, found: Evaluation) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     work.mkdir()
     try:
-        text = json.dumps(found.result, indent=2, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(evaluation.result, indent=2, ensure_ascii=False, allow_nan=False)
         (work / RESULT).write_text(text + "\n", encoding="utf-8")
-        (work / PAGE).write_text(render_page(found.result), encoding="utf-8")
+        (work / PAGE).write_text(render_page(evaluation.result), encoding="utf-8")
         (work / RUNS).mkdir()
-        for part in found.parts:
+        for part in evaluation.parts:
             write_qrels(work / RUNS / f"{part.name}{QRELS}", grades_of(part))
-        names = _names(found.runs)
-        for key, ranked in found.runs.items():
+        names = _names(evaluation.runs)
+        for key, ranked in evaluation.runs.items():
             write_run(work / RUNS / f"{names[key]}{TREC}", ranked, tag=key[0])
         replace_folder(work, target)
     finally:

@@ -41,16 +41,16 @@ def pictures(result: Mapping[str, Any]) -> list[Picture]:
     """
     last = f"ndcg@{result['cutoffs'][-1]}"
     title = name_of(last)
-    found = [_draw(f"{title} by part, with 95 % intervals", _figures(result, "figures", last))]
+    drawn = [_draw(f"{title} by part, with 95 % intervals", _figures(result, "figures", last))]
     if any("reliability" in row for row in result["figures"]):
-        found.append(_draw("Reliability: confidence in the predicted grade, and how often it is right", _bins(result)))
+        drawn.append(_draw("Reliability: confidence in the predicted grade, and how often it is right", _bins(result)))
     if result["depths"]:
-        found.append(_draw(f"{title} by rerank depth", _depths(result, last)))
+        drawn.append(_draw(f"{title} by rerank depth", _depths(result, last)))
     if result["slices"]:
         many = len({_label(row) for row in result["slices"]}) > MOST_SLICES
         which = f"the {MOST_SLICES} slices with most pairs" if many else "slice"
-        found.append(_draw(f"{title} by {which}, with 95 % intervals", _figures(result, "slices", last)))
-    return found
+        drawn.append(_draw(f"{title} by {which}, with 95 % intervals", _figures(result, "slices", last)))
+    return drawn
 
 
 def _draw(title: str, draw: Callable[[Any], None]) -> Picture:
@@ -126,7 +126,8 @@ def _bins(result: Mapping[str, Any]) -> Callable[[Any], None]:
             for row in (row for row in graded if row["part"] == part):
                 number = systems.index(row["system"])
                 axes.plot(
-                    [one["confidence"] for one in row["reliability"]], [one["accuracy"] for one in row["reliability"]],
+                    [bin_["confidence"] for bin_ in row["reliability"]],
+                    [bin_["accuracy"] for bin_ in row["reliability"]],
                     color=COLOURS[number % len(COLOURS)], marker=MARKERS[number % len(MARKERS)], markersize=4,
                     linewidth=1,
                 )  # fmt: skip

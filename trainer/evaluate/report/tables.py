@@ -40,16 +40,16 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
     :return: the tables that have rows, the most important first.
     """
     parts = [part["name"] for part in result["parts"]]
-    found = [
+    laid_out = [
         _wide(f"Part {name}", [row for row in result["figures"] if row["part"] == name], ("system",))
         for name in parts
     ]  # fmt: skip
-    found.append(_wide("Gap: id less the other part", result["gaps"], ("system", "part")))
-    found.append(_comparisons(result["comparisons"]))
-    found.append(_aurocs(result["auroc"]))
-    found.append(_depths(result))
-    found.append(_wide("Slices", result["slices"], ("part", "slice", "system")))
-    return [table for table in found if table.rows]
+    laid_out.append(_wide("Gap: id less the other part", result["gaps"], ("system", "part")))
+    laid_out.append(_comparisons(result["comparisons"]))
+    laid_out.append(_aurocs(result["auroc"]))
+    laid_out.append(_depths(result))
+    laid_out.append(_wide("Slices", result["slices"], ("part", "slice", "system")))
+    return [table for table in laid_out if table.rows]
 
 
 def cell(value: Mapping[str, Any] | None, *, signed: bool = False) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,8 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from darl_opensearch.stats.bootstrap import Floats
-
-Advance = Callable[[int], object]
 
 
 @dataclass(frozen=True)
@@ -75,5 +73,5 @@ class System(Protocol):
     def about(self) -> dict[str, Any]:
         """Say what it is, JSON-ready."""
 
-    def rate(self, asks: Sequence[Ask], advance: Advance) -> list[Ratings]:
-        """Score items, query by query; ``advance`` is told how many queries are done."""
+    def rate(self, asks: Sequence[Ask]) -> Iterator[Ratings]:
+        """Score items; the ratings of each query come as soon as they are there."""

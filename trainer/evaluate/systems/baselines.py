@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from darl_opensearch.bm25 import Bm25Index
 from darl_opensearch.bundle import FEATURES, Bundle
 from darl_opensearch.errors import InputError
 from darl_opensearch.records.items import Item
-from trainer.evaluate.systems.base import Advance, Ask, Ratings
+from trainer.evaluate.systems.base import Ask, Ratings
 from trainer.evaluate.trec import read_run
 
 COSINE, BM25 = "cosine", "bm25"
@@ -44,11 +44,10 @@ class CosineSystem:
             "kind": COSINE, "path": str(self.bundle.path), "graph": FEATURES, "sha256": self.bundle.digests[FEATURES],
         }  # fmt: skip
 
-    def rate(self, asks: Sequence[Ask], advance: Advance) -> list[Ratings]:
+    def rate(self, asks: Sequence[Ask]) -> Iterator[Ratings]:
         """Score items by cosine.
 
-        :param advance: told how many queries are done.
-        :return: the ratings of each query.
+        :yields: the ratings of each query.
         """
         from darl_opensearch.scoring.cores import available_cores
         from darl_opensearch.scoring.encode import PairEncoder, pad_batch
@@ -57,17 +56,13 @@ class CosineSystem:
         session = open_session(self.bundle.file(FEATURES), "cpu").session
         encoder = PairEncoder(self.bundle.tokenizer, self.bundle.card.max_length)
 
-        def one(ask: Ask) -> Ratings:
+        def rate_query(ask: Ask) -> Ratings:
             encodings = encoder(ask.query, [self.items[item_id].text for item_id in ask.item_ids])
             cosines = [_cosine(session.run(None, pad_batch([encoding]))[0][0]) for encoding in encodings]
             return Ratings(np.array(cosines, dtype=np.float64))
 
-        found = []
         with ThreadPoolExecutor(available_cores()) as pool:
-            for ratings in pool.map(one, asks):
-                found.append(ratings)
-                advance(1)
-        return found
+            yield from pool.map(rate_query, asks)
 
 
 def _cosine(features: NDArray[np.float32]) -> float:
@@ -91,18 +86,14 @@ class Bm25System:
         """Say what it is."""
         return {"kind": BM25}
 
-    def rate(self, asks: Sequence[Ask], advance: Advance) -> list[Ratings]:
+    def rate(self, asks: Sequence[Ask]) -> Iterator[Ratings]:
         """Score items; one that shares no word with the query has 0.
 
-        :param advance: told how many queries are done.
-        :return: the ratings of each query.
+        :yields: the ratings of each query.
         """
-        found = []
         for ask in asks:
             scores = {hit.item_id: hit.score for hit in self.index.search(ask.query, self.size)}
-            found.append(Ratings(np.array([scores.get(item_id, 0.0) for item_id in ask.item_ids])))
-            advance(1)
-        return found
+            yield Ratings(np.array([scores.get(item_id, 0.0) for item_id in ask.item_ids]))
 
 
 @dataclass(frozen=True)
@@ -122,24 +113,22 @@ class TrecSystem:
         """Say what it is."""
         return {"kind": "trec", "path": str(self.path)}
 
-    def rate(self, asks: Sequence[Ask], advance: Advance) -> list[Ratings]:
+    def rate(self, asks: Sequence[Ask]) -> Iterator[Ratings]:
         """Look scores up; items that the run does not hold come last.
 
-        :param advance: told how many queries are done.
-        :return: the ratings of each query.
+        :yields: the ratings of each query.
         :raises InputError: when the run holds none of the pairs.
         """
-        found = []
+        any_ranked = False
         for ask in asks:
             scores = self.run.get(ask.query_id, {})
-            found.append(Ratings(np.array([scores.get(item_id, -np.inf) for item_id in ask.item_ids])))
-            advance(1)
-        if not any(np.isfinite(ratings.score).any() for ratings in found):
+            any_ranked = any_ranked or any(item_id in scores for item_id in ask.item_ids)
+            yield Ratings(np.array([scores.get(item_id, -np.inf) for item_id in ask.item_ids]))
+        if not any_ranked:
             raise InputError(
                 "none of the judged pairs is in this run", where=str(self.path),
                 todo="name a run over the same query and item ids",
             )  # fmt: skip
-        return found
 
 
 def open_trec(path: Path) -> TrecSystem:
@@ -148,4 +137,4 @@ def open_trec(path: Path) -> TrecSystem:
     :return: the system, named after the file.
     """
     name = path.name.removesuffix(".trec").removesuffix(".run").removesuffix(".txt") or path.name
-    return TrecSystem(name, path, {query_id: dict(found) for query_id, found in read_run(path).items()})
+    return TrecSystem(name, path, {query_id: dict(ranked) for query_id, ranked in read_run(path).items()})

@@ -21,7 +21,7 @@ from darl_opensearch.scoring.encode import PairEncoder, pad_batch
 from darl_opensearch.scoring.scorer import CPU_TOKEN_BUDGET
 from darl_opensearch.text import ItemRenderer
 from trainer.evaluate.kept_scores import KeptScores
-from trainer.evaluate.systems.base import Advance, Ask, Ratings
+from trainer.evaluate.systems.base import Ask, Ratings
 
 BLOCK = 64  # queries scored in one go: pairs of all of them share batches
 Catalogue = Callable[[ItemRenderer], Mapping[str, Item]]
@@ -73,20 +73,16 @@ class BundleSystem:
             "alpha": self.model.alpha,
         }  # fmt: skip
 
-    def rate(self, asks: Sequence[Ask], advance: Advance) -> list[Ratings]:
+    def rate(self, asks: Sequence[Ask]) -> Iterator[Ratings]:
         """Score items with the graph.
 
-        :param advance: told how many queries are done.
-        :return: the ratings of each query.
+        :yields: the ratings of each query.
         """
-        found = []
         score_many = self.scorer.score_many if self.kept is None else self.kept.by(self.scorer)
         for block in _blocks(asks):
             requests = [(ask.query, [self.items[item_id].text for item_id in ask.item_ids]) for ask in block]
             for scores in score_many(requests):
-                found.append(_of_rows(scores.data, self.model))
-            advance(len(block))
-        return found
+                yield _of_rows(scores.data, self.model)
 
 
 @dataclass(frozen=True)
@@ -116,18 +112,14 @@ class RunSystem:
             "alpha": model.alpha,
         }  # fmt: skip
 
-    def rate(self, asks: Sequence[Ask], advance: Advance) -> list[Ratings]:
+    def rate(self, asks: Sequence[Ask]) -> Iterator[Ratings]:
         """Score items with torch.
 
-        :param advance: told how many queries are done.
-        :return: the ratings of each query.
+        :yields: the ratings of each query.
         """
-        found = []
         for ask in asks:
             rows = self.rows([(ask.query, self.items[item_id].text) for item_id in ask.item_ids])
-            found.append(_of_rows(rows, self.model))
-            advance(1)
-        return found
+            yield _of_rows(rows, self.model)
 
 
 def open_bundle(

@@ -258,10 +258,10 @@ def test_what_is_refused_before_anything_is_scored(bundles, data, tmp_path):
         ({"tolerance": -1.0}, "tolerance is -1.0. Give 0 or more"),
         ({"tolerance": math.nan}, "tolerance is nan"),
         ({"min_queries": 1}, "min_queries is 1. Give 2 or more"),
-        ({"draws": 10}, "draws is 10. Give at least 100"),
-        ({"relevant_from": 0}, "relevant_from is 0. Grade 0 is never relevant"),
+        ({"draws": 10}, "draws is 10. Give 100 or more"),
+        ({"relevant_from": 0}, "relevant_from is 0. Give 1 or more"),
         ({"relevant_from": 3}, r"grade 3 does not part a scale of 0..2 in two"),
-        ({"allow": ("item",)}, "there is no leak 'item'. Choose query or near-query"),
+        ({"allow": ("item",)}, "allow is 'item'. Choose query or near-query"),
     ):
         with pytest.raises(DarlError, match=why):
             run(bundles["bad"], bundles["good"], data, **wrong)

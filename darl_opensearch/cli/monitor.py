@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 @click.option(
     "--since", callback=since_callback, metavar="SPAN", help="From when: 30m, 12h, 7d, 4w or a date. All by default."
 )
-@click.option("--top", type=click.IntRange(0), default=10, show_default=True, help="Strangest queries to name.")
+@click.option(
+    "--top", type=click.IntRange(0), default=10, show_default=True, help="Number of most OOD queries to list."
+)
 @click.option(
     "--bundle",
     envvar="DARL_MONITOR_BUNDLE",
@@ -118,8 +120,8 @@ def cli(
     from darl_opensearch.connect import connect
     from darl_opensearch.io.urls import without_secrets
     from darl_opensearch.monitor.drift import DriftConfig
-    from darl_opensearch.monitor.page import render_page
-    from darl_opensearch.monitor.render import render
+    from darl_opensearch.monitor.page import render_monitor_page
+    from darl_opensearch.monitor.render import render_report
     from darl_opensearch.monitor.render_drift import render_drift
     from darl_opensearch.ood.spool import Spool
     from darl_opensearch.ood.store import SpoolStore, StreamStore
@@ -140,13 +142,13 @@ def cli(
         result, drifted = _read(stream_store, since, top, counters, bundle, config, texts)
     if html is not None:
         with new_file(html) as work:  # a web server beside us never shows half a page
-            work.write_text(render_page(result, drifted), encoding="utf-8")
+            work.write_text(render_monitor_page(result, drifted), encoding="utf-8")
     terminal = sys.stdout.isatty()
     width = shutil.get_terminal_size().columns if terminal else None
     text = ""
     if not as_json:
         parts = (
-            render(result, width=width, terminal=terminal),
+            render_report(result, width=width, terminal=terminal),
             render_drift(drifted, width=width, terminal=terminal),
         )
         text = "\n\n".join(part for part in parts if part)

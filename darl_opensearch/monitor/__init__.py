@@ -1,4 +1,4 @@
-"""What the OOD log says about the traffic."""
+"""Reports on the traffic in the OOD log."""
 
 from __future__ import annotations
 

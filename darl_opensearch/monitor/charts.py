@@ -1,4 +1,4 @@
-"""Charts of the monitor's page: plain SVG text, drawn without a library, readable in light and dark."""
+"""Charts of the monitor's page: plain SVG without a library, for light and dark themes."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def share_chart(windows: Sequence[WindowReport]) -> str:
     for window, value in known:
         place, kind = x(_middle(window)), "drift" if window.verdict == DRIFT else "calm"
         low, high = window.share_ood.low, window.share_ood.high
-        said = f"{window.start:%Y-%m-%d %H:%M}: {100 * value:.1f} %, {window.verdict}"
+        title = f"{window.start:%Y-%m-%d %H:%M}: {100 * value:.1f} %, {window.verdict}"
         bar = ""
         if low is not None and high is not None:
             bar = f'<line x1="{place:.1f}" x2="{place:.1f}" y1="{y(low):.1f}" y2="{y(high):.1f}"/>'
         mark = _mark("circle", place, y(value))
-        parts.append(f'<g class="{kind}"><title>{escape(said)}</title>{bar}{mark}</g>')
+        parts.append(f'<g class="{kind}"><title>{escape(title)}</title>{bar}{mark}</g>')
     return _svg(parts, f"Share of OOD pairs of {windows[0].model} {windows[0].version} over time")
 
 
@@ -63,10 +63,10 @@ def p_chart(windows: Sequence[WindowReport], one_in: int) -> str:
     for place, (name, (label, shape)) in enumerate(_SERIES.items()):
         tests = [(w, test) for w in windows for test in w.tests if test.test == name and test.slice is ALL]
         for window, test in tests:
-            said = f"{window.start:%Y-%m-%d %H:%M}, {label}: p {test.p:.2g}, Holm {test.p_holm:.2g}"
+            title = f"{window.start:%Y-%m-%d %H:%M}, {label}: p {test.p:.2g}, Holm {test.p_holm:.2g}"
             mark = _mark(shape, x(_middle(window)) + 7 * (place - 1), y(test.p_holm))
             kind = "drift" if test.drift else "calm"
-            parts.append(f'<g class="{kind}"><title>{escape(said)}</title>{mark}</g>')
+            parts.append(f'<g class="{kind}"><title>{escape(title)}</title>{mark}</g>')
         if tests:
             at = _LEFT + 12 + 110 * place
             parts.append(
@@ -91,7 +91,7 @@ def _time_axis(windows: Sequence[WindowReport]) -> Callable[[datetime], float]:
     first, last = _middle(windows[0]), _middle(windows[-1])
     width = WIDTH - _LEFT - _RIGHT
     span = (last - first).total_seconds()
-    # Room at both ends for what is drawn around a point; a single window stands in the middle.
+    # Margins for what is drawn around a point; a single window stands in the middle.
     return lambda t: _LEFT + width * (0.04 + 0.92 * ((t - first).total_seconds() / span if span > 0 else 0.5))
 
 

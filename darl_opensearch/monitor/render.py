@@ -1,4 +1,4 @@
-"""The drift report for people: tables on a terminal, aligned plain text elsewhere."""
+"""The OOD report as text: tables on a terminal, aligned plain text elsewhere."""
 
 from __future__ import annotations
 
@@ -22,27 +22,26 @@ _LOSS_TEXT = {
 }
 
 
-def render(report: MonitorReport, *, width: int | None = None, terminal: bool = False) -> str:
-    """Write a report as text.
+def render_report(report: MonitorReport, *, width: int | None = None, terminal: bool = False) -> str:
+    """Render a report as text, without a final line break.
 
-    :param width: columns to fit it in; wide enough for all when None.
-    :return: the text, without a line break at its end.
+    :param width: columns to fit it in; 200 if None.
     """
     console = new_console(width, terminal)
-    since = f"since {report.since:%Y-%m-%d %H:%M} UTC" if report.since else "all of it"
+    since = f"since {report.since:%Y-%m-%d %H:%M} UTC" if report.since else "all records"
     console.print(f"OOD log: {escape(report.store)} ({since})")
     if report.empty:
         _print_empty(console, report)
     for model in report.models:
         _print_model(console, model, terminal)
     _print_counters(console, report)
-    return printed(console)
+    return read_console(console)
 
 
 def new_console(width: int | None, terminal: bool) -> Console:
-    """Make a console that keeps what it prints, for :func:`printed`.
+    """Make a console that collects its output for :func:`read_console`.
 
-    :param width: columns to fit it in; wide enough for all when None.
+    :param width: columns to fit it in; 200 if None.
     """
     return Console(
         file=io.StringIO(),
@@ -54,24 +53,20 @@ def new_console(width: int | None, terminal: bool) -> Console:
     )
 
 
-def printed(console: Console) -> str:
-    """Read what a console has kept.
-
-    :param console: of :func:`new_console`.
-    :return: the text, without blanks at the ends of lines and a line break at its end.
-    """
+def read_console(console: Console) -> str:
+    """Return a console's output, without trailing blanks and final line break."""
     text = console.file.getvalue() if isinstance(console.file, io.StringIO) else ""
     return "\n".join(line.rstrip() for line in text.rstrip("\n").splitlines())
 
 
 def _print_empty(console: Console, report: MonitorReport) -> None:
-    console.print("There are no records" + (" of this time." if report.since else " yet."))
+    console.print("No records" + (" in this period." if report.since else " yet."))
     if report.counters.get("shipped"):
-        console.print("What this spool held was shipped: read it with --url in place of --spool.")
+        console.print("All records of this spool were shipped: read them with --url instead of --spool.")
         return
     if report.since:
-        console.print("Ask for an earlier --since, or see that searches are logged:")
-    console.print("darl serve --ood-log PATH, darl search, or Reranker(bundle, ood_log=PATH) write them;")
+        console.print("Try an earlier --since, or check that searches are logged:")
+    console.print("darl serve --ood-log PATH, darl search and Reranker(bundle, ood_log=PATH) write records;")
     console.print("darl ship --spool PATH --url URL sends them to a cluster.")
 
 
@@ -85,14 +80,15 @@ def _print_model(console: Console, model: ModelReport, terminal: bool) -> None:
     )
     colour = {"above": "red", "below": "yellow"}.get(model.verdict, "green")
     console.print(
-        f"share OOD [{colour}]{_share(model.share_ood)}[/{colour}], expected {percent(model.alpha)}: {_verdict(model)}"
+        f"share OOD [{colour}]{_share(model.share_ood)}[/{colour}],"
+        f" expected {format_percent(model.alpha)}: {_verdict(model)}"
     )
     weighted = _share(model.share_ood_weighted)
-    console.print(f"  by weight from {model.pair_records:,} logged pairs: {weighted}")
+    console.print(f"  weighted estimate from {model.pair_records:,} logged pairs: {weighted}")
     if len(model.slices) > 1 or any(part.name for part in model.slices):
-        table = text_table(terminal, "slice", "requests", "share OOD", "95 % interval", "")
+        table = make_table(terminal, "slice", "requests", "share OOD", "95 % interval", "")
         for part in model.slices:
-            value, interval = share_cells(part.share_ood)
+            value, interval = format_share(part.share_ood)
             mark = part.share_ood.against(model.alpha)
             table.add_row(
                 escape(shorten(part.name)) or "(none)", f"{part.requests:,}", value, interval,
@@ -100,11 +96,11 @@ def _print_model(console: Console, model: ModelReport, terminal: bool) -> None:
             )  # fmt: skip
         console.print(table)
     if model.strangest:
-        table = text_table(terminal, "strangest queries", "requests", "pairs", "share OOD", "distance")
+        table = make_table(terminal, "most OOD queries", "requests", "pairs", "share OOD", "distance")
         for query in model.strangest:
             table.add_row(
                 escape(shorten(query.query)), f"{query.requests:,}", f"{query.candidates:,}",
-                percent(query.share_ood), f"{query.max_ood_distance:.2f}",
+                format_percent(query.share_ood), f"{query.max_ood_distance:.2f}",
             )  # fmt: skip
         console.print(table)
 
@@ -122,11 +118,10 @@ def _print_counters(console: Console, report: MonitorReport) -> None:
         console.print(f"  [red]{value:,}[/red] {_LOSS_TEXT[name]}")
 
 
-def text_table(terminal: bool, *columns: str) -> Table:
-    """Make a table that is aligned text where it is not for a terminal.
+def make_table(terminal: bool, *columns: str) -> Table:
+    """Make an empty table, aligned plain text unless for a terminal.
 
-    :param *columns: headings; the first column is set left, the others right.
-    :return: the table, without rows.
+    :param *columns: headings; the first column is left-aligned, the others right.
     """
     table = Table(box=box.SIMPLE_HEAD if terminal else None, padding=(0, 2, 0, 0), pad_edge=False)
     for place, column in enumerate(columns):
@@ -136,42 +131,33 @@ def text_table(terminal: bool, *columns: str) -> Table:
 
 def _verdict(model: ModelReport) -> str:
     return {
-        "above": "ABOVE what the calibration promised; look at the strangest queries",
-        "below": "below; the traffic is closer to the training set than the calibration's was",
+        "above": "ABOVE the calibrated rate; see the most OOD queries",
+        "below": "below; the traffic is closer to the training set than the calibration traffic was",
         "as expected": "as expected",
-        "unknown": "too few queries to say",
+        "unknown": "too few queries",
     }[model.verdict]
 
 
 def _share(share: Share) -> str:
-    value, interval = share_cells(share)
+    value, interval = format_share(share)
     return f"{value} ({interval})" if interval else value
 
 
-def share_cells(share: Share) -> tuple[str, str]:
-    """Write a share and its interval.
-
-    :return: such as ``5.1 %`` and ``4.0 % to 6.4 %``; a dash and nothing where there is none.
-    """
+def format_share(share: Share) -> tuple[str, str]:
+    """Format a share and its interval: ``5.1 %`` and ``4.0 % to 6.4 %``; a dash and ``""`` if there is none."""
     if share.value is None:
         return "–", ""
     if share.low is None or share.high is None:
-        return percent(share.value), ""
-    return percent(share.value), f"{percent(share.low)} to {percent(share.high)}"
+        return format_percent(share.value), ""
+    return format_percent(share.value), f"{format_percent(share.low)} to {format_percent(share.high)}"
 
 
-def percent(value: float) -> str:
-    """Write a share in percent.
-
-    :return: such as ``5.1 %``.
-    """
+def format_percent(value: float) -> str:
+    """Format a share in percent: ``5.1 %``."""
     return f"{100 * value:.1f} %"
 
 
 def shorten(text: str, limit: int = 60) -> str:
-    """Fit text from anywhere into a cell.
-
-    :return: one line that is safe to print.
-    """
+    """Shorten text to one line that is safe to print."""
     line = one_line(text)
     return line if len(line) <= limit else line[: limit - 1] + "…"

@@ -1,4 +1,4 @@
-"""The drift tests for people: a line a window, then what says drift and what could not be tested."""
+"""The drift tests as text: one line per window, then the reasons and what could not be tested."""
 
 from __future__ import annotations
 
@@ -6,24 +6,23 @@ from rich.console import Console
 from rich.markup import escape
 
 from darl_opensearch.monitor.drift.report import ALL, AUC, DRIFT, MMD, SHARE, DriftReport, DriftTest, WindowReport
-from darl_opensearch.monitor.render import new_console, percent, printed, share_cells, text_table
+from darl_opensearch.monitor.render import format_percent, format_share, make_table, new_console, read_console
 
 _COLOURS = {DRIFT: "red", "no drift": "green"}
 
 
 def render_drift(report: DriftReport, *, width: int | None = None, terminal: bool = False) -> str:
-    """Write the drift tests as text.
+    """Render the drift tests as text, without a final line break; empty without windows.
 
-    :param width: columns to fit it in; wide enough for all when None.
-    :return: the text, without a line break at its end; empty where there is no window.
+    :param width: columns to fit it in; 200 if None.
     """
     if not report.windows:
         return ""
     console = new_console(width, terminal)
     against = f"the reference of {report.bundle}" if report.bundle else "alpha alone; --bundle also tests features"
     console.print(f"[bold]Drift[/bold]  against {escape(against)}")
-    console.print(f"level 1/{report.one_in} a window: one false alarm in {report.one_in:,} windows without drift")
-    table = text_table(
+    console.print(f"level 1/{report.one_in} per window: one false alarm in {report.one_in:,} windows without drift")
+    table = make_table(
         terminal, "window (UTC)", "model", "queries", "share OOD", "95 % interval", "p", "MMD p", "AUC", "p", "verdict"
     )
     for window in report.windows:
@@ -32,56 +31,49 @@ def render_drift(report: DriftReport, *, width: int | None = None, terminal: boo
     for window in report.windows:
         _print_details(console, window, sample=window.verdict == DRIFT or window is report.latest)
     console.print(_decision(report))
-    return printed(console)
+    return read_console(console)
 
 
-def span(window: WindowReport) -> str:
-    """Write when a window is."""
+def format_span(window: WindowReport) -> str:
+    """Format a window's start and end."""
     return f"{window.start:%Y-%m-%d %H:%M} to {window.end:%Y-%m-%d %H:%M}"
 
 
-def whole(window: WindowReport) -> dict[str, DriftTest]:
-    """Pick the tests of all of a window's traffic.
-
-    :return: by the test's name.
-    """
+def select_whole(window: WindowReport) -> dict[str, DriftTest]:
+    """Select the tests of all traffic of a window, by name."""
     return {test.test: test for test in window.tests if test.slice is ALL}
 
 
-def p_text(test: DriftTest | None) -> str:
-    """Write a p-value.
-
-    :param test: a test, or None.
-    :return: two digits of it, or a dash.
-    """
+def format_p(test: DriftTest | None) -> str:
+    """Format a p-value to two digits; a dash without a test."""
     return f"{test.p:.2g}" if test else "–"
 
 
 def _row(window: WindowReport, terminal: bool) -> list[str]:
-    tests = whole(window)
+    tests = select_whole(window)
     auc = tests.get(AUC)
     verdict = window.verdict.upper() if window.verdict == DRIFT else window.verdict
     if terminal and (colour := _COLOURS.get(window.verdict)):
         verdict = f"[{colour}]{verdict}[/{colour}]"
     return [
-        span(window), escape(f"{window.model} {window.version}"), f"{window.queries:,}",
-        *share_cells(window.share_ood), p_text(tests.get(SHARE)), p_text(tests.get(MMD)),
-        f"{auc.value:.3f}" if auc else "–", p_text(auc), verdict,
+        format_span(window), escape(f"{window.model} {window.version}"), f"{window.queries:,}",
+        *format_share(window.share_ood), format_p(tests.get(SHARE)), format_p(tests.get(MMD)),
+        f"{auc.value:.3f}" if auc else "–", format_p(auc), verdict,
     ]  # fmt: skip
 
 
 def _print_details(console: Console, window: WindowReport, *, sample: bool) -> None:
-    said = [*window.reasons, *window.notes]
+    lines = [*window.reasons, *window.notes]
     if sample and window.sample:
-        of = window.sample
-        said.append(
-            f"features of {of.queries:,} queries ({of.pairs:,} pairs, drawn at {percent(of.rate)}) against"
-            f" {of.reference_queries:,} ({of.reference_pairs:,}) of the reference"
-            + (f"; {of.unjoined:,} pairs without text" if of.unjoined else "")
+        sampled = window.sample
+        lines.append(
+            f"features of {sampled.queries:,} queries ({sampled.pairs:,} pairs, sampled at"
+            f" {format_percent(sampled.rate)}) against {sampled.reference_queries:,} ({sampled.reference_pairs:,})"
+            " of the reference" + (f"; {sampled.unjoined:,} pairs without text" if sampled.unjoined else "")
         )
-    if said:
-        console.print(escape(f"{span(window)}, {window.model} {window.version}:"))
-    for line in said:
+    if lines:
+        console.print(escape(f"{format_span(window)}, {window.model} {window.version}:"))
+    for line in lines:
         console.print(f"  {escape(line)}")
 
 
@@ -90,4 +82,4 @@ def _decision(report: DriftReport) -> str:
         return "[red]The latest window has drifted: a cycle is due.[/red]"
     if report.latest is None:
         return "No window could be tested."
-    return "The latest window that was tested has not drifted."
+    return "The latest tested window has not drifted."

@@ -1,4 +1,4 @@
-"""The drift report: one pass over a store, one part for each model version."""
+"""The OOD report: one pass over a store, one part per model version."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from darl_opensearch.ood.store import OodStore
 from darl_opensearch.stats.shares import Share, share_of
 from darl_opensearch.text import same_text
 
-NO_SLICE = ""  # requests that named none
+NO_SLICE = ""  # requests without a slice
 
-# Counters of the spool that mean: something is not in the store that should be, or not yet.
+# Counters of records that are missing from the store, or not there yet.
 LOSSES = ("dropped_queue", "dropped_error", "evicted", "evicted_dead_letters", "stored_dead_letters")
 
 
 @dataclass(frozen=True)
 class SliceReport:
-    """One part of the traffic.
+    """One slice of the traffic.
 
-    :param name: the slice; empty for requests that named none.
+    :param name: empty for requests without a slice.
     """
 
     name: str
@@ -36,8 +36,8 @@ class QueryReport:
     """One query.
 
     :param query: its text, as last seen.
-    :param candidates: pairs that were scored for it.
-    :param share_ood: share of them that is OOD.
+    :param candidates: pairs scored for it.
+    :param share_ood: share of OOD pairs among them.
     :param max_ood_distance: highest detector distance among them.
     """
 
@@ -50,14 +50,13 @@ class QueryReport:
 
 @dataclass(frozen=True)
 class ModelReport:
-    """One model version. Scores of two versions are never put together.
+    """One model version; versions are never mixed.
 
-    :param alpha: share of OOD pairs to be expected of traffic like the calibration's.
+    :param alpha: expected share of OOD pairs in traffic like the calibration's.
     :param first: time of the first request.
     :param last: time of the last request.
-    :param share_ood: share of OOD pairs, from the requests' own exact counts.
-    :param share_ood_weighted: the same, estimated from the logged pairs by ``weight``; far from
-        ``share_ood`` when pairs were lost.
+    :param share_ood: share of OOD pairs, from the exact counts of the requests.
+    :param share_ood_weighted: the same, estimated from logged pairs by ``weight``; differs when pairs were lost.
     :param latency_ms: median time a ranking took.
     :param slices: by share, highest first.
     :param strangest: queries by share OOD, then by distance, highest first.
@@ -80,16 +79,16 @@ class ModelReport:
 
     @property
     def verdict(self) -> str:
-        """Whether the share of OOD pairs is ``above``, ``below`` or ``as expected`` of alpha."""
+        """Share of OOD pairs compared with alpha: ``above``, ``below``, ``as expected`` or ``unknown``."""
         return self.share_ood.against(self.alpha)
 
 
 @dataclass(frozen=True)
 class MonitorReport:
-    """What a store says about a span of time.
+    """A report on a period of the log.
 
     :param since: earliest time, or None for all.
-    :param counters: what the spool counted; empty when no spool was read.
+    :param counters: the spool's counters; empty without a spool.
     """
 
     store: str
@@ -100,16 +99,16 @@ class MonitorReport:
 
     @property
     def empty(self) -> bool:
-        """Whether there was nothing to report."""
+        """Whether the period has no records."""
         return not self.models
 
     @property
     def losses(self) -> dict[str, int]:
-        """What was dropped or refused, by counter; only what is not 0."""
+        """Counters of lost or refused records that are not 0."""
         return {name: self.counters[name] for name in LOSSES if self.counters.get(name)}
 
     def to_json(self) -> dict[str, Any]:
-        """Render for machines."""
+        """Render as JSON values."""
         models = []
         for model in self.models:
             values = dataclasses.asdict(model) | {"verdict": model.verdict}
@@ -132,19 +131,19 @@ def report(
     top: int = 10,
     counters: Mapping[str, int] | None = None,
 ) -> MonitorReport:
-    """Read a store and report on it.
+    """Report on a store.
 
     :param since: earliest time, or None for all.
     :param until: latest time, excluded; now by default.
-    :param top: strangest queries to name for each model version.
-    :param counters: the spool's counters, where they are not the store's own.
+    :param top: most OOD queries to list per model version.
+    :param counters: the spool's counters, if not the store's own.
     """
     until = until or datetime.now(UTC)
     tallies: dict[tuple[str, str, float], _ModelTally] = {}
     for request in store.requests(since=since, until=until):
         tallies.setdefault((request.model, request.version, request.alpha), _ModelTally()).add(request)
     for pair in store.pairs(since=since, until=until):
-        # A pair whose request record is gone has nothing to be compared with.
+        # A pair without its request record cannot be compared.
         if tally := tallies.get((pair.model, pair.version, pair.alpha)):
             tally.add_pair(pair)
     models = [tally.report(*key, top=top) for key, tally in tallies.items()]
@@ -174,7 +173,7 @@ class _Tally:
 
 class _ModelTally:
     def __init__(self) -> None:
-        # One tally for each query of each slice: queries are the clusters of every interval.
+        # One tally per query and slice: queries are the clusters of every interval.
         self._tallies: dict[tuple[str, str], _Tally] = {}
         self._latencies: list[float] = []
         self._first: datetime | None = None

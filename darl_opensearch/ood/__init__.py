@@ -1,4 +1,4 @@
-"""What the model found strange: records of it, spooled, shipped and read back."""
+"""The OOD log: records of reranked requests, spooled, shipped and read back."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The OOD log as a scorer sees it: hand over what was ranked and go on.
+"""The writing side of the OOD log.
 
-``offer`` never waits for the disk. A bounded queue in memory feeds one writer thread, which commits to the
-spool in batches. When the queue is full, because the disk is full or slow, requests are dropped and counted;
-searching is never held up and never fails for it.
+``offer`` never waits for the disk: a bounded queue in memory feeds a writer thread, which commits to the spool in
+batches. If the queue is full, because the disk is full or slow, requests are dropped and counted; searches are never
+delayed and never fail.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ RETRY_SECONDS = (0.5, 30.0)  # first wait after a failed write, and the longest
 
 
 class OodLog:
-    """Writes what was ranked to a spool, in the background.
+    """Writes ranked requests to a spool in the background.
 
-    :param spool: the open spool; the log closes it.
-    :param max_queued_requests: most requests that wait in memory.
-    :param max_queued_chars: most characters of text that wait in memory.
+    :param spool: closed by the log.
+    :param max_queued_requests: most requests queued in memory.
+    :param max_queued_chars: most characters of text queued in memory.
     """
 
     def __init__(
@@ -48,15 +48,15 @@ class OodLog:
         self._spool = spool
         self._max_requests, self._max_chars = max_queued_requests, max_queued_chars
         self._queue: deque[tuple[RankedRequest, int]] = deque()
-        self._chars = 0  # of what waits and of what is being written
+        self._chars = 0  # queued or being written
         self._changed = threading.Condition()
         self._closing = False
         self._flushing = 0
-        self._settled = 0  # requests that were written or given up
+        self._settled = 0  # requests written or given up
         self._counts = dict.fromkeys(
             ("offered", "accepted", "dropped_queue", "dropped_error", "write_failures"), 0
         ) | dict.fromkeys(("spooled_requests", "spooled_records", "repeated", "evicted"), 0)
-        self._reported = {"dropped_queue": 0, "dropped_error": 0}  # what the spool has been told of
+        self._reported = {"dropped_queue": 0, "dropped_error": 0}  # what the spool has counted
         self._failing = False
         self._writer = threading.Thread(target=self._run, name="darl-ood-log", daemon=True)
         self._writer.start()
@@ -74,14 +74,13 @@ class OodLog:
         text: TextPolicy = "full",
         max_bytes: int = DEFAULT_MAX_BYTES,
     ) -> OodLog:
-        """Open a log, making the spool when it is not there.
+        """Open a log; a missing spool is created.
 
         :param spool_path: the spool's file, on a local file system.
         :param alpha: false-alarm rate of the bundle's OOD calibration.
-        :param sample_rate: share of the pairs that are not OOD to log all the same.
+        :param sample_rate: share of the pairs to log that are not OOD.
         :param text: how an item's text is logged: ``full``, ``hash`` or ``none``.
-        :param max_bytes: bound of the spool; beyond it the oldest records are deleted, and counted.
-        :return: the log; close it.
+        :param max_bytes: limit of the spool; beyond it the oldest records are deleted and counted.
         """
         policy = LogPolicy(model=model, version=version, alpha=alpha, sample_rate=sample_rate, text=text)
         return cls(Spool.open(spool_path, create=True, max_bytes=max_bytes), policy)
@@ -93,9 +92,9 @@ class OodLog:
         self.close()
 
     def offer(self, request: RankedRequest) -> bool:
-        """Hand over a request. Returns at once.
+        """Queue a request without waiting.
 
-        :return: False when it was dropped: the queue is full, or the log is closed.
+        :return: False if it was dropped because the queue is full or the log is closed.
         """
         chars = len(request.query) + sum(map(len, request.documents))
         with self._changed:
@@ -112,7 +111,7 @@ class OodLog:
         return True
 
     def counters(self) -> dict[str, int]:
-        """Read what this process counted so far. Never touches the disk.
+        """Read this process's counters, without disk access.
 
         :return: requests ``offered``, ``accepted``, ``queued``, ``dropped_queue``, ``dropped_error`` and
             ``spooled_requests``; records ``spooled_records``, ``repeated`` and ``evicted``; and
@@ -125,7 +124,7 @@ class OodLog:
         """Wait until everything offered so far is committed.
 
         :param timeout: most seconds to wait.
-        :return: False when the disk did not take it in time, or some of it had to be given up.
+        :return: False on timeout, or if requests were given up.
         """
         with self._changed:
             target, given_up = self._counts["accepted"], self._counts["dropped_error"]
@@ -138,7 +137,7 @@ class OodLog:
             return settled and self._counts["dropped_error"] == given_up
 
     def close(self) -> None:
-        """Write what waits, once more if the disk refuses, and close the spool. May be called again."""
+        """Write queued requests, with one last try, and close the spool; may be called twice."""
         atexit.unregister(self.close)
         with self._changed:
             self._closing = True
@@ -153,7 +152,7 @@ class OodLog:
             for request, _ in batch:
                 try:
                     rows += [_row(record) for record in records_of(request, self.policy)]
-                except Exception:  # one odd request must not end the log for all others
+                except Exception:  # one bad request must not stop the log
                     logger.warning("OOD log: request %r cannot be logged", request.request_id, exc_info=True)
                     unusable += 1
             self._write(rows, requests=len(batch) - unusable, unusable=unusable)
@@ -167,7 +166,7 @@ class OodLog:
     def _next_batch(self) -> list[tuple[RankedRequest, int]]:
         with self._changed:
             self._changed.wait_for(lambda: self._queue or self._closing)
-            # Let a commit gather company, for it costs a sync whatever its size.
+            # Gather a batch: a commit costs one sync, whatever its size.
             hurry = lambda: self._closing or self._flushing or len(self._queue) >= COMMIT_REQUESTS  # noqa: E731
             self._changed.wait_for(hurry, COMMIT_INTERVAL_SECONDS)
             return [self._queue.popleft() for _ in range(min(len(self._queue), COMMIT_REQUESTS))]
@@ -182,7 +181,7 @@ class OodLog:
                 self._reopen_if_gone()
                 drops = self._unreported()
                 appended = self._spool.append(rows, drops | {"spooled_requests": requests})
-            except (DarlError, OSError) as err:  # the second: its folder is gone, or closed to us
+            except (DarlError, OSError) as err:  # OSError: the folder is gone or not accessible
                 self._note_failure(err)
                 if last_try:
                     with self._changed:
@@ -205,7 +204,7 @@ class OodLog:
 
     def _unreported(self) -> dict[str, int]:
         with self._changed:
-            return {name: new for name, told in self._reported.items() if (new := self._counts[name] - told)}
+            return {name: new for name, count in self._reported.items() if (new := self._counts[name] - count)}
 
     def _reopen_if_gone(self) -> None:
         if self._spool.is_in_place():
@@ -213,15 +212,15 @@ class OodLog:
         gone = self._spool
         self._spool = Spool.open(gone.path, create=True, max_bytes=gone.max_bytes)
         gone.close()
-        logger.warning("OOD log: %s was deleted or replaced while in use; it was opened anew", gone.path)
+        logger.warning("OOD log: %s was deleted or replaced while in use; it was reopened", gone.path)
 
     def _note_failure(self, err: Exception) -> None:
         with self._changed:
             self._counts["write_failures"] += 1
         if not self._failing:  # once per outage, not once per attempt
             logger.warning(
-                "OOD log: cannot write. %s Searches go on; requests wait in memory and are"
-                " dropped beyond %d. Free space on its disk, or point the log elsewhere.",
+                "OOD log: cannot write. %s Searches go on; requests are queued in memory and dropped"
+                " beyond %d. Free space on its disk, or use another path.",
                 err, self._max_requests,
             )  # fmt: skip
         self._failing = True
@@ -230,7 +229,7 @@ class OodLog:
         if self._failing:
             with self._changed:
                 dropped = self._counts["dropped_queue"]
-            logger.warning("OOD log: %s is written again; %d requests dropped so far", self._spool.path, dropped)
+            logger.warning("OOD log: %s can be written again; %d requests were dropped", self._spool.path, dropped)
         self._failing = False
 
 

@@ -1,6 +1,6 @@
-"""Reading the OOD log: one interface, over a spool or over the data stream.
+"""Reading the OOD log, from a spool or from the data stream.
 
-Both give each record once, by time and then by id, so that a report does not depend on where it reads.
+Both yield each record once, by time and then by id, so that a report does not depend on the store.
 """
 
 from __future__ import annotations
@@ -8,10 +8,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from darl_opensearch.connect import calling, not_opensearch
 from darl_opensearch.errors import ClusterError, UsageError
@@ -35,38 +36,43 @@ PAGE_RECORDS = 2000
 KEEP_ALIVE = "5m"  # of the point in time, renewed by each page
 
 
-class OodStore(Protocol):
+class OodStore(ABC):
     """Where records are read from."""
 
     @property
+    @abstractmethod
     def where(self) -> str:
         """The store, for messages."""
 
     def requests(self, *, since: datetime | None = None, until: datetime | None = None) -> Iterator[RequestRecord]:
-        """Read request records, by time, each once.
+        """Read request records by time, each once.
 
         :param since: earliest time, included.
         :param until: latest time, excluded.
         """
+        return (r for r in self._read("request", since, until) if isinstance(r, RequestRecord))
 
     def pairs(self, *, since: datetime | None = None, until: datetime | None = None) -> Iterator[PairRecord]:
-        """Read pair records, by time, each once.
+        """Read pair records by time, each once.
 
         :param since: earliest time, included.
         :param until: latest time, excluded.
         """
+        return (r for r in self._read("pair", since, until) if isinstance(r, PairRecord))
 
+    @abstractmethod
     def counters(self) -> dict[str, int]:
-        """Read what was dropped or not shipped.
+        """Read the spool's counters; empty for a store without a spool."""
 
-        :return: the spool's counters; empty where the store cannot know.
-        """
+    @abstractmethod
+    def _read(self, kind: Kind, since: datetime | None, until: datetime | None) -> Iterator[Record]:
+        """Read the records of a kind."""
 
 
-class SpoolStore:
+class SpoolStore(OodStore):
     """A spool as a store.
 
-    :param page_records: records read at a time.
+    :param page_records: records per page.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, page_records: int = PAGE_RECORDS) -> None:
@@ -88,24 +94,8 @@ class SpoolStore:
         """Close the spool."""
         self._spool.close()
 
-    def requests(self, *, since: datetime | None = None, until: datetime | None = None) -> Iterator[RequestRecord]:
-        """Read request records, by time, each once.
-
-        :param since: earliest time, included.
-        :param until: latest time, excluded.
-        """
-        return (r for r in self._read("request", since, until) if isinstance(r, RequestRecord))
-
-    def pairs(self, *, since: datetime | None = None, until: datetime | None = None) -> Iterator[PairRecord]:
-        """Read pair records, by time, each once.
-
-        :param since: earliest time, included.
-        :param until: latest time, excluded.
-        """
-        return (r for r in self._read("pair", since, until) if isinstance(r, PairRecord))
-
     def counters(self) -> dict[str, int]:
-        """Read what was dropped or not shipped."""
+        """Read the spool's counters."""
         return self._spool.counters()
 
     def _read(self, kind: Kind, since: datetime | None, until: datetime | None) -> Iterator[Record]:
@@ -122,13 +112,12 @@ class SpoolStore:
             after = page[-1].timestamp_ms, page[-1].record_id
 
 
-class StreamStore:
+class StreamStore(OodStore):
     """The data stream as a store.
 
-    :param client: a client of the cluster.
     :param stream: name of the data stream.
     :param where: the cluster's URL, for messages.
-    :param page_records: records fetched at a time, at most 10,000.
+    :param page_records: records per page, at most 10,000.
     """
 
     def __init__(
@@ -149,34 +138,18 @@ class StreamStore:
         """The cluster and the stream's name."""
         return f"{self._url}, {self._stream}"
 
-    def requests(self, *, since: datetime | None = None, until: datetime | None = None) -> Iterator[RequestRecord]:
-        """Fetch request records, by time, each once.
-
-        :param since: earliest time, included.
-        :param until: latest time, excluded.
-        """
-        return (r for r in self._fetch("request", since, until) if isinstance(r, RequestRecord))
-
-    def pairs(self, *, since: datetime | None = None, until: datetime | None = None) -> Iterator[PairRecord]:
-        """Fetch pair records, by time, each once.
-
-        :param since: earliest time, included.
-        :param until: latest time, excluded.
-        """
-        return (r for r in self._fetch("pair", since, until) if isinstance(r, PairRecord))
-
     def counters(self) -> dict[str, int]:
-        """Answer that the stream knows nothing of what never reached it."""
+        """Return nothing: the stream does not know what was never shipped."""
         return {}
 
-    def _fetch(self, kind: Kind, since: datetime | None, until: datetime | None) -> Iterator[Record]:
+    def _read(self, kind: Kind, since: datetime | None, until: datetime | None) -> Iterator[Record]:
         from opensearchpy.exceptions import NotFoundError
 
         with calling(self._url):
             try:
                 opened = self._client.create_pit(index=self._stream, params={"keep_alive": KEEP_ALIVE})
             except NotFoundError:
-                return  # nothing was ever shipped
+                return  # nothing has been shipped yet
         if not isinstance(opened, dict) or "pit_id" not in opened:
             raise not_opensearch(self._url)
         pit = opened["pit_id"]
@@ -185,14 +158,14 @@ class StreamStore:
             last = None
             while hits := self._page(pit, kind, since, until, after):
                 for hit in hits:
-                    # Ids are unique per backing index only. The twins that a re-sent batch leaves on both
-                    # sides of a rollover have the same time and id, so they are neighbours here.
+                    # Ids are unique per backing index only. Duplicates of a batch that was sent again across a rollover
+                    # have the same time and id, so they are neighbours here.
                     if hit["sort"] != last:
                         yield record_from_json(hit["_source"])
                     last = hit["sort"]
                 after = last
         finally:
-            with contextlib.suppress(ClusterError), calling(self._url):  # it would expire by itself
+            with contextlib.suppress(ClusterError), calling(self._url):  # it expires anyway
                 self._client.delete_pit(body={"pit_id": [pit]})
 
     def _page(
@@ -208,7 +181,7 @@ class StreamStore:
             "size": self._page_records,
             "query": {"bool": {"filter": filters}},
             "pit": {"id": pit, "keep_alive": KEEP_ALIVE},
-            # No tie-break beyond the id: a page then begins after all twins of the last record.
+            # No tie-break beyond the id: a page begins after all duplicates of the last record.
             "sort": [{"@timestamp": "asc"}, {"record_id": "asc"}],
             "track_total_hits": False,
         }
@@ -225,7 +198,7 @@ class JoinedTexts:
     """Item texts found in the item index.
 
     :param texts: text by item id.
-    :param missing: ids that are not in the index, or have no text there.
+    :param missing: ids without a text in the index.
     """
 
     texts: Mapping[str, str]
@@ -237,19 +210,14 @@ def join_texts(
     index: str,
     ids: Sequence[str],
     *,
-    id_field: str = ID_FIELD,
-    text_field: str = TEXT_FIELD,
     where: str = "the cluster",
     chunk: int = 500,
 ) -> JoinedTexts:
-    """Fetch the texts of items that were logged without.
+    """Fetch texts of items that were logged without.
 
-    :param client: a client of the cluster.
-    :param ids: item ids; repeats are asked for once.
-    :param id_field: keyword field of the id.
+    :param ids: item ids; repeats are requested once.
     :param where: the cluster's URL, for messages.
-    :param chunk: ids asked for at a time.
-    :return: the texts, and the ids for which there is none.
+    :param chunk: ids per request.
     """
     wanted = list(dict.fromkeys(ids))
     texts: dict[str, str] = {}
@@ -257,15 +225,15 @@ def join_texts(
         part = wanted[start : start + chunk]
         body = {
             "size": len(part),
-            "query": {"bool": {"filter": [{"terms": {id_field: part}}]}},
-            "collapse": {"field": id_field},  # an id that is there twice must not crowd out another
-            "_source": [id_field, text_field],
+            "query": {"bool": {"filter": [{"terms": {ID_FIELD: part}}]}},
+            "collapse": {"field": ID_FIELD},  # a repeated id must not crowd out another
+            "_source": [ID_FIELD, TEXT_FIELD],
             "track_total_hits": False,
         }
         with calling(where):
             answer = client.search(index=index, body=body)
         for hit in answer["hits"]["hits"]:
             source = hit["_source"]
-            if source.get(text_field):
-                texts[str(source[id_field])] = str(source[text_field])
-    return JoinedTexts(texts, tuple(identity for identity in wanted if identity not in texts))
+            if source.get(TEXT_FIELD):
+                texts[str(source[ID_FIELD])] = str(source[TEXT_FIELD])
+    return JoinedTexts(texts, tuple(item_id for item_id in wanted if item_id not in texts))

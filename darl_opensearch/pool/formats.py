@@ -1,6 +1,6 @@
-"""What a pool's results look like on disk: one shard as bytes, and shards joined to a file.
+"""File formats of a pool's results: one shard as bytes, and shards joined to a file.
 
-Each shard is written in the format of the whole, so that joining copies and computes nothing.
+A shard has the format of the whole file, so that joining only copies.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ ScoreFormat = Literal["jsonl", "jsonl.gz", "parquet"]
 NPY = ".npy"
 
 
-def format_of(path: Path) -> ScoreFormat:
-    """Choose the format of scores by a file's name.
+def choose_format(path: Path) -> ScoreFormat:
+    """Choose the format of scores by file name.
 
-    :raises UsageError: for another ending.
+    :raises UsageError: for an unknown extension.
     :raises MissingExtra: for Parquet without its extra.
     """
     if path.suffix == PARQUET:
@@ -37,11 +37,11 @@ def format_of(path: Path) -> ScoreFormat:
         return "jsonl"
     if path.name.endswith(".jsonl.gz"):
         return "jsonl.gz"
-    raise UsageError("scores go to .jsonl, .jsonl.gz or .parquet", where=str(path), todo="give it such an ending")
+    raise UsageError("scores go to .jsonl, .jsonl.gz or .parquet", where=str(path), todo="use one of these extensions")
 
 
 def encode_scores(shard: Shard, scores: Scores, kind: ScoreFormat) -> bytes:
-    """Write the scores of a shard."""
+    """Encode the scores of a shard."""
     if kind == "parquet":
         return _parquet(shard, scores)
     rows = zip(shard.pairs, scores.grade.tolist(), _shortest(scores.data), strict=True)
@@ -62,10 +62,9 @@ def encode_scores(shard: Shard, scores: Scores, kind: ScoreFormat) -> bytes:
 
 
 def encode_features(rows: NDArray[np.float32]) -> bytes:
-    """Write the features of a shard.
+    """Encode the features of a shard as a ``.npy`` file.
 
     :param rows: ``[n, h]`` float32.
-    :return: the content of a ``.npy`` file.
     """
     data = io.BytesIO()
     np.save(data, rows.astype("<f4", copy=False), allow_pickle=False)
@@ -73,26 +72,20 @@ def encode_features(rows: NDArray[np.float32]) -> bytes:
 
 
 def join_scores(shards: Sequence[Path], out: IO[bytes], kind: ScoreFormat) -> None:
-    """Write shards one after the other as one file.
-
-    :param shards: their files, in order.
-    """
+    """Concatenate shards, in order, to one file."""
     if kind == "parquet":
         parquet = load("pyarrow.parquet", "parquet")
         with parquet.ParquetWriter(out, parquet.read_schema(shards[0])) as writer:
             for path in shards:
                 writer.write_table(parquet.ParquetFile(path).read())
         return
-    for path in shards:  # JSONL, and gzip: members one after the other are one gzip file
+    for path in shards:  # concatenated gzip members are one gzip file
         with path.open("rb") as file:
             shutil.copyfileobj(file, out, 1 << 20)
 
 
 def join_features(shards: Sequence[Path], out: IO[bytes]) -> tuple[int, int]:
-    """Write shards one after the other as one ``.npy`` file.
-
-    :param shards: their files, in order.
-    """
+    """Concatenate shards, in order, to one ``.npy`` file; returns its shape."""
     parts = [np.load(path, mmap_mode="r", allow_pickle=False).shape for path in shards]
     shape = (sum(rows for rows, _ in parts), parts[0][1])
     header = {"descr": "<f4", "fortran_order": False, "shape": shape}
@@ -103,7 +96,7 @@ def join_features(shards: Sequence[Path], out: IO[bytes]) -> tuple[int, int]:
 
 
 def _shortest(data: NDArray[np.float32]) -> list[list[float]]:
-    """The values with no more digits than tell a float32 from its neighbours: JSON gives back the very numbers."""
+    """Shortest decimals that JSON reads back as the same float32."""
     return [[float(text) for text in row] for row in data.astype(str)]
 
 

@@ -1,4 +1,4 @@
-"""The engine that needs nothing else: this process, on the cores it has."""
+"""The local engine: this process, on all its cores."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from darl_opensearch.pool.worker import Job, ShardScorer
 
 
 def run_local(job: Job, source: Source, work: Work, done: Container[int], on_shard: Callable[[int], None]) -> None:
-    """Compute what is missing, one shard after the other. No more than one is in memory.
+    """Compute missing shards one by one, with one in memory.
 
-    :param done: numbers of those that are there.
-    :param on_shard: told the number of each shard that was kept.
+    :param done: numbers of finished shards.
+    :param on_shard: called with the number of each stored shard.
     """
     with contextlib.closing(ShardScorer(job)) as scorer:
         for shard in source.shards(done):

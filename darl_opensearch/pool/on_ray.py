@@ -1,9 +1,8 @@
 """The engine for many machines: Ray Data, with a pool of workers that open the bundle once.
 
-One task reads the pool on the machine where the command runs, as a stream that waits for those who score; so only
-that machine needs the pool and its items. Shards come back to it and are kept as the local engine keeps them. A
-worker that dies is started again by Ray, and what it had in hand is computed again: a result that comes twice
-replaces itself.
+One task streams the pool from the machine where the command runs, with backpressure, so only that machine needs the
+pool and its items. Shards return to it and are stored as by the local engine. Ray restarts a worker that dies and
+computes its shard again; a result that arrives twice replaces itself.
 """
 
 from __future__ import annotations
@@ -30,9 +29,8 @@ from darl_opensearch.pool.work import Work
 from darl_opensearch.pool.worker import FEATURES, SCORES, Job, ShardScorer
 from darl_opensearch.scoring.cores import available_cores
 
-MOST_ATTEMPTS = 3  # Ray itself would start a worker again for ever, for a shard that no worker can bear
-# What is under way is a few MB a worker. No more than a container's /dev/shm may have to spare; Ray goes on in
-# files where it has less.
+MOST_ATTEMPTS = 3  # Ray itself would restart a worker forever for a shard that kills it
+# A few MB per worker are in flight. Sized for a container's /dev/shm; Ray falls back to files if it has less.
 _OBJECT_STORE_BYTES = 256 << 20
 _SHARD, _PAIRS, _ERROR = "shard", "pairs", "error"
 
@@ -40,22 +38,19 @@ log = logging.getLogger(__name__)
 
 
 class Attempts:
-    """Counts how often each shard was begun, across the deaths of those who begin it."""
+    """Counts attempts at each shard across worker restarts."""
 
     def __init__(self) -> None:
         self._begun: Counter[int] = Counter()
 
     def begin(self, shard: int) -> int:
-        """Count.
-
-        :return: how often it was begun, this time included.
-        """
+        """Count an attempt; returns the number including this one."""
         self._begun[shard] += 1
         return self._begun[shard]
 
 
 class RayWorker:
-    """What Ray Data calls with each shard. It opens the bundle once, at the first of them.
+    """Computes shards for Ray Data; opens the bundle at the first one.
 
     :param attempts: handle of an actor of :class:`Attempts`.
     """
@@ -77,7 +72,7 @@ class RayWorker:
                 shard = Shard.from_bytes(batch[_PAIRS][0].as_py())
                 self._begin(shard)
                 files = self.compute(shard)
-            except DarlError as err:  # by value: Ray would make a traceback of it
+            except DarlError as err:  # as a value: Ray would turn it into a traceback
                 error = _error_to_json(err)
             except Exception as err:
                 log.exception("shard %d", number)
@@ -99,10 +94,9 @@ class RayWorker:
         begun = load("ray", "ray").get(self._attempts.begin.remote(shard.index))
         if begun > MOST_ATTEMPTS:
             raise DarlError(
-                f"the pairs {shard.start} to {shard.start + len(shard.pairs) - 1} ended their worker "
-                f"{MOST_ATTEMPTS} times",
+                f"pairs {shard.start} to {shard.start + len(shard.pairs) - 1} killed their worker {begun - 1} times",
                 where=shard.pairs[0].where,
-                todo="see whether the workers' memory is enough, or lower --shard-pairs and start over",
+                todo="check the workers' memory, or lower --shard-pairs and start over",
             )
 
 
@@ -117,22 +111,20 @@ def run_on_ray(
     workers: int | None = None,
     worker: type[RayWorker] = RayWorker,
 ) -> None:
-    """Compute what is missing on a Ray cluster.
+    """Compute missing shards on a Ray cluster; an existing connection to Ray is used and left open.
 
-    A Ray that this process is connected to already is used, and left as it is.
-
-    :param job: what to compute; ``threads`` are those of each worker, 1 unless given.
-    :param work: where shards are kept, on this machine.
-    :param done: numbers of those that are there.
-    :param on_shard: told the number of each shard that was kept.
-    :param address: a cluster that runs already, as ``ray.init`` takes it; None starts Ray on this machine.
-    :param workers: how many workers; by default as many as there are cores, or GPUs, for.
+    :param job: what to compute; ``threads`` is per worker, 1 by default.
+    :param work: where shards are stored, on this machine.
+    :param done: numbers of finished shards.
+    :param on_shard: called with the number of each stored shard.
+    :param address: a running cluster, as for ``ray.init``; None starts Ray on this machine.
+    :param workers: by default as many as there are cores or GPUs for.
     :raises MissingExtra: without the extra ``ray``.
-    :raises DarlError: when Ray cannot be reached, a worker fails, or a shard ends its worker again and again.
+    :raises DarlError: if Ray cannot be reached, a worker fails, or a shard keeps killing its worker.
     """
     load("pyarrow", "ray")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Its C++ parts write to the terminal what is none of a user's business; what matters comes as an exception.
+    # Its C++ parts log to the terminal; errors that matter arrive as exceptions.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     ray, data = load("ray", "ray"), load("ray.data", "ray")
     threads = job.threads or 1
@@ -167,21 +159,21 @@ def run_on_ray(
 
 @contextlib.contextmanager
 def _connected(ray: ModuleType, address: str | None, *, cores: int) -> Iterator[str]:
-    """Connect to a cluster, or start Ray on this machine and leave nothing of it; gives what to call it in errors."""
+    """Connect to a cluster, or start a temporary Ray on this machine; yields its name for errors."""
     if ray.is_initialized():
         yield "Ray"
         return
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     with contextlib.ExitStack() as stack:
         if address is None:
-            # Below the system's folder of temporary files: paths of its sockets may have no more than 107 characters.
+            # In the system's temporary folder: paths of sockets are limited to 107 characters.
             folder = tempfile.mkdtemp(prefix="darl-ray-")
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
             quiet |= {"include_dashboard": False, "num_cpus": cores, "_temp_dir": folder}
             quiet["object_store_memory"] = _OBJECT_STORE_BYTES
         elif address.startswith("ray://"):
             raise UsageError(
-                f"{address} is an address for clients outside of the cluster",
+                f"{address} is for clients outside the cluster",
                 todo="run this on a machine of the cluster with --address auto, or HOST:6379",
             )
         stack.callback(ray.shutdown)
@@ -192,13 +184,13 @@ def _connected(ray: ModuleType, address: str | None, *, cores: int) -> Iterator[
             raise DarlError(
                 f"Ray cannot be {'reached' if address else 'started'} ({_reason(err)})",
                 where=address or "Ray",
-                todo="see ray status there" if address else "use --engine local, or see whether memory is free",
+                todo="see ray status there" if address else "use --engine local, or free memory",
             ) from err
         yield address or "Ray"
 
 
 def _knock(address: str | None) -> None:
-    """See in seconds whether anybody listens; Ray would try for two minutes."""
+    """Fail within seconds if nothing listens; Ray would try for two minutes."""
     host, _, port = (address or "").rpartition(":")
     if host and port.isdecimal():
         socket.create_connection((host, int(port)), timeout=10).close()
@@ -206,10 +198,10 @@ def _knock(address: str | None) -> None:
 
 @contextlib.contextmanager
 def _settings(data: ModuleType) -> Iterator[None]:
-    """Set what Ray Data keeps for the whole process, and put it back."""
+    """Change Ray Data's process-wide settings, and restore them."""
     context, theirs = data.DataContext.get_current(), logging.getLogger("ray.data")
     wanted = {
-        "target_max_block_size": 1,  # each shard is a block of its own, so that workers share them evenly
+        "target_max_block_size": 1,  # one shard per block, so that workers share them evenly
         "enable_progress_bars": False,
         "print_on_execution_start": False,
     }
@@ -246,7 +238,7 @@ def _datasource(data: ModuleType, source: Source, done: frozenset[int]) -> Any:
 
 
 def _read(source: Source, done: frozenset[int]) -> Iterator[Any]:
-    """Read the missing shards as Arrow tables of one row; an error is the last of them."""
+    """Read missing shards as Arrow tables of one row; an error comes last."""
     try:
         for shard in source.shards(done):
             yield _row(shard.index, {_PAIRS: shard.to_bytes()}, None)
@@ -263,7 +255,7 @@ def _row(shard: int, files: dict[str, bytes | None], error: str | None) -> Any:
 
 
 def count_workers(ray: ModuleType, need: dict[str, int], where: str) -> int:
-    """How many workers the cluster has room for."""
+    """Count the workers that the cluster has room for."""
     ((name, number),) = need.items()
     there = ray.cluster_resources().get(name.removeprefix("num_").removesuffix("s").upper(), 0)
     if (count := int(there // number)) < 1:
@@ -280,9 +272,9 @@ def _error_to_json(err: DarlError) -> str:
 
 
 def _error_from_json(text: str) -> DarlError:
-    told = json.loads(text)
-    kind = getattr(errors, told.pop("kind"), DarlError)
-    error: DarlError = kind(told.pop("what"), **told)
+    fields = json.loads(text)
+    kind = getattr(errors, fields.pop("kind"), DarlError)
+    error: DarlError = kind(fields.pop("what"), **fields)
     return error
 
 

@@ -1,4 +1,4 @@
-"""Reading a pool: unlabelled pairs, one after the other, whatever the file's size."""
+"""Reading a pool of unlabelled pairs, as a stream."""
 
 from __future__ import annotations
 
@@ -25,10 +25,7 @@ class Pair:
     """One query with one item.
 
     :param where: file and line, for error messages.
-    :param text: the item's text, or None where it is to be looked up by :attr:`item_id`.
-    :param item_id: the item's id, if it has one.
-    :param query_id: the query's id, if it has one.
-    :param slice: the part of traffic it belongs to, if named.
+    :param text: the item's text, or None to look it up by :attr:`item_id`.
     """
 
     where: str
@@ -41,10 +38,10 @@ class Pair:
 
 @dataclass(frozen=True)
 class Shard:
-    """Consecutive pairs of a pool: what is scored together, and written as one file.
+    """Consecutive pairs of a pool that are scored together and stored as one file.
 
-    Scores move by float noise with what shares a batch, so the shard, not the machine, decides that: the same
-    pool in the same shards has the same scores to the last bit, whoever computes them and in which order.
+    Scores vary by float noise with their batch, so batches never cross shards: the same pool in the same shards has
+    bit-identical scores on any engine and in any order.
 
     :param index: its number in the pool, from 0.
     :param start: position in the pool of its first pair.
@@ -56,13 +53,13 @@ class Shard:
     pairs: tuple[Pair, ...]
 
     def to_bytes(self) -> bytes:
-        """Render for another process."""
+        """Serialise for another process."""
         rows = [[p.where, p.query, p.text, p.item_id, p.query_id, p.slice] for p in self.pairs]
         return json.dumps([self.index, self.start, rows]).encode("ascii")
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Shard:
-        """Read what :meth:`to_bytes` wrote."""
+        """Parse the output of :meth:`to_bytes`."""
         index, start, rows = json.loads(data)
         return cls(index, start, tuple(Pair(*row) for row in rows))
 
@@ -98,10 +95,10 @@ def read_pairs(path: Path, *, items: bool) -> Iterator[Pair]:
             yield Pair(where, line.query, text, item_id or None, line.query_id or None, line.slice or None)
 
 
-def group(pairs: Iterable[Pair], size: int) -> Iterator[Shard]:
-    """Cut a pool into shards; no more than one of them is held.
+def group_pairs(pairs: Iterable[Pair], size: int) -> Iterator[Shard]:
+    """Split a pool into shards, with one in memory.
 
-    :param size: pairs of a shard; the last may have fewer.
+    :param size: pairs per shard; the last may have fewer.
     """
     source, index = iter(pairs), 0
     while part := tuple(islice(source, size)):

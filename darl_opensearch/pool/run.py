@@ -14,7 +14,7 @@ from darl_opensearch.errors import DarlError, InputError, UsageError, load
 from darl_opensearch.io.jsonl import check_rereadable
 from darl_opensearch.io.reading import reading
 from darl_opensearch.pool.catalogue import Catalogue
-from darl_opensearch.pool.formats import NPY, format_of, join_features, join_scores
+from darl_opensearch.pool.formats import NPY, choose_format, join_features, join_scores
 from darl_opensearch.pool.local import run_local
 from darl_opensearch.pool.source import Source
 from darl_opensearch.pool.work import Work, writing
@@ -97,7 +97,7 @@ def score_pool(
     job = Job(
         bundle=opened.path.absolute(),
         digest=sha256_of(opened.path / CARD),
-        scores=format_of(results[SCORES]) if SCORES in results else None,
+        scores=choose_format(results[SCORES]) if SCORES in results else None,
         features=FEATURES in results,
         provider=provider,
         threads=threads,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from darl_opensearch.pool.catalogue import Catalogue
-from darl_opensearch.pool.pairs import Pair, Shard, group, read_pairs
+from darl_opensearch.pool.pairs import Pair, Shard, group_pairs, read_pairs
 from darl_opensearch.records.values import unknown_item
 
 
@@ -38,7 +38,7 @@ class Source:
         """
         with contextlib.ExitStack() as stack:
             catalogue = stack.enter_context(Catalogue.open(self.catalogue)) if self.catalogue else None
-            for shard in group(read_pairs(self.pairs, items=catalogue is not None), self.shard_pairs):
+            for shard in group_pairs(read_pairs(self.pairs, items=catalogue is not None), self.shard_pairs):
                 if shard.index not in done:
                     yield dataclasses.replace(shard, pairs=self._with_texts(shard.pairs, catalogue))
 

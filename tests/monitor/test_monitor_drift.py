@@ -13,7 +13,7 @@ from darl_opensearch.bundle import REFERENCE_QUERIES, Bundle, DriftReference
 from darl_opensearch.errors import BundleError, UsageError
 from darl_opensearch.monitor.drift import DriftConfig, drift, parse_window
 from darl_opensearch.monitor.drift import windows as windows_module
-from darl_opensearch.monitor.drift.sample import matched, sample_window
+from darl_opensearch.monitor.drift.sample import sample_window, thin_reference
 from darl_opensearch.monitor.drift.two_sample import Clusters, two_sample_tests
 from darl_opensearch.monitor.drift.windows import windows
 from darl_opensearch.ood.store import SpoolStore
@@ -85,11 +85,11 @@ def test_the_sample_is_uniform_over_the_pairs_that_were_scored(world, quiet):
 
 def test_the_reference_passes_the_same_draw(world):
     reference = world.bundle.reference()
-    kept, slices = matched(reference, 0.05, np.random.default_rng(0))
+    kept, slices = thin_reference(reference, 0.05, np.random.default_rng(0))
     some = 1 - 0.95**20  # of 20 candidates any is drawn
     assert abs(len(kept) / 150 - some) < 0.12 and len(slices) == len(kept)
     assert kept.sizes.max() <= 3 and kept.sizes.sum() == len(kept.features)
-    whole, _ = matched(reference, 1.0, np.random.default_rng(0))
+    whole, _ = thin_reference(reference, 1.0, np.random.default_rng(0))
     assert np.array_equal(whole.features, reference.features)
 
 
@@ -109,7 +109,7 @@ def test_queries_that_retrieve_little_do_not_look_like_drift():
         rows = np.repeat(centre, sizes, axis=0)
         return (rows + 0.3 * rng.standard_normal(rows.shape)).astype(np.float32)
 
-    alarms = {"matched": 0, "whole": 0}
+    alarms = {"thin_reference": 0, "whole": 0}
     for place in range(100):
         candidates, centre = draw(100)
         sizes = np.minimum(candidates, 3)
@@ -117,11 +117,14 @@ def test_queries_that_retrieve_little_do_not_look_like_drift():
         candidates, centre = draw(100)
         logged = np.minimum(rng.binomial(candidates, 0.1), 3)
         window = Clusters(pairs(centre, logged), logged[logged > 0])
-        known = {"matched": matched(reference, 0.1, rng)[0], "whole": Clusters(reference.features, reference.sizes)}
+        known = {
+            "thin_reference": thin_reference(reference, 0.1, rng)[0],
+            "whole": Clusters(reference.features, reference.sizes),
+        }
         for name, clusters in known.items():
             said = two_sample_tests(clusters, window, permutations=99, folds=4, seed=[place])
             alarms[name] += (said["mmd"].p <= 0.1) + (said["auc"].p <= 0.1)
-    assert alarms["matched"] <= 2 * 10 + 16 and alarms["whole"] >= 100
+    assert alarms["thin_reference"] <= 2 * 10 + 16 and alarms["whole"] >= 100
 
 
 def test_other_words_are_drift_of_features_even_where_the_share_is_as_it_was(world, tmp_path):
@@ -202,7 +205,7 @@ def test_versions_have_windows_of_their_own(world, tmp_path):
     result = judge(path, world.bundle)
     one, two = sorted(result.windows, key=lambda w: w.version)
     assert (one.queries, two.queries) == (60, 50) and one.sample and not two.sample
-    assert two.notes == ("of another version than the bundle: only shares were tested",)
+    assert two.notes == ("not the bundle's version: only shares were tested",)
     assert two.verdict == "drift" and not result.start_cycle  # of the bundle's version nothing has drifted
     assert judge(path, None).start_cycle
 
@@ -222,7 +225,7 @@ def test_a_large_window_is_sampled_by_query_and_says_so(world, tmp_path):
     config = DriftConfig(max_queries=100, max_pairs=100)
     (window,), (again,) = (judge(path, world.bundle, config).windows for _ in range(2))
     assert (window.requests, window.queries, window.sampled) == (400, 100, True)
-    assert "a random 100 of them" in window.notes[0]
+    assert "a random sample of 100 queries" in window.notes[0]
     assert 100 <= window.sample.pairs < 103 and window == again
     assert window != judge(path, world.bundle, dataclasses.replace(config, seed=1)).windows[0]
 
@@ -266,9 +269,9 @@ def test_too_few_queries_are_not_tested(world, tmp_path):
     path = write_log(tmp_path / "log.db", world.day(0, world.queries(29, np.random.default_rng(1))), world.policy())
     result = judge(path, world.bundle)
     assert [w.verdict for w in result.windows] == ["too few queries"]
-    assert "30 are the fewest" in result.windows[0].notes[0]
+    assert "a test needs 30" in result.windows[0].notes[0]
     assert not result.start_cycle and result.latest is None and result.reasons == ()
-    few = "nothing could be tested for drift: 29 queries; 30 are the fewest that are tested"
+    few = "nothing could be tested for drift: 29 queries; a test needs 30"
     assert result.why_not == few
 
 
@@ -292,7 +295,7 @@ def test_lists_of_another_length_are_named(world, tmp_path):
         cut = dataclasses.replace(r.scores, data=r.scores.data[:8])
         requests.append(dataclasses.replace(r, documents=r.documents[:8], doc_ids=r.doc_ids[:8], scores=cut))
     (window,) = judge(write_log(tmp_path / "log.db", requests, world.policy(1.0)), world.bundle).windows
-    assert "requests rank 8 items and the reference's queries 20" in window.notes[0]
+    assert "requests rank 8 items and reference queries 20" in window.notes[0]
     assert "set [ood] depth" in window.notes[0]
 
 

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from darl_opensearch.cli.monitor import cli as monitor
 from darl_opensearch.monitor import report
 from darl_opensearch.monitor.drift import DriftConfig, drift
-from darl_opensearch.monitor.page import render_page
+from darl_opensearch.monitor.page import render_monitor_page
 from darl_opensearch.monitor.render_drift import render_drift
 from darl_opensearch.ood.store import SpoolStore
 from tests.helpers.drift import DAY, STRANGE, World, write_log
@@ -48,12 +48,12 @@ def test_text_has_a_line_a_window_and_the_decision(world, log):
     said = run("--spool", log, "--bundle", world.bundle.path, "--window", "1d", "--one-in", 50)
     assert said.exit_code == 0, said.output
     assert "Drift  against the reference of tiny 1" in said.stdout
-    assert "level 1/50 a window: one false alarm in 50 windows without drift" in said.stdout
+    assert "level 1/50 per window: one false alarm in 50 windows without drift" in said.stdout
     lines = [line for line in said.stdout.splitlines() if re.match(r"2026-03-0\d 00:00 to .* tiny", line)]
     table = [line for line in lines if not line.endswith(":")]
     assert len(table) == 5 and table[-1].endswith("DRIFT") and sum(line.endswith("no drift") for line in table) == 4
     assert "a classifier tells window and reference apart with AUC" in said.stdout
-    assert "of another version than the bundle: only shares were tested" in said.stdout
+    assert "not the bundle's version: only shares were tested" in said.stdout
     assert said.stdout.rstrip().endswith("The latest window has drifted: a cycle is due.")
 
 
@@ -81,7 +81,7 @@ def test_exit_code_3_on_drift_where_it_was_asked_for(world, log, darl):
 def test_no_exit_code_3_without_drift(world, tmp_path, darl):
     path = write_log(tmp_path / "quiet.db", world.traffic(1, 100), world.policy())
     ended = darl("monitor", "--spool", path, "--fail-on-drift", "--bundle", world.bundle.path)
-    assert ended.code == 0 and "The latest window that was tested has not drifted." in ended.out
+    assert ended.code == 0 and "The latest tested window has not drifted." in ended.out
 
 
 def test_a_window_that_is_none_is_wrong_usage(log, darl):
@@ -154,7 +154,7 @@ def test_versions_are_never_on_one_line(page):
 def test_charts_are_drawn_to_scale(world, log):
     with SpoolStore(log) as store:
         result = drift(store, None, DriftConfig(window="1d"), until=UNTIL)
-        text = render_page(report(store, until=UNTIL), result)
+        text = render_monitor_page(report(store, until=UNTIL), result)
     windows = [w for w in result.windows if w.version == "1"]
     chart = ElementTree.fromstring(re.search(r"<svg.*?</svg>", text, flags=re.DOTALL)[0])
     level = float(next(e for e in chart if e.get("class") == "level").get("y1"))
@@ -172,7 +172,7 @@ def test_charts_are_drawn_to_scale(world, log):
 
 
 def test_slices_queries_and_what_could_not_be_tested_are_on_the_page(page):
-    for text in ("Tests of slices", "Strangest queries", "Slices", "What could not be tested", "pet", "Spool"):
+    for text in ("Tests of slices", "Most OOD queries", "Slices", "What could not be tested", "pet", "Spool"):
         assert text in page
     assert "The latest window has drifted: a cycle is due." in page
 
@@ -182,7 +182,7 @@ def test_a_page_of_an_empty_log(tmp_path):
     out = tmp_path / "page.html"
     said = run("--spool", path, "--html", out)
     assert said.exit_code == 0 and "Drift" not in said.stdout
-    assert "There are no records of this time." in out.read_text() and "<svg" not in out.read_text()
+    assert "No records in this period." in out.read_text() and "<svg" not in out.read_text()
 
 
 def test_a_page_that_cannot_be_written_leaves_nothing(log, tmp_path, darl):

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from darl_opensearch.cli.monitor import cli as monitor
 from darl_opensearch.monitor import report
-from darl_opensearch.monitor.render import render
+from darl_opensearch.monitor.render import render_report
 from darl_opensearch.ood.spool import Spool
 from darl_opensearch.ood.store import SpoolStore
 from tests.helpers.traffic import POLICY, START, request_of, rows_of, traffic
@@ -105,7 +105,7 @@ def test_requests_without_candidates_are_counted(path):
     write(path, [request_of(0, []), request_of(1, [])])
     (model,) = read(path).models
     assert (model.requests, model.pairs, model.share_ood.value, model.strangest) == (2, 0, None, ())
-    assert "share OOD –" in render(read(path))
+    assert "share OOD –" in render_report(read(path))
 
 
 def test_losses_are_shown(path):
@@ -114,7 +114,7 @@ def test_losses_are_shown(path):
     result = read(path)
     assert result.losses["dropped_queue"] == 3
     assert result.losses["evicted"] > 0
-    text = render(result)
+    text = render_report(result)
     assert "3 requests dropped because the disk could not keep up" in text
     assert "records deleted unsent because the spool was full" in text
 
@@ -127,7 +127,7 @@ def test_the_command_prints_text_and_json(path):
     assert "tiny 1" in result.stdout and "41 requests" in result.stdout
     assert "[red]what[/red]" in result.stdout  # markup in a query is text
     with SpoolStore(path) as store:
-        assert "�[31m" in render(report(store))  # and so is what a terminal would obey
+        assert "�[31m" in render_report(report(store))  # and so is what a terminal would obey
     data = json.loads(run(monitor, ["--spool", str(path), "--json", "--top", "2"]).stdout)
     (model,) = data["models"]
     assert len(model["strangest"]) == 2
@@ -140,12 +140,12 @@ def test_an_empty_store_says_what_to_do(path):
     Spool.open(path, create=True).close()
     run = CliRunner().invoke
     text = run(monitor, ["--spool", str(path)]).stdout
-    assert "There are no records yet." in text and "--ood-log" in text
+    assert "No records yet." in text and "--ood-log" in text
     assert "earlier --since" in run(monitor, ["--spool", str(path), "--since", "7d"]).stdout
     write(path, traffic(3))
     with Spool.open(path) as spool:
         spool.settle(created=[r.seq for r in spool.take()])
-    assert "read it with --url" in run(monitor, ["--spool", str(path)]).stdout
+    assert "read them with --url" in run(monitor, ["--spool", str(path)]).stdout
     assert json.loads(run(monitor, ["--spool", str(path), "--json"]).stdout)["models"] == []
 
 

@@ -17,9 +17,9 @@ from sklearn.metrics.pairwise import rbf_kernel
 from darl_opensearch.monitor.drift import two_sample
 from darl_opensearch.monitor.drift.two_sample import (
     Clusters,
-    cross_fitted,
+    cross_fit,
     mean_kernel,
-    permuted,
+    permute,
     pooled_auc,
     squared_mmd,
     two_sample_tests,
@@ -76,7 +76,7 @@ def test_held_out_scores_are_those_of_ridge_regression():
     rng = np.random.default_rng(2)
     rows = rng.standard_normal((40, 60)).astype(np.float32)  # more features than queries
     labels, folded = rng.integers(0, 2, 40).astype(np.float32), np.arange(40) % 4
-    scores = cross_fitted(rows, folded) @ labels
+    scores = cross_fit(rows, folded) @ labels
     for fold in range(4):
         train, test = folded != fold, folded == fold
         centred = rows[train] - rows[train].mean(0)
@@ -105,13 +105,13 @@ def test_a_permutation_p_value_is_the_share_of_all_labellings():
     """Ten against ten, separated: 1/(B+1) at least; its statistic is beaten by none of 999 draws."""
     labels = np.repeat([0.0, 1.0], 10).astype(np.float32)
     place = np.arange(20.0)
-    said = permuted({"sum": lambda drawn: drawn @ place}, labels, 999, np.random.default_rng(0))["sum"]
+    said = permute({"sum": lambda drawn: drawn @ place}, labels, 999, np.random.default_rng(0))["sum"]
     assert (said.value, said.p, said.permutations) == (145.0, 1 / 1000, 999)
 
 
 def test_drawing_ends_early_where_there_is_nothing():
     labels = np.repeat([0.0, 1.0], 10).astype(np.float32)
-    said = permuted({"none": lambda drawn: np.zeros(len(drawn))}, labels, 9999, np.random.default_rng(0))["none"]
+    said = permute({"none": lambda drawn: np.zeros(len(drawn))}, labels, 9999, np.random.default_rng(0))["none"]
     assert (said.p, said.permutations) == (1.0, two_sample.ENOUGH)
 
 
@@ -122,7 +122,7 @@ def test_sequential_p_values_are_uniform():
     hits = 0
     for _ in range(400):
         rows = rng.standard_normal(30)
-        hits += permuted({"x": lambda drawn, rows=rows: drawn @ rows}, labels, 199, rng)["x"].p <= 0.05
+        hits += permute({"x": lambda drawn, rows=rows: drawn @ rows}, labels, 199, rng)["x"].p <= 0.05
     assert abs(hits - 20) <= 3.5 * math.sqrt(19)
 
 

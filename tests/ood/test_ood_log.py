@@ -149,7 +149,7 @@ def test_a_full_disk_costs_one_warning_and_nothing_once_there_is_space(path, mon
         assert "full" in before[0].getMessage() and "Free space" in before[0].getMessage()
         spool._connection.execute("PRAGMA max_page_count = 1000000")
         assert log.flush()
-    assert [r.getMessage() for r in caplog.records if "is written again" in r.getMessage()]
+    assert [r.getMessage() for r in caplog.records if "can be written again" in r.getMessage()]
     log.close()
     expected = {r.record_id for request in taken for r in records_of(request, POLICY)}
     assert set(stored_ids(path)) == expected

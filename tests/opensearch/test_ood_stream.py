@@ -14,7 +14,7 @@ import pytest
 from darl_opensearch.connect import ClusterOptions, connect
 from darl_opensearch.errors import ClusterError
 from darl_opensearch.monitor import report
-from darl_opensearch.monitor.render import render
+from darl_opensearch.monitor.render import render_report
 from darl_opensearch.ood import Shipper, SpoolStore, StreamStore, ensure_stream, join_texts
 from darl_opensearch.ood.spool import Row, Spool
 from darl_opensearch.ood.stream import template
@@ -169,7 +169,7 @@ def test_both_stores_give_the_same_report(client, stream, path):
     remote = report(StreamStore(client, stream=stream), START, until=until)
     assert local.models[0].requests == 200
     assert remote.to_json()["models"] == local.to_json()["models"]
-    assert render(remote).splitlines()[1:] == render(local).splitlines()[1:]
+    assert render_report(remote).splitlines()[1:] == render_report(local).splitlines()[1:]
 
 
 def test_a_stream_that_is_not_there_is_empty(client, stream):

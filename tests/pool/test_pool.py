@@ -17,7 +17,7 @@ from darl_opensearch.errors import BundleError, DarlError, InputError, UsageErro
 from darl_opensearch.pool import score_pool
 from darl_opensearch.pool.catalogue import Catalogue
 from darl_opensearch.pool.formats import encode_scores
-from darl_opensearch.pool.pairs import Pair, Shard, group
+from darl_opensearch.pool.pairs import Pair, Shard, group_pairs
 from darl_opensearch.pool.work import Work
 from darl_opensearch.pool.worker import Job, ShardScorer
 from darl_opensearch.scores import Scores
@@ -195,7 +195,7 @@ def test_shards_cover_a_pool_and_wait_to_be_asked(count, size):
             yield Pair("", str(number), "t", None, None, None)
 
     seen = 0
-    for index, shard in enumerate(group(pairs(), size)):
+    for index, shard in enumerate(group_pairs(pairs(), size)):
         assert (shard.index, shard.start) == (index, seen) and 1 <= len(shard.pairs) <= size
         assert [pair.query for pair in shard.pairs] == [str(n) for n in range(seen, seen + len(shard.pairs))]
         seen += len(shard.pairs)

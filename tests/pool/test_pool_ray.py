@@ -112,7 +112,7 @@ def test_a_shard_that_ends_every_worker_is_given_up(ray, tiny, pool, tmp_path, m
             return super().compute(shard)
 
     use(monkeypatch, Deadly)
-    with pytest.raises(DarlError, match=f"the pairs 8 to 11 ended their worker {MOST_ATTEMPTS} times") as caught:
+    with pytest.raises(DarlError, match=f"pairs 8 to 11 killed their worker {MOST_ATTEMPTS} times") as caught:
         run(tiny, pool, tmp_path / "s.jsonl", engine="ray", workers=1)
     assert caught.value.where.endswith("pairs.jsonl, line 9") and "memory" in caught.value.todo
 
@@ -182,7 +182,7 @@ def test_the_command_starts_a_ray_of_its_own_and_leaves_nothing(tiny, pool, tmp_
     ("address", "code", "message"),
     [
         ("127.0.0.1:1", 1, "darl: 127.0.0.1:1: Ray cannot be reached ([Errno 111] Connection refused). See ray status"),
-        ("ray://somewhere:10001", 2, "darl: ray://somewhere:10001 is an address for clients outside of the cluster."),
+        ("ray://somewhere:10001", 2, "darl: ray://somewhere:10001 is for clients outside the cluster."),
     ],
 )
 def test_an_address_where_no_cluster_is(tiny, pool, tmp_path, address, code, message):

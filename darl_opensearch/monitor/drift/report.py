@@ -1,4 +1,4 @@
-"""What the drift tests found, window by window."""
+"""Results of the drift tests, by window."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from darl_opensearch.ood.record import format_timestamp
 from darl_opensearch.stats.shares import Share
 
 SHARE, MMD, AUC = "share", "mmd", "auc"
-ALL = None  # the slice of a test of the whole window
+ALL = None  # the slice of a test on the whole window
 
 DRIFT, NO_DRIFT, TOO_FEW, INCOMPLETE = "drift", "no drift", "too few queries", "incomplete"
 
@@ -21,11 +21,11 @@ class DriftTest:
     """One test of one window.
 
     :param test: ``share``, ``mmd`` or ``auc``.
-    :param slice: the part of traffic it is about; None for all.
+    :param slice: the traffic slice; None for all traffic.
     :param value: share OOD, unbiased squared MMD, or AUC.
     :param expected: its value without drift: alpha, 0, or one half.
-    :param queries: queries of the window it rests on.
-    :param p_holm: the same, adjusted for all tests of the window.
+    :param queries: queries of the window that it uses.
+    :param p_holm: ``p``, adjusted for all tests of the window.
     :param drift: whether ``p_holm`` is at or below the window's level.
     """
 
@@ -41,20 +41,20 @@ class DriftTest:
     def __str__(self) -> str:
         """One line for people."""
         part = f"slice {self.slice!r}: " if self.slice is not None else ""
-        found = {
+        text = {
             SHARE: f"share OOD {100 * self.value:.1f} %, expected {100 * self.expected:.1f} %",
             MMD: f"squared MMD {self.value:.4f}, expected 0",
             AUC: f"a classifier tells window and reference apart with AUC {self.value:.3f}, expected 0.5",
         }[self.test]
-        return f"{part}{found} (p {self.p:.2g}, Holm {self.p_holm:.2g})"
+        return f"{part}{text} (p {self.p:.2g}, Holm {self.p_holm:.2g})"
 
 
 @dataclass(frozen=True)
 class SampleReport:
-    """What MMD and classifier test looked at.
+    """Sample of the MMD and classifier tests.
 
-    :param rate: share of the scored pairs that both were drawn at.
-    :param unjoined: drawn pairs left out because their item's text is not known.
+    :param rate: sampling rate of scored pairs, in window and reference.
+    :param unjoined: sampled pairs left out because their item's text is unknown.
     """
 
     queries: int
@@ -69,11 +69,11 @@ class SampleReport:
 class WindowReport:
     """One window of one model version.
 
-    :param alpha: share of OOD pairs to be expected.
-    :param queries: distinct queries, or those of them that were kept.
+    :param alpha: expected share of OOD pairs.
+    :param queries: distinct queries kept.
     :param sampled: whether queries were left out because there were too many.
-    :param share_ood: share of OOD pairs with each query asked once, and its interval.
-    :param sample: what MMD and classifier test looked at; None where they were not made.
+    :param share_ood: share of OOD pairs, counting each query once, with its interval.
+    :param sample: sample of the MMD and classifier tests; None if they did not run.
     :param notes: what could not be tested, and why.
     :param verdict: ``drift``, ``no drift``, ``too few queries`` or ``incomplete``.
     """
@@ -94,19 +94,19 @@ class WindowReport:
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """The tests that say drift, the most significant first."""
+        """The tests that detected drift, most significant first."""
         return tuple(str(t) for t in sorted((t for t in self.tests if t.drift), key=lambda t: (t.p_holm, t.p)))
 
 
 @dataclass(frozen=True)
 class DriftReport:
-    """What a store says about drift.
+    """Drift tests of a period of the log.
 
-    :param bundle: name and version of the bundle whose reference was compared with, or None.
+    :param bundle: name and version of the bundle that provides the reference, or None.
     :param since: earliest time, or None for all.
     :param until: latest time, excluded.
-    :param one_in: windows without drift for one false alarm.
-    :param windows: by their end, earliest first.
+    :param one_in: one false alarm in so many windows without drift.
+    :param windows: by end time, earliest first.
     """
 
     store: str
@@ -123,7 +123,7 @@ class DriftReport:
 
     @property
     def latest(self) -> WindowReport | None:
-        """The last window that was tested: of the bundle's version, or else of the version seen last."""
+        """The last tested window of the bundle's version, or without a bundle of the version seen last."""
         own = self._own
         if not own:
             return None
@@ -133,17 +133,17 @@ class DriftReport:
 
     @property
     def start_cycle(self) -> bool:
-        """Whether the latest window says drift. Older ones had their say when they were the latest."""
+        """Whether the latest tested window has drifted; older windows do not count."""
         return self.latest is not None and self.latest.verdict == DRIFT
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Why a cycle should start, a line each; empty where it need not."""
+        """Why a cycle should start, one line per test; empty if it should not."""
         return self.latest.reasons if self.latest and self.start_cycle else ()
 
     @property
     def why_not(self) -> str:
-        """Why no cycle need start, in a clause: nothing drifted, or nothing could be tested; empty where it should."""
+        """Why no cycle should start, as a clause; empty if one should."""
         if self.start_cycle:
             return ""
         if self.latest is not None:
@@ -154,11 +154,11 @@ class DriftReport:
             others = ", ".join(dict.fromkeys(f"{w.model} {w.version}" for w in self.windows))
             since = f" since {self.since:%Y-%m-%d %H:%M}" if self.since else ""
             return f"the log ({self.store}) holds no request{of}{since}" + (f", only of {others}" if others else "")
-        said = "the window is not over" if own[-1].verdict == INCOMPLETE else "; ".join(own[-1].notes)
-        return f"nothing could be tested for drift: {said}"
+        reason = "the window is not over" if own[-1].verdict == INCOMPLETE else "; ".join(own[-1].notes)
+        return f"nothing could be tested for drift: {reason}"
 
     def to_json(self) -> dict[str, Any]:
-        """Render for machines."""
+        """Render as JSON values."""
         windows = [
             dataclasses.asdict(w)
             | {"start": format_timestamp(w.start), "end": format_timestamp(w.end), "reasons": list(w.reasons)}

@@ -26,7 +26,7 @@ from darl_opensearch.monitor.drift.report import (
     SampleReport,
     WindowReport,
 )
-from darl_opensearch.monitor.drift.sample import NoSample, Texts, WindowSample, matched, sample_window
+from darl_opensearch.monitor.drift.sample import NoSample, Texts, WindowSample, sample_window, thin_reference
 from darl_opensearch.monitor.drift.two_sample import Clusters, two_sample_tests
 from darl_opensearch.monitor.drift.windows import Counts, Window, windows
 from darl_opensearch.ood.store import OodStore
@@ -36,7 +36,7 @@ from darl_opensearch.text import cut_to_tokens
 
 Report = Callable[[str, int, int], object]
 
-DEPTH_FACTOR = 1.5  # between the lists that requests rank and those of the reference, from which on it is said
+DEPTH_FACTOR = 1.5  # ratio of list lengths between requests and reference that is reported
 
 
 def drift(
@@ -52,33 +52,31 @@ def drift(
 ) -> DriftReport:
     """Test the log for drift, window by window.
 
-    Each window that is over is tested at level ``1 / config.one_in``: share OOD against alpha, and for windows of the
-    bundle's version MMD and classifier test against its reference, of all traffic and of each slice that is large
-    enough; Holm's procedure over all of them. So N windows without drift have at most one false alarm on average,
-    whatever they have to do with each other.
+    Each completed window is tested at level ``1 / config.one_in``: the share OOD against alpha and, for windows of the
+    bundle's version, MMD and a classifier test against its reference, on all traffic and on each slice that is large
+    enough, with Holm's procedure over all tests. So N windows without drift have one false alarm on average at most,
+    however they depend on each other.
 
-    :param bundle: the model; without it, only shares are tested, and the calibration's size is not known.
-    :param config: windows, level and bounds.
+    :param bundle: without it only shares are tested, ignoring the size of the calibration set.
     :param since: earliest time, or None for all.
     :param until: latest time, excluded; now by default.
-    :param texts: looks up texts of items that were logged without.
-    :param threads: for embedding; by default the cores of this process.
-    :param report: called with what is being done, how much is done and of how much (0: not known).
-    :return: the windows with their tests.
+    :param texts: looks up item texts that were not logged.
+    :param threads: for embedding; by default one per core.
+    :param report: called with the activity, the progress and the total (0 if unknown).
     """
     config = config or DriftConfig()
     until = until or datetime.now(UTC)
     feature_test = _FeatureTest(store, bundle, config, texts, threads) if bundle else None
-    found: list[tuple[datetime, datetime, WindowReport]] = []
+    reports: list[tuple[datetime, datetime, WindowReport]] = []
     read = windows(
         store, parse_window(config.window), since=since, until=until, max_queries=config.max_queries, seed=config.seed
     )
     for window in read:
-        report(f"window that ends {window.end:%Y-%m-%d %H:%M}", len(found), 0)
-        found.append((window.end, window.last, _judge(window, config, feature_test)))
-    found.sort(key=lambda entry: entry[:2])  # of versions that share a span, the one that served last comes last
+        report(f"window that ends {window.end:%Y-%m-%d %H:%M}", len(reports), 0)
+        reports.append((window.end, window.last, _judge(window, config, feature_test)))
+    reports.sort(key=lambda entry: entry[:2])  # versions in one span: the one that served last comes last
     name = f"{bundle.card.name} {bundle.card.version}" if bundle else None
-    return DriftReport(store.where, name, since, until, config.one_in, tuple(w for _, _, w in found))
+    return DriftReport(store.where, name, since, until, config.one_in, tuple(w for _, _, w in reports))
 
 
 def _judge(window: Window, config: DriftConfig, feature_test: _FeatureTest | None) -> WindowReport:
@@ -87,13 +85,13 @@ def _judge(window: Window, config: DriftConfig, feature_test: _FeatureTest | Non
     tests: list[DriftTest] = []
     sample, notes = None, list[str]()
     if window.sampled:
-        notes.append(f"more queries than are kept: a random {len(window.queries):,} of them")
+        notes.append(f"a random sample of {len(window.queries):,} queries, because there were more")
     asked = sum(total > 0 for total in totals)
     if not window.complete:
         verdict = INCOMPLETE
     elif asked < config.min_queries:
         verdict = TOO_FEW
-        notes.append(f"{asked:,} queries; {config.min_queries:,} are the fewest that are tested")
+        notes.append(f"{asked:,} queries; a test needs {config.min_queries:,}")
     else:
         own = feature_test is not None and feature_test.is_of(window)
         calibration = feature_test.calibration_queries if feature_test and own else None
@@ -102,11 +100,11 @@ def _judge(window: Window, config: DriftConfig, feature_test: _FeatureTest | Non
         for name, part in parts.items():
             tests.append(_share(name, part, window.alpha, calibration))
         if feature_test and own:
-            sample, more, said = feature_test(window, [name for name in parts if name is not None])
-            tests += more
-            notes += said
+            sample, feature_tests, problems = feature_test(window, [name for name in parts if name is not None])
+            tests += feature_tests
+            notes += problems
         elif feature_test:
-            notes.append("of another version than the bundle: only shares were tested")
+            notes.append("not the bundle's version: only shares were tested")
         tests = _adjusted(tests, config.level)
         verdict = DRIFT if any(test.drift for test in tests) else NO_DRIFT
     return WindowReport(
@@ -116,20 +114,20 @@ def _judge(window: Window, config: DriftConfig, feature_test: _FeatureTest | Non
 
 
 def _once(counts: Iterable[Counts]) -> tuple[list[float], list[float]]:
-    """OOD pairs and pairs of queries, each asked once: one that is asked a thousand times is no drift."""
+    """OOD pairs and pairs per query, counting each query once: a popular query is not drift."""
     pairs = [count.once for count in counts]
     return [hits for hits, _ in pairs], [total for _, total in pairs]
 
 
 def _slices(window: Window, config: DriftConfig) -> dict[str | None, list[Counts]]:
-    """The largest slices that have enough queries, where there is more than one."""
-    found: dict[str, list[Counts]] = {}
+    """The largest slices with enough queries, if there is more than one slice."""
+    slices: dict[str, list[Counts]] = {}
     for tally in window.queries.values():
         for name, counts in tally.slices.items():
-            found.setdefault(name, []).append(counts)
-    if len(found) < 2:
+            slices.setdefault(name, []).append(counts)
+    if len(slices) < 2:
         return {}
-    large = [(name, part) for name, part in found.items() if name and len(part) >= config.min_queries]
+    large = [(name, part) for name, part in slices.items() if name and len(part) >= config.min_queries]
     large.sort(key=lambda entry: (-len(entry[1]), entry[0]))
     return dict(large[: config.max_slices])
 
@@ -166,54 +164,56 @@ class _FeatureTest:
         return (window.model, window.version) == (self._bundle.card.name, self._bundle.card.version)
 
     def __call__(self, window: Window, slices: list[str]) -> tuple[SampleReport | None, list[DriftTest], list[str]]:
-        """Run the tests of a window; what was looked at, what was found, and what could not be tested."""
+        """Test a window: its sample, the tests, and what could not be tested."""
         if self._reference is None:
-            return None, [], [f"no MMD and no classifier test: {self._missing}"]
+            return None, [], [f"no MMD or classifier test: {self._missing}"]
         config, reference = self._config, self._reference
         try:
             sample = sample_window(
                 self._store, window, reference, max_pairs=config.max_pairs, seed=config.seed, texts=self._texts
             )
         except NoSample as err:
-            return None, [], [f"no MMD and no classifier test: {err}"]
-        known, known_slices = matched(reference, sample.rate, np.random.default_rng([config.seed, 2, window.number]))
-        fewest = min(len(sample.queries), len(known))
+            return None, [], [f"no MMD or classifier test: {err}"]
+        thinned, thinned_slices = thin_reference(
+            reference, sample.rate, np.random.default_rng([config.seed, 2, window.number])
+        )
+        fewest = min(len(sample.queries), len(thinned))
         if fewest < config.min_queries:
             return None, [], [
-                f"no MMD and no classifier test: of pairs drawn at {sample.rate:g}, {len(sample.queries):,} queries of"
-                f" the window and {len(known):,} of the reference have any; {config.min_queries:,} are the fewest"
+                f"no MMD or classifier test: at sampling rate {sample.rate:g}, {len(sample.queries):,} queries of the"
+                f" window and {len(thinned):,} of the reference have pairs; a test needs {config.min_queries:,}"
             ]  # fmt: skip
         notes = self._depth_note(sample, reference)
         seen = Clusters(self._embed(sample), np.array([len(texts) for texts in sample.texts]))
-        looked_at = SampleReport(
-            len(seen), len(seen.features), len(known), len(known.features), sample.rate, sample.unjoined
+        sample_report = SampleReport(
+            len(seen), len(seen.features), len(thinned), len(thinned.features), sample.rate, sample.unjoined
         )
-        parts: dict[str | None, tuple[Clusters, Clusters]] = {ALL: (known, seen)}
+        parts: dict[str | None, tuple[Clusters, Clusters]] = {ALL: (thinned, seen)}
         for own in slices:
-            part = _part(known, known_slices, own), _part(seen, sample.slices, own)
+            part = _part(thinned, thinned_slices, own), _part(seen, sample.slices, own)
             if min(map(len, part)) >= config.min_queries:
                 parts[own] = part
         tests = []
         family = 1 + len(slices) + 2 * len(parts)
-        # Twice what the smallest of Holm's levels needs, so that a p-value below it is no matter of luck.
+        # Twice what Holm's smallest level needs, so that p-values below it do not depend on luck.
         permutations = min(max(config.permutations, 2 * family * config.one_in), MOST_PERMUTATIONS)
-        for place, (name, (one, other)) in enumerate(parts.items()):
-            said = two_sample_tests(
-                one, other, permutations=permutations, folds=config.folds,
+        for place, (name, (before, now)) in enumerate(parts.items()):
+            results = two_sample_tests(
+                before, now, permutations=permutations, folds=config.folds,
                 seed=(config.seed, window.number, place),
             )  # fmt: skip
             for test, expected in ((MMD, 0.0), (AUC, 0.5)):
-                result = said[test]
-                tests.append(DriftTest(test, name, result.value, expected, len(other), result.p, result.p, drift=False))
-        return looked_at, tests, notes
+                result = results[test]
+                tests.append(DriftTest(test, name, result.value, expected, len(now), result.p, result.p, drift=False))
+        return sample_report, tests, notes
 
     def _depth_note(self, sample: WindowSample, reference: DriftReference) -> list[str]:
         theirs, ours = sample.candidates, int(np.median(reference.candidates))
         if 1 / DEPTH_FACTOR <= max(theirs, 1) / max(ours, 1) <= DEPTH_FACTOR:
             return []
         return [
-            f"requests rank {theirs:,} items and the reference's queries {ours:,} (medians): deeper items are less like"
-            " their query; set [ood] depth to what the pipeline ranks and train again"
+            f"requests rank {theirs:,} items and reference queries {ours:,} (medians), and deeper items are less like"
+            " their query: set [ood] depth to the number that the pipeline ranks, and train again"
         ]
 
     def _embed(self, sample: WindowSample) -> NDArray[np.float32]:

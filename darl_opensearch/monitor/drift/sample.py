@@ -1,13 +1,12 @@
-"""A window's pairs and the reference's, drawn so that how the log is kept is not mistaken for drift.
+"""Samples of a window and of the reference, drawn so that logging policy is not mistaken for drift.
 
-The log holds every OOD pair and a share ``r`` of the rest. Taken as it is, it would be far from any reference. Weights
-of ``1 / r`` would mend the mean but not the spread, and a permutation test needs clusters of one law. So the draw that
-the rest has passed is made for the OOD pairs, too: a pair belongs to the sample if its record's id is drawn at rate
-``r``, whether it is OOD or not. What is left is a uniform sample of all pairs that were scored. Where parts of a window
-were logged at several rates the lowest is used for all: draws are nested. The reference then passes the same: of a
-query with ``n`` retrieved items it keeps Binomial(n, r) pairs.
+The log holds every OOD pair but only a share ``r`` of the others, so as a whole it is far from any reference. Weighting
+by ``1 / r`` would correct the mean but not the variance, and a permutation test needs identically distributed clusters.
+So OOD pairs are thinned as well: a pair is in the sample if its record's id is drawn at rate ``r``, OOD or not, which
+gives a uniform sample of all scored pairs. If parts of a window were logged at different rates, the lowest is used for
+all: draws are nested. The reference is thinned alike: a query with ``n`` retrieved items keeps Binomial(n, r) pairs.
 
-A query counts once, by its first request in the window, as the calibration's queries do.
+Each query counts once, by its first request in the window, as in the calibration.
 """
 
 from __future__ import annotations
@@ -26,22 +25,22 @@ from darl_opensearch.ood.record import PairRecord, is_drawn, to_ms
 from darl_opensearch.ood.store import OodStore
 from darl_opensearch.text import same_text
 
-Texts = Callable[[Sequence[str]], Mapping[str, str]]  # item ids to the texts that are known
+Texts = Callable[[Sequence[str]], Mapping[str, str]]  # item ids to known texts
 
-MOST_UNJOINED = 0.1  # share of pairs without text above which the rest is no sample
-READ_AHEAD = 4  # queries looked at for each pair wanted: a query may have none in the sample
-_ONE_MS = timedelta(milliseconds=1)  # what a store's times are counted in
-FAR_OFF = 5.0  # standard deviations between what the log holds and what its weights say
+MOST_UNJOINED = 0.1  # share of pairs without text above which the rest is not representative
+READ_AHEAD = 4  # queries read per pair wanted: some have no pair in the sample
+_ONE_MS = timedelta(milliseconds=1)  # the resolution of a store's times
+FAR_OFF = 5.0  # standard deviations between the log's pairs and its weights
 
 
 @dataclass(frozen=True)
 class WindowSample:
-    """Pairs of a window, uniformly drawn.
+    """A uniform sample of a window's pairs.
 
     :param texts: item texts of each query's pairs, at least one each.
-    :param rate: share of the scored pairs that they were drawn at.
-    :param unjoined: pairs left out because their item's text is not known.
-    :param candidates: median number of items that the requests ranked.
+    :param rate: sampling rate of the scored pairs.
+    :param unjoined: pairs left out because their item's text is unknown.
+    :param candidates: median number of items ranked per request.
     """
 
     queries: tuple[str, ...]
@@ -53,23 +52,23 @@ class WindowSample:
 
     @property
     def pairs(self) -> int:
-        """Pairs of all queries."""
+        """Number of pairs."""
         return sum(map(len, self.texts))
 
 
 class NoSample(Exception):
-    """The log does not hold what a sample needs; the message says why, and what to do."""
+    """The log does not allow a sample; the message says why, and what to do."""
 
 
 def sample_window(
     store: OodStore, window: Window, reference: DriftReference, *, max_pairs: int, seed: int, texts: Texts | None
 ) -> WindowSample:
-    """Draw pairs of a window.
+    """Sample pairs of a window.
 
-    :param reference: what they will be compared with: pairs that no reference could have are left out.
-    :param max_pairs: number of pairs from which on no further query is taken.
-    :param texts: looks up items that were logged without text; None where there is nothing to look in.
-    :raises NoSample: when the log does not hold one.
+    :param reference: pairs deeper than its lists are left out.
+    :param max_pairs: no further query is taken once there are so many pairs.
+    :param texts: looks up items that were logged without text.
+    :raises NoSample: if the log does not allow a sample.
     """
     depth, most = reference.depth, reference.most_rows
     order = sorted(window.queries, key=window.draw)[: READ_AHEAD * max_pairs]
@@ -83,28 +82,29 @@ def sample_window(
         if pairs:
             chosen.append(sorted(pairs, key=lambda p: p.position))
             count += len(pairs)
-    known, unjoined = _with_texts(chosen, texts)
+    sampled, unjoined = _with_texts(chosen, texts)
     if unjoined > MOST_UNJOINED * count:
         raise NoSample(
-            f"{unjoined:,} of {count:,} drawn pairs have no item text"
+            f"{unjoined:,} of {count:,} sampled pairs have no item text"
             + (", neither in the log nor in the item index" if texts else "; name the index that holds them (--index)")
         )
     candidates = sorted(tally.first.candidates for tally in window.queries.values())
     return WindowSample(
-        queries=tuple(pairs[0][0].query for pairs in known),
-        slices=tuple(pairs[0][0].slice or "" for pairs in known),
-        texts=tuple(tuple(text for _, text in pairs) for pairs in known),
+        queries=tuple(pairs[0][0].query for pairs in sampled),
+        slices=tuple(pairs[0][0].slice or "" for pairs in sampled),
+        texts=tuple(tuple(text for _, text in pairs) for pairs in sampled),
         rate=rate,
         unjoined=unjoined,
         candidates=candidates[len(candidates) // 2] if candidates else 0,
     )
 
 
-def matched(reference: DriftReference, rate: float, rng: np.random.Generator) -> tuple[Clusters, tuple[str, ...]]:
-    """Let the reference pass the draw that a window's pairs have passed.
+def thin_reference(
+    reference: DriftReference, rate: float, rng: np.random.Generator
+) -> tuple[Clusters, tuple[str, ...]]:
+    """Thin the reference to a window's sampling rate.
 
-    :param rate: share of the pairs that were drawn.
-    :return: what is left, and the slice of each of its queries.
+    :return: the remaining features, and the slice of each query.
     """
     kept = np.minimum(rng.binomial(reference.candidates, rate), reference.sizes)
     starts = np.cumsum(reference.sizes) - reference.sizes
@@ -119,8 +119,8 @@ def matched(reference: DriftReference, rate: float, rng: np.random.Generator) ->
 def _drawn_pairs(
     store: OodStore, window: Window, keys: set[str], depth: int
 ) -> tuple[float, dict[str, list[PairRecord]]]:
-    """The rate of a window, and the pairs drawn at it from each query's first request."""
-    # By time and query besides: a caller may give one id to many requests.
+    """The sampling rate of a window, and the pairs sampled from each query's first request."""
+    # Time and query as well: a caller may reuse one id for many requests.
     firsts = {(first.request_id, to_ms(first.timestamp), key) for key in keys for first in [window.queries[key].first]}
     rate, held = 1.0, dict[str, list[PairRecord]]()
     ood, ordinary = 0, 0.0
@@ -135,7 +135,7 @@ def _drawn_pairs(
         else:
             ordinary += pair.weight
             rate = min(rate, 1 / pair.weight)
-        # The rate only falls while reading: what it leaves out already, it would leave out at the end.
+        # The rate only falls while reading, so a pair left out now would be left out at the end.
         if pair.position < depth and is_drawn(pair.record_id, rate):
             held.setdefault(key, []).append(pair)
     _check_complete(window, keys, ood, ordinary, rate)
@@ -143,16 +143,16 @@ def _drawn_pairs(
 
 
 def _check_complete(window: Window, keys: set[str], ood: int, ordinary: float, rate: float) -> None:
-    """Refuse a log that is not the sample which its own weights and counts say."""
+    """Refuse a log whose pairs do not match its own weights and counts."""
     firsts = [window.queries[key].first for key in keys]
     expected_ood = sum(request.ood_pairs for request in firsts)
     expected = sum(request.candidates - request.ood_pairs for request in firsts)
     if expected and not ordinary:
-        raise NoSample("no pair but OOD ones is in the log; score with --ood-sample-rate above 0")
+        raise NoSample("the log holds OOD pairs only; score with --ood-sample-rate above 0")
     noise = FAR_OFF * math.sqrt(expected * (1 / rate - 1)) + 0.01 * expected
     if abs(ordinary - expected) > noise or ood < 0.98 * expected_ood:
         raise NoSample(
-            f"the requests count {expected:,} ordinary and {expected_ood:,} OOD pairs, the log's pairs stand for"
+            f"requests count {expected:,} ordinary and {expected_ood:,} OOD pairs, but logged pairs represent"
             f" {ordinary:,.0f} and {ood:,}: pairs were lost, or some scorers log OOD pairs only"
         )
 
@@ -160,14 +160,14 @@ def _check_complete(window: Window, keys: set[str], ood: int, ordinary: float, r
 def _with_texts(
     chosen: Sequence[Sequence[PairRecord]], texts: Texts | None
 ) -> tuple[list[list[tuple[PairRecord, str]]], int]:
-    """Pairs with their texts, and how many have none."""
+    """Pairs with their texts, and the number without."""
     wanted = [p.item_id for pairs in chosen for p in pairs if p.item_text is None and p.item_id]
     joined = texts(list(dict.fromkeys(wanted))) if texts and wanted else {}
-    known, missing = [], 0
+    complete, missing = [], 0
     for pairs in chosen:
-        found = [(p, p.item_text if p.item_text is not None else joined.get(p.item_id or "")) for p in pairs]
-        with_text = [(p, text) for p, text in found if text is not None]
-        missing += len(found) - len(with_text)
+        joined_pairs = [(p, p.item_text if p.item_text is not None else joined.get(p.item_id or "")) for p in pairs]
+        with_text = [(p, text) for p, text in joined_pairs if text is not None]
+        missing += len(joined_pairs) - len(with_text)
         if with_text:
-            known.append(with_text)
-    return known, missing
+            complete.append(with_text)
+    return complete, missing

@@ -1,8 +1,8 @@
-"""Whether two samples of features are of one distribution: MMD and classifier, by permuting whole queries.
+"""Two-sample tests of features, MMD and classifier, by permuting whole queries.
 
-A query is a cluster of one or more pairs, and the unit of everything here: the kernel is averaged over the pairs
-of two queries, the classifier sees the mean of a query's features, and a permutation moves a query with all its
-pairs. Where the clusters of both samples are exchangeable, the p-values are exact.
+A query is a cluster of pairs and the unit of both tests: the kernel is averaged over the pairs of two queries, the
+classifier reads the mean of a query's features, and a permutation moves a query with all its pairs. If the clusters of
+both samples are exchangeable, the p-values are exact.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ Statistic = Callable[[NDArray[np.float32]], Floats]
 
 MEDIAN_OF = 1000  # rows that the median distance is taken from
 BATCH = 256  # permutations computed at a time
-ENOUGH = 20  # permutations as extreme as the data, after which more would not make them significant
+ENOUGH = 20  # permutations as extreme as the data after which drawing stops
 ROUNDING = 1e-6  # of sums in float32 over a kernel of at most 1
-RIDGE = 1.0  # penalty, in units of a row's mean squared length
+RIDGE = 1.0  # penalty, in units of the rows' mean squared length
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Clusters:
 
 @dataclass(frozen=True)
 class TwoSample:
-    """What a two-sample test said.
+    """Result of a two-sample test.
 
     :param value: the statistic: unbiased squared MMD, or AUC.
     :param p: its permutation p-value, one-sided, at least ``1 / (permutations + 1)``.
@@ -64,16 +64,16 @@ def two_sample_tests(
     features = np.concatenate([reference.features, window.features])
     sizes = np.concatenate([reference.sizes, window.sizes])
     labels = np.repeat([0.0, 1.0], [len(reference), len(window)]).astype(np.float32)
-    # Equal scores are ranked by their place: it must say nothing about the sample.
+    # Equal scores are ranked by place, which must not depend on the sample.
     order = rng.permutation(count)
     folded = rng.permutation(np.arange(count) % folds)
     kernel = mean_kernel(features, sizes)[np.ix_(order, order)]
-    smoother = cross_fitted(_means(features, sizes)[order], folded)
+    smoother = cross_fit(_means(features, sizes)[order], folded)
     statistics = {
-        "mmd": lambda drawn: squared_mmd(kernel, drawn),
-        "auc": lambda drawn: pooled_auc(drawn @ smoother.T, drawn, folded),
+        "mmd": lambda permuted: squared_mmd(kernel, permuted),
+        "auc": lambda permuted: pooled_auc(permuted @ smoother.T, permuted, folded),
     }
-    return permuted(statistics, labels[order], permutations, rng)
+    return permute(statistics, labels[order], permutations, rng)
 
 
 def mean_kernel(features: NDArray[np.float32], sizes: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -117,7 +117,7 @@ def squared_mmd(kernel: NDArray[np.float32], labels: NDArray[np.float32]) -> Flo
     return value
 
 
-def cross_fitted(rows: NDArray[np.float32], folded: NDArray[np.int64]) -> NDArray[np.float32]:
+def cross_fit(rows: NDArray[np.float32], folded: NDArray[np.int64]) -> NDArray[np.float32]:
     """Fit a ridge classifier on all folds but one, for that one, as a matrix.
 
     A ridge regression on labels ranks as linear discriminant analysis with a shrunken covariance does. Its scores
@@ -131,12 +131,12 @@ def cross_fitted(rows: NDArray[np.float32], folded: NDArray[np.int64]) -> NDArra
     for fold in np.unique(folded):
         train, test = np.flatnonzero(folded != fold), np.flatnonzero(folded == fold)
         middle = rows[train].mean(axis=0, dtype=np.float64)
-        known, new = rows[train] - middle, rows[test] - middle
-        gram = known @ known.T
+        fitted, held_out = rows[train] - middle, rows[test] - middle
+        gram = fitted @ fitted.T
         penalty = RIDGE * float(np.trace(gram)) / len(train)
         gram[np.diag_indices_from(gram)] += max(penalty, 1e-12)
         # No intercept: centred rows make it the same for the whole fold, where only the order counts.
-        smoother[np.ix_(test, train)] = np.linalg.solve(gram, known @ new.T).T
+        smoother[np.ix_(test, train)] = np.linalg.solve(gram, fitted @ held_out.T).T
     return smoother
 
 
@@ -163,17 +163,17 @@ def pooled_auc(scores: NDArray[np.float32], labels: NDArray[np.float32], folded:
     return auc
 
 
-def permuted(
+def permute(
     statistics: dict[str, Statistic], labels: NDArray[np.float32], permutations: int, rng: np.random.Generator
 ) -> dict[str, TwoSample]:
-    """Compare statistics with what they are when queries change samples at random.
+    """Compare statistics with their values under random reassignment of queries.
 
     Sequential Monte Carlo p-values (Besag and Clifford 1991, *Biometrika* 78:301): drawing ends early when
     :data:`ENOUGH` permutations are at least as extreme as the data; the p-value is exact either way.
 
     :param statistics: by name, each from ``[b, q]`` labels to ``[b]`` values, higher for unlike samples.
     :param labels: ``[q]`` of 0 and 1, as observed.
-    :return: by name, what each said.
+    :return: results by name.
     """
     observed = {name: float(statistic(labels[None])[0]) for name, statistic in statistics.items()}
     beyond = dict.fromkeys(statistics, 0)
@@ -181,10 +181,10 @@ def permuted(
     made = 0
     while made < permutations and len(done) < len(statistics):
         count = min(BATCH, permutations - made)
-        drawn = rng.permuted(np.broadcast_to(labels, (count, len(labels))), axis=1)
+        relabelled = rng.permuted(np.broadcast_to(labels, (count, len(labels))), axis=1)
         for name in statistics.keys() - done.keys():
-            # Sums in another order round differently: the data must not beat what is equal to it.
-            extreme = statistics[name](drawn) >= observed[name] - ROUNDING
+            # Sums in another order round differently: equal values must count as extreme.
+            extreme = statistics[name](relabelled) >= observed[name] - ROUNDING
             so_far = beyond[name] + np.cumsum(extreme)
             if so_far[-1] >= ENOUGH:
                 last = made + int(np.argmax(so_far >= ENOUGH)) + 1

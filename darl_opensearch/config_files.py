@@ -28,7 +28,7 @@ class _Omit(Enum):
 OMIT = _Omit.OMIT
 
 
-def render(name: str, /, **values: Any) -> dict[str, Any]:
+def render_body(name: str, /, **values: Any) -> dict[str, Any]:
     """Read a file of ``plugin_config/`` and fill its placeholders.
 
     :param name: file name, such as ``connector.json``.

@@ -18,7 +18,7 @@ from darl_opensearch.cluster import guards, pipelines
 from darl_opensearch.cluster.calls import Cluster, path
 from darl_opensearch.cluster.history import Served
 from darl_opensearch.cluster.pipelines import PipelineShape
-from darl_opensearch.config_files import render
+from darl_opensearch.config_files import render_body
 from darl_opensearch.errors import ClusterError, InputError
 from darl_opensearch.scores import Scores
 from darl_opensearch.text import ID_FIELD, MAX_QUERY_CHARS, TEXT_FIELD
@@ -139,7 +139,7 @@ class PipelineSearch:
 
     @cached_property
     def _definition(self) -> dict[str, Any]:
-        body = pipelines.fetch(self._cluster, self.pipeline)
+        body = pipelines.fetch_pipeline(self._cluster, self.pipeline)
         if body is None:
             raise ClusterError(
                 f"there is no search pipeline {self.pipeline!r}",
@@ -226,7 +226,7 @@ class PipelineSearch:
             text = guarded
         else:
             text = guards.for_local(query) if local else guards.for_connector(query)
-        ext = render(
+        ext = render_body(
             "search_ext.json",
             query_text=text,
             # A pipeline that maps them does not rerank a request without them.
@@ -279,7 +279,7 @@ def _body(query: str, size: int, body: Mapping[str, Any] | None) -> dict[str, An
     if not 1 <= size <= 10_000:
         raise InputError(f"size {size} is outside 1..10000", todo="ask for fewer hits")
     if body is None:
-        return render("search.json", size=size, query=query)
+        return render_body("search.json", size=size, query=query)
     if "_source" in body:
         raise InputError("the search body restricts _source", todo="leave it out: the pipeline reads darl_text")
     # Without the total, the rerank processor fails and the hits stay in first-stage order.

@@ -72,13 +72,13 @@ class Surroundings:
         def start(bundle: Bundle) -> Any:
             self._check_serving(cluster, bundle)
             if self.config.start.when == "always":
-                return ports.Start(True, ("[start] when is always",))
+                return ports.StartDecision(True, ("[start] when is always",))
             with self._store(cluster) as store:
                 said = drift(store, bundle, settings, since=self.config.log.begin(), texts=texts, report=self.report)
             reasons = said.reasons or (said.why_not,)
             if not said.windows and not self.config.log.spool:
                 reasons += ("darl ship sends it what a spool holds",)
-            return ports.Start(said.start_cycle, reasons)
+            return ports.StartDecision(said.start_cycle, reasons)
 
         def told(event: str, figures: Mapping[str, Any], delivery: str) -> bool:
             if webhook is None:

@@ -156,7 +156,7 @@ def cli(
     """
     run = load("trainer.judging.run", "train")
     from trainer.judging import JudgeConfig
-    from trainer.judging.prepare import prepare
+    from trainer.judging.prepare import prepare_judging
 
     chosen = list(judges)
     given = _params(params)
@@ -179,11 +179,11 @@ def cli(
     scale, texts = _scale_and_texts(grades, bundle, items)
     where: dict[str, Any] = {"scale": scale, "out": out, "texts": texts}
     if dry_run:
-        found = run.estimate(prepare(config, tasks, gold, **where), config)
+        found = run.estimate(prepare_judging(config, tasks, gold, **where), config)
         emit({"dry_run": True, "judges": found}, as_json=as_json, text=_foreseen(found))
         return
     if web:
-        _serve(config, prepare(config, tasks, gold, **where), port)
+        _serve(config, prepare_judging(config, tasks, gold, **where), port)
     with progress_line("reading", total=1) as line:
         report = run.judge(config, tasks, gold, **where, report=line.report)
     emit(report.to_json(), as_json=as_json, text=_told(report.to_json()))
@@ -191,18 +191,18 @@ def cli(
 
 def _serve(config: Any, ready: Any, port: int) -> None:
     """Serve the page until it is stopped."""
-    from trainer.judging.prepare import open_folder
+    from trainer.judging.prepare import open_work
     from trainer.judging.web.page import Page
-    from trainer.judging.web.serve import serve
+    from trainer.judging.web.serve import serve_page
     from trainer.judging.web.store import AnswerStore
 
     judge, _ = config.make("web")
     names = judge.names()
-    open_folder(ready, config)
+    open_work(ready, config)
     store = AnswerStore(ready.job.file("web", ".sqlite"))
     try:
         page = Page(ready.mixed(config.seed), ready.job.scale, ready.job.guideline, store, raters=names)
-        serve(page, port, lambda url: note(f"judge at {url} (Ctrl-C when you are through; answers are kept)"))
+        serve_page(page, port, lambda url: note(f"judge at {url} (Ctrl-C when you are through; answers are kept)"))
     finally:
         store.close()
 

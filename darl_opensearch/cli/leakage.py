@@ -105,5 +105,7 @@ def cli(
     emit(result, as_json=as_json, text="\n".join(lines))
     for report, leak in refused:
         raise GateRefused(
-            leakage.describe(leak, report.counts[leak.kind]), where=leak.other.where, todo=leakage.remedy(leak.kind)
+            leakage.describe_leak(leak, report.counts[leak.kind]),
+            where=leak.other.where,
+            todo=leakage.remedy(leak.kind),
         )

@@ -10,8 +10,8 @@ from typing import Any
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.cluster.calls import Cluster, path
 from darl_opensearch.cluster.models import PENDING_ID as PENDING_MODEL
-from darl_opensearch.cluster.models import FoundModel, connector_name, describe, wait_for
-from darl_opensearch.config_files import render
+from darl_opensearch.cluster.models import FoundModel, connector_name, describe_model, wait_for
+from darl_opensearch.config_files import render_body
 from darl_opensearch.errors import UsageError
 from darl_opensearch.io.urls import split_http, without_secrets
 
@@ -60,10 +60,10 @@ def create(cluster: Cluster, bundle: Bundle, scorer: ScorerAddress) -> str:
     :return: the model's id; it is not deployed yet.
     """
     card = bundle.card
-    description = describe(card, config_digest(bundle, scorer))
+    description = describe_model(card, config_digest(bundle, scorer))
     body = _body(bundle, scorer, description=description, key=scorer.key or NO_KEY)
     answer = cluster.send("POST", "/_plugins/_ml/connectors/_create", body, pretend={"connector_id": PENDING_ID})
-    body = render(
+    body = render_body(
         "register_connector.json",
         name=connector_name(card),
         description=description,
@@ -80,7 +80,7 @@ def remove_orphans(cluster: Cluster, bundle: Bundle, models: list[FoundModel]) -
 
     :param models: the remote models of this name.
     """
-    body = render("find_connector.json", name=connector_name(bundle.card))
+    body = render_body("find_connector.json", name=connector_name(bundle.card))
     answer = cluster.read("POST", "/_plugins/_ml/connectors/_search", body, absent={})
     used = {model.connector_id for model in models}
     for hit in answer.get("hits", {}).get("hits", []):
@@ -90,7 +90,7 @@ def remove_orphans(cluster: Cluster, bundle: Bundle, models: list[FoundModel]) -
 
 
 def _body(bundle: Bundle, scorer: ScorerAddress, *, description: str, key: str) -> dict[str, Any]:
-    return render(
+    return render_body(
         "connector.json",
         name=connector_name(bundle.card),
         description=description,

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from darl_opensearch.cluster.calls import Cluster, path
 from darl_opensearch.cluster.pipelines import models_in
 from darl_opensearch.cluster.preflight import Mode
-from darl_opensearch.config_files import render
+from darl_opensearch.config_files import render_body
 from darl_opensearch.errors import ClusterError, UsageError
 from darl_opensearch.version import __version__
 
@@ -166,7 +166,7 @@ class History:
 
         :return: oldest first; none where nothing was ever released.
         """
-        body = render("find_releases.json", size=MOST, pipeline=self.pipeline)
+        body = render_body("find_releases.json", size=MOST, pipeline=self.pipeline)
         answer = self.cluster.read("POST", path(self.index, "_search"), body, absent={})
         try:
             return [Event.of_hit(hit) for hit in reversed(answer.get("hits", {}).get("hits", []))]
@@ -223,7 +223,7 @@ class History:
         if self.cluster.read("GET", path(self.index), absent={}):
             return
         try:
-            self.cluster.send("PUT", path(self.index), render("releases_index.json"))
+            self.cluster.send("PUT", path(self.index), render_body("releases_index.json"))
         except ClusterError as err:
             if "resource_already_exists_exception" not in str(err.__cause__):
                 raise  # else another command was faster

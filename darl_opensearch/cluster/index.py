@@ -12,7 +12,7 @@ from typing import Any
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.cluster.calls import Call, Cluster, path
 from darl_opensearch.cluster.guards import for_items
-from darl_opensearch.config_files import render
+from darl_opensearch.config_files import render_body
 from darl_opensearch.connect import calling
 from darl_opensearch.errors import ClusterError, InputError, UsageError
 from darl_opensearch.io.jsonl import read_jsonl
@@ -128,7 +128,7 @@ def load_items(
     return LoadReport(index, created, len(places), indexed, tuple(failed))
 
 
-def document(bundle: Bundle, item: Mapping[str, Any], *, where: str | None = None) -> tuple[str, dict[str, Any]]:
+def make_document(bundle: Bundle, item: Mapping[str, Any], *, where: str | None = None) -> tuple[str, dict[str, Any]]:
     """Turn an item into what is indexed.
 
     :param where: file and line to name in an error.
@@ -146,17 +146,17 @@ def document(bundle: Bundle, item: Mapping[str, Any], *, where: str | None = Non
 
 def _documents(bundle: Bundle, items: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     for where, item in read_jsonl(Path(items)):
-        yield document(bundle, item, where=where)
+        yield make_document(bundle, item, where=where)
 
 
 def _prepare(cluster: Cluster, index: str, *, recreate: bool, shards: int) -> bool:
-    mapping = render("items_mapping.json")
+    mapping = render_body("items_mapping.json")
     there = cluster.read("GET", path(index), absent={})
     if there and recreate:
         cluster.send("DELETE", path(index))
         there = {}
     if not there:
-        cluster.send("PUT", path(index), render("items_index.json", shards=shards, mappings=mapping))
+        cluster.send("PUT", path(index), render_body("items_index.json", shards=shards, mappings=mapping))
         return True
     for name, definition in there.items():
         properties = definition.get("mappings", {}).get("properties", {})

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 
 from darl_opensearch.cluster.calls import Cluster, path
-from darl_opensearch.config_files import render
+from darl_opensearch.config_files import render_body
 from darl_opensearch.connect import ClusterOptions
 from darl_opensearch.text import ID_FIELD
 
@@ -35,7 +35,7 @@ def first_stage(cluster: Cluster, index: str) -> ItemSearch:
     """
 
     def retrieve(query: str, size: int) -> list[str]:
-        body = render("search.json", size=size, query=query)
+        body = render_body("search.json", size=size, query=query)
         answer = cluster.read("POST", f"{path(index, '_search')}?search_pipeline=_none", body)
         hits = answer.get("hits", {}).get("hits", [])
         return [str((hit.get("_source") or {}).get(ID_FIELD, hit.get("_id"))) for hit in hits]

@@ -15,7 +15,7 @@ from typing import Any
 from darl_opensearch import bundle as files
 from darl_opensearch.bundle import Bundle, Card
 from darl_opensearch.cluster.calls import Cluster, path
-from darl_opensearch.config_files import render
+from darl_opensearch.config_files import render_body
 from darl_opensearch.errors import BundleError, ClusterError
 
 CHUNK_BYTES = 10_000_000  # ML Commons takes no more in one request
@@ -66,7 +66,7 @@ def connector_name(card: Card) -> str:
     return f"{card.name}:{card.version} (connector)"
 
 
-def describe(card: Card, digest: str) -> str:
+def describe_model(card: Card, digest: str) -> str:
     """Describe a connector or a remote model so that it is recognised again.
 
     :return: one line; ML Commons allows letters, digits, blanks and plain punctuation.
@@ -80,14 +80,14 @@ def find_models(cluster: Cluster, name: str) -> list[FoundModel]:
     :return: all that there are, oldest first.
     """
     # ML Commons answers 404 while no model was ever registered: its index is made with the first.
-    answer = cluster.read("POST", "/_plugins/_ml/models/_search", render("find_model.json", name=name), absent={})
+    answer = cluster.read("POST", "/_plugins/_ml/models/_search", render_body("find_model.json", name=name), absent={})
     return [_found(hit) for hit in answer.get("hits", {}).get("hits", [])]
 
 
 def find_by_id(cluster: Cluster, model_ids: Collection[str]) -> list[FoundModel]:
     """Look for models by id."""
     wanted = sorted(model_ids)
-    body = render("find_models.json", size=len(wanted), model_ids=wanted)
+    body = render_body("find_models.json", size=len(wanted), model_ids=wanted)
     answer = cluster.read("POST", "/_plugins/_ml/models/_search", body, absent={})
     return [_found(hit) for hit in answer.get("hits", {}).get("hits", [])]
 
@@ -121,7 +121,7 @@ def upload(cluster: Cluster, bundle: Bundle, on_chunk: OnChunk | None = None) ->
     archive = bundle.file(files.ZIP)
     size = archive.stat().st_size
     chunks = -(-size // CHUNK_BYTES)
-    body = render(
+    body = render_body(
         "register_local.json",
         name=local_name(bundle.card),
         version=bundle.card.version,
@@ -193,7 +193,7 @@ def wait_for(cluster: Cluster, task_id: str, doing: str, *, timeout: float) -> d
         time.sleep(POLL_SECONDS)
 
 
-def remove(cluster: Cluster, model: FoundModel, *, with_group: bool = False, timeout: float = 30.0) -> None:
+def remove_model(cluster: Cluster, model: FoundModel, *, with_group: bool = False, timeout: float = 30.0) -> None:
     """Undeploy and delete a model, and its connector.
 
     :param with_group: delete its model group too: only where it is the group's last model.

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from darl_opensearch.bundle import Card
 from darl_opensearch.cluster.calls import Cluster, path
 from darl_opensearch.cluster.preflight import Mode
-from darl_opensearch.config_files import OMIT, render
+from darl_opensearch.config_files import OMIT, render_body
 from darl_opensearch.errors import ClusterError, UsageError
 
 REQUEST = "$._request."
@@ -82,8 +82,8 @@ def pipelines_for(card: Card, mode: Mode, model_id: str, options: PipelineOption
         graded |= passed if options.with_query_id else dict.fromkeys(passed, OMIT)
     plain = common | {"description": f"{common['description']}, order only"}
     return {
-        options.name: render(f"pipeline_{mode}.json", **graded),
-        options.name + PLAIN: render("pipeline_plain.json", **plain),
+        options.name: render_body(f"pipeline_{mode}.json", **graded),
+        options.name + PLAIN: render_body("pipeline_plain.json", **plain),
     }
 
 
@@ -108,13 +108,13 @@ def options_of(name: str, bodies: Mapping[str, Mapping[str, Any]], mode: Mode) -
     )
 
 
-def check_free(cluster: Cluster, options: PipelineOptions) -> None:
+def check_ours(cluster: Cluster, options: PipelineOptions) -> None:
     """Refuse names of pipelines that are not ours to change.
 
     :raises ClusterError: when a pipeline of that name was made by somebody else.
     """
     for name in (options.name, options.name + PLAIN):
-        there = fetch(cluster, name)
+        there = fetch_pipeline(cluster, name)
         if there is not None and not str(there.get("description", "")).startswith("DaRL "):
             raise ClusterError(
                 f"search pipeline {name!r} is there and was not made by darl",
@@ -130,14 +130,14 @@ def put(cluster: Cluster, bodies: Mapping[str, Mapping[str, Any]]) -> dict[str, 
     """
     changes: dict[str, Change] = {}
     for name, body in bodies.items():
-        there = fetch(cluster, name)
+        there = fetch_pipeline(cluster, name)
         changes[name] = "created" if there is None else "unchanged" if there == body else "updated"
         if changes[name] != "unchanged":
             cluster.send("PUT", path("_search", "pipeline", name), body)
     return changes
 
 
-def fetch(cluster: Cluster, name: str) -> dict[str, Any] | None:
+def fetch_pipeline(cluster: Cluster, name: str) -> dict[str, Any] | None:
     """Read a pipeline.
 
     :return: its body, or None when there is none.
@@ -169,10 +169,10 @@ def models_in(body: Mapping[str, Any]) -> set[str]:
     return found
 
 
-def remove(cluster: Cluster, options: PipelineOptions) -> None:
+def remove_pipelines(cluster: Cluster, options: PipelineOptions) -> None:
     """Delete a pipeline and its plain variant."""
     for name in (options.name, options.name + PLAIN):
-        if fetch(cluster, name) is not None:
+        if fetch_pipeline(cluster, name) is not None:
             cluster.send("DELETE", path("_search", "pipeline", name))
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from darl_opensearch.cluster.calls import Cluster
-from darl_opensearch.config_files import render
+from darl_opensearch.config_files import render_body
 from darl_opensearch.errors import ClusterError, UsageError
 
 Mode = Literal["local", "connector"]
@@ -95,7 +95,7 @@ def preflight(
             todo="run again with --apply-settings, or set it yourself",
         )
     if problems:
-        body = render("settings.json", settings={problem.name: problem.wanted for problem in problems})
+        body = render_body("settings.json", settings={problem.name: problem.wanted for problem in problems})
         cluster.send("PUT", "/_cluster/settings", body)
         if not cluster.dry_run:
             _check_applied(cluster, problems)

@@ -13,8 +13,8 @@ from darl_opensearch.cluster import guards
 from darl_opensearch.cluster.calls import Cluster, path
 from darl_opensearch.cluster.pipelines import PipelineOptions, PipelineShape, pipelines_for
 from darl_opensearch.cluster.preflight import Mode
-from darl_opensearch.cluster.verify import CONNECTOR_BOUND, LOCAL_BOUND, PROBES, predict
-from darl_opensearch.config_files import render
+from darl_opensearch.cluster.verify import CONNECTOR_BOUND, LOCAL_BOUND, PROBES, ask_model
+from darl_opensearch.config_files import render_body
 from darl_opensearch.errors import ClusterError
 from darl_opensearch.text import TEXT_FIELD
 
@@ -54,7 +54,7 @@ def probe_search(cluster: Cluster, bundle: Bundle, mode: Mode, model_id: str, in
     body = dict(pipelines_for(bundle.card, mode, model_id, options)[options.name])
     query = PROBES[0][0]
     guarded = guards.for_local(query) if mode == "local" else guards.for_connector(query)
-    request = render("search_probe.json", size=HITS, pipeline=body, query_text=guarded)
+    request = render_body("search_probe.json", size=HITS, pipeline=body, query_text=guarded)
     answer = cluster.read("POST", path(index, "_search"), request)
     sources = [hit.get("_source") or {} for hit in answer.get("hits", {}).get("hits", [])]
     if not sources:
@@ -91,7 +91,7 @@ def answers(cluster: Cluster, mode: Mode, model_id: str, body: Mapping[str, Any]
     width = len(PipelineShape.of(name, body, where=cluster.url).fields)
     query, documents = PROBES[0]
     try:
-        rows = predict(cluster, mode, model_id, query, documents)
+        rows = ask_model(cluster, mode, model_id, query, documents)
     except ClusterError as err:
         raise ProbeFailed(err.what, where=err.where, todo=err.todo) from err
     right = rows.shape == (len(documents), width) and bool(np.isfinite(rows).all())

@@ -106,7 +106,7 @@ def register(
     scorer_url = options.scorer.url if options.scorer else None
     checked = preflight(cluster, options.mode, scorer_url=scorer_url, apply_settings=options.apply_settings)
     if options.switch:
-        pipelines.check_free(cluster, options.pipeline)
+        pipelines.check_ours(cluster, options.pipeline)
 
     current, stale = _sort_out(cluster, opened, options)
     reused = current is not None
@@ -127,7 +127,7 @@ def register(
     if options.switch:
         changes = pipelines.put(cluster, pipelines.pipelines_for(opened.card, options.mode, model_id, options.pipeline))
     for model in stale:
-        models.remove(cluster, model)
+        models.remove_model(cluster, model)
     return Registration(
         name=opened.card.name,
         version=opened.card.version,
@@ -150,7 +150,7 @@ def _sort_out(cluster: Cluster, bundle: Bundle, options: RegisterOptions) -> tup
     found = models.find_models(cluster, name)
     for model in found:
         if model.half_registered and model.digest:
-            models.remove(cluster, model)
+            models.remove_model(cluster, model)
     whole = [model for model in found if not model.half_registered]
     if options.mode == "connector":
         connector.remove_orphans(cluster, bundle, whole)

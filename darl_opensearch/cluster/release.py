@@ -20,7 +20,7 @@ from darl_opensearch.cluster.connector import ScorerAddress
 from darl_opensearch.cluster.history import INDEX, TAKE_OVER_SECONDS, History, Served
 from darl_opensearch.cluster.models import OnChunk
 from darl_opensearch.cluster.outcome import Release
-from darl_opensearch.cluster.pipelines import Change, PipelineOptions, check_free, options_of, pipelines_for
+from darl_opensearch.cluster.pipelines import Change, PipelineOptions, check_ours, options_of, pipelines_for
 from darl_opensearch.cluster.preflight import Mode
 from darl_opensearch.cluster.probe import ProbeFailed, probe_search
 from darl_opensearch.cluster.register import NotVerified, RegisterOptions, Registration, register
@@ -105,7 +105,7 @@ def release(
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     history = History(cluster, options.pipeline, options.history)
     events, now = history.events(), read_now(cluster, options.pipeline)
-    check_free(cluster, PipelineOptions(options.pipeline))
+    check_ours(cluster, PipelineOptions(options.pipeline))
     if no := find_gate_refusal(options.gate, opened, now):
         raise _refused(history, no, opened, "", options, now)
 

@@ -9,7 +9,7 @@ from darl_opensearch.cluster import models
 from darl_opensearch.cluster.calls import Cluster
 from darl_opensearch.cluster.history import INDEX, TAKE_OVER_SECONDS, Bodies, Event, History, Served
 from darl_opensearch.cluster.outcome import Release
-from darl_opensearch.cluster.pipelines import Change, PipelineOptions, check_free
+from darl_opensearch.cluster.pipelines import Change, PipelineOptions, check_ours
 from darl_opensearch.cluster.probe import ProbeFailed, answers
 from darl_opensearch.cluster.switching import Now, find_states, read_now, refuse, switch, take_over
 from darl_opensearch.errors import ClusterError, UsageError
@@ -65,7 +65,7 @@ def rollback(cluster: Cluster, options: RollbackOptions | None = None) -> Releas
     options = options or RollbackOptions()
     history = History(cluster, options.pipeline, options.history)
     events, now = history.events(), read_now(cluster, options.pipeline)
-    check_free(cluster, PipelineOptions(options.pipeline))
+    check_ours(cluster, PipelineOptions(options.pipeline))
     last = events[-1] if events else None
     event = last if last is not None and last.state == "switching" else None
     if event is not None and event.kind == "rollback" and (options.to is None or event.to.is_called(options.to)):

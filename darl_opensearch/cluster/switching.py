@@ -36,7 +36,7 @@ class Now:
 
 def read_now(cluster: Cluster, name: str) -> Now:
     """Read a pipeline and its plain variant."""
-    found = {one: pipelines.fetch(cluster, one) for one in (name, name + PLAIN)}
+    found = {one: pipelines.fetch_pipeline(cluster, one) for one in (name, name + PLAIN)}
     bodies = {one: body for one, body in found.items() if body is not None}
     return Now(bodies, Served.of_pipeline(bodies[name]) if name in bodies else None)
 
@@ -50,7 +50,7 @@ def switch(cluster: Cluster, after: Bodies) -> dict[str, Change]:
     changes = pipelines.put(cluster, after)
     if not cluster.dry_run:
         for name, body in after.items():
-            if pipelines.fetch(cluster, name) != body:
+            if pipelines.fetch_pipeline(cluster, name) != body:
                 raise ClusterError(
                     f"search pipeline {name!r} is not what was sent: something else has written it",
                     where=cluster.url, todo="see darl versions, then run this again",

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.cluster.calls import Cluster, path
 from darl_opensearch.cluster.preflight import Mode
-from darl_opensearch.config_files import render
+from darl_opensearch.config_files import render_body
 from darl_opensearch.errors import ClusterError
 
 # Short and long, plain and awkward: whatever a tokenizer or an escape could get wrong shows here.
@@ -43,7 +43,7 @@ def verify(cluster: Cluster, bundle: Bundle, mode: Mode, model_id: str) -> float
     with Scorer.open(bundle) as scorer:
         for query, documents in PROBES:
             expected = scorer.score(query, documents).data.astype(np.float64)
-            actual = predict(cluster, mode, model_id, query, documents)
+            actual = ask_model(cluster, mode, model_id, query, documents)
             if actual.shape != expected.shape:
                 raise _differs(
                     cluster,
@@ -69,12 +69,12 @@ def verify(cluster: Cluster, bundle: Bundle, mode: Mode, model_id: str) -> float
     return worst
 
 
-def predict(cluster: Cluster, mode: Mode, model_id: str, query: str, documents: Sequence[str]) -> NDArray[np.float64]:
+def ask_model(cluster: Cluster, mode: Mode, model_id: str, query: str, documents: Sequence[str]) -> NDArray[np.float64]:
     """Let the cluster score the items of one query.
 
     :return: ``[n, 3 + k]``.
     """
-    body = render(f"predict_{mode}.json", query=query, documents=list(documents))
+    body = render_body(f"predict_{mode}.json", query=query, documents=list(documents))
     if mode == "local":
         place = path("_plugins", "_ml", "_predict", "text_similarity", model_id)
     else:

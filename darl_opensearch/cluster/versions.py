@@ -123,7 +123,7 @@ def delete(cluster: Cluster, words: str, pipeline: str = "darl", *, history: str
         raise ClusterError(
             f"a search pipeline asks {version.served.label}", where=cluster.url, todo="release another version first"
         )
-    models.remove(cluster, find_states(cluster, [version.served.model_id])[version.served.model_id])
+    models.remove_model(cluster, find_states(cluster, [version.served.model_id])[version.served.model_id])
     return version
 
 

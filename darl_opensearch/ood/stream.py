@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from darl_opensearch.config_files import render
+from darl_opensearch.config_files import render_body
 from darl_opensearch.connect import not_opensearch
 from darl_opensearch.errors import ClusterError, UsageError
 
@@ -26,7 +26,7 @@ def template(stream: str = STREAM) -> dict[str, Any]:
     :param stream: name of the data stream.
     :return: the body of ``PUT _index_template/<stream>``.
     """
-    return render(TEMPLATE_FILE, stream=stream)
+    return render_body(TEMPLATE_FILE, stream=stream)
 
 
 def ensure_stream(client: OpenSearch, stream: str = STREAM) -> bool:

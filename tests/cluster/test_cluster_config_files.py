@@ -8,7 +8,7 @@ import pytest
 
 from darl_opensearch import config_files, resources
 from darl_opensearch.cluster.pipelines import PipelineOptions, PipelineShape, pipelines_for
-from darl_opensearch.config_files import OMIT, placeholders, render
+from darl_opensearch.config_files import OMIT, placeholders, render_body
 from darl_opensearch.errors import ClusterError, DarlError, UsageError
 from tests.helpers.cluster import file_of
 
@@ -25,7 +25,7 @@ def folder(tmp_path, monkeypatch):
 def test_each_file_renders_and_is_told_of(file):
     data = json.loads(file.read_text(encoding="utf-8"))
     values = {name: f"<{name}>" for name in placeholders(data)}
-    text = json.dumps(render(file.name, **values))
+    text = json.dumps(render_body(file.name, **values))
     assert "{{" not in text
     readme = (file.parent / "README.md").read_text(encoding="utf-8")
     assert f"`{file.name}`" in readme
@@ -37,13 +37,13 @@ def test_values_keep_their_type(folder):
     (folder / "x.json").write_text(
         '{"a": "{{n}}", "b": "n is {{n}}", "{{key}}": ["{{gone}}", "${parameters.q}", {"c": "{{gone}}"}]}'
     )
-    assert render("x.json", n=3, key="k", gone=OMIT) == {"a": 3, "b": "n is 3", "k": ["${parameters.q}", {}]}
-    assert render("x.json", n={"m": 1}, key="k", gone=None)["a"] == {"m": 1}
+    assert render_body("x.json", n=3, key="k", gone=OMIT) == {"a": 3, "b": "n is 3", "k": ["${parameters.q}", {}]}
+    assert render_body("x.json", n={"m": 1}, key="k", gone=None)["a"] == {"m": 1}
 
 
 def test_placeholders_in_values_stay(folder):
     (folder / "x.json").write_text('{"a": "{{n}}", "b": "{{n}}!"}')
-    assert render("x.json", n="{{other}}") == {"a": "{{other}}", "b": "{{other}}!"}
+    assert render_body("x.json", n="{{other}}") == {"a": "{{other}}", "b": "{{other}}!"}
 
 
 @pytest.mark.parametrize(
@@ -53,18 +53,18 @@ def test_placeholders_in_values_stay(folder):
 def test_values_and_placeholders_match(folder, values, message):
     (folder / "x.json").write_text('{"a": "{{n}}"}')
     with pytest.raises(DarlError, match=message):
-        render("x.json", **values)
+        render_body("x.json", **values)
 
 
 def test_broken_files(folder):
     with pytest.raises(DarlError, match="the file is missing. Install the package again"):
-        render("x.json")
+        render_body("x.json")
     (folder / "x.json").write_text("{")
     with pytest.raises(DarlError, match="not JSON"):
-        render("x.json")
+        render_body("x.json")
     (folder / "x.json").write_text("[]")
     with pytest.raises(DarlError, match="not a JSON object"):
-        render("x.json")
+        render_body("x.json")
 
 
 @pytest.mark.parametrize("mode", ["local", "connector"])

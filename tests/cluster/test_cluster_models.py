@@ -81,8 +81,8 @@ def test_a_step_of_the_ood_score_is_float_noise_and_two_are_not(tiny, monkeypatc
 
             return answer
 
-        monkeypatch.setattr(verifying, "predict", off_by(1))
+        monkeypatch.setattr(verifying, "ask_model", off_by(1))
         assert verifying.verify(Pretended(), bundle, "local", "m") == 0
-        monkeypatch.setattr(verifying, "predict", off_by(3))
+        monkeypatch.setattr(verifying, "ask_model", off_by(3))
         with pytest.raises(ClusterError, match="answers otherwise than the bundle"):
             verifying.verify(Pretended(), bundle, "local", "m")

@@ -19,7 +19,7 @@ from tests.helpers.files import read_rows, write_rows
 from trainer.config import read_config
 from trainer.cycle.config import read_cycle
 from trainer.cycle.folder import Cycles
-from trainer.cycle.ports import Start
+from trainer.cycle.ports import StartDecision
 from trainer.cycle.run import CycleResult, abandon, plan_cycle, run_cycle
 from trainer.cycle.steps import STEPS
 from trainer.training_data.reading import read_data
@@ -182,7 +182,7 @@ def test_judges_that_are_refused_are_told_of_and_nothing_is_trained(small, tmp_p
 
 def test_no_reason_no_cycle(small, tmp_path):
     path = write_cycle(tmp_path, small[1], training(small))
-    calm = world(tmp_path, start=lambda bundle: Start(False, ("there is no drift",)))
+    calm = world(tmp_path, start=lambda bundle: StartDecision(False, ("there is no drift",)))
     result = run_cycle(read_cycle(path), tmp_path, calm)
     assert (result.cycle, result.outcome, result.reason) == ("", "idle", "there is no drift")
     assert not Cycles(tmp_path / "cycles").all()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from darl_opensearch.cli.demo.report import cycle_table, second_act_table
 from darl_opensearch.cli.demo.sample import read_sample
-from darl_opensearch.cli.demo.second_act import Place, play
+from darl_opensearch.cli.demo.second_act import DemoBackend, play
 from tests.helpers.files import read_rows
 from tests.helpers.trained import SAMPLE
 
@@ -12,7 +12,7 @@ from tests.helpers.trained import SAMPLE
 def test_later_traffic_becomes_a_version_and_goes_again(small, tmp_path):
     """A random encoder learns nothing worth having: the gate says no, and the demo goes on by hand."""
     sample = read_sample(SAMPLE, small[1])
-    place = Place(small[1], sample, tmp_path, None)
+    place = DemoBackend(small[1], sample, tmp_path, None)
     settings = ["start.when=always", "select.budget=60", "select.control_queries=12", "train.int8=false",
                 "gate.min_queries=500", "select.selector=random", "select.noise=0"]  # fmt: skip
     act = play(place, small[0].folder.parent / "data" / "darl.toml", lambda *_: None, lambda _: None, settings=settings)

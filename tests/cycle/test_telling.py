@@ -18,7 +18,7 @@ from tests.helpers.cycles import world
 from tests.helpers.http import Quiet, serving
 from trainer.cycle.config import read_cycle
 from trainer.cycle.folder import Cycle, Cycles
-from trainer.cycle.ports import Start
+from trainer.cycle.ports import StartDecision
 from trainer.cycle.run import abandon, run_cycle
 from trainer.cycle.steps import STEPS
 from trainer.cycle.telling import tell_refusal
@@ -60,7 +60,7 @@ def calm(folder, answers):
         told.append((event, figures, delivery))
         return answers.pop(0)
 
-    return world(folder, start=lambda bundle: Start(False, ("there is no drift",)), tell=tell), told
+    return world(folder, start=lambda bundle: StartDecision(False, ("there is no drift",)), tell=tell), told
 
 
 def test_killed_between_the_outcome_and_the_webhook(bundle, tmp_path):

@@ -96,11 +96,11 @@ def recording() -> tuple[list[tuple[str, str, Any]], type[Urllib3HttpConnection]
 def clean_up(cluster: Cluster, bundle: Bundle, *, pipeline_names: set[str], indexes: set[str]) -> None:
     """Delete everything a test registered, and nothing else."""
     for name in pipeline_names:
-        pipelines.remove(cluster, pipelines.PipelineOptions(name))
+        pipelines.remove_pipelines(cluster, pipelines.PipelineOptions(name))
     for name in (models.local_name(bundle.card), models.connector_name(bundle.card)):
         found = models.find_models(cluster, name)
         for model in found:
-            models.remove(cluster, model, with_group=model is found[-1])
+            models.remove_model(cluster, model, with_group=model is found[-1])
     for index in indexes:
         if cluster.read("GET", path(index), absent={}):
             cluster.send("DELETE", path(index))

@@ -120,7 +120,7 @@ def world(
     folder: Path, *, start: Callable[[Bundle], Any] | None = None, told: list[Any] | None = None, **more: Any
 ) -> Any:
     """A world with the spool of a folder."""
-    from trainer.cycle.ports import Start, World
+    from trainer.cycle.ports import StartDecision, World
 
     def tell(event: str, figures: Any, delivery: str) -> bool:
         if told is not None:
@@ -131,7 +131,7 @@ def world(
         return SpoolStore(folder / "spool.sqlite")
 
     return World(
-        store=store, start=start or (lambda bundle: Start(True, ("asked for",))),
+        store=store, start=start or (lambda bundle: StartDecision(True, ("asked for",))),
         deployment=more.pop("deployment", Deployed(folder / "deployed.jsonl")), item_texts=lambda ids: {},
         tell=more.pop("tell", tell), **more,
     )  # fmt: skip

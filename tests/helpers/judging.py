@@ -13,7 +13,7 @@ from typing import Any
 
 from darl_opensearch.scores import GradeScale
 from tests.helpers.files import write_rows
-from trainer.judging.base import Job, Task
+from trainer.judging.base import JudgingJob, Task
 from trainer.judging.tasks import task_id
 
 SCALE = GradeScale(("irrelevant", "related", "fits"), (0.0, 1.0, 3.0))
@@ -46,8 +46,10 @@ def task(query: str = "stolen bike", item: str = "i-2", text: str = "Covers thef
     return Task(task_id(query, item), f"q-{query}", query, item, text, **fields)
 
 
-def job(folder: Path, *, scale: GradeScale = SCALE, guideline: str = "In doubt the lower.", label: str = "") -> Job:
-    return Job(scale, guideline, folder, folder, label)
+def job(
+    folder: Path, *, scale: GradeScale = SCALE, guideline: str = "In doubt the lower.", label: str = ""
+) -> JudgingJob:
+    return JudgingJob(scale, guideline, folder, folder, label)
 
 
 def silent(what: str, done: int, total: int) -> None:

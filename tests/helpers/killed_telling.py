@@ -20,13 +20,13 @@ def main() -> None:
     from darl_opensearch.connect import ClusterOptions
     from trainer.cycle.config import read_cycle
     from trainer.cycle.folder import Cycle
-    from trainer.cycle.ports import Start
+    from trainer.cycle.ports import StartDecision
     from trainer.cycle.run import run_cycle
 
     path = Path(sys.argv[1])
     config, end = read_cycle(path), Cycle.end
     world = Surroundings(config, path.parent, ClusterOptions()).world()
-    world = dataclasses.replace(world, start=lambda bundle: Start(False, ("there is no drift",)))
+    world = dataclasses.replace(world, start=lambda bundle: StartDecision(False, ("there is no drift",)))
 
     def die(*_: object) -> None:
         os.kill(os.getpid(), signal.SIGKILL)

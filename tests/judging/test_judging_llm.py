@@ -32,7 +32,7 @@ from trainer.judging.llm.endpoint import full_url, parse_reply, retry_after
 from trainer.judging.llm.limits import Budget, Pace, Prices
 from trainer.judging.llm.prompt import DEFAULT, fill, read_prompt
 from trainer.judging.llm.reply import Reply, Token, average, read_grade, read_probs
-from trainer.judging.prepare import prepare
+from trainer.judging.prepare import prepare_judging
 from trainer.judging.run import estimate, judge
 
 STARS = GradeScale(("1", "2", "3", "4", "5"), (0.0, 1.0, 2.0, 3.0, 4.0))
@@ -535,7 +535,7 @@ def test_gold_is_asked_first_and_a_bad_model_is_never_paid_for_the_rest(tmp_path
         config, where, report = run(server.url)
         assert report.labels == 12 and report.details["judges"][0]["counts"]["calls"] == 42
         assert read_rows(report.judgments)[0]["grade_probs"] == [0.8, 0.1, 0.1]
-        ready = prepare(config, [tmp_path / "tasks.jsonl"], tmp_path / "gold.jsonl", **where)
+        ready = prepare_judging(config, [tmp_path / "tasks.jsonl"], tmp_path / "gold.jsonl", **where)
         (known,) = estimate(ready, config)
         assert (known["pairs"], known["calls"], known["cache_hits"], known["cost"]) == (42, 0, 42, None)
 

@@ -14,8 +14,8 @@ from darl_opensearch.records.judgments import read_judgments
 from tests.helpers.files import read_rows, write_rows
 from tests.helpers.judging import SCALE, pair, pairs, project, silent, task, truth
 from trainer.judging import JUDGES, JudgeConfig
-from trainer.judging.base import Verdict
-from trainer.judging.prepare import open_folder, prepare
+from trainer.judging.base import JudgeAnswers
+from trainer.judging.prepare import open_work, prepare_judging
 from trainer.judging.run import estimate, judge
 from trainer.judging.tasks import blind_order, draw_gold, read_gold, read_tasks, task_id
 
@@ -353,10 +353,12 @@ def test_the_guideline_is_read_beside_the_configuration(tmp_path):
 def test_what_it_would_cost_is_said_without_asking(tmp_path):
     project(tmp_path)
     config = JudgeConfig(judges=("file", "judgments"), gold_pairs=10)
-    ready = prepare(config, [tmp_path / "tasks.jsonl"], tmp_path / "gold.jsonl", scale=SCALE, out=tmp_path / "out")
+    ready = prepare_judging(
+        config, [tmp_path / "tasks.jsonl"], tmp_path / "gold.jsonl", scale=SCALE, out=tmp_path / "out"
+    )
     assert estimate(ready, config) == [{"judge": "file", "pairs": 22}, {"judge": "judgments", "pairs": 48}]
     assert not (tmp_path / "out").exists()
-    open_folder(ready, config)
+    open_work(ready, config)
     assert json.loads((tmp_path / "out" / "job.json").read_text())["gold"] == 10
 
 
@@ -367,7 +369,7 @@ def test_a_judge_of_ones_own_can_be_registered(tmp_path, monkeypatch):
         def judge(self, tasks, job, report):
             from trainer.judging import Answer
 
-            return Verdict({"": {t.task: Answer.of([0.1, 0.2, 0.7]) for t in tasks}})
+            return JudgeAnswers({"": {t.task: Answer.of([0.1, 0.2, 0.7]) for t in tasks}})
 
     from trainer.registry import Entry
 

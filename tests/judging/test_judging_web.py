@@ -30,9 +30,9 @@ from trainer.judging import JUDGES, JudgeConfig
 from trainer.judging.base import Answer
 from trainer.judging.run import judge
 from trainer.judging.web.guard import host_name
-from trainer.judging.web.guideline import render
-from trainer.judging.web.page import STATIC, Page, create_app
-from trainer.judging.web.serve import serve
+from trainer.judging.web.guideline import render_guideline
+from trainer.judging.web.page import STATIC, Page, create_judging_app
+from trainer.judging.web.serve import serve_page
 from trainer.judging.web.store import AnswerStore, check_rater
 
 with warnings.catch_warnings():  # Starlette would rather have a successor of httpx
@@ -66,7 +66,7 @@ def store(tmp_path):
 
 
 def client(store, tasks=TASKS, guideline="In doubt the lower.", **options) -> TestClient:
-    return TestClient(create_app(Page(tasks, SCALE, guideline, store, **options)), base_url=HOST)
+    return TestClient(create_judging_app(Page(tasks, SCALE, guideline, store, **options)), base_url=HOST)
 
 
 def post(page, path, **body):
@@ -178,7 +178,7 @@ def test_the_guideline_is_rendered_and_can_do_nothing(store):
         "[b](https://example.org/x) ![c](https://example.org/t.png) <b onclick=alert(1)>bold</b>\n\n"
         "<iframe src=//example.org></iframe> [d](data:text/html,x)\n"
     )
-    html = render(text)
+    html = render_guideline(text)
     found = Tags(html).found
     assert {tag for tag, _ in found} <= {"h1", "table", "thead", "tbody", "tr", "th", "td", "em", "p", "a"}
     links = [attrs for tag, attrs in found if tag == "a"]
@@ -191,7 +191,7 @@ def test_the_guideline_is_rendered_and_can_do_nothing(store):
 
 @given(st.text(alphabet=st.sampled_from("<>\"'&[]()!`*_#|:/=\\ \nabscriptonerrorjavascript"), max_size=80))
 def test_no_guideline_makes_a_dangerous_tag(text):
-    for tag, attrs in Tags(render(text)).found:
+    for tag, attrs in Tags(render_guideline(text)).found:
         assert tag not in ("script", "img", "iframe", "object", "svg", "style", "form", "input")
         assert not any(name.startswith("on") for name in attrs)
         assert not re.match(r"\s*(javascript|vbscript|data|file):", attrs.get("href") or "", re.IGNORECASE)
@@ -293,7 +293,7 @@ def test_a_tab_that_is_closed_in_the_middle_is_no_error_of_ours(store):
         "type": "http", "method": "POST", "path": "/api/answer", "query_string": b"",
         "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
     }  # fmt: skip
-    asyncio.run(create_app(Page(TASKS, SCALE, "", store))(scope, receive, send))
+    asyncio.run(create_judging_app(Page(TASKS, SCALE, "", store))(scope, receive, send))
     assert sent[0]["status"] == 400 and store.raters() == []
 
 
@@ -457,7 +457,7 @@ def test_a_port_that_is_taken(store):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(DarlError, match=rf"127.0.0.1:{port}: cannot listen there \(Address already in use\)"):
-            serve(Page(TASKS, SCALE, "", store), port, print)
+            serve_page(Page(TASKS, SCALE, "", store), port, print)
 
 
 # ---- a real one

@@ -8,7 +8,7 @@ import pytest
 
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.cluster import Cluster, PipelineOptions, RegisterOptions, load_items, register
-from darl_opensearch.cluster.verify import predict
+from darl_opensearch.cluster.verify import ask_model
 from darl_opensearch.connect import ClusterOptions
 from darl_opensearch.scoring import Scorer
 from darl_opensearch.search import PipelineSearch
@@ -41,7 +41,7 @@ def test_the_node_answers_as_the_bundle(deployed):
     assert done.deviation is not None and done.deviation <= 1e-4  # registering compared them
     pairs, reference = bundle.probes()
     for (query, text), row in list(zip(pairs, reference, strict=True))[:12]:
-        [said] = predict(cluster, "local", done.model_id, query, [text])
+        [said] = ask_model(cluster, "local", done.model_id, query, [text])
         row = row.tolist()
         assert said[:4] == pytest.approx(row[:4], abs=1e-4)
         assert said[5] == pytest.approx(row[5], abs=1e-4 * max(1, abs(row[5])))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from darl_opensearch import config_files
 from darl_opensearch.cluster.calls import path
 from darl_opensearch.cluster.guards import ZERO_WIDTH_SPACE
-from darl_opensearch.cluster.pipelines import DEFAULT_MAX_K, fetch
+from darl_opensearch.cluster.pipelines import DEFAULT_MAX_K, fetch_pipeline
 from darl_opensearch.errors import ClusterError, InputError
 from darl_opensearch.search import PipelineSearch, is_in_order
 
@@ -112,7 +112,7 @@ def test_sizes_and_the_cap(both, mode, size):
 
 def scored_in_cluster(both, size):
     """Pairs that the in-cluster pipeline scores: its hits with a score when nothing is truncated."""
-    body = fetch(both.cluster, f"{both.name}-local")
+    body = fetch_pipeline(both.cluster, f"{both.name}-local")
     body["response_processors"] = [step for step in body["response_processors"] if "truncate_hits" not in step]
     both.used.add(f"{both.name}-untruncated")
     both.cluster.send("PUT", path("_search", "pipeline", f"{both.name}-untruncated"), body)
@@ -123,7 +123,7 @@ def scored_in_cluster(both, size):
 @pytest.mark.parametrize("mode", MODES)
 def test_plain_pipeline_ranks_too(both, mode):
     query = "stolen bike cover"
-    body = config_files.render("search.json", size=10, query=query)
+    body = config_files.render_body("search.json", size=10, query=query)
     body["ext"] = {"rerank": {"query_context": {"query_text": query}}}
     answer = both.cluster.read("POST", f"/{both.index}/_search?search_pipeline={both.name}-{mode}-plain", body)
     graded = both.search(f"-{mode}").search(query, size=10)

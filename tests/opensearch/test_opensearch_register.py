@@ -20,9 +20,9 @@ from darl_opensearch.cluster import (
     register,
 )
 from darl_opensearch.cluster.calls import path
-from darl_opensearch.cluster.pipelines import fetch
+from darl_opensearch.cluster.pipelines import fetch_pipeline
 from darl_opensearch.cluster.preflight import TRUSTED, preflight
-from darl_opensearch.config_files import render
+from darl_opensearch.config_files import render_body
 from darl_opensearch.connect import ClusterOptions
 from darl_opensearch.errors import ClusterError
 from darl_opensearch.search import PipelineSearch
@@ -118,13 +118,13 @@ def test_same_version_with_another_scorer(place, scorer):
             place.register("connector", moved)
         second = place.register("connector", moved, replace=True)
         assert second.removed == (first.model_id,)
-        body = render("find_connector.json", name=models.connector_name(place.bundle.card))
+        body = render_body("find_connector.json", name=models.connector_name(place.bundle.card))
         found = place.cluster.read("POST", "/_plugins/_ml/connectors/_search", body)["hits"]["hits"]
         assert len(found) == 1  # the old connector went with its model
 
 
 def test_what_an_interrupted_upload_left_is_removed(place):
-    body = render(
+    body = render_body(
         "register_local.json", name=models.local_name(place.bundle.card), version="1", card='{"darl":{}}',
         sha256=place.bundle.identity, size_bytes=20_000_000, chunks=2,
     )  # fmt: skip
@@ -138,7 +138,7 @@ def test_what_an_interrupted_upload_left_is_removed(place):
 
 
 def test_a_connector_without_its_model_is_removed(place, scorer):
-    body = render(
+    body = render_body(
         "connector.json",
         name=models.connector_name(place.bundle.card),
         description="DaRL left, sha256 0",
@@ -222,7 +222,7 @@ def test_registering_without_a_scorer(place):
     options = RegisterOptions("connector", address, place.pipeline())
     with pytest.raises(ClusterError, match=r"^http://127.0.0.1:9/v1/rerank: the cluster could not ask .* Start darl"):
         register(place.bundle, place.cluster, options)
-    assert fetch(place.cluster, place.name) is None  # no pipeline that would never rerank
+    assert fetch_pipeline(place.cluster, place.name) is None  # no pipeline that would never rerank
     registered = register(
         place.bundle, place.cluster, RegisterOptions("connector", address, place.pipeline(), verify=False)
     )
@@ -273,7 +273,7 @@ def test_trusted_endpoints_are_added_to(place):
         assert now == [*trusted, f"^{url.removesuffix('/v1/rerank')}/.*$"]
         assert preflight(place.cluster, "connector", scorer_url=url).changed == ()
     finally:
-        place.cluster.send("PUT", "/_cluster/settings", render("settings.json", settings={TRUSTED: stored}))
+        place.cluster.send("PUT", "/_cluster/settings", render_body("settings.json", settings={TRUSTED: stored}))
 
 
 def test_behind_a_proxy_with_a_password_and_tls(place, opensearch_url, tmp_path):
@@ -366,7 +366,7 @@ def test_a_model_that_cannot_be_deployed(place):
     with pytest.raises(ClusterError, match=r"deploying model \S+ failed: .* See the node's log") as err:
         register(damaged, place.cluster, RegisterOptions(pipeline=place.pipeline()))
     assert "\n" not in str(err.value)
-    assert fetch(place.cluster, place.name) is None
+    assert fetch_pipeline(place.cluster, place.name) is None
     assert (
         register(place.bundle, place.cluster, RegisterOptions(pipeline=place.pipeline(), replace=True)).deviation < 1e-4
     )

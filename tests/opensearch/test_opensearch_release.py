@@ -18,8 +18,8 @@ from darl_opensearch.cluster import Cluster, RegisterOptions, ScorerAddress, loa
 from darl_opensearch.cluster import release as releases
 from darl_opensearch.cluster.calls import path
 from darl_opensearch.cluster.history import History, Served, utc_now
-from darl_opensearch.cluster.pipelines import PipelineOptions, fetch, pipelines_for, put
-from darl_opensearch.cluster.pipelines import remove as remove_pipelines
+from darl_opensearch.cluster.pipelines import PipelineOptions, fetch_pipeline, pipelines_for, put
+from darl_opensearch.cluster.pipelines import remove_pipelines as remove_pipelines
 from darl_opensearch.cluster.release import ReleaseOptions, ReleaseRefused, RollbackOptions, release, rollback, versions
 from darl_opensearch.cluster.versions import delete
 from darl_opensearch.errors import ClusterError, UsageError
@@ -60,7 +60,7 @@ class Line:
 
     def serving(self) -> list[str]:
         """The version that each of the two pipelines names."""
-        bodies = [fetch(self.cluster, name) for name in (self.pipeline, f"{self.pipeline}-plain")]
+        bodies = [fetch_pipeline(self.cluster, name) for name in (self.pipeline, f"{self.pipeline}-plain")]
         return ["none" if body is None else Served.of_pipeline(body).version for body in bodies]
 
     def search(self) -> PipelineSearch:
@@ -79,7 +79,7 @@ def registered(cluster, tmp_path_factory):
         for bundle in bundles.values():
             done = register(bundle, cluster, RegisterOptions(pipeline=PipelineOptions(name), switch=False))
             assert done.pipelines == {} and done.deviation < 1e-4
-        assert fetch(cluster, name) is None  # registered, and no pipeline was written
+        assert fetch_pipeline(cluster, name) is None  # registered, and no pipeline was written
         load_items(cluster, bundles["1"], items, index).check()
         yield Line(cluster, name, bundles, index)
     finally:
@@ -113,7 +113,7 @@ def test_release_rollback_and_versions(line):
     # The options of the pipeline that was there are kept.
     options = PipelineOptions(line.pipeline, oversample=7, max_k=33)
     bodies = pipelines_for(line.bundles["2"].card, "local", second.served.model_id, options)
-    assert fetch(line.cluster, line.pipeline) == bodies[line.pipeline]
+    assert fetch_pipeline(line.cluster, line.pipeline) == bodies[line.pipeline]
     line.cluster.calls.clear()
     again = line.release("2")
     assert not again.changed and line.cluster.calls == []  # not one request that changes anything
@@ -141,11 +141,11 @@ def test_a_rollback_restores_the_very_pipelines_that_were_there(line):
     by_hand = PipelineOptions(line.pipeline, 21, 4, "query.match.darl_text.query")
     put(line.cluster, pipelines_for(line.bundles["1"].card, "local", model, by_hand))
     names = (line.pipeline, f"{line.pipeline}-plain")
-    before = [fetch(line.cluster, name) for name in names]
+    before = [fetch_pipeline(line.cluster, name) for name in names]
     line.release("2", query_path="")  # the default again
     assert line.search().shape.query_path == "ext.ml_inference.query_text"
     assert line.rollback().served.version == "1"
-    assert [fetch(line.cluster, name) for name in names] == before
+    assert [fetch_pipeline(line.cluster, name) for name in names] == before
 
 
 def test_old_versions_are_undeployed_and_a_rollback_deploys_them_again(line):
@@ -347,7 +347,7 @@ def test_a_scorer_that_answers_rubbish_leaves_the_old_version_serving(line, answ
         assert line.events()[-1] == ("refused", "2", "done")
     finally:
         for model in models.find_models(line.cluster, models.connector_name(line.bundles["2"].card)):
-            models.remove(line.cluster, model)
+            models.remove_model(line.cluster, model)
 
 
 def test_each_version_by_connector_has_its_own_scorer(line):
@@ -373,7 +373,7 @@ def test_each_version_by_connector_has_its_own_scorer(line):
     finally:
         for version in ("2", "3"):
             for model in models.find_models(line.cluster, models.connector_name(line.bundles[version].card)):
-                models.remove(line.cluster, model)
+                models.remove_model(line.cluster, model)
 
 
 def gate_report(line, new, old, *, passed=True):

@@ -37,7 +37,7 @@ class Deployment(Protocol):
 
 
 @dataclass(frozen=True)
-class Start:
+class StartDecision:
     """Whether the log gives a reason to begin.
 
     :param reasons: why, or why not, one clause each.
@@ -61,7 +61,7 @@ class World:
     """
 
     store: Callable[[], AbstractContextManager[OodStore]]
-    start: Callable[[Bundle], Start]
+    start: Callable[[Bundle], StartDecision]
     deployment: Deployment
     item_texts: Callable[[Sequence[str]], Mapping[str, str]]
     item_search: Callable[[str, int], Sequence[str]] | None = None

@@ -24,8 +24,9 @@ def check_test(inputs: CycleInputs) -> None:
     trained = leakage.Part.of_judged(str(paths[0]), [*split.train, *split.new])
     leaks = leakage.find_leaks(trained, test)
     for leak in leaks.refused(allow):
+        shared = leakage.describe_leak(leak, leaks.counts[leak.kind])
         raise InputError(
-            f"{leakage.describe(leak, leaks.counts[leak.kind])}, so that the gate would say no, whatever is learnt",
+            f"{shared}, so that the gate would say no, whatever is learnt",
             where=leak.other.where,
             todo=f'take it out of the test set, or write [gate] allow = ["{leak.kind}"]',
         )

@@ -209,7 +209,7 @@ def check_leakage(
     check_kinds(allow)
     report = find_leaks(train, other, threshold=threshold)
     for leak in report.refused(allow):
-        raise InputError(describe(leak, report.counts[leak.kind]), where=leak.other.where, todo=remedy(leak.kind))
+        raise InputError(describe_leak(leak, report.counts[leak.kind]), where=leak.other.where, todo=remedy(leak.kind))
     return report
 
 
@@ -223,7 +223,7 @@ def check_kinds(allow: Collection[str]) -> None:
             raise UsageError(f"there is no leak {kind!r}", todo=nearest(kind, KINDS))
 
 
-def describe(leak: Leak, count: int) -> str:
+def describe_leak(leak: Leak, count: int) -> str:
     """Say what leaked.
 
     :param count: how many there are of its kind.

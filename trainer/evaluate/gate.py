@@ -348,7 +348,7 @@ def _untrained(new: Bundle, parts: Sequence[Part], items: Mapping[str, Item], op
         trained_part = leakage.Part.of_file(path)
         shared = leakage.find_leaks(trained_part, leakage.Part.of_judged(str(part.path), part.queries))
         leaks = shared.refused(options.allow)
-        detail = "; ".join(leakage.describe(leak, shared.counts[leak.kind]) for leak in leaks)
+        detail = "; ".join(leakage.describe_leak(leak, shared.counts[leak.kind]) for leak in leaks)
         findings.append(Finding(f"training data, {part.name}", not leaks, detail or f"no query of {path} is in it"))
     return findings
 

@@ -60,7 +60,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Job:
+class JudgingJob:
     """What is to be judged, by which rules, and where the work lies.
 
     :param guideline: Markdown that says what each grade means; may be empty.
@@ -84,7 +84,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class JudgeAnswers:
     """What a judge answered.
 
     :param answers: by rater (``""`` where there is but one), then by task.
@@ -110,7 +110,7 @@ class Judge(Protocol):
     people: ClassVar[bool]
     free: ClassVar[bool]
 
-    def judge(self, tasks: Sequence[Task], job: Job, report: Report) -> Verdict:
+    def judge(self, tasks: Sequence[Task], job: JudgingJob, report: Report) -> JudgeAnswers:
         """Answer what can be answered.
 
         :param tasks: in the order in which they should be judged.

@@ -16,7 +16,7 @@ from trainer.judging.base import Answer
 from trainer.judging.combine import combine, habits, shares
 from trainer.judging.config import JudgeConfig
 from trainer.judging.prepare import FORMAT, Prepared, write_json
-from trainer.judging.scoring import WAITING, Scored, graded
+from trainer.judging.scoring import WAITING, ScoredRater, graded
 
 JUDGMENTS, REPORT, ANSWERS, DISAGREEMENTS = (
     "judgments.jsonl", "report.json", "answers.jsonl", "disagreements.jsonl",
@@ -42,7 +42,7 @@ class JudgeReport:
         return dict(self.details)
 
 
-def conclude(ready: Prepared, config: JudgeConfig, raters: Sequence[Scored], notes: Sequence[str]) -> JudgeReport:
+def conclude(ready: Prepared, config: JudgeConfig, raters: Sequence[ScoredRater], notes: Sequence[str]) -> JudgeReport:
     """Give each task its label and write everything down.
 
     :param raters: the judges with their verdicts.
@@ -89,7 +89,7 @@ def conclude(ready: Prepared, config: JudgeConfig, raters: Sequence[Scored], not
     return JudgeReport(pending, None if pending else out / JUDGMENTS, len(labels), details)
 
 
-def _labels(ready: Prepared, config: JudgeConfig, used: Sequence[Scored]) -> dict[str, tuple[Answer, str]]:
+def _labels(ready: Prepared, config: JudgeConfig, used: Sequence[ScoredRater]) -> dict[str, tuple[Answer, str]]:
     """Give each task its label, and who it is from."""
     k = ready.job.scale.k
     known = {task.task: ready.gold.grades[task.task] for task in (*ready.gold.tasks, *ready.drawn.tasks)}
@@ -120,7 +120,7 @@ def _judgments(ready: Prepared, labels: Mapping[str, tuple[Answer, str]]) -> Ite
         yield row
 
 
-def _answers(ready: Prepared, raters: Sequence[Scored]) -> Iterable[dict[str, Any]]:
+def _answers(ready: Prepared, raters: Sequence[ScoredRater]) -> Iterable[dict[str, Any]]:
     by_name = {task.task: task for task in (*ready.gold.tasks, *ready.drawn.tasks, *ready.tasks)}
     for rater in raters:
         for name, answer in sorted(rater.answers.items()):
@@ -133,7 +133,9 @@ def _answers(ready: Prepared, raters: Sequence[Scored]) -> Iterable[dict[str, An
             yield row | ({"note": answer.note} if answer.note else {})
 
 
-def _apart(ready: Prepared, used: Sequence[Scored], labels: Mapping[str, tuple[Answer, str]]) -> list[dict[str, Any]]:
+def _apart(
+    ready: Prepared, used: Sequence[ScoredRater], labels: Mapping[str, tuple[Answer, str]]
+) -> list[dict[str, Any]]:
     """List the tasks that judges grade differently, the farthest apart first."""
     rows = []
     for task in ready.tasks:
@@ -146,7 +148,7 @@ def _apart(ready: Prepared, used: Sequence[Scored], labels: Mapping[str, tuple[A
     return sorted(rows, key=lambda row: min(row["grades"].values()) - max(row["grades"].values()))
 
 
-def _between(ready: Prepared, config: JudgeConfig, raters: Sequence[Scored]) -> list[dict[str, Any]]:
+def _between(ready: Prepared, config: JudgeConfig, raters: Sequence[ScoredRater]) -> list[dict[str, Any]]:
     queries = {task.task: task.query for task in (*ready.tasks, *ready.gold.tasks, *ready.drawn.tasks)}
     grades = {rater.name: graded(rater.answers) for rater in raters}
     return [

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 from darl_opensearch.io.writing import new_file
 from darl_opensearch.settings import setting
-from trainer.judging.base import JUDGES, Job, Report, Task, Verdict
+from trainer.judging.base import JUDGES, JudgeAnswers, JudgingJob, Report, Task
 from trainer.judging.grades import choices
 from trainer.judging.sheet import SKIP, read_sheet, write_csv, write_jsonl
 
@@ -24,7 +24,7 @@ class FileJudge:
     path: str = setting("", "where the table lies; empty: tasks.csv in the folder of the work")
     format: Literal["csv", "jsonl"] = setting("csv", "of the table that is written")
 
-    def judge(self, tasks: Sequence[Task], job: Job, report: Report) -> Verdict:
+    def judge(self, tasks: Sequence[Task], job: JudgingJob, report: Report) -> JudgeAnswers:
         """Write the table, or read what it holds.
 
         :param job: grades, guideline and place.
@@ -40,10 +40,10 @@ class FileJudge:
         report("answered", len(answers), len(tasks))
         missing = len(tasks) - len(answers)
         notes = (f"{path} waits for {missing:,} grades: fill them in, then give the same command again",)
-        return Verdict({"": answers}, missing > 0, {"file": str(path)}, notes if missing else ())
+        return JudgeAnswers({"": answers}, missing > 0, {"file": str(path)}, notes if missing else ())
 
 
-def _write_instructions(path: Path, table: Path, job: Job) -> None:
+def _write_instructions(path: Path, table: Path, job: JudgingJob) -> None:
     if path.exists():
         return
     lines = [

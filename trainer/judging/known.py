@@ -16,7 +16,7 @@ from darl_opensearch.settings import setting
 from trainer.data.importers import IMPORTERS, Given
 from trainer.data.importers.gathering import Gathering
 from trainer.data.importers.ubi import ClickRules
-from trainer.judging.base import JUDGES, Answer, Job, Report, Task, Verdict
+from trainer.judging.base import JUDGES, Answer, JudgeAnswers, JudgingJob, Report, Task
 from trainer.judging.tasks import task_id
 
 _CUTS = "cut points between the grades, for ratings that are no grades: 0.5,1.5"
@@ -31,7 +31,7 @@ class KnownJudge:
     free: ClassVar[bool] = True
     path: str = setting("", "JSONL with query, item_id and grade")
 
-    def judge(self, tasks: Sequence[Task], job: Job, report: Report) -> Verdict:
+    def judge(self, tasks: Sequence[Task], job: JudgingJob, report: Report) -> JudgeAnswers:
         """Look the pairs up.
 
         :param report: told how many were found.
@@ -50,7 +50,7 @@ class KnownJudge:
                 raise two_grades(line, before, first)
             answers[name] = Answer(line.grade, _probs(line.row, job.scale.k, line.where))
         report("found", len(answers), len(tasks))
-        return Verdict({"": answers}, counts={"file": str(path)})
+        return JudgeAnswers({"": answers}, counts={"file": str(path)})
 
 
 @JUDGES.register("workbench", cite="https://docs.opensearch.org/latest/search-plugins/search-relevance/judgments/")
@@ -64,7 +64,7 @@ class WorkbenchJudge:
     list: str = setting("", "name or id of the one judgment list to take; empty: all")
     cuts: str = setting("", _CUTS)
 
-    def judge(self, tasks: Sequence[Task], job: Job, report: Report) -> Verdict:
+    def judge(self, tasks: Sequence[Task], job: JudgingJob, report: Report) -> JudgeAnswers:
         """Look the pairs up.
 
         :param report: told how many were found.
@@ -77,7 +77,7 @@ class WorkbenchJudge:
             lambda store: {"judgment_lists": importer.rate(Given({"judgments": path}), store)}, tasks, job.scale, path
         )
         report("found", len(answers), len(tasks))
-        return Verdict({"": answers}, counts={"file": str(path), **counts})
+        return JudgeAnswers({"": answers}, counts={"file": str(path), **counts})
 
 
 @JUDGES.register(
@@ -93,7 +93,7 @@ class UbiJudge(ClickRules):
     events: str = setting("", "export of ubi_events")
     cuts: str = setting("0.5,1.5", "cut points of clicks over expected clicks between the grades")
 
-    def judge(self, tasks: Sequence[Task], job: Job, report: Report) -> Verdict:
+    def judge(self, tasks: Sequence[Task], job: JudgingJob, report: Report) -> JudgeAnswers:
         """Count clicks and look the pairs up.
 
         :param report: told how many were found.
@@ -108,7 +108,7 @@ class UbiJudge(ClickRules):
         answers, counts = _gather(lambda store: importer.count(Given(paths), store), tasks, job.scale, paths["events"])
         report("found", len(answers), len(tasks))
         notes = ("Grades from clicks are weak: docs/data.md says why.",)
-        return Verdict({"": answers}, counts={"weak": True, **counts}, notes=notes)
+        return JudgeAnswers({"": answers}, counts={"weak": True, **counts}, notes=notes)
 
 
 def _importer(name: str, scale: GradeScale, **params: Any) -> Any:
@@ -141,7 +141,7 @@ def _gather(
     return answers, counts
 
 
-def _file(job: Job, given: str, judge: str, name: str) -> Path:
+def _file(job: JudgingJob, given: str, judge: str, name: str) -> Path:
     if not given:
         raise UsageError(f"judge {judge!r} was given no file", todo=f"set {judge}.{name}")
     return job.base / given

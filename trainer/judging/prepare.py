@@ -11,7 +11,7 @@ from typing import Any
 from darl_opensearch.errors import InputError, UsageError
 from darl_opensearch.io.writing import new_file
 from darl_opensearch.scores import GradeScale
-from trainer.judging.base import Job, Task
+from trainer.judging.base import JudgingJob, Task
 from trainer.judging.config import JudgeConfig
 from trainer.judging.tasks import Gold, blind_order, digest, draw_gold, read_gold, read_tasks
 
@@ -31,7 +31,7 @@ class Prepared:
     tasks: tuple[Task, ...]
     gold: Gold
     drawn: Gold
-    job: Job
+    job: JudgingJob
 
     def mixed(self, seed: int) -> list[Task]:
         """Mix tasks and gold for people.
@@ -48,7 +48,7 @@ class Prepared:
         return self.gold if judge.free else self.drawn
 
 
-def prepare(
+def prepare_judging(
     config: JudgeConfig,
     tasks: Sequence[Path],
     gold: Path | None,
@@ -94,10 +94,10 @@ def prepare(
     taken = {task.task for task in wanted}
     known = Gold(tuple(task for task in known.tasks if task.task not in taken), known.grades)
     said = config.guideline_text(base) if guideline is None else guideline
-    return Prepared(wanted, known, mixed, Job(scale, said, out, base))
+    return Prepared(wanted, known, mixed, JudgingJob(scale, said, out, base))
 
 
-def open_folder(ready: Prepared, config: JudgeConfig) -> None:
+def open_work(ready: Prepared, config: JudgeConfig) -> None:
     """Make the folder of the work, or see that it is this job's.
 
     :raises InputError: when the folder holds another job.

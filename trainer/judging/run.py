@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from darl_opensearch.scores import GradeScale
-from trainer.judging.base import Answer, Job, Report, Task
+from trainer.judging.base import Answer, JudgingJob, Report, Task
 from trainer.judging.conclude import JudgeReport, conclude
 from trainer.judging.config import JudgeConfig
-from trainer.judging.prepare import Prepared, may_go_unscored, open_folder, prepare
-from trainer.judging.scoring import REFUSED, Scored, score
+from trainer.judging.prepare import Prepared, may_go_unscored, open_work, prepare_judging
+from trainer.judging.scoring import REFUSED, ScoredRater, score
 from trainer.judging.tasks import blind_order
 
 __all__ = ["JudgeReport", "estimate", "judge"]
@@ -52,9 +52,9 @@ def judge(
     :raises UsageError: for parameters that do not fit.
     :raises GateRefused: when no judge is good enough; ``report.json`` is written before.
     """
-    ready = prepare(config, tasks, gold, scale=scale, out=out, base=base, guideline=guideline, texts=texts)
-    open_folder(ready, config)
-    raters: list[Scored] = []
+    ready = prepare_judging(config, tasks, gold, scale=scale, out=out, base=base, guideline=guideline, texts=texts)
+    open_work(ready, config)
+    raters: list[ScoredRater] = []
     notes: list[str] = []
     for name in config.judges:
         found, said = _ask(name, ready, config, report)
@@ -71,21 +71,21 @@ def estimate(ready: Prepared, config: JudgeConfig) -> list[dict[str, Any]]:
     found = []
     for name in config.judges:
         judge, label = config.make(name)
-        job = Job(ready.job.scale, ready.job.guideline, ready.job.out, ready.job.base, label)
+        job = JudgingJob(ready.job.scale, ready.job.guideline, ready.job.out, ready.job.base, label)
         pairs = [*ready.tasks, *ready.gold_for(judge).tasks]
-        foresee: Callable[[Sequence[Task], Job], Mapping[str, Any]] | None = getattr(judge, "foresee", None)
+        foresee: Callable[[Sequence[Task], JudgingJob], Mapping[str, Any]] | None = getattr(judge, "foresee", None)
         found.append({"judge": name, "pairs": len(pairs), **(foresee(pairs, job) if foresee else {})})
     return found
 
 
-def _ask(name: str, ready: Prepared, config: JudgeConfig, report: Report) -> tuple[list[Scored], list[str]]:
+def _ask(name: str, ready: Prepared, config: JudgeConfig, report: Report) -> tuple[list[ScoredRater], list[str]]:
     """Ask one judge: people everything at once, any other first what is known, and the rest only if it passes."""
     judge, label = config.make(name)
-    job = Job(ready.job.scale, ready.job.guideline, ready.job.out, ready.job.base, label)
+    job = JudgingJob(ready.job.scale, ready.job.guideline, ready.job.out, ready.job.base, label)
     gold = ready.gold_for(judge)
     queries = {task.task: task.query for task in (*ready.tasks, *gold.tasks)}
 
-    def scored(rater: str, answers: Mapping[str, Answer], waiting: bool, counts: Mapping[str, Any]) -> Scored:
+    def scored(rater: str, answers: Mapping[str, Answer], waiting: bool, counts: Mapping[str, Any]) -> ScoredRater:
         known = {task.task: gold.grades[task.task] for task in gold.tasks}
         return score(
             f"{name}/{rater}" if rater else name, answers, known, queries, config, k=job.scale.k,

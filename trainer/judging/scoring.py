@@ -16,7 +16,7 @@ USED, UNSCORED, REFUSED, WAITING = "used", "unscored", "refused", "waiting"
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredRater:
     """A judge, what it answered and what that is worth.
 
     :param name: as configured, with ``/`` and the rater where there are several.
@@ -77,7 +77,7 @@ def score(
     trusted: bool,
     waiting: bool,
     counts: Mapping[str, Any],
-) -> Scored:
+) -> ScoredRater:
     """Hold a judge against gold.
 
     :param answers: its answers by task.
@@ -106,4 +106,4 @@ def score(
         above = kappa.low >= config.min_kappa
         verdict = USED if above else REFUSED
         why = f"{said}, its lower bound {'at or above' if above else 'below'} {config.min_kappa:g}"
-    return Scored(name, answers, found, verdict, why, counts)
+    return ScoredRater(name, answers, found, verdict, why, counts)

@@ -17,7 +17,7 @@ from darl_opensearch.bundle import Bundle
 from darl_opensearch.cli.demo import backends, report
 from darl_opensearch.cli.demo.measure import CUTOFF, RouteRun, alarms, failures, ood_shares
 from darl_opensearch.cli.demo.sample import Sample, TestQuery, read_sample
-from darl_opensearch.cli.demo.second_act import Place, SecondAct, play
+from darl_opensearch.cli.demo.second_act import DemoBackend, SecondAct, play
 from darl_opensearch.errors import load
 from darl_opensearch.io.jsonl import read_jsonl
 from darl_opensearch.node import node_possible
@@ -143,7 +143,7 @@ def _second_act(
     folder = options.out / "later"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    return play(Place(bundle, sample, folder, url), options.sample / "darl.toml", update, say)
+    return play(DemoBackend(bundle, sample, folder, url), options.sample / "darl.toml", update, say)
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ class SecondAct:
         return all(self.before.run.ranked[query] == ids for query, ids in self.back.run.ranked.items())
 
 
-class Place:
+class DemoBackend:
     """Where the second act searches, logs and releases.
 
     :param bundle: version 1.
@@ -248,7 +248,7 @@ def later_traffic(sample: Sample) -> list[TestQuery]:
 
 
 def play(
-    place: Place, darl_toml: Path, update: Update, say: Callable[[str], object], *, settings: Sequence[str] = ()
+    place: DemoBackend, darl_toml: Path, update: Update, say: Callable[[str], object], *, settings: Sequence[str] = ()
 ) -> SecondAct:
     """Play the second act.
 
@@ -283,7 +283,9 @@ def play(
     return SecondAct(result.to_json()["steps"], result.outcome, result.reason, before, after, back, place.bundle, made)
 
 
-def _searches(place: Place, update: Update) -> Callable[[str, Bundle, Sequence[TestQuery], Path | None], Searched]:
+def _searches(
+    place: DemoBackend, update: Update
+) -> Callable[[str, Bundle, Sequence[TestQuery], Path | None], Searched]:
     def searched(name: str, bundle: Bundle, queries: Sequence[TestQuery], spool: Path | None) -> Searched:
         done = 0
 

@@ -9,7 +9,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
 
 from darl_opensearch.errors import DarlError
-from trainer.judging.base import Answer, Job, Report, Task
+from trainer.judging.base import Answer, JudgingJob, Report, Task
 from trainer.judging.llm.cache import Cache
 from trainer.judging.llm.endpoint import Declined, Endpoint, Patience
 from trainer.judging.llm.limits import Budget, Pace
@@ -34,7 +34,7 @@ class Asking:
     :raises UsageError: for parameters that do not fit.
     """
 
-    def __init__(self, settings: LlmSettings, job: Job) -> None:
+    def __init__(self, settings: LlmSettings, job: JudgingJob) -> None:
         self._extra = settings.check()
         self._settings, self._job = settings, job
         self._prompt = read_prompt(job.base / settings.prompt if settings.prompt else None)

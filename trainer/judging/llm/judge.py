@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from trainer.judging.base import JUDGES, Job, Report, Task, Verdict
+from trainer.judging.base import JUDGES, JudgeAnswers, JudgingJob, Report, Task
 from trainer.judging.llm.asking import CHARS_A_TOKEN, Asking
 from trainer.judging.llm.cache import Cache
 from trainer.judging.llm.prompt import fill, read_prompt
@@ -25,7 +25,7 @@ class LlmJudge(LlmSettings):
     people: ClassVar[bool] = False
     free: ClassVar[bool] = False
 
-    def judge(self, tasks: Sequence[Task], job: Job, report: Report) -> Verdict:
+    def judge(self, tasks: Sequence[Task], job: JudgingJob, report: Report) -> JudgeAnswers:
         """Ask about every pair that the cache does not know.
 
         :param tasks: the pairs; each is asked on its own.
@@ -39,9 +39,9 @@ class LlmJudge(LlmSettings):
             answers = asking.all(tasks, report)
         counts = asking.counts()
         notes = (f"The {asking.capped} was reached: {counts['beyond_cap']:,} pairs were not asked about.",)
-        return Verdict({"": answers}, counts=counts, notes=notes if asking.capped else ())
+        return JudgeAnswers({"": answers}, counts=counts, notes=notes if asking.capped else ())
 
-    def foresee(self, tasks: Sequence[Task], job: Job) -> Mapping[str, Any]:
+    def foresee(self, tasks: Sequence[Task], job: JudgingJob) -> Mapping[str, Any]:
         """Estimate what judging would take, without asking.
 
         :param job: grades, guideline and place.

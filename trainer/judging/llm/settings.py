@@ -10,7 +10,7 @@ from typing import Any, Literal
 from darl_opensearch.errors import UsageError
 from darl_opensearch.scores import GradeScale
 from darl_opensearch.settings import setting
-from trainer.judging.base import Job
+from trainer.judging.base import JudgingJob
 from trainer.judging.llm.cache import Cache
 from trainer.judging.llm.endpoint import full_url
 from trainer.judging.llm.limits import Prices
@@ -95,6 +95,6 @@ class LlmSettings:
             return True
         return self.sampled(prompt, cache, scale)
 
-    def cache_path(self, job: Job) -> Path:
+    def cache_path(self, job: JudgingJob) -> Path:
         """Locate the file of answers."""
         return job.base / self.cache if self.cache else job.file("llm", ".sqlite")

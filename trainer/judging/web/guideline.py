@@ -5,7 +5,7 @@ from __future__ import annotations
 from markdown_it import MarkdownIt
 
 
-def render(markdown: str) -> str:
+def render_guideline(markdown: str) -> str:
     """Render Markdown.
 
     HTML in it is shown as text, ``javascript:`` and the like are no links (markdown-it's safe preset), pictures are

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from darl_opensearch.settings import setting
-from trainer.judging.base import JUDGES, Job, Report, Task, Verdict
+from trainer.judging.base import JUDGES, JudgeAnswers, JudgingJob, Report, Task
 from trainer.judging.web.store import AnswerStore, check_rater
 
 
@@ -20,7 +20,7 @@ class WebJudge:
     free: ClassVar[bool] = False
     raters: str = setting("", "who has to answer everything, with commas: ann,ben; empty: whoever has begun")
 
-    def judge(self, tasks: Sequence[Task], job: Job, report: Report) -> Verdict:
+    def judge(self, tasks: Sequence[Task], job: JudgingJob, report: Report) -> JudgeAnswers:
         """Read what was answered.
 
         :param tasks: the pairs of the page.
@@ -41,7 +41,7 @@ class WebJudge:
         total = len(tasks) * max(1, len(raters))
         report("answered", done, total)
         notes = (f"The page waits for {total - done:,} answers: darl judge --web --out {job.out} …",)
-        return Verdict(answers, done < total, {"file": str(store.path)}, notes if done < total else ())
+        return JudgeAnswers(answers, done < total, {"file": str(store.path)}, notes if done < total else ())
 
     def names(self) -> list[str]:
         """List the raters that are asked for.

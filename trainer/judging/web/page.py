@@ -18,7 +18,7 @@ from trainer.judging.agreement import agreement, between
 from trainer.judging.base import Task
 from trainer.judging.scoring import graded
 from trainer.judging.web.guard import Guard
-from trainer.judging.web.guideline import render
+from trainer.judging.web.guideline import render_guideline
 from trainer.judging.web.store import AnswerStore, check_rater
 
 STATIC = Path(__file__).parent / "static"
@@ -43,7 +43,7 @@ class Page:
         self.places = {task.task: place for place, task in enumerate(tasks)}
         said = guideline.strip() or "There is no guideline. Judge what a person with this query would want to read."
         html = (STATIC / "page.html").read_text(encoding="utf-8")
-        self.html = html.replace(_MARK, render(said))
+        self.html = html.replace(_MARK, render_guideline(said))
 
     def rater_of(self, name: str | None) -> str:
         """Find out who is asking.
@@ -92,7 +92,7 @@ class Page:
         ]
 
 
-def create_app(page: Page) -> Starlette:
+def create_judging_app(page: Page) -> Starlette:
     """Make the application.
 
     :param page: pairs, grades and answers.

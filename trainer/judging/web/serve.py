@@ -13,12 +13,12 @@ from typing import Any
 import uvicorn
 
 from darl_opensearch.errors import DarlError
-from trainer.judging.web.page import Page, create_app
+from trainer.judging.web.page import Page, create_judging_app
 
 HOST = "127.0.0.1"
 
 
-def serve(page: Page, port: int, announce: Callable[[str], object]) -> None:
+def serve_page(page: Page, port: int, announce: Callable[[str], object]) -> None:
     """Serve until SIGTERM or Ctrl-C. Every answer is on disk before the page says so.
 
     :param page: pairs, grades and answers.
@@ -36,8 +36,8 @@ def serve(page: Page, port: int, announce: Callable[[str], object]) -> None:
     with listener:
         server = uvicorn.Server(
             uvicorn.Config(
-                create_app(page), ws="none", log_config=None, access_log=False, server_header=False, lifespan="off",
-                timeout_graceful_shutdown=3,
+                create_judging_app(page), ws="none", log_config=None, access_log=False, server_header=False,
+                lifespan="off", timeout_graceful_shutdown=3,
             )
         )  # fmt: skip
 

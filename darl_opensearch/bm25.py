@@ -7,10 +7,11 @@ OOD score is calibrated from bare queries.
 from __future__ import annotations
 
 import re
-import sqlite3
 import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+from darl_opensearch.io.sqlite import open_scratch
 
 _WORD = re.compile(r"\w+", re.UNICODE)
 
@@ -34,7 +35,7 @@ class Bm25Index:
     """
 
     def __init__(self, items: Iterable[tuple[str, str]], *, on_disk: bool = False) -> None:
-        self._db = sqlite3.connect("" if on_disk else ":memory:")
+        self._db = open_scratch("" if on_disk else ":memory:")
         weakref.finalize(self, self._db.close)
         self._db.execute("CREATE VIRTUAL TABLE item USING fts5(item_id UNINDEXED, text, tokenize='unicode61')")
         self._db.executemany("INSERT INTO item VALUES (?, ?)", items)

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import os
 import re
-import secrets
 import shutil
 import zipfile
 from collections.abc import Container, Iterator, Mapping
@@ -25,6 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from darl_opensearch.errors import BundleError, InputError
+from darl_opensearch.io.digest import digest_data, digest_file
+from darl_opensearch.io.writing import new_folder
 from darl_opensearch.scores import Columns, GradeScale
 from darl_opensearch.text import ItemRenderer, ItemTemplate
 
@@ -224,7 +224,7 @@ class Bundle:
                 file = folder / name
                 if not file.is_file():
                     raise BundleError(f"{name} is missing", where=str(folder), todo="export the model again")
-                if (actual := sha256_of(file)) != digest:
+                if (actual := digest_file(file)) != digest:
                     raise BundleError(
                         f"{name} has SHA-256 {actual[:12]}… but the card says {digest[:12]}…",
                         where=str(folder),
@@ -312,7 +312,7 @@ class Bundle:
         if ZIP in self.digests:
             return self.digests[ZIP]
         parts = "".join(self.digests[name] for name in (MODEL, MODEL_DATA, TOKENIZER))
-        return hashlib.sha256(parts.encode("ascii")).hexdigest()
+        return digest_data(parts)
 
 
 def _required(names: Container[str]) -> tuple[str, ...]:
@@ -339,14 +339,10 @@ def writing(path: str | os.PathLike[str], card: Card) -> Iterator[Path]:
     :yields: a temporary sibling folder to write the files into.
     :raises BundleError: when a required file was not written, or ``path`` holds something else.
     """
-    target = Path(os.path.abspath(path))  # noqa: PTH100  "." has no name to put a sibling beside; links stay
+    target = Path(path).absolute()
     if target.exists() and any(target.iterdir()) and not (target / CARD).is_file():
         raise BundleError("the folder holds something that is not a bundle", where=str(target), todo="name another")
-    # A name that nobody can guess, and never one that is there: in a shared folder it could be somebody's link.
-    work = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    work.mkdir()
-    try:
+    with new_folder(target, replace=True) as work:
         (work / "ood").mkdir()
         yield work
         if not (work / MODEL_DATA).is_file():
@@ -357,29 +353,9 @@ def writing(path: str | os.PathLike[str], card: Card) -> Iterator[Path]:
         files = sorted(p for p in work.rglob("*") if p.is_file())
         for file in files:
             file.chmod(0o644)  # some writers make private files: a scorer runs as another user
-        digests = {p.relative_to(work).as_posix(): sha256_of(p) for p in files}
+        digests = {p.relative_to(work).as_posix(): digest_file(p) for p in files}
         data = {"format": FORMAT} | card.to_json() | {"files": digests}
         (work / CARD).write_text(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
-        replace_folder(work, target)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-
-
-def replace_folder(source: Path, target: Path) -> None:
-    """Put a finished folder in place of an older one.
-
-    :param source: the finished folder, on the same file system.
-    """
-    old = target.with_name(f".{target.name}.{os.getpid()}.old")
-    if target.exists():
-        target.rename(old)
-    try:
-        source.rename(target)
-    except OSError:
-        if old.exists():
-            old.rename(target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def write_opensearch_zip(folder: Path) -> None:
@@ -408,12 +384,3 @@ def check_name(name: str, version: str) -> None:
         raise InputError(f"model name {name!r} is not usable", todo="use a-z, 0-9, '.', '_', '-' (63 at most)")
     if not _VERSION.fullmatch(version):
         raise InputError(f"version {version!r} is not usable", todo="use letters, digits, '.', '_', '-' (63 at most)")
-
-
-def sha256_of(path: Path) -> str:
-    """Digest a file.
-
-    :return: 64 hexadecimal digits.
-    """
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import zipfile
 import zlib
 from collections.abc import Generator, Iterator, Sequence
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from darl_opensearch.bundle import CALIBRATION, FEATURES, MODEL, MODEL_DATA, MODEL_INT8, PROBES, TOKENIZER, ZIP, Bundle
 from darl_opensearch.errors import BundleError
 from darl_opensearch.graph_contract import Finding, inspect_graph
+from darl_opensearch.io.digest import digest_file
 from darl_opensearch.scores import Columns
 
 FP32_BOUND = 1e-4
@@ -107,7 +107,7 @@ def _check_zip(bundle: Bundle) -> Finding:
                         wrong = f"its {name} differs"  # before unpacking, which could be endless
                         break
                     with archive.open(name) as packed:
-                        if hashlib.file_digest(packed, "sha256").hexdigest() != bundle.digests[name]:  # type: ignore[arg-type]
+                        if digest_file(packed) != bundle.digests[name]:
                             wrong = f"its {name} differs"
     except (
         zipfile.BadZipFile,

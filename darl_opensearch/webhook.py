@@ -7,24 +7,20 @@ who speaks.
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import json
 import os
-import threading
-import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from darl_opensearch.errors import UsageError
+from darl_opensearch.io.http import RETRYABLE, HttpClient, HttpError, TryAgain, retry
 from darl_opensearch.io.urls import split_http
 
 SECRET = "DARL_WEBHOOK_SECRET"  # the variable that holds it: never an option, which others could read
 SIGNATURE, EVENT, DELIVERY = "X-DaRL-Signature-256", "X-DaRL-Event", "X-DaRL-Delivery"
-GRACE_S = 0.5  # for the client's own limit to say what took too long
-AGAIN = (429, 500, 502, 503, 504)  # answers after which another attempt makes sense
 
 
 @dataclass(frozen=True)
@@ -80,7 +76,7 @@ def sign(body: bytes, secret: str) -> str:
 
     :return: ``sha256=`` and the HMAC-SHA256 (RFC 2104) in hexadecimal, as GitHub's webhooks have it.
     """
-    return "sha256=" + hmac.new(os.fsencode(secret), body, hashlib.sha256).hexdigest()
+    return "sha256=" + hmac.new(os.fsencode(secret), body, "sha256").hexdigest()
 
 
 def tell(webhook: Webhook, event: str, data: Mapping[str, Any], *, delivery: str | None = None) -> Delivery:
@@ -92,52 +88,27 @@ def tell(webhook: Webhook, event: str, data: Mapping[str, Any], *, delivery: str
     :param event: what happened, in a word: ``release``, ``rollback``, ``refused``.
     :param delivery: id of the delivery, where another process may tell the same again; None: a new one.
     """
-    import urllib3
-
     # In ASCII: a path may hold bytes that are no UTF-8.
     body = json.dumps({"event": event} | dict(data), default=str).encode()
     headers = {"Content-Type": "application/json", EVENT: event, DELIVERY: delivery or str(uuid.uuid4())}
     if webhook.secret:
         headers[SIGNATURE] = sign(body, webhook.secret)
-    reason = ""
-    with urllib3.PoolManager(retries=False) as pool:
-        for attempt in range(1, webhook.attempts + 1):
-            if attempt > 1:
-                time.sleep(0.5 * 2 ** (attempt - 2))
-            answered = _attempt(pool, webhook, body, headers)
-            if isinstance(answered, str):
-                reason = answered
-                continue
-            if 200 <= answered < 300:
-                return Delivery(True, attempt)
-            reason = f"answered {answered}"
-            if answered not in AGAIN:
-                return Delivery(False, attempt, reason)
-    return Delivery(False, webhook.attempts, reason)
+    attempts = 0
 
-
-def _attempt(pool: Any, webhook: Webhook, body: bytes, headers: Mapping[str, str]) -> int | str:
-    """Send once; gives the status, or what failed in a word: not the error's text, whose URL may hold a token.
-
-    In a thread: the client's limit is for each read, and none for looking up the name. A receiver that drips would
-    hold up the command, and the lock of its cycle, for as long as it likes.
-    """
-    import urllib3
-
-    said: list[int | str] = []
-
-    def send() -> None:
+    def send() -> Delivery:
+        nonlocal attempts
+        attempts += 1
         try:
-            answer = pool.request(
-                "POST", webhook.url, body=body, headers=headers, timeout=urllib3.Timeout(total=webhook.timeout),
-                redirect=False, preload_content=False,
-            )  # fmt: skip
-            answer.close()  # its status says all
-            said.append(answer.status)
-        except (urllib3.exceptions.HTTPError, OSError, ValueError) as err:
-            said.append(type(err).__name__)
+            status = client.send("POST", webhook.url, body, headers).status
+        except HttpError as err:
+            raise TryAgain(str(err)) from err
+        if status in RETRYABLE:
+            raise TryAgain(f"answered {status}")
+        delivered = 200 <= status < 300
+        return Delivery(delivered, attempts, "" if delivered else f"answered {status}")
 
-    thread = threading.Thread(target=send, daemon=True)  # left alone where it does not end: the process may
-    thread.start()
-    thread.join(webhook.timeout + GRACE_S)
-    return said[0] if said else "no whole answer in time"
+    with HttpClient(webhook.timeout, most_bytes=0, proxies=False) as client:
+        try:
+            return retry(send, webhook.attempts - 1, 0.5, jitter=False)
+        except TryAgain as err:
+            return Delivery(False, attempts, err.reason)

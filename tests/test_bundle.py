@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from darl_opensearch import bundle as files
-from darl_opensearch.bundle import Bundle, Card, sha256_of, write_opensearch_zip, writing
+from darl_opensearch.bundle import Bundle, Card, write_opensearch_zip, writing
 from darl_opensearch.errors import BundleError, DarlError, InputError
+from darl_opensearch.io.digest import digest_file
 from tests.helpers.bundles import SCALE3, tiny_bundle
 
 
@@ -41,7 +42,7 @@ def test_what_was_written_is_read(tiny):
     assert set(files.REQUIRED) <= set(again.digests) and files.CARD not in again.digests
     on_disk = {p.relative_to(tiny.path).as_posix() for p in tiny.path.rglob("*") if p.is_file()}
     assert on_disk == {*again.digests, files.CARD}
-    assert again.digests[files.MODEL] == sha256_of(tiny.path / files.MODEL)
+    assert again.digests[files.MODEL] == digest_file(tiny.path / files.MODEL)
     assert not [name for name in on_disk if name.endswith((".pkl", ".pt", ".bin", ".pickle"))]
 
 

@@ -21,11 +21,11 @@ import pytest
 
 from darl_opensearch.errors import DarlError, UsageError
 from darl_opensearch.io import http, writing
-from darl_opensearch.io.digest import digest_data, digest_file, digest_json, hash_int
+from darl_opensearch.io.digest import digest_data, digest_file, digest_json, hash_int, name_text
 from darl_opensearch.io.http import HttpClient, TryAgain, backoff, bearer, read_retry_after, retry
 from darl_opensearch.io.lock import hold_lock
 from darl_opensearch.io.sqlite import open_exclusive, open_finished, open_scratch, open_shared, sqlite_errors
-from darl_opensearch.io.writing import new_file, new_folder, sibling, write_file, write_lines
+from darl_opensearch.io.writing import new_file, new_folder, sibling, write_file, write_lines, write_rows
 from tests.helpers.http import Quiet, serving
 
 both = pytest.mark.parametrize("fixed_name", [False, True])
@@ -49,6 +49,10 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, fixed_name):
     write_file(path, b"\xff", fixed_name=fixed_name)
     write_lines(path.with_name("g"), (str(n) for n in range(2)), fixed_name=fixed_name)
     assert path.read_bytes() == b"\xff" and path.with_name("g").read_text() == "0\n1\n"
+    write_rows(path.with_name("g"), [{"a": "é"}], fixed_name=fixed_name)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_rows(path.with_name("g"), [{"a": float("nan")}], fixed_name=fixed_name)
+    assert path.with_name("g").read_text(encoding="utf-8") == '{"a": "é"}\n'
     with pytest.raises(FileNotFoundError), new_file(path, fixed_name=fixed_name):
         pass  # nothing was written
     assert path.read_bytes() == b"\xff" and names(path.parent) == ["f.txt", "g"]
@@ -133,7 +137,7 @@ def test_an_older_folder_is_replaced_only_where_that_is_asked_for(tmp_path, monk
     with new_folder(path, replace=True) as work:
         (work / "y").touch()
     assert names(path) == ["y"] and names(tmp_path) == ["d", "link"]
-    monkeypatch.setattr(writing, "check_free", lambda folder: None)  # as if it came in between
+    monkeypatch.setattr(writing, "check_empty", lambda folder: None)  # as if it came in between
     with pytest.raises(OSError, match="not empty"), new_folder(path) as work:
         pass
     assert names(path) == ["y"]
@@ -171,8 +175,10 @@ def test_digests(tmp_path):
     assert digest_file(tmp_path / "f") == digest_data("é") == hashlib.sha256("é".encode()).hexdigest()
     assert digest_data(b"") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"  # FIPS 180-4
     assert digest_json({"b": [1], "a": "é"}) == digest_data(r'{"a": "\u00e9", "b": [1]}')
+    assert digest_json("é", ensure_ascii=False) == digest_data('"é"') != digest_json("é")
     with pytest.raises(TypeError):
         digest_json({"a": object()})
+    assert name_text("log", "") == "log-e3b0c44298fc1c14"
     values = {hash_int("a"), hash_int("b"), hash_int("a", purpose=b"draw")}
     assert len(values) == 3 and all(0 <= value < 1 << 64 for value in values) and hash_int(b"a") in values
 

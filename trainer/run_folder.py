@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from darl_opensearch.bundle import replace_folder
 from darl_opensearch.errors import DarlError, InputError
+from darl_opensearch.io.writing import new_file, new_folder, write_file
 from darl_opensearch.stats.numbers import without_nan
 from trainer.config import Config, parse_config
 from trainer.models import BACKBONES
@@ -67,8 +67,8 @@ def open_folder(folder: Path, config: Config, data: dict[str, Any], base: Path, 
                     todo="name another folder with --run, or pass --fresh to start over",
                 )
         else:
-            _write_text(path, text)
-    _write_text(folder / ROOT, str(base.resolve()))
+            write_file(path, text, fixed_name=True)
+    write_file(folder / ROOT, str(base.resolve()), fixed_name=True)
 
 
 def stage_place(folder: Path, number: int, name: str) -> Path:
@@ -94,10 +94,9 @@ def write_stage(place: Path, outcome: dict[str, Any], model: Any) -> None:
     """
     place.parent.mkdir(parents=True, exist_ok=True)
     if outcome["kept"]:
-        partial = place.with_suffix(".safetensors.tmp")
-        save_file({n: t.contiguous() for n, t in model.state_dict().items()}, partial)
-        partial.replace(weights_path(place))
-    _write_text(place.with_suffix(".json"), json.dumps(without_nan(outcome), indent=2))
+        with new_file(weights_path(place), fixed_name=True) as work:
+            save_file({n: t.contiguous() for n, t in model.state_dict().items()}, work)
+    write_file(place.with_suffix(".json"), json.dumps(without_nan(outcome), indent=2), fixed_name=True)
     shutil.rmtree(place, ignore_errors=True)  # the stage's own checkpoints served their purpose
 
 
@@ -106,18 +105,15 @@ def finish(folder: Path, model: Any, ood: FittedOod, result: dict[str, Any], *, 
 
     :param curves: SVG of the stages' losses; empty: none is written.
     """
-    work = folder / f".{CHECKPOINT}.tmp"
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir()
-    model.save(work)
-    tensors = {f"detector.{n}": t for n, t in ood.detector.state_dict().items()}
-    tensors |= {f"calibration.{n}": t for n, t in ood.calibration.state_dict().items()}
-    save_file({n: t.contiguous() for n, t in tensors.items()}, work / "ood.safetensors")
-    (work / "ood.json").write_text(json.dumps(ood.report, indent=2), encoding="utf-8")
-    replace_folder(work, folder / CHECKPOINT)
+    with new_folder(folder / CHECKPOINT, replace=True, fixed_name=True) as work:
+        model.save(work)
+        tensors = {f"detector.{n}": t for n, t in ood.detector.state_dict().items()}
+        tensors |= {f"calibration.{n}": t for n, t in ood.calibration.state_dict().items()}
+        save_file({n: t.contiguous() for n, t in tensors.items()}, work / "ood.safetensors")
+        (work / "ood.json").write_text(json.dumps(ood.report, indent=2), encoding="utf-8")
     if curves:
-        _write_text(folder / CURVES, curves)
-    _write_text(folder / RESULT, json.dumps(without_nan(result), indent=2))
+        write_file(folder / CURVES, curves, fixed_name=True)
+    write_file(folder / RESULT, json.dumps(without_nan(result), indent=2), fixed_name=True)
 
 
 def load_run(folder: Path) -> Trained:
@@ -165,9 +161,3 @@ def _load_ood(checkpoint: Path) -> FittedOod:
     calibration.load_state_dict(parts["calibration"])
     layers = report.get("layers", LAST)  # runs of before there was a choice
     return FittedOod(detector.eval(), calibration.eval(), report["features"], report, layers)
-
-
-def _write_text(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.tmp")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from darl_opensearch.io.writing import write_file
 from darl_opensearch.stats.bootstrap import bootstrap_mean
 
 RESULT = Path(__file__).parent / "results" / "gate.json"
@@ -46,9 +47,7 @@ def main() -> None:
         sys.stdout.write(json.dumps(rows[-1]) + "\n")
         sys.stdout.flush()
     result = {"promised": 0.025, "trials": TRIALS, "draws": DRAWS, "seed": SEED, "rows": rows}
-    scratch = RESULT.with_name(f".{RESULT.name}.tmp")
-    scratch.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    scratch.replace(RESULT)
+    write_file(RESULT, json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ off goes on at the next shift. ``python -m benchmarks.cycle.report`` renders the
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +29,8 @@ from benchmarks.quality.compare import BASE
 from benchmarks.quality.data import data_folder
 from benchmarks.quality.feedbackqa import circumstances
 from darl_opensearch.errors import DarlError
+from darl_opensearch.io.digest import digest_data
+from darl_opensearch.io.writing import write_file
 
 RANDOM, OURS = "random among the flagged", "DASA (herding)"
 # "contrast" was chosen among variants on these alone: FeedbackQA's Australian queries, seeds 100 and up. Shifts
@@ -130,13 +131,10 @@ def kept(path: Path, facts: Any, make: Callable[[], dict[str, Any]]) -> dict[str
     :param make: works it out.
     :return: the result.
     """
-    key = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:12]
+    key = digest_data(json.dumps(facts, sort_keys=True, default=str))[:12]
     path = path.with_name(f"{path.name}-{key}.json")
     if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".tmp")
-        partial.write_text(json.dumps(make()), encoding="utf-8")
-        partial.replace(path)
+        write_file(path, json.dumps(make()))
     return dict(json.loads(path.read_text(encoding="utf-8")))
 
 

@@ -21,8 +21,6 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.error
-import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -39,7 +37,9 @@ from darl_opensearch.cluster.preflight import Mode
 from darl_opensearch.cluster.release import ReleaseOptions, RollbackOptions, release, rollback
 from darl_opensearch.connect import ClusterOptions
 from darl_opensearch.errors import DarlError
+from darl_opensearch.io.http import HttpClient, HttpError
 from darl_opensearch.io.jsonl import read_jsonl
+from darl_opensearch.io.writing import write_file
 from darl_opensearch.resources import insurance_sample
 from darl_opensearch.search import PipelineSearch
 from darl_opensearch.version import __version__
@@ -133,9 +133,9 @@ def serving(bundle: Bundle) -> Iterator[str]:
     try:
         deadline = time.monotonic() + 120
         while True:
-            with contextlib.suppress(urllib.error.URLError, ConnectionError):
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=2).close()
-                break
+            with HttpClient(2.0, proxies=False) as client, contextlib.suppress(HttpError):
+                if client.send("GET", f"http://127.0.0.1:{port}/ready").status == 200:
+                    break
             if time.monotonic() > deadline or process.poll() is not None:
                 raise SystemExit("darl serve did not come up")
             time.sleep(0.2)
@@ -275,10 +275,7 @@ def main() -> None:
         "searches_per_second": given.rate, "pairs_per_search": given.pairs, "failed_means": "no answer with status 200",
         "rows": rows,
     }  # fmt: skip
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    scratch = given.out.with_name(f".{given.out.name}.tmp")
-    scratch.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    scratch.replace(given.out)
+    write_file(given.out, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
     sys.stdout.write(json.dumps(result, ensure_ascii=False) + "\n")
 
 

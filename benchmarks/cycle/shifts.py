@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +18,8 @@ from benchmarks.cycle import noise
 from benchmarks.quality import sets
 from benchmarks.quality.compare import BASE
 from benchmarks.quality.data import ID_DOMAINS, OOD_DOMAIN, Judged, Texts, lay_out
+from darl_opensearch.io.digest import digest_data
+from darl_opensearch.io.writing import new_file
 from darl_opensearch.text import ItemRenderer, ItemTemplate
 from trainer.training_data.pairs import Pairs
 
@@ -191,18 +192,16 @@ def load(folder: Path, shift: Shift, work: Path) -> World:
     # Which labels are hidden changes no feature.
     facts = {"shift": [shift.folders, shift.inside], "base": asdict(BASE), "items": sets.ITEMS,
              "noise": [NOISE_QUERIES, NOISE_ITEMS], "data": sets.digests(folder, shift.folders)}  # fmt: skip
-    path = work / f"{hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]}.npz"
+    path = work / f"{digest_data(json.dumps(facts, sort_keys=True, default=str))[:16]}.npz"
     if not path.is_file():
         world = encode(folder, shift)
         pairs = world.judged.pairs
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".tmp.npz")
-        np.savez(
-            partial, queries=np.array(pairs.queries), items=np.array(pairs.items), index=pairs.index.numpy(),
-            grades=pairs.grades.numpy(), similarity=world.judged.similarity.numpy(), domain=world.judged.domain,
-            query=world.query, item=world.item, inside=world.inside, noise=world.noise, origin=world.origin,
-        )  # fmt: skip
-        partial.replace(path)
+        with new_file(path) as unfinished, unfinished.open("wb") as file:
+            np.savez(
+                file, queries=np.array(pairs.queries), items=np.array(pairs.items), index=pairs.index.numpy(),
+                grades=pairs.grades.numpy(), similarity=world.judged.similarity.numpy(), domain=world.judged.domain,
+                query=world.query, item=world.item, inside=world.inside, noise=world.noise, origin=world.origin,
+            )  # fmt: skip
     with np.load(path) as f:
         pairs = Pairs(tuple(f["queries"].tolist()), tuple(f["items"].tolist()), torch.from_numpy(f["index"]),
                       torch.from_numpy(f["grades"]))  # fmt: skip

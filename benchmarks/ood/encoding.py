@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,8 @@ from numpy.typing import NDArray
 from benchmarks.ood.perturb import SPOKEN_BY_DIGEST, digest, misspelt
 from benchmarks.quality import sets
 from benchmarks.quality.data import GAINS, ID_DOMAINS, Texts, lay_out
+from darl_opensearch.io.digest import name_text
+from darl_opensearch.io.writing import new_file
 from darl_opensearch.text import ItemRenderer, ItemTemplate, cut_to_tokens
 from trainer.config import Model
 from trainer.models.sources import load_encoder
@@ -89,10 +90,8 @@ def encode(folder: Path, cache: Path, *, seed: int) -> Encoded:
     render = ItemRenderer(ItemTemplate(("=text",)), model.tokenizer(), model.item_cap)
     cut = {item_id: render({"text": text}) for item_id, text in texts.passages.items()}
     queries = [cut_to_tokens(query, model.tokenizer(), SETTINGS.query_cap) for query in texts.queries]
-    told = json.dumps([queries, cut, texts.judged, dataclasses.asdict(SETTINGS)]).encode()
-    path = cache / f"ood-{hashlib.sha256(told).hexdigest()[:16]}.npz"
+    path = cache / f"{name_text('ood', json.dumps([queries, cut, texts.judged, dataclasses.asdict(SETTINGS)]))}.npz"
     if not path.is_file():
-        cache.mkdir(parents=True, exist_ok=True)
         model.fit_rarity(cut[i] for i, domain in texts.passage_domain.items() if domain in ID_DOMAINS)
         pairs = lay_out(queries, texts.judged, cut)
         table = model.feature_table(pairs.queries, pairs.items, pairs.index, layers="average")
@@ -101,13 +100,12 @@ def encode(folder: Path, cache: Path, *, seed: int) -> Encoded:
         more = [model.pooled([cut[i] for i in rest], layers=layers) for layers in ("last", "average")]
         items = [torch.cat(parts) for parts in zip((table.tables[1], table.averaged[1]), more, strict=True)]
         domains = [texts.passage_domain[item_id] for item_id in (*judged, *rest)]
-        partial = path.with_suffix(".tmp.npz")
-        np.savez(
-            partial, query=torch.stack([table.tables[0], table.averaged[0]], 1), item=torch.stack(items, 1),
-            similarity=table.similarity, index=pairs.index, grades=pairs.grades,
-            query_domain=np.array(texts.domain), item_domain=np.array(domains),
-        )  # fmt: skip
-        partial.replace(path)
+        with new_file(path) as work, work.open("wb") as file:
+            np.savez(
+                file, query=torch.stack([table.tables[0], table.averaged[0]], 1), item=torch.stack(items, 1),
+                similarity=table.similarity, index=pairs.index, grades=pairs.grades,
+                query_domain=np.array(texts.domain), item_domain=np.array(domains),
+            )  # fmt: skip
     with np.load(path) as stored:
         return Encoded(**{name: stored[name] for name in stored.files}, origin=origins(texts))
 

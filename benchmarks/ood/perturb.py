@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import numpy as np
+
+from darl_opensearch.io.digest import digest_data
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 RATE = 0.3  # of the words of four letters or more that get a typo; at least one of a query's does
@@ -52,7 +53,7 @@ def digest(query: str) -> str:
     :param query: its text.
     :return: twelve hexadecimal digits.
     """
-    return hashlib.sha256(query.encode()).hexdigest()[:12]
+    return digest_data(query)[:12]
 
 
 def misspelt(query: str, *, seed: int | Sequence[int]) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import hashlib
 import json
 import sys
 import time
@@ -28,6 +27,8 @@ from benchmarks.quality.measures import over_splits
 from benchmarks.quality.methods import PRIOR, Method
 from benchmarks.quality.training import FULL_EPOCHS, ITEMS_PER_QUERY, cut_points, train_full, train_head
 from darl_opensearch.errors import DarlError
+from darl_opensearch.io.digest import digest_data, digest_json
+from darl_opensearch.io.writing import new_file
 from darl_opensearch.stats.bootstrap import Figure, Resampled, mean_over_queries, resample
 from darl_opensearch.stats.holm import holm
 from darl_opensearch.stats.paired import paired
@@ -94,7 +95,7 @@ class Lab:
                  "full": [FULL_EPOCHS, ITEMS_PER_QUERY], "encoder": "bf16", "items": sets.ITEMS,
                  "setting": sets.describe(setting),
                  "data": sets.digests(folder, setting.folders)}  # fmt: skip
-        key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+        key = digest_json(facts)[:12]
         self.work = work / f"{setting.name}-{key}"
 
     def test_parts(self, number: int) -> tuple[Any, dict[str, Rows]]:
@@ -114,7 +115,7 @@ class Lab:
         :param number: of the repetition.
         :return: what it says of each test part.
         """
-        kind = hashlib.sha256(repr(dataclasses.replace(method, name="")).encode()).hexdigest()[:12]
+        kind = digest_data(repr(dataclasses.replace(method, name="")))[:12]
         path = self.work / stage / f"{kind}-{number}.npz"
         split, parts = self.test_parts(number)
         if not path.is_file():
@@ -130,10 +131,8 @@ class Lab:
                 said = model.predict(self.judged.rows(queries))
                 arrays |= {f"{name}/latent": said.latent, f"{name}/grade_probs": said.grade_probs,
                            f"{name}/cut_grades": np.searchsorted(cuts, said.latent)}  # fmt: skip
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(".tmp.npz")
-            np.savez(partial, **arrays)
-            partial.replace(path)
+            with new_file(path) as work, work.open("wb") as file:
+                np.savez(file, **arrays)
         with np.load(path) as found:
             return {
                 name: Told(found[f"{name}/latent"], found[f"{name}/grade_probs"], found[f"{name}/cut_grades"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor
 from benchmarks.quality import data
 from benchmarks.quality.data import GAINS, Judged, Rows, Texts
 from darl_opensearch.errors import InputError
+from darl_opensearch.io.digest import digest_file
 from darl_opensearch.io.jsonl import read_jsonl
 from darl_opensearch.text import ItemTemplate
 from trainer.config import Model
@@ -70,7 +70,7 @@ def digests(folder: Path, names: Sequence[str]) -> dict[str, str]:
     :return: SHA-256 by file name.
     """
     files = [f"{name}/{file}" for name in names for file in FILES[name]]
-    return {file: hashlib.sha256((folder / file).read_bytes()).hexdigest() for file in files}
+    return {file: digest_file(folder / file) for file in files}
 
 
 def read_texts(folder: Path, name: str, *, seed: int) -> Texts:

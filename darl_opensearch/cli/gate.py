@@ -11,7 +11,7 @@ import click
 from darl_opensearch.cli.output import emit, json_option, progress_line
 from darl_opensearch.cli.scoring_options import draws_option, int8_option, provider_option, seed_option, threads_option
 from darl_opensearch.errors import GateRefused, load
-from darl_opensearch.io.writing import new_file
+from darl_opensearch.io.writing import write_file
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -143,8 +143,7 @@ def cli(
         )  # fmt: skip
     result = found.to_json()
     if out is not None:
-        with new_file(out) as work:
-            work.write_text(json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+        write_file(out, json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     emit(result, as_json=as_json, text=render_text(result))
     if not found.passed:
         raise GateRefused(

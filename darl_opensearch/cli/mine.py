@@ -166,9 +166,8 @@ def _scores(bundle: Bundle) -> Iterator[Callable[[str, Sequence[str]], Sequence[
 
 def _judged_lines(path: Path) -> Iterator[str]:
     from darl_opensearch.io.jsonl import read_jsonl
-    from trainer.data.writing import json_line
 
-    return (json_line(row, where=where) for where, row in read_jsonl(path))
+    return (json.dumps(row, ensure_ascii=False) for _, row in read_jsonl(path))
 
 
 def _summary(result: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from darl_opensearch.cli.cluster_options import cluster_options, stream_option
 from darl_opensearch.cli.output import emit, json_option, progress_line
 from darl_opensearch.cli.times import since_callback
 from darl_opensearch.errors import GateRefused
-from darl_opensearch.io.writing import new_file
+from darl_opensearch.io.writing import write_file
 
 if TYPE_CHECKING:
     from darl_opensearch.connect import ClusterOptions
@@ -141,8 +141,7 @@ def cli(
         stream_store = StreamStore(connect(cluster), stream=stream, where=where)
         result, drifted = _read(stream_store, since, top, counters, bundle, config, texts)
     if html is not None:
-        with new_file(html) as work:  # a web server beside us never shows half a page
-            work.write_text(render_monitor_page(result, drifted), encoding="utf-8")
+        write_file(html, render_monitor_page(result, drifted))  # a web server beside us never shows half a page
     terminal = sys.stdout.isatty()
     width = shutil.get_terminal_size().columns if terminal else None
     text = ""

@@ -100,7 +100,7 @@ def cli(
     """
     partition = load("trainer.data.partition", "train")
     leakage = load("trainer.data.leakage", "train")
-    from trainer.data.writing import check_free, new_folder
+    from darl_opensearch.io.writing import check_empty, new_folder
 
     leakage.check_kinds(allow)
     rule = partition.SplitRule(
@@ -112,7 +112,7 @@ def cli(
     elif out is None:
         raise UsageError("there is no folder to write to", todo="name one by --out, or pass --dry-run")
     else:
-        check_free(out)
+        check_empty(out)
     texts = leakage.read_item_texts(items, compared) if items else None
     assigned = partition.assign(judgments, rule)
     parts = leakage.parts_of(judgments, assigned.part_of, texts)

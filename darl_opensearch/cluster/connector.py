@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +11,7 @@ from darl_opensearch.cluster.models import PENDING_ID as PENDING_MODEL
 from darl_opensearch.cluster.models import FoundModel, connector_name, describe_model, wait_for
 from darl_opensearch.config_files import render_body
 from darl_opensearch.errors import UsageError
+from darl_opensearch.io.digest import digest_json
 from darl_opensearch.io.urls import split_http, without_secrets
 
 PENDING_ID = "<connector_id>"
@@ -50,8 +49,7 @@ def config_digest(bundle: Bundle, scorer: ScorerAddress) -> str:
     :return: 64 hexadecimal digits.
     """
     body = _body(bundle, scorer, description="", key="")
-    text = json.dumps([bundle.identity, body], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return digest_json([bundle.identity, body])
 
 
 def create(cluster: Cluster, bundle: Bundle, scorer: ScorerAddress) -> str:

@@ -5,7 +5,6 @@ A model is known by name and version (``name:version``) and by the digest of wha
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -17,6 +16,7 @@ from darl_opensearch.bundle import Bundle, Card
 from darl_opensearch.cluster.calls import Cluster, path
 from darl_opensearch.config_files import render_body
 from darl_opensearch.errors import BundleError, ClusterError
+from darl_opensearch.io.digest import digest_data
 
 CHUNK_BYTES = 10_000_000  # ML Commons takes no more in one request
 MAX_LOCAL_BYTES = files.MAX_ONE_FILE
@@ -135,7 +135,7 @@ def upload(cluster: Cluster, bundle: Bundle, on_chunk: OnChunk | None = None) ->
     with archive.open("rb") as file:
         for number in range(chunks):  # in order: ML Commons takes the model for complete when the last one arrives
             data = file.read(CHUNK_BYTES)
-            shown = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+            shown = {"bytes": len(data), "sha256": digest_data(data)}
             where = f"{path('_plugins', '_ml', 'models', model_id, 'upload_chunk')}/{number}"
             cluster.send("POST", where, shown, content=data)
             if on_chunk is not None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 
-def digest_file(path: str | os.PathLike[str]) -> str:
-    """Digest a file's bytes, in 64 hexadecimal digits."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def digest_file(file: Path | IO[bytes]) -> str:
+    """Digest what a file holds, or what is left of an open one, in 64 hexadecimal digits."""
+    if isinstance(file, Path):
+        with file.open("rb") as opened:
+            return digest_file(opened)
+    return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 def digest_data(data: str | bytes) -> str:
@@ -20,9 +21,17 @@ def digest_data(data: str | bytes) -> str:
     return hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()
 
 
-def digest_json(value: Any) -> str:
-    """Digest a JSON-ready value, whatever the order of its keys."""
-    return digest_data(json.dumps(value, sort_keys=True))
+def digest_json(value: Any, *, ensure_ascii: bool = True) -> str:
+    """Digest a JSON-ready value, whatever the order of its keys.
+
+    :param ensure_ascii: as of :func:`json.dumps`; where digests are kept on disk it must not change.
+    """
+    return digest_data(json.dumps(value, sort_keys=True, ensure_ascii=ensure_ascii))
+
+
+def name_text(prefix: str, text: str) -> str:
+    """Name a text that has no id: the prefix and 16 hexadecimal digits, always the same."""
+    return f"{prefix}-{digest_data(text)[:16]}"
 
 
 def hash_int(data: str | bytes, *, purpose: bytes = b"") -> int:

@@ -21,6 +21,7 @@ T = TypeVar("T")
 MOST_BYTES = 16 << 20
 MOST_BACKOFF_S = 60.0
 GRACE_S = 0.5  # for the client's own limits to say what took too long
+_RANDOM = random.SystemRandom()  # without a state that a fork would copy, or a caller has seeded
 RETRYABLE = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})  # statuses after which another attempt makes sense
 
 
@@ -205,7 +206,7 @@ def retry(
 
 def backoff(failures: int, first_s: float, most_s: float = MOST_BACKOFF_S, *, jitter: bool = True) -> float:
     """Seconds to wait, doubled with each failure before it; with jitter between half and all of that."""
-    return min(most_s, first_s * 2.0 ** min(failures, 60)) * (random.uniform(0.5, 1.0) if jitter else 1.0)
+    return min(most_s, first_s * 2.0 ** min(failures, 60)) * (_RANDOM.uniform(0.5, 1.0) if jitter else 1.0)
 
 
 def read_retry_after(value: str | None) -> float:

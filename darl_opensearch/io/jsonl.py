@@ -1,4 +1,4 @@
-"""Reading JSONL: one JSON object a line, errors that name file, line and cause."""
+"""JSONL: one JSON object a line, errors that name file, line and cause."""
 
 from __future__ import annotations
 

@@ -14,14 +14,22 @@ from darl_opensearch.errors import DarlError
 BUSY_S = 10.0  # that another process is waited for
 
 
+@contextlib.contextmanager
+def _closed_on_error(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    try:
+        yield db
+    except BaseException:
+        db.close()
+        raise
+
+
 def open_shared(path: Path, *, synchronous: Literal["FULL", "NORMAL"] = "FULL") -> sqlite3.Connection:
     """Open a file that several processes and threads read and write: WAL, each statement its own transaction.
 
     :param synchronous: FULL: a commit survives a power cut; NORMAL: a kill only.
     """
-    db = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
     deadline = time.monotonic() + BUSY_S
-    try:
+    with _closed_on_error(sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)) as db:
         while True:
             try:
                 db.execute("PRAGMA journal_mode = WAL")
@@ -31,9 +39,21 @@ def open_shared(path: Path, *, synchronous: Literal["FULL", "NORMAL"] = "FULL") 
                     raise
                 time.sleep(0.05)
         db.execute(f"PRAGMA synchronous = {synchronous}")
-    except BaseException:
-        db.close()
-        raise
+    return db
+
+
+def open_schema(path: Path, schema: str, *, synchronous: Literal["FULL", "NORMAL"] = "FULL") -> sqlite3.Connection:
+    """Open a shared file, made with its folder where it is missing.
+
+    :param schema: statements that change nothing where they were run before.
+    :raises DarlError: when it cannot be opened, or is another kind of file.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _closed_on_error(open_shared(path, synchronous=synchronous)) as db:
+            db.executescript(schema)
+    except (sqlite3.Error, OSError) as err:
+        raise DarlError(f"cannot be opened ({err})", where=str(path), todo="move it away, or free the disk") from err
     return db
 
 
@@ -43,27 +63,23 @@ def open_scratch(path: Path | Literal["", ":memory:"], *, cache_kib: int = 2000)
     :param path: an empty or missing file; ``""``: a temporary one of SQLite's own.
     :param cache_kib: pages kept in memory, whatever the size of the file.
     """
-    db = sqlite3.connect(path)
-    for pragma in ("journal_mode = OFF", "synchronous = OFF", "temp_store = FILE", f"cache_size = -{cache_kib}"):
-        db.execute(f"PRAGMA {pragma}")
+    with _closed_on_error(sqlite3.connect(path)) as db:
+        for pragma in ("journal_mode = OFF", "synchronous = OFF", "temp_store = FILE", f"cache_size = -{cache_kib}"):
+            db.execute(f"PRAGMA {pragma}")
     return db
 
 
 def open_finished(path: Path, *, cache_kib: int = 2000) -> sqlite3.Connection:
     """Open a file that nobody changes any more: no lock is taken, also on a read-only disk."""
-    db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True)
-    db.execute(f"PRAGMA cache_size = -{cache_kib}")
+    with _closed_on_error(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True)) as db:
+        db.execute(f"PRAGMA cache_size = -{cache_kib}")
     return db
 
 
 def open_exclusive(path: Path, *, busy_s: float) -> sqlite3.Connection:
     """Open a file for this process alone until it is closed; fails as locked where another has it."""
-    db = sqlite3.connect(path, timeout=busy_s)
-    try:
+    with _closed_on_error(sqlite3.connect(path, timeout=busy_s)) as db:
         db.executescript("PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE; COMMIT;")
-    except BaseException:
-        db.close()
-        raise
     return db
 
 

@@ -7,11 +7,13 @@ work folder that one process holds, ``fixed_name`` makes it always the same: wha
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from darl_opensearch.errors import UsageError
 
@@ -56,14 +58,20 @@ def write_lines(path: Path, lines: Iterable[str], *, fixed_name: bool = False) -
         file.writelines(f"{line}\n" for line in lines)
 
 
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], *, fixed_name: bool = False) -> None:
+    """Write JSONL, one row a line, by :func:`new_file`; a float that is no number is a ValueError."""
+    lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows)
+    write_lines(path, lines, fixed_name=fixed_name)
+
+
 @contextlib.contextmanager
 def new_folder(path: str | os.PathLike[str], *, replace: bool = False, fixed_name: bool = False) -> Iterator[Path]:
     """Yield a folder to fill; on leaving it takes its place, with an error it is gone.
 
-    :param replace: put it in place of an older one; else see :func:`check_free`.
+    :param replace: put it in place of an older one; else see :func:`check_empty`.
     """
     if not replace:
-        check_free(Path(path))
+        check_empty(Path(path))
     target, work = _place(path, fixed_name)
     if fixed_name:
         shutil.rmtree(work, ignore_errors=True)
@@ -94,7 +102,7 @@ def replace_folder(source: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def check_free(folder: Path) -> None:
+def check_empty(folder: Path) -> None:
     """Refuse a path where something is: nothing of a team's is ever replaced.
 
     :raises UsageError: when it is a file, a link, or a folder with something in it.

@@ -6,12 +6,12 @@ import os
 import shutil
 import stat
 import subprocess
-import tempfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from darl_opensearch.errors import DarlError
+from darl_opensearch.io.writing import new_folder
 from darl_opensearch.node.cache import Layout, Report, locked, make_folder, silent
 from darl_opensearch.node.fetch import fetch
 from darl_opensearch.node.java import Jdk
@@ -37,8 +37,8 @@ def assemble(layout: Layout, manifest: Manifest, jdk: Jdk, report: Report = sile
             for left in folder.glob(".*-*"):
                 shutil.rmtree(left, ignore_errors=True)
         files = {a.file: fetch(a, manifest, layout, jdk, report) for a in manifest.to_fetch()}
-        stage = Path(tempfile.mkdtemp(prefix=f".{dist.name}-", dir=make_folder(dist.parent)))
-        try:
+        make_folder(dist.parent)
+        with new_folder(dist) as stage:
             report("unpacking the node")
             _unpack_distribution(files[manifest.distribution.file], stage)
             report(f"installing {len(manifest.plugins)} plugins")
@@ -49,10 +49,6 @@ def assemble(layout: Layout, manifest: Manifest, jdk: Jdk, report: Report = sile
                 archives = [files[archive.file] for archive in manifest.natives.archives]
                 _unpack_natives(archives, manifest.natives.members, stage / "natives")
             _open_to_all(stage)
-            stage.rename(dist)
-        except BaseException:
-            shutil.rmtree(stage, ignore_errors=True)
-            raise
     return dist
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ from pathlib import Path
 import platformdirs
 
 from darl_opensearch.errors import DarlError
+from darl_opensearch.io.lock import hold_lock
 from darl_opensearch.node.account import Account
 from darl_opensearch.node.manifest import Manifest
 
@@ -108,33 +107,17 @@ def make_folder(folder: Path) -> Path:
 
 @contextmanager
 def locked(path: Path, report: Report = silent, *, wait_s: float = 1800.0) -> Iterator[None]:
-    """Hold a lock. The system drops it when the holder dies, however it dies.
+    """Hold a lock of the cache.
 
     :param report: told once when another process holds it.
     :param wait_s: how long to wait for that process.
     :raises DarlError: when the wait was in vain.
     """
     make_folder(path.parent)
-    with path.open("a+", encoding="utf-8") as handle:
-        deadline, told = time.monotonic() + wait_s, False
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                handle.seek(0)
-                holder = handle.read().strip() or "unknown"
-                if time.monotonic() > deadline:
-                    raise DarlError(
-                        f"process {holder} has held this lock for over {wait_s:.0f} s",
-                        where=str(path),
-                        todo="end it",
-                    ) from None
-                if not told:
-                    report(f"waiting for process {holder}, which is at work on the same node")
-                    told = True
-                time.sleep(0.1)
-        handle.truncate(0)
-        handle.write(str(os.getpid()))
-        handle.flush()
+    busy = f"another process has held this lock for over {wait_s:.0f} s"
+
+    def waiting(holder: str) -> None:
+        report(f"waiting for another process at work on the same node ({holder})")
+
+    with hold_lock(path, busy, todo="end it", wait_s=wait_s, waiting=waiting):
         yield

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import subprocess
@@ -10,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 from darl_opensearch.errors import DarlError
+from darl_opensearch.io.digest import digest_file
 from darl_opensearch.node.cache import Layout, Report, make_folder, silent
 from darl_opensearch.node.java import Jdk
 from darl_opensearch.node.manifest import Artifact, Manifest
@@ -40,7 +40,7 @@ def fetch(artifact: Artifact, manifest: Manifest, layout: Layout, jdk: Jdk, repo
     """
     target = make_folder(layout.downloads(manifest)) / artifact.file
     if target.exists():
-        if sha256_of(target) == artifact.sha256:
+        if digest_file(target) == artifact.sha256:
             return target
         report(f"{artifact.file} in the cache is damaged; fetching it again")
         target.unlink()
@@ -63,12 +63,6 @@ def fetch(artifact: Artifact, manifest: Manifest, layout: Layout, jdk: Jdk, repo
         where=artifact.coordinates,
         todo="check the network and the mirrors in Maven's settings.xml, then run this again",
     )
-
-
-def sha256_of(path: Path) -> str:
-    """Compute a file's digest."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def _copy(artifact: Artifact, manifest: Manifest, layout: Layout, jdk: Jdk, folder: Path) -> str:
@@ -104,7 +98,7 @@ def _verify(path: Path, artifact: Artifact) -> str:
         return f"Maven did not write {artifact.file}"
     if (size := path.stat().st_size) != artifact.bytes:
         return f"the download has {size} bytes instead of {artifact.bytes}; thrown away"
-    if (digest := sha256_of(path)) != artifact.sha256:
+    if (digest := digest_file(path)) != artifact.sha256:
         return f"the download has SHA-256 {digest[:12]}… instead of {artifact.sha256[:12]}…; thrown away"
     return ""
 

@@ -6,12 +6,12 @@ import json
 import os
 import shutil
 import stat
-import tempfile
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from darl_opensearch.errors import DarlError
+from darl_opensearch.io.writing import new_file
 from darl_opensearch.node import docker, process
 from darl_opensearch.node.account import Account
 from darl_opensearch.node.cache import Layout, make_folder
@@ -195,13 +195,11 @@ def start_docker(spec: NodeSpec, manifest: Manifest) -> Record:
 
 def _write(path: Path, text: str, account: Account | None) -> None:
     """Replace a file, never following what the node's user may have put in its place."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    with open(handle, "w", encoding="utf-8") as file:  # noqa: PTH123  a descriptor, not a path
+    with new_file(path) as work, work.open("x", encoding="utf-8") as file:
         file.write(text)
-        os.fchmod(handle, 0o644)  # not by its name: in a folder of the node's user it may be a link by now
+        os.fchmod(file.fileno(), 0o644)  # not by its name: in a folder of the node's user it may be a link by now
         if account is not None:
-            os.fchown(handle, account.uid, account.gid)
-    Path(name).replace(path)
+            os.fchown(file.fileno(), account.uid, account.gid)
 
 
 def link_shipped(shipped: Path, target: Path) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from darl_opensearch.io.digest import digest_data
 
 MANIFEST_PATH = Path(__file__).with_name("artifacts.json")
 
@@ -97,7 +98,7 @@ def read_manifest(path: Path = MANIFEST_PATH) -> Manifest:
         distribution=Artifact(**table["distribution"]),
         plugins=_artifacts(table["plugins"]),
         natives=Natives(**natives),
-        digest=hashlib.sha256(raw).hexdigest(),
+        digest=digest_data(raw),
     )
 
 

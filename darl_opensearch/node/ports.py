@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import random
 import socket
 from typing import Any
 
 from darl_opensearch.errors import DarlError
+from darl_opensearch.io.http import HttpClient, HttpError
 from darl_opensearch.node.process import holder_of
 
 HOST = "127.0.0.1"
@@ -71,13 +71,9 @@ def get_json(port: int, path: str, timeout_s: float = 3.0) -> Any:
 
     :return: the answer, None when there is none or it is not JSON or its status is not 200.
     """
-    connection = http.client.HTTPConnection(HOST, port, timeout=timeout_s)
     try:
-        connection.request("GET", path)
-        answer = connection.getresponse()
-        body = answer.read()
-        return json.loads(body) if answer.status == 200 else None
-    except (OSError, http.client.HTTPException, ValueError):
+        with HttpClient(timeout_s, proxies=False) as client:
+            answer = client.send("GET", f"http://{HOST}:{port}{path}")
+        return json.loads(answer.body) if answer.status == 200 else None
+    except (HttpError, ValueError):
         return None
-    finally:
-        connection.close()

@@ -9,13 +9,13 @@ version and the item's position, so that a retry makes the very same records. Fi
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, Literal, TypedDict, get_args
 
 from darl_opensearch.errors import InputError
+from darl_opensearch.io.digest import digest_data, hash_int
 from darl_opensearch.scores import Scores, is_ood
 from darl_opensearch.text import clean
 
@@ -197,7 +197,7 @@ def fingerprint(request: RankedRequest) -> str:
     """
     ids = () if request.doc_ids is None else request.doc_ids
     parts = (request.request_id, request.query, str(len(ids)), *ids, *request.documents)
-    return hashlib.sha256(_joined(parts)).hexdigest()
+    return digest_data(_joined(parts))
 
 
 def record_id(request: str, model: str, version: str, position: int | None) -> str:
@@ -207,7 +207,7 @@ def record_id(request: str, model: str, version: str, position: int | None) -> s
     :return: 32 hexadecimal digits.
     """
     parts = (request, model, version, _NO_POSITION if position is None else str(position))
-    return hashlib.sha256(_joined(parts)).hexdigest()[: _ID_BITS // 4]
+    return digest_data(_joined(parts))[: _ID_BITS // 4]
 
 
 def is_drawn(record_id: str, rate: float) -> bool:
@@ -216,8 +216,7 @@ def is_drawn(record_id: str, rate: float) -> bool:
     :return: True for a share ``rate`` of all ids.
     """
     # Hashed once more: ids that are sorted or cut by their prefix elsewhere stay independent of the draw.
-    digest = hashlib.blake2b(record_id.encode(), digest_size=8, person=b"darl-draw").digest()
-    return int.from_bytes(digest) < rate * 2**64
+    return hash_int(record_id, purpose=b"darl-draw") < rate * 2**64
 
 
 def text_hash(text: str) -> str:
@@ -225,7 +224,7 @@ def text_hash(text: str) -> str:
 
     :return: 32 hexadecimal digits of its SHA-256.
     """
-    return hashlib.sha256(_utf8(text)).hexdigest()[: _ID_BITS // 4]
+    return digest_data(_utf8(text))[: _ID_BITS // 4]
 
 
 def records_of(request: RankedRequest, policy: LogPolicy) -> Iterator[Record]:

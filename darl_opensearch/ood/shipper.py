@@ -11,7 +11,6 @@ import contextlib
 import json
 import logging
 import os
-import random
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from darl_opensearch.connect import reason_of, translate
 from darl_opensearch.errors import ClusterError, DarlError
+from darl_opensearch.io.http import backoff
 from darl_opensearch.ood.spool import Spool, Spooled
 from darl_opensearch.ood.stream import STREAM, ensure_stream
 
@@ -94,8 +94,6 @@ class Shipper:
         self._poll_seconds, self._backoff_seconds = poll_seconds, backoff_seconds
         self._stream_checked = False
         self._failing = False
-        # Not for secrecy: two shippers that failed together should not come back together.
-        self._jitter = random.Random()
 
     def __enter__(self) -> Shipper:
         return self
@@ -144,8 +142,7 @@ class Shipper:
 
         :param stop: set it to end; what is not sent stays in the spool.
         """
-        first, longest = self._backoff_seconds
-        wait = first
+        failures = 0
         while not stop.is_set():
             try:
                 result = self.ship_once()
@@ -156,13 +153,13 @@ class Shipper:
             else:
                 if not result.kept:
                     self._note_success()
-                    wait = first
+                    failures = 0
                     if not result.sent:
                         stop.wait(self._poll_seconds)
                     continue
                 self._note_failure(f"{self.where}: {result.kept} records were not taken ({result.reason})")
-            stop.wait(wait * self._jitter.uniform(0.5, 1.0))
-            wait = min(2 * wait, longest)
+            stop.wait(backoff(failures, *self._backoff_seconds))
+            failures += 1
 
     def _reopen_if_replaced(self) -> None:
         if not self._spool.is_in_place():

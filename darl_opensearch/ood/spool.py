@@ -12,18 +12,17 @@ import contextlib
 import os
 import sqlite3
 import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from darl_opensearch.errors import DarlError, InputError
+from darl_opensearch.io.sqlite import open_shared, sqlite_errors
 
 FORMAT = 1
 DEFAULT_MAX_BYTES = 256 * 1024 * 1024
 ROW_OVERHEAD_BYTES = 200  # id, time and kind beside the body, and two index entries
-BUSY_SECONDS = 10.0
 _KEEP = 0.95  # on overflow make room for more than one batch, so that it is not done for each
 
 # What the spool counts over its whole life. Adding one needs no migration.
@@ -169,19 +168,14 @@ class Spool:
                 todo = "name the file that --ood-log of darl serve or ood_log= of the Reranker writes"
                 raise InputError("there is no spool here", where=str(file), todo=todo)
             _create_private(file)
-        try:
-            connection = sqlite3.connect(file, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-        except sqlite3.Error as err:
-            raise InputError(f"the spool cannot be opened ({err})", where=str(file), todo="check its owner") from err
-        try:
-            _prepare(connection, file)
-        except sqlite3.Error as err:
-            connection.close()
-            todo = "check free space and owner; if it is not an OOD spool, name another file"
-            raise InputError(f"the spool cannot be used ({err})", where=str(file), todo=todo) from err
-        except InputError:
-            connection.close()
-            raise
+        todo = "check free space and owner; if it is not an OOD spool, name another file"
+        with sqlite_errors("the spool cannot be used", where=file, todo=todo, kind=InputError):
+            connection = open_shared(file)
+            try:
+                _prepare(connection, file)
+            except BaseException:
+                connection.close()
+                raise
         return cls(file, connection, max_bytes)
 
     def __enter__(self) -> Spool:
@@ -371,13 +365,9 @@ class Spool:
                 if self._connection.in_transaction:
                     self._connection.execute("COMMIT")
 
-    @contextlib.contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as err:
-            todo = "see whether its disk is full and who else uses it"
-            raise SpoolError(f"the spool fails ({err})", where=str(self.path), todo=todo) from err
+    def _translated(self) -> contextlib.AbstractContextManager[None]:
+        todo = "see whether its disk is full and who else uses it"
+        return sqlite_errors("the spool fails", where=self.path, todo=todo, kind=SpoolError)
 
     def _make_room(self, db: sqlite3.Connection) -> tuple[int, int]:
         limit = self.max_bytes or 0
@@ -427,20 +417,10 @@ def _create_private(file: Path) -> None:
 
 
 def _prepare(connection: sqlite3.Connection, file: Path) -> None:
-    """Set the modes and make the tables, while others may be doing the same.
+    """Make the tables, while others may be doing the same.
 
     :param file: path to name in an error.
     """
-    deadline = time.monotonic() + BUSY_SECONDS
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            break
-        except sqlite3.OperationalError as err:  # switching the mode does not wait for its lock by itself
-            if "locked" not in str(err) or time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
-    connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA journal_size_limit = 16777216")
     if _format(connection) == 0:
         connection.execute("BEGIN IMMEDIATE")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
 
-from darl_opensearch.errors import DarlError
+from darl_opensearch.io.sqlite import open_finished, open_scratch, sqlite_errors
+from darl_opensearch.io.writing import new_file
 from darl_opensearch.pool.pairs import read_pool_rows
 from darl_opensearch.records.items import identify_items
 from darl_opensearch.text import ItemTemplate
@@ -37,14 +37,8 @@ class Catalogue:
         :param most_chars: characters of a text that are kept; what follows cannot reach the model.
         :raises InputError: for a broken line, a missing or repeated id, or an item without text.
         """
-        unfinished = path.with_name(path.name + ".tmp")
-        unfinished.unlink(missing_ok=True)
-        with _calling(path), contextlib.closing(sqlite3.connect(unfinished, isolation_level=None)) as db:
-            # A half-made file is thrown away whatever state it is in: no journal, no syncing.
-            db.execute("PRAGMA journal_mode = OFF")
-            db.execute("PRAGMA synchronous = OFF")
+        with new_file(path, fixed_name=True) as work, _errors(path), contextlib.closing(open_scratch(work)) as db:
             db.execute("CREATE TABLE item (item_id TEXT PRIMARY KEY, text TEXT NOT NULL, place TEXT NOT NULL)")
-            db.execute("BEGIN")
 
             def first(item_id: str) -> str | None:
                 row = db.execute("SELECT place FROM item WHERE item_id = ?", (item_id,)).fetchone()
@@ -53,8 +47,7 @@ class Catalogue:
             for where, item_id, item in identify_items(items, read_pool_rows(items), template, first):
                 text = template.render(item, where=where)[:most_chars]
                 db.execute("INSERT INTO item VALUES (?, ?, ?)", (item_id, text, where))
-            db.execute("COMMIT")
-        os.replace(unfinished, path)  # noqa: PTH105  says what it does
+            db.commit()
 
     @classmethod
     def open(cls, path: Path) -> Catalogue:
@@ -63,8 +56,8 @@ class Catalogue:
         :param path: what :meth:`build` wrote.
         :return: the catalogue; close it.
         """
-        with _calling(path):
-            return cls(path, sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True))
+        with _errors(path):
+            return cls(path, open_finished(path))
 
     def texts(self, item_ids: Iterable[str]) -> dict[str, str]:
         """Look items up.
@@ -73,7 +66,7 @@ class Catalogue:
         """
         found: dict[str, str] = {}
         ids = iter(dict.fromkeys(item_ids))
-        with _calling(self.path):
+        with _errors(self.path):
             while some := list(islice(ids, _AT_ONCE)):
                 marks = ", ".join("?" * len(some))
                 found.update(
@@ -90,11 +83,5 @@ class Catalogue:
         self._connection.close()
 
 
-@contextlib.contextmanager
-def _calling(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as err:
-        raise DarlError(
-            f"the index of the items fails ({err})", where=str(path), todo="check free space; --fresh builds it anew"
-        ) from err
+def _errors(path: Path) -> contextlib.AbstractContextManager[None]:
+    return sqlite_errors("the index of the items fails", where=path, todo="check free space; --fresh builds it anew")

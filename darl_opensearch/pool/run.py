@@ -9,15 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from darl_opensearch.bundle import CARD, MODEL_INT8, Bundle, sha256_of
+from darl_opensearch.bundle import CARD, MODEL_INT8, Bundle
 from darl_opensearch.errors import DarlError, InputError, UsageError, load
+from darl_opensearch.io.digest import digest_file
 from darl_opensearch.io.jsonl import check_rereadable
 from darl_opensearch.io.reading import reading
+from darl_opensearch.io.writing import new_file
 from darl_opensearch.pool.catalogue import Catalogue
 from darl_opensearch.pool.formats import NPY, choose_format, join_features, join_scores
 from darl_opensearch.pool.local import run_local
 from darl_opensearch.pool.source import Source
-from darl_opensearch.pool.work import Work, writing
+from darl_opensearch.pool.work import Work
 from darl_opensearch.pool.worker import FEATURES, SCORES, Job
 from darl_opensearch.scoring import Provider
 
@@ -96,7 +98,7 @@ def score_pool(
     results = _results(out, features, inputs=[Path(path) for path in (pairs, items) if path is not None])
     job = Job(
         bundle=opened.path.absolute(),
-        digest=sha256_of(opened.path / CARD),
+        digest=digest_file(opened.path / CARD),
         scores=choose_format(results[SCORES]) if SCORES in results else None,
         features=FEATURES in results,
         provider=provider,
@@ -222,7 +224,7 @@ def _join(results: Mapping[str, Path], work: Work, job: Job, shards: int) -> int
     width = None
     for part, path in results.items():
         files = [work.path(part, shard) for shard in range(shards)]
-        with writing(path) as file:
+        with new_file(path, fixed_name=True) as unfinished, unfinished.open("wb") as file:
             if part == FEATURES:
                 _, width = join_features(files, file)
             elif job.scores is not None:
@@ -233,4 +235,4 @@ def _join(results: Mapping[str, Path], work: Work, job: Job, shards: int) -> int
 def _digest(path: Path) -> str:
     check_rereadable(path)
     with reading(path):
-        return sha256_of(path)
+        return digest_file(path)

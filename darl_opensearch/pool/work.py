@@ -7,7 +7,6 @@ killed, however it was, goes on behind its last shard; and one whose input has c
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import glob
 import json
 import os
@@ -15,9 +14,11 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from darl_opensearch.errors import DarlError, InputError
+from darl_opensearch.errors import InputError
+from darl_opensearch.io.lock import hold_lock
+from darl_opensearch.io.writing import sibling, write_file
 
 FORMAT = 1
 MANIFEST, LOCK, CATALOGUE = "pool.json", "lock", "items.sqlite"
@@ -61,20 +62,14 @@ class Work:
         """
         folder.mkdir(parents=True, exist_ok=True)
         _read(folder)  # before anything is left in a folder that is not ours
-        with (folder / LOCK).open("a") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as err:
-                raise DarlError(
-                    "another process is at work on this pool", where=str(folder), todo="wait for it, or end it"
-                ) from err
+        with hold_lock(folder / LOCK, "another process is at work on this pool", where=folder):
             found = _read(folder)
             unchecked = found is not None and "count" not in found and found["made_of"] != made_of
             if found is not None and (fresh or unchecked):  # unchecked: nothing was computed that could be lost
                 _clear(folder)
                 found = None
             if found is None:
-                write(folder / MANIFEST, json.dumps({"format": FORMAT, "made_of": dict(made_of)}).encode())
+                _write(folder, {"format": FORMAT, "made_of": dict(made_of)})
             else:
                 _compare(folder, found, made_of)
             yield cls(folder, dict(parts))
@@ -94,7 +89,7 @@ class Work:
 
     def checked(self, pairs: int) -> None:
         """Note that the whole pool was read, and nothing is wrong with it."""
-        write(self.folder / MANIFEST, json.dumps((_read(self.folder) or {}) | {"count": pairs}).encode())
+        _write(self.folder, (_read(self.folder) or {}) | {"count": pairs})
 
     def store(self, shard: int, files: Mapping[str, bytes]) -> None:
         """Keep a finished shard.
@@ -102,7 +97,7 @@ class Work:
         :param files: the content of each of its parts.
         """
         for part in self.parts:
-            write(self.path(part, shard), files[part])
+            write_file(self.path(part, shard), files[part], fixed_name=True)
 
     def path(self, part: str, shard: int) -> Path:
         """Name the file of a shard."""
@@ -127,32 +122,12 @@ class Work:
             shutil.rmtree(old, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[IO[bytes]]:
-    """Write a file that is there as a whole or not at all, also after a power cut.
-
-    :param path: the file; one that is there is replaced.
-    """
-    unfinished = path.with_name(f".{path.name}.tmp")
-    with unfinished.open("wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(unfinished, path)  # noqa: PTH105  says what it does
-
-
-def write(path: Path, data: bytes) -> None:
-    """Write a file that is there as a whole or not at all."""
-    with writing(path) as file:
-        file.write(data)
-
-
 def _read(folder: Path) -> dict[str, Any] | None:
     """What the folder says it is; None for one that was just made."""
     try:
         text = (folder / MANIFEST).read_text(encoding="utf-8")
     except FileNotFoundError:
-        if any(path.name not in (LOCK, f".{MANIFEST}.tmp") for path in folder.iterdir()):
+        if any(path.name not in (LOCK, sibling(folder / MANIFEST).name) for path in folder.iterdir()):
             raise InputError(
                 "the folder holds something that is not a pool", where=str(folder), todo="move it, or name another file"
             ) from None
@@ -171,6 +146,10 @@ def _read(folder: Path) -> dict[str, Any] | None:
             todo="finish it with the version that began it, or remove the folder to start over",
         )
     return found
+
+
+def _write(folder: Path, manifest: Mapping[str, Any]) -> None:
+    write_file(folder / MANIFEST, json.dumps(manifest), fixed_name=True)
 
 
 def _compare(folder: Path, found: Mapping[str, Any], made_of: Mapping[str, Any]) -> None:

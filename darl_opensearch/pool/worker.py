@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from darl_opensearch.bundle import CARD, Bundle, sha256_of
+from darl_opensearch.bundle import CARD, Bundle
 from darl_opensearch.errors import BundleError
+from darl_opensearch.io.digest import digest_file
 from darl_opensearch.pool.formats import NPY, ScoreFormat, encode_features, encode_scores
 from darl_opensearch.pool.pairs import Shard
 from darl_opensearch.scores import Scores
@@ -56,7 +57,7 @@ class ShardScorer:
 
     def __init__(self, job: Job) -> None:
         self._bundle = Bundle.open(job.bundle)
-        if (found := sha256_of(job.bundle / CARD)) != job.digest:
+        if (found := digest_file(job.bundle / CARD)) != job.digest:
             raise BundleError(
                 f"this is another bundle here (its card has SHA-256 {found[:12]}…, not {job.digest[:12]}…)",
                 where=str(job.bundle),

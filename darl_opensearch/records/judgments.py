@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from darl_opensearch.errors import InputError
+from darl_opensearch.io.digest import digest_data
 from darl_opensearch.records.items import Item
 from darl_opensearch.records.lines import DataLine, LineKind, changed_query, pair_twice
 from darl_opensearch.records.traffic import TrafficQuery
@@ -92,9 +92,9 @@ def digest_records(records: Iterable[Item | JudgedQuery | TrafficQuery]) -> str:
     """
     total = count = 0
     for record in records:
-        total += int.from_bytes(hashlib.sha256(repr(record).encode()).digest(), "big")
+        total += int(digest_data(repr(record)), 16)
         count += 1
-    return hashlib.sha256(f"{count} {total % 2**256:064x}".encode()).hexdigest()
+    return digest_data(f"{count} {total % 2**256:064x}")
 
 
 def check_disjoint(train: Container[str] | Sequence[JudgedQuery], dev: Sequence[JudgedQuery], *, where: str) -> None:

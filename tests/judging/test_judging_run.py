@@ -51,8 +51,8 @@ def test_every_judge_says_what_it_is():
 
 def test_nothing_here_needs_torch():
     code = (
-        "import sys, trainer.judging.run, trainer.judging.web.serve, trainer.judging.llm.endpoint as e\n"
-        "e.load('httpx', 'train')\nprint(sorted({'torch', 'transformers'} & set(sys.modules)))"
+        "import sys, urllib3, trainer.judging.run, trainer.judging.web.serve, trainer.judging.llm.endpoint\n"
+        "print(sorted({'torch', 'transformers'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "[]", done.stderr

@@ -16,9 +16,10 @@ from pathlib import Path
 import pytest
 
 from darl_opensearch.errors import DarlError
+from darl_opensearch.io.digest import digest_file
 from darl_opensearch.node import assemble as assembly
 from darl_opensearch.node.assemble import assemble
-from darl_opensearch.node.fetch import fetch, sha256_of
+from darl_opensearch.node.fetch import fetch
 from darl_opensearch.node.manifest import MANIFEST_PATH, read_manifest
 
 ALL = ["opensearch", "plugin-a", "plugin-b", "natives"]
@@ -93,7 +94,7 @@ def test_a_file_damaged_in_the_cache_is_fetched_again(world) -> None:
     path = fetch(artifact, world.manifest, world.layout, world.jdk)
     path.write_bytes(b"x" * artifact.bytes)
     fetch(artifact, world.manifest, world.layout, world.jdk)
-    assert sha256_of(path) == artifact.sha256
+    assert digest_file(path) == artifact.sha256
     assert world.mvn_calls() == ["plugin-a", "plugin-a"]
 
 

@@ -106,17 +106,14 @@ def test_the_second_waits_for_the_first(tmp_path: Path) -> None:
         assert told.wait(10)
         order.append("first")
     thread.join(10)
-    assert order == [
-        f"waiting for process {os.getpid()}, which is at work on the same node",
-        "first",
-        "second",
-    ]
+    assert order[1:] == ["first", "second"]
+    assert order[0].startswith(f"waiting for another process at work on the same node (process {os.getpid()} on ")
 
 
 def test_a_lock_that_is_never_let_go(tmp_path: Path) -> None:
     with (
         locked(tmp_path / "x.lock"),
-        pytest.raises(DarlError, match=rf"process {os.getpid()} has held this lock"),
+        pytest.raises(DarlError, match=rf"another process has held this lock .* \(process {os.getpid()} on "),
     ):
         with locked(tmp_path / "x.lock", wait_s=0):
             pass

@@ -137,7 +137,7 @@ def test_what_is_not_a_spool_is_refused_in_one_line(path, content):
 
 
 def test_a_spool_that_is_held_too_long_is_one_line(path, monkeypatch):
-    monkeypatch.setattr("darl_opensearch.ood.spool.BUSY_SECONDS", 0.05)
+    monkeypatch.setattr("darl_opensearch.io.sqlite.BUSY_S", 0.05)
     with Spool.open(path, create=True) as spool:
         other = sqlite3.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")

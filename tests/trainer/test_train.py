@@ -17,12 +17,13 @@ from safetensors.torch import load_file
 
 from darl_opensearch import cli
 from darl_opensearch.errors import DarlError, UsageError
+from darl_opensearch.io import writing
 from tests.helpers.files import write_rows
 from tests.helpers.training_project import write_project
 from trainer import run_folder
 from trainer.config import read_config
 from trainer.ood import DETECTORS
-from trainer.stages import checkpoint, fit, plan
+from trainer.stages import fit, plan
 
 FULL = {"stages": {"run": ["full"], "full_epochs": 2}}
 ROOT = Path(cli.__file__).parents[2]
@@ -319,15 +320,15 @@ def test_a_run_killed_between_two_renames(unbroken, tmp_path, monkeypatch, call)
     def half(source, target):
         if next(calls) == call:
             if target.exists():
-                target.rename(target.with_name(".gone"))
+                target.rename(target.with_name(f".{target.name}.0.old"))
             raise KeyboardInterrupt
         full_replace(source, target)
 
-    full_replace = checkpoint.replace_folder
-    monkeypatch.setattr(checkpoint, "replace_folder", half)
+    full_replace = writing.replace_folder
+    monkeypatch.setattr(writing, "replace_folder", half)
     with pytest.raises(KeyboardInterrupt):
         train(path, tmp_path / "run")
-    monkeypatch.setattr(checkpoint, "replace_folder", full_replace)
+    monkeypatch.setattr(writing, "replace_folder", full_replace)
     train(path, tmp_path / "run")
     assert equal(weights(tmp_path / "run"), weights(whole))
 

@@ -6,7 +6,6 @@ Which log record became which sample, who judged it and what it was used for is 
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from darl_opensearch.io.digest import name_text
 from darl_opensearch.io.jsonl import read_jsonl
 from darl_opensearch.io.writing import write_lines
 from darl_opensearch.records.values import parse_text
@@ -127,11 +127,6 @@ def catalogue_texts(
     return texts
 
 
-def write_rows(path: Path, rows: Iterable[Row]) -> None:
-    """Write rows as JSONL."""
-    write_lines(path, (json.dumps(row, ensure_ascii=False) for row in rows), fixed_name=True)
-
-
 def native(rows: Iterable[Row]) -> Iterator[dict[str, Any]]:
     """Reduce judged rows to what training reads.
 
@@ -142,7 +137,7 @@ def native(rows: Iterable[Row]) -> Iterator[dict[str, Any]]:
     texts: dict[str, str] = {}
     for row in rows:
         key = same_text(row["query"])
-        query_id = f"log-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+        query_id = name_text("log", key)
         kept = {"query_id": query_id, "query": texts.setdefault(key, row["query"])}
         kept |= {"item_id": row["item_id"], "grade": row["grade"]}
         yield kept | ({"slice": row["slice"]} if row.get("slice") else {})

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from darl_opensearch.io.digest import hash_int
 from darl_opensearch.records.lines import LineKind
 from darl_opensearch.text import same_text
 
@@ -83,4 +83,4 @@ def draw(key: str, seed: int, what: str) -> int:
 
     :return: 64 random bits.
     """
-    return int.from_bytes(hashlib.blake2b(f"{seed}\0{what}\0{key}".encode(), digest_size=8).digest())
+    return hash_int(f"{seed}\0{what}\0{key}")

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import json
 import shutil
 from collections import Counter
@@ -28,7 +27,8 @@ from numpy.typing import NDArray
 
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.errors import UsageError
-from darl_opensearch.io.writing import write_lines
+from darl_opensearch.io.digest import digest_data, name_text
+from darl_opensearch.io.writing import write_rows
 from darl_opensearch.ood.record import format_timestamp
 from darl_opensearch.ood.store import OodStore
 from darl_opensearch.scores import Scores
@@ -142,10 +142,10 @@ def select(
             {"queries": len(chosen), "pairs": len(selected), "slices": _per_slice(selected)},
             _figures(arms, items) | figures, _named(config), digest,
         )  # fmt: skip
-        _write_rows(out / SELECTED_FILE, selected)
-        _write_rows(out / CONTROL_FILE, control_tasks)
-        _write_rows(out / KEPT_FILE, (task for key in arms.kept for task in former[key]))
-        _write_rows(out / REPORT_FILE, [result.to_json()])
+        write_rows(out / SELECTED_FILE, selected, fixed_name=True)
+        write_rows(out / CONTROL_FILE, control_tasks, fixed_name=True)
+        write_rows(out / KEPT_FILE, (task for key in arms.kept for task in former[key]), fixed_name=True)
+        write_rows(out / REPORT_FILE, [result.to_json()], fixed_name=True)
     shutil.rmtree(folder)
     return result
 
@@ -263,7 +263,7 @@ class _Tasks:
         row = int(self._order[np.searchsorted(self._queries.ids, number, sorter=self._order)])
         query = self._work.text(number)
         named = self._work.query_ids([number]).get(number)
-        query_id = named or f"log-{hashlib.sha256(self._queries.keys[row].encode()).hexdigest()[:16]}"
+        query_id = named or name_text("log", self._queries.keys[row])
         return [
             {
                 "task": task_id(query, item.item_id), "query_id": query_id, "query": query, "item_id": item.item_id,
@@ -352,8 +352,4 @@ def _digest(
         json.dumps(dataclasses.asdict(config), sort_keys=True), bundle.identity, store.where,
         json.dumps(sorted(known.judged)), json.dumps(known.trained), json.dumps(sorted(former)),
     ]  # fmt: skip
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
-
-
-def _write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    write_lines(path, (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows), fixed_name=True)
+    return digest_data("\0".join(parts))

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from darl_opensearch.errors import DarlError, InputError
+from darl_opensearch.io.sqlite import open_exclusive
 from darl_opensearch.ood.record import PairRecord, Record, RequestRecord, text_hash, to_ms
 from darl_opensearch.ood.store import OodStore
 from darl_opensearch.text import same_text
@@ -328,9 +329,9 @@ def _listed(body: str) -> list[Listed]:
 def _open(path: Path) -> sqlite3.Connection:
     db: sqlite3.Connection | None = None
     try:
-        db = sqlite3.connect(path, timeout=BUSY_SECONDS)
-        # Ours alone until it is closed, or we are killed: two that gather into one file would count requests twice.
-        db.executescript("PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE; COMMIT;" + _SCHEMA)
+        # Two that gather into one file would count requests twice.
+        db = open_exclusive(path, busy_s=BUSY_SECONDS)
+        db.executescript(_SCHEMA)
     except sqlite3.DatabaseError as err:
         if db is not None:
             db.close()

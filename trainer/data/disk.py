@@ -6,9 +6,7 @@ is whole and current. It answers what lists and dictionaries of the same data wo
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
 import sqlite3
 import tempfile
@@ -17,12 +15,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Val
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, overload
-from urllib.parse import quote
 
 from darl_opensearch.errors import DarlError
-from darl_opensearch.io.digest import digest_file
+from darl_opensearch.io.digest import digest_file, digest_json
 from darl_opensearch.io.jsonl import read_jsonl
 from darl_opensearch.io.reading import reading
+from darl_opensearch.io.sqlite import open_finished, open_scratch
+from darl_opensearch.io.writing import new_file
 from darl_opensearch.records.items import Item, identify_items
 from darl_opensearch.records.judgments import JudgedQuery, digest_records, gather_judgments
 from darl_opensearch.records.lines import DataLine
@@ -33,7 +32,6 @@ FORMAT = 1
 CACHE_KIB = 16 << 10  # pages that SQLite keeps in memory, whatever the size of the file
 TRAIN, SPARE, DEV = "train", "traffic", "dev"  # parts of the judged queries
 _SCHEMA = """
-PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA temp_store = FILE;
 CREATE TABLE item (n INTEGER PRIMARY KEY, id TEXT UNIQUE, text TEXT, slice TEXT, line INTEGER);
 CREATE TABLE query (n INTEGER PRIMARY KEY, id TEXT UNIQUE, given TEXT, text TEXT, slice TEXT, same TEXT, cut TEXT,
     part TEXT);
@@ -56,8 +54,7 @@ def key_of(files: Iterable[Path], settings: Mapping[str, Any]) -> str:
     for path in files:
         with reading(path):
             parts.append(digest_file(path))
-    text = json.dumps({"format": FORMAT, "files": parts, "settings": settings}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return digest_json({"format": FORMAT, "files": parts, "settings": settings})
 
 
 class Builder:
@@ -166,10 +163,8 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        # Immutable: no lock is taken, so that any number of processes may read it, also from a read-only disk.
-        self._db = sqlite3.connect(f"file:{quote(str(path.resolve()))}?mode=ro&immutable=1", uri=True)
+        self._db = open_finished(path, cache_kib=CACHE_KIB)
         weakref.finalize(self, self._db.close)
-        self._db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         self.facts = {name: json.loads(value) for name, value in self._db.execute("SELECT name, value FROM fact")}
         self.items = StoredItems(self._db, self.facts, owner=self)
         self.train = StoredQueries(self._db, self.facts, owner=self)
@@ -327,17 +322,11 @@ def open_store(path: Path | None, key: str, build: Callable[[Builder], None]) ->
 
 
 def _build(path: Path, key: str, build: Callable[[Builder], None]) -> None:
-    partial = path.with_name(f".{path.name}.tmp")
-    partial.unlink(missing_ok=True)
     try:
-        with closing(sqlite3.connect(partial)) as db:
-            db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+        with new_file(path, fixed_name=True) as work, closing(open_scratch(work, cache_kib=CACHE_KIB)) as db:
             builder = Builder(db)
             build(builder)
             builder.finish(key)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
     except sqlite3.OperationalError as err:
         if "full" not in str(err):
             raise
@@ -346,8 +335,6 @@ def _build(path: Path, key: str, build: Callable[[Builder], None]) -> None:
             where=str(path),
             todo="make room (about twice the size of the files), or name another folder with --run",
         ) from err
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _has_key(path: Path, key: str) -> bool:

@@ -5,6 +5,7 @@ Queries of one text, or of nearly the same words, stay together whatever they ar
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -19,7 +20,6 @@ from darl_opensearch.records.lines import LineKind
 from darl_opensearch.settings import nearest
 from darl_opensearch.text import same_text
 from trainer.data.leakage import QUERY_SHINGLE, THRESHOLD, NearIndex
-from trainer.data.writing import json_line
 
 PARTS = ("train", "dev", "test")
 _JUDGMENTS = LineKind(item="ignored")
@@ -143,7 +143,7 @@ def write_parts(path: Path, assigned: Assigned, folder: Path | None) -> dict[str
             part = assigned.part_of[same_text(line.query)]
             counts[part]["judgments"] += 1
             if files:
-                files[part].write(json_line(line.row, where=line.where) + "\n")
+                files[part].write(json.dumps(line.row, ensure_ascii=False) + "\n")
     finally:
         for file in files.values():
             file.close()

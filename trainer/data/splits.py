@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import random
 from collections import Counter
 from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 
 from darl_opensearch.bm25 import Bm25Index
 from darl_opensearch.errors import InputError
+from darl_opensearch.io.digest import hash_int
 from darl_opensearch.records.items import Item
 from darl_opensearch.records.judgments import JudgedQuery
 from darl_opensearch.records.traffic import TrafficQuery
@@ -112,7 +112,7 @@ def set_aside(familiar: Retrieved, used: Collection[str], *, pairs: int) -> froz
     retrieved_by = Counter(item_id for _, ids in familiar for item_id in ids)
     chosen: set[str] = set()
     made = 0
-    for item_id in sorted(retrieved_by, key=draw_order):
+    for item_id in sorted(retrieved_by, key=hash_int):
         if made >= pairs or len(chosen) + 1 > len(used) // MOST_SET_ASIDE:
             break
         chosen.add(item_id)
@@ -134,11 +134,3 @@ def without_items(queries: Sequence[JudgedQuery], dropped: Container[str]) -> li
             ids, grades = tuple(query.item_ids[n] for n in places), tuple(query.grades[n] for n in places)
             kept.append(dataclasses.replace(query, item_ids=ids, grades=grades))
     return kept
-
-
-def draw_order(item_id: str) -> bytes:
-    """Sort key of an order of items that is as good as drawn, and the same in every run.
-
-    :return: 8 bytes of its digest.
-    """
-    return hashlib.blake2b(item_id.encode(), digest_size=8).digest()

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from darl_opensearch.bm25 import Bm25Index
-from darl_opensearch.bundle import sha256_of
 from darl_opensearch.errors import UsageError, load
+from darl_opensearch.io.digest import digest_file
 from darl_opensearch.io.jsonl import check_rereadable
 from darl_opensearch.records.items import Item
 from darl_opensearch.text import ItemRenderer
@@ -155,7 +155,7 @@ def _measure(of: Measurements, lead: Model, report: Report) -> Evaluation:
         "cutoffs": list(of.scale.cutoffs),
         "relevant_from": settings.relevant_from,
         "grades": [{"name": name, "gain": gain} for name, gain in zip(scale.names, scale.gains, strict=True)],
-        "items": [{"path": str(path), "sha256": sha256_of(path)} for path in settings.items],
+        "items": [{"path": str(path), "sha256": digest_file(path)} for path in settings.items],
         "parts": [_about_part(part, scale.k) for part in of.parts.values()],
         "systems": [
             {"name": system.name, "evaluated": place < of.evaluated, **system.about()}
@@ -185,4 +185,4 @@ def _about_part(part: Part, k: int) -> dict[str, Any]:
 def _about_first_stage(settings: Settings) -> dict[str, Any]:
     if settings.first_stage is None:
         return {"kind": BM25}
-    return {"kind": "trec", "path": str(settings.first_stage), "sha256": sha256_of(settings.first_stage)}
+    return {"kind": "trec", "path": str(settings.first_stage), "sha256": digest_file(settings.first_stage)}

@@ -10,9 +10,7 @@ is kept whole. Whoever reads the rows thus has, bit for bit, what it would have 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import io
-import json
 import platform
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from darl_opensearch.bundle import MODEL, MODEL_DATA, MODEL_INT8, TOKENIZER
-from darl_opensearch.io.writing import new_file
+from darl_opensearch.io.digest import digest_data, digest_json
+from darl_opensearch.io.writing import write_file
 from darl_opensearch.scores import Scores
 from darl_opensearch.scoring import Scorer
 from darl_opensearch.scoring.runtime import load_runtime
@@ -51,7 +50,7 @@ class KeptScores:
             data = path.read_bytes() if sha256 else b""
         except FileNotFoundError:
             return cls()
-        if hashlib.sha256(data).hexdigest() != sha256:
+        if digest_data(data) != sha256:
             return cls()
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             return cls({key: arrays[key] for key in arrays.files})
@@ -63,9 +62,8 @@ class KeptScores:
         """
         buffer = io.BytesIO()
         np.savez(buffer, **self._rows)  # type: ignore[arg-type]  # the stub takes an array for allow_pickle
-        with new_file(path) as work:
-            work.write_bytes(buffer.getvalue())
-        return hashlib.sha256(buffer.getvalue()).hexdigest()
+        write_file(path, buffer.getvalue())
+        return digest_data(buffer.getvalue())
 
     def by(self, scorer: Scorer) -> Callable[[Requests], list[Scores]]:
         """Score by a graph, or by what it gave for the same call.
@@ -101,4 +99,4 @@ def _graph(scorer: Scorer) -> dict[str, Any]:
 
 def _key(graph: dict[str, Any], requests: Requests) -> str:
     pairs = [[query, list(texts)] for query, texts in requests]
-    return hashlib.sha256(json.dumps([graph, pairs], sort_keys=True, default=str).encode()).hexdigest()
+    return digest_json([graph, pairs])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from darl_opensearch.errors import InputError, UsageError
+from darl_opensearch.io.digest import digest_file
 from darl_opensearch.records.items import Item, read_items
 from darl_opensearch.records.judgments import JudgedQuery, read_judgments
 from darl_opensearch.text import ItemRenderer
@@ -118,7 +118,7 @@ def read_part(name: str, path: Path, items: Mapping[str, Item], k: int, *, seed:
     return Part(
         name=name,
         path=path,
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        sha256=digest_file(path),
         queries=tuple(queries),
         query_index=np.repeat(np.arange(len(queries)), [len(q.item_ids) for q in queries]).astype(np.int64),
         item_ids=tuple(item_id for q in queries for item_id in q.item_ids),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from darl_opensearch.errors import GateRefused
-from darl_opensearch.io.writing import new_file
+from darl_opensearch.io.writing import write_rows
 from trainer.judging.agreement import agreement, between
 from trainer.judging.base import Answer
 from trainer.judging.combine import combine, habits, shares
@@ -72,13 +71,13 @@ def conclude(ready: Prepared, config: JudgeConfig, raters: Sequence[ScoredRater]
         "notes": list(notes),
         "files": {name: str(out / name) for name in ((ANSWERS,) if pending else (JUDGMENTS, ANSWERS, DISAGREEMENTS))},
     }
-    _write_lines(out / ANSWERS, _answers(ready, raters))
+    write_rows(out / ANSWERS, _answers(ready, raters))
     if pending or not used:
         for name in (JUDGMENTS, DISAGREEMENTS):  # of an earlier call: nobody should train on them now
             (out / name).unlink(missing_ok=True)
     else:
-        _write_lines(out / DISAGREEMENTS, apart)
-        _write_lines(out / JUDGMENTS, _judgments(ready, labels))
+        write_rows(out / DISAGREEMENTS, apart)
+        write_rows(out / JUDGMENTS, _judgments(ready, labels))
     write_json(out / REPORT, details)
     if not pending and not used:
         told = "; ".join(f"judge {rater.name!r}: {rater.why}" for rater in raters)
@@ -156,9 +155,3 @@ def _between(ready: Prepared, config: JudgeConfig, raters: Sequence[ScoredRater]
         | agreement(grades[a], grades[b], queries, ready.job.scale.k, draws=config.draws, seed=config.seed).to_json()
         for a, b in between(grades)
     ]
-
-
-def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    with new_file(path) as work, work.open("w", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from darl_opensearch.io.writing import new_file
+from darl_opensearch.io.writing import write_file
 from darl_opensearch.settings import setting
 from trainer.judging.base import JUDGES, JudgeAnswers, JudgingJob, Report, Task
 from trainer.judging.grades import choices
@@ -57,5 +57,4 @@ def _write_instructions(path: Path, table: Path, job: JudgingJob) -> None:
         "",
         *(["# Guideline", "", job.guideline.strip(), ""] if job.guideline.strip() else []),
     ]
-    with new_file(path) as work:
-        work.write_text("\n".join(lines), encoding="utf-8")
+    write_file(path, "\n".join(lines))

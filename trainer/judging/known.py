@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sqlite3
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from darl_opensearch.errors import DarlError, InputError, UsageError, short
+from darl_opensearch.errors import InputError, UsageError, short
+from darl_opensearch.io.sqlite import sqlite_errors
 from darl_opensearch.records.lines import LineKind, two_grades
 from darl_opensearch.scores import GradeScale
 from darl_opensearch.settings import setting
@@ -124,20 +124,20 @@ def _gather(
     wanted = {task.task for task in tasks}
     answers: dict[str, Answer] = {}
     with tempfile.TemporaryDirectory(prefix="darl-judge-") as scratch:
-        try:
-            with Gathering(Path(scratch) / "judge.sqlite") as store:
-                counts = read(store)
-                for query, item_id, grade in store.judged():
-                    if (name := task_id(query, item_id)) in wanted:
-                        if grade >= scale.k:
-                            what = f"query {short(query)} and item {short(item_id)} have grade {grade} of {scale.k}"
-                            raise InputError(what, where=str(path), todo="set the judge's cuts")
-                        if answers.setdefault(name, Answer(grade)).grade != grade:
-                            what = f"query {short(query)} and item {short(item_id)} have two grades"
-                            raise InputError(what, where=str(path), todo="take one list, by the judge's list")
-        except sqlite3.Error as err:
-            todo = "make room on the disk that TMPDIR names"
-            raise DarlError(f"the temporary database fails ({err})", where=scratch, todo=todo) from err
+        todo = "make room on the disk that TMPDIR names"
+        with (
+            sqlite_errors("the temporary database fails", where=scratch, todo=todo),
+            Gathering(Path(scratch) / "judge.sqlite") as store,
+        ):
+            counts = read(store)
+            for query, item_id, grade in store.judged():
+                if (name := task_id(query, item_id)) in wanted:
+                    if grade >= scale.k:
+                        what = f"query {short(query)} and item {short(item_id)} have grade {grade} of {scale.k}"
+                        raise InputError(what, where=str(path), todo="set the judge's cuts")
+                    if answers.setdefault(name, Answer(grade)).grade != grade:
+                        what = f"query {short(query)} and item {short(item_id)} have two grades"
+                        raise InputError(what, where=str(path), todo="take one list, by the judge's list")
     return answers, counts
 
 

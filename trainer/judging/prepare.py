@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from darl_opensearch.errors import InputError, UsageError
-from darl_opensearch.io.writing import new_file
+from darl_opensearch.io.digest import digest_json
+from darl_opensearch.io.writing import write_file
 from darl_opensearch.scores import GradeScale
 from trainer.judging.base import JudgingJob, Task
 from trainer.judging.config import JudgeConfig
-from trainer.judging.tasks import Gold, blind_order, digest, draw_gold, read_gold, read_tasks
+from trainer.judging.tasks import Gold, blind_order, draw_gold, read_gold, read_tasks
 
 ABOUT, FORMAT = "job.json", 1
 
@@ -104,7 +105,7 @@ def open_work(ready: Prepared, config: JudgeConfig) -> None:
     """
     out = ready.job.out
     pairs = sorted((task.task, task.query, task.text, task.arm) for task in (*ready.tasks, *ready.drawn.tasks))
-    mine = digest(pairs, ready.job.scale.names, config.seed)
+    mine = digest_json([pairs, ready.job.scale.names, config.seed], ensure_ascii=False)
     about = {
         "format": FORMAT, "digest": mine, "tasks": len(ready.tasks), "gold": len(ready.drawn),
         "grades": list(ready.job.scale.names), "seed": config.seed,
@@ -136,5 +137,4 @@ def may_go_unscored(name: str, config: JudgeConfig) -> bool:
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write a JSON file that is there whole or not at all."""
-    with new_file(path) as work:
-        work.write_text(json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_file(path, json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 from darl_opensearch.errors import InputError, short
 from darl_opensearch.io.jsonl import read_jsonl
 from darl_opensearch.io.reading import reading
-from darl_opensearch.io.writing import new_file
+from darl_opensearch.io.writing import write_file, write_rows
 from darl_opensearch.scores import GradeScale
 from trainer.judging.base import Answer, Task
 from trainer.judging.grades import choices, parse_grade
@@ -34,16 +33,14 @@ def write_csv(path: Path, tasks: Sequence[Task], scale: GradeScale) -> None:
     table.writerow(COLUMNS)
     for task in tasks:
         table.writerow(["", safe_cell(task.query), safe_cell(task.text), choices(scale), "", _PREFIX + task.task])
-    with new_file(path) as work:  # the mark tells a spreadsheet that it is UTF-8
-        work.write_bytes(text.getvalue().encode("utf-8-sig"))
+    write_file(path, text.getvalue().encode("utf-8-sig"))  # the mark tells a spreadsheet that it is UTF-8
 
 
 def write_jsonl(path: Path, tasks: Sequence[Task], scale: GradeScale) -> None:
     """Write a line for each pair, its grade null."""
     rows = ({"grade": None, "query": task.query, "item": task.text, "choices": choices(scale), "note": "",
              "task": _PREFIX + task.task} for task in tasks)  # fmt: skip
-    with new_file(path) as work:
-        work.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    write_rows(path, rows)
 
 
 def safe_cell(text: str) -> str:

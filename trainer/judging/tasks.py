@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from darl_opensearch.errors import InputError, short
+from darl_opensearch.io.digest import digest_data
 from darl_opensearch.records.lines import DataLine, LineKind, changed_query, pair_twice, two_grades
 from darl_opensearch.records.values import parse_id
 from darl_opensearch.scores import GradeScale
@@ -43,7 +42,7 @@ def task_id(query: str, item_id: str) -> str:
     :param query: the query's text; case and runs of blanks do not count.
     :return: 16 hexadecimal digits.
     """
-    return hashlib.sha256(f"{same_text(query)}\n{item_id}".encode()).hexdigest()[:16]
+    return digest_data(f"{same_text(query)}\n{item_id}")[:16]
 
 
 def read_tasks(paths: Sequence[Path]) -> list[Task]:
@@ -120,14 +119,6 @@ def blind_order(tasks: Sequence[Task], seed: int) -> list[Task]:
         found = queries[names[place]]
         ordered += [found[n] for n in rng.permutation(len(found))]
     return ordered
-
-
-def digest(*parts: object) -> str:
-    """Digest what a job consists of.
-
-    :return: 64 hexadecimal digits.
-    """
-    return hashlib.sha256(json.dumps(parts, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
 
 
 def _task(line: DataLine) -> Task:

@@ -15,8 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from darl_opensearch.bundle import replace_folder
 from darl_opensearch.errors import DarlError
+from darl_opensearch.io.writing import new_folder, sibling
 
 LAST, BEST, TENSORS, PROGRESS = "last.safetensors", "best.safetensors", "optimiser.safetensors", "progress.json"
 
@@ -36,27 +36,23 @@ class Checkpoint:
 
 
 def write(folder: Path, checkpoint: Checkpoint, best: Mapping[str, Tensor] | None) -> None:
-    """Write a checkpoint into a sibling folder, then rename it.
+    """Write a checkpoint.
 
     :param folder: where it goes, in place of the one before.
     :param checkpoint: what goes on from here.
     :param best: weights with the best dev loss so far; None: those that the checkpoint before has.
     :raises DarlError: when the disk is full; the checkpoint before it stays.
     """
-    work = _work(folder)
     try:
-        shutil.rmtree(work, ignore_errors=True)  # what a killed process left: its files may be links to the good ones
-        work.mkdir(parents=True)
-        save_file(_apart(checkpoint.weights), work / LAST)
-        if best is not None:
-            save_file(_apart(best), work / BEST)
-        else:
-            _link(folder / BEST, work / BEST)
-        save_file(_apart(checkpoint.tensors), work / TENSORS)
-        (work / PROGRESS).write_text(json.dumps(checkpoint.progress), encoding="utf-8")
-        replace_folder(work, folder)
+        with new_folder(folder, replace=True, fixed_name=True) as work:
+            save_file(_apart(checkpoint.weights), work / LAST)
+            if best is not None:
+                save_file(_apart(best), work / BEST)
+            else:
+                _link(folder / BEST, work / BEST)
+            save_file(_apart(checkpoint.tensors), work / TENSORS)
+            (work / PROGRESS).write_text(json.dumps(checkpoint.progress), encoding="utf-8")
     except (OSError, SafetensorError) as err:
-        shutil.rmtree(work, ignore_errors=True)
         if not _disk_full(err):
             raise
         kept = "the one before it is kept" if (folder / PROGRESS).is_file() else "there is none before it"
@@ -90,7 +86,7 @@ def best(folder: Path) -> dict[str, Tensor]:
 def recover(folder: Path) -> None:
     """Bring back the checkpoint of a process that was killed between two renames, and clear away what it left."""
     left = sorted(folder.parent.glob(f".{folder.name}.*.old"), key=lambda p: p.stat().st_mtime)
-    work = _work(folder)
+    work = sibling(folder)
     if not folder.exists():
         if (work / PROGRESS).is_file():  # written last, and at once: the rest is there
             try:
@@ -102,10 +98,6 @@ def recover(folder: Path) -> None:
             left.pop().rename(folder)
     for path in [*left, work]:
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _work(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.tmp")
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

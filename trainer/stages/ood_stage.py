@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from darl_opensearch.errors import InputError, UsageError
+from darl_opensearch.io.digest import hash_int
 from darl_opensearch.scores import is_ood
 from darl_opensearch.stats.bootstrap import bootstrap_ratio
 from trainer.config import Ood
-from trainer.data.splits import draw_order
 from trainer.ood import DETECTORS, ConformalCalibration, halves
 from trainer.ood.base import CHUNK
 from trainer.ood.fitted import FittedOod
@@ -107,9 +107,7 @@ def _chunks(features: Features, config: Ood, pairs: Pairs) -> Iterator[tuple[Ten
 def _unjudged_items(features: Features, config: Ood, data: RunData) -> Iterator[tuple[Tensor, ...]]:
     """Features of items that nobody judged: all, or those first in an order drawn by their ids' digests."""
     judged = {item_id for query in data.learnt for item_id in query.item_ids}
-    drawn = heapq.nsmallest(
-        MOST_CATALOGUE, (item_id for item_id in data.items if item_id not in judged), key=draw_order
-    )
+    drawn = heapq.nsmallest(MOST_CATALOGUE, (item_id for item_id in data.items if item_id not in judged), key=hash_int)
     for start in range(0, len(drawn), CHUNK):
         texts = [data.items[item_id].text for item_id in drawn[start : start + CHUNK]]
         yield (features.apart(texts, layers=config.layers),)

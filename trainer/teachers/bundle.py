@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Literal
 
-from darl_opensearch.bundle import CARD, Bundle, sha256_of
+from darl_opensearch.bundle import CARD, Bundle
+from darl_opensearch.io.digest import digest_file
 from darl_opensearch.records.items import Item, read_items
 from darl_opensearch.scoring import Scorer
 from darl_opensearch.settings import Field
@@ -40,7 +41,7 @@ class BundleTeacher:
 
         :return: digest, and which graph.
         """
-        return f"{sha256_of(self.bundle.path / CARD)} {'int8' if self.int8 else 'fp32'}"
+        return f"{digest_file(self.bundle.path / CARD)} {'int8' if self.int8 else 'fp32'}"
 
     def score(self, ask: Ask) -> list[float | None]:
         """Score the items of one query.

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from darl_opensearch.errors import InputError
 from darl_opensearch.io.jsonl import read_jsonl
+from darl_opensearch.io.writing import write_file, write_lines
 from trainer.teachers.base import Ask, Teacher
 
 ABOUT, AT_ONCE = "teacher.json", 64  # queries a part
@@ -33,7 +34,7 @@ def fetch_scores(
     folder.mkdir(parents=True, exist_ok=True)
     about = json.dumps({"identity": teacher.identity(), "queries": len(asks)})
     if not (folder / ABOUT).is_file():
-        _write(folder / ABOUT, about)
+        write_file(folder / ABOUT, about, fixed_name=True)
     elif (folder / ABOUT).read_text(encoding="utf-8") != about:
         raise _other(folder / ABOUT)
     all_scores: list[list[float | None]] = []
@@ -42,7 +43,7 @@ def fetch_scores(
             part = folder / f"part-{number:05d}.jsonl"
             if not part.is_file():
                 told = list(pool.map(teacher.score, chunk))
-                _write(part, "".join(_line(ask, scores) for ask, scores in zip(chunk, told, strict=True)))
+                write_lines(part, map(_line, chunk, told), fixed_name=True)
             all_scores += _read(part, chunk)
             advance(len(all_scores), len(asks))
     return all_scores
@@ -50,7 +51,7 @@ def fetch_scores(
 
 def _line(ask: Ask, scores: list[float | None]) -> str:
     row = {"query_id": ask.query_id, "items": ask.item_ids, "scores": scores}
-    return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(row, ensure_ascii=False, allow_nan=False)
 
 
 def _chunks(asks: Sequence[Ask]) -> Iterator[list[Ask]]:
@@ -72,9 +73,3 @@ def _other(path: Path) -> InputError:
         "these are scores of another teacher or of other pairs", where=str(path),
         todo="name another folder with --run, or pass --fresh to start over",
     )  # fmt: skip
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.tmp")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

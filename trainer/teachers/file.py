@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from darl_opensearch.bundle import sha256_of
 from darl_opensearch.errors import InputError, short
+from darl_opensearch.io.digest import digest_file
 from darl_opensearch.records.lines import DataLine, LineKind
 from darl_opensearch.text import same_text
 from trainer.teachers.base import TEACHERS, Ask, Place
@@ -33,7 +33,7 @@ class FileTeacher:
 
         :return: 64 hexadecimal digits.
         """
-        return sha256_of(Path(self.path))
+        return digest_file(Path(self.path))
 
     def score(self, ask: Ask) -> list[float | None]:
         """Look the items of one query up: by its id, else by its text.

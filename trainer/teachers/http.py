@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
 import math
 import os
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from typing import Annotated, Any
 
 from darl_opensearch.errors import DarlError, InputError, UsageError, one_line
+from darl_opensearch.io.http import (
+    MOST_BACKOFF_S,
+    RETRYABLE,
+    HttpClient,
+    HttpError,
+    TryAgain,
+    Unreachable,
+    bearer,
+    retry,
+)
 from darl_opensearch.io.urls import split_http, without_secrets
 from darl_opensearch.settings import Field
 from trainer.teachers.base import TEACHERS, Ask, Place
 
 MOST_BYTES = 64 << 20  # far above any answer
-MOST_WAIT_S = 60.0
-AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})  # it may well answer later
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
-        """Follow none: the key would go with it, to whoever is named."""
 
 
 @TEACHERS.register("http", cite="ours; the request is Cohere's and Jina's")
@@ -56,14 +55,14 @@ class HttpTeacher:
         if parts.username or parts.password:
             raise UsageError("[distill] teacher holds a password", todo="give a token by teacher_params.key_env")
         self.url, self.model, self.documents, self.workers = target, model, documents, workers
-        self.timeout_s, self.retries, self.backoff_s = timeout_s, retries, backoff_s
-        self.headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        self.retries, self.backoff_s = retries, backoff_s
+        headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if key_env:
             if not os.environ.get(key_env):
                 raise UsageError(f"the variable {key_env} is not set", where="[distill] teacher_params",
                                  todo="set it to the endpoint's token")  # fmt: skip
-            self.headers["Authorization"] = f"Bearer {os.environ[key_env]}"
-        self._opener = urllib.request.build_opener(_NoRedirect())
+            headers |= bearer(os.environ[key_env])
+        self._client = HttpClient(timeout_s, headers=headers, most_bytes=MOST_BYTES, connections=workers)
 
     def identity(self) -> str:
         """URL and model."""
@@ -81,38 +80,37 @@ class HttpTeacher:
         return scores
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Close the connections."""
+        self._client.close()
 
     def _request(self, query: str, texts: Sequence[str]) -> list[float | None]:
         body: dict[str, Any] = {"query": query, "documents": list(texts), "return_documents": False}
         if self.model:
             body["model"] = self.model
         data = json.dumps(body).encode()
-        for attempt in range(self.retries + 1):
-            try:
-                return self._parse(self._send(data), len(texts))
-            except urllib.error.HTTPError as err:
-                with err:
-                    failure = f"it answers {err.code} ({one_line(err.read(500).decode('utf-8', 'replace'))[:200]})"
-                wait = _seconds(err.headers.get("Retry-After"))
-                if err.code not in AGAIN:
-                    raise DarlError(failure, where=self.url, todo="check URL, model and token") from err
-            except (OSError, http.client.HTTPException) as err:  # refused, reset, timed out, cut off
-                failure, wait = f"it cannot be reached ({one_line(str(err) or type(err).__name__)[:200]})", 0.0
-            if attempt < self.retries:
-                time.sleep(min(MOST_WAIT_S, max(wait, self.backoff_s * 2**attempt)))
-        raise DarlError(
-            f"{failure}, {self.retries + 1} times in a row", where=self.url,
-            todo="see to the endpoint, then give the same command again: the scores fetched so far are kept",
-        )  # fmt: skip
+        try:
+            return self._parse(retry(lambda: self._send(data), self.retries, self.backoff_s), len(texts))
+        except TryAgain as failure:
+            raise DarlError(
+                f"{failure.reason}, {self.retries + 1} times in a row", where=self.url,
+                todo="see to the endpoint, then give the same command again: the scores fetched so far are kept",
+            ) from failure  # fmt: skip
 
     def _send(self, data: bytes) -> bytes:
-        request = urllib.request.Request(self.url, data=data, headers=self.headers, method="POST")
-        with self._opener.open(request, timeout=self.timeout_s) as answer:
-            body: bytes = answer.read(MOST_BYTES + 1)
-        if len(body) > MOST_BYTES:
-            raise InputError(f"the answer is longer than {MOST_BYTES >> 20} MB", where=self.url, todo="check the URL")
-        return body
+        try:
+            answer = self._client.send("POST", self.url, data)
+        except Unreachable as err:
+            raise TryAgain(f"it cannot be reached ({one_line(str(err))[:200]})") from err
+        except HttpError as err:
+            raise InputError(
+                f"no usable answer ({one_line(str(err))[:200]})", where=self.url, todo="check the URL"
+            ) from err
+        if answer.status == 200:
+            return answer.body
+        failure = f"it answers {answer.status} ({one_line(answer.body[:500].decode('utf-8', 'replace'))[:200]})"
+        if answer.status in RETRYABLE:
+            raise TryAgain(failure, min(MOST_BACKOFF_S, answer.retry_after_s))
+        raise DarlError(failure, where=self.url, todo="check URL, model and token")
 
     def _parse(self, body: bytes, n: int) -> list[float | None]:
         scores: list[float | None] = [None] * n
@@ -130,12 +128,3 @@ class HttpTeacher:
             where=self.url,
             todo="name a rerank endpoint that answers {results: [{index, relevance_score}]}",
         )
-
-
-def _seconds(value: str | None) -> float:
-    """Read ``Retry-After``; a date counts as none."""
-    try:
-        seconds = float(value or 0)
-    except ValueError:
-        return 0.0
-    return seconds if math.isfinite(seconds) and seconds > 0 else 0.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from darl_opensearch.io.digest import digest_data
 from darl_opensearch.records.items import Item, read_items
 from darl_opensearch.records.judgments import JudgedQuery, read_judgments
 from darl_opensearch.records.traffic import TrafficQuery
@@ -114,7 +114,7 @@ def _read_to_disk(config: Config, folder: Path, tokenizer: Tokenizer, store: Pat
     settings = {
         "template": dataclasses.asdict(config.template), "caps": [model.query_cap, model.item_cap],
         "k": config.grades.scale.k, "splits": _splits(config), "most": data.held_out_queries,
-        "tokenizer": hashlib.sha256(tokenizer.to_str().encode()).hexdigest(),
+        "tokenizer": digest_data(tokenizer.to_str()),
     }  # fmt: skip
     key = disk.key_of(files, settings)
     if store is None:  # each process has its own

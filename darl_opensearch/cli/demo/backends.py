@@ -17,6 +17,7 @@ from darl_opensearch.bundle import Bundle
 from darl_opensearch.cli.demo.measure import RouteRun
 from darl_opensearch.cli.demo.sample import Sample
 from darl_opensearch.errors import DarlError
+from darl_opensearch.io.http import HttpClient, HttpError
 from darl_opensearch.ood import OodLog
 from darl_opensearch.ood.record import PairRecord
 from darl_opensearch.reranker import Reranker
@@ -94,15 +95,12 @@ def scorer(bundle: Bundle, spool: Path, url: str, key: str, log_path: Path) -> I
 
 
 def _address(process: subprocess.Popen[bytes], log_path: Path, seconds: float = 60.0) -> str:
-    import urllib.error
-    import urllib.request
-
     end = time.monotonic() + seconds
     while time.monotonic() < end and process.poll() is None:
         if found := re.search(r"listening on (http://[\w.\[\]:-]+:\d+)\s", log_path.read_text(encoding="utf-8")):
-            with contextlib.suppress(urllib.error.URLError, OSError):
-                urllib.request.urlopen(f"{found[1]}/ready", timeout=2).close()
-                return found[1]
+            with HttpClient(2.0, proxies=False) as client, contextlib.suppress(HttpError):
+                if client.send("GET", f"{found[1]}/ready").status == 200:
+                    return found[1]
         time.sleep(0.1)
     raise DarlError("the scorer did not start", where=str(log_path), todo="read its messages there")
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+from darl_opensearch.io.digest import hash_int
 from darl_opensearch.ood.record import RequestRecord
 from darl_opensearch.ood.store import OodStore
 from darl_opensearch.text import same_text
@@ -133,8 +133,7 @@ def drawn(key: str) -> int:
 
     :return: uniform in ``0..2**64 - 1``.
     """
-    text = key.encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8, person=b"darl-drift").digest())
+    return hash_int(key.encode("utf-8", "surrogatepass"), purpose=b"darl-drift")
 
 
 def windows(

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from darl_opensearch.bundle import Bundle
+from darl_opensearch.io.writing import write_rows
 from darl_opensearch.records.lines import LineKind
 from trainer.cycle.folder import NOTHING
 from trainer.cycle.inputs import read_each
 from trainer.cycle.ports import Report
-from trainer.cycle.samples import catalogue_texts, read_rows, write_rows
+from trainer.cycle.samples import catalogue_texts, read_rows
 from trainer.cycle.steps.base import CONTROL_TASKS, JUDGMENTS, SELECTED, Ending, Left, Waiting
 from trainer.judging.config import JudgeConfig
 from trainer.judging.run import judge
@@ -35,10 +36,10 @@ def collect_judgments(
     judged_before = {row.get("task") for row in read_each(earlier, JUDGMENTS)}
     chosen = [row for name in (SELECTED, *CONTROL_TASKS) for row in read_rows(folder / name)]
     tasks = [row for row in chosen if row["task"] not in judged_before]
-    write_rows(folder / TASKS, tasks)
+    write_rows(folder / TASKS, tasks, fixed_name=True)
     counts = {"asked": len(tasks), "known": len(chosen) - len(tasks)}
     if not tasks:  # the control arm was judged before, and nothing was selected
-        write_rows(folder / JUDGMENTS, [])
+        write_rows(folder / JUDGMENTS, [], fixed_name=True)
         return counts | {"selected": 0, "control": 0, "report": {}}
     work, gold = folder / "judge/work", config.gold_path(base)
     judging = judge(
@@ -48,7 +49,7 @@ def collect_judgments(
     if judging.pending or judging.judgments is None:
         return Waiting("; ".join(judging.details["notes"]) or f"see {work}, then give the same command again")
     rows = read_rows(judging.judgments)
-    write_rows(folder / JUDGMENTS, rows)
+    write_rows(folder / JUDGMENTS, rows, fixed_name=True)
     arms = Counter(row["arm"] for row in rows)
     return counts | {"selected": arms["selected"], "control": arms["control"], "report": judging.to_json()}
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from darl_opensearch.bundle import Bundle
+from darl_opensearch.io.writing import write_rows
 from darl_opensearch.records.judgments import JudgedQuery
 from darl_opensearch.settings import read_toml
 from trainer.config import Config, parse_config
@@ -17,7 +18,7 @@ from trainer.cycle.config import TrainTable
 from trainer.cycle.folder import Cycle, write_json
 from trainer.cycle.inputs import FirstTraining, read_each
 from trainer.cycle.ports import Report
-from trainer.cycle.samples import Roles, assign_roles, lineage, native, read_rows, write_items, write_rows
+from trainer.cycle.samples import Roles, assign_roles, lineage, native, read_rows, write_items
 from trainer.cycle.steps.base import CONTROL_TASKS, JUDGMENTS, SELECTED, TRAINING
 from trainer.models import continued
 from trainer.stages import plan
@@ -51,7 +52,7 @@ def train_version(
     project_config = write_config(project, config, first, {
         "base": continued.BUNDLE + os.path.relpath(serving.path, project), "version": version,
     }, with_ood_dev=bool(data.ood_dev or roles.ood_dev))  # fmt: skip
-    write_rows(folder / LINEAGE, lineage(roles, tasks, cycle=folder.name))
+    write_rows(folder / LINEAGE, lineage(roles, tasks, cycle=folder.name), fixed_name=True)
     trained = plan.train(project_config, project, project / "run", report=report)
     result = trained.result
     return {
@@ -89,12 +90,12 @@ def write_data(project: Path, data: RunData, roles: Roles) -> None:
     :param data: what the first bundle was trained on.
     :param roles: what each pair judged since is used for.
     """
-    write_rows(project / OLD, [*spell_out(data.train), *spell_out(data.new), *native(roles.old)])
-    write_rows(project / NEW, native(roles.new))
-    write_rows(project / DEV, spell_out(data.dev))
-    write_rows(project / OOD_DEV, [*spell_out(data.ood_dev), *native(roles.ood_dev)])
-    write_rows(project / CONTROL, native(roles.control))
-    write_rows(project / TRAFFIC, spell_out_traffic(data))
+    write_rows(project / OLD, [*spell_out(data.train), *spell_out(data.new), *native(roles.old)], fixed_name=True)
+    write_rows(project / NEW, native(roles.new), fixed_name=True)
+    write_rows(project / DEV, spell_out(data.dev), fixed_name=True)
+    write_rows(project / OOD_DEV, [*spell_out(data.ood_dev), *native(roles.ood_dev)], fixed_name=True)
+    write_rows(project / CONTROL, native(roles.control), fixed_name=True)
+    write_rows(project / TRAFFIC, spell_out_traffic(data), fixed_name=True)
 
 
 def write_config(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from bisect import bisect_right
 from collections.abc import Collection, Iterator, Mapping
@@ -291,14 +290,6 @@ def id_of(row: Mapping[str, Any], name: str, where: str) -> str:
     :raises InputError: when it is missing, or neither text nor a whole number.
     """
     return require_id(row, name, where).strip()
-
-
-def text_id(prefix: str, text: str) -> str:
-    """Name a text that has no id: the same text always gets the same.
-
-    :return: the prefix and 16 hexadecimal digits.
-    """
-    return f"{prefix}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def _number(value: object) -> float | None:

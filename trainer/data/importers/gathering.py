@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from darl_opensearch.errors import InputError, short
+from darl_opensearch.io.sqlite import open_scratch
 from darl_opensearch.records.lines import DataLine, changed_query, two_grades
 from darl_opensearch.records.values import parse_query, unknown_item
 from darl_opensearch.stats.numbers import without_nan
@@ -22,7 +23,6 @@ ITEMS, JUDGMENTS = "items.jsonl", "judgments.jsonl"
 REPEATS = ("refuse", "first", "highest", "lowest")
 MISSING = ("refuse", "drop")
 _SCHEMA = """
-PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -65536;
 CREATE TABLE item (n INTEGER PRIMARY KEY, id TEXT UNIQUE, line TEXT, at TEXT);
 CREATE TABLE query (n INTEGER PRIMARY KEY, id TEXT UNIQUE, text TEXT, at TEXT);
 CREATE TABLE judgment (n INTEGER PRIMARY KEY, query INTEGER, item TEXT, grade INTEGER, slice TEXT, extra TEXT, at TEXT,
@@ -64,7 +64,7 @@ class Gathering:
     def __init__(self, path: Path, *, repeats: str = "refuse", missing: str = "refuse") -> None:
         self.counts = Counts()
         self.repeats, self.missing = repeats, missing
-        self._db = sqlite3.connect(path)
+        self._db = open_scratch(path, cache_kib=64 << 10)
         self._db.executescript(_SCHEMA)
         self._query: tuple[str, str, int] | None = None
 

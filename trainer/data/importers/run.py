@@ -6,18 +6,18 @@ import contextlib
 import dataclasses
 import json
 import re
-import sqlite3
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from darl_opensearch.errors import DarlError, UsageError
+from darl_opensearch.errors import UsageError
+from darl_opensearch.io.sqlite import sqlite_errors
+from darl_opensearch.io.writing import check_empty, new_folder
 from darl_opensearch.settings import nearest
 from trainer.data.importers.base import IMPORTERS, Given, Source, Target
 from trainer.data.importers.gathering import ITEMS, JUDGMENTS, MISSING, REPEATS, Counts, Gathering
-from trainer.data.writing import check_free, new_folder
 
 CONFIG = "darl.toml"
 
@@ -89,7 +89,7 @@ def run_import(
         with tempfile.TemporaryDirectory(prefix="darl-import-") as scratch, _store(scratch, repeats, missing) as store:
             target = make(**values).read(given, store)
             return Imported(name, None, _write(store, None, target), target)
-    check_free(out)
+    check_empty(out)
     with new_folder(out) as work, tempfile.TemporaryDirectory(dir=work.parent, prefix=".darl-") as scratch:
         with _store(scratch, repeats, missing) as store:
             target = make(**values).read(given, store)
@@ -139,12 +139,12 @@ def model_name(folder: Path) -> str:
 
 @contextlib.contextmanager
 def _store(scratch: str, repeats: str, missing: str) -> Iterator[Gathering]:
-    try:
-        with Gathering(Path(scratch) / "import.sqlite", repeats=repeats, missing=missing) as store:
-            yield store
-    except sqlite3.Error as err:
-        todo = "make room on this disk; a dry run uses the one that TMPDIR names"
-        raise DarlError(f"the temporary database fails ({err})", where=scratch, todo=todo) from err
+    todo = "make room on this disk; a dry run uses the one that TMPDIR names"
+    with (
+        sqlite_errors("the temporary database fails", where=scratch, todo=todo),
+        Gathering(Path(scratch) / "import.sqlite", repeats=repeats, missing=missing) as store,
+    ):
+        yield store
 
 
 def _write(store: Gathering, work: Path | None, target: Target) -> Counts:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from darl_opensearch.errors import InputError, UsageError
+from darl_opensearch.io.digest import name_text
 from darl_opensearch.settings import nearest, setting
 from trainer.data.importers.base import (
     IMPORTERS,
@@ -22,7 +23,6 @@ from trainer.data.importers.base import (
     TextFields,
     id_of,
     missing_field,
-    text_id,
     text_of,
     text_template,
     unwrapped,
@@ -82,7 +82,7 @@ class SearchRelevance:
             taken += 1
             for at, query, rating in _ratings(where, found):
                 store.judge(
-                    at, text_id("q", query), query, id_of(rating, "docId", at),
+                    at, name_text("q", query), query, id_of(rating, "docId", at),
                     grading.grade(rating["rating"], "rating", at), extra={"rating": rating["rating"]},
                 )  # fmt: skip
         if not taken:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from darl_opensearch.errors import InputError, UsageError, short
+from darl_opensearch.io.digest import name_text
 from darl_opensearch.scores import GradeScale
 from darl_opensearch.text import ItemTemplate
-from trainer.data.importers.base import IMPORTERS, Given, ItemsWritten, Source, Target, id_of, text_id, text_of
+from trainer.data.importers.base import IMPORTERS, Given, ItemsWritten, Source, Target, id_of, text_of
 from trainer.data.importers.gathering import Gathering
 from trainer.data.importers.trec import read_texts, text_by_id
 from trainer.data.tables import kind_of
@@ -57,7 +58,7 @@ class Triples:
                     item_id = id_of(row, name, where)
                 else:
                     text = text_of(row, name, where)
-                    item_id = text_id("t", text)
+                    item_id = name_text("t", text)
                     store.item(where, item_id, {FIELD: text})
                 store.judge(where, query_id, query, item_id, grade, repeats="highest")
         if by_id:
@@ -69,7 +70,7 @@ class Triples:
     def _query(self, row: dict[str, object], where: str, store: Gathering, *, by_id: bool) -> tuple[str, str]:
         if not by_id:
             query = text_of(row, "query", where)
-            return text_id("q", query), query
+            return name_text("q", query), query
         query_id = id_of(row, "query", where)
         found = text_by_id(store, "topic", query_id)
         if found is None:

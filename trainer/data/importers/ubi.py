@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from darl_opensearch.errors import InputError, short
+from darl_opensearch.io.digest import name_text
 from darl_opensearch.settings import setting
 from darl_opensearch.text import MAX_QUERY_CHARS, same_text
 from trainer.data.importers.base import (
@@ -21,7 +22,6 @@ from trainer.data.importers.base import (
     TextFields,
     id_of,
     parts,
-    text_id,
     text_template,
 )
 from trainer.data.importers.gathering import Gathering
@@ -180,7 +180,7 @@ class Ubi(ClickRules):
                 coec = clicks / expected
                 extra = {"impressions": impressions, "clicks": clicks, "coec": round(coec, 4), "weak": True}
                 grade = grading.grade(round(coec, 9), "coec", where)  # 1.4999999999999998 is 1.5
-                store.judge(where, text_id("q", text), said, item_id, grade, extra=extra)
+                store.judge(where, name_text("q", text), said, item_id, grade, extra=extra)
         return counts
 
 

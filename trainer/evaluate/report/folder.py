@@ -1,17 +1,14 @@
-"""The folder of an evaluation: written beside its place, then renamed, so that a half of it is never seen."""
+"""The folder of an evaluation."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import secrets
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from darl_opensearch.bundle import replace_folder
 from darl_opensearch.errors import UsageError
+from darl_opensearch.io.writing import new_folder
 from trainer.evaluate.evaluation import Evaluation
 from trainer.evaluate.measured import grades_of
 from trainer.evaluate.report.page import render_page
@@ -55,11 +52,7 @@ def write_folder(folder: Path, evaluation: Evaluation) -> None:
     :raises MissingExtra: without matplotlib, which draws the pictures.
     """
     check_folder(folder)
-    target = Path(os.path.abspath(folder))  # noqa: PTH100  "." has no name to put a sibling beside; links stay
-    work = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    work.mkdir()
-    try:
+    with new_folder(folder, replace=True) as work:
         text = json.dumps(evaluation.result, indent=2, ensure_ascii=False, allow_nan=False)
         (work / RESULT).write_text(text + "\n", encoding="utf-8")
         (work / PAGE).write_text(render_page(evaluation.result), encoding="utf-8")
@@ -69,9 +62,6 @@ def write_folder(folder: Path, evaluation: Evaluation) -> None:
         names = _names(evaluation.runs)
         for key, ranked in evaluation.runs.items():
             write_run(work / RUNS / f"{names[key]}{TREC}", ranked, tag=key[0])
-        replace_folder(work, target)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def _names(keys: Iterable[tuple[str, str, int | None]]) -> dict[tuple[str, str, int | None], str]:

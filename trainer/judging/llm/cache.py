@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 import threading
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from darl_opensearch.errors import DarlError
-from trainer.judging.database import using
+from darl_opensearch.io.sqlite import open_schema, sqlite_errors
 
 _SCHEMA = """
-PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA busy_timeout = 10000;
 CREATE TABLE IF NOT EXISTS answer (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS spent (place INTEGER PRIMARY KEY CHECK (place = 0), calls INTEGER, sent INTEGER,
     received INTEGER);
@@ -32,14 +30,7 @@ class Cache:
 
     def __init__(self, path: Path) -> None:
         self._lock, self._path = threading.Lock(), path
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-            self._db.executescript(_SCHEMA)
-        except (sqlite3.Error, OSError) as err:
-            raise DarlError(
-                f"cannot be opened ({err})", where=str(path), todo="move it away, or free the disk"
-            ) from err
+        self._db = open_schema(path, _SCHEMA, synchronous="NORMAL")
 
     def get(self, key: str) -> dict[str, Any] | None:
         """Look an answer up.
@@ -79,6 +70,8 @@ class Cache:
         """Close the file."""
         self._db.close()
 
-    def _using(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def _using(self) -> Iterator[None]:
         todo = "free the disk, then give the same command again: answers so far are kept"
-        return using(self._lock, self._path, "the file of answers", todo=todo)
+        with self._lock, sqlite_errors("the file of answers cannot be used", where=self._path, todo=todo):
+            yield

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from darl_opensearch.errors import UsageError
+from darl_opensearch.io.digest import digest_json
 from darl_opensearch.scores import GradeScale
 from darl_opensearch.settings import setting
 from trainer.judging.base import JudgingJob
 from trainer.judging.llm.cache import Cache
 from trainer.judging.llm.endpoint import full_url
 from trainer.judging.llm.limits import Prices
-from trainer.judging.tasks import digest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +77,8 @@ class LlmSettings:
         """
         mode = self.logprobs if sample == 0 else "sample"
         warmth = self.temperature if sample == 0 else self.sample_temperature
-        return digest(full_url(self.url), self.model, prompt, mode, warmth, self.max_tokens, self.extra, sample,
-                      scale.names)  # fmt: skip
+        parts = [full_url(self.url), self.model, prompt, mode, warmth, self.max_tokens, self.extra, sample, scale.names]
+        return digest_json(parts, ensure_ascii=False)
 
     def sampled(self, prompt: str, cache: Cache, scale: GradeScale) -> bool:
         """Say whether all sampled answers about a pair are kept.

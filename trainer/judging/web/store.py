@@ -6,18 +6,17 @@ import datetime
 import re
 import sqlite3
 import threading
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from darl_opensearch.errors import DarlError, InputError
+from darl_opensearch.errors import InputError
+from darl_opensearch.io.sqlite import open_schema, sqlite_errors
 from trainer.judging.base import Answer
-from trainer.judging.database import using
 
 RATER = re.compile(r"[A-Za-z0-9._-]{1,40}")
-# FULL: an answer that the page has shown as saved outlives a power cut as well as a kill.
 _SCHEMA = """
-PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 10000;
 CREATE TABLE IF NOT EXISTS answer (rater TEXT, task TEXT, grade INTEGER, at TEXT NOT NULL, PRIMARY KEY (rater, task))
     WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS history (n INTEGER PRIMARY KEY AUTOINCREMENT, rater TEXT NOT NULL, task TEXT NOT NULL,
@@ -45,14 +44,8 @@ class AnswerStore:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = threading.Lock()
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-            self._db.executescript(_SCHEMA)
-        except (sqlite3.Error, OSError) as err:
-            raise DarlError(
-                f"cannot be opened ({err})", where=str(path), todo="move it away, or free the disk"
-            ) from err
+        # An answer that the page has shown as saved outlives a power cut as well as a kill.
+        self._db = open_schema(path, _SCHEMA, synchronous="FULL")
 
     def answer(self, rater: str, task: str, grade: int | None) -> None:
         """Commit an answer; it takes the place of an earlier one, which :meth:`undo` brings back.
@@ -123,9 +116,11 @@ class AnswerStore:
     def _transaction(self) -> _Transaction:
         return _Transaction(self._db)
 
-    def _using(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def _using(self) -> Iterator[None]:
         todo = "free the disk, or see who holds the file; nothing that was saved is lost"
-        return using(self._lock, self.path, "the answers' file", todo=todo)
+        with self._lock, sqlite_errors("the answers' file cannot be used", where=self.path, todo=todo):
+            yield
 
 
 class _Transaction:

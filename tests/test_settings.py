@@ -60,7 +60,7 @@ def test_a_table_is_read_and_converted():
         ({"name": "a", "fuel": "wood"}, "[car] fuel is 'wood'. Choose petrol or diesel."),
         ({"name": "a", "fuel": ["petrol"]}, "[car] fuel is ['petrol']. Choose petrol or diesel."),
         ({"name": "a", "gears": 1}, "[car] gears is 1, not a list"),
-        ({"name": "a", "gears": [0]}, "[car] gears is 0. Give 1 or more."),
+        ({"name": "a", "gears": [0]}, "[car] gears holds 0. Give 1 or more."),
         ({"name": "a", "extras": 1}, "[car] extras is 1, not a table"),
         ({"name": "a", "spare": 1}, "[wheel] is not a table"),
         ({"name": "a", "spare": {"size": 0}}, "[wheel] size is 0.0. Give more than 0, at most 40."),

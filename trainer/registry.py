@@ -98,11 +98,16 @@ class Registry(Generic[T]):
         return entry.make, values
 
     def read_texts(self, name: str, texts: Mapping[str, str]) -> dict[str, Any]:
-        """Read parameters from the command line as the declared kinds; :meth:`resolve` refuses what stays text."""
-        kinds = {key: declared.kind for key, declared in self[name].params.items()}
+        """Read parameters from the command line as the declared kinds; :meth:`resolve` refuses what stays text.
+
+        :raises UsageError: for a parameter that there is not.
+        """
+        params = self[name].params
         values: dict[str, Any] = dict(texts)
         for key, text in texts.items():
-            if kinds.get(key) in (int, float):
+            if key not in params:
+                raise UsageError(f"{self.kind} {name!r} has no parameter {key!r}", todo=nearest(key, params))
+            if params[key].kind in (int, float):
                 with contextlib.suppress(ValueError):
-                    values[key] = kinds[key](text)
+                    values[key] = params[key].kind(text)
         return values

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from darl_opensearch.cli.output import emit, json_option
+from darl_opensearch.cli.output import emit
+from darl_opensearch.cli.shared import JSON
 from darl_opensearch.errors import GateRefused
+from darl_opensearch.settings.options import with_options
 
 if TYPE_CHECKING:
     from darl_opensearch.graph_contract import Finding
@@ -17,8 +19,11 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@json_option
-def cli(bundle: Path, as_json: bool) -> None:
+@with_options
+def cli(
+    bundle: Path,
+    as_json: bool = JSON,
+) -> None:
     """Verify BUNDLE: digests, graph contract, tokenizer, calibration, and parity with torch.
 
     Exit code 3 when something is not as it must be; each such line says what and why.

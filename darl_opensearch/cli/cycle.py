@@ -4,48 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from darl_opensearch.cli.cluster_options import login_options
-from darl_opensearch.cli.output import emit, json_option, note, progress_line
+from darl_opensearch.cli.output import emit, note, progress_line
+from darl_opensearch.cli.shared import JSON, LOGIN
+from darl_opensearch.connect import ClusterOptions
 from darl_opensearch.errors import EXIT_REFUSED, load
-
-if TYPE_CHECKING:
-    from darl_opensearch.connect import ClusterOptions
+from darl_opensearch.settings import setting
+from darl_opensearch.settings.options import with_options
 
 
 @click.command()
 @click.argument("config", type=click.Path(dir_okay=False, path_type=Path), default="cycle.toml")
-@click.option(
-    "--until",
-    metavar="STEP",
-    default="",
-    envvar="DARL_CYCLE_UNTIL",
-    show_envvar=True,
-    help="Stop behind this step: select, judge, train, export, evaluate, gate, register or release.",
-)
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="TABLE.KEY=VALUE",
-    envvar="DARL_CYCLE_SET",
-    show_envvar=True,
-    help="Set a key of the configuration; may be repeated.",
-)
-@click.option("--now", is_flag=True, help="Begin whatever the drift tests say, as [start] when = always does.")
-@click.option("--abandon", is_flag=True, help="End the cycle that has not ended. What it had judged is kept.")
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and write nothing.")
-@click.option("--apply-settings", is_flag=True, help="Change cluster settings that stand in the way of a release.")
-@login_options
-@json_option
+@with_options
 @click.pass_context
 def cli(
-    ctx: click.Context, config: Path, until: str, overrides: tuple[str, ...], now: bool, abandon: bool, dry_run: bool,
-    apply_settings: bool, cluster: ClusterOptions, as_json: bool,
-) -> None:  # fmt: skip
+    ctx: click.Context,
+    config: Path,
+    until: str = setting(
+        "",
+        "Stop behind this step: select, judge, train, export, evaluate, gate, register or release.",
+        env="DARL_CYCLE_UNTIL",
+        metavar="STEP",
+    ),
+    overrides: tuple[str, ...] = setting(
+        (), "Set a key of the configuration.", env="DARL_CYCLE_SET", flag="--set", metavar="TABLE.KEY=VALUE"
+    ),
+    now: bool = setting(False, "Begin whatever the drift tests say, as [start] when = always does."),
+    abandon: bool = setting(False, "End the cycle that has not ended. What it had judged is kept."),
+    dry_run: bool = setting(False, "Say what would be done, and write nothing."),
+    apply_settings: bool = setting(False, "Change cluster settings that stand in the way of a release."),
+    cluster: ClusterOptions = LOGIN,
+    as_json: bool = JSON,
+) -> None:
     """Learn what the log found strange: select, judge, train, export, evaluate, gate, register, release.
 
     CONFIG (cycle.toml) says how. A cycle that was killed, or that waits for people, goes on when the same command is

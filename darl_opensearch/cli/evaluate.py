@@ -3,103 +3,76 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 import click
 
-from darl_opensearch.cli.output import emit, json_option, note, progress_line
-from darl_opensearch.cli.scoring_options import draws_option, int8_option, provider_option, seed_option, threads_option
+from darl_opensearch.cli.output import emit, note, progress_line
+from darl_opensearch.cli.shared import JSON, SEED, THREADS
 from darl_opensearch.errors import load
+from darl_opensearch.scoring.runtime import Provider
+from darl_opensearch.settings import FilePath, setting
+from darl_opensearch.settings.options import with_options
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 @click.command()
 @click.argument("bundles", metavar="BUNDLE...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option(
-    "--items",
-    type=FILE,
-    multiple=True,
-    required=True,
-    envvar="DARL_ITEMS",
-    show_envvar=True,
-    help="Items that are judged or retrieved, JSONL; may be repeated.",
-)
-@click.option(
-    "--judgments",
-    "parts",
-    metavar="[NAME=]FILE",
-    multiple=True,
-    required=True,
-    envvar="DARL_JUDGMENTS",
-    show_envvar=True,
-    help="A judged part, JSONL; may be repeated. The part 'id' is like the training's, every other name is an OOD "
-    "part; a file alone is 'id'.",
-)
-@click.option(
-    "--against",
-    metavar="NAME|BUNDLE|RUN",
-    multiple=True,
-    envvar="DARL_AGAINST",
-    show_envvar=True,
-    help="Compare with this, query by query: cosine (of the first bundle's encoder), bm25, int8 (the first bundle's "
-    "quantised graph), another bundle, or a TREC run file; may be repeated.",
-)
-@click.option(
-    "--depth",
-    "depths",
-    type=click.IntRange(0, 10_000),
-    multiple=True,
-    envvar="DARL_DEPTH",
-    show_envvar=True,
-    help="Also rerank so many items of a first stage; may be repeated.  [default: 0 5 10 20 50 100 with --run]",
-)
-@click.option(
-    "--run",
-    "first_stage",
-    type=FILE,
-    envvar="DARL_FIRST_STAGE",
-    show_envvar=True,
-    help="The first stage's order for --depth, a TREC run file.  [default: BM25 over the items]",
-)
-@click.option(
-    "--cutoff",
-    "cutoffs",
-    type=click.IntRange(1, 1000),
-    multiple=True,
-    default=(3, 10),
-    show_default=True,
-    envvar="DARL_CUTOFF",
-    show_envvar=True,
-    help="Ranks that nDCG and P count; may be repeated.",
-)
-@click.option(
-    "--relevant-from",
-    type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    envvar="DARL_RELEVANT_FROM",
-    show_envvar=True,
-    help="The lowest grade that counts as relevant in P, MAP and MRR.",
-)
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    envvar="DARL_EVALUATION",
-    show_envvar=True,
-    help="Folder for evaluation.json, evaluation.html and TREC runs.  [default: nothing is written]",
-)
-@int8_option("Use the quantised graph.")
-@provider_option("Where the graphs run. Without a usable GPU cuda falls back to cpu, and says so.")
-@threads_option()
-@draws_option(2000, most=100_000)
-@seed_option()
-@json_option
+@with_options
 def cli(
-    bundles: tuple[Path, ...], items: tuple[Path, ...], parts: tuple[str, ...], against: tuple[str, ...],
-    depths: tuple[int, ...], first_stage: Path | None, cutoffs: tuple[int, ...], relevant_from: int, out: Path | None,
-    int8: bool, provider: Literal["cpu", "cuda"], threads: int | None, draws: int, seed: int, as_json: bool,
-) -> None:  # fmt: skip
+    bundles: tuple[Path, ...],
+    items: tuple[FilePath, ...] = setting(..., "Items that are judged or retrieved, JSONL.", env="DARL_ITEMS"),
+    parts: tuple[str, ...] = setting(
+        ...,
+        "A judged part, JSONL. The part 'id' is like the training's, every other name is an OOD "
+        "part; a file alone is 'id'.",
+        env="DARL_JUDGMENTS",
+        flag="--judgments",
+        metavar="[NAME=]FILE",
+    ),
+    against: tuple[str, ...] = setting(
+        (),
+        "Compare with this, query by query: cosine (of the first bundle's encoder), bm25, int8 (the first bundle's "
+        "quantised graph), another bundle, or a TREC run file.",
+        env="DARL_AGAINST",
+        metavar="NAME|BUNDLE|RUN",
+    ),
+    depths: tuple[int, ...] = setting(
+        (),
+        "Also rerank so many items of a first stage.  [default: 0 5 10 20 50 100 with --run]",
+        least=0,
+        most=10_000,
+        env="DARL_DEPTH",
+        flag="--depth",
+    ),
+    first_stage: FilePath | None = setting(
+        None,
+        "The first stage's order for --depth, a TREC run file.  [default: BM25 over the items]",
+        env="DARL_FIRST_STAGE",
+        flag="--run",
+    ),
+    cutoffs: tuple[int, ...] = setting(
+        (3, 10), "Ranks that nDCG and P count.", least=1, most=1000, env="DARL_CUTOFF", flag="--cutoff"
+    ),
+    relevant_from: int = setting(
+        1, "The lowest grade that counts as relevant in P, MAP and MRR.", least=1, env="DARL_RELEVANT_FROM"
+    ),
+    out: Path | None = setting(
+        None,
+        "Folder for evaluation.json, evaluation.html and TREC runs.  [default: nothing is written]",
+        env="DARL_EVALUATION",
+    ),
+    int8: bool = setting(False, "Use the quantised graph.", env="DARL_INT8"),
+    provider: Provider = setting(
+        "cpu", "Where the graphs run. Without a usable GPU cuda falls back to cpu, and says so.", env="DARL_PROVIDER"
+    ),
+    threads: int | None = THREADS,
+    draws: int = setting(
+        2000, "Resamples of every interval, sign patterns of every p-value.", least=100, most=100_000, env="DARL_DRAWS"
+    ),
+    seed: int = SEED,
+    as_json: bool = JSON,
+) -> None:
     """Measure bundles on judged queries: ranking, grades, calibration, OOD, with intervals.
 
     BUNDLE is scored with the graph that will serve; a finished training run is taken as well, and scored by

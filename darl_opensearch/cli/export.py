@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from darl_opensearch.cli.output import emit, json_option, progress_line
+from darl_opensearch.cli.output import emit, progress_line
+from darl_opensearch.cli.shared import JSON
 from darl_opensearch.errors import load
+from darl_opensearch.settings import FolderPath, setting
+from darl_opensearch.settings.options import with_options
 
 if TYPE_CHECKING:
     from darl_opensearch.bundle import Bundle
@@ -16,29 +19,21 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option(
-    "--data",
-    type=click.Path(file_okay=False, path_type=Path),
-    envvar="DARL_DATA_ROOT",
-    show_envvar=True,
-    help="Folder that the configuration's paths are relative to.  [default: where darl.toml was]",
-)
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    envvar="DARL_BUNDLE",
-    show_envvar=True,
-    help="Folder of the bundle.  [default: RUN/bundle]",
-)
-@click.option("--int8/--no-int8", default=True, show_default=True, help="Also write the quantised graph.")
-@click.option(
-    "--checkpoint/--no-checkpoint",
-    default=True,
-    show_default=True,
-    help="Keep what the next cycle's training starts from.",
-)
-@json_option
-def cli(run: Path, data: Path | None, out: Path | None, int8: bool, checkpoint: bool, as_json: bool) -> None:
+@with_options
+def cli(
+    run: Path,
+    data: FolderPath | None = setting(
+        None,
+        "Folder that the configuration's paths are relative to.  [default: where darl.toml was]",
+        env="DARL_DATA_ROOT",
+    ),
+    out: FolderPath | None = setting(None, "Folder of the bundle.  [default: RUN/bundle]", env="DARL_BUNDLE"),
+    int8: bool = setting(True, "Also write the quantised graph.", flag="--int8/--no-int8"),
+    checkpoint: bool = setting(
+        True, "Keep what the next cycle's training starts from.", flag="--checkpoint/--no-checkpoint"
+    ),
+    as_json: bool = JSON,
+) -> None:
     """Turn the finished training run in folder RUN into a bundle.
 
     The graph goes through Optimum, is compared with torch within the contract's bounds, and is written only

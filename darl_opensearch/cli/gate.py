@@ -8,120 +8,78 @@ from typing import Literal
 
 import click
 
-from darl_opensearch.cli.output import emit, json_option, progress_line
-from darl_opensearch.cli.scoring_options import draws_option, int8_option, provider_option, seed_option, threads_option
+from darl_opensearch.cli.output import emit, progress_line
+from darl_opensearch.cli.shared import JSON, SEED, THREADS
 from darl_opensearch.errors import GateRefused, load
 from darl_opensearch.io.writing import write_file
-
-FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+from darl_opensearch.scoring.runtime import Provider
+from darl_opensearch.settings import FilePath, InputFile, setting
+from darl_opensearch.settings.options import with_options
 
 
 @click.command()
 @click.argument("old", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("new", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option(
-    "--items",
-    type=FILE,
-    multiple=True,
-    required=True,
-    envvar="DARL_ITEMS",
-    show_envvar=True,
-    help="Items that are judged, JSONL; may be repeated.",
-)
-@click.option(
-    "--id",
-    "id_test",
-    type=FILE,
-    required=True,
-    envvar="DARL_GATE_ID",
-    show_envvar=True,
-    help="Judgments of held-out queries like the training's, JSONL.",
-)
-@click.option(
-    "--control",
-    type=FILE,
-    required=True,
-    envvar="DARL_GATE_CONTROL",
-    show_envvar=True,
-    help="Judgments of the control arm, JSONL: a random sample of traffic, never trained on.",
-)
-@click.option(
-    "--train",
-    type=FILE,
-    multiple=True,
-    envvar="DARL_GATE_TRAIN",
-    show_envvar=True,
-    help="Judgments that NEW was trained on, to see that no query of --id or --control is among them; may be repeated.",
-)
-@click.option(
-    "--measure",
-    default="ndcg@10",
-    show_default=True,
-    envvar="DARL_GATE_MEASURE",
-    show_envvar=True,
-    help="What decides: ndcg@C, p@C, ap, rr, or rps (of the grades; lower is better).",
-)
-@click.option(
-    "--tolerance",
-    type=click.FloatRange(min=0),
-    default=0.01,
-    show_default=True,
-    envvar="DARL_GATE_TOLERANCE",
-    show_envvar=True,
-    help="Loss of it on --id that is none: the lower end of the interval must stay above minus this.",
-)
-@click.option(
-    "--min-queries",
-    type=click.IntRange(2),
-    default=30,
-    show_default=True,
-    envvar="DARL_GATE_MIN_QUERIES",
-    show_envvar=True,
-    help="Queries with a value below which a part decides nothing.",
-)
-@click.option(
-    "--relevant-from",
-    type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    envvar="DARL_RELEVANT_FROM",
-    show_envvar=True,
-    help="The lowest grade that counts as relevant in p@C, ap and rr.",
-)
-@click.option(
-    "--allow",
-    type=click.Choice(["query", "near-query"]),
-    multiple=True,
-    envvar="DARL_GATE_ALLOW",
-    show_envvar=True,
-    help="What --train may share with the other parts; may be repeated.",
-)
-@click.option(
-    "--changed",
-    default="",
-    metavar="WHY",
-    envvar="DARL_GATE_CHANGED",
-    show_envvar=True,
-    help="Why NEW may have other grades, or another template, than OLD; without a reason it may not.",
-)
-@int8_option("Use the quantised graphs.")
-@provider_option("Where the graphs run.")
-@threads_option()
-@draws_option(10_000, most=1_000_000)
-@seed_option()
-@click.option(
-    "--out",
-    type=click.Path(dir_okay=False, path_type=Path),
-    envvar="DARL_GATE_OUT",
-    show_envvar=True,
-    help="Also write the JSON object to this file: darl release --gate takes it.",
-)
-@json_option
+@with_options
 def cli(
-    old: Path, new: Path, items: tuple[Path, ...], id_test: Path, control: Path, train: tuple[Path, ...], measure: str,
-    tolerance: float, min_queries: int, relevant_from: int, allow: tuple[str, ...], changed: str, int8: bool,
-    provider: Literal["cpu", "cuda"], threads: int | None, draws: int, seed: int, out: Path | None, as_json: bool,
-) -> None:  # fmt: skip
+    old: Path,
+    new: Path,
+    items: tuple[InputFile, ...] = setting(..., "Items that are judged, JSONL.", env="DARL_ITEMS"),
+    id_test: InputFile = setting(
+        ..., "Judgments of held-out queries like the training's, JSONL.", env="DARL_GATE_ID", flag="--id"
+    ),
+    control: InputFile = setting(
+        ...,
+        "Judgments of the control arm, JSONL: a random sample of traffic, never trained on.",
+        env="DARL_GATE_CONTROL",
+    ),
+    train: tuple[InputFile, ...] = setting(
+        (),
+        "Judgments that NEW was trained on, to see that no query of --id or --control is among them.",
+        env="DARL_GATE_TRAIN",
+    ),
+    measure: str = setting(
+        "ndcg@10",
+        "What decides: ndcg@C, p@C, ap, rr, or rps (of the grades; lower is better).",
+        env="DARL_GATE_MEASURE",
+    ),
+    tolerance: float = setting(
+        0.01,
+        "Loss of it on --id that is none: the lower end of the interval must stay above minus this.",
+        least=0,
+        env="DARL_GATE_TOLERANCE",
+    ),
+    min_queries: int = setting(
+        30, "Queries with a value below which a part decides nothing.", least=2, env="DARL_GATE_MIN_QUERIES"
+    ),
+    relevant_from: int = setting(
+        1, "The lowest grade that counts as relevant in p@C, ap and rr.", least=1, env="DARL_RELEVANT_FROM"
+    ),
+    allow: tuple[Literal["query", "near-query"], ...] = setting(
+        (), "What --train may share with the other parts.", env="DARL_GATE_ALLOW"
+    ),
+    changed: str = setting(
+        "",
+        "Why NEW may have other grades, or another template, than OLD; without a reason it may not.",
+        env="DARL_GATE_CHANGED",
+        metavar="WHY",
+    ),
+    int8: bool = setting(False, "Use the quantised graphs.", env="DARL_INT8"),
+    provider: Provider = setting("cpu", "Where the graphs run.", env="DARL_PROVIDER"),
+    threads: int | None = THREADS,
+    draws: int = setting(
+        10_000,
+        "Resamples of every interval, sign patterns of every p-value.",
+        least=100,
+        most=1_000_000,
+        env="DARL_DRAWS",
+    ),
+    seed: int = SEED,
+    out: FilePath | None = setting(
+        None, "Also write the JSON object to this file: darl release --gate takes it.", env="DARL_GATE_OUT"
+    ),
+    as_json: bool = JSON,
+) -> None:
     """Decide whether bundle NEW may take the place of bundle OLD.
 
     Both score the judged pairs with the graphs that serve. Yes needs: no loss on --id beyond the tolerance, a gain on

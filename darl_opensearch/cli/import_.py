@@ -3,74 +3,50 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
-from darl_opensearch.cli.output import emit, json_option, note
+from darl_opensearch.cli.output import emit, note
+from darl_opensearch.cli.shared import JSON
 from darl_opensearch.errors import UsageError, load, one_line
+from darl_opensearch.settings import FolderPath, setting
+from darl_opensearch.settings.options import with_options
 
 
 @click.command()
 @click.argument("format_", metavar="FORMAT")
 @click.argument("paths", metavar="PATHS...", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    envvar="DARL_IMPORT_OUT",
-    show_envvar=True,
-    help="The folder to make. Needed but for --dry-run.",
-)
-@click.option(
-    "--set",
-    "params",
-    multiple=True,
-    metavar="KEY=VALUE",
-    envvar="DARL_IMPORT_SET",
-    show_envvar=True,
-    help="Set a parameter of the format (docs/data.md lists them); may be repeated.",
-)
-@click.option(
-    "--field",
-    "fields",
-    multiple=True,
-    metavar="OURS=THEIRS",
-    envvar="DARL_IMPORT_FIELD",
-    show_envvar=True,
-    help="What a field is called in your files, such as query=q, or items.id=sku for one file; may be repeated.",
-)
-@click.option(
-    "--repeats",
-    type=click.Choice(["refuse", "first", "highest", "lowest"]),
-    default="refuse",
-    show_default=True,
-    envvar="DARL_IMPORT_REPEATS",
-    show_envvar=True,
-    help="What becomes of a pair with two grades.",
-)
-@click.option(
-    "--missing",
-    type=click.Choice(["refuse", "drop"]),
-    default="refuse",
-    show_default=True,
-    envvar="DARL_IMPORT_MISSING",
-    show_envvar=True,
-    help="What becomes of a judgment whose item is not there, and of an item without text.",
-)
-@click.option("--name", envvar="DARL_IMPORT_NAME", show_envvar=True, help="Name of the model.  [default: the folder's]")
-@click.option("--dry-run", is_flag=True, help="Read and check everything, print counts, write nothing.")
-@json_option
+@with_options
 def cli(
     format_: str,
     paths: tuple[Path, ...],
-    out: Path | None,
-    params: tuple[str, ...],
-    fields: tuple[str, ...],
-    repeats: str,
-    missing: str,
-    name: str | None,
-    dry_run: bool,
-    as_json: bool,
+    out: FolderPath | None = setting(None, "The folder to make. Needed but for --dry-run.", env="DARL_IMPORT_OUT"),
+    params: tuple[str, ...] = setting(
+        (),
+        "Set a parameter of the format (docs/data.md lists them).",
+        env="DARL_IMPORT_SET",
+        flag="--set",
+        metavar="KEY=VALUE",
+    ),
+    fields: tuple[str, ...] = setting(
+        (),
+        "What a field is called in your files, such as query=q, or items.id=sku for one file.",
+        env="DARL_IMPORT_FIELD",
+        flag="--field",
+        metavar="OURS=THEIRS",
+    ),
+    repeats: Literal["refuse", "first", "highest", "lowest"] = setting(
+        "refuse", "What becomes of a pair with two grades.", env="DARL_IMPORT_REPEATS"
+    ),
+    missing: Literal["refuse", "drop"] = setting(
+        "refuse",
+        "What becomes of a judgment whose item is not there, and of an item without text.",
+        env="DARL_IMPORT_MISSING",
+    ),
+    name: str | None = setting(None, "Name of the model.  [default: the folder's]", env="DARL_IMPORT_NAME"),
+    dry_run: bool = setting(False, "Read and check everything, print counts, write nothing."),
+    as_json: bool = JSON,
 ) -> None:
     """Turn judgments of another FORMAT into a folder that darl train reads.
 

@@ -3,43 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from darl_opensearch.cli.cluster_options import cluster_options, dry_run_option
-from darl_opensearch.cli.output import emit, emit_calls, json_option, progress_line
-
-if TYPE_CHECKING:
-    from darl_opensearch.connect import ClusterOptions
+from darl_opensearch.cli.output import emit, emit_calls, progress_line
+from darl_opensearch.cli.shared import CLUSTER, DRY_RUN, JSON, bundle_argument
+from darl_opensearch.connect import ClusterOptions
+from darl_opensearch.settings import setting
+from darl_opensearch.settings.options import with_options
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path), envvar="DARL_BUNDLE")
+@bundle_argument
 @click.argument("items", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@cluster_options
-@click.option("--index", required=True, envvar="DARL_INDEX", show_envvar=True, help="The index to load into.")
-@click.option("--recreate", is_flag=True, help="Delete the index first.")
-@click.option(
-    "--shards",
-    type=click.IntRange(1, 100),
-    default=1,
-    show_default=True,
-    envvar="DARL_SHARDS",
-    show_envvar=True,
-    help="Primary shards of a new index.",
-)
-@dry_run_option
-@json_option
+@with_options
 def cli(
     bundle: Path,
     items: Path,
-    cluster: ClusterOptions,
-    index: str,
-    recreate: bool,
-    shards: int,
-    dry_run: bool,
-    as_json: bool,
+    cluster: ClusterOptions = CLUSTER,
+    index: str = setting(..., "The index to load into.", env="DARL_INDEX"),
+    recreate: bool = setting(False, "Delete the index first."),
+    shards: int = setting(1, "Primary shards of a new index.", least=1, most=100, env="DARL_SHARDS"),
+    dry_run: bool = DRY_RUN,
+    as_json: bool = JSON,
 ) -> None:
     """Render ITEMS (JSONL, one item a line; .gz too) by BUNDLE's template and load them.
 

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from darl_opensearch.cli.output import emit, json_option, note, progress_line
-from darl_opensearch.cli.scoring_options import seed_option
+from darl_opensearch.cli.output import emit, note, progress_line
+from darl_opensearch.cli.shared import JSON
 from darl_opensearch.errors import UsageError, load
+from darl_opensearch.settings import FolderPath, InputFile, InputFolder, setting
+from darl_opensearch.settings.options import with_options
 
 if TYPE_CHECKING:
     from darl_opensearch.scores import GradeScale
@@ -21,132 +23,80 @@ _MARKS = {"used": "used", "unscored": "used without a score", "refused": "refuse
 
 @click.command()
 @click.argument("tasks", metavar="TASKS...", nargs=-1, required=True, type=_FILE)
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    required=True,
-    envvar="DARL_JUDGE_OUT",
-    show_envvar=True,
-    help="Folder of the work. Given again, it goes on there.",
-)
-@click.option(
-    "--judge",
-    "judges",
-    metavar="NAME[:LABEL]",
-    multiple=True,
-    envvar="DARL_JUDGE",
-    show_envvar=True,
-    help="Who judges: file, web, llm, judgments, workbench or ubi; may be repeated, two of a kind with labels "
-    "(llm:a).  [default: file]",
-)
-@click.option(
-    "--set",
-    "params",
-    metavar="JUDGE.KEY=VALUE",
-    multiple=True,
-    envvar="DARL_JUDGE_SET",
-    show_envvar=True,
-    help="Set a parameter of a judge (docs/judging.md lists them); may be repeated.",
-)
-@click.option("--web", is_flag=True, envvar="DARL_JUDGE_WEB", show_envvar=True,
-              help="Serve the labelling page until it is stopped, then go on with what was answered.")  # fmt: skip
-@click.option(
-    "--port",
-    type=click.IntRange(0, 65_535),
-    default=8766,
-    show_default=True,
-    envvar="DARL_JUDGE_PORT",
-    show_envvar=True,
-    help="With --web: where the page listens, on 127.0.0.1 only; 0: any free port.",
-)
-@click.option(
-    "--rater",
-    "raters",
-    metavar="NAME",
-    multiple=True,
-    envvar="DARL_RATER",
-    show_envvar=True,
-    help="With --web: who has to answer everything; may be repeated. The first is who answers where the address has "
-    "no ?rater=.  [default: whoever comes]",
-)
-@click.option(
-    "--answers",
-    type=_FILE,
-    envvar="DARL_ANSWERS",
-    show_envvar=True,
-    help="Judgments that are there already, JSONL: the judge 'judgments'.",
-)
-@click.option(
-    "--gold",
-    type=_FILE,
-    envvar="DARL_GOLD",
-    show_envvar=True,
-    help="Judgments with known grades, JSONL, on which judges are scored first.",
-)
-@click.option(
-    "--items",
-    type=_FILE,
-    multiple=True,
-    envvar="DARL_ITEMS",
-    show_envvar=True,
-    help="Items whose text gold needs, JSONL, rendered by --bundle; may be repeated.",
-)
-@click.option(
-    "--bundle",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    envvar="DARL_BUNDLE",
-    show_envvar=True,
-    help="The model: its grades and its item template.",
-)
-@click.option(
-    "--grades",
-    metavar="NAME,NAME,...",
-    envvar="DARL_GRADES",
-    show_envvar=True,
-    help="Names of the grades, lowest first.  [default: the bundle's]",
-)
-@click.option(
-    "--guideline",
-    type=_FILE,
-    envvar="DARL_GUIDELINE",
-    show_envvar=True,
-    help="Markdown that says what each grade means; people and LLMs are shown it.",
-)
-@click.option(
-    "--gold-pairs",
-    type=click.IntRange(0),
-    envvar="DARL_GOLD_PAIRS",
-    show_envvar=True,
-    help="Most gold pairs mixed among the tasks of people and LLMs.  [default: 60]",
-)
-@click.option(
-    "--min-kappa",
-    type=click.FloatRange(-1, 1, max_open=True),
-    envvar="DARL_MIN_KAPPA",
-    show_envvar=True,
-    help="Refuse a judge whose quadratic kappa with gold has a lower bound below this.  [default: 0.4]",
-)
-@click.option(
-    "--trust",
-    "trusted",
-    metavar="JUDGE",
-    multiple=True,
-    envvar="DARL_TRUST",
-    show_envvar=True,
-    help="Use this judge even where there is too little gold to score it; may be repeated. People and 'judgments' "
-    "always may.",
-)
-@click.option("--partial", is_flag=True, envvar="DARL_PARTIAL", show_envvar=True,
-              help="Use what people have answered so far.")  # fmt: skip
-@seed_option("Seed of the order, the gold drawn and the intervals.")
-@click.option("--dry-run", is_flag=True, help="Read everything, print pairs, calls and cost, ask nobody.")
-@json_option
+@with_options
 def cli(
-    tasks: tuple[Path, ...], out: Path, judges: tuple[str, ...], params: tuple[str, ...], web: bool, port: int,
-    raters: tuple[str, ...], answers: Path | None, gold: Path | None, items: tuple[Path, ...], bundle: Path | None,
-    grades: str | None, guideline: Path | None, gold_pairs: int | None, min_kappa: float | None,
-    trusted: tuple[str, ...], partial: bool, seed: int, dry_run: bool, as_json: bool,
-) -> None:  # fmt: skip
+    tasks: tuple[Path, ...],
+    out: FolderPath = setting(..., "Folder of the work. Given again, it goes on there.", env="DARL_JUDGE_OUT"),
+    judges: tuple[str, ...] = setting(
+        (),
+        "Who judges: file, web, llm, judgments, workbench or ubi, two of a kind with labels (llm:a).  [default: file]",
+        env="DARL_JUDGE",
+        flag="--judge",
+        metavar="NAME[:LABEL]",
+    ),
+    params: tuple[str, ...] = setting(
+        (),
+        "Set a parameter of a judge (docs/judging.md lists them).",
+        env="DARL_JUDGE_SET",
+        flag="--set",
+        metavar="JUDGE.KEY=VALUE",
+    ),
+    web: bool = setting(
+        False, "Serve the labelling page until it is stopped, then go on with what was answered.", env="DARL_JUDGE_WEB"
+    ),
+    port: int = setting(
+        8766,
+        "With --web: where the page listens, on 127.0.0.1 only; 0: any free port.",
+        least=0,
+        most=65_535,
+        env="DARL_JUDGE_PORT",
+    ),
+    raters: tuple[str, ...] = setting(
+        (),
+        "With --web: who has to answer everything. The first is who answers where the address has "
+        "no ?rater=.  [default: whoever comes]",
+        env="DARL_RATER",
+        flag="--rater",
+        metavar="NAME",
+    ),
+    answers: InputFile | None = setting(
+        None, "Judgments that are there already, JSONL: the judge 'judgments'.", env="DARL_ANSWERS"
+    ),
+    gold: InputFile | None = setting(
+        None, "Judgments with known grades, JSONL, on which judges are scored first.", env="DARL_GOLD"
+    ),
+    items: tuple[InputFile, ...] = setting(
+        (), "Items whose text gold needs, JSONL, rendered by --bundle.", env="DARL_ITEMS"
+    ),
+    bundle: InputFolder | None = setting(None, "The model: its grades and its item template.", env="DARL_BUNDLE"),
+    grades: str | None = setting(
+        None, "Names of the grades, lowest first.  [default: the bundle's]", env="DARL_GRADES", metavar="NAME,NAME,..."
+    ),
+    guideline: InputFile | None = setting(
+        None, "Markdown that says what each grade means; people and LLMs are shown it.", env="DARL_GUIDELINE"
+    ),
+    gold_pairs: int | None = setting(
+        None, "Most gold pairs mixed among the tasks of people and LLMs.  [default: 60]", least=0, env="DARL_GOLD_PAIRS"
+    ),
+    min_kappa: float | None = setting(
+        None,
+        "Refuse a judge whose quadratic kappa with gold has a lower bound below this.  [default: 0.4]",
+        least=-1,
+        below=1,
+        env="DARL_MIN_KAPPA",
+    ),
+    trusted: tuple[str, ...] = setting(
+        (),
+        "Use this judge even where there is too little gold to score it. People and 'judgments' always may.",
+        env="DARL_TRUST",
+        flag="--trust",
+        metavar="JUDGE",
+    ),
+    partial: bool = setting(False, "Use what people have answered so far.", env="DARL_PARTIAL"),
+    seed: int = setting(0, "Seed of the order, the gold drawn and the intervals.", least=0, env="DARL_SEED"),
+    dry_run: bool = setting(False, "Read everything, print pairs, calls and cost, ask nobody."),
+    as_json: bool = JSON,
+) -> None:
     """Have selected pairs judged: by people, by an LLM, or from judgments and clicks that are there.
 
     TASKS are files that darl select writes. Judges are scored on gold first, and refused where they disagree with

@@ -11,95 +11,55 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from darl_opensearch.cli.cluster_options import cluster_options
-from darl_opensearch.cli.output import emit, json_option, progress
-from darl_opensearch.cli.scoring_options import seed_option
+from darl_opensearch.cli.output import emit, progress
+from darl_opensearch.cli.shared import CLUSTER, JSON
+from darl_opensearch.connect import ClusterOptions
 from darl_opensearch.errors import UsageError, load
+from darl_opensearch.settings import FilePath, InputFolder, setting
+from darl_opensearch.settings.options import with_options
 
 if TYPE_CHECKING:
     from darl_opensearch.bundle import Bundle
-    from darl_opensearch.connect import ClusterOptions
 
 
 @click.command()
 @click.argument("config", type=click.Path(dir_okay=False, path_type=Path), default="darl.toml")
-@click.option(
-    "--out",
-    type=click.Path(dir_okay=False, path_type=Path),
-    envvar="DARL_MINE_OUT",
-    show_envvar=True,
-    help="JSONL to write; a file that is there is replaced. Needed but for --dry-run.",
-)
-@click.option(
-    "--index",
-    envvar="DARL_INDEX",
-    show_envvar=True,
-    help="The index to search, filled by darl index.  [default: BM25 over the items on this machine]",
-)
-@cluster_options
-@click.option(
-    "--bundle",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    envvar="DARL_BUNDLE",
-    show_envvar=True,
-    help="Drop what this bundle scores too close to the judged positives.",
-)
-@click.option(
-    "--max-share",
-    type=click.FloatRange(0, 1, min_open=True),
-    default=0.95,
-    show_default=True,
-    envvar="DARL_MINE_MAX_SHARE",
-    show_envvar=True,
-    help="With --bundle: most a negative may score, as a share of the lowest score among the best judged items.",
-)
-@click.option(
-    "--depth",
-    type=click.IntRange(1, 10_000),
-    default=100,
-    show_default=True,
-    envvar="DARL_MINE_DEPTH",
-    show_envvar=True,
-    help="Hits looked at for a query.",
-)
-@click.option(
-    "--skip-top",
-    type=click.IntRange(0),
-    default=0,
-    show_default=True,
-    envvar="DARL_MINE_SKIP_TOP",
-    show_envvar=True,
-    help="First hits that are passed over: the likeliest to be relevant though nobody judged them.",
-)
-@click.option(
-    "--per-query",
-    type=click.IntRange(1),
-    default=4,
-    show_default=True,
-    envvar="DARL_MINE_PER_QUERY",
-    show_envvar=True,
-    help="Most negatives of a query, drawn from the rest of the hits.",
-)
-@seed_option("Seed of the draw.", negative=True)
-@click.option(
-    "--with-judged", is_flag=True, help="Write the judgments first: the file then takes their place in darl.toml."
-)
-@click.option("--dry-run", is_flag=True, help="Mine and count, write nothing.")
-@json_option
+@with_options
 def cli(
     config: Path,
-    out: Path | None,
-    index: str | None,
-    cluster: ClusterOptions,
-    bundle: Path | None,
-    max_share: float,
-    depth: int,
-    skip_top: int,
-    per_query: int,
-    seed: int,
-    with_judged: bool,
-    dry_run: bool,
-    as_json: bool,
+    out: FilePath | None = setting(
+        None, "JSONL to write; a file that is there is replaced. Needed but for --dry-run.", env="DARL_MINE_OUT"
+    ),
+    index: str | None = setting(
+        None,
+        "The index to search, filled by darl index.  [default: BM25 over the items on this machine]",
+        env="DARL_INDEX",
+    ),
+    cluster: ClusterOptions = CLUSTER,
+    bundle: InputFolder | None = setting(
+        None, "Drop what this bundle scores too close to the judged positives.", env="DARL_BUNDLE"
+    ),
+    max_share: float = setting(
+        0.95,
+        "With --bundle: most a negative may score, as a share of the lowest score among the best judged items.",
+        above=0,
+        most=1,
+        env="DARL_MINE_MAX_SHARE",
+    ),
+    depth: int = setting(100, "Hits looked at for a query.", least=1, most=10_000, env="DARL_MINE_DEPTH"),
+    skip_top: int = setting(
+        0,
+        "First hits that are passed over: the likeliest to be relevant though nobody judged them.",
+        least=0,
+        env="DARL_MINE_SKIP_TOP",
+    ),
+    per_query: int = setting(
+        4, "Most negatives of a query, drawn from the rest of the hits.", least=1, env="DARL_MINE_PER_QUERY"
+    ),
+    seed: int = setting(0, "Seed of the draw.", env="DARL_SEED"),
+    with_judged: bool = setting(False, "Write the judgments first: the file then takes their place in darl.toml."),
+    dry_run: bool = setting(False, "Mine and count, write nothing."),
+    as_json: bool = JSON,
 ) -> None:
     """Find hard negatives: what a first stage finds for the judged queries of CONFIG (darl.toml), unjudged.
 

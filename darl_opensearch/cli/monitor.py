@@ -11,105 +11,65 @@ from typing import TYPE_CHECKING
 
 import click
 
-from darl_opensearch.cli.cluster_options import cluster_options, stream_option
-from darl_opensearch.cli.output import emit, json_option, progress_line
-from darl_opensearch.cli.times import since_callback
+from darl_opensearch.cli.output import emit, progress_line
+from darl_opensearch.cli.shared import CLUSTER, JSON, STREAM, parse_since
+from darl_opensearch.connect import ClusterOptions
 from darl_opensearch.errors import GateRefused
 from darl_opensearch.io.writing import write_file
+from darl_opensearch.settings import FilePath, InputFolder, setting
+from darl_opensearch.settings.options import with_options
 
 if TYPE_CHECKING:
-    from darl_opensearch.connect import ClusterOptions
     from darl_opensearch.monitor import MonitorReport
     from darl_opensearch.monitor.drift import DriftConfig, DriftReport
     from darl_opensearch.ood.store import OodStore
 
 
 @click.command()
-@click.option(
-    "--spool",
-    envvar=["DARL_SPOOL", "DARL_OOD_LOG"],  # the second is what darl serve calls it
-    show_envvar=True,
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Read this spool. With --url as well: read the cluster, and the spool's losses.",
-)
-@cluster_options
-@stream_option
-@click.option(
-    "--since", callback=since_callback, metavar="SPAN", help="From when: 30m, 12h, 7d, 4w or a date. All by default."
-)
-@click.option(
-    "--top", type=click.IntRange(0), default=10, show_default=True, help="Number of most OOD queries to list."
-)
-@click.option(
-    "--bundle",
-    envvar="DARL_MONITOR_BUNDLE",
-    show_envvar=True,
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Also test the features of its version's traffic against the reference in this bundle.",
-)
-@click.option(
-    "--window",
-    envvar="DARL_MONITOR_WINDOW",
-    show_envvar=True,
-    default="",
-    metavar="SPAN|N",
-    help="Test windows of this span (12h, 1d, 1w) or of N requests, each apart. All in one by default.",
-)
-@click.option(
-    "--one-in",
-    envvar="DARL_MONITOR_ONE_IN",
-    show_envvar=True,
-    type=click.IntRange(2, 1000),
-    default=100,
-    show_default=True,
-    help="One false alarm in so many windows without drift.",
-)
-@click.option(
-    "--min-queries",
-    envvar="DARL_MONITOR_MIN_QUERIES",
-    show_envvar=True,
-    type=click.IntRange(10),
-    default=30,
-    show_default=True,
-    help="Fewest queries that a test is made with.",
-)
-@click.option(
-    "--index",
-    envvar="DARL_MONITOR_INDEX",
-    show_envvar=True,
-    help="Index of the cluster at --url to take item texts from that were not logged.",
-)
-@click.option(
-    "--html",
-    envvar="DARL_MONITOR_HTML",
-    show_envvar=True,
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Also write a page with charts to this file; it needs neither network nor script.",
-)
-@click.option(
-    "--fail-on-drift",
-    is_flag=True,
-    envvar="DARL_MONITOR_FAIL_ON_DRIFT",
-    show_envvar=True,
-    help="Exit with 3 when the latest window that was tested has drifted.",
-)
-@json_option
+@with_options
 @click.pass_context
 def cli(
     ctx: click.Context,
-    spool: Path | None,
-    cluster: ClusterOptions,
-    stream: str,
-    since: datetime | None,
-    top: int,
-    bundle: Path | None,
-    window: str,
-    one_in: int,
-    min_queries: int,
-    index: str | None,
-    html: Path | None,
-    fail_on_drift: bool,
-    as_json: bool,
+    spool: FilePath | None = setting(
+        None,
+        "Read this spool. With --url as well: read the cluster, and the spool's losses.",
+        env=("DARL_SPOOL", "DARL_OOD_LOG"),
+    ),
+    cluster: ClusterOptions = CLUSTER,
+    stream: str = STREAM,
+    since: datetime | None = setting(
+        None, "From when: 30m, 12h, 7d, 4w or a date. All by default.", metavar="SPAN", parse=parse_since
+    ),
+    top: int = setting(10, "Number of most OOD queries to list.", least=0),
+    bundle: InputFolder | None = setting(
+        None,
+        "Also test the features of its version's traffic against the reference in this bundle.",
+        env="DARL_MONITOR_BUNDLE",
+    ),
+    window: str = setting(
+        "",
+        "Test windows of this span (12h, 1d, 1w) or of N requests, each apart. All in one by default.",
+        env="DARL_MONITOR_WINDOW",
+        metavar="SPAN|N",
+    ),
+    one_in: int = setting(
+        100, "One false alarm in so many windows without drift.", least=2, most=1000, env="DARL_MONITOR_ONE_IN"
+    ),
+    min_queries: int = setting(
+        30, "Fewest queries that a test is made with.", least=10, env="DARL_MONITOR_MIN_QUERIES"
+    ),
+    index: str | None = setting(
+        None, "Index of the cluster at --url to take item texts from that were not logged.", env="DARL_MONITOR_INDEX"
+    ),
+    html: FilePath | None = setting(
+        None,
+        "Also write a page with charts to this file; it needs neither network nor script.",
+        env="DARL_MONITOR_HTML",
+    ),
+    fail_on_drift: bool = setting(
+        False, "Exit with 3 when the latest window that was tested has drifted.", env="DARL_MONITOR_FAIL_ON_DRIFT"
+    ),
+    as_json: bool = JSON,
 ) -> None:
     """Report out-of-distribution traffic from the log, and test it for drift.
 

@@ -4,32 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Literal
 
 import click
 from rich.console import Console
 
-from darl_opensearch.cli.output import emit, json_option, note
+from darl_opensearch.cli.output import emit, note
+from darl_opensearch.cli.shared import JSON
 from darl_opensearch.node import NodeSpec, NodeStatus, down, status, up
 from darl_opensearch.node.cache import Report
+from darl_opensearch.settings import FolderPath, setting
+from darl_opensearch.settings.options import with_options
 
-port_option = click.option(
-    "--port",
-    type=click.IntRange(1, 65535),
-    default=9200,
-    show_default=True,
-    envvar="DARL_NODE_PORT",
-    show_envvar=True,
-    help="HTTP port on 127.0.0.1; it also names the node.",
-)
-cache_option = click.option(
-    "--cache",
-    type=click.Path(file_okay=False, path_type=Path),
-    envvar="DARL_CACHE",
-    show_envvar=True,
-    help="Folder for downloads, node and data.  [default: the user's cache folder]",
-)
+SPEC: Any = setting(..., "the node")
+PORT: Any = setting(9200, "HTTP port on 127.0.0.1; it also names the node.", least=1, most=65535, env="DARL_NODE_PORT")
+CACHE: Any = setting(None, "Folder for downloads, node and data.  [default: the user's cache folder]", env="DARL_CACHE")
 
 
 @click.group()
@@ -42,51 +31,21 @@ def cli() -> None:
 
 
 @cli.command("up")
-@port_option
-@click.option(
-    "--heap",
-    default="2g",
-    show_default=True,
-    envvar="DARL_NODE_HEAP",
-    show_envvar=True,
-    help="Java heap: 2g, 1500m.",
-)
-@click.option(
-    "--timeout",
-    "timeout_s",
-    type=click.FloatRange(min=1),
-    default=180,
-    show_default=True,
-    envvar="DARL_NODE_TIMEOUT",
-    show_envvar=True,
-    help="Seconds it may take to answer once it is started.",
-)
-@click.option(
-    "--with",
-    "engine",
-    type=click.Choice(["auto", "java", "docker"]),
-    default="auto",
-    show_default=True,
-    envvar="DARL_NODE_WITH",
-    show_envvar=True,
-    help="How to run it; auto prefers Java.",
-)
-@click.option(
-    "--user",
-    envvar="DARL_NODE_USER",
-    show_envvar=True,
-    help="User to run it as when started by root.  [default: nobody]",
-)
-@cache_option
-@json_option
+@with_options
 def up_command(
-    port: int,
-    heap: str,
-    timeout_s: float,
-    engine: Literal["auto", "java", "docker"],
-    user: str | None,
-    cache: Path | None,
-    as_json: bool,
+    port: int = PORT,
+    heap: str = setting("2g", "Java heap: 2g, 1500m.", env="DARL_NODE_HEAP"),
+    timeout_s: float = setting(
+        180.0, "Seconds it may take to answer once it is started.", least=1, env="DARL_NODE_TIMEOUT", flag="--timeout"
+    ),
+    engine: Literal["auto", "java", "docker"] = setting(
+        "auto", "How to run it; auto prefers Java.", env="DARL_NODE_WITH", flag="--with"
+    ),
+    user: str | None = setting(
+        None, "User to run it as when started by root.  [default: nobody]", env="DARL_NODE_USER"
+    ),
+    cache: FolderPath | None = CACHE,
+    as_json: bool = JSON,
 ) -> None:
     """Start a node and wait until it answers; assemble it first if need be.
 
@@ -99,19 +58,14 @@ def up_command(
 
 
 @cli.command("down")
-@port_option
-@click.option("--purge", is_flag=True, help="Delete its data, logs and configuration too.")
-@click.option(
-    "--timeout",
-    "timeout_s",
-    type=click.FloatRange(min=0),
-    default=30,
-    show_default=True,
-    help="Seconds it may take before it is killed.",
-)
-@cache_option
-@json_option
-def down_command(port: int, purge: bool, timeout_s: float, cache: Path | None, as_json: bool) -> None:
+@with_options
+def down_command(
+    port: int = PORT,
+    purge: bool = setting(False, "Delete its data, logs and configuration too."),
+    timeout_s: float = setting(30.0, "Seconds it may take before it is killed.", least=0, flag="--timeout"),
+    cache: FolderPath | None = CACHE,
+    as_json: bool = JSON,
+) -> None:
     """Stop a node, and every process of it.
 
     Exit code 0 also when it did not run.
@@ -122,10 +76,12 @@ def down_command(port: int, purge: bool, timeout_s: float, cache: Path | None, a
 
 
 @cli.command("status")
-@port_option
-@cache_option
-@json_option
-def status_command(port: int, cache: Path | None, as_json: bool) -> None:
+@with_options
+def status_command(
+    port: int = PORT,
+    cache: FolderPath | None = CACHE,
+    as_json: bool = JSON,
+) -> None:
     """Say whether a node runs, where, and with which plugins.
 
     Exit code 0 when it answers, 1 when it is stopped or still starting.

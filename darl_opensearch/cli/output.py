@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -22,17 +22,6 @@ from rich.progress import (
 
 if TYPE_CHECKING:
     from darl_opensearch.cluster import Call
-
-F = TypeVar("F", bound=Callable[..., Any])
-Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]  # what an option is to a command
-
-
-def json_option(command: F) -> F:
-    """Add ``--json``: one JSON object on stdout and no prose.
-
-    :param command: the function of a click command; it takes ``as_json``.
-    """
-    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object for machines.")(command)
 
 
 def emit(result: dict[str, Any], *, as_json: bool, text: str) -> None:

@@ -4,108 +4,88 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from darl_opensearch.cli.cluster_options import (
-    cluster_options,
-    deploy_timeout_option,
-    dry_run_option,
-    history_option,
-    model_options,
-    note_option,
-    pipeline_option,
+from darl_opensearch.cli.output import emit, emit_calls, note, progress_line
+from darl_opensearch.cli.shared import (
+    CLUSTER,
+    DEPLOY_TIMEOUT,
+    DRY_RUN,
+    HISTORY,
+    JSON,
+    MODEL_PLACE,
+    NOTE,
+    PIPELINE,
+    ModelPlace,
+    bundle_argument,
 )
-from darl_opensearch.cli.output import emit, emit_calls, json_option, note, progress_line
-from darl_opensearch.cli.webhook_option import announce, refusal_announced, webhook_option
+from darl_opensearch.cli.webhook_option import WEBHOOK, announce, refusal_announced
+from darl_opensearch.connect import ClusterOptions
 from darl_opensearch.errors import InputError
+from darl_opensearch.settings import InputFile, setting
+from darl_opensearch.settings.options import with_options
 from darl_opensearch.webhook import Webhook
 
 if TYPE_CHECKING:
-    from darl_opensearch.cluster.connector import ScorerAddress
     from darl_opensearch.cluster.outcome import Release
-    from darl_opensearch.connect import ClusterOptions
 
 MOST_GATE_BYTES = 4 << 20
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path), envvar="DARL_BUNDLE")
-@cluster_options
-@model_options
-@pipeline_option()
-@click.option(
-    "--gate",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    envvar="DARL_GATE",
-    show_envvar=True,
-    help="Report of darl gate --out about this bundle; a no, or another bundle's, refuses the release.",
-)
-@click.option(
-    "--index",
-    envvar="DARL_INDEX",
-    show_envvar=True,
-    help="Index of items to search through the new pipeline before it is in place.",
-)
-@click.option(
-    "--keep",
-    type=click.IntRange(0),
-    default=2,
-    show_default=True,
-    envvar="DARL_KEEP",
-    show_envvar=True,
-    help="Earlier versions that stay deployed; older ones are undeployed, and a rollback deploys them again.",
-)
-@click.option(
-    "--max-k",
-    type=click.IntRange(1, 10_000),
-    envvar="DARL_MAX_K",
-    show_envvar=True,
-    help="Most pairs scored a search.  [default: as the pipeline has it]",
-)
-@click.option(
-    "--oversample",
-    type=click.IntRange(1, 1000),
-    envvar="DARL_OVERSAMPLE",
-    show_envvar=True,
-    help="Candidates fetched for each hit asked for.  [default: as the pipeline has it]",
-)
-@click.option(
-    "--query-path",
-    envvar="DARL_QUERY_PATH",
-    show_envvar=True,
-    help="Where the query's text is in the search body.  [default: as the pipeline has it]",
-)
-@click.option(
-    "--with-query-id/--without-query-id",
-    default=None,
-    envvar="DARL_WITH_QUERY_ID",
-    show_envvar=True,
-    help="Hand ext.ml_inference.query_id and .slice to the scorer.  [default: as the pipeline has it]",
-)
-@note_option
-@click.option("--apply-settings", is_flag=True, help="Change the cluster settings that stand in the way.")
-@deploy_timeout_option()
-@click.option(
-    "--grace",
-    type=click.FloatRange(min=0),
-    default=30,
-    show_default=True,
-    envvar="DARL_GRACE",
-    show_envvar=True,
-    help="Most seconds to wait for running searches before an old model is undeployed.",
-)
-@history_option
-@webhook_option
-@dry_run_option
-@json_option
+@bundle_argument
+@with_options
 def cli(
-    bundle: Path, cluster: ClusterOptions, mode: Literal["local", "connector"], scorer: ScorerAddress | None,
-    pipeline: str, gate: Path | None, index: str | None, keep: int, max_k: int | None, oversample: int | None,
-    query_path: str | None, with_query_id: bool | None, words: str, apply_settings: bool, deploy_timeout: float,
-    grace: float, history: str, webhook: str | None, dry_run: bool, as_json: bool,
-) -> None:  # fmt: skip
+    bundle: Path,
+    cluster: ClusterOptions = CLUSTER,
+    place: ModelPlace = MODEL_PLACE,
+    pipeline: str = PIPELINE,
+    gate: InputFile | None = setting(
+        None,
+        "Report of darl gate --out about this bundle; a no, or another bundle's, refuses the release.",
+        env="DARL_GATE",
+    ),
+    index: str | None = setting(
+        None, "Index of items to search through the new pipeline before it is in place.", env="DARL_INDEX"
+    ),
+    keep: int = setting(
+        2,
+        "Earlier versions that stay deployed; older ones are undeployed, and a rollback deploys them again.",
+        least=0,
+        env="DARL_KEEP",
+    ),
+    max_k: int | None = setting(
+        None, "Most pairs scored a search.  [default: as the pipeline has it]", least=1, most=10_000, env="DARL_MAX_K"
+    ),
+    oversample: int | None = setting(
+        None,
+        "Candidates fetched for each hit asked for.  [default: as the pipeline has it]",
+        least=1,
+        most=1000,
+        env="DARL_OVERSAMPLE",
+    ),
+    query_path: str | None = setting(
+        None, "Where the query's text is in the search body.  [default: as the pipeline has it]", env="DARL_QUERY_PATH"
+    ),
+    with_query_id: bool | None = setting(
+        None,
+        "Hand ext.ml_inference.query_id and .slice to the scorer.  [default: as the pipeline has it]",
+        env="DARL_WITH_QUERY_ID",
+        flag="--with-query-id/--without-query-id",
+    ),
+    words: str = NOTE,
+    apply_settings: bool = setting(False, "Change the cluster settings that stand in the way."),
+    deploy_timeout: float = DEPLOY_TIMEOUT,
+    grace: float = setting(
+        30.0, "Most seconds to wait for running searches before an old model is undeployed.", least=0, env="DARL_GRACE"
+    ),
+    history: str = HISTORY,
+    webhook: str | None = WEBHOOK,
+    dry_run: bool = DRY_RUN,
+    as_json: bool = JSON,
+) -> None:
     """Let BUNDLE serve in place of what the pipeline serves, under live traffic.
 
     The model is registered and deployed beside the old one and compared with the bundle; then each pipeline is
@@ -117,9 +97,10 @@ def cli(
 
     hook = Webhook.of(webhook)
     options = ReleaseOptions(
-        pipeline=pipeline, mode=mode, scorer=scorer, max_k=max_k, oversample=oversample, query_path=query_path,
-        with_query_id=with_query_id, keep=keep, index=index, gate=read_gate_report(gate) if gate else None, note=words,
-        apply_settings=apply_settings, deploy_timeout=deploy_timeout, grace=grace, history=history,
+        pipeline=pipeline, mode=place.mode, scorer=place.scorer, max_k=max_k, oversample=oversample,
+        query_path=query_path, with_query_id=with_query_id, keep=keep, index=index,
+        gate=read_gate_report(gate) if gate else None, note=words, apply_settings=apply_settings,
+        deploy_timeout=deploy_timeout, grace=grace, history=history,
     )  # fmt: skip
     target = Cluster.open(cluster, dry_run=dry_run)
     with progress_line("registering") as line, refusal_announced(hook, dry_run=dry_run):

@@ -2,46 +2,37 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
-from darl_opensearch.cli.cluster_options import (
-    cluster_options,
-    deploy_timeout_option,
-    dry_run_option,
-    history_option,
-    note_option,
-    pipeline_option,
-)
-from darl_opensearch.cli.output import emit, emit_calls, json_option
-from darl_opensearch.cli.webhook_option import announce, refusal_announced, webhook_option
+from darl_opensearch.cli.output import emit, emit_calls
+from darl_opensearch.cli.shared import CLUSTER, DRY_RUN, HISTORY, JSON, NOTE, PIPELINE
+from darl_opensearch.cli.webhook_option import WEBHOOK, announce, refusal_announced
+from darl_opensearch.connect import ClusterOptions
+from darl_opensearch.settings import setting
+from darl_opensearch.settings.options import with_options
 from darl_opensearch.webhook import Webhook
-
-if TYPE_CHECKING:
-    from darl_opensearch.connect import ClusterOptions
 
 
 @click.command()
-@cluster_options
-@pipeline_option()
-@click.option(
-    "--to",
-    metavar="VERSION",
-    envvar="DARL_ROLLBACK_TO",
-    show_envvar=True,
-    help="The version to go back to, or NAME:VERSION.  [default: the one before the one that serves]",
-)
-@note_option
-@deploy_timeout_option("Seconds to wait until a model that was undeployed is loaded again.")
-@history_option
-@webhook_option
-@dry_run_option
-@json_option
+@with_options
 def cli(
-    cluster: ClusterOptions, pipeline: str, to: str | None, words: str, deploy_timeout: float, history: str,
-    webhook: str | None, dry_run: bool, as_json: bool,
-) -> None:  # fmt: skip
+    cluster: ClusterOptions = CLUSTER,
+    pipeline: str = PIPELINE,
+    to: str | None = setting(
+        None,
+        "The version to go back to, or NAME:VERSION.  [default: the one before the one that serves]",
+        env="DARL_ROLLBACK_TO",
+        metavar="VERSION",
+    ),
+    words: str = NOTE,
+    deploy_timeout: float = setting(
+        300.0, "Seconds to wait until a model that was undeployed is loaded again.", least=1, env="DARL_DEPLOY_TIMEOUT"
+    ),
+    history: str = HISTORY,
+    webhook: str | None = WEBHOOK,
+    dry_run: bool = DRY_RUN,
+    as_json: bool = JSON,
+) -> None:
     """Let an earlier version serve again, by the very pipelines that it served by.
 
     Its model is deployed again where it was undeployed, and asked before anything is switched. Without --to, each

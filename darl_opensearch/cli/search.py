@@ -5,19 +5,20 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from darl_opensearch.cli.cluster_options import cluster_options, pipeline_option
-from darl_opensearch.cli.output import emit, json_option, note
+from darl_opensearch.cli.output import emit, note
+from darl_opensearch.cli.shared import CLUSTER, JSON
+from darl_opensearch.connect import ClusterOptions
 from darl_opensearch.errors import one_line
+from darl_opensearch.settings import FilePath, InputFolder, setting
+from darl_opensearch.settings.options import with_options
 
 if TYPE_CHECKING:
     from darl_opensearch.bundle import Card
-    from darl_opensearch.connect import ClusterOptions
     from darl_opensearch.ood import OodLog
-    from darl_opensearch.ood.record import TextPolicy
     from darl_opensearch.search import SearchOutcome
 
 WIDEST_TEXT = 60
@@ -25,62 +26,30 @@ WIDEST_TEXT = 60
 
 @click.command()
 @click.argument("query")
-@click.option(
-    "--bundle",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    required=True,
-    envvar="DARL_BUNDLE",
-    show_envvar=True,
-    help="The bundle that the pipeline serves: grade names and alpha.",
-)
-@cluster_options
-@click.option("--index", required=True, envvar="DARL_INDEX", show_envvar=True, help="The index to search.")
-@pipeline_option("The search pipeline.")
-@click.option("--size", type=click.IntRange(1, 1000), default=10, show_default=True, help="Hits to show.")
-@click.option("--query-id", help="Your id of the query, for the OOD log.")
-@click.option("--slice", "slice_", help="The part of traffic that it belongs to, for the OOD log.")
-@click.option(
-    "--ood-log",
-    type=click.Path(dir_okay=False, path_type=Path),
-    envvar="DARL_OOD_LOG",
-    show_envvar=True,
-    help="SQLite spool of the OOD log, for an in-cluster model.  "
-    "[default: BUNDLE-NAME.sqlite in the user's state folder]",
-)
-@click.option("--no-ood-log", is_flag=True, envvar="DARL_NO_OOD_LOG", show_envvar=True, help="Keep no OOD log.")
-@click.option(
-    "--ood-text",
-    type=click.Choice(["full", "hash", "none"]),
-    default="full",
-    show_default=True,
-    envvar="DARL_OOD_TEXT",
-    show_envvar=True,
-    help="How item texts are logged.",
-)
-@click.option(
-    "--ood-sample-rate",
-    type=click.FloatRange(0, 1),
-    default=0.05,
-    show_default=True,
-    envvar="DARL_OOD_SAMPLE_RATE",
-    show_envvar=True,
-    help="Share of the pairs that are not OOD to log all the same.",
-)
-@json_option
+@with_options
 def cli(
     query: str,
-    bundle: Path,
-    cluster: ClusterOptions,
-    index: str,
-    pipeline: str,
-    size: int,
-    query_id: str | None,
-    slice_: str | None,
-    ood_log: Path | None,
-    no_ood_log: bool,
-    ood_text: TextPolicy,
-    ood_sample_rate: float,
-    as_json: bool,
+    bundle: InputFolder = setting(
+        ..., "The bundle that the pipeline serves: grade names and alpha.", env="DARL_BUNDLE"
+    ),
+    cluster: ClusterOptions = CLUSTER,
+    index: str = setting(..., "The index to search.", env="DARL_INDEX"),
+    pipeline: str = setting("darl", "The search pipeline.", env="DARL_PIPELINE"),
+    size: int = setting(10, "Hits to show.", least=1, most=1000),
+    query_id: str | None = setting(None, "Your id of the query, for the OOD log."),
+    slice_: str | None = setting(None, "The part of traffic that it belongs to, for the OOD log."),
+    ood_log: FilePath | None = setting(
+        None,
+        "SQLite spool of the OOD log, for an in-cluster model.  "
+        "[default: BUNDLE-NAME.sqlite in the user's state folder]",
+        env="DARL_OOD_LOG",
+    ),
+    no_ood_log: bool = setting(False, "Keep no OOD log.", env="DARL_NO_OOD_LOG"),
+    ood_text: Literal["full", "hash", "none"] = setting("full", "How item texts are logged.", env="DARL_OOD_TEXT"),
+    ood_sample_rate: float = setting(
+        0.05, "Share of the pairs that are not OOD to log all the same.", least=0, most=1, env="DARL_OOD_SAMPLE_RATE"
+    ),
+    as_json: bool = JSON,
 ) -> None:
     """Search for QUERY through the pipeline, and show each hit's place before and after.
 

@@ -31,7 +31,8 @@ else:
 def cli(
     bundle: Path,
     out: FolderPath | None = setting(
-        None, "Folder for selected.jsonl, control.jsonl, kept.jsonl and report.json. Needed but for --dry-run.",
+        None,
+        "Folder for selected.jsonl, control.jsonl, kept.jsonl and report.json. Needed but for --dry-run.",
         env="DARL_SELECT_OUT",
     ),
     spool: InputFile | None = setting(
@@ -40,14 +41,18 @@ def cli(
     cluster: ClusterOptions = CLUSTER,
     stream: str = STREAM,
     since: datetime | None = setting(
-        None, "From when: 30m, 12h, 7d, 4w or a date. All by default.", metavar="SPAN", env="DARL_SELECT_SINCE",
+        None,
+        "From when: 30m, 12h, 7d, 4w or a date. All by default.",
+        metavar="SPAN",
+        env="DARL_SELECT_SINCE",
         parse=parse_since,
     ),
     items: tuple[InputFile, ...] = setting(
         (), "Items, JSONL, rendered by the bundle's template; searched by BM25 but for --index.", env="DARL_ITEMS"
     ),
     index: str | None = setting(
-        None, "The item index, filled by darl index: texts that the log lacks, and what the control arm finds there.",
+        None,
+        "The item index, filled by darl index: texts that the log lacks, and what the control arm finds there.",
         env="DARL_INDEX",
     ),
     trained: tuple[InputFile, ...] = setting(
@@ -62,7 +67,7 @@ def cli(
     dry_run: bool = setting(False, "Count, choose nothing, write nothing."),
     as_json: bool = JSON,
     config: SelectConfig = setting(..., "[select]"),
-) -> None:  # fmt: skip
+) -> None:
     """Choose what is judged next: what the log found strange and the training of BUNDLE does not cover.
 
     A random control arm is drawn first, for darl gate. When nothing was strange, nothing is selected: that is a

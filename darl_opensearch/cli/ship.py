@@ -5,49 +5,32 @@ from __future__ import annotations
 import json
 import signal
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from darl_opensearch.cli.cluster_options import cluster_options, stream_option
-from darl_opensearch.cli.output import emit, json_option, note, progress
+from darl_opensearch.cli.output import emit, note, progress
+from darl_opensearch.cli.shared import CLUSTER, JSON, STREAM
+from darl_opensearch.connect import ClusterOptions
 from darl_opensearch.errors import ClusterError, one_line
+from darl_opensearch.settings import FilePath, setting
+from darl_opensearch.settings.options import with_options
 
 if TYPE_CHECKING:
-    from darl_opensearch.connect import ClusterOptions
     from darl_opensearch.ood.shipper import Shipper, ShipResult
     from darl_opensearch.ood.spool import Spool
 
 
 @click.command()
-@click.option(
-    "--spool",
-    envvar=["DARL_SPOOL", "DARL_OOD_LOG"],  # the second is what darl serve calls it
-    show_envvar=True,
-    required=True,
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="The spool that a scorer writes.",
-)
-@cluster_options
-@stream_option
-@click.option(
-    "--once/--follow",
-    default=True,
-    show_default=True,
-    help="Send what is there and end, or go on until interrupted.",
-)
-@click.option("--dead-letters", is_flag=True, help="Print what the cluster refused for good, and send nothing.")
-@click.option("--retry-dead-letters", is_flag=True, help="Put what was refused back in line first.")
-@json_option
+@with_options
 def cli(
-    spool: Path,
-    cluster: ClusterOptions,
-    stream: str,
-    once: bool,
-    dead_letters: bool,
-    retry_dead_letters: bool,
-    as_json: bool,
+    spool: FilePath = setting(..., "The spool that a scorer writes.", env=("DARL_SPOOL", "DARL_OOD_LOG")),
+    cluster: ClusterOptions = CLUSTER,
+    stream: str = STREAM,
+    once: bool = setting(True, "Send what is there and end, or go on until interrupted.", flag="--once/--follow"),
+    dead_letters: bool = setting(False, "Print what the cluster refused for good, and send nothing."),
+    retry_dead_letters: bool = setting(False, "Put what was refused back in line first."),
+    as_json: bool = JSON,
 ) -> None:
     """Send spooled OOD records to the cluster.
 

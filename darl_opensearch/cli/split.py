@@ -3,95 +3,63 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
-from darl_opensearch.cli.leakage import leak_options
-from darl_opensearch.cli.output import emit, json_option
-from darl_opensearch.cli.scoring_options import seed_option
+from darl_opensearch.cli.leakage import LEAKS, LeakOptions
+from darl_opensearch.cli.output import emit
+from darl_opensearch.cli.shared import JSON
 from darl_opensearch.errors import UsageError, load
+from darl_opensearch.settings import FolderPath, setting
+from darl_opensearch.settings.options import with_options
 
 
 @click.command()
 @click.argument("judgments", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    envvar="DARL_SPLIT_OUT",
-    show_envvar=True,
-    help="The folder to make for train.jsonl, dev.jsonl and test.jsonl. Needed but for --dry-run.",
-)
-@click.option(
-    "--by",
-    type=click.Choice(["query", "slice", "time"]),
-    default="query",
-    show_default=True,
-    envvar="DARL_SPLIT_BY",
-    show_envvar=True,
-    help="Draw queries, hold slices out, or test on what came later.",
-)
-@click.option(
-    "--dev",
-    type=click.FloatRange(0, 1, max_open=True),
-    default=0.1,
-    show_default=True,
-    envvar="DARL_SPLIT_DEV",
-    show_envvar=True,
-    help="Share of the queries to stop and calibrate by, with --by slice or time of those not tested; 0: no dev part.",
-)
-@click.option(
-    "--test",
-    type=click.FloatRange(0, 1, max_open=True),
-    default=0.1,
-    show_default=True,
-    envvar="DARL_SPLIT_TEST",
-    show_envvar=True,
-    help="Share of the queries to test on, with --by query; 0: no test part.",
-)
-@seed_option("Seed of the draw.", negative=True)
-@click.option(
-    "--held-out",
-    multiple=True,
-    metavar="SLICE",
-    envvar="DARL_SPLIT_HELD_OUT",
-    show_envvar=True,
-    help="A slice to test on, with --by slice; may be repeated.",
-)
-@click.option(
-    "--time-field",
-    default="timestamp",
-    show_default=True,
-    envvar="DARL_SPLIT_TIME_FIELD",
-    show_envvar=True,
-    help="Field with a judgment's time, with --by time: ISO 8601, or seconds since 1970.",
-)
-@click.option(
-    "--cut",
-    metavar="DATE",
-    envvar="DARL_SPLIT_CUT",
-    show_envvar=True,
-    help="Test on queries first judged at this date (UTC) or later, with --by time.",
-)
-@leak_options
-@click.option("--dry-run", is_flag=True, help="Split and count, write nothing.")
-@json_option
+@with_options
 def cli(
     judgments: Path,
-    out: Path | None,
-    by: str,
-    dev: float,
-    test: float,
-    seed: int,
-    held_out: tuple[str, ...],
-    time_field: str,
-    cut: str | None,
-    items: tuple[Path, ...],
-    compared: tuple[str, ...],
-    threshold: float,
-    allow: tuple[str, ...],
-    dry_run: bool,
-    as_json: bool,
+    out: FolderPath | None = setting(
+        None,
+        "The folder to make for train.jsonl, dev.jsonl and test.jsonl. Needed but for --dry-run.",
+        env="DARL_SPLIT_OUT",
+    ),
+    by: Literal["query", "slice", "time"] = setting(
+        "query", "Draw queries, hold slices out, or test on what came later.", env="DARL_SPLIT_BY"
+    ),
+    dev: float = setting(
+        0.1,
+        "Share of the queries to stop and calibrate by, with --by slice or time of those not tested; 0: no dev part.",
+        least=0,
+        below=1,
+        env="DARL_SPLIT_DEV",
+    ),
+    test: float = setting(
+        0.1,
+        "Share of the queries to test on, with --by query; 0: no test part.",
+        least=0,
+        below=1,
+        env="DARL_SPLIT_TEST",
+    ),
+    seed: int = setting(0, "Seed of the draw.", env="DARL_SEED"),
+    held_out: tuple[str, ...] = setting(
+        (), "A slice to test on, with --by slice.", env="DARL_SPLIT_HELD_OUT", metavar="SLICE"
+    ),
+    time_field: str = setting(
+        "timestamp",
+        "Field with a judgment's time, with --by time: ISO 8601, or seconds since 1970.",
+        env="DARL_SPLIT_TIME_FIELD",
+    ),
+    cut: str | None = setting(
+        None,
+        "Test on queries first judged at this date (UTC) or later, with --by time.",
+        env="DARL_SPLIT_CUT",
+        metavar="DATE",
+    ),
+    leaks: LeakOptions = LEAKS,
+    dry_run: bool = setting(False, "Split and count, write nothing."),
+    as_json: bool = JSON,
 ) -> None:
     """Split JUDGMENTS into training, dev and test part without leaks.
 
@@ -102,9 +70,9 @@ def cli(
     leakage = load("trainer.data.leakage", "train")
     from darl_opensearch.io.writing import check_empty, new_folder
 
-    leakage.check_kinds(allow)
+    leakage.check_kinds(leaks.allowed)
     rule = partition.SplitRule(
-        by=by, dev=dev, test=test, seed=seed, held_out=held_out, time_field=time_field, threshold=threshold,
+        by=by, dev=dev, test=test, seed=seed, held_out=held_out, time_field=time_field, threshold=leaks.threshold,
         cut=partition.parse_time(cut, "--cut", "") if cut else None,
     )  # fmt: skip
     if dry_run:
@@ -113,11 +81,11 @@ def cli(
         raise UsageError("there is no folder to write to", todo="name one by --out, or pass --dry-run")
     else:
         check_empty(out)
-    texts = leakage.read_item_texts(items, compared) if items else None
+    texts = leakage.read_item_texts(leaks.items, leaks.fields) if leaks.items else None
     assigned = partition.assign(judgments, rule)
     parts = leakage.parts_of(judgments, assigned.part_of, texts)
     reports = [
-        leakage.check_leakage(parts["train"], parts[name], threshold=threshold, allow=allow)
+        leakage.check_leakage(parts["train"], parts[name], threshold=leaks.threshold, allow=leaks.allowed)
         for name in ("dev", "test") if name in parts
     ]  # fmt: skip
     if out is None:

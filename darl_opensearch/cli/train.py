@@ -9,46 +9,35 @@ from typing import Any
 
 import click
 
-from darl_opensearch.cli.output import emit, json_option, note, progress_line
+from darl_opensearch.cli.output import emit, note, progress_line
+from darl_opensearch.cli.shared import JSON
 from darl_opensearch.errors import UsageError, load
+from darl_opensearch.settings import FolderPath, setting
+from darl_opensearch.settings.options import with_options
 
 
 @click.command()
 @click.argument("config", type=click.Path(dir_okay=False, path_type=Path), default="darl.toml")
-@click.option(
-    "--run",
-    "folder",
-    type=click.Path(file_okay=False, path_type=Path),
-    envvar="DARL_RUN",
-    help="Folder of the run.  [default: runs/NAME-VERSION beside the configuration]",
-    show_envvar=True,
-)
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="TABLE.KEY=VALUE",
-    envvar="DARL_SET",
-    show_envvar=True,
-    help="Set a key of the configuration; may be repeated.",
-)
-@click.option("--seed", type=int, envvar="DARL_SEED", show_envvar=True, help="Seed of everything random.")
-@click.option("--fresh", is_flag=True, help="Start over instead of going on from what the folder holds.")
-@click.option(
-    "--processes",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    envvar="DARL_PROCESSES",
-    show_envvar=True,
-    help="Processes that train together on this machine, each on its own GPU where there are GPUs.",
-)
-@click.option("--dry-run", is_flag=True, help="Read and check everything, print counts, train nothing.")
-@json_option
+@with_options
 def cli(
-    config: Path, folder: Path | None, overrides: tuple[str, ...], seed: int | None, fresh: bool, processes: int,
-    dry_run: bool, as_json: bool,
-) -> None:  # fmt: skip
+    config: Path,
+    folder: FolderPath | None = setting(
+        None, "Folder of the run.  [default: runs/NAME-VERSION beside the configuration]", env="DARL_RUN", flag="--run"
+    ),
+    overrides: tuple[str, ...] = setting(
+        (), "Set a key of the configuration.", env="DARL_SET", flag="--set", metavar="TABLE.KEY=VALUE"
+    ),
+    seed: int | None = setting(None, "Seed of everything random.", env="DARL_SEED"),
+    fresh: bool = setting(False, "Start over instead of going on from what the folder holds."),
+    processes: int = setting(
+        1,
+        "Processes that train together on this machine, each on its own GPU where there are GPUs.",
+        least=1,
+        env="DARL_PROCESSES",
+    ),
+    dry_run: bool = setting(False, "Read and check everything, print counts, train nothing."),
+    as_json: bool = JSON,
+) -> None:
     """Train a reranker from the judgments that CONFIG (darl.toml) names.
 
     Stages run in order and stay only where the dev queries say so. A run that was killed goes on from its

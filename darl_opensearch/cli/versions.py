@@ -8,26 +8,30 @@ from typing import TYPE_CHECKING
 
 import click
 
-from darl_opensearch.cli.cluster_options import cluster_options, history_option, pipeline_option
-from darl_opensearch.cli.output import emit, json_option
+from darl_opensearch.cli.output import emit
+from darl_opensearch.cli.shared import CLUSTER, HISTORY, JSON, PIPELINE
+from darl_opensearch.connect import ClusterOptions
+from darl_opensearch.settings import setting
+from darl_opensearch.settings.options import with_options
 
 if TYPE_CHECKING:
     from darl_opensearch.cluster.versions import Version
-    from darl_opensearch.connect import ClusterOptions
 
 
 @click.command()
-@cluster_options
-@pipeline_option()
-@history_option
-@click.option(
-    "--delete",
-    "words",
-    metavar="VERSION",
-    help="Delete the model of an old VERSION, or NAME:VERSION, from the cluster; refused while a pipeline asks it.",
-)
-@json_option
-def cli(cluster: ClusterOptions, pipeline: str, history: str, words: str | None, as_json: bool) -> None:
+@with_options
+def cli(
+    cluster: ClusterOptions = CLUSTER,
+    pipeline: str = PIPELINE,
+    history: str = HISTORY,
+    words: str | None = setting(
+        None,
+        "Delete the model of an old VERSION, or NAME:VERSION, from the cluster; refused while a pipeline asks it.",
+        flag="--delete",
+        metavar="VERSION",
+    ),
+    as_json: bool = JSON,
+) -> None:
     """List the versions of a pipeline: which serves, which are deployed, when each was released, by what gate."""
     from darl_opensearch.cluster import Cluster
     from darl_opensearch.cluster.versions import delete, versions

@@ -6,17 +6,15 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import click
-
 from darl_opensearch.cli.output import note
+from darl_opensearch.settings import setting
 from darl_opensearch.webhook import Webhook, tell
 
-webhook_option = click.option(
-    "--webhook",
+WEBHOOK: Any = setting(
+    None,
+    "Also POST the result there as JSON, signed with DARL_WEBHOOK_SECRET if it is set; a failure is a warning.",
     metavar="URL",
-    envvar="DARL_WEBHOOK",
-    show_envvar=True,
-    help="Also POST the result there as JSON, signed with DARL_WEBHOOK_SECRET if it is set; a failure is a warning.",
+    env="DARL_WEBHOOK",
 )
 
 

@@ -55,7 +55,8 @@ def _add_option(command: Callable[..., Any], declared: Declared) -> None:
         values = {"is_flag": True}
     if declared.many or declared.is_mapping:
         values["multiple"] = True
-        text += " May be repeated."
+        text, default_text, stated = text.partition("  [default: ")
+        text += f" May be repeated.{default_text}{stated}"
     if declared.is_mapping:
         values["callback"] = lambda _ctx, _param, pairs: dict(pairs)
         default = ()

@@ -23,21 +23,21 @@ def convert(declared: Declared, value: Any, label: str) -> Any:
     if value is None and declared.optional:
         return None
     if not declared.many:
-        return _convert(declared, value, label)
+        return _convert(declared, value, f"{label} is")
     if not isinstance(value, list | tuple):
         raise UsageError(f"{label} is {value!r}, not a list", todo="write [ … ]")
-    return tuple(_convert(declared, part, label) for part in value)
+    return tuple(_convert(declared, part, f"{label} holds") for part in value)
 
 
-def _convert(declared: Declared, value: Any, label: str) -> Any:
+def _convert(declared: Declared, value: Any, clause: str) -> Any:
     kind = declared.kind
     if choices := declared.choices:
         if value not in choices or type(value) is not type(choices[0]):
-            raise UsageError(f"{label} is {value!r}", todo=f"choose {list_choices(choices)}")
+            raise UsageError(f"{clause} {value!r}", todo=f"choose {list_choices(choices)}")
         return value
     if declared.is_mapping:
         if not isinstance(value, Mapping):
-            raise UsageError(f"{label} is {value!r}, not a table", todo="write { key = value }")
+            raise UsageError(f"{clause} {value!r}, not a table", todo="write { key = value }")
         return dict(value)
     if declared.holds_tables and not isinstance(value, kind):
         return kind.read(value)
@@ -48,12 +48,10 @@ def _convert(declared: Declared, value: Any, label: str) -> Any:
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         wanted = name_kind(declared)
         article = "" if kind in (str, bool) else "a "
-        raise UsageError(
-            f"{label} is {value!r}, not {article}{wanted}", todo=declared.field.help or "correct the value"
-        )
+        raise UsageError(f"{clause} {value!r}, not {article}{wanted}", todo=declared.field.help or "correct the value")
     if bounds := declared.field.bounds:
         if not declared.field.holds(value) or math.isinf(value):
-            raise UsageError(f"{label} is {value!r}", todo=f"give {bounds}")
+            raise UsageError(f"{clause} {value!r}", todo=f"give {bounds}")
     return value
 
 

@@ -85,7 +85,7 @@ def test_over_all_may_take_what_is_not_flagged(name):
     known = unit(np.eye(6))
     assert select(name, candidates, known, 1000) == []
     assert sorted(select(name, candidates, known, 1000, over="all")) == list(range(20))
-    with pytest.raises(UsageError, match=f"{name}.over is 'some'. Choose one of flagged, all"):
+    with pytest.raises(UsageError, match=f"{name}.over is 'some'. Choose flagged or all"):
         select(name, candidates, known, 10, over="some")
 
 

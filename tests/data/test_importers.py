@@ -154,7 +154,7 @@ def test_what_a_format_does_not_know_is_refused(name, tmp_path):
         run_import(name, files, None, fields={"nonsense": "x"})
     with pytest.raises(UsageError, match=f"0 files for format '{name}'"):
         run_import(name, [], None)
-    with pytest.raises(UsageError, match="items is 'some'. Choose one of all, judged"):
+    with pytest.raises(UsageError, match="items is 'some'. Choose all or judged"):
         run_import(name, files, None, params={"items": "some"})
 
 

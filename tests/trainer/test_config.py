@@ -78,7 +78,7 @@ def test_the_resolved_configuration_can_be_read_again():
         ({"stages": {"cutoff": 2.5}}, "[stages] cutoff is 2.5, not a whole number"),
         ({"stages": {"cutoff": False}}, "[stages] cutoff is False, not a whole number"),
         ({"template": {"fields": "title"}}, "[template] fields is 'title', not a list"),
-        ({"template": {"fields": [1]}}, "[template] fields is 1, not text"),
+        ({"template": {"fields": [1]}}, "[template] fields holds 1, not text"),
         ({"ood": {"params": 3}}, "[ood] params is 3, not a table"),
         ({"grades": {"names": []}}, "a scale needs at least two grades"),
         ({"grades": {"names": ["a", "a"]}}, "are not distinct"),

@@ -79,8 +79,8 @@ def test_every_teacher_says_what_it_is(name):
         ("distill.teacher_params={int8=true}", "teacher 'file' has no parameter 'int8'. It takes none"),
         ("distill.loss=margin", "unknown distillation loss 'margin'. Did you mean 'margin_mse'?"),
         ("distill.normalise=z", "[distill] normalise is 'z'. Choose none, zscore or logit"),
-        ("distill.max_missing=1", "[distill] max_missing is 1.0. Give a share from 0 to below 1"),
-        ("distill.weight=0", "[distill] weight is 0. Give it a weight"),
+        ("distill.max_missing=1", "[distill] max_missing is 1.0. Give 0 or more, less than 1"),
+        ("distill.weight=0", "[distill] weight is 0.0. Give more than 0"),
         ("distill.graded=-1", "[distill] graded is -1"),
     ],
 )

@@ -361,7 +361,7 @@ def test_slices_that_are_one_are_refused(tmp_path, bases):
         train(path, tmp_path / "run")
     assert "no two slices have 10 queries" in str(caught.value) and "judgments.jsonl" in str(caught.value)
     assert "give the judgments a field 'slice'" in str(caught.value).lower()
-    with pytest.raises(UsageError, match=r"\[loss\] groups is 'slices'. Write slice, or leave it out"):
+    with pytest.raises(UsageError, match=r"\[loss\] groups is 'slices'. Choose slice or leave it empty"):
         read_config(path, ["loss.groups=slices"])
 
 

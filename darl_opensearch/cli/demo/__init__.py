@@ -6,24 +6,21 @@ from pathlib import Path
 
 import click
 
-from darl_opensearch.cli.output import emit, json_option, note, progress_line
+from darl_opensearch.cli.output import emit, note, progress_line
+from darl_opensearch.cli.shared import JSON
 from darl_opensearch.errors import DarlError
+from darl_opensearch.settings import FolderPath, setting
+from darl_opensearch.settings.options import with_options
 
 
 @click.command()
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("demo-out"),
-    show_default=True,
-    envvar="DARL_DEMO_OUT",
-    show_envvar=True,
-    help="Folder for run, bundle and logs.",
-)
-@click.option("--embedded", is_flag=True, help="Do without a node, even where one can run.")
-@click.option("--keep", is_flag=True, help="Leave the node running on port 9200 (darl node down stops it).")
-@json_option
-def cli(out: Path, embedded: bool, keep: bool, as_json: bool) -> None:
+@with_options
+def cli(
+    out: FolderPath = setting(Path("demo-out"), "Folder for run, bundle and logs.", env="DARL_DEMO_OUT"),
+    embedded: bool = setting(False, "Do without a node, even where one can run."),
+    keep: bool = setting(False, "Leave the node running on port 9200 (darl node down stops it)."),
+    as_json: bool = JSON,
+) -> None:
     """Run the whole loop on the insurance sample: train, export, register, search, log, compare.
 
     Runs on a real OpenSearch node where Java 21+ and Maven, or Docker, are found; otherwise on the embedded

@@ -290,7 +290,7 @@ def test_the_same_in_a_process_of_its_own(project, tiny, tmp_path, closed_port):
 def test_a_run_killed_by_bad_data_starts_well_when_it_is_corrected(darl, project, tmp_path):
     rows = read_rows(project.parent / "judgments.jsonl")
     changed("judgments.jsonl", 1, grade=9)(project.parent)
-    refused(darl("train", project, "--run", tmp_path / "run"), "grade 9")
+    refused(darl("train", project, "--run", tmp_path / "run"), "field 'grade' is 9")
     changed("judgments.jsonl", 1, grade=rows[0]["grade"])(project.parent)
     said = darl("train", project, "--run", tmp_path / "run")
     assert said.code == 0 and (tmp_path / "run" / "result.json").is_file()

@@ -18,7 +18,7 @@ from darl_opensearch.text import ItemTemplate
 _AT_ONCE = 500  # ids of one query; SQLite takes 999 parameters in its oldest builds
 
 
-class Catalogue:
+class ItemTexts:
     """Rendered items in a SQLite file. Use :meth:`build` once, then :meth:`open`.
 
     :param connection: an open connection to it.
@@ -50,7 +50,7 @@ class Catalogue:
             db.commit()
 
     @classmethod
-    def open(cls, path: Path) -> Catalogue:
+    def open(cls, path: Path) -> ItemTexts:
         """Open a catalogue for reading.
 
         :param path: what :meth:`build` wrote.
@@ -74,7 +74,7 @@ class Catalogue:
                 )
         return found
 
-    def __enter__(self) -> Catalogue:
+    def __enter__(self) -> ItemTexts:
         return self
 
     def __exit__(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Container
 
-from darl_opensearch.pool.source import Source
-from darl_opensearch.pool.work import Work
-from darl_opensearch.pool.worker import Job, ShardScorer
+from darl_opensearch.pool.source import PairSource
+from darl_opensearch.pool.work import ShardFolder
+from darl_opensearch.pool.worker import PoolJob, ShardScorer
 
 
-def run_local(job: Job, source: Source, work: Work, done: Container[int], on_shard: Callable[[int], None]) -> None:
+def run_local(
+    job: PoolJob, source: PairSource, work: ShardFolder, done: Container[int], on_shard: Callable[[int], None]
+) -> None:
     """Compute missing shards one by one, with one in memory.
 
     :param done: numbers of finished shards.

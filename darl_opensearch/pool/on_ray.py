@@ -24,9 +24,9 @@ from typing import Any
 from darl_opensearch import errors
 from darl_opensearch.errors import DarlError, UsageError, load, one_line
 from darl_opensearch.pool.pairs import Shard
-from darl_opensearch.pool.source import Source
-from darl_opensearch.pool.work import Work
-from darl_opensearch.pool.worker import FEATURES, SCORES, Job, ShardScorer
+from darl_opensearch.pool.source import PairSource
+from darl_opensearch.pool.work import ShardFolder
+from darl_opensearch.pool.worker import FEATURES, SCORES, PoolJob, ShardScorer
 from darl_opensearch.scoring.cores import available_cores
 
 MOST_ATTEMPTS = 3  # Ray itself would restart a worker forever for a shard that kills it
@@ -55,7 +55,7 @@ class RayWorker:
     :param attempts: handle of an actor of :class:`Attempts`.
     """
 
-    def __init__(self, job: Job, attempts: Any) -> None:
+    def __init__(self, job: PoolJob, attempts: Any) -> None:
         self._job, self._attempts = job, attempts
         self._scorer: ShardScorer | None = None
 
@@ -101,9 +101,9 @@ class RayWorker:
 
 
 def run_on_ray(
-    job: Job,
-    source: Source,
-    work: Work,
+    job: PoolJob,
+    source: PairSource,
+    work: ShardFolder,
     done: Collection[int],
     on_shard: Callable[[int], None],
     *,
@@ -217,7 +217,7 @@ def _settings(data: ModuleType) -> Iterator[None]:
             setattr(context, name, value)
 
 
-def _datasource(data: ModuleType, source: Source, done: frozenset[int]) -> Any:
+def _datasource(data: ModuleType, source: PairSource, done: frozenset[int]) -> Any:
     block = load("ray.data.block", "ray")
 
     class Pool(data.Datasource):  # type: ignore[name-defined, misc]
@@ -237,7 +237,7 @@ def _datasource(data: ModuleType, source: Source, done: frozenset[int]) -> Any:
     return Pool()
 
 
-def _read(source: Source, done: frozenset[int]) -> Iterator[Any]:
+def _read(source: PairSource, done: frozenset[int]) -> Iterator[Any]:
     """Read missing shards as Arrow tables of one row; an error comes last."""
     try:
         for shard in source.shards(done):

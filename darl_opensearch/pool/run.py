@@ -15,12 +15,12 @@ from darl_opensearch.io.digest import digest_file
 from darl_opensearch.io.jsonl import check_rereadable
 from darl_opensearch.io.reading import reading
 from darl_opensearch.io.writing import new_file
-from darl_opensearch.pool.catalogue import Catalogue
+from darl_opensearch.pool.catalogue import ItemTexts
 from darl_opensearch.pool.formats import NPY, choose_format, join_features, join_scores
 from darl_opensearch.pool.local import run_local
-from darl_opensearch.pool.source import Source
-from darl_opensearch.pool.work import Work
-from darl_opensearch.pool.worker import FEATURES, SCORES, Job
+from darl_opensearch.pool.source import PairSource
+from darl_opensearch.pool.work import ShardFolder
+from darl_opensearch.pool.worker import FEATURES, SCORES, PoolJob
 from darl_opensearch.scoring import Provider
 
 Engine = Literal["local", "ray"]
@@ -88,7 +88,7 @@ def score_pool(
     :param address: a Ray cluster that runs already; None starts Ray on this machine.
     :param workers: Ray workers; by default as many as there is room for.
     :param fresh: throw away unfinished work, and replace results that are there.
-    :param on_progress: told what is being done, how many pairs are done, and of how many if that is known.
+    :param on_progress: called with the activity, the pairs done, and the total if known.
     :raises UsageError: for options that do not fit together.
     :raises InputError: for a pool or items that are not what they must be, and for unfinished work on other ones.
     :raises MissingExtra: without the extra that the engine or a format needs.
@@ -96,7 +96,7 @@ def score_pool(
     _check_options(engine, address, workers, shard_pairs)
     opened = Bundle.open(bundle)
     results = _results(out, features, inputs=[Path(path) for path in (pairs, items) if path is not None])
-    job = Job(
+    job = PoolJob(
         bundle=opened.path.absolute(),
         digest=digest_file(opened.path / CARD),
         scores=choose_format(results[SCORES]) if SCORES in results else None,
@@ -117,9 +117,9 @@ def score_pool(
         "int8": job.int8,
         "provider": provider,
     }
-    told = on_progress or (lambda what, done, total: None)
-    with Work.claim(_work_folder(results, fresh=fresh), made_of, job.parts, fresh=fresh) as work:
-        source = Source(
+    report = on_progress or (lambda what, done, total: None)
+    with ShardFolder.claim(_work_folder(results, fresh=fresh), made_of, job.parts, fresh=fresh) as work:
+        source = PairSource(
             pairs=Path(pairs),
             items=Path(items) if items is not None else None,
             catalogue=work.catalogue.absolute() if items is not None else None,
@@ -127,7 +127,7 @@ def score_pool(
             most_chars=opened.card.item_cap * _MOST_CHARS_PER_TOKEN,
         )
         try:
-            count = _check(source, work, opened, told)
+            count = _check(source, work, opened, report)
         except DarlError:  # nothing was computed: what is left would let the next run replace a result unasked
             work.remove()
             raise
@@ -137,7 +137,7 @@ def score_pool(
 
         def on_shard(shard: int) -> None:
             have.add(shard)
-            told("scoring", min(len(have) * shard_pairs, count), count)
+            report("scoring", min(len(have) * shard_pairs, count), count)
 
         if len(done) < shards:
             absolute = dataclasses.replace(source, pairs=source.pairs.absolute())  # Ray reads in a folder of its own
@@ -202,24 +202,24 @@ def _work_folder(results: Mapping[str, Path], *, fresh: bool) -> Path:
     return folder
 
 
-def _check(source: Source, work: Work, bundle: Bundle, told: OnProgress) -> int:
+def _check(source: PairSource, work: ShardFolder, bundle: Bundle, report: OnProgress) -> int:
     """Read the whole pool once, so that no mistake is found after hours; give the number of its pairs."""
     if source.catalogue is not None and source.items is not None and not source.catalogue.is_file():
-        told("indexing items", 0, None)
-        Catalogue.build(source.catalogue, source.items, bundle.card.template, most_chars=source.most_chars)
+        report("indexing items", 0, None)
+        ItemTexts.build(source.catalogue, source.items, bundle.card.template, most_chars=source.most_chars)
     if (count := work.pairs()) is not None:
         return count
     count = 0
     for shard in source.shards():
         count = shard.start + len(shard.pairs)
-        told("checking", count, None)
+        report("checking", count, None)
     if not count:
         raise InputError("there are no pairs in it", where=str(source.pairs), todo="write one JSON object a line")
     work.checked(count)
     return count
 
 
-def _join(results: Mapping[str, Path], work: Work, job: Job, shards: int) -> int | None:
+def _join(results: Mapping[str, Path], work: ShardFolder, job: PoolJob, shards: int) -> int | None:
     """Put the shards together; gives the width of the features."""
     width = None
     for part, path in results.items():

@@ -8,13 +8,13 @@ from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from darl_opensearch.pool.catalogue import Catalogue
+from darl_opensearch.pool.catalogue import ItemTexts
 from darl_opensearch.pool.pairs import Pair, Shard, group_pairs, read_pairs
 from darl_opensearch.records.values import unknown_item
 
 
 @dataclass(frozen=True)
-class Source:
+class PairSource:
     """Where a pool is read from. Small: it travels to the process that reads.
 
     :param pairs: JSONL (plain or ``.gz``) or Parquet.
@@ -37,12 +37,12 @@ class Source:
         :raises InputError: for a row that is no pair, or an item that is not in the catalogue.
         """
         with contextlib.ExitStack() as stack:
-            catalogue = stack.enter_context(Catalogue.open(self.catalogue)) if self.catalogue else None
+            catalogue = stack.enter_context(ItemTexts.open(self.catalogue)) if self.catalogue else None
             for shard in group_pairs(read_pairs(self.pairs, items=catalogue is not None), self.shard_pairs):
                 if shard.index not in done:
                     yield dataclasses.replace(shard, pairs=self._with_texts(shard.pairs, catalogue))
 
-    def _with_texts(self, pairs: tuple[Pair, ...], catalogue: Catalogue | None) -> tuple[Pair, ...]:
+    def _with_texts(self, pairs: tuple[Pair, ...], catalogue: ItemTexts | None) -> tuple[Pair, ...]:
         wanted = [pair.item_id for pair in pairs if pair.text is None and pair.item_id is not None]
         texts = catalogue.texts(wanted) if catalogue else {}
         return tuple(self._with_text(pair, texts) for pair in pairs)

@@ -36,7 +36,7 @@ _NAMES = {
 
 
 @dataclass(frozen=True)
-class Work:
+class ShardFolder:
     """An open working folder, held against other processes.
 
     :param parts: what each shard consists of, with the ending of its files.
@@ -49,7 +49,7 @@ class Work:
     @contextlib.contextmanager
     def claim(
         cls, folder: Path, made_of: Mapping[str, Any], parts: Mapping[str, str], *, fresh: bool
-    ) -> Iterator[Work]:
+    ) -> Iterator[ShardFolder]:
         """Take the folder, or refuse it.
 
         :param folder: the folder; made when it is not there.

@@ -23,7 +23,7 @@ SCORES, FEATURES = "scores", "features"
 
 
 @dataclass(frozen=True)
-class Job:
+class PoolJob:
     """What is to be computed. Small: it travels to every worker.
 
     :param bundle: the model's folder, readable at this path wherever a worker runs.
@@ -55,7 +55,7 @@ class ShardScorer:
     :raises BundleError: when the bundle is not the one that the job is about, or cannot be used.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: PoolJob) -> None:
         self._bundle = Bundle.open(job.bundle)
         if (found := digest_file(job.bundle / CARD)) != job.digest:
             raise BundleError(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from darl_opensearch.server.app import create_app
+from darl_opensearch.server.app import create_scorer_app
 from darl_opensearch.server.config import ServerConfig
 from darl_opensearch.server.service import Service
 
-__all__ = ["Service", "ServerConfig", "create_app"]
+__all__ = ["Service", "ServerConfig", "create_scorer_app"]

@@ -24,7 +24,7 @@ from darl_opensearch.server.service import Service
 RERANK_PATHS = ("/v1/rerank", "/v2/rerank", "/rerank")
 
 
-def create_app(service: Service) -> Starlette:
+def create_scorer_app(service: Service) -> Starlette:
     """Make the application; its lifespan loads the model in the background and closes the service."""
 
     @asynccontextmanager

@@ -23,7 +23,7 @@ TYPES = {
 }
 
 
-class HttpError(DarlError):
+class ApiError(DarlError):
     """An error response.
 
     :param where: the field at fault.

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from starlette.requests import ClientDisconnect, Request
 
-from darl_opensearch.server.errors import HttpError
+from darl_opensearch.server.errors import ApiError
 
 _MOST_CALLERS = 10_000
 _DRAIN_SECONDS = 5.0
@@ -31,10 +31,10 @@ class Admission:
     def enter(self) -> Iterator[None]:
         """Admit one request. Use from the event loop only.
 
-        :raises HttpError: 503 at the limit.
+        :raises ApiError: 503 at the limit.
         """
         if self.inside >= self.limit:
-            raise HttpError(
+            raise ApiError(
                 503,
                 f"{self.inside} requests are being scored or waiting",
                 todo="try again shortly; add cores or raise --max-queue if this lasts",
@@ -61,7 +61,7 @@ class RateLimit:
         """Count a request.
 
         :param now: current time in seconds, for tests.
-        :raises HttpError: 429 if the caller's bucket is empty.
+        :raises ApiError: 429 if the caller's bucket is empty.
         """
         if not self._per_minute:
             return
@@ -74,7 +74,7 @@ class RateLimit:
             self._buckets.popitem(last=False)
         if tokens < 1:
             wait = (1 - tokens) / rate
-            raise HttpError(
+            raise ApiError(
                 429,
                 f"more than {self._per_minute} requests a minute",
                 todo=f"wait {int(wait) + 1} s, or raise --rate-limit",
@@ -86,10 +86,10 @@ async def read_body(request: Request, *, most: int, seconds: float) -> bytes:
     """Read a request's body, counting the bytes that arrive.
 
     :param most: most bytes.
-    :raises HttpError: 413 if it is larger, 408 if it is slower, 400 if it is cut short or compressed.
+    :raises ApiError: 413 if it is larger, 408 if it is slower, 400 if it is cut short or compressed.
     """
     if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise HttpError(
+        raise ApiError(
             400, "the body is compressed", todo="send it uncompressed, without Content-Encoding", headers=_CLOSE
         )
     declared = request.headers.get("content-length", "")
@@ -109,11 +109,11 @@ async def read_body(request: Request, *, most: int, seconds: float) -> bytes:
                     raise _too_large(most)
                 chunks.append(chunk)
     except TimeoutError as err:
-        raise HttpError(
+        raise ApiError(
             408, f"the body did not arrive within {seconds:g} s", todo="send it faster", headers=_CLOSE
         ) from err
     except ClientDisconnect as err:
-        raise HttpError(400, "the caller disconnected before the body was complete", headers=_CLOSE) from err
+        raise ApiError(400, "the caller disconnected before the body was complete", headers=_CLOSE) from err
     return b"".join(chunks)
 
 
@@ -128,8 +128,8 @@ async def _drain(stream: AsyncIterator[bytes], seconds: float) -> None:
 _CLOSE = {"Connection": "close"}  # the rest of the body would be taken for the next request
 
 
-def _too_large(most: int) -> HttpError:
-    return HttpError(
+def _too_large(most: int) -> ApiError:
+    return ApiError(
         413,
         f"the body has more than {most} bytes",
         todo="send fewer or shorter documents, or raise --max-body-bytes",

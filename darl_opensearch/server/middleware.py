@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from darl_opensearch.server.errors import HttpError, error_response
+from darl_opensearch.server.errors import ApiError, error_response
 from darl_opensearch.server.limits import RateLimit
 from darl_opensearch.server.metrics import Metrics
 
@@ -75,7 +75,7 @@ class Errors:
 
         try:
             await self._app(scope, receive, watched)
-        except HttpError as err:
+        except ApiError as err:
             response = error_response(err.status, str(err), err.headers)
         except Exception:  # logged in full, answered in one line
             log.exception("request %s failed", scope["state"]["request_id"])
@@ -114,7 +114,7 @@ class Keys:
         # All keys are compared in full: the time taken must reveal nothing.
         matches = [hmac.compare_digest(sent, key) for key in self._keys]
         if scheme.lower() != "bearer" or not any(matches):
-            raise HttpError(
+            raise ApiError(
                 401,
                 "the API key is wrong" if header else "no API key was sent",
                 todo="send 'Authorization: Bearer KEY' with a key this server knows",

@@ -18,7 +18,7 @@ import uvicorn
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.errors import DarlError, UsageError
 from darl_opensearch.ood import OodLog
-from darl_opensearch.server.app import create_app
+from darl_opensearch.server.app import create_scorer_app
 from darl_opensearch.server.config import ServerConfig
 from darl_opensearch.server.protocol import BoundedHttp
 from darl_opensearch.server.service import Service
@@ -51,7 +51,7 @@ def serve_bundle(path: Path, config: ServerConfig) -> None:
         service = Service(config, bundle, ood_log)
         server = uvicorn.Server(
             uvicorn.Config(
-                create_app(service),
+                create_scorer_app(service),
                 http=BoundedHttp,
                 ws="none",
                 log_config=None,  # set up by the command

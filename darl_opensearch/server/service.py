@@ -15,7 +15,7 @@ from darl_opensearch.ood import OodLog, RankedRequest
 from darl_opensearch.scoring import DeadlinePassed, Scorer
 from darl_opensearch.scoring.deadline import check_deadline
 from darl_opensearch.server.config import ServerConfig
-from darl_opensearch.server.errors import HttpError
+from darl_opensearch.server.errors import ApiError
 from darl_opensearch.server.limits import Admission
 from darl_opensearch.server.metrics import Metrics
 from darl_opensearch.server.wire import parse_request, render_response
@@ -83,14 +83,14 @@ class Service:
 
         :param arrived: ``time.monotonic()`` at its arrival.
         :return: the body of the response, and what to log.
-        :raises HttpError: if the request is invalid or its deadline has passed.
+        :raises ApiError: if the request is invalid or its deadline has passed.
         """
         scorer = self.scorer()
         try:
             return await self._in_worker(lambda: self._rerank(scorer, body, request_id, arrived))
         except DeadlinePassed as err:
             self.metrics.deadlines.inc()
-            raise HttpError(503, err.what, todo=err.todo, retry_after=1) from err
+            raise ApiError(503, err.what, todo=err.todo, retry_after=1) from err
 
     def _rerank(self, scorer: Scorer, body: bytes, request_id: str, arrived: float) -> tuple[str, RankedRequest]:
         limit = self.config.deadline_ms
@@ -115,10 +115,10 @@ class Service:
     def scorer(self) -> Scorer:
         """Return the scorer.
 
-        :raises HttpError: 503 while the model is loading.
+        :raises ApiError: 503 while the model is loading.
         """
         if self._scorer is None:
-            raise HttpError(503, "the model is loading", todo="try again shortly", retry_after=1)
+            raise ApiError(503, "the model is loading", todo="try again shortly", retry_after=1)
         return self._scorer
 
     async def log(self, ranked: RankedRequest) -> None:

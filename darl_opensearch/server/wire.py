@@ -10,7 +10,7 @@ from typing import Any, Literal, NoReturn
 from darl_opensearch.bundle import Card
 from darl_opensearch.scores import Scores
 from darl_opensearch.scoring import Pass
-from darl_opensearch.server.errors import HttpError
+from darl_opensearch.server.errors import ApiError
 from darl_opensearch.server.fixed_json import dumps
 from darl_opensearch.text import clean
 
@@ -40,7 +40,7 @@ class RerankCall:
 def parse_request(body: bytes, *, max_documents: int) -> RerankCall:
     """Parse a request. Unknown fields are ignored: clients of other services send theirs.
 
-    :raises HttpError: 400 if it is not JSON, 422 if a field is invalid, 413 for too many documents.
+    :raises ApiError: 400 if it is not JSON, 422 if a field is invalid, 413 for too many documents.
     """
     data = _read_json(body)
     if ("documents" in data) == ("texts" in data):
@@ -131,9 +131,9 @@ def _read_json(body: bytes) -> Mapping[str, Any]:
         data = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
     except (ValueError, RecursionError) as err:
         why = "nested too deep" if isinstance(err, RecursionError) else str(err)
-        raise HttpError(400, f"the body is not JSON ({why[:200]})", todo="send one JSON object in UTF-8") from err
+        raise ApiError(400, f"the body is not JSON ({why[:200]})", todo="send one JSON object in UTF-8") from err
     if not isinstance(data, dict):
-        raise HttpError(400, f"the body is {_kind(data)}, not an object", todo='send {"query": …, "documents": […]}')
+        raise ApiError(400, f"the body is {_kind(data)}, not an object", todo='send {"query": …, "documents": […]}')
     return data
 
 
@@ -153,7 +153,7 @@ def _texts(value: object, field: str, most: int) -> list[str]:
     if not isinstance(value, list):
         _invalid(f"is {_kind(value)}, not a list", where=field, todo="send a list of texts")
     if len(value) > most:
-        raise HttpError(
+        raise ApiError(
             413, f"has {len(value)} entries, more than {most}", where=field,
             todo="send fewer, or raise --max-documents",
         )  # fmt: skip
@@ -208,7 +208,7 @@ def _doc_ids(value: object, count: int) -> list[str] | None:
 
 
 def _invalid(what: str, *, where: str | None = None, todo: str | None = None) -> NoReturn:
-    raise HttpError(422, what, where=where, todo=todo)
+    raise ApiError(422, what, where=where, todo=todo)
 
 
 def _kind(value: object) -> str:

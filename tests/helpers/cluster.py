@@ -17,7 +17,7 @@ from darl_opensearch.bundle import Bundle
 from darl_opensearch.cluster import Cluster, models, pipelines
 from darl_opensearch.cluster.calls import path
 from darl_opensearch.resources import plugin_config
-from darl_opensearch.server.app import create_app
+from darl_opensearch.server.app import create_scorer_app
 from darl_opensearch.server.config import ServerConfig
 from darl_opensearch.server.service import Service
 
@@ -27,7 +27,7 @@ class RunningScorer:
 
     def __init__(self, bundle: Bundle, *, key: str | None = None, port: int = 0) -> None:
         self.requests: list[dict[str, Any]] = []
-        app = create_app(Service(ServerConfig(api_key=key, no_ood_log=True), bundle))
+        app = create_scorer_app(Service(ServerConfig(api_key=key, no_ood_log=True), bundle))
 
         async def counting(scope: Any, receive: Any, send: Any) -> None:
             body = b""

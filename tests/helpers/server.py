@@ -6,7 +6,7 @@ import time
 import warnings
 from contextlib import contextmanager
 
-from darl_opensearch.server import ServerConfig, Service, create_app
+from darl_opensearch.server import ServerConfig, Service, create_scorer_app
 
 with warnings.catch_warnings():  # Starlette would rather have a successor of httpx; httpx does
     warnings.simplefilter("ignore")
@@ -34,7 +34,7 @@ class RecordingLog:
 def running(bundle, *, ready=True, **settings):
     """A client of an application that serves a bundle."""
     service = Service(ServerConfig(**({"threads": 2} | settings)), bundle, RecordingLog())
-    with TestClient(create_app(service)) as client:
+    with TestClient(create_scorer_app(service)) as client:
         client.service, client.log = service, service._ood_log
         while ready and not service.ready:
             if service.failure:

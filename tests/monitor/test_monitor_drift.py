@@ -15,7 +15,7 @@ from darl_opensearch.monitor.drift import DriftConfig, drift, parse_window
 from darl_opensearch.monitor.drift import windows as windows_module
 from darl_opensearch.monitor.drift.sample import sample_window, thin_reference
 from darl_opensearch.monitor.drift.two_sample import Clusters, two_sample_tests
-from darl_opensearch.monitor.drift.windows import windows
+from darl_opensearch.monitor.drift.windows import read_windows
 from darl_opensearch.ood.store import SpoolStore
 from darl_opensearch.scoring.embed import Embedder
 from darl_opensearch.settings import read_fields
@@ -74,7 +74,7 @@ def test_the_sample_is_uniform_over_the_pairs_that_were_scored(world, quiet):
     with SpoolStore(quiet) as store:
         pairs = list(store.pairs())
         assert np.mean([p.is_ood for p in pairs]) > 0.6
-        (window,) = windows(store, None, since=None, until=UNTIL, max_queries=10_000, seed=0)
+        (window,) = read_windows(store, None, since=None, until=UNTIL, max_queries=10_000, seed=0)
         sample = sample_window(store, window, world.bundle.reference(), max_pairs=10_000, seed=0, texts=None)
     ood = {(p.query, p.item_text) for p in pairs if p.is_ood}
     drawn = [(q, text) for q, texts in zip(sample.queries, sample.texts, strict=True) for text in texts]

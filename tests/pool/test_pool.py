@@ -15,11 +15,11 @@ import darl_opensearch.pool.source as source_module
 from darl_opensearch.check import run_pairs
 from darl_opensearch.errors import BundleError, DarlError, InputError, UsageError
 from darl_opensearch.pool import score_pool
-from darl_opensearch.pool.catalogue import Catalogue
+from darl_opensearch.pool.catalogue import ItemTexts
 from darl_opensearch.pool.formats import encode_scores
 from darl_opensearch.pool.pairs import Pair, Shard, group_pairs
-from darl_opensearch.pool.work import Work
-from darl_opensearch.pool.worker import Job, ShardScorer
+from darl_opensearch.pool.work import ShardFolder
+from darl_opensearch.pool.worker import PoolJob, ShardScorer
 from darl_opensearch.scores import Scores
 from darl_opensearch.scoring import Scorer
 from tests.helpers.bundles import ITEMS, QUERIES, TEMPLATE, tiny_bundle
@@ -172,15 +172,15 @@ def test_no_more_than_one_shard_is_in_flight(tiny, tmp_path, monkeypatch):
             flight["most"] = max(flight["most"], flight["read"] - flight["kept"])
             yield Pair(f"line {number}", QUERIES[number % 5], "stolen skis", None, None, None)
 
-    store = Work.store
+    store = ShardFolder.store
 
     def counting(work, shard, files):
         flight["kept"] += 10
         store(work, shard, files)
 
     monkeypatch.setattr(source_module, "read_pairs", endless)
-    monkeypatch.setattr(Work, "store", counting)
-    monkeypatch.setattr(Work, "pairs", lambda work: 1000)  # as if checked before
+    monkeypatch.setattr(ShardFolder, "store", counting)
+    monkeypatch.setattr(ShardFolder, "pairs", lambda work: 1000)  # as if checked before
     score_pool(tiny.path, tmp_path / "p.jsonl", out=tmp_path / "s.jsonl", shard_pairs=10)
     assert flight == {"read": 1000, "kept": 1000, "most": 10}
 
@@ -206,8 +206,8 @@ def test_shards_cover_a_pool_and_wait_to_be_asked(count, size):
 
 def test_the_catalogue_answers_more_ids_than_a_query_takes(tmp_path):
     write_rows(tmp_path / "items.jsonl", [{"id": n, "name": f"item {n}"} for n in range(1201)])
-    Catalogue.build(tmp_path / "c.sqlite", tmp_path / "items.jsonl", TEMPLATE, most_chars=6)
-    with Catalogue.open(tmp_path / "c.sqlite") as catalogue:
+    ItemTexts.build(tmp_path / "c.sqlite", tmp_path / "items.jsonl", TEMPLATE, most_chars=6)
+    with ItemTexts.open(tmp_path / "c.sqlite") as catalogue:
         texts = catalogue.texts([*(str(n) for n in range(1201)), "none"])
     assert len(texts) == 1201 and texts["7"] == "item 7" and texts["1200"] == "item 1"
 
@@ -337,7 +337,7 @@ def test_what_is_read_is_not_replaced(tiny, tmp_path):
 
 def test_a_worker_refuses_another_bundle_of_the_same_place(tiny):
     with pytest.raises(BundleError, match="this is another bundle here") as caught:
-        ShardScorer(Job(tiny.path, "0" * 64, "jsonl", False))
+        ShardScorer(PoolJob(tiny.path, "0" * 64, "jsonl", False))
     assert "on every machine" in caught.value.todo
 
 
@@ -350,14 +350,14 @@ def broken_off(tiny, pool, tmp_path, monkeypatch):
 
     def begin(bundle=tiny, **options):
         with monkeypatch.context() as patch:
-            store = Work.store
+            store = ShardFolder.store
 
             def failing(work, shard, files):
                 if shard == 3:
                     raise DarlError("the disk is full")
                 store(work, shard, files)
 
-            patch.setattr(Work, "store", failing)
+            patch.setattr(ShardFolder, "store", failing)
             with pytest.raises(DarlError, match="the disk is full"):
                 score(bundle, pool, tmp_path / "s.jsonl", shard_pairs=8, **options)
 
@@ -425,21 +425,21 @@ def test_a_folder_of_something_else_is_left_alone(tiny, pool, tmp_path):
 
 
 def test_two_processes_do_not_share_a_folder(tmp_path):
-    with Work.claim(tmp_path / "w", {}, {}, fresh=False):
+    with ShardFolder.claim(tmp_path / "w", {}, {}, fresh=False):
         with pytest.raises(DarlError, match="another process is at work on this pool"):
-            with Work.claim(tmp_path / "w", {}, {}, fresh=True):
+            with ShardFolder.claim(tmp_path / "w", {}, {}, fresh=True):
                 pass
 
 
 def test_a_pool_that_changes_under_way_is_not_joined(tiny, tmp_path, monkeypatch):
     path = write_rows(tmp_path / "p.jsonl", [{"query": "q", "text": "t"}])
-    store = Work.store
+    store = ShardFolder.store
 
     def meddling(work, shard, files):
         write_rows(path, [{"query": "q", "text": "t"}] * 2)
         store(work, shard, files)
 
-    monkeypatch.setattr(Work, "store", meddling)
+    monkeypatch.setattr(ShardFolder, "store", meddling)
     with pytest.raises(InputError, match="changed while it was scored"):
         score_pool(tiny.path, path, out=tmp_path / "s.jsonl")
     assert not (tmp_path / "s.jsonl").exists()

@@ -20,7 +20,7 @@ import darl_opensearch
 from darl_opensearch.errors import BundleError, DarlError
 from darl_opensearch.pool import on_ray, score_pool
 from darl_opensearch.pool.on_ray import MOST_ATTEMPTS, RayWorker
-from darl_opensearch.pool.work import Work
+from darl_opensearch.pool.work import ShardFolder
 
 pytest.importorskip("ray")
 pytestmark = pytest.mark.filterwarnings("ignore:::ray", "ignore::ResourceWarning")  # Ray's, of its own sockets
@@ -89,7 +89,7 @@ def test_a_killed_worker_changes_nothing(ray, tiny, pool, tmp_path, monkeypatch)
 
 def test_ray_goes_on_where_the_local_engine_broke_off(ray, tiny, pool, tmp_path, monkeypatch):
     run(tiny, pool, tmp_path / "whole.jsonl", features=None)
-    store = Work.store
+    store = ShardFolder.store
 
     def failing(work, shard, files):
         if shard == 5:
@@ -97,7 +97,7 @@ def test_ray_goes_on_where_the_local_engine_broke_off(ray, tiny, pool, tmp_path,
         store(work, shard, files)
 
     with monkeypatch.context() as patch, pytest.raises(DarlError, match="the disk is full"):
-        patch.setattr(Work, "store", failing)
+        patch.setattr(ShardFolder, "store", failing)
         run(tiny, pool, tmp_path / "s.jsonl", features=None)
     report = run(tiny, pool, tmp_path / "s.jsonl", features=None, engine="ray", workers=1)
     assert report.reused == 5

@@ -11,14 +11,14 @@ import httpx
 import pytest
 import uvicorn
 
-from darl_opensearch.server import ServerConfig, Service, create_app, protocol
+from darl_opensearch.server import ServerConfig, Service, create_scorer_app, protocol
 
 
 @pytest.fixture
 def port(tiny, monkeypatch):
     monkeypatch.setattr(protocol, "HEAD_SECONDS", 1.0)
     service = Service(ServerConfig(threads=1), tiny)
-    config = uvicorn.Config(create_app(service), http=protocol.BoundedHttp, ws="none", log_config=None)
+    config = uvicorn.Config(create_scorer_app(service), http=protocol.BoundedHttp, ws="none", log_config=None)
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=lambda: server.run(sockets=[listener]))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from darl_opensearch.errors import InputError, UsageError
 from darl_opensearch.server import ServerConfig
-from darl_opensearch.server.errors import HttpError
+from darl_opensearch.server.errors import ApiError
 from darl_opensearch.server.limits import RateLimit
 from tests.helpers.server import running
 
@@ -189,7 +189,7 @@ def test_the_rate_limit_refills():
     limit = RateLimit(60)
     for _ in range(60):
         limit.take("a", now=0)
-    with pytest.raises(HttpError) as caught:
+    with pytest.raises(ApiError) as caught:
         limit.take("a", now=0.5)
     assert caught.value.headers["Retry-After"] == "1"
     limit.take("b", now=0.5)
@@ -258,7 +258,7 @@ def test_a_body_that_does_not_arrive_is_given_up(tiny):
             yield b"{"
             await asyncio.sleep(60)
 
-    with pytest.raises(HttpError) as caught:
+    with pytest.raises(ApiError) as caught:
         asyncio.run(read_body(Slow(), most=100, seconds=0.05))
     assert caught.value.status == 408
 

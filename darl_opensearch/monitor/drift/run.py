@@ -28,7 +28,7 @@ from darl_opensearch.monitor.drift.report import (
 )
 from darl_opensearch.monitor.drift.sample import NoSample, Texts, WindowSample, sample_window, thin_reference
 from darl_opensearch.monitor.drift.two_sample import Clusters, two_sample_tests
-from darl_opensearch.monitor.drift.windows import Counts, Window, windows
+from darl_opensearch.monitor.drift.windows import RequestCounts, Window, read_windows
 from darl_opensearch.ood.store import OodStore
 from darl_opensearch.stats.holm import holm
 from darl_opensearch.stats.shares import share_of, share_test
@@ -68,7 +68,7 @@ def drift(
     until = until or datetime.now(UTC)
     feature_test = _FeatureTest(store, bundle, config, texts, threads) if bundle else None
     reports: list[tuple[datetime, datetime, WindowReport]] = []
-    read = windows(
+    read = read_windows(
         store, parse_window(config.window), since=since, until=until, max_queries=config.max_queries, seed=config.seed
     )
     for window in read:
@@ -95,7 +95,7 @@ def _judge(window: Window, config: DriftConfig, feature_test: _FeatureTest | Non
     else:
         own = feature_test is not None and feature_test.is_of(window)
         calibration = feature_test.calibration_queries if feature_test and own else None
-        parts: dict[str | None, list[Counts]] = {ALL: counts}
+        parts: dict[str | None, list[RequestCounts]] = {ALL: counts}
         parts |= _slices(window, config)
         for name, part in parts.items():
             tests.append(_share(name, part, window.alpha, calibration))
@@ -113,15 +113,15 @@ def _judge(window: Window, config: DriftConfig, feature_test: _FeatureTest | Non
     )  # fmt: skip
 
 
-def _once(counts: Iterable[Counts]) -> tuple[list[float], list[float]]:
+def _once(counts: Iterable[RequestCounts]) -> tuple[list[float], list[float]]:
     """OOD pairs and pairs per query, counting each query once: a popular query is not drift."""
     pairs = [count.once for count in counts]
     return [hits for hits, _ in pairs], [total for _, total in pairs]
 
 
-def _slices(window: Window, config: DriftConfig) -> dict[str | None, list[Counts]]:
+def _slices(window: Window, config: DriftConfig) -> dict[str | None, list[RequestCounts]]:
     """The largest slices with enough queries, if there is more than one slice."""
-    slices: dict[str, list[Counts]] = {}
+    slices: dict[str, list[RequestCounts]] = {}
     for tally in window.queries.values():
         for name, counts in tally.slices.items():
             slices.setdefault(name, []).append(counts)
@@ -132,7 +132,7 @@ def _slices(window: Window, config: DriftConfig) -> dict[str | None, list[Counts
     return dict(large[: config.max_slices])
 
 
-def _share(name: str | None, counts: list[Counts], alpha: float, calibration: int | None) -> DriftTest:
+def _share(name: str | None, counts: list[RequestCounts], alpha: float, calibration: int | None) -> DriftTest:
     hits, totals = _once(counts)
     p = share_test(hits, totals, alpha, calibration_queries=calibration)
     value = sum(hits) / sum(totals) if sum(totals) else 0.0

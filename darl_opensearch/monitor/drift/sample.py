@@ -20,7 +20,7 @@ import numpy as np
 
 from darl_opensearch.bundle import DriftReference
 from darl_opensearch.monitor.drift.two_sample import Clusters
-from darl_opensearch.monitor.drift.windows import Window, drawn
+from darl_opensearch.monitor.drift.windows import Window, draw_number
 from darl_opensearch.ood.record import PairRecord, is_drawn, to_ms
 from darl_opensearch.ood.store import OodStore
 from darl_opensearch.text import same_text
@@ -78,7 +78,7 @@ def sample_window(
     for key in order:
         if count >= max_pairs:
             break
-        pairs = sorted(held.get(key, ()), key=lambda p: drawn(f"{seed}:{p.record_id}"))[:most]
+        pairs = sorted(held.get(key, ()), key=lambda p: draw_number(f"{seed}:{p.record_id}"))[:most]
         if pairs:
             chosen.append(sorted(pairs, key=lambda p: p.position))
             count += len(pairs)

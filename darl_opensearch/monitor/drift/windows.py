@@ -18,7 +18,7 @@ _SLACK = 1.25  # a window holds so many times its bound before queries are let g
 
 
 @dataclass
-class Counts:
+class RequestCounts:
     """Requests, the pairs they scored, and those of them that are OOD."""
 
     requests: int = 0
@@ -46,8 +46,8 @@ class QueryTally:
     """
 
     first: RequestRecord
-    all: Counts = field(default_factory=Counts)
-    slices: dict[str, Counts] = field(default_factory=dict)
+    all: RequestCounts = field(default_factory=RequestCounts)
+    slices: dict[str, RequestCounts] = field(default_factory=dict)
 
 
 class Window:
@@ -108,7 +108,7 @@ class Window:
             if len(self.queries) > self._most * _SLACK:
                 self.close()
         tally.all.add(request)
-        tally.slices.setdefault(request.slice or "", Counts()).add(request)
+        tally.slices.setdefault(request.slice or "", RequestCounts()).add(request)
 
     def close(self) -> None:
         """Let queries go, those of the highest draws, until the bound holds."""
@@ -125,10 +125,10 @@ class Window:
         :param key: the query's text, as :func:`~darl_opensearch.text.same_text` has it.
         :return: uniform in ``0..2**64 - 1``.
         """
-        return drawn(f"{self._seed}:{self.number}:{key}")
+        return draw_number(f"{self._seed}:{self.number}:{key}")
 
 
-def drawn(key: str) -> int:
+def draw_number(key: str) -> int:
     """Draw a number for a text.
 
     :return: uniform in ``0..2**64 - 1``.
@@ -136,7 +136,7 @@ def drawn(key: str) -> int:
     return hash_int(key.encode("utf-8", "surrogatepass"), purpose=b"darl-drift")
 
 
-def windows(
+def read_windows(
     store: OodStore,
     cut: timedelta | int | None,
     *,

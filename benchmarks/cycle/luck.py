@@ -16,7 +16,7 @@ from benchmarks.quality.data import GAINS
 from darl_opensearch.stats.bootstrap import percentiles
 from darl_opensearch.stats.ranking import ndcg_per_query
 from trainer.dasa.coverage import bandwidth_of, covered_by
-from trainer.dasa.neighbours import nearest
+from trainer.dasa.neighbours import find_nearest
 from trainer.dasa.purse import take_in_order
 
 DRAWS, BUDGET, RESAMPLES = 40, 100, 2000
@@ -63,7 +63,7 @@ def luck(world: World, shift: Shift, seeds: Sequence[int], say: Callable[[str], 
         pool = make_pool(world, parts, said)
         flagged = np.flatnonzero(pool.candidates.flagged)
         features = pool.candidates.features[flagged]
-        bandwidth = bandwidth_of(nearest(features, features, min(11, len(flagged)))[0][:, -1])
+        bandwidth = bandwidth_of(find_nearest(features, features, min(11, len(flagged)))[0][:, -1])
         test = world.judged.rows(parts.ood_test)
         gain = np.asarray(GAINS)[world.judged.pairs.grades[test].numpy()]
         index = world.judged.pairs.query_index[test].numpy()

@@ -14,10 +14,10 @@ from benchmarks.quality.data import GAINS, Rows
 from darl_opensearch.text import same_text
 from trainer.dasa.config import SelectConfig
 from trainer.dasa.features import query_features
-from trainer.dasa.near import representatives
+from trainer.dasa.near import find_representatives
 from trainer.dasa.noise import in_sparse_region, is_gibberish
 from trainer.ood import DETECTORS, ConformalCalibration
-from trainer.ood.base import in_chunks
+from trainer.ood.base import split_chunks
 from trainer.stages.objective import Predictions
 
 ID_SHARES = {"test": 0.3, "dev": 0.15, "traffic": 0.15}  # of the ID queries; the rest trains
@@ -140,7 +140,7 @@ def strangeness(world: World, parts: Parts) -> Strangeness:
     train, dev = (halves(world, world.judged.rows(queries).numpy()) for queries in (parts.train, parts.dev))
     make, values = DETECTORS.resolve(DETECTOR, {})
     detector = make(train.shape[1], halves=2, **values)
-    detector.fit(in_chunks(train))
+    detector.fit(split_chunks(train))
     with torch.no_grad():
         return Strangeness(detector, ConformalCalibration.fit(detector(dev), ALPHA))
 
@@ -182,7 +182,7 @@ def make_pool(world: World, parts: Parts, said: Predictions, *, items: int = ITE
     features = _features(world, every)
     if filters:
         left &= np.array([not is_gibberish(key) for key in keys])
-        same = representatives(keys, np.ones(len(keys), dtype=np.int64), np.flatnonzero(left).tolist(),
+        same = find_representatives(keys, np.ones(len(keys), dtype=np.int64), np.flatnonzero(left).tolist(),
                                threshold=SELECT.near_threshold, near_rows=SELECT.near_rows)  # fmt: skip
         left[list(same)] = False
     distance, flagged = (_mean(values, every) for values in strange(world, np.concatenate(every)))

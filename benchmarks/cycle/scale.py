@@ -183,7 +183,7 @@ def measure_sparse(count: int) -> dict[str, Any]:
     """What a kernel of nearest neighbours alone loses: coverage by its choice over coverage by the dense choice."""
     from trainer.dasa.coverage import bandwidth_of, covered_by, kernel
     from trainer.dasa.features import query_features
-    from trainer.dasa.neighbours import nearest
+    from trainer.dasa.neighbours import find_nearest
     from trainer.dasa.registry import Candidates
     from trainer.dasa.selectors.herding import Herding
 
@@ -192,7 +192,7 @@ def measure_sparse(count: int) -> dict[str, Any]:
     candidates = Candidates(
         features, np.full(count, 5), np.ones(count), np.ones(count, dtype=np.bool_), slices=("",) * count
     )
-    bandwidth = bandwidth_of(nearest(features, features, 11)[0][:, 10])
+    bandwidth = bandwidth_of(find_nearest(features, features, 11)[0][:, 10])
     before = covered_by(known, features, bandwidth)
     found = {}
     for name, exact in (("dense", count), ("sparse", 1)):

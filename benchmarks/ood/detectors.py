@@ -35,9 +35,9 @@ from benchmarks.quality.methods import fitted
 from darl_opensearch.errors import DarlError, UsageError
 from darl_opensearch.scores import is_ood
 from trainer.models.heads import Head
-from trainer.ood import DETECTORS, ConformalCalibration, halves
-from trainer.ood.base import in_chunks
-from trainer.ood.reference import assign, kmeans, sample
+from trainer.ood import DETECTORS, ConformalCalibration, count_halves
+from trainer.ood.base import split_chunks
+from trainer.ood.reference import assign_centres, kmeans, sample
 from trainer.ood.vim import VirtualLogit
 from trainer.training_data.pairs import Pairs
 
@@ -218,14 +218,16 @@ class Bench:
     def distances(self, system: System) -> NDArray[np.float64]:
         """``[n]`` of every pair there is."""
         make, params = DETECTORS.resolve(system.detector, dict(system.params))
-        detector = make(self.halves(self.parts.fit[:1], system).shape[1], halves=halves(system.space, 2), **params)
+        detector = make(
+            self.halves(self.parts.fit[:1], system).shape[1], halves=count_halves(system.space, 2), **params
+        )
         more = ()
         if DETECTORS[system.detector].make.fits_catalogue:
             domains = self.shift.inside if system.blind else self.shift.catalogue
             listed = np.isin(self.data.item_domain, domains)
             listed[self.data.index[self.parts.fit, 1]] = False
-            more = (in_chunks(torch.from_numpy(self.data.item[listed, system.layers])),)
-        detector.fit(in_chunks(*self.read(self.parts.fit, system)), *more)
+            more = (split_chunks(torch.from_numpy(self.data.item[listed, system.layers])),)
+        detector.fit(split_chunks(*self.read(self.parts.fit, system)), *more)
         found = detector(*self.read(np.arange(len(self.data.index)), system))
         return np.asarray(found.double().numpy())
 
@@ -234,7 +236,7 @@ class Bench:
         item = torch.from_numpy(self.data.item[:, 0])
         fit = item[np.unique(self.data.index[self.parts.fit, 1])]
         rows = item[self.data.index[:, 1]]
-        groups = assign(fit, kmeans(sample(in_chunks(fit), 8192), 8))
+        groups = assign_centres(fit, kmeans(sample(split_chunks(fit), 8192), 8))
         groups = torch.unique(groups, return_inverse=True)[1]
         read = self.head.standardised(self.similarity)
         weight, bias = self.head.weight.detach(), self.head.bias.detach()  # type: ignore[union-attr]
@@ -252,7 +254,7 @@ class Bench:
         }  # fmt: skip
         vim = VirtualLogit(read.shape[1])
         energy = self.head.energy(self.raw)
-        vim.fit(in_chunks(read[self.parts.fit], energy[self.parts.fit]))
+        vim.fit(split_chunks(read[self.parts.fit], energy[self.parts.fit]))
         ours["vim"] = vim(read, energy).double().numpy()
         return str(theirs["version"]), {name: (ours[name], theirs[name]) for name in ours}
 

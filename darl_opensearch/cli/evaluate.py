@@ -83,9 +83,9 @@ def cli(
     from trainer.evaluate.parts import parse_parts
     from trainer.evaluate.report import render_text, write_folder
     from trainer.evaluate.report.folder import check_folder
-    from trainer.evaluate.settings import Settings
+    from trainer.evaluate.settings import EvaluationOptions
 
-    settings = Settings(
+    settings = EvaluationOptions(
         models=bundles, items=items, parts=parse_parts(parts), against=against, first_stage=first_stage,
         depths=depths or (DEPTHS if first_stage else ()), cutoffs=cutoffs, relevant_from=relevant_from, int8=int8,
         provider=provider, threads=threads, draws=draws, seed=seed,

@@ -88,7 +88,7 @@ def cli(
     """
     gates = load("trainer.evaluate.gate", "train")
     from darl_opensearch.bundle import Bundle
-    from trainer.evaluate.gate_words import render_text
+    from trainer.evaluate.gate_words import render_decision
 
     options = gates.GateOptions(
         measure=measure, tolerance=tolerance, min_queries=min_queries, relevant_from=relevant_from, train=train,
@@ -102,7 +102,7 @@ def cli(
     result = found.to_json()
     if out is not None:
         write_file(out, json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-    emit(result, as_json=as_json, text=render_text(result))
+    emit(result, as_json=as_json, text=render_decision(result))
     if not found.passed:
         raise GateRefused(
             f"the gate says no ({'; '.join(found.reasons)})", where=str(new), todo="leave the old bundle where it is"

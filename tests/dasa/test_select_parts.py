@@ -15,11 +15,11 @@ from darl_opensearch.errors import DarlError, InputError
 from trainer.dasa.control import draw_by_traffic, keep_share
 from trainer.dasa.features import query_features
 from trainer.dasa.items import Items
-from trainer.dasa.known import Known, draw
-from trainer.dasa.mix import Listed, mixed
-from trainer.dasa.near import near_any, representatives
+from trainer.dasa.known import Known, draw_bits
+from trainer.dasa.mix import Listed, mix_items
+from trainer.dasa.near import find_representatives, near_any
 from trainer.dasa.noise import in_sparse_region, is_even, is_gibberish
-from trainer.dasa.work import Work
+from trainer.dasa.work import GatheredLog
 
 laws = settings(deadline=None, max_examples=40)
 
@@ -46,7 +46,7 @@ def test_features_of_one_half_are_the_mean():
 def test_mixed_items(n, count, seed):
     rng = np.random.default_rng(seed)
     listed = [Listed(f"i{i}", "t", float(rng.integers(0, 5)) / 4, is_ood=bool(rng.integers(2))) for i in range(n)]
-    got = mixed(listed, count)
+    got = mix_items(listed, count)
     assert len(got) == min(n, count) == len({item.item_id for item in got})
     scores = [item.score for item in got]
     assert scores == sorted(scores, reverse=True)
@@ -55,7 +55,7 @@ def test_mixed_items(n, count, seed):
         assert scores[0] == max(every) and (len(got) == 1 or scores[-1] == min(every))
         best = [item for item in listed if item.score == max(every)]
         assert got[0].is_ood or not any(item.is_ood for item in best)
-    assert mixed([listed[i] for i in rng.permutation(n)], count) == got
+    assert mix_items([listed[i] for i in rng.permutation(n)], count) == got
 
 
 def test_the_draw_by_traffic_has_chances_by_traffic():
@@ -84,7 +84,7 @@ def test_draws_do_not_depend_on_the_order(keys, count, seed):
 
 
 def test_a_draw_is_a_number_of_its_own():
-    assert len({draw(key, seed, what) for key in "ab" for seed in (0, 1) for what in ("x", "y")}) == 8
+    assert len({draw_bits(key, seed, what) for key in "ab" for seed in (0, 1) for what in ("x", "y")}) == 8
 
 
 @pytest.mark.parametrize("query", ["?!", "  ", "aaaaaargh", "http://example.org", "<img src=x>", "1 union select 2",
@@ -125,9 +125,9 @@ def test_sparse_regions():
 def test_near_queries_have_one_representative():
     keys = ["a b c d e f g h i", "a b c d e f g h j", "i h g f e d c b a", "x y", "y x", "z"]
     requests = np.array([1, 5, 1, 1, 1, 9])
-    assert representatives(keys, requests, range(6), threshold=0.8, near_rows=99) == {0: 1, 2: 1, 4: 3}
-    assert representatives(keys, requests, range(6), threshold=1.0, near_rows=99) == {2: 0, 4: 3}
-    assert representatives(keys, requests, [3, 4, 5], threshold=0.8, near_rows=0) == {4: 3}
+    assert find_representatives(keys, requests, range(6), threshold=0.8, near_rows=99) == {0: 1, 2: 1, 4: 3}
+    assert find_representatives(keys, requests, range(6), threshold=1.0, near_rows=99) == {2: 0, 4: 3}
+    assert find_representatives(keys, requests, [3, 4, 5], threshold=0.8, near_rows=0) == {4: 3}
     assert near_any(keys, ["a b c d e f g h k", "x y"], 0.8).tolist() == [True, True, True, True, True, False]
     assert near_any(keys, ["y x"], 1.0).tolist() == [False, False, False, True, True, False]
     assert near_any(keys, [], 0.8).tolist() == [False] * 6
@@ -151,23 +151,23 @@ def test_what_is_known_is_read_from_files(tmp_path):
 
 def test_a_work_file_is_one_process_alone_until_that_ends(tmp_path):
     path = tmp_path / "out" / "work" / "log.db"
-    with Work(path, "digest"):
+    with GatheredLog(path, "digest"):
         with pytest.raises(DarlError, match=r"out/work: another process is selecting into this folder. Wait for it"):
-            Work(path, "digest")
+            GatheredLog(path, "digest")
         with pytest.raises(DarlError, match="another process"):
-            Work(path, "another digest")  # and does not begin it anew
-    with Work(path, "digest") as work:
+            GatheredLog(path, "another digest")  # and does not begin it anew
+    with GatheredLog(path, "digest") as work:
         assert work.mark("digest") == "digest"
 
 
 def test_a_disk_that_is_full_is_said_and_what_was_written_stays(tmp_path):
     path = tmp_path / "log.db"
     with pytest.raises(DarlError, match=r"log\.db: the work file cannot be used .*full.*\. See to disk") as caught:
-        with Work(path, "digest") as work:
+        with GatheredLog(path, "digest") as work:
             work._db.execute("PRAGMA max_page_count = 20")
             for n in range(1000):
                 work.set_mark(f"mark {n}", 500 * "x")
                 work.commit()
     assert "give the same command again: it goes on" in str(caught.value)
-    with Work(path, "digest") as work:
+    with GatheredLog(path, "digest") as work:
         assert work.mark("mark 0") == 500 * "x"

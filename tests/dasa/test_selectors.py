@@ -16,7 +16,7 @@ from darl_opensearch.errors import UsageError
 from tests.helpers.selectors import made, permuted, registry_of, select, unit
 from trainer.dasa import SELECTORS, Candidates
 from trainer.dasa.coverage import DenseCoverage, SparseCoverage, bandwidth_of, covered_by, kernel
-from trainer.dasa.neighbours import nearest
+from trainer.dasa.neighbours import find_nearest
 
 laws = settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 NAMES = sorted({*SELECTORS, *COMPARED})
@@ -161,7 +161,7 @@ def test_herding_by_hand():
 def test_the_bandwidth_is_the_median_distance_to_the_kth_neighbour():
     angles = np.radians([0, 10, 30, 60])
     features = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
-    cosines, rows = nearest(features, features, 2)
+    cosines, rows = find_nearest(features, features, 2)
     assert rows.tolist() == [[0, 1], [1, 0], [2, 1], [3, 2]]
     # Chords of 10, 10, 20 and 30 degrees; their median.
     assert_allclose(bandwidth_of(cosines[:, 1]), np.sin(np.radians(5)) + np.sin(np.radians(10)), rtol=1e-4)
@@ -184,7 +184,7 @@ def test_with_every_neighbour_the_sparse_kernel_is_the_dense_one(n, m, seed):
 def test_sparse_gains_are_those_of_a_kernel_with_holes(n, k, seed):
     rng = np.random.default_rng(seed)
     k = min(k, n)
-    cosines, rows = nearest(features := unit(rng.normal(size=(n, 4))), features, k)
+    cosines, rows = find_nearest(features := unit(rng.normal(size=(n, 4))), features, k)
     rows = np.where(rng.random(rows.shape) < 0.1, -1, rows).astype(np.int32)  # as the approximate search leaves
     weights, covered = rng.random(n), rng.random(n).astype(np.float32)
     holes = np.eye(n, dtype=np.float32)
@@ -206,8 +206,8 @@ def test_approximate_neighbours_are_mostly_the_exact_ones():
     centres = rng.normal(size=(200, 48))
     features = unit(centres[rng.integers(200, size=12_000)] + 0.5 * rng.normal(size=(12_000, 48)))
     queries = features[:300]
-    exact_cosines, exact = nearest(features, queries, 10)
-    cosines, rows = nearest(features, queries, 10, exact_products=0)
+    exact_cosines, exact = find_nearest(features, queries, 10)
+    cosines, rows = find_nearest(features, queries, 10, exact_products=0)
     found = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(exact, rows, strict=True)])
     assert found > 0.8
     assert (rows[:, 0] == np.arange(300)).all()

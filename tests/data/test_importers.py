@@ -330,10 +330,10 @@ def test_scales_that_do_not_fit(params, message, tmp_path):
 
 @given(st.lists(st.floats(-5, 5).map(lambda x: round(x, 2)), min_size=1, max_size=4, unique=True), st.floats(-6, 6))
 def test_a_cut_grade_counts_the_cuts_at_or_below(cuts, value):
-    from trainer.data.importers.base import Grading
+    from trainer.data.importers.base import GradeMapping
 
     cuts = sorted(cuts)
-    grading = Grading.of(cuts=",".join(map(str, cuts)))
+    grading = GradeMapping.of(cuts=",".join(map(str, cuts)))
     assert grading.grade(value, "x", "f") == sum(cut <= value for cut in cuts)
     assert grading.grade(repr(value), "x", "f") == grading.grade(value, "x", "f")
     assert grading.scale(0).k == len(cuts) + 1

@@ -25,7 +25,7 @@ from tests.helpers.bundles import ITEMS, SCALE3, TEMPLATE, tiny_bundle, with_slo
 from tests.helpers.commands import run_main
 from tests.helpers.files import write_rows
 from trainer.evaluate.gate import GateOptions, gate
-from trainer.evaluate.gate_words import render_text, why_not
+from trainer.evaluate.gate_words import explain_refusal, render_decision
 from trainer.evaluate.parts import read_catalogue, read_part
 
 OPTIONS = {"draws": 400, "threads": 1}
@@ -185,7 +185,7 @@ def test_why_not(part, low, high, n, expected):
     bound, mean = (-0.01, (low + high) / 2) if part == "id" else (0.0, 0.02)
     differences = np.array([mean - 0.1, mean + 0.1] * 50)
     needed = power(differences, bound)
-    text = why_not(part, "ndcg@10", Interval(mean, low, high, n), needed, bound, 30)
+    text = explain_refusal(part, "ndcg@10", Interval(mean, low, high, n), needed, bound, 30)
     assert expected.replace("About", f"About {needed.needed or 0:,} would be enough") in text
 
 
@@ -300,5 +300,5 @@ def test_the_command(bundles, data, tmp_path, monkeypatch, capsys):
     assert no.code == 3 and "darl: " in no.err and "the gate says no" in no.err
     assert "shoes 1 in place of shoes 1: NO" in no.out and "control arm" in no.out and "no: queries like" in no.out
     assert json.loads(out.read_text())["passed"] is False
-    assert render_text(json.loads(out.read_text())) == no.out.rstrip("\n")
+    assert render_decision(json.loads(out.read_text())) == no.out.rstrip("\n")
     assert darl("bad", "good", "--measure", "mrr").code == 2

@@ -16,7 +16,7 @@ from trainer.evaluate import kept_scores
 from trainer.evaluate.evaluation import evaluate
 from trainer.evaluate.gate import GateOptions, gate
 from trainer.evaluate.kept_scores import KeptScores
-from trainer.evaluate.settings import Settings
+from trainer.evaluate.settings import EvaluationOptions
 
 TEXTS = [TEMPLATE.render(item) for item in ITEMS]
 REQUESTS = [("stolen bicycle", TEXTS), ("ski rescue", TEXTS[:3]), ("kitchen fire", TEXTS[2:])]
@@ -60,17 +60,17 @@ def calls(monkeypatch):
 
 def decided(bundles, data, kept=None):
     """What the gate says, without the time it said it at."""
-    said = gate(*bundles, **data, options=OPTIONS, kept=kept).to_json()
+    said = gate(*bundles, **data, options=OPTIONS, kept_scores=kept).to_json()
     return json.dumps(said | {"created": ""}, sort_keys=True)
 
 
 def evaluated(bundles, data, **settings):
     """The scores that an evaluation kept; it has the models the other way round."""
     kept, (old, new) = KeptScores(), bundles
-    evaluate(Settings(
+    evaluate(EvaluationOptions(
         models=(new.path,), items=(data["items"],), against=(str(old.path),), draws=100, threads=2,
         parts=(("id", data["id_test"]), ("control", data["control"])), **settings,
-    ), kept=kept)  # fmt: skip
+    ), kept_scores=kept)  # fmt: skip
     return kept
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from darl_opensearch.records.judgments import JudgedQuery
 from tests.helpers.bundles import ITEMS
 from tests.helpers.files import write_rows
-from trainer.evaluate.parts import Part
+from trainer.evaluate.parts import JudgedPart
 
 # query id, query, slice, and a grade for each of the six items
 GRADED = [
@@ -35,7 +35,7 @@ def write_judgments(path: Path, graded) -> Path:
     return write_rows(path, rows)
 
 
-def part_of(grades, *, sizes=None, slices=None, name="id") -> Part:
+def part_of(grades, *, sizes=None, slices=None, name="id") -> JudgedPart:
     """A part whose queries have the given numbers of items, by default one query with all of them."""
     sizes = [len(grades)] if sizes is None else sizes
     ends = np.cumsum(sizes)
@@ -44,7 +44,7 @@ def part_of(grades, *, sizes=None, slices=None, name="id") -> Part:
         JudgedQuery(f"q{place}", "", tuple(ids[end - size : end]), tuple(grades[end - size : end]), "")
         for place, (size, end) in enumerate(zip(sizes, ends, strict=True))
     )
-    return Part(
+    return JudgedPart(
         name, Path("by-hand"), "0" * 64, queries, np.repeat(np.arange(len(sizes)), sizes), tuple(ids),
         np.array(grades, dtype=np.int64), tuple(slices or [""] * len(grades)),
     )  # fmt: skip

@@ -32,13 +32,13 @@ from trainer.stages.distillation import DistilledLoss, by_text
 from trainer.stages.full_stage import GradedLoss
 from trainer.stages.objective import Objective
 from trainer.stages.registry import check_plan
-from trainer.teachers import TEACHERS, Ask, Place, fetch_scores, find_teacher, normalised
+from trainer.teachers import TEACHERS, TeacherFiles, TeacherRequest, fetch_scores, find_teacher, normalise_scores
 from trainer.training_data.features import Features
 from trainer.training_data.mixing import Taught, Together
 from trainer.training_data.pairs import Pairs
 
 GAINS = (0.0, 1.0, 3.0)
-ASK = Ask("q1", "stolen bike", ("a", "b", "c"), ("text a", "text b", "text c"))
+ASK = TeacherRequest("q1", "stolen bike", ("a", "b", "c"), ("text a", "text b", "text c"))
 DISTILL = {"teacher": "file:scores.jsonl", "pool": "pool.jsonl", "learning_rate": 1e-3, "epochs": 4}
 RUN = {"run": ["distill"]}
 
@@ -59,7 +59,7 @@ def train(path: Path, folder: Path, *overrides: str, **options):
 
 def make(spec: str, base: Path, **params):
     maker, target, values = find_teacher(spec, params)
-    return maker(target, Place(base, base / "items.jsonl"), **values)
+    return maker(target, TeacherFiles(base, base / "items.jsonl"), **values)
 
 
 # ---- which teacher
@@ -164,7 +164,7 @@ def test_a_bundle_scores_by_its_own_template(tmp_path):
     ids = tuple(item["id"] for item in ITEMS)
     teacher = make("bundle:teacher", tmp_path)
     try:
-        told = teacher.score(Ask("q", QUERIES[0], ids, ("other",) * len(ids)))
+        told = teacher.score(TeacherRequest("q", QUERIES[0], ids, ("other",) * len(ids)))
         identity = teacher.identity()
     finally:
         teacher.close()
@@ -340,7 +340,7 @@ def test_an_endpoint_that_fails_half_way_is_asked_for_the_rest_only(tmp_path, mo
 @laws
 @given(scores=st.lists(st.one_of(st.none(), st.integers(-99, 99)), max_size=9))
 def test_zscores_have_mean_0_and_spread_1_and_keep_the_order(scores):
-    told = normalised(scores, "zscore", where="x")
+    told = normalise_scores(scores, "zscore", where="x")
     assert [z is None for z in told] == [value is None for value in scores]
     values, z = (np.array([v for v in side if v is not None], dtype=float) for side in (scores, told))
     assert (np.sign(np.subtract.outer(values, values)) == np.sign(np.subtract.outer(z, z))).all()
@@ -349,16 +349,19 @@ def test_zscores_have_mean_0_and_spread_1_and_keep_the_order(scores):
 
 
 def test_logits_and_nothing():
-    assert normalised([0.5, None, 0.75], "logit", where="x") == pytest.approx([0.0, None, math.log(3)])
-    assert normalised([0.0, 1.0], "logit", where="x")[1] == pytest.approx(math.log((1 - 1e-6) / 1e-6))
-    assert normalised([2.0, None], "none", where="x") == [2.0, None] and normalised([], "zscore", where="x") == []
+    assert normalise_scores([0.5, None, 0.75], "logit", where="x") == pytest.approx([0.0, None, math.log(3)])
+    assert normalise_scores([0.0, 1.0], "logit", where="x")[1] == pytest.approx(math.log((1 - 1e-6) / 1e-6))
+    assert (
+        normalise_scores([2.0, None], "none", where="x") == [2.0, None]
+        and normalise_scores([], "zscore", where="x") == []
+    )
     with pytest.raises(InputError) as caught:
-        normalised([1.5], "logit", where="bundle:b")
+        normalise_scores([1.5], "logit", where="bundle:b")
     assert "bundle:b: the score 1.5 is no probability" in str(caught.value) and '"zscore"' in str(caught.value)
 
 
 def test_scores_are_kept_by_what_the_student_reads():
-    ask = Ask("1", "q", ("a", "b", "c"), ("same", "same", "other"))
+    ask = TeacherRequest("1", "q", ("a", "b", "c"), ("same", "same", "other"))
     assert by_text([ask], [[1.0, 3.0, None]], "none", where="x") == {"q": {"same": 2.0}}
 
 

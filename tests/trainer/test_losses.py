@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.helpers.training_project import laws
 from trainer.losses import DISTILLATION_LOSSES, GRADE_LOSSES, RANK_LOSSES
-from trainer.losses.lists import lists, mean_over_queries
+from trainer.losses.lists import average_over_lists, group_lists
 from trainer.models.heads import HEADS
 
 POSITIONAL = {
@@ -56,7 +56,7 @@ query_lists = st.lists(st.integers(0, 6), max_size=60)
 def test_lists_hold_each_pair_once_with_those_of_its_query(queries):
     index = torch.tensor(queries, dtype=torch.int64)
     rows_seen = []
-    for rows, valid in lists(index):
+    for rows, valid in group_lists(index):
         assert rows.shape == valid.shape
         for row, real in zip(rows, valid, strict=True):
             assert real.tolist() == sorted(real.tolist(), reverse=True)
@@ -69,7 +69,7 @@ def test_lists_hold_each_pair_once_with_those_of_its_query(queries):
 @given(counts=st.lists(st.integers(1, 300), min_size=1, max_size=8))
 def test_no_list_is_padded_to_twice_its_length(counts):
     index = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
-    for _, valid in lists(index):
+    for _, valid in group_lists(index):
         assert valid.shape[1] < 2 * int(valid.sum(dim=1).min())
 
 
@@ -84,5 +84,5 @@ def test_only_comparable_lists_reach_the_loss():
     score = torch.tensor([5.0, 6.0, 1.0, 2.0, 3.0, 4.0])
     values = torch.tensor([1.0, 1.0, 0.0, 1.0, 0.5, 0.0])
     index = torch.tensor([0, 0, 1, 1, 2, 3])
-    assert mean_over_queries(of_lists, score, values, index).item() == 1.0
+    assert average_over_lists(of_lists, score, values, index).item() == 1.0
     assert seen == [[0.0, 1.0]]

@@ -19,14 +19,14 @@ from darl_opensearch.scores import is_ood
 from tests.helpers.training_project import laws
 from trainer.models.base import PairFeatures
 from trainer.models.heads import HEADS
-from trainer.ood import DETECTORS, ConformalCalibration, view
-from trainer.ood.base import distinct, fingerprints, in_chunks
+from trainer.ood import DETECTORS, ConformalCalibration, select_features
+from trainer.ood.base import drop_repeats, fingerprints, split_chunks
 from trainer.ood.calibration import MAX_TABLE
 from trainer.ood.catalogue import logistic
 from trainer.ood.knn import NearestNeighbours
 from trainer.ood.mahalanobis import Mahalanobis
 from trainer.ood.moments import Moments
-from trainer.ood.reference import assign, coreset, kmeans, sample
+from trainer.ood.reference import assign_centres, coreset, kmeans, sample
 from trainer.ood.relative import RelativeMahalanobis
 from trainer.ood.vim import VirtualLogit
 
@@ -46,8 +46,8 @@ def fitted(name: str, train: torch.Tensor, *, size: int = 4096, others: torch.Te
     """A detector of one half, fitted on chunks; what its entry says it reads is what it gets."""
     make, params = DETECTORS.resolve(name, params)
     detector = make(train.shape[1], **params)
-    more = () if others is None or not DETECTORS[name].make.fits_catalogue else (in_chunks(others, size=size),)
-    detector.fit(in_chunks(*readings(name, train), size=size), *more)
+    more = () if others is None or not DETECTORS[name].make.fits_catalogue else (split_chunks(others, size=size),)
+    detector.fit(split_chunks(*readings(name, train), size=size), *more)
     return detector
 
 
@@ -119,7 +119,7 @@ def test_a_fit_in_chunks_is_the_whole_fit(name):
 
 def test_moments_of_chunks_are_those_of_the_whole():
     rows = torch.randn(2000, 9, generator=torch.Generator().manual_seed(1)).double()
-    one, many = (Moments.of(in_chunks(rows, size=size)) for size in (2000, 13))
+    one, many = (Moments.of(split_chunks(rows, size=size)) for size in (2000, 13))
     assert one.count == many.count == 2000
     for ours, theirs in ((many.mean, rows.mean(0)), (many.covariance, torch.cov(rows.T, correction=0))):
         assert_close(ours, theirs, atol=1e-12, rtol=1e-9)
@@ -157,7 +157,7 @@ def test_what_is_kept_is_bounded_however_many_rows_come(name, how):
 def test_knn_against_scikit_learn(k):
     train, test = unit_rows(200, 12, 3), unit_rows(50, 12, 4)
     detector = NearestNeighbours(12, k=k)
-    detector.fit(in_chunks(train))
+    detector.fit(split_chunks(train))
     distances, _ = NearestNeighbors(n_neighbors=k).fit(train.numpy()).kneighbors(test.numpy())
     np.testing.assert_allclose(detector(test).numpy(), distances[:, -1], atol=1e-5)
 
@@ -165,11 +165,11 @@ def test_knn_against_scikit_learn(k):
 def test_knn_of_a_pair_averages_the_squares_of_its_halves():
     train, test = (torch.cat([unit_rows(n, 6, s), unit_rows(n, 6, s + 1)], dim=1) for n, s in ((90, 1), (20, 7)))
     both = NearestNeighbours(12, halves=2, k=3)
-    both.fit(in_chunks(train))
+    both.fit(split_chunks(train))
     squares = []
     for half in (slice(0, 6), slice(6, 12)):
         one = NearestNeighbours(6, k=3)
-        one.fit(in_chunks(train[:, half]))
+        one.fit(split_chunks(train[:, half]))
         squares.append(one(test[:, half]).square())
     assert_close(both(test), ((squares[0] + squares[1]) / 2).sqrt())
 
@@ -178,7 +178,7 @@ def test_knn_leaves_the_text_itself_out():
     """A training row is as far from its neighbours as a fresh row in its place would be."""
     train = unit_rows(60, 5, 9)
     detector = NearestNeighbours(5, k=4)
-    detector.fit(in_chunks(train))
+    detector.fit(split_chunks(train))
     distances, _ = NearestNeighbors(n_neighbors=5).fit(train.numpy()).kneighbors(train.numpy())
     np.testing.assert_allclose(detector(train).numpy(), distances[:, 4], atol=1e-5)
 
@@ -187,7 +187,7 @@ def test_knn_keeps_a_fixed_sample_of_many_rows():
     train = unit_rows(100, 4, 5)
     detectors = [NearestNeighbours(4, k=2, max_reference=16) for _ in range(2)]
     for detector in detectors:
-        detector.fit(in_chunks(train))
+        detector.fit(split_chunks(train))
     kept, again = (next(iter(d.state_dict().values())) for d in detectors)
     assert kept.shape == (16, 4)
     assert_close(kept, again)
@@ -197,7 +197,7 @@ def test_knn_keeps_a_fixed_sample_of_many_rows():
 
 def test_knn_cannot_keep_fewer_rows_than_it_reads():
     with pytest.raises(ValueError, match="max_reference"):
-        NearestNeighbours(4, k=20, max_reference=16).fit(in_chunks(unit_rows(100, 4, 5)))
+        NearestNeighbours(4, k=20, max_reference=16).fit(split_chunks(unit_rows(100, 4, 5)))
 
 
 @pytest.mark.parametrize(("m", "h"), [(500, 6), (30, 10), (8, 20)])
@@ -206,17 +206,17 @@ def test_mahalanobis_against_scikit_learn(m, h):
     train = rng.standard_normal((m, h)) @ rng.standard_normal((h, h))
     test = torch.tensor(rng.standard_normal((20, h)), dtype=torch.float32)
     oracle = LedoitWolf().fit(train)
-    covariance = Moments.of(in_chunks(torch.tensor(train))).shrunk()
+    covariance = Moments.of(split_chunks(torch.tensor(train))).shrunk()
     np.testing.assert_allclose(covariance.numpy(), oracle.covariance_, rtol=1e-8, atol=1e-10)
     detector = Mahalanobis(h)
-    detector.fit(in_chunks(torch.tensor(train, dtype=torch.float32)))
+    detector.fit(split_chunks(torch.tensor(train, dtype=torch.float32)))
     np.testing.assert_allclose(detector(test).numpy() ** 2, oracle.mahalanobis(test.numpy()), rtol=1e-3)
 
 
 def test_mahalanobis_without_whitening_is_euclidean():
     train, test = unit_rows(50, 5, 1), unit_rows(9, 5, 2)
     detector = Mahalanobis(5, power=0.0)
-    detector.fit(in_chunks(train))
+    detector.fit(split_chunks(train))
     assert_close(detector(test), (test - train.mean(0)).norm(dim=1), atol=1e-5, rtol=1e-5)
 
 
@@ -231,8 +231,8 @@ def test_relative_mahalanobis_by_hand():
     """Nearest group's squared distance less the background's, each scatter over the number of rows."""
     train, test = gaussians(3), unit_rows(20, 5, 8)
     detector = RelativeMahalanobis(5, groups=3)
-    detector.fit(in_chunks(train, size=64))
-    group = assign(train, kmeans(sample(in_chunks(train), 300), 3)).numpy()
+    detector.fit(split_chunks(train, size=64))
+    group = assign_centres(train, kmeans(sample(split_chunks(train), 300), 3)).numpy()
     rows, test64 = train.double().numpy(), test.double().numpy()
     means = np.stack([rows[group == g].mean(0) for g in range(3)])
     centred = rows - means[group]
@@ -261,8 +261,8 @@ def test_relative_mahalanobis_divides_both_scatters_by_the_rows():
     """Twice the rows of the same distribution is the same distance, not half of it."""
     few, many, test = gaussians(3, 3000), gaussians(3, 6000), gaussians(5, 50)
     one, two = (RelativeMahalanobis(5, groups=3) for _ in range(2))
-    one.fit(in_chunks(few))
-    two.fit(in_chunks(many))
+    one.fit(split_chunks(few))
+    two.fit(split_chunks(many))
     assert_close(two(test), one(test), rtol=0.3, atol=1.0)  # undivided it would be half
 
 
@@ -271,7 +271,7 @@ def test_vim_by_hand():
     train, test = unit_rows(200, 6, 1) * torch.tensor([3.0, 2.0, 1.0, 0.5, 0.3, 0.1]), unit_rows(9, 6, 2)
     energy = torch.rand(200) + 1
     detector = VirtualLogit(6, dim=2)
-    detector.fit(in_chunks(train, energy, size=30))
+    detector.fit(split_chunks(train, energy, size=30))
     left = np.linalg.svd((train - train.mean(0)).numpy())[2][2:].T
     residual = lambda rows: np.linalg.norm((rows - train.mean(0)).numpy() @ left, axis=1)  # noqa: E731
     scale = energy.mean().item() / residual(train).mean()
@@ -282,7 +282,7 @@ def test_vim_by_hand():
 
 def test_vim_needs_a_direction_to_be_left():
     with pytest.raises(ValueError, match="dim is 4 and the features have 4"):
-        VirtualLogit(4, dim=4).fit(in_chunks(unit_rows(20, 4, 1), torch.ones(20)))
+        VirtualLogit(4, dim=4).fit(split_chunks(unit_rows(20, 4, 1), torch.ones(20)))
 
 
 def test_energy_and_max_softmax_in_closed_form():
@@ -305,7 +305,7 @@ def test_whitened_neighbours_are_those_of_whitened_rows():
     train, test = unit_rows(300, 6, 1) * torch.linspace(1, 3, 6), unit_rows(20, 6, 2)
     train = torch.nn.functional.normalize(train, dim=1)
     detector = NearestNeighbours(6, k=2, whiten=1.0)
-    detector.fit(in_chunks(train, size=50))
+    detector.fit(split_chunks(train, size=50))
     covariance = LedoitWolf().fit(train.double().numpy())
     values, vectors = np.linalg.eigh(covariance.covariance_)
     turn = vectors / np.sqrt(values)
@@ -330,15 +330,15 @@ def test_fingerprints_tell_rows_apart_and_know_the_same_again():
 def test_distinct_passes_each_row_once():
     rows = unit_rows(40, 3, 1)
     chunks = [(rows[:20], torch.arange(20)), (rows[10:40], torch.arange(10, 40)), (rows[:5], torch.arange(5))]
-    found = list(distinct(chunks))
+    found = list(drop_repeats(chunks))
     assert torch.cat([number for _, number in found]).tolist() == list(range(40))
     assert all(len(part) for part, _ in found)
 
 
 def test_a_drawn_sample_is_even_and_has_no_order():
     rows = unit_rows(2000, 3, 1)
-    kept = sample(in_chunks(rows, size=100), 500)
-    again = sample(in_chunks(rows.flip(0).repeat(2, 1), size=33), 500)
+    kept = sample(split_chunks(rows, size=100), 500)
+    again = sample(split_chunks(rows.flip(0).repeat(2, 1), size=33), 500)
     assert kept.shape == (500, 3) and torch.equal(kept, again)
     place = {tuple(row): number for number, row in enumerate(rows.tolist())}
     places = sorted(place[tuple(row)] for row in kept.tolist())
@@ -404,13 +404,16 @@ def test_logistic_against_scikit_learn():
 
 def test_views():
     features = PairFeatures(torch.zeros(4, 2), (unit_rows(4, 3, 1), unit_rows(4, 3, 2)))
-    assert view(features, "query") is features.query and view(features, "item") is features.item
-    pair = view(features, "pair")
+    assert select_features(features, "query") is features.query and select_features(features, "item") is features.item
+    pair = select_features(features, "pair")
     between = (pair[0] - pair[1]).square().sum()
     halves = [(half[0] - half[1]).square().sum() for half in (features.query, features.item)]
     assert_close(between, sum(halves))
     both = PairFeatures(features.similarity, features.halves, (features.item, features.query))
-    assert view(both, "query", "average") is features.item and view(both, "item", "average") is features.query
+    assert (
+        select_features(both, "query", "average") is features.item
+        and select_features(both, "item", "average") is features.query
+    )
 
 
 # ---- calibration
@@ -498,8 +501,8 @@ def test_false_alarms_hold_alpha_on_exchangeable_queries(name):
         train, held, fresh = rows.split([60 * pairs, queries * pairs, queries * pairs])
         detector = make(12, halves=parts, **params)
         # The catalogue has the items of calibration and of what comes alike.
-        others = (in_chunks(torch.cat([held, fresh])[:, 6:]),) if DETECTORS[name].make.fits_catalogue else ()
-        detector.fit(in_chunks(*readings(name, train)), *others)
+        others = (split_chunks(torch.cat([held, fresh])[:, 6:]),) if DETECTORS[name].make.fits_catalogue else ()
+        detector.fit(split_chunks(*readings(name, train)), *others)
         calibration = ConformalCalibration.fit(detector(*readings(name, held)), alpha)
         flagged = is_ood(calibration(detector(*readings(name, fresh)))[:, 0].numpy(), alpha)
         rates.append(flagged.mean())

@@ -26,7 +26,7 @@ def check_test(inputs: CycleInputs) -> None:
     for leak in leaks.refused(allow):
         shared = leakage.describe_leak(leak, leaks.counts[leak.kind])
         raise InputError(
-            f"{shared}, so that the gate would say no, whatever is learnt",
+            f"{shared}, so the gate would refuse any result",
             where=leak.other.where,
             todo=f'take it out of the test set, or write [gate] allow = ["{leak.kind}"]',
         )

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from darl_opensearch.io.jsonl import read_jsonl
 from darl_opensearch.records.values import parse_text
 from darl_opensearch.text import same_text
-from trainer.dasa.known import draw
+from trainer.dasa.known import draw_bits
 
 
 def draw_by_traffic(keys: Sequence[str], traffic: NDArray[np.float64], count: int, seed: int) -> list[int]:
@@ -25,7 +25,7 @@ def draw_by_traffic(keys: Sequence[str], traffic: NDArray[np.float64], count: in
     :param traffic: requests of each, above 0.
     :return: rows, in the order drawn; all when there are no more.
     """
-    uniform = np.array([(draw(key, seed, "control") + 0.5) / 2**64 for key in keys])
+    uniform = np.array([(draw_bits(key, seed, "control") + 0.5) / 2**64 for key in keys])
     wait = -np.log(uniform) / traffic if len(keys) else np.empty(0)  # log of u^(1/w), turned round
     return [int(row) for row in np.argsort(wait, kind="stable")[:count]]
 
@@ -54,6 +54,6 @@ def keep_share(keys: Iterable[str], share: float, seed: int) -> list[str]:
     """
     arm = sorted(keys)
     # The arm itself is part of the draw: by the seed alone the same queries would stay in every cycle.
-    what = "rotation\0" + "\0".join(arm)
-    ordered = sorted(arm, key=lambda key: (draw(key, seed, what), key))
+    purpose = "rotation\0" + "\0".join(arm)
+    ordered = sorted(arm, key=lambda key: (draw_bits(key, seed, purpose), key))
     return sorted(ordered[: math.ceil(share * len(ordered))])

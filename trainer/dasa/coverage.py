@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.dasa.neighbours import nearest
+from trainer.dasa.neighbours import find_nearest
 from trainer.dasa.purse import Purse
 from trainer.dasa.registry import Candidates, Floats
 
@@ -103,10 +103,10 @@ class SparseCoverage:
         n, k = rows.shape
         self._weights, self._covered = weights, covered.copy()
         # Turned round: by the row that covers, the rows that it covers.
-        kept = np.flatnonzero((rows.ravel() >= 0) & (rows.ravel() != np.repeat(np.arange(n, dtype=np.int32), k)))
-        by = rows.ravel()[kept]
-        order = kept[np.argsort(by, kind="stable")]
-        self._starts = np.concatenate([[0], np.cumsum(np.bincount(by, minlength=n))])
+        valid = np.flatnonzero((rows.ravel() >= 0) & (rows.ravel() != np.repeat(np.arange(n, dtype=np.int32), k)))
+        covering = rows.ravel()[valid]
+        order = valid[np.argsort(covering, kind="stable")]
+        self._starts = np.concatenate([[0], np.cumsum(np.bincount(covering, minlength=n))])
         self._targets = (order // k).astype(np.int32)
         self._similarities = similarities.ravel()[order]
 
@@ -116,10 +116,10 @@ class SparseCoverage:
         :return: ``[n]``.
         """
         n = len(self._weights)
-        own = self._weights * (1.0 - self._covered)
+        own_gain = self._weights * (1.0 - self._covered)
         more = np.maximum(self._similarities - self._covered[self._targets], 0.0) * self._weights[self._targets]
-        by = np.repeat(np.arange(n, dtype=np.int32), np.diff(self._starts))
-        return own + np.bincount(by, weights=more, minlength=n)
+        covering = np.repeat(np.arange(n, dtype=np.int32), np.diff(self._starts))
+        return own_gain + np.bincount(covering, weights=more, minlength=n)
 
     def gains(self, rows: NDArray[np.int64]) -> Weights:
         """Work out some rows' gains."""
@@ -136,8 +136,8 @@ class SparseCoverage:
         part = slice(self._starts[row], self._starts[row + 1])
         targets = self._targets[part]
         more = np.maximum(self._similarities[part] - self._covered[targets], 0.0)
-        own = self._weights[row] * (1.0 - self._covered[row])
-        return float(more @ self._weights[targets] + own)
+        own_gain = self._weights[row] * (1.0 - self._covered[row])
+        return float(more @ self._weights[targets] + own_gain)
 
 
 def covered_by(known: Floats, features: Floats, bandwidth: float) -> Floats:
@@ -149,7 +149,7 @@ def covered_by(known: Floats, features: Floats, bandwidth: float) -> Floats:
     """
     if not len(known):
         return np.zeros(len(features), dtype=np.float32)
-    return kernel(nearest(known, features, 1)[0][:, 0], bandwidth)
+    return kernel(find_nearest(known, features, 1)[0][:, 0], bandwidth)
 
 
 def greedy(coverage: Coverage, rows: NDArray[np.int64], candidates: Candidates, budget: int) -> list[int]:
@@ -187,7 +187,7 @@ def greedy(coverage: Coverage, rows: NDArray[np.int64], candidates: Candidates, 
 
 def _largest(values: Weights, count: int) -> NDArray[np.int64]:
     if len(values) > count:
-        found = np.argpartition(-values, count)[:count]
+        largest = np.argpartition(-values, count)[:count]
     else:
-        found = np.arange(len(values))
-    return found[np.isfinite(values[found])]
+        largest = np.arange(len(values))
+    return largest[np.isfinite(values[largest])]

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from trainer.dasa.config import SelectConfig
 from trainer.dasa.features import Request
 from trainer.dasa.lists import Lister
-from trainer.dasa.mix import Listed, mixed
+from trainer.dasa.mix import Listed, mix_items
 from trainer.dasa.registry import Floats
-from trainer.dasa.work import Queries, Work
+from trainer.dasa.work import GatheredLog, Queries
 
 CHUNK = 64  # queries that are listed, scored and embedded at a time
 LEAST_ITEMS = 2  # a lone pair has no order
@@ -49,15 +49,17 @@ class Embedded:
         """
         if which.all():
             return self
-        kept = np.flatnonzero(which)
+        places = np.flatnonzero(which)
         with path.open("wb") as file:
-            for start in range(0, len(kept), 4096):
-                file.write(np.ascontiguousarray(self.features[kept[start : start + 4096]]).tobytes())
-        features = mapped(path, len(kept), self.features.shape[1])
-        return Embedded(self.places[kept], self.rows[kept], features, self.cost[kept], self.flagged[kept], self.few)
+            for start in range(0, len(places), 4096):
+                file.write(np.ascontiguousarray(self.features[places[start : start + 4096]]).tobytes())
+        features = map_features(path, len(places), self.features.shape[1])
+        return Embedded(
+            self.places[places], self.rows[places], features, self.cost[places], self.flagged[places], self.few
+        )
 
 
-def mapped(path: Path, count: int, width: int) -> Floats:
+def map_features(path: Path, count: int, width: int) -> Floats:
     """Open rows of features as an array that is read when it is looked at.
 
     :param path: the file: float32, row after row.
@@ -68,7 +70,9 @@ def mapped(path: Path, count: int, width: int) -> Floats:
     return np.memmap(path, dtype=np.float32, mode="r", shape=(count, width))
 
 
-def embed_known(work: Work, path: Path, trained: Sequence[Request], features: Features, report: Report) -> Floats:
+def embed_known(
+    work: GatheredLog, path: Path, trained: Sequence[Request], features: Features, report: Report
+) -> Floats:
     """Embed what was trained on, once.
 
     :param work: remembers that it was done.
@@ -76,21 +80,21 @@ def embed_known(work: Work, path: Path, trained: Sequence[Request], features: Fe
     :return: ``[m, h]`` float32 of unit length.
     """
     if work.mark("known") is not None:
-        found: Floats = np.load(path)
-        return found
+        stored: Floats = np.load(path)
+        return stored
     parts = []
     for start in range(0, len(trained), CHUNK):
         parts.append(features(trained[start : start + CHUNK]))
         report("embedding what is known", min(start + CHUNK, len(trained)), len(trained))
-    together = np.concatenate(parts) if parts else np.empty((0, 0), dtype=np.float32)
-    np.save(path, together)
-    work.set_mark("known", str(len(together)))
+    embedded = np.concatenate(parts) if parts else np.empty((0, 0), dtype=np.float32)
+    np.save(path, embedded)
+    work.set_mark("known", str(len(embedded)))
     work.commit()
-    return together
+    return embedded
 
 
 def embed_candidates(
-    work: Work, folder: Path, lister: Lister, features: Features, queries: Queries, rows: Sequence[int],
+    work: GatheredLog, folder: Path, lister: Lister, features: Features, queries: Queries, rows: Sequence[int],
     config: SelectConfig, report: Report,
 ) -> Embedded:  # fmt: skip
     """List, score and embed queries, from where the last attempt stopped.
@@ -100,33 +104,33 @@ def embed_candidates(
     :param config: how many items, and from which share of OOD items a query is flagged.
     """
     path = folder / "features.f32"
-    done, kept, width = map(int, (work.mark("embedded") or "0 0 0").split())
+    done, written, width = map(int, (work.mark("embedded") or "0 0 0").split())
     with path.open("r+b" if path.exists() else "w+b") as file:
-        file.truncate(kept * width * 4)  # what was written and not committed
+        file.truncate(written * width * 4)  # what was written and not committed
         file.seek(0, 2)
         while done < len(rows):
             part = rows[done : done + CHUNK]
             full = zip(part, lister([int(queries.ids[row]) for row in part]), strict=True)
             usable = [(row, listed) for row, listed in full if len(listed) >= LEAST_ITEMS]
             if usable:
-                taken = [(row, _is_flagged(queries, row, listed, config), mixed(listed, config.items_per_query))
+                mixes = [(row, _is_flagged(queries, row, listed, config), mix_items(listed, config.items_per_query))
                          for row, listed in usable]  # fmt: skip
-                numbers = [int(queries.ids[row]) for row, _, _ in taken]
+                numbers = [int(queries.ids[row]) for row, _, _ in mixes]
                 texts = [work.text(number) for number in numbers]
                 vectors = features([(text, [item.text for item in listed])
-                                    for text, (_, _, listed) in zip(texts, taken, strict=True)])  # fmt: skip
+                                    for text, (_, _, listed) in zip(texts, mixes, strict=True)])  # fmt: skip
                 width = vectors.shape[1]
                 file.write(np.ascontiguousarray(vectors, dtype=np.float32).tobytes())
                 file.flush()
                 work.put_candidates(
-                    kept, [(n, flag, listed) for n, (_, flag, listed) in zip(numbers, taken, strict=True)]
+                    written, [(n, flag, listed) for n, (_, flag, listed) in zip(numbers, mixes, strict=True)]
                 )
-                kept += len(taken)
+                written += len(mixes)
             done += len(part)
-            work.set_mark("embedded", f"{done} {kept} {width}")
+            work.set_mark("embedded", f"{done} {written} {width}")
             work.commit()
             report("embedding candidates", done, len(rows))
-    return _read(work, path, queries, rows, kept, width)
+    return _read(work, path, queries, rows, written, width)
 
 
 def _is_flagged(queries: Queries, row: int, listed: Sequence[Listed], config: SelectConfig) -> bool:
@@ -136,12 +140,12 @@ def _is_flagged(queries: Queries, row: int, listed: Sequence[Listed], config: Se
     return bool(share >= config.flagged_share)
 
 
-def _read(work: Work, path: Path, queries: Queries, rows: Sequence[int], kept: int, width: int) -> Embedded:
-    places = np.arange(kept, dtype=np.int64)
-    found, cost = np.zeros((2, kept), dtype=np.int64)
-    flagged = np.zeros(kept, dtype=np.bool_)
-    for place, (number, flag, listed) in enumerate(work.candidates(kept)):
-        found[place], cost[place], flagged[place] = number, len(listed), flag
+def _read(work: GatheredLog, path: Path, queries: Queries, rows: Sequence[int], count: int, width: int) -> Embedded:
+    places = np.arange(count, dtype=np.int64)
+    numbers, cost = np.zeros((2, count), dtype=np.int64)
+    flagged = np.zeros(count, dtype=np.bool_)
+    for place, (number, flag, listed) in enumerate(work.candidates(count)):
+        numbers[place], cost[place], flagged[place] = number, len(listed), flag
     order = np.argsort(queries.ids)
-    found = order[np.searchsorted(queries.ids, found, sorter=order)]
-    return Embedded(places, found, mapped(path, kept, width), cost, flagged, few=len(rows) - kept)
+    numbers = order[np.searchsorted(queries.ids, numbers, sorter=order)]
+    return Embedded(places, numbers, map_features(path, count, width), cost, flagged, few=len(rows) - count)

@@ -47,25 +47,30 @@ class Known:
         """
         files = list(trained)
         judged: set[str] = set()
-        drawn: list[tuple[int, str]] = []  # a heap with the largest draw first
+        sampled: list[tuple[int, str]] = []  # a heap with the largest draw first
         for path in files:
             for line in _QUERIES.read(path):
                 if (key := same_text(line.query)) not in judged:
                     judged.add(key)
-                    heapq.heappush(drawn, (-draw(key, seed, "known"), key))
-                    if len(drawn) > most:
-                        heapq.heappop(drawn)
+                    heapq.heappush(sampled, (-draw_bits(key, seed, "known"), key))
+                    if len(sampled) > most:
+                        heapq.heappop(sampled)
         for path in held_out:
             judged.update(same_text(line.query) for line in _QUERIES.read(path))
-        kept: dict[str, tuple[str, list[str]]] = {key: ("", []) for _, key in sorted(drawn, key=lambda pair: pair[1])}
+        sampled_items: dict[str, tuple[str, list[str]]] = {
+            key: ("", []) for _, key in sorted(sampled, key=lambda pair: pair[1])
+        }
         for path in files:
             for line in _QUERIES.read(path):
                 key = same_text(line.query)
-                if key in kept and line.item_id and len(kept[key][1]) < items_per_query:
-                    kept[key] = (line.query, [*kept[key][1], line.item_id])
-        wanted = list(dict.fromkeys(item for _, ids in kept.values() for item in ids))
-        found = texts(wanted) if wanted else {}
-        with_texts = ((query, tuple(found[item] for item in ids if item in found)) for query, ids in kept.values())
+                if key in sampled_items and line.item_id and len(sampled_items[key][1]) < items_per_query:
+                    sampled_items[key] = (line.query, [*sampled_items[key][1], line.item_id])
+        wanted = list(dict.fromkeys(item for _, ids in sampled_items.values() for item in ids))
+        item_texts = texts(wanted) if wanted else {}
+        with_texts = (
+            (query, tuple(item_texts[item] for item in ids if item in item_texts))
+            for query, ids in sampled_items.values()
+        )
         return cls(tuple(pair for pair in with_texts if pair[1]), frozenset(judged))
 
     def without(self, held: Iterable[str]) -> Known:
@@ -74,11 +79,11 @@ class Known:
         :param held: queries in the form of :func:`darl_opensearch.text.same_text`.
         :return: what is known, if nothing is learnt from these.
         """
-        out = frozenset(held)
-        return Known(tuple(pair for pair in self.trained if same_text(pair[0]) not in out), self.judged)
+        withdrawn = frozenset(held)
+        return Known(tuple(pair for pair in self.trained if same_text(pair[0]) not in withdrawn), self.judged)
 
 
-def draw(key: str, seed: int, what: str) -> int:
+def draw_bits(key: str, seed: int, what: str) -> int:
     """Draw a number for a text that depends on nothing else: not on its place, nor on what was drawn before.
 
     :return: 64 random bits.

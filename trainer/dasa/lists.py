@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from darl_opensearch.scores import Scores
 from trainer.dasa.items import Items
 from trainer.dasa.mix import Listed
-from trainer.dasa.work import Work
+from trainer.dasa.work import GatheredLog
 
 Score = Callable[[Sequence[tuple[str, Sequence[str]]]], Sequence[Scores]]
 
@@ -22,7 +22,7 @@ class Lister:
     :param least: items below which a search fills up what the log holds.
     """
 
-    work: Work
+    work: GatheredLog
     items: Items
     score: Score
     depth: int
@@ -38,36 +38,36 @@ class Lister:
         texts = [self.work.text(number) for number in numbers]
         logged = [self.work.listed(number, self.depth) for number in numbers]
         lists: list[list[Listed]] = []
-        for text, own in zip(texts, logged, strict=True):
-            if self.items.search and (search or len(own) < self.least):
-                found = list(dict.fromkeys(self.items.search(text, self.depth)))
-                known = {item.item_id: item for item in own}
+        for text, listed in zip(texts, logged, strict=True):
+            if self.items.search and (search or len(listed) < self.least):
+                item_ids = list(dict.fromkeys(self.items.search(text, self.depth)))
+                logged_items = {item.item_id: item for item in listed}
                 if not search:
-                    found = list(dict.fromkeys([*known, *found]))
-                elif len(found) < self.least:
-                    found = list(dict.fromkeys([*found, *known]))
-                own = [known.get(item, Listed(item, "")) for item in found[: self.depth]]
-            lists.append(own)
+                    item_ids = list(dict.fromkeys([*logged_items, *item_ids]))
+                elif len(item_ids) < self.least:
+                    item_ids = list(dict.fromkeys([*item_ids, *logged_items]))
+                listed = [logged_items.get(item, Listed(item, "")) for item in item_ids[: self.depth]]
+            lists.append(listed)
         lists = self._with_texts(lists)
         return self._scored(texts, lists)
 
     def _with_texts(self, lists: list[list[Listed]]) -> list[list[Listed]]:
         ids = list(dict.fromkeys(item.item_id for listed in lists for item in listed))
-        found = self.items.texts(ids) if ids else {}
+        texts = self.items.texts(ids) if ids else {}
         # The catalogue's text first: it is what training will read.
         filled = (
-            [dataclasses.replace(item, text=found.get(item.item_id) or item.text) for item in listed]
+            [dataclasses.replace(item, text=texts.get(item.item_id) or item.text) for item in listed]
             for listed in lists
         )
         return [[item for item in listed if item.text] for listed in filled]
 
     def _scored(self, texts: list[str], lists: list[list[Listed]]) -> list[list[Listed]]:
         missing = [[item for item in listed if item.score is None] for listed in lists]
-        asked = [place for place, items in enumerate(missing) if items]
-        if not asked:
+        unscored = [place for place, items in enumerate(missing) if items]
+        if not unscored:
             return lists
-        answers = self.score([(texts[place], [item.text for item in missing[place]]) for place in asked])
-        for place, scores in zip(asked, answers, strict=True):
+        answers = self.score([(texts[place], [item.text for item in missing[place]]) for place in unscored])
+        for place, scores in zip(unscored, answers, strict=True):
             fresh = {item.item_id: _with(item, scores, row) for row, item in enumerate(missing[place])}
             lists[place] = [fresh.get(item.item_id, item) for item in lists[place]]
         return lists

@@ -27,7 +27,7 @@ class Listed:
     records: tuple[str, ...] = ()
 
 
-def mixed(listed: list[Listed], count: int) -> list[Listed]:
+def mix_items(listed: list[Listed], count: int) -> list[Listed]:
     """Take items from the whole range of scores: a model learns most from what it ranks high and what it ranks low.
 
     :param listed: scored items, each once.

@@ -18,7 +18,7 @@ def words_of(key: str) -> str:
     return " ".join(sorted(set(key.split())))
 
 
-def representatives(
+def find_representatives(
     keys: Sequence[str], requests: NDArray[np.int64], rows: Iterable[int], *, threshold: float, near_rows: int
 ) -> dict[int, int]:
     """Find the queries that are another one in nearly the same words.
@@ -31,13 +31,13 @@ def representatives(
     first: dict[str, int] = {}
     stands: dict[int, int] = {}
     for row in ordered:
-        if (found := first.setdefault(words_of(keys[row]), row)) != row:
-            stands[row] = found
+        if (representative := first.setdefault(words_of(keys[row]), row)) != row:
+            stands[row] = representative
     if threshold < 1.0 and len(first) <= near_rows:
         index = NearIndex(QUERY_SHINGLE, threshold)
         for row in first.values():
-            if near := index.similar(keys[row]):
-                stands[row] = max(near, key=lambda pair: (pair[1], -pair[0]))[0]
+            if similar := index.similar(keys[row]):
+                stands[row] = max(similar, key=lambda pair: (pair[1], -pair[0]))[0]
             else:
                 index.add(row, keys[row])
         stands = {row: stands.get(other, other) for row, other in stands.items()}

@@ -21,7 +21,7 @@ TRAINED_ROWS = 100_000
 BLOCK_ROWS = 4096
 
 
-def nearest(
+def find_nearest(
     base: Floats, queries: Floats, k: int, *, exact_products: float = EXACT_PRODUCTS
 ) -> tuple[Floats, NDArray[np.int32]]:
     """Find each query's most similar rows.
@@ -44,14 +44,17 @@ def nearest(
     for start in range(0, len(queries), BLOCK_ROWS):
         block = np.ascontiguousarray(queries[start : start + BLOCK_ROWS], dtype=np.float32)
         if exact:
-            found, near = faiss.knn(block, whole, k, metric=faiss.METRIC_INNER_PRODUCT)
+            block_cosines, block_rows = faiss.knn(block, whole, k, metric=faiss.METRIC_INNER_PRODUCT)
         else:
-            near = index.search(block, k)[1]
-            found = np.einsum("nkh,nh->nk", base[np.maximum(near, 0)], block)
-            found[near < 0] = -1.0
-            order = np.argsort(-found, axis=1, kind="stable")
-            found, near = np.take_along_axis(found, order, axis=1), np.take_along_axis(near, order, axis=1)
-        cosines[start : start + len(block)], rows[start : start + len(block)] = found, near
+            block_rows = index.search(block, k)[1]
+            block_cosines = np.einsum("nkh,nh->nk", base[np.maximum(block_rows, 0)], block)
+            block_cosines[block_rows < 0] = -1.0
+            order = np.argsort(-block_cosines, axis=1, kind="stable")
+            block_cosines, block_rows = (
+                np.take_along_axis(block_cosines, order, axis=1),
+                np.take_along_axis(block_rows, order, axis=1),
+            )
+        cosines[start : start + len(block)], rows[start : start + len(block)] = block_cosines, block_rows
     return np.clip(cosines, -1.0, 1.0), rows
 
 

@@ -7,7 +7,7 @@ import re
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.dasa.neighbours import nearest
+from trainer.dasa.neighbours import find_nearest
 from trainer.dasa.registry import Floats
 
 NEIGHBOUR = 5  # whose distance says how dense it is around a query
@@ -50,9 +50,9 @@ def in_sparse_region(features: Floats, known: Floats, fence: float) -> NDArray[n
     if not fence or n < LEAST_ROWS:
         return np.zeros(n, dtype=np.bool_)
     # Each is its own nearest.
-    cosines = nearest(features, features, NEIGHBOUR + 1)[0][:, 1:]
+    cosines = find_nearest(features, features, NEIGHBOUR + 1)[0][:, 1:]
     if len(known):
-        cosines = np.concatenate([cosines, nearest(known, features, min(NEIGHBOUR, len(known)))[0]], axis=1)
+        cosines = np.concatenate([cosines, find_nearest(known, features, min(NEIGHBOUR, len(known)))[0]], axis=1)
         cosines = -np.sort(-cosines, axis=1)
     distance = np.sqrt(np.maximum(2.0 - 2.0 * cosines[:, NEIGHBOUR - 1], 0.0))
     low, high = np.quantile(distance, [0.25, 0.75])

@@ -42,13 +42,13 @@ from trainer.dasa.features import Embed, Request, halves_of, query_features
 from trainer.dasa.items import NO_ITEMS, Items
 from trainer.dasa.known import Known
 from trainer.dasa.lists import Lister, Score
-from trainer.dasa.mix import Listed, mixed
-from trainer.dasa.near import near_any, representatives
+from trainer.dasa.mix import Listed, mix_items
+from trainer.dasa.near import find_representatives, near_any
 from trainer.dasa.noise import in_sparse_region, is_gibberish
 from trainer.dasa.registry import Candidates, Floats
 from trainer.dasa.report import SelectReport
 from trainer.dasa.selectors import SELECTORS
-from trainer.dasa.work import Queries, Work
+from trainer.dasa.work import GatheredLog, Queries
 from trainer.judging.tasks import task_id
 
 SELECTED_FILE, CONTROL_FILE, KEPT_FILE, REPORT_FILE = "selected.jsonl", "control.jsonl", "kept.jsonl", "report.json"
@@ -57,7 +57,7 @@ WORK = "work"
 Report = Callable[[str, int, int], object]
 
 
-def quiet(what: str, done: int, total: int) -> None:
+def report_nothing(what: str, done: int, total: int) -> None:
     """Report nothing.
 
     :param total: of how much; 0: nobody knows.
@@ -77,7 +77,7 @@ def select(
     control: Sequence[Path] = (),
     embed: Embed | None = None,
     dry_run: bool = False,
-    report: Report = quiet,
+    report: Report = report_nothing,
 ) -> SelectReport:
     """Choose what is judged next.
 
@@ -100,10 +100,10 @@ def select(
     :raises DarlError: when the log, the catalogue or a file cannot be read.
     :raises UsageError: when the folder holds another selection.
     """
-    former = read_control(control)
-    kept = keep_share(former, config.control_keep, config.seed)
-    known = known.without(kept)  # judged, and not to be learnt from: it covers nothing
-    digest = _digest(config, bundle, store, known, former)
+    former_control = read_control(control)
+    kept_control = keep_share(former_control, config.control_keep, config.seed)
+    known = known.without(kept_control)  # judged, and not to be learnt from: it covers nothing
+    digest = _digest(config, bundle, store, known, former_control)
     if (done := out / REPORT_FILE).is_file() and not dry_run:
         before = SelectReport.read(done)
         if before.digest != digest:
@@ -115,16 +115,16 @@ def select(
         return before
     with contextlib.ExitStack() as open_:
         folder = Path(open_.enter_context(TemporaryDirectory())) if dry_run else out / WORK
-        work = open_.enter_context(Work(folder / "log.db", digest))
+        work = open_.enter_context(GatheredLog(folder / "log.db", digest))
         log = _gather(work, store, since, until, bundle, config, report)
         queries = work.queries()
         log |= work.counts() | {"queries": len(queries)}
-        arms = _divide(config, queries, known.judged, former, kept, report)
+        arms = _divide(config, queries, known.judged, former_control, kept_control, report)
         if dry_run:
-            drawn = _figures(arms, items)
+            control_figures = _figures(arms, items)
             return SelectReport(
-                log, _in_order(arms.dropped), len(arms.candidates), {"queries": 0, "pairs": 0, "slices": {}}, drawn,
-                _named(config), digest, True,
+                log, _in_order(arms.dropped), len(arms.candidates), {"queries": 0, "pairs": 0, "slices": {}},
+                control_figures, _named(config), digest, True,
             )  # fmt: skip
         models = _Models(bundle, embed, open_)
         lister = Lister(work, items, models.score, config.depth, config.items_per_query)
@@ -144,7 +144,7 @@ def select(
         )  # fmt: skip
         write_rows(out / SELECTED_FILE, selected, fixed_name=True)
         write_rows(out / CONTROL_FILE, control_tasks, fixed_name=True)
-        write_rows(out / KEPT_FILE, (task for key in arms.kept for task in former[key]), fixed_name=True)
+        write_rows(out / KEPT_FILE, (task for key in arms.kept for task in former_control[key]), fixed_name=True)
         write_rows(out / REPORT_FILE, [result.to_json()], fixed_name=True)
     shutil.rmtree(folder)
     return result
@@ -162,8 +162,8 @@ class _Arms:
 
 
 def _gather(
-    work: Work, store: OodStore, since: datetime | None, until: datetime | None, bundle: Bundle, config: SelectConfig,
-    report: Report,
+    work: GatheredLog, store: OodStore, since: datetime | None, until: datetime | None, bundle: Bundle,
+    config: SelectConfig, report: Report,
 ) -> dict[str, Any]:  # fmt: skip
     if (times := work.mark("times")) is None:
         times = json.dumps([since.isoformat() if since else None, (until or datetime.now(UTC)).isoformat()])
@@ -186,45 +186,45 @@ def _divide(
     report: Report,
 ) -> _Arms:  # fmt: skip
     keys, dropped = queries.keys, Counter[str]()
-    left = np.ones(len(queries), dtype=np.bool_)
+    remaining = np.ones(len(queries), dtype=np.bool_)
 
     def drop(reason: str, which: NDArray[np.bool_]) -> None:
-        dropped[reason] += int((left & which).sum())
-        left[which] = False
+        dropped[reason] += int((remaining & which).sum())
+        remaining[which] = False
 
-    def among_left(test: Callable[[list[str]], NDArray[np.bool_]]) -> NDArray[np.bool_]:
-        rows, found = np.flatnonzero(left), np.zeros(len(queries), dtype=np.bool_)
-        found[rows] = test([keys[row] for row in rows])
-        return found
+    def test_remaining(test: Callable[[list[str]], NDArray[np.bool_]]) -> NDArray[np.bool_]:
+        rows, matches = np.flatnonzero(remaining), np.zeros(len(queries), dtype=np.bool_)
+        matches[rows] = test([keys[row] for row in rows])
+        return matches
 
     near_to = functools.partial(near_any, threshold=config.near_threshold)
     drop(why.MACHINE, queries.even | (queries.per_minute > config.machine_per_minute))
     drop(why.JUDGED, np.array([key in judged or key in former for key in keys], dtype=np.bool_))
     report("looking for near-duplicates", 0, 0)
-    drop(why.NEAR_JUDGED, among_left(lambda some: near_to(some, {*judged, *former})))
-    stands = representatives(
-        keys, queries.requests, np.flatnonzero(left).tolist(), threshold=config.near_threshold,
+    drop(why.NEAR_JUDGED, test_remaining(lambda some: near_to(some, {*judged, *former})))
+    stands = find_representatives(
+        keys, queries.requests, np.flatnonzero(remaining).tolist(), threshold=config.near_threshold,
         near_rows=config.near_rows,
     )  # fmt: skip
     traffic = queries.requests.astype(np.float64)
     for row, other in stands.items():
         traffic[other] += queries.requests[row]
-    left[list(stands)] = False
+    remaining[list(stands)] = False
     dropped[why.NEAR] = len(stands)
 
     # The control arm: now, before anything is left out for what it looks like or what the detector says.
-    rows = np.flatnonzero(left)
+    rows = np.flatnonzero(remaining)
     count = max(config.control_queries - len(kept), 0)
-    drawn = draw_by_traffic([keys[row] for row in rows], traffic[rows], count, config.seed)
-    control = [int(rows[row]) for row in drawn]
-    left[control] = False
+    drawn_places = draw_by_traffic([keys[row] for row in rows], traffic[rows], count, config.seed)
+    control = [int(rows[row]) for row in drawn_places]
+    remaining[control] = False
     dropped[why.CONTROL] = len(control)
 
-    drop(why.NEAR_CONTROL, among_left(lambda some: near_to(some, [keys[row] for row in control])))
-    drop(why.GIBBERISH, among_left(lambda some: np.array([is_gibberish(key) for key in some], dtype=np.bool_)))
+    drop(why.NEAR_CONTROL, test_remaining(lambda some: near_to(some, [keys[row] for row in control])))
+    drop(why.GIBBERISH, test_remaining(lambda some: np.array([is_gibberish(key) for key in some], dtype=np.bool_)))
     if not config.make()[1]:
         drop(why.NOT_FLAGGED, queries.ood_share < config.flagged_share)  # not NaN: no one knows before it is scored
-    return _Arms([int(row) for row in np.flatnonzero(left)], control, kept, traffic, dropped)
+    return _Arms([int(row) for row in np.flatnonzero(remaining)], control, kept, traffic, dropped)
 
 
 class _Models:
@@ -248,7 +248,7 @@ class _Models:
 class _Tasks:
     """Lines of a task file."""
 
-    def __init__(self, work: Work, queries: Queries, traffic: NDArray[np.float64]) -> None:
+    def __init__(self, work: GatheredLog, queries: Queries, traffic: NDArray[np.float64]) -> None:
         self._work, self._queries, self._traffic = work, queries, traffic
         self._order = np.argsort(queries.ids)  # a dictionary of a million numbers would be ten times as large
 
@@ -287,7 +287,7 @@ def _control(
             if len(listed) < LEAST_ITEMS:
                 unusable += 1  # and none is drawn in its place: that would favour what has items
             else:
-                lines += tasks.lines(number, mixed(listed, config.control_items), "control")
+                lines += tasks.lines(number, mix_items(listed, config.control_items), "control")
         report("listing the control arm", min(start + CHUNK, len(numbers)), len(numbers))
     return lines, {"queries": len(numbers) - unusable, "pairs": len(lines), "unusable": unusable}
 
@@ -296,11 +296,11 @@ def _clean(
     config: SelectConfig, embedded: Embedded, queries: Queries, known: Floats, folder: Path, dropped: Counter[str]
 ) -> Embedded:
     dropped[why.FEW_ITEMS] = embedded.few
-    left = np.ones(len(embedded.rows), dtype=np.bool_)
+    kept = np.ones(len(embedded.rows), dtype=np.bool_)
     if not config.make()[1]:
-        left = embedded.flagged
-        dropped[why.NOT_FLAGGED] += int((~left).sum())
-    flagged = embedded.keep(left, folder / "flagged.f32")
+        kept = embedded.flagged
+        dropped[why.NOT_FLAGGED] += int((~kept).sum())
+    flagged = embedded.keep(kept, folder / "flagged.f32")
     rare = queries.requests[flagged.rows] < config.noise_requests
     noise = in_sparse_region(flagged.features, known, config.noise) & rare
     dropped[why.NOISE] = int(noise.sum())

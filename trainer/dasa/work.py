@@ -73,7 +73,7 @@ class Queries:
         return len(self.keys)
 
 
-class Work:
+class GatheredLog:
     """A work file.
 
     :param path: the file; made when it is not there.
@@ -96,7 +96,7 @@ class Work:
             raise _refused(path, err) from err
         self._path = path
 
-    def __enter__(self) -> Work:
+    def __enter__(self) -> GatheredLog:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
@@ -139,9 +139,9 @@ class Work:
             records: Iterator[Record] = iter(read(since=start, until=until))
             fresh = (r for r in records if not ms or (to_ms(r.timestamp), r.record_id) > (int(ms), last))
             while batch := list(itertools.islice(fresh, BATCH)):
-                kept = [record for record in batch if not (machines and record.request_id.startswith(machines))]
-                self._write(kept, model, depth)
-                done, machine = done + len(batch), machine + len(batch) - len(kept)
+                counted = [record for record in batch if not (machines and record.request_id.startswith(machines))]
+                self._write(counted, model, depth)
+                done, machine = done + len(batch), machine + len(batch) - len(counted)
                 self.set_mark(f"after {kind}", f"{to_ms(batch[-1].timestamp)} {batch[-1].record_id}")
                 self.set_mark(f"read {kind}", str(done))
                 self.set_mark(f"machine {kind}", str(machine))
@@ -204,17 +204,17 @@ class Work:
 
         :return: ids by query.
         """
-        found = {}
+        names = {}
         for number in numbers:
             rows = self._db.execute(
                 "SELECT DISTINCT query_id FROM request WHERE query = ? AND query_id <> '' LIMIT 2", (number,)
             ).fetchall()
             if len(rows) == 1:
-                found[number] = str(rows[0][0])
-        if found:
+                names[number] = str(rows[0][0])
+        if names:
             self._db.execute("CREATE INDEX IF NOT EXISTS request_query_id ON request (query_id, query)")
         shared = "SELECT 1 FROM request WHERE query_id = ? AND query <> ? LIMIT 1"
-        return {n: name for n, name in found.items() if self._db.execute(shared, (name, n)).fetchone() is None}
+        return {n: name for n, name in names.items() if self._db.execute(shared, (name, n)).fetchone() is None}
 
     def text(self, number: int) -> str:
         """Read a query as it was first typed."""
@@ -231,16 +231,16 @@ class Work:
             "WHERE p.query = ? ORDER BY p.position, p.item LIMIT ?",
             (number, depth),
         )
-        found = []
+        items = []
         for item, text, body, records in rows:
             values = json.loads(body)
             if values:
                 score, probs, ood_score, distance, is_ood = values
                 scored = (score, tuple(probs), ood_score, distance, bool(is_ood))
-                found.append(Listed(item, text, *scored, records=tuple(records.split())))
+                items.append(Listed(item, text, *scored, records=tuple(records.split())))
             else:
-                found.append(Listed(item, text, records=tuple(records.split())))
-        return found
+                items.append(Listed(item, text, records=tuple(records.split())))
+        return items
 
     def put_candidates(self, place: int, lists: Sequence[tuple[int, bool, Sequence[Listed]]]) -> None:
         """Keep candidates, in the transaction that is open.
@@ -282,18 +282,18 @@ class Work:
 
     def _write(self, records: Iterable[Record], model: tuple[str, str], depth: int) -> None:
         for record in records:
-            own = (record.model, record.version) == model
+            by_this_model = (record.model, record.version) == model
             key = same_text(record.query)
             if not key:
                 continue
             if isinstance(record, RequestRecord):
-                share = record.ood_share if own and record.candidates else None
+                share = record.ood_share if by_this_model and record.candidates else None
                 row = (to_ms(record.timestamp), record.slice or "", record.query_id or "", share)
                 self._db.execute("INSERT INTO request VALUES (?, ?, ?, ?, ?)", (self._number(key, record.query), *row))
             elif record.position < depth:
-                self._write_pair(record, self._number(key, record.query), own)
+                self._write_pair(record, self._number(key, record.query), by_this_model)
 
-    def _write_pair(self, record: PairRecord, number: int, own: bool) -> None:
+    def _write_pair(self, record: PairRecord, number: int, by_this_model: bool) -> None:
         digest = text_hash(record.item_text) if record.item_text else ""
         if digest:
             self._db.execute("INSERT OR IGNORE INTO item VALUES (?, ?)", (digest, record.item_text))
@@ -302,7 +302,7 @@ class Work:
         if item == "text-":
             return
         values: list[Any] = []
-        if own:
+        if by_this_model:
             values = [record.score, record.grade_probs, record.ood_score, record.ood_distance, record.is_ood]
         self._db.execute(
             "INSERT INTO pair VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (query, item) DO UPDATE SET "
@@ -313,10 +313,10 @@ class Work:
         )
 
     def _number(self, key: str, text: str) -> int:
-        found = self._db.execute("SELECT id FROM query WHERE key = ?", (key,)).fetchone()
-        if found is None:
+        row = self._db.execute("SELECT id FROM query WHERE key = ?", (key,)).fetchone()
+        if row is None:
             return int(self._db.execute("INSERT INTO query (key, text) VALUES (?, ?)", (key, text)).lastrowid or 0)
-        return int(found[0])
+        return int(row[0])
 
 
 def _listed(body: str) -> list[Listed]:

@@ -26,7 +26,7 @@ from darl_opensearch.records.items import Item, identify_items
 from darl_opensearch.records.judgments import JudgedQuery, digest_records, gather_judgments
 from darl_opensearch.records.lines import DataLine
 from darl_opensearch.text import ItemRenderer, same_text
-from trainer.data.splits import drawn
+from trainer.data.splits import draw_held_out
 
 FORMAT = 1
 CACHE_KIB = 16 << 10  # pages that SQLite keeps in memory, whatever the size of the file
@@ -103,7 +103,7 @@ class Builder:
         :raises InputError: when either part would be empty.
         """
         count = self._one("SELECT count(DISTINCT same) FROM query WHERE part = ?", TRAIN)
-        wanted = set(drawn(int(count), share, seed, key=key, most=most))
+        wanted = set(draw_held_out(int(count), share, seed, key=key, most=most))
         texts = self.db.execute("SELECT same FROM query WHERE part = ? GROUP BY same ORDER BY min(n)", (TRAIN,))
         chosen = [same for place, (same,) in enumerate(texts) if place in wanted]
         change = "UPDATE query SET part = ? WHERE same = ? AND part = ?"

@@ -178,12 +178,12 @@ def find_leaks(train: Part, other: Part, *, threshold: float = THRESHOLD) -> Lea
     ):
         if same not in counts:
             continue
-        known = {text.key: text for text in left}
+        train_texts = {text.key: text for text in left}
         fresh = []
         for text in right:
-            if text.key in known:
+            if text.key in train_texts:
                 counts[same] += 1
-                examples.setdefault(same, Leak(same, known[text.key], text, 1.0))
+                examples.setdefault(same, Leak(same, train_texts[text.key], text, 1.0))
             else:
                 fresh.append(text)
         for leak in near_duplicates(left, fresh, kind=near, size=size, threshold=threshold):
@@ -228,11 +228,11 @@ def describe_leak(leak: Leak, count: int) -> str:
 
     :param count: how many there are of its kind.
     """
-    more = f" ({count} such pairs)" if count > 1 else ""
+    total = f" ({count} such pairs)" if count > 1 else ""
     near = f", Jaccard {leak.similarity:.2f}" if leak.similarity < 1 else ""
     return (
         f"{short(leak.other.text)} is {KINDS[leak.kind]} as {short(leak.train.text)} in the training part "
-        f"({leak.train.where}{near}){more}"
+        f"({leak.train.where}{near}){total}"
     )
 
 
@@ -257,9 +257,9 @@ def near_duplicates(
     for number, text in enumerate(train):
         index.add(number, text.text)
     for text in other:
-        found = [(s, number) for number, s in index.similar(text.text) if train[number].key != text.key]
-        if found:
-            similarity, number = max(found, key=lambda pair: (pair[0], -pair[1]))
+        matches = [(s, number) for number, s in index.similar(text.text) if train[number].key != text.key]
+        if matches:
+            similarity, number = max(matches, key=lambda pair: (pair[0], -pair[1]))
             yield Leak(kind, train[number], text, similarity)
 
 
@@ -294,16 +294,16 @@ class NearIndex:
 
         :return: numbers and Jaccard similarities, each at the threshold or above.
         """
-        mine = shingles(text, self.size)
-        near = self._lsh.query(self._minhash(mine))
-        scored = ((number, jaccard(mine, shingles(self._texts[number], self.size))) for number in near)
+        words = shingles(text, self.size)
+        near = self._lsh.query(self._minhash(words))
+        scored = ((number, jaccard(words, shingles(self._texts[number], self.size))) for number in near)
         return sorted((number, similarity) for number, similarity in scored if similarity >= self.threshold)
 
     def _minhash(self, words: frozenset[str]) -> Any:
         # Copied from one: drawing the permutations anew for each text would cost more than hashing it.
-        made = self._blank.copy()
-        made.update_batch([word.encode() for word in words])
-        return made
+        minhash = self._blank.copy()
+        minhash.update_batch([word.encode() for word in words])
+        return minhash
 
 
 def bands(threshold: float, *, missed: float = 0.01) -> tuple[int, int]:
@@ -344,8 +344,8 @@ def jaccard(a: frozenset[str], b: frozenset[str]) -> float:
     :param b: another, not both empty.
     :return: size of what both have over size of what either has, in [0, 1].
     """
-    both = len(a & b)
-    return both / (len(a) + len(b) - both)
+    shared = len(a & b)
+    return shared / (len(a) + len(b) - shared)
 
 
 def read_item_texts(paths: Sequence[Path], fields: Sequence[str] = ()) -> dict[str, Located]:

@@ -119,10 +119,10 @@ class Miner:
         for query in queries:
             judged.setdefault(same_text(query.query), set()).update(query.item_ids)
         for query in queries:
-            found = self._of(query, judged[same_text(query.query)])
-            self.counts.mined += len(found)
-            self.counts.without_negative += not found
-            yield from found
+            negatives = self._of(query, judged[same_text(query.query)])
+            self.counts.mined += len(negatives)
+            self.counts.without_negative += not negatives
+            yield from negatives
 
     def _of(self, query: JudgedQuery, judged: set[str]) -> list[Mined]:
         positives = _positives(query)
@@ -131,11 +131,11 @@ class Miner:
             return []
         self.counts.queries += 1
         candidates = []
-        seen: set[str] = set()  # an index may hold an item twice, and a pair has one grade
+        seen_ids: set[str] = set()  # an index may hold an item twice, and a pair has one grade
         for rank, item_id in enumerate(self.retrieve(query.query, self.rule.depth)[: self.rule.depth], 1):
-            if item_id in seen:
+            if item_id in seen_ids:
                 continue
-            seen.add(item_id)
+            seen_ids.add(item_id)
             if item_id in judged:
                 self.counts.judged += 1
             elif item_id not in self.items:
@@ -155,14 +155,14 @@ class Miner:
     ) -> list[Mined]:
         ids = [*positives, *(candidate.item_id for candidate in candidates)]
         scores = [float(value) for value in score(query.query, [self.items[item_id].text for item_id in ids])]
-        most = self.rule.max_share * min(scores[: len(positives)])
-        kept = [
+        limit = self.rule.max_share * min(scores[: len(positives)])
+        far_enough = [
             Mined(query, candidate.item_id, candidate.rank, value)
             for candidate, value in zip(candidates, scores[len(positives) :], strict=True)
-            if value <= most
+            if value <= limit
         ]
-        self.counts.too_close += len(candidates) - len(kept)
-        return kept
+        self.counts.too_close += len(candidates) - len(far_enough)
+        return far_enough
 
 
 class WholeItems(ItemRenderer):

@@ -116,11 +116,11 @@ def assign(path: Path, rule: SplitRule) -> Assigned:
             tested = group.first >= rule.cut.timestamp()
             mixed += not tested and group.last >= rule.cut.timestamp()
         part[number] = "test" if tested else "train"
-    drawn = {"test": rule.test, "dev": rule.dev} if rule.by == "query" else {"dev": rule.dev}
+    shares = {"test": rule.test, "dev": rule.dev} if rule.by == "query" else {"dev": rule.dev}
     free = [number for number in part if part[number] == "train"]
     rng.shuffle(free)
-    _draw(free, groups, drawn, part)
-    _check_filled(path, rule, drawn, Counter(part.values()))
+    _draw(free, groups, shares, part)
+    _check_filled(path, rule, shares, Counter(part.values()))
     part_of = {text: part[number] for number, group in enumerate(groups) for text in group.texts}
     together = sum(len(group.texts) for group in groups if len(group.texts) > 1)
     return Assigned(part_of, len(groups), together, mixed)
@@ -203,14 +203,14 @@ def _draw(free: list[int], groups: list[Group], shares: Mapping[str, float], par
         wanted = round(total * share)
         if share and not wanted:
             wanted = 1
-        taken = 0
-        while taken < wanted and (number := next(waiting, None)) is not None:
+        filled = 0
+        while filled < wanted and (number := next(waiting, None)) is not None:
             part[number] = name
-            taken += len(groups[number].texts)
+            filled += len(groups[number].texts)
 
 
-def _check_filled(path: Path, rule: SplitRule, drawn: Mapping[str, float], sizes: Mapping[str, int]) -> None:
-    wanted = {"train", *(name for name, share in drawn.items() if share)} | ({"test"} if rule.by != "query" else set())
+def _check_filled(path: Path, rule: SplitRule, shares: Mapping[str, float], sizes: Mapping[str, int]) -> None:
+    wanted = {"train", *(name for name, share in shares.items() if share)} | ({"test"} if rule.by != "query" else set())
     for name in PARTS:
         if name in wanted and not sizes.get(name):
             todo = {"time": "choose another --cut"}.get(rule.by, "judge more queries, or choose other shares")

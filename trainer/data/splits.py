@@ -30,14 +30,14 @@ def hold_out(
     :raises InputError: when either part would be empty.
     """
     texts = list(dict.fromkeys(same_text(q.query) for q in queries))
-    held = {texts[i] for i in drawn(len(texts), share, seed, key=key, most=most)}
+    held_out = {texts[i] for i in draw_held_out(len(texts), share, seed, key=key, most=most)}
     parts: tuple[list[JudgedQuery], list[JudgedQuery]] = ([], [])
     for query in queries:
-        parts[same_text(query.query) in held].append(query)
+        parts[same_text(query.query) in held_out].append(query)
     return parts
 
 
-def drawn(count: int, share: float, seed: int, *, key: str, most: int | None = None) -> list[int]:
+def draw_held_out(count: int, share: float, seed: int, *, key: str, most: int | None = None) -> list[int]:
     """Draw which of the distinct query texts are held out.
 
     :param share: share held out, in (0, 1).
@@ -68,10 +68,10 @@ def calibration_pairs(
     """
     texts = {same_text(q.query) for q in judged}
     used = {item_id for query in judged for item_id in query.item_ids}
-    return retrieved(traffic, texts, used, items, depth=depth, index=Bm25Index)
+    return retrieve_for_traffic(traffic, texts, used, items, depth=depth, index=Bm25Index)
 
 
-def retrieved(
+def retrieve_for_traffic(
     traffic: Sequence[TrafficQuery], texts: Container[str], used: Container[str], items: Mapping[str, Item], *,
     depth: int, index: Callable[[Iterator[tuple[str, str]]], Bm25Index],
 ) -> tuple[Retrieved, Retrieved]:  # fmt: skip
@@ -93,8 +93,8 @@ def retrieved(
             bm25 = bm25 or index((item.item_id, item.text) for item in items.values())
             ids = [hit.item_id for hit in bm25.search(query.query, depth)]
         for trained in (False, True):
-            if kept := tuple(item_id for item_id in ids if (item_id in used) == trained):
-                parts[trained].append((query, kept))
+            if ids_of_kind := tuple(item_id for item_id in ids if (item_id in used) == trained):
+                parts[trained].append((query, ids_of_kind))
     return parts
 
 
@@ -111,12 +111,12 @@ def set_aside(familiar: Retrieved, used: Collection[str], *, pairs: int) -> froz
     """
     retrieved_by = Counter(item_id for _, ids in familiar for item_id in ids)
     chosen: set[str] = set()
-    made = 0
+    pair_count = 0
     for item_id in sorted(retrieved_by, key=hash_int):
-        if made >= pairs or len(chosen) + 1 > len(used) // MOST_SET_ASIDE:
+        if pair_count >= pairs or len(chosen) + 1 > len(used) // MOST_SET_ASIDE:
             break
         chosen.add(item_id)
-        made += retrieved_by[item_id]
+        pair_count += retrieved_by[item_id]
     return frozenset(chosen)
 
 
@@ -125,12 +125,12 @@ def without_items(queries: Sequence[JudgedQuery], dropped: Container[str]) -> li
 
     :return: the queries with the other pairs; those that have none left are gone.
     """
-    kept = []
+    remaining = []
     for query in queries:
         places = [n for n, item_id in enumerate(query.item_ids) if item_id not in dropped]
         if len(places) == len(query.item_ids):
-            kept.append(query)
+            remaining.append(query)
         elif places:
             ids, grades = tuple(query.item_ids[n] for n in places), tuple(query.grades[n] for n in places)
-            kept.append(dataclasses.replace(query, item_ids=ids, grades=grades))
-    return kept
+            remaining.append(dataclasses.replace(query, item_ids=ids, grades=grades))
+    return remaining

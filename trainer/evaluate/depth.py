@@ -11,14 +11,14 @@ from darl_opensearch.bm25 import Bm25Index
 from darl_opensearch.errors import InputError
 from darl_opensearch.records.items import Item
 from darl_opensearch.stats.bootstrap import Floats
-from trainer.evaluate.parts import Part
+from trainer.evaluate.parts import JudgedPart
 from trainer.evaluate.trec import read_run
 
 DEPTHS = (0, 5, 10, 20, 50, 100)
 Candidates = dict[str, list[str]]  # items by query id, in the first stage's order
 
 
-def retrieve(parts: Sequence[Part], index: Bm25Index, size: int) -> dict[str, Candidates]:
+def retrieve(parts: Sequence[JudgedPart], index: Bm25Index, size: int) -> dict[str, Candidates]:
     """Retrieve with BM25.
 
     :param size: items a query, at most.
@@ -30,7 +30,9 @@ def retrieve(parts: Sequence[Part], index: Bm25Index, size: int) -> dict[str, Ca
     }
 
 
-def read_first_stage(parts: Sequence[Part], path: Path, items: Mapping[str, Item], size: int) -> dict[str, Candidates]:
+def read_first_stage(
+    parts: Sequence[JudgedPart], path: Path, items: Mapping[str, Item], size: int
+) -> dict[str, Candidates]:
     """Take a first stage's order from a TREC run.
 
     :param size: items a query, at most.

@@ -20,10 +20,10 @@ from darl_opensearch.version import __version__
 from trainer.evaluate import depth, rows
 from trainer.evaluate.kept_scores import KeptScores
 from trainer.evaluate.measured import Scale, rank_judged
-from trainer.evaluate.parts import Part, read_catalogue, read_part
+from trainer.evaluate.parts import JudgedPart, read_catalogue, read_part
 from trainer.evaluate.rows import Measurements, Rankings
 from trainer.evaluate.scoring import Report, name_apart, score_parts
-from trainer.evaluate.settings import Settings
+from trainer.evaluate.settings import EvaluationOptions
 from trainer.evaluate.systems import (
     BM25,
     COSINE,
@@ -52,17 +52,20 @@ class Evaluation:
     """
 
     result: dict[str, Any]
-    parts: tuple[Part, ...]
+    parts: tuple[JudgedPart, ...]
     runs: dict[tuple[str, str, int | None], Rankings]
 
 
 def evaluate(
-    settings: Settings, *, report: Report = lambda what, done, total: None, kept: KeptScores | None = None
+    settings: EvaluationOptions,
+    *,
+    report: Report = lambda what, done, total: None,
+    kept_scores: KeptScores | None = None,
 ) -> Evaluation:
     """Evaluate models on judged parts.
 
     :param report: called with what is being done, steps done and steps in all.
-    :param kept: where the bundles' scores are kept and looked up; None: they are not.
+    :param kept_scores: where the bundles' scores are kept and looked up; None: they are not.
     :raises DarlError: naming what cannot be read, scored or compared.
     """
     load("ir_measures", "train")  # before minutes of scoring, not after
@@ -78,16 +81,21 @@ def evaluate(
             if (path / "config.json").is_file():  # a training run; anything else is a bundle, or says that it is none
                 return open_run(path, catalogue)
             system = open_bundle(
-                path, catalogue, int8=int8, provider=settings.provider, threads=settings.threads, kept=kept
+                path,
+                catalogue,
+                int8=int8,
+                provider=settings.provider,
+                threads=settings.threads,
+                kept_scores=kept_scores,
             )
             stack.callback(system.scorer.close)
             return system
 
         models = [open_model(path) for path in settings.models]
         index = Bm25Index((item.item_id, item.text) for item in models[0].items.values())
-        others = [_open_opponent(word, models[0], index, open_model) for word in settings.against]
-        check_scales([*models, *(other for other in others if isinstance(other, BundleSystem | RunSystem))])
-        return _measure(_score(settings, models, others, index, report), models[0], report)
+        opponents = [_open_opponent(word, models[0], index, open_model) for word in settings.against]
+        check_scales([*models, *(opponent for opponent in opponents if isinstance(opponent, BundleSystem | RunSystem))])
+        return _measure(_score(settings, models, opponents, index, report), models[0], report)
 
 
 def _open_opponent(word: str, lead: Model, index: Bm25Index, open_model: Callable[..., Model]) -> System:
@@ -119,13 +127,13 @@ def _open_opponent(word: str, lead: Model, index: Bm25Index, open_model: Callabl
 
 
 def _score(
-    settings: Settings, models: Sequence[Model], others: Sequence[System], index: Bm25Index, report: Report
+    settings: EvaluationOptions, models: Sequence[Model], opponents: Sequence[System], index: Bm25Index, report: Report
 ) -> Measurements:
     lead = models[0]
     gains = lead.model.scale.gains
     scale = Scale.of(gains, settings.cutoffs, settings.relevant_from, where="--relevant-from")
     parts = [read_part(name, path, lead.items, len(gains), seed=settings.seed) for name, path in settings.parts]
-    systems = name_apart([*models, *others])
+    systems = name_apart([*models, *opponents])
     candidates = _candidates(settings, parts, index, lead.items, scale)
     scored = score_parts(systems, parts, report, candidates=candidates)
     by_name = {part.name: part for part in parts}
@@ -133,7 +141,7 @@ def _score(
 
 
 def _candidates(
-    settings: Settings, parts: Sequence[Part], index: Bm25Index, items: Mapping[str, Item], scale: Scale
+    settings: EvaluationOptions, parts: Sequence[JudgedPart], index: Bm25Index, items: Mapping[str, Item], scale: Scale
 ) -> dict[str, depth.Candidates]:
     if not settings.depths:
         return {}
@@ -175,14 +183,14 @@ def _measure(of: Measurements, lead: Model, report: Report) -> Evaluation:
     return Evaluation(result, tuple(of.parts.values()), runs | dict(at_depths))
 
 
-def _about_part(part: Part, k: int) -> dict[str, Any]:
+def _about_part(part: JudgedPart, k: int) -> dict[str, Any]:
     return {
         "name": part.name, "path": str(part.path), "sha256": part.sha256, "queries": part.n_queries,
         "pairs": len(part), "grades": np.bincount(part.grades, minlength=k).tolist(),
     }  # fmt: skip
 
 
-def _about_first_stage(settings: Settings) -> dict[str, Any]:
+def _about_first_stage(settings: EvaluationOptions) -> dict[str, Any]:
     if settings.first_stage is None:
         return {"kind": BM25}
     return {"kind": "trec", "path": str(settings.first_stage), "sha256": digest_file(settings.first_stage)}

@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from darl_opensearch.bundle import Bundle
+from darl_opensearch.bundle import Bundle, Card
 from darl_opensearch.check import check_bundle
 from darl_opensearch.errors import InputError, UsageError, load
 from darl_opensearch.graph_contract import Finding
@@ -35,10 +35,10 @@ from darl_opensearch.stats.numbers import rounded
 from darl_opensearch.stats.paired import Claim, Power, paired, power
 from darl_opensearch.version import __version__
 from trainer.data import leakage
-from trainer.evaluate.gate_words import why_not
+from trainer.evaluate.gate_words import explain_refusal
 from trainer.evaluate.kept_scores import KeptScores
 from trainer.evaluate.measured import Measured, Scale, measure
-from trainer.evaluate.parts import ID, Part, read_catalogue, read_part
+from trainer.evaluate.parts import ID, JudgedPart, read_catalogue, read_part
 from trainer.evaluate.scoring import Report, name_apart, score_parts
 from trainer.evaluate.systems import open_bundle
 
@@ -203,7 +203,7 @@ def gate(
     control: Path,
     options: GateOptions | None = None,
     report: Report = lambda what, done, total: None,
-    kept: KeptScores | None = None,
+    kept_scores: KeptScores | None = None,
 ) -> GateReport:
     """Decide whether a new bundle may take an old one's place.
 
@@ -212,7 +212,7 @@ def gate(
     :param control: judgments of the control arm: a random sample of traffic that nobody selected or trained on.
     :param options: measure, tolerance, seeds.
     :param report: called with what is being done, steps done and steps in all.
-    :param kept: scores that need not be worked out again: those of the same graphs for the same pairs, bit for bit.
+    :param kept_scores: scores of the same graphs for the same pairs, which need not be computed again.
     :return: the decision with its reasons.
     :raises InputError: for files that cannot be read, or judgments of another arm than the control arm.
     :raises UsageError: for a measure that these grades do not have.
@@ -237,7 +237,7 @@ def gate(
                     int8=options.int8,
                     provider=options.provider,
                     threads=options.threads,
-                    kept=kept,
+                    kept_scores=kept_scores,
                 )
             )
             stack.callback(systems[-1].scorer.close)
@@ -259,7 +259,7 @@ def gate(
     return GateReport(old, new, options, tuple(conditions), tuple(checks), created)
 
 
-def _condition(part: Part, old: Measured, new: Measured, bound: float, options: GateOptions) -> Condition:
+def _condition(part: JudgedPart, old: Measured, new: Measured, bound: float, options: GateOptions) -> Condition:
     changes = []
     for name in options.measures:
         if name == "rps" and not _same_grades(old, new):
@@ -276,7 +276,7 @@ def _condition(part: Part, old: Measured, new: Measured, bound: float, options: 
     decides = changes[0]
     change = decides.claim.interval
     passed = change.n >= options.min_queries and change.low > bound
-    reason = "" if passed else why_not(
+    reason = "" if passed else explain_refusal(
         part.name, decides.measure, change, decides.power, bound, options.min_queries
     )  # fmt: skip
     return Condition(
@@ -310,11 +310,11 @@ def _check_files(id_test: Path, control: Path) -> None:
 
 def _same_meaning(old: Bundle, new: Bundle, changed: str) -> list[Finding]:
     """Whether grades and item texts mean what they meant; a reason given makes a change one that was wanted."""
-    mine, theirs = new.card, old.card
+    new_card, old_card = new.card, old.card
     findings = []
     for check, before, after, hint in (
-        ("grades", _scale(theirs.scale.names, theirs.scale.gains), _scale(mine.scale.names, mine.scale.gains), ""),
-        ("template", dataclasses.asdict(theirs.template), dataclasses.asdict(mine.template),
+        ("grades", _gains_by_name(old_card), _gains_by_name(new_card), ""),
+        ("template", dataclasses.asdict(old_card.template), dataclasses.asdict(new_card.template),
          "; the index must be loaded again with the new one"),
     ):  # fmt: skip
         if before == after:
@@ -326,11 +326,13 @@ def _same_meaning(old: Bundle, new: Bundle, changed: str) -> list[Finding]:
     return findings
 
 
-def _scale(names: Sequence[str], gains: Sequence[float]) -> dict[str, float]:
-    return dict(zip(names, gains, strict=True))
+def _gains_by_name(card: Card) -> dict[str, float]:
+    return dict(zip(card.scale.names, card.scale.gains, strict=True))
 
 
-def _untrained(new: Bundle, parts: Sequence[Part], items: Mapping[str, Item], options: GateOptions) -> list[Finding]:
+def _untrained(
+    new: Bundle, parts: Sequence[JudgedPart], items: Mapping[str, Item], options: GateOptions
+) -> list[Finding]:
     """Whether the new bundle was trained on what it is tested on, as far as is known here."""
     findings = []
     trained: Mapping[str, Any] = new.card.training.get("data") or {}

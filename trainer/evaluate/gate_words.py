@@ -9,12 +9,12 @@ from typing import Any
 
 from darl_opensearch.stats.bootstrap import Interval
 from darl_opensearch.stats.paired import Power
-from trainer.evaluate.report.tables import cell, name_of
+from trainer.evaluate.report.tables import format_cell, name_of
 
 TITLES = {"id": "queries like the training's", "control": "control arm"}
 
 
-def why_not(part: str, measure: str, change: Interval, power: Power, bound: float, least: int) -> str:
+def explain_refusal(part: str, measure: str, change: Interval, power: Power, bound: float, least: int) -> str:
     """Say why a condition is not met: a loss, no gain, or too few queries to know.
 
     :param part: ``id`` or ``control``.
@@ -39,7 +39,7 @@ def why_not(part: str, measure: str, change: Interval, power: Power, bound: floa
     return f"{title}: {changes}: {change.n} queries are too few to decide{short}. About {needed:,} would be enough"
 
 
-def render_text(result: Mapping[str, Any]) -> str:
+def render_decision(result: Mapping[str, Any]) -> str:
     """Write a report for a terminal.
 
     :param result: what :meth:`trainer.evaluate.gate.GateReport.to_json` gives.
@@ -66,8 +66,8 @@ def render_text(result: Mapping[str, Any]) -> str:
             console.print(
                 f"{'FAIL' if check['passed'] is False else '  ? '}  {escape(check['check'])}: {escape(check['detail'])}"
             )
-    sound = sum(check["passed"] is True for check in result["checks"])
-    console.print(f"{sound} of {len(result['checks'])} checks of the bundle, its grades and its training data passed")
+    passed = sum(check["passed"] is True for check in result["checks"])
+    console.print(f"{passed} of {len(result['checks'])} checks of the bundle, its grades and its training data passed")
     for reason in result["reasons"]:
         console.print(f"no: {escape(reason)}")
     ends = f"95 % intervals: {result['options']['draws']:,} resamples of the queries, seed {result['options']['seed']}"
@@ -90,8 +90,9 @@ def _rows(part: Mapping[str, Any]) -> list[list[str]]:
         decides = [f"{part['bound']:g}", "yes" if part["passed"] else "no"] if place == 0 else ["", ""]
         rows.append(
             [
-                TITLES[part["part"]] if place == 0 else "", name, f"{change['change']['n']:,}", cell(change["old"]),
-                cell(change["new"]), cell(change["change"], signed=True), "–" if p is None else f"{p:.4f}", decides[0],
+                TITLES[part["part"]] if place == 0 else "", name, f"{change['change']['n']:,}",
+                format_cell(change["old"]), format_cell(change["new"]), format_cell(change["change"], signed=True),
+                "–" if p is None else f"{p:.4f}", decides[0],
                 "–" if detectable is None else f"{detectable:.3f}", "–" if needed is None else f"{needed:,}",
                 decides[1],
             ]

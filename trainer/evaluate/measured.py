@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from darl_opensearch.errors import UsageError
 from darl_opensearch.stats.bootstrap import Figure, Floats, mean_over_queries, share_of_pairs
 from trainer.evaluate.grading import Grading
-from trainer.evaluate.parts import Part
+from trainer.evaluate.parts import JudgedPart
 from trainer.evaluate.ranking import rank_figures
 from trainer.evaluate.systems import Ratings
 
@@ -66,7 +66,7 @@ class Measured:
         return {name: self.by_query[name] for name in sorted(self.by_query) if name == "rps" or name.startswith("ndcg")}
 
 
-def measure(part: Part, ratings: Ratings, scale: Scale, *, rows: NDArray[np.int64] | None = None) -> Measured:
+def measure(part: JudgedPart, ratings: Ratings, scale: Scale, *, rows: NDArray[np.int64] | None = None) -> Measured:
     """Measure a system on a part.
 
     :param ratings: of its pairs, in its order.
@@ -91,7 +91,7 @@ def measure(part: Part, ratings: Ratings, scale: Scale, *, rows: NDArray[np.int6
     return Measured(figures, by_query, grading, len(rows), len(ids))
 
 
-def measure_rankings(part: Part, ranked: Mapping[str, Sequence[str]], scale: Scale) -> Measured:
+def measure_rankings(part: JudgedPart, ranked: Mapping[str, Sequence[str]], scale: Scale) -> Measured:
     """Measure rankings of any items against a part's judgments; unjudged items have gain 0.
 
     :param ranked: items by query id, best first.
@@ -102,7 +102,7 @@ def measure_rankings(part: Part, ranked: Mapping[str, Sequence[str]], scale: Sca
     return Measured(figures, by_query, None, len(part), part.n_queries)
 
 
-def grades_of(part: Part) -> dict[str, dict[str, int]]:
+def grades_of(part: JudgedPart) -> dict[str, dict[str, int]]:
     """Look a part up by query and item.
 
     :return: grade by query id and item id.
@@ -110,7 +110,7 @@ def grades_of(part: Part) -> dict[str, dict[str, int]]:
     return {q.query_id: dict(zip(q.item_ids, q.grades, strict=True)) for q in part.queries}
 
 
-def rank_judged(part: Part, ratings: Ratings, rows: NDArray[np.int64] | None = None) -> dict[str, list[str]]:
+def rank_judged(part: JudgedPart, ratings: Ratings, rows: NDArray[np.int64] | None = None) -> dict[str, list[str]]:
     """Order each query's judged items by score, ties in the part's own random order.
 
     :param rows: only these pairs, ascending.

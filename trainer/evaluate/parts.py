@@ -22,7 +22,7 @@ _NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,31})=(.+)", re.DOTALL)
 
 
 @dataclass(frozen=True)
-class Part:
+class JudgedPart:
     """A judged part as rows.
 
     :param name: ``id``, or the name of an OOD part.
@@ -85,16 +85,16 @@ def read_catalogue(paths: Sequence[Path], renderer: ItemRenderer) -> dict[str, I
     """
     items: dict[str, Item] = {}
     for path in paths:
-        more = read_items(path, renderer)
-        if twice := sorted(items.keys() & more.keys()):
+        items_of_file = read_items(path, renderer)
+        if repeated := sorted(items.keys() & items_of_file.keys()):
             raise InputError(
-                f"item {twice[0]!r} is in another file of items as well", where=str(path), todo="keep one of the two"
+                f"item {repeated[0]!r} is in another file of items as well", where=str(path), todo="keep one of the two"
             )
-        items |= more
+        items |= items_of_file
     return items
 
 
-def read_part(name: str, path: Path, items: Mapping[str, Item], k: int, *, seed: int) -> Part:
+def read_part(name: str, path: Path, items: Mapping[str, Item], k: int, *, seed: int) -> JudgedPart:
     """Read a judged part.
 
     Files often list the better items first, and equal scores keep the order given: so the items of each query
@@ -115,7 +115,7 @@ def read_part(name: str, path: Path, items: Mapping[str, Item], k: int, *, seed:
                 grades=tuple(query.grades[i] for i in order),
             )
         )
-    return Part(
+    return JudgedPart(
         name=name,
         path=path,
         sha256=digest_file(path),

@@ -16,9 +16,9 @@ from darl_opensearch.stats.numbers import rounded
 from darl_opensearch.stats.paired import paired
 from trainer.evaluate.depth import Candidates, rerank
 from trainer.evaluate.measured import Measured, Scale, measure, measure_rankings
-from trainer.evaluate.parts import Part
-from trainer.evaluate.scoring import Scored
-from trainer.evaluate.settings import Settings
+from trainer.evaluate.parts import JudgedPart
+from trainer.evaluate.scoring import ScoredPart
+from trainer.evaluate.settings import EvaluationOptions
 from trainer.evaluate.systems import System
 
 Row = dict[str, Any]
@@ -36,12 +36,12 @@ class Measurements:
     :param candidates: the first stage's items by part; empty: no sweep.
     """
 
-    settings: Settings
+    settings: EvaluationOptions
     scale: Scale
     systems: Sequence[System]
     evaluated: int
-    parts: Mapping[str, Part]
-    scored: Mapping[tuple[str, str], Scored]
+    parts: Mapping[str, JudgedPart]
+    scored: Mapping[tuple[str, str], ScoredPart]
     candidates: Mapping[str, Candidates]
 
     @cached_property
@@ -132,10 +132,12 @@ def comparison_rows(of: Measurements) -> list[Row]:
     for system in of.systems[: of.evaluated]:
         for against in of.systems[of.evaluated :]:
             for part in of.parts:
-                mine, theirs = (of.measured[side.name, part].compared for side in (system, against))
-                for figure in (name for name in mine if name in theirs):
+                values, opponent_values = (of.measured[side.name, part].compared for side in (system, against))
+                for figure in (name for name in values if name in opponent_values):
                     row = {"system": system.name, "against": against.name, "part": part, "figure": figure}
-                    claim = paired(mine[figure], theirs[figure], draws=of.settings.draws, seed=of.settings.seed)
+                    claim = paired(
+                        values[figure], opponent_values[figure], draws=of.settings.draws, seed=of.settings.seed
+                    )
                     rows.append(row | claim.interval.to_json() | {"p": claim.p})
     adjusted = holm({place: row["p"] for place, row in enumerate(rows)})
     return [row | {"p": rounded(row["p"]), "p_holm": rounded(adjusted[place])} for place, row in enumerate(rows)]
@@ -148,9 +150,9 @@ def auroc_rows(of: Measurements) -> list[Row]:
     """
     rows = []
     for system in of.systems:
-        inside, *others = (_distances(part, of.scored[system.name, name]) for name, part in of.parts.items())
+        inside, *outside_parts = (_distances(part, of.scored[system.name, name]) for name, part in of.parts.items())
         id_part, *other_parts = of.parts
-        for part, outside in zip(other_parts, others, strict=True):
+        for part, outside in zip(other_parts, outside_parts, strict=True):
             if inside is not None and outside is not None:
                 seeds = of.seed(id_part), of.seed(part)
                 area = auroc_interval(inside, outside, draws=of.settings.draws, seeds=seeds)
@@ -158,7 +160,7 @@ def auroc_rows(of: Measurements) -> list[Row]:
     return rows
 
 
-def _distances(part: Part, scored: Scored) -> Distances | None:
+def _distances(part: JudgedPart, scored: ScoredPart) -> Distances | None:
     distance = scored.judged.ood_distance
     return None if distance is None else Distances(distance, part.query_index, part.n_queries)
 

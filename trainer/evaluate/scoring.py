@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from trainer.evaluate.depth import Candidates
-from trainer.evaluate.parts import Part
-from trainer.evaluate.systems import Ask, Ratings, System
+from trainer.evaluate.parts import JudgedPart
+from trainer.evaluate.systems import RatingRequest, Ratings, System
 
 Report = Callable[[str, int, int], object]
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredPart:
     """A system's answers on one part.
 
     :param judged: of the judged pairs, in the part's order.
@@ -27,11 +27,11 @@ class Scored:
 
 def score_parts(
     systems: Sequence[System],
-    parts: Sequence[Part],
+    parts: Sequence[JudgedPart],
     report: Report,
     *,
     candidates: Mapping[str, Candidates] | None = None,
-) -> dict[tuple[str, str], Scored]:
+) -> dict[tuple[str, str], ScoredPart]:
     """Score every part by every system.
 
     :param systems: named differently.
@@ -43,31 +43,33 @@ def score_parts(
     scored = {}
     for system in systems:
         for part in parts:
-            more = (candidates or {}).get(part.name, {}) if system.grades else {}
+            candidates_of = (candidates or {}).get(part.name, {}) if system.grades else {}
             # Judged pairs and candidates in one pass: many of them are the same.
-            asks = [
-                Ask(q.query_id, q.query, tuple(dict.fromkeys([*q.item_ids, *more.get(q.query_id, [])])))
+            requests = [
+                RatingRequest(
+                    q.query_id, q.query, tuple(dict.fromkeys([*q.item_ids, *candidates_of.get(q.query_id, [])]))
+                )
                 for q in part.queries
             ]
             judged, scores = [], {}
-            for query, ask, ratings in zip(part.queries, asks, system.rate(asks), strict=True):
+            for query, request, ratings in zip(part.queries, requests, system.rate(requests), strict=True):
                 judged.append(ratings.rows(slice(0, len(query.item_ids))))
-                scores[ask.query_id] = dict(zip(ask.item_ids, ratings.score.tolist(), strict=True))
+                scores[request.query_id] = dict(zip(request.item_ids, ratings.score.tolist(), strict=True))
                 done += 1
                 report(f"scoring {part.name} by {system.name}", done, total)
-            scored[system.name, part.name] = Scored(Ratings.join(judged), scores)
+            scored[system.name, part.name] = ScoredPart(Ratings.join(judged), scores)
     return scored
 
 
 def name_apart(systems: Sequence[System]) -> list[System]:
     """Give two systems of the same name different ones: figures and files are found by it."""
-    taken: set[str] = set()
+    used_names: set[str] = set()
     named = []
     for system in systems:
         name, number = system.name, 1
-        while name in taken:
+        while name in used_names:
             number += 1
             name = f"{system.name}-{number}"
-        taken.add(name)
+        used_names.add(name)
         named.append(system if name == system.name else dataclasses.replace(system, name=name))  # type: ignore[type-var]
     return named

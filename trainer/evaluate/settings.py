@@ -9,7 +9,7 @@ from darl_opensearch.scoring import Provider
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class EvaluationOptions:
     """What to evaluate.
 
     :param models: folders of bundles, or of finished runs.

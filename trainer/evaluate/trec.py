@@ -27,7 +27,7 @@ def read_run(path: Path) -> Run:
     :raises InputError: naming file and line of what is wrong.
     """
     rows: dict[str, list[tuple[float, float, str]]] = {}
-    seen: dict[tuple[str, str], int] = {}
+    first_lines: dict[tuple[str, str], int] = {}
     with reading(path):
         data = path.read_bytes()
     try:
@@ -41,7 +41,7 @@ def read_run(path: Path) -> Run:
             continue
         where = f"{path}, line {number}"
         query_id, item_id, rank, score = _columns(line, where)
-        if (first := seen.setdefault((query_id, item_id), number)) != number:
+        if (first := first_lines.setdefault((query_id, item_id), number)) != number:
             raise InputError(
                 f"item {item_id!r} is there twice for query {query_id!r} (first: line {first})", where=where,
                 todo="keep one of the two",

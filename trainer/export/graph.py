@@ -93,7 +93,7 @@ def export_graphs(module: ContractModule, folder: Path, work: Path) -> None:
         export(module, config, work / WHOLE, opset=OPSET)
     apart = _weights_apart(work / WHOLE, folder)
     whole = onnx.load(work / WHOLE, load_external_data=not apart)
-    traced = {given.name for given in whole.graph.input}
+    traced = {graph_input.name for graph_input in whole.graph.input}
     for name in INPUTS:  # the tracer drops an input that nothing reads; ML Commons feeds it all the same
         if name not in traced:
             whole.graph.input.append(onnx.helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "seq"]))
@@ -158,11 +158,11 @@ def set_initialisers(path: Path, values: dict[str, Any]) -> None:
     from onnx import numpy_helper
 
     model = onnx.load(path)
-    found = {tensor.name: tensor for tensor in model.graph.initializer}
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
     for name, value in values.items():
-        if name not in found:
+        if name not in constants:
             raise DarlError(
                 f"the graph has no constant {name!r}", where=str(path), todo="report this: export is broken"
             )
-        found[name].CopyFrom(numpy_helper.from_array(value, name))
+        constants[name].CopyFrom(numpy_helper.from_array(value, name))
     onnx.save(model, path)

@@ -75,10 +75,12 @@ def export_run(
         table = trained.ood.calibration.distances.numpy()
         rows = run_pairs(work / files.MODEL, model.tokenizer(), probe_texts)
         graphs[files.MODEL] = _verdict(files.MODEL, rows, reference, columns, table)
-        off = float(np.abs(run_pairs(work / files.FEATURES, model.tokenizer(), probe_texts) - features).max())
-        if off > 1e-4:
-            raise GateRefused(f"{files.FEATURES} differs from torch by {off:.1e}", todo="report this with the run")
-        graphs[files.FEATURES] = {"against_torch": off}
+        difference = float(np.abs(run_pairs(work / files.FEATURES, model.tokenizer(), probe_texts) - features).max())
+        if difference > 1e-4:
+            raise GateRefused(
+                f"{files.FEATURES} differs from torch by {difference:.1e}", todo="report this with the run"
+            )
+        graphs[files.FEATURES] = {"against_torch": difference}
         if int8 and (why := _no_int8(model, work)):
             graphs[files.MODEL_INT8] = {"left_out": why}
             report(f"no int8 graph: {why}")
@@ -194,19 +196,21 @@ def _reference(module: ContractModule, data: RunData) -> tuple[NDArray[np.float3
 
     Unlike the calibration it has the items that were trained on, too: live traffic retrieves both.
     """
-    found: dict[str, tuple[str, list[str]]] = {}
+    retrieved_by_query: dict[str, tuple[str, list[str]]] = {}
     for query, ids in [*data.traffic, *data.familiar]:
-        found.setdefault(query.query, (query.slice, []))[1].extend(ids)
+        retrieved_by_query.setdefault(query.query, (query.slice, []))[1].extend(ids)
     rng = np.random.default_rng(0)
-    places = np.unique(np.linspace(0, len(found) - 1, min(len(found), REFERENCE_ROWS)).astype(int))
-    names = [list(found)[place] for place in places.tolist()]
-    most = max(1, REFERENCE_ROWS // len(names))
+    places = np.unique(
+        np.linspace(0, len(retrieved_by_query) - 1, min(len(retrieved_by_query), REFERENCE_ROWS)).astype(int)
+    )
+    names = [list(retrieved_by_query)[place] for place in places.tolist()]
+    rows_per_query = max(1, REFERENCE_ROWS // len(names))
     queries, pairs = [], list[tuple[int, str]]()
     for row, name in enumerate(names):
-        part, retrieved = found[name][0], list(dict.fromkeys(found[name][1]))
-        drawn = [retrieved[i] for i in rng.permutation(len(retrieved))[:most].tolist()]
-        queries.append({"rows": len(drawn), "candidates": len(retrieved), "slice": part})
-        pairs += [(row, item_id) for item_id in drawn]
+        part, retrieved = retrieved_by_query[name][0], list(dict.fromkeys(retrieved_by_query[name][1]))
+        sampled = [retrieved[i] for i in rng.permutation(len(retrieved))[:rows_per_query].tolist()]
+        queries.append({"rows": len(sampled), "candidates": len(retrieved), "slice": part})
+        pairs += [(row, item_id) for item_id in sampled]
     items = {item_id: row for row, item_id in enumerate(dict.fromkeys(item_id for _, item_id in pairs))}
     index = torch.tensor([(row, items[item_id]) for row, item_id in pairs])
     texts = [data.items[item_id].text for item_id in items]

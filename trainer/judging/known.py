@@ -13,7 +13,7 @@ from darl_opensearch.io.sqlite import sqlite_errors
 from darl_opensearch.records.lines import LineKind, two_grades
 from darl_opensearch.scores import GradeScale
 from darl_opensearch.settings import setting
-from trainer.data.importers import IMPORTERS, Given
+from trainer.data.importers import IMPORTERS, ImportFiles
 from trainer.data.importers.gathering import Gathering
 from trainer.data.importers.ubi import ClickRules
 from trainer.judging.base import JUDGES, Answer, JudgeAnswers, JudgingJob, Report, Task
@@ -74,7 +74,10 @@ class WorkbenchJudge:
         path = _file(job, self.path, "workbench", "path")
         importer = _importer("search-relevance", job.scale, list=self.list, cuts=self.cuts)
         answers, counts = _gather(
-            lambda store: {"judgment_lists": importer.rate(Given({"judgments": path}), store)}, tasks, job.scale, path
+            lambda store: {"judgment_lists": importer.rate(ImportFiles({"judgments": path}), store)},
+            tasks,
+            job.scale,
+            path,
         )
         report("found", len(answers), len(tasks))
         return JudgeAnswers({"": answers}, counts={"file": str(path), **counts})
@@ -105,7 +108,9 @@ class UbiJudge(ClickRules):
             "ubi", job.scale, cuts=self.cuts, min_impressions=self.min_impressions, max_rank=self.max_rank,
             shown_by=self.shown_by, shown_actions=self.shown_actions, click_actions=self.click_actions,
         )  # fmt: skip
-        answers, counts = _gather(lambda store: importer.count(Given(paths), store), tasks, job.scale, paths["events"])
+        answers, counts = _gather(
+            lambda store: importer.count(ImportFiles(paths), store), tasks, job.scale, paths["events"]
+        )
         report("found", len(answers), len(tasks))
         notes = ("Grades from clicks are weak: docs/data.md says why.",)
         return JudgeAnswers({"": answers}, counts={"weak": True, **counts}, notes=notes)

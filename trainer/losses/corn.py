@@ -27,5 +27,5 @@ def corn(raw: Tensor, grades: Tensor) -> Tensor:
     n, steps = raw.shape
     check_grades(grades, steps + 1)
     step = torch.arange(steps, device=raw.device)[None, :]
-    taken, reached = (grades[:, None] > step).to(raw), (grades[:, None] >= step).to(raw)
-    return F.binary_cross_entropy_with_logits(raw, taken, weight=reached, reduction="sum") / max(n, 1)
+    passed, reached = (grades[:, None] > step).to(raw), (grades[:, None] >= step).to(raw)
+    return F.binary_cross_entropy_with_logits(raw, passed, weight=reached, reduction="sum") / max(n, 1)

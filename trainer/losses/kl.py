@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from darl_opensearch.settings import Field
-from trainer.losses.lists import mean_over_queries
+from trainer.losses.lists import average_over_lists
 from trainer.losses.registries import DISTILLATION_LOSSES
 
 
@@ -40,7 +40,7 @@ def kl(
     :param query_index: ``[n]`` int64, equal for items of one query.
     :return: ``[]`` float, the mean over queries whose teacher scores differ; 0 when there is none.
     """
-    return mean_over_queries(partial(_of_lists, temperature=temperature), score, teacher.detach(), query_index)
+    return average_over_lists(partial(_of_lists, temperature=temperature), score, teacher.detach(), query_index)
 
 
 def _of_lists(s: Tensor, t: Tensor, valid: Tensor, *, temperature: float) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from darl_opensearch.settings import Field
-from trainer.losses.lists import both, mean_over_queries
+from trainer.losses.lists import average_over_lists, mask_pairs
 from trainer.losses.registries import RANK_LOSSES
 
 
@@ -44,7 +44,7 @@ def lambda_loss(
     :param query_index: ``[n]`` int64, equal for items of one query.
     :return: ``[]`` float, the mean over comparable queries; 0 when no query has two items of different gain.
     """
-    return mean_over_queries(partial(_of_lists, sigma=sigma, mu=mu, cutoff=cutoff), score, gains, query_index)
+    return average_over_lists(partial(_of_lists, sigma=sigma, mu=mu, cutoff=cutoff), score, gains, query_index)
 
 
 def _of_lists(s: Tensor, g: Tensor, valid: Tensor, *, sigma: float, mu: float, cutoff: int) -> Tensor:
@@ -55,7 +55,7 @@ def _of_lists(s: Tensor, g: Tensor, valid: Tensor, *, sigma: float, mu: float, c
     apart = (rank[:, None] - rank[None, :]).abs()
     delta = (inverse[apart - 1] - inverse[apart]).masked_fill(apart == 0, 0.0)
     discount = inverse[:m]
-    counts = both(valid)
+    counts = mask_pairs(valid)
     if cutoff:
         inside = rank < cutoff
         discount = discount * inside

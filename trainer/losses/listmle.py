@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from trainer.losses.lists import both, mean_over_queries
+from trainer.losses.lists import average_over_lists, mask_pairs
 from trainer.losses.registries import RANK_LOSSES
 
 
@@ -26,11 +26,11 @@ def listmle(score: Tensor, gains: Tensor, query_index: Tensor) -> Tensor:
     :param query_index: ``[n]`` int64, equal for items of one query.
     :return: ``[]`` float, the mean over comparable queries; 0 when no query has two items of different gain.
     """
-    return mean_over_queries(_of_lists, score, gains, query_index)
+    return average_over_lists(_of_lists, score, gains, query_index)
 
 
 def _of_lists(s: Tensor, g: Tensor, valid: Tensor) -> Tensor:
-    lower = (g[:, None, :] < g[:, :, None]) & both(valid)
+    lower = (g[:, None, :] < g[:, :, None]) & mask_pairs(valid)
     itself = torch.eye(s.shape[1], dtype=torch.bool, device=s.device)
     # An item that nothing is below is chosen from itself: 0.
     among = s[:, None, :].expand_as(lower).masked_fill(~(lower | itself), -torch.inf).logsumexp(dim=2)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-def mean_over_queries(
+def average_over_lists(
     of_lists: Callable[[Tensor, Tensor, Tensor], Tensor], score: Tensor, values: Tensor, query_index: Tensor
 ) -> Tensor:
     """Average what a loss says of each list over the queries that have two different values.
@@ -23,7 +23,7 @@ def mean_over_queries(
     :return: ``[]`` float; 0, with a gradient of 0, when there is no such query.
     """
     total, queries = score[:0].sum(), 0
-    for rows, valid in lists(query_index):
+    for rows, valid in group_lists(query_index):
         low = values[rows].masked_fill(~valid, torch.inf).amin(dim=1)
         high = values[rows].masked_fill(~valid, -torch.inf).amax(dim=1)
         comparable = high > low
@@ -34,7 +34,7 @@ def mean_over_queries(
     return total / max(queries, 1)
 
 
-def lists(query_index: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def group_lists(query_index: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Lay the items of each query out as a row, lists of like length together.
 
     Comparing all items of a list takes the square of the width: one width for all would let a single query
@@ -55,7 +55,7 @@ def lists(query_index: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         yield order[places], columns[None, :] < count[:, None]
 
 
-def both(valid: Tensor) -> Tensor:
+def mask_pairs(valid: Tensor) -> Tensor:
     """Which cells of the item-by-item table of each list are real.
 
     :param valid: ``[q, m]`` bool.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from trainer.losses.lists import mean_over_queries
+from trainer.losses.lists import average_over_lists
 from trainer.losses.registries import DISTILLATION_LOSSES
 
 
@@ -23,7 +23,7 @@ def margin_mse(score: Tensor, teacher: Tensor, query_index: Tensor) -> Tensor:
     :param query_index: ``[n]`` int64, equal for items of one query.
     :return: ``[]`` float, the mean over queries whose teacher scores differ; 0 when there is none.
     """
-    return mean_over_queries(_of_lists, score, teacher.detach(), query_index)
+    return average_over_lists(_of_lists, score, teacher.detach(), query_index)
 
 
 def _of_lists(s: Tensor, t: Tensor, valid: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainer.losses.lists import both, mean_over_queries
+from trainer.losses.lists import average_over_lists, mask_pairs
 from trainer.losses.registries import RANK_LOSSES
 
 
@@ -23,11 +23,11 @@ def pairwise(score: Tensor, gains: Tensor, query_index: Tensor) -> Tensor:
     :param query_index: ``[n]`` int64, equal for items of one query.
     :return: ``[]`` float, the mean over comparable queries; 0 when no query has two items of different gain.
     """
-    return mean_over_queries(_of_lists, score, gains, query_index)
+    return average_over_lists(_of_lists, score, gains, query_index)
 
 
 def _of_lists(s: Tensor, g: Tensor, valid: Tensor) -> Tensor:
     gap = g[:, :, None] - g[:, None, :]
-    better = (gap > 0) & both(valid)
+    better = (gap > 0) & mask_pairs(valid)
     loss = gap * F.softplus(s[:, None, :] - s[:, :, None])
     return loss.masked_fill(~better, 0.0).sum(dim=(1, 2)) / better.sum(dim=(1, 2))

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from darl_opensearch.settings import Field
-from trainer.losses.lists import both, mean_over_queries
+from trainer.losses.lists import average_over_lists, mask_pairs
 from trainer.losses.registries import RANK_LOSSES
 
 
@@ -36,12 +36,12 @@ def pairwise_margin(
     :param query_index: ``[n]`` int64, equal for items of one query.
     :return: ``[]`` float, the mean over comparable queries; 0 when no query has two items of different gain.
     """
-    return mean_over_queries(partial(_of_lists, margin=margin, weight=weight), score, gains, query_index)
+    return average_over_lists(partial(_of_lists, margin=margin, weight=weight), score, gains, query_index)
 
 
 def _of_lists(s: Tensor, g: Tensor, valid: Tensor, *, margin: float, weight: str) -> Tensor:
     gap = g[:, :, None] - g[:, None, :]
-    better = (gap > 0) & both(valid)
+    better = (gap > 0) & mask_pairs(valid)
     loss = F.softplus(margin * gap - (s[:, :, None] - s[:, None, :]))
     if weight == "gap":
         loss = gap * loss

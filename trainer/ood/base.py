@@ -59,11 +59,11 @@ def fingerprints(rows: Tensor) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
         mixed = (words * factors).sum(axis=1, dtype=np.uint64)
         mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    found: np.ndarray[tuple[int], np.dtype[np.uint64]] = mixed ^ (mixed >> np.uint64(31))
-    return found
+    hashes: np.ndarray[tuple[int], np.dtype[np.uint64]] = mixed ^ (mixed >> np.uint64(31))
+    return hashes
 
 
-def in_chunks(*tensors: Tensor, size: int = CHUNK) -> Chunks:
+def split_chunks(*tensors: Tensor, size: int = CHUNK) -> Chunks:
     """Cut tensors that are in memory.
 
     :param *tensors: each ``[m, …]``, in the order in which the detector reads them.
@@ -72,26 +72,26 @@ def in_chunks(*tensors: Tensor, size: int = CHUNK) -> Chunks:
     return lambda: zip(*(tensor.split(size) for tensor in tensors), strict=True)
 
 
-def empty() -> Iterable[tuple[Tensor, ...]]:
+def yield_nothing() -> Iterable[tuple[Tensor, ...]]:
     """Give no rows."""
     return ()
 
 
-def distinct(chunks: Iterable[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
+def drop_repeats(chunks: Iterable[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
     """Pass each distinct row on once: its first occurrence, told by the first of the tensors.
 
     Eight bytes are kept of a row, so a million rows take eight megabytes.
 
     :yield: chunks without repetitions; none is empty.
     """
-    known = np.zeros(0, dtype=np.uint64)
+    seen = np.zeros(0, dtype=np.uint64)
     for chunk in chunks:
         prints, first = np.unique(fingerprints(chunk[0]), return_index=True)
-        at = np.searchsorted(known, prints)
+        at = np.searchsorted(seen, prints)
         fresh = np.ones(len(prints), dtype=bool)
-        inside = at < len(known)
-        fresh[inside] = known[at[inside]] != prints[inside]
+        inside = at < len(seen)
+        fresh[inside] = seen[at[inside]] != prints[inside]
         if fresh.any():
-            known = np.union1d(known, prints[fresh])
+            seen = np.union1d(seen, prints[fresh])
             rows = torch.from_numpy(np.sort(first[fresh]))
             yield tuple(part[rows] for part in chunk)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from darl_opensearch.settings import Field
-from trainer.ood.base import Chunks, Detector, empty
+from trainer.ood.base import Chunks, Detector, yield_nothing
 from trainer.ood.knn import NearestNeighbours
 from trainer.ood.reference import BLOCK, sample
 from trainer.ood.registry import DETECTORS
@@ -23,7 +23,7 @@ STEPS = 12  # of Newton's method, which converges in fewer
     cite="ours; density ratio by a classifier: Bickel et al. 2009, JMLR 10:2137; unlabelled data as background: "
     "Katz-Samuels et al. 2022, arXiv:2202.03299; slope: Platt 1999",
 )
-class Catalogue(Detector):
+class CatalogueDetector(Detector):
     """Nearest-neighbour distances, and the log-odds that the item is of the catalogue's unjudged part.
 
     A team knows its whole catalogue when it trains, and judged but a part. A ridge logistic regression tells the
@@ -70,7 +70,7 @@ class Catalogue(Detector):
         return [cast("NearestNeighbours", near) for near in self.near]
 
     @torch.no_grad()
-    def fit(self, chunks: Chunks, catalogue: Chunks = empty) -> None:
+    def fit(self, chunks: Chunks, catalogue: Chunks = yield_nothing) -> None:
         """Keep the training rows of each half, and learn to tell judged items from the others.
 
         :param chunks: of ``[m, h]`` float, halves of unit length.
@@ -80,21 +80,21 @@ class Catalogue(Detector):
         for side, near in enumerate(self.sides):
             columns = slice(side * self.size, (side + 1) * self.size)
             near.fit(_columns(chunks, columns))
-            own = torch.cat([near(part) for part in near.reference_0.split(BLOCK)])  # each without itself
-            self.centre[side], self.spread[side] = own.mean(), own.std().clamp_min(1e-3)
+            distances = torch.cat([near(part) for part in near.reference_0.split(BLOCK)])  # each without itself
+            self.centre[side], self.spread[side] = distances.mean(), distances.std().clamp_min(1e-3)
         judged = self.sides[-1].reference_0.double()
-        others = sample(catalogue, self.max_reference).double()
-        if len(judged) < FOLDS or len(others) < FOLDS:
+        unjudged = sample(catalogue, self.max_reference).double()
+        if len(judged) < FOLDS or len(unjudged) < FOLDS:
             return
-        rows = torch.cat([judged, others])
-        other = torch.arange(len(rows)) >= len(judged)
-        fold = torch.cat([torch.arange(len(part)) % FOLDS for part in (judged, others)])
-        held = torch.zeros(len(rows), dtype=torch.float64)
+        rows = torch.cat([judged, unjudged])
+        is_unjudged = torch.arange(len(rows)) >= len(judged)
+        fold = torch.cat([torch.arange(len(part)) % FOLDS for part in (judged, unjudged)])
+        log_odds = torch.zeros(len(rows), dtype=torch.float64)
         for number in range(FOLDS):
-            weight, bias = logistic(rows[fold != number], other[fold != number], self.ridge)
-            held[fold == number] = rows[fold == number] @ weight + bias
-        slope, _ = logistic(held[:, None], other, SLIGHT)
-        weight, bias = logistic(rows, other, self.ridge)
+            weight, bias = logistic(rows[fold != number], is_unjudged[fold != number], self.ridge)
+            log_odds[fold == number] = rows[fold == number] @ weight + bias
+        slope, _ = logistic(log_odds[:, None], is_unjudged, SLIGHT)
+        weight, bias = logistic(rows, is_unjudged, self.ridge)
         slope = slope.clamp_min(0.0)  # 0: what was learnt does not hold for other items
         self.weight.copy_(weight * slope)
         self.bias.copy_((bias * slope).squeeze())
@@ -128,10 +128,10 @@ def logistic(rows: Tensor, positive: Tensor, ridge: float) -> tuple[Tensor, Tens
     share = torch.where(positive, 0.5 / positive.sum(), 0.5 / (~positive).sum()).double() * len(rows)
     penalty = torch.full((wide.shape[1],), ridge, dtype=torch.float64)
     penalty[-1] = 1e-9
-    found = torch.zeros_like(penalty)
+    coefficients = torch.zeros_like(penalty)
     for _ in range(STEPS):
-        p = torch.sigmoid(wide @ found)
-        gradient = wide.T @ (share * (p - positive.double())) + penalty * found
+        p = torch.sigmoid(wide @ coefficients)
+        gradient = wide.T @ (share * (p - positive.double())) + penalty * coefficients
         curvature = (wide * (share * p * (1 - p))[:, None]).T @ wide + penalty.diag()
-        found = found - torch.linalg.solve(curvature, gradient)
-    return found[:-1], found[-1]
+        coefficients = coefficients - torch.linalg.solve(curvature, gradient)
+    return coefficients[:-1], coefficients[-1]

@@ -10,7 +10,7 @@ from torch import Tensor
 from trainer.models.base import LAST, PairFeatures
 from trainer.models.heads import Head
 from trainer.ood.calibration import ConformalCalibration
-from trainer.ood.registry import view
+from trainer.ood.registry import select_features
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class FittedOod:
         :param raw: ``[n, m]`` what the head says of them.
         :return: ``[n]``.
         """
-        given = {
-            "features": lambda: view(features, self.space, self.layers),
+        inputs = {
+            "features": lambda: select_features(features, self.space, self.layers),
             "energy": lambda: head.energy(raw),
             "grade_probs": lambda: head.grade_probs(raw),
         }
-        distance: Tensor = self.detector(*(given[name]() for name in self.detector.reads))
+        distance: Tensor = self.detector(*(inputs[name]() for name in self.detector.reads))
         return distance

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from darl_opensearch.settings import Field
 from trainer.ood.base import Chunks, Detector
 from trainer.ood.moments import Moments
-from trainer.ood.reference import gather
+from trainer.ood.reference import gather_reference
 from trainer.ood.registry import DETECTORS
 
 IDENTICAL = 0.9999  # cosine from which two texts count as the same one
@@ -69,7 +69,7 @@ class NearestNeighbours(Detector):
             raise ValueError(f"max_reference is {self.max_reference}, no more than k, which is {self.k}")
         for half in range(self.halves):
             columns = slice(half * self.size, (half + 1) * self.size)
-            rows = gather(chunks, self.max_reference, self.how, columns)
+            rows = gather_reference(chunks, self.max_reference, self.how, columns)
             if len(rows) <= self.k:
                 raise ValueError(f"the {self.k}-th neighbour needs more than {self.k} distinct rows, not {len(rows)}")
             if self.whiten:

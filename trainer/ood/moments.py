@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainer.ood.base import Chunks, distinct
+from trainer.ood.base import Chunks, drop_repeats
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,13 @@ class Moments:
         :raises ValueError: when fewer than two distinct rows are given.
         """
         count, total = 0, torch.zeros(())
-        for (rows,) in distinct((chunk[0][:, columns],) for chunk in chunks()):
+        for (rows,) in drop_repeats((chunk[0][:, columns],) for chunk in chunks()):
             count, total = count + len(rows), total + rows.double().sum(0)
         if count < 2:
             raise ValueError("a covariance needs at least two distinct rows")
         mean = total / count
         scatter, fourth = torch.zeros(len(mean), len(mean), dtype=torch.float64), 0.0
-        for (rows,) in distinct((chunk[0][:, columns],) for chunk in chunks()):
+        for (rows,) in drop_repeats((chunk[0][:, columns],) for chunk in chunks()):
             centred = rows.double() - mean
             scatter += centred.T @ centred
             fourth += float(centred.square().sum(1).square().sum())
@@ -100,5 +100,5 @@ def whitening(covariance: Tensor, power: float = 1.0) -> Tensor:
     :return: ``[w, w]``, applied from the right to centred rows.
     """
     values, vectors = torch.linalg.eigh(covariance)
-    found: Tensor = vectors * values.clamp_min(1e-9).pow(-0.5 * power)
-    return found
+    matrix: Tensor = vectors * values.clamp_min(1e-9).pow(-0.5 * power)
+    return matrix

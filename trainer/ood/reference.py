@@ -23,14 +23,14 @@ def sample(chunks: Chunks, size: int, columns: slice = slice(None)) -> Tensor:
     :param columns: which of the first tensor of a chunk.
     :return: ``[at most size, w]``, each row once.
     """
-    kept, prints = torch.zeros(0, 0), np.zeros(0, dtype=np.uint64)
+    sampled, prints = torch.zeros(0, 0), np.zeros(0, dtype=np.uint64)
     for chunk in chunks():
         rows = chunk[0][:, columns]
-        rows = torch.cat([kept, rows]) if len(prints) else rows
+        rows = torch.cat([sampled, rows]) if len(prints) else rows
         prints, first = np.unique(np.concatenate([prints, fingerprints(rows[len(prints) :])]), return_index=True)
         prints, first = prints[:size], first[:size]
-        kept = rows[torch.from_numpy(first)].clone()
-    return kept
+        sampled = rows[torch.from_numpy(first)].clone()
+    return sampled
 
 
 def coreset(rows: Tensor, size: int) -> Tensor:
@@ -66,17 +66,17 @@ def kmeans(rows: Tensor, size: int) -> Tensor:
     centres = rows[:size].clone()
     before = torch.full((len(rows),), -1)
     for _ in range(ROUNDS):
-        group = assign(rows, centres)
+        group = assign_centres(rows, centres)
         if torch.equal(group, before):
             break
         before = group
         total = torch.zeros_like(centres).index_add_(0, group, rows)
-        kept = torch.bincount(group, minlength=size)[:, None] > 0
-        centres = torch.where(kept, F.normalize(total, dim=1, eps=1e-9), centres)
+        filled = torch.bincount(group, minlength=size)[:, None] > 0
+        centres = torch.where(filled, F.normalize(total, dim=1, eps=1e-9), centres)
     return centres
 
 
-def assign(rows: Tensor, centres: Tensor) -> Tensor:
+def assign_centres(rows: Tensor, centres: Tensor) -> Tensor:
     """Find the nearest centre of each row.
 
     :param rows: ``[m, w]`` of unit length.
@@ -86,7 +86,7 @@ def assign(rows: Tensor, centres: Tensor) -> Tensor:
     return torch.cat([(part @ centres.T).argmax(1) for part in rows.split(BLOCK)])
 
 
-def gather(chunks: Chunks, size: int, how: str, columns: slice = slice(None)) -> Tensor:
+def gather_reference(chunks: Chunks, size: int, how: str, columns: slice = slice(None)) -> Tensor:
     """Reduce rows to a bounded reference.
 
     :param chunks: of rows of unit length.
@@ -96,5 +96,5 @@ def gather(chunks: Chunks, size: int, how: str, columns: slice = slice(None)) ->
     """
     if how == "sample":
         return sample(chunks, size, columns)
-    drawn = sample(chunks, CANDIDATES * size, columns)
-    return coreset(drawn, size) if how == "coreset" else kmeans(drawn, size)
+    candidates = sample(chunks, CANDIDATES * size, columns)
+    return coreset(candidates, size) if how == "coreset" else kmeans(candidates, size)

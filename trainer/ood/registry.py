@@ -14,7 +14,7 @@ DETECTORS: Registry[type[Detector]] = Registry("detector")
 FEATURES = ("query", "item", "pair")
 
 
-def halves(space: str, backbone: int) -> int:
+def count_halves(space: str, backbone: int) -> int:
     """Count the halves that a feature space holds.
 
     :param space: ``query``, ``item`` or ``pair``.
@@ -31,7 +31,7 @@ def halves(space: str, backbone: int) -> int:
     return 1
 
 
-def view(features: PairFeatures, space: str, layers: str = "last") -> Tensor:
+def select_features(features: PairFeatures, space: str, layers: str = "last") -> Tensor:
     """Select the features that a detector reads.
 
     :param features: of ``n`` pairs.

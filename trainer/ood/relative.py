@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from darl_opensearch.settings import Field
-from trainer.ood.base import Chunks, Detector, distinct
+from trainer.ood.base import Chunks, Detector, drop_repeats
 from trainer.ood.moments import Moments, shrink, shrinkage, whitening
-from trainer.ood.reference import assign, kmeans, sample
+from trainer.ood.reference import assign_centres, kmeans, sample
 from trainer.ood.registry import DETECTORS
 
 DRAWN = 8192  # training rows that the groups are found in
@@ -63,16 +63,16 @@ class RelativeMahalanobis(Detector):
         moments = Moments.of(chunks)
         if moments.count < 4:
             raise ValueError(f"two groups need at least four distinct rows, not {moments.count}")
-        drawn = F.normalize(sample(chunks, DRAWN), dim=1, eps=1e-9)
-        found = kmeans(drawn, min(self.groups, moments.count // 2))
-        count = torch.zeros(len(found), dtype=torch.float64)
-        total = torch.zeros(len(found), len(moments.mean), dtype=torch.float64)
-        for rows, group in _grouped(chunks, found):
-            count += torch.bincount(group, minlength=len(found))
+        sampled = F.normalize(sample(chunks, DRAWN), dim=1, eps=1e-9)
+        seeds = kmeans(sampled, min(self.groups, moments.count // 2))
+        count = torch.zeros(len(seeds), dtype=torch.float64)
+        total = torch.zeros(len(seeds), len(moments.mean), dtype=torch.float64)
+        for rows, group in _grouped(chunks, seeds):
+            count += torch.bincount(group, minlength=len(seeds))
             total.index_add_(0, group, rows)
         centres = total / count.clamp_min(1.0)[:, None]
         scatter, fourth = torch.zeros_like(moments.covariance), 0.0
-        for rows, group in _grouped(chunks, found):
+        for rows, group in _grouped(chunks, seeds):
             centred = rows - centres[group]
             scatter += centred.T @ centred
             fourth += float(centred.square().sum(1).square().sum())
@@ -100,6 +100,6 @@ class RelativeMahalanobis(Detector):
 def _grouped(chunks: Chunks, centres: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Distinct rows in float64 and their groups, chunk by chunk."""
     return (
-        (rows.double(), assign(F.normalize(rows, dim=1, eps=1e-9), centres))
-        for (rows,) in distinct((chunk[0],) for chunk in chunks())
+        (rows.double(), assign_centres(F.normalize(rows, dim=1, eps=1e-9), centres))
+        for (rows,) in drop_repeats((chunk[0],) for chunk in chunks())
     )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from darl_opensearch.settings import Field
-from trainer.ood.base import Chunks, Detector, distinct
+from trainer.ood.base import Chunks, Detector, drop_repeats
 from trainer.ood.moments import Moments
 from trainer.ood.registry import DETECTORS
 
@@ -57,11 +57,11 @@ class VirtualLogit(Detector):
         _, vectors = torch.linalg.eigh(moments.covariance)  # ascending
         self.mean.copy_(moments.mean)
         self.residual = vectors[:, : len(moments.mean) - self.dim].float()
-        left, sure = 0.0, 0.0
-        for features, energy in distinct(chunks()):
-            left += float(self._left(features).double().sum())
-            sure += float(energy.double().abs().sum())
-        self.scale.fill_(sure / max(left, 1e-9))
+        residuals, energies = 0.0, 0.0
+        for features, energy in drop_repeats(chunks()):
+            residuals += float(self._left(features).double().sum())
+            energies += float(energy.double().abs().sum())
+        self.scale.fill_(energies / max(residuals, 1e-9))
 
     def _left(self, features: Tensor) -> Tensor:
         return ((features - self.mean) @ self.residual).square().sum(1).clamp_min(1e-12).sqrt()

@@ -23,7 +23,7 @@ from trainer.stages.full_stage import descend, fit_settings
 from trainer.stages.objective import Objective, Totals
 from trainer.stages.registry import STAGES, Context, Outcome, Stage, need
 from trainer.stages.robust import dev_objective
-from trainer.teachers import Ask, Place, Teacher, fetch_scores, find_teacher, normalised
+from trainer.teachers import Teacher, TeacherFiles, TeacherRequest, fetch_scores, find_teacher, normalise_scores
 from trainer.training_data.features import Features
 from trainer.training_data.mixing import Taught, Together
 from trainer.training_data.run_data import RunData
@@ -80,7 +80,7 @@ class DistillStage(Stage):
         history = descend(context, "distill", distilled, _dev_loss(context), settings, source)
         return Outcome(history, figures={"teacher": own.teacher, "taught_pairs": pairs - missing, "missing": missing})
 
-    def _ask(self, context: Context, asks: Sequence[Ask]) -> list[list[float | None]]:
+    def _ask(self, context: Context, asks: Sequence[TeacherRequest]) -> list[list[float | None]]:
         teacher = _teacher(context.config, context.base)
         try:
             return distributed.main_first(lambda: fetch_scores(
@@ -137,19 +137,23 @@ class DistilledLoss:
 
 def _teacher(config: Config, base: Path) -> Teacher:
     make, target, params = find_teacher(config.distill.teacher, config.distill.teacher_params)
-    teacher: Teacher = make(target, Place(base, base / config.data.items), **params)
+    teacher: Teacher = make(target, TeacherFiles(base, base / config.data.items), **params)
     return teacher
 
 
-def _judged(queries: Sequence[JudgedQuery], data: RunData) -> list[Ask]:
-    return [Ask(q.query_id, q.query, q.item_ids, tuple(data.items[i].text for i in q.item_ids)) for q in queries]
+def _judged(queries: Sequence[JudgedQuery], data: RunData) -> list[TeacherRequest]:
+    return [
+        TeacherRequest(q.query_id, q.query, q.item_ids, tuple(data.items[i].text for i in q.item_ids)) for q in queries
+    ]
 
 
-def _unjudged(queries: Sequence[TrafficQuery], data: RunData) -> list[Ask]:
-    return [Ask(q.query_id, q.query, q.item_ids, tuple(data.items[i].text for i in q.item_ids)) for q in queries]
+def _unjudged(queries: Sequence[TrafficQuery], data: RunData) -> list[TeacherRequest]:
+    return [
+        TeacherRequest(q.query_id, q.query, q.item_ids, tuple(data.items[i].text for i in q.item_ids)) for q in queries
+    ]
 
 
-def _source(context: Context, asks: Sequence[Ask], told: Sequence[Sequence[float | None]]) -> Source:
+def _source(context: Context, asks: Sequence[TeacherRequest], told: Sequence[Sequence[float | None]]) -> Source:
     config, data = context.config, context.data
     judged_source = partial(JudgedSource, items=data.items, cap=config.stages.items_per_query, seed=context.seed)
     source: Source = judged_source(data.train)
@@ -159,7 +163,7 @@ def _source(context: Context, asks: Sequence[Ask], told: Sequence[Sequence[float
     return Taught(source, by_text(asks, told, config.distill.normalise, where=config.distill.teacher))
 
 
-def by_text(asks: Sequence[Ask], told: Sequence[Sequence[float | None]], how: str, *, where: str) -> Scores:
+def by_text(asks: Sequence[TeacherRequest], told: Sequence[Sequence[float | None]], how: str, *, where: str) -> Scores:
     """Normalise scores query by query and key them by what the student sees: the texts.
 
     :param told: scores of each query's items.
@@ -170,7 +174,7 @@ def by_text(asks: Sequence[Ask], told: Sequence[Sequence[float | None]], how: st
     found: dict[str, dict[str, list[float]]] = {}
     for ask, scores in zip(asks, told, strict=True):
         items = found.setdefault(ask.query, {})
-        for text, score in zip(ask.texts, normalised(scores, how, where=where), strict=True):
+        for text, score in zip(ask.texts, normalise_scores(scores, how, where=where), strict=True):
             if score is not None:
                 items.setdefault(text, []).append(score)
     return {
@@ -196,7 +200,7 @@ def _dev_loss(context: Context) -> Callable[[], float]:
 
 
 def _left_out(
-    own: Distill, asks: Sequence[Ask], told: Sequence[Sequence[float | None]], missing: int, pairs: int
+    own: Distill, asks: Sequence[TeacherRequest], told: Sequence[Sequence[float | None]], missing: int, pairs: int
 ) -> InputError:
     first = next(
         (ask.query, item_id)

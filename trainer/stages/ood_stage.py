@@ -16,7 +16,7 @@ from darl_opensearch.io.digest import hash_int
 from darl_opensearch.scores import is_ood
 from darl_opensearch.stats.bootstrap import bootstrap_ratio
 from trainer.config import Ood
-from trainer.ood import DETECTORS, ConformalCalibration, halves
+from trainer.ood import DETECTORS, ConformalCalibration, count_halves
 from trainer.ood.base import CHUNK
 from trainer.ood.fitted import FittedOod
 from trainer.training_data.features import Features
@@ -36,7 +36,7 @@ def fit_ood(features: Features, config: Ood, data: RunData) -> FittedOod:
     """
     make, params = DETECTORS.resolve(config.detector, config.params)
     check_ood(config, features.model.halves)
-    parts = halves(config.features, features.model.halves)
+    parts = count_halves(config.features, features.model.halves)
     width = parts * int(features.model.encoder.config.hidden_size)
     detector: Any = make(width, halves=parts, **params)
     known = partial(_chunks, features, config, data.judged(data.learnt))
@@ -79,7 +79,7 @@ def check_ood(config: Ood, backbone: int) -> None:
     :raises UsageError: when it does not.
     """
     DETECTORS.resolve(config.detector, config.params)
-    halves(config.features, backbone)
+    count_halves(config.features, backbone)
     if DETECTORS[config.detector].make.fits_catalogue and (backbone == 1 or config.features == "query"):
         raise UsageError(
             f"[ood] detector {config.detector} reads items alone",

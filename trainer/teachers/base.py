@@ -13,7 +13,7 @@ from trainer.registry import Registry
 
 
 @dataclass(frozen=True)
-class Ask:
+class TeacherRequest:
     """A query whose items want scores.
 
     :param item_ids: ``n`` items.
@@ -27,7 +27,7 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Place:
+class TeacherFiles:
     """Where a teacher finds what it needs.
 
     :param base: folder that the configuration's paths are relative to.
@@ -45,7 +45,7 @@ class Teacher(Protocol):
     def identity(self) -> str:
         """Say what the scores depend on, so that those of another teacher are not taken for this one's."""
 
-    def score(self, ask: Ask) -> list[float | None]:
+    def score(self, request: TeacherRequest) -> list[float | None]:
         """Score the items of one query.
 
         :return: ``n`` scores, higher is more relevant; None where the teacher has none.

@@ -11,14 +11,14 @@ from darl_opensearch.io.digest import digest_file
 from darl_opensearch.records.items import Item, read_items
 from darl_opensearch.scoring import Scorer
 from darl_opensearch.settings import Field
-from trainer.teachers.base import TEACHERS, Ask, Place
+from trainer.teachers.base import TEACHERS, TeacherFiles, TeacherRequest
 
 
 @TEACHERS.register("bundle", cite="Hinton et al. 2015, arXiv:1503.02531")
 class BundleTeacher:
     """Scores of a bundle's ONNX graph, which reads items by its own template.
 
-    :param place: folder it is relative to, and the catalogue.
+    :param target: folder, relative to the configuration's.
     :raises BundleError: when it is none.
     """
 
@@ -27,14 +27,14 @@ class BundleTeacher:
     def __init__(
         self,
         target: str,
-        place: Place,
+        files: TeacherFiles,
         *,
         int8: Annotated[bool, Field("use the quantised graph")] = False,
         provider: Annotated[Literal["cpu", "cuda"], Field("where its graph runs")] = "cpu",
     ) -> None:
-        self.bundle = Bundle.open(place.base / target)
+        self.bundle = Bundle.open(files.base / target)
         self.scorer = Scorer.open(self.bundle, int8=int8, provider="cuda" if provider == "cuda" else "cpu")
-        self.place, self.int8 = place, int8
+        self.files, self.int8 = files, int8
 
     def identity(self) -> str:
         """Digest of the card, which holds those of all other files.
@@ -43,13 +43,13 @@ class BundleTeacher:
         """
         return f"{digest_file(self.bundle.path / CARD)} {'int8' if self.int8 else 'fp32'}"
 
-    def score(self, ask: Ask) -> list[float | None]:
+    def score(self, request: TeacherRequest) -> list[float | None]:
         """Score the items of one query.
 
         :return: ``n`` scores in [0, 1].
         """
-        texts = [self._items[item_id].text for item_id in ask.item_ids]
-        return [float(value) for value in self.scorer.score(ask.query, texts).score]
+        texts = [self._items[item_id].text for item_id in request.item_ids]
+        return [float(value) for value in self.scorer.score(request.query, texts).score]
 
     def close(self) -> None:
         """Stop the scorer's threads."""
@@ -57,4 +57,4 @@ class BundleTeacher:
 
     @cached_property
     def _items(self) -> Mapping[str, Item]:
-        return read_items(self.place.items, self.bundle.renderer)
+        return read_items(self.files.items, self.bundle.renderer)

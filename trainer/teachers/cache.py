@@ -11,59 +11,59 @@ from pathlib import Path
 from darl_opensearch.errors import InputError
 from darl_opensearch.io.jsonl import read_jsonl
 from darl_opensearch.io.writing import write_file, write_lines
-from trainer.teachers.base import Ask, Teacher
+from trainer.teachers.base import Teacher, TeacherRequest
 
 ABOUT, AT_ONCE = "teacher.json", 64  # queries a part
 
 
 def fetch_scores(
     teacher: Teacher,
-    asks: Sequence[Ask],
+    requests: Sequence[TeacherRequest],
     folder: Path,
     *,
     advance: Callable[[int, int], object] = lambda done, total: None,
 ) -> list[list[float | None]]:
     """Ask a teacher for what the folder does not hold yet.
 
-    :param asks: queries with their items, always the same for one folder.
+    :param requests: queries with their items, always the same for one folder.
     :param folder: of the parts; each is written whole and renamed.
     :param advance: called with queries done and queries in all.
     :return: for each query the scores of its items.
     :raises InputError: when the folder holds another teacher's scores, or those of other pairs.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    about = json.dumps({"identity": teacher.identity(), "queries": len(asks)})
+    about = json.dumps({"identity": teacher.identity(), "queries": len(requests)})
     if not (folder / ABOUT).is_file():
         write_file(folder / ABOUT, about, fixed_name=True)
     elif (folder / ABOUT).read_text(encoding="utf-8") != about:
         raise _other(folder / ABOUT)
     all_scores: list[list[float | None]] = []
     with ThreadPoolExecutor(max(1, teacher.workers), thread_name_prefix="darl-teacher") as pool:
-        for number, chunk in enumerate(_chunks(asks)):
+        for number, chunk in enumerate(_chunks(requests)):
             part = folder / f"part-{number:05d}.jsonl"
             if not part.is_file():
-                told = list(pool.map(teacher.score, chunk))
-                write_lines(part, map(_line, chunk, told), fixed_name=True)
+                chunk_scores = list(pool.map(teacher.score, chunk))
+                write_lines(part, map(_line, chunk, chunk_scores), fixed_name=True)
             all_scores += _read(part, chunk)
-            advance(len(all_scores), len(asks))
+            advance(len(all_scores), len(requests))
     return all_scores
 
 
-def _line(ask: Ask, scores: list[float | None]) -> str:
-    row = {"query_id": ask.query_id, "items": ask.item_ids, "scores": scores}
+def _line(request: TeacherRequest, scores: list[float | None]) -> str:
+    row = {"query_id": request.query_id, "items": request.item_ids, "scores": scores}
     return json.dumps(row, ensure_ascii=False, allow_nan=False)
 
 
-def _chunks(asks: Sequence[Ask]) -> Iterator[list[Ask]]:
-    rest = iter(asks)
-    while chunk := list(itertools.islice(rest, AT_ONCE)):
+def _chunks(requests: Sequence[TeacherRequest]) -> Iterator[list[TeacherRequest]]:
+    remaining = iter(requests)
+    while chunk := list(itertools.islice(remaining, AT_ONCE)):
         yield chunk
 
 
-def _read(part: Path, chunk: Sequence[Ask]) -> Iterator[list[float | None]]:
+def _read(part: Path, chunk: Sequence[TeacherRequest]) -> Iterator[list[float | None]]:
     rows = [row for _, row in read_jsonl(part)]
-    known = [(str(row.get("query_id")), tuple(row.get("items") or ())) for row in rows]
-    if known != [(ask.query_id, ask.item_ids) for ask in chunk]:
+    stored = [(str(row.get("query_id")), tuple(row.get("items") or ())) for row in rows]
+    if stored != [(request.query_id, request.item_ids) for request in chunk]:
         raise _other(part)
     yield from (row["scores"] for row in rows)
 

@@ -9,21 +9,20 @@ from darl_opensearch.errors import InputError, short
 from darl_opensearch.io.digest import digest_file
 from darl_opensearch.records.lines import DataLine, LineKind
 from darl_opensearch.text import same_text
-from trainer.teachers.base import TEACHERS, Ask, Place
+from trainer.teachers.base import TEACHERS, TeacherFiles, TeacherRequest
 
 
 @TEACHERS.register("file", cite="ours")
 class FileTeacher:
     """Scores from a JSONL file: query_id or query, item_id, score.
 
-    :param place: folder it is relative to.
     :raises InputError: naming the line that cannot be used.
     """
 
     workers = 1
 
-    def __init__(self, target: str, place: Place) -> None:
-        self.path = place.base / target
+    def __init__(self, target: str, files: TeacherFiles) -> None:
+        self.path = files.base / target
         self._scores: dict[tuple[str, str, str], float] = {}
         for line in LineKind(what="score", query="optional").read(self.path):
             self._read(line)
@@ -35,15 +34,15 @@ class FileTeacher:
         """
         return digest_file(Path(self.path))
 
-    def score(self, ask: Ask) -> list[float | None]:
+    def score(self, request: TeacherRequest) -> list[float | None]:
         """Look the items of one query up: by its id, else by its text.
 
         :return: ``n`` scores; None where the file has none.
         """
-        text = same_text(ask.query)
+        text = same_text(request.query)
         return [
-            self._scores.get(("id", ask.query_id, item_id), self._scores.get(("text", text, item_id)))
-            for item_id in ask.item_ids
+            self._scores.get(("id", request.query_id, item_id), self._scores.get(("text", text, item_id)))
+            for item_id in request.item_ids
         ]
 
     def close(self) -> None:

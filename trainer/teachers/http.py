@@ -22,7 +22,7 @@ from darl_opensearch.io.http import (
 )
 from darl_opensearch.io.urls import split_http, without_secrets
 from darl_opensearch.settings import Field
-from trainer.teachers.base import TEACHERS, Ask, Place
+from trainer.teachers.base import TEACHERS, TeacherFiles, TeacherRequest
 
 MOST_BYTES = 64 << 20  # far above any answer
 
@@ -31,14 +31,13 @@ MOST_BYTES = 64 << 20  # far above any answer
 class HttpTeacher:
     """Scores of a rerank endpoint: POST {query, documents}, answered with index and relevance_score.
 
-    :param place: not used; every teacher is given it.
     :raises UsageError: for a URL that is none, or with a password, or a variable that is not set.
     """
 
     def __init__(
         self,
         target: str,
-        place: Place,
+        files: TeacherFiles,
         *,
         model: Annotated[str, Field("model to name in the request")] = "",
         key_env: Annotated[str, Field("environment variable with the bearer token")] = "",
@@ -68,15 +67,15 @@ class HttpTeacher:
         """URL and model."""
         return f"{self.url} {self.model}".strip()
 
-    def score(self, ask: Ask) -> list[float | None]:
+    def score(self, request: TeacherRequest) -> list[float | None]:
         """Score the items of one query.
 
         :return: ``n`` scores.
         :raises DarlError: when the endpoint refuses, or fails again and again, or answers something else.
         """
         scores: list[float | None] = []
-        for start in range(0, len(ask.texts), self.documents):
-            scores += self._request(ask.query, ask.texts[start : start + self.documents])
+        for start in range(0, len(request.texts), self.documents):
+            scores += self._request(request.query, request.texts[start : start + self.documents])
         return scores
 
     def close(self) -> None:

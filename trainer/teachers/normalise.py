@@ -10,7 +10,7 @@ from darl_opensearch.errors import InputError
 SMALLEST = 1e-6  # a probability's distance from 0 and 1 where its logit is taken
 
 
-def normalised(scores: Sequence[float | None], how: str, *, where: str) -> list[float | None]:
+def normalise_scores(scores: Sequence[float | None], how: str, *, where: str) -> list[float | None]:
     """Normalise the scores of one query.
 
     :param scores: ``n``; None where there is none.
@@ -20,13 +20,13 @@ def normalised(scores: Sequence[float | None], how: str, *, where: str) -> list[
     :return: ``n``, None where there was none.
     :raises InputError: for a logit of what is no probability.
     """
-    known = [value for value in scores if value is not None]
-    if how == "none" or not known:
+    present = [value for value in scores if value is not None]
+    if how == "none" or not present:
         return list(scores)
     if how == "logit":
         return [None if value is None else _logit(value, where) for value in scores]
-    mean = math.fsum(known) / len(known)
-    spread = math.sqrt(math.fsum((value - mean) ** 2 for value in known) / len(known))
+    mean = math.fsum(present) / len(present)
+    spread = math.sqrt(math.fsum((value - mean) ** 2 for value in present) / len(present))
     return [None if value is None else (value - mean) / spread if spread > 0 else 0.0 for value in scores]
 
 

@@ -17,7 +17,7 @@ from darl_opensearch.records.judgments import JudgedQuery, check_disjoint, read_
 from darl_opensearch.records.traffic import TrafficQuery, read_traffic
 from darl_opensearch.text import cut_to_tokens, same_text
 from trainer.config import Config
-from trainer.data.splits import Retrieved, retrieved
+from trainer.data.splits import Retrieved, retrieve_for_traffic
 from trainer.training_data.calibration_set import is_judged_all_over, set_items_aside
 from trainer.training_data.judged import read_judged
 from trainer.training_data.run_data import RunData, sample_queries
@@ -60,7 +60,7 @@ def read_data(config: Config, folder: Path, tokenizer: Tokenizer, *, store: Path
 
     def retrieve(trained: Container[str]) -> tuple[Retrieved, Retrieved]:
         index = partial(Bm25Index, on_disk=judged.stored is not None)
-        return retrieved(held, texts, trained, items, depth=config.ood.depth, index=index)
+        return retrieve_for_traffic(held, texts, trained, items, depth=config.ood.depth, index=index)
 
     traffic, familiar = retrieve(_AnyOf(judged.used, used))
     sample = sample_queries(judged.train, data.sample_pairs, config.seed)

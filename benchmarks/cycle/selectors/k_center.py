@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.cycle.selectors.registry import COMPARED
-from trainer.dasa.neighbours import nearest
+from trainer.dasa.neighbours import find_nearest
 from trainer.dasa.purse import Purse
 from trainer.dasa.registry import Candidates, Floats
 from trainer.dasa.selectors.herding import Over, rows_over
@@ -33,7 +33,7 @@ class KCenter:
             return []
         features = candidates.features if len(rows) == len(candidates) else candidates.features[rows]
         if len(known):
-            similarity = nearest(known, features, 1)[0][:, 0]
+            similarity = find_nearest(known, features, 1)[0][:, 0]
         else:
             similarity = np.zeros(len(rows), dtype=np.float32)
             similarity[rng.integers(len(rows))] = -2.0

@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.cycle.selectors.registry import COMPARED, descending
 from darl_opensearch.settings import setting
-from trainer.dasa.neighbours import nearest
+from trainer.dasa.neighbours import find_nearest
 from trainer.dasa.purse import take_in_order
 from trainer.dasa.registry import Candidates, Floats
 from trainer.dasa.selectors.herding import Over, rows_over
@@ -33,7 +33,7 @@ class Novelty:
         k = min(self.k, len(known))
         if k and len(rows):
             features = candidates.features if len(rows) == len(candidates) else candidates.features[rows]
-            distance = -nearest(known, features, k)[0][:, k - 1].astype(np.float64)
+            distance = -find_nearest(known, features, k)[0][:, k - 1].astype(np.float64)
         else:
             distance = np.zeros(len(rows))
         return take_in_order(rows[descending(distance, rng)], candidates, budget)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from benchmarks.cycle.selectors.registry import COMPARED
 from darl_opensearch.errors import load
 from darl_opensearch.settings import setting
-from trainer.dasa.neighbours import nearest
+from trainer.dasa.neighbours import find_nearest
 from trainer.dasa.purse import Purse
 from trainer.dasa.registry import Candidates, Floats
 from trainer.dasa.selectors.herding import Over, rows_over
@@ -71,7 +71,7 @@ class TypiClust:
         k = min(self.k, len(features) - 1)
         if not k:
             return np.zeros(len(features))
-        cosines = nearest(features, features, k + 1)[0][:, 1:].astype(np.float64)
+        cosines = find_nearest(features, features, k + 1)[0][:, 1:].astype(np.float64)
         distances = np.sqrt(np.maximum(2.0 - 2.0 * cosines, 0.0))
         typicality: NDArray[np.float64] = 1.0 / (distances.mean(axis=1) + 1e-5)
         return typicality

@@ -13,7 +13,7 @@ from trainer.evaluate.evaluation import evaluate
 from trainer.evaluate.gate import GateOptions
 from trainer.evaluate.kept_scores import KeptScores
 from trainer.evaluate.report import write_folder
-from trainer.evaluate.settings import Settings
+from trainer.evaluate.settings import EvaluationOptions
 
 
 def measure_versions(
@@ -26,14 +26,14 @@ def measure_versions(
     :return: figures of each system and part, and the digest of the scores that are kept for the gate.
     """
     control = folder / TRAINING / CONTROL
-    settings = Settings(
+    settings = EvaluationOptions(
         models=(folder / BUNDLE,), items=(folder / TRAINING / ITEMS,),
         parts=(("id", id_test), *([("control", control)] if read_rows(control) else [])),
         against=(str(serving),), relevant_from=gate.relevant_from, int8=gate.int8, provider=gate.provider,
         threads=gate.threads, seed=gate.seed,
     )  # fmt: skip
     scores = KeptScores()
-    evaluation = evaluate(settings, report=report, kept=scores)
+    evaluation = evaluate(settings, report=report, kept_scores=scores)
     write_folder(folder / "evaluation", evaluation)
     return {
         "figures": evaluation.result["figures"], "comparisons": evaluation.result["comparisons"],

@@ -33,7 +33,7 @@ def ask_gate(
     options = dataclasses.replace(options, train=(*trained, *(base / path for path in options.train)))
     verdict = gate(
         serving, Bundle.open(folder / BUNDLE), items=project / ITEMS, id_test=id_test, control=project / CONTROL,
-        options=options, report=report, kept=KeptScores.read(folder / SCORES, scores),
+        options=options, report=report, kept_scores=KeptScores.read(folder / SCORES, scores),
     )  # fmt: skip
     return verdict.to_json()
 

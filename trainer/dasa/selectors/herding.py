@@ -18,7 +18,7 @@ from trainer.dasa.coverage import (
     greedy,
     kernel,
 )
-from trainer.dasa.neighbours import nearest
+from trainer.dasa.neighbours import find_nearest
 from trainer.dasa.registry import SELECTORS, Candidates, Floats
 
 Over = Annotated[Literal["flagged", "all"], Field("choose among the candidates that the detector flags, or among all")]
@@ -81,11 +81,11 @@ class Herding:
 
     def _sparse(self, features: Floats, weights: NDArray[np.float64], known: Floats) -> Coverage:
         k = min(max(self.k, self.neighbours) + 1, len(features))
-        cosines, rows = nearest(features, features, k)
+        cosines, rows = find_nearest(features, features, k)
         bandwidth = self.bandwidth or bandwidth_of(cosines[:, min(self.k, k - 1)])
-        kept = min(self.neighbours + 1, k)
-        similarities = kernel(cosines[:, :kept], bandwidth)
-        return SparseCoverage(rows[:, :kept], similarities, weights, covered_by(known, features, bandwidth))
+        width = min(self.neighbours + 1, k)
+        similarities = kernel(cosines[:, :width], bandwidth)
+        return SparseCoverage(rows[:, :width], similarities, weights, covered_by(known, features, bandwidth))
 
 
 def rows_over(candidates: Candidates, over: str) -> NDArray[np.int64]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trainer.data.importers.base import IMPORTERS, Given, Importer, Source, Target
+from trainer.data.importers.base import IMPORTERS, FileSpec, Importer, ImportFiles, Target
 from trainer.data.importers.esci import Esci
 from trainer.data.importers.jsonl import Jsonl
 from trainer.data.importers.run import Imported, run_import
@@ -15,12 +15,12 @@ from trainer.data.importers.wands import Wands
 __all__ = [
     "IMPORTERS",
     "Esci",
-    "Given",
+    "ImportFiles",
     "Imported",
     "Importer",
     "Jsonl",
     "SearchRelevance",
-    "Source",
+    "FileSpec",
     "Target",
     "Trec",
     "Triples",

@@ -25,7 +25,7 @@ _TITLES = ("title", "name", "headline", "product_title", "product_name")
 
 
 @dataclass(frozen=True)
-class Source:
+class FileSpec:
     """One of the files that an importer reads.
 
     :param name: what it is called in messages, such as ``products``.
@@ -49,10 +49,10 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Given:
+class ImportFiles:
     """The files of one import.
 
-    :param paths: the files by the name of their :class:`Source`.
+    :param paths: the files by the name of their :class:`FileSpec`.
     :param names: what a field of ours (``query``, or ``SOURCE.query`` for one file alone) is called in the files,
         where it is called something else.
     """
@@ -60,7 +60,7 @@ class Given:
     paths: Mapping[str, Path]
     names: Mapping[str, str] = field(default_factory=dict)
 
-    def rows(self, source: Source, *, project: bool = False, **how: Any) -> Iterator[tuple[str, Row]]:
+    def rows(self, source: FileSpec, *, project: bool = False, **how: Any) -> Iterator[tuple[str, Row]]:
         """Read one of the files, its fields under our names.
 
         :param project: read no other columns of a Parquet file than those of the source.
@@ -68,27 +68,27 @@ class Given:
         :yields: where the row stands, and its fields.
         :raises InputError: when a row lacks a needed field, naming the nearest that it has, or when there is no row.
         """
-        theirs = {name: self.called(source, name) for name in source.fields}
-        renamed = {name: their for name, their in theirs.items() if their != name}
-        unseen, first = set(renamed), None
-        for where, row in read_table(self.paths[source.name], columns=list(theirs.values()) if project else (), **how):
-            row = unwrapped(row)
+        columns = {name: self.called(source, name) for name in source.fields}
+        renamed = {name: column for name, column in columns.items() if column != name}
+        unmatched, first = set(renamed), None
+        for where, row in read_table(self.paths[source.name], columns=list(columns.values()) if project else (), **how):
+            row = unwrap(row)
             first = first or (where, row)
             for name in source.needs:
-                if theirs[name] not in row:
-                    there = columns_of(self.paths[source.name]) or row  # the row has only what was asked for
-                    raise missing_field(theirs[name], there, where)
-            if found := {name: row[their] for name, their in renamed.items() if their in row}:
-                unseen -= found.keys()
-                row = row | found
+                if columns[name] not in row:
+                    present = columns_of(self.paths[source.name]) or row  # the row has only what was asked for
+                    raise missing_field(columns[name], present, where)
+            if fields := {name: row[column] for name, column in renamed.items() if column in row}:
+                unmatched -= fields.keys()
+                row = row | fields
             yield where, row
         if first is None:
             raise InputError(f"there is no row of {source.name} in it", where=str(self.paths[source.name]),
                              todo="see whether it was written to its end")  # fmt: skip
-        if unseen:  # an optional field under a name that no row has: a slip of the pen
-            raise missing_field(renamed[min(unseen)], first[1], first[0])
+        if unmatched:  # an optional field under a name that no row has: a slip of the pen
+            raise missing_field(renamed[min(unmatched)], first[1], first[0])
 
-    def called(self, source: Source, name: str) -> str:
+    def called(self, source: FileSpec, name: str) -> str:
         """Say what a field of ours is called in a file."""
         return self.names.get(f"{source.name}.{name}", self.names.get(name, name))
 
@@ -116,9 +116,9 @@ class Importer(Protocol):
     :param sources: the files it reads, in the order in which they are named.
     """
 
-    sources: ClassVar[tuple[Source, ...]]
+    sources: ClassVar[tuple[FileSpec, ...]]
 
-    def read(self, given: Given, store: Gathering) -> Target:
+    def read(self, files: ImportFiles, store: Gathering) -> Target:
         """Read everything into the store.
 
         :param store: where items and judgments go.
@@ -135,7 +135,7 @@ Gains = Annotated[str, Field("gain of each grade, lowest first: 0,1,3; empty: 0,
 TextFields = Annotated[str, Field("fields that become text: =title,brand; empty: those that look like text")]
 
 
-def parts(text: str) -> tuple[str, ...]:
+def split_list(text: str) -> tuple[str, ...]:
     """Take a list with commas apart.
 
     :param text: ``a, b``.
@@ -144,7 +144,7 @@ def parts(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def numbers(text: str, name: str) -> tuple[float, ...]:
+def parse_numbers(text: str, name: str) -> tuple[float, ...]:
     """Read increasing numbers with commas.
 
     :param text: ``0, 0.5``.
@@ -152,7 +152,7 @@ def numbers(text: str, name: str) -> tuple[float, ...]:
     :raises UsageError: when one is none, or they do not increase.
     """
     try:
-        values = tuple(float(part) for part in parts(text))
+        values = tuple(float(part) for part in split_list(text))
     except ValueError:
         values = (math.nan, math.nan)
     if any(not a < b for a, b in zip(values, values[1:], strict=False)) or not all(map(math.isfinite, values)):
@@ -161,7 +161,7 @@ def numbers(text: str, name: str) -> tuple[float, ...]:
 
 
 @dataclass(frozen=True)
-class Grading:
+class GradeMapping:
     """How what a team wrote down becomes a grade.
 
     :param labels: names of the grades, lowest first; empty: ``grade 0`` …
@@ -174,22 +174,22 @@ class Grading:
     cuts: tuple[float, ...] = ()
 
     @classmethod
-    def of(cls, labels: str = "", gains: str = "", cuts: str = "") -> Grading:
+    def of(cls, labels: str = "", gains: str = "", cuts: str = "") -> GradeMapping:
         """Read the parameters.
 
         :raises UsageError: when their numbers do not fit together.
         """
-        made = cls(parts(labels), numbers(gains, "gains"), numbers(cuts, "cuts"))
-        k = len(made.cuts) + 1 if made.cuts else None
-        for name, given in (("labels", made.labels), ("gains", made.gains)):
-            if k and given and len(given) != k:
-                raise UsageError(f"{len(given)} {name} for {k} grades", todo=f"{k - 1} cut points part {k} grades")
-        if made.labels:
-            made.scale(0)
-        if len({label.casefold() for label in made.labels}) < len(made.labels):
-            raise UsageError(f"two of the labels {', '.join(made.labels)} are the same but for case",
+        mapping = cls(split_list(labels), parse_numbers(gains, "gains"), parse_numbers(cuts, "cuts"))
+        k = len(mapping.cuts) + 1 if mapping.cuts else None
+        for name, values in (("labels", mapping.labels), ("gains", mapping.gains)):
+            if k and values and len(values) != k:
+                raise UsageError(f"{len(values)} {name} for {k} grades", todo=f"{k - 1} cut points part {k} grades")
+        if mapping.labels:
+            mapping.scale(0)
+        if len({label.casefold() for label in mapping.labels}) < len(mapping.labels):
+            raise UsageError(f"two of the labels {', '.join(mapping.labels)} are the same but for case",
                              todo="give each grade its own name: case in the data does not count")  # fmt: skip
-        return made
+        return mapping
 
     def grade(self, value: object, name: str, where: str) -> int:
         """Grade a value.
@@ -204,8 +204,8 @@ class Grading:
                 return folded.index(word)
         number = _number(value)
         if number is None:
-            there = f"the labels are {', '.join(self.labels)}" if self.labels else "name the grades by --set labels=…"
-            raise InputError(f"field {name!r} is {short(value)}, which is no grade", where=where, todo=there)
+            todo = f"the labels are {', '.join(self.labels)}" if self.labels else "name the grades by --set labels=…"
+            raise InputError(f"field {name!r} is {short(value)}, which is no grade", where=where, todo=todo)
         if self.cuts:
             return bisect_right(self.cuts, number)
         top = len(self.labels) - 1 if self.labels else MAX_GRADE
@@ -245,7 +245,7 @@ def text_template(store: Gathering, wanted: str) -> ItemTemplate:
         for name, value in item.items():
             if name != "id" and (count := _words(value)):
                 words.setdefault(name, []).append(count)
-    if named := parts(wanted):
+    if named := split_list(wanted):
         for spec in named:
             if (name := spec.removeprefix("=")) not in words:
                 raise UsageError(f"template names {name!r}, which no item has", todo=nearest(name, words))
@@ -257,7 +257,7 @@ def text_template(store: Gathering, wanted: str) -> ItemTemplate:
     return ItemTemplate(tuple(chosen))
 
 
-def unwrapped(row: Row) -> Row:
+def unwrap(row: Row) -> Row:
     """Take a document out of what an export of an index wraps around it.
 
     :return: its ``_source`` where it has one.

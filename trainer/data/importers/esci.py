@@ -9,16 +9,16 @@ from darl_opensearch.errors import InputError, short
 from darl_opensearch.scores import GradeScale
 from darl_opensearch.settings import setting
 from darl_opensearch.text import ItemTemplate
-from trainer.data.importers.base import IMPORTERS, Given, ItemsWritten, Source, Target, id_of, text_of
+from trainer.data.importers.base import IMPORTERS, FileSpec, ImportFiles, ItemsWritten, Target, id_of, text_of
 from trainer.data.importers.gathering import Gathering
 
-EXAMPLES = Source(
+EXAMPLES = FileSpec(
     "examples", "a judged pair a row",
     ("query_id", "query", "product_id", "product_locale", "esci_label"),
     ("split", "small_version", "large_version"),
     ("shopping_queries_dataset_examples",),
 )  # fmt: skip
-PRODUCTS = Source(
+PRODUCTS = FileSpec(
     "products", "a product a row",
     ("product_id", "product_locale", "product_title"),
     ("product_description", "product_bullet_point", "product_brand", "product_color"),
@@ -38,19 +38,19 @@ TEMPLATE = ItemTemplate(
 class Esci:
     """Amazon Shopping Queries: exact, substitute, complement, irrelevant."""
 
-    sources: ClassVar[tuple[Source, ...]] = (EXAMPLES, PRODUCTS)
+    sources: ClassVar[tuple[FileSpec, ...]] = (EXAMPLES, PRODUCTS)
     locale: Literal["us", "es", "jp", "all"] = setting("us", "market")
     split: Literal["train", "test", "all"] = setting("train", "the data set's own split")
     version: Literal["small", "large", "all"] = setting("small", "small: the queries that are hard to rank (task 1)")
     items: ItemsWritten = "judged"
 
-    def read(self, given: Given, store: Gathering) -> Target:
+    def read(self, files: ImportFiles, store: Gathering) -> Target:
         """Join the examples that the filters let through with their products.
 
         :param store: where items and judgments go.
         """
         filtered = 0
-        for where, row in given.rows(EXAMPLES, project=True):
+        for where, row in files.rows(EXAMPLES, project=True):
             if not self._wanted(row, where):
                 filtered += 1
                 continue
@@ -63,7 +63,7 @@ class Esci:
                 where, id_of(row, "query_id", where), text_of(row, "query", where), self._item_id(row, where),
                 GRADES[label.casefold()], slice=str(row["product_locale"]),
             )  # fmt: skip
-        for where, row in given.rows(PRODUCTS, project=True):
+        for where, row in files.rows(PRODUCTS, project=True):
             if self.locale in ("all", row["product_locale"]):
                 fields = {name: row.get(name) for name in PRODUCTS.fields}
                 store.item(where, self._item_id(row, where), fields)

@@ -32,7 +32,7 @@ CREATE TABLE written (id TEXT PRIMARY KEY) WITHOUT ROWID;
 
 
 @dataclass
-class Counts:
+class ImportCounts:
     """What an import read and wrote.
 
     :param queries: queries with a judgment written.
@@ -62,7 +62,7 @@ class Gathering:
     """
 
     def __init__(self, path: Path, *, repeats: str = "refuse", missing: str = "refuse") -> None:
-        self.counts = Counts()
+        self.counts = ImportCounts()
         self.repeats, self.missing = repeats, missing
         self._db = open_scratch(path, cache_kib=64 << 10)
         self._db.executescript(_SCHEMA)
@@ -174,7 +174,7 @@ class Gathering:
         judged_only: bool,
         k: int,
         passed_over: Mapping[str, int] | None = None,
-    ) -> Counts:
+    ) -> ImportCounts:
         """Write ``items.jsonl`` and ``judgments.jsonl``.
 
         :param folder: an existing folder; None: check and count, write nothing.
@@ -204,8 +204,8 @@ class Gathering:
                 last = query_id
         if not self.counts.judgments:
             counts = dict(passed_over or {}) | {"dropped_judgments": self.counts.dropped_judgments}
-            said = ", ".join(f"{name.replace('_', ' ')}: {n}" for name, n in counts.items() if n)
-            what = "no judgment is left to write" + (f" ({said})" if said else "")
+            passed = ", ".join(f"{name.replace('_', ' ')}: {n}" for name, n in counts.items() if n)
+            what = "no judgment is left to write" + (f" ({passed})" if passed else "")
             raise InputError(what, todo="see whether the files belong together, and what --set chooses")
         return self.counts
 

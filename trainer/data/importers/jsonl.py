@@ -9,12 +9,12 @@ from darl_opensearch.records.lines import LineKind
 from darl_opensearch.settings import setting
 from trainer.data.importers.base import (
     IMPORTERS,
+    FileSpec,
     Gains,
-    Given,
-    Grading,
+    GradeMapping,
+    ImportFiles,
     ItemsWritten,
     Labels,
-    Source,
     Target,
     TextFields,
     id_of,
@@ -22,11 +22,11 @@ from trainer.data.importers.base import (
 )
 from trainer.data.importers.gathering import Gathering
 
-JUDGMENTS = Source(
+JUDGMENTS = FileSpec(
     "judgments", "a judged pair a row; without a second file with the item's fields",
     ("query", "item_id", "grade"), ("query_id", "slice"), ("judgments",),
 )  # fmt: skip
-ITEMS = Source("items", "an item a row", ("id",), (), ("items", "products"), required=False)
+ITEMS = FileSpec("items", "an item a row", ("id",), (), ("items", "products"), required=False)
 
 
 @IMPORTERS.register("jsonl", cite="ours")
@@ -34,41 +34,41 @@ ITEMS = Source("items", "an item a row", ("id",), (), ("items", "products"), req
 class Jsonl:
     """Judgments and items of your own: JSONL, CSV, TSV or Parquet, with names of your own."""
 
-    sources: ClassVar[tuple[Source, ...]] = (JUDGMENTS, ITEMS)
+    sources: ClassVar[tuple[FileSpec, ...]] = (JUDGMENTS, ITEMS)
     items: ItemsWritten = "all"
     labels: Labels = ""
     gains: Gains = ""
     cuts: str = setting("", "cut points between grades, for values that are no grades: 0.5,1.5")
     template: TextFields = ""
 
-    def read(self, given: Given, store: Gathering) -> Target:
+    def read(self, files: ImportFiles, store: Gathering) -> Target:
         """Read the judgments, and the items beside or inside them.
 
         :param store: where items and judgments go.
         """
-        grading = Grading.of(self.labels, self.gains, self.cuts)
-        inline = ITEMS.name not in given.paths
-        own = {*JUDGMENTS.fields} | {given.called(JUDGMENTS, name) for name in JUDGMENTS.fields}
-        for where, row in given.rows(JUDGMENTS):
+        grading = GradeMapping.of(self.labels, self.gains, self.cuts)
+        inline = ITEMS.name not in files.paths
+        judgment_fields = {*JUDGMENTS.fields} | {files.called(JUDGMENTS, name) for name in JUDGMENTS.fields}
+        for where, row in files.rows(JUDGMENTS):
             line = LineKind().parse(row, where)
             item_id = line.item_id.strip()
-            others = {name: value for name, value in row.items() if name not in own}
+            extra_fields = {name: value for name, value in row.items() if name not in judgment_fields}
             store.judge(
                 where, line.query_id.strip(), line.query, item_id, grading.grade(row["grade"], "grade", where),
-                slice=line.slice, extra=None if inline else others,
+                slice=line.slice, extra=None if inline else extra_fields,
             )  # fmt: skip
             if inline:
-                store.item(where, item_id, others)
+                store.item(where, item_id, extra_fields)
         if not inline:
-            read_items(ITEMS, given, store)
+            import_items(ITEMS, files, store)
         scale = grading.scale(store.highest_grade())
         return Target(scale, text_template(store, self.template), self.items == "judged")
 
 
-def read_items(source: Source, given: Given, store: Gathering) -> None:
+def import_items(source: FileSpec, files: ImportFiles, store: Gathering) -> None:
     """Read a file of items whose every field is kept.
 
     :param source: which file; it has an ``id``.
     """
-    for where, row in given.rows(source):
+    for where, row in files.rows(source):
         store.item(where, id_of(row, "id", where), row)

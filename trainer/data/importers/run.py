@@ -16,8 +16,8 @@ from darl_opensearch.errors import UsageError
 from darl_opensearch.io.sqlite import sqlite_errors
 from darl_opensearch.io.writing import check_empty, new_folder
 from darl_opensearch.settings import nearest
-from trainer.data.importers.base import IMPORTERS, Given, Source, Target
-from trainer.data.importers.gathering import ITEMS, JUDGMENTS, MISSING, REPEATS, Counts, Gathering
+from trainer.data.importers.base import IMPORTERS, FileSpec, ImportFiles, Target
+from trainer.data.importers.gathering import ITEMS, JUDGMENTS, MISSING, REPEATS, Gathering, ImportCounts
 
 CONFIG = "darl.toml"
 
@@ -32,7 +32,7 @@ class Imported:
 
     format: str
     folder: Path | None
-    counts: Counts
+    counts: ImportCounts
     target: Target
 
     def to_json(self) -> dict[str, Any]:
@@ -80,26 +80,26 @@ def run_import(
     :raises UsageError: for an unknown format, parameter or field, or a folder that is there already.
     :raises InputError: naming file, line and field of what is wrong.
     """
-    for what, value, known in (("repeats", repeats, REPEATS), ("missing", missing, MISSING)):
-        if value not in known:
-            raise UsageError(f"{what} is {value!r}", todo=f"choose one of {', '.join(known)}")
+    for what, value, choices in (("repeats", repeats, REPEATS), ("missing", missing, MISSING)):
+        if value not in choices:
+            raise UsageError(f"{what} is {value!r}", todo=f"choose one of {', '.join(choices)}")
     make, values = IMPORTERS.resolve(name, IMPORTERS.read_texts(name, params or {}))
-    given = Given(_assign(name, make.sources, paths), _checked(name, make.sources, fields or {}))
+    import_files = ImportFiles(_assign(name, make.sources, paths), _checked(name, make.sources, fields or {}))
     if out is None:
         with tempfile.TemporaryDirectory(prefix="darl-import-") as scratch, _store(scratch, repeats, missing) as store:
-            target = make(**values).read(given, store)
+            target = make(**values).read(import_files, store)
             return Imported(name, None, _write(store, None, target), target)
     check_empty(out)
     with new_folder(out) as work, tempfile.TemporaryDirectory(dir=work.parent, prefix=".darl-") as scratch:
         with _store(scratch, repeats, missing) as store:
-            target = make(**values).read(given, store)
+            target = make(**values).read(import_files, store)
             counts = _write(store, work, target)
-        text = starter(name, target, counts, model or model_name(out))
+        text = render_config(name, target, counts, model or model_name(out))
         (work / CONFIG).write_text(text, encoding="utf-8")
     return Imported(name, out, counts, target)
 
 
-def starter(format: str, target: Target, counts: Counts, model: str) -> str:
+def render_config(format: str, target: Target, counts: ImportCounts, model: str) -> str:
     """Write a ``darl.toml`` to start from.
 
     :param format: where the judgments come from.
@@ -147,13 +147,13 @@ def _store(scratch: str, repeats: str, missing: str) -> Iterator[Gathering]:
         yield store
 
 
-def _write(store: Gathering, work: Path | None, target: Target) -> Counts:
+def _write(store: Gathering, work: Path | None, target: Target) -> ImportCounts:
     return store.write(
         work, target.template, judged_only=target.judged_only, k=target.scale.k, passed_over=target.counts
     )
 
 
-def _assign(name: str, sources: Sequence[Source], paths: Sequence[Path]) -> dict[str, Path]:
+def _assign(name: str, sources: Sequence[FileSpec], paths: Sequence[Path]) -> dict[str, Path]:
     if len(paths) == 1 and paths[0].is_dir():
         return _in_folder(name, sources, paths[0])
     needed = sum(source.required for source in sources)
@@ -165,31 +165,31 @@ def _assign(name: str, sources: Sequence[Source], paths: Sequence[Path]) -> dict
     return {source.name: path for source, path in zip(sources, paths, strict=False)}
 
 
-def _in_folder(name: str, sources: Sequence[Source], folder: Path) -> dict[str, Path]:
-    found: dict[str, Path] = {}
+def _in_folder(name: str, sources: Sequence[FileSpec], folder: Path) -> dict[str, Path]:
+    paths: dict[str, Path] = {}
     for source in sources:
         files = sorted(p for p in folder.iterdir() if p.is_file() and p.name.partition(".")[0] in source.usual)
         if len(files) > 1:
-            both = " and ".join(p.name for p in files[:2])
+            names = " and ".join(p.name for p in files[:2])
             raise UsageError(
-                f"{both} could both be the {source.name}", where=str(folder), todo="name the files instead"
+                f"{names} could both be the {source.name}", where=str(folder), todo="name the files instead"
             )
         if files:
-            found[source.name] = files[0]
+            paths[source.name] = files[0]
         elif source.required:
             usual = " or ".join(f"{usual}.*" for usual in source.usual)
             raise UsageError(
                 f"there is no {usual} for format {name!r}", where=str(folder), todo="name the files instead"
             )
-    return found
+    return paths
 
 
-def _checked(name: str, sources: Sequence[Source], fields: Mapping[str, str]) -> dict[str, str]:
-    known = {field for source in sources for field in source.fields}
-    known |= {f"{source.name}.{field}" for source in sources for field in source.fields}
+def _checked(name: str, sources: Sequence[FileSpec], fields: Mapping[str, str]) -> dict[str, str]:
+    allowed = {field for source in sources for field in source.fields}
+    allowed |= {f"{source.name}.{field}" for source in sources for field in source.fields}
     for ours in fields:
-        if ours not in known:
-            raise UsageError(f"format {name!r} reads no field {ours!r}", todo=nearest(ours, known))
+        if ours not in allowed:
+            raise UsageError(f"format {name!r} reads no field {ours!r}", todo=nearest(ours, allowed))
     return dict(fields)
 
 

@@ -13,29 +13,29 @@ from darl_opensearch.io.digest import name_text
 from darl_opensearch.settings import nearest, setting
 from trainer.data.importers.base import (
     IMPORTERS,
+    FileSpec,
     Gains,
-    Given,
-    Grading,
+    GradeMapping,
+    ImportFiles,
     ItemsWritten,
     Labels,
-    Source,
     Target,
     TextFields,
     id_of,
     missing_field,
     text_of,
     text_template,
-    unwrapped,
+    unwrap,
 )
 from trainer.data.importers.gathering import Gathering
-from trainer.data.importers.jsonl import read_items
+from trainer.data.importers.jsonl import import_items
 from trainer.data.tables import kind_of, read_document, read_table
 
-LISTS = Source(
+LISTS = FileSpec(
     "judgments", "the answer of GET _plugins/_search_relevance/judgments, a body as it is PUT, or an export as JSONL",
     (), (), ("judgments",),
 )  # fmt: skip
-ITEMS = Source("items", "an item a row, with the ids that the ratings name", ("id",), (), ("items", "products"))
+ITEMS = FileSpec("items", "an item a row, with the ids that the ratings name", ("id",), (), ("items", "products"))
 
 
 @IMPORTERS.register(
@@ -45,7 +45,7 @@ ITEMS = Source("items", "an item a row, with the ids that the ratings name", ("i
 class SearchRelevance:
     """Judgment lists of the Search Relevance Workbench: imported, by an LLM, or from clicks."""
 
-    sources: ClassVar[tuple[Source, ...]] = (LISTS, ITEMS)
+    sources: ClassVar[tuple[FileSpec, ...]] = (LISTS, ITEMS)
     list: str = setting("", "name or id of the one judgment list to take; empty: all")
     cuts: str = setting("", "cut points between grades, for ratings that are no grades: 0.5,1.5")
     labels: Labels = ""
@@ -53,47 +53,46 @@ class SearchRelevance:
     items: ItemsWritten = "all"
     template: TextFields = ""
 
-    def read(self, given: Given, store: Gathering) -> Target:
+    def read(self, files: ImportFiles, store: Gathering) -> Target:
         """Read ratings and items.
 
         :param store: where items and judgments go.
         """
-        taken = self.rate(given, store)
-        read_items(ITEMS, given, store)
-        scale = Grading.of(self.labels, self.gains, self.cuts).scale(store.highest_grade())
-        return Target(scale, text_template(store, self.template), self.items == "judged", {"judgment_lists": taken})
+        lists = self.rate(files, store)
+        import_items(ITEMS, files, store)
+        scale = GradeMapping.of(self.labels, self.gains, self.cuts).scale(store.highest_grade())
+        return Target(scale, text_template(store, self.template), self.items == "judged", {"judgment_lists": lists})
 
-    def rate(self, given: Given, store: Gathering) -> int:
+    def rate(self, files: ImportFiles, store: Gathering) -> int:
         """Read the ratings alone.
 
-        :param given: the file of judgment lists.
         :return: how many lists were taken.
         :raises UsageError: when the list that is asked for is not there.
         :raises InputError: when there is none at all, or a rating is no grade.
         """
-        grading = Grading.of(self.labels, self.gains, self.cuts)
+        grading = GradeMapping.of(self.labels, self.gains, self.cuts)
         names: set[str] = set()
-        taken = 0
-        for where, found in _documents(given.paths[LISTS.name]):
-            here = {str(found.get(key)) for key in ("name", "id") if found.get(key)}
-            names |= here
-            if self.list and self.list not in here:
+        lists = 0
+        for where, document in _documents(files.paths[LISTS.name]):
+            own_names = {str(document.get(key)) for key in ("name", "id") if document.get(key)}
+            names |= own_names
+            if self.list and self.list not in own_names:
                 continue
-            taken += 1
-            for at, query, rating in _ratings(where, found):
+            lists += 1
+            for at, query, rating in _ratings(where, document):
                 store.judge(
                     at, name_text("q", query), query, id_of(rating, "docId", at),
                     grading.grade(rating["rating"], "rating", at), extra={"rating": rating["rating"]},
                 )  # fmt: skip
-        if not taken:
+        if not lists:
             if self.list:
                 raise UsageError(f"there is no judgment list {self.list!r}", todo=nearest(self.list, names))
             raise InputError(
                 "there is no judgment list in it",
-                where=str(given.paths[LISTS.name]),
+                where=str(files.paths[LISTS.name]),
                 todo="export one that is COMPLETED",
             )
-        return taken
+        return lists
 
 
 def _documents(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -102,18 +101,18 @@ def _documents(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for where, row in rows:
         hits = row.get("hits")
         inner = hits.get("hits") if isinstance(hits, dict) else None
-        for number, one in enumerate(inner if isinstance(inner, list) else [row]):
+        for number, hit in enumerate(inner if isinstance(inner, list) else [row]):
             place = f"{where}, hits.hits[{number}]" if isinstance(inner, list) else where
-            if not isinstance(one, dict):
+            if not isinstance(hit, dict):
                 raise InputError("not an object", where=place, todo="export the judgment lists again")
-            found = unwrapped(one)
-            if "judgmentRatings" not in found:
-                raise missing_field("judgmentRatings", found, place, mapped=False)
-            yield place, {"id": one.get("_id"), **found}
+            document = unwrap(hit)
+            if "judgmentRatings" not in document:
+                raise missing_field("judgmentRatings", document, place, mapped=False)
+            yield place, {"id": hit.get("_id"), **document}
 
 
-def _ratings(where: str, found: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    for n, entry in enumerate(_objects(found["judgmentRatings"], "judgmentRatings", where)):
+def _ratings(where: str, document: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    for n, entry in enumerate(_objects(document["judgmentRatings"], "judgmentRatings", where)):
         place = f"{where}, judgmentRatings[{n}]"
         query = text_of(entry, "query", place)
         if "ratings" not in entry:

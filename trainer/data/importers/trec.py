@@ -11,25 +11,25 @@ from darl_opensearch.errors import InputError, short
 from darl_opensearch.settings import setting
 from trainer.data.importers.base import (
     IMPORTERS,
+    FileSpec,
     Gains,
-    Given,
-    Grading,
+    GradeMapping,
+    ImportFiles,
     ItemsWritten,
     Labels,
-    Source,
     Target,
     TextFields,
     id_of,
-    parts,
+    split_list,
     text_of,
     text_template,
 )
 from trainer.data.importers.gathering import Gathering
 from trainer.data.tables import kind_of, read_lines
 
-QRELS = Source("qrels", "lines of topic, 0, document, grade; BEIR's three columns too", (), (), ("qrels",))
-TOPICS = Source("topics", "JSONL, or TSV without a header: id, text", ("id", "text"), (), ("topics", "queries"))
-DOCUMENTS = Source(
+QRELS = FileSpec("qrels", "lines of topic, 0, document, grade; BEIR's three columns too", (), (), ("qrels",))
+TOPICS = FileSpec("topics", "JSONL, or TSV without a header: id, text", ("id", "text"), (), ("topics", "queries"))
+DOCUMENTS = FileSpec(
     "documents", "JSONL, or TSV without a header: the parameter columns", ("id",), (), ("documents", "corpus", "docs")
 )
 HEADS = ("query-id", "query_id", "qid", "topic")
@@ -40,7 +40,7 @@ HEADS = ("query-id", "query_id", "qid", "topic")
 class Trec:
     """TREC: qrels, topics and documents; BEIR's files too (give --field id=_id)."""
 
-    sources: ClassVar[tuple[Source, ...]] = (QRELS, TOPICS, DOCUMENTS)
+    sources: ClassVar[tuple[FileSpec, ...]] = (QRELS, TOPICS, DOCUMENTS)
     items: ItemsWritten = "judged"
     negative: Literal["refuse", "zero", "drop"] = setting("refuse", "what becomes of a grade below 0")
     columns: str = setting("id,text", "columns of documents in a TSV, such as id,url,title,body")
@@ -48,17 +48,17 @@ class Trec:
     gains: Gains = ""
     template: TextFields = ""
 
-    def read(self, given: Given, store: Gathering) -> Target:
+    def read(self, files: ImportFiles, store: Gathering) -> Target:
         """Join the qrels with their topics and documents.
 
         :param store: where items and judgments go.
         """
-        grading = Grading.of(self.labels, self.gains)
-        read_texts(TOPICS, given, store, "topic")
+        grading = GradeMapping.of(self.labels, self.gains)
+        read_texts(TOPICS, files, store, "topic")
         dropped = 0
-        for where, topic, document, value in _qrels(given.paths[QRELS.name]):
-            found = text_by_id(store, "topic", topic)
-            if found is None:
+        for where, topic, document, value in _qrels(files.paths[QRELS.name]):
+            query = text_by_id(store, "topic", topic)
+            if query is None:
                 raise InputError(f"there is no topic {short(topic)}", where=where, todo="add it to the topics")
             if value.startswith("-") and self.negative != "refuse" and value[1:].isdigit():
                 dropped += self.negative == "drop"
@@ -67,16 +67,16 @@ class Trec:
                 value = "0"
             elif value.startswith("-") and value[1:].isdigit():
                 raise InputError(f"grade {value} is below 0", where=where, todo="pass --set negative=zero or drop")
-            store.judge(where, topic, found, document, grading.grade(value, "grade", where))
-        columns = parts(self.columns) if kind_of(given.paths[DOCUMENTS.name]) in (".tsv", ".txt") else ()
-        for where, row in given.rows(DOCUMENTS, plain=columns):
+            store.judge(where, topic, query, document, grading.grade(value, "grade", where))
+        columns = split_list(self.columns) if kind_of(files.paths[DOCUMENTS.name]) in (".tsv", ".txt") else ()
+        for where, row in files.rows(DOCUMENTS, plain=columns):
             store.item(where, id_of(row, "id", where), row)
         counts = {"dropped_negative_grades": dropped}
         scale = grading.scale(store.highest_grade())
         return Target(scale, text_template(store, self.template), self.items == "judged", counts)
 
 
-def read_texts(source: Source, given: Given, store: Gathering, table: str) -> None:
+def read_texts(source: FileSpec, files: ImportFiles, store: Gathering, table: str) -> None:
     """Read ids with a text each into a table of the store.
 
     :param source: JSONL, or a TSV without a header; it needs ``id`` and ``text``.
@@ -84,8 +84,8 @@ def read_texts(source: Source, given: Given, store: Gathering, table: str) -> No
     :raises InputError: when an id is there twice with two texts.
     """
     store.sql(f"CREATE TABLE {table} (id TEXT PRIMARY KEY, text TEXT, at TEXT) WITHOUT ROWID")
-    plain = ("id", "text") if kind_of(given.paths[source.name]) in (".tsv", ".txt") else ()
-    for where, row in given.rows(source, plain=plain):
+    plain = ("id", "text") if kind_of(files.paths[source.name]) in (".tsv", ".txt") else ()
+    for where, row in files.rows(source, plain=plain):
         key, text = id_of(row, "id", where), text_of(row, "text", where)
         if not store.sql(f"INSERT OR IGNORE INTO {table} VALUES (?, ?, ?)", (key, text, where)).rowcount:
             before, at = store.sql(f"SELECT text, at FROM {table} WHERE id = ?", (key,)).fetchone()

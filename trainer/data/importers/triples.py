@@ -9,19 +9,19 @@ from darl_opensearch.errors import InputError, UsageError, short
 from darl_opensearch.io.digest import name_text
 from darl_opensearch.scores import GradeScale
 from darl_opensearch.text import ItemTemplate
-from trainer.data.importers.base import IMPORTERS, Given, ItemsWritten, Source, Target, id_of, text_of
+from trainer.data.importers.base import IMPORTERS, FileSpec, ImportFiles, ItemsWritten, Target, id_of, text_of
 from trainer.data.importers.gathering import Gathering
 from trainer.data.importers.trec import read_texts, text_by_id
 from trainer.data.tables import kind_of
 
-TRIPLES = Source(
+TRIPLES = FileSpec(
     "triples", "JSONL, or TSV without a header: query, positive, negative; ids where the other two files are given",
     ("query", "positive", "negative"), (), ("triples",),
 )  # fmt: skip
-QUERIES = Source(
+QUERIES = FileSpec(
     "queries", "JSONL, or TSV without a header: id, text", ("id", "text"), (), ("queries",), required=False
 )
-COLLECTION = Source(
+COLLECTION = FileSpec(
     "collection", "JSONL, or TSV without a header: id, text", ("id", "text"), (), ("collection",), required=False
 )
 SCALE = GradeScale(("irrelevant", "relevant"), (0.0, 1.0))
@@ -36,22 +36,22 @@ class Triples:
     A text that is positive for a query in one line and negative in another counts as positive.
     """
 
-    sources: ClassVar[tuple[Source, ...]] = (TRIPLES, QUERIES, COLLECTION)
+    sources: ClassVar[tuple[FileSpec, ...]] = (TRIPLES, QUERIES, COLLECTION)
     items: ItemsWritten = "judged"
 
-    def read(self, given: Given, store: Gathering) -> Target:
+    def read(self, files: ImportFiles, store: Gathering) -> Target:
         """Read the triples, and the texts that their ids stand for.
 
         :param store: where items and judgments go.
         :raises UsageError: when there are queries but no collection.
         """
-        by_id = QUERIES.name in given.paths
-        if by_id and COLLECTION.name not in given.paths:
+        by_id = QUERIES.name in files.paths
+        if by_id and COLLECTION.name not in files.paths:
             raise UsageError("there are queries but no collection", todo="give triples, queries and collection")
         if by_id:
-            read_texts(QUERIES, given, store, "topic")
-        plain = TRIPLES.needs if kind_of(given.paths[TRIPLES.name]) in (".tsv", ".txt") else ()
-        for where, row in given.rows(TRIPLES, plain=plain):
+            read_texts(QUERIES, files, store, "topic")
+        plain = TRIPLES.needs if kind_of(files.paths[TRIPLES.name]) in (".tsv", ".txt") else ()
+        for where, row in files.rows(TRIPLES, plain=plain):
             query_id, query = self._query(row, where, store, by_id=by_id)
             for name, grade in (("positive", 1), ("negative", 0)):
                 if by_id:
@@ -62,19 +62,18 @@ class Triples:
                     store.item(where, item_id, {FIELD: text})
                 store.judge(where, query_id, query, item_id, grade, repeats="highest")
         if by_id:
-            plain = COLLECTION.needs if kind_of(given.paths[COLLECTION.name]) in (".tsv", ".txt") else ()
-            for where, row in given.rows(COLLECTION, plain=plain):
+            plain = COLLECTION.needs if kind_of(files.paths[COLLECTION.name]) in (".tsv", ".txt") else ()
+            for where, row in files.rows(COLLECTION, plain=plain):
                 store.item(where, id_of(row, "id", where), row)
         return Target(SCALE, ItemTemplate((f"={FIELD}",)), self.items == "judged")
 
     def _query(self, row: dict[str, object], where: str, store: Gathering, *, by_id: bool) -> tuple[str, str]:
         if not by_id:
-            query = text_of(row, "query", where)
-            return name_text("q", query), query
+            text = text_of(row, "query", where)
+            return name_text("q", text), text
         query_id = id_of(row, "query", where)
-        found = text_by_id(store, "topic", query_id)
-        if found is None:
+        if (query := text_by_id(store, "topic", query_id)) is None:
             raise InputError(
                 f"there is no query {short(query_id)}", where=where, todo="add it to the queries, or give texts alone"
             )
-        return query_id, found
+        return query_id, query

@@ -12,30 +12,30 @@ from darl_opensearch.settings import setting
 from darl_opensearch.text import MAX_QUERY_CHARS, same_text
 from trainer.data.importers.base import (
     IMPORTERS,
+    FileSpec,
     Gains,
-    Given,
-    Grading,
+    GradeMapping,
+    ImportFiles,
     ItemsWritten,
     Labels,
-    Source,
     Target,
     TextFields,
     id_of,
-    parts,
+    split_list,
     text_template,
 )
 from trainer.data.importers.gathering import Gathering
-from trainer.data.importers.jsonl import read_items
+from trainer.data.importers.jsonl import import_items
 
-QUERIES = Source(
+QUERIES = FileSpec(
     "queries", "export of ubi_queries: a search a line", ("query_id", "user_query"), ("query_response_hit_ids",),
     ("ubi_queries",),
 )  # fmt: skip
-EVENTS = Source(
+EVENTS = FileSpec(
     "events", "export of ubi_events: an event a line", ("action_name",), ("query_id", "event_attributes"),
     ("ubi_events",),
 )  # fmt: skip
-ITEMS = Source("items", "an item a row, its id the object_id of the events", ("id",), (), ("items", "products"))
+ITEMS = FileSpec("items", "an item a row, its id the object_id of the events", ("id",), (), ("items", "products"))
 _TABLES = (
     "CREATE TABLE search (id TEXT PRIMARY KEY, text TEXT, said TEXT) WITHOUT ROWID",
     "CREATE TABLE shown (search TEXT, item TEXT, rank INTEGER, PRIMARY KEY (search, item)) WITHOUT ROWID",
@@ -79,44 +79,44 @@ class Ubi(ClickRules):
     What is clicked at a rank as often as anything else at that rank has COEC 1.
     """
 
-    sources: ClassVar[tuple[Source, ...]] = (QUERIES, EVENTS, ITEMS)
+    sources: ClassVar[tuple[FileSpec, ...]] = (QUERIES, EVENTS, ITEMS)
     cuts: str = setting("0.5,1.5", "cut points of clicks over expected clicks between the grades")
     labels: Labels = ""
     gains: Gains = ""
     items: ItemsWritten = "all"
     template: TextFields = ""
 
-    def read(self, given: Given, store: Gathering) -> Target:
+    def read(self, files: ImportFiles, store: Gathering) -> Target:
         """Count what was shown and clicked, and grade the pairs.
 
         :param store: where items and judgments go.
         :raises InputError: when nothing was shown, or nothing clicked.
         """
-        counts = self.count(given, store)
-        read_items(ITEMS, given, store)
+        counts = self.count(files, store)
+        import_items(ITEMS, files, store)
         notes = ("Grades from clicks are weak: see docs/data.md before you train on nothing else.",)
         template = text_template(store, self.template)
-        scale = Grading.of(self.labels, self.gains, self.cuts).scale(0)
+        scale = GradeMapping.of(self.labels, self.gains, self.cuts).scale(0)
         return Target(scale, template, self.items == "judged", counts, notes)
 
-    def count(self, given: Given, store: Gathering) -> dict[str, int]:
+    def count(self, files: ImportFiles, store: Gathering) -> dict[str, int]:
         """Grade the pairs by what was shown and clicked, without reading items.
 
         :return: what was passed over, and why.
         :raises InputError: when nothing was shown, or nothing clicked.
         """
-        grading = Grading.of(self.labels, self.gains, self.cuts)
+        grading = GradeMapping.of(self.labels, self.gains, self.cuts)
         for statement in _TABLES:
             store.sql(statement)
-        counts = self._read_queries(given, store)
-        counts["other_events"] = self._read_events(given, store)
+        counts = self._read_queries(files, store)
+        counts["other_events"] = self._read_events(files, store)
         counts["clicks_on_nothing_shown"] = _one(
             store, "SELECT count(*) FROM clicked c WHERE NOT EXISTS "
             "(SELECT 1 FROM shown s WHERE s.search = c.search AND s.item = c.item)",
         )  # fmt: skip
         for statement in (_RATES, _SPELLING, "CREATE INDEX spelt ON spelling (text)"):
             store.sql(statement)
-        where = str(given.paths[EVENTS.name])
+        where = str(files.paths[EVENTS.name])
         if not _one(store, "SELECT count(*) FROM rate"):
             raise InputError("nothing was shown", where=where, todo="see --set shown_by and shown_actions")
         if not _one(store, "SELECT count(*) FROM rate WHERE expected > 0"):
@@ -126,16 +126,18 @@ class Ubi(ClickRules):
             )  # fmt: skip
         return counts | self._grade(grading, store, where)
 
-    def _read_queries(self, given: Given, store: Gathering) -> dict[str, int]:
+    def _read_queries(self, files: ImportFiles, store: Gathering) -> dict[str, int]:
         """Read the searches, and the items that they returned."""
         counts = {"searches_without_words": 0, "searches_of_an_id_seen_before": 0}
-        for where, row in given.rows(QUERIES):
-            search, said = id_of(row, "query_id", where), row["user_query"]
-            said = " ".join(said.split()) if isinstance(said, str) else ""
-            if not said or len(said) > MAX_QUERY_CHARS:  # a page that lists a category sends such searches
+        for where, row in files.rows(QUERIES):
+            search, query = id_of(row, "query_id", where), row["user_query"]
+            query = " ".join(query.split()) if isinstance(query, str) else ""
+            if not query or len(query) > MAX_QUERY_CHARS:  # a page that lists a category sends such searches
                 counts["searches_without_words"] += 1
                 continue
-            if not store.sql("INSERT OR IGNORE INTO search VALUES (?, ?, ?)", (search, same_text(said), said)).rowcount:
+            if not store.sql(
+                "INSERT OR IGNORE INTO search VALUES (?, ?, ?)", (search, same_text(query), query)
+            ).rowcount:
                 # Another page of it, whose ranks nobody wrote down, or another query under the same id.
                 counts["searches_of_an_id_seen_before"] += 1
                 continue
@@ -150,11 +152,11 @@ class Ubi(ClickRules):
                     store.sql("INSERT OR IGNORE INTO shown VALUES (?, ?, ?)", (search, item_id, rank))
         return counts
 
-    def _read_events(self, given: Given, store: Gathering) -> int:
+    def _read_events(self, files: ImportFiles, store: Gathering) -> int:
         """Read clicks, and what was shown where events say so."""
-        clicks, views = set(parts(self.click_actions)), set(parts(self.shown_actions))
+        clicks, views = set(split_list(self.click_actions)), set(split_list(self.shown_actions))
         other = 0
-        for where, row in given.rows(EVENTS):
+        for where, row in files.rows(EVENTS):
             action = str(row["action_name"])
             showing = action in views and self.shown_by == "events"
             if not showing and action not in clicks:
@@ -169,9 +171,9 @@ class Ubi(ClickRules):
                 store.sql("INSERT OR IGNORE INTO shown VALUES (?, ?, ?)", (search, item_id, rank))
         return other
 
-    def _grade(self, grading: Grading, store: Gathering, where: str) -> dict[str, int]:
+    def _grade(self, grading: GradeMapping, store: Gathering, where: str) -> dict[str, int]:
         counts = {"pairs_shown_too_rarely": 0, "pairs_no_click_was_expected_of": 0}
-        for text, said, item_id, impressions, clicks, expected in store.sql(_PAIRS):
+        for text, query, item_id, impressions, clicks, expected in store.sql(_PAIRS):
             if impressions < self.min_impressions:
                 counts["pairs_shown_too_rarely"] += 1
             elif not expected:
@@ -180,7 +182,7 @@ class Ubi(ClickRules):
                 coec = clicks / expected
                 extra = {"impressions": impressions, "clicks": clicks, "coec": round(coec, 4), "weak": True}
                 grade = grading.grade(round(coec, 9), "coec", where)  # 1.4999999999999998 is 1.5
-                store.judge(where, name_text("q", text), said, item_id, grade, extra=extra)
+                store.judge(where, name_text("q", text), query, item_id, grade, extra=extra)
         return counts
 
 

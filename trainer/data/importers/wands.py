@@ -8,12 +8,12 @@ from typing import ClassVar
 from darl_opensearch.errors import InputError, short
 from darl_opensearch.scores import GradeScale
 from darl_opensearch.text import ItemTemplate
-from trainer.data.importers.base import IMPORTERS, Given, ItemsWritten, Source, Target, id_of, text_of
+from trainer.data.importers.base import IMPORTERS, FileSpec, ImportFiles, ItemsWritten, Target, id_of, text_of
 from trainer.data.importers.gathering import Gathering
 
-QUERIES = Source("query", "a query a row", ("query_id", "query"), ("query_class",), ("query",))
-PRODUCTS = Source("product", "a product a row", ("product_id", "product_name"), (), ("product",))
-LABELS = Source("label", "a judged pair a row", ("query_id", "product_id", "label"), (), ("label",))
+QUERIES = FileSpec("query", "a query a row", ("query_id", "query"), ("query_class",), ("query",))
+PRODUCTS = FileSpec("product", "a product a row", ("product_id", "product_name"), (), ("product",))
+LABELS = FileSpec("label", "a judged pair a row", ("query_id", "product_id", "label"), (), ("label",))
 SCALE = GradeScale(("Irrelevant", "Partial", "Exact"), (0.0, 1.0, 2.0))
 TEMPLATE = ItemTemplate(
     ("=product_name", "product_class", "category hierarchy", "product_description", "product_features")
@@ -25,23 +25,23 @@ TEMPLATE = ItemTemplate(
 class Wands:
     """Wayfair's WANDS: exact, partial, irrelevant."""
 
-    sources: ClassVar[tuple[Source, ...]] = (QUERIES, PRODUCTS, LABELS)
+    sources: ClassVar[tuple[FileSpec, ...]] = (QUERIES, PRODUCTS, LABELS)
     items: ItemsWritten = "all"
 
-    def read(self, given: Given, store: Gathering) -> Target:
+    def read(self, files: ImportFiles, store: Gathering) -> Target:
         """Join the labels with their queries and products.
 
-        :param given: the files, parted by tabs whatever their suffix says.
+        :param files: tab-separated, whatever their suffix.
         :param store: where items and judgments go.
         """
         queries: dict[str, tuple[str, str]] = {}  # 480 of them
-        for where, row in given.rows(QUERIES, delimiter="\t"):
+        for where, row in files.rows(QUERIES, delimiter="\t"):
             query_id = id_of(row, "query_id", where)
             queries[query_id] = text_of(row, "query", where), str(row.get("query_class") or "")
-        for where, row in given.rows(PRODUCTS, delimiter="\t"):
+        for where, row in files.rows(PRODUCTS, delimiter="\t"):
             store.item(where, id_of(row, "product_id", where), row)
         words = [name.casefold() for name in SCALE.names]
-        for where, row in given.rows(LABELS, delimiter="\t"):
+        for where, row in files.rows(LABELS, delimiter="\t"):
             query_id, label = id_of(row, "query_id", where), str(row["label"]).strip()
             if query_id not in queries:
                 raise InputError(

@@ -11,7 +11,7 @@ from darl_opensearch.errors import UsageError
 from darl_opensearch.io.writing import new_folder
 from trainer.evaluate.evaluation import Evaluation
 from trainer.evaluate.measured import grades_of
-from trainer.evaluate.report.page import render_page
+from trainer.evaluate.report.page import render_evaluation_page
 from trainer.evaluate.trec import write_qrels, write_run
 
 RESULT, PAGE, RUNS = "evaluation.json", "evaluation.html", "runs"
@@ -55,7 +55,7 @@ def write_folder(folder: Path, evaluation: Evaluation) -> None:
     with new_folder(folder, replace=True) as work:
         text = json.dumps(evaluation.result, indent=2, ensure_ascii=False, allow_nan=False)
         (work / RESULT).write_text(text + "\n", encoding="utf-8")
-        (work / PAGE).write_text(render_page(evaluation.result), encoding="utf-8")
+        (work / PAGE).write_text(render_evaluation_page(evaluation.result), encoding="utf-8")
         (work / RUNS).mkdir()
         for part in evaluation.parts:
             write_qrels(work / RUNS / f"{part.name}{QRELS}", grades_of(part))
@@ -67,13 +67,13 @@ def write_folder(folder: Path, evaluation: Evaluation) -> None:
 def _names(keys: Iterable[tuple[str, str, int | None]]) -> dict[tuple[str, str, int | None], str]:
     """Name the file of each ranking: what is odd in a system's name is replaced, and no two get the same."""
     names: dict[tuple[str, str, int | None], str] = {}
-    taken: set[str] = set()
+    used_names: set[str] = set()
     for system, part, depth in keys:
         words = [_ODD.sub("_", system)[:_MOST_CHARS], part, *([f"depth{depth}"] if depth is not None else [])]
         name, number = ".".join(words), 1
-        while name.casefold() in taken:  # some file systems do not tell case apart
+        while name.casefold() in used_names:  # some file systems do not tell case apart
             number += 1
             name = f"{'.'.join(words)}-{number}"
-        taken.add(name.casefold())
+        used_names.add(name.casefold())
         names[system, part, depth] = name
     return names

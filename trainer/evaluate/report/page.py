@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from darl_opensearch.html_page import escaped, figure, page, table
-from trainer.evaluate.report.pictures import Picture, pictures
-from trainer.evaluate.report.tables import Table, tables
+from trainer.evaluate.report.pictures import Picture, draw_pictures
+from trainer.evaluate.report.tables import Table, lay_out_tables
 
 
-def render_page(result: Mapping[str, Any]) -> str:
+def render_evaluation_page(result: Mapping[str, Any]) -> str:
     """Write the page.
 
     :param result: as ``evaluation.json`` holds it.
@@ -20,9 +20,9 @@ def render_page(result: Mapping[str, Any]) -> str:
     body = [
         f"<h1>{escaped(title)}</h1>",
         f"<p>{_about(result)}</p>",
-        *(_figure(picture) for picture in pictures(result)),
+        *(_figure(picture) for picture in draw_pictures(result)),
         "<h2>Figures</h2>",
-        *(_table(cells) for cells in tables(result)),
+        *(_table(cells) for cells in lay_out_tables(result)),
         *_confusions(result),
         "<h2>What was evaluated</h2>",
         _table(_files(result)),

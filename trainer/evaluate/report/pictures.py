@@ -32,7 +32,7 @@ class Picture:
     svg: str
 
 
-def pictures(result: Mapping[str, Any]) -> list[Picture]:
+def draw_pictures(result: Mapping[str, Any]) -> list[Picture]:
     """Draw an evaluation.
 
     :param result: as ``evaluation.json`` holds it.
@@ -41,16 +41,18 @@ def pictures(result: Mapping[str, Any]) -> list[Picture]:
     """
     last = f"ndcg@{result['cutoffs'][-1]}"
     title = name_of(last)
-    drawn = [_draw(f"{title} by part, with 95 % intervals", _figures(result, "figures", last))]
+    drawings = [_draw(f"{title} by part, with 95 % intervals", _figures(result, "figures", last))]
     if any("reliability" in row for row in result["figures"]):
-        drawn.append(_draw("Reliability: confidence in the predicted grade, and how often it is right", _bins(result)))
+        drawings.append(
+            _draw("Reliability: confidence in the predicted grade, and how often it is right", _bins(result))
+        )
     if result["depths"]:
-        drawn.append(_draw(f"{title} by rerank depth", _depths(result, last)))
+        drawings.append(_draw(f"{title} by rerank depth", _depths(result, last)))
     if result["slices"]:
         many = len({_label(row) for row in result["slices"]}) > MOST_SLICES
         which = f"the {MOST_SLICES} slices with most pairs" if many else "slice"
-        drawn.append(_draw(f"{title} by {which}, with 95 % intervals", _figures(result, "slices", last)))
-    return drawn
+        drawings.append(_draw(f"{title} by {which}, with 95 % intervals", _figures(result, "slices", last)))
+    return drawings
 
 
 def _draw(title: str, draw: Callable[[Any], None]) -> Picture:

@@ -33,7 +33,7 @@ def name_of(figure: str) -> str:
     return NAMES.get(figure) or figure.replace("ndcg", "nDCG").replace("p@", "P@")
 
 
-def tables(result: Mapping[str, Any]) -> list[Table]:
+def lay_out_tables(result: Mapping[str, Any]) -> list[Table]:
     """Lay an evaluation out.
 
     :param result: as ``evaluation.json`` holds it.
@@ -52,7 +52,7 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
     return [table for table in laid_out if table.rows]
 
 
-def cell(value: Mapping[str, Any] | None, *, signed: bool = False) -> str:
+def format_cell(value: Mapping[str, Any] | None, *, signed: bool = False) -> str:
     """Write a figure with its interval.
 
     :param value: ``mean``, ``low``, ``high``, or None where there is none.
@@ -79,7 +79,7 @@ def _wide(title: str, rows: Sequence[Mapping[str, Any]], keys: tuple[str, ...]) 
         (
             *(str(row[key]) or "(none)" for key in keys),
             *(f"{row[count]:,}" for count in counts),
-            *(cell(row["figures"].get(figure), signed=signed) for figure in figures),
+            *(format_cell(row["figures"].get(figure), signed=signed) for figure in figures),
         )
         for row in rows
     )
@@ -89,7 +89,7 @@ def _wide(title: str, rows: Sequence[Mapping[str, Any]], keys: tuple[str, ...]) 
 def _comparisons(rows: Sequence[Mapping[str, Any]]) -> Table:
     cells = tuple(
         (
-            row["system"], row["against"], row["part"], name_of(row["figure"]), cell(row, signed=True),
+            row["system"], row["against"], row["part"], name_of(row["figure"]), format_cell(row, signed=True),
             f"{row['n']:,}", _p(row["p"]), _p(row["p_holm"]),
         )
         for row in rows
@@ -103,7 +103,7 @@ def _p(value: float) -> str:
 
 
 def _aurocs(rows: Sequence[Mapping[str, Any]]) -> Table:
-    cells = tuple((row["system"], row["part"], cell(row)) for row in rows)
+    cells = tuple((row["system"], row["part"], format_cell(row)) for row in rows)
     return Table("ood_distance: the other part against id", ("system", "part", "AUROC"), cells, 2)
 
 
@@ -112,8 +112,9 @@ def _depths(result: Mapping[str, Any]) -> Table:
     last = f"ndcg@{result['cutoffs'][-1]}"
     cells = tuple(
         (
-            row["system"], row["part"], f"{row['depth']:,}", *(cell(row["figures"].get(name)) for name in figures),
-            cell(row["gain"].get(last), signed=True),
+            row["system"], row["part"], f"{row['depth']:,}",
+            *(format_cell(row["figures"].get(name)) for name in figures),
+            format_cell(row["gain"].get(last), signed=True),
         )
         for row in result["depths"]
     )  # fmt: skip

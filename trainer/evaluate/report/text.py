@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from darl_opensearch.errors import one_line
-from trainer.evaluate.report.tables import Table, tables
+from trainer.evaluate.report.tables import Table, lay_out_tables
 
 WIDE = 6  # columns of numbers that a terminal has room for
 
@@ -17,7 +17,7 @@ def render_text(result: Mapping[str, Any]) -> str:
     :param result: as ``evaluation.json`` holds it.
     :return: lines without a final break.
     """
-    blocks = [_block(_upright(table)) for table in tables(result) if table.title != "Slices"]
+    blocks = [_block(_upright(table)) for table in lay_out_tables(result) if table.title != "Slices"]
     ends = f"95 % intervals: {result['draws']:,} resamples of the queries, seed {result['seed']}"
     return "\n\n".join([*blocks, ends])
 

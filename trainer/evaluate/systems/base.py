@@ -13,7 +13,7 @@ from darl_opensearch.stats.bootstrap import Floats
 
 
 @dataclass(frozen=True)
-class Ask:
+class RatingRequest:
     """One query's items, to be scored."""
 
     query_id: str
@@ -73,5 +73,5 @@ class System(Protocol):
     def about(self) -> dict[str, Any]:
         """Say what it is, JSON-ready."""
 
-    def rate(self, asks: Sequence[Ask]) -> Iterator[Ratings]:
+    def rate(self, requests: Sequence[RatingRequest]) -> Iterator[Ratings]:
         """Score items; the ratings of each query come as soon as they are there."""

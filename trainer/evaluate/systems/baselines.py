@@ -15,7 +15,7 @@ from darl_opensearch.bm25 import Bm25Index
 from darl_opensearch.bundle import FEATURES, Bundle
 from darl_opensearch.errors import InputError
 from darl_opensearch.records.items import Item
-from trainer.evaluate.systems.base import Ask, Ratings
+from trainer.evaluate.systems.base import RatingRequest, Ratings
 from trainer.evaluate.trec import read_run
 
 COSINE, BM25 = "cosine", "bm25"
@@ -44,7 +44,7 @@ class CosineSystem:
             "kind": COSINE, "path": str(self.bundle.path), "graph": FEATURES, "sha256": self.bundle.digests[FEATURES],
         }  # fmt: skip
 
-    def rate(self, asks: Sequence[Ask]) -> Iterator[Ratings]:
+    def rate(self, requests: Sequence[RatingRequest]) -> Iterator[Ratings]:
         """Score items by cosine.
 
         :yields: the ratings of each query.
@@ -56,13 +56,13 @@ class CosineSystem:
         session = open_session(self.bundle.file(FEATURES), "cpu").session
         encoder = PairEncoder(self.bundle.tokenizer, self.bundle.card.max_length)
 
-        def rate_query(ask: Ask) -> Ratings:
-            encodings = encoder(ask.query, [self.items[item_id].text for item_id in ask.item_ids])
+        def rate_query(request: RatingRequest) -> Ratings:
+            encodings = encoder(request.query, [self.items[item_id].text for item_id in request.item_ids])
             cosines = [_cosine(session.run(None, pad_batch([encoding]))[0][0]) for encoding in encodings]
             return Ratings(np.array(cosines, dtype=np.float64))
 
         with ThreadPoolExecutor(available_cores()) as pool:
-            yield from pool.map(rate_query, asks)
+            yield from pool.map(rate_query, requests)
 
 
 def _cosine(features: NDArray[np.float32]) -> float:
@@ -86,14 +86,14 @@ class Bm25System:
         """Say what it is."""
         return {"kind": BM25}
 
-    def rate(self, asks: Sequence[Ask]) -> Iterator[Ratings]:
+    def rate(self, requests: Sequence[RatingRequest]) -> Iterator[Ratings]:
         """Score items; one that shares no word with the query has 0.
 
         :yields: the ratings of each query.
         """
-        for ask in asks:
-            scores = {hit.item_id: hit.score for hit in self.index.search(ask.query, self.size)}
-            yield Ratings(np.array([scores.get(item_id, 0.0) for item_id in ask.item_ids]))
+        for request in requests:
+            scores = {hit.item_id: hit.score for hit in self.index.search(request.query, self.size)}
+            yield Ratings(np.array([scores.get(item_id, 0.0) for item_id in request.item_ids]))
 
 
 @dataclass(frozen=True)
@@ -113,17 +113,17 @@ class TrecSystem:
         """Say what it is."""
         return {"kind": "trec", "path": str(self.path)}
 
-    def rate(self, asks: Sequence[Ask]) -> Iterator[Ratings]:
+    def rate(self, requests: Sequence[RatingRequest]) -> Iterator[Ratings]:
         """Look scores up; items that the run does not hold come last.
 
         :yields: the ratings of each query.
         :raises InputError: when the run holds none of the pairs.
         """
         any_ranked = False
-        for ask in asks:
-            scores = self.run.get(ask.query_id, {})
-            any_ranked = any_ranked or any(item_id in scores for item_id in ask.item_ids)
-            yield Ratings(np.array([scores.get(item_id, -np.inf) for item_id in ask.item_ids]))
+        for request in requests:
+            scores = self.run.get(request.query_id, {})
+            any_ranked = any_ranked or any(item_id in scores for item_id in request.item_ids)
+            yield Ratings(np.array([scores.get(item_id, -np.inf) for item_id in request.item_ids]))
         if not any_ranked:
             raise InputError(
                 "none of the judged pairs is in this run", where=str(self.path),

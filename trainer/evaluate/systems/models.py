@@ -21,14 +21,14 @@ from darl_opensearch.scoring.encode import PairEncoder, pad_batch
 from darl_opensearch.scoring.scorer import CPU_TOKEN_BUDGET
 from darl_opensearch.text import ItemRenderer
 from trainer.evaluate.kept_scores import KeptScores
-from trainer.evaluate.systems.base import Ask, Ratings
+from trainer.evaluate.systems.base import RatingRequest, Ratings
 
 BLOCK = 64  # queries scored in one go: pairs of all of them share batches
 Catalogue = Callable[[ItemRenderer], Mapping[str, Item]]
 
 
 @dataclass(frozen=True)
-class Model:
+class ModelInfo:
     """What a bundle and a run have in common.
 
     :param renderer: what turns an item into text.
@@ -50,15 +50,15 @@ class BundleSystem:
     :param name: in tables and file names.
     :param model: what it says of itself.
     :param items: the catalogue, rendered by its template.
-    :param kept: where its scores are kept and looked up; None: they are not.
+    :param kept_scores: where its scores are kept and looked up; None: they are not.
     """
 
     name: str
-    model: Model
+    model: ModelInfo
     bundle: Bundle
     scorer: Scorer
     items: Mapping[str, Item]
-    kept: KeptScores | None = None
+    kept_scores: KeptScores | None = None
     grades: bool = True
 
     def about(self) -> dict[str, Any]:
@@ -73,15 +73,15 @@ class BundleSystem:
             "alpha": self.model.alpha,
         }  # fmt: skip
 
-    def rate(self, asks: Sequence[Ask]) -> Iterator[Ratings]:
+    def rate(self, requests: Sequence[RatingRequest]) -> Iterator[Ratings]:
         """Score items with the graph.
 
         :yields: the ratings of each query.
         """
-        score_many = self.scorer.score_many if self.kept is None else self.kept.by(self.scorer)
-        for block in _blocks(asks):
-            requests = [(ask.query, [self.items[item_id].text for item_id in ask.item_ids]) for ask in block]
-            for scores in score_many(requests):
+        score_many = self.scorer.score_many if self.kept_scores is None else self.kept_scores.by(self.scorer)
+        for block in _blocks(requests):
+            texts = [(request.query, [self.items[item_id].text for item_id in request.item_ids]) for request in block]
+            for scores in score_many(texts):
                 yield _of_rows(scores.data, self.model)
 
 
@@ -96,7 +96,7 @@ class RunSystem:
     """
 
     name: str
-    model: Model
+    model: ModelInfo
     rows: Callable[[Sequence[tuple[str, str]]], NDArray[np.float32]]
     items: Mapping[str, Item]
     grades: bool = True
@@ -112,35 +112,35 @@ class RunSystem:
             "alpha": model.alpha,
         }  # fmt: skip
 
-    def rate(self, asks: Sequence[Ask]) -> Iterator[Ratings]:
+    def rate(self, requests: Sequence[RatingRequest]) -> Iterator[Ratings]:
         """Score items with torch.
 
         :yields: the ratings of each query.
         """
-        for ask in asks:
-            rows = self.rows([(ask.query, self.items[item_id].text) for item_id in ask.item_ids])
+        for request in requests:
+            rows = self.rows([(request.query, self.items[item_id].text) for item_id in request.item_ids])
             yield _of_rows(rows, self.model)
 
 
 def open_bundle(
     path: Path, catalogue: Catalogue, *, int8: bool, provider: Provider, threads: int | None,
-    kept: KeptScores | None = None,
+    kept_scores: KeptScores | None = None,
 ) -> BundleSystem:  # fmt: skip
     """Open a bundle.
 
     :param catalogue: reads the items as the model renders them.
     :param provider: ``cpu`` or ``cuda``.
     :param threads: batches scored at the same time on the CPU.
-    :param kept: where its scores are kept and looked up; None: they are not.
+    :param kept_scores: where its scores are kept and looked up; None: they are not.
     :return: the system; close its scorer.
     """
     bundle = Bundle.open(path)
     card = bundle.card
-    model = Model(path, card.name, card.version, card.scale, bundle.renderer, card.ood.alpha)
+    model = ModelInfo(path, card.name, card.version, card.scale, bundle.renderer, card.ood.alpha)
     items = catalogue(model.renderer)
     scorer = Scorer.open(bundle, int8=int8, provider=provider, threads=threads)
     name = f"{card.name}-{card.version}{'-int8' if int8 else ''}"
-    return BundleSystem(name, model, bundle, scorer, items, kept)
+    return BundleSystem(name, model, bundle, scorer, items, kept_scores)
 
 
 def open_run(path: Path, catalogue: Catalogue) -> RunSystem:
@@ -157,7 +157,7 @@ def open_run(path: Path, catalogue: Catalogue) -> RunSystem:
     config, tokenizer = trained.config, trained.model.tokenizer()
     renderer = ItemRenderer(config.template.item_template, tokenizer, config.model.item_cap)
     scale = config.grades.scale
-    model = Model(path, config.model.name, config.model.version, scale, renderer, config.ood.alpha)
+    model = ModelInfo(path, config.model.name, config.model.version, scale, renderer, config.ood.alpha)
     module = ContractModule(trained).eval()
     encoder = PairEncoder(tokenizer, config.model.query_cap + config.model.item_cap + 4)
 
@@ -189,12 +189,12 @@ def check_scales(systems: Sequence[BundleSystem | RunSystem]) -> GradeScale:
     return first.model.scale
 
 
-def _of_rows(rows: NDArray[np.float32], model: Model) -> Ratings:
+def _of_rows(rows: NDArray[np.float32], model: ModelInfo) -> Ratings:
     data = rows.astype(np.float64)
     k = model.scale.k
     return Ratings(data[:, 0], data[:, 1 : 1 + k], data[:, 2 + k], is_ood(data[:, 1 + k], model.alpha))
 
 
-def _blocks(asks: Sequence[Ask]) -> Iterator[Sequence[Ask]]:
-    for start in range(0, len(asks), BLOCK):
-        yield asks[start : start + BLOCK]
+def _blocks(requests: Sequence[RatingRequest]) -> Iterator[Sequence[RatingRequest]]:
+    for start in range(0, len(requests), BLOCK):
+        yield requests[start : start + BLOCK]

@@ -48,9 +48,7 @@ def read_control(paths: Iterable[Path]) -> dict[str, list[dict[str, Any]]]:
 def keep_share(keys: Iterable[str], share: float, seed: int) -> list[str]:
     """Draw the queries that stay in the arm for another cycle.
 
-    :param keys: queries of the arm before.
     :param share: share of them that stays, rounded up.
-    :return: queries, sorted.
     """
     arm = sorted(keys)
     # The arm itself is part of the draw: by the seed alone the same queries would stay in every cycle.

@@ -71,10 +71,7 @@ class DenseCoverage:
         self._similarities, self._weights, self._covered = similarities, weights, covered.copy()
 
     def all_gains(self) -> Weights:
-        """Work out every row's gain.
-
-        :return: ``[n]``.
-        """
+        """Work out every row's gain."""
         n = len(self._weights)
         blocks = [self.gains(np.arange(start, min(start + 256, n))) for start in range(0, n, 256)]
         return np.concatenate([np.empty(0), *blocks])
@@ -95,8 +92,6 @@ class SparseCoverage:
 
     :param rows: ``[n, k]``, neighbours of each row, -1 where there is none; its own among them or not.
     :param similarities: ``[n, k]`` float32, their kernel.
-    :param weights: ``[n]``, what covering each is worth.
-    :param covered: ``[n]`` float32 in [0, 1], how well each is covered already.
     """
 
     def __init__(self, rows: NDArray[np.int32], similarities: Floats, weights: Weights, covered: Floats) -> None:
@@ -111,10 +106,7 @@ class SparseCoverage:
         self._similarities = similarities.ravel()[order]
 
     def all_gains(self) -> Weights:
-        """Work out every row's gain.
-
-        :return: ``[n]``.
-        """
+        """Work out every row's gain."""
         n = len(self._weights)
         own_gain = self._weights * (1.0 - self._covered)
         more = np.maximum(self._similarities - self._covered[self._targets], 0.0) * self._weights[self._targets]

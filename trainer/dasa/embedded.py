@@ -44,7 +44,6 @@ class Embedded:
     def keep(self, which: NDArray[np.bool_], path: Path) -> Embedded:
         """Leave some out.
 
-        :param which: ``[n]``, what stays.
         :param path: file for their features, which need not fit into memory.
         """
         if which.all():
@@ -63,7 +62,6 @@ def map_features(path: Path, count: int, width: int) -> Floats:
     """Open rows of features as an array that is read when it is looked at.
 
     :param path: the file: float32, row after row.
-    :return: ``[count, width]``.
     """
     if not count:
         return np.empty((0, width), dtype=np.float32)
@@ -75,8 +73,6 @@ def embed_known(
 ) -> Floats:
     """Embed what was trained on, once.
 
-    :param work: remembers that it was done.
-    :param trained: queries with their items' texts.
     :return: ``[m, h]`` float32 of unit length.
     """
     if work.mark("known") is not None:
@@ -99,9 +95,7 @@ def embed_candidates(
 ) -> Embedded:  # fmt: skip
     """List, score and embed queries, from where the last attempt stopped.
 
-    :param work: keeps the lists, and how far it got.
     :param rows: which of them, always the same for one work file.
-    :param config: how many items, and from which share of OOD items a query is flagged.
     """
     path = folder / "features.f32"
     done, written, width = map(int, (work.mark("embedded") or "0 0 0").split())

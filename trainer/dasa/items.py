@@ -21,10 +21,7 @@ class Items:
 
     @classmethod
     def of_texts(cls, texts: Mapping[str, str]) -> Items:
-        """Take items that are in memory, and search them by BM25.
-
-        :param texts: rendered texts by id.
-        """
+        """Take items that are in memory, and search them by BM25."""
         index = Bm25Index(texts.items(), on_disk=True)
         return cls(
             lambda ids: {item: texts[item] for item in ids if item in texts},

@@ -39,10 +39,8 @@ class Known:
     ) -> Known:
         """Read judgments; only the queries that are drawn are kept with their items.
 
-        :param trained: JSONL files of judgments that were trained on.
         :param held_out: JSONL files of judgments, or of bare queries, that were not.
         :param texts: finds items' texts by id; a trained item without one is left out.
-        :param items_per_query: most items kept of each.
         :raises InputError: for a file that cannot be read, or a line without a query.
         """
         files = list(trained)
@@ -74,18 +72,11 @@ class Known:
         return cls(tuple(pair for pair in with_texts if pair[1]), frozenset(judged))
 
     def without(self, held: Iterable[str]) -> Known:
-        """Take queries out of what was trained on; judged they stay.
-
-        :param held: queries in the form of :func:`darl_opensearch.text.same_text`.
-        :return: what is known, if nothing is learnt from these.
-        """
+        """Take queries out of what was trained on; judged they stay."""
         withdrawn = frozenset(held)
         return Known(tuple(pair for pair in self.trained if same_text(pair[0]) not in withdrawn), self.judged)
 
 
 def draw_bits(key: str, seed: int, what: str) -> int:
-    """Draw a number for a text that depends on nothing else: not on its place, nor on what was drawn before.
-
-    :return: 64 random bits.
-    """
+    """Draw 64 random bits that depend on the text, the seed and the purpose only."""
     return hash_int(f"{seed}\0{what}\0{key}")

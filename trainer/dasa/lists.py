@@ -18,7 +18,6 @@ class Lister:
     """Makes lists of scored items.
 
     :param score: the bundle's scores, for what it did not score itself.
-    :param depth: most items of a list.
     :param least: items below which a search fills up what the log holds.
     """
 

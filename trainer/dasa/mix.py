@@ -13,7 +13,6 @@ class Listed:
 
     :param score: the model's score; None: not scored by this model yet.
     :param ood_score: 1 minus the conformal p-value.
-    :param is_ood: whether it is out of distribution.
     :param records: ids of the log records that the pair was read from.
     """
 
@@ -30,7 +29,6 @@ class Listed:
 def mix_items(listed: list[Listed], count: int) -> list[Listed]:
     """Take items from the whole range of scores: a model learns most from what it ranks high and what it ranks low.
 
-    :param listed: scored items, each once.
     :param count: how many to take, at least 2.
     :return: those at evenly spaced places of the ranking, the first and the last included; all when there are no
         more. Of equal scores, what is OOD comes first.

@@ -11,10 +11,7 @@ from trainer.data.leakage import QUERY_SHINGLE, NearIndex
 
 
 def words_of(key: str) -> str:
-    """Bring a query to the form in which the order of its words does not count.
-
-    :return: its distinct words, sorted.
-    """
+    """Bring a query to the form in which the order of its words does not count."""
     return " ".join(sorted(set(key.split())))
 
 
@@ -45,10 +42,7 @@ def find_representatives(
 
 
 def near_any(keys: Sequence[str], others: Iterable[str], threshold: float) -> NDArray[np.bool_]:
-    """Say which queries are one of some others in nearly the same words.
-
-    :return: ``[n]``.
-    """
+    """Say which queries are one of some others in nearly the same words."""
     same = {words_of(key) for key in others}
     if not same:
         return np.zeros(len(keys), dtype=np.bool_)

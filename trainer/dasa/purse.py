@@ -8,10 +8,7 @@ from trainer.dasa.registry import Candidates
 
 
 class Purse:
-    """Counts what was chosen against the budget and the slices' caps.
-
-    :param candidates: costs, slices and caps.
-    """
+    """Counts what was chosen against the budget and the slices' caps."""
 
     def __init__(self, candidates: Candidates, budget: int) -> None:
         self._cost, self._slices = candidates.cost, candidates.slices
@@ -19,17 +16,13 @@ class Purse:
         self.chosen: list[int] = []
 
     def has_room(self, row: int) -> bool:
-        """Ask whether a candidate's slice has room for it. What has none now never gets any.
-
-        :return: whether it may be taken, as far as its slice goes.
-        """
+        """Ask whether a candidate's slice has room for it. What has none now never gets any."""
         room = self._room.get(self._slices[row])
         return room is None or int(self._cost[row]) <= room
 
     def take(self, row: int) -> bool:
         """Choose a candidate, if the budget is enough for it.
 
-        :param row: a candidate that :meth:`has_room`.
         :return: False when it is not: the choice ends there.
         """
         cost = int(self._cost[row])
@@ -47,7 +40,6 @@ def take_in_order(order: Iterable[int], candidates: Candidates, budget: int) -> 
 
     :param order: rows of the candidates, best first, none twice.
     :param budget: most pairs; the first that does not fit ends the choice.
-    :return: the rows chosen, in that order.
     """
     purse = Purse(candidates, budget)
     for row in order:

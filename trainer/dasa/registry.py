@@ -48,7 +48,6 @@ class Selector(Protocol):
     def __call__(self, candidates: Candidates, known: Floats, budget: int, rng: np.random.Generator) -> list[int]:
         """Choose.
 
-        :param candidates: what there is to choose from.
         :param known: ``[m, h]`` float32 of unit length, features of the queries that were trained on; may be empty.
         :param budget: most pairs that may be judged; the next one that does not fit ends the choice.
         :return: rows of ``candidates``, in the order in which they were chosen, none twice. A smaller budget gives

@@ -35,12 +35,10 @@ class SelectReport:
 
     :param log: what was read: where, from and to when, requests, pairs, distinct queries.
     :param dropped: queries by what became of them, see :data:`DROPPED`.
-    :param candidates: queries that there were to choose from.
     :param selected: ``queries`` and ``pairs`` chosen, and the ``pairs`` of each slice.
     :param control: ``queries`` and ``pairs`` to be judged for the control arm, queries ``drawn``, ``kept`` of the one
         before, ``unusable`` for want of items, and where the items come ``from``: search or log.
     :param digest: of everything that the selection depends on but the log.
-    :param dry_run: whether nothing was chosen or written.
     """
 
     log: Mapping[str, Any]

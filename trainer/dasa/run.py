@@ -58,10 +58,7 @@ Report = Callable[[str, int, int], object]
 
 
 def report_nothing(what: str, done: int, total: int) -> None:
-    """Report nothing.
-
-    :param total: of how much; 0: nobody knows.
-    """
+    """Report nothing."""
 
 
 def select(
@@ -85,11 +82,9 @@ def select(
     were judged for the cycle before and stay in it; and, last, ``report.json``. Where that is there already, of the
     same bundle, settings and judgments, it is read and nothing is done.
 
-    :param config: the table ``[select]``.
     :param bundle: the model that serves: its features, and its scores where the log has none of it.
     :param items: the catalogue. Without a search the control arm has only the items that were logged, which are
         those that are OOD and few others.
-    :param since: earliest time read, included.
     :param until: latest time read, excluded; by default now. A run that goes on keeps the times it began with.
     :param control: ``control.jsonl`` and ``kept.jsonl`` of the cycle before. Queries that stay in the arm cover
         nothing, also where ``known`` has them among the trained; those that leave it are trained on now.

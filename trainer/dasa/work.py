@@ -54,7 +54,6 @@ class Queries:
 
     :param ids: ``[n]``, numbers in the work file.
     :param keys: texts in the form of :func:`darl_opensearch.text.same_text`.
-    :param requests: ``[n]`` requests.
     :param ood_share: ``[n]`` mean share of OOD items over the requests that this model ranked; NaN without one.
     :param per_minute: ``[n]`` most requests in one minute.
     :param even: ``[n]`` whether the requests come like a clock's.
@@ -76,7 +75,6 @@ class Queries:
 class GatheredLog:
     """A work file.
 
-    :param path: the file; made when it is not there.
     :param digest: of everything that the result depends on; a file of another digest is begun anew.
     """
 
@@ -105,10 +103,7 @@ class GatheredLog:
             raise _refused(self._path, error) from error
 
     def mark(self, name: str) -> str | None:
-        """Read how far something got.
-
-        :return: the value, or None.
-        """
+        """Read how far something got."""
         row = self._db.execute("SELECT value FROM mark WHERE name = ?", (name,)).fetchone()
         return None if row is None else str(row[0])
 
@@ -161,10 +156,7 @@ class GatheredLog:
         return {name: int(self.mark(mark) or 0) for name, mark in names.items()}
 
     def queries(self) -> Queries:
-        """Sum up the requests of each query.
-
-        :return: the queries that were requested.
-        """
+        """Sum up the requests of each query."""
         n = self._db.execute("SELECT COUNT(DISTINCT query) FROM request").fetchone()[0]
         ids, requests, per_minute = np.zeros((3, n), dtype=np.int64)
         share, even = np.full(n, np.nan), np.zeros(n, dtype=np.bool_)
@@ -200,10 +192,7 @@ class GatheredLog:
         return Queries(ids, keys, requests, share, per_minute, even, slices)
 
     def query_ids(self, numbers: Sequence[int]) -> dict[int, str]:
-        """Find the ids that the log gives queries: where a text has one, and it stands for no other text.
-
-        :return: ids by query.
-        """
+        """Find the ids that the log gives queries: where a text has one, and it stands for no other text."""
         names = {}
         for number in numbers:
             rows = self._db.execute(
@@ -243,10 +232,7 @@ class GatheredLog:
         return items
 
     def put_candidates(self, place: int, lists: Sequence[tuple[int, bool, Sequence[Listed]]]) -> None:
-        """Keep candidates, in the transaction that is open.
-
-        :param lists: queries, whether they are flagged, and their items.
-        """
+        """Keep candidates, in the transaction that is open."""
         rows = (
             (place + i, number, flagged, json.dumps([dataclasses.astuple(item) for item in listed], ensure_ascii=False))
             for i, (number, flagged, listed) in enumerate(lists)

@@ -45,9 +45,6 @@ CREATE TABLE fact (name TEXT PRIMARY KEY, value TEXT);
 def key_of(files: Iterable[Path], settings: Mapping[str, Any]) -> str:
     """Digest everything that a store is made of.
 
-    :param files: what is read; their bytes count.
-    :param settings: what decides how, JSON-ready.
-    :return: 64 hexadecimal digits.
     :raises InputError: when a file cannot be read.
     """
     parts = []
@@ -58,21 +55,14 @@ def key_of(files: Iterable[Path], settings: Mapping[str, Any]) -> str:
 
 
 class Builder:
-    """A store in the making.
-
-    :param db: an empty database.
-    """
+    """A store in the making."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self.db = db
         db.executescript(_SCHEMA)
 
     def add_items(self, path: Path, renderer: ItemRenderer) -> None:
-        """Add the items of a file, as :func:`darl_opensearch.records.items.read_items` reads them.
-
-        :param path: JSONL, one item a line.
-        :param renderer: template, tokenizer and cap.
-        """
+        """Add the items of a file, as :func:`darl_opensearch.records.items.read_items` reads them."""
 
         def first(item_id: str) -> str | None:
             line = self._one("SELECT line FROM item WHERE id = ?", item_id)
@@ -84,10 +74,7 @@ class Builder:
             self.db.execute(insert, values)
 
     def add_judgments(self, path: Path, k: int, cut: Callable[[str], str]) -> None:
-        """Add the judgments of a file, as :func:`darl_opensearch.records.judgments.read_judgments` reads them.
-
-        :param cut: cuts a query's text to its cap.
-        """
+        """Add the judgments of a file, as :func:`darl_opensearch.records.judgments.read_judgments` reads them."""
         gather_judgments(path, _Ledger(self.db, path, cut), StoredItems(self.db), k)
         self.db.execute("CREATE INDEX query_same ON query (same)")
         self.db.execute("CREATE INDEX query_cut ON query (cut)")
@@ -97,9 +84,6 @@ class Builder:
         """Hold out a share of the training queries, as :func:`trainer.data.splits.hold_out` does.
 
         :param part: what the queries become: :data:`SPARE` or :data:`DEV`.
-        :param share: share held out, in (0, 1).
-        :param key: the configuration's key to name in an error.
-        :param most: texts held out at most.
         :raises InputError: when either part would be empty.
         """
         count = self._one("SELECT count(DISTINCT same) FROM query WHERE part = ?", TRAIN)
@@ -179,17 +163,11 @@ class Store:
         return [_judged(self._db, n) for (n,) in rows]
 
     def texts(self) -> Column:
-        """Texts of the training queries, as given and as cut, in the form of :func:`darl_opensearch.text.same_text`.
-
-        :return: what ``in`` can ask.
-        """
+        """Texts of the training queries, as given and as cut, in the form of :func:`darl_opensearch.text.same_text`."""
         return Column(self._db, f"SELECT 1 FROM query WHERE (same = ?1 OR cut = ?1) AND part = '{TRAIN}'", owner=self)
 
     def used(self) -> Column:
-        """Ids of the items that training queries are judged with.
-
-        :return: what ``in`` can ask.
-        """
+        """Ids of the items that training queries are judged with."""
         return Column(
             self._db,
             "SELECT 1 FROM item i JOIN judgment j ON j.item = i.n JOIN query q ON q.n = j.query "
@@ -213,11 +191,7 @@ class Column:
 
 
 class StoredItems(Mapping[str, Item]):
-    """Items by id, in the order of the file.
-
-    :param facts: counts and digests; empty while the store is being built.
-    :param owner: the store, which closes the database when nobody has a part of it any more.
-    """
+    """Items by id, in the order of the file."""
 
     def __init__(self, db: sqlite3.Connection, facts: Mapping[str, Any] | None = None, *, owner: object = None) -> None:
         self._db, self.facts, self._owner = db, dict(facts or {}), owner
@@ -262,11 +236,7 @@ class _Items(ValuesView[Item]):
 
 
 class StoredQueries(Sequence[JudgedQuery]):
-    """Training queries, in order of first appearance.
-
-    :param facts: counts and digests; empty while the store is being built.
-    :param owner: the store, which closes the database when nobody has a part of it any more.
-    """
+    """Training queries, in order of first appearance."""
 
     def __init__(self, db: sqlite3.Connection, facts: Mapping[str, Any] | None = None, *, owner: object = None) -> None:
         self._db, self.facts, self._owner = db, dict(facts or {}), owner
@@ -302,7 +272,6 @@ def open_store(path: Path | None, key: str, build: Callable[[Builder], None]) ->
     """Open a store, and build it first where it is not there or was made of something else.
 
     :param path: its file; None: a temporary one, gone with the process.
-    :param key: from :func:`key_of`.
     :raises InputError: for what the builder refuses.
     :raises DarlError: when the disk is full.
     """

@@ -49,8 +49,6 @@ class Located:
 class Part:
     """One part of a split: its distinct queries and items.
 
-    :param name: what to call it: its file.
-    :param queries: distinct queries, each where it was first read.
     :param items: the items judged for them; empty: items are not compared.
     """
 
@@ -62,7 +60,6 @@ class Part:
     def of_file(cls, path: Path, items: Mapping[str, Located] | None = None) -> Part:
         """Read a file of judgments.
 
-        :param path: JSONL with ``query`` and ``item_id``.
         :param items: every item's text; None: items are not compared.
         :raises InputError: for a line without them, or when there is none: nothing would pass for clean.
         """
@@ -72,7 +69,6 @@ class Part:
     def of_judged(cls, name: str, judged: Iterable[JudgedQuery], items: Mapping[str, Item] | None = None) -> Part:
         """Take judgments that are in memory already.
 
-        :param name: the file that they were read from.
         :param items: every item; None: items are not compared.
         """
         queries: dict[str, Located] = {}
@@ -90,8 +86,6 @@ class Leak:
     """Two texts that should not be in two parts.
 
     :param kind: one of :data:`KINDS`.
-    :param train: the one that is trained on.
-    :param other: the one in the other part.
     :param similarity: their Jaccard similarity; 1 for the same text.
     """
 
@@ -113,10 +107,7 @@ class Leak:
 class LeakReport:
     """What two parts share.
 
-    :param train: name of the part that is trained on.
-    :param other: name of the other part.
     :param counts: leaks of each kind that was looked for.
-    :param examples: the first leak of each kind.
     """
 
     train: str
@@ -142,10 +133,8 @@ def parts_of(
 ) -> dict[str, Part]:
     """Read the parts of a file of judgments.
 
-    :param path: JSONL with ``query`` and ``item_id``.
     :param part_of: name of the part by normalised query text; None: one part, named as the file.
     :param items: every item's text; None: items are not compared.
-    :return: the parts by name.
     :raises InputError: for a line without a query, or with an item that is not there, or where there is no line.
     """
     queries: dict[str, dict[str, Located]] = {}
@@ -200,9 +189,7 @@ def check_leakage(
     The same item in both is allowed unless said otherwise: a team ranks one catalogue, and what is held out are
     queries. Where held-out items are the point (a new category), leave ``item`` out of ``allow``.
 
-    :param threshold: see :func:`find_leaks`.
     :param allow: kinds of :data:`KINDS` that are no error.
-    :return: what they share, all of it allowed.
     :raises InputError: naming both places of the first leak that is not allowed.
     :raises UsageError: for an unknown kind, or a threshold out of range.
     """
@@ -224,10 +211,7 @@ def check_kinds(allow: Collection[str]) -> None:
 
 
 def describe_leak(leak: Leak, count: int) -> str:
-    """Say what leaked.
-
-    :param count: how many there are of its kind.
-    """
+    """Say what leaked."""
     total = f" ({count} such pairs)" if count > 1 else ""
     near = f", Jaccard {leak.similarity:.2f}" if leak.similarity < 1 else ""
     return (
@@ -248,8 +232,6 @@ def near_duplicates(
     """Find texts that are nearly the same as one of the training part.
 
     :param other: texts to look up; those of the same key are passed over.
-    :param kind: what to call the leaks.
-    :param threshold: Jaccard similarity from which two texts are nearly the same, in (0, 1].
     :yields: for each such text of ``other``, its most similar one of ``train``.
     :raises UsageError: for a threshold out of range.
     """
@@ -312,7 +294,6 @@ def bands(threshold: float, *, missed: float = 0.01) -> tuple[int, int]:
     A duplicate that is missed would pass for clean, and a false one is weeded out by its exact similarity, so the
     bands are as long as a bound on what is missed allows.
 
-    :param threshold: Jaccard similarity of two texts.
     :param missed: most probable share of the pairs of just that similarity that is not compared.
     :return: number of bands, at least 2, and hashes in each: ``(1 - threshold^hashes)^bands <= missed`` where
         that can be.
@@ -329,7 +310,6 @@ def _eight_bytes(band: bytes) -> bytes:
 def shingles(text: str, size: int) -> frozenset[str]:
     """Take a text's runs of words.
 
-    :param text: the text; case does not count.
     :return: every run of that many words; of a shorter text, the whole of it.
     """
     words = same_text(text).split()
@@ -342,7 +322,6 @@ def jaccard(a: frozenset[str], b: frozenset[str]) -> float:
     """Jaccard similarity of two sets.
 
     :param b: another, not both empty.
-    :return: size of what both have over size of what either has, in [0, 1].
     """
     shared = len(a & b)
     return shared / (len(a) + len(b) - shared)
@@ -351,9 +330,7 @@ def jaccard(a: frozenset[str], b: frozenset[str]) -> float:
 def read_item_texts(paths: Sequence[Path], fields: Sequence[str] = ()) -> dict[str, Located]:
     """Read the texts of items, to compare them.
 
-    :param paths: files of JSONL, one item with an ``id`` a line.
     :param fields: fields that count, as a template names them; empty: all but the id.
-    :return: texts by id, in memory.
     :raises InputError: for an item without an id or without any of the fields, or one that is there twice with two
         texts: files of two seasons may repeat an item.
     """

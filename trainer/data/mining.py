@@ -55,7 +55,6 @@ class Mined:
     """An unjudged item that is taken for irrelevant.
 
     :param rank: its rank in the first stage, from 1 on.
-    :param score: the model's score, where one was asked.
     """
 
     query: JudgedQuery
@@ -77,8 +76,6 @@ class Mined:
 class MiningCounts:
     """What became of the hits.
 
-    :param queries: queries that were searched for.
-    :param judged: hits that were judged already.
     :param unknown: hits that are none of the items.
     :param too_close: hits that scored too close to the positives.
     :param without_positive: queries passed over because nothing of theirs is relevant to compare with.
@@ -98,9 +95,7 @@ class MiningCounts:
 class Miner:
     """Mines negatives for judged queries.
 
-    :param items: the catalogue, by id.
     :param score: a model's scores; None: candidates are not compared with the positives.
-    :param counts: what became of the hits so far.
     """
 
     items: Mapping[str, Item]
@@ -172,10 +167,7 @@ class WholeItems(ItemRenderer):
         self.template = template
 
     def __call__(self, item: Mapping[str, Any], *, where: str | None = None) -> str:
-        """Render an item.
-
-        :param where: file and line to name in an error.
-        """
+        """Render an item."""
         return self.template.render(item, where=where)
 
 
@@ -193,7 +185,6 @@ def local_first_stage(items: Mapping[str, Item]) -> Retrieve:
 def check_outputs(out: Path, *inputs: Path) -> None:
     """Refuse to write over what is read, here or by the training.
 
-    :param *inputs: the files that are read.
     :raises UsageError: when it is one of them.
     """
     if any(out.resolve() == path.resolve() for path in inputs):

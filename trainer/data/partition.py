@@ -67,10 +67,7 @@ class SplitRule:
 
 @dataclass
 class Group:
-    """Queries that stay together.
-
-    :param first: the earliest of their judgments.
-    """
+    """Queries that stay together."""
 
     texts: list[str] = field(default_factory=list)
     slices: set[str] = field(default_factory=set)
@@ -99,7 +96,6 @@ def assign(path: Path, rule: SplitRule) -> Assigned:
     A group with a judgment of a held-out slice is tested, so that nothing of it is trained on. A group with a
     judgment before the cut is trained on, so that the test part holds only what was new then.
 
-    :return: the part of every query.
     :raises InputError: for a line without what the rule reads, or when a part would be empty.
     """
     check_rereadable(path)
@@ -129,9 +125,7 @@ def assign(path: Path, rule: SplitRule) -> Assigned:
 def write_parts(path: Path, assigned: Assigned, folder: Path | None) -> dict[str, dict[str, int]]:
     """Write each judgment, as it is, into the file of its part.
 
-    :param assigned: see :func:`assign`.
     :param folder: an existing folder for ``train.jsonl`` and so on; None: only count.
-    :return: queries and judgments of each part.
     """
     used = [part for part in PARTS if part in set(assigned.part_of.values())]
     counts = {part: {"queries": 0, "judgments": 0} for part in used}
@@ -233,8 +227,6 @@ def _time(row: Mapping[str, Any], name: str, where: str) -> float:
 def parse_time(text: str, name: str, where: str) -> datetime:
     """Read a date or a time; one without a zone is UTC.
 
-    :param text: ISO 8601.
-    :param name: its field or option, for messages.
     :param where: file and line, or ``""``.
     :raises InputError: when it is none.
     """

@@ -23,7 +23,6 @@ def hold_out(
 ) -> tuple[list[JudgedQuery], list[JudgedQuery]]:
     """Hold out a share of the queries; those of one text stay together.
 
-    :param share: share held out, in (0, 1).
     :param key: the configuration's key to name in an error.
     :param most: texts held out; None: as many as the share says.
     :return: the rest, and what is held out, in their order.
@@ -40,9 +39,6 @@ def hold_out(
 def draw_held_out(count: int, share: float, seed: int, *, key: str, most: int | None = None) -> list[int]:
     """Draw which of the distinct query texts are held out.
 
-    :param share: share held out, in (0, 1).
-    :param key: the configuration's key to name in an error.
-    :param most: texts held out; None: as many as the share says.
     :return: their numbers, in order of first appearance from 0 on.
     :raises InputError: when either part would be empty.
     """
@@ -78,10 +74,7 @@ def retrieve_for_traffic(
     """:func:`calibration_pairs` for judged pairs that need not be in memory.
 
     :param texts: texts of the judged queries, as :func:`darl_opensearch.text.same_text` has them.
-    :param used: ids of the judged items.
-    :param depth: items retrieved for a query that names none.
     :param index: makes the index that stands in for the first stage from ids and texts.
-    :return: queries with their items that were not judged, and with those that were; queries without any dropped.
     """
     bm25: Bm25Index | None = None
     parts: tuple[Retrieved, Retrieved] = ([], [])
@@ -106,7 +99,6 @@ def set_aside(familiar: Retrieved, used: Collection[str], *, pairs: int) -> froz
     leaves out mostly the same, until there are pairs enough or a tenth of the judged items is gone.
 
     :param familiar: held-out queries with the judged items that they retrieve.
-    :param used: ids of the judged items.
     :param pairs: calibration pairs to make, roughly.
     """
     retrieved_by = Counter(item_id for _, ids in familiar for item_id in ids)

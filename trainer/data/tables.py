@@ -53,7 +53,6 @@ def read_table(
 def columns_of(path: Path) -> tuple[str, ...]:
     """List the columns of a Parquet file.
 
-    :param path: a file that was read before.
     :return: their names; none for a file of another kind.
     """
     if kind_of(path) not in _PARQUET:
@@ -118,7 +117,6 @@ def _lines(path: Path, file: IO[str]) -> Iterator[str]:
 def read_lines(path: Path) -> Iterator[tuple[str, str]]:
     """Read the lines of a text file that are not blank.
 
-    :param path: the file; ``.gz`` too.
     :yields: ``file, line n`` and the line.
     :raises InputError: when it cannot be read.
     """
@@ -131,7 +129,6 @@ def read_lines(path: Path) -> Iterator[tuple[str, str]]:
 def read_document(path: Path) -> Row:
     """Read a file that is one JSON object. It is in memory as a whole.
 
-    :param path: the file; ``.gz`` too.
     :raises InputError: when it cannot be read, or is something else.
     """
     with reading(path), open_bytes(path) as file:

@@ -21,7 +21,6 @@ Candidates = dict[str, list[str]]  # items by query id, in the first stage's ord
 def retrieve(parts: Sequence[JudgedPart], index: Bm25Index, size: int) -> dict[str, Candidates]:
     """Retrieve with BM25.
 
-    :param size: items a query, at most.
     :return: candidates by part.
     """
     return {
@@ -35,7 +34,6 @@ def read_first_stage(
 ) -> dict[str, Candidates]:
     """Take a first stage's order from a TREC run.
 
-    :param size: items a query, at most.
     :return: candidates by part; none for a query that the run does not hold.
     :raises InputError: for an item that is not among the items, or when the run holds none of the queries.
     """
@@ -61,7 +59,6 @@ def rerank(candidates: Sequence[str], score: Floats, depth: int) -> list[str]:
     """Order the first ``depth`` candidates by score and leave the rest behind them.
 
     :param candidates: in the first stage's order, which equal scores keep.
-    :param score: ``[n]`` of each candidate.
     """
     order = np.argsort(-score[:depth], kind="stable")
     return [*(candidates[place] for place in order), *candidates[depth:]]

@@ -47,7 +47,6 @@ Model = BundleSystem | RunSystem
 class Evaluation:
     """What was found.
 
-    :param result: JSON-ready, as ``evaluation.json`` holds it.
     :param runs: by system, part and rerank depth (None: the judged items alone), the ranking of each query.
     """
 

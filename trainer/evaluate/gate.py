@@ -91,8 +91,6 @@ class GateOptions(Settings):
 class Change:
     """One measure on one part, old against new.
 
-    :param old: mean of the old bundle.
-    :param new: mean of the new one.
     :param claim: the paired change, positive where the new bundle is better.
     :param power: what as many queries can show.
     """
@@ -124,7 +122,6 @@ class Condition:
     :param part: ``id`` or ``control``.
     :param bound: what the lower end of the interval must exceed.
     :param changes: the deciding measure, then others.
-    :param reason: why not.
     """
 
     part: str
@@ -150,10 +147,8 @@ class Condition:
 class GateReport:
     """What the gate says, and every number it says it by.
 
-    :param new: the bundle that may take its place.
     :param conditions: ``id``, then ``control``.
     :param checks: the bundle's contract and parity, its grades, its training data.
-    :param created: ISO 8601 time in UTC.
     """
 
     old: Bundle
@@ -210,10 +205,7 @@ def gate(
     :param items: JSONL of every item that is judged; one file or several.
     :param id_test: judgments of queries like the training's, none of which either bundle was trained on.
     :param control: judgments of the control arm: a random sample of traffic that nobody selected or trained on.
-    :param options: measure, tolerance, seeds.
-    :param report: called with what is being done, steps done and steps in all.
     :param kept_scores: scores of the same graphs for the same pairs, which need not be computed again.
-    :return: the decision with its reasons.
     :raises InputError: for files that cannot be read, or judgments of another arm than the control arm.
     :raises UsageError: for a measure that these grades do not have.
     """

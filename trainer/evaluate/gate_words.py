@@ -17,8 +17,6 @@ TITLES = {"id": "queries like the training's", "control": "control arm"}
 def explain_refusal(part: str, measure: str, change: Interval, power: Power, bound: float, least: int) -> str:
     """Say why a condition is not met: a loss, no gain, or too few queries to know.
 
-    :param part: ``id`` or ``control``.
-    :param power: what as many queries can show.
     :param bound: what the lower end of the interval had to exceed.
     :param least: queries below which nothing is decided.
     :return: a clause that names the part.
@@ -43,7 +41,6 @@ def render_decision(result: Mapping[str, Any]) -> str:
     """Write a report for a terminal.
 
     :param result: what :meth:`trainer.evaluate.gate.GateReport.to_json` gives.
-    :return: lines without a final break.
     """
     from rich import box
     from rich.console import Console

@@ -22,7 +22,6 @@ SHARE_OOD = "share_ood"
 class Scale:
     """What turns grades into figures.
 
-    :param cutoffs: ranks counted, ascending.
     :param relevant_from: the lowest grade that counts as relevant where relevance is yes or no.
     """
 
@@ -34,7 +33,6 @@ class Scale:
     def of(cls, gains: tuple[float, ...], cutoffs: Iterable[int], relevant_from: int, *, where: str) -> Scale:
         """Check the lowest relevant grade, and sort the cutoffs.
 
-        :param where: what the grade was given by.
         :raises UsageError: for a grade that is the lowest, or not there.
         """
         if not 0 < relevant_from < len(gains):
@@ -49,7 +47,6 @@ class Scale:
 class Measured:
     """Figures of some judged pairs.
 
-    :param figures: by name, all of the same queries.
     :param by_query: measures of the order, and ``rps``: ``[q]`` values, nan where a query has none.
     :param grading: the predicted grades, or None from a system that only ranks.
     """
@@ -69,7 +66,6 @@ class Measured:
 def measure(part: JudgedPart, ratings: Ratings, scale: Scale, *, rows: NDArray[np.int64] | None = None) -> Measured:
     """Measure a system on a part.
 
-    :param ratings: of its pairs, in its order.
     :param rows: only these pairs; a query is then ranked among its pairs that are left.
     """
     rows = np.arange(len(part)) if rows is None else rows
@@ -103,17 +99,13 @@ def measure_rankings(part: JudgedPart, ranked: Mapping[str, Sequence[str]], scal
 
 
 def grades_of(part: JudgedPart) -> dict[str, dict[str, int]]:
-    """Look a part up by query and item.
-
-    :return: grade by query id and item id.
-    """
+    """Look a part up by query and item."""
     return {q.query_id: dict(zip(q.item_ids, q.grades, strict=True)) for q in part.queries}
 
 
 def rank_judged(part: JudgedPart, ratings: Ratings, rows: NDArray[np.int64] | None = None) -> dict[str, list[str]]:
     """Order each query's judged items by score, ties in the part's own random order.
 
-    :param rows: only these pairs, ascending.
     :return: item ids by query id, best first.
     """
     rows = np.arange(len(part)) if rows is None else rows

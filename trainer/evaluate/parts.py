@@ -79,8 +79,6 @@ def parse_parts(words: Sequence[str]) -> tuple[tuple[str, Path], ...]:
 def read_catalogue(paths: Sequence[Path], renderer: ItemRenderer) -> dict[str, Item]:
     """Read items of one or more files.
 
-    :param renderer: of the model that will read them.
-    :return: items by id.
     :raises InputError: for what :func:`read_items` refuses, or an id that two files have.
     """
     items: dict[str, Item] = {}
@@ -101,7 +99,6 @@ def read_part(name: str, path: Path, items: Mapping[str, Item], k: int, *, seed:
     are shuffled, with a seed, and a model that cannot tell them apart earns what chance does.
 
     :param path: JSONL: query_id (or query alone), query, item_id, grade, optional slice.
-    :param items: every item that may be judged.
     :raises InputError: naming file and line of what is wrong.
     """
     rng = np.random.default_rng([seed, *name.encode()])

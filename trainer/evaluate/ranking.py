@@ -18,7 +18,6 @@ def whole_gains(gains: Sequence[float]) -> tuple[int, ...]:
     ``MOST_STEPS`` makes whole are rounded to millionths of the highest.
 
     :param gains: of each grade, at least 0, as written: 0.1 is a tenth.
-    :return: whole gains in the same proportions.
     """
     exact = [Fraction(repr(float(gain))) for gain in gains]
     factor = math.lcm(*(gain.denominator for gain in exact))
@@ -44,7 +43,6 @@ def rank_figures(
     has a gain has no ideal order and is left out of nDCG; one without a relevant item is left out of P, AP and RR;
     one for which nothing was retrieved has 0, and is left out of ``judged@c``.
 
-    :param rankings: items of each query, best first.
     :param grades: grade by query and judged item; every query of it is measured.
     :param relevant_from: the lowest grade that counts as relevant where relevance is yes or no.
     :return: for ``ndcg@c``, ``p@c``, ``judged@c``, ``ap`` and ``rr``, the value of each query that has one.

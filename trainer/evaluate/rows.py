@@ -32,7 +32,6 @@ class Measurements:
     :param systems: the evaluated models, then what they are compared with.
     :param evaluated: how many of them are evaluated.
     :param parts: judged parts by name, ``id`` first.
-    :param scored: by system and part.
     :param candidates: the first stage's items by part; empty: no sweep.
     """
 
@@ -105,10 +104,7 @@ def slice_rows(of: Measurements) -> list[Row]:
 
 
 def gap_rows(of: Measurements) -> list[Row]:
-    """Every figure of ``id`` less that of each other part; either is resampled on its own.
-
-    :return: rows with ``figures``.
-    """
+    """Every figure of ``id`` less that of each other part; either is resampled on its own."""
     id_part, *other_parts = of.parts
     return [
         {

@@ -35,7 +35,6 @@ def score_parts(
     """Score every part by every system.
 
     :param systems: named differently.
-    :param report: called with what is being scored, queries done and queries in all.
     :param candidates: items of a first stage by part, which models score together with the judged ones.
     :return: by names of system and part.
     """

@@ -19,9 +19,6 @@ class EvaluationOptions:
     :param depths: how many of the first stage's items are reranked; empty: no sweep.
     :param cutoffs: ranks that nDCG and P count.
     :param relevant_from: the lowest grade that counts as relevant in P, AP and RR.
-    :param int8: use the bundles' quantised graphs.
-    :param provider: ``cpu`` or ``cuda``.
-    :param threads: batches scored at the same time on the CPU.
     :param draws: resamples of every interval and sign patterns of every p-value.
     """
 

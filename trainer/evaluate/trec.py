@@ -22,7 +22,6 @@ _UNSAFE = re.compile(r"[%\s]")
 def read_run(path: Path) -> Run:
     """Read a run.
 
-    :param path: a TREC run file, UTF-8.
     :return: for each query its items with their scores, best first; equal scores in the order of their ranks.
     :raises InputError: naming file and line of what is wrong.
     """
@@ -68,10 +67,7 @@ def _columns(line: str, where: str) -> tuple[str, str, float, float]:
 
 
 def write_run(path: Path, rankings: Mapping[str, Sequence[str]], *, tag: str) -> None:
-    """Write rankings; the scores fall by one a rank, so that no reader breaks ties in its own way.
-
-    :param rankings: items of each query, best first.
-    """
+    """Write rankings; the scores fall by one a rank, so that no reader breaks ties in its own way."""
     _write(
         path,
         (
@@ -83,10 +79,7 @@ def write_run(path: Path, rankings: Mapping[str, Sequence[str]], *, tag: str) ->
 
 
 def write_qrels(path: Path, grades: Mapping[str, Mapping[str, int]]) -> None:
-    """Write judgments.
-
-    :param grades: grade by query and item.
-    """
+    """Write judgments."""
     lines = (f"{_id(q)} 0 {_id(item)} {grade}" for q, judged in grades.items() for item, grade in judged.items())
     _write(path, lines)
 

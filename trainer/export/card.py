@@ -53,10 +53,7 @@ The guarantee is marginal: for pairs exchangeable with those.
 
 
 def model_card(card: Card, result: dict[str, Any]) -> str:
-    """Write the card.
-
-    :return: Markdown with a YAML head.
-    """
+    """Write the card."""
     data = card.training["data"]
     grades = "\n".join(
         f"| {g} | {n} | {v:g} |" for g, (n, v) in enumerate(zip(card.scale.names, card.scale.gains, strict=True))

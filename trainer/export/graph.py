@@ -152,7 +152,6 @@ def set_initialisers(path: Path, values: dict[str, Any]) -> None:
     """Replace constants of a graph by name.
 
     :param path: the graph, changed in place.
-    :param values: arrays by initialiser name.
     :raises DarlError: when one is not there.
     """
     from onnx import numpy_helper

@@ -27,9 +27,6 @@ def quantise(source: Path, target: Path) -> None:
     """Quantise the encoder's matrix products with constant weights.
 
     Signed weights a channel, full range: measured more accurate than reduced range, and not slower.
-
-    :param source: the fp32 graph.
-    :param target: the int8 graph.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 

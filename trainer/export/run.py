@@ -46,12 +46,8 @@ def export_run(
 ) -> Bundle:
     """Write a bundle.
 
-    :param base: folder the configuration's paths are relative to.
-    :param int8: also write the quantised graph.
     :param checkpoint: also keep what the next cycle starts from.
     :param about: further entries of the card's ``training``, JSON-ready.
-    :param report: called with what is being done.
-    :return: the bundle, opened and verified.
     :raises GateRefused: when the graph does not say what torch says.
     :raises InputError: when the data are not those of the run.
     """

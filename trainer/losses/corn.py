@@ -21,8 +21,6 @@ def corn(raw: Tensor, grades: Tensor) -> Tensor:
     grade, ``-log P(grade)``, and the mean of a batch is that of its parts.
 
     :param raw: ``[n, k-1]`` float, conditional logits.
-    :param grades: ``[n]`` int64 in ``0..k-1``; anything else is a ValueError.
-    :return: ``[]`` float, the mean over pairs; 0 for an empty batch.
     """
     n, steps = raw.shape
     check_grades(grades, steps + 1)

@@ -15,8 +15,6 @@ def cross_entropy(raw: Tensor, grades: Tensor) -> Tensor:
     Bridle 1990. A wrong grade costs the same whether it is next to the right one or at the other end.
 
     :param raw: ``[n, k]`` float, a logit for each grade.
-    :param grades: ``[n]`` int64 in ``0..k-1``; anything else is a ValueError.
-    :return: ``[]`` float, the mean over pairs; 0 for an empty batch.
     """
     n, k = raw.shape
     check_grades(grades, k)

@@ -18,8 +18,6 @@ def cumulative(raw: Tensor, grades: Tensor) -> Tensor:
     later calibration of the thresholds cannot change the order.
 
     :param raw: ``[n, k-1]`` float, decreasing along each row.
-    :param grades: ``[n]`` int64 in ``0..k-1``; anything else is a ValueError.
-    :return: ``[]`` float, the mean over pairs; 0 for an empty batch.
     """
     n, cuts = raw.shape
     check_grades(grades, cuts + 1)

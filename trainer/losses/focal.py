@@ -30,8 +30,6 @@ def focal(
     ``gamma`` times the entropy of the prediction; so it works against overconfidence.
 
     :param raw: ``[n, k]`` float, a logit for each grade.
-    :param grades: ``[n]`` int64 in ``0..k-1``; anything else is a ValueError.
-    :return: ``[]`` float, the mean over pairs; 0 for an empty batch.
     """
     n, k = raw.shape
     check_grades(grades, k)

@@ -35,10 +35,7 @@ def kl(
     scales has no effect, their unit has. Items that the teacher ties get equal shares; a query whose teacher
     scores are all equal is left out.
 
-    :param score: ``[n]`` float, the student's.
     :param teacher: ``[n]`` float, taken as constant, in the student's unit.
-    :param query_index: ``[n]`` int64, equal for items of one query.
-    :return: ``[]`` float, the mean over queries whose teacher scores differ; 0 when there is none.
     """
     return average_over_lists(partial(_of_lists, temperature=temperature), score, teacher.detach(), query_index)
 

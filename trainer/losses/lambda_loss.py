@@ -38,11 +38,6 @@ def lambda_loss(
     Ours, where the paper is silent: items of equal score stand worst first, so that the value does not depend
     on the order of the pairs; and with a ``cutoff``, ``1/D`` is 0 beyond it, and pairs with at least one item
     inside it count, so that a good item below learns to climb (others drop it).
-
-    :param score: ``[n]`` float, the head's latent.
-    :param gains: ``[n]`` float in [0, 1].
-    :param query_index: ``[n]`` int64, equal for items of one query.
-    :return: ``[]`` float, the mean over comparable queries; 0 when no query has two items of different gain.
     """
     return average_over_lists(partial(_of_lists, sigma=sigma, mu=mu, cutoff=cutoff), score, gains, query_index)
 

@@ -20,11 +20,6 @@ def listmle(score: Tensor, gains: Tensor, query_index: Tensor) -> Tensor:
     items gives (given the best lower item, tied items beat it independently of each other), and two gains make
     it InfoNCE, each relevant item against all irrelevant ones. The paper sums the choices of a list; the mean
     keeps long lists from drowning short ones.
-
-    :param score: ``[n]`` float, the head's latent.
-    :param gains: ``[n]`` float in [0, 1].
-    :param query_index: ``[n]`` int64, equal for items of one query.
-    :return: ``[]`` float, the mean over comparable queries; 0 when no query has two items of different gain.
     """
     return average_over_lists(_of_lists, score, gains, query_index)
 

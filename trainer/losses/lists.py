@@ -17,9 +17,7 @@ def average_over_lists(
 
     :param of_lists: from ``[q, m]`` scores, ``[q, m]`` values and the ``[q, m]`` mask of real items to ``[q]``;
         what stands outside the mask is another query's and must not count.
-    :param score: ``[n]`` float.
     :param values: ``[n]`` float, gains or teacher scores.
-    :param query_index: ``[n]`` int64, equal for items of one query.
     :return: ``[]`` float; 0, with a gradient of 0, when there is no such query.
     """
     total, queries = score[:0].sum(), 0
@@ -41,7 +39,6 @@ def group_lists(query_index: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     with 500 items take gigabytes from 20,000 pairs, as a mask over the whole batch would. Here no list is
     padded to twice its length.
 
-    :param query_index: ``[n]`` int64, equal for items of one query.
     :yield: ``[q, m]`` int64 places in ``query_index``, and ``[q, m]`` bool which of them are real.
     """
     order = query_index.argsort(stable=True)
@@ -58,7 +55,6 @@ def group_lists(query_index: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 def mask_pairs(valid: Tensor) -> Tensor:
     """Which cells of the item-by-item table of each list are real.
 
-    :param valid: ``[q, m]`` bool.
     :return: ``[q, m, m]`` bool.
     """
     return valid[:, :, None] & valid[:, None, :]

@@ -18,10 +18,7 @@ def margin_mse(score: Tensor, teacher: Tensor, query_index: Tensor) -> Tensor:
     that the teacher ties counts, with a difference of 0, beside pairs that it does not; a query whose teacher
     scores are all equal does not.
 
-    :param score: ``[n]`` float, the student's.
     :param teacher: ``[n]`` float, taken as constant, in the student's unit.
-    :param query_index: ``[n]`` int64, equal for items of one query.
-    :return: ``[]`` float, the mean over queries whose teacher scores differ; 0 when there is none.
     """
     return average_over_lists(_of_lists, score, teacher.detach(), query_index)
 

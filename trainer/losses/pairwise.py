@@ -19,9 +19,6 @@ def pairwise(score: Tensor, gains: Tensor, query_index: Tensor) -> Tensor:
     a query with 45 items would drown fifteen with 3 (990 pairs against 3 each).
 
     :param score: ``[n]`` float, any increasing function of the model's score; the latent is best.
-    :param gains: ``[n]`` float in [0, 1].
-    :param query_index: ``[n]`` int64, equal for items of one query.
-    :return: ``[]`` float, the mean over comparable queries; 0 when no query has two items of different gain.
     """
     return average_over_lists(_of_lists, score, gains, query_index)
 

@@ -30,11 +30,6 @@ def pairwise_margin(
     Burges et al. 2005; the margin is ours: ``softplus(margin * gap - (s_i - s_j))``, so that a strong item
     stands farther from an irrelevant one than a weak item does. Averaged over the pairs of a query first and
     over queries then. With ``margin`` 0 and ``weight`` ``gap`` it is ``pairwise``.
-
-    :param score: ``[n]`` float, the head's latent.
-    :param gains: ``[n]`` float in [0, 1].
-    :param query_index: ``[n]`` int64, equal for items of one query.
-    :return: ``[]`` float, the mean over comparable queries; 0 when no query has two items of different gain.
     """
     return average_over_lists(partial(_of_lists, margin=margin, weight=weight), score, gains, query_index)
 

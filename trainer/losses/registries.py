@@ -1,10 +1,14 @@
 """The registries, and the checks that every loss shares.
 
-A grade loss ``(raw, grades)`` reads what its head gives (:mod:`trainer.models.heads` has them; ``needs`` names
-it) and is a mean over pairs. A rank loss ``(score, gains, query_index)`` is a mean over the *comparable*
-queries: those with two items of different gain. A distillation loss ``(score, teacher, query_index)`` is a mean
-over the queries whose teacher scores differ: a teacher that ties a whole list says nothing of its order. So a
-batch's loss is the weighted mean of its parts' losses, and training in many processes ends where one would.
+A grade loss ``(raw, grades)`` reads the output of its head (:mod:`trainer.models.heads`; ``head`` names it) and is a
+mean over pairs. A rank loss ``(score, gains, query_index)`` is a mean over the *comparable* queries: those with two
+items of different gain. A distillation loss ``(score, teacher, query_index)`` is a mean over the queries whose teacher
+scores differ: a teacher that ties a whole list gives no order. So a batch's loss is the weighted mean of its parts'
+losses, and training on many processes ends where training on one would.
+
+Shapes are the same everywhere: ``grades`` ``[n]`` int64 in ``0..k-1``, anything else is a ValueError; ``score`` ``[n]``
+float, the head's latent; ``gains`` ``[n]`` float in [0, 1]; ``teacher`` ``[n]`` float; ``query_index`` ``[n]`` int64,
+equal for items of one query. Every loss is ``[]`` float, and 0 where there is nothing to average over.
 """
 
 from __future__ import annotations
@@ -24,7 +28,6 @@ DISTILLATION_LOSSES: Registry[Callable[..., Tensor]] = Registry("distillation lo
 def check_grades(grades: Tensor, k: int) -> None:
     """Refuse grades that are not on the scale.
 
-    :param grades: ``[n]`` int64.
     :raises ValueError: when one lies outside ``0..k-1`` or the type is not int64.
     """
     if grades.dtype != torch.int64:
@@ -37,7 +40,6 @@ def comparable_queries(values: Tensor, query_index: Tensor) -> Tensor:
     """Count the queries that a rank or distillation loss averages over.
 
     :param values: ``[n]`` gains or teacher scores.
-    :param query_index: ``[n]`` int64, equal for items of one query.
     :return: ``[]`` int64, queries with two different values.
     """
     if not len(values):

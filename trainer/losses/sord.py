@@ -28,8 +28,6 @@ def sord(
     lowest, at the labels' entropy, where the prediction equals them: it never asks for certainty.
 
     :param raw: ``[n, k]`` float, a logit for each grade.
-    :param grades: ``[n]`` int64 in ``0..k-1``; anything else is a ValueError.
-    :return: ``[]`` float, the mean over pairs; 0 for an empty batch.
     """
     n, k = raw.shape
     check_grades(grades, k)

@@ -17,8 +17,6 @@ def squared_emd(raw: Tensor, grades: Tensor) -> Tensor:
     ``k - 1``: a wrong judgment pulls less than under a likelihood.
 
     :param raw: ``[n, k]`` float, a logit for each grade.
-    :param grades: ``[n]`` int64 in ``0..k-1``; anything else is a ValueError.
-    :return: ``[]`` float in [0, k-1], the mean over pairs; 0 for an empty batch.
     """
     n, k = raw.shape
     check_grades(grades, k)

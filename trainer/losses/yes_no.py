@@ -23,8 +23,6 @@ def yes_no(
     others are set by the calibration, which every model gets.
 
     :param raw: ``[n, k-1]`` float, column ``j`` the logit of ``P(grade > j)``.
-    :param grades: ``[n]`` int64 in ``0..k-1``; anything else is a ValueError.
-    :return: ``[]`` float, the mean over pairs; 0 for an empty batch.
     """
     n, cuts = raw.shape
     check_grades(grades, cuts + 1)

@@ -36,10 +36,7 @@ class Detector(nn.Module, ABC):
         """
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put back what was fitted, whatever its shape: how many rows were kept is not known before.
-
-        :param tensors: what ``state_dict`` gave.
-        """
+        """Put back what was fitted, whatever its shape: how many rows were kept is not known before."""
         for name, value in tensors.items():
             owner, _, leaf = name.rpartition(".")
             setattr(self.get_submodule(owner), leaf, value)
@@ -50,7 +47,6 @@ def fingerprints(rows: Tensor) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
 
     A seeded multilinear hash (Carter and Wegman 1979) finished by the mixer of SplitMix64 (Steele et al. 2014).
 
-    :param rows: ``[m, w]`` float.
     :return: ``[m]`` uint64.
     """
     words = np.ascontiguousarray(rows.detach().float().numpy() + 0.0).view(np.uint32).astype(np.uint64)
@@ -67,7 +63,6 @@ def split_chunks(*tensors: Tensor, size: int = CHUNK) -> Chunks:
     """Cut tensors that are in memory.
 
     :param *tensors: each ``[m, …]``, in the order in which the detector reads them.
-    :return: what ``fit`` takes.
     """
     return lambda: zip(*(tensor.split(size) for tensor in tensors), strict=True)
 

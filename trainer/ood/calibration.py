@@ -53,11 +53,7 @@ class ConformalCalibration(nn.Module):
         return calibration
 
     def forward(self, distance: Tensor) -> Tensor:
-        """Both OOD columns.
-
-        :param distance: ``[n]`` the detector's raw distance.
-        :return: ``[n, 2]``: ``ood_score`` in [0, 1) and ``ood_distance``, unbounded.
-        """
+        """Both OOD columns."""
         return ood_columns(distance, self.distances[None, :], self.median, self.spread)
 
 
@@ -76,10 +72,7 @@ def ood_columns(distance: Tensor, table: Tensor, median: Tensor, spread: Tensor)
 
 
 def least_pairs(alpha: float) -> int:
-    """Count the calibration pairs below which no pair can be called OOD: the smallest p-value is ``1 / (n + 1)``.
-
-    :return: the least n.
-    """
+    """Count the calibration pairs below which no pair can be called OOD: the smallest p-value is ``1 / (n + 1)``."""
     return math.ceil(1 / alpha - 1 - 1e-9)
 
 

@@ -102,7 +102,6 @@ class CatalogueDetector(Detector):
     def forward(self, features: Tensor) -> Tensor:
         """Standardised distances of the halves plus the log-odds of the item.
 
-        :param features: ``[n, h]`` float, halves of unit length.
         :return: ``[n]`` float of either sign.
         """
         parts = features.chunk(len(self.sides), dim=1)

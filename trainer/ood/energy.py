@@ -13,11 +13,7 @@ from trainer.ood.registry import DETECTORS
     cite="Liu et al. 2020, arXiv:2010.03759; of ordinal heads the joint energy: Wang et al. 2021, arXiv:2109.14162",
 )
 class Energy(Detector):
-    """Energy of the head's logits.
-
-    :param width: not needed: no features are read.
-    :param halves: not needed.
-    """
+    """Energy of the head's logits."""
 
     reads = ("energy",)
 
@@ -25,15 +21,11 @@ class Energy(Detector):
         super().__init__()
 
     def fit(self, chunks: Chunks) -> None:
-        """Nothing to fit.
-
-        :param chunks: not read.
-        """
+        """Nothing to fit."""
 
     def forward(self, energy: Tensor) -> Tensor:
         """Negative evidence.
 
         :param energy: ``[n]`` float, of :meth:`trainer.models.heads.base.Head.energy`.
-        :return: ``[n]`` float of either sign.
         """
         return -energy

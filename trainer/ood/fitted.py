@@ -15,10 +15,7 @@ from trainer.ood.registry import select_features
 
 @dataclass(frozen=True)
 class FittedOod:
-    """What the graph needs for its OOD columns.
-
-    :param layers: of which the features are pooled.
-    """
+    """What the graph needs for its OOD columns."""
 
     detector: Any
     calibration: ConformalCalibration
@@ -30,7 +27,6 @@ class FittedOod:
         """Distance of pairs; the exported graph traces this very function.
 
         :param raw: ``[n, m]`` what the head says of them.
-        :return: ``[n]``.
         """
         inputs = {
             "features": lambda: select_features(features, self.space, self.layers),

@@ -62,7 +62,6 @@ class NearestNeighbours(Detector):
     def fit(self, chunks: Chunks) -> None:
         """Keep the distinct training rows of each half, or a bounded number that stand for them.
 
-        :param chunks: of ``[m, h]`` float, halves of unit length.
         :raises ValueError: when a half has no more than ``k`` distinct rows.
         """
         if self.max_reference <= self.k:
@@ -86,7 +85,6 @@ class NearestNeighbours(Detector):
     def forward(self, features: Tensor) -> Tensor:
         """Distance of each row.
 
-        :param features: ``[n, h]`` float, halves of unit length.
         :return: ``[n]`` float in [0, 2].
         """
         total = features.new_zeros(features.shape[0])

@@ -22,7 +22,6 @@ class Mahalanobis(Detector):
 
     Lee et al. 2018, arXiv:1807.03888, with one class: the training distribution as a whole.
 
-    :param width: features ``h``.
     :param halves: not needed: a covariance takes both halves at once.
     """
 
@@ -54,7 +53,6 @@ class Mahalanobis(Detector):
     def forward(self, features: Tensor) -> Tensor:
         """Distance of each row.
 
-        :param features: ``[n, h]`` float.
         :return: ``[n]`` float, at least 0.
         """
         return ((features - self.mean) @ self.whiten).square().sum(1).clamp_min(1e-12).sqrt()

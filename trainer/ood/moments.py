@@ -51,8 +51,6 @@ class Moments:
 
         Ledoit and Wolf 2004, doi:10.1016/S0047-259X(03)00096-4. With fewer rows than features the covariance
         alone cannot be inverted.
-
-        :return: ``[w, w]``.
         """
         weight = shrinkage(self.covariance, self.count, self.fourth)
         return shrink(self.covariance, weight, self.covariance.diagonal().mean())
@@ -70,7 +68,6 @@ def shrinkage(covariance: Tensor, count: int, fourth: float) -> float:
     """Weight of the identity in the Ledoit-Wolf estimate.
 
     :param covariance: ``[w, w]`` float64, a scatter divided by ``count``.
-    :param count: rows that it is of.
     :param fourth: mean of the fourth power of a row's distance from its centre.
     :return: from 0 to 1.
     """
@@ -84,10 +81,8 @@ def shrinkage(covariance: Tensor, count: int, fourth: float) -> float:
 def shrink(covariance: Tensor, weight: float, variance: Tensor) -> Tensor:
     """Draw a covariance towards a multiple of the identity.
 
-    :param covariance: ``[w, w]`` float64.
     :param weight: of the identity, from 0 to 1.
     :param variance: ``[]`` that the identity is multiplied by.
-    :return: ``[w, w]``.
     """
     return (1 - weight) * covariance + weight * variance * torch.eye(len(covariance), dtype=covariance.dtype)
 
@@ -95,7 +90,6 @@ def shrink(covariance: Tensor, weight: float, variance: Tensor) -> Tensor:
 def whitening(covariance: Tensor, power: float = 1.0) -> Tensor:
     """Turn to a covariance's axes and divide by the spread along each.
 
-    :param covariance: ``[w, w]`` float64.
     :param power: exponent of the inverse covariance's eigenvalues; 0 only turns.
     :return: ``[w, w]``, applied from the right to centred rows.
     """

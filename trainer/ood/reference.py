@@ -79,8 +79,6 @@ def kmeans(rows: Tensor, size: int) -> Tensor:
 def assign_centres(rows: Tensor, centres: Tensor) -> Tensor:
     """Find the nearest centre of each row.
 
-    :param rows: ``[m, w]`` of unit length.
-    :param centres: ``[c, w]`` of unit length.
     :return: ``[m]`` int64.
     """
     return torch.cat([(part @ centres.T).argmax(1) for part in rows.split(BLOCK)])
@@ -89,9 +87,7 @@ def assign_centres(rows: Tensor, centres: Tensor) -> Tensor:
 def gather_reference(chunks: Chunks, size: int, how: str, columns: slice = slice(None)) -> Tensor:
     """Reduce rows to a bounded reference.
 
-    :param chunks: of rows of unit length.
     :param how: ``sample``, ``coreset`` or ``kmeans``; the last two choose among eight times as many drawn rows.
-    :param columns: which of the first tensor of a chunk.
     :return: ``[at most size, w]``; where there are no more distinct rows than that, all of them.
     """
     if how == "sample":

@@ -17,9 +17,7 @@ FEATURES = ("query", "item", "pair")
 def count_halves(space: str, backbone: int) -> int:
     """Count the halves that a feature space holds.
 
-    :param space: ``query``, ``item`` or ``pair``.
     :param backbone: halves that the backbone reads apart, 1 or 2.
-    :return: 1 or 2.
     :raises UsageError: for a half that the backbone does not have.
     """
     if space == "pair":
@@ -34,7 +32,6 @@ def count_halves(space: str, backbone: int) -> int:
 def select_features(features: PairFeatures, space: str, layers: str = "last") -> Tensor:
     """Select the features that a detector reads.
 
-    :param features: of ``n`` pairs.
     :param space: ``query`` or ``item`` (one half), or ``pair`` (all there are side by side).
     :param layers: ``last``, or ``average``: the halves of the averaged layers, which the features must hold.
     :return: ``[n, h]`` or ``[n, 2h]``, each half of unit length.

@@ -30,9 +30,6 @@ class RelativeMahalanobis(Detector):
     background's, are divided by the number of rows, and both are shrunk alike: by the Ledoit-Wolf weight of the noisier
     one within groups, towards the background's mean variance. Shrunk each on its own, the scatter within groups can
     come out the wider one, and then what is farther away has the smaller relative distance.
-
-    :param width: features ``h``.
-    :param halves: not needed: a covariance takes both halves at once.
     """
 
     def __init__(
@@ -87,7 +84,6 @@ class RelativeMahalanobis(Detector):
     def forward(self, features: Tensor) -> Tensor:
         """Relative distance of each row.
 
-        :param features: ``[n, h]`` float.
         :return: ``[n]`` float of either sign.
         """
         centred = features - self.mean

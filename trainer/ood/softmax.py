@@ -10,11 +10,7 @@ from trainer.ood.registry import DETECTORS
 
 @DETECTORS.register("max_softmax", cite="Hendrycks and Gimpel 2017, arXiv:1610.02136")
 class MaxSoftmax(Detector):
-    """One less the probability of the likeliest grade: a baseline.
-
-    :param width: not needed: no features are read.
-    :param halves: not needed.
-    """
+    """One less the probability of the likeliest grade: a baseline."""
 
     reads = ("grade_probs",)
 
@@ -22,10 +18,7 @@ class MaxSoftmax(Detector):
         super().__init__()
 
     def fit(self, chunks: Chunks) -> None:
-        """Nothing to fit.
-
-        :param chunks: not read.
-        """
+        """Nothing to fit."""
 
     def forward(self, grade_probs: Tensor) -> Tensor:
         """Probability of all other grades.

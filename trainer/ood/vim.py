@@ -21,9 +21,6 @@ class VirtualLogit(Detector):
     that the detector reads, and ordinal heads have no logit a class. The origin is the training mean rather than
     the point of which the head knows nothing, and the residual is scaled to the mean size of the energy rather
     than to that of the largest logit; of ``k`` logits the two differ by ``log k`` at most.
-
-    :param width: features ``h``.
-    :param halves: not needed: the directions are of both halves at once.
     """
 
     reads = ("features", "energy")
@@ -69,8 +66,6 @@ class VirtualLogit(Detector):
     def forward(self, features: Tensor, energy: Tensor) -> Tensor:
         """Scaled residual less energy.
 
-        :param features: ``[n, h]`` float.
-        :param energy: ``[n]`` float.
         :return: ``[n]`` float of either sign.
         """
         return self.scale * self._left(features) - energy

@@ -16,7 +16,6 @@ from trainer.registry import Registry
 class TeacherRequest:
     """A query whose items want scores.
 
-    :param item_ids: ``n`` items.
     :param texts: their texts, as the student reads them.
     """
 
@@ -63,7 +62,6 @@ def find_teacher(spec: str, params: Mapping[str, Any]) -> tuple[Any, str, dict[s
     """Resolve ``[distill] teacher``.
 
     :param spec: ``file:scores.jsonl``, ``bundle:folder``, or a URL.
-    :param params: ``[distill] teacher_params``.
     :return: what makes the teacher from target, place and parameters; the target; and every parameter.
     :raises UsageError: for an unknown kind or parameter.
     """

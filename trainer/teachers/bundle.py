@@ -37,10 +37,7 @@ class BundleTeacher:
         self.files, self.int8 = files, int8
 
     def identity(self) -> str:
-        """Digest of the card, which holds those of all other files.
-
-        :return: digest, and which graph.
-        """
+        """Digest of the card, which holds those of all other files, and which graph."""
         return f"{digest_file(self.bundle.path / CARD)} {'int8' if self.int8 else 'fp32'}"
 
     def score(self, request: TeacherRequest) -> list[float | None]:

@@ -26,8 +26,6 @@ def fetch_scores(
     """Ask a teacher for what the folder does not hold yet.
 
     :param requests: queries with their items, always the same for one folder.
-    :param folder: of the parts; each is written whole and renamed.
-    :param advance: called with queries done and queries in all.
     :return: for each query the scores of its items.
     :raises InputError: when the folder holds another teacher's scores, or those of other pairs.
     """

@@ -28,10 +28,7 @@ class FileTeacher:
             self._read(line)
 
     def identity(self) -> str:
-        """Digest of the file.
-
-        :return: 64 hexadecimal digits.
-        """
+        """Digest of the file."""
         return digest_file(Path(self.path))
 
     def score(self, request: TeacherRequest) -> list[float | None]:

@@ -70,7 +70,6 @@ class HttpTeacher:
     def score(self, request: TeacherRequest) -> list[float | None]:
         """Score the items of one query.
 
-        :return: ``n`` scores.
         :raises DarlError: when the endpoint refuses, or fails again and again, or answers something else.
         """
         scores: list[float | None] = []

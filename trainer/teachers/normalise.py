@@ -13,11 +13,9 @@ SMALLEST = 1e-6  # a probability's distance from 0 and 1 where its logit is take
 def normalise_scores(scores: Sequence[float | None], how: str, *, where: str) -> list[float | None]:
     """Normalise the scores of one query.
 
-    :param scores: ``n``; None where there is none.
     :param how: ``none``: as they are; ``zscore``: mean 0 and spread 1 over the query's items, 0 where all are
         equal; ``logit``: log-odds of a probability.
     :param where: teacher to name in an error.
-    :return: ``n``, None where there was none.
     :raises InputError: for a logit of what is no probability.
     """
     present = [value for value in scores if value is not None]

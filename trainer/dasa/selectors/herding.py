@@ -57,10 +57,6 @@ class Herding:
     def __call__(self, candidates: Candidates, known: Floats, budget: int, rng: np.random.Generator) -> list[int]:
         """Choose; nothing here is random.
 
-        :param candidates: what there is to choose from.
-        :param known: ``[m, h]`` float32 of unit length; may be empty.
-        :param budget: most pairs; the next one that does not fit ends the choice.
-        :param rng: not used.
         :return: rows, in the order of choice; fewer than the budget would pay for when all is covered.
         """
         rows = rows_over(candidates, self.over)
@@ -89,10 +85,7 @@ class Herding:
 
 
 def rows_over(candidates: Candidates, over: str) -> NDArray[np.int64]:
-    """List the rows that may be chosen, ascending.
-
-    :param over: ``flagged`` or ``all``.
-    """
+    """List the rows that may be chosen, ascending."""
     return np.flatnonzero(candidates.flagged) if over == "flagged" else np.arange(len(candidates))
 
 

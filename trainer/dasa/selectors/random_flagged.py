@@ -18,8 +18,6 @@ class RandomFlagged:
     def __call__(self, candidates: Candidates, known: Floats, budget: int, rng: np.random.Generator) -> list[int]:
         """Choose.
 
-        :param candidates: what there is to choose from.
-        :param known: not used.
         :return: rows; of the same seed, a smaller budget gives a prefix.
         """
         return take_in_order(rng.permutation(np.flatnonzero(candidates.flagged)), candidates, budget)

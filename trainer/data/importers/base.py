@@ -32,7 +32,6 @@ class FileSpec:
     :param needs: fields that every row must have.
     :param takes: fields that are read where they are there.
     :param usual: names of the file in a folder of the data set, without suffix.
-    :param required: whether the import works only with it.
     """
 
     name: str
@@ -52,7 +51,6 @@ class FileSpec:
 class ImportFiles:
     """The files of one import.
 
-    :param paths: the files by the name of their :class:`FileSpec`.
     :param names: what a field of ours (``query``, or ``SOURCE.query`` for one file alone) is called in the files,
         where it is called something else.
     """
@@ -97,10 +95,8 @@ class ImportFiles:
 class Target:
     """What an importer made of its files, beside what it put into the store.
 
-    :param template: how an item becomes text.
     :param judged_only: leave items out that nobody judged.
     :param counts: what was passed over, and why.
-    :param notes: what the reader should know, a line each.
     """
 
     scale: GradeScale
@@ -119,10 +115,7 @@ class Importer(Protocol):
     sources: ClassVar[tuple[FileSpec, ...]]
 
     def read(self, files: ImportFiles, store: Gathering) -> Target:
-        """Read everything into the store.
-
-        :param store: where items and judgments go.
-        """
+        """Read everything into the store."""
         ...
 
 
@@ -138,7 +131,6 @@ TextFields = Annotated[str, Field("fields that become text: =title,brand; empty:
 def split_list(text: str) -> tuple[str, ...]:
     """Take a list with commas apart.
 
-    :param text: ``a, b``.
     :return: its parts, without blanks around them.
     """
     return tuple(part.strip() for part in text.split(",") if part.strip())
@@ -147,8 +139,6 @@ def split_list(text: str) -> tuple[str, ...]:
 def parse_numbers(text: str, name: str) -> tuple[float, ...]:
     """Read increasing numbers with commas.
 
-    :param text: ``0, 0.5``.
-    :param name: the parameter, for messages.
     :raises UsageError: when one is none, or they do not increase.
     """
     try:
@@ -195,7 +185,6 @@ class GradeMapping:
         """Grade a value.
 
         :param value: a label, a whole number (``2``, ``"2"``, ``"2.000"``), or with cut points any number.
-        :param name: its field, for messages.
         :raises InputError: when it is none.
         """
         if isinstance(value, str) and self.labels:
@@ -217,7 +206,6 @@ class GradeMapping:
     def scale(self, highest: int) -> GradeScale:
         """Give the scale.
 
-        :param highest: highest grade that was seen.
         :return: as many grades as labels, gains or cut points say, else as were seen, but two.
         :raises UsageError: when labels and gains are not as many.
         """
@@ -258,10 +246,7 @@ def text_template(store: Gathering, wanted: str) -> ItemTemplate:
 
 
 def unwrap(row: Row) -> Row:
-    """Take a document out of what an export of an index wraps around it.
-
-    :return: its ``_source`` where it has one.
-    """
+    """Take a document out of what an export of an index wraps around it."""
     source = row.get("_source")
     return source if isinstance(source, dict) else row
 
@@ -269,7 +254,6 @@ def unwrap(row: Row) -> Row:
 def missing_field(name: str, row: Collection[str], where: str, *, mapped: bool = True) -> InputError:
     """Say that a row lacks a field, and which it may be called.
 
-    :param row: the row, or the names of its fields.
     :param mapped: whether ``--field`` can say what it is called.
     """
     todo = f"say what it is called by --field; {nearest(name, row)}" if mapped else nearest(name, row)

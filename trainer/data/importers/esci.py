@@ -45,10 +45,7 @@ class Esci:
     items: ItemsWritten = "judged"
 
     def read(self, files: ImportFiles, store: Gathering) -> Target:
-        """Join the examples that the filters let through with their products.
-
-        :param store: where items and judgments go.
-        """
+        """Join the examples that the filters let through with their products."""
         filtered = 0
         for where, row in files.rows(EXAMPLES, project=True):
             if not self._wanted(row, where):

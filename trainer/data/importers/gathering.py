@@ -35,7 +35,6 @@ CREATE TABLE written (id TEXT PRIMARY KEY) WITHOUT ROWID;
 class ImportCounts:
     """What an import read and wrote.
 
-    :param queries: queries with a judgment written.
     :param grades: judgments written of each grade, lowest first.
     :param repeated_items: items that were there before, to the letter.
     :param repeated_judgments: judgments of a pair that was judged before.
@@ -77,7 +76,6 @@ class Gathering:
     def item(self, where: str, item_id: str, fields: Mapping[str, Any]) -> None:
         """Add an item; one that repeats an earlier one to the letter is counted and passed over.
 
-        :param fields: its other fields; empty ones are left out.
         :raises InputError: when another item has this id.
         """
         line = _json({"id": item_id} | _kept(fields))
@@ -108,9 +106,6 @@ class Gathering:
         """Add a judgment.
 
         :param query_id: the query's id; empty: its text.
-        :param grade: the grade, from 0 on.
-        :param slice: the part of traffic it belongs to.
-        :param extra: further keys of the line.
         :param repeats: what becomes of a pair with two grades, where it is not the store's own rule.
         :raises InputError: for an empty or far too long query, one whose id has another text, or two grades for
             one pair.
@@ -144,10 +139,7 @@ class Gathering:
         return self._db.execute(statement, tuple(values))
 
     def highest_grade(self) -> int:
-        """Find the highest grade so far.
-
-        :return: the grade, or 0 when nothing is judged.
-        """
+        """Find the highest grade so far."""
         return int(self._db.execute("SELECT ifnull(max(grade), 0) FROM judgment").fetchone()[0])
 
     def judged(self) -> Iterator[tuple[str, str, int]]:
@@ -160,7 +152,6 @@ class Gathering:
     def sample(self, count: int) -> Iterator[dict[str, Any]]:
         """Give the first items.
 
-        :param count: how many at most.
         :yields: their fields, ``id`` included.
         """
         for (line,) in self._db.execute("SELECT line FROM item ORDER BY n LIMIT ?", (count,)):
@@ -179,9 +170,7 @@ class Gathering:
 
         :param folder: an existing folder; None: check and count, write nothing.
         :param template: how items become text: one that would have none is refused or dropped.
-        :param judged_only: leave items out that nobody judged.
         :param passed_over: what the importer passed over, to say where nothing is left.
-        :return: what was read and written.
         :raises InputError: when a judged item is not there, or nothing is left.
         """
         with _lines(folder, ITEMS) as write:

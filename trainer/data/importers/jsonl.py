@@ -42,10 +42,7 @@ class Jsonl:
     template: TextFields = ""
 
     def read(self, files: ImportFiles, store: Gathering) -> Target:
-        """Read the judgments, and the items beside or inside them.
-
-        :param store: where items and judgments go.
-        """
+        """Read the judgments, and the items beside or inside them."""
         grading = GradeMapping.of(self.labels, self.gains, self.cuts)
         inline = ITEMS.name not in files.paths
         judgment_fields = {*JUDGMENTS.fields} | {files.called(JUDGMENTS, name) for name in JUDGMENTS.fields}

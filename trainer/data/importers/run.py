@@ -27,7 +27,6 @@ class Imported:
     """What an import did.
 
     :param folder: where it was written; None for a dry run.
-    :param counts: what was read and written.
     """
 
     format: str
@@ -71,7 +70,6 @@ def run_import(
 
     :param paths: its files in order, or the one folder that holds them under their usual names.
     :param out: the folder to make; None: check and count, write nothing.
-    :param params: the format's parameters, as text.
     :param fields: what a field of ours is called in the files, where it is called something else.
     :param repeats: what becomes of a pair with two grades: one of :data:`~trainer.data.importers.gathering.REPEATS`.
     :param missing: what becomes of a judgment whose item is not there, and of an item without text: one of
@@ -102,7 +100,6 @@ def run_import(
 def render_config(format: str, target: Target, counts: ImportCounts, model: str) -> str:
     """Write a ``darl.toml`` to start from.
 
-    :param format: where the judgments come from.
     :return: TOML; everything that it leaves out has its default.
     """
     scale, template = target.scale, target.template
@@ -129,10 +126,7 @@ def render_config(format: str, target: Target, counts: ImportCounts, model: str)
 
 
 def model_name(folder: Path) -> str:
-    """Make a model's name from a folder's.
-
-    :return: a name that a bundle may have.
-    """
+    """Make a model's name from a folder's."""
     slug = re.sub(r"[^a-z0-9._-]+", "-", folder.absolute().name.lower()).strip("-._")
     return slug[:63] or "model"
 

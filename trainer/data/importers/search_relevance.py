@@ -54,10 +54,7 @@ class SearchRelevance:
     template: TextFields = ""
 
     def read(self, files: ImportFiles, store: Gathering) -> Target:
-        """Read ratings and items.
-
-        :param store: where items and judgments go.
-        """
+        """Read ratings and items."""
         lists = self.rate(files, store)
         import_items(ITEMS, files, store)
         scale = GradeMapping.of(self.labels, self.gains, self.cuts).scale(store.highest_grade())
@@ -66,7 +63,6 @@ class SearchRelevance:
     def rate(self, files: ImportFiles, store: Gathering) -> int:
         """Read the ratings alone.
 
-        :return: how many lists were taken.
         :raises UsageError: when the list that is asked for is not there.
         :raises InputError: when there is none at all, or a rating is no grade.
         """

@@ -49,10 +49,7 @@ class Trec:
     template: TextFields = ""
 
     def read(self, files: ImportFiles, store: Gathering) -> Target:
-        """Join the qrels with their topics and documents.
-
-        :param store: where items and judgments go.
-        """
+        """Join the qrels with their topics and documents."""
         grading = GradeMapping.of(self.labels, self.gains)
         read_texts(TOPICS, files, store, "topic")
         dropped = 0
@@ -101,7 +98,6 @@ def text_by_id(store: Gathering, table: str, key: str) -> str | None:
     """Look up a text.
 
     :param table: a table that :func:`read_texts` made.
-    :return: its text, or None.
     """
     row: tuple[Any, ...] | None = store.sql(f"SELECT text FROM {table} WHERE id = ?", (key,)).fetchone()
     return str(row[0]) if row else None

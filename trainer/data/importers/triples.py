@@ -42,7 +42,6 @@ class Triples:
     def read(self, files: ImportFiles, store: Gathering) -> Target:
         """Read the triples, and the texts that their ids stand for.
 
-        :param store: where items and judgments go.
         :raises UsageError: when there are queries but no collection.
         """
         by_id = QUERIES.name in files.paths

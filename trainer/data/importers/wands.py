@@ -32,7 +32,6 @@ class Wands:
         """Join the labels with their queries and products.
 
         :param files: tab-separated, whatever their suffix.
-        :param store: where items and judgments go.
         """
         queries: dict[str, tuple[str, str]] = {}  # 480 of them
         for where, row in files.rows(QUERIES, delimiter="\t"):

@@ -23,7 +23,6 @@ _MOST_CHARS = 150  # of a system's name in a file's: most file systems end at 25
 def check_folder(folder: Path) -> None:
     """Refuse to replace what is not an evaluation.
 
-    :param folder: where one is to go.
     :raises UsageError: when something else is there.
     """
     if folder.is_symlink():

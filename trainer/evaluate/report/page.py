@@ -13,7 +13,6 @@ from trainer.evaluate.report.tables import Table, lay_out_tables
 def render_evaluation_page(result: Mapping[str, Any]) -> str:
     """Write the page.
 
-    :param result: as ``evaluation.json`` holds it.
     :raises MissingExtra: without matplotlib, which draws the pictures.
     """
     title = "Evaluation of " + ", ".join(system["name"] for system in result["systems"] if system["evaluated"])

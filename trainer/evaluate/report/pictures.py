@@ -23,10 +23,7 @@ _NAMESPACES = re.compile(r' xmlns(:\w+)?="[^"]*"')  # HTML knows what <svg> is
 
 @dataclass(frozen=True)
 class Picture:
-    """A drawing.
-
-    :param svg: an ``<svg>`` element.
-    """
+    """A drawing."""
 
     title: str
     svg: str
@@ -35,8 +32,6 @@ class Picture:
 def draw_pictures(result: Mapping[str, Any]) -> list[Picture]:
     """Draw an evaluation.
 
-    :param result: as ``evaluation.json`` holds it.
-    :return: the pictures that there is something to draw for.
     :raises MissingExtra: without matplotlib.
     """
     last = f"ndcg@{result['cutoffs'][-1]}"

@@ -36,7 +36,6 @@ def name_of(figure: str) -> str:
 def lay_out_tables(result: Mapping[str, Any]) -> list[Table]:
     """Lay an evaluation out.
 
-    :param result: as ``evaluation.json`` holds it.
     :return: the tables that have rows, the most important first.
     """
     parts = [part["name"] for part in result["parts"]]
@@ -55,7 +54,6 @@ def lay_out_tables(result: Mapping[str, Any]) -> list[Table]:
 def format_cell(value: Mapping[str, Any] | None, *, signed: bool = False) -> str:
     """Write a figure with its interval.
 
-    :param value: ``mean``, ``low``, ``high``, or None where there is none.
     :return: ``.812 [.790, .833]``.
     """
     if value is None or value["mean"] is None:

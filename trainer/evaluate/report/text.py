@@ -12,11 +12,7 @@ WIDE = 6  # columns of numbers that a terminal has room for
 
 
 def render_text(result: Mapping[str, Any]) -> str:
-    """Write the main tables as aligned text.
-
-    :param result: as ``evaluation.json`` holds it.
-    :return: lines without a final break.
-    """
+    """Write the main tables as aligned text."""
     blocks = [_block(_upright(table)) for table in lay_out_tables(result) if table.title != "Slices"]
     ends = f"95 % intervals: {result['draws']:,} resamples of the queries, seed {result['seed']}"
     return "\n\n".join([*blocks, ends])

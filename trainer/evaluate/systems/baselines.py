@@ -24,11 +24,7 @@ INT8 = "int8"  # the first model's own quantised graph
 
 @dataclass(frozen=True)
 class CosineSystem:
-    """Cosine of a bundle's pooled query and item halves: its encoder without its head.
-
-    :param items: the catalogue, rendered by its template.
-    :param name: in tables and file names.
-    """
+    """Cosine of a bundle's pooled query and item halves: its encoder without its head."""
 
     bundle: Bundle
     items: Mapping[str, Item]
@@ -36,19 +32,13 @@ class CosineSystem:
     grades: bool = False
 
     def about(self) -> dict[str, Any]:
-        """Say what it is.
-
-        :return: kind, folder, graph with its digest.
-        """
+        """Say what it is."""
         return {
             "kind": COSINE, "path": str(self.bundle.path), "graph": FEATURES, "sha256": self.bundle.digests[FEATURES],
         }  # fmt: skip
 
     def rate(self, requests: Sequence[RatingRequest]) -> Iterator[Ratings]:
-        """Score items by cosine.
-
-        :yields: the ratings of each query.
-        """
+        """Score items by cosine."""
         from darl_opensearch.scoring.cores import available_cores
         from darl_opensearch.scoring.encode import PairEncoder, pad_batch
         from darl_opensearch.scoring.runtime import open_session
@@ -72,10 +62,7 @@ def _cosine(features: NDArray[np.float32]) -> float:
 
 @dataclass(frozen=True)
 class Bm25System:
-    """BM25 over the items, by SQLite.
-
-    :param name: in tables and file names.
-    """
+    """BM25 over the items, by SQLite."""
 
     index: Bm25Index
     size: int
@@ -87,10 +74,7 @@ class Bm25System:
         return {"kind": BM25}
 
     def rate(self, requests: Sequence[RatingRequest]) -> Iterator[Ratings]:
-        """Score items; one that shares no word with the query has 0.
-
-        :yields: the ratings of each query.
-        """
+        """Score items; one that shares no word with the query has 0."""
         for request in requests:
             scores = {hit.item_id: hit.score for hit in self.index.search(request.query, self.size)}
             yield Ratings(np.array([scores.get(item_id, 0.0) for item_id in request.item_ids]))
@@ -98,11 +82,7 @@ class Bm25System:
 
 @dataclass(frozen=True)
 class TrecSystem:
-    """Somebody else's ranking, from a TREC run file.
-
-    :param name: in tables and file names.
-    :param run: scores by query and item.
-    """
+    """Somebody else's ranking, from a TREC run file."""
 
     name: str
     path: Path
@@ -116,7 +96,6 @@ class TrecSystem:
     def rate(self, requests: Sequence[RatingRequest]) -> Iterator[Ratings]:
         """Look scores up; items that the run does not hold come last.
 
-        :yields: the ratings of each query.
         :raises InputError: when the run holds none of the pairs.
         """
         any_ranked = False
@@ -132,9 +111,6 @@ class TrecSystem:
 
 
 def open_trec(path: Path) -> TrecSystem:
-    """Read a run file.
-
-    :return: the system, named after the file.
-    """
+    """Read a run file."""
     name = path.name.removesuffix(".trec").removesuffix(".run").removesuffix(".txt") or path.name
     return TrecSystem(name, path, {query_id: dict(ranked) for query_id, ranked in read_run(path).items()})

@@ -31,7 +31,6 @@ Catalogue = Callable[[ItemRenderer], Mapping[str, Item]]
 class ModelInfo:
     """What a bundle and a run have in common.
 
-    :param renderer: what turns an item into text.
     :param alpha: false-alarm rate its OOD columns are calibrated for.
     """
 
@@ -47,8 +46,6 @@ class ModelInfo:
 class BundleSystem:
     """A bundle's graph, as it will serve.
 
-    :param name: in tables and file names.
-    :param model: what it says of itself.
     :param items: the catalogue, rendered by its template.
     :param kept_scores: where its scores are kept and looked up; None: they are not.
     """
@@ -62,10 +59,7 @@ class BundleSystem:
     grades: bool = True
 
     def about(self) -> dict[str, Any]:
-        """Say what it is.
-
-        :return: kind, folder, model, version, graph with its digest, provider.
-        """
+        """Say what it is."""
         graph = MODEL_INT8 if self.scorer.int8 else MODEL
         return {
             "kind": "bundle", "path": str(self.model.path), "model": self.model.name, "version": self.model.version,
@@ -74,10 +68,7 @@ class BundleSystem:
         }  # fmt: skip
 
     def rate(self, requests: Sequence[RatingRequest]) -> Iterator[Ratings]:
-        """Score items with the graph.
-
-        :yields: the ratings of each query.
-        """
+        """Score items with the graph."""
         score_many = self.scorer.score_many if self.kept_scores is None else self.kept_scores.by(self.scorer)
         for block in _blocks(requests):
             texts = [(request.query, [self.items[item_id].text for item_id in request.item_ids]) for request in block]
@@ -89,10 +80,7 @@ class BundleSystem:
 class RunSystem:
     """A finished training run, scored by torch.
 
-    :param name: in tables and file names.
-    :param model: what it says of itself.
     :param rows: from query texts and item texts to ``[n, 3 + k]``.
-    :param items: the catalogue, rendered by its template.
     """
 
     name: str
@@ -102,10 +90,7 @@ class RunSystem:
     grades: bool = True
 
     def about(self) -> dict[str, Any]:
-        """Say what it is.
-
-        :return: kind, folder, model, version.
-        """
+        """Say what it is."""
         model = self.model
         return {
             "kind": "run", "path": str(model.path), "model": model.name, "version": model.version,
@@ -113,10 +98,7 @@ class RunSystem:
         }  # fmt: skip
 
     def rate(self, requests: Sequence[RatingRequest]) -> Iterator[Ratings]:
-        """Score items with torch.
-
-        :yields: the ratings of each query.
-        """
+        """Score items with torch."""
         for request in requests:
             rows = self.rows([(request.query, self.items[item_id].text) for item_id in request.item_ids])
             yield _of_rows(rows, self.model)
@@ -129,9 +111,6 @@ def open_bundle(
     """Open a bundle.
 
     :param catalogue: reads the items as the model renders them.
-    :param provider: ``cpu`` or ``cuda``.
-    :param threads: batches scored at the same time on the CPU.
-    :param kept_scores: where its scores are kept and looked up; None: they are not.
     :return: the system; close its scorer.
     """
     bundle = Bundle.open(path)
@@ -144,10 +123,7 @@ def open_bundle(
 
 
 def open_run(path: Path, catalogue: Catalogue) -> RunSystem:
-    """Load a finished run.
-
-    :param catalogue: reads the items as the model renders them.
-    """
+    """Load a finished run."""
     torch = load("torch", "train")
 
     from trainer.export.graph import ContractModule
@@ -176,7 +152,6 @@ def open_run(path: Path, catalogue: Catalogue) -> RunSystem:
 def check_scales(systems: Sequence[BundleSystem | RunSystem]) -> GradeScale:
     """Refuse models whose grades mean different things.
 
-    :param systems: every model, at least one.
     :raises UsageError: when two differ in number or gain of the grades.
     """
     first = systems[0]

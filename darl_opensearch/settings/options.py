@@ -46,7 +46,6 @@ def _options_of(table: Declared) -> dict[str, Declared]:
 
 def _add_option(command: Callable[..., Any], declared: Declared) -> None:
     field, default, variables = declared.field, declared.default, declared.variables
-    envvar = variables[0] if len(variables) == 1 else variables or None
     flag = field.flag or "--" + declared.name.strip("_").replace("_", "-")
     text = field.help[:1].upper() + field.help[1:]
     text = text if text.endswith((".", "]")) else f"{text}."
@@ -64,7 +63,7 @@ def _add_option(command: Callable[..., Any], declared: Declared) -> None:
         shown = default not in (None, "", ()) and (declared.kind is not bool or "/" in flag) and not field.secret
         values |= {"default": default, "show_default": shown}
     click.option(
-        flag, declared.name, help=text, envvar=envvar, show_envvar=bool(variables),
+        flag, declared.name, help=text, envvar=variables or None, show_envvar=bool(variables),
         required=default is dataclasses.MISSING, **values,
     )(command)  # fmt: skip
 

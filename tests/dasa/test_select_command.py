@@ -115,4 +115,4 @@ def test_every_key_of_the_table_is_an_option():
     options = {option.name: option for option in command.cli.get_params(click.Context(command.cli))}
     for field in dataclasses.fields(SelectConfig):
         option = options[field.name]
-        assert option.help and option.envvar == f"DARL_SELECT_{field.name.upper()}"
+        assert option.help and option.envvar == (f"DARL_SELECT_{field.name.upper()}",)

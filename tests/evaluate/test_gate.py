@@ -261,7 +261,7 @@ def test_what_is_refused_before_anything_is_scored(bundles, data, tmp_path):
         ({"draws": 10}, "draws is 10. Give 100 or more"),
         ({"relevant_from": 0}, "relevant_from is 0. Give 1 or more"),
         ({"relevant_from": 3}, r"grade 3 does not part a scale of 0..2 in two"),
-        ({"allow": ("item",)}, "allow is 'item'. Choose query or near-query"),
+        ({"allow": ("item",)}, "allow holds 'item'. Choose query or near-query"),
     ):
         with pytest.raises(DarlError, match=why):
             run(bundles["bad"], bundles["good"], data, **wrong)

@@ -423,7 +423,7 @@ def test_done_is_done_and_another_selection_needs_another_folder(log, bundle, tm
     with pytest.raises(UsageError) as caught:
         log.select(bundle, tmp_path / "out", dataclasses.replace(SMALL, budget=6))
     assert str(caught.value) == (
-        f"{tmp_path / 'out'}: holds a selection by another model, other settings or other judgments. "
+        f"{tmp_path / 'out'}: the folder holds a selection with another model, settings or judgments. "
         "Name another folder, or remove it."
     )
 
@@ -443,11 +443,11 @@ def test_a_broken_control_file_or_report_is_named(log, bundle, tmp_path):
         log.select(bundle, tmp_path / "out", control=[control])
     (tmp_path / "out").mkdir()
     (tmp_path / "out/report.json").write_text("{}")
-    with pytest.raises(InputError, match=r"report.json: is no report of a selection \('log'\). Select anew"):
+    with pytest.raises(InputError, match=r"report.json: not a report of a selection \('log'\). Run the selection"):
         log.select(bundle, tmp_path / "out")
     (tmp_path / "other/work").mkdir(parents=True)
     (tmp_path / "other" / "work" / "log.db").write_bytes(b"no database " * 100)
-    with pytest.raises(InputError, match=r"log.db: is no work file \(file is not a database\). Remove it"):
+    with pytest.raises(InputError, match=r"log.db: not a work file \(file is not a database\). Remove it"):
         log.select(bundle, tmp_path / "other")
 
 
@@ -457,18 +457,21 @@ def test_a_broken_control_file_or_report_is_named(log, bundle, tmp_path):
         ({"selector": "herdin"}, "unknown selector 'herdin'. Did you mean 'herding'?"),
         (
             {"selector": "typiclust", "params": {"k": 3}},
-            "selector 'typiclust' was removed: it did not beat a random choice "
-            "among the flagged queries. Use random_flagged, or herding, the default.",
+            "selector 'typiclust' was removed: it did not beat random selection "
+            "of flagged queries. Use random_flagged, or herding, the default.",
         ),
         ({"params": {"kk": 1}}, "selector 'herding' has no parameter 'kk'. It takes over, traffic, bandwidth"),
         ({"budget": -1}, "[select] budget is -1. Give 0 or more."),
         ({"items_per_query": 1}, "[select] items_per_query is 1. Give 2 or more."),
-        ({"depth": 4}, "[select] depth is 4, less than items_per_query, which is 5. Take the items from at least as"),
+        (
+            {"depth": 4},
+            "[select] depth is 4, less than items_per_query, which is 5. Raise depth to at least items_per_query",
+        ),
         ({"slice_cap": 0.0}, "[select] slice_cap is 0.0. Give more than 0, at most 1."),
         ({"near_threshold": 1.5}, "[select] near_threshold is 1.5. Give more than 0, at most 1."),
         ({"control_keep": 2.0}, "[select] control_keep is 2.0. Give 0 to 1."),
         ({"noise": float("nan")}, "[select] noise is nan. Give 0 or more."),
-        ({"machine_ids": ("",)}, "[select] machine_ids holds an empty text. Give beginnings such as probe-."),
+        ({"machine_ids": ("",)}, "[select] machine_ids holds an empty string. Give prefixes such as probe-."),
     ],
 )
 def test_wrong_settings(values, message):

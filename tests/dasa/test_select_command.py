@@ -69,7 +69,7 @@ def test_nothing_to_select_is_no_failure(tiny, tmp_path, darl):
     log.spool.close()
     said = darl("select", tiny.path, "--spool", log.path, "--out", tmp_path / "out", *SMALL)
     assert said.code == 0
-    took = "the control arm, which is drawn first, took all 1 queries that were new: ask for fewer control queries"
+    took = "the control arm, which is sampled first, took all 1 new queries: ask for fewer control queries"
     assert f"Nothing is selected: {took}, or wait for more traffic." in said.out
 
 
@@ -78,11 +78,11 @@ def test_nothing_to_select_is_no_failure(tiny, tmp_path, darl):
     [
         ({"selected": {"pairs": 3}}, ""),
         ({"dry_run": True}, ""),
-        ({"log": {"queries": 0}}, "the log holds no query of this time"),
-        ({"candidates": 4}, "the budget is less than the items of any of 4 queries cost"),
-        ({"dropped": {"not_flagged": 1}}, "nothing that was searched is strange and new"),
-        ({"control": {"drawn": 0}}, "nothing that was searched is strange and new"),  # all of it was judged
-        ({}, "the control arm, which is drawn first, took all 7 queries that were new"),
+        ({"log": {"queries": 0}}, "the log holds no queries from this period"),
+        ({"candidates": 4}, "the budget is too small for the items of any of the 4 candidate queries"),
+        ({"dropped": {"not_flagged": 1}}, "no new query is out of distribution"),
+        ({"control": {"drawn": 0}}, "no new query is out of distribution"),  # all of it was judged
+        ({}, "the control arm, which is sampled first, took all 7 new queries"),
     ],
 )
 def test_why_nothing_was_selected(report, why):

@@ -162,12 +162,12 @@ def test_a_work_file_is_one_process_alone_until_that_ends(tmp_path):
 
 def test_a_disk_that_is_full_is_said_and_what_was_written_stays(tmp_path):
     path = tmp_path / "log.db"
-    with pytest.raises(DarlError, match=r"log\.db: the work file cannot be used .*full.*\. See to disk") as caught:
+    with pytest.raises(DarlError, match=r"log\.db: the work file cannot be used .*full.*\. Check disk") as caught:
         with GatheredLog(path, "digest") as work:
             work._db.execute("PRAGMA max_page_count = 20")
             for n in range(1000):
                 work.set_mark(f"mark {n}", 500 * "x")
                 work.commit()
-    assert "give the same command again: it goes on" in str(caught.value)
+    assert "run the same command again: it resumes" in str(caught.value)
     with GatheredLog(path, "digest") as work:
         assert work.mark("mark 0") == 500 * "x"

@@ -70,11 +70,11 @@ def test_weak_grades_are_noted_on_stderr(tmp_path, darl):
         (
             ["--dry-run", *FIELDS[:4], "--set", "labels=no,fits,Fits"],
             2,
-            "labels no, fits, Fits are the same but for case",
+            "labels no, fits, Fits differ only in case",
         ),
         (["--dry-run", "--field", "=q"], 2, "--field '=q' has no ="),
         (["--dry-run", "--name", "No good"], 1, "model name 'No good' is not usable"),
-        (["--dry-run"], 1, "judgments.jsonl, line 1: there is no field 'query'. Say what it is called by --field"),
+        (["--dry-run"], 1, "judgments.jsonl, line 1: there is no field 'query'. Map it with --field"),
     ],
 )
 def test_mistakes_end_in_one_line(arguments, code, message, tmp_path, darl):

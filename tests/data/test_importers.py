@@ -119,9 +119,7 @@ def test_a_misspelt_field_is_named_with_file_and_row(name, tmp_path):
     elif name == "triples":
         file.write_text(file.read_text() + "only\ttwo\n")
         where = f"{file}, line 4"
-        what = (
-            "2 cells, where there are 3 columns .query, positive, negative.. Correct the line; a format that takes col"
-        )
+        what = "2 cells for 3 columns .query, positive, negative.. Correct the line, or where the format takes col"
     else:
         text = file.read_text()
         text = text.replace(f'"{right}"', f'"{wrong}"') if name != "wands" else text.replace(right, wrong, 1)
@@ -214,10 +212,10 @@ def test_tables_of_every_kind_give_the_same(suffix, tmp_path):
 
 
 BAD_ROWS = {
-    "no such grade": ({"grade": "fitting"}, "field 'grade' is 'fitting', which is no grade. The labels are"),
+    "no such grade": ({"grade": "fitting"}, "field 'grade' is 'fitting', which is not a grade. The labels are"),
     "grade above": ({"grade": 3}, "field 'grade' is 3, not a whole number in 0..2"),
     "grade between": ({"grade": "1.5"}, "field 'grade' is '1.5', not a whole number in 0..2"),
-    "no grade": ({"grade": True}, "field 'grade' is True, which is no grade"),
+    "no grade": ({"grade": True}, "field 'grade' is True, which is not a grade"),
     "huge grade": ({"grade": 10**400}, "field 'grade' is 1000"),
     "blank item": ({"item_id": " "}, "field 'item_id' is missing or empty"),
     "empty query": ({"q": "  "}, "field 'query' is empty or not text"),
@@ -225,7 +223,10 @@ BAD_ROWS = {
     "long query": ({"q": "x" * 10_001}, "field 'query' has 10,001 characters"),
     "no item": ({"item_id": ""}, "field 'item_id' is missing or empty"),
     "odd item": ({"item_id": 1.5}, "field 'item_id' is 1.5, neither text nor a whole number"),
-    "unknown item": ({"item_id": "p9"}, "there is no item 'p9'. Add it to the items, or drop such judgments by --miss"),
+    "unknown item": (
+        {"item_id": "p9"},
+        "there is no item 'p9'. Add it to the items, or drop such judgments with --miss",
+    ),
     "another grade": ({"item_id": "p3", "query_id": "q1"}, "the pair of query 'running shoes' and item 'p3' has grade"),
     "another text": ({"query_id": "q1", "q": "boots"}, "query 'q1' reads 'boots' here and 'running shoes' before"),
 }
@@ -258,7 +259,7 @@ def test_what_is_missing_can_be_dropped(tmp_path):
     files = write_jsonl(tmp_path)
     write_rows(files[0], [*read_rows(files[0]), {"q": "sun", "item_id": "p9", "grade": 1}])
     write_rows(files[1], [*PRODUCTS, {"sku": "p7", "price": 3}])
-    with pytest.raises(InputError, match=r"line 4: the item has none of .* or drop such items by --missing drop"):
+    with pytest.raises(InputError, match=r"line 4: the item has none of .* or drop such items with --missing drop"):
         imported("jsonl", tmp_path, files)
     done = imported("jsonl", tmp_path, files, missing="drop")
     assert (done.counts.dropped_judgments, done.counts.dropped_items, done.counts.queries) == (1, 1, 2)
@@ -268,9 +269,7 @@ def test_what_is_missing_can_be_dropped(tmp_path):
 def test_nothing_left_is_an_error(tmp_path):
     files = write_jsonl(tmp_path)
     write_rows(files[0], [{"q": "sun", "item_id": "p9", "grade": 1}])
-    with pytest.raises(
-        InputError, match=r"no judgment is left to write \(dropped judgments: 1\). See whether the files"
-    ):
+    with pytest.raises(InputError, match=r"no judgments left to write \(dropped judgments: 1\). Check that the files"):
         imported("jsonl", tmp_path, files, missing="drop")
 
 
@@ -279,7 +278,7 @@ def test_items_with_one_id(tmp_path):
     write_rows(files[1], [*PRODUCTS, PRODUCTS[0]])
     assert imported("jsonl", tmp_path, files).counts.repeated_items == 1
     write_rows(files[1], [*PRODUCTS, PRODUCTS[0] | {"title": "another"}])
-    with pytest.raises(InputError, match=r"line 4: item 'p1' is there twice with different fields \(first: .*line 1\)"):
+    with pytest.raises(InputError, match=r"line 4: item 'p1' appears twice with different fields \(first: .*line 1\)"):
         run_import("jsonl", files, None, params=SHAPES["jsonl"].params, fields=SHAPES["jsonl"].fields)
 
 
@@ -314,9 +313,9 @@ def test_a_name_for_a_field_that_no_row_has(tmp_path):
     ("params", "message"),
     [
         ({"gains": "0,1"}, "2 gains"),
-        ({"gains": "0,2,1"}, "gains is '0,2,1'. Give numbers that increase"),
-        ({"cuts": "1,x", "gains": "", "labels": ""}, "cuts is '1,x'. Give numbers that increase"),
-        ({"cuts": "1", "gains": ""}, "3 labels for 2 grades. 1 cut points part 2 grades"),
+        ({"gains": "0,2,1"}, "gains is '0,2,1'. Give increasing numbers"),
+        ({"cuts": "1,x", "gains": "", "labels": ""}, "cuts is '1,x'. Give increasing numbers"),
+        ({"cuts": "1", "gains": ""}, "3 labels for 2 grades. 1 cut points separate 2 grades"),
         ({"labels": "a,a,b"}, "are not distinct"),
     ],
 )
@@ -345,13 +344,13 @@ def test_a_cut_grade_counts_the_cuts_at_or_below(cuts, value):
 @pytest.mark.parametrize(
     ("text", "line", "message"),
     [
-        ("query,item_id,grade\na,b\n", 2, "2 cells, where there are 3 columns"),
+        ("query,item_id,grade\na,b\n", 2, "2 cells for 3 columns"),
         ('query,item_id,grade\n"a\nb",p1,1\n"c"d,p1,1\n', 4, "not a table"),
-        ("query,query,grade\na,b,1\n", 1, "column 'query' is there twice"),
+        ("query,query,grade\na,b,1\n", 1, "column 'query' appears twice"),
         (
             "query,item,grade\na,p1,1\n",
             2,
-            "there is no field 'item_id'. Say what it is called by --field; did you mean 'item'?",
+            "there is no field 'item_id'. Map it with --field; did you mean 'item'?",
         ),
     ],
 )
@@ -368,7 +367,7 @@ def test_a_line_without_end_does_not_fill_the_memory(tmp_path, monkeypatch):
     (tmp_path / "j.csv").write_text("query,item_id,grade\n" + "a,p1,1," * (1 << 18))
     (tmp_path / "qrels.txt").write_text("q 0 p1 1 " * (1 << 18))
     items = write_rows(tmp_path / "items.jsonl", [{"id": "p1", "text": "x"}])
-    with pytest.raises(InputError, match=r"j.csv, line 2: the line is longer than 1 MB. Write a row a line"):
+    with pytest.raises(InputError, match=r"j.csv, line 2: the line is longer than 1 MB. Write one row per line"):
         run_import("jsonl", [tmp_path / "j.csv", items], None)
     with pytest.raises(InputError, match=r"qrels.txt, line 1: the line is longer than 1 MB"):
         run_import("trec", [tmp_path / "qrels.txt", items, items], None)
@@ -377,7 +376,7 @@ def test_a_line_without_end_does_not_fill_the_memory(tmp_path, monkeypatch):
 def test_a_file_without_rows_is_named(tmp_path):
     files = write_jsonl(tmp_path)
     files[1].write_text("\n")
-    with pytest.raises(InputError, match=r"items.jsonl: there is no row of items in it"):
+    with pytest.raises(InputError, match=r"items.jsonl: the file of items has no rows"):
         imported("jsonl", tmp_path, files)
 
 
@@ -428,7 +427,7 @@ def test_links_and_roundabout_ways_to_the_folder(tmp_path):
 def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
     files = write_jsonl(tmp_path)
     monkeypatch.setattr(gathering, "_SCHEMA", "PRAGMA max_page_count = 2;" + gathering._SCHEMA)
-    with pytest.raises(DarlError, match=r"the temporary database fails \(database or disk is full\). Make room"):
+    with pytest.raises(DarlError, match=r"the temporary database fails \(database or disk is full\). Free space"):
         imported("jsonl", tmp_path, files)
     assert left(tmp_path) == {file.name for file in files}
 
@@ -543,9 +542,9 @@ def test_trec_documents_as_tsv_and_beirs_files(tmp_path):
     [
         (0, "301 d1\n", "qrels.txt, line 1: 2 columns, not topic, 0, document, grade"),
         (0, "999 0 d1 1\n", "qrels.txt, line 1: there is no topic '999'"),
-        (0, "301 0 d1 x\n", "qrels.txt, line 1: field 'grade' is 'x', which is no grade"),
+        (0, "301 0 d1 x\n", "qrels.txt, line 1: field 'grade' is 'x', which is not a grade"),
         (0, "301 0 d1 55\n", "line 1: field 'grade' is '55', not a whole number in 0..9"),
-        (1, "301\ta\n301\tb\n", "topics.tsv, line 2: topics: id '301' is there twice with two texts"),
+        (1, "301\ta\n301\tb\n", "topics.tsv, line 2: topics: id '301' appears twice with different texts"),
     ],
 )
 def test_trec_says_what_is_wrong(file, text, message, tmp_path):
@@ -599,12 +598,12 @@ def test_one_list_of_several(tmp_path):
         (
             '{"judgmentRatings": [{"query": "a", "ratings": [{"docId": "p1", "rating": "high"}]}]}',
             ", judgmentRatings[0].ratings[0]",
-            "field 'rating' is 'high', which is no grade",
+            "field 'rating' is 'high', which is not a grade",
         ),
         (
             '{"judgmentRatings": [{"query": "a", "ratings": [{"docId": "p1", "rating": "0.73"}]}]}',
             ", judgmentRatings[0].ratings[0]",
-            "field 'rating' is '0.73', not a whole number in 0..9. Correct it; a format that takes cuts maps finer",
+            "field 'rating' is '0.73', not a whole number in 0..9. Correct it, or where the format takes cuts",
         ),
     ],
 )
@@ -687,7 +686,7 @@ def test_coec_against_counting_by_hand(log, max_rank, at_least, tmp_path):
     try:
         run_import("ubi", files, tmp_path / "out", params=params, fields={"id": "sku"})
     except InputError as err:
-        said = ("was clicked", "no judgment is left", "there is no row of events")
+        said = ("was clicked", "no judgments left", "the file of events has no rows")
         assert not wanted and any(what in err.what for what in said)
         return
     rows = read_rows(tmp_path / "out" / "judgments.jsonl")
@@ -719,7 +718,7 @@ def test_what_clicks_pass_over_is_counted(tmp_path):
     }  # fmt: skip
     assert "weak" in done.target.notes[0]
     assert done.counts.judgments == 2  # and none of p3, which was shown for boots
-    with pytest.raises(InputError, match=r"no judgment is left to write \(.*pairs shown too rarely: 2"):
+    with pytest.raises(InputError, match=r"no judgments left to write \(.*pairs shown too rarely: 2"):
         run_import("ubi", files, None, params={"min_impressions": "11"}, fields={"id": "sku"})
 
 
@@ -757,9 +756,9 @@ def test_hits_that_are_no_ids(tmp_path):
 def test_a_log_without_clicks_or_views(tmp_path):
     files = write_ubi(tmp_path)
     write_rows(files[1], [ubi_event("s1", "p9", 1)])
-    with pytest.raises(InputError, match="nothing that was shown was clicked. See --set click_actions"):
+    with pytest.raises(InputError, match="none of the impressions was clicked. Check --set click_actions"):
         run_import("ubi", files, None, fields={"id": "sku"})
-    with pytest.raises(InputError, match="nothing was shown. See --set shown_by"):
+    with pytest.raises(InputError, match="the log has no impressions. Check --set shown_by"):
         run_import("ubi", files, None, params={"shown_by": "events"}, fields={"id": "sku"})
     write_rows(files[0], [ubi_queries()[0] | {"query_response_hit_ids": "p1"}])
     with pytest.raises(InputError, match="line 1: field 'query_response_hit_ids' is 'p1', not a list"):

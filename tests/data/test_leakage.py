@@ -72,7 +72,7 @@ def test_every_kind_is_found(files):
     ("allow", "kind", "where", "what"),
     [
         ((), "query", "test.jsonl, line 1", "is the same query text as 'red running"),
-        (("query",), "near-query", "test.jsonl, line 2", "is a query of nearly the same words as 'red running"),
+        (("query",), "near-query", "test.jsonl, line 2", "is a query with nearly the same words as 'red running"),
         (("query", "near-query"), "item", "items.jsonl, line 1", "is the same item as 'the quick brown"),
         (("query", "near-query", "item"), "near-item", "items.jsonl, line 2", "Jaccard 0.83)"),
     ],
@@ -88,7 +88,7 @@ def test_what_is_not_allowed_names_both_places(allow, kind, where, what, files):
 def test_what_is_allowed_is_counted(files):
     report = check_leakage(*parts(files, items=True), allow=("query", "near-query", "item", "near-item"))
     assert sum(report.counts.values()) == 4
-    with pytest.raises(UsageError, match=r"there is no leak 'queries'. Did you mean 'query'\?"):
+    with pytest.raises(UsageError, match=r"unknown kind of leak 'queries'. Did you mean 'query'\?"):
         check_leakage(*parts(files), allow=("queries",))
 
 
@@ -185,7 +185,7 @@ def test_the_command_ends_with_three_and_names_both(files, darl):
     said = darl("leakage", files[0], files[1], *allowed, "--items", files[2], "--new-items")
     assert said.code == 3 and "is the same item as" in said.err
     said = darl("leakage", files[0], files[1], *allowed, "--items", files[2])
-    assert said.code == 3 and "another item of nearly the same text" in said.err
+    assert said.code == 3 and "another item with nearly the same text" in said.err
     said = darl("leakage", files[0], files[1], "--new-items")
     assert said.code == 2 and "--new-items is given without items. Name their file by --items." in said.err
 

@@ -172,14 +172,14 @@ def test_nothing_is_written_by_a_dry_run_or_over_what_is_read(project, darl):
     said = darl("mine", project / "darl.toml")
     assert said.code == 2 and "there is no file to write to. Name one by --out, or pass --dry-run" in said.err
     said = darl("mine", project / "darl.toml", "--out", project / "judgments.jsonl")
-    assert said.code == 2 and "the file is one that is read. Name another by --out" in said.err
+    assert said.code == 2 and "the output file is also an input. Name another with --out" in said.err
     (project / "sub").mkdir()
     roundabout = project / "sub/../judgments.jsonl"  # as a configuration in a folder of its own names them
     said = darl("mine", project / "darl.toml", "--out", roundabout)
-    assert said.code == 2 and "the file is one that is read" in said.err
+    assert said.code == 2 and "the output file is also an input" in said.err
     (project / "sub").rmdir()
     said = darl("mine", project / "darl.toml", "--out", project / "dev.jsonl")
-    assert said.code == 2 and "the file is one that is read" in said.err  # by the training
+    assert said.code == 2 and "the output file is also an input" in said.err  # by the training
     said = darl("mine", project / "darl.toml", "--out", project / "x.jsonl", "--index", "i",
                     "--url", "http://127.0.0.1:9")  # fmt: skip
     assert said.code == 1 and "127.0.0.1:9" in said.err

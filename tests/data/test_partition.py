@@ -116,11 +116,11 @@ def test_what_came_later_is_tested(tmp_path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"query": "a"}, "line 1: there is no field 'timestamp'. Name the field by --time-field"),
+        ({"query": "a"}, "line 1: there is no field 'timestamp'. Name the field with --time-field"),
         ({"query": "a", "timestamp": "May"}, "line 1: 'timestamp' is 'May', not a date. Write it like 2026-01-31"),
         ({"query": "a", "timestamp": [1]}, "line 1: field 'timestamp' is [1], not a time"),
         ({"query": "a", "timestamp": 10**400}, "1: field 'timestamp' is 1000"),
-        ({"query": "a", "timestamp": 1767225600000}, "00, more seconds than there are to the year 10000. Give seconds"),
+        ({"query": "a", "timestamp": 1767225600000}, "00, beyond the year 9999. Give seconds"),
         ({"query": "a", "timestamp": "2020-01-01"}, "j.jsonl: the test part would be empty. Choose another --cut"),
         ({"query": ""}, "line 1: field 'query' is empty or not text"),
     ],
@@ -142,8 +142,8 @@ def test_a_time_without_a_zone_is_utc():
     [
         ({"by": "querys"}, r"judgments cannot be split by 'querys'. Did you mean 'query'\?"),
         ({"dev": 0.5, "test": 0.5}, "leave nothing to train on"),
-        ({"by": "slice"}, "no slice is held out. Name one by --held-out"),
-        ({"by": "time"}, "there is no time to cut at. Give a date by --cut"),
+        ({"by": "slice"}, "no slice is held out. Name one with --held-out"),
+        ({"by": "time"}, "no cut date is given. Give one with --cut"),
     ],
 )
 def test_rules_that_cannot_be(rule, message):
@@ -153,7 +153,7 @@ def test_rules_that_cannot_be(rule, message):
 
 def test_slices_where_there_are_none(tmp_path):
     path = write_rows(tmp_path / "j.jsonl", [{"query": "a", "item_id": "i", "grade": 1}])
-    with pytest.raises(InputError, match=r"no judgment has slice 'travel'\. No judgment names one; split by query"):
+    with pytest.raises(InputError, match=r"no judgment has slice 'travel'\. No judgment has a slice; split by query"):
         assign(path, SplitRule(by="slice", held_out=("travel",)))
 
 
@@ -171,7 +171,7 @@ def test_a_pipe_is_no_file_to_read_three_times(tmp_path):
 
 
 def test_too_few_queries(tmp_path):
-    with pytest.raises(InputError, match="the train part would be empty. Judge more queries"):
+    with pytest.raises(InputError, match="the train part would be empty. Label more queries"):
         assign(write_rows(tmp_path / "j.jsonl", rows(2)), SplitRule(dev=0.3, test=0.3))
     with pytest.raises(InputError, match="there is no judgment in it"):
         assign(write_rows(tmp_path / "j.jsonl", []), SplitRule())

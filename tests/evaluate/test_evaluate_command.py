@@ -347,8 +347,8 @@ def test_runs_that_do_not_fit(refused, data):
     assert f"{short}, line 2: 3 columns instead of 6. Write query_id Q0" in refused("--against", short)
     assert f"{short}, line 2: 3 columns" in refused("--run", short)
     short.write_text("q1 Q0 x-9 1 2.0 t\n")
-    assert "there is no item 'x-9', ranked for query 'q1'. Add it to the items" in refused("--run", short)
-    assert "none of the judged pairs is in this run. Name a run over the same" in refused("--against", short)
+    assert "item 'x-9', ranked for query 'q1', is not in the items. Add it to the items" in refused("--run", short)
+    assert "this run holds none of the judged pairs. Name a run over the same" in refused("--against", short)
     short.write_text("other Q0 b-1 1 2.0 t\n")
     assert "none of the queries of the part 'id' is in this run" in refused("--run", short)
 
@@ -356,19 +356,19 @@ def test_runs_that_do_not_fit(refused, data):
 def test_systems_that_there_are_not(refused, data, tmp_path, tiny):
     assert "nothing: there is no bundle here" in refused(bundle=tmp_path / "nothing")
     said = refused("--against", "consine", code=2)
-    assert "--against: there is neither a bundle nor a run file 'consine'. Name a folder" in said
+    assert "--against: 'consine' is neither a bundle nor a run file. Name a folder" in said
     assert "this bundle has no model_int8.onnx" in refused("--int8")
     two = tiny_bundle(tmp_path / "two", scale=GradeScale(("no", "yes"), (0.0, 1.0)))
     said = refused("--against", two.path, code=2)
-    assert f"{two.path}: gains [0.0, 1.0] are not [0.0, 1.0, 3.0] of tiny-1. Evaluate models of different" in said
+    assert f"{two.path}: gains [0.0, 1.0] are not [0.0, 1.0, 3.0] of tiny-1. Evaluate models with different" in said
     cross = correct_digests(copy_bundle(tiny, tmp_path / "cross"), backbone="cross")
     said = refused("--against", "cosine", bundle=cross, code=2)
-    assert "--against cosine: tiny-1 has no pooled halves to take a cosine of" in said
+    assert "--against cosine: tiny-1 has no separate query and item embeddings for a cosine" in said
 
 
 def test_options_that_do_not_fit(refused, data):
     said = refused("--relevant-from", "3", code=2)
-    assert "--relevant-from: grade 3 does not part a scale of 0..2 in two. Name a grade in 1..2" in said
+    assert "--relevant-from: grade 3 does not split the scale 0..2 in two. Name a grade in 1..2" in said
     assert "two files are given for the part 'id'" in refused("--judgments", data / "new.jsonl", code=2)
 
 
@@ -382,7 +382,7 @@ def test_a_folder_that_holds_something_else_stays(darl, words, data):
     assert said.code == 2  # a file
     (data / "link").symlink_to(data / "mine")
     said = darl(*words, "--out", data / "link")
-    assert said.code == 2 and "link: this is a link, not a folder. Name the folder that it leads to" in said.err
+    assert said.code == 2 and "link: this is a link, not a folder. Name the folder it points to" in said.err
     for more in ("notes.md", "runs/notes.md"):  # beside or within an evaluation
         folder = data / more.replace("/", "-")
         (folder / "runs").mkdir(parents=True)

@@ -46,7 +46,7 @@ def items(tiny, tmp_path):
 def test_items_of_two_files(tiny, tmp_path):
     first, rest = write_rows(tmp_path / "a", ITEMS[:2]), write_rows(tmp_path / "b", ITEMS[2:])
     assert list(read_catalogue([first, rest], tiny.renderer)) == [item["id"] for item in ITEMS]
-    with pytest.raises(InputError, match="item 'b-1' is in another file of items as well. Keep one of the two"):
+    with pytest.raises(InputError, match="item 'b-1' is in another items file too. Keep one of the two"):
         read_catalogue([first, write_rows(tmp_path / "c", ITEMS)], tiny.renderer)
 
 
@@ -102,8 +102,8 @@ def test_a_run_is_ordered_by_score_then_rank(tmp_path):
         ("q Q0 a 1 high t\n", "line 1: the score 'high' is not a number. Write query_id Q0"),
         ("q Q0 a first 1 t\n", "line 1: the rank 'first' is not a number."),
         ("q Q0 a 1 nan t\n", "line 1: the score 'nan' is not a number."),
-        ("q Q0 a 1 2 t\nq Q0 a 2 1 t\n", "line 2: item 'a' is there twice for query 'q' (first: line 1). Keep one"),
-        (" \n\n", "there is no line in it. Write query_id Q0 item_id rank score tag, one item a line."),
+        ("q Q0 a 1 2 t\nq Q0 a 2 1 t\n", "line 2: item 'a' appears twice for query 'q' (first: line 1). Keep one"),
+        (" \n\n", "the file is empty. Write query_id Q0 item_id rank score tag, one item a line."),
     ],
 )
 def test_runs_that_are_none(tmp_path, text, message):

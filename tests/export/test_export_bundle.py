@@ -95,7 +95,7 @@ def test_a_model_card_without_a_figure(small):
         "ndcg_intervals": {"start": nothing, "dev": nothing},
     }
     text = model_card(bundle.card, result)
-    assert "| full | no query to decide by | rolled back |" in text
+    assert "| full | no query to decide on | rolled back |" in text
     assert "| nDCG, 95 % interval over queries | none | none |" in text
 
 
@@ -245,7 +245,7 @@ def test_data_that_changed_are_refused(small, tmp_path):
     data = shutil.copytree(base_of(trained), tmp_path / "data")
     rows = read_rows(data / "traffic.jsonl")
     write_rows(data / "traffic.jsonl", rows[:60])
-    with pytest.raises(InputError, match=r"not those that the run was trained on.*--data"):
+    with pytest.raises(InputError, match=r"differ from the run's training data.*--data"):
         export_run(trained, data, tmp_path / "bundle")
     (data / "traffic.jsonl").unlink()
     with pytest.raises(InputError, match=r"traffic\.jsonl"):

@@ -132,8 +132,8 @@ def test_jsonl_comes_back_too(tmp_path):
         (lambda rows: rows[1].__setitem__(5, " "), "line 2: field 'task' is empty"),
         (lambda rows: rows.append(list(rows[1])), "line 5: field 'task': this pair stands here twice (first: "),
         (lambda rows: rows[0].__setitem__(5, "id"), "line 1: column 'task' is missing. Keep grade, query, item"),
-        (lambda rows: rows[0].__setitem__(4, "Grade "), "line 1: column 'grade' is there twice"),
-        (lambda rows: rows[1].append("x"), "line 2: 7 cells, where there are 6 columns"),
+        (lambda rows: rows[0].__setitem__(4, "Grade "), "line 1: column 'grade' appears twice"),
+        (lambda rows: rows[1].append("x"), "line 2: 7 cells for 6 columns"),
         (lambda rows: rows.clear(), "it is empty. Remove it: it is then written anew"),
     ],
 )  # fmt: skip

@@ -258,8 +258,8 @@ def test_a_full_disk(project, tokenizer, tmp_path):
 
     with pytest.raises(DarlError) as caught:
         disk.open_store(tmp_path / "run" / "store.sqlite", "key", build)
-    assert "the disk is full: items and judgments cannot be kept there" in str(caught.value)
-    assert "Make room (about twice the size of the files), or name another folder with --run." in str(caught.value)
+    assert "the disk is full: items and judgments cannot be stored" in str(caught.value)
+    assert "Free about twice the size of the files, or name another folder with --run." in str(caught.value)
     assert not (tmp_path / "run").exists()
 
 

@@ -110,11 +110,11 @@ def test_a_files_scores_are_found_by_id_and_by_text(tmp_path):
     ("row", "message"),
     [
         ({"query": "x", "score": 1}, "line 2: field 'item_id' is missing or empty. Fill it"),
-        ({"item_id": "a", "score": 1}, "line 2: neither 'query_id' nor 'query' is there"),
+        ({"item_id": "a", "score": 1}, "line 2: the line has neither 'query_id' nor 'query'"),
         ({"query": "x", "item_id": "a"}, "line 2: field 'score' is not a number"),
         ({"query": "x", "item_id": "a", "score": True}, "field 'score' is not a number"),
         ({"query": "x", "item_id": "a", "score": "1"}, "field 'score' is not a number"),
-        ({"query": "stolen bike", "item_id": "a", "score": 3}, "has another score before. Keep one score a pair"),
+        ({"query": "stolen bike", "item_id": "a", "score": 3}, "already have another score. Keep one score per pair"),
     ],
 )
 def test_lines_that_cannot_be_used(tmp_path, row, message):
@@ -269,10 +269,10 @@ def test_failures_that_may_pass_are_tried_again(tmp_path, failures):
 @pytest.mark.parametrize(
     ("script", "message"),
     [
-        ([401], 'it answers 401 ({"error": "no"}). Check URL, model and token'),
-        ([307], "it answers 307"),
-        ([503] * 4, "it answers 503"),
-        (["cut"] * 4, "it cannot be reached"),
+        ([401], 'the endpoint answers 401 ({"error": "no"}). Check URL, model and token'),
+        ([307], "the endpoint answers 307"),
+        ([503] * 4, "the endpoint answers 503"),
+        (["cut"] * 4, "the endpoint cannot be reached"),
         (["not json"], "the answer does not score each of the 3 documents (not json)"),
         (['{"results": []}'], "does not score each of the 3 documents"),
         (['{"results": [{"index": 9, "relevance_score": 1}]}'], "does not score each"),
@@ -316,7 +316,7 @@ def test_an_endpoint_that_fails_half_way_is_asked_for_the_rest_only(tmp_path, mo
         wanted = fetch_scores(make(server.url, tmp_path, **QUICK), asks, tmp_path / "whole")
     with endpoint(200, 200, 400) as server:
         teacher = make(server.url, tmp_path, workers=1, **QUICK)
-        with pytest.raises(DarlError, match="it answers 400"):
+        with pytest.raises(DarlError, match="the endpoint answers 400"):
             fetch_scores(teacher, asks, tmp_path / "cache")
         assert [p.name for p in sorted((tmp_path / "cache").glob("part*"))] == ["part-00000.jsonl"]
         server.seen.clear()
@@ -326,11 +326,11 @@ def test_an_endpoint_that_fails_half_way_is_asked_for_the_rest_only(tmp_path, mo
         assert seen == [(2, 5), (4, 5), (5, 5)]
         server.seen.clear()
         assert fetch_scores(teacher, asks, tmp_path / "cache") == wanted and not server.seen
-    with pytest.raises(InputError, match="scores of another teacher or of other pairs.*--fresh"):
+    with pytest.raises(InputError, match="scores are from another teacher or for other pairs.*--fresh"):
         fetch_scores(make("http://127.0.0.1:9/other", tmp_path), asks, tmp_path / "cache")
     about = tmp_path / "cache" / "teacher.json"
     about.write_text(about.read_text().replace('"queries": 5', '"queries": 4'))
-    with pytest.raises(InputError, match=r"teacher\.json: these are scores of another teacher"):
+    with pytest.raises(InputError, match=r"teacher\.json: these scores are from another teacher"):
         fetch_scores(teacher, asks, tmp_path / "cache")
 
 
@@ -357,7 +357,7 @@ def test_logits_and_nothing():
     )
     with pytest.raises(InputError) as caught:
         normalise_scores([1.5], "logit", where="bundle:b")
-    assert "bundle:b: the score 1.5 is no probability" in str(caught.value) and '"zscore"' in str(caught.value)
+    assert "bundle:b: the score 1.5 is not a probability" in str(caught.value) and '"zscore"' in str(caught.value)
 
 
 def test_scores_are_kept_by_what_the_student_reads():
@@ -511,7 +511,7 @@ def test_another_teacher_under_the_same_name(taught, tmp_path):
         train(path, tmp_path / "run", report=report)
     write_scores(path.parent, lambda query, title: contrary(query, title) + 1)
     try:
-        with pytest.raises(InputError, match=r"teacher\.json: these are scores of another teacher"):
+        with pytest.raises(InputError, match=r"teacher\.json: these scores are from another teacher"):
             train(path, tmp_path / "run")
     finally:
         file.write_text(before)

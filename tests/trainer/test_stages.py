@@ -503,7 +503,7 @@ def test_a_query_in_two_files(tmp_path, bases, part, other):
     file.write_text(whole + json.dumps({"query": " ".join(reversed(words)), "item_id": "i1", "grade": 1}) + "\n")
     with pytest.raises(InputError) as caught:
         train(path, tmp_path / "run")
-    assert "a query of nearly the same words" in str(caught.value) and "allow_near = true" in str(caught.value)
+    assert "a query with nearly the same words" in str(caught.value) and "allow_near = true" in str(caught.value)
     train(path, tmp_path / "run", "data.allow_near=true")
 
 

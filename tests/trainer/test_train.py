@@ -172,7 +172,7 @@ SETTINGS = {
     "loss.rank=pair": "unknown rank loss 'pair'",
     "model.backbone=crosss": "unknown backbone 'crosss'",
     "model.base=/no/such/folder": "/no/such/folder: the checkpoint cannot be loaded",
-    "ood.alpha=0.01": "calibration pairs cannot show a false-alarm rate of 0.01",
+    "ood.alpha=0.01": "calibration pairs are too few for a false-alarm rate of 0.01",
     "model.item_cap=400": "has 300 positions",
 }
 
@@ -246,7 +246,7 @@ def test_read_from_disk_it_is_refused(tmp_path, bases, darl):
     path = write_project(tmp_path / "p", bases["bert"], data={"store": "disk"})
     judge_everything(path)
     code, _, err = darl("train", path)
-    assert code == 1 and "[ood] alpha: 0 calibration pairs cannot show a false-alarm rate of 0.1" in err
+    assert code == 1 and "[ood] alpha: 0 calibration pairs are too few for a false-alarm rate of 0.1" in err
 
 
 def test_a_query_in_training_and_dev_file(tmp_path, bases, darl):

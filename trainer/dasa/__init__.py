@@ -1,4 +1,4 @@
-"""DASA: which of the traffic that the training set does not cover is worth judging next."""
+"""DASA: choosing what to label next of the traffic that the training set does not cover."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The control arm: what production searches, whatever the detector says of it, kept for the gate."""
+"""The control arm: a sample of production traffic, independent of the detector, kept for the gate."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ def read_control(paths: Iterable[Path]) -> dict[str, list[dict[str, Any]]]:
     """Read the task files of an earlier control arm.
 
     :return: tasks by query, in the form of :func:`darl_opensearch.text.same_text`.
-    :raises InputError: for a line that is no task.
+    :raises InputError: for a line that is not a task.
     """
     tasks: dict[str, list[dict[str, Any]]] = {}
     for path in paths:
         for where, row in read_jsonl(path):
             for name in ("query", "item_id", "text"):
-                parse_text(row, name, where, todo="give the control.jsonl of the cycle before")
+                parse_text(row, name, where, todo="give the control.jsonl of the previous cycle")
             tasks.setdefault(same_text(row["query"]), []).append(row)
     return tasks
 
 
 def keep_share(keys: Iterable[str], share: float, seed: int) -> list[str]:
-    """Draw the queries that stay in the arm for another cycle.
+    """Sample the queries that stay in the arm for another cycle.
 
-    :param share: share of them that stays, rounded up.
+    :param share: share that stays, rounded up.
     """
     arm = sorted(keys)
     # The arm itself is part of the draw: by the seed alone the same queries would stay in every cycle.

@@ -1,4 +1,4 @@
-"""Features of a query with its items: one function, for what is known and for what could be chosen."""
+"""Features of a query with its items: one function for training queries and candidates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where items' texts come from that the log holds without, and what else a query would find."""
+"""The catalogue, for item texts missing from the log and further hits of a query."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What needs no judging: queries that were trained on, tested on, or judged in an earlier cycle."""
+"""Queries that need no labels: trained on, tested on, or labelled in an earlier cycle."""
 
 from __future__ import annotations
 

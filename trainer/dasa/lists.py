@@ -1,4 +1,4 @@
-"""The items of queries: what the log holds of them, and what a search finds now where that is too little."""
+"""The items of queries: those in the log, filled up by a search where they are too few."""
 
 from __future__ import annotations
 

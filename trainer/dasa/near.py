@@ -1,4 +1,4 @@
-"""Queries of nearly the same words are one query: judged once, and in one arm only."""
+"""Near-duplicate queries count as one: labelled once, and in one arm only."""
 
 from __future__ import annotations
 

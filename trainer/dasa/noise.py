@@ -1,4 +1,4 @@
-"""What is no search of a person: machines by their rhythm, noise by what it looks like and where it lies."""
+"""Filters for automated requests, by their timing, and for noise, by look and isolation."""
 
 from __future__ import annotations
 
@@ -19,31 +19,27 @@ _CODE = re.compile(r"://|<\s*/?\s*(script|img|a|iframe)\b|\bunion\s+select\b|\$\
 
 
 def is_gibberish(query: str) -> bool:
-    """Say whether a query can be no one's search. In doubt it is one: new words are what is looked for.
+    """Whether a query has neither letter nor digit, one letter five times in a row, or looks like a URL or code.
 
-    :return: whether it has neither letter nor digit, one letter five times in a row, or reads like an address or
-        code.
+    In doubt it is a query: new words are what selection looks for.
     """
     return not any(c.isalnum() for c in query) or bool(_RUN.search(query)) or bool(_CODE.search(query))
 
 
 def is_even(count: int, mean_gap: float, mean_square_gap: float) -> bool:
-    """Say whether requests come like a clock's.
-
-    :return: whether there are many and their standard deviation is a small share of the mean.
-    """
+    """Whether requests are evenly spaced: many, their gaps' standard deviation a small share of the mean."""
     variance = max(mean_square_gap - mean_gap**2, 0.0)
     return count >= EVEN_REQUESTS - 1 and mean_gap > 0 and variance**0.5 < EVEN_SPREAD * mean_gap
 
 
 def in_sparse_region(features: Floats, known: Floats, fence: float) -> NDArray[np.bool_]:
-    """Find the rows that lie by themselves (Tukey's fences on the distance to the 5th nearest).
+    """Find isolated rows (Tukey's fences on the distance to the 5th nearest).
 
-    A new kind of query comes with others like it, or near something known; a slip of the keyboard does not.
+    A new kind of query comes with others like it, or near a known one; a typo does not.
 
     :param features: ``[n, h]`` float32 of unit length.
     :param known: ``[m, h]`` float32 of unit length; counts as neighbours, too.
-    :param fence: interquartile ranges beyond the third quartile; 0: none is.
+    :param fence: interquartile ranges above the third quartile; 0: no row is isolated.
     :return: ``[n]``; none where there are too few to tell.
     """
     n = len(features)

@@ -1,4 +1,4 @@
-"""What was selected, and what became of everything else."""
+"""What was selected, and why everything else was not."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from typing import Any
 
 from darl_opensearch.errors import InputError
 
-# What became of a query, in the order in which it is looked at.
+# Why a query was not selected, in the order of the checks.
 MACHINE, JUDGED, NEAR_JUDGED, NEAR = "machine", "judged", "near_judged", "near"
 CONTROL, NEAR_CONTROL, GIBBERISH, NOT_FLAGGED = "control", "near_control", "gibberish", "not_flagged"
 FEW_ITEMS, NOISE = "few_items", "noise"
 DROPPED = {
-    MACHINE: "more requests a minute than people make, or requests like a clock's",
-    JUDGED: "judged already: trained on, held out, or of an earlier cycle",
-    NEAR_JUDGED: "nearly the words of one that is judged already",
-    NEAR: "another query in nearly the same words; their traffic is added up",
-    CONTROL: "drawn for the control arm",
-    NEAR_CONTROL: "nearly the words of one in the control arm",
-    GIBBERISH: "no letter or digit, a letter five times in a row, an address or code",
+    MACHINE: "automated: too many requests per minute, or evenly spaced ones",
+    JUDGED: "already labelled: in training or held-out data, or in an earlier cycle",
+    NEAR_JUDGED: "near-duplicate of a labelled query",
+    NEAR: "near-duplicate of another query; their traffic is added up",
+    CONTROL: "sampled for the control arm",
+    NEAR_CONTROL: "near-duplicate of a control-arm query",
+    GIBBERISH: "no letter or digit, a letter five times in a row, a URL or code",
     NOT_FLAGGED: "too few of its items are out of distribution",
     FEW_ITEMS: "fewer than two items with a text",
-    NOISE: "lies by itself, and was hardly searched",
+    NOISE: "isolated and rarely searched",
 }
 
 
@@ -34,7 +34,7 @@ class SelectReport:
     """A selection.
 
     :param log: what was read: where, from and to when, requests, pairs, distinct queries.
-    :param dropped: queries by what became of them, see :data:`DROPPED`.
+    :param dropped: queries by why they were dropped, see :data:`DROPPED`.
     :param selected: ``queries`` and ``pairs`` chosen, and the ``pairs`` of each slice.
     :param control: ``queries`` and ``pairs`` to be judged for the control arm, queries ``drawn``, ``kept`` of the one
         before, ``unusable`` for want of items, and where the items come ``from``: search or log.
@@ -61,16 +61,16 @@ class SelectReport:
         if not self.empty or self.dry_run:
             return ""
         if not self.log["queries"]:
-            return "the log holds no query of this time"
+            return "the log holds no queries from this period"
         if self.candidates:
-            return f"the budget is less than the items of any of {self.candidates} queries cost"
+            return f"the budget is too small for the items of any of the {self.candidates} candidate queries"
         looked_at = sum(self.dropped[name] for name in (GIBBERISH, NOT_FLAGGED, FEW_ITEMS, NOISE))
         if self.control["drawn"] and not looked_at:
             return (
-                f"the control arm, which is drawn first, took all {self.control['drawn']} queries that were new: "
+                f"the control arm, which is sampled first, took all {self.control['drawn']} new queries: "
                 "ask for fewer control queries, or wait for more traffic"
             )
-        return "nothing that was searched is strange and new"
+        return "no new query is out of distribution"
 
     def to_json(self) -> dict[str, Any]:
         """Render for ``report.json`` and ``--json``."""
@@ -80,10 +80,12 @@ class SelectReport:
     def read(cls, path: Path) -> SelectReport:
         """Read a ``report.json``.
 
-        :raises InputError: when it is none.
+        :raises InputError: when it is not a report of a selection.
         """
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
             return cls(**{field.name: data[field.name] for field in dataclasses.fields(cls)})
         except (OSError, ValueError, KeyError, TypeError) as err:
-            raise InputError(f"is no report of a selection ({err})", where=str(path), todo="select anew") from err
+            raise InputError(
+                f"not a report of a selection ({err})", where=str(path), todo="run the selection again"
+            ) from err

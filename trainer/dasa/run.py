@@ -1,11 +1,11 @@
-"""Selecting: from the log to two files of pairs to be judged, one to learn from and one to test on.
+"""Selection: from the log to two files of pairs to label, one for training and one for testing.
 
-1. The log is gathered by query. Machines, judged queries and near-duplicates go.
-2. The control arm is drawn from all that is left, by traffic, before anything looks at what is strange.
-3. Of the rest, what is flagged gets its items and its features.
-4. What lies by itself goes; the selector chooses until the budget is spent.
+1. The log is gathered by query. Automated requests, labelled queries and near-duplicates are dropped.
+2. The control arm is sampled from the rest by traffic, before anything depends on OOD scores.
+3. The flagged queries among the others get their items and features.
+4. Noise is dropped; the selector chooses until the budget is spent.
 
-The work folder inside ``out`` keeps what was gathered and embedded, so that a killed run goes on where it stopped.
+The work folder inside ``out`` keeps what was gathered and embedded, so that a killed run resumes.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def select(
     dry_run: bool = False,
     report: Report = report_nothing,
 ) -> SelectReport:
-    """Choose what is judged next.
+    """Choose what to label next.
 
     Writes ``selected.jsonl`` and ``control.jsonl``, pairs to be judged; ``kept.jsonl``, pairs of the control arm that
     were judged for the cycle before and stay in it; and, last, ``report.json``. Where that is there already, of the
@@ -90,20 +90,20 @@ def select(
         nothing, also where ``known`` has them among the trained; those that leave it are trained on now.
     :param embed: features of pairs; by default those of the bundle's ``features.onnx``.
     :param dry_run: count up to what could be chosen, and write nothing.
-    :param report: told what is being done, how much is done, and of how much (0: unknown).
+    :param report: called with the step, steps done and steps in all (0: unknown).
     :return: what was selected. Nothing is a result, too.
     :raises DarlError: when the log, the catalogue or a file cannot be read.
     :raises UsageError: when the folder holds another selection.
     """
     former_control = read_control(control)
     kept_control = keep_share(former_control, config.control_keep, config.seed)
-    known = known.without(kept_control)  # judged, and not to be learnt from: it covers nothing
+    known = known.without(kept_control)  # labelled, but not trained on, so it covers nothing
     digest = _digest(config, bundle, store, known, former_control)
     if (done := out / REPORT_FILE).is_file() and not dry_run:
         before = SelectReport.read(done)
         if before.digest != digest:
             raise UsageError(
-                "holds a selection by another model, other settings or other judgments",
+                "the folder holds a selection with another model, settings or judgments",
                 where=str(out),
                 todo="name another folder, or remove it",
             )
@@ -218,7 +218,7 @@ def _divide(
     drop(why.NEAR_CONTROL, test_remaining(lambda some: near_to(some, [keys[row] for row in control])))
     drop(why.GIBBERISH, test_remaining(lambda some: np.array([is_gibberish(key) for key in some], dtype=np.bool_)))
     if not config.make()[1]:
-        drop(why.NOT_FLAGGED, queries.ood_share < config.flagged_share)  # not NaN: no one knows before it is scored
+        drop(why.NOT_FLAGGED, queries.ood_share < config.flagged_share)  # NaN stays: unknown until scored
     return _Arms([int(row) for row in np.flatnonzero(remaining)], control, kept, traffic, dropped)
 
 
@@ -280,7 +280,7 @@ def _control(
         part = numbers[start : start + CHUNK]
         for number, listed in zip(part, lister(part, search=True), strict=True):
             if len(listed) < LEAST_ITEMS:
-                unusable += 1  # and none is drawn in its place: that would favour what has items
+                unusable += 1  # not replaced: that would favour queries with items
             else:
                 lines += tasks.lines(number, mix_items(listed, config.control_items), "control")
         report("listing the control arm", min(start + CHUNK, len(numbers)), len(numbers))

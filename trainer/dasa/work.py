@@ -1,7 +1,6 @@
-"""The log gathered by query: a SQLite file, so that a million queries need little memory and a killed run goes on.
+"""The log gathered by query: a SQLite file, so that a million queries need little memory and a killed run resumes.
 
-What was read is committed together with where reading stands; records come by time and id, so nothing is counted
-twice.
+Records are committed with the reading position and come by time and id, so nothing is counted twice.
 """
 
 from __future__ import annotations
@@ -75,7 +74,7 @@ class Queries:
 class GatheredLog:
     """A work file.
 
-    :param digest: of everything that the result depends on; a file of another digest is begun anew.
+    :param digest: of everything that the result depends on; a file of another digest is replaced.
     """
 
     def __init__(self, path: Path, digest: str) -> None:
@@ -86,7 +85,9 @@ class GatheredLog:
                 self._db.close()
                 path.unlink()
                 self._db = _open(path)
-            self._db.execute("PRAGMA synchronous = OFF")  # a machine that goes down begins anew; a killed run does not
+            self._db.execute(
+                "PRAGMA synchronous = OFF"
+            )  # after a system crash the file is rebuilt; a killed run resumes
             self.set_mark("digest", digest)
             self._db.commit()
         except sqlite3.DatabaseError as err:
@@ -331,6 +332,6 @@ def _refused(path: Path, err: sqlite3.Error) -> DarlError:
         todo = "wait for it, or name another folder"
         return DarlError("another process is selecting into this folder", where=str(path.parent), todo=todo)
     if isinstance(err, sqlite3.OperationalError):
-        todo = "see to disk and permissions, then give the same command again: it goes on"
+        todo = "check disk and permissions, then run the same command again: it resumes"
         return DarlError(f"the work file cannot be used ({err})", where=str(path), todo=todo)
-    return InputError(f"is no work file ({err})", where=str(path), todo="remove it; it is made anew")
+    return InputError(f"not a work file ({err})", where=str(path), todo="remove it; it is rebuilt")

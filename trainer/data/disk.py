@@ -1,7 +1,7 @@
-"""Items and judgments that memory does not hold: checked once, kept in SQLite, read on demand.
+"""Items and judgments that do not fit into memory: checked once, kept in SQLite, read on demand.
 
-The file is built beside its place and renamed, under a key that digests everything it was made of: what has the key
-is whole and current. It answers what lists and dictionaries of the same data would, in the same order.
+The file is built as a temporary sibling and renamed. Its key digests everything it was made of, so a file with the key
+is whole and current. It behaves like lists and dictionaries of the same data, in the same order.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ class Column:
     """Values that a query of one parameter finds.
 
     :param statement: SQL that gives a row where the value is there.
-    :param owner: the store, which closes the database when nobody has a part of it any more.
+    :param owner: the store, which closes the database once no part of it is in use.
     """
 
     def __init__(self, db: sqlite3.Connection, statement: str, *, owner: object) -> None:
@@ -300,9 +300,9 @@ def _build(path: Path, key: str, build: Callable[[Builder], None]) -> None:
         if "full" not in str(err):
             raise
         raise DarlError(
-            f"the disk is full: items and judgments cannot be kept there ({err})",
+            f"the disk is full: items and judgments cannot be stored ({err})",
             where=str(path),
-            todo="make room (about twice the size of the files), or name another folder with --run",
+            todo="free about twice the size of the files, or name another folder with --run",
         ) from err
 
 

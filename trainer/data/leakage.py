@@ -1,8 +1,8 @@
-"""Is what a model is tested on in what it was trained on, if only in other words?
+"""Does the test data overlap with the training data, literally or nearly?
 
 MinHash (Broder 1997) with locality-sensitive hashing finds candidates; each is confirmed by its exact Jaccard
-similarity over word shingles, so nothing is called a near-duplicate that is none. The hashing may miss one close
-to the threshold; texts with the same words are always found.
+similarity over word shingles, so there are no false positives. The hashing may miss a near-duplicate close to the
+threshold; texts with the same words are always found.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from darl_opensearch.text import ItemTemplate, same_text
 
 KINDS = {
     "query": "the same query text",
-    "near-query": "a query of nearly the same words",
+    "near-query": "a query with nearly the same words",
     "item": "the same item",
-    "near-item": "another item of nearly the same text",
+    "near-item": "another item with nearly the same text",
 }
 THRESHOLD = 0.8
 QUERY_SHINGLE, ITEM_SHINGLE = 1, 3  # words: a query is a bag of few words; an item's words have an order
@@ -61,7 +61,7 @@ class Part:
         """Read a file of judgments.
 
         :param items: every item's text; None: items are not compared.
-        :raises InputError: for a line without them, or when there is none: nothing would pass for clean.
+        :raises InputError: for a line without them, or an empty file, which would pass as clean.
         """
         return parts_of(path, None, items)[str(path)]
 
@@ -201,13 +201,10 @@ def check_leakage(
 
 
 def check_kinds(allow: Collection[str]) -> None:
-    """Refuse kinds of leaks that do not exist.
-
-    :raises UsageError: for an unknown one.
-    """
+    """Refuse unknown kinds of leaks with a UsageError."""
     for kind in allow:
         if kind not in KINDS:
-            raise UsageError(f"there is no leak {kind!r}", todo=nearest(kind, KINDS))
+            raise UsageError(f"unknown kind of leak {kind!r}", todo=nearest(kind, KINDS))
 
 
 def describe_leak(leak: Leak, count: int) -> str:
@@ -222,7 +219,7 @@ def describe_leak(leak: Leak, count: int) -> str:
 
 def remedy(kind: str) -> str:
     """Say what to do about a leak."""
-    keep = "keep both in one part (darl split does so for queries)"
+    keep = "keep both in one part (darl split does, for queries)"
     return f"{keep}, or leave out --new-items" if kind == "item" else f"{keep}, or pass --allow {kind}"
 
 
@@ -255,7 +252,7 @@ class NearIndex:
 
     def __init__(self, size: int, threshold: float) -> None:
         if not 0.0 < threshold <= 1.0:
-            raise UsageError(f"threshold is {threshold}", todo="give a similarity above 0 and up to 1, such as 0.8")
+            raise UsageError(f"threshold is {threshold}", todo="give a similarity above 0 and at most 1, such as 0.8")
         self.size, self.threshold = size, threshold
         sketch: Any = load("datasketch", "train")
         self._blank = sketch.MinHash(PERMUTATIONS, seed=1)
@@ -282,7 +279,7 @@ class NearIndex:
         return sorted((number, similarity) for number, similarity in scored if similarity >= self.threshold)
 
     def _minhash(self, words: frozenset[str]) -> Any:
-        # Copied from one: drawing the permutations anew for each text would cost more than hashing it.
+        # A copy: sampling the permutations again for each text would cost more than hashing it.
         minhash = self._blank.copy()
         minhash.update_batch([word.encode() for word in words])
         return minhash

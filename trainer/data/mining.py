@@ -1,7 +1,7 @@
-"""Hard negatives: what a first stage finds for a judged query and nobody judged, as judgments of grade 0.
+"""Hard negatives: unjudged items that a first stage finds for a judged query, as judgments of grade 0.
 
-A first stage also finds relevant items that nobody judged. Two things keep them out: the first ``skip_top`` hits
-are passed over, and with a model's scores so is whatever scores too close to the judged positives (positive-aware
+A first stage also finds unjudged relevant items. Two things keep them out: the first ``skip_top`` hits are skipped,
+and with a model's scores so is whatever scores too close to the judged positives (positive-aware
 mining: TopK-PercPos of NV-Retriever, Moreira et al. 2024, arXiv:2407.15831).
 """
 
@@ -27,7 +27,7 @@ class MiningRule:
     """How negatives are chosen.
 
     :param depth: hits looked at for a query.
-    :param skip_top: first hits that are passed over: the likeliest to be relevant though nobody judged them.
+    :param skip_top: first hits to skip, the likeliest to be relevant though unjudged.
     :param per_query: most negatives of a query, drawn from what is left.
     :param max_share: a candidate must not score above this share of the lowest score among the query's items of
         its highest grade.
@@ -47,12 +47,12 @@ class MiningRule:
         if not 0 <= self.skip_top < self.depth:
             raise UsageError(f"skip_top is {self.skip_top}", todo=f"give 0 or more, below the depth of {self.depth}")
         if not 0.0 < self.max_share <= 1.0:
-            raise UsageError(f"max_share is {self.max_share}", todo="give a share above 0 and up to 1, such as 0.95")
+            raise UsageError(f"max_share is {self.max_share}", todo="give a share above 0 and at most 1, such as 0.95")
 
 
 @dataclass(frozen=True)
 class Mined:
-    """An unjudged item that is taken for irrelevant.
+    """An unjudged item assumed to be irrelevant.
 
     :param rank: its rank in the first stage, from 1 on.
     """
@@ -74,7 +74,7 @@ class Mined:
 
 @dataclass
 class MiningCounts:
-    """What became of the hits.
+    """Counts of what happened to the hits.
 
     :param unknown: hits that are none of the items.
     :param too_close: hits that scored too close to the positives.
@@ -188,7 +188,7 @@ def check_outputs(out: Path, *inputs: Path) -> None:
     :raises UsageError: when it is one of them.
     """
     if any(out.resolve() == path.resolve() for path in inputs):
-        raise UsageError("the file is one that is read", where=str(out), todo="name another by --out")
+        raise UsageError("the output file is also an input", where=str(out), todo="name another with --out")
 
 
 def _positives(query: JudgedQuery) -> list[str]:

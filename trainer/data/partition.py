@@ -1,4 +1,4 @@
-"""Judgments into training, dev and test part, by query, by slice or by time.
+"""Splits judgments into training, dev and test parts, by query, slice or time.
 
 Queries of one text, or of nearly the same words, stay together whatever they are split by.
 """
@@ -60,9 +60,9 @@ class SplitRule:
                 f"shares of {shares} leave nothing to train on", todo="give shares that sum to less than 1"
             )
         if self.by == "slice" and not self.held_out:
-            raise UsageError("no slice is held out", todo="name one by --held-out")
+            raise UsageError("no slice is held out", todo="name one with --held-out")
         if self.by == "time" and self.cut is None:
-            raise UsageError("there is no time to cut at", todo="give a date by --cut")
+            raise UsageError("no cut date is given", todo="give one with --cut")
 
 
 @dataclass
@@ -158,7 +158,7 @@ def _groups(path: Path, rule: SplitRule) -> list[Group]:
     for name in rule.held_out if rule.by == "slice" else ():
         if name not in slices:
             named = slices - {""}
-            todo = nearest(name, named) if named else "no judgment names one; split by query or by time"
+            todo = nearest(name, named) if named else "no judgment has a slice; split by query or by time"
             raise InputError(f"no judgment has slice {name!r}", where=str(path), todo=todo)
     texts = list(groups)
     merged: dict[int, Group] = {}
@@ -207,7 +207,7 @@ def _check_filled(path: Path, rule: SplitRule, shares: Mapping[str, float], size
     wanted = {"train", *(name for name, share in shares.items() if share)} | ({"test"} if rule.by != "query" else set())
     for name in PARTS:
         if name in wanted and not sizes.get(name):
-            todo = {"time": "choose another --cut"}.get(rule.by, "judge more queries, or choose other shares")
+            todo = {"time": "choose another --cut"}.get(rule.by, "label more queries, or choose other shares")
             raise InputError(f"the {name} part would be empty", where=str(path), todo=todo)
 
 
@@ -215,12 +215,12 @@ def _time(row: Mapping[str, Any], name: str, where: str) -> float:
     value = row.get(name)
     if isinstance(value, int | float) and not isinstance(value, bool):
         if not abs(value) < _LAST_SECOND:
-            what = f"field {name!r} is {short(value)}, more seconds than there are to the year 10000"
+            what = f"field {name!r} is {short(value)}, beyond the year 9999"
             raise InputError(what, where=where, todo="give seconds since 1970, not milliseconds")
         return float(value)
     if not isinstance(value, str):
         what = f"there is no field {name!r}" if value is None else f"field {name!r} is {short(value)}, not a time"
-        raise InputError(what, where=where, todo=f"name the field by --time-field; {nearest(name, row)}")
+        raise InputError(what, where=where, todo=f"name the field with --time-field; {nearest(name, row)}")
     return parse_time(value, name, where).timestamp()
 
 
@@ -228,7 +228,7 @@ def parse_time(text: str, name: str, where: str) -> datetime:
     """Read a date or a time; one without a zone is UTC.
 
     :param where: file and line, or ``""``.
-    :raises InputError: when it is none.
+    :raises InputError: when it is not a date.
     """
     try:
         when = datetime.fromisoformat(text)

@@ -1,4 +1,4 @@
-"""Which queries train, which stop and calibrate, and which pairs calibrate the OOD score."""
+"""Which queries are for training, for early stopping and calibration, and which pairs calibrate the OOD score."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def draw_held_out(count: int, share: float, seed: int, *, key: str, most: int | 
     """
     n = round(count * share)
     if not 0 < n < count:
-        raise InputError(f"{count} judged queries cannot be split", where=f"[data] {key}", todo="judge more queries")
+        raise InputError(f"{count} judged queries cannot be split", where=f"[data] {key}", todo="label more queries")
     return random.Random(seed).sample(range(count), n if most is None else min(n, most))
 
 
@@ -95,8 +95,8 @@ def set_aside(familiar: Retrieved, used: Collection[str], *, pairs: int) -> froz
     """Choose judged items to leave out of training, where held-out queries retrieve hardly any other.
 
     The OOD score is calibrated on pairs that share no item with the training. Where nearly the whole catalogue is
-    judged there are none, unless some are made: items in an order drawn by their ids' digests, so that the next version
-    leaves out mostly the same, until there are pairs enough or a tenth of the judged items is gone.
+    judged, such pairs have to be made: items are left out in the order of their ids' digests, so that the next version
+    leaves out mostly the same, until there are enough pairs or a tenth of the judged items is gone.
 
     :param familiar: held-out queries with the judged items that they retrieve.
     :param pairs: calibration pairs to make, roughly.

@@ -1,4 +1,4 @@
-"""Rows of any table a team keeps its data in: JSONL, CSV, TSV, Parquet; one after the other, never all at once."""
+"""Streaming rows of JSONL, CSV, TSV and Parquet files."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _read_delimited(path: Path, delimiter: str, plain: Sequence[str]) -> Iterato
             yield from _rows(path, reader, list(plain), quoted=not plain)
     except csv.Error as err:
         where = f"{path}, line {reader.line_num}"
-        raise InputError(f"not a table ({err})", where=where, todo="write the file again as CSV") from err
+        raise InputError(f"not a table ({err})", where=where, todo="save the file as CSV again") from err
 
 
 def _rows(path: Path, reader: Any, header: list[str], *, quoted: bool) -> Iterator[tuple[str, Row]]:
@@ -86,15 +86,15 @@ def _rows(path: Path, reader: Any, header: list[str], *, quoted: bool) -> Iterat
         if not header:
             header = [cell.strip() for cell in cells]
             if repeated := sorted({name for name in header if header.count(name) > 1}):
-                raise InputError(f"column {repeated[0]!r} is there twice", where=where, todo="rename one of the two")
+                raise InputError(f"column {repeated[0]!r} appears twice", where=where, todo="rename one of the two")
             continue
         if len(cells) != len(header):
             raise InputError(
-                f"{len(cells)} cells, where there are {len(header)} columns ({', '.join(header)})",
+                f"{len(cells)} cells for {len(header)} columns ({', '.join(header)})",
                 where=where,
                 todo="quote the cells that hold the delimiter, or correct the line"
                 if quoted
-                else "correct the line; a format that takes columns is told them by --set columns=id,title,body",
+                else "correct the line, or where the format takes columns, pass --set columns=id,title,body",
             )
         yield where, dict(zip(header, cells, strict=True))
 
@@ -110,7 +110,7 @@ def _lines(path: Path, file: IO[str]) -> Iterator[str]:
         number += 1
         if len(line) > MAX_LINE_BYTES:
             what = f"the line is longer than {MAX_LINE_BYTES >> 20} MB"
-            raise InputError(what, where=f"{path}, line {number}", todo="write a row a line")
+            raise InputError(what, where=f"{path}, line {number}", todo="write one row per line")
         yield line
 
 
@@ -133,4 +133,4 @@ def read_document(path: Path) -> Row:
     """
     with reading(path), open_bytes(path) as file:
         data = file.read()
-    return parse_object(data.removeprefix(codecs.BOM_UTF8), str(path), todo="export it again; JSONL ends in .jsonl")
+    return parse_object(data.removeprefix(codecs.BOM_UTF8), str(path), todo="export it again; name JSONL files .jsonl")

@@ -1,4 +1,4 @@
-"""Rerank-depth sweep: what is gained by reranking more of the first stage's list."""
+"""Rerank-depth sweep: the gain from reranking more of the first stage's list."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def read_first_stage(
         for query_id, ids in candidates.items():
             if missing := [item_id for item_id in ids if item_id not in items]:
                 raise InputError(
-                    f"there is no item {missing[0]!r}, ranked for query {query_id!r}", where=str(path),
+                    f"item {missing[0]!r}, ranked for query {query_id!r}, is not in the items", where=str(path),
                     todo="add it to the items, or drop it from the run",
                 )  # fmt: skip
     for name, candidates in by_part.items():

@@ -1,4 +1,4 @@
-"""``darl evaluate``: read, score, measure, compare, and say it all in one JSON object."""
+"""``darl evaluate``: read, score, measure and compare, into one JSON object."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ Model = BundleSystem | RunSystem
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was found.
+    """An evaluation's results.
 
     :param runs: by system, part and rerank depth (None: the judged items alone), the ranking of each query.
     """
@@ -77,7 +77,7 @@ def evaluate(
             def catalogue(renderer: ItemRenderer) -> Mapping[str, Item]:
                 return read_catalogue(settings.items, renderer)
 
-            if (path / "config.json").is_file():  # a training run; anything else is a bundle, or says that it is none
+            if (path / "config.json").is_file():  # a training run; anything else must be a bundle
                 return open_run(path, catalogue)
             system = open_bundle(
                 path,
@@ -103,7 +103,7 @@ def _open_opponent(word: str, lead: Model, index: Bm25Index, open_model: Callabl
     if word == COSINE:
         if not isinstance(lead, BundleSystem) or lead.bundle.card.backbone != "split":
             raise UsageError(
-                f"{lead.name} has no pooled halves to take a cosine of", where=f"--against {COSINE}",
+                f"{lead.name} has no separate query and item embeddings for a cosine", where=f"--against {COSINE}",
                 todo="name a bundle with the split backbone first, or compare with bm25",
             )  # fmt: skip
         return CosineSystem(lead.bundle, lead.items)
@@ -119,7 +119,7 @@ def _open_opponent(word: str, lead: Model, index: Bm25Index, open_model: Callabl
         return open_model(path)
     if not path.is_file():
         raise UsageError(
-            f"there is neither a bundle nor a run file {word!r}", where="--against",
+            f"{word!r} is neither a bundle nor a run file", where="--against",
             todo=f"name a folder, a TREC run file, {COSINE}, {BM25} or {INT8}",
         )  # fmt: skip
     return open_trec(path)

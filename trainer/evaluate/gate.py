@@ -1,9 +1,9 @@
-"""The gate: may a new bundle take an old one's place?
+"""The gate: may a new bundle replace an old one?
 
 Both bundles' exported graphs score the same judged pairs: the graphs that serve, never the model before its export.
-Yes needs four things: no loss on queries like the training's beyond a tolerance, a gain on the control arm, a sound
-bundle, and grades and item texts that mean what they meant. Each of the first two is a bound of a 95 % interval over
-queries, so too few queries are a no, which says how many would be enough.
+It passes if four things hold: no loss on in-distribution queries beyond a tolerance, a gain on the control arm, a sound
+bundle, and grades and item texts that mean what they meant. Each of the first two is a bound on a 95 % interval over
+queries, so too few queries fail, and the report says how many would be enough.
 
 Control queries were drawn from traffic in proportion to it: a plain mean over them is the mean over requests, and
 weighting them by traffic again would count it twice.
@@ -50,35 +50,33 @@ _MEASURE = re.compile(r"(?:ndcg|p)@([1-9]\d{0,2}|1000)|ap|rr|rps")
 
 
 class GateOptions(Settings):
-    """What the gate asks for."""
+    """Table ``[gate]``: what a new bundle has to prove."""
 
-    measure: str = setting("ndcg@10", "what decides: ndcg@C, p@C, ap, rr or rps (of the grades; lower is better)")
-    tolerance: float = setting(
-        0.01, "loss of it on queries like the training's that is none, in its own units", least=0
-    )
-    min_queries: int = setting(
-        30, "queries with a value below which a part decides nothing, whatever its interval", least=2
-    )
+    measure: str = setting("ndcg@10", "deciding measure: ndcg@C, p@C, ap, rr or rps (of the grades; lower is better)")
+    tolerance: float = setting(0.01, "loss tolerated on in-distribution queries, in units of the measure", least=0)
+    min_queries: int = setting(30, "minimum scored queries; with fewer the gate refuses", least=2)
     relevant_from: int = setting(1, "lowest grade that counts as relevant in p@C, ap and rr", least=1)
-    train: tuple[Path, ...] = setting((), "judgments that the new bundle was trained on, which neither part may share")
-    allow: tuple[Literal["query", "near-query"], ...] = setting((), "kinds of leaks that are none: query or near-query")
-    changed: str = setting("", "why the new bundle may have other grades, or render items otherwise, than the old one")
-    int8: bool = setting(False, "score with the quantised graphs, where those will serve")
+    train: tuple[Path, ...] = setting(
+        (), "judgments that the new bundle was trained on; neither test part may share queries with them"
+    )
+    allow: tuple[Literal["query", "near-query"], ...] = setting((), "kinds of leak to accept: query or near-query")
+    changed: str = setting("", "reason why grades or item template may differ from the old bundle's")
+    int8: bool = setting(False, "score with the quantised graphs, if they will serve")
     provider: Provider = setting("cpu", "where the graphs run: cpu or cuda")
-    threads: int | None = setting(None, "batches scored at the same time; none: the cores of this process", least=1)
-    draws: int = setting(10_000, "resamples of every interval, sign patterns of every p-value", least=100)
+    threads: int | None = setting(None, "batches scored in parallel; none: one per core", least=1)
+    draws: int = setting(10_000, "bootstrap resamples for each interval, sign patterns for each p-value", least=100)
     seed: int = setting(0, "seed of everything random", least=0)
 
     def check(self) -> None:
-        """Refuse a measure that there is not."""
+        """Refuse an unknown measure."""
         if not _MEASURE.fullmatch(self.measure):
             raise UsageError(
-                f"there is no measure {self.measure!r}", todo="choose ndcg@C, p@C (C in 1..1000), ap, rr or rps"
+                f"unknown measure {self.measure!r}", todo="choose ndcg@C, p@C (C in 1..1000), ap, rr or rps"
             )
 
     @property
     def cutoffs(self) -> tuple[int, ...]:
-        """Ranks that are counted: the measure's own, and those of what is shown beside it."""
+        """Cutoffs of all measures."""
         return tuple(sorted({int(name.partition("@")[2]) for name in self.measures if "@" in name}))
 
     @property
@@ -145,7 +143,7 @@ class Condition:
 
 @dataclass(frozen=True)
 class GateReport:
-    """What the gate says, and every number it says it by.
+    """The gate's decision, with every number behind it.
 
     :param conditions: ``id``, then ``control``.
     :param checks: the bundle's contract and parity, its grades, its training data.
@@ -165,7 +163,7 @@ class GateReport:
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Why not, a clause each; empty for a yes."""
+        """Why the gate refuses, a clause each; empty if it passed."""
         failed = [f"{check.check}: {check.detail}" for check in self.checks if check.passed is False]
         return (*failed, *(part.reason for part in self.conditions if not part.passed))
 
@@ -200,11 +198,11 @@ def gate(
     report: Report = lambda what, done, total: None,
     kept_scores: KeptScores | None = None,
 ) -> GateReport:
-    """Decide whether a new bundle may take an old one's place.
+    """Decide whether a new bundle may replace an old one.
 
     :param items: JSONL of every item that is judged; one file or several.
-    :param id_test: judgments of queries like the training's, none of which either bundle was trained on.
-    :param control: judgments of the control arm: a random sample of traffic that nobody selected or trained on.
+    :param id_test: judgments of in-distribution queries that neither bundle was trained on.
+    :param control: judgments of the control arm: a random sample of traffic, never selected or trained on.
     :param kept_scores: scores of the same graphs for the same pairs, which need not be computed again.
     :raises InputError: for files that cannot be read, or judgments of another arm than the control arm.
     :raises UsageError: for a measure that these grades do not have.
@@ -257,7 +255,8 @@ def _condition(part: JudgedPart, old: Measured, new: Measured, bound: float, opt
         if name == "rps" and not _same_grades(old, new):
             if name == options.measure:
                 raise UsageError(
-                    "rps compares bundles of as many grades", todo="decide by a measure of the order, such as ndcg@10"
+                    "rps needs bundles with the same number of grades",
+                    todo="decide by a ranking measure, such as ndcg@10",
                 )
             continue
         before, after = old.by_query[name], new.by_query[name]
@@ -289,30 +288,30 @@ def _check_files(id_test: Path, control: Path) -> None:
     if id_test.exists() and control.exists() and id_test.samefile(control):
         raise UsageError(
             "the same file is given for both parts", where=str(control),
-            todo="give held-out queries like the training's as the one, the judged control arm as the other",
+            todo="give held-out in-distribution queries for one and the judged control arm for the other",
         )  # fmt: skip
     for where, row in read_jsonl(control):
         arm = row.get("arm")
         if arm is not None and arm != CONTROL:
             raise InputError(
-                f"this judgment is of the arm {arm!r}", where=f"{where}, field 'arm'",
-                todo="give the judgments of the control arm alone: what was selected is trained on",
+                f"this judgment belongs to the arm {arm!r}", where=f"{where}, field 'arm'",
+                todo="give only judgments of the control arm: the selected arm is trained on",
             )  # fmt: skip
 
 
 def _same_meaning(old: Bundle, new: Bundle, changed: str) -> list[Finding]:
-    """Whether grades and item texts mean what they meant; a reason given makes a change one that was wanted."""
+    """Whether grades and item texts mean what they meant; a given reason makes a change intended."""
     new_card, old_card = new.card, old.card
     findings = []
     for check, before, after, hint in (
         ("grades", _gains_by_name(old_card), _gains_by_name(new_card), ""),
         ("template", dataclasses.asdict(old_card.template), dataclasses.asdict(new_card.template),
-         "; the index must be loaded again with the new one"),
+         "; reload the index with the new one"),
     ):  # fmt: skip
         if before == after:
-            findings.append(Finding(check, True, "as the old bundle's"))
+            findings.append(Finding(check, True, "same as the old bundle's"))
         elif changed:
-            findings.append(Finding(check, True, f"other than the old bundle's, because: {changed}{hint}"))
+            findings.append(Finding(check, True, f"differs from the old bundle's, because: {changed}{hint}"))
         else:
             findings.append(Finding(check, False, f"{after} is not the old bundle's {before}{hint}"))
     return findings
@@ -325,7 +324,7 @@ def _gains_by_name(card: Card) -> dict[str, float]:
 def _untrained(
     new: Bundle, parts: Sequence[JudgedPart], items: Mapping[str, Item], options: GateOptions
 ) -> list[Finding]:
-    """Whether the new bundle was trained on what it is tested on, as far as is known here."""
+    """Whether the new bundle was trained on what it is tested on, as far as can be told."""
     findings = []
     trained: Mapping[str, Any] = new.card.training.get("data") or {}
     digests = {part["sha256"]: name for name, part in trained.items() if isinstance(part, dict) and "sha256" in part}
@@ -336,7 +335,7 @@ def _untrained(
                 Finding(f"training data, {part.name}", False, f"this part is the bundle's own {name!r} part")
             )
     if not options.train:
-        detail = "the files it was trained on are not named (--train), so that shared queries would not be seen"
+        detail = "its training files are not named (--train), so shared queries would go unnoticed"
         return [*findings, Finding("training data", None, detail)]
     for path, part in itertools.product(options.train, parts):
         trained_part = leakage.Part.of_file(path)

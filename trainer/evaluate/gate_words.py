@@ -1,4 +1,4 @@
-"""A gate's decision in words: why not, and the report on a terminal."""
+"""A gate's decision in words: why it refuses, and the report on a terminal."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from darl_opensearch.stats.bootstrap import Interval
 from darl_opensearch.stats.paired import Power
 from trainer.evaluate.report.tables import format_cell, name_of
 
-TITLES = {"id": "queries like the training's", "control": "control arm"}
+TITLES = {"id": "in-distribution queries", "control": "control arm"}
 
 
 def explain_refusal(part: str, measure: str, change: Interval, power: Power, bound: float, least: int) -> str:
-    """Say why a condition is not met: a loss, no gain, or too few queries to know.
+    """Say why a condition is not met: a loss, no gain, or too few queries to tell.
 
     :param bound: what the lower end of the interval had to exceed.
     :param least: queries below which nothing is decided.
@@ -23,7 +23,7 @@ def explain_refusal(part: str, measure: str, change: Interval, power: Power, bou
     """
     title, name = TITLES[part], name_of(measure)
     if change.n < 2 or math.isnan(change.mean):
-        return f"{title}: {change.n} queries have a value of {name}; too few to decide, give at least {least}"
+        return f"{title}: {change.n} queries have a {name} value; too few to decide, give at least {least}"
     changes = f"{name} changes by {_signed(change.mean)} [{_signed(change.low)}, {_signed(change.high)}]"
     if change.high < bound:
         return f"{title}: {changes}, which is a loss" + (f" beyond {-bound:g}" if bound else "")
@@ -31,9 +31,7 @@ def explain_refusal(part: str, measure: str, change: Interval, power: Power, bou
         wanted = "a gain" if bound == 0 else f"a loss of less than {-bound:g}"
         return f"{title}: {changes} over {change.n} queries, not {wanted}, and more queries alone would not show one"
     needed = max(power.needed, least, change.n + 1)
-    short = (
-        f"; below {least} nothing is decided" if change.n < least else f", and the lower end must be above {bound:g}"
-    )
+    short = f"; at least {least} are needed" if change.n < least else f", and the lower end must be above {bound:g}"
     return f"{title}: {changes}: {change.n} queries are too few to decide{short}. About {needed:,} would be enough"
 
 

@@ -1,10 +1,10 @@
-"""Scores that were worked out once and are read again: of the very same graph, for the very same pairs, or not at all.
+"""Scores computed once and reused, if graph and pairs are exactly the same.
 
 In a cycle the page and the gate score the same pairs by the same bundles, which is most of what either costs. What is
 kept is the rows that a graph gave for one call, under a digest of all that they depend on: graph, weights and
 tokenizer, by the digests that opening the bundle has verified; how the graph runs, where, and by which version; and
 every query and text of the call, in their order. Pairs that are batched otherwise differ in the last digits, so a call
-is kept whole. Whoever reads the rows thus has, bit for bit, what it would have worked out itself.
+is kept whole. So what is read is, bit for bit, what would have been computed.
 """
 
 from __future__ import annotations

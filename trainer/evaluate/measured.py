@@ -1,4 +1,4 @@
-"""Everything that is measured of one system on one part, or on a slice of it."""
+"""All measurements of one system on one part, or on a slice of it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Scale:
         """
         if not 0 < relevant_from < len(gains):
             raise UsageError(
-                f"grade {relevant_from} does not part a scale of 0..{len(gains) - 1} in two", where=where,
+                f"grade {relevant_from} does not split the scale 0..{len(gains) - 1} in two", where=where,
                 todo=f"name a grade in 1..{len(gains) - 1}",
             )  # fmt: skip
         return cls(gains, tuple(sorted(set(cutoffs))), relevant_from)

@@ -1,4 +1,4 @@
-"""Judged parts: their names, and their pairs in an order that helps nobody."""
+"""Judged parts: their names, and their pairs in an order that favours no system."""
 
 from __future__ import annotations
 
@@ -65,13 +65,13 @@ def parse_parts(words: Sequence[str]) -> tuple[tuple[str, Path], ...]:
         if name in parts:
             raise UsageError(
                 f"two files are given for the part {name!r}", where="--judgments",
-                todo="write --judgments NAME=FILE, with a name of its own for each",
+                todo="write --judgments NAME=FILE with a different name for each",
             )  # fmt: skip
         parts[name] = Path(path)
     if ID not in parts:
         raise UsageError(
             f"no part is named {ID!r}", where="--judgments",
-            todo=f"write {ID}=FILE for judgments like those of the training; every other name is an OOD part",
+            todo=f"write {ID}=FILE for in-distribution judgments; every other name is an OOD part",
         )  # fmt: skip
     return tuple(sorted(parts.items(), key=lambda part: part[0] != ID))
 
@@ -86,17 +86,17 @@ def read_catalogue(paths: Sequence[Path], renderer: ItemRenderer) -> dict[str, I
         items_of_file = read_items(path, renderer)
         if repeated := sorted(items.keys() & items_of_file.keys()):
             raise InputError(
-                f"item {repeated[0]!r} is in another file of items as well", where=str(path), todo="keep one of the two"
+                f"item {repeated[0]!r} is in another items file too", where=str(path), todo="keep one of the two"
             )
         items |= items_of_file
     return items
 
 
 def read_part(name: str, path: Path, items: Mapping[str, Item], k: int, *, seed: int) -> JudgedPart:
-    """Read a judged part.
+    """Read a judged part, the items of each query shuffled with a seed.
 
-    Files often list the better items first, and equal scores keep the order given: so the items of each query
-    are shuffled, with a seed, and a model that cannot tell them apart earns what chance does.
+    Files often list the better items first, and a stable sort keeps that order for equal scores; shuffled, a model that
+    cannot tell items apart scores at chance level.
 
     :param path: JSONL: query_id (or query alone), query, item_id, grade, optional slice.
     :raises InputError: naming file and line of what is wrong.

@@ -1,6 +1,6 @@
-"""TREC run and qrels files: six or four columns a line, parted by blanks.
+"""TREC run and qrels files: six or four columns a line, separated by blanks.
 
-Ids may hold blanks here and not there: ``%`` and blanks are written as ``%25`` and ``%20``, as in a URL.
+Our ids may hold blanks, TREC's may not: ``%`` and blanks are written as ``%25`` and ``%20``, as in a URL.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ def read_run(path: Path) -> Run:
         query_id, item_id, rank, score = _columns(line, where)
         if (first := first_lines.setdefault((query_id, item_id), number)) != number:
             raise InputError(
-                f"item {item_id!r} is there twice for query {query_id!r} (first: line {first})", where=where,
+                f"item {item_id!r} appears twice for query {query_id!r} (first: line {first})", where=where,
                 todo="keep one of the two",
             )  # fmt: skip
         rows.setdefault(query_id, []).append((-score, rank, item_id))
     if not rows:
-        raise InputError("there is no line in it", where=str(path), todo=f"write {_COLUMNS}, one item a line")
+        raise InputError("the file is empty", where=str(path), todo=f"write {_COLUMNS}, one item a line")
     return {query_id: [(item, -low) for low, _, item in sorted(ranked)] for query_id, ranked in rows.items()}
 
 

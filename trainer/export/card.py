@@ -1,4 +1,4 @@
-"""The model card: what a person reads before trusting a bundle."""
+"""The model card."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ base_model: {base}
 
 # {name} {version}
 
-A reranker for OpenSearch that grades each query–item pair and says when it sees what it was not taught.
+A reranker for OpenSearch that grades each query–item pair and flags pairs out of distribution.
 Made by DaRL for OpenSearch, an independent implementation of the idea of arXiv:2412.12504.
 
 | grade | name | gain |
@@ -34,7 +34,7 @@ the stages and calibrated the grades.
 
 ## Dev set
 
-Figures of the very queries that stages were chosen on: use them to compare versions, not as a promise.
+Measured on the queries that stages were chosen on: use them to compare versions, not as an estimate.
 
 | | {untrained} | this model |
 |---|---|---|
@@ -82,7 +82,7 @@ def model_card(card: Card, result: dict[str, Any]) -> str:
 
 def _gain(values: dict[str, Any]) -> str:
     if values["mean"] is None:
-        return "no query to decide by"
+        return "no query to decide on"
     return f"{values['mean']:+.4f} [{values['low']:+.4f}, {values['high']:+.4f}]"
 
 

@@ -48,14 +48,14 @@ def export_run(
 
     :param checkpoint: also keep what the next cycle starts from.
     :param about: further entries of the card's ``training``, JSON-ready.
-    :raises GateRefused: when the graph does not say what torch says.
-    :raises InputError: when the data are not those of the run.
+    :raises GateRefused: when the graph differs from torch.
+    :raises InputError: when the data differ from the run's.
     """
     config, model = trained.config, trained.model
     data = read_data(config, base, model.tokenizer())
     if data.summary() != trained.data:
         raise InputError(
-            "the data are not those that the run was trained on", where=str(base),
+            "the data differ from the run's training data", where=str(base),
             todo="name the folder of the run's darl.toml with --data, or train again",
         )  # fmt: skip
     calibration_texts, probe_texts = _texts(data)
@@ -109,7 +109,7 @@ def export_run(
 
 
 def _no_int8(model: Any, work: Path) -> str:
-    """Why there is no int8 graph; empty: nothing stands in the way."""
+    """Why there can be no int8 graph; empty if there can."""
     if not model.quantises:
         # Dettmers et al. 2022, arXiv:2208.07339: a few features of a decoder are far larger than all others.
         return "one activation scale a tensor does not hold a decoder's outlier features (arXiv:2208.07339)"

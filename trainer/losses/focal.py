@@ -21,7 +21,7 @@ def focal(
     raw: Tensor,
     grades: Tensor,
     *,
-    gamma: Annotated[float, Field("how fast a pair's weight falls; 0 is cross_entropy", least=0)] = 2.0,
+    gamma: Annotated[float, Field("how fast the weight of well-graded pairs falls; 0 is cross_entropy", least=0)] = 2.0,
 ) -> Tensor:
     """Cross-entropy with less weight on pairs whose grade is probable already.
 

@@ -25,7 +25,7 @@ def kl(
     query_index: Tensor,
     *,
     temperature: Annotated[
-        float, Field("divides both scores; the higher, the more the last items count", least=0.01)
+        float, Field("divides both scores; the higher, the more the low-ranked items count", least=0.01)
     ] = 1.0,
 ) -> Tensor:
     """Kullback-Leibler divergence of the student's softmax over a query's items from the teacher's.

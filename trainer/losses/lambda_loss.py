@@ -22,8 +22,8 @@ def lambda_loss(
     query_index: Tensor,
     *,
     sigma: Annotated[float, Field("steepness of the logistic loss", least=0.001)] = 1.0,
-    mu: Annotated[float, Field("weight of NDCG-Loss2; 0 leaves LambdaRank's weighing", least=0)] = 10.0,
-    cutoff: Annotated[int, Field("ranks that count, as in nDCG@10; 0 counts all", least=0)] = 0,
+    mu: Annotated[float, Field("weight of NDCG-Loss2; 0 gives LambdaRank", least=0)] = 10.0,
+    cutoff: Annotated[int, Field("rank cutoff, as in nDCG@10; 0: none", least=0)] = 0,
 ) -> Tensor:
     r"""Logistic loss on each pair of items, weighted by what their order is worth in nDCG.
 

@@ -22,8 +22,8 @@ def pairwise_margin(
     gains: Tensor,
     query_index: Tensor,
     *,
-    margin: Annotated[float, Field("distance that scores keep for a gain gap of 1", least=0)] = 1.0,
-    weight: Annotated[Literal["gap", "none"], Field("what each pair of items weighs")] = "gap",
+    margin: Annotated[float, Field("score margin for a gain gap of 1", least=0)] = 1.0,
+    weight: Annotated[Literal["gap", "none"], Field("weight of each pair of items")] = "gap",
 ) -> Tensor:
     """Logistic loss on how far a pair's score difference falls short of a margin that grows with the gain gap.
 

@@ -17,7 +17,7 @@ def sord(
     raw: Tensor,
     grades: Tensor,
     *,
-    metric: Annotated[Literal["absolute", "squared"], Field("how far two grades lie apart")] = "absolute",
+    metric: Annotated[Literal["absolute", "squared"], Field("distance between two grades")] = "absolute",
     sharpness: Annotated[
         float, Field("factor of the distance; the higher, the closer to cross_entropy", least=0.01)
     ] = 1.0,

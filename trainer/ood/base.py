@@ -1,4 +1,4 @@
-"""What every detector offers to the stage that fits it and to the exported graph."""
+"""The interface of detectors, for the stage that fits them and the exported graph."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 Read = Literal["features", "energy", "grade_probs"]
-# Goes over the rows anew, in chunks, at each call. A chunk is a tuple of what the detector reads.
+# Yields the rows in chunks, from the start at each call. A chunk is a tuple of what the detector reads.
 Chunks = Callable[[], Iterable[tuple[Tensor, ...]]]
 
 CHUNK = 4096  # rows of a chunk
 
 
 class Detector(nn.Module, ABC):
-    """Distance of a pair from what was trained on, fitted on chunks of rows in bounded memory.
+    """Distance of a pair from the training data, fitted on chunks of rows in bounded memory.
 
     A detector is made as ``make(width, halves=…, **params)``. ``reads`` says what ``forward`` takes of ``n`` pairs, in
     order: ``features`` ``[n, w]``, ``energy`` ``[n]``, ``grade_probs`` ``[n, k]``. Where ``fits_catalogue``, ``fit``
@@ -36,7 +36,7 @@ class Detector(nn.Module, ABC):
         """
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put back what was fitted, whatever its shape: how many rows were kept is not known before."""
+        """Load a fitted ``state_dict`` of any shape: the number of reference rows is not known beforehand."""
         for name, value in tensors.items():
             owner, _, leaf = name.rpartition(".")
             setattr(self.get_submodule(owner), leaf, value)
@@ -73,7 +73,7 @@ def yield_nothing() -> Iterable[tuple[Tensor, ...]]:
 
 
 def drop_repeats(chunks: Iterable[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
-    """Pass each distinct row on once: its first occurrence, told by the first of the tensors.
+    """Yield each distinct row once, at its first occurrence; the first tensor decides what is distinct.
 
     Eight bytes are kept of a row, so a million rows take eight megabytes.
 

@@ -1,4 +1,4 @@
-"""From a distance to a p-value that means something: split conformal calibration."""
+"""From a distance to a valid p-value: split conformal calibration."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def check_count(pairs: int, alpha: float) -> None:
     needed = least_pairs(alpha)
     if pairs < needed:
         raise InputError(
-            f"{pairs} calibration pairs cannot show a false-alarm rate of {alpha}",
+            f"{pairs} calibration pairs are too few for a false-alarm rate of {alpha}",
             where="[ood] alpha",
             todo=f"give at least {needed} held-out pairs (more queries in [data] traffic), or raise alpha",
         )

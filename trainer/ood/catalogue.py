@@ -14,7 +14,7 @@ from trainer.ood.reference import BLOCK, sample
 from trainer.ood.registry import DETECTORS
 
 FOLDS = 5
-SLIGHT = 1e-2  # ridge of the slope: folds that can be told apart without error would have none
+SLIGHT = 1e-2  # ridge of the slope, which has no finite optimum where folds are perfectly separable
 STEPS = 12  # of Newton's method, which converges in fewer
 
 
@@ -48,8 +48,8 @@ class CatalogueDetector(Detector):
         width: int,
         *,
         halves: int = 1,
-        k: Annotated[int, Field("which nearest neighbour's distance is taken", least=1, most=1000)] = 1,
-        max_reference: Annotated[int, Field("training rows kept of each half", least=16, most=65536)] = 4096,
+        k: Annotated[int, Field("k of the k-th nearest neighbour", least=1, most=1000)] = 1,
+        max_reference: Annotated[int, Field("training rows kept per half", least=16, most=65536)] = 4096,
         ridge: Annotated[float, Field("squared-weight penalty of the classifier", least=1e-4, most=1e4)] = 1.0,
     ) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class CatalogueDetector(Detector):
         """Keep the training rows of each half, and learn to tell judged items from the others.
 
         :param chunks: of ``[m, h]`` float, halves of unit length.
-        :param catalogue: of ``[m, half]`` float, items that nobody judged; without any, the distances stand alone.
+        :param catalogue: of ``[m, half]`` float, unjudged items; without any, only the distances count.
         :raises ValueError: when a half has too few distinct rows.
         """
         for side, near in enumerate(self.sides):

@@ -1,4 +1,4 @@
-"""How little evidence the head finds for any grade."""
+"""Energy of the head: how little evidence it finds for any grade."""
 
 from __future__ import annotations
 

@@ -40,13 +40,13 @@ class NearestNeighbours(Detector):
         width: int,
         *,
         halves: int = 1,
-        k: Annotated[int, Field("which nearest neighbour's distance is taken", least=1, most=1000)] = 5,
-        max_reference: Annotated[int, Field("training rows kept of each half", least=16, most=65536)] = 4096,
+        k: Annotated[int, Field("k of the k-th nearest neighbour", least=1, most=1000)] = 5,
+        max_reference: Annotated[int, Field("training rows kept per half", least=16, most=65536)] = 4096,
         reference: Annotated[
             Literal["sample", "coreset", "kmeans"],
-            Field("what is kept of more rows: drawn ones, ones far from each other, or centres of groups"),
+            Field("how rows are reduced to that many: random ones, a spread-out subset, or cluster centres"),
         ] = "sample",
-        whiten: Annotated[float, Field("each half is whitened first; 1 fully, 0 not", least=0, most=1)] = 0.0,
+        whiten: Annotated[float, Field("whitening of each half; 1 full, 0 none", least=0, most=1)] = 0.0,
     ) -> None:
         super().__init__()
         self.halves, self.k, self.max_reference, self.how, self.whiten = halves, k, max_reference, reference, whiten

@@ -30,7 +30,7 @@ class Mahalanobis(Detector):
         width: int,
         *,
         halves: int = 1,
-        power: Annotated[float, Field("1 whitens fully, 0 not at all", least=0, most=1)] = 1.0,
+        power: Annotated[float, Field("whitening; 1 full, 0 none", least=0, most=1)] = 1.0,
     ) -> None:
         super().__init__()
         self.power = power

@@ -37,7 +37,7 @@ class RelativeMahalanobis(Detector):
         width: int,
         *,
         halves: int = 1,
-        groups: Annotated[int, Field("groups of training rows, found by k-means", least=2, most=256)] = 8,
+        groups: Annotated[int, Field("k-means clusters of training rows", least=2, most=256)] = 8,
     ) -> None:
         super().__init__()
         self.groups = groups

@@ -1,4 +1,4 @@
-"""What of the features the training set's main directions do not explain, against what the head is sure of."""
+"""The part of the features that the training set's principal directions do not explain, less the head's energy."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ class VirtualLogit(Detector):
         width: int,
         *,
         halves: int = 1,
-        dim: Annotated[int, Field("main directions left out; 0: half of the features'", least=0, most=8192)] = 0,
+        dim: Annotated[
+            int, Field("principal directions left out; 0: half of the feature width", least=0, most=8192)
+        ] = 0,
     ) -> None:
         super().__init__()
         self.dim = dim or width // 2

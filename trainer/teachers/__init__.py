@@ -1,4 +1,4 @@
-"""Teachers: whoever scores pairs for a student to learn from, one kind a file, in a registry."""
+"""Teachers, which score pairs for distillation: one kind a file, in a registry."""
 
 from trainer.teachers.base import TEACHERS, TeacherRequest, TeacherFiles, Teacher  # isort: skip
 from trainer.teachers import bundle, file, http

@@ -19,7 +19,7 @@ class BundleTeacher:
     """Scores of a bundle's ONNX graph, which reads items by its own template.
 
     :param target: folder, relative to the configuration's.
-    :raises BundleError: when it is none.
+    :raises BundleError: when the folder is not a bundle.
     """
 
     workers = 1  # a scorer shares its threads out itself
@@ -30,7 +30,7 @@ class BundleTeacher:
         files: TeacherFiles,
         *,
         int8: Annotated[bool, Field("use the quantised graph")] = False,
-        provider: Annotated[Literal["cpu", "cuda"], Field("where its graph runs")] = "cpu",
+        provider: Annotated[Literal["cpu", "cuda"], Field("where the graph runs")] = "cpu",
     ) -> None:
         self.bundle = Bundle.open(files.base / target)
         self.scorer = Scorer.open(self.bundle, int8=int8, provider="cuda" if provider == "cuda" else "cpu")

@@ -1,4 +1,4 @@
-"""A teacher is asked once: its scores go to the run's folder, part by part, and a killed run asks only for the rest."""
+"""Teacher scores, fetched once into the run's folder, part by part; a killed run fetches only the rest."""
 
 from __future__ import annotations
 
@@ -68,6 +68,6 @@ def _read(part: Path, chunk: Sequence[TeacherRequest]) -> Iterator[list[float | 
 
 def _other(path: Path) -> InputError:
     return InputError(
-        "these are scores of another teacher or of other pairs", where=str(path),
+        "these scores are from another teacher or for other pairs", where=str(path),
         todo="name another folder with --run, or pass --fresh to start over",
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""A teacher that has already spoken."""
+"""Teacher scores read from a file."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ class FileTeacher:
         keys = [("id", line.query_id, line.item_id)] if line.query_id else []
         keys += [("text", same_text(line.query), line.item_id)] if line.query else []
         if not keys:
-            raise InputError("neither 'query_id' nor 'query' is there", where=line.where, todo="name the query")
+            raise InputError("the line has neither 'query_id' nor 'query'", where=line.where, todo="name the query")
         for key in keys:
             if self._scores.setdefault(key, float(score)) != float(score):
                 raise InputError(
-                    f"the pair of query {short(key[1])} and item {short(key[2])} has another score before",
+                    f"query {short(key[1])} and item {short(key[2])} already have another score",
                     where=line.where,
-                    todo="keep one score a pair",
+                    todo="keep one score per pair",
                 )

@@ -31,7 +31,7 @@ MOST_BYTES = 64 << 20  # far above any answer
 class HttpTeacher:
     """Scores of a rerank endpoint: POST {query, documents}, answered with index and relevance_score.
 
-    :raises UsageError: for a URL that is none, or with a password, or a variable that is not set.
+    :raises UsageError: for an invalid URL, one with a password, or an unset variable.
     """
 
     def __init__(
@@ -39,13 +39,13 @@ class HttpTeacher:
         target: str,
         files: TeacherFiles,
         *,
-        model: Annotated[str, Field("model to name in the request")] = "",
+        model: Annotated[str, Field("model named in the request")] = "",
         key_env: Annotated[str, Field("environment variable with the bearer token")] = "",
-        documents: Annotated[int, Field("most items a request", least=1)] = 100,
-        workers: Annotated[int, Field("requests at the same time", least=1, most=64)] = 4,
-        timeout_s: Annotated[float, Field("seconds an answer may take", least=0.1)] = 60.0,
-        retries: Annotated[int, Field("further attempts after a failure that may pass", least=0)] = 5,
-        backoff_s: Annotated[float, Field("seconds before the second attempt, then doubled", least=0)] = 1.0,
+        documents: Annotated[int, Field("maximum items per request", least=1)] = 100,
+        workers: Annotated[int, Field("concurrent requests", least=1, most=64)] = 4,
+        timeout_s: Annotated[float, Field("timeout of a request in seconds", least=0.1)] = 60.0,
+        retries: Annotated[int, Field("retries after a transient failure", least=0)] = 5,
+        backoff_s: Annotated[float, Field("seconds before the first retry, doubled each time", least=0)] = 1.0,
     ) -> None:
         parts = split_http(target)
         if parts is None:
@@ -91,21 +91,22 @@ class HttpTeacher:
         except TryAgain as failure:
             raise DarlError(
                 f"{failure.reason}, {self.retries + 1} times in a row", where=self.url,
-                todo="see to the endpoint, then give the same command again: the scores fetched so far are kept",
+                todo="fix the endpoint, then run the same command again: the scores fetched so far are kept",
             ) from failure  # fmt: skip
 
     def _send(self, data: bytes) -> bytes:
         try:
             answer = self._client.send("POST", self.url, data)
         except Unreachable as err:
-            raise TryAgain(f"it cannot be reached ({one_line(str(err))[:200]})") from err
+            raise TryAgain(f"the endpoint cannot be reached ({one_line(str(err))[:200]})") from err
         except HttpError as err:
             raise InputError(
                 f"no usable answer ({one_line(str(err))[:200]})", where=self.url, todo="check the URL"
             ) from err
         if answer.status == 200:
             return answer.body
-        failure = f"it answers {answer.status} ({one_line(answer.body[:500].decode('utf-8', 'replace'))[:200]})"
+        body = one_line(answer.body[:500].decode("utf-8", "replace"))[:200]
+        failure = f"the endpoint answers {answer.status} ({body})"
         if answer.status in RETRYABLE:
             raise TryAgain(failure, min(MOST_BACKOFF_S, answer.retry_after_s))
         raise DarlError(failure, where=self.url, todo="check URL, model and token")

@@ -16,7 +16,7 @@ def normalise_scores(scores: Sequence[float | None], how: str, *, where: str) ->
     :param how: ``none``: as they are; ``zscore``: mean 0 and spread 1 over the query's items, 0 where all are
         equal; ``logit``: log-odds of a probability.
     :param where: teacher to name in an error.
-    :raises InputError: for a logit of what is no probability.
+    :raises InputError: for the logit of a value outside [0, 1].
     """
     present = [value for value in scores if value is not None]
     if how == "none" or not present:
@@ -31,7 +31,7 @@ def normalise_scores(scores: Sequence[float | None], how: str, *, where: str) ->
 def _logit(value: float, where: str) -> float:
     if not 0.0 <= value <= 1.0:
         raise InputError(
-            f"the score {value:g} is no probability",
+            f"the score {value:g} is not a probability",
             where=where,
             todo='set [distill] normalise to "zscore", or to "none" for scores that are log-odds already',
         )

@@ -1,4 +1,4 @@
-"""DASA's own: cover the flagged traffic, given what was trained on."""
+"""DASA's selector: cover the flagged traffic, given the training set."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from trainer.dasa.coverage import (
 from trainer.dasa.neighbours import find_nearest
 from trainer.dasa.registry import SELECTORS, Candidates, Floats
 
-Over = Annotated[Literal["flagged", "all"], Field("choose among the candidates that the detector flags, or among all")]
+Over = Annotated[Literal["flagged", "all"], Field("choose among flagged candidates or all")]
 
 
 @SELECTORS.register(
@@ -31,16 +31,16 @@ Over = Annotated[Literal["flagged", "all"], Field("choose among the candidates t
 )
 @dataclass(frozen=True, kw_only=True)
 class Herding:
-    """Next the query that covers most requests not covered yet, for each pair to be judged.
+    """Next the query that covers most uncovered requests per pair to label.
 
-    Coverage of a candidate is its radial basis kernel with the nearest query that is known or chosen; a query's gain
-    is what it adds over all candidates, weighted by their traffic, over its cost. So a strange query with many like
-    it comes before a stray one, and nothing near the training set is asked again.
+    Coverage of a candidate is its radial basis kernel with the nearest known or chosen query; a query's gain is what it
+    adds over all candidates, weighted by their traffic, over its cost. So an OOD query with many like it comes before
+    an isolated one, and nothing near the training set is labelled again.
     """
 
     over: Over = "flagged"
     traffic: float = setting(
-        0.5, "power of a query's requests that covering it is worth; 0: each query counts once", least=0, most=2
+        0.5, "exponent of a query's traffic as its weight; 0: each query counts once", least=0, most=2
     )
     bandwidth: float = setting(
         0.0,
@@ -48,11 +48,13 @@ class Herding:
         least=0,
         most=10,
     )
-    k: int = setting(10, "the neighbour that the bandwidth is read from", least=1, most=1000)
+    k: int = setting(10, "the k of that nearest neighbour", least=1, most=1000)
     exact: int = setting(
-        8192, "candidates up to which all are compared with all, 4 bytes a pair; beyond, each with its nearest", least=1
+        8192,
+        "up to this many candidates all pairs are compared, at 4 bytes each; beyond, only near neighbours",
+        least=1,
     )
-    neighbours: int = setting(32, "nearest candidates compared beyond `exact`", least=2, most=1024)
+    neighbours: int = setting(32, "nearest neighbours compared beyond `exact`", least=2, most=1024)
 
     def __call__(self, candidates: Candidates, known: Floats, budget: int, rng: np.random.Generator) -> list[int]:
         """Choose; nothing here is random.

@@ -13,7 +13,7 @@ from trainer.dasa.registry import SELECTORS, Candidates, Floats
 @SELECTORS.register("random", cite="the sanity check of every comparison")
 @dataclass(frozen=True, kw_only=True)
 class Random:
-    """Random among all candidates, familiar ones included."""
+    """Random among all candidates, in-distribution ones included."""
 
     def __call__(self, candidates: Candidates, known: Floats, budget: int, rng: np.random.Generator) -> list[int]:
         """Choose.

@@ -1,4 +1,4 @@
-"""Importers: any format of judgments, into items.jsonl, judgments.jsonl and a darl.toml to start from."""
+"""Importers: from any format of judgments to items.jsonl, judgments.jsonl and a starting darl.toml."""
 
 from __future__ import annotations
 

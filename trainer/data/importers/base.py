@@ -1,4 +1,4 @@
-"""What every importer is made of: the files it reads, the fields it needs of them, and the scale it maps to."""
+"""Building blocks of importers: the files and fields they read, and the grade scale they map to."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trainer.data.importers.gathering import Gathering
 from trainer.data.tables import Row, columns_of, read_table
 from trainer.registry import Registry
 
-MAX_GRADE = 9  # beyond it a rating is a measurement that wants cut points, not a grade
+MAX_GRADE = 9  # a higher rating is a measurement that needs cut points, not a grade
 SAMPLE_ITEMS = 1000  # items looked at to guess which fields are text
 MOST_FIELDS = 8  # fields of a guessed template: the item cap has room for no more
 _TITLES = ("title", "name", "headline", "product_title", "product_name")
@@ -81,9 +81,9 @@ class ImportFiles:
                 row = row | fields
             yield where, row
         if first is None:
-            raise InputError(f"there is no row of {source.name} in it", where=str(self.paths[source.name]),
-                             todo="see whether it was written to its end")  # fmt: skip
-        if unmatched:  # an optional field under a name that no row has: a slip of the pen
+            raise InputError(f"the file of {source.name} has no rows", where=str(self.paths[source.name]),
+                             todo="check whether the file is complete")  # fmt: skip
+        if unmatched:  # a name given with --field that no row has: a typo
             raise missing_field(renamed[min(unmatched)], first[1], first[0])
 
     def called(self, source: FileSpec, name: str) -> str:
@@ -95,7 +95,7 @@ class ImportFiles:
 class Target:
     """What an importer made of its files, beside what it put into the store.
 
-    :param judged_only: leave items out that nobody judged.
+    :param judged_only: leave out unjudged items.
     :param counts: what was passed over, and why.
     """
 
@@ -122,10 +122,12 @@ class Importer(Protocol):
 IMPORTERS: Registry[type[Any]] = Registry("format")
 
 
-ItemsWritten = Annotated[Literal["all", "judged"], Field("items to write: all, or those that are judged")]
+ItemsWritten = Annotated[Literal["all", "judged"], Field("items to write: all, or only judged ones")]
 Labels = Annotated[str, Field("names of the grades, lowest first: irrelevant,related,fits")]
 Gains = Annotated[str, Field("gain of each grade, lowest first: 0,1,3; empty: 0,1,2,…")]
-TextFields = Annotated[str, Field("fields that become text: =title,brand; empty: those that look like text")]
+TextFields = Annotated[
+    str, Field("item fields rendered as text, such as =title,brand; empty: fields that look like text")
+]
 
 
 def split_list(text: str) -> tuple[str, ...]:
@@ -139,20 +141,20 @@ def split_list(text: str) -> tuple[str, ...]:
 def parse_numbers(text: str, name: str) -> tuple[float, ...]:
     """Read increasing numbers with commas.
 
-    :raises UsageError: when one is none, or they do not increase.
+    :raises UsageError: when one is not a number, or they do not increase.
     """
     try:
         values = tuple(float(part) for part in split_list(text))
     except ValueError:
         values = (math.nan, math.nan)
     if any(not a < b for a, b in zip(values, values[1:], strict=False)) or not all(map(math.isfinite, values)):
-        raise UsageError(f"{name} is {text!r}", todo="give numbers that increase, with commas: 0.5,1.5")
+        raise UsageError(f"{name} is {text!r}", todo="give increasing numbers with commas: 0.5,1.5")
     return values
 
 
 @dataclass(frozen=True)
 class GradeMapping:
-    """How what a team wrote down becomes a grade.
+    """How source values become grades.
 
     :param labels: names of the grades, lowest first; empty: ``grade 0`` …
     :param gains: gain of each grade; empty: 0, 1, 2, …
@@ -173,19 +175,19 @@ class GradeMapping:
         k = len(mapping.cuts) + 1 if mapping.cuts else None
         for name, values in (("labels", mapping.labels), ("gains", mapping.gains)):
             if k and values and len(values) != k:
-                raise UsageError(f"{len(values)} {name} for {k} grades", todo=f"{k - 1} cut points part {k} grades")
+                raise UsageError(f"{len(values)} {name} for {k} grades", todo=f"{k - 1} cut points separate {k} grades")
         if mapping.labels:
             mapping.scale(0)
         if len({label.casefold() for label in mapping.labels}) < len(mapping.labels):
-            raise UsageError(f"two of the labels {', '.join(mapping.labels)} are the same but for case",
-                             todo="give each grade its own name: case in the data does not count")  # fmt: skip
+            raise UsageError(f"two of the labels {', '.join(mapping.labels)} differ only in case",
+                             todo="give each grade a different name: case is ignored in the data")  # fmt: skip
         return mapping
 
     def grade(self, value: object, name: str, where: str) -> int:
         """Grade a value.
 
         :param value: a label, a whole number (``2``, ``"2"``, ``"2.000"``), or with cut points any number.
-        :raises InputError: when it is none.
+        :raises InputError: when it is not a grade.
         """
         if isinstance(value, str) and self.labels:
             folded = [label.casefold() for label in self.labels]
@@ -193,13 +195,13 @@ class GradeMapping:
                 return folded.index(word)
         number = _number(value)
         if number is None:
-            todo = f"the labels are {', '.join(self.labels)}" if self.labels else "name the grades by --set labels=…"
-            raise InputError(f"field {name!r} is {short(value)}, which is no grade", where=where, todo=todo)
+            todo = f"the labels are {', '.join(self.labels)}" if self.labels else "name the grades with --set labels=…"
+            raise InputError(f"field {name!r} is {short(value)}, which is not a grade", where=where, todo=todo)
         if self.cuts:
             return bisect_right(self.cuts, number)
         top = len(self.labels) - 1 if self.labels else MAX_GRADE
         if number != int(number) or not 0 <= number <= top:
-            todo = "correct it; a format that takes cuts maps finer values by --set cuts=0.5,1.5"
+            todo = "correct it, or where the format takes cuts, map finer values with --set cuts=0.5,1.5"
             raise off_scale(name, value, top, where, todo=todo)
         return int(number)
 
@@ -213,9 +215,7 @@ class GradeMapping:
         names = self.labels or tuple(f"grade {n}" for n in range(k))
         try:
             if highest >= k:
-                raise InputError(
-                    f"grade {highest} was seen, but there are {k} gains", todo="give a gain for each grade"
-                )
+                raise InputError(f"grade {highest} occurs, but there are {k} gains", todo="give a gain for each grade")
             return GradeScale(names, self.gains or tuple(float(n) for n in range(k)))
         except InputError as err:
             raise UsageError(err.what, todo=err.todo) from err
@@ -241,12 +241,12 @@ def text_template(store: Gathering, wanted: str) -> ItemTemplate:
     titles = [name for name in words if name.casefold() in _TITLES][:1]
     texts = [name for name in words if name not in titles and sum(words[name]) >= 2 * len(words[name])]
     if not (chosen := [*(f"={name}" for name in titles), *texts][:MOST_FIELDS] or list(words)[:MOST_FIELDS]):
-        raise InputError("no field of the items is text", todo="give items a title or a description")
+        raise InputError("no item field is text", todo="give items a title or a description")
     return ItemTemplate(tuple(chosen))
 
 
 def unwrap(row: Row) -> Row:
-    """Take a document out of what an export of an index wraps around it."""
+    """Unwrap a document from the ``_source`` of an index export, where it has one."""
     source = row.get("_source")
     return source if isinstance(source, dict) else row
 
@@ -256,7 +256,7 @@ def missing_field(name: str, row: Collection[str], where: str, *, mapped: bool =
 
     :param mapped: whether ``--field`` can say what it is called.
     """
-    todo = f"say what it is called by --field; {nearest(name, row)}" if mapped else nearest(name, row)
+    todo = f"map it with --field; {nearest(name, row)}" if mapped else nearest(name, row)
     return InputError(f"there is no field {name!r}", where=where, todo=todo)
 
 
@@ -281,7 +281,7 @@ def _number(value: object) -> float | None:
         return None
     try:
         number = float(value)
-    except (ValueError, OverflowError):  # a whole number of 400 digits is none that a float holds
+    except (ValueError, OverflowError):  # a number of 400 digits
         return None
     return number if math.isfinite(number) else None
 

@@ -41,7 +41,7 @@ class Esci:
     sources: ClassVar[tuple[FileSpec, ...]] = (EXAMPLES, PRODUCTS)
     locale: Literal["us", "es", "jp", "all"] = setting("us", "market")
     split: Literal["train", "test", "all"] = setting("train", "the data set's own split")
-    version: Literal["small", "large", "all"] = setting("small", "small: the queries that are hard to rank (task 1)")
+    version: Literal["small", "large", "all"] = setting("small", "small: the harder queries (task 1)")
     items: ItemsWritten = "judged"
 
     def read(self, files: ImportFiles, store: Gathering) -> Target:

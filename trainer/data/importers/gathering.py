@@ -85,7 +85,7 @@ class Gathering:
         before, at = self._db.execute("SELECT line, at FROM item WHERE id = ?", (item_id,)).fetchone()
         if before != line:
             raise InputError(
-                f"item {short(item_id)} is there twice with different fields (first: {at})",
+                f"item {short(item_id)} appears twice with different fields (first: {at})",
                 where=where,
                 todo="keep one of the two",
             )
@@ -123,7 +123,7 @@ class Gathering:
         if before == grade or rule == "first":
             return
         if rule == "refuse":
-            todo = "keep one grade a pair, or say which by --repeats first, highest or lowest"
+            todo = "keep one grade per pair, or choose one with --repeats first, highest or lowest"
             raise two_grades(DataLine(where, query, query_id, item_id, grade), before, at, todo=todo)
         if (grade > before) == (rule == "highest"):
             self._db.execute(
@@ -194,8 +194,8 @@ class Gathering:
         if not self.counts.judgments:
             counts = dict(passed_over or {}) | {"dropped_judgments": self.counts.dropped_judgments}
             passed = ", ".join(f"{name.replace('_', ' ')}: {n}" for name, n in counts.items() if n)
-            what = "no judgment is left to write" + (f" ({passed})" if passed else "")
-            raise InputError(what, todo="see whether the files belong together, and what --set chooses")
+            what = "no judgments left to write" + (f" ({passed})" if passed else "")
+            raise InputError(what, todo="check that the files belong together, and what --set filters")
         return self.counts
 
     def _writable_items(self, template: ItemTemplate, *, judged_only: bool) -> Iterator[str]:
@@ -208,7 +208,7 @@ class Gathering:
             except InputError as err:
                 if self.missing == "refuse":
                     raise InputError(
-                        err.what, where=err.where, todo=f"{err.todo}, or drop such items by --missing drop"
+                        err.what, where=err.where, todo=f"{err.todo}, or drop such items with --missing drop"
                     ) from err
                 self.counts.dropped_items += 1
                 continue
@@ -221,7 +221,7 @@ class Gathering:
         self.counts.dropped_judgments = int(self._db.execute(f"SELECT count(*) {absent}").fetchone()[0])
         if self.counts.dropped_judgments and self.missing == "refuse":
             item_id, at = self._db.execute(f"SELECT item, at {absent} ORDER BY n LIMIT 1").fetchone()
-            raise unknown_item(item_id, at, todo="add it to the items, or drop such judgments by --missing drop")
+            raise unknown_item(item_id, at, todo="add it to the items, or drop such judgments with --missing drop")
 
     def _number_of(self, where: str, query_id: str, query: str) -> int:
         query = parse_query({"query": query}, where)

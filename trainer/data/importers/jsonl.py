@@ -1,4 +1,4 @@
-"""A team's own judgments, in whatever table and under whatever names."""
+"""Judgments in any table format, under any field names."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from trainer.data.importers.base import (
 from trainer.data.importers.gathering import Gathering
 
 JUDGMENTS = FileSpec(
-    "judgments", "a judged pair a row; without a second file with the item's fields",
+    "judgments", "a judged pair a row; with the item's fields if there is no items file",
     ("query", "item_id", "grade"), ("query_id", "slice"), ("judgments",),
 )  # fmt: skip
 ITEMS = FileSpec("items", "an item a row", ("id",), (), ("items", "products"), required=False)
@@ -32,13 +32,13 @@ ITEMS = FileSpec("items", "an item a row", ("id",), (), ("items", "products"), r
 @IMPORTERS.register("jsonl", cite="ours")
 @dataclass(frozen=True, kw_only=True)
 class Jsonl:
-    """Judgments and items of your own: JSONL, CSV, TSV or Parquet, with names of your own."""
+    """Your own judgments and items: JSONL, CSV, TSV or Parquet, with your field names."""
 
     sources: ClassVar[tuple[FileSpec, ...]] = (JUDGMENTS, ITEMS)
     items: ItemsWritten = "all"
     labels: Labels = ""
     gains: Gains = ""
-    cuts: str = setting("", "cut points between grades, for values that are no grades: 0.5,1.5")
+    cuts: str = setting("", "cut points between grades, for values that are not grades: 0.5,1.5")
     template: TextFields = ""
 
     def read(self, files: ImportFiles, store: Gathering) -> Target:

@@ -133,7 +133,7 @@ def model_name(folder: Path) -> str:
 
 @contextlib.contextmanager
 def _store(scratch: str, repeats: str, missing: str) -> Iterator[Gathering]:
-    todo = "make room on this disk; a dry run uses the one that TMPDIR names"
+    todo = "free space on this disk; a dry run uses TMPDIR"
     with (
         sqlite_errors("the temporary database fails", where=scratch, todo=todo),
         Gathering(Path(scratch) / "import.sqlite", repeats=repeats, missing=missing) as store,
@@ -154,7 +154,7 @@ def _assign(name: str, sources: Sequence[FileSpec], paths: Sequence[Path]) -> di
     if not needed <= len(paths) <= len(sources):
         wanted = " ".join(s.name if s.required else f"[{s.name}]" for s in sources)
         raise UsageError(
-            f"{len(paths)} files for format {name!r}", todo=f"give {wanted}, in this order, or their folder"
+            f"{len(paths)} files for format {name!r}", todo=f"give {wanted} in this order, or their folder"
         )
     return {source.name: path for source, path in zip(sources, paths, strict=False)}
 

@@ -32,10 +32,10 @@ from trainer.data.importers.jsonl import import_items
 from trainer.data.tables import kind_of, read_document, read_table
 
 LISTS = FileSpec(
-    "judgments", "the answer of GET _plugins/_search_relevance/judgments, a body as it is PUT, or an export as JSONL",
+    "judgments", "the response of GET _plugins/_search_relevance/judgments, a PUT body, or a JSONL export",
     (), (), ("judgments",),
 )  # fmt: skip
-ITEMS = FileSpec("items", "an item a row, with the ids that the ratings name", ("id",), (), ("items", "products"))
+ITEMS = FileSpec("items", "an item a row, with the ids used in the ratings", ("id",), (), ("items", "products"))
 
 
 @IMPORTERS.register(
@@ -46,8 +46,8 @@ class SearchRelevance:
     """Judgment lists of the Search Relevance Workbench: imported, by an LLM, or from clicks."""
 
     sources: ClassVar[tuple[FileSpec, ...]] = (LISTS, ITEMS)
-    list: str = setting("", "name or id of the one judgment list to take; empty: all")
-    cuts: str = setting("", "cut points between grades, for ratings that are no grades: 0.5,1.5")
+    list: str = setting("", "name or id of one judgment list to import; empty: all")
+    cuts: str = setting("", "cut points between grades, for ratings that are not grades: 0.5,1.5")
     labels: Labels = ""
     gains: Gains = ""
     items: ItemsWritten = "all"
@@ -63,8 +63,8 @@ class SearchRelevance:
     def rate(self, files: ImportFiles, store: Gathering) -> int:
         """Read the ratings alone.
 
-        :raises UsageError: when the list that is asked for is not there.
-        :raises InputError: when there is none at all, or a rating is no grade.
+        :raises UsageError: when the requested list does not exist.
+        :raises InputError: when there is no list at all, or a rating is not a grade.
         """
         grading = GradeMapping.of(self.labels, self.gains, self.cuts)
         names: set[str] = set()
@@ -84,9 +84,9 @@ class SearchRelevance:
             if self.list:
                 raise UsageError(f"there is no judgment list {self.list!r}", todo=nearest(self.list, names))
             raise InputError(
-                "there is no judgment list in it",
+                "the file holds no judgment list",
                 where=str(files.paths[LISTS.name]),
-                todo="export one that is COMPLETED",
+                todo="export one with status COMPLETED",
             )
         return lists
 

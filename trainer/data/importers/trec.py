@@ -27,7 +27,7 @@ from trainer.data.importers.base import (
 from trainer.data.importers.gathering import Gathering
 from trainer.data.tables import kind_of, read_lines
 
-QRELS = FileSpec("qrels", "lines of topic, 0, document, grade; BEIR's three columns too", (), (), ("qrels",))
+QRELS = FileSpec("qrels", "lines of topic, 0, document, grade; or BEIR's three columns", (), (), ("qrels",))
 TOPICS = FileSpec("topics", "JSONL, or TSV without a header: id, text", ("id", "text"), (), ("topics", "queries"))
 DOCUMENTS = FileSpec(
     "documents", "JSONL, or TSV without a header: the parameter columns", ("id",), (), ("documents", "corpus", "docs")
@@ -38,11 +38,11 @@ HEADS = ("query-id", "query_id", "qid", "topic")
 @IMPORTERS.register("trec", cite="https://trec.nist.gov/data/qrels_eng/; BEIR: Thakur et al. 2021, arXiv:2104.08663")
 @dataclass(frozen=True, kw_only=True)
 class Trec:
-    """TREC: qrels, topics and documents; BEIR's files too (give --field id=_id)."""
+    """TREC: qrels, topics and documents; also BEIR's files (pass --field id=_id)."""
 
     sources: ClassVar[tuple[FileSpec, ...]] = (QRELS, TOPICS, DOCUMENTS)
     items: ItemsWritten = "judged"
-    negative: Literal["refuse", "zero", "drop"] = setting("refuse", "what becomes of a grade below 0")
+    negative: Literal["refuse", "zero", "drop"] = setting("refuse", "what to do with negative grades")
     columns: str = setting("id,text", "columns of documents in a TSV, such as id,url,title,body")
     labels: Labels = ""
     gains: Gains = ""
@@ -78,7 +78,7 @@ def read_texts(source: FileSpec, files: ImportFiles, store: Gathering, table: st
 
     :param source: JSONL, or a TSV without a header; it needs ``id`` and ``text``.
     :param table: the table to make; a constant of the caller's.
-    :raises InputError: when an id is there twice with two texts.
+    :raises InputError: when an id appears twice with different texts.
     """
     store.sql(f"CREATE TABLE {table} (id TEXT PRIMARY KEY, text TEXT, at TEXT) WITHOUT ROWID")
     plain = ("id", "text") if kind_of(files.paths[source.name]) in (".tsv", ".txt") else ()
@@ -88,7 +88,7 @@ def read_texts(source: FileSpec, files: ImportFiles, store: Gathering, table: st
             before, at = store.sql(f"SELECT text, at FROM {table} WHERE id = ?", (key,)).fetchone()
             if before != text:
                 raise InputError(
-                    f"{source.name}: id {short(key)} is there twice with two texts (first: {at})",
+                    f"{source.name}: id {short(key)} appears twice with different texts (first: {at})",
                     where=where,
                     todo="keep one of the two",
                 )

@@ -15,7 +15,7 @@ from trainer.data.importers.trec import read_texts, text_by_id
 from trainer.data.tables import kind_of
 
 TRIPLES = FileSpec(
-    "triples", "JSONL, or TSV without a header: query, positive, negative; ids where the other two files are given",
+    "triples", "JSONL, or TSV without a header: query, positive, negative; ids if the other two files are given",
     ("query", "positive", "negative"), (), ("triples",),
 )  # fmt: skip
 QUERIES = FileSpec(
@@ -73,6 +73,6 @@ class Triples:
         query_id = id_of(row, "query", where)
         if (query := text_by_id(store, "topic", query_id)) is None:
             raise InputError(
-                f"there is no query {short(query_id)}", where=where, todo="add it to the queries, or give texts alone"
+                f"there is no query {short(query_id)}", where=where, todo="add it to the queries, or give texts only"
             )
         return query_id, query

@@ -1,4 +1,4 @@
-"""Clicks of User Behavior Insights, as weak grades."""
+"""Clicks from User Behavior Insights, as weak grades."""
 
 from __future__ import annotations
 
@@ -58,14 +58,15 @@ GROUP BY q.text, s.item ORDER BY q.text, s.item
 
 @dataclass(frozen=True, kw_only=True)
 class ClickRules:
-    """What of the log counts as shown and as clicked."""
+    """What counts as shown and as clicked."""
 
-    min_impressions: int = setting(10, "times an item must have been shown for a query", least=1)
-    max_rank: int = setting(20, "ranks that count as seen; few look further down", least=1)
+    min_impressions: int = setting(10, "minimum impressions of an item for a query", least=1)
+    max_rank: int = setting(20, "deepest rank that counts as seen", least=1)
     shown_by: Literal["hits", "events"] = setting(
-        "hits", "what was shown: query_response_hit_ids of the searches, or events of the actions in shown_actions"
+        "hits",
+        "source of impressions: query_response_hit_ids of the searches, or events with an action in shown_actions",
     )
-    shown_actions: str = setting("impression,view", "actions by which an item was seen")
+    shown_actions: str = setting("impression,view", "actions that count as an impression")
     click_actions: str = setting("click", "actions that count as a click")
 
 
@@ -80,7 +81,7 @@ class Ubi(ClickRules):
     """
 
     sources: ClassVar[tuple[FileSpec, ...]] = (QUERIES, EVENTS, ITEMS)
-    cuts: str = setting("0.5,1.5", "cut points of clicks over expected clicks between the grades")
+    cuts: str = setting("0.5,1.5", "cut points between grades, in clicks over expected clicks")
     labels: Labels = ""
     gains: Gains = ""
     items: ItemsWritten = "all"
@@ -94,7 +95,7 @@ class Ubi(ClickRules):
         """
         counts = self.count(files, store)
         import_items(ITEMS, files, store)
-        notes = ("Grades from clicks are weak: see docs/data.md before you train on nothing else.",)
+        notes = ("Grades from clicks are weak: see docs/data.md before you train on them alone.",)
         template = text_template(store, self.template)
         scale = GradeMapping.of(self.labels, self.gains, self.cuts).scale(0)
         return Target(scale, template, self.items == "judged", counts, notes)
@@ -118,11 +119,11 @@ class Ubi(ClickRules):
             store.sql(statement)
         where = str(files.paths[EVENTS.name])
         if not _one(store, "SELECT count(*) FROM rate"):
-            raise InputError("nothing was shown", where=where, todo="see --set shown_by and shown_actions")
+            raise InputError("the log has no impressions", where=where, todo="check --set shown_by and shown_actions")
         if not _one(store, "SELECT count(*) FROM rate WHERE expected > 0"):
             raise InputError(
-                "nothing that was shown was clicked", where=where, todo="see --set click_actions, and whether query_id "
-                "and object_id of events and searches are the same",
+                "none of the impressions was clicked", where=where,
+                todo="check --set click_actions, and that query_id and object_id agree between events and searches",
             )  # fmt: skip
         return counts | self._grade(grading, store, where)
 
@@ -138,7 +139,7 @@ class Ubi(ClickRules):
             if not store.sql(
                 "INSERT OR IGNORE INTO search VALUES (?, ?, ?)", (search, same_text(query), query)
             ).rowcount:
-                # Another page of it, whose ranks nobody wrote down, or another query under the same id.
+                # Another page of it, whose ranks are unknown, or another query with the same id.
                 counts["searches_of_an_id_seen_before"] += 1
                 continue
             hits = row.get("query_response_hit_ids") or []

@@ -44,7 +44,7 @@ class Wands:
             query_id, label = id_of(row, "query_id", where), str(row["label"]).strip()
             if query_id not in queries:
                 raise InputError(
-                    f"there is no query {short(query_id)}", where=where, todo="take all three files together"
+                    f"there is no query {short(query_id)}", where=where, todo="use three files from the same release"
                 )
             if label.casefold() not in words:
                 raise InputError(

@@ -38,9 +38,7 @@ def draw_pictures(result: Mapping[str, Any]) -> list[Picture]:
     title = name_of(last)
     drawings = [_draw(f"{title} by part, with 95 % intervals", _figures(result, "figures", last))]
     if any("reliability" in row for row in result["figures"]):
-        drawings.append(
-            _draw("Reliability: confidence in the predicted grade, and how often it is right", _bins(result))
-        )
+        drawings.append(_draw("Reliability: confidence in the predicted grade against its accuracy", _bins(result)))
     if result["depths"]:
         drawings.append(_draw(f"{title} by rerank depth", _depths(result, last)))
     if result["slices"]:

@@ -1,4 +1,4 @@
-"""What models are compared with: cosine, BM25, and anybody's TREC run."""
+"""What models are compared with: cosine, BM25, and any TREC run."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class TrecSystem:
             yield Ratings(np.array([scores.get(item_id, -np.inf) for item_id in request.item_ids]))
         if not any_ranked:
             raise InputError(
-                "none of the judged pairs is in this run", where=str(self.path),
+                "this run holds none of the judged pairs", where=str(self.path),
                 todo="name a run over the same query and item ids",
             )  # fmt: skip
 

@@ -159,7 +159,7 @@ def check_scales(systems: Sequence[BundleSystem | RunSystem]) -> GradeScale:
         if other.model.scale.gains != first.model.scale.gains:
             raise UsageError(
                 f"gains {list(other.model.scale.gains)} are not {list(first.model.scale.gains)} of {first.name}",
-                where=os.fspath(other.model.path), todo="evaluate models of different grades one by one",
+                where=os.fspath(other.model.path), todo="evaluate models with different grades one by one",
             )  # fmt: skip
     return first.model.scale
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from darl_opensearch.bundle import Bundle, Card
 from darl_opensearch.cluster import guards, pipelines
-from darl_opensearch.cluster.calls import Cluster, path
+from darl_opensearch.cluster.calls import Cluster, join_path
 from darl_opensearch.cluster.history import Served
 from darl_opensearch.cluster.pipelines import PipelineShape
 from darl_opensearch.config_files import render_body
@@ -186,7 +186,9 @@ class PipelineSearch:
         """
         request = self._request(query, size, body, query_id, slice)
         started = time.perf_counter()
-        answer = self._cluster.read("POST", f"{path(self.index, '_search')}?search_pipeline={self.pipeline}", request)
+        answer = self._cluster.read(
+            "POST", f"{join_path(self.index, '_search')}?search_pipeline={self.pipeline}", request
+        )
         took_ms = (time.perf_counter() - started) * 1000
         raw = answer.get("hits", {}).get("hits", [])
         hits = tuple(self._hit(position, hit) for position, hit in enumerate(raw, 1))
@@ -211,7 +213,7 @@ class PipelineSearch:
         :return: the hits, as OpenSearch returns them.
         """
         request = _body(query, size, body)
-        answer = self._cluster.read("POST", f"{path(self.index, '_search')}?search_pipeline=_none", request)
+        answer = self._cluster.read("POST", f"{join_path(self.index, '_search')}?search_pipeline=_none", request)
         return list(answer.get("hits", {}).get("hits", []))
 
     def _request(
@@ -220,18 +222,18 @@ class PipelineSearch:
         request = _body(query, size, body)
         local = self.shape.mode == "local"
         if self.shape.query_path != EXT_PATH:
-            guarded = guards.for_query_path(query) if local else guards.for_connector(query)
+            guarded = guards.guard_for_query_path(query) if local else guards.guard_for_connector(query)
             where = f"search pipeline {self.pipeline!r}"
             request = _replaced(request, self.shape.query_path, guarded, where=where)
             text = guarded
         else:
-            text = guards.for_local(query) if local else guards.for_connector(query)
+            text = guards.guard_for_local(query) if local else guards.guard_for_connector(query)
         ext = render_body(
             "search_ext.json",
             query_text=text,
             # A pipeline that maps them does not rerank a request without them.
-            query_id=guards.for_connector(query_id or ""),
-            slice=guards.for_connector(slice_ or ""),
+            query_id=guards.guard_for_connector(query_id or ""),
+            slice=guards.guard_for_connector(slice_ or ""),
         )
         return request | {"ext": {**request.get("ext", {}), **ext}}
 

@@ -31,7 +31,7 @@ import numpy as np
 
 from darl_opensearch.bundle import Bundle, writing
 from darl_opensearch.cluster import Cluster, ScorerAddress, load_items, models, pipelines
-from darl_opensearch.cluster.calls import path
+from darl_opensearch.cluster.calls import join_path
 from darl_opensearch.cluster.outcome import Release
 from darl_opensearch.cluster.preflight import Mode
 from darl_opensearch.cluster.release import ReleaseOptions, RollbackOptions, release, rollback
@@ -228,8 +228,8 @@ def clean(cluster: Cluster, bundles: Sequence[Bundle], pipeline: str, history: s
         for name in (models.local_name(bundle.card), models.connector_name(bundle.card)):
             for model in models.find_models(cluster, name):
                 models.remove_model(cluster, model)
-    if cluster.read("GET", path(history), absent={}):
-        cluster.send("DELETE", path(history))
+    if cluster.read("GET", join_path(history), absent={}):
+        cluster.send("DELETE", join_path(history))
 
 
 def main() -> None:
@@ -265,7 +265,7 @@ def main() -> None:
                     rows.append(measure(stand, mode, keep))
                     sys.stderr.write(json.dumps(rows[-1], ensure_ascii=False) + "\n")
         finally:
-            cluster.send("DELETE", path(name))
+            cluster.send("DELETE", join_path(name))
     result = {
         "darl": __version__,
         "opensearch": cluster.identify().number,

@@ -17,7 +17,7 @@ import numpy as np
 from darl_opensearch.bm25 import Bm25Index
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.cli.demo.backends import WINDOW
-from darl_opensearch.cli.demo.measure import RouteRun, quality
+from darl_opensearch.cli.demo.measure import RouteRun, measure_quality
 from darl_opensearch.cli.demo.sample import read_sample
 from darl_opensearch.resources import insurance_sample
 from darl_opensearch.scoring import Scorer
@@ -45,7 +45,7 @@ def measure(bundle: Bundle, *, int8: bool) -> dict[str, Any]:
                 totals.append(float((~fresh).sum()))
     share = bootstrap_ratio(np.array(hits), np.array(totals))
     return {
-        "ndcg@10": quality(run, sample, sample.queries, bundle.card.scale.gains)["ndcg@10"],
+        "ndcg@10": measure_quality(run, sample, sample.queries, bundle.card.scale.gains)["ndcg@10"],
         "false_alarms": share.to_json(),
         "auroc_new_new": round(float(auroc(np.concatenate(known), np.concatenate(new))), 4),
     }

@@ -88,22 +88,22 @@ def summarize_cycle(result: Any) -> str:
 
 
 def _stages(left: Any) -> str:
-    said = ", ".join(f"{stage['stage']} {'kept' if stage['kept'] else 'rolled back'}" for stage in left["stages"])
+    stages = ", ".join(f"{stage['stage']} {'kept' if stage['kept'] else 'rolled back'}" for stage in left["stages"])
     pairs = left["pairs"]
     lines = [
-        f"train      version {left['version']} on {pairs['new']} new pairs, {pairs['old']} of former cycles: {said}"
+        f"train      version {left['version']} on {pairs['new']} new pairs, {pairs['old']} of former cycles: {stages}"
     ]
     if ood := left.get("ood"):
         alarms = ood["false_alarms_seen_items"]
-        found = f"; of items trained on it calls {alarms['mean']:.3f} OOD, for alpha {ood['alpha']:g}" if alarms else ""
+        share = f"; of items trained on it calls {alarms['mean']:.3f} OOD, for alpha {ood['alpha']:g}" if alarms else ""
         of = f"{ood['calibration_pairs']:,} pairs of {ood['calibration_queries']:,} held-out queries"
-        lines.append(f"           OOD score calibrated on {of}{found}")
+        lines.append(f"           OOD score calibrated on {of}{share}")
     return "\n".join(lines)
 
 
 def _judged(left: Any) -> str:
-    before = f"; {left['known']} had been before" if left["known"] else ""
-    return f"judge      {left['selected']} and {left['control']} were judged{before}"
+    earlier = f"; {left['known']} had been before" if left["known"] else ""
+    return f"judge      {left['selected']} and {left['control']} were judged{earlier}"
 
 
 _LINES: dict[str, Callable[[Any], str]] = {

@@ -14,7 +14,7 @@ from darl_opensearch.bundle import Bundle
 from darl_opensearch.cluster.calls import Cluster
 from darl_opensearch.cluster.connector import ScorerAddress
 from darl_opensearch.cluster.deployment import ClusterDeployment, NoCluster
-from darl_opensearch.cluster.item_index import first_stage
+from darl_opensearch.cluster.item_index import make_first_stage
 from darl_opensearch.cluster.release import ReleaseOptions
 from darl_opensearch.cluster.switching import read_now
 from darl_opensearch.connect import ClusterOptions
@@ -74,24 +74,24 @@ class Surroundings:
             if self.config.start.when == "always":
                 return ports.StartDecision(True, ("[start] when is always",))
             with self._store(cluster) as store:
-                said = drift(store, bundle, settings, since=self.config.log.begin(), texts=texts, report=self.report)
-            reasons = said.reasons or (said.why_not,)
-            if not said.windows and not self.config.log.spool:
+                report = drift(store, bundle, settings, since=self.config.log.begin(), texts=texts, report=self.report)
+            reasons = report.reasons or (report.why_not,)
+            if not report.windows and not self.config.log.spool:
                 reasons += ("darl ship sends it what a spool holds",)
-            return ports.StartDecision(said.start_cycle, reasons)
+            return ports.StartDecision(report.start_cycle, reasons)
 
         def told(event: str, figures: Mapping[str, Any], delivery: str) -> bool:
             if webhook is None:
                 return True
-            found = tell(webhook, event, figures, delivery=delivery)
-            if not found.delivered:
-                self.say(f"the webhook was not told: {found.reason}; the next darl cycle tries again")
-            return found.delivered
+            outcome = tell(webhook, event, figures, delivery=delivery)
+            if not outcome.delivered:
+                self.say(f"the webhook was not told: {outcome.reason}; the next darl cycle tries again")
+            return outcome.delivered
 
         deployment = NoCluster() if cluster is None else ClusterDeployment(cluster, self._release(), self.report)
         world: World = ports.World(
             store=lambda: self._store(cluster), start=start, deployment=deployment, item_texts=texts, tell=told,
-            report=self.report, item_search=first_stage(cluster, table.index) if cluster and table.index else None,
+            report=self.report, item_search=make_first_stage(cluster, table.index) if cluster and table.index else None,
         )  # fmt: skip
         return world
 

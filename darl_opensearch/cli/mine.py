@@ -89,10 +89,10 @@ def cli(
     model = _open(bundle) if bundle else None
     items = read_items(catalogue, model.renderer if model else mining.WholeItems(settings.template.item_template))
     queries = read_judgments(judged, items, settings.grades.scale.k)
-    from darl_opensearch.cluster.item_index import item_search
+    from darl_opensearch.cluster.item_index import open_first_stage
 
     with contextlib.ExitStack() as open_:
-        retrieve = open_.enter_context(item_search(cluster, index)) if index else mining.local_first_stage(items)
+        retrieve = open_.enter_context(open_first_stage(cluster, index)) if index else mining.local_first_stage(items)
         score = open_.enter_context(_scores(model)) if model else None
         target = open_.enter_context(new_file(out)) if out else None
         file = open_.enter_context(target.open("w", encoding="utf-8")) if target else None

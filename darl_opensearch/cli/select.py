@@ -115,7 +115,7 @@ def _items(
     texts = {item.item_id: item.text for path in files for item in read_items(path, model.renderer).values()}
     if index is None:
         return Items.of_texts(texts) if texts else NO_ITEMS
-    from darl_opensearch.cluster.item_index import item_search
+    from darl_opensearch.cluster.item_index import open_first_stage
     from darl_opensearch.connect import connect
     from darl_opensearch.io.urls import without_secrets
     from darl_opensearch.ood.store import join_texts
@@ -127,7 +127,7 @@ def _items(
         joined = join_texts(client, index, missing, where=where).texts if missing else {}
         return {item: texts[item] for item in ids if item in texts} | dict(joined)
 
-    return Items(look_up, open_.enter_context(item_search(cluster, index)))
+    return Items(look_up, open_.enter_context(open_first_stage(cluster, index)))
 
 
 def _summary(result: Any, out: Path | None) -> str:

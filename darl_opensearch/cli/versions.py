@@ -34,12 +34,12 @@ def cli(
 ) -> None:
     """List the versions of a pipeline: which serves, which are deployed, when each was released, by what gate."""
     from darl_opensearch.cluster import Cluster
-    from darl_opensearch.cluster.versions import delete, versions
+    from darl_opensearch.cluster.versions import delete_version, list_versions
 
     target = Cluster.open(cluster)
     if words:
-        delete(target, words, pipeline, history=history)
-    found = versions(target, pipeline, history=history)
+        delete_version(target, words, pipeline, history=history)
+    found = list_versions(target, pipeline, history=history)
     result = {"pipeline": pipeline, "versions": [one.to_json() for one in found]}
     emit(result, as_json=as_json, text=_text(pipeline, found))
 

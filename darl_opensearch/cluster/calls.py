@@ -138,7 +138,7 @@ class Cluster:
         return self.client.transport.perform_request(method, path, **given)
 
 
-def path(*parts: str) -> str:
+def join_path(*parts: str) -> str:
     """Join path segments, each escaped.
 
     :param *parts: segments; a name may hold any character; ``<…>`` stands for an id in a dry run.

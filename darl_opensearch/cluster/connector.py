@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from darl_opensearch.bundle import Bundle
-from darl_opensearch.cluster.calls import Cluster, path
+from darl_opensearch.cluster.calls import Cluster, join_path
 from darl_opensearch.cluster.models import PENDING_ID as PENDING_MODEL
 from darl_opensearch.cluster.models import FoundModel, connector_name, describe_model, wait_for
 from darl_opensearch.config_files import render_body
@@ -43,7 +43,7 @@ class ScorerAddress:
             )
 
 
-def config_digest(bundle: Bundle, scorer: ScorerAddress) -> str:
+def digest_connector(bundle: Bundle, scorer: ScorerAddress) -> str:
     """Digest what a connector does, but for its key.
 
     :return: 64 hexadecimal digits.
@@ -52,13 +52,13 @@ def config_digest(bundle: Bundle, scorer: ScorerAddress) -> str:
     return digest_json([bundle.identity, body])
 
 
-def create(cluster: Cluster, bundle: Bundle, scorer: ScorerAddress) -> str:
+def create_connector(cluster: Cluster, bundle: Bundle, scorer: ScorerAddress) -> str:
     """Create connector and remote model.
 
     :return: the model's id; it is not deployed yet.
     """
     card = bundle.card
-    description = describe_model(card, config_digest(bundle, scorer))
+    description = describe_model(card, digest_connector(bundle, scorer))
     body = _body(bundle, scorer, description=description, key=scorer.key or NO_KEY)
     answer = cluster.send("POST", "/_plugins/_ml/connectors/_create", body, pretend={"connector_id": PENDING_ID})
     body = render_body(
@@ -84,7 +84,7 @@ def remove_orphans(cluster: Cluster, bundle: Bundle, models: list[FoundModel]) -
     for hit in answer.get("hits", {}).get("hits", []):
         ours = str(hit["_source"].get("description", "")).startswith("DaRL ")
         if ours and hit["_id"] not in used:
-            cluster.send("DELETE", path("_plugins", "_ml", "connectors", hit["_id"]))
+            cluster.send("DELETE", join_path("_plugins", "_ml", "connectors", hit["_id"]))
 
 
 def _body(bundle: Bundle, scorer: ScorerAddress, *, description: str, key: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.cluster.calls import Cluster
 from darl_opensearch.cluster.pipelines import PipelineOptions
-from darl_opensearch.cluster.register import RegisterOptions, register
+from darl_opensearch.cluster.register import register
 from darl_opensearch.cluster.release import ReleaseOptions, release
 
 Report = Callable[[str, int, int], object]
@@ -34,10 +34,7 @@ class ClusterDeployment:
         :return: what was done, JSON-ready.
         :raises ClusterError: when it does not answer, or answers otherwise.
         """
-        options = RegisterOptions(
-            mode=self.options.mode, scorer=self.options.scorer, pipeline=PipelineOptions(self.options.pipeline),
-            apply_settings=self.options.apply_settings, deploy_timeout=self.options.deploy_timeout, switch=False,
-        )  # fmt: skip
+        options = self.options.registration(PipelineOptions(self.options.pipeline))
         done = register(bundle, self.cluster, options, on_chunk=lambda n, of: self.report("uploading", n, of))
         return done.to_json()
 

@@ -21,7 +21,7 @@ import json
 ZERO_WIDTH_SPACE = "\u200b"
 
 
-def for_local(text: str) -> str:
+def guard_for_local(text: str) -> str:
     """Escape a query for the in-cluster pipeline.
 
     :return: what ``ext.ml_inference.query_text`` must be for the model to see the query unchanged.
@@ -29,16 +29,16 @@ def for_local(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)[1:-1].replace("$", "\\u0024")
 
 
-def for_connector(text: str) -> str:
+def guard_for_connector(text: str) -> str:
     """Guard a query, or an id, for the connector pipeline.
 
     :return: the same, with a zero width space where ML Commons would take it for more than text.
     """
-    text = for_items(text)
+    text = guard_item(text)
     return ZERO_WIDTH_SPACE + text if text.lstrip()[:1] in ("[", "{") else text
 
 
-def for_query_path(text: str) -> str:
+def guard_for_query_path(text: str) -> str:
     r"""Guard a query that the first stage searches for too, for the in-cluster pipeline.
 
     Escapes such as ``\n`` would become words there, so blanks and control characters become single spaces.
@@ -47,10 +47,10 @@ def for_query_path(text: str) -> str:
     :return: a text with the same words.
     """
     plain = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return for_items(plain).replace("\\", "\\\\").replace('"', '\\"')
+    return guard_item(plain).replace("\\", "\\\\").replace('"', '\\"')
 
 
-def for_items(text: str) -> str:
+def guard_item(text: str) -> str:
     """Guard an item's text: one item with a placeholder would spoil every search that finds it.
 
     :return: the same, with a zero width space inside each ``${``.

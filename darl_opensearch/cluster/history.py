@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from darl_opensearch.cluster.calls import Cluster, path
-from darl_opensearch.cluster.pipelines import models_in
+from darl_opensearch.cluster.calls import Cluster, join_path
+from darl_opensearch.cluster.pipelines import list_models_in
 from darl_opensearch.cluster.preflight import Mode
 from darl_opensearch.config_files import render_body
 from darl_opensearch.errors import ClusterError, UsageError
@@ -55,7 +55,7 @@ class Served:
         :param body: a pipeline written by darl.
         :return: the version; None where the pipeline does not say.
         """
-        match, ids = _DESCRIPTION.match(str(body.get("description", ""))), models_in(body)
+        match, ids = _DESCRIPTION.match(str(body.get("description", ""))), list_models_in(body)
         if match is None or len(ids) != 1:
             return None
         return cls(match[1], match[2], match[3], ids.pop())  # type: ignore[arg-type]
@@ -167,7 +167,7 @@ class History:
         :return: oldest first; none where nothing was ever released.
         """
         body = render_body("find_releases.json", size=MOST, pipeline=self.pipeline)
-        answer = self.cluster.read("POST", path(self.index, "_search"), body, absent={})
+        answer = self.cluster.read("POST", join_path(self.index, "_search"), body, absent={})
         try:
             return [Event.of_hit(hit) for hit in reversed(answer.get("hits", {}).get("hits", []))]
         except (KeyError, TypeError) as err:
@@ -190,7 +190,7 @@ class History:
             self.pipeline, last + 1, kind, fields.pop("state", "switching"), utc_now(), to,
             **({"who": this_user()} | {name: value for name, value in fields.items() if value is not None}),
         )  # fmt: skip
-        place = path(self.index, "_create", f"{self.pipeline}:{event.number}") + "?refresh=true"
+        place = join_path(self.index, "_create", f"{self.pipeline}:{event.number}") + "?refresh=true"
         return self._written(event, "PUT", place)
 
     def close(self, event: Event, state: State, **fields: Any) -> Event:
@@ -203,7 +203,7 @@ class History:
         :raises ClusterError: when another command has changed it since.
         """
         changed = dataclasses.replace(event, state=state, finished=utc_now(), **fields)
-        place = path(self.index, "_doc", f"{self.pipeline}:{event.number}")
+        place = join_path(self.index, "_doc", f"{self.pipeline}:{event.number}")
         guard = f"?refresh=true&if_seq_no={event.seq_no}&if_primary_term={event.primary_term}"
         return self._written(changed, "PUT", place + guard)
 
@@ -220,10 +220,10 @@ class History:
         return dataclasses.replace(event, seq_no=int(answer["_seq_no"]), primary_term=int(answer["_primary_term"]))
 
     def _ensure_index(self) -> None:
-        if self.cluster.read("GET", path(self.index), absent={}):
+        if self.cluster.read("GET", join_path(self.index), absent={}):
             return
         try:
-            self.cluster.send("PUT", path(self.index), render_body("releases_index.json"))
+            self.cluster.send("PUT", join_path(self.index), render_body("releases_index.json"))
         except ClusterError as err:
             if "resource_already_exists_exception" not in str(err.__cause__):
                 raise  # else another command was faster

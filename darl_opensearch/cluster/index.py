@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from darl_opensearch.bundle import Bundle
-from darl_opensearch.cluster.calls import Call, Cluster, path
-from darl_opensearch.cluster.guards import for_items
+from darl_opensearch.cluster.calls import Call, Cluster, join_path
+from darl_opensearch.cluster.guards import guard_item
 from darl_opensearch.config_files import render_body
 from darl_opensearch.connect import calling
 from darl_opensearch.errors import ClusterError, InputError, UsageError
@@ -124,7 +124,7 @@ def load_items(
         cluster.calls.append(Call("POST", "/_bulk", {"index": index, "items": len(places), "first": first}))
         return LoadReport(index, created, len(places), 0, ())
     indexed, failed = _send(cluster, _documents(opened, items), index, places, on_item)
-    cluster.send("POST", path(index, "_refresh"))
+    cluster.send("POST", join_path(index, "_refresh"))
     return LoadReport(index, created, len(places), indexed, tuple(failed))
 
 
@@ -137,7 +137,7 @@ def make_document(bundle: Bundle, item: Mapping[str, Any], *, where: str | None 
     template = bundle.card.template
     item_id = template.item_id(item, where=where)
     own = {
-        TEXT_FIELD: for_items(bundle.renderer(item, where=where)),
+        TEXT_FIELD: guard_item(bundle.renderer(item, where=where)),
         ID_FIELD: item_id,
         SLICE_FIELD: template.slice_of(item),
     }
@@ -151,12 +151,12 @@ def _documents(bundle: Bundle, items: str | os.PathLike[str]) -> Iterator[tuple[
 
 def _prepare(cluster: Cluster, index: str, *, recreate: bool, shards: int) -> bool:
     mapping = render_body("items_mapping.json")
-    there = cluster.read("GET", path(index), absent={})
+    there = cluster.read("GET", join_path(index), absent={})
     if there and recreate:
-        cluster.send("DELETE", path(index))
+        cluster.send("DELETE", join_path(index))
         there = {}
     if not there:
-        cluster.send("PUT", path(index), render_body("items_index.json", shards=shards, mappings=mapping))
+        cluster.send("PUT", join_path(index), render_body("items_index.json", shards=shards, mappings=mapping))
         return True
     for name, definition in there.items():
         properties = definition.get("mappings", {}).get("properties", {})
@@ -169,7 +169,7 @@ def _prepare(cluster: Cluster, index: str, *, recreate: bool, shards: int) -> bo
                     todo="load into another index, or run again with --recreate",
                 )
         if not mapping["properties"].keys() <= properties.keys():
-            cluster.send("PUT", path(name, "_mapping"), mapping)
+            cluster.send("PUT", join_path(name, "_mapping"), mapping)
     return False
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 
-from darl_opensearch.cluster.calls import Cluster, path
+from darl_opensearch.cluster.calls import Cluster, join_path
 from darl_opensearch.config_files import render_body
 from darl_opensearch.connect import ClusterOptions
 from darl_opensearch.text import ID_FIELD
@@ -14,7 +14,7 @@ ItemSearch = Callable[[str, int], Sequence[str]]
 
 
 @contextlib.contextmanager
-def item_search(options: ClusterOptions, index: str) -> Iterator[ItemSearch]:
+def open_first_stage(options: ClusterOptions, index: str) -> Iterator[ItemSearch]:
     """Search an index as it is: no search pipeline reranks what is asked for here.
 
     :param options: how to reach the cluster.
@@ -23,12 +23,12 @@ def item_search(options: ClusterOptions, index: str) -> Iterator[ItemSearch]:
     cluster = Cluster.open(options)
     try:
         cluster.identify()
-        yield first_stage(cluster, index)
+        yield make_first_stage(cluster, index)
     finally:
         cluster.client.close()
 
 
-def first_stage(cluster: Cluster, index: str) -> ItemSearch:
+def make_first_stage(cluster: Cluster, index: str) -> ItemSearch:
     """Make the search of a cluster that is open.
 
     :return: a function of a query and a number of hits that answers item ids, best first.
@@ -36,7 +36,7 @@ def first_stage(cluster: Cluster, index: str) -> ItemSearch:
 
     def retrieve(query: str, size: int) -> list[str]:
         body = render_body("search.json", size=size, query=query)
-        answer = cluster.read("POST", f"{path(index, '_search')}?search_pipeline=_none", body)
+        answer = cluster.read("POST", f"{join_path(index, '_search')}?search_pipeline=_none", body)
         hits = answer.get("hits", {}).get("hits", [])
         return [str((hit.get("_source") or {}).get(ID_FIELD, hit.get("_id"))) for hit in hits]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from darl_opensearch import bundle as files
 from darl_opensearch.bundle import Bundle, Card
-from darl_opensearch.cluster.calls import Cluster, path
+from darl_opensearch.cluster.calls import Cluster, join_path
 from darl_opensearch.config_files import render_body
 from darl_opensearch.errors import BundleError, ClusterError
 from darl_opensearch.io.digest import digest_data
@@ -84,7 +84,7 @@ def find_models(cluster: Cluster, name: str) -> list[FoundModel]:
     return [_found(hit) for hit in answer.get("hits", {}).get("hits", [])]
 
 
-def find_by_id(cluster: Cluster, model_ids: Collection[str]) -> list[FoundModel]:
+def find_models_by_id(cluster: Cluster, model_ids: Collection[str]) -> list[FoundModel]:
     """Look for models by id."""
     wanted = sorted(model_ids)
     body = render_body("find_models.json", size=len(wanted), model_ids=wanted)
@@ -136,7 +136,7 @@ def upload(cluster: Cluster, bundle: Bundle, on_chunk: OnChunk | None = None) ->
         for number in range(chunks):  # in order: ML Commons takes the model for complete when the last one arrives
             data = file.read(CHUNK_BYTES)
             shown = {"bytes": len(data), "sha256": digest_data(data)}
-            where = f"{path('_plugins', '_ml', 'models', model_id, 'upload_chunk')}/{number}"
+            where = f"{join_path('_plugins', '_ml', 'models', model_id, 'upload_chunk')}/{number}"
             cluster.send("POST", where, shown, content=data)
             if on_chunk is not None:
                 on_chunk(number + 1, chunks)
@@ -151,7 +151,7 @@ def deploy(cluster: Cluster, model_id: str, *, timeout: float) -> None:
     """
     deadline = time.monotonic() + timeout
     while True:
-        answer = cluster.send("POST", path("_plugins", "_ml", "models", model_id, "_deploy"))
+        answer = cluster.send("POST", join_path("_plugins", "_ml", "models", model_id, "_deploy"))
         if cluster.dry_run:
             return
         try:
@@ -174,7 +174,7 @@ def wait_for(cluster: Cluster, task_id: str, doing: str, *, timeout: float) -> d
     """
     deadline = time.monotonic() + timeout
     while True:
-        task = cluster.read("GET", path("_plugins", "_ml", "tasks", task_id))
+        task = cluster.read("GET", join_path("_plugins", "_ml", "tasks", task_id))
         state = task.get("state")
         if state == "COMPLETED":
             return task
@@ -199,15 +199,15 @@ def remove_model(cluster: Cluster, model: FoundModel, *, with_group: bool = Fals
     :param with_group: delete its model group too: only where it is the group's last model.
     :param timeout: most seconds to wait until ML Commons lets go of it.
     """
-    place = path("_plugins", "_ml", "models", model.model_id)
+    place = join_path("_plugins", "_ml", "models", model.model_id)
     if not model.half_registered:
         cluster.send("POST", f"{place}/_undeploy")
     deadline = time.monotonic() + timeout
     _delete(cluster, place, deadline)
     if model.connector_id:
-        _delete(cluster, path("_plugins", "_ml", "connectors", model.connector_id), deadline)
+        _delete(cluster, join_path("_plugins", "_ml", "connectors", model.connector_id), deadline)
     if with_group and model.group_id:
-        _delete(cluster, path("_plugins", "_ml", "model_groups", model.group_id), deadline)
+        _delete(cluster, join_path("_plugins", "_ml", "model_groups", model.group_id), deadline)
 
 
 def _delete(cluster: Cluster, place: str, deadline: float) -> None:

@@ -47,5 +47,5 @@ class Release:
             "event": self.event, "pipeline": self.pipeline, "changed": self.changed, "number": self.number,
             "served": vars(self.served), "from": self.came_from and vars(self.came_from),
             "pipelines": dict(self.pipelines), "deviation": self.deviation, "probe": self.probe and vars(self.probe),
-            "undeployed": [vars(one) for one in self.undeployed], "settings": dict(self.settings),
+            "undeployed": [vars(version) for version in self.undeployed], "settings": dict(self.settings),
         }  # fmt: skip

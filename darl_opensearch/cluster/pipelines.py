@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from darl_opensearch.bundle import Card
-from darl_opensearch.cluster.calls import Cluster, path
+from darl_opensearch.cluster.calls import Cluster, join_path
 from darl_opensearch.cluster.preflight import Mode
 from darl_opensearch.config_files import OMIT, render_body
 from darl_opensearch.errors import ClusterError, UsageError
@@ -57,7 +57,7 @@ class PipelineOptions:
             )
 
 
-def pipelines_for(card: Card, mode: Mode, model_id: str, options: PipelineOptions) -> dict[str, dict[str, Any]]:
+def render_pipelines(card: Card, mode: Mode, model_id: str, options: PipelineOptions) -> dict[str, dict[str, Any]]:
     """Render the pipelines of a model.
 
     :return: name to body: the one with grades and OOD columns, and the plain one.
@@ -87,7 +87,7 @@ def pipelines_for(card: Card, mode: Mode, model_id: str, options: PipelineOption
     }
 
 
-def options_of(name: str, bodies: Mapping[str, Mapping[str, Any]], mode: Mode) -> PipelineOptions:
+def read_options(name: str, bodies: Mapping[str, Mapping[str, Any]], mode: Mode) -> PipelineOptions:
     """Read from a pipeline how it treats a search: what :func:`pipelines_for` was given.
 
     :param bodies: name to body, the graded one among them.
@@ -123,7 +123,7 @@ def check_ours(cluster: Cluster, options: PipelineOptions) -> None:
             )
 
 
-def put(cluster: Cluster, bodies: Mapping[str, Mapping[str, Any]]) -> dict[str, Change]:
+def put_pipelines(cluster: Cluster, bodies: Mapping[str, Mapping[str, Any]]) -> dict[str, Change]:
     """Write the pipelines that differ from what is there.
 
     :return: what was done about each.
@@ -133,7 +133,7 @@ def put(cluster: Cluster, bodies: Mapping[str, Mapping[str, Any]]) -> dict[str, 
         there = fetch_pipeline(cluster, name)
         changes[name] = "created" if there is None else "unchanged" if there == body else "updated"
         if changes[name] != "unchanged":
-            cluster.send("PUT", path("_search", "pipeline", name), body)
+            cluster.send("PUT", join_path("_search", "pipeline", name), body)
     return changes
 
 
@@ -142,38 +142,38 @@ def fetch_pipeline(cluster: Cluster, name: str) -> dict[str, Any] | None:
 
     :return: its body, or None when there is none.
     """
-    body = cluster.read("GET", path("_search", "pipeline", name), absent={}).get(name)
+    body = cluster.read("GET", join_path("_search", "pipeline", name), absent={}).get(name)
     return body if isinstance(body, dict) else None
 
 
-def fetch_all(cluster: Cluster) -> dict[str, dict[str, Any]]:
+def fetch_pipelines(cluster: Cluster) -> dict[str, dict[str, Any]]:
     """Read every pipeline there is."""
-    found = cluster.read("GET", "/_search/pipeline", absent={})
-    return {name: body for name, body in found.items() if isinstance(body, dict)}
+    answer = cluster.read("GET", "/_search/pipeline", absent={})
+    return {name: body for name, body in answer.items() if isinstance(body, dict)}
 
 
-def models_in(body: Mapping[str, Any]) -> set[str]:
+def list_models_in(body: Mapping[str, Any]) -> set[str]:
     """List the models that a pipeline names, wherever in it.
 
     :param body: its body; anybody's.
     """
-    found: set[str] = set()
+    ids: set[str] = set()
     rest: list[Any] = [body]
     while rest:
         node = rest.pop()
         if isinstance(node, Mapping):
-            found |= {str(value) for key, value in node.items() if key == "model_id"}
+            ids |= {str(value) for key, value in node.items() if key == "model_id"}
             rest.extend(node.values())
         elif isinstance(node, list):
             rest.extend(node)
-    return found
+    return ids
 
 
 def remove_pipelines(cluster: Cluster, options: PipelineOptions) -> None:
     """Delete a pipeline and its plain variant."""
     for name in (options.name, options.name + PLAIN):
         if fetch_pipeline(cluster, name) is not None:
-            cluster.send("DELETE", path("_search", "pipeline", name))
+            cluster.send("DELETE", join_path("_search", "pipeline", name))
 
 
 @dataclass(frozen=True)

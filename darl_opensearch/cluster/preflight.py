@@ -211,7 +211,7 @@ def is_private(host: str) -> bool:
     except ValueError:
         try:
             addresses = [
-                ipaddress.ip_address(str(found[4][0]).partition("%")[0]) for found in socket.getaddrinfo(host, None)
+                ipaddress.ip_address(str(info[4][0]).partition("%")[0]) for info in socket.getaddrinfo(host, None)
             ]
         except OSError:
             return True

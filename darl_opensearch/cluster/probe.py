@@ -10,8 +10,8 @@ import numpy as np
 
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.cluster import guards
-from darl_opensearch.cluster.calls import Cluster, path
-from darl_opensearch.cluster.pipelines import PipelineOptions, PipelineShape, pipelines_for
+from darl_opensearch.cluster.calls import Cluster, join_path
+from darl_opensearch.cluster.pipelines import PipelineOptions, PipelineShape, render_pipelines
 from darl_opensearch.cluster.preflight import Mode
 from darl_opensearch.cluster.verify import CONNECTOR_BOUND, LOCAL_BOUND, PROBES, ask_model
 from darl_opensearch.config_files import render_body
@@ -51,11 +51,11 @@ def probe_search(cluster: Cluster, bundle: Bundle, mode: Mode, model_id: str, in
     from darl_opensearch.scoring import Scorer
 
     options = PipelineOptions(max_k=HITS)
-    body = dict(pipelines_for(bundle.card, mode, model_id, options)[options.name])
+    body = dict(render_pipelines(bundle.card, mode, model_id, options)[options.name])
     query = PROBES[0][0]
-    guarded = guards.for_local(query) if mode == "local" else guards.for_connector(query)
+    guarded = guards.guard_for_local(query) if mode == "local" else guards.guard_for_connector(query)
     request = render_body("search_probe.json", size=HITS, pipeline=body, query_text=guarded)
-    answer = cluster.read("POST", path(index, "_search"), request)
+    answer = cluster.read("POST", join_path(index, "_search"), request)
     sources = [hit.get("_source") or {} for hit in answer.get("hits", {}).get("hits", [])]
     if not sources:
         raise ClusterError(
@@ -81,7 +81,7 @@ def probe_search(cluster: Cluster, bundle: Bundle, mode: Mode, model_id: str, in
     return ProbeSearch(query, len(sources), worst)
 
 
-def answers(cluster: Cluster, mode: Mode, model_id: str, body: Mapping[str, Any], *, name: str) -> None:
+def check_answers(cluster: Cluster, mode: Mode, model_id: str, body: Mapping[str, Any], *, name: str) -> None:
     """See that a model answers what its pipeline reads, where its bundle is not at hand.
 
     :param body: the graded pipeline that names it.

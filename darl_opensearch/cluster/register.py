@@ -102,30 +102,28 @@ def register(
     if options.mode == "local":
         models.check_local_size(opened)
     # Rendered once before anything is sent: a wrong option is found before a model is uploaded for nothing.
-    pipelines.pipelines_for(opened.card, options.mode, models.PENDING_ID, options.pipeline)
+    pipelines.render_pipelines(opened.card, options.mode, models.PENDING_ID, options.pipeline)
     scorer_url = options.scorer.url if options.scorer else None
     checked = preflight(cluster, options.mode, scorer_url=scorer_url, apply_settings=options.apply_settings)
     if options.switch:
         pipelines.check_ours(cluster, options.pipeline)
 
     current, stale = _sort_out(cluster, opened, options)
-    reused = current is not None
     if current is not None:
         model_id = current.model_id
     elif options.scorer is not None and options.mode == "connector":
-        model_id = connector.create(cluster, opened, options.scorer)
+        model_id = connector.create_connector(cluster, opened, options.scorer)
     else:
         model_id = models.upload(cluster, opened, on_chunk)
-    if current is None or current.state != "DEPLOYED":
+    if fresh := current is None or current.state != "DEPLOYED":
         models.deploy(cluster, model_id, timeout=options.deploy_timeout)
-        fresh = True
-    else:
-        fresh = False
     deviation = _compare(cluster, opened, options, model_id, fresh=fresh)
 
     changes: Mapping[str, Change] = {}
     if options.switch:
-        changes = pipelines.put(cluster, pipelines.pipelines_for(opened.card, options.mode, model_id, options.pipeline))
+        changes = pipelines.put_pipelines(
+            cluster, pipelines.render_pipelines(opened.card, options.mode, model_id, options.pipeline)
+        )
     for model in stale:
         models.remove_model(cluster, model)
     return Registration(
@@ -133,7 +131,7 @@ def register(
         version=opened.card.version,
         mode=options.mode,
         model_id=model_id,
-        reused=reused,
+        reused=current is not None,
         deviation=deviation,
         pipelines=changes,
         settings={setting.name: setting.wanted for setting in checked.changed},
@@ -144,14 +142,14 @@ def register(
 def _sort_out(cluster: Cluster, bundle: Bundle, options: RegisterOptions) -> tuple[FoundModel | None, list[FoundModel]]:
     """Find the model to use again, and those to remove at the end; remove what an interrupted run left."""
     if options.scorer is not None and options.mode == "connector":
-        name, digest = models.connector_name(bundle.card), connector.config_digest(bundle, options.scorer)
+        name, digest = models.connector_name(bundle.card), connector.digest_connector(bundle, options.scorer)
     else:
         name, digest = models.local_name(bundle.card), bundle.identity
-    found = models.find_models(cluster, name)
-    for model in found:
+    named = models.find_models(cluster, name)
+    for model in named:
         if model.half_registered and model.digest:
             models.remove_model(cluster, model)
-    whole = [model for model in found if not model.half_registered]
+    whole = [model for model in named if not model.half_registered]
     if options.mode == "connector":
         connector.remove_orphans(cluster, bundle, whole)
     if options.replace:

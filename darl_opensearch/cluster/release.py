@@ -20,17 +20,17 @@ from darl_opensearch.cluster.connector import ScorerAddress
 from darl_opensearch.cluster.history import INDEX, TAKE_OVER_SECONDS, History, Served
 from darl_opensearch.cluster.models import OnChunk
 from darl_opensearch.cluster.outcome import Release
-from darl_opensearch.cluster.pipelines import Change, PipelineOptions, check_ours, options_of, pipelines_for
+from darl_opensearch.cluster.pipelines import Change, PipelineOptions, check_ours, read_options, render_pipelines
 from darl_opensearch.cluster.preflight import Mode
 from darl_opensearch.cluster.probe import ProbeFailed, probe_search
-from darl_opensearch.cluster.register import NotVerified, RegisterOptions, Registration, register
+from darl_opensearch.cluster.register import NotVerified, RegisterOptions, register
 from darl_opensearch.cluster.rollback import RollbackOptions, rollback
 from darl_opensearch.cluster.switching import Now, ReleaseRefused, read_now, refuse, switch, take_over, undeploy
-from darl_opensearch.cluster.versions import Version, superfluous, versions
+from darl_opensearch.cluster.versions import Version, find_superfluous, list_versions
 from darl_opensearch.errors import DarlError, GateRefused, InputError, UsageError
 
 __all__ = [
-    "Release", "ReleaseOptions", "ReleaseRefused", "RollbackOptions", "Version", "release", "rollback", "versions",
+    "Release", "ReleaseOptions", "ReleaseRefused", "RollbackOptions", "Version", "release", "rollback", "list_versions",
 ]  # fmt: skip
 
 Report = Callable[[str, int, int], object]
@@ -83,6 +83,13 @@ class ReleaseOptions:
         if self.keep < 0:
             raise UsageError(f"keep is {self.keep}", todo="give 0 or more versions")
 
+    def registration(self, pipeline: PipelineOptions) -> RegisterOptions:
+        """How the bundle is registered before its release: no pipeline is written."""
+        return RegisterOptions(
+            mode=self.mode, scorer=self.scorer if self.mode == "connector" else None, pipeline=pipeline,
+            apply_settings=self.apply_settings, deploy_timeout=self.deploy_timeout, switch=False,
+        )  # fmt: skip
+
 
 def release(
     bundle: Bundle | str | os.PathLike[str],
@@ -112,19 +119,17 @@ def release(
     report(STEPS[0], 0, len(STEPS))
     chosen = _pipeline_options(options, now)
     try:
-        registered = _register(opened, cluster, options, chosen, on_chunk)
+        registered = register(opened, cluster, options.registration(chosen), on_chunk=on_chunk)
         to = Served(opened.card.name, opened.card.version, options.mode, registered.model_id)
         report(STEPS[1], 1, len(STEPS))
         probe = None
         if options.index is not None and not cluster.dry_run:
             probe = probe_search(cluster, opened, options.mode, registered.model_id, options.index)
-    except NotVerified as err:
-        raise _refused(history, err, opened, _unload(cluster, opened, options), options, now) from err
-    except ProbeFailed as err:
+    except (NotVerified, ProbeFailed) as err:
         raise _refused(history, err, opened, _unload(cluster, opened, options), options, now) from err
 
     report(STEPS[2], 2, len(STEPS))
-    after = pipelines_for(opened.card, options.mode, registered.model_id, chosen)
+    after = render_pipelines(opened.card, options.mode, registered.model_id, chosen)
     event = events[-1] if events else None
     if event is not None and event.state != "switching":
         event = None
@@ -141,8 +146,10 @@ def release(
         changes = switch(cluster, after)
         event = history.close(event, "done", after=after)
     report(STEPS[3], 3, len(STEPS))
-    past = [one for one in events if event is None or one.number != event.number] + ([event] if event else [])
-    undeployed = undeploy(cluster, superfluous(past, to, options.keep), grace_seconds=options.grace)
+    past = [earlier for earlier in events if event is None or earlier.number != event.number] + (
+        [event] if event else []
+    )
+    undeployed = undeploy(cluster, find_superfluous(past, to, options.keep), grace_seconds=options.grace)
     report(STEPS[3], 4, len(STEPS))
     return Release(
         event="release",
@@ -158,21 +165,11 @@ def release(
     )
 
 
-def _register(
-    bundle: Bundle, cluster: Cluster, options: ReleaseOptions, chosen: PipelineOptions, on_chunk: OnChunk | None
-) -> Registration:
-    how = RegisterOptions(
-        mode=options.mode, scorer=options.scorer if options.mode == "connector" else None, pipeline=chosen,
-        apply_settings=options.apply_settings, deploy_timeout=options.deploy_timeout, switch=False,
-    )  # fmt: skip
-    return register(bundle, cluster, how, on_chunk=on_chunk)
-
-
 def _pipeline_options(options: ReleaseOptions, now: Now) -> PipelineOptions:
     """Treat searches as the pipeline that is there does, but for what was asked for."""
     there = PipelineOptions(options.pipeline)
     if options.pipeline in now.bodies and now.served is not None:
-        there = options_of(options.pipeline, now.bodies, now.served.mode)
+        there = read_options(options.pipeline, now.bodies, now.served.mode)
     asked: dict[str, Any] = {
         "max_k": options.max_k, "oversample": options.oversample, "query_path": options.query_path,
         "with_query_id": options.with_query_id,
@@ -227,7 +224,7 @@ def _refused(
 def _unload(cluster: Cluster, bundle: Bundle, options: ReleaseOptions) -> str:
     """Free the memory of a model that did not pass, unless a pipeline asks it; give its id."""
     name = (models.local_name if options.mode == "local" else models.connector_name)(bundle.card)
-    found = models.find_models(cluster, name)
-    served = [Served(bundle.card.name, bundle.card.version, options.mode, one.model_id) for one in found]
+    registered = models.find_models(cluster, name)
+    served = [Served(bundle.card.name, bundle.card.version, options.mode, model.model_id) for model in registered]
     undeploy(cluster, served, grace_seconds=0.0)  # nothing ever asked it but the probe
-    return found[-1].model_id if found else ""
+    return registered[-1].model_id if registered else ""

@@ -10,8 +10,8 @@ from darl_opensearch.cluster.calls import Cluster
 from darl_opensearch.cluster.history import INDEX, TAKE_OVER_SECONDS, Bodies, Event, History, Served
 from darl_opensearch.cluster.outcome import Release
 from darl_opensearch.cluster.pipelines import Change, PipelineOptions, check_ours
-from darl_opensearch.cluster.probe import ProbeFailed, answers
-from darl_opensearch.cluster.switching import Now, find_states, read_now, refuse, switch, take_over
+from darl_opensearch.cluster.probe import ProbeFailed, check_answers
+from darl_opensearch.cluster.switching import Now, find_loaded, read_now, refuse, switch, take_over
 from darl_opensearch.errors import ClusterError, UsageError
 
 
@@ -94,7 +94,7 @@ def rollback(cluster: Cluster, options: RollbackOptions | None = None) -> Releas
 def _target(events: Sequence[Event], now: Now, options: RollbackOptions) -> Earlier:
     """Find the version to go back to, and its pipelines."""
     if options.to is None:
-        line = way_back(events)
+        line = list_earlier(events)
         if not line:
             serving = f"before {now.served.label}" if now.served else "to go back to"
             raise ClusterError(
@@ -112,14 +112,16 @@ def _target(events: Sequence[Event], now: Now, options: RollbackOptions) -> Earl
     for event in served:
         if event.state == "done" and event.to.is_called(words):
             return Earlier(event.to, event.after)
-    known = {f"{one.name}:{one.version}" for event in served for one in (event.to, event.came_from) if one}
+    choices = {
+        f"{version.name}:{version.version}" for event in served for version in (event.to, event.came_from) if version
+    }
     raise UsageError(
         f"no version {words!r} ever served", where=f"pipeline {options.pipeline}",
-        todo=f"choose from {', '.join(sorted(known)) or 'none'}",
+        todo=f"choose from {', '.join(sorted(choices)) or 'none'}",
     )  # fmt: skip
 
 
-def way_back(events: Sequence[Event]) -> list[Earlier]:
+def list_earlier(events: Sequence[Event]) -> list[Earlier]:
     """Follow releases and rollbacks to what lies before the version that serves.
 
     A release puts what it replaced on the pile; a rollback takes off what is above the version that it went back to,
@@ -134,7 +136,7 @@ def way_back(events: Sequence[Event]) -> list[Earlier]:
             line.append(Earlier(event.came_from, event.before))  # never switched as a whole: put back what was there
         if event.state != "done" or event.kind == "refused" or event.came_from is None:
             continue
-        places = [place for place, one in enumerate(line) if one.served == event.to]
+        places = [place for place, earlier in enumerate(line) if earlier.served == event.to]
         if event.kind == "rollback" and places:
             del line[places[-1] :]
         elif event.to != event.came_from:
@@ -145,14 +147,14 @@ def way_back(events: Sequence[Event]) -> list[Earlier]:
 def _wake(cluster: Cluster, target: Earlier, options: RollbackOptions, history: History, now: Now) -> None:
     """Load the earlier version's model where need be, and ask it something."""
     served = target.served
-    found = find_states(cluster, [served.model_id]).get(served.model_id)
-    if found is None:
+    model = find_loaded(cluster, [served.model_id]).get(served.model_id)
+    if model is None:
         raise ClusterError(
             f"the model of {served.label} was deleted",
             where=cluster.url,
             todo="release its bundle again by darl release",
         )
-    loaded = found.state == "DEPLOYED"
+    loaded = model.state == "DEPLOYED"
     if not loaded:
         models.deploy(cluster, served.model_id, timeout=options.deploy_timeout)
     if cluster.dry_run:
@@ -160,13 +162,13 @@ def _wake(cluster: Cluster, target: Earlier, options: RollbackOptions, history: 
     body = target.bodies[options.pipeline]
     try:
         try:
-            answers(cluster, served.mode, served.model_id, body, name=options.pipeline)
+            check_answers(cluster, served.mode, served.model_id, body, name=options.pipeline)
         except ProbeFailed:
             if not loaded:
                 raise
             # It is said to be deployed, but after a restart of a node it may not be: load it once more.
             models.deploy(cluster, served.model_id, timeout=options.deploy_timeout)
-            answers(cluster, served.mode, served.model_id, body, name=options.pipeline)
+            check_answers(cluster, served.mode, served.model_id, body, name=options.pipeline)
     except ProbeFailed as err:
         raise refuse(
             history, err, "rollback", served, now, who=options.who, note=options.note, cycle=options.cycle

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from darl_opensearch.cluster import models, pipelines
-from darl_opensearch.cluster.calls import Cluster, path
+from darl_opensearch.cluster.calls import Cluster, join_path
 from darl_opensearch.cluster.history import Bodies, Event, History, Kind, Served, utc_now
 from darl_opensearch.cluster.pipelines import PLAIN, Change
 from darl_opensearch.errors import ClusterError, DarlError, GateRefused
@@ -36,8 +36,8 @@ class Now:
 
 def read_now(cluster: Cluster, name: str) -> Now:
     """Read a pipeline and its plain variant."""
-    found = {one: pipelines.fetch_pipeline(cluster, one) for one in (name, name + PLAIN)}
-    bodies = {one: body for one, body in found.items() if body is not None}
+    fetched = {pipeline: pipelines.fetch_pipeline(cluster, pipeline) for pipeline in (name, name + PLAIN)}
+    bodies = {pipeline: body for pipeline, body in fetched.items() if body is not None}
     return Now(bodies, Served.of_pipeline(bodies[name]) if name in bodies else None)
 
 
@@ -47,7 +47,7 @@ def switch(cluster: Cluster, after: Bodies) -> dict[str, Change]:
     :return: what was done about each.
     :raises ClusterError: when one is not what was sent.
     """
-    changes = pipelines.put(cluster, after)
+    changes = pipelines.put_pipelines(cluster, after)
     if not cluster.dry_run:
         for name, body in after.items():
             if pipelines.fetch_pipeline(cluster, name) != body:
@@ -79,17 +79,17 @@ def take_over(history: History, last: Event, now: Now, after_seconds: float) -> 
     return history.close(last, "abandoned", reason=reason), Now(last.before, last.came_from)
 
 
-def find_states(cluster: Cluster, model_ids: Collection[str]) -> dict[str, models.FoundModel]:
+def find_loaded(cluster: Cluster, model_ids: Collection[str]) -> dict[str, models.FoundModel]:
     """Ask for models by id.
 
     :return: those that are there, by id.
     """
-    return {found.model_id: found for found in models.find_by_id(cluster, model_ids)} if model_ids else {}
+    return {model.model_id: model for model in models.find_models_by_id(cluster, model_ids)} if model_ids else {}
 
 
-def in_use(cluster: Cluster) -> set[str]:
+def list_models_in_use(cluster: Cluster) -> set[str]:
     """List the models that any search pipeline of the cluster names."""
-    return set().union(*map(pipelines.models_in, pipelines.fetch_all(cluster).values()), set())
+    return set().union(*map(pipelines.list_models_in, pipelines.fetch_pipelines(cluster).values()), set())
 
 
 def undeploy(cluster: Cluster, served: Sequence[Served], *, grace_seconds: float) -> tuple[Served, ...]:
@@ -100,16 +100,16 @@ def undeploy(cluster: Cluster, served: Sequence[Served], *, grace_seconds: float
     :param served: versions that are not needed any more.
     :param grace_seconds: most seconds to wait for searches that run now.
     """
-    states = find_states(cluster, {one.model_id for one in served})
-    loaded = [one for one in served if one.model_id in states and states[one.model_id].state in LOADED]
+    states = find_loaded(cluster, {version.model_id for version in served})
+    loaded = [version for version in served if version.model_id in states and states[version.model_id].state in LOADED]
     if not loaded:
         return ()
-    used = in_use(cluster)
-    idle = tuple(one for one in loaded if one.model_id not in used)
+    used = list_models_in_use(cluster)
+    idle = tuple(version for version in loaded if version.model_id not in used)
     if idle and not cluster.dry_run:
         wait_for_searches(cluster, grace_seconds)
-    for one in idle:
-        cluster.send("POST", path("_plugins", "_ml", "models", one.model_id, "_undeploy"))
+    for version in idle:
+        cluster.send("POST", join_path("_plugins", "_ml", "models", version.model_id, "_undeploy"))
     return idle
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from darl_opensearch.bundle import Bundle
-from darl_opensearch.cluster.calls import Cluster, path
+from darl_opensearch.cluster.calls import Cluster, join_path
 from darl_opensearch.cluster.preflight import Mode
 from darl_opensearch.config_files import render_body
 from darl_opensearch.errors import ClusterError
@@ -76,13 +76,13 @@ def ask_model(cluster: Cluster, mode: Mode, model_id: str, query: str, documents
     """
     body = render_body(f"predict_{mode}.json", query=query, documents=list(documents))
     if mode == "local":
-        place = path("_plugins", "_ml", "_predict", "text_similarity", model_id)
+        place = join_path("_plugins", "_ml", "_predict", "text_similarity", model_id)
     else:
-        place = path("_plugins", "_ml", "models", model_id, "_predict")
-    return rows_of(cluster.read("POST", place, body), where=cluster.url)
+        place = join_path("_plugins", "_ml", "models", model_id, "_predict")
+    return parse_rows(cluster.read("POST", place, body), where=cluster.url)
 
 
-def rows_of(answer: Mapping[str, Any], *, where: str) -> NDArray[np.float64]:
+def parse_rows(answer: Mapping[str, Any], *, where: str) -> NDArray[np.float64]:
     """Read the columns out of a prediction.
 
     :param answer: what ML Commons answered: a result a document in the cluster, one for all by connector.

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from darl_opensearch.cluster import models
 from darl_opensearch.cluster.calls import Cluster
 from darl_opensearch.cluster.history import INDEX, Event, History, Served
-from darl_opensearch.cluster.switching import LOADED, find_states, in_use, read_now
+from darl_opensearch.cluster.switching import LOADED, find_loaded, list_models_in_use, read_now
 from darl_opensearch.errors import ClusterError, UsageError
 
 VersionState = Literal["serving", "deployed", "undeployed", "retired"]
@@ -54,22 +54,22 @@ class Version:
         }  # fmt: skip
 
 
-def versions(cluster: Cluster, pipeline: str = "darl", *, history: str = INDEX) -> list[Version]:
+def list_versions(cluster: Cluster, pipeline: str = "darl", *, history: str = INDEX) -> list[Version]:
     """List the versions of a pipeline.
 
     :return: the one that serves first, then the newest first; one that both rolled back to and released is there once.
     """
     events = History(cluster, pipeline, history).events()
     now = read_now(cluster, pipeline).served
-    found: dict[str, tuple[Served, Event | None]] = {now.model_id: (now, None)} if now else {}
+    newest: dict[str, tuple[Served, Event | None]] = {now.model_id: (now, None)} if now else {}
     for event in reversed(events):
         for served, about in ((event.to, event), (event.came_from, None)):
             if served is None or not served.model_id:
                 continue
-            if found.get(served.model_id, (None, None))[1] is None:
-                found[served.model_id] = (served, about)
+            if newest.get(served.model_id, (None, None))[1] is None:
+                newest[served.model_id] = (served, about)
     reports = {event.to.model_id: event.gate for event in events if event.gate}
-    states = find_states(cluster, found.keys())
+    states = find_loaded(cluster, newest.keys())
     return [
         Version(
             served,
@@ -78,11 +78,11 @@ def versions(cluster: Cluster, pipeline: str = "darl", *, history: str = INDEX) 
             event,
             reports.get(key),
         )  # fmt: skip
-        for key, (served, event) in found.items()
+        for key, (served, event) in newest.items()
     ]
 
 
-def superfluous(events: Sequence[Event], serving: Served, keep: int) -> tuple[Served, ...]:
+def find_superfluous(events: Sequence[Event], serving: Served, keep: int) -> tuple[Served, ...]:
     """Say which versions need not stay deployed.
 
     :param events: of a pipeline, oldest first.
@@ -95,14 +95,14 @@ def superfluous(events: Sequence[Event], serving: Served, keep: int) -> tuple[Se
         if event.kind == "refused":
             refused.setdefault(event.to.model_id, event.to)
             continue
-        for one in filter(None, (event.to, event.came_from)):
-            served.setdefault(one.model_id, one)
+        for version in filter(None, (event.to, event.came_from)):
+            served.setdefault(version.model_id, version)
     served.pop(serving.model_id, None)
-    known = {serving.model_id, "", *served}
-    return (*list(served.values())[keep:], *(one for key, one in refused.items() if key not in known))
+    needed = {serving.model_id, "", *served}
+    return (*list(served.values())[keep:], *(version for key, version in refused.items() if key not in needed))
 
 
-def delete(cluster: Cluster, words: str, pipeline: str = "darl", *, history: str = INDEX) -> Version:
+def delete_version(cluster: Cluster, words: str, pipeline: str = "darl", *, history: str = INDEX) -> Version:
     """Delete an old version's model, and its connector, from the cluster.
 
     :param words: its version, or ``name:version``.
@@ -110,20 +110,20 @@ def delete(cluster: Cluster, words: str, pipeline: str = "darl", *, history: str
     :raises ClusterError: when a pipeline names it.
     :raises UsageError: when there is no such version, or more than one.
     """
-    there = [one for one in versions(cluster, pipeline, history=history) if one.state != "retired"]
-    meant = [one for one in there if one.served.is_called(words)]
-    if len(meant) != 1:
-        known = ", ".join(f"{one.served.name}:{one.served.version}" for one in there) or "none"
+    present = [each for each in list_versions(cluster, pipeline, history=history) if each.state != "retired"]
+    matching = [each for each in present if each.served.is_called(words)]
+    if len(matching) != 1:
+        choices = ", ".join(f"{each.served.name}:{each.served.version}" for each in present) or "none"
         raise UsageError(
-            f"{'no' if not meant else 'more than one'} version is called {words!r}", where=f"pipeline {pipeline}",
-            todo=f"choose from {known}",
+            f"{'no' if not matching else 'more than one'} version is called {words!r}", where=f"pipeline {pipeline}",
+            todo=f"choose from {choices}",
         )  # fmt: skip
-    [version] = meant
-    if version.served.model_id in in_use(cluster):
+    [version] = matching
+    if version.served.model_id in list_models_in_use(cluster):
         raise ClusterError(
             f"a search pipeline asks {version.served.label}", where=cluster.url, todo="release another version first"
         )
-    models.remove_model(cluster, find_states(cluster, [version.served.model_id])[version.served.model_id])
+    models.remove_model(cluster, find_loaded(cluster, [version.served.model_id])[version.served.model_id])
     return version
 
 

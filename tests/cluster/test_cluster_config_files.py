@@ -7,7 +7,7 @@ import json
 import pytest
 
 from darl_opensearch import config_files, resources
-from darl_opensearch.cluster.pipelines import PipelineOptions, PipelineShape, pipelines_for
+from darl_opensearch.cluster.pipelines import PipelineOptions, PipelineShape, render_pipelines
 from darl_opensearch.config_files import OMIT, placeholders, render_body
 from darl_opensearch.errors import ClusterError, DarlError, UsageError
 from tests.helpers.cluster import file_of
@@ -74,7 +74,7 @@ def test_columns_come_from_the_bundle(tmp_path, mode):
 
     for scale in (GradeScale(("no", "yes"), (0, 1)), SCALE3, GradeScale(tuple("abcde"), (0, 1, 2, 3, 4))):
         bundle = tiny_bundle(tmp_path / f"{scale.k}", scale=scale)
-        bodies = pipelines_for(bundle.card, mode, "m", PipelineOptions("p"))
+        bodies = render_pipelines(bundle.card, mode, "m", PipelineOptions("p"))
         assert bodies.keys() == {"p", "p-plain"}
         [output] = bodies["p"]["response_processors"][0]["ml_inference"]["output_map"]
         assert output.keys() == bundle.card.columns.hit_fields().keys()
@@ -85,17 +85,17 @@ def test_columns_come_from_the_bundle(tmp_path, mode):
 
 @pytest.mark.parametrize("mode", ["local", "connector"])
 def test_every_processor_may_fail(tiny, mode):
-    for body in pipelines_for(tiny.card, mode, "m", PipelineOptions()).values():
+    for body in render_pipelines(tiny.card, mode, "m", PipelineOptions()).values():
         steps = body["request_processors"] + body["response_processors"]
         assert [next(iter(step.values()))["ignore_failure"] for step in steps] == [True] * len(steps)
 
 
 def test_what_a_pipeline_says_of_itself(tiny):
     options = PipelineOptions("p", query_path="query.match.title.query", oversample=7)
-    shape = PipelineShape.of("p", pipelines_for(tiny.card, "local", "m", options)["p"], where="u")
+    shape = PipelineShape.of("p", render_pipelines(tiny.card, "local", "m", options)["p"], where="u")
     fields = frozenset(tiny.card.columns.hit_fields())
     assert shape == PipelineShape("local", "m", "query.match.title.query", False, 7.0, fields)
-    bodies = pipelines_for(tiny.card, "connector", "m", PipelineOptions("p", with_query_id=True))
+    bodies = render_pipelines(tiny.card, "connector", "m", PipelineOptions("p", with_query_id=True))
     assert PipelineShape.of("p", bodies["p"], where="u") == PipelineShape(
         "connector", "m", "ext.ml_inference.query_text", True, 5.0, fields
     )

@@ -11,7 +11,7 @@ from darl_opensearch.bundle import Bundle
 from darl_opensearch.cluster import connector, models
 from darl_opensearch.cluster import verify as verifying
 from darl_opensearch.cluster.connector import ScorerAddress
-from darl_opensearch.cluster.verify import rows_of
+from darl_opensearch.cluster.verify import parse_rows
 from darl_opensearch.errors import BundleError, ClusterError, UsageError
 from darl_opensearch.scoring import Scorer
 
@@ -37,8 +37,10 @@ def test_a_model_in_two_files(tiny, tmp_path):
 
 def test_the_digest_of_a_connector(tiny):
     one = ScorerAddress("http://127.0.0.1:1/v1/rerank", "key")
-    assert connector.config_digest(tiny, one) == connector.config_digest(tiny, ScorerAddress(one.url, "other key"))
-    assert connector.config_digest(tiny, one) != connector.config_digest(
+    assert connector.digest_connector(tiny, one) == connector.digest_connector(
+        tiny, ScorerAddress(one.url, "other key")
+    )
+    assert connector.digest_connector(tiny, one) != connector.digest_connector(
         tiny, ScorerAddress("http://127.0.0.1:2/v1/rerank")
     )
     assert "key" not in repr(one)
@@ -54,10 +56,10 @@ def test_answers_of_both_kinds():
     local = {"inference_results": [{"output": [{"data": [1, 2]}]}, {"output": [{"data": [3, 4]}]}]}
     remote = {"inference_results": [{"output": [{"data": [1, 2]}, {"data": [3, 4]}]}]}
     for answer in (local, remote):
-        np.testing.assert_array_equal(rows_of(answer, where="u"), [[1, 2], [3, 4]])
+        np.testing.assert_array_equal(parse_rows(answer, where="u"), [[1, 2], [3, 4]])
     for answer in ({}, {"inference_results": [{"output": [{"dataAsMap": {}}]}]}, {"inference_results": None}):
         with pytest.raises(ClusterError, match="has no rows of numbers"):
-            rows_of(answer, where="u")
+            parse_rows(answer, where="u")
 
 
 class Pretended:

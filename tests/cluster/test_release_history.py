@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from darl_opensearch.cli.release import read_gate_report
 from darl_opensearch.cluster import RegisterOptions
 from darl_opensearch.cluster.history import Event, History, Served
-from darl_opensearch.cluster.pipelines import PipelineOptions, models_in, options_of, pipelines_for
+from darl_opensearch.cluster.pipelines import PipelineOptions, list_models_in, read_options, render_pipelines
 from darl_opensearch.cluster.release import ReleaseOptions, RollbackOptions, find_gate_refusal
-from darl_opensearch.cluster.rollback import way_back
+from darl_opensearch.cluster.rollback import list_earlier
 from darl_opensearch.cluster.switching import Now, take_over
-from darl_opensearch.cluster.versions import superfluous
+from darl_opensearch.cluster.versions import find_superfluous
 from darl_opensearch.config_files import placeholders
 from darl_opensearch.errors import ClusterError, InputError, UsageError
 from darl_opensearch.resources import plugin_config
@@ -38,7 +38,7 @@ def events(*steps):
 
 
 def line(*steps):
-    return [one.served.version for one in way_back(events(*steps))]
+    return [one.served.version for one in list_earlier(events(*steps))]
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_rolling_back_undoes_releases_one_by_one(moves):
             done.append(event(number, "release", serving, to))
             pile.append(serving)
             serving = to
-    assert [one.served.version for one in way_back(done)] == pile
+    assert [one.served.version for one in list_earlier(done)] == pile
 
 
 @pytest.mark.parametrize(
@@ -91,11 +91,11 @@ def test_what_need_not_stay_deployed(keep, expected):
         ("release", None, "1"), ("refused", "1", "6"), ("release", "1", "2"), ("release", "2", "3"),
         ("rollback", "3", "2"), ("release", "2", "3"), ("refused", "3", "2"),
     ]  # fmt: skip
-    assert [one.version for one in superfluous(events(*steps), SERVED["3"], keep)] == expected
+    assert [one.version for one in find_superfluous(events(*steps), SERVED["3"], keep)] == expected
 
 
 def test_a_version_that_was_refused_and_serves_is_not_unloaded():
-    assert superfluous(events(("release", None, "1"), ("refused", "1", "1")), SERVED["1"], 0) == ()
+    assert find_superfluous(events(("release", None, "1"), ("refused", "1", "1")), SERVED["1"], 0) == ()
 
 
 @pytest.mark.parametrize("mode", ["local", "connector"])
@@ -107,14 +107,14 @@ def test_a_version_that_was_refused_and_serves_is_not_unloaded():
 )
 def test_options_are_read_back_from_the_pipeline_that_they_made(tiny, mode, max_k, oversample, query_path, ids):
     options = PipelineOptions("shoes", max_k, oversample, query_path, ids and mode == "connector")
-    bodies = pipelines_for(tiny.card, mode, "m-1", options)
-    found = options_of("shoes", bodies, mode)
+    bodies = render_pipelines(tiny.card, mode, "m-1", options)
+    found = read_options("shoes", bodies, mode)
     default = {"local": 50, "connector": 200}[mode]
     assert found == PipelineOptions(
         "shoes", None if max_k == default else max_k, oversample, query_path, found.with_query_id
     )
     assert found.with_query_id == options.with_query_id
-    assert {name: models_in(body) for name, body in bodies.items()} == {"shoes": {"m-1"}, "shoes-plain": {"m-1"}}
+    assert {name: list_models_in(body) for name, body in bodies.items()} == {"shoes": {"m-1"}, "shoes-plain": {"m-1"}}
     assert Served.of_pipeline(bodies["shoes"]) == Served("tiny", "1", mode, "m-1")
     assert Served.of_pipeline(bodies["shoes-plain"]) == Served("tiny", "1", mode, "m-1")
 

@@ -362,17 +362,17 @@ def test_settings_are_told_as_they_were(released, small):
 
 
 def test_of_an_item_in_several_catalogues_the_first_text_counts(small, tmp_path):
-    from trainer.cycle.samples import catalogue_texts
+    from trainer.cycle.samples import render_catalogue
 
     write_rows(tmp_path / "one.jsonl", [{"id": "a", "name": "Bike"}, {"id": "b", "name": "Boat"}])
     write_rows(tmp_path / "two.jsonl", [{"id": "a", "name": "Tram"}, {"id": "c", "name": "Cart"}])
     paths, renderer = [tmp_path / "one.jsonl", tmp_path / "two.jsonl"], small[1].renderer
     texts = {key: renderer({"id": key, "name": name}) for key, name in (("a", "Bike"), ("b", "Boat"), ("c", "Cart"))}
-    assert catalogue_texts(paths, renderer) == texts
-    assert catalogue_texts(paths, renderer, {"a", "c", "d"}) == {"a": texts["a"], "c": texts["c"]}
+    assert render_catalogue(paths, renderer) == texts
+    assert render_catalogue(paths, renderer, {"a", "c", "d"}) == {"a": texts["a"], "c": texts["c"]}
     write_rows(tmp_path / "two.jsonl", [{"name": "Tram"}])
     with pytest.raises(InputError, match=r"two.jsonl, line 1: .*id"):
-        catalogue_texts(paths, renderer)
+        render_catalogue(paths, renderer)
 
 
 def test_items_that_no_catalogue_has_are_known_by_their_text(small, tmp_path):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from darl_opensearch.cli.demo.report import cycle_table, second_act_table
+from darl_opensearch.cli.demo.report import lay_out_cycle, lay_out_second_act
 from darl_opensearch.cli.demo.sample import read_sample
-from darl_opensearch.cli.demo.second_act import DemoBackend, play
+from darl_opensearch.cli.demo.second_act import DemoBackend, play_second_act
 from tests.helpers.files import read_rows
 from tests.helpers.trained import SAMPLE
 
@@ -15,7 +15,9 @@ def test_later_traffic_becomes_a_version_and_goes_again(small, tmp_path):
     place = DemoBackend(small[1], sample, tmp_path, None)
     settings = ["start.when=always", "select.budget=60", "select.control_queries=12", "train.int8=false",
                 "gate.min_queries=500", "select.selector=random", "select.noise=0"]  # fmt: skip
-    act = play(place, small[0].folder.parent / "data" / "darl.toml", lambda *_: None, lambda _: None, settings=settings)
+    act = play_second_act(
+        place, small[0].folder.parent / "data" / "darl.toml", lambda *_: None, lambda _: None, settings=settings
+    )
     assert act.outcome == "refused" and "the gate said no" in act.said
     assert act.bundle.card.version == "2" and act.rolled_back
     cycle = tmp_path / "cycles" / "0001"
@@ -25,6 +27,6 @@ def test_later_traffic_becomes_a_version_and_goes_again(small, tmp_path):
     assert asked <= later and not asked & own
     # The sample's judgments know what BM25 finds in whole texts; this bundle's are cut to 72 tokens.
     assert act.cycle["judge"]["selected"] >= 0.5 * act.cycle["select"]["selected"]
-    table, figures = second_act_table(act, act.before.run, sample, small[1].card.scale.gains)
+    table, figures = lay_out_second_act(act, act.before.run, sample, small[1].card.scale.gains)
     assert figures.keys() == {"kinds trained on", "new kinds"} and len(table.rows) == 2
-    assert cycle_table(act).rows and all(query in act.after.strange for query in act.before.strange)
+    assert lay_out_cycle(act).rows and all(query in act.after.strange for query in act.before.strange)

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from darl_opensearch.cli.demo import cli
 from darl_opensearch.cli.demo import run as steps
-from darl_opensearch.cli.demo.measure import RouteRun, alarms, failures, ood_shares, quality
+from darl_opensearch.cli.demo.measure import RouteRun, find_alarms, find_failures, measure_ood_shares, measure_quality
 from darl_opensearch.cli.demo.run import DemoOptions, DemoResult, run_demo
 from darl_opensearch.cli.demo.sample import TestQuery as Query
 from darl_opensearch.cli.demo.sample import read_sample
@@ -38,7 +38,8 @@ def folder(tmp_path):
         for n, text in enumerate(QUERIES)
     ]
     judged = [
-        {"query_id": q["query_id"], "item_id": item["id"], "grade": 2 * (item["kind"] == q["slice"])}
+        {key: q[key] for key in ("query_id", "query")}
+        | {"item_id": item["id"], "grade": 2 * (item["kind"] == q["slice"])}
         for q in queries for item in ITEMS
     ]  # fmt: skip
     rows = {"items": ITEMS[:4], "new_items": ITEMS[4:], "test_queries": queries, "test_judgments": judged}
@@ -59,11 +60,11 @@ def test_quality_by_hand(sample):
     run.add(flight, [], 1.0)
     run.add(storm, ["h-1", "h-2", "not judged"], 3.0, reranked=False)
     ideal = 3 + 3 / math.log2(3)
-    assert quality(run, sample, [bicycle], GAINS) == {
+    assert measure_quality(run, sample, [bicycle], GAINS) == {
         "ndcg@10": round(3 / math.log2(3) / ideal, 4), "judged@10": 1.0, "queries": 1,
     }  # fmt: skip
-    assert quality(run, sample, [flight], GAINS) == {"ndcg@10": 0.0, "judged@10": None, "queries": 1}
-    assert quality(run, sample, [storm], GAINS) == {"ndcg@10": 1.0, "judged@10": round(2 / 3, 4), "queries": 1}
+    assert measure_quality(run, sample, [flight], GAINS) == {"ndcg@10": 0.0, "judged@10": None, "queries": 1}
+    assert measure_quality(run, sample, [storm], GAINS) == {"ndcg@10": 1.0, "judged@10": round(2 / 3, 4), "queries": 1}
     assert run.not_reranked == [storm.query_id]
     assert run.latency() == {"median_ms": 3.0, "p95_ms": 5.0}
 
@@ -86,7 +87,7 @@ FIRST = {"ndcg@10": 0.7, "judged@10": 1.0}
 )
 def test_what_makes_it_fail(missed, ours, first, logged, wanted):
     run = RouteRun("in Python", not_reranked=["q"] * missed)
-    assert failures([run], "BM25", {"BM25": first, "in Python": ours}, logged, 30) == wanted
+    assert find_failures([run], "BM25", {"BM25": first, "in Python": ours}, logged, 30) == wanted
 
 
 def test_shares_by_kind_of_query_and_item(sample):
@@ -99,7 +100,7 @@ def test_shares_by_kind_of_query_and_item(sample):
     ]
     everything = POLICY.__class__(model="tiny", version="1", alpha=0.05, sample_rate=1.0)
     pairs = [r for request in requests for r in records_of(request, everything) if isinstance(r, PairRecord)]
-    shares = ood_shares(pairs, sample)
+    shares = measure_ood_shares(pairs, sample)
     assert {key: share.value for key, share in shares.items()} == {
         (True, True): 1 / 8, (True, False): 2 / 4, (False, True): 1 / 4, (False, False): 1 / 2,
     }  # fmt: skip
@@ -136,7 +137,7 @@ def test_a_second_act_that_does_not_come_back_fails_the_demo(tiny, sample):
 def test_the_embedded_demo_says_so_and_counts_every_pair(folder, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(steps, "node_possible", lambda: NodePossible(None, "no Java and no Docker"))
     monkeypatch.setattr(steps, "make_bundle", lambda *_: tiny)
-    monkeypatch.setattr(steps, "play", second_act(tiny))
+    monkeypatch.setattr(steps, "play_second_act", second_act(tiny))
     said: list[str] = []
     result = run_demo(DemoOptions(folder, tmp_path / "out"), said.append, lambda *_: None)
     assert said[0].startswith("Embedded default: SQLite BM25 ") and "no Java and no Docker" in said[0]
@@ -182,9 +183,9 @@ def test_the_command_fails_when_the_demo_does(monkeypatch, tmp_path, found):
 def test_ood_shares_that_break_their_promise_fail_the_demo():
     alpha = 0.05
     good = {(True, True): Share(0.047, 0.028, 0.078, 100, 9), (False, False): Share(0.58, 0.45, 0.69, 100, 9)}
-    assert alarms(good, alpha) == []
-    [above] = alarms(good | {(True, True): Share(0.09, 0.06, 0.12, 100, 9)}, alpha)
+    assert find_alarms(good, alpha) == []
+    [above] = find_alarms(good | {(True, True): Share(0.09, 0.06, 0.12, 100, 9)}, alpha)
     assert "above alpha" in above
-    [near] = alarms(good | {(False, False): Share(0.3, 0.15, 0.5, 100, 9)}, alpha)
+    [near] = find_alarms(good | {(False, False): Share(0.3, 0.15, 0.5, 100, 9)}, alpha)
     assert "not clearly above" in near
-    assert alarms({}, alpha) == []
+    assert find_alarms({}, alpha) == []

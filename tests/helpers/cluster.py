@@ -15,7 +15,7 @@ from opensearchpy import Urllib3HttpConnection
 
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.cluster import Cluster, models, pipelines
-from darl_opensearch.cluster.calls import path
+from darl_opensearch.cluster.calls import join_path
 from darl_opensearch.resources import plugin_config
 from darl_opensearch.server.app import create_scorer_app
 from darl_opensearch.server.config import ServerConfig
@@ -102,8 +102,8 @@ def clean_up(cluster: Cluster, bundle: Bundle, *, pipeline_names: set[str], inde
         for model in found:
             models.remove_model(cluster, model, with_group=model is found[-1])
     for index in indexes:
-        if cluster.read("GET", path(index), absent={}):
-            cluster.send("DELETE", path(index))
+        if cluster.read("GET", join_path(index), absent={}):
+            cluster.send("DELETE", join_path(index))
 
 
 def eventually(true: Callable[[], bool], seconds: float = 10) -> bool:

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 
-from trainer.judging.agreement import agreement, between
+from trainer.judging.agreement import list_pairs, measure_agreement
 from trainer.judging.base import Answer
-from trainer.judging.combine import as_probs, combine, habits, shares
+from trainer.judging.combine import combine, estimate_shares, tabulate_habits, to_probs
 
 GRADES = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=40)
 
@@ -21,7 +21,7 @@ def compare(rows, *, a_query: int = 3, k: int = 3, draws: int = 200):
     first = {str(n): a for n, (a, _) in enumerate(rows)}
     second = {str(n): b for n, (_, b) in enumerate(rows)}
     queries = {str(n): str(n // a_query) for n in range(len(rows))}
-    return agreement(first, second, queries, k, draws=draws, seed=1)
+    return measure_agreement(first, second, queries, k, draws=draws, seed=1)
 
 
 # ---- agreement
@@ -72,9 +72,9 @@ def test_the_interval_covers_about_as_often_as_it_says():
 
 
 def test_nothing_in_common_is_no_number():
-    found = agreement({"a": 1}, {"b": 1}, {"a": "q", "b": "q"}, 3, draws=100, seed=0)
+    found = measure_agreement({"a": 1}, {"b": 1}, {"a": "q", "b": "q"}, 3, draws=100, seed=0)
     assert found.pairs == 0 and found.to_json()["quadratic"] == {"mean": None, "low": None, "high": None, "n": 0}
-    assert between({"x": {}, "y": {}, "z": {}}) == [("x", "y"), ("x", "z"), ("y", "z")]
+    assert list_pairs({"x": {}, "y": {}, "z": {}}) == [("x", "y"), ("x", "z"), ("y", "z")]
 
 
 # ---- several judges
@@ -84,20 +84,20 @@ def test_habits_are_counts_on_gold_beside_the_prior():
     gold = {"a": 0, "b": 0, "c": 1}
     answers = {"a": Answer(0), "b": Answer(1), "c": Answer(None), "d": Answer(1)}
     near = math.exp(-1)
-    table = habits(answers, gold, 2, smoothing=2.0)
+    table = tabulate_habits(answers, gold, 2, smoothing=2.0)
     prior = np.array([1 / (1 + near), near / (1 + near)])
     assert table[0] == pytest.approx((2 * prior + [1, 1]) / 4)
     assert table[1] == pytest.approx(prior[::-1])  # the pair that was passed over, and the one outside, count nothing
-    assert shares(gold, 2, smoothing=2.0) == pytest.approx([3 / 5, 2 / 5])
-    assert shares({}, 4, smoothing=1.0) == pytest.approx([1 / 4] * 4)
+    assert estimate_shares(gold, 2, smoothing=2.0) == pytest.approx([3 / 5, 2 / 5])
+    assert estimate_shares({}, 4, smoothing=1.0) == pytest.approx([1 / 4] * 4)
 
 
 def test_soft_answers_count_softly():
-    table = habits({"a": Answer.of([0.25, 0.75])}, {"a": 1}, 2, smoothing=1e-9)
+    table = tabulate_habits({"a": Answer.of([0.25, 0.75])}, {"a": 1}, 2, smoothing=1e-9)
     assert table[1] == pytest.approx([0.25, 0.75])
-    assert as_probs(Answer(1), 3).tolist() == [0, 1, 0]
+    assert to_probs(Answer(1), 3).tolist() == [0, 1, 0]
     with pytest.raises(ValueError, match="passed over"):
-        as_probs(Answer(None), 3)
+        to_probs(Answer(None), 3)
 
 
 def test_the_posterior_is_bayes_rule():
@@ -115,9 +115,9 @@ def test_one_judge_is_taken_at_its_word():
 
 
 def test_two_who_are_equally_good_meet_in_the_middle_or_below():
-    table, even = habits({}, {}, 3, smoothing=4.0), np.full(3, 1 / 3)
+    table, even = tabulate_habits({}, {}, 3, smoothing=4.0), np.full(3, 1 / 3)
     assert combine([Answer(0), Answer(2)], [table, table], even).grade == 1
-    two = habits({}, {}, 2, smoothing=4.0)
+    two = tabulate_habits({}, {}, 2, smoothing=4.0)
     assert combine([Answer(0), Answer(1)], [two, two], np.full(2, 1 / 2)).grade == 0  # in doubt the lower
 
 
@@ -139,8 +139,8 @@ def test_weighing_by_gold_beats_counting_heads():
     names = [str(i) for i in range(n)]
     answers = [{t: Answer(int(g)) for t, g in zip(names, said, strict=True)} for said in (good, *lazy)]
     gold = {t: int(g) for t, g in zip(names[:150], true, strict=False)}
-    tables = [habits(said, gold, 3, smoothing=4.0) for said in answers]
-    prior = shares(gold, 3, smoothing=4.0)
+    tables = [tabulate_habits(said, gold, 3, smoothing=4.0) for said in answers]
+    prior = estimate_shares(gold, 3, smoothing=4.0)
     rest = range(150, n)
     weighed = np.array([combine([said[names[i]] for said in answers], tables, prior).grade for i in rest])
     heads = np.array([np.bincount([good[i], lazy[0][i], lazy[1][i]], minlength=3).argmax() for i in rest])

@@ -26,10 +26,10 @@ from tests.helpers.judging import SCALE, completion, endpoint, job, knowing, pro
 from trainer.judging import JUDGES, JudgeConfig
 from trainer.judging.llm import KEY_VARIABLE
 from trainer.judging.llm.cache import Cache
-from trainer.judging.llm.endpoint import full_url, parse_reply
+from trainer.judging.llm.endpoint import complete_url, parse_reply
 from trainer.judging.llm.limits import Budget, Pace, Prices
-from trainer.judging.llm.prompt import DEFAULT, fill, read_prompt
-from trainer.judging.llm.reply import Reply, Token, average, read_grade, read_probs
+from trainer.judging.llm.prompt import DEFAULT, fill_prompt, read_prompt
+from trainer.judging.llm.reply import Reply, Token, average_grades, read_grade, read_probs
 from trainer.judging.prepare import prepare_judging
 from trainer.judging.run import estimate, judge
 
@@ -92,7 +92,7 @@ def test_where_there_is_nothing_to_read(reply):
 
 @given(st.lists(st.integers(0, 4), min_size=1))
 def test_averages_are_shares(said):
-    probs = average(said, 5)
+    probs = average_grades(said, 5)
     assert sum(probs) == pytest.approx(1.0) and all(probs[g] == said.count(g) / len(said) for g in range(5))
 
 
@@ -131,10 +131,12 @@ def test_a_probability_that_no_float_holds_is_none():
 
 def test_a_query_that_holds_a_placeholder_is_a_query(tmp_path):
     one = task("show {item} {guideline}", "i", text="{query}")
-    assert fill("{query}|{item}|{grades}|{other}", one, SCALE, "G") == (
+    assert fill_prompt("{query}|{item}|{grades}|{other}", one, SCALE, "G") == (
         "show {item} {guideline}|{query}|0 = irrelevant\n1 = related\n2 = fits|{other}"
     )
-    assert "In doubt" in fill(DEFAULT, one, SCALE, "In doubt") and "1\n2\n3\n4\n5" in fill(DEFAULT, one, STARS, "")
+    assert "In doubt" in fill_prompt(DEFAULT, one, SCALE, "In doubt") and "1\n2\n3\n4\n5" in fill_prompt(
+        DEFAULT, one, STARS, ""
+    )
     (tmp_path / "p.txt").write_text("{query}")
     with pytest.raises(UsageError, match=r"p\.txt: the prompt has no \{item\}"):
         read_prompt(tmp_path / "p.txt")
@@ -429,14 +431,14 @@ def test_parameters_that_do_not_fit(tmp_path, params, message):
 
 def test_urls():
     for url in ("http://h/v1", "http://h/v1/", "http://h/v1/chat/completions"):
-        assert full_url(url) == "http://h/v1/chat/completions"
+        assert complete_url(url) == "http://h/v1/chat/completions"
 
 
 # ---- limits
 
 
 def test_no_more_than_the_budget_allows(tmp_path):
-    prompt = len(fill(DEFAULT, TASKS[0], SCALE, "In doubt the lower.")) // 4 + 1
+    prompt = len(fill_prompt(DEFAULT, TASKS[0], SCALE, "In doubt the lower.")) // 4 + 1
 
     def answer(body, n):  # as many tokens as were estimated
         grade = knowing(body, n)[2]
@@ -547,7 +549,7 @@ def test_without_enough_gold_nothing_is_paid_for(tmp_path):
 
 
 def test_the_estimate_counts_calls_and_tokens(tmp_path):
-    length = len(fill(DEFAULT, TASKS[0], SCALE, "In doubt the lower."))
+    length = len(fill_prompt(DEFAULT, TASKS[0], SCALE, "In doubt the lower."))
     told = make("http://127.0.0.1:9/v1", price_in=2.0, price_out=4.0).foresee(TASKS, job(tmp_path))
     sent = 8 * (length // 4 + 1)
     assert told == {"calls": 8, "cache_hits": 0, "prompt_tokens": sent, "completion_tokens": 128,

@@ -17,7 +17,7 @@ from trainer.judging import JUDGES, JudgeConfig
 from trainer.judging.base import JudgeAnswers
 from trainer.judging.prepare import open_work, prepare_judging
 from trainer.judging.run import estimate, judge
-from trainer.judging.tasks import blind_order, draw_gold, read_gold, read_tasks, task_id
+from trainer.judging.tasks import draw_gold, order_blindly, read_gold, read_tasks, task_id
 
 
 def known(folder, wrong: int = 0, *, of: str = "tg", name: str = "known.jsonl"):
@@ -306,9 +306,9 @@ def test_gold_among_the_tasks_is_no_label(tmp_path):
 
 def test_the_order_tells_nothing(tmp_path):
     tasks = [task(f"query {q}", f"{i}", told={"score": i / 10}) for q in range(30) for i in range(4)]
-    order = blind_order(tasks, 5)
+    order = order_blindly(tasks, 5)
     assert sorted(t.task for t in order) == sorted(t.task for t in tasks)
-    assert blind_order(tasks[::-1], 5) == order != blind_order(tasks, 6)
+    assert order_blindly(tasks[::-1], 5) == order != order_blindly(tasks, 6)
     queries = [t.query for t in order]
     assert len(list(dict.fromkeys(queries))) == sum(a != b for a, b in zip(queries, queries[1:], strict=False)) + 1
     scores = [t.told["score"] for t in order]

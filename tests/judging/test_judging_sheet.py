@@ -15,7 +15,7 @@ from tests.helpers.files import read_rows, write_rows
 from tests.helpers.judging import SCALE, job, silent, task
 from trainer.judging.base import Answer
 from trainer.judging.file import FileJudge
-from trainer.judging.grades import choices, parse_grade
+from trainer.judging.grades import list_grade_choices, parse_grade
 from trainer.judging.sheet import COLUMNS, read_sheet, safe_cell, write_csv, write_jsonl
 
 TASKS = [task("stolen bike", "a"), task("stolen bike", "b"), task("flood; cellar", "c", 'Says "flood", twice')]
@@ -51,7 +51,10 @@ def test_a_grade_is_its_number_or_its_name(value, grade):
 
 def test_names_that_are_numbers_are_meant_when_a_number_is_written():
     assert [parse_grade(text, STARS) for text in ("1", "5.0", "0", "6")] == [0, 4, None, None]
-    assert choices(STARS) == "1 / 2 / 3 / 4 / 5" and choices(SCALE) == "0 irrelevant / 1 related / 2 fits"
+    assert (
+        list_grade_choices(STARS) == "1 / 2 / 3 / 4 / 5"
+        and list_grade_choices(SCALE) == "0 irrelevant / 1 related / 2 fits"
+    )
 
 
 # ---- out

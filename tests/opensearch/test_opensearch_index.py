@@ -8,7 +8,7 @@ import json
 import pytest
 
 from darl_opensearch.cluster import load_items
-from darl_opensearch.cluster.calls import path
+from darl_opensearch.cluster.calls import join_path
 from darl_opensearch.errors import ClusterError, InputError, UsageError
 from tests.helpers.bundles import ITEMS
 
@@ -58,14 +58,14 @@ def test_loading_again_ends_in_the_same_index(place, tmp_path):
 
 
 def test_an_index_of_somebody_else_gets_our_fields(place, tmp_path):
-    place.cluster.send("PUT", path(place.index), {"mappings": {"properties": {"name": {"type": "keyword"}}}})
+    place.cluster.send("PUT", join_path(place.index), {"mappings": {"properties": {"name": {"type": "keyword"}}}})
     load_items(place.cluster, place.bundle, write(tmp_path, ITEMS), place.index).check()
     mapping = place.cluster.read("GET", f"/{place.index}/_mapping")[place.index]["mappings"]["properties"]
     assert (mapping["darl_id"]["type"], mapping["name"]["type"]) == ("keyword", "keyword")
 
 
 def test_a_field_of_another_type_is_refused(place, tmp_path):
-    place.cluster.send("PUT", path(place.index), {"mappings": {"properties": {"darl_id": {"type": "long"}}}})
+    place.cluster.send("PUT", join_path(place.index), {"mappings": {"properties": {"darl_id": {"type": "long"}}}})
     with pytest.raises(ClusterError, match="darl_id is of type long in index .* run again with --recreate"):
         load_items(place.cluster, place.bundle, write(tmp_path, ITEMS), place.index)
     assert documents(place) == {}
@@ -102,7 +102,7 @@ def test_nothing_is_sent_of_a_file_with_a_bad_line(place, tmp_path, bad, message
     items.write_bytes(items.read_bytes() + bad.encode() + b"\n")
     with pytest.raises(InputError, match=message):
         load_items(place.cluster, place.bundle, items, place.index)
-    assert place.cluster.read("GET", path(place.index), absent={}) == {}
+    assert place.cluster.read("GET", join_path(place.index), absent={}) == {}
 
 
 def test_a_long_text_is_cut_by_the_renderer(place, tmp_path):

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from darl_opensearch import config_files
-from darl_opensearch.cluster.calls import path
+from darl_opensearch.cluster.calls import join_path
 from darl_opensearch.cluster.guards import ZERO_WIDTH_SPACE
 from darl_opensearch.cluster.pipelines import DEFAULT_MAX_K, fetch_pipeline
 from darl_opensearch.errors import ClusterError, InputError
@@ -115,7 +115,7 @@ def scored_in_cluster(both, size):
     body = fetch_pipeline(both.cluster, f"{both.name}-local")
     body["response_processors"] = [step for step in body["response_processors"] if "truncate_hits" not in step]
     both.used.add(f"{both.name}-untruncated")
-    both.cluster.send("PUT", path("_search", "pipeline", f"{both.name}-untruncated"), body)
+    both.cluster.send("PUT", join_path("_search", "pipeline", f"{both.name}-untruncated"), body)
     hits = both.search("-untruncated").search("cover", size=size).hits
     return sum("darl_score" in hit.source for hit in hits)
 

@@ -19,7 +19,7 @@ from darl_opensearch.cluster import (
     models,
     register,
 )
-from darl_opensearch.cluster.calls import path
+from darl_opensearch.cluster.calls import join_path
 from darl_opensearch.cluster.pipelines import fetch_pipeline
 from darl_opensearch.cluster.preflight import TRUSTED, preflight
 from darl_opensearch.config_files import render_body
@@ -92,7 +92,7 @@ def test_registering_again_changes_nothing(place, scorer, mode):
 @pytest.mark.parametrize("mode", ["local", "connector"])
 def test_an_undeployed_model_is_deployed_again(place, scorer, mode):
     first = place.register(mode, scorer if mode == "connector" else None)
-    place.cluster.send("POST", path("_plugins", "_ml", "models", first.model_id, "_undeploy"))
+    place.cluster.send("POST", join_path("_plugins", "_ml", "models", first.model_id, "_undeploy"))
     second = place.register(mode, scorer if mode == "connector" else None)
     assert second.model_id == first.model_id
     assert second.deviation < 1e-4
@@ -250,13 +250,15 @@ def test_a_scorer_with_another_model(place, tmp_path):
 
 def test_a_pipeline_of_somebody_else_is_left_alone(place):
     foreign = f"{place.name}-foreign"
-    place.cluster.send("PUT", path("_search", "pipeline", foreign), {"description": "mine", "request_processors": []})
+    place.cluster.send(
+        "PUT", join_path("_search", "pipeline", foreign), {"description": "mine", "request_processors": []}
+    )
     try:
         with pytest.raises(ClusterError, match="is there and was not made by darl. Choose another name by --pipeline"):
             register(place.bundle, place.cluster, RegisterOptions(pipeline=PipelineOptions(foreign)))
         assert models.find_models(place.cluster, models.local_name(place.bundle.card)) == []  # nothing was uploaded
     finally:
-        place.cluster.send("DELETE", path("_search", "pipeline", foreign))
+        place.cluster.send("DELETE", join_path("_search", "pipeline", foreign))
 
 
 def test_trusted_endpoints_are_added_to(place):
@@ -378,7 +380,7 @@ def test_an_undeployed_model_leaves_the_first_stage(place, tmp_path):
     done = place.register("local")
     load_items(place.cluster, place.bundle, items, place.index)
     assert place.search().search("stolen bicycle").reranked
-    place.cluster.send("POST", path("_plugins", "_ml", "models", done.model_id, "_undeploy"))
+    place.cluster.send("POST", join_path("_plugins", "_ml", "models", done.model_id, "_undeploy"))
     outcome = place.search().search("stolen bicycle")
     assert not outcome.reranked
     assert [hit.id for hit in outcome.hits] == [hit["_id"] for hit in place.search().first_stage("stolen bicycle")]

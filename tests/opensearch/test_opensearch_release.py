@@ -16,12 +16,12 @@ import pytest
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.cluster import Cluster, RegisterOptions, ScorerAddress, load_items, models, register
 from darl_opensearch.cluster import release as releases
-from darl_opensearch.cluster.calls import path
+from darl_opensearch.cluster.calls import join_path
 from darl_opensearch.cluster.history import History, Served, utc_now
-from darl_opensearch.cluster.pipelines import PipelineOptions, fetch_pipeline, pipelines_for, put
+from darl_opensearch.cluster.pipelines import PipelineOptions, fetch_pipeline, put_pipelines, render_pipelines
 from darl_opensearch.cluster.pipelines import remove_pipelines as remove_pipelines
 from darl_opensearch.cluster.release import ReleaseOptions, ReleaseRefused, RollbackOptions, release, rollback, versions
-from darl_opensearch.cluster.versions import delete
+from darl_opensearch.cluster.versions import delete_version
 from darl_opensearch.errors import ClusterError, UsageError
 from darl_opensearch.search import PipelineSearch
 from tests.helpers.bundles import ITEMS, bundle_of, with_slope
@@ -93,8 +93,8 @@ def line(registered):
     mine = dataclasses.replace(registered, pipeline=mark, history=f"{mark}-releases")
     yield mine
     remove_pipelines(mine.cluster, PipelineOptions(mark))
-    if mine.cluster.read("GET", path(mine.history), absent={}):
-        mine.cluster.send("DELETE", path(mine.history))
+    if mine.cluster.read("GET", join_path(mine.history), absent={}):
+        mine.cluster.send("DELETE", join_path(mine.history))
     mine.cluster.calls.clear()
 
 
@@ -112,7 +112,7 @@ def test_release_rollback_and_versions(line):
     assert line.serving() == ["2", "2"]
     # The options of the pipeline that was there are kept.
     options = PipelineOptions(line.pipeline, oversample=7, max_k=33)
-    bodies = pipelines_for(line.bundles["2"].card, "local", second.served.model_id, options)
+    bodies = render_pipelines(line.bundles["2"].card, "local", second.served.model_id, options)
     assert fetch_pipeline(line.cluster, line.pipeline) == bodies[line.pipeline]
     line.cluster.calls.clear()
     again = line.release("2")
@@ -139,7 +139,7 @@ def test_a_rollback_restores_the_very_pipelines_that_were_there(line):
     line.release("1")
     model = model_of(line, "1").model_id
     by_hand = PipelineOptions(line.pipeline, 21, 4, "query.match.darl_text.query")
-    put(line.cluster, pipelines_for(line.bundles["1"].card, "local", model, by_hand))
+    put_pipelines(line.cluster, render_pipelines(line.bundles["1"].card, "local", model, by_hand))
     names = (line.pipeline, f"{line.pipeline}-plain")
     before = [fetch_pipeline(line.cluster, name) for name in names]
     line.release("2", query_path="")  # the default again
@@ -159,9 +159,9 @@ def test_old_versions_are_undeployed_and_a_rollback_deploys_them_again(line):
         assert line.versions() == {"3": "serving", "2": "undeployed", "1": "deployed"}
         assert other.search().search("stolen bicycle").reranked
         with pytest.raises(ClusterError, match="a search pipeline asks .* 1. Release another version first"):
-            delete(line.cluster, "1", line.pipeline, history=line.history)
+            delete_version(line.cluster, "1", line.pipeline, history=line.history)
         with pytest.raises(UsageError, match="no version is called '9'"):
-            delete(line.cluster, "9", line.pipeline, history=line.history)
+            delete_version(line.cluster, "9", line.pipeline, history=line.history)
         assert line.rollback(to=f"{line.name}:2").served.version == "2"
         assert line.search().search("stolen bicycle").reranked
         assert model_of(line, "2").state == "DEPLOYED"
@@ -176,7 +176,7 @@ def test_a_deleted_version_is_retired_and_cannot_come_back(line, tmp_path):
     try:
         line.release("0")
         line.release("1")
-        assert delete(line.cluster, "0", line.pipeline, history=line.history).served.version == "0"
+        assert delete_version(line.cluster, "0", line.pipeline, history=line.history).served.version == "0"
         assert line.versions() == {"1": "serving", "0": "retired"}
         with pytest.raises(ClusterError, match="the model of .* 0 was deleted. Release its bundle again"):
             line.rollback()
@@ -429,7 +429,7 @@ def test_the_commands(line, tmp_path, monkeypatch, capsys):
         hook = ("--webhook", f"{url}/hook?token=abc")
         requests = json.loads(darl("release", one, "--dry-run", *hook).out)
         assert [call["method"] for call in requests] == ["PUT"] * 5 and line.serving() == ["none", "none"]
-        assert told == [] and not line.cluster.read("GET", path(line.history), absent={})
+        assert told == [] and not line.cluster.read("GET", join_path(line.history), absent={})
         first = darl("release", one, *hook, "--json")
         assert json.loads(first.out)["served"]["version"] == "1" and (first.code, first.err) == (0, "")
         refused = darl("release", two, *hook, "--gate", no)

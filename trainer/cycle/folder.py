@@ -44,7 +44,7 @@ class Cycle:
     @property
     def begun(self) -> dict[str, Any] | None:
         """How it began, or None before that was written."""
-        begun = read_json(self.path / BEGUN, "from")
+        begun = read_record(self.path / BEGUN, "from")
         if begun is not None:
             check_fields(begun["from"], self.path / BEGUN, "name", "version", "sha256", within="from")
         return begun
@@ -52,18 +52,18 @@ class Cycle:
     @property
     def outcome(self) -> dict[str, Any] | None:
         """How it ended, or None while it has not."""
-        return read_json(self.path / OUTCOME, "outcome", todo="restore it, or remove it: the cycle then goes on")
+        return read_record(self.path / OUTCOME, "outcome", todo="restore it, or remove it: the cycle then goes on")
 
     def done(self, step: str) -> dict[str, Any] | None:
         """What a step left.
 
         :return: its result, or None when it is not done.
         """
-        return read_json(self._marker(step), "settings", todo="restore it, or remove it: the step is then done again")
+        return read_record(self._marker(step), "settings", todo="restore it, or remove it: the step is then done again")
 
     def finish(self, step: str, result: Mapping[str, Any]) -> None:
         """Say that a step is done; what it made is on disk by now."""
-        write_json(self._marker(step), result)
+        write_record(self._marker(step), result)
 
     def end(self, outcome: str, **more: Any) -> None:
         """Say how the cycle ended; the next one gets a folder of its own.
@@ -73,18 +73,18 @@ class Cycle:
         :param outcome: ``released``, ``refused``, ``nothing`` or ``abandoned``.
         """
         record = {"outcome": outcome, "time": time_now(), **more, "delivery": str(uuid.uuid4())}
-        write_json(self.path / OUTCOME, record)
+        write_record(self.path / OUTCOME, record)
 
     @property
     def told(self) -> bool:
         """Whether nobody needs to be told any more how it ended."""
-        ended, note = self.outcome, read_json(self.path / TOLD, todo="remove it: it is then told again") or {}
+        ended, note = self.outcome, read_record(self.path / TOLD, todo="remove it: it is then told again") or {}
         # An outcome without a delivery is of a version that noted nothing, and told at once.
         return ended is not None and note.get("delivery") == ended.get("delivery")
 
     def note_told(self) -> None:
         """Say that it was told how the cycle ended: by its delivery, as an outcome may be taken away by hand."""
-        write_json(self.path / TOLD, {"delivery": (self.outcome or {}).get("delivery"), "time": time_now()})
+        write_record(self.path / TOLD, {"delivery": (self.outcome or {}).get("delivery"), "time": time_now()})
 
     def _marker(self, step: str) -> Path:
         return self.path / STEPS / f"{step}.json"
@@ -125,7 +125,7 @@ class Cycles:
         :raises BundleError: when it is not there, or damaged.
         """
         todo = "restore it: 'bundle' in it is the folder of the bundle that serves, such as 0001/bundle"
-        current = read_json(self.path / CURRENT, "bundle", todo=todo)
+        current = read_record(self.path / CURRENT, "bundle", todo=todo)
         # Without a file nothing was released; a broken one must not send us back to the first bundle.
         return Bundle.open(first if current is None else self.path / str(current["bundle"]))
 
@@ -135,7 +135,9 @@ class Cycles:
         :param cycle: the cycle that made it; None: none did.
         """
         relative = os.path.relpath(bundle, self.path)
-        write_json(self.path / CURRENT, {"bundle": relative, "cycle": cycle.number if cycle else 0, "time": time_now()})
+        write_record(
+            self.path / CURRENT, {"bundle": relative, "cycle": cycle.number if cycle else 0, "time": time_now()}
+        )
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -157,7 +159,7 @@ def time_now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def read_json(path: Path, *fields: str, todo: str = "restore it, or darl cycle --abandon") -> dict[str, Any] | None:
+def read_record(path: Path, *fields: str, todo: str = "restore it, or darl cycle --abandon") -> dict[str, Any] | None:
     """Read what :func:`write_json` wrote.
 
     :param *fields: what must be in it.
@@ -195,7 +197,7 @@ def check_fields(
     return value
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
+def write_record(path: Path, value: Mapping[str, Any]) -> None:
     """Write an object into a temporary sibling, then rename it.
 
     :param path: where to; its folder is made.

@@ -12,7 +12,7 @@ from typing import Any
 from darl_opensearch.errors import DarlError, GateRefused, UsageError
 from darl_opensearch.settings import nearest
 from trainer.cycle.config import STAGES_KEY, CycleConfig, check_files
-from trainer.cycle.folder import ABANDONED, BEGUN, RELEASED, Cycles, time_now, write_json
+from trainer.cycle.folder import ABANDONED, BEGUN, RELEASED, Cycles, time_now, write_record
 from trainer.cycle.inputs import CycleInputs
 from trainer.cycle.ports import World
 from trainer.cycle.preflight import check_test
@@ -68,7 +68,7 @@ def run_cycle(config: CycleConfig, base: Path, world: World, *, until: str = "")
                 return CycleResult("", IDLE, "; ".join(start.reasons), {})
             check_test(inputs)
             card = serving.card
-            write_json(cycle.path / BEGUN, {
+            write_record(cycle.path / BEGUN, {
                 "cycle": cycle.number, "time": time_now(), "because": list(start.reasons),
                 "from": {"name": card.name, "version": card.version, "sha256": serving.identity},
                 "config": config.to_json(),

@@ -108,7 +108,7 @@ def write_items(path: Path, catalogues: Sequence[Path], template: ItemTemplate, 
     return logged_only
 
 
-def catalogue_texts(
+def render_catalogue(
     catalogues: Iterable[Path], renderer: ItemRenderer, wanted: Collection[str] | None = None
 ) -> dict[str, str]:
     """Render the items of catalogues.
@@ -127,7 +127,7 @@ def catalogue_texts(
     return texts
 
 
-def native(rows: Iterable[Row]) -> Iterator[dict[str, Any]]:
+def reduce_rows(rows: Iterable[Row]) -> Iterator[dict[str, Any]]:
     """Reduce judged rows to what training reads.
 
     The query's id is made of its text: clients give one id to several texts, and several to one.
@@ -138,12 +138,12 @@ def native(rows: Iterable[Row]) -> Iterator[dict[str, Any]]:
     for row in rows:
         key = same_text(row["query"])
         query_id = name_text("log", key)
-        kept = {"query_id": query_id, "query": texts.setdefault(key, row["query"])}
-        kept |= {"item_id": row["item_id"], "grade": row["grade"]}
-        yield kept | ({"slice": row["slice"]} if row.get("slice") else {})
+        reduced = {"query_id": query_id, "query": texts.setdefault(key, row["query"])}
+        reduced |= {"item_id": row["item_id"], "grade": row["grade"]}
+        yield reduced | ({"slice": row["slice"]} if row.get("slice") else {})
 
 
-def lineage(roles: Roles, tasks: Iterable[Row], *, cycle: str) -> Iterator[dict[str, Any]]:
+def trace_lineage(roles: Roles, tasks: Iterable[Row], *, cycle: str) -> Iterator[dict[str, Any]]:
     """Say of each judged pair where it came from, who judged it, and what it is used for.
 
     :param tasks: what was to be judged, with the log's record ids; former cycles' too.

@@ -38,7 +38,7 @@ class Agreement:
         return {"pairs": self.pairs, "queries": self.queries, **figures, "confusion": [list(r) for r in self.confusion]}
 
 
-def agreement(
+def measure_agreement(
     first: Mapping[str, int], second: Mapping[str, int], queries: Mapping[str, str], k: int, *, draws: int, seed: int
 ) -> Agreement:
     """Compare two judges.
@@ -63,7 +63,7 @@ def agreement(
     return Agreement(len(both), len(places), **intervals, confusion=rows)
 
 
-def between(raters: Mapping[str, Mapping[str, int]]) -> list[tuple[str, str]]:
+def list_pairs(raters: Mapping[str, Mapping[str, int]]) -> list[tuple[str, str]]:
     """List the pairs of judges that can be compared.
 
     :param raters: grades by task, by judge.

@@ -17,7 +17,7 @@ from trainer.judging.base import Answer
 Floats = NDArray[np.float64]
 
 
-def as_probs(answer: Answer, k: int) -> Floats:
+def to_probs(answer: Answer, k: int) -> Floats:
     """Read an answer as probabilities.
 
     :return: ``[k]`` its ``grade_probs``, or 1 at its grade.
@@ -31,7 +31,7 @@ def as_probs(answer: Answer, k: int) -> Floats:
     return sure
 
 
-def habits(answers: Mapping[str, Answer], gold: Mapping[str, int], k: int, *, smoothing: float) -> Floats:
+def tabulate_habits(answers: Mapping[str, Answer], gold: Mapping[str, int], k: int, *, smoothing: float) -> Floats:
     """Tabulate how a judge grades a pair of a known grade.
 
     :param answers: its answers by task, those about gold among them.
@@ -44,11 +44,11 @@ def habits(answers: Mapping[str, Answer], gold: Mapping[str, int], k: int, *, sm
     table = smoothing * prior / prior.sum(1, keepdims=True)
     for task, grade in gold.items():
         if (answer := answers.get(task)) is not None and answer.grade is not None:
-            table[grade] += as_probs(answer, k)
+            table[grade] += to_probs(answer, k)
     return np.asarray(table / table.sum(1, keepdims=True))
 
 
-def shares(gold: Mapping[str, int], k: int, *, smoothing: float) -> Floats:
+def estimate_shares(gold: Mapping[str, int], k: int, *, smoothing: float) -> Floats:
     """Estimate how frequent each grade is.
 
     :param gold: known grades by task; empty: all are as frequent.
@@ -72,7 +72,7 @@ def combine(answers: Sequence[Answer], tables: Sequence[Floats], prior: Floats) 
         return Answer(answers[0].grade, answers[0].grade_probs)
     logs = np.log(prior)
     for answer, table in zip(answers, tables, strict=True):
-        logs = logs + np.log(np.maximum(table @ as_probs(answer, len(prior)), 1e-300))
+        logs = logs + np.log(np.maximum(table @ to_probs(answer, len(prior)), 1e-300))
     weights = np.exp(logs - logs.max())
     # Rounded, so that a tie is one whatever the order of the judges.
     return Answer.of(np.round(weights / weights.sum(), 9).tolist())

@@ -10,12 +10,12 @@ from typing import Any
 
 from darl_opensearch.errors import GateRefused
 from darl_opensearch.io.writing import write_rows
-from trainer.judging.agreement import agreement, between
+from trainer.judging.agreement import list_pairs, measure_agreement
 from trainer.judging.base import Answer
-from trainer.judging.combine import combine, habits, shares
+from trainer.judging.combine import combine, estimate_shares, tabulate_habits
 from trainer.judging.config import JudgeConfig
 from trainer.judging.prepare import FORMAT, Prepared, write_json
-from trainer.judging.scoring import WAITING, ScoredRater, graded
+from trainer.judging.scoring import WAITING, ScoredRater, keep_graded
 
 JUDGMENTS, REPORT, ANSWERS, DISAGREEMENTS = (
     "judgments.jsonl", "report.json", "answers.jsonl", "disagreements.jsonl",
@@ -80,9 +80,9 @@ def conclude(ready: Prepared, config: JudgeConfig, raters: Sequence[ScoredRater]
         write_rows(out / JUDGMENTS, _judgments(ready, labels))
     write_json(out / REPORT, details)
     if not pending and not used:
-        told = "; ".join(f"judge {rater.name!r}: {rater.why}" for rater in raters)
+        reasons = "; ".join(f"judge {rater.name!r}: {rater.why}" for rater in raters)
         raise GateRefused(
-            f"no judge may be used: {told}", where=str(out / REPORT),
+            f"no judge may be used: {reasons}", where=str(out / REPORT),
             todo="mend the guideline or the prompt, ask another judge, or lower [judge] min_kappa knowingly",
         )  # fmt: skip
     return JudgeReport(pending, None if pending else out / JUDGMENTS, len(labels), details)
@@ -91,16 +91,16 @@ def conclude(ready: Prepared, config: JudgeConfig, raters: Sequence[ScoredRater]
 def _labels(ready: Prepared, config: JudgeConfig, used: Sequence[ScoredRater]) -> dict[str, tuple[Answer, str]]:
     """Give each task its label, and who it is from."""
     k = ready.job.scale.k
-    known = {task.task: ready.gold.grades[task.task] for task in (*ready.gold.tasks, *ready.drawn.tasks)}
-    tables = {rater.name: habits(rater.answers, known, k, smoothing=config.smoothing) for rater in used}
-    prior = shares(known, k, smoothing=config.smoothing)
+    gold = {task.task: ready.gold.grades[task.task] for task in (*ready.gold.tasks, *ready.drawn.tasks)}
+    tables = {rater.name: tabulate_habits(rater.answers, gold, k, smoothing=config.smoothing) for rater in used}
+    prior = estimate_shares(gold, k, smoothing=config.smoothing)
     labels = {}
     for task in ready.tasks:
-        said = [r for r in used if (a := r.answers.get(task.task)) is not None and a.grade is not None]
-        if said:
-            answers = [rater.answers[task.task] for rater in said]
-            label = combine(answers, [tables[rater.name] for rater in said], prior)
-            labels[task.task] = label, "+".join(rater.name for rater in said)
+        raters = [r for r in used if (a := r.answers.get(task.task)) is not None and a.grade is not None]
+        if raters:
+            answers = [rater.answers[task.task] for rater in raters]
+            label = combine(answers, [tables[rater.name] for rater in raters], prior)
+            labels[task.task] = label, "+".join(rater.name for rater in raters)
     return labels
 
 
@@ -138,10 +138,10 @@ def _apart(
     """List the tasks that judges grade differently, the farthest apart first."""
     rows = []
     for task in ready.tasks:
-        said = {r.name: a.grade for r in used if (a := r.answers.get(task.task)) is not None and a.grade is not None}
-        if len(set(said.values())) > 1 and task.task in labels:
+        grades = {r.name: a.grade for r in used if (a := r.answers.get(task.task)) is not None and a.grade is not None}
+        if len(set(grades.values())) > 1 and task.task in labels:
             rows.append({
-                "task": task.task, "query": task.query, "item_id": task.item_id, "text": task.text, "grades": said,
+                "task": task.task, "query": task.query, "item_id": task.item_id, "text": task.text, "grades": grades,
                 "grade": labels[task.task][0].grade,
             })  # fmt: skip
     return sorted(rows, key=lambda row: min(row["grades"].values()) - max(row["grades"].values()))
@@ -149,9 +149,11 @@ def _apart(
 
 def _between(ready: Prepared, config: JudgeConfig, raters: Sequence[ScoredRater]) -> list[dict[str, Any]]:
     queries = {task.task: task.query for task in (*ready.tasks, *ready.gold.tasks, *ready.drawn.tasks)}
-    grades = {rater.name: graded(rater.answers) for rater in raters}
+    grades = {rater.name: keep_graded(rater.answers) for rater in raters}
     return [
         {"judges": [a, b]}
-        | agreement(grades[a], grades[b], queries, ready.job.scale.k, draws=config.draws, seed=config.seed).to_json()
-        for a, b in between(grades)
+        | measure_agreement(
+            grades[a], grades[b], queries, ready.job.scale.k, draws=config.draws, seed=config.seed
+        ).to_json()
+        for a, b in list_pairs(grades)
     ]

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 from darl_opensearch.io.writing import write_file
 from darl_opensearch.settings import setting
 from trainer.judging.base import JUDGES, JudgeAnswers, JudgingJob, Report, Task
-from trainer.judging.grades import choices
+from trainer.judging.grades import list_grade_choices
 from trainer.judging.sheet import SKIP, read_sheet, write_csv, write_jsonl
 
 
@@ -49,7 +49,8 @@ def _write_instructions(path: Path, table: Path, job: JudgingJob) -> None:
     lines = [
         f"# How to fill {table.name}",
         "",
-        f"1. Read the query and the item. Write one of **{choices(job.scale)}** into `grade`: the number or the name.",
+        f"1. Read the query and the item. Write one of **{list_grade_choices(job.scale)}** into `grade`: "
+        "the number or the name.",
         f"2. Where a pair cannot be judged, write `{SKIP[0]}`. An empty cell is one that is still to be done.",
         "3. `note` is yours. Leave the column `task` as it is; the order of the rows does not matter.",
         "4. Save it under the same name (a spreadsheet: as CSV UTF-8), as often as you like. Nothing is lost when "

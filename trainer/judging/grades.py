@@ -5,12 +5,12 @@ from __future__ import annotations
 from darl_opensearch.scores import GradeScale
 
 
-def choices(scale: GradeScale) -> str:
+def list_grade_choices(scale: GradeScale) -> str:
     """Say what may be written.
 
     :return: ``0 irrelevant / 1 related / 2 fits``.
     """
-    if numbered(scale):
+    if is_numbered(scale):
         return " / ".join(scale.names)
     return " / ".join(f"{grade} {name}" for grade, name in enumerate(scale.names))
 
@@ -30,7 +30,7 @@ def parse_grade(value: object, scale: GradeScale) -> int | None:
     names = [_fold(name) for name in scale.names]
     if names.count(text) == 1:
         return names.index(text)
-    if numbered(scale):
+    if is_numbered(scale):
         by_number = {float(name): grade for grade, name in enumerate(names)}
         number = _number(text)
         return None if number is None else by_number.get(number)
@@ -41,7 +41,7 @@ def parse_grade(value: object, scale: GradeScale) -> int | None:
     return grade if grade is not None and names[grade] == rest else None
 
 
-def numbered(scale: GradeScale) -> bool:
+def is_numbered(scale: GradeScale) -> bool:
     """Say whether the grades' names are numbers themselves.
 
     :return: whether all of them are.

@@ -14,7 +14,7 @@ from darl_opensearch.io.writing import write_file
 from darl_opensearch.scores import GradeScale
 from trainer.judging.base import JudgingJob, Task
 from trainer.judging.config import JudgeConfig
-from trainer.judging.tasks import Gold, blind_order, draw_gold, read_gold, read_tasks
+from trainer.judging.tasks import Gold, draw_gold, order_blindly, read_gold, read_tasks
 
 ABOUT, FORMAT = "job.json", 1
 
@@ -39,7 +39,7 @@ class Prepared:
 
         :return: what they judge, in order.
         """
-        return blind_order([*self.tasks, *self.drawn.tasks], seed)
+        return order_blindly([*self.tasks, *self.drawn.tasks], seed)
 
     def gold_for(self, judge: Any) -> Gold:
         """Choose the gold that a judge is asked.
@@ -72,30 +72,30 @@ def prepare_judging(
     """
     everything = read_tasks(tasks)
     wanted = tuple(task for task in everything if task.arm != "gold")
-    known = Gold((), {})
+    all_gold = Gold((), {})
     if gold is not None:
-        known = read_gold(gold, scale, {task.item_id: task.text for task in everything} | dict(texts or {}))
+        all_gold = read_gold(gold, scale, {task.item_id: task.text for task in everything} | dict(texts or {}))
     for task in everything:
-        if task.arm == "gold" and task.task not in known.grades:
+        if task.arm == "gold" and task.task not in all_gold.grades:
             raise InputError(
                 "the arm is 'gold', but no file of gold knows this pair", where=task.where, todo="name it by --gold"
             )
-    if not known:
+    if not all_gold:
         for name in config.judges:
             if not may_go_unscored(name, config):
                 raise UsageError(
                     f"judge {name!r} cannot be used before it is scored, and there is no gold",
                     todo="name judgments of known grades by --gold, or name it in [judge] trusted",
                 )
-    placed = Gold(tuple(task for task in everything if task.arm == "gold"), known.grades)
-    drawn = draw_gold(known, everything, max(0, config.gold_pairs - len(placed)), config.seed)
+    placed = Gold(tuple(task for task in everything if task.arm == "gold"), all_gold.grades)
+    drawn = draw_gold(all_gold, everything, max(0, config.gold_pairs - len(placed)), config.seed)
     chosen = (*placed.tasks, *drawn.tasks)
-    mixed = Gold(chosen, {task.task: known.grades[task.task] for task in chosen})
+    mixed = Gold(chosen, {task.task: all_gold.grades[task.task] for task in chosen})
     # A pair to be judged whose grade is known is a task; asked as gold as well it would be seen twice.
     taken = {task.task for task in wanted}
-    known = Gold(tuple(task for task in known.tasks if task.task not in taken), known.grades)
-    said = config.guideline_text(base) if guideline is None else guideline
-    return Prepared(wanted, known, mixed, JudgingJob(scale, said, out, base))
+    all_gold = Gold(tuple(task for task in all_gold.tasks if task.task not in taken), all_gold.grades)
+    guideline_text = config.guideline_text(base) if guideline is None else guideline
+    return Prepared(wanted, all_gold, mixed, JudgingJob(scale, guideline_text, out, base))
 
 
 def open_work(ready: Prepared, config: JudgeConfig) -> None:

@@ -15,8 +15,8 @@ from trainer.judging.base import Answer, JudgingJob, Report, Task
 from trainer.judging.conclude import JudgeReport, conclude
 from trainer.judging.config import JudgeConfig
 from trainer.judging.prepare import Prepared, may_go_unscored, open_work, prepare_judging
-from trainer.judging.scoring import REFUSED, ScoredRater, score
-from trainer.judging.tasks import blind_order
+from trainer.judging.scoring import REFUSED, ScoredRater, score_rater
+from trainer.judging.tasks import order_blindly
 
 __all__ = ["JudgeReport", "estimate", "judge"]
 
@@ -57,9 +57,9 @@ def judge(
     raters: list[ScoredRater] = []
     notes: list[str] = []
     for name in config.judges:
-        found, said = _ask(name, ready, config, report)
-        raters += found
-        notes += said
+        asked, remarks = _ask(name, ready, config, report)
+        raters += asked
+        notes += remarks
     return conclude(ready, config, raters, notes)
 
 
@@ -68,14 +68,14 @@ def estimate(ready: Prepared, config: JudgeConfig) -> list[dict[str, Any]]:
 
     :return: for each judge its name and pairs, and where it knows them calls, tokens and cost.
     """
-    found = []
+    estimates = []
     for name in config.judges:
         judge, label = config.make(name)
         job = JudgingJob(ready.job.scale, ready.job.guideline, ready.job.out, ready.job.base, label)
         pairs = [*ready.tasks, *ready.gold_for(judge).tasks]
         foresee: Callable[[Sequence[Task], JudgingJob], Mapping[str, Any]] | None = getattr(judge, "foresee", None)
-        found.append({"judge": name, "pairs": len(pairs), **(foresee(pairs, job) if foresee else {})})
-    return found
+        estimates.append({"judge": name, "pairs": len(pairs), **(foresee(pairs, job) if foresee else {})})
+    return estimates
 
 
 def _ask(name: str, ready: Prepared, config: JudgeConfig, report: Report) -> tuple[list[ScoredRater], list[str]]:
@@ -86,9 +86,9 @@ def _ask(name: str, ready: Prepared, config: JudgeConfig, report: Report) -> tup
     queries = {task.task: task.query for task in (*ready.tasks, *gold.tasks)}
 
     def scored(rater: str, answers: Mapping[str, Answer], waiting: bool, counts: Mapping[str, Any]) -> ScoredRater:
-        known = {task.task: gold.grades[task.task] for task in gold.tasks}
-        return score(
-            f"{name}/{rater}" if rater else name, answers, known, queries, config, k=job.scale.k,
+        grades = {task.task: gold.grades[task.task] for task in gold.tasks}
+        return score_rater(
+            f"{name}/{rater}" if rater else name, answers, grades, queries, config, k=job.scale.k,
             trusted=may_go_unscored(name, config), waiting=waiting, counts=counts,
         )  # fmt: skip
 
@@ -104,12 +104,12 @@ def _ask(name: str, ready: Prepared, config: JudgeConfig, report: Report) -> tup
     counts: Mapping[str, Any] = {}
     notes: list[str] = []
     if gold:
-        verdict = judge.judge(blind_order(gold.tasks, config.seed), job, say)
+        verdict = judge.judge(order_blindly(gold.tasks, config.seed), job, say)
         first, counts, notes = verdict.answers.get("", {}), verdict.counts, list(verdict.notes)
     trial = scored("", first, False, counts)
     if trial.verdict == REFUSED:
         return [trial], notes
-    verdict = judge.judge(blind_order(ready.tasks, config.seed), job, say)
+    verdict = judge.judge(order_blindly(ready.tasks, config.seed), job, say)
     return [scored("", {**first, **verdict.answers.get("", {})}, False, _added(counts, verdict.counts))], list(
         verdict.notes
     )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from trainer.judging.agreement import Agreement, agreement
+from trainer.judging.agreement import Agreement, measure_agreement
 from trainer.judging.base import Answer
 from trainer.judging.config import JudgeConfig
 
@@ -57,7 +57,7 @@ class ScoredRater:
         }
 
 
-def graded(answers: Mapping[str, Answer]) -> dict[str, int]:
+def keep_graded(answers: Mapping[str, Answer]) -> dict[str, int]:
     """Leave out what was passed over.
 
     :param answers: by task.
@@ -66,7 +66,7 @@ def graded(answers: Mapping[str, Answer]) -> dict[str, int]:
     return {task: answer.grade for task, answer in answers.items() if answer.grade is not None}
 
 
-def score(
+def score_rater(
     name: str,
     answers: Mapping[str, Answer],
     gold: Mapping[str, int],
@@ -88,22 +88,22 @@ def score(
     :param waiting: whether more answers may come, and are waited for.
     :return: the verdict. What was scored badly is refused, trusted or not.
     """
-    mine = {task: grade for task, grade in graded(answers).items() if task in gold}
-    found = agreement(gold, mine, queries, k, draws=config.draws, seed=config.seed) if mine else None
-    few = found is None or found.pairs < config.min_gold or found.queries < MIN_QUERIES
+    mine = {task: grade for task, grade in keep_graded(answers).items() if task in gold}
+    agreement = measure_agreement(gold, mine, queries, k, draws=config.draws, seed=config.seed) if mine else None
+    few = agreement is None or agreement.pairs < config.min_gold or agreement.queries < MIN_QUERIES
     if waiting:
         verdict, why = WAITING, "people have not answered everything yet"
-    elif found is None or few or math.isnan(found.quadratic.low):
-        pairs, of = (found.pairs, found.queries) if found else (0, 0)
-        known = f"it graded {pairs} gold pairs of {of} queries"
+    elif agreement is None or few or math.isnan(agreement.quadratic.low):
+        pairs, of = (agreement.pairs, agreement.queries) if agreement else (0, 0)
+        shortfall = f"it graded {pairs} gold pairs of {of} queries"
         if not few:
-            known = "its kappa on gold is not defined: one grade alone"
+            shortfall = "its kappa on gold is not defined: one grade alone"
         needed = f"a score needs {config.min_gold} pairs of {MIN_QUERIES} queries"
-        verdict, why = (UNSCORED if trusted else REFUSED), f"{known}; {needed}" if few else known
+        verdict, why = (UNSCORED if trusted else REFUSED), f"{shortfall}; {needed}" if few else shortfall
     else:
-        kappa = found.quadratic
-        said = f"kappa with gold is {kappa.mean:.2f} [{kappa.low:.2f}, {kappa.high:.2f}]"
+        kappa = agreement.quadratic
+        measured = f"kappa with gold is {kappa.mean:.2f} [{kappa.low:.2f}, {kappa.high:.2f}]"
         above = kappa.low >= config.min_kappa
         verdict = USED if above else REFUSED
-        why = f"{said}, its lower bound {'at or above' if above else 'below'} {config.min_kappa:g}"
-    return ScoredRater(name, answers, found, verdict, why, counts)
+        why = f"{measured}, its lower bound {'at or above' if above else 'below'} {config.min_kappa:g}"
+    return ScoredRater(name, answers, agreement, verdict, why, counts)

@@ -15,7 +15,7 @@ from darl_opensearch.io.reading import reading
 from darl_opensearch.io.writing import write_file, write_rows
 from darl_opensearch.scores import GradeScale
 from trainer.judging.base import Answer, Task
-from trainer.judging.grades import choices, parse_grade
+from trainer.judging.grades import list_grade_choices, parse_grade
 
 COLUMNS = ("grade", "query", "item", "choices", "note", "task")
 SKIP = ("skip", "-")  # what says that a pair cannot be judged
@@ -32,13 +32,15 @@ def write_csv(path: Path, tasks: Sequence[Task], scale: GradeScale) -> None:
     table = csv.writer(text, quoting=csv.QUOTE_ALL)
     table.writerow(COLUMNS)
     for task in tasks:
-        table.writerow(["", safe_cell(task.query), safe_cell(task.text), choices(scale), "", _PREFIX + task.task])
+        table.writerow(
+            ["", safe_cell(task.query), safe_cell(task.text), list_grade_choices(scale), "", _PREFIX + task.task]
+        )
     write_file(path, text.getvalue().encode("utf-8-sig"))  # the mark tells a spreadsheet that it is UTF-8
 
 
 def write_jsonl(path: Path, tasks: Sequence[Task], scale: GradeScale) -> None:
     """Write a line for each pair, its grade null."""
-    rows = ({"grade": None, "query": task.query, "item": task.text, "choices": choices(scale), "note": "",
+    rows = ({"grade": None, "query": task.query, "item": task.text, "choices": list_grade_choices(scale), "note": "",
              "task": _PREFIX + task.task} for task in tasks)  # fmt: skip
     write_rows(path, rows)
 
@@ -62,13 +64,13 @@ def read_sheet(path: Path, tasks: Sequence[Task], scale: GradeScale) -> dict[str
     :return: answers by task; rows whose grade is empty are left out, and so are rows that are no longer there.
     :raises InputError: naming file, line and field of an unknown grade or task, or of a pair graded twice.
     """
-    known = {task.task for task in tasks}
+    names = {task.task for task in tasks}
     answers: dict[str, Answer] = {}
     lines: dict[str, str] = {}
     wrong: list[tuple[str, str]] = []  # all of them at once: who judges hundreds of pairs mistypes more than one
     for where, row in read_jsonl(path) if path.suffix != ".csv" else _rows(path):
         task = str(row.get("task") or "").strip().removeprefix(_PREFIX)
-        if task not in known:
+        if task not in names:
             what = f"field 'task' is {short(row.get('task'))}, which is none of these tasks" if task else "empty"
             todo = "leave that column as it was written" + (
                 "; if the whole table is of earlier work, such as another cycle's, move it away" if task else ""
@@ -106,7 +108,7 @@ def _no_grades(wrong: Sequence[tuple[str, str]], scale: GradeScale) -> InputErro
     also += [f"{len(others) - _NAMED:,} more"] if len(others) > _NAMED else []
     return InputError(
         f"field 'grade' is {value}, which is no grade" + (f"; nor is {', '.join(also)}" if also else ""), where=where,
-        todo=f"write a number or a name of {choices(scale)}, or {SKIP[0]} where it cannot be judged",
+        todo=f"write a number or a name of {list_grade_choices(scale)}, or {SKIP[0]} where it cannot be judged",
     )  # fmt: skip
 
 
@@ -132,8 +134,8 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
                 header = [cell.strip().casefold() for cell in cells]
                 for name in ("grade", "task"):
                     if header.count(name) != 1:
-                        found = "is missing" if name not in header else "is there twice"
-                        raise InputError(f"column {name!r} {found}", where=where, todo=f"keep {', '.join(COLUMNS)}")
+                        problem = "is missing" if name not in header else "is there twice"
+                        raise InputError(f"column {name!r} {problem}", where=where, todo=f"keep {', '.join(COLUMNS)}")
                 continue
             if len(cells) > len(header):
                 raise InputError(

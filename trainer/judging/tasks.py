@@ -98,13 +98,13 @@ def draw_gold(gold: Gold, tasks: Sequence[Task], pairs: int, seed: int) -> Gold:
     rng = np.random.default_rng((seed, 1))
     drawn: list[Task] = []
     for place in rng.permutation(len(names)):
-        found = queries[names[place]]
-        chosen = [found[n] for n in sorted(rng.permutation(len(found))[:most])]
+        of_query = queries[names[place]]
+        chosen = [of_query[n] for n in sorted(rng.permutation(len(of_query))[:most])]
         drawn += chosen[: pairs - len(drawn)]
     return Gold(tuple(drawn), {task.task: gold.grades[task.task] for task in drawn})
 
 
-def blind_order(tasks: Sequence[Task], seed: int) -> list[Task]:
+def order_blindly(tasks: Sequence[Task], seed: int) -> list[Task]:
     """Shuffle queries, and the items within each: no place says what a model thought, or which pairs are gold.
 
     :return: all of them, those of one query text side by side.
@@ -116,8 +116,8 @@ def blind_order(tasks: Sequence[Task], seed: int) -> list[Task]:
     names = sorted(queries)
     ordered: list[Task] = []
     for place in rng.permutation(len(names)):
-        found = queries[names[place]]
-        ordered += [found[n] for n in rng.permutation(len(found))]
+        of_query = queries[names[place]]
+        ordered += [of_query[n] for n in rng.permutation(len(of_query))]
     return ordered
 
 

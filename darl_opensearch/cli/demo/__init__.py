@@ -26,7 +26,7 @@ def cli(
     Runs on a real OpenSearch node where Java 21+ and Maven, or Docker, are found; otherwise on the embedded
     default, and says so in its first line.
     """
-    from darl_opensearch.cli.demo.report import console
+    from darl_opensearch.cli.demo.report import open_console
     from darl_opensearch.cli.demo.run import DemoOptions, run_demo
     from darl_opensearch.resources import insurance_sample
 
@@ -37,7 +37,7 @@ def cli(
     if as_json:
         emit(result.figures, as_json=True, text="")
     else:
-        screen = console()
+        screen = open_console()
         for table in result.tables:
             screen.print(table)
         seconds = result.figures["seconds"]

@@ -47,18 +47,18 @@ def search_embedded(
     with open_log(spool, bundle) as log, Reranker(bundle, ood_log=log) as reranker:
         for query in sample.queries:
             started = time.perf_counter()
-            found = index.search(query.query, WINDOW)
+            retrieved = index.search(query.query, WINDOW)
             middle = time.perf_counter()
             hits = [
                 {"_id": h.item_id, "_score": h.score, "_source": {"darl_id": h.item_id,
                                                                   "darl_text": sample.texts[h.item_id]}}
-                for h in found
+                for h in retrieved
             ]  # fmt: skip
             answer = reranker.rerank(
                 query.query, {"hits": {"hits": hits}}, size=SIZE, query_id=query.query_id, slice=query.slice
             )
             done = time.perf_counter()
-            first.add(query, [h.item_id for h in found[:SIZE]], 1000 * (middle - started))
+            first.add(query, [h.item_id for h in retrieved[:SIZE]], 1000 * (middle - started))
             ids = [h["_id"] for h in answer["hits"]["hits"]]
             python.add(query, ids, 1000 * (done - started), reranked=answer["darl"]["reranked"] or not ids)
             advance()
@@ -68,7 +68,7 @@ def search_embedded(
 
 
 @contextlib.contextmanager
-def scorer(bundle: Bundle, spool: Path, url: str, key: str, log_path: Path) -> Iterator[str]:
+def run_scorer(bundle: Bundle, spool: Path, url: str, key: str, log_path: Path) -> Iterator[str]:
     """Run ``darl serve`` beside the cluster.
 
     :param spool: where its OOD records go first.
@@ -97,16 +97,16 @@ def scorer(bundle: Bundle, spool: Path, url: str, key: str, log_path: Path) -> I
 def _address(process: subprocess.Popen[bytes], log_path: Path, seconds: float = 60.0) -> str:
     end = time.monotonic() + seconds
     while time.monotonic() < end and process.poll() is None:
-        if found := re.search(r"listening on (http://[\w.\[\]:-]+:\d+)\s", log_path.read_text(encoding="utf-8")):
+        if match := re.search(r"listening on (http://[\w.\[\]:-]+:\d+)\s", log_path.read_text(encoding="utf-8")):
             with HttpClient(2.0, proxies=False) as client, contextlib.suppress(HttpError):
-                if client.send("GET", f"{found[1]}/ready").status == 200:
-                    return found[1]
+                if client.send("GET", f"{match[1]}/ready").status == 200:
+                    return match[1]
         time.sleep(0.1)
     raise DarlError("the scorer did not start", where=str(log_path), todo="read its messages there")
 
 
 @contextlib.contextmanager
-def node(*, keep: bool) -> Iterator[str]:
+def run_node(*, keep: bool) -> Iterator[str]:
     """Run a node of the demo's own, or leave one at the default port."""
     from darl_opensearch.node import running_node, up
 

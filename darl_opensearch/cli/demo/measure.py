@@ -53,7 +53,9 @@ class RouteRun:
         return {"median_ms": round(statistics.median(ordered), 1), "p95_ms": round(last, 1)}
 
 
-def quality(run: RouteRun, sample: Sample, queries: Sequence[TestQuery], gains: Sequence[float]) -> dict[str, Any]:
+def measure_quality(
+    run: RouteRun, sample: Sample, queries: Sequence[TestQuery], gains: Sequence[float]
+) -> dict[str, Any]:
     """Measure nDCG@10 and judged@10 of some queries.
 
     The ideal order is over all judged items of the query. Queries without a relevant item are left out of
@@ -76,7 +78,7 @@ def quality(run: RouteRun, sample: Sample, queries: Sequence[TestQuery], gains: 
     }
 
 
-def ood_shares(pairs: Iterable[PairRecord], sample: Sample) -> dict[tuple[bool, bool], Share]:
+def measure_ood_shares(pairs: Iterable[PairRecord], sample: Sample) -> dict[tuple[bool, bool], Share]:
     """Share OOD by seen or new query kind and seen or new item kind, intervals clustered by query.
 
     :param pairs: logged pairs, with their weights.
@@ -96,22 +98,22 @@ def ood_shares(pairs: Iterable[PairRecord], sample: Sample) -> dict[tuple[bool, 
     }
 
 
-def alarms(shares: Mapping[tuple[bool, bool], Share], alpha: float) -> list[str]:
+def find_alarms(shares: Mapping[tuple[bool, bool], Share], alpha: float) -> list[str]:
     """Say where the OOD shares are not what the calibration promises.
 
     :param shares: by (query seen, item seen).
     :return: one clause for each; empty when all is well.
     """
-    found = []
-    known, new = shares.get((True, True)), shares.get((False, False))
-    if known is not None and known.low is not None and known.low > alpha:
-        found.append(f"known queries with known kinds: share OOD {known.value:.3f} is above alpha {alpha}")
+    alarms = []
+    old, new = shares.get((True, True)), shares.get((False, False))
+    if old is not None and old.low is not None and old.low > alpha:
+        alarms.append(f"known queries with known kinds: share OOD {old.value:.3f} is above alpha {alpha}")
     if new is not None and new.low is not None and new.low <= 3 * alpha:
-        found.append(f"new queries with new kinds: share OOD {new.value:.3f} is not clearly above 3 x alpha {alpha}")
-    return found
+        alarms.append(f"new queries with new kinds: share OOD {new.value:.3f} is not clearly above 3 x alpha {alpha}")
+    return alarms
 
 
-def failures(
+def find_failures(
     runs: Sequence[RouteRun], first: str, overall: Mapping[str, Mapping[str, Any]], logged: int, expected: int
 ) -> list[str]:
     """Say what makes the demo fail.
@@ -122,12 +124,14 @@ def failures(
     :param expected: pairs scored by the route that logs.
     :return: one clause for each; empty when all is well.
     """
-    found = [f"{run.name}: {len(run.not_reranked)} searches came back not reranked" for run in runs if run.not_reranked]
+    problems = [
+        f"{run.name}: {len(run.not_reranked)} searches came back not reranked" for run in runs if run.not_reranked
+    ]
     for name, figures in overall.items():
         if (figures["judged@10"] or 0.0) < LEAST_JUDGED:
-            found.append(f"{name}: judged@10 is {figures['judged@10']}, below {LEAST_JUDGED}")
+            problems.append(f"{name}: judged@10 is {figures['judged@10']}, below {LEAST_JUDGED}")
         if name != first and (figures["ndcg@10"] or 0.0) <= (overall[first]["ndcg@10"] or 0.0):
-            found.append(f"{name}: nDCG@10 is not above the first stage's")
+            problems.append(f"{name}: nDCG@10 is not above the first stage's")
     if logged != expected:
-        found.append(f"the OOD log holds {logged} of {expected} scored pairs")
-    return found
+        problems.append(f"the OOD log holds {logged} of {expected} scored pairs")
+    return problems

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from darl_opensearch.cli.demo.measure import RouteRun, quality
+from darl_opensearch.cli.demo.measure import RouteRun, measure_quality
 from darl_opensearch.cli.demo.sample import Sample, TestQuery
 from darl_opensearch.scores import GradeScale, Scores
 from darl_opensearch.stats.shares import Share, share_of
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from darl_opensearch.cli.demo.second_act import SecondAct
 
 
-def quality_table(runs: Sequence[RouteRun], sample: Sample, gains: Sequence[float]) -> tuple[Table, dict[str, Any]]:
+def lay_out_quality(runs: Sequence[RouteRun], sample: Sample, gains: Sequence[float]) -> tuple[Table, dict[str, Any]]:
     """Lay out nDCG@10 and judged@10 by slice.
 
     :param runs: ways of searching; the first is the first stage.
@@ -36,7 +36,7 @@ def quality_table(runs: Sequence[RouteRun], sample: Sample, gains: Sequence[floa
                for new, name in slices]  # fmt: skip
     figures: dict[str, Any] = {}
     for number, (label, queries) in enumerate(groups):
-        row = {run.name: quality(run, sample, queries, gains) for run in runs}
+        row = {run.name: measure_quality(run, sample, queries, gains) for run in runs}
         figures[label.strip()] = row
         first = row[runs[0].name]["queries"]
         table.add_row(label, str(first), *(_cell(row[run.name]) for run in runs), end_section=number == 2)
@@ -48,7 +48,7 @@ def _cell(values: Mapping[str, Any]) -> str:
     return f"{ndcg} ({values['judged@10']:.2f})" if values["judged@10"] is not None else ndcg
 
 
-def ood_table(shares: Mapping[tuple[bool, bool], Share], alpha: float) -> Table:
+def lay_out_ood(shares: Mapping[tuple[bool, bool], Share], alpha: float) -> Table:
     """Lay out the share OOD by kind of query and kind of item.
 
     :param shares: by (query seen, item seen).
@@ -57,12 +57,12 @@ def ood_table(shares: Mapping[tuple[bool, bool], Share], alpha: float) -> Table:
     for name in ("", "items of kinds trained on", "items of new kinds"):
         table.add_column(name, justify="right" if name else "left")
     for seen in (True, False):
-        cells = [share_text(shares.get((seen, item))) for item in (True, False)]
+        cells = [format_share_interval(shares.get((seen, item))) for item in (True, False)]
         table.add_row("queries of kinds trained on" if seen else "queries of new kinds", *cells)
     return table
 
 
-def share_text(share: Share | None) -> str:
+def format_share_interval(share: Share | None) -> str:
     """Print a share with its interval.
 
     :param share: the share, if there is one.
@@ -75,7 +75,7 @@ def share_text(share: Share | None) -> str:
     return f"{share.value:.3f} [{share.low:.3f}, {share.high:.3f}]"
 
 
-def latency_table(runs: Sequence[RouteRun]) -> Table:
+def lay_out_latency(runs: Sequence[RouteRun]) -> Table:
     """Lay out the time of a search and the searches that were not reranked."""
     table = Table(title="A search of 10 hits, one at a time")
     for name in ("", "median", "95 %", "searches", "not reranked"):
@@ -89,7 +89,7 @@ def latency_table(runs: Sequence[RouteRun]) -> Table:
     return table
 
 
-def example_table(
+def lay_out_example(
     query: TestQuery,
     before: Sequence[str],
     after: Sequence[tuple[str, Scores, int]],
@@ -116,12 +116,12 @@ def example_table(
     return table
 
 
-def console() -> Console:
+def open_console() -> Console:
     """Where results go: stdout, wide enough for the tables where it is no terminal."""
     return Console(width=None if Console().is_terminal else 120, highlight=False)
 
 
-def second_act_table(act: SecondAct, first: RouteRun, sample: Sample, gains: Sequence[float]) -> tuple[Table, Any]:
+def lay_out_second_act(act: SecondAct, first: RouteRun, sample: Sample, gains: Sequence[float]) -> tuple[Table, Any]:
     """Lay out both versions on the test queries: order, and what is out of distribution among the hits shown.
 
     :return: the table, and its figures.
@@ -133,14 +133,14 @@ def second_act_table(act: SecondAct, first: RouteRun, sample: Sample, gains: Seq
     figures: dict[str, Any] = {}
     for label, seen in (("kinds trained on", True), ("new kinds", False)):
         queries = [query for query in sample.queries if query.seen is seen]
-        row = [quality(run, sample, queries, gains) for run in (first, act.before.run, act.after.run)]
+        row = [measure_quality(run, sample, queries, gains) for run in (first, act.before.run, act.after.run)]
         shares = [_share_strange(searched.strange, queries) for searched in (act.before, act.after)]
         figures[label] = {
             "first": row[0]["ndcg@10"], "before": row[1]["ndcg@10"], "after": row[2]["ndcg@10"],
             "ood_before": shares[0].to_json(), "ood_after": shares[1].to_json(),
         }  # fmt: skip
         cells = [f"{values['ndcg@10']:.3f}" for values in row]
-        table.add_row(label, str(row[0]["queries"]), *cells, *map(share_text, shares))
+        table.add_row(label, str(row[0]["queries"]), *cells, *map(format_share_interval, shares))
     return table, figures
 
 
@@ -149,7 +149,7 @@ def _share_strange(strange: Mapping[str, Sequence[bool]], queries: Sequence[Test
     return share_of([sum(flags) for flags in shown], [len(flags) for flags in shown])
 
 
-def cycle_table(act: SecondAct) -> Table:
+def lay_out_cycle(act: SecondAct) -> Table:
     """Lay out what each step of the cycle left."""
     steps, table = act.cycle, Table(title=f"Second act: the cycle, step by step ({act.outcome})")
     table.add_column("step")

@@ -15,9 +15,9 @@ from typing import Any
 
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.cli.demo import backends, report
-from darl_opensearch.cli.demo.measure import CUTOFF, RouteRun, alarms, failures, ood_shares
+from darl_opensearch.cli.demo.measure import CUTOFF, RouteRun, find_alarms, find_failures, measure_ood_shares
 from darl_opensearch.cli.demo.sample import Sample, TestQuery, read_sample
-from darl_opensearch.cli.demo.second_act import DemoBackend, SecondAct, play
+from darl_opensearch.cli.demo.second_act import DemoBackend, SecondAct, play_second_act
 from darl_opensearch.errors import load
 from darl_opensearch.io.jsonl import read_jsonl
 from darl_opensearch.node import node_possible
@@ -82,7 +82,7 @@ def run_demo(options: DemoOptions, say: Callable[[str], object], update: Callabl
             # Before the training and not beside it: on two cores each would slow the other down.
             with clock.step("node"):
                 update("starting the node", 0, 1)
-                url = stack.enter_context(backends.node(keep=options.keep))
+                url = stack.enter_context(backends.run_node(keep=options.keep))
         bundle = make_bundle(options, clock, update)
         sample = read_sample(options.sample, bundle)
         runs, pairs = _search(options, url, bundle, sample, clock, update)
@@ -128,7 +128,7 @@ def _search(
             return backends.search_embedded(bundle, sample, folder / "spool.sqlite", advance)
     key = secrets.token_urlsafe(16)
     with (
-        backends.scorer(bundle, folder / "scorer.sqlite", url, key, folder / "scorer.log") as scorer_url,
+        backends.run_scorer(bundle, folder / "scorer.sqlite", url, key, folder / "scorer.log") as scorer_url,
         clock.step("index, register, search"),
     ):
         return backends.search_cluster(
@@ -143,7 +143,7 @@ def _second_act(
     folder = options.out / "later"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    return play(DemoBackend(bundle, sample, folder, url), options.sample / "darl.toml", update, say)
+    return play_second_act(DemoBackend(bundle, sample, folder, url), options.sample / "darl.toml", update, say)
 
 
 @dataclass(frozen=True)
@@ -169,16 +169,16 @@ def _result(
     embedded: bool,
 ) -> DemoResult:
     alpha, gains = bundle.card.ood.alpha, bundle.card.scale.gains
-    quality, by_slice = report.quality_table(runs, sample, gains)
-    shares = ood_shares(pairs, sample)
+    quality, by_slice = report.lay_out_quality(runs, sample, gains)
+    shares = measure_ood_shares(pairs, sample)
     with Scorer.open(bundle) as scorer:
         examples = [
             _example(query, runs, sample, bundle, scorer) for query in choose_examples(runs, sample, pairs, gains)
         ]
     scored = len(pairs) if embedded else _scored(runs, sample, pairs)
-    broken = failures(runs[1:], runs[0].name, by_slice["all kinds"], len(pairs), scored)
-    broken += alarms(shares, alpha)
-    second_table, second_figures = report.second_act_table(second, runs[0], sample, gains)
+    broken = find_failures(runs[1:], runs[0].name, by_slice["all kinds"], len(pairs), scored)
+    broken += find_alarms(shares, alpha)
+    second_table, second_figures = report.lay_out_second_act(second, runs[0], sample, gains)
     broken += find_second_act_failures(second)
     figures = {
         "embedded": embedded,
@@ -203,20 +203,20 @@ def _result(
         "failures": list(broken),
     }
     tables = (
-        quality, report.ood_table(shares, alpha), report.latency_table(runs), *examples, report.cycle_table(second),
-        second_table,
+        quality, report.lay_out_ood(shares, alpha), report.lay_out_latency(runs), *examples,
+        report.lay_out_cycle(second), second_table,
     )  # fmt: skip
     return DemoResult(tables, figures, tuple(broken))
 
 
 def find_second_act_failures(second: SecondAct) -> list[str]:
     """Say what of the second act makes the demo fail; a gate that says no does not."""
-    found = [
+    problems = [
         f"{searched.run.name}: {len(searched.run.not_reranked)} searches came back not reranked"
         for searched in (second.before, second.after, second.back)
         if searched.run.not_reranked
     ]
-    return found if second.rolled_back else [*found, "after the rollback version 1 does not answer as before"]
+    return problems if second.rolled_back else [*problems, "after the rollback version 1 does not answer as before"]
 
 
 def _scored(runs: list[RouteRun], sample: Sample, pairs: list[PairRecord]) -> int:
@@ -224,8 +224,8 @@ def _scored(runs: list[RouteRun], sample: Sample, pairs: list[PairRecord]) -> in
     last: dict[str, int] = {}
     for pair in pairs:
         last[pair.request_id] = max(last.get(pair.request_id, -1), pair.position)
-    found = {query_id for query_id, ids in runs[0].ranked.items() if ids}
-    missing = len(found - {pair.query_id for pair in pairs})
+    answered = {query_id for query_id, ids in runs[0].ranked.items() if ids}
+    missing = len(answered - {pair.query_id for pair in pairs})
     return sum(position + 1 for position in last.values()) + missing
 
 
@@ -255,4 +255,4 @@ def _example(query: TestQuery, runs: list[RouteRun], sample: Sample, bundle: Bun
     top = runs[-1].ranked[query.query_id][:5]
     scores = scorer.score(query.query, [sample.texts[item_id] for item_id in top])
     after = [(item_id, scores, row) for row, item_id in enumerate(top)]
-    return report.example_table(query, runs[0].ranked[query.query_id], after, names, bundle.card.scale)
+    return report.lay_out_example(query, runs[0].ranked[query.query_id], after, names, bundle.card.scale)

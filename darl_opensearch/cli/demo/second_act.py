@@ -91,9 +91,11 @@ class DemoBackend:
         run, strange = RouteRun(name), {}
         with contextlib.ExitStack() as open_:
             log = open_.enter_context(open_log(spool, bundle)) if spool else None
-            one = self._in_cluster(bundle) if self.url else self._embedded(open_.enter_context(Scorer.open(bundle)))
+            search_once = (
+                self._in_cluster(bundle) if self.url else self._embedded(open_.enter_context(Scorer.open(bundle)))
+            )
             for query in queries:
-                ids, flags, took, reranked, request = one(query)
+                ids, flags, took, reranked, request = search_once(query)
                 run.add(query, ids, took, reranked=reranked)
                 strange[query.query_id] = flags
                 if log is not None and request is not None:
@@ -121,19 +123,19 @@ class DemoBackend:
 
         def one(query: TestQuery) -> tuple[list[str], list[bool], float, bool, RankedRequest | None]:
             started = time.perf_counter()
-            found = [hit.item_id for hit in index.search(query.query, WINDOW)] if index else []
-            if not found:
+            ids = [hit.item_id for hit in index.search(query.query, WINDOW)] if index else []
+            if not ids:
                 return [], [], 0.0, True, None
-            documents = [texts[item] for item in found]
+            documents = [texts[item] for item in ids]
             scores = scorer.score(query.query, documents)
-            order = sorted(range(len(found)), key=lambda row: -float(scores.data[row, 0]))[:SIZE]
+            order = sorted(range(len(ids)), key=lambda row: -float(scores.data[row, 0]))[:SIZE]
             took = 1000 * (time.perf_counter() - started)
             request = RankedRequest(
                 request_id=str(uuid.uuid4()), timestamp=datetime.now(UTC), query=query.query, query_id=query.query_id,
-                slice=query.slice, doc_ids=found, documents=documents, scores=scores, latency_ms=took, route="python",
+                slice=query.slice, doc_ids=ids, documents=documents, scores=scores, latency_ms=took, route="python",
             )  # fmt: skip
             flags = scores.is_ood
-            return [found[row] for row in order], [bool(flags[row]) for row in order], took, True, request
+            return [ids[row] for row in order], [bool(flags[row]) for row in order], took, True, request
 
         return one
 
@@ -242,12 +244,12 @@ pipeline = "{pipeline}"
 """
 
 
-def later_traffic(sample: Sample) -> list[TestQuery]:
+def read_later_traffic(sample: Sample) -> list[TestQuery]:
     """Read what people search after the launch of the new kinds."""
     return read_queries(sample.folder / "later_traffic.jsonl")
 
 
-def play(
+def play_second_act(
     place: DemoBackend, darl_toml: Path, update: Update, say: Callable[[str], object], *, settings: Sequence[str] = ()
 ) -> SecondAct:
     """Play the second act.
@@ -266,7 +268,7 @@ def play(
     sample, spool = place.sample, place.folder / "later.sqlite"
     searched = _searches(place, update)
     before = searched("version 1", place.bundle, sample.queries, None)
-    searched("later traffic", place.bundle, later_traffic(sample), spool)
+    searched("later traffic", place.bundle, read_later_traffic(sample), spool)
     place.ship(spool)
     path = place.write_config(darl_toml)
     config = config_module.read_cycle(path, settings)

@@ -13,7 +13,7 @@ from darl_opensearch.records.lines import LineKind
 from trainer.cycle.folder import NOTHING
 from trainer.cycle.inputs import read_each
 from trainer.cycle.ports import Report
-from trainer.cycle.samples import catalogue_texts, read_rows
+from trainer.cycle.samples import read_rows, render_catalogue
 from trainer.cycle.steps.base import CONTROL_TASKS, JUDGMENTS, SELECTED, Ending, Left, Waiting
 from trainer.judging.config import JudgeConfig
 from trainer.judging.run import judge
@@ -62,4 +62,4 @@ def end_without_judgments(left: Left) -> Ending | None:
 def _read_gold_texts(gold: Path, catalogues: Sequence[Path], serving: Bundle) -> dict[str, str]:
     """Texts of the gold's items, which its file may leave out."""
     missing = {line.item_id for line in LineKind().read(gold) if not line.row.get("text")}
-    return catalogue_texts(catalogues, serving.renderer, missing) if missing else {}
+    return render_catalogue(catalogues, serving.renderer, missing) if missing else {}

@@ -13,7 +13,7 @@ from darl_opensearch.ood.store import OodStore
 from darl_opensearch.text import ItemRenderer
 from trainer.cycle.folder import NOTHING
 from trainer.cycle.ports import Report, World
-from trainer.cycle.samples import catalogue_texts, read_rows
+from trainer.cycle.samples import read_rows, render_catalogue
 from trainer.cycle.steps.base import CONTROL_TASKS, SELECTED, Ending, Left
 from trainer.dasa.config import SelectConfig
 from trainer.dasa.items import Items
@@ -57,7 +57,7 @@ def end_without_samples(left: Left) -> Ending | None:
 
 def open_items(catalogues: Sequence[Path], renderer: ItemRenderer, world: World) -> Items:
     """Open the catalogue: its files first, then the item index."""
-    files = Items.of_texts(catalogue_texts(catalogues, renderer))
+    files = Items.of_texts(render_catalogue(catalogues, renderer))
 
     def look_up(ids: list[str]) -> Mapping[str, str]:
         texts = dict(files.texts(ids))

@@ -15,10 +15,10 @@ from darl_opensearch.records.judgments import JudgedQuery
 from darl_opensearch.settings import read_toml
 from trainer.config import Config, parse_config
 from trainer.cycle.config import TrainTable
-from trainer.cycle.folder import Cycle, write_json
+from trainer.cycle.folder import Cycle, write_record
 from trainer.cycle.inputs import FirstTraining, read_each
 from trainer.cycle.ports import Report
-from trainer.cycle.samples import Roles, assign_roles, lineage, native, read_rows, write_items
+from trainer.cycle.samples import Roles, assign_roles, read_rows, reduce_rows, trace_lineage, write_items
 from trainer.cycle.steps.base import CONTROL_TASKS, JUDGMENTS, SELECTED, TRAINING
 from trainer.models import continued
 from trainer.stages import plan
@@ -52,7 +52,7 @@ def train_version(
     project_config = write_config(project, config, first, {
         "base": continued.BUNDLE + os.path.relpath(serving.path, project), "version": version,
     }, with_ood_dev=bool(data.ood_dev or roles.ood_dev))  # fmt: skip
-    write_rows(folder / LINEAGE, lineage(roles, tasks, cycle=folder.name), fixed_name=True)
+    write_rows(folder / LINEAGE, trace_lineage(roles, tasks, cycle=folder.name), fixed_name=True)
     trained = plan.train(project_config, project, project / "run", report=report)
     result = trained.result
     return {
@@ -90,11 +90,11 @@ def write_data(project: Path, data: RunData, roles: Roles) -> None:
     :param data: what the first bundle was trained on.
     :param roles: what each pair judged since is used for.
     """
-    write_rows(project / OLD, [*spell_out(data.train), *spell_out(data.new), *native(roles.old)], fixed_name=True)
-    write_rows(project / NEW, native(roles.new), fixed_name=True)
+    write_rows(project / OLD, [*spell_out(data.train), *spell_out(data.new), *reduce_rows(roles.old)], fixed_name=True)
+    write_rows(project / NEW, reduce_rows(roles.new), fixed_name=True)
     write_rows(project / DEV, spell_out(data.dev), fixed_name=True)
-    write_rows(project / OOD_DEV, [*spell_out(data.ood_dev), *native(roles.ood_dev)], fixed_name=True)
-    write_rows(project / CONTROL, native(roles.control), fixed_name=True)
+    write_rows(project / OOD_DEV, [*spell_out(data.ood_dev), *reduce_rows(roles.ood_dev)], fixed_name=True)
+    write_rows(project / CONTROL, reduce_rows(roles.control), fixed_name=True)
     write_rows(project / TRAFFIC, spell_out_traffic(data), fixed_name=True)
 
 
@@ -114,7 +114,7 @@ def write_config(
     tables["stages"] = dict(tables.get("stages", {})) | {"run": list(config.stages)}
     project_config = parse_config(tables, where=str(first.path))
     check_plan(project_config, str(first.path))
-    write_json(project / "config.json", dataclasses.asdict(project_config))
+    write_record(project / "config.json", dataclasses.asdict(project_config))
     return project_config
 
 

@@ -13,8 +13,8 @@ from trainer.judging.base import Answer, JudgingJob, Report, Task
 from trainer.judging.llm.cache import Cache
 from trainer.judging.llm.endpoint import Declined, Endpoint, Patience
 from trainer.judging.llm.limits import Budget, Pace
-from trainer.judging.llm.prompt import fill, read_prompt
-from trainer.judging.llm.reply import Reply, average, read_grade, read_probs
+from trainer.judging.llm.prompt import fill_prompt, read_prompt
+from trainer.judging.llm.reply import Reply, average_grades, read_grade, read_probs
 from trainer.judging.llm.settings import LlmSettings
 
 KEY_VARIABLE = "DARL_JUDGE_KEY"
@@ -109,7 +109,7 @@ class Asking:
         return {"model": self._settings.model, **self._counts, **mine, "whole_work": total}
 
     def _one(self, task: Task) -> Answer | None:
-        text = fill(self._prompt, task, self._job.scale, self._job.guideline)
+        text = fill_prompt(self._prompt, task, self._job.scale, self._job.guideline)
         try:
             return self._grade(text)
         except _Capped as cap:
@@ -131,33 +131,33 @@ class Asking:
         settings = self._settings
         sampled = self._without_probs or settings.sampled(text, self._cache, self._job.scale)
         if not sampled or settings.samples == 1:
-            found = self._fetch(text, 0, settings.temperature, probs=not self._without_probs)
-            if found["probs"] is not None:
-                return Answer.of(found["probs"])
-            if found["silent"]:
+            first = self._fetch(text, 0, settings.temperature, probs=not self._without_probs)
+            if first["probs"] is not None:
+                return Answer.of(first["probs"])
+            if first["silent"]:
                 self._without_probs = True  # it never gives any: the next pairs are sampled at once
             if settings.samples == 1:
-                return self._sampled([found["grade"]])
-        said = [
+                return self._sampled([first["grade"]])
+        grades = [
             self._fetch(text, n, settings.sample_temperature, probs=False)["grade"]
             for n in range(1, settings.samples + 1)
         ]
-        return self._sampled(said)
+        return self._sampled(grades)
 
-    def _sampled(self, said: Sequence[int | None]) -> Answer | None:
-        grades = [grade for grade in said if grade is not None]
+    def _sampled(self, replies: Sequence[int | None]) -> Answer | None:
+        grades = [grade for grade in replies if grade is not None]
         with self._lock:
             self._counts["unreadable"] += not grades
         if not grades:
             return None
-        return Answer.of(average(grades, self._job.scale.k)) if len(said) > 1 else Answer(grades[0])
+        return Answer.of(average_grades(grades, self._job.scale.k)) if len(replies) > 1 else Answer(grades[0])
 
     def _fetch(self, text: str, sample: int, temperature: float, *, probs: bool) -> dict[str, Any]:
         key = self._settings.key(text, sample, self._job.scale)
-        if (kept := self._cache.get(key)) is not None:
+        if (cached := self._cache.get(key)) is not None:
             with self._lock:
                 self._counts["cache_hits"] += 1
-            return kept
+            return cached
         body: dict[str, Any] = {
             "model": self._settings.model, "messages": [{"role": "user", "content": text}],
             "temperature": temperature, "max_tokens": self._settings.max_tokens,

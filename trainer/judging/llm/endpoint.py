@@ -80,7 +80,7 @@ class Endpoint:
     """
 
     def __init__(self, url: str, key: str, patience: Patience, pace: Pace, connections: int) -> None:
-        self.url = full_url(url)
+        self.url = complete_url(url)
         self.retried = 0
         self._key, self._patience, self._pace = key, patience, pace
         self._instead: dict[str, str | None] = {}
@@ -119,7 +119,7 @@ class Endpoint:
         if stop.is_set():
             raise Declined("it was not asked any more", where=self.url)
         answer = self._send(self._adapted(body))
-        said = f"it answers {answer.status} ({self._safe(answer.body)})"
+        failure = f"it answers {answer.status} ({self._safe(answer.body)})"
         if answer.status == 200:
             if (reply := parse_reply(answer.body)) is not None:
                 return reply
@@ -127,15 +127,15 @@ class Endpoint:
         if answer.status in RETRYABLE:
             seconds = answer.retry_after_s
             if seconds > self._patience.max_wait_s:
-                raise self._error(f"{said} and asks to wait {seconds:.0f} s", "come back later, or raise max_wait_s")
+                raise self._error(f"{failure} and asks to wait {seconds:.0f} s", "come back later, or raise max_wait_s")
             if seconds:
                 self._pace.hold(seconds)  # it asked all of us
-            raise _Failed(said, seconds)
+            raise _Failed(failure, seconds)
         if answer.status in HERE:
             if self._adapt(answer.body):
                 return self._attempt(body, stop)
-            raise Declined(said, where=self.url, todo="see whether the endpoint takes such a request")
-        raise self._error(said, "check URL, model and key")
+            raise Declined(failure, where=self.url, todo="see whether the endpoint takes such a request")
+        raise self._error(failure, "check URL, model and key")
 
     def _send(self, body: Mapping[str, Any]) -> HttpAnswer:
         try:
@@ -159,9 +159,9 @@ class Endpoint:
 
     def _adapt(self, data: bytes) -> bool:
         """Leave out or rename the field that a refusal names, if that was not done before."""
-        said = data[:4000].decode("utf-8", "replace")
+        refusal = data[:4000].decode("utf-8", "replace")
         for word, change in _ADAPT:
-            if word in said and not change.keys() <= self._instead.keys():
+            if word in refusal and not change.keys() <= self._instead.keys():
                 self._instead |= change
                 return True
         return False
@@ -169,15 +169,15 @@ class Endpoint:
     def _error(self, what: str, todo: str) -> DarlError:
         return DarlError(what, where=self.url, todo=todo)
 
-    def _safe(self, said: str | bytes) -> str:
+    def _safe(self, quoted: str | bytes) -> str:
         """Quote what an endpoint said: one short line, and the key not in it."""
-        text = said.decode("utf-8", "replace") if isinstance(said, bytes) else said
+        text = quoted.decode("utf-8", "replace") if isinstance(quoted, bytes) else quoted
         if self._key:
             text = text.replace(self._key, "***")
         return one_line(text)[:200]
 
 
-def full_url(url: str) -> str:
+def complete_url(url: str) -> str:
     """Complete a URL.
 
     :param url: base or whole.
@@ -222,8 +222,8 @@ def _tokens(logprobs: Any) -> tuple[Token, ...] | None:
     """Read the probabilities; None where there are none, or they are none."""
     with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, OverflowError):
         tokens = tuple(
-            Token(str(one["token"]), tuple((str(t["token"]), float(t["logprob"])) for t in one["top_logprobs"]))
-            for one in logprobs["content"]
+            Token(str(entry["token"]), tuple((str(t["token"]), float(t["logprob"])) for t in entry["top_logprobs"]))
+            for entry in logprobs["content"]
         )
         if tokens and all(token.top and not any(math.isnan(log) for _, log in token.top) for token in tokens):
             return tokens

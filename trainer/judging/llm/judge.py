@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from trainer.judging.base import JUDGES, JudgeAnswers, JudgingJob, Report, Task
 from trainer.judging.llm.asking import CHARS_A_TOKEN, Asking
 from trainer.judging.llm.cache import Cache
-from trainer.judging.llm.prompt import fill, read_prompt
+from trainer.judging.llm.prompt import fill_prompt, read_prompt
 from trainer.judging.llm.settings import LlmSettings
 
 
@@ -52,11 +52,11 @@ class LlmJudge(LlmSettings):
         prompt = read_prompt(job.base / self.prompt if self.prompt else None)
         path = self.cache_path(job)
         cache = Cache(path) if path.exists() else None
-        calls = sent = known = 0
+        calls = sent = cached = 0
         for task in tasks:
-            text = fill(prompt, task, job.scale, job.guideline)
+            text = fill_prompt(prompt, task, job.scale, job.guideline)
             if cache is not None and self.has_answer(text, cache, job.scale):
-                known += 1
+                cached += 1
                 continue
             n = 1 if self.logprobs == "auto" else self.samples
             calls += n
@@ -65,6 +65,6 @@ class LlmJudge(LlmSettings):
             cache.close()
         received = calls * self.max_tokens
         return {
-            "calls": calls, "cache_hits": known, "prompt_tokens": sent, "completion_tokens": received,
+            "calls": calls, "cache_hits": cached, "prompt_tokens": sent, "completion_tokens": received,
             "cost": round(self.prices.cost(sent, received), 6) if self.price_in or self.price_out else None,
         }  # fmt: skip

@@ -8,7 +8,7 @@ from pathlib import Path
 from darl_opensearch.errors import UsageError
 from darl_opensearch.scores import GradeScale
 from trainer.judging.base import Task
-from trainer.judging.grades import numbered
+from trainer.judging.grades import is_numbered
 
 DEFAULT = """\
 You judge how well an item answers a search query. Judge the item's text against the need behind the query.
@@ -52,21 +52,21 @@ def read_prompt(path: Path | None) -> str:
     return text
 
 
-def fill(prompt: str, task: Task, scale: GradeScale, guideline: str) -> str:
+def fill_prompt(prompt: str, task: Task, scale: GradeScale, guideline: str) -> str:
     """Fill a prompt, in one pass: a query that holds ``{item}`` is a query.
 
     :param prompt: see :func:`read_prompt`; other braces, such as JSON's, stay.
     :return: the text that is sent.
     """
-    values = {"query": task.query, "item": task.text, "grades": legend(scale), "guideline": guideline.strip()}
+    values = {"query": task.query, "item": task.text, "grades": render_legend(scale), "guideline": guideline.strip()}
     return _PLACE.sub(lambda place: values[place[1]], prompt)
 
 
-def legend(scale: GradeScale) -> str:
+def render_legend(scale: GradeScale) -> str:
     """List the grades.
 
     :return: a line for each, ``0 = irrelevant``; the names alone where they are numbers.
     """
-    if numbered(scale):
+    if is_numbered(scale):
         return "\n".join(scale.names)
     return "\n".join(f"{grade} = {name}" for grade, name in enumerate(scale.names))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from darl_opensearch.scores import GradeScale
-from trainer.judging.grades import numbered, parse_grade
+from trainer.judging.grades import is_numbered, parse_grade
 
 ENOUGH_MASS = 0.5  # of the probability at the grade's place; below it, what was listed is not what was meant
 # With its sign: -1 is how many a model says that it cannot tell, and no 1.
@@ -55,11 +55,11 @@ def read_grade(text: str, scale: GradeScale) -> tuple[int, int] | None:
         return grade, text.index(bare)
     numbers = list(_NUMBER.finditer(text))
     named = [m for m in numbers if _BEFORE.search(text, max(0, m.start() - 16), m.start())]
-    for found in (named, numbers):
-        if any(_RANGE.match(text, match.end()) for match in found):
+    for matches in (named, numbers):
+        if any(_RANGE.match(text, match.end()) for match in matches):
             return None
-        if len({match[0] for match in found}) == 1 and (grade := parse_grade(found[0][0], scale)) is not None:
-            return grade, found[0].start()
+        if len({match[0] for match in matches}) == 1 and (grade := parse_grade(matches[0][0], scale)) is not None:
+            return grade, matches[0].start()
     return None
 
 
@@ -69,11 +69,11 @@ def read_probs(reply: Reply, scale: GradeScale) -> tuple[float, ...] | None:
     :return: ``k`` probabilities among the grades that were listed; None where there are none to read: no tokens, a
         grade of more than one token, or most of the probability elsewhere.
     """
-    labels = scale.names if numbered(scale) else tuple(map(str, range(scale.k)))
-    found = read_grade(reply.text, scale)
-    if reply.tokens is None or found is None or any(len(label) > 1 for label in labels):
+    labels = scale.names if is_numbered(scale) else tuple(map(str, range(scale.k)))
+    grade_at = read_grade(reply.text, scale)
+    if reply.tokens is None or grade_at is None or any(len(label) > 1 for label in labels):
         return None
-    token = _at(reply.tokens, reply.text, found[1])
+    token = _at(reply.tokens, reply.text, grade_at[1])
     if token is None:
         return None
     mass = [0.0] * scale.k
@@ -82,12 +82,12 @@ def read_probs(reply: Reply, scale: GradeScale) -> tuple[float, ...] | None:
         if grade is not None:
             mass[grade] += math.exp(min(log, 0.0))
     total = sum(mass)
-    if total < ENOUGH_MASS or mass[found[0]] == 0.0:
+    if total < ENOUGH_MASS or mass[grade_at[0]] == 0.0:
         return None
     return tuple(value / total for value in mass)
 
 
-def average(grades: Sequence[int], k: int) -> tuple[float, ...]:
+def average_grades(grades: Sequence[int], k: int) -> tuple[float, ...]:
     """Turn several answers to one question into probabilities.
 
     :param grades: one or more.

@@ -13,7 +13,7 @@ from darl_opensearch.scores import GradeScale
 from darl_opensearch.settings import setting
 from trainer.judging.base import JudgingJob
 from trainer.judging.llm.cache import Cache
-from trainer.judging.llm.endpoint import full_url
+from trainer.judging.llm.endpoint import complete_url
 from trainer.judging.llm.limits import Prices
 
 
@@ -55,7 +55,7 @@ class LlmSettings:
         :return: the further fields of a request.
         :raises UsageError: when they do not.
         """
-        full_url(self.url)
+        complete_url(self.url)
         if not self.model:
             raise UsageError("llm.model is empty", todo="name the model to ask")
         if self.cost_cap and not (self.price_in or self.price_out):
@@ -77,7 +77,17 @@ class LlmSettings:
         """
         mode = self.logprobs if sample == 0 else "sample"
         warmth = self.temperature if sample == 0 else self.sample_temperature
-        parts = [full_url(self.url), self.model, prompt, mode, warmth, self.max_tokens, self.extra, sample, scale.names]
+        parts = [
+            complete_url(self.url),
+            self.model,
+            prompt,
+            mode,
+            warmth,
+            self.max_tokens,
+            self.extra,
+            sample,
+            scale.names,
+        ]
         return digest_json(parts, ensure_ascii=False)
 
     def sampled(self, prompt: str, cache: Cache, scale: GradeScale) -> bool:

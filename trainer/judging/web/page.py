@@ -14,9 +14,9 @@ from starlette.routing import Route
 
 from darl_opensearch.errors import DarlError, InputError
 from darl_opensearch.scores import GradeScale
-from trainer.judging.agreement import agreement, between
+from trainer.judging.agreement import list_pairs, measure_agreement
 from trainer.judging.base import Task
-from trainer.judging.scoring import graded
+from trainer.judging.scoring import keep_graded
 from trainer.judging.web.guard import Guard
 from trainer.judging.web.guideline import render_guideline
 from trainer.judging.web.store import AnswerStore, check_rater
@@ -41,9 +41,9 @@ class Page:
         self.tasks, self.scale, self.store = tasks, scale, store
         self.raters, self.rater = tuple(raters), raters[0] if raters else rater
         self.places = {task.task: place for place, task in enumerate(tasks)}
-        said = guideline.strip() or "There is no guideline. Judge what a person with this query would want to read."
+        text = guideline.strip() or "There is no guideline. Judge what a person with this query would want to read."
         html = (STATIC / "page.html").read_text(encoding="utf-8")
-        self.html = html.replace(_MARK, render_guideline(said))
+        self.html = html.replace(_MARK, render_guideline(text))
 
     def rater_of(self, name: str | None) -> str:
         """Find out who is asking.
@@ -84,11 +84,12 @@ class Page:
         :return: JSON-ready, for each two.
         """
         queries = {task.task: task.query for task in self.tasks}
-        grades = {rater: graded(self.store.answers(rater)) for rater in self.store.raters()}
-        grades = {rater: {t: g for t, g in said.items() if t in queries} for rater, said in grades.items()}
+        grades = {rater: keep_graded(self.store.answers(rater)) for rater in self.store.raters()}
+        grades = {rater: {t: g for t, g in answers.items() if t in queries} for rater, answers in grades.items()}
         return [
-            {"raters": [a, b]} | agreement(grades[a], grades[b], queries, self.scale.k, draws=1000, seed=0).to_json()
-            for a, b in between(grades)
+            {"raters": [a, b]}
+            | measure_agreement(grades[a], grades[b], queries, self.scale.k, draws=1000, seed=0).to_json()
+            for a, b in list_pairs(grades)
         ]
 
 
@@ -105,10 +106,10 @@ def create_judging_app(page: Page) -> Starlette:
     def task(request: Request) -> Response:
         rater = page.rater_of(request.query_params.get("rater"))
         place = _place(request.query_params.get("place"), len(page.tasks))
-        one = page.tasks[place]
-        answer = page.store.answers(rater).get(one.task)
+        shown = page.tasks[place]
+        answer = page.store.answers(rater).get(shown.task)
         return JSONResponse({
-            "place": place, "task": one.task, "query": one.query, "item": one.text,
+            "place": place, "task": shown.task, "query": shown.query, "item": shown.text,
             "answered": answer is not None, "grade": answer.grade if answer else None,
         })  # fmt: skip
 

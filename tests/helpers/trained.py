@@ -97,6 +97,6 @@ def train_and_export(folder: Path, config: Path, **options: Any) -> tuple[Any, B
 
 def load_trained(folder: Path) -> tuple[Any, Bundle]:
     """What :func:`train_and_export` left in a folder."""
-    from trainer.stages.plan import load_run
+    from trainer.run_folder import load_run
 
     return load_run(folder / "run"), Bundle.open(folder / "bundle")

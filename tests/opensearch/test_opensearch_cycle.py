@@ -12,7 +12,8 @@ import pytest
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.cli.cycle_world import Surroundings
 from darl_opensearch.cluster import Cluster, PipelineOptions, RegisterOptions, load_items, register
-from darl_opensearch.cluster.release import RollbackOptions, rollback, versions
+from darl_opensearch.cluster.release import RollbackOptions, rollback
+from darl_opensearch.cluster.versions import list_versions
 from darl_opensearch.connect import ClusterOptions
 from darl_opensearch.errors import ClusterError, UsageError
 from darl_opensearch.ood import Shipper
@@ -64,13 +65,13 @@ def test_a_cycle_releases_and_the_way_back_is_open(served):
     world = Surroundings(config, path.parent, ClusterOptions()).world()
     stopped = run_cycle(config, path.parent, world, until="register")
     assert stopped.outcome == "stopped" and stopped.reason == "next is release"
-    assert [(v.served.version, v.state) for v in versions(cluster, name)][:1] == [("1", "serving")]
+    assert [(v.served.version, v.state) for v in list_versions(cluster, name)][:1] == [("1", "serving")]
     assert [hit.id for hit in search.search("puppy ate a sock", size=5).hits] == before
     model = stopped.steps["register"]["model_id"]
 
     done = run_cycle(config, path.parent, world)
     assert done.outcome == "released" and done.steps["release"]["served"]["model_id"] == model
-    states = {v.served.version: v for v in versions(cluster, name)}
+    states = {v.served.version: v for v in list_versions(cluster, name)}
     assert states["2"].state == "serving" and states["1"].state == "deployed"
     assert states["2"].event.cycle == "0001" and states["2"].gate["passed"]
     made = Bundle.open(path.parent / "cycles" / "0001" / "bundle")
@@ -79,7 +80,7 @@ def test_a_cycle_releases_and_the_way_back_is_open(served):
 
     rollback(cluster, RollbackOptions(pipeline=name))
     assert [hit.id for hit in search.search("puppy ate a sock", size=5).hits] == before
-    assert {v.served.version: v.state for v in versions(cluster, name)} == {"1": "serving", "2": "deployed"}
+    assert {v.served.version: v.state for v in list_versions(cluster, name)} == {"1": "serving", "2": "deployed"}
 
     # current.json still names version 2: the next cycle would compare with what nobody is served by.
     with pytest.raises(UsageError, match=rf"serves {name} 1, and a cycle would begin from {name} 2 .*current.json"):

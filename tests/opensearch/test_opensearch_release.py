@@ -18,10 +18,15 @@ from darl_opensearch.cluster import Cluster, RegisterOptions, ScorerAddress, loa
 from darl_opensearch.cluster import release as releases
 from darl_opensearch.cluster.calls import join_path
 from darl_opensearch.cluster.history import History, Served, utc_now
-from darl_opensearch.cluster.pipelines import PipelineOptions, fetch_pipeline, put_pipelines, render_pipelines
-from darl_opensearch.cluster.pipelines import remove_pipelines as remove_pipelines
-from darl_opensearch.cluster.release import ReleaseOptions, ReleaseRefused, RollbackOptions, release, rollback, versions
-from darl_opensearch.cluster.versions import delete_version
+from darl_opensearch.cluster.pipelines import (
+    PipelineOptions,
+    fetch_pipeline,
+    put_pipelines,
+    remove_pipelines,
+    render_pipelines,
+)
+from darl_opensearch.cluster.release import ReleaseOptions, ReleaseRefused, RollbackOptions, release, rollback
+from darl_opensearch.cluster.versions import delete_version, list_versions
 from darl_opensearch.errors import ClusterError, UsageError
 from darl_opensearch.search import PipelineSearch
 from tests.helpers.bundles import ITEMS, bundle_of, with_slope
@@ -52,7 +57,9 @@ class Line:
         return rollback(self.cluster, RollbackOptions(pipeline=self.pipeline, history=self.history, **options))
 
     def versions(self) -> dict[str, str]:
-        return {one.served.version: one.state for one in versions(self.cluster, self.pipeline, history=self.history)}
+        return {
+            one.served.version: one.state for one in list_versions(self.cluster, self.pipeline, history=self.history)
+        }
 
     def events(self) -> list[tuple[str, str, str]]:
         found = History(self.cluster, self.pipeline, self.history).events()
@@ -127,7 +134,7 @@ def test_release_rollback_and_versions(line):
     assert not line.rollback(to="3").changed  # safe to repeat
     with pytest.raises(UsageError, match=f"no version '9' ever served. Choose from {line.name}:1, {line.name}:2"):
         line.rollback(to="9")
-    found = versions(line.cluster, line.pipeline, history=line.history)
+    found = list_versions(line.cluster, line.pipeline, history=line.history)
     assert [(one.served.version, one.event.kind, one.event.number) for one in found] == [
         ("3", "rollback", 6), ("1", "rollback", 5), ("2", "rollback", 4)
     ]  # fmt: skip
@@ -402,7 +409,7 @@ def test_a_gates_report_decides(line):
     assert line.serving() == ["1", "1"]
     line.release("2", gate=gate_report(line, "2", "1"))
     assert not line.release("2", gate=gate_report(line, "2", "1")).changed  # the old one is not serving any more: done
-    found = {one.served.version: one for one in versions(line.cluster, line.pipeline, history=line.history)}
+    found = {one.served.version: one for one in list_versions(line.cluster, line.pipeline, history=line.history)}
     assert found["2"].gate["passed"] and found["2"].gate["control"]["low"] == 0.012
     with pytest.raises(Exception, match="this is no report of darl gate"):
         line.release("2", gate={"passed": True})

@@ -77,7 +77,7 @@ def minilm_bundle(tmp_path_factory: pytest.TempPathFactory):
 
     def make(folder: Path):
         config = write_project(
-            folder / "data", "packaged:all-MiniLM-L6-v2", name="minilm", queries=20, ood={"depth": 5},
+            folder / "data", "packaged:all-MiniLM-L6-v2", name="minilm", queries=12, traffic=40, ood={"depth": 5},
             model={"query_cap": 32, "item_cap": 96},
         )  # fmt: skip
         return train_and_export(folder, config)

@@ -46,13 +46,14 @@ def write_project(
     name: str = "small",
     k: int = 3,
     queries: int = 24,
+    traffic: int = 120,
     ood: Mapping[str, Any] | None = None,
     model: Mapping[str, Any] | None = None,
 ) -> Path:
     """Part of the sample with a ``darl.toml``; gives that file."""
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(SAMPLE / "items.jsonl", folder / "items.jsonl")
-    shutil.copy(SAMPLE / "traffic.jsonl", folder / "traffic.jsonl")
+    write_rows(folder / "traffic.jsonl", read_rows(SAMPLE / "traffic.jsonl")[:traffic])
     for file, count in (("judgments.jsonl", queries), ("dev_judgments.jsonl", max(8, queries // 3))):
         rows = read_rows(SAMPLE / file)
         ids = sorted({row["query_id"] for row in rows})

@@ -426,7 +426,7 @@ def test_links_and_roundabout_ways_to_the_folder(tmp_path):
 
 def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
     files = write_jsonl(tmp_path)
-    monkeypatch.setattr(gathering, "_SCHEMA", "PRAGMA max_page_count = 2;" + gathering._SCHEMA)
+    monkeypatch.setattr(gathering, "SCHEMA", "PRAGMA max_page_count = 2;" + gathering.SCHEMA)
     with pytest.raises(DarlError, match=r"the temporary database fails \(database or disk is full\). Free space"):
         imported("jsonl", tmp_path, files)
     assert left(tmp_path) == {file.name for file in files}

@@ -18,6 +18,7 @@ from trainer.judging.base import JudgeAnswers
 from trainer.judging.prepare import open_work, prepare_judging
 from trainer.judging.run import estimate, judge
 from trainer.judging.tasks import draw_gold, order_blindly, read_gold, read_tasks, task_id
+from trainer.registry import Registry
 
 
 def known(folder, wrong: int = 0, *, of: str = "tg", name: str = "known.jsonl"):
@@ -371,9 +372,9 @@ def test_a_judge_of_ones_own_can_be_registered(tmp_path, monkeypatch):
 
             return JudgeAnswers({"": {t.task: Answer.of([0.1, 0.2, 0.7]) for t in tasks}})
 
-    from trainer.registry import Entry
-
-    monkeypatch.setitem(JUDGES._entries, "sure", Entry("sure", Sure, "ours", {}))
+    judges = Registry("judge")
+    judges.register("sure", cite="ours")(Sure)
+    monkeypatch.setattr("trainer.judging.config.JUDGES", judges)
     project(tmp_path)
     report = run(tmp_path, JudgeConfig(judges=("sure",), trusted=("sure",), min_kappa=-1.0), report=silent)
     rows = read_rows(report.judgments)

@@ -220,8 +220,8 @@ def test_a_dev_file_with_a_query_of_the_training_part(project, tokenizer, kind):
 
 def test_it_is_built_once_and_again_when_something_changes(project, tokenizer, tmp_path, monkeypatch):
     place, builds = tmp_path / "run" / "store.sqlite", []
-    real = disk._build
-    monkeypatch.setattr(disk, "_build", lambda *args: (builds.append(1), real(*args)))
+    real = disk.build_store
+    monkeypatch.setattr(disk, "build_store", lambda *args: (builds.append(1), real(*args)))
     read(project, tokenizer, "disk", place)
     read(project, tokenizer, "disk", place)
     assert len(builds) == 1

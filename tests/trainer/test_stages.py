@@ -482,9 +482,11 @@ def test_new_samples_that_were_learnt_are_known(whole, tmp_path):
     queries = trained.data["train"]["queries"] + trained.data["dev"]["queries"] + trained.data["new"]["queries"]
     config = read_config(path, ["ood.features=query"])
     data = plan.prepare(config, path.parent)[1]
-    assert len(data.learnt) == queries and len(plan._learnt(data, stages[:3]).learnt) == queries
-    assert len(plan._learnt(data, [{"kept": False, "learnt_new": True}]).learnt) == queries - 8
-    assert len(plan._learnt(data, [{"kept": True, "learnt_new": True}, {"kept": True, "learnt_new": False}]).new) == 0
+    assert len(data.learnt) == queries and len(plan.keep_learnt(data, stages[:3]).learnt) == queries
+    assert len(plan.keep_learnt(data, [{"kept": False, "learnt_new": True}]).learnt) == queries - 8
+    assert (
+        len(plan.keep_learnt(data, [{"kept": True, "learnt_new": True}, {"kept": True, "learnt_new": False}]).new) == 0
+    )
 
 
 @pytest.mark.parametrize(("part", "other"), [("new", "dev"), ("ood_dev", "new"), ("ood_dev", "judgments")])
@@ -538,9 +540,9 @@ def test_batches_without_pairs_of_a_group_have_a_finite_loss():
 
 def test_a_loss_that_is_no_number_names_the_stages_own_key(tmp_path, bases, monkeypatch):
     path = write_plan(tmp_path / "p", bases["bert"], stages={"run": ["augmented"]}, data={"ood_dev": ""})
-    real, calls = fit.Fit._step, itertools.count(1)
+    real, calls = fit.Fit.take_step, itertools.count(1)
     with monkeypatch.context() as patch:
-        patch.setattr(fit.Fit, "_step", lambda self: math.nan if real(self) and next(calls) == 3 else 1.0)
+        patch.setattr(fit.Fit, "take_step", lambda self: math.nan if real(self) and next(calls) == 3 else 1.0)
         with pytest.raises(DarlError) as caught:
             train(path, tmp_path / "run")
     text = str(caught.value)
@@ -553,4 +555,6 @@ def test_a_loss_that_is_no_number_names_the_stages_own_key(tmp_path, bases, monk
 
 def test_weights_that_cannot_be_written_are_told_with_the_way_on(tmp_path):
     with pytest.raises(DarlError, match=r"run: weights cannot be written .*os error 2.*\. See to the disk, then give"):
-        plan._first(lambda: save_file({"a": torch.zeros(2)}, tmp_path / "none" / "a.safetensors"), tmp_path / "run")
+        plan.write_on_main(
+            lambda: save_file({"a": torch.zeros(2)}, tmp_path / "none" / "a.safetensors"), tmp_path / "run"
+        )

@@ -291,9 +291,9 @@ def unbroken(tmp_path_factory, bases):
 
 def keep_everything(patch) -> None:
     """Make every dev gain look large, so that a stage's weights are the run's."""
-    real = plan._dev_ndcg
+    real = plan.measure_dev_ndcg
     calls = iter(range(10**6))
-    patch.setattr(plan, "_dev_ndcg", lambda *a: {q: v + next(calls) * 10.0 for q, v in real(*a).items()})
+    patch.setattr(plan, "measure_dev_ndcg", lambda *a: {q: v + next(calls) * 10.0 for q, v in real(*a).items()})
 
 
 @pytest.mark.parametrize("steps", [[1], [2], [5, 9], [1, 2, 3, 19]])
@@ -374,13 +374,13 @@ def test_a_stage_that_hurts_is_rolled_back(tmp_path, bases):
 
 def test_a_loss_that_is_no_number(tmp_path, bases, monkeypatch):
     path = write_project(tmp_path / "p", bases["bert"], **FULL)
-    real, calls = fit.Fit._step, iter(range(1, 100))
+    real, calls = fit.Fit.take_step, iter(range(1, 100))
 
     def poisoned(self):
         value = real(self)
         return float("nan") if next(calls) == 6 else value
 
-    monkeypatch.setattr(fit.Fit, "_step", poisoned)
+    monkeypatch.setattr(fit.Fit, "take_step", poisoned)
     with pytest.raises(DarlError) as caught:
         train(path, tmp_path / "run")
     text = str(caught.value)
@@ -394,7 +394,7 @@ def test_a_loss_that_is_no_number(tmp_path, bases, monkeypatch):
 def test_weights_that_are_no_numbers_are_never_kept(tmp_path, bases, monkeypatch):
     """The last step's update overflows: the loss before it was fine, the dev loss after it is not."""
     path = write_project(tmp_path / "p", bases["bert"], **FULL)
-    real = fit.Fit._step
+    real = fit.Fit.take_step
 
     def overflow(self):
         value = real(self)
@@ -403,7 +403,7 @@ def test_weights_that_are_no_numbers_are_never_kept(tmp_path, bases, monkeypatch
                 self.parameters[0].fill_(float("nan"))
         return value
 
-    monkeypatch.setattr(fit.Fit, "_step", overflow)
+    monkeypatch.setattr(fit.Fit, "take_step", overflow)
     trained = train(path, tmp_path / "run")
     assert all(torch.isfinite(p).all() for p in trained.model.parameters())
     json.dumps(trained.result, allow_nan=False)  # what --json prints

@@ -286,11 +286,12 @@ def open_store(path: Path | None, key: str, build: Callable[[Builder], None]) ->
         return store
     if not _has_key(path, key):
         with _folders(path.parent):
-            _build(path, key, build)
+            build_store(path, key, build)
     return Store(path)
 
 
-def _build(path: Path, key: str, build: Callable[[Builder], None]) -> None:
+def build_store(path: Path, key: str, build: Callable[[Builder], None]) -> None:
+    """Build a store beside its place, and move it there when it is whole."""
     try:
         with new_file(path, fixed_name=True) as work, closing(open_scratch(work, cache_kib=CACHE_KIB)) as db:
             builder = Builder(db)

@@ -176,7 +176,7 @@ class Fit:
     def _to_evaluation(self, advance: Callable[[int, int], object]) -> float:
         """Take steps until one is due."""
         while True:
-            loss = self._step()
+            loss = self.take_step()
             step = self.state.step
             advance(step, self.total_steps)
             if not math.isfinite(loss):
@@ -209,7 +209,7 @@ class Fit:
         parts = [self.source.batch(mine[at : at + size], epoch) for at in range(0, len(mine), size)]
         return [part for part in parts if part.queries]
 
-    def _step(self) -> float:
+    def take_step(self) -> float:
         """Take one step; without moving the weights where loss or gradient is not a number."""
         try:
             loss = self._descend()

@@ -58,7 +58,7 @@ def train(
     torch.manual_seed(config.seed)
     report("loading the base model", 0, 1)
     model, data = prepare(config, base, store=folder / run_folder.STORE)
-    _first(lambda: run_folder.open_folder(folder, config, data.summary(), base, fresh=fresh), folder)
+    write_on_main(lambda: run_folder.open_folder(folder, config, data.summary(), base, fresh=fresh), folder)
     if distributed.broadcast((folder / run_folder.RESULT).is_file()):
         return run_folder.load_run(folder)
     parts = {"train": data.sampled, "dev": data.dev, "new": data.new, "ood_dev": data.ood_dev}
@@ -67,7 +67,7 @@ def train(
     features = Features(model, device=config.stages.device)
     result: dict[str, Any] = {"start": _figures(features, pairs["dev"], config), "stages": []}
     result["ndcg_intervals"] = {"start": _ndcg_interval(features, pairs["dev"], config)}
-    start = _dev_ndcg(features, pairs["dev"], config) if config.loss.groups else {}
+    start = measure_dev_ndcg(features, pairs["dev"], config) if config.loss.groups else {}
     if "ood_dev" in pairs:
         result["ood_dev_start"] = _figures(features, pairs["ood_dev"], config)
     context = Context(
@@ -80,13 +80,13 @@ def train(
     result["dev"] = _figures(features, pairs["dev"], config)
     result["ndcg_intervals"]["dev"] = _ndcg_interval(features, pairs["dev"], config)
     if config.loss.groups:
-        result["dev_slices"] = _by_slice(data.dev, start, _dev_ndcg(features, pairs["dev"], config))
+        result["dev_slices"] = _by_slice(data.dev, start, measure_dev_ndcg(features, pairs["dev"], config))
     if "ood_dev" in pairs:
         result["ood_dev"] = _figures(features, pairs["ood_dev"], config)
     report("fitting the OOD detector", 0, 1)
-    ood = fit_ood(features, config.ood, _learnt(data, result["stages"]))
+    ood = fit_ood(features, config.ood, keep_learnt(data, result["stages"]))
     result["ood"] = ood.report
-    _first(lambda: run_folder.finish(folder, model, ood, result, curves=draw(result["stages"])), folder)
+    write_on_main(lambda: run_folder.finish(folder, model, ood, result, curves=draw(result["stages"])), folder)
     return run_folder.load_run(folder)
 
 
@@ -114,7 +114,7 @@ def prepare(config: Config, base: Path, *, store: Path | None = None) -> tuple[A
     return model, data
 
 
-def _first(work: Callable[[], object], where: Path) -> None:
+def write_on_main(work: Callable[[], object], where: Path) -> None:
     """Have the first process write, and the others wait for it."""
     if distributed.is_main():
         try:
@@ -197,10 +197,10 @@ def _stage(name: str, context: Context) -> dict[str, Any]:
     stage = STAGES[name].make()
     before_state, restore_features = copy.deepcopy(model.state_dict()), features.saved()
     roles = [role for role in stage.judged_on if role in context.pairs]
-    before = [_dev_ndcg(features, context.pairs[role], config) for role in roles]
+    before = [measure_dev_ndcg(features, context.pairs[role], config) for role in roles]
     context.report(f"stage {name}", 0, 1)
     brought = stage.run(context)
-    after = [_dev_ndcg(features, context.pairs[role], config) for role in roles]
+    after = [measure_dev_ndcg(features, context.pairs[role], config) for role in roles]
     gains = [[new[q] - old[q] for q in sorted(old)] for old, new in zip(before, after, strict=True)]
     gains[0] = [*brought.gains, *gains[0]]
     figures = {role: _figures(features, context.pairs[role], config) for role in roles}
@@ -216,17 +216,18 @@ def _stage(name: str, context: Context) -> dict[str, Any]:
         **({} if brought.learnt_new is None else {"learnt_new": brought.learnt_new}),
         **brought.figures, "figures": figures, "history": brought.history,
     }  # fmt: skip
-    _first(lambda: run_folder.write_stage(place, outcome, model), place.parent)
+    write_on_main(lambda: run_folder.write_stage(place, outcome, model), place.parent)
     return outcome
 
 
-def _learnt(data: RunData, outcomes: list[dict[str, Any]]) -> RunData:
-    """What the kept weights have learnt from: the new samples only where they did."""
+def keep_learnt(data: RunData, outcomes: list[dict[str, Any]]) -> RunData:
+    """Keep what the kept weights have learnt from: the new samples only where they did."""
     said = [outcome["learnt_new"] for outcome in outcomes if outcome["kept"] and "learnt_new" in outcome]
     return data if said and said[-1] else dataclasses.replace(data, new=[])
 
 
-def _dev_ndcg(features: Features, dev: Pairs, config: Config) -> dict[int, float]:
+def measure_dev_ndcg(features: Features, dev: Pairs, config: Config) -> dict[int, float]:
+    """Measure nDCG of each dev query that has one, by its place."""
     predictions = predict(features.model.head, features.of(dev).similarity)
     _, gain, query_index = dev.numpy(config.grades.scale.gains)
     return ndcg_per_query(predictions.latent, gain, query_index, cutoff=config.stages.cutoff)
@@ -250,7 +251,7 @@ def _by_slice(
 
 
 def _ndcg_interval(features: Features, dev: Pairs, config: Config) -> dict[str, float | None]:
-    values = np.array(list(_dev_ndcg(features, dev, config).values()))
+    values = np.array(list(measure_dev_ndcg(features, dev, config).values()))
     return bootstrap_mean(values, seed=config.seed).to_json()
 
 

@@ -22,7 +22,7 @@ from darl_opensearch.text import ItemTemplate
 ITEMS, JUDGMENTS = "items.jsonl", "judgments.jsonl"
 REPEATS = ("refuse", "first", "highest", "lowest")
 MISSING = ("refuse", "drop")
-_SCHEMA = """
+SCHEMA = """
 CREATE TABLE item (n INTEGER PRIMARY KEY, id TEXT UNIQUE, line TEXT, at TEXT);
 CREATE TABLE query (n INTEGER PRIMARY KEY, id TEXT UNIQUE, text TEXT, at TEXT);
 CREATE TABLE judgment (n INTEGER PRIMARY KEY, query INTEGER, item TEXT, grade INTEGER, slice TEXT, extra TEXT, at TEXT,
@@ -64,7 +64,7 @@ class Gathering:
         self.counts = ImportCounts()
         self.repeats, self.missing = repeats, missing
         self._db = open_scratch(path, cache_kib=64 << 10)
-        self._db.executescript(_SCHEMA)
+        self._db.executescript(SCHEMA)
         self._query: tuple[str, str, int] | None = None
 
     def __enter__(self) -> Gathering:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -34,13 +33,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture
-def darl(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
+def darl(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Said]:
     """Run ``darl`` in this process, with no settings from outside; gives exit code, stdout and stderr."""
     from tests.helpers.commands import run_main
 
     for name in [name for name in os.environ if name.startswith(("DARL_", "OPENSEARCH_"))]:
         monkeypatch.delenv(name)
-    return functools.partial(run_main, monkeypatch, capsys)
+    return run_main
 
 
 @pytest.fixture(scope="session")

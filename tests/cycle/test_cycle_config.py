@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from darl_opensearch.errors import UsageError
-from tests.helpers.commands import run_main
 from trainer.cycle.config import read_cycle
 
 MINIMAL = "[model]\nbundle = 'b'\nconfig = 'darl.toml'\n[gate]\nid_test = 'id.jsonl'\n"
@@ -34,9 +33,9 @@ def test_numbers_that_no_step_can_use(tmp_path, override, message):
 
 
 @pytest.mark.parametrize("more", [[], ["--dry-run"], ["--abandon"]])
-def test_the_command_refuses_an_unknown_stage_and_names_the_file(tmp_path, monkeypatch, capsys, more):
+def test_the_command_refuses_an_unknown_stage_and_names_the_file(tmp_path, more, darl):
     path = tmp_path / "cycle.toml"
     path.write_text(MINIMAL)
-    done = run_main(monkeypatch, capsys, "cycle", path, "--set", "train.stages=['refitt']", *more)
+    done = darl("cycle", path, "--set", "train.stages=['refitt']", *more)
     assert done.code == 2
     assert done.err == f"darl: {path}: [train] stages names 'refitt'. Did you mean 'refit'?\n"

@@ -92,12 +92,18 @@ def queries_of(path):
     return list(dict.fromkeys(row["query"] for row in lines(path)))
 
 
-def test_both_arms(log, bundle, tmp_path):
+@pytest.fixture
+def arms(log, bundle, tmp_path):
+    """The report of a selection, and the lines of both arms."""
     log.strange(12)
     for n in range(8):
         log.add(f"plain words{n} here{n}", FAMILIAR, policy=EVERY_PAIR)
     report = log.select(bundle, tmp_path / "out", embed=None)  # the bundle's own features
-    selected, control = lines(tmp_path / "out/selected.jsonl"), lines(tmp_path / "out/control.jsonl")
+    return report, lines(tmp_path / "out/selected.jsonl"), lines(tmp_path / "out/control.jsonl")
+
+
+def test_both_arms(arms):
+    report, selected, control = arms
     assert {row["arm"] for row in selected} == {"selected"} and {row["arm"] for row in control} == {"control"}
     assert report.selected["pairs"] == 3 * report.selected["queries"] <= 12
     assert report.control == {"queries": 3, "pairs": 9, "drawn": 3, "kept": 0, "unusable": 0, "from": "search"}
@@ -106,10 +112,17 @@ def test_both_arms(log, bundle, tmp_path):
     assert all(row["query"].startswith("quasar") for row in selected)  # plain words are not flagged
     assert report.dropped["not_flagged"] + report.dropped["control"] + report.candidates == report.log["queries"] == 20
     assert list(report.dropped) == list(DROPPED)
+
+
+def test_the_files_of_a_selection(arms, tmp_path):
+    report, _, _ = arms
     assert (tmp_path / "out/kept.jsonl").read_text() == ""
     assert not (tmp_path / "out/work").exists()
     assert SelectReport.read(tmp_path / "out/report.json") == report
-    # What the judges read is what was written; pairs of a query stand together.
+
+
+def test_judges_read_what_was_written_and_pairs_of_a_query_stand_together(arms, tmp_path):
+    report, selected, control = arms
     tasks = read_tasks([tmp_path / "out/selected.jsonl", tmp_path / "out/control.jsonl"])
     assert [task.task for task in tasks] == [row["task"] for row in selected + control]
     assert len(queries_of(tmp_path / "out/selected.jsonl")) == report.selected["queries"] > 0

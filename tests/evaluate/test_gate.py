@@ -284,10 +284,10 @@ def test_the_same_seed_gives_the_same_report(bundles, data):
     json.dumps(one, allow_nan=False)
 
 
-def test_the_command(bundles, data, tmp_path, monkeypatch, capsys):
+def test_the_command(bundles, data, tmp_path):
     def darl(old, new, *words):
         return run_main(
-            monkeypatch, capsys, "gate", bundles[old].path, bundles[new].path, "--items", data["items"], "--id",
+            "gate", bundles[old].path, bundles[new].path, "--items", data["items"], "--id",
             data["id_test"], "--control", data["control"], "--draws", "400", *words,
         )  # fmt: skip
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from typing import NamedTuple
 
 import pytest
@@ -18,16 +20,16 @@ class Said(NamedTuple):
     err: str
 
 
-def run_main(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object) -> Said:
+def run_main(*arguments: object) -> Said:
     """Run ``darl`` in this process, where torch is loaded already."""
     from darl_opensearch.cli import main
 
-    monkeypatch.setattr(sys, "argv", ["darl", *map(str, arguments)])
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as ended:
-        main()
-    said = capsys.readouterr()
-    return Said(int(ended.value.code or 0), said.out, said.err)
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", ["darl", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    return Said(int(ended.value.code or 0), out.getvalue(), err.getvalue())
 
 
 def run_darl(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -415,7 +415,7 @@ def test_a_gates_report_decides(line):
         line.release("2", gate={"passed": True})
 
 
-def test_the_commands(line, tmp_path, monkeypatch, capsys):
+def test_the_commands(line, tmp_path, monkeypatch):
     told = []
 
     class Hook(Quiet):
@@ -424,7 +424,7 @@ def test_the_commands(line, tmp_path, monkeypatch, capsys):
             self.answer(204, b"")
 
     def darl(*words):
-        return run_main(monkeypatch, capsys, *words, "--url", line.cluster.url, *target)
+        return run_main(*words, "--url", line.cluster.url, *target)
 
     monkeypatch.setenv("DARL_WEBHOOK_SECRET", "s3cret")
     no, yes = tmp_path / "no.json", tmp_path / "yes.json"

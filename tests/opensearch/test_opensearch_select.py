@@ -13,7 +13,6 @@ from darl_opensearch.ood import Shipper
 from darl_opensearch.ood.record import LogPolicy
 from darl_opensearch.ood.spool import Spool
 from tests.helpers.bundles import ITEMS
-from tests.helpers.commands import run_main
 from tests.helpers.files import read_rows, write_rows
 from tests.helpers.traffic import START, request_of, rows_of
 
@@ -31,7 +30,7 @@ def stream(place):
     client.indices.delete_index_template(name=name, ignore=404)
 
 
-def test_both_arms_from_the_stream_and_the_index(place, stream, tmp_path, opensearch_url, monkeypatch, capsys):
+def test_both_arms_from_the_stream_and_the_index(place, stream, tmp_path, opensearch_url, darl):
     pytest.importorskip("faiss")  # the trainer's extra
     write_rows(tmp_path / "items.jsonl", ITEMS)
     load_items(place.cluster, place.bundle, tmp_path / "items.jsonl", place.index).check()
@@ -52,8 +51,8 @@ def test_both_arms_from_the_stream_and_the_index(place, stream, tmp_path, opense
         assert shipper.ship_all().sent == 7 + 16
     place.cluster.client.indices.refresh(index=stream)
     out = tmp_path / "out"
-    said = run_main(
-        monkeypatch, capsys, "select", place.bundle.path, "--url", opensearch_url, "--stream", stream, "--index",
+    said = darl(
+        "select", place.bundle.path, "--url", opensearch_url, "--stream", stream, "--index",
         place.index, "--out", out, "--control-queries", 3, "--items-per-query", 2,
         "--control-items", 2, "--depth", 4, "--json",
     )  # fmt: skip

@@ -19,7 +19,6 @@ from safetensors.torch import load_file, save_file
 from darl_opensearch.errors import DarlError, InputError, UsageError
 from darl_opensearch.records.judgments import JudgedQuery
 from darl_opensearch.stats.bootstrap import bootstrap_mean
-from tests.helpers.commands import run_main
 from tests.helpers.files import write_rows
 from tests.helpers.plan_project import kill_in_stage, source_of, weights, write_plan
 from tests.helpers.training_project import laws
@@ -98,9 +97,9 @@ def test_nothing_to_interpolate_from(tmp_path, bases):
 
 
 @pytest.mark.parametrize("command", [["train"], ["train", "--dry-run"], ["mine", "--dry-run"]])
-def test_commands_refuse_a_plan_before_they_begin(tmp_path, bases, monkeypatch, capsys, command):
+def test_commands_refuse_a_plan_before_they_begin(tmp_path, bases, command, darl):
     path = write_plan(tmp_path / "p", bases["bert"], stages={"run": ["head", "augment"]})
-    done = run_main(monkeypatch, capsys, *command, path)
+    done = darl(*command, path)
     assert done.code == 2 and done.err.startswith(f"darl: {path}: [stages] run names 'augment'")
     assert not (path.parent / "runs").exists()
 
@@ -391,9 +390,13 @@ def whole(tmp_path_factory, bases):
     return path, folder / "run"
 
 
-def test_a_whole_plan(whole):
-    path, run = whole
-    result = json.loads((run / "result.json").read_text())
+@pytest.fixture(scope="module")
+def result(whole):
+    """The whole run's figures."""
+    return json.loads((whole[1] / "result.json").read_text())
+
+
+def test_a_whole_plan(result):
     stages = {stage["stage"]: stage for stage in result["stages"]}
     assert list(stages) == ["head", "full", "augmented", "interpolate"]
     assert stages["augmented"]["kept"] and stages["augmented"]["decided_by"] == "interpolate"
@@ -401,18 +404,25 @@ def test_a_whole_plan(whole):
     assert {"ood_dev", "ood_dev_start"} <= set(result)
     assert set(stages["full"]["figures"]) == {"dev"} and set(stages["augmented"]["figures"]) == {"dev", "ood_dev"}
     assert stages["interpolate"]["figures"]["ood_dev"]["ndcg@10"] == result["ood_dev"]["ndcg@10"]
+
+
+def test_figures_by_slice_add_up_to_those_of_all(result):
     slices = result["dev_slices"]
     for when, figures in (("start", result["start"]), ("trained", result["dev"])):
         mean = sum(part["queries"] * part[when] for part in slices.values()) / sum(
             p["queries"] for p in slices.values()
         )
         assert set(slices) == {"even", "odd"} and mean == pytest.approx(figures["ndcg@10"], abs=2e-5)
+
+
+def test_the_files_of_a_run(whole, result):
+    _, run = whole
     data = json.loads((run / "data.json").read_text())
     assert data["new"]["queries"] == 8 and data["ood_dev"]["pairs"] == 30
     names = {file.name for file in run.iterdir()}
     assert {"config.json", "data.json", "result.json", "curves.svg", "checkpoint", "stages"} <= names
     assert {file.name for file in (run / "stages").glob("*.json")} == {
-        f"{n}-{name}.json" for n, name in enumerate(stages)
+        f"{n}-{stage['stage']}.json" for n, stage in enumerate(result["stages"])
     }
     assert not [file for file in run.rglob("*") if ".tmp" in file.name]
 

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from darl_opensearch import cli
 from darl_opensearch.errors import DarlError, UsageError
 from darl_opensearch.io import writing
+from tests.helpers.commands import run_main
 from tests.helpers.files import write_rows
 from tests.helpers.training_project import write_project
 from trainer import run_folder
@@ -53,32 +54,50 @@ def equal(one: dict, two: dict) -> bool:
 # ---- to the end, and again
 
 
-def test_a_run_from_the_command_line(project, darl):
-    code, out, err = darl("train", project, "--json")
-    assert code == 0, err
-    result = json.loads(out)
-    folder = project.parent / "runs" / "small-1"
+@pytest.fixture(scope="module")
+def commanded(tmp_path_factory, bases):
+    """A run from the command line: its configuration, its folder, and how the command ended; read-only."""
+    config = write_project(tmp_path_factory.mktemp("commanded") / "project", bases["bert"])
+    return config, config.parent / "runs" / "small-1", run_main("train", config, "--json")
+
+
+def test_a_run_from_the_command_line(commanded):
+    _, folder, said = commanded
+    assert said.code == 0, said.err
+    result = json.loads(said.out)
     assert result["run"] == str(folder)
     assert [stage["stage"] for stage in result["stages"]] == ["head", "full"]
-    assert err.count("stage ") == 2 and "Traceback" not in err
+    assert said.err.count("stage ") == 2 and "Traceback" not in said.err
     assert result["ood"]["calibration_pairs"] == 8 * 6  # items 14..19 were not judged
     assert result["dev"]["queries"] > 0
     assert not [p for p in folder.rglob("*") if ".tmp" in p.name or ".old" in p.name]
+
+
+def test_the_same_command_again_does_nothing_and_tells_the_same(commanded, darl):
+    config, folder, said = commanded
     before = files(folder)
-    code, again, _ = darl("train", project, "--json")
-    assert code == 0 and json.loads(again) == result
-    assert files(folder) == before  # nothing was done
-    trained = run_folder.load_run(folder)
+    again = darl("train", config, "--json")
+    assert again.code == 0 and json.loads(again.out) == json.loads(said.out)
+    assert files(folder) == before
+
+
+def test_a_run_can_be_loaded(commanded):
+    trained = run_folder.load_run(commanded[1])
     assert not trained.model.training
     features = trained.model.pair_features(["bike theft", "xyz"], ["bike cover against theft", "boat"])
     assert torch.isfinite(trained.model.head.score(trained.model.head(features.similarity))).all()
-    code, text, said = darl("train", project)
+
+
+def test_what_a_run_says_without_json(commanded, darl):
+    config, folder, said = commanded
+    code, text, told = darl("train", config)
     assert code == 0 and text.endswith(f"Next: darl export {folder}\n")
+    result = json.loads(said.out)
     head, full = (stage["gain"] for stage in result["stages"])
     dev = result["dev"]["queries"]
     assert head["n"] > dev >= full["n"]
     over = f"over {head['n']} queries, {dev} of dev and the others trained on, out of fold, {head['mean']:+.4f}"
-    assert over in said and f"over {full['n']} dev queries {full['mean']:+.4f}" in said
+    assert over in told and f"over {full['n']} dev queries {full['mean']:+.4f}" in told
 
 
 def test_the_same_run_twice_gives_the_same_weights_and_another_seed_others(project, tmp_path):

@@ -24,6 +24,9 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 LOCK = $(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-emit-index-url --no-emit-find-links --no-header
 UNIVERSAL = $(LOCK) --universal --python-version 3.11
 
+# Whatever the environment says: without bytecode each process compiles torch anew.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo test check lint docs-check fix docs lock clean venv
 .DEFAULT_GOAL := check
 

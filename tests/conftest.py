@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from tests.helpers.commands import Said
 
 ROOT = Path(__file__).parents[1]
+sys.dont_write_bytecode = False  # else each process that a test starts compiles torch anew
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ |= {  # for the processes that tests start, too
     "PYTHONPATH": str(ROOT),
     "HF_HUB_OFFLINE": "1",  # before huggingface_hub is imported: no test may ask a hub

@@ -141,11 +141,14 @@ def test_an_error_is_one_line_and_a_code(raising, error, code, line, darl):
     assert err.lstrip("\n") == line + "\n"
 
 
-def test_a_reader_that_left(raising, monkeypatch, darl):
+def test_a_reader_that_left(raising, monkeypatch):
     raising(BrokenPipeError())
     monkeypatch.setattr(sys, "stdout", sys.stdout)  # put back afterwards
-    assert darl("train")[0] == 1
+    monkeypatch.setattr(sys, "argv", ["darl", "train"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
     sys.stdout.close()
+    assert ended.value.code == 1
 
 
 def test_a_bug_is_not_hidden(raising, capsys):

@@ -193,12 +193,12 @@ def test_data_folder_must_be_named(monkeypatch: pytest.MonkeyPatch, capsys: pyte
 
 @pytest.mark.data
 def test_one_split_of_the_real_data(judgments_folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every fourth query: whether it runs and ranks, not how well."""
+    """Every eighth query: whether it runs and ranks, not how well."""
     from benchmarks.quality import data
 
     def some(folder, *, seed):
         texts = read_texts(folder, seed=seed)
-        return Texts(texts.queries[::4], texts.domain[::4], texts.judged[::4], texts.passages, texts.passage_domain)
+        return Texts(texts.queries[::8], texts.domain[::8], texts.judged[::8], texts.passages, texts.passage_domain)
 
     monkeypatch.setattr(data, "read_texts", some)
     result = feedbackqa.run(judgments_folder, splits=1, seed=0)

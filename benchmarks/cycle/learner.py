@@ -31,10 +31,10 @@ def learn(world: World, train: Rows, dev: Rows, judged: list[Ints]) -> Fitted:
     new_dev = judged[NEW_DEV - 1 :: NEW_DEV]
     new = [rows for place, rows in enumerate(judged) if place % NEW_DEV != NEW_DEV - 1]
     sides = [_side(world, queries, rows) for queries, rows in ((train, new), (dev, new_dev))]
-    head = fitted(OURS, *((pairs, world.judged.similarity[rows]) for pairs, rows in sides))
+    head = fitted(OURS, *((pairs, world.judged.head_input[rows]) for pairs, rows in sides))
     pairs, rows = sides[1]
-    calibrate_grades(head, pairs, world.judged.similarity[rows], prior=PRIOR)
-    return Fitted(head, world.judged.similarity)
+    calibrate_grades(head, pairs, world.judged.head_input[rows], prior=PRIOR)
+    return Fitted(head, world.judged.head_input)
 
 
 def _side(world: World, queries: Rows, judged: list[Ints]) -> tuple[Pairs, Tensor]:

@@ -160,10 +160,10 @@ def encode(folder: Path, shift: Shift) -> World:
     renderer = ItemRenderer(ItemTemplate(("=text",)), model.tokenizer(), model.item_cap)
     cut = {item_id: renderer({"text": text}) for item_id, text in texts.passages.items()}
     trains = {name for name, there in zip(texts.domain, inside, strict=True) if there}
-    model.fit_rarity(cut[i] for i, name in texts.passage_domain.items() if name in trains)
+    model.fit_texts(cut[i] for i, name in texts.passage_domain.items() if name in trains)
     pairs = lay_out(texts.queries, texts.judged, cut)
     table = model.feature_table(pairs.queries, pairs.items, pairs.index)
-    judged = Judged(pairs, table.similarity, torch.zeros(len(pairs.grades), 1), np.array(texts.domain))
+    judged = Judged(pairs, table.head_input, torch.zeros(len(pairs.grades), 1), np.array(texts.domain))
     outside = hidden(shift, judged.domain, inside, kinds)
     return World(judged, table.tables[0].numpy(), table.tables[1].numpy(), inside, outside, kinds, origin)
 
@@ -199,7 +199,7 @@ def load(folder: Path, shift: Shift, work: Path) -> World:
         with new_file(path) as unfinished, unfinished.open("wb") as file:
             np.savez(
                 file, queries=np.array(pairs.queries), items=np.array(pairs.items), index=pairs.index.numpy(),
-                grades=pairs.grades.numpy(), similarity=world.judged.similarity.numpy(), domain=world.judged.domain,
+                grades=pairs.grades.numpy(), similarity=world.judged.head_input.numpy(), domain=world.judged.domain,
                 query=world.query, item=world.item, inside=world.inside, noise=world.noise, origin=world.origin,
             )  # fmt: skip
     with np.load(path) as f:

@@ -185,10 +185,10 @@ class Bench:
 
     def __init__(self, data: Encoded, shift: Shift, parts: Split) -> None:
         self.data, self.shift, self.parts = data, shift, parts
-        self.similarity = torch.from_numpy(data.similarity)
+        self.head_input = torch.from_numpy(data.similarity)
         self.head = self._head()
         with torch.no_grad():
-            self.raw = self.head(self.similarity)
+            self.raw = self.head(self.head_input)
 
     def _head(self) -> Head:
         rows = self.parts.fit
@@ -196,7 +196,7 @@ class Bench:
         sides = []
         for part in (rows[~dev], rows[dev]):
             index, grades = (torch.from_numpy(values[part]) for values in (self.data.index, self.data.grades))
-            sides.append((Pairs((), (), index, grades), self.similarity[part]))
+            sides.append((Pairs((), (), index, grades), self.head_input[part]))
         return fitted(HEAD, *sides)
 
     def halves(self, rows: Rows, system: System) -> Tensor:
@@ -238,7 +238,7 @@ class Bench:
         rows = item[self.data.index[:, 1]]
         groups = assign_centres(fit, kmeans(sample(split_chunks(fit), 8192), 8))
         groups = torch.unique(groups, return_inverse=True)[1]
-        read = self.head.standardised(self.similarity)
+        read = self.head.standardised(self.head_input)
         weight, bias = self.head.weight.detach(), self.head.bias.detach()  # type: ignore[union-attr]
         given = {"fit": fit, "test": rows, "groups": groups, "head_fit": read[self.parts.fit], "head_test": read,
                  "weight": weight, "bias": bias}  # fmt: skip

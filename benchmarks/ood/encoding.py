@@ -92,7 +92,7 @@ def encode(folder: Path, cache: Path, *, seed: int) -> Encoded:
     queries = [cut_to_tokens(query, model.tokenizer(), SETTINGS.query_cap) for query in texts.queries]
     path = cache / f"{name_text('ood', json.dumps([queries, cut, texts.judged, dataclasses.asdict(SETTINGS)]))}.npz"
     if not path.is_file():
-        model.fit_rarity(cut[i] for i, domain in texts.passage_domain.items() if domain in ID_DOMAINS)
+        model.fit_texts(cut[i] for i, domain in texts.passage_domain.items() if domain in ID_DOMAINS)
         pairs = lay_out(queries, texts.judged, cut)
         table = model.feature_table(pairs.queries, pairs.items, pairs.index, layers="average")
         judged = dict.fromkeys(item_id for row in texts.judged for item_id, _ in row)
@@ -103,7 +103,7 @@ def encode(folder: Path, cache: Path, *, seed: int) -> Encoded:
         with new_file(path) as work, work.open("wb") as file:
             np.savez(
                 file, query=torch.stack([table.tables[0], table.averaged[0]], 1), item=torch.stack(items, 1),
-                similarity=table.similarity, index=pairs.index, grades=pairs.grades,
+                similarity=table.head_input, index=pairs.index, grades=pairs.grades,
                 query_domain=np.array(texts.domain), item_domain=np.array(domains),
             )  # fmt: skip
     with np.load(path) as stored:

@@ -36,13 +36,13 @@ class Judged:
     """Every judged pair of the benchmark.
 
     :param pairs: all of them; rows of one query stand together, in an order drawn at random.
-    :param similarity: ``[n, f]`` features of the untrained split model.
+    :param head_input: ``[n, f]`` of the untrained split model.
     :param bm25: ``[n, 1]`` BM25 of the pair; 0 where no word is shared.
     :param domain: ``[q]`` domain of each query.
     """
 
     pairs: Pairs
-    similarity: Tensor
+    head_input: Tensor
     bm25: Tensor
     domain: NDArray[np.str_]
 
@@ -193,10 +193,10 @@ def encode(texts: Texts, inside: Sequence[str], model: SplitReranker) -> Judged:
     """
     renderer = ItemRenderer(ItemTemplate(("=text",)), model.tokenizer(), model.item_cap)
     cut = {item_id: renderer({"text": text}) for item_id, text in texts.passages.items()}
-    model.fit_rarity(cut[i] for i, domain in texts.passage_domain.items() if domain in inside)
+    model.fit_texts(cut[i] for i, domain in texts.passage_domain.items() if domain in inside)
     pairs = lay_out(texts.queries, texts.judged, cut)
-    similarity = model.feature_table(pairs.queries, pairs.items, pairs.index).similarity
-    return Judged(pairs, similarity, bm25_scores(texts), np.array(texts.domain))
+    head_input = model.feature_table(pairs.queries, pairs.items, pairs.index).head_input
+    return Judged(pairs, head_input, bm25_scores(texts), np.array(texts.domain))
 
 
 def lay_out(queries: Sequence[str], judged: Sequence[Sequence[tuple[str, int]]], items: dict[str, str]) -> Pairs:

@@ -18,6 +18,7 @@ from trainer.losses import GRADE_LOSSES
 from trainer.models.heads import HEADS, CumulativeHead, Head
 from trainer.stages.head_stage import calibrate_grades, fit_head
 from trainer.stages.objective import Objective, Predictions, predict
+from trainer.stages.robust import HeadData
 from trainer.training_data.pairs import Pairs
 
 # The calibration's pull towards the thresholds that it finds. A yes/no head has trained one of three, so the
@@ -68,8 +69,8 @@ def features(method: Method, judged: Judged) -> Tensor:
     :return: ``[n, f]`` float.
     """
     if method.source == "nothing":
-        return torch.zeros(len(judged.similarity), 1)
-    table = {"similarity": judged.similarity, "bm25": judged.bm25}[method.source]
+        return torch.zeros(len(judged.head_input), 1)
+    table = {"similarity": judged.head_input, "bm25": judged.bm25}[method.source]
     return table[:, list(method.columns)] if method.columns else table
 
 
@@ -136,7 +137,14 @@ def fitted(method: Method, train: tuple[Pairs, Tensor], dev: tuple[Pairs, Tensor
         return untrained
     head: Head = HEADS[GRADE_LOSSES[method.loss.grade].head].make(width, scale(method))
     sides = [(seen(method, pairs), table) for pairs, table in (train, dev)]
-    fit_head(head, objective(method), sides[0], sides[1], steps=LIMITS.head_steps, patience=LIMITS.patience)
+    fit_head(
+        head,
+        HeadData(*sides[0]),
+        dev=HeadData(*sides[1]),
+        objective=objective(method),
+        steps=LIMITS.head_steps,
+        patience=LIMITS.patience,
+    )
     return head
 
 

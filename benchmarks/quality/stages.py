@@ -191,7 +191,7 @@ def test(trained: Trained, found: Material, part: str) -> Said:
         for query_id, text, judged in rows
     ]
     pairs: Pairs = RunData(items, [], [], []).judged(queries)
-    said = predict(trained.model.head, Features(trained.model).of(pairs).similarity)
+    said = predict(trained.model.head, Features(trained.model).of(pairs).head_input)
     grades, gain, index = pairs.numpy(GAINS)
     ndcg = ndcg_per_query(said.latent, gain, index, cutoff=CUTOFF[part])
     names = [row[0] for row in rows]
@@ -259,8 +259,8 @@ def head_level(folder: Path, *, draws: int) -> dict[str, Any]:
         ood, new, new_dev, rest = np.split(b, np.cumsum([OOD_TEST, NEW, NEW_DEV]))
 
         def latent(train: Rows, dev: Rows) -> Floats:
-            head = fitted(method, *((judged.part(q), judged.similarity[judged.rows(q)]) for q in (train, dev)))
-            return predict(head, judged.similarity).latent
+            head = fitted(method, *((judged.part(q), judged.head_input[judged.rows(q)]) for q in (train, dev)))
+            return predict(head, judged.head_input).latent
 
         both_dev = np.concatenate([dev, new_dev])
         alone = latent(train, dev)
@@ -271,7 +271,7 @@ def head_level(folder: Path, *, draws: int) -> dict[str, Any]:
         best = max(allowed, key=lambda c: (curve[c][1], -c))
         chosen.append(float(best))
         rows = {
-            "cosine": judged.similarity[:, 0].double().numpy(), ALONE: alone, STAGED: mixed[best],
+            "cosine": judged.head_input[:, 0].double().numpy(), ALONE: alone, STAGED: mixed[best],
             POOLED: latent(np.concatenate([train, new]), both_dev),
             REFERENCE: latent(np.concatenate([train, new, rest[:REST]]), both_dev),
         }  # fmt: skip

@@ -38,7 +38,7 @@ from benchmarks.quality.measures import PER_QUERY, Claim, claims_json, figures, 
 from benchmarks.quality.methods import OURS, PRIOR, YES_NO, Method, apply, fit
 from darl_opensearch.errors import DarlError
 from trainer.config import Loss
-from trainer.models.split import N_FEATURES
+from trainer.models.split import INPUT_WIDTH
 
 RANK_WEIGHTS, PENALTIES, FOLDS = (0.0, 1.0, 3.0, 10.0), (0.001, 0.01, 0.1, 0.3), 5
 Values = dict[str, list[dict[int, float]]]  # of each figure, by split and query
@@ -57,7 +57,7 @@ def _name(loss: Loss) -> str:
 DEFAULT = _name(Loss())
 LOSSES = _grid(Loss(), RANK_WEIGHTS)
 YES_NO_LOSSES = _grid(YES_NO, (0.0, 3.0), yes_from=2)
-KERNELS = tuple(range(2, N_FEATURES))
+KERNELS = tuple(range(2, INPUT_WIDTH))
 FEATURES = {
     name: Method(name, OURS.loss, columns=columns)
     for name, columns in {

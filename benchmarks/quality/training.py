@@ -22,8 +22,8 @@ from trainer.models.heads import Head
 from trainer.models.split import SplitReranker
 from trainer.stages.fit import Fit, FitSettings
 from trainer.stages.full_stage import GradedLoss
-from trainer.stages.head_stage import dev_objective
 from trainer.stages.objective import Predictions, predict
+from trainer.stages.robust import HeadData, dev_objective
 from trainer.training_data.features import Features
 from trainer.training_data.pairs import Pairs
 from trainer.training_data.source import JudgedSource
@@ -81,12 +81,12 @@ def train_full(
     """
     loss = objective(method)
     model.load_state_dict(start, strict=False)
-    sides = [(judged.part(q), judged.similarity[judged.rows(q)]) for q in (train, dev)]
+    sides = [(judged.part(q), judged.head_input[judged.rows(q)]) for q in (train, dev)]
     model.head = fitted(method, sides[0], sides[1])
     train_pairs, dev_pairs = (_compact(seen(method, pairs)) for pairs, _ in sides)
 
     def dev_loss() -> float:
-        return dev_objective(loss, model.head, (dev_pairs, Features(model).of(dev_pairs).similarity))
+        return dev_objective(loss, model.head, HeadData(dev_pairs, Features(model).of(dev_pairs).head_input))
 
     settings = FitSettings(
         epochs=FULL_EPOCHS, learning_rate=LIMITS.full_learning_rate, head_learning_rate=LIMITS.head_learning_rate,
@@ -97,8 +97,8 @@ def train_full(
         Fit(model, GradedLoss(loss), dev_loss, settings, source, seed=seed, folder=Path(work) / "full").run()
     rows = torch.cat([wanted, judged.rows(dev)]).unique()
     compact = _compact(select(judged.pairs, rows))
-    table = torch.zeros_like(judged.similarity)
-    table[rows] = model.feature_table(compact.queries, compact.items, compact.index).similarity
+    table = torch.zeros_like(judged.head_input)
+    table[rows] = model.feature_table(compact.queries, compact.items, compact.index).head_input
     return Fitted(calibrated(method, model.head, (judged.part(dev), table[judged.rows(dev)])), table)
 
 

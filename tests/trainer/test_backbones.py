@@ -58,7 +58,7 @@ def test_every_backbone_trains_with_every_grade_loss(starts, backbone, grade):
     losses = []
     for _ in range(3):  # in evaluation mode: dropout would hide that it goes down
         optimiser.zero_grad()
-        loss = objective(model.head, model.pair_features(*columns()).similarity, grades, query_index)
+        loss = objective(model.head, model.pair_features(*columns()).head_input, grades, query_index)
         loss.backward()
         optimiser.step()
         losses.append(float(loss.detach()))
@@ -93,7 +93,7 @@ def test_the_bundle_scores_as_torch_does(runs, backbone):
     model = trained.model
     with torch.no_grad():
         features = model.pair_features(*columns())
-        raw = model.head(features.similarity)
+        raw = model.head(features.head_input)
         wanted = torch.cat([model.head.score(raw)[:, None], model.head.grade_probs(raw)], dim=1).numpy()
     found = []
     with Scorer.open(bundle, threads=1) as scorer:
@@ -214,7 +214,7 @@ def test_averaged_layers_everywhere_the_same(starts, backbone):
             assert torch.allclose(other, wanted, atol=1e-5)
         assert torch.allclose(both.halves[side], last.halves[side], atol=1e-6)
         assert not torch.allclose(wanted, last.halves[side], atol=5e-4)
-    assert torch.allclose(both.similarity, last.similarity, atol=1e-6)
+    assert torch.allclose(both.head_input, last.head_input, atol=1e-6)
     if model.halves == 2:
         assert torch.allclose(model.pooled(items, layers="average"), both.averaged[1], atol=1e-5)
         ids = torch.tensor([model.tokenizer().encode(items[0]).ids])  # by hand: the mean over tokens and layers

@@ -53,8 +53,8 @@ def test_untrained_it_says_what_the_checkpoint_says(kind, folders, models):
     with torch.no_grad():
         found = model.pair_features(*columns())
     logits = plain_logits(folders[kind], PAIRS, model.tokenizer().truncation["max_length"])[:, 0]
-    assert_close(found.similarity[:, 0], logits, atol=1e-5, rtol=1e-5)
-    score = model.head.score(model.head(found.similarity))
+    assert_close(found.head_input[:, 0], logits, atol=1e-5, rtol=1e-5)
+    score = model.head.score(model.head(found.head_input))
     assert (score[logits.argsort()].diff() >= -1e-6).all()  # equal texts may differ in the last bit
     assert_close(found.halves[0].norm(dim=1), torch.ones(len(PAIRS)))
     assert len(found.halves) == 1 == model.halves
@@ -66,7 +66,7 @@ def test_two_labels_are_a_log_odds(tmp_path):
     logits = plain_logits(folder, PAIRS, 51)
     with torch.no_grad():
         assert_close(
-            model.pair_features(*columns()).similarity[:, 0], logits[:, 1] - logits[:, 0], atol=1e-5, rtol=1e-5
+            model.pair_features(*columns()).head_input[:, 0], logits[:, 1] - logits[:, 0], atol=1e-5, rtol=1e-5
         )
 
 
@@ -92,7 +92,7 @@ def test_token_types_reach_the_encoders_that_have_them(models):
     for kind, reads in (("bert", True), ("roberta", False), ("distilbert", False)):
         with torch.no_grad():
             one, other = (
-                models[kind].forward_features(ids, mask, torch.tensor([types])).similarity
+                models[kind].forward_features(ids, mask, torch.tensor([types])).head_input
                 for types in ([0, 0, 0, 1, 1], [0, 0, 0, 0, 0])
             )
         assert bool((one - other).abs().max() > 1e-4) is reads
@@ -103,10 +103,10 @@ def test_token_types_reach_the_encoders_that_have_them(models):
 def test_rows_come_back_in_the_order_given_whatever_shares_a_pass(models, order, budget):
     model = models["bert"]
     with torch.no_grad():
-        alone = torch.cat([model.pair_features(*columns([pair])).similarity for pair in PAIRS])
+        alone = torch.cat([model.pair_features(*columns([pair])).head_input for pair in PAIRS])
         model.batch_tokens = budget
         try:
-            together = model.pair_features(*columns([PAIRS[i] for i in order])).similarity
+            together = model.pair_features(*columns([PAIRS[i] for i in order])).head_input
         finally:
             model.batch_tokens = None
     assert_close(together, alone[list(order)], atol=1e-5, rtol=1e-5)
@@ -132,7 +132,7 @@ def test_gradient_does_not_depend_on_the_passes(models):
     def gradient(budget):
         model.batch_tokens = budget
         model.zero_grad()
-        features = model.pair_features(*columns()).similarity
+        features = model.pair_features(*columns()).head_input
         (features * torch.arange(features.numel()).reshape(features.shape).cos()).sum().backward()
         model.batch_tokens = None
         return [p.grad.clone() for p in model.encoder_parameters() if p.grad is not None]
@@ -152,15 +152,15 @@ def test_table_and_sequences_say_the_same(models, kind):
         pairs = [(queries[q], items[i]) for q, i in index.tolist()]
         fed = pad_batch(model.tokenizer().encode_batch(pairs))  # padded with 0, which is no padding token of RoBERTa's
         read = model.forward_features(*(torch.tensor(v) for v in fed.values()))
-    assert_close(table.similarity, read.similarity, atol=1e-5, rtol=1e-5)
+    assert_close(table.head_input, read.head_input, atol=1e-5, rtol=1e-5)
     assert_close(table.halves[0], read.halves[0], atol=1e-5, rtol=1e-5)
     assert sum(seen) == 4
 
 
 def test_no_pairs(models):
     found = models["bert"].pair_features([], [])
-    assert found.similarity.shape == (0, 33) and found.halves[0].shape == (0, 32)
-    assert models["bert"].feature_table([], [], torch.zeros(0, 2, dtype=torch.int64)).similarity.shape == (0, 33)
+    assert found.head_input.shape == (0, 33) and found.halves[0].shape == (0, 32)
+    assert models["bert"].feature_table([], [], torch.zeros(0, 2, dtype=torch.int64)).head_input.shape == (0, 33)
     with pytest.raises(UsageError, match="reads query and item together"):
         models["bert"].pooled(["x"])
 
@@ -171,7 +171,7 @@ def test_saved_and_loaded_it_is_the_same(models, kind, tmp_path):
     again = CrossEncoder.load(tmp_path)
     with torch.no_grad():
         assert torch.equal(
-            again.pair_features(*columns()).similarity, models[kind].pair_features(*columns()).similarity
+            again.pair_features(*columns()).head_input, models[kind].pair_features(*columns()).head_input
         )
     assert again.state_dict().keys() == models[kind].state_dict().keys()
     assert json.loads((tmp_path / "backbone.json").read_text())["backbone"] == "cross"
@@ -185,7 +185,7 @@ def test_a_bare_encoder_starts_from_the_cosine_of_its_mean_states(bases, tmp_pat
     query, item = "theft of a bike", "bike cover against theft"
     encoding = model.tokenizer().encode(query, item)
     with torch.no_grad():
-        found = model.pair_features([query], [item]).similarity[0]
+        found = model.pair_features([query], [item]).head_input[0]
         states = model.encoder(
             input_ids=torch.tensor([encoding.ids]), token_type_ids=torch.tensor([encoding.type_ids])
         ).last_hidden_state[0]
@@ -194,7 +194,7 @@ def test_a_bare_encoder_starts_from_the_cosine_of_its_mean_states(bases, tmp_pat
     assert_close(found[1:], states.mean(0))
     model.save(tmp_path)
     with torch.no_grad():
-        assert torch.equal(CrossEncoder.load(tmp_path).pair_features([query], [item]).similarity[0], found)
+        assert torch.equal(CrossEncoder.load(tmp_path).pair_features([query], [item]).head_input[0], found)
 
 
 def test_what_cannot_be_a_cross_encoder(tmp_path, folders):
@@ -238,8 +238,8 @@ def test_a_bi_encoder_s_joint_states_rank_better_than_chance_and_worse_than_its_
         "cross", "packaged:all-MiniLM-L6-v2", model={"query_cap": 64, "item_cap": 192, "name": "m", "backbone": "cross"}
     )
     index = torch.arange(len(judged))[:, None].expand(-1, 2)
-    joint = CrossEncoder.from_base(config, "cumulative").feature_table(queries, items, index).similarity[:, 0]
-    cosine = minilm.feature_table(queries, items, index).similarity[:, 0]
+    joint = CrossEncoder.from_base(config, "cumulative").feature_table(queries, items, index).head_input[:, 0]
+    cosine = minilm.feature_table(queries, items, index).head_input[:, 0]
     gain = np.array([float(row["grade"]) for row in judged])
     of = np.unique([row["query_id"] for row in judged], return_inverse=True)[1]
 

@@ -375,7 +375,7 @@ class Lookup:
         self.head, self.features = head, features
 
     def pair_features(self, queries, items):
-        return dataclasses.make_dataclass("F", ["similarity"])(torch.stack([self.features[item] for item in items]))
+        return dataclasses.make_dataclass("F", ["head_input"])(torch.stack([self.features[item] for item in items]))
 
 
 def problem(seed: int = 0, graded: float = 0.5):
@@ -451,7 +451,7 @@ def agreement(path: Path, model) -> float:
         texts = [f"{items[i]} | kind: {kind_of(path, i)}" for i in row["items"]]
         index = torch.tensor([(0, n) for n in range(len(texts))])
         pairs = Pairs((row["query"],), tuple(texts), index, torch.zeros(len(texts), dtype=torch.long))
-        ours = model.head.latent(Features(model).of(pairs).similarity).detach().numpy()
+        ours = model.head.latent(Features(model).of(pairs).head_input).detach().numpy()
         theirs = np.array([contrary(row["query"], items[i]) for i in row["items"]])
         signs = np.sign(np.subtract.outer(ours, ours)) * np.sign(np.subtract.outer(theirs, theirs))
         values.append(signs[np.triu_indices(len(texts), 1)].mean())

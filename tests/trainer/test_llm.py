@@ -53,11 +53,11 @@ def test_untrained_it_is_the_model_s_zero_shot_judgment(kind, folders, models):
     wanted = judged_by(folders[kind], prompts, WORDS)
     with torch.no_grad():
         found = models[kind].pair_features(*columns(SHORT))
-        raw = models[kind].head(found.similarity)
+        raw = models[kind].head(found.head_input)
     assert_close(models[kind].head.grade_probs(raw), wanted, atol=1e-5, rtol=1e-4)
     assert_close(models[kind].head.score(raw), wanted @ torch.tensor([0.0, 0.5, 1.0]), atol=1e-5, rtol=1e-4)
     assert wanted.std(0).max() > 1e-3  # a constant would be easily equal
-    assert_close(found.halves[0], found.similarity / found.similarity.norm(dim=1, keepdim=True))
+    assert_close(found.halves[0], found.head_input / found.head_input.norm(dim=1, keepdim=True))
 
 
 def test_a_text_alone_has_the_tokens_it_has_in_the_prompt(folders, models):
@@ -89,7 +89,7 @@ def test_chat_template_and_words_of_their_own(tmp_path):
     message = PROMPT.format(grades="A, B, C", query="fire", item="bike")
     assert text == f"<|user|>{message}</s><|assistant|>\n"
     with torch.no_grad():
-        probs = model.head.grade_probs(model.head(model.pair_features(["fire"], ["bike"]).similarity))
+        probs = model.head.grade_probs(model.head(model.pair_features(["fire"], ["bike"]).head_input))
     assert_close(probs, judged_by(folder, [text], "ABC"), atol=1e-5, rtol=1e-4)
     plain = LlmReranker.from_base(configured("llm", folder, llm={"chat": False}), "nominal")
     assert "user" not in plain.tokenizer().decode(plain.tokenizer().encode("a", "b").ids)
@@ -156,15 +156,15 @@ def test_the_built_in_prompt():
 def test_padding_and_company_do_not_move_a_row(models, kind):
     model = models[kind]
     with torch.no_grad():
-        alone = torch.cat([model.pair_features(*columns([pair])).similarity for pair in PAIRS])
-        together = model.pair_features(*columns()).similarity
+        alone = torch.cat([model.pair_features(*columns([pair])).head_input for pair in PAIRS])
+        together = model.pair_features(*columns()).head_input
         fed = {name: torch.tensor(v) for name, v in pad_batch(model.tokenizer().encode_batch(PAIRS)).items()}
-        padded = model.forward_features(*(torch.nn.functional.pad(v, (0, 9)) for v in fed.values())).similarity
+        padded = model.forward_features(*(torch.nn.functional.pad(v, (0, 9)) for v in fed.values())).head_input
         with model.exporting():
-            traced = model.forward_features(*fed.values()).similarity
+            traced = model.forward_features(*fed.values()).head_input
     index = torch.arange(len(PAIRS))[:, None].expand(-1, 2)
     table = model.feature_table(*columns(), index)
-    for other in (together, padded, traced, table.similarity):
+    for other in (together, padded, traced, table.head_input):
         assert_close(other, alone, atol=1e-5, rtol=1e-5)
     assert_close(table.spelt_out().halves[0].norm(dim=1), torch.ones(len(PAIRS)))
 
@@ -203,7 +203,7 @@ def test_corn_and_cumulative_heads_start_from_the_words_too(folders):
     for head in ("nominal", "corn", "cumulative"):
         model = LlmReranker.from_base(configured("llm", folders["qwen3"], **tables), head)
         with torch.no_grad():
-            found.append(model.head.grade_probs(model.head(model.pair_features(*columns(SHORT)).similarity)))
+            found.append(model.head.grade_probs(model.head(model.pair_features(*columns(SHORT)).head_input)))
     assert_close(found[1], found[0], atol=1e-5, rtol=1e-4)
     assert_close(found[2], found[0], atol=1e-5, rtol=1e-4)
 

@@ -37,7 +37,7 @@ def trained(base, **tables):
 
 @torch.no_grad()
 def scores(model):
-    return model.head.score(model.head(model.pair_features(*columns()).similarity))
+    return model.head.score(model.head(model.pair_features(*columns()).head_input))
 
 
 def test_only_adapters_and_head_train(base):
@@ -49,7 +49,7 @@ def test_only_adapters_and_head_train(base):
     optimiser = torch.optim.SGD(parameters, lr=0.5)
     for _ in range(2):  # the first step moves B only: A's gradient is B's, which is 0 at the start
         optimiser.zero_grad()
-        (model.head(model.pair_features(*columns()).similarity).square().mean()).backward()
+        (model.head(model.pair_features(*columns()).head_input).square().mean()).backward()
         optimiser.step()
     moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
     assert moved == {name for name in before if ".lora_" in name or name.startswith("head.")}
@@ -63,7 +63,7 @@ def test_a_new_adapter_adds_nothing(base):
     ids = torch.tensor([[5, 6, 7, 8]])
     with torch.no_grad():
         plain = AutoModel.from_pretrained(base)(input_ids=ids).last_hidden_state[:, -1]
-        assert torch.equal(model.forward_features(ids, torch.ones_like(ids), torch.zeros_like(ids)).similarity, plain)
+        assert torch.equal(model.forward_features(ids, torch.ones_like(ids), torch.zeros_like(ids)).head_input, plain)
 
 
 def test_merged_weights_are_peft_s(base):
@@ -147,7 +147,7 @@ def test_checkpointing_changes_no_gradient(base):
         model = trained(base, lora={"dropout": 0.0}, **tables)
         torch.manual_seed(0)
         model.train()
-        model.head(model.pair_features(*columns()).similarity).square().mean().backward()
+        model.head(model.pair_features(*columns()).head_input).square().mean().backward()
         return [p.grad for p in model.encoder_parameters()]
 
     kept, recomputed = gradient(), gradient(llm={"checkpointing": True})
@@ -162,7 +162,7 @@ def test_frozen_weights_in_bfloat16_and_back(base):
     lora.frozen_to(model.encoder, torch.bfloat16)
     assert {p.dtype for p in model.encoder.parameters() if not p.requires_grad} == {torch.bfloat16}
     assert {p.dtype for p in model.encoder_parameters()} == {torch.float32}
-    features = model.pair_features(*columns()).similarity
+    features = model.pair_features(*columns()).head_input
     assert features.dtype == torch.float32
     features.sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in model.encoder_parameters())
@@ -189,7 +189,7 @@ def test_four_bits(base, tmp_path):
     assert {p.dtype for p in model.encoder_parameters()} == {torch.float32}
     before = scores(model)
     model.train()
-    model.head(model.pair_features(*columns()).similarity).square().mean().backward()
+    model.head(model.pair_features(*columns()).head_input).square().mean().backward()
     assert all(torch.isfinite(p.grad).all() for p in model.encoder_parameters())
     model.eval()
     model.save(tmp_path)

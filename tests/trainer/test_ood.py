@@ -409,7 +409,7 @@ def test_views():
     between = (pair[0] - pair[1]).square().sum()
     halves = [(half[0] - half[1]).square().sum() for half in (features.query, features.item)]
     assert_close(between, sum(halves))
-    both = PairFeatures(features.similarity, features.halves, (features.item, features.query))
+    both = PairFeatures(features.head_input, features.halves, (features.item, features.query))
     assert (
         select_features(both, "query", "average") is features.item
         and select_features(both, "item", "average") is features.query

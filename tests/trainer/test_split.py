@@ -71,8 +71,8 @@ def check_cosines(model, name):
     found = by_sequence(model, [(q, i) for q in QUERIES for i in texts])
     queries, items = plain_embeddings(name, QUERIES), plain_embeddings(name, texts)
     cosine = (queries @ items.T).flatten()
-    assert (found.similarity[:, 0] - cosine).abs().max() <= 1e-5
-    score = model.head.score(model.head(found.similarity)).reshape(len(QUERIES), -1)
+    assert (found.head_input[:, 0] - cosine).abs().max() <= 1e-5
+    score = model.head.score(model.head(found.head_input)).reshape(len(QUERIES), -1)
     for row, wanted in zip(score, cosine.reshape(len(QUERIES), -1), strict=True):
         assert row.argsort(descending=True).tolist() == wanted.argsort(descending=True).tolist()
 
@@ -92,7 +92,7 @@ def reranker(base, *, query_cap=64, item_cap=192):
 
 
 def same(a, b, tolerance=1e-5):
-    for name in ("similarity", "query", "item"):
+    for name in ("head_input", "query", "item"):
         assert_close(getattr(a, name), getattr(b, name), atol=tolerance, rtol=0)
 
 
@@ -105,7 +105,7 @@ def table_of(model, pairs):
 def test_three_ways_to_the_same_features(source):
     """With rare words weighted, which the untrained default is not; padding, mixed lengths, other scripts."""
     model = SplitReranker.from_source(source, (0.0, 1.0), query_cap=64, item_cap=192)
-    model.eval().fit_rarity([*ITEMS, *TEXTS])
+    model.eval().fit_texts([*ITEMS, *TEXTS])
     sequence = by_sequence(model, PAIRS)
     with torch.no_grad():
         same(model.pair_features(*columns(PAIRS)), sequence)
@@ -128,8 +128,8 @@ def test_three_ways_agree_whatever_the_text(bases, kind, texts):
         same(model.pair_features(*columns(texts)), sequence)
     same(table_of(model, texts), sequence)
     alone = by_sequence(model, texts[:1])
-    assert_close(alone.similarity, sequence.similarity[:1], atol=1e-5, rtol=0)  # padding changes nothing
-    assert torch.isfinite(sequence.similarity).all()
+    assert_close(alone.head_input, sequence.head_input[:1], atol=1e-5, rtol=0)  # padding changes nothing
+    assert torch.isfinite(sequence.head_input).all()
     assert_close(sequence.query.norm(dim=1), torch.ones(len(texts)))
     assert_close(sequence.item.norm(dim=1), torch.ones(len(texts)))
 
@@ -147,7 +147,7 @@ def test_features_of_the_kernels_by_hand(bases):
     """Every feature from the two encodings' token states, token by token."""
     model = _cached(bases, "bert")
     query, item = "bike cover theft", "bike cover against fire"
-    found = by_sequence(model, [(query, item)]).similarity[0]
+    found = by_sequence(model, [(query, item)]).head_input[0]
     states = []
     for text in (query, item):
         ids = torch.tensor([model.tokenizer().encode(text).ids])
@@ -166,7 +166,7 @@ def test_features_of_the_kernels_by_hand(bases):
 
 def test_rarity_closed_forms(bases):
     model = reranker(bases["bert"])
-    model.fit_rarity(["bike fire", "bike theft", "bike bike"])
+    model.fit_texts(["bike fire", "bike theft", "bike bike"])
     ids = {word: model.tokenizer().token_to_id(word) for word in ("bike", "fire", "[CLS]", "[SEP]", "[PAD]")}
     assert model.rarity[ids["bike"]].item() == pytest.approx(max(0.01, torch.log(torch.tensor(4 / 3.5)).item()))
     assert model.rarity[ids["fire"]].item() == pytest.approx(torch.log(torch.tensor(4 / 1.5)).item())
@@ -178,7 +178,7 @@ def test_a_table_with_items_that_no_pair_has(bases):
     table = model.feature_table(["bike", "pet"], ["fire", "water", "theft"], torch.tensor([[0, 2], [1, 2], [0, 0]]))
     same(table.spelt_out(), by_sequence(model, [("bike", "theft"), ("pet", "theft"), ("bike", "fire")]))
     empty = model.feature_table([], [], torch.zeros(0, 2, dtype=torch.int64))
-    assert empty.similarity.shape[0] == 0
+    assert empty.head_input.shape[0] == 0
 
 
 def test_more_pairs_of_an_item_than_fit_in_memory(bases, monkeypatch):
@@ -194,7 +194,7 @@ def test_more_pairs_of_an_item_than_fit_in_memory(bases, monkeypatch):
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
 def test_save_and_load(bases, kind, tmp_path):
     model = reranker(bases[kind])
-    model.fit_rarity(TEXTS)
+    model.fit_texts(TEXTS)
     with torch.no_grad():
         for parameter in model.head.parameters():
             parameter.add_(0.1)
@@ -204,7 +204,7 @@ def test_save_and_load(bases, kind, tmp_path):
     texts = [(q, i) for q in QUERIES[:3] for i in ITEMS[:5]]
     one, two = by_sequence(model, texts), by_sequence(again, texts)
     same(one, two, 1e-6)
-    assert_close(model.head.score(model.head(one.similarity)), again.head.score(again.head(two.similarity)))
+    assert_close(model.head.score(model.head(one.head_input)), again.head.score(again.head(two.head_input)))
     assert again.tokenizer().to_str() == model.tokenizer().to_str()
     assert not [p for p in tmp_path.iterdir() if p.suffix in (".bin", ".pt", ".pkl")]
 
@@ -212,7 +212,7 @@ def test_save_and_load(bases, kind, tmp_path):
 def test_gradient_reaches_encoder_and_head(bases):
     model = reranker(bases["bert"]).train()
     features = model.pair_features(["bike theft", "pet"], ["bike fire", "pet water"])
-    model.head.score(model.head(features.similarity)).sum().backward()
+    model.head.score(model.head(features.head_input)).sum().backward()
     unused = {n for n, p in model.named_parameters() if p.grad is None}
     assert not unused
     assert {id(p) for p in model.encoder_parameters()} | {id(p) for p in model.head.parameters()} == {
@@ -313,7 +313,7 @@ def test_a_checkpoint_with_too_few_positions(tmp_path):
     with pytest.raises(UsageError, match="query_cap"):
         SplitReranker.from_source(source, (0.0, 1.0), query_cap=32, item_cap=64)
     model = SplitReranker.from_source(source, (0.0, 1.0), query_cap=12, item_cap=24).eval()
-    assert torch.isfinite(by_sequence(model, [("fire " * 80, "theft " * 80)]).similarity).all()
+    assert torch.isfinite(by_sequence(model, [("fire " * 80, "theft " * 80)]).head_input).all()
 
 
 def test_pooling_of_a_hub_model(tmp_path, monkeypatch, bases):

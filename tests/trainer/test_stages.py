@@ -32,7 +32,7 @@ from trainer.stages.full_stage import GradedLoss
 from trainer.stages.head_stage import fit_head
 from trainer.stages.objective import Objective
 from trainer.stages.registry import check_plan
-from trainer.stages.robust import GroupDroLoss, WholeSetDro, dev_objective, groups_of, reweighted
+from trainer.stages.robust import GroupDroLoss, HeadData, WholeSetDro, ascend, dev_objective, find_groups
 from trainer.stages.verdict import verdict
 from trainer.training_data.mixing import Replayed, Taught, Together
 from trainer.training_data.pairs import Pairs
@@ -248,7 +248,7 @@ class Linear:
         self.head, self.features = head, features
 
     def pair_features(self, queries, items):
-        return dataclasses.make_dataclass("F", ["similarity"])(torch.stack([self.features[item] for item in items]))
+        return dataclasses.make_dataclass("F", ["head_input"])(torch.stack([self.features[item] for item in items]))
 
 
 def slices(names: list[str]) -> list[JudgedQuery]:
@@ -263,16 +263,16 @@ def problem(names: list[str], seed: int = 0):
     head = HEADS["cumulative"].make(3, GAINS)
     config = Loss(groups="slice", group_queries=2, group_step=0.3, l2=0.01)
     objective = Objective.make(config, GAINS)
-    groups = groups_of(config, slices(names))
+    groups = find_groups(config, slices(names))
     return Linear(head, features), objective, pairs, groups, source_of(pairs, names)
 
 
 def test_small_slices_are_one_group():
-    groups = groups_of(Loss(groups="slice", group_queries=2), slices(["a", "b", "b", "c", "a", ""]))
+    groups = find_groups(Loss(groups="slice", group_queries=2), slices(["a", "b", "b", "c", "a", ""]))
     assert len(groups) == 3 and groups.share.tolist() == [2 / 6, 2 / 6, 2 / 6]
     assert groups.index(["c", ""]).tolist() == [2, 2] and groups.of_query.tolist() == [0, 1, 1, 2, 0, 2]
-    assert groups_of(Loss(), slices(["a", "b"])) is None
-    weighted = groups_of(Loss(groups="slice", group_queries=1), slices(["a", "b"]), [1.0, 3.0])
+    assert find_groups(Loss(), slices(["a", "b"])) is None
+    weighted = find_groups(Loss(groups="slice", group_queries=1), slices(["a", "b"]), [1.0, 3.0])
     assert weighted.share.tolist() == [1 / 4, 3 / 4]
 
 
@@ -284,7 +284,7 @@ def test_one_group_is_the_plain_loss():
 
 
 def test_weights_climb_by_exponentiated_gradient():
-    weights = reweighted(torch.tensor([1 / 4, 3 / 4]).double(), torch.tensor([math.log(3.0), 0.0]).double())
+    weights = ascend(torch.tensor([1 / 4, 3 / 4]).double(), torch.tensor([math.log(3.0), 0.0]).double())
     assert weights.tolist() == pytest.approx([1 / 2, 1 / 2])
 
 
@@ -340,13 +340,13 @@ def test_the_head_serves_the_worst_slice_when_asked_to():
     sign = torch.tensor([1.0 if names[q] == "large" else -1.0 for q in pairs.query_index.tolist()])
     features = ((pairs.grades - 1.0) * sign + 0.1 * torch.randn(72))[:, None]
     config = Loss(groups="slice", group_queries=2, group_step=0.2)
-    objective, groups = Objective.make(config, GAINS), groups_of(config, slices(names))
+    objective, groups = Objective.make(config, GAINS), find_groups(config, slices(names))
     worst = {}
     for kind, given_groups in (("mean", None), ("robust", groups)):
         head = HEADS["cumulative"].make(1, GAINS)
-        fit_head(head, objective, (pairs, features), (pairs, features), steps=40, patience=40,
-                 groups=given_groups, dev_groups=given_groups)  # fmt: skip
-        worst[kind] = dev_objective(objective, head, (pairs, features), groups)
+        data = HeadData(pairs, features, given_groups)
+        fit_head(head, data, dev=data, objective=objective, steps=40, patience=40)
+        worst[kind] = dev_objective(objective, head, HeadData(pairs, features, groups))
     assert worst["robust"] < worst["mean"] - 0.5
     dro = WholeSetDro(objective, groups, pairs, features)
     before = dro.weights.clone()

@@ -85,7 +85,7 @@ def test_a_run_can_be_loaded(commanded):
     trained = run_folder.load_run(commanded[1])
     assert not trained.model.training
     features = trained.model.pair_features(["bike theft", "xyz"], ["bike cover against theft", "boat"])
-    assert torch.isfinite(trained.model.head.score(trained.model.head(features.similarity))).all()
+    assert torch.isfinite(trained.model.head.score(trained.model.head(features.head_input))).all()
 
 
 def test_what_a_run_says_without_json(commanded, darl):
@@ -466,7 +466,7 @@ def test_every_detector_is_loaded_as_it_was_fitted(tmp_path, bases, detector, sp
     two = run_folder.load_run(tmp_path / "run")
     with torch.no_grad():
         features = one.model.pair_features(["boat theft", "x"], ["boat cover", "y z"], layers=layers)
-        raw = one.model.head(features.similarity)
+        raw = one.model.head(features.head_input)
         distances = [run.ood.distance(features, run.model.head, raw) for run in (one, two)]
     assert torch.equal(*distances) and len(set(distances[0].tolist())) == 2
     assert torch.equal(one.ood.calibration(distances[0]), two.ood.calibration(distances[1]))

@@ -55,7 +55,7 @@ class ContractModule(nn.Module):
         """
         features = self.backbone.forward_features(input_ids, attention_mask, token_type_ids, layers=self.ood.layers)
         head = self.backbone.head
-        raw = head(features.similarity)
+        raw = head(features.head_input)
         distance = self.ood.distance(features, head, raw)
         ood = ood_columns(distance, self.ood_table, self.ood_median, self.ood_spread)
         scores = torch.cat([head.score(raw)[:, None], head.grade_probs(raw), ood], dim=1)

@@ -23,14 +23,14 @@ LAST, AVERAGE = "last", "average"  # layers of which a half is pooled
 class PairFeatures:
     """A backbone's view of some pairs.
 
-    :param similarity: ``[n, f]`` what the head reads.
+    :param head_input: ``[n, f]`` what the head reads.
     :param halves: unit-length embeddings ``[n, h]`` for OOD detection and selection: of query and item where the
         backbone reads them apart, of the pair alone where it reads them together.
     :param averaged: the same from the mean of the encoder's layers, where that was asked for (Chen et al. 2022,
         arXiv:2210.07485), else empty.
     """
 
-    similarity: Tensor
+    head_input: Tensor
     halves: tuple[Tensor, ...]
     averaged: tuple[Tensor, ...] = ()
 
@@ -49,13 +49,13 @@ class PairFeatures:
 class FeatureTable:
     """Features of many pairs over fewer distinct halves.
 
-    :param similarity: ``[n, f]`` what the head reads.
+    :param head_input: ``[n, f]`` what the head reads.
     :param tables: for each half, ``[m, h]`` unit-length embeddings of the distinct ones.
     :param rows: ``[n, number of halves]`` int64, each pair's row in each table.
     :param averaged: tables of the averaged layers, where those were asked for, else empty.
     """
 
-    similarity: Tensor
+    head_input: Tensor
     tables: tuple[Tensor, ...]
     rows: Tensor
     averaged: tuple[Tensor, ...] = ()
@@ -68,7 +68,7 @@ class FeatureTable:
         halves, averaged = (
             tuple(table[self.rows[:, i]] for i, table in enumerate(tables)) for tables in (self.tables, self.averaged)
         )
-        return PairFeatures(self.similarity, halves, averaged)
+        return PairFeatures(self.head_input, halves, averaged)
 
 
 class Backbone(Protocol):

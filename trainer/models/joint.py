@@ -29,7 +29,7 @@ class JointReader(nn.Module, ABC):
     """A backbone whose encoder sees query and item in one sequence.
 
     :param tokenizer: its tokenizer, with the pair template and truncation of the bundle.
-    :param n_features: features that the head reads.
+    :param input_width: columns of what the head reads.
     """
 
     halves = 1
@@ -38,11 +38,11 @@ class JointReader(nn.Module, ABC):
     head: Head
 
     def __init__(
-        self, encoder: Any, tokenizer: Tokenizer, head: str, n_features: int, gains: tuple[float, ...]
+        self, encoder: Any, tokenizer: Tokenizer, head: str, input_width: int, gains: tuple[float, ...]
     ) -> None:
         super().__init__()
         self.encoder = encoder
-        self.head = HEADS[head].make(n_features, gains)
+        self.head = HEADS[head].make(input_width, gains)
         self.head_name, self.gains = head, gains
         self.batch_tokens: int | None = None  # most tokens of a pass, padding included; None: by device
         self._tokenizer = tokenizer
@@ -103,17 +103,17 @@ class JointReader(nn.Module, ABC):
         :param advance: called with the number of pairs just encoded.
         :return: the features, on the CPU.
         """
-        similarity, embedding = torch.zeros(len(pairs), self.head.shift.shape[0]), torch.zeros(len(pairs), self.width)
+        head_input, embedding = torch.zeros(len(pairs), self.head.shift.shape[0]), torch.zeros(len(pairs), self.width)
         averaged = tuple(torch.zeros_like(embedding) for _ in range(layers == AVERAGE))
         for start in range(0, len(pairs), BLOCK):
             rows = pairs[start : start + BLOCK].tolist()
             encodings = self._tokenizer.encode_batch([(queries[q], items[i]) for q, i in rows])
             read = self._read(encodings, advance, layers=layers)
-            similarity[start : start + len(rows)] = read.similarity.cpu()
+            head_input[start : start + len(rows)] = read.head_input.cpu()
             embedding[start : start + len(rows)] = read.halves[0].cpu()
             for table, part in zip(averaged, read.averaged, strict=True):
                 table[start : start + len(rows)] = part.cpu()
-        return FeatureTable(similarity, (embedding,), torch.arange(len(pairs))[:, None], averaged)
+        return FeatureTable(head_input, (embedding,), torch.arange(len(pairs))[:, None], averaged)
 
     def pooled(
         self, texts: Sequence[str], *, layers: str = LAST, advance: Callable[[int], object] = lambda n: None
@@ -146,7 +146,7 @@ class JointReader(nn.Module, ABC):
         back = torch.cat(order).argsort().to(self.device)
         averaged = (torch.cat([part.averaged[0] for part in parts])[back],) if layers == AVERAGE else ()
         return PairFeatures(
-            torch.cat([part.similarity for part in parts])[back],
+            torch.cat([part.head_input for part in parts])[back],
             (torch.cat([part.halves[0] for part in parts])[back],),
             averaged,
         )

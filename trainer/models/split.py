@@ -2,7 +2,7 @@
 
 One sequence ``[CLS] query [SEP] [CLS] item [SEP]``; each half attends to itself only, has positions from 0
 and token-type embedding 0, so that the halves' states are those of two separate encodings (PreTTR, MacAvaney
-et al. 2020, arXiv:2004.14255). What crosses the halves is a few similarity features: the cosine of the pooled
+et al. 2020, arXiv:2004.14255). What crosses the halves is the head's input: the cosine of the pooled
 halves, and the similarities of their tokens pooled by Gaussian kernels (K-NRM, Xiong et al. 2017,
 arXiv:1706.06613) and by their maximum, each query token weighted by its inverse document frequency.
 """
@@ -30,7 +30,7 @@ from trainer.models.sources import EncoderSource, load_encoder, pair_tokenizer
 
 KERNEL_CENTRES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0)
 KERNEL_WIDTH = 0.05
-N_FEATURES = 2 + len(KERNEL_CENTRES)
+INPUT_WIDTH = 2 + len(KERNEL_CENTRES)
 CHUNK = 256  # items, or pairs of one item, in memory at a time
 RARE_FLOOR = 0.01  # weight of a token that every item has: 0 is for special tokens alone
 
@@ -65,7 +65,7 @@ class SplitReranker(nn.Module):
     ) -> None:
         super().__init__()
         self.encoder = encoder
-        self.head = HEADS[head].make(N_FEATURES, gains)
+        self.head = HEADS[head].make(INPUT_WIDTH, gains)
         self.head_name = head
         self.gains, self.pooling, self.position_offset = gains, pooling, position_offset
         self.query_cap, self.item_cap = query_cap, item_cap
@@ -118,19 +118,15 @@ class SplitReranker(nn.Module):
             position_offset=source.position_offset, head=head,
         )  # fmt: skip
 
-    def fit_texts(self, items: Iterable[str]) -> None:
-        """Learn how rare each token is."""
-        self.fit_rarity(items)
-
     @torch.no_grad()
-    def fit_rarity(self, texts: Iterable[str]) -> None:
+    def fit_texts(self, items: Iterable[str]) -> None:
         """Set the tokens' inverse document frequency from item texts; needs no labels.
 
         ``log((N + 1) / (df + 0.5))``, floored, and 0 for special tokens.
         """
         df = torch.zeros_like(self.rarity)
         count = 0
-        rest = iter(texts)
+        rest = iter(items)
         while chunk := list(islice(rest, 4096)):  # a catalogue need not fit into memory
             for encoding in self._tokenizer.encode_batch(chunk, add_special_tokens=False):
                 df[torch.tensor(sorted(set(encoding.ids)), dtype=torch.long)] += 1
@@ -139,24 +135,7 @@ class SplitReranker(nn.Module):
         rarity[special_ids(self._tokenizer)] = 0.0
         self.rarity.copy_(rarity)
 
-    def encode(self, input_ids: Tensor, mask: Tensor, position_ids: Tensor, attention: Tensor) -> Tensor:
-        """Run the encoder.
-
-        :param input_ids: ``[n, s]`` int64.
-        :param mask: ``[n, s]`` int64, for shapes only.
-        :param position_ids: ``[n, s]`` int64 from 0.
-        :param attention: ``[n, s, s]`` int64, which token sees which.
-        :return: ``[n, s, h]`` last states.
-        """
-        states: Tensor = self.encoder(
-            input_ids=input_ids,
-            attention_mask=attention,
-            token_type_ids=torch.zeros_like(mask),
-            position_ids=position_ids + self.position_offset,
-        ).last_hidden_state
-        return states
-
-    def encode_layers(
+    def encode(
         self, input_ids: Tensor, mask: Tensor, position_ids: Tensor, attention: Tensor, layers: str
     ) -> tuple[Tensor, Tensor | None]:
         """Run the encoder, and average its layers where that is asked for.
@@ -168,16 +147,14 @@ class SplitReranker(nn.Module):
         :param layers: ``last`` or ``average``.
         :return: ``[n, s, h]`` last states; the mean of the layers' states, without that of the embeddings, or None.
         """
-        if layers != AVERAGE:
-            return self.encode(input_ids, mask, position_ids, attention), None
-        states = self.encoder(
+        out = self.encoder(
             input_ids=input_ids,
             attention_mask=attention,
             token_type_ids=torch.zeros_like(mask),
             position_ids=position_ids + self.position_offset,
-            output_hidden_states=True,
-        ).hidden_states
-        return states[-1], layer_mean(states)
+            output_hidden_states=layers == AVERAGE,
+        )
+        return out.last_hidden_state, layer_mean(out.hidden_states) if layers == AVERAGE else None
 
     def pool(self, states: Tensor, mask: Tensor, position_ids: Tensor) -> Tensor:
         """Pool the states of one half, as the bi-encoder does.
@@ -192,10 +169,10 @@ class SplitReranker(nn.Module):
         pooled = torch.bmm(weight[:, None, :], states).squeeze(1) / weight.sum(1, keepdim=True).clamp_min(1.0)
         return F.normalize(pooled, dim=-1, eps=1e-9)
 
-    def similarity(
+    def compare(
         self, cosine: Tensor, query: tuple[Tensor, Tensor, Tensor], item: tuple[Tensor, Tensor, Tensor]
     ) -> Tensor:
-        """Features of how the halves' tokens meet.
+        """Compare the halves: the head's input.
 
         :param cosine: ``[n]`` cosine of the pooled halves.
         :param query: states ``[n, a, h]``, mask ``[n, a]`` float and token ids ``[n, a]``.
@@ -232,14 +209,14 @@ class SplitReranker(nn.Module):
         position_ids = (index - item_part * query_part.sum(1, keepdim=True)).clamp_min(0)
         same = (token_type_ids[:, :, None] == token_type_ids[:, None, :]).to(attention_mask)
         attention = same * attention_mask[:, None, :]
-        states, mean = self.encode_layers(input_ids, attention_mask, position_ids, attention, layers)
+        states, mean = self.encode(input_ids, attention_mask, position_ids, attention, layers)
         query_mask, item_mask = query_part.to(states), item_part.to(states)
         query = self.pool(states, query_mask, position_ids)
         item = self.pool(states, item_mask, position_ids)
         cosine = (query * item).sum(1)
-        features = self.similarity(cosine, (states, query_mask, input_ids), (states, item_mask, input_ids))
+        head_input = self.compare(cosine, (states, query_mask, input_ids), (states, item_mask, input_ids))
         averaged = () if mean is None else tuple(self.pool(mean, m, position_ids) for m in (query_mask, item_mask))
-        return PairFeatures(features, (query, item), averaged)
+        return PairFeatures(head_input, (query, item), averaged)
 
     def pair_features(self, queries: Sequence[str], items: Sequence[str], *, layers: str = LAST) -> PairFeatures:
         """Encode pairs of texts, each distinct text once.
@@ -255,7 +232,7 @@ class SplitReranker(nn.Module):
             ids, mask = self._tensors(distinct)
             positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
             attention = mask[:, None, :].expand(-1, ids.shape[1], -1)
-            states, mean = self.encode_layers(ids, mask, positions, attention, layers)
+            states, mean = self.encode(ids, mask, positions, attention, layers)
             pooled = self.pool(states, mask.to(states), positions)
             where = {text: row for row, text in enumerate(distinct)}
             rows = torch.tensor([where[text] for text in texts], device=ids.device)
@@ -264,7 +241,7 @@ class SplitReranker(nn.Module):
                 averaged.append(self.pool(mean, mask.to(mean), positions)[rows])
         query, item = sides
         cosine = (query[0] * item[0]).sum(1)
-        return PairFeatures(self.similarity(cosine, query[1:], item[1:]), (query[0], item[0]), tuple(averaged))
+        return PairFeatures(self.compare(cosine, query[1:], item[1:]), (query[0], item[0]), tuple(averaged))
 
     @torch.no_grad()
     def feature_table(
@@ -284,7 +261,7 @@ class SplitReranker(nn.Module):
         :param layers: ``average``: also give the averaged halves.
         :param advance: called with the number of texts just encoded.
         """
-        similarity = torch.zeros(len(pairs), N_FEATURES)
+        head_input = torch.zeros(len(pairs), INPUT_WIDTH)
         query_states, query_pooled, query_mean = self._encode_texts(queries, advance, layers)
         item_pooled = torch.zeros(len(items), query_pooled.shape[1])
         item_mean = None if query_mean is None else torch.zeros_like(item_pooled)
@@ -307,9 +284,9 @@ class SplitReranker(nn.Module):
                     alone = self._on_device(_stack([states[row]], len(states[row][1])))
                     one = tuple(t.expand(len(rows), *t.shape[1:]) for t in alone)
                     cosine = (query_pooled[rows] @ pooled[row]).to(side[0])
-                    similarity[part] = self.similarity(cosine, side, (one[0], one[1], one[2])).float().cpu()
+                    head_input[part] = self.compare(cosine, side, (one[0], one[1], one[2])).float().cpu()
         averaged = () if query_mean is None or item_mean is None else (query_mean, item_mean)
-        return FeatureTable(similarity, (query_pooled, item_pooled), pairs, averaged)
+        return FeatureTable(head_input, (query_pooled, item_pooled), pairs, averaged)
 
     @torch.no_grad()
     def pooled(
@@ -345,7 +322,7 @@ class SplitReranker(nn.Module):
             ids, mask = self._tensors([texts[i] for i in chunk])
             positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
             attention = mask[:, None, :].expand(-1, ids.shape[1], -1)
-            out, mean = self.encode_layers(ids, mask, positions, attention, layers)
+            out, mean = self.encode(ids, mask, positions, attention, layers)
             pooled[chunk] = self.pool(out, mask.to(out), positions).float().cpu()
             if averaged is not None and mean is not None:
                 averaged[chunk] = self.pool(mean, mask.to(out), positions).float().cpu()

@@ -6,7 +6,7 @@ from darl_opensearch.records.judgments import JudgedQuery
 from trainer.config import Augment, Config
 from trainer.stages.full_stage import descend, dev_loss, fit_settings, graded_loss
 from trainer.stages.registry import STAGES, Context, Outcome, Stage, need
-from trainer.stages.robust import groups_of
+from trainer.stages.robust import find_groups
 from trainer.training_data.mixing import Replayed
 from trainer.training_data.source import JudgedSource
 
@@ -42,7 +42,7 @@ class AugmentedStage(Stage):
         source = Replayed(new, old, ratio=own.replay, seed=context.seed)
         replayed = data.train if source.drawn and config.loss.groups else []
         weights = [1.0] * len(data.new) + [source.drawn / len(data.train)] * len(replayed)
-        loss = graded_loss(context.objective, groups_of(config.loss, [*data.new, *replayed], weights))
+        loss = graded_loss(context.objective, find_groups(config.loss, [*data.new, *replayed], weights))
         settings = fit_settings(
             config, epochs=own.epochs, learning_rate=own.learning_rate, head_learning_rate=own.head_learning_rate,
             rate_key="[augment] learning_rate", ema=own.ema, l2_to_start=own.l2_to_start,

@@ -22,7 +22,7 @@ from trainer.losses.registries import comparable_queries
 from trainer.stages.full_stage import descend, fit_settings
 from trainer.stages.objective import Objective, Totals
 from trainer.stages.registry import STAGES, Context, Outcome, Stage, need
-from trainer.stages.robust import dev_objective
+from trainer.stages.robust import HeadData, dev_objective
 from trainer.teachers import Teacher, TeacherFiles, TeacherRequest, fetch_scores, find_teacher, normalise_scores
 from trainer.training_data.features import Features
 from trainer.training_data.mixing import Taught, Together
@@ -64,7 +64,7 @@ class DistillStage(Stage):
         :return: history, and what the teacher left out.
         """
         config, own, data = context.config, context.config.distill, context.data
-        asks = [*_judged(data.in_memory, data), *_unjudged(data.pool, data)]
+        asks = [*_ask_of(data.in_memory, data), *_ask_of(data.pool, data)]
         told = self._ask(context, asks)
         missing = sum(score is None for scores in told for score in scores)
         pairs = sum(len(ask.item_ids) for ask in asks)
@@ -119,17 +119,19 @@ class DistilledLoss:
         :return: ``[]`` float.
         """
         head = model.head
-        features = model.pair_features(batch.queries, batch.items).similarity
-        grades, query_index, teacher = (t.to(features.device) for t in (batch.grades, batch.query_index, batch.teacher))
+        head_input = model.pair_features(batch.queries, batch.items).head_input
+        grades, query_index, teacher = (
+            t.to(head_input.device) for t in (batch.grades, batch.query_index, batch.teacher)
+        )
         judged, taught = grades >= 0, teacher.isfinite()
         pairs, queries, lists, _ = whole.tolist()
         loss = self.objective.config.l2 * share * head.penalty()
         if self.graded:
             totals = Totals(pairs, queries)
-            part = self.objective.part(head, features[judged], grades[judged], query_index[judged], totals, share=0.0)
+            part = self.objective(head, head_input[judged], grades[judged], query_index[judged], totals, share=0.0)
             loss = loss + self.graded * part
         here = float(comparable_queries(teacher[taught], query_index[taught]))
-        score = head.rank_score(head(features[taught]))
+        score = head.rank_score(head(head_input[taught]))
         weight = self.weight * here / max(lists, 1.0)
         told: Tensor = loss + weight * self.loss(score, teacher[taught], query_index[taught])
         return told
@@ -141,13 +143,7 @@ def _teacher(config: Config, base: Path) -> Teacher:
     return teacher
 
 
-def _judged(queries: Sequence[JudgedQuery], data: RunData) -> list[TeacherRequest]:
-    return [
-        TeacherRequest(q.query_id, q.query, q.item_ids, tuple(data.items[i].text for i in q.item_ids)) for q in queries
-    ]
-
-
-def _unjudged(queries: Sequence[TrafficQuery], data: RunData) -> list[TeacherRequest]:
+def _ask_of(queries: Sequence[JudgedQuery] | Sequence[TrafficQuery], data: RunData) -> list[TeacherRequest]:
     return [
         TeacherRequest(q.query_id, q.query, q.item_ids, tuple(data.items[i].text for i in q.item_ids)) for q in queries
     ]
@@ -192,7 +188,7 @@ def _dev_loss(context: Context) -> Callable[[], float]:
 
     def evaluate() -> float:
         features = Features(model, device=context.config.stages.device)
-        dev = (context.pairs["dev"], features.of(context.pairs["dev"]).similarity)
+        dev = HeadData(context.pairs["dev"], features.of(context.pairs["dev"]).head_input)
         loss = dev_objective(order, model.head, dev)
         return loss + graded * dev_objective(objective, model.head, dev) if graded else loss
 

@@ -13,7 +13,7 @@ from trainer.config import Config
 from trainer.stages.fit import Fit, FitSettings, StepLoss
 from trainer.stages.objective import Objective, Totals
 from trainer.stages.registry import STAGES, Context, Outcome, Stage
-from trainer.stages.robust import GroupDroLoss, Groups, dev_objective, groups_of
+from trainer.stages.robust import GroupDroLoss, Groups, HeadData, dev_objective, find_groups
 from trainer.training_data.features import Features
 from trainer.training_data.source import Batch, JudgedSource, Source
 
@@ -31,7 +31,7 @@ class FullStage(Stage):
             config, epochs=limits.full_epochs, learning_rate=limits.full_learning_rate,
             head_learning_rate=limits.head_learning_rate, rate_key="[stages] full_learning_rate",
         )  # fmt: skip
-        loss = graded_loss(context.objective, groups_of(config.loss, context.data.train))
+        loss = graded_loss(context.objective, find_groups(config.loss, context.data.train))
         evaluate = dev_loss(context, {"dev": context.data.dev})
         return Outcome(descend(context, "full", loss, evaluate, settings, source))
 
@@ -60,10 +60,10 @@ class GradedLoss:
         :param whole: ``[2]`` counts of the whole batch.
         :return: ``[]`` float.
         """
-        features = model.pair_features(batch.queries, batch.items).similarity
-        grades, query_index = (t.to(features.device) for t in (batch.grades, batch.query_index))
+        head_input = model.pair_features(batch.queries, batch.items).head_input
+        grades, query_index = (t.to(head_input.device) for t in (batch.grades, batch.query_index))
         totals = Totals(*whole.tolist())
-        return self.objective.part(model.head, features, grades, query_index, totals, share=share)
+        return self.objective(model.head, head_input, grades, query_index, totals, share=share)
 
 
 def graded_loss(objective: Objective, groups: Groups | None) -> StepLoss:
@@ -81,12 +81,12 @@ def dev_loss(context: Context, parts: Mapping[str, Sequence[JudgedQuery]]) -> Ca
     :return: a function that encodes and measures anew.
     """
     model, objective = context.model, context.objective
-    groups = {role: groups_of(context.config.loss, queries) for role, queries in parts.items()}
+    groups = {role: find_groups(context.config.loss, queries) for role, queries in parts.items()}
 
     def evaluate() -> float:
         features = Features(model, device=context.config.stages.device)
         losses = [
-            dev_objective(objective, model.head, (pairs, features.of(pairs).similarity), groups[role])
+            dev_objective(objective, model.head, HeadData(pairs, features.of(pairs).head_input, groups[role]))
             for role in parts
             if (pairs := context.pairs[role])
         ]

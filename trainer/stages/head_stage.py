@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from darl_opensearch.records.judgments import JudgedQuery
 from darl_opensearch.stats.ranking import ndcg_per_query
 from trainer.models.heads import Head
 from trainer.stages.objective import Objective, predict
 from trainer.stages.registry import STAGES, Context, Outcome, Stage
-from trainer.stages.robust import Groups, WholeSetDro, dev_objective, groups_of
+from trainer.stages.robust import HeadData, WholeSetDro, dev_objective, find_groups
 from trainer.stages.threads import one_thread
 from trainer.training_data.pairs import Pairs
 
@@ -27,38 +29,44 @@ class HeadStage(Stage):
 
         :return: history, and the gains of the training queries.
         """
-        head, limits, features = context.model.head, context.config.stages, context.features
-        train, dev = ((context.pairs[part], features.of(context.pairs[part]).similarity) for part in ("train", "dev"))
-        groups = groups_of(context.config.loss, context.data.sampled)
-        dev_groups = groups_of(context.config.loss, context.data.dev)
-        standardise = context.model.standardises
-        held_out = cross_fitted_latent(
-            head, context.objective, train, dev, steps=limits.head_steps, patience=limits.patience,
-            standardise=standardise, groups=groups, dev_groups=dev_groups,
-        ).numpy()  # fmt: skip
-        _, gain, query_index = context.pairs["train"].numpy(context.config.grades.scale.gains)
-        start = predict(head, train[1]).latent
+        data, limits, head = context.data, context.config.stages, context.model.head
+        train = encode_for_head(context, data.sampled, context.pairs["train"])
+        fit = bind_fit(context, encode_for_head(context, data.dev, context.pairs["dev"]))
+        held_out = cross_fit(head, train, fit).numpy()
+        _, gain, query_index = train.pairs.numpy(context.config.grades.scale.gains)
+        start = predict(head, train.head_input).latent
         before, after = (ndcg_per_query(s, gain, query_index, cutoff=limits.cutoff) for s in (start, held_out))
-        history = fit_head(
-            head, context.objective, train, dev, steps=limits.head_steps, patience=limits.patience,
-            standardise=standardise, groups=groups, dev_groups=dev_groups,
-            advance=lambda step, loss: context.report("stage head", step + 1, limits.head_steps),
-        )  # fmt: skip
+        history = fit(head, train, advance=lambda step, loss: context.report("stage head", step + 1, limits.head_steps))
         return Outcome(history, gains=[after[q] - before[q] for q in before])
+
+
+def encode_for_head(context: Context, queries: Sequence[JudgedQuery], pairs: Pairs) -> HeadData:
+    """Encode pairs for the head.
+
+    :param queries: what the pairs were laid out from.
+    """
+    return HeadData(pairs, context.features.of(pairs).head_input, find_groups(context.config.loss, queries))
+
+
+def bind_fit(context: Context, dev: HeadData) -> Callable[..., list[dict[str, float]]]:
+    """:func:`fit_head` with what the configuration says of it; head and training pairs are left to give."""
+    limits = context.config.stages
+    return partial(
+        fit_head, objective=context.objective, dev=dev, steps=limits.head_steps, patience=limits.patience,
+        standardise=context.model.standardises,
+    )  # fmt: skip
 
 
 @one_thread()
 def fit_head(
     head: Head,
-    objective: Objective,
-    train: tuple[Pairs, Tensor],
-    dev: tuple[Pairs, Tensor],
+    train: HeadData,
     *,
+    dev: HeadData,
+    objective: Objective,
     steps: int,
     patience: int,
     standardise: bool = True,
-    groups: Groups | None = None,
-    dev_groups: Groups | None = None,
     advance: Callable[[int, float], object] = lambda step, loss: None,
 ) -> list[dict[str, float]]:
     """Fit weights and thresholds by L-BFGS, keeping the step with the best dev loss.
@@ -66,24 +74,20 @@ def fit_head(
     The whole problem fits in one batch and is smooth, so a quasi-Newton method (Liu and Nocedal 1989) ends
     in a second where SGD would need a schedule.
 
-    :param head: fitted in place; its standardisation is set from the training features.
-    :param train: training pairs and their ``[n, f]`` features.
-    :param dev: dev pairs and their features.
+    :param head: fitted in place; its standardisation is set from the training pairs.
     :param patience: steps of five iterations without a better dev loss before it ends.
-    :param standardise: whether the features may be brought to mean 0 and spread 1.
-    :param groups: slices of the training queries, to fit the worst of them; None: their mean.
-    :param dev_groups: slices of the dev queries; the dev loss is the worst one's then.
+    :param standardise: whether its input may be brought to mean 0 and spread 1.
     :param advance: called with each step and its dev loss.
     """
-    pairs, features = train
+    pairs, head_input, groups = train
     if standardise:
-        head.standardise(features)
-    robust = None if groups is None else WholeSetDro(objective, groups, pairs, features)
+        head.standardise(head_input)
+    robust = None if groups is None else WholeSetDro(objective, groups, pairs, head_input)
     optimiser = torch.optim.LBFGS(head.parameters(), max_iter=5, history_size=20, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimiser.zero_grad()
-        loss = robust(head) if robust else objective(head, features, pairs.grades, pairs.query_index)
+        loss = robust(head) if robust else objective(head, head_input, pairs.grades, pairs.query_index)
         loss.backward()
         return loss
 
@@ -92,7 +96,7 @@ def fit_head(
         train_loss = float(optimiser.step(closure).detach())
         if robust:
             robust.reweight(head)
-        now = dev_objective(objective, head, dev, dev_groups)
+        now = dev_objective(objective, head, dev)
         history.append({"step": step, "train_loss": train_loss, "dev_loss": now})
         advance(step, now)
         since += 1
@@ -104,55 +108,35 @@ def fit_head(
     return history
 
 
-def cross_fitted_latent(
-    head: Head,
-    objective: Objective,
-    train: tuple[Pairs, Tensor],
-    dev: tuple[Pairs, Tensor],
-    *,
-    steps: int,
-    patience: int,
-    folds: int = 5,
-    standardise: bool = True,
-    groups: Groups | None = None,
-    dev_groups: Groups | None = None,
-) -> Tensor:
+def cross_fit(head: Head, train: HeadData, fit: Callable[[Head, HeadData], object], *, folds: int = 5) -> Tensor:
     """Score every training query by a head that was not fitted on it.
 
     A head is fitted in a second, so its gain can be measured on all queries instead of on the few of the dev
     set, where a gain of .02 drowns in noise.
 
     :param head: where each fold starts; not changed.
-    :param train: training pairs and their ``[n, f]`` features.
-    :param dev: dev pairs and their features, for early stopping.
-    :param patience: as in :func:`fit_head`.
-    :param standardise: as in :func:`fit_head`.
-    :param groups: as in :func:`fit_head`.
-    :param dev_groups: as in :func:`fit_head`.
+    :param fit: fits a head on some of the pairs.
     :return: ``[n]`` latent of each training pair, out of fold.
     """
-    pairs, features = train
-    latent = torch.zeros(len(features))
+    pairs, head_input, _ = train
+    latent = torch.zeros(len(head_input))
     part = pairs.query_index % min(folds, max(2, len(pairs.queries)))
     for fold in part.unique().tolist():
-        inside = torch.nonzero(part != fold).squeeze(1)
-        model = copy.deepcopy(head)
-        rest = dataclasses.replace(pairs, index=pairs.index[inside], grades=pairs.grades[inside])
-        fit_head(
-            model, objective, (rest, features[inside]), dev, steps=steps, patience=patience,
-            standardise=standardise, groups=groups, dev_groups=dev_groups,
-        )  # fmt: skip
+        rest = torch.nonzero(part != fold).squeeze(1)
+        fold_head = copy.deepcopy(head)
+        rest_pairs = dataclasses.replace(pairs, index=pairs.index[rest], grades=pairs.grades[rest])
+        fit(fold_head, train._replace(pairs=rest_pairs, head_input=head_input[rest]))
         with torch.no_grad():
             # Each fold has its own origin and unit; only the order within a query is compared.
-            latent[part == fold] = model.latent(features[part == fold])
+            latent[part == fold] = fold_head.latent(head_input[part == fold])
     return latent
 
 
 @one_thread()
-def calibrate_grades(head: Head, pairs: Pairs, features: Tensor, *, prior: float = 0.01) -> None:
+def calibrate_grades(head: Head, pairs: Pairs, head_input: Tensor, *, prior: float = 0.01) -> None:
     """Calibrate the grades on the dev pairs; what that may change is the head's own.
 
-    :param features: ``[n, f]`` their features.
+    :param head_input: ``[n, f]`` float.
     :param prior: weight of the pull towards what is there, for grades that the dev pairs hardly have.
     """
-    head.calibrate(features, pairs.grades, prior=prior)
+    head.calibrate(head_input, pairs.grades, prior=prior)

@@ -139,6 +139,6 @@ def mean(values: Mapping[Any, float]) -> float:
 
 
 def _ndcg(features: Features, pairs: Pairs, config: Config) -> dict[int, float]:
-    latent = predict(features.model.head, features.of(pairs).similarity).latent
+    latent = predict(features.model.head, features.of(pairs).head_input).latent
     _, gain, query_index = pairs.numpy(config.grades.scale.gains)
     return ndcg_per_query(latent, gain, query_index, cutoff=config.stages.cutoff)

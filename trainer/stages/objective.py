@@ -65,11 +65,11 @@ class Objective:
         :raises UsageError: for an unknown loss or parameter, or one that does not fit the grades.
         """
         terms = [
-            _bound("grade", config.grade, config.grade_params, config.grade_weight, "grade_params", gains),
-            _bound("rank", config.rank, config.rank_params, config.rank_weight, "rank_params", gains),
+            _bind("grade", config.grade, config.grade_params, config.grade_weight, "grade_params", gains),
+            _bind("rank", config.rank, config.rank_params, config.rank_weight, "rank_params", gains),
         ]
         for also in config.also:
-            terms.append(_bound(also.kind, also.name, also.params, also.weight, f"also: {also.name}", gains))
+            terms.append(_bind(also.kind, also.name, also.params, also.weight, f"also: {also.name}", gains))
             if also.kind == "grade" and (needs := GRADE_LOSSES[also.name].head) != GRADE_LOSSES[config.grade].head:
                 raise UsageError(
                     f"[[loss.also]] {also.name} needs the head {needs!r}, and [loss] grade = {config.grade} needs "
@@ -78,42 +78,22 @@ class Objective:
                 )
         return cls(tuple(terms), config, gains)
 
-    def __call__(self, head: Head, features: Tensor, grades: Tensor, query_index: Tensor) -> Tensor:
-        """Loss of some pairs.
+    def __call__(
+        self, head: Head, head_input: Tensor, grades: Tensor, query_index: Tensor, whole: Totals | None = None, *,
+        share: float = 1.0,
+    ) -> Tensor:  # fmt: skip
+        """Loss of some pairs, or their contribution to that of a batch that holds them: the parts sum to the whole.
 
-        :param features: ``[n, f]`` float.
-        :param grades: ``[n]`` int64.
-        :param query_index: ``[n]`` int64.
-        :return: ``[]`` float.
-        """
-        here = self.totals(grades, query_index)
-        return self._sum(head, features, grades, query_index, here, here, 1.0)
-
-    def part(
-        self, head: Head, features: Tensor, grades: Tensor, query_index: Tensor, whole: Totals, *, share: float = 1.0
-    ) -> Tensor:
-        """Contribution of some queries to the loss of a batch that holds them; the parts sum to the whole.
-
-        :param features: ``[n, f]`` float.
+        :param head_input: ``[n, f]`` float.
         :param grades: ``[n]`` int64.
         :param query_index: ``[n]`` int64; a query's pairs are all here.
-        :param whole: what the whole batch's terms are averaged over.
+        :param whole: what the whole batch's terms are averaged over; None: these pairs are the whole.
         :param share: of the penalty, which belongs to no pair.
         :return: ``[]`` float.
         """
-        return self._sum(head, features, grades, query_index, self.totals(grades, query_index), whole, share)
-
-    def _sum(
-        self,
-        head: Head,
-        features: Tensor,
-        grades: Tensor,
-        query_index: Tensor,
-        here: Totals,
-        whole: Totals,
-        share: float,
-    ) -> Tensor:
-        raw = head(features)
+        here = self.totals(grades, query_index)
+        whole = whole or here
+        raw = head(head_input)
         loss = self.config.l2 * share * head.penalty()
         for term in self.terms:
             if term.weight and term.kind == "grade":
@@ -142,7 +122,7 @@ class Objective:
         return table[grades] / table[-1]
 
 
-def _bound(
+def _bind(
     kind: str, name: str, params: Mapping[str, Any], weight: float, key: str, gains: tuple[float, ...]
 ) -> WeightedLoss:
     """Resolve a loss and try it: what depends on the number of grades, only the loss itself can say."""
@@ -173,13 +153,13 @@ class Predictions:
 
 
 @torch.no_grad()
-def predict(head: Head, similarity: Tensor) -> Predictions:
+def predict(head: Head, head_input: Tensor) -> Predictions:
     """Apply a head.
 
-    :param similarity: ``[n, f]`` features.
+    :param head_input: ``[n, f]`` float.
     """
-    raw = head(similarity)
-    return Predictions(head.latent(similarity).double().numpy(), head.grade_probs(raw).double().numpy())
+    raw = head(head_input)
+    return Predictions(head.latent(head_input).double().numpy(), head.grade_probs(raw).double().numpy())
 
 
 def metrics(predictions: Predictions, pairs: Pairs, gains: Sequence[float], *, cutoff: int) -> dict[str, Any]:

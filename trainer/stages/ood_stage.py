@@ -99,7 +99,7 @@ def _chunks(features: Features, config: Ood, pairs: Pairs) -> Iterator[tuple[Ten
             given["features"] = torch.cat([tables[side][rows[part, side]] for side in sides], dim=1)
         if "energy" in names or "grade_probs" in names:
             head = features.model.head
-            raw = head(features.of(pairs, layers=config.layers).similarity[part])
+            raw = head(features.of(pairs, layers=config.layers).head_input[part])
             given |= {"energy": head.energy(raw), "grade_probs": head.grade_probs(raw)}
         yield tuple(given[name] for name in names)
 

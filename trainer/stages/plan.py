@@ -76,7 +76,7 @@ def train(
     )  # fmt: skip
     result["stages"] = _stages(context)
     report("calibrating grades", 0, 1)
-    calibrate_grades(model.head, pairs["dev"], features.of(pairs["dev"]).similarity)
+    calibrate_grades(model.head, pairs["dev"], features.of(pairs["dev"]).head_input)
     result["dev"] = _figures(features, pairs["dev"], config)
     result["ndcg_intervals"]["dev"] = _ndcg_interval(features, pairs["dev"], config)
     if config.loss.groups:
@@ -228,7 +228,7 @@ def keep_learnt(data: RunData, outcomes: list[dict[str, Any]]) -> RunData:
 
 def measure_dev_ndcg(features: Features, dev: Pairs, config: Config) -> dict[int, float]:
     """Measure nDCG of each dev query that has one, by its place."""
-    predictions = predict(features.model.head, features.of(dev).similarity)
+    predictions = predict(features.model.head, features.of(dev).head_input)
     _, gain, query_index = dev.numpy(config.grades.scale.gains)
     return ndcg_per_query(predictions.latent, gain, query_index, cutoff=config.stages.cutoff)
 
@@ -256,5 +256,5 @@ def _ndcg_interval(features: Features, dev: Pairs, config: Config) -> dict[str, 
 
 
 def _figures(features: Features, pairs: Pairs, config: Config) -> dict[str, Any]:
-    predictions: Predictions = predict(features.model.head, features.of(pairs).similarity)
+    predictions: Predictions = predict(features.model.head, features.of(pairs).head_input)
     return metrics(predictions, pairs, config.grades.scale.gains, cutoff=config.stages.cutoff)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from trainer.config import Config
-from trainer.stages.head_stage import fit_head
+from trainer.stages.head_stage import bind_fit, encode_for_head
 from trainer.stages.registry import STAGES, Context, Outcome, Stage, need
-from trainer.stages.robust import groups_of
 
 
 @STAGES.register("refit", cite="Liu and Nocedal 1989, doi:10.1007/BF01589116 (L-BFGS); pooling: ours")
@@ -27,13 +26,12 @@ class RefitStage(Stage):
 
     def run(self, context: Context) -> Outcome:
         """Fit the head."""
-        data, limits, features = context.data, context.config.stages, context.features
-        parts = [*data.sampled, *data.new], [*data.dev, *data.ood_dev]
-        train, dev = ((pairs, features.of(pairs).similarity) for pairs in map(data.judged, parts))
-        history = fit_head(
-            context.model.head, context.objective, train, dev, steps=limits.head_steps, patience=limits.patience,
-            standardise=context.model.standardises, groups=groups_of(context.config.loss, parts[0]),
-            dev_groups=groups_of(context.config.loss, parts[1]),
-            advance=lambda step, loss: context.report("stage refit", step + 1, limits.head_steps),
-        )  # fmt: skip
+        data, steps = context.data, context.config.stages.head_steps
+        train, dev = (
+            encode_for_head(context, queries, data.judged(queries))
+            for queries in ([*data.sampled, *data.new], [*data.dev, *data.ood_dev])
+        )
+        history = bind_fit(context, dev)(
+            context.model.head, train, advance=lambda step, loss: context.report("stage refit", step + 1, steps)
+        )
         return Outcome(history, decided="the gate", learnt_new=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -45,8 +45,16 @@ class Groups:
         """
         return torch.tensor([self.number[name] for name in slices], dtype=torch.long)
 
+    def rows(self, pairs: Pairs) -> list[Tensor]:
+        """Rows of the pairs of each group that has some.
 
-def groups_of(config: Loss, queries: Sequence[JudgedQuery], weights: Sequence[float] | None = None) -> Groups | None:
+        :param pairs: of the queries that the groups were made of.
+        """
+        of_pair = self.of_query[pairs.query_index]
+        return [torch.nonzero(of_pair == group).squeeze(1) for group in of_pair.unique().tolist()]
+
+
+def find_groups(config: Loss, queries: Sequence[JudgedQuery], weights: Sequence[float] | None = None) -> Groups | None:
     """Find the groups that ``[loss] groups`` asks for.
 
     :param config: table ``[loss]``.
@@ -74,7 +82,7 @@ def check_groups(config: Loss, queries: Sequence[JudgedQuery], *, where: str) ->
     :param where: file to name in an error.
     :raises UsageError: when all queries are of one group.
     """
-    groups = groups_of(config, queries)
+    groups = find_groups(config, queries)
     if groups is not None and len(groups) < 2:
         raise UsageError(
             f"[loss] groups = {config.groups}, and no two slices have {config.group_queries} queries",
@@ -83,7 +91,7 @@ def check_groups(config: Loss, queries: Sequence[JudgedQuery], *, where: str) ->
         )
 
 
-def reweighted(weights: Tensor, exponent: Tensor) -> Tensor:
+def ascend(weights: Tensor, exponent: Tensor) -> Tensor:
     """Exponentiated gradient ascent on the simplex.
 
     :param weights: ``[g]``, summing to 1.
@@ -93,22 +101,30 @@ def reweighted(weights: Tensor, exponent: Tensor) -> Tensor:
     return torch.softmax(weights.log() + exponent, dim=0)
 
 
+class HeadData(NamedTuple):
+    """Judged pairs as a head sees them.
+
+    :param head_input: ``[n, f]`` float.
+    :param groups: slices of their queries, to fit the worst of them; None: their mean.
+    """
+
+    pairs: Pairs
+    head_input: Tensor
+    groups: Groups | None = None
+
+
 class WholeSetDro:
     """Group DRO where a step sees every query, as in the head stage.
 
     Sagawa et al. 2019, arXiv:1911.08731, with the weights fixed inside a quasi-Newton step. A step sees what an
     epoch of descent does, so it moves the weights as far as that: by ``step`` a query.
-
-    :param features: ``[n, f]`` theirs.
     """
 
-    def __init__(self, objective: Objective, groups: Groups, pairs: Pairs, features: Tensor) -> None:
-        self.objective = objective
-        of_pair = groups.of_query[pairs.query_index]
-        self.parts = [(g, torch.nonzero(of_pair == g).squeeze(1)) for g in of_pair.unique().tolist()]
-        self.pairs, self.features = pairs, features
+    def __init__(self, objective: Objective, groups: Groups, pairs: Pairs, head_input: Tensor) -> None:
+        self.objective, self.groups, self.pairs, self.head_input = objective, groups, pairs, head_input
         self.step = groups.step * len(pairs.query_index.unique())
-        self.weights = torch.full((len(self.parts),), 1 / max(len(self.parts), 1), dtype=torch.double)
+        present = len(groups.rows(pairs))
+        self.weights = torch.full((present,), 1 / max(present, 1), dtype=torch.double)
 
     def __call__(self, head: Head) -> Tensor:
         """Weighted loss of the groups, and the penalty.
@@ -124,31 +140,33 @@ class WholeSetDro:
     def reweight(self, head: Head) -> None:
         """Move the weights towards the groups with a high loss."""
         losses = torch.stack([part.double() for part in self._losses(head)])
-        self.weights = reweighted(self.weights, self.step * losses)
+        self.weights = ascend(self.weights, self.step * losses)
 
     def _losses(self, head: Head) -> list[Tensor]:
-        return [_group_loss(self.objective, head, self.pairs, self.features, rows) for _, rows in self.parts]
+        return _group_losses(self.objective, head, self.groups, self.pairs, self.head_input)
 
 
-def _group_loss(objective: Objective, head: Head, pairs: Pairs, features: Tensor, rows: Tensor) -> Tensor:
-    grades, query_index = pairs.grades[rows], pairs.query_index[rows]
-    whole = objective.totals(grades, query_index)
-    return objective.part(head, features[rows], grades, query_index, whole, share=0.0)
+def _group_losses(
+    objective: Objective, head: Head, groups: Groups, pairs: Pairs, head_input: Tensor
+) -> list[Tensor]:  # fmt: skip
+    """Loss of each group that has pairs, without the penalty.
+
+    :param head_input: ``[n, f]`` float.
+    :return: a ``[]`` float for each.
+    """
+    return [
+        objective(head, head_input[rows], pairs.grades[rows], pairs.query_index[rows], share=0.0)
+        for rows in groups.rows(pairs)
+    ]
 
 
 @torch.no_grad()
-def dev_objective(objective: Objective, head: Head, dev: tuple[Pairs, Tensor], groups: Groups | None = None) -> float:
-    """Loss on dev pairs without the penalty: their mean, or with groups the worst one's.
-
-    :param dev: dev pairs and their ``[n, f]`` features.
-    :param groups: slices of the dev queries.
-    """
-    pairs, features = dev
+def dev_objective(objective: Objective, head: Head, dev: HeadData) -> float:
+    """Loss on dev pairs without the penalty: their mean, or with groups the worst one's."""
+    pairs, head_input, groups = dev
     if groups is not None:
-        of_pair = groups.of_query[pairs.query_index]
-        rows = [torch.nonzero(of_pair == g).squeeze(1) for g in of_pair.unique().tolist()]
-        return max(float(_group_loss(objective, head, pairs, features, part)) for part in rows)
-    loss = objective(head, features, pairs.grades, pairs.query_index)
+        return max(map(float, _group_losses(objective, head, groups, pairs, head_input)))
+    loss = objective(head, head_input, pairs.grades, pairs.query_index)
     return float(loss - objective.config.l2 * head.penalty())
 
 
@@ -184,15 +202,15 @@ class GroupDroLoss:
         :return: ``[]`` float.
         """
         pairs, comparable, queries = whole.detach().cpu().double().chunk(3)
-        features = model.pair_features(batch.queries, batch.items).similarity
+        head_input = model.pair_features(batch.queries, batch.items).head_input
         drawn = queries / queries.sum().clamp_min(1.0) / self.groups.share
         loss: Tensor = self.objective.config.l2 * share * model.head.penalty()
         for group, rows in enumerate(self._rows(batch)):
             if not len(rows):
                 continue
-            grades, query_index = (t[rows].to(features.device) for t in (batch.grades, batch.query_index))
+            grades, query_index = (t[rows].to(head_input.device) for t in (batch.grades, batch.query_index))
             totals = Totals(float(pairs[group]), float(comparable[group]))
-            part = self.objective.part(model.head, features[rows], grades, query_index, totals, share=0.0)
+            part = self.objective(model.head, head_input[rows], grades, query_index, totals, share=0.0)
             self._seen[group] += float(drawn[group]) * float(part.detach())
             loss = loss + float(self.weights[group] * drawn[group]) * part
         return loss
@@ -203,7 +221,7 @@ class GroupDroLoss:
         :param total: sums a tensor over the processes, in place.
         """
         total(self._seen)
-        self.weights = reweighted(self.weights, self.groups.step * self._seen)
+        self.weights = ascend(self.weights, self.groups.step * self._seen)
         self._seen = torch.zeros_like(self._seen)
 
     def state_dict(self) -> dict[str, Tensor]:

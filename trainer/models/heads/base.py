@@ -15,10 +15,10 @@ SMALLEST = 1e-6  # a probability's distance from 0 and 1 where its logit is take
 
 
 class Head(nn.Module, ABC):
-    """Standardised features in, grades out.
+    """Standardised input in, grades out.
 
-    The untrained head reads the first feature only and its score increases with it, so that a model starts by
-    ranking as that feature does.
+    The untrained head reads the first column only and its score increases with it, so that a model starts by
+    ranking as that column does.
 
     :param gains: gain of each of the ``k`` grades, increasing.
     """
@@ -28,19 +28,19 @@ class Head(nn.Module, ABC):
     scale: Tensor
     gain: Tensor
 
-    def __init__(self, n_features: int, gains: tuple[float, ...]) -> None:
+    def __init__(self, input_width: int, gains: tuple[float, ...]) -> None:
         super().__init__()
         self.k = len(gains)
-        self.register_buffer("shift", torch.zeros(n_features))
-        self.register_buffer("scale", torch.ones(n_features))
+        self.register_buffer("shift", torch.zeros(input_width))
+        self.register_buffer("scale", torch.ones(input_width))
         table = torch.tensor(gains, dtype=torch.float64)
         self.register_buffer("gain", (table / table[-1]).float(), persistent=False)
 
     @abstractmethod
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, head_input: Tensor) -> Tensor:
         """What the grade loss reads.
 
-        :param features: ``[n, f]`` float.
+        :param head_input: ``[n, f]`` float.
         :return: ``[n, m]`` float; what the columns mean is the head's own.
         """
 
@@ -56,25 +56,25 @@ class Head(nn.Module, ABC):
     def start_from(self, rows: Tensor) -> None:
         """Start from one direction a grade, such as the rows of a language model's output for its words.
 
-        :param rows: ``[k, f]`` float; the features' product with row ``g`` is evidence for grade ``g``.
+        :param rows: ``[k, f]`` float; the input's product with row ``g`` is evidence for grade ``g``.
         """
 
     @abstractmethod
-    def calibrate(self, features: Tensor, grades: Tensor, *, prior: float) -> None:
+    def calibrate(self, head_input: Tensor, grades: Tensor, *, prior: float) -> None:
         """Set the grades' probabilities by maximum likelihood on pairs that nothing was fitted on.
 
-        :param features: ``[n, f]`` float.
+        :param head_input: ``[n, f]`` float.
         :param grades: ``[n]`` int64.
         :param prior: weight of the pull towards what is there, for grades that these pairs hardly have.
         """
 
-    def standardised(self, features: Tensor) -> Tensor:
-        """Bring features to the training set's mean and spread.
+    def standardised(self, head_input: Tensor) -> Tensor:
+        """Bring the input to the training set's mean and spread.
 
-        :param features: ``[n, f]`` float.
+        :param head_input: ``[n, f]`` float.
         :return: ``[n, f]``.
         """
-        return (features - self.shift) / self.scale
+        return (head_input - self.shift) / self.scale
 
     def score(self, raw: Tensor) -> Tensor:
         """Expected gain over the highest gain.
@@ -94,13 +94,13 @@ class Head(nn.Module, ABC):
         share = (self.score(raw) - low) / max(1.0 - low, SMALLEST)
         return torch.logit(share, eps=SMALLEST)
 
-    def latent(self, features: Tensor) -> Tensor:
+    def latent(self, head_input: Tensor) -> Tensor:
         """Relevance on one line, without bounds; orders as the score does, without its rounding.
 
-        :param features: ``[n, f]`` float.
+        :param head_input: ``[n, f]`` float.
         :return: ``[n]`` float.
         """
-        return self.rank_score(self(features))
+        return self.rank_score(self(head_input))
 
     def energy(self, raw: Tensor) -> Tensor:
         """How much evidence there is for any grade at all; an OOD detector reads its negative.
@@ -120,29 +120,29 @@ class Head(nn.Module, ABC):
         return self.weight.square().sum()
 
     @torch.no_grad()
-    def standardise(self, features: Tensor) -> None:
-        """Set shift and scale from training features, keeping the order of an untrained head.
+    def standardise(self, head_input: Tensor) -> None:
+        """Set shift and scale from the training pairs, keeping the order of an untrained head.
 
-        :param features: ``[n, f]`` float.
+        :param head_input: ``[n, f]`` float.
         """
-        self.shift.copy_(features.mean(0))
-        self.scale.copy_(features.std(0).clamp_min(1e-4) if len(features) > 1 else torch.ones_like(self.scale))
+        self.shift.copy_(head_input.mean(0))
+        self.scale.copy_(head_input.std(0).clamp_min(1e-4) if len(head_input) > 1 else torch.ones_like(self.scale))
 
 
-def bias_corrected(head: Head, features: Tensor, grades: Tensor, *, prior: float) -> tuple[float, Tensor]:
+def bias_corrected(head: Head, head_input: Tensor, grades: Tensor, *, prior: float) -> tuple[float, Tensor]:
     """One positive slope for all logits and one shift for each, by maximum likelihood.
 
     Temperature scaling (Guo et al. 2017, arXiv:1706.04599) with bias correction (Alexandari et al. 2020,
     arXiv:1901.06852). With more than two grades it can change the order of expected gains.
 
     :param head: the head, unchanged.
-    :param features: ``[n, f]`` float.
+    :param head_input: ``[n, f]`` float.
     :param grades: ``[n]`` int64.
     :param prior: weight of the pull towards slope 1 and shift 0.
     :return: the slope and the ``[m]`` shifts.
     """
     with torch.no_grad():
-        raw = head(features).double()
+        raw = head(head_input).double()
     log_slope = torch.zeros((), dtype=torch.float64, requires_grad=True)
     shift = torch.zeros(raw.shape[1], dtype=torch.float64, requires_grad=True)
     optimiser = torch.optim.LBFGS([log_slope, shift], max_iter=200, line_search_fn="strong_wolfe")

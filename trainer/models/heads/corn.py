@@ -15,20 +15,20 @@ class CornHead(Head):
     :param gains: gain of each of the ``k`` grades, increasing.
     """
 
-    def __init__(self, n_features: int, gains: tuple[float, ...]) -> None:
-        super().__init__(n_features, gains)
-        weight = torch.zeros(self.k - 1, n_features)
-        weight[:, 0] = 1.0  # every step is likelier where the first feature is higher
+    def __init__(self, input_width: int, gains: tuple[float, ...]) -> None:
+        super().__init__(input_width, gains)
+        weight = torch.zeros(self.k - 1, input_width)
+        weight[:, 0] = 1.0  # every step is likelier where the first column is higher
         self.weight = nn.Parameter(weight)
         self.bias = nn.Parameter(torch.zeros(self.k - 1))
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, head_input: Tensor) -> Tensor:
         """Logits of ``P(grade > j | grade >= j)``.
 
-        :param features: ``[n, f]`` float.
+        :param head_input: ``[n, f]`` float.
         :return: ``[n, k-1]`` float.
         """
-        return self.standardised(features) @ self.weight.T + self.bias
+        return self.standardised(head_input) @ self.weight.T + self.bias
 
     def grade_probs(self, raw: Tensor) -> Tensor:
         """Probability of each grade.
@@ -49,14 +49,14 @@ class CornHead(Head):
         self.weight.copy_(torch.stack([rows[j + 1 :].mean(0) - rows[j] for j in range(self.k - 1)]))
         self.bias.zero_()
 
-    def calibrate(self, features: Tensor, grades: Tensor, *, prior: float) -> None:
+    def calibrate(self, head_input: Tensor, grades: Tensor, *, prior: float) -> None:
         """One slope and a shift for each step, by maximum likelihood.
 
-        :param features: ``[n, f]`` float.
+        :param head_input: ``[n, f]`` float.
         :param grades: ``[n]`` int64.
         :param prior: weight of the pull towards what is there.
         """
-        slope, shift = bias_corrected(self, features, grades, prior=prior)
+        slope, shift = bias_corrected(self, head_input, grades, prior=prior)
         with torch.no_grad():
             self.weight.mul_(slope)
             self.bias.mul_(slope).add_(shift.to(self.bias))

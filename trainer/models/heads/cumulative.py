@@ -21,9 +21,9 @@ class CumulativeHead(Head):
     :param gains: gain of each of the ``k`` grades, increasing.
     """
 
-    def __init__(self, n_features: int, gains: tuple[float, ...]) -> None:
-        super().__init__(n_features, gains)
-        weight = torch.zeros(n_features)
+    def __init__(self, input_width: int, gains: tuple[float, ...]) -> None:
+        super().__init__(input_width, gains)
+        weight = torch.zeros(input_width)
         weight[0] = 1.0
         self.weight = nn.Parameter(weight)
         self.first = nn.Parameter(torch.tensor(-1.0))
@@ -39,21 +39,21 @@ class CumulativeHead(Head):
         """``[k-1]`` increasing cuts of the latent."""
         return torch.cat([self.first[None], self.first + F.softplus(self.gaps).cumsum(0)])
 
-    def latent(self, features: Tensor) -> Tensor:
+    def latent(self, head_input: Tensor) -> Tensor:
         """Relevance on one line, without bounds.
 
-        :param features: ``[n, f]`` float.
+        :param head_input: ``[n, f]`` float.
         :return: ``[n]`` float.
         """
-        return self.standardised(features) @ self.weight
+        return self.standardised(head_input) @ self.weight
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, head_input: Tensor) -> Tensor:
         """Logits of ``P(grade > j)``.
 
-        :param features: ``[n, f]`` float.
+        :param head_input: ``[n, f]`` float.
         :return: ``[n, k-1]`` float, decreasing along each row.
         """
-        return self.latent(features)[:, None] - self.thresholds[None, :]
+        return self.latent(head_input)[:, None] - self.thresholds[None, :]
 
     def grade_probs(self, raw: Tensor) -> Tensor:
         """Probability of each grade.
@@ -94,17 +94,17 @@ class CumulativeHead(Head):
         self.first.fill_(-(self.k - 2) / 2)
         self.gaps.fill_(math.log(math.e - 1))
 
-    def calibrate(self, features: Tensor, grades: Tensor, *, prior: float) -> None:
+    def calibrate(self, head_input: Tensor, grades: Tensor, *, prior: float) -> None:
         """Slope of the latent and thresholds by maximum likelihood; the order of items stays.
 
         The ordinal counterpart of Platt scaling (Platt 1999).
 
-        :param features: ``[n, f]`` float.
+        :param head_input: ``[n, f]`` float.
         :param grades: ``[n]`` int64.
         :param prior: weight of the pull towards what is there.
         """
         with torch.no_grad():
-            latent = self.latent(features).double()
+            latent = self.latent(head_input).double()
             start = self.thresholds.double()
         log_slope = torch.zeros((), dtype=torch.float64, requires_grad=True)
         first = start[:1].clone().requires_grad_()

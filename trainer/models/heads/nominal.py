@@ -15,20 +15,20 @@ class NominalHead(Head):
     :param gains: gain of each of the ``k`` grades, increasing.
     """
 
-    def __init__(self, n_features: int, gains: tuple[float, ...]) -> None:
-        super().__init__(n_features, gains)
-        weight = torch.zeros(self.k, n_features)
-        weight[:, 0] = torch.linspace(-1.0, 1.0, self.k)  # higher grades grow with the first feature
+    def __init__(self, input_width: int, gains: tuple[float, ...]) -> None:
+        super().__init__(input_width, gains)
+        weight = torch.zeros(self.k, input_width)
+        weight[:, 0] = torch.linspace(-1.0, 1.0, self.k)  # higher grades grow with the first column
         self.weight = nn.Parameter(weight)
         self.bias = nn.Parameter(torch.zeros(self.k))
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, head_input: Tensor) -> Tensor:
         """Logits of the grades.
 
-        :param features: ``[n, f]`` float.
+        :param head_input: ``[n, f]`` float.
         :return: ``[n, k]`` float.
         """
-        return self.standardised(features) @ self.weight.T + self.bias
+        return self.standardised(head_input) @ self.weight.T + self.bias
 
     def grade_probs(self, raw: Tensor) -> Tensor:
         """Probability of each grade.
@@ -55,14 +55,14 @@ class NominalHead(Head):
         self.weight.copy_(rows)
         self.bias.zero_()
 
-    def calibrate(self, features: Tensor, grades: Tensor, *, prior: float) -> None:
+    def calibrate(self, head_input: Tensor, grades: Tensor, *, prior: float) -> None:
         """Temperature and bias by maximum likelihood.
 
-        :param features: ``[n, f]`` float.
+        :param head_input: ``[n, f]`` float.
         :param grades: ``[n]`` int64.
         :param prior: weight of the pull towards what is there.
         """
-        slope, shift = bias_corrected(self, features, grades, prior=prior)
+        slope, shift = bias_corrected(self, head_input, grades, prior=prior)
         with torch.no_grad():
             self.weight.mul_(slope)
             self.bias.mul_(slope).add_(shift.to(self.bias))

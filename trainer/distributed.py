@@ -150,7 +150,7 @@ def main_first(work: Callable[[], T]) -> T:
 
 
 @contextmanager
-def joined(device: str = "auto") -> Iterator[None]:
+def join(device: str = "auto") -> Iterator[None]:
     """Join the other processes that ``torchrun`` or :func:`launch` started; alone, nothing happens.
 
     An error that every process runs into is said by the first one only; the others leave by ``SystemExit`` with
@@ -164,7 +164,7 @@ def joined(device: str = "auto") -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) < 2 or _together():
         yield
         return
-    store, number, count, gpu = _join(device)
+    store, number, count, gpu = _join_group(device)
     try:
         yield
         barrier()
@@ -175,7 +175,7 @@ def joined(device: str = "auto") -> Iterator[None]:
             dist.destroy_process_group()
 
 
-def _join(device: str) -> tuple[Any, int, int, bool]:
+def _join_group(device: str) -> tuple[Any, int, int, bool]:
     limit = timedelta(seconds=_seconds())
     gpu = choose(device).type == "cuda"
     if gpu:
@@ -230,7 +230,7 @@ def _said_once(err: DarlError, store: Any, number: int, count: int) -> BaseExcep
 def launch(target: Callable[..., None], args: tuple[Any, ...], processes: int) -> None:
     """Start the processes of a run on this machine and wait for them.
 
-    :param target: what each runs, by name importable; it exits by ``SystemExit``, and joins by :func:`joined`.
+    :param target: what each runs, by name importable; it exits by ``SystemExit``, and joins by :func:`join`.
     :raises SystemExit: with the exit code of the process that failed first, which has said why.
     :raises DarlError: when a process was ended by a signal.
     """

@@ -63,7 +63,7 @@ def cli(
              text=f"{config} is fine. Would train into {where}:\n{_counts(data.summary())}")  # fmt: skip
         return
     with (
-        distributed.joined(resolved.stages.device),
+        distributed.join(resolved.stages.device),
         progress_line("reading", total=1, visible=distributed.is_main()) as line,
     ):
         trained = plan.train(resolved, config.parent, where, fresh=fresh, report=line.report)

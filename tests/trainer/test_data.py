@@ -8,14 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from darl_opensearch.bm25 import Bm25Index
 from darl_opensearch.errors import InputError
 from darl_opensearch.records.items import Item, read_items
 from darl_opensearch.records.judgments import JudgedQuery, check_disjoint, digest_records, read_judgments
 from darl_opensearch.records.traffic import TrafficQuery, read_traffic
-from darl_opensearch.text import ItemRenderer, ItemTemplate
+from darl_opensearch.text import ItemRenderer, ItemTemplate, same_text
 from tests.helpers.files import write_rows
 from tests.helpers.training_project import laws, tiny_tokenizer
-from trainer.data.splits import calibration_pairs, hold_out, set_aside, without_items
+from trainer.data.splits import choose_calibration_items, hold_out, leave_out_items, retrieve_for_traffic
 
 ITEMS = {f"i{n}": Item(f"i{n}", f"text {n}", "") for n in range(6)}
 GOOD = {"query_id": "q1", "query": "shoes", "item_id": "i1", "grade": 1}
@@ -189,7 +190,8 @@ def test_calibration_pairs_share_neither_query_nor_item_with_what_was_judged(jud
     held = [TrafficQuery(str(n), q, i) for n, (q, i) in enumerate(traffic)]
     used = {i for q in known for i in q.item_ids}
     texts = {q.query.lower() for q in known}
-    parts = dict(zip((False, True), calibration_pairs(held, known, ITEMS, depth=4), strict=True))
+    both = retrieve_for_traffic(held, {same_text(q.query) for q in known}, used, ITEMS, depth=4, index=Bm25Index)
+    parts = dict(zip((False, True), both, strict=True))
     for trained, pairs in parts.items():
         for query, item_ids in pairs:
             assert item_ids
@@ -217,10 +219,10 @@ def test_calibration_pairs_share_neither_query_nor_item_with_what_was_judged(jud
 def test_items_are_set_aside_until_there_are_pairs_enough(retrieved, judged, pairs):
     familiar = [(TrafficQuery(str(n), str(n)), tuple(f"i{i}" for i in ids)) for n, ids in enumerate(retrieved)]
     used = {f"i{n}" for n in range(judged)}
-    apart = set_aside(familiar, used, pairs=pairs)
+    apart = choose_calibration_items(familiar, used, pairs=pairs)
     made = sum(i in apart for _, ids in familiar for i in ids)
     assert len(apart) <= judged // 10 and apart <= {i for _, ids in familiar for i in ids}
-    assert set_aside(familiar, used, pairs=pairs + 5) >= apart  # the same ones come first
+    assert choose_calibration_items(familiar, used, pairs=pairs + 5) >= apart  # the same ones come first
     there_are = len({i for _, ids in familiar for i in ids})
     assert made >= pairs or len(apart) == min(judged // 10, there_are)
     assert not apart or made - max(sum(i in ids for _, ids in familiar) for i in apart) < pairs  # none too many
@@ -228,8 +230,8 @@ def test_items_are_set_aside_until_there_are_pairs_enough(retrieved, judged, pai
 
 def test_pairs_without_some_items():
     queries = [JudgedQuery("1", "x", ("i1", "i2"), (0, 2), "s"), JudgedQuery("2", "y", ("i1",), (1,))]
-    assert without_items(queries, {"i1"}) == [JudgedQuery("1", "x", ("i2",), (2,), "s")]
-    assert without_items(queries, {"i9"}) == queries
+    assert leave_out_items(queries, {"i1"}) == [JudgedQuery("1", "x", ("i2",), (2,), "s")]
+    assert leave_out_items(queries, {"i9"}) == queries
 
 
 def test_the_query_and_the_slice_0_have_a_name(tmp_path):

@@ -28,7 +28,7 @@ from trainer.config import Loss, read_config
 from trainer.losses import DISTILLATION_LOSSES
 from trainer.models.heads import HEADS
 from trainer.stages import plan
-from trainer.stages.distillation import DistilledLoss, by_text
+from trainer.stages.distillation import DistilledLoss, key_by_text
 from trainer.stages.full_stage import GradedLoss
 from trainer.stages.objective import Objective
 from trainer.stages.registry import check_plan
@@ -362,7 +362,7 @@ def test_logits_and_nothing():
 
 def test_scores_are_kept_by_what_the_student_reads():
     ask = TeacherRequest("1", "q", ("a", "b", "c"), ("same", "same", "other"))
-    assert by_text([ask], [[1.0, 3.0, None]], "none", where="x") == {"q": {"same": 2.0}}
+    assert key_by_text([ask], [[1.0, 3.0, None]], "none", where="x") == {"q": {"same": 2.0}}
 
 
 # ---- the loss

@@ -41,7 +41,7 @@ from trainer import distributed
 
 def begin(task, folder, options):
     try:
-        with distributed.joined("cpu"):
+        with distributed.join("cpu"):
             globals()[task](Path(folder), json.loads(options))
     except DarlError as err:
         sys.stderr.write(f"said: {err}\\n")
@@ -162,7 +162,7 @@ def test_they_talk(work, tmp_path):
 
 
 def test_alone_nothing_is_asked():
-    with distributed.joined():
+    with distributed.join():
         assert (distributed.rank(), distributed.world(), distributed.is_main()) == (0, 1, True)
         assert distributed.broadcast("x") == "x" and distributed.gather(3) == [3]
         assert distributed.total(torch.ones(2)).tolist() == [1.0, 1.0]
@@ -228,7 +228,7 @@ def test_settings_that_cannot_be(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv(distributed.TIMEOUT, "soon")
     with pytest.raises(UsageError, match=r"DARL_PROCESS_TIMEOUT is 'soon'\. Give a number of seconds"), \
-            distributed.joined("cpu"):  # fmt: skip
+            distributed.join("cpu"):  # fmt: skip
         pass
 
 
@@ -238,7 +238,7 @@ def test_more_processes_than_gpus(monkeypatch):
     monkeypatch.setattr(distributed, "choose", lambda name: torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(UsageError, match=r"process 2 has no GPU: this machine has 1\. Start 1 processes"), \
-            distributed.joined("auto"):  # fmt: skip
+            distributed.join("auto"):  # fmt: skip
         pass
 
 
@@ -249,7 +249,7 @@ def test_a_store_that_does_not_answer_is_one_line(monkeypatch):
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", "9")
     monkeypatch.setenv(distributed.TIMEOUT, "1")
-    with pytest.raises(distributed.PeerLost) as caught, distributed.joined("cpu"):
+    with pytest.raises(distributed.PeerLost) as caught, distributed.join("cpu"):
         pass
     assert "another process of this run is gone or does not answer" in str(caught.value)
 

@@ -16,7 +16,7 @@ from tests.helpers.plan_project import weights, write_plan
 from tests.helpers.training_project import laws
 from trainer.config import read_config
 from trainer.stages import plan
-from trainer.stages.interpolation import Point, chosen, mixed
+from trainer.stages.interpolation import Point, choose_point, mix_weights
 
 CURVE = st.lists(st.tuples(st.floats(-0.1, 0.1), st.floats(0, 1)), min_size=1, max_size=12)
 
@@ -39,11 +39,11 @@ def test_both_ends_are_exact_and_the_middle_is_the_mean():
     before = {"w": torch.randn(50) * 1e3, "n": torch.tensor([1, 2]), "half": torch.randn(9).bfloat16()}
     after = {"w": torch.randn(50), "n": torch.tensor([3, 4]), "half": torch.randn(9).bfloat16(), "added": torch.ones(2)}
     for coefficient, end in ((0.0, before), (1.0, after)):
-        mixture = mixed(before, after, coefficient)
+        mixture = mix_weights(before, after, coefficient)
         assert torch.equal(mixture["w"], end["w"]) and torch.equal(mixture["half"], end["half"])
         assert mixture["half"].dtype == torch.bfloat16
         assert torch.equal(mixture["n"], after["n"]) and torch.equal(mixture["added"], after["added"])
-    torch.testing.assert_close(mixed(before, after, 0.5)["w"], (before["w"] + after["w"]) / 2)
+    torch.testing.assert_close(mix_weights(before, after, 0.5)["w"], (before["w"] + after["w"]) / 2)
 
 
 # ---- the choice
@@ -62,14 +62,14 @@ def test_both_ends_are_exact_and_the_middle_is_the_mean():
     ],
 )
 def test_the_rule(rows, place):
-    assert chosen(points(rows), 0.005) == place
+    assert choose_point(points(rows), 0.005) == place
 
 
 @laws
 @given(rows=CURVE, tolerance=st.floats(0, 0.1))
 def test_the_choice_costs_no_more_than_allowed_and_nothing_allowed_is_better(rows, tolerance):
     curve = points(rows)
-    place = chosen(curve, tolerance)
+    place = choose_point(curve, tolerance)
     assert curve[place].id_change >= -tolerance - 1e-9
     for other, point in enumerate(curve):
         if point.id_change >= -tolerance:

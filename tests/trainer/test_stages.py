@@ -33,7 +33,7 @@ from trainer.stages.head_stage import fit_head
 from trainer.stages.objective import Objective
 from trainer.stages.registry import check_plan
 from trainer.stages.robust import GroupDroLoss, HeadData, WholeSetDro, ascend, dev_objective, find_groups
-from trainer.stages.verdict import verdict
+from trainer.stages.verdict import judge_gains
 from trainer.training_data.mixing import Replayed, Taught, Together
 from trainer.training_data.pairs import Pairs
 from trainer.training_data.source import Batch
@@ -116,22 +116,22 @@ def test_a_plan_is_refused_without_a_command_too(tmp_path, bases):
 
 def test_one_dev_set_is_judged_as_ever():
     gains = np.array([0.1, 0.0, 0.2, 0.1])
-    said = verdict([gains], seed=3)
+    said = judge_gains([gains], seed=3)
     assert said.error == float(gains.std(ddof=1) / np.sqrt(4)) and said.kept
     assert said.gain == bootstrap_mean(gains, seed=3)
 
 
 def test_two_dev_sets_weigh_alike():
-    said = verdict([np.full(30, 0.0), np.array([0.3, 0.5])], seed=0)
+    said = judge_gains([np.full(30, 0.0), np.array([0.3, 0.5])], seed=0)
     assert said.gain.mean == pytest.approx((0.0 + 0.4) / 2)
     assert said.error == pytest.approx(np.sqrt(0.02) / np.sqrt(2) / 2)  # half the error of the two
     assert said.kept and said.gain.low <= said.gain.mean <= said.gain.high
-    assert verdict([np.zeros(0), np.array([0.1, 0.2])], seed=0) == verdict([np.array([0.1, 0.2])], seed=0)
+    assert judge_gains([np.zeros(0), np.array([0.1, 0.2])], seed=0) == judge_gains([np.array([0.1, 0.2])], seed=0)
 
 
 @pytest.mark.parametrize("sets", [[], [np.zeros(0)], [np.array([1.0])], [np.full(3, np.nan)], [np.full(4, -0.1)]])
 def test_no_gain_is_a_no(sets):
-    assert not verdict(sets, seed=0).kept
+    assert not judge_gains(sets, seed=0).kept
 
 
 # ---- sources

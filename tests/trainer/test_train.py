@@ -310,9 +310,9 @@ def unbroken(tmp_path_factory, bases):
 
 def keep_everything(patch) -> None:
     """Make every dev gain look large, so that a stage's weights are the run's."""
-    real = plan.measure_dev_ndcg
+    real = plan.measure_ndcg
     calls = iter(range(10**6))
-    patch.setattr(plan, "measure_dev_ndcg", lambda *a: {q: v + next(calls) * 10.0 for q, v in real(*a).items()})
+    patch.setattr(plan, "measure_ndcg", lambda *a: {q: v + next(calls) * 10.0 for q, v in real(*a).items()})
 
 
 @pytest.mark.parametrize("steps", [[1], [2], [5, 9], [1, 2, 3, 19]])

@@ -51,30 +51,19 @@ def draw_held_out(count: int, share: float, seed: int, *, key: str, most: int | 
 Retrieved = list[tuple[TrafficQuery, tuple[str, ...]]]
 
 
-def calibration_pairs(
-    traffic: Sequence[TrafficQuery], judged: Sequence[JudgedQuery], items: Mapping[str, Item], *, depth: int
-) -> tuple[Retrieved, Retrieved]:
+def retrieve_for_traffic(
+    traffic: Sequence[TrafficQuery], texts: Container[str], used: Container[str], items: Mapping[str, Item], *,
+    depth: int, index: Callable[[Iterator[tuple[str, str]]], Bm25Index],
+) -> tuple[Retrieved, Retrieved]:  # fmt: skip
     """What the pipeline retrieves for held-out queries, parted by whether an item was trained on.
 
     Those that were not share neither query nor item with the judged pairs, so the OOD score is calibrated on
     them. Where the traffic names no items, BM25 over all items stands in for the first stage.
 
-    :param depth: items retrieved for a query that names none.
-    :return: queries with their items that were not judged, and with those that were; queries without any dropped.
-    """
-    texts = {same_text(q.query) for q in judged}
-    used = {item_id for query in judged for item_id in query.item_ids}
-    return retrieve_for_traffic(traffic, texts, used, items, depth=depth, index=Bm25Index)
-
-
-def retrieve_for_traffic(
-    traffic: Sequence[TrafficQuery], texts: Container[str], used: Container[str], items: Mapping[str, Item], *,
-    depth: int, index: Callable[[Iterator[tuple[str, str]]], Bm25Index],
-) -> tuple[Retrieved, Retrieved]:  # fmt: skip
-    """:func:`calibration_pairs` for judged pairs that need not be in memory.
-
     :param texts: texts of the judged queries, as :func:`darl_opensearch.text.same_text` has them.
+    :param depth: items retrieved for a query that names none.
     :param index: makes the index that stands in for the first stage from ids and texts.
+    :return: queries with their items that were not judged, and with those that were; queries without any dropped.
     """
     bm25: Bm25Index | None = None
     parts: tuple[Retrieved, Retrieved] = ([], [])
@@ -91,7 +80,7 @@ def retrieve_for_traffic(
     return parts
 
 
-def set_aside(familiar: Retrieved, used: Collection[str], *, pairs: int) -> frozenset[str]:
+def choose_calibration_items(familiar: Retrieved, used: Collection[str], *, pairs: int) -> frozenset[str]:
     """Choose judged items to leave out of training, where held-out queries retrieve hardly any other.
 
     The OOD score is calibrated on pairs that share no item with the training. Where nearly the whole catalogue is
@@ -112,7 +101,7 @@ def set_aside(familiar: Retrieved, used: Collection[str], *, pairs: int) -> froz
     return frozenset(chosen)
 
 
-def without_items(queries: Sequence[JudgedQuery], dropped: Container[str]) -> list[JudgedQuery]:
+def leave_out_items(queries: Sequence[JudgedQuery], dropped: Container[str]) -> list[JudgedQuery]:
     """Drop pairs by their items.
 
     :return: the queries with the other pairs; those that have none left are gone.

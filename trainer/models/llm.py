@@ -209,11 +209,11 @@ class LlmReranker(JointReader):
             bare = AutoModel.from_config(config)
         bare.save_pretrained(folder / WEIGHTS, state_dict=lora.merged_weights(self.encoder))
         save_file({n: t.contiguous() for n, t in self.head.state_dict().items()}, folder / "head.safetensors")
-        said = {
+        facts = {
             "backbone": "llm", "head": self.head_name, "gains": list(self.gains),
             "lora": dataclasses.asdict(self.adapters), "checkpointing": self.checkpointing,
         }  # fmt: skip
-        (folder / "backbone.json").write_text(json.dumps(said, indent=2, sort_keys=True), encoding="utf-8")
+        (folder / "backbone.json").write_text(json.dumps(facts, indent=2, sort_keys=True), encoding="utf-8")
         self._tokenizer.save(str(folder / "tokenizer.json"))
 
     @classmethod
@@ -224,13 +224,13 @@ class LlmReranker(JointReader):
         """
         from transformers import AutoModel
 
-        said = json.loads((folder / "backbone.json").read_text(encoding="utf-8"))
+        facts = json.loads((folder / "backbone.json").read_text(encoding="utf-8"))
         with quiet():
             encoder = AutoModel.from_pretrained(folder / WEIGHTS, dtype=torch.float32)
-        adapters = Lora(**(said["lora"] | {"targets": tuple(said["lora"]["targets"])}))
+        adapters = Lora(**(facts["lora"] | {"targets": tuple(facts["lora"]["targets"])}))
         model = cls(
-            encoder, Tokenizer.from_file(str(folder / "tokenizer.json")), tuple(said["gains"]), adapters=adapters,
-            head=said["head"], checkpointing=said["checkpointing"],
+            encoder, Tokenizer.from_file(str(folder / "tokenizer.json")), tuple(facts["gains"]), adapters=adapters,
+            head=facts["head"], checkpointing=facts["checkpointing"],
         )  # fmt: skip
         model.head.load_state_dict(load_file(folder / "head.safetensors"))
         return model.eval()

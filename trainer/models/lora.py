@@ -89,13 +89,13 @@ def layers(encoder: Any) -> Iterator[tuple[str, Any]]:
 @contextmanager
 def merged(encoder: Any) -> Iterator[None]:
     """Have the adapters added to the matrices for a while, as plain products."""
-    found = [layer for _, layer in layers(encoder)]
-    for layer in found:
+    adapted = [layer for _, layer in layers(encoder)]
+    for layer in adapted:
         layer.merge()
     try:
         yield
     finally:
-        for layer in found:
+        for layer in adapted:
             layer.unmerge()
 
 

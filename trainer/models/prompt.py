@@ -65,7 +65,7 @@ def first_tokens(words: Sequence[str], after: str, tokenizer: Any) -> list[int]:
     """
     glue = "" if not after or after[-1].isspace() else " "
     prompt = tokenizer(after, add_special_tokens=False)["input_ids"]
-    found: dict[int, str] = {}
+    words_by_token: dict[int, str] = {}
     for word in words:
         ids = tokenizer(after + glue + word, add_special_tokens=False)["input_ids"]
         same = next(
@@ -73,11 +73,11 @@ def first_tokens(words: Sequence[str], after: str, tokenizer: Any) -> list[int]:
         )
         if not word.strip() or len(ids) == same:
             raise UsageError(f"[llm] grade_words holds {word!r}, which has no token", todo="give a word for each grade")
-        if (token := ids[same]) in found:
+        if (token := ids[same]) in words_by_token:
             raise UsageError(
-                f"the grade words {found[token]!r} and {word!r} both begin with the token "
+                f"the grade words {words_by_token[token]!r} and {word!r} both begin with the token "
                 f"{tokenizer.convert_ids_to_tokens(token)!r}",
                 todo="give words that begin differently in [llm] grade_words, such as A, B, C",
             )
-        found[token] = word
-    return list(found)
+        words_by_token[token] = word
+    return list(words_by_token)

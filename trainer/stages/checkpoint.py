@@ -55,10 +55,10 @@ def write(folder: Path, checkpoint: Checkpoint, best: Mapping[str, Tensor] | Non
     except (OSError, SafetensorError) as err:
         if not _disk_full(err):
             raise
-        kept = "the one before it is kept" if (folder / PROGRESS).is_file() else "there is none before it"
+        previous = "the one before it is kept" if (folder / PROGRESS).is_file() else "there is none before it"
         step = checkpoint.progress["state"]["step"]
         raise DarlError(
-            f"the disk is full: the checkpoint of step {step} cannot be written; {kept}",
+            f"the disk is full: the checkpoint of step {step} cannot be written; {previous}",
             where=str(folder),
             todo="make room, then give the same command again to go on",
         ) from err
@@ -102,13 +102,13 @@ def recover(folder: Path) -> None:
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """On the CPU, none sharing its memory with another: safetensors refuses tied weights."""
-    found: dict[str, Tensor] = {}
+    separate: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, tensor in tensors.items():
         here = tensor.detach().cpu().contiguous()
-        found[name] = here.clone() if here.data_ptr() in seen else here
+        separate[name] = here.clone() if here.data_ptr() in seen else here
         seen.add(here.data_ptr())
-    return found
+    return separate
 
 
 def _link(source: Path, target: Path) -> None:

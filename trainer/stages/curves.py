@@ -19,8 +19,8 @@ def draw(outcomes: Sequence[Mapping[str, Any]]) -> str:
     :param outcomes: of the stages, as in the run's result.
     :return: SVG; empty where no stage has anything to draw.
     """
-    drawn = [outcome for outcome in outcomes if outcome.get("history") or outcome.get("curve")]
-    if not drawn:
+    shown = [outcome for outcome in outcomes if outcome.get("history") or outcome.get("curve")]
+    if not shown:
         return ""
     load("matplotlib", "train")
     import matplotlib as mpl
@@ -28,9 +28,9 @@ def draw(outcomes: Sequence[Mapping[str, Any]]) -> str:
     from matplotlib.figure import Figure
 
     with mpl.rc_context(mpl.rcParamsDefault | {"svg.hashsalt": "darl", "svg.fonttype": "none", "font.size": 9}):
-        figure = Figure(figsize=(4.2 * len(drawn), 3.2), layout="constrained")
+        figure = Figure(figsize=(4.2 * len(shown), 3.2), layout="constrained")
         FigureCanvasSVG(figure)
-        for axes, outcome in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn, strict=True):
+        for axes, outcome in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
             axes.set_title(f"{outcome['stage']}{'' if outcome['kept'] else ' (rolled back)'}")
             (_curve if outcome.get("curve") else _losses)(axes, outcome)
             axes.spines[["top", "right"]].set_visible(False)

@@ -65,18 +65,18 @@ class DistillStage(Stage):
         """
         config, own, data = context.config, context.config.distill, context.data
         asks = [*_ask_of(data.in_memory, data), *_ask_of(data.pool, data)]
-        told = self._ask(context, asks)
-        missing = sum(score is None for scores in told for score in scores)
+        answers = self._ask(context, asks)
+        missing = sum(score is None for scores in answers for score in scores)
         pairs = sum(len(ask.item_ids) for ask in asks)
         if missing > own.max_missing * pairs:
-            raise _left_out(own, asks, told, missing, pairs)
+            raise _left_out(own, asks, answers, missing, pairs)
         loss, params = DISTILLATION_LOSSES.resolve(own.loss, own.loss_params)
         distilled = DistilledLoss(context.objective, partial(loss, **params), weight=own.weight, graded=own.graded)
         settings = fit_settings(
             config, epochs=own.epochs, learning_rate=own.learning_rate, head_learning_rate=own.head_learning_rate,
             rate_key="[distill] learning_rate",
         )  # fmt: skip
-        source = _source(context, asks, told)
+        source = _source(context, asks, answers)
         history = descend(context, "distill", distilled, _dev_loss(context), settings, source)
         return Outcome(history, figures={"teacher": own.teacher, "taught_pairs": pairs - missing, "missing": missing})
 
@@ -133,8 +133,8 @@ class DistilledLoss:
         here = float(comparable_queries(teacher[taught], query_index[taught]))
         score = head.rank_score(head(head_input[taught]))
         weight = self.weight * here / max(lists, 1.0)
-        told: Tensor = loss + weight * self.loss(score, teacher[taught], query_index[taught])
-        return told
+        total: Tensor = loss + weight * self.loss(score, teacher[taught], query_index[taught])
+        return total
 
 
 def _teacher(config: Config, base: Path) -> Teacher:
@@ -149,33 +149,33 @@ def _ask_of(queries: Sequence[JudgedQuery] | Sequence[TrafficQuery], data: RunDa
     ]
 
 
-def _source(context: Context, asks: Sequence[TeacherRequest], told: Sequence[Sequence[float | None]]) -> Source:
+def _source(context: Context, asks: Sequence[TeacherRequest], answers: Sequence[Sequence[float | None]]) -> Source:
     config, data = context.config, context.data
     judged_source = partial(JudgedSource, items=data.items, cap=config.stages.items_per_query, seed=context.seed)
     source: Source = judged_source(data.train)
     if data.pool:
         pool = [JudgedQuery(q.query_id, q.query, q.item_ids, (-1,) * len(q.item_ids)) for q in data.pool]
         source = Together(source, judged_source(pool))
-    return Taught(source, by_text(asks, told, config.distill.normalise, where=config.distill.teacher))
+    return Taught(source, key_by_text(asks, answers, config.distill.normalise, where=config.distill.teacher))
 
 
-def by_text(asks: Sequence[TeacherRequest], told: Sequence[Sequence[float | None]], how: str, *, where: str) -> Scores:
+def key_by_text(asks: Sequence[TeacherRequest], answers: Sequence[Sequence[float | None]], how: str, *, where: str) -> Scores:
     """Normalise scores query by query and key them by what the student sees: the texts.
 
-    :param told: scores of each query's items.
-    :param how: as in :func:`trainer.teachers.normalised`.
+    :param answers: scores of each query's items.
+    :param how: as in :func:`trainer.teachers.normalise_scores`.
     :param where: teacher to name in an error.
     :return: scores by query text and item text; the mean where two items read the same.
     """
-    found: dict[str, dict[str, list[float]]] = {}
-    for ask, scores in zip(asks, told, strict=True):
-        items = found.setdefault(ask.query, {})
+    scores_of: dict[str, dict[str, list[float]]] = {}
+    for ask, scores in zip(asks, answers, strict=True):
+        items = scores_of.setdefault(ask.query, {})
         for text, score in zip(ask.texts, normalise_scores(scores, how, where=where), strict=True):
             if score is not None:
                 items.setdefault(text, []).append(score)
     return {
         query: {text: math.fsum(values) / len(values) for text, values in items.items()}
-        for query, items in found.items()
+        for query, items in scores_of.items()
     }
 
 
@@ -196,11 +196,11 @@ def _dev_loss(context: Context) -> Callable[[], float]:
 
 
 def _left_out(
-    own: Distill, asks: Sequence[TeacherRequest], told: Sequence[Sequence[float | None]], missing: int, pairs: int
+    own: Distill, asks: Sequence[TeacherRequest], answers: Sequence[Sequence[float | None]], missing: int, pairs: int
 ) -> InputError:
     first = next(
         (ask.query, item_id)
-        for ask, scores in zip(asks, told, strict=True)
+        for ask, scores in zip(asks, answers, strict=True)
         for item_id, score in zip(ask.item_ids, scores, strict=True)
         if score is None
     )

@@ -382,13 +382,13 @@ class Fit:
     def _resume(self) -> bool:
         if distributed.is_main():
             checkpoint.recover(self.folder)
-        found = checkpoint.read(self.folder)
-        if found is None:
+        saved = checkpoint.read(self.folder)
+        if saved is None:
             return False
-        self.state, self.history = _State(**found.progress["state"]), found.progress["history"]
-        self.model.load_state_dict(found.weights)
+        self.state, self.history = _State(**saved.progress["state"]), saved.progress["history"]
+        self.model.load_state_dict(saved.weights)
         loss: dict[str, Tensor] = {}
-        for key, value in found.tensors.items():
+        for key, value in saved.tensors.items():
             kind, _, name = key.partition(".")
             if kind == "optimiser":
                 index, _, name = name.partition(".")
@@ -399,7 +399,7 @@ class Fit:
                 loss[name] = value
         if loss:
             self.loss.load_state_dict(loss)  # type: ignore[attr-defined]
-        self._restore_random(found.tensors)
+        self._restore_random(saved.tensors)
         self.schedule.last_epoch = self.state.step
         for group, base in zip(self.optimiser.param_groups, self.schedule.base_lrs, strict=True):
             group["lr"] = base * self._rate(self.state.step)

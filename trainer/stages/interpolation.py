@@ -14,12 +14,10 @@ from torch import Tensor
 
 from darl_opensearch.errors import UsageError
 from darl_opensearch.stats.bootstrap import bootstrap_mean
-from darl_opensearch.stats.ranking import ndcg_per_query
 from trainer.config import Config, Interpolate
-from trainer.stages.objective import predict
+from trainer.stages.objective import measure_ndcg
 from trainer.stages.registry import STAGES, Context, Outcome, Stage, need
 from trainer.training_data.features import Features
-from trainer.training_data.pairs import Pairs
 
 
 @dataclass(frozen=True)
@@ -76,15 +74,17 @@ class InterpolateStage(Stage):
         values = []
         for done, coefficient in enumerate(coefficients):
             context.report("stage interpolate", done, len(coefficients))
-            model.load_state_dict(mixed(before, after, coefficient))
+            model.load_state_dict(mix_weights(before, after, coefficient))
             features = Features(model, device=context.config.stages.device)
-            values.append(tuple(_ndcg(features, context.pairs[role], context.config) for role in ("dev", "ood_dev")))
+            values.append(
+                tuple(measure_ndcg(features, context.pairs[role], context.config) for role in ("dev", "ood_dev"))
+            )
         points = [
             Point(c, mean(on_id), mean(on_ood), mean({q: v - values[0][0][q] for q, v in on_id.items()}))
             for c, (on_id, on_ood) in zip(coefficients, values, strict=True)
         ]
-        place = chosen(points, own.tolerance)
-        model.load_state_dict(mixed(before, after, coefficients[place]))
+        place = choose_point(points, own.tolerance)
+        model.load_state_dict(mix_weights(before, after, coefficients[place]))
         context.features.forget()
         curve = []
         for point, (on_id, _) in zip(points, values, strict=True):
@@ -98,24 +98,24 @@ class InterpolateStage(Stage):
         return Outcome([], decided="interpolate", learnt_new=coefficients[place] > 0, figures=figures)
 
 
-def mixed(before: Mapping[str, Tensor], after: Mapping[str, Tensor], coefficient: float) -> dict[str, Tensor]:
+def mix_weights(before: Mapping[str, Tensor], after: Mapping[str, Tensor], coefficient: float) -> dict[str, Tensor]:
     """Interpolate weights and buffers.
 
     :param before: at coefficient 0.
     :param after: at coefficient 1; what is no floating-point number, or was not there before, is taken from it.
     :param coefficient: in [0, 1]; at both ends the result is equal bit for bit.
     """
-    found = {}
+    weights = {}
     for name, value in after.items():
         old = before.get(name)
         if old is None or not value.is_floating_point():
-            found[name] = value
+            weights[name] = value
         else:
-            found[name] = torch.lerp(old.float(), value.float(), coefficient).to(value.dtype)
-    return found
+            weights[name] = torch.lerp(old.float(), value.float(), coefficient).to(value.dtype)
+    return weights
 
 
-def chosen(points: Sequence[Point], tolerance: float) -> int:
+def choose_point(points: Sequence[Point], tolerance: float) -> int:
     """Choose a point of the curve.
 
     :param points: by ascending coefficient, the first is 0.
@@ -136,9 +136,3 @@ def mean(values: Mapping[Any, float]) -> float:
     :return: the mean; nan for none.
     """
     return float(np.mean(list(values.values()))) if values else math.nan
-
-
-def _ndcg(features: Features, pairs: Pairs, config: Config) -> dict[int, float]:
-    latent = predict(features.model.head, features.of(pairs).head_input).latent
-    _, gain, query_index = pairs.numpy(config.grades.scale.gains)
-    return ndcg_per_query(latent, gain, query_index, cutoff=config.stages.cutoff)

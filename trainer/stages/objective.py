@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,10 +15,11 @@ from torch import Tensor
 from darl_opensearch.errors import UsageError
 from darl_opensearch.stats.grades import confusion, expected_calibration_error, macro_f1, quadratic_kappa
 from darl_opensearch.stats.ranking import ndcg_per_query
-from trainer.config import Loss
+from trainer.config import Config, Loss
 from trainer.losses import GRADE_LOSSES, RANK_LOSSES
 from trainer.losses.registries import comparable_queries
 from trainer.models.heads import HEADS, Head
+from trainer.training_data.features import Features
 from trainer.training_data.pairs import Pairs
 
 
@@ -162,16 +163,24 @@ def predict(head: Head, head_input: Tensor) -> Predictions:
     return Predictions(head.latent(head_input).double().numpy(), head.grade_probs(raw).double().numpy())
 
 
-def metrics(predictions: Predictions, pairs: Pairs, gains: Sequence[float], *, cutoff: int) -> dict[str, Any]:
-    """Ranking and grading figures of judged pairs.
+def measure_ndcg(features: Features, pairs: Pairs, config: Config) -> dict[int, float]:
+    """NDCG of each judged query, by the model as it is.
 
-    :param cutoff: ranks counted by nDCG.
+    :return: by number of the query; queries without a relevant item have none.
     """
+    latent = predict(features.model.head, features.of(pairs).head_input).latent
+    _, gain, query_index = pairs.numpy(config.grades.scale.gains)
+    return ndcg_per_query(latent, gain, query_index, cutoff=config.stages.cutoff)
+
+
+def measure_pairs(features: Features, pairs: Pairs, config: Config) -> dict[str, Any]:
+    """Ranking and grading figures of judged pairs, by the model as it is."""
+    predictions, gains = predict(features.model.head, features.of(pairs).head_input), config.grades.scale.gains
     grades, gain, query_index = pairs.numpy(gains)
     table = confusion(grades, predictions.grade_probs.argmax(1), len(gains))
-    values = list(ndcg_per_query(predictions.latent, gain, query_index, cutoff=cutoff).values())
+    values = list(ndcg_per_query(predictions.latent, gain, query_index, cutoff=config.stages.cutoff).values())
     return {
-        f"ndcg@{cutoff}": round(float(np.mean(values)), 5) if values else None,
+        f"ndcg@{config.stages.cutoff}": round(float(np.mean(values)), 5) if values else None,
         "macro_f1": round(float(macro_f1(table)), 5),
         "quadratic_kappa": round(float(quadratic_kappa(table)), 5),
         "ece": round(expected_calibration_error(predictions.grade_probs, grades), 5),

@@ -14,6 +14,7 @@ from darl_opensearch.errors import UsageError
 from darl_opensearch.settings import nearest
 from trainer.config import Config
 from trainer.registry import Registry
+from trainer.run_folder import stage_place
 from trainer.stages.objective import Objective
 from trainer.training_data.features import Features
 from trainer.training_data.pairs import Pairs
@@ -33,10 +34,9 @@ class Context:
         ``ood_dev`` where the run has them.
     :param base: folder that the configuration's paths are relative to.
     :param run: the run's folder, for what outlives the stage.
-    :param place: folder of the stage's own checkpoints; dropped when the stage is done.
-    :param later: names of the stages to come.
-    :param weights_before: weights of the run before a stage that has been done; ``""``: before the first.
     :param report: called with what is being done, steps done and steps in all.
+    :param number: of the stage in the plan, from 0 on.
+    :param weights_before: weights of the run before a stage that has been done; ``""``: before the first.
     """
 
     features: Features
@@ -46,10 +46,9 @@ class Context:
     pairs: Mapping[str, Pairs]
     base: Path
     run: Path
-    place: Path
-    later: tuple[str, ...]
-    weights_before: Callable[[str], dict[str, Tensor]]
     report: Report
+    number: int = 0
+    weights_before: Callable[[str], dict[str, Tensor]] = lambda stage: {}
 
     @property
     def model(self) -> Any:
@@ -60,6 +59,21 @@ class Context:
     def seed(self) -> int:
         """Seed of everything random."""
         return self.config.seed
+
+    @property
+    def name(self) -> str:
+        """Name of the stage."""
+        return self.config.stages.run[self.number]
+
+    @property
+    def later(self) -> tuple[str, ...]:
+        """Names of the stages to come."""
+        return self.config.stages.run[self.number + 1 :]
+
+    @property
+    def place(self) -> Path:
+        """Folder of the stage's own checkpoints; dropped when the stage is done."""
+        return stage_place(self.run, self.number, self.name)
 
 
 @dataclass(frozen=True)

@@ -28,19 +28,19 @@ class Verdict:
     kept: bool
 
 
-def verdict(sets: Sequence[Floats], *, seed: int) -> Verdict:
+def judge_gains(sets: Sequence[Floats], *, seed: int) -> Verdict:
     """Judge a stage by the gains of its dev queries.
 
     :param sets: for each dev set ``[q]`` gain of each query; each set weighs alike, empty ones not at all.
     :return: the verdict; no gain at all is a no.
     """
-    found = [gains for gains in sets if len(gains)]
-    if not found:
+    filled = [gains for gains in sets if len(gains)]
+    if not filled:
         return Verdict(bootstrap_mean(np.zeros(0)), math.inf, False)
-    errors = [float(g.std(ddof=1) / np.sqrt(len(g))) if len(g) > 1 else math.inf for g in found]
-    if len(found) == 1:
-        return Verdict(bootstrap_mean(found[0], seed=seed), errors[0], bool(found[0].mean() > errors[0]))
-    weight = np.concatenate([np.full(len(g), 1 / (len(found) * len(g))) for g in found])
-    gain = bootstrap_ratio(np.concatenate(found) * weight, weight, seed=seed)
-    error = math.sqrt(sum(e * e for e in errors)) / len(found)
+    errors = [float(g.std(ddof=1) / np.sqrt(len(g))) if len(g) > 1 else math.inf for g in filled]
+    if len(filled) == 1:
+        return Verdict(bootstrap_mean(filled[0], seed=seed), errors[0], bool(filled[0].mean() > errors[0]))
+    weight = np.concatenate([np.full(len(g), 1 / (len(filled) * len(g))) for g in filled])
+    gain = bootstrap_ratio(np.concatenate(filled) * weight, weight, seed=seed)
+    error = math.sqrt(sum(e * e for e in errors)) / len(filled)
     return Verdict(gain, error, bool(gain.mean > error))

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Container
 
 from trainer.config import Config
-from trainer.data.splits import Retrieved, set_aside, without_items
+from trainer.data.splits import Retrieved, choose_calibration_items, leave_out_items
 from trainer.ood.calibration import least_pairs
 from trainer.training_data.run_data import RunData, can_learn_from, count_pairs, sample_queries
 
@@ -24,9 +24,10 @@ def set_items_aside(
 ) -> RunData:
     """Leave some judged items out of everything, to calibrate on; where that does not help, all is as it was."""
     used = used | {item_id for query in data.train for item_id in query.item_ids}
-    apart = set_aside(data.familiar, used, pairs=round(MADE_PAIRS / config.ood.alpha) - count_pairs(data.traffic))
+    missing = round(MADE_PAIRS / config.ood.alpha) - count_pairs(data.traffic)
+    apart = choose_calibration_items(data.familiar, used, pairs=missing)
     traffic, familiar = retrieve(used - apart)
-    train, dev, new, ood_dev = (without_items(q, apart) for q in (data.train, data.dev, data.new, data.ood_dev))
+    train, dev, new, ood_dev = (leave_out_items(q, apart) for q in (data.train, data.dev, data.new, data.ood_dev))
     if count_pairs(traffic) < least_pairs(config.ood.alpha) or not dev or not can_learn_from(train):
         return data
     pool = [dataclasses.replace(q, item_ids=tuple(i for i in q.item_ids if i not in apart)) for q in data.pool]

@@ -51,12 +51,12 @@ class Features:
         :param layers: ``last`` or ``average``.
         :return: ``[n, h]`` of unit length.
         """
-        known = self._halves.setdefault(layers, {})
-        if fresh := [text for text in dict.fromkeys(texts) if text not in known]:
+        encoded = self._halves.setdefault(layers, {})
+        if fresh := [text for text in dict.fromkeys(texts) if text not in encoded]:
             with on(self.model, self.device):
-                known.update(zip(fresh, self.model.pooled(fresh, layers=layers, advance=self.advance), strict=True))
+                encoded.update(zip(fresh, self.model.pooled(fresh, layers=layers, advance=self.advance), strict=True))
         width = int(self.model.encoder.config.hidden_size)
-        return torch.stack([known[text] for text in texts]) if texts else torch.zeros(0, width)
+        return torch.stack([encoded[text] for text in texts]) if texts else torch.zeros(0, width)
 
     def tables(self, pairs: Pairs, *, layers: str = LAST) -> tuple[tuple[Tensor, ...], Tensor]:
         """Distinct halves of some pairs, for what does not read how their tokens meet.
@@ -75,7 +75,7 @@ class Features:
         """Drop everything: the encoder has changed."""
         self._tables, self._halves = {}, {}
 
-    def saved(self) -> Callable[[], None]:
+    def remember(self) -> Callable[[], None]:
         """Remember what is encoded now.
 
         :return: a function that brings it back, for an encoder that was rolled back.

@@ -32,7 +32,7 @@ class Together:
         :param queries: numbers from 0 on.
         """
         border = self.first.n_queries
-        return joined(
+        return join_batches(
             self.first.batch([query for query in queries if query < border], epoch),
             self.second.batch([query - border for query in queries if query >= border], epoch),
         )
@@ -68,7 +68,7 @@ class Replayed:
             draw = random.Random(f"{self.seed}/replay/{epoch}").sample(range(self.old.n_queries), self.drawn)
             self._order = (epoch, draw)
         border = self.new.n_queries
-        return joined(
+        return join_batches(
             self.new.batch([query for query in queries if query < border], epoch),
             self.old.batch([self._order[1][query - border] for query in queries if query >= border], epoch),
         )
@@ -96,15 +96,15 @@ class Taught:
         """
         batch = self.source.batch(queries, epoch)
         pairs = zip(batch.queries, batch.items, strict=True)
-        told = [self.scores.get(query, {}).get(item, math.nan) for query, item in pairs]
-        return dataclasses.replace(batch, teacher=torch.tensor(told, dtype=torch.float32))
+        scores = [self.scores.get(query, {}).get(item, math.nan) for query, item in pairs]
+        return dataclasses.replace(batch, teacher=torch.tensor(scores, dtype=torch.float32))
 
 
-def joined(one: Batch, two: Batch) -> Batch:
+def join_batches(first: Batch, second: Batch) -> Batch:
     """Put the pairs of one batch after those of another; their queries stay apart."""
-    offset = int(one.query_index.max()) + 1 if len(one.query_index) else 0
+    offset = int(first.query_index.max()) + 1 if len(first.query_index) else 0
     return Batch(
-        [*one.queries, *two.queries], [*one.items, *two.items],
-        torch.cat([one.query_index, two.query_index + offset]), torch.cat([one.grades, two.grades]),
-        torch.cat([one.teacher, two.teacher]), [*one.groups, *two.groups],
+        [*first.queries, *second.queries], [*first.items, *second.items],
+        torch.cat([first.query_index, second.query_index + offset]), torch.cat([first.grades, second.grades]),
+        torch.cat([first.teacher, second.teacher]), [*first.groups, *second.groups],
     )  # fmt: skip

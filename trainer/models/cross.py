@@ -56,7 +56,6 @@ class CrossEncoder(JointReader):
     def from_base(cls, config: Config, head: str) -> CrossEncoder:
         """Start from the encoder that ``[model] base`` names.
 
-        :return: the untrained model, in evaluation mode.
         :raises DarlError: when there is no such encoder, or it has more labels than a relevance needs.
         """
         name, model = config.model.base, config.model
@@ -73,13 +72,7 @@ class CrossEncoder(JointReader):
     def forward_features(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor, *, layers: str = LAST
     ) -> PairFeatures:
-        """Encode pair sequences in one pass.
-
-        :param input_ids: ``[n, s]`` int64.
-        :param attention_mask: ``[n, s]`` int64.
-        :param token_type_ids: ``[n, s]`` int64, 1 from the item's first token on.
-        :param layers: ``average``: also give the averaged halves.
-        """
+        """Encode pair sequences in one pass."""
         pad = self.encoder.config.pad_token_id or 0
         # Some encoders count positions by what is not padding, and padding is 0 in every bundle.
         fed = {"input_ids": input_ids * attention_mask + pad * (1 - attention_mask), "attention_mask": attention_mask}
@@ -101,10 +94,7 @@ class CrossEncoder(JointReader):
         return PairFeatures(torch.cat([first[:, None], mean], dim=1), (F.normalize(mean, dim=1, eps=1e-9),), averaged)
 
     def encoder_parameters(self) -> list[Any]:
-        """Parameters below the head.
-
-        :return: the encoder's, its classifier included.
-        """
+        """The encoder's parameters, its classifier's included."""
         return list(self.encoder.parameters())
 
     def exporting(self) -> AbstractContextManager[None]:
@@ -121,10 +111,7 @@ class CrossEncoder(JointReader):
 
     @classmethod
     def load(cls, folder: Path) -> CrossEncoder:
-        """Read what :meth:`save` wrote.
-
-        :return: the same model, in evaluation mode.
-        """
+        """Read what :meth:`save` wrote."""
         from transformers import AutoModel, AutoModelForSequenceClassification
 
         config = json.loads((folder / "backbone.json").read_text(encoding="utf-8"))

@@ -28,6 +28,8 @@ BLOCK = 8192  # pairs whose tokens are in memory at a time
 class JointReader(nn.Module, ABC):
     """A backbone whose encoder sees query and item in one sequence.
 
+    Sequences are padded on the right; token types are 1 from the item's first token on.
+
     :param tokenizer: its tokenizer, with the pair template and truncation of the bundle.
     :param input_width: columns of what the head reads.
     """
@@ -61,29 +63,13 @@ class JointReader(nn.Module, ABC):
     def forward_features(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor, *, layers: str = LAST
     ) -> PairFeatures:
-        """Encode pair sequences in one pass.
-
-        :param input_ids: ``[n, s]`` int64.
-        :param attention_mask: ``[n, s]`` int64, ones first: padding is on the right.
-        :param token_type_ids: ``[n, s]`` int64, 1 from the item's first token on.
-        :param layers: ``average``: also give the averaged halves.
-        :return: their features, float32.
-        """
+        """Encode pair sequences in one pass."""
 
     def fit_texts(self, items: Iterable[str]) -> None:
-        """Nothing to learn from texts alone.
-
-        :param items: not read.
-        """
+        """Nothing to learn from texts alone."""
 
     def pair_features(self, queries: Sequence[str], items: Sequence[str], *, layers: str = LAST) -> PairFeatures:
-        """Encode pairs of texts.
-
-        :param queries: ``n`` queries.
-        :param items: ``n`` rendered items.
-        :param layers: ``average``: also give the averaged halves.
-        :return: their features, on the model's device; with gradient where the module trains.
-        """
+        """Encode pairs of texts."""
         return self._read(self._tokenizer.encode_batch(list(zip(queries, items, strict=True))), layers=layers)
 
     @torch.no_grad()
@@ -96,13 +82,7 @@ class JointReader(nn.Module, ABC):
         layers: str = LAST,
         advance: Callable[[int], object] = lambda n: None,
     ) -> FeatureTable:
-        """Encode many pairs without gradient, in bounded memory.
-
-        :param pairs: ``[n, 2]`` int64, rows of ``queries`` and ``items``.
-        :param layers: ``average``: also give the averaged halves.
-        :param advance: called with the number of pairs just encoded.
-        :return: the features, on the CPU.
-        """
+        """Encode many pairs without gradient, in bounded memory."""
         head_input, embedding = torch.zeros(len(pairs), self.head.shift.shape[0]), torch.zeros(len(pairs), self.width)
         averaged = tuple(torch.zeros_like(embedding) for _ in range(layers == AVERAGE))
         for start in range(0, len(pairs), BLOCK):
@@ -120,10 +100,6 @@ class JointReader(nn.Module, ABC):
     ) -> Tensor:
         """Refused: there is no half to encode alone.
 
-        :param texts: not read.
-        :param layers: not read.
-        :param advance: not called.
-        :return: never.
         :raises UsageError: always.
         """
         raise UsageError("this backbone reads query and item together", todo="use features of pairs")
@@ -152,10 +128,7 @@ class JointReader(nn.Module, ABC):
         )
 
     def tokenizer(self) -> Tokenizer:
-        """The pair tokenizer that goes into the bundle.
-
-        :return: the tokenizer, which truncates and does not pad.
-        """
+        """The pair tokenizer that goes into the bundle."""
         return self._tokenizer
 
 

@@ -101,13 +101,7 @@ class LlmReranker(JointReader):
     def forward_features(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor, *, layers: str = LAST
     ) -> PairFeatures:
-        """Encode pair sequences in one pass.
-
-        :param input_ids: ``[n, s]`` int64.
-        :param attention_mask: ``[n, s]`` int64, ones first: padding is on the right.
-        :param token_type_ids: ``[n, s]`` int64, not read.
-        :param layers: ``average``: also give the averaged halves.
-        """
+        """Encode pair sequences in one pass."""
         mask = _causal_mask(input_ids) if self._explicit_mask else None
         out = self.encoder(
             input_ids=input_ids, attention_mask=mask, use_cache=False, output_hidden_states=layers == AVERAGE
@@ -132,11 +126,6 @@ class LlmReranker(JointReader):
         """Encode many pairs without gradient, in float32 and bounded memory.
 
         Head and OOD calibration are fitted on these, and the graph that they go into computes in float32.
-
-        :param pairs: ``[n, 2]`` int64, rows of ``queries`` and ``items``.
-        :param layers: ``average``: also give the averaged halves.
-        :param advance: called with the number of pairs just encoded.
-        :return: the features, on the CPU.
         """
         with self._exact():
             return super().feature_table(queries, items, pairs, layers=layers, advance=advance)
@@ -218,10 +207,7 @@ class LlmReranker(JointReader):
 
     @classmethod
     def load(cls, folder: Path) -> LlmReranker:
-        """Read what :meth:`save` wrote.
-
-        :return: the same model with new adapters that add nothing yet, in evaluation mode.
-        """
+        """Read what :meth:`save` wrote, with new adapters that add nothing yet."""
         from transformers import AutoModel
 
         facts = json.loads((folder / "backbone.json").read_text(encoding="utf-8"))

@@ -195,13 +195,7 @@ class SplitReranker(nn.Module):
     def forward_features(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor, *, layers: str = LAST
     ) -> PairFeatures:
-        """Encode pair sequences in one pass, each half seeing itself only.
-
-        :param input_ids: ``[n, s]`` int64.
-        :param attention_mask: ``[n, s]`` int64.
-        :param token_type_ids: ``[n, s]`` int64, 0 for the query half and 1 for the item half.
-        :param layers: ``average``: also give the averaged halves.
-        """
+        """Encode pair sequences in one pass, each half seeing itself only."""
         item_part = token_type_ids * attention_mask
         query_part = attention_mask - item_part
         # token_type_ids 0, 0, …, 1, 1, …: the item's positions start where the query's tokens end.
@@ -219,13 +213,7 @@ class SplitReranker(nn.Module):
         return PairFeatures(head_input, (query, item), averaged)
 
     def pair_features(self, queries: Sequence[str], items: Sequence[str], *, layers: str = LAST) -> PairFeatures:
-        """Encode pairs of texts, each distinct text once.
-
-        :param queries: ``n`` queries.
-        :param items: ``n`` rendered items.
-        :param layers: ``average``: also give the averaged halves.
-        :return: their features; with gradient where the module trains.
-        """
+        """Encode pairs of texts, each distinct text once."""
         sides, averaged = [], []
         for texts in (queries, items):
             distinct = list(dict.fromkeys(texts))
@@ -256,10 +244,6 @@ class SplitReranker(nn.Module):
         """Encode many pairs without gradient, each distinct text once, in bounded memory.
 
         Queries' states are kept; items pass by in chunks.
-
-        :param pairs: ``[n, 2]`` int64, rows of ``queries`` and ``items``.
-        :param layers: ``average``: also give the averaged halves.
-        :param advance: called with the number of texts just encoded.
         """
         head_input = torch.zeros(len(pairs), INPUT_WIDTH)
         query_states, query_pooled, query_mean = self._encode_texts(queries, advance, layers)
@@ -292,13 +276,7 @@ class SplitReranker(nn.Module):
     def pooled(
         self, texts: Sequence[str], *, layers: str = LAST, advance: Callable[[int], object] = lambda n: None
     ) -> Tensor:
-        """Encode halves alone, for what needs no token similarities.
-
-        :param texts: queries or rendered items.
-        :param layers: which are pooled: the ``last`` or their ``average``.
-        :param advance: called with the number of texts just encoded.
-        :return: ``[n, h]`` of unit length.
-        """
+        """Encode halves alone, for what needs no token similarities."""
         parts = [torch.zeros(0, self.encoder.config.hidden_size)]
         for begin in range(0, len(texts), CHUNK):
             _, last, mean = self._encode_texts(texts[begin : begin + CHUNK], advance, layers)
@@ -348,10 +326,7 @@ class SplitReranker(nn.Module):
         return list(self.encoder.parameters())
 
     def tokenizer(self) -> Tokenizer:
-        """The pair tokenizer that goes into the bundle.
-
-        :return: the tokenizer, which truncates and does not pad.
-        """
+        """The pair tokenizer that goes into the bundle."""
         return self._tokenizer
 
     def exporting(self) -> AbstractContextManager[None]:
@@ -372,10 +347,7 @@ class SplitReranker(nn.Module):
 
     @classmethod
     def load(cls, folder: Path) -> SplitReranker:
-        """Read what :meth:`save` wrote.
-
-        :return: the same model, in evaluation mode.
-        """
+        """Read what :meth:`save` wrote."""
         from transformers import AutoConfig, AutoModel
 
         config = json.loads((folder / "backbone.json").read_text(encoding="utf-8"))

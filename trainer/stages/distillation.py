@@ -112,12 +112,7 @@ class DistilledLoss:
         return torch.tensor([totals.pairs, totals.queries, queries, float(len(judged))])
 
     def __call__(self, model: Any, batch: Batch, whole: Tensor, *, share: float = 1.0) -> Tensor:
-        """Contribution of some queries to the loss of the batch that holds them.
-
-        :param model: the backbone, training.
-        :param whole: ``[4]`` counts of the whole batch.
-        :return: ``[]`` float.
-        """
+        """Contribution of some queries to the loss of the batch that holds them."""
         head = model.head
         head_input = model.pair_features(batch.queries, batch.items).head_input
         grades, query_index, teacher = (
@@ -159,7 +154,9 @@ def _source(context: Context, asks: Sequence[TeacherRequest], answers: Sequence[
     return Taught(source, key_by_text(asks, answers, config.distill.normalise, where=config.distill.teacher))
 
 
-def key_by_text(asks: Sequence[TeacherRequest], answers: Sequence[Sequence[float | None]], how: str, *, where: str) -> Scores:
+def key_by_text(
+    asks: Sequence[TeacherRequest], answers: Sequence[Sequence[float | None]], how: str, *, where: str
+) -> Scores:
     """Normalise scores query by query and key them by what the student sees: the texts.
 
     :param answers: scores of each query's items.

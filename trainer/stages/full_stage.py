@@ -54,12 +54,7 @@ class GradedLoss:
         return torch.tensor([totals.pairs, totals.queries])
 
     def __call__(self, model: Any, batch: Batch, whole: Tensor, *, share: float = 1.0) -> Tensor:
-        """Contribution of some queries to the loss of the batch that holds them.
-
-        :param model: the backbone, training.
-        :param whole: ``[2]`` counts of the whole batch.
-        :return: ``[]`` float.
-        """
+        """Contribution of some queries to the loss of the batch that holds them."""
         head_input = model.pair_features(batch.queries, batch.items).head_input
         grades, query_index = (t.to(head_input.device) for t in (batch.grades, batch.query_index))
         totals = Totals(*whole.tolist())

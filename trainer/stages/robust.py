@@ -195,12 +195,7 @@ class GroupDroLoss:
         return torch.tensor([*(t.pairs for t in totals), *(t.queries for t in totals), *queries])
 
     def __call__(self, model: Any, batch: Batch, whole: Tensor, *, share: float = 1.0) -> Tensor:
-        """Contribution of some queries to the loss of the batch that holds them.
-
-        :param model: the backbone, training.
-        :param whole: ``[3 g]`` counts of the whole batch.
-        :return: ``[]`` float.
-        """
+        """Contribution of some queries to the loss of the batch that holds them."""
         pairs, comparable, queries = whole.detach().cpu().double().chunk(3)
         head_input = model.pair_features(batch.queries, batch.items).head_input
         drawn = queries / queries.sum().clamp_min(1.0) / self.groups.share
@@ -225,17 +220,11 @@ class GroupDroLoss:
         self._seen = torch.zeros_like(self._seen)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What a resumed run needs.
-
-        :return: tensors by name.
-        """
+        """What a resumed run needs."""
         return {"weights": self.weights.clone()}
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Put back what :meth:`state_dict` gave.
-
-        :param state_dict: tensors by name.
-        """
+        """Put back what :meth:`state_dict` gave."""
         self.weights = state_dict["weights"].clone()
 
     def _rows(self, batch: Batch) -> list[Tensor]:

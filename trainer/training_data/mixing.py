@@ -27,10 +27,7 @@ class Together:
         return self.first.n_queries + self.second.n_queries
 
     def batch(self, queries: Sequence[int], epoch: int) -> Batch:
-        """Draw the items of some queries.
-
-        :param queries: numbers from 0 on.
-        """
+        """Draw the items of some queries."""
         border = self.first.n_queries
         return join_batches(
             self.first.batch([query for query in queries if query < border], epoch),
@@ -59,11 +56,7 @@ class Replayed:
         return self.new.n_queries + self.drawn
 
     def batch(self, queries: Sequence[int], epoch: int) -> Batch:
-        """Draw the items of some queries.
-
-        :param queries: numbers from 0 on.
-        :param epoch: which old queries there are depends on it.
-        """
+        """Draw the items of some queries."""
         if self._order[0] != epoch:
             draw = random.Random(f"{self.seed}/replay/{epoch}").sample(range(self.old.n_queries), self.drawn)
             self._order = (epoch, draw)
@@ -89,11 +82,7 @@ class Taught:
         return self.source.n_queries
 
     def batch(self, queries: Sequence[int], epoch: int) -> Batch:
-        """Draw the items of some queries.
-
-        :param queries: numbers from 0 on.
-        :return: their pairs, with the teacher's scores.
-        """
+        """Draw the items of some queries."""
         batch = self.source.batch(queries, epoch)
         pairs = zip(batch.queries, batch.items, strict=True)
         scores = [self.scores.get(query, {}).get(item, math.nan) for query, item in pairs]

@@ -64,10 +64,7 @@ class JudgedSource:
         return len(self.queries)
 
     def batch(self, queries: Sequence[int], epoch: int) -> Batch:
-        """Read the items of some queries.
-
-        :param queries: numbers from 0 on.
-        """
+        """Read the items of some queries."""
         drawn = [
             (number, query, place)
             for number in queries

@@ -30,7 +30,6 @@ class Bm25Hit:
 class Bm25Index:
     """Items by their words.
 
-    :param items: id and text of each.
     :param on_disk: keep them in a temporary file of SQLite's own instead of in memory.
     """
 

@@ -27,7 +27,6 @@ class ItemTemplate:
     """Which fields of an item the model reads, in which order.
 
     :param fields: fields in order; ``"cover"`` renders as ``cover: …``, and ``"=name"`` without a label.
-    :param id_field: field that identifies an item.
     :param slice_field: field that names the part of traffic an item belongs to, if any.
     """
 
@@ -150,10 +149,7 @@ def clean(text: str) -> str:
 
 
 class ItemRenderer:
-    """Template, tokenizer and item cap of a bundle: what fills ``darl_text``.
-
-    :param item_cap: most tokens of an item.
-    """
+    """Template, tokenizer and item cap of a bundle: what fills ``darl_text``."""
 
     def __init__(self, template: ItemTemplate, tokenizer: Tokenizer, item_cap: int) -> None:
         self.template, self.item_cap = template, item_cap

@@ -275,7 +275,6 @@ def parse_config(data: Mapping[str, Any], *, where: str) -> Config:
     """Build a configuration from parsed TOML or JSON.
 
     :param data: tables by name.
-    :param where: path to name in an error.
     """
     config = Config.read(data, where)
     try:

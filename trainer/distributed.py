@@ -116,7 +116,6 @@ def total(tensor: Tensor) -> Tensor:
 def gather(value: T) -> list[T]:
     """Show the first process what each one has.
 
-    :param value: anything that can be pickled.
     :return: every process's value in the first process, in order; in the others nothing.
     :raises PeerLost: when a process is gone.
     """
@@ -131,7 +130,6 @@ def gather(value: T) -> list[T]:
 def main_first(work: Callable[[], T]) -> T:
     """Have the first process do something before the others do it, such as build a file that all read.
 
-    :return: what it gave in this process.
     :raises PeerLost: in the others, when the first one failed.
     """
     if not _together():

@@ -58,7 +58,6 @@ class Registry(Generic[T]):
     ) -> Callable[[T], T]:
         """Register what is decorated.
 
-        :return: a decorator that returns its argument.
         :raises ValueError: when the name is taken.
         """
 

@@ -30,7 +30,6 @@ class Trained:
     """A finished run, loaded.
 
     :param model: the trained backbone, in evaluation mode.
-    :param data: counts and digests of what it read.
     """
 
     folder: Path
@@ -44,9 +43,7 @@ class Trained:
 def open_folder(folder: Path, config: Config, data: dict[str, Any], base: Path, *, fresh: bool) -> None:
     """Write what the run is, or compare with what it was.
 
-    :param data: counts and digests of what it reads.
     :param base: folder that the configuration's paths are relative to.
-    :param fresh: drop the run that the folder holds.
     :raises InputError: when the folder holds a run of another configuration or other data.
     """
     if fresh and (folder / CONFIG).is_file() and (folder / DATA).is_file():  # else config.json may be anybody's
@@ -88,10 +85,7 @@ def read_stage(place: Path) -> dict[str, Any] | None:
 
 
 def write_stage(place: Path, outcome: dict[str, Any], model: Any) -> None:
-    """Write a finished stage's weights, where they stay, and then what became of it; its own checkpoints go.
-
-    :param place: folder of its own checkpoints.
-    """
+    """Write a finished stage's weights, where they stay, and then what became of it; its own checkpoints go."""
     place.parent.mkdir(parents=True, exist_ok=True)
     if outcome["kept"]:
         with new_file(weights_path(place), fixed_name=True) as work:

@@ -50,7 +50,6 @@ def export(run: Path, data: Path | None, out: Path | None, *, int8: bool = True,
     """Export a run with progress on the terminal.
 
     :param data: folder the configuration's paths are relative to.
-    :param int8: also write the quantised graph.
     """
     run_folder = load("trainer.run_folder", "train")
     from trainer.export import export_run

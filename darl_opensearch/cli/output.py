@@ -28,7 +28,6 @@ def emit(result: dict[str, Any], *, as_json: bool, text: str) -> None:
     """Print a command's result.
 
     :param result: what ``--json`` prints.
-    :param as_json: whether it was asked for.
     """
     click.echo(json.dumps(result, ensure_ascii=False, allow_nan=False) if as_json else text)
 
@@ -87,7 +86,6 @@ def progress_line(what: str, *, total: int | None = None, visible: bool = True) 
     """Show a :func:`progress` bar of one line.
 
     :param total: of how much; None: nobody knows yet.
-    :param visible: whether the line is shown at all.
     """
     with progress() as bar:
         yield Line(bar, bar.add_task(what, total=total, visible=visible))

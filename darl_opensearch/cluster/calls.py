@@ -41,7 +41,6 @@ class Call:
 class Cluster:
     """A cluster as the commands see it: reads are always made, writes are only listed in a dry run.
 
-    :param dry_run: list the writes and send none.
     :param calls: the writes so far, in order.
     """
 
@@ -53,7 +52,6 @@ class Cluster:
     def open(cls, options: ClusterOptions, *, dry_run: bool = False, **settings: Any) -> Cluster:
         """Connect.
 
-        :param dry_run: list the writes and send none.
         :param **settings: further arguments of ``OpenSearch``.
         :return: the cluster; nothing was sent yet.
         """

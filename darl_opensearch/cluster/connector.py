@@ -74,10 +74,7 @@ def create_connector(cluster: Cluster, bundle: Bundle, scorer: ScorerAddress) ->
 
 
 def remove_orphans(cluster: Cluster, bundle: Bundle, models: list[FoundModel]) -> None:
-    """Delete connectors of this name that no model uses: what an interrupted run left.
-
-    :param models: the remote models of this name.
-    """
+    """Delete connectors of this name that no model uses: what an interrupted run left."""
     body = render_body("find_connector.json", name=connector_name(bundle.card))
     answer = cluster.read("POST", "/_plugins/_ml/connectors/_search", body, absent={})
     used = {model.connector_id for model in models}

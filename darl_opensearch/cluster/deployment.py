@@ -53,15 +53,9 @@ class NoCluster:
     """No cluster: whoever scores reads the path of the serving bundle from ``current.json``."""
 
     def register(self, bundle: Bundle) -> Mapping[str, Any]:
-        """Do nothing.
-
-        :return: that there is no cluster.
-        """
+        """Do nothing."""
         return {"cluster": None, "sha256": bundle.identity}
 
     def release(self, bundle: Bundle, *, cycle: str, gate: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Do nothing: the cycle itself points to the bundle.
-
-        :return: that there is no cluster.
-        """
+        """Do nothing: the cycle itself points to the bundle."""
         return {"cluster": None, "sha256": bundle.identity, "cycle": cycle}

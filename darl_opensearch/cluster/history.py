@@ -38,10 +38,7 @@ _DESCRIPTION = re.compile(r"DaRL (\S+) (\S+) \((local|connector)\)")
 
 @dataclass(frozen=True)
 class Served:
-    """A version of a bundle, as it serves or served.
-
-    :param model_id: the model in ML Commons.
-    """
+    """A version of a bundle, as it serves or served."""
 
     name: str
     version: str
@@ -69,7 +66,6 @@ class Served:
         """Whether somebody means this version.
 
         :param words: a version, or ``name:version``.
-        :return: whether that is this one.
         """
         return words in (self.version, f"{self.name}:{self.version}")
 
@@ -81,14 +77,11 @@ class Event:
     :param number: its place in the pipeline's history, from 1.
     :param state: ``switching`` until the pipelines are in place.
     :param started: ISO 8601 time in UTC.
-    :param to: the version that was to serve.
     :param came_from: the version that served; None where there was no pipeline.
     :param before: the pipelines that were there, by name.
     :param after: the pipelines that were to be there, by name.
     :param finished: ISO 8601 time in UTC, once it is no longer switching.
     :param note: why, in words.
-    :param cycle: the cycle that it was part of.
-    :param seq_no: of the document as it was read.
     """
 
     pipeline: str
@@ -130,10 +123,7 @@ class Event:
 
     @classmethod
     def of_hit(cls, hit: Mapping[str, Any]) -> Event:
-        """Read a document.
-
-        :param hit: as a search returns it.
-        """
+        """Read a document."""
         source = hit["_source"]
         return cls(
             pipeline=source["pipeline"], number=source["number"], kind=source["event"], state=source["state"],
@@ -147,10 +137,7 @@ class Event:
 
 @dataclass(frozen=True)
 class History:
-    """The events of one pipeline.
-
-    :param index: the index that holds them.
-    """
+    """The events of one pipeline."""
 
     cluster: Cluster
     pipeline: str
@@ -180,9 +167,7 @@ class History:
         """Write the next event; refused when another command was faster.
 
         :param last: number of the newest event that was read, 0 where there was none.
-        :param to: the version that is to serve.
         :param **fields: further fields of :class:`Event`.
-        :return: the event as it was written.
         :raises ClusterError: when there is an event of this number already.
         """
         self._ensure_index()
@@ -197,9 +182,7 @@ class History:
         """Say how an event ended.
 
         :param event: as it was read or written.
-        :param state: its state from now on.
         :param **fields: fields of :class:`Event` that change with it.
-        :return: the event as it is now.
         :raises ClusterError: when another command has changed it since.
         """
         changed = dataclasses.replace(event, state=state, finished=utc_now(), **fields)

@@ -40,7 +40,6 @@ class FailedItem:
 class LoadReport:
     """What was loaded.
 
-    :param created: whether it was made new.
     :param failed: the first of those it did not take.
     """
 
@@ -109,7 +108,6 @@ def load_items(
     :param bundle: the bundle, or its folder.
     :param items: JSONL, one item a line; ``.gz`` is unpacked.
     :param index: the index; made when it is not there.
-    :param shards: primary shards of a new index.
     :param on_item: told now and then how many items are done, and of how many.
     :return: what was loaded; see :meth:`LoadReport.check`.
     """

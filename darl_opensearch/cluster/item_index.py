@@ -17,7 +17,6 @@ ItemSearch = Callable[[str, int], Sequence[str]]
 def open_first_stage(options: ClusterOptions, index: str) -> Iterator[ItemSearch]:
     """Search an index as it is: no search pipeline reranks what is asked for here.
 
-    :param options: how to reach the cluster.
     :yields: a function of a query and a number of hits that answers item ids, best first.
     """
     cluster = Cluster.open(options)

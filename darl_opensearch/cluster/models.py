@@ -59,10 +59,7 @@ def local_name(card: Card) -> str:
 
 
 def connector_name(card: Card) -> str:
-    """Name the connector, and the remote model, of a bundle.
-
-    :return: a name that no in-cluster model has.
-    """
+    """Name the connector, and the remote model, of a bundle."""
     return f"{card.name}:{card.version} (connector)"
 
 

@@ -16,13 +16,10 @@ class Release:
     """What was done, by a release or a rollback.
 
     :param event: ``release`` or ``rollback``.
-    :param served: the version that serves now.
     :param came_from: the one that served before; None where there was none.
     :param number: place in the pipeline's history; None where nothing was to be done.
-    :param pipelines: what was done about each pipeline.
     :param deviation: largest difference of the model's answers from the bundle's own; None where not compared.
     :param probe: the search through the new pipeline, if one was asked for.
-    :param settings: cluster settings that were changed.
     """
 
     event: str

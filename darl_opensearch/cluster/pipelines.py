@@ -30,7 +30,6 @@ class PipelineOptions:
 
     :param name: its name; the plain variant has ``-plain`` after it.
     :param max_k: most pairs scored, unless more hits were asked for; 50 in the cluster, 200 by connector.
-    :param oversample: candidates fetched for each hit asked for.
     :param query_path: where in the search body the query's text is, such as
         ``query.match.darl_text.query``; by default ``ext.ml_inference.query_text``.
     :param with_query_id: pass ``query_id`` and ``slice`` of ``ext.ml_inference`` on: clients must send them.
@@ -124,10 +123,7 @@ def check_ours(cluster: Cluster, options: PipelineOptions) -> None:
 
 
 def put_pipelines(cluster: Cluster, bodies: Mapping[str, Mapping[str, Any]]) -> dict[str, Change]:
-    """Write the pipelines that differ from what is there.
-
-    :return: what was done about each.
-    """
+    """Write the pipelines that differ from what is there."""
     changes: dict[str, Change] = {}
     for name, body in bodies.items():
         there = fetch_pipeline(cluster, name)
@@ -182,8 +178,6 @@ class PipelineShape:
 
     :param query_path: where it takes the query's text from, below the search body.
     :param needs_ids: whether a request without ``query_id`` and ``slice`` would not be reranked.
-    :param oversample: candidates fetched for each hit asked for.
-    :param fields: hit fields that it writes.
     """
 
     mode: Mode

@@ -61,10 +61,7 @@ def preflight(
 ) -> Preflight:
     """Check version, plugins and settings; change settings only when told to.
 
-    :param mode: where the model will run.
-    :param scorer_url: where the connector will point.
     :param apply_settings: set what must be set, persistently; lists are added to.
-    :return: what was found and changed.
     :raises ClusterError: when something is missing; it says what, and what to do.
     """
     identity = cluster.identify()

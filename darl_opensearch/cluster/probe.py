@@ -84,7 +84,6 @@ def probe_search(cluster: Cluster, bundle: Bundle, mode: Mode, model_id: str, in
 def check_answers(cluster: Cluster, mode: Mode, model_id: str, body: Mapping[str, Any], *, name: str) -> None:
     """See that a model answers what its pipeline reads, where its bundle is not at hand.
 
-    :param body: the graded pipeline that names it.
     :param name: of the pipeline, for messages.
     :raises ProbeFailed: when it does not answer, or not with grades that are probabilities.
     """

@@ -61,8 +61,6 @@ class Registration:
 
     :param reused: whether it was there already, so that nothing was uploaded.
     :param deviation: largest difference from the bundle's own answers; None where it was not compared.
-    :param pipelines: what was done about each search pipeline.
-    :param settings: the cluster settings that were changed.
     """
 
     name: str

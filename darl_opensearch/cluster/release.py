@@ -50,7 +50,6 @@ class ReleaseOptions:
     :param index: an index of items to search through the new pipeline before it is in place.
     :param gate: what ``darl gate`` said of this bundle, as JSON; a no refuses the release.
     :param note: why, in words.
-    :param cycle: the cycle that it is part of.
     :param who: who releases; user and host by default.
     :param apply_settings: change cluster settings that stand in the way.
     :param deploy_timeout: most seconds to wait for the model to be loaded.

@@ -21,7 +21,6 @@ class RollbackOptions:
 
     :param to: the version to go back to, or ``name:version``; None: the one before the one that serves.
     :param note: why, in words.
-    :param cycle: the cycle that it is part of.
     :param who: who rolls back; user and host by default.
     :param deploy_timeout: most seconds to wait for the model to be loaded again.
     """

@@ -44,7 +44,6 @@ def read_now(cluster: Cluster, name: str) -> Now:
 def switch(cluster: Cluster, after: Bodies) -> dict[str, Change]:
     """Put pipelines in place, one request each, and see that they are.
 
-    :return: what was done about each.
     :raises ClusterError: when one is not what was sent.
     """
     changes = pipelines.put_pipelines(cluster, after)
@@ -150,7 +149,6 @@ class ReleaseRefused(GateRefused):
 def refuse(history: History, error: DarlError, kind: Kind, to: Served, now: Now, **fields: Any) -> ReleaseRefused:
     """Write a refusal into the history, and make the error to raise.
 
-    :param to: the version that was to serve.
     :param **fields: further fields of the event: note, cycle, gate, who.
     :return: the error; where the cluster does not take the event, it is raised all the same.
     """

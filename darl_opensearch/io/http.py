@@ -66,9 +66,7 @@ class HttpClient:
     """A client that any number of threads may use. It follows no redirect: token and signature would go along.
 
     :param timeout_s: most seconds of a whole request: name, connection, headers and body.
-    :param headers: sent with every request.
     :param most_bytes: bound on a body; 0: bodies are not read.
-    :param connections: connections kept open.
     :param proxies: use those that the environment names (``HTTPS_PROXY``, ``NO_PROXY`` …).
     """
 
@@ -189,7 +187,6 @@ def retry(
 ) -> T:  # fmt: skip
     """Call until it does not raise :class:`TryAgain`, or raise the last of those.
 
-    :param retries: calls after the first.
     :param wait: waits for so many seconds; None: sleeps.
     """
     failures = 0

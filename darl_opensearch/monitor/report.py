@@ -36,9 +36,6 @@ class QueryReport:
     """One query.
 
     :param query: its text, as last seen.
-    :param candidates: pairs scored for it.
-    :param share_ood: share of OOD pairs among them.
-    :param max_ood_distance: highest detector distance among them.
     """
 
     query: str
@@ -53,11 +50,8 @@ class ModelReport:
     """One model version; versions are never mixed.
 
     :param alpha: expected share of OOD pairs in traffic like the calibration's.
-    :param first: time of the first request.
-    :param last: time of the last request.
     :param share_ood: share of OOD pairs, from the exact counts of the requests.
     :param share_ood_weighted: the same, estimated from logged pairs by ``weight``; differs when pairs were lost.
-    :param latency_ms: median time a ranking took.
     :param slices: by share, highest first.
     :param strangest: queries by share OOD, then by distance, highest first.
     """

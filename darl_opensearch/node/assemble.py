@@ -23,7 +23,6 @@ def assemble(layout: Layout, manifest: Manifest, jdk: Jdk, report: Report = sile
 
     Killed at any point, it goes on from the last whole download when it is called again.
 
-    :param manifest: what to make it of.
     :return: the folder with ``opensearch/`` and ``natives/``.
     :raises DarlError: when a download or the installer fails.
     """

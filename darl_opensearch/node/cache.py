@@ -109,8 +109,6 @@ def make_folder(folder: Path) -> Path:
 def locked(path: Path, report: Report = silent, *, wait_s: float = 1800.0) -> Iterator[None]:
     """Hold a lock of the cache.
 
-    :param report: told once when another process holds it.
-    :param wait_s: how long to wait for that process.
     :raises DarlError: when the wait was in vain.
     """
     make_folder(path.parent)

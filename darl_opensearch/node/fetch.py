@@ -31,7 +31,6 @@ def find_mvn() -> str:
 def fetch(artifact: Artifact, manifest: Manifest, layout: Layout, jdk: Jdk, report: Report = silent) -> Path:
     """Bring one artifact into the cache's downloads, unless it is there already and whole.
 
-    :param manifest: the list it is in.
     :param layout: the cache; the caller holds its assembly lock.
     :param jdk: runs Maven where there is no other Java.
     :param report: told what is fetched, and what is thrown away.

@@ -29,7 +29,6 @@ class Record:
 
     :param pid: its process, which is also its process group.
     :param start: when that process started; a later one of the same number has another.
-    :param mark: part of its command line.
     :param container: Docker's id of it, empty otherwise.
     :param user: who it was started as, empty for the user who started it.
     :param owner_pid: the test process that it must not outlive, 0 for none.
@@ -60,10 +59,7 @@ class Record:
         return not seen.command or self.mark in seen.command
 
     def orphaned(self) -> bool:
-        """Tell whether the test process that owns it is gone.
-
-        :return: False for a node that nobody owns.
-        """
+        """Tell whether the test process that owns it is gone."""
         if not self.owner_pid:
             return False
         owner = process.look(self.owner_pid)
@@ -113,12 +109,7 @@ def write_record(folder: Path, record: Record) -> None:
 
 
 def prepare(layout: Layout, spec: NodeSpec, manifest: Manifest, account: Account | None, transport_port: int) -> Path:
-    """Make or renew the folders and the configuration of a node; its data stays.
-
-    :param manifest: of what it is made.
-    :param account: who will own what it writes.
-    :param transport_port: its port for other nodes.
-    """
+    """Make or renew the folders and the configuration of a node; its data stays."""
     folder, dist = make_folder(layout.instance(spec.port)), layout.dist(manifest)
     data, logs = folder / "data", folder / "logs"
     shutil.rmtree(folder / "tmp", ignore_errors=True)
@@ -147,8 +138,6 @@ def start_java(
 ) -> Record:
     """Start a prepared node.
 
-    :param manifest: of what it is made.
-    :param account: the user to run it as.
     :param folder: what ``prepare`` made.
     :return: its record, not written yet.
     """

@@ -38,7 +38,6 @@ def find_jdk(account: Account | None = None) -> Jdk:
     closest to 21), then ``java`` on PATH.
 
     :param account: who will run the node; a Java that this user cannot reach is passed over.
-    :return: the first that will do.
     :raises DarlError: when there is none, naming what was found.
     """
     rejected: list[str] = []

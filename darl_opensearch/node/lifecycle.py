@@ -90,7 +90,6 @@ def node_possible(spec: NodeSpec | None = None) -> NodePossible:
     """Tell whether ``up`` would find what it needs; nothing is fetched or started.
 
     :param spec: the node, the default one if None.
-    :return: the answer with its reason.
     """
     spec = spec or NodeSpec()
     try:
@@ -122,7 +121,6 @@ def down(
 ) -> NodeStatus:
     """Stop a node, with all its processes; it is no error when it does not run.
 
-    :param cache: the cache it was started from.
     :param purge: delete its data, logs and configuration too.
     :param timeout_s: how long it may take before force is used.
     :return: its status, ``stopped``.
@@ -144,10 +142,7 @@ def down(
 
 
 def status(port: int = 9200, *, cache: Path | None = None) -> NodeStatus:
-    """Inspect a node.
-
-    :param cache: the cache it was started from.
-    """
+    """Inspect a node."""
     return _status(find_cache(cache, node_account()).instance(port), port)
 
 
@@ -166,8 +161,6 @@ def running_node(
     Should this process be killed before it can clean up, the next call does.
 
     :param port: its port, a free one if None.
-    :param timeout_s: how long it may take to answer.
-    :param cache: the cache to start it from.
     :yield: its status, while it runs.
     :raises DarlError: when it cannot be started, or a node runs on that port already.
     """

@@ -19,7 +19,6 @@ class Artifact:
     """One file to fetch with Maven.
 
     :param coordinates: ``group:artifact:version[:packaging[:classifier]]``.
-    :param file: the name Maven gives it.
     :param sha256: its digest; a file with another one is never used.
     """
 
@@ -36,7 +35,6 @@ class Natives:
     :param system: the operating system they are for, as ``platform.system()`` names it.
     :param machine: the processor they are for, as ``platform.machine()`` names it.
     :param folder: where DJL looks for them, below ``data/ml_cache``.
-    :param archives: the files they come in.
     :param members: name in an archive -> name in the folder.
     """
 

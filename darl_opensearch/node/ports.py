@@ -35,7 +35,6 @@ def is_free(port: int) -> bool:
 def free_port(*, first: int | None = None) -> int:
     """Choose a port that nothing listens on.
 
-    :param first: taken if it is free.
     :raises DarlError: when none was found.
     """
     tries = random.sample(RANGE, 100)

@@ -85,9 +85,6 @@ def opensearch_yml(spec: NodeSpec, transport_port: int, data: Path, logs: Path) 
 
 
 def jvm_options(shipped: str, data: Path, logs: Path) -> str:
-    """Point the relative paths in the shipped ``jvm.options`` at the instance, which may write nowhere else.
-
-    :param logs: where Java's own logs go.
-    """
+    """Point the relative paths in the shipped ``jvm.options`` at the instance, which may write nowhere else."""
     text = re.sub(r"(?<=[=:])logs/", lambda _: f"{logs}/", shipped)
     return re.sub(r"(?<=HeapDumpPath=)data$", lambda _: str(data), text, flags=re.MULTILINE)

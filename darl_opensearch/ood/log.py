@@ -32,8 +32,6 @@ class OodLog:
     """Writes ranked requests to a spool in the background.
 
     :param spool: closed by the log.
-    :param max_queued_requests: most requests queued in memory.
-    :param max_queued_chars: most characters of text queued in memory.
     """
 
     def __init__(
@@ -77,7 +75,6 @@ class OodLog:
         """Open a log; a missing spool is created.
 
         :param spool_path: the spool's file, on a local file system.
-        :param alpha: false-alarm rate of the bundle's OOD calibration.
         :param sample_rate: share of the pairs to log that are not OOD.
         :param text: how an item's text is logged: ``full``, ``hash`` or ``none``.
         :param max_bytes: limit of the spool; beyond it the oldest records are deleted and counted.

@@ -66,13 +66,9 @@ class ShipResult:
 class Shipper:
     """Sends what a spool holds. Several may work on one spool; records are counted once.
 
-    :param client: a client of the cluster.
-    :param stream: name of the data stream.
     :param where: the cluster's URL, for messages.
-    :param batch_records: most records of a batch.
     :param batch_bytes: most bytes of a batch.
     :param poll_seconds: wait between looks at an empty spool.
-    :param backoff_seconds: first and longest wait after a failure.
     """
 
     def __init__(
@@ -119,8 +115,6 @@ class Shipper:
     def ship_all(self, *, after_batch: Callable[[ShipResult], None] | None = None) -> ShipResult:
         """Send what the spool holds, until it is empty or the cluster takes no more for now; then refresh.
 
-        :param after_batch: told what each batch came to.
-        :return: the sum over all batches.
         :raises ClusterError: when the cluster did not answer for a batch.
         """
         from opensearchpy.exceptions import OpenSearchException

@@ -99,7 +99,6 @@ class Row:
 class Spooled:
     """A record in the spool.
 
-    :param seq: its place in the order of arrival.
     :param timestamp_ms: its time, in milliseconds since 1970.
     """
 
@@ -127,8 +126,6 @@ class DeadLetter:
 class Appended:
     """What a commit did.
 
-    :param records: rows that are new in the spool.
-    :param repeated: rows that were there already.
     :param evicted: older rows deleted to stay below the bound.
     """
 
@@ -140,7 +137,6 @@ class Appended:
 class Spool:
     """An open spool. Its methods may be called from any thread; each is one transaction, and raises SpoolError.
 
-    :param connection: an open connection to it.
     :param max_bytes: bound on what :meth:`append` leaves stored, or None.
     """
 
@@ -417,10 +413,7 @@ def _create_private(file: Path) -> None:
 
 
 def _prepare(connection: sqlite3.Connection, file: Path) -> None:
-    """Make the tables, while others may be doing the same.
-
-    :param file: path to name in an error.
-    """
+    """Make the tables, while others may be doing the same."""
     connection.execute("PRAGMA journal_size_limit = 16777216")
     if _format(connection) == 0:
         connection.execute("BEGIN IMMEDIATE")

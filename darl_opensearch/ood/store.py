@@ -115,7 +115,6 @@ class SpoolStore(OodStore):
 class StreamStore(OodStore):
     """The data stream as a store.
 
-    :param stream: name of the data stream.
     :param where: the cluster's URL, for messages.
     :param page_records: records per page, at most 10,000.
     """

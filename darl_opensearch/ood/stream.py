@@ -23,7 +23,6 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,200}")  # never a wildcard, a list, o
 def template(stream: str = STREAM) -> dict[str, Any]:
     """Render the index template.
 
-    :param stream: name of the data stream.
     :return: the body of ``PUT _index_template/<stream>``.
     """
     return render_body(TEMPLATE_FILE, stream=stream)
@@ -32,8 +31,6 @@ def template(stream: str = STREAM) -> dict[str, Any]:
 def ensure_stream(client: OpenSearch, stream: str = STREAM) -> bool:
     """Apply the template and make the data stream, when it is not there. Safe to repeat.
 
-    :param stream: name of the data stream.
-    :return: whether the stream is new.
     :raises ClusterError: when an index or an alias has that name already.
     """
     from opensearchpy.exceptions import RequestError

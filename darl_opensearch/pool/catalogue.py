@@ -19,10 +19,7 @@ _AT_ONCE = 500  # ids of one query; SQLite takes 999 parameters in its oldest bu
 
 
 class ItemTexts:
-    """Rendered items in a SQLite file. Use :meth:`build` once, then :meth:`open`.
-
-    :param connection: an open connection to it.
-    """
+    """Rendered items in a SQLite file. Use :meth:`build` once, then :meth:`open`."""
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path = path
@@ -32,7 +29,6 @@ class ItemTexts:
     def build(path: Path, items: Path, template: ItemTemplate, *, most_chars: int) -> None:
         """Render a file of items into a catalogue: a temporary sibling, renamed when it is whole.
 
-        :param path: where the catalogue will be.
         :param items: JSONL (plain or ``.gz``) or Parquet, one item a row.
         :param most_chars: characters of a text that are kept; what follows cannot reach the model.
         :raises InputError: for a broken line, a missing or repeated id, or an item without text.
@@ -60,10 +56,7 @@ class ItemTexts:
             return cls(path, open_finished(path))
 
     def texts(self, item_ids: Iterable[str]) -> dict[str, str]:
-        """Look items up.
-
-        :return: the text of each that is there.
-        """
+        """Look items up."""
         found: dict[str, str] = {}
         ids = iter(dict.fromkeys(item_ids))
         with _errors(self.path):

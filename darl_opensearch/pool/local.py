@@ -15,7 +15,6 @@ def run_local(
 ) -> None:
     """Compute missing shards one by one, with one in memory.
 
-    :param done: numbers of finished shards.
     :param on_shard: called with the number of each stored shard.
     """
     with contextlib.closing(ShardScorer(job)) as scorer:

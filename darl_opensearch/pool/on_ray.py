@@ -115,7 +115,6 @@ def run_on_ray(
 
     :param job: what to compute; ``threads`` is per worker, 1 by default.
     :param work: where shards are stored, on this machine.
-    :param done: numbers of finished shards.
     :param on_shard: called with the number of each stored shard.
     :param address: a running cluster, as for ``ray.init``; None starts Ray on this machine.
     :param workers: by default as many as there are cores or GPUs for.

@@ -78,7 +78,6 @@ def read_pairs(path: Path, *, items: bool) -> Iterator[Pair]:
     :param path: JSONL (plain or ``.gz``) or Parquet: a row holds ``query`` and one of ``item_id``, ``text`` (with
         ``item_id`` beside it, if wanted) or ``items``, a list of ids or of ``{item_id, text}``; optional
         ``query_id`` and ``slice``. Other fields are passed over.
-    :param items: whether item ids can be looked up.
     :yields: the pairs, in the file's order.
     :raises InputError: at the first row that is not one; it names file, line and field.
     """

@@ -34,7 +34,6 @@ _MOST_CHARS_PER_TOKEN = 64
 class PoolReport:
     """What was done.
 
-    :param shards: shards it was cut into.
     :param reused: of those, how many an earlier, interrupted run had finished.
     :param out: the file of scores, or None.
     :param features: the file of features, or None.

@@ -55,7 +55,6 @@ class ShardFolder:
         :param folder: the folder; made when it is not there.
         :param made_of: what decides the results; the folder must hold the same.
         :param parts: what each shard consists of, with the ending of its files.
-        :param fresh: throw away what the folder holds.
         :yields: the folder, held.
         :raises InputError: when it holds another pool, or something that is no pool.
         :raises DarlError: when another process works in it.
@@ -92,10 +91,7 @@ class ShardFolder:
         _write(self.folder, (_read(self.folder) or {}) | {"count": pairs})
 
     def store(self, shard: int, files: Mapping[str, bytes]) -> None:
-        """Keep a finished shard.
-
-        :param files: the content of each of its parts.
-        """
+        """Keep a finished shard."""
         for part in self.parts:
             write_file(self.path(part, shard), files[part], fixed_name=True)
 
@@ -106,7 +102,6 @@ class ShardFolder:
     def finished(self, shards: int) -> set[int]:
         """Find the shards that need not be computed.
 
-        :param shards: how many the pool has.
         :return: numbers of those of which every part is there.
         """
         return {shard for shard in range(shards) if all(self.path(part, shard).is_file() for part in self.parts)}

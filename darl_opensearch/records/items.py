@@ -17,7 +17,6 @@ from darl_opensearch.text import ItemRenderer, ItemTemplate
 class Item:
     """An item as text.
 
-    :param text: rendered and cut to the item cap.
     :param slice: the part of traffic it belongs to, or ``""``.
     """
 
@@ -69,9 +68,5 @@ def read_items(path: Path, renderer: ItemRenderer) -> dict[str, Item]:
 
 
 def item_twice(item_id: str, *, first: str, where: str) -> InputError:
-    """Say that an item is there twice.
-
-    :param first: file and line of the first.
-    :param where: file and line of the second.
-    """
+    """Say that an item is there twice."""
     return InputError(f"item {short(item_id)} is there twice (first: {first})", where=where, todo="keep one of the two")

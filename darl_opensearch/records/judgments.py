@@ -69,10 +69,7 @@ class _InMemory:
 
 
 def read_judgments(path: Path, items: Mapping[str, Item], k: int) -> list[JudgedQuery]:
-    """Read judgments into memory, by query; see :func:`gather_judgments`.
-
-    :return: queries in order of first appearance.
-    """
+    """Read judgments into memory, by query; see :func:`gather_judgments`."""
     ledger = _InMemory()
     gather_judgments(path, ledger, items, k)
     return [
@@ -101,7 +98,6 @@ def check_disjoint(train: Container[str] | Sequence[JudgedQuery], dev: Sequence[
     """Refuse a query text that is in both the training and the dev part.
 
     :param train: training queries, or their texts in the form of :func:`darl_opensearch.text.same_text`.
-    :param where: dev file to name in an error.
     """
     trained = {same_text(q.query) for q in train} if isinstance(train, Sequence) else train
     for query in dev:

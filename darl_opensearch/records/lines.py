@@ -34,7 +34,6 @@ class DataLine:
     :param grade: in ``0..k-1``; :data:`NOT_GRADED` where grades are not read.
     :param slice: the part of traffic it belongs to, or ``""``.
     :param text: the item's text; None where there is none.
-    :param row: the whole line.
     """
 
     where: str
@@ -61,7 +60,6 @@ class LineKind:
     :param k: number of grades; None: ``grade`` is ignored.
     :param texts: texts by item id, for lines without ``text``.
     :param may_be_empty: whether a file without a line is no error.
-    :param todo: what to do about an unknown item.
     """
 
     what: str = "judgment"
@@ -126,19 +124,12 @@ def changed_query(line: DataLine, before: str, *, first: str = "") -> InputError
 
 
 def pair_twice(line: DataLine, first: str) -> InputError:
-    """Say that a pair is there twice.
-
-    :param first: file and line of the first.
-    """
+    """Say that a pair is there twice."""
     return InputError(f"{_pair(line)} is there twice (first: {first})", where=line.where, todo="keep one of the two")
 
 
 def two_grades(line: DataLine, before: int, first: str, *, todo: str = "keep one grade a pair") -> InputError:
-    """Say that a pair has two grades.
-
-    :param before: the grade that it had first.
-    :param first: file and line of that.
-    """
+    """Say that a pair has two grades."""
     return InputError(
         f"{_pair(line)} has grade {line.grade} here and {before} before (first: {first})",
         where=line.where,

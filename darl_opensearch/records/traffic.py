@@ -31,7 +31,6 @@ def read_traffic(path: Path, items: Container[str]) -> list[TrafficQuery]:
     """Read held-out queries.
 
     :param path: JSONL: query, optional query_id, slice and items (ids the pipeline retrieved).
-    :param items: ids of the items that there are.
     :raises InputError: for an empty query or an unknown item.
     """
     queries = []

@@ -12,7 +12,6 @@ from darl_opensearch.text import MAX_QUERY_CHARS
 def parse_text(row: Mapping[str, Any], name: str, where: str, *, todo: str, within: str = "") -> str:
     """Read a text that must be there.
 
-    :param todo: the remedy in a message.
     :param within: the part of the row that the field is in, to put before a message.
     :return: the text as it stands, with its blanks.
     :raises InputError: when it is empty or not text.

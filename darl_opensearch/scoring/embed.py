@@ -40,7 +40,6 @@ class Embedder:
     def embed(self, requests: Sequence[tuple[str, Sequence[str]]]) -> NDArray[np.float32]:
         """Embed pairs.
 
-        :param requests: a query and its items' texts each.
         :return: ``[n, h]`` float32, a row for each pair in order; ``[0, 0]`` for none.
         :raises BundleError: when the graph does not answer a finite row a pair.
         """

@@ -26,10 +26,7 @@ TYPES = {
 class ApiError(DarlError):
     """An error response.
 
-    :param where: the field at fault.
-    :param todo: what the caller should do.
     :param retry_after: seconds to wait before a retry.
-    :param headers: further response headers.
     """
 
     def __init__(

@@ -51,7 +51,6 @@ class Metrics:
         """Count a request.
 
         :param route: its path, or ``other``.
-        :param status: of the response.
         """
         self._requests.labels(route, str(status)).inc()
         self._seconds.labels(route).observe(seconds)

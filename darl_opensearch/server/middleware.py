@@ -90,7 +90,6 @@ class Keys:
     """Admits callers that send one of the keys.
 
     :param keys: without any, everyone is admitted.
-    :param limited: paths that the rate limit applies to.
     """
 
     def __init__(self, app: ASGIApp, keys: Iterable[str], rate_limit: RateLimit, limited: Collection[str]) -> None:

@@ -22,9 +22,6 @@ class RerankCall:
     """A request to rank documents.
 
     :param top_n: most results, or None for all.
-    :param return_documents: include the texts in the results.
-    :param query_id: the caller's id of the query.
-    :param slice: traffic slice of the query.
     """
 
     query: str

@@ -88,8 +88,6 @@ class Declared:
     :param kind: its type without ``None`` and without the tuple: a class, a ``Literal`` or ``Mapping``.
     :param many: whether it is a tuple of that kind.
     :param optional: whether it may be None.
-    :param default: :data:`dataclasses.MISSING` where it has to be given.
-    :param variables: environment variables that its option reads.
     """
 
     name: str

@@ -19,8 +19,6 @@ def with_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add an option for each declared parameter, and for each field of a table that is one.
 
     A field of a table is an option when it has a variable or a flag; the table is handed over as one argument.
-
-    :param command: the function of a click command.
     """
     declared = read_fields(command)
 

@@ -49,7 +49,6 @@ class Settings:
     def read(cls, data: Any, where: str | None = None) -> Self:
         """Make settings of a parsed table, and of the tables in it.
 
-        :param where: path to name in an error.
         :raises UsageError: for an unknown or missing key, or a value of another kind or out of range.
         """
         try:

@@ -31,7 +31,6 @@ def auroc_interval(
 ) -> Interval:
     """Take the AUROC of distances, with the queries of either side resampled on their own.
 
-    :param seeds: of the resampling of either side.
     :return: area under the ROC curve; nan bounds where either side has fewer than two queries.
     """
     rows = max(1, _CELLS // max(1, len(inside.distance) + len(outside.distance)))

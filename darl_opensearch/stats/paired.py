@@ -73,7 +73,6 @@ def power(differences: NDArray[np.float64], bound: float) -> Power:
     ``((z_.975 + z_.8) sd / (mean - bound))^2``.
 
     :param differences: ``[q]`` new minus old, a query each; nan where a query has none.
-    :param bound: what the mean is to exceed.
     :return: the power; at least as many queries as there are never suffice where they did not.
     """
     values = differences[~np.isnan(differences)]

@@ -21,7 +21,6 @@ class Share:
     :param low: lower bound; None below two clusters.
     :param high: upper bound; None below two clusters.
     :param total: pairs it is a share of, estimated when they were sampled.
-    :param clusters: independent groups the interval rests on.
     """
 
     value: float | None
@@ -96,7 +95,6 @@ def share_test(hits: ArrayLike, totals: ArrayLike, alpha: float, *, calibration_
 
     :param hits: ``[q]`` OOD pairs of each query.
     :param totals: ``[q]`` pairs of each query; queries without pairs do not count.
-    :param alpha: the share to be expected.
     :param calibration_queries: queries that the threshold was taken from; None takes alpha as exact.
     :return: one-sided p-value; 1 without any query.
     """

@@ -162,7 +162,6 @@ def time_now() -> str:
 def read_record(path: Path, *fields: str, todo: str = "restore it, or darl cycle --abandon") -> dict[str, Any] | None:
     """Read what :func:`write_json` wrote.
 
-    :param *fields: what must be in it.
     :param todo: what to do about a file that is none of ours.
     :return: the object, or None when there is none.
     :raises InputError: when it holds something else.
@@ -181,7 +180,6 @@ def check_fields(
 ) -> dict[str, Any]:
     """See that an object has its fields: files in these folders are read, and written, by people too.
 
-    :param *fields: what must be in it.
     :param within: name of the field that it is the value of; empty: it is the whole file.
     :param todo: what to do about a file that is none of ours.
     :raises InputError: when it is none, or a field is missing.

@@ -50,7 +50,6 @@ def run_cycle(config: CycleConfig, base: Path, world: World, *, until: str = "")
 
     :param base: folder that its paths are relative to.
     :param until: name of the last step to do; empty: all of them.
-    :return: where it has got to.
     :raises DarlError: naming what stands in the way; the same call goes on from there.
     """
     last = _find_step(until) if until else len(STEPS) - 1
@@ -179,7 +178,6 @@ class CyclePlan:
     """What a cycle would do.
 
     :param cycle: its name, or the name that the next one will have.
-    :param begins: whether a new one would begin.
     :param reasons: why it would begin, or would not.
     :param todo: steps that are not.
     """

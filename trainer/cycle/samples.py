@@ -78,9 +78,7 @@ def write_items(path: Path, catalogues: Sequence[Path], template: ItemTemplate, 
     """Write every item that may be judged: the catalogues' own rows, then those known by their logged text alone.
 
     :param catalogues: JSONL files; of an item that is in several the first counts.
-    :param template: how an item is identified.
     :param logged: tasks, each with ``item_id`` and ``text``.
-    :return: items that no catalogue has.
     """
     seen: set[str] = set()
     logged_only = 0

@@ -121,7 +121,6 @@ class GatheredLog:
         :param since: earliest time, included.
         :param until: latest time, excluded.
         :param model: name and version of the bundle; what others scored is scored again.
-        :param depth: positions that items are taken from.
         :param machine_ids: beginnings of request ids that are not counted.
         """
         machines = tuple(machine_ids)

@@ -26,7 +26,6 @@ Score = Callable[[str, Sequence[str]], Sequence[float]]  # query and item texts 
 class MiningRule:
     """How negatives are chosen.
 
-    :param depth: hits looked at for a query.
     :param skip_top: first hits to skip, the likeliest to be relevant though unjudged.
     :param per_query: most negatives of a query, drawn from what is left.
     :param max_share: a candidate must not score above this share of the lowest score among the query's items of
@@ -76,10 +75,8 @@ class Mined:
 class MiningCounts:
     """Counts of what happened to the hits.
 
-    :param unknown: hits that are none of the items.
     :param too_close: hits that scored too close to the positives.
     :param without_positive: queries passed over because nothing of theirs is relevant to compare with.
-    :param without_negative: queries of which no negative was found.
     """
 
     queries: int = 0

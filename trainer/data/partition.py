@@ -80,7 +80,6 @@ class Assigned:
     """Which query goes where.
 
     :param part_of: name of the part by normalised query text.
-    :param together: queries that share their group with another.
     :param mixed: groups of which only some judgments ask for the part they are in.
     """
 

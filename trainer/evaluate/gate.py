@@ -90,7 +90,6 @@ class Change:
     """One measure on one part, old against new.
 
     :param claim: the paired change, positive where the new bundle is better.
-    :param power: what as many queries can show.
     """
 
     measure: str

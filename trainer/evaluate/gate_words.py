@@ -18,8 +18,6 @@ def explain_refusal(part: str, measure: str, change: Interval, power: Power, bou
     """Say why a condition is not met: a loss, no gain, or too few queries to tell.
 
     :param bound: what the lower end of the interval had to exceed.
-    :param least: queries below which nothing is decided.
-    :return: a clause that names the part.
     """
     title, name = TITLES[part], name_of(measure)
     if change.n < 2 or math.isnan(change.mean):

@@ -30,7 +30,6 @@ class Measurements:
     """Everything that was scored, and how it is measured.
 
     :param systems: the evaluated models, then what they are compared with.
-    :param evaluated: how many of them are evaluated.
     :param parts: judged parts by name, ``id`` first.
     :param candidates: the first stage's items by part; empty: no sweep.
     """
@@ -140,10 +139,7 @@ def comparison_rows(of: Measurements) -> list[Row]:
 
 
 def auroc_rows(of: Measurements) -> list[Row]:
-    """How well each model's ``ood_distance`` tells each other part from ``id``.
-
-    :return: rows with the area and its interval.
-    """
+    """How well each model's ``ood_distance`` tells each other part from ``id``."""
     rows = []
     for system in of.systems:
         inside, *outside_parts = (_distances(part, of.scored[system.name, name]) for name, part in of.parts.items())

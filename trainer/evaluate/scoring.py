@@ -34,7 +34,6 @@ def score_parts(
 ) -> dict[tuple[str, str], ScoredPart]:
     """Score every part by every system.
 
-    :param systems: named differently.
     :param candidates: items of a first stage by part, which models score together with the judged ones.
     :return: by names of system and part.
     """

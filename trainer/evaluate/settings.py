@@ -17,7 +17,6 @@ class EvaluationOptions:
     :param against: ``cosine``, ``bm25``, ``int8``, folders and TREC run files to compare with.
     :param first_stage: TREC run whose order the depth sweep starts from; None: BM25 over the items.
     :param depths: how many of the first stage's items are reranked; empty: no sweep.
-    :param cutoffs: ranks that nDCG and P count.
     :param relevant_from: the lowest grade that counts as relevant in P, AP and RR.
     :param draws: resamples of every interval and sign patterns of every p-value.
     """

@@ -18,7 +18,6 @@ class Agreement:
 
     :param quadratic: kappa with quadratic weights, its interval from resampled queries.
     :param nominal: kappa without weights.
-    :param same: share of pairs with the same grade.
     :param confusion: ``k`` rows of ``k`` counts, rows the first judge's grade.
     """
 
@@ -48,7 +47,6 @@ def measure_agreement(
 
     :param first: grades by task.
     :param second: grades by task.
-    :param queries: the query of each task.
     :return: the agreement on what both graded; nan where kappa is not defined: nothing in common, or both constant.
     """
     both = [task for task in first if task in second]

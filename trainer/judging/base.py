@@ -18,11 +18,9 @@ class Task:
     """A pair to be judged. What a judge must not see is in :attr:`told`.
 
     :param task: 16 hexadecimal digits, the same for the same query text and item.
-    :param text: the item as the model reads it.
     :param slice: the part of traffic it belongs to, or ``""``.
     :param arm: ``selected``, ``control`` or ``gold``.
     :param told: the task line's other fields, such as the model's score.
-    :param where: file and line it came from.
     """
 
     task: str
@@ -88,8 +86,6 @@ class JudgeAnswers:
     """What a judge answered.
 
     :param answers: by rater (``""`` where there is but one), then by task.
-    :param pending: people may still answer what is missing.
-    :param counts: what it cost and what went wrong.
     :param notes: what the reader should know, a line each.
     """
 

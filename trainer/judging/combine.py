@@ -52,7 +52,6 @@ def estimate_shares(gold: Mapping[str, int], k: int, *, smoothing: float) -> Flo
     """Estimate how frequent each grade is.
 
     :param gold: known grades by task; empty: all are as frequent.
-    :param smoothing: pairs that the uniform prior counts for.
     :return: ``[k]``, summing to 1.
     """
     counts = np.bincount(np.fromiter(gold.values(), dtype=np.int64, count=len(gold)), minlength=k) + smoothing / k

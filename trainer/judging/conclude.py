@@ -44,8 +44,6 @@ class JudgeReport:
 def conclude(ready: Prepared, config: JudgeConfig, raters: Sequence[ScoredRater], notes: Sequence[str]) -> JudgeReport:
     """Give each task its label and write everything down.
 
-    :param raters: the judges with their verdicts.
-    :param notes: what the reader should know.
     :raises GateRefused: when no judge may be used; the report is written before.
     """
     out = ready.job.out

@@ -28,7 +28,6 @@ class FileJudge:
         """Write the table, or read what it holds.
 
         :param job: grades, guideline and place.
-        :param report: told how much is filled.
         :return: the answers; pending while some are missing.
         :raises InputError: naming file, line and field of what cannot be read.
         """

@@ -42,10 +42,7 @@ def parse_grade(value: object, scale: GradeScale) -> int | None:
 
 
 def is_numbered(scale: GradeScale) -> bool:
-    """Say whether the grades' names are numbers themselves.
-
-    :return: whether all of them are.
-    """
+    """Say whether the grades' names are numbers themselves."""
     return all(_number(_fold(name)) is not None for name in scale.names)
 
 

@@ -34,8 +34,6 @@ class KnownJudge:
     def judge(self, tasks: Sequence[Task], job: JudgingJob, report: Report) -> JudgeAnswers:
         """Look the pairs up.
 
-        :param report: told how many were found.
-        :return: what is known of them.
         :raises InputError: for a broken line, or a pair with two grades.
         """
         path = _file(job, self.path, "judgments", "path")
@@ -67,8 +65,6 @@ class WorkbenchJudge:
     def judge(self, tasks: Sequence[Task], job: JudgingJob, report: Report) -> JudgeAnswers:
         """Look the pairs up.
 
-        :param report: told how many were found.
-        :return: what is known of them.
         :raises InputError: for a broken list, or a rating that is no grade.
         """
         path = _file(job, self.path, "workbench", "path")
@@ -99,8 +95,6 @@ class UbiJudge(ClickRules):
     def judge(self, tasks: Sequence[Task], job: JudgingJob, report: Report) -> JudgeAnswers:
         """Count clicks and look the pairs up.
 
-        :param report: told how many were found.
-        :return: what clicks say of them.
         :raises InputError: for a broken export, or one without clicks.
         """
         paths = {name: _file(job, getattr(self, name), "ubi", name) for name in ("queries", "events")}

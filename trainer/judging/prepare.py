@@ -24,7 +24,6 @@ class Prepared:
     """What is to be judged, read and checked.
 
     :param tasks: what wants labels, in the order of the files.
-    :param gold: every pair with a known grade.
     :param drawn: those that are mixed among the tasks of a judge that costs something.
     :param job: grades, guideline and place.
     """
@@ -42,10 +41,7 @@ class Prepared:
         return order_blindly([*self.tasks, *self.drawn.tasks], seed)
 
     def gold_for(self, judge: Any) -> Gold:
-        """Choose the gold that a judge is asked.
-
-        :return: all of it where asking costs nothing.
-        """
+        """Choose the gold that a judge is asked."""
         return self.gold if judge.free else self.drawn
 
 
@@ -66,7 +62,6 @@ def prepare_judging(
     :param base: folder that the configuration's paths are relative to.
     :param guideline: Markdown; None: the file that the configuration names.
     :param texts: item texts by id, for gold without any.
-    :return: what is to be judged.
     :raises InputError: for a broken line, or a gold task without a known grade.
     :raises UsageError: for a judge that may not be used unscored, where there is no gold.
     """

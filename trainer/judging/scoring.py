@@ -23,7 +23,6 @@ class ScoredRater:
     :param answers: by task, gold among them.
     :param gold: agreement with gold; None where it graded none of it.
     :param verdict: ``used``, ``unscored`` (used without a score), ``refused`` or ``waiting`` (for people).
-    :param counts: what it cost and what went wrong.
     """
 
     name: str
@@ -82,8 +81,6 @@ def score_rater(
 
     :param answers: its answers by task.
     :param gold: known grades by task, as far as it was asked.
-    :param queries: the query of each task.
-    :param config: what is asked of it.
     :param trusted: whether it may be used without a score.
     :param waiting: whether more answers may come, and are waited for.
     :return: the verdict. What was scored badly is refused, trusted or not.

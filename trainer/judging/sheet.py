@@ -60,7 +60,6 @@ def read_sheet(path: Path, tasks: Sequence[Task], scale: GradeScale) -> dict[str
     """Read what people filled in so far.
 
     :param path: CSV (parted by comma, semicolon or tab: a spreadsheet chooses by country) or JSONL.
-    :param tasks: the pairs that were to be judged.
     :return: answers by task; rows whose grade is empty are left out, and so are rows that are no longer there.
     :raises InputError: naming file, line and field of an unknown grade or task, or of a pair graded twice.
     """

@@ -83,10 +83,7 @@ def read_gold(path: Path, scale: GradeScale, texts: Mapping[str, str]) -> Gold:
 
 
 def draw_gold(gold: Gold, tasks: Sequence[Task], pairs: int, seed: int) -> Gold:
-    """Draw gold to mix among tasks, as many items a query as theirs have, leaving out pairs that are judged anyway.
-
-    :param tasks: what is to be judged.
-    """
+    """Draw gold to mix among tasks, as many items a query as theirs have, leaving out pairs that are judged anyway."""
     taken = {task.task for task in tasks}
     queries: dict[str, list[Task]] = {}
     for task in gold.tasks:

@@ -158,7 +158,6 @@ class Backbone(Protocol):
         """Put weights and buffers back.
 
         :param state_dict: what :meth:`state_dict` gave.
-        :return: torch's report on the keys.
         """
 
     def tokenizer(self) -> Tokenizer:

@@ -40,7 +40,6 @@ class CrossEncoder(JointReader):
 
     :param encoder: a sequence classifier of one or two labels, or a bare encoder.
     :param tokenizer: its tokenizer, with the pair template and truncation of the bundle.
-    :param scored: whether the encoder has a trained classifier.
     """
 
     def __init__(

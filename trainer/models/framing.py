@@ -14,10 +14,7 @@ from tokenizers import Tokenizer, processors
 
 @dataclass(frozen=True)
 class Frame:
-    """Token ids around the two texts.
-
-    :param between: ids between query and item.
-    """
+    """Token ids around the two texts."""
 
     before: tuple[int, ...]
     between: tuple[int, ...]
@@ -52,7 +49,6 @@ def framed(tokenizer: Tokenizer, frame: Frame, max_length: int) -> Tokenizer:
     Type ids are 0 up to the item and 1 from its first token on, whether or not the encoder reads them: they say
     where the item is.
 
-    :param frame: what stands around the texts.
     :param max_length: most tokens of a pair, frame included.
     :return: a new tokenizer: pair template, truncation, no padding.
     """

@@ -31,7 +31,6 @@ class JointReader(nn.Module, ABC):
     Sequences are padded on the right; token types are 1 from the item's first token on.
 
     :param tokenizer: its tokenizer, with the pair template and truncation of the bundle.
-    :param input_width: columns of what the head reads.
     """
 
     halves = 1
@@ -135,8 +134,6 @@ class JointReader(nn.Module, ABC):
 def check_length(length: int, config: Any, *, taken: int = 0) -> None:
     """Refuse caps for which the encoder has no positions.
 
-    :param length: most tokens of a pair.
-    :param taken: positions that no token can have.
     :raises UsageError: when there are fewer positions.
     """
     positions = getattr(config, "max_position_embeddings", None)

@@ -169,7 +169,6 @@ class LlmReranker(JointReader):
         """Put adapters and head back.
 
         :param state_dict: what :meth:`state_dict` gave.
-        :return: torch's report on the keys.
         :raises RuntimeError: when names are missing or unknown, and ``strict``.
         """
         if strict and (other := set(state_dict) ^ set(self.state_dict())):

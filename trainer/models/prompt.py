@@ -58,9 +58,7 @@ def frame_of_prompt(parts: tuple[str, str, str], tokenizer: Any, *, chat: bool) 
 def first_tokens(words: Sequence[str], after: str, tokenizer: Any) -> list[int]:
     """Token that each grade's word begins with, where the prompt ends.
 
-    :param words: a word for each grade.
     :param after: text before the word, the end of the prompt.
-    :return: a token id for each.
     :raises UsageError: when two words begin with the same token, or one is empty.
     """
     glue = "" if not after or after[-1].isspace() else " "

@@ -25,8 +25,6 @@ SUPPORTED = {"bert": 0, "roberta": 1, "xlm-roberta": 1}
 class EncoderSource:
     """A loaded bi-encoder.
 
-    :param cls: token a sequence starts with.
-    :param sep: token a sequence ends with.
     :param pooling: ``mean`` or ``cls``.
     """
 
@@ -130,7 +128,6 @@ def quiet() -> Iterator[None]:
 def unusable(what: str, name: str, err: Exception) -> InputError:
     """Say that a checkpoint cannot be loaded.
 
-    :param name: its name in the configuration.
     :return: the error, to be raised.
     """
     lines = str(err).strip().splitlines() or [type(err).__name__]
@@ -158,7 +155,6 @@ def pair_tokenizer(tokenizer: Tokenizer, cls: str, sep: str, max_length: int) ->
 
     The second CLS matters: without it the item half's embedding is not the bi-encoder's.
 
-    :param max_length: most tokens of a pair.
     :return: a new tokenizer: pair template, truncation, no padding.
     """
     pair = Tokenizer.from_str(tokenizer.to_str())

@@ -41,8 +41,6 @@ class SplitReranker(nn.Module):
 
     :param encoder: a transformers encoder whose attention takes a ``[n, s, s]`` mask.
     :param tokenizer: its tokenizer, with the pair template and truncation of the bundle.
-    :param query_cap: most tokens of a query.
-    :param item_cap: most tokens of an item.
     :param pooling: ``mean`` or ``cls``, as the bi-encoder was trained.
     :param position_offset: first position id (0 for BERT, padding index + 1 for RoBERTa).
     """
@@ -100,8 +98,6 @@ class SplitReranker(nn.Module):
     ) -> SplitReranker:
         """Start from a bi-encoder's checkpoint.
 
-        :param query_cap: most tokens of a query.
-        :param item_cap: most tokens of an item.
         :return: a model that ranks as the bi-encoder's cosine does.
         :raises UsageError: when the checkpoint has positions for fewer tokens.
         """

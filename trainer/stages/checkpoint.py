@@ -25,7 +25,6 @@ LAST, BEST, TENSORS, PROGRESS = "last.safetensors", "best.safetensors", "optimis
 class Checkpoint:
     """Everything that a descent needs to go on.
 
-    :param weights: the model as it is.
     :param tensors: optimiser, random state, averages and state of the loss, by name.
     :param progress: JSON-ready: steps done, best dev loss, history.
     """
@@ -39,7 +38,6 @@ def write(folder: Path, checkpoint: Checkpoint, best: Mapping[str, Tensor] | Non
     """Write a checkpoint.
 
     :param folder: where it goes, in place of the one before.
-    :param checkpoint: what goes on from here.
     :param best: weights with the best dev loss so far; None: those that the checkpoint before has.
     :raises DarlError: when the disk is full; the checkpoint before it stays.
     """

@@ -92,10 +92,7 @@ class DistillStage(Stage):
 
 
 class DistilledLoss:
-    """A distillation loss and the graded objective as a step's loss.
-
-    :param loss: registered distillation loss with its parameters bound.
-    """
+    """A distillation loss and the graded objective as a step's loss."""
 
     def __init__(self, objective: Objective, loss: Callable[..., Tensor], *, weight: float, graded: float) -> None:
         self.objective, self.loss, self.weight, self.graded = objective, loss, weight, graded
@@ -159,9 +156,7 @@ def key_by_text(
 ) -> Scores:
     """Normalise scores query by query and key them by what the student sees: the texts.
 
-    :param answers: scores of each query's items.
     :param how: as in :func:`trainer.teachers.normalise_scores`.
-    :param where: teacher to name in an error.
     :return: scores by query text and item text; the mean where two items read the same.
     """
     scores_of: dict[str, dict[str, list[float]]] = {}

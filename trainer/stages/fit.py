@@ -59,7 +59,6 @@ class StepLoss(Protocol):
 class FitSettings:
     """How to descend.
 
-    :param epochs: most passes over the queries.
     :param learning_rate: peak, of the encoder.
     :param head_learning_rate: peak, of the head.
     :param batch_queries: queries in a step, over all processes.

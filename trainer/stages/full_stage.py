@@ -73,7 +73,6 @@ def dev_loss(context: Context, parts: Mapping[str, Sequence[JudgedQuery]]) -> Ca
     """Make the dev loss of the model as it is: the mean over the parts, each weighing alike.
 
     :param context: whose pairs, by role.
-    :return: a function that encodes and measures anew.
     """
     model, objective = context.model, context.objective
     groups = {role: find_groups(context.config.loss, queries) for role, queries in parts.items()}
@@ -102,7 +101,6 @@ def fit_settings(
 ) -> FitSettings:
     """Complete a stage's own settings by those that all stages share.
 
-    :param epochs: most passes over the queries.
     :param learning_rate: peak, of the encoder.
     :param head_learning_rate: peak, of the head.
     :param rate_key: key of the learning rate, to name where the loss is no number any more.

@@ -41,10 +41,7 @@ class HeadStage(Stage):
 
 
 def encode_for_head(context: Context, queries: Sequence[JudgedQuery], pairs: Pairs) -> HeadData:
-    """Encode pairs for the head.
-
-    :param queries: what the pairs were laid out from.
-    """
+    """Encode pairs for the head."""
     return HeadData(pairs, context.features.of(pairs).head_input, find_groups(context.config.loss, queries))
 
 

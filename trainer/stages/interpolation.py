@@ -25,8 +25,6 @@ class Point:
     """One coefficient of the curve.
 
     :param coefficient: 0: the weights before, 1: those after.
-    :param id_ndcg: mean over the dev queries.
-    :param ood_ndcg: mean over the OOD dev queries.
     :param id_change: mean over the dev queries of the paired change against coefficient 0.
     """
 
@@ -119,7 +117,6 @@ def choose_point(points: Sequence[Point], tolerance: float) -> int:
     """Choose a point of the curve.
 
     :param points: by ascending coefficient, the first is 0.
-    :param tolerance: most that the ID mean may fall.
     :return: place of the one with the best OOD mean among those that may be; the first of equals.
     """
     best = 0

@@ -25,10 +25,7 @@ from trainer.training_data.pairs import Pairs
 
 @dataclass(frozen=True)
 class Totals:
-    """What a loss's terms are averaged over.
-
-    :param queries: queries with two items of different gain.
-    """
+    """What a loss's terms are averaged over."""
 
     pairs: float
     queries: float
@@ -39,7 +36,6 @@ class WeightedLoss:
     """One term of the objective.
 
     :param kind: ``grade`` or ``rank``: what it reads and what it is averaged over.
-    :param loss: registered loss with its parameters bound.
     """
 
     kind: str

@@ -75,7 +75,6 @@ def check_ood(config: Ood, backbone: int) -> None:
     """Refuse a detector that does not go with the features or the backbone.
 
     :param config: table ``[ood]``.
-    :param backbone: halves that the backbone reads apart.
     :raises UsageError: when it does not.
     """
     DETECTORS.resolve(config.detector, config.params)

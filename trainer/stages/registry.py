@@ -29,7 +29,6 @@ class Context:
 
     :param features: of the model, which the stage trains in place; it forgets them where it changes the encoder.
     :param objective: the loss of ``[loss]``.
-    :param data: everything the run has read.
     :param pairs: judged pairs by role: ``train`` (a sample where there are many), ``dev``, and ``new`` and
         ``ood_dev`` where the run has them.
     :param base: folder that the configuration's paths are relative to.
@@ -86,7 +85,6 @@ class Outcome:
     :param decided: who decides whether the weights stay, where it is not the plan: the stage itself, or a later
         one. They stay then.
     :param learnt_new: whether the weights have learnt from the new samples; None: as before.
-    :param figures: further figures for the result.
     """
 
     history: list[dict[str, float]]

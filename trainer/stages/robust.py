@@ -79,7 +79,6 @@ def check_groups(config: Loss, queries: Sequence[JudgedQuery], *, where: str) ->
     """Refuse to train for the worst slice of one.
 
     :param config: table ``[loss]``.
-    :param where: file to name in an error.
     :raises UsageError: when all queries are of one group.
     """
     groups = find_groups(config, queries)

@@ -20,7 +20,6 @@ class Verdict:
 
     :param gain: mean with its interval; with several sets the mean of their means.
     :param error: its standard error; infinite where a set has fewer than two queries.
-    :param kept: whether the mean exceeds one standard error.
     """
 
     gain: Interval

@@ -15,7 +15,6 @@ def normalise_scores(scores: Sequence[float | None], how: str, *, where: str) ->
 
     :param how: ``none``: as they are; ``zscore``: mean 0 and spread 1 over the query's items, 0 where all are
         equal; ``logit``: log-odds of a probability.
-    :param where: teacher to name in an error.
     :raises InputError: for the logit of a value outside [0, 1].
     """
     present = [value for value in scores if value is not None]

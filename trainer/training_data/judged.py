@@ -65,7 +65,6 @@ def keeps_on_disk(data: Data, folder: Path) -> bool:
 
     :param data: table ``[data]``.
     :param folder: what its paths are relative to.
-    :return: true where they are read on demand.
     """
     if data.store != "auto":
         return data.store == "disk"

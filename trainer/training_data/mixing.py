@@ -40,7 +40,6 @@ class Replayed:
 
     Rolnick et al. 2019, arXiv:1811.11682 (experience replay).
 
-    :param new: every one of these in every epoch.
     :param old: of these a draw without repetition.
     :param ratio: old queries a new one; where there are not so many, all of them.
     """

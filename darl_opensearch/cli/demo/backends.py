@@ -71,9 +71,6 @@ def search_embedded(
 def run_scorer(bundle: Bundle, spool: Path, url: str, key: str, log_path: Path) -> Iterator[str]:
     """Run ``darl serve`` beside the cluster.
 
-    :param spool: where its OOD records go first.
-    :param url: cluster that they are shipped to.
-    :param log_path: file for what it says.
     :raises DarlError: when it does not start.
     """
     command = [
@@ -123,8 +120,6 @@ def search_cluster(
 ) -> tuple[list[RouteRun], list[PairRecord]]:  # fmt: skip
     """Register both modes in a real node and search every way.
 
-    :param spool: where the Python reranker logs.
-    :param say: told what is being done.
     :return: the ways of searching, and the pairs the data stream holds.
     """
     from darl_opensearch.cluster import Cluster, PipelineOptions, RegisterOptions, ScorerAddress, register

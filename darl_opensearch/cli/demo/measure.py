@@ -22,9 +22,7 @@ LEAST_JUDGED = 0.95
 class RouteRun:
     """One way of searching, over all test queries.
 
-    :param name: what it is called in the table.
     :param ranked: item ids by query id, best first.
-    :param not_reranked: queries that came back in first-stage order.
     """
 
     name: str
@@ -36,7 +34,6 @@ class RouteRun:
         """Take one search in.
 
         :param ids: what came back, best first.
-        :param reranked: whether the model ordered it.
         """
         self.ranked[query.query_id] = list(ids)
         self.latency_ms.append(took_ms)
@@ -118,9 +115,7 @@ def find_failures(
 ) -> list[str]:
     """Say what makes the demo fail.
 
-    :param first: name of the first stage.
     :param overall: quality by way of searching.
-    :param logged: pairs found in the OOD log.
     :param expected: pairs scored by the route that logs.
     :return: one clause for each; empty when all is well.
     """

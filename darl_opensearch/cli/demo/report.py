@@ -98,7 +98,6 @@ def lay_out_example(
 ) -> Table:
     """Show one query's old and new order.
 
-    :param before: item ids in first-stage order.
     :param after: item id, scores and row of each hit in the model's order.
     :param names: product names by item id.
     """

@@ -30,7 +30,6 @@ from darl_opensearch.stats.ranking import dcg
 class DemoOptions:
     """What ``darl demo`` was asked for.
 
-    :param sample: folder of the insurance sample.
     :param out: where run, bundle and logs go.
     :param embedded: do without a node even where one can run.
     """
@@ -59,7 +58,6 @@ class _Clock:
 def run_demo(options: DemoOptions, say: Callable[[str], object], update: Callable[[str, int, int], object]) -> Any:
     """Run the whole loop once.
 
-    :param say: prints a line on stderr.
     :param update: shows progress: what, done, total.
     :return: figures, tables and failures.
     """

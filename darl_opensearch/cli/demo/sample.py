@@ -48,10 +48,7 @@ class Sample:
 
 
 def read_sample(folder: Path, bundle: Bundle) -> Sample:
-    """Read the sample's test part.
-
-    :param bundle: whose template renders the items.
-    """
+    """Read the sample's test part."""
     texts, slices, new = {}, {}, set()
     template = bundle.card.template
     for name in ("items", "new_items"):

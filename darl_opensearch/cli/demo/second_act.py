@@ -49,7 +49,6 @@ class SecondAct:
     :param outcome: ``released``, or ``refused`` by the gate.
     :param before: the test queries, searched with version 1.
     :param after: the same with version 2.
-    :param back: some of them after the rollback.
     :param first: version 1.
     :param bundle: version 2.
     """
@@ -256,7 +255,6 @@ def play_second_act(
 
     :param darl_toml: what version 1 was trained by.
     :param update: shows progress: what, done, total.
-    :param say: prints a line on stderr.
     :param settings: further keys of the cycle, as ``table.key=value``.
     :raises DarlError: when no cycle began, or it made nothing.
     """

@@ -24,7 +24,6 @@ class DriftTest:
     :param slice: the traffic slice; None for all traffic.
     :param value: share OOD, unbiased squared MMD, or AUC.
     :param expected: its value without drift: alpha, 0, or one half.
-    :param queries: queries of the window that it uses.
     :param p_holm: ``p``, adjusted for all tests of the window.
     :param drift: whether ``p_holm`` is at or below the window's level.
     """
@@ -69,8 +68,6 @@ class SampleReport:
 class WindowReport:
     """One window of one model version.
 
-    :param alpha: expected share of OOD pairs.
-    :param queries: distinct queries kept.
     :param sampled: whether queries were left out because there were too many.
     :param share_ood: share of OOD pairs, counting each query once, with its interval.
     :param sample: sample of the MMD and classifier tests; None if they did not run.

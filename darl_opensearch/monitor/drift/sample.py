@@ -38,7 +38,6 @@ class WindowSample:
     """A uniform sample of a window's pairs.
 
     :param texts: item texts of each query's pairs, at least one each.
-    :param rate: sampling rate of the scored pairs.
     :param unjoined: pairs left out because their item's text is unknown.
     :param candidates: median number of items ranked per request.
     """

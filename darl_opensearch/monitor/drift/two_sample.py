@@ -56,7 +56,6 @@ def two_sample_tests(
 ) -> dict[str, TwoSample]:
     """Run both tests on the same permutations.
 
-    :param folds: parts that the classifier is cross-fitted over.
     :return: ``mmd`` and ``auc``.
     """
     rng = np.random.default_rng([3, *seed])

@@ -53,7 +53,6 @@ class QueryTally:
 class Window:
     """Requests of one model version, by query; of a large window, a random sample of its queries.
 
-    :param alpha: share of OOD pairs to be expected.
     :param number: which window it is, for seeds.
     :param start: when it begins, or None for with its first request.
     :param end: when it ends, or None for with its last request.
@@ -153,8 +152,6 @@ def read_windows(
     :param cut: a span, a number of requests, or None for one window.
     :param since: earliest time, or None for all.
     :param until: latest time, excluded.
-    :param max_queries: most queries of a window to keep.
-    :param seed: of the sample of queries.
     :yields: windows, by their end; only those with requests.
     """
     running: dict[tuple[str, str, float], Window] = {}

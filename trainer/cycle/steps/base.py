@@ -44,7 +44,6 @@ class Step:
     """One step of a cycle.
 
     :param name: its name, also of its folder.
-    :param help: one line on what it does.
     :param tables: tables of ``cycle.toml`` that it reads: it has to be done again when they change.
     :param run: does it; called again after a kill it goes on or starts over. It raises GateRefused when something was
         checked and found not good enough.

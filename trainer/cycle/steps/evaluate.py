@@ -21,8 +21,6 @@ def measure_versions(
 ) -> dict[str, Any]:
     """Evaluate the exported graphs as the gate will, and write the page.
 
-    :param serving: the bundle that serves.
-    :param folder: the cycle's.
     :return: figures of each system and part, and the digest of the scores that are kept for the gate.
     """
     control = folder / TRAINING / CONTROL

@@ -15,7 +15,6 @@ from trainer.run_folder import load_run
 def export_version(folder: Path, *, about: Mapping[str, Any], int8: bool, report: Report) -> dict[str, Any]:
     """Turn the run into a bundle.
 
-    :param folder: the cycle's.
     :param about: what the bundle's card says of the cycle.
     """
     project = folder / TRAINING

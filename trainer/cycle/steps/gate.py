@@ -25,7 +25,6 @@ def ask_gate(
 
     :param base: folder that the options' paths are relative to.
     :param scores: digest of the scores that evaluate has kept.
-    :param folder: the cycle's.
     :return: its report; ``passed`` says yes or no.
     """
     project = folder / TRAINING
@@ -46,8 +45,6 @@ def end_refused(left: Left) -> Ending | None:
 def open_gated(folder: Path, verdict: Left) -> Bundle:
     """Open the new bundle, if it is the one that the gate let pass.
 
-    :param folder: the cycle's.
-    :param verdict: what the gate left.
     :raises GateRefused: for another one: it lies in a folder until it is released, and folders get written to.
     """
     bundle, about = Bundle.open(folder / BUNDLE), verdict.get("new")

@@ -28,8 +28,6 @@ def collect_judgments(
     """Ask the judges; what earlier cycles had judged is not asked again.
 
     :param base: folder that the configuration's paths are relative to.
-    :param earlier: folders of the cycles before.
-    :param folder: the cycle's.
     :return: labels by arm, and how good the judges are.
     :raises GateRefused: when no judge is good enough.
     """

@@ -28,10 +28,8 @@ def select_samples(
 ) -> dict[str, Any]:  # fmt: skip
     """Select from the log.
 
-    :param trained: judgments that were trained on.
     :param held_out: judgments, or bare queries, that are never to be trained on.
     :param former_control: files of the control arm of the cycle before.
-    :param folder: the cycle's.
     :return: counts, and what became of everything else.
     """
     known = Known.read(

@@ -39,9 +39,6 @@ def train_version(
 ) -> dict[str, Any]:  # fmt: skip
     """Write what is trained on, and train.
 
-    :param version: of the new bundle.
-    :param earlier: folders of the cycles before.
-    :param folder: the cycle's.
     :return: the run's figures, and what was trained on.
     """
     project = folder / TRAINING
@@ -87,7 +84,6 @@ def write_data(project: Path, data: RunData, roles: Roles) -> None:
 
     The first training's split into training, dev and traffic queries is spelt out, so that no query changes sides.
 
-    :param data: what the first bundle was trained on.
     :param roles: what each pair judged since is used for.
     """
     write_rows(project / OLD, [*spell_out(data.train), *spell_out(data.new), *reduce_rows(roles.old)], fixed_name=True)
@@ -140,8 +136,6 @@ def spell_out(queries: Iterable[JudgedQuery]) -> Iterator[dict[str, Any]]:
 def number_version(serving: str, number: int, cycles: Iterable[Cycle]) -> str:
     """Number the new version: whole numbers count up, others get the cycle's number behind them.
 
-    :param serving: the version that serves.
-    :param number: of the cycle.
     :return: a version that no earlier cycle has made.
     """
     trained = [cycle.done("train") or {} for cycle in cycles if cycle.number < number]

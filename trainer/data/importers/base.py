@@ -29,7 +29,6 @@ class FileSpec:
     """One of the files that an importer reads.
 
     :param name: what it is called in messages, such as ``products``.
-    :param needs: fields that every row must have.
     :param takes: fields that are read where they are there.
     :param usual: names of the file in a folder of the data set, without suffix.
     """
@@ -95,7 +94,6 @@ class ImportFiles:
 class Target:
     """What an importer made of its files, beside what it put into the store.
 
-    :param judged_only: leave out unjudged items.
     :param counts: what was passed over, and why.
     """
 

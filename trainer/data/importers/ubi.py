@@ -90,7 +90,6 @@ class Ubi(ClickRules):
     def read(self, files: ImportFiles, store: Gathering) -> Target:
         """Count what was shown and clicked, and grade the pairs.
 
-        :param store: where items and judgments go.
         :raises InputError: when nothing was shown, or nothing clicked.
         """
         counts = self.count(files, store)

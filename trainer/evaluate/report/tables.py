@@ -14,10 +14,7 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Table:
-    """A table with a title; the first columns are names, the others numbers.
-
-    :param names: how many columns are names.
-    """
+    """A table with a title; the first columns are names, the others numbers."""
 
     title: str
     head: tuple[str, ...]

@@ -67,7 +67,6 @@ class Asking:
     def all(self, tasks: Sequence[Task], report: Report) -> dict[str, Answer]:
         """Ask about all pairs, some at the same time.
 
-        :param report: told how many are through.
         :return: the answers by task; fewer than pairs where the budget ends, or no grade can be read.
         :raises DarlError: when the endpoint cannot be used.
         """

@@ -35,7 +35,6 @@ class Cache:
     def get(self, key: str) -> dict[str, Any] | None:
         """Look an answer up.
 
-        :param key: digest of what was asked.
         :return: what was put there, or None.
         """
         with self._using():
@@ -43,10 +42,7 @@ class Cache:
         return json.loads(row[0]) if row else None
 
     def put(self, key: str, value: dict[str, Any]) -> None:
-        """Keep an answer.
-
-        :param key: digest of what was asked.
-        """
+        """Keep an answer."""
         with self._using():
             self._db.execute("INSERT OR REPLACE INTO answer VALUES (?, ?)", (key, json.dumps(value)))
 

@@ -73,9 +73,6 @@ class Endpoint:
 
     :param url: its base, such as ``https://host/v1``, or the whole of ``…/chat/completions``.
     :param key: the bearer token, or ``""``.
-    :param patience: how long it is waited for.
-    :param pace: how fast it is asked.
-    :param connections: requests at the same time.
     :raises UsageError: for a URL that is none, or holds a password.
     """
 
@@ -90,7 +87,6 @@ class Endpoint:
     def ask(self, body: Mapping[str, Any], stop: threading.Event) -> Reply:
         """Send a request, and again while that makes sense.
 
-        :param stop: ends the waiting when it is set.
         :raises Declined: when this request alone cannot be answered.
         :raises DarlError: when the endpoint cannot be used.
         """

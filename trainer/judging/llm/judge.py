@@ -30,7 +30,6 @@ class LlmJudge(LlmSettings):
 
         :param tasks: the pairs; each is asked on its own.
         :param job: grades, guideline and place.
-        :param report: told how many are answered.
         :return: the answers; fewer than asked for where the budget ends.
         :raises UsageError: for parameters that do not fit.
         :raises DarlError: when the endpoint cannot be used; what was answered so far is kept.

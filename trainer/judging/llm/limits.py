@@ -19,10 +19,7 @@ class Pace:
         self._lock = threading.Lock()
 
     def wait(self, stop: threading.Event) -> None:
-        """Wait for one's turn.
-
-        :param stop: ends the wait when it is set.
-        """
+        """Wait for one's turn."""
         while not stop.is_set():
             with self._lock:
                 now = time.monotonic()
@@ -46,10 +43,7 @@ class Prices:
     completion: float
 
     def cost(self, prompt: int, completion: int) -> float:
-        """Price tokens.
-
-        :return: in the currency of the prices.
-        """
+        """Price tokens."""
         return (prompt * self.prompt + completion * self.completion) / 1e6
 
 
@@ -58,7 +52,6 @@ class Budget:
 
     :param tokens: most tokens; 0: no limit.
     :param cost: most money; 0: no limit.
-    :param spent: tokens sent and received before.
     """
 
     def __init__(self, tokens: int, cost: float, prices: Prices, spent: tuple[int, int] = (0, 0)) -> None:
@@ -70,7 +63,6 @@ class Budget:
         """Set tokens aside for a request.
 
         :param prompt: tokens that it sends, estimated.
-        :param completion: most tokens that it may receive.
         :return: ``""``, or which cap forbids it; then nothing is set aside.
         """
         with self._lock:

@@ -36,7 +36,6 @@ def read_prompt(path: Path | None) -> str:
     """Read a prompt.
 
     :param path: its file; None: the built-in one.
-    :return: text with places for query and item.
     :raises UsageError: when it cannot be read, or lacks one of the two.
     """
     if path is None:
@@ -56,7 +55,6 @@ def fill_prompt(prompt: str, task: Task, scale: GradeScale, guideline: str) -> s
     """Fill a prompt, in one pass: a query that holds ``{item}`` is a query.
 
     :param prompt: see :func:`read_prompt`; other braces, such as JSON's, stay.
-    :return: the text that is sent.
     """
     values = {"query": task.query, "item": task.text, "grades": render_legend(scale), "guideline": guideline.strip()}
     return _PLACE.sub(lambda place: values[place[1]], prompt)

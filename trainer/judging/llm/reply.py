@@ -91,7 +91,6 @@ def average_grades(grades: Sequence[int], k: int) -> tuple[float, ...]:
     """Turn several answers to one question into probabilities.
 
     :param grades: one or more.
-    :return: the share of each grade.
     """
     return tuple(grades.count(grade) / len(grades) for grade in range(k))
 

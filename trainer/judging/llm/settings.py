@@ -52,7 +52,6 @@ class LlmSettings:
     def check(self) -> dict[str, Any]:
         """See that the parameters fit.
 
-        :return: the further fields of a request.
         :raises UsageError: when they do not.
         """
         complete_url(self.url)

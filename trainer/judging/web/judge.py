@@ -23,9 +23,7 @@ class WebJudge:
     def judge(self, tasks: Sequence[Task], job: JudgingJob, report: Report) -> JudgeAnswers:
         """Read what was answered.
 
-        :param tasks: the pairs of the page.
         :param job: grades, guideline and place.
-        :param report: told how much is answered.
         :return: the answers of each rater; pending until every one of them is through.
         """
         store = AnswerStore(job.file("web", ".sqlite"))

@@ -31,7 +31,6 @@ class Page:
 
     :param tasks: the pairs in the order in which they are shown; nothing of them but query and text is.
     :param raters: who may answer; empty: anyone.
-    :param rater: who answers where the address names nobody.
     """
 
     def __init__(

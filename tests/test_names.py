@@ -1,4 +1,4 @@
-"""Tests use no private name, and import what they need the plain way."""
+"""Tests use no private name, import what they need the plain way, and no public name has two owners."""
 
 from __future__ import annotations
 
@@ -53,3 +53,20 @@ def test_tests_use_public_names(path):
 @pytest.mark.parametrize("path", TESTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_test_changes_where_modules_are_found(path):
     assert "sys." + "path" not in path.read_text(encoding="utf-8")
+
+
+def public_definitions(path: Path) -> Iterator[str]:
+    for node in parse(path).body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and not is_private(node.name):
+            yield node.name
+
+
+def test_no_public_name_has_two_owners():
+    """One word for one thing: ``cli`` alone stands in every command's module, for click to find it there."""
+    owners: dict[str, list[str]] = {}
+    for package in ("darl_opensearch", "trainer"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            for name in public_definitions(path):
+                if not (name == "cli" and path.is_relative_to(ROOT / "darl_opensearch/cli")):
+                    owners.setdefault(name, []).append(str(path.relative_to(ROOT)))
+    assert {name: paths for name, paths in owners.items() if len(paths) > 1} == {}

@@ -89,7 +89,7 @@ class Record:
         return process.last_lines(folder / CONSOLE)
 
 
-def read_record(folder: Path) -> Record | None:
+def read_node_record(folder: Path) -> Record | None:
     """Read a node's record.
 
     :return: None when no node was started there, or the record is of no use.
@@ -100,7 +100,7 @@ def read_record(folder: Path) -> Record | None:
         return None
 
 
-def write_record(folder: Path, record: Record) -> None:
+def write_node_record(folder: Path, record: Record) -> None:
     """Write a node's record.
 
     :param folder: the instance's folder; the node's user cannot write there, so a record can be believed.
@@ -108,7 +108,9 @@ def write_record(folder: Path, record: Record) -> None:
     _write(folder / RECORD, json.dumps(asdict(record), indent=2) + "\n", None)
 
 
-def prepare(layout: Layout, spec: NodeSpec, manifest: Manifest, account: Account | None, transport_port: int) -> Path:
+def prepare_instance(
+    layout: Layout, spec: NodeSpec, manifest: Manifest, account: Account | None, transport_port: int
+) -> Path:
     """Make or renew the folders and the configuration of a node; its data stays."""
     folder, dist = make_folder(layout.instance(spec.port)), layout.dist(manifest)
     data, logs = folder / "data", folder / "logs"
@@ -138,7 +140,7 @@ def start_java(
 ) -> Record:
     """Start a prepared node.
 
-    :param folder: what ``prepare`` made.
+    :param folder: what ``prepare_instance`` made.
     :return: its record, not written yet.
     """
     home = layout.dist(manifest) / "opensearch"

@@ -20,11 +20,11 @@ from darl_opensearch.node.fetch import find_mvn
 from darl_opensearch.node.instance import (
     CONSOLE,
     Record,
-    prepare,
-    read_record,
+    prepare_instance,
+    read_node_record,
     start_docker,
     start_java,
-    write_record,
+    write_node_record,
 )
 from darl_opensearch.node.java import Jdk, find_jdk
 from darl_opensearch.node.manifest import Manifest, read_manifest
@@ -128,11 +128,11 @@ def down(
     layout = find_cache(cache, node_account())
     folder = layout.instance(port)
     with locked(layout.lock(str(port)), report):
-        changed, record = False, read_record(folder)
+        changed, record = False, read_node_record(folder)
         if record is not None and not record.stopped:
             report(f"stopping the node on port {port}")
             changed = record.stop(timeout_s)
-            write_record(folder, replace(record, stopped=True))
+            write_node_record(folder, replace(record, stopped=True))
         if purge:
             if record is not None and record.engine == "docker":
                 docker.remove_volume(port)
@@ -185,18 +185,18 @@ def _up(spec: NodeSpec, report: Report, *, owned: bool) -> NodeStatus:
     layout = find_cache(spec.cache, account, report)
     folder = layout.instance(spec.port)
     with locked(layout.lock(str(spec.port)), report):
-        record = read_record(folder)
+        record = read_node_record(folder)
         if record is not None and record.lives():
             wait_until_healthy(spec, record, folder, report)
             return _status(folder, spec.port)
         refuse_taken(spec.port)
         record = _start(spec, layout, account, report)
         try:
-            write_record(folder, _owned(record) if owned else record)
+            write_node_record(folder, _owned(record) if owned else record)
             wait_until_healthy(spec, record, folder, report)
         except BaseException:
             record.stop(STOP_S)
-            write_record(folder, replace(record, stopped=True))
+            write_node_record(folder, replace(record, stopped=True))
             raise
     return replace(_status(folder, spec.port), changed=True)
 
@@ -209,7 +209,7 @@ def _start(spec: NodeSpec, layout: Layout, account: Account | None, report: Repo
         report(f"starting {manifest.image} on port {spec.port}; the first time it is fetched")
         return start_docker(spec, manifest)
     assemble(layout, manifest, jdk, report)
-    folder = prepare(layout, spec, manifest, account, free_port(first=spec.port + 100))
+    folder = prepare_instance(layout, spec, manifest, account, free_port(first=spec.port + 100))
     report(f"starting OpenSearch {manifest.version} on port {spec.port}")
     return start_java(layout, spec, manifest, jdk, account, folder)
 
@@ -269,7 +269,7 @@ def wait_until_healthy(spec: NodeSpec, record: Record, folder: Path, report: Rep
 
 def _status(folder: Path, port: int) -> NodeStatus:
     stopped = NodeStatus(state="stopped", port=port, url=f"http://{HOST}:{port}", folder=folder)
-    record = read_record(folder)
+    record = read_node_record(folder)
     if record is None or not record.lives():
         return stopped
     there = replace(
@@ -292,7 +292,7 @@ def _status(folder: Path, port: int) -> NodeStatus:
 def _sweep(cache: Path | None, report: Report) -> None:
     """End the test nodes whose test process was killed."""
     for folder in (find_cache(cache, node_account()).root / "instances").glob("[0-9]*"):
-        record = read_record(folder)
+        record = read_node_record(folder)
         if record is not None and record.orphaned():
             report(f"removing the node on port {folder.name}, left by a killed test")
             down(int(folder.name), cache=cache, purge=True, report=report)

@@ -17,7 +17,7 @@ from sklearn.metrics.pairwise import rbf_kernel
 from darl_opensearch.monitor.drift import two_sample
 from darl_opensearch.monitor.drift.two_sample import (
     Clusters,
-    cross_fit,
+    cross_fit_smoother,
     mean_kernel,
     permute,
     pooled_auc,
@@ -76,7 +76,7 @@ def test_held_out_scores_are_those_of_ridge_regression():
     rng = np.random.default_rng(2)
     rows = rng.standard_normal((40, 60)).astype(np.float32)  # more features than queries
     labels, folded = rng.integers(0, 2, 40).astype(np.float32), np.arange(40) % 4
-    scores = cross_fit(rows, folded) @ labels
+    scores = cross_fit_smoother(rows, folded) @ labels
     for fold in range(4):
         train, test = folded != fold, folded == fold
         centred = rows[train] - rows[train].mean(0)

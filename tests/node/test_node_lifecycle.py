@@ -19,7 +19,14 @@ import pytest
 from darl_opensearch.errors import DarlError, UsageError
 from darl_opensearch.node import NodeSpec, down, lifecycle, node_possible, process, running_node, status, up
 from darl_opensearch.node.account import Account
-from darl_opensearch.node.instance import CONSOLE, hand_over, link_shipped, prepare, read_record, write_record
+from darl_opensearch.node.instance import (
+    CONSOLE,
+    hand_over,
+    link_shipped,
+    prepare_instance,
+    read_node_record,
+    write_node_record,
+)
 from darl_opensearch.node.ports import RANGE, free_port, is_free
 
 
@@ -87,7 +94,7 @@ def test_files_go_to_the_node_user_and_shared_ones_do_not(world, monkeypatch) ->
     monkeypatch.setattr(os, "chown", chown)
     monkeypatch.setattr(os, "fchown", lambda *_: None)
     who = Account("other", os.getuid() + 1, os.getgid())
-    folder = prepare(world.layout, NodeSpec(port=port), world.manifest, who, 1)
+    folder = prepare_instance(world.layout, NodeSpec(port=port), world.manifest, who, 1)
     assert {str(folder / name) for name in ("config", "data", "logs", "tmp", "data/ml_cache")} <= set(handed)
     assert str(folder) not in handed  # the record of the process stays root's
     assert not [path for path in handed if path.endswith(".so")]
@@ -142,7 +149,7 @@ def test_interrupting_up_stops_the_node(world, monkeypatch) -> None:
     with pytest.raises(KeyboardInterrupt):
         up(NodeSpec(port=(port := free_port())))
     assert processes_of(world) == []
-    assert read_record(world.layout.instance(port)).stopped
+    assert read_node_record(world.layout.instance(port)).stopped
 
 
 def test_a_starting_node_is_waited_for_by_the_next_up(world, monkeypatch) -> None:
@@ -168,16 +175,16 @@ def test_another_process_of_the_same_number_is_left_alone(world) -> None:
     port = free_port()
     pid = up(NodeSpec(port=port)).pid
     folder = world.layout.instance(port)
-    record = read_record(folder)
+    record = read_node_record(folder)
     bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     try:
         while not process.look(bystander.pid).command:
             time.sleep(0.01)
-        write_record(folder, replace(record, pid=bystander.pid, start=process.look(bystander.pid).start))
+        write_node_record(folder, replace(record, pid=bystander.pid, start=process.look(bystander.pid).start))
         assert status(port).state == "stopped"  # its command line is another
-        write_record(folder, replace(record, start="1"))
+        write_node_record(folder, replace(record, start="1"))
         assert status(port).state == "stopped"  # it started at another time
-        write_record(folder, replace(record, pid=bystander.pid))
+        write_node_record(folder, replace(record, pid=bystander.pid))
         assert down(port).changed is False
         assert bystander.poll() is None
     finally:
@@ -189,7 +196,7 @@ def test_another_process_of_the_same_number_is_left_alone(world) -> None:
 def test_a_process_between_two_programs_lives(world, monkeypatch) -> None:
     port = free_port()
     up(NodeSpec(port=port))
-    record = read_record(world.layout.instance(port))
+    record = read_node_record(world.layout.instance(port))
     with monkeypatch.context() as patch:
         patch.setattr(process, "look", lambda _: process.Seen(record.start, ""))
         assert record.lives()  # the start script is being replaced by Java
@@ -274,9 +281,9 @@ def test_a_killed_test_leaves_its_node_to_the_next(world) -> None:
     kept = up(NodeSpec(port=free_port()))
     with running_node() as mine:
         folder = world.layout.instance(mine.port)
-        record = read_record(folder)
+        record = read_node_record(folder)
         assert record.owner_pid == os.getpid()
-        write_record(folder, replace(record, owner_start="1"))  # our number, but another process: we were killed
+        write_node_record(folder, replace(record, owner_start="1"))  # our number, but another process: we were killed
         with running_node():
             assert status(mine.port).state == "stopped"
         assert not folder.exists()

@@ -67,7 +67,7 @@ def two_sample_tests(
     order = rng.permutation(count)
     folded = rng.permutation(np.arange(count) % folds)
     kernel = mean_kernel(features, sizes)[np.ix_(order, order)]
-    smoother = cross_fit(_means(features, sizes)[order], folded)
+    smoother = cross_fit_smoother(_means(features, sizes)[order], folded)
     statistics = {
         "mmd": lambda permuted: squared_mmd(kernel, permuted),
         "auc": lambda permuted: pooled_auc(permuted @ smoother.T, permuted, folded),
@@ -116,7 +116,7 @@ def squared_mmd(kernel: NDArray[np.float32], labels: NDArray[np.float32]) -> Flo
     return value
 
 
-def cross_fit(rows: NDArray[np.float32], folded: NDArray[np.int64]) -> NDArray[np.float32]:
+def cross_fit_smoother(rows: NDArray[np.float32], folded: NDArray[np.int64]) -> NDArray[np.float32]:
     """Fit a ridge classifier on all folds but one, for that one, as a matrix.
 
     A ridge regression on labels ranks as linear discriminant analysis with a shrunken covariance does. Its scores

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import uuid
+from pathlib import Path
 
 import pytest
 
@@ -45,8 +47,8 @@ def test_a_run_becomes_a_pipeline_that_reranks(opensearch_url, run_of, darl):
         cluster.client.close()
 
 
-def test_it_stops_where_the_cluster_cannot_be_reached(run_of, darl):
-    _, run = run_of
+def test_it_stops_where_the_cluster_cannot_be_reached(small, tmp_path, darl):
+    run = Path(shutil.copytree(small[0].folder, tmp_path / "run"))
     done = darl("publish", run, "--url", "http://127.0.0.1:9", "--pipeline", "x")
     assert done.code == 1
     assert [line for line in done.err.splitlines() if line.startswith("darl: ")] == [done.err.splitlines()[-1]]

@@ -292,7 +292,7 @@ def own_node():
         if os.environ.get("DARL_REQUIRE_OPENSEARCH") == "1":
             pytest.fail(f"no node to stop: {possible.reason}")
         pytest.skip(f"no node to stop: {possible.reason}")
-    with running_node(heap="512m") as node:
+    with running_node(heap="512m", timeout_s=400) as node:
         yield node
 
 

@@ -286,7 +286,9 @@ def test_a_test_set_that_was_trained_on_is_refused_before_anybody_judges(small, 
     write_rows(tmp_path / "id_test.jsonl", [*rows, shared])
     config = read_cycle(path)
     for look in (plan_cycle, run_cycle):
-        with pytest.raises(InputError, match=r"is the same query text as .* the gate would say no.* \[gate\] allow"):
+        with pytest.raises(
+            InputError, match=r"is the same query text as .* the gate would refuse any result.* \[gate\] allow"
+        ):
             look(config, tmp_path, world(tmp_path))
     assert not (tmp_path / "cycles" / "0001").exists()
     assert plan_cycle(read_cycle(path, ["gate.allow=['query']"]), tmp_path, world(tmp_path)).begins

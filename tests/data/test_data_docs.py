@@ -18,7 +18,7 @@ def test_every_format_is_in_the_page(name):
     row = next(line for line in PAGE.splitlines() if line.startswith(f"| `{name}` |"))
     assert entry.summary.rstrip(".") in row and entry.cite in row
     for key, param in entry.params.items():
-        assert f"`{key}` = " in row and param.help in row
+        assert f"`{key}` = " in row and param.field.help in row
     for source in entry.make.sources:
         line = next(line for line in PAGE.splitlines() if line.startswith(f"| `{name}` | `{source.name}`"))
         assert source.help in line and all(f"`{field}`" in line for field in source.fields)

@@ -58,7 +58,7 @@ def test_every_stage_says_what_it_is(name):
     assert entry.summary and entry.cite and not entry.summary.endswith(".")
     stage = entry.make()
     assert stage.judged_on[0] == "dev"
-    assert all(param.help for param in entry.params.values())
+    assert all(param.field.help for param in entry.params.values())
 
 
 def test_the_plan_names_no_stage():

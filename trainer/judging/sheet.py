@@ -133,12 +133,12 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
                 header = [cell.strip().casefold() for cell in cells]
                 for name in ("grade", "task"):
                     if header.count(name) != 1:
-                        problem = "is missing" if name not in header else "is there twice"
+                        problem = "is missing" if name not in header else "appears twice"
                         raise InputError(f"column {name!r} {problem}", where=where, todo=f"keep {', '.join(COLUMNS)}")
                 continue
             if len(cells) > len(header):
                 raise InputError(
-                    f"{len(cells)} cells, where there are {len(header)} columns", where=where,
+                    f"{len(cells)} cells for {len(header)} columns", where=where,
                     todo="quote the cells that hold the delimiter",
                 )  # fmt: skip
             yield where, dict(zip(header, cells, strict=False))

@@ -214,8 +214,8 @@ def test_a_further_term_from_the_configuration(tmp_path, bases):
     trained = train(path, tmp_path / "run", "stages.run=['head']")
     assert run_folder.load_run(trained.folder).config.loss.also == config.loss.also
     for spoilt, message in (
-        ("kind='rnk'", "[[loss.also]] kind is 'rnk'. Choose grade or rank"),
-        ("weigth=1", "unknown key [also] weigth. Did you mean 'weight'?"),
+        ("kind='rnk'", "[loss.also] kind is 'rnk'. Choose grade or rank"),
+        ("weigth=1", "unknown key [loss.also] weigth. Did you mean 'weight'?"),
         ("weight=-1", "[loss.also] weight is -1"),
     ):
         with pytest.raises(DarlError) as caught:

@@ -223,7 +223,7 @@ def measure(stand: Stand, mode: Mode, keep: int) -> dict[str, Any]:
 
 def clean(cluster: Cluster, bundles: Sequence[Bundle], pipeline: str, history: str) -> None:
     """Remove pipelines, models and history of a run."""
-    pipelines.remove_pipelines(cluster, pipelines.PipelineOptions(pipeline))
+    pipelines.remove_pipelines(cluster, pipelines.PipelineOptions(name=pipeline))
     for bundle in bundles:
         for name in (models.local_name(bundle.card), models.connector_name(bundle.card)):
             for model in models.find_models(cluster, name):

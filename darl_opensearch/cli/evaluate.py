@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from darl_opensearch.cli.output import emit, note, progress_line
-from darl_opensearch.cli.shared import JSON, SEED, THREADS
+from darl_opensearch.cli.shared import JSON
 from darl_opensearch.errors import load
-from darl_opensearch.scoring.runtime import Provider
-from darl_opensearch.settings import FilePath, setting
+from darl_opensearch.settings import setting
 from darl_opensearch.settings.options import with_options
+
+if TYPE_CHECKING:
+    from trainer.evaluate.settings import EvaluationOptions
+else:
+    EvaluationOptions = load("trainer.evaluate.settings", "train").EvaluationOptions
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 
@@ -21,7 +27,6 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 @with_options
 def cli(
     bundles: tuple[Path, ...],
-    items: tuple[FilePath, ...] = setting(..., "Items that are judged or retrieved, JSONL.", env="DARL_ITEMS"),
     parts: tuple[str, ...] = setting(
         ...,
         "A judged part, JSONL. The part 'id' is like the training's, every other name is an OOD "
@@ -30,47 +35,12 @@ def cli(
         flag="--judgments",
         metavar="[NAME=]FILE",
     ),
-    against: tuple[str, ...] = setting(
-        (),
-        "Compare with this, query by query: cosine (of the first bundle's encoder), bm25, int8 (the first bundle's "
-        "quantised graph), another bundle, or a TREC run file.",
-        env="DARL_AGAINST",
-        metavar="NAME|BUNDLE|RUN",
-    ),
-    depths: tuple[int, ...] = setting(
-        (),
-        "Also rerank so many items of a first stage.  [default: 0 5 10 20 50 100 with --run]",
-        least=0,
-        most=10_000,
-        env="DARL_DEPTH",
-        flag="--depth",
-    ),
-    first_stage: FilePath | None = setting(
-        None,
-        "The first stage's order for --depth, a TREC run file.  [default: BM25 over the items]",
-        env="DARL_FIRST_STAGE",
-        flag="--run",
-    ),
-    cutoffs: tuple[int, ...] = setting(
-        (3, 10), "Ranks that nDCG and P count.", least=1, most=1000, env="DARL_CUTOFF", flag="--cutoff"
-    ),
-    relevant_from: int = setting(
-        1, "The lowest grade that counts as relevant in P, MAP and MRR.", least=1, env="DARL_RELEVANT_FROM"
-    ),
+    options: EvaluationOptions = setting(..., "what to evaluate"),
     out: Path | None = setting(
         None,
         "Folder for evaluation.json, evaluation.html and TREC runs.  [default: nothing is written]",
         env="DARL_EVALUATION",
     ),
-    int8: bool = setting(False, "Use the quantised graph.", env="DARL_INT8"),
-    provider: Provider = setting(
-        "cpu", "Where the graphs run. Without a usable GPU cuda falls back to cpu, and says so.", env="DARL_PROVIDER"
-    ),
-    threads: int | None = THREADS,
-    draws: int = setting(
-        2000, "Resamples of every interval, sign patterns of every p-value.", least=100, most=100_000, env="DARL_DRAWS"
-    ),
-    seed: int = SEED,
     as_json: bool = JSON,
 ) -> None:
     """Measure bundles on judged queries: ranking, grades, calibration, OOD, with intervals.
@@ -83,18 +53,14 @@ def cli(
     from trainer.evaluate.parts import parse_parts
     from trainer.evaluate.report import render_text, write_folder
     from trainer.evaluate.report.folder import check_folder
-    from trainer.evaluate.settings import EvaluationOptions
 
-    settings = EvaluationOptions(
-        models=bundles, items=items, parts=parse_parts(parts), against=against, first_stage=first_stage,
-        depths=depths or (DEPTHS if first_stage else ()), cutoffs=cutoffs, relevant_from=relevant_from, int8=int8,
-        provider=provider, threads=threads, draws=draws, seed=seed,
-    )  # fmt: skip
+    depths = options.depths or (DEPTHS if options.first_stage else ())
+    options = dataclasses.replace(options, models=bundles, parts=parse_parts(parts), depths=depths)
     if out is not None:
         check_folder(out)  # before minutes of scoring, not after
         load("matplotlib", "train")
     with progress_line("opening", total=1) as line:
-        found = evaluation.evaluate(settings, report=line.report)
+        found = evaluation.evaluate(options, report=line.report)
     if out is not None:
         write_folder(out, found)
         note(f"{out / 'evaluation.html'} has everything, with pictures")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,9 @@ from darl_opensearch.settings.options import with_options
 
 if TYPE_CHECKING:
     from darl_opensearch.scores import GradeScale
+    from trainer.judging.config import JudgeConfig
+else:
+    JudgeConfig = load("trainer.judging.config", "train").JudgeConfig
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _MARKS = {"used": "used", "unscored": "used without a score", "refused": "refused", "waiting": "waits for people"}
@@ -75,16 +79,6 @@ def cli(
     guideline: InputFile | None = setting(
         None, "Markdown that says what each grade means; people and LLMs are shown it.", env="DARL_GUIDELINE"
     ),
-    gold_pairs: int | None = setting(
-        None, "Most gold pairs mixed among the tasks of people and LLMs.  [default: 60]", least=0, env="DARL_GOLD_PAIRS"
-    ),
-    min_kappa: float | None = setting(
-        None,
-        "Refuse a judge whose quadratic kappa with gold has a lower bound below this.  [default: 0.4]",
-        least=-1,
-        below=1,
-        env="DARL_MIN_KAPPA",
-    ),
     trusted: tuple[str, ...] = setting(
         (),
         "Use this judge even where there is too little gold to score it. People and 'judgments' always may.",
@@ -92,10 +86,9 @@ def cli(
         flag="--trust",
         metavar="JUDGE",
     ),
-    partial: bool = setting(False, "Use what people have answered so far.", env="DARL_PARTIAL"),
-    seed: int = setting(0, "Seed of the order, the gold drawn and the intervals.", least=0, env="DARL_SEED"),
     dry_run: bool = setting(False, "Read everything, print pairs, calls and cost, ask nobody."),
     as_json: bool = JSON,
+    config: JudgeConfig = setting(..., "[judge]"),
 ) -> None:
     """Have selected pairs judged: by people, by an LLM, or from judgments and clicks that are there.
 
@@ -105,7 +98,6 @@ def cli(
     The key of an LLM's endpoint is read from DARL_JUDGE_KEY.
     """
     run = load("trainer.judging.run", "train")
-    from trainer.judging import JudgeConfig
     from trainer.judging.prepare import prepare_judging
 
     chosen = list(judges)
@@ -119,13 +111,11 @@ def cli(
         if "web" not in chosen:
             raise UsageError("--rater is for the page alone", todo="pass --web, or --judge web")
         given.setdefault("web", {})["raters"] = ",".join(raters)
-    settings: dict[str, Any] = {
-        "judges": tuple(chosen) or ("file",), "trusted": trusted, "partial": partial, "seed": seed,
-    }  # fmt: skip
-    settings |= {} if guideline is None else {"guideline": str(guideline.absolute())}
-    settings |= {} if gold_pairs is None else {"gold_pairs": gold_pairs}
-    settings |= {} if min_kappa is None else {"min_kappa": min_kappa}
-    config = JudgeConfig(**settings, params=_typed(given, settings["judges"]))
+    names = tuple(chosen) or ("file",)
+    config = dataclasses.replace(
+        config, judges=names, trusted=trusted, params=_typed(given, names),
+        guideline=str(guideline.absolute()) if guideline else "",
+    )  # fmt: skip
     scale, texts = _scale_and_texts(grades, bundle, items)
     where: dict[str, Any] = {"scale": scale, "out": out, "texts": texts}
     if dry_run:

@@ -20,6 +20,9 @@ from darl_opensearch.settings.options import with_options
 
 if TYPE_CHECKING:
     from darl_opensearch.bundle import Bundle
+    from trainer.data.mining import MiningRule
+else:
+    MiningRule = load("trainer.data.mining", "train").MiningRule
 
 
 @click.command()
@@ -39,24 +42,7 @@ def cli(
     bundle: InputFolder | None = setting(
         None, "Drop what this bundle scores too close to the judged positives.", env="DARL_BUNDLE"
     ),
-    max_share: float = setting(
-        0.95,
-        "With --bundle: most a negative may score, as a share of the lowest score among the best judged items.",
-        above=0,
-        most=1,
-        env="DARL_MINE_MAX_SHARE",
-    ),
-    depth: int = setting(100, "Hits looked at for a query.", least=1, most=10_000, env="DARL_MINE_DEPTH"),
-    skip_top: int = setting(
-        0,
-        "First hits that are passed over: the likeliest to be relevant though nobody judged them.",
-        least=0,
-        env="DARL_MINE_SKIP_TOP",
-    ),
-    per_query: int = setting(
-        4, "Most negatives of a query, drawn from the rest of the hits.", least=1, env="DARL_MINE_PER_QUERY"
-    ),
-    seed: int = setting(0, "Seed of the draw.", env="DARL_SEED"),
+    rule: MiningRule = setting(..., "how negatives are chosen"),
     with_judged: bool = setting(False, "Write the judgments first: the file then takes their place in darl.toml."),
     dry_run: bool = setting(False, "Mine and count, write nothing."),
     as_json: bool = JSON,
@@ -77,7 +63,6 @@ def cli(
     from trainer.config import read_config
     from trainer.stages.registry import check_plan
 
-    rule = mining.MiningRule(depth=depth, skip_top=skip_top, per_query=per_query, max_share=max_share, seed=seed)
     settings = read_config(config)
     check_plan(settings, str(config))
     judged = config.parent / settings.data.judgments

@@ -16,12 +16,13 @@ from darl_opensearch.cli.shared import CLUSTER, JSON, STREAM, parse_since
 from darl_opensearch.connect import ClusterOptions
 from darl_opensearch.errors import GateRefused
 from darl_opensearch.io.writing import write_file
+from darl_opensearch.monitor.drift.config import DriftConfig
 from darl_opensearch.settings import FilePath, InputFolder, setting
 from darl_opensearch.settings.options import with_options
 
 if TYPE_CHECKING:
     from darl_opensearch.monitor import MonitorReport
-    from darl_opensearch.monitor.drift import DriftConfig, DriftReport
+    from darl_opensearch.monitor.drift import DriftReport
     from darl_opensearch.ood.store import OodStore
 
 
@@ -46,18 +47,7 @@ def cli(
         "Also test the features of its version's traffic against the reference in this bundle.",
         env="DARL_MONITOR_BUNDLE",
     ),
-    window: str = setting(
-        "",
-        "Test windows of this span (12h, 1d, 1w) or of N requests, each apart. All in one by default.",
-        env="DARL_MONITOR_WINDOW",
-        metavar="SPAN|N",
-    ),
-    one_in: int = setting(
-        100, "One false alarm in so many windows without drift.", least=2, most=1000, env="DARL_MONITOR_ONE_IN"
-    ),
-    min_queries: int = setting(
-        30, "Fewest queries that a test is made with.", least=10, env="DARL_MONITOR_MIN_QUERIES"
-    ),
+    drift: DriftConfig = setting(..., "the drift tests"),
     index: str | None = setting(
         None, "Index of the cluster at --url to take item texts from that were not logged.", env="DARL_MONITOR_INDEX"
     ),
@@ -79,19 +69,17 @@ def cli(
     """
     from darl_opensearch.connect import connect
     from darl_opensearch.io.urls import without_secrets
-    from darl_opensearch.monitor.drift import DriftConfig
     from darl_opensearch.monitor.page import render_monitor_page
     from darl_opensearch.monitor.render import render_report
     from darl_opensearch.monitor.render_drift import render_drift
     from darl_opensearch.ood.spool import Spool
     from darl_opensearch.ood.store import SpoolStore, StreamStore
 
-    config = DriftConfig(window=window, one_in=one_in, min_queries=min_queries)
     texts = _texts_of(cluster, index) if index else None
     url_given = ctx.get_parameter_source("url") is click.core.ParameterSource.COMMANDLINE
     if spool is not None and not url_given:
         with SpoolStore(spool) as store:
-            result, drifted = _read(store, since, top, None, bundle, config, texts)
+            result, drifted = _read(store, since, top, None, bundle, drift, texts)
     else:
         counters = None
         if spool is not None:
@@ -99,7 +87,7 @@ def cli(
                 counters = losses.counters()
         where = without_secrets(cluster.url)
         stream_store = StreamStore(connect(cluster), stream=stream, where=where)
-        result, drifted = _read(stream_store, since, top, counters, bundle, config, texts)
+        result, drifted = _read(stream_store, since, top, counters, bundle, drift, texts)
     if html is not None:
         write_file(html, render_monitor_page(result, drifted))  # a web server beside us never shows half a page
     terminal = sys.stdout.isatty()

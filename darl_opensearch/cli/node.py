@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import click
 from rich.console import Console
@@ -33,25 +33,13 @@ def cli() -> None:
 @cli.command("up")
 @with_options
 def up_command(
-    port: int = PORT,
-    heap: str = setting("2g", "Java heap: 2g, 1500m.", env="DARL_NODE_HEAP"),
-    timeout_s: float = setting(
-        180.0, "Seconds it may take to answer once it is started.", least=1, env="DARL_NODE_TIMEOUT", flag="--timeout"
-    ),
-    engine: Literal["auto", "java", "docker"] = setting(
-        "auto", "How to run it; auto prefers Java.", env="DARL_NODE_WITH", flag="--with"
-    ),
-    user: str | None = setting(
-        None, "User to run it as when started by root.  [default: nobody]", env="DARL_NODE_USER"
-    ),
-    cache: FolderPath | None = CACHE,
+    spec: NodeSpec = SPEC,
     as_json: bool = JSON,
 ) -> None:
     """Start a node and wait until it answers; assemble it first if need be.
 
     Where it runs already, nothing is changed.
     """
-    spec = NodeSpec(port=port, heap=heap, timeout_s=timeout_s, engine=engine, user=user, cache=cache)
     with _steps() as report:
         found = up(spec, report)
     _print(found, as_json=as_json)

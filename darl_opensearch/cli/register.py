@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,9 +10,10 @@ from typing import TYPE_CHECKING
 import click
 
 from darl_opensearch.cli.output import emit, emit_calls, progress_line
-from darl_opensearch.cli.shared import CLUSTER, DEPLOY_TIMEOUT, DRY_RUN, JSON, MODEL_PLACE, ModelPlace, bundle_argument
+from darl_opensearch.cli.shared import CLUSTER, DRY_RUN, JSON, MODEL_PLACE, ModelPlace, bundle_argument
+from darl_opensearch.cluster.pipelines import PipelineOptions
+from darl_opensearch.cluster.register import RegisterOptions
 from darl_opensearch.connect import ClusterOptions
-from darl_opensearch.errors import UsageError
 from darl_opensearch.settings import setting
 from darl_opensearch.settings.options import with_options
 
@@ -26,39 +28,8 @@ def cli(
     bundle: Path,
     cluster: ClusterOptions = CLUSTER,
     place: ModelPlace = MODEL_PLACE,
-    pipeline: str = setting(
-        "darl", "Name of the search pipeline; NAME-plain is the variant without grades.", env="DARL_PIPELINE"
-    ),
-    max_k: int | None = setting(
-        None,
-        "Most pairs scored a search, unless more hits are asked for.  [default: 50 local, 200 connector]",
-        least=1,
-        most=10_000,
-        env="DARL_MAX_K",
-    ),
-    oversample: int = setting(
-        5, "Candidates fetched for each hit asked for.", least=1, most=1000, env="DARL_OVERSAMPLE"
-    ),
-    query_path: str | None = setting(
-        None,
-        "Take the query's text from there in the search body, such as query.match.darl_text.query, "
-        "instead of ext.ml_inference.query_text.",
-        env="DARL_QUERY_PATH",
-    ),
-    with_query_id: bool = setting(
-        False,
-        "Hand ext.ml_inference.query_id and .slice to the scorer. A search without them is not reranked then.",
-        env="DARL_WITH_QUERY_ID",
-    ),
-    apply_settings: bool = setting(False, "Change the cluster settings that stand in the way."),
-    replace: bool = setting(False, "Register anew, and remove what has this name and version."),
-    verify: bool = setting(True, "Compare the model's answers with the bundle's.", flag="--verify/--no-verify"),
-    deploy_timeout: float = DEPLOY_TIMEOUT,
-    switch: bool = setting(
-        True,
-        "Write the pipelines; without, the model is deployed and nothing asks it (darl release switches later).",
-        flag="--pipelines/--no-pipelines",
-    ),
+    pipeline: PipelineOptions = setting(..., "how the pipelines treat a search"),
+    options: RegisterOptions = setting(..., "what to do"),
     dry_run: bool = DRY_RUN,
     as_json: bool = JSON,
 ) -> None:
@@ -67,20 +38,9 @@ def cli(
     Doing it again changes nothing. The cluster's settings are checked first, and changed only with
     --apply-settings; the model's answers are compared with the bundle's before a pipeline is written.
     """
-    from darl_opensearch.cluster import Cluster, PipelineOptions, RegisterOptions, register
+    from darl_opensearch.cluster import Cluster, register
 
-    options = RegisterOptions(
-        mode=place.mode,
-        scorer=place.scorer,
-        pipeline=PipelineOptions(pipeline, max_k, oversample, query_path or None, with_query_id),
-        apply_settings=apply_settings,
-        replace=replace,
-        verify=verify,
-        deploy_timeout=deploy_timeout,
-        switch=switch,
-    )
-    if with_query_id and place.mode == "local":
-        raise UsageError("--with-query-id is for --mode connector", todo="leave it out")
+    options = dataclasses.replace(options, mode=place.mode, scorer=place.scorer, pipeline=pipeline)
     target = Cluster.open(cluster, dry_run=dry_run)
     with progress_line("uploading") as line:
         done = register(bundle, target, options, on_chunk=line.count)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,17 +12,14 @@ import click
 from darl_opensearch.cli.output import emit, emit_calls, note, progress_line
 from darl_opensearch.cli.shared import (
     CLUSTER,
-    DEPLOY_TIMEOUT,
     DRY_RUN,
-    HISTORY,
     JSON,
     MODEL_PLACE,
-    NOTE,
-    PIPELINE,
     ModelPlace,
     bundle_argument,
 )
 from darl_opensearch.cli.webhook_option import WEBHOOK, announce, refusal_announced
+from darl_opensearch.cluster.release import ReleaseOptions
 from darl_opensearch.connect import ClusterOptions
 from darl_opensearch.errors import InputError
 from darl_opensearch.settings import InputFile, setting
@@ -41,47 +39,12 @@ def cli(
     bundle: Path,
     cluster: ClusterOptions = CLUSTER,
     place: ModelPlace = MODEL_PLACE,
-    pipeline: str = PIPELINE,
     gate: InputFile | None = setting(
         None,
         "Report of darl gate --out about this bundle; a no, or another bundle's, refuses the release.",
         env="DARL_GATE",
     ),
-    index: str | None = setting(
-        None, "Index of items to search through the new pipeline before it is in place.", env="DARL_INDEX"
-    ),
-    keep: int = setting(
-        2,
-        "Earlier versions that stay deployed; older ones are undeployed, and a rollback deploys them again.",
-        least=0,
-        env="DARL_KEEP",
-    ),
-    max_k: int | None = setting(
-        None, "Most pairs scored a search.  [default: as the pipeline has it]", least=1, most=10_000, env="DARL_MAX_K"
-    ),
-    oversample: int | None = setting(
-        None,
-        "Candidates fetched for each hit asked for.  [default: as the pipeline has it]",
-        least=1,
-        most=1000,
-        env="DARL_OVERSAMPLE",
-    ),
-    query_path: str | None = setting(
-        None, "Where the query's text is in the search body.  [default: as the pipeline has it]", env="DARL_QUERY_PATH"
-    ),
-    with_query_id: bool | None = setting(
-        None,
-        "Hand ext.ml_inference.query_id and .slice to the scorer.  [default: as the pipeline has it]",
-        env="DARL_WITH_QUERY_ID",
-        flag="--with-query-id/--without-query-id",
-    ),
-    words: str = NOTE,
-    apply_settings: bool = setting(False, "Change the cluster settings that stand in the way."),
-    deploy_timeout: float = DEPLOY_TIMEOUT,
-    grace: float = setting(
-        30.0, "Most seconds to wait for running searches before an old model is undeployed.", least=0, env="DARL_GRACE"
-    ),
-    history: str = HISTORY,
+    options: ReleaseOptions = setting(..., "how to release"),
     webhook: str | None = WEBHOOK,
     dry_run: bool = DRY_RUN,
     as_json: bool = JSON,
@@ -93,15 +56,11 @@ def cli(
     version does not answer as its bundle does: the old one goes on serving.
     """
     from darl_opensearch.cluster import Cluster
-    from darl_opensearch.cluster.release import ReleaseOptions, release
+    from darl_opensearch.cluster.release import release
 
     hook = Webhook.of(webhook)
-    options = ReleaseOptions(
-        pipeline=pipeline, mode=place.mode, scorer=place.scorer, max_k=max_k, oversample=oversample,
-        query_path=query_path, with_query_id=with_query_id, keep=keep, index=index,
-        gate=read_gate_report(gate) if gate else None, note=words, apply_settings=apply_settings,
-        deploy_timeout=deploy_timeout, grace=grace, history=history,
-    )  # fmt: skip
+    report = read_gate_report(gate) if gate else None
+    options = dataclasses.replace(options, mode=place.mode, scorer=place.scorer, gate=report)
     target = Cluster.open(cluster, dry_run=dry_run)
     with progress_line("registering") as line, refusal_announced(hook, dry_run=dry_run):
         done = release(bundle, target, options, on_chunk=line.count, report=line.report)
@@ -110,7 +69,7 @@ def cli(
         return
     emit(done.to_json(), as_json=as_json, text=released_text(done))
     if done.changed:
-        announce(hook, "release", done.to_json() | {"note": words})
+        announce(hook, "release", done.to_json() | {"note": options.note})
     if gate is None and done.changed and not as_json:
         note("released without a gate's report (--gate)")
 

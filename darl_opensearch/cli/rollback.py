@@ -5,8 +5,9 @@ from __future__ import annotations
 import click
 
 from darl_opensearch.cli.output import emit, emit_calls
-from darl_opensearch.cli.shared import CLUSTER, DRY_RUN, HISTORY, JSON, NOTE, PIPELINE
+from darl_opensearch.cli.shared import CLUSTER, DRY_RUN, JSON
 from darl_opensearch.cli.webhook_option import WEBHOOK, announce, refusal_announced
+from darl_opensearch.cluster.rollback import RollbackOptions
 from darl_opensearch.connect import ClusterOptions
 from darl_opensearch.settings import setting
 from darl_opensearch.settings.options import with_options
@@ -17,18 +18,7 @@ from darl_opensearch.webhook import Webhook
 @with_options
 def cli(
     cluster: ClusterOptions = CLUSTER,
-    pipeline: str = PIPELINE,
-    to: str | None = setting(
-        None,
-        "The version to go back to, or NAME:VERSION.  [default: the one before the one that serves]",
-        env="DARL_ROLLBACK_TO",
-        metavar="VERSION",
-    ),
-    words: str = NOTE,
-    deploy_timeout: float = setting(
-        300.0, "Seconds to wait until a model that was undeployed is loaded again.", least=1, env="DARL_DEPLOY_TIMEOUT"
-    ),
-    history: str = HISTORY,
+    options: RollbackOptions = setting(..., "how to roll back"),
     webhook: str | None = WEBHOOK,
     dry_run: bool = DRY_RUN,
     as_json: bool = JSON,
@@ -40,13 +30,10 @@ def cli(
     """
     from darl_opensearch.cli.release import released_text
     from darl_opensearch.cluster import Cluster
-    from darl_opensearch.cluster.release import RollbackOptions, rollback
+    from darl_opensearch.cluster.release import rollback
 
     hook = Webhook.of(webhook)
     target = Cluster.open(cluster, dry_run=dry_run)
-    options = RollbackOptions(
-        pipeline=pipeline, to=to or None, note=words, deploy_timeout=deploy_timeout, history=history
-    )
     with refusal_announced(hook, dry_run=dry_run):
         done = rollback(target, options)
     if dry_run:
@@ -54,4 +41,4 @@ def cli(
         return
     emit(done.to_json(), as_json=as_json, text=released_text(done))
     if done.changed:
-        announce(hook, "rollback", done.to_json() | {"note": words})
+        announce(hook, "rollback", done.to_json() | {"note": options.note})

@@ -22,10 +22,8 @@ LOGIN: Any = setting(..., "the cluster, whose URL is given otherwise", without=(
 MODEL_PLACE: Any = setting(..., "where the model runs")
 STREAM: Any = setting("darl-ood", "Name of the data stream.", env="DARL_OOD_STREAM")
 HISTORY: Any = setting("darl-releases", "Index of the releases.", env="DARL_RELEASES")
-NOTE: Any = setting("", "Why, for the history.", flag="--note", env="DARL_NOTE")
 DRY_RUN: Any = setting(False, "Print the requests as JSON and send none that changes anything.")
 PIPELINE: Any = setting("darl", "Name of the search pipeline; NAME-plain goes with it.", env="DARL_PIPELINE")
-DEPLOY_TIMEOUT: Any = setting(300.0, "Seconds to wait until the model is loaded.", least=1, env="DARL_DEPLOY_TIMEOUT")
 THREADS: Any = setting(
     None, "Batches scored at the same time.  [default: the cores of this process]", least=1, env="DARL_THREADS"
 )

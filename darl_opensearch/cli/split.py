@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +14,11 @@ from darl_opensearch.cli.shared import JSON
 from darl_opensearch.errors import UsageError, load
 from darl_opensearch.settings import FolderPath, setting
 from darl_opensearch.settings.options import with_options
+
+if TYPE_CHECKING:
+    from trainer.data.partition import SplitRule
+else:
+    SplitRule = load("trainer.data.partition", "train").SplitRule
 
 
 @click.command()
@@ -25,38 +31,7 @@ def cli(
         "The folder to make for train.jsonl, dev.jsonl and test.jsonl. Needed but for --dry-run.",
         env="DARL_SPLIT_OUT",
     ),
-    by: Literal["query", "slice", "time"] = setting(
-        "query", "Draw queries, hold slices out, or test on what came later.", env="DARL_SPLIT_BY"
-    ),
-    dev: float = setting(
-        0.1,
-        "Share of the queries to stop and calibrate by, with --by slice or time of those not tested; 0: no dev part.",
-        least=0,
-        below=1,
-        env="DARL_SPLIT_DEV",
-    ),
-    test: float = setting(
-        0.1,
-        "Share of the queries to test on, with --by query; 0: no test part.",
-        least=0,
-        below=1,
-        env="DARL_SPLIT_TEST",
-    ),
-    seed: int = setting(0, "Seed of the draw.", env="DARL_SEED"),
-    held_out: tuple[str, ...] = setting(
-        (), "A slice to test on, with --by slice.", env="DARL_SPLIT_HELD_OUT", metavar="SLICE"
-    ),
-    time_field: str = setting(
-        "timestamp",
-        "Field with a judgment's time, with --by time: ISO 8601, or seconds since 1970.",
-        env="DARL_SPLIT_TIME_FIELD",
-    ),
-    cut: str | None = setting(
-        None,
-        "Test on queries first judged at this date (UTC) or later, with --by time.",
-        env="DARL_SPLIT_CUT",
-        metavar="DATE",
-    ),
+    rule: SplitRule = setting(..., "how to split"),
     leaks: LeakOptions = LEAKS,
     dry_run: bool = setting(False, "Split and count, write nothing."),
     as_json: bool = JSON,
@@ -71,10 +46,7 @@ def cli(
     from darl_opensearch.io.writing import check_empty, new_folder
 
     leakage.check_kinds(leaks.allowed)
-    rule = partition.SplitRule(
-        by=by, dev=dev, test=test, seed=seed, held_out=held_out, time_field=time_field, threshold=leaks.threshold,
-        cut=partition.parse_time(cut, "--cut", "") if cut else None,
-    )  # fmt: skip
+    rule = dataclasses.replace(rule, threshold=leaks.threshold)
     if dry_run:
         out = None
     elif out is None:
@@ -94,8 +66,8 @@ def cli(
         with new_folder(out) as work:
             counts = partition.write_parts(judgments, assigned, work)
     result: dict[str, Any] = {
-        "folder": str(out) if out else None, "by": by, "seed": seed, "parts": counts, "groups": assigned.groups,
-        "kept_together": assigned.together, "mixed_groups": assigned.mixed,
+        "folder": str(out) if out else None, "by": rule.by, "seed": rule.seed, "parts": counts,
+        "groups": assigned.groups, "kept_together": assigned.together, "mixed_groups": assigned.mixed,
         "shared": {report.other: dict(report.counts) for report in reports},
     }  # fmt: skip
     emit(result, as_json=as_json, text=_summary(result))

@@ -34,7 +34,7 @@ class ClusterDeployment:
         :return: what was done, JSON-ready.
         :raises ClusterError: when it does not answer, or answers otherwise.
         """
-        options = self.options.registration(PipelineOptions(self.options.pipeline))
+        options = self.options.registration(PipelineOptions(name=self.options.pipeline))
         done = register(bundle, self.cluster, options, on_chunk=lambda n, of: self.report("uploading", n, of))
         return done.to_json()
 

@@ -12,6 +12,7 @@ from darl_opensearch.cluster.calls import Cluster, join_path
 from darl_opensearch.cluster.preflight import Mode
 from darl_opensearch.config_files import OMIT, render_body
 from darl_opensearch.errors import ClusterError, UsageError
+from darl_opensearch.settings import Settings, setting
 
 REQUEST = "$._request."
 EXT = REQUEST + "ext.ml_inference."
@@ -24,32 +25,32 @@ _CAP = re.compile(r"int cap = (\d+);")
 _QUERY_PATH = re.compile(r"[A-Za-z_][\w-]*(\[\d+\])*(\.[A-Za-z_][\w-]*(\[\d+\])*)*")
 
 
-@dataclass(frozen=True)
-class PipelineOptions:
-    """How a pipeline treats a search.
+class PipelineOptions(Settings):
+    """How a pipeline treats a search."""
 
-    :param name: its name; the plain variant has ``-plain`` after it.
-    :param max_k: most pairs scored, unless more hits were asked for; 50 in the cluster, 200 by connector.
-    :param query_path: where in the search body the query's text is, such as
-        ``query.match.darl_text.query``; by default ``ext.ml_inference.query_text``.
-    :param with_query_id: pass ``query_id`` and ``slice`` of ``ext.ml_inference`` on: clients must send them.
-    """
+    name: str = setting(
+        "darl", "name of the search pipeline; NAME-plain is the variant without grades", env="DARL_PIPELINE",
+        flag="--pipeline",
+    )  # fmt: skip
+    max_k: int | None = setting(
+        None, "most pairs scored a search, unless more hits are asked for.  [default: 50 local, 200 connector]",
+        least=1, most=10_000, env="DARL_MAX_K",
+    )  # fmt: skip
+    oversample: int = setting(5, "candidates fetched for each hit asked for", least=1, most=1000, env="DARL_OVERSAMPLE")
+    query_path: str | None = setting(
+        None, "take the query's text from there in the search body, such as query.match.darl_text.query, instead of "
+        "ext.ml_inference.query_text", env="DARL_QUERY_PATH",
+    )  # fmt: skip
+    with_query_id: bool = setting(
+        False, "hand ext.ml_inference.query_id and .slice to the scorer; a search without them is not reranked then",
+        env="DARL_WITH_QUERY_ID",
+    )  # fmt: skip
 
-    name: str = "darl"
-    max_k: int | None = None
-    oversample: int = 5
-    query_path: str | None = None
-    with_query_id: bool = False
-
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         """Refuse what would make a pipeline that never reranks."""
         if not _NAME.fullmatch(self.name):
             raise UsageError(f"pipeline name {self.name!r} is not usable", todo="use a-z, 0-9, '.', '_', '-'")
-        if self.max_k is not None and not 1 <= self.max_k <= 10_000:
-            raise UsageError(f"--max-k {self.max_k} is outside 1..10000", todo="50 to 200 is usual")
-        if not 1 <= self.oversample <= 1000:
-            raise UsageError(f"--oversample {self.oversample} is outside 1..1000", todo="5 is usual")
-        if self.query_path is not None and not _QUERY_PATH.fullmatch(self.query_path):
+        if self.query_path and not _QUERY_PATH.fullmatch(self.query_path):
             raise UsageError(
                 f"--query-path {self.query_path!r} is not a path into a search body",
                 todo="write it like query.match.darl_text.query",
@@ -99,7 +100,7 @@ def read_options(name: str, bodies: Mapping[str, Mapping[str, Any]], mode: Mode)
     max_k = int(cap[1]) if cap else None
     path_ = REQUEST + shape.query_path
     return PipelineOptions(
-        name,
+        name=name,
         max_k=None if max_k == DEFAULT_MAX_K[mode] else max_k,
         oversample=int(shape.oversample),
         query_path=None if path_ == EXT + "query_text" else shape.query_path,

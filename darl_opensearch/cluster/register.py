@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from darl_opensearch.bundle import Bundle
@@ -16,35 +16,39 @@ from darl_opensearch.cluster.pipelines import Change, PipelineOptions
 from darl_opensearch.cluster.preflight import Mode, preflight
 from darl_opensearch.cluster.verify import verify
 from darl_opensearch.errors import ClusterError, UsageError
+from darl_opensearch.settings import Settings, setting
 
 
 class NotVerified(ClusterError):
     """The model is there, and does not answer as its bundle does."""
 
 
-@dataclass(frozen=True)
-class RegisterOptions:
+class RegisterOptions(Settings):
     """What ``darl register`` was asked for.
 
     :param mode: ``local`` runs the model in the cluster, ``connector`` asks a scorer.
     :param scorer: where the scorer is, for ``connector``.
-    :param apply_settings: change cluster settings that stand in the way.
-    :param replace: register again where another model has this name and version, and remove that one.
-    :param verify: compare the model's answers with the bundle's before any pipeline is changed.
-    :param deploy_timeout: most seconds to wait for the model to be loaded.
-    :param switch: write the pipelines; without, the model is there and answers, and nothing asks it.
     """
 
     mode: Mode = "local"
     scorer: ScorerAddress | None = None
-    pipeline: PipelineOptions = field(default_factory=PipelineOptions)
-    apply_settings: bool = False
-    replace: bool = False
-    verify: bool = True
-    deploy_timeout: float = 300.0
-    switch: bool = True
+    pipeline: PipelineOptions = PipelineOptions()
+    apply_settings: bool = setting(False, "change the cluster settings that stand in the way", flag="--apply-settings")
+    replace: bool = setting(False, "register anew, and remove what has this name and version", flag="--replace")
+    verify: bool = setting(
+        True,
+        "compare the model's answers with the bundle's before any pipeline is changed",
+        flag="--verify/--no-verify",
+    )
+    deploy_timeout: float = setting(
+        300.0, "seconds to wait until the model is loaded", least=1, env="DARL_DEPLOY_TIMEOUT"
+    )
+    switch: bool = setting(
+        True, "write the pipelines; without, the model is deployed and nothing asks it (darl release switches later)",
+        flag="--pipelines/--no-pipelines",
+    )  # fmt: skip
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         """Refuse modes that lack something, and removing what pipelines go on asking."""
         if self.replace and not self.switch:
             raise UsageError(
@@ -53,6 +57,8 @@ class RegisterOptions:
             )
         if self.mode == "connector" and self.scorer is None:
             raise UsageError("--mode connector needs --scorer-url", todo="give the address of darl serve")
+        if self.mode == "local" and self.switch and self.pipeline.with_query_id:
+            raise UsageError("--with-query-id is for --mode connector", todo="leave it out")
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,13 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.cluster import models
 from darl_opensearch.cluster.calls import Cluster
 from darl_opensearch.cluster.connector import ScorerAddress
-from darl_opensearch.cluster.history import INDEX, TAKE_OVER_SECONDS, History, Served
+from darl_opensearch.cluster.history import TAKE_OVER_SECONDS, History, Served
 from darl_opensearch.cluster.models import OnChunk
 from darl_opensearch.cluster.outcome import Release
 from darl_opensearch.cluster.pipelines import Change, PipelineOptions, check_ours, read_options, render_pipelines
@@ -25,9 +24,19 @@ from darl_opensearch.cluster.preflight import Mode
 from darl_opensearch.cluster.probe import ProbeFailed, probe_search
 from darl_opensearch.cluster.register import NotVerified, RegisterOptions, register
 from darl_opensearch.cluster.rollback import RollbackOptions, rollback
-from darl_opensearch.cluster.switching import Now, ReleaseRefused, read_now, refuse, switch, take_over, undeploy
+from darl_opensearch.cluster.switching import (
+    Now,
+    ReleaseRefused,
+    SwitchOptions,
+    read_now,
+    refuse,
+    switch,
+    take_over,
+    undeploy,
+)
 from darl_opensearch.cluster.versions import Version, find_superfluous, list_versions
 from darl_opensearch.errors import DarlError, GateRefused, InputError, UsageError
+from darl_opensearch.settings import setting
 
 __all__ = [
     "Release", "ReleaseOptions", "ReleaseRefused", "RollbackOptions", "Version", "release", "rollback", "list_versions",
@@ -37,50 +46,47 @@ Report = Callable[[str, int, int], object]
 STEPS = ("registering", "probing", "switching", "retiring")
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReleaseOptions:
+class ReleaseOptions(SwitchOptions):
     """What ``darl release`` was asked for.
 
     :param scorer: where the new version's scorer is, for ``connector``.
-    :param max_k: most pairs scored a search; None: as the pipeline has it.
-    :param oversample: candidates fetched for each hit asked for; None: as the pipeline has it.
-    :param query_path: where the query's text is in the search body; None: as the pipeline has it, ``""``: the default.
-    :param with_query_id: pass ``query_id`` and ``slice`` on; None: as the pipeline has it.
-    :param keep: versions before the one that serves which stay deployed.
-    :param index: an index of items to search through the new pipeline before it is in place.
     :param gate: what ``darl gate`` said of this bundle, as JSON; a no refuses the release.
-    :param note: why, in words.
-    :param who: who releases; user and host by default.
-    :param apply_settings: change cluster settings that stand in the way.
-    :param deploy_timeout: most seconds to wait for the model to be loaded.
-    :param grace: most seconds to wait for running searches before an old model is unloaded.
     """
 
-    pipeline: str = "darl"
     mode: Mode = "local"
     scorer: ScorerAddress | None = None
-    max_k: int | None = None
-    oversample: int | None = None
-    query_path: str | None = None
-    with_query_id: bool | None = None
-    keep: int = 2
-    index: str | None = None
     gate: Mapping[str, Any] | None = None
-    note: str = ""
-    cycle: str = ""
-    who: str | None = None
-    apply_settings: bool = False
-    deploy_timeout: float = 300.0
-    grace: float = 30.0
-    history: str = INDEX
+    index: str | None = setting(
+        None, "index of items to search through the new pipeline before it is in place", env="DARL_INDEX"
+    )
+    keep: int = setting(
+        2, "earlier versions that stay deployed; older ones are undeployed, and a rollback deploys them again", least=0,
+        env="DARL_KEEP",
+    )  # fmt: skip
+    max_k: int | None = setting(
+        None, "most pairs scored a search.  [default: as the pipeline has it]", least=1, most=10_000, env="DARL_MAX_K"
+    )
+    oversample: int | None = setting(
+        None, "candidates fetched for each hit asked for.  [default: as the pipeline has it]", least=1, most=1000,
+        env="DARL_OVERSAMPLE",
+    )  # fmt: skip
+    query_path: str | None = setting(
+        None, "where the query's text is in the search body.  [default: as the pipeline has it]", env="DARL_QUERY_PATH"
+    )
+    with_query_id: bool | None = setting(
+        None, "hand ext.ml_inference.query_id and .slice to the scorer.  [default: as the pipeline has it]",
+        env="DARL_WITH_QUERY_ID", flag="--with-query-id/--without-query-id",
+    )  # fmt: skip
+    apply_settings: bool = setting(False, "change the cluster settings that stand in the way", flag="--apply-settings")
+    grace: float = setting(
+        30.0, "most seconds to wait for running searches before an old model is undeployed", least=0, env="DARL_GRACE"
+    )
 
-    def __post_init__(self) -> None:
-        """Refuse what could not be done."""
-        PipelineOptions(self.pipeline)
+    def check(self) -> None:
+        """Refuse a mode that lacks its scorer, too."""
+        super().check()
         if self.mode == "connector" and self.scorer is None:
             raise UsageError("--mode connector needs --scorer-url", todo="give the address of the new version's scorer")
-        if self.keep < 0:
-            raise UsageError(f"keep is {self.keep}", todo="give 0 or more versions")
 
     def registration(self, pipeline: PipelineOptions) -> RegisterOptions:
         """How the bundle is registered before its release: no pipeline is written."""
@@ -111,7 +117,7 @@ def release(
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     history = History(cluster, options.pipeline, options.history)
     events, now = history.events(), read_now(cluster, options.pipeline)
-    check_ours(cluster, PipelineOptions(options.pipeline))
+    check_ours(cluster, PipelineOptions(name=options.pipeline))
     if no := find_gate_refusal(options.gate, opened, now):
         raise _refused(history, no, opened, "", options, now)
 
@@ -166,7 +172,7 @@ def release(
 
 def _pipeline_options(options: ReleaseOptions, now: Now) -> PipelineOptions:
     """Treat searches as the pipeline that is there does, but for what was asked for."""
-    there = PipelineOptions(options.pipeline)
+    there = PipelineOptions(name=options.pipeline)
     if options.pipeline in now.bodies and now.served is not None:
         there = read_options(options.pipeline, now.bodies, now.served.mode)
     asked: dict[str, Any] = {

@@ -7,35 +7,22 @@ from dataclasses import dataclass
 
 from darl_opensearch.cluster import models
 from darl_opensearch.cluster.calls import Cluster
-from darl_opensearch.cluster.history import INDEX, TAKE_OVER_SECONDS, Bodies, Event, History, Served
+from darl_opensearch.cluster.history import TAKE_OVER_SECONDS, Bodies, Event, History, Served
 from darl_opensearch.cluster.outcome import Release
 from darl_opensearch.cluster.pipelines import Change, PipelineOptions, check_ours
 from darl_opensearch.cluster.probe import ProbeFailed, check_answers
-from darl_opensearch.cluster.switching import Now, find_loaded, read_now, refuse, switch, take_over
+from darl_opensearch.cluster.switching import Now, SwitchOptions, find_loaded, read_now, refuse, switch, take_over
 from darl_opensearch.errors import ClusterError, UsageError
+from darl_opensearch.settings import setting
 
 
-@dataclass(frozen=True, kw_only=True)
-class RollbackOptions:
-    """What ``darl rollback`` was asked for.
+class RollbackOptions(SwitchOptions):
+    """What ``darl rollback`` was asked for."""
 
-    :param to: the version to go back to, or ``name:version``; None: the one before the one that serves.
-    :param note: why, in words.
-    :param who: who rolls back; user and host by default.
-    :param deploy_timeout: most seconds to wait for the model to be loaded again.
-    """
-
-    pipeline: str = "darl"
-    to: str | None = None
-    note: str = ""
-    cycle: str = ""
-    who: str | None = None
-    deploy_timeout: float = 300.0
-    history: str = INDEX
-
-    def __post_init__(self) -> None:
-        """Refuse names that are none."""
-        PipelineOptions(self.pipeline)
+    to: str | None = setting(
+        None, "the version to go back to, or NAME:VERSION.  [default: the one before the one that serves]",
+        env="DARL_ROLLBACK_TO", metavar="VERSION",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -64,10 +51,10 @@ def rollback(cluster: Cluster, options: RollbackOptions | None = None) -> Releas
     options = options or RollbackOptions()
     history = History(cluster, options.pipeline, options.history)
     events, now = history.events(), read_now(cluster, options.pipeline)
-    check_ours(cluster, PipelineOptions(options.pipeline))
+    check_ours(cluster, PipelineOptions(name=options.pipeline))
     last = events[-1] if events else None
     event = last if last is not None and last.state == "switching" else None
-    if event is not None and event.kind == "rollback" and (options.to is None or event.to.is_called(options.to)):
+    if event is not None and event.kind == "rollback" and (not options.to or event.to.is_called(options.to)):
         target = Earlier(event.to, event.after)
     elif event is not None:
         closed, now = take_over(history, event, now, TAKE_OVER_SECONDS)
@@ -92,7 +79,7 @@ def rollback(cluster: Cluster, options: RollbackOptions | None = None) -> Releas
 
 def _target(events: Sequence[Event], now: Now, options: RollbackOptions) -> Earlier:
     """Find the version to go back to, and its pipelines."""
-    if options.to is None:
+    if not options.to:
         line = list_earlier(events)
         if not line:
             serving = f"before {now.served.label}" if now.served else "to go back to"

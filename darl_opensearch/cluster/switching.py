@@ -14,12 +14,34 @@ from typing import Any
 
 from darl_opensearch.cluster import models, pipelines
 from darl_opensearch.cluster.calls import Cluster, join_path
-from darl_opensearch.cluster.history import Bodies, Event, History, Kind, Served, utc_now
-from darl_opensearch.cluster.pipelines import PLAIN, Change
+from darl_opensearch.cluster.history import INDEX, Bodies, Event, History, Kind, Served, utc_now
+from darl_opensearch.cluster.pipelines import PLAIN, Change, PipelineOptions
 from darl_opensearch.errors import ClusterError, DarlError, GateRefused
+from darl_opensearch.settings import Settings, setting
 
 LOADED = ("DEPLOYED", "PARTIALLY_DEPLOYED", "DEPLOYING")
 SEARCH = "indices:data/read/search"
+
+
+class SwitchOptions(Settings):
+    """What ``darl release`` and ``darl rollback`` share.
+
+    :param cycle: the cycle that switches, for the history.
+    :param who: who switches; user and host by default.
+    """
+
+    pipeline: str = setting("darl", "name of the search pipeline; NAME-plain goes with it", env="DARL_PIPELINE")
+    note: str = setting("", "why, for the history", env="DARL_NOTE")
+    deploy_timeout: float = setting(
+        300.0, "seconds to wait until the model is loaded", least=1, env="DARL_DEPLOY_TIMEOUT"
+    )
+    history: str = setting(INDEX, "index of the releases", env="DARL_RELEASES")
+    cycle: str = ""
+    who: str | None = None
+
+    def check(self) -> None:
+        """Refuse a name that no pipeline can have."""
+        PipelineOptions(name=self.pipeline)
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from darl_opensearch.errors import UsageError
+from darl_opensearch.settings import FolderPath, Settings, setting
 
 Engine = Literal["java", "docker"]
 HEAP = re.compile(r"[1-9][0-9]*[kmg]")
@@ -26,37 +26,32 @@ ML_SETTINGS: dict[str, str] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class NodeSpec:
-    """A node to start.
+class NodeSpec(Settings):
+    """A node to start."""
 
-    :param port: HTTP port on 127.0.0.1; it also names the node.
-    :param heap: Java heap, as Java writes it.
-    :param timeout_s: how long it may take to answer once it is started.
-    :param cache: folder to keep everything in; default ``DARL_CACHE``, then the user's cache folder.
-    :param engine: ``java``, ``docker``, or ``auto`` for the first of them that this machine has.
-    :param user: who runs the node when this is started by root; default ``DARL_NODE_USER``, then ``nobody``.
-    """
+    port: int = setting(
+        9200, "HTTP port on 127.0.0.1; it also names the node", least=1, most=65535, env="DARL_NODE_PORT"
+    )
+    heap: str = setting("2g", "Java heap: 2g, 1500m", env="DARL_NODE_HEAP")
+    timeout_s: float = setting(
+        180.0, "seconds it may take to answer once it is started", above=0, env="DARL_NODE_TIMEOUT", flag="--timeout"
+    )
+    cache: FolderPath | None = setting(
+        None, "folder for downloads, node and data.  [default: the user's cache folder]", env="DARL_CACHE"
+    )
+    engine: Literal["auto", "java", "docker"] = setting(
+        "auto", "how to run it; auto prefers Java", env="DARL_NODE_WITH", flag="--with"
+    )
+    user: str | None = setting(None, "user to run it as when started by root.  [default: nobody]", env="DARL_NODE_USER")
 
-    port: int = field(default=9200)
-    heap: str = field(default="2g")
-    timeout_s: float = field(default=180.0)
-    cache: Path | None = field(default=None)
-    engine: Literal["auto", "java", "docker"] = field(default="auto")
-    user: str | None = field(default=None)
-
-    def __post_init__(self) -> None:
-        """Refuse what no node can be given."""
-        if not 1 <= self.port <= 65535:
-            raise UsageError("the port is outside 1..65535", where=f"port {self.port}")
+    def check(self) -> None:
+        """Refuse a heap that Java would not understand."""
         if not HEAP.fullmatch(self.heap):
             raise UsageError(
                 "the heap is not a size that Java understands",
                 where=f"heap {self.heap!r}",
                 todo="write it as 2g or 1500m",
             )
-        if self.engine not in ("auto", "java", "docker"):
-            raise UsageError("there is no such way to run a node", where=self.engine, todo="use auto, java or docker")
 
     @property
     def name(self) -> str:

@@ -74,7 +74,7 @@ def test_columns_come_from_the_bundle(tmp_path, mode):
 
     for scale in (GradeScale(("no", "yes"), (0, 1)), SCALE3, GradeScale(tuple("abcde"), (0, 1, 2, 3, 4))):
         bundle = tiny_bundle(tmp_path / f"{scale.k}", scale=scale)
-        bodies = render_pipelines(bundle.card, mode, "m", PipelineOptions("p"))
+        bodies = render_pipelines(bundle.card, mode, "m", PipelineOptions(name="p"))
         assert bodies.keys() == {"p", "p-plain"}
         [output] = bodies["p"]["response_processors"][0]["ml_inference"]["output_map"]
         assert output.keys() == bundle.card.columns.hit_fields().keys()
@@ -91,11 +91,11 @@ def test_every_processor_may_fail(tiny, mode):
 
 
 def test_what_a_pipeline_says_of_itself(tiny):
-    options = PipelineOptions("p", query_path="query.match.title.query", oversample=7)
+    options = PipelineOptions(name="p", query_path="query.match.title.query", oversample=7)
     shape = PipelineShape.of("p", render_pipelines(tiny.card, "local", "m", options)["p"], where="u")
     fields = frozenset(tiny.card.columns.hit_fields())
     assert shape == PipelineShape("local", "m", "query.match.title.query", False, 7.0, fields)
-    bodies = render_pipelines(tiny.card, "connector", "m", PipelineOptions("p", with_query_id=True))
+    bodies = render_pipelines(tiny.card, "connector", "m", PipelineOptions(name="p", with_query_id=True))
     assert PipelineShape.of("p", bodies["p"], where="u") == PipelineShape(
         "connector", "m", "ext.ml_inference.query_text", True, 5.0, fields
     )

@@ -106,12 +106,19 @@ def test_a_version_that_was_refused_and_serves_is_not_unloaded():
     ids=st.booleans(),
 )
 def test_options_are_read_back_from_the_pipeline_that_they_made(tiny, mode, max_k, oversample, query_path, ids):
-    options = PipelineOptions("shoes", max_k, oversample, query_path, ids and mode == "connector")
+    options = PipelineOptions(
+        name="shoes", max_k=max_k, oversample=oversample, query_path=query_path,
+        with_query_id=ids and mode == "connector",
+    )  # fmt: skip
     bodies = render_pipelines(tiny.card, mode, "m-1", options)
     found = read_options("shoes", bodies, mode)
     default = {"local": 50, "connector": 200}[mode]
     assert found == PipelineOptions(
-        "shoes", None if max_k == default else max_k, oversample, query_path, found.with_query_id
+        name="shoes",
+        max_k=None if max_k == default else max_k,
+        oversample=oversample,
+        query_path=query_path,
+        with_query_id=found.with_query_id,
     )
     assert found.with_query_id == options.with_query_id
     assert {name: list_models_in(body) for name, body in bodies.items()} == {"shoes": {"m-1"}, "shoes-plain": {"m-1"}}
@@ -149,7 +156,7 @@ def test_what_cannot_be_asked_for():
         RegisterOptions(replace=True, switch=False)
     with pytest.raises(UsageError, match="--mode connector needs --scorer-url"):
         ReleaseOptions(mode="connector")
-    with pytest.raises(UsageError, match="keep is -1. Give 0 or more versions"):
+    with pytest.raises(UsageError, match="keep is -1. Give 0 or more"):
         ReleaseOptions(keep=-1)
     with pytest.raises(UsageError, match="pipeline name 'A' is not usable"):
         RollbackOptions(pipeline="A")

@@ -99,9 +99,9 @@ def test_hits_that_are_no_items_are_counted():
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
-        ({"depth": 0}, "depth is 0. Give 1 or more"),
+        ({"depth": 0}, "depth is 0. Give 1 to 10000"),
         ({"per_query": 0}, "per_query is 0"),
-        ({"depth": 3, "skip_top": 3}, "skip_top is 3. Give 0 or more, below the depth of 3"),
+        ({"depth": 3, "skip_top": 3}, "skip_top is 3. Give less than the depth of 3"),
         ({"max_share": 0.0}, "max_share is 0.0"),
         ({"max_share": float("nan")}, "max_share is nan"),
     ],

@@ -107,7 +107,7 @@ def test_what_came_later_is_tested(tmp_path):
     """Queries 32 to 39 are of September on; one of them was judged in January as well, so it is no news."""
     early = {"query": "word39 other39", "item_id": "x", "timestamp": 1_767_225_600}  # 2026-01-01
     path = write_rows(tmp_path / "j.jsonl", [*rows(), early])
-    rule = SplitRule(by="time", cut=datetime(2026, 9, 1, tzinfo=UTC), dev=0)
+    rule = SplitRule(by="time", cut="2026-09-01", dev=0)
     assigned, counts = split(path, rule)
     assert {q for q, part in assigned.part_of.items() if part == "test"} == {f"word{n} other{n}" for n in range(32, 39)}
     assert (assigned.mixed, counts["train"]["judgments"]) == (1, 67)
@@ -128,7 +128,7 @@ def test_what_came_later_is_tested(tmp_path):
 def test_times_and_queries_that_are_none(row, message, tmp_path):
     path = write_rows(tmp_path / "j.jsonl", [row])
     with pytest.raises(InputError) as caught:
-        assign(path, SplitRule(by="time", cut=datetime(2026, 1, 1, tzinfo=UTC), dev=0))
+        assign(path, SplitRule(by="time", cut="2026-01-01", dev=0))
     assert message in str(caught.value)
 
 
@@ -140,7 +140,7 @@ def test_a_time_without_a_zone_is_utc():
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
-        ({"by": "querys"}, r"judgments cannot be split by 'querys'. Did you mean 'query'\?"),
+        ({"by": "querys"}, r"by is 'querys'. Choose query, slice or time"),
         ({"dev": 0.5, "test": 0.5}, "leave nothing to train on"),
         ({"by": "slice"}, "no slice is held out. Name one with --held-out"),
         ({"by": "time"}, "no cut date is given. Give one with --cut"),

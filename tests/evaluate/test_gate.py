@@ -24,9 +24,10 @@ from darl_opensearch.stats.ranking import ndcg_per_query
 from tests.helpers.bundles import ITEMS, SCALE3, TEMPLATE, tiny_bundle, with_slope
 from tests.helpers.commands import run_main
 from tests.helpers.files import write_rows
-from trainer.evaluate.gate import GateOptions, gate
+from trainer.evaluate.gate import gate
 from trainer.evaluate.gate_words import explain_refusal, render_decision
 from trainer.evaluate.parts import read_catalogue, read_part
+from trainer.evaluate.settings import GateOptions
 
 OPTIONS = {"draws": 400, "threads": 1}
 WORDS = {

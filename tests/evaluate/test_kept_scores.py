@@ -14,9 +14,9 @@ from tests.helpers.bundles import ITEMS, TEMPLATE, copy_bundle, correct_digests,
 from tests.helpers.files import write_rows
 from trainer.evaluate import kept_scores
 from trainer.evaluate.evaluation import evaluate
-from trainer.evaluate.gate import GateOptions, gate
+from trainer.evaluate.gate import gate
 from trainer.evaluate.kept_scores import KeptScores
-from trainer.evaluate.settings import EvaluationOptions
+from trainer.evaluate.settings import EvaluationOptions, GateOptions
 
 TEXTS = [TEMPLATE.render(item) for item in ITEMS]
 REQUESTS = [("stolen bicycle", TEXTS), ("ski rescue", TEXTS[:3]), ("kitchen fire", TEXTS[2:])]

@@ -96,7 +96,7 @@ def recording() -> tuple[list[tuple[str, str, Any]], type[Urllib3HttpConnection]
 def clean_up(cluster: Cluster, bundle: Bundle, *, pipeline_names: set[str], indexes: set[str]) -> None:
     """Delete everything a test registered, and nothing else."""
     for name in pipeline_names:
-        pipelines.remove_pipelines(cluster, pipelines.PipelineOptions(name))
+        pipelines.remove_pipelines(cluster, pipelines.PipelineOptions(name=name))
     for name in (models.local_name(bundle.card), models.connector_name(bundle.card)):
         found = models.find_models(cluster, name)
         for model in found:

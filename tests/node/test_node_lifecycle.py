@@ -308,9 +308,9 @@ def test_a_killed_node_is_stopped_and_starts_again(world) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({"port": 0}, "port 0: the port is outside 1..65535."),
+        ({"port": 0}, "port is 0. Give 1 to 65535."),
         ({"heap": "2x"}, "heap '2x': the heap is not a size that Java understands. Write it as 2g or 1500m."),
-        ({"engine": "podman"}, "podman: there is no such way to run a node. Use auto, java or docker."),
+        ({"engine": "podman"}, "engine is 'podman'. Choose auto, java or docker."),
     ],
 )
 def test_specs_that_make_no_sense(words, message: str) -> None:

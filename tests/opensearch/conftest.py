@@ -89,7 +89,7 @@ class Place:
 
     def pipeline(self, suffix: str = "", **options: object) -> PipelineOptions:
         self.used.add(self.name + suffix)
-        return PipelineOptions(self.name + suffix, **options)  # type: ignore[arg-type]
+        return PipelineOptions(name=self.name + suffix, **options)  # type: ignore[arg-type]
 
     def register(
         self, mode: str, scorer: RunningScorer | None = None, suffix: str = "", **options: object

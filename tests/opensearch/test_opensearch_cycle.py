@@ -41,7 +41,7 @@ def served(opensearch_url, small, tmp_path):
         release={"url": opensearch_url, "index": f"{name}-items", "pipeline": name},
     )  # fmt: skip
     try:
-        register(bundle, cluster, RegisterOptions(pipeline=PipelineOptions(name, max_k=37)))
+        register(bundle, cluster, RegisterOptions(pipeline=PipelineOptions(name=name, max_k=37)))
         for number, file in enumerate(("items", "new_items")):
             load_items(cluster, bundle, SAMPLE / f"{file}.jsonl", f"{name}-items", recreate=number == 0).check()
         with Shipper(tmp_path / "spool.sqlite", cluster.client, stream=f"{name}-ood") as shipper:

@@ -28,7 +28,7 @@ def deployed(opensearch_url, small, tmp_path_factory):
     bundle = Bundle.open(correct_digests(folder, name=name))
     cluster = Cluster.open(ClusterOptions(url=opensearch_url))
     try:
-        done = register(bundle, cluster, RegisterOptions(mode="local", pipeline=PipelineOptions(name)))
+        done = register(bundle, cluster, RegisterOptions(mode="local", pipeline=PipelineOptions(name=name)))
         load_items(cluster, bundle, SAMPLE / "items.jsonl", f"{name}-items").check()
         yield cluster, bundle, done, PipelineSearch(cluster.client, bundle, f"{name}-items", name)
     finally:
@@ -68,5 +68,5 @@ def test_searches_rank_as_the_bundle_does(deployed):
 
 def test_registering_again_changes_nothing(deployed):
     cluster, bundle, done, _ = deployed
-    again = register(bundle, cluster, RegisterOptions(mode="local", pipeline=PipelineOptions(bundle.card.name)))
+    again = register(bundle, cluster, RegisterOptions(mode="local", pipeline=PipelineOptions(name=bundle.card.name)))
     assert again.reused and again.model_id == done.model_id and set(again.pipelines.values()) == {"unchanged"}

@@ -255,7 +255,7 @@ def test_a_pipeline_of_somebody_else_is_left_alone(place):
     )
     try:
         with pytest.raises(ClusterError, match="is there and was not made by darl. Choose another name by --pipeline"):
-            register(place.bundle, place.cluster, RegisterOptions(pipeline=PipelineOptions(foreign)))
+            register(place.bundle, place.cluster, RegisterOptions(pipeline=PipelineOptions(name=foreign)))
         assert models.find_models(place.cluster, models.local_name(place.bundle.card)) == []  # nothing was uploaded
     finally:
         place.cluster.send("DELETE", join_path("_search", "pipeline", foreign))

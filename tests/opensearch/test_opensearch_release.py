@@ -84,7 +84,7 @@ def registered(cluster, tmp_path_factory):
     items.write_text("".join(json.dumps(item) + "\n" for item in ITEMS), encoding="utf-8")
     try:
         for bundle in bundles.values():
-            done = register(bundle, cluster, RegisterOptions(pipeline=PipelineOptions(name), switch=False))
+            done = register(bundle, cluster, RegisterOptions(pipeline=PipelineOptions(name=name), switch=False))
             assert done.pipelines == {} and done.deviation < 1e-4
         assert fetch_pipeline(cluster, name) is None  # registered, and no pipeline was written
         load_items(cluster, bundles["1"], items, index).check()
@@ -99,7 +99,7 @@ def line(registered):
     mark = f"{registered.name}-{uuid.uuid4().hex[:6]}"
     mine = dataclasses.replace(registered, pipeline=mark, history=f"{mark}-releases")
     yield mine
-    remove_pipelines(mine.cluster, PipelineOptions(mark))
+    remove_pipelines(mine.cluster, PipelineOptions(name=mark))
     if mine.cluster.read("GET", join_path(mine.history), absent={}):
         mine.cluster.send("DELETE", join_path(mine.history))
     mine.cluster.calls.clear()
@@ -118,7 +118,7 @@ def test_release_rollback_and_versions(line):
     assert second.probe.hits == 5 and second.probe.deviation < 1e-4 and second.deviation < 1e-4
     assert line.serving() == ["2", "2"]
     # The options of the pipeline that was there are kept.
-    options = PipelineOptions(line.pipeline, oversample=7, max_k=33)
+    options = PipelineOptions(name=line.pipeline, oversample=7, max_k=33)
     bodies = render_pipelines(line.bundles["2"].card, "local", second.served.model_id, options)
     assert fetch_pipeline(line.cluster, line.pipeline) == bodies[line.pipeline]
     line.cluster.calls.clear()
@@ -145,7 +145,7 @@ def test_release_rollback_and_versions(line):
 def test_a_rollback_restores_the_very_pipelines_that_were_there(line):
     line.release("1")
     model = model_of(line, "1").model_id
-    by_hand = PipelineOptions(line.pipeline, 21, 4, "query.match.darl_text.query")
+    by_hand = PipelineOptions(name=line.pipeline, max_k=21, oversample=4, query_path="query.match.darl_text.query")
     put_pipelines(line.cluster, render_pipelines(line.bundles["1"].card, "local", model, by_hand))
     names = (line.pipeline, f"{line.pipeline}-plain")
     before = [fetch_pipeline(line.cluster, name) for name in names]
@@ -173,7 +173,7 @@ def test_old_versions_are_undeployed_and_a_rollback_deploys_them_again(line):
         assert line.search().search("stolen bicycle").reranked
         assert model_of(line, "2").state == "DEPLOYED"
     finally:
-        remove_pipelines(line.cluster, PipelineOptions(other.pipeline))
+        remove_pipelines(line.cluster, PipelineOptions(name=other.pipeline))
         line.release("1", keep=2)  # deploys what other tests use
 
 

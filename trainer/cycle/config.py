@@ -12,7 +12,7 @@ from darl_opensearch.errors import UsageError
 from darl_opensearch.settings import Settings, read_fields, read_toml, setting
 from darl_opensearch.spans import ago, parse_span
 from trainer.dasa.config import SelectConfig
-from trainer.evaluate.gate import GateOptions
+from trainer.evaluate.settings import GateOptions
 from trainer.judging.config import JudgeConfig
 
 STAGES_KEY = "[train] stages"

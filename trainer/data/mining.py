@@ -16,37 +16,34 @@ from typing import Any
 from darl_opensearch.errors import UsageError
 from darl_opensearch.records.items import Item
 from darl_opensearch.records.judgments import JudgedQuery
+from darl_opensearch.settings import Settings, setting
 from darl_opensearch.text import ItemRenderer, ItemTemplate, same_text
 
 Retrieve = Callable[[str, int], Sequence[str]]  # query and number of hits to item ids, best first
 Score = Callable[[str, Sequence[str]], Sequence[float]]  # query and item texts to a score each
 
 
-@dataclass(frozen=True, kw_only=True)
-class MiningRule:
-    """How negatives are chosen.
+class MiningRule(Settings):
+    """How negatives are chosen."""
 
-    :param skip_top: first hits to skip, the likeliest to be relevant though unjudged.
-    :param per_query: most negatives of a query, drawn from what is left.
-    :param max_share: a candidate must not score above this share of the lowest score among the query's items of
-        its highest grade.
-    """
+    depth: int = setting(100, "hits looked at for a query", least=1, most=10_000, env="DARL_MINE_DEPTH")
+    skip_top: int = setting(
+        0, "first hits that are passed over, the likeliest to be relevant though unjudged", least=0,
+        env="DARL_MINE_SKIP_TOP",
+    )  # fmt: skip
+    per_query: int = setting(
+        4, "most negatives of a query, drawn from the rest of the hits", least=1, env="DARL_MINE_PER_QUERY"
+    )
+    max_share: float = setting(
+        0.95, "with a model: most a negative may score, as a share of the lowest score among the query's items of its "
+        "highest grade", above=0, most=1, env="DARL_MINE_MAX_SHARE",
+    )  # fmt: skip
+    seed: int = setting(0, "seed of the draw", env="DARL_SEED")
 
-    depth: int = 100
-    skip_top: int = 0
-    per_query: int = 4
-    max_share: float = 0.95
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        for name in ("depth", "per_query"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}", todo="give 1 or more")
-        if not 0 <= self.skip_top < self.depth:
-            raise UsageError(f"skip_top is {self.skip_top}", todo=f"give 0 or more, below the depth of {self.depth}")
-        if not 0.0 < self.max_share <= 1.0:
-            raise UsageError(f"max_share is {self.max_share}", todo="give a share above 0 and at most 1, such as 0.95")
+    def check(self) -> None:
+        """Refuse to skip everything that is looked at."""
+        if self.skip_top >= self.depth:
+            raise UsageError(f"skip_top is {self.skip_top}", todo=f"give less than the depth of {self.depth}")
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from darl_opensearch.errors import InputError, UsageError, short
 from darl_opensearch.io.jsonl import check_rereadable
 from darl_opensearch.records.lines import LineKind
-from darl_opensearch.settings import nearest
+from darl_opensearch.settings import Settings, nearest, setting
 from darl_opensearch.text import same_text
 from trainer.data.leakage import QUERY_SHINGLE, THRESHOLD, NearIndex
 
@@ -26,43 +26,56 @@ _JUDGMENTS = LineKind(item="ignored")
 _LAST_SECOND = 253_402_300_800  # of the year 9999
 
 
-@dataclass(frozen=True, kw_only=True)
-class SplitRule:
-    """How judgments are split.
+class SplitRule(Settings):
+    """How judgments are split."""
 
-    :param by: ``query`` (drawn), ``slice`` (named slices are the test part) or ``time`` (what comes later is).
-    :param dev: share of the queries in the dev part; for ``slice`` and ``time``, of those that are not tested.
-    :param test: share of the queries in the test part, for ``query``.
-    :param held_out: slices of the test part, for ``slice``.
-    :param time_field: field with the time of a judgment, for ``time``: ISO 8601, or seconds since 1970.
-    :param cut: what is at this time or later is tested, for ``time``.
-    :param threshold: Jaccard similarity from which two queries stay together.
-    """
+    by: Literal["query", "slice", "time"] = setting(
+        "query", "draw queries, hold slices out, or test on what came later", env="DARL_SPLIT_BY"
+    )
+    dev: float = setting(
+        0.1,
+        "share of the queries to stop and calibrate by, with --by slice or time of those not tested; 0: no dev part",
+        least=0, below=1, env="DARL_SPLIT_DEV",
+    )  # fmt: skip
+    test: float = setting(
+        0.1, "share of the queries to test on, with --by query; 0: no test part", least=0, below=1,
+        env="DARL_SPLIT_TEST",
+    )  # fmt: skip
+    seed: int = setting(0, "seed of the draw", env="DARL_SEED")
+    held_out: tuple[str, ...] = setting(
+        (), "a slice to test on, with --by slice", env="DARL_SPLIT_HELD_OUT", metavar="SLICE"
+    )
+    time_field: str = setting(
+        "timestamp", "field with a judgment's time, with --by time: ISO 8601, or seconds since 1970",
+        env="DARL_SPLIT_TIME_FIELD",
+    )  # fmt: skip
+    cut: str = setting(
+        "", "test on queries first judged at this date (UTC) or later, with --by time", env="DARL_SPLIT_CUT",
+        metavar="DATE",
+    )  # fmt: skip
+    threshold: float = THRESHOLD  # Jaccard similarity from which two queries stay together
 
-    by: str = "query"
-    dev: float = 0.1
-    test: float = 0.1
-    seed: int = 0
-    held_out: tuple[str, ...] = ()
-    time_field: str = "timestamp"
-    cut: datetime | None = None
-    threshold: float = THRESHOLD
-
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         """Check that everything the rule needs is there."""
-        if self.by not in ("query", "slice", "time"):
-            raise UsageError(
-                f"judgments cannot be split by {self.by!r}", todo=nearest(self.by, ("query", "slice", "time"))
-            )
         shares = (self.dev, self.test) if self.by == "query" else (self.dev,)
-        if not all(0.0 <= share < 1.0 for share in shares) or sum(shares) >= 1.0:
+        if sum(shares) >= 1.0:
             raise UsageError(
                 f"shares of {shares} leave nothing to train on", todo="give shares that sum to less than 1"
             )
         if self.by == "slice" and not self.held_out:
             raise UsageError("no slice is held out", todo="name one with --held-out")
-        if self.by == "time" and self.cut is None:
+        if self.by == "time" and not self.cut:
             raise UsageError("no cut date is given", todo="give one with --cut")
+        if self.cut:
+            self.first_tested()
+
+    def first_tested(self) -> float:
+        """Read ``cut``.
+
+        :return: seconds since 1970.
+        :raises InputError: when it is not a date.
+        """
+        return parse_time(self.cut, "--cut", "").timestamp()
 
 
 @dataclass
@@ -101,15 +114,16 @@ def assign(path: Path, rule: SplitRule) -> Assigned:
     groups = _groups(path, rule)
     rng = random.Random(rule.seed)
     mixed = 0
+    cut = rule.first_tested() if rule.by == "time" else 0.0
     part: dict[int, str] = {}
     for number, group in enumerate(groups):
         tested = False
         if rule.by == "slice":
             tested = bool(group.slices & set(rule.held_out))
             mixed += tested and bool(group.slices - set(rule.held_out))
-        elif rule.by == "time" and rule.cut is not None:
-            tested = group.first >= rule.cut.timestamp()
-            mixed += not tested and group.last >= rule.cut.timestamp()
+        elif rule.by == "time":
+            tested = group.first >= cut
+            mixed += not tested and group.last >= cut
         part[number] = "test" if tested else "train"
     shares = {"test": rule.test, "dev": rule.dev} if rule.by == "query" else {"dev": rule.dev}
     free = [number for number in part if part[number] == "train"]

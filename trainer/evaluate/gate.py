@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from darl_opensearch.bundle import Bundle, Card
 from darl_opensearch.check import check_bundle
@@ -28,8 +27,6 @@ from darl_opensearch.graph_contract import Finding
 from darl_opensearch.io.jsonl import check_rereadable, read_jsonl
 from darl_opensearch.records.items import Item
 from darl_opensearch.records.judgments import digest_records, read_judgments
-from darl_opensearch.scoring import Provider
-from darl_opensearch.settings import Settings, setting
 from darl_opensearch.stats.bootstrap import Floats, Interval, mean_over_queries, resample
 from darl_opensearch.stats.numbers import rounded
 from darl_opensearch.stats.paired import Claim, Power, paired, power
@@ -40,49 +37,12 @@ from trainer.evaluate.kept_scores import KeptScores
 from trainer.evaluate.measured import Measured, Scale, measure
 from trainer.evaluate.parts import ID, JudgedPart, read_catalogue, read_part
 from trainer.evaluate.scoring import Report, name_apart, score_parts
+from trainer.evaluate.settings import GateOptions
 from trainer.evaluate.systems import open_bundle
 
 FORMAT = 1
 CONTROL = "control"
 LOWER_IS_BETTER = frozenset({"rps"})
-ALSO = ("ndcg@10", "rps")  # shown beside the measure that decides
-_MEASURE = re.compile(r"(?:ndcg|p)@([1-9]\d{0,2}|1000)|ap|rr|rps")
-
-
-class GateOptions(Settings):
-    """Table ``[gate]``: what a new bundle has to prove."""
-
-    measure: str = setting("ndcg@10", "deciding measure: ndcg@C, p@C, ap, rr or rps (of the grades; lower is better)")
-    tolerance: float = setting(0.01, "loss tolerated on in-distribution queries, in units of the measure", least=0)
-    min_queries: int = setting(30, "minimum scored queries; with fewer the gate refuses", least=2)
-    relevant_from: int = setting(1, "lowest grade that counts as relevant in p@C, ap and rr", least=1)
-    train: tuple[Path, ...] = setting(
-        (), "judgments that the new bundle was trained on; neither test part may share queries with them"
-    )
-    allow: tuple[Literal["query", "near-query"], ...] = setting((), "kinds of leak to accept: query or near-query")
-    changed: str = setting("", "reason why grades or item template may differ from the old bundle's")
-    int8: bool = setting(False, "score with the quantised graphs, if they will serve")
-    provider: Provider = setting("cpu", "where the graphs run: cpu or cuda")
-    threads: int | None = setting(None, "batches scored in parallel; none: one per core", least=1)
-    draws: int = setting(10_000, "bootstrap resamples for each interval, sign patterns for each p-value", least=100)
-    seed: int = setting(0, "seed of everything random", least=0)
-
-    def check(self) -> None:
-        """Refuse an unknown measure."""
-        if not _MEASURE.fullmatch(self.measure):
-            raise UsageError(
-                f"unknown measure {self.measure!r}", todo="choose ndcg@C, p@C (C in 1..1000), ap, rr or rps"
-            )
-
-    @property
-    def cutoffs(self) -> tuple[int, ...]:
-        """Cutoffs of all measures."""
-        return tuple(sorted({int(name.partition("@")[2]) for name in self.measures if "@" in name}))
-
-    @property
-    def measures(self) -> tuple[str, ...]:
-        """The measure that decides, then those shown beside it."""
-        return tuple(dict.fromkeys((self.measure, *ALSO)))
 
 
 @dataclass(frozen=True)

@@ -1,36 +1,110 @@
-"""What ``darl evaluate`` is asked for."""
+"""What ``darl evaluate`` and ``darl gate`` are asked for."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
 from pathlib import Path
+from typing import Literal
 
-from darl_opensearch.scoring import Provider
+from darl_opensearch.errors import UsageError
+from darl_opensearch.scoring.runtime import Provider
+from darl_opensearch.settings import FilePath, InputFile, Settings, setting
+
+ALSO = ("ndcg@10", "rps")  # shown beside the measure that decides
+_MEASURE = re.compile(r"(?:ndcg|p)@([1-9]\d{0,2}|1000)|ap|rr|rps")
 
 
-@dataclass(frozen=True, kw_only=True)
-class EvaluationOptions:
+class ScoringOptions(Settings):
+    """How judged pairs are scored and intervals drawn."""
+
+    relevant_from: int = setting(
+        1, "lowest grade that counts as relevant in p@C, ap and rr", least=1, env="DARL_RELEVANT_FROM"
+    )
+    int8: bool = setting(False, "score with the quantised graphs", env="DARL_INT8")
+    provider: Provider = setting(
+        "cpu", "where the graphs run; without a usable GPU cuda falls back to cpu, and says so", env="DARL_PROVIDER"
+    )
+    threads: int | None = setting(
+        None, "batches scored at the same time.  [default: the cores of this process]", least=1, env="DARL_THREADS"
+    )
+    draws: int = setting(
+        2000, "resamples of every interval, sign patterns of every p-value", least=100, most=1_000_000, env="DARL_DRAWS"
+    )
+    seed: int = setting(0, "seed of everything random", least=0, env="DARL_SEED")
+
+
+class EvaluationOptions(ScoringOptions):
     """What to evaluate.
 
     :param models: folders of bundles, or of finished runs.
     :param parts: name and file of each judged part, ``id`` first.
-    :param against: ``cosine``, ``bm25``, ``int8``, folders and TREC run files to compare with.
-    :param first_stage: TREC run whose order the depth sweep starts from; None: BM25 over the items.
-    :param depths: how many of the first stage's items are reranked; empty: no sweep.
-    :param relevant_from: the lowest grade that counts as relevant in P, AP and RR.
-    :param draws: resamples of every interval and sign patterns of every p-value.
     """
 
-    models: tuple[Path, ...]
-    items: tuple[Path, ...]
-    parts: tuple[tuple[str, Path], ...]
-    against: tuple[str, ...] = ()
-    first_stage: Path | None = None
-    depths: tuple[int, ...] = ()
-    cutoffs: tuple[int, ...] = (3, 10)
-    relevant_from: int = 1
-    int8: bool = False
-    provider: Provider = "cpu"
-    threads: int | None = None
-    draws: int = 2000
-    seed: int = 0
+    models: tuple[Path, ...] = ()
+    parts: tuple[tuple[str, Path], ...] = ()
+    items: tuple[FilePath, ...] = setting(..., "items that are judged or retrieved, JSONL", env="DARL_ITEMS")
+    against: tuple[str, ...] = setting(
+        (),
+        "compare with this, query by query: cosine (of the first bundle's encoder), bm25, int8 (the first bundle's "
+        "quantised graph), another bundle, or a TREC run file",
+        env="DARL_AGAINST", metavar="NAME|BUNDLE|RUN",
+    )  # fmt: skip
+    depths: tuple[int, ...] = setting(
+        (), "also rerank so many items of a first stage.  [default: 0 5 10 20 50 100 with --run]", least=0, most=10_000,
+        env="DARL_DEPTH", flag="--depth",
+    )  # fmt: skip
+    first_stage: FilePath | None = setting(
+        None, "the first stage's order for --depth, a TREC run file.  [default: BM25 over the items]",
+        env="DARL_FIRST_STAGE", flag="--run",
+    )  # fmt: skip
+    cutoffs: tuple[int, ...] = setting(
+        (3, 10), "ranks that nDCG and P count", least=1, most=1000, env="DARL_CUTOFF", flag="--cutoff"
+    )
+
+
+class GateOptions(ScoringOptions):
+    """Table ``[gate]``: what a new bundle has to prove."""
+
+    measure: str = setting(
+        "ndcg@10", "deciding measure: ndcg@C, p@C, ap, rr or rps (of the grades; lower is better)",
+        env="DARL_GATE_MEASURE",
+    )  # fmt: skip
+    tolerance: float = setting(
+        0.01, "loss tolerated on in-distribution queries: the lower end of its interval must stay above minus this",
+        least=0, env="DARL_GATE_TOLERANCE",
+    )  # fmt: skip
+    min_queries: int = setting(
+        30, "minimum scored queries; with fewer the gate refuses", least=2, env="DARL_GATE_MIN_QUERIES"
+    )
+    train: tuple[InputFile, ...] = setting(
+        (), "judgments that the new bundle was trained on; neither test part may share queries with them",
+        env="DARL_GATE_TRAIN",
+    )  # fmt: skip
+    allow: tuple[Literal["query", "near-query"], ...] = setting(
+        (), "kinds of leak to accept: query or near-query", env="DARL_GATE_ALLOW"
+    )
+    changed: str = setting(
+        "", "reason why grades or item template may differ from the old bundle's", env="DARL_GATE_CHANGED",
+        metavar="WHY",
+    )  # fmt: skip
+    draws: int = setting(
+        10_000, "resamples of every interval, sign patterns of every p-value", least=100, most=1_000_000,
+        env="DARL_DRAWS",
+    )  # fmt: skip
+
+    def check(self) -> None:
+        """Refuse an unknown measure."""
+        if not _MEASURE.fullmatch(self.measure):
+            raise UsageError(
+                f"unknown measure {self.measure!r}", todo="choose ndcg@C, p@C (C in 1..1000), ap, rr or rps"
+            )
+
+    @property
+    def cutoffs(self) -> tuple[int, ...]:
+        """Cutoffs of all measures."""
+        return tuple(sorted({int(name.partition("@")[2]) for name in self.measures if "@" in name}))
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The measure that decides, then those shown beside it."""
+        return tuple(dict.fromkeys((self.measure, *ALSO)))

@@ -133,12 +133,12 @@ def search_cluster(
         load(cluster, bundle, path, INDEX, recreate=number == 0).check()
     cluster.client.indices.refresh(index=INDEX)
     say("registering in the cluster")
-    register(bundle, cluster, RegisterOptions(mode="local", pipeline=PipelineOptions("darl-local"),
+    register(bundle, cluster, RegisterOptions(mode="local", pipeline=PipelineOptions(name="darl-local"),
                                               apply_settings=True))  # fmt: skip
     say("registering the connector")
     register(bundle, cluster, RegisterOptions(
         mode="connector", scorer=ScorerAddress(scorer_url, key),
-        pipeline=PipelineOptions("darl", with_query_id=True), apply_settings=True,
+        pipeline=PipelineOptions(name="darl", with_query_id=True), apply_settings=True,
     ))  # fmt: skip
     first, local, connector, python = (RouteRun(name) for name in (FIRST_STAGE, LOCAL, CONNECTOR, PYTHON))
     client = cluster.client

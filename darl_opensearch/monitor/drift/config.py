@@ -15,15 +15,23 @@ MOST_PERMUTATIONS, MOST_ONE_IN = 100_000, 1000
 class DriftConfig(Settings, table="drift"):
     """Table ``[drift]``: when traffic counts as another than the model was calibrated on."""
 
-    window: str = setting("", "what is judged at a time: a span (12h, 1d, 1w), a number of requests, or empty for all")
+    window: str = setting(
+        "", "test windows of this span (12h, 1d, 1w) or of so many requests, each apart; empty: all in one",
+        env="DARL_MONITOR_WINDOW", metavar="SPAN|N",
+    )  # fmt: skip
     one_in: int = setting(
-        100, "one false alarm in so many windows without drift; sets the level of each", least=2, most=MOST_ONE_IN
+        100,
+        "one false alarm in so many windows without drift; sets the level of each",
+        least=2,
+        most=MOST_ONE_IN,
+        env="DARL_MONITOR_ONE_IN",
     )
     permutations: int = setting(
         1999, "least permutations of MMD and classifier test; more where the level needs them", least=99
     )
     folds: int = setting(5, "parts that the classifier test is cross-fitted over", least=2)
-    min_queries: int = setting(30, "fewest queries, here and in the reference, that a test is made with", least=10)
+    min_queries: int = setting(30, "fewest queries, here and in the reference, that a test is made with", least=10,
+        env="DARL_MONITOR_MIN_QUERIES")  # fmt: skip
     max_queries: int = setting(
         20_000, "most queries of a window that are kept; a larger window is sampled by query", least=100
     )

@@ -10,10 +10,9 @@ from trainer.cycle.samples import read_rows
 from trainer.cycle.steps.base import BUNDLE, SCORES, TRAINING
 from trainer.cycle.steps.train import CONTROL, ITEMS
 from trainer.evaluate.evaluation import evaluate
-from trainer.evaluate.gate import GateOptions
 from trainer.evaluate.kept_scores import KeptScores
 from trainer.evaluate.report import write_folder
-from trainer.evaluate.settings import EvaluationOptions
+from trainer.evaluate.settings import EvaluationOptions, GateOptions
 
 
 def measure_versions(

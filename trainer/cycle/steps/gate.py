@@ -13,8 +13,9 @@ from trainer.cycle.ports import Report
 from trainer.cycle.samples import read_rows
 from trainer.cycle.steps.base import BUNDLE, SCORES, TRAINING, Ending, Left
 from trainer.cycle.steps.train import CONTROL, ITEMS, NEW, OLD, OOD_DEV
-from trainer.evaluate.gate import GateOptions, gate
+from trainer.evaluate.gate import gate
 from trainer.evaluate.kept_scores import KeptScores
+from trainer.evaluate.settings import GateOptions
 
 
 def ask_gate(

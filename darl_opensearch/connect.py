@@ -22,14 +22,14 @@ DEFAULT_URL = "http://127.0.0.1:9200"
 class ClusterOptions(Settings):
     """Where a cluster is and how to get in."""
 
-    url: str = setting(DEFAULT_URL, "The cluster.", env="OPENSEARCH_URL")
-    user: str | None = setting(None, "User of basic authentication.", env="OPENSEARCH_USER")
+    url: str = setting(DEFAULT_URL, "URL of the cluster.", env="OPENSEARCH_URL")
+    user: str | None = setting(None, "User for basic authentication.", env="OPENSEARCH_USER")
     password: str | None = setting(
-        None, "Their password. Prefer the variable: other users of this machine can see arguments.",
+        None, "Password for basic authentication. Prefer the variable: other users of this machine can see arguments.",
         env="OPENSEARCH_PASSWORD", secret=True,
     )  # fmt: skip
-    ca_certs: InputFile | None = setting(None, "PEM file of the certificates to trust.", env="OPENSEARCH_CA_CERTS")
-    insecure: bool = setting(False, "Accept any certificate.", env="OPENSEARCH_INSECURE")
+    ca_certs: InputFile | None = setting(None, "PEM file with the CA certificates to trust.", env="OPENSEARCH_CA_CERTS")
+    insecure: bool = setting(False, "Do not verify the cluster's certificate.", env="OPENSEARCH_INSECURE")
     timeout: float = 60.0  # seconds to wait for one answer
 
     def check(self) -> None:

@@ -123,14 +123,14 @@ def raising(monkeypatch):
         (InputError("bad\nline", where="a.jsonl, line 3"), 1, "darl: a.jsonl, line 3: bad line."),
         (UsageError("no such key", todo="did you mean x?"), 2, "darl: no such key. Did you mean x?"),
         (GateRefused("worse than before"), 3, "darl: worse than before."),
-        (KeyboardInterrupt(), 130, "darl: interrupted; run the same command again to go on."),
+        (KeyboardInterrupt(), 130, "darl: interrupted; run the same command again to resume."),
         (FileNotFoundError(2, "No such file or directory", "x.json"), 1, "darl: x.json: No such file or directory."),
         (PermissionError("no"), 1, "darl: system: no."),
         (DarlError("said \x1b]0;x\x07\ud800", where="a\tb"), 1, "darl: a b: said \ufffd]0;x\ufffd\ufffd."),
         (
             UnicodeEncodeError("utf-8", "s3cret\udcff", 6, 7, "surrogates not allowed"),
             1,
-            "darl: an argument or a variable holds a character that utf-8 has not. Write it in UTF-8.",
+            "darl: an argument or variable has a character outside utf-8. Write it in UTF-8.",
         ),
     ],
 )

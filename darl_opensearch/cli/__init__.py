@@ -13,33 +13,33 @@ import click
 from darl_opensearch.errors import EXIT_FAILED, EXIT_USAGE, DarlError, MissingExtra
 from darl_opensearch.version import __version__
 
-# Name -> (module below this package, one line of help). The help stands here so that `darl --help` imports none.
+# Name -> (module in this package, one line of help), so that `darl --help` imports no command.
 COMMANDS: dict[str, tuple[str, str]] = {
-    "import": ("import_", "Bring judgments of another format into the trainer's own."),
-    "split": ("split", "Split judgments into training, dev and test part without leaks."),
-    "leakage": ("leakage", "Look for what two files of judgments share, if only in other words."),
-    "mine": ("mine", "Find hard negatives for judged queries in an index, or by BM25."),
+    "import": ("import_", "Convert judgments from another format for training."),
+    "split": ("split", "Split judgments into training, dev and test parts without leakage."),
+    "leakage": ("leakage", "Find queries and items shared between judgment files, near duplicates included."),
+    "mine": ("mine", "Mine hard negatives for judged queries from an index or local BM25."),
     "train": ("train", "Train a reranker from graded judgments."),
-    "export": ("export", "Turn a training run into a bundle: ONNX graphs, tokenizer, calibration, card."),
-    "check": ("check", "Verify a bundle: contract, digests and parity."),
-    "evaluate": ("evaluate", "Measure bundles on judged queries, with intervals; compare them."),
-    "gate": ("gate", "Decide by held-out judgments whether a bundle may take another's place."),
-    "publish": ("publish", "Export, check and register a run in one go."),
+    "export": ("export", "Export a training run as a bundle: ONNX graphs, tokenizer, calibration, card."),
+    "check": ("check", "Verify a bundle: digests, graph contract and parity with torch."),
+    "evaluate": ("evaluate", "Evaluate and compare bundles on judged queries, with confidence intervals."),
+    "gate": ("gate", "Decide on held-out judgments whether a bundle may replace another."),
+    "publish": ("publish", "Export, check and register a run in one step."),
     "register": ("register", "Register a bundle in ML Commons and set up its search pipelines."),
-    "release": ("release", "Let a bundle serve in place of another, under live traffic."),
-    "rollback": ("rollback", "Let an earlier version serve again."),
-    "versions": ("versions", "List what serves and what served, with gates and notes."),
-    "index": ("index", "Render items by a bundle's template and load them into an index."),
-    "serve": ("serve", "Serve a bundle over HTTP, for the connector and for anyone else."),
+    "release": ("release", "Switch the search pipelines to a new bundle under live traffic."),
+    "rollback": ("rollback", "Switch the search pipelines back to an earlier version."),
+    "versions": ("versions", "List serving and earlier versions with their gate results and notes."),
+    "index": ("index", "Render items with a bundle's template and load them into an index."),
+    "serve": ("serve", "Serve a bundle over HTTP, for the ML Commons connector and other clients."),
     "score": ("score", "Score or embed a pool of any size, on this machine or on Ray."),
-    "search": ("search", "Search through the pipeline, and log what the model found strange."),
-    "ship": ("ship", "Send spooled OOD records to the cluster."),
-    "monitor": ("monitor", "Report out-of-distribution traffic from the log."),
-    "select": ("select", "Choose what is judged next: strange queries that training does not cover."),
-    "judge": ("judge", "Have selected pairs judged by people, an LLM, or what is there already."),
-    "cycle": ("cycle", "Learn what the log found strange: select, judge, train, gate, release."),
-    "node": ("node", "Run an OpenSearch node with ML Commons to try things on."),
-    "demo": ("demo", "The whole loop on the insurance sample, on a real node where possible."),
+    "search": ("search", "Search through the pipeline and log out-of-distribution hits."),
+    "ship": ("ship", "Ship spooled OOD records to the cluster."),
+    "monitor": ("monitor", "Report out-of-distribution traffic and test it for drift."),
+    "select": ("select", "Select OOD queries to label next, with a random control arm."),
+    "judge": ("judge", "Get selected pairs labelled by people, an LLM, existing judgments or clicks."),
+    "cycle": ("cycle", "Adapt to OOD traffic: select, judge, train, gate and release."),
+    "node": ("node", "Run a local OpenSearch node with ML Commons for experiments."),
+    "demo": ("demo", "Run the whole loop on the insurance sample, on a real node if possible."),
 }
 NOT_IN_IMAGES = {"node": "darl_opensearch.node", "demo": "darl_opensearch.cli.demo"}  # see .dockerignore
 
@@ -52,10 +52,7 @@ class LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import one command.
-
-        :return: the command, or None when there is none of that name.
-        """
+        """Import one command; None for an unknown name."""
         if cmd_name not in COMMANDS:
             return None
         if cmd_name in NOT_IN_IMAGES and find_spec(NOT_IN_IMAGES[cmd_name]) is None:
@@ -76,7 +73,7 @@ class LazyGroup(click.Group):
 def cli() -> None:
     """Graded, distribution-aware reranking for OpenSearch.
 
-    Exit codes: 0 done, 1 failed, 2 wrong usage, 3 a gate said no.
+    Exit codes: 0 success, 1 failure, 2 usage error, 3 refused by a check or gate.
     """
 
 
@@ -95,15 +92,15 @@ def main() -> NoReturn:
         click.echo(f"darl: {err}", err=True)
         sys.exit(err.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("darl: interrupted; run the same command again to go on.", err=True)
+        click.echo("darl: interrupted; run the same command again to resume.", err=True)
         sys.exit(130)
     except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")  # noqa: PTH123  the reader left; say nothing at exit either
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123  the reader left; stay silent at exit too
         sys.exit(EXIT_FAILED)
     except UnicodeEncodeError as err:
         if os.environ.get("DARL_TRACEBACK"):
             raise
-        text = f"an argument or a variable holds a character that {err.encoding} has not. Write it in UTF-8."
+        text = f"an argument or variable has a character outside {err.encoding}. Write it in UTF-8."
         click.echo(f"darl: {text}", err=True)  # not which one: it may be a password
         sys.exit(EXIT_FAILED)
     except OSError as err:

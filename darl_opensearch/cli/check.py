@@ -26,7 +26,7 @@ def cli(
 ) -> None:
     """Verify BUNDLE: digests, graph contract, tokenizer, calibration, and parity with torch.
 
-    Exit code 3 when something is not as it must be; each such line says what and why.
+    Exit code 3 if a check fails; its line says what failed and why.
     """
     from darl_opensearch.check import check_bundle
 

@@ -25,24 +25,24 @@ def cli(
     config: Path,
     until: str = setting(
         "",
-        "Stop behind this step: select, judge, train, export, evaluate, gate, register or release.",
+        "Stop after this step: select, judge, train, export, evaluate, gate, register or release.",
         env="DARL_CYCLE_UNTIL",
         metavar="STEP",
     ),
     overrides: tuple[str, ...] = setting(
         (), "Set a key of the configuration.", env="DARL_CYCLE_SET", flag="--set", metavar="TABLE.KEY=VALUE"
     ),
-    now: bool = setting(False, "Begin whatever the drift tests say, as [start] when = always does."),
-    abandon: bool = setting(False, "End the cycle that has not ended. What it had judged is kept."),
-    dry_run: bool = setting(False, "Say what would be done, and write nothing."),
-    apply_settings: bool = setting(False, "Change cluster settings that stand in the way of a release."),
+    now: bool = setting(False, 'Start a cycle even without drift, as [start] when = "always" does.'),
+    abandon: bool = setting(False, "Abandon the unfinished cycle; its judgments are kept."),
+    dry_run: bool = setting(False, "Print what would be done, and write nothing."),
+    apply_settings: bool = setting(False, "Change cluster settings as a release requires."),
     cluster: ClusterOptions = LOGIN,
     as_json: bool = JSON,
 ) -> None:
-    """Learn what the log found strange: select, judge, train, export, evaluate, gate, register, release.
+    """Adapt to OOD traffic: select, judge, train, export, evaluate, gate, register and release.
 
-    CONFIG (cycle.toml) says how. A cycle that was killed, or that waits for people, goes on when the same command is
-    given again; no step is done twice. Exit code 3: the gate said no, and the old version goes on serving.
+    CONFIG (cycle.toml) configures the steps. If the cycle was killed or waits for people, the same command resumes
+    it, and no step runs twice. Exit code 3: the gate refused the new version, and the old one keeps serving.
     """
     steps = load("trainer.cycle.run", "train")
     from darl_opensearch.cli.cycle_world import Surroundings

@@ -29,13 +29,13 @@ def cli(
     bundles: tuple[Path, ...],
     parts: tuple[str, ...] = setting(
         ...,
-        "A judged part, JSONL. The part 'id' is like the training's, every other name is an OOD "
-        "part; a file alone is 'id'.",
+        "Judgments, JSONL. The part named 'id' is in-distribution, all others are OOD parts; a FILE without a name "
+        "is 'id'.",
         env="DARL_JUDGMENTS",
         flag="--judgments",
         metavar="[NAME=]FILE",
     ),
-    options: EvaluationOptions = setting(..., "what to evaluate"),
+    options: EvaluationOptions = setting(..., "the evaluation"),
     out: Path | None = setting(
         None,
         "Folder for evaluation.json, evaluation.html and TREC runs.  [default: nothing is written]",
@@ -43,10 +43,10 @@ def cli(
     ),
     as_json: bool = JSON,
 ) -> None:
-    """Measure bundles on judged queries: ranking, grades, calibration, OOD, with intervals.
+    """Evaluate bundles on judged queries: ranking, grades, calibration and OOD, with confidence intervals.
 
-    BUNDLE is scored with the graph that will serve; a finished training run is taken as well, and scored by
-    torch. Every interval resamples queries.
+    BUNDLE is scored with the graph that will serve it, or by torch if it is a finished training run. All intervals
+    resample queries.
     """
     evaluation = load("trainer.evaluate.evaluation", "train")
     from trainer.evaluate.depth import DEPTHS

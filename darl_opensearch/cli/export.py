@@ -24,20 +24,19 @@ def cli(
     run: Path,
     data: FolderPath | None = setting(
         None,
-        "Folder that the configuration's paths are relative to.  [default: where darl.toml was]",
+        "Folder that the configuration's paths are relative to.  [default: that of darl.toml in training]",
         env="DARL_DATA_ROOT",
     ),
-    out: FolderPath | None = setting(None, "Folder of the bundle.  [default: RUN/bundle]", env="DARL_BUNDLE"),
-    int8: bool = setting(True, "Also write the quantised graph.", flag="--int8/--no-int8"),
+    out: FolderPath | None = setting(None, "Folder for the bundle.  [default: RUN/bundle]", env="DARL_BUNDLE"),
+    int8: bool = setting(True, "Also export the quantised graph.", flag="--int8/--no-int8"),
     checkpoint: bool = setting(
-        True, "Keep what the next cycle's training starts from.", flag="--checkpoint/--no-checkpoint"
+        True, "Include the checkpoint that the next cycle starts training from.", flag="--checkpoint/--no-checkpoint"
     ),
     as_json: bool = JSON,
 ) -> None:
-    """Turn the finished training run in folder RUN into a bundle.
+    """Export the finished training run in folder RUN as a bundle.
 
-    The graph goes through Optimum, is compared with torch within the contract's bounds, and is written only
-    when it keeps them.
+    The ONNX graph is compared with torch, and the bundle is written only if they agree within the contract's bounds.
     """
     bundle = export(run, data, out, int8=int8, checkpoint=checkpoint)
     card = bundle.card

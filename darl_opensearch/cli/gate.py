@@ -28,26 +28,27 @@ else:
 def cli(
     old: Path,
     new: Path,
-    items: tuple[InputFile, ...] = setting(..., "Items that are judged, JSONL.", env="DARL_ITEMS"),
+    items: tuple[InputFile, ...] = setting(..., "Judged items, JSONL.", env="DARL_ITEMS"),
     id_test: InputFile = setting(
-        ..., "Judgments of held-out queries like the training's, JSONL.", env="DARL_GATE_ID", flag="--id"
+        ..., "Judgments of held-out in-distribution queries, JSONL.", env="DARL_GATE_ID", flag="--id"
     ),
     control: InputFile = setting(
         ...,
-        "Judgments of the control arm, JSONL: a random sample of traffic, never trained on.",
+        "Judgments of the control arm, JSONL: a random sample of the traffic, never trained on.",
         env="DARL_GATE_CONTROL",
     ),
-    options: GateOptions = setting(..., "what NEW has to prove"),
+    options: GateOptions = setting(..., "the gate"),
     out: FilePath | None = setting(
-        None, "Also write the JSON object to this file: darl release --gate takes it.", env="DARL_GATE_OUT"
+        None, "Also write the result as JSON to this file, for darl release --gate.", env="DARL_GATE_OUT"
     ),
     as_json: bool = JSON,
 ) -> None:
-    """Decide whether bundle NEW may take the place of bundle OLD.
+    """Decide whether bundle NEW may replace bundle OLD.
 
-    Both score the judged pairs with the graphs that serve. Yes needs: no loss on --id beyond the --tolerance, a gain on
-    --control, both by the lower end of a 95 % interval over queries; a sound bundle; grades and items that mean what
-    they meant; no query that NEW was trained on. Ends with 3 for a no, and says how many queries would decide.
+    Both score the judged pairs with the graphs that serve them. NEW passes if it loses no more than --tolerance on
+    --id and gains on --control, both by the lower end of a 95 % interval over queries; if its bundle is valid and its
+    grades and item template are unchanged; and if it was trained on none of the test queries. Otherwise the exit code
+    is 3, and the report estimates how many queries would settle it.
     """
     gates = load("trainer.evaluate.gate", "train")
     from darl_opensearch.bundle import Bundle

@@ -21,39 +21,41 @@ from darl_opensearch.settings.options import with_options
 def cli(
     format_: str,
     paths: tuple[Path, ...],
-    out: FolderPath | None = setting(None, "The folder to make. Needed but for --dry-run.", env="DARL_IMPORT_OUT"),
+    out: FolderPath | None = setting(
+        None, "New folder for the imported files. Required unless --dry-run is given.", env="DARL_IMPORT_OUT"
+    ),
     params: tuple[str, ...] = setting(
         (),
-        "Set a parameter of the format (docs/data.md lists them).",
+        "Parameter of the format (listed in docs/data.md).",
         env="DARL_IMPORT_SET",
         flag="--set",
         metavar="KEY=VALUE",
     ),
     fields: tuple[str, ...] = setting(
         (),
-        "What a field is called in your files, such as query=q, or items.id=sku for one file.",
+        "Name of a field in your files, such as query=q, or items.id=sku for one file.",
         env="DARL_IMPORT_FIELD",
         flag="--field",
         metavar="OURS=THEIRS",
     ),
     repeats: Literal["refuse", "first", "highest", "lowest"] = setting(
-        "refuse", "What becomes of a pair with two grades.", env="DARL_IMPORT_REPEATS"
+        "refuse", "What to do with a pair that has two grades.", env="DARL_IMPORT_REPEATS"
     ),
     missing: Literal["refuse", "drop"] = setting(
         "refuse",
-        "What becomes of a judgment whose item is not there, and of an item without text.",
+        "What to do with a judgment whose item is missing, and with an item without text.",
         env="DARL_IMPORT_MISSING",
     ),
-    name: str | None = setting(None, "Name of the model.  [default: the folder's]", env="DARL_IMPORT_NAME"),
-    dry_run: bool = setting(False, "Read and check everything, print counts, write nothing."),
+    name: str | None = setting(None, "Name of the model.  [default: the name of the folder]", env="DARL_IMPORT_NAME"),
+    dry_run: bool = setting(False, "Read and check all input, print counts, and write nothing."),
     as_json: bool = JSON,
 ) -> None:
-    """Turn judgments of another FORMAT into a folder that darl train reads.
+    """Convert judgments from another FORMAT into a folder for darl train.
 
     FORMAT is one of jsonl, esci, wands, trec, search-relevance, ubi and triples. PATHS are its files, in the order
-    that docs/data.md gives, or the folder that holds them under their usual names.
+    given in docs/data.md, or the folder that holds them under their usual names.
 
-    Writes items.jsonl, judgments.jsonl and a darl.toml with grades and template. Nothing that is there is replaced.
+    Writes items.jsonl, judgments.jsonl and a darl.toml with grades and template. Existing files are not replaced.
     """
     importers = load("trainer.data.importers", "train")
     if out is None and not dry_run:

@@ -21,16 +21,15 @@ def cli(
     bundle: Path,
     items: Path,
     cluster: ClusterOptions = CLUSTER,
-    index: str = setting(..., "The index to load into.", env="DARL_INDEX"),
+    index: str = setting(..., "Index to load into.", env="DARL_INDEX"),
     recreate: bool = setting(False, "Delete the index first."),
     shards: int = setting(1, "Primary shards of a new index.", least=1, most=100, env="DARL_SHARDS"),
     dry_run: bool = DRY_RUN,
     as_json: bool = JSON,
 ) -> None:
-    """Render ITEMS (JSONL, one item a line; .gz too) by BUNDLE's template and load them.
+    """Render ITEMS (JSONL or .jsonl.gz, one item per line) with BUNDLE's template and load them into an index.
 
-    The whole file is checked before anything is sent. Items keep their ids: loading a file again ends in the
-    same index.
+    The whole file is checked before anything is sent. Items keep their ids, so loading a file again changes nothing.
     """
     from darl_opensearch.cluster import Cluster, load_items
 

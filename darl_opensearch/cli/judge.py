@@ -30,72 +30,75 @@ _MARKS = {"used": "used", "unscored": "used without a score", "refused": "refuse
 @with_options
 def cli(
     tasks: tuple[Path, ...],
-    out: FolderPath = setting(..., "Folder of the work. Given again, it goes on there.", env="DARL_JUDGE_OUT"),
+    out: FolderPath = setting(..., "Folder for the work; give the same folder again to resume.", env="DARL_JUDGE_OUT"),
     judges: tuple[str, ...] = setting(
         (),
-        "Who judges: file, web, llm, judgments, workbench or ubi, two of a kind with labels (llm:a).  [default: file]",
+        "Judge to use: file, web, llm, judgments, workbench or ubi; label two of one kind (llm:a, llm:b).  "
+        "[default: file]",
         env="DARL_JUDGE",
         flag="--judge",
         metavar="NAME[:LABEL]",
     ),
     params: tuple[str, ...] = setting(
         (),
-        "Set a parameter of a judge (docs/judging.md lists them).",
+        "Parameter of a judge (listed in docs/judging.md).",
         env="DARL_JUDGE_SET",
         flag="--set",
         metavar="JUDGE.KEY=VALUE",
     ),
     web: bool = setting(
-        False, "Serve the labelling page until it is stopped, then go on with what was answered.", env="DARL_JUDGE_WEB"
+        False,
+        "Serve the labelling page until it is stopped, then continue with the answers given.",
+        env="DARL_JUDGE_WEB",
     ),
     port: int = setting(
         8766,
-        "With --web: where the page listens, on 127.0.0.1 only; 0: any free port.",
+        "Port of the labelling page on 127.0.0.1; 0: any free port.",
         least=0,
         most=65_535,
         env="DARL_JUDGE_PORT",
     ),
     raters: tuple[str, ...] = setting(
         (),
-        "With --web: who has to answer everything. The first is who answers where the address has "
-        "no ?rater=.  [default: whoever comes]",
+        "Rater who must answer every task on the labelling page. The first is assumed when the URL has no ?rater=.  "
+        "[default: anyone]",
         env="DARL_RATER",
         flag="--rater",
         metavar="NAME",
     ),
     answers: InputFile | None = setting(
-        None, "Judgments that are there already, JSONL: the judge 'judgments'.", env="DARL_ANSWERS"
+        None, "Existing judgments, JSONL, used by the judge 'judgments'.", env="DARL_ANSWERS"
     ),
     gold: InputFile | None = setting(
-        None, "Judgments with known grades, JSONL, on which judges are scored first.", env="DARL_GOLD"
+        None, "Judgments with known grades, JSONL, for scoring the judges first.", env="DARL_GOLD"
     ),
     items: tuple[InputFile, ...] = setting(
-        (), "Items whose text gold needs, JSONL, rendered by --bundle.", env="DARL_ITEMS"
+        (), "Items, JSONL, for the texts of the gold pairs; rendered by --bundle's template.", env="DARL_ITEMS"
     ),
-    bundle: InputFolder | None = setting(None, "The model: its grades and its item template.", env="DARL_BUNDLE"),
+    bundle: InputFolder | None = setting(None, "Bundle whose grades and item template to use.", env="DARL_BUNDLE"),
     grades: str | None = setting(
-        None, "Names of the grades, lowest first.  [default: the bundle's]", env="DARL_GRADES", metavar="NAME,NAME,..."
+        None, "Grade names, lowest first.  [default: the bundle's]", env="DARL_GRADES", metavar="NAME,NAME,..."
     ),
     guideline: InputFile | None = setting(
-        None, "Markdown that says what each grade means; people and LLMs are shown it.", env="DARL_GUIDELINE"
+        None, "Markdown file that defines each grade, shown to people and LLMs.", env="DARL_GUIDELINE"
     ),
     trusted: tuple[str, ...] = setting(
         (),
-        "Use this judge even where there is too little gold to score it. People and 'judgments' always may.",
+        "Use this judge even if there is too little gold to score it; people and 'judgments' are always trusted.",
         env="DARL_TRUST",
         flag="--trust",
         metavar="JUDGE",
     ),
-    dry_run: bool = setting(False, "Read everything, print pairs, calls and cost, ask nobody."),
+    dry_run: bool = setting(False, "Read all input and print pairs, calls and cost, without asking any judge."),
     as_json: bool = JSON,
     config: JudgeConfig = setting(..., "[judge]"),
 ) -> None:
-    """Have selected pairs judged: by people, by an LLM, or from judgments and clicks that are there.
+    """Get selected pairs labelled by people or an LLM, or from existing judgments and clicks.
 
-    TASKS are files that darl select writes. Judges are scored on gold first, and refused where they disagree with
-    it (exit code 3). Writes judgments.jsonl, which darl train reads, and report.json.
+    TASKS are files written by darl select. Judges are scored on gold pairs first, and refused if they disagree with
+    them (exit code 3). Writes judgments.jsonl, for darl train, and report.json.
 
-    The key of an LLM's endpoint is read from DARL_JUDGE_KEY.
+    The API key of an LLM endpoint is read from DARL_JUDGE_KEY.
     """
     run = load("trainer.judging.run", "train")
     from trainer.judging.prepare import prepare_judging

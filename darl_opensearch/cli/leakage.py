@@ -17,33 +17,22 @@ from darl_opensearch.settings.options import with_options
 class LeakOptions(Settings):
     """What counts as a leak."""
 
-    items: tuple[InputFile, ...] = setting(
-        (), "JSONL of the items, to compare their texts as well.", env="DARL_LEAKAGE_ITEMS"
-    )
+    items: tuple[InputFile, ...] = setting((), "Items, JSONL, to compare item texts as well.", env="DARL_LEAKAGE_ITEMS")
     compare: str = setting(
-        "",
-        "Fields of an item that count, with commas.  [default: all but the id]",
-        metavar="FIELDS",
+        "", "Item fields to compare, separated by commas.  [default: all but the id]", metavar="FIELDS",
         env="DARL_LEAKAGE_COMPARE",
-    )
+    )  # fmt: skip
     threshold: float = setting(
-        0.8,
-        "Jaccard similarity over word shingles from which two texts are nearly the same.",
-        above=0,
-        most=1,
+        0.8, "Jaccard similarity of word shingles from which two texts are near duplicates.", above=0, most=1,
         env="DARL_LEAKAGE_THRESHOLD",
-    )
+    )  # fmt: skip
     allow: tuple[str, ...] = setting(
-        (),
-        "A kind of leak that is none to you: query, near-query or near-item.",
-        metavar="KIND",
-        env="DARL_LEAKAGE_ALLOW",
+        (), "Kind of overlap to accept: query, near-query or near-item.", metavar="KIND", env="DARL_LEAKAGE_ALLOW"
     )
     new_items: bool = setting(
-        False,
-        "The same item in both parts is a leak too: what is tested must be new. Needs --items.",
+        False, "Also count an item in both parts as a leak, to test on new items only. Requires --items.",
         env="DARL_LEAKAGE_NEW_ITEMS",
-    )
+    )  # fmt: skip
 
     def check(self) -> None:
         """Refuse what is about items where none are given."""
@@ -62,7 +51,7 @@ class LeakOptions(Settings):
         return tuple(part.strip() for part in self.compare.split(",") if part.strip())
 
 
-LEAKS: Any = setting(..., "what counts as a leak")
+LEAKS: Any = setting(..., "the leakage check")
 
 
 @click.command()
@@ -75,9 +64,9 @@ def cli(
     leaks: LeakOptions = LEAKS,
     as_json: bool = JSON,
 ) -> None:
-    """Look for queries and items of OTHERS that are in TRAIN as well, if only in other words.
+    """Find queries and items of OTHERS that are in TRAIN too, near duplicates included.
 
-    TRAIN and OTHERS are files of judgments. Ends with 3 when they share what --allow does not name.
+    TRAIN and OTHERS are files of judgments. Exit code 3 if they overlap in a way that --allow does not accept.
     """
     leakage = load("trainer.data.leakage", "train")
     leakage.check_kinds(leaks.allowed)

@@ -31,26 +31,28 @@ else:
 def cli(
     config: Path,
     out: FilePath | None = setting(
-        None, "JSONL to write; a file that is there is replaced. Needed but for --dry-run.", env="DARL_MINE_OUT"
+        None,
+        "JSONL file to write or replace. Required unless --dry-run is given.",
+        env="DARL_MINE_OUT",
     ),
     index: str | None = setting(
         None,
-        "The index to search, filled by darl index.  [default: BM25 over the items on this machine]",
+        "Index to search, filled by darl index.  [default: local BM25 over the items]",
         env="DARL_INDEX",
     ),
     cluster: ClusterOptions = CLUSTER,
     bundle: InputFolder | None = setting(
-        None, "Drop what this bundle scores too close to the judged positives.", env="DARL_BUNDLE"
+        None, "Drop items that this bundle scores too close to the judged positives.", env="DARL_BUNDLE"
     ),
-    rule: MiningRule = setting(..., "how negatives are chosen"),
-    with_judged: bool = setting(False, "Write the judgments first: the file then takes their place in darl.toml."),
-    dry_run: bool = setting(False, "Mine and count, write nothing."),
+    rule: MiningRule = setting(..., "the mining"),
+    with_judged: bool = setting(False, "Write the judgments first, so that the file can replace them in darl.toml."),
+    dry_run: bool = setting(False, "Mine, print counts and write nothing."),
     as_json: bool = JSON,
 ) -> None:
-    """Find hard negatives: what a first stage finds for the judged queries of CONFIG (darl.toml), unjudged.
+    """Mine hard negatives: unjudged first-stage hits for the judged queries of CONFIG (darl.toml).
 
-    They are written as judgments of grade 0 with "mined": true. Some will be relevant after all: see
-    --skip-top, --bundle and docs/data.md.
+    They are written as judgments of grade 0 with "mined": true. Some will be relevant nevertheless: see --skip-top,
+    --bundle and docs/data.md.
     """
     if dry_run:
         out = None

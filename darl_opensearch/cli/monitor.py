@@ -33,39 +33,39 @@ def cli(
     ctx: click.Context,
     spool: FilePath | None = setting(
         None,
-        "Read this spool. With --url as well: read the cluster, and the spool's losses.",
+        "Read this spool. With --url: read the cluster, and the spool only for dropped records.",
         env=("DARL_SPOOL", "DARL_OOD_LOG"),
     ),
     cluster: ClusterOptions = CLUSTER,
     stream: str = STREAM,
     since: datetime | None = setting(
-        None, "From when: 30m, 12h, 7d, 4w or a date. All by default.", metavar="SPAN", parse=parse_since
+        None, "Read traffic since then: 30m, 12h, 7d, 4w or a date.  [default: all]", metavar="SPAN", parse=parse_since
     ),
-    top: int = setting(10, "Number of most OOD queries to list.", least=0),
+    top: int = setting(10, "Number of queries to list, most OOD first.", least=0),
     bundle: InputFolder | None = setting(
         None,
-        "Also test the features of its version's traffic against the reference in this bundle.",
+        "Also test the traffic's features against the reference sample in this bundle.",
         env="DARL_MONITOR_BUNDLE",
     ),
     drift: DriftConfig = setting(..., "the drift tests"),
     index: str | None = setting(
-        None, "Index of the cluster at --url to take item texts from that were not logged.", env="DARL_MONITOR_INDEX"
+        None, "Item index of the cluster at --url, for item texts that were not logged.", env="DARL_MONITOR_INDEX"
     ),
     html: FilePath | None = setting(
         None,
-        "Also write a page with charts to this file; it needs neither network nor script.",
+        "Also write a self-contained HTML page with charts to this file.",
         env="DARL_MONITOR_HTML",
     ),
     fail_on_drift: bool = setting(
-        False, "Exit with 3 when the latest window that was tested has drifted.", env="DARL_MONITOR_FAIL_ON_DRIFT"
+        False, "Exit with 3 if the latest tested window has drifted.", env="DARL_MONITOR_FAIL_ON_DRIFT"
     ),
     as_json: bool = JSON,
 ) -> None:
     """Report out-of-distribution traffic from the log, and test it for drift.
 
-    Reads a spool with --spool, else the data stream of the cluster at --url. Of traffic like the model's
-    calibration data a share alpha is expected to be OOD; the interval is clustered by query. Drift is tested
-    window by window: the share against alpha, and with --bundle MMD and a classifier on features.
+    Reads the spool at --spool, otherwise the data stream of the cluster at --url. On traffic like the model's
+    calibration data the expected OOD share is alpha; intervals are clustered by query. Drift is tested per window: the
+    OOD share against alpha, and with --bundle also the features, by MMD and a classifier.
     """
     from darl_opensearch.connect import connect
     from darl_opensearch.io.urls import without_secrets

@@ -17,16 +17,18 @@ from darl_opensearch.settings import FolderPath, setting
 from darl_opensearch.settings.options import with_options
 
 SPEC: Any = setting(..., "the node")
-PORT: Any = setting(9200, "HTTP port on 127.0.0.1; it also names the node.", least=1, most=65535, env="DARL_NODE_PORT")
+PORT: Any = setting(
+    9200, "HTTP port on 127.0.0.1; also identifies the node.", least=1, most=65535, env="DARL_NODE_PORT"
+)
 CACHE: Any = setting(None, "Folder for downloads, node and data.  [default: the user's cache folder]", env="DARL_CACHE")
 
 
 @click.group()
 def cli() -> None:
-    """Run an OpenSearch node with ML Commons to try things on.
+    """Run a local OpenSearch node with ML Commons for experiments.
 
-    It is made of artifacts that Maven fetches, and runs on a JDK 21 or later; without one, Docker runs the
-    official image. It listens on 127.0.0.1 only and has no security plugin.
+    The node is assembled from Maven artifacts and runs on JDK 21 or later; without a JDK, Docker runs the official
+    image. It listens on 127.0.0.1 only and has no security plugin.
     """
 
 
@@ -36,9 +38,9 @@ def up_command(
     spec: NodeSpec = SPEC,
     as_json: bool = JSON,
 ) -> None:
-    """Start a node and wait until it answers; assemble it first if need be.
+    """Start a node, assembling it first if necessary, and wait until it answers.
 
-    Where it runs already, nothing is changed.
+    Has no effect if the node is already running.
     """
     with _steps() as report:
         found = up(spec, report)
@@ -49,14 +51,14 @@ def up_command(
 @with_options
 def down_command(
     port: int = PORT,
-    purge: bool = setting(False, "Delete its data, logs and configuration too."),
-    timeout_s: float = setting(30.0, "Seconds it may take before it is killed.", least=0, flag="--timeout"),
+    purge: bool = setting(False, "Also delete the node's data, logs and configuration."),
+    timeout_s: float = setting(30.0, "Seconds to wait before the node is killed.", least=0, flag="--timeout"),
     cache: FolderPath | None = CACHE,
     as_json: bool = JSON,
 ) -> None:
-    """Stop a node, and every process of it.
+    """Stop a node and all its processes.
 
-    Exit code 0 also when it did not run.
+    Exit code 0 even if the node was not running.
     """
     with _steps() as report:
         found = down(port, cache=cache, purge=purge, timeout_s=timeout_s, report=report)
@@ -70,9 +72,9 @@ def status_command(
     cache: FolderPath | None = CACHE,
     as_json: bool = JSON,
 ) -> None:
-    """Say whether a node runs, where, and with which plugins.
+    """Show whether a node is running, where, and with which plugins.
 
-    Exit code 0 when it answers, 1 when it is stopped or still starting.
+    Exit code 0 if it answers, 1 if it is stopped or still starting.
     """
     found = status(port, cache=cache)
     _print(found, as_json=as_json)

@@ -28,15 +28,15 @@ def cli(
     bundle: Path,
     cluster: ClusterOptions = CLUSTER,
     place: ModelPlace = MODEL_PLACE,
-    pipeline: PipelineOptions = setting(..., "how the pipelines treat a search"),
-    options: RegisterOptions = setting(..., "what to do"),
+    pipeline: PipelineOptions = setting(..., "the search pipelines"),
+    options: RegisterOptions = setting(..., "the registration"),
     dry_run: bool = DRY_RUN,
     as_json: bool = JSON,
 ) -> None:
     """Register BUNDLE in ML Commons and set up its search pipelines.
 
-    Doing it again changes nothing. The cluster's settings are checked first, and changed only with
-    --apply-settings; the model's answers are compared with the bundle's before a pipeline is written.
+    Registering the same bundle again changes nothing. Cluster settings are checked first, and changed only with
+    --apply-settings. The model's answers are compared with the bundle's before any pipeline is written.
     """
     from darl_opensearch.cluster import Cluster, register
 

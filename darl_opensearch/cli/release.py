@@ -41,19 +41,19 @@ def cli(
     place: ModelPlace = MODEL_PLACE,
     gate: InputFile | None = setting(
         None,
-        "Report of darl gate --out about this bundle; a no, or another bundle's, refuses the release.",
+        "Report of darl gate --out; the release is refused unless the gate passed this bundle.",
         env="DARL_GATE",
     ),
-    options: ReleaseOptions = setting(..., "how to release"),
+    options: ReleaseOptions = setting(..., "the release"),
     webhook: str | None = WEBHOOK,
     dry_run: bool = DRY_RUN,
     as_json: bool = JSON,
 ) -> None:
-    """Let BUNDLE serve in place of what the pipeline serves, under live traffic.
+    """Switch the search pipelines to BUNDLE under live traffic.
 
-    The model is registered and deployed beside the old one and compared with the bundle; then each pipeline is
-    switched by one request, and the old version stays for darl rollback. Ends with 3 when the gate said no or the new
-    version does not answer as its bundle does: the old one goes on serving.
+    The model is registered and deployed next to the old one, and its answers are compared with the bundle's. Then one
+    request switches each pipeline; the old version stays deployed for darl rollback. Exit code 3 if the gate refused
+    the bundle or the model's answers differ: the old version keeps serving.
     """
     from darl_opensearch.cluster import Cluster
     from darl_opensearch.cluster.release import release

@@ -18,15 +18,15 @@ from darl_opensearch.webhook import Webhook
 @with_options
 def cli(
     cluster: ClusterOptions = CLUSTER,
-    options: RollbackOptions = setting(..., "how to roll back"),
+    options: RollbackOptions = setting(..., "the rollback"),
     webhook: str | None = WEBHOOK,
     dry_run: bool = DRY_RUN,
     as_json: bool = JSON,
 ) -> None:
-    """Let an earlier version serve again, by the very pipelines that it served by.
+    """Switch the search pipelines back to an earlier version, restoring the pipelines it was served by.
 
-    Its model is deployed again where it was undeployed, and asked before anything is switched. Without --to, each
-    rollback goes one release further back. Ends with 3 when the earlier version does not answer.
+    Its model is deployed again if necessary, and probed before the switch. Without --to, each rollback goes back one
+    more release. Exit code 3 if the earlier version does not answer.
     """
     from darl_opensearch.cli.release import released_text
     from darl_opensearch.cluster import Cluster

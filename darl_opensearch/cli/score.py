@@ -23,50 +23,50 @@ from darl_opensearch.settings.options import with_options
 def cli(
     bundle: Path,
     pairs: Path,
-    out: FilePath | None = setting(None, "Where scores go: .jsonl, .jsonl.gz or .parquet.", env="DARL_SCORES"),
+    out: FilePath | None = setting(None, "File for the scores: .jsonl, .jsonl.gz or .parquet.", env="DARL_SCORES"),
     features: FilePath | None = setting(
         None,
-        "Where features go: .npy, a row for each pair. Without --out nothing else is computed.",
+        "File for the features: .npy, one row per pair. Without --out only features are computed.",
         env="DARL_FEATURES",
     ),
     items: InputFile | None = setting(
-        None, "Items to look ids up in: .jsonl, .jsonl.gz or .parquet.", env="DARL_ITEMS"
+        None, "Items that PAIRS refers to by id: .jsonl, .jsonl.gz or .parquet.", env="DARL_ITEMS"
     ),
-    engine: Literal["local", "ray"] = setting("local", "This machine, or Ray.", env="DARL_ENGINE"),
+    engine: Literal["local", "ray"] = setting("local", "Run on this machine or on Ray.", env="DARL_ENGINE"),
     address: str | None = setting(
         None,
-        "A Ray cluster that runs already, or auto.  [default: start Ray on this machine]",
+        "Address of a running Ray cluster, or auto.  [default: start Ray on this machine]",
         env="DARL_RAY_ADDRESS",
         metavar="HOST:PORT",
     ),
     workers: int | None = setting(
-        None, "Ray workers.  [default: as many as there is room for]", least=1, env="DARL_WORKERS"
+        None, "Number of Ray workers.  [default: as many as fit]", least=1, env="DARL_WORKERS"
     ),
     provider: Provider = setting(
-        "cpu", "Where the graphs run; a GPU that is asked for must be there.", env="DARL_PROVIDER"
+        "cpu", "Where the graphs run; cuda fails if there is no usable GPU.", env="DARL_PROVIDER"
     ),
     threads: int | None = setting(
         None,
-        "Batches scored at the same time.  [default: the cores of this process; 1 for each Ray worker]",
+        "Batches scored in parallel.  [default: the cores available to this process; 1 per Ray worker]",
         least=1,
         env="DARL_THREADS",
     ),
     int8: bool = setting(False, "Score with the quantised graph.", env="DARL_INT8"),
     shard_pairs: int = setting(
         2048,
-        "Pairs scored together and kept as one; bounds memory, and what a kill costs.",
+        "Pairs per shard; bounds memory use and the work lost when a run is killed.",
         least=1,
         most=1_000_000,
         env="DARL_SHARD_PAIRS",
     ),
-    fresh: bool = setting(False, "Throw away unfinished work, and replace results that are there."),
+    fresh: bool = setting(False, "Discard unfinished work and overwrite existing results."),
     as_json: bool = JSON,
 ) -> None:
-    """Score PAIRS, or embed them, with BUNDLE.
+    """Score or embed PAIRS with BUNDLE.
 
-    PAIRS is JSONL (.gz too) or Parquet: {"query", "item_id"} with --items, {"query", "text"}, or {"query",
-    "items": […]}. The whole pool is checked first. Finished shards are kept in NAME.work beside the result: a run
-    that was killed goes on from there when the same command is given again.
+    PAIRS is JSONL, .jsonl.gz or Parquet: {"query", "item_id"} with --items, {"query", "text"}, or {"query",
+    "items": […]}. The whole pool is checked first. Finished shards are kept in NAME.work next to the result, from
+    which the same command resumes a killed run.
     """
     from darl_opensearch.pool import score_pool
 

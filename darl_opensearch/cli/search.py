@@ -30,31 +30,31 @@ WIDEST_TEXT = 60
 def cli(
     query: str,
     bundle: InputFolder = setting(
-        ..., "The bundle that the pipeline serves: grade names and alpha.", env="DARL_BUNDLE"
+        ..., "Bundle that the pipeline serves, for grade names and alpha.", env="DARL_BUNDLE"
     ),
     cluster: ClusterOptions = CLUSTER,
-    index: str = setting(..., "The index to search.", env="DARL_INDEX"),
-    pipeline: str = setting("darl", "The search pipeline.", env="DARL_PIPELINE"),
-    size: int = setting(10, "Hits to show.", least=1, most=1000),
-    query_id: str | None = setting(None, "Your id of the query, for the OOD log."),
-    slice_: str | None = setting(None, "The part of traffic that it belongs to, for the OOD log."),
+    index: str = setting(..., "Index to search.", env="DARL_INDEX"),
+    pipeline: str = setting("darl", "Name of the search pipeline.", env="DARL_PIPELINE"),
+    size: int = setting(10, "Number of hits to show.", least=1, most=1000),
+    query_id: str | None = setting(None, "Id of the query in your logs, for the OOD log."),
+    slice_: str | None = setting(None, "Slice of the traffic that the query belongs to, for the OOD log."),
     ood_log: FilePath | None = setting(
         None,
-        "SQLite spool of the OOD log, for an in-cluster model.  "
-        "[default: BUNDLE-NAME.sqlite in the user's state folder]",
+        "SQLite spool for the OOD log of an in-cluster model.  [default: BUNDLE-NAME.sqlite in the user's state "
+        "folder]",
         env="DARL_OOD_LOG",
     ),
-    no_ood_log: bool = setting(False, "Keep no OOD log.", env="DARL_NO_OOD_LOG"),
-    ood_text: Literal["full", "hash", "none"] = setting("full", "How item texts are logged.", env="DARL_OOD_TEXT"),
+    no_ood_log: bool = setting(False, "Do not keep an OOD log.", env="DARL_NO_OOD_LOG"),
+    ood_text: Literal["full", "hash", "none"] = setting("full", "How to log item texts.", env="DARL_OOD_TEXT"),
     ood_sample_rate: float = setting(
-        0.05, "Share of the pairs that are not OOD to log all the same.", least=0, most=1, env="DARL_OOD_SAMPLE_RATE"
+        0.05, "Share of in-distribution pairs to log as well.", least=0, most=1, env="DARL_OOD_SAMPLE_RATE"
     ),
     as_json: bool = JSON,
 ) -> None:
-    """Search for QUERY through the pipeline, and show each hit's place before and after.
+    """Search for QUERY through the pipeline, and show each hit's rank before and after reranking.
 
-    What the model found strange is written to the OOD log where the model runs in the cluster, which keeps
-    none itself; only the hits that come back are known here. Behind a connector the scorer logs all of them.
+    If the model runs in the cluster, which keeps no OOD log, this command logs the returned hits. Behind a connector
+    the scorer logs all candidates.
     """
     from darl_opensearch.bundle import Bundle
     from darl_opensearch.cluster import Cluster
@@ -109,9 +109,9 @@ def format_outcome(outcome: SearchOutcome, before: dict[str, int]) -> str:
         text = text if len(text) <= WIDEST_TEXT else text[: WIDEST_TEXT - 1] + "…"
         place, grade = "-" if was is None else was, hit.grade_name or ""
         lines.append(f"{hit.position:>3}  {place:>6}  {score:>6}  {grade:<14}  {mark:<5} {text}")
-    strange = sum(bool(hit.is_ood) for hit in outcome.hits)
+    ood_hits = sum(bool(hit.is_ood) for hit in outcome.hits)
     lines.append(
         f"{'reranked' if outcome.reranked else 'NOT reranked'} in {outcome.took_ms:.0f} ms ({outcome.mode}); "
-        f"{strange} of {len(outcome.hits)} hits out of distribution (!)"
+        f"{ood_hits} of {len(outcome.hits)} hits out of distribution (!)"
     )
     return "\n".join(lines)

@@ -32,46 +32,52 @@ def cli(
     bundle: Path,
     out: FolderPath | None = setting(
         None,
-        "Folder for selected.jsonl, control.jsonl, kept.jsonl and report.json. Needed but for --dry-run.",
+        "Folder for selected.jsonl, control.jsonl, kept.jsonl and report.json. Required unless --dry-run is given.",
         env="DARL_SELECT_OUT",
     ),
     spool: InputFile | None = setting(
-        None, "Read this spool, and not the data stream of the cluster at --url.", env=("DARL_SPOOL", "DARL_OOD_LOG")
+        None, "Read this spool instead of the data stream of the cluster at --url.", env=("DARL_SPOOL", "DARL_OOD_LOG")
     ),
     cluster: ClusterOptions = CLUSTER,
     stream: str = STREAM,
     since: datetime | None = setting(
         None,
-        "From when: 30m, 12h, 7d, 4w or a date. All by default.",
+        "Read traffic since then: 30m, 12h, 7d, 4w or a date.  [default: all]",
         metavar="SPAN",
         env="DARL_SELECT_SINCE",
         parse=parse_since,
     ),
     items: tuple[InputFile, ...] = setting(
-        (), "Items, JSONL, rendered by the bundle's template; searched by BM25 but for --index.", env="DARL_ITEMS"
+        (),
+        "Items, JSONL, rendered by the bundle's template; searched by BM25 without --index.",
+        env="DARL_ITEMS",
     ),
     index: str | None = setting(
         None,
-        "The item index, filled by darl index: texts that the log lacks, and what the control arm finds there.",
+        "Item index, filled by darl index: supplies texts missing from the log, and the control arm's hits.",
         env="DARL_INDEX",
     ),
     trained: tuple[InputFile, ...] = setting(
-        (), "Judgments that the bundle was trained on, JSONL: what is covered already.", env="DARL_SELECT_TRAINED"
+        (),
+        "Judgments that the bundle was trained on, JSONL: already covered.",
+        env="DARL_SELECT_TRAINED",
     ),
     judged: tuple[InputFile, ...] = setting(
-        (), "Other judgments, JSONL: dev and test part, earlier cycles.", env="DARL_SELECT_JUDGED"
+        (),
+        "Other judgments, JSONL: dev and test parts, earlier cycles.",
+        env="DARL_SELECT_JUDGED",
     ),
     control: tuple[InputFile, ...] = setting(
-        (), "The control.jsonl and kept.jsonl of the selection before this one.", env="DARL_SELECT_CONTROL"
+        (), "The control.jsonl and kept.jsonl of the previous selection.", env="DARL_SELECT_CONTROL"
     ),
-    dry_run: bool = setting(False, "Count, choose nothing, write nothing."),
+    dry_run: bool = setting(False, "Print the counts; select nothing and write nothing."),
     as_json: bool = JSON,
     config: SelectConfig = setting(..., "[select]"),
 ) -> None:
-    """Choose what is judged next: what the log found strange and the training of BUNDLE does not cover.
+    """Select the queries to label next: OOD queries that the training data of BUNDLE does not cover.
 
-    A random control arm is drawn first, for darl gate. When nothing was strange, nothing is selected: that is a
-    result, and the exit code is 0. Started again, a run that was killed goes on.
+    A random control arm is drawn first, for darl gate. Selecting nothing, when no traffic is OOD, is a valid result
+    with exit code 0. The same command resumes a killed run.
     """
     if out is None and not dry_run:
         raise UsageError("there is no folder to write to", todo="name one by --out, or pass --dry-run")

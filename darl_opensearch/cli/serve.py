@@ -18,8 +18,8 @@ from darl_opensearch.settings.options import with_options
 def cli(bundle: Path, config: ServerConfig = setting(..., "the service")) -> None:
     """Serve BUNDLE over HTTP: POST /v1/rerank, /v2/rerank, /rerank; GET /health, /ready, /info, /metrics.
 
-    Runs until SIGTERM, then finishes what it has begun. What the model finds strange is written to the OOD
-    log, which `darl monitor` reads and `darl ship`, or --ship-to, sends to a cluster.
+    Runs until SIGTERM, then finishes running requests. Out-of-distribution pairs are written to the OOD log, which
+    `darl monitor` reads and `darl ship`, or --ship-to, sends to a cluster.
     """
     import logging
 
@@ -28,6 +28,6 @@ def cli(bundle: Path, config: ServerConfig = setting(..., "the service")) -> Non
     logging.basicConfig(level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
     for noisy in ("uvicorn", "urllib3", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    # Its warnings are tracebacks, one for each attempt while a cluster is away; the shipper says it in one line.
+    # Its warnings are tracebacks, one per attempt while a cluster is down; the shipper logs one line instead.
     logging.getLogger("opensearch").setLevel(logging.ERROR)
     serve_bundle(bundle, config)

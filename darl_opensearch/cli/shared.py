@@ -16,44 +16,38 @@ if TYPE_CHECKING:
 
 Mode = Literal["local", "connector"]
 
-JSON: Any = setting(False, "Print one JSON object for machines.", flag="--json")
+JSON: Any = setting(False, "Print the result as one JSON object.", flag="--json")
 CLUSTER: Any = setting(..., "the cluster")
 LOGIN: Any = setting(..., "the cluster, whose URL is given otherwise", without=("url",))
 MODEL_PLACE: Any = setting(..., "where the model runs")
-STREAM: Any = setting("darl-ood", "Name of the data stream.", env="DARL_OOD_STREAM")
-HISTORY: Any = setting("darl-releases", "Index of the releases.", env="DARL_RELEASES")
-DRY_RUN: Any = setting(False, "Print the requests as JSON and send none that changes anything.")
-PIPELINE: Any = setting("darl", "Name of the search pipeline; NAME-plain goes with it.", env="DARL_PIPELINE")
+STREAM: Any = setting("darl-ood", "Name of the OOD data stream.", env="DARL_OOD_STREAM")
+HISTORY: Any = setting("darl-releases", "Index that holds the release history.", env="DARL_RELEASES")
+DRY_RUN: Any = setting(False, "Print the requests that would change the cluster as JSON, and send none of them.")
+PIPELINE: Any = setting("darl", "Search pipeline; NAME-plain is its variant without grades.", env="DARL_PIPELINE")
 THREADS: Any = setting(
-    None, "Batches scored at the same time.  [default: the cores of this process]", least=1, env="DARL_THREADS"
+    None, "Batches scored in parallel.  [default: the cores available to this process]", least=1, env="DARL_THREADS"
 )
-SEED: Any = setting(0, "Seed of everything random.", least=0, env="DARL_SEED")
+SEED: Any = setting(0, "Random seed.", least=0, env="DARL_SEED")
 
 
 class ModelPlace(Settings):
     """Where a model runs: in the cluster, or behind a scorer that the cluster asks."""
 
     mode: Mode = setting(
-        "local", "Run the model in the cluster, or ask a scorer (darl serve) from it.", env="DARL_MODE"
+        "local", "Run the model in the cluster, or call a scorer (darl serve) through a connector.", env="DARL_MODE"
     )
     scorer_url: str = setting(
         "http://127.0.0.1:8091/v1/rerank",
-        "The scorer's rerank route, as the cluster's nodes see it (--mode connector).",
-        env="DARL_SCORER_URL",
-    )
+        "URL of the scorer's rerank route as the cluster's nodes reach it (--mode connector).", env="DARL_SCORER_URL",
+    )  # fmt: skip
     scorer_key: str | None = setting(
-        None,
-        "The scorer's API key; kept encrypted by ML Commons. Prefer the variable.",
-        env="DARL_API_KEY",
+        None, "API key of the scorer, which ML Commons stores encrypted. Prefer the variable.", env="DARL_API_KEY",
         secret=True,
-    )
+    )  # fmt: skip
     scorer_timeout: int = setting(
-        5,
-        "Seconds a search waits for the scorer before it keeps its first-stage order.",
-        least=1,
-        most=60,
+        5, "Seconds to wait for the scorer before the search falls back to its first-stage order.", least=1, most=60,
         env="DARL_SCORER_TIMEOUT",
-    )
+    )  # fmt: skip
 
     @property
     def scorer(self) -> ScorerAddress | None:

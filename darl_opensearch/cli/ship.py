@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 @click.command()
 @with_options
 def cli(
-    spool: FilePath = setting(..., "The spool that a scorer writes.", env=("DARL_SPOOL", "DARL_OOD_LOG")),
+    spool: FilePath = setting(..., "Spool that a scorer writes.", env=("DARL_SPOOL", "DARL_OOD_LOG")),
     cluster: ClusterOptions = CLUSTER,
     stream: str = STREAM,
-    once: bool = setting(True, "Send what is there and end, or go on until interrupted.", flag="--once/--follow"),
-    dead_letters: bool = setting(False, "Print what the cluster refused for good, and send nothing."),
-    retry_dead_letters: bool = setting(False, "Put what was refused back in line first."),
+    once: bool = setting(True, "Send the spooled records and exit, or run until interrupted.", flag="--once/--follow"),
+    dead_letters: bool = setting(False, "Print the records that the cluster rejected permanently, and send nothing."),
+    retry_dead_letters: bool = setting(False, "Queue rejected records again first."),
     as_json: bool = JSON,
 ) -> None:
-    """Send spooled OOD records to the cluster.
+    """Ship spooled OOD records to the cluster.
 
-    Each record leaves the spool when the cluster has acknowledged it, and a batch may be sent twice without
-    harm. The data stream is set up when it is not there.
+    A record leaves the spool once the cluster has acknowledged it; sending one twice is harmless. The data stream is
+    created if it does not exist.
     """
     from darl_opensearch.connect import connect
     from darl_opensearch.io.urls import without_secrets

@@ -28,18 +28,18 @@ def cli(
     judgments: Path,
     out: FolderPath | None = setting(
         None,
-        "The folder to make for train.jsonl, dev.jsonl and test.jsonl. Needed but for --dry-run.",
+        "New folder for train.jsonl, dev.jsonl and test.jsonl. Required unless --dry-run is given.",
         env="DARL_SPLIT_OUT",
     ),
-    rule: SplitRule = setting(..., "how to split"),
+    rule: SplitRule = setting(..., "the split"),
     leaks: LeakOptions = LEAKS,
-    dry_run: bool = setting(False, "Split and count, write nothing."),
+    dry_run: bool = setting(False, "Print the counts of the split, and write nothing."),
     as_json: bool = JSON,
 ) -> None:
-    """Split JUDGMENTS into training, dev and test part without leaks.
+    """Split JUDGMENTS into training, dev and test parts without leakage.
 
-    Queries of one text or of nearly the same words stay in one part, whatever they are split by. With --items,
-    items are compared as well: of nearly the same text in two parts, they are an error.
+    Identical and near-duplicate queries always stay in the same part. With --items, items are compared too: near
+    duplicates in different parts are an error.
     """
     partition = load("trainer.data.partition", "train")
     leakage = load("trainer.data.leakage", "train")

@@ -22,27 +22,26 @@ from darl_opensearch.settings.options import with_options
 def cli(
     config: Path,
     folder: FolderPath | None = setting(
-        None, "Folder of the run.  [default: runs/NAME-VERSION beside the configuration]", env="DARL_RUN", flag="--run"
+        None, "Folder of the run.  [default: runs/NAME-VERSION next to the configuration]", env="DARL_RUN", flag="--run"
     ),
     overrides: tuple[str, ...] = setting(
         (), "Set a key of the configuration.", env="DARL_SET", flag="--set", metavar="TABLE.KEY=VALUE"
     ),
-    seed: int | None = setting(None, "Seed of everything random.", env="DARL_SEED"),
-    fresh: bool = setting(False, "Start over instead of going on from what the folder holds."),
+    seed: int | None = setting(None, "Random seed.", env="DARL_SEED"),
+    fresh: bool = setting(False, "Start over instead of resuming the run in the folder."),
     processes: int = setting(
         1,
-        "Processes that train together on this machine, each on its own GPU where there are GPUs.",
+        "Training processes on this machine, one per GPU if there are GPUs.",
         least=1,
         env="DARL_PROCESSES",
     ),
-    dry_run: bool = setting(False, "Read and check everything, print counts, train nothing."),
+    dry_run: bool = setting(False, "Read and check all input, print counts, and train nothing."),
     as_json: bool = JSON,
 ) -> None:
     """Train a reranker from the judgments that CONFIG (darl.toml) names.
 
-    Stages run in order and stay only where the dev queries say so. A run that was killed goes on from its
-    last checkpoint when the same command is given again. Under torchrun, or with --processes, several processes
-    train one model.
+    Stages run in order, and each is kept only if it improves the dev queries. The same command resumes a killed run
+    from its last checkpoint. Under torchrun, or with --processes, several processes train one model.
     """
     plan = load("trainer.stages.plan", "train")
     from trainer import distributed

@@ -26,13 +26,13 @@ def cli(
     history: str = HISTORY,
     words: str | None = setting(
         None,
-        "Delete the model of an old VERSION, or NAME:VERSION, from the cluster; refused while a pipeline asks it.",
+        "Delete the model of an old VERSION, or NAME:VERSION, from the cluster; refused while a pipeline uses it.",
         flag="--delete",
         metavar="VERSION",
     ),
     as_json: bool = JSON,
 ) -> None:
-    """List the versions of a pipeline: which serves, which are deployed, when each was released, by what gate."""
+    """List a pipeline's versions: state, release date, gate result and note of each."""
     from darl_opensearch.cluster import Cluster
     from darl_opensearch.cluster.versions import delete_version, list_versions
 

@@ -12,10 +12,9 @@ from darl_opensearch.webhook import Webhook, tell
 
 WEBHOOK: Any = setting(
     None,
-    "Also POST the result there as JSON, signed with DARL_WEBHOOK_SECRET if it is set; a failure is a warning.",
-    metavar="URL",
-    env="DARL_WEBHOOK",
-)
+    "Also POST the result as JSON to this URL, signed with DARL_WEBHOOK_SECRET if set; a failure is only a warning.",
+    metavar="URL", env="DARL_WEBHOOK",
+)  # fmt: skip
 
 
 def announce(webhook: Webhook | None, event: str, data: Mapping[str, Any]) -> None:

@@ -29,20 +29,21 @@ class PipelineOptions(Settings):
     """How a pipeline treats a search."""
 
     name: str = setting(
-        "darl", "name of the search pipeline; NAME-plain is the variant without grades", env="DARL_PIPELINE",
+        "darl", "name of the search pipeline; NAME-plain is its variant without grades", env="DARL_PIPELINE",
         flag="--pipeline",
     )  # fmt: skip
     max_k: int | None = setting(
-        None, "most pairs scored a search, unless more hits are asked for.  [default: 50 local, 200 connector]",
+        None, "maximum pairs scored per search, unless more hits are requested.  [default: 50 local, 200 connector]",
         least=1, most=10_000, env="DARL_MAX_K",
     )  # fmt: skip
-    oversample: int = setting(5, "candidates fetched for each hit asked for", least=1, most=1000, env="DARL_OVERSAMPLE")
+    oversample: int = setting(5, "candidates fetched per requested hit", least=1, most=1000, env="DARL_OVERSAMPLE")
     query_path: str | None = setting(
-        None, "take the query's text from there in the search body, such as query.match.darl_text.query, instead of "
+        None,
+        "where the search body has the query's text, such as query.match.darl_text.query, if not in "
         "ext.ml_inference.query_text", env="DARL_QUERY_PATH",
     )  # fmt: skip
     with_query_id: bool = setting(
-        False, "hand ext.ml_inference.query_id and .slice to the scorer; a search without them is not reranked then",
+        False, "pass ext.ml_inference.query_id and .slice to the scorer; searches without them are then not reranked",
         env="DARL_WITH_QUERY_ID",
     )  # fmt: skip
 

@@ -33,18 +33,14 @@ class RegisterOptions(Settings):
     mode: Mode = "local"
     scorer: ScorerAddress | None = None
     pipeline: PipelineOptions = PipelineOptions()
-    apply_settings: bool = setting(False, "change the cluster settings that stand in the way", flag="--apply-settings")
-    replace: bool = setting(False, "register anew, and remove what has this name and version", flag="--replace")
+    apply_settings: bool = setting(False, "change cluster settings as required", flag="--apply-settings")
+    replace: bool = setting(False, "register again, and remove the existing model of this version", flag="--replace")
     verify: bool = setting(
-        True,
-        "compare the model's answers with the bundle's before any pipeline is changed",
-        flag="--verify/--no-verify",
+        True, "compare the model's answers with the bundle's before changing a pipeline", flag="--verify/--no-verify"
     )
-    deploy_timeout: float = setting(
-        300.0, "seconds to wait until the model is loaded", least=1, env="DARL_DEPLOY_TIMEOUT"
-    )
+    deploy_timeout: float = setting(300.0, "seconds to wait for the model to load", least=1, env="DARL_DEPLOY_TIMEOUT")
     switch: bool = setting(
-        True, "write the pipelines; without, the model is deployed and nothing asks it (darl release switches later)",
+        True, "write the search pipelines; otherwise only deploy the model, for darl release to switch to later",
         flag="--pipelines/--no-pipelines",
     )  # fmt: skip
 

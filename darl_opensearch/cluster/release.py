@@ -56,31 +56,29 @@ class ReleaseOptions(SwitchOptions):
     mode: Mode = "local"
     scorer: ScorerAddress | None = None
     gate: Mapping[str, Any] | None = None
-    index: str | None = setting(
-        None, "index of items to search through the new pipeline before it is in place", env="DARL_INDEX"
-    )
+    index: str | None = setting(None, "item index for a trial search through the new pipeline", env="DARL_INDEX")
     keep: int = setting(
-        2, "earlier versions that stay deployed; older ones are undeployed, and a rollback deploys them again", least=0,
+        2, "earlier versions that stay deployed; older ones are undeployed until a rollback needs them", least=0,
         env="DARL_KEEP",
     )  # fmt: skip
     max_k: int | None = setting(
-        None, "most pairs scored a search.  [default: as the pipeline has it]", least=1, most=10_000, env="DARL_MAX_K"
+        None, "maximum pairs scored per search.  [default: unchanged]", least=1, most=10_000, env="DARL_MAX_K"
     )
     oversample: int | None = setting(
-        None, "candidates fetched for each hit asked for.  [default: as the pipeline has it]", least=1, most=1000,
-        env="DARL_OVERSAMPLE",
-    )  # fmt: skip
+        None, "candidates fetched per requested hit.  [default: unchanged]", least=1, most=1000, env="DARL_OVERSAMPLE"
+    )
     query_path: str | None = setting(
-        None, "where the query's text is in the search body.  [default: as the pipeline has it]", env="DARL_QUERY_PATH"
+        None, "where the search body has the query's text.  [default: unchanged]", env="DARL_QUERY_PATH"
     )
     with_query_id: bool | None = setting(
-        None, "hand ext.ml_inference.query_id and .slice to the scorer.  [default: as the pipeline has it]",
+        None, "pass ext.ml_inference.query_id and .slice to the scorer.  [default: unchanged]",
         env="DARL_WITH_QUERY_ID", flag="--with-query-id/--without-query-id",
     )  # fmt: skip
-    apply_settings: bool = setting(False, "change the cluster settings that stand in the way", flag="--apply-settings")
+    apply_settings: bool = setting(False, "change cluster settings as required", flag="--apply-settings")
     grace: float = setting(
-        30.0, "most seconds to wait for running searches before an old model is undeployed", least=0, env="DARL_GRACE"
-    )
+        30.0, "maximum seconds to wait for running searches before an old model is undeployed", least=0,
+        env="DARL_GRACE",
+    )  # fmt: skip
 
     def check(self) -> None:
         """Refuse a mode that lacks its scorer, too."""

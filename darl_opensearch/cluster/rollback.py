@@ -20,7 +20,7 @@ class RollbackOptions(SwitchOptions):
     """What ``darl rollback`` was asked for."""
 
     to: str | None = setting(
-        None, "the version to go back to, or NAME:VERSION.  [default: the one before the one that serves]",
+        None, "version to go back to, or NAME:VERSION.  [default: the one before the serving version]",
         env="DARL_ROLLBACK_TO", metavar="VERSION",
     )  # fmt: skip
 

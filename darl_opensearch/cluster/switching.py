@@ -30,12 +30,12 @@ class SwitchOptions(Settings):
     :param who: who switches; user and host by default.
     """
 
-    pipeline: str = setting("darl", "name of the search pipeline; NAME-plain goes with it", env="DARL_PIPELINE")
-    note: str = setting("", "why, for the history", env="DARL_NOTE")
-    deploy_timeout: float = setting(
-        300.0, "seconds to wait until the model is loaded", least=1, env="DARL_DEPLOY_TIMEOUT"
+    pipeline: str = setting(
+        "darl", "name of the search pipeline; NAME-plain is its variant without grades", env="DARL_PIPELINE"
     )
-    history: str = setting(INDEX, "index of the releases", env="DARL_RELEASES")
+    note: str = setting("", "reason to record in the release history", env="DARL_NOTE")
+    deploy_timeout: float = setting(300.0, "seconds to wait for the model to load", least=1, env="DARL_DEPLOY_TIMEOUT")
+    history: str = setting(INDEX, "index that holds the release history", env="DARL_RELEASES")
     cycle: str = ""
     who: str | None = None
 

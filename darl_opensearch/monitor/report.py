@@ -200,7 +200,7 @@ class _ModelTally:
             SliceReport(name, sum(t.requests for t in tallies), _share(tallies)) for name, tallies in slices.items()
         ]
         parts.sort(key=lambda part: (-(part.share_ood.value or 0.0), part.name))
-        strangest = sorted(
+        most_ood = sorted(
             (tally for tally in whole if tally.candidates),
             key=lambda t: (-t.ood_pairs / t.candidates, -t.max_ood_distance, t.query),
         )
@@ -222,7 +222,7 @@ class _ModelTally:
             slices=tuple(parts),
             strangest=tuple(
                 QueryReport(t.query, t.requests, t.candidates, t.ood_pairs / t.candidates, t.max_ood_distance)
-                for t in strangest[:top]
+                for t in most_ood[:top]
                 if t.ood_pairs
             ),
         )

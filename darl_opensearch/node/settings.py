@@ -30,19 +30,21 @@ class NodeSpec(Settings):
     """A node to start."""
 
     port: int = setting(
-        9200, "HTTP port on 127.0.0.1; it also names the node", least=1, most=65535, env="DARL_NODE_PORT"
+        9200, "HTTP port on 127.0.0.1; also identifies the node", least=1, most=65535, env="DARL_NODE_PORT"
     )
-    heap: str = setting("2g", "Java heap: 2g, 1500m", env="DARL_NODE_HEAP")
+    heap: str = setting("2g", "Java heap size, such as 2g or 1500m", env="DARL_NODE_HEAP")
     timeout_s: float = setting(
-        180.0, "seconds it may take to answer once it is started", above=0, env="DARL_NODE_TIMEOUT", flag="--timeout"
+        180.0, "seconds to wait for an answer", above=0, env="DARL_NODE_TIMEOUT", flag="--timeout"
     )
     cache: FolderPath | None = setting(
         None, "folder for downloads, node and data.  [default: the user's cache folder]", env="DARL_CACHE"
     )
     engine: Literal["auto", "java", "docker"] = setting(
-        "auto", "how to run it; auto prefers Java", env="DARL_NODE_WITH", flag="--with"
+        "auto", "how to run the node; auto prefers Java", env="DARL_NODE_WITH", flag="--with"
     )
-    user: str | None = setting(None, "user to run it as when started by root.  [default: nobody]", env="DARL_NODE_USER")
+    user: str | None = setting(
+        None, "user to run the node as if root starts it.  [default: nobody]", env="DARL_NODE_USER"
+    )
 
     def check(self) -> None:
         """Refuse a heap that Java would not understand."""

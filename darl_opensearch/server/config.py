@@ -18,55 +18,59 @@ class ServerConfig(Settings, env="DARL_"):
     """
 
     host: str = setting("127.0.0.1", "Address to listen on.")
-    port: int = setting(8091, "Port to listen on; 0 takes any that is free.", least=0, most=65535)
+    port: int = setting(8091, "Port to listen on; 0: any free port.", least=0, most=65535)
 
     provider: Provider = setting(
-        "cpu", "Where the graph runs. Without a usable GPU cuda falls back to cpu, and says so."
+        "cpu", "Where the graph runs; cuda falls back to cpu, with a warning, if there is no usable GPU."
     )
-    require_provider: bool = setting(False, "Fail rather than fall back.")
+    require_provider: bool = setting(False, "Fail instead of falling back to cpu.")
     threads: int | None = setting(
-        None, "Batches scored at the same time.  [default: the cores of this process]", least=1
+        None, "Batches scored in parallel.  [default: the cores available to this process]", least=1
     )
-    int8: bool = setting(False, "Use the quantised graph.")
+    int8: bool = setting(False, "Score with the quantised graph.")
     token_budget: int | None = setting(
-        None, "Most tokens of a batch, padding included.  [default: 512, or 32768 on a GPU]", least=1
+        None, "Maximum tokens per batch, including padding.  [default: 512, or 32768 on a GPU]", least=1
     )
 
-    max_documents: int = setting(1000, "Most documents of a request.", least=1)
-    max_body_bytes: int = setting(10_000_000, "Most bytes of a request.", least=1)
-    max_concurrent: int = setting(8, "Requests worked on at the same time; their batches take turns.", least=1)
-    max_queue: int = setting(64, "Requests that may wait beyond those; more are answered 503.", least=0)
+    max_documents: int = setting(1000, "Maximum documents per request.", least=1)
+    max_body_bytes: int = setting(10_000_000, "Maximum bytes per request.", least=1)
+    max_concurrent: int = setting(8, "Requests processed concurrently; their batches are interleaved.", least=1)
+    max_queue: int = setting(64, "Requests queued beyond those; any further request gets a 503.", least=0)
     deadline_ms: int | None = setting(
-        None, "Give a request up after this time with 503, and the search keeps its first-stage order.", least=1
+        None, "Answer 503 after this many milliseconds; the search then keeps its first-stage order.", least=1
     )
-    body_timeout: float = setting(30.0, "Seconds a request's body may take to arrive.", least=0)
-    shutdown_timeout: int = setting(30, "Seconds that requests get to finish after SIGTERM.", least=0)
+    body_timeout: float = setting(30.0, "Seconds to wait for a request's body.", least=0)
+    shutdown_timeout: int = setting(30, "Seconds that running requests may take to finish after SIGTERM.", least=0)
 
     api_key: str | None = setting(
-        None, "Key that callers send as 'Authorization: Bearer KEY'. Prefer the variable or a file.", secret=True
+        None, "Key that clients send as 'Authorization: Bearer KEY'. Prefer the variable or a file.", secret=True
     )
-    api_key_file: FilePath | None = setting(None, "File with the keys, one a line: two while you change over.")
-    rate_limit: int = setting(0, "Requests a minute for each key, or address without keys; 0 is no limit.", least=0)
+    api_key_file: FilePath | None = setting(None, "File with API keys, one per line; two during a rotation.")
+    rate_limit: int = setting(
+        0, "Maximum requests per minute and key, or per address if there are no keys; 0: no limit.", least=0
+    )
 
     ood_log: FilePath | None = setting(
-        None, "SQLite spool of the OOD log.  [default: BUNDLE-NAME.sqlite in the user's state folder]"
+        None, "SQLite spool for the OOD log.  [default: BUNDLE-NAME.sqlite in the user's state folder]"
     )
-    no_ood_log: bool = setting(False, "Keep no OOD log.")
-    ood_sample_rate: float = setting(0.05, "Share of the pairs that are not OOD to log all the same.", least=0, most=1)
-    ood_text: TextPolicy = setting("full", "How item texts are logged.")
-    ood_max_bytes: int = setting(1_000_000_000, "Bound of the spool; the oldest records go first.", least=1_000_000)
+    no_ood_log: bool = setting(False, "Do not keep an OOD log.")
+    ood_sample_rate: float = setting(0.05, "Share of in-distribution pairs to log as well.", least=0, most=1)
+    ood_text: TextPolicy = setting("full", "How to log item texts.")
+    ood_max_bytes: int = setting(
+        1_000_000_000, "Maximum size of the spool; the oldest records go first.", least=1_000_000
+    )
 
-    ship_to: str | None = setting(None, "Cluster to send the OOD log to, in the background.")
-    ship_user: str | None = setting(None, "User for it.", env=("OPENSEARCH_USER",))
+    ship_to: str | None = setting(None, "Cluster to ship the OOD log to, in the background.")
+    ship_user: str | None = setting(None, "User for --ship-to.", env=("OPENSEARCH_USER",))
     ship_password: str | None = setting(
-        None, "Their password. Prefer the variable.", env=("OPENSEARCH_PASSWORD",), secret=True
+        None, "Password for --ship-to. Prefer the variable.", env=("OPENSEARCH_PASSWORD",), secret=True
     )
     ship_ca_certs: FilePath | None = setting(
-        None, "PEM file of the certificates to trust.", env=("OPENSEARCH_CA_CERTS",)
+        None, "PEM file with the CA certificates to trust.", env=("OPENSEARCH_CA_CERTS",)
     )
-    ship_insecure: bool = setting(False, "Accept any certificate.", env=("OPENSEARCH_INSECURE",))
+    ship_insecure: bool = setting(False, "Do not verify the cluster's certificate.", env=("OPENSEARCH_INSECURE",))
 
-    log_level: Literal["debug", "info", "warning", "error"] = setting("info", "What is said on stderr.")
+    log_level: Literal["debug", "info", "warning", "error"] = setting("info", "Log level.")
 
     def check(self) -> None:
         """Refuse settings that contradict each other."""

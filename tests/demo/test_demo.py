@@ -156,7 +156,7 @@ def test_the_embedded_demo_says_so_and_counts_every_pair(folder, tiny, tmp_path,
     json.dumps(figures, allow_nan=False)
 
 
-def test_examples_are_a_seen_query_that_gained_and_a_new_one_that_is_strange(sample):
+def test_examples_are_a_seen_query_that_gained_and_a_new_one_that_is_ood(sample):
     first, ours = RouteRun("BM25"), RouteRun("in Python")
     for query in sample.queries:
         first.add(query, ["h-1", "t-1", "b-1"], 1.0)

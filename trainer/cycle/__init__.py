@@ -1,3 +1,3 @@
-"""The cycle: from what the log found strange to a better model that serves."""
+"""The cycle: from out-of-distribution traffic to a better model in service."""
 
 from __future__ import annotations

@@ -22,19 +22,17 @@ class ModelTable(Settings, table="model"):
     """Table ``[model]``: where it begins."""
 
     bundle: str = setting(..., "folder of the bundle that serves before the first cycle")
-    config: str = setting(..., "the darl.toml that it was trained by")
-    catalogue: tuple[str, ...] = setting((), "JSONL files of items that were not there then")
-    held_out: tuple[str, ...] = setting(
-        (), "JSONL files of queries, such as further test sets, that are never selected"
-    )
+    config: str = setting(..., "darl.toml that it was trained with")
+    catalogue: tuple[str, ...] = setting((), "JSONL files of items added since")
+    held_out: tuple[str, ...] = setting((), "JSONL files of queries that are never selected, such as further test sets")
 
 
 class LogTable(Settings, table="log"):
     """Table ``[log]``: the OOD log."""
 
-    spool: str = setting("", "read this spool; empty: the data stream of the cluster of [release]")
-    stream: str = setting("darl-ood", "name of the data stream")
-    since: str = setting("30d", "how far back: 12h, 30d, 4w; empty: all of it")
+    spool: str = setting("", "spool to read; empty: the data stream of the cluster in [release]")
+    stream: str = setting("darl-ood", "name of the OOD data stream")
+    since: str = setting("30d", "how far back to read: 12h, 30d, 4w; empty: everything")
 
     def check(self) -> None:
         """Check the span."""
@@ -52,36 +50,38 @@ class LogTable(Settings, table="log"):
 class StartTable(Settings, table="start"):
     """Table ``[start]``: when to begin."""
 
-    when: Literal["drift", "always"] = setting(
-        "drift", "drift: when the log's traffic has drifted, by the tests of [drift]; always"
-    )
+    when: Literal["drift", "always"] = setting("drift", "start a cycle when the [drift] tests report drift, or always")
 
 
 class TrainTable(Settings, table="train"):
     """Table ``[train]``: how the new version is trained, from the checkpoint of the one that serves."""
 
-    stages: tuple[str, ...] = setting(("refit",), "stages in order, in place of those of the darl.toml")
+    stages: tuple[str, ...] = setting(("refit",), "stages in order, instead of those in darl.toml")
     ood_dev_share: float = setting(
-        0.2, "share of the selected queries that early stopping takes, of 25 queries or more", least=0, most=0.5
+        0.2, "share of the selected queries for early stopping, from 25 queries on", least=0, most=0.5
     )
-    set: tuple[str, ...] = setting((), "further keys of the darl.toml, as table.key=value")
-    int8: bool = setting(True, "also write the quantised graph")
+    set: tuple[str, ...] = setting((), "overrides of darl.toml, as table.key=value")
+    int8: bool = setting(True, "also export the quantised graph")
 
 
 class ReleaseTable(Settings, table="release"):
     """Table ``[release]``: where the new version serves."""
 
-    url: str = setting("", "the cluster; empty: none, and a release only points current.json to the new bundle")
+    url: str = setting(
+        "", "URL of the cluster; empty: no cluster, and a release only points current.json to the new bundle"
+    )
     index: str = setting(
-        "", "the item index: texts that the log holds without, what a control query finds, a search before the switch"
+        "", "item index, for texts missing from the log, the control arm's hits, and a trial search before the switch"
     )
     mode: Literal["local", "connector"] = setting(
-        "local", "local: the model runs in the cluster; connector: it asks a scorer"
+        "local", "local: run the model in the cluster; connector: call a scorer"
     )
-    scorer_url: str = setting("", "rerank route of the scorer of the new version, for connector")
-    pipeline: str = setting("darl", "the search pipelines that are switched: NAME and NAME-plain")
-    keep: int = setting(2, "earlier versions that stay deployed for a rollback; older ones are undeployed", least=0)
-    webhook: str = setting("", "address that is told of a release or a refusal", secret=True)
+    scorer_url: str = setting("", "rerank URL of the new version's scorer, for connector")
+    pipeline: str = setting("darl", "name of the search pipeline to switch, along with NAME-plain")
+    keep: int = setting(
+        2, "earlier versions that stay deployed; older ones are undeployed until a rollback needs them", least=0
+    )
+    webhook: str = setting("", "URL to notify of a release or a refusal", secret=True)
 
     def check(self) -> None:
         """Check that the mode has what it needs."""
@@ -92,7 +92,7 @@ class ReleaseTable(Settings, table="release"):
 class GateTable(GateOptions, table="gate"):
     """Table ``[gate]``: what the new version has to show."""
 
-    id_test: str = setting(..., "judgments of the traffic that was trained on; never trained on themselves")
+    id_test: str = setting(..., "judgments of in-distribution traffic, never trained on")
 
 
 class CycleConfig(Settings):
@@ -100,8 +100,8 @@ class CycleConfig(Settings):
 
     model: ModelTable
     gate: GateTable
-    folder: str = setting("cycles", "where cycles are kept, beside the file")
-    seed: int = setting(0, "seed of everything random", least=0)
+    folder: str = setting("cycles", "folder for the cycles, next to this file")
+    seed: int = setting(0, "random seed", least=0)
     log: LogTable = LogTable()
     start: StartTable = StartTable()
     drift: Mapping[str, Any] = setting({}, "options of darl monitor's drift tests")

@@ -22,7 +22,7 @@ class SelectConfig(Settings, table="select", env="DARL_SELECT_"):
     items_per_query: int = setting(
         5, "items labelled per query, spread over the model's scores; the top one is always included", least=2
     )
-    depth: int = setting(20, "first-stage positions, or search hits, they are taken from")
+    depth: int = setting(20, "first-stage positions, or search hits, to take items from")
     slice_cap: float = setting(1.0, "largest share of the budget for one slice", above=0, most=1)
     flagged_share: float = setting(0.25, "minimum share of OOD items for a query to be flagged", above=0, most=1)
     control_queries: int = setting(100, "control-arm queries, sampled by traffic before anything is selected", least=0)
@@ -31,22 +31,21 @@ class SelectConfig(Settings, table="select", env="DARL_SELECT_"):
     )
     control_keep: float = setting(0.5, "share of the previous cycle's control arm that is kept", least=0, most=1)
     near_threshold: float = setting(
-        0.8, "Jaccard similarity of words from which two queries count as the same; 1: identical words", above=0, most=1
+        0.8, "Jaccard similarity of words from which two queries count as the same", above=0, most=1
     )
     near_rows: int = setting(
-        100_000, "near-duplicate search is used up to this many queries; beyond, only identical words count", least=0
+        100_000, "maximum queries for near-duplicate search; beyond, only identical words count", least=0
     )
     machine_per_minute: int = setting(30, "maximum requests for one query per minute; more count as automated", least=1)
     machine_ids: tuple[str, ...] = setting((), "request-id prefixes of known automated clients, such as probe-")
     noise: float = setting(
         1.5,
-        "a query is noise if its distance to the 5th nearest query is this many interquartile ranges above the third "
-        "quartile; 0: never",
-        least=0,
-    )
+        "interquartile ranges above the third quartile from which a query's distance to its 5th neighbour is noise; "
+        "0: none", least=0,
+    )  # fmt: skip
     noise_requests: int = setting(3, "queries searched at least this often are never noise", least=1)
     known_queries: int = setting(5000, "maximum training queries that coverage starts from, sampled", least=0)
-    seed: int = setting(0, "seed of everything random", least=0)
+    seed: int = setting(0, "random seed", least=0)
 
     def check(self) -> None:
         """Check the selector with its parameters, and fields that need each other."""

@@ -26,19 +26,19 @@ Score = Callable[[str, Sequence[str]], Sequence[float]]  # query and item texts 
 class MiningRule(Settings):
     """How negatives are chosen."""
 
-    depth: int = setting(100, "hits looked at for a query", least=1, most=10_000, env="DARL_MINE_DEPTH")
+    depth: int = setting(100, "hits retrieved per query", least=1, most=10_000, env="DARL_MINE_DEPTH")
     skip_top: int = setting(
-        0, "first hits that are passed over, the likeliest to be relevant though unjudged", least=0,
-        env="DARL_MINE_SKIP_TOP",
-    )  # fmt: skip
+        0, "top hits to skip: the likeliest to be relevant though unjudged", least=0, env="DARL_MINE_SKIP_TOP"
+    )
     per_query: int = setting(
-        4, "most negatives of a query, drawn from the rest of the hits", least=1, env="DARL_MINE_PER_QUERY"
+        4, "maximum negatives per query, sampled from the remaining hits", least=1, env="DARL_MINE_PER_QUERY"
     )
     max_share: float = setting(
-        0.95, "with a model: most a negative may score, as a share of the lowest score among the query's items of its "
-        "highest grade", above=0, most=1, env="DARL_MINE_MAX_SHARE",
+        0.95,
+        "with --bundle: maximum score of a negative, as a share of the lowest score of the query's best-graded items",
+        above=0, most=1, env="DARL_MINE_MAX_SHARE",
     )  # fmt: skip
-    seed: int = setting(0, "seed of the draw", env="DARL_SEED")
+    seed: int = setting(0, "random seed", env="DARL_SEED")
 
     def check(self) -> None:
         """Refuse to skip everything that is looked at."""

@@ -30,27 +30,25 @@ class SplitRule(Settings):
     """How judgments are split."""
 
     by: Literal["query", "slice", "time"] = setting(
-        "query", "draw queries, hold slices out, or test on what came later", env="DARL_SPLIT_BY"
+        "query", "split by random query, by held-out slice, or by time", env="DARL_SPLIT_BY"
     )
     dev: float = setting(
-        0.1,
-        "share of the queries to stop and calibrate by, with --by slice or time of those not tested; 0: no dev part",
+        0.1, "share of the queries for the dev part (with --by slice or time: of those not in the test part); 0: none",
         least=0, below=1, env="DARL_SPLIT_DEV",
     )  # fmt: skip
     test: float = setting(
-        0.1, "share of the queries to test on, with --by query; 0: no test part", least=0, below=1,
-        env="DARL_SPLIT_TEST",
-    )  # fmt: skip
-    seed: int = setting(0, "seed of the draw", env="DARL_SEED")
+        0.1, "share of the queries for the test part, with --by query; 0: none", least=0, below=1, env="DARL_SPLIT_TEST"
+    )
+    seed: int = setting(0, "random seed", env="DARL_SEED")
     held_out: tuple[str, ...] = setting(
-        (), "a slice to test on, with --by slice", env="DARL_SPLIT_HELD_OUT", metavar="SLICE"
+        (), "slice to test on, with --by slice", env="DARL_SPLIT_HELD_OUT", metavar="SLICE"
     )
     time_field: str = setting(
-        "timestamp", "field with a judgment's time, with --by time: ISO 8601, or seconds since 1970",
+        "timestamp", "field with a judgment's time, for --by time: ISO 8601, or seconds since 1970",
         env="DARL_SPLIT_TIME_FIELD",
     )  # fmt: skip
     cut: str = setting(
-        "", "test on queries first judged at this date (UTC) or later, with --by time", env="DARL_SPLIT_CUT",
+        "", "test on queries first judged on or after this date (UTC), with --by time", env="DARL_SPLIT_CUT",
         metavar="DATE",
     )  # fmt: skip
     threshold: float = THRESHOLD  # Jaccard similarity from which two queries stay together

@@ -22,15 +22,15 @@ class ScoringOptions(Settings):
     )
     int8: bool = setting(False, "score with the quantised graphs", env="DARL_INT8")
     provider: Provider = setting(
-        "cpu", "where the graphs run; without a usable GPU cuda falls back to cpu, and says so", env="DARL_PROVIDER"
+        "cpu", "where the graphs run; cuda falls back to cpu, with a warning, without a usable GPU", env="DARL_PROVIDER"
     )
     threads: int | None = setting(
-        None, "batches scored at the same time.  [default: the cores of this process]", least=1, env="DARL_THREADS"
+        None, "batches scored in parallel.  [default: the cores available to this process]", least=1, env="DARL_THREADS"
     )
     draws: int = setting(
-        2000, "resamples of every interval, sign patterns of every p-value", least=100, most=1_000_000, env="DARL_DRAWS"
+        2000, "resamples per interval, sign patterns per p-value", least=100, most=1_000_000, env="DARL_DRAWS"
     )
-    seed: int = setting(0, "seed of everything random", least=0, env="DARL_SEED")
+    seed: int = setting(0, "random seed", least=0, env="DARL_SEED")
 
 
 class EvaluationOptions(ScoringOptions):
@@ -42,23 +42,22 @@ class EvaluationOptions(ScoringOptions):
 
     models: tuple[Path, ...] = ()
     parts: tuple[tuple[str, Path], ...] = ()
-    items: tuple[FilePath, ...] = setting(..., "items that are judged or retrieved, JSONL", env="DARL_ITEMS")
+    items: tuple[FilePath, ...] = setting(..., "judged or retrieved items, JSONL", env="DARL_ITEMS")
     against: tuple[str, ...] = setting(
         (),
-        "compare with this, query by query: cosine (of the first bundle's encoder), bm25, int8 (the first bundle's "
-        "quantised graph), another bundle, or a TREC run file",
-        env="DARL_AGAINST", metavar="NAME|BUNDLE|RUN",
+        "baseline to compare with: cosine (the first bundle's encoder), bm25, int8 (its quantised graph), a bundle or "
+        "a TREC run", env="DARL_AGAINST", metavar="NAME|BUNDLE|RUN",
     )  # fmt: skip
     depths: tuple[int, ...] = setting(
-        (), "also rerank so many items of a first stage.  [default: 0 5 10 20 50 100 with --run]", least=0, most=10_000,
+        (), "also rerank the first stage to this depth.  [default: 0 5 10 20 50 100 with --run]", least=0, most=10_000,
         env="DARL_DEPTH", flag="--depth",
     )  # fmt: skip
     first_stage: FilePath | None = setting(
-        None, "the first stage's order for --depth, a TREC run file.  [default: BM25 over the items]",
+        None, "TREC run with the first stage's ranking, for --depth.  [default: BM25 over the items]",
         env="DARL_FIRST_STAGE", flag="--run",
     )  # fmt: skip
     cutoffs: tuple[int, ...] = setting(
-        (3, 10), "ranks that nDCG and P count", least=1, most=1000, env="DARL_CUTOFF", flag="--cutoff"
+        (3, 10), "cutoff of nDCG and precision", least=1, most=1000, env="DARL_CUTOFF", flag="--cutoff"
     )
 
 
@@ -77,7 +76,7 @@ class GateOptions(ScoringOptions):
         30, "minimum scored queries; with fewer the gate refuses", least=2, env="DARL_GATE_MIN_QUERIES"
     )
     train: tuple[InputFile, ...] = setting(
-        (), "judgments that the new bundle was trained on; neither test part may share queries with them",
+        (), "judgments that the new bundle was trained on; the test parts must not share queries with them",
         env="DARL_GATE_TRAIN",
     )  # fmt: skip
     allow: tuple[Literal["query", "near-query"], ...] = setting(
@@ -88,9 +87,8 @@ class GateOptions(ScoringOptions):
         metavar="WHY",
     )  # fmt: skip
     draws: int = setting(
-        10_000, "resamples of every interval, sign patterns of every p-value", least=100, most=1_000_000,
-        env="DARL_DRAWS",
-    )  # fmt: skip
+        10_000, "resamples per interval, sign patterns per p-value", least=100, most=1_000_000, env="DARL_DRAWS"
+    )
 
     def check(self) -> None:
         """Refuse an unknown measure."""

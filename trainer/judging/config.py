@@ -18,26 +18,26 @@ class JudgeConfig(Settings, table="judge"):
     """Table ``[judge]``: who judges what was selected."""
 
     judges: tuple[str, ...] = setting(("file",), "registered judges; 'llm:a' and 'llm:b' are two of one kind")
-    params: Mapping[str, Any] = setting({}, "a table of parameters for each judge, by its name in judges")
-    guideline: str = setting("", "Markdown file that says what each grade means")
-    gold: str = setting("", "judgments with known grades, on which judges are scored first")
+    params: Mapping[str, Any] = setting({}, "parameters of each judge, a table per name in judges")
+    guideline: str = setting("", "Markdown file that defines each grade")
+    gold: str = setting("", "judgments with known grades, for scoring the judges first")
     gold_pairs: int = setting(
-        60, "most gold pairs mixed among the tasks of people and LLMs", least=0, env="DARL_GOLD_PAIRS"
+        60, "maximum gold pairs mixed into the tasks of people and LLMs", least=0, env="DARL_GOLD_PAIRS"
     )
     min_kappa: float = setting(
         0.4, "lower 95 % bound of quadratic kappa on gold below which a judge is refused", least=-1, below=1,
         env="DARL_MIN_KAPPA",
     )  # fmt: skip
-    min_gold: int = setting(20, "gold pairs that a judge must have graded to be scored at all", least=2)
-    trusted: tuple[str, ...] = setting((), "judges that may be used without a score; people and 'judgments' may always")
+    min_gold: int = setting(20, "minimum gold pairs that a judge must grade to be scored", least=2)
+    trusted: tuple[str, ...] = setting((), "judges that may be used without a score; people and 'judgments' always may")
     partial: bool = setting(
-        False, "use what people have answered so far, without waiting for the rest", env="DARL_PARTIAL"
+        False, "use the answers that people have given so far, without waiting for the rest", env="DARL_PARTIAL"
     )
     smoothing: float = setting(
-        4.0, "pairs that the prior counts for, a grade, where several judges are combined", above=0
+        4.0, "weight of the prior, in pairs per grade, when several judges are combined", above=0
     )
-    draws: int = setting(2000, "resamples of every interval", least=100)
-    seed: int = setting(0, "seed of the order, the gold drawn and the resampling", least=0, env="DARL_SEED")
+    draws: int = setting(2000, "bootstrap resamples per interval", least=100)
+    seed: int = setting(0, "seed of the task order, the gold sample and the resampling", least=0, env="DARL_SEED")
 
     def check(self) -> None:
         """Check the judges' names and their parameters."""

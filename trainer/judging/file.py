@@ -21,8 +21,8 @@ class FileJudge:
 
     people: ClassVar[bool] = True
     free: ClassVar[bool] = False
-    path: str = setting("", "where the table lies; empty: tasks.csv in the folder of the work")
-    format: Literal["csv", "jsonl"] = setting("csv", "of the table that is written")
+    path: str = setting("", "path of the table; empty: tasks.csv in the work folder")
+    format: Literal["csv", "jsonl"] = setting("csv", "format of the table")
 
     def judge(self, tasks: Sequence[Task], job: JudgingJob, report: Report) -> JudgeAnswers:
         """Write the table, or read what it holds.

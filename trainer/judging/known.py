@@ -58,8 +58,8 @@ class WorkbenchJudge:
 
     people: ClassVar[bool] = False
     free: ClassVar[bool] = True
-    path: str = setting("", "judgment lists of the Search Relevance Workbench: JSON, or JSONL")
-    list: str = setting("", "name or id of the one judgment list to take; empty: all")
+    path: str = setting("", "judgment lists of the Search Relevance Workbench, JSON or JSONL")
+    list: str = setting("", "name or id of the judgment list to use; empty: all")
     cuts: str = setting("", _CUTS)
 
     def judge(self, tasks: Sequence[Task], job: JudgingJob, report: Report) -> JudgeAnswers:
@@ -90,7 +90,7 @@ class UbiJudge(ClickRules):
     free: ClassVar[bool] = True
     queries: str = setting("", "export of ubi_queries")
     events: str = setting("", "export of ubi_events")
-    cuts: str = setting("0.5,1.5", "cut points of clicks over expected clicks between the grades")
+    cuts: str = setting("0.5,1.5", "cut points between grades, in clicks over expected clicks")
 
     def judge(self, tasks: Sequence[Task], job: JudgingJob, report: Report) -> JudgeAnswers:
         """Count clicks and look the pairs up.

@@ -16,15 +16,15 @@ from darl_opensearch.settings.options import with_options
 @click.command()
 @with_options
 def cli(
-    out: FolderPath = setting(Path("demo-out"), "Folder for run, bundle and logs.", env="DARL_DEMO_OUT"),
-    embedded: bool = setting(False, "Do without a node, even where one can run."),
-    keep: bool = setting(False, "Leave the node running on port 9200 (darl node down stops it)."),
+    out: FolderPath = setting(Path("demo-out"), "Folder for the run, the bundle and the logs.", env="DARL_DEMO_OUT"),
+    embedded: bool = setting(False, "Run without an OpenSearch node even if one could be started."),
+    keep: bool = setting(False, "Leave the node running on port 9200; darl node down stops it."),
     as_json: bool = JSON,
 ) -> None:
     """Run the whole loop on the insurance sample: train, export, register, search, log, compare.
 
-    Runs on a real OpenSearch node where Java 21+ and Maven, or Docker, are found; otherwise on the embedded
-    default, and says so in its first line.
+    Uses a real OpenSearch node if Java 21+ and Maven, or Docker, are available; otherwise it runs embedded, and its
+    first line says so.
     """
     from darl_opensearch.cli.demo.report import open_console
     from darl_opensearch.cli.demo.run import DemoOptions, run_demo
@@ -52,7 +52,7 @@ def _next(out: Path, *, embedded: bool, keep: bool) -> str:
     lines = [
         "Where to look next:",
         f"  {out}/bundle/README.md          the model card of what was just trained",
-        f"  darl monitor --spool {spool}     what the model found strange",
+        f"  darl monitor --spool {spool}     the out-of-distribution traffic",
         f"  darl check {out}/bundle         what was verified, line by line",
         "  README.md                       the same with your own items and judgments",
     ]

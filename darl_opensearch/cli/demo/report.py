@@ -133,7 +133,7 @@ def lay_out_second_act(act: SecondAct, first: RouteRun, sample: Sample, gains: S
     for label, seen in (("kinds trained on", True), ("new kinds", False)):
         queries = [query for query in sample.queries if query.seen is seen]
         row = [measure_quality(run, sample, queries, gains) for run in (first, act.before.run, act.after.run)]
-        shares = [_share_strange(searched.strange, queries) for searched in (act.before, act.after)]
+        shares = [_share_ood(searched.is_ood, queries) for searched in (act.before, act.after)]
         figures[label] = {
             "first": row[0]["ndcg@10"], "before": row[1]["ndcg@10"], "after": row[2]["ndcg@10"],
             "ood_before": shares[0].to_json(), "ood_after": shares[1].to_json(),
@@ -143,8 +143,8 @@ def lay_out_second_act(act: SecondAct, first: RouteRun, sample: Sample, gains: S
     return table, figures
 
 
-def _share_strange(strange: Mapping[str, Sequence[bool]], queries: Sequence[TestQuery]) -> Share:
-    shown = [strange[query.query_id] for query in queries]
+def _share_ood(is_ood: Mapping[str, Sequence[bool]], queries: Sequence[TestQuery]) -> Share:
+    shown = [is_ood[query.query_id] for query in queries]
     return share_of([sum(flags) for flags in shown], [len(flags) for flags in shown])
 
 

@@ -230,20 +230,20 @@ def _scored(runs: list[RouteRun], sample: Sample, pairs: list[PairRecord]) -> in
 def choose_examples(
     runs: list[RouteRun], sample: Sample, pairs: list[PairRecord], gains: Sequence[float]
 ) -> list[TestQuery]:
-    """A seen query whose order improved much, and a new one that the model finds strange."""
+    """A seen query whose order improved much, and a new one with the most OOD pairs."""
 
     def gain(query: TestQuery) -> float:
         orders = (runs[-1].ranked[query.query_id], runs[0].ranked[query.query_id])
         after, before = (dcg([gains[sample.grades.get((query.query_id, i), 0)] for i in ids], CUTOFF) for ids in orders)
         return after - before
 
-    strange: dict[str, int] = {}
+    ood_pairs: dict[str, int] = {}
     for pair in pairs:
         if pair.query_id:
-            strange[pair.query_id] = strange.get(pair.query_id, 0) + pair.is_ood
+            ood_pairs[pair.query_id] = ood_pairs.get(pair.query_id, 0) + pair.is_ood
     seen = [query for query in sample.queries if query.seen]
     new = [query for query in sample.queries if not query.seen]
-    return [max(seen, key=gain), max(new, key=lambda query: strange.get(query.query_id, 0))]
+    return [max(seen, key=gain), max(new, key=lambda query: ood_pairs.get(query.query_id, 0))]
 
 
 def _example(query: TestQuery, runs: list[RouteRun], sample: Sample, bundle: Bundle, scorer: Scorer) -> Any:

@@ -35,11 +35,11 @@ RELEASED = "released"
 class Searched:
     """What some searches brought.
 
-    :param strange: by query id, whether each hit shown is out of distribution.
+    :param is_ood: by query id, whether each hit shown is out of distribution.
     """
 
     run: RouteRun
-    strange: Mapping[str, Sequence[bool]]
+    is_ood: Mapping[str, Sequence[bool]]
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class DemoBackend:
         :param bundle: what serves; in a cluster the pipeline decides, and this is its card.
         :param spool: where requests are logged; None: they are not.
         """
-        run, strange = RouteRun(name), {}
+        run, is_ood = RouteRun(name), {}
         with contextlib.ExitStack() as open_:
             log = open_.enter_context(open_log(spool, bundle)) if spool else None
             search_once = (
@@ -96,13 +96,13 @@ class DemoBackend:
             for query in queries:
                 ids, flags, took, reranked, request = search_once(query)
                 run.add(query, ids, took, reranked=reranked)
-                strange[query.query_id] = flags
+                is_ood[query.query_id] = flags
                 if log is not None and request is not None:
                     log.offer(request)
                 advance()
             if log is not None:
                 log.flush()
-        return Searched(run, strange)
+        return Searched(run, is_ood)
 
     def _in_cluster(self, bundle: Bundle) -> Callable[[TestQuery], Any]:
         from darl_opensearch.connect import ClusterOptions, connect

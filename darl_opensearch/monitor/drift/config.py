@@ -16,30 +16,23 @@ class DriftConfig(Settings, table="drift"):
     """Table ``[drift]``: when traffic counts as another than the model was calibrated on."""
 
     window: str = setting(
-        "", "test windows of this span (12h, 1d, 1w) or of so many requests, each apart; empty: all in one",
+        "", "time span (12h, 1d, 1w) or number of requests per test window; empty: one window for everything",
         env="DARL_MONITOR_WINDOW", metavar="SPAN|N",
     )  # fmt: skip
     one_in: int = setting(
-        100,
-        "one false alarm in so many windows without drift; sets the level of each",
-        least=2,
-        most=MOST_ONE_IN,
+        100, "windows per false alarm without drift; sets each window's significance level", least=2, most=MOST_ONE_IN,
         env="DARL_MONITOR_ONE_IN",
-    )
+    )  # fmt: skip
     permutations: int = setting(
-        1999, "least permutations of MMD and classifier test; more where the level needs them", least=99
+        1999, "minimum permutations of the MMD and classifier tests; more if the level requires it", least=99
     )
-    folds: int = setting(5, "parts that the classifier test is cross-fitted over", least=2)
-    min_queries: int = setting(30, "fewest queries, here and in the reference, that a test is made with", least=10,
+    folds: int = setting(5, "folds of the classifier test", least=2)
+    min_queries: int = setting(30, "minimum queries in window and reference; with fewer there is no test", least=10,
         env="DARL_MONITOR_MIN_QUERIES")  # fmt: skip
-    max_queries: int = setting(
-        20_000, "most queries of a window that are kept; a larger window is sampled by query", least=100
-    )
-    max_pairs: int = setting(
-        1000, "most pairs of a window that are embedded; a larger sample is cut by query", least=100
-    )
-    max_slices: int = setting(20, "most slices of a window that are tested, the largest", least=0)
-    seed: int = setting(0, "of sampling and permutations", least=0)
+    max_queries: int = setting(20_000, "maximum queries per window; a larger window is sampled by query", least=100)
+    max_pairs: int = setting(1000, "maximum pairs embedded per window; a larger sample is cut by query", least=100)
+    max_slices: int = setting(20, "maximum slices tested per window, largest first", least=0)
+    seed: int = setting(0, "seed of the sampling and the permutations", least=0)
 
     def check(self) -> None:
         """Check the window, and that the folds have queries."""

@@ -43,16 +43,12 @@ class Herding:
         0.5, "exponent of a query's traffic as its weight; 0: each query counts once", least=0, most=2
     )
     bandwidth: float = setting(
-        0.0,
-        "distance at which a query covers another by exp(-1/2); 0: the median distance to the k-th nearest",
-        least=0,
-        most=10,
-    )
-    k: int = setting(10, "the k of that nearest neighbour", least=1, most=1000)
+        0.0, "distance at which a query covers another by exp(-1/2); 0: the median distance to the k-th nearest",
+        least=0, most=10,
+    )  # fmt: skip
+    k: int = setting(10, "k of that nearest neighbour", least=1, most=1000)
     exact: int = setting(
-        8192,
-        "up to this many candidates all pairs are compared, at 4 bytes each; beyond, only near neighbours",
-        least=1,
+        8192, "maximum candidates for comparing all pairs, at 4 bytes each; beyond, only near neighbours", least=1
     )
     neighbours: int = setting(32, "nearest neighbours compared beyond `exact`", least=2, most=1024)
 

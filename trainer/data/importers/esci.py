@@ -39,9 +39,11 @@ class Esci:
     """Amazon Shopping Queries: exact, substitute, complement, irrelevant."""
 
     sources: ClassVar[tuple[FileSpec, ...]] = (EXAMPLES, PRODUCTS)
-    locale: Literal["us", "es", "jp", "all"] = setting("us", "market")
-    split: Literal["train", "test", "all"] = setting("train", "the data set's own split")
-    version: Literal["small", "large", "all"] = setting("small", "small: the harder queries (task 1)")
+    locale: Literal["us", "es", "jp", "all"] = setting("us", "market to import")
+    split: Literal["train", "test", "all"] = setting("train", "split of the data set to import")
+    version: Literal["small", "large", "all"] = setting(
+        "small", "version of the data set; small: the harder queries (task 1)"
+    )
     items: ItemsWritten = "judged"
 
     def read(self, files: ImportFiles, store: Gathering) -> Target:

@@ -43,7 +43,7 @@ class Trec:
     sources: ClassVar[tuple[FileSpec, ...]] = (QRELS, TOPICS, DOCUMENTS)
     items: ItemsWritten = "judged"
     negative: Literal["refuse", "zero", "drop"] = setting("refuse", "what to do with negative grades")
-    columns: str = setting("id,text", "columns of documents in a TSV, such as id,url,title,body")
+    columns: str = setting("id,text", "column names of a TSV file of documents, such as id,url,title,body")
     labels: Labels = ""
     gains: Gains = ""
     template: TextFields = ""

@@ -21,28 +21,28 @@ from trainer.judging.llm.limits import Prices
 class LlmSettings:
     """Which endpoint is asked, how, and at what price at most."""
 
-    url: str = setting("", "base of an OpenAI-compatible endpoint, such as http://host:8000/v1")
-    model: str = setting("", "model to ask")
-    prompt: str = setting("", "file with {query}, {item}, {grades}, {guideline}; empty: built in")
+    url: str = setting("", "base URL of an OpenAI-compatible endpoint, such as http://host:8000/v1")
+    model: str = setting("", "name of the model")
+    prompt: str = setting("", "prompt file with {query}, {item}, {grades} and {guideline}; empty: the built-in prompt")
     logprobs: Literal["auto", "never"] = setting(
-        "auto", "auto: read the grade's probabilities where the endpoint gives them"
+        "auto", "auto: use the token probabilities of the grades if the endpoint returns them"
     )
-    temperature: float = setting(0.0, "of the one answer with probabilities", least=0, most=2)
-    samples: int = setting(5, "answers averaged where there are no probabilities", least=1, most=100)
-    sample_temperature: float = setting(1.0, "of those answers", least=0, most=2)
-    max_tokens: int = setting(16, "most tokens of an answer; more for models that reason", least=1)
-    extra: str = setting("", "further fields of the request, as a JSON object")
-    concurrency: int = setting(4, "requests at the same time", least=1, most=64)
-    per_minute: float = setting(0.0, "most requests a minute; 0: no limit", least=0)
-    timeout_s: float = setting(60.0, "seconds an answer may take", least=0.1)
-    retries: int = setting(5, "further attempts after a failure that may pass", least=0)
-    backoff_s: float = setting(1.0, "seconds before the second attempt, then doubled", least=0)
-    max_wait_s: float = setting(120.0, "longest pause that Retry-After may ask for", least=0)
-    token_cap: int = setting(0, "most tokens of the whole work; 0: no limit", least=0)
-    cost_cap: float = setting(0.0, "most money for the whole work; 0: no limit", least=0)
-    price_in: float = setting(0.0, "price of a million tokens sent", least=0)
-    price_out: float = setting(0.0, "price of a million tokens received", least=0)
-    cache: str = setting("", "SQLite file of answers; empty: llm.sqlite in the work's folder")
+    temperature: float = setting(0.0, "sampling temperature of the answer with probabilities", least=0, most=2)
+    samples: int = setting(5, "answers to average when there are no probabilities", least=1, most=100)
+    sample_temperature: float = setting(1.0, "sampling temperature of those answers", least=0, most=2)
+    max_tokens: int = setting(16, "maximum tokens per answer; allow more for reasoning models", least=1)
+    extra: str = setting("", "further request fields, as a JSON object")
+    concurrency: int = setting(4, "concurrent requests", least=1, most=64)
+    per_minute: float = setting(0.0, "maximum requests per minute; 0: no limit", least=0)
+    timeout_s: float = setting(60.0, "seconds to wait for an answer", least=0.1)
+    retries: int = setting(5, "retries after a transient failure", least=0)
+    backoff_s: float = setting(1.0, "seconds before the first retry, doubled for each further one", least=0)
+    max_wait_s: float = setting(120.0, "maximum seconds to wait when Retry-After asks for more", least=0)
+    token_cap: int = setting(0, "maximum tokens in total; 0: no limit", least=0)
+    cost_cap: float = setting(0.0, "maximum cost in total; 0: no limit", least=0)
+    price_in: float = setting(0.0, "price of a million input tokens", least=0)
+    price_out: float = setting(0.0, "price of a million output tokens", least=0)
+    cache: str = setting("", "SQLite file that caches answers; empty: llm.sqlite in the work folder")
 
     @property
     def prices(self) -> Prices:

@@ -18,7 +18,7 @@ class WebJudge:
 
     people: ClassVar[bool] = True
     free: ClassVar[bool] = False
-    raters: str = setting("", "who has to answer everything, with commas: ann,ben; empty: whoever has begun")
+    raters: str = setting("", "raters who must answer every task, such as ann,ben; empty: anyone who has started")
 
     def judge(self, tasks: Sequence[Task], job: JudgingJob, report: Report) -> JudgeAnswers:
         """Read what was answered.

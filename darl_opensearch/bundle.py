@@ -105,7 +105,7 @@ class Card:
         if not isinstance(self.ood.alpha, float) or not 0 < self.ood.alpha < 1:
             raise InputError(f"alpha {self.ood.alpha!r} is outside 0..1", todo="give a rate such as 0.05")
         if not all(isinstance(text, str) for text in (*self.scale.names, *self.template.fields)):
-            raise InputError("a grade or a field of the template has a name that is not text", todo="quote it")
+            raise InputError("a grade or a template field has a name that is not text", todo="quote it")
         if not isinstance(self.template.separator, str):
             raise InputError("the template's separator is not text", todo="quote it")
 
@@ -199,19 +199,19 @@ class Bundle:
         folder = Path(path)
         card_path = folder / CARD
         if not card_path.is_file():
-            raise BundleError("there is no bundle here", where=str(folder), todo="darl export makes one")
+            raise BundleError("there is no bundle here", where=str(folder), todo="create one with darl export")
         try:
             data = json.loads(card_path.read_text(encoding="utf-8"))
             found, digests = data["format"], dict(data.get("files") or {})
         except RecursionError as err:
-            raise BundleError("nested too deep", where=str(card_path), todo="export the model again") from err
+            raise BundleError("nested too deeply", where=str(card_path), todo="export the model again") from err
         except (ValueError, KeyError, TypeError) as err:
             raise BundleError(
                 f"not a bundle card ({err})", where=str(card_path), todo="export the model again"
             ) from err
         if found != FORMAT:
             raise BundleError(
-                f"bundle {data.get('name')!r} has format {found} and this version reads format {FORMAT}",
+                f"bundle {data.get('name')!r} has format {found}, but this version reads format {FORMAT}",
                 where=str(folder),
                 todo="upgrade darl-opensearch, or export the model again",
             )
@@ -287,7 +287,7 @@ class Bundle:
             and (sizes == np.minimum(candidates, sizes.max())).all() and sizes.min() > 0
         ):  # fmt: skip
             raise BundleError(
-                "the rows are not those that the queries count", where=str(path), todo="export the model again"
+                "the rows do not match the row counts of the queries", where=str(path), todo="export the model again"
             )
         return DriftReference(features, sizes, candidates, slices)
 
@@ -325,9 +325,9 @@ def _check_files(digests: Mapping[str, Any], where: str) -> None:
     for name, digest in digests.items():
         if not isinstance(digest, str) or name.startswith("/") or ".." in name.split("/") or "\0" in name:
             raise BundleError(
-                f"the card names {name!r}, which is no file of a bundle",
+                f"the card names {name!r}, which is not a bundle file",
                 where=where,
-                todo="export the model again, and ask where this one comes from",
+                todo="export the model again, and find out where this bundle comes from",
             )
 
 
@@ -341,7 +341,7 @@ def writing(path: str | os.PathLike[str], card: Card) -> Iterator[Path]:
     """
     target = Path(path).absolute()
     if target.exists() and any(target.iterdir()) and not (target / CARD).is_file():
-        raise BundleError("the folder holds something that is not a bundle", where=str(target), todo="name another")
+        raise BundleError("the folder exists and is not a bundle", where=str(target), todo="choose another folder")
     with new_folder(target, replace=True) as work:
         (work / "ood").mkdir()
         yield work
@@ -381,6 +381,6 @@ def check_name(name: str, version: str) -> None:
     :raises InputError: when either is not usable.
     """
     if not _NAME.fullmatch(name):
-        raise InputError(f"model name {name!r} is not usable", todo="use a-z, 0-9, '.', '_', '-' (63 at most)")
+        raise InputError(f"invalid model name {name!r}", todo="use at most 63 of a-z, 0-9, '.', '_', '-'")
     if not _VERSION.fullmatch(version):
-        raise InputError(f"version {version!r} is not usable", todo="use letters, digits, '.', '_', '-' (63 at most)")
+        raise InputError(f"invalid version {version!r}", todo="use at most 63 letters, digits, '.', '_', '-'")

@@ -95,7 +95,7 @@ def _answers(
 def _check_zip(bundle: Bundle) -> Finding:
     """Check that the zip holds the very files that are checked here."""
     if ZIP not in bundle.digests:
-        return Finding(ZIP, True, "none: a model with separate weights is served by darl serve and a connector")
+        return Finding(ZIP, True, "none: a model with separate weights is served by darl serve through a connector")
     wrong = None
     try:
         with zipfile.ZipFile(bundle.path / ZIP) as archive:

@@ -39,14 +39,14 @@ def render_body(name: str, /, **values: Any) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as err:
-        raise DarlError("the file is missing", where=str(path), todo="install the package again") from err
+        raise DarlError("the file is missing", where=str(path), todo="reinstall the package") from err
     except ValueError as err:
-        raise DarlError(f"not JSON ({err})", where=str(path), todo="mend it, or install the package again") from err
+        raise DarlError(f"not JSON ({err})", where=str(path), todo="fix it, or reinstall the package") from err
     if not isinstance(data, dict):
-        raise DarlError("not a JSON object", where=str(path), todo="mend it, or install the package again")
+        raise DarlError("not a JSON object", where=str(path), todo="fix it, or reinstall the package")
     wanted = placeholders(data)
     if missing := sorted(wanted - values.keys()):
-        raise DarlError(f"no value for {{{{{missing[0]}}}}}", where=str(path), todo="take the placeholder out")
+        raise DarlError(f"no value for {{{{{missing[0]}}}}}", where=str(path), todo="remove the placeholder")
     if unused := sorted(values.keys() - wanted):
         raise DarlError(f"the placeholder {{{{{unused[0]}}}}} is gone", where=str(path), todo="put it back")
     result = _fill(data, values)

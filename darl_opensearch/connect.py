@@ -36,20 +36,18 @@ class ClusterOptions(Settings):
         """Refuse what no client could use."""
         parts = split_http(self.url)
         if parts is None:
-            raise UsageError(
-                f"{without_secrets(self.url)!r} is not the URL of a cluster", todo=f"write it like {DEFAULT_URL}"
-            )
+            raise UsageError(f"{without_secrets(self.url)!r} is not a cluster URL", todo=f"write it like {DEFAULT_URL}")
         if "@" in parts.netloc:
             raise UsageError(
                 "the URL holds a user or a password",
                 where=without_secrets(self.url),
-                todo="give them by --user and OPENSEARCH_PASSWORD",
+                todo="pass them with --user and OPENSEARCH_PASSWORD",
             )
         if bool(self.user) != bool(self.password):
             missing = "a password but no user" if self.password else f"user {self.user!r} but no password"
-            raise UsageError(f"there is {missing}", todo="give both --user and OPENSEARCH_PASSWORD, or neither")
+            raise UsageError(f"there is {missing}", todo="set both --user and OPENSEARCH_PASSWORD, or neither")
         if self.ca_certs is not None and not self.ca_certs.is_file():
-            raise UsageError("there is no such certificate file", where=str(self.ca_certs), todo="check --ca-certs")
+            raise UsageError("the certificate file does not exist", where=str(self.ca_certs), todo="check --ca-certs")
 
 
 def connect(options: ClusterOptions, **settings: Any) -> OpenSearch:
@@ -137,7 +135,7 @@ def translate(err: Exception, where: str) -> ClusterError:
         return not_opensearch(where)
     if isinstance(err, api.ConnectionTimeout):
         return ClusterError(
-            "no answer in time", where=where, todo="see whether the cluster is overloaded, then try again"
+            "the request timed out", where=where, todo="check whether the cluster is overloaded, then try again"
         )
     if isinstance(err, api.ConnectionError):
         return _unreachable(err, where)
@@ -155,13 +153,13 @@ def translate(err: Exception, where: str) -> ClusterError:
         return ClusterError(
             f"not allowed (403{': ' + reason_of(err) if reason_of(err) else ''})",
             where=where,
-            todo="ask for the rights of this request, or use another user",
+            todo="get permission for this request, or use another user",
         )
     if not isinstance(err.info, dict):  # OpenSearch explains itself in JSON; a proxy or a web server does not
         return ClusterError(
-            f"answered {err.status_code} and no JSON",
+            f"answered {err.status_code} without JSON",
             where=where,
-            todo="see whether OpenSearch, and not something else or a proxy, listens there",
+            todo="check that OpenSearch listens there, and not a proxy or another program",
         )
     return ClusterError(f"the cluster answered {err.status_code}: {reason_of(err)}", where=where)
 
@@ -190,25 +188,27 @@ def _unreachable(err: Any, where: str) -> ClusterError:
         return ClusterError(
             "the port does not speak TLS" if plain else f"TLS failed ({_short(text)})",
             where=where,
-            todo="use an http:// URL" if plain else "give the certificate by --ca-certs, or --insecure to accept any",
+            todo="use an http:// URL"
+            if plain
+            else "pass the CA certificate with --ca-certs, or --insecure to skip verification",
         )
     if "RemoteDisconnected" in text or "Connection aborted" in text or "BadStatusLine" in text:
         return ClusterError(
             "the connection was closed without an answer",
             where=where,
-            todo="use https:// if the cluster has TLS",
+            todo="use https:// if the cluster uses TLS",
         )
     if "NameResolutionError" in text or "getaddrinfo" in text or "Name or service" in text:
-        return ClusterError("the host name is not known", where=where, todo="check the host in --url")
+        return ClusterError("the host name does not resolve", where=where, todo="check the host in --url")
     if "refused" in text.lower():
-        return ClusterError("nothing listens there", where=where, todo="start OpenSearch, or check --url")
+        return ClusterError("nothing is listening there", where=where, todo="start OpenSearch, or check --url")
     return ClusterError(f"cannot be reached ({_short(text)})", where=where, todo="check --url and the network")
 
 
 def not_opensearch(where: str) -> ClusterError:
     """Say that something else answered."""
     return ClusterError(
-        "what answers there is not OpenSearch",
+        "the server there is not OpenSearch",
         where=where,
         todo="point --url at the cluster's HTTP port, usually 9200",
     )

@@ -30,4 +30,4 @@ def _shipped(name: str) -> Path:
     for folder in (here / name, here.parent / name):
         if folder.is_dir():
             return folder
-    raise DarlError(f"{name} is missing", where=str(here), todo="install the package again")
+    raise DarlError(f"{name} is missing", where=str(here), todo="reinstall the package")

@@ -29,14 +29,14 @@ class GradeScale:
     def __post_init__(self) -> None:
         """Refuse a scale on which an expected gain would not be a score."""
         if len(self.names) != len(self.gains):
-            raise InputError(f"{len(self.names)} grade names but {len(self.gains)} gains", todo="give one gain a grade")
+            raise InputError(f"{len(self.names)} grade names but {len(self.gains)} gains", todo="set one per grade")
         if len(self.names) < 2:
-            raise InputError("a scale needs at least two grades", todo="name the grades from lowest to highest")
+            raise InputError("a scale needs at least two grades", todo="list the grades from lowest to highest")
         if len(set(self.names)) != len(self.names):
             raise InputError(f"grade names {list(self.names)} are not distinct", todo="give each grade its own name")
         bounds = zip((-math.inf, *self.gains), (*self.gains, math.inf), strict=True)
         if not (self.gains[0] >= 0 and all(a < b for a, b in bounds)):  # the negation refuses NaN as well
-            raise InputError(f"gains {list(self.gains)} must be at least 0 and increase", todo="order them by grade")
+            raise InputError(f"gains {list(self.gains)} must be at least 0 and increasing", todo="order them by grade")
 
     @property
     def k(self) -> int:

@@ -142,9 +142,9 @@ class PipelineSearch:
         body = pipelines.fetch_pipeline(self._cluster, self.pipeline)
         if body is None:
             raise ClusterError(
-                f"there is no search pipeline {self.pipeline!r}",
+                f"search pipeline {self.pipeline!r} does not exist",
                 where=self._cluster.url,
-                todo="make it by darl register",
+                todo="create it with darl register",
             )
         return body
 
@@ -162,9 +162,9 @@ class PipelineSearch:
         shape = PipelineShape.of(self.pipeline, self._definition, where=self._cluster.url)
         if shape.fields != self.card.columns.hit_fields().keys():
             raise ClusterError(
-                f"search pipeline {self.pipeline!r} writes other grades than {self.card.name} {self.card.version} has",
+                f"search pipeline {self.pipeline!r} writes different grades from {self.card.name} {self.card.version}",
                 where=self._cluster.url,
-                todo="name the bundle that it serves, or register this one",
+                todo="pass the bundle that it serves, or register this one",
             )
         return shape
 
@@ -267,7 +267,7 @@ def check_query(query: str) -> None:
     :raises InputError: when it is empty, far too long, or not text.
     """
     if not query.strip():
-        raise InputError("the query is empty", todo="write what to search for")
+        raise InputError("the query is empty", todo="enter the text to search for")
     if len(query) > MAX_QUERY_CHARS:
         raise InputError(f"the query has {len(query):,} characters, more than {MAX_QUERY_CHARS:,}", todo="shorten it")
     try:
@@ -283,7 +283,7 @@ def _body(query: str, size: int, body: Mapping[str, Any] | None) -> dict[str, An
     if body is None:
         return render_body("search.json", size=size, query=query)
     if "_source" in body:
-        raise InputError("the search body restricts _source", todo="leave it out: the pipeline reads darl_text")
+        raise InputError("the search body restricts _source", todo="omit it: the pipeline reads darl_text")
     # Without the total, the rerank processor fails and the hits stay in first-stage order.
     return {key: value for key, value in body.items() if key != "track_total_hits"} | {"size": size}
 
@@ -313,7 +313,7 @@ def _replaced(body: dict[str, Any], place: str, text: str, *, where: str) -> dic
         return dict(put(body, steps))
     except (KeyError, IndexError, TypeError, ValueError) as err:
         raise InputError(
-            f"the search body has no text at {place}, where the pipeline takes the query from",
+            f"the search body has no text at {place}, where the pipeline reads the query",
             where=where,
-            todo="pass a body that has, or register the pipeline without --query-path",
+            todo="add it, or register the pipeline without --query-path",
         ) from err

@@ -38,7 +38,7 @@ class ItemTemplate:
     def __post_init__(self) -> None:
         """Refuse an empty template."""
         if not self.fields or any(not f.removeprefix("=") for f in self.fields):
-            raise InputError("the item template names no field", todo='set fields = ["=title", "text"] or the like')
+            raise InputError("the item template names no fields", todo='set for example fields = ["=title", "text"]')
 
     def render(self, item: Mapping[str, Any], *, where: str | None = None) -> str:
         """Render one item, before the cut to the item cap.
@@ -57,7 +57,7 @@ class ItemTemplate:
                 raise InputError(
                     f"field {field!r} has {len(value):,} characters, more than {MAX_ITEM_CHARS:,}",
                     where=where,
-                    todo="shorten it, or leave the field out of the template",
+                    todo="shorten it, or remove the field from the template",
                 )
             if value:
                 parts.append(value if spec.startswith("=") else f"{field}: {value}")

@@ -41,12 +41,10 @@ class Webhook:
     def __post_init__(self) -> None:
         """Refuse what could not be called, before what it is to be told of is done."""
         if split_http(self.url) is None:
-            raise UsageError(
-                "this is not the URL of a webhook", where="--webhook", todo="write it like https://host/path"
-            )
+            raise UsageError("not a webhook URL", where="--webhook", todo="write it like https://host/path")
         if not 0 < self.timeout <= 60 or not 1 <= self.attempts <= 10:
             raise UsageError(
-                "timeout or attempts are out of range", where="--webhook", todo="give 60 s, 10 attempts at most"
+                "timeout or attempts are out of range", where="--webhook", todo="use at most 60 s and 10 attempts"
             )
 
     @classmethod

@@ -87,22 +87,22 @@ TRAINING = {
     ),
     "grade as text": (changed("dev_judgments.jsonl", 2, grade="2"), "line 2: field 'grade' is '2', not a whole number"),
     "grade in between": (changed("judgments.jsonl", 2, grade=1.5), "line 2: field 'grade' is 1.5, not a whole number"),
-    "duplicate pair": (repeated, "is there twice (first: "),
+    "duplicate pair": (repeated, "appears twice (first: "),
     "empty query": (changed("judgments.jsonl", 4, query="  "), "line 4: field 'query' is empty"),
     "query of another kind": (changed("traffic.jsonl", 4, query=["a"]), "traffic.jsonl, line 4: field 'query'"),
-    "missing item": (changed("judgments.jsonl", 5, item_id="gone-1"), "line 5: there is no item 'gone-1'"),
+    "missing item": (changed("judgments.jsonl", 5, item_id="gone-1"), "line 5: item 'gone-1' is not in the items"),
     "broken line": (appended("judgments.jsonl", '{"query_id": "q", "que\n'), "judgments.jsonl, line "),
-    "a line that is no object": (appended("dev_judgments.jsonl", "[1, 2]\n"), "dev_judgments.jsonl, line "),
+    "a line that is not an object": (appended("dev_judgments.jsonl", "[1, 2]\n"), "dev_judgments.jsonl, line "),
     "bytes that are no UTF-8": (appended("items.jsonl", b'{"id": "\xff"}\n'), "items.jsonl"),
-    "no judgment": (lambda f: (f / "judgments.jsonl").write_text(""), "there is no judgment in it"),
+    "no judgment": (lambda f: (f / "judgments.jsonl").write_text(""), "the file has no judgments"),
     "no file": (lambda f: (f / "items.jsonl").unlink(), "items.jsonl"),
-    "item twice": (appended("items.jsonl", '{"id": "home-01", "name": "x"}\n'), "item 'home-01' is there twice"),
+    "item twice": (appended("items.jsonl", '{"id": "home-01", "name": "x"}\n'), "item 'home-01' appears twice"),
     "item without text": (appended("items.jsonl", '{"id": "x-1", "kind": "x"}\n'), "none of the template's fields"),
     "item of 10 MB": (changed("items.jsonl", 1, cover=LONG), "field 'cover' has 9,999,999 characters"),
     "query of 10 MB": (changed("judgments.jsonl", 1, query=LONG), "line 1: "),
     "a query in two parts": (
         lambda f: (f / "dev_judgments.jsonl").write_bytes((f / "judgments.jsonl").read_bytes()),
-        "is in the training part as well",
+        "is also in the training part",
     ),
 }  # fmt: skip
 
@@ -160,7 +160,7 @@ def test_a_bundle_that_was_changed(darl, tiny, tmp_path):
     items.unlink()
     assert snapshot(tmp_path) == before
     assert all(method == "GET" for method, _ in seen)
-    refused(darl("check", tmp_path), "there is no bundle here. Darl export makes one")
+    refused(darl("check", tmp_path), "there is no bundle here. Create one with darl export")
 
 
 CLUSTER_COMMANDS = {
@@ -187,7 +187,7 @@ def closed_port():
 @pytest.mark.parametrize("command", CLUSTER_COMMANDS)
 def test_a_closed_port(darl, tiny, items_file, closed_port, command):
     said = darl(*CLUSTER_COMMANDS[command](tiny, items_file), "--url", closed_port)
-    refused(said, f"{closed_port}: nothing listens there. Start OpenSearch, or check --url")
+    refused(said, f"{closed_port}: nothing is listening there. Start OpenSearch, or check --url")
 
 
 @pytest.mark.parametrize("command", CLUSTER_COMMANDS)
@@ -279,7 +279,7 @@ def test_the_same_in_a_process_of_its_own(project, tiny, tmp_path, closed_port):
     for arguments, wanted in (
         (("train", project, "--run", tmp_path / "run"), "line 1: field 'grade' is 9, not a whole number in 0..2"),
         (("check", tmp_path), "there is no bundle here"),
-        (("register", tiny.path, "--url", closed_port), "nothing listens there"),
+        (("register", tiny.path, "--url", closed_port), "nothing is listening there"),
     ):
         done = run_darl(*map(str, arguments), HF_HUB_OFFLINE="1")
         assert (done.returncode, done.stdout) == (1, ""), done

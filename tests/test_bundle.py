@@ -93,7 +93,7 @@ def change_card(folder, **values):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"format": 2}, "bundle 'tiny' has format 2 and this version reads format 1. Upgrade darl-opensearch"),
+        ({"format": 2}, "bundle 'tiny' has format 2, but this version reads format 1. Upgrade darl-opensearch"),
         ({"format": ...}, "not a bundle card"),
         ({"alpha": 1, "ood": ...}, "the card is incomplete ('ood')"),
         ({"grades": ...}, "the card is incomplete"),
@@ -103,7 +103,7 @@ def change_card(folder, **values):
         ({"files": "abc"}, "not a bundle card"),
         ({"grades": [{"name": "a", "gain": "x"}, {"name": "b", "gain": 1}]}, "the card is incomplete"),
         ({"grades": [{"name": "a", "gain": 3}, {"name": "b", "gain": 1}]}, "gains [3.0, 1.0] must be at least 0"),
-        ({"name": "../shoes"}, "is not usable"),
+        ({"name": "../shoes"}, "invalid model name"),
     ],
 )
 def test_another_card(copy, values, message):
@@ -119,7 +119,7 @@ def test_what_is_no_card(copy, text):
 
 def test_a_card_that_is_nested_without_end(copy):
     (copy / files.CARD).write_text('{"format": 1, "a": ' + "[" * 100_000 + "]" * 100_000 + "}")
-    assert "nested too deep" in refused(copy)
+    assert "nested too deeply" in refused(copy)
 
 
 @pytest.mark.parametrize("name", ["../secret", "ood/../../secret", "/etc/passwd", "..", "a\0b"])
@@ -129,13 +129,13 @@ def test_files_outside_the_folder_are_not_read(copy, name, verify):
     card = json.loads((copy / files.CARD).read_text())
     change_card(copy, files=card["files"] | {name: "0" * 64})
     text = refused(copy, verify=verify)
-    assert "which is no file of a bundle" in text and "SHA-256" not in text
+    assert "which is not a bundle file" in text and "SHA-256" not in text
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"files": {"model.onnx": 5}}, "which is no file of a bundle"),
+        ({"files": {"model.onnx": 5}}, "which is not a bundle file"),
         ({"query_cap": "x"}, "query_cap 'x' is not a number of tokens"),
         ({"item_cap": -5}, "item_cap -5 is not a number of tokens"),
         ({"item_cap": 10**30}, "is not a number of tokens"),
@@ -162,7 +162,7 @@ def test_a_tokenizer_that_is_none(copy):
 
 
 def test_no_bundle(tmp_path):
-    assert "there is no bundle here. Darl export makes one" in refused(tmp_path)
+    assert "there is no bundle here. Create one with darl export" in refused(tmp_path)
     assert "there is no bundle here" in refused(tmp_path / "nowhere")
 
 
@@ -175,7 +175,7 @@ def test_a_file_that_a_bundle_need_not_have(tiny):
 @pytest.mark.parametrize("key", ["name", "version"])
 @pytest.mark.parametrize("value", ["", "My Shoes", "../shoes", "a/b", "-x", ".hidden", "x" * 64, "é", "a\n"])
 def test_names_that_could_be_no_file_and_no_index(tiny, key, value):
-    with pytest.raises(InputError, match="is not usable. Use"):
+    with pytest.raises(InputError, match="invalid (model name|version) .*Use"):
         replace(tiny.card, **{key: value})
 
 
@@ -247,7 +247,7 @@ def test_nothing_is_written_through_what_lies_in_a_shared_folder(tiny, tmp_path)
 
 def test_a_folder_of_something_else_is_not_replaced(tiny, tmp_path):
     (tmp_path / "thesis.txt").write_text("ten years of work")
-    with pytest.raises(BundleError, match="holds something that is not a bundle"), writing(tmp_path, tiny.card):
+    with pytest.raises(BundleError, match="exists and is not a bundle"), writing(tmp_path, tiny.card):
         pass
     assert (tmp_path / "thesis.txt").read_text() == "ten years of work"
 

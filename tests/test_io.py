@@ -129,10 +129,10 @@ def test_an_older_folder_is_replaced_only_where_that_is_asked_for(tmp_path, monk
     path.mkdir()
     with new_folder(path) as work:  # an empty one is free
         (work / "x").touch()
-    with pytest.raises(UsageError, match="d: it is there already"), new_folder(path):
+    with pytest.raises(UsageError, match="d: it already exists"), new_folder(path):
         pass
     (tmp_path / "link").symlink_to("d")
-    with pytest.raises(UsageError, match="link: it is a link"), new_folder(tmp_path / "link"):
+    with pytest.raises(UsageError, match="link: it is a symbolic link"), new_folder(tmp_path / "link"):
         pass
     with new_folder(path, replace=True) as work:
         (work / "y").touch()
@@ -325,7 +325,7 @@ def test_proxies_of_the_environment(monkeypatch):
 
 @pytest.mark.parametrize("key", ["sec\nret", "sec\x7fret", "s\u00e9cret"])
 def test_a_token_that_no_header_takes_is_not_quoted(key):
-    with pytest.raises(UsageError, match="the key holds a character that no HTTP header can") as caught:
+    with pytest.raises(UsageError, match="the key holds a character that is not allowed in an HTTP header") as caught:
         bearer(key)
     assert "sec" not in str(caught.value)
     assert bearer("") == {} and bearer("abc") == {"Authorization": "Bearer abc"}

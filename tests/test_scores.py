@@ -30,12 +30,12 @@ def test_columns_cover_a_row_once(k):
         (("a", "b"), (0.0,), "2 grade names but 1 gains"),
         (("a",), (0.0,), "at least two grades"),
         (("a", "a"), (0.0, 1.0), "not distinct"),
-        (("a", "b"), (1.0, 1.0), "must be at least 0 and increase"),
-        (("a", "b"), (-1.0, 1.0), "must be at least 0 and increase"),
-        (("a", "b", "c"), (0.0, 2.0, 1.0), "must be at least 0 and increase"),
-        (("a", "b"), (0.0, float("nan")), "must be at least 0 and increase"),
-        (("a", "b"), (float("nan"), 1.0), "must be at least 0 and increase"),
-        (("a", "b"), (0.0, float("inf")), "must be at least 0 and increase"),
+        (("a", "b"), (1.0, 1.0), "must be at least 0 and increasing"),
+        (("a", "b"), (-1.0, 1.0), "must be at least 0 and increasing"),
+        (("a", "b", "c"), (0.0, 2.0, 1.0), "must be at least 0 and increasing"),
+        (("a", "b"), (0.0, float("nan")), "must be at least 0 and increasing"),
+        (("a", "b"), (float("nan"), 1.0), "must be at least 0 and increasing"),
+        (("a", "b"), (0.0, float("inf")), "must be at least 0 and increasing"),
     ],
 )
 def test_a_scale_that_is_none(names, gains, message):

@@ -60,7 +60,7 @@ def test_ten_megabytes():
 
 @pytest.mark.parametrize("fields", [(), ("",), ("=",), ("name", "=")])
 def test_a_template_without_a_field(fields):
-    with pytest.raises(InputError, match="names no field"):
+    with pytest.raises(InputError, match="names no fields"):
         ItemTemplate(fields=fields)
 
 

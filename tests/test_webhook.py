@@ -112,7 +112,7 @@ def test_a_receiver_that_drips_is_left(monkeypatch):
         found = tell(Webhook(url, timeout=0.3, attempts=1), "release", {})
         done.set()
         thread.join()
-    assert (found.delivered, found.reason) == (False, "no whole answer within 0.3 s")
+    assert (found.delivered, found.reason) == (False, "no complete answer within 0.3 s")
 
 
 def test_what_is_no_utf_8_is_told_and_signed_all_the_same():
@@ -128,9 +128,7 @@ def test_what_is_no_utf_8_is_told_and_signed_all_the_same():
 
 @pytest.mark.parametrize("url", ["nowhere", "ftp://x/y", "http://", "http://x:0/", "http://[::1"])
 def test_urls_that_are_none(url):
-    with pytest.raises(
-        UsageError, match="--webhook: this is not the URL of a webhook. Write it like https://host/path"
-    ):
+    with pytest.raises(UsageError, match="--webhook: not a webhook URL. Write it like https://host/path"):
         Webhook(url)
 
 

@@ -36,7 +36,7 @@ class Model(Settings, table="model"):
         if self.query_cap + self.item_cap + 4 > 512:
             raise UsageError(
                 f"[model] query_cap + item_cap + 4 is {self.query_cap + self.item_cap + 4} tokens",
-                todo="stay within 512: ML Commons cuts every pair there",
+                todo="stay within 512: ML Commons truncates longer pairs",
             )
 
 
@@ -122,7 +122,7 @@ class Loss(Settings, table="loss"):
     def check(self) -> None:
         """Refuse a loss without a term."""
         if not self.grade_weight + self.rank_weight > 0:
-            raise UsageError("[loss] grade_weight and rank_weight are both 0", todo="give one of them a weight")
+            raise UsageError("[loss] grade_weight and rank_weight are both 0", todo="set at least one of them")
 
 
 class Stages(Settings, table="stages"):
@@ -177,7 +177,7 @@ class Interpolate(Settings, table="interpolate"):
     def check(self) -> None:
         """Refuse coefficients that try nothing."""
         if not any(self.coefficients):
-            raise UsageError("[interpolate] coefficients has none above 0", todo="give some, such as [0.5, 1.0]")
+            raise UsageError("[interpolate] coefficients has no value above 0", todo="set some, such as [0.5, 1.0]")
 
 
 class Distill(Settings, table="distill"):

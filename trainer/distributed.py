@@ -245,8 +245,8 @@ def launch(target: Callable[..., None], args: tuple[Any, ...], processes: int) -
             raise SystemExit(err.exit_code) from err
         raise PeerLost(
             f"process {err.error_index + 1} of {processes} was ended by {err.signal_name}",
-            todo="give the same command again to go on from the last checkpoint; where memory ran out (SIGKILL), "
-            "start fewer processes or lower [stages] batch_queries",
+            todo="run the same command again to resume from the last checkpoint; if memory ran out (SIGKILL), start "
+            "fewer processes or lower [stages] batch_queries",
         ) from err
     except KeyboardInterrupt:
         for process in context.processes:
@@ -297,6 +297,6 @@ def _peers() -> Iterator[None]:
         raise
     except (RuntimeError, dist.DistError) as err:  # a closed connection, or a timeout
         raise PeerLost(
-            f"another process of this run is gone or does not answer ({str(err).splitlines()[0][:120]})",
-            todo=f"see its message, then give the same command again to go on; {TIMEOUT} sets how long to wait",
+            f"another process of this run has stopped or does not answer ({str(err).splitlines()[0][:120]})",
+            todo=f"see its message, then run the same command again to resume; {TIMEOUT} sets how long to wait",
         ) from err

@@ -61,7 +61,7 @@ def open_folder(folder: Path, config: Config, data: dict[str, Any], base: Path, 
                 raise InputError(
                     f"the folder holds a run with another {what}",
                     where=str(path),
-                    todo="name another folder with --run, or pass --fresh to start over",
+                    todo="choose another folder with --run, or pass --fresh to start over",
                 )
         else:
             write_file(path, text, fixed_name=True)
@@ -117,7 +117,7 @@ def load_run(folder: Path) -> Trained:
     :raises DarlError: when it is not one, or not finished.
     """
     if not (folder / RESULT).is_file():
-        state = "has not finished" if (folder / CONFIG).is_file() else "is not there"
+        state = "has not finished" if (folder / CONFIG).is_file() else "does not exist"
         raise DarlError(f"the run {state}", where=str(folder), todo="run darl train with --run naming this folder")
     config = parse_config(json.loads((folder / CONFIG).read_text(encoding="utf-8")), where=str(folder / CONFIG))
     make, _ = BACKBONES.resolve(config.model.backbone, {})
@@ -137,7 +137,7 @@ def data_root(folder: Path) -> Path:
     recorded = folder / ROOT
     root = Path(recorded.read_text(encoding="utf-8")) if recorded.is_file() else Path()
     if not recorded.is_file() or not root.is_dir():
-        raise DarlError("the training data are not where they were", where=str(folder), todo="name them with --data")
+        raise DarlError("the training data have moved", where=str(folder), todo="pass their folder with --data")
     return root
 
 

@@ -56,7 +56,9 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         if cmd_name in NOT_IN_IMAGES and find_spec(NOT_IN_IMAGES[cmd_name]) is None:
-            raise MissingExtra(f"the scorer image has no darl {cmd_name}", todo="run it from a checkout, see README.md")
+            raise MissingExtra(
+                f"darl {cmd_name} is not part of the scorer image", todo="use a checkout (see README.md)"
+            )
         command = importlib.import_module(f"{__name__}.{COMMANDS[cmd_name][0]}").cli
         if not isinstance(command, click.Command):
             raise TypeError(f"{cmd_name} is not a command")

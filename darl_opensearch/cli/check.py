@@ -56,5 +56,5 @@ def _refuse(bundle: Path, findings: Sequence[Finding]) -> None:
         raise GateRefused(
             f"{len(failed)} of {len(findings)} checks failed ({'; '.join(f'{f.check}: {f.detail}' for f in failed)})",
             where=str(bundle),
-            todo="export the model again; if that fails as well, report it",
+            todo="export the model again, and report it if that fails too",
         )

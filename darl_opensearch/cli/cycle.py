@@ -53,7 +53,7 @@ def cli(
     check_stages(resolved.train.stages, STAGES_KEY, str(config))
     if abandon:
         name = steps.abandon(resolved, config.parent)
-        said = f"Cycle {name} has ended." if name else "No cycle was under way."
+        said = f"Cycle {name} was abandoned." if name else "There is no unfinished cycle."
         emit({"cycle": name, "outcome": "abandoned" if name else "idle"}, as_json=as_json, text=said)
         return
     with progress_line("reading", total=1) as line:
@@ -72,8 +72,8 @@ def cli(
 
 def _plan(plan: Any) -> str:
     if not plan.todo:
-        return f"No cycle would begin: {'; '.join(plan.reasons)}."
-    verb = "would begin" if plan.begins else "would go on"
+        return f"No cycle would start: {'; '.join(plan.reasons)}."
+    verb = "would start" if plan.begins else "would resume"
     done = f" Done: {', '.join(plan.done)}." if plan.done else ""
     return f"Cycle {plan.cycle} {verb} ({'; '.join(plan.reasons)}).{done} To do: {', '.join(plan.todo)}."
 
@@ -82,7 +82,7 @@ def summarize_cycle(result: Any) -> str:
     """Sum a cycle up in a line a step and one for its end."""
     lines = [_LINES[name](left) for name, left in result.steps.items() if name in _LINES]
     end = {
-        "idle": "No cycle has begun", "waiting": f"Cycle {result.cycle} waits", "stopped": f"Cycle {result.cycle}",
+        "idle": "No cycle started", "waiting": f"Cycle {result.cycle} waits", "stopped": f"Cycle {result.cycle}",
     }.get(result.outcome, f"Cycle {result.cycle}: {result.outcome}")  # fmt: skip
     return "\n".join([*lines, f"{end}: {result.reason}."])
 
@@ -90,24 +90,22 @@ def summarize_cycle(result: Any) -> str:
 def _stages(left: Any) -> str:
     stages = ", ".join(f"{stage['stage']} {'kept' if stage['kept'] else 'rolled back'}" for stage in left["stages"])
     pairs = left["pairs"]
-    lines = [
-        f"train      version {left['version']} on {pairs['new']} new pairs, {pairs['old']} of former cycles: {stages}"
-    ]
+    lines = [f"train      version {left['version']} on {pairs['new']} new and {pairs['old']} earlier pairs: {stages}"]
     if ood := left.get("ood"):
         alarms = ood["false_alarms_seen_items"]
-        share = f"; of items trained on it calls {alarms['mean']:.3f} OOD, for alpha {ood['alpha']:g}" if alarms else ""
+        share = f"; false alarms on trained items {alarms['mean']:.3f} (alpha {ood['alpha']:g})" if alarms else ""
         of = f"{ood['calibration_pairs']:,} pairs of {ood['calibration_queries']:,} held-out queries"
         lines.append(f"           OOD score calibrated on {of}{share}")
     return "\n".join(lines)
 
 
 def _judged(left: Any) -> str:
-    earlier = f"; {left['known']} had been before" if left["known"] else ""
-    return f"judge      {left['selected']} and {left['control']} were judged{earlier}"
+    earlier = f"; {left['known']} had been judged before" if left["known"] else ""
+    return f"judge      {left['selected']} selected and {left['control']} control pairs judged{earlier}"
 
 
 _LINES: dict[str, Callable[[Any], str]] = {
-    "select": lambda left: f"select     {left['selected']} pairs, and {left['control']} of the control arm",
+    "select": lambda left: f"select     {left['selected']} pairs, and {left['control']} for the control arm",
     "judge": _judged,
     "train": _stages,
     "gate": lambda left: f"gate       {'yes' if left['passed'] else 'no'}",

@@ -57,9 +57,7 @@ class Surroundings:
         ports = load("trainer.cycle.ports", "train")
         table = self.config.release
         if not self.config.log.spool and not table.url:
-            raise UsageError(
-                "there is neither [log] spool nor [release] url", todo="name the spool, or the cluster that has the log"
-            )
+            raise UsageError("neither [log] spool nor [release] url is set", todo="set one to where the log is")
         settings = DriftConfig.read(self.config.drift, "cycle.toml")
         webhook = Webhook.of(table.webhook)
         cluster = Cluster.open(self._options()) if table.url else None
@@ -72,12 +70,12 @@ class Surroundings:
         def start(bundle: Bundle) -> Any:
             self._check_serving(cluster, bundle)
             if self.config.start.when == "always":
-                return ports.StartDecision(True, ("[start] when is always",))
+                return ports.StartDecision(True, ("[start] when = always",))
             with self._store(cluster) as store:
                 report = drift(store, bundle, settings, since=self.config.log.begin(), texts=texts, report=self.report)
             reasons = report.reasons or (report.why_not,)
             if not report.windows and not self.config.log.spool:
-                reasons += ("darl ship sends it what a spool holds",)
+                reasons += ("darl ship sends spooled records to the stream",)
             return ports.StartDecision(report.start_cycle, reasons)
 
         def told(event: str, figures: Mapping[str, Any], delivery: str) -> bool:
@@ -85,7 +83,7 @@ class Surroundings:
                 return True
             outcome = tell(webhook, event, figures, delivery=delivery)
             if not outcome.delivered:
-                self.say(f"the webhook was not told: {outcome.reason}; the next darl cycle tries again")
+                self.say(f"the webhook could not be notified: {outcome.reason}; the next darl cycle tries again")
             return outcome.delivered
 
         deployment = NoCluster() if cluster is None else ClusterDeployment(cluster, self._release(), self.report)
@@ -103,10 +101,11 @@ class Surroundings:
         if cluster is None or served is None or (served.name, served.version) == (card.name, card.version):
             return
         raise UsageError(
-            f"pipeline {pipeline} serves {served.label}, and a cycle would begin from {card.name} {card.version}"
-            f" ({bundle.path})", where=cluster.url,
-            todo=f"let {card.name} {card.version} serve (darl rollback, darl release), or name the bundle that serves"
-            f" in {self.base / self.config.folder / 'current.json'}",
+            f"pipeline {pipeline} serves {served.label}, but the cycle starts from {card.name} {card.version} "
+            f"({bundle.path})", where=cluster.url,
+            todo=
+                f"switch to {card.name} {card.version} (darl rollback or darl release), or name the serving bundle "
+                f"in {self.base / self.config.folder / 'current.json'}",
         )  # fmt: skip
 
     def _options(self) -> ClusterOptions:
@@ -116,10 +115,10 @@ class Surroundings:
         if self.config.log.spool:
             path = self.base / self.config.log.spool
             if not path.is_file():
-                raise UsageError("there is no spool", where=str(path), todo="correct [log] spool")
+                raise UsageError("the spool does not exist", where=str(path), todo="correct [log] spool")
             return SpoolStore(path)
         if cluster is None:
-            raise UsageError("[release] url is empty", todo="name the cluster that has the log")
+            raise UsageError("[release] url is empty", todo="set it to the cluster that holds the log")
         return nullcontext(StreamStore(cluster.client, stream=self.config.log.stream, where=cluster.url))
 
     def _release(self) -> ReleaseOptions:

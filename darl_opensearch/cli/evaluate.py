@@ -63,5 +63,5 @@ def cli(
         found = evaluation.evaluate(options, report=line.report)
     if out is not None:
         write_folder(out, found)
-        note(f"{out / 'evaluation.html'} has everything, with pictures")
+        note(f"the full report with charts is in {out / 'evaluation.html'}")
     emit(found.result, as_json=as_json, text=render_text(found.result))

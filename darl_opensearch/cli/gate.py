@@ -65,5 +65,5 @@ def cli(
     emit(result, as_json=as_json, text=render_decision(result))
     if not found.passed:
         raise GateRefused(
-            f"the gate says no ({'; '.join(found.reasons)})", where=str(new), todo="leave the old bundle where it is"
+            f"the gate refuses it ({'; '.join(found.reasons)})", where=str(new), todo="keep serving the old bundle"
         )

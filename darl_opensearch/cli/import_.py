@@ -59,7 +59,7 @@ def cli(
     """
     importers = load("trainer.data.importers", "train")
     if out is None and not dry_run:
-        raise UsageError("there is no folder to write to", todo="name one by --out, or pass --dry-run")
+        raise UsageError("no output folder is given", todo="pass --out or --dry-run")
     if name:
         from darl_opensearch.bundle import check_name
 
@@ -83,7 +83,7 @@ def _pairs(option: str, texts: tuple[str, ...]) -> dict[str, str]:
         if not sign or not key.strip():
             raise UsageError(f"{option} {text!r} has no =", todo=f"write {option} key=value")
         if key.strip() in pairs:
-            raise UsageError(f"{option} gives {key.strip()!r} twice", todo="keep one of the two")
+            raise UsageError(f"{option} sets {key.strip()!r} twice", todo="keep one of the two")
         pairs[key.strip()] = value.strip()
     return pairs
 
@@ -97,7 +97,7 @@ def _summary(result: dict[str, Any]) -> str:
     lines.append(f"text of an item: {one_line(', '.join(result['template']))}")
     if result["folder"]:
         config = Path(result["folder"]) / "darl.toml"
-        lines.append(f"Next: look at {config}, then darl train {config} --dry-run")
+        lines.append(f"Next: review {config}, then run darl train {config} --dry-run")
     else:
         lines.append("Nothing was written.")
     return "\n".join(lines)

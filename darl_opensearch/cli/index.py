@@ -49,6 +49,6 @@ def cli(
         return
     if not as_json:
         report.check()
-    text = f"{report.indexed} items in {report.index}" + (", which is new" if report.created else "")
+    text = f"{report.indexed} items in {report.index}" + (", newly created" if report.created else "")
     emit(report.to_json(), as_json=as_json, text=text)
     report.check()

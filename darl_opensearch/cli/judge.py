@@ -22,7 +22,7 @@ else:
     JudgeConfig = load("trainer.judging.config", "train").JudgeConfig
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-_MARKS = {"used": "used", "unscored": "used without a score", "refused": "refused", "waiting": "waits for people"}
+_MARKS = {"used": "used", "unscored": "used without a score", "refused": "refused", "waiting": "waiting for people"}
 
 
 @click.command()
@@ -112,7 +112,7 @@ def cli(
         given.setdefault("judgments", {})["path"] = str(answers.absolute())
     if raters:
         if "web" not in chosen:
-            raise UsageError("--rater is for the page alone", todo="pass --web, or --judge web")
+            raise UsageError("--rater applies only to the labelling page", todo="pass --web, or --judge web")
         given.setdefault("web", {})["raters"] = ",".join(raters)
     names = tuple(chosen) or ("file",)
     config = dataclasses.replace(
@@ -145,7 +145,7 @@ def _serve(config: Any, ready: Any, port: int) -> None:
     store = AnswerStore(ready.job.file("web", ".sqlite"))
     try:
         page = Page(ready.mixed(config.seed), ready.job.scale, ready.job.guideline, store, raters=names)
-        serve_page(page, port, lambda url: note(f"judge at {url} (Ctrl-C when you are through; answers are kept)"))
+        serve_page(page, port, lambda url: note(f"label at {url} (press Ctrl-C when done; answers are saved)"))
     finally:
         store.close()
 
@@ -167,7 +167,7 @@ def _typed(given: Mapping[str, Mapping[str, str]], judges: Sequence[str]) -> dic
 
     for judge in given:
         if judge not in judges:
-            raise UsageError(f"--set names {judge!r}, which is no judge here", todo=nearest(judge, judges))
+            raise UsageError(f"--set names {judge!r}, which is not one of the judges", todo=nearest(judge, judges))
     return {judge: JUDGES.read_texts(judge.partition(":")[0], texts) for judge, texts in given.items()}
 
 
@@ -177,9 +177,9 @@ def _scale_and_texts(
     from darl_opensearch.scores import GradeScale
 
     if bundle is None and items:
-        raise UsageError("--items needs a template to become text", todo="name the model by --bundle")
+        raise UsageError("--items requires an item template", todo="pass --bundle")
     if bundle is None and not grades:
-        raise UsageError("nothing says what the grades are", todo="name the model by --bundle, or pass --grades no,yes")
+        raise UsageError("the grades are not known", todo="pass --bundle, or for example --grades no,yes")
     scale: GradeScale | None = None
     texts: dict[str, str] = {}
     if bundle is not None:
@@ -196,7 +196,7 @@ def _scale_and_texts(
             raise UsageError(f"--grades has {len(names)} names, the bundle {scale.k} grades", todo="drop --grades")
         scale = GradeScale(names, scale.gains if scale is not None else tuple(map(float, range(len(names)))))
     if scale is None:
-        raise UsageError("nothing says what the grades are", todo="pass --grades")
+        raise UsageError("the grades are not known", todo="pass --grades")
     return scale, texts
 
 
@@ -205,9 +205,9 @@ def _foreseen(found: Sequence[Mapping[str, Any]]) -> str:
     for one in found:
         line = f"{one['judge']}: {one['pairs']:,} pairs"
         if "calls" in one:
-            line += f", {one['calls']:,} calls ({one['cache_hits']:,} pairs are in the cache)"
-            line += f", about {one['prompt_tokens']:,} tokens sent, at most {one['completion_tokens']:,} received"
-            line += f", about {one['cost']:,.4f} by the prices given" if one["cost"] is not None else ""
+            line += f", {one['calls']:,} calls ({one['cache_hits']:,} pairs are cached)"
+            line += f", about {one['prompt_tokens']:,} input and at most {one['completion_tokens']:,} output tokens"
+            line += f", about {one['cost']:,.4f} at the given prices" if one["cost"] is not None else ""
         lines.append(line)
     return "\n".join(lines)
 
@@ -217,8 +217,8 @@ def _told(report: Mapping[str, Any]) -> str:
     for one in report["judges"]:
         lines.append(f"{one['judge']}: {_MARKS[one['verdict']]} ({one['why']})")
         lines.append(
-            f"  {one['graded']:,} of {report['tasks']:,} pairs graded, {one['passed_over']:,} passed over, "
-            f"{one['unanswered']:,} without an answer"
+            f"  {one['graded']:,} of {report['tasks']:,} pairs graded, {one['passed_over']:,} skipped, "
+            f"{one['unanswered']:,} unanswered"
         )
     for one in report["agreement"]:
         kappa = one["quadratic"]
@@ -228,7 +228,7 @@ def _told(report: Mapping[str, Any]) -> str:
     lines += report["notes"]
     if not report["pending"]:
         lines.append(
-            f"{report['labels']:,} labels, {report['unjudged']:,} pairs without one, "
-            f"{report['disagreements']:,} graded differently: {report['files']['judgments.jsonl']}"
+            f"{report['labels']:,} pairs labelled, {report['unjudged']:,} not, {report['disagreements']:,} "
+            f"disagreements: {report['files']['judgments.jsonl']}"
         )
     return "\n".join(lines)

@@ -38,7 +38,7 @@ class LeakOptions(Settings):
         """Refuse what is about items where none are given."""
         if (self.new_items or self.compare) and not self.items:
             option = "--new-items" if self.new_items else "--compare"
-            raise UsageError(f"{option} is given without items", todo="name their file by --items")
+            raise UsageError(f"{option} requires items", todo="pass their file with --items")
 
     @property
     def allowed(self) -> tuple[str, ...]:

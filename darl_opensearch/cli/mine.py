@@ -57,7 +57,7 @@ def cli(
     if dry_run:
         out = None
     elif out is None:
-        raise UsageError("there is no file to write to", todo="name one by --out, or pass --dry-run")
+        raise UsageError("no output file is given", todo="pass --out or --dry-run")
     mining = load("trainer.data.mining", "train")
     from darl_opensearch.io.writing import new_file
     from darl_opensearch.records.items import read_items
@@ -120,11 +120,11 @@ def _judged_lines(path: Path) -> Iterator[str]:
 def _summary(result: dict[str, Any]) -> str:
     lines = [f"{result['mined']} negatives for {result['queries']} queries"]
     told = {
-        "judged": "hits were judged already",
-        "unknown": "hits are none of the items",
+        "judged": "hits are already judged",
+        "unknown": "hits are not in the items file",
         "too_close": "hits scored too close to the judged positives",
-        "without_positive": "queries have nothing relevant to compare with",
-        "without_negative": "queries got no negative",
+        "without_positive": "queries have no relevant item to compare with",
+        "without_negative": "queries have no negatives",
     }
     lines += [f"{result[key]} {text}" for key, text in told.items() if result[key]]
     if result["file"] is None:
@@ -132,5 +132,5 @@ def _summary(result: dict[str, Any]) -> str:
     elif result["with_judged"]:
         lines.append(f'Next: in darl.toml, [data] judgments = "{Path(result["file"]).absolute()}"')
     else:
-        lines.append(f"Written to {result['file']}. With --with-judged, the judgments come along.")
+        lines.append(f"Written to {result['file']}. Pass --with-judged to include the judgments.")
     return "\n".join(lines)

@@ -102,7 +102,7 @@ def cli(
     emit(result.to_json() | {"drift": drifted.to_json()}, as_json=as_json, text=text)
     if fail_on_drift and drifted.start_cycle:
         raise GateRefused(
-            f"the latest window has drifted: {drifted.reasons[0]}", where=result.store, todo="start a cycle: darl cycle"
+            f"the latest window has drifted: {drifted.reasons[0]}", where=result.store, todo="run darl cycle"
         )
 
 

@@ -21,21 +21,21 @@ def _command() -> click.Command:
         click.Option(
             ["--data"],
             type=click.Path(file_okay=False, path_type=Path),
-            help="Folder that the configuration's paths are relative to.  [default: where darl.toml was]",
+            help="Folder that the configuration's paths are relative to.  [default: that of darl.toml in training]",
         ),
         click.Option(
             ["--out"],
             type=click.Path(file_okay=False, path_type=Path),
-            help="Folder of the bundle.  [default: RUN/bundle]",
+            help="Folder for the bundle.  [default: RUN/bundle]",
         ),
     ]
     return click.Command("publish", callback=_publish, params=[*own, *options], help=_HELP)
 
 
-_HELP = """Export, check and register the finished training run in folder RUN, in one go.
+_HELP = """Export, check and register the finished training run in folder RUN.
 
-Stops where a step says no. With --dry-run the bundle is made and checked, and the requests to the cluster
-are printed instead of sent. All other options are those of darl register.
+Stops if a step fails. With --dry-run the bundle is exported and checked, and the requests to the cluster are printed
+instead of sent. All other options are those of darl register.
 """
 
 
@@ -44,7 +44,7 @@ def _publish(ctx: click.Context, /, run: Path, data: Path | None, out: Path | No
     bundle = export(run, data, out)
     note(f"exported to {bundle.path}")
     findings = check(bundle.path)
-    note(f"checked: {len(findings)} findings, none failed")
+    note(f"all {len(findings)} checks passed")
     ctx.invoke(registering.cli, bundle=bundle.path, **options)
 
 

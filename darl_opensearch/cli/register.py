@@ -52,10 +52,10 @@ def cli(
 
 def _text(done: Registration) -> str:
     lines = [
-        f"{done.name} {done.version} ({done.mode}): model {done.model_id}" + (", there already" if done.reused else "")
+        f"{done.name} {done.version} ({done.mode}): model {done.model_id}" + (", unchanged" if done.reused else "")
     ]
     if done.deviation is not None:
-        lines.append(f"answers as the bundle does, within {max(done.deviation, 1e-7):.0e}")
+        lines.append(f"answers match the bundle's within {max(done.deviation, 1e-7):.0e}")
     lines += [f"setting {name} = {json.dumps(value)}" for name, value in done.settings.items()]
     lines += [f"search pipeline {name} {change}" for name, change in done.pipelines.items()]
     lines += [f"model {model_id} removed" for model_id in done.removed]

@@ -71,7 +71,7 @@ def cli(
     if done.changed:
         announce(hook, "release", done.to_json() | {"note": options.note})
     if gate is None and done.changed and not as_json:
-        note("released without a gate's report (--gate)")
+        note("released without a gate report (--gate)")
 
 
 def released_text(done: Release) -> str:
@@ -80,15 +80,15 @@ def released_text(done: Release) -> str:
     :return: lines without a final break.
     """
     if not done.changed:
-        return f"{done.served.label} serves already, by pipeline {done.pipeline}: nothing to do"
-    lines = [f"{done.served.label} ({done.served.mode}) serves, {done.event} {done.number} of pipeline {done.pipeline}"]
+        return f"pipeline {done.pipeline} already serves {done.served.label}: nothing to do"
+    lines = [f"{done.pipeline} now serves {done.served.label} ({done.served.mode}), {done.event} {done.number}"]
     if done.came_from:
         way = "darl rollback" if done.event == "release" else f"darl rollback --to {done.came_from.version}"
-        lines.append(f"before: {done.came_from.label} ({done.came_from.mode}); {way} goes back to it")
+        lines.append(f"previous version: {done.came_from.label} ({done.came_from.mode}); {way} restores it")
     if done.deviation is not None:
-        lines.append(f"answers as the bundle does, within {max(done.deviation, 1e-7):.0e}")
+        lines.append(f"answers match the bundle's within {max(done.deviation, 1e-7):.0e}")
     if done.probe is not None:
-        lines.append(f"a search through the pipeline too: {done.probe.hits} hits, within {done.probe.deviation:.0e}")
+        lines.append(f"trial search through the pipeline: {done.probe.hits} hits, within {done.probe.deviation:.0e}")
     lines += [f"setting {name} = {json.dumps(value)}" for name, value in done.settings.items()]
     lines += [f"search pipeline {name} {change}" for name, change in done.pipelines.items()]
     lines += [f"{one.label} undeployed" for one in done.undeployed]
@@ -98,11 +98,11 @@ def released_text(done: Release) -> str:
 def read_gate_report(path: Path) -> dict[str, Any]:
     """Read what ``darl gate --out`` wrote."""
     if path.stat().st_size > MOST_GATE_BYTES:
-        raise InputError("too large for a report of darl gate", where=str(path), todo="make it by darl gate --out")
+        raise InputError("too large for a darl gate report", where=str(path), todo="create it with darl gate --out")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as err:
-        raise InputError(f"not JSON ({err})", where=str(path), todo="make it by darl gate --out") from err
+        raise InputError(f"not JSON ({err})", where=str(path), todo="create it with darl gate --out") from err
     if not isinstance(found, dict):
-        raise InputError("not a JSON object", where=str(path), todo="make it by darl gate --out")
+        raise InputError("not a JSON object", where=str(path), todo="create it with darl gate --out")
     return found

@@ -79,5 +79,5 @@ def cli(
     results = " and ".join(name for name in (report.out, report.features) if name)
     text = f"{report.pairs:,} pairs: {results}"
     if report.reused:
-        text += f" ({report.reused:,} of {report.shards:,} shards were there already)"
+        text += f" ({report.reused:,} of {report.shards:,} shards from an earlier run)"
     emit(report.to_json(), as_json=as_json, text=text)

@@ -71,13 +71,14 @@ def cli(
     request, served = outcome.ranked_request(), searching.served
     other = served is not None and (served.name, served.version) != (card.name, card.version)
     if served is not None and other:
-        note(f"darl: pipeline {pipeline!r} serves {served.label}, and --bundle is {card.name} {card.version}: "
-             "nothing is logged. Name the bundle that it serves.")  # fmt: skip
+        note(
+            f"darl: pipeline {pipeline!r} serves {served.label}, but --bundle is {card.name} {card.version}: "
+            "nothing is logged. Pass the bundle that it serves.")  # fmt: skip
     if outcome.mode == "local" and request is not None and not no_ood_log and not other:
         with _opened(card, ood_log, text=ood_text, sample_rate=ood_sample_rate) as log:
             logged = log.offer(request)
     if not outcome.reranked:
-        note("darl: not reranked: the hits are in first-stage order. See the node's log, and the scorer.")
+        note("darl: not reranked: the hits are in first-stage order. Check the node's log and the scorer.")
     result = outcome.to_json() | {"logged": logged}
     for hit in result["hits"]:
         hit["position_before"] = before.get(hit["id"])
@@ -99,7 +100,7 @@ def _opened(card: Card, spool: Path | None, **settings: Any) -> Iterator[OodLog]
 def format_outcome(outcome: SearchOutcome, before: dict[str, int]) -> str:
     """Format the hits as a table, with each one's position before reranking."""
     if not outcome.hits:
-        return "nothing found"
+        return "no hits"
     lines = [f"{'now':>3}  {'before':>6}  {'score':>6}  {'grade':<14}  ood   item"]
     for hit in outcome.hits:
         was = before.get(hit.id)

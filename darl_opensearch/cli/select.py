@@ -80,7 +80,7 @@ def cli(
     with exit code 0. The same command resumes a killed run.
     """
     if out is None and not dry_run:
-        raise UsageError("there is no folder to write to", todo="name one by --out, or pass --dry-run")
+        raise UsageError("no output folder is given", todo="pass --out or --dry-run")
     run = load("trainer.dasa.run", "train")
     from darl_opensearch.bundle import Bundle
     from trainer.dasa.known import Known
@@ -142,12 +142,12 @@ def _summary(result: Any, out: Path | None) -> str:
     log, arm = result.log, result.control
     lines = [f"{log['requests']} requests for {log['queries']} distinct queries in {log['where']}"]
     lines += [f"{count:>9} {text}" for name, text in DROPPED.items() if (count := result.dropped[name])]
-    lines.append(f"{result.candidates:>9} to choose from")
+    lines.append(f"{result.candidates:>9} candidates")
     if result.dry_run:
-        return "\n".join([*lines, "Nothing was chosen or written."])
+        return "\n".join([*lines, "Nothing was selected or written."])
     chosen = result.selected
     lines.append(f"Selected {chosen['pairs']} pairs of {chosen['queries']} queries by {result.selector['name']}.")
-    lines.append(f"Control arm: {arm['pairs']} pairs of {arm['queries']} queries drawn, {arm['kept']} queries kept.")
+    lines.append(f"Control arm: {arm['pairs']} pairs of {arm['queries']} queries sampled, {arm['kept']} queries kept.")
     if arm["unusable"]:
         lines.append(
             f"{arm['unusable']} queries of the control arm have fewer than two items: pass --index or --items."

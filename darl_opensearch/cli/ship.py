@@ -47,7 +47,7 @@ def cli(
             _print_dead_letters(opened, as_json)
             return
         if retry_dead_letters:
-            note(f"{opened.revive():,} dead letters are back in line")
+            note(f"{opened.revive():,} dead letters queued again")
         where = without_secrets(cluster.url)
         with Shipper(spool, connect(cluster), stream=stream, where=where) as shipper:
             if once:
@@ -66,9 +66,9 @@ def cli(
         return
     text = f"{total.created:,} records written"
     if total.already_there:
-        text += f", {total.already_there:,} were there already"
+        text += f", {total.already_there:,} already present"
     if total.dead:
-        text += f", {total.dead:,} refused for good (darl ship --spool {spool} --dead-letters shows why)"
+        text += f", {total.dead:,} rejected permanently (darl ship --spool {spool} --dead-letters shows why)"
     result = {
         "created": total.created,
         "already_there": total.already_there,
@@ -78,7 +78,7 @@ def cli(
     emit(result | {"counters": counters}, as_json=as_json, text=f"{text}; {left:,} left in the spool")
     if total.kept:
         raise ClusterError(
-            f"{total.kept:,} records were not taken ({total.reason})", where=where, todo="run it again later"
+            f"{total.kept:,} records were not accepted ({total.reason})", where=where, todo="run it again later"
         )
 
 
@@ -112,5 +112,5 @@ def _print_dead_letters(spool: Spool, as_json: bool) -> None:
         for d in letters
     ]
     lines = [f"{d.failed_at}  {d.record_id}  {one_line(d.reason)}" for d in letters]
-    text = "\n".join([*lines, f"{count:,} records were refused for good; the newest {len(letters)} are shown"])
+    text = "\n".join([*lines, f"{count:,} records were rejected permanently; the latest {len(letters)} are shown"])
     emit({"count": count, "dead_letters": rows}, as_json=as_json, text=text)

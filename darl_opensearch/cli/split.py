@@ -50,7 +50,7 @@ def cli(
     if dry_run:
         out = None
     elif out is None:
-        raise UsageError("there is no folder to write to", todo="name one by --out, or pass --dry-run")
+        raise UsageError("no output folder is given", todo="pass --out or --dry-run")
     else:
         check_empty(out)
     texts = leakage.read_item_texts(leaks.items, leaks.fields) if leaks.items else None
@@ -76,12 +76,12 @@ def cli(
 def _summary(result: dict[str, Any]) -> str:
     lines = [f"{name:6} {n['queries']:>8} queries {n['judgments']:>9} judgments" for name, n in result["parts"].items()]
     if result["kept_together"]:
-        lines.append(f"{result['kept_together']} queries of nearly the same words stay together")
+        lines.append(f"{result['kept_together']} near-duplicate queries were kept together")
     if result["mixed_groups"]:
         part = "tested" if result["by"] == "slice" else "trained on"
         lines.append(f"{result['mixed_groups']} queries were judged on both sides of the cut; they are {part}")
     for name, counts in result["shared"].items():
-        lines += [f"train and {name} share {n} of kind {kind}" for kind, n in counts.items() if n]
+        lines += [f"train and {name} share {n} pairs of kind {kind}" for kind, n in counts.items() if n]
     keys = {"train": "judgments", "dev": "dev"}
     if result["folder"] is None:
         return "\n".join([*lines, "Nothing was written."])

@@ -50,7 +50,7 @@ def cli(
 
     if processes > 1 and not dry_run:
         if "WORLD_SIZE" in os.environ:
-            raise UsageError("torchrun has started the processes already", todo="leave --processes out")
+            raise UsageError("torchrun has already started the processes", todo="omit --processes")
         distributed.launch(_process, (sys.argv,), processes)
         return
     resolved = read_config(config, [*overrides, *([f"seed={seed}"] if seed is not None else [])])
@@ -59,7 +59,7 @@ def cli(
     if dry_run:
         _, data = plan.prepare(resolved, config.parent)
         emit({"run": str(where), "data": data.summary()}, as_json=as_json,
-             text=f"{config} is fine. Would train into {where}:\n{_counts(data.summary())}")  # fmt: skip
+             text=f"{config} is valid. It would be trained into {where}:\n{_counts(data.summary())}")  # fmt: skip
         return
     with (
         distributed.join(resolved.stages.device),
@@ -94,18 +94,18 @@ def _counts(data: dict[str, Any]) -> str:
     ]
     if apart := data.get("set_aside"):
         some = ", ".join(apart[:5]) + (", …" if len(apart) > 5 else "")
-        lines.append(f"  nearly all items are judged: {len(apart)} are not trained on, to calibrate on them ({some})")
+        lines.append(f"  nearly all items are judged: {len(apart)} are set aside for calibration ({some})")
     return "\n".join(lines)
 
 
 def _verdict(stage: dict[str, Any]) -> str:
     gain, decided = stage["gain"], stage.get("decided_by", "")
     if "coefficient" in stage:
-        verdict = f"coefficient {stage['coefficient']:g}" + ("" if stage["coefficient"] else ": the weights before")
+        verdict = f"coefficient {stage['coefficient']:g}" + ("" if stage["coefficient"] else ": the previous weights")
     elif decided:
         verdict = f"left to {decided}"
     elif gain["mean"] is None:
-        return f"stage {stage['stage']}: rolled back: no dev query has a relevant item to decide by"
+        return f"stage {stage['stage']}: rolled back: no dev query has a relevant item, so the gain is undefined"
     else:
         verdict = "kept" if stage["kept"] else "rolled back: no gain beyond one standard error"
     if gain["mean"] is None:
@@ -115,7 +115,7 @@ def _verdict(stage: dict[str, Any]) -> str:
     if len(stage["judged_on"]) > 1:
         over = " over dev and OOD dev queries"
     elif gain["n"] > dev:  # the dev set's own change is in the table below, and may point the other way
-        over = f" over {gain['n']:,} queries, {dev:,} of dev and the others trained on, out of fold,"
+        over = f" over {gain['n']:,} queries ({dev:,} dev queries, the others out of fold)"
     else:
         over = f" over {gain['n']:,} dev queries"
     return f"stage {stage['stage']}: paired nDCG gain{over} {gain['mean']:+.4f} {interval}, {verdict}"
@@ -135,5 +135,5 @@ def _summary(where: Path, result: dict[str, Any]) -> str:
         if share:
             lines.append(f"  false alarms, {kind} items: {share['mean']:.3f} [{share['low']:.3f}, {share['high']:.3f}]")
     if apart := ood.get("items_set_aside"):
-        lines.append(f"  nearly all items are judged: {apart} of them were not trained on, to calibrate on them")
+        lines.append(f"  nearly all items are judged: {apart} were set aside for calibration")
     return "\n".join([*lines, f"Next: darl export {where}"])

@@ -51,7 +51,7 @@ def _text(pipeline: str, found: Sequence[Version]) -> str:
     from rich.table import Table
 
     if not found:
-        return f"nothing was released to pipeline {pipeline} yet"
+        return f"pipeline {pipeline} has no releases yet"
     table = Table(box=box.SIMPLE, pad_edge=False)
     for head in ("version", "mode", "state", "event", "when", "who", "gate", "note"):
         table.add_column(head)

@@ -26,7 +26,7 @@ def announce(webhook: Webhook | None, event: str, data: Mapping[str, Any]) -> No
         return
     found = tell(webhook, event, data)
     if not found.delivered:
-        note(f"the webhook was not told ({found.reason}, {found.attempts} attempts); nothing else is affected")
+        note(f"the webhook could not be notified ({found.reason}, {found.attempts} attempts); nothing else is affected")
 
 
 @contextlib.contextmanager

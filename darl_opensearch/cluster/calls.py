@@ -95,7 +95,7 @@ class Cluster:
                     raise
                 return dict(absent)
         if not isinstance(answer, dict):
-            raise ClusterError(f"{method} {path} was not answered with JSON", where=self.url, todo="check --url")
+            raise ClusterError(f"the answer to {method} {path} is not JSON", where=self.url, todo="check --url")
         return answer
 
     def send(

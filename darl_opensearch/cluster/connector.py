@@ -38,7 +38,7 @@ class ScorerAddress:
         parts = split_http(self.url)
         if parts is None or "@" in parts.netloc or not parts.path.strip("/"):
             raise UsageError(
-                f"{without_secrets(self.url)!r} is not the address of a rerank route",
+                f"{without_secrets(self.url)!r} is not the URL of a rerank route",
                 todo="write it like http://127.0.0.1:8091/v1/rerank",
             )
 

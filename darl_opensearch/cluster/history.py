@@ -146,7 +146,7 @@ class History:
     def __post_init__(self) -> None:
         """Refuse an index that could be more than one."""
         if not _NAME.fullmatch(self.index):
-            raise UsageError(f"index name {self.index!r} is not usable", todo="use a-z, 0-9, '.', '_', '-'")
+            raise UsageError(f"invalid index name {self.index!r}", todo="use a-z, 0-9, '.', '_', '-'")
 
     def events(self) -> list[Event]:
         """Read the newest events.
@@ -159,8 +159,8 @@ class History:
             return [Event.of_hit(hit) for hit in reversed(answer.get("hits", {}).get("hits", []))]
         except (KeyError, TypeError) as err:
             raise ClusterError(
-                f"index {self.index} holds a document that is no release ({err})", where=self.cluster.url,
-                todo="remove it, or name another index by --history",
+                f"index {self.index} holds a document that is not a release ({err})", where=self.cluster.url,
+                todo="delete it, or choose another index with --history",
             ) from err  # fmt: skip
 
     def begin(self, last: int, kind: Kind, to: Served, **fields: Any) -> Event:
@@ -198,7 +198,7 @@ class History:
                 raise
             raise ClusterError(
                 f"another command is releasing to search pipeline {self.pipeline!r} at the same time",
-                where=self.cluster.url, todo="see darl versions, then run this again if it is still wanted",
+                where=self.cluster.url, todo="check darl versions, then run this again if still needed",
             ) from err  # fmt: skip
         return dataclasses.replace(event, seq_no=int(answer["_seq_no"]), primary_term=int(answer["_primary_term"]))
 

@@ -61,9 +61,9 @@ class LoadReport:
         if self.failed:
             first = self.failed[0]
             raise ClusterError(
-                f"{self.items - self.indexed} of {self.items} items were not taken: {first.reason}",
+                f"{self.items - self.indexed} of {self.items} items were rejected: {first.reason}",
                 where=first.where,
-                todo="correct them and run this again; the others are in the index",
+                todo="correct them and run this again; the others are indexed",
             )
 
 
@@ -77,14 +77,12 @@ def check_items(items: str | os.PathLike[str], template: ItemTemplate) -> dict[s
     seen: dict[str, str] = {}
     for where, item_id, item in identify_items(Path(items), read_jsonl(items), template, seen.get):
         if len(item_id.encode()) > MAX_ID_BYTES:
-            raise InputError(
-                f"the id has more than {MAX_ID_BYTES} bytes", where=where, todo="give the item a shorter one"
-            )
+            raise InputError(f"the id has more than {MAX_ID_BYTES} bytes", where=where, todo="shorten it")
         if taken := [name for name in item if name.startswith("darl_") or name == "previous_score"]:
             raise InputError(
-                f"the field {taken[0]!r} is darl's own",
+                f"the field name {taken[0]!r} is reserved",
                 where=where,
-                todo="give the item's field another name",
+                todo="rename the item's field",
             )
         template.render(item, where=where)
         seen[item_id] = where
@@ -112,7 +110,7 @@ def load_items(
     :return: what was loaded; see :meth:`LoadReport.check`.
     """
     if not _INDEX.fullmatch(index):
-        raise UsageError(f"index name {index!r} is not usable", todo="use a-z, 0-9, '.', '_', '-'")
+        raise UsageError(f"invalid index name {index!r}", todo="use a-z, 0-9, '.', '_', '-'")
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     places = check_items(items, opened.card.template)
     cluster.identify()

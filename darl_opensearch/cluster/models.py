@@ -102,7 +102,7 @@ def check_local_size(bundle: Bundle) -> None:
     size = max(sizes.pop(files.ZIP, 0), sum(sizes.values()))
     if size > MAX_LOCAL_BYTES or EXTERNAL_DATA in bundle.digests:
         raise BundleError(
-            f"the model has {size / 1e9:.1f} GB, and ML Commons holds one file of {MAX_LOCAL_BYTES / 1e9:.1f}",
+            f"the model has {size / 1e9:.1f} GB, but ML Commons accepts at most {MAX_LOCAL_BYTES / 1e9:.1f} GB",
             where=str(bundle.path),
             todo="use --mode connector, or register the student distilled from it",
         )
@@ -179,13 +179,13 @@ def wait_for(cluster: Cluster, task_id: str, doing: str, *, timeout: float) -> d
             raise ClusterError(
                 f"{doing} failed: {_cause(task.get('error'))}",
                 where=cluster.url,
-                todo="see the node's log; undeploy other models if it is full, then run this again",
+                todo="check the node's log; undeploy other models if it is out of memory, then run this again",
             )
         if time.monotonic() > deadline:
             raise ClusterError(
-                f"{doing} is not done after {timeout:g} s (task {state})",
+                f"{doing} did not finish within {timeout:g} s (task {state})",
                 where=cluster.url,
-                todo="see the node's log, then run the same command again: nothing is uploaded twice",
+                todo="check the node's log, then run the same command again: nothing is uploaded twice",
             )
         time.sleep(POLL_SECONDS)
 

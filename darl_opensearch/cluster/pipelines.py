@@ -50,7 +50,7 @@ class PipelineOptions(Settings):
     def check(self) -> None:
         """Refuse what would make a pipeline that never reranks."""
         if not _NAME.fullmatch(self.name):
-            raise UsageError(f"pipeline name {self.name!r} is not usable", todo="use a-z, 0-9, '.', '_', '-'")
+            raise UsageError(f"invalid pipeline name {self.name!r}", todo="use a-z, 0-9, '.', '_', '-'")
         if self.query_path and not _QUERY_PATH.fullmatch(self.query_path):
             raise UsageError(
                 f"--query-path {self.query_path!r} is not a path into a search body",
@@ -64,7 +64,7 @@ def render_pipelines(card: Card, mode: Mode, model_id: str, options: PipelineOpt
     :return: name to body: the one with grades and OOD columns, and the plain one.
     """
     if options.with_query_id and mode == "local":
-        raise UsageError("an in-cluster model takes no query id", todo="leave --with-query-id out; the client logs it")
+        raise UsageError("an in-cluster model uses no query id", todo="omit --with-query-id; the client logs it")
     common = {
         "description": f"DaRL {card.name} {card.version} ({mode})",
         "oversample": options.oversample,
@@ -118,9 +118,9 @@ def check_ours(cluster: Cluster, options: PipelineOptions) -> None:
         there = fetch_pipeline(cluster, name)
         if there is not None and not str(there.get("description", "")).startswith("DaRL "):
             raise ClusterError(
-                f"search pipeline {name!r} is there and was not made by darl",
+                f"search pipeline {name!r} exists and was not created by darl",
                 where=cluster.url,
-                todo="choose another name by --pipeline",
+                todo="choose another name with --pipeline",
             )
 
 
@@ -205,7 +205,7 @@ class PipelineShape:
             raise ClusterError(
                 f"search pipeline {name!r} does not write grades{hint}",
                 where=where,
-                todo="make one by darl register",
+                todo="create one with darl register",
             )
         factor = [
             step["oversample"]["sample_factor"] for step in body.get("request_processors", ()) if "oversample" in step

@@ -68,7 +68,7 @@ def preflight(
     if identity.version < OLDEST[mode]:
         needed = "{}.{}".format(*OLDEST[mode])
         raise ClusterError(
-            f"this is OpenSearch {identity.number} and --mode {mode} needs {needed}",
+            f"this is OpenSearch {identity.number}, but --mode {mode} requires {needed}",
             where=cluster.url,
             todo="use --mode connector"
             if mode == "local" and identity.version >= OLDEST["connector"]
@@ -83,13 +83,13 @@ def preflight(
         problems = _local_problems(settings, has_ml_node=has_ml_node)
     else:
         if scorer_url is None:
-            raise UsageError("--mode connector needs --scorer-url", todo="give the address of darl serve")
+            raise UsageError("--mode connector requires --scorer-url", todo="pass the URL of darl serve")
         problems = _connector_problems(settings, scorer_url)
     if problems and not apply_settings:
         raise ClusterError(
             "; ".join(map(str, problems)),
             where=cluster.url,
-            todo="run again with --apply-settings, or set it yourself",
+            todo="set it, or run this again with --apply-settings",
         )
     if problems:
         body = render_body("settings.json", settings={problem.name: problem.wanted for problem in problems})
@@ -184,9 +184,9 @@ def _check_applied(cluster: Cluster, problems: Sequence[Setting]) -> None:
         )
         if not same:
             raise ClusterError(
-                f"{problem.name} was set but is still {now}",
+                f"{problem.name} was set, but is still {now}",
                 where=cluster.url,
-                todo="remove the transient setting of that name, which comes before persistent ones",
+                todo="remove the transient setting of that name, which overrides persistent ones",
             )
 
 

@@ -58,9 +58,7 @@ def probe_search(cluster: Cluster, bundle: Bundle, mode: Mode, model_id: str, in
     answer = cluster.read("POST", join_path(index, "_search"), request)
     sources = [hit.get("_source") or {} for hit in answer.get("hits", {}).get("hits", [])]
     if not sources:
-        raise ClusterError(
-            f"index {index} holds no items to search", where=cluster.url, todo="fill it by darl index, or leave it out"
-        )
+        raise ClusterError(f"index {index} holds no items to search", where=cluster.url, todo="fill it with darl index")
     names = list(bundle.card.columns.hit_fields())
     if any(not isinstance(source.get(name), int | float) for source in sources for name in names):
         raise _failed(cluster, index, "a search through the new pipeline is not reranked")
@@ -72,12 +70,10 @@ def probe_search(cluster: Cluster, bundle: Bundle, mode: Mode, model_id: str, in
     worst = float(np.abs(rows - expected[:, columns])[:, probable].max())
     bound = LOCAL_BOUND if mode == "local" else CONNECTOR_BOUND
     if not worst <= bound:
-        raise _failed(
-            cluster, index, f"hits of the new pipeline are scored otherwise than by the bundle (off by {worst:.2g})"
-        )
+        raise _failed(cluster, index, f"the new pipeline's scores differ from the bundle's (by up to {worst:.2g})")
     scores = rows[:, names.index("darl_score")]
     if not (np.diff(scores) <= bound).all():
-        raise _failed(cluster, index, "hits of the new pipeline are not in the order of their scores")
+        raise _failed(cluster, index, "the new pipeline's hits are not sorted by score")
     return ProbeSearch(query, len(sources), worst)
 
 
@@ -96,8 +92,8 @@ def check_answers(cluster: Cluster, mode: Mode, model_id: str, body: Mapping[str
     right = rows.shape == (len(documents), width) and bool(np.isfinite(rows).all())
     if not right or not np.allclose(rows[:, 1 : width - 2].sum(1), 1.0, atol=1e-3):
         raise ProbeFailed(
-            f"model {model_id} does not answer with {width - 3} grades an item", where=cluster.url,
-            todo="see whether its scorer serves the bundle that the model was registered from",
+            f"model {model_id} does not return {width - 3} grades per item", where=cluster.url,
+            todo="check that its scorer serves the bundle that the model was registered from",
         )  # fmt: skip
 
 
@@ -105,5 +101,5 @@ def _failed(cluster: Cluster, index: str, what: str) -> ProbeFailed:
     return ProbeFailed(
         f"{what} (index {index})",
         where=cluster.url,
-        todo="see the node's log; has the index been filled by darl index?",
+        todo="check the node's log, and that the index was filled with darl index",
     )

@@ -48,13 +48,13 @@ class RegisterOptions(Settings):
         """Refuse modes that lack something, and removing what pipelines go on asking."""
         if self.replace and not self.switch:
             raise UsageError(
-                "--replace removes a model that pipelines may ask, and --no-pipelines leaves them at it",
-                todo="leave one of the two out, or give the bundle another version",
+                "--replace removes a model that pipelines may use, and --no-pipelines leaves them unchanged",
+                todo="omit one of the two, or give the bundle another version",
             )
         if self.mode == "connector" and self.scorer is None:
-            raise UsageError("--mode connector needs --scorer-url", todo="give the address of darl serve")
+            raise UsageError("--mode connector requires --scorer-url", todo="pass the URL of darl serve")
         if self.mode == "local" and self.switch and self.pipeline.with_query_id:
-            raise UsageError("--with-query-id is for --mode connector", todo="leave it out")
+            raise UsageError("--with-query-id requires --mode connector", todo="omit it")
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def _sort_out(cluster: Cluster, bundle: Bundle, options: RegisterOptions) -> tup
     if other := [model for model in whole if model.digest != digest]:
         differs = "another scorer or configuration" if options.mode == "connector" else "another content"
         raise ClusterError(
-            f"{name} is registered already with {differs} (model {other[0].model_id})",
+            f"{name} is already registered with {differs} (model {other[0].model_id})",
             where=cluster.url,
             todo="give the bundle another version, or run again with --replace",
         )
@@ -188,10 +188,10 @@ def _explained(err: ClusterError, options: RegisterOptions) -> NotVerified:
         return NotVerified(
             f"the scorer does not accept the API key ({err.what})",
             where=options.scorer.url,
-            todo="give its key by DARL_API_KEY, with --replace if the connector has another",
+            todo="set DARL_API_KEY to its key, and pass --replace if the connector has another",
         )
     return NotVerified(
-        f"the cluster could not ask the scorer ({err.what})",
+        f"the cluster could not reach the scorer ({err.what})",
         where=options.scorer.url,
-        todo="start darl serve where the nodes can reach it and run this again, or add --no-verify",
+        todo="start darl serve where the nodes can reach it, then run this again, or pass --no-verify",
     )

@@ -84,7 +84,7 @@ class ReleaseOptions(SwitchOptions):
         """Refuse a mode that lacks its scorer, too."""
         super().check()
         if self.mode == "connector" and self.scorer is None:
-            raise UsageError("--mode connector needs --scorer-url", todo="give the address of the new version's scorer")
+            raise UsageError("--mode connector requires --scorer-url", todo="pass the URL of the new version's scorer")
 
     def registration(self, pipeline: PipelineOptions) -> RegisterOptions:
         """How the bundle is registered before its release: no pipeline is written."""
@@ -197,20 +197,20 @@ def find_gate_refusal(gate: Mapping[str, Any] | None, bundle: Bundle, now: Now) 
         about = (new["name"], new["version"], new["identity"])
         against, reasons = (old["name"], old["version"]), "; ".join(gate["reasons"])
     except (KeyError, TypeError) as err:
-        raise InputError(f"this is no report of darl gate ({err})", todo="make it by darl gate --out") from err
+        raise InputError(f"not a darl gate report ({err})", todo="create it with darl gate --out") from err
     where = str(bundle.path)
     if about != (bundle.card.name, bundle.card.version, bundle.identity):
         return GateRefused(
-            f"the gate's report is about another bundle, {new['name']} {new['version']}", where=where,
-            todo="run darl gate on this one",
+            f"the gate report is about another bundle, {new['name']} {new['version']}", where=where,
+            todo="run darl gate on this bundle",
         )  # fmt: skip
     if passed is not True:
-        return GateRefused(f"the gate said no ({reasons})", where=where, todo="see its report")
+        return GateRefused(f"the gate refused the bundle ({reasons})", where=where, todo="see the gate report")
     served = now.served
     if served is not None and (served.name, served.version) not in (against, about[:2]):
         return GateRefused(
-            f"the gate compared it with {' '.join(against)}, and {served.label} is serving", where=where,
-            todo="run darl gate against the bundle that serves",
+            f"the gate compared it with {' '.join(against)}, but {served.label} is serving", where=where,
+            todo="run darl gate against the serving bundle",
         )  # fmt: skip
     return None
 

@@ -84,8 +84,8 @@ def _target(events: Sequence[Event], now: Now, options: RollbackOptions) -> Earl
         if not line:
             serving = f"before {now.served.label}" if now.served else "to go back to"
             raise ClusterError(
-                f"there is no version {serving} in the history of pipeline {options.pipeline!r}",
-                where=f"index {options.history}", todo="see darl versions; darl release makes the history",
+                f"pipeline {options.pipeline!r} has no version {serving} in its history",
+                where=f"index {options.history}", todo="see darl versions; darl release writes the history",
             )  # fmt: skip
         return line[-1]
     words = options.to
@@ -102,7 +102,7 @@ def _target(events: Sequence[Event], now: Now, options: RollbackOptions) -> Earl
         f"{version.name}:{version.version}" for event in served for version in (event.to, event.came_from) if version
     }
     raise UsageError(
-        f"no version {words!r} ever served", where=f"pipeline {options.pipeline}",
+        f"version {words!r} never served", where=f"pipeline {options.pipeline}",
         todo=f"choose from {', '.join(sorted(choices)) or 'none'}",
     )  # fmt: skip
 
@@ -138,7 +138,7 @@ def _wake(cluster: Cluster, target: Earlier, options: RollbackOptions, history: 
         raise ClusterError(
             f"the model of {served.label} was deleted",
             where=cluster.url,
-            todo="release its bundle again by darl release",
+            todo="release its bundle again with darl release",
         )
     loaded = model.state == "DEPLOYED"
     if not loaded:

@@ -73,8 +73,8 @@ def switch(cluster: Cluster, after: Bodies) -> dict[str, Change]:
         for name, body in after.items():
             if pipelines.fetch_pipeline(cluster, name) != body:
                 raise ClusterError(
-                    f"search pipeline {name!r} is not what was sent: something else has written it",
-                    where=cluster.url, todo="see darl versions, then run this again",
+                    f"search pipeline {name!r} differs from what was sent: something else has changed it",
+                    where=cluster.url, todo="check darl versions, then run this again",
                 )  # fmt: skip
     return changes
 
@@ -90,13 +90,13 @@ def take_over(history: History, last: Event, now: Now, after_seconds: float) -> 
     if (age := last.age_seconds) < after_seconds:
         when = f"{age:.0f} s ago" if age >= 0 else f"{-age:.0f} s from now, by the clock of this machine,"
         raise ClusterError(
-            f"a {last.kind} of {last.to.label} was started {when} by {last.who} and is not done",
+            f"a {last.kind} of {last.to.label}, started {when} by {last.who}, is not finished",
             where=history.cluster.url,
-            todo=f"wait for it, or {after_seconds - age:.0f} s if it died: then this takes over",
+            todo=f"wait for it; if it died, this can take over in {after_seconds - age:.0f} s",
         )
     if now.bodies == last.after:
         return history.close(last, "done"), now
-    reason = "the command ended before the pipelines were in place"
+    reason = "the command ended before the pipelines were switched"
     return history.close(last, "abandoned", reason=reason), Now(last.before, last.came_from)
 
 
@@ -181,5 +181,5 @@ def refuse(history: History, error: DarlError, kind: Kind, to: Served, now: Now,
         event = history.begin(events[-1].number if events else 0, "refused", to, finished=utc_now(), **closed)
     except ClusterError:  # a refusal is a refusal, whether or not it can be written down
         event = Event(history.pipeline, 0, "refused", "done", utc_now(), to, came_from=now.served, reason=reason)
-    served = f"; {now.served.label} goes on serving" if now.served else "; nothing is serving"
+    served = f"; {now.served.label} keeps serving" if now.served else "; nothing is serving"
     return ReleaseRefused(error.what + served, where=error.where, todo=error.todo, event=event)

@@ -49,7 +49,7 @@ def verify(cluster: Cluster, bundle: Bundle, mode: Mode, model_id: str) -> float
                     cluster,
                     mode,
                     model_id,
-                    f"answers {list(actual.shape)} values where the bundle has {list(expected.shape)}",
+                    f"returns shape {list(actual.shape)}, and the bundle {list(expected.shape)}",
                 )
             difference = np.abs(actual - expected)
             probable = difference[:, : 1 + columns.k].max()
@@ -64,7 +64,7 @@ def verify(cluster: Cluster, bundle: Bundle, mode: Mode, model_id: str) -> float
                     cluster,
                     mode,
                     model_id,
-                    f"answers otherwise than the bundle (off by {max(probable, step, far):.2g})",
+                    f"answers differently from the bundle (by {max(probable, step, far):.2g})",
                 )
     return worst
 
@@ -95,9 +95,9 @@ def parse_rows(answer: Mapping[str, Any], *, where: str) -> NDArray[np.float64]:
         return np.asarray(rows, dtype=np.float64).reshape(len(rows), -1)
     except (KeyError, TypeError, ValueError) as err:
         raise ClusterError(
-            "the model's answer has no rows of numbers",
+            "the model's answer does not hold rows of numbers",
             where=where,
-            todo="see whether the scorer is darl serve",
+            todo="check that the scorer is darl serve",
         ) from err
 
 

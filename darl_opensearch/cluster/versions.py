@@ -115,13 +115,13 @@ def delete_version(cluster: Cluster, words: str, pipeline: str = "darl", *, hist
     if len(matching) != 1:
         choices = ", ".join(f"{each.served.name}:{each.served.version}" for each in present) or "none"
         raise UsageError(
-            f"{'no' if not matching else 'more than one'} version is called {words!r}", where=f"pipeline {pipeline}",
+            f"{'no' if not matching else 'more than one'} version matches {words!r}", where=f"pipeline {pipeline}",
             todo=f"choose from {choices}",
         )  # fmt: skip
     [version] = matching
     if version.served.model_id in list_models_in_use(cluster):
         raise ClusterError(
-            f"a search pipeline asks {version.served.label}", where=cluster.url, todo="release another version first"
+            f"a search pipeline uses {version.served.label}", where=cluster.url, todo="release another version first"
         )
     models.remove_model(cluster, find_loaded(cluster, [version.served.model_id])[version.served.model_id])
     return version

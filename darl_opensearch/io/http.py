@@ -144,13 +144,13 @@ class HttpClient:
         while self._most_bytes and (part := answer.read1(1 << 16)):
             content += part
             if len(content) > self._most_bytes:
-                raise AnswerTooLong(f"it answers more than {self._most_bytes >> 20} MB")
+                raise AnswerTooLong(f"the answer exceeds {self._most_bytes >> 20} MB")
             if time.monotonic() > deadline:
                 raise self._too_slow()
         return bytes(content)
 
     def _too_slow(self) -> Unreachable:
-        return Unreachable(f"no whole answer within {self._timeout_s:g} s")
+        return Unreachable(f"no complete answer within {self._timeout_s:g} s")
 
     def _pool(self, url: str) -> Any:
         import urllib3
@@ -224,7 +224,7 @@ def bearer(token: str) -> dict[str, str]:
     :raises UsageError: for a character that no header takes; a client's own error would quote the token.
     """
     if not (token.isascii() and token.isprintable()):
-        raise UsageError("the key holds a character that no HTTP header can", todo="set it again")
+        raise UsageError("the key holds a character that is not allowed in an HTTP header", todo="set it again")
     return {"Authorization": f"Bearer {token}"} if token else {}
 
 

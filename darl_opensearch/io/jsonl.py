@@ -31,7 +31,7 @@ def read_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, An
                 raise InputError(
                     f"the line is longer than {MAX_LINE_BYTES >> 20} MB",
                     where=where,
-                    todo="write one object a line",
+                    todo="write one object per line",
                 )
             if number == 1:
                 line = line.removeprefix(b"\xef\xbb\xbf")  # some editors put a byte order mark first
@@ -47,10 +47,10 @@ def check_rereadable(path: str | os.PathLike[str]) -> None:
     """
     source = Path(path)
     if source.exists() and not source.is_file():
-        raise InputError("not a file that can be read twice", where=str(source), todo="write it to a file first")
+        raise InputError("the input cannot be read twice", where=str(source), todo="save it to a file first")
 
 
-def parse_object(data: bytes, where: str, *, todo: str = "write one JSON object a line") -> dict[str, Any]:
+def parse_object(data: bytes, where: str, *, todo: str = "write one JSON object per line") -> dict[str, Any]:
     """Parse a JSON object, and refuse what JSON has not: NaN, numbers beyond a float, half a surrogate pair.
 
     :param todo: the remedy for what is not JSON, or another value.

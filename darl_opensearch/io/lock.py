@@ -22,7 +22,7 @@ def hold_lock(
     busy: str,
     *,
     where: Path | None = None,
-    todo: str = "wait for it, or end it",
+    todo: str = "wait for it, or stop it",
     wait_s: float = 0.0,
     waiting: Callable[[str], object] = lambda holder: None,
 ) -> Iterator[None]:

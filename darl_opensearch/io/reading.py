@@ -23,7 +23,7 @@ def reading(path: Path) -> Iterator[None]:
     except UnicodeDecodeError as err:
         raise InputError("not UTF-8", where=str(path), todo="save the file as UTF-8") from err
     except (gzip.BadGzipFile, EOFError, zlib.error) as err:
-        raise InputError(f"damaged gzip data ({err})", where=str(path), todo="make the file again") from err
+        raise InputError(f"damaged gzip data ({err})", where=str(path), todo="create the file again") from err
     except OSError as err:
         raise InputError(
             f"cannot be read ({err.strerror or err})", where=str(path), todo="check the path and its permissions"

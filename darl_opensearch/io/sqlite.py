@@ -53,7 +53,7 @@ def open_schema(path: Path, schema: str, *, synchronous: Literal["FULL", "NORMAL
         with _closed_on_error(open_shared(path, synchronous=synchronous)) as db:
             db.executescript(schema)
     except (sqlite3.Error, OSError) as err:
-        raise DarlError(f"cannot be opened ({err})", where=str(path), todo="move it away, or free the disk") from err
+        raise DarlError(f"cannot be opened ({err})", where=str(path), todo="move it away, or free disk space") from err
     return db
 
 

@@ -108,6 +108,6 @@ def check_empty(folder: Path) -> None:
     :raises UsageError: when it is a file, a link, or a folder with something in it.
     """
     if folder.is_symlink():
-        raise UsageError("it is a link", where=str(folder), todo="name the folder that it leads to")
+        raise UsageError("it is a symbolic link", where=str(folder), todo="use the folder that it points to")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError("it is there already", where=str(folder), todo="name another with --out, or remove it first")
+        raise UsageError("it already exists", where=str(folder), todo="choose another with --out, or remove it first")

@@ -18,7 +18,7 @@ _LOSS_TEXT = {
     "dropped_error": "requests that could not be written",
     "evicted": "records deleted unsent because the spool was full",
     "evicted_dead_letters": "dead letters deleted because the spool was full",
-    "stored_dead_letters": "records the cluster refused (darl ship --dead-letters shows why)",
+    "stored_dead_letters": "records rejected by the cluster (darl ship --dead-letters shows why)",
 }
 
 

@@ -60,14 +60,14 @@ def node_account(name: str | None = None) -> Account | None:
         entry = pwd.getpwnam(name)
     except KeyError:
         raise DarlError(
-            f"there is no user {name!r} to run the node as",
+            f"user {name!r} does not exist",
             where="DARL_NODE_USER",
-            todo="name one that exists",
+            todo="set it to an existing user",
         ) from None
     if entry.pw_uid == 0:
         raise DarlError(
             "OpenSearch refuses to run as root",
             where="DARL_NODE_USER",
-            todo="name another user, such as nobody",
+            todo="set another user, such as nobody",
         )
     return Account(name, entry.pw_uid, entry.pw_gid)

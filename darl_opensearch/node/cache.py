@@ -77,7 +77,7 @@ def find_cache(asked: Path | None, account: Account | None, report: Report = sil
     chosen = Path(os.path.abspath(chosen.expanduser()))  # noqa: PTH100  a linked cache keeps the name the user knows
     if re.search(r"[\s:]", str(chosen)):
         raise DarlError(
-            "OpenSearch's start script takes no path with a space or a colon",
+            "OpenSearch's start script cannot handle a path with a space or a colon",
             where=str(chosen),
             todo="choose another folder with --cache or DARL_CACHE",
         )
@@ -115,7 +115,7 @@ def locked(path: Path, report: Report = silent, *, wait_s: float = 1800.0) -> It
     busy = f"another process has held this lock for over {wait_s:.0f} s"
 
     def waiting(holder: str) -> None:
-        report(f"waiting for another process at work on the same node ({holder})")
+        report(f"waiting for another process that is using the same node ({holder})")
 
     with hold_lock(path, busy, todo="end it", wait_s=wait_s, waiting=waiting):
         yield

@@ -139,7 +139,7 @@ def run_docker(*arguments: str, timeout_s: float) -> str:
     except FileNotFoundError:
         raise DarlError("docker is not on PATH", where="docker", todo="install Docker") from None
     except subprocess.TimeoutExpired:
-        raise DarlError(f"no answer in {timeout_s:.0f} s", where=f"docker {arguments[0]}") from None
+        raise DarlError(f"no answer within {timeout_s:.0f} s", where=f"docker {arguments[0]}") from None
     if done.returncode:
         said = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
         raise DarlError(f"exit code {done.returncode}: {said}", where=f"docker {arguments[0]}")

@@ -25,7 +25,7 @@ def find_mvn() -> str:
     """
     if found := shutil.which("mvn"):
         return found
-    raise DarlError("Maven is not on PATH, and the node is not in the cache yet", where="mvn", todo="install maven")
+    raise DarlError("Maven is not on PATH, and the node is not cached yet", where="mvn", todo="install Maven")
 
 
 def fetch(artifact: Artifact, manifest: Manifest, layout: Layout, jdk: Jdk, report: Report = silent) -> Path:
@@ -96,9 +96,9 @@ def _verify(path: Path, artifact: Artifact) -> str:
     if not path.exists():
         return f"Maven did not write {artifact.file}"
     if (size := path.stat().st_size) != artifact.bytes:
-        return f"the download has {size} bytes instead of {artifact.bytes}; thrown away"
+        return f"the download has {size} bytes instead of {artifact.bytes} and was discarded"
     if (digest := digest_file(path)) != artifact.sha256:
-        return f"the download has SHA-256 {digest[:12]}… instead of {artifact.sha256[:12]}…; thrown away"
+        return f"the download has SHA-256 {digest[:12]}… instead of {artifact.sha256[:12]}… and was discarded"
     return ""
 
 

@@ -180,7 +180,7 @@ def start_docker(spec: NodeSpec, manifest: Manifest) -> Record:
     if seen is None:
         words = docker.container_log(container)
         docker.remove_container(container)
-        raise DarlError(f"the container ended at once: {words}", where=spec.name)
+        raise DarlError(f"the container exited immediately: {words}", where=spec.name)
     return Record(engine="docker", port=spec.port, pid=int(seen.command), start=seen.start, container=container)
 
 
@@ -199,9 +199,9 @@ def link_shipped(shipped: Path, target: Path) -> None:
         os.link(shipped, target)  # noqa: PTH200  hardlink_to reads backwards
     except FileExistsError:
         raise DarlError(
-            "something else is in the place of a native library",
+            "another file has the name of a native library",
             where=str(target),
-            todo="run darl node down --purge, then this again",
+            todo="run darl node down --purge, then run this again",
         ) from None
     except OSError:
         with shipped.open("rb") as source, target.open("xb") as copy:  # never through a link that lies there

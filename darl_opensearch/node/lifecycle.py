@@ -168,7 +168,7 @@ def running_node(
     port = free_port() if port is None else port
     if status(port, cache=cache).state != "stopped":
         raise DarlError(
-            "a node of this cache runs on that port already",
+            "a node from this cache is already running on that port",
             where=f"{HOST}:{port}",
             todo=f"darl node down --port {port}",
         )
@@ -206,7 +206,7 @@ def _start(spec: NodeSpec, layout: Layout, account: Account | None, report: Repo
     jdk = _choose(spec, layout, manifest, account)[1]
     if jdk is None:
         make_folder(layout.instance(spec.port))
-        report(f"starting {manifest.image} on port {spec.port}; the first time it is fetched")
+        report(f"starting {manifest.image} on port {spec.port}; the first start fetches the image")
         return start_docker(spec, manifest)
     assemble(layout, manifest, jdk, report)
     folder = prepare_instance(layout, spec, manifest, account, free_port(first=spec.port + 100))
@@ -247,7 +247,7 @@ def wait_until_healthy(spec: NodeSpec, record: Record, folder: Path, report: Rep
     deadline, told = time.monotonic() + spec.timeout_s, False
     while True:
         if not record.lives():
-            raise DarlError(f"the node ended while starting: {record.last_words(folder)}", where=str(folder / CONSOLE))
+            raise DarlError(f"the node exited during startup: {record.last_words(folder)}", where=str(folder / CONSOLE))
         health = get_json(spec.port, "/_cluster/health?wait_for_status=yellow&timeout=1s")
         if (
             isinstance(health, dict)
@@ -257,9 +257,9 @@ def wait_until_healthy(spec: NodeSpec, record: Record, folder: Path, report: Rep
             return
         if time.monotonic() > deadline:
             raise DarlError(
-                f"the node does not answer after {spec.timeout_s:.0f} s: {record.last_words(folder)}",
+                f"the node did not answer within {spec.timeout_s:.0f} s: {record.last_words(folder)}",
                 where=str(folder / CONSOLE),
-                todo="give it more with --timeout",
+                todo="raise --timeout",
             )
         if not told:
             report("waiting for the node to answer")

@@ -55,13 +55,13 @@ def refuse_taken(port: int) -> None:
         return
     answer = get_json(port, "/")
     if isinstance(answer, dict) and "cluster_name" in answer:
-        who = f"an OpenSearch node of cluster {answer['cluster_name']!r}, not started from this cache,"
+        who = f"an OpenSearch node of cluster {answer['cluster_name']!r}, not started from this cache"
     else:
         who = holder_of(port) or "another program"
     raise DarlError(
-        f"the port is taken: {who} listens there",
+        f"the port is in use by {who}",
         where=f"{HOST}:{port}",
-        todo="end it, or choose another --port",
+        todo="stop it, or choose another --port",
     )
 
 

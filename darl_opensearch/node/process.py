@@ -75,7 +75,7 @@ def start(
     _children[child.pid] = child
     seen = look(child.pid)
     if seen is None:
-        raise DarlError(f"{command[0]} ended at once: {last_lines(log)}", where=str(log))
+        raise DarlError(f"{command[0]} exited immediately: {last_lines(log)}", where=str(log))
     return child.pid, seen
 
 
@@ -103,7 +103,7 @@ def stop(pid: int, timeout_s: float) -> bool:
             if not group_lives(pid):
                 return number == signal.SIGTERM
             time.sleep(0.05)
-    raise DarlError("the process does not end, not even by SIGKILL", where=f"process {pid}")
+    raise DarlError("the process survived SIGKILL", where=f"process {pid}")
 
 
 def last_lines(log: Path, count: int = 6) -> str:

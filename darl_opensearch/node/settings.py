@@ -50,7 +50,7 @@ class NodeSpec(Settings):
         """Refuse a heap that Java would not understand."""
         if not HEAP.fullmatch(self.heap):
             raise UsageError(
-                "the heap is not a size that Java understands",
+                "the heap is not a valid Java heap size",
                 where=f"heap {self.heap!r}",
                 todo="write it as 2g or 1500m",
             )

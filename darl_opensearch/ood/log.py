@@ -216,8 +216,8 @@ class OodLog:
             self._counts["write_failures"] += 1
         if not self._failing:  # once per outage, not once per attempt
             logger.warning(
-                "OOD log: cannot write. %s Searches go on; requests are queued in memory and dropped"
-                " beyond %d. Free space on its disk, or use another path.",
+                "OOD log: cannot write. %s Searches continue; requests are queued in memory and dropped beyond %d. "
+                "Free disk space, or use another path.",
                 err, self._max_requests,
             )  # fmt: skip
         self._failing = True

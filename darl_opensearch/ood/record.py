@@ -64,7 +64,7 @@ class RankedRequest:
         if self.timestamp.tzinfo is None:
             raise InputError("the timestamp has no time zone", where=f"request {self.request_id}", todo="pass UTC")
         if self.route not in get_args(Route):
-            raise InputError(f"route {self.route!r} is unknown", todo=f"use one of {', '.join(get_args(Route))}")
+            raise InputError(f"unknown route {self.route!r}", todo=f"use one of {', '.join(get_args(Route))}")
         if not self.request_id:
             raise InputError("the request id is empty", todo="pass the caller's X-Request-Id or a UUID")
 
@@ -180,11 +180,11 @@ class LogPolicy:
     def __post_init__(self) -> None:
         """Refuse rates outside [0, 1] and unknown text policies."""
         if not 0 <= self.sample_rate <= 1:
-            raise InputError(f"the sample rate {self.sample_rate} is outside 0..1", todo="give a share, such as 0.05")
+            raise InputError(f"the sample rate {self.sample_rate} is outside 0..1", todo="use a share such as 0.05")
         if not 0 < self.alpha < 1:
             raise InputError(f"alpha {self.alpha} is outside 0..1", todo="take it from the bundle's card")
         if self.text not in get_args(TextPolicy):
-            raise InputError(f"text {self.text!r} is unknown", todo=f"use one of {', '.join(get_args(TextPolicy))}")
+            raise InputError(f"unknown text policy {self.text!r}", todo=f"use one of {', '.join(get_args(TextPolicy))}")
 
 
 def fingerprint(request: RankedRequest) -> str:
@@ -285,7 +285,7 @@ def record_from_json(data: Mapping[str, Any]) -> Record:
     types: dict[str, type[Record]] = {"request": RequestRecord, "pair": PairRecord}
     cls = types.get(str(data.get("kind")))
     if cls is None:
-        raise InputError(f"kind {data.get('kind')!r} is unknown", where=where, todo="is this index the OOD log?")
+        raise InputError(f"unknown kind of record {data.get('kind')!r}", where=where, todo="is this index the OOD log?")
     values: dict[str, Any] = {field.name: data.get(field.name) for field in dataclasses.fields(cls)}
     try:
         values["timestamp"] = parse_timestamp(data["@timestamp"])

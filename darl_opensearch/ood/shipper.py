@@ -143,7 +143,7 @@ class Shipper:
             except (DarlError, OSError) as err:
                 self._note_failure(str(err))
             except Exception as err:  # noqa: BLE001  a proxy may answer anything; what waits must go out afterwards
-                self._note_failure(f"{self.where}: the answer makes no sense ({type(err).__name__}: {err}).")
+                self._note_failure(f"{self.where}: invalid response ({type(err).__name__}: {err}).")
             else:
                 if not result.kept:
                     self._note_success()
@@ -151,7 +151,7 @@ class Shipper:
                     if not result.sent:
                         stop.wait(self._poll_seconds)
                     continue
-                self._note_failure(f"{self.where}: {result.kept} records were not taken ({result.reason})")
+                self._note_failure(f"{self.where}: {result.kept} records were not accepted ({result.reason})")
             stop.wait(backoff(failures, *self._backoff_seconds))
             failures += 1
 
@@ -198,7 +198,7 @@ class Shipper:
         kept_reason = None
         items = answer.get("items") if isinstance(answer, Mapping) else None
         if not isinstance(items, list) or len(items) != len(batch):
-            raise ClusterError("the bulk answer does not cover the batch", where=self.where, todo="check proxies")
+            raise ClusterError("the bulk response does not cover the batch", where=self.where, todo="check proxies")
         for record, item in zip(batch, items, strict=True):
             outcome = item.get("create", {})
             status = outcome.get("status")
@@ -213,7 +213,7 @@ class Shipper:
         self._spool.settle(created=created, already_there=already_there, dead=dead)
         if dead:
             logger.warning(
-                "OOD shipper: %d records were refused for good and put aside (%s). See darl ship --dead-letters.",
+                "OOD shipper: %d records were rejected permanently and set aside (%s). See darl ship --dead-letters.",
                 len(dead),
                 next(iter(dead.values())),
             )
@@ -222,12 +222,12 @@ class Shipper:
 
     def _note_failure(self, reason: str) -> None:
         if not self._failing:  # once per outage, not once per attempt
-            logger.warning("OOD shipper: %s Records wait in the spool; trying again.", reason)
+            logger.warning("OOD shipper: %s Records stay in the spool; trying again.", reason)
         self._failing = True
 
     def _note_success(self) -> None:
         if self._failing:
-            logger.warning("OOD shipper: %s takes records again.", self.where)
+            logger.warning("OOD shipper: %s accepts records again.", self.where)
         self._failing = False
 
 

@@ -158,13 +158,13 @@ class Spool:
         """
         file = Path(path).absolute() if str(path) == ":memory:" else Path(path)  # to SQLite that is no file's name
         if max_bytes is not None and max_bytes < 4096:
-            raise InputError(f"a spool of {max_bytes} bytes holds nothing", where=str(file), todo="allow 1 MB or more")
+            raise InputError(f"a spool of {max_bytes} bytes is too small", where=str(file), todo="allow 1 MB or more")
         if not file.is_file():
             if not create:
-                todo = "name the file that --ood-log of darl serve or ood_log= of the Reranker writes"
-                raise InputError("there is no spool here", where=str(file), todo=todo)
+                todo = "pass the file given as --ood-log to darl serve, or as ood_log to Reranker"
+                raise InputError("the spool does not exist", where=str(file), todo=todo)
             _create_private(file)
-        todo = "check free space and owner; if it is not an OOD spool, name another file"
+        todo = "check free space and permissions; if it is not an OOD spool, choose another file"
         with sqlite_errors("the spool cannot be used", where=file, todo=todo, kind=InputError):
             connection = open_shared(file)
             try:
@@ -362,8 +362,8 @@ class Spool:
                     self._connection.execute("COMMIT")
 
     def _translated(self) -> contextlib.AbstractContextManager[None]:
-        todo = "see whether its disk is full and who else uses it"
-        return sqlite_errors("the spool fails", where=self.path, todo=todo, kind=SpoolError)
+        todo = "check whether its disk is full and which other processes use it"
+        return sqlite_errors("the spool failed", where=self.path, todo=todo, kind=SpoolError)
 
     def _make_room(self, db: sqlite3.Connection) -> tuple[int, int]:
         limit = self.max_bytes or 0
@@ -408,7 +408,7 @@ def _create_private(file: Path) -> None:
         os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))
     except OSError as err:
         raise InputError(
-            f"the spool cannot be made ({err.strerror})", where=str(file), todo="name a writable folder"
+            f"the spool cannot be created ({err.strerror})", where=str(file), todo="choose a writable folder"
         ) from err
 
 
@@ -420,16 +420,16 @@ def _prepare(connection: sqlite3.Connection, file: Path) -> None:
         if _format(connection) == 0:
             if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
                 connection.execute("ROLLBACK")
-                raise InputError("this SQLite file is not an OOD spool", where=str(file), todo="name another file")
+                raise InputError("this SQLite file is not an OOD spool", where=str(file), todo="choose another file")
             for statement in _statements(_SCHEMA):
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {FORMAT}")
         connection.execute("COMMIT")
     if (found := _format(connection)) != FORMAT:
         raise InputError(
-            f"the spool has format {found} and this version reads format {FORMAT}",
+            f"the spool has format {found}, but this version reads format {FORMAT}",
             where=str(file),
-            todo="upgrade darl-opensearch, or name another file",
+            todo="upgrade darl-opensearch, or choose another file",
         )
 
 

@@ -128,7 +128,7 @@ class StreamStore(OodStore):
         page_records: int = PAGE_RECORDS,
     ) -> None:
         if not stream:
-            raise UsageError("the name of the data stream is empty", todo=f"leave --stream out for {STREAM}")
+            raise UsageError("the name of the data stream is empty", todo=f"omit --stream to use {STREAM}")
         self._client, self._stream, self._url = client, stream, where
         self._page_records = page_records
 

@@ -36,7 +36,7 @@ def ensure_stream(client: OpenSearch, stream: str = STREAM) -> bool:
     from opensearchpy.exceptions import RequestError
 
     if not _NAME.fullmatch(stream):
-        raise UsageError(f"stream name {stream!r} is not usable", todo="use a-z, 0-9, '.', '_', '-'")
+        raise UsageError(f"invalid data stream name {stream!r}", todo="use a-z, 0-9, '.', '_', '-'")
     if stream_exists(client, stream):
         return False
     if client.indices.exists(index=stream):
@@ -74,7 +74,7 @@ def stream_exists(client: OpenSearch, stream: str) -> bool:
 
 def _name_is_taken(stream: str) -> ClusterError:
     return ClusterError(
-        "an index or an alias has this name, and OOD records go to a data stream",
+        "this is an index or alias, but OOD records require a data stream",
         where=stream,
-        todo="delete or rename it, or choose another name by --stream",
+        todo="delete or rename it, or choose another name with --stream",
     )

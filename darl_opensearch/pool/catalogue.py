@@ -77,4 +77,4 @@ class ItemTexts:
 
 
 def _errors(path: Path) -> contextlib.AbstractContextManager[None]:
-    return sqlite_errors("the index of the items fails", where=path, todo="check free space; --fresh builds it anew")
+    return sqlite_errors("the item index failed", where=path, todo="check free space; --fresh rebuilds it")

@@ -37,7 +37,7 @@ def choose_format(path: Path) -> ScoreFormat:
         return "jsonl"
     if path.name.endswith(".jsonl.gz"):
         return "jsonl.gz"
-    raise UsageError("scores go to .jsonl, .jsonl.gz or .parquet", where=str(path), todo="use one of these extensions")
+    raise UsageError("unknown format for scores", where=str(path), todo="use .jsonl, .jsonl.gz or .parquet")
 
 
 def encode_scores(shard: Shard, scores: Scores, kind: ScoreFormat) -> bytes:

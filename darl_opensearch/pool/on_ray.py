@@ -77,7 +77,7 @@ class RayWorker:
             except Exception as err:
                 log.exception("shard %d", number)
                 what = f"a worker failed ({type(err).__name__}: {_reason(err)})"
-                error = _error_to_json(DarlError(what, where=socket.gethostname(), todo="see Ray's logs there"))
+                error = _error_to_json(DarlError(what, where=socket.gethostname(), todo="check Ray's logs there"))
         return _row(number, {SCORES: files.get(SCORES), FEATURES: files.get(FEATURES)}, error)
 
     def compute(self, shard: Shard) -> dict[str, bytes]:
@@ -152,7 +152,7 @@ def run_on_ray(
                 raise DarlError(
                     f"Ray gave up ({_reason(err)})",
                     where=where,
-                    todo="run the same command again to go on behind the last finished shard",
+                    todo="run the same command again to resume after the last finished shard",
                 ) from err
 
 
@@ -172,7 +172,7 @@ def _connected(ray: ModuleType, address: str | None, *, cores: int) -> Iterator[
             quiet["object_store_memory"] = _OBJECT_STORE_BYTES
         elif address.startswith("ray://"):
             raise UsageError(
-                f"{address} is for clients outside the cluster",
+                f"{address} is an address for clients outside the cluster",
                 todo="run this on a machine of the cluster with --address auto, or HOST:6379",
             )
         stack.callback(ray.shutdown)
@@ -183,7 +183,7 @@ def _connected(ray: ModuleType, address: str | None, *, cores: int) -> Iterator[
             raise DarlError(
                 f"Ray cannot be {'reached' if address else 'started'} ({_reason(err)})",
                 where=address or "Ray",
-                todo="see ray status there" if address else "use --engine local, or free memory",
+                todo="check ray status there" if address else "use --engine local, or free memory",
             ) from err
         yield address or "Ray"
 
@@ -259,9 +259,9 @@ def count_workers(ray: ModuleType, need: dict[str, int], where: str) -> int:
     there = ray.cluster_resources().get(name.removeprefix("num_").removesuffix("s").upper(), 0)
     if (count := int(there // number)) < 1:
         raise DarlError(
-            f"a worker needs {number} {name.removeprefix('num_')}, and there are {there:g}",
+            f"a worker needs {number} {name.removeprefix('num_')}, but the cluster has {there:g}",
             where=where,
-            todo="add machines, or ask for less by --threads or --provider",
+            todo="add machines, or lower --threads or change --provider",
         )
     return count
 

@@ -87,9 +87,9 @@ def read_pairs(path: Path, *, items: bool) -> Iterator[Pair]:
             if text is None and not items:
                 field = within.removesuffix(": ") or "item_id"
                 raise InputError(
-                    f"field {field!r} names item {short(item_id)}, and there are no items to look it up in",
+                    f"field {field!r} names item {short(item_id)}, but no items are given",
                     where=where,
-                    todo='give the items by --items, or write the item as {"text": …}',
+                    todo='pass the items with --items, or write the item as {"text": …}',
                 )
             yield Pair(where, line.query, text, item_id or None, line.query_id or None, line.slice or None)
 
@@ -112,15 +112,15 @@ def _items(line: DataLine) -> Iterator[tuple[str, str | None, str]]:
         items = iter([("", line.item_id, line.text)])
     elif row.get("item_id") is not None or row.get("text") is not None:
         raise InputError(
-            "'items' stands beside 'item_id' or 'text'", where=where, todo="keep the list, or write one item a line"
+            "'items' next to 'item_id' or 'text'", where=where, todo="keep one of them, or write one item per line"
         )
     else:
         items = listed_items(row, where)
     for within, item_id, text in items:
         if text is None and not item_id:
             raise InputError(
-                f"{within}neither 'item_id' nor 'text' is there",
+                f"{within}neither 'item_id' nor 'text' is present",
                 where=where,
-                todo="say which item the query is paired with",
+                todo="add the item that the query is paired with",
             )
         yield item_id, text, within

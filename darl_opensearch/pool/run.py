@@ -147,7 +147,7 @@ def score_pool(
             else:
                 run_local(job, source, work, done, on_shard)
         if work.finished(shards) != set(range(shards)) or _digest(source.pairs) != made_of["pairs"]:
-            raise InputError("the file was changed while it was scored", where=str(pairs), todo="start over by --fresh")
+            raise InputError("the file changed during scoring", where=str(pairs), todo="start over with --fresh")
         width = _join(results, work, job, shards)
         work.remove()
     return PoolReport(
@@ -162,11 +162,11 @@ def score_pool(
 
 def _check_options(engine: Engine, address: str | None, workers: int | None, shard_pairs: int) -> None:
     if engine not in ("local", "ray"):
-        raise UsageError(f"there is no engine {engine!r}", todo="use local or ray")
+        raise UsageError(f"unknown engine {engine!r}", todo="use local or ray")
     if engine == "local" and (address is not None or workers is not None):
-        raise UsageError("an address and workers are Ray's, and the engine is local", todo="add --engine ray")
+        raise UsageError("--address and --workers apply only to Ray, but the engine is local", todo="add --engine ray")
     if shard_pairs < 1 or (workers is not None and workers < 1):
-        raise UsageError("a shard needs at least one pair, and a pool one worker", todo="use 1 or more")
+        raise UsageError("--shard-pairs and --workers must be at least 1", todo="use 1 or more")
     if engine == "ray":  # said before the pool is read, which may take its time
         load("ray", "ray")
         load("pyarrow", "ray")
@@ -178,13 +178,13 @@ def _results(
     """Where results go, by part."""
     results = {name: Path(path) for name, path in ((SCORES, out), (FEATURES, features)) if path is not None}
     if not results:
-        raise UsageError("nothing is asked for", todo="name a file by --out for scores, by --features for features")
+        raise UsageError("no output is requested", todo="pass --out for scores, --features for features")
     if FEATURES in results and results[FEATURES].suffix != NPY:
-        raise UsageError("features go to .npy", where=str(features), todo="give it that ending")
+        raise UsageError("features are written as .npy", where=str(features), todo="use that extension")
     taken = {path.resolve() for path in inputs}
     for path in results.values():
         if path.resolve() in taken:
-            raise UsageError("this file would replace what is read", where=str(path), todo="name another")
+            raise UsageError("the output would overwrite an input", where=str(path), todo="choose another")
     return results
 
 
@@ -195,7 +195,7 @@ def _work_folder(results: Mapping[str, Path], *, fresh: bool) -> Path:
     for path in results.values():
         if path.exists() and not fresh and not folder.exists():
             raise UsageError(
-                "there is a file of this name", where=str(path), todo="name another, or replace it by --fresh"
+                "the file already exists", where=str(path), todo="choose another, or overwrite it with --fresh"
             )
         path.parent.mkdir(parents=True, exist_ok=True)
     return folder
@@ -213,7 +213,7 @@ def _check(source: PairSource, work: ShardFolder, bundle: Bundle, report: OnProg
         count = shard.start + len(shard.pairs)
         report("checking", count, None)
     if not count:
-        raise InputError("there are no pairs in it", where=str(source.pairs), todo="write one JSON object a line")
+        raise InputError("it holds no pairs", where=str(source.pairs), todo="write one JSON object per line")
     work.checked(count)
     return count
 

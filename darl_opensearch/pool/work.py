@@ -28,7 +28,7 @@ _NAMES = {
     "items": "items file",
     "bundle": "bundle",
     "scores": "format of the scores",
-    "features": "answer to whether features are wanted",
+    "features": "choice of features",
     "shard_pairs": "shard size",
     "int8": "choice of graph (--int8)",
     "provider": "provider",
@@ -61,7 +61,7 @@ class ShardFolder:
         """
         folder.mkdir(parents=True, exist_ok=True)
         _read(folder)  # before anything is left in a folder that is not ours
-        with hold_lock(folder / LOCK, "another process is at work on this pool", where=folder):
+        with hold_lock(folder / LOCK, "another process is working on this pool", where=folder):
             found = _read(folder)
             unchecked = found is not None and "count" not in found and found["made_of"] != made_of
             if found is not None and (fresh or unchecked):  # unchecked: nothing was computed that could be lost
@@ -124,7 +124,7 @@ def _read(folder: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         if any(path.name not in (LOCK, sibling(folder / MANIFEST).name) for path in folder.iterdir()):
             raise InputError(
-                "the folder holds something that is not a pool", where=str(folder), todo="move it, or name another file"
+                "the folder is not an unfinished pool", where=str(folder), todo="move it, or choose another file"
             ) from None
         return None
     try:
@@ -136,9 +136,9 @@ def _read(folder: Path) -> dict[str, Any] | None:
         raise InputError("damaged", where=str(folder / MANIFEST), todo="remove the folder to start over") from err
     if not known:
         raise InputError(
-            f"the unfinished pool has format {found['format']} and this version reads format {FORMAT}",
+            f"the unfinished pool has format {found['format']}, but this version reads format {FORMAT}",
             where=str(folder),
-            todo="finish it with the version that began it, or remove the folder to start over",
+            todo="finish it with the version that started it, or remove the folder to start over",
         )
     return found
 
@@ -151,9 +151,9 @@ def _compare(folder: Path, found: Mapping[str, Any], made_of: Mapping[str, Any])
     before = found["made_of"]
     if changed := [name for name in made_of if made_of[name] != before.get(name)]:
         raise InputError(
-            f"an unfinished pool of another {' and another '.join(_NAMES[name] for name in changed)} is here",
+            f"the unfinished pool here has another {' and another '.join(_NAMES[name] for name in changed)}",
             where=str(folder),
-            todo="give what it was begun with to go on, or --fresh to start over",
+            todo="repeat the original command to resume, or pass --fresh to start over",
         )
 
 

@@ -59,7 +59,7 @@ class ShardScorer:
         self._bundle = Bundle.open(job.bundle)
         if (found := digest_file(job.bundle / CARD)) != job.digest:
             raise BundleError(
-                f"this is another bundle here (its card has SHA-256 {found[:12]}…, not {job.digest[:12]}…)",
+                f"this machine has another bundle (its card has SHA-256 {found[:12]}…, not {job.digest[:12]}…)",
                 where=str(job.bundle),
                 todo="put the same bundle at this path on every machine",
             )

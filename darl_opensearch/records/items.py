@@ -69,4 +69,4 @@ def read_items(path: Path, renderer: ItemRenderer) -> dict[str, Item]:
 
 def item_twice(item_id: str, *, first: str, where: str) -> InputError:
     """Say that an item is there twice."""
-    return InputError(f"item {short(item_id)} is there twice (first: {first})", where=where, todo="keep one of the two")
+    return InputError(f"item {short(item_id)} appears twice (first: {first})", where=where, todo="keep one of the two")

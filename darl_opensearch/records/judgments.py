@@ -103,5 +103,5 @@ def check_disjoint(train: Container[str] | Sequence[JudgedQuery], dev: Sequence[
     for query in dev:
         if same_text(query.query) in trained:
             raise InputError(
-                f"query {query.query!r} is in the training part as well", where=where, todo="keep it in one of the two"
+                f"query {query.query!r} is also in the training part", where=where, todo="keep it in one of the two"
             )

@@ -106,7 +106,7 @@ class LineKind:
         if not row.get("text") and (text := self.texts.get(item_id)):
             return text
         if self.text == "required" or (self.text == "optional" and row.get("text") is not None):
-            return parse_text(row, "text", where, todo="give the item's text, or its items file")
+            return parse_text(row, "text", where, todo="add the item's text, or pass the items file")
         return None
 
 
@@ -116,7 +116,7 @@ def changed_query(line: DataLine, before: str, *, first: str = "") -> InputError
     :param first: file and line of the first, where they are known.
     """
     return InputError(
-        f"query {short(line.query_key)} reads {short(line.query)} here and {short(before)} before"
+        f"query {short(line.query_key)} is {short(line.query)} here, but was {short(before)}"
         + (f" (first: {first})" if first else ""),
         where=line.where,
         todo="give each query text its own query_id",
@@ -125,13 +125,13 @@ def changed_query(line: DataLine, before: str, *, first: str = "") -> InputError
 
 def pair_twice(line: DataLine, first: str) -> InputError:
     """Say that a pair is there twice."""
-    return InputError(f"{_pair(line)} is there twice (first: {first})", where=line.where, todo="keep one of the two")
+    return InputError(f"{_pair(line)} appears twice (first: {first})", where=line.where, todo="keep one of the two")
 
 
-def two_grades(line: DataLine, before: int, first: str, *, todo: str = "keep one grade a pair") -> InputError:
+def two_grades(line: DataLine, before: int, first: str, *, todo: str = "keep one grade per pair") -> InputError:
     """Say that a pair has two grades."""
     return InputError(
-        f"{_pair(line)} has grade {line.grade} here and {before} before (first: {first})",
+        f"{_pair(line)} has grade {line.grade} here, but had {before} (first: {first})",
         where=line.where,
         todo=todo,
     )

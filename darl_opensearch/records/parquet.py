@@ -30,4 +30,4 @@ def read_parquet(path: Path, columns: Collection[str] = ()) -> Iterator[tuple[st
                     number += 1
                     yield f"{path}, row {number}", row
     except (arrow.ArrowException, ValueError, OverflowError) as err:  # the last two: a date that Python cannot hold
-        raise InputError(f"not Parquet ({err})", where=str(path), todo="fetch or write the file again") from err
+        raise InputError(f"not Parquet ({err})", where=str(path), todo="download or write the file again") from err

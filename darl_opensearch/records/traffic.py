@@ -52,11 +52,11 @@ def listed_items(row: Mapping[str, Any], where: str) -> Iterator[tuple[str, str,
     items = row.get("items")
     if not isinstance(items, list | tuple) or not items:
         raise InputError(
-            "field 'items' is not a list of items, or an empty one", where=where, todo='write ["id", …] or leave it out'
+            "field 'items' is not a non-empty list of items", where=where, todo='write ["id", …] or omit the field'
         )
     for number, item in enumerate(items, 1):
         fields, within = item if isinstance(item, Mapping) else {"item_id": item}, f"items, number {number}: "
         text = None if fields.get("text") is None else parse_text(
-            fields, "text", where, todo="give the item's text", within=within
+            fields, "text", where, todo="add the item's text", within=within
         )  # fmt: skip
         yield within, parse_id(fields, "item_id", where, within=within), text

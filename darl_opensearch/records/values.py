@@ -28,12 +28,12 @@ def parse_query(row: Mapping[str, Any], where: str) -> str:
     :return: the text without blanks around it.
     :raises InputError: when it is empty, not text, or far longer than anything that is searched.
     """
-    text = parse_text(row, "query", where, todo="give the words that were searched")
+    text = parse_text(row, "query", where, todo="add the query's text")
     if len(text) > MAX_QUERY_CHARS:
         raise InputError(
             f"field 'query' has {len(text):,} characters, more than {MAX_QUERY_CHARS:,}",
             where=where,
-            todo="give what was typed into the search box",
+            todo="use the text typed into the search box",
         )
     return text.strip()
 
@@ -73,7 +73,7 @@ def parse_whole_grade(row: Mapping[str, Any], k: int, where: str) -> int:
     """
     value = row.get("grade")
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < k:
-        raise off_scale("grade", value, k - 1, where, todo="correct the line, or name the grade in [grades]")
+        raise off_scale("grade", value, k - 1, where, todo="correct the line, or add the grade to [grades]")
     return value
 
 
@@ -84,7 +84,7 @@ def off_scale(name: str, value: object, highest: int, where: str, *, todo: str) 
 
 def unknown_item(item_id: object, where: str, *, todo: str = "add it to the items, or drop the line") -> InputError:
     """Say that an item is not among the items."""
-    return InputError(f"there is no item {short(item_id)}", where=where, todo=todo)
+    return InputError(f"item {short(item_id)} is not in the items", where=where, todo=todo)
 
 
 def nothing_in(path: object, what: str) -> InputError:
@@ -92,4 +92,4 @@ def nothing_in(path: object, what: str) -> InputError:
 
     :param what: what it should hold, in the singular.
     """
-    return InputError(f"there is no {what} in it", where=str(path), todo="write one JSON object a line")
+    return InputError(f"the file has no {what}s", where=str(path), todo="write one JSON object per line")

@@ -76,7 +76,7 @@ class ServerConfig(Settings, env="DARL_"):
         """Refuse settings that contradict each other."""
         if self.no_ood_log and (self.ood_log or self.ship_to):
             other = "--ood-log" if self.ood_log else "--ship-to"
-            raise UsageError(f"--no-ood-log and {other} contradict each other", todo="give one of them")
+            raise UsageError(f"--no-ood-log and {other} contradict each other", todo="use only one of them")
 
     def keys(self) -> frozenset[str]:
         """Read the keys that let a caller in.
@@ -94,11 +94,11 @@ class ServerConfig(Settings, env="DARL_"):
                 ) from err
             keys |= (found := {line.strip() for line in lines if line.strip()})
             if not found:
-                raise InputError("there is no key in it", where=str(self.api_key_file), todo="write one key a line")
+                raise InputError("the file holds no key", where=str(self.api_key_file), todo="write one key per line")
         for key in keys:
             if not (key.isascii() and key.isprintable()) or " " in key:
                 raise InputError(
-                    "an API key has characters that no header can carry",
-                    todo="use printable ASCII without blanks",
+                    "an API key has characters that are not allowed in a header",
+                    todo="use printable ASCII without spaces",
                 )
         return frozenset(keys)

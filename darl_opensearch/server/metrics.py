@@ -30,21 +30,21 @@ class Metrics:
         self._requests = Counter("darl_requests", "Requests by route and status.", ["route", "status"], registry=r)
         self._seconds = Histogram(
             "darl_request_seconds",
-            "Time to the first byte of the answer.",
+            "Time to the first byte of the response.",
             ["route"],
             buckets=_SECONDS,
             registry=r,
         )
         self._stage_seconds = Histogram(
-            "darl_stage_seconds", "Time spent in a stage of scoring.", ["stage"], buckets=_SECONDS, registry=r
+            "darl_stage_seconds", "Time spent per scoring stage.", ["stage"], buckets=_SECONDS, registry=r
         )
         self._pairs = Counter("darl_pairs", "Pairs scored.", registry=r)
         self._ood_pairs = Counter("darl_ood_pairs", "Pairs found out of distribution.", registry=r)
-        self._tokens = Counter("darl_tokens", "Tokens scored, padding not counted.", registry=r)
-        self.deadlines = Counter("darl_deadlines_passed", "Requests given up at their deadline.", registry=r)
+        self._tokens = Counter("darl_tokens", "Tokens scored, without padding.", registry=r)
+        self.deadlines = Counter("darl_deadlines_passed", "Requests that missed their deadline.", registry=r)
         self.inside = Gauge("darl_requests_inside", "Requests being scored or waiting.", registry=r)
         self.ready = Gauge("darl_ready", "1 when the model is loaded and warm.", registry=r)
-        self.fallback = Gauge("darl_provider_fallback", "1 when another provider than asked for is used.", registry=r)
+        self.fallback = Gauge("darl_provider_fallback", "1 when the requested provider is not used.", registry=r)
         self.model = Info("darl_model", "The model being served.", registry=r)
 
     def observe_request(self, route: str, status: int, seconds: float) -> None:
@@ -78,8 +78,8 @@ class _OodLogCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         values = dict(self._counters())
-        yield GaugeMetricFamily("darl_ood_log_queued", "Requests that wait to be spooled.", values.pop("queued", 0))
-        family = CounterMetricFamily("darl_ood_log_events", "What became of the OOD log's requests.", labels=["event"])
+        yield GaugeMetricFamily("darl_ood_log_queued", "Requests waiting to be spooled.", values.pop("queued", 0))
+        family = CounterMetricFamily("darl_ood_log_events", "Requests of the OOD log by outcome.", labels=["event"])
         for event, value in sorted(values.items()):
             family.add_metric([event], value)
         yield family

@@ -116,7 +116,7 @@ class Keys:
             raise ApiError(
                 401,
                 "the API key is wrong" if header else "no API key was sent",
-                todo="send 'Authorization: Bearer KEY' with a key this server knows",
+                todo="send 'Authorization: Bearer KEY' with a key of this server",
                 headers={"WWW-Authenticate": "Bearer"},
             )
         return f"key {matches.index(True)}"

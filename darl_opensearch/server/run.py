@@ -131,7 +131,7 @@ class _Shipping:
         try:
             self._shipper.run(self._stop)
         except Exception:  # serving goes on; the spool keeps the records
-            log.exception("the OOD log is no longer sent to the cluster; records stay in the spool")
+            log.exception("the OOD log is no longer shipped to the cluster; records stay in the spool")
 
 
 def _bind(host: str, port: int) -> socket.socket:

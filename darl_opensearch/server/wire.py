@@ -127,7 +127,7 @@ def _read_json(body: bytes) -> Mapping[str, Any]:
     try:
         data = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
     except (ValueError, RecursionError) as err:
-        why = "nested too deep" if isinstance(err, RecursionError) else str(err)
+        why = "nested too deeply" if isinstance(err, RecursionError) else str(err)
         raise ApiError(400, f"the body is not JSON ({why[:200]})", todo="send one JSON object in UTF-8") from err
     if not isinstance(data, dict):
         raise ApiError(400, f"the body is {_kind(data)}, not an object", todo='send {"query": …, "documents": […]}')
@@ -169,7 +169,7 @@ def _top_n(value: object) -> int | None:
         return None
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         shown = value if isinstance(value, int | float) else _kind(value)
-        _invalid(f"is {shown}, not a whole number of at least 1", where="top_n", todo="leave it out to get all")
+        _invalid(f"is {shown}, not a whole number of at least 1", where="top_n", todo="omit it to get all")
     return value
 
 
@@ -182,7 +182,7 @@ def _flag(data: Mapping[str, Any], field: str) -> bool:
 
 def _label(value: object, field: str) -> str | None:
     if isinstance(value, bool) or not (value is None or isinstance(value, str | int)):
-        _invalid(f"is {_kind(value)}, not text", where=field, todo="send a string, or leave it out")
+        _invalid(f"is {_kind(value)}, not text", where=field, todo="send a string, or omit it")
     text = "" if value is None else clean(str(value))
     if len(text) > 1024:
         _invalid(f"has {len(text)} characters, more than 1024", where=field, todo="send a short id")

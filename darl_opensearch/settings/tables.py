@@ -60,7 +60,7 @@ class Settings:
     def _read(cls, data: Any) -> Self:
         if not isinstance(data, Mapping):
             name = f"[{cls.table}]" if cls.table else "the file"
-            raise UsageError(f"{name} is not a table", todo="write [table] and keys")
+            raise UsageError(f"{name} is not a table", todo="write it as [table] with keys")
         fields = read_fields(cls)
         for key in data:
             if key not in fields:

@@ -74,7 +74,7 @@ def nearest(name: str, names: Iterable[str]) -> str:
     :return: a clause for an error's ``todo``.
     """
     if not (names := sorted(names)):
-        return "there is none"
+        return "there are none"
     close = difflib.get_close_matches(name, names, n=1)
     return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(names)}"
 

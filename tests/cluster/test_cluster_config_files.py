@@ -57,7 +57,7 @@ def test_values_and_placeholders_match(folder, values, message):
 
 
 def test_broken_files(folder):
-    with pytest.raises(DarlError, match="the file is missing. Install the package again"):
+    with pytest.raises(DarlError, match="the file is missing. Reinstall the package"):
         render_body("x.json")
     (folder / "x.json").write_text("{")
     with pytest.raises(DarlError, match="not JSON"):

@@ -20,7 +20,7 @@ def test_a_model_too_large_for_the_cluster(tiny, monkeypatch):
     models.check_local_size(tiny)
     monkeypatch.setattr(models, "MAX_LOCAL_BYTES", 1000)
     with pytest.raises(
-        BundleError, match="GB, and ML Commons holds one file .* register the student distilled from it"
+        BundleError, match="GB, but ML Commons accepts at most .* register the student distilled from it"
     ):
         models.check_local_size(tiny)
 
@@ -48,7 +48,7 @@ def test_the_digest_of_a_connector(tiny):
 
 @pytest.mark.parametrize("url", ["", "x", "http://h", "http://h/", "ftp://h/x", "http://u:p@h/x"])
 def test_scorer_addresses_that_are_none(url):
-    with pytest.raises(UsageError, match="is not the address of a rerank route"):
+    with pytest.raises(UsageError, match="is not the URL of a rerank route"):
         ScorerAddress(url)
 
 
@@ -58,7 +58,7 @@ def test_answers_of_both_kinds():
     for answer in (local, remote):
         np.testing.assert_array_equal(parse_rows(answer, where="u"), [[1, 2], [3, 4]])
     for answer in ({}, {"inference_results": [{"output": [{"dataAsMap": {}}]}]}, {"inference_results": None}):
-        with pytest.raises(ClusterError, match="has no rows of numbers"):
+        with pytest.raises(ClusterError, match="does not hold rows of numbers"):
             parse_rows(answer, where="u")
 
 
@@ -86,5 +86,5 @@ def test_a_step_of_the_ood_score_is_float_noise_and_two_are_not(tiny, monkeypatc
         monkeypatch.setattr(verifying, "ask_model", off_by(1))
         assert verifying.verify(Pretended(), bundle, "local", "m") == 0
         monkeypatch.setattr(verifying, "ask_model", off_by(3))
-        with pytest.raises(ClusterError, match="answers otherwise than the bundle"):
+        with pytest.raises(ClusterError, match="answers differently from the bundle"):
             verifying.verify(Pretended(), bundle, "local", "m")

@@ -86,7 +86,7 @@ def test_a_setting_in_the_way(mode, name, value, why):
     with pytest.raises(ClusterError) as err:
         settings.check(mode, scorer_url=URL)
     assert f"{name} " in str(err.value) and why in str(err.value)
-    assert "Run again with --apply-settings" in str(err.value)
+    assert "Set it, or run this again with --apply-settings" in str(err.value)
     assert {method for method, _, _ in settings.seen} == {"GET"}
     done = settings.check(mode, scorer_url=URL, apply_settings=True)
     assert [setting.name for setting in done.changed] == [name]
@@ -108,15 +108,15 @@ def test_a_setting_that_this_version_does_not_have():
 
 def test_a_transient_setting_comes_first():
     settings = Settings(transient={ML + "only_run_on_ml_node": "true"})
-    with pytest.raises(ClusterError, match="was set but is still true. Remove the transient setting"):
+    with pytest.raises(ClusterError, match="was set, but is still true. Remove the transient setting"):
         settings.check("local", apply_settings=True)
 
 
 @pytest.mark.parametrize(
     ("version", "mode", "message"),
     [
-        ("2.18.0", "connector", "this is OpenSearch 2.18.0 and --mode connector needs 2.19. Upgrade it"),
-        ("2.19.1", "local", "--mode local needs 3.0. Use --mode connector"),
+        ("2.18.0", "connector", "this is OpenSearch 2.18.0, but --mode connector requires 2.19. Upgrade it"),
+        ("2.19.1", "local", "--mode local requires 3.0. Use --mode connector"),
     ],
 )
 def test_too_old(version, mode, message):

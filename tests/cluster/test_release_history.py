@@ -147,39 +147,42 @@ def test_an_event_is_read_as_it_was_written_and_the_mapping_takes_it():
 
 @pytest.mark.parametrize("index", ["*", "a,b", ".system", "Upper", ""])
 def test_the_history_is_one_index(index):
-    with pytest.raises(UsageError, match=r"index name .* is not usable. Use a-z"):
+    with pytest.raises(UsageError, match=r"invalid index name .*\. Use a-z"):
         History(None, "darl", index)  # type: ignore[arg-type]
 
 
 def test_what_cannot_be_asked_for():
-    with pytest.raises(UsageError, match="--replace removes a model that pipelines may ask"):
+    with pytest.raises(UsageError, match="--replace removes a model that pipelines may use"):
         RegisterOptions(replace=True, switch=False)
-    with pytest.raises(UsageError, match="--mode connector needs --scorer-url"):
+    with pytest.raises(UsageError, match="--mode connector requires --scorer-url"):
         ReleaseOptions(mode="connector")
     with pytest.raises(UsageError, match="keep is -1. Give 0 or more"):
         ReleaseOptions(keep=-1)
-    with pytest.raises(UsageError, match="pipeline name 'A' is not usable"):
+    with pytest.raises(UsageError, match="invalid pipeline name 'A'"):
         RollbackOptions(pipeline="A")
 
 
 @pytest.mark.parametrize(
     ("text", "why"),
-    [("{", r"not JSON \("), ("[]", "not a JSON object"), ("{}", r"this is no report of darl gate \('passed'\)")],
+    [("{", r"not JSON \("), ("[]", "not a JSON object"), ("{}", r"not a darl gate report \('passed'\)")],
 )
 def test_a_gates_report_that_is_none(tiny, tmp_path, text, why):
     path = tmp_path / "gate.json"
     path.write_text(text)
-    with pytest.raises(InputError, match=why + ".*Make it by darl gate --out"):
+    with pytest.raises(InputError, match=why + ".*Create it with darl gate --out"):
         find_gate_refusal(read_gate_report(path), tiny, Now({}, None))
 
 
 @pytest.mark.parametrize(
     ("age", "said"),
     [
-        (timedelta(seconds=20), r"started 20 s ago by ann and is not done\. Wait for it, or (39|40) s if it died"),
+        (
+            timedelta(seconds=20),
+            r"started 20 s ago by ann, is not finished\. Wait for it; if it died, this can take over in (39|40) s\.",
+        ),
         (
             -timedelta(hours=1),
-            r"started (3600|3599) s from now, by the clock of this machine, by ann .*, or 36\d\d s if",
+            r"started (3600|3599) s from now, by the clock of this machine, by ann, is not finished.* in 36\d\d s\.",
         ),
     ],
 )
@@ -187,5 +190,5 @@ def test_an_event_of_another_command_is_left_alone_whatever_the_clock_says(age, 
     started = (datetime.now(UTC) - age).isoformat()
     one = Event("darl", 1, "release", "switching", started, SERVED["2"], who="ann")
     history = cast("History", SimpleNamespace(cluster=SimpleNamespace(url="http://h:9200")))
-    with pytest.raises(ClusterError, match=rf"http://h:9200: a release of shoes 2 was {said}"):
+    with pytest.raises(ClusterError, match=rf"http://h:9200: a release of shoes 2, {said}"):
         take_over(history, one, Now({}, None), 60.0)

@@ -94,5 +94,5 @@ def test_the_refit_head_learns_from_the_new_samples_and_stays(small, checkpoint,
 
 def test_refit_needs_new_samples(checkpoint, tmp_path):
     path = write_project(tmp_path, str(checkpoint))
-    with pytest.raises(UsageError, match=r"\[stages\] run names refit, and \[data\] new is empty"):
+    with pytest.raises(UsageError, match=r"\[stages\] run lists refit, but \[data\] new is empty"):
         check_plan(read_config(path, ["stages.run=['refit']"]))

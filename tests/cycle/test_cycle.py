@@ -121,7 +121,7 @@ def test_a_gate_that_says_no_leaves_everything_as_it_was(small, released, tmp_pa
     (folder / "cycles" / "current.json").unlink()
     path = write_cycle(folder, small[1], training(small), gate={"min_queries": 4000})
     result = run_cycle(read_cycle(path), folder, world(folder, told=told))
-    assert result.outcome == "refused" and "the gate said no: " in result.reason
+    assert result.outcome == "refused" and "the gate refused it: " in result.reason
     assert not (folder / "deployed.jsonl").exists()
     assert Cycles(folder / "cycles").serving(small[1].path).identity == small[1].identity
     assert told[0][0] == "refused" and told[0][1]["gate"]["reasons"]
@@ -162,7 +162,7 @@ def test_further_training_data_is_kept_apart_from_the_gates_sets_too(released, t
     config = read_cycle(folder / "cycle.toml", ['gate.train=["elsewhere.jsonl"]'])
     result = run_cycle(config, folder, world(folder))
     assert result.outcome == "refused" and "elsewhere.jsonl" in result.reason
-    with pytest.raises(UsageError, match=r"\[gate\] train names a file that is not there"):
+    with pytest.raises(UsageError, match=r"\[gate\] train names a file that does not exist"):
         run_cycle(read_cycle(folder / "cycle.toml", ['gate.train=["no.jsonl"]']), folder, world(folder))
 
 
@@ -207,7 +207,7 @@ def test_people_are_waited_for_and_nothing_is_asked_twice(small, tmp_path):
     sheet = next(work.glob("tasks*.csv"))
     before = sheet.read_bytes()
     rows = len(read_rows(work.parent / "tasks.jsonl"))
-    assert first.reason == f"{sheet} waits for {rows} grades: fill them in, then give the same command again"
+    assert first.reason == f"{sheet} has {rows} grades missing: fill them in, then run the same command again"
     assert run_cycle(config, tmp_path, world(tmp_path)).outcome == "waiting" and sheet.read_bytes() == before
     assert abandon(config, tmp_path) == "0001" and Cycles(tmp_path / "cycles").open_or_next().name == "0002"
 
@@ -233,7 +233,7 @@ def test_settings_of_a_finished_step_may_not_change_under_way(small, released, t
     (folder / "cycles" / "0001" / "steps" / "release.json").unlink()
     (folder / "cycles" / "current.json").unlink()
     config = read_cycle(folder / "cycle.toml", ["select.budget=81"])
-    with pytest.raises(UsageError, match=r"\[select\] budget has changed from 80 to 81 since cycle 0001 did its step"):
+    with pytest.raises(UsageError, match=r"\[select\] budget has changed from 80 to 81 since cycle 0001 ran step"):
         run_cycle(config, folder, world(folder))
 
 
@@ -242,7 +242,7 @@ def test_another_version_that_serves_by_now_ends_it(small, released, tmp_path):
     shutil.copytree(released[0], folder)
     for name in ("outcome.json", "steps/gate.json", "steps/register.json", "steps/release.json", "steps/export.json"):
         (folder / "cycles" / "0001" / name).unlink()
-    with pytest.raises(DarlError, match="cycle 0001 began with version 1, and another serves now") as caught:
+    with pytest.raises(DarlError, match="cycle 0001 started from version 1, but another version serves now") as caught:
         run_cycle(read_cycle(folder / "cycle.toml"), folder, world(folder))
     assert "--abandon" in str(caught.value)
 
@@ -272,7 +272,7 @@ def test_a_file_that_a_later_step_would_miss_is_missed_at_once(small, tmp_path, 
     config = read_cycle(path, [f"{key}={name}"])
     table, _, field = key.partition(".")
     for look in (plan_cycle, run_cycle):
-        with pytest.raises(UsageError, match=rf"nosuch: \[{table}\] {field} names a file that is not there. Correct"):
+        with pytest.raises(UsageError, match=rf"nosuch: \[{table}\] {field} names a file that does not exist. Correct"):
             look(config, tmp_path, world(tmp_path))
     assert not (tmp_path / "cycles" / "0001").exists()
 
@@ -331,11 +331,11 @@ def test_a_missing_key_is_looked_up_on_its_page(tmp_path):
         read_cycle(path)
 
 
-@pytest.mark.parametrize(("known", "more"), [(0, ""), (7, "; 7 had been before")])
+@pytest.mark.parametrize(("known", "more"), [(0, ""), (7, "; 7 had been judged before")])
 def test_what_was_judged_before_is_counted(known, more):
     left = {"judge": {"selected": 3, "control": 5, "known": known}}
     said = summarize_cycle(CycleResult("0002", "stopped", "next is train", left))
-    assert said == f"judge      3 and 5 were judged{more}\nCycle 0002: next is train."
+    assert said == f"judge      3 selected and 5 control pairs judged{more}\nCycle 0002: next is train."
 
 
 def test_a_thin_calibration_can_be_seen(released):
@@ -343,7 +343,7 @@ def test_a_thin_calibration_can_be_seen(released):
     ood = result.steps["train"]["ood"]
     alarms = ood["false_alarms_seen_items"]["mean"]
     on = f"{ood['calibration_pairs']:,} pairs of {ood['calibration_queries']:,} held-out queries"
-    of = f"of items trained on it calls {alarms:.3f} OOD, for alpha {ood['alpha']:g}"
+    of = f"false alarms on trained items {alarms:.3f} (alpha {ood['alpha']:g})"
     assert f"OOD score calibrated on {on}; {of}\n" in summarize_cycle(result)
     thin = dict(result.steps["train"]) | {"ood": {**ood, "false_alarms_seen_items": None}}
     assert "held-out queries\n" in summarize_cycle(CycleResult("0002", "stopped", "next is export", {"train": thin}))
@@ -351,7 +351,7 @@ def test_a_thin_calibration_can_be_seen(released):
 
 def test_there_is_no_such_step(small, tmp_path):
     path = write_cycle(tmp_path, small[1], training(small))
-    with pytest.raises(UsageError, match="there is no step 'jugde'. Did you mean 'judge'"):
+    with pytest.raises(UsageError, match="unknown step 'jugde'. Did you mean 'judge'"):
         run_cycle(read_cycle(path), tmp_path, world(tmp_path), until="jugde")
 
 

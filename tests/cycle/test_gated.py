@@ -38,7 +38,7 @@ def test_another_bundle_is_refused(tmp_path, name, odd):
     with pytest.raises(GateRefused) as caught:
         step.run(context(tmp_path, **odd))
     said = str(caught.value)
-    assert "0001/bundle: this is not the bundle that the gate let pass. Put that one back" in said
+    assert "0001/bundle: this is not the bundle that passed the gate. Restore that bundle" in said
     assert "--abandon" in said
     assert not (tmp_path / "cycles" / "current.json").exists() and not (tmp_path / "deployed.jsonl").exists()
 

@@ -35,7 +35,7 @@ def test_what_serves_is_not_guessed(tmp_path, what):
     first = tiny_bundle(tmp_path / "first").path
     assert Cycles(tmp_path).serving(first).path == first
     write(tmp_path / "current.json", what)
-    with pytest.raises(InputError, match=r"current\.json: .* Restore it: 'bundle' in it is the folder"):
+    with pytest.raises(InputError, match=r"current\.json: .* Restore it: its 'bundle' is the folder"):
         Cycles(tmp_path).serving(first)
 
 
@@ -43,10 +43,10 @@ def test_what_serves_is_not_guessed(tmp_path, what):
 def test_a_step_and_an_end_are_not_guessed(tmp_path, what):
     one = cycle(tmp_path)
     write(one.path / "steps" / "gate.json", what)
-    with pytest.raises(InputError, match=r"gate\.json: .* Restore it, or remove it: the step is then done again"):
+    with pytest.raises(InputError, match=r"gate\.json: .* Restore it, or remove it to repeat the step"):
         one.done("gate")
     write(one.path / "outcome.json", what)
-    with pytest.raises(InputError, match=r"outcome\.json: .* Restore it, or remove it: the cycle then goes on"):
+    with pytest.raises(InputError, match=r"outcome\.json: .* Restore it, or remove it to let the cycle resume"):
         Cycles(tmp_path).open_or_next()
 
 
@@ -55,7 +55,7 @@ def test_how_it_began_is_not_guessed_and_it_can_be_ended(tmp_path, what):
     (tmp_path / "cycles").mkdir()
     one = cycle(tmp_path / "cycles")
     write(one.path / "cycle.json", what)
-    with pytest.raises(InputError, match=r"cycle\.json: .* Restore it, or darl cycle --abandon"):
+    with pytest.raises(InputError, match=r"cycle\.json: .* Restore it, or run darl cycle --abandon"):
         assert one.begun
     config = CycleConfig(model=ModelTable(bundle="b", config="darl.toml"), gate=GateTable(id_test="id.jsonl"))
     assert abandon(config, tmp_path) == "0001" and abandon(config, tmp_path) == ""
@@ -85,5 +85,7 @@ def test_samples_that_are_gone_are_not_none(tmp_path):
 @pytest.mark.parametrize("what", ["{}", '{"query": ""}', '{"query": 5}', '{"query": null}'])
 def test_a_sample_that_lost_a_field(tmp_path, what):
     write(tmp_path / "judgments.jsonl", '{"query": "a"}\n' + what)
-    with pytest.raises(InputError, match=r"judgments\.jsonl, line 2: field 'query' is empty or not text. Put the line"):
+    with pytest.raises(
+        InputError, match=r"judgments\.jsonl, line 2: field 'query' is empty or not text. Restore the line"
+    ):
         read_rows(tmp_path / "judgments.jsonl", "query")

@@ -437,7 +437,7 @@ def test_done_is_done_and_another_selection_needs_another_folder(log, bundle, tm
         log.select(bundle, tmp_path / "out", dataclasses.replace(SMALL, budget=6))
     assert str(caught.value) == (
         f"{tmp_path / 'out'}: the folder holds a selection with another model, settings or judgments. "
-        "Name another folder, or remove it."
+        "Choose another folder, or remove it."
     )
 
 
@@ -484,7 +484,7 @@ def test_a_broken_control_file_or_report_is_named(log, bundle, tmp_path):
         ({"near_threshold": 1.5}, "[select] near_threshold is 1.5. Give more than 0, at most 1."),
         ({"control_keep": 2.0}, "[select] control_keep is 2.0. Give 0 to 1."),
         ({"noise": float("nan")}, "[select] noise is nan. Give 0 or more."),
-        ({"machine_ids": ("",)}, "[select] machine_ids holds an empty string. Give prefixes such as probe-."),
+        ({"machine_ids": ("",)}, "[select] machine_ids holds an empty string. Use prefixes such as probe-."),
     ],
 )
 def test_wrong_settings(values, message):

@@ -98,7 +98,7 @@ def test_why_nothing_was_selected(report, why):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "There is no folder to write to. Name one by --out, or pass --dry-run."),
+        ((), "No output folder is given. Pass --out or --dry-run."),
         (("--dry-run", "--param", "traffic"), "'traffic' is not key=value. Write for example"),
         (("--dry-run", "--param", "trafic=1"), "selector 'herding' has no parameter 'trafic'. It takes over, traffic"),
         (("--dry-run", "--selector", "herdin"), "unknown selector 'herdin'. Did you mean 'herding'?"),

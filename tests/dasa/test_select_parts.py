@@ -145,7 +145,9 @@ def test_what_is_known_is_read_from_files(tmp_path):
     few = Known.read([train], [], Items.of_texts(texts).texts, most=1, items_per_query=1, seed=4)
     assert len(few.trained) <= 1 and few.judged == {"red shoes", "boots", "hats"}
     test.write_text('{"query": " "}\n')
-    with pytest.raises(InputError, match=r"test.jsonl, line 1: field 'query' is empty or not text. Give the words"):
+    with pytest.raises(
+        InputError, match=r"test.jsonl, line 1: field 'query' is empty or not text. Add the query's text"
+    ):
         Known.read([train], [test], Items.of_texts(texts).texts)
 
 

@@ -64,16 +64,16 @@ def test_weak_grades_are_noted_on_stderr(tmp_path, darl):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ([], 2, "there is no folder to write to. Name one by --out, or pass --dry-run"),
+        ([], 2, "no output folder is given. Pass --out or --dry-run"),
         (["--dry-run", "--set", "labels"], 2, "--set 'labels' has no =. Write --set key=value"),
-        (["--dry-run", "--set", "labels=a,b", "--set", "labels=b,a"], 2, "--set gives 'labels' twice. Keep one"),
+        (["--dry-run", "--set", "labels=a,b", "--set", "labels=b,a"], 2, "--set sets 'labels' twice. Keep one"),
         (
             ["--dry-run", *FIELDS[:4], "--set", "labels=no,fits,Fits"],
             2,
             "labels no, fits, Fits differ only in case",
         ),
         (["--dry-run", "--field", "=q"], 2, "--field '=q' has no ="),
-        (["--dry-run", "--name", "No good"], 1, "model name 'No good' is not usable"),
+        (["--dry-run", "--name", "No good"], 1, "invalid model name 'No good'"),
         (["--dry-run"], 1, "judgments.jsonl, line 1: there is no field 'query'. Map it with --field"),
     ],
 )

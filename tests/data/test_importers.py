@@ -164,7 +164,7 @@ def test_an_unknown_format_names_the_nearest(tmp_path):
 def test_a_folder_that_is_there_is_left_alone(tmp_path):
     imported("jsonl", tmp_path)
     kept = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
-    with pytest.raises(UsageError, match="it is there already. Name another with --out"):
+    with pytest.raises(UsageError, match="it already exists. Choose another with --out"):
         imported("jsonl", tmp_path)
     assert kept == {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
 
@@ -225,10 +225,10 @@ BAD_ROWS = {
     "odd item": ({"item_id": 1.5}, "field 'item_id' is 1.5, neither text nor a whole number"),
     "unknown item": (
         {"item_id": "p9"},
-        "there is no item 'p9'. Add it to the items, or drop such judgments with --miss",
+        "item 'p9' is not in the items. Add it to the items, or drop such judgments with --miss",
     ),
     "another grade": ({"item_id": "p3", "query_id": "q1"}, "the pair of query 'running shoes' and item 'p3' has grade"),
-    "another text": ({"query_id": "q1", "q": "boots"}, "query 'q1' reads 'boots' here and 'running shoes' before"),
+    "another text": ({"query_id": "q1", "q": "boots"}, "query 'q1' is 'boots' here, but was 'running shoes'"),
 }
 
 
@@ -418,7 +418,7 @@ def test_links_and_roundabout_ways_to_the_folder(tmp_path):
     (tmp_path / "real").mkdir()
     for target in ("real", "gone"):
         (tmp_path / f"to-{target}").symlink_to(target)
-        with pytest.raises(UsageError, match=f"to-{target}: it is a link. Name the folder that it leads to"):
+        with pytest.raises(UsageError, match=f"to-{target}: it is a symbolic link. Use the folder that it points to"):
             imported("jsonl", tmp_path, files, out=tmp_path / f"to-{target}")
     imported("jsonl", tmp_path, files, out=tmp_path / "nowhere/../here")
     assert (tmp_path / "here/darl.toml").is_file() and not [name for name in left(tmp_path) if name.startswith(".")]
@@ -427,7 +427,7 @@ def test_links_and_roundabout_ways_to_the_folder(tmp_path):
 def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
     files = write_jsonl(tmp_path)
     monkeypatch.setattr(gathering, "SCHEMA", "PRAGMA max_page_count = 2;" + gathering.SCHEMA)
-    with pytest.raises(DarlError, match=r"the temporary database fails \(database or disk is full\). Free space"):
+    with pytest.raises(DarlError, match=r"the temporary database failed \(database or disk is full\). Free space"):
         imported("jsonl", tmp_path, files)
     assert left(tmp_path) == {file.name for file in files}
 
@@ -569,7 +569,7 @@ def test_lists_of_the_workbench_in_every_wrapping(tmp_path):
 
 def test_a_list_where_none_has_a_name(tmp_path):
     (file := tmp_path / "judgments.json").write_text(json.dumps({"judgmentRatings": []}))
-    with pytest.raises(UsageError, match="there is no judgment list 'x'. There is none"):
+    with pytest.raises(UsageError, match="there is no judgment list 'x'. There are none"):
         run_import("search-relevance", [file, file], None, params={"list": "x"})
 
 
@@ -782,7 +782,7 @@ def test_triples_of_ids(tmp_path):
     with pytest.raises(InputError, match=r"t.tsv, line 1: there is no query '7'"):
         run_import("triples", [triples, queries, collection], None)
     plain(triples, [("1", "a", "z")])
-    with pytest.raises(InputError, match=r"t.tsv, line 1: there is no item 'z'"):
+    with pytest.raises(InputError, match=r"t.tsv, line 1: item 'z' is not in the items"):
         run_import("triples", [triples, queries, collection], None)
 
 

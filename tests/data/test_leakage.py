@@ -82,7 +82,7 @@ def test_what_is_not_allowed_names_both_places(allow, kind, where, what, files):
         check_leakage(*parts(files, items=True), allow=allow)
     assert caught.value.where.endswith(where) and what in str(caught.value)
     assert ("train.jsonl, line 1" if "query" in kind else "items.jsonl, line 1") in caught.value.what
-    assert ("leave out --new-items" if kind == "item" else f"--allow {kind}") in caught.value.todo
+    assert ("omit --new-items" if kind == "item" else f"--allow {kind}") in caught.value.todo
 
 
 def test_what_is_allowed_is_counted(files):
@@ -105,7 +105,7 @@ def test_broken_judgments_and_items(tmp_path):
     file = write_rows(tmp_path / "x.jsonl", [{"query": " ", "item_id": "a"}])
     with pytest.raises(InputError, match="x.jsonl, line 1: field 'query' is empty"):
         Part.of_file(file)
-    with pytest.raises(InputError, match="x.jsonl, line 1: there is no item 'a'. Give its line by --items"):
+    with pytest.raises(InputError, match="x.jsonl, line 1: item 'a' is not in the items. Add it to the --items file"):
         Part.of_file(write_rows(tmp_path / "x.jsonl", [{"query": "q", "item_id": "a"}]), {})
     with pytest.raises(InputError, match="i.jsonl, line 1: the item has no 'id'"):
         leakage.read_item_texts([write_rows(tmp_path / "i.jsonl", [{"text": "a"}])])
@@ -162,14 +162,14 @@ def test_nothing_is_not_clean(files, tmp_path, darl):
     (empty := tmp_path / "empty.jsonl").write_text("\n")
     for pair in ((files[0], empty), (empty, files[0])):
         said = darl("leakage", *pair, "--json")
-        assert (said.code, said.out) == (1, "") and "empty.jsonl: there is no judgment in it. Write one" in said.err
+        assert (said.code, said.out) == (1, "") and "empty.jsonl: the file has no judgments. Write one" in said.err
 
 
 def test_an_item_of_two_files_has_one_text(files, tmp_path):
     again = write_rows(tmp_path / "again.jsonl", [{"id": "a", "text": ITEM_TEXTS["a"]}])
     assert leakage.read_item_texts([files[2], again])["a"].where == f"{files[2]}, line 1"
     write_rows(again, [{"id": "a", "text": "another"}])
-    with pytest.raises(InputError, match=r"again.jsonl, line 1: item 'a' is there twice \(first: .*items.jsonl, line"):
+    with pytest.raises(InputError, match=r"again.jsonl, line 1: item 'a' appears twice \(first: .*items.jsonl, line"):
         leakage.read_item_texts([files[2], again])
 
 
@@ -187,7 +187,7 @@ def test_the_command_ends_with_three_and_names_both(files, darl):
     said = darl("leakage", files[0], files[1], *allowed, "--items", files[2])
     assert said.code == 3 and "another item with nearly the same text" in said.err
     said = darl("leakage", files[0], files[1], "--new-items")
-    assert said.code == 2 and "--new-items is given without items. Name their file by --items." in said.err
+    assert said.code == 2 and "--new-items requires items. Pass their file with --items." in said.err
 
 
 def test_items_may_lie_in_several_files(files, darl):
@@ -199,4 +199,6 @@ def test_items_may_lie_in_several_files(files, darl):
     said = darl("leakage", files[0], files[1], *both, "--json")
     assert json.loads(said.out)["compared"][0]["counts"] == {"query": 1, "near-query": 1, "item": 1, "near-item": 1}
     said = darl("leakage", files[0], files[1], "--items", halves[0])
-    assert said.code == 1 and "test.jsonl, line 2: there is no item 'b'. Give its line by --items." in said.err
+    assert (
+        said.code == 1 and "test.jsonl, line 2: item 'b' is not in the items. Add it to the --items file." in said.err
+    )

@@ -101,7 +101,7 @@ def test_hits_that_are_no_items_are_counted():
     [
         ({"depth": 0}, "depth is 0. Give 1 to 10000"),
         ({"per_query": 0}, "per_query is 0"),
-        ({"depth": 3, "skip_top": 3}, "skip_top is 3. Give less than the depth of 3"),
+        ({"depth": 3, "skip_top": 3}, "skip_top is 3. Set it below the depth of 3"),
         ({"max_share": 0.0}, "max_share is 0.0"),
         ({"max_share": float("nan")}, "max_share is nan"),
     ],
@@ -170,9 +170,9 @@ def test_nothing_is_written_by_a_dry_run_or_over_what_is_read(project, darl):
         said = darl("mine", project / "darl.toml", *out, "--dry-run")
         assert said.code == 0 and said.out.endswith("Nothing was written.\n")
     said = darl("mine", project / "darl.toml")
-    assert said.code == 2 and "there is no file to write to. Name one by --out, or pass --dry-run" in said.err
+    assert said.code == 2 and "no output file is given. Pass --out or --dry-run" in said.err
     said = darl("mine", project / "darl.toml", "--out", project / "judgments.jsonl")
-    assert said.code == 2 and "the output file is also an input. Name another with --out" in said.err
+    assert said.code == 2 and "the output file is also an input. Choose another with --out" in said.err
     (project / "sub").mkdir()
     roundabout = project / "sub/../judgments.jsonl"  # as a configuration in a folder of its own names them
     said = darl("mine", project / "darl.toml", "--out", roundabout)

@@ -166,14 +166,14 @@ def test_what_json_cannot_write_is_named(tmp_path):
 def test_a_pipe_is_no_file_to_read_three_times(tmp_path):
     # ``darl split <(zcat judgments.jsonl.gz)`` would write parts without a line in them.
     os.mkfifo(pipe := tmp_path / "pipe")
-    with pytest.raises(InputError, match=r"pipe: not a file that can be read twice\. Write it to a file first"):
+    with pytest.raises(InputError, match=r"pipe: the input cannot be read twice\. Save it to a file first"):
         assign(pipe, SplitRule())
 
 
 def test_too_few_queries(tmp_path):
     with pytest.raises(InputError, match="the train part would be empty. Label more queries"):
         assign(write_rows(tmp_path / "j.jsonl", rows(2)), SplitRule(dev=0.3, test=0.3))
-    with pytest.raises(InputError, match="there is no judgment in it"):
+    with pytest.raises(InputError, match="the file has no judgments"):
         assign(write_rows(tmp_path / "j.jsonl", []), SplitRule())
 
 
@@ -192,11 +192,11 @@ def test_the_command_writes_the_parts(tmp_path, darl):
     kept = [row for part in ("train", "dev", "test") for row in read_rows(out / f"{part}.jsonl")]
     assert sorted(kept, key=str) == sorted(rows(), key=str)  # lines as they were
     said = darl("split", path, "--out", out)
-    assert said.code == 2 and "out: it is there already" in said.err
+    assert said.code == 2 and "out: it already exists" in said.err
     said = darl("split", path, "--dry-run")
     assert said.code == 0 and said.out.endswith("Nothing was written.\n")
     said = darl("split", path)
-    assert said.code == 2 and "there is no folder to write to. Name one by --out, or pass --dry-run" in said.err
+    assert said.code == 2 and "no output folder is given. Pass --out or --dry-run" in said.err
 
 
 def test_the_command_refuses_items_that_leak(tmp_path, darl):
@@ -208,7 +208,7 @@ def test_the_command_refuses_items_that_leak(tmp_path, darl):
     said = darl(*slices, "--items", items, "--new-items")
     assert said.code == 1 and "is the same item as" in said.err and not (tmp_path / "out").exists()
     said = darl(*slices, "--items", items)
-    assert said.code == 0 and "train and test share 2 of kind item" in said.out
+    assert said.code == 0 and "train and test share 2 pairs of kind item" in said.out
     said = darl("split", path, "--out", tmp_path / "x", "--by", "time", "--cut", "soon")
     assert said.code == 1 and "'--cut' is 'soon', not a date" in said.err
 

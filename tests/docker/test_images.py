@@ -59,7 +59,7 @@ def test_the_cpu_image_leaves_out_what_is_there_to_try_things_on(cpu_image, name
     command = [cpu_image / "opt/darl/bin/darl", name, "--help"]
     done = subprocess.run(command, capture_output=True, text=True, env=env, cwd="/")
     assert done.returncode == 1
-    assert done.stderr == f"darl: the scorer image has no darl {name}. Run it from a checkout, see README.md.\n"
+    assert done.stderr == f"darl: darl {name} is not part of the scorer image. Use a checkout (see README.md).\n"
 
 
 def test_the_cpu_image_serves_a_bundle(cpu_image, tiny):

@@ -332,13 +332,13 @@ def test_judgments_that_do_not_fit(refused, data):
     changed(data / "id.jsonl", 3, grade=3)
     assert "id.jsonl, line 3: field 'grade' is 3, not a whole number in 0..2" in refused()
     changed(data / "id.jsonl", 3, grade=1, item_id="gone")
-    assert "id.jsonl, line 3: there is no item 'gone'. Add it to the items" in refused()
+    assert "id.jsonl, line 3: item 'gone' is not in the items. Add it to the items" in refused()
     (data / "id.jsonl").write_text("")
-    assert "id.jsonl: there is no judgment in it" in refused()
+    assert "id.jsonl: the file has no judgments" in refused()
     assert "missing.jsonl: cannot be read" in refused(judgments="missing.jsonl")
     os.mkfifo(data / "pipe")  # its digest would be that of nothing
-    assert "pipe: not a file that can be read twice. Write it to a file first" in refused(judgments="pipe")
-    assert "pipe: not a file that can be read twice" in refused("--items", data / "pipe")
+    assert "pipe: the input cannot be read twice. Save it to a file first" in refused(judgments="pipe")
+    assert "pipe: the input cannot be read twice" in refused("--items", data / "pipe")
 
 
 def test_runs_that_do_not_fit(refused, data):
@@ -350,7 +350,7 @@ def test_runs_that_do_not_fit(refused, data):
     assert "item 'x-9', ranked for query 'q1', is not in the items. Add it to the items" in refused("--run", short)
     assert "this run holds none of the judged pairs. Name a run over the same" in refused("--against", short)
     short.write_text("other Q0 b-1 1 2.0 t\n")
-    assert "none of the queries of the part 'id' is in this run" in refused("--run", short)
+    assert "the run has none of the queries of part 'id'" in refused("--run", short)
 
 
 def test_systems_that_there_are_not(refused, data, tmp_path, tiny):
@@ -376,20 +376,20 @@ def test_a_folder_that_holds_something_else_stays(darl, words, data):
     (data / "mine").mkdir()
     (data / "mine/thesis.txt").write_text("years of work")
     said = darl(*words, "--out", data / "mine")
-    assert said.code == 2 and "mine: the folder holds something that is not an evaluation. Name another" in said.err
+    assert said.code == 2 and "mine: the folder exists and is not an evaluation. Choose another" in said.err
     assert [path.name for path in (data / "mine").iterdir()] == ["thesis.txt"]
     said = darl(*words, "--out", data / "items.jsonl")
     assert said.code == 2  # a file
     (data / "link").symlink_to(data / "mine")
     said = darl(*words, "--out", data / "link")
-    assert said.code == 2 and "link: this is a link, not a folder. Name the folder it points to" in said.err
+    assert said.code == 2 and "link: this is a link, not a folder. Use the folder that it points to" in said.err
     for more in ("notes.md", "runs/notes.md"):  # beside or within an evaluation
         folder = data / more.replace("/", "-")
         (folder / "runs").mkdir(parents=True)
         (folder / "evaluation.json").write_text("{}")
         (folder / more).write_text("what we saw")
         said = darl(*words, "--out", folder)
-        assert said.code == 2 and "holds something that is not an evaluation" in said.err
+        assert said.code == 2 and "exists and is not an evaluation" in said.err
         assert (folder / more).read_text() == "what we saw"
 
 

@@ -103,7 +103,7 @@ def test_a_run_is_ordered_by_score_then_rank(tmp_path):
         ("q Q0 a first 1 t\n", "line 1: the rank 'first' is not a number."),
         ("q Q0 a 1 nan t\n", "line 1: the score 'nan' is not a number."),
         ("q Q0 a 1 2 t\nq Q0 a 2 1 t\n", "line 2: item 'a' appears twice for query 'q' (first: line 1). Keep one"),
-        (" \n\n", "the file is empty. Write query_id Q0 item_id rank score tag, one item a line."),
+        (" \n\n", "the file is empty. Write query_id Q0 item_id rank score tag, one item per line."),
     ],
 )
 def test_runs_that_are_none(tmp_path, text, message):
@@ -118,5 +118,5 @@ def test_runs_that_cannot_be_read(tmp_path):
     with pytest.raises(InputError, match=r"cannot be read \(No such file"):
         read_run(tmp_path / "nothing")
     (tmp_path / "bytes").write_bytes(b"q Q0 \xff 1 1 t" + os.linesep.encode())
-    with pytest.raises(InputError, match="not UTF-8 at byte 6. Name a TREC run file"):
+    with pytest.raises(InputError, match="not UTF-8 at byte 6. Use a TREC run file"):
         read_run(tmp_path / "bytes")

@@ -133,11 +133,11 @@ def test_too_few_queries_are_a_no_that_says_how_many(bundles, data, tmp_path):
     few = data | {"control": judged(tmp_path / "few.jsonl", "t", count=12)}
     no = run(bundles["bad"], bundles["good"], few)
     [reason] = no.reasons
-    assert re.search(r"12 queries are too few to decide; at least 30 are needed\. About 30 would be enough$", reason)
+    assert re.search(r"12 queries are too few to decide; at least 30 are needed\. About 30 should suffice$", reason)
     assert run(bundles["bad"], bundles["good"], few, min_queries=12).passed
     one = data | {"control": judged(tmp_path / "one.jsonl", "t", count=1)}
     assert (
-        "1 queries have a nDCG@10 value; too few to decide, give at least 30"
+        "1 queries have a nDCG@10 value, too few to decide; at least 30"
         in run(bundles["bad"], bundles["good"], one).reasons[0]
     )
 
@@ -185,7 +185,7 @@ def test_why_not(part, low, high, n, expected):
     differences = np.array([mean - 0.1, mean + 0.1] * 50)
     needed = power(differences, bound)
     text = explain_refusal(part, "ndcg@10", Interval(mean, low, high, n), needed, bound, 30)
-    assert expected.replace("About", f"About {needed.needed or 0:,} would be enough") in text
+    assert expected.replace("About", f"About {needed.needed or 0:,} should suffice") in text
 
 
 def test_another_scale_or_template_needs_a_reason(bundles, data, tmp_path):

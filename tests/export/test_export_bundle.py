@@ -209,7 +209,7 @@ def test_a_folder_that_is_no_bundle_is_left_alone(small, tmp_path):
     trained, _ = small
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "letter.txt").write_text("dear")
-    with pytest.raises(DarlError, match="the folder holds something that is not a bundle"):
+    with pytest.raises(DarlError, match="the folder exists and is not a bundle"):
         export_run(trained, base_of(trained), tmp_path / "home")
     assert [p.name for p in (tmp_path / "home").iterdir()] == ["letter.txt"]
 
@@ -225,7 +225,7 @@ def test_an_unfinished_run_is_refused(small, tmp_path, darl):
     code, out, err = darl("export", run)
     assert (code, out) == (1, "") and one_line(err) and "has not finished. Run darl train" in err
     code, _, err = darl("export", tmp_path / "nowhere")
-    assert code == 1 and one_line(err) and "the run is not there" in err
+    assert code == 1 and one_line(err) and "the run does not exist" in err
     assert not (run / "bundle").exists() and not (tmp_path / "nowhere").exists()
 
 

@@ -48,7 +48,7 @@ def fill(path, share: float) -> int:
 def test_a_table_goes_out_and_comes_back(darl, tmp_path):
     words = ("tasks.jsonl", "--judge", "file", "--out", "work", "--gold", "gold.jsonl", *GRADES)
     code, out, err = darl(*words)
-    assert code == 0 and "file: waits for people" in out and "work/tasks.csv waits for 48 grades" in out and not err
+    assert code == 0 and "file: waiting for people" in out and "work/tasks.csv has 48 grades missing" in out and not err
     assert fill(tmp_path / "work" / "tasks.csv", 0.5) == 48
     code, out, _ = darl(*words, "--json")
     told = json.loads(out)
@@ -56,7 +56,7 @@ def test_a_table_goes_out_and_comes_back(darl, tmp_path):
     fill(tmp_path / "work" / "tasks.csv", 1.0)
     code, out, _ = darl(*words)
     assert code == 0 and "file: used (kappa with gold is 1.00 [1.00, 1.00]" in out
-    assert "12 labels, 0 pairs without one, 0 graded differently: work/judgments.jsonl" in out
+    assert "12 pairs labelled, 0 not, 0 disagreements: work/judgments.jsonl" in out
     assert len(read_rows(tmp_path / "work" / "judgments.jsonl")) == 12
 
 
@@ -64,7 +64,7 @@ def test_a_refused_judge_ends_with_three(darl, tmp_path):
     known(tmp_path / "bad.jsonl", 2)
     code, out, err = darl("tasks.jsonl", "--answers", "bad.jsonl", "--gold", "gold.jsonl", "--out", "work", *GRADES)
     assert code == 3 and out == ""
-    assert err.startswith("darl: work/report.json: no judge may be used: judge 'judgments': kappa with gold is ")
+    assert err.startswith("darl: work/report.json: no judge can be used: judge 'judgments': kappa with gold is ")
     assert json.loads((tmp_path / "work" / "report.json").read_text())["judges"][0]["verdict"] == "refused"
     code, _, _ = darl("tasks.jsonl", "--answers", "bad.jsonl", "--gold", "gold.jsonl", "--out", "work", *GRADES,
                       "--min-kappa", "-1")  # fmt: skip
@@ -77,8 +77,8 @@ def test_a_dry_run_says_calls_and_cost_and_asks_nobody(darl, tmp_path):
                  "--set", "llm:a.price_in=2", "--gold", "gold.jsonl", "--out", "work", "--gold-pairs", "20",
                  *GRADES)  # fmt: skip
         code, out, _ = darl(*words, "--dry-run")
-        assert code == 0 and out.startswith("llm:a: 32 pairs, 32 calls (0 pairs are in the cache), about ")
-        assert "by the prices given" in out and not server.asked and not (tmp_path / "work").exists()
+        assert code == 0 and out.startswith("llm:a: 32 pairs, 32 calls (0 pairs are cached), about ")
+        assert "at the given prices" in out and not server.asked and not (tmp_path / "work").exists()
         code, out, _ = darl(*words, "--json")
         assert code == 0 and json.loads(out)["labels"] == 12 and len(server.asked) == 32
         code, out, _ = darl(*words, "--dry-run", "--json")
@@ -100,7 +100,8 @@ def test_the_bundle_gives_grades_and_texts_of_gold(darl, tmp_path):
     words = ("tasks.jsonl", "--out", "work", "--gold", "gold.jsonl", "--bundle", "bundle")
     code, _, err = darl(*words)
     assert (
-        code == 1 and "gold.jsonl, line 1: field 'text' is empty or not text. Give the item's text, or its items" in err
+        code == 1
+        and "gold.jsonl, line 1: field 'text' is empty or not text. Add the item's text, or pass the items" in err
     )
     code, out, err = darl(*words, "--items", "items.jsonl")
     assert code == 0, err
@@ -117,17 +118,17 @@ def test_a_guideline_that_is_no_text_is_named(darl, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ((), "nothing says what the grades are. Name the model by --bundle, or pass --grades no,yes"),
-        (("--items", "gold.jsonl", *GRADES), "--items needs a template to become text. Name the model by --bundle"),
+        ((), "the grades are not known. Pass --bundle, or for example --grades no,yes"),
+        (("--items", "gold.jsonl", *GRADES), "--items requires an item template. Pass --bundle"),
         (("--set", "file.format", *GRADES), "--set 'file.format' is not JUDGE.KEY=VALUE"),
-        (("--set", "llm.model=x", *GRADES), "--set names 'llm', which is no judge here"),
+        (("--set", "llm.model=x", *GRADES), "--set names 'llm', which is not one of the judges"),
         (("--set", "file.formt=x", *GRADES), "judge 'file' has no parameter 'formt'"),
         (("--set", "file.format=xls", *GRADES), "file.format is 'xls'. Choose csv or jsonl"),
         (("--judge", "llm", "--set", "llm.samples=many", *GRADES), "llm.samples is 'many', not a whole number"),
         (("--judge", "fiel", *GRADES), "unknown judge 'fiel'. Did you mean 'file'?"),
-        (("--rater", "ann", *GRADES), "--rater is for the page alone. Pass --web, or --judge web"),
-        (("--judge", "ubi", *GRADES), "judge 'ubi' cannot be used before it is scored, and there is no gold"),
-        (("--trust", "llm", *GRADES), "[judge] names 'llm', which is no judge here"),
+        (("--rater", "ann", *GRADES), "--rater applies only to the labelling page. Pass --web, or --judge web"),
+        (("--judge", "ubi", *GRADES), "judge 'ubi' must be scored before use, but there is no gold"),
+        (("--trust", "llm", *GRADES), "[judge] names 'llm', not one of the judges"),
     ],
 )
 def test_wrong_usage_ends_with_two(darl, words, message):

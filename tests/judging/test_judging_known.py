@@ -67,7 +67,7 @@ def test_judgments_that_cannot_be_used(tmp_path, row, message):
 def test_a_file_must_be_named_and_there(tmp_path, name, key):
     with pytest.raises(UsageError) as caught:
         ask(name, tmp_path)
-    assert str(caught.value) == f"judge '{name}' was given no file. Set {name}.{key}."
+    assert str(caught.value) == f"judge '{name}' has no file. Set {name}.{key}."
     params = {key: "none.jsonl"} | ({"events": "none.jsonl"} if name == "ubi" else {})
     with pytest.raises(DarlError, match=r"none\.jsonl: cannot be read"):
         ask(name, tmp_path, **params)
@@ -130,7 +130,7 @@ def test_clicks_are_graded_against_what_was_expected_of_the_rank(tmp_path):
     """Eight and two of ten: at each rank every second impression was clicked, so COEC is 8 / 5 and 2 / 5."""
     verdict = ask("ubi", tmp_path, **clicks(tmp_path, {"p1": 8, "p2": 2}))
     assert grades(verdict) == [2, 0, None] and verdict.counts["weak"] is True
-    assert verdict.notes == ("Grades from clicks are weak: docs/data.md says why.",)
+    assert verdict.notes == ("Grades from clicks are weak: see docs/data.md.",)
     rare = ask("ubi", tmp_path, **clicks(tmp_path, {"p1": 8, "p2": 2}), min_impressions=11)
     assert grades(rare) == [None, None, None] and rare.counts["pairs_shown_too_rarely"] == 2
     with pytest.raises(UsageError, match="3 labels for 2 grades"):

@@ -287,7 +287,7 @@ def test_who_drips_is_not_waited_for_without_end(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=lambda: drip(listener.accept()[0]), daemon=True)
         thread.start()
-        with pytest.raises(DarlError, match="no whole answer within 0.3 s"):
+        with pytest.raises(DarlError, match="no complete answer within 0.3 s"):
             url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
             make(url, timeout_s=0.3, retries=0).judge(TASKS[:1], job(tmp_path), silent)
         done.set()
@@ -318,7 +318,7 @@ def test_retry_after_holds_everybody_up(tmp_path):
 
 def test_a_pause_that_is_too_long_is_an_error(tmp_path):
     with endpoint(lambda body, n: (429, {"Retry-After": "9000"}, b"quota")) as server:
-        with pytest.raises(DarlError, match=r"it answers 429 \(quota\) and asks to wait 9000 s. Come back later"):
+        with pytest.raises(DarlError, match=r"it answers 429 \(quota\) and asks to wait 9000 s. Try again later"):
             make(server.url).judge(TASKS, job(tmp_path), silent)
 
 
@@ -329,7 +329,7 @@ def test_an_endpoint_that_stays_down_ends_it_and_keeps_what_there_is(tmp_path):
     with endpoint(answer) as server:
         with pytest.raises(DarlError) as caught:
             make(server.url, retries=2, concurrency=1).judge(TASKS, job(tmp_path), silent)
-        assert "it answers 500 (<h1>oops</h1>), 3 times in a row. See to the endpoint" in str(caught.value)
+        assert "it answers 500 (<h1>oops</h1>), 3 times in a row. Fix the endpoint" in str(caught.value)
         server.answer = knowing
         verdict = make(server.url).judge(TASKS, job(tmp_path), silent)
     assert grades(verdict) == TRUTH and verdict.counts["cache_hits"] == 3
@@ -367,7 +367,7 @@ def test_a_pair_that_is_refused_is_left_out_but_not_all_of_them(tmp_path):
     many = [task("bike", f"i{n}-{n % 3}", text=f"text of i{n}-{n % 3}") for n in range(30)]
     with endpoint(lambda body, n: (400, {}, b"content filter")) as server:
         with pytest.raises(
-            DarlError, match=r"it answers 400 \(content filter\). No pair was answered: see to endpoint"
+            DarlError, match=r"it answers 400 \(content filter\). No pair was answered: check the endpoint"
         ):
             make(server.url, concurrency=2).judge(many, job(tmp_path), silent)
     assert len(server.asked) < 20
@@ -401,7 +401,9 @@ def test_the_key_comes_from_its_variable_and_is_said_nowhere(tmp_path, monkeypat
 @pytest.mark.parametrize("key", ["sec\nret", "sec\x01ret", "sec\x7fret"])
 def test_a_key_that_no_header_takes_is_not_quoted(tmp_path, monkeypatch, key):
     monkeypatch.setenv(KEY_VARIABLE, key)
-    with pytest.raises(UsageError, match="the key holds a character that no HTTP header can. Set it again") as caught:
+    with pytest.raises(
+        UsageError, match="the key holds a character that is not allowed in an HTTP header. Set it again"
+    ) as caught:
         make("http://127.0.0.1:9/v1", retries=0).judge(TASKS[:1], job(tmp_path), silent)
     assert "sec" not in str(caught.value)
 
@@ -417,7 +419,7 @@ def test_a_key_that_no_header_takes_is_not_quoted(tmp_path, monkeypatch, key):
         ({"url": "http://a..b/v1"}, "llm.url is 'http://a..b/v1', not a URL"),
         ({"url": "http://xn--/v1"}, "llm.url is 'http://xn--/v1', not a URL"),
         ({"model": ""}, "llm.model is empty"),
-        ({"cost_cap": 1.0}, "llm.cost_cap needs prices"),
+        ({"cost_cap": 1.0}, "llm.cost_cap requires prices"),
         ({"extra": "[1]"}, "llm.extra is '[1]', not a JSON object"),
         ({"extra": "{"}, "llm.extra is '{', not a JSON object"),
         ({"prompt": "none.txt"}, "the prompt cannot be read"),
@@ -449,7 +451,7 @@ def test_no_more_than_the_budget_allows(tmp_path):
         cap = 3 * (prompt + 16)
         verdict = make(server.url, token_cap=cap).judge(TASKS, job(tmp_path), silent)
         assert len(verdict.answers[""]) == 3 == len(server.asked) and verdict.counts["stopped_by"] == "token_cap"
-        assert verdict.notes == ("The token_cap was reached: 5 pairs were not asked about.",)
+        assert verdict.notes == ("The token_cap was reached: 5 pairs were not sent to the model.",)
         assert verdict.counts["whole_work"]["prompt_tokens"] + verdict.counts["whole_work"]["completion_tokens"] <= cap
         again = make(server.url, token_cap=cap).judge(TASKS, job(tmp_path), silent)
         assert len(server.asked) == 3 and len(again.answers[""]) == 3  # what was spent before counts
@@ -589,7 +591,7 @@ def test_killed_in_the_middle_it_asks_for_nothing_twice(tmp_path):
 def test_a_full_disk_ends_it_with_what_to_do(tmp_path):
     cache = Cache(tmp_path / "llm.sqlite")
     cache._db.execute("PRAGMA max_page_count = 8")
-    with pytest.raises(DarlError, match=r"llm\.sqlite: the file of answers cannot be used .*full.*\. Free the disk"):
+    with pytest.raises(DarlError, match=r"llm\.sqlite: the answer cache cannot be used .*full.*\. Free disk space"):
         for n in range(1000):
             cache.put(str(n), {"text": 900 * "x"})
     assert cache.get("0") == {"text": 900 * "x"}

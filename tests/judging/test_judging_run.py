@@ -114,8 +114,8 @@ def test_without_gold_only_people_and_judgments_are_taken(tmp_path):
     assert one["why"] == "it graded 0 gold pairs of 0 queries; a score needs 20 pairs of 5 queries"
     with pytest.raises(UsageError) as caught:
         run(tmp_path, JudgeConfig(judges=("workbench",)), gold=False)
-    assert str(caught.value).startswith("judge 'workbench' cannot be used before it is scored, and there is no gold. ")
-    with pytest.raises(UsageError, match="judge 'workbench' was given no file"):  # trusted: it gets that far
+    assert str(caught.value).startswith("judge 'workbench' must be scored before use, but there is no gold. ")
+    with pytest.raises(UsageError, match="judge 'workbench' has no file"):  # trusted: it gets that far
         run(tmp_path, JudgeConfig(judges=("workbench",), trusted=("workbench",)), gold=False)
 
 
@@ -129,8 +129,8 @@ def test_a_judge_below_the_minimum_is_refused_before_it_is_asked(tmp_path):
     with pytest.raises(GateRefused) as caught:
         run(tmp_path, oracle(tmp_path, 2))
     text = str(caught.value)
-    assert caught.value.exit_code == 3 and "no judge may be used: judge 'judgments': kappa with gold is " in text
-    assert "its lower bound below 0.4. Mend the guideline or the prompt" in text
+    assert caught.value.exit_code == 3 and "no judge can be used: judge 'judgments': kappa with gold is " in text
+    assert "its lower bound below 0.4. Improve the guideline or the prompt" in text
     assert not good.judgments.exists()  # nobody should train on labels of a judge that was refused since
     told = json.loads((tmp_path / "out" / "report.json").read_text())
     assert told["judges"][0]["verdict"] == "refused" and told["judges"][0]["unanswered"] == 12 and told["labels"] == 0
@@ -215,9 +215,7 @@ def test_people_are_waited_for_and_then_scored_on_gold_mixed_among_tasks(tmp_pat
 def test_a_folder_of_other_work_is_refused(tmp_path):
     tasks, _ = project(tmp_path)
     run(tmp_path, oracle(tmp_path))
-    with pytest.raises(
-        InputError, match="the work on other tasks, other gold, other grades or another seed. Name anot"
-    ):
+    with pytest.raises(InputError, match="work on other tasks, gold, grades or another seed. Choose anot"):
         run(tmp_path, oracle(tmp_path, seed=1))
     write_rows(tasks, read_rows(tasks)[:-1])
     with pytest.raises(InputError, match="other tasks"):
@@ -234,12 +232,12 @@ def test_a_folder_of_other_work_is_refused(tmp_path):
     ("row", "message"),
     [
         ({"query": " "}, "line 2: field 'query' is empty or not text"),
-        ({"text": None}, "line 2: field 'text' is empty or not text. Give the item's text"),
+        ({"text": None}, "line 2: field 'text' is empty or not text. Add the item's text"),
         ({"item_id": None}, "line 2: field 'item_id' is missing"),
         ({"arm": "both"}, "line 2: field 'arm' is 'both'. Choose one of selected, control, gold"),
-        ({"task": "0"}, "line 2: field 'task' is '0', but this query and item make"),
-        ({"query": "TASK  a", "item_id": "x"}, "is there twice (first: "),
-        ({"query": "task b", "query_id": "q-task a"}, "query 'q-task a' reads 'task b' here and 'task a' before"),
+        ({"task": "0"}, "line 2: field 'task' is '0', but this query and item give"),
+        ({"query": "TASK  a", "item_id": "x"}, "appears twice (first: "),
+        ({"query": "task b", "query_id": "q-task a"}, "query 'q-task a' is 'task b' here, but was 'task a'"),
         ({"query": "w" * 10_001}, "field 'query' has 10,001 characters, more than 10,000"),
     ],
 )
@@ -253,11 +251,11 @@ def test_task_lines_that_cannot_be_used(tmp_path, row, message):
 def test_the_same_pair_in_two_files_is_named(tmp_path):
     one, two = (write_rows(tmp_path / name, [pair("a", "x")]) for name in ("selected.jsonl", "control.jsonl"))
     with pytest.raises(
-        InputError, match=r"control\.jsonl, line 1: .* is there twice \(first: .*selected\.jsonl, line 1"
+        InputError, match=r"control\.jsonl, line 1: .* appears twice \(first: .*selected\.jsonl, line 1"
     ):
         read_tasks([one, two])
     (tmp_path / "none.jsonl").write_text("\n")
-    with pytest.raises(InputError, match="there is no task in it"):
+    with pytest.raises(InputError, match="the file has no tasks"):
         read_tasks([tmp_path / "none.jsonl"])
 
 
@@ -267,7 +265,7 @@ def test_the_same_pair_in_two_files_is_named(tmp_path):
         ({"grade": 3}, "line 2: field 'grade' is 3, not a whole number in 0..2"),
         ({"grade": True}, "field 'grade' is True"),
         ({"grade": 1, "text": ""}, "line 2: field 'text' is empty or not text"),
-        ({"grade": 1, "query": "A", "item_id": "x"}, "has grade 1 here and 0 before"),
+        ({"grade": 1, "query": "A", "item_id": "x"}, "has grade 1 here, but had 0"),
     ],
 )
 def test_gold_lines_that_cannot_be_used(tmp_path, row, message):
@@ -301,7 +299,7 @@ def test_gold_among_the_tasks_is_no_label(tmp_path):
     write_rows(tasks, [*read_rows(tasks), placed])
     report = run(tmp_path, oracle(tmp_path))
     assert report.labels == 12
-    with pytest.raises(InputError, match="line 13: the arm is 'gold', but no file of gold knows this pair"):
+    with pytest.raises(InputError, match="line 13: the arm is 'gold', but the pair is in no gold file"):
         run(tmp_path, oracle(tmp_path), gold=False)
 
 
@@ -324,12 +322,12 @@ def test_the_order_tells_nothing(tmp_path):
     [
         ({"judges": ()}, "[judge] judges is empty"),
         ({"judges": ("flie",)}, "unknown judge 'flie'. Did you mean 'file'?"),
-        ({"judges": ("llm:a/b",)}, "judge 'llm:a/b' has no good label"),
-        ({"judges": ("file", "file")}, "names one twice: file, file. Tell them apart"),
-        ({"params": {"llm": {}}}, "[judge] names 'llm', which is no judge here"),
+        ({"judges": ("llm:a/b",)}, "judge 'llm:a/b' has an invalid label"),
+        ({"judges": ("file", "file")}, "lists one twice: file, file. Tell them apart"),
+        ({"params": {"llm": {}}}, "[judge] names 'llm', not one of the judges"),
         ({"params": {"file": {"patch": ""}}}, "judge 'file' has no parameter 'patch'. It takes path, format"),
         ({"params": {"file": 3}}, "[judge.params] file is 3, not a table"),
-        ({"trusted": ("web",)}, "[judge] names 'web', which is no judge here"),
+        ({"trusted": ("web",)}, "[judge] names 'web', not one of the judges"),
         ({"min_kappa": 1.0}, "[judge] min_kappa is 1.0"),
         ({"min_gold": 1}, "[judge] min_gold is 1. Give 2 or more"),
         ({"smoothing": 0.0}, "[judge] smoothing is 0.0"),

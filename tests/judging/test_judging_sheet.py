@@ -128,16 +128,16 @@ def test_jsonl_comes_back_too(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda rows: rows[2].__setitem__(0, "7"), "line 3: field 'grade' is '7', which is no grade. Write a number or "
-         "a name of 0 irrelevant / 1 related / 2 fits, or skip"),
+        (lambda rows: rows[2].__setitem__(0, "7"), "line 3: field 'grade' is '7', which is not a grade. "
+         "Write a number or name of 0 irrelevant / 1 related / 2 fits, or skip"),
         (lambda rows: rows[1].__setitem__(5, "t-0123456789abcdef"), "line 2: field 'task' is 't-0123456789abcdef', "
-         "which is none of these tasks. Leave that column as it was written; if the whole table is of earlier work"),
+         "not one of these tasks. Leave that column unchanged; if the table belongs to earlier work"),
         (lambda rows: rows[1].__setitem__(5, " "), "line 2: field 'task' is empty"),
-        (lambda rows: rows.append(list(rows[1])), "line 5: field 'task': this pair stands here twice (first: "),
+        (lambda rows: rows.append(list(rows[1])), "line 5: field 'task': this pair appears twice (first: "),
         (lambda rows: rows[0].__setitem__(5, "id"), "line 1: column 'task' is missing. Keep grade, query, item"),
         (lambda rows: rows[0].__setitem__(4, "Grade "), "line 1: column 'grade' appears twice"),
         (lambda rows: rows[1].append("x"), "line 2: 7 cells for 6 columns"),
-        (lambda rows: rows.clear(), "it is empty. Remove it: it is then written anew"),
+        (lambda rows: rows.clear(), "the file is empty. Remove it to have it written again"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_is_named(tmp_path, change, message):
@@ -159,11 +159,11 @@ def test_all_wrong_grades_are_named_at_once_but_not_without_end(tmp_path):
     write_csv(path, tasks, SCALE)
     fill(path, {1: "relatd", 2: "1", 4: "3"})
     with pytest.raises(
-        InputError, match=r"line 2: field 'grade' is 'relatd', which is no grade; nor is '3' in line 5\. "
+        InputError, match=r"line 2: field 'grade' is 'relatd', which is not a grade; nor is '3' in line 5\. "
     ):
         read_sheet(path, tasks, SCALE)
     fill(path, {n: "x" for n in range(1, 10)})
-    with pytest.raises(InputError, match=r"nor is 'x' in line 3, .*'x' in line 7, 3 more\. Write a number or a name"):
+    with pytest.raises(InputError, match=r"nor is 'x' in line 3, .*'x' in line 7, 3 more\. Write a number or name"):
         read_sheet(path, tasks, SCALE)
 
 
@@ -189,7 +189,7 @@ def test_half_filled_waits_and_nothing_is_written_over(tmp_path):
     fill(tmp_path / "tasks.csv", {1: "2"})
     kept = (tmp_path / "tasks.csv").read_bytes()
     half = judge.judge(TASKS, work, silent)
-    assert half.pending and half.answers[""] == {TASKS[0].task: Answer(2)} and "waits for 2 grades" in half.notes[0]
+    assert half.pending and half.answers[""] == {TASKS[0].task: Answer(2)} and "has 2 grades missing" in half.notes[0]
     assert (tmp_path / "tasks.csv").read_bytes() == kept
     fill(tmp_path / "tasks.csv", {2: "irrelevant", 3: "skip"})
     done = judge.judge(TASKS, work, silent)

@@ -263,11 +263,11 @@ def test_what_is_too_large_or_of_no_length_is_refused(store):
 @pytest.mark.parametrize(
     ("path", "body", "message"),
     [
-        ("answer", {"task": "0", "grade": 1}, "there is no such task. Load the page again"),
+        ("answer", {"task": "0", "grade": 1}, "there is no such task. Reload the page"),
         ("answer", {"task": TASKS[0].task, "grade": 3}, "grade is not in 0..2"),
         ("answer", {"task": TASKS[0].task, "grade": True}, "grade is not in 0..2"),
         ("answer", {"task": TASKS[0].task, "grade": "1"}, "grade is not in 0..2"),
-        ("answer", {"task": TASKS[0].task, "grade": 1, "rater": "<b>"}, "'<b>' is no name for a rater"),
+        ("answer", {"task": TASKS[0].task, "grade": 1, "rater": "<b>"}, "'<b>' is not a valid rater name"),
         ("answer", {"task": [], "grade": 1}, "there is no such task"),
         ("undo", {"rater": 3}, "rater is not text"),
         ("undo", [], "the body is not a JSON object"),
@@ -318,7 +318,7 @@ def test_names_of_hosts_and_raters():
     ]
     assert check_rater("ann.b-1_") == "ann.b-1_"
     for name in ("", "a" * 41, "a b", "a/b", "ä"):
-        with pytest.raises(InputError, match="is no name for a rater. Give 1 to 40 letters"):
+        with pytest.raises(InputError, match="is not a valid rater name. Use up to 40 letters"):
             check_rater(name)
 
 
@@ -389,7 +389,7 @@ def web(**params):
 def test_people_are_through_when_everybody_is(tmp_path):
     work = job(tmp_path)
     first = web().judge(TASKS, work, silent)
-    assert first.pending and first.answers == {} and "The page waits for 6 answers" in first.notes[0]
+    assert first.pending and first.answers == {} and "6 answers are missing" in first.notes[0]
     store = AnswerStore(tmp_path / "web.sqlite")
     for one in TASKS:
         store.answer("ann", one.task, 1)
@@ -400,7 +400,7 @@ def test_people_are_through_when_everybody_is(tmp_path):
     store.answer("ben", TASKS[0].task, None)
     assert web().judge(TASKS, work, silent).pending  # who has begun is waited for
     store.close()
-    with pytest.raises(InputError, match="'a b' is no name"):
+    with pytest.raises(InputError, match="'a b' is not a valid rater name"):
         web(raters="a b").judge(TASKS, work, silent)
 
 
@@ -444,7 +444,7 @@ def test_a_full_disk_is_said_on_the_page_and_takes_no_answer_away(store):
             break
     assert said.status_code == 507
     assert re.search(
-        r"web\.sqlite: the answers' file cannot be used \(.*full.*\)\. Free the disk", said.json()["error"]
+        r"web\.sqlite: the answer file cannot be used \(.*full.*\)\. Free disk space", said.json()["error"]
     )
     assert store.answers("ann") == {one: Answer(2)} and page.get("/api/job?rater=ann").json()["graded"] == 1
     store._db.execute("PRAGMA max_page_count = 1000")

@@ -234,7 +234,7 @@ def test_texts_that_were_not_logged_are_looked_up_or_counted(world, tmp_path):
     queries = world.queries(80, np.random.default_rng(4))
     path = write_log(tmp_path / "log.db", world.day(0, queries), world.policy(1.0, text="none"))
     (window,) = judge(path, world.bundle).windows
-    assert "have no item text; name the index that holds them (--index)" in window.notes[0]
+    assert "have no item text; pass the index that holds them (--index)" in window.notes[0]
     assert {t.test for t in window.tests} == {"share"}
     texts = {f"i-{i}": text for i, text in enumerate(world.items)}
     (window,) = judge(path, world.bundle, texts=lambda ids: texts).windows
@@ -279,10 +279,10 @@ def test_no_drift_is_said_only_where_it_was_tested(world, quiet, tmp_path):
     empty = tmp_path / "empty.db"
     with SpoolStore(write_log(empty, [], world.policy())) as store:
         nothing = drift(store, world.bundle, since=DAY).why_not
-        assert nothing == f"the log ({empty}) holds no request of tiny 1 since 2026-03-01 00:00"
+        assert nothing == f"the log ({empty}) holds no requests of tiny 1 since 2026-03-01 00:00"
     later = world.day(0, world.queries(40, np.random.default_rng(1)))
     other = judge(write_log(tmp_path / "log.db", later, world.policy(1.0, version="2")), world.bundle)
-    assert other.why_not.endswith("holds no request of tiny 1, only of tiny 2")
+    assert other.why_not.endswith("holds no requests of tiny 1, only of tiny 2")
     assert judge(quiet, None, DriftConfig(window="10000")).why_not == (
         "nothing could be tested for drift: the window is not over"
     )
@@ -295,7 +295,7 @@ def test_lists_of_another_length_are_named(world, tmp_path):
         cut = dataclasses.replace(r.scores, data=r.scores.data[:8])
         requests.append(dataclasses.replace(r, documents=r.documents[:8], doc_ids=r.doc_ids[:8], scores=cut))
     (window,) = judge(write_log(tmp_path / "log.db", requests, world.policy(1.0)), world.bundle).windows
-    assert "requests rank 8 items and reference queries 20" in window.notes[0]
+    assert "requests rank 8 items but reference queries 20" in window.notes[0]
     assert "set [ood] depth" in window.notes[0]
 
 
@@ -313,7 +313,7 @@ def test_a_bundle_without_a_reference_tests_the_share(world, quiet, tmp_path):
     [
         ("[]", "damaged"),
         ('{"queries": [{"rows": 3}]}', "damaged"),
-        ('{"queries": [{"rows": 3, "candidates": 20, "slice": ""}]}', "not those that the queries count"),
+        ('{"queries": [{"rows": 3, "candidates": 20, "slice": ""}]}', "do not match the row counts of the queries"),
     ],
 )
 def test_a_damaged_reference_is_refused(world, tmp_path, text, says):
@@ -336,12 +336,12 @@ def test_the_report_as_json_is_json(world, quiet):
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"window": "1y"}, "'1y' is neither a span nor a number of requests. Give 12h, 1d or 5000"),
+        ({"window": "1y"}, "'1y' is neither a span nor a number of requests. Use 12h, 1d or 5000"),
         ({"window": "0d"}, "neither a span"),
         ({"one_in": 1}, "one_in is 1. Give 2 to 1000"),
         ({"one_in": 2000}, "one_in is 2000. Give 2 to 1000"),
         ({"permutations": 9}, "permutations is 9. Give 99 or more"),
-        ({"min_queries": 12, "folds": 10}, "12 queries are too few for 10 folds. Give min_queries of at least 20"),
+        ({"min_queries": 12, "folds": 10}, "12 queries are too few for 10 folds. Set min_queries to at least 20"),
     ],
 )
 def test_a_configuration_out_of_range_is_refused(values, says):

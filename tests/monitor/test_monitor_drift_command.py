@@ -74,7 +74,7 @@ def test_json_is_one_object_with_both_reports(world, log):
 def test_exit_code_3_on_drift_where_it_was_asked_for(world, log, darl):
     ended = darl("monitor", "--spool", log, "--window", "1d", "--fail-on-drift")
     assert ended.code == 3 and "The latest window has drifted" in ended.out
-    assert "the latest window has drifted: share OOD" in ended.err and "Start a cycle: darl cycle." in ended.err
+    assert "the latest window has drifted: share OOD" in ended.err and "Run darl cycle." in ended.err
     assert darl("monitor", "--spool", log, "--window", "1d").code == 0
 
 
@@ -86,7 +86,7 @@ def test_no_exit_code_3_without_drift(world, tmp_path, darl):
 
 def test_a_window_that_is_none_is_wrong_usage(log, darl):
     ended = darl("monitor", "--spool", log, "--window", "soon")
-    assert ended.code == 2 and "'soon' is neither a span nor a number of requests. Give 12h, 1d or 5000." in ended.err
+    assert ended.code == 2 and "'soon' is neither a span nor a number of requests. Use 12h, 1d or 5000." in ended.err
 
 
 def test_too_few_queries_for_any_test(world, tmp_path):

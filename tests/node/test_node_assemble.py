@@ -71,7 +71,7 @@ def test_a_truncated_download_is_fetched_again(world) -> None:
     assemble(world.layout, world.manifest, world.jdk, told.append)
     assert world.mvn_calls() == ["opensearch", "plugin-a", "plugin-a", "plugin-a", "plugin-b", "natives"]
     size = world.manifest.plugins[0].bytes
-    assert told.count(f"plugin-a-9.9.9.zip: the download has {size - 7} bytes instead of {size}; thrown away") == 2
+    assert told.count(f"plugin-a-9.9.9.zip: the download has {size - 7} bytes instead of {size} and was discarded") == 2
 
 
 def test_a_tampered_download_is_refused(world) -> None:
@@ -80,7 +80,7 @@ def test_a_tampered_download_is_refused(world) -> None:
     with pytest.raises(DarlError) as caught:
         assemble(world.layout, world.manifest, world.jdk)
     assert re.sub("[0-9a-f]{12}…", "…", str(caught.value)) == (
-        "org.example:plugin-a:9.9.9:zip: the download has SHA-256 … instead of …; thrown away (3 attempts). "
+        "org.example:plugin-a:9.9.9:zip: the download has SHA-256 … instead of … and was discarded (3 attempts). "
         "Check the network and the mirrors in Maven's settings.xml, then run this again."
     )
     assert world.mvn_calls().count("plugin-a") == 3
@@ -107,7 +107,7 @@ def test_maven_says_no(world) -> None:
 def test_no_maven(world, monkeypatch) -> None:
     (world.folder / "bin" / "mvn").unlink()
     monkeypatch.setenv("PATH", str(world.folder / "bin"))
-    with pytest.raises(DarlError, match=r"^mvn: Maven is not on PATH, and the node is not in the cache yet\. Install"):
+    with pytest.raises(DarlError, match=r"^mvn: Maven is not on PATH, and the node is not cached yet\. Install"):
         assemble(world.layout, world.manifest, world.jdk)
 
 

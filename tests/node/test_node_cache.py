@@ -52,7 +52,7 @@ def test_a_closed_cache_folder(open_folder: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_path_the_start_script_would_break(tmp_path: Path) -> None:
-    with pytest.raises(DarlError, match="takes no path with a space or a colon"):
+    with pytest.raises(DarlError, match="cannot handle a path with a space or a colon"):
         find_cache(tmp_path / "my cache", None)
 
 
@@ -75,10 +75,10 @@ def test_root_runs_the_node_as_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(account.os, "geteuid", lambda: 0)
     nobody = pwd.getpwnam("nobody")
     assert node_account() == Account("nobody", nobody.pw_uid, nobody.pw_gid)
-    with pytest.raises(DarlError, match=r"^DARL_NODE_USER: OpenSearch refuses to run as root\. Name another"):
+    with pytest.raises(DarlError, match=r"^DARL_NODE_USER: OpenSearch refuses to run as root\. Set another"):
         node_account("root")
     monkeypatch.setenv("DARL_NODE_USER", "no-such-user")
-    with pytest.raises(DarlError, match="there is no user 'no-such-user'"):
+    with pytest.raises(DarlError, match="user 'no-such-user' does not exist"):
         node_account()
     monkeypatch.setattr(account.os, "geteuid", lambda: 1000)
     assert node_account() is None
@@ -107,7 +107,7 @@ def test_the_second_waits_for_the_first(tmp_path: Path) -> None:
         order.append("first")
     thread.join(10)
     assert order[1:] == ["first", "second"]
-    assert order[0].startswith(f"waiting for another process at work on the same node (process {os.getpid()} on ")
+    assert order[0].startswith(f"waiting for another process that is using the same node (process {os.getpid()} on ")
 
 
 def test_a_lock_that_is_never_let_go(tmp_path: Path) -> None:

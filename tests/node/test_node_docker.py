@@ -114,7 +114,7 @@ def test_purge_after_down_removes_the_volume_too(engine) -> None:
 
 def test_a_container_that_ends_at_once(engine) -> None:
     (engine.folder / "dies").touch()
-    with pytest.raises(DarlError, match=r"the container ended at once: ERROR: memory is too low\.$"):
+    with pytest.raises(DarlError, match=r"the container exited immediately: ERROR: memory is too low\.$"):
         up(NodeSpec(port=free_port()))
     assert not (engine.folder / "container").exists()
 
@@ -134,5 +134,5 @@ def test_java_comes_first(engine, monkeypatch) -> None:
 
 def test_docker_hangs(engine, monkeypatch) -> None:
     Path(engine.folder / "bin" / "docker").write_text("#!/bin/sh\nexec sleep 30\n")
-    with pytest.raises(DarlError, match=r"^docker info: no answer in 0 s\.$"):
+    with pytest.raises(DarlError, match=r"^docker info: no answer within 0 s\.$"):
         docker.run_docker("info", timeout_s=0.2)

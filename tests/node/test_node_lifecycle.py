@@ -116,7 +116,7 @@ def test_links_of_the_node_user_lead_nowhere(tmp_path) -> None:
     library = tmp_path / "library.so"
     library.write_text("shipped")
     (folder / "library.so").symlink_to(outside / "made-by-root")
-    with pytest.raises(DarlError, match="something else is in the place"):
+    with pytest.raises(DarlError, match="another file has the name of a native library"):
         link_shipped(library, folder / "library.so")
     assert not (outside / "made-by-root").exists()
 
@@ -128,7 +128,7 @@ def test_a_node_that_dies_while_starting(world) -> None:
         up(NodeSpec(port=port))
     log = world.layout.instance(port) / CONSOLE
     assert str(caught.value) == (
-        f"{log}: the node ended while starting: [ERROR] bootstrap checks failed: too few file descriptors."
+        f"{log}: the node exited during startup: [ERROR] bootstrap checks failed: too few file descriptors."
     )
     assert status(port).state == "stopped"
 
@@ -136,7 +136,7 @@ def test_a_node_that_dies_while_starting(world) -> None:
 def test_a_node_that_never_answers_is_stopped(world) -> None:
     world.behave("mute")
     port = free_port()
-    with pytest.raises(DarlError, match=r"does not answer after 1 s: an empty log\. Give it more with --timeout\."):
+    with pytest.raises(DarlError, match=r"did not answer within 1 s: an empty log\. Raise --timeout\."):
         up(NodeSpec(port=port, timeout_s=0.6))
     assert processes_of(world) == []
 
@@ -222,8 +222,7 @@ def test_a_taken_port_names_its_holder(world) -> None:
             up(NodeSpec(port=port))
     name = Path("/proc/self/comm").read_text().strip()
     assert str(caught.value) == (
-        f"127.0.0.1:{port}: the port is taken: process {os.getpid()} ({name}) listens there. "
-        "End it, or choose another --port."
+        f"127.0.0.1:{port}: the port is in use by process {os.getpid()} ({name}). Stop it, or choose another --port."
     )
     assert world.mvn_calls() == []  # said before anything is fetched
 
@@ -309,7 +308,7 @@ def test_a_killed_node_is_stopped_and_starts_again(world) -> None:
     ("words", "message"),
     [
         ({"port": 0}, "port is 0. Give 1 to 65535."),
-        ({"heap": "2x"}, "heap '2x': the heap is not a size that Java understands. Write it as 2g or 1500m."),
+        ({"heap": "2x"}, "heap '2x': the heap is not a valid Java heap size. Write it as 2g or 1500m."),
         ({"engine": "podman"}, "engine is 'podman'. Choose auto, java or docker."),
     ],
 )

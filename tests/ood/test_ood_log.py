@@ -264,9 +264,9 @@ def test_a_file_called_memory_is_a_file(tmp_path, monkeypatch):
 def test_nonsense_is_refused_when_opening(path):
     with pytest.raises(InputError, match=r"sample rate 1\.5 is outside"):
         open_log(path, sample_rate=1.5)
-    with pytest.raises(InputError, match="text 'half' is unknown"):
+    with pytest.raises(InputError, match="unknown text policy 'half'"):
         open_log(path, text="half")
-    with pytest.raises(InputError, match="holds nothing"):
+    with pytest.raises(InputError, match="is too small"):
         open_log(path, max_bytes=10)
     assert not path.exists()
     assert resource.getrlimit(resource.RLIMIT_FSIZE)  # the limits of this process are as they were

@@ -169,14 +169,14 @@ def test_times_are_utc_milliseconds():
     [
         ({"doc_ids": ["a", "b"]}, "lengths differ"),
         ({"timestamp": datetime(2026, 1, 1)}, "no time zone"),
-        ({"route": "fax"}, "route 'fax' is unknown"),
+        ({"route": "fax"}, "unknown route 'fax'"),
         ({"request_id": ""}, "request id is empty"),
     ],
 )
 def test_requests_that_make_no_sense_are_refused(values, message):
     with pytest.raises(InputError, match=message):
         request_of(0, [0.5], **values)
-    with pytest.raises(InputError, match="kind None is unknown"):
+    with pytest.raises(InputError, match="unknown kind of record None"):
         record_from_json({"record_id": "x"})
 
 

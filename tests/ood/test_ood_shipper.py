@@ -130,7 +130,7 @@ def test_poison_is_put_aside_with_its_reason_and_holds_nothing_up(cluster, path,
         assert (letter.record_id, letter.reason) == (rows[3].record_id, f"{status}: why {status}")
         assert letter.body == rows[3].body
         assert spool.counters()["stored_dead_letters"] == 1
-    assert "1 records were refused for good" in caplog.text
+    assert "1 records were rejected permanently" in caplog.text
 
 
 @pytest.mark.parametrize("status", [403, 429, 500, 503])
@@ -176,7 +176,7 @@ def test_run_waits_failures_out_with_one_warning(cluster, path, rows, failure, c
     assert len(cluster.docs) == len(rows)
     lines = [r.getMessage() for r in caplog.records if "OOD shipper" in r.getMessage()]
     assert len(lines) == 2
-    assert "Records wait in the spool" in lines[0] and "takes records again" in lines[1]
+    assert "Records stay in the spool" in lines[0] and "accepts records again" in lines[1]
 
 
 @pytest.mark.parametrize("nonsense", ["welcome", "[]", "{}", '{"data_streams": 3}', '{"items": [null]}'])
@@ -209,7 +209,7 @@ def test_run_goes_on_after_the_spool_failed(cluster, path, rows, monkeypatch, ca
     def refuse_twice(**values):
         attempts.append(1)
         if len(attempts) < 3:
-            raise SpoolError("the spool fails (database or disk is full)")
+            raise SpoolError("the spool failed (database or disk is full)")
         settle(**values)
 
     monkeypatch.setattr(shipper._spool, "settle", refuse_twice)
@@ -232,7 +232,7 @@ def test_a_spool_that_was_replaced_is_opened_anew(cluster, path, rows):
         assert shipper.ship_all().created == len(rows)
         for file in path.parent.iterdir():
             file.unlink()
-        with pytest.raises(InputError, match="there is no spool here"):
+        with pytest.raises(InputError, match="the spool does not exist"):
             shipper.ship_once()
         with Spool.open(path, create=True) as spool:
             spool.append(rows_of(traffic(3, prefix="new")))
@@ -272,13 +272,16 @@ def test_darl_ship_reports_and_exits_1_when_the_cluster_takes_no_more(cluster, p
     result = run(ship, ["--spool", str(path), "--retry-dead-letters"])
     assert result.exit_code == 0
     assert "2 records written; 0 left in the spool" in result.stdout
-    assert "1 dead letters are back in line" in result.stderr
+    assert "1 dead letters queued again" in result.stderr
     assert len(cluster.docs) == len(rows)
 
 
 @pytest.mark.parametrize("stream", ["", "*", "a*", "a,b", "../x", "_all", "Upper", "\udcff"])
 def test_a_stream_name_that_is_none_is_wrong_usage(cluster, path, rows, stream):
-    with Shipper(path, cluster.client, stream=stream) as shipper, pytest.raises(UsageError, match="is not usable"):
+    with (
+        Shipper(path, cluster.client, stream=stream) as shipper,
+        pytest.raises(UsageError, match="invalid data stream name"),
+    ):
         shipper.ship_all()
     assert cluster.requests == []
 

@@ -124,7 +124,7 @@ def test_only_the_owner_can_read_it(path):
 
 @pytest.mark.parametrize("content", [b"not a database, but long enough to look at" * 100, None])
 def test_what_is_not_a_spool_is_refused_in_one_line(path, content):
-    with pytest.raises(InputError, match="there is no spool here"):
+    with pytest.raises(InputError, match="the spool does not exist"):
         Spool.open(path)
     if content:
         path.write_bytes(content)
@@ -141,7 +141,7 @@ def test_a_spool_that_is_held_too_long_is_one_line(path, monkeypatch):
     with Spool.open(path, create=True) as spool:
         other = sqlite3.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(SpoolError, match=r"the spool fails \(database is locked\)"):
+        with pytest.raises(SpoolError, match=r"the spool failed \(database is locked\)"):
             spool.append([row(1)])
         other.execute("ROLLBACK")
         other.close()
@@ -153,12 +153,12 @@ def test_another_format_is_refused(path):
     connection = sqlite3.connect(path)
     connection.execute("PRAGMA user_version = 7")
     connection.close()
-    with pytest.raises(InputError, match="has format 7 and this version reads format 1"):
+    with pytest.raises(InputError, match="has format 7, but this version reads format 1"):
         Spool.open(path)
 
 
 def test_a_folder_that_cannot_be_written_is_named():
-    with pytest.raises(InputError, match="the spool cannot be made"):
+    with pytest.raises(InputError, match="the spool cannot be created"):
         Spool.open("/proc/none/spool.db", create=True)
 
 

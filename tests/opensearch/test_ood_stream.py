@@ -84,7 +84,7 @@ def test_a_name_that_is_taken_is_an_error_and_nothing_is_changed(client, stream,
     else:
         client.indices.create(index=index)
         stream = index
-    with pytest.raises(ClusterError, match="go to a data stream"):
+    with pytest.raises(ClusterError, match="require a data stream"):
         ensure_stream(client, stream)
     assert not client.indices.exists_index_template(name=stream)
 
@@ -239,6 +239,6 @@ def test_darl_ship_follows_a_spool_until_told_to_stop(opensearch_url, client, st
 
 def test_a_wrong_port_is_one_line(path):
     spooled(path, rows_of(traffic(2)))
-    with pytest.raises(ClusterError, match=r"http://127\.0\.0\.1:1: nothing listens there"):
+    with pytest.raises(ClusterError, match=r"http://127\.0\.0\.1:1: nothing is listening there"):
         Shipper(path, connect(ClusterOptions(url="http://127.0.0.1:1")), where="http://127.0.0.1:1").ship_once()
     assert POLICY.model == "tiny"

@@ -83,7 +83,7 @@ def test_a_cycle_releases_and_the_way_back_is_open(served):
     assert {v.served.version: v.state for v in list_versions(cluster, name)} == {"1": "serving", "2": "deployed"}
 
     # current.json still names version 2: the next cycle would compare with what nobody is served by.
-    with pytest.raises(UsageError, match=rf"serves {name} 1, and a cycle would begin from {name} 2 .*current.json"):
+    with pytest.raises(UsageError, match=rf"serves {name} 1, but the cycle starts from {name} 2 .*current.json"):
         plan_cycle(config, path.parent, world)
     current = path.parent / "cycles" / "current.json"
     current.write_text(json.dumps({"bundle": os.path.relpath(bundle.path, current.parent)}))
@@ -101,5 +101,5 @@ def test_a_log_that_nothing_was_shipped_to_is_not_called_quiet(served):
     _, bundle, name, path = served
     config = read_cycle(path, [f"log.stream='{name}-none'", "start.when='drift'"])
     started = Surroundings(config, path.parent, ClusterOptions()).world().start(bundle)
-    assert not started.begin and f"holds no request of {bundle.card.name} 1" in started.reasons[0]
-    assert started.reasons[1:] == ("darl ship sends it what a spool holds",)
+    assert not started.begin and f"holds no requests of {bundle.card.name} 1" in started.reasons[0]
+    assert started.reasons[1:] == ("darl ship sends spooled records to the stream",)

@@ -76,7 +76,7 @@ def test_items_that_the_index_refuses_are_named(place, tmp_path):
     report = load_items(place.cluster, place.bundle, write(tmp_path, items), place.index)
     assert report.indexed == 2
     assert [(item.item_id, item.where.rpartition(", ")[2]) for item in report.failed] == [("b-2", "line 2")]
-    with pytest.raises(ClusterError, match=r"items.jsonl, line 2: 1 of 3 items were not taken: .*price"):
+    with pytest.raises(ClusterError, match=r"items.jsonl, line 2: 1 of 3 items were rejected: .*price"):
         report.check()
 
 
@@ -89,10 +89,10 @@ def test_values_of_changing_kind_are_taken(place, tmp_path):
     ("bad", "message"),
     [
         ('{"id": "z", "name": ', "line 7: not JSON"),
-        ('{"id": "b-1", "name": "again"}', r"line 7: item 'b-1' is there twice \(first: .*, line 1\)"),
+        ('{"id": "b-1", "name": "again"}', r"line 7: item 'b-1' appears twice \(first: .*, line 1\)"),
         ('{"id": "z", "price": 3}', "line 7: the item has none of the template's fields"),
         ('{"name": "nameless"}', "line 7: the item has no 'id'"),
-        ('{"id": "z", "name": "x", "darl_score": 1}', "line 7: the field 'darl_score' is darl's own"),
+        ('{"id": "z", "name": "x", "darl_score": 1}', "line 7: the field 'darl_score' is reserved"),
         (json.dumps({"id": "z" * 513, "name": "x"}), "line 7: the id has more than 512 bytes"),
         (json.dumps({"id": "z", "name": "x" * 1_000_001}), "line 7: field 'name' has 1,000,001 characters"),
     ],
@@ -115,5 +115,5 @@ def test_a_long_text_is_cut_by_the_renderer(place, tmp_path):
 
 @pytest.mark.parametrize("index", ["*", "_all", "a,b", "A", "-x", "", "a/b", ".kibana"])
 def test_index_names_that_could_hit_others(place, tmp_path, index):
-    with pytest.raises(UsageError, match="is not usable"):
+    with pytest.raises(UsageError, match="invalid index name"):
         load_items(place.cluster, place.bundle, write(tmp_path, ITEMS), index, recreate=True)

@@ -114,7 +114,7 @@ def test_same_version_with_another_content(place, tmp_path):
 def test_same_version_with_another_scorer(place, scorer):
     first = place.register("connector", scorer)
     with RunningScorer(place.bundle) as moved:
-        with pytest.raises(ClusterError, match="is registered already with another scorer or configuration"):
+        with pytest.raises(ClusterError, match="is already registered with another scorer or configuration"):
             place.register("connector", moved)
         second = place.register("connector", moved, replace=True)
         assert second.removed == (first.model_id,)
@@ -231,7 +231,7 @@ def test_registering_without_a_scorer(place):
 
 def test_wrong_scorer_key(place):
     with RunningScorer(place.bundle, key="right") as scorer:
-        with pytest.raises(ClusterError, match="does not accept the API key .* Give its key by DARL_API_KEY"):
+        with pytest.raises(ClusterError, match="does not accept the API key .* Set DARL_API_KEY to its key"):
             place.register("connector", scorer, key="wrong")
         with pytest.raises(ClusterError, match="does not accept the API key"):
             place.register("connector", scorer, key="right")  # the connector still has the other key
@@ -240,11 +240,13 @@ def test_wrong_scorer_key(place):
 
 def test_a_scorer_with_another_model(place, tmp_path):
     with RunningScorer(changed_bundle(place, tmp_path)) as scorer:
-        with pytest.raises(ClusterError, match=r"answers otherwise than the bundle .* Start darl serve on this bundle"):
+        with pytest.raises(
+            ClusterError, match=r"answers differently from the bundle .* Start darl serve on this bundle"
+        ):
             place.register("connector", scorer)
     four = tiny_bundle(tmp_path / "four", scale=type(SCALE3)(("a", "b", "c", "d"), (0, 1, 2, 3)))
     with RunningScorer(four) as scorer:
-        with pytest.raises(ClusterError, match=r"answers \[3, 7\] values where the bundle has \[3, 6\]"):
+        with pytest.raises(ClusterError, match=r"answers \[3, 7\] , and the bundle \[3, 6\]"):
             place.register("connector", scorer, replace=True)
 
 
@@ -254,7 +256,9 @@ def test_a_pipeline_of_somebody_else_is_left_alone(place):
         "PUT", join_path("_search", "pipeline", foreign), {"description": "mine", "request_processors": []}
     )
     try:
-        with pytest.raises(ClusterError, match="is there and was not made by darl. Choose another name by --pipeline"):
+        with pytest.raises(
+            ClusterError, match="exists and was not created by darl. Choose another name with --pipeline"
+        ):
             register(place.bundle, place.cluster, RegisterOptions(pipeline=PipelineOptions(name=foreign)))
         assert models.find_models(place.cluster, models.local_name(place.bundle.card)) == []  # nothing was uploaded
     finally:
@@ -266,7 +270,9 @@ def test_trusted_endpoints_are_added_to(place):
     stored = place.cluster.read("GET", "/_cluster/settings?flat_settings=true")["persistent"].get(TRUSTED)
     before = place.cluster.read("GET", "/_cluster/settings?include_defaults=true&flat_settings=true")
     trusted = {**before["defaults"], **before["persistent"]}[TRUSTED]
-    with pytest.raises(ClusterError, match=re.escape(TRUSTED) + " lacks .* Run again with --apply-settings"):
+    with pytest.raises(
+        ClusterError, match=re.escape(TRUSTED) + " lacks .* Set it, or run this again with --apply-settings"
+    ):
         preflight(place.cluster, "connector", scorer_url=url)
     try:
         done = preflight(place.cluster, "connector", scorer_url=url, apply_settings=True)
@@ -321,7 +327,7 @@ def test_commands(place, opensearch_url, tmp_path, scorer):
     listed = run_darl("index", bundle, str(items), *target, "--index", place.index, "--dry-run")
     assert [call["method"] for call in json.loads(listed.stdout)] == ["PUT", "POST"]
     loaded = run_darl("index", bundle, str(items), *target, "--index", place.index)
-    assert loaded.stdout == f"6 items in {place.index}, which is new\n"
+    assert loaded.stdout == f"6 items in {place.index}, newly created\n"
     asked = [
         "--index",
         place.index,
@@ -343,10 +349,10 @@ def test_commands(place, opensearch_url, tmp_path, scorer):
     found = run_darl("search", "fire in my kitchen", *target, *asked, "--bundle", str(other), "--json")
     assert json.loads(found.stdout)["reranked"] is True and json.loads(found.stdout)["logged"] is False
     card = place.bundle.card
-    serves = f"pipeline '{name}' serves {card.name} {card.version}, and --bundle is {card.name} 2: nothing is logged"
-    assert found.stderr == f"darl: {serves}. Name the bundle that it serves.\n"
+    serves = f"pipeline '{name}' serves {card.name} {card.version}, but --bundle is {card.name} 2: nothing is logged"
+    assert found.stderr == f"darl: {serves}. Pass the bundle that it serves.\n"
     wrong = run_darl("search", " ", *target, *asked)
-    assert (wrong.returncode, wrong.stderr) == (1, "darl: the query is empty. Write what to search for.\n")
+    assert (wrong.returncode, wrong.stderr) == (1, "darl: the query is empty. Enter the text to search for.\n")
 
 
 def test_many_chunks(place, monkeypatch):
@@ -365,7 +371,7 @@ def test_many_chunks(place, monkeypatch):
 
 def test_a_model_that_cannot_be_deployed(place):
     damaged = Bundle(place.bundle.path, place.bundle.card, place.bundle.digests | {"opensearch.zip": "0" * 64})
-    with pytest.raises(ClusterError, match=r"deploying model \S+ failed: .* See the node's log") as err:
+    with pytest.raises(ClusterError, match=r"deploying model \S+ failed: .* Check the node's log") as err:
         register(damaged, place.cluster, RegisterOptions(pipeline=place.pipeline()))
     assert "\n" not in str(err.value)
     assert fetch_pipeline(place.cluster, place.name) is None
@@ -389,5 +395,5 @@ def test_an_undeployed_model_leaves_the_first_stage(place, tmp_path):
 def test_a_bundle_with_other_grades(place, tmp_path):
     place.register("local")
     five = tiny_bundle(tmp_path / "five", scale=type(SCALE3)(tuple("abcde"), (0, 1, 2, 3, 4)))
-    with pytest.raises(ClusterError, match="writes other grades than tiny 1 has"):
+    with pytest.raises(ClusterError, match="writes different grades from tiny 1 has"):
         PipelineSearch(place.cluster.client, five, place.index, place.name).search("x")

@@ -127,12 +127,12 @@ def test_release_rollback_and_versions(line):
     line.release("3", oversample=9)
     assert line.versions() == {"3": "serving", "2": "deployed", "1": "deployed"}
     assert [line.rollback().served.version, line.rollback().served.version] == ["2", "1"]  # further back, not forth
-    with pytest.raises(ClusterError, match="there is no version before .* 1 in the history of pipeline"):
+    with pytest.raises(ClusterError, match="has no version before .* 1 in its history"):
         line.rollback()
     there = line.rollback(to="3", note="it was not the model")
     assert (there.served.version, there.came_from.version) == ("3", "1")
     assert not line.rollback(to="3").changed  # safe to repeat
-    with pytest.raises(UsageError, match=f"no version '9' ever served. Choose from {line.name}:1, {line.name}:2"):
+    with pytest.raises(UsageError, match=f"version '9' never served. Choose from {line.name}:1, {line.name}:2"):
         line.rollback(to="9")
     found = list_versions(line.cluster, line.pipeline, history=line.history)
     assert [(one.served.version, one.event.kind, one.event.number) for one in found] == [
@@ -165,9 +165,9 @@ def test_old_versions_are_undeployed_and_a_rollback_deploys_them_again(line):
         assert [one.version for one in done.undeployed] == ["2"]
         assert line.versions() == {"3": "serving", "2": "undeployed", "1": "deployed"}
         assert other.search().search("stolen bicycle").reranked
-        with pytest.raises(ClusterError, match="a search pipeline asks .* 1. Release another version first"):
+        with pytest.raises(ClusterError, match="a search pipeline uses .* 1. Release another version first"):
             delete_version(line.cluster, "1", line.pipeline, history=line.history)
-        with pytest.raises(UsageError, match="no version is called '9'"):
+        with pytest.raises(UsageError, match="no version matches '9'"):
             delete_version(line.cluster, "9", line.pipeline, history=line.history)
         assert line.rollback(to=f"{line.name}:2").served.version == "2"
         assert line.search().search("stolen bicycle").reranked
@@ -268,7 +268,7 @@ def test_another_command_waits_for_one_that_is_at_work_and_takes_over_from_one_t
         with pytest.raises(Killed):
             line.release("2")
     assert line.serving() == ["2", "1"]
-    with pytest.raises(ClusterError, match=r"a release of \S+ 2 was started \d s ago by \S+ and is not done. Wait"):
+    with pytest.raises(ClusterError, match=r"a release of \S+ 2 was started \d s ago by \S+ , is not finished. Wait"):
         line.release("3")
     with pytest.raises(ClusterError, match="is not done"):
         line.rollback()
@@ -304,13 +304,13 @@ def test_an_answer_that_differs_leaves_the_old_version_serving(line, tmp_path):
     # The model in the cluster is that of version 3, by digest; this bundle's own graph says otherwise.
     digests = changed.digests | {"opensearch.zip": line.bundles["3"].digests["opensearch.zip"]}
     line.bundles = {**line.bundles, "3": Bundle(changed.path, changed.card, digests)}
-    with pytest.raises(ReleaseRefused, match=r"answers otherwise than the bundle .*; \S+ 1 goes on serving") as err:
+    with pytest.raises(ReleaseRefused, match=r"answers differently from the bundle .*; \S+ 1 keeps serving") as err:
         line.release("3", note="nightly")
     assert err.value.exit_code == 3 and err.value.event.kind == "refused"
     assert line.serving() == ["1", "1"] and line.search().search("stolen bicycle").reranked
     assert line.events() == [("release", "1", "done"), ("refused", "3", "done")]
     assert line.versions() == {"1": "serving", "3": "undeployed"}  # it does not stay in memory
-    with pytest.raises(ClusterError, match="there is no version before"):
+    with pytest.raises(ClusterError, match="has no version before"):
         line.rollback()  # a refusal is nothing to go back from
 
 
@@ -321,7 +321,7 @@ def test_a_search_that_does_not_rank_as_the_bundle_leaves_the_old_version_servin
     changed = with_slope(line.bundles["2"], tmp_path / "changed", 2)
     digests = changed.digests | {"opensearch.zip": line.bundles["2"].digests["opensearch.zip"]}
     line.bundles = {**line.bundles, "2": Bundle(changed.path, changed.card, digests)}
-    with pytest.raises(ReleaseRefused, match="hits of the new pipeline are scored otherwise than by the bundle"):
+    with pytest.raises(ReleaseRefused, match="the new pipeline's scores differ from the bundle's"):
         line.release("2", index=line.index)
     assert line.serving() == ["1", "1"]
     with pytest.raises(ClusterError, match="no such index"):
@@ -347,7 +347,7 @@ def rubbish(answer):
 def test_a_scorer_that_answers_rubbish_leaves_the_old_version_serving(line, answer):
     line.release("1")
     try:
-        with serving(rubbish(answer)) as url, pytest.raises(ReleaseRefused, match="1 goes on serving") as err:
+        with serving(rubbish(answer)) as url, pytest.raises(ReleaseRefused, match="1 keeps serving") as err:
             line.release("2", mode="connector", scorer=ScorerAddress(f"{url}/v1/rerank"), apply_settings=True)
         assert err.value.exit_code == 3
         assert line.serving() == ["1", "1"] and line.search().search("stolen bicycle").reranked
@@ -373,7 +373,7 @@ def test_each_version_by_connector_has_its_own_scorer(line):
             assert len(three.requests) == seen  # the older scorer is asked again
         # Now its scorer is gone: a rollback to what does not answer is refused, whatever serves.
         line.rollback(to=f"{line.name}:1")
-        with pytest.raises(ReleaseRefused, match="1 goes on serving"):
+        with pytest.raises(ReleaseRefused, match="1 keeps serving"):
             line.rollback(to="3")
         assert line.serving() == ["1", "1"]
         assert line.events()[-1] == ("refused", "3", "done")
@@ -400,8 +400,8 @@ def gate_report(line, new, old, *, passed=True):
 def test_a_gates_report_decides(line):
     line.release("1")
     for report, why in (
-        (gate_report(line, "2", "1", passed=False), r"the gate said no \(control arm: too few queries\)"),
-        (gate_report(line, "3", "1"), "the gate's report is about another bundle, .* 3"),
+        (gate_report(line, "2", "1", passed=False), r"the gate refused the bundle \(control arm: too few queries\)"),
+        (gate_report(line, "3", "1"), "the gate report is about another bundle, .* 3"),
         (gate_report(line, "2", "3"), "the gate compared it with .* 3, and .* 1 is serving"),
     ):
         with pytest.raises(ReleaseRefused, match=why):
@@ -411,7 +411,7 @@ def test_a_gates_report_decides(line):
     assert not line.release("2", gate=gate_report(line, "2", "1")).changed  # the old one is not serving any more: done
     found = {one.served.version: one for one in list_versions(line.cluster, line.pipeline, history=line.history)}
     assert found["2"].gate["passed"] and found["2"].gate["control"]["low"] == 0.012
-    with pytest.raises(Exception, match="this is no report of darl gate"):
+    with pytest.raises(Exception, match="not a darl gate report"):
         line.release("2", gate={"passed": True})
 
 
@@ -440,10 +440,10 @@ def test_the_commands(line, tmp_path, monkeypatch):
         first = darl("release", one, *hook, "--json")
         assert json.loads(first.out)["served"]["version"] == "1" and (first.code, first.err) == (0, "")
         refused = darl("release", two, *hook, "--gate", no)
-        assert refused.code == 3 and "the gate said no" in refused.err and "1 goes on serving" in refused.err
+        assert refused.code == 3 and "the gate refused the bundle" in refused.err and "1 keeps serving" in refused.err
         second = darl("release", two, *hook, "--gate", yes, "--index", line.index)
-        assert f"{line.name} 2 (local) serves, release 3 of pipeline {line.pipeline}" in second.out
-        assert f"{line.name} 1 (local) serves, rollback 4" in darl("rollback", *hook).out
+        assert f"{line.pipeline} now serves {line.name} 2 (local), release 3" in second.out
+        assert f"{line.pipeline} now serves {line.name} 1 (local), rollback 4" in darl("rollback", *hook).out
     table = darl("versions").out
     assert "serving" in table and "4 rollback" in table and "control +0.031 [+0.012, +0.050]" in table
     assert [json.loads(body)["event"] for _, body in told] == ["release", "refused", "release", "rollback"]
@@ -452,11 +452,11 @@ def test_the_commands(line, tmp_path, monkeypatch):
         assert headers["X-DaRL-Signature-256"] == f"sha256={expected}"
     # A webhook that nobody answers is a line of output, and no more.
     silent = darl("rollback", "--to", "2", "--webhook", "http://127.0.0.1:9/hook?token=abc")
-    assert silent.code == 0 and "the webhook was not told" in silent.err and "abc" not in silent.err
+    assert silent.code == 0 and "the webhook could not be notified" in silent.err and "abc" not in silent.err
     assert darl("versions", "--delete", "2").code == 1  # it serves
     wrong = darl("release", two, "--webhook", "nowhere")
     assert (wrong.code, wrong.err) == (
-        2, "darl: --webhook: this is not the URL of a webhook. Write it like https://host/path.\n"
+        2, "darl: --webhook: not a webhook URL. Write it like https://host/path.\n"
     )  # fmt: skip
 
 

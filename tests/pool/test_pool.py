@@ -215,24 +215,24 @@ def test_the_catalogue_answers_more_ids_than_a_query_takes(tmp_path):
 # ---- what is refused
 
 BAD = [
-    ({"item_id": "b-1"}, "field 'query' is empty or not text", "the words that were searched"),
-    ({"query": " ", "item_id": "b-1"}, "field 'query' is empty or not text", "the words that were searched"),
+    ({"item_id": "b-1"}, "field 'query' is empty or not text", "add the query's text"),
+    ({"query": " ", "item_id": "b-1"}, "field 'query' is empty or not text", "add the query's text"),
     ({"query": "x" * 10_001, "item_id": "b-1"}, "field 'query' has 10,001 characters", "search box"),
-    ({"query": "q"}, "neither 'item_id' nor 'text' is there", "say which item"),
-    ({"query": "q", "text": 3}, "field 'text' is empty or not text", "give the item's text"),
+    ({"query": "q"}, "neither 'item_id' nor 'text' is present", "add the item"),
+    ({"query": "q", "text": 3}, "field 'text' is empty or not text", "add the item's text"),
     (
         {"query": "q", "item_id": ["b-1"]},
         "field 'item_id' is ['b-1'], neither text nor a whole number",
         "write it as text",
     ),
     ({"query": "q", "item_id": "b-1", "query_id": 1.5}, "field 'query_id' is 1.5, neither", "write it as text"),
-    ({"query": "q", "items": "b-1"}, "field 'items' is not a list of items", "or leave it out"),
-    ({"query": "q", "items": []}, "field 'items' is not a list of items, or an empty one", "or leave it out"),
-    ({"query": "q", "items": ["b-1"], "text": "t"}, "'items' stands beside 'item_id' or 'text'", "keep the list"),
+    ({"query": "q", "items": "b-1"}, "field 'items' is not a non-empty list of items", "or omit the field"),
+    ({"query": "q", "items": []}, "field 'items' is not a non-empty list of items", "or omit the field"),
+    ({"query": "q", "items": ["b-1"], "text": "t"}, "'items' next to 'item_id' or 'text'", "keep one of them"),
     ({"query": "q", "items": ["b-1", {"text": ""}]}, "items, number 2: field 'text' is empty", "the item's text"),
-    ({"query": "q", "items": ["b-1", None]}, "items, number 2: neither 'item_id' nor 'text'", "say which item"),
-    ({"query": "q", "item_id": "zz"}, "there is no item 'zz'", "items.jsonl, or drop the line"),
-    ({"query": "q", "items": ["b-1", "zz"]}, "there is no item 'zz'", "items.jsonl, or drop the line"),
+    ({"query": "q", "items": ["b-1", None]}, "items, number 2: neither 'item_id' nor 'text'", "add the item"),
+    ({"query": "q", "item_id": "zz"}, "item 'zz' is not in the items", "items.jsonl, or drop the line"),
+    ({"query": "q", "items": ["b-1", "zz"]}, "item 'zz' is not in the items", "items.jsonl, or drop the line"),
 ]
 
 
@@ -261,17 +261,17 @@ def test_an_id_without_items_and_an_empty_pool(tiny, tmp_path):
         score_pool(tiny.path, path, out=tmp_path / "s.jsonl")
     assert caught.value.where == f"{path}, line 1" and "--items" in caught.value.todo
     write_rows(path, [])
-    with pytest.raises(InputError, match="there are no pairs in it"):
+    with pytest.raises(InputError, match="it holds no pairs"):
         score_pool(tiny.path, path, out=tmp_path / "s.jsonl")
 
 
 @pytest.mark.parametrize(
     ("rows", "line", "what"),
     [
-        ([{"id": "a", "name": "x"}, {"id": "a", "name": "y"}], 2, "item 'a' is there twice (first: "),
+        ([{"id": "a", "name": "x"}, {"id": "a", "name": "y"}], 2, "item 'a' appears twice (first: "),
         ([{"name": "x"}], 1, "the item has no 'id'"),
         ([{"id": "a"}], 1, "the item has none of the template's fields"),
-        ([], None, "there is no item in it"),
+        ([], None, "the file has no items"),
     ],
 )
 def test_bad_items(tiny, pool, tmp_path, rows, line, what):
@@ -299,11 +299,11 @@ def test_a_date_that_python_does_not_know(tiny, tmp_path):
 def test_a_pool_that_is_refused_leaves_nothing(tiny, tmp_path):
     (tmp_path / "s.jsonl").write_text("scores of last week")
     path = write_rows(tmp_path / "p.jsonl", [{"query": "q", "text": "t"}, {"query": "q"}])
-    with pytest.raises(InputError, match="p.jsonl, line 2: neither 'item_id' nor 'text' is there"):
+    with pytest.raises(InputError, match="p.jsonl, line 2: neither 'item_id' nor 'text' is present"):
         score_pool(tiny.path, path, out=tmp_path / "s.jsonl", fresh=True)
     assert {file.name for file in tmp_path.iterdir()} == {"p.jsonl", "s.jsonl"}
     write_rows(path, [{"query": "q", "text": "t"}])
-    with pytest.raises(UsageError, match="there is a file of this name"):
+    with pytest.raises(UsageError, match="the file already exists"):
         score_pool(tiny.path, path, out=tmp_path / "s.jsonl")
     assert (tmp_path / "s.jsonl").read_text() == "scores of last week"
 
@@ -311,13 +311,13 @@ def test_a_pool_that_is_refused_leaves_nothing(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("options", "what"),
     [
-        ({}, "nothing is asked for"),
-        ({"out": "s.csv"}, "scores go to .jsonl, .jsonl.gz or .parquet"),
-        ({"features": "f.parquet"}, "features go to .npy"),
-        ({"out": "s.jsonl", "engine": "spark"}, "there is no engine 'spark'"),
+        ({}, "no output is requested"),
+        ({"out": "s.csv"}, "unknown format for scores"),
+        ({"features": "f.parquet"}, "features are written as .npy"),
+        ({"out": "s.jsonl", "engine": "spark"}, "unknown engine 'spark'"),
         ({"out": "s.jsonl", "workers": 2}, "the engine is local"),
         ({"out": "s.jsonl", "address": "auto"}, "the engine is local"),
-        ({"out": "s.jsonl", "shard_pairs": 0}, "a shard needs at least one pair"),
+        ({"out": "s.jsonl", "shard_pairs": 0}, "--shard-pairs and --workers must be at least 1"),
     ],
 )
 def test_options_that_make_no_sense(tiny, pool, tmp_path, options, what):
@@ -328,15 +328,15 @@ def test_options_that_make_no_sense(tiny, pool, tmp_path, options, what):
 
 def test_what_is_read_is_not_replaced(tiny, tmp_path):
     path = write_rows(tmp_path / "p.jsonl", [{"query": "q", "text": "t"}])
-    with pytest.raises(UsageError, match="would replace what is read"):
+    with pytest.raises(UsageError, match="would overwrite an input"):
         score_pool(tiny.path, path, out=path, fresh=True)
     (tmp_path / "folder").mkdir()
-    with pytest.raises(InputError, match="not a file that can be read twice"):
+    with pytest.raises(InputError, match="the input cannot be read twice"):
         score_pool(tiny.path, tmp_path / "folder", out=tmp_path / "s.jsonl")
 
 
 def test_a_worker_refuses_another_bundle_of_the_same_place(tiny):
-    with pytest.raises(BundleError, match="this is another bundle here") as caught:
+    with pytest.raises(BundleError, match="this machine has another bundle") as caught:
         ShardScorer(PoolJob(tiny.path, "0" * 64, "jsonl", False))
     assert "on every machine" in caught.value.todo
 
@@ -382,15 +382,15 @@ def test_a_changed_input_is_refused_and_fresh_starts_over(tiny, pool, tmp_path, 
     broken_off()
     out, options = tmp_path / "s.jsonl", {"items": pool / "items.jsonl", "shard_pairs": 8}
     other = write_rows(tmp_path / "other.jsonl", [*lines(pool / "pairs.jsonl"), {"query": "q", "item_id": "b-1"}])
-    with pytest.raises(InputError, match="an unfinished pool of another pairs file is here") as caught:
+    with pytest.raises(InputError, match="the unfinished pool here has another pairs file") as caught:
         score_pool(tiny.path, other, out=out, **options)
     assert caught.value.where == str(tmp_path / "s.jsonl.work") and "--fresh" in caught.value.todo
-    with pytest.raises(InputError, match="another items file and another shard size is here"):
+    with pytest.raises(InputError, match="here has another items file and another shard size"):
         score_pool(tiny.path, pool / "pairs.jsonl", out=out, items=other, shard_pairs=9)
     bundle = tiny_bundle(tmp_path / "bundle", version="2")
-    with pytest.raises(InputError, match="another bundle is here"):
+    with pytest.raises(InputError, match="the unfinished pool here has another bundle"):
         score_pool(bundle.path, pool / "pairs.jsonl", out=out, **options)
-    with pytest.raises(InputError, match="another answer to whether features are wanted"):
+    with pytest.raises(InputError, match="another choice of features"):
         score_pool(tiny.path, pool / "pairs.jsonl", out=out, features=tmp_path / "f.npy", **options)
     report = score_pool(tiny.path, other, out=out, fresh=True, **options)
     assert (report.pairs, report.reused) == (62, 0) and len(lines(out)) == 62
@@ -399,7 +399,7 @@ def test_a_changed_input_is_refused_and_fresh_starts_over(tiny, pool, tmp_path, 
 def test_a_result_is_replaced_only_when_asked(tiny, pool, tmp_path):
     score(tiny, pool, tmp_path / "s.jsonl")
     before = (tmp_path / "s.jsonl").stat()
-    with pytest.raises(UsageError, match="there is a file of this name") as caught:
+    with pytest.raises(UsageError, match="the file already exists") as caught:
         score(tiny, pool, tmp_path / "s.jsonl")
     assert "--fresh" in caught.value.todo and (tmp_path / "s.jsonl").stat() == before
     score(tiny, pool, tmp_path / "s.jsonl", fresh=True)
@@ -410,7 +410,7 @@ def test_a_folder_of_something_else_is_left_alone(tiny, pool, tmp_path):
     folder = tmp_path / "s.jsonl.work"
     folder.mkdir()
     (folder / "thesis.txt").write_text("years of work")
-    with pytest.raises(InputError, match="holds something that is not a pool"):
+    with pytest.raises(InputError, match="is not an unfinished pool"):
         score(tiny, pool, tmp_path / "s.jsonl", fresh=True)
     assert [p.name for p in folder.iterdir()] == ["thesis.txt"]
     (folder / "thesis.txt").rename(folder / "pool.json")
@@ -420,13 +420,13 @@ def test_a_folder_of_something_else_is_left_alone(tiny, pool, tmp_path):
     with pytest.raises(InputError, match="damaged"):
         score(tiny, pool, tmp_path / "s.jsonl")
     (folder / "pool.json").write_text('{"format": 99}')
-    with pytest.raises(InputError, match="has format 99 and this version reads format 1"):
+    with pytest.raises(InputError, match="has format 99, but this version reads format 1"):
         score(tiny, pool, tmp_path / "s.jsonl")
 
 
 def test_two_processes_do_not_share_a_folder(tmp_path):
     with ShardFolder.claim(tmp_path / "w", {}, {}, fresh=False):
-        with pytest.raises(DarlError, match="another process is at work on this pool"):
+        with pytest.raises(DarlError, match="another process is working on this pool"):
             with ShardFolder.claim(tmp_path / "w", {}, {}, fresh=True):
                 pass
 
@@ -440,6 +440,6 @@ def test_a_pool_that_changes_under_way_is_not_joined(tiny, tmp_path, monkeypatch
         store(work, shard, files)
 
     monkeypatch.setattr(ShardFolder, "store", meddling)
-    with pytest.raises(InputError, match="changed while it was scored"):
+    with pytest.raises(InputError, match="changed during scoring"):
         score_pool(tiny.path, path, out=tmp_path / "s.jsonl")
     assert not (tmp_path / "s.jsonl").exists()

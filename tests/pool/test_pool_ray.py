@@ -132,7 +132,7 @@ def test_what_goes_wrong_far_away_is_said_here(ray, tiny, pool, tmp_path, monkey
             run(tiny, pool, tmp_path / "s.jsonl", engine="ray", workers=1)
     assert str(caught.value) == "far away: another bundle. Copy it."
     use(monkeypatch, Fails)
-    with pytest.raises(DarlError, match=r"a worker failed \(ZeroDivisionError: a bug\). See Ray's logs there"):
+    with pytest.raises(DarlError, match=r"a worker failed \(ZeroDivisionError: a bug\). Check Ray's logs there"):
         run(tiny, pool, tmp_path / "s.jsonl", engine="ray", workers=1)
 
 
@@ -181,8 +181,12 @@ def test_the_command_starts_a_ray_of_its_own_and_leaves_nothing(tiny, pool, tmp_
 @pytest.mark.parametrize(
     ("address", "code", "message"),
     [
-        ("127.0.0.1:1", 1, "darl: 127.0.0.1:1: Ray cannot be reached ([Errno 111] Connection refused). See ray status"),
-        ("ray://somewhere:10001", 2, "darl: ray://somewhere:10001 is for clients outside the cluster."),
+        (
+            "127.0.0.1:1",
+            1,
+            "darl: 127.0.0.1:1: Ray cannot be reached ([Errno 111] Connection refused). Check ray status",
+        ),
+        ("ray://somewhere:10001", 2, "darl: ray://somewhere:10001 is an address for clients outside the cluster."),
     ],
 )
 def test_an_address_where_no_cluster_is(tiny, pool, tmp_path, address, code, message):
@@ -194,5 +198,5 @@ def test_an_address_where_no_cluster_is(tiny, pool, tmp_path, address, code, mes
 def test_workers_are_as_many_as_there_is_room_for():
     cluster = types.SimpleNamespace(cluster_resources=lambda: {"CPU": 7.0, "memory": 1e9})
     assert on_ray.count_workers(cluster, {"num_cpus": 2}, "here") == 3
-    with pytest.raises(DarlError, match="here: a worker needs 1 gpus, and there are 0. Add machines"):
+    with pytest.raises(DarlError, match="here: a worker needs 1 gpus, but the cluster has 0. Add machines"):
         on_ray.count_workers(cluster, {"num_gpus": 1}, "here")

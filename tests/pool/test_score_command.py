@@ -79,7 +79,7 @@ def test_what_a_person_reads(tiny, pool, tmp_path):
     again = darl(*words(tiny, pool, tmp_path))
     assert (again.returncode, again.stdout) == (2, "")
     assert again.stderr == (
-        f"darl: {tmp_path / 's.jsonl'}: there is a file of this name. Name another, or replace it by --fresh.\n"
+        f"darl: {tmp_path / 's.jsonl'}: the file already exists. Choose another, or overwrite it with --fresh.\n"
     )
 
 

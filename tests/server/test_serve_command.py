@@ -209,12 +209,12 @@ def test_it_refuses_to_start_in_one_line(tiny, tmp_path):
     assert "no model_int8.onnx" in refuses(tiny.path, *quiet, "--int8")
     assert "contradict" in refuses(tiny.path, *quiet, "--ood-log", tmp_path / "x", code=2)
     assert "'tpu' is not" in refuses(tiny.path, *quiet, "--provider", "tpu", code=2)
-    assert "is not the URL of a cluster" in refuses(
+    assert "is not a cluster URL" in refuses(
         tiny.path, "--port", "0", "--ood-log", tmp_path / "x", "--ship-to", "nonsense", code=2
     )
     keys = tmp_path / "keys"
     keys.write_text("")
-    assert "there is no key in it" in refuses(tiny.path, *quiet, "--api-key-file", keys)
+    assert "the file holds no key" in refuses(tiny.path, *quiet, "--api-key-file", keys)
 
 
 def test_every_option_has_help_and_a_variable():
@@ -251,4 +251,4 @@ def test_a_cluster_that_is_away_is_said_in_one_line(tiny, tmp_path):
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
     about = [line for line in process.said if "INFO" not in line]
-    assert len(about) == 1 and "nothing listens there" in about[0]
+    assert len(about) == 1 and "nothing is listening there" in about[0]

@@ -41,7 +41,7 @@ def refused(answer, status, *parts):
         (b"{", "not JSON"),
         (b'{"query": NaN}', "NaN is not JSON"),
         (b'{"query": "\xff"}', "not JSON"),
-        (b"[" * 100_000, "nested too deep"),
+        (b"[" * 100_000, "nested too deeply"),
         (b"1" * 10_000, "not JSON"),
         (b"[]", "a list, not an object"),
         (b"null", "not an object"),
@@ -168,11 +168,11 @@ def test_without_the_key_only_the_probes_answer(tiny, tmp_path, path):
 @pytest.mark.parametrize("text", ["", "\n \n"])
 def test_a_key_file_without_keys_is_refused(tmp_path, text):
     (tmp_path / "keys").write_text(text)
-    with pytest.raises(InputError, match="there is no key in it"):
+    with pytest.raises(InputError, match="the file holds no key"):
         ServerConfig(api_key_file=tmp_path / "keys").keys()
     with pytest.raises(InputError, match="cannot be read"):
         ServerConfig(api_key_file=tmp_path / "absent").keys()
-    with pytest.raises(InputError, match="no header can carry"):
+    with pytest.raises(InputError, match="not allowed in a header"):
         ServerConfig(api_key="schlüssel").keys()
     with pytest.raises(UsageError, match="contradict"):
         ServerConfig(no_ood_log=True, ood_log=tmp_path / "x")

@@ -36,7 +36,7 @@ def test_items(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "line", "message"),
     [
-        ([{"id": "a", "title": "x"}, {"id": "a", "title": "y"}], 2, "item 'a' is there twice (first: "),
+        ([{"id": "a", "title": "x"}, {"id": "a", "title": "y"}], 2, "item 'a' appears twice (first: "),
         ([{"title": "x"}], 1, "the item has no 'id'. Give each item its own id"),
         ([{"id": "a", "title": " "}], 1, "the item has none of the template's fields (title)"),
         ([{"id": "a", "title": "x" * 10_000_000}], 1, "field 'title' has 10,000,000 characters"),
@@ -70,7 +70,7 @@ def test_judgments_are_gathered_by_query(tmp_path):
     [
         (
             {"grade": 3},
-            "field 'grade' is 3, not a whole number in 0..2. Correct the line, or name the grade in [grades]",
+            "field 'grade' is 3, not a whole number in 0..2. Correct the line, or add the grade to [grades]",
         ),
         ({"grade": -1}, "field 'grade' is -1, not a whole number in 0..2"),
         ({"grade": 1.0}, "field 'grade' is 1.0, not a whole number in 0..2"),
@@ -78,17 +78,17 @@ def test_judgments_are_gathered_by_query(tmp_path):
         ({"grade": True}, "field 'grade' is True, not a whole number in 0..2"),
         ({"grade": None}, "field 'grade' is None, not a whole number in 0..2"),
         ({"grade": "x" * 10_000_000}, ", not a whole number in 0..2"),
-        ({"query": ""}, "field 'query' is empty or not text. Give the words that were searched"),
+        ({"query": ""}, "field 'query' is empty or not text. Add the query's text"),
         ({"query": " \t"}, "field 'query' is empty or not text"),
         ({"query": 7}, "field 'query' is empty or not text"),
         ({"query": None}, "field 'query' is empty or not text"),
         ({"query": "x" * 10_000_000}, "field 'query' has 10,000,000 characters, more than 10,000"),
-        ({"item_id": "i9"}, "there is no item 'i9'. Add it to the items, or drop the line"),
-        ({"item_id": "x" * 10_000_000}, "there is no item 'xxx"),
+        ({"item_id": "i9"}, "item 'i9' is not in the items. Add it to the items, or drop the line"),
+        ({"item_id": "x" * 10_000_000}, "item 'xxx"),
         ({"item_id": None}, "field 'item_id' is missing or empty. Fill it, or drop the line"),
         ({"item_id": ""}, "field 'item_id' is missing or empty"),
-        ({"item_id": "i1"}, "the pair of query 'shoes' and item 'i1' is there twice (first: "),
-        ({"item_id": "i2", "query": "other"}, "query 'q1' reads 'other' here and 'shoes' before"),
+        ({"item_id": "i1"}, "the pair of query 'shoes' and item 'i1' appears twice (first: "),
+        ({"item_id": "i2", "query": "other"}, "query 'q1' is 'other' here, but was 'shoes'"),
     ],
     ids=lambda value: str(value)[:40],
 )
@@ -104,8 +104,8 @@ def test_bad_judgments(tmp_path, change, message):
     [
         ('{"query": "a"\n', ", line 1", "not JSON"),
         (json.dumps(GOOD) + "\n" + '{"query": \n', ", line 2", "not JSON"),
-        ("", "", "there is no judgment in it"),
-        ("\n\n", "", "there is no judgment in it"),
+        ("", "", "the file has no judgments"),
+        ("\n\n", "", "the file has no judgments"),
         ("[]\n", ", line 1", "an array, not an object"),
     ],
 )
@@ -127,9 +127,9 @@ def test_traffic(tmp_path):
     ("row", "message"),
     [
         ({"query": ""}, "field 'query' is empty"),
-        ({"query": "a", "items": "i1"}, "field 'items' is not a list of items"),
-        ({"query": "a", "items": {"i1": 1}}, "field 'items' is not a list of items"),
-        ({"query": "a", "items": ["i1", "i9"]}, "there is no item 'i9'"),
+        ({"query": "a", "items": "i1"}, "field 'items' is not a non-empty list of items"),
+        ({"query": "a", "items": {"i1": 1}}, "field 'items' is not a non-empty list of items"),
+        ({"query": "a", "items": ["i1", "i9"]}, "item 'i9' is not in the items"),
     ],
 )
 def test_bad_traffic(tmp_path, row, message):
@@ -144,7 +144,7 @@ def test_a_query_in_training_and_dev_part():
     check_disjoint(train, [JudgedQuery("1", "other", ("i1",), (0,))], where="dev.jsonl")
     with pytest.raises(InputError) as caught:
         check_disjoint(train, dev, where="dev.jsonl")
-    check(caught, "dev.jsonl: ", "query 'red shoes' is in the training part as well")
+    check(caught, "dev.jsonl: ", "query 'red shoes' is also in the training part")
 
 
 # ---- splits

@@ -153,7 +153,7 @@ def test_the_digest_knows_the_rows_and_not_their_order(rows, seed):
 ITEM = {"id": "x", "title": "bike"}
 BAD = {
     "broken item": ("items.jsonl", '{"id": ', "line 21: not JSON"),
-    "item twice": ("items.jsonl", json.dumps({"id": "i0", "title": "b"}), "item 'i0' is there twice (first: "),
+    "item twice": ("items.jsonl", json.dumps({"id": "i0", "title": "b"}), "item 'i0' appears twice (first: "),
     "item without id": ("items.jsonl", json.dumps({"title": "b"}), "the item has no 'id'"),
     "item without text": ("items.jsonl", json.dumps({"id": "y"}), "the item has none of the template's fields"),
     "broken judgment": ("judgments.jsonl", "[1]", "an array, not an object"),
@@ -162,10 +162,13 @@ BAD = {
         "field 'grade' is 9, not a whole number in 0..2",
     ),
     "no query": ("judgments.jsonl", json.dumps({"query": " ", "item_id": "i0", "grade": 1}), "'query' is empty"),
-    "no item": ("judgments.jsonl", json.dumps({"query": "q", "item_id": "i99", "grade": 1}), "there is no item 'i99'"),
-    "pair twice": ("judgments.jsonl", "first", "is there twice (first: "),
+    "no item": (
+        "judgments.jsonl", json.dumps({"query": "q", "item_id": "i99", "grade": 1}),
+        "item 'i99' is not in the items",
+    ),
+    "pair twice": ("judgments.jsonl", "first", "appears twice (first: "),
     "text changed": (
-        "judgments.jsonl", json.dumps({"query_id": "q1", "query": "q", "item_id": "i0", "grade": 1}), "reads 'q' here",
+        "judgments.jsonl", json.dumps({"query_id": "q1", "query": "q", "item_id": "i0", "grade": 1}), "is 'q' here",
     ),
 }  # fmt: skip
 
@@ -211,7 +214,7 @@ def test_one_grade_only(project, tokenizer):
 def test_a_dev_file_with_a_query_of_the_training_part(project, tokenizer, kind):
     first = json.loads((project.parent / "judgments.jsonl").read_text().splitlines()[0])
     write_rows(project.parent / "dev.jsonl", [first | {"query": first["query"].upper()}])
-    with pytest.raises(InputError, match=r"dev\.jsonl: query .* is in the training part as well"):
+    with pytest.raises(InputError, match=r"dev\.jsonl: query .* is also in the training part"):
         read(project, tokenizer, kind, dev="dev.jsonl", traffic="traffic.jsonl")
 
 
@@ -259,7 +262,7 @@ def test_a_full_disk(project, tokenizer, tmp_path):
     with pytest.raises(DarlError) as caught:
         disk.open_store(tmp_path / "run" / "store.sqlite", "key", build)
     assert "the disk is full: items and judgments cannot be stored" in str(caught.value)
-    assert "Free about twice the size of the files, or name another folder with --run." in str(caught.value)
+    assert "Free about twice the size of the files, or choose another folder with --run." in str(caught.value)
     assert not (tmp_path / "run").exists()
 
 

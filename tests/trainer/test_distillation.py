@@ -123,7 +123,7 @@ def test_lines_that_cannot_be_used(tmp_path, row, message):
         make("file:s.jsonl", tmp_path)
     assert message in str(caught.value)
     (tmp_path / "s.jsonl").write_text("")
-    with pytest.raises(InputError, match="there is no score in it"):
+    with pytest.raises(InputError, match="the file has no scores"):
         make("file:s.jsonl", tmp_path)
 
 
@@ -134,10 +134,10 @@ def test_a_teacher_that_is_not_there_stops_the_run_before_it_begins(tmp_path, ba
     assert not (tmp_path / "run").exists()
     write_scores(path.parent, shared)
     write_rows(path.parent / "pool.jsonl", [{"query": "no items"}])
-    with pytest.raises(InputError, match=r"pool\.jsonl: query 'no items' names no items"):
+    with pytest.raises(InputError, match=r"pool\.jsonl: query 'no items' has no items"):
         train(path, tmp_path / "run")
     (path.parent / "pool.jsonl").write_text("")
-    with pytest.raises(InputError, match="there is no query in it"):
+    with pytest.raises(InputError, match="the file has no queries"):
         train(path, tmp_path / "run")
 
 

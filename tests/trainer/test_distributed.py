@@ -192,9 +192,9 @@ def test_a_process_that_is_killed_ends_the_run(work, tmp_path, rank):
     begin = time.monotonic()
     code, err = start(work, "die", tmp_path, rank=rank)
     assert code == 1 and time.monotonic() - begin < 200
-    assert f"launcher: process {rank + 1} of 2 was ended by SIGKILL. Give the same command again to go on" in err
+    assert f"launcher: process {rank + 1} of 2 was ended by SIGKILL. Run the same command again to resume" in err
     if rank == 1:  # the first process is there to say what it sees
-        assert "said: another process of this run is gone or does not answer" in err
+        assert "said: another process of this run has stopped or does not answer" in err
     assert "Traceback" not in err
     assert checkpoint.read(tmp_path / "stage").progress["state"]["step"] == 4
     code, err = start(work, "die", tmp_path, rank=7)
@@ -251,7 +251,7 @@ def test_a_store_that_does_not_answer_is_one_line(monkeypatch):
     monkeypatch.setenv(distributed.TIMEOUT, "1")
     with pytest.raises(distributed.PeerLost) as caught, distributed.join("cpu"):
         pass
-    assert "another process of this run is gone or does not answer" in str(caught.value)
+    assert "another process of this run has stopped or does not answer" in str(caught.value)
 
 
 # ---- whole runs
@@ -327,4 +327,4 @@ def test_torchrun_and_processes_exclude_each_other(trained):
     environment = ENVIRONMENT | {"WORLD_SIZE": "2"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2
-    assert done.stderr == "darl: torchrun has started the processes already. Leave --processes out.\n"
+    assert done.stderr == "darl: torchrun has already started the processes. Omit --processes.\n"

@@ -178,8 +178,8 @@ def test_a_batch_without_a_graded_pair(tmp_path):
     with pytest.raises(DarlError) as caught:
         descend(tmp_path, source=Empty())
     assert str(caught.value) == (
-        f"{tmp_path / 'stage'}: none of the queries of step 1 has a graded pair. Leave queries without judgments out "
-        "of the training data."
+        f"{tmp_path / 'stage'}: none of the queries of step 1 has a graded pair. Remove queries without judgments "
+        "from the training data."
     )
 
 
@@ -388,7 +388,7 @@ def test_a_full_disk(tmp_path, monkeypatch, error):
         descend(tmp_path)
     text = str(caught.value)
     assert text.startswith(f"{tmp_path / 'stage'}: the disk is full: the checkpoint of step 2 cannot be written")
-    assert "the one before it is kept. Make room, then give the same command again to go on." in text
+    assert "the previous one is kept. Free disk space, then run the same command again to resume." in text
     assert checkpoint.read(tmp_path / "stage").progress["state"]["step"] == 1
     assert [p.name for p in tmp_path.iterdir()] == ["stage"]
     assert same(descend(tmp_path).model, descend(tmp_path / "other").model)  # room was made
@@ -423,7 +423,7 @@ def test_out_of_memory(tmp_path, error):
     with pytest.raises(DarlError) as caught:
         descend(tmp_path, loss=Greedy())
     text = str(caught.value)
-    assert "the memory of cpu does not hold step 3" in text
+    assert "cpu ran out of memory in step 3" in text
     assert "Lower [stages] micro_queries (now all of a process), batch_queries (now 4)" in text
 
 

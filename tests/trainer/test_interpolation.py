@@ -137,7 +137,7 @@ def test_from_the_runs_start(plans, tmp_path):
     [
         ("interpolate.between='head'", "[interpolate] between is 'head'. Choose augmented or start"),
         ("interpolate.coefficients=[0.5, 1.5]", "[interpolate] coefficients holds 1.5. Give 0 to 1"),
-        ("interpolate.coefficients=[0]", "[interpolate] coefficients has none above 0"),
+        ("interpolate.coefficients=[0]", "[interpolate] coefficients has no value above 0"),
         ("interpolate.tolerance=-1", "[interpolate] tolerance is -1"),
         ("augment.ema=1", "[augment] ema is 1.0. Give 0 or more, less than 1"),
         ("augment.replay=-1", "[augment] replay is -1"),

@@ -67,9 +67,9 @@ def test_the_plan_names_no_stage():
 
 
 NEEDS = {
-    "augmented": ("data.new=''", "[data] new is empty. Name the judgments of the new samples"),
-    "interpolate": ("data.ood_dev=''", "[data] ood_dev is empty. Name judgments of traffic unlike"),
-    "refit": ("data.new=''", "[data] new is empty. Name the judgments of the new samples"),
+    "augmented": ("data.new=''", "[data] new is empty. Set it to the judgments of the new samples"),
+    "interpolate": ("data.ood_dev=''", "[data] ood_dev is empty. Set it to judgments of OOD traffic"),
+    "refit": ("data.new=''", "[data] new is empty. Set it to the new samples' judgments"),
     "distill": ("distill.teacher=''", "[distill] teacher is empty. Write file:"),
 }
 
@@ -80,18 +80,18 @@ def test_a_stage_without_what_it_needs_is_refused_with_the_configuration(tmp_pat
     setting, message = NEEDS[name]
     with pytest.raises(UsageError) as caught:
         check_plan(read_config(path, [f"stages.run=['{name}']", setting]), str(path))
-    assert str(caught.value).startswith(f"{path}: [stages] run names {name}, and") and message in str(caught.value)
+    assert str(caught.value).startswith(f"{path}: [stages] run lists {name}, but") and message in str(caught.value)
 
 
 def test_an_unknown_stage(tmp_path, bases):
     path = write_plan(tmp_path / "p", bases["bert"])
-    with pytest.raises(UsageError, match=r"\[stages\] run names 'augment'\. Did you mean 'augmented'\?"):
+    with pytest.raises(UsageError, match=r"\[stages\] run lists 'augment'\. Did you mean 'augmented'\?"):
         check_plan(read_config(path, ["stages.run=['head', 'augment']"]))
 
 
 def test_nothing_to_interpolate_from(tmp_path, bases):
     path = write_plan(tmp_path / "p", bases["bert"])
-    with pytest.raises(UsageError, match="names interpolate, and no augmented before it. Put augmented before it"):
+    with pytest.raises(UsageError, match="lists interpolate without augmented before it. Put augmented before it"):
         check_plan(read_config(path, ["stages.run=['interpolate', 'augmented']"]))
     check_plan(read_config(path, ["stages.run=['full', 'interpolate']", "interpolate.between='start'"]))
 
@@ -100,13 +100,13 @@ def test_nothing_to_interpolate_from(tmp_path, bases):
 def test_commands_refuse_a_plan_before_they_begin(tmp_path, bases, command, darl):
     path = write_plan(tmp_path / "p", bases["bert"], stages={"run": ["head", "augment"]})
     done = darl(*command, path)
-    assert done.code == 2 and done.err.startswith(f"darl: {path}: [stages] run names 'augment'")
+    assert done.code == 2 and done.err.startswith(f"darl: {path}: [stages] run lists 'augment'")
     assert not (path.parent / "runs").exists()
 
 
 def test_a_plan_is_refused_without_a_command_too(tmp_path, bases):
     path = write_plan(tmp_path / "p", bases["bert"])
-    with pytest.raises(UsageError, match=r"\[stages\] run names 'augment'"):
+    with pytest.raises(UsageError, match=r"\[stages\] run lists 'augment'"):
         train(path, tmp_path / "run", "stages.run=['augment']")
     assert not (tmp_path / "run").exists()
 
@@ -359,7 +359,7 @@ def test_slices_that_are_one_are_refused(tmp_path, bases):
     with pytest.raises(UsageError) as caught:
         train(path, tmp_path / "run")
     assert "no two slices have 10 queries" in str(caught.value) and "judgments.jsonl" in str(caught.value)
-    assert "give the judgments a field 'slice'" in str(caught.value).lower()
+    assert "add a field 'slice' to the judgments" in str(caught.value).lower()
     with pytest.raises(UsageError, match=r"\[loss\] groups is 'slices'. Choose slice or leave it empty"):
         read_config(path, ["loss.groups=slices"])
 
@@ -564,7 +564,7 @@ def test_a_loss_that_is_no_number_names_the_stages_own_key(tmp_path, bases, monk
 
 
 def test_weights_that_cannot_be_written_are_told_with_the_way_on(tmp_path):
-    with pytest.raises(DarlError, match=r"run: weights cannot be written .*os error 2.*\. See to the disk, then give"):
+    with pytest.raises(DarlError, match=r"run: weights cannot be written .*os error 2.*\. Free disk space, then run"):
         plan.write_on_main(
             lambda: save_file({"a": torch.zeros(2)}, tmp_path / "none" / "a.safetensors"), tmp_path / "run"
         )

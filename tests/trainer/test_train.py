@@ -96,7 +96,7 @@ def test_what_a_run_says_without_json(commanded, darl):
     head, full = (stage["gain"] for stage in result["stages"])
     dev = result["dev"]["queries"]
     assert head["n"] > dev >= full["n"]
-    over = f"over {head['n']} queries, {dev} of dev and the others trained on, out of fold, {head['mean']:+.4f}"
+    over = f"over {head['n']} queries ({dev} dev queries, the others out of fold) {head['mean']:+.4f}"
     assert over in told and f"over {full['n']} dev queries {full['mean']:+.4f}" in told
 
 
@@ -114,7 +114,7 @@ def test_a_folder_of_another_run(project, darl):
     code, _, err = darl("train", project)
     assert code == 1
     assert err == (f"darl: {folder / 'config.json'}: the folder holds a run with another configuration. "
-                   "Name another folder with --run, or pass --fresh to start over.\n")  # fmt: skip
+                   "Choose another folder with --run, or pass --fresh to start over.\n")  # fmt: skip
     rows = (project.parent / "judgments.jsonl").read_text().splitlines(keepends=True)
     (project.parent / "judgments.jsonl").write_text("".join(rows[6:]))
     code, _, err = darl("train", project, "--set", "stages.run=['head']")
@@ -175,13 +175,16 @@ BAD = {
         "field 'grade' is 9, not a whole number in 0..2",
     ),
     "empty query": (add("judgments.jsonl", {"query": " ", "item_id": "i0", "grade": 1}), "field 'query' is empty"),
-    "missing item": (add("judgments.jsonl", {"query": "x", "item_id": "i99", "grade": 1}), "there is no item 'i99'"),
+    "missing item": (
+        add("judgments.jsonl", {"query": "x", "item_id": "i99", "grade": 1}),
+        "item 'i99' is not in the items",
+    ),
     "broken line": (append("judgments.jsonl", '{"query": '), "line 145: not JSON"),
     "10 MB item": (add("items.jsonl", {"id": "big", "title": "x" * 10_000_000}), "line 21: field 'title' has"),
     "10 MB query": (add("judgments.jsonl", {"query": "x" * 10_000_000, "item_id": "i0", "grade": 1}), "10,000,000"),
     "no items": (lambda f: (f / "items.jsonl").unlink(), "items.jsonl: cannot be read (No such file"),
     "one grade": (lambda f: write_rows(f / "judgments.jsonl", ONE_GRADE), "no query has items of two grades"),
-    "no traffic": (lambda f: write_rows(f / "traffic.jsonl", [{"query": "qqq"}]), "give at least 9 held-out pairs"),
+    "no traffic": (lambda f: write_rows(f / "traffic.jsonl", [{"query": "qqq"}]), "provide at least 9 held-out pairs"),
 }  # fmt: skip
 SETTINGS = {
     "ood.detector=kn": "unknown detector 'kn'. Did you mean 'knn'?",
@@ -229,11 +232,11 @@ def test_a_catalogue_that_is_judged_all_over_leaves_items_to_calibrate_on(tmp_pa
     judge_everything(path)
     code, out, err = darl("train", path, "--run", tmp_path / "run")
     assert code == 0, err
-    assert "nearly all items are judged: 2 of them were not trained on, to calibrate on them" in out
+    assert "nearly all items are judged: 2 were set aside for calibration" in out
     trained = run_folder.load_run(tmp_path / "run")
     apart = set(trained.data["set_aside"])
     dry = darl("train", path, "--run", tmp_path / "run", "--dry-run")[1]
-    assert f"2 are not trained on, to calibrate on them ({', '.join(sorted(apart))})" in dry
+    assert f"2 are set aside for calibration ({', '.join(sorted(apart))})" in dry
     _, data = plan.prepare(read_config(path), path.parent)
     assert data.set_aside == apart and len(apart) == 2
     assert not apart & {i for q in data.learnt for i in q.item_ids}
@@ -273,12 +276,12 @@ def test_a_query_in_training_and_dev_file(tmp_path, bases, darl):
     first = (path.parent / "judgments.jsonl").read_text().splitlines()[0]
     (path.parent / "dev.jsonl").write_text(first + "\n")
     code, _, err = darl("train", path)
-    assert code == 1 and "dev.jsonl: query 'b" in err or "is in the training part as well" in err
+    assert code == 1 and "dev.jsonl: query 'b" in err or "is also in the training part" in err
     assert err.count("\n") == 1
 
 
 def test_a_run_that_is_not_there_or_not_finished(tmp_path, project):
-    with pytest.raises(DarlError, match="the run is not there"):
+    with pytest.raises(DarlError, match="the run does not exist"):
         run_folder.load_run(tmp_path / "nowhere")
     with pytest.raises(KeyboardInterrupt):
         train(project, tmp_path / "r", report=interrupt_at("stage head", 1))
@@ -481,7 +484,7 @@ def test_a_detector_of_items_alone_needs_items_alone(tmp_path, bases, backbone, 
     )  # fmt: skip
     with pytest.raises(UsageError) as caught:
         train(path, tmp_path / "run")
-    assert "[ood] detector catalogue reads items alone" in str(caught.value) and "split backbone" in str(caught.value)
+    assert "[ood] detector catalogue reads only items" in str(caught.value) and "split backbone" in str(caught.value)
 
 
 def test_no_traffic_file_holds_queries_out(tmp_path, bases):

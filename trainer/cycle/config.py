@@ -86,7 +86,7 @@ class ReleaseTable(Settings, table="release"):
     def check(self) -> None:
         """Check that the mode has what it needs."""
         if self.mode == "connector" and self.url and not self.scorer_url:
-            raise UsageError("[release] mode is connector, and scorer_url is empty", todo="name the scorer's route")
+            raise UsageError("[release] mode is connector, but scorer_url is empty", todo="set it to its rerank route")
 
 
 class GateTable(GateOptions, table="gate"):
@@ -142,4 +142,4 @@ def check_files(config: CycleConfig, base: Path) -> None:
     named += [("[judge] gold", config.judge.gold), *(("[gate] train", str(path)) for path in config.gate.train)]
     for key, name in named:
         if name and not (base / name).is_file():
-            raise UsageError(f"{key} names a file that is not there", where=str(base / name), todo="correct the path")
+            raise UsageError(f"{key} names a file that does not exist", where=str(base / name), todo="correct the path")

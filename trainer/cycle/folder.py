@@ -52,14 +52,14 @@ class Cycle:
     @property
     def outcome(self) -> dict[str, Any] | None:
         """How it ended, or None while it has not."""
-        return read_record(self.path / OUTCOME, "outcome", todo="restore it, or remove it: the cycle then goes on")
+        return read_record(self.path / OUTCOME, "outcome", todo="restore it, or remove it to let the cycle resume")
 
     def done(self, step: str) -> dict[str, Any] | None:
         """What a step left.
 
         :return: its result, or None when it is not done.
         """
-        return read_record(self._marker(step), "settings", todo="restore it, or remove it: the step is then done again")
+        return read_record(self._marker(step), "settings", todo="restore it, or remove it to repeat the step")
 
     def finish(self, step: str, result: Mapping[str, Any]) -> None:
         """Say that a step is done; what it made is on disk by now."""
@@ -78,7 +78,7 @@ class Cycle:
     @property
     def told(self) -> bool:
         """Whether nobody needs to be told any more how it ended."""
-        ended, note = self.outcome, read_record(self.path / TOLD, todo="remove it: it is then told again") or {}
+        ended, note = self.outcome, read_record(self.path / TOLD, todo="remove it to send the notification again") or {}
         # An outcome without a delivery is of a version that noted nothing, and told at once.
         return ended is not None and note.get("delivery") == ended.get("delivery")
 
@@ -124,7 +124,7 @@ class Cycles:
         :param first: the one that serves before any cycle has released.
         :raises BundleError: when it is not there, or damaged.
         """
-        todo = "restore it: 'bundle' in it is the folder of the bundle that serves, such as 0001/bundle"
+        todo = "restore it: its 'bundle' is the folder of the serving bundle, such as 0001/bundle"
         current = read_record(self.path / CURRENT, "bundle", todo=todo)
         # Without a file nothing was released; a broken one must not send us back to the first bundle.
         return Bundle.open(first if current is None else self.path / str(current["bundle"]))
@@ -146,7 +146,7 @@ class Cycles:
         :raises DarlError: when another process holds it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        todo = "wait for it, or end that process"
+        todo = "wait for it, or stop that process"
         with hold_lock(self.path / LOCK, "another cycle is running", where=self.path, todo=todo):
             yield
 
@@ -159,7 +159,9 @@ def time_now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def read_record(path: Path, *fields: str, todo: str = "restore it, or darl cycle --abandon") -> dict[str, Any] | None:
+def read_record(
+    path: Path, *fields: str, todo: str = "restore it, or run darl cycle --abandon"
+) -> dict[str, Any] | None:
     """Read what :func:`write_json` wrote.
 
     :param todo: what to do about a file that is none of ours.
@@ -176,7 +178,7 @@ def read_record(path: Path, *fields: str, todo: str = "restore it, or darl cycle
 
 
 def check_fields(
-    value: Any, path: Path, *fields: str, within: str = "", todo: str = "restore it, or darl cycle --abandon"
+    value: Any, path: Path, *fields: str, within: str = "", todo: str = "restore it, or run darl cycle --abandon"
 ) -> dict[str, Any]:
     """See that an object has its fields: files in these folders are read, and written, by people too.
 
@@ -186,7 +188,7 @@ def check_fields(
     """
     if not isinstance(value, dict):
         raise InputError(
-            f"field {within!r} is no object" if within else "not a JSON object", where=str(path), todo=todo
+            f"field {within!r} is not an object" if within else "not a JSON object", where=str(path), todo=todo
         )
     for name in fields:
         if value.get(name) in (None, ""):

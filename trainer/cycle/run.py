@@ -83,7 +83,7 @@ def _check_serving(inputs: CycleInputs) -> None:
         return  # killed between the switch and its note: release does nothing twice
     began = (inputs.cycle.begun or {})["from"]
     raise DarlError(
-        f"cycle {inputs.cycle.name} began with version {began['version']}, and another serves now",
+        f"cycle {inputs.cycle.name} started from version {began['version']}, but another version serves now",
         where=str(inputs.cycle.path), todo="end it with darl cycle --abandon, then run darl cycle again",
     )  # fmt: skip
 
@@ -138,9 +138,9 @@ def _check_settings(step: Step, left: Mapping[str, Any], inputs: CycleInputs) ->
     changed = [name for name in before if before[name] != _plain(after.get(name))]
     if changed and inputs.cycle.done("release") is None:
         raise UsageError(
-            f"{_difference(changed[0], before, after)} since cycle {inputs.cycle.name} did its step {step.name}",
+            f"{_difference(changed[0], before, after)} since cycle {inputs.cycle.name} ran step {step.name}",
             where=str(inputs.cycle.path),
-            todo="put it back, or end the cycle with darl cycle --abandon and begin another",
+            todo="restore it, or end the cycle with darl cycle --abandon and start another",
         )
 
 
@@ -169,7 +169,7 @@ def abandon(config: CycleConfig, base: Path) -> str:
         cycle = cycles.open_or_next()
         if not (cycle.path / BEGUN).is_file():  # whatever it holds: this is the way out where it is broken
             return ""
-        cycle.end(ABANDONED, said="ended by hand")
+        cycle.end(ABANDONED, said="abandoned")
         return cycle.name
 
 
@@ -212,5 +212,5 @@ def plan_cycle(config: CycleConfig, base: Path, world: World) -> CyclePlan:
 def _find_step(name: str) -> int:
     names = [step.name for step in STEPS]
     if name not in names:
-        raise UsageError(f"there is no step {name!r}", where="--until", todo=nearest(name, names))
+        raise UsageError(f"unknown step {name!r}", where="--until", todo=nearest(name, names))
     return names.index(name)

@@ -166,6 +166,6 @@ def read_rows(path: Path, *texts: str) -> list[dict[str, Any]]:
     rows = []
     for where, row in read_jsonl(path):
         for name in texts:
-            parse_text(row, name, where, todo="put the line back")
+            parse_text(row, name, where, todo="restore the line")
         rows.append(row)
     return rows

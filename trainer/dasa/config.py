@@ -61,7 +61,7 @@ class SelectConfig(Settings, table="select", env="DARL_SELECT_"):
                 todo="raise depth to at least items_per_query",
             )
         if not all(self.machine_ids):
-            raise UsageError("[select] machine_ids holds an empty string", todo="give prefixes such as probe-")
+            raise UsageError("[select] machine_ids holds an empty string", todo="use prefixes such as probe-")
 
     def make(self) -> tuple[Selector, bool]:
         """Make the selector.

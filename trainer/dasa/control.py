@@ -40,7 +40,7 @@ def read_control(paths: Iterable[Path]) -> dict[str, list[dict[str, Any]]]:
     for path in paths:
         for where, row in read_jsonl(path):
             for name in ("query", "item_id", "text"):
-                parse_text(row, name, where, todo="give the control.jsonl of the previous cycle")
+                parse_text(row, name, where, todo="pass the control.jsonl of the previous cycle")
             tasks.setdefault(same_text(row["query"]), []).append(row)
     return tasks
 

@@ -81,7 +81,7 @@ def embed_known(
     parts = []
     for start in range(0, len(trained), CHUNK):
         parts.append(features(trained[start : start + CHUNK]))
-        report("embedding what is known", min(start + CHUNK, len(trained)), len(trained))
+        report("embedding known queries", min(start + CHUNK, len(trained)), len(trained))
     embedded = np.concatenate(parts) if parts else np.empty((0, 0), dtype=np.float32)
     np.save(path, embedded)
     work.set_mark("known", str(len(embedded)))

@@ -105,7 +105,7 @@ def select(
             raise UsageError(
                 "the folder holds a selection with another model, settings or judgments",
                 where=str(out),
-                todo="name another folder, or remove it",
+                todo="choose another folder, or remove it",
             )
         return before
     with contextlib.ExitStack() as open_:
@@ -127,7 +127,7 @@ def select(
         control_tasks, figures = _control(lister, tasks, arms, config, report)
         known_features = embed_known(work, folder / "known.npy", known.trained, models.features, report)
         embedded = embed_candidates(work, folder, lister, models.features, queries, arms.candidates, config, report)
-        report("looking for noise", 0, 0)
+        report("filtering noise", 0, 0)
         pool = _clean(config, embedded, queries, known_features, folder, arms.dropped)
         report("selecting", 0, 0)
         chosen = _choose(config, pool, queries, arms.traffic, known_features)
@@ -195,7 +195,7 @@ def _divide(
     near_to = functools.partial(near_any, threshold=config.near_threshold)
     drop(why.MACHINE, queries.even | (queries.per_minute > config.machine_per_minute))
     drop(why.JUDGED, np.array([key in judged or key in former for key in keys], dtype=np.bool_))
-    report("looking for near-duplicates", 0, 0)
+    report("finding near-duplicates", 0, 0)
     drop(why.NEAR_JUDGED, test_remaining(lambda some: near_to(some, {*judged, *former})))
     stands = find_representatives(
         keys, queries.requests, np.flatnonzero(remaining).tolist(), threshold=config.near_threshold,
@@ -283,7 +283,7 @@ def _control(
                 unusable += 1  # not replaced: that would favour queries with items
             else:
                 lines += tasks.lines(number, mix_items(listed, config.control_items), "control")
-        report("listing the control arm", min(start + CHUNK, len(numbers)), len(numbers))
+        report("retrieving the control arm", min(start + CHUNK, len(numbers)), len(numbers))
     return lines, {"queries": len(numbers) - unusable, "pairs": len(lines), "unusable": unusable}
 
 

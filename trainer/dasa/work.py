@@ -328,7 +328,7 @@ def _open(path: Path) -> sqlite3.Connection:
 def _refused(path: Path, err: sqlite3.Error) -> DarlError:
     """Say of SQLite's errors what to do about them."""
     if "locked" in str(err):
-        todo = "wait for it, or name another folder"
+        todo = "wait for it, or choose another folder"
         return DarlError("another process is selecting into this folder", where=str(path.parent), todo=todo)
     if isinstance(err, sqlite3.OperationalError):
         todo = "check disk and permissions, then run the same command again: it resumes"

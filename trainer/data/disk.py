@@ -303,7 +303,7 @@ def build_store(path: Path, key: str, build: Callable[[Builder], None]) -> None:
         raise DarlError(
             f"the disk is full: items and judgments cannot be stored ({err})",
             where=str(path),
-            todo="free about twice the size of the files, or name another folder with --run",
+            todo="free about twice the size of the files, or choose another folder with --run",
         ) from err
 
 

@@ -139,7 +139,7 @@ def parts_of(
     """
     queries: dict[str, dict[str, Located]] = {}
     judged: dict[str, dict[str, Located]] = {}
-    kind = LineKind(item="ignored" if items is None else "required", items=items, todo="give its line by --items")
+    kind = LineKind(item="ignored" if items is None else "required", items=items, todo="add it to the --items file")
     for line in kind.read(path):
         key = same_text(line.query)
         name = str(path) if part_of is None else part_of[key]
@@ -219,8 +219,8 @@ def describe_leak(leak: Leak, count: int) -> str:
 
 def remedy(kind: str) -> str:
     """Say what to do about a leak."""
-    keep = "keep both in one part (darl split does, for queries)"
-    return f"{keep}, or leave out --new-items" if kind == "item" else f"{keep}, or pass --allow {kind}"
+    keep = "keep both in one part (darl split does so for queries)"
+    return f"{keep}, or omit --new-items" if kind == "item" else f"{keep}, or pass --allow {kind}"
 
 
 def near_duplicates(

@@ -43,7 +43,7 @@ class MiningRule(Settings):
     def check(self) -> None:
         """Refuse to skip everything that is looked at."""
         if self.skip_top >= self.depth:
-            raise UsageError(f"skip_top is {self.skip_top}", todo=f"give less than the depth of {self.depth}")
+            raise UsageError(f"skip_top is {self.skip_top}", todo=f"set it below the depth of {self.depth}")
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ def check_outputs(out: Path, *inputs: Path) -> None:
     :raises UsageError: when it is one of them.
     """
     if any(out.resolve() == path.resolve() for path in inputs):
-        raise UsageError("the output file is also an input", where=str(out), todo="name another with --out")
+        raise UsageError("the output file is also an input", where=str(out), todo="choose another with --out")
 
 
 def _positives(query: JudgedQuery) -> list[str]:

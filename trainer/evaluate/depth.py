@@ -49,8 +49,8 @@ def read_first_stage(
     for name, candidates in by_part.items():
         if not any(candidates.values()):
             raise InputError(
-                f"none of the queries of the part {name!r} is in this run", where=str(path),
-                todo="name a run with the judgments' query ids",
+                f"the run has none of the queries of part {name!r}", where=str(path),
+                todo="use a run with the judgments' query ids",
             )  # fmt: skip
     return by_part
 

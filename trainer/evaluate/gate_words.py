@@ -21,16 +21,16 @@ def explain_refusal(part: str, measure: str, change: Interval, power: Power, bou
     """
     title, name = TITLES[part], name_of(measure)
     if change.n < 2 or math.isnan(change.mean):
-        return f"{title}: {change.n} queries have a {name} value; too few to decide, give at least {least}"
+        return f"{title}: {change.n} queries have a {name} value, too few to decide; at least {least} are needed"
     changes = f"{name} changes by {_signed(change.mean)} [{_signed(change.low)}, {_signed(change.high)}]"
     if change.high < bound:
         return f"{title}: {changes}, which is a loss" + (f" beyond {-bound:g}" if bound else "")
     if power.needed is None:
         wanted = "a gain" if bound == 0 else f"a loss of less than {-bound:g}"
-        return f"{title}: {changes} over {change.n} queries, not {wanted}, and more queries alone would not show one"
+        return f"{title}: {changes} over {change.n} queries, not {wanted}, and more queries are unlikely to show one"
     needed = max(power.needed, least, change.n + 1)
     short = f"; at least {least} are needed" if change.n < least else f", and the lower end must be above {bound:g}"
-    return f"{title}: {changes}: {change.n} queries are too few to decide{short}. About {needed:,} would be enough"
+    return f"{title}: {changes}: {change.n} queries are too few to decide{short}. About {needed:,} should suffice"
 
 
 def render_decision(result: Mapping[str, Any]) -> str:
@@ -46,7 +46,7 @@ def render_decision(result: Mapping[str, Any]) -> str:
     out = io.StringIO()
     console = Console(file=out, no_color=True, width=200, highlight=False, soft_wrap=True)
     old, new = (f"{side['name']} {side['version']}" for side in (result["old"], result["new"]))
-    console.print(f"{escape(new)} in place of {escape(old)}: {'yes' if result['passed'] else 'NO'}\n")
+    console.print(f"gate {'passed' if result['passed'] else 'REFUSED'}: {escape(new)} against {escape(old)}\n")
     table = Table(box=box.SIMPLE, pad_edge=False)
     for head, justify in _HEAD:
         table.add_column(head, justify=justify)
@@ -62,7 +62,7 @@ def render_decision(result: Mapping[str, Any]) -> str:
     passed = sum(check["passed"] is True for check in result["checks"])
     console.print(f"{passed} of {len(result['checks'])} checks of the bundle, its grades and its training data passed")
     for reason in result["reasons"]:
-        console.print(f"no: {escape(reason)}")
+        console.print(f"refused: {escape(reason)}")
     ends = f"95 % intervals: {result['options']['draws']:,} resamples of the queries, seed {result['options']['seed']}"
     console.print(f"{ends}; {result['weights']}")
     return "\n".join(line.rstrip() for line in out.getvalue().rstrip("\n").splitlines())

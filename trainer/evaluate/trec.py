@@ -33,7 +33,7 @@ def read_run(path: Path) -> Run:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as err:
         raise InputError(
-            f"not UTF-8 at byte {err.start + 1}", where=str(path), todo="name a TREC run file, saved as UTF-8"
+            f"not UTF-8 at byte {err.start + 1}", where=str(path), todo="use a TREC run file, saved as UTF-8"
         ) from err
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
@@ -47,7 +47,7 @@ def read_run(path: Path) -> Run:
             )  # fmt: skip
         rows.setdefault(query_id, []).append((-score, rank, item_id))
     if not rows:
-        raise InputError("the file is empty", where=str(path), todo=f"write {_COLUMNS}, one item a line")
+        raise InputError("the file is empty", where=str(path), todo=f"write {_COLUMNS}, one item per line")
     return {query_id: [(item, -low) for low, _, item in sorted(ranked)] for query_id, ranked in rows.items()}
 
 

@@ -24,7 +24,7 @@ def to_probs(answer: Answer, k: int) -> Floats:
     :raises ValueError: for a pair that was passed over.
     """
     if answer.grade is None:
-        raise ValueError("a pair that was passed over has no grade")
+        raise ValueError("a skipped pair has no grade")
     if answer.grade_probs is not None:
         return np.asarray(answer.grade_probs, dtype=np.float64)
     sure: Floats = np.eye(k)[answer.grade]

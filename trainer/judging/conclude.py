@@ -80,8 +80,8 @@ def conclude(ready: Prepared, config: JudgeConfig, raters: Sequence[ScoredRater]
     if not pending and not used:
         reasons = "; ".join(f"judge {rater.name!r}: {rater.why}" for rater in raters)
         raise GateRefused(
-            f"no judge may be used: {reasons}", where=str(out / REPORT),
-            todo="mend the guideline or the prompt, ask another judge, or lower [judge] min_kappa knowingly",
+            f"no judge can be used: {reasons}", where=str(out / REPORT),
+            todo="improve the guideline or the prompt, use another judge, or deliberately lower [judge] min_kappa",
         )  # fmt: skip
     return JudgeReport(pending, None if pending else out / JUDGMENTS, len(labels), details)
 

@@ -42,16 +42,16 @@ class JudgeConfig(Settings, table="judge"):
     def check(self) -> None:
         """Check the judges' names and their parameters."""
         if not self.judges:
-            raise UsageError("[judge] judges is empty", todo=f"name one or more of {', '.join(JUDGES)}")
+            raise UsageError("[judge] judges is empty", todo=f"list one or more of {', '.join(JUDGES)}")
         for name in self.judges:
             parse_name(name)
         if len(set(self.judges)) < len(self.judges):
             raise UsageError(
-                f"[judge] judges names one twice: {', '.join(self.judges)}", todo="tell them apart: llm:a, llm:b"
+                f"[judge] judges lists one twice: {', '.join(self.judges)}", todo="tell them apart: llm:a, llm:b"
             )
         for key in (*self.params, *self.trusted):
             if key not in self.judges:
-                raise UsageError(f"[judge] names {key!r}, which is no judge here", todo=nearest(key, self.judges))
+                raise UsageError(f"[judge] names {key!r}, not one of the judges", todo=nearest(key, self.judges))
         for key, given in self.params.items():
             if not isinstance(given, Mapping):
                 raise UsageError(f"[judge.params] {key} is {given!r}, not a table", todo="write { key = value }")
@@ -104,5 +104,5 @@ def parse_name(name: str) -> tuple[str, str]:
     kind, colon, label = name.partition(":")
     JUDGES[kind]
     if colon and not _LABEL.fullmatch(label):
-        raise UsageError(f"judge {name!r} has no good label", todo="write letters, digits, '-' and '_': llm:small")
+        raise UsageError(f"judge {name!r} has an invalid label", todo="use letters, digits, '-', '_': llm:small")
     return kind, label

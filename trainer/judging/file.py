@@ -38,7 +38,7 @@ class FileJudge:
         answers = read_sheet(path, tasks, job.scale)
         report("answered", len(answers), len(tasks))
         missing = len(tasks) - len(answers)
-        notes = (f"{path} waits for {missing:,} grades: fill them in, then give the same command again",)
+        notes = (f"{path} has {missing:,} grades missing: fill them in, then run the same command again",)
         return JudgeAnswers({"": answers}, missing > 0, {"file": str(path)}, notes if missing else ())
 
 
@@ -50,10 +50,10 @@ def _write_instructions(path: Path, table: Path, job: JudgingJob) -> None:
         "",
         f"1. Read the query and the item. Write one of **{list_grade_choices(job.scale)}** into `grade`: "
         "the number or the name.",
-        f"2. Where a pair cannot be judged, write `{SKIP[0]}`. An empty cell is one that is still to be done.",
-        "3. `note` is yours. Leave the column `task` as it is; the order of the rows does not matter.",
-        "4. Save it under the same name (a spreadsheet: as CSV UTF-8), as often as you like. Nothing is lost when "
-        "some of it is still empty.",
+        f"2. If a pair cannot be judged, write `{SKIP[0]}`. Empty cells are still to be done.",
+        "3. Use `note` as you like. Leave the column `task` unchanged; the order of the rows does not matter.",
+        "4. Save it under the same name (in a spreadsheet as CSV UTF-8), as often as you like. Partially filled "
+        "tables are fine.",
         "",
         *(["# Guideline", "", job.guideline.strip(), ""] if job.guideline.strip() else []),
     ]

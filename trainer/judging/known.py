@@ -19,7 +19,7 @@ from trainer.data.importers.ubi import ClickRules
 from trainer.judging.base import JUDGES, Answer, JudgeAnswers, JudgingJob, Report, Task
 from trainer.judging.tasks import task_id
 
-_CUTS = "cut points between the grades, for ratings that are no grades: 0.5,1.5"
+_CUTS = "cut points between grades, for ratings that are not grades: 0.5,1.5"
 
 
 @JUDGES.register("judgments", cite="ours")
@@ -106,7 +106,7 @@ class UbiJudge(ClickRules):
             lambda store: importer.count(ImportFiles(paths), store), tasks, job.scale, paths["events"]
         )
         report("found", len(answers), len(tasks))
-        notes = ("Grades from clicks are weak: docs/data.md says why.",)
+        notes = ("Grades from clicks are weak: see docs/data.md.",)
         return JudgeAnswers({"": answers}, counts={"weak": True, **counts}, notes=notes)
 
 
@@ -123,9 +123,9 @@ def _gather(
     wanted = {task.task for task in tasks}
     answers: dict[str, Answer] = {}
     with tempfile.TemporaryDirectory(prefix="darl-judge-") as scratch:
-        todo = "make room on the disk that TMPDIR names"
+        todo = "free space on the disk that TMPDIR names"
         with (
-            sqlite_errors("the temporary database fails", where=scratch, todo=todo),
+            sqlite_errors("the temporary database failed", where=scratch, todo=todo),
             Gathering(Path(scratch) / "judge.sqlite") as store,
         ):
             counts = read(store)
@@ -136,13 +136,13 @@ def _gather(
                         raise InputError(what, where=str(path), todo="set the judge's cuts")
                     if answers.setdefault(name, Answer(grade)).grade != grade:
                         what = f"query {short(query)} and item {short(item_id)} have two grades"
-                        raise InputError(what, where=str(path), todo="take one list, by the judge's list")
+                        raise InputError(what, where=str(path), todo="choose one list with the judge's parameter list")
     return answers, counts
 
 
 def _file(job: JudgingJob, given: str, judge: str, name: str) -> Path:
     if not given:
-        raise UsageError(f"judge {judge!r} was given no file", todo=f"set {judge}.{name}")
+        raise UsageError(f"judge {judge!r} has no file", todo=f"set {judge}.{name}")
     return job.base / given
 
 

@@ -72,15 +72,13 @@ def prepare_judging(
         all_gold = read_gold(gold, scale, {task.item_id: task.text for task in everything} | dict(texts or {}))
     for task in everything:
         if task.arm == "gold" and task.task not in all_gold.grades:
-            raise InputError(
-                "the arm is 'gold', but no file of gold knows this pair", where=task.where, todo="name it by --gold"
-            )
+            raise InputError("the arm is 'gold', but the pair is in no gold file", where=task.where, todo="pass --gold")
     if not all_gold:
         for name in config.judges:
             if not may_go_unscored(name, config):
                 raise UsageError(
-                    f"judge {name!r} cannot be used before it is scored, and there is no gold",
-                    todo="name judgments of known grades by --gold, or name it in [judge] trusted",
+                    f"judge {name!r} must be scored before use, but there is no gold",
+                    todo="pass judgments with known grades as --gold, or list the judge in [judge] trusted",
                 )
     placed = Gold(tuple(task for task in everything if task.arm == "gold"), all_gold.grades)
     drawn = draw_gold(all_gold, everything, max(0, config.gold_pairs - len(placed)), config.seed)
@@ -110,12 +108,12 @@ def open_work(ready: Prepared, config: JudgeConfig) -> None:
         try:
             there = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as err:
-            raise InputError("not JSON", where=str(path), todo="name another folder") from err
+            raise InputError("not JSON", where=str(path), todo="choose another folder") from err
         if not isinstance(there, dict) or there.get("digest") != mine:
             raise InputError(
-                "the folder holds the work on other tasks, other gold, other grades or another seed",
+                "the folder holds work on other tasks, gold, grades or another seed",
                 where=str(path),
-                todo="name another folder, or give the tasks that it was made with",
+                todo="choose another folder, or pass the same tasks as before",
             )
         return
     write_json(path, about)

@@ -89,12 +89,12 @@ def score_rater(
     agreement = measure_agreement(gold, mine, queries, k, draws=config.draws, seed=config.seed) if mine else None
     few = agreement is None or agreement.pairs < config.min_gold or agreement.queries < MIN_QUERIES
     if waiting:
-        verdict, why = WAITING, "people have not answered everything yet"
+        verdict, why = WAITING, "people have not answered every task yet"
     elif agreement is None or few or math.isnan(agreement.quadratic.low):
         pairs, of = (agreement.pairs, agreement.queries) if agreement else (0, 0)
         shortfall = f"it graded {pairs} gold pairs of {of} queries"
         if not few:
-            shortfall = "its kappa on gold is not defined: one grade alone"
+            shortfall = "its kappa on gold is undefined: there is only one grade"
         needed = f"a score needs {config.min_gold} pairs of {MIN_QUERIES} queries"
         verdict, why = (UNSCORED if trusted else REFUSED), f"{shortfall}; {needed}" if few else shortfall
     else:

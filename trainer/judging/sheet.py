@@ -70,14 +70,14 @@ def read_sheet(path: Path, tasks: Sequence[Task], scale: GradeScale) -> dict[str
     for where, row in read_jsonl(path) if path.suffix != ".csv" else _rows(path):
         task = str(row.get("task") or "").strip().removeprefix(_PREFIX)
         if task not in names:
-            what = f"field 'task' is {short(row.get('task'))}, which is none of these tasks" if task else "empty"
-            todo = "leave that column as it was written" + (
-                "; if the whole table is of earlier work, such as another cycle's, move it away" if task else ""
+            what = f"field 'task' is {short(row.get('task'))}, not one of these tasks" if task else "empty"
+            todo = "leave that column unchanged" + (
+                "; if the table belongs to earlier work, such as another cycle, move it away" if task else ""
             )
             raise InputError(what if task else "field 'task' is empty", where=where, todo=todo)
         if task in lines:
             raise InputError(
-                f"field 'task': this pair stands here twice (first: {lines[task]})", where=where,
+                f"field 'task': this pair appears twice (first: {lines[task]})", where=where,
                 todo="delete one of the two rows",
             )  # fmt: skip
         lines[task] = where
@@ -106,8 +106,9 @@ def _no_grades(wrong: Sequence[tuple[str, str]], scale: GradeScale) -> InputErro
     also = [f"{value} in {place.rpartition(', ')[2]}" for place, value in others[:_NAMED]]
     also += [f"{len(others) - _NAMED:,} more"] if len(others) > _NAMED else []
     return InputError(
-        f"field 'grade' is {value}, which is no grade" + (f"; nor is {', '.join(also)}" if also else ""), where=where,
-        todo=f"write a number or a name of {list_grade_choices(scale)}, or {SKIP[0]} where it cannot be judged",
+        f"field 'grade' is {value}, which is not a grade" + (f"; nor is {', '.join(also)}" if also else ""),
+        where=where,
+        todo=f"write a number or name of {list_grade_choices(scale)}, or {SKIP[0]} if the pair cannot be judged",
     )  # fmt: skip
 
 
@@ -118,7 +119,7 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as err:
         raise InputError(
-            "not UTF-8", where=str(path), todo="save it as 'CSV UTF-8', or write the grades as numbers into a new copy"
+            "not UTF-8", where=str(path), todo="save it as 'CSV UTF-8', or enter the grades as numbers in a new copy"
         ) from err
     head = text.partition("\n")[0]
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count), strict=True)
@@ -145,4 +146,4 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
     except csv.Error as err:
         raise InputError(f"not a table ({err})", where=f"{path}, line {line}", todo="save it as CSV again") from err
     if not header:
-        raise InputError("it is empty", where=str(path), todo="remove it: it is then written anew")
+        raise InputError("the file is empty", where=str(path), todo="remove it to have it written again")

@@ -126,9 +126,9 @@ def _task(line: DataLine) -> Task:
     name = task_id(line.query, line.item_id)
     if (given := row.get("task")) not in (None, "", name):
         raise InputError(
-            f"field 'task' is {short(given)}, but this query and item make {name!r}",
+            f"field 'task' is {short(given)}, but this query and item give {name!r}",
             where=where,
-            todo="leave the field out, or let darl select write the file again",
+            todo="omit the field, or have darl select write the file again",
         )
     others = {key: value for key, value in row.items() if key not in _OWN and value is not None}
     text = (line.text or "").strip()

@@ -86,5 +86,5 @@ def check_count(pairs: int, alpha: float) -> None:
         raise InputError(
             f"{pairs} calibration pairs are too few for a false-alarm rate of {alpha}",
             where="[ood] alpha",
-            todo=f"give at least {needed} held-out pairs (more queries in [data] traffic), or raise alpha",
+            todo=f"provide at least {needed} held-out pairs (more queries in [data] traffic), or raise alpha",
         )

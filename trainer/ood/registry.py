@@ -24,7 +24,7 @@ def count_halves(space: str, backbone: int) -> int:
         return backbone
     if backbone == 1:
         raise UsageError(
-            f"[ood] features is {space!r}, and this backbone reads query and item together", todo="choose pair"
+            f"[ood] features is {space!r}, but this backbone encodes query and item together", todo="choose pair"
         )
     return 1
 

@@ -30,7 +30,7 @@ class AugmentedStage(Stage):
 
         :raises UsageError: where there are none.
         """
-        need(config.data.new, "augmented", "[data] new", "name the judgments of the new samples")
+        need(config.data.new, "augmented", "[data] new", "set it to the judgments of the new samples")
 
     def run(self, context: Context) -> Outcome:
         """Train."""

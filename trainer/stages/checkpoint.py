@@ -53,12 +53,12 @@ def write(folder: Path, checkpoint: Checkpoint, best: Mapping[str, Tensor] | Non
     except (OSError, SafetensorError) as err:
         if not _disk_full(err):
             raise
-        previous = "the one before it is kept" if (folder / PROGRESS).is_file() else "there is none before it"
+        previous = "the previous one is kept" if (folder / PROGRESS).is_file() else "there is no earlier one"
         step = checkpoint.progress["state"]["step"]
         raise DarlError(
             f"the disk is full: the checkpoint of step {step} cannot be written; {previous}",
             where=str(folder),
-            todo="make room, then give the same command again to go on",
+            todo="free disk space, then run the same command again to resume",
         ) from err
 
 

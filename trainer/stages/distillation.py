@@ -85,7 +85,7 @@ class DistillStage(Stage):
         try:
             return distributed.main_first(lambda: fetch_scores(
                 teacher, asks, context.run / SCORES,
-                advance=lambda done, total: context.report("asking the teacher", done, total),
+                advance=lambda done, total: context.report("scoring with the teacher", done, total),
             ))  # fmt: skip
         finally:
             teacher.close()

@@ -262,7 +262,7 @@ class Fit:
             raise InputError(
                 f"none of the queries of step {self.state.step + 1} has a graded pair",
                 where=str(self.folder),
-                todo="leave queries without judgments out of the training data",
+                todo="remove queries without judgments from the training data",
             )
         return here[:-1].float(), float(here[-1])
 
@@ -297,9 +297,9 @@ class Fit:
         settings = self.settings
         micro = f"micro_queries (now {settings.micro_queries or 'all of a process'})"
         return DarlError(
-            f"the memory of {self.device} does not hold step {self.state.step + 1}",
+            f"{self.device} ran out of memory in step {self.state.step + 1}",
             where=str(self.folder),
-            todo=f"lower [stages] {micro}, batch_queries (now {settings.batch_queries}) or items_per_query, then give "
+            todo=f"lower [stages] {micro}, batch_queries (now {settings.batch_queries}) or items_per_query, then run "
             "the same command with --fresh",
         )
 

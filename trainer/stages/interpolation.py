@@ -53,13 +53,13 @@ class InterpolateStage(Stage):
         """
         need(
             config.data.ood_dev, "interpolate", "[data] ood_dev",
-            "name judgments of traffic unlike the training set's: the coefficient is chosen on them",
+            "set it to judgments of OOD traffic: the coefficient is chosen on them",
         )  # fmt: skip
         run = config.stages.run
         before = run[: run.index("interpolate")]
         if config.interpolate.between == "augmented" and "augmented" not in before:
             raise UsageError(
-                "[stages] run names interpolate, and no augmented before it",
+                "[stages] run lists interpolate without augmented before it",
                 todo='put augmented before it, or set [interpolate] between = "start"',
             )
 

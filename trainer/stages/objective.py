@@ -69,9 +69,9 @@ class Objective:
             terms.append(_bind(also.kind, also.name, also.params, also.weight, f"also: {also.name}", gains))
             if also.kind == "grade" and (needs := GRADE_LOSSES[also.name].head) != GRADE_LOSSES[config.grade].head:
                 raise UsageError(
-                    f"[[loss.also]] {also.name} needs the head {needs!r}, and [loss] grade = {config.grade} needs "
+                    f"[[loss.also]] {also.name} needs the head {needs!r}, but [loss] grade = {config.grade} needs "
                     f"{GRADE_LOSSES[config.grade].head!r}",
-                    todo="a model has one head: choose grade losses that need the same",
+                    todo="a model has one head: choose grade losses that need the same one",
                 )
         return cls(tuple(terms), config, gains)
 

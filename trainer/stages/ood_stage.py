@@ -81,7 +81,7 @@ def check_ood(config: Ood, backbone: int) -> None:
     count_halves(config.features, backbone)
     if DETECTORS[config.detector].make.fits_catalogue and (backbone == 1 or config.features == "query"):
         raise UsageError(
-            f"[ood] detector {config.detector} reads items alone",
+            f"[ood] detector {config.detector} reads only items",
             todo='choose the split backbone and features "pair" or "item", or another detector',
         )
 

@@ -118,7 +118,7 @@ def write_on_main(work: Callable[[], object], where: Path) -> None:
         try:
             work()
         except SafetensorError as err:  # what safetensors makes of a full disk
-            todo = "see to the disk, then give the same command again: finished stages are kept"
+            todo = "free disk space, then run the same command again: finished stages are kept"
             raise DarlError(f"weights cannot be written ({err})", where=str(where), todo=todo) from err
     distributed.barrier()
 

@@ -22,7 +22,7 @@ class RefitStage(Stage):
 
         :raises UsageError: where there are none.
         """
-        need(config.data.new, "refit", "[data] new", "name the judgments of the new samples, or use the stage head")
+        need(config.data.new, "refit", "[data] new", "set it to the new samples' judgments, or use the stage head")
 
     def run(self, context: Context) -> Outcome:
         """Fit the head."""

@@ -149,7 +149,7 @@ def check_stages(stages: Sequence[str], key: str, where: str | None = None) -> N
     """
     for stage in stages:
         if stage not in set(STAGES):
-            raise UsageError(f"{key} names {stage!r}", where=where, todo=nearest(stage, STAGES))
+            raise UsageError(f"{key} lists {stage!r}", where=where, todo=nearest(stage, STAGES))
 
 
 def need(value: str, stage: str, key: str, todo: str) -> None:
@@ -158,4 +158,4 @@ def need(value: str, stage: str, key: str, todo: str) -> None:
     :raises UsageError: where the value is empty.
     """
     if not value:
-        raise UsageError(f"[stages] run names {stage}, and {key} is empty", todo=todo)
+        raise UsageError(f"[stages] run lists {stage}, but {key} is empty", todo=todo)

@@ -84,9 +84,9 @@ def check_groups(config: Loss, queries: Sequence[JudgedQuery], *, where: str) ->
     groups = find_groups(config, queries)
     if groups is not None and len(groups) < 2:
         raise UsageError(
-            f"[loss] groups = {config.groups}, and no two slices have {config.group_queries} queries",
+            f"[loss] groups = {config.groups}, but no two slices have {config.group_queries} queries",
             where=where,
-            todo="give the judgments a field 'slice', lower [loss] group_queries, or leave groups out",
+            todo="add a field 'slice' to the judgments, lower [loss] group_queries, or omit groups",
         )
 
 

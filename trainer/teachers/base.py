@@ -73,6 +73,6 @@ def find_teacher(spec: str, params: Mapping[str, Any]) -> tuple[Any, str, dict[s
             f"[distill] teacher is {spec!r}", todo="write file:scores.jsonl, bundle:folder, or a URL with http"
         )
     if kind not in set(TEACHERS):
-        raise UsageError(f"[distill] teacher is of the unknown kind {kind!r}", todo=nearest(kind, TEACHERS))
+        raise UsageError(f"[distill] teacher has unknown kind {kind!r}", todo=nearest(kind, TEACHERS))
     make, values = TEACHERS.resolve(kind, params)
     return make, target, values

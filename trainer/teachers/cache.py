@@ -69,5 +69,5 @@ def _read(part: Path, chunk: Sequence[TeacherRequest]) -> Iterator[list[float | 
 def _other(path: Path) -> InputError:
     return InputError(
         "these scores are from another teacher or for other pairs", where=str(path),
-        todo="name another folder with --run, or pass --fresh to start over",
+        todo="choose another folder with --run, or pass --fresh to start over",
     )  # fmt: skip

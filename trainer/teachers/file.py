@@ -48,11 +48,11 @@ class FileTeacher:
     def _read(self, line: DataLine) -> None:
         score = line.row.get("score")
         if not isinstance(score, int | float) or isinstance(score, bool) or not math.isfinite(score):
-            raise InputError("field 'score' is not a number", where=line.where, todo="give the teacher's score")
+            raise InputError("field 'score' is not a number", where=line.where, todo="set it to the teacher's score")
         keys = [("id", line.query_id, line.item_id)] if line.query_id else []
         keys += [("text", same_text(line.query), line.item_id)] if line.query else []
         if not keys:
-            raise InputError("the line has neither 'query_id' nor 'query'", where=line.where, todo="name the query")
+            raise InputError("the line has neither 'query_id' nor 'query'", where=line.where, todo="add the query")
         for key in keys:
             if self._scores.setdefault(key, float(score)) != float(score):
                 raise InputError(

@@ -52,7 +52,7 @@ class HttpTeacher:
             shown = without_secrets(target)
             raise UsageError(f"[distill] teacher is {shown!r}, not a URL", todo="write http://host:port/v1/rerank")
         if parts.username or parts.password:
-            raise UsageError("[distill] teacher holds a password", todo="give a token by teacher_params.key_env")
+            raise UsageError("[distill] teacher holds a password", todo="pass a token with teacher_params.key_env")
         self.url, self.model, self.documents, self.workers = target, model, documents, workers
         self.retries, self.backoff_s = retries, backoff_s
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
@@ -125,5 +125,5 @@ class HttpTeacher:
         raise InputError(
             f"the answer does not score each of the {n} documents ({one_line(body[:200].decode('utf-8', 'replace'))})",
             where=self.url,
-            todo="name a rerank endpoint that answers {results: [{index, relevance_score}]}",
+            todo="use a rerank endpoint that returns {results: [{index, relevance_score}]}",
         )

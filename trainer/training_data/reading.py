@@ -87,10 +87,10 @@ def _read_pool(path: Path, items: Mapping[str, Item]) -> list[TrafficQuery]:
     pool = read_traffic(path, items)
     for query in pool:
         if not query.item_ids:
-            raise InputError(f"query {query.query!r} names no items", where=str(path),
-                             todo='give it "items": the ids that the teacher shall score')  # fmt: skip
+            raise InputError(f"query {query.query!r} has no items", where=str(path),
+                             todo='add "items": the ids for the teacher to score')  # fmt: skip
     if not pool:
-        raise InputError("there is no query in it", where=str(path), todo="write one JSON object a line")
+        raise InputError("the file has no queries", where=str(path), todo="write one JSON object per line")
     return pool
 
 

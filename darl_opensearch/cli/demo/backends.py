@@ -99,7 +99,7 @@ def _address(process: subprocess.Popen[bytes], log_path: Path, seconds: float = 
                 if client.send("GET", f"{match[1]}/ready").status == 200:
                     return match[1]
         time.sleep(0.1)
-    raise DarlError("the scorer did not start", where=str(log_path), todo="read its messages there")
+    raise DarlError("the scorer did not start", where=str(log_path), todo="see its log")
 
 
 @contextlib.contextmanager

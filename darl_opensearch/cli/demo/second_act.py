@@ -276,7 +276,7 @@ def play_second_act(
         raise DarlError(f"the cycle made no version: {result.reason}", where=str(path), todo="see the cycle's folder")
     made = Bundle.open(path.parent / config.folder / result.cycle / "bundle")
     if result.outcome != RELEASED:
-        place.by_hand(made, "the gate said no; released by hand to show the switch")
+        place.by_hand(made, "the gate refused it; released by hand to show the switch")
     after = searched("version 2", made, sample.queries, None)
     place.back()
     back = searched("version 1 again", place.bundle, sample.queries[::7], None)

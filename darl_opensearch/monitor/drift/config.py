@@ -39,7 +39,7 @@ class DriftConfig(Settings, table="drift"):
         if self.min_queries < 2 * self.folds:
             raise UsageError(
                 f"[drift] {self.min_queries} queries are too few for {self.folds} folds",
-                todo=f"give min_queries of at least {2 * self.folds}",
+                todo=f"set min_queries to at least {2 * self.folds}",
             )
         parse_window(self.window)
 
@@ -62,4 +62,4 @@ def parse_window(text: str) -> timedelta | int | None:
         return span
     if re.fullmatch(r"[1-9]\d{0,8}", text):
         return int(text)
-    raise UsageError(f"the window {text!r} is neither a span nor a number of requests", todo="give 12h, 1d or 5000")
+    raise UsageError(f"the window {text!r} is neither a span nor a number of requests", todo="use 12h, 1d or 5000")

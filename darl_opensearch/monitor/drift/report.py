@@ -150,7 +150,7 @@ class DriftReport:
             of = f" of {self.bundle}" if self.bundle else ""
             others = ", ".join(dict.fromkeys(f"{w.model} {w.version}" for w in self.windows))
             since = f" since {self.since:%Y-%m-%d %H:%M}" if self.since else ""
-            return f"the log ({self.store}) holds no request{of}{since}" + (f", only of {others}" if others else "")
+            return f"the log ({self.store}) holds no requests{of}{since}" + (f", only of {others}" if others else "")
         reason = "the window is not over" if own[-1].verdict == INCOMPLETE else "; ".join(own[-1].notes)
         return f"nothing could be tested for drift: {reason}"
 

@@ -212,8 +212,8 @@ class _FeatureTest:
         if 1 / DEPTH_FACTOR <= max(theirs, 1) / max(ours, 1) <= DEPTH_FACTOR:
             return []
         return [
-            f"requests rank {theirs:,} items and reference queries {ours:,} (medians), and deeper items are less like"
-            " their query: set [ood] depth to the number that the pipeline ranks, and train again"
+            f"requests rank {theirs:,} items but reference queries {ours:,} (medians), and deeper items are less "
+            "like their query: set [ood] depth to the number that the pipeline ranks, and train again"
         ]
 
     def _embed(self, sample: WindowSample) -> NDArray[np.float32]:

@@ -85,7 +85,7 @@ def sample_window(
     if unjoined > MOST_UNJOINED * count:
         raise NoSample(
             f"{unjoined:,} of {count:,} sampled pairs have no item text"
-            + (", neither in the log nor in the item index" if texts else "; name the index that holds them (--index)")
+            + (", neither in the log nor in the item index" if texts else "; pass the index that holds them (--index)")
         )
     candidates = sorted(tally.first.candidates for tally in window.queries.values())
     return WindowSample(

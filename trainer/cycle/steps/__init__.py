@@ -71,15 +71,15 @@ def _release(c: CycleInputs) -> Left:
 
 
 STEPS: tuple[Step, ...] = (
-    Step("select", "choose what to judge, and draw the control arm", ("select", "log", "seed"), _select,
+    Step("select", "select queries to label, and sample the control arm", ("select", "log", "seed"), _select,
          end_without_samples),
-    Step("judge", "have it judged", ("judge",), _judge, end_without_judgments),
-    Step("train", "train a new version from the checkpoint of the one that serves", ("train", "model"), _train),
+    Step("judge", "get them labelled", ("judge",), _judge, end_without_judgments),
+    Step("train", "train a new version from the serving version's checkpoint", ("train", "model"), _train),
     Step("export", "export it", (), _export),
-    Step("evaluate", "measure both versions", (), _evaluate),
-    Step("gate", "compare both on the ID test and on the control arm", ("gate",), _gate, end_refused),
-    Step("register", "bring it to where it can serve", ("release",), _register),
-    Step("release", "let searches go to it", ("release",), _release),
+    Step("evaluate", "evaluate both versions", (), _evaluate),
+    Step("gate", "compare both on the ID test and the control arm", ("gate",), _gate, end_refused),
+    Step("register", "deploy the new version", ("release",), _register),
+    Step("release", "switch searches to it", ("release",), _release),
 )  # fmt: skip
 
 __all__ = ["STEPS", "Ending", "Step", "Waiting"]

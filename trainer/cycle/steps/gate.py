@@ -40,7 +40,7 @@ def ask_gate(
 
 def end_refused(left: Left) -> Ending | None:
     """End the cycle where the gate said no."""
-    return None if left["passed"] else Ending(REFUSED, "the gate said no: " + "; ".join(left["reasons"]))
+    return None if left["passed"] else Ending(REFUSED, "the gate refused it: " + "; ".join(left["reasons"]))
 
 
 def open_gated(folder: Path, verdict: Left) -> Bundle:
@@ -51,7 +51,7 @@ def open_gated(folder: Path, verdict: Left) -> Bundle:
     bundle, about = Bundle.open(folder / BUNDLE), verdict.get("new")
     if verdict.get("passed") is not True or not isinstance(about, dict) or about.get("identity") != bundle.identity:
         raise GateRefused(
-            "this is not the bundle that the gate let pass", where=str(bundle.path),
-            todo="put that one back, or end the cycle with darl cycle --abandon and begin another",
+            "this is not the bundle that passed the gate", where=str(bundle.path),
+            todo="restore that bundle, or end the cycle with darl cycle --abandon and start another",
         )  # fmt: skip
     return bundle

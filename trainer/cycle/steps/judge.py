@@ -45,7 +45,7 @@ def collect_judgments(
         texts=_read_gold_texts(gold, catalogues, serving) if gold else {}, report=report,
     )  # fmt: skip
     if judging.pending or judging.judgments is None:
-        return Waiting("; ".join(judging.details["notes"]) or f"see {work}, then give the same command again")
+        return Waiting("; ".join(judging.details["notes"]) or f"see {work}, then run the same command again")
     rows = read_rows(judging.judgments)
     write_rows(folder / JUDGMENTS, rows, fixed_name=True)
     arms = Counter(row["arm"] for row in rows)

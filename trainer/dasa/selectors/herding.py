@@ -26,8 +26,8 @@ Over = Annotated[Literal["flagged", "all"], Field("choose among flagged candidat
 
 @SELECTORS.register(
     "herding",
-    cite="MaxHerding, Bae et al. 2024, arXiv:2407.12212; given the training set, over what is flagged, by traffic "
-    "and by the pair: ours",
+    cite="MaxHerding, Bae et al. 2024, arXiv:2407.12212; conditioned on the training set, over flagged queries, "
+    "weighted by traffic, per pair: ours",
 )
 @dataclass(frozen=True, kw_only=True)
 class Herding:

@@ -10,7 +10,7 @@ from trainer.dasa.purse import take_in_order
 from trainer.dasa.registry import SELECTORS, Candidates, Floats
 
 
-@SELECTORS.register("random_flagged", cite="the detector alone, without a choice among what it flags")
+@SELECTORS.register("random_flagged", cite="the detector alone, without choosing among flagged queries")
 @dataclass(frozen=True, kw_only=True)
 class RandomFlagged:
     """Random among the candidates that the detector flags."""

@@ -146,7 +146,7 @@ def parse_numbers(text: str, name: str) -> tuple[float, ...]:
     except ValueError:
         values = (math.nan, math.nan)
     if any(not a < b for a, b in zip(values, values[1:], strict=False)) or not all(map(math.isfinite, values)):
-        raise UsageError(f"{name} is {text!r}", todo="give increasing numbers with commas: 0.5,1.5")
+        raise UsageError(f"{name} is {text!r}", todo="give increasing numbers separated by commas: 0.5,1.5")
     return values
 
 

@@ -13,13 +13,13 @@ from trainer.data.importers.base import IMPORTERS, FileSpec, ImportFiles, ItemsW
 from trainer.data.importers.gathering import Gathering
 
 EXAMPLES = FileSpec(
-    "examples", "a judged pair a row",
+    "examples", "one judged pair per row",
     ("query_id", "query", "product_id", "product_locale", "esci_label"),
     ("split", "small_version", "large_version"),
     ("shopping_queries_dataset_examples",),
 )  # fmt: skip
 PRODUCTS = FileSpec(
-    "products", "a product a row",
+    "products", "one product per row",
     ("product_id", "product_locale", "product_title"),
     ("product_description", "product_bullet_point", "product_brand", "product_color"),
     ("shopping_queries_dataset_products",),

@@ -23,10 +23,10 @@ from trainer.data.importers.base import (
 from trainer.data.importers.gathering import Gathering
 
 JUDGMENTS = FileSpec(
-    "judgments", "a judged pair a row; with the item's fields if there is no items file",
+    "judgments", "one judged pair per row, with the item's fields if there is no items file",
     ("query", "item_id", "grade"), ("query_id", "slice"), ("judgments",),
 )  # fmt: skip
-ITEMS = FileSpec("items", "an item a row", ("id",), (), ("items", "products"), required=False)
+ITEMS = FileSpec("items", "one item per row", ("id",), (), ("items", "products"), required=False)
 
 
 @IMPORTERS.register("jsonl", cite="ours")

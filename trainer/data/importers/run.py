@@ -135,7 +135,7 @@ def model_name(folder: Path) -> str:
 def _store(scratch: str, repeats: str, missing: str) -> Iterator[Gathering]:
     todo = "free space on this disk; a dry run uses TMPDIR"
     with (
-        sqlite_errors("the temporary database fails", where=scratch, todo=todo),
+        sqlite_errors("the temporary database failed", where=scratch, todo=todo),
         Gathering(Path(scratch) / "import.sqlite", repeats=repeats, missing=missing) as store,
     ):
         yield store

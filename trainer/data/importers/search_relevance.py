@@ -35,7 +35,7 @@ LISTS = FileSpec(
     "judgments", "the response of GET _plugins/_search_relevance/judgments, a PUT body, or a JSONL export",
     (), (), ("judgments",),
 )  # fmt: skip
-ITEMS = FileSpec("items", "an item a row, with the ids used in the ratings", ("id",), (), ("items", "products"))
+ITEMS = FileSpec("items", "one item per row, with the ids used in the ratings", ("id",), (), ("items", "products"))
 
 
 @IMPORTERS.register(

@@ -28,14 +28,14 @@ from trainer.data.importers.gathering import Gathering
 from trainer.data.importers.jsonl import import_items
 
 QUERIES = FileSpec(
-    "queries", "export of ubi_queries: a search a line", ("query_id", "user_query"), ("query_response_hit_ids",),
+    "queries", "export of ubi_queries: one search per line", ("query_id", "user_query"), ("query_response_hit_ids",),
     ("ubi_queries",),
 )  # fmt: skip
 EVENTS = FileSpec(
-    "events", "export of ubi_events: an event a line", ("action_name",), ("query_id", "event_attributes"),
+    "events", "export of ubi_events: one event per line", ("action_name",), ("query_id", "event_attributes"),
     ("ubi_events",),
 )  # fmt: skip
-ITEMS = FileSpec("items", "an item a row, its id the object_id of the events", ("id",), (), ("items", "products"))
+ITEMS = FileSpec("items", "one item per row; its id is the events' object_id", ("id",), (), ("items", "products"))
 _TABLES = (
     "CREATE TABLE search (id TEXT PRIMARY KEY, text TEXT, said TEXT) WITHOUT ROWID",
     "CREATE TABLE shown (search TEXT, item TEXT, rank INTEGER, PRIMARY KEY (search, item)) WITHOUT ROWID",

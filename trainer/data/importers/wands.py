@@ -11,9 +11,9 @@ from darl_opensearch.text import ItemTemplate
 from trainer.data.importers.base import IMPORTERS, FileSpec, ImportFiles, ItemsWritten, Target, id_of, text_of
 from trainer.data.importers.gathering import Gathering
 
-QUERIES = FileSpec("query", "a query a row", ("query_id", "query"), ("query_class",), ("query",))
-PRODUCTS = FileSpec("product", "a product a row", ("product_id", "product_name"), (), ("product",))
-LABELS = FileSpec("label", "a judged pair a row", ("query_id", "product_id", "label"), (), ("label",))
+QUERIES = FileSpec("query", "one query per row", ("query_id", "query"), ("query_class",), ("query",))
+PRODUCTS = FileSpec("product", "one product per row", ("product_id", "product_name"), (), ("product",))
+LABELS = FileSpec("label", "one judged pair per row", ("query_id", "product_id", "label"), (), ("label",))
 SCALE = GradeScale(("Irrelevant", "Partial", "Exact"), (0.0, 1.0, 2.0))
 TEMPLATE = ItemTemplate(
     ("=product_name", "product_class", "category hierarchy", "product_description", "product_features")

@@ -26,12 +26,12 @@ def check_folder(folder: Path) -> None:
     :raises UsageError: when something else is there.
     """
     if folder.is_symlink():
-        raise UsageError("this is a link, not a folder", where=str(folder), todo="name the folder it points to")
+        raise UsageError("this is a link, not a folder", where=str(folder), todo="use the folder that it points to")
     if folder.exists() and not folder.is_dir():
-        raise UsageError("this is a file, not a folder", where=str(folder), todo="name another with --out")
+        raise UsageError("this is a file, not a folder", where=str(folder), todo="choose another with --out")
     if folder.is_dir() and any(folder.iterdir()) and not _is_evaluation(folder):
         raise UsageError(
-            "the folder holds something that is not an evaluation", where=str(folder), todo="name another with --out"
+            "the folder exists and is not an evaluation", where=str(folder), todo="choose another with --out"
         )
 
 

@@ -122,7 +122,7 @@ class Asking:
                 hopeless = self._counts["declined"] >= MOST_DECLINED and not self._answered
             if hopeless:
                 raise DarlError(
-                    err.what, where=err.where, todo="no pair was answered: see to endpoint and prompt"
+                    err.what, where=err.where, todo="no pair was answered: check the endpoint and the prompt"
                 ) from err
             return None
 

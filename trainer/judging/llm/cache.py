@@ -68,6 +68,6 @@ class Cache:
 
     @contextmanager
     def _using(self) -> Iterator[None]:
-        todo = "free the disk, then give the same command again: answers so far are kept"
-        with self._lock, sqlite_errors("the file of answers cannot be used", where=self._path, todo=todo):
+        todo = "free disk space, then run the same command again: answers so far are kept"
+        with self._lock, sqlite_errors("the answer cache cannot be used", where=self._path, todo=todo):
             yield

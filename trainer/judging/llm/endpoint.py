@@ -102,7 +102,7 @@ class Endpoint:
             kind = Declined if failure.here else DarlError
             raise kind(
                 f"{failure.reason}, {retries + 1} times in a row", where=self.url,
-                todo="see to the endpoint, then give the same command again: answers so far are kept",
+                todo="fix the endpoint, then run the same command again: answers so far are kept",
             ) from failure  # fmt: skip
 
     def close(self) -> None:
@@ -113,31 +113,31 @@ class Endpoint:
         """Send once, or once more without a field that was refused."""
         self._pace.wait(stop)
         if stop.is_set():
-            raise Declined("it was not asked any more", where=self.url)
+            raise Declined("it is no longer called", where=self.url)
         answer = self._send(self._adapted(body))
         failure = f"it answers {answer.status} ({self._safe(answer.body)})"
         if answer.status == 200:
             if (reply := parse_reply(answer.body)) is not None:
                 return reply
-            raise _Failed(f"it answers no chat completion ({self._safe(answer.body)})", here=True)
+            raise _Failed(f"the answer is not a chat completion ({self._safe(answer.body)})", here=True)
         if answer.status in RETRYABLE:
             seconds = answer.retry_after_s
             if seconds > self._patience.max_wait_s:
-                raise self._error(f"{failure} and asks to wait {seconds:.0f} s", "come back later, or raise max_wait_s")
+                raise self._error(f"{failure} and asks to wait {seconds:.0f} s", "try again later, or raise max_wait_s")
             if seconds:
                 self._pace.hold(seconds)  # it asked all of us
             raise _Failed(failure, seconds)
         if answer.status in HERE:
             if self._adapt(answer.body):
                 return self._attempt(body, stop)
-            raise Declined(failure, where=self.url, todo="see whether the endpoint takes such a request")
+            raise Declined(failure, where=self.url, todo="check that the endpoint accepts this request")
         raise self._error(failure, "check URL, model and key")
 
     def _send(self, body: Mapping[str, Any]) -> HttpAnswer:
         try:
             return self._client.send("POST", self.url, json.dumps(body).encode())
         except UnreadableAnswer as err:
-            raise _Failed(f"it answers what cannot be unpacked ({self._safe(str(err))})", here=True) from err
+            raise _Failed(f"the answer cannot be decoded ({self._safe(str(err))})", here=True) from err
         except Unreachable as err:
             raise _Failed(f"it cannot be reached ({self._safe(str(err))})") from err
         except AnswerTooLong as err:

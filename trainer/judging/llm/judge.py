@@ -37,7 +37,7 @@ class LlmJudge(LlmSettings):
         with Asking(self, job) as asking:
             answers = asking.all(tasks, report)
         counts = asking.counts()
-        notes = (f"The {asking.capped} was reached: {counts['beyond_cap']:,} pairs were not asked about.",)
+        notes = (f"The {asking.capped} was reached: {counts['beyond_cap']:,} pairs were not sent to the model.",)
         return JudgeAnswers({"": answers}, counts=counts, notes=notes if asking.capped else ())
 
     def foresee(self, tasks: Sequence[Task], job: JudgingJob) -> Mapping[str, Any]:

@@ -56,9 +56,9 @@ class LlmSettings:
         """
         complete_url(self.url)
         if not self.model:
-            raise UsageError("llm.model is empty", todo="name the model to ask")
+            raise UsageError("llm.model is empty", todo="set it to the name of the model")
         if self.cost_cap and not (self.price_in or self.price_out):
-            raise UsageError("llm.cost_cap needs prices", todo="give price_in and price_out, or a token_cap")
+            raise UsageError("llm.cost_cap requires prices", todo="set price_in and price_out, or token_cap")
         try:
             extra = json.loads(self.extra) if self.extra else {}
         except ValueError:

@@ -57,16 +57,16 @@ def refusal(method: str, headers: Headers) -> tuple[int, str] | None:
     """
     host = headers.get("host", "")
     if len(headers.getlist("host")) != 1 or host_name(host) not in LOOPBACK:
-        return 421, "This page answers to 127.0.0.1 and localhost alone."
+        return 421, "This page is served on 127.0.0.1 and localhost only."
     if method in ("GET", "HEAD"):
         return None
     if headers.get("origin") != f"http://{host}" or headers.get("sec-fetch-site", "same-origin") != "same-origin":
-        return 403, "Only this page itself may write answers."
+        return 403, "Only this page may write answers."
     if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         return 415, "Send JSON."
     length = headers.get("content-length", "")
     if not (length.isascii() and length.isdigit()) or int(length) > MOST_BYTES:
-        return 413, f"Send at most {MOST_BYTES} bytes, and say how many."
+        return 413, f"Send at most {MOST_BYTES} bytes with a Content-Length."
     return None
 
 

@@ -38,7 +38,7 @@ class WebJudge:
         done = sum(map(len, answers.values()))
         total = len(tasks) * max(1, len(raters))
         report("answered", done, total)
-        notes = (f"The page waits for {total - done:,} answers: darl judge --web --out {job.out} …",)
+        notes = (f"{total - done:,} answers are missing: darl judge --web --out {job.out} …",)
         return JudgeAnswers(answers, done < total, {"file": str(store.path)}, notes if done < total else ())
 
     def names(self) -> list[str]:

@@ -40,7 +40,7 @@ class Page:
         self.tasks, self.scale, self.store = tasks, scale, store
         self.raters, self.rater = tuple(raters), raters[0] if raters else rater
         self.places = {task.task: place for place, task in enumerate(tasks)}
-        text = guideline.strip() or "There is no guideline. Judge what a person with this query would want to read."
+        text = guideline.strip() or "There is no guideline. Judge how well the item serves a person with this query."
         html = (STATIC / "page.html").read_text(encoding="utf-8")
         self.html = html.replace(_MARK, render_guideline(text))
 
@@ -115,11 +115,11 @@ def create_judging_app(page: Page) -> Starlette:
     def answer(body: Mapping[str, Any]) -> dict[str, Any]:
         rater, name, grade = page.rater_of(_name(body)), body.get("task"), body.get("grade")
         if not isinstance(name, str) or name not in page.places:
-            raise InputError("there is no such task", todo="load the page again")
+            raise InputError("there is no such task", todo="reload the page")
         if grade is not None and (
             not isinstance(grade, int) or isinstance(grade, bool) or not 0 <= grade < page.scale.k
         ):
-            raise InputError(f"grade is not in 0..{page.scale.k - 1}", todo="load the page again")
+            raise InputError(f"grade is not in 0..{page.scale.k - 1}", todo="reload the page")
         page.store.answer(rater, name, grade)
         return {"next": page.next_place(rater, page.places[name]), **page.progress(rater)}
 
@@ -192,7 +192,7 @@ def _place(value: str | None, total: int) -> int:
     text = value or "0"
     place = int(text) if text.isascii() and text.isdigit() and len(text) < 12 else -1
     if not 0 <= place < total:
-        raise InputError(f"place is not in 0..{total - 1}", todo="load the page again")
+        raise InputError(f"place is not in 0..{total - 1}", todo="reload the page")
     return place
 
 

@@ -31,7 +31,7 @@ def serve_page(page: Page, port: int, announce: Callable[[str], object]) -> None
     except OSError as err:
         reason = os.strerror(err.errno) if err.errno else str(err)
         raise DarlError(
-            f"cannot listen there ({reason})", where=f"{HOST}:{port}", todo="choose another port by --port"
+            f"cannot listen there ({reason})", where=f"{HOST}:{port}", todo="choose another port with --port"
         ) from err
     with listener:
         server = uvicorn.Server(

@@ -118,8 +118,8 @@ class AnswerStore:
 
     @contextmanager
     def _using(self) -> Iterator[None]:
-        todo = "free the disk, or see who holds the file; nothing that was saved is lost"
-        with self._lock, sqlite_errors("the answers' file cannot be used", where=self.path, todo=todo):
+        todo = "free disk space, or check which process holds the file; saved answers are not lost"
+        with self._lock, sqlite_errors("the answer file cannot be used", where=self.path, todo=todo):
             yield
 
 
@@ -146,6 +146,6 @@ def check_rater(name: str) -> str:
     """
     if not RATER.fullmatch(name):
         raise InputError(
-            f"{name[:50]!r} is no name for a rater", todo="give 1 to 40 letters, digits, '.', '_' or '-': ?rater=ann"
+            f"{name[:50]!r} is not a valid rater name", todo="use up to 40 letters, digits, '.', '_', '-': ?rater=ann"
         )
     return name

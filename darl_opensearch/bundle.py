@@ -1,7 +1,7 @@
-"""The bundle: the model on disk. This is the one module that knows its files.
+"""The bundle: the model on disk. Only this module knows its files.
 
-A bundle is written to a temporary sibling and renamed, so that a half-written one is never seen; it is
-read with its format, then its digests, then its shapes checked. No file in it is a pickle.
+A bundle is written to a temporary sibling and renamed, so that a partial one is never seen; reading checks its format,
+then digests, then shapes. No file in it is a pickle.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ class OodCard:
     """How the OOD columns were made.
 
     :param detector: registered name of the detector.
-    :param features: which features it reads: ``query``, ``item`` or ``pair``.
-    :param alpha: false-alarm rate the calibration is for, in (0, 1).
-    :param calibration_pairs: pairs the conformal p-value counts against.
-    :param calibration_queries: queries they came from.
+    :param features: features that it reads: ``query``, ``item`` or ``pair``.
+    :param alpha: false-alarm rate of the calibration, in (0, 1).
+    :param calibration_pairs: pairs behind the conformal p-value.
+    :param calibration_queries: queries that they came from.
     """
 
     detector: str
@@ -64,21 +64,21 @@ class OodCard:
 
 @dataclass(frozen=True)
 class Card:
-    """Everything ``darl.json`` says, but the digests.
+    """Contents of ``darl.json`` except the digests.
 
     :param name: model name: lower-case letters, digits, ``.``, ``_``, ``-``.
     :param version: model version.
     :param scale: the grades.
     :param template: how items become text.
-    :param query_cap: most tokens of a query.
-    :param item_cap: most tokens of an item.
+    :param query_cap: maximum tokens per query.
+    :param item_cap: maximum tokens per item.
     :param ood: how the OOD columns were made.
     :param backbone: registered name of the backbone.
     :param created: ISO 8601 time in UTC.
     :param training: stages, seeds and digests of the training data.
     :param metrics: figures with their intervals.
-    :param graphs: per graph file, what was measured against torch.
-    :param frame: tokens that the pair template puts around the two texts.
+    :param graphs: measured parity with torch, by graph file.
+    :param frame: tokens that the pair template adds to the two texts.
     """
 
     name: str
@@ -116,7 +116,7 @@ class Card:
 
     @property
     def max_length(self) -> int:
-        """Most tokens of a sequence: both caps and the template's own tokens."""
+        """Maximum tokens of a sequence: both caps and the template's own tokens."""
         return self.query_cap + self.item_cap + self.frame
 
     def to_json(self) -> dict[str, Any]:
@@ -129,11 +129,11 @@ class Card:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], *, where: str) -> Card:
-        """Read what :meth:`to_json` wrote.
+        """Read the output of :meth:`to_json`.
 
         :param data: parsed ``darl.json``.
         :param where: path to name in an error.
-        :raises BundleError: when a value is missing or of the wrong kind.
+        :raises BundleError: for a missing or invalid value.
         """
         try:
             data = {"frame": 4} | dict(data)  # a card of before frames differed
@@ -152,12 +152,12 @@ class Card:
 
 @dataclass(frozen=True)
 class DriftReference:
-    """What held-out queries retrieve: features of a sample, to measure drift against.
+    """Features of the pairs that held-out queries retrieve, sampled, to measure drift against.
 
-    :param features: ``[n, h]`` float32 as ``features.onnx`` gives them, pairs of a query next to each other.
-    :param sizes: ``[q]`` rows of each query, a random choice of what it retrieved.
-    :param candidates: ``[q]`` items that each query retrieved, at least as many.
-    :param slices: the part of traffic that each query belongs to, or ``""``.
+    :param features: ``[n, h]`` float32 as ``features.onnx`` gives them, pairs of a query adjacent.
+    :param sizes: ``[q]`` rows of each query, sampled from its retrieved items.
+    :param candidates: ``[q]`` number of items that each query retrieved.
+    :param slices: traffic slice of each query, or ``""``.
     """
 
     features: NDArray[np.float32]
@@ -167,12 +167,12 @@ class DriftReference:
 
     @property
     def depth(self) -> int:
-        """Most items that a query retrieved."""
+        """Maximum number of items that a query retrieved."""
         return int(self.candidates.max())
 
     @property
     def most_rows(self) -> int:
-        """Most rows of a query; one that has fewer has all that it retrieved."""
+        """Maximum rows of a query; one with fewer has all that it retrieved."""
         return int(self.sizes.max())
 
 
@@ -194,7 +194,7 @@ class Bundle:
         """Open and verify a bundle.
 
         :param verify: check every digest; turn it off only for a bundle that was just verified.
-        :raises BundleError: when it is absent, of another format, incomplete or changed.
+        :raises BundleError: if it is absent, of another format, incomplete or changed.
         """
         folder = Path(path)
         card_path = folder / CARD
@@ -202,16 +202,16 @@ class Bundle:
             raise BundleError("there is no bundle here", where=str(folder), todo="create one with darl export")
         try:
             data = json.loads(card_path.read_text(encoding="utf-8"))
-            found, digests = data["format"], dict(data.get("files") or {})
+            written, digests = data["format"], dict(data.get("files") or {})
         except RecursionError as err:
             raise BundleError("nested too deeply", where=str(card_path), todo="export the model again") from err
         except (ValueError, KeyError, TypeError) as err:
             raise BundleError(
                 f"not a bundle card ({err})", where=str(card_path), todo="export the model again"
             ) from err
-        if found != FORMAT:
+        if written != FORMAT:
             raise BundleError(
-                f"bundle {data.get('name')!r} has format {found}, but this version reads format {FORMAT}",
+                f"bundle {data.get('name')!r} has format {written}, but this version reads format {FORMAT}",
                 where=str(folder),
                 todo="upgrade darl-opensearch, or export the model again",
             )
@@ -235,8 +235,8 @@ class Bundle:
     def file(self, name: str) -> Path:
         """Path of one of the bundle's files.
 
-        :param name: a name this module defines.
-        :raises BundleError: when this bundle does not have it.
+        :param name: defined in this module.
+        :raises BundleError: if this bundle does not have it.
         """
         if name not in self.digests:
             raise BundleError(f"this bundle has no {name}", where=str(self.path), todo="export the model again with it")
@@ -244,7 +244,7 @@ class Bundle:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The pair tokenizer, cut at :attr:`Card.max_length`, without padding."""
+        """The pair tokenizer, truncating at :attr:`Card.max_length`, without padding."""
         from tokenizers import Tokenizer
 
         try:
@@ -262,17 +262,14 @@ class Bundle:
         return ItemRenderer(self.card.template, self.tokenizer, self.card.item_cap)
 
     def calibration(self) -> NDArray[np.float32]:
-        """Read the calibration distances behind the conformal p-value.
-
-        :return: ``[n]`` float32, ascending.
-        """
+        """Read the calibration distances behind the conformal p-value: ``[n]`` float32, ascending."""
         table: NDArray[np.float32] = np.load(self.path / CALIBRATION, allow_pickle=False).astype(np.float32)
         return table
 
     def reference(self) -> DriftReference:
-        """Read the sample that drift is measured against.
+        """Read the reference sample for drift tests.
 
-        :raises BundleError: when this bundle has none, or it is damaged.
+        :raises BundleError: if it is missing or damaged.
         """
         rows, path = self.file(REFERENCE), self.file(REFERENCE_QUERIES)
         try:
@@ -295,7 +292,7 @@ class Bundle:
         """Read the probe pairs and torch's scores of them.
 
         :return: ``n`` pairs of query and item text, and ``[n, 3 + k]`` float32.
-        :raises BundleError: when this bundle has none, or they are damaged.
+        :raises BundleError: if they are missing or damaged.
         """
         path = self.file(PROBES)
         try:
@@ -316,12 +313,12 @@ class Bundle:
 
 
 def _required(names: Container[str]) -> tuple[str, ...]:
-    """Files without which a bundle of these is none: a model in two files is not for ML Commons."""
+    """List the files that a bundle must have; a model in two files has no zip for ML Commons."""
     return REQUIRED if MODEL_DATA in names else (*REQUIRED, ZIP)
 
 
 def _check_files(digests: Mapping[str, Any], where: str) -> None:
-    """Refuse a card that would have files outside of the bundle read."""
+    """Refuse a card that names files outside the bundle."""
     for name, digest in digests.items():
         if not isinstance(digest, str) or name.startswith("/") or ".." in name.split("/") or "\0" in name:
             raise BundleError(
@@ -333,11 +330,11 @@ def _check_files(digests: Mapping[str, Any], where: str) -> None:
 
 @contextlib.contextmanager
 def writing(path: str | os.PathLike[str], card: Card) -> Iterator[Path]:
-    """Write a bundle: fill the folder you are given; digests, zip and rename are done on leaving.
+    """Write a bundle: fill the folder you are given; leaving adds digests and zip, and renames it.
 
-    :param path: where the bundle will be; a bundle of the same name and version there is replaced.
+    :param path: of the bundle; an existing one of the same name and version is replaced.
     :yields: a temporary sibling folder to write the files into.
-    :raises BundleError: when a required file was not written, or ``path`` holds something else.
+    :raises BundleError: if a required file is missing, or ``path`` is something else.
     """
     target = Path(path).absolute()
     if target.exists() and any(target.iterdir()) and not (target / CARD).is_file():
@@ -359,12 +356,12 @@ def writing(path: str | os.PathLike[str], card: Card) -> Iterator[Path]:
 
 
 def write_opensearch_zip(folder: Path) -> None:
-    """Pack what ML Commons takes: one ONNX file and its tokenizer.
+    """Pack one ONNX file and its tokenizer for ML Commons.
 
-    Entries carry a fixed date, so that the same model always has the same digest and registering it again
-    is recognised.
+    Entries carry a fixed date, so that the same model always has the same digest and is recognised when registered
+    again.
 
-    :param folder: a folder with ``model.onnx`` and ``tokenizer.json``.
+    :param folder: with ``model.onnx`` and ``tokenizer.json``.
     """
     with zipfile.ZipFile(folder / ZIP, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name in (MODEL, TOKENIZER):
@@ -378,7 +375,7 @@ def write_opensearch_zip(folder: Path) -> None:
 def check_name(name: str, version: str) -> None:
     """Refuse a name or version that could not be a file, an index suffix or a pipeline name.
 
-    :raises InputError: when either is not usable.
+    :raises InputError: if either is invalid.
     """
     if not _NAME.fullmatch(name):
         raise InputError(f"invalid model name {name!r}", todo="use at most 63 of a-z, 0-9, '.', '_', '-'")

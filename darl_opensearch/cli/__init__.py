@@ -1,4 +1,4 @@
-"""The ``darl`` command: one file a command, imported only when that command runs."""
+"""The ``darl`` command: one file per command, imported only when it runs."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ NOT_IN_IMAGES = {"node": "darl_opensearch.node", "demo": "darl_opensearch.cli.de
 
 
 class LazyGroup(click.Group):
-    """A group that imports a command when it is asked for."""
+    """A group that imports a command only when it is needed."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """List the commands in the order of the loop."""
@@ -80,7 +80,7 @@ def cli() -> None:
 
 
 def main() -> NoReturn:
-    """Run ``darl``; a user's mistake ends in one line on stderr, never in a traceback."""
+    """Run ``darl``; a user error ends in one line on stderr, never in a traceback."""
     try:
         code = cli.main(prog_name="darl", standalone_mode=False, auto_envvar_prefix="DARL")
         sys.exit(code if isinstance(code, int) else 0)

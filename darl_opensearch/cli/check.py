@@ -40,9 +40,9 @@ def cli(
 
 
 def check(bundle: Path) -> list[Finding]:
-    """Verify a bundle, or refuse it.
+    """Verify a bundle.
 
-    :raises GateRefused: when something is not as it must be.
+    :raises GateRefused: if a check fails.
     """
     from darl_opensearch.check import check_bundle
 

@@ -53,8 +53,8 @@ def cli(
     check_stages(resolved.train.stages, STAGES_KEY, str(config))
     if abandon:
         name = steps.abandon(resolved, config.parent)
-        said = f"Cycle {name} was abandoned." if name else "There is no unfinished cycle."
-        emit({"cycle": name, "outcome": "abandoned" if name else "idle"}, as_json=as_json, text=said)
+        text = f"Cycle {name} was abandoned." if name else "There is no unfinished cycle."
+        emit({"cycle": name, "outcome": "abandoned" if name else "idle"}, as_json=as_json, text=text)
         return
     with progress_line("reading", total=1) as line:
         world = Surroundings(resolved, config.parent, cluster, apply_settings, note, line.report).world()
@@ -79,7 +79,7 @@ def _plan(plan: Any) -> str:
 
 
 def summarize_cycle(result: Any) -> str:
-    """Sum a cycle up in a line a step and one for its end."""
+    """Summarise a cycle, one line per step and one for its end."""
     lines = [_LINES[name](left) for name, left in result.steps.items() if name in _LINES]
     end = {
         "idle": "No cycle started", "waiting": f"Cycle {result.cycle} waits", "stopped": f"Cycle {result.cycle}",

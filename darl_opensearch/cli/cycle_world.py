@@ -1,4 +1,4 @@
-"""The world around a cycle: log, drift tests, cluster, webhook. The cycle itself is ``trainer.cycle``."""
+"""The environment of a cycle: log, drift tests, cluster, webhook. The cycle itself is ``trainer.cycle``."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class Surroundings:
     """What a ``cycle.toml`` names outside its own folder.
 
     :param base: folder that its paths are relative to.
-    :param cluster: how to reach the cluster; its URL is replaced by that of ``[release]``.
-    :param apply_settings: change cluster settings that stand in the way of a release.
-    :param say: told what happened in passing, a line each.
-    :param report: told what is being done, steps done and steps in all.
+    :param cluster: how to connect; its URL is replaced by that of ``[release]``.
+    :param apply_settings: change cluster settings as a release requires.
+    :param say: called with each message.
+    :param report: called with the step's name, steps done and steps in all.
     """
 
     config: CycleConfig
@@ -49,9 +49,8 @@ class Surroundings:
     report: Report = lambda what, done, total: None
 
     def world(self) -> World:
-        """Build what the cycle is given.
+        """Build the environment; only the URLs are checked yet.
 
-        :return: the world; nothing was reached yet but where a URL is wrong.
         :raises UsageError: for tables that do not fit together.
         """
         ports = load("trainer.cycle.ports", "train")
@@ -78,23 +77,23 @@ class Surroundings:
                 reasons += ("darl ship sends spooled records to the stream",)
             return ports.StartDecision(report.start_cycle, reasons)
 
-        def told(event: str, figures: Mapping[str, Any], delivery: str) -> bool:
+        def notify(event: str, figures: Mapping[str, Any], delivery: str) -> bool:
             if webhook is None:
                 return True
             outcome = tell(webhook, event, figures, delivery=delivery)
             if not outcome.delivered:
-                self.say(f"the webhook could not be notified: {outcome.reason}; the next darl cycle tries again")
+                self.say(f"the webhook was not notified: {outcome.reason}; the next darl cycle tries again")
             return outcome.delivered
 
         deployment = NoCluster() if cluster is None else ClusterDeployment(cluster, self._release(), self.report)
         world: World = ports.World(
-            store=lambda: self._store(cluster), start=start, deployment=deployment, item_texts=texts, tell=told,
+            store=lambda: self._store(cluster), start=start, deployment=deployment, item_texts=texts, tell=notify,
             report=self.report, item_search=make_first_stage(cluster, table.index) if cluster and table.index else None,
         )  # fmt: skip
         return world
 
     def _check_serving(self, cluster: Cluster | None, bundle: Bundle) -> None:
-        """Refuse to learn for days what could not be released: searches go to another version, by somebody's hand."""
+        """Refuse to train for days what could not be released, because someone has switched to another version."""
         pipeline = self.config.release.pipeline
         served = read_now(cluster, pipeline).served if cluster is not None else None
         card = bundle.card

@@ -60,8 +60,8 @@ def cli(
         check_folder(out)  # before minutes of scoring, not after
         load("matplotlib", "train")
     with progress_line("opening", total=1) as line:
-        found = evaluation.evaluate(options, report=line.report)
+        evaluated = evaluation.evaluate(options, report=line.report)
     if out is not None:
-        write_folder(out, found)
+        write_folder(out, evaluated)
         note(f"the full report with charts is in {out / 'evaluation.html'}")
-    emit(found.result, as_json=as_json, text=render_text(found.result))
+    emit(evaluated.result, as_json=as_json, text=render_text(evaluated.result))

@@ -55,15 +55,15 @@ def cli(
     from trainer.evaluate.gate_words import render_decision
 
     with progress_line("checking") as line:
-        found = gates.gate(
+        decision = gates.gate(
             Bundle.open(old), Bundle.open(new), items=items, id_test=id_test, control=control, options=options,
             report=line.report,
         )  # fmt: skip
-    result = found.to_json()
+    result = decision.to_json()
     if out is not None:
         write_file(out, json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     emit(result, as_json=as_json, text=render_decision(result))
-    if not found.passed:
+    if not decision.passed:
         raise GateRefused(
-            f"the gate refuses it ({'; '.join(found.reasons)})", where=str(new), todo="keep serving the old bundle"
+            f"the gate refuses it ({'; '.join(decision.reasons)})", where=str(new), todo="keep serving the old bundle"
         )

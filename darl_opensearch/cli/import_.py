@@ -92,8 +92,10 @@ def _summary(result: dict[str, Any]) -> str:
     lines = [f"{result['judgments']} judgments of {result['queries']} queries, {result['items']} items"]
     width = max(len(grade["name"]) for grade in result["grades"])
     lines += [f"  {g['name']:{width}}  gain {g['gain']:<5g} {g['judgments']:>9}" for g in result["grades"]]
-    said = {key: result[key] for key in ("repeated_items", "repeated_judgments", "dropped_items", "dropped_judgments")}
-    lines += [f"{key.replace('_', ' ')}: {n}" for key, n in (said | result["passed_over"]).items() if n]
+    dropped = {
+        key: result[key] for key in ("repeated_items", "repeated_judgments", "dropped_items", "dropped_judgments")
+    }
+    lines += [f"{key.replace('_', ' ')}: {n}" for key, n in (dropped | result["passed_over"]).items() if n]
     lines.append(f"text of an item: {one_line(', '.join(result['template']))}")
     if result["folder"]:
         config = Path(result["folder"]) / "darl.toml"

@@ -122,14 +122,14 @@ def cli(
     scale, texts = _scale_and_texts(grades, bundle, items)
     where: dict[str, Any] = {"scale": scale, "out": out, "texts": texts}
     if dry_run:
-        found = run.estimate(prepare_judging(config, tasks, gold, **where), config)
-        emit({"dry_run": True, "judges": found}, as_json=as_json, text=_foreseen(found))
+        estimates = run.estimate(prepare_judging(config, tasks, gold, **where), config)
+        emit({"dry_run": True, "judges": estimates}, as_json=as_json, text=_estimate_lines(estimates))
         return
     if web:
         _serve(config, prepare_judging(config, tasks, gold, **where), port)
     with progress_line("reading", total=1) as line:
         report = run.judge(config, tasks, gold, **where, report=line.report)
-    emit(report.to_json(), as_json=as_json, text=_told(report.to_json()))
+    emit(report.to_json(), as_json=as_json, text=_summary(report.to_json()))
 
 
 def _serve(config: Any, ready: Any, port: int) -> None:
@@ -200,31 +200,31 @@ def _scale_and_texts(
     return scale, texts
 
 
-def _foreseen(found: Sequence[Mapping[str, Any]]) -> str:
+def _estimate_lines(estimates: Sequence[Mapping[str, Any]]) -> str:
     lines = []
-    for one in found:
-        line = f"{one['judge']}: {one['pairs']:,} pairs"
-        if "calls" in one:
-            line += f", {one['calls']:,} calls ({one['cache_hits']:,} pairs are cached)"
-            line += f", about {one['prompt_tokens']:,} input and at most {one['completion_tokens']:,} output tokens"
-            line += f", about {one['cost']:,.4f} at the given prices" if one["cost"] is not None else ""
+    for estimate in estimates:
+        line = f"{estimate['judge']}: {estimate['pairs']:,} pairs"
+        if "calls" in estimate:
+            line += f", {estimate['calls']:,} calls ({estimate['cache_hits']:,} pairs are cached)"
+            line += f", about {estimate['prompt_tokens']:,} tokens in, up to {estimate['completion_tokens']:,} out"
+            line += f", about {estimate['cost']:,.4f} at the given prices" if estimate["cost"] is not None else ""
         lines.append(line)
     return "\n".join(lines)
 
 
-def _told(report: Mapping[str, Any]) -> str:
+def _summary(report: Mapping[str, Any]) -> str:
     lines = []
-    for one in report["judges"]:
-        lines.append(f"{one['judge']}: {_MARKS[one['verdict']]} ({one['why']})")
+    for judge in report["judges"]:
+        lines.append(f"{judge['judge']}: {_MARKS[judge['verdict']]} ({judge['why']})")
         lines.append(
-            f"  {one['graded']:,} of {report['tasks']:,} pairs graded, {one['passed_over']:,} skipped, "
-            f"{one['unanswered']:,} unanswered"
+            f"  {judge['graded']:,} of {report['tasks']:,} pairs graded, {judge['passed_over']:,} skipped, "
+            f"{judge['unanswered']:,} unanswered"
         )
-    for one in report["agreement"]:
-        kappa = one["quadratic"]
-        said = "not defined" if kappa["mean"] is None else f"{kappa['mean']:.2f}"
-        said += "" if kappa["low"] is None else f" [{kappa['low']:.2f}, {kappa['high']:.2f}]"
-        lines.append(f"{' and '.join(one['judges'])}: quadratic kappa {said} on {one['pairs']:,} pairs")
+    for pair in report["agreement"]:
+        kappa = pair["quadratic"]
+        value = "not defined" if kappa["mean"] is None else f"{kappa['mean']:.2f}"
+        value += "" if kappa["low"] is None else f" [{kappa['low']:.2f}, {kappa['high']:.2f}]"
+        lines.append(f"{' and '.join(pair['judges'])}: quadratic kappa {value} on {pair['pairs']:,} pairs")
     lines += report["notes"]
     if not report["pending"]:
         lines.append(

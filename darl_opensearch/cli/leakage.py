@@ -35,19 +35,19 @@ class LeakOptions(Settings):
     )  # fmt: skip
 
     def check(self) -> None:
-        """Refuse what is about items where none are given."""
+        """Refuse item options without items."""
         if (self.new_items or self.compare) and not self.items:
             option = "--new-items" if self.new_items else "--compare"
             raise UsageError(f"{option} requires items", todo="pass their file with --items")
 
     @property
     def allowed(self) -> tuple[str, ...]:
-        """The kinds of leaks that are none."""
+        """Kinds of overlap that are accepted."""
         return self.allow if self.new_items else (*self.allow, "item")
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """The fields of an item that are compared; empty: all but the id."""
+        """Item fields to compare; empty: all but the id."""
         return tuple(part.strip() for part in self.compare.split(",") if part.strip())
 
 

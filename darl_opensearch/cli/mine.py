@@ -88,10 +88,10 @@ def cli(
             file.writelines(line + "\n" for line in _judged_lines(judged))
         with progress() as bar:
             task = bar.add_task("mining", total=len(queries))
-            for found in miner.mine(queries):
+            for negative in miner.mine(queries):
                 bar.update(task, completed=miner.counts.queries)
                 if file:
-                    file.write(json.dumps(found.to_json(), ensure_ascii=False) + "\n")
+                    file.write(json.dumps(negative.to_json(), ensure_ascii=False) + "\n")
     counts = dataclasses.asdict(miner.counts)
     result: dict[str, Any] = {"file": str(out) if out else None, "with_judged": with_judged, **counts}
     emit(result, as_json=as_json, text=_summary(result))
@@ -119,14 +119,14 @@ def _judged_lines(path: Path) -> Iterator[str]:
 
 def _summary(result: dict[str, Any]) -> str:
     lines = [f"{result['mined']} negatives for {result['queries']} queries"]
-    told = {
+    reasons = {
         "judged": "hits are already judged",
         "unknown": "hits are not in the items file",
         "too_close": "hits scored too close to the judged positives",
         "without_positive": "queries have no relevant item to compare with",
         "without_negative": "queries have no negatives",
     }
-    lines += [f"{result[key]} {text}" for key, text in told.items() if result[key]]
+    lines += [f"{result[key]} {text}" for key, text in reasons.items() if result[key]]
     if result["file"] is None:
         lines.append("Nothing was written.")
     elif result["with_judged"]:

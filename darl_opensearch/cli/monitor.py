@@ -1,4 +1,4 @@
-"""``darl monitor``: what the OOD log says."""
+"""``darl monitor``: the OOD log's report."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def _read(
     config: DriftConfig,
     texts: Callable[[Sequence[str]], Mapping[str, str]] | None,
 ) -> tuple[MonitorReport, DriftReport]:
-    """Both reports, of the same span of time."""
+    """Read both reports over the same period."""
     from darl_opensearch.bundle import Bundle
     from darl_opensearch.monitor import report
     from darl_opensearch.monitor.drift import drift
@@ -129,7 +129,7 @@ def _read(
 
 
 def _texts_of(cluster: ClusterOptions, index: str) -> Callable[[Sequence[str]], Mapping[str, str]]:
-    """What looks item texts up in an index of the cluster."""
+    """Make the look-up of item texts in an index."""
     from darl_opensearch.connect import connect
     from darl_opensearch.io.urls import without_secrets
     from darl_opensearch.ood.store import join_texts

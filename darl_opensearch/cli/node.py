@@ -43,8 +43,8 @@ def up_command(
     Has no effect if the node is already running.
     """
     with _steps() as report:
-        found = up(spec, report)
-    _print(found, as_json=as_json)
+        node = up(spec, report)
+    _print(node, as_json=as_json)
 
 
 @cli.command("down")
@@ -61,8 +61,8 @@ def down_command(
     Exit code 0 even if the node was not running.
     """
     with _steps() as report:
-        found = down(port, cache=cache, purge=purge, timeout_s=timeout_s, report=report)
-    _print(found, as_json=as_json)
+        node = down(port, cache=cache, purge=purge, timeout_s=timeout_s, report=report)
+    _print(node, as_json=as_json)
 
 
 @cli.command("status")
@@ -76,14 +76,14 @@ def status_command(
 
     Exit code 0 if it answers, 1 if it is stopped or still starting.
     """
-    found = status(port, cache=cache)
-    _print(found, as_json=as_json)
-    click.get_current_context().exit(0 if found.state == "running" else 1)
+    node = status(port, cache=cache)
+    _print(node, as_json=as_json)
+    click.get_current_context().exit(0 if node.state == "running" else 1)
 
 
 @contextmanager
 def _steps() -> Iterator[Report]:
-    """Report steps on stderr: a spinner on a terminal, a line each elsewhere."""
+    """Report steps on stderr: a spinner on a terminal, one line each elsewhere."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield note
@@ -92,13 +92,13 @@ def _steps() -> Iterator[Report]:
         yield lambda text: spinner.update(text)
 
 
-def _print(found: NodeStatus, *, as_json: bool) -> None:
-    result: dict[str, Any] = found.to_dict()
-    if found.state == "stopped":
-        text = f"The node on port {found.port} is stopped."
-    elif found.state == "starting":
-        text = f"The node on port {found.port} is starting (process {found.pid})."
+def _print(node: NodeStatus, *, as_json: bool) -> None:
+    result: dict[str, Any] = node.to_dict()
+    if node.state == "stopped":
+        text = f"The node on port {node.port} is stopped."
+    elif node.state == "starting":
+        text = f"The node on port {node.port} is starting (process {node.pid})."
     else:
-        plugins = ", ".join(f"{name} {version}" for name, version in sorted(found.plugins.items()))
-        text = f"OpenSearch {found.version} answers at {found.url} (process {found.pid}).\nPlugins: {plugins}"
+        plugins = ", ".join(f"{name} {version}" for name, version in sorted(node.plugins.items()))
+        text = f"OpenSearch {node.version} answers at {node.url} (process {node.pid}).\nPlugins: {plugins}"
     emit(result, as_json=as_json, text=text)

@@ -1,4 +1,4 @@
-"""What commands say: results on stdout, everything else on stderr."""
+"""Output of the commands: results on stdout, everything else on stderr."""
 
 from __future__ import annotations
 
@@ -33,23 +33,20 @@ def emit(result: dict[str, Any], *, as_json: bool, text: str) -> None:
 
 
 def emit_calls(calls: Iterable[Call]) -> None:
-    """Print what ``--dry-run`` found: the requests, as a JSON array.
+    """Print the requests recorded by ``--dry-run`` as a JSON array.
 
-    :param calls: the requests that change something; none of them was sent.
+    :param calls: requests that would change something; none was sent.
     """
     click.echo(json.dumps([call.to_json() for call in calls], ensure_ascii=False, indent=2))
 
 
 def note(text: str) -> None:
-    """Say something in passing, on stderr."""
+    """Print a message on stderr."""
     click.echo(text, err=True)
 
 
 def progress() -> Progress:
-    """Make a progress bar that shows on a terminal and is silent elsewhere.
-
-    :return: a context manager; add tasks to it.
-    """
+    """Make a progress bar, visible on a terminal only; add tasks to it in a ``with`` statement."""
     console = Console(stderr=True)
     columns = (
         SpinnerColumn(),
@@ -63,29 +60,29 @@ def progress() -> Progress:
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a progress bar; work is given its methods to call."""
+    """One line of a progress bar; work calls its methods."""
 
     bar: Progress
     task: TaskID
 
     def report(self, what: str, done: int | None = None, total: int | None = None) -> None:
-        """Show what is being done, and how much of it is.
+        """Show the current step and its progress.
 
-        :param done: so much; None: as before.
-        :param total: of so much; None or 0, where nobody knows: as before.
+        :param done: None: unchanged.
+        :param total: None or 0, if unknown: unchanged.
         """
         self.bar.update(self.task, description=what, completed=done, total=total or None)
 
     def count(self, done: int, total: int) -> None:
-        """Show how much is done of what was being done already."""
+        """Show the progress of the current step."""
         self.bar.update(self.task, completed=done, total=total)
 
 
 @contextlib.contextmanager
 def progress_line(what: str, *, total: int | None = None, visible: bool = True) -> Iterator[Line]:
-    """Show a :func:`progress` bar of one line.
+    """Show a one-line :func:`progress` bar.
 
-    :param total: of how much; None: nobody knows yet.
+    :param total: None: not known yet.
     """
     with progress() as bar:
         yield Line(bar, bar.add_task(what, total=total, visible=visible))

@@ -14,7 +14,7 @@ from darl_opensearch.cli.output import note
 
 
 def _command() -> click.Command:
-    """Take every option of ``darl register``, with the run in place of the bundle."""
+    """Take all options of ``darl register``, with the run in place of the bundle."""
     options = [p for p in registering.cli.params if p.name != "bundle"]
     own: list[click.Parameter] = [
         click.Argument(["run"], type=click.Path(path_type=Path)),

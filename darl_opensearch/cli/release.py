@@ -1,4 +1,4 @@
-"""``darl release``: a bundle serves in place of another."""
+"""``darl release``: switch to a new bundle."""
 
 from __future__ import annotations
 
@@ -75,10 +75,7 @@ def cli(
 
 
 def released_text(done: Release) -> str:
-    """Say what was released or rolled back.
-
-    :return: lines without a final break.
-    """
+    """Describe a release or rollback."""
     if not done.changed:
         return f"pipeline {done.pipeline} already serves {done.served.label}: nothing to do"
     lines = [f"{done.pipeline} now serves {done.served.label} ({done.served.mode}), {done.event} {done.number}"]
@@ -91,18 +88,18 @@ def released_text(done: Release) -> str:
         lines.append(f"trial search through the pipeline: {done.probe.hits} hits, within {done.probe.deviation:.0e}")
     lines += [f"setting {name} = {json.dumps(value)}" for name, value in done.settings.items()]
     lines += [f"search pipeline {name} {change}" for name, change in done.pipelines.items()]
-    lines += [f"{one.label} undeployed" for one in done.undeployed]
+    lines += [f"{version.label} undeployed" for version in done.undeployed]
     return "\n".join(lines)
 
 
 def read_gate_report(path: Path) -> dict[str, Any]:
-    """Read what ``darl gate --out`` wrote."""
+    """Read a ``darl gate --out`` report."""
     if path.stat().st_size > MOST_GATE_BYTES:
         raise InputError("too large for a darl gate report", where=str(path), todo="create it with darl gate --out")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        report = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as err:
         raise InputError(f"not JSON ({err})", where=str(path), todo="create it with darl gate --out") from err
-    if not isinstance(found, dict):
+    if not isinstance(report, dict):
         raise InputError("not a JSON object", where=str(path), todo="create it with darl gate --out")
-    return found
+    return report

@@ -1,4 +1,4 @@
-"""``darl rollback``: an earlier version serves again."""
+"""``darl rollback``: switch back to an earlier version."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``darl score``: a pool through a bundle."""
+"""``darl score``: score a pool."""
 
 from __future__ import annotations
 

@@ -89,13 +89,13 @@ def cli(
     with contextlib.ExitStack() as open_:
         catalogue = _items(model, items, cluster, index, open_)
         store = _store(spool, cluster, stream, open_)
-        known = Known.read(
+        training = Known.read(
             trained, judged, catalogue.texts, most=config.known_queries, items_per_query=config.items_per_query,
             seed=config.seed,
         )  # fmt: skip
         line = open_.enter_context(progress_line("reading"))
         result = run.select(
-            config, model, store, known=known, out=out or Path(), items=catalogue, since=since, control=control,
+            config, model, store, known=training, out=out or Path(), items=catalogue, since=since, control=control,
             dry_run=dry_run, report=line.report,
         )  # fmt: skip
     emit(result.to_json() | {"out": str(out) if out and not dry_run else None}, as_json=as_json,

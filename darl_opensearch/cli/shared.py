@@ -1,4 +1,4 @@
-"""Options and arguments that several commands have."""
+"""Options and arguments shared by several commands."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SEED: Any = setting(0, "Random seed.", least=0, env="DARL_SEED")
 
 
 class ModelPlace(Settings):
-    """Where a model runs: in the cluster, or behind a scorer that the cluster asks."""
+    """Where a model runs: in the cluster, or behind a scorer that the cluster calls."""
 
     mode: Mode = setting(
         "local", "Run the model in the cluster, or call a scorer (darl serve) through a connector.", env="DARL_MODE"
@@ -51,7 +51,7 @@ class ModelPlace(Settings):
 
     @property
     def scorer(self) -> ScorerAddress | None:
-        """The scorer that the cluster asks; None: the model runs in the cluster."""
+        """The scorer to call; None if the model runs in the cluster."""
         if self.mode == "local":
             return None
         from darl_opensearch.cluster.connector import ScorerAddress
@@ -65,7 +65,7 @@ bundle_argument = click.argument(
 
 
 def parse_since(text: str) -> datetime | None:
-    """Read ``--since``: a span before now, or a date.
+    """Parse ``--since``: a span before now, or a date.
 
     :raises ValueError: for anything else.
     """

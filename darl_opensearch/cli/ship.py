@@ -1,4 +1,4 @@
-"""``darl ship``: send what a spool holds."""
+"""``darl ship``: ship a spool to a cluster."""
 
 from __future__ import annotations
 
@@ -76,9 +76,9 @@ def cli(
         "left": left,
     }
     emit(result | {"counters": counters}, as_json=as_json, text=f"{text}; {left:,} left in the spool")
-    if total.kept:
+    if total.deferred:
         raise ClusterError(
-            f"{total.kept:,} records were not accepted ({total.reason})", where=where, todo="run it again later"
+            f"{total.deferred:,} records were not accepted ({total.reason})", where=where, todo="run it again later"
         )
 
 

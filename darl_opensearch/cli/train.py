@@ -77,7 +77,7 @@ def cli(
 
 
 def _process(argv: list[str]) -> None:
-    """Be one of the processes that --processes asks for."""
+    """Run as one of the processes started by --processes."""
     from darl_opensearch.cli import main
 
     sys.argv = [*argv, "--processes", "1"]  # the last one counts
@@ -85,7 +85,7 @@ def _process(argv: list[str]) -> None:
 
 
 def _counts(data: dict[str, Any]) -> str:
-    """What would be trained on, for people; --json has the digests."""
+    """Summarise the training data for people; --json has the digests."""
     lines = [f"  {'items':9} {data['items']['count']:,}"]
     lines += [
         f"  {name:9} {part['pairs']:,} pairs of {part['queries']:,} queries"

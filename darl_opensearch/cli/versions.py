@@ -1,4 +1,4 @@
-"""``darl versions``: what serves, and what served."""
+"""``darl versions``: the serving and earlier versions."""
 
 from __future__ import annotations
 
@@ -39,45 +39,45 @@ def cli(
     target = Cluster.open(cluster)
     if words:
         delete_version(target, words, pipeline, history=history)
-    found = list_versions(target, pipeline, history=history)
-    result = {"pipeline": pipeline, "versions": [one.to_json() for one in found]}
-    emit(result, as_json=as_json, text=_text(pipeline, found))
+    listed = list_versions(target, pipeline, history=history)
+    result = {"pipeline": pipeline, "versions": [version.to_json() for version in listed]}
+    emit(result, as_json=as_json, text=_text(pipeline, listed))
 
 
-def _text(pipeline: str, found: Sequence[Version]) -> str:
+def _text(pipeline: str, versions: Sequence[Version]) -> str:
     from rich import box
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    if not found:
+    if not versions:
         return f"pipeline {pipeline} has no releases yet"
     table = Table(box=box.SIMPLE, pad_edge=False)
     for head in ("version", "mode", "state", "event", "when", "who", "gate", "note"):
         table.add_column(head)
-    for one in found:
-        table.add_row(*map(escape, _row(one)))
+    for version in versions:
+        table.add_row(*map(escape, _row(version)))
     out = io.StringIO()
     Console(file=out, no_color=True, width=200, highlight=False, soft_wrap=True).print(table)
     return "\n".join(line.rstrip() for line in out.getvalue().strip("\n").splitlines() if line.strip())
 
 
-def _row(one: Version) -> tuple[str, ...]:
-    state, event = str(one.state), one.event
-    if one.state == "serving" and one.model_state != "DEPLOYED":
-        state = f"serving, model {one.model_state or 'gone'}"
+def _row(version: Version) -> tuple[str, ...]:
+    state, event = str(version.state), version.event
+    if version.state == "serving" and version.model_state != "DEPLOYED":
+        state = f"serving, model {version.model_state or 'gone'}"
     if event is None:
-        return (one.served.label, one.served.mode, state, "–", "–", "–", "–", "not by darl release")
-    what = event.kind if event.state == "done" else f"{event.kind}, {event.state}"
+        return (version.served.label, version.served.mode, state, "–", "–", "–", "–", "not by darl release")
+    kind = event.kind if event.state == "done" else f"{event.kind}, {event.state}"
     return (
-        one.served.label, one.served.mode, state, f"{event.number} {what}",
+        version.served.label, version.served.mode, state, f"{event.number} {kind}",
         f"{event.started[:16].replace('T', ' ')} UTC",
-        event.who, _gate(one), event.reason or event.note or "",
+        event.who, _gate(version), event.reason or event.note or "",
     )  # fmt: skip
 
 
-def _gate(one: Version) -> str:
-    gate = one.gate
+def _gate(version: Version) -> str:
+    gate = version.gate
     if gate is None:
         return "none"
     changes = [

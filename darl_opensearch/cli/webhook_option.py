@@ -1,4 +1,4 @@
-"""The option by which commands tell a webhook what they did."""
+"""The option by which commands notify a webhook."""
 
 from __future__ import annotations
 
@@ -18,23 +18,25 @@ WEBHOOK: Any = setting(
 
 
 def announce(webhook: Webhook | None, event: str, data: Mapping[str, Any]) -> None:
-    """Tell a webhook, and say so where it does not take it.
+    """Notify a webhook, and print a note if that fails.
 
-    :param webhook: where; None: nobody is told.
+    :param webhook: None: no notification.
     """
     if webhook is None:
         return
-    found = tell(webhook, event, data)
-    if not found.delivered:
-        note(f"the webhook could not be notified ({found.reason}, {found.attempts} attempts); nothing else is affected")
+    delivery = tell(webhook, event, data)
+    if not delivery.delivered:
+        note(
+            f"the webhook was not notified ({delivery.reason}, {delivery.attempts} attempts); nothing else is affected"
+        )
 
 
 @contextlib.contextmanager
 def refusal_announced(webhook: Webhook | None, *, dry_run: bool) -> Iterator[None]:
-    """Tell a webhook of a release or a rollback that is refused within, and let the refusal pass.
+    """Notify a webhook of a release or rollback refused within, and re-raise the refusal.
 
-    :param webhook: where; None: nobody is told.
-    :param dry_run: whether nothing is in earnest; nobody is told then either.
+    :param webhook: None: no notification.
+    :param dry_run: no notification either.
     """
     from darl_opensearch.cluster.release import ReleaseRefused
 

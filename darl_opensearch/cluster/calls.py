@@ -22,7 +22,7 @@ SECRETS = ("credential",)  # parts of a body that are never shown
 class Call:
     """A request that changes the cluster.
 
-    :param body: JSON body, or what stands for bytes: their number and digest.
+    :param body: JSON body; for raw bytes, their number and digest.
     """
 
     method: str
@@ -39,7 +39,7 @@ class Call:
 
 @dataclass
 class Cluster:
-    """A cluster as the commands see it: reads are always made, writes are only listed in a dry run.
+    """A cluster: reads are always sent, writes are only recorded in a dry run.
 
     :param calls: the writes so far, in order.
     """
@@ -50,10 +50,9 @@ class Cluster:
 
     @classmethod
     def open(cls, options: ClusterOptions, *, dry_run: bool = False, **settings: Any) -> Cluster:
-        """Connect.
+        """Connect without sending anything yet.
 
         :param **settings: further arguments of ``OpenSearch``.
-        :return: the cluster; nothing was sent yet.
         """
         return cls(connect(options, **settings), dry_run)
 
@@ -79,11 +78,11 @@ class Cluster:
         absent: Mapping[str, Any] | None = None,
         timeout: float | None = None,
     ) -> dict[str, Any]:
-        """Make a request that changes nothing.
+        """Send a request that changes nothing.
 
-        :param absent: what to return for a 404, where that is no error.
-        :param timeout: seconds to wait, where the client's own limit does not fit.
-        :raises ClusterError: when there is none, or it is not a JSON object.
+        :param absent: result for a 404 that is not an error.
+        :param timeout: seconds to wait, instead of the client's own limit.
+        :raises ClusterError: without an answer, or if it is not a JSON object.
         """
         from opensearchpy.exceptions import NotFoundError
 
@@ -107,11 +106,11 @@ class Cluster:
         content: bytes | None = None,
         pretend: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Make a request that changes the cluster, or list it in a dry run.
+        """Send a request that changes the cluster, or record it in a dry run.
 
-        :param body: JSON body; with ``content``, what stands for the bytes in a listing.
+        :param body: JSON body; with ``content``, its stand-in in a listing.
         :param content: raw bytes to send instead of ``body``.
-        :param pretend: what a dry run takes for the answer.
+        :param pretend: result in a dry run.
         """
         self.calls.append(Call(method, path, body))
         if self.dry_run:
@@ -123,7 +122,7 @@ class Cluster:
         return answer if isinstance(answer, dict) else {}
 
     def _perform(self, method: str, path: str, **given: Any) -> Any:
-        """Make a request, again where the cluster was too full to look at it (429): a collection may make room."""
+        """Send a request, and again after a 429 of the cluster itself: a garbage collection may make room."""
         from opensearchpy.exceptions import TransportError
 
         for wait in WAITS:
@@ -137,8 +136,5 @@ class Cluster:
 
 
 def join_path(*parts: str) -> str:
-    """Join path segments, each escaped.
-
-    :param *parts: segments; a name may hold any character; ``<…>`` stands for an id in a dry run.
-    """
+    """Join path segments, each escaped; ``<…>`` stands for an id in a dry run."""
     return "/" + "/".join(quote(part, safe="<>") for part in parts)

@@ -1,4 +1,4 @@
-"""The connector by which ML Commons asks a scorer, and the remote model on top of it."""
+"""The connector through which ML Commons calls a scorer, and the remote model on top of it."""
 
 from __future__ import annotations
 
@@ -20,12 +20,11 @@ NO_KEY = "none"  # ML Commons wants some credential; a scorer without a key does
 
 @dataclass(frozen=True)
 class ScorerAddress:
-    """Where the cluster finds the scorer.
+    """Address of a scorer.
 
-    :param url: address of its rerank route, as the cluster's nodes see it.
-    :param key: its API key, if it wants one.
-    :param connect_seconds: most seconds until it is connected.
-    :param answer_seconds: most seconds until it answers; ML Commons knows whole seconds only.
+    :param url: of its rerank route, as the cluster's nodes reach it.
+    :param connect_seconds: connection timeout.
+    :param answer_seconds: response timeout; ML Commons accepts whole seconds only.
     """
 
     url: str
@@ -34,7 +33,7 @@ class ScorerAddress:
     answer_seconds: int = 5
 
     def __post_init__(self) -> None:
-        """Refuse what ML Commons could not call."""
+        """Refuse a URL that ML Commons could not call."""
         parts = split_http(self.url)
         if parts is None or "@" in parts.netloc or not parts.path.strip("/"):
             raise UsageError(
@@ -44,19 +43,13 @@ class ScorerAddress:
 
 
 def digest_connector(bundle: Bundle, scorer: ScorerAddress) -> str:
-    """Digest what a connector does, but for its key.
-
-    :return: 64 hexadecimal digits.
-    """
+    """Digest a connector without its key, as 64 hexadecimal digits."""
     body = _body(bundle, scorer, description="", key="")
     return digest_json([bundle.identity, body])
 
 
 def create_connector(cluster: Cluster, bundle: Bundle, scorer: ScorerAddress) -> str:
-    """Create connector and remote model.
-
-    :return: the model's id; it is not deployed yet.
-    """
+    """Create connector and remote model, not deployed yet, and return the model's id."""
     card = bundle.card
     description = describe_model(card, digest_connector(bundle, scorer))
     body = _body(bundle, scorer, description=description, key=scorer.key or NO_KEY)
@@ -74,7 +67,7 @@ def create_connector(cluster: Cluster, bundle: Bundle, scorer: ScorerAddress) ->
 
 
 def remove_orphans(cluster: Cluster, bundle: Bundle, models: list[FoundModel]) -> None:
-    """Delete connectors of this name that no model uses: what an interrupted run left."""
+    """Delete connectors of this name that no model uses, left by an interrupted run."""
     body = render_body("find_connector.json", name=connector_name(bundle.card))
     answer = cluster.read("POST", "/_plugins/_ml/connectors/_search", body, absent={})
     used = {model.connector_id for model in models}

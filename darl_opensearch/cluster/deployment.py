@@ -1,4 +1,4 @@
-"""Where a cycle's bundles serve: a cluster, or nowhere but in a file that says which one does."""
+"""Where a cycle's bundles serve: in a cluster, or only as a path in ``current.json``."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Report = Callable[[str, int, int], object]
 
 @dataclass(frozen=True)
 class ClusterDeployment:
-    """A cluster, as a cycle sees it.
+    """Deploys a cycle's bundles to a cluster.
 
-    :param options: how to release; gate and cycle are filled in by the cycle.
-    :param report: told what is being done, steps done and steps in all.
+    :param options: of the release; the cycle fills in gate and cycle.
+    :param report: called with the step's name, steps done and steps in all.
     """
 
     cluster: Cluster
@@ -29,20 +29,18 @@ class ClusterDeployment:
     report: Report = lambda what, done, total: None
 
     def register(self, bundle: Bundle) -> Mapping[str, Any]:
-        """Register, deploy and compare; pipelines stay as they are.
+        """Register, deploy and compare without touching the pipelines; returns the JSON-ready outcome.
 
-        :return: what was done, JSON-ready.
-        :raises ClusterError: when it does not answer, or answers otherwise.
+        :raises ClusterError: if the model does not answer, or answers differently from the bundle.
         """
         options = self.options.registration(PipelineOptions(name=self.options.pipeline))
         done = register(bundle, self.cluster, options, on_chunk=lambda n, of: self.report("uploading", n, of))
         return done.to_json()
 
     def release(self, bundle: Bundle, *, cycle: str, gate: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Switch the pipelines to a registered bundle.
+        """Switch the pipelines to a registered bundle; returns the JSON-ready outcome.
 
-        :return: what was done, JSON-ready.
-        :raises DarlError: when it cannot serve; the one before goes on serving.
+        :raises DarlError: if it cannot serve; the previous version keeps serving.
         """
         options = dataclasses.replace(self.options, cycle=cycle, gate=gate)
         return release(bundle, self.cluster, options, report=self.report).to_json()
@@ -50,7 +48,7 @@ class ClusterDeployment:
 
 @dataclass(frozen=True)
 class NoCluster:
-    """No cluster: whoever scores reads the path of the serving bundle from ``current.json``."""
+    """No cluster: scorers read the path of the serving bundle from ``current.json``."""
 
     def register(self, bundle: Bundle) -> Mapping[str, Any]:
         """Do nothing."""

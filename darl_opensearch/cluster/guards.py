@@ -1,7 +1,7 @@
-r"""Getting any text through ML Commons unharmed.
+"""Passing any text through ML Commons unharmed.
 
-ML Commons pastes texts into JSON by plain substitution. What goes wrong differs by route, and none of it is
-an error that a search would show: with ``ignore_failure`` the hits just come back in first-stage order.
+ML Commons pastes texts into JSON by plain substitution. What breaks depends on the route, and no search reports an
+error: with ``ignore_failure`` the hits just keep their first-stage order.
 
 ========== =================================== ===================================================
 route      what breaks it                      what is sent instead
@@ -22,18 +22,12 @@ ZERO_WIDTH_SPACE = "\u200b"
 
 
 def guard_for_local(text: str) -> str:
-    """Escape a query for the in-cluster pipeline.
-
-    :return: what ``ext.ml_inference.query_text`` must be for the model to see the query unchanged.
-    """
+    """Escape a query for ``ext.ml_inference.query_text``, so that the in-cluster model sees it unchanged."""
     return json.dumps(text, ensure_ascii=False)[1:-1].replace("$", "\\u0024")
 
 
 def guard_for_connector(text: str) -> str:
-    """Guard a query, or an id, for the connector pipeline.
-
-    :return: the same, with a zero width space where ML Commons would take it for more than text.
-    """
+    """Guard a query or id for the connector with a zero width space where ML Commons would read it as markup."""
     text = guard_item(text)
     return ZERO_WIDTH_SPACE + text if text.lstrip()[:1] in ("[", "{") else text
 
@@ -51,8 +45,5 @@ def guard_for_query_path(text: str) -> str:
 
 
 def guard_item(text: str) -> str:
-    """Guard an item's text: one item with a placeholder would spoil every search that finds it.
-
-    :return: the same, with a zero width space inside each ``${``.
-    """
+    """Guard an item's text with a zero width space inside each ``${``, which would break every search that hits it."""
     return text.replace("${", "$" + ZERO_WIDTH_SPACE + "{")

@@ -1,8 +1,8 @@
-"""What was released, in the cluster itself: one document an event, in an index with a strict mapping.
+"""The release history, kept in the cluster: one document per event, in an index with a strict mapping.
 
-An event is written before the pipelines are, with the bodies that are there and those that will be, and closed when
-they are in place. So a command that was killed in between is known, and done again it finishes; and since the
-document's id is the pipeline's name and the next number, two commands at once cannot both write it.
+An event is written before the pipelines, with their bodies before and after, and closed once they are in place. So the
+same command finishes a run that was killed in between; and since a document's id is the pipeline's name and the
+event's number, two concurrent commands cannot both write it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _DESCRIPTION = re.compile(r"DaRL (\S+) (\S+) \((local|connector)\)")
 
 @dataclass(frozen=True)
 class Served:
-    """A version of a bundle, as it serves or served."""
+    """A version of a bundle that serves or has served."""
 
     name: str
     version: str
@@ -47,11 +47,7 @@ class Served:
 
     @classmethod
     def of_pipeline(cls, body: Mapping[str, Any]) -> Served | None:
-        """Read from a pipeline what it serves.
-
-        :param body: a pipeline written by darl.
-        :return: the version; None where the pipeline does not say.
-        """
+        """Read the served version from a pipeline written by darl; None if it does not say."""
         match, ids = _DESCRIPTION.match(str(body.get("description", ""))), list_models_in(body)
         if match is None or len(ids) != 1:
             return None
@@ -63,25 +59,21 @@ class Served:
         return f"{self.name} {self.version}"
 
     def is_called(self, words: str) -> bool:
-        """Whether somebody means this version.
-
-        :param words: a version, or ``name:version``.
-        """
+        """Whether ``words``, a version or ``name:version``, means this version."""
         return words in (self.version, f"{self.name}:{self.version}")
 
 
 @dataclass(frozen=True)
 class Event:
-    """One release, rollback, or refusal.
+    """A release, rollback or refusal.
 
-    :param number: its place in the pipeline's history, from 1.
+    :param number: position in the pipeline's history, from 1.
     :param state: ``switching`` until the pipelines are in place.
     :param started: ISO 8601 time in UTC.
-    :param came_from: the version that served; None where there was no pipeline.
-    :param before: the pipelines that were there, by name.
-    :param after: the pipelines that were to be there, by name.
-    :param finished: ISO 8601 time in UTC, once it is no longer switching.
-    :param note: why, in words.
+    :param came_from: the version that served before; None without a pipeline.
+    :param before: bodies of the pipelines before, by name.
+    :param after: bodies of the pipelines after, by name.
+    :param finished: ISO 8601 time in UTC, once no longer switching.
     """
 
     pipeline: str
@@ -108,10 +100,7 @@ class Event:
         return (datetime.now(UTC) - datetime.fromisoformat(self.started)).total_seconds()
 
     def to_json(self) -> dict[str, Any]:
-        """Render as the index holds it.
-
-        :return: JSON-ready values; what is empty is left out.
-        """
+        """Render for the index, without empty fields."""
         data = {
             "@timestamp": self.started, "finished": self.finished, "pipeline": self.pipeline, "number": self.number,
             "event": self.kind, "state": self.state, "from": self.came_from and vars(self.came_from),
@@ -144,15 +133,12 @@ class History:
     index: str = INDEX
 
     def __post_init__(self) -> None:
-        """Refuse an index that could be more than one."""
+        """Refuse a name that could match several indices."""
         if not _NAME.fullmatch(self.index):
             raise UsageError(f"invalid index name {self.index!r}", todo="use a-z, 0-9, '.', '_', '-'")
 
     def events(self) -> list[Event]:
-        """Read the newest events.
-
-        :return: oldest first; none where nothing was ever released.
-        """
+        """Read the newest events, oldest first."""
         body = render_body("find_releases.json", size=MOST, pipeline=self.pipeline)
         answer = self.cluster.read("POST", join_path(self.index, "_search"), body, absent={})
         try:
@@ -164,11 +150,11 @@ class History:
             ) from err  # fmt: skip
 
     def begin(self, last: int, kind: Kind, to: Served, **fields: Any) -> Event:
-        """Write the next event; refused when another command was faster.
+        """Write the next event.
 
-        :param last: number of the newest event that was read, 0 where there was none.
+        :param last: number of the newest event that was read, 0 without any.
         :param **fields: further fields of :class:`Event`.
-        :raises ClusterError: when there is an event of this number already.
+        :raises ClusterError: if another command has written an event of this number.
         """
         self._ensure_index()
         event = Event(
@@ -179,11 +165,11 @@ class History:
         return self._written(event, "PUT", place)
 
     def close(self, event: Event, state: State, **fields: Any) -> Event:
-        """Say how an event ended.
+        """Record how an event ended.
 
         :param event: as it was read or written.
         :param **fields: fields of :class:`Event` that change with it.
-        :raises ClusterError: when another command has changed it since.
+        :raises ClusterError: if another command has changed it since.
         """
         changed = dataclasses.replace(event, state=state, finished=utc_now(), **fields)
         place = join_path(self.index, "_doc", f"{self.pipeline}:{event.number}")
@@ -213,15 +199,12 @@ class History:
 
 
 def utc_now() -> str:
-    """Tell the time.
-
-    :return: ISO 8601 in UTC, to the millisecond.
-    """
+    """Return the current UTC time in ISO 8601, to the millisecond."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def this_user() -> str:
-    """Name who runs this."""
+    """Return user and host of this process."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container's user need not have a name

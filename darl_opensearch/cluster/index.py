@@ -29,7 +29,7 @@ _INDEX = re.compile(r"[a-z0-9][a-z0-9._-]{0,200}")  # never a wildcard, a list, 
 
 @dataclass(frozen=True)
 class FailedItem:
-    """An item that the index did not take."""
+    """An item that the index rejected."""
 
     where: str
     item_id: str
@@ -38,9 +38,9 @@ class FailedItem:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What was loaded.
+    """Outcome of loading items.
 
-    :param failed: the first of those it did not take.
+    :param failed: the first rejected items.
     """
 
     index: str
@@ -54,9 +54,9 @@ class LoadReport:
         return dict(vars(self)) | {"failed": [dict(vars(item)) for item in self.failed]}
 
     def check(self) -> None:
-        """Make an error of items that were not taken.
+        """Raise an error if any item was rejected.
 
-        :raises ClusterError: when there are any.
+        :raises ClusterError: naming the first one.
         """
         if self.failed:
             first = self.failed[0]
@@ -68,10 +68,10 @@ class LoadReport:
 
 
 def check_items(items: str | os.PathLike[str], template: ItemTemplate) -> dict[str, str]:
-    """Read a whole file of items before anything of it is sent.
+    """Check a whole file of items before any is sent.
 
-    :param items: JSONL, one item a line; ``.gz`` is unpacked.
-    :return: the id of each item, with where it stands.
+    :param items: JSONL, one item per line; ``.gz`` is decompressed.
+    :return: position of each item in the file, by id.
     :raises InputError: at the first line that could not be indexed.
     """
     seen: dict[str, str] = {}
@@ -99,15 +99,15 @@ def load_items(
     shards: int = 1,
     on_item: Callable[[int, int], None] | None = None,
 ) -> LoadReport:
-    """Render items and load them. The whole file is checked before anything is sent.
+    """Render items and load them, after checking the whole file.
 
-    Items keep their ids, so loading a file again, or after an interruption, ends in the same index.
+    Items keep their ids, so loading a file again, or after an interruption, gives the same index.
 
     :param bundle: the bundle, or its folder.
-    :param items: JSONL, one item a line; ``.gz`` is unpacked.
-    :param index: the index; made when it is not there.
-    :param on_item: told now and then how many items are done, and of how many.
-    :return: what was loaded; see :meth:`LoadReport.check`.
+    :param items: JSONL, one item per line; ``.gz`` is decompressed.
+    :param index: created if missing.
+    :param on_item: called now and then with items done and items in all.
+    :return: the outcome; see :meth:`LoadReport.check`.
     """
     if not _INDEX.fullmatch(index):
         raise UsageError(f"invalid index name {index!r}", todo="use a-z, 0-9, '.', '_', '-'")
@@ -125,10 +125,9 @@ def load_items(
 
 
 def make_document(bundle: Bundle, item: Mapping[str, Any], *, where: str | None = None) -> tuple[str, dict[str, Any]]:
-    """Turn an item into what is indexed.
+    """Turn an item into ``_id`` and document: its own fields, ``darl_text``, ``darl_id`` and ``darl_slice``.
 
     :param where: file and line to name in an error.
-    :return: ``_id`` and document: the item's own fields, ``darl_text``, ``darl_id`` and ``darl_slice``.
     """
     template = bundle.card.template
     item_id = template.item_id(item, where=where)
@@ -202,7 +201,7 @@ def _send(
 
 
 def _reason(error: Any) -> str:
-    """Find the innermost reason of a bulk item's error."""
+    """Return the innermost reason of a bulk item's error."""
     reason = str(error)
     while isinstance(error, dict):
         reason, error = str(error.get("reason") or reason), error.get("caused_by")

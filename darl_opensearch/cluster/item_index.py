@@ -1,4 +1,4 @@
-"""Searching the item index as the first stage does."""
+"""Searching the item index as a first stage."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ ItemSearch = Callable[[str, int], Sequence[str]]
 
 @contextlib.contextmanager
 def open_first_stage(options: ClusterOptions, index: str) -> Iterator[ItemSearch]:
-    """Search an index as it is: no search pipeline reranks what is asked for here.
+    """Search an index without a search pipeline.
 
-    :yields: a function of a query and a number of hits that answers item ids, best first.
+    :yields: a function of query and depth that returns item ids, best first.
     """
     cluster = Cluster.open(options)
     try:
@@ -28,10 +28,7 @@ def open_first_stage(options: ClusterOptions, index: str) -> Iterator[ItemSearch
 
 
 def make_first_stage(cluster: Cluster, index: str) -> ItemSearch:
-    """Make the search of a cluster that is open.
-
-    :return: a function of a query and a number of hits that answers item ids, best first.
-    """
+    """Make an open cluster's first-stage search: a function of query and depth that returns item ids, best first."""
 
     def retrieve(query: str, size: int) -> list[str]:
         body = render_body("search.json", size=size, query=query)

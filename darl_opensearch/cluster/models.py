@@ -1,6 +1,6 @@
 """Models in ML Commons: finding, uploading, deploying and removing them.
 
-A model is known by name and version (``name:version``) and by the digest of what makes it score as it does.
+A model is identified by name and version (``name:version``) and by the digest of everything that affects its scores.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ OnChunk = Callable[[int, int], object]
 
 @dataclass(frozen=True)
 class FoundModel:
-    """A model that ML Commons holds.
+    """A model in ML Commons.
 
     :param state: such as ``DEPLOYED``.
-    :param digest: digest it was registered with, ``""`` where it is not one of ours.
-    :param connector_id: its connector, of a remote model.
+    :param digest: digest it was registered with; ``""`` if not by darl.
+    :param connector_id: of a remote model.
     """
 
     model_id: str
@@ -46,43 +46,37 @@ class FoundModel:
 
     @property
     def half_registered(self) -> bool:
-        """Whether an upload was broken off."""
+        """Whether its upload was interrupted."""
         return self.state in HALF_REGISTERED
 
 
 def local_name(card: Card) -> str:
-    """Name the in-cluster model of a bundle.
-
-    :return: ``name:version``; neither part can hold a colon.
-    """
+    """Name a bundle's in-cluster model: ``name:version``; neither part can hold a colon."""
     return f"{card.name}:{card.version}"
 
 
 def connector_name(card: Card) -> str:
-    """Name the connector, and the remote model, of a bundle."""
+    """Name a bundle's connector and remote model."""
     return f"{card.name}:{card.version} (connector)"
 
 
 def describe_model(card: Card, digest: str) -> str:
-    """Describe a connector or a remote model so that it is recognised again.
+    """Describe a connector or remote model on one line, by which it is recognised again.
 
-    :return: one line; ML Commons allows letters, digits, blanks and plain punctuation.
+    ML Commons allows letters, digits, blanks and plain punctuation.
     """
     return f"DaRL {card.name} {card.version}, sha256 {digest}"
 
 
 def find_models(cluster: Cluster, name: str) -> list[FoundModel]:
-    """Look for models by name.
-
-    :return: all that there are, oldest first.
-    """
+    """Find models by name, oldest first."""
     # ML Commons answers 404 while no model was ever registered: its index is made with the first.
     answer = cluster.read("POST", "/_plugins/_ml/models/_search", render_body("find_model.json", name=name), absent={})
     return [_found(hit) for hit in answer.get("hits", {}).get("hits", [])]
 
 
 def find_models_by_id(cluster: Cluster, model_ids: Collection[str]) -> list[FoundModel]:
-    """Look for models by id."""
+    """Find models by id."""
     wanted = sorted(model_ids)
     body = render_body("find_models.json", size=len(wanted), model_ids=wanted)
     answer = cluster.read("POST", "/_plugins/_ml/models/_search", body, absent={})
@@ -90,9 +84,9 @@ def find_models_by_id(cluster: Cluster, model_ids: Collection[str]) -> list[Foun
 
 
 def check_local_size(bundle: Bundle) -> None:
-    """Refuse a bundle that ML Commons should not hold.
+    """Refuse a bundle that ML Commons cannot hold.
 
-    :raises BundleError: when it is too large, or split in two files.
+    :raises BundleError: if it is too large, or split into two files.
     """
     sizes = {
         name: (bundle.path / name).stat().st_size
@@ -109,10 +103,9 @@ def check_local_size(bundle: Bundle) -> None:
 
 
 def upload(cluster: Cluster, bundle: Bundle, on_chunk: OnChunk | None = None) -> str:
-    """Upload a bundle's model in chunks.
+    """Upload a bundle's model in chunks and return its id; it is not deployed yet.
 
-    :param on_chunk: told after each chunk how many are done, and of how many.
-    :return: the id of the new model; it is not deployed yet.
+    :param on_chunk: called after each chunk with chunks done and chunks in all.
     """
     check_local_size(bundle)
     archive = bundle.file(files.ZIP)
@@ -143,8 +136,8 @@ def upload(cluster: Cluster, bundle: Bundle, on_chunk: OnChunk | None = None) ->
 def deploy(cluster: Cluster, model_id: str, *, timeout: float) -> None:
     """Load a model into memory and wait until it answers.
 
-    :param timeout: most seconds to wait.
-    :raises ClusterError: when it failed, or took too long.
+    :param timeout: seconds.
+    :raises ClusterError: if it failed or took too long.
     """
     deadline = time.monotonic() + timeout
     while True:
@@ -165,9 +158,9 @@ def deploy(cluster: Cluster, model_id: str, *, timeout: float) -> None:
 def wait_for(cluster: Cluster, task_id: str, doing: str, *, timeout: float) -> dict[str, Any]:
     """Wait for a task of ML Commons.
 
-    :param doing: what it does, for messages.
-    :param timeout: most seconds to wait.
-    :raises ClusterError: when it failed, or took too long.
+    :param doing: what the task does, for messages.
+    :param timeout: seconds.
+    :raises ClusterError: if it failed or took too long.
     """
     deadline = time.monotonic() + timeout
     while True:
@@ -191,10 +184,10 @@ def wait_for(cluster: Cluster, task_id: str, doing: str, *, timeout: float) -> d
 
 
 def remove_model(cluster: Cluster, model: FoundModel, *, with_group: bool = False, timeout: float = 30.0) -> None:
-    """Undeploy and delete a model, and its connector.
+    """Undeploy and delete a model and its connector.
 
-    :param with_group: delete its model group too: only where it is the group's last model.
-    :param timeout: most seconds to wait until ML Commons lets go of it.
+    :param with_group: delete its model group too; only for the group's last model.
+    :param timeout: seconds until ML Commons releases it.
     """
     place = join_path("_plugins", "_ml", "models", model.model_id)
     if not model.half_registered:
@@ -208,7 +201,7 @@ def remove_model(cluster: Cluster, model: FoundModel, *, with_group: bool = Fals
 
 
 def _delete(cluster: Cluster, place: str, deadline: float) -> None:
-    """Delete, again and again: ML Commons says "undeployed" and "deleted" a little before it is so."""
+    """Delete with retries: ML Commons reports "undeployed" and "deleted" slightly too early."""
     while True:
         try:
             cluster.send("DELETE", place)
@@ -253,7 +246,7 @@ def _summary(bundle: Bundle) -> dict[str, Any]:
 
 
 def _cause(error: Any) -> str:
-    """Unpack a task's error: JSON of node to reason, or text."""
+    """Extract the reason from a task's error: JSON of node to reason, or text."""
     try:
         parsed = json.loads(str(error))
     except ValueError:

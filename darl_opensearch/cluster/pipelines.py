@@ -48,7 +48,7 @@ class PipelineOptions(Settings):
     )  # fmt: skip
 
     def check(self) -> None:
-        """Refuse what would make a pipeline that never reranks."""
+        """Refuse options with which the pipeline would never rerank."""
         if not _NAME.fullmatch(self.name):
             raise UsageError(f"invalid pipeline name {self.name!r}", todo="use a-z, 0-9, '.', '_', '-'")
         if self.query_path and not _QUERY_PATH.fullmatch(self.query_path):
@@ -89,10 +89,10 @@ def render_pipelines(card: Card, mode: Mode, model_id: str, options: PipelineOpt
 
 
 def read_options(name: str, bodies: Mapping[str, Mapping[str, Any]], mode: Mode) -> PipelineOptions:
-    """Read from a pipeline how it treats a search: what :func:`pipelines_for` was given.
+    """Read a pipeline's options, the inverse of :func:`render_pipelines`.
 
-    :param bodies: name to body, the graded one among them.
-    :return: the options; ``max_k`` None where it is the mode's default, for a model of another mode has its own.
+    :param bodies: by name, including the graded one.
+    :return: the options; ``max_k`` None for the mode's default, since another mode has its own.
     """
     body = bodies[name]
     shape = PipelineShape.of(name, body, where=f"search pipeline {name!r}")
@@ -110,9 +110,9 @@ def read_options(name: str, bodies: Mapping[str, Mapping[str, Any]], mode: Mode)
 
 
 def check_ours(cluster: Cluster, options: PipelineOptions) -> None:
-    """Refuse names of pipelines that are not ours to change.
+    """Refuse to change pipelines that darl did not create.
 
-    :raises ClusterError: when a pipeline of that name was made by somebody else.
+    :raises ClusterError: if a pipeline of that name is someone else's.
     """
     for name in (options.name, options.name + PLAIN):
         there = fetch_pipeline(cluster, name)
@@ -136,10 +136,7 @@ def put_pipelines(cluster: Cluster, bodies: Mapping[str, Mapping[str, Any]]) -> 
 
 
 def fetch_pipeline(cluster: Cluster, name: str) -> dict[str, Any] | None:
-    """Read a pipeline.
-
-    :return: its body, or None when there is none.
-    """
+    """Read a pipeline's body; None if there is none."""
     body = cluster.read("GET", join_path("_search", "pipeline", name), absent={}).get(name)
     return body if isinstance(body, dict) else None
 
@@ -151,10 +148,7 @@ def fetch_pipelines(cluster: Cluster) -> dict[str, dict[str, Any]]:
 
 
 def list_models_in(body: Mapping[str, Any]) -> set[str]:
-    """List the models that a pipeline names, wherever in it.
-
-    :param body: its body; anybody's.
-    """
+    """List the models that a pipeline's body names at any depth, whoever wrote it."""
     ids: set[str] = set()
     rest: list[Any] = [body]
     while rest:
@@ -176,10 +170,10 @@ def remove_pipelines(cluster: Cluster, options: PipelineOptions) -> None:
 
 @dataclass(frozen=True)
 class PipelineShape:
-    """What a client must know of a pipeline, read from its definition.
+    """What a client must know about a pipeline, read from its definition.
 
-    :param query_path: where it takes the query's text from, below the search body.
-    :param needs_ids: whether a request without ``query_id`` and ``slice`` would not be reranked.
+    :param query_path: path of the query's text in the search body.
+    :param needs_ids: whether requests without ``query_id`` and ``slice`` are not reranked.
     """
 
     mode: Mode
@@ -193,9 +187,9 @@ class PipelineShape:
     def of(cls, name: str, body: Mapping[str, Any], *, where: str) -> PipelineShape:
         """Read a pipeline's definition.
 
-        :param name: its name, for messages.
+        :param name: for messages.
         :param where: the cluster, for messages.
-        :raises ClusterError: when it does not write grades.
+        :raises ClusterError: if it does not write grades.
         """
         scoring = [step["ml_inference"] for step in body.get("response_processors", ()) if "ml_inference" in step]
         inputs = (scoring[0].get("input_map") or [{}])[0] if scoring else {}

@@ -1,4 +1,4 @@
-"""What a cluster must have before anything is registered in it."""
+"""What a cluster must provide before anything is registered in it."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ MODULES = ("search-pipeline-common", "lang-painless")
 
 @dataclass(frozen=True)
 class Setting:
-    """A cluster setting that stands in the way.
+    """A cluster setting that must change.
 
-    :param wanted: what it must be; for a list, with what is there already.
+    :param wanted: the required value; for a list, including the current entries.
     :param why: the reason, as a clause.
     """
 
@@ -59,10 +59,10 @@ class Preflight:
 def preflight(
     cluster: Cluster, mode: Mode, *, scorer_url: str | None = None, apply_settings: bool = False
 ) -> Preflight:
-    """Check version, plugins and settings; change settings only when told to.
+    """Check version, plugins and settings; change settings only if allowed.
 
-    :param apply_settings: set what must be set, persistently; lists are added to.
-    :raises ClusterError: when something is missing; it says what, and what to do.
+    :param apply_settings: set required settings persistently; list entries are added.
+    :raises ClusterError: if something is missing, with what to do.
     """
     identity = cluster.identify()
     if identity.version < OLDEST[mode]:
@@ -100,19 +100,13 @@ def preflight(
 
 
 def read_settings(cluster: Cluster) -> dict[str, Any]:
-    """Read the settings in force.
-
-    :return: setting to value: transient before persistent before the node's file and defaults.
-    """
+    """Read the effective value of each setting: transient, then persistent, then the node's file and defaults."""
     answer = cluster.read("GET", "/_cluster/settings?include_defaults=true&flat_settings=true")
     return {**answer.get("defaults", {}), **answer.get("persistent", {}), **answer.get("transient", {})}
 
 
 def endpoint_regex(url: str) -> str:
-    """Write the expression that trusts the server of a URL, and no other.
-
-    :return: a regular expression that Java and Python read alike.
-    """
+    """Write the regular expression, for Java and Python alike, that trusts only the server of a URL."""
     parts = urlsplit(url)
     origin = f"{parts.scheme}://{parts.netloc}"
     return "^" + re.sub(r"([.\[\]])", r"\\\1", origin) + "/.*$"
@@ -198,10 +192,9 @@ def _matches(pattern: str, url: str) -> bool:
 
 
 def is_private(host: str) -> bool:
-    """Say whether ML Commons will take a host for a private address.
+    """Whether ML Commons takes a host, a name or address, for private.
 
-    :param host: a name or an address.
-    :return: also True for a name that this machine cannot resolve: container networks have such.
+    :return: also True for a name that this machine cannot resolve: container networks have such names.
     """
     try:
         addresses = [ipaddress.ip_address(host)]

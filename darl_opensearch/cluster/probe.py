@@ -1,4 +1,4 @@
-"""Asking a version before it serves: does it answer, and does a search through its pipeline rank as it should?"""
+"""Probing a version before it serves: does it answer, and does a search through its pipeline rank correctly?"""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ HITS = 5
 
 
 class ProbeFailed(ClusterError):
-    """The new version does not answer as it should."""
+    """The new version does not answer correctly."""
 
 
 @dataclass(frozen=True)
 class ProbeSearch:
-    """What a search through a pipeline that is not in place brought.
+    """Outcome of a trial search through a pipeline that is not in place yet.
 
-    :param hits: hits that were compared with the bundle's own answers.
-    :param deviation: largest difference of a score or a grade's probability.
+    :param hits: number of hits compared with the bundle's own scores.
+    :param deviation: largest difference of a score or grade probability.
     """
 
     query: str
@@ -39,14 +39,14 @@ class ProbeSearch:
 
 
 def probe_search(cluster: Cluster, bundle: Bundle, mode: Mode, model_id: str, index: str) -> ProbeSearch:
-    """Search real items through the new pipeline, sent with the request: nothing is written for it.
+    """Search real items through the new pipeline, sent inline with the request: nothing is written.
 
-    The query's text travels in ``ext.ml_inference``, whatever ``--query-path`` says: what a search body of the
-    pipeline's users looks like is not known here.
+    The query's text is sent in ``ext.ml_inference`` whatever ``--query-path`` says, since the search bodies of the
+    pipeline's users are unknown.
 
-    :param index: an index filled by ``darl index``.
-    :raises ProbeFailed: when the hits are not scored, not in order, or scored otherwise than the bundle does.
-    :raises ClusterError: when there is nothing to search.
+    :param index: filled by ``darl index``.
+    :raises ProbeFailed: if the hits are not scored, not sorted, or scored differently from the bundle.
+    :raises ClusterError: if there is nothing to search.
     """
     from darl_opensearch.scoring import Scorer
 
@@ -78,10 +78,10 @@ def probe_search(cluster: Cluster, bundle: Bundle, mode: Mode, model_id: str, in
 
 
 def check_answers(cluster: Cluster, mode: Mode, model_id: str, body: Mapping[str, Any], *, name: str) -> None:
-    """See that a model answers what its pipeline reads, where its bundle is not at hand.
+    """Check that a model returns what its pipeline reads, without its bundle.
 
     :param name: of the pipeline, for messages.
-    :raises ProbeFailed: when it does not answer, or not with grades that are probabilities.
+    :raises ProbeFailed: if it does not answer, or its grades are not probabilities.
     """
     width = len(PipelineShape.of(name, body, where=cluster.url).fields)
     query, documents = PROBES[0]

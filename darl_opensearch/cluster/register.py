@@ -20,14 +20,14 @@ from darl_opensearch.settings import Settings, setting
 
 
 class NotVerified(ClusterError):
-    """The model is there, and does not answer as its bundle does."""
+    """The deployed model does not answer like its bundle."""
 
 
 class RegisterOptions(Settings):
-    """What ``darl register`` was asked for.
+    """Options of ``darl register``.
 
-    :param mode: ``local`` runs the model in the cluster, ``connector`` asks a scorer.
-    :param scorer: where the scorer is, for ``connector``.
+    :param mode: ``local`` runs the model in the cluster, ``connector`` calls a scorer.
+    :param scorer: address of the scorer, for ``connector``.
     """
 
     mode: Mode = "local"
@@ -45,7 +45,7 @@ class RegisterOptions(Settings):
     )  # fmt: skip
 
     def check(self) -> None:
-        """Refuse modes that lack something, and removing what pipelines go on asking."""
+        """Refuse incomplete modes, and removing a model that unchanged pipelines keep using."""
         if self.replace and not self.switch:
             raise UsageError(
                 "--replace removes a model that pipelines may use, and --no-pipelines leaves them unchanged",
@@ -59,10 +59,10 @@ class RegisterOptions(Settings):
 
 @dataclass(frozen=True)
 class Registration:
-    """What was done.
+    """Outcome of a registration.
 
-    :param reused: whether it was there already, so that nothing was uploaded.
-    :param deviation: largest difference from the bundle's own answers; None where it was not compared.
+    :param reused: whether the model was already registered, so that nothing was uploaded.
+    :param deviation: largest difference from the bundle's own answers; None if not compared.
     """
 
     name: str
@@ -89,13 +89,13 @@ def register(
 ) -> Registration:
     """Register a bundle in ML Commons and set up its search pipelines.
 
-    Doing it again changes nothing; doing it again after an interruption finishes it. Pipelines are written
-    last, so that searches never meet a model that does not answer.
+    Repeating it changes nothing; after an interruption it finishes the work. Pipelines are written last, so that
+    searches never meet a model that does not answer.
 
     :param bundle: the bundle, or its folder.
-    :param on_chunk: told after each uploaded chunk how many are done, and of how many.
-    :return: what was done, or in a dry run would be; ``cluster.calls`` has the requests.
-    :raises NotVerified: when the model is there and does not answer as the bundle does.
+    :param on_chunk: called after each uploaded chunk with chunks done and chunks in all.
+    :return: the outcome; in a dry run the expected one, with the requests in ``cluster.calls``.
+    :raises NotVerified: if the deployed model does not answer like its bundle.
     """
     options = options or RegisterOptions()
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
@@ -140,7 +140,7 @@ def register(
 
 
 def _sort_out(cluster: Cluster, bundle: Bundle, options: RegisterOptions) -> tuple[FoundModel | None, list[FoundModel]]:
-    """Find the model to use again, and those to remove at the end; remove what an interrupted run left."""
+    """Return the model to reuse and those to remove at the end; remove leftovers of an interrupted run."""
     if options.scorer is not None and options.mode == "connector":
         name, digest = models.connector_name(bundle.card), connector.digest_connector(bundle, options.scorer)
     else:

@@ -1,8 +1,7 @@
-"""Releasing a bundle: register it, ask it, switch the pipelines, keep the way back.
+"""Releasing a bundle: register, probe, switch the pipelines, keep the old version for a rollback.
 
-Every step can be done again. Killed between any two requests, the same command finishes: the model is found by its
-digest, the event of the history that was left unfinished is known by its model, and pipelines are written only where
-they differ.
+Every step can be repeated. If killed between any two requests, the same command finishes: the model is found by its
+digest, the unfinished event by its model, and only pipelines that differ are written.
 """
 
 from __future__ import annotations
@@ -47,10 +46,10 @@ STEPS = ("registering", "probing", "switching", "retiring")
 
 
 class ReleaseOptions(SwitchOptions):
-    """What ``darl release`` was asked for.
+    """Options of ``darl release``.
 
-    :param scorer: where the new version's scorer is, for ``connector``.
-    :param gate: what ``darl gate`` said of this bundle, as JSON; a no refuses the release.
+    :param scorer: address of the new version's scorer, for ``connector``.
+    :param gate: report of ``darl gate`` about this bundle; the release is refused unless it passed.
     """
 
     mode: Mode = "local"
@@ -81,13 +80,13 @@ class ReleaseOptions(SwitchOptions):
     )  # fmt: skip
 
     def check(self) -> None:
-        """Refuse a mode that lacks its scorer, too."""
+        """Also refuse a mode without its scorer."""
         super().check()
         if self.mode == "connector" and self.scorer is None:
             raise UsageError("--mode connector requires --scorer-url", todo="pass the URL of the new version's scorer")
 
     def registration(self, pipeline: PipelineOptions) -> RegisterOptions:
-        """How the bundle is registered before its release: no pipeline is written."""
+        """Options to register the bundle with before its release: no pipeline is written."""
         return RegisterOptions(
             mode=self.mode, scorer=self.scorer if self.mode == "connector" else None, pipeline=pipeline,
             apply_settings=self.apply_settings, deploy_timeout=self.deploy_timeout, switch=False,
@@ -102,14 +101,14 @@ def release(
     on_chunk: OnChunk | None = None,
     report: Report = lambda what, done, total: None,
 ) -> Release:
-    """Let a bundle serve in place of another, under live traffic.
+    """Switch the search pipelines to a bundle under live traffic.
 
     :param bundle: the bundle, or its folder.
-    :param on_chunk: told after each uploaded chunk how many are done, and of how many.
-    :param report: called with what is being done, steps done and steps in all.
-    :return: what was done, or in a dry run would be; ``cluster.calls`` has the requests.
-    :raises ReleaseRefused: when the gate said no, or the new version does not answer as it should; the old one serves.
-    :raises ClusterError: when the cluster cannot be reached, or another command is releasing to the same pipeline.
+    :param on_chunk: called after each uploaded chunk with chunks done and chunks in all.
+    :param report: called with the step's name, steps done and steps in all.
+    :return: the outcome; in a dry run the expected one, with the requests in ``cluster.calls``.
+    :raises ReleaseRefused: if the gate or a probe failed; the old version keeps serving.
+    :raises ClusterError: if the cluster cannot be reached, or another command is releasing to the same pipeline.
     """
     options = options or ReleaseOptions()
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
@@ -169,7 +168,7 @@ def release(
 
 
 def _pipeline_options(options: ReleaseOptions, now: Now) -> PipelineOptions:
-    """Treat searches as the pipeline that is there does, but for what was asked for."""
+    """Take the existing pipeline's options, except those given."""
     there = PipelineOptions(name=options.pipeline)
     if options.pipeline in now.bodies and now.served is not None:
         there = read_options(options.pipeline, now.bodies, now.served.mode)
@@ -186,9 +185,9 @@ def _pipeline_options(options: ReleaseOptions, now: Now) -> PipelineOptions:
 
 
 def find_gate_refusal(gate: Mapping[str, Any] | None, bundle: Bundle, now: Now) -> DarlError | None:
-    """Find what in a gate's report forbids releasing the bundle; None: nothing does.
+    """Return why a gate report forbids the release, or None.
 
-    :raises InputError: for anything but such a report.
+    :raises InputError: for anything but a gate report.
     """
     if gate is None:
         return None
@@ -225,7 +224,7 @@ def _refused(
 
 
 def _unload(cluster: Cluster, bundle: Bundle, options: ReleaseOptions) -> str:
-    """Free the memory of a model that did not pass, unless a pipeline asks it; give its id."""
+    """Unload a model that did not pass, unless a pipeline uses it; return its id."""
     name = (models.local_name if options.mode == "local" else models.connector_name)(bundle.card)
     registered = models.find_models(cluster, name)
     served = [Served(bundle.card.name, bundle.card.version, options.mode, model.model_id) for model in registered]

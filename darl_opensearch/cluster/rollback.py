@@ -1,4 +1,4 @@
-"""The way back: an earlier version serves again, by the very pipelines that it served by."""
+"""Rollback: an earlier version serves again, through the pipelines it was served by."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from darl_opensearch.settings import setting
 
 
 class RollbackOptions(SwitchOptions):
-    """What ``darl rollback`` was asked for."""
+    """Options of ``darl rollback``."""
 
     to: str | None = setting(
         None, "version to go back to, or NAME:VERSION.  [default: the one before the serving version]",
@@ -27,9 +27,9 @@ class RollbackOptions(SwitchOptions):
 
 @dataclass(frozen=True)
 class Earlier:
-    """A version that served, and the pipelines that it served by.
+    """A version that served, and its pipelines.
 
-    :param bodies: the pipelines, by name, as they were when it was replaced.
+    :param bodies: of the pipelines when it was replaced, by name.
     """
 
     served: Served
@@ -37,16 +37,16 @@ class Earlier:
 
 
 def rollback(cluster: Cluster, options: RollbackOptions | None = None) -> Release:
-    """Let an earlier version serve again.
+    """Switch back to an earlier version.
 
-    Its pipelines are put back as they were when it was replaced, options included. Its model is loaded first where it
-    was unloaded, and asked before anything is switched. Without ``to``, each rollback goes one release further back;
-    one that was killed is finished by the same command.
+    Its pipelines are restored as they were when it was replaced, options included. Its model is loaded first if
+    necessary and probed before the switch. Without ``to``, each rollback goes back one more release; the same command
+    finishes one that was killed.
 
-    :return: what was done, or in a dry run would be.
-    :raises ReleaseRefused: when the earlier version does not answer; what serves goes on serving.
-    :raises ClusterError: when there is none to go back to, or its model is gone.
-    :raises UsageError: when no version of that name ever served.
+    :return: the outcome; in a dry run the expected one.
+    :raises ReleaseRefused: if the earlier version does not answer; the serving one keeps serving.
+    :raises ClusterError: if there is nothing to go back to, or the model is gone.
+    :raises UsageError: if no such version ever served.
     """
     options = options or RollbackOptions()
     history = History(cluster, options.pipeline, options.history)
@@ -78,7 +78,7 @@ def rollback(cluster: Cluster, options: RollbackOptions | None = None) -> Releas
 
 
 def _target(events: Sequence[Event], now: Now, options: RollbackOptions) -> Earlier:
-    """Find the version to go back to, and its pipelines."""
+    """Return the version to go back to, with its pipelines."""
     if not options.to:
         line = list_earlier(events)
         if not line:
@@ -108,13 +108,13 @@ def _target(events: Sequence[Event], now: Now, options: RollbackOptions) -> Earl
 
 
 def list_earlier(events: Sequence[Event]) -> list[Earlier]:
-    """Follow releases and rollbacks to what lies before the version that serves.
+    """Follow releases and rollbacks to the versions before the serving one.
 
-    A release puts what it replaced on the pile; a rollback takes off what is above the version that it went back to,
-    and that one too. So two rollbacks go two releases back, and do not undo each other.
+    A release pushes the version it replaced; a rollback pops down to and including the version it restored. So two
+    rollbacks go back two releases and do not undo each other.
 
     :param events: of a pipeline, oldest first.
-    :return: what a rollback goes back to last; the nearest version is the last.
+    :return: earlier versions, the nearest last.
     """
     line: list[Earlier] = []
     for event in events:
@@ -131,7 +131,7 @@ def list_earlier(events: Sequence[Event]) -> list[Earlier]:
 
 
 def _wake(cluster: Cluster, target: Earlier, options: RollbackOptions, history: History, now: Now) -> None:
-    """Load the earlier version's model where need be, and ask it something."""
+    """Load the earlier version's model if necessary, and probe it."""
     served = target.served
     model = find_loaded(cluster, [served.model_id]).get(served.model_id)
     if model is None:

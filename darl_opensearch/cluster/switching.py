@@ -1,8 +1,7 @@
-"""Putting other pipelines in place under live traffic.
+"""Replacing pipelines under live traffic.
 
-A search reads its pipeline once, when it starts, and the cluster takes a new body at once and whole: a search meets the
-old pipeline or the new one, never a half. What is left to do is to keep the old one's model until the searches that
-started with it are done.
+A search reads its pipeline once, when it starts, and the cluster replaces a body atomically: a search sees the old
+pipeline or the new one. What remains is to keep the old model until the searches that use it are done.
 """
 
 from __future__ import annotations
@@ -24,10 +23,10 @@ SEARCH = "indices:data/read/search"
 
 
 class SwitchOptions(Settings):
-    """What ``darl release`` and ``darl rollback`` share.
+    """Options that ``darl release`` and ``darl rollback`` share.
 
     :param cycle: the cycle that switches, for the history.
-    :param who: who switches; user and host by default.
+    :param who: by default user and host.
     """
 
     pipeline: str = setting(
@@ -40,16 +39,16 @@ class SwitchOptions(Settings):
     who: str | None = None
 
     def check(self) -> None:
-        """Refuse a name that no pipeline can have."""
+        """Refuse an invalid pipeline name."""
         PipelineOptions(name=self.pipeline)
 
 
 @dataclass(frozen=True)
 class Now:
-    """What a pipeline and its plain variant are at the moment.
+    """Current state of a pipeline and its plain variant.
 
-    :param bodies: those of the two that are there, by name.
-    :param served: what the graded one serves; None where it is not there.
+    :param bodies: of those that exist, by name.
+    :param served: what the graded one serves; None if it does not exist.
     """
 
     bodies: Bodies
@@ -64,9 +63,9 @@ def read_now(cluster: Cluster, name: str) -> Now:
 
 
 def switch(cluster: Cluster, after: Bodies) -> dict[str, Change]:
-    """Put pipelines in place, one request each, and see that they are.
+    """Write pipelines, one request each, and read them back.
 
-    :raises ClusterError: when one is not what was sent.
+    :raises ClusterError: if one differs from what was sent.
     """
     changes = pipelines.put_pipelines(cluster, after)
     if not cluster.dry_run:
@@ -80,12 +79,11 @@ def switch(cluster: Cluster, after: Bodies) -> dict[str, Change]:
 
 
 def take_over(history: History, last: Event, now: Now, after_seconds: float) -> tuple[Event, Now]:
-    """Close an event that another command left unfinished: as done where its pipelines are in place.
+    """Close an event that another command left unfinished, as done if its pipelines are in place.
 
-    :param after_seconds: age below which the other command may still be at work.
-    :return: the event as it is now, and what counts as being there: where not all of its pipelines were switched,
-        what was there before.
-    :raises ClusterError: when it is too young for that.
+    :param after_seconds: age below which the other command may still be running.
+    :return: the event as it is now, and the current state: the one before it unless all pipelines were switched.
+    :raises ClusterError: if it is too recent.
     """
     if (age := last.age_seconds) < after_seconds:
         when = f"{age:.0f} s ago" if age >= 0 else f"{-age:.0f} s from now, by the clock of this machine,"
@@ -101,10 +99,7 @@ def take_over(history: History, last: Event, now: Now, after_seconds: float) -> 
 
 
 def find_loaded(cluster: Cluster, model_ids: Collection[str]) -> dict[str, models.FoundModel]:
-    """Ask for models by id.
-
-    :return: those that are there, by id.
-    """
+    """Find loaded models among some ids."""
     return {model.model_id: model for model in models.find_models_by_id(cluster, model_ids)} if model_ids else {}
 
 
@@ -114,12 +109,12 @@ def list_models_in_use(cluster: Cluster) -> set[str]:
 
 
 def undeploy(cluster: Cluster, served: Sequence[Served], *, grace_seconds: float) -> tuple[Served, ...]:
-    """Unload models that no pipeline names, once the searches that run now are done.
+    """Unload models that no pipeline names, once the running searches are done.
 
-    A search that is still running after the grace period keeps its first-stage order: it does not fail.
+    A search that is still running after the grace period keeps its first-stage order; it does not fail.
 
-    :param served: versions that are not needed any more.
-    :param grace_seconds: most seconds to wait for searches that run now.
+    :param served: versions that are no longer needed.
+    :param grace_seconds: maximum wait for running searches.
     """
     states = find_loaded(cluster, {version.model_id for version in served})
     loaded = [version for version in served if version.model_id in states and states[version.model_id].state in LOADED]
@@ -135,9 +130,9 @@ def undeploy(cluster: Cluster, served: Sequence[Served], *, grace_seconds: float
 
 
 def wait_for_searches(cluster: Cluster, most_seconds: float) -> bool:
-    """Wait until the searches that run at this moment are done, however many start in the meantime.
+    """Wait until the searches running now are done, whatever starts in the meantime.
 
-    :param most_seconds: most seconds to wait; as long as that where the cluster does not list its tasks to us.
+    :param most_seconds: maximum wait; the full time if the cluster does not let us list its tasks.
     """
     deadline = time.monotonic() + most_seconds
     try:
@@ -157,10 +152,10 @@ def _searches(cluster: Cluster) -> set[str]:
 
 
 class ReleaseRefused(GateRefused):
-    """A release or a rollback that was not made; what served goes on serving.
+    """A release or rollback was refused; the serving version keeps serving.
 
     :param where: the bundle, or the cluster.
-    :param event: what was refused, as the history has it.
+    :param event: the refusal as recorded in the history.
     """
 
     def __init__(self, what: str, *, where: str | None = None, todo: str | None = None, event: Event) -> None:
@@ -169,10 +164,10 @@ class ReleaseRefused(GateRefused):
 
 
 def refuse(history: History, error: DarlError, kind: Kind, to: Served, now: Now, **fields: Any) -> ReleaseRefused:
-    """Write a refusal into the history, and make the error to raise.
+    """Record a refusal in the history, and return the error to raise.
 
     :param **fields: further fields of the event: note, cycle, gate, who.
-    :return: the error; where the cluster does not take the event, it is raised all the same.
+    :return: the error, even if the cluster does not accept the event.
     """
     reason = f"{kind} refused: {error.what}"
     closed = {"state": "done", "came_from": now.served, "reason": reason} | fields

@@ -1,4 +1,4 @@
-"""Comparing what a model in the cluster says with what its bundle says."""
+"""Comparing a deployed model's answers with its bundle's."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ CONNECTOR_BOUND = 0.05
 
 
 def verify(cluster: Cluster, bundle: Bundle, mode: Mode, model_id: str) -> float:
-    """Ask the model in the cluster about a few pairs, and compare with the bundle's own graph.
+    """Score a few pairs with the deployed model and with the bundle's own graph.
 
-    :return: the largest difference of a score or a grade's probability.
-    :raises ClusterError: when it does not answer, or answers otherwise.
+    :return: the largest difference of a score or grade probability.
+    :raises ClusterError: if the model does not answer, or answers differently.
     """
     from darl_opensearch.scoring import Scorer
 
@@ -70,10 +70,7 @@ def verify(cluster: Cluster, bundle: Bundle, mode: Mode, model_id: str) -> float
 
 
 def ask_model(cluster: Cluster, mode: Mode, model_id: str, query: str, documents: Sequence[str]) -> NDArray[np.float64]:
-    """Let the cluster score the items of one query.
-
-    :return: ``[n, 3 + k]``.
-    """
+    """Score the items of one query in the cluster: ``[n, 3 + k]``."""
     body = render_body(f"predict_{mode}.json", query=query, documents=list(documents))
     if mode == "local":
         place = join_path("_plugins", "_ml", "_predict", "text_similarity", model_id)
@@ -83,12 +80,11 @@ def ask_model(cluster: Cluster, mode: Mode, model_id: str, query: str, documents
 
 
 def parse_rows(answer: Mapping[str, Any], *, where: str) -> NDArray[np.float64]:
-    """Read the columns out of a prediction.
+    """Read the columns of a prediction: ``[n, width]``.
 
-    :param answer: what ML Commons answered: a result a document in the cluster, one for all by connector.
+    :param answer: of ML Commons: one result per document in the cluster, one for all through a connector.
     :param where: the cluster, for messages.
-    :return: ``[n, width]``.
-    :raises ClusterError: when there are none.
+    :raises ClusterError: if there are none.
     """
     try:
         rows = [tensor["data"] for result in answer["inference_results"] for tensor in result["output"]]

@@ -1,4 +1,4 @@
-"""Which versions there are behind a pipeline, and which of them are needed no more."""
+"""Versions behind a pipeline, and which of them are no longer needed."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ VersionState = Literal["serving", "deployed", "undeployed", "retired"]
 
 @dataclass(frozen=True)
 class Version:
-    """A version that serves, served, or was refused.
+    """A version that serves, has served, or was refused.
 
-    :param state: ``serving``; ``deployed``: loaded, a rollback takes no time; ``undeployed``: a rollback loads it
-        first; ``retired``: its model was deleted.
-    :param model_state: what ML Commons calls the model's state; None where it is gone.
-    :param event: the newest event that was about letting it serve; None where it was never released by darl release.
-    :param report: the newest report of darl gate about it; None where it was released without.
+    :param state: ``serving``; ``deployed``: loaded, for an instant rollback; ``undeployed``: a rollback loads it first;
+        ``retired``: its model was deleted.
+    :param model_state: the model's state in ML Commons; None if it is gone.
+    :param event: the newest event about it; None if darl release never released it.
+    :param report: the newest darl gate report about it, if any.
     """
 
     served: Served
@@ -34,7 +34,7 @@ class Version:
 
     @property
     def gate(self) -> dict[str, Any] | None:
-        """What the gate said, in short: measure, and the change on either part."""
+        """The gate result in short: measure, and the change on each part."""
         gate = self.report
         if not gate:
             return None
@@ -55,10 +55,7 @@ class Version:
 
 
 def list_versions(cluster: Cluster, pipeline: str = "darl", *, history: str = INDEX) -> list[Version]:
-    """List the versions of a pipeline.
-
-    :return: the one that serves first, then the newest first; one that both rolled back to and released is there once.
-    """
+    """List a pipeline's versions, each once: the serving one first, then the newest first."""
     events = History(cluster, pipeline, history).events()
     now = read_now(cluster, pipeline).served
     newest: dict[str, tuple[Served, Event | None]] = {now.model_id: (now, None)} if now else {}
@@ -83,11 +80,10 @@ def list_versions(cluster: Cluster, pipeline: str = "darl", *, history: str = IN
 
 
 def find_superfluous(events: Sequence[Event], serving: Served, keep: int) -> tuple[Served, ...]:
-    """Say which versions need not stay deployed.
+    """Return versions that need not stay deployed, refused ones included, newest first.
 
     :param events: of a pipeline, oldest first.
-    :param keep: how many of those that served before it stay deployed.
-    :return: the others, and those that were refused; the newest first.
+    :param keep: number of earlier versions that stay deployed.
     """
     served: dict[str, Served] = {}
     refused: dict[str, Served] = {}
@@ -103,12 +99,12 @@ def find_superfluous(events: Sequence[Event], serving: Served, keep: int) -> tup
 
 
 def delete_version(cluster: Cluster, words: str, pipeline: str = "darl", *, history: str = INDEX) -> Version:
-    """Delete an old version's model, and its connector, from the cluster.
+    """Delete an old version's model and its connector from the cluster.
 
     :param words: its version, or ``name:version``.
-    :param history: index of the releases; it keeps what was released.
-    :raises ClusterError: when a pipeline names it.
-    :raises UsageError: when there is no such version, or more than one.
+    :param history: index of the release history, which is kept.
+    :raises ClusterError: if a pipeline names it.
+    :raises UsageError: if no version, or more than one, matches.
     """
     present = [each for each in list_versions(cluster, pipeline, history=history) if each.state != "retired"]
     matching = [each for each in present if each.served.is_called(words)]

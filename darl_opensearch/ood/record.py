@@ -1,8 +1,8 @@
-"""What is logged about a reranked request: the one place that knows the fields of a ``darl-ood`` record.
+"""What is logged about a reranked request: the only module that knows the fields of a ``darl-ood`` record.
 
-A request becomes one *request* record, and one *pair* record for each item that is out of distribution or
-was drawn for the baseline sample. Ids and draws are functions of the request (its id, query and items), the model
-version and the item's position, so that a retry makes the very same records. Field names are those of
+A request becomes one *request* record, and one *pair* record for each item that is out of distribution or in the
+baseline sample. Ids and samples are functions of the request (its id, query and items), the model version and the
+item's position, so that a retry produces the same records. Field names are those of
 ``plugin_config/ood_index_template.json``; a test compares them.
 """
 
@@ -29,17 +29,17 @@ _NO_POSITION = "request"  # stands where a pair's id has its position
 
 @dataclass(frozen=True, kw_only=True)
 class RankedRequest:
-    """One query, the items it was ranked with, and what the model said: what callers hand to the log.
+    """A query, the items it was ranked with and their scores, as callers hand them to the log.
 
-    :param request_id: the caller's ``X-Request-Id``, which it may send with many requests, or a UUID.
-    :param timestamp: when it was answered, with a time zone.
+    :param request_id: the caller's ``X-Request-Id``, which may be shared by many requests, or a UUID.
+    :param timestamp: time of the answer.
     :param query: the query's text.
     :param query_id: the caller's id of the query, for joins with UBI.
-    :param slice: the part of traffic it belongs to.
-    :param doc_ids: ids of the items, in the order of ``documents``, where they are known.
-    :param documents: texts of the items, in the order that was scored.
-    :param scores: what the model returned for them.
-    :param latency_ms: time the ranking took.
+    :param slice: traffic slice of the query.
+    :param doc_ids: item ids in the order of ``documents``, if known.
+    :param documents: item texts in the order they were scored.
+    :param scores: of the documents.
+    :param latency_ms: duration of the ranking.
     :param route: who ranked: ``server``, ``python`` or ``search``.
     """
 
@@ -55,7 +55,7 @@ class RankedRequest:
     route: Route
 
     def __post_init__(self) -> None:
-        """Refuse a request whose parts do not belong together."""
+        """Refuse a request whose parts do not match."""
         counts = {"documents": len(self.documents), "scores": len(self.scores)}
         if self.doc_ids is not None:
             counts["doc_ids"] = len(self.doc_ids)
@@ -105,14 +105,14 @@ class _CommonValues(TypedDict):
 
 @dataclass(frozen=True, kw_only=True)
 class RequestRecord(_Common):
-    """A request as it was ranked. Its counts are exact: they cover the pairs that were not logged, too.
+    """A ranked request. Its counts are exact: they include the pairs that were not logged.
 
-    :param candidates: items that were scored.
-    :param ood_pairs: how many of them are out of distribution.
-    :param ood_share: the same as a share; 0 without candidates.
+    :param candidates: number of scored items.
+    :param ood_pairs: number of those that are OOD.
+    :param ood_share: share of those that are OOD; 0 without candidates.
     :param max_ood_score: highest ``ood_score``; None without candidates.
     :param max_ood_distance: highest ``ood_distance``; None without candidates.
-    :param latency_ms: time the ranking took.
+    :param latency_ms: duration of the ranking.
     """
 
     kind: ClassVar[Kind] = "request"
@@ -127,12 +127,12 @@ class RequestRecord(_Common):
 
 @dataclass(frozen=True, kw_only=True)
 class PairRecord(_Common):
-    """One query–item pair.
+    """A query-item pair.
 
-    :param position: the item's place in the order that was scored, from 0.
-    :param item_id: the item's id, where it is known.
-    :param item_text: the text that was scored, when texts are logged in full.
-    :param item_text_hash: its :func:`text_hash`, when only that is logged.
+    :param position: place of the item in scoring order, from 0.
+    :param item_id: id of the item, if known.
+    :param item_text: text that was scored, if texts are logged in full.
+    :param item_text_hash: :func:`text_hash` of the text, if only hashes are logged.
     :param score: expected gain over the highest gain.
     :param grade: most probable grade.
     :param grade_probs: probability of each grade.
@@ -162,13 +162,13 @@ Record = RequestRecord | PairRecord
 
 @dataclass(frozen=True, kw_only=True)
 class LogPolicy:
-    """Who ranked, and what of it is written down.
+    """Which model ranked, and how much of its traffic is logged.
 
     :param model: name of the bundle.
     :param version: version of the bundle.
-    :param alpha: false-alarm rate its OOD calibration was asked for.
-    :param sample_rate: share of the pairs that are *not* OOD to log all the same, in [0, 1].
-    :param text: how an item's text is logged: ``full``, ``hash`` or ``none``.
+    :param alpha: false-alarm rate of the OOD calibration.
+    :param sample_rate: share of in-distribution pairs to log as well, in [0, 1].
+    :param text: how to log item texts: ``full``, ``hash`` or ``none``.
     """
 
     model: str
@@ -188,12 +188,10 @@ class LogPolicy:
 
 
 def fingerprint(request: RankedRequest) -> str:
-    """Tell a request from every other one, whatever ids its caller gives.
+    """Identify a request whatever ids its caller sends, by 64 hexadecimal digits of its id, query and ordered items.
 
-    Some send one ``X-Request-Id`` with everything, so the id alone would let a request hide all later ones. Its time is
-    no part of it: a caller that asks again under the same id, because an answer was lost, has asked once.
-
-    :return: 64 hexadecimal digits, of its id, its query, and its items in their order.
+    Some callers send one ``X-Request-Id`` with every request, so the id alone would let one hide all later ones. The
+    time is left out: a retry under the same id after a lost answer is the same request.
     """
     ids = () if request.doc_ids is None else request.doc_ids
     parts = (request.request_id, request.query, str(len(ids)), *ids, *request.documents)
@@ -201,34 +199,27 @@ def fingerprint(request: RankedRequest) -> str:
 
 
 def record_id(request: str, model: str, version: str, position: int | None) -> str:
-    """Identify a record: the same for every attempt to log it, another for every true repeat.
+    """Identify a record by 32 hexadecimal digits: equal for each attempt to log it, different for a true repeat.
 
-    :param position: the item's position, or None for the request's own record.
-    :return: 32 hexadecimal digits.
+    :param position: of the item, or None for the request's own record.
     """
     parts = (request, model, version, _NO_POSITION if position is None else str(position))
     return digest_data(_joined(parts))[: _ID_BITS // 4]
 
 
 def is_drawn(record_id: str, rate: float) -> bool:
-    """Whether a record belongs to the baseline sample: decided by its id, so that a retry draws alike.
-
-    :return: True for a share ``rate`` of all ids.
-    """
+    """Whether a record belongs to the baseline sample, a share ``rate`` of all ids: a retry samples alike."""
     # Hashed once more: ids that are sorted or cut by their prefix elsewhere stay independent of the draw.
     return hash_int(record_id, purpose=b"darl-draw") < rate * 2**64
 
 
 def text_hash(text: str) -> str:
-    """Fingerprint an item's text, for logs that must not hold it.
-
-    :return: 32 hexadecimal digits of its SHA-256.
-    """
+    """Hash an item's text for logs that must not hold it: 32 hexadecimal digits of its SHA-256."""
     return digest_data(_utf8(text))[: _ID_BITS // 4]
 
 
 def records_of(request: RankedRequest, policy: LogPolicy) -> Iterator[Record]:
-    """Expand a request into its records: its own first, then those of its logged pairs by position."""
+    """Expand a request into its own record, then those of its logged pairs by position."""
     scores = request.scores
     ood = is_ood(scores.ood_score, policy.alpha)
     common: _CommonValues = {
@@ -277,9 +268,9 @@ def records_of(request: RankedRequest, policy: LogPolicy) -> Iterator[Record]:
 
 
 def record_from_json(data: Mapping[str, Any]) -> Record:
-    """Read what ``to_json`` wrote; fields of a later version are ignored.
+    """Read the output of ``to_json``; fields of later versions are ignored.
 
-    :raises InputError: when a field is missing.
+    :raises InputError: if a field is missing.
     """
     where = f"record {data.get('record_id')}"
     types: dict[str, type[Record]] = {"request": RequestRecord, "pair": PairRecord}
@@ -300,28 +291,17 @@ def record_from_json(data: Mapping[str, Any]) -> Record:
 
 
 def format_timestamp(timestamp: datetime) -> str:
-    """Print a time as every record does: UTC, milliseconds, ``Z``.
-
-    :param timestamp: a time with a time zone.
-    :return: such as ``2026-03-01T12:00:00.000Z``.
-    """
+    """Format an aware time as in every record: UTC, milliseconds, ``Z``, such as ``2026-03-01T12:00:00.000Z``."""
     return timestamp.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def to_ms(timestamp: datetime) -> int:
-    """Count milliseconds since 1970, cut as :func:`format_timestamp` cuts them.
-
-    :param timestamp: a time with a time zone.
-    :return: whole milliseconds.
-    """
+    """Convert an aware time to whole milliseconds since 1970, truncated as in :func:`format_timestamp`."""
     return (timestamp - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
 
 
 def parse_timestamp(text: str) -> datetime:
-    """Read an ISO 8601 time; without a time zone it is UTC.
-
-    :return: the time, in UTC.
-    """
+    """Read an ISO 8601 time as UTC, also without a time zone."""
     parsed = datetime.fromisoformat(text)
     return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC)
 

@@ -1,8 +1,8 @@
-"""From the spool to the cluster: in bulk, at least once, and then only once by the records' ids.
+"""From the spool to the cluster, in bulk: at least once, deduplicated by record id.
 
-Records are sent as ``create`` and leave the spool when the cluster has answered for each of them. A batch
-whose answer was lost is sent again and answered 409, which is success. So nothing is lost and nothing is
-written twice, but across a rollover, where ids are unique per backing index only: readers collapse those.
+Records are sent as ``create`` and leave the spool once the cluster has answered for each of them. A batch whose answer
+was lost is sent again and answered 409, which counts as success. So nothing is lost and nothing written twice, except
+across a rollover, where ids are unique per backing index only: readers drop those duplicates.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ ANSWER_FIELDS = "items.*.status,items.*.error.type,items.*.error.reason,items.*.
 
 @dataclass(frozen=True)
 class ShipResult:
-    """What one batch came to.
+    """Outcome of a batch.
 
-    :param dead: records it refused for good; they are in the dead-letter table, with the reason.
-    :param kept: records it could not take now; they stay in the spool.
-    :param reason: why, when some were kept.
+    :param dead: permanently rejected records, now dead letters with the reason.
+    :param deferred: records it could not take now; they stay in the spool.
+    :param reason: why some were deferred.
     """
 
     sent: int = 0
     created: int = 0
     already_there: int = 0
     dead: int = 0
-    kept: int = 0
+    deferred: int = 0
     reason: str | None = None
 
     def __add__(self, other: ShipResult) -> ShipResult:
@@ -58,17 +58,17 @@ class ShipResult:
             self.created + other.created,
             self.already_there + other.already_there,
             self.dead + other.dead,
-            self.kept + other.kept,
+            self.deferred + other.deferred,
             other.reason or self.reason,
         )
 
 
 class Shipper:
-    """Sends what a spool holds. Several may work on one spool; records are counted once.
+    """Ships a spool. Several may work on one spool; each record is counted once.
 
     :param where: the cluster's URL, for messages.
-    :param batch_bytes: most bytes of a batch.
-    :param poll_seconds: wait between looks at an empty spool.
+    :param batch_bytes: maximum size of a batch.
+    :param poll_seconds: wait between checks of an empty spool.
     """
 
     def __init__(
@@ -104,18 +104,18 @@ class Shipper:
     def ship_once(self) -> ShipResult:
         """Send the oldest batch.
 
-        :return: what it came to; nothing was sent when the spool is empty.
-        :raises SpoolError: when the spool could not be read or written.
-        :raises ClusterError: when the cluster did not answer for the batch; all of it stays in the spool.
+        :return: its outcome; empty if the spool is empty.
+        :raises SpoolError: if the spool cannot be read or written.
+        :raises ClusterError: if the cluster did not answer for the batch; all of it stays in the spool.
         """
         self._reopen_if_replaced()
         batch = self._spool.take(limit=self._batch_records, max_bytes=self._batch_bytes)
         return self._ship(batch) if batch else ShipResult()
 
     def ship_all(self, *, after_batch: Callable[[ShipResult], None] | None = None) -> ShipResult:
-        """Send what the spool holds, until it is empty or the cluster takes no more for now; then refresh.
+        """Ship until the spool is empty or the cluster accepts no more for now; then refresh.
 
-        :raises ClusterError: when the cluster did not answer for a batch.
+        :raises ClusterError: if the cluster did not answer for a batch.
         """
         from opensearchpy.exceptions import OpenSearchException
 
@@ -124,7 +124,7 @@ class Shipper:
             total += result
             if after_batch:
                 after_batch(result)
-            if result.kept:
+            if result.deferred:
                 break
         if total.created:
             with contextlib.suppress(OpenSearchException):  # a courtesy to whoever reads next
@@ -132,9 +132,9 @@ class Shipper:
         return total
 
     def run(self, stop: threading.Event) -> None:
-        """Ship until told to stop. Failures are waited out, with one warning an outage.
+        """Ship until stopped, waiting out failures with one warning per outage.
 
-        :param stop: set it to end; what is not sent stays in the spool.
+        :param stop: set it to stop; unsent records stay in the spool.
         """
         failures = 0
         while not stop.is_set():
@@ -145,13 +145,13 @@ class Shipper:
             except Exception as err:  # noqa: BLE001  a proxy may answer anything; what waits must go out afterwards
                 self._note_failure(f"{self.where}: invalid response ({type(err).__name__}: {err}).")
             else:
-                if not result.kept:
+                if not result.deferred:
                     self._note_success()
                     failures = 0
                     if not result.sent:
                         stop.wait(self._poll_seconds)
                     continue
-                self._note_failure(f"{self.where}: {result.kept} records were not accepted ({result.reason})")
+                self._note_failure(f"{self.where}: {result.deferred} records were not accepted ({result.reason})")
             stop.wait(backoff(failures, *self._backoff_seconds))
             failures += 1
 
@@ -195,7 +195,7 @@ class Shipper:
     def _settle(self, batch: list[Spooled], answer: Mapping[str, Any]) -> ShipResult:
         created, already_there = list[int](), list[int]()
         dead: dict[int, str] = {}
-        kept_reason = None
+        reason = None
         items = answer.get("items") if isinstance(answer, Mapping) else None
         if not isinstance(items, list) or len(items) != len(batch):
             raise ClusterError("the bulk response does not cover the batch", where=self.where, todo="check proxies")
@@ -209,7 +209,7 @@ class Shipper:
             elif status in POISON and _error_type(outcome) not in PASSING:
                 dead[record.seq] = f"{status}: {_reason(outcome)}"
             else:
-                kept_reason = f"{status}: {_reason(outcome)}"
+                reason = f"{status}: {_reason(outcome)}"
         self._spool.settle(created=created, already_there=already_there, dead=dead)
         if dead:
             logger.warning(
@@ -217,8 +217,8 @@ class Shipper:
                 len(dead),
                 next(iter(dead.values())),
             )
-        kept = len(batch) - len(created) - len(already_there) - len(dead)
-        return ShipResult(len(batch), len(created), len(already_there), len(dead), kept, kept_reason)
+        deferred = len(batch) - len(created) - len(already_there) - len(dead)
+        return ShipResult(len(batch), len(created), len(already_there), len(dead), deferred, reason)
 
     def _note_failure(self, reason: str) -> None:
         if not self._failing:  # once per outage, not once per attempt

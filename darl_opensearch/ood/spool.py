@@ -1,9 +1,8 @@
-"""The spool: OOD records on the local disk, safe before anything else happens to them.
+"""The spool: OOD records on the local disk, durable before anything else happens to them.
 
-SQLite in WAL mode. A commit is the acknowledgement: what is committed survives ``kill -9`` and, because
-every commit is synced, a power cut. Any number of processes may open one spool on a local file system.
-Without a cluster the spool *is* the store and nothing leaves it but by its bound; with a cluster the shipper
-deletes what was acknowledged there.
+SQLite in WAL mode. A commit is the acknowledgement: what is committed survives ``kill -9`` and, because every commit is
+synced, a power cut. Any number of processes may open one spool on a local file system. Without a cluster the spool *is*
+the store, and records leave it only when it is full; with a cluster the shipper deletes acknowledged records.
 """
 
 from __future__ import annotations
@@ -73,14 +72,14 @@ CREATE TRIGGER dead_letter_out AFTER DELETE ON dead_letter
 
 
 class SpoolError(DarlError):
-    """The spool cannot be read or written now: its disk is full, or another process holds it for too long."""
+    """The spool cannot be read or written now: its disk is full, or another process locks it for too long."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A record on its way into the spool.
+    """A record to be spooled.
 
-    :param timestamp_ms: its time, in milliseconds since 1970.
+    :param timestamp_ms: milliseconds since 1970.
     :param kind: ``request`` or ``pair``.
     """
 
@@ -91,7 +90,7 @@ class Row:
 
     @property
     def bytes(self) -> int:
-        """What it counts against the bound."""
+        """Its size against the bound."""
         return len(self.body.encode()) + ROW_OVERHEAD_BYTES
 
 
@@ -99,7 +98,7 @@ class Row:
 class Spooled:
     """A record in the spool.
 
-    :param timestamp_ms: its time, in milliseconds since 1970.
+    :param timestamp_ms: milliseconds since 1970.
     """
 
     seq: int
@@ -110,10 +109,10 @@ class Spooled:
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """A record the cluster refused for good.
+    """A record that the cluster rejected permanently.
 
-    :param reason: why, in the cluster's words.
-    :param failed_at: when, ISO 8601.
+    :param reason: as the cluster gave it.
+    :param failed_at: ISO 8601 time.
     """
 
     record_id: str
@@ -124,7 +123,7 @@ class DeadLetter:
 
 @dataclass(frozen=True)
 class Appended:
-    """What a commit did.
+    """Outcome of a commit.
 
     :param evicted: older rows deleted to stay below the bound.
     """
@@ -151,10 +150,10 @@ class Spool:
         """Open a spool.
 
         :param path: the SQLite file, on a local file system.
-        :param create: make it when it is not there.
-        :param max_bytes: bound on what :meth:`append` leaves stored; None for who only reads or ships.
+        :param create: create it if missing.
+        :param max_bytes: bound on what :meth:`append` leaves stored; None for readers and shippers.
         :return: the spool; close it.
-        :raises InputError: when it is absent, not a spool, or of another format.
+        :raises InputError: if it is absent, not a spool, or of another format.
         """
         file = Path(path).absolute() if str(path) == ":memory:" else Path(path)  # to SQLite that is no file's name
         if max_bytes is not None and max_bytes < 4096:
@@ -181,25 +180,22 @@ class Spool:
         self.close()
 
     def close(self) -> None:
-        """Close the connection; what was committed stays."""
+        """Close the connection; committed records stay."""
         with self._lock:
             self._connection.close()
 
     def is_in_place(self) -> bool:
-        """Whether the open file is still the one at :attr:`path`: SQLite goes on writing to a deleted one.
-
-        :return: False after it was deleted, moved or replaced.
-        """
+        """Whether :attr:`path` is still the open file: SQLite would go on writing to a deleted one."""
         try:
             return self.path.stat().st_ino == self._inode
         except FileNotFoundError:
             return False
 
     def append(self, rows: Sequence[Row], counts: Mapping[str, int] | None = None) -> Appended:
-        """Commit records. When this returns they are acknowledged.
+        """Commit records; once this returns they are acknowledged.
 
-        :param rows: the records; an id that is there already is left as it is.
-        :param counts: what to add to the spool's counters in the same commit.
+        :param rows: the records; existing ids are left unchanged.
+        :param counts: to add to the spool's counters in the same commit.
         """
         with self._transaction() as db:
             inserted = db.executemany(
@@ -248,13 +244,11 @@ class Spool:
         already_there: Iterable[int] = (),
         dead: Mapping[int, str] | None = None,
     ) -> None:
-        """Take records out of the spool after the cluster answered for them.
+        """Remove records that the cluster has answered for, each counted once even if two shippers sent it.
 
-        Each is counted once even when two shippers sent it.
-
-        :param created: ``seq`` of what the cluster took.
-        :param already_there: ``seq`` of what it had.
-        :param dead: ``seq`` of what it refused for good, each with the reason.
+        :param created: ``seq`` of accepted records.
+        :param already_there: ``seq`` of records it already had.
+        :param dead: reason of each permanently rejected record, by ``seq``.
         """
         now = datetime.now(UTC).isoformat(timespec="seconds")
         with self._transaction() as db:
@@ -271,7 +265,7 @@ class Spool:
             _count(db, {"shipped": shipped, "already_there": repeated, "dead_letters": buried})
 
     def dead_letters(self, limit: int = 100) -> list[DeadLetter]:
-        """Read what the cluster refused for good."""
+        """Read the permanently rejected records."""
         with self._reading() as db:
             rows = db.execute(
                 "SELECT record_id, reason, failed_at, body FROM dead_letter ORDER BY seq DESC LIMIT ?",
@@ -280,7 +274,7 @@ class Spool:
         return [DeadLetter(*row) for row in rows]
 
     def revive(self) -> int:
-        """Put the dead letters back in line, once what they were refused for is repaired."""
+        """Queue the dead letters again, once the cause of their rejection is fixed."""
         with self._transaction() as db:
             count = db.execute("SELECT count(*) FROM dead_letter").fetchone()[0]
             db.execute(
@@ -299,12 +293,12 @@ class Spool:
         until_ms: int | None = None,
         limit: int = 1000,
     ) -> list[Spooled]:
-        """Read records by time; no transaction stays open between pages, so a long report holds nothing up.
+        """Read records by time; no transaction stays open between pages, so that a long report blocks nothing.
 
-        :param after: time and id of the last record of the page before.
+        :param after: time and id of the last record of the previous page.
         :param kind: only this kind.
-        :param since_ms: earliest time, included.
-        :param until_ms: latest time, excluded.
+        :param since_ms: earliest time, inclusive.
+        :param until_ms: latest time, exclusive.
         :return: records by time, then id.
         """
         where, values = ["1"], list[object]()
@@ -327,7 +321,7 @@ class Spool:
             return [Spooled(*row) for row in db.execute(sql, [*values, limit])]
 
     def counters(self) -> dict[str, int]:
-        """Read what the spool counts, and what it holds now.
+        """Read the spool's counters and current size.
 
         :return: every name of ``COUNTERS``; ``stored_records``, ``stored_dead_letters``, ``stored_bytes``.
         """
@@ -413,7 +407,7 @@ def _create_private(file: Path) -> None:
 
 
 def _prepare(connection: sqlite3.Connection, file: Path) -> None:
-    """Make the tables, while others may be doing the same."""
+    """Create the tables, while other processes may be doing the same."""
     connection.execute("PRAGMA journal_size_limit = 16777216")
     if _format(connection) == 0:
         connection.execute("BEGIN IMMEDIATE")
@@ -425,9 +419,9 @@ def _prepare(connection: sqlite3.Connection, file: Path) -> None:
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {FORMAT}")
         connection.execute("COMMIT")
-    if (found := _format(connection)) != FORMAT:
+    if (written := _format(connection)) != FORMAT:
         raise InputError(
-            f"the spool has format {found}, but this version reads format {FORMAT}",
+            f"the spool has format {written}, but this version reads format {FORMAT}",
             where=str(file),
             todo="upgrade darl-opensearch, or choose another file",
         )

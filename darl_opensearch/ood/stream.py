@@ -59,17 +59,17 @@ def stream_exists(client: OpenSearch, stream: str) -> bool:
     from opensearchpy.exceptions import NotFoundError, RequestError
 
     try:
-        found = client.indices.get_data_stream(name=stream)
+        answer = client.indices.get_data_stream(name=stream)
     except NotFoundError:
         return False
     except RequestError as err:
         if "matches an alias" in str(err.info):
             raise _name_is_taken(stream) from err
         raise
-    if not isinstance(found, dict) or not isinstance(found.get("data_streams"), list):
+    if not isinstance(answer, dict) or not isinstance(answer.get("data_streams"), list):
         raise not_opensearch("the cluster")
     # Asked for a plain index, OpenSearch answers with an empty list.
-    return any(entry["name"] == stream for entry in found["data_streams"])
+    return any(entry["name"] == stream for entry in answer["data_streams"])
 
 
 def _name_is_taken(stream: str) -> ClusterError:

@@ -1,4 +1,4 @@
-"""Item texts by id, on disk: a catalogue of any size costs no memory."""
+"""Item texts by id on disk, so that a catalogue of any size costs no memory."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class ItemTexts:
 
     @staticmethod
     def build(path: Path, items: Path, template: ItemTemplate, *, most_chars: int) -> None:
-        """Render a file of items into a catalogue: a temporary sibling, renamed when it is whole.
+        """Render a file of items into a catalogue, written to a temporary sibling and renamed.
 
-        :param items: JSONL (plain or ``.gz``) or Parquet, one item a row.
-        :param most_chars: characters of a text that are kept; what follows cannot reach the model.
+        :param items: JSONL (plain or ``.gz``) or Parquet, one item per row.
+        :param most_chars: maximum characters of a text; the rest cannot reach the model.
         :raises InputError: for a broken line, a missing or repeated id, or an item without text.
         """
         with new_file(path, fixed_name=True) as work, _errors(path), contextlib.closing(open_scratch(work)) as db:
@@ -47,25 +47,21 @@ class ItemTexts:
 
     @classmethod
     def open(cls, path: Path) -> ItemTexts:
-        """Open a catalogue for reading.
-
-        :param path: what :meth:`build` wrote.
-        :return: the catalogue; close it.
-        """
+        """Open a catalogue written by :meth:`build` for reading; close it."""
         with _errors(path):
             return cls(path, open_finished(path))
 
     def texts(self, item_ids: Iterable[str]) -> dict[str, str]:
-        """Look items up."""
-        found: dict[str, str] = {}
+        """Look up item texts by id."""
+        rows: dict[str, str] = {}
         ids = iter(dict.fromkeys(item_ids))
         with _errors(self.path):
             while some := list(islice(ids, _AT_ONCE)):
                 marks = ", ".join("?" * len(some))
-                found.update(
+                rows.update(
                     self._connection.execute(f"SELECT item_id, text FROM item WHERE item_id IN ({marks})", some)
                 )
-        return found
+        return rows
 
     def __enter__(self) -> ItemTexts:
         return self

@@ -1,7 +1,7 @@
-"""The working folder of a pool: finished shards, and what they were made of.
+"""The working folder of a pool: finished shards, and the inputs they were made from.
 
-A shard is written to a temporary sibling, synced and renamed: one that is there is whole. So a run that was
-killed, however it was, goes on behind its last shard; and one whose input has changed since is refused.
+A shard is written to a temporary sibling, synced and renamed, so an existing one is complete. A killed run resumes
+after its last shard; one whose input has changed is refused.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ _NAMES = {
 
 @dataclass(frozen=True)
 class ShardFolder:
-    """An open working folder, held against other processes.
+    """An open working folder, locked against other processes.
 
-    :param parts: what each shard consists of, with the ending of its files.
+    :param parts: of each shard, with the suffix of its files.
     """
 
     folder: Path
@@ -50,64 +50,58 @@ class ShardFolder:
     def claim(
         cls, folder: Path, made_of: Mapping[str, Any], parts: Mapping[str, str], *, fresh: bool
     ) -> Iterator[ShardFolder]:
-        """Take the folder, or refuse it.
+        """Lock the folder and check that it holds the same pool.
 
-        :param folder: the folder; made when it is not there.
-        :param made_of: what decides the results; the folder must hold the same.
-        :param parts: what each shard consists of, with the ending of its files.
-        :yields: the folder, held.
-        :raises InputError: when it holds another pool, or something that is no pool.
-        :raises DarlError: when another process works in it.
+        :param folder: created if missing.
+        :param made_of: everything that decides the results; the folder must hold the same.
+        :param parts: of each shard, with the suffix of its files.
+        :yields: the locked folder.
+        :raises InputError: if it holds another pool, or something else.
+        :raises DarlError: if another process is working in it.
         """
         folder.mkdir(parents=True, exist_ok=True)
         _read(folder)  # before anything is left in a folder that is not ours
         with hold_lock(folder / LOCK, "another process is working on this pool", where=folder):
-            found = _read(folder)
-            unchecked = found is not None and "count" not in found and found["made_of"] != made_of
-            if found is not None and (fresh or unchecked):  # unchecked: nothing was computed that could be lost
+            manifest = _read(folder)
+            unchecked = manifest is not None and "count" not in manifest and manifest["made_of"] != made_of
+            if manifest is not None and (fresh or unchecked):  # unchecked: nothing was computed that could be lost
                 _clear(folder)
-                found = None
-            if found is None:
+                manifest = None
+            if manifest is None:
                 _write(folder, {"format": FORMAT, "made_of": dict(made_of)})
             else:
-                _compare(folder, found, made_of)
+                _compare(folder, manifest, made_of)
             yield cls(folder, dict(parts))
 
     @property
     def catalogue(self) -> Path:
-        """Where the index of the items is, or will be."""
+        """Path of the item index."""
         return self.folder / CATALOGUE
 
     def pairs(self) -> int | None:
-        """Count the pool's pairs.
-
-        :return: how many, or None before the pool was checked.
-        """
+        """Return the number of pairs in the pool; None before it was checked."""
         count = (_read(self.folder) or {}).get("count")
         return int(count) if count is not None else None
 
     def checked(self, pairs: int) -> None:
-        """Note that the whole pool was read, and nothing is wrong with it."""
+        """Record that the whole pool was read and is valid."""
         _write(self.folder, (_read(self.folder) or {}) | {"count": pairs})
 
     def store(self, shard: int, files: Mapping[str, bytes]) -> None:
-        """Keep a finished shard."""
+        """Write a finished shard."""
         for part in self.parts:
             write_file(self.path(part, shard), files[part], fixed_name=True)
 
     def path(self, part: str, shard: int) -> Path:
-        """Name the file of a shard."""
+        """Name a shard's file."""
         return self.folder / f"{part}-{shard:08d}{self.parts[part]}"
 
     def finished(self, shards: int) -> set[int]:
-        """Find the shards that need not be computed.
-
-        :return: numbers of those of which every part is there.
-        """
+        """Return the numbers of the shards that have all their parts."""
         return {shard for shard in range(shards) if all(self.path(part, shard).is_file() for part in self.parts)}
 
     def remove(self) -> None:
-        """Delete the folder: its results are elsewhere."""
+        """Delete the folder once its results are stored elsewhere."""
         # Renamed first: a half-deleted folder must not be taken for an unfinished pool.
         gone = self.folder.with_name(f".{self.folder.name}.{os.getpid()}.old")
         self.folder.rename(gone)
@@ -118,7 +112,7 @@ class ShardFolder:
 
 
 def _read(folder: Path) -> dict[str, Any] | None:
-    """What the folder says it is; None for one that was just made."""
+    """Read the folder's manifest; None for a new folder."""
     try:
         text = (folder / MANIFEST).read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -128,27 +122,27 @@ def _read(folder: Path) -> dict[str, Any] | None:
             ) from None
         return None
     try:
-        found: dict[str, Any] = json.loads(text)
-        known = found["format"] == FORMAT
-        if known:
-            dict(found["made_of"])
+        manifest: dict[str, Any] = json.loads(text)
+        readable = manifest["format"] == FORMAT
+        if readable:
+            dict(manifest["made_of"])
     except (ValueError, KeyError, TypeError) as err:
         raise InputError("damaged", where=str(folder / MANIFEST), todo="remove the folder to start over") from err
-    if not known:
+    if not readable:
         raise InputError(
-            f"the unfinished pool has format {found['format']}, but this version reads format {FORMAT}",
+            f"the unfinished pool has format {manifest['format']}, but this version reads format {FORMAT}",
             where=str(folder),
             todo="finish it with the version that started it, or remove the folder to start over",
         )
-    return found
+    return manifest
 
 
 def _write(folder: Path, manifest: Mapping[str, Any]) -> None:
     write_file(folder / MANIFEST, json.dumps(manifest), fixed_name=True)
 
 
-def _compare(folder: Path, found: Mapping[str, Any], made_of: Mapping[str, Any]) -> None:
-    before = found["made_of"]
+def _compare(folder: Path, manifest: Mapping[str, Any], made_of: Mapping[str, Any]) -> None:
+    before = manifest["made_of"]
     if changed := [name for name in made_of if made_of[name] != before.get(name)]:
         raise InputError(
             f"the unfinished pool here has another {' and another '.join(_NAMES[name] for name in changed)}",
@@ -158,7 +152,7 @@ def _compare(folder: Path, found: Mapping[str, Any], made_of: Mapping[str, Any])
 
 
 def _clear(folder: Path) -> None:
-    """Delete the shards. The manifest stays until it is replaced: a kill in between leaves a pool, not a riddle."""
+    """Delete the shards but keep the manifest, so that a kill in between leaves a valid pool."""
     for path in folder.iterdir():
         if path.name not in (LOCK, MANIFEST):
             path.unlink()

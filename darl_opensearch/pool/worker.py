@@ -45,8 +45,8 @@ class PoolJob:
     @property
     def parts(self) -> dict[str, str]:
         """What a shard consists of, with the ending of its files."""
-        found = {SCORES: f".{self.scores}"} if self.scores else {}
-        return found | ({FEATURES: NPY} if self.features else {})
+        scores = {SCORES: f".{self.scores}"} if self.scores else {}
+        return scores | ({FEATURES: NPY} if self.features else {})
 
 
 class ShardScorer:
@@ -57,9 +57,9 @@ class ShardScorer:
 
     def __init__(self, job: PoolJob) -> None:
         self._bundle = Bundle.open(job.bundle)
-        if (found := digest_file(job.bundle / CARD)) != job.digest:
+        if (digest := digest_file(job.bundle / CARD)) != job.digest:
             raise BundleError(
-                f"this machine has another bundle (its card has SHA-256 {found[:12]}…, not {job.digest[:12]}…)",
+                f"this machine has another bundle (its card has SHA-256 {digest[:12]}…, not {job.digest[:12]}…)",
                 where=str(job.bundle),
                 todo="put the same bundle at this path on every machine",
             )

@@ -1,4 +1,4 @@
-"""Every setting of the service, once: ``darl serve`` makes its options from these fields."""
+"""Settings of the service; ``darl serve`` derives its options from them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,7 @@ from darl_opensearch.settings import FilePath, Settings, setting
 
 
 class ServerConfig(Settings, env="DARL_"):
-    """How to serve a bundle. The help of each field is its documentation.
-
-    Metadata of a field: ``least`` and ``most`` bound a number; ``variables`` are read besides ``DARL_<NAME>``;
-    ``secret`` values are never shown.
-    """
+    """How to serve a bundle; each field is documented by its help."""
 
     host: str = setting("127.0.0.1", "Address to listen on.")
     port: int = setting(8091, "Port to listen on; 0: any free port.", least=0, most=65535)
@@ -79,10 +75,9 @@ class ServerConfig(Settings, env="DARL_"):
             raise UsageError(f"--no-ood-log and {other} contradict each other", todo="use only one of them")
 
     def keys(self) -> frozenset[str]:
-        """Read the keys that let a caller in.
+        """Read the accepted API keys; without any, everyone is let in.
 
-        :return: the keys; none means that everyone is let in.
-        :raises InputError: when the file holds none, or one could not be sent in a header.
+        :raises InputError: if the file holds none, or one that is not allowed in a header.
         """
         keys = {self.api_key} if self.api_key else set()
         if self.api_key_file:
@@ -92,8 +87,8 @@ class ServerConfig(Settings, env="DARL_"):
                 raise InputError(
                     f"cannot be read ({err})", where=str(self.api_key_file), todo="check --api-key-file"
                 ) from err
-            keys |= (found := {line.strip() for line in lines if line.strip()})
-            if not found:
+            keys |= (listed := {line.strip() for line in lines if line.strip()})
+            if not listed:
                 raise InputError("the file holds no key", where=str(self.api_key_file), todo="write one key per line")
         for key in keys:
             if not (key.isascii() and key.isprintable()) or " " in key:

@@ -18,7 +18,7 @@ def test_later_traffic_becomes_a_version_and_goes_again(small, tmp_path):
     act = play_second_act(
         place, small[0].folder.parent / "data" / "darl.toml", lambda *_: None, lambda _: None, settings=settings
     )
-    assert act.outcome == "refused" and "the gate refused it" in act.said
+    assert act.outcome == "refused" and "the gate refused it" in act.reason
     assert act.bundle.card.version == "2" and act.rolled_back
     cycle = tmp_path / "cycles" / "0001"
     own = {query.query for query in sample.queries}

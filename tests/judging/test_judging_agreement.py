@@ -96,7 +96,7 @@ def test_soft_answers_count_softly():
     table = tabulate_habits({"a": Answer.of([0.25, 0.75])}, {"a": 1}, 2, smoothing=1e-9)
     assert table[1] == pytest.approx([0.25, 0.75])
     assert to_probs(Answer(1), 3).tolist() == [0, 1, 0]
-    with pytest.raises(ValueError, match="passed over"):
+    with pytest.raises(ValueError, match="a skipped pair has no grade"):
         to_probs(Answer(None), 3)
 
 

@@ -452,7 +452,7 @@ def test_the_commands(line, tmp_path, monkeypatch):
         assert headers["X-DaRL-Signature-256"] == f"sha256={expected}"
     # A webhook that nobody answers is a line of output, and no more.
     silent = darl("rollback", "--to", "2", "--webhook", "http://127.0.0.1:9/hook?token=abc")
-    assert silent.code == 0 and "the webhook could not be notified" in silent.err and "abc" not in silent.err
+    assert silent.code == 0 and "the webhook was not notified" in silent.err and "abc" not in silent.err
     assert darl("versions", "--delete", "2").code == 1  # it serves
     wrong = darl("release", two, "--webhook", "nowhere")
     assert (wrong.code, wrong.err) == (

@@ -1,4 +1,4 @@
-"""Judges: who says how relevant a selected pair is, one kind a file, in a registry. Nothing here needs torch."""
+"""Judges, which grade selected pairs: one kind per file, in a registry. Nothing here needs torch."""
 
 from trainer.judging.base import JUDGES, Answer, JudgingJob, Judge, Task, JudgeAnswers  # isort: skip
 from trainer.judging import file, known, llm, web

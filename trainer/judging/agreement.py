@@ -1,4 +1,4 @@
-"""How far two judges agree: Cohen's kappa with an interval by query."""
+"""Agreement of two judges: Cohen's kappa with an interval by query."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from darl_opensearch.stats.grades import confusion_by_query, kappa, quadratic_ka
 
 @dataclass(frozen=True)
 class Agreement:
-    """Two judges on the pairs that both graded.
+    """Agreement of two judges on the pairs that both graded.
 
-    :param quadratic: kappa with quadratic weights, its interval from resampled queries.
-    :param nominal: kappa without weights.
-    :param confusion: ``k`` rows of ``k`` counts, rows the first judge's grade.
+    :param quadratic: kappa with quadratic weights; its interval resamples queries.
+    :param nominal: unweighted kappa.
+    :param confusion: ``k`` rows of ``k`` counts, rows by the first judge's grade.
     """
 
     pairs: int
@@ -29,10 +29,7 @@ class Agreement:
     confusion: tuple[tuple[int, ...], ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Render for reports.
-
-        :return: JSON-ready values; null where there is no number.
-        """
+        """Render for reports, with null for nan."""
         figures = {name: getattr(self, name).to_json() for name in ("quadratic", "nominal", "same")}
         return {"pairs": self.pairs, "queries": self.queries, **figures, "confusion": [list(r) for r in self.confusion]}
 
@@ -40,14 +37,14 @@ class Agreement:
 def measure_agreement(
     first: Mapping[str, int], second: Mapping[str, int], queries: Mapping[str, str], k: int, *, draws: int, seed: int
 ) -> Agreement:
-    """Compare two judges.
+    """Measure the agreement of two judges on the pairs that both graded.
 
     Kappa: Cohen 1960; with quadratic weights: Cohen 1968. Pairs of a query are not independent, so the percentile
-    bootstrap (Efron 1979) draws queries.
+    bootstrap (Efron 1979) resamples queries.
 
     :param first: grades by task.
     :param second: grades by task.
-    :return: the agreement on what both graded; nan where kappa is not defined: nothing in common, or both constant.
+    :return: nan where kappa is undefined: nothing in common, or both constant.
     """
     both = [task for task in first if task in second]
     places = {query: place for place, query in enumerate(dict.fromkeys(queries[task] for task in both))}
@@ -62,10 +59,9 @@ def measure_agreement(
 
 
 def list_pairs(raters: Mapping[str, Mapping[str, int]]) -> list[tuple[str, str]]:
-    """List the pairs of judges that can be compared.
+    """List the pairs of judges that share a graded task.
 
     :param raters: grades by task, by judge.
-    :return: each two names, once.
     """
     names: Sequence[str] = list(raters)
     return [(a, b) for n, a in enumerate(names) for b in names[n + 1 :]]

@@ -1,4 +1,4 @@
-"""What a judge is given, what it answers, and the list of all of them."""
+"""The interface of judges, and their registry."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Report = Callable[[str, int, int], object]
 
 @dataclass(frozen=True)
 class Task:
-    """A pair to be judged. What a judge must not see is in :attr:`told`.
+    """A pair to be judged. Judges must not see :attr:`other_fields`.
 
-    :param task: 16 hexadecimal digits, the same for the same query text and item.
-    :param slice: the part of traffic it belongs to, or ``""``.
+    :param task: 16 hexadecimal digits that identify query text and item.
+    :param slice: traffic slice, or ``""``.
     :param arm: ``selected``, ``control`` or ``gold``.
-    :param told: the task line's other fields, such as the model's score.
+    :param other_fields: of the task line, such as the model's score.
     """
 
     task: str
@@ -30,17 +30,17 @@ class Task:
     text: str
     slice: str = ""
     arm: str = "selected"
-    told: Mapping[str, Any] = field(default_factory=dict)
+    other_fields: Mapping[str, Any] = field(default_factory=dict)
     where: str = ""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a judge says about a pair.
+    """A judge's answer about a pair.
 
-    :param grade: in ``0..k-1``; None where it was passed over on purpose.
-    :param grade_probs: ``k`` probabilities that sum to 1, or None where the judge gives a grade alone.
-    :param note: what it remarked, or ``""``.
+    :param grade: in ``0..k-1``; None if skipped on purpose.
+    :param grade_probs: ``k`` probabilities that sum to 1, or None for a judge that gives only a grade.
+    :param note: a remark, or ``""``.
     """
 
     grade: int | None
@@ -49,21 +49,17 @@ class Answer:
 
     @classmethod
     def of(cls, grade_probs: Sequence[float]) -> Answer:
-        """Make an answer of probabilities.
-
-        :param grade_probs: ``k`` of them.
-        :return: the answer, its grade the most probable one, ties to the lower.
-        """
+        """Make an answer of ``k`` probabilities; its grade is the most probable one, the lower of a tie."""
         return cls(int(grade_of([grade_probs])[0]), tuple(float(p) for p in grade_probs))
 
 
 @dataclass(frozen=True)
 class JudgingJob:
-    """What is to be judged, by which rules, and where the work lies.
+    """What to judge, by which guideline, and the work folder.
 
-    :param guideline: Markdown that says what each grade means; may be empty.
+    :param guideline: Markdown that defines each grade; may be empty.
     :param base: folder that paths in parameters are relative to.
-    :param label: what follows the colon in the judge's name, or ``""``.
+    :param label: part of the judge's name after the colon, or ``""``.
     """
 
     scale: GradeScale
@@ -73,20 +69,19 @@ class JudgingJob:
     label: str = ""
 
     def file(self, stem: str, suffix: str) -> Path:
-        """Name a file of this judge's.
+        """Name a file of this judge, different for each label.
 
-        :param suffix: of its name, with the dot.
-        :return: its path, different for each label.
+        :param suffix: with the dot.
         """
         return self.out / f"{stem}{'.' + self.label if self.label else ''}{suffix}"
 
 
 @dataclass(frozen=True)
 class JudgeAnswers:
-    """What a judge answered.
+    """The answers of a judge.
 
-    :param answers: by rater (``""`` where there is but one), then by task.
-    :param notes: what the reader should know, a line each.
+    :param answers: by rater (``""`` for a single one), then by task.
+    :param notes: for the reader, one line each.
     """
 
     answers: Mapping[str, Mapping[str, Answer]]
@@ -98,21 +93,20 @@ class JudgeAnswers:
 class Judge(Protocol):
     """Grades pairs. Its parameters are the fields of a frozen dataclass.
 
-    :param people: its answers are people's: they come later, gold is mixed among their tasks, and they may be used
-        unscored.
-    :param free: its answers cost nothing, so that all the gold there is can be asked of it.
+    :param people: its answers come from people, and later: gold is mixed into their tasks, and they may be unscored.
+    :param free: its answers cost nothing, so that all of the gold can be used.
     """
 
     people: ClassVar[bool]
     free: ClassVar[bool]
 
     def judge(self, tasks: Sequence[Task], job: JudgingJob, report: Report) -> JudgeAnswers:
-        """Answer what can be answered.
+        """Answer as many tasks as possible.
 
-        :param tasks: in the order in which they should be judged.
-        :param job: grades, guideline and place.
-        :param report: called with what is done, how many, and how many in all.
-        :raises DarlError: when it cannot work at all.
+        :param tasks: in judging order.
+        :param job: grades, guideline and work folder.
+        :param report: called with the step's name, items done and items in all.
+        :raises DarlError: if the judge cannot work at all.
         """
         ...
 

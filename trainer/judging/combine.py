@@ -1,8 +1,8 @@
-"""One label from several judges, each weighed by what it said about gold.
+"""One label from several judges, each weighted by its answers about gold.
 
-After Dawid and Skene 1979 (Applied Statistics 28:20-28): a judge is a table of how it grades a pair whose grade is
-known, and judges err independently given that grade. There it is estimated by EM from unlabelled pairs; here it is
-counted on gold, so that nothing has to be iterated and a majority in error cannot vote itself right.
+After Dawid and Skene 1979 (Applied Statistics 28:20-28): a judge is a confusion table, the probability of each answer
+given the true grade, and judges err independently given that grade. They estimate the tables by EM from unlabelled
+pairs; here they are counted on gold, so that nothing is iterated and a wrong majority cannot confirm itself.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ Floats = NDArray[np.float64]
 
 
 def to_probs(answer: Answer, k: int) -> Floats:
-    """Read an answer as probabilities.
+    """Convert an answer to ``[k]`` probabilities: its ``grade_probs``, or 1 at its grade.
 
-    :return: ``[k]`` its ``grade_probs``, or 1 at its grade.
-    :raises ValueError: for a pair that was passed over.
+    :raises ValueError: for a skipped pair.
     """
     if answer.grade is None:
         raise ValueError("a skipped pair has no grade")
@@ -32,12 +31,12 @@ def to_probs(answer: Answer, k: int) -> Floats:
 
 
 def tabulate_habits(answers: Mapping[str, Answer], gold: Mapping[str, int], k: int, *, smoothing: float) -> Floats:
-    """Tabulate how a judge grades a pair of a known grade.
+    """Estimate a judge's confusion table.
 
-    :param answers: its answers by task, those about gold among them.
-    :param gold: known grades by task; empty: the table is the prior alone.
-    :param smoothing: pairs that the prior counts for, a row: a judge who errs by ``d`` grades with a probability in
-        proportion to exp(-d²).
+    :param answers: by task, including those about gold.
+    :param gold: known grades by task; if empty, the table is the prior.
+    :param smoothing: weight of the prior, in pairs per row: an error of ``d`` grades has a probability proportional to
+        exp(-d²).
     :return: ``[k, k]`` rows that sum to 1: the probability of each answer given the grade.
     """
     prior = np.exp(-np.square(np.subtract.outer(np.arange(k), np.arange(k))).astype(np.float64))
@@ -49,23 +48,22 @@ def tabulate_habits(answers: Mapping[str, Answer], gold: Mapping[str, int], k: i
 
 
 def estimate_shares(gold: Mapping[str, int], k: int, *, smoothing: float) -> Floats:
-    """Estimate how frequent each grade is.
+    """Estimate the share of each grade, ``[k]``.
 
-    :param gold: known grades by task; empty: all are as frequent.
-    :return: ``[k]``, summing to 1.
+    :param gold: known grades by task; if empty, the shares are uniform.
     """
     counts = np.bincount(np.fromiter(gold.values(), dtype=np.int64, count=len(gold)), minlength=k) + smoothing / k
     return np.asarray(counts / counts.sum())
 
 
 def combine(answers: Sequence[Answer], tables: Sequence[Floats], prior: Floats) -> Answer:
-    """Weigh the answers of several judges about one pair.
+    """Combine the answers of several judges about one pair.
 
     :param answers: one or more, each with a grade.
-    :param tables: the habits of their judges, ``[k, k]`` each.
+    :param tables: ``[k, k]`` confusion table of each judge.
     :param prior: ``[k]`` share of each grade.
-    :return: the posterior; its grade is the most probable one, ties to the lower. A single answer is taken as it is:
-        one judge that passed its gate is not corrected behind its back.
+    :return: the posterior; its grade is the most probable one, the lower of a tie. A single one is returned as it is:
+        a judge that was accepted is not overruled.
     """
     if len(answers) == 1:
         return Answer(answers[0].grade, answers[0].grade_probs)

@@ -1,4 +1,4 @@
-"""What is written in the end: labels, answers, disagreements and the report."""
+"""The results of judging: labels, answers, disagreements and the report."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ JUDGMENTS, REPORT, ANSWERS, DISAGREEMENTS = (
 
 @dataclass(frozen=True)
 class JudgeReport:
-    """What came of judging.
+    """Outcome of judging.
 
-    :param pending: people have yet to answer; nothing was written but their tasks and the report.
+    :param pending: people have yet to answer; only their tasks and the report were written.
     :param judgments: the file of labels; None while pending.
-    :param details: everything, as ``report.json`` holds it.
+    :param details: contents of ``report.json``.
     """
 
     pending: bool
@@ -42,9 +42,9 @@ class JudgeReport:
 
 
 def conclude(ready: Prepared, config: JudgeConfig, raters: Sequence[ScoredRater], notes: Sequence[str]) -> JudgeReport:
-    """Give each task its label and write everything down.
+    """Label each task and write all results.
 
-    :raises GateRefused: when no judge may be used; the report is written before.
+    :raises GateRefused: if no judge can be used; the report is written before.
     """
     out = ready.job.out
     tasks = frozenset(task.task for task in ready.tasks)
@@ -87,7 +87,7 @@ def conclude(ready: Prepared, config: JudgeConfig, raters: Sequence[ScoredRater]
 
 
 def _labels(ready: Prepared, config: JudgeConfig, used: Sequence[ScoredRater]) -> dict[str, tuple[Answer, str]]:
-    """Give each task its label, and who it is from."""
+    """Return the label of each task, and whose it is."""
     k = ready.job.scale.k
     gold = {task.task: ready.gold.grades[task.task] for task in (*ready.gold.tasks, *ready.drawn.tasks)}
     tables = {rater.name: tabulate_habits(rater.answers, gold, k, smoothing=config.smoothing) for rater in used}
@@ -113,7 +113,7 @@ def _judgments(ready: Prepared, labels: Mapping[str, tuple[Answer, str]]) -> Ite
         row |= {"slice": task.slice} if task.slice else {}
         row |= {"arm": task.arm, "task": task.task, "judge": judge}
         row |= {"grade_probs": [round(p, 6) for p in answer.grade_probs]} if answer.grade_probs else {}
-        row |= {"model_score": task.told["score"]} if "score" in task.told else {}
+        row |= {"model_score": task.other_fields["score"]} if "score" in task.other_fields else {}
         yield row
 
 
@@ -133,7 +133,7 @@ def _answers(ready: Prepared, raters: Sequence[ScoredRater]) -> Iterable[dict[st
 def _apart(
     ready: Prepared, used: Sequence[ScoredRater], labels: Mapping[str, tuple[Answer, str]]
 ) -> list[dict[str, Any]]:
-    """List the tasks that judges grade differently, the farthest apart first."""
+    """List the tasks that judges grade differently, largest difference first."""
     rows = []
     for task in ready.tasks:
         grades = {r.name: a.grade for r in used if (a := r.answers.get(task.task)) is not None and a.grade is not None}

@@ -1,4 +1,4 @@
-"""``[judge]``: who judges, and how good a judge has to be."""
+"""``[judge]``: the judges, and how good they must be."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LABEL = re.compile(r"[A-Za-z0-9_-]{1,40}")
 
 
 class JudgeConfig(Settings, table="judge"):
-    """Table ``[judge]``: who judges what was selected."""
+    """Table ``[judge]``: who labels the selected pairs."""
 
     judges: tuple[str, ...] = setting(("file",), "registered judges; 'llm:a' and 'llm:b' are two of one kind")
     params: Mapping[str, Any] = setting({}, "parameters of each judge, a table per name in judges")
@@ -58,29 +58,26 @@ class JudgeConfig(Settings, table="judge"):
             JUDGES.resolve(parse_name(key)[0], given)
 
     def make(self, name: str) -> tuple[Any, str]:
-        """Make a judge.
+        """Make a judge; also return its label.
 
-        :return: the judge, and its label.
-        :raises UsageError: for a parameter that it has not, or one out of range.
+        :raises UsageError: for an unknown parameter, or one out of range.
         """
         kind, label = parse_name(name)
         make, values = JUDGES.resolve(kind, self.params.get(name, {}))
         return make(**values), label
 
     def gold_path(self, base: Path) -> Path | None:
-        """Find the gold.
+        """Return the gold file, if any.
 
         :param base: folder that the configuration's paths are relative to.
-        :return: its file, or None where none is named.
         """
         return base / self.gold if self.gold else None
 
     def guideline_text(self, base: Path) -> str:
-        """Read the guideline.
+        """Read the guideline's Markdown; ``""`` without one.
 
         :param base: folder that the configuration's paths are relative to.
-        :return: Markdown; ``""`` where none is named.
-        :raises UsageError: when it cannot be read.
+        :raises UsageError: if it cannot be read.
         """
         if not self.guideline:
             return ""
@@ -95,11 +92,9 @@ class JudgeConfig(Settings, table="judge"):
 
 
 def parse_name(name: str) -> tuple[str, str]:
-    """Take a judge's name apart.
+    """Split a judge's name, ``kind`` or ``kind:label``, into the registered kind and the label or ``""``.
 
-    :param name: ``kind`` or ``kind:label``.
-    :return: the registered kind, and the label or ``""``.
-    :raises UsageError: for an unknown kind, or a label that no file name could hold.
+    :raises UsageError: for an unknown kind, or a label that cannot be part of a file name.
     """
     kind, colon, label = name.partition(":")
     JUDGES[kind]

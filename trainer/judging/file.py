@@ -1,4 +1,4 @@
-"""Judge ``file``: a table goes out to people, and comes back filled."""
+"""Judge ``file``: people fill a table."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class FileJudge:
     format: Literal["csv", "jsonl"] = setting("csv", "format of the table")
 
     def judge(self, tasks: Sequence[Task], job: JudgingJob, report: Report) -> JudgeAnswers:
-        """Write the table, or read what it holds.
+        """Write the table, or read its answers so far.
 
-        :param job: grades, guideline and place.
+        :param job: grades, guideline and work folder.
         :return: the answers; pending while some are missing.
-        :raises InputError: naming file, line and field of what cannot be read.
+        :raises InputError: for an invalid answer, naming file, line and field.
         """
         path = job.base / self.path if self.path else job.file("tasks", f".{self.format}")
         if not path.exists():

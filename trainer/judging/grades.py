@@ -1,4 +1,4 @@
-"""A grade as a person or a model writes it: its number or its name."""
+"""Grades as people and models write them: by number or name."""
 
 from __future__ import annotations
 
@@ -6,23 +6,19 @@ from darl_opensearch.scores import GradeScale
 
 
 def list_grade_choices(scale: GradeScale) -> str:
-    """Say what may be written.
-
-    :return: ``0 irrelevant / 1 related / 2 fits``.
-    """
+    """List the valid answers: ``0 irrelevant / 1 related / 2 fits``."""
     if is_numbered(scale):
         return " / ".join(scale.names)
     return " / ".join(f"{grade} {name}" for grade, name in enumerate(scale.names))
 
 
 def parse_grade(value: object, scale: GradeScale) -> int | None:
-    """Read a grade.
+    """Parse a grade; None if invalid.
 
-    Where names are numbers themselves, such as stars from 1 to 5, a number is a name: it would be two grades else.
+    If the names are numbers themselves, such as stars from 1 to 5, a number is read as a name.
 
-    :param value: ``2``, ``"2"``, ``"2.0"`` (what a spreadsheet makes of it), ``"fits"`` or ``"2 fits"``; case and
-        runs of blanks do not count.
-    :return: the grade, or None where it is none of them.
+    :param value: ``2``, ``"2"``, ``"2.0"`` (as a spreadsheet writes it), ``"fits"`` or ``"2 fits"``; case and runs of
+        blanks do not count.
     """
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
@@ -42,7 +38,7 @@ def parse_grade(value: object, scale: GradeScale) -> int | None:
 
 
 def is_numbered(scale: GradeScale) -> bool:
-    """Say whether the grades' names are numbers themselves."""
+    """Whether the grades' names are numbers."""
     return all(_number(_fold(name)) is not None for name in scale.names)
 
 

@@ -1,4 +1,4 @@
-"""Judges whose answers are there already: files of judgments, judgment lists, clicks."""
+"""Judges that look up existing labels: files of judgments, judgment lists, clicks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _CUTS = "cut points between grades, for ratings that are not grades: 0.5,1.5"
 @JUDGES.register("judgments", cite="ours")
 @dataclass(frozen=True, kw_only=True)
 class KnownJudge:
-    """Judgments that are there already, in the trainer's own form."""
+    """Existing judgments in the trainer's own format."""
 
     people: ClassVar[bool] = False
     free: ClassVar[bool] = True
@@ -119,7 +119,7 @@ def _importer(name: str, scale: GradeScale, **params: Any) -> Any:
 def _gather(
     read: Callable[[Gathering], Mapping[str, int]], tasks: Sequence[Task], scale: GradeScale, path: Path
 ) -> tuple[dict[str, Answer], Mapping[str, int]]:
-    """Let an importer read into SQLite in a temporary file: an export may be larger than the memory."""
+    """Run an importer into a temporary SQLite file: an export may be larger than memory."""
     wanted = {task.task for task in tasks}
     answers: dict[str, Answer] = {}
     with tempfile.TemporaryDirectory(prefix="darl-judge-") as scratch:

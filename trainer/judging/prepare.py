@@ -1,4 +1,4 @@
-"""A job: tasks and gold read and checked, and the folder that holds the work on them."""
+"""A judging job: its tasks and gold, read and checked, and its work folder."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ ABOUT, FORMAT = "job.json", 1
 
 @dataclass(frozen=True)
 class Prepared:
-    """What is to be judged, read and checked.
+    """A checked job.
 
-    :param tasks: what wants labels, in the order of the files.
-    :param drawn: those that are mixed among the tasks of a judge that costs something.
-    :param job: grades, guideline and place.
+    :param tasks: to be labelled, in file order.
+    :param drawn: gold to mix into the tasks of judges that are not free.
+    :param job: grades, guideline and work folder.
     """
 
     tasks: tuple[Task, ...]
@@ -34,14 +34,11 @@ class Prepared:
     job: JudgingJob
 
     def mixed(self, seed: int) -> list[Task]:
-        """Mix tasks and gold for people.
-
-        :return: what they judge, in order.
-        """
+        """Mix tasks and gold for people, in judging order."""
         return order_blindly([*self.tasks, *self.drawn.tasks], seed)
 
     def gold_for(self, judge: Any) -> Gold:
-        """Choose the gold that a judge is asked."""
+        """Choose the gold for a judge."""
         return self.gold if judge.free else self.drawn
 
 
@@ -56,14 +53,14 @@ def prepare_judging(
     guideline: str | None = None,
     texts: Mapping[str, str] | None = None,
 ) -> Prepared:
-    """Read tasks and gold, without writing anything.
+    """Read tasks and gold without writing anything.
 
     :param gold: judgments with known grades, or None.
     :param base: folder that the configuration's paths are relative to.
-    :param guideline: Markdown; None: the file that the configuration names.
-    :param texts: item texts by id, for gold without any.
+    :param guideline: Markdown; None: the configured file.
+    :param texts: item texts by id, for gold without texts.
     :raises InputError: for a broken line, or a gold task without a known grade.
-    :raises UsageError: for a judge that may not be used unscored, where there is no gold.
+    :raises UsageError: without gold for a judge that must be scored.
     """
     everything = read_tasks(tasks)
     wanted = tuple(task for task in everything if task.arm != "gold")
@@ -92,9 +89,9 @@ def prepare_judging(
 
 
 def open_work(ready: Prepared, config: JudgeConfig) -> None:
-    """Make the folder of the work, or see that it is this job's.
+    """Create the work folder, or check that it belongs to this job.
 
-    :raises InputError: when the folder holds another job.
+    :raises InputError: if it holds another job.
     """
     out = ready.job.out
     pairs = sorted((task.task, task.query, task.text, task.arm) for task in (*ready.tasks, *ready.drawn.tasks))
@@ -120,14 +117,11 @@ def open_work(ready: Prepared, config: JudgeConfig) -> None:
 
 
 def may_go_unscored(name: str, config: JudgeConfig) -> bool:
-    """Say whether a judge may be used where there is too little gold to score it.
-
-    :return: whether it may: people, judgments that are there, and whoever is trusted by name.
-    """
+    """Whether a judge may be used with too little gold to score it: people, existing judgments and trusted ones may."""
     judge, _ = config.make(name)
     return name in config.trusted or judge.people or name.partition(":")[0] == "judgments"
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON file that is there whole or not at all."""
+    """Write a JSON file atomically."""
     write_file(path, json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n")

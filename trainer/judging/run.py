@@ -1,7 +1,7 @@
 """Judging from end to end: tasks in, judges scored on gold, judgments out.
 
-Everything lies in one folder, and the same call goes on where the last one stopped: people's answers and an LLM's are
-read from where they were committed.
+All work lies in one folder, and the same call resumes it: answers of people and LLMs are read from where they were
+committed.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ def judge(
     texts: Mapping[str, str] | None = None,
     report: Report = _silent,
 ) -> JudgeReport:
-    """Have tasks judged: score each judge on gold, refuse the bad ones, weigh the rest, write labels.
+    """Label tasks: score each judge on gold, refuse the bad ones, weight the others, write labels.
 
-    :param config: who judges, and how good a judge has to be.
-    :param tasks: task files: JSONL, a pair a line.
-    :param gold: judgments with known grades, or None where only people and known judgments are asked.
-    :param out: folder of the work; made where it is missing, gone on with where it is there.
+    :param config: the judges, and how good they must be.
+    :param tasks: task files: JSONL, one pair per line.
+    :param gold: judgments with known grades; None if only people and existing judgments are used.
+    :param out: work folder; created if missing, resumed if not.
     :param base: folder that the configuration's paths are relative to.
-    :param guideline: Markdown; None: the file that the configuration names.
+    :param guideline: Markdown; None: the configured file.
     :param texts: item texts by id, for gold lines without ``text``.
-    :param report: called with what is done, how many, and how many in all.
-    :return: labels and report; pending where people have yet to answer.
+    :param report: called with the step's name, items done and items in all.
+    :return: labels and report; pending while people have yet to answer.
     :raises InputError: for a broken file, or a folder that holds another job.
-    :raises UsageError: for parameters that do not fit.
-    :raises GateRefused: when no judge is good enough; ``report.json`` is written before.
+    :raises UsageError: for invalid parameters.
+    :raises GateRefused: if no judge is good enough; ``report.json`` is written before.
     """
     ready = prepare_judging(config, tasks, gold, scale=scale, out=out, base=base, guideline=guideline, texts=texts)
     open_work(ready, config)
@@ -64,9 +64,9 @@ def judge(
 
 
 def estimate(ready: Prepared, config: JudgeConfig) -> list[dict[str, Any]]:
-    """Say what judging would cost, without asking anybody.
+    """Estimate the cost of judging without asking any judge.
 
-    :return: for each judge its name and pairs, and where it knows them calls, tokens and cost.
+    :return: for each judge its name and pairs, and if known calls, tokens and cost.
     """
     estimates = []
     for name in config.judges:
@@ -79,7 +79,7 @@ def estimate(ready: Prepared, config: JudgeConfig) -> list[dict[str, Any]]:
 
 
 def _ask(name: str, ready: Prepared, config: JudgeConfig, report: Report) -> tuple[list[ScoredRater], list[str]]:
-    """Ask one judge: people everything at once, any other first what is known, and the rest only if it passes."""
+    """Run one judge: people on everything at once, others on gold first and on the rest only if they pass."""
     judge, label = config.make(name)
     job = JudgingJob(ready.job.scale, ready.job.guideline, ready.job.out, ready.job.base, label)
     gold = ready.gold_for(judge)
@@ -116,7 +116,6 @@ def _ask(name: str, ready: Prepared, config: JudgeConfig, report: Report) -> tup
 
 
 def _added(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """Add up what gold and tasks cost."""
     total = dict(first)
     for key, value in second.items():
         before = total.get(key)

@@ -1,4 +1,4 @@
-"""Whether a judge's labels may be used: its agreement with gold, against what is asked of it."""
+"""Whether a judge's labels can be used, by its agreement with gold."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ USED, UNSCORED, REFUSED, WAITING = "used", "unscored", "refused", "waiting"
 
 @dataclass(frozen=True)
 class ScoredRater:
-    """A judge, what it answered and what that is worth.
+    """A judge, its answers and its verdict.
 
-    :param name: as configured, with ``/`` and the rater where there are several.
-    :param answers: by task, gold among them.
-    :param gold: agreement with gold; None where it graded none of it.
+    :param name: as configured, with ``/`` and the rater if there are several.
+    :param answers: by task, including gold.
+    :param gold: agreement with gold; None if it graded none.
     :param verdict: ``used``, ``unscored`` (used without a score), ``refused`` or ``waiting`` (for people).
     """
 
@@ -34,13 +34,13 @@ class ScoredRater:
 
     @property
     def usable(self) -> bool:
-        """Whether its labels are used."""
+        """Whether its labels can be used."""
         return self.verdict in (USED, UNSCORED)
 
     def to_json(self, tasks: frozenset[str]) -> dict[str, Any]:
         """Render for the report.
 
-        :param tasks: what was to be judged, gold left out.
+        :param tasks: the tasks without gold.
         """
         mine = [answer for task, answer in self.answers.items() if task in tasks]
         graded = sum(answer.grade is not None for answer in mine)
@@ -57,10 +57,9 @@ class ScoredRater:
 
 
 def keep_graded(answers: Mapping[str, Answer]) -> dict[str, int]:
-    """Leave out what was passed over.
+    """Return the grades by task, without skipped pairs.
 
     :param answers: by task.
-    :return: grades by task.
     """
     return {task: answer.grade for task, answer in answers.items() if answer.grade is not None}
 
@@ -77,13 +76,12 @@ def score_rater(
     waiting: bool,
     counts: Mapping[str, Any],
 ) -> ScoredRater:
-    """Hold a judge against gold.
+    """Score a judge against gold; a bad score means refusal, trusted or not.
 
-    :param answers: its answers by task.
-    :param gold: known grades by task, as far as it was asked.
+    :param answers: by task.
+    :param gold: known grades of the gold tasks it was given.
     :param trusted: whether it may be used without a score.
-    :param waiting: whether more answers may come, and are waited for.
-    :return: the verdict. What was scored badly is refused, trusted or not.
+    :param waiting: whether more answers are expected.
     """
     mine = {task: grade for task, grade in keep_graded(answers).items() if task in gold}
     agreement = measure_agreement(gold, mine, queries, k, draws=config.draws, seed=config.seed) if mine else None

@@ -1,4 +1,4 @@
-"""The table that people fill: CSV that a spreadsheet neither executes nor spoils, or JSONL."""
+"""The table that people fill: CSV that a spreadsheet neither executes nor corrupts, or JSONL."""
 
 from __future__ import annotations
 
@@ -39,17 +39,14 @@ def write_csv(path: Path, tasks: Sequence[Task], scale: GradeScale) -> None:
 
 
 def write_jsonl(path: Path, tasks: Sequence[Task], scale: GradeScale) -> None:
-    """Write a line for each pair, its grade null."""
+    """Write one line per pair, with a null grade."""
     rows = ({"grade": None, "query": task.query, "item": task.text, "choices": list_grade_choices(scale), "note": "",
              "task": _PREFIX + task.task} for task in tasks)  # fmt: skip
     write_rows(path, rows)
 
 
 def safe_cell(text: str) -> str:
-    """Make a text fit for a cell: nothing that a spreadsheet runs, drops or takes for a number.
-
-    :return: one line of it, an apostrophe before what would be a formula.
-    """
+    """Make a text safe for a cell: one line, with an apostrophe before anything a spreadsheet would run or convert."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     if len(line) > _MOST:
         line = line[: _MOST - 1] + "…"
@@ -57,11 +54,11 @@ def safe_cell(text: str) -> str:
 
 
 def read_sheet(path: Path, tasks: Sequence[Task], scale: GradeScale) -> dict[str, Answer]:
-    """Read what people filled in so far.
+    """Read the grades filled in so far.
 
-    :param path: CSV (parted by comma, semicolon or tab: a spreadsheet chooses by country) or JSONL.
-    :return: answers by task; rows whose grade is empty are left out, and so are rows that are no longer there.
-    :raises InputError: naming file, line and field of an unknown grade or task, or of a pair graded twice.
+    :param path: CSV (with commas, semicolons or tabs, as spreadsheets vary by country) or JSONL.
+    :return: answers by task, without rows that have no grade.
+    :raises InputError: for an unknown grade or task, or a pair graded twice, naming file, line and field.
     """
     names = {task.task for task in tasks}
     answers: dict[str, Answer] = {}

@@ -1,4 +1,4 @@
-"""Task files and gold: read, mixed and put into an order that gives nothing away."""
+"""Task files and gold: reading, mixing, and an order that reveals nothing."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _OWN = frozenset(field.name for field in dataclasses.fields(Task))
 
 @dataclasses.dataclass(frozen=True)
 class Gold:
-    """Pairs whose grades are known.
+    """Pairs with known grades.
 
     :param tasks: the pairs; their arm is ``gold``.
-    :param grades: the grade of each, by task.
+    :param grades: by task.
     """
 
     tasks: tuple[Task, ...]
@@ -37,20 +37,18 @@ class Gold:
 
 
 def task_id(query: str, item_id: str) -> str:
-    """Name a pair.
+    """Identify a pair by 16 hexadecimal digits.
 
     :param query: the query's text; case and runs of blanks do not count.
-    :return: 16 hexadecimal digits.
     """
     return digest_data(f"{same_text(query)}\n{item_id}")[:16]
 
 
 def read_tasks(paths: Sequence[Path]) -> list[Task]:
-    """Read task files.
+    """Read task files, in order.
 
-    :param paths: JSONL, a pair a line: query, item_id and text; query_id, task, slice, arm and others where given.
-    :return: the tasks, in order.
-    :raises InputError: for a broken line, a pair that is there twice, a query id with two texts, or nothing at all.
+    :param paths: JSONL, one pair per line: query, item_id and text; optionally query_id, task, slice, arm and others.
+    :raises InputError: for a broken line, a repeated pair, a query id with two texts, or an empty file.
     """
     tasks: dict[str, Task] = {}
     texts: dict[str, str] = {}
@@ -65,11 +63,10 @@ def read_tasks(paths: Sequence[Path]) -> list[Task]:
 
 
 def read_gold(path: Path, scale: GradeScale, texts: Mapping[str, str]) -> Gold:
-    """Read judgments of pairs whose grades are known.
+    """Read judgments with known grades, in order.
 
-    :param path: JSONL: query, item_id and grade; query_id, slice and text where given.
-    :param texts: item texts by id, for lines without a ``text``.
-    :return: the gold, in order.
+    :param path: JSONL: query, item_id and grade; optionally query_id, slice and text.
+    :param texts: item texts by id, for lines without ``text``.
     :raises InputError: for a broken line, an unknown grade, an item without text, or a pair with two grades.
     """
     tasks: dict[str, Task] = {}
@@ -83,7 +80,7 @@ def read_gold(path: Path, scale: GradeScale, texts: Mapping[str, str]) -> Gold:
 
 
 def draw_gold(gold: Gold, tasks: Sequence[Task], pairs: int, seed: int) -> Gold:
-    """Draw gold to mix among tasks, as many items a query as theirs have, leaving out pairs that are judged anyway."""
+    """Sample gold to mix among tasks, with as many items per query as theirs, without pairs to be judged anyway."""
     taken = {task.task for task in tasks}
     queries: dict[str, list[Task]] = {}
     for task in gold.tasks:
@@ -102,10 +99,7 @@ def draw_gold(gold: Gold, tasks: Sequence[Task], pairs: int, seed: int) -> Gold:
 
 
 def order_blindly(tasks: Sequence[Task], seed: int) -> list[Task]:
-    """Shuffle queries, and the items within each: no place says what a model thought, or which pairs are gold.
-
-    :return: all of them, those of one query text side by side.
-    """
+    """Shuffle queries, and items within each, so that positions reveal neither scores nor gold; query texts stay adjacent."""
     queries: dict[str, list[Task]] = {}
     for task in sorted(tasks, key=lambda task: task.task):  # by a hash: the order of the file does not count
         queries.setdefault(same_text(task.query), []).append(task)

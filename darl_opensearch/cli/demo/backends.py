@@ -28,7 +28,7 @@ Advance = Callable[[], object]
 
 
 def open_log(spool: Path, bundle: Bundle) -> OodLog:
-    """Open a log that keeps every pair: the demo counts them."""
+    """Open a log that keeps every pair, for the demo to count."""
     card = bundle.card
     return OodLog.open(spool, model=card.name, version=card.version, alpha=card.ood.alpha, sample_rate=1.0)
 
@@ -36,9 +36,9 @@ def open_log(spool: Path, bundle: Bundle) -> OodLog:
 def search_embedded(
     bundle: Bundle, sample: Sample, spool: Path, advance: Advance
 ) -> tuple[list[RouteRun], list[PairRecord]]:
-    """Search without any OpenSearch: SQLite BM25, the Python reranker, the spool as the store.
+    """Search without OpenSearch: SQLite BM25, the Python reranker, and the spool as the store.
 
-    :return: the ways of searching, and the logged pairs.
+    :return: the results of each route, and the logged pairs.
     """
     from darl_opensearch.ood.store import SpoolStore
 
@@ -69,9 +69,9 @@ def search_embedded(
 
 @contextlib.contextmanager
 def run_scorer(bundle: Bundle, spool: Path, url: str, key: str, log_path: Path) -> Iterator[str]:
-    """Run ``darl serve`` beside the cluster.
+    """Run ``darl serve`` for the cluster.
 
-    :raises DarlError: when it does not start.
+    :raises DarlError: if it does not start.
     """
     command = [
         sys.executable, "-m", "darl_opensearch", "serve", str(bundle.path), "--port", "0", "--ood-log", str(spool),
@@ -104,7 +104,7 @@ def _address(process: subprocess.Popen[bytes], log_path: Path, seconds: float = 
 
 @contextlib.contextmanager
 def run_node(*, keep: bool) -> Iterator[str]:
-    """Run a node of the demo's own, or leave one at the default port."""
+    """Run a temporary node, or leave one running on the default port."""
     from darl_opensearch.node import running_node, up
 
     if keep:
@@ -118,9 +118,9 @@ def search_cluster(
     bundle: Bundle, sample: Sample, url: str, scorer_url: str, key: str, spool: Path, advance: Advance,
     say: Callable[[str], object],
 ) -> tuple[list[RouteRun], list[PairRecord]]:  # fmt: skip
-    """Register both modes in a real node and search every way.
+    """Register both modes in a real node and search by every route.
 
-    :return: the ways of searching, and the pairs the data stream holds.
+    :return: the results of each route, and the pairs in the data stream.
     """
     from darl_opensearch.cluster import Cluster, PipelineOptions, RegisterOptions, ScorerAddress, register
     from darl_opensearch.cluster import load_items as load

@@ -1,4 +1,4 @@
-"""What the demo's table says: nDCG, judged share, OOD shares, latency."""
+"""The demo's measurements: nDCG, judged share, OOD shares, latency."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LEAST_JUDGED = 0.95
 
 @dataclass
 class RouteRun:
-    """One way of searching, over all test queries.
+    """Results of one search route over all test queries.
 
     :param ranked: item ids by query id, best first.
     """
@@ -31,9 +31,9 @@ class RouteRun:
     not_reranked: list[str] = field(default_factory=list)
 
     def add(self, query: TestQuery, ids: Sequence[str], took_ms: float, *, reranked: bool = True) -> None:
-        """Take one search in.
+        """Record one search.
 
-        :param ids: what came back, best first.
+        :param ids: returned items, best first.
         """
         self.ranked[query.query_id] = list(ids)
         self.latency_ms.append(took_ms)
@@ -41,10 +41,7 @@ class RouteRun:
             self.not_reranked.append(query.query_id)
 
     def latency(self) -> dict[str, float]:
-        """Median and 95th percentile.
-
-        :return: milliseconds a search.
-        """
+        """Median and 95th percentile, in milliseconds per search."""
         ordered = sorted(self.latency_ms)
         last = ordered[min(len(ordered) - 1, math.ceil(0.95 * len(ordered)) - 1)]
         return {"median_ms": round(statistics.median(ordered), 1), "p95_ms": round(last, 1)}
@@ -55,8 +52,7 @@ def measure_quality(
 ) -> dict[str, Any]:
     """Measure nDCG@10 and judged@10 of some queries.
 
-    The ideal order is over all judged items of the query. Queries without a relevant item are left out of
-    nDCG.
+    The ideal ranking is over all judged items of the query. Queries without a relevant item are left out of nDCG.
     """
     values, judged, shown = [], 0, 0
     relevant: dict[str, list[float]] = defaultdict(list)
@@ -76,10 +72,10 @@ def measure_quality(
 
 
 def measure_ood_shares(pairs: Iterable[PairRecord], sample: Sample) -> dict[tuple[bool, bool], Share]:
-    """Share OOD by seen or new query kind and seen or new item kind, intervals clustered by query.
+    """Share of OOD pairs by whether query and item are of a trained kind, with intervals clustered by query.
 
     :param pairs: logged pairs, with their weights.
-    :param sample: which query and item is of which kind.
+    :param sample: for the kinds of its queries and items.
     :return: share by (query seen, item seen).
     """
     seen = {query.query_id: query.seen for query in sample.queries}
@@ -96,10 +92,9 @@ def measure_ood_shares(pairs: Iterable[PairRecord], sample: Sample) -> dict[tupl
 
 
 def find_alarms(shares: Mapping[tuple[bool, bool], Share], alpha: float) -> list[str]:
-    """Say where the OOD shares are not what the calibration promises.
+    """List OOD shares that deviate from the calibration, one clause each.
 
     :param shares: by (query seen, item seen).
-    :return: one clause for each; empty when all is well.
     """
     alarms = []
     old, new = shares.get((True, True)), shares.get((False, False))
@@ -113,11 +108,10 @@ def find_alarms(shares: Mapping[tuple[bool, bool], Share], alpha: float) -> list
 def find_failures(
     runs: Sequence[RouteRun], first: str, overall: Mapping[str, Mapping[str, Any]], logged: int, expected: int
 ) -> list[str]:
-    """Say what makes the demo fail.
+    """List the reasons why the demo fails, one clause each.
 
-    :param overall: quality by way of searching.
+    :param overall: quality by route.
     :param expected: pairs scored by the route that logs.
-    :return: one clause for each; empty when all is well.
     """
     problems = [
         f"{run.name}: {len(run.not_reranked)} searches came back not reranked" for run in runs if run.not_reranked

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 def lay_out_quality(runs: Sequence[RouteRun], sample: Sample, gains: Sequence[float]) -> tuple[Table, dict[str, Any]]:
     """Lay out nDCG@10 and judged@10 by slice.
 
-    :param runs: ways of searching; the first is the first stage.
-    :return: the table, and its figures by row and way.
+    :param runs: results by route; the first is the first stage.
+    :return: the table, and its figures by row and route.
     """
     table = Table(title="nDCG@10 before and after, held-out queries (judged@10 in brackets)")
     for name in ("queries of", "n", *(run.name for run in runs)):
@@ -49,7 +49,7 @@ def _cell(values: Mapping[str, Any]) -> str:
 
 
 def lay_out_ood(shares: Mapping[tuple[bool, bool], Share], alpha: float) -> Table:
-    """Lay out the share OOD by kind of query and kind of item.
+    """Lay out the OOD share by kind of query and kind of item.
 
     :param shares: by (query seen, item seen).
     """
@@ -63,11 +63,7 @@ def lay_out_ood(shares: Mapping[tuple[bool, bool], Share], alpha: float) -> Tabl
 
 
 def format_share_interval(share: Share | None) -> str:
-    """Print a share with its interval.
-
-    :param share: the share, if there is one.
-    :return: text such as ``0.050 [0.030, 0.074]``.
-    """
+    """Format a share with its interval: ``0.050 [0.030, 0.074]``; a dash for None."""
     if share is None or share.value is None:
         return "–"
     if share.low is None or share.high is None:
@@ -76,7 +72,7 @@ def format_share_interval(share: Share | None) -> str:
 
 
 def lay_out_latency(runs: Sequence[RouteRun]) -> Table:
-    """Lay out the time of a search and the searches that were not reranked."""
+    """Lay out latency and the searches that were not reranked."""
     table = Table(title="A search of 10 hits, one at a time")
     for name in ("", "median", "95 %", "searches", "not reranked"):
         table.add_column(name, justify="right" if name else "left")
@@ -96,9 +92,9 @@ def lay_out_example(
     names: Mapping[str, str],
     scale: GradeScale,
 ) -> Table:
-    """Show one query's old and new order.
+    """Show one query's ranking before and after.
 
-    :param after: item id, scores and row of each hit in the model's order.
+    :param after: item id, scores and row of each hit, in the model's order.
     :param names: product names by item id.
     """
     kind = "" if query.seen else ", a kind the model was never taught"
@@ -116,12 +112,12 @@ def lay_out_example(
 
 
 def open_console() -> Console:
-    """Where results go: stdout, wide enough for the tables where it is no terminal."""
+    """Make a console for stdout, wide enough for the tables if it is not a terminal."""
     return Console(width=None if Console().is_terminal else 120, highlight=False)
 
 
 def lay_out_second_act(act: SecondAct, first: RouteRun, sample: Sample, gains: Sequence[float]) -> tuple[Table, Any]:
-    """Lay out both versions on the test queries: order, and what is out of distribution among the hits shown.
+    """Lay out both versions on the test queries: quality, and OOD shares of the hits shown.
 
     :return: the table, and its figures.
     """
@@ -149,7 +145,7 @@ def _share_ood(is_ood: Mapping[str, Sequence[bool]], queries: Sequence[TestQuery
 
 
 def lay_out_cycle(act: SecondAct) -> Table:
-    """Lay out what each step of the cycle left."""
+    """Lay out the result of each step of the cycle."""
     steps, table = act.cycle, Table(title=f"Second act: the cycle, step by step ({act.outcome})")
     table.add_column("step")
     table.add_column("what it left")

@@ -28,10 +28,10 @@ from darl_opensearch.stats.ranking import dcg
 
 @dataclass(frozen=True)
 class DemoOptions:
-    """What ``darl demo`` was asked for.
+    """Options of ``darl demo``.
 
-    :param out: where run, bundle and logs go.
-    :param embedded: do without a node even where one can run.
+    :param out: folder for run, bundle and logs.
+    :param embedded: run without a node even if one could be started.
     """
 
     sample: Path
@@ -42,7 +42,7 @@ class DemoOptions:
 
 @dataclass
 class _Clock:
-    """Seconds a step took, printed as they pass."""
+    """Seconds per step, printed as they pass."""
 
     say: Callable[[str], object]
     seconds: dict[str, float]
@@ -58,7 +58,7 @@ class _Clock:
 def run_demo(options: DemoOptions, say: Callable[[str], object], update: Callable[[str, int, int], object]) -> Any:
     """Run the whole loop once.
 
-    :param update: shows progress: what, done, total.
+    :param update: shows progress: step, done, total.
     :return: figures, tables and failures.
     """
     possible = node_possible()
@@ -91,7 +91,7 @@ def run_demo(options: DemoOptions, say: Callable[[str], object], update: Callabl
 
 
 def make_bundle(options: DemoOptions, clock: _Clock, update: Callable[[str, int, int], object]) -> Bundle:
-    """Train and export, or find that it is done."""
+    """Train and export."""
     plan = load("trainer.stages.plan", "train")
     config_module = load("trainer.config", "train")
     exporter = load("trainer.export", "train")
@@ -146,9 +146,9 @@ def _second_act(
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo found.
+    """Results of the demo.
 
-    :param failures: what is not as it must be.
+    :param failures: one clause each.
     """
 
     tables: tuple[Any, ...]
@@ -191,7 +191,7 @@ def _result(
         "pairs_logged": len(pairs),
         "second_act": {
             "outcome": second.outcome,
-            "said": second.said,
+            "said": second.reason,
             "quality": second_figures,
             "gate": {key: value for key, value in second.cycle["gate"].items() if key != "settings"},
             "pairs": second.cycle["train"]["pairs"],
@@ -208,7 +208,7 @@ def _result(
 
 
 def find_second_act_failures(second: SecondAct) -> list[str]:
-    """Say what of the second act makes the demo fail; a gate that says no does not."""
+    """List what makes the demo fail in the second act; a refusal by the gate does not."""
     problems = [
         f"{searched.run.name}: {len(searched.run.not_reranked)} searches came back not reranked"
         for searched in (second.before, second.after, second.back)
@@ -218,7 +218,7 @@ def find_second_act_failures(second: SecondAct) -> list[str]:
 
 
 def _scored(runs: list[RouteRun], sample: Sample, pairs: list[PairRecord]) -> int:
-    """Pairs the logging route must have scored: each request's positions run from 0 without a gap."""
+    """Count the pairs that the logging route must have scored: the positions of a request are contiguous from 0."""
     last: dict[str, int] = {}
     for pair in pairs:
         last[pair.request_id] = max(last.get(pair.request_id, -1), pair.position)
@@ -230,7 +230,7 @@ def _scored(runs: list[RouteRun], sample: Sample, pairs: list[PairRecord]) -> in
 def choose_examples(
     runs: list[RouteRun], sample: Sample, pairs: list[PairRecord], gains: Sequence[float]
 ) -> list[TestQuery]:
-    """A seen query whose order improved much, and a new one with the most OOD pairs."""
+    """Choose a seen query whose ranking improved, and a new one with the most OOD pairs."""
 
     def gain(query: TestQuery) -> float:
         orders = (runs[-1].ranked[query.query_id], runs[0].ranked[query.query_id])

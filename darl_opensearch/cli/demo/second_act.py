@@ -1,7 +1,7 @@
 """The demo's second act: later traffic is searched, logged, selected, judged, trained on, gated and released.
 
-The judges are the sample's own held-back judgments. Where the gate says no, that is shown, and the switch and the way
-back are shown by hand.
+The judgments are held back from the sample. If the gate refuses the new version, that is shown, and the switch and
+the rollback are done by hand.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ RELEASED = "released"
 
 @dataclass(frozen=True)
 class Searched:
-    """What some searches brought.
+    """Results of a series of searches.
 
     :param is_ood: by query id, whether each hit shown is out of distribution.
     """
@@ -44,7 +44,7 @@ class Searched:
 
 @dataclass(frozen=True)
 class SecondAct:
-    """What the second act came to.
+    """Outcome of the second act.
 
     :param outcome: ``released``, or ``refused`` by the gate.
     :param before: the test queries, searched with version 1.
@@ -55,7 +55,7 @@ class SecondAct:
 
     cycle: Mapping[str, Any]
     outcome: str
-    said: str
+    reason: str
     before: Searched
     after: Searched
     back: Searched
@@ -72,7 +72,7 @@ class DemoBackend:
     """Where the second act searches, logs and releases.
 
     :param bundle: version 1.
-    :param url: the cluster; None: none.
+    :param url: of the cluster, if any.
     """
 
     def __init__(self, bundle: Bundle, sample: Sample, folder: Path, url: str | None) -> None:
@@ -82,10 +82,10 @@ class DemoBackend:
     def search(
         self, name: str, bundle: Bundle, queries: Sequence[TestQuery], spool: Path | None, advance: Callable[[], object]
     ) -> Searched:
-        """Search by whatever serves now.
+        """Search with the serving version.
 
-        :param bundle: what serves; in a cluster the pipeline decides, and this is its card.
-        :param spool: where requests are logged; None: they are not.
+        :param bundle: the serving one; in a cluster the pipeline decides, and this supplies its card.
+        :param spool: for logging requests, if given.
         """
         run, is_ood = RouteRun(name), {}
         with contextlib.ExitStack() as open_:
@@ -110,17 +110,17 @@ class DemoBackend:
 
         through = PipelineSearch(connect(ClusterOptions(url=self.url or "")), bundle, INDEX, PIPELINE)
 
-        def one(query: TestQuery) -> tuple[list[str], list[bool], float, bool, RankedRequest | None]:
+        def search_once(query: TestQuery) -> tuple[list[str], list[bool], float, bool, RankedRequest | None]:
             out = through.search(query.query, size=SIZE, query_id=query.query_id, slice=query.slice)
             flags = [bool(hit.is_ood) for hit in out.hits]
             return [hit.id for hit in out.hits], flags, out.took_ms, out.reranked, out.ranked_request()
 
-        return one
+        return search_once
 
     def _embedded(self, scorer: Scorer) -> Callable[[TestQuery], Any]:
         index, texts = self._index, self.sample.texts
 
-        def one(query: TestQuery) -> tuple[list[str], list[bool], float, bool, RankedRequest | None]:
+        def search_once(query: TestQuery) -> tuple[list[str], list[bool], float, bool, RankedRequest | None]:
             started = time.perf_counter()
             ids = [hit.item_id for hit in index.search(query.query, WINDOW)] if index else []
             if not ids:
@@ -136,12 +136,12 @@ class DemoBackend:
             flags = scores.is_ood
             return [ids[row] for row in order], [bool(flags[row]) for row in order], took, True, request
 
-        return one
+        return search_once
 
     def write_config(self, darl_toml: Path) -> Path:
         """Write the cycle's configuration.
 
-        :param darl_toml: the one that version 1 was trained by.
+        :param darl_toml: that version 1 was trained with.
         """
         seen = {query.query_id for query in self.sample.queries if query.seen}
         lines = LineKind().read(self.sample.folder / "test_judgments.jsonl")
@@ -158,7 +158,7 @@ class DemoBackend:
         return path
 
     def ship(self, spool: Path) -> None:
-        """Send the spooled records to the cluster, as ``darl ship`` does, and wait until they can be searched."""
+        """Ship the spool, as ``darl ship`` does, and wait until its records can be searched."""
         if self.url is None:
             return
         from darl_opensearch.connect import ClusterOptions, connect
@@ -170,10 +170,9 @@ class DemoBackend:
         client.indices.refresh(index=STREAM)
 
     def by_hand(self, made: Bundle, note: str) -> None:
-        """Release without a gate: to show the switch where the gate said no.
+        """Release version 2 without a gate, to show the switch after a refusal.
 
-        :param made: version 2.
-        :param note: why, for the history.
+        :param note: reason for the history.
         """
         if self.url is None:
             return
@@ -184,7 +183,7 @@ class DemoBackend:
         release(made, Cluster.open(ClusterOptions(url=self.url)), ReleaseOptions(pipeline=PIPELINE, note=note))
 
     def back(self) -> None:
-        """Let version 1 serve again."""
+        """Roll back to version 1."""
         if self.url is None:
             return  # the next search opens version 1
         from darl_opensearch.cluster import Cluster
@@ -244,7 +243,7 @@ pipeline = "{pipeline}"
 
 
 def read_later_traffic(sample: Sample) -> list[TestQuery]:
-    """Read what people search after the launch of the new kinds."""
+    """Read the traffic after the launch of the new kinds."""
     return read_queries(sample.folder / "later_traffic.jsonl")
 
 
@@ -253,10 +252,10 @@ def play_second_act(
 ) -> SecondAct:
     """Play the second act.
 
-    :param darl_toml: what version 1 was trained by.
-    :param update: shows progress: what, done, total.
+    :param darl_toml: that version 1 was trained with.
+    :param update: shows progress: step, done, total.
     :param settings: further keys of the cycle, as ``table.key=value``.
-    :raises DarlError: when no cycle began, or it made nothing.
+    :raises DarlError: if no cycle started, or it produced nothing.
     """
     from darl_opensearch.cli.cycle_world import Surroundings
     from darl_opensearch.connect import ClusterOptions

@@ -1,4 +1,4 @@
-"""Judge ``llm``: a chat endpoint that is asked for a grade, and for how sure it is."""
+"""Judge ``llm``: a chat endpoint that returns a grade and its probability."""
 
 from trainer.judging.llm.asking import KEY_VARIABLE
 from trainer.judging.llm.judge import LlmJudge

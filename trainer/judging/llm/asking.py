@@ -1,4 +1,4 @@
-"""One round of asking: which pairs, some at the same time, from the cache where it knows, within the budget."""
+"""One round of LLM judging: cached answers first, then concurrent requests within the budget."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ CHARS_A_TOKEN = 4  # an estimate, for English; what was really used comes with e
 
 
 class _Capped(Exception):
-    """The budget forbids another request."""
+    """The budget allows no further request."""
 
 
 class Asking:
-    """Endpoint, cache and budget of one round. Use it in a ``with`` statement.
+    """Endpoint, cache and budget of one round; use it in a ``with`` statement.
 
-    :param job: grades, guideline and place.
-    :raises UsageError: for parameters that do not fit.
+    :param job: grades, guideline and work folder.
+    :raises UsageError: for invalid parameters.
     """
 
     def __init__(self, settings: LlmSettings, job: JudgingJob) -> None:
@@ -65,10 +65,10 @@ class Asking:
         self._ledger.close()
 
     def all(self, tasks: Sequence[Task], report: Report) -> dict[str, Answer]:
-        """Ask about all pairs, some at the same time.
+        """Answer all pairs, some concurrently.
 
-        :return: the answers by task; fewer than pairs where the budget ends, or no grade can be read.
-        :raises DarlError: when the endpoint cannot be used.
+        :return: answers by task; fewer than pairs if the budget ends, or no grade can be read.
+        :raises DarlError: if the endpoint cannot be used.
         """
         answers: dict[str, Answer] = {}
         rest, done = iter(tasks), 0
@@ -93,10 +93,7 @@ class Asking:
                 raise
 
     def counts(self) -> dict[str, Any]:
-        """Say what it cost, once it is over.
-
-        :return: JSON-ready counts of this round, and of the whole work.
-        """
+        """Return JSON-ready usage counts of this round and of all rounds."""
         calls, sent, received = self._total
         prices = self._settings.prices
         mine: dict[str, Any] = {"retries": self._endpoint.retried, "stopped_by": self.capped or None}

@@ -1,4 +1,4 @@
-"""Answers that were paid for, on disk: a killed run asks for none of them again."""
+"""Paid answers on disk, so that a killed run does not pay for them again."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ INSERT OR IGNORE INTO spent VALUES (0, 0, 0, 0);
 
 
 class Cache:
-    """Answers by what was asked, and what asking has cost so far. Any number of threads may use it.
+    """Answers by request, and usage so far. Any number of threads may use it.
 
-    Every method raises DarlError when the disk is full, or the file damaged.
+    Every method raises DarlError if the disk is full or the file damaged.
 
-    :param path: the SQLite file; made where it is missing.
-    :raises DarlError: when it cannot be opened.
+    :param path: the SQLite file; created if missing.
+    :raises DarlError: if it cannot be opened.
     """
 
     def __init__(self, path: Path) -> None:
@@ -33,31 +33,25 @@ class Cache:
         self._db = open_schema(path, _SCHEMA, synchronous="NORMAL")
 
     def get(self, key: str) -> dict[str, Any] | None:
-        """Look an answer up.
-
-        :return: what was put there, or None.
-        """
+        """Look up an answer; None if missing."""
         with self._using():
             row = self._db.execute("SELECT value FROM answer WHERE key = ?", (key,)).fetchone()
         return json.loads(row[0]) if row else None
 
     def put(self, key: str, value: dict[str, Any]) -> None:
-        """Keep an answer."""
+        """Store an answer."""
         with self._using():
             self._db.execute("INSERT OR REPLACE INTO answer VALUES (?, ?)", (key, json.dumps(value)))
 
     def spend(self, prompt: int, completion: int) -> None:
-        """Add a request to what was spent."""
+        """Add a request to the usage."""
         with self._using():
             self._db.execute(
                 "UPDATE spent SET calls = calls + 1, sent = sent + ?, received = received + ?", (prompt, completion)
             )
 
     def spent(self) -> tuple[int, int, int]:
-        """Say what was spent.
-
-        :return: requests, tokens sent, tokens received.
-        """
+        """Return requests, input tokens and output tokens used."""
         with self._using():
             calls, sent, received = self._db.execute("SELECT calls, sent, received FROM spent").fetchone()
         return int(calls), int(sent), int(received)

@@ -1,4 +1,4 @@
-"""One request to an OpenAI-compatible chat endpoint, tried again while that makes sense."""
+"""A request to an OpenAI-compatible chat endpoint, with retries."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ _ADAPT: tuple[tuple[str, Mapping[str, str | None]], ...] = (
 
 
 class Declined(DarlError):
-    """The endpoint gives no answer to this one request; to others it may."""
+    """The endpoint does not answer this one request, but may answer others."""
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long an endpoint is waited for.
+    """How long to wait for an endpoint.
 
-    :param timeout_s: seconds an answer may take.
-    :param retries: further attempts after a failure that may pass.
-    :param backoff_s: seconds before the second attempt, doubled each time, drawn between half and all of it.
-    :param max_wait_s: most seconds that the endpoint may ask to wait.
+    :param timeout_s: per answer.
+    :param retries: after a transient failure.
+    :param backoff_s: seconds before the first retry, doubled each time, with jitter between half and all of it.
+    :param max_wait_s: maximum pause that the endpoint may ask for.
     """
 
     timeout_s: float
@@ -60,7 +60,7 @@ class Patience:
 class _Failed(TryAgain):
     """An attempt failed.
 
-    :param here: the reply itself is at fault; other requests may be answered.
+    :param here: the request itself is at fault; others may be answered.
     """
 
     def __init__(self, reason: str, wait_s: float = 0.0, *, here: bool = False) -> None:
@@ -69,11 +69,11 @@ class _Failed(TryAgain):
 
 
 class Endpoint:
-    """A chat endpoint. Any number of threads may ask it.
+    """A chat endpoint for any number of threads.
 
-    :param url: its base, such as ``https://host/v1``, or the whole of ``…/chat/completions``.
+    :param url: base URL such as ``https://host/v1``, or complete with ``…/chat/completions``.
     :param key: the bearer token, or ``""``.
-    :raises UsageError: for a URL that is none, or holds a password.
+    :raises UsageError: for an invalid URL, or one with a password.
     """
 
     def __init__(self, url: str, key: str, patience: Patience, pace: Pace, connections: int) -> None:
@@ -85,10 +85,10 @@ class Endpoint:
         self._client = HttpClient(patience.timeout_s, headers=headers, connections=connections)
 
     def ask(self, body: Mapping[str, Any], stop: threading.Event) -> Reply:
-        """Send a request, and again while that makes sense.
+        """Send a request, with retries.
 
-        :raises Declined: when this request alone cannot be answered.
-        :raises DarlError: when the endpoint cannot be used.
+        :raises Declined: if only this request cannot be answered.
+        :raises DarlError: if the endpoint cannot be used.
         """
 
         def wait(seconds: float) -> None:
@@ -110,7 +110,7 @@ class Endpoint:
         self._client.close()
 
     def _attempt(self, body: Mapping[str, Any], stop: threading.Event) -> Reply:
-        """Send once, or once more without a field that was refused."""
+        """Send once, or again without a rejected field."""
         self._pace.wait(stop)
         if stop.is_set():
             raise Declined("it is no longer called", where=self.url)
@@ -154,7 +154,7 @@ class Endpoint:
         return sent
 
     def _adapt(self, data: bytes) -> bool:
-        """Leave out or rename the field that a refusal names, if that was not done before."""
+        """Drop or rename the field that an error names, if not done before."""
         refusal = data[:4000].decode("utf-8", "replace")
         for word, change in _ADAPT:
             if word in refusal and not change.keys() <= self._instead.keys():
@@ -166,7 +166,7 @@ class Endpoint:
         return DarlError(what, where=self.url, todo=todo)
 
     def _safe(self, quoted: str | bytes) -> str:
-        """Quote what an endpoint said: one short line, and the key not in it."""
+        """Quote an endpoint's answer on one short line without the key."""
         text = quoted.decode("utf-8", "replace") if isinstance(quoted, bytes) else quoted
         if self._key:
             text = text.replace(self._key, "***")
@@ -174,11 +174,9 @@ class Endpoint:
 
 
 def complete_url(url: str) -> str:
-    """Complete a URL.
+    """Complete a base URL with ``/chat/completions``.
 
-    :param url: base or whole.
-    :return: with ``/chat/completions``.
-    :raises UsageError: for one that is none, or holds a password.
+    :raises UsageError: for an invalid URL, or one with a password.
     """
     parts = split_http(url)
     if parts is None:
@@ -191,10 +189,7 @@ def complete_url(url: str) -> str:
 
 
 def parse_reply(data: bytes) -> Reply | None:
-    """Read a chat completion.
-
-    :return: the reply; None where it is none.
-    """
+    """Parse a chat completion; None if it is not one."""
     with contextlib.suppress(ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
         answer = json.loads(data)
         choice = answer["choices"][0]
@@ -210,12 +205,12 @@ def parse_reply(data: bytes) -> Reply | None:
 
 
 def _count(tokens: Any) -> int:
-    """Read a number of tokens; 0, for it to be estimated, where it is none: a budget must not grow by it."""
+    """Read a token count; 0 if invalid, so that it is estimated: the budget must not grow by it."""
     return int(tokens) if isinstance(tokens, int | float) and 0 <= tokens <= MOST_TOKENS else 0
 
 
 def _tokens(logprobs: Any) -> tuple[Token, ...] | None:
-    """Read the probabilities; None where there are none, or they are none."""
+    """Read token probabilities; None if missing or invalid."""
     with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, OverflowError):
         tokens = tuple(
             Token(str(entry["token"]), tuple((str(t["token"]), float(t["logprob"])) for t in entry["top_logprobs"]))

@@ -1,4 +1,4 @@
-"""The judge itself: pairs in, grade probabilities out, at a known price."""
+"""The LLM judge: pairs in, grade probabilities out, at a known price."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class LlmJudge(LlmSettings):
     free: ClassVar[bool] = False
 
     def judge(self, tasks: Sequence[Task], job: JudgingJob, report: Report) -> JudgeAnswers:
-        """Ask about every pair that the cache does not know.
+        """Answer every pair that is not cached.
 
-        :param tasks: the pairs; each is asked on its own.
-        :param job: grades, guideline and place.
-        :return: the answers; fewer than asked for where the budget ends.
-        :raises UsageError: for parameters that do not fit.
-        :raises DarlError: when the endpoint cannot be used; what was answered so far is kept.
+        :param tasks: the pairs; each is one request.
+        :param job: grades, guideline and work folder.
+        :return: the answers; fewer than requested if the budget ends.
+        :raises UsageError: for invalid parameters.
+        :raises DarlError: if the endpoint cannot be used; answers so far are kept.
         """
         with Asking(self, job) as asking:
             answers = asking.all(tasks, report)
@@ -41,11 +41,10 @@ class LlmJudge(LlmSettings):
         return JudgeAnswers({"": answers}, counts=counts, notes=notes if asking.capped else ())
 
     def foresee(self, tasks: Sequence[Task], job: JudgingJob) -> Mapping[str, Any]:
-        """Estimate what judging would take, without asking.
+        """Estimate the cost of judging without any request.
 
-        :param job: grades, guideline and place.
-        :return: ``calls``, ``prompt_tokens`` and ``completion_tokens`` at most, ``cost`` where prices are given, and
-            pairs that the cache knows.
+        :param job: grades, guideline and work folder.
+        :return: ``calls``, maximum ``prompt_tokens`` and ``completion_tokens``, ``cost`` if priced, and cached pairs.
         """
         self.check()
         prompt = read_prompt(job.base / self.prompt if self.prompt else None)

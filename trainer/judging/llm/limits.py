@@ -1,4 +1,4 @@
-"""How fast an endpoint is asked, and for how much at most."""
+"""Request rate and budget of an endpoint."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 
 class Pace:
-    """Spaces requests of any number of threads evenly, and stops them all while the endpoint asks for a pause.
+    """Spaces the requests of any number of threads evenly, and pauses them all if the endpoint asks for it.
 
-    :param per_minute: most requests a minute; 0: no limit.
+    :param per_minute: maximum requests; 0: no limit.
     """
 
     def __init__(self, per_minute: float) -> None:
@@ -19,7 +19,7 @@ class Pace:
         self._lock = threading.Lock()
 
     def wait(self, stop: threading.Event) -> None:
-        """Wait for one's turn."""
+        """Wait for the next free slot."""
         while not stop.is_set():
             with self._lock:
                 now = time.monotonic()
@@ -30,14 +30,14 @@ class Pace:
             stop.wait(left)
 
     def hold(self, seconds: float) -> None:
-        """Let nobody start for a while."""
+        """Delay all further requests."""
         with self._lock:
             self._next = max(self._next, time.monotonic() + seconds)
 
 
 @dataclass(frozen=True)
 class Prices:
-    """What tokens cost."""
+    """Prices of tokens."""
 
     prompt: float
     completion: float
@@ -48,10 +48,10 @@ class Prices:
 
 
 class Budget:
-    """Keeps what is spent under a cap, requests under way included.
+    """Caps usage, including requests in flight.
 
-    :param tokens: most tokens; 0: no limit.
-    :param cost: most money; 0: no limit.
+    :param tokens: maximum; 0: no limit.
+    :param cost: maximum; 0: no limit.
     """
 
     def __init__(self, tokens: int, cost: float, prices: Prices, spent: tuple[int, int] = (0, 0)) -> None:
@@ -60,10 +60,10 @@ class Budget:
         self._lock = threading.Lock()
 
     def take(self, prompt: int, completion: int) -> str:
-        """Set tokens aside for a request.
+        """Reserve tokens for a request.
 
-        :param prompt: tokens that it sends, estimated.
-        :return: ``""``, or which cap forbids it; then nothing is set aside.
+        :param prompt: estimated input tokens.
+        :return: ``""``, or the cap that forbids it; then nothing is reserved.
         """
         with self._lock:
             sent = self._spent[0] + self._held[0] + prompt
@@ -77,9 +77,9 @@ class Budget:
             return ""
 
     def settle(self, held: tuple[int, int], prompt: int, completion: int) -> None:
-        """Put what a request took in the place of what was set aside for it.
+        """Replace a request's reservation with its usage.
 
-        :param prompt: tokens that it sent; 0 where it failed.
+        :param prompt: input tokens; 0 if it failed.
         """
         with self._lock:
             for place, (aside, used) in enumerate(zip(held, (prompt, completion), strict=True)):

@@ -1,4 +1,4 @@
-"""What the endpoint is asked."""
+"""The prompt of the LLM judge."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def read_prompt(path: Path | None) -> str:
     """Read a prompt.
 
     :param path: its file; None: the built-in one.
-    :raises UsageError: when it cannot be read, or lacks one of the two.
+    :raises UsageError: if it cannot be read, or lacks a placeholder.
     """
     if path is None:
         return DEFAULT
@@ -52,19 +52,16 @@ def read_prompt(path: Path | None) -> str:
 
 
 def fill_prompt(prompt: str, task: Task, scale: GradeScale, guideline: str) -> str:
-    """Fill a prompt, in one pass: a query that holds ``{item}`` is a query.
+    """Fill a prompt in one pass, so that a query containing ``{item}`` stays a query.
 
-    :param prompt: see :func:`read_prompt`; other braces, such as JSON's, stay.
+    :param prompt: see :func:`read_prompt`; other braces, such as JSON's, are kept.
     """
     values = {"query": task.query, "item": task.text, "grades": render_legend(scale), "guideline": guideline.strip()}
     return _PLACE.sub(lambda place: values[place[1]], prompt)
 
 
 def render_legend(scale: GradeScale) -> str:
-    """List the grades.
-
-    :return: a line for each, ``0 = irrelevant``; the names alone where they are numbers.
-    """
+    """List the grades, one per line as ``0 = irrelevant``, or only the names if they are numbers."""
     if is_numbered(scale):
         return "\n".join(scale.names)
     return "\n".join(f"{grade} = {name}" for grade, name in enumerate(scale.names))

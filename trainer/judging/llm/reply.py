@@ -1,4 +1,4 @@
-"""Reading a grade, and how sure the model is of it, from a reply."""
+"""Reading a grade and its probabilities from a reply."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _AROUND = " \t\r\n.*`'\"()[]"
 class Token:
     """A token of a reply.
 
-    :param top: tokens that could have stood there, with the natural logarithm of their probabilities.
+    :param top: natural log probabilities of the candidate tokens at its position.
     """
 
     text: str
@@ -33,9 +33,9 @@ class Token:
 
 @dataclass(frozen=True)
 class Reply:
-    """What the endpoint answered.
+    """An endpoint's answer.
 
-    :param tokens: its tokens; None where the endpoint gives no probabilities.
+    :param tokens: None if the endpoint returns no probabilities.
     """
 
     text: str
@@ -45,10 +45,10 @@ class Reply:
 
 
 def read_grade(text: str, scale: GradeScale) -> tuple[int, int] | None:
-    """Read the grade that a reply gives.
+    """Read the grade in a reply.
 
-    :param text: the reply: the grade alone, ``grade: 2`` in words or JSON, or a sentence with one number in it.
-    :return: the grade and where in the text it stands; None where the reply gives none, or more than one.
+    :param text: the grade alone, ``grade: 2`` in words or JSON, or a sentence with one number.
+    :return: the grade and its position in the text; None without a grade, or with several.
     """
     bare = text.strip(_AROUND)
     if (grade := parse_grade(bare, scale)) is not None:
@@ -64,10 +64,10 @@ def read_grade(text: str, scale: GradeScale) -> tuple[int, int] | None:
 
 
 def read_probs(reply: Reply, scale: GradeScale) -> tuple[float, ...] | None:
-    """Read the probabilities of the grades at the place where the reply names one.
+    """Read the probabilities of the grades at the position of the grade.
 
-    :return: ``k`` probabilities among the grades that were listed; None where there are none to read: no tokens, a
-        grade of more than one token, or most of the probability elsewhere.
+    :return: ``k`` probabilities among the listed grades; None without tokens, for a grade of several tokens, or if most
+        of the probability lies elsewhere.
     """
     labels = scale.names if is_numbered(scale) else tuple(map(str, range(scale.k)))
     grade_at = read_grade(reply.text, scale)
@@ -88,7 +88,7 @@ def read_probs(reply: Reply, scale: GradeScale) -> tuple[float, ...] | None:
 
 
 def average_grades(grades: Sequence[int], k: int) -> tuple[float, ...]:
-    """Turn several answers to one question into probabilities.
+    """Convert several sampled grades to probabilities.
 
     :param grades: one or more.
     """
@@ -96,7 +96,7 @@ def average_grades(grades: Sequence[int], k: int) -> tuple[float, ...]:
 
 
 def _at(tokens: Sequence[Token], text: str, place: int) -> Token | None:
-    """Find the token at a place of the text, if the tokens spell the text at all."""
+    """Find the token at a position of the text, if the tokens spell the text."""
     if "".join(token.text for token in tokens)[: len(text)] != text:
         return None
     end = 0

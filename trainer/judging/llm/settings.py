@@ -1,4 +1,4 @@
-"""The parameters of the judge ``llm``, and what follows from them alone."""
+"""Parameters of the judge ``llm``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from trainer.judging.llm.limits import Prices
 
 @dataclass(frozen=True, kw_only=True)
 class LlmSettings:
-    """Which endpoint is asked, how, and at what price at most."""
+    """Endpoint, prompt, sampling and budget."""
 
     url: str = setting("", "base URL of an OpenAI-compatible endpoint, such as http://host:8000/v1")
     model: str = setting("", "name of the model")
@@ -50,9 +50,9 @@ class LlmSettings:
         return Prices(self.price_in, self.price_out)
 
     def check(self) -> dict[str, Any]:
-        """See that the parameters fit.
+        """Check that the parameters fit together.
 
-        :raises UsageError: when they do not.
+        :raises UsageError: if they do not.
         """
         complete_url(self.url)
         if not self.model:
@@ -68,11 +68,10 @@ class LlmSettings:
         return extra
 
     def key(self, prompt: str, sample: int, scale: GradeScale) -> str:
-        """Name a request in the cache.
+        """Digest everything that an answer depends on, as its key in the cache.
 
         :param sample: 0 for the answer with probabilities, then 1, 2, … for the sampled ones.
-        :param scale: the grades that the reply is read by: a prompt need not list them.
-        :return: a digest of everything that the answer depends on.
+        :param scale: the grades to read the reply by: a prompt need not list them.
         """
         mode = self.logprobs if sample == 0 else "sample"
         warmth = self.temperature if sample == 0 else self.sample_temperature
@@ -90,20 +89,17 @@ class LlmSettings:
         return digest_json(parts, ensure_ascii=False)
 
     def sampled(self, prompt: str, cache: Cache, scale: GradeScale) -> bool:
-        """Say whether all sampled answers about a pair are kept.
-
-        :return: whether they are; one sample is no average, and never kept as one.
-        """
+        """Whether all sampled answers about a pair are cached; one sample is not an average."""
         keys = (self.key(prompt, n, scale) for n in range(1, self.samples + 1))
         return self.samples > 1 and all(cache.get(key) is not None for key in keys)
 
     def has_answer(self, prompt: str, cache: Cache, scale: GradeScale) -> bool:
-        """Say whether a pair needs no request: its answer, or all samples of it, are in the cache."""
+        """Whether a pair needs no request: its answer, or all of its samples, are cached."""
         first = cache.get(self.key(prompt, 0, scale))
         if first is not None and (first["probs"] is not None or self.samples == 1):
             return True
         return self.sampled(prompt, cache, scale)
 
     def cache_path(self, job: JudgingJob) -> Path:
-        """Locate the file of answers."""
+        """Return the path of the answer cache."""
         return job.base / self.cache if self.cache else job.file("llm", ".sqlite")

@@ -1,4 +1,4 @@
-"""Judge ``web``: a page on this machine where people grade pairs by keyboard."""
+"""Judge ``web``: a local page on which people grade pairs by keyboard."""
 
 from trainer.judging.web.judge import WebJudge
 

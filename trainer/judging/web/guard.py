@@ -1,4 +1,4 @@
-"""What a page that writes must refuse, though it listens on this machine alone: requests made by other pages."""
+"""What a local page that writes must refuse: requests made by other pages."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _HEADERS = {
 class Guard:
     """Lets only this machine's own page in.
 
-    A name that resolves to 127.0.0.1 (DNS rebinding) is found by the Host header, whatever the port: a tunnel may
-    have another. A form or script of another page is found by its Origin, and by JSON that a form cannot send.
+    DNS rebinding is detected by the Host header, whatever the port, since a tunnel may change it; a form or script of
+    another page by its Origin, and by requiring JSON, which a form cannot send.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -51,10 +51,7 @@ class Guard:
 
 
 def refusal(method: str, headers: Headers) -> tuple[int, str] | None:
-    """Say why a request is refused.
-
-    :return: status and one sentence; None where it is welcome.
-    """
+    """Return status and message of a refusal; None for an accepted request."""
     host = headers.get("host", "")
     if len(headers.getlist("host")) != 1 or host_name(host) not in LOOPBACK:
         return 421, "This page is served on 127.0.0.1 and localhost only."
@@ -71,10 +68,9 @@ def refusal(method: str, headers: Headers) -> tuple[int, str] | None:
 
 
 def host_name(host: str) -> str:
-    """Take the port off a Host header.
+    """Return the lower-case host of a Host header.
 
     :param host: ``name:port``, ``name`` or ``[address]:port``.
-    :return: the name, in lower case.
     """
     name, colon, port = host.rpartition(":")
     return (name if colon and port.isascii() and port.isdigit() else host).lower()

@@ -1,4 +1,4 @@
-"""The guideline as HTML that can do nothing: no scripts, no pictures, no markup of its own."""
+"""The guideline as inert HTML: no scripts, images or raw markup."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from markdown_it import MarkdownIt
 def render_guideline(markdown: str) -> str:
     """Render Markdown.
 
-    HTML in it is shown as text, ``javascript:`` and the like are no links (markdown-it's safe preset), pictures are
-    not fetched, and links open elsewhere without saying from where.
+    HTML in it is shown as text, ``javascript:`` and similar are not links (markdown-it's safe preset), images are not
+    fetched, and links open in another tab without a referrer.
     """
     parser = MarkdownIt("js-default").disable("image")
     tokens = parser.parse(markdown)

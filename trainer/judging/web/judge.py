@@ -1,4 +1,4 @@
-"""The judge: what people answered on the page so far."""
+"""The web judge: answers given on the page so far."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class WebJudge:
     raters: str = setting("", "raters who must answer every task, such as ann,ben; empty: anyone who has started")
 
     def judge(self, tasks: Sequence[Task], job: JudgingJob, report: Report) -> JudgeAnswers:
-        """Read what was answered.
+        """Read the answers.
 
-        :param job: grades, guideline and place.
-        :return: the answers of each rater; pending until every one of them is through.
+        :param job: grades, guideline and work folder.
+        :return: by rater; pending until each has answered every task.
         """
         store = AnswerStore(job.file("web", ".sqlite"))
         try:
@@ -42,9 +42,8 @@ class WebJudge:
         return JudgeAnswers(answers, done < total, {"file": str(store.path)}, notes if done < total else ())
 
     def names(self) -> list[str]:
-        """List the raters that are asked for.
+        """List the required raters; empty: anyone.
 
-        :return: their names; none: whoever comes.
-        :raises InputError: for one that is no name.
+        :raises InputError: for an invalid name.
         """
         return [check_rater(name.strip()) for name in self.raters.split(",") if name.strip()]

@@ -1,4 +1,4 @@
-"""The application: the page, the pairs, the answers."""
+"""The labelling application: the page, the pairs, the answers."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _MARK = "<!-- guideline -->"
 
 
 class Page:
-    """What the handlers share.
+    """State shared by the handlers.
 
-    :param tasks: the pairs in the order in which they are shown; nothing of them but query and text is.
+    :param tasks: in display order; only query and text are shown.
     :param raters: who may answer; empty: anyone.
     """
 
@@ -45,10 +45,10 @@ class Page:
         self.html = html.replace(_MARK, render_guideline(text))
 
     def rater_of(self, name: str | None) -> str:
-        """Find out who is asking.
+        """Return the rater of a request.
 
-        :param name: as given; None or empty: the usual one.
-        :raises InputError: for a name that is none, or not on the list.
+        :param name: as given; None or empty: the default rater.
+        :raises InputError: for an invalid or unlisted name.
         """
         rater = check_rater(name or self.rater)
         if self.raters and rater not in self.raters:
@@ -56,10 +56,7 @@ class Page:
         return rater
 
     def progress(self, rater: str) -> dict[str, Any]:
-        """Say how far a rater is.
-
-        :return: JSON-ready counts, and the first place without an answer (None: all have one).
-        """
+        """Return a rater's JSON-ready counts, and the first unanswered place (None if there is none)."""
         answers = self.store.answers(rater)
         mine = [answers[task.task].grade for task in self.tasks if task.task in answers]
         first = next((place for place, task in enumerate(self.tasks) if task.task not in answers), None)
@@ -68,20 +65,16 @@ class Page:
                 "first": first}  # fmt: skip
 
     def next_place(self, rater: str, place: int) -> int | None:
-        """Find the next pair without an answer.
+        """Return the next unanswered place, or None.
 
-        :param place: where to start after; the search goes round.
-        :return: its place; None where all are answered.
+        :param place: where to start after; the search wraps around.
         """
         answers, n = self.store.answers(rater), len(self.tasks)
         order = (p % n for p in range(place + 1, place + n + 1))
         return next((p for p in order if self.tasks[p].task not in answers), None)
 
     def agreements(self) -> list[dict[str, Any]]:
-        """Compare the raters on what both have graded.
-
-        :return: JSON-ready, for each two.
-        """
+        """Return the JSON-ready agreement of each two raters on pairs that both graded."""
         queries = {task.task: task.query for task in self.tasks}
         grades = {rater: keep_graded(self.store.answers(rater)) for rater in self.store.raters()}
         grades = {rater: {t: g for t, g in answers.items() if t in queries} for rater, answers in grades.items()}
@@ -93,7 +86,7 @@ class Page:
 
 
 def create_judging_app(page: Page) -> Starlette:
-    """Make the application.
+    """Make the ASGI application.
 
     :param page: pairs, grades and answers.
     """
@@ -156,7 +149,7 @@ def create_judging_app(page: Page) -> Starlette:
 
 
 def _writing(handle: Callable[[Mapping[str, Any]], dict[str, Any]]) -> Callable[[Request], Awaitable[Response]]:
-    """Make a handler of a function from a JSON object to another; SQLite waits for the disk in a thread."""
+    """Make a handler of a function from JSON object to JSON object; SQLite waits for the disk in a thread."""
     from starlette.concurrency import run_in_threadpool
 
     async def handler(request: Request) -> Response:
@@ -197,5 +190,5 @@ def _place(value: str | None, total: int) -> int:
 
 
 def _key(grade: int) -> str:
-    """The key of a grade: 1 to 9, then 0."""
+    """Return a grade's key: 1 to 9, then 0."""
     return str((grade + 1) % 10) if grade < 10 else ""

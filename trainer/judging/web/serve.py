@@ -1,4 +1,4 @@
-"""Serving the page on this machine until it is stopped."""
+"""Serving the labelling page on this machine until it is stopped."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ HOST = "127.0.0.1"
 
 
 def serve_page(page: Page, port: int, announce: Callable[[str], object]) -> None:
-    """Serve until SIGTERM or Ctrl-C. Every answer is on disk before the page says so.
+    """Serve until SIGTERM or Ctrl-C; every answer is on disk before the page confirms it.
 
     :param page: pairs, grades and answers.
-    :param port: where to listen on 127.0.0.1; 0: any that is free.
-    :param announce: called with the page's address once it listens.
-    :raises DarlError: when the port is taken.
+    :param port: on 127.0.0.1; 0: any free port.
+    :param announce: called with the page's URL once it listens.
+    :raises DarlError: if the port is in use.
     """
     try:
         listener = socket.create_server((HOST, port))

@@ -1,4 +1,4 @@
-"""People's answers in SQLite: committed one by one, so that no crash takes any of them back."""
+"""People's answers in SQLite, committed one by one, so that no crash loses any."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ CREATE TABLE IF NOT EXISTS history (n INTEGER PRIMARY KEY AUTOINCREMENT, rater T
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a rater is."""
+    """A rater's progress."""
 
     graded: int
     skipped: int
 
 
 class AnswerStore:
-    """Answers by rater and task, and how to take them back. Any number of threads may use it.
+    """Answers by rater and task, with undo. Any number of threads may use it.
 
-    Every method raises DarlError when the disk is full, or the file damaged or held by another program.
+    Every method raises DarlError if the disk is full, or the file damaged or locked by another program.
 
-    :param path: the SQLite file; made where it is missing.
-    :raises DarlError: when it cannot be opened.
+    :param path: the SQLite file; created if missing.
+    :raises DarlError: if it cannot be opened.
     """
 
     def __init__(self, path: Path) -> None:
@@ -48,9 +48,9 @@ class AnswerStore:
         self._db = open_schema(path, _SCHEMA, synchronous="FULL")
 
     def answer(self, rater: str, task: str, grade: int | None) -> None:
-        """Commit an answer; it takes the place of an earlier one, which :meth:`undo` brings back.
+        """Commit an answer, replacing an earlier one, which :meth:`undo` restores.
 
-        :param grade: its grade; None: passed over.
+        :param grade: None: skipped.
         """
         check_rater(rater)
         now = datetime.datetime.now(tz=datetime.UTC).isoformat(timespec="seconds")
@@ -65,9 +65,9 @@ class AnswerStore:
             self._db.execute("INSERT OR REPLACE INTO answer VALUES (?, ?, ?, ?)", (rater, task, grade, now))
 
     def undo(self, rater: str) -> str | None:
-        """Take a rater's last answer back.
+        """Undo a rater's last answer.
 
-        :return: the pair that it was about; None where there is nothing left to take back.
+        :return: its task; None if nothing is left to undo.
         """
         with self._using(), self._transaction():
             last = self._db.execute(
@@ -85,19 +85,13 @@ class AnswerStore:
             return str(task)
 
     def answers(self, rater: str) -> dict[str, Answer]:
-        """Give a rater's answers.
-
-        :return: by task.
-        """
+        """Return a rater's answers by task."""
         with self._using():
             rows = self._db.execute("SELECT task, grade FROM answer WHERE rater = ?", (rater,)).fetchall()
         return {str(task): Answer(grade) for task, grade in rows}
 
     def raters(self) -> list[str]:
-        """List who has answered anything.
-
-        :return: their names, sorted.
-        """
+        """List the raters with any answer, sorted."""
         with self._using():
             return [str(row[0]) for row in self._db.execute("SELECT DISTINCT rater FROM answer ORDER BY rater")]
 
@@ -124,7 +118,7 @@ class AnswerStore:
 
 
 class _Transaction:
-    """All statements inside, or none; taken for writing at once, so that another process waits its turn."""
+    """All statements or none; takes the write lock at once, so that another process waits."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
@@ -140,9 +134,9 @@ class _Transaction:
 
 
 def check_rater(name: str) -> str:
-    """See that a rater's name is one.
+    """Check a rater's name.
 
-    :raises InputError: when it is not.
+    :raises InputError: if it is invalid.
     """
     if not RATER.fullmatch(name):
         raise InputError(

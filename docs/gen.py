@@ -77,7 +77,7 @@ def exit_codes() -> str:
         (errors.EXIT_DONE, "done"),
         (errors.EXIT_FAILED, "failed; one line on stderr says what, on which input, and what to do"),
         (errors.EXIT_USAGE, "wrong usage: an unknown option, key or value"),
-        (errors.EXIT_REFUSED, f"a check or a gate said no: {', '.join(f'`darl {name}`' for name in GATES)}"),
+        (errors.EXIT_REFUSED, f"refused by a check or gate: {', '.join(f'`darl {name}`' for name in GATES)}"),
         (130, "interrupted"),
     ]
     return table(["code", "meaning"], rows)

@@ -301,11 +301,11 @@ def test_the_command(bundles, data, tmp_path):
     change = result["conditions"]["control"]["changes"][0]["change"]
     assert change["low"] > 0 and change["n"] == 40 and 0 < change["p"] < 0.05
     no = darl("good", "bad", "--out", out)
-    assert no.code == 3 and "darl: " in no.err and "the gate says no" in no.err
+    assert no.code == 3 and "darl: " in no.err and "the gate refuses it" in no.err
     assert (
-        "shoes 1 in place of shoes 1: NO" in no.out
+        "gate REFUSED: shoes 1 against shoes 1" in no.out
         and "control arm" in no.out
-        and "no: in-distribution queries" in no.out
+        and "refused: in-distribution queries" in no.out
     )
     assert json.loads(out.read_text())["passed"] is False
     assert render_decision(json.loads(out.read_text())) == no.out.rstrip("\n")

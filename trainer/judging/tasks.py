@@ -99,7 +99,7 @@ def draw_gold(gold: Gold, tasks: Sequence[Task], pairs: int, seed: int) -> Gold:
 
 
 def order_blindly(tasks: Sequence[Task], seed: int) -> list[Task]:
-    """Shuffle queries, and items within each, so that positions reveal neither scores nor gold; query texts stay adjacent."""
+    """Shuffle queries, and items within each, so that positions reveal neither scores nor gold."""
     queries: dict[str, list[Task]] = {}
     for task in sorted(tasks, key=lambda task: task.task):  # by a hash: the order of the file does not count
         queries.setdefault(same_text(task.query), []).append(task)

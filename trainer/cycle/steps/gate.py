@@ -39,7 +39,7 @@ def ask_gate(
 
 
 def end_refused(left: Left) -> Ending | None:
-    """End the cycle where the gate said no."""
+    """End a cycle that the gate refused."""
     return None if left["passed"] else Ending(REFUSED, "the gate refused it: " + "; ".join(left["reasons"]))
 
 

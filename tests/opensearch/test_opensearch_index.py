@@ -92,7 +92,7 @@ def test_values_of_changing_kind_are_taken(place, tmp_path):
         ('{"id": "b-1", "name": "again"}', r"line 7: item 'b-1' appears twice \(first: .*, line 1\)"),
         ('{"id": "z", "price": 3}', "line 7: the item has none of the template's fields"),
         ('{"name": "nameless"}', "line 7: the item has no 'id'"),
-        ('{"id": "z", "name": "x", "darl_score": 1}', "line 7: the field 'darl_score' is reserved"),
+        ('{"id": "z", "name": "x", "darl_score": 1}', "line 7: the field name 'darl_score' is reserved"),
         (json.dumps({"id": "z" * 513, "name": "x"}), "line 7: the id has more than 512 bytes"),
         (json.dumps({"id": "z", "name": "x" * 1_000_001}), "line 7: field 'name' has 1,000,001 characters"),
     ],

@@ -136,7 +136,7 @@ def test_plain_pipeline_is_refused_by_the_client(both):
 
 
 def test_missing_pipeline_and_index(both):
-    with pytest.raises(ClusterError, match="search pipeline 'nope'. Create it with darl register"):
+    with pytest.raises(ClusterError, match="search pipeline 'nope' does not exist. Create it with darl register"):
         PipelineSearch(both.cluster.client, both.bundle, both.index, "nope").search("x")
     with pytest.raises(ClusterError, match="no such index"):
         PipelineSearch(both.cluster.client, both.bundle, "t-nope", f"{both.name}-local").search("x")

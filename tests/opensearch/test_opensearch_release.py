@@ -268,9 +268,9 @@ def test_another_command_waits_for_one_that_is_at_work_and_takes_over_from_one_t
         with pytest.raises(Killed):
             line.release("2")
     assert line.serving() == ["2", "1"]
-    with pytest.raises(ClusterError, match=r"a release of \S+ 2 was started \d s ago by \S+ , is not finished. Wait"):
+    with pytest.raises(ClusterError, match=r"a release of \S+ 2, started \d s ago by \S+, is not finished. Wait"):
         line.release("3")
-    with pytest.raises(ClusterError, match="is not done"):
+    with pytest.raises(ClusterError, match="is not finished"):
         line.rollback()
     monkeypatch.setattr(releases, "TAKE_OVER_SECONDS", 0.0)
     monkeypatch.setattr("darl_opensearch.cluster.rollback.TAKE_OVER_SECONDS", 0.0)

@@ -146,7 +146,7 @@ def test_a_full_disk_costs_one_warning_and_nothing_once_there_is_space(path, mon
         assert log.flush(timeout=0.01) is False
         before = [r for r in caplog.records if "cannot write" in r.message]
         assert len(before) == 1
-        assert "full" in before[0].getMessage() and "Free space" in before[0].getMessage()
+        assert "full" in before[0].getMessage() and "Free disk space" in before[0].getMessage()
         spool._connection.execute("PRAGMA max_page_count = 1000000")
         assert log.flush()
     assert [r.getMessage() for r in caplog.records if "can be written again" in r.getMessage()]

@@ -509,7 +509,9 @@ def test_a_query_in_two_files(tmp_path, bases, part, other):
     file.write_text(whole + json.dumps(json.loads(row) | {"query_id": "again"}) + "\n")
     with pytest.raises(InputError) as caught:
         train(path, tmp_path / "run")
-    assert f"{part}.jsonl: query" in str(caught.value) and "as well. Keep it in one of the two" in str(caught.value)
+    assert f"{part}.jsonl: query" in str(
+        caught.value
+    ) and "is also in the training part. Keep it in one of the two" in str(caught.value)
     assert not (tmp_path / "run").exists()
     words = json.loads(row)["query"].split()
     file.write_text(whole + json.dumps({"query": " ".join(reversed(words)), "item_id": "i1", "grade": 1}) + "\n")

@@ -149,7 +149,7 @@ def test_dry_run(project, darl):
     code, text, _ = darl("train", project, "--dry-run")
     part = told["data"]["train"]
     assert code == 0 and f"  items     20\n  train     {part['pairs']} pairs of {part['queries']} queries\n" in text
-    assert "sha256" not in text and "not trained on" not in text
+    assert "sha256" not in text and "set aside" not in text
     assert not (project.parent / "runs").exists()
 
 

@@ -7,6 +7,7 @@ what they are averaged over, decisions (the first process's word counts), and er
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -28,6 +29,9 @@ TIMEOUT = "DARL_PROCESS_TIMEOUT"  # seconds a process waits for the others befor
 STORE = "DARL_PROCESS_STORE"  # host:port of the store that `launch` keeps for its processes
 DEFAULT_TIMEOUT = 3600.0
 GRACE = 20.0  # seconds the others have to leave on their own once one is gone
+# Loading torch and transformers takes ten seconds of a core; the processes of a machine share one that has done so.
+START_METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+LOADED_ONCE = ["torch", "transformers.models.auto.modeling_auto"]
 SAID = "darl/said"  # set in the store once the first process has an error of its own to print
 
 
@@ -236,7 +240,14 @@ def launch(target: Callable[..., None], args: tuple[Any, ...], processes: int) -
 
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # how it ends the others is no news
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # port 0: a free one
-    context: Any = start_processes(_process, (target, args, processes, store.port), nprocs=processes, join=False)
+    multiprocessing.set_forkserver_preload(LOADED_ONCE)
+    context: Any = start_processes(
+        _process,
+        (target, args, processes, store.port),
+        nprocs=processes,
+        join=False,
+        start_method=START_METHOD,
+    )
     try:
         while not context.join(grace_period=GRACE):
             pass

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +14,7 @@ from safetensors.torch import load_file
 from darl_opensearch.records.items import Item
 from darl_opensearch.records.judgments import JudgedQuery
 from tests.helpers.files import write_rows
+from tests.helpers.forked import Forked
 from tests.helpers.training_project import KINDS, PERILS, write_project
 from trainer.training_data.pairs import Pairs
 from trainer.training_data.source import JudgedSource
@@ -84,9 +81,7 @@ def write_scores(folder: Path, score: Callable[[str, str], float]) -> Path:
 
 def kill_in_stage(path: Path, run: Path, place: str, step: int = 2) -> None:
     """Start ``darl train`` in a process of its own, and kill it -9 once a stage's checkpoint has come so far."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "darl_opensearch", "train", str(path), "--run", str(run)]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    process = Forked(["-m", "darl_opensearch", "train", path, "--run", run])
     progress, limit = run / "stages" / place / "progress.json", time.monotonic() + 240
     while process.poll() is None and time.monotonic() < limit:
         try:
@@ -94,9 +89,7 @@ def kill_in_stage(path: Path, run: Path, place: str, step: int = 2) -> None:
                 break
         except (OSError, ValueError):
             time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait(10) == -signal.SIGKILL, process.stderr.read().decode()  # type: ignore[union-attr]
-    process.stderr.close()  # type: ignore[union-attr]
+    process.kill()
     assert not (run / "result.json").exists()
 
 

@@ -13,6 +13,21 @@ from xdist.scheduler import LoadScopeScheduling
 from darl_opensearch.io.lock import hold_lock
 
 NODE = "tests/opensearch"
+LONGEST = (  # files that take a minute or more, in this order; the others follow
+    NODE,
+    "tests/trainer/test_train.py",
+    "tests/trainer/test_stages.py",
+    "tests/cycle/test_killed.py",
+    "tests/trainer/test_distributed.py",
+    "tests/pool/test_pool_ray.py",
+    "tests/docker/test_images.py",
+    "tests/export/test_export_graph.py",
+    "tests/trainer/test_distillation.py",
+    "tests/compat/test_onnxruntime_1_16.py",
+    "tests/cycle/test_cycle.py",
+    "tests/trainer/test_backbones.py",
+    "tests/export/test_export_bundle.py",
+)
 
 
 class ByFile(LoadScopeScheduling):
@@ -28,7 +43,13 @@ class ByFile(LoadScopeScheduling):
 
 def order(items: list[pytest.Item]) -> None:
     """Put what takes longest first, so that the processes end together."""
-    items.sort(key=lambda item: not item.nodeid.startswith(NODE))
+    places = {name: place for place, name in enumerate(LONGEST)}
+
+    def place(item: pytest.Item) -> int:
+        file = item.nodeid.partition("::")[0]
+        return places.get(NODE if file.startswith(NODE) else file, len(LONGEST))
+
+    items.sort(key=place)
 
 
 def make_once(

@@ -180,7 +180,11 @@ def test_every_body_lies_in_plugin_config(place, scorer, opensearch_url, tmp_pat
     items.write_text("".join(json.dumps(item) + "\n" for item in ITEMS), encoding="utf-8")
     register(place.bundle, cluster, RegisterOptions(pipeline=place.pipeline("-a")))
     address = ScorerAddress(scorer.url)
-    register(place.bundle, cluster, RegisterOptions("connector", address, place.pipeline("-b", with_query_id=True)))
+    register(
+        place.bundle,
+        cluster,
+        RegisterOptions(mode="connector", scorer=address, pipeline=place.pipeline("-b", with_query_id=True)),
+    )
     load_items(cluster, place.bundle, items, place.index)
     for suffix in ("-a", "-b"):
         searching = PipelineSearch(cluster.client, place.bundle, place.index, place.name + suffix)
@@ -219,12 +223,14 @@ def test_the_scorer_goes_down(place, scorer, tmp_path):
 
 def test_registering_without_a_scorer(place):
     address = ScorerAddress("http://127.0.0.1:9/v1/rerank")
-    options = RegisterOptions("connector", address, place.pipeline())
+    options = RegisterOptions(mode="connector", scorer=address, pipeline=place.pipeline())
     with pytest.raises(ClusterError, match=r"^http://127.0.0.1:9/v1/rerank: the cluster could not reach .* Start darl"):
         register(place.bundle, place.cluster, options)
     assert fetch_pipeline(place.cluster, place.name) is None  # no pipeline that would never rerank
     registered = register(
-        place.bundle, place.cluster, RegisterOptions("connector", address, place.pipeline(), verify=False)
+        place.bundle,
+        place.cluster,
+        RegisterOptions(mode="connector", scorer=address, pipeline=place.pipeline(), verify=False),
     )
     assert registered.reused and registered.deviation is None
 

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from darl_opensearch import cli
 from darl_opensearch.errors import UsageError
+from tests.helpers.forked import Forked
 from tests.helpers.training_project import write_project
 from trainer import distributed
 from trainer.config import read_config
@@ -118,6 +119,7 @@ if __name__ == "__main__":
     import distributed_work
 
     world, *args = sys.argv[1:]
+    distributed.START_METHOD = "fork"  # all is loaded here; `darl train --processes` starts them as it should
     try:
         if int(world) > 1:
             distributed.launch(distributed_work.begin, tuple(args), int(world))
@@ -140,11 +142,9 @@ def start(work: Path, task: str, folder: Path, *, world: int = 2, **options) -> 
     """Exit code and stderr of some processes."""
     folder.mkdir(parents=True, exist_ok=True)
     environment = ENVIRONMENT | {"PYTHONPATH": f"{work}{os.pathsep}{ENVIRONMENT['PYTHONPATH']}"}
-    done = subprocess.run(
-        [sys.executable, str(work / "distributed_work.py"), str(world), task, str(folder), json.dumps(options)],
-        env=environment, capture_output=True, text=True, timeout=240,
-    )  # fmt: skip
-    return done.returncode, done.stderr
+    words = [work / "distributed_work.py", world, task, folder, json.dumps(options)]
+    ended = Forked(words, environment).wait(240)
+    return ended.code, ended.err
 
 
 def read(folder: Path, name: str) -> list[dict]:
@@ -313,18 +313,15 @@ def test_darl_train_with_two_processes(trained, tmp_path, how):
 def test_bad_input_is_one_line_also_from_two(trained, tmp_path, bases):
     path = write_project(tmp_path / "bad", bases["bert"])
     (path.parent / "items.jsonl").write_text("{")
-    command = [sys.executable, *COMMANDS["--processes"](path)]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 1 and done.stdout == ""
-    assert done.stderr.startswith(f"darl: {path.parent / 'items.jsonl'}, line 1: not JSON")
-    assert done.stderr.count("\n") == 1
+    done = Forked(COMMANDS["--processes"](path), ENVIRONMENT).wait(300)
+    assert done.code == 1 and done.out == ""
+    assert done.err.startswith(f"darl: {path.parent / 'items.jsonl'}, line 1: not JSON")
+    assert done.err.count("\n") == 1
     assert not (path.parent / "runs").exists()
 
 
 def test_torchrun_and_processes_exclude_each_other(trained):
     path, _ = trained
-    command = [sys.executable, *COMMANDS["--processes"](path)]
-    environment = ENVIRONMENT | {"WORLD_SIZE": "2"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 2
-    assert done.stderr == "darl: torchrun has already started the processes. Omit --processes.\n"
+    done = Forked(COMMANDS["--processes"](path), ENVIRONMENT | {"WORLD_SIZE": "2"}).wait(300)
+    assert done.code == 2
+    assert done.err == "darl: torchrun has already started the processes. Omit --processes.\n"

@@ -8,8 +8,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import textwrap
 import time
 from pathlib import Path
@@ -22,6 +20,7 @@ from torch import nn
 
 from darl_opensearch import cli
 from darl_opensearch.errors import DarlError, UsageError
+from tests.helpers.forked import Forked
 from tests.helpers.training_project import write_project
 from trainer.config import read_config
 from trainer.stages import checkpoint, fit, plan
@@ -293,11 +292,10 @@ LONG = with_(checkpoint_steps=3, epochs=120, **EVERYTHING)
 
 def test_kill_9_at_random_moments(tmp_path):
     whole = descend(tmp_path / "whole", LONG, loss=Remembering())
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     place, generator, killed = tmp_path / "killed" / "stage" / checkpoint.PROGRESS, random.Random(7), 0
-    command = [sys.executable, "-c", textwrap.dedent(CHILD), str(tmp_path / "killed")]
+    (tmp_path / "child.py").write_text(textwrap.dedent(CHILD))
     for _ in range(2):
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        process = Forked([tmp_path / "child.py", tmp_path / "killed"])
         before = place.read_bytes() if place.exists() else b""
         limit = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < limit:
@@ -306,10 +304,11 @@ def test_kill_9_at_random_moments(tmp_path):
                     break
             time.sleep(0.005)
         time.sleep(generator.random() * 0.05)
-        process.send_signal(signal.SIGKILL)
-        out, err = process.communicate(timeout=30)
-        assert not err, err.decode()
-        killed += process.returncode == -signal.SIGKILL
+        with contextlib.suppress(ProcessLookupError):  # it was done
+            os.kill(process.pid, signal.SIGKILL)
+        ended = process.wait(30)
+        assert not ended.err, ended.err
+        killed += ended.code == -signal.SIGKILL
     assert killed
     again = descend(tmp_path / "killed", LONG, loss=Remembering())
     assert same(again.model, whole.model) and again.history == whole.history

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -20,6 +15,7 @@ from darl_opensearch.errors import DarlError, UsageError
 from darl_opensearch.io import writing
 from tests.helpers.commands import run_main
 from tests.helpers.files import write_rows
+from tests.helpers.plan_project import kill_in_stage
 from tests.helpers.training_project import write_project
 from trainer import run_folder
 from trainer.config import read_config
@@ -358,21 +354,7 @@ def test_a_run_killed_between_two_renames(unbroken, tmp_path, monkeypatch, call)
 def test_kill_9_in_the_middle_of_the_full_stage(tmp_path, bases):
     path = write_project(tmp_path / "p", bases["bert"], stages={"run": ["full"], "full_epochs": 25})
     train(path, tmp_path / "whole")
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "darl_opensearch", "train", str(path), "--run", str(tmp_path / "killed")]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    progress = tmp_path / "killed" / "stages" / "0-full" / "progress.json"
-    limit = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < limit:
-        try:
-            if json.loads(progress.read_text())["state"]["step"] >= 2:
-                break
-        except (OSError, ValueError):
-            time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait(10) == -signal.SIGKILL, process.stderr.read().decode()
-    process.stderr.close()
-    assert not (tmp_path / "killed" / "result.json").exists()
+    kill_in_stage(path, tmp_path / "killed", "0-full")
     seen = []
     train(path, tmp_path / "killed", report=lambda what, done, total: seen.append((what, done)))
     first = next(done for what, done in seen if what == "stage full" and done > 0)

@@ -302,7 +302,7 @@ def test_a_test_set_that_was_trained_on_is_refused_before_anybody_judges(small, 
     [
         ("start.when='often'", r"\[start\] when is 'often'. Choose drift or always"),
         ("log.since='a week'", r"\[log\] since is 'a week'. Write a span such as 12h, 30d or 4w"),
-        ("train.stages=['refitt']", r"\[train\] stages names 'refitt'. Did you mean 'refit'"),
+        ("train.stages=['refitt']", r"\[train\] stages lists 'refitt'. Did you mean 'refit'"),
         ("train.ood_dev_share=0.9", r"\[train\] ood_dev_share is 0.9"),
         ("release.mode='remote'", r"\[release\] mode is 'remote'. Choose local or connector"),
         ("release.keep=-1", r"\[release\] keep is -1"),

@@ -38,4 +38,4 @@ def test_the_command_refuses_an_unknown_stage_and_names_the_file(tmp_path, more,
     path.write_text(MINIMAL)
     done = darl("cycle", path, "--set", "train.stages=['refitt']", *more)
     assert done.code == 2
-    assert done.err == f"darl: {path}: [train] stages names 'refitt'. Did you mean 'refit'?\n"
+    assert done.err == f"darl: {path}: [train] stages lists 'refitt'. Did you mean 'refit'?\n"

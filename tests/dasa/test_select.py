@@ -452,7 +452,7 @@ def test_selecting_needs_no_torch():
 def test_a_broken_control_file_or_report_is_named(log, bundle, tmp_path):
     log.strange(3)
     (control := tmp_path / "control.jsonl").write_text('{"query": "a", "item_id": "b"}\n')
-    with pytest.raises(InputError, match=r"control.jsonl, line 1: field 'text' is empty or not text. Give"):
+    with pytest.raises(InputError, match=r"control.jsonl, line 1: field 'text' is empty or not text. Pass"):
         log.select(bundle, tmp_path / "out", control=[control])
     (tmp_path / "out").mkdir()
     (tmp_path / "out/report.json").write_text("{}")

@@ -138,7 +138,7 @@ def test_a_model_that_cannot_tell_items_apart_earns_what_chance_does(darl, tiny,
 
 def test_the_folder(darl, words, data, tiny):
     said = darl(*words, "--out", data / "out")
-    assert said.code == 0 and "evaluation.html has everything" in said.err
+    assert said.code == 0 and "the full report with charts is in" in said.err
     assert "nDCG@3" in said.out and "tiny-1" in said.out and "300 resamples of the queries, seed 0" in said.out
     names = {path.name for path in (data / "out/runs").iterdir()}
     assert names == {

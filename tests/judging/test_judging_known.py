@@ -48,7 +48,7 @@ def test_judgments_are_found_by_text_and_item(tmp_path):
         ({"query": ""}, "line 2: field 'query' is empty"),
         ({"grade": 5}, "line 2: field 'grade' is 5, not a whole number in 0..2"),
         ({"grade": "2"}, "line 2: field 'grade' is '2'"),
-        ({"item_id": "p1"}, "line 2: the pair of query 'red shoes' and item 'p1' has grade 1 here and 0 before"),
+        ({"item_id": "p1"}, "line 2: the pair of query 'red shoes' and item 'p1' has grade 1 here, but had 0"),
         ({"grade_probs": [0.5, 0.5]}, "line 2: field 'grade_probs' is [0.5, 0.5]. Give 3 that sum to 1"),
         ({"grade_probs": [0.5, 0.6, 0.5]}, "field 'grade_probs'"),
         ({"grade_probs": [10**400, 0, 0]}, "field 'grade_probs'"),

@@ -167,7 +167,7 @@ def test_probabilities_become_answers(tmp_path):
 
 
 def test_the_model_is_told_nothing_but_the_pair(tmp_path):
-    one = task("bike", "i-1", "text of i-1", arm="gold", slice="pets", told={"score": 0.9371})
+    one = task("bike", "i-1", "text of i-1", arm="gold", slice="pets", other_fields={"score": 0.9371})
     with endpoint(knowing) as server:
         make(server.url).judge([one], job(tmp_path), silent)
     sent = json.dumps(server.asked)

@@ -304,13 +304,13 @@ def test_gold_among_the_tasks_is_no_label(tmp_path):
 
 
 def test_the_order_tells_nothing(tmp_path):
-    tasks = [task(f"query {q}", f"{i}", told={"score": i / 10}) for q in range(30) for i in range(4)]
+    tasks = [task(f"query {q}", f"{i}", other_fields={"score": i / 10}) for q in range(30) for i in range(4)]
     order = order_blindly(tasks, 5)
     assert sorted(t.task for t in order) == sorted(t.task for t in tasks)
     assert order_blindly(tasks[::-1], 5) == order != order_blindly(tasks, 6)
     queries = [t.query for t in order]
     assert len(list(dict.fromkeys(queries))) == sum(a != b for a, b in zip(queries, queries[1:], strict=False)) + 1
-    scores = [t.told["score"] for t in order]
+    scores = [t.other_fields["score"] for t in order]
     assert abs(sum((a - 0.15) * (n % 4 - 1.5) for n, a in enumerate(scores))) < 4  # no trend within a query
 
 

@@ -75,7 +75,7 @@ def test_formulas_are_disarmed(text):
 
 
 def test_the_table_says_nothing_of_model_arm_or_traffic(tmp_path):
-    told = task("bike", "x", arm="gold", told={"score": 0.9371, "traffic": 12345}, slice="secret")
+    told = task("bike", "x", arm="gold", other_fields={"score": 0.9371, "traffic": 12345}, slice="secret")
     for name, way in (("t.csv", write_csv), ("t.jsonl", write_jsonl)):
         way(tmp_path / name, [told], SCALE)
         text = (tmp_path / name).read_text(encoding="utf-8-sig")

@@ -77,7 +77,9 @@ def post(page, path, **body):
 
 
 def test_a_pair_is_shown_without_what_a_rater_must_not_know(store):
-    secret = task("bike", "x-1", "Covers theft", arm="gold", slice="pets", told={"score": 0.9371, "traffic": 12345})
+    secret = task(
+        "bike", "x-1", "Covers theft", arm="gold", slice="pets", other_fields={"score": 0.9371, "traffic": 12345}
+    )
     page = client(store, [secret])
     told = page.get("/api/task?rater=ann&place=0").json()
     assert told == {"place": 0, "task": secret.task, "query": "bike", "item": "Covers theft", "answered": False,

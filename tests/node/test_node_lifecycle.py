@@ -270,7 +270,7 @@ def test_running_node_leaves_nothing(world) -> None:
 
 def test_running_node_does_not_take_over(world) -> None:
     node = up(NodeSpec(port=free_port()))
-    with pytest.raises(DarlError, match=rf"runs on that port already\. Darl node down --port {node.port}\."):
+    with pytest.raises(DarlError, match=rf"is already running on that port\. Darl node down --port {node.port}\."):
         with running_node(node.port):
             pass
     assert status(node.port).pid == node.pid

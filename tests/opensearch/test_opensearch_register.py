@@ -102,7 +102,9 @@ def test_same_version_with_another_content(place, tmp_path):
     first = place.register("local")
     other = changed_bundle(place, tmp_path)
     options = RegisterOptions(pipeline=place.pipeline())
-    with pytest.raises(ClusterError, match="already with another content .* Give the bundle another version"):
+    with pytest.raises(
+        ClusterError, match="is already registered with another content .* Give the bundle another version"
+    ):
         register(other, place.cluster, options)
     replaced = register(other, place.cluster, RegisterOptions(pipeline=place.pipeline(), replace=True))
     assert replaced.model_id != first.model_id

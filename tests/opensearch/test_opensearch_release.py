@@ -402,7 +402,7 @@ def test_a_gates_report_decides(line):
     for report, why in (
         (gate_report(line, "2", "1", passed=False), r"the gate refused the bundle \(control arm: too few queries\)"),
         (gate_report(line, "3", "1"), "the gate report is about another bundle, .* 3"),
-        (gate_report(line, "2", "3"), "the gate compared it with .* 3, and .* 1 is serving"),
+        (gate_report(line, "2", "3"), "the gate compared it with .* 3, but .* 1 is serving"),
     ):
         with pytest.raises(ReleaseRefused, match=why):
             line.release("2", gate=report)

@@ -20,19 +20,20 @@ LAYERS = {
     "": FOUNDATION | {"scoring", "reranker", "search"},  # the public classes
     "connect": FOUNDATION,
     "config_files": FOUNDATION,
-    "scoring": FOUNDATION,
+    "states": FOUNDATION,
+    "scoring": FOUNDATION | {"states"},
     "ood": REQUESTS,
     "cluster": REQUESTS | {"scoring"},  # registration compares with the local bundle
-    "reranker": FOUNDATION | {"scoring", "ood"},
+    "reranker": FOUNDATION | {"scoring", "ood", "states"},
     "search": REQUESTS | {"ood", "cluster"},
     "monitor": FOUNDATION | {"scoring", "ood"},  # drift is measured on embedded pairs
-    "server": REQUESTS | {"scoring", "ood"},  # a running scorer ships its own spool
+    "server": REQUESTS | {"scoring", "ood", "states"},  # a running scorer ships its own spool
     "node": FOUNDATION,
     "webhook": FOUNDATION,
-    "check": FOUNDATION | {"scoring"},
+    "check": FOUNDATION | {"scoring", "states"},
     "pool": FOUNDATION | {"scoring"},
 }
-TRAINER_MAY = FOUNDATION | {"ood", "scoring", "check"}  # never server, cluster, monitor, node, cli
+TRAINER_MAY = FOUNDATION | {"ood", "scoring", "check", "states"}  # never server, cluster, monitor, node, cli
 # The trainer's parts: each may import those after it.
 TRAINER = [
     "cycle", "evaluate", "export", "stages", "run_folder", "training_data", "distributed", "teachers", "ood", "models",

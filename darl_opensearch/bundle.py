@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 FORMAT = 1
 MOST_TOKENS = 1 << 20  # no sequence is that long; a cap beyond it is damage
 CARD, MODEL, MODEL_INT8, FEATURES = "darl.json", "model.onnx", "model_int8.onnx", "features.onnx"
+# The pair taken apart: a half, what it adds to the OOD distance, and what a query and items are together.
+ENCODE, MEET, OOD_SIDES = "encode.onnx", "meet.onnx", "ood/sides.onnx"
+ENCODE_INT8, MEET_INT8 = "encode_int8.onnx", "meet_int8.onnx"  # the second has the calibration of the first
 MODEL_DATA = MODEL + "_data"  # weights of a model too large for one file; model.onnx and features.onnx both read it
 MAX_ONE_FILE = 1_900_000_000  # bytes; protobuf, and so an ONNX file and what ML Commons takes, ends at 2 GiB
 TOKENIZER, README, ZIP, CHECKPOINT = "tokenizer.json", "README.md", "opensearch.zip", "checkpoint"
@@ -79,6 +82,7 @@ class Card:
     :param metrics: figures with their intervals.
     :param graphs: measured parity with torch, by graph file.
     :param frame: tokens that the pair template adds to the two texts.
+    :param states: digest of the encoder that makes item states; empty if the bundle has no graphs for them.
     """
 
     name: str
@@ -94,6 +98,7 @@ class Card:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     graphs: Mapping[str, Any] = field(default_factory=dict)
     frame: int = 4
+    states: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse names that could not be a file, an index suffix or a pipeline name, and caps that hold nothing."""
@@ -136,7 +141,8 @@ class Card:
         :raises BundleError: for a missing or invalid value.
         """
         try:
-            data = {"frame": 4} | dict(data)  # a card of before frames differed
+            older: dict[str, Any] = {"frame": 4, "states": {}}
+            data = older | dict(data)  # cards of before have neither
             values = {f.name: data[f.name] for f in dataclasses.fields(cls) if f.name not in ("scale", "template")}
             values["ood"] = OodCard(**values["ood"])
             template = dict(data["template"])
@@ -231,6 +237,10 @@ class Bundle:
                         todo="the file was changed or damaged: copy the bundle again, or export the model again",
                     )
         return cls(folder, Card.from_json(data, where=str(card_path)), digests)
+
+    def has_states(self, *, int8: bool = False) -> bool:
+        """Whether item states can be made and met."""
+        return (MEET_INT8 if int8 else MEET) in self.digests
 
     def file(self, name: str) -> Path:
         """Path of one of the bundle's files.

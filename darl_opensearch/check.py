@@ -11,13 +11,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from darl_opensearch.bundle import CALIBRATION, FEATURES, MODEL, MODEL_DATA, MODEL_INT8, PROBES, TOKENIZER, ZIP, Bundle
+from darl_opensearch.bundle import (
+    CALIBRATION,
+    ENCODE,
+    ENCODE_INT8,
+    FEATURES,
+    MEET,
+    MEET_INT8,
+    MODEL,
+    MODEL_DATA,
+    MODEL_INT8,
+    OOD_SIDES,
+    PROBES,
+    TOKENIZER,
+    ZIP,
+    Bundle,
+)
 from darl_opensearch.errors import BundleError
-from darl_opensearch.graph_contract import Finding, inspect_graph
+from darl_opensearch.graph_contract import ENCODE_INPUTS, MEET_INPUTS, Finding, inspect_graph
 from darl_opensearch.io.digest import digest_file
 from darl_opensearch.scores import Columns
 
 FP32_BOUND = 1e-4
+STATES_BOUND = 0.005  # of a score from item states, which are kept in eight bits
+HALF = {"inputs": ENCODE_INPUTS, "outputs": ("states", "pooled")}
 INT8_BOUND = 0.15  # of a score: quantisation moves it, a wrong graph moves it further
 
 
@@ -29,10 +46,16 @@ def check_bundle(path: Path) -> Iterator[Finding]:
     bundle = Bundle.open(path)
     yield Finding("digests", True, f"{len(bundle.digests)} files match the card")
     columns = bundle.card.columns
-    for name, width in ((MODEL, columns.width), (FEATURES, None), (MODEL_INT8, columns.width)):
+    scores = {"width": columns.width}
+    graphs: dict[str, dict[str, Any]] = {
+        MODEL: scores, FEATURES: {"outputs": ("features",)}, MODEL_INT8: scores,
+        ENCODE: HALF, ENCODE_INT8: HALF, MEET: scores | {"inputs": MEET_INPUTS},
+        MEET_INT8: scores | {"inputs": MEET_INPUTS}, OOD_SIDES: {"inputs": ("pooled",), "outputs": ("sides",)},
+    }  # fmt: skip
+    for name, about in graphs.items():
         if name in bundle.digests:
-            data = MODEL_DATA if MODEL_DATA in bundle.digests else None
-            yield from inspect_graph(bundle.file(name), width=width, data=data)
+            data = MODEL_DATA if MODEL_DATA in bundle.digests and name in (MODEL, FEATURES) else None
+            yield from inspect_graph(bundle.file(name), data=data, **about)
     yield _check_zip(bundle)
     tokenizer = list(_check_tokenizer(bundle))
     yield from tokenizer
@@ -68,6 +91,9 @@ def _check_answers(bundle: Bundle, calibration: NDArray[Any]) -> Iterator[Findin
     if features is not None:
         right = features.ndim == 2 and len(features) == len(pairs) and bool(np.isfinite(features).all())
         yield Finding(f"{FEATURES}: output", right, f"shape {features.shape}, must have one finite row per pair")
+    for int8 in (False, True):
+        if bundle.has_states(int8=int8):
+            yield _check_states(bundle, pairs, int8=int8)
     if MODEL_INT8 not in bundle.digests:
         return
     quantised = yield from _answers(bundle, MODEL_INT8, pairs)
@@ -77,6 +103,25 @@ def _check_answers(bundle: Bundle, calibration: NDArray[Any]) -> Iterator[Findin
             return
         moved = float(np.abs(quantised[:, 0] - reference[:, 0]).max())
         yield Finding(f"{MODEL_INT8}: score", moved <= INT8_BOUND, f"off by at most {moved:.4f}, bound {INT8_BOUND}")
+
+
+def _check_states(bundle: Bundle, pairs: Sequence[tuple[str, str]], *, int8: bool) -> Finding:
+    """Score by item states, and compare with the graph that reads pairs."""
+    from darl_opensearch.scoring import Scorer
+    from darl_opensearch.states import StateStore
+
+    name, bound = (MEET_INT8, INT8_BOUND) if int8 else (MEET, STATES_BOUND)
+    try:
+        with (
+            StateStore(None) as store,
+            Scorer.open(bundle) as whole,
+            Scorer.open(bundle, states=store, int8=int8) as halves,
+        ):
+            rows = [scorer.score_many([(q, [text]) for q, text in pairs]) for scorer in (whole, halves)]
+    except Exception as err:  # noqa: BLE001  ONNX Runtime's exceptions share no base class
+        return Finding(f"{name}: runs", False, " ".join(str(err).split())[:300])
+    off = max(float(np.abs(a.score - b.score).max()) for a, b in zip(*rows, strict=True))
+    return Finding(f"{name}: score", off <= bound, f"off by at most {off:.1e}, bound {bound}")
 
 
 def _answers(

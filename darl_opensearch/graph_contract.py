@@ -6,13 +6,18 @@ three inputs (ml-commons #4924).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 OPSET, IR_VERSION = 17, 8
+ENCODE_INPUTS = ("input_ids", "attention_mask")
+MEET_INPUTS = (
+    "query_tokens", "query_scales", "query_ids", "query_pooled", "query_ood", "item_tokens", "item_scales", "item_mask",
+    "item_content", "item_pooled", "item_ood",
+)  # fmt: skip
 # Operators of com.microsoft that ONNX Runtime 1.16.3 has and quantisation writes.
 KNOWN_CUSTOM = frozenset(
     f"com.microsoft.{name}" for name in ("DynamicQuantizeMatMul", "MatMulIntegerToFloat", "DynamicQuantizeLinear")
@@ -36,10 +41,13 @@ class Finding:
         return {"check": self.check, "passed": self.passed, "detail": self.detail}
 
 
-def inspect_graph(path: Path, *, width: int | None, data: str | None = None) -> Iterator[Finding]:
+def inspect_graph(
+    path: Path, *, width: int | None = None, data: str | None = None, inputs: Sequence[str] = INPUTS,
+    outputs: Sequence[str] = ("scores",),
+) -> Iterator[Finding]:  # fmt: skip
     """Look at a graph without running it.
 
-    :param width: columns of ``scores``; None for the feature graph.
+    :param width: columns of ``scores``.
     :param data: file beside it that may hold its weights; None: it holds them itself.
     """
     name = path.name
@@ -61,13 +69,13 @@ def inspect_graph(path: Path, *, width: int | None, data: str | None = None) -> 
     used = {f"{node.domain}.{node.op_type}" for node in model.graph.node if node.domain not in ("", "ai.onnx")}
     custom = sorted(used - KNOWN_CUSTOM)
     yield _finding(f"{name}: operators", not custom, f"unknown to ONNX Runtime 1.16.3: {', '.join(custom) or 'none'}")
-    inputs = [(i.name, i.type.tensor_type.elem_type, len(i.type.tensor_type.shape.dim)) for i in model.graph.input]
-    wanted = [(n, onnx.TensorProto.INT64, 2) for n in INPUTS]
-    yield _finding(f"{name}: inputs", inputs == wanted, f"{[i[0] for i in inputs]}, must be {list(INPUTS)}, int64")
-    outputs = [(o.name, o.type.tensor_type.elem_type) for o in model.graph.output]
-    expected = "features" if width is None else "scores"
-    right = outputs == [(expected, onnx.TensorProto.FLOAT)]
-    yield _finding(f"{name}: outputs", right, f"{[o[0] for o in outputs]}, must be ['{expected}'], float32")
+    kinds = [(i.name, i.type.tensor_type.elem_type, len(i.type.tensor_type.shape.dim)) for i in model.graph.input]
+    tokens = [(n, onnx.TensorProto.INT64, 2) for n in inputs]
+    right = kinds == tokens if "input_ids" in inputs else {kind[0] for kind in kinds} == set(inputs)
+    yield _finding(f"{name}: inputs", right, f"{[kind[0] for kind in kinds]}, must be {list(inputs)}, tokens int64")
+    given = [(o.name, o.type.tensor_type.elem_type) for o in model.graph.output]
+    right = given == [(n, onnx.TensorProto.FLOAT) for n in outputs]
+    yield _finding(f"{name}: outputs", right, f"{[o[0] for o in given]}, must be {list(outputs)}, float32")
     if width is not None and right:
         dims = model.graph.output[0].type.tensor_type.shape.dim
         columns = dims[-1].dim_value if dims else 0  # 0 also where the size is not written down

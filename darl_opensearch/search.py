@@ -21,7 +21,7 @@ from darl_opensearch.cluster.pipelines import PipelineShape
 from darl_opensearch.config_files import render_body
 from darl_opensearch.errors import ClusterError, InputError
 from darl_opensearch.scores import Scores
-from darl_opensearch.text import ID_FIELD, MAX_QUERY_CHARS, TEXT_FIELD
+from darl_opensearch.text import ID_FIELD, MAX_QUERY_CHARS, TEXT_FIELD, cut_to_tokens
 
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
@@ -127,13 +127,15 @@ class PipelineSearch:
     placeholders would silently disable reranking.
 
     :param client: an opensearch-py client.
-    :param model: the bundle that the pipeline serves, or its card: grade names and alpha.
+    :param model: the bundle that the pipeline serves, or its card: grade names and alpha. With the bundle, what the
+        model reads of a query is cut to the query cap.
     :param index: the index, filled by ``darl index``.
     :param pipeline: the search pipeline, made by ``darl register``.
     """
 
     def __init__(self, client: OpenSearch, model: Bundle | Card, index: str, pipeline: str = "darl") -> None:
         self.card = model.card if isinstance(model, Bundle) else model
+        self._tokenizer = model.tokenizer if isinstance(model, Bundle) else None
         self.index, self.pipeline = index, pipeline
         self._cluster = Cluster(client)
 
@@ -220,6 +222,8 @@ class PipelineSearch:
         self, query: str, size: int, body: Mapping[str, Any] | None, query_id: str | None, slice_: str | None
     ) -> dict[str, Any]:
         request = _body(query, size, body)
+        if self._tokenizer is not None:  # ML Commons would take what the query has too much from the items
+            query = cut_to_tokens(query, self._tokenizer, self.card.query_cap) or query
         local = self.shape.mode == "local"
         if self.shape.query_path != EXT_PATH:
             guarded = guards.guard_for_query_path(query) if local else guards.guard_for_connector(query)

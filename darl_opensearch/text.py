@@ -8,7 +8,7 @@ the text is rendered: a longer query can then never take tokens away from an ite
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -114,13 +114,22 @@ def cut_to_tokens(text: str, tokenizer: Tokenizer, cap: int) -> str:
         if len(words) <= cap:
             return text
         ends = [end for part in parts for _, end in part.offsets]
-        keep = cap
-        while keep > 0 and words[keep - 1] == words[cap]:
-            keep -= 1  # do not split a word: its pieces would be others
-        keep = keep or cap  # one word longer than the cap: split it after all
-        shorter = text[: ends[keep - 1]].rstrip()
+        shorter = text[: ends[words_within(words, cap) - 1]].rstrip()
         text = shorter if len(shorter) < len(text) else text[: len(text) // 2]
     return text
+
+
+def words_within(words: Sequence[int | None], cap: int) -> int:
+    """Count the tokens of the whole words that a cap leaves; a word longer than the cap is split after all.
+
+    :param words: the number of the word that each token is of.
+    """
+    if len(words) <= cap:
+        return len(words)
+    keep = cap
+    while keep > 0 and words[keep - 1] == words[cap]:
+        keep -= 1  # its pieces would be others
+    return keep or cap
 
 
 def same_text(query: str) -> str:

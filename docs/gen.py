@@ -296,6 +296,7 @@ def metrics() -> str:
 
     told = Metrics()
     told.watch_ood_log(lambda: {"queued": 0})
+    told.watch_states(lambda: {"hits": 0})
     rows = []
     for family in told.registry.collect():
         if not family.name.startswith("darl_"):
@@ -349,6 +350,11 @@ def bundle_files() -> str:
         bundle.MODEL_DATA: "weights of a model of more than 1.9 GB, for both graphs; such a bundle has no zip",
         bundle.MODEL_INT8: "the same, weights quantised; its OOD calibration is refitted on its own features",
         bundle.FEATURES: "the same inputs to `features`: what selection and drift are measured on",
+        bundle.ENCODE: "one half, query or item: its token states and pooled vectors",
+        bundle.ENCODE_INT8: "the same, weights quantised",
+        bundle.OOD_SIDES: "what a half adds to the OOD distance",
+        bundle.MEET: "a query and items that are encoded to `scores`",
+        bundle.MEET_INT8: "the same, with the OOD calibration of the quantised encoder",
         bundle.TOKENIZER: "the pair tokenizer, with template and truncation; ML Commons reads the same file",
         bundle.README: "the model card, for people",
         bundle.ZIP: "what ML Commons takes: the graph and the tokenizer",

@@ -13,6 +13,7 @@ from darl_opensearch.cluster.calls import Cluster, join_path
 from darl_opensearch.cluster.preflight import Mode
 from darl_opensearch.config_files import render_body
 from darl_opensearch.errors import ClusterError
+from darl_opensearch.text import cut_to_tokens
 
 # Short and long, plain and awkward: whatever a tokenizer or an escape could get wrong shows here.
 PROBES: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -40,8 +41,10 @@ def verify(cluster: Cluster, bundle: Bundle, mode: Mode, model_id: str) -> float
     columns, steps = bundle.card.columns, len(bundle.calibration()) + 1
     bound = LOCAL_BOUND if mode == "local" else CONNECTOR_BOUND
     worst = 0.0
+    cap = bundle.card.item_cap
     with Scorer.open(bundle) as scorer:
-        for query, documents in PROBES:
+        for query, texts in PROBES:
+            documents = [cut_to_tokens(text, bundle.tokenizer, cap) for text in texts]  # as darl index does
             expected = scorer.score(query, documents).data.astype(np.float64)
             actual = ask_model(cluster, mode, model_id, query, documents)
             if actual.shape != expected.shape:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +13,9 @@ from darl_opensearch.bundle import FEATURES, Bundle
 from darl_opensearch.errors import BundleError
 from darl_opensearch.scoring.batching import plan_batches
 from darl_opensearch.scoring.cores import available_cores
-from darl_opensearch.scoring.encode import PairEncoder, pad_batch
+from darl_opensearch.scoring.encode import CappedTokenizer, TokenSequence, pad_batch
 from darl_opensearch.scoring.runtime import Provider, open_session
 from darl_opensearch.scoring.scorer import CPU_TOKEN_BUDGET, CUDA_TOKEN_BUDGET
-
-if TYPE_CHECKING:
-    from tokenizers import Encoding
 
 
 class Embedder:
@@ -32,7 +28,8 @@ class Embedder:
     def __init__(self, bundle: Bundle, *, provider: Provider = "cpu", threads: int | None = None) -> None:
         self._path = bundle.file(FEATURES)
         self._session = open_session(self._path, provider, require_provider=True).session
-        self._encoder = PairEncoder(bundle.tokenizer, bundle.card.max_length)
+        card = bundle.card
+        self._tokenizer = CappedTokenizer(bundle.tokenizer, card.query_cap, card.item_cap)
         self._budget = CUDA_TOKEN_BUDGET if provider == "cuda" else CPU_TOKEN_BUDGET
         count = 1 if provider == "cuda" else threads or available_cores()
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="darl-embed")
@@ -43,21 +40,21 @@ class Embedder:
         :return: ``[n, h]`` float32, a row for each pair in order; ``[0, 0]`` for none.
         :raises BundleError: when the graph does not answer a finite row a pair.
         """
-        encodings = [encoding for query, texts in requests for encoding in self._encoder(query, texts)]
-        batches = plan_batches([len(e.ids) for e in encodings], token_budget=self._budget)
-        parts = list(self._pool.map(lambda batch: self._run([encodings[i] for i in batch]), batches))
+        sequences = [pair for query, texts in requests for pair in self._tokenizer.pairs(query, texts)]
+        batches = plan_batches([len(s.ids) for s in sequences], token_budget=self._budget)
+        parts = list(self._pool.map(lambda batch: self._run([sequences[i] for i in batch]), batches))
         if not parts:
             return np.empty((0, 0), dtype=np.float32)
-        rows = np.empty((len(encodings), parts[0].shape[1]), dtype=np.float32)
+        rows = np.empty((len(sequences), parts[0].shape[1]), dtype=np.float32)
         for batch, part in zip(batches, parts, strict=True):
             rows[batch] = part
         return rows
 
-    def _run(self, encodings: list[Encoding]) -> NDArray[np.float32]:
-        rows: NDArray[np.float32] = self._session.run(None, pad_batch(encodings))[0]
-        if rows.ndim != 2 or len(rows) != len(encodings) or not np.isfinite(rows).all():
+    def _run(self, sequences: list[TokenSequence]) -> NDArray[np.float32]:
+        rows: NDArray[np.float32] = self._session.run(None, pad_batch(sequences))[0]
+        if rows.ndim != 2 or len(rows) != len(sequences) or not np.isfinite(rows).all():
             raise BundleError(
-                f"the graph answers {len(encodings)} pairs with shape {rows.shape}, not with a finite row each",
+                f"the graph answers {len(sequences)} pairs with shape {rows.shape}, not with a finite row each",
                 where=str(self._path),
                 todo="run darl check on the bundle",
             )

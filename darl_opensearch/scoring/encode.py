@@ -1,50 +1,132 @@
-"""Tokenising pairs as ML Commons does: with the bundle's tokenizer, pair template and truncation."""
+"""Tokenising query and items apart, each cut to its cap, and joining them by the bundle's pair template.
+
+ML Commons cuts the pair as a whole, from its longer side: there a query beyond its cap shortens the item. Whoever
+sends it queries and items within their caps gets the same tokens as here.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from darl_opensearch.graph_contract import INPUTS
-from darl_opensearch.text import MAX_ITEM_CHARS, clean
+from darl_opensearch.text import MAX_ITEM_CHARS, clean, words_within
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
 
 # Characters per token beyond which a text counts as long; ordinary text has 3 to 6.
-_USUAL_CHARS_PER_TOKEN, _MOST_CHARS_PER_TOKEN = 8, 64
+_CHARS_PER_TOKEN = 64
 _MARGIN = 128  # extra tokens, because the cut may split the last word
 
 
-class PairEncoder:
-    """Tokenises pairs; very long texts are cut first to save time.
+class TokenSequence(NamedTuple):
+    """A sequence without padding.
+
+    :param type_ids: 0 for the query's part, 1 for the item's.
+    """
+
+    ids: list[int]
+    type_ids: list[int]
+
+
+class HasTokens(Protocol):
+    """A sequence of ours, or the tokenizer's own encoding without padding."""
+
+    @property
+    def ids(self) -> list[int]:
+        """Token ids."""
+
+    @property
+    def type_ids(self) -> list[int]:
+        """Token type ids."""
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """The template's own tokens: before, between and after the texts."""
+
+    parts: tuple[TokenSequence, ...]
+
+    @classmethod
+    def of(cls, encoding: Encoding) -> _Frame:
+        """Read the frame off an encoded example."""
+        texts = max((place for place in encoding.sequence_ids if place is not None), default=0) + 1
+        parts, at = [TokenSequence([], []) for _ in range(texts + 1)], 0
+        for token, kind, place in zip(encoding.ids, encoding.type_ids, encoding.sequence_ids, strict=True):
+            if place is None:
+                parts[at].ids.append(token)
+                parts[at].type_ids.append(kind)
+            else:
+                at = place + 1
+        return cls(tuple(parts))
+
+    def around(self, *texts: list[int]) -> TokenSequence:
+        """Put texts into the frame; the first one is of type 0, the second of type 1."""
+        ids, types = list(self.parts[0].ids), list(self.parts[0].type_ids)
+        for place, (text, after) in enumerate(zip(texts, self.parts[1:], strict=True)):
+            ids += text
+            types += [place] * len(text)
+            ids += after.ids
+            types += after.type_ids
+        return TokenSequence(ids, types)
+
+
+class CappedTokenizer:
+    """Tokenises queries and items apart, each cut to its cap.
 
     :param tokenizer: the bundle's; shared between threads and never changed.
     """
 
-    def __init__(self, tokenizer: Tokenizer, max_length: int) -> None:
-        self._tokenizer, self._max_length = tokenizer, max_length
+    def __init__(self, tokenizer: Tokenizer, query_cap: int, item_cap: int) -> None:
+        self._tokenizer, self._query_cap, self._item_cap = tokenizer, query_cap, item_cap
+        self._alone, self._pair = _Frame.of(tokenizer.encode("a")), _Frame.of(tokenizer.encode("a", "b"))
+        special = [i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special]
+        self._content = np.ones(max([tokenizer.get_vocab_size(), *(i + 1 for i in special)]), dtype=np.bool_)
+        self._content[special] = False
 
-    def __call__(self, query: str, documents: Sequence[str]) -> list[Encoding]:
-        """Tokenise one query with each document, in order."""
-        query = self.cut(clean(query), _USUAL_CHARS_PER_TOKEN)  # it is tokenised again for each document
-        pairs = [(query, self.cut(clean(text))) for text in documents]
-        encodings: list[Encoding] = self._tokenizer.encode_batch(pairs)
-        return encodings
+    def query(self, text: str) -> TokenSequence:
+        """Tokenise a query as a sequence of its own."""
+        return self._alone.around(*self._ids([text], self._query_cap))
 
-    def cut(self, text: str, chars_per_token: int = _MOST_CHARS_PER_TOKEN) -> str:
-        """Cut a long text to a prefix with the same first ``max_length`` tokens.
+    def items(self, texts: Sequence[str]) -> list[TokenSequence]:
+        """Tokenise items, each as a sequence of its own."""
+        return [self._alone.around(ids) for ids in self._ids(texts, self._item_cap)]
+
+    def pairs(self, query: str, items: Sequence[str]) -> list[TokenSequence]:
+        """Tokenise a query with each item, in order."""
+        (query_ids,) = self._ids([query], self._query_cap)
+        return [self._pair.around(query_ids, ids) for ids in self._ids(items, self._item_cap)]
+
+    def are_content(self, ids: list[int]) -> NDArray[np.bool_]:
+        """Tell words from special tokens."""
+        content: NDArray[np.bool_] = self._content[ids]
+        return content
+
+    def _ids(self, texts: Sequence[str], cap: int) -> list[list[int]]:
+        cut = [self._cut(clean(text), cap) for text in texts]
+        encodings = self._tokenizer.encode_batch_fast(cut, add_special_tokens=False)
+        return [
+            encoding.ids if len(encoding.ids) <= cap else self._whole_words(text, cap)
+            for encoding, text in zip(encodings, cut, strict=True)
+        ]
+
+    def _whole_words(self, text: str, cap: int) -> list[int]:
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)  # the fast way tells no words
+        ids: list[int] = encoding.ids[: words_within(encoding.word_ids, cap)]
+        return ids
+
+    def _cut(self, text: str, cap: int) -> str:
+        """Cut a very long text to a prefix with the same first tokens, to save time.
 
         The prefix grows until it has more tokens than can be kept, plus a margin for the word that the cut may split.
-        Characters after the first million are ignored. If query and document *both* exceed the whole input, one token
-        at their border may go to the other side.
-
-        :param chars_per_token: characters per token beyond which a text counts as long.
+        Characters after the first million are ignored.
         """
-        size, enough = self._max_length * chars_per_token, self._max_length + _MARGIN
+        size, enough = cap * _CHARS_PER_TOKEN, cap + _MARGIN
         while size < min(len(text), MAX_ITEM_CHARS):
             encoding = self._tokenizer.encode(text[:size], add_special_tokens=False)
             # The tokenizer's own truncation moves the rest into further encodings.
@@ -55,16 +137,17 @@ class PairEncoder:
         return text[:MAX_ITEM_CHARS]
 
 
-def pad_batch(encodings: Sequence[Encoding]) -> dict[str, NDArray[np.int64]]:
-    """Pad a batch of encodings, at least one, to the longest.
+def pad_batch(sequences: Sequence[HasTokens] | Sequence[Any]) -> dict[str, NDArray[np.int64]]:
+    """Pad a batch of sequences, at least one, to the longest.
 
+    :param sequences: without padding.
     :return: the graph's inputs, each ``[batch, seq]`` int64, padded with 0.
     """
-    width = max([1, *(len(e.ids) for e in encodings)])
-    inputs = {name: np.zeros((len(encodings), width), dtype=np.int64) for name in INPUTS}
-    for row, encoding in enumerate(encodings):
-        size = len(encoding.ids)
-        inputs["input_ids"][row, :size] = encoding.ids
-        inputs["attention_mask"][row, :size] = encoding.attention_mask
-        inputs["token_type_ids"][row, :size] = encoding.type_ids
+    width = max([1, *(len(s.ids) for s in sequences)])
+    inputs = {name: np.zeros((len(sequences), width), dtype=np.int64) for name in INPUTS}
+    for row, sequence in enumerate(sequences):
+        size = len(sequence.ids)
+        inputs["input_ids"][row, :size] = sequence.ids
+        inputs["attention_mask"][row, :size] = 1
+        inputs["token_type_ids"][row, :size] = sequence.type_ids
     return inputs

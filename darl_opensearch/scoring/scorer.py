@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
-from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +18,11 @@ from darl_opensearch.graph_contract import INPUTS
 from darl_opensearch.scores import Scores
 from darl_opensearch.scoring.batching import plan_batches
 from darl_opensearch.scoring.cores import available_cores
-from darl_opensearch.scoring.deadline import check_deadline
-from darl_opensearch.scoring.encode import PairEncoder, pad_batch
+from darl_opensearch.scoring.encode import CappedTokenizer, TokenSequence, pad_batch
+from darl_opensearch.scoring.halves import HalfScorer
 from darl_opensearch.scoring.runtime import GraphSession, Provider, open_session
-
-if TYPE_CHECKING:
-    from tokenizers import Encoding
+from darl_opensearch.scoring.workers import Workers
+from darl_opensearch.states import StateStore
 
 CPU_TOKEN_BUDGET = 512
 CUDA_TOKEN_BUDGET = 32_768  # a GPU wants few, large passes
@@ -47,24 +43,26 @@ class Pass:
 
 
 class Scorer:
-    """Scores query-document pairs with a bundle's graph. Threads may share one; make it with :meth:`open`.
+    """Scores query-document pairs with a bundle's graphs. Threads may share one; make it with :meth:`open`.
 
-    A pair's score does not depend on its batch: fp32 scores vary by float noise only (1e-6), and the int8 graph,
-    which quantises activations per batch, scores one pair per pass.
+    A pair's score does not depend on its batch: fp32 scores vary by float noise only (1e-6), and the int8 graphs,
+    which quantise activations per batch, read one sequence a pass.
 
-    :param threads: batches scored at the same time.
+    :param pairs: the graph that reads pairs; None: ``halves`` scores.
+    :param halves: what scores from item states.
     :param token_budget: most tokens of a batch, padding included.
     :param int8: whether the graph is the quantised one.
     """
 
-    def __init__(self, bundle: Bundle, graph: GraphSession, *, threads: int, token_budget: int, int8: bool) -> None:
-        self.bundle = bundle
-        self.threads, self.token_budget, self.int8 = threads, token_budget, int8
-        self._graph = graph
-        self._pairs = 1 if int8 else None
-        self._encoder = PairEncoder(bundle.tokenizer, bundle.card.max_length)
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="darl-score")
-        self._closed = threading.Event()
+    def __init__(
+        self, bundle: Bundle, workers: Workers, pairs: GraphSession | None, halves: HalfScorer | None = None, *,
+        token_budget: int, int8: bool,
+    ) -> None:  # fmt: skip
+        self.bundle, self.token_budget, self.int8 = bundle, token_budget, int8
+        self.halves = halves
+        self._workers, self._pairs = workers, pairs
+        self._pairs_at_once = 1 if int8 else None
+        self._tokenizer = CappedTokenizer(bundle.tokenizer, bundle.card.query_cap, bundle.card.item_cap)
 
     @classmethod
     def open(
@@ -76,16 +74,19 @@ class Scorer:
         int8: bool = False,
         token_budget: int | None = None,
         require_provider: bool = False,
+        states: StateStore | None = None,
     ) -> Scorer:
-        """Load a bundle's graph.
+        """Load a bundle's graphs.
 
         :param bundle: an opened bundle or its folder.
         :param provider: ``cpu`` or ``cuda``; without a usable GPU the CPU is used, with a warning.
         :param threads: batches scored in parallel on the CPU; by default one per core.
         :param token_budget: most tokens of a batch, padding included; 512 on the CPU, 32768 on a GPU.
         :param require_provider: fail rather than fall back to the CPU.
+        :param states: where item states are kept, so that an item is encoded once and not for each query; a bundle
+            that cannot be taken apart is scored pair by pair all the same.
         :raises UsageError: when a number is out of range.
-        :raises BundleError: when the graph is not what the contract says.
+        :raises BundleError: when a graph is not what the contract says.
         """
         bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         if provider not in ("cpu", "cuda"):
@@ -94,27 +95,41 @@ class Scorer:
             raise UsageError(f"threads is {threads}", todo="use 1 or more")
         if token_budget is not None and token_budget < 1:
             raise UsageError(f"the token budget is {token_budget}", todo="use 1 or more, 512 is usual")
+        budget = token_budget or (CUDA_TOKEN_BUDGET if provider == "cuda" else CPU_TOKEN_BUDGET)
+        if states is not None and bundle.has_states(int8=int8):
+            workers = Workers(threads or available_cores())
+            halves = HalfScorer(
+                bundle, states, workers, provider=provider, int8=int8, token_budget=budget,
+                require_provider=require_provider,
+            )  # fmt: skip
+            return cls(bundle, workers, None, halves, token_budget=budget, int8=int8)
         model = bundle.file(MODEL_INT8 if int8 else MODEL)
         graph = open_session(model, provider, require_provider=require_provider)
         _check_contract(graph.session, bundle, str(model))
         on_gpu = graph.provider == "cuda"
+        budget = token_budget or (CUDA_TOKEN_BUDGET if on_gpu else CPU_TOKEN_BUDGET)
         return cls(
-            bundle,
-            graph,
-            threads=1 if on_gpu else threads or available_cores(),
-            token_budget=token_budget or (CUDA_TOKEN_BUDGET if on_gpu else CPU_TOKEN_BUDGET),
-            int8=int8,
+            bundle, Workers(1 if on_gpu else threads or available_cores()), graph, token_budget=budget, int8=int8
         )
 
     @property
+    def threads(self) -> int:
+        """Batches scored at the same time."""
+        return self._workers.threads
+
+    @property
     def provider(self) -> Provider:
-        """Where the graph actually runs: ``cpu`` or ``cuda``."""
+        """Where the encoder actually runs: ``cpu`` or ``cuda``."""
         return self._graph.provider
 
     @property
     def fallback(self) -> str | None:
         """Why :attr:`provider` is not the one asked for, or None."""
         return self._graph.fallback
+
+    @property
+    def _graph(self) -> GraphSession:
+        return self.halves.encode if self.halves else self._pairs  # type: ignore[return-value]
 
     def score(self, query: str, documents: Sequence[str]) -> Scores:
         """Score the documents of one query.
@@ -130,8 +145,10 @@ class Scorer:
         :param requests: pairs of a query and its documents.
         :return: the scores of each request, in order.
         """
-        encodings = [encoding for query, documents in requests for encoding in self._encode(query, documents)]
-        rows = self._forward(encodings, None)
+        if self.halves:
+            return [self.score(query, documents) for query, documents in requests]
+        sequences = [pair for query, documents in requests for pair in self._tokenize(query, documents)]
+        rows = self._forward(sequences, None)
         ends = np.cumsum([len(documents) for _, documents in requests], dtype=np.int64)
         return [Scores(part, self._alpha) for part in np.split(rows, ends[:-1])] if requests else []
 
@@ -142,15 +159,18 @@ class Scorer:
         :raises DeadlinePassed: when the deadline passes first.
         """
         started = time.perf_counter()
-        encodings = self._encode(query, documents)
-        encoded = time.perf_counter()
-        rows = self._forward(encodings, deadline)
-        done = time.perf_counter()
+        if self.halves:
+            _check_texts(query, documents)
+            rows, tokens = self.halves.score(query, documents, deadline)
+            return Pass(Scores(rows, self._alpha), tokens, 0.0, 1000 * (time.perf_counter() - started))
+        sequences = self._tokenize(query, documents)
+        tokenized = time.perf_counter()
+        rows = self._forward(sequences, deadline)
         return Pass(
             scores=Scores(rows, self._alpha),
-            tokens=sum(len(e.ids) for e in encodings),
-            tokenize_ms=1000 * (encoded - started),
-            forward_ms=1000 * (done - encoded),
+            tokens=sum(len(s.ids) for s in sequences),
+            tokenize_ms=1000 * (tokenized - started),
+            forward_ms=1000 * (time.perf_counter() - tokenized),
         )
 
     def warm_up(self) -> None:
@@ -170,9 +190,8 @@ class Scorer:
             ) from err
 
     def close(self) -> None:
-        """Stop the threads; later calls raise UsageError."""
-        self._closed.set()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        """Stop the threads; later calls raise UsageError. A state store that was passed stays open."""
+        self._workers.close()
 
     def __enter__(self) -> Scorer:
         return self
@@ -186,29 +205,15 @@ class Scorer:
     def _alpha(self) -> float:
         return self.bundle.card.ood.alpha
 
-    def _encode(self, query: str, documents: Sequence[str]) -> list[Encoding]:
-        if not isinstance(query, str):
-            raise InputError(f"the query is a {type(query).__name__}, not text", todo="pass a str")
-        if isinstance(documents, str):
-            raise InputError("documents is one text", todo="pass a list of texts")
-        for place, text in enumerate(documents):
-            if not isinstance(text, str):
-                kind = type(text).__name__
-                raise InputError(f"document {place} is a {kind}, not text", todo="render items by bundle.renderer")
-        return self._encoder(query, documents) if documents else []
+    def _tokenize(self, query: str, documents: Sequence[str]) -> list[TokenSequence]:
+        _check_texts(query, documents)
+        return self._tokenizer.pairs(query, documents) if documents else []
 
-    def _forward(self, encodings: Sequence[Encoding], deadline: float | None) -> NDArray[np.float32]:
-        if self._closed.is_set():
-            raise UsageError("the scorer is closed", todo="open another")
-        rows = np.empty((len(encodings), self.bundle.card.columns.width), dtype=np.float32)
-        waiting = deque(
-            plan_batches([len(e.ids) for e in encodings], token_budget=self.token_budget, pairs=self._pairs)
-        )
-        running: set[Future[None]] = set()
+    def _forward(self, sequences: Sequence[TokenSequence], deadline: float | None) -> NDArray[np.float32]:
+        rows = np.empty((len(sequences), self.bundle.card.columns.width), dtype=np.float32)
 
         def score_batch(batch: NDArray[np.int64]) -> None:
-            inputs = pad_batch([encodings[i] for i in batch])
-            scores = self._graph.session.run(None, inputs)[0]
+            scores = self._graph.session.run(None, pad_batch([sequences[i] for i in batch]))[0]
             if scores.shape != (len(batch), rows.shape[1]):  # a graph need not declare its width
                 raise BundleError(
                     f"the graph answers {len(batch)} pairs with shape {scores.shape}, not {rows.shape[1]} columns each",
@@ -217,21 +222,21 @@ class Scorer:
                 )
             rows[batch] = scores
 
-        try:
-            while waiting or running:
-                # At most two batches per thread are queued: requests take turns, and a list of ten need not wait
-                # for a list of a thousand.
-                while waiting and len(running) < 2 * self.threads:
-                    check_deadline(deadline)
-                    running.add(self._pool.submit(score_batch, waiting.popleft()))
-                done, running = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    future.result()
-        finally:
-            for future in running:
-                future.cancel()
-            wait(running)  # running batches still write into `rows`
+        lengths = [len(s.ids) for s in sequences]
+        batches = plan_batches(lengths, token_budget=self.token_budget, pairs=self._pairs_at_once)
+        self._workers.run(score_batch, batches, deadline)
         return rows
+
+
+def _check_texts(query: str, documents: Sequence[str]) -> None:
+    if not isinstance(query, str):
+        raise InputError(f"the query is a {type(query).__name__}, not text", todo="pass a str")
+    if isinstance(documents, str):
+        raise InputError("documents is one text", todo="pass a list of texts")
+    for place, text in enumerate(documents):
+        if not isinstance(text, str):
+            kind = type(text).__name__
+            raise InputError(f"document {place} is a {kind}, not text", todo="render items by bundle.renderer")
 
 
 def _check_contract(session: Any, bundle: Bundle, where: str) -> None:

@@ -43,6 +43,7 @@ def test_files_of_a_bundle(small):
     assert names == {
         "model.onnx", "model_int8.onnx", "features.onnx", "tokenizer.json", "opensearch.zip", "README.md",
         "probes.json", "ood/calibration.npy", "ood/reference.npy", "ood/reference.json",
+        "encode.onnx", "encode_int8.onnx", "meet.onnx", "meet_int8.onnx", "ood/sides.onnx",
     }  # fmt: skip
     kinds = {p.suffix for p in bundle.path.rglob("*") if p.is_file()}
     assert kinds <= {".onnx", ".json", ".zip", ".md", ".npy", ".safetensors"}  # no pickle
@@ -65,7 +66,7 @@ def test_card(small):
         interval = card.metrics["ndcg_intervals"][which.removeprefix("dev_")]
         assert interval["low"] <= interval["mean"] == card.metrics[which]["ndcg@10"] <= interval["high"]
         assert interval["n"] == card.metrics[which]["queries"]
-    assert set(card.graphs) == {"model.onnx", "features.onnx", "model_int8.onnx"}
+    assert set(card.graphs) == {"model.onnx", "features.onnx", "model_int8.onnx", "meet.onnx", "meet_int8.onnx"}
     assert set(data["files"]) == set(bundle.digests) and data["format"] == 1
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", card.created)
 
@@ -129,7 +130,8 @@ def test_training_twice_gives_the_same_model(small, checkpoint, tmp_path):
     _, bundle = train_and_export(tmp_path, config, int8=False, checkpoint=False)
     assert bundle.identity == small[1].identity
     assert MODEL_INT8 not in bundle.digests and not (bundle.path / CHECKPOINT).exists()
-    assert set(bundle.card.graphs) == {"model.onnx", "features.onnx"}
+    assert set(bundle.card.graphs) == {"model.onnx", "features.onnx", "meet.onnx"}
+    assert bundle.card.states == small[1].card.states
 
 
 def test_options_of_the_command(small, tmp_path, darl):
@@ -137,12 +139,14 @@ def test_options_of_the_command(small, tmp_path, darl):
     out = tmp_path / "out"
     code, said, err = darl("export", trained.folder, "--out", out, "--no-int8", "--no-checkpoint", "--json")
     assert (code, err) == (0, "")
-    assert json.loads(said)["bundle"] == str(out) and set(json.loads(said)["graphs"]) == {"model.onnx", "features.onnx"}
+    assert json.loads(said)["bundle"] == str(out) and json.loads(said)["graphs"].keys() == {
+        "model.onnx", "features.onnx", "meet.onnx",
+    }  # fmt: skip
     exported = Bundle.open(out)
     assert exported.identity == bundle.identity
     assert sorted(exported.digests) == [
-        "README.md", "features.onnx", "model.onnx", "ood/calibration.npy", "ood/reference.json", "ood/reference.npy",
-        "opensearch.zip", "probes.json", "tokenizer.json",
+        "README.md", "encode.onnx", "features.onnx", "meet.onnx", "model.onnx", "ood/calibration.npy",
+        "ood/reference.json", "ood/reference.npy", "ood/sides.onnx", "opensearch.zip", "probes.json", "tokenizer.json",
     ]  # fmt: skip
     assert darl("check", out)[0] == 0
 

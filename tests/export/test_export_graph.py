@@ -14,9 +14,11 @@ import torch
 from darl_opensearch.check import run_pairs
 from darl_opensearch.graph_contract import INPUTS, inspect_graph
 from darl_opensearch.scores import Columns
+from darl_opensearch.scoring.encode import CappedTokenizer
 from tests.helpers.trained import GAINS, train_and_export, write_project
 from trainer.config import Ood
 from trainer.export.graph import ContractModule, export_graphs
+from trainer.export.states import export_states, score_by_states
 from trainer.ood import DETECTORS
 from trainer.stages.ood_stage import fit_ood
 from trainer.training_data.features import Features
@@ -93,8 +95,8 @@ def test_contract(small, file):
     assert (out.name, out.type) == ("features" if file == "features.onnx" else "scores", "tensor(float)")
     one = {i.name: np.ones((2, 5), dtype=np.int64) for i in session.get_inputs()}
     assert session.run(None, one)[0].shape == (2, 2 * 32 if file == "features.onnx" else 3 + 3)
-    width = None if file == "features.onnx" else 6
-    assert all(finding.passed for finding in inspect_graph(bundle.file(file), width=width))
+    about = {"outputs": ("features",)} if file == "features.onnx" else {"width": 6}
+    assert all(finding.passed for finding in inspect_graph(bundle.file(file), **about))
 
 
 def test_fp32_says_what_torch_says(small):
@@ -238,6 +240,17 @@ def test_every_detector_is_in_the_graph(small, tmp_path, detector, features, lay
     assert np.abs(held - run_pairs(bundle.file("features.onnx"), bundle.tokenizer, pairs[:20])).max() < 1e-4
     inputs = [i.name for i in onnx.load(tmp_path / "model.onnx").graph.input]
     assert inputs == list(INPUTS)
+    export_states(ContractModule(trained), tmp_path)
+    model.tokenizer().save(str(tmp_path / "tokenizer.json"))
+    capped = CappedTokenizer(bundle.tokenizer, bundle.card.query_cap, bundle.card.item_cap)
+    within = [n for n, (q, i) in enumerate(pairs) if capped.pairs(q, [i])[0].ids == bundle.tokenizer.encode(q, i).ids]
+    assert len(within) > 20
+    card = dataclasses.replace(bundle.card, states={"encoder": "any"})
+    apart = score_by_states(card, tmp_path, [pairs[n] for n in within])
+    assert_columns(apart, GAINS[3])
+    assert np.abs(apart - rows[within])[:, :4].max() < 0.02  # eight bits, and a head of large weights
+    far = np.abs(apart - rows[within])[:, 5] / np.maximum(1, np.abs(rows[within][:, 5]))
+    assert far.max() < (1e-4 if DETECTORS[detector].make.reads == ("features",) else 0.2)
     if features == "query":  # the column is of the query alone
         a, b = run_pairs(tmp_path / "model.onnx", bundle.tokenizer, [("storm", "x"), ("storm", "bicycle theft")])
         assert a[5] == pytest.approx(b[5], abs=1e-4)

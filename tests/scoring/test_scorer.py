@@ -13,11 +13,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
+from tokenizers import Tokenizer
 
 from darl_opensearch.bundle import MODEL, MODEL_INT8, Bundle, writing
 from darl_opensearch.errors import BundleError, InputError, UsageError
 from darl_opensearch.scoring import DeadlinePassed, Scorer
-from darl_opensearch.scoring.encode import INPUTS
+from darl_opensearch.scoring.encode import INPUTS, TokenSequence
 from tests.helpers.bundles import ITEMS, QUERIES, TEMPLATE
 
 TEXTS = [TEMPLATE.render(item) for item in ITEMS]
@@ -91,6 +92,22 @@ def test_odd_characters_are_scored(scorer, bad):
     assert np.isfinite(scorer.score(bad, [bad, "bike"]).data).all()
 
 
+def whole_pair(bundle, query, text):
+    """What the tokenizer makes of both texts, taken whole, when each is cut to the whole words within its cap."""
+    whole = Tokenizer.from_str(bundle.tokenizer.to_str())
+    whole.no_truncation()
+    ids, types = [], []
+    for place, (words, cap) in enumerate(((query, bundle.card.query_cap), (text, bundle.card.item_cap))):
+        encoding = whole.encode(words, add_special_tokens=False)
+        kept = [n for n, word in enumerate(encoding.word_ids) if n < cap]
+        if len(encoding.ids) > cap:
+            kept = [n for n in kept if encoding.word_ids[n] != encoding.word_ids[cap]] or kept
+        half = whole.encode("a").ids
+        ids += [half[0], *(encoding.ids[n] for n in kept), half[-1]]
+        types += [place] * (len(kept) + 2)
+    return TokenSequence(ids, types)
+
+
 def test_a_long_document_scores_as_its_beginning_and_fast(scorer, tiny):
     long = "stolen bicycle and luggage, " * 400_000  # 11 MB
     started = time.perf_counter()
@@ -98,17 +115,14 @@ def test_a_long_document_scores_as_its_beginning_and_fast(scorer, tiny):
     assert time.perf_counter() - started < 2
     # Against the tokenizer alone, on a text it can take whole.
     part = long[:200_000]
-    encoding = tiny.tokenizer.encode(QUERIES[0], part)
-    ours = scorer._encoder(QUERIES[0], [long])[0]
-    assert (ours.ids, ours.type_ids) == (encoding.ids, encoding.type_ids)
+    assert scorer._tokenizer.pairs(QUERIES[0], [long]) == [whole_pair(tiny, QUERIES[0], part)]
     np.testing.assert_allclose(got, scorer.score(QUERIES[0], [part]).data, atol=1e-6)
 
 
 @pytest.mark.parametrize("filler", [" ", "\u0000", "x"])
 def test_what_makes_few_tokens_does_not_hide_the_text_behind_it(scorer, tiny, filler):
     text = filler * 50_000 + " stolen bicycle " * 200
-    whole = tiny.tokenizer.encode("lost luggage", text)
-    assert scorer._encoder("lost luggage", [text])[0].ids == whole.ids
+    assert scorer._tokenizer.pairs("lost luggage", [text]) == [whole_pair(tiny, "lost luggage", text)]
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -118,7 +132,7 @@ def test_what_makes_few_tokens_does_not_hide_the_text_behind_it(scorer, tiny, fi
 )
 def test_the_cut_never_changes_the_tokens(scorer, tiny, words, times):
     text = " ".join(words) * times
-    assert scorer._encoder("ski rescue", [text])[0].ids == tiny.tokenizer.encode("ski rescue", text).ids
+    assert scorer._tokenizer.pairs("ski rescue", [text]) == [whole_pair(tiny, "ski rescue", text)]
 
 
 def test_a_passed_deadline_stops_between_batches(scorer):
@@ -129,14 +143,14 @@ def test_a_passed_deadline_stops_between_batches(scorer):
 
 def test_a_short_request_passes_a_long_one(tiny):
     with Scorer.open(tiny, threads=1, token_budget=1) as opened:
-        real, order = opened._graph.session, []
+        real, order = opened._pairs.session, []
 
         class Slow:
             def run(self, outputs, inputs):
                 time.sleep(0.005)
                 return real.run(outputs, inputs)
 
-        opened._graph = dataclasses.replace(opened._graph, session=Slow())
+        opened._pairs = dataclasses.replace(opened._pairs, session=Slow())
 
         def ask(name, n):
             opened.score(name, TEXTS[:1] * n)
@@ -158,14 +172,14 @@ def test_int8_scores_one_pair_at_a_time(tiny, tmp_path):
             shutil.copy(tiny.path / name, work / name)
         shutil.copy(tiny.path / MODEL, work / MODEL_INT8)
     with Scorer.open(tmp_path / "b", int8=True, threads=2) as opened:
-        sizes, real = [], opened._graph.session
+        sizes, real = [], opened._pairs.session
 
         class Counting:
             def run(self, outputs, inputs):
                 sizes.append(inputs["input_ids"].shape)
                 return real.run(outputs, inputs)
 
-        opened._graph = dataclasses.replace(opened._graph, session=Counting())
+        opened._pairs = dataclasses.replace(opened._pairs, session=Counting())
         opened.score(QUERIES[0], TEXTS)
     assert len(sizes) == len(TEXTS) and {rows for rows, _ in sizes} == {1}
 
@@ -230,5 +244,4 @@ def test_a_closed_scorer_says_so(tiny):
 
 def test_a_long_query_scores_as_its_beginning(scorer, tiny):
     query = "stolen bicycle on the piste " * 500
-    ours, whole = scorer._encoder(query, TEXTS), [tiny.tokenizer.encode(query, text) for text in TEXTS]
-    assert [e.ids for e in ours] == [e.ids for e in whole]
+    assert scorer._tokenizer.pairs(query, TEXTS) == [whole_pair(tiny, query, text) for text in TEXTS]

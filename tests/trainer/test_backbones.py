@@ -19,6 +19,7 @@ from darl_opensearch.cluster.register import register
 from darl_opensearch.errors import BundleError
 from darl_opensearch.graph_contract import INPUTS, inspect_graph
 from darl_opensearch.scoring import Scorer
+from darl_opensearch.text import clean, cut_to_tokens
 from tests.helpers.bundles import correct_digests
 from tests.helpers.commands import run_main
 from tests.helpers.joint_bases import PAIRS, PROMPT, columns, configured, write_classifier, write_decoder
@@ -92,8 +93,13 @@ def test_the_bundle_scores_as_torch_does(runs, backbone):
     trained, bundle, _ = runs[backbone]
     model = trained.model
     with torch.no_grad():
-        features = model.pair_features(*columns())
-        raw = model.head(features.head_input)
+        # The scorer cuts query and item, each to its cap; a whole pair is cut from its longer side.
+        caps = (bundle.card.query_cap, bundle.card.item_cap)
+        texts = [
+            [cut_to_tokens(clean(text), bundle.tokenizer, cap) for text in side]
+            for side, cap in zip(columns(), caps, strict=True)
+        ]
+        raw = model.head(model.pair_features(*texts).head_input)
         wanted = torch.cat([model.head.score(raw)[:, None], model.head.grade_probs(raw)], dim=1).numpy()
     found = []
     with Scorer.open(bundle, threads=1) as scorer:

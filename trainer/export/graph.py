@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from trainer.run_folder import Trained
 
 SCORES, FEATURES = "scores", "features"
 WHOLE = "whole.onnx"
+Axes = dict[str, dict[int, str]]  # by name, and by place: what a dimension is called
 
 
 class ContractModule(nn.Module):
@@ -35,7 +36,6 @@ class ContractModule(nn.Module):
     def __init__(self, trained: Trained) -> None:
         super().__init__()
         self.backbone, self.ood, self.detector = trained.model, trained.ood, trained.ood.detector
-        self.config = trained.model.encoder.config  # Optimum reads it
         calibration = trained.ood.calibration
         # As used, so that no folding renames them: the int8 graph gets its own values by these names.
         self.register_buffer("ood_table", calibration.distances[None, :].clone())
@@ -67,30 +67,11 @@ def export_graphs(module: ContractModule, folder: Path, work: Path) -> None:
 
     :raises DarlError: when the trace lacks an output.
     """
-    from optimum.exporters.onnx import export
-    from optimum.exporters.onnx.model_configs import BertOnnxConfig
-
-    class ContractOnnxConfig(BertOnnxConfig):  # type: ignore[misc]
-        """Three int64 inputs, two float outputs."""
-
-        @property
-        def inputs(self) -> dict[str, dict[int, str]]:
-            return {name: {0: "batch", 1: "seq"} for name in INPUTS}
-
-        @property
-        def outputs(self) -> dict[str, dict[int, str]]:
-            return {SCORES: {0: "batch"}, FEATURES: {0: "batch"}}
-
-        def generate_dummy_inputs_for_validation(
-            self, reference_model_inputs: dict[str, Any], onnx_input_names: list[str]
-        ) -> dict[str, Any]:
-            # The tracer has dropped inputs that nothing reads.
-            return {name: value for name, value in reference_model_inputs.items() if name in onnx_input_names}
-
     module.eval()
-    config = ContractOnnxConfig(module.config, task="feature-extraction")
-    with quiet_trace(), module.backbone.exporting():
-        export(module, config, work / WHOLE, opset=OPSET)
+    axes = {name: {0: "batch", 1: "seq"} for name in INPUTS}
+    with module.backbone.exporting():
+        outputs = {SCORES: {0: "batch"}, FEATURES: {0: "batch"}}
+        trace(module, module.backbone.encoder.config, axes, outputs, work / WHOLE)
     apart = _weights_apart(work / WHOLE, folder)
     whole = onnx.load(work / WHOLE, load_external_data=not apart)
     traced = {graph_input.name for graph_input in whole.graph.input}
@@ -106,6 +87,45 @@ def export_graphs(module: ContractModule, folder: Path, work: Path) -> None:
         onnx.save(part, folder / name)
         onnx.checker.check_model(folder / name)
     (work / WHOLE).unlink()
+
+
+def trace(
+    module: nn.Module, config: Any, inputs: Axes, outputs: Axes, path: Path, example: Mapping[str, Tensor] | None = None
+) -> None:
+    """Trace a module by Optimum.
+
+    :param config: of the transformers model within.
+    :param inputs: names of the axes of each input, in the order of ``forward``; so for ``outputs``.
+    :param example: inputs to trace with; by default Optimum's own for token sequences.
+    """
+    from optimum.exporters.onnx import export
+    from optimum.exporters.onnx.model_configs import BertOnnxConfig
+
+    class GraphConfig(BertOnnxConfig):  # type: ignore[misc]
+        """Inputs and outputs of ours."""
+
+        @property
+        def inputs(self) -> Axes:
+            return inputs
+
+        @property
+        def outputs(self) -> Axes:
+            return outputs
+
+        def generate_dummy_inputs(self, framework: str = "pt", **shapes: Any) -> dict[str, Any]:
+            if example is None:
+                return dict(super().generate_dummy_inputs(framework=framework, **shapes))
+            return dict(example)
+
+        def generate_dummy_inputs_for_validation(
+            self, reference_model_inputs: dict[str, Any], onnx_input_names: list[str]
+        ) -> dict[str, Any]:
+            # The tracer has dropped inputs that nothing reads.
+            return {name: value for name, value in reference_model_inputs.items() if name in onnx_input_names}
+
+    module.config = config  # Optimum reads it
+    with quiet_trace():
+        export(module, GraphConfig(config, task="feature-extraction"), path, opset=OPSET)
 
 
 def _weights_apart(whole: Path, folder: Path) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -16,9 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from darl_opensearch.check import run_pairs
 from darl_opensearch.graph_contract import IR_VERSION
-from darl_opensearch.scores import Columns
 from trainer.export.graph import set_initialisers
 from trainer.ood import ConformalCalibration
 
@@ -52,25 +49,17 @@ def quantise(source: Path, target: Path) -> None:
     onnx.save(quantised, target)
 
 
-def refit_calibration(
-    graph: Path, tokenizer: Any, pairs: list[tuple[str, str]], columns: Columns, old: ConformalCalibration, alpha: float
-) -> Tensor:
-    """Calibrate the int8 graph on its own distances.
+def refit_calibration(graph: Path, scaled: NDArray[np.float32], old: ConformalCalibration, alpha: float) -> Tensor:
+    """Calibrate an int8 graph on its own distances.
 
     :param graph: the int8 graph, changed in place.
-    :param old: the calibration that is in the graph now.
+    :param scaled: ``[n]`` the ``ood_distance`` that it gives the calibration pairs by the calibration that is in it.
+    :param old: that calibration.
     :return: ``[n]`` the graph's raw distances of the calibration pairs.
     """
-    scaled: NDArray[np.float32] = run_pairs(graph, tokenizer, pairs)[:, columns.ood_distance]
     distances = torch.from_numpy(scaled.astype(np.float64)) * float(old.spread) + float(old.median)
     distances = distances.float()
     new = ConformalCalibration.fit(distances, alpha)
-    set_initialisers(
-        graph,
-        {
-            "ood_table": new.distances.numpy()[None, :],
-            "ood_median": new.median.numpy().reshape(1),
-            "ood_spread": new.spread.numpy().reshape(1),
-        },
-    )
+    values = {"ood_table": new.distances[None, :], "ood_median": new.median[None], "ood_spread": new.spread[None]}
+    set_initialisers(graph, {name: value.numpy() for name, value in values.items()})
     return distances

@@ -18,11 +18,12 @@ from darl_opensearch import bundle as files
 from darl_opensearch.bundle import Bundle, Card, OodCard, writing
 from darl_opensearch.check import compare, run_pairs
 from darl_opensearch.errors import GateRefused, InputError
-from darl_opensearch.scores import Columns, is_ood
-from darl_opensearch.stats.ranking import ndcg_per_query
+from darl_opensearch.scores import Columns
 from trainer.export.card import model_card
+from trainer.export.dev_pairs import DevPairs
 from trainer.export.graph import ContractModule, export_graphs
 from trainer.export.int8 import quantise, refit_calibration
+from trainer.export.states import add_states, can_be_split
 from trainer.run_folder import CHECKPOINT, Trained
 from trainer.stages.ood_stage import two_fold_alarms
 from trainer.training_data.pairs import Pairs
@@ -77,18 +78,22 @@ def export_run(
                 f"{files.FEATURES} differs from torch by {difference:.1e}", todo="report this with the run"
             )
         graphs[files.FEATURES] = {"against_torch": difference}
+        dev = DevPairs.of(trained, data, work / files.MODEL)
         if int8 and (why := _no_int8(model, work)):
             graphs[files.MODEL_INT8] = {"left_out": why}
             report(f"no int8 graph: {why}")
         elif int8:
             report("quantising")
             quantise(work / files.MODEL, work / files.MODEL_INT8)
-            graphs[files.MODEL_INT8] = _int8_report(trained, data, work, calibration_texts)
+            graphs[files.MODEL_INT8] = _int8_report(trained, data, work, calibration_texts, dev)
         card = _card(trained, graphs, about or {})
+        if can_be_split(model) and not (work / files.MODEL_DATA).is_file():
+            report("taking the pair apart")
+            card = add_states(module, card, work, dev, calibration_texts if int8 else ())
         report("writing the bundle")
         with writing(target, card) as out:
-            for file in work.iterdir():
-                shutil.move(file, out / file.name)
+            for file in (path for path in work.rglob("*") if path.is_file()):
+                shutil.move(file, out / file.relative_to(work))
             model.tokenizer().save(str(out / files.TOKENIZER))
             np.save(out / files.CALIBRATION, table)
             features, queries = _reference(module, data)
@@ -159,30 +164,19 @@ def _verdict(
     return {f.check.removeprefix(f"{name}: "): f.detail for f in findings}
 
 
-def _int8_report(trained: Trained, data: RunData, work: Path, calibration: list[tuple[str, str]]) -> dict[str, Any]:
+def _int8_report(
+    trained: Trained, data: RunData, work: Path, calibration: list[tuple[str, str]], dev: DevPairs
+) -> dict[str, Any]:
     """Refit the int8 calibration; nDCG, agreement and OOD agreement beside fp32's on the dev pairs."""
     config, tokenizer = trained.config, trained.model.tokenizer()
     columns = Columns(config.grades.scale.k)
     graph = work / files.MODEL_INT8
-    distances = refit_calibration(graph, tokenizer, calibration, columns, trained.ood.calibration, config.ood.alpha)
+    scaled = run_pairs(graph, tokenizer, calibration)[:, columns.ood_distance]
+    distances = refit_calibration(graph, scaled, trained.ood.calibration, config.ood.alpha)
     alarms = two_fold_alarms(distances, data.unjudged(data.traffic), config.ood.alpha)
-    dev = data.judged(data.dev)
-    texts = [(dev.queries[q], dev.items[i]) for q, i in dev.index.tolist()]
-    _, gain, query_index = dev.numpy(config.grades.scale.gains)
-    rows = {name: run_pairs(work / name, tokenizer, texts) for name in (files.MODEL, files.MODEL_INT8)}
-    cutoff = config.stages.cutoff
-    ndcg = {
-        name: float(np.mean(list(ndcg_per_query(out[:, 0], gain, query_index, cutoff=cutoff).values())))
-        for name, out in rows.items()
-    }
-    flags = [is_ood(out[:, columns.ood_score], config.ood.alpha) for out in rows.values()]
-    difference = np.abs(rows[files.MODEL][:, 0] - rows[files.MODEL_INT8][:, 0])
-    return {
-        f"dev_ndcg@{cutoff}": {"fp32": round(ndcg[files.MODEL], 5), "int8": round(ndcg[files.MODEL_INT8], 5)},
-        "score_difference": {"mean": round(float(difference.mean()), 5), "max": round(float(difference.max()), 5)},
-        "dev_share_ood": {"fp32": round(float(flags[0].mean()), 4), "int8": round(float(flags[1].mean()), 4)},
+    rows = run_pairs(graph, tokenizer, dev.texts)
+    return dev.compare(rows, "int8") | {
         "false_alarms_unseen_items": {"fp32": trained.ood.report["false_alarms_unseen_items"], "int8": alarms},
-        "ood_agreement": round(float((flags[0] == flags[1]).mean()), 4),
         "batch": "one pair a pass: dynamic int8 takes one activation scale a batch",
     }
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from darl_opensearch.errors import UsageError
+from darl_opensearch.scoring.encode import CappedTokenizer, pad_batch
 from trainer.config import Config
 from trainer.models.base import AVERAGE, BACKBONES, LAST, FeatureTable, PairFeatures, layer_mean
 from trainer.models.heads import HEADS
@@ -176,15 +177,35 @@ class SplitReranker(nn.Module):
         :return: ``[n, 2 + kernels]``: cosine, weighted maximum, weighted kernels.
         """
         (query_states, query_mask, query_ids), (item_states, item_mask, item_ids) = query, item
-        weight = self.rarity[query_ids] * query_mask
-        weight = weight / weight.sum(1, keepdim=True).clamp_min(1e-6)
         content = item_mask * (self.rarity[item_ids] > 0).to(item_mask)  # without special tokens
-        units = F.normalize(query_states, dim=-1, eps=1e-9)
-        sims = torch.bmm(units, F.normalize(item_states, dim=-1, eps=1e-9).transpose(1, 2))
+        sims = torch.bmm(to_units(query_states), to_units(item_states).transpose(1, 2))
+        return self.pool_similarities(cosine, sims, self.weigh(query_ids, query_mask), item_mask, content)
+
+    def weigh(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Weigh a query's tokens by how rare they are.
+
+        :param ids: ``[n, a]`` int64.
+        :param mask: ``[n, a]`` float.
+        :return: ``[n, a]``, rows sum to 1.
+        """
+        weight = self.rarity[ids] * mask
+        return weight / weight.sum(1, keepdim=True).clamp_min(1e-6)
+
+    def pool_similarities(
+        self, cosine: Tensor, sims: Tensor, weight: Tensor, item_mask: Tensor, content: Tensor
+    ) -> Tensor:
+        """Pool token similarities: the head's input.
+
+        :param sims: ``[n, a, b]``.
+        :param weight: ``[n, a]`` of the query's tokens.
+        :param item_mask: ``[n, b]`` float.
+        :param content: ``[n, b]`` float, ``item_mask`` without special tokens.
+        """
         best = (sims * content[:, None, :] + (content[:, None, :] - 1.0) * 2.0).amax(dim=2).clamp_min(-1.0)
         columns = [cosine, (best * weight).sum(1)]
+        sims = sims + (item_mask[:, None, :] - 1.0) * 10.0  # padding is so far from every centre that it adds 0
         for centre in self.centres.unbind():
-            kernel = torch.exp((sims - centre).square() * (-0.5 / KERNEL_WIDTH**2)) * item_mask[:, None, :]
+            kernel = torch.exp((sims - centre).square() * (-0.5 / KERNEL_WIDTH**2))
             columns.append((torch.log1p(kernel.sum(2)) * weight).sum(1))
         return torch.stack(columns, dim=1)
 
@@ -211,9 +232,9 @@ class SplitReranker(nn.Module):
     def pair_features(self, queries: Sequence[str], items: Sequence[str], *, layers: str = LAST) -> PairFeatures:
         """Encode pairs of texts, each distinct text once."""
         sides, averaged = [], []
-        for texts in (queries, items):
+        for texts, cap in ((queries, self.query_cap), (items, self.item_cap)):
             distinct = list(dict.fromkeys(texts))
-            ids, mask = self._tensors(distinct)
+            ids, mask = self._tensors(distinct, cap)
             positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
             attention = mask[:, None, :].expand(-1, ids.shape[1], -1)
             states, mean = self.encode(ids, mask, positions, attention, layers)
@@ -242,7 +263,7 @@ class SplitReranker(nn.Module):
         Queries' states are kept; items pass by in chunks.
         """
         head_input = torch.zeros(len(pairs), INPUT_WIDTH)
-        query_states, query_pooled, query_mean = self._encode_texts(queries, advance, layers)
+        query_states, query_pooled, query_mean = self._encode_texts(queries, advance, layers, self.query_cap)
         item_pooled = torch.zeros(len(items), query_pooled.shape[1])
         item_mean = None if query_mean is None else torch.zeros_like(item_pooled)
         order = sorted(range(len(items)), key=lambda i: len(items[i]))
@@ -284,7 +305,7 @@ class SplitReranker(nn.Module):
         return tensors[0].to(device), tensors[1].to(device), tensors[2].to(device)
 
     def _encode_texts(
-        self, texts: Sequence[str], advance: Callable[[int], object], layers: str = LAST
+        self, texts: Sequence[str], advance: Callable[[int], object], layers: str = LAST, cap: int | None = None
     ) -> tuple[list[tuple[Tensor, Tensor]], Tensor, Tensor | None]:
         """Last states and ids of each text, without padding, the pooled halves, and the averaged ones."""
         states: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0))] * len(texts)
@@ -293,7 +314,7 @@ class SplitReranker(nn.Module):
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         for begin in range(0, len(texts), 16):
             chunk = order[begin : begin + 16]
-            ids, mask = self._tensors([texts[i] for i in chunk])
+            ids, mask = self._tensors([texts[i] for i in chunk], cap or self.item_cap)
             positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
             attention = mask[:, None, :].expand(-1, ids.shape[1], -1)
             out, mean = self.encode(ids, mask, positions, attention, layers)
@@ -306,16 +327,10 @@ class SplitReranker(nn.Module):
             advance(len(chunk))
         return states, pooled, averaged
 
-    def _tensors(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    def _tensors(self, texts: Sequence[str], cap: int) -> tuple[Tensor, Tensor]:
         device = self.rarity.device
-        encodings = self._tokenizer.encode_batch(list(texts))
-        width = max(len(e.ids) for e in encodings)
-        ids = torch.zeros(len(texts), width, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for row, encoding in enumerate(encodings):
-            ids[row, : len(encoding.ids)] = torch.tensor(encoding.ids)
-            mask[row, : len(encoding.ids)] = 1
-        return ids.to(device), mask.to(device)
+        padded = pad_batch(CappedTokenizer(self._tokenizer, cap, cap).items(texts))
+        return torch.from_numpy(padded["input_ids"]).to(device), torch.from_numpy(padded["attention_mask"]).to(device)
 
     def encoder_parameters(self) -> list[nn.Parameter]:
         """Parameters below the head that this backbone trains."""
@@ -360,6 +375,11 @@ class SplitReranker(nn.Module):
         )  # fmt: skip
         model.load_state_dict(load_file(folder / "model.safetensors"))
         return model.eval()
+
+
+def to_units(states: Tensor) -> Tensor:
+    """Scale states to unit length."""
+    return F.normalize(states, dim=-1, eps=1e-9)
 
 
 def _stack(sides: list[tuple[Tensor, Tensor]], width: int) -> tuple[Tensor, Tensor, Tensor]:

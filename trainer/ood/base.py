@@ -22,11 +22,13 @@ class Detector(nn.Module, ABC):
 
     A detector is made as ``make(width, halves=…, **params)``. ``reads`` says what ``forward`` takes of ``n`` pairs, in
     order: ``features`` ``[n, w]``, ``energy`` ``[n]``, ``grade_probs`` ``[n, k]``. Where ``fits_catalogue``, ``fit``
-    also takes the rows of unjudged items.
+    also takes the rows of unjudged items. Where ``adds_halves``, ``forward`` is ``join`` of the sum of ``of_half``
+    over the halves: what an item adds can be computed once.
     """
 
     reads: ClassVar[tuple[Read, ...]] = ("features",)
     fits_catalogue: ClassVar[bool] = False
+    adds_halves: ClassVar[bool] = False
 
     @abstractmethod
     def fit(self, chunks: Chunks) -> None:
@@ -35,11 +37,31 @@ class Detector(nn.Module, ABC):
         :raises ValueError: when there are too few distinct ones.
         """
 
+    def of_half(self, half: int, features: Tensor) -> Tensor:
+        """What a half adds to the distance.
+
+        :param features: ``[n, h]`` of that half.
+        :return: ``[n]`` float.
+        """
+        raise NotImplementedError
+
+    def join(self, total: Tensor) -> Tensor:
+        """Make the sum over the halves a distance."""
+        raise NotImplementedError
+
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Load a fitted ``state_dict`` of any shape: the number of reference rows is not known beforehand."""
         for name, value in tensors.items():
             owner, _, leaf = name.rpartition(".")
             setattr(self.get_submodule(owner), leaf, value)
+
+
+def add_halves(detector: Detector, halves: Iterable[Tensor]) -> Tensor:
+    """Sum what the halves add to a distance, in order.
+
+    :return: ``[n]`` float.
+    """
+    return torch.stack([detector.of_half(half, part) for half, part in enumerate(halves)]).sum(0)
 
 
 def fingerprints(rows: Tensor) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from darl_opensearch.settings import Field
-from trainer.ood.base import Chunks, Detector, yield_nothing
+from trainer.ood.base import Chunks, Detector, add_halves, yield_nothing
 from trainer.ood.knn import NearestNeighbours
 from trainer.ood.reference import BLOCK, sample
 from trainer.ood.registry import DETECTORS
@@ -42,6 +42,7 @@ class CatalogueDetector(Detector):
     """
 
     fits_catalogue = True
+    adds_halves = True
 
     def __init__(
         self,
@@ -104,10 +105,15 @@ class CatalogueDetector(Detector):
 
         :return: ``[n]`` float of either sign.
         """
-        parts = features.chunk(len(self.sides), dim=1)
-        total = parts[-1] @ self.weight + self.bias
-        for side, (near, part) in enumerate(zip(self.sides, parts, strict=True)):
-            total = total + (near(part) - self.centre[side]) / self.spread[side]
+        return self.join(add_halves(self, features.chunk(len(self.sides), dim=1)))
+
+    def of_half(self, half: int, features: Tensor) -> Tensor:
+        """Standardised distance of a half, and of the item's the log-odds as well."""
+        near: Tensor = (self.sides[half](features) - self.centre[half]) / self.spread[half]
+        return near + features @ self.weight + self.bias if half == len(self.sides) - 1 else near
+
+    def join(self, total: Tensor) -> Tensor:
+        """The sum itself."""
         return total
 
 

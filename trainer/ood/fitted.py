@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from trainer.models.base import LAST, PairFeatures
@@ -35,3 +36,13 @@ class FittedOod:
         }
         distance: Tensor = self.detector(*(inputs[name]() for name in self.detector.reads))
         return distance
+
+    def of_sides(self, pooled: Tensor) -> Tensor:
+        """What a text adds to a pair's distance, as its query and as its item; for a detector that adds halves.
+
+        :param pooled: ``[n, h]`` the half that the detector reads.
+        :return: ``[n, 2]``.
+        """
+        nothing = pooled.new_zeros(pooled.shape[0])
+        places = {"query": (0, None), "item": (None, 0), "pair": (0, 1)}[self.space]
+        return torch.stack([nothing if at is None else self.detector.of_half(at, pooled) for at in places], dim=1)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from darl_opensearch.settings import Field
-from trainer.ood.base import Chunks, Detector
+from trainer.ood.base import Chunks, Detector, add_halves
 from trainer.ood.moments import Moments
 from trainer.ood.reference import gather_reference
 from trainer.ood.registry import DETECTORS
@@ -34,6 +34,8 @@ class NearestNeighbours(Detector):
     :param width: features ``h``, of one half or of both side by side.
     :param halves: how many halves the features hold, each of unit length.
     """
+
+    adds_halves = True
 
     def __init__(
         self,
@@ -87,9 +89,15 @@ class NearestNeighbours(Detector):
 
         :return: ``[n]`` float in [0, 2].
         """
-        total = features.new_zeros(features.shape[0])
-        for half, part in enumerate(features.chunk(self.halves, dim=1)):
-            cosine = self._whitened(part, half) @ getattr(self, f"reference_{half}").T
-            cosine = (cosine - 3.0 * (cosine > IDENTICAL).to(cosine)).clamp_min(-1.0)
-            total = total + (2.0 - 2.0 * cosine.topk(self.k, dim=1).values[:, -1])
+        return self.join(add_halves(self, features.chunk(self.halves, dim=1)))
+
+    def of_half(self, half: int, features: Tensor) -> Tensor:
+        """Squared distance to the k-th nearest training text of that half."""
+        cosine = self._whitened(features, half) @ getattr(self, f"reference_{half}").T
+        cosine = (cosine - 3.0 * (cosine > IDENTICAL).to(cosine)).clamp_min(-1.0)
+        nearest: Tensor = cosine.topk(self.k, dim=1).values[:, -1]
+        return 2.0 - 2.0 * nearest
+
+    def join(self, total: Tensor) -> Tensor:
+        """Root of the mean over the halves."""
         return (total / self.halves).clamp_min(1e-12).sqrt()

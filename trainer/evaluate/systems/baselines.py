@@ -40,15 +40,16 @@ class CosineSystem:
     def rate(self, requests: Sequence[RatingRequest]) -> Iterator[Ratings]:
         """Score items by cosine."""
         from darl_opensearch.scoring.cores import available_cores
-        from darl_opensearch.scoring.encode import PairEncoder, pad_batch
+        from darl_opensearch.scoring.encode import CappedTokenizer, pad_batch
         from darl_opensearch.scoring.runtime import open_session
 
         session = open_session(self.bundle.file(FEATURES), "cpu").session
-        encoder = PairEncoder(self.bundle.tokenizer, self.bundle.card.max_length)
+        card = self.bundle.card
+        tokenizer = CappedTokenizer(self.bundle.tokenizer, card.query_cap, card.item_cap)
 
         def rate_query(request: RatingRequest) -> Ratings:
-            encodings = encoder(request.query, [self.items[item_id].text for item_id in request.item_ids])
-            cosines = [_cosine(session.run(None, pad_batch([encoding]))[0][0]) for encoding in encodings]
+            pairs = tokenizer.pairs(request.query, [self.items[item_id].text for item_id in request.item_ids])
+            cosines = [_cosine(session.run(None, pad_batch([pair]))[0][0]) for pair in pairs]
             return Ratings(np.array(cosines, dtype=np.float64))
 
         with ThreadPoolExecutor(available_cores()) as pool:

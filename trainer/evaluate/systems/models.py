@@ -17,7 +17,7 @@ from darl_opensearch.records.items import Item
 from darl_opensearch.scores import GradeScale, is_ood
 from darl_opensearch.scoring import Provider, Scorer
 from darl_opensearch.scoring.batching import plan_batches
-from darl_opensearch.scoring.encode import PairEncoder, pad_batch
+from darl_opensearch.scoring.encode import CappedTokenizer, pad_batch
 from darl_opensearch.scoring.scorer import CPU_TOKEN_BUDGET
 from darl_opensearch.text import ItemRenderer
 from trainer.evaluate.kept_scores import KeptScores
@@ -135,14 +135,14 @@ def open_run(path: Path, catalogue: Catalogue) -> RunSystem:
     scale = config.grades.scale
     model = ModelInfo(path, config.model.name, config.model.version, scale, renderer, config.ood.alpha)
     module = ContractModule(trained).eval()
-    encoder = PairEncoder(tokenizer, config.model.query_cap + config.model.item_cap + 4)
+    capped = CappedTokenizer(tokenizer, config.model.query_cap, config.model.item_cap)
 
     def rows(pairs: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
-        encodings = [encoder(query, [text])[0] for query, text in pairs]
-        out = np.empty((len(encodings), 3 + scale.k), dtype=np.float32)
+        sequences = [capped.pairs(query, [text])[0] for query, text in pairs]
+        out = np.empty((len(sequences), 3 + scale.k), dtype=np.float32)
         with torch.no_grad():
-            for batch in plan_batches([len(e.ids) for e in encodings], token_budget=CPU_TOKEN_BUDGET):
-                inputs = pad_batch([encodings[i] for i in batch])
+            for batch in plan_batches([len(s.ids) for s in sequences], token_budget=CPU_TOKEN_BUDGET):
+                inputs = pad_batch([sequences[i] for i in batch])
                 out[batch] = module(*(torch.from_numpy(inputs[key]) for key in inputs))["scores"].numpy()
         return out
 

@@ -1,0 +1,64 @@
+"""The dev pairs, and how far another graph's answers about them are from ``model.onnx``'s."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from darl_opensearch.check import run_pairs
+from darl_opensearch.scores import Columns, is_ood
+from darl_opensearch.stats.ranking import ndcg_per_query
+from trainer.run_folder import Trained
+from trainer.training_data.run_data import RunData
+
+
+@dataclass(frozen=True)
+class DevPairs:
+    """The judged pairs of the dev queries.
+
+    :param gains: ``[n]`` of their grades.
+    :param query_index: ``[n]`` int64.
+    :param rows: ``[n, 3 + k]`` what ``model.onnx`` answers.
+    """
+
+    texts: list[tuple[str, str]]
+    gains: NDArray[np.float64]
+    query_index: NDArray[np.int64]
+    rows: NDArray[np.float32]
+    columns: Columns
+    alpha: float
+    cutoff: int
+
+    @classmethod
+    def of(cls, trained: Trained, data: RunData, model: Path) -> DevPairs:
+        """Score the dev pairs by ``model.onnx``."""
+        config, dev = trained.config, data.judged(data.dev)
+        texts = [(dev.queries[q], dev.items[i]) for q, i in dev.index.tolist()]
+        _, gains, query_index = dev.numpy(config.grades.scale.gains)
+        rows = run_pairs(model, trained.model.tokenizer(), texts)
+        columns = Columns(config.grades.scale.k)
+        return cls(texts, gains, query_index, rows, columns, config.ood.alpha, config.stages.cutoff)
+
+    def ndcg(self, rows: NDArray[Any]) -> float:
+        """Mean nDCG over the queries."""
+        values = ndcg_per_query(rows[:, 0], self.gains, self.query_index, cutoff=self.cutoff).values()
+        return float(np.mean(list(values)))
+
+    def compare(self, rows: NDArray[Any], name: str) -> dict[str, Any]:
+        """Compare another graph's answers.
+
+        :param rows: ``[n, 3 + k]``.
+        :param name: what it is called beside ``fp32``.
+        """
+        difference = np.abs(self.rows[:, 0] - rows[:, 0])
+        flags = [is_ood(out[:, self.columns.ood_score], self.alpha) for out in (self.rows, rows)]
+        return {
+            f"dev_ndcg@{self.cutoff}": {"fp32": round(self.ndcg(self.rows), 5), name: round(self.ndcg(rows), 5)},
+            "score_difference": {"mean": round(float(difference.mean()), 5), "max": round(float(difference.max()), 5)},
+            "dev_share_ood": {"fp32": round(float(flags[0].mean()), 4), name: round(float(flags[1].mean()), 4)},
+            "ood_agreement": round(float((flags[0] == flags[1]).mean()), 4),
+        }

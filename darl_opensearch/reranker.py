@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from darl_opensearch.bundle import Bundle
@@ -16,6 +17,7 @@ from darl_opensearch.ood.log import OodLog
 from darl_opensearch.ood.record import RankedRequest
 from darl_opensearch.scores import Scores
 from darl_opensearch.scoring import Provider, Scorer
+from darl_opensearch.states import StateStore
 from darl_opensearch.text import ID_FIELD, TEXT_FIELD
 
 if TYPE_CHECKING:
@@ -51,6 +53,8 @@ class Reranker:
     :param provider: ``cpu`` or ``cuda``; without a usable GPU the CPU is used, with a warning.
     :param threads: batches scored in parallel on the CPU; by default one per core.
     :param int8: use the quantised graph.
+    :param states: where item states are kept, so that an item is encoded once and not for every query: a store, or
+        its folder; in memory by default. :meth:`close` closes a store opened here.
     """
 
     def __init__(
@@ -61,9 +65,16 @@ class Reranker:
         provider: Provider = "cpu",
         threads: int | None = None,
         int8: bool = False,
+        states: StateStore | str | os.PathLike[str] | None = None,
     ) -> None:
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-        self.scorer = Scorer.open(self.bundle, provider=provider, threads=threads, int8=int8)
+        self._own_states: StateStore | None = None
+        if not isinstance(states, StateStore) and self.bundle.has_states(int8=int8):
+            states = self._own_states = StateStore(None if states is None else Path(states))
+        self.scorer = Scorer.open(
+            self.bundle, provider=provider, threads=threads, int8=int8,
+            states=states if isinstance(states, StateStore) else None,
+        )  # fmt: skip
         self._own_log: OodLog | None = None
         if ood_log is not None and not isinstance(ood_log, OodLog):
             card = self.bundle.card
@@ -82,6 +93,8 @@ class Reranker:
     def close(self) -> None:
         """Stop the scorer, and close a log opened for a path."""
         self.scorer.close()
+        if self._own_states is not None:
+            self._own_states.close()
         if self._own_log is not None:
             self._own_log.close()
 

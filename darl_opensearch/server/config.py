@@ -7,7 +7,8 @@ from typing import Literal
 from darl_opensearch.errors import InputError, UsageError
 from darl_opensearch.ood.record import TextPolicy
 from darl_opensearch.scoring.runtime import Provider
-from darl_opensearch.settings import FilePath, Settings, setting
+from darl_opensearch.settings import FilePath, FolderPath, Settings, setting
+from darl_opensearch.states import DISK_BYTES, MEMORY_BYTES
 
 
 class ServerConfig(Settings, env="DARL_"):
@@ -26,6 +27,16 @@ class ServerConfig(Settings, env="DARL_"):
     int8: bool = setting(False, "Score with the quantised graph.")
     token_budget: int | None = setting(
         None, "Maximum tokens per batch, including padding.  [default: 512, or 32768 on a GPU]", least=1
+    )
+
+    states: FolderPath | None = setting(
+        None,
+        "Folder for item states, shared by the scorers of a machine: an item is encoded once, not for every query. "
+        "[default: in memory only]",
+    )
+    states_bytes: int = setting(DISK_BYTES, "Maximum size of that folder; the oldest states go first.", least=2**20)
+    states_memory: int = setting(
+        MEMORY_BYTES, "Maximum bytes of item states in memory; the least recently used go first.", least=0
     )
 
     max_documents: int = setting(1000, "Maximum documents per request.", least=1)

@@ -67,9 +67,27 @@ class Metrics:
         """Export the OOD log's counters."""
         self.registry.register(_OodLogCollector(counters))
 
+    def watch_states(self, counters: Callable[[], Mapping[str, int]]) -> None:
+        """Export what became of the item states."""
+        self.registry.register(_StatesCollector(counters))
+
     def render(self) -> bytes:
         """Render in the Prometheus text format."""
         return generate_latest(self.registry)
+
+
+class _StatesCollector(Collector):
+    def __init__(self, counters: Callable[[], Mapping[str, int]]) -> None:
+        self._counters = counters
+
+    def collect(self) -> Iterator[Metric]:
+        values = dict(self._counters())
+        for name, text in (("in_memory", "Item states in memory."), ("memory_bytes", "Bytes of them.")):
+            yield GaugeMetricFamily(f"darl_item_states_{name}", text, values.pop(name, 0))
+        family = CounterMetricFamily("darl_item_states_events", "Item states by what became of them.", labels=["event"])
+        for event, value in sorted(values.items()):
+            family.add_metric([event], value)
+        yield family
 
 
 class _OodLogCollector(Collector):

@@ -19,6 +19,7 @@ from darl_opensearch.server.errors import ApiError
 from darl_opensearch.server.limits import Admission
 from darl_opensearch.server.metrics import Metrics
 from darl_opensearch.server.wire import parse_request, render_response
+from darl_opensearch.states import StateStore
 from darl_opensearch.version import __version__
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ class Service:
         if ood_log is not None:
             self.metrics.watch_ood_log(ood_log.counters)
         self._scorer: Scorer | None = None
+        self._states: StateStore | None = None
         self._started = time.monotonic()
         self._workers = ThreadPoolExecutor(config.max_concurrent, thread_name_prefix="darl-request")
 
@@ -59,8 +61,12 @@ class Service:
 
     def _open(self) -> Scorer:
         config = self.config
+        if self.bundle.has_states(int8=config.int8):
+            self._states = StateStore(config.states, disk_bytes=config.states_bytes, memory_bytes=config.states_memory)
+            self.metrics.watch_states(self._states.to_json)
         scorer = Scorer.open(
             self.bundle,
+            states=self._states,
             provider=config.provider,
             threads=config.threads,
             int8=config.int8,
@@ -158,6 +164,7 @@ class Service:
                 "deadline_ms": config.deadline_ms,
                 "rate_limit": config.rate_limit,
             },
+            "states": self._states.to_json() if self._states is not None else None,
             "ood_log": self._ood_log.counters() if self._ood_log is not None else None,
         }
 
@@ -167,6 +174,8 @@ class Service:
         self._workers.shutdown(wait=True)
         if self._scorer is not None:
             self._scorer.close()
+        if self._states is not None:
+            self._states.close()
         if self._ood_log is not None:
             self._ood_log.close()
 

@@ -16,7 +16,7 @@ from darl_opensearch.cli.demo.measure import RouteRun, find_alarms, find_failure
 from darl_opensearch.cli.demo.run import DemoOptions, DemoResult, run_demo
 from darl_opensearch.cli.demo.sample import TestQuery as Query
 from darl_opensearch.cli.demo.sample import read_sample
-from darl_opensearch.cli.demo.second_act import Searched, SecondAct
+from darl_opensearch.cli.demo.second_act import SecondAct
 from darl_opensearch.errors import DarlError
 from darl_opensearch.node import NodePossible
 from darl_opensearch.ood.record import PairRecord, records_of
@@ -110,10 +110,10 @@ def test_shares_by_kind_of_query_and_item(sample):
 def second_act(tiny, **changes):
     """A second act that has happened, for the demo's own bookkeeping; the real one is in tests/cycle."""
 
-    def play(place, *_):
+    def play(place, *_, before=None):
         seen = {query.query_id: ["b-1"] for query in place.sample.queries}
-        before = Searched(RouteRun("version 1", ranked=seen), {query: [True] for query in seen})
-        after = Searched(RouteRun("version 2", ranked=dict.fromkeys(seen, [])), {query: [] for query in seen})
+        before = RouteRun("version 1", ranked=seen, is_ood={query: [True] for query in seen})
+        after = RouteRun("version 2", ranked=dict.fromkeys(seen, []), is_ood={query: [] for query in seen})
         cycle = {name: {"seconds": 1.0} for name in ("select", "judge", "train", "gate", "release")}
         cycle["select"] |= {"selected": 10, "control": 4}
         cycle["judge"] |= {"selected": 10, "control": 4}
@@ -128,9 +128,9 @@ def second_act(tiny, **changes):
 def test_a_second_act_that_does_not_come_back_fails_the_demo(tiny, sample):
     act = second_act(tiny)(SimpleNamespace(sample=sample))
     assert steps.find_second_act_failures(act) == []
-    lost = dataclasses.replace(act, back=Searched(RouteRun("version 1 again", ranked={"q0": ["t-1"]}), {}))
+    lost = dataclasses.replace(act, back=RouteRun("version 1 again", ranked={"q0": ["t-1"]}))
     assert steps.find_second_act_failures(lost) == ["after the rollback version 1 does not answer as before"]
-    first_stage = dataclasses.replace(act, after=Searched(RouteRun("version 2", not_reranked=["q0"]), {}))
+    first_stage = dataclasses.replace(act, after=RouteRun("version 2", not_reranked=["q0"]))
     assert steps.find_second_act_failures(first_stage) == ["version 2: 1 searches came back not reranked"]
 
 

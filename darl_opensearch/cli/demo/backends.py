@@ -11,8 +11,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from darl_opensearch.bm25 import Bm25Index
+from darl_opensearch.bm25 import Bm25Hit, Bm25Index
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.cli.demo.measure import RouteRun
 from darl_opensearch.cli.demo.sample import Sample
@@ -21,6 +22,7 @@ from darl_opensearch.io.http import HttpClient, HttpError
 from darl_opensearch.ood import OodLog
 from darl_opensearch.ood.record import PairRecord
 from darl_opensearch.reranker import Reranker
+from darl_opensearch.text import ID_FIELD, TEXT_FIELD
 
 INDEX, SIZE, WINDOW = "darl-demo-insurance", 10, 50
 FIRST_STAGE, LOCAL, CONNECTOR, PYTHON = "BM25", "in the cluster", "by connector", "in Python"
@@ -49,13 +51,8 @@ def search_embedded(
             started = time.perf_counter()
             retrieved = index.search(query.query, WINDOW)
             middle = time.perf_counter()
-            hits = [
-                {"_id": h.item_id, "_score": h.score, "_source": {"darl_id": h.item_id,
-                                                                  "darl_text": sample.texts[h.item_id]}}
-                for h in retrieved
-            ]  # fmt: skip
             answer = reranker.rerank(
-                query.query, {"hits": {"hits": hits}}, size=SIZE, query_id=query.query_id, slice=query.slice
+                query.query, as_response(retrieved, sample), size=SIZE, query_id=query.query_id, slice=query.slice
             )
             done = time.perf_counter()
             first.add(query, [h.item_id for h in retrieved[:SIZE]], 1000 * (middle - started))
@@ -65,6 +62,15 @@ def search_embedded(
         log.flush()
     with SpoolStore(spool) as store:
         return [first, python], list(store.pairs())
+
+
+def as_response(retrieved: Sequence[Bm25Hit], sample: Sample) -> dict[str, Any]:
+    """Give hits the form of a search response."""
+    hits = [
+        {"_id": h.item_id, "_score": h.score, "_source": {ID_FIELD: h.item_id, TEXT_FIELD: sample.texts[h.item_id]}}
+        for h in retrieved
+    ]
+    return {"hits": {"hits": hits}}
 
 
 @contextlib.contextmanager
@@ -151,7 +157,8 @@ def search_cluster(
             first.add(query, [h["_id"] for h in before], 1000 * (time.perf_counter() - started))
             for run, name in ((local, "darl-local"), (connector, "darl")):
                 out = pipelines[name].search(query.query, size=SIZE, query_id=query.query_id, slice=query.slice)
-                run.add(query, [h.id for h in out.hits], out.took_ms, reranked=out.reranked)
+                flags = [bool(h.is_ood) for h in out.hits]
+                run.add(query, [h.id for h in out.hits], out.took_ms, reranked=out.reranked, is_ood=flags)
             started = time.perf_counter()
             answer = reranker.search(client, INDEX, query.query, SIZE, window=WINDOW, query_id=query.query_id,
                                      slice=query.slice)  # fmt: skip

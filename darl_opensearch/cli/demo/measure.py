@@ -23,19 +23,24 @@ class RouteRun:
     """Results of one search route over all test queries.
 
     :param ranked: item ids by query id, best first.
+    :param is_ood: by query id, whether each of them is out of distribution, where the route tells.
     """
 
     name: str
     ranked: dict[str, list[str]] = field(default_factory=dict)
+    is_ood: dict[str, list[bool]] = field(default_factory=dict)
     latency_ms: list[float] = field(default_factory=list)
     not_reranked: list[str] = field(default_factory=list)
 
-    def add(self, query: TestQuery, ids: Sequence[str], took_ms: float, *, reranked: bool = True) -> None:
+    def add(
+        self, query: TestQuery, ids: Sequence[str], took_ms: float, *, reranked: bool = True,
+        is_ood: Sequence[bool] = (),
+    ) -> None:  # fmt: skip
         """Record one search.
 
         :param ids: returned items, best first.
         """
-        self.ranked[query.query_id] = list(ids)
+        self.ranked[query.query_id], self.is_ood[query.query_id] = list(ids), list(is_ood)
         self.latency_ms.append(took_ms)
         if not reranked:
             self.not_reranked.append(query.query_id)

@@ -128,7 +128,7 @@ def lay_out_second_act(act: SecondAct, first: RouteRun, sample: Sample, gains: S
     figures: dict[str, Any] = {}
     for label, seen in (("kinds trained on", True), ("new kinds", False)):
         queries = [query for query in sample.queries if query.seen is seen]
-        row = [measure_quality(run, sample, queries, gains) for run in (first, act.before.run, act.after.run)]
+        row = [measure_quality(run, sample, queries, gains) for run in (first, act.before, act.after)]
         shares = [_share_ood(searched.is_ood, queries) for searched in (act.before, act.after)]
         figures[label] = {
             "first": row[0]["ndcg@10"], "before": row[1]["ndcg@10"], "after": row[2]["ndcg@10"],

@@ -85,7 +85,7 @@ def run_demo(options: DemoOptions, say: Callable[[str], object], update: Callabl
         sample = read_sample(options.sample, bundle)
         runs, pairs = _search(options, url, bundle, sample, clock, update)
         with clock.step("second act"):
-            second = _second_act(options, url, bundle, sample, update, say)
+            second = _second_act(options, url, bundle, sample, runs, update, say)
     clock.seconds["in all"] = round(time.perf_counter() - started, 1)
     return _result(bundle, sample, runs, pairs, second, clock.seconds, embedded=embedded)
 
@@ -135,13 +135,15 @@ def _search(
 
 
 def _second_act(
-    options: DemoOptions, url: str | None, bundle: Bundle, sample: Sample, update: Callable[[str, int, int], object],
-    say: Callable[[str], object],
+    options: DemoOptions, url: str | None, bundle: Bundle, sample: Sample, runs: Sequence[RouteRun],
+    update: Callable[[str, int, int], object], say: Callable[[str], object],
 ) -> SecondAct:  # fmt: skip
     folder = options.out / "later"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    return play_second_act(DemoBackend(bundle, sample, folder, url), options.sample / "darl.toml", update, say)
+    before = next((run for run in runs if run.name == backends.LOCAL), None)  # what the pipeline of the second act gave
+    place = DemoBackend(bundle, sample, folder, url)
+    return play_second_act(place, options.sample / "darl.toml", update, say, before=before)
 
 
 @dataclass(frozen=True)
@@ -210,9 +212,9 @@ def _result(
 def find_second_act_failures(second: SecondAct) -> list[str]:
     """List what makes the demo fail in the second act; a refusal by the gate does not."""
     problems = [
-        f"{searched.run.name}: {len(searched.run.not_reranked)} searches came back not reranked"
-        for searched in (second.before, second.after, second.back)
-        if searched.run.not_reranked
+        f"{run.name}: {len(run.not_reranked)} searches came back not reranked"
+        for run in (second.before, second.after, second.back)
+        if run.not_reranked
     ]
     return problems if second.rolled_back else [*problems, "after the rollback version 1 does not answer as before"]
 

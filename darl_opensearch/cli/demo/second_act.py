@@ -6,40 +6,29 @@ the rollback are done by hand.
 
 from __future__ import annotations
 
-import contextlib
+import itertools
 import json
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from darl_opensearch.bm25 import Bm25Index
 from darl_opensearch.bundle import Bundle
-from darl_opensearch.cli.demo.backends import INDEX, SIZE, WINDOW, open_log
+from darl_opensearch.cli.demo.backends import INDEX, SIZE, WINDOW, as_response, open_log
 from darl_opensearch.cli.demo.measure import RouteRun
 from darl_opensearch.cli.demo.sample import Sample, TestQuery, read_queries
 from darl_opensearch.errors import DarlError, load
-from darl_opensearch.ood.record import RankedRequest
+from darl_opensearch.ood import OodLog
 from darl_opensearch.records.lines import LineKind
-from darl_opensearch.scoring import Scorer
+from darl_opensearch.reranker import Reranker
+from darl_opensearch.scores import is_ood
+from darl_opensearch.search import PipelineSearch
 
 PIPELINE = "darl-local"
 Update = Callable[[str, int, int], object]
 RELEASED = "released"
-
-
-@dataclass(frozen=True)
-class Searched:
-    """Results of a series of searches.
-
-    :param is_ood: by query id, whether each hit shown is out of distribution.
-    """
-
-    run: RouteRun
-    is_ood: Mapping[str, Sequence[bool]]
 
 
 @dataclass(frozen=True)
@@ -56,16 +45,16 @@ class SecondAct:
     cycle: Mapping[str, Any]
     outcome: str
     reason: str
-    before: Searched
-    after: Searched
-    back: Searched
+    before: RouteRun
+    after: RouteRun
+    back: RouteRun
     first: Bundle
     bundle: Bundle
 
     @property
     def rolled_back(self) -> bool:
         """Whether version 1 answers again, hit for hit."""
-        return all(self.before.run.ranked[query] == ids for query, ids in self.back.run.ranked.items())
+        return all(self.before.ranked[query] == ids for query, ids in self.back.ranked.items())
 
 
 class DemoBackend:
@@ -80,63 +69,55 @@ class DemoBackend:
         self._index = None if url else Bm25Index(sample.texts.items())
 
     def search(
-        self, name: str, bundle: Bundle, queries: Sequence[TestQuery], spool: Path | None, advance: Callable[[], object]
-    ) -> Searched:
+        self, name: str, bundle: Bundle, queries: Sequence[TestQuery], advance: Callable[[], object]
+    ) -> RouteRun:
         """Search with the serving version.
 
         :param bundle: the serving one; in a cluster the pipeline decides, and this supplies its card.
-        :param spool: for logging requests, if given.
         """
-        run, is_ood = RouteRun(name), {}
-        with contextlib.ExitStack() as open_:
-            log = open_.enter_context(open_log(spool, bundle)) if spool else None
-            search_once = (
-                self._in_cluster(bundle) if self.url else self._embedded(open_.enter_context(Scorer.open(bundle)))
-            )
-            for query in queries:
-                ids, flags, took, reranked, request = search_once(query)
-                run.add(query, ids, took, reranked=reranked)
-                is_ood[query.query_id] = flags
-                if log is not None and request is not None:
-                    log.offer(request)
-                advance()
-            if log is not None:
-                log.flush()
-        return Searched(run, is_ood)
-
-    def _in_cluster(self, bundle: Bundle) -> Callable[[TestQuery], Any]:
-        from darl_opensearch.connect import ClusterOptions, connect
-        from darl_opensearch.search import PipelineSearch
-
-        through = PipelineSearch(connect(ClusterOptions(url=self.url or "")), bundle, INDEX, PIPELINE)
-
-        def search_once(query: TestQuery) -> tuple[list[str], list[bool], float, bool, RankedRequest | None]:
+        run = RouteRun(name)
+        if self.url is None:
+            self._rerank(run, bundle, queries, None, advance)
+            return run
+        through = PipelineSearch(self._client(), bundle, INDEX, PIPELINE)
+        for query in queries:
             out = through.search(query.query, size=SIZE, query_id=query.query_id, slice=query.slice)
             flags = [bool(hit.is_ood) for hit in out.hits]
-            return [hit.id for hit in out.hits], flags, out.took_ms, out.reranked, out.ranked_request()
+            run.add(query, [hit.id for hit in out.hits], out.took_ms, reranked=out.reranked, is_ood=flags)
+            advance()
+        return run
 
-        return search_once
+    def search_later(self, queries: Sequence[TestQuery], spool: Path, advance: Callable[[], object]) -> None:
+        """Search later traffic with version 1 in Python, where item states make it quick, and log it."""
+        with open_log(spool, self.bundle) as log:
+            self._rerank(RouteRun("later traffic"), self.bundle, queries, log, advance)
+            log.flush()
 
-    def _embedded(self, scorer: Scorer) -> Callable[[TestQuery], Any]:
-        index, texts = self._index, self.sample.texts
+    def _rerank(
+        self, run: RouteRun, bundle: Bundle, queries: Sequence[TestQuery], log: OodLog | None,
+        advance: Callable[[], object],
+    ) -> None:  # fmt: skip
+        with Reranker(bundle, ood_log=log) as reranker:
+            for query in queries:
+                about: dict[str, Any] = {"size": SIZE, "query_id": query.query_id, "slice": query.slice}
+                started = time.perf_counter()
+                if self._index is None:
+                    answer = reranker.search(self._client(), INDEX, query.query, window=WINDOW, **about)
+                else:
+                    retrieved = as_response(self._index.search(query.query, WINDOW), self.sample)
+                    answer = reranker.rerank(query.query, retrieved, **about)
+                hits = answer["hits"]["hits"]
+                flags = [bool(is_ood(hit["_source"]["darl_ood_score"], bundle.card.ood.alpha)) for hit in hits]
+                run.add(
+                    query, [hit["_id"] for hit in hits], 1000 * (time.perf_counter() - started),
+                    reranked=answer["darl"]["reranked"] or not hits, is_ood=flags,
+                )  # fmt: skip
+                advance()
 
-        def search_once(query: TestQuery) -> tuple[list[str], list[bool], float, bool, RankedRequest | None]:
-            started = time.perf_counter()
-            ids = [hit.item_id for hit in index.search(query.query, WINDOW)] if index else []
-            if not ids:
-                return [], [], 0.0, True, None
-            documents = [texts[item] for item in ids]
-            scores = scorer.score(query.query, documents)
-            order = sorted(range(len(ids)), key=lambda row: -float(scores.data[row, 0]))[:SIZE]
-            took = 1000 * (time.perf_counter() - started)
-            request = RankedRequest(
-                request_id=str(uuid.uuid4()), timestamp=datetime.now(UTC), query=query.query, query_id=query.query_id,
-                slice=query.slice, doc_ids=ids, documents=documents, scores=scores, latency_ms=took, route="python",
-            )  # fmt: skip
-            flags = scores.is_ood
-            return [ids[row] for row in order], [bool(flags[row]) for row in order], took, True, request
+    def _client(self) -> Any:
+        from darl_opensearch.connect import ClusterOptions, connect
 
-        return search_once
+        return connect(ClusterOptions(url=self.url or ""))
 
     def write_config(self, darl_toml: Path) -> Path:
         """Write the cycle's configuration.
@@ -248,12 +229,14 @@ def read_later_traffic(sample: Sample) -> list[TestQuery]:
 
 
 def play_second_act(
-    place: DemoBackend, darl_toml: Path, update: Update, say: Callable[[str], object], *, settings: Sequence[str] = ()
-) -> SecondAct:
+    place: DemoBackend, darl_toml: Path, update: Update, say: Callable[[str], object], *,
+    before: RouteRun | None = None, settings: Sequence[str] = (),
+) -> SecondAct:  # fmt: skip
     """Play the second act.
 
     :param darl_toml: that version 1 was trained with.
     :param update: shows progress: step, done, total.
+    :param before: the test queries searched with version 1, if that was done.
     :param settings: further keys of the cycle, as ``table.key=value``.
     :raises DarlError: if no cycle started, or it produced nothing.
     """
@@ -263,9 +246,17 @@ def play_second_act(
     run = load("trainer.cycle.run", "train")
     config_module = load("trainer.cycle.config", "train")
     sample, spool = place.sample, place.folder / "later.sqlite"
-    searched = _searches(place, update)
-    before = searched("version 1", place.bundle, sample.queries, None)
-    searched("later traffic", place.bundle, read_later_traffic(sample), spool)
+
+    def advance(name: str, total: int) -> Callable[[], object]:
+        done = itertools.count(1)
+        return lambda: update(f"searching, {name}", next(done), total)
+
+    def searched(name: str, bundle: Bundle, queries: Sequence[TestQuery]) -> RouteRun:
+        return place.search(name, bundle, queries, advance(name, len(queries)))
+
+    before = before or searched("version 1", place.bundle, sample.queries)
+    later = read_later_traffic(sample)
+    place.search_later(later, spool, advance("later traffic", len(later)))
     place.ship(spool)
     path = place.write_config(darl_toml)
     config = config_module.read_cycle(path, settings)
@@ -276,23 +267,7 @@ def play_second_act(
     made = Bundle.open(path.parent / config.folder / result.cycle / "bundle")
     if result.outcome != RELEASED:
         place.by_hand(made, "the gate refused it; released by hand to show the switch")
-    after = searched("version 2", made, sample.queries, None)
+    after = searched("version 2", made, sample.queries)
     place.back()
-    back = searched("version 1 again", place.bundle, sample.queries[::7], None)
+    back = searched("version 1 again", place.bundle, sample.queries[::7])
     return SecondAct(result.to_json()["steps"], result.outcome, result.reason, before, after, back, place.bundle, made)
-
-
-def _searches(
-    place: DemoBackend, update: Update
-) -> Callable[[str, Bundle, Sequence[TestQuery], Path | None], Searched]:
-    def searched(name: str, bundle: Bundle, queries: Sequence[TestQuery], spool: Path | None) -> Searched:
-        done = 0
-
-        def advance() -> None:
-            nonlocal done
-            done += 1
-            update(f"searching, {name}", done, len(queries))
-
-        return place.search(name, bundle, queries, spool, advance)
-
-    return searched

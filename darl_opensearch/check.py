@@ -117,7 +117,7 @@ def _check_states(bundle: Bundle, pairs: Sequence[tuple[str, str]], *, int8: boo
             Scorer.open(bundle) as whole,
             Scorer.open(bundle, states=store, int8=int8) as halves,
         ):
-            rows = [scorer.score_many([(q, [text]) for q, text in pairs]) for scorer in (whole, halves)]
+            rows = [[scorer.score(q, [text]) for q, text in pairs] for scorer in (whole, halves)]
     except Exception as err:  # noqa: BLE001  ONNX Runtime's exceptions share no base class
         return Finding(f"{name}: runs", False, " ".join(str(err).split())[:300])
     off = max(float(np.abs(a.score - b.score).max()) for a, b in zip(*rows, strict=True))

@@ -12,7 +12,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from darl_opensearch.bundle import MODEL, MODEL_INT8, Bundle
+from darl_opensearch.bundle import (
+    ENCODE,
+    ENCODE_INT8,
+    MEET,
+    MEET_INT8,
+    MODEL,
+    MODEL_DATA,
+    MODEL_INT8,
+    OOD_SIDES,
+    Bundle,
+)
 from darl_opensearch.errors import BundleError, DarlError, InputError, UsageError
 from darl_opensearch.graph_contract import INPUTS
 from darl_opensearch.scores import Scores
@@ -111,6 +121,18 @@ class Scorer:
         return cls(
             bundle, Workers(1 if on_gpu else threads or available_cores()), graph, token_budget=budget, int8=int8
         )
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The bundle's files that scores depend on, beside the tokenizer; the first one gives them."""
+        if self.halves is not None:
+            return (MEET_INT8, ENCODE_INT8, OOD_SIDES) if self.int8 else (MEET, ENCODE, OOD_SIDES)
+        return (MODEL_INT8 if self.int8 else MODEL, MODEL_DATA)
+
+    @property
+    def graph(self) -> str:
+        """The graph that gives the scores."""
+        return self.files[0]
 
     @property
     def threads(self) -> int:

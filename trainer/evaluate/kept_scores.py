@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from darl_opensearch.bundle import MODEL, MODEL_DATA, MODEL_INT8, TOKENIZER
+from darl_opensearch.bundle import TOKENIZER
 from darl_opensearch.io.digest import digest_data, digest_json
 from darl_opensearch.io.writing import write_file
 from darl_opensearch.scores import Scores
@@ -88,7 +88,7 @@ class KeptScores:
 def _graph(scorer: Scorer) -> dict[str, Any]:
     """All that rows depend on but the pairs."""
     bundle = scorer.bundle
-    files = (MODEL_INT8 if scorer.int8 else MODEL, MODEL_DATA, TOKENIZER)
+    files = (*scorer.files, TOKENIZER)
     return {
         "files": {name: bundle.digests[name] for name in files if name in bundle.digests},
         "card": dataclasses.asdict(bundle.card), "provider": scorer.provider, "token_budget": scorer.token_budget,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from darl_opensearch.bundle import MODEL, MODEL_INT8, Bundle
+from darl_opensearch.bundle import Bundle
 from darl_opensearch.errors import UsageError, load
 from darl_opensearch.records.items import Item
 from darl_opensearch.scores import GradeScale, is_ood
@@ -19,6 +19,7 @@ from darl_opensearch.scoring import Provider, Scorer
 from darl_opensearch.scoring.batching import plan_batches
 from darl_opensearch.scoring.encode import CappedTokenizer, pad_batch
 from darl_opensearch.scoring.scorer import CPU_TOKEN_BUDGET
+from darl_opensearch.states import StateStore
 from darl_opensearch.text import ItemRenderer
 from trainer.evaluate.kept_scores import KeptScores
 from trainer.evaluate.systems.base import RatingRequest, Ratings
@@ -60,7 +61,7 @@ class BundleSystem:
 
     def about(self) -> dict[str, Any]:
         """Say what it is."""
-        graph = MODEL_INT8 if self.scorer.int8 else MODEL
+        graph = self.scorer.graph
         return {
             "kind": "bundle", "path": str(self.model.path), "model": self.model.name, "version": self.model.version,
             "graph": graph, "sha256": self.bundle.digests[graph], "provider": self.scorer.provider,
@@ -117,7 +118,8 @@ def open_bundle(
     card = bundle.card
     model = ModelInfo(path, card.name, card.version, card.scale, bundle.renderer, card.ood.alpha)
     items = catalogue(model.renderer)
-    scorer = Scorer.open(bundle, int8=int8, provider=provider, threads=threads)
+    # Judged queries share items: each is encoded once. In memory only: a judged set is small.
+    scorer = Scorer.open(bundle, int8=int8, provider=provider, threads=threads, states=StateStore(None))
     name = f"{card.name}-{card.version}{'-int8' if int8 else ''}"
     return BundleSystem(name, model, bundle, scorer, items, kept_scores)
 

@@ -37,6 +37,7 @@ CARD, MODEL, MODEL_INT8, FEATURES = "darl.json", "model.onnx", "model_int8.onnx"
 # The pair taken apart: a half, what it adds to the OOD distance, and what a query and items are together.
 ENCODE, MEET, OOD_SIDES = "encode.onnx", "meet.onnx", "ood/sides.onnx"
 ENCODE_INT8, MEET_INT8 = "encode_int8.onnx", "meet_int8.onnx"  # the second has the calibration of the first
+STATE_FILES = {False: (MEET, ENCODE, OOD_SIDES), True: (MEET_INT8, ENCODE_INT8, OOD_SIDES)}  # by whether it is int8
 MODEL_DATA = MODEL + "_data"  # weights of a model too large for one file; model.onnx and features.onnx both read it
 MAX_ONE_FILE = 1_900_000_000  # bytes; protobuf, and so an ONNX file and what ML Commons takes, ends at 2 GiB
 TOKENIZER, README, ZIP, CHECKPOINT = "tokenizer.json", "README.md", "opensearch.zip", "checkpoint"
@@ -240,7 +241,7 @@ class Bundle:
 
     def has_states(self, *, int8: bool = False) -> bool:
         """Whether item states can be made and met."""
-        return (MEET_INT8 if int8 else MEET) in self.digests
+        return STATE_FILES[int8][0] in self.digests
 
     def file(self, name: str) -> Path:
         """Path of one of the bundle's files.

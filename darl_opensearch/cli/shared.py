@@ -27,7 +27,6 @@ PIPELINE: Any = setting("darl", "Search pipeline; NAME-plain is its variant with
 THREADS: Any = setting(
     None, "Batches scored in parallel.  [default: the cores available to this process]", least=1, env="DARL_THREADS"
 )
-SEED: Any = setting(0, "Random seed.", least=0, env="DARL_SEED")
 
 
 class ModelPlace(Settings):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,18 +32,6 @@ class TokenSequence(NamedTuple):
 
     ids: list[int]
     type_ids: list[int]
-
-
-class HasTokens(Protocol):
-    """A sequence of ours, or the tokenizer's own encoding without padding."""
-
-    @property
-    def ids(self) -> list[int]:
-        """Token ids."""
-
-    @property
-    def type_ids(self) -> list[int]:
-        """Token type ids."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +73,7 @@ class CappedTokenizer:
     def __init__(self, tokenizer: Tokenizer, query_cap: int, item_cap: int) -> None:
         self._tokenizer, self._query_cap, self._item_cap = tokenizer, query_cap, item_cap
         self._alone, self._pair = _Frame.of(tokenizer.encode("a")), _Frame.of(tokenizer.encode("a", "b"))
-        special = [i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special]
+        special = special_ids(tokenizer)
         self._content = np.ones(max([tokenizer.get_vocab_size(), *(i + 1 for i in special)]), dtype=np.bool_)
         self._content[special] = False
 
@@ -137,10 +125,15 @@ class CappedTokenizer:
         return text[:MAX_ITEM_CHARS]
 
 
-def pad_batch(sequences: Sequence[HasTokens] | Sequence[Any]) -> dict[str, NDArray[np.int64]]:
+def special_ids(tokenizer: Tokenizer) -> list[int]:
+    """Token ids of a tokenizer's special tokens."""
+    return [i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special]
+
+
+def pad_batch(sequences: Sequence[Any]) -> dict[str, NDArray[np.int64]]:
     """Pad a batch of sequences, at least one, to the longest.
 
-    :param sequences: without padding.
+    :param sequences: of ours, or the tokenizer's own encodings without padding.
     :return: the graph's inputs, each ``[batch, seq]`` int64, padded with 0.
     """
     width = max([1, *(len(s.ids) for s in sequences)])

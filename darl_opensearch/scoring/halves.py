@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from darl_opensearch.bundle import ENCODE, ENCODE_INT8, MEET, MEET_INT8, OOD_SIDES, TOKENIZER, Bundle
+from darl_opensearch.bundle import MEET, OOD_SIDES, STATE_FILES, TOKENIZER, Bundle
 from darl_opensearch.errors import BundleError
+from darl_opensearch.graph_contract import ENCODE_INPUTS
 from darl_opensearch.scoring.batching import plan_batches
-from darl_opensearch.scoring.encode import CappedTokenizer, pad_batch
-from darl_opensearch.scoring.runtime import GraphSession, Provider, open_session
+from darl_opensearch.scoring.encode import CappedTokenizer, TokenSequence, pad_batch
+from darl_opensearch.scoring.runtime import GraphSession, open_session
 from darl_opensearch.scoring.workers import Workers
 from darl_opensearch.states import QUERY_LEVELS, ZERO, ItemState, StateKeys, StateStore, round_states
 
@@ -32,22 +33,19 @@ SIDES_KEPT = 200_000  # items whose part of the OOD distance is kept in memory, 
 class HalfScorer:
     """Scores the items of a query from their states.
 
+    :param encode: the encoder of one half.
     :param store: where states are kept; shared with other scorers.
-    :param int8: encode items and queries by the quantised graph, one at a time.
+    :param int8: whether the encoder is the quantised one: then it reads items and queries one at a time.
     """
 
     def __init__(
-        self, bundle: Bundle, store: StateStore, workers: Workers, *, provider: Provider, int8: bool,
-        token_budget: int, require_provider: bool = False,
+        self, bundle: Bundle, encode: GraphSession, tokenizer: CappedTokenizer, store: StateStore, workers: Workers, *,
+        int8: bool, token_budget: int,
     ) -> None:  # fmt: skip
-        self.store, self._workers = store, workers
+        self.store, self._workers, self._tokens, self._encode = store, workers, tokenizer, encode.session
         self._path, self._width = str(bundle.path), bundle.card.columns.width
-        self.encode: GraphSession = open_session(
-            bundle.file(ENCODE_INT8 if int8 else ENCODE), provider, require_provider=require_provider
-        )
-        self._meet = open_session(bundle.file(MEET_INT8 if int8 else MEET), "cpu").session
+        self._meet = open_session(bundle.file(STATE_FILES[int8][0]), "cpu").session
         self._sides = open_session(bundle.file(OOD_SIDES), "cpu").session if OOD_SIDES in bundle.digests else None
-        self._tokens = CappedTokenizer(bundle.tokenizer, bundle.card.query_cap, bundle.card.item_cap)
         self._token_budget, self._at_once = token_budget, 1 if int8 else None
         card = bundle.card
         self.keys = StateKeys({
@@ -91,37 +89,32 @@ class HalfScorer:
         return rows, sum(lengths) + len(lengths) * len(about_query["query_ids"])
 
     def fill(
-        self, texts: Mapping[bytes, str], deadline: float | None = None, *, wait: bool = False,
-        advance: Callable[[int], object] = lambda n: None,
-    ) -> dict[bytes, ItemState]:  # fmt: skip
+        self, texts: Mapping[bytes, str], deadline: float | None = None, *, wait: bool = False
+    ) -> dict[bytes, ItemState]:
         """Find the states of items, and encode and keep those that are missing.
 
         :param texts: by key.
         :param wait: wait until the store has taken what is new.
-        :param advance: called with the number of items just encoded.
         """
         states = self.store.get(list(texts))
         if missing := [key for key in texts if key not in states]:
-            encoded = self._encode_items(missing, [texts[key] for key in missing], deadline, advance)
+            encoded = self._encode_items(missing, [texts[key] for key in missing], deadline)
             self.store.put(encoded, wait=wait)
             states |= encoded
         return states
 
     def _encode_items(
-        self, keys: Sequence[bytes], texts: Sequence[str], deadline: float | None, advance: Callable[[int], object]
+        self, keys: Sequence[bytes], texts: Sequence[str], deadline: float | None
     ) -> dict[bytes, ItemState]:
         sequences = self._tokens.items(texts)
         states: dict[bytes, ItemState] = {}
 
         def encode(batch: NDArray[np.int64]) -> None:
-            inputs = pad_batch([sequences[place] for place in batch])
-            del inputs["token_type_ids"]
-            token_states, pooled = self.encode.session.run(None, inputs)
+            token_states, pooled = self._run_encoder([sequences[place] for place in batch])
             for row, place in enumerate(batch.tolist()):
                 size = len(sequences[place].ids)
                 content = self._tokens.are_content(sequences[place].ids)
                 states[keys[place]] = ItemState.of(token_states[row, :size], content, pooled[row])
-            advance(len(batch))
 
         batches = plan_batches([len(s.ids) for s in sequences], token_budget=self._token_budget, pairs=self._at_once)
         self._workers.run(encode, batches, deadline)
@@ -134,9 +127,7 @@ class HalfScorer:
                 self._known_queries.move_to_end(query)
                 return kept
         sequence = self._tokens.query(query)
-        inputs = pad_batch([sequence])
-        del inputs["token_type_ids"]
-        states, pooled = self.encode.session.run(None, inputs)
+        states, pooled = self._run_encoder([sequence])
         rounded, scales = round_states(states[0], QUERY_LEVELS)
         encoded = {
             "query_tokens": np.ascontiguousarray(rounded.T.astype(np.int8)), "query_scales": scales,
@@ -148,6 +139,11 @@ class HalfScorer:
             while len(self._known_queries) > QUERIES_KEPT:
                 self._known_queries.popitem(last=False)
         return encoded
+
+    def _run_encoder(self, sequences: Sequence[TokenSequence]) -> tuple[Floats, Floats]:
+        padded = pad_batch(sequences)
+        states, pooled = self._encode.run(None, {name: padded[name] for name in ENCODE_INPUTS})
+        return states, pooled
 
     def _sides_of(self, states: Mapping[bytes, ItemState]) -> dict[bytes, float]:
         """What each item adds to the OOD distance, computed once."""

@@ -12,17 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from darl_opensearch.bundle import (
-    ENCODE,
-    ENCODE_INT8,
-    MEET,
-    MEET_INT8,
-    MODEL,
-    MODEL_DATA,
-    MODEL_INT8,
-    OOD_SIDES,
-    Bundle,
-)
+from darl_opensearch.bundle import MODEL, MODEL_DATA, MODEL_INT8, STATE_FILES, Bundle
 from darl_opensearch.errors import BundleError, DarlError, InputError, UsageError
 from darl_opensearch.graph_contract import INPUTS
 from darl_opensearch.scores import Scores
@@ -58,21 +48,20 @@ class Scorer:
     A pair's score does not depend on its batch: fp32 scores vary by float noise only (1e-6), and the int8 graphs,
     which quantise activations per batch, read one sequence a pass.
 
-    :param pairs: the graph that reads pairs; None: ``halves`` scores.
-    :param halves: what scores from item states.
+    :param graph: reads pairs, or one half of them for ``halves``.
+    :param halves: what scores from item states; None: pair by pair.
     :param token_budget: most tokens of a batch, padding included.
     :param int8: whether the graph is the quantised one.
     """
 
     def __init__(
-        self, bundle: Bundle, workers: Workers, pairs: GraphSession | None, halves: HalfScorer | None = None, *,
-        token_budget: int, int8: bool,
+        self, bundle: Bundle, graph: GraphSession, tokenizer: CappedTokenizer, workers: Workers,
+        halves: HalfScorer | None, *, token_budget: int, int8: bool,
     ) -> None:  # fmt: skip
         self.bundle, self.token_budget, self.int8 = bundle, token_budget, int8
         self.halves = halves
-        self._workers, self._pairs = workers, pairs
+        self._graph, self._tokenizer, self._workers = graph, tokenizer, workers
         self._pairs_at_once = 1 if int8 else None
-        self._tokenizer = CappedTokenizer(bundle.tokenizer, bundle.card.query_cap, bundle.card.item_cap)
 
     @classmethod
     def open(
@@ -105,28 +94,25 @@ class Scorer:
             raise UsageError(f"threads is {threads}", todo="use 1 or more")
         if token_budget is not None and token_budget < 1:
             raise UsageError(f"the token budget is {token_budget}", todo="use 1 or more, 512 is usual")
-        budget = token_budget or (CUDA_TOKEN_BUDGET if provider == "cuda" else CPU_TOKEN_BUDGET)
-        if states is not None and bundle.has_states(int8=int8):
-            workers = Workers(threads or available_cores())
-            halves = HalfScorer(
-                bundle, states, workers, provider=provider, int8=int8, token_budget=budget,
-                require_provider=require_provider,
-            )  # fmt: skip
-            return cls(bundle, workers, None, halves, token_budget=budget, int8=int8)
-        model = bundle.file(MODEL_INT8 if int8 else MODEL)
+        by_halves = states is not None and bundle.has_states(int8=int8)
+        model = bundle.file(STATE_FILES[int8][1] if by_halves else MODEL_INT8 if int8 else MODEL)
         graph = open_session(model, provider, require_provider=require_provider)
-        _check_contract(graph.session, bundle, str(model))
         on_gpu = graph.provider == "cuda"
         budget = token_budget or (CUDA_TOKEN_BUDGET if on_gpu else CPU_TOKEN_BUDGET)
-        return cls(
-            bundle, Workers(1 if on_gpu else threads or available_cores()), graph, token_budget=budget, int8=int8
-        )
+        workers = Workers(1 if on_gpu else threads or available_cores())
+        tokenizer = CappedTokenizer(bundle.tokenizer, bundle.card.query_cap, bundle.card.item_cap)
+        halves = None
+        if states is not None and by_halves:
+            halves = HalfScorer(bundle, graph, tokenizer, states, workers, int8=int8, token_budget=budget)
+        else:
+            _check_contract(graph.session, bundle, str(model))
+        return cls(bundle, graph, tokenizer, workers, halves, token_budget=budget, int8=int8)
 
     @property
     def files(self) -> tuple[str, ...]:
         """The bundle's files that scores depend on, beside the tokenizer; the first one gives them."""
         if self.halves is not None:
-            return (MEET_INT8, ENCODE_INT8, OOD_SIDES) if self.int8 else (MEET, ENCODE, OOD_SIDES)
+            return STATE_FILES[self.int8]
         return (MODEL_INT8 if self.int8 else MODEL, MODEL_DATA)
 
     @property
@@ -148,10 +134,6 @@ class Scorer:
     def fallback(self) -> str | None:
         """Why :attr:`provider` is not the one asked for, or None."""
         return self._graph.fallback
-
-    @property
-    def _graph(self) -> GraphSession:
-        return self.halves.encode if self.halves else self._pairs  # type: ignore[return-value]
 
     def score(self, query: str, documents: Sequence[str]) -> Scores:
         """Score the documents of one query.

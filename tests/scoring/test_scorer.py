@@ -143,14 +143,14 @@ def test_a_passed_deadline_stops_between_batches(scorer):
 
 def test_a_short_request_passes_a_long_one(tiny):
     with Scorer.open(tiny, threads=1, token_budget=1) as opened:
-        real, order = opened._pairs.session, []
+        real, order = opened._graph.session, []
 
         class Slow:
             def run(self, outputs, inputs):
                 time.sleep(0.005)
                 return real.run(outputs, inputs)
 
-        opened._pairs = dataclasses.replace(opened._pairs, session=Slow())
+        opened._graph = dataclasses.replace(opened._graph, session=Slow())
 
         def ask(name, n):
             opened.score(name, TEXTS[:1] * n)
@@ -172,14 +172,14 @@ def test_int8_scores_one_pair_at_a_time(tiny, tmp_path):
             shutil.copy(tiny.path / name, work / name)
         shutil.copy(tiny.path / MODEL, work / MODEL_INT8)
     with Scorer.open(tmp_path / "b", int8=True, threads=2) as opened:
-        sizes, real = [], opened._pairs.session
+        sizes, real = [], opened._graph.session
 
         class Counting:
             def run(self, outputs, inputs):
                 sizes.append(inputs["input_ids"].shape)
                 return real.run(outputs, inputs)
 
-        opened._pairs = dataclasses.replace(opened._pairs, session=Counting())
+        opened._graph = dataclasses.replace(opened._graph, session=Counting())
         opened.score(QUERIES[0], TEXTS)
     assert len(sizes) == len(TEXTS) and {rows for rows, _ in sizes} == {1}
 

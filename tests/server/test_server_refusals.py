@@ -213,8 +213,8 @@ def gated(client):
     import dataclasses
 
     scorer = client.service.scorer()
-    gate = Gate(scorer._pairs.session)
-    scorer._pairs = dataclasses.replace(scorer._pairs, session=gate)
+    gate = Gate(scorer._graph.session)
+    scorer._graph = dataclasses.replace(scorer._graph, session=gate)
     return gate
 
 

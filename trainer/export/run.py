@@ -23,7 +23,7 @@ from trainer.export.card import model_card
 from trainer.export.dev_pairs import DevPairs
 from trainer.export.graph import ContractModule, export_graphs
 from trainer.export.int8 import quantise, refit_calibration
-from trainer.export.states import add_states, can_be_split
+from trainer.export.states import add_states
 from trainer.run_folder import CHECKPOINT, Trained
 from trainer.stages.ood_stage import two_fold_alarms
 from trainer.training_data.pairs import Pairs
@@ -66,6 +66,7 @@ def export_run(
         work = Path(scratch)
         report("tracing the graph")
         export_graphs(module, work, work)
+        model.tokenizer().save(str(work / files.TOKENIZER))
         report("comparing with torch")
         reference, features = run_torch(module, model.tokenizer(), probe_texts)
         columns = Columns(config.grades.scale.k)
@@ -87,14 +88,13 @@ def export_run(
             quantise(work / files.MODEL, work / files.MODEL_INT8)
             graphs[files.MODEL_INT8] = _int8_report(trained, data, work, calibration_texts, dev)
         card = _card(trained, graphs, about or {})
-        if can_be_split(model) and not (work / files.MODEL_DATA).is_file():
+        if model.halves == 2 and not (work / files.MODEL_DATA).is_file():
             report("taking the pair apart")
             card = add_states(module, card, work, dev, calibration_texts if int8 else ())
         report("writing the bundle")
         with writing(target, card) as out:
             for file in (path for path in work.rglob("*") if path.is_file()):
                 shutil.move(file, out / file.relative_to(work))
-            model.tokenizer().save(str(out / files.TOKENIZER))
             np.save(out / files.CALIBRATION, table)
             features, queries = _reference(module, data)
             np.save(out / files.REFERENCE, features)

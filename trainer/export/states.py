@@ -50,13 +50,12 @@ def add_states(
 ) -> Card:
     """Write the graphs, and measure them against ``model.onnx``; left out where they differ too much.
 
-    :param work: folder of the graphs, with ``model.onnx``.
+    :param work: folder of the graphs, with ``model.onnx`` and the tokenizer.
     :param calibration: pairs that the quantised graphs are calibrated on; none: there are no such graphs.
     :return: the card with what was measured.
     """
     backbone, graphs = module.backbone, dict(card.graphs)
     export_states(module, work)
-    backbone.tokenizer().save(str(work / files.TOKENIZER))
     card = dataclasses.replace(card, states={"encoder": digest_encoder(backbone)})
     graphs[files.MEET] = dev.compare(score_by_states(card, work, dev.texts), "states")
     if reason := _refusal(graphs[files.MEET], dev):
@@ -257,8 +256,3 @@ def digest_encoder(backbone: SplitReranker) -> str:
     weights = backbone.encoder.state_dict()
     digests = {name: digest_data(tensor.contiguous().numpy().tobytes()) for name, tensor in sorted(weights.items())}
     return digest_json([digests, backbone.pooling, backbone.position_offset, backbone.encoder.config.to_dict()])
-
-
-def can_be_split(backbone: Any) -> bool:
-    """Whether a backbone reads query and item apart."""
-    return isinstance(backbone, SplitReranker)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from darl_opensearch.errors import UsageError
-from darl_opensearch.scoring.encode import CappedTokenizer, pad_batch
+from darl_opensearch.scoring.encode import CappedTokenizer, pad_batch, special_ids
 from trainer.config import Config
 from trainer.models.base import AVERAGE, BACKBONES, LAST, FeatureTable, PairFeatures, layer_mean
 from trainer.models.heads import HEADS
@@ -69,6 +69,7 @@ class SplitReranker(nn.Module):
         self.gains, self.pooling, self.position_offset = gains, pooling, position_offset
         self.query_cap, self.item_cap = query_cap, item_cap
         self._tokenizer = tokenizer
+        self._query_tokens, self._item_tokens = (CappedTokenizer(tokenizer, c, c) for c in (query_cap, item_cap))
         self.register_buffer("centres", torch.tensor(KERNEL_CENTRES))
         rarity = torch.ones(encoder.config.vocab_size)
         rarity[special_ids(tokenizer)] = 0.0
@@ -232,9 +233,9 @@ class SplitReranker(nn.Module):
     def pair_features(self, queries: Sequence[str], items: Sequence[str], *, layers: str = LAST) -> PairFeatures:
         """Encode pairs of texts, each distinct text once."""
         sides, averaged = [], []
-        for texts, cap in ((queries, self.query_cap), (items, self.item_cap)):
+        for texts, tokens in ((queries, self._query_tokens), (items, self._item_tokens)):
             distinct = list(dict.fromkeys(texts))
-            ids, mask = self._tensors(distinct, cap)
+            ids, mask = self._tensors(distinct, tokens)
             positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
             attention = mask[:, None, :].expand(-1, ids.shape[1], -1)
             states, mean = self.encode(ids, mask, positions, attention, layers)
@@ -263,7 +264,7 @@ class SplitReranker(nn.Module):
         Queries' states are kept; items pass by in chunks.
         """
         head_input = torch.zeros(len(pairs), INPUT_WIDTH)
-        query_states, query_pooled, query_mean = self._encode_texts(queries, advance, layers, self.query_cap)
+        query_states, query_pooled, query_mean = self._encode_texts(queries, advance, layers, self._query_tokens)
         item_pooled = torch.zeros(len(items), query_pooled.shape[1])
         item_mean = None if query_mean is None else torch.zeros_like(item_pooled)
         order = sorted(range(len(items)), key=lambda i: len(items[i]))
@@ -305,7 +306,11 @@ class SplitReranker(nn.Module):
         return tensors[0].to(device), tensors[1].to(device), tensors[2].to(device)
 
     def _encode_texts(
-        self, texts: Sequence[str], advance: Callable[[int], object], layers: str = LAST, cap: int | None = None
+        self,
+        texts: Sequence[str],
+        advance: Callable[[int], object],
+        layers: str = LAST,
+        tokens: CappedTokenizer | None = None,
     ) -> tuple[list[tuple[Tensor, Tensor]], Tensor, Tensor | None]:
         """Last states and ids of each text, without padding, the pooled halves, and the averaged ones."""
         states: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0))] * len(texts)
@@ -314,7 +319,7 @@ class SplitReranker(nn.Module):
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         for begin in range(0, len(texts), 16):
             chunk = order[begin : begin + 16]
-            ids, mask = self._tensors([texts[i] for i in chunk], cap or self.item_cap)
+            ids, mask = self._tensors([texts[i] for i in chunk], tokens or self._item_tokens)
             positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
             attention = mask[:, None, :].expand(-1, ids.shape[1], -1)
             out, mean = self.encode(ids, mask, positions, attention, layers)
@@ -327,9 +332,9 @@ class SplitReranker(nn.Module):
             advance(len(chunk))
         return states, pooled, averaged
 
-    def _tensors(self, texts: Sequence[str], cap: int) -> tuple[Tensor, Tensor]:
+    def _tensors(self, texts: Sequence[str], tokens: CappedTokenizer) -> tuple[Tensor, Tensor]:
         device = self.rarity.device
-        padded = pad_batch(CappedTokenizer(self._tokenizer, cap, cap).items(texts))
+        padded = pad_batch(tokens.items(texts))
         return torch.from_numpy(padded["input_ids"]).to(device), torch.from_numpy(padded["attention_mask"]).to(device)
 
     def encoder_parameters(self) -> list[nn.Parameter]:
@@ -391,12 +396,3 @@ def _stack(sides: list[tuple[Tensor, Tensor]], width: int) -> tuple[Tensor, Tens
     for row, (state, tokens) in enumerate(sides):
         states[row, : len(tokens)], mask[row, : len(tokens)], ids[row, : len(tokens)] = state, 1.0, tokens
     return states, mask, ids
-
-
-def special_ids(tokenizer: Tokenizer) -> Tensor:
-    """Token ids of a tokenizer's special tokens.
-
-    :return: ``[m]`` int64.
-    """
-    ids = [i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special]
-    return torch.tensor(ids, dtype=torch.long)

@@ -15,7 +15,7 @@ from benchmarks.cycle.shifts import Shift, World
 from benchmarks.quality.data import GAINS
 from darl_opensearch.stats.bootstrap import percentiles
 from darl_opensearch.stats.ranking import ndcg_per_query
-from trainer.dasa.coverage import bandwidth_of, covered_by
+from trainer.dasa.coverage import choose_bandwidth, measure_coverage
 from trainer.dasa.neighbours import find_nearest
 from trainer.dasa.purse import take_in_order
 
@@ -40,7 +40,7 @@ def properties(world: World, pool: Pool, chosen: Sequence[int], bandwidth: float
     flagged = found.features[found.flagged]
     grades = [world.judged.pairs.grades[torch.from_numpy(pool.items[row])].numpy() for row in rows]
     return [
-        float(covered_by(found.features[rows], flagged, bandwidth).mean()), float(found.contrast[rows].mean()),
+        float(measure_coverage(found.features[rows], flagged, bandwidth).mean()), float(found.contrast[rows].mean()),
         float(found.distance[rows].mean()), float(found.uncertainty[rows].mean()),
         float(world.outside[pool.queries[rows]].mean()), float(np.mean([len(set(g.tolist())) > 1 for g in grades])),
         float(np.concatenate(grades).mean()),
@@ -63,7 +63,7 @@ def luck(world: World, shift: Shift, seeds: Sequence[int], say: Callable[[str], 
         pool = make_pool(world, parts, said)
         flagged = np.flatnonzero(pool.candidates.flagged)
         features = pool.candidates.features[flagged]
-        bandwidth = bandwidth_of(find_nearest(features, features, min(11, len(flagged)))[0][:, -1])
+        bandwidth = choose_bandwidth(find_nearest(features, features, min(11, len(flagged)))[0][:, -1])
         test = world.judged.rows(parts.ood_test)
         gain = np.asarray(GAINS)[world.judged.pairs.grades[test].numpy()]
         index = world.judged.pairs.query_index[test].numpy()

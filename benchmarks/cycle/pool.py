@@ -13,9 +13,9 @@ from benchmarks.cycle.shifts import AGAIN, GIBBERISH, PROBE, World
 from benchmarks.quality.data import GAINS, Rows
 from darl_opensearch.text import same_text
 from trainer.dasa.config import SelectConfig
-from trainer.dasa.features import query_features
+from trainer.dasa.features import average_pairs
 from trainer.dasa.near import find_representatives
-from trainer.dasa.noise import in_sparse_region, is_gibberish
+from trainer.dasa.noise import is_gibberish, mark_isolated
 from trainer.ood import DETECTORS, ConformalCalibration
 from trainer.ood.base import split_chunks
 from trainer.stages.objective import Predictions
@@ -189,7 +189,7 @@ def make_pool(world: World, parts: Parts, said: Predictions, *, items: int = ITE
     called = flagged >= SELECT.flagged_share
     if filters:
         rows = np.flatnonzero(left & called)
-        left[rows[in_sparse_region(features[rows], known, SELECT.noise)]] = False
+        left[rows[mark_isolated(features[rows], known, SELECT.noise)]] = False
     kind = np.where(world.inside[parts.pool], "ID", np.where(world.outside[parts.pool], "OOD",
                                                              world.noise[parts.pool]))  # fmt: skip
     found = {str(k): [int(v[kind == k].sum()) for v in (kind == k, left, left & called)] for k in np.unique(kind)}
@@ -209,7 +209,7 @@ def make_pool(world: World, parts: Parts, said: Predictions, *, items: int = ITE
 
 def _features(world: World, items: list[Ints]) -> Floats32:
     pairs = halves(world, np.concatenate(items)).numpy()
-    return query_features(pairs, [len(rows) for rows in items], 2)
+    return average_pairs(pairs, [len(rows) for rows in items], 2)
 
 
 def _mean(values: NDArray[np.generic], items: list[Ints]) -> Floats:

@@ -34,7 +34,7 @@ import numpy as np
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.ood.record import PairRecord, RequestRecord
 from trainer.dasa.config import SelectConfig
-from trainer.dasa.known import Known
+from trainer.dasa.labelled import LabelledQueries
 from trainer.dasa.registry import Floats
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -151,7 +151,7 @@ def measure_selection(bundle: Bundle, count: int, folder: Path) -> dict[str, Any
 
     config = SelectConfig(budget=BUDGET, items_per_query=3, noise=1.5)
     trained = tuple((words(10**9 + n), (TEXT,)) for n in range(KNOWN))
-    known = Known(trained, frozenset(query for query, _ in trained))
+    known = LabelledQueries(trained, frozenset(query for query, _ in trained))
     watch = Watch()
     result = select(
         config, bundle, MadeUpLog(bundle, count), known=known, out=folder, until=START + timedelta(days=999),
@@ -181,19 +181,19 @@ def measure_embedding(bundle: Bundle, count: int) -> dict[str, Any]:
 
 def measure_sparse(count: int) -> dict[str, Any]:
     """What a kernel of nearest neighbours alone loses: coverage by its choice over coverage by the dense choice."""
-    from trainer.dasa.coverage import bandwidth_of, covered_by, kernel
-    from trainer.dasa.features import query_features
+    from trainer.dasa.coverage import choose_bandwidth, kernel, measure_coverage
+    from trainer.dasa.features import average_pairs
     from trainer.dasa.neighbours import find_nearest
     from trainer.dasa.registry import Candidates
     from trainer.dasa.selectors.herding import Herding
 
-    features = query_features(drawn_features([(words(n), [TEXT]) for n in range(count)]), [1] * count, 2)
-    known = query_features(drawn_features([(words(10**9 + n), [TEXT]) for n in range(500)]), [1] * 500, 2)
+    features = average_pairs(drawn_features([(words(n), [TEXT]) for n in range(count)]), [1] * count, 2)
+    known = average_pairs(drawn_features([(words(10**9 + n), [TEXT]) for n in range(500)]), [1] * 500, 2)
     candidates = Candidates(
         features, np.full(count, 5), np.ones(count), np.ones(count, dtype=np.bool_), slices=("",) * count
     )
-    bandwidth = bandwidth_of(find_nearest(features, features, 11)[0][:, 10])
-    before = covered_by(known, features, bandwidth)
+    bandwidth = choose_bandwidth(find_nearest(features, features, 11)[0][:, 10])
+    before = measure_coverage(known, features, bandwidth)
     found = {}
     for name, exact in (("dense", count), ("sparse", 1)):
         begin = time.perf_counter()

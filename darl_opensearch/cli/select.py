@@ -83,13 +83,13 @@ def cli(
         raise UsageError("no output folder is given", todo="pass --out or --dry-run")
     run = load("trainer.dasa.run", "train")
     from darl_opensearch.bundle import Bundle
-    from trainer.dasa.known import Known
+    from trainer.dasa.labelled import LabelledQueries
 
     model = Bundle.open(bundle)
     with contextlib.ExitStack() as open_:
         catalogue = _items(model, items, cluster, index, open_)
         store = _store(spool, cluster, stream, open_)
-        training = Known.read(
+        training = LabelledQueries.read(
             trained, judged, catalogue.texts, most=config.known_queries, items_per_query=config.items_per_query,
             seed=config.seed,
         )  # fmt: skip

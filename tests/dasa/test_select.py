@@ -22,7 +22,7 @@ from tests.helpers.traffic import START, request_of, rows_of
 from trainer.dasa import run as run_module
 from trainer.dasa.config import SelectConfig
 from trainer.dasa.items import NO_ITEMS, Items
-from trainer.dasa.known import Known
+from trainer.dasa.labelled import LabelledQueries
 from trainer.dasa.report import DROPPED, SelectReport
 from trainer.dasa.run import select
 from trainer.judging.tasks import read_tasks
@@ -72,7 +72,7 @@ class Log:
             self.add(f"{word} number{n} {'abcdefghij'[n % 10]}{n}")
 
     def select(self, bundle, out, config=SMALL, **options):
-        options = {"known": Known(), "items": Items.of_texts(TEXTS), "embed": by_words} | options
+        options = {"known": LabelledQueries(), "items": Items.of_texts(TEXTS), "embed": by_words} | options
         with SpoolStore(self.path) as store:
             return select(config, bundle, store, out=out, **options)
 
@@ -181,7 +181,7 @@ def test_judged_and_near_queries(log, bundle, tmp_path):
     log.add("judged before this one")
     log.add("one judged before this")
     log.add("held out", FAMILIAR)
-    known = Known(judged=frozenset({"judged before this one", "held out"}))
+    known = LabelledQueries(judged=frozenset({"judged before this one", "held out"}))
     config = dataclasses.replace(SMALL, control_queries=0, budget=100)
     report = log.select(bundle, tmp_path / "out", config, known=known)
     assert (report.dropped["judged"], report.dropped["near_judged"], report.dropped["near"]) == (2, 1, 2)
@@ -248,7 +248,7 @@ def test_what_stays_in_the_control_arm_covers_nothing_and_what_leaves_it_does(lo
     config = dataclasses.replace(SMALL, control_queries=6)
     log.select(bundle, tmp_path / "one", config)
     selected, control = (tmp_path / f"one/{arm}.jsonl" for arm in ("selected", "control"))
-    known, embedded = Known.read([selected, control], [], Items.of_texts(TEXTS).texts), []
+    known, embedded = LabelledQueries.read([selected, control], [], Items.of_texts(TEXTS).texts), []
 
     def embed(requests):
         embedded.extend(query for query, _ in requests)
@@ -345,7 +345,7 @@ def test_what_the_selector_is_given(log, bundle, tmp_path, monkeypatch):
         return [0]
 
     monkeypatch.setattr("trainer.dasa.selectors.herding.Herding.__call__", spy)
-    known = Known((("known", ("a text",)),), frozenset({"known"}))
+    known = LabelledQueries((("known", ("a text",)),), frozenset({"known"}))
     log.select(bundle, tmp_path / "out", dataclasses.replace(SMALL, control_queries=0), known=known, items=NO_ITEMS)
     ((candidates, features, budget),) = seen
     assert budget == 12 and features.shape == (1, 8)
@@ -392,7 +392,7 @@ def test_a_killed_run_goes_on_and_ends_alike(log, bundle, tmp_path, monkeypatch)
     monkeypatch.setattr("trainer.dasa.work.BATCH", 16)
     log.strange(20)
     until = START + timedelta(days=9)
-    known = Known((("known query", ("a text", "another text")),), frozenset({"known query"}))
+    known = LabelledQueries((("known query", ("a text", "another text")),), frozenset({"known query"}))
     whole = log.select(bundle, tmp_path / "whole", known=known, until=until)
 
     seen: Counter[str] = Counter()

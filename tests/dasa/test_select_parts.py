@@ -13,12 +13,12 @@ from numpy.testing import assert_allclose
 
 from darl_opensearch.errors import DarlError, InputError
 from trainer.dasa.control import draw_by_traffic, keep_share
-from trainer.dasa.features import query_features
+from trainer.dasa.features import average_pairs
 from trainer.dasa.items import Items
-from trainer.dasa.known import Known, draw_bits
+from trainer.dasa.labelled import LabelledQueries, draw_bits
 from trainer.dasa.mix import Listed, mix_items
-from trainer.dasa.near import find_representatives, near_any
-from trainer.dasa.noise import in_sparse_region, is_even, is_gibberish
+from trainer.dasa.near import find_representatives, mark_near
+from trainer.dasa.noise import is_even, is_gibberish, mark_isolated
 from trainer.dasa.work import GatheredLog
 
 laws = settings(deadline=None, max_examples=40)
@@ -27,7 +27,7 @@ laws = settings(deadline=None, max_examples=40)
 def test_features_of_two_halves_by_hand():
     """A query at (1, 0) with items at (0, 2) and (2, 0): the items' mean points at 45 degrees."""
     pairs = np.array([[1, 0, 0, 2], [1, 0, 2, 0], [0, 3, 1, 0]], dtype=np.float32)
-    got = query_features(pairs, [2, 1], 2)
+    got = average_pairs(pairs, [2, 1], 2)
     half = math.sqrt(1 / 2)
     assert_allclose(got, [[half, 0, half * half, half * half], [0, half, half, 0]], atol=1e-6)
     # The cosine of two queries is the mean of their halves' cosines: (0 + sqrt(1/2)) / 2.
@@ -36,9 +36,9 @@ def test_features_of_two_halves_by_hand():
 
 def test_features_of_one_half_are_the_mean():
     pairs = np.array([[3, 0], [0, 3], [0, -2]], dtype=np.float32)
-    assert_allclose(query_features(pairs, [2, 1], 1), [[math.sqrt(1 / 2)] * 2, [0, -1]], atol=1e-6)
-    assert query_features(np.empty((0, 4), dtype=np.float32), [], 2).shape == (0, 4)
-    assert_allclose(query_features(np.zeros((1, 2), dtype=np.float32), [1], 1), [[0, 0]])  # never NaN
+    assert_allclose(average_pairs(pairs, [2, 1], 1), [[math.sqrt(1 / 2)] * 2, [0, -1]], atol=1e-6)
+    assert average_pairs(np.empty((0, 4), dtype=np.float32), [], 2).shape == (0, 4)
+    assert_allclose(average_pairs(np.zeros((1, 2), dtype=np.float32), [1], 1), [[0, 0]])  # never NaN
 
 
 @laws
@@ -114,12 +114,12 @@ def test_sparse_regions():
     features = np.concatenate([crowd, [[0, 0, 0, 0, 0, 0, 0, 1.0]]])
     features = (features / np.linalg.norm(features, axis=1, keepdims=True)).astype(np.float32)
     none = np.empty((0, 8), dtype=np.float32)
-    assert np.flatnonzero(in_sparse_region(features, none, 1.5)).tolist()[-1] == 60
-    assert in_sparse_region(features, none, 1.5).sum() <= 6
+    assert np.flatnonzero(mark_isolated(features, none, 1.5)).tolist()[-1] == 60
+    assert mark_isolated(features, none, 1.5).sum() <= 6
     beside = np.repeat(features[60:], 5, axis=0)  # near something known it is no noise
-    assert not in_sparse_region(features, beside, 1.5)[60]
-    assert not in_sparse_region(features, none, 0.0).any()
-    assert not in_sparse_region(features[40:], none, 1.5).any()  # too few to tell
+    assert not mark_isolated(features, beside, 1.5)[60]
+    assert not mark_isolated(features, none, 0.0).any()
+    assert not mark_isolated(features[40:], none, 1.5).any()  # too few to tell
 
 
 def test_near_queries_have_one_representative():
@@ -128,9 +128,9 @@ def test_near_queries_have_one_representative():
     assert find_representatives(keys, requests, range(6), threshold=0.8, near_rows=99) == {0: 1, 2: 1, 4: 3}
     assert find_representatives(keys, requests, range(6), threshold=1.0, near_rows=99) == {2: 0, 4: 3}
     assert find_representatives(keys, requests, [3, 4, 5], threshold=0.8, near_rows=0) == {4: 3}
-    assert near_any(keys, ["a b c d e f g h k", "x y"], 0.8).tolist() == [True, True, True, True, True, False]
-    assert near_any(keys, ["y x"], 1.0).tolist() == [False, False, False, True, True, False]
-    assert near_any(keys, [], 0.8).tolist() == [False] * 6
+    assert mark_near(keys, ["a b c d e f g h k", "x y"], 0.8).tolist() == [True, True, True, True, True, False]
+    assert mark_near(keys, ["y x"], 1.0).tolist() == [False, False, False, True, True, False]
+    assert mark_near(keys, [], 0.8).tolist() == [False] * 6
 
 
 def test_what_is_known_is_read_from_files(tmp_path):
@@ -139,16 +139,16 @@ def test_what_is_known_is_read_from_files(tmp_path):
     (train := tmp_path / "train.jsonl").write_text("".join(
         json.dumps({"query": query, "item_id": item, "grade": 1}) + "\n" for query, item in rows))  # fmt: skip
     (test := tmp_path / "test.jsonl").write_text('{"query": "Gloves"}\n')
-    known = Known.read([train], [test], Items.of_texts(texts).texts)
+    known = LabelledQueries.read([train], [test], Items.of_texts(texts).texts)
     assert known.judged == {"red shoes", "boots", "hats", "gloves"}
     assert dict(known.trained) == {"red shoes": ("one", "two"), "boots": ("one",)}
-    few = Known.read([train], [], Items.of_texts(texts).texts, most=1, items_per_query=1, seed=4)
+    few = LabelledQueries.read([train], [], Items.of_texts(texts).texts, most=1, items_per_query=1, seed=4)
     assert len(few.trained) <= 1 and few.judged == {"red shoes", "boots", "hats"}
     test.write_text('{"query": " "}\n')
     with pytest.raises(
         InputError, match=r"test.jsonl, line 1: field 'query' is empty or not text. Add the query's text"
     ):
-        Known.read([train], [test], Items.of_texts(texts).texts)
+        LabelledQueries.read([train], [test], Items.of_texts(texts).texts)
 
 
 def test_a_work_file_is_one_process_alone_until_that_ends(tmp_path):

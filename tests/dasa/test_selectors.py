@@ -15,7 +15,7 @@ from benchmarks.cycle.selectors import COMPARED
 from darl_opensearch.errors import UsageError
 from tests.helpers.selectors import made, permuted, registry_of, select, unit
 from trainer.dasa import SELECTORS, Candidates
-from trainer.dasa.coverage import DenseCoverage, SparseCoverage, bandwidth_of, covered_by, kernel
+from trainer.dasa.coverage import DenseCoverage, SparseCoverage, choose_bandwidth, kernel, measure_coverage
 from trainer.dasa.neighbours import find_nearest
 
 laws = settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
@@ -151,7 +151,7 @@ def test_herding_by_hand():
     assert select("herding", candidates, known, 9, bandwidth=1.0, traffic=0.5) == [2, 3]  # 2 + 2 against 3
     assert select("herding", candidates, known, 9, bandwidth=1.0, traffic=0.0) == [2, 3]  # 1 + 1 against 1
     similarities = kernel(candidates.features @ candidates.features.T, 1.0)
-    coverage = DenseCoverage(similarities, candidates.traffic, covered_by(known, candidates.features, 1.0))
+    coverage = DenseCoverage(similarities, candidates.traffic, measure_coverage(known, candidates.features, 1.0))
     e = np.exp(-1)
     assert_allclose(coverage.all_gains(), [0, 8 * (1 - e), 8 * (1 - e), 9 * (1 - e)], rtol=1e-6)
     coverage.add(3)
@@ -164,9 +164,9 @@ def test_the_bandwidth_is_the_median_distance_to_the_kth_neighbour():
     cosines, rows = find_nearest(features, features, 2)
     assert rows.tolist() == [[0, 1], [1, 0], [2, 1], [3, 2]]
     # Chords of 10, 10, 20 and 30 degrees; their median.
-    assert_allclose(bandwidth_of(cosines[:, 1]), np.sin(np.radians(5)) + np.sin(np.radians(10)), rtol=1e-4)
-    assert bandwidth_of(np.empty(0, dtype=np.float32)) == 1.0
-    assert bandwidth_of(np.ones(3, dtype=np.float32)) == 0.05
+    assert_allclose(choose_bandwidth(cosines[:, 1]), np.sin(np.radians(5)) + np.sin(np.radians(10)), rtol=1e-4)
+    assert choose_bandwidth(np.empty(0, dtype=np.float32)) == 1.0
+    assert choose_bandwidth(np.ones(3, dtype=np.float32)) == 0.05
     assert_allclose(kernel(np.array([1.0, 0.5, 0.0]), 1.0), np.exp([0, -1 / 2, -1]), rtol=1e-6)
 
 

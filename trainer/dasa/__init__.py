@@ -1,4 +1,4 @@
-"""DASA: choosing what to label next of the traffic that the training set does not cover."""
+"""DASA: select what to label next from the traffic that the training set does not cover."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class SelectConfig(Settings, table="select", env="DARL_SELECT_"):
     seed: int = setting(0, "random seed", least=0)
 
     def check(self) -> None:
-        """Check the selector with its parameters, and fields that need each other."""
+        """Check the selector's parameters, and fields that depend on each other."""
         if self.selector in RETIRED:
             raise UsageError(
                 f"selector {self.selector!r} was removed: it did not beat random selection of flagged queries",
@@ -64,10 +64,7 @@ class SelectConfig(Settings, table="select", env="DARL_SELECT_"):
             raise UsageError("[select] machine_ids holds an empty string", todo="use prefixes such as probe-")
 
     def make(self) -> tuple[Selector, bool]:
-        """Make the selector.
-
-        :return: it, and whether it may choose what is not flagged.
-        """
+        """Make the selector, and tell whether it may choose unflagged queries."""
         make, params = SELECTORS.resolve(self.selector, self.params)
         selector: Selector = make(**params)
         return selector, self.selector == "random" or params.get("over") == "all"

@@ -13,27 +13,27 @@ from numpy.typing import NDArray
 from darl_opensearch.io.jsonl import read_jsonl
 from darl_opensearch.records.values import parse_text
 from darl_opensearch.text import same_text
-from trainer.dasa.known import draw_bits
+from trainer.dasa.labelled import draw_bits
 
 
 def draw_by_traffic(keys: Sequence[str], traffic: NDArray[np.float64], count: int, seed: int) -> list[int]:
-    """Draw without replacement, with chances by traffic (Efraimidis and Spirakis 2006).
+    """Sample queries without replacement, weighted by traffic (Efraimidis and Spirakis 2006).
 
-    Each query's draw depends on its text and the seed alone: more traffic of others changes who is drawn as little as
-    it can.
+    Each query's draw depends on its text and the seed alone, so other queries' traffic changes the sample as little
+    as possible.
 
-    :param traffic: requests of each, above 0.
-    :return: rows, in the order drawn; all when there are no more.
+    :param traffic: requests per query, above 0.
+    :return: at most ``count`` rows, in the order drawn.
     """
     uniform = np.array([(draw_bits(key, seed, "control") + 0.5) / 2**64 for key in keys])
-    wait = -np.log(uniform) / traffic if len(keys) else np.empty(0)  # log of u^(1/w), turned round
+    wait = -np.log(uniform) / traffic if len(keys) else np.empty(0)  # -log(u^(1/w)): the smallest are drawn
     return [int(row) for row in np.argsort(wait, kind="stable")[:count]]
 
 
 def read_control(paths: Iterable[Path]) -> dict[str, list[dict[str, Any]]]:
     """Read the task files of an earlier control arm.
 
-    :return: tasks by query, in the form of :func:`darl_opensearch.text.same_text`.
+    :return: tasks by normalised query, see :func:`darl_opensearch.text.same_text`.
     :raises InputError: for a line that is not a task.
     """
     tasks: dict[str, list[dict[str, Any]]] = {}
@@ -46,12 +46,9 @@ def read_control(paths: Iterable[Path]) -> dict[str, list[dict[str, Any]]]:
 
 
 def keep_share(keys: Iterable[str], share: float, seed: int) -> list[str]:
-    """Sample the queries that stay in the arm for another cycle.
-
-    :param share: share that stays, rounded up.
-    """
+    """Sample the queries that stay in the arm for another cycle; their number is rounded up."""
     arm = sorted(keys)
-    # The arm itself is part of the draw: by the seed alone the same queries would stay in every cycle.
+    # The arm seeds the draw as well: with the seed alone, the same queries would stay in every cycle.
     purpose = "rotation\0" + "\0".join(arm)
     ordered = sorted(arm, key=lambda key: (draw_bits(key, seed, purpose), key))
     return sorted(ordered[: math.ceil(share * len(ordered))])

@@ -1,8 +1,8 @@
-"""How well a set of rows is covered by chosen ones: the objective of herding and its gains.
+"""Coverage of rows by chosen ones: the objective of herding, and greedy selection by its gains.
 
 Generalised coverage (Bae et al. 2024, arXiv:2407.12212): ``sum over x of w(x) * max over chosen s of k(x, s)``. It is
-monotone and submodular, so greedy choice is within ``1 - 1/e`` of the best (Nemhauser et al. 1978), and a gain can
-only fall as more is chosen, which is what lets :func:`greedy` leave most gains stale (Minoux 1978).
+monotone and submodular, so greedy selection is within ``1 - 1/e`` of the optimum (Nemhauser et al. 1978). Gains only
+fall as more is chosen, so :func:`choose_greedily` can leave most of them stale (Minoux 1978).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from trainer.dasa.purse import Purse
 from trainer.dasa.registry import Candidates, Floats
 
 Weights = NDArray[np.float64]
-REFRESHED = 32  # stale gains worked out at a time
-NOTHING = 1e-6  # a gain below this share of the first one is rounding: everything is covered
+REFRESHED = 32  # stale gains recomputed at a time
+NEGLIGIBLE = 1e-6  # a gain below this share of the first one is rounding: everything is covered
 
 
 def kernel(cosines: Floats, bandwidth: float) -> Floats:
@@ -31,12 +31,11 @@ def kernel(cosines: Floats, bandwidth: float) -> Floats:
     return similarities
 
 
-def bandwidth_of(kth_cosines: Floats) -> float:
-    """Bandwidth from the data: the median distance to a near neighbour.
+def choose_bandwidth(kth_cosines: Floats) -> float:
+    """Set the bandwidth to the median distance to the k-th nearest row.
 
     :param kth_cosines: ``[n]``, each row's cosine with its k-th nearest other row; may be empty.
-    :return: the median of the distances, 1 where there are none; never below 0.05, where float32 could not tell
-        twins apart.
+    :return: the median distance, 1 without rows; at least 0.05, below which float32 cannot tell twins apart.
     """
     if not len(kth_cosines):
         return 1.0
@@ -47,37 +46,34 @@ class Coverage(Protocol):
     """Gains of rows that could be chosen next."""
 
     def all_gains(self) -> Weights:
-        """Work out every row's gain.
-
-        :return: ``[n]``.
-        """
+        """Compute every row's gain, ``[n]``."""
 
     def gains(self, rows: NDArray[np.int64]) -> Weights:
-        """Work out some rows' gains."""
+        """Compute the gains of some rows."""
 
     def add(self, row: int) -> None:
         """Choose a row."""
 
 
 class DenseCoverage:
-    """Every row against every row, ``4 * n * n`` bytes.
+    """Coverage over all pairs of rows, ``4 * n * n`` bytes.
 
-    :param similarities: ``[n, n]`` float32, the kernel of each two rows.
-    :param weights: ``[n]``, what covering each is worth.
-    :param covered: ``[n]`` float32 in [0, 1], how well each is covered already.
+    :param similarities: ``[n, n]`` float32, the kernel of each pair of rows.
+    :param weights: ``[n]``, the value of covering each row.
+    :param covered: ``[n]`` float32 in [0, 1], initial coverage of each row.
     """
 
     def __init__(self, similarities: Floats, weights: Weights, covered: Floats) -> None:
         self._similarities, self._weights, self._covered = similarities, weights, covered.copy()
 
     def all_gains(self) -> Weights:
-        """Work out every row's gain."""
+        """Compute every row's gain."""
         n = len(self._weights)
         blocks = [self.gains(np.arange(start, min(start + 256, n))) for start in range(0, n, 256)]
         return np.concatenate([np.empty(0), *blocks])
 
     def gains(self, rows: NDArray[np.int64]) -> Weights:
-        """Work out some rows' gains."""
+        """Compute the gains of some rows."""
         more = self._similarities[rows] - self._covered
         gained: Weights = np.maximum(more, 0.0, out=more) @ self._weights
         return gained
@@ -88,16 +84,16 @@ class DenseCoverage:
 
 
 class SparseCoverage:
-    """Each row covered by its nearest neighbours alone: what is farther would add little, and is counted as nothing.
+    """Coverage by nearest neighbours only: rows farther away would add little, and count 0.
 
-    :param rows: ``[n, k]``, neighbours of each row, -1 where there is none; its own among them or not.
+    :param rows: ``[n, k]``, neighbours of each row, with or without the row itself; -1 fills up.
     :param similarities: ``[n, k]`` float32, their kernel.
     """
 
     def __init__(self, rows: NDArray[np.int32], similarities: Floats, weights: Weights, covered: Floats) -> None:
         n, k = rows.shape
         self._weights, self._covered = weights, covered.copy()
-        # Turned round: by the row that covers, the rows that it covers.
+        # Inverted: for each covering row, the rows that it covers.
         valid = np.flatnonzero((rows.ravel() >= 0) & (rows.ravel() != np.repeat(np.arange(n, dtype=np.int32), k)))
         covering = rows.ravel()[valid]
         order = valid[np.argsort(covering, kind="stable")]
@@ -106,7 +102,7 @@ class SparseCoverage:
         self._similarities = similarities.ravel()[order]
 
     def all_gains(self) -> Weights:
-        """Work out every row's gain."""
+        """Compute every row's gain."""
         n = len(self._weights)
         own_gain = self._weights * (1.0 - self._covered)
         more = np.maximum(self._similarities - self._covered[self._targets], 0.0) * self._weights[self._targets]
@@ -114,7 +110,7 @@ class SparseCoverage:
         return own_gain + np.bincount(covering, weights=more, minlength=n)
 
     def gains(self, rows: NDArray[np.int64]) -> Weights:
-        """Work out some rows' gains."""
+        """Compute the gains of some rows."""
         return np.array([self._gain(int(row)) for row in rows])
 
     def add(self, row: int) -> None:
@@ -132,49 +128,48 @@ class SparseCoverage:
         return float(more @ self._weights[targets] + own_gain)
 
 
-def covered_by(known: Floats, features: Floats, bandwidth: float) -> Floats:
-    """Say how well rows are covered by what is known.
+def measure_coverage(known: Floats, features: Floats, bandwidth: float) -> Floats:
+    """Measure how well rows are covered by the training set.
 
     :param known: ``[m, h]`` float32 of unit length; may be empty.
     :param features: ``[n, h]`` float32 of unit length.
-    :return: ``[n]`` float32, the kernel with the nearest; 0 where nothing is known.
+    :return: ``[n]`` float32, the kernel with the nearest known row; 0 without known rows.
     """
     if not len(known):
         return np.zeros(len(features), dtype=np.float32)
     return kernel(find_nearest(known, features, 1)[0][:, 0], bandwidth)
 
 
-def greedy(coverage: Coverage, rows: NDArray[np.int64], candidates: Candidates, budget: int) -> list[int]:
-    """Choose by gain for each pair that has to be judged, until the budget is spent or all is covered.
+def choose_greedily(coverage: Coverage, rows: NDArray[np.int64], candidates: Candidates, budget: int) -> list[int]:
+    """Choose by gain per pair to label, until the budget is spent or everything is covered.
 
     :param coverage: over the rows that may be chosen, numbered from 0.
-    :param rows: rows of ``candidates`` that those stand for.
-    :param budget: most pairs; the first that does not fit ends the choice.
-    :return: rows of ``candidates``, in order of choice; of equals, the first.
+    :param rows: the corresponding rows of ``candidates``.
+    :param budget: maximum pairs; the first query that does not fit ends the selection.
+    :return: rows of ``candidates`` in order of choice; ties go to the first.
     """
     if not len(rows):
         return []
     purse = Purse(candidates, budget)
     cost = candidates.cost[rows].astype(np.float64)
-    worth = coverage.all_gains() / cost  # upper bounds: a gain can only fall
+    bounds = coverage.all_gains() / cost  # upper bounds of the gain per pair
     fresh = np.ones(len(rows), dtype=np.bool_)
-    floor = NOTHING * float(np.max(worth * cost))
+    floor = NEGLIGIBLE * float(np.max(bounds * cost))
     while True:
-        best = int(np.argmax(worth))
-        if worth[best] * cost[best] <= floor:
+        best = int(np.argmax(bounds))
+        if bounds[best] * cost[best] <= floor:
             return purse.chosen
         if not fresh[best]:
-            stale = _largest(np.where(fresh, -np.inf, worth), REFRESHED)
-            worth[stale] = coverage.gains(stale) / cost[stale]
+            stale = _largest(np.where(fresh, -np.inf, bounds), REFRESHED)
+            bounds[stale] = coverage.gains(stale) / cost[stale]
             fresh[stale] = True
-        elif not purse.has_room(int(rows[best])):
-            worth[best] = -np.inf
-        else:
+            continue
+        if purse.has_room(int(rows[best])):
             if not purse.take(int(rows[best])):
                 return purse.chosen
             coverage.add(best)
-            worth[best] = -np.inf
             fresh[:] = False
+        bounds[best] = -np.inf
 
 
 def _largest(values: Weights, count: int) -> NDArray[np.int64]:

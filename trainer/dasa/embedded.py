@@ -1,4 +1,4 @@
-"""Candidates with their items and features, on disk: what is embedded once is not embedded again."""
+"""Candidates with their items and features, embedded once and kept on disk."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from trainer.dasa.mix import Listed, mix_items
 from trainer.dasa.registry import Floats
 from trainer.dasa.work import GatheredLog, Queries
 
-CHUNK = 64  # queries that are listed, scored and embedded at a time
-LEAST_ITEMS = 2  # a lone pair has no order
-Features = Callable[[Sequence[Request]], Floats]  # queries with items' texts to a row for each query
+CHUNK = 64  # queries listed, scored and embedded at a time
+LEAST_ITEMS = 2  # a single item has no order
+Features = Callable[[Sequence[Request]], Floats]  # queries with item texts to one row per query
 Report = Callable[[str, int, int], object]
 
 
@@ -26,12 +26,12 @@ Report = Callable[[str, int, int], object]
 class Embedded:
     """Queries with at least two items.
 
-    :param places: ``[n]``, their numbers in the work file.
-    :param rows: ``[n]``, their rows among the log's queries.
+    :param places: ``[n]``, their positions in the work file.
+    :param rows: ``[n]``, their rows in the log's :class:`~trainer.dasa.work.Queries`.
     :param features: ``[n, h]`` float32 of unit length, memory-mapped.
-    :param cost: ``[n]``, items of each.
-    :param flagged: ``[n]``, whether it is out of distribution.
-    :param few: queries that were left out, for want of items.
+    :param cost: ``[n]``, items per query.
+    :param flagged: ``[n]``, whether the query is out of distribution.
+    :param few: number of queries left out because they have too few items.
     """
 
     places: NDArray[np.int64]
@@ -42,10 +42,7 @@ class Embedded:
     few: int
 
     def keep(self, which: NDArray[np.bool_], path: Path) -> Embedded:
-        """Leave some out.
-
-        :param path: file for their features, which need not fit into memory.
-        """
+        """Keep the queries in a mask; their features, which may exceed memory, are copied to a file."""
         if which.all():
             return self
         places = np.flatnonzero(which)
@@ -59,10 +56,7 @@ class Embedded:
 
 
 def map_features(path: Path, count: int, width: int) -> Floats:
-    """Open rows of features as an array that is read when it is looked at.
-
-    :param path: the file: float32, row after row.
-    """
+    """Memory-map a file of float32 rows."""
     if not count:
         return np.empty((0, width), dtype=np.float32)
     return np.memmap(path, dtype=np.float32, mode="r", shape=(count, width))
@@ -71,10 +65,7 @@ def map_features(path: Path, count: int, width: int) -> Floats:
 def embed_known(
     work: GatheredLog, path: Path, trained: Sequence[Request], features: Features, report: Report
 ) -> Floats:
-    """Embed what was trained on, once.
-
-    :return: ``[m, h]`` float32 of unit length.
-    """
+    """Embed the training queries, or load their embeddings: ``[m, h]`` float32 of unit length."""
     if work.mark("known") is not None:
         stored: Floats = np.load(path)
         return stored
@@ -93,32 +84,29 @@ def embed_candidates(
     work: GatheredLog, folder: Path, lister: Lister, features: Features, queries: Queries, rows: Sequence[int],
     config: SelectConfig, report: Report,
 ) -> Embedded:  # fmt: skip
-    """List, score and embed queries, from where the last attempt stopped.
+    """List, score and embed queries, resuming where the last attempt stopped.
 
-    :param rows: which of them, always the same for one work file.
+    :param rows: rows of ``queries``, always the same for one work file.
     """
     path = folder / "features.f32"
     done, written, width = map(int, (work.mark("embedded") or "0 0 0").split())
     with path.open("r+b" if path.exists() else "w+b") as file:
-        file.truncate(written * width * 4)  # what was written and not committed
+        file.truncate(written * width * 4)  # drops rows that were written but not committed
         file.seek(0, 2)
         while done < len(rows):
             part = rows[done : done + CHUNK]
-            full = zip(part, lister([int(queries.ids[row]) for row in part]), strict=True)
-            usable = [(row, listed) for row, listed in full if len(listed) >= LEAST_ITEMS]
-            if usable:
-                mixes = [(row, _is_flagged(queries, row, listed, config), mix_items(listed, config.items_per_query))
-                         for row, listed in usable]  # fmt: skip
-                numbers = [int(queries.ids[row]) for row, _, _ in mixes]
-                texts = [work.text(number) for number in numbers]
-                vectors = features([(text, [item.text for item in listed])
-                                    for text, (_, _, listed) in zip(texts, mixes, strict=True)])  # fmt: skip
+            lists = zip(part, lister([int(queries.ids[row]) for row in part]), strict=True)
+            mixes = [
+                (int(queries.ids[row]), _is_flagged(queries, row, listed, config),
+                 mix_items(listed, config.items_per_query))
+                for row, listed in lists if len(listed) >= LEAST_ITEMS
+            ]  # fmt: skip
+            if mixes:
+                vectors = features([(work.text(n), [item.text for item in listed]) for n, _, listed in mixes])
                 width = vectors.shape[1]
                 file.write(np.ascontiguousarray(vectors, dtype=np.float32).tobytes())
                 file.flush()
-                work.put_candidates(
-                    written, [(n, flag, listed) for n, (_, flag, listed) in zip(numbers, mixes, strict=True)]
-                )
+                work.put_candidates(written, mixes)
                 written += len(mixes)
             done += len(part)
             work.set_mark("embedded", f"{done} {written} {width}")
@@ -128,7 +116,7 @@ def embed_candidates(
 
 
 def _is_flagged(queries: Queries, row: int, listed: Sequence[Listed], config: SelectConfig) -> bool:
-    share = queries.ood_share[row]  # exact, where this model ranked it: it counts what was not logged, too
+    share = queries.ood_share[row]  # exact where this model ranked the query: it counts unlogged items too
     if np.isnan(share):
         share = np.mean([item.is_ood for item in listed])
     return bool(share >= config.flagged_share)
@@ -140,6 +128,5 @@ def _read(work: GatheredLog, path: Path, queries: Queries, rows: Sequence[int], 
     flagged = np.zeros(count, dtype=np.bool_)
     for place, (number, flag, listed) in enumerate(work.candidates(count)):
         numbers[place], cost[place], flagged[place] = number, len(listed), flag
-    order = np.argsort(queries.ids)
-    numbers = order[np.searchsorted(queries.ids, numbers, sorter=order)]
-    return Embedded(places, numbers, map_features(path, count, width), cost, flagged, few=len(rows) - count)
+    found_rows = queries.rows(numbers)
+    return Embedded(places, found_rows, map_features(path, count, width), cost, flagged, few=len(rows) - count)

@@ -1,4 +1,4 @@
-"""Features of a query with its items: one function for training queries and candidates."""
+"""Features of a query with its items, computed alike for training queries and candidates."""
 
 from __future__ import annotations
 
@@ -6,33 +6,23 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from darl_opensearch.bundle import Bundle
 from trainer.dasa.registry import Floats
 
 Request = tuple[str, Sequence[str]]
-Embed = Callable[[Sequence[Request]], Floats]  # queries with items' texts to a row for each pair
+Embed = Callable[[Sequence[Request]], Floats]  # queries with item texts to one row per pair
 
 TWO_HALVES = frozenset({"split"})  # backbones whose features are a query half beside an item half
 
 
-def halves_of(bundle: Bundle) -> int:
-    """Count the halves of a bundle's features.
+def average_pairs(pairs: Floats, counts: Sequence[int], halves: int) -> Floats:
+    """Average the pair features of each query.
 
-    :return: 2 where query and item are read apart, else 1.
-    """
-    return 2 if bundle.card.backbone in TWO_HALVES else 1
+    With two halves, the query half is the same in all pairs and the item halves are averaged. Each half is scaled to
+    unit length, so the cosine of two queries is the mean of the cosines of their halves.
 
-
-def query_features(pairs: Floats, counts: Sequence[int], halves: int) -> Floats:
-    """Put the features of each query's pairs together.
-
-    Of two halves, the query's is one and the same in all its pairs; the items' are averaged. Both are brought to
-    unit length and stand side by side, so that the cosine of two queries is the mean of the queries' cosine and of
-    their items'. Of one half, the pairs are averaged.
-
-    :param pairs: ``[p, h]`` float32, the pairs of a query one after the other.
-    :param counts: pairs of each query, each at least 1; their sum is ``p``.
-    :param halves: 1 or 2, the halves of ``h``.
+    :param pairs: ``[p, h]`` float32, grouped by query.
+    :param counts: pairs per query, each at least 1; their sum is ``p``.
+    :param halves: number of halves in ``h``, 1 or 2.
     :return: ``[n, h]`` float32 of unit length.
     """
     if not len(counts):

@@ -1,4 +1,4 @@
-"""The catalogue, for item texts missing from the log and further hits of a query."""
+"""The catalogue: item texts that the log lacks, and further hits for a query."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from darl_opensearch.bm25 import Bm25Index
 
 @dataclass(frozen=True)
 class Items:
-    """The catalogue, as far as it can be asked.
+    """Access to the catalogue.
 
-    :param texts: rendered texts by id, of those that it has.
-    :param search: ids of the items that a query finds, best first, given how many; None: it cannot be searched.
+    :param texts: rendered texts by id; unknown ids are left out.
+    :param search: ids of the top ``n`` hits for a query, best first; None: no search.
     """
 
     texts: Callable[[list[str]], Mapping[str, str]]
@@ -21,7 +21,7 @@ class Items:
 
     @classmethod
     def of_texts(cls, texts: Mapping[str, str]) -> Items:
-        """Take items that are in memory, and search them by BM25."""
+        """Serve items from memory, searched by BM25."""
         index = Bm25Index(texts.items(), on_disk=True)
         return cls(
             lambda ids: {item: texts[item] for item in ids if item in texts},

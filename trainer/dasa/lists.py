@@ -1,4 +1,4 @@
-"""The items of queries: those in the log, filled up by a search where they are too few."""
+"""Item lists of queries: logged items, completed by a search where there are too few."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ Score = Callable[[Sequence[tuple[str, Sequence[str]]]], Sequence[Scores]]
 class Lister:
     """Makes lists of scored items.
 
-    :param score: the bundle's scores, for what it did not score itself.
-    :param least: items below which a search fills up what the log holds.
+    :param score: scores pairs that the bundle did not score in the log.
+    :param least: minimum logged items; with fewer, a search completes the list.
     """
 
     work: GatheredLog
@@ -28,11 +28,10 @@ class Lister:
     least: int
 
     def __call__(self, numbers: Sequence[int], *, search: bool = False) -> list[list[Listed]]:
-        """List the items of queries.
+        """List the scored items of queries, at most ``depth`` each; items without a text are left out.
 
-        :param search: take what a search finds now before what was logged, where there is a search: the log holds
-            every item that is OOD and few of the others. What was logged fills up where too little is found.
-        :return: scored items of each, at most ``depth``; those without a text are left out.
+        :param search: put current search hits first, if there is a search, because the log holds every OOD item but
+            few of the others; logged items are added where there are too few hits.
         """
         texts = [self.work.text(number) for number in numbers]
         logged = [self.work.listed(number, self.depth) for number in numbers]
@@ -47,13 +46,12 @@ class Lister:
                     item_ids = list(dict.fromkeys([*item_ids, *logged_items]))
                 listed = [logged_items.get(item, Listed(item, "")) for item in item_ids[: self.depth]]
             lists.append(listed)
-        lists = self._with_texts(lists)
-        return self._scored(texts, lists)
+        return self._scored(texts, self._with_texts(lists))
 
     def _with_texts(self, lists: list[list[Listed]]) -> list[list[Listed]]:
         ids = list(dict.fromkeys(item.item_id for listed in lists for item in listed))
         texts = self.items.texts(ids) if ids else {}
-        # The catalogue's text first: it is what training will read.
+        # The catalogue's text takes precedence: training will read it.
         filled = (
             [dataclasses.replace(item, text=texts.get(item.item_id) or item.text) for item in listed]
             for listed in lists

@@ -1,4 +1,4 @@
-"""Which of a query's items are judged with it."""
+"""The items of a query that are labelled with it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ class Listed:
     """An item of a query's list.
 
     :param score: the model's score; None: not scored by this model yet.
-    :param ood_score: 1 minus the conformal p-value.
-    :param records: ids of the log records that the pair was read from.
+    :param records: ids of the pair's log records.
     """
 
     item_id: str
@@ -27,11 +26,11 @@ class Listed:
 
 
 def mix_items(listed: list[Listed], count: int) -> list[Listed]:
-    """Take items from the whole range of scores: a model learns most from what it ranks high and what it ranks low.
+    """Take items across the whole range of scores: a model learns most from high and low ranks together.
 
-    :param count: how many to take, at least 2.
-    :return: those at evenly spaced places of the ranking, the first and the last included; all when there are no
-        more. Of equal scores, what is OOD comes first.
+    :param count: number of items, at least 2.
+    :return: up to ``count`` items at evenly spaced ranks, the first and the last included; of equal scores, OOD items
+        rank first.
     """
     ranked = sorted(listed, key=lambda item: (-(item.score or 0.0), not item.is_ood, item.item_id))
     if len(ranked) <= count:

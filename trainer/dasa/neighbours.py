@@ -1,6 +1,6 @@
-"""Nearest neighbours among unit vectors: exact while that is cheap, by faiss's inverted lists beyond.
+"""Nearest neighbours among unit vectors: exact while that is cheap, then by faiss's inverted lists.
 
-Beyond the bound only *who* the neighbours are is approximate; the similarities that are given are exact.
+Beyond the bound, neighbours may be missed, but the similarities returned are exact.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from darl_opensearch.errors import load
 from trainer.dasa.registry import Floats
 
-EXACT_PRODUCTS = 4e9  # base rows times query rows up to which all are compared: a minute or two on 2 cores
-COARSE_WIDTH = 96  # principal components that lists are searched by
-PROBES = 12  # lists looked into
+EXACT_PRODUCTS = 4e9  # maximum base rows times query rows for an exact search: a minute or two on 2 cores
+COARSE_WIDTH = 96  # principal components in the inverted lists
+PROBES = 12  # lists searched per query
 TRAINED_ROWS = 100_000
 BLOCK_ROWS = 4096
 
@@ -28,10 +28,10 @@ def find_nearest(
 
     :param base: ``[m, h]`` float32 of unit length; may be memory-mapped.
     :param queries: ``[n, h]`` float32 of unit length; may be memory-mapped.
-    :param k: how many, at most ``m``.
-    :param exact_products: ``m * n`` up to which all are compared.
-    :return: cosines ``[n, k]`` float32, highest first, and rows of ``base`` ``[n, k]`` int32; where the approximate
-        search found fewer than ``k``, cosine -1 and row -1 fill up.
+    :param k: number of neighbours, at most ``m``.
+    :param exact_products: maximum ``m * n`` for an exact search.
+    :return: cosines ``[n, k]`` float32, highest first, and rows of ``base`` ``[n, k]`` int32, both padded with -1
+        where the approximate search finds fewer than ``k``.
     """
     cosines = np.full((len(queries), k), -1.0, dtype=np.float32)
     rows = np.full((len(queries), k), -1, dtype=np.int32)
@@ -59,7 +59,7 @@ def find_nearest(
 
 
 def _lists(faiss: Any, base: Floats) -> Any:
-    """Build inverted lists over principal components, a byte each, which a million rows fit into."""
+    """Build inverted lists over principal components of one byte each, small enough for a million rows."""
     count = 2 ** round(math.log2(2 * math.sqrt(len(base))))
     width = min(COARSE_WIDTH, base.shape[1])
     index = faiss.index_factory(base.shape[1], f"PCA{width},IVF{count},SQ8", faiss.METRIC_L2)

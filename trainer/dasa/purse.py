@@ -1,4 +1,4 @@
-"""What is left to spend: pairs in all, and pairs of each slice that is held back."""
+"""The remaining budget: pairs in all, and pairs of each capped slice."""
 
 from __future__ import annotations
 
@@ -12,23 +12,20 @@ class Purse:
 
     def __init__(self, candidates: Candidates, budget: int) -> None:
         self._cost, self._slices = candidates.cost, candidates.slices
-        self._left, self._room = budget, dict(candidates.caps)
+        self._budget, self._room = budget, dict(candidates.caps)
         self.chosen: list[int] = []
 
     def has_room(self, row: int) -> bool:
-        """Ask whether a candidate's slice has room for it. What has none now never gets any."""
+        """Tell whether a candidate fits its slice's cap; once it does not, it never will."""
         room = self._room.get(self._slices[row])
         return room is None or int(self._cost[row]) <= room
 
     def take(self, row: int) -> bool:
-        """Choose a candidate, if the budget is enough for it.
-
-        :return: False when it is not: the choice ends there.
-        """
+        """Choose a candidate if the budget allows; False ends the selection."""
         cost = int(self._cost[row])
-        if cost > self._left:
+        if cost > self._budget:
             return False
-        self._left -= cost
+        self._budget -= cost
         if (name := self._slices[row]) in self._room:
             self._room[name] -= cost
         self.chosen.append(int(row))
@@ -36,10 +33,10 @@ class Purse:
 
 
 def take_in_order(order: Iterable[int], candidates: Candidates, budget: int) -> list[int]:
-    """Choose from the front of an order.
+    """Choose candidates in a given order.
 
     :param order: rows of the candidates, best first, none twice.
-    :param budget: most pairs; the first that does not fit ends the choice.
+    :param budget: maximum pairs; the first query that does not fit ends the selection.
     """
     purse = Purse(candidates, budget)
     for row in order:

@@ -1,7 +1,7 @@
-"""What a selector is given, what it answers, and the list of all of them.
+"""The interface of selectors, and their registry.
 
-The unit of selection is a query with its items: a rank loss learns nothing from a lone pair. Costs are counted in
-pairs, because that is what a judge is paid for.
+The unit of selection is a query with its items, because a rank loss learns nothing from a single pair. Costs are
+counted in pairs, because judges are paid by the pair.
 """
 
 from __future__ import annotations
@@ -20,15 +20,14 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Candidates:
-    """Queries with items that could be judged, ``n`` of them, as arrays.
+    """``n`` queries with items that could be labelled.
 
-    :param features: ``[n, h]`` float32 of unit length, what similarity is measured on.
-    :param cost: ``[n]`` int64, pairs to be judged for each; at least 1.
-    :param traffic: ``[n]`` float64, requests that each stands for; above 0.
-    :param flagged: ``[n]`` bool, whether the detector calls it out of distribution.
-    :param slices: ``n`` names of parts of traffic, ``""`` where there is none.
-    :param caps: most pairs of a slice that may be judged, for the slices that are held back; a candidate that its
-        slice has no room for is passed over.
+    :param features: ``[n, h]`` float32 of unit length, for similarities.
+    :param cost: ``[n]`` int64, pairs to label; at least 1.
+    :param traffic: ``[n]`` float64, requests, those of near-duplicates included; above 0.
+    :param flagged: ``[n]`` bool, whether the query is out of distribution.
+    :param slices: ``n`` slice names, possibly ``""``.
+    :param caps: maximum pairs by slice, for capped slices; candidates that exceed it are skipped.
     """
 
     features: Floats
@@ -46,12 +45,12 @@ class Selector(Protocol):
     """Chooses candidates, best first."""
 
     def __call__(self, candidates: Candidates, known: Floats, budget: int, rng: np.random.Generator) -> list[int]:
-        """Choose.
+        """Choose candidates.
 
-        :param known: ``[m, h]`` float32 of unit length, features of the queries that were trained on; may be empty.
-        :param budget: most pairs that may be judged; the next one that does not fit ends the choice.
-        :return: rows of ``candidates``, in the order in which they were chosen, none twice. A smaller budget gives
-            a prefix of it wherever the method is greedy.
+        :param known: ``[m, h]`` float32 of unit length, features of the training queries; may be empty.
+        :param budget: maximum pairs to label; the first candidate that does not fit ends the selection.
+        :return: rows of ``candidates`` in order of choice, none twice. With greedy methods a smaller budget gives a
+            prefix.
         """
 
 

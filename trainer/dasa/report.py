@@ -1,4 +1,4 @@
-"""What was selected, and why everything else was not."""
+"""The report of a selection: what was selected, and why other queries were dropped."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ DROPPED = {
 class SelectReport:
     """A selection.
 
-    :param log: what was read: where, from and to when, requests, pairs, distinct queries.
-    :param dropped: queries by why they were dropped, see :data:`DROPPED`.
+    :param log: the log that was read: its address, period, requests, pairs and distinct queries.
+    :param dropped: number of dropped queries by reason, see :data:`DROPPED`.
     :param selected: ``queries`` and ``pairs`` chosen, and the ``pairs`` of each slice.
-    :param control: ``queries`` and ``pairs`` to be judged for the control arm, queries ``drawn``, ``kept`` of the one
-        before, ``unusable`` for want of items, and where the items come ``from``: search or log.
-    :param digest: of everything that the selection depends on but the log.
+    :param control: ``queries`` and ``pairs`` to label for the control arm; queries ``drawn``, ``kept`` from the
+        previous arm and ``unusable`` for lack of items; and the items' source, ``from``: search or log.
+    :param digest: digest of all inputs except the log.
     """
 
     log: Mapping[str, Any]
@@ -57,15 +57,15 @@ class SelectReport:
 
     @property
     def why_empty(self) -> str:
-        """Why nothing was selected, in a clause; empty where something was."""
+        """Why nothing was selected, as a clause; empty if something was."""
         if not self.empty or self.dry_run:
             return ""
         if not self.log["queries"]:
             return "the log holds no queries from this period"
         if self.candidates:
             return f"the budget is too small for the items of any of the {self.candidates} candidate queries"
-        looked_at = sum(self.dropped[name] for name in (GIBBERISH, NOT_FLAGGED, FEW_ITEMS, NOISE))
-        if self.control["drawn"] and not looked_at:
+        examined = sum(self.dropped[name] for name in (GIBBERISH, NOT_FLAGGED, FEW_ITEMS, NOISE))
+        if self.control["drawn"] and not examined:
             return (
                 f"the control arm, which is sampled first, took all {self.control['drawn']} new queries: "
                 "ask for fewer control queries, or wait for more traffic"
@@ -80,7 +80,7 @@ class SelectReport:
     def read(cls, path: Path) -> SelectReport:
         """Read a ``report.json``.
 
-        :raises InputError: when it is not a report of a selection.
+        :raises InputError: if it is not the report of a selection.
         """
         try:
             data = json.loads(path.read_text(encoding="utf-8"))

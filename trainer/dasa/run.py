@@ -1,11 +1,11 @@
-"""Selection: from the log to two files of pairs to label, one for training and one for testing.
+"""Selection: from the OOD log to two files of pairs to label, one for training and one for testing.
 
 1. The log is gathered by query. Automated requests, labelled queries and near-duplicates are dropped.
-2. The control arm is sampled from the rest by traffic, before anything depends on OOD scores.
-3. The flagged queries among the others get their items and features.
+2. The control arm is sampled from the remaining queries by traffic, before anything depends on OOD scores.
+3. The flagged queries among the others get items and features.
 4. Noise is dropped; the selector chooses until the budget is spent.
 
-The work folder inside ``out`` keeps what was gathered and embedded, so that a killed run resumes.
+The work folder inside ``out`` keeps the gathered log and the embeddings, so that a killed run resumes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import functools
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -37,14 +37,14 @@ from darl_opensearch.scoring.embed import Embedder
 from trainer.dasa import report as why
 from trainer.dasa.config import SelectConfig
 from trainer.dasa.control import draw_by_traffic, keep_share, read_control
-from trainer.dasa.embedded import CHUNK, LEAST_ITEMS, Embedded, embed_candidates, embed_known
-from trainer.dasa.features import Embed, Request, halves_of, query_features
+from trainer.dasa.embedded import CHUNK, LEAST_ITEMS, Embedded, Report, embed_candidates, embed_known
+from trainer.dasa.features import TWO_HALVES, Embed, Request, average_pairs
 from trainer.dasa.items import NO_ITEMS, Items
-from trainer.dasa.known import Known
+from trainer.dasa.labelled import LabelledQueries
 from trainer.dasa.lists import Lister, Score
 from trainer.dasa.mix import Listed, mix_items
-from trainer.dasa.near import find_representatives, near_any
-from trainer.dasa.noise import in_sparse_region, is_gibberish
+from trainer.dasa.near import find_representatives, mark_near
+from trainer.dasa.noise import is_gibberish, mark_isolated
 from trainer.dasa.registry import Candidates, Floats
 from trainer.dasa.report import SelectReport
 from trainer.dasa.selectors import SELECTORS
@@ -54,19 +54,13 @@ from trainer.judging.tasks import task_id
 SELECTED_FILE, CONTROL_FILE, KEPT_FILE, REPORT_FILE = "selected.jsonl", "control.jsonl", "kept.jsonl", "report.json"
 WORK = "work"
 
-Report = Callable[[str, int, int], object]
-
-
-def report_nothing(what: str, done: int, total: int) -> None:
-    """Report nothing."""
-
 
 def select(
     config: SelectConfig,
     bundle: Bundle,
     store: OodStore,
     *,
-    known: Known,
+    known: LabelledQueries,
     out: Path,
     items: Items = NO_ITEMS,
     since: datetime | None = None,
@@ -74,26 +68,25 @@ def select(
     control: Sequence[Path] = (),
     embed: Embed | None = None,
     dry_run: bool = False,
-    report: Report = report_nothing,
+    report: Report = lambda what, done, total: None,
 ) -> SelectReport:
     """Choose what to label next.
 
-    Writes ``selected.jsonl`` and ``control.jsonl``, pairs to be judged; ``kept.jsonl``, pairs of the control arm that
-    were judged for the cycle before and stay in it; and, last, ``report.json``. Where that is there already, of the
-    same bundle, settings and judgments, it is read and nothing is done.
+    Writes ``selected.jsonl`` and ``control.jsonl``, pairs to label; ``kept.jsonl``, pairs labelled for the previous
+    control arm that stay in it; and finally ``report.json``. If that exists for the same bundle, settings and
+    judgments, it is returned and nothing is done.
 
-    :param bundle: the model that serves: its features, and its scores where the log has none of it.
-    :param items: the catalogue. Without a search the control arm has only the items that were logged, which are
-        those that are OOD and few others.
-    :param until: latest time read, excluded; by default now. A run that goes on keeps the times it began with.
-    :param control: ``control.jsonl`` and ``kept.jsonl`` of the cycle before. Queries that stay in the arm cover
-        nothing, also where ``known`` has them among the trained; those that leave it are trained on now.
-    :param embed: features of pairs; by default those of the bundle's ``features.onnx``.
-    :param dry_run: count up to what could be chosen, and write nothing.
+    :param bundle: the serving model, for features, and for scores that the log lacks.
+    :param items: the catalogue. Without a search the control arm has only logged items: the OOD ones and few others.
+    :param until: latest time read, excluded; by default now. A resumed run keeps its original times.
+    :param control: ``control.jsonl`` and ``kept.jsonl`` of the previous cycle. Queries that stay in the arm do not
+        count towards coverage, even if ``known`` lists them as trained; those that leave it are trained on now.
+    :param embed: features of pairs; by default by the bundle's ``features.onnx``.
+    :param dry_run: count the candidates only, and write nothing.
     :param report: called with the step, steps done and steps in all (0: unknown).
-    :return: what was selected. Nothing is a result, too.
-    :raises DarlError: when the log, the catalogue or a file cannot be read.
-    :raises UsageError: when the folder holds another selection.
+    :return: the report, also of an empty selection.
+    :raises DarlError: if the log, the catalogue or a file cannot be read.
+    :raises UsageError: if the folder holds another selection.
     """
     former_control = read_control(control)
     kept_control = keep_share(former_control, config.control_keep, config.seed)
@@ -116,10 +109,9 @@ def select(
         log |= work.counts() | {"queries": len(queries)}
         arms = _divide(config, queries, known.judged, former_control, kept_control, report)
         if dry_run:
-            control_figures = _figures(arms, items)
             return SelectReport(
                 log, _in_order(arms.dropped), len(arms.candidates), {"queries": 0, "pairs": 0, "slices": {}},
-                control_figures, _named(config), digest, True,
+                _figures(arms, items), _named(config), digest, True,
             )  # fmt: skip
         models = _Models(bundle, embed, open_)
         lister = Lister(work, items, models.score, config.depth, config.items_per_query)
@@ -132,9 +124,10 @@ def select(
         report("selecting", 0, 0)
         chosen = _choose(config, pool, queries, arms.traffic, known_features)
         selected = [task for place in chosen for task in tasks.selected(place)]
+        slices = dict(sorted(Counter(task["slice"] for task in selected).items()))
         result = SelectReport(
             log, _in_order(arms.dropped), len(pool.rows),
-            {"queries": len(chosen), "pairs": len(selected), "slices": _per_slice(selected)},
+            {"queries": len(chosen), "pairs": len(selected), "slices": slices},
             _figures(arms, items) | figures, _named(config), digest,
         )  # fmt: skip
         write_rows(out / SELECTED_FILE, selected, fixed_name=True)
@@ -147,7 +140,7 @@ def select(
 
 @dataclasses.dataclass(frozen=True)
 class _Arms:
-    """Which queries may be selected, and which are the control arm's."""
+    """Rows of the queries that may be selected and of the control arm, and the arm's earlier queries."""
 
     candidates: list[int]
     control: list[int]
@@ -192,22 +185,22 @@ def _divide(
         matches[rows] = test([keys[row] for row in rows])
         return matches
 
-    near_to = functools.partial(near_any, threshold=config.near_threshold)
+    near_to = functools.partial(mark_near, threshold=config.near_threshold)
     drop(why.MACHINE, queries.even | (queries.per_minute > config.machine_per_minute))
     drop(why.JUDGED, np.array([key in judged or key in former for key in keys], dtype=np.bool_))
     report("finding near-duplicates", 0, 0)
     drop(why.NEAR_JUDGED, test_remaining(lambda some: near_to(some, {*judged, *former})))
-    stands = find_representatives(
+    representatives = find_representatives(
         keys, queries.requests, np.flatnonzero(remaining).tolist(), threshold=config.near_threshold,
         near_rows=config.near_rows,
     )  # fmt: skip
     traffic = queries.requests.astype(np.float64)
-    for row, other in stands.items():
+    for row, other in representatives.items():
         traffic[other] += queries.requests[row]
-    remaining[list(stands)] = False
-    dropped[why.NEAR] = len(stands)
+    remaining[list(representatives)] = False
+    dropped[why.NEAR] = len(representatives)
 
-    # The control arm: now, before anything is left out for what it looks like or what the detector says.
+    # The control arm is sampled before any query is dropped for its form or its OOD scores.
     rows = np.flatnonzero(remaining)
     count = max(config.control_queries - len(kept), 0)
     drawn_places = draw_by_traffic([keys[row] for row in rows], traffic[rows], count, config.seed)
@@ -232,7 +225,8 @@ class _Models:
     def features(self, requests: Sequence[Request]) -> Floats:
         if self._embed is None:
             self._embed = self._open.enter_context(Embedder(self._bundle)).embed
-        return query_features(self._embed(requests), [len(texts) for _, texts in requests], halves_of(self._bundle))
+        halves = 2 if self._bundle.card.backbone in TWO_HALVES else 1
+        return average_pairs(self._embed(requests), [len(texts) for _, texts in requests], halves)
 
     def score(self, requests: Sequence[Request]) -> Sequence[Scores]:
         if self._score is None:
@@ -244,25 +238,21 @@ class _Tasks:
     """Lines of a task file."""
 
     def __init__(self, work: GatheredLog, queries: Queries, traffic: NDArray[np.float64]) -> None:
-        self._work, self._queries, self._traffic = work, queries, traffic
-        self._order = np.argsort(queries.ids)  # a dictionary of a million numbers would be ten times as large
+        self.queries = queries
+        self._work, self._traffic = work, traffic
 
     def selected(self, place: int) -> list[dict[str, Any]]:
         number, listed = self._work.candidate(place)
-        return self.lines(number, listed, "selected")
+        return self.lines(int(self.queries.rows(number)), listed, "selected")
 
-    def numbers(self, rows: Sequence[int]) -> list[int]:
-        return [int(self._queries.ids[row]) for row in rows]
-
-    def lines(self, number: int, listed: Sequence[Listed], arm: str) -> list[dict[str, Any]]:
-        row = int(self._order[np.searchsorted(self._queries.ids, number, sorter=self._order)])
+    def lines(self, row: int, listed: Sequence[Listed], arm: str) -> list[dict[str, Any]]:
+        number = int(self.queries.ids[row])
         query = self._work.text(number)
-        named = self._work.query_ids([number]).get(number)
-        query_id = named or name_text("log", self._queries.keys[row])
+        query_id = self._work.query_ids([number]).get(number) or name_text("log", self.queries.keys[row])
         return [
             {
                 "task": task_id(query, item.item_id), "query_id": query_id, "query": query, "item_id": item.item_id,
-                "text": item.text, "slice": self._queries.slices[row], "arm": arm, "score": item.score,
+                "text": item.text, "slice": self.queries.slices[row], "arm": arm, "score": item.score,
                 "grade_probs": list(item.grade_probs), "ood_score": item.ood_score, "ood_distance": item.ood_distance,
                 "traffic": int(self._traffic[row]), "records": list(item.records),
             }
@@ -275,29 +265,29 @@ def _control(
 ) -> tuple[list[dict[str, Any]], dict[str, int]]:
     lines: list[dict[str, Any]] = []
     unusable = 0
-    numbers = tasks.numbers(arms.control)
-    for start in range(0, len(numbers), CHUNK):
-        part = numbers[start : start + CHUNK]
-        for number, listed in zip(part, lister(part, search=True), strict=True):
+    count = len(arms.control)
+    for start in range(0, count, CHUNK):
+        part = arms.control[start : start + CHUNK]
+        lists = lister([int(tasks.queries.ids[row]) for row in part], search=True)
+        for row, listed in zip(part, lists, strict=True):
             if len(listed) < LEAST_ITEMS:
                 unusable += 1  # not replaced: that would favour queries with items
             else:
-                lines += tasks.lines(number, mix_items(listed, config.control_items), "control")
-        report("retrieving the control arm", min(start + CHUNK, len(numbers)), len(numbers))
-    return lines, {"queries": len(numbers) - unusable, "pairs": len(lines), "unusable": unusable}
+                lines += tasks.lines(row, mix_items(listed, config.control_items), "control")
+        report("retrieving the control arm", min(start + CHUNK, count), count)
+    return lines, {"queries": count - unusable, "pairs": len(lines), "unusable": unusable}
 
 
 def _clean(
     config: SelectConfig, embedded: Embedded, queries: Queries, known: Floats, folder: Path, dropped: Counter[str]
 ) -> Embedded:
     dropped[why.FEW_ITEMS] = embedded.few
-    kept = np.ones(len(embedded.rows), dtype=np.bool_)
+    flagged = embedded
     if not config.make()[1]:
-        kept = embedded.flagged
-        dropped[why.NOT_FLAGGED] += int((~kept).sum())
-    flagged = embedded.keep(kept, folder / "flagged.f32")
+        flagged = embedded.keep(embedded.flagged, folder / "flagged.f32")
+        dropped[why.NOT_FLAGGED] += int((~embedded.flagged).sum())
     rare = queries.requests[flagged.rows] < config.noise_requests
-    noise = in_sparse_region(flagged.features, known, config.noise) & rare
+    noise = mark_isolated(flagged.features, known, config.noise) & rare
     dropped[why.NOISE] = int(noise.sum())
     return flagged.keep(~noise, folder / "pool.f32")
 
@@ -308,14 +298,7 @@ def _choose(
     slices = tuple(queries.slices[row] for row in pool.rows)
     cap = int(config.slice_cap * config.budget)
     caps = {name: cap for name in set(slices) if name} if config.slice_cap < 1.0 else {}
-    candidates = Candidates(
-        features=pool.features,
-        cost=pool.cost,
-        traffic=traffic[pool.rows],
-        flagged=pool.flagged,
-        slices=slices,
-        caps=caps,
-    )
+    candidates = Candidates(pool.features, pool.cost, traffic[pool.rows], pool.flagged, slices, caps)
     selector, _ = config.make()
     chosen = selector(candidates, known, config.budget, np.random.default_rng([config.seed, 1]))
     return [int(pool.places[row]) for row in chosen]
@@ -332,16 +315,12 @@ def _named(config: SelectConfig) -> dict[str, Any]:
     return {"name": config.selector, "params": SELECTORS.resolve(config.selector, config.params)[1]}
 
 
-def _per_slice(tasks: Iterable[Mapping[str, Any]]) -> dict[str, int]:
-    return dict(sorted(Counter(str(task["slice"]) for task in tasks).items()))
-
-
 def _in_order(dropped: Mapping[str, int]) -> dict[str, int]:
     return {reason: dropped.get(reason, 0) for reason in why.DROPPED}
 
 
 def _digest(
-    config: SelectConfig, bundle: Bundle, store: OodStore, known: Known, former: Mapping[str, Sequence[Any]]
+    config: SelectConfig, bundle: Bundle, store: OodStore, known: LabelledQueries, former: Mapping[str, Sequence[Any]]
 ) -> str:
     parts = [
         json.dumps(dataclasses.asdict(config), sort_keys=True), bundle.identity, store.where,

@@ -1,6 +1,6 @@
-"""The log gathered by query: a SQLite file, so that a million queries need little memory and a killed run resumes.
+"""The log gathered by query, in SQLite, so that a million queries need little memory and a killed run resumes.
 
-Records are committed with the reading position and come by time and id, so nothing is counted twice.
+Records arrive by time and id and are committed with the reading position, so none is counted twice.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,9 @@ from trainer.dasa.mix import Listed
 from trainer.dasa.noise import is_even
 
 BATCH = 5000
-MOST_RECORDS = 20  # ids kept of a pair: it may have been shown a million times
+MOST_RECORDS = 20  # record ids kept per pair: it may have been shown a million times
 
-BUSY_SECONDS = 1.0  # that another process is waited for
+BUSY_SECONDS = 1.0  # maximum wait for another process
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS mark (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS query (id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, text TEXT NOT NULL);
@@ -49,14 +50,14 @@ CREATE TABLE IF NOT EXISTS candidate (
 
 @dataclass(frozen=True)
 class Queries:
-    """Distinct queries of the log, by their normalised text, which is their order.
+    """Distinct queries of the log, ordered by their normalised text.
 
-    :param ids: ``[n]``, numbers in the work file.
-    :param keys: texts in the form of :func:`darl_opensearch.text.same_text`.
-    :param ood_share: ``[n]`` mean share of OOD items over the requests that this model ranked; NaN without one.
-    :param per_minute: ``[n]`` most requests in one minute.
-    :param even: ``[n]`` whether the requests come like a clock's.
-    :param slices: the slice most of its requests are of.
+    :param ids: ``[n]``, query ids in the work file.
+    :param keys: texts normalised by :func:`darl_opensearch.text.same_text`.
+    :param ood_share: ``[n]`` mean share of OOD items over the requests that this model ranked; NaN without any.
+    :param per_minute: ``[n]`` maximum requests in one minute.
+    :param even: ``[n]`` whether the requests are evenly spaced.
+    :param slices: most frequent slice of each query.
     """
 
     ids: NDArray[np.int64]
@@ -70,11 +71,20 @@ class Queries:
     def __len__(self) -> int:
         return len(self.keys)
 
+    @cached_property
+    def _order(self) -> NDArray[np.int64]:
+        return np.argsort(self.ids)  # a dictionary of a million ids would be ten times as large
+
+    def rows(self, ids: NDArray[np.int64] | int) -> NDArray[np.int64]:
+        """Look up the rows of ids, as an array of their shape."""
+        rows: NDArray[np.int64] = self._order[np.searchsorted(self.ids, ids, sorter=self._order)]
+        return rows
+
 
 class GatheredLog:
     """A work file.
 
-    :param digest: of everything that the result depends on; a file of another digest is replaced.
+    :param digest: digest of all inputs; a file with another digest is replaced.
     """
 
     def __init__(self, path: Path, digest: str) -> None:
@@ -85,9 +95,7 @@ class GatheredLog:
                 self._db.close()
                 path.unlink()
                 self._db = _open(path)
-            self._db.execute(
-                "PRAGMA synchronous = OFF"
-            )  # after a system crash the file is rebuilt; a killed run resumes
+            self._db.execute("PRAGMA synchronous = OFF")  # a system crash may lose the file, but a killed run resumes
             self.set_mark("digest", digest)
             self._db.commit()
         except sqlite3.DatabaseError as err:
@@ -104,24 +112,25 @@ class GatheredLog:
             raise _refused(self._path, error) from error
 
     def mark(self, name: str) -> str | None:
-        """Read how far something got."""
+        """Read the progress mark of a step, or None."""
         row = self._db.execute("SELECT value FROM mark WHERE name = ?", (name,)).fetchone()
         return None if row is None else str(row[0])
 
     def set_mark(self, name: str, value: str) -> None:
-        """Write down how far something got, in the transaction that is open."""
+        """Write the progress mark of a step, in the open transaction."""
         self._db.execute("INSERT OR REPLACE INTO mark VALUES (?, ?)", (name, value))
 
     def gather(
         self, store: OodStore, *, since: datetime | None, until: datetime | None, model: tuple[str, str], depth: int,
         machine_ids: Sequence[str] = (), report: Any = lambda what, done, total: None,
     ) -> None:  # fmt: skip
-        """Read the log, from where the last attempt stopped.
+        """Read the log, resuming where the last attempt stopped.
 
         :param since: earliest time, included.
         :param until: latest time, excluded.
-        :param model: name and version of the bundle; what others scored is scored again.
-        :param machine_ids: beginnings of request ids that are not counted.
+        :param model: name and version of the bundle; scores of other models are ignored.
+        :param depth: first-stage positions to read.
+        :param machine_ids: request-id prefixes to leave out.
         """
         machines = tuple(machine_ids)
         for kind, read in (("requests", store.requests), ("pairs", store.pairs)):
@@ -148,15 +157,12 @@ class GatheredLog:
         self._db.commit()
 
     def counts(self) -> dict[str, int]:
-        """Count what was read.
-
-        :return: ``requests`` and ``pairs`` read, and ``machine_requests``, those of known machines among them.
-        """
+        """Count the ``requests`` and ``pairs`` read, and the ``machine_requests`` left out."""
         names = {"requests": "read requests", "pairs": "read pairs", "machine_requests": "machine requests"}
         return {name: int(self.mark(mark) or 0) for name, mark in names.items()}
 
     def queries(self) -> Queries:
-        """Sum up the requests of each query."""
+        """Aggregate the requests of each query."""
         n = self._db.execute("SELECT COUNT(DISTINCT query) FROM request").fetchone()[0]
         ids, requests, per_minute = np.zeros((3, n), dtype=np.int64)
         share, even = np.full(n, np.nan), np.zeros(n, dtype=np.bool_)
@@ -192,7 +198,7 @@ class GatheredLog:
         return Queries(ids, keys, requests, share, per_minute, even, slices)
 
     def query_ids(self, numbers: Sequence[int]) -> dict[int, str]:
-        """Find the ids that the log gives queries: where a text has one, and it stands for no other text."""
+        """Look up the ids that clients gave queries; only ids that map to one text, and back, count."""
         names = {}
         for number in numbers:
             rows = self._db.execute(
@@ -206,15 +212,11 @@ class GatheredLog:
         return {n: name for n, name in names.items() if self._db.execute(shared, (name, n)).fetchone() is None}
 
     def text(self, number: int) -> str:
-        """Read a query as it was first typed."""
+        """Read a query's text as first logged."""
         return str(self._db.execute("SELECT text FROM query WHERE id = ?", (number,)).fetchone()[0])
 
     def listed(self, number: int, depth: int) -> list[Listed]:
-        """Read a query's logged items.
-
-        :param depth: most of them, by their place in the first stage.
-        :return: the items; the text is empty where the log has none.
-        """
+        """Read a query's logged items, at most ``depth`` in first-stage order; texts not in the log are empty."""
         rows = self._db.execute(
             "SELECT p.item, COALESCE(i.text, ''), p.body, p.records FROM pair p LEFT JOIN item i ON i.hash = p.hash "
             "WHERE p.query = ? ORDER BY p.position, p.item LIMIT ?",
@@ -222,17 +224,15 @@ class GatheredLog:
         )
         items = []
         for item, text, body, records in rows:
-            values = json.loads(body)
-            if values:
+            listed = Listed(item, text, records=tuple(records.split()))
+            if values := json.loads(body):
                 score, probs, ood_score, distance, is_ood = values
-                scored = (score, tuple(probs), ood_score, distance, bool(is_ood))
-                items.append(Listed(item, text, *scored, records=tuple(records.split())))
-            else:
-                items.append(Listed(item, text, records=tuple(records.split())))
+                listed = Listed(item, text, score, tuple(probs), ood_score, distance, bool(is_ood), listed.records)
+            items.append(listed)
         return items
 
     def put_candidates(self, place: int, lists: Sequence[tuple[int, bool, Sequence[Listed]]]) -> None:
-        """Keep candidates, in the transaction that is open."""
+        """Write candidates, in the open transaction."""
         rows = (
             (place + i, number, flagged, json.dumps([dataclasses.astuple(item) for item in listed], ensure_ascii=False))
             for i, (number, flagged, listed) in enumerate(lists)
@@ -240,9 +240,8 @@ class GatheredLog:
         self._db.executemany("INSERT OR REPLACE INTO candidate VALUES (?, ?, ?, ?)", rows)
 
     def candidates(self, count: int) -> Iterator[tuple[int, bool, list[Listed]]]:
-        """Read the candidates in order.
+        """Read the first ``count`` candidates in order; those beyond are unfinished.
 
-        :param count: how many there are; what lies beyond was not finished.
         :yields: query, whether it is flagged, and items.
         """
         rows = self._db.execute("SELECT query, flagged, items FROM candidate WHERE place < ? ORDER BY place", (count,))
@@ -255,15 +254,12 @@ class GatheredLog:
         return int(number), _listed(body)
 
     def span(self) -> tuple[int, int] | None:
-        """Find the times of the first and the last request.
-
-        :return: both in milliseconds since 1970; None without a request.
-        """
+        """Times of the first and the last request in milliseconds since 1970; None without requests."""
         first, last = self._db.execute("SELECT MIN(ms), MAX(ms) FROM request").fetchone()
         return None if first is None else (int(first), int(last))
 
     def commit(self) -> None:
-        """Make what was written since the last time lasting."""
+        """Commit the open transaction."""
         self._db.commit()
 
     def _write(self, records: Iterable[Record], model: tuple[str, str], depth: int) -> None:
@@ -283,8 +279,8 @@ class GatheredLog:
         digest = text_hash(record.item_text) if record.item_text else ""
         if digest:
             self._db.execute("INSERT OR IGNORE INTO item VALUES (?, ?)", (digest, record.item_text))
-        # An item that came without an id is known by its text.
-        item = record.item_id or (f"text-{(digest or record.item_text_hash or '')[:16]}")
+        # An item without an id is identified by its text.
+        item = record.item_id or f"text-{(digest or record.item_text_hash or '')[:16]}"
         if item == "text-":
             return
         values: list[Any] = []
@@ -315,7 +311,7 @@ def _listed(body: str) -> list[Listed]:
 def _open(path: Path) -> sqlite3.Connection:
     db: sqlite3.Connection | None = None
     try:
-        # Two that gather into one file would count requests twice.
+        # Two processes that gather into one file would count requests twice.
         db = open_exclusive(path, busy_s=BUSY_SECONDS)
         db.executescript(_SCHEMA)
     except sqlite3.DatabaseError as err:
@@ -326,7 +322,7 @@ def _open(path: Path) -> sqlite3.Connection:
 
 
 def _refused(path: Path, err: sqlite3.Error) -> DarlError:
-    """Say of SQLite's errors what to do about them."""
+    """Translate an error of SQLite, with advice."""
     if "locked" in str(err):
         todo = "wait for it, or choose another folder"
         return DarlError("another process is selecting into this folder", where=str(path.parent), todo=todo)

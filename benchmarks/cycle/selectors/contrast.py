@@ -9,7 +9,7 @@ import numpy as np
 from benchmarks.cycle.selectors.registry import COMPARED, Described, descending
 from trainer.dasa.purse import take_in_order
 from trainer.dasa.registry import Floats
-from trainer.dasa.selectors.herding import Over, rows_over
+from trainer.dasa.selectors.herding import Over, list_rows
 
 
 @COMPARED.register(
@@ -35,5 +35,5 @@ class Contrast:
         :param known: not used.
         :return: rows; of the same seed, a smaller budget gives a prefix.
         """
-        rows = rows_over(candidates, self.over)
+        rows = list_rows(candidates, self.over)
         return take_in_order(rows[descending(candidates.contrast[rows], rng)], candidates, budget)

@@ -10,7 +10,7 @@ from benchmarks.cycle.selectors.registry import COMPARED
 from trainer.dasa.neighbours import find_nearest
 from trainer.dasa.purse import Purse
 from trainer.dasa.registry import Candidates, Floats
-from trainer.dasa.selectors.herding import Over, rows_over
+from trainer.dasa.selectors.herding import Over, list_rows
 
 
 @COMPARED.register("k_center", cite="Sener and Savarese 2018, arXiv:1708.00489, the greedy 2-approximation")
@@ -28,7 +28,7 @@ class KCenter:
         :param rng: of a first choice with nothing known.
         :return: rows; of the same seed, a smaller budget gives a prefix.
         """
-        rows = rows_over(candidates, self.over)
+        rows = list_rows(candidates, self.over)
         if not len(rows):
             return []
         features = candidates.features if len(rows) == len(candidates) else candidates.features[rows]

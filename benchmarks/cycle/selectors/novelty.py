@@ -11,7 +11,7 @@ from darl_opensearch.settings import setting
 from trainer.dasa.neighbours import find_nearest
 from trainer.dasa.purse import take_in_order
 from trainer.dasa.registry import Candidates, Floats
-from trainer.dasa.selectors.herding import Over, rows_over
+from trainer.dasa.selectors.herding import Over, list_rows
 
 
 @COMPARED.register("novelty", cite="the distance of Sun et al. 2022, arXiv:2204.06507, as an order of choice")
@@ -29,7 +29,7 @@ class Novelty:
         :param known: ``[m, h]`` float32 of unit length; when empty, all are equally far.
         :return: rows; of the same seed, a smaller budget gives a prefix.
         """
-        rows = rows_over(candidates, self.over)
+        rows = list_rows(candidates, self.over)
         k = min(self.k, len(known))
         if k and len(rows):
             features = candidates.features if len(rows) == len(candidates) else candidates.features[rows]

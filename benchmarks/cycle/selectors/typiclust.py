@@ -14,7 +14,7 @@ from darl_opensearch.settings import setting
 from trainer.dasa.neighbours import find_nearest
 from trainer.dasa.purse import Purse
 from trainer.dasa.registry import Candidates, Floats
-from trainer.dasa.selectors.herding import Over, rows_over
+from trainer.dasa.selectors.herding import Over, list_rows
 
 FEW_ROWS = 10_000
 
@@ -41,7 +41,7 @@ class TypiClust:
         :param known: ``[m, h]`` float32 of unit length; may be empty.
         :return: rows, in the order of choice.
         """
-        rows = rows_over(candidates, self.over)
+        rows = list_rows(candidates, self.over)
         affordable = int(budget // candidates.cost[rows].mean()) if len(rows) else 0
         if not affordable:
             return []

@@ -9,7 +9,7 @@ import numpy as np
 from benchmarks.cycle.selectors.registry import COMPARED, Described, descending
 from trainer.dasa.purse import take_in_order
 from trainer.dasa.registry import Floats
-from trainer.dasa.selectors.herding import Over, rows_over
+from trainer.dasa.selectors.herding import Over, list_rows
 
 
 @COMPARED.register("uncertainty", cite="entropy sampling, Settles 2009, Active Learning Literature Survey, section 3.1")
@@ -26,5 +26,5 @@ class Uncertainty:
         :param known: not used.
         :return: rows; of the same seed, a smaller budget gives a prefix.
         """
-        rows = rows_over(candidates, self.over)
+        rows = list_rows(candidates, self.over)
         return take_in_order(rows[descending(candidates.uncertainty[rows], rng)], candidates, budget)

@@ -17,7 +17,7 @@ from trainer.cycle.samples import read_rows, render_catalogue
 from trainer.cycle.steps.base import CONTROL_TASKS, SELECTED, Ending, Left
 from trainer.dasa.config import SelectConfig
 from trainer.dasa.items import Items
-from trainer.dasa.known import Known
+from trainer.dasa.labelled import LabelledQueries
 from trainer.dasa.run import select
 
 
@@ -32,7 +32,7 @@ def select_samples(
     :param former_control: files of the control arm of the cycle before.
     :return: counts, and what became of everything else.
     """
-    known = Known.read(
+    known = LabelledQueries.read(
         trained, held_out, items.texts, most=config.known_queries, items_per_query=config.items_per_query,
         seed=config.seed,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Selectors: which candidates to have judged, one idea a file, in one registry."""
+"""Selectors of the candidates to label, one per file, in one registry."""
 
 from trainer.dasa.registry import SELECTORS  # isort: skip
 from trainer.dasa.selectors import herding, random, random_flagged

@@ -1,4 +1,4 @@
-"""DASA's selector: cover the flagged traffic, given the training set."""
+"""DASA's selector: covers the flagged traffic, given the training set."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from trainer.dasa.coverage import (
     Coverage,
     DenseCoverage,
     SparseCoverage,
-    bandwidth_of,
-    covered_by,
-    greedy,
+    choose_bandwidth,
+    choose_greedily,
     kernel,
+    measure_coverage,
 )
 from trainer.dasa.neighbours import find_nearest
 from trainer.dasa.registry import SELECTORS, Candidates, Floats
@@ -53,41 +53,37 @@ class Herding:
     neighbours: int = setting(32, "nearest neighbours compared beyond `exact`", least=2, most=1024)
 
     def __call__(self, candidates: Candidates, known: Floats, budget: int, rng: np.random.Generator) -> list[int]:
-        """Choose; nothing here is random.
-
-        :return: rows, in the order of choice; fewer than the budget would pay for when all is covered.
-        """
-        rows = rows_over(candidates, self.over)
+        """Choose deterministically, until the budget is spent or everything is covered."""
+        rows = list_rows(candidates, self.over)
         if not len(rows):
             return []
         features = candidates.features if len(rows) == len(candidates) else candidates.features[rows]
         weights = candidates.traffic[rows] ** self.traffic
         make = self._dense if len(rows) <= self.exact else self._sparse
-        return greedy(make(features, weights, known), rows, candidates, budget)
+        return choose_greedily(make(features, weights, known), rows, candidates, budget)
 
     def _dense(self, features: Floats, weights: NDArray[np.float64], known: Floats) -> Coverage:
         cosines: Floats = features @ features.T
-        np.fill_diagonal(cosines, 1.0)  # a row covers itself, whatever rounding says
-        # The nearest of all is the row itself, or its twin, which is as near.
-        k = min(self.k, len(features) - 1)
-        bandwidth = self.bandwidth or bandwidth_of(_kth_largest(cosines, k) if k else np.empty(0, np.float32))
-        return DenseCoverage(kernel(cosines, bandwidth), weights, covered_by(known, features, bandwidth))
+        np.fill_diagonal(cosines, 1.0)  # a row covers itself exactly, despite rounding
+        k = min(self.k, len(features) - 1)  # rank 0 is the row itself, or its twin
+        bandwidth = self.bandwidth or choose_bandwidth(_kth_largest(cosines, k) if k else np.empty(0, np.float32))
+        return DenseCoverage(kernel(cosines, bandwidth), weights, measure_coverage(known, features, bandwidth))
 
     def _sparse(self, features: Floats, weights: NDArray[np.float64], known: Floats) -> Coverage:
         k = min(max(self.k, self.neighbours) + 1, len(features))
         cosines, rows = find_nearest(features, features, k)
-        bandwidth = self.bandwidth or bandwidth_of(cosines[:, min(self.k, k - 1)])
+        bandwidth = self.bandwidth or choose_bandwidth(cosines[:, min(self.k, k - 1)])
         width = min(self.neighbours + 1, k)
         similarities = kernel(cosines[:, :width], bandwidth)
-        return SparseCoverage(rows[:, :width], similarities, weights, covered_by(known, features, bandwidth))
+        return SparseCoverage(rows[:, :width], similarities, weights, measure_coverage(known, features, bandwidth))
 
 
-def rows_over(candidates: Candidates, over: str) -> NDArray[np.int64]:
+def list_rows(candidates: Candidates, over: str) -> NDArray[np.int64]:
     """List the rows that may be chosen, ascending."""
     return np.flatnonzero(candidates.flagged) if over == "flagged" else np.arange(len(candidates))
 
 
 def _kth_largest(rows: Floats, k: int) -> Floats:
-    """Of each row, the value that ``k`` others are at least as large as."""
+    """The k-th largest value of each row, counted from 0."""
     blocks = [-np.partition(-rows[start : start + 256], k, axis=1)[:, k] for start in range(0, len(rows), 256)]
     return np.concatenate(blocks)

@@ -1,4 +1,4 @@
-"""Any candidate, with equal chances."""
+"""Uniform sampling of candidates."""
 
 from __future__ import annotations
 
@@ -16,8 +16,5 @@ class Random:
     """Random among all candidates, in-distribution ones included."""
 
     def __call__(self, candidates: Candidates, known: Floats, budget: int, rng: np.random.Generator) -> list[int]:
-        """Choose.
-
-        :return: rows; of the same seed, a smaller budget gives a prefix.
-        """
+        """Choose; with the same seed, a smaller budget gives a prefix."""
         return take_in_order(rng.permutation(len(candidates)), candidates, budget)

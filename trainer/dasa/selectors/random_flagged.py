@@ -1,4 +1,4 @@
-"""Any flagged candidate, with equal chances: what a selector must beat."""
+"""Uniform sampling of flagged candidates: what a selector must beat."""
 
 from __future__ import annotations
 
@@ -16,8 +16,5 @@ class RandomFlagged:
     """Random among the candidates that the detector flags."""
 
     def __call__(self, candidates: Candidates, known: Floats, budget: int, rng: np.random.Generator) -> list[int]:
-        """Choose.
-
-        :return: rows; of the same seed, a smaller budget gives a prefix.
-        """
+        """Choose; with the same seed, a smaller budget gives a prefix."""
         return take_in_order(rng.permutation(np.flatnonzero(candidates.flagged)), candidates, budget)

@@ -15,12 +15,12 @@ _QUERIES = LineKind(item="optional", may_be_empty=True)  # judgments, or bare qu
 
 
 @dataclass(frozen=True)
-class Known:
-    """Queries that were judged.
+class LabelledQueries:
+    """Labelled queries.
 
-    :param trained: queries that were trained on with their items' texts: what coverage starts from.
-    :param judged: every judged query in the form of :func:`darl_opensearch.text.same_text`: training, dev and test
-        part and earlier cycles.
+    :param trained: training queries with item texts: what coverage starts from.
+    :param judged: all labelled queries of training, dev and test sets and earlier cycles, normalised by
+        :func:`darl_opensearch.text.same_text`.
     """
 
     trained: Sequence[tuple[str, Sequence[str]]] = ()
@@ -36,11 +36,12 @@ class Known:
         most: int = 5000,
         items_per_query: int = 5,
         seed: int = 0,
-    ) -> Known:
-        """Read judgments; only the queries that are drawn are kept with their items.
+    ) -> LabelledQueries:
+        """Read judgments; only a sample of the training queries keeps its items.
 
-        :param held_out: JSONL files of judgments, or of bare queries, that were not.
-        :param texts: finds items' texts by id; a trained item without one is left out.
+        :param held_out: JSONL files of judgments, or of bare queries, that were not trained on.
+        :param texts: looks up item texts by id; items without a text are left out.
+        :param most: size of the sample.
         :raises InputError: for a file that cannot be read, or a line without a query.
         """
         files = list(trained)
@@ -71,12 +72,13 @@ class Known:
         )
         return cls(tuple(pair for pair in with_texts if pair[1]), frozenset(judged))
 
-    def without(self, held: Iterable[str]) -> Known:
-        """Take queries out of what was trained on; judged they stay."""
-        withdrawn = frozenset(held)
-        return Known(tuple(pair for pair in self.trained if same_text(pair[0]) not in withdrawn), self.judged)
+    def without(self, keys: Iterable[str]) -> LabelledQueries:
+        """Remove queries from the trained ones; they still count as labelled."""
+        removed = frozenset(keys)
+        trained = tuple(pair for pair in self.trained if same_text(pair[0]) not in removed)
+        return LabelledQueries(trained, self.judged)
 
 
-def draw_bits(key: str, seed: int, what: str) -> int:
-    """Draw 64 random bits that depend on the text, the seed and the purpose only."""
-    return hash_int(f"{seed}\0{what}\0{key}")
+def draw_bits(key: str, seed: int, purpose: str) -> int:
+    """Draw 64 random bits that depend on text, seed and purpose only."""
+    return hash_int(f"{seed}\0{purpose}\0{key}")

@@ -1,8 +1,7 @@
-"""Items as text: one rendering for training, indexing and serving.
+"""Rendering items as text, in the same way for training, indexing and serving.
 
-What the model was trained on must be what the index holds in ``darl_text`` and what the scorer is sent,
-to the character. So the template travels in the bundle, and the cut to the item cap happens here, when
-the text is rendered: a longer query can then never take tokens away from an item.
+Training text, ``darl_text`` in the index and the scorer's input must be equal to the character. So the bundle carries
+the template, and the text is cut to the item cap when it is rendered: a long query cannot take tokens from an item.
 """
 
 from __future__ import annotations
@@ -18,16 +17,16 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 TEXT_FIELD, ID_FIELD, SLICE_FIELD = "darl_text", "darl_id", "darl_slice"  # what `darl index` adds to an item
-MAX_QUERY_CHARS = 10_000  # a query longer than this is a mistake, not a search
-MAX_ITEM_CHARS = 1_000_000  # a field longer than this is a mistake in the data, not a product
+MAX_QUERY_CHARS = 10_000  # a longer query is a mistake, not a search
+MAX_ITEM_CHARS = 1_000_000  # a longer field is a mistake in the data, not a product
 
 
 @dataclass(frozen=True)
 class ItemTemplate:
-    """Which fields of an item the model reads, in which order.
+    """The fields of an item that the model reads, in order.
 
-    :param fields: fields in order; ``"cover"`` renders as ``cover: …``, and ``"=name"`` without a label.
-    :param slice_field: field that names the part of traffic an item belongs to, if any.
+    :param fields: ``"cover"`` renders as ``cover: …``, and ``"=name"`` without a label.
+    :param slice_field: field that names the item's traffic slice, if any.
     """
 
     fields: tuple[str, ...]
@@ -41,13 +40,13 @@ class ItemTemplate:
             raise InputError("the item template names no fields", todo='set for example fields = ["=title", "text"]')
 
     def render(self, item: Mapping[str, Any], *, where: str | None = None) -> str:
-        """Render one item, before the cut to the item cap.
+        """Render an item, before the cut to the item cap.
 
-        An item that is known by its text alone, such as one from the OOD log, has that in ``darl_text``.
+        An item without any of the fields may have ``darl_text``, as those from the OOD log do.
 
-        :param item: the item's fields; those absent or empty are left out.
-        :param where: file and line to name in an error.
-        :raises InputError: when none of the fields is there, or one is absurdly long.
+        :param item: missing or empty fields are left out.
+        :param where: file and line, for error messages.
+        :raises InputError: if all fields are missing, or one is absurdly long.
         """
         parts = []
         for spec in self.fields:
@@ -64,15 +63,15 @@ class ItemTemplate:
         if not parts:
             parts = [" ".join(_flatten(item.get(TEXT_FIELD)))]
         if not parts[0]:
-            wanted = ", ".join(f.removeprefix("=") for f in self.fields)
-            raise InputError(f"the item has none of the template's fields ({wanted})", where=where, todo="fill one")
+            names = ", ".join(f.removeprefix("=") for f in self.fields)
+            raise InputError(f"the item has none of the template's fields ({names})", where=where, todo="fill one")
         return self.separator.join(parts)
 
     def item_id(self, item: Mapping[str, Any], *, where: str | None = None) -> str:
-        """Identify an item.
+        """Return an item's id.
 
-        :param where: file and line to name in an error.
-        :raises InputError: when it is absent or empty.
+        :param where: file and line, for error messages.
+        :raises InputError: if it is missing or empty.
         """
         value = item.get(self.id_field)
         if value is None or str(value) == "":
@@ -80,10 +79,7 @@ class ItemTemplate:
         return str(value)
 
     def slice_of(self, item: Mapping[str, Any]) -> str:
-        """Name the item's slice.
-
-        :return: its slice, or ``""``; a slice may be named 0 or False.
-        """
+        """Return an item's slice, or ``""``; a slice may be named 0 or False."""
         value = item.get(self.slice_field) if self.slice_field else None
         return str(value) if value or value == 0 else ""
 
@@ -95,20 +91,19 @@ def _flatten(value: object) -> Iterable[str]:
         for part in value:
             yield from _flatten(part)
     else:
-        yield from str(value).split()  # any run of blanks is one blank: a line break is not a token worth paying for
+        yield from str(value).split()  # runs of whitespace become one blank: line breaks would cost tokens
 
 
 def cut_to_tokens(text: str, tokenizer: Tokenizer, cap: int) -> str:
-    """Cut a text at a word border so that it has at most ``cap`` tokens.
+    """Cut a text at a word boundary to at most ``cap`` tokens.
 
-    :param tokenizer: the bundle's tokenizer; its own truncation and padding are not used.
-    :param cap: most tokens, special tokens not counted.
-    :return: the text, or its beginning.
+    :param tokenizer: the bundle's; its truncation is undone.
+    :param cap: maximum tokens, without special tokens.
     """
-    text = text[: cap * 64]  # no tokenizer in use spends 64 characters on a token; keeps a 10 MB text cheap
+    text = text[: cap * 64]  # no tokenizer in use has 64 characters per token; keeps a 10 MB text cheap
     while text:
         encoding = tokenizer.encode(text, add_special_tokens=False)
-        # A tokenizer.json carries a truncation of its own: what it cut away counts as well.
+        # The tokenizer's own truncation moves the rest into further encodings.
         parts = [encoding, *encoding.overflowing]
         words = [word for part in parts for word in part.word_ids]
         if len(words) <= cap:
@@ -120,37 +115,33 @@ def cut_to_tokens(text: str, tokenizer: Tokenizer, cap: int) -> str:
 
 
 def words_within(words: Sequence[int | None], cap: int) -> int:
-    """Count the tokens of the whole words that a cap leaves; a word longer than the cap is split after all.
+    """Count the tokens of the whole words within a cap; a first word longer than the cap is split.
 
-    :param words: the number of the word that each token is of.
+    :param words: word number of each token.
     """
     if len(words) <= cap:
         return len(words)
     keep = cap
     while keep > 0 and words[keep - 1] == words[cap]:
-        keep -= 1  # its pieces would be others
+        keep -= 1  # a cut word would be tokenised differently
     return keep or cap
 
 
 def same_text(query: str) -> str:
-    """Bring a query to the form in which two of them count as the same one, typed in another way.
+    """Normalise a query: queries with the same result count as the same query.
 
-    :return: without case and runs of blanks, and with one spelling of what Unicode can spell in two ways: some
-        keyboards and file systems give é as e and an accent. A query in both spellings would else be trained on in one
-        and tested on in the other.
+    Case and runs of whitespace are ignored, and so is Unicode composition: some keyboards and file systems write é as e
+    and an accent. Otherwise a query could be trained on in one spelling and tested on in the other.
     """
-    if not query.isascii():  # Unicode's canonical caseless match (3.13, D145), put together again
+    if not query.isascii():  # Unicode's canonical caseless match (3.13, D145), recomposed
         query = unicodedata.normalize("NFC", unicodedata.normalize("NFD", query).casefold())
     return " ".join(query.casefold().split())
 
 
 def clean(text: str) -> str:
-    r"""Replace what is not a character: half a surrogate pair, which no UTF-8 can carry.
+    r"""Replace lone surrogates, which UTF-8 cannot encode, with U+FFFD.
 
-    JSON can spell one (``"\ud800"``); tokenizer, SQLite and OpenSearch would refuse the whole text.
-
-    :param text: any string.
-    :return: the text, with U+FFFD in place of each lone surrogate.
+    JSON can contain one (``"\ud800"``); tokenizer, SQLite and OpenSearch would refuse the whole text.
     """
     if text.isascii():
         return text
@@ -158,7 +149,7 @@ def clean(text: str) -> str:
 
 
 class ItemRenderer:
-    """Template, tokenizer and item cap of a bundle: what fills ``darl_text``."""
+    """Renders items as ``darl_text`` with a bundle's template, tokenizer and item cap."""
 
     def __init__(self, template: ItemTemplate, tokenizer: Tokenizer, item_cap: int) -> None:
         self.template, self.item_cap = template, item_cap
@@ -167,7 +158,6 @@ class ItemRenderer:
     def __call__(self, item: Mapping[str, Any], *, where: str | None = None) -> str:
         """Render an item and cut it to the cap.
 
-        :param where: file and line to name in an error.
-        :return: the text that is trained on, indexed and scored.
+        :param where: file and line, for error messages.
         """
         return cut_to_tokens(self.template.render(item, where=where), self._tokenizer, self.item_cap)

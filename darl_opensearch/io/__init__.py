@@ -1,1 +1,1 @@
-"""Files, locks, digests, SQLite and HTTP: everything that leaves the process goes through here."""
+"""Files, locks, digests, SQLite and HTTP: all input and output of the process."""

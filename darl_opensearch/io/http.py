@@ -1,4 +1,4 @@
-"""One HTTP client, the one that opensearch-py brings, with one way to try again."""
+"""An HTTP client on urllib3, which opensearch-py installs, and retries with backoff."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from darl_opensearch.errors import UsageError
 T = TypeVar("T")
 MOST_BYTES = 16 << 20
 MOST_BACKOFF_S = 60.0
-GRACE_S = 0.5  # for the client's own limits to say what took too long
-_RANDOM = random.SystemRandom()  # without a state that a fork would copy, or a caller has seeded
+GRACE_S = 0.5  # for urllib3's own timeouts, which say what took too long
+_RANDOM = random.SystemRandom()  # no state that a fork would copy or a caller could seed
 RETRYABLE = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})  # statuses after which another attempt makes sense
 
 
 class HttpError(Exception):
-    """A request without a usable answer. The message holds no URL, which could hold a token."""
+    """A request without a usable answer. The message never contains the URL, which may contain a token."""
 
 
 class Unreachable(HttpError):
@@ -42,14 +42,14 @@ class AnswerTooLong(HttpError):
 
 
 class InvalidUrl(HttpError):
-    """No request can be made of this URL, such as for a host name that cannot be one."""
+    """The URL cannot be requested, for example because its host name is invalid."""
 
 
 @dataclass(frozen=True)
 class HttpAnswer:
     """An answer of any status.
 
-    :param headers: by name in any case.
+    :param headers: by case-insensitive name.
     """
 
     status: int
@@ -58,28 +58,24 @@ class HttpAnswer:
 
     @property
     def retry_after_s(self) -> float:
-        """Seconds that ``Retry-After`` asks to wait, 0 without it."""
+        """Seconds to wait by ``Retry-After``; 0 without it."""
         return read_retry_after(self.headers.get("Retry-After"))
 
 
 class HttpClient:
-    """A client that any number of threads may use. It follows no redirect: token and signature would go along.
+    """A thread-safe client. It does not follow redirects, which would forward tokens and signatures.
 
-    :param timeout_s: most seconds of a whole request: name, connection, headers and body.
-    :param most_bytes: bound on a body; 0: bodies are not read.
-    :param proxies: use those that the environment names (``HTTPS_PROXY``, ``NO_PROXY`` …).
+    :param timeout_s: for a whole request: name resolution, connection, headers and body.
+    :param most_bytes: maximum bytes of a body; 0: bodies are not read.
+    :param proxies: use the environment's proxies (``HTTPS_PROXY``, ``NO_PROXY`` …).
     """
 
     def __init__(
         self, timeout_s: float, *, headers: Mapping[str, str] | None = None, most_bytes: int = MOST_BYTES,
         connections: int = 1, proxies: bool = True,
     ) -> None:  # fmt: skip
-        self._timeout_s, self._most_bytes, self._connections, self._proxies = (
-            timeout_s,
-            most_bytes,
-            connections,
-            proxies,
-        )
+        self._timeout_s, self._most_bytes = timeout_s, most_bytes
+        self._connections, self._proxies = connections, proxies
         self._headers = dict(headers or {})
         self._pools: dict[str, Any] = {}
         self._lock = threading.Lock()
@@ -89,7 +85,7 @@ class HttpClient:
     ) -> HttpAnswer:
         """Make one request.
 
-        :raises HttpError: one of its kinds, when there is no usable answer.
+        :raises HttpError: a subclass, if there is no usable answer.
         """
         result: list[HttpAnswer | Exception] = []
 
@@ -99,8 +95,8 @@ class HttpClient:
             except Exception as err:  # noqa: BLE001  raised again below
                 result.append(err)
 
-        # In a thread: urllib3 limits each read, so that a server that drips, or a slow name server, has no limit.
-        thread = threading.Thread(target=run, daemon=True)  # left alone where it does not end: the process may
+        # In a thread: urllib3 limits only each read, so a trickling server or a slow name server could take forever.
+        thread = threading.Thread(target=run, daemon=True)  # a daemon, so that it cannot keep the process alive
         thread.start()
         thread.join(self._timeout_s + GRACE_S)
         if not result:
@@ -130,7 +126,7 @@ class HttpClient:
                 method, url, body=body, headers=headers, timeout=urllib3.Timeout(total=self._timeout_s),
                 redirect=False, retries=False, preload_content=False,
             )  # fmt: skip
-            with contextlib.closing(answer):  # one that was read to its end has given its connection back by then
+            with contextlib.closing(answer):  # after a complete read its connection is back in the pool
                 return HttpAnswer(answer.status, answer.headers, self._read(answer, deadline))
         except exceptions.DecodeError as err:
             raise UnreadableAnswer(_cause(err)) from err
@@ -141,8 +137,8 @@ class HttpClient:
 
     def _read(self, answer: Any, deadline: float) -> bytes:
         content = bytearray()
-        while self._most_bytes and (part := answer.read1(1 << 16)):
-            content += part
+        while self._most_bytes and (chunk := answer.read1(1 << 16)):
+            content += chunk
             if len(content) > self._most_bytes:
                 raise AnswerTooLong(f"the answer exceeds {self._most_bytes >> 20} MB")
             if time.monotonic() > deadline:
@@ -171,9 +167,9 @@ class HttpClient:
 
 
 class TryAgain(Exception):
-    """An attempt failed in a way that may pass.
+    """An attempt failed temporarily.
 
-    :param wait_s: least seconds to wait, as the server asked.
+    :param wait_s: minimum seconds to wait, by the server's ``Retry-After``.
     """
 
     def __init__(self, reason: str, wait_s: float = 0.0) -> None:
@@ -185,9 +181,9 @@ def retry(
     attempt: Callable[[], T], retries: int, first_s: float, *, wait: Callable[[float], object] | None = None,
     jitter: bool = True,
 ) -> T:  # fmt: skip
-    """Call until it does not raise :class:`TryAgain`, or raise the last of those.
+    """Call ``attempt`` until it does not raise :class:`TryAgain`; after ``retries`` retries, raise that.
 
-    :param wait: waits for so many seconds; None: sleeps.
+    :param wait: called with the seconds to wait; None: ``time.sleep``.
     """
     failures = 0
     while True:
@@ -202,12 +198,12 @@ def retry(
 
 
 def backoff(failures: int, first_s: float, most_s: float = MOST_BACKOFF_S, *, jitter: bool = True) -> float:
-    """Seconds to wait, doubled with each failure before it; with jitter between half and all of that."""
+    """Compute the seconds to wait, doubling with each earlier failure; jitter takes off up to half."""
     return min(most_s, first_s * 2.0 ** min(failures, 60)) * (_RANDOM.uniform(0.5, 1.0) if jitter else 1.0)
 
 
 def read_retry_after(value: str | None) -> float:
-    """Read ``Retry-After``, seconds or a date (RFC 9110, section 10.2.3), as seconds from now; 0 if it says neither."""
+    """Parse ``Retry-After``, seconds or a date (RFC 9110, section 10.2.3), to seconds from now; 0 if it is neither."""
     with contextlib.suppress(ValueError):
         seconds = float(value or 0)
         return seconds if math.isfinite(seconds) and seconds > 0 else 0.0
@@ -219,9 +215,9 @@ def read_retry_after(value: str | None) -> float:
 
 
 def bearer(token: str) -> dict[str, str]:
-    """Headers that carry a token, none for an empty one.
+    """Make the authorization header for a token; no header for an empty one.
 
-    :raises UsageError: for a character that no header takes; a client's own error would quote the token.
+    :raises UsageError: for a character that is not allowed in a header; urllib3's error would quote the token.
     """
     if not (token.isascii() and token.isprintable()):
         raise UsageError("the key holds a character that is not allowed in an HTTP header", todo="set it again")
@@ -229,17 +225,17 @@ def bearer(token: str) -> dict[str, str]:
 
 
 def _proxy_of(url: str) -> str:
-    """URL of the proxy that the environment names for a URL, or ""."""
+    """Look up the environment's proxy for a URL; ``""`` if there is none."""
     parts = urlsplit(url)
     if urllib.request.proxy_bypass(parts.netloc.rpartition("@")[2]):
         return ""
-    named = urllib.request.getproxies()
-    proxy = named.get(parts.scheme) or named.get("all") or ""
+    proxies = urllib.request.getproxies()
+    proxy = proxies.get(parts.scheme) or proxies.get("all") or ""
     return proxy if "://" in proxy or not proxy else f"http://{proxy}"
 
 
 def _cause(err: BaseException) -> str:
-    """What failed first: urllib3's own words hold the URL."""
+    """Describe the root cause; the messages of urllib3 itself contain the URL."""
     while (cause := err.__cause__ or (err.args or (None,))[-1]) and isinstance(cause, BaseException):
         err = cause
     return str(err) or type(err).__name__

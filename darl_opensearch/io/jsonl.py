@@ -1,4 +1,4 @@
-"""JSONL: one JSON object a line, errors that name file, line and cause."""
+"""Reading JSONL, one JSON object per line, with errors that name file, line and cause."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any, NoReturn
 from darl_opensearch.errors import InputError
 from darl_opensearch.io.reading import open_bytes, reading
 
-MAX_LINE_BYTES = 64 << 20  # far above any item; keeps a file without line breaks from filling the memory
+MAX_LINE_BYTES = 64 << 20  # far above any item; a file without line breaks must not fill the memory
 
 
 def read_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Read one object after the other; blank lines are passed over, ``.gz`` files are unpacked.
+    """Read a file object by object; blank lines are skipped, ``.gz`` files are unpacked.
 
-    :yields: where the object stands (``file, line n``, for error messages) and the object.
-    :raises InputError: when the file cannot be read or a line is not a JSON object.
+    :yields: file and line for error messages, and the object.
+    :raises InputError: if the file cannot be read, or a line is not a JSON object.
     """
     source = Path(path)
     with reading(source), open_bytes(source) as file:
@@ -29,9 +29,7 @@ def read_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, An
             where = f"{source}, line {number}"
             if len(line) > MAX_LINE_BYTES:
                 raise InputError(
-                    f"the line is longer than {MAX_LINE_BYTES >> 20} MB",
-                    where=where,
-                    todo="write one object per line",
+                    f"the line is longer than {MAX_LINE_BYTES >> 20} MB", where=where, todo="write one object per line"
                 )
             if number == 1:
                 line = line.removeprefix(b"\xef\xbb\xbf")  # some editors put a byte order mark first
@@ -40,10 +38,9 @@ def read_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, An
 
 
 def check_rereadable(path: str | os.PathLike[str]) -> None:
-    """Refuse a pipe, such as ``<(zcat …)``: read a second time it is empty, and nothing says so.
+    """Refuse a pipe, such as ``<(zcat …)``, for input that is read twice: the second time it would be empty.
 
-    :param path: a file that will be read more than once.
-    :raises InputError: when it is there and is no file.
+    :raises InputError: if it exists and is not a regular file.
     """
     source = Path(path)
     if source.exists() and not source.is_file():
@@ -51,15 +48,15 @@ def check_rereadable(path: str | os.PathLike[str]) -> None:
 
 
 def parse_object(data: bytes, where: str, *, todo: str = "write one JSON object per line") -> dict[str, Any]:
-    """Parse a JSON object, and refuse what JSON has not: NaN, numbers beyond a float, half a surrogate pair.
+    """Parse a JSON object; NaN, numbers beyond a float and lone surrogates are refused.
 
-    :param todo: the remedy for what is not JSON, or another value.
-    :raises InputError: naming the place and the cause.
+    :param todo: the remedy if it is not a JSON object.
+    :raises InputError: naming ``where`` and the cause.
     """
     try:
         value = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant, parse_float=_finite)
         if b"\\u" in data:
-            json.dumps(value, ensure_ascii=False).encode("utf-8")  # half a surrogate pair is no text
+            json.dumps(value, ensure_ascii=False).encode("utf-8")  # fails on a lone surrogate
     except UnicodeDecodeError as err:
         raise InputError(f"not UTF-8 at byte {err.start + 1}", where=where, todo="save the file as UTF-8") from err
     except UnicodeEncodeError as err:

@@ -26,16 +26,16 @@ def hold_lock(
     wait_s: float = 0.0,
     waiting: Callable[[str], object] = lambda holder: None,
 ) -> Iterator[None]:
-    """Hold a lock file. The kernel releases it when the process ends, however that happens.
+    """Hold a lock file. The kernel releases it when the process ends, in whatever way.
 
-    :param path: the lock file, which stays: all waiters must hold the same one.
-    :param busy: what is said when another process holds it; the error adds which one.
-    :param where: what the error names; None: the lock file.
-    :param waiting: called once with the holder when the wait begins.
-    :raises DarlError: when another process still holds it after ``wait_s``.
+    :param path: the lock file; it is never deleted, so that all waiters lock the same file.
+    :param busy: error message if another process holds it; the holder is appended.
+    :param where: path for the error; None: the lock file.
+    :param waiting: called once, with the holder, when the wait begins.
+    :raises DarlError: if another process still holds it after ``wait_s``.
     """
     with path.open("a+", encoding="utf-8") as file:
-        deadline, told = time.monotonic() + wait_s, False
+        deadline, reported = time.monotonic() + wait_s, False
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -45,9 +45,9 @@ def hold_lock(
                 holder = file.read().strip() or "an unknown process"
                 if time.monotonic() >= deadline:
                     raise DarlError(f"{busy} ({holder})", where=str(where or path), todo=todo) from None
-            if not told:
+            if not reported:
                 waiting(holder)
-                told = True
+                reported = True
             time.sleep(POLL_S)
         file.truncate(0)
         since = datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,4 +1,4 @@
-"""Opening somebody's file: plain or packed, with errors that name it."""
+"""Opening input files, plain or gzipped, with errors that name them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from darl_opensearch.errors import InputError
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn what goes wrong while a file is read into an error that names it.
+    """Translate errors while reading a file.
 
-    :raises InputError: when it cannot be read, is damaged, or is not UTF-8.
+    :raises InputError: if it cannot be read, is damaged, or is not UTF-8.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""SQLite: the ways a file is opened, and its errors as ours."""
+"""Opening SQLite files in five ways, and translating SQLite's errors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Literal
 
 from darl_opensearch.errors import DarlError
 
-BUSY_S = 10.0  # that another process is waited for
+BUSY_S = 10.0  # maximum wait for another process
 
 
 @contextlib.contextmanager
@@ -26,7 +26,7 @@ def _closed_on_error(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
 def open_shared(path: Path, *, synchronous: Literal["FULL", "NORMAL"] = "FULL") -> sqlite3.Connection:
     """Open a file that several processes and threads read and write: WAL, each statement its own transaction.
 
-    :param synchronous: FULL: a commit survives a power cut; NORMAL: a kill only.
+    :param synchronous: FULL: a commit survives a power cut; NORMAL: only a kill.
     """
     deadline = time.monotonic() + BUSY_S
     with _closed_on_error(sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)) as db:
@@ -43,10 +43,10 @@ def open_shared(path: Path, *, synchronous: Literal["FULL", "NORMAL"] = "FULL") 
 
 
 def open_schema(path: Path, schema: str, *, synchronous: Literal["FULL", "NORMAL"] = "FULL") -> sqlite3.Connection:
-    """Open a shared file, made with its folder where it is missing.
+    """Open a shared file, creating it and its folder if missing.
 
-    :param schema: statements that change nothing where they were run before.
-    :raises DarlError: when it cannot be opened, or is another kind of file.
+    :param schema: idempotent statements.
+    :raises DarlError: if it cannot be opened, or is not a database.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,10 +58,10 @@ def open_schema(path: Path, schema: str, *, synchronous: Literal["FULL", "NORMAL
 
 
 def open_scratch(path: Path | Literal["", ":memory:"], *, cache_kib: int = 2000) -> sqlite3.Connection:
-    """Open a file that is thrown away unless it is finished: no journal, no syncing.
+    """Open a file that is deleted unless it is completed: no journal, no syncing.
 
-    :param path: an empty or missing file; ``""``: a temporary one of SQLite's own.
-    :param cache_kib: pages kept in memory, whatever the size of the file.
+    :param path: an empty or missing file; ``""``: a temporary file of SQLite's.
+    :param cache_kib: bound on the pages in memory.
     """
     with _closed_on_error(sqlite3.connect(path)) as db:
         for pragma in ("journal_mode = OFF", "synchronous = OFF", "temp_store = FILE", f"cache_size = -{cache_kib}"):
@@ -70,14 +70,14 @@ def open_scratch(path: Path | Literal["", ":memory:"], *, cache_kib: int = 2000)
 
 
 def open_finished(path: Path, *, cache_kib: int = 2000) -> sqlite3.Connection:
-    """Open a file that nobody changes any more: no lock is taken, also on a read-only disk."""
+    """Open a file that no longer changes; takes no lock, so it may be on a read-only disk."""
     with _closed_on_error(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True)) as db:
         db.execute(f"PRAGMA cache_size = -{cache_kib}")
     return db
 
 
 def open_exclusive(path: Path, *, busy_s: float) -> sqlite3.Connection:
-    """Open a file for this process alone until it is closed; fails as locked where another has it."""
+    """Open a file for this process alone until it is closed; fails if another process has it open."""
     with _closed_on_error(sqlite3.connect(path, timeout=busy_s)) as db:
         db.executescript("PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE; COMMIT;")
     return db
@@ -85,9 +85,9 @@ def open_exclusive(path: Path, *, busy_s: float) -> sqlite3.Connection:
 
 @contextlib.contextmanager
 def sqlite_errors(what: str, *, where: object, todo: str, kind: type[DarlError] = DarlError) -> Iterator[None]:
-    """Raise SQLite's errors as ours.
+    """Translate SQLite's errors.
 
-    :param what: the file and what became of it, as a clause; SQLite's message is added.
+    :param what: what failed, as a clause; SQLite's message is appended.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""URLs that are called: whether one can be, and how one is shown."""
+"""Checking URLs before requests, and hiding secrets in them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from urllib.parse import SplitResult, urlsplit
 
 
 def split_http(url: str) -> SplitResult | None:
-    """Take an ``http`` or ``https`` URL apart.
+    """Split an ``http`` or ``https`` URL.
 
-    :return: its parts; None: no client could call it, for it has another scheme, no host that is one, no port that is
-        one, or a character that cannot be printed.
+    :return: its parts; None if it has another scheme, an invalid host or port, or unprintable characters.
     """
     try:
         parts = urlsplit(url)
@@ -21,21 +20,17 @@ def split_http(url: str) -> SplitResult | None:
 
 
 def _is_host(name: str, *, bracketed: bool) -> bool:
-    """Say whether a name can be looked up, or is an address."""
+    """Whether a name can be looked up, or is an address."""
     if bracketed:
         ipaddress.IPv6Address(name)
-    elif name.isascii():  # of other names the client knows more than this codec, which is of 2003
+    elif name.isascii():  # this codec is from 2003; the client knows newer rules for other names
         name.encode("idna")  # refuses labels that are empty or too long
     return bool(name) and "xn--" not in name.split(".") and not any(c.isspace() for c in name)
 
 
 def without_secrets(url: str) -> str:
-    """Take user and password out of a URL, for messages.
-
-    :param url: a URL, or what was meant to be one.
-    :return: the same without them.
-    """
-    # By hand: what holds a secret may be no URL that a parser would take apart as its writer meant it.
+    """Remove user and password from a URL, valid or not, for messages."""
+    # By hand, because a parser may split an invalid URL elsewhere and leave the secret in.
     before, _, host = url.rpartition("@")
     scheme, mark, _ = before.partition("://")
     return f"{scheme}{mark}{host}" if mark else host

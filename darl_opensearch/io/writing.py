@@ -1,7 +1,7 @@
-"""Files and folders that are there whole or not at all: a temporary sibling, then a rename.
+"""Writing files and folders completely or not at all: to a temporary sibling, then a rename.
 
-The sibling's name is random, so that writers into one folder never meet and nobody can put a link in its place. In a
-work folder that one process holds, ``fixed_name`` makes it always the same: what a killed process left is overwritten.
+The sibling's name is random, so that writers to a folder do not collide and no other user can put a link in its place.
+In a work folder that one process holds, ``fixed_name`` reuses one name and overwrites what a killed process left.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from darl_opensearch.errors import UsageError
 
 
 def sibling(path: Path) -> Path:
-    """Name the temporary sibling that ``fixed_name`` stands for."""
+    """Name the temporary sibling for ``fixed_name``."""
     return path.with_name(f".{path.name}.tmp")
 
 
@@ -31,7 +31,7 @@ def _place(path: str | os.PathLike[str], fixed_name: bool) -> tuple[Path, Path]:
 
 @contextlib.contextmanager
 def new_file(path: Path, *, fixed_name: bool = False) -> Iterator[Path]:
-    """Yield a path to write to; on leaving, it is synced to disk and renamed, and with an error it is gone."""
+    """Yield a path to write to; on exit the file is synced and renamed, after an error deleted."""
     target, work = _place(path, fixed_name)
     work.unlink(missing_ok=True)
     try:
@@ -47,28 +47,28 @@ def new_file(path: Path, *, fixed_name: bool = False) -> Iterator[Path]:
 
 
 def write_file(path: Path, content: str | bytes, *, fixed_name: bool = False) -> None:
-    """Write a file by :func:`new_file`, text as UTF-8."""
+    """Write a file with :func:`new_file`, text as UTF-8."""
     with new_file(path, fixed_name=fixed_name) as work:
         work.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def write_lines(path: Path, lines: Iterable[str], *, fixed_name: bool = False) -> None:
-    """Write lines, which come without their ends, by :func:`new_file`."""
+    """Write lines, given without line breaks, with :func:`new_file`."""
     with new_file(path, fixed_name=fixed_name) as work, work.open("w", encoding="utf-8") as file:
         file.writelines(f"{line}\n" for line in lines)
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], *, fixed_name: bool = False) -> None:
-    """Write JSONL, one row a line, by :func:`new_file`; a float that is no number is a ValueError."""
+    """Write JSONL with :func:`new_file`; NaN and infinity raise ValueError."""
     lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows)
     write_lines(path, lines, fixed_name=fixed_name)
 
 
 @contextlib.contextmanager
 def new_folder(path: str | os.PathLike[str], *, replace: bool = False, fixed_name: bool = False) -> Iterator[Path]:
-    """Yield a folder to fill; on leaving it takes its place, with an error it is gone.
+    """Yield a folder to fill; on exit it is renamed to its place, after an error deleted.
 
-    :param replace: put it in place of an older one; else see :func:`check_empty`.
+    :param replace: replace an older folder; otherwise see :func:`check_empty`.
     """
     if not replace:
         check_empty(Path(path))
@@ -89,7 +89,7 @@ def new_folder(path: str | os.PathLike[str], *, replace: bool = False, fixed_nam
 
 
 def replace_folder(source: Path, target: Path) -> None:
-    """Rename a finished folder into the place of an older one, which comes back if that fails."""
+    """Rename a finished folder over an older one, which is restored if that fails."""
     old = target.with_name(f".{target.name}.{os.getpid()}.old")
     if target.exists():
         target.rename(old)
@@ -103,9 +103,9 @@ def replace_folder(source: Path, target: Path) -> None:
 
 
 def check_empty(folder: Path) -> None:
-    """Refuse a path where something is: nothing of a team's is ever replaced.
+    """Refuse a path that is not free, so that no user's files are replaced.
 
-    :raises UsageError: when it is a file, a link, or a folder with something in it.
+    :raises UsageError: if it is a file, a link, or a folder that is not empty.
     """
     if folder.is_symlink():
         raise UsageError("it is a symbolic link", where=str(folder), todo="use the folder that it points to")

@@ -20,18 +20,15 @@ class Account:
     gid: int
 
     def can_reach(self, path: Path) -> bool:
-        """Tell whether the user may enter every folder on the way to a path and read what is there.
+        """Whether the user may enter every folder on the way to a path and read the path itself.
 
-        Looks at the mode bits only, and below the deepest folder that exists there is nothing to look at.
-
-        :param path: a file or folder, there or not yet.
-        :return: True when nothing on the way is closed to the user.
+        Only mode bits are checked; parts that do not exist yet count as reachable.
         """
         path = Path(os.path.abspath(path.expanduser()))  # noqa: PTH100  resolve() would hide links' own parents
         return all(self.may_enter(part) for part in (*path.resolve().parents, *path.parents, path))
 
     def may_enter(self, part: Path) -> bool:
-        """Whether the user may read this one file, or pass through this one folder."""
+        """Whether the user may read this file, or pass through this folder."""
         try:
             status = part.stat()
         except FileNotFoundError:
@@ -49,9 +46,9 @@ class Account:
 def node_account(name: str | None = None) -> Account | None:
     """Choose the user to start a node as.
 
-    :param name: the user asked for; default ``DARL_NODE_USER``, then ``nobody``. Counts only for root.
-    :return: None when this process is not root, and the node simply runs as the same user.
-    :raises DarlError: when there is no such user, or it is root again.
+    :param name: by default ``DARL_NODE_USER``, then ``nobody``; ignored unless this process is root.
+    :return: None unless this process is root: the node then runs as the same user.
+    :raises DarlError: if the user does not exist or is root.
     """
     if os.geteuid() != 0:
         return None
@@ -60,14 +57,10 @@ def node_account(name: str | None = None) -> Account | None:
         entry = pwd.getpwnam(name)
     except KeyError:
         raise DarlError(
-            f"user {name!r} does not exist",
-            where="DARL_NODE_USER",
-            todo="set it to an existing user",
+            f"user {name!r} does not exist", where="DARL_NODE_USER", todo="set it to an existing user"
         ) from None
     if entry.pw_uid == 0:
         raise DarlError(
-            "OpenSearch refuses to run as root",
-            where="DARL_NODE_USER",
-            todo="set another user, such as nobody",
+            "OpenSearch refuses to run as root", where="DARL_NODE_USER", todo="set another user, such as nobody"
         )
     return Account(name, entry.pw_uid, entry.pw_gid)

@@ -1,4 +1,4 @@
-"""Make a node out of its artifacts, in a folder that is there only when it is complete."""
+"""Assembling a node from its artifacts, in a folder that appears only once it is complete."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from pathlib import Path
 
 from darl_opensearch.errors import DarlError
 from darl_opensearch.io.writing import new_folder
-from darl_opensearch.node.cache import Layout, Report, locked, make_folder, silent
+from darl_opensearch.node.cache import Layout, Report, lock_cache, make_folder, silent
 from darl_opensearch.node.fetch import fetch
 from darl_opensearch.node.java import Jdk
 from darl_opensearch.node.manifest import Manifest
 
 
 def assemble(layout: Layout, manifest: Manifest, jdk: Jdk, report: Report = silent) -> Path:
-    """Make the shared, read-only part of a node, unless it is there.
+    """Assemble the shared, read-only part of a node, unless it exists.
 
-    Killed at any point, it goes on from the last whole download when it is called again.
+    After a kill, the next call resumes behind the last complete download.
 
     :return: the folder with ``opensearch/`` and ``natives/``.
-    :raises DarlError: when a download or the installer fails.
+    :raises DarlError: if a download or the installer fails.
     """
     dist = layout.dist(manifest)
     if dist.is_dir():
         return dist
-    with locked(layout.lock("assembly"), report):
+    with lock_cache(layout.lock("assembly"), report):
         if dist.is_dir():
             return dist
-        for folder in (dist.parent, layout.downloads(manifest)):  # we hold the lock: these are a dead run's
-            for left in folder.glob(".*-*"):
-                shutil.rmtree(left, ignore_errors=True)
+        for folder in (dist.parent, layout.downloads(manifest)):  # under the lock, so a dead run left these
+            for leftover in folder.glob(".*-*"):
+                shutil.rmtree(leftover, ignore_errors=True)
         files = {a.file: fetch(a, manifest, layout, jdk, report) for a in manifest.to_fetch()}
         make_folder(dist.parent)
         with new_folder(dist) as stage:
@@ -54,21 +54,16 @@ def assemble(layout: Layout, manifest: Manifest, jdk: Jdk, report: Report = sile
 def install_plugins(home: Path, plugins: Sequence[Path], jdk: Jdk) -> None:
     """Run OpenSearch's own installer, which also checks versions and jar conflicts.
 
-    :param plugins: the zips, each after those that it extends.
-    :raises DarlError: when it fails.
+    :param plugins: zip files, each after those that it extends.
+    :raises DarlError: if it fails.
     """
-    command = [
-        str(home / "bin" / "opensearch-plugin"),
-        "install",
-        "--batch",
-        *(path.as_uri() for path in plugins),
-    ]
+    command = [str(home / "bin" / "opensearch-plugin"), "install", "--batch", *(path.as_uri() for path in plugins)]
     env = {"PATH": os.environ.get("PATH", os.defpath), "OPENSEARCH_JAVA_HOME": str(jdk.home)}
-    done = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    if done.returncode:
-        said = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+    result = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if result.returncode:
+        lines = [line.strip() for line in (result.stdout + result.stderr).splitlines() if line.strip()]
         raise DarlError(
-            f"installing plugins failed with exit code {done.returncode}: {' | '.join(said[-3:])}",
+            f"installing plugins failed with exit code {result.returncode}: {' | '.join(lines[-3:])}",
             where=command[0],
         )
 
@@ -76,10 +71,10 @@ def install_plugins(home: Path, plugins: Sequence[Path], jdk: Jdk) -> None:
 def _unpack_distribution(archive: Path, stage: Path) -> None:
     with zipfile.ZipFile(archive) as source:
         for entry in source.infolist():
-            written = Path(source.extract(entry, stage))
-            mode = stat.S_IMODE(entry.external_attr >> 16)  # zipfile forgets that bin/ is executable
+            path = Path(source.extract(entry, stage))
+            mode = stat.S_IMODE(entry.external_attr >> 16)  # zipfile does not restore modes, and bin/ is executable
             if mode and not entry.is_dir():
-                written.chmod(mode)
+                path.chmod(mode)
     (unpacked,) = stage.iterdir()
     unpacked.rename(stage / "opensearch")
 
@@ -95,7 +90,7 @@ def _unpack_natives(archives: Sequence[Path], members: dict[str, str], folder: P
 
 
 def _open_to_all(folder: Path) -> None:
-    """Let the node's user read the whole folder, whatever umask and zip said."""
+    """Let the node's user read the whole folder, whatever the umask and the modes in the zip."""
     for path in (folder, *folder.rglob("*")):
         if not path.is_symlink():
             mode = path.stat().st_mode

@@ -1,4 +1,4 @@
-"""Folders in the cache, and locks on them."""
+"""The cache's folders, and locks on them."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ SYSTEM_CACHE = Path("/var/cache/darl-opensearch")
 
 
 def silent(_: str) -> None:
-    """Report to nobody."""
+    """Report nothing."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where everything of the nodes lies in a cache."""
+    """Paths in a cache."""
 
     cache: Path
 
     @property
     def root(self) -> Path:
-        """Folder of all that belongs to nodes."""
+        """Folder of everything that belongs to nodes."""
         return self.cache / "node"
 
     @property
     def maven_repo(self) -> Path:
-        """Maven's local repository, ours alone, so that a broken file in it is ours to delete."""
+        """Our own local Maven repository, so that broken files in it may be deleted."""
         return self.root / "maven"
 
     def downloads(self, manifest: Manifest) -> Path:
@@ -45,35 +45,32 @@ class Layout:
         return self.root / manifest.version / "downloads"
 
     def dist(self, manifest: Manifest) -> Path:
-        """Folder of the assembled node: shared by all instances, read only, complete when it is there."""
+        """Folder of the assembled node: shared by all instances, read-only, complete if it exists."""
         return self.root / manifest.version / f"dist-{manifest.digest[:12]}"
 
     def instance(self, port: int) -> Path:
-        """Folder of one node's own files.
-
-        :param port: the node's HTTP port, which names it.
-        """
+        """Folder of one node's own files; its HTTP port names it."""
         return self.root / "instances" / str(port)
 
     def lock(self, name: str) -> Path:
-        """Lock file; it stays when what it guards is purged, so that all waiters hold the same one.
+        """Lock file; it survives a purge, so that all waiters lock the same file.
 
         :param name: ``assembly`` or a port.
         """
         return self.root / "locks" / f"{name}.lock"
 
 
-def find_cache(asked: Path | None, account: Account | None, report: Report = silent) -> Layout:
+def find_cache(requested: Path | None, account: Account | None, report: Report = silent) -> Layout:
     """Choose the cache folder.
 
-    :param asked: the folder asked for; default ``DARL_CACHE``, then the user's cache folder.
-    :param account: who will run the node and must be able to read the cache; None for whoever runs this.
-    :param report: told when the user's cache folder cannot serve and the system's is taken.
-    :raises DarlError: when a folder was asked for that the user cannot reach.
+    :param requested: by default ``DARL_CACHE``, then the user's cache folder.
+    :param account: the user who runs the node and must be able to read the cache; None for the current user.
+    :param report: called if the node's user cannot reach the default, and the system's cache folder is used instead.
+    :raises DarlError: if that user cannot reach the requested folder.
     """
-    if asked is None and (named := os.environ.get("DARL_CACHE")):
-        asked = Path(named)
-    chosen = asked or Path(platformdirs.user_cache_dir("darl-opensearch"))
+    if requested is None and (variable := os.environ.get("DARL_CACHE")):
+        requested = Path(variable)
+    chosen = requested or Path(platformdirs.user_cache_dir("darl-opensearch"))
     chosen = Path(os.path.abspath(chosen.expanduser()))  # noqa: PTH100  a linked cache keeps the name the user knows
     if re.search(r"[\s:]", str(chosen)):
         raise DarlError(
@@ -83,7 +80,7 @@ def find_cache(asked: Path | None, account: Account | None, report: Report = sil
         )
     if account is None or account.can_reach(chosen):
         return Layout(chosen)
-    if asked is not None:
+    if requested is not None:
         raise DarlError(
             f"user {account.name}, who runs the node, cannot reach this folder",
             where=str(chosen),
@@ -94,22 +91,19 @@ def find_cache(asked: Path | None, account: Account | None, report: Report = sil
 
 
 def make_folder(folder: Path) -> Path:
-    """Make a folder that every user may read, whatever the umask.
-
-    :param folder: the folder; missing parents are made alike.
-    """
-    missing = [part for part in (folder, *folder.parents) if not part.exists()]
-    for part in reversed(missing):
-        part.mkdir(exist_ok=True)
-        part.chmod(0o755)
+    """Create a folder, with its parents, that every user may read, whatever the umask."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    for path in reversed(missing):
+        path.mkdir(exist_ok=True)
+        path.chmod(0o755)
     return folder
 
 
 @contextmanager
-def locked(path: Path, report: Report = silent, *, wait_s: float = 1800.0) -> Iterator[None]:
-    """Hold a lock of the cache.
+def lock_cache(path: Path, report: Report = silent, *, wait_s: float = 1800.0) -> Iterator[None]:
+    """Hold one of the cache's locks.
 
-    :raises DarlError: when the wait was in vain.
+    :raises DarlError: if another process holds it for longer than ``wait_s``.
     """
     make_folder(path.parent)
     busy = f"another process has held this lock for over {wait_s:.0f} s"

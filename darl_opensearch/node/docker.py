@@ -1,4 +1,4 @@
-"""The other way to run a node: the official image, where there is a Docker engine and no Java."""
+"""Running a node from the official image, for machines with Docker and no Java."""
 
 from __future__ import annotations
 
@@ -8,32 +8,27 @@ import subprocess
 from darl_opensearch.errors import DarlError
 from darl_opensearch.node.manifest import Manifest
 from darl_opensearch.node.ports import HOST
-from darl_opensearch.node.process import Seen
+from darl_opensearch.node.process import ProcessState
 from darl_opensearch.node.settings import ML_SETTINGS, NodeSpec
 
 STOP_S = 30
 
 
-def require_docker() -> str:
-    """Find Docker, and make sure that its engine answers.
+def require_docker() -> None:
+    """Refuse to go on unless Docker is on PATH and its engine answers.
 
-    :raises DarlError: when either is missing.
+    :raises DarlError: if either is missing.
     """
-    found = shutil.which("docker")
-    if found is None:
+    if shutil.which("docker") is None:
         raise DarlError("docker is not on PATH", where="docker", todo="install Docker")
     try:
         run_docker("info", "--format", "{{.ServerVersion}}", timeout_s=20)
     except DarlError as err:
         raise DarlError(f"the engine does not answer ({err.what})", where="docker", todo="start it") from err
-    return found
 
 
 def run_arguments(spec: NodeSpec, manifest: Manifest) -> list[str]:
-    """Compose ``docker run``.
-
-    :return: the arguments after ``docker``.
-    """
+    """Compose the arguments of ``docker`` that start a node."""
     env = {
         "cluster.name": spec.name,
         "node.name": spec.name,
@@ -45,10 +40,7 @@ def run_arguments(spec: NodeSpec, manifest: Manifest) -> list[str]:
         **ML_SETTINGS,
     }
     arguments = ["run", "--detach", "--name", spec.name, "--publish", f"{HOST}:{spec.port}:9200"]
-    arguments += [
-        "--add-host",
-        "host.docker.internal:host-gateway",
-    ]  # so that a connector finds a scorer out here
+    arguments += ["--add-host", "host.docker.internal:host-gateway"]  # a connector reaches scorers on the host by it
     arguments += ["--volume", f"{volume(spec.port)}:/usr/share/opensearch/data"]
     for key, value in env.items():
         arguments += ["--env", f"{key}={value}"]
@@ -56,41 +48,34 @@ def run_arguments(spec: NodeSpec, manifest: Manifest) -> list[str]:
 
 
 def start_container(spec: NodeSpec, manifest: Manifest) -> str:
-    """Start a container, in the place of one of the same name that has ended.
-
-    :param manifest: names the image, which Docker fetches when it has none.
-    """
+    """Start a container, replacing an earlier one of the same name; Docker pulls a missing image. Return its id."""
     remove_container(spec.name)
     return run_docker(*run_arguments(spec, manifest), timeout_s=1800).splitlines()[-1]
 
 
-def look_at_container(container: str) -> Seen | None:
+def look_at_container(container: str) -> ProcessState | None:
     """Look at a container.
 
-    :return: its start time and, as the command, its process number; None when it does not run.
+    :return: its start time and, as the command, its process number; None if it is not running.
     """
     template = "{{.State.Running}} {{.State.StartedAt}} {{.State.Pid}}"
     try:
-        running, started, pid = run_docker(
-            "container", "inspect", "--format", template, container, timeout_s=20
-        ).split()
+        state = run_docker("container", "inspect", "--format", template, container, timeout_s=20)
+        running, started, pid = state.split()
     except (DarlError, ValueError):
         return None
-    return Seen(started, pid) if running == "true" else None
+    return ProcessState(started, pid) if running == "true" else None
 
 
 def stop_container(container: str) -> None:
-    """End a container, if it runs, and remove it, if it is there."""
+    """Stop a container if it is running, and remove it if it exists."""
     if look_at_container(container) is not None:
         run_docker("stop", "--time", str(STOP_S), container, timeout_s=STOP_S + 30)
     remove_container(container)
 
 
 def remove_container(container: str) -> None:
-    """Remove a container, running or not, if it is there.
-
-    :param container: its name or id.
-    """
+    """Remove a container by name or id, running or not, if it exists."""
     try:
         run_docker("container", "inspect", "--format", "{{.Id}}", container, timeout_s=20)
     except DarlError:
@@ -99,25 +84,17 @@ def remove_container(container: str) -> None:
 
 
 def container_log(container: str) -> str:
-    """Read the end of a container's output.
-
-    :return: the last lines, joined by ``|``.
-    """
+    """Read the last lines of a container's output, joined by ``|``."""
+    command = ["docker", "logs", "--tail", "6", container]
     try:
-        done = subprocess.run(
-            ["docker", "logs", "--tail", "6", container],
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=False,
-        )
+        logs = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return "no log"
-    return " | ".join(line.strip()[:400] for line in (done.stdout + done.stderr).splitlines()[-6:]) or "an empty log"
+    return " | ".join(line.strip()[:400] for line in (logs.stdout + logs.stderr).splitlines()[-6:]) or "an empty log"
 
 
 def remove_volume(port: int) -> None:
-    """Delete what a container kept."""
+    """Delete a node's data volume."""
     run_docker("volume", "rm", "--force", volume(port), timeout_s=60)
 
 
@@ -127,20 +104,19 @@ def volume(port: int) -> str:
 
 
 def run_docker(*arguments: str, timeout_s: float) -> str:
-    """Run docker once; return what it printed, stripped."""
+    """Run docker; return its output, stripped.
+
+    :raises DarlError: if it is missing, fails or takes too long.
+    """
     try:
-        done = subprocess.run(
-            ["docker", *arguments],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
+        result = subprocess.run(
+            ["docker", *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout_s
         )
     except FileNotFoundError:
         raise DarlError("docker is not on PATH", where="docker", todo="install Docker") from None
     except subprocess.TimeoutExpired:
         raise DarlError(f"no answer within {timeout_s:.0f} s", where=f"docker {arguments[0]}") from None
-    if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
-        raise DarlError(f"exit code {done.returncode}: {said}", where=f"docker {arguments[0]}")
-    return done.stdout.strip()
+    if result.returncode:
+        message = (result.stderr.strip() or result.stdout.strip() or "no message").splitlines()[-1]
+        raise DarlError(f"exit code {result.returncode}: {message}", where=f"docker {arguments[0]}")
+    return result.stdout.strip()

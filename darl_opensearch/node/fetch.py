@@ -1,4 +1,4 @@
-"""Fetch artifacts with Maven, and keep only those whose digest is the committed one."""
+"""Fetching artifacts with Maven; only those with the committed digest are used."""
 
 from __future__ import annotations
 
@@ -21,21 +21,19 @@ LIMIT_S = 1800  # for one artifact; the largest is 390 MB
 def find_mvn() -> str:
     """Find the Maven client.
 
-    :raises DarlError: when it is not on PATH.
+    :raises DarlError: if it is not on PATH.
     """
-    if found := shutil.which("mvn"):
-        return found
+    if path := shutil.which("mvn"):
+        return path
     raise DarlError("Maven is not on PATH, and the node is not cached yet", where="mvn", todo="install Maven")
 
 
 def fetch(artifact: Artifact, manifest: Manifest, layout: Layout, jdk: Jdk, report: Report = silent) -> Path:
-    """Bring one artifact into the cache's downloads, unless it is there already and whole.
+    """Download an artifact into the cache, unless an intact copy is there; return the verified file.
 
     :param layout: the cache; the caller holds its assembly lock.
-    :param jdk: runs Maven where there is no other Java.
-    :param report: told what is fetched, and what is thrown away.
-    :return: the file, verified.
-    :raises DarlError: when the third attempt failed too.
+    :param jdk: runs Maven if there is no other Java.
+    :raises DarlError: if all attempts fail.
     """
     target = make_folder(layout.downloads(manifest)) / artifact.file
     if target.exists():
@@ -48,7 +46,7 @@ def fetch(artifact: Artifact, manifest: Manifest, layout: Layout, jdk: Jdk, repo
         report(f"fetching {artifact.file} ({artifact.bytes / 1e6:.1f} MB)" + (f", attempt {attempt}" * (attempt > 1)))
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=target.parent) as folder:
             problem = _copy(artifact, manifest, layout, jdk, Path(folder))
-            # Maven remembers failures, and keeps a second copy of successes: neither is of use to us.
+            # Maven caches failures, and keeps a second copy of every success.
             shutil.rmtree(_in_repo(artifact, layout), ignore_errors=True)
             if not problem:
                 problem = _verify(Path(folder) / artifact.file, artifact)
@@ -65,34 +63,28 @@ def fetch(artifact: Artifact, manifest: Manifest, layout: Layout, jdk: Jdk, repo
 
 
 def _copy(artifact: Artifact, manifest: Manifest, layout: Layout, jdk: Jdk, folder: Path) -> str:
-    """Run Maven once; return what went wrong, or nothing."""
+    """Run Maven once; return an error message, or ``""``."""
     command = [find_mvn(), "--batch-mode", "--quiet", "--update-snapshots", manifest.maven_goal]
     command += [f"-Dmaven.repo.local={layout.maven_repo}", f"-Dartifact={artifact.coordinates}"]
     command += [f"-DoutputDirectory={folder}", "-Dmdep.useBaseVersion=true"]
     env = dict(os.environ)
     if "JAVA_HOME" not in env and shutil.which("java") is None:
         env["JAVA_HOME"] = str(jdk.home)
-    try:  # in the folder: a pom.xml where the user stands is none of our business
-        done = subprocess.run(
-            command,
-            cwd=folder,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=LIMIT_S,
+    try:  # in that folder, so that a pom.xml in the user's folder is not read
+        result = subprocess.run(
+            command, cwd=folder, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=LIMIT_S
         )
     except subprocess.TimeoutExpired:
         return f"Maven did not finish in {LIMIT_S} s"
-    if done.returncode == 0:
+    if result.returncode == 0:
         return ""
-    said = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-    told = next((line for line in said if "ERROR" in line), said[-1] if said else "no message")
-    return f"Maven failed with exit code {done.returncode}: {told}"
+    lines = [line.strip() for line in (result.stdout + result.stderr).splitlines() if line.strip()]
+    reason = next((line for line in lines if "ERROR" in line), lines[-1] if lines else "no message")
+    return f"Maven failed with exit code {result.returncode}: {reason}"
 
 
 def _verify(path: Path, artifact: Artifact) -> str:
-    """Compare a fresh download with the manifest; return what is wrong, or nothing."""
+    """Compare a download with the manifest; return an error message, or ``""``."""
     if not path.exists():
         return f"Maven did not write {artifact.file}"
     if (size := path.stat().st_size) != artifact.bytes:

@@ -1,4 +1,4 @@
-"""One node's own files: configuration, data, logs, and the record of its process."""
+"""A node's own files: configuration, data, logs, and the record of its process."""
 
 from __future__ import annotations
 
@@ -25,14 +25,15 @@ CONSOLE = "console.log"
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What is needed to find a started node again, and to be sure that it is the one.
+    """Identifies a started node, so that no other process is mistaken for it.
 
     :param pid: its process, which is also its process group.
-    :param start: when that process started; a later one of the same number has another.
-    :param container: Docker's id of it, empty otherwise.
-    :param user: who it was started as, empty for the user who started it.
-    :param owner_pid: the test process that it must not outlive, 0 for none.
-    :param stopped: it was stopped by us; the record stays, for what Docker keeps of it.
+    :param start: start time of that process; a later process with the same number has another.
+    :param mark: text that its command line contains.
+    :param container: Docker's id, or ``""``.
+    :param user: the user it was started as, or ``""`` for the current one.
+    :param owner_pid: the test process that it must not outlive, or 0.
+    :param stopped: whether we stopped it; the record stays, because Docker keeps its volume.
     """
 
     engine: Engine
@@ -47,31 +48,28 @@ class Record:
     stopped: bool = False
 
     def lives(self) -> bool:
-        """Tell whether the recorded process is still there.
-
-        :return: False also when another process has its number by now.
-        """
+        """Whether the recorded process is running, and not another one with its number."""
         if self.stopped:
             return False
-        seen = docker.look_at_container(self.container) if self.engine == "docker" else process.look(self.pid)
-        if seen is None or seen.start != self.start:
+        state = docker.look_at_container(self.container) if self.engine == "docker" else process.look(self.pid)
+        if state is None or state.start != self.start:
             return False
-        return not seen.command or self.mark in seen.command
+        return not state.command or self.mark in state.command
 
     def orphaned(self) -> bool:
-        """Tell whether the test process that owns it is gone."""
+        """Whether the test process that owns it has ended."""
         if not self.owner_pid:
             return False
         owner = process.look(self.owner_pid)
         return owner is None or owner.start != self.owner_start
 
     def stop(self, timeout_s: float) -> bool:
-        """End it if it lives; a process that is not the recorded one is left alone.
+        """Stop the recorded process, and no other; return whether it was running.
 
-        :param timeout_s: how long it may take before force is used.
+        :param timeout_s: seconds to wait before it is killed.
         """
         if self.engine == "docker":
-            docker.require_docker()  # an engine that does not answer says nothing about its containers
+            docker.require_docker()  # without its engine, a container looks as if it had ended
         lives = self.lives()
         if self.engine == "docker":
             docker.stop_container(self.container)
@@ -79,21 +77,15 @@ class Record:
             process.stop(self.pid, timeout_s)
         return lives
 
-    def last_words(self, folder: Path) -> str:
-        """Read the end of its log.
-
-        :return: a few lines, joined by ``|``.
-        """
+    def last_lines(self, folder: Path) -> str:
+        """Read the last lines of its log, joined by ``|``."""
         if self.engine == "docker":
             return docker.container_log(self.container)
         return process.last_lines(folder / CONSOLE)
 
 
 def read_node_record(folder: Path) -> Record | None:
-    """Read a node's record.
-
-    :return: None when no node was started there, or the record is of no use.
-    """
+    """Read a node's record; None if it is missing or unreadable."""
     try:
         return Record(**json.loads((folder / RECORD).read_text("utf-8")))
     except (OSError, ValueError, TypeError):
@@ -101,17 +93,14 @@ def read_node_record(folder: Path) -> Record | None:
 
 
 def write_node_record(folder: Path, record: Record) -> None:
-    """Write a node's record.
-
-    :param folder: the instance's folder; the node's user cannot write there, so a record can be believed.
-    """
+    """Write a node's record to the instance's folder, where the node's user cannot change it."""
     _write(folder / RECORD, json.dumps(asdict(record), indent=2) + "\n", None)
 
 
 def prepare_instance(
     layout: Layout, spec: NodeSpec, manifest: Manifest, account: Account | None, transport_port: int
 ) -> Path:
-    """Make or renew the folders and the configuration of a node; its data stays."""
+    """Create or renew a node's folders and configuration; its data stays."""
     folder, dist = make_folder(layout.instance(spec.port)), layout.dist(manifest)
     data, logs = folder / "data", folder / "logs"
     shutil.rmtree(folder / "tmp", ignore_errors=True)
@@ -138,11 +127,7 @@ def prepare_instance(
 def start_java(
     layout: Layout, spec: NodeSpec, manifest: Manifest, jdk: Jdk, account: Account | None, folder: Path
 ) -> Record:
-    """Start a prepared node.
-
-    :param folder: what ``prepare_instance`` made.
-    :return: its record, not written yet.
-    """
+    """Start a node in the folder from :func:`prepare_instance`; return its record, not written yet."""
     home = layout.dist(manifest) / "opensearch"
     env = {
         "PATH": os.environ.get("PATH", os.defpath),
@@ -157,35 +142,28 @@ def start_java(
     if manifest.natives.fit_this_machine():
         env["DJL_OFFLINE"] = "true"
     command = [str(home / "bin" / "opensearch")]
-    pid, seen = process.start(command, env=env, cwd=home, log=folder / CONSOLE, account=account)
+    pid, state = process.start(command, env=env, cwd=home, log=folder / CONSOLE, account=account)
     # The start script becomes Java by exec: same process, and both command lines name the home.
-    return Record(
-        engine="java",
-        port=spec.port,
-        pid=pid,
-        start=seen.start,
-        mark=str(home),
-        user=account.name if account else "",
-    )
+    user = account.name if account else ""
+    return Record(engine="java", port=spec.port, pid=pid, start=state.start, mark=str(home), user=user)
 
 
 def start_docker(spec: NodeSpec, manifest: Manifest) -> Record:
-    """Start a node in a container.
+    """Start a node in a container; return its record, not written yet.
 
-    :return: its record, not written yet.
-    :raises DarlError: when it ended at once.
+    :raises DarlError: if it exits immediately.
     """
     container = docker.start_container(spec, manifest)
-    seen = docker.look_at_container(container)
-    if seen is None:
-        words = docker.container_log(container)
+    state = docker.look_at_container(container)
+    if state is None:
+        log = docker.container_log(container)
         docker.remove_container(container)
-        raise DarlError(f"the container exited immediately: {words}", where=spec.name)
-    return Record(engine="docker", port=spec.port, pid=int(seen.command), start=seen.start, container=container)
+        raise DarlError(f"the container exited immediately: {log}", where=spec.name)
+    return Record(engine="docker", port=spec.port, pid=int(state.command), start=state.start, container=container)
 
 
 def _write(path: Path, text: str, account: Account | None) -> None:
-    """Replace a file, never following what the node's user may have put in its place."""
+    """Replace a file without following a link that the node's user may have put in its place."""
     with new_file(path) as work, work.open("x", encoding="utf-8") as file:
         file.write(text)
         os.fchmod(file.fileno(), 0o644)  # not by its name: in a folder of the node's user it may be a link by now
@@ -194,7 +172,7 @@ def _write(path: Path, text: str, account: Account | None) -> None:
 
 
 def link_shipped(shipped: Path, target: Path) -> None:
-    """Share 440 MB with the other instances where the file system can, else copy."""
+    """Link a native library, because instances share 440 MB of them; copy it if the file system has no links."""
     try:
         os.link(shipped, target)  # noqa: PTH200  hardlink_to reads backwards
     except FileExistsError:
@@ -209,12 +187,12 @@ def link_shipped(shipped: Path, target: Path) -> None:
 
 
 def hand_over(folder: Path, account: Account) -> None:
-    """Give a folder and all below it to the node's user, who may be moving things about in it meanwhile."""
+    """Give a folder and everything in it to the node's user, who may be changing it at the same time."""
     os.chown(folder, account.uid, account.gid, follow_symlinks=False)
     for _, folders, files, within in os.fwalk(folder):  # entries by their folder's descriptor: no link leads astray
         for name in (*folders, *files):
             with suppress(FileNotFoundError):
                 status = os.stat(name, dir_fd=within, follow_symlinks=False)
-                shared = not stat.S_ISDIR(status.st_mode) and status.st_nlink > 1  # the distribution's file too
+                shared = not stat.S_ISDIR(status.st_mode) and status.st_nlink > 1  # linked to the distribution's file
                 if not shared and status.st_uid != account.uid:
                     os.chown(name, account.uid, account.gid, dir_fd=within, follow_symlinks=False)

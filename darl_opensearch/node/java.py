@@ -1,4 +1,4 @@
-"""Find a Java that OpenSearch 3 can run on."""
+"""Finding a Java that OpenSearch 3 can run on."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ JVM_FOLDER = Path("/usr/lib/jvm")
 class Jdk:
     """A Java installation.
 
-    :param home: its folder; ``bin/java`` is below it.
+    :param home: folder that contains ``bin/java``.
     :param major: 21 for ``21.0.4``, 8 for ``1.8.0_292``.
-    :param found_by: where we looked, for messages.
+    :param found_by: the variable or folder that named it, for messages.
     """
 
     home: Path
@@ -34,19 +34,19 @@ class Jdk:
 def find_jdk(account: Account | None = None) -> Jdk:
     """Find a Java of version 21 or later.
 
-    ``DARL_JAVA_HOME`` decides alone where it is set. Else ``JAVA_HOME``, then ``/usr/lib/jvm`` (the version
-    closest to 21), then ``java`` on PATH.
+    Only ``DARL_JAVA_HOME`` is tried if it is set; else ``JAVA_HOME``, then ``/usr/lib/jvm`` (the version closest to
+    21 first), then ``java`` on PATH.
 
-    :param account: who will run the node; a Java that this user cannot reach is passed over.
-    :raises DarlError: when there is none, naming what was found.
+    :param account: the user who runs the node; a Java that this user cannot reach is skipped.
+    :raises DarlError: if there is none; the message lists those that were rejected.
     """
     rejected: list[str] = []
-    seen: set[Path] = set()
+    tried: set[Path] = set()
     for found_by, home in _candidates():
         home = home.resolve()
-        if home in seen:
+        if home in tried:
             continue
-        seen.add(home)
+        tried.add(home)
         major = java_major(home / "bin" / "java")
         if major is None:
             if found_by != str(JVM_FOLDER):  # half-removed packages leave empty folders there
@@ -65,36 +65,33 @@ def find_jdk(account: Account | None = None) -> Jdk:
 
 
 def java_major(java: Path) -> int | None:
-    """Ask a Java for its version by running it: a ``release`` file may belong to another processor.
-
-    :return: the major version, None when it does not run.
-    """
+    """Run a Java for its major version; None if it does not run, as one for another processor would not."""
     try:
-        done = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=30, check=False)
+        result = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    found = re.search(r'version "(?:1\.)?(\d+)', done.stderr + done.stdout)
-    return int(found[1]) if done.returncode == 0 and found else None
+    version = re.search(r'version "(?:1\.)?(\d+)', result.stderr + result.stdout)
+    return int(version[1]) if result.returncode == 0 and version else None
 
 
 def _candidates() -> Iterator[tuple[str, Path]]:
-    if named := os.environ.get("DARL_JAVA_HOME"):
-        yield "DARL_JAVA_HOME", Path(named)
+    if home := os.environ.get("DARL_JAVA_HOME"):
+        yield "DARL_JAVA_HOME", Path(home)
         return
-    if named := os.environ.get("JAVA_HOME"):
-        yield "JAVA_HOME", Path(named)
-    homes = [home for home in sorted(JVM_FOLDER.glob("*")) if (home / "bin" / "java").exists()]
-    for home in sorted(homes, key=_distance):
-        yield str(JVM_FOLDER), home
+    if home := os.environ.get("JAVA_HOME"):
+        yield "JAVA_HOME", Path(home)
+    installed = [folder for folder in sorted(JVM_FOLDER.glob("*")) if (folder / "bin" / "java").exists()]
+    for folder in sorted(installed, key=_distance):
+        yield str(JVM_FOLDER), folder
     if on_path := shutil.which("java"):
         yield "PATH", Path(on_path).resolve().parent.parent
 
 
 def _distance(home: Path) -> int:
-    """Sort key that runs nothing: versions from 21 up come first, the closest first; all others come last."""
+    """Sort key without running Java: versions from 21 up first, the closest first; all others last."""
     try:
-        found = re.search(r'^JAVA_VERSION="(?:1\.)?(\d+)', (home / "release").read_text("utf-8"), re.MULTILINE)
+        version = re.search(r'^JAVA_VERSION="(?:1\.)?(\d+)', (home / "release").read_text("utf-8"), re.MULTILINE)
     except OSError:
-        found = None
-    major = int(found[1]) if found else 0
+        version = None
+    major = int(version[1]) if version else 0
     return major - OLDEST if major >= OLDEST else 1000 - major

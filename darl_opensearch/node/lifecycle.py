@@ -1,4 +1,4 @@
-"""Start, stop and inspect nodes."""
+"""Starting, stopping and inspecting nodes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from darl_opensearch.errors import DarlError
 from darl_opensearch.node import docker, process
 from darl_opensearch.node.account import Account, node_account
 from darl_opensearch.node.assemble import assemble
-from darl_opensearch.node.cache import Layout, Report, find_cache, locked, make_folder, silent
+from darl_opensearch.node.cache import Layout, Report, find_cache, lock_cache, make_folder, silent
 from darl_opensearch.node.fetch import find_mvn
 from darl_opensearch.node.instance import (
     CONSOLE,
@@ -36,18 +36,17 @@ STOP_S = 30.0
 
 @dataclass(frozen=True, kw_only=True)
 class NodeStatus:
-    """What can be said of a node.
+    """State of a node.
 
-    :param state: ``starting`` is a process that does not answer yet.
-    :param url: where it answers, or would.
-    :param engine: how it runs, None when it does not.
-    :param pid: its process, None when it does not run.
-    :param user: who runs it, None for the user who started it.
-    :param version: of OpenSearch, None unless it answers.
-    :param plugins: name -> version, empty unless it answers.
-    :param log: its output, None in a container.
-    :param reaches_host_as: the name by which it reaches a server on this machine.
-    :param changed: whether the call that returns this started or stopped it.
+    :param state: ``starting`` while its process runs but does not answer.
+    :param engine: None unless it is running.
+    :param pid: None unless it is running.
+    :param user: the user who runs it; None for the one who started it.
+    :param version: of OpenSearch; None unless it answers.
+    :param plugins: versions by name; empty unless it answers.
+    :param log: file of its output; None for a container.
+    :param reaches_host_as: name by which it reaches servers on this machine.
+    :param changed: whether the call that returned this started or stopped it.
     """
 
     state: Literal["running", "starting", "stopped"]
@@ -64,10 +63,7 @@ class NodeStatus:
     changed: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """Turn it into what ``--json`` prints.
-
-        :return: JSON's own types only.
-        """
+        """Render as JSON values, for ``--json``."""
         return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
 
 
@@ -75,8 +71,8 @@ class NodeStatus:
 class NodePossible:
     """Whether this machine can run a node.
 
-    :param engine: how, None when it cannot.
-    :param reason: one sentence, for people.
+    :param engine: None if it cannot.
+    :param reason: why, in one sentence.
     """
 
     engine: Engine | None
@@ -87,10 +83,7 @@ class NodePossible:
 
 
 def node_possible(spec: NodeSpec | None = None) -> NodePossible:
-    """Tell whether ``up`` would find what it needs; nothing is fetched or started.
-
-    :param spec: the node, the default one if None.
-    """
+    """Check whether :func:`up` would find what it needs; nothing is fetched or started."""
     spec = spec or NodeSpec()
     try:
         account = node_account(spec.user)
@@ -101,12 +94,9 @@ def node_possible(spec: NodeSpec | None = None) -> NodePossible:
 
 
 def up(spec: NodeSpec | None = None, report: Report = silent) -> NodeStatus:
-    """Start a node and wait until it answers, unless it runs already.
+    """Start a node unless it is running, and wait until it answers.
 
-    :param spec: the node, the default one if None.
-    :return: its status, ``running``.
-    :raises DarlError: when it cannot be assembled or started, or does not answer in time; then nothing of it
-        is left running.
+    :raises DarlError: if it cannot be assembled or started, or does not answer in time; it is then stopped.
     """
     return _up(spec or NodeSpec(), report, owned=False)
 
@@ -119,15 +109,14 @@ def down(
     timeout_s: float = STOP_S,
     report: Report = silent,
 ) -> NodeStatus:
-    """Stop a node, with all its processes; it is no error when it does not run.
+    """Stop a node and all its processes, if it is running.
 
-    :param purge: delete its data, logs and configuration too.
-    :param timeout_s: how long it may take before force is used.
-    :return: its status, ``stopped``.
+    :param purge: also delete its data, logs and configuration.
+    :param timeout_s: seconds to wait before it is killed.
     """
     layout = find_cache(cache, node_account())
     folder = layout.instance(port)
-    with locked(layout.lock(str(port)), report):
+    with lock_cache(layout.lock(str(port)), report):
         changed, record = False, read_node_record(folder)
         if record is not None and not record.stopped:
             report(f"stopping the node on port {port}")
@@ -156,13 +145,13 @@ def running_node(
     engine: Literal["auto", "java", "docker"] = "auto",
     report: Report = silent,
 ) -> Iterator[NodeStatus]:
-    """Run a fresh node for a while, and leave nothing of it: for tests.
+    """Run a fresh node for a test, and delete it afterwards.
 
-    Should this process be killed before it can clean up, the next call does.
+    If this process is killed first, the next call deletes it.
 
-    :param port: its port, a free one if None.
-    :yield: its status, while it runs.
-    :raises DarlError: when it cannot be started, or a node runs on that port already.
+    :param port: by default a free one.
+    :yield: the status of the running node.
+    :raises DarlError: if it cannot be started, or a node is running on that port.
     """
     _sweep(cache, report)
     port = free_port() if port is None else port
@@ -184,7 +173,7 @@ def _up(spec: NodeSpec, report: Report, *, owned: bool) -> NodeStatus:
     account = node_account(spec.user)
     layout = find_cache(spec.cache, account, report)
     folder = layout.instance(spec.port)
-    with locked(layout.lock(str(spec.port)), report):
+    with lock_cache(layout.lock(str(spec.port)), report):
         record = read_node_record(folder)
         if record is not None and record.lives():
             wait_until_healthy(spec, record, folder, report)
@@ -192,7 +181,7 @@ def _up(spec: NodeSpec, report: Report, *, owned: bool) -> NodeStatus:
         refuse_taken(spec.port)
         record = _start(spec, layout, account, report)
         try:
-            write_node_record(folder, _owned(record) if owned else record)
+            write_node_record(folder, _add_owner(record) if owned else record)
             wait_until_healthy(spec, record, folder, report)
         except BaseException:
             record.stop(STOP_S)
@@ -214,13 +203,13 @@ def _start(spec: NodeSpec, layout: Layout, account: Account | None, report: Repo
     return start_java(layout, spec, manifest, jdk, account, folder)
 
 
-def _owned(record: Record) -> Record:
-    me = process.look(os.getpid())
-    return replace(record, owner_pid=os.getpid(), owner_start=me.start if me else "")
+def _add_owner(record: Record) -> Record:
+    this_process = process.look(os.getpid())
+    return replace(record, owner_pid=os.getpid(), owner_start=this_process.start if this_process else "")
 
 
 def _choose(spec: NodeSpec, layout: Layout, manifest: Manifest, account: Account | None) -> tuple[Engine, Jdk | None]:
-    """Choose between Java and Docker; the error of ``auto`` names both ways."""
+    """Choose between Java and Docker; the error for ``auto`` says why neither works."""
     reasons = []
     if spec.engine in ("auto", "java"):
         try:
@@ -243,11 +232,14 @@ def _choose(spec: NodeSpec, layout: Layout, manifest: Manifest, account: Account
 
 
 def wait_until_healthy(spec: NodeSpec, record: Record, folder: Path, report: Report) -> None:
-    """Wait until the node is healthy; it is an error when it ends before, or takes too long."""
-    deadline, told = time.monotonic() + spec.timeout_s, False
+    """Wait until the node is healthy.
+
+    :raises DarlError: if it exits before, or takes too long.
+    """
+    deadline, reported = time.monotonic() + spec.timeout_s, False
     while True:
         if not record.lives():
-            raise DarlError(f"the node exited during startup: {record.last_words(folder)}", where=str(folder / CONSOLE))
+            raise DarlError(f"the node exited during startup: {record.last_lines(folder)}", where=str(folder / CONSOLE))
         health = get_json(spec.port, "/_cluster/health?wait_for_status=yellow&timeout=1s")
         if (
             isinstance(health, dict)
@@ -257,13 +249,13 @@ def wait_until_healthy(spec: NodeSpec, record: Record, folder: Path, report: Rep
             return
         if time.monotonic() > deadline:
             raise DarlError(
-                f"the node did not answer within {spec.timeout_s:.0f} s: {record.last_words(folder)}",
+                f"the node did not answer within {spec.timeout_s:.0f} s: {record.last_lines(folder)}",
                 where=str(folder / CONSOLE),
                 todo="raise --timeout",
             )
-        if not told:
+        if not reported:
             report("waiting for the node to answer")
-            told = True
+            reported = True
         time.sleep(0.2)
 
 
@@ -272,7 +264,7 @@ def _status(folder: Path, port: int) -> NodeStatus:
     record = read_node_record(folder)
     if record is None or not record.lives():
         return stopped
-    there = replace(
+    starting = replace(
         stopped,
         state="starting",
         engine=record.engine,
@@ -284,13 +276,13 @@ def _status(folder: Path, port: int) -> NodeStatus:
     root = get_json(port, "/")
     plugins = get_json(port, "/_cat/plugins?format=json")
     if not isinstance(root, dict) or root.get("cluster_name") != f"darl-{port}" or not isinstance(plugins, list):
-        return there
+        return starting
     names = {plugin["component"]: plugin["version"] for plugin in plugins}
-    return replace(there, state="running", version=root["version"]["number"], plugins=names)
+    return replace(starting, state="running", version=root["version"]["number"], plugins=names)
 
 
 def _sweep(cache: Path | None, report: Report) -> None:
-    """End the test nodes whose test process was killed."""
+    """Remove the nodes of tests that were killed."""
     for folder in (find_cache(cache, node_account()).root / "instances").glob("[0-9]*"):
         record = read_node_record(folder)
         if record is not None and record.orphaned():

@@ -1,4 +1,4 @@
-"""What a node is made of: coordinates and digests, read from ``artifacts.json``."""
+"""The artifacts of a node: coordinates and digests, from ``artifacts.json``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Artifact:
     """One file to fetch with Maven.
 
     :param coordinates: ``group:artifact:version[:packaging[:classifier]]``.
-    :param sha256: its digest; a file with another one is never used.
+    :param sha256: a file with another digest is never used.
     """
 
     coordinates: str
@@ -30,12 +30,12 @@ class Artifact:
 
 @dataclass(frozen=True, kw_only=True)
 class Natives:
-    """Libraries that DJL would download when the first local model is deployed, ONNX models included.
+    """Libraries that DJL would otherwise download when the first local model is deployed, even an ONNX model.
 
-    :param system: the operating system they are for, as ``platform.system()`` names it.
-    :param machine: the processor they are for, as ``platform.machine()`` names it.
+    :param system: their operating system, as ``platform.system()`` names it.
+    :param machine: their processor, as ``platform.machine()`` names it.
     :param folder: where DJL looks for them, below ``data/ml_cache``.
-    :param members: name in an archive -> name in the folder.
+    :param members: file names in the folder, by name in an archive.
     """
 
     system: str
@@ -45,22 +45,19 @@ class Natives:
     members: dict[str, str]
 
     def fit_this_machine(self) -> bool:
-        """Tell whether this machine can load them.
-
-        :return: False on another system or processor, where DJL downloads its own.
-        """
+        """Whether this machine can load them; on another system or processor DJL downloads its own."""
         return platform.system() == self.system and platform.machine() == self.machine
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """The whole list.
+    """Contents of ``artifacts.json``.
 
-    :param image: the official image of that version, for Docker.
-    :param maven_goal: the goal that copies one artifact into a folder.
+    :param image: the official Docker image of that version.
+    :param maven_goal: the goal that copies an artifact into a folder.
     :param distribution: the node without plugins.
-    :param plugins: in the order in which they must be installed.
-    :param digest: of the list itself; names the assembled folder, so that a changed list is assembled anew.
+    :param plugins: in the order of installation.
+    :param digest: of the file itself; it names the assembled folder, so that a changed file is assembled anew.
     """
 
     version: str
@@ -72,20 +69,14 @@ class Manifest:
     digest: str
 
     def to_fetch(self) -> tuple[Artifact, ...]:
-        """List what this machine needs.
-
-        :return: distribution, plugins, and natives where they fit.
-        """
+        """List the artifacts that this machine needs: natives only if they fit it."""
         natives = self.natives.archives if self.natives.fit_this_machine() else ()
         return (self.distribution, *self.plugins, *natives)
 
 
 @cache
 def read_manifest(path: Path = MANIFEST_PATH) -> Manifest:
-    """Read the list that ships with the package.
-
-    :param path: another list, for tests.
-    """
+    """Read the manifest; by default the one in the package."""
     raw = path.read_bytes()
     table: dict[str, Any] = json.loads(raw)
     natives = table["natives"] | {"archives": _artifacts(table["natives"]["archives"])}

@@ -9,22 +9,18 @@ from typing import Any
 
 from darl_opensearch.errors import DarlError
 from darl_opensearch.io.http import HttpClient, HttpError
-from darl_opensearch.node.process import holder_of
+from darl_opensearch.node.process import find_holder
 
 HOST = "127.0.0.1"
-# Below what systems hand out for outgoing connections, so that none takes the port before the node does.
+# Below the ports of outgoing connections, so that none of those takes the port before the node does.
 RANGE = range(20000, 30000)
 
 
 def is_free(port: int) -> bool:
-    """Tell whether a node could listen on a port.
-
-    :return: False when something does already, or this user may not.
-    """
+    """Whether a node could listen on a port: it is not in use, and this user may bind it."""
     with socket.socket() as probe:
-        probe.setsockopt(
-            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-        )  # as Java does: a closed port's echo is no hindrance
+        # As Java does, so that a connection in TIME_WAIT does not count.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
         except OSError:
@@ -33,9 +29,10 @@ def is_free(port: int) -> bool:
 
 
 def free_port(*, first: int | None = None) -> int:
-    """Choose a port that nothing listens on.
+    """Choose a free port.
 
-    :raises DarlError: when none was found.
+    :param first: the port to try first.
+    :raises DarlError: if none was found.
     """
     tries = random.sample(RANGE, 100)
     if first is not None and first <= 65535:
@@ -47,9 +44,9 @@ def free_port(*, first: int | None = None) -> int:
 
 
 def refuse_taken(port: int) -> None:
-    """Say who has a port.
+    """Refuse a port that is in use.
 
-    :raises DarlError: when it is taken.
+    :raises DarlError: naming the program that uses it.
     """
     if is_free(port):
         return
@@ -57,19 +54,12 @@ def refuse_taken(port: int) -> None:
     if isinstance(answer, dict) and "cluster_name" in answer:
         who = f"an OpenSearch node of cluster {answer['cluster_name']!r}, not started from this cache"
     else:
-        who = holder_of(port) or "another program"
-    raise DarlError(
-        f"the port is in use by {who}",
-        where=f"{HOST}:{port}",
-        todo="stop it, or choose another --port",
-    )
+        who = find_holder(port) or "another program"
+    raise DarlError(f"the port is in use by {who}", where=f"{HOST}:{port}", todo="stop it, or choose another --port")
 
 
 def get_json(port: int, path: str, timeout_s: float = 3.0) -> Any:
-    """Ask a node, past any proxy.
-
-    :return: the answer, None when there is none or it is not JSON or its status is not 200.
-    """
+    """Send a GET request to a node, bypassing proxies; None unless the answer is JSON with status 200."""
     try:
         with HttpClient(timeout_s, proxies=False) as client:
             answer = client.send("GET", f"http://{HOST}:{port}{path}")

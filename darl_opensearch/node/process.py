@@ -1,4 +1,4 @@
-"""Start a process of its own group, recognise it later, and end it with all its children."""
+"""Starting a process in a group of its own, recognising it later, and ending it with all its children."""
 
 from __future__ import annotations
 
@@ -16,27 +16,24 @@ from darl_opensearch.node.account import Account
 
 PROC = Path("/proc")
 FAILURES = ("ERROR", "FATAL", "Exception", "rror:")
-# Children of this process: kept so that they can be reaped, else a killed one lingers as a zombie.
+# Children of this process, to be reaped: a killed one would stay a zombie.
 _children: dict[int, subprocess.Popen[bytes]] = {}
 
 
 @dataclass(frozen=True)
-class Seen:
+class ProcessState:
     """A process as the system shows it now.
 
-    :param start: when it started, in the system's own words; with the pid it names one process for good.
-    :param command: its command line; Linux shows none for the moment in which exec replaces one program by another.
+    :param start: start time in the system's own format; with the pid it identifies a process for good.
+    :param command: its command line; empty on Linux while exec replaces the program.
     """
 
     start: str
     command: str
 
 
-def look(pid: int) -> Seen | None:
-    """Look at a process.
-
-    :return: None when there is none of that number, or only its zombie.
-    """
+def look(pid: int) -> ProcessState | None:
+    """Look at a process; None if it does not exist, or is a zombie."""
     _reap(pid)
     if not PROC.is_dir():
         return _look_with_ps(pid)
@@ -45,18 +42,17 @@ def look(pid: int) -> Seen | None:
         command = (PROC / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     except OSError:
         return None
-    return None if fields[0] in "ZX" else Seen(fields[19], command)
+    return None if fields[0] in "ZX" else ProcessState(fields[19], command)
 
 
 def start(
     command: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path, account: Account | None
-) -> tuple[int, Seen]:
-    """Start a process that outlives this one.
+) -> tuple[int, ProcessState]:
+    """Start a process that outlives this one; return its number, which is also its group's, and its state.
 
-    :param log: takes its output; emptied first.
-    :param account: the user to run it as, None for this process's own.
-    :return: its number, which is also its group's, and what it looks like.
-    :raises DarlError: when it ended at once.
+    :param log: file for its output; emptied first.
+    :param account: the user to run it as; None for the current one.
+    :raises DarlError: if it exits immediately.
     """
     switch: dict[str, object] = {}
     if account is not None:
@@ -69,47 +65,44 @@ def start(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C in the terminal is for us, not for the node
+            start_new_session=True,  # Ctrl-C in the terminal must not reach the node
             **switch,  # type: ignore[call-overload]
         )
     _children[child.pid] = child
-    seen = look(child.pid)
-    if seen is None:
+    state = look(child.pid)
+    if state is None:
         raise DarlError(f"{command[0]} exited immediately: {last_lines(log)}", where=str(log))
-    return child.pid, seen
+    return child.pid, state
 
 
 def stop(pid: int, timeout_s: float) -> bool:
-    """End a process group: politely, then by force.
+    """Terminate a process group, and kill it if that takes too long; return whether terminating was enough.
 
-    :param pid: the group's number; the caller has made sure that it is ours.
-    :param timeout_s: how long to wait before force is used.
-    :return: True when it ended by itself.
-    :raises DarlError: when it belongs to another user, or survives everything.
+    :param pid: the group's number; the caller has checked that it is ours.
+    :param timeout_s: seconds to wait before it is killed.
+    :raises DarlError: if it belongs to another user, or survives being killed.
     """
-    for number, wait_s in ((signal.SIGTERM, timeout_s), (signal.SIGKILL, 15.0)):
+    for signal_number, wait_s in ((signal.SIGTERM, timeout_s), (signal.SIGKILL, 15.0)):
         try:
-            os.killpg(pid, number)
+            os.killpg(pid, signal_number)
         except ProcessLookupError:
             return True
         except PermissionError:
             raise DarlError(
-                "the process belongs to another user",
-                where=f"process {pid}",
-                todo="run this as that user, or as root",
+                "the process belongs to another user", where=f"process {pid}", todo="run this as that user, or as root"
             ) from None
         deadline = time.monotonic() + wait_s
         while time.monotonic() < deadline:
             if not group_lives(pid):
-                return number == signal.SIGTERM
+                return signal_number == signal.SIGTERM
             time.sleep(0.05)
     raise DarlError("the process survived SIGKILL", where=f"process {pid}")
 
 
 def last_lines(log: Path, count: int = 6) -> str:
-    """Read the end of a log for a one-line message: from the first line there that names a failure.
+    """Read a log's last lines for a one-line message, joined by ``|``.
 
-    :return: the lines, joined by ``|``, without stack frames.
+    Stack frames are left out, and the first of the last 40 lines that names a failure comes first.
     """
     try:
         text = log.read_text("utf-8", errors="replace")
@@ -117,16 +110,13 @@ def last_lines(log: Path, count: int = 6) -> str:
         return "no log"
     lines = [line.strip()[:400] for line in text.splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith(("at ", "..."))][-40:]
-    telling = (at for at, line in enumerate(lines) if any(word in line for word in FAILURES))
-    first = next(telling, max(len(lines) - count, 0))
+    failures = (number for number, line in enumerate(lines) if any(word in line for word in FAILURES))
+    first = next(failures, max(len(lines) - count, 0))
     return " | ".join(lines[first : first + count]) or "an empty log"
 
 
-def holder_of(port: int) -> str | None:
-    """Name the process that listens on a local port, as far as this user may know.
-
-    :return: ``process 17 (nginx)``, or None when it cannot be told.
-    """
+def find_holder(port: int) -> str | None:
+    """Find the process that listens on a local port: ``process 17 (nginx)``, or None if this user cannot see it."""
     sockets = set()
     for table in (PROC / "net" / "tcp", PROC / "net" / "tcp6"):
         with suppress(OSError):
@@ -159,9 +149,7 @@ def group_lives(group: int) -> bool:
     for folder in PROC.glob("[0-9]*"):
         with suppress(OSError):
             fields = _stat(int(folder.name))
-            if (
-                fields[2] == str(group) and fields[0] not in "ZX"
-            ):  # a zombie whose parent is slow has ended all the same
+            if fields[2] == str(group) and fields[0] not in "ZX":  # a zombie has ended, even if nothing reaped it yet
                 return True
     return False
 
@@ -174,10 +162,10 @@ def _stat(pid: int) -> list[str]:
         raise FileNotFoundError(pid) from err
 
 
-def _look_with_ps(pid: int) -> Seen | None:
+def _look_with_ps(pid: int) -> ProcessState | None:
     command = ["ps", "-ww", "-p", str(pid), "-o", "stat=", "-o", "lstart=", "-o", "command="]
-    done = subprocess.run(command, env={**os.environ, "LC_ALL": "C"}, capture_output=True, text=True, check=False)
-    fields = done.stdout.split(maxsplit=6)  # state, five words of date, command
-    if done.returncode or len(fields) < 7 or fields[0].startswith("Z"):
+    result = subprocess.run(command, env={**os.environ, "LC_ALL": "C"}, capture_output=True, text=True, check=False)
+    fields = result.stdout.split(maxsplit=6)  # state, five words of date, command
+    if result.returncode or len(fields) < 7 or fields[0].startswith("Z"):
         return None
-    return Seen(" ".join(fields[1:6]), fields[6])
+    return ProcessState(" ".join(fields[1:6]), fields[6])

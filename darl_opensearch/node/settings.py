@@ -1,4 +1,4 @@
-"""What a node is asked for, and what it is told by its configuration."""
+"""Settings of a node, and the configuration files rendered from them."""
 
 from __future__ import annotations
 
@@ -62,9 +62,9 @@ class NodeSpec(Settings):
 
 
 def opensearch_yml(spec: NodeSpec, transport_port: int, data: Path, logs: Path) -> str:
-    """Write a node's ``opensearch.yml``.
+    """Render ``opensearch.yml``.
 
-    :param transport_port: port for other nodes; there are none, but it is opened all the same.
+    :param transport_port: port for other nodes, which OpenSearch opens even without any.
     """
     settings = {
         "cluster.name": spec.name,

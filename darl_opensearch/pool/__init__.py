@@ -1,4 +1,4 @@
-"""Scoring and embedding pools: unlabelled pairs, as many as there are, on one machine or on a Ray cluster."""
+"""Scoring and embedding pools of unlabelled pairs of any size, on one machine or on a Ray cluster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Item texts by id on disk, so that a catalogue of any size costs no memory."""
+"""Item texts by id, on disk, so that a catalogue may be of any size."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import sqlite3
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
 
 from darl_opensearch.io.sqlite import open_finished, open_scratch, sqlite_errors
 from darl_opensearch.io.writing import new_file
@@ -15,7 +14,7 @@ from darl_opensearch.pool.pairs import read_pool_rows
 from darl_opensearch.records.items import identify_items
 from darl_opensearch.text import ItemTemplate
 
-_AT_ONCE = 500  # ids of one query; SQLite takes 999 parameters in its oldest builds
+_BATCH = 500  # ids per query; the oldest SQLite builds take 999 parameters
 
 
 class ItemTexts:
@@ -56,19 +55,15 @@ class ItemTexts:
         rows: dict[str, str] = {}
         ids = iter(dict.fromkeys(item_ids))
         with _errors(self.path):
-            while some := list(islice(ids, _AT_ONCE)):
-                marks = ", ".join("?" * len(some))
-                rows.update(
-                    self._connection.execute(f"SELECT item_id, text FROM item WHERE item_id IN ({marks})", some)
-                )
+            while batch := list(islice(ids, _BATCH)):
+                select = f"SELECT item_id, text FROM item WHERE item_id IN ({', '.join('?' * len(batch))})"
+                rows.update(self._connection.execute(select, batch))
         return rows
 
     def __enter__(self) -> ItemTexts:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._connection.close()
 
 

@@ -1,4 +1,4 @@
-"""File formats of a pool's results: one shard as bytes, and shards joined to a file.
+"""File formats of a pool's results: encoding a shard, and joining shards to a file.
 
 A shard has the format of the whole file, so that joining only copies.
 """
@@ -96,7 +96,7 @@ def join_features(shards: Sequence[Path], out: IO[bytes]) -> tuple[int, int]:
 
 
 def _shortest(data: NDArray[np.float32]) -> list[list[float]]:
-    """Shortest decimals that JSON reads back as the same float32."""
+    """Round to the shortest decimals that read back as the same float32."""
     return [[float(text) for text in row] for row in data.astype(str)]
 
 

@@ -1,8 +1,8 @@
-"""The engine for many machines: Ray Data, with a pool of workers that open the bundle once.
+"""The engine for many machines: Ray Data, with workers that open the bundle once.
 
 One task streams the pool from the machine where the command runs, with backpressure, so only that machine needs the
 pool and its items. Shards return to it and are stored as by the local engine. Ray restarts a worker that dies and
-computes its shard again; a result that arrives twice replaces itself.
+computes its shard again; a shard that arrives twice is simply overwritten.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ class Attempts:
     """Counts attempts at each shard across worker restarts."""
 
     def __init__(self) -> None:
-        self._begun: Counter[int] = Counter()
+        self._counts: Counter[int] = Counter()
 
     def begin(self, shard: int) -> int:
         """Count an attempt; returns the number including this one."""
-        self._begun[shard] += 1
-        return self._begun[shard]
+        self._counts[shard] += 1
+        return self._counts[shard]
 
 
 class RayWorker:
@@ -62,8 +62,8 @@ class RayWorker:
     def __call__(self, batch: Any) -> Any:
         """Compute one shard.
 
-        :param batch: Arrow table of one row: number, shard as bytes, and the reader's error if it had one.
-        :return: Arrow table of one row: number, content of each file, and an error if there is one.
+        :param batch: Arrow table of one row: number, shard as bytes, and the reader's error or null.
+        :return: Arrow table of one row: number, content of each file, and an error or null.
         """
         number, error = batch[_SHARD][0].as_py(), batch[_ERROR][0].as_py()
         files: dict[str, bytes] = {}
@@ -81,20 +81,16 @@ class RayWorker:
         return _row(number, {SCORES: files.get(SCORES), FEATURES: files.get(FEATURES)}, error)
 
     def compute(self, shard: Shard) -> dict[str, bytes]:
-        """Compute a shard's files.
-
-        :param shard: its pairs, texts looked up.
-        :return: the content of the file of each part.
-        """
+        """Compute the content of a shard's files, by part."""
         if self._scorer is None:
             self._scorer = ShardScorer(self._job)
         return self._scorer(shard)
 
     def _begin(self, shard: Shard) -> None:
-        begun = load("ray", "ray").get(self._attempts.begin.remote(shard.index))
-        if begun > MOST_ATTEMPTS:
+        attempt = load("ray", "ray").get(self._attempts.begin.remote(shard.index))
+        if attempt > MOST_ATTEMPTS:
             raise DarlError(
-                f"pairs {shard.start} to {shard.start + len(shard.pairs) - 1} killed their worker {begun - 1} times",
+                f"pairs {shard.start} to {shard.start + len(shard.pairs) - 1} killed their worker {attempt - 1} times",
                 where=shard.pairs[0].where,
                 todo="check the workers' memory, or lower --shard-pairs and start over",
             )
@@ -198,20 +194,20 @@ def _knock(address: str | None) -> None:
 @contextlib.contextmanager
 def _settings(data: ModuleType) -> Iterator[None]:
     """Change Ray Data's process-wide settings, and restore them."""
-    context, theirs = data.DataContext.get_current(), logging.getLogger("ray.data")
-    wanted = {
+    context, logger = data.DataContext.get_current(), logging.getLogger("ray.data")
+    settings = {
         "target_max_block_size": 1,  # one shard per block, so that workers share them evenly
         "enable_progress_bars": False,
         "print_on_execution_start": False,
     }
-    before, level = {name: getattr(context, name) for name in wanted}, theirs.level
+    before, level = {name: getattr(context, name) for name in settings}, logger.level
     try:
-        theirs.setLevel(logging.CRITICAL)
-        for name, value in wanted.items():
+        logger.setLevel(logging.CRITICAL)
+        for name, value in settings.items():
             setattr(context, name, value)
         yield
     finally:
-        theirs.setLevel(level)
+        logger.setLevel(level)
         for name, value in before.items():
             setattr(context, name, value)
 
@@ -256,10 +252,10 @@ def _row(shard: int, files: dict[str, bytes | None], error: str | None) -> Any:
 def count_workers(ray: ModuleType, need: dict[str, int], where: str) -> int:
     """Count the workers that the cluster has room for."""
     ((name, number),) = need.items()
-    there = ray.cluster_resources().get(name.removeprefix("num_").removesuffix("s").upper(), 0)
-    if (count := int(there // number)) < 1:
+    capacity = ray.cluster_resources().get(name.removeprefix("num_").removesuffix("s").upper(), 0)
+    if (count := int(capacity // number)) < 1:
         raise DarlError(
-            f"a worker needs {number} {name.removeprefix('num_')}, but the cluster has {there:g}",
+            f"a worker needs {number} {name.removeprefix('num_')}, but the cluster has {capacity:g}",
             where=where,
             todo="add machines, or lower --threads or change --provider",
         )

@@ -25,7 +25,7 @@ class Pair:
     """One query with one item.
 
     :param where: file and line, for error messages.
-    :param text: the item's text, or None to look it up by :attr:`item_id`.
+    :param text: the item's text; None: to be looked up by :attr:`item_id`.
     """
 
     where: str
@@ -44,8 +44,8 @@ class Shard:
     bit-identical scores on any engine and in any order.
 
     :param index: its number in the pool, from 0.
-    :param start: position in the pool of its first pair.
-    :param pairs: the pairs, texts looked up.
+    :param start: position of its first pair in the pool.
+    :param pairs: their texts are looked up before scoring.
     """
 
     index: int
@@ -65,9 +65,9 @@ class Shard:
 
 
 def read_pool_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Read objects from JSONL (plain or ``.gz``) or from Parquet, told apart by the name's ending.
+    """Read objects from JSONL (plain or ``.gz``) or, by the file's extension, Parquet.
 
-    :return: where each object stands, for error messages, and the object.
+    :return: file and line of each object, for error messages, and the object.
     """
     return read_parquet(path) if path.suffix == PARQUET else read_jsonl(path)
 
@@ -75,11 +75,11 @@ def read_pool_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def read_pairs(path: Path, *, items: bool) -> Iterator[Pair]:
     """Read a pool.
 
-    :param path: JSONL (plain or ``.gz``) or Parquet: a row holds ``query`` and one of ``item_id``, ``text`` (with
-        ``item_id`` beside it, if wanted) or ``items``, a list of ids or of ``{item_id, text}``; optional
-        ``query_id`` and ``slice``. Other fields are passed over.
-    :yields: the pairs, in the file's order.
-    :raises InputError: at the first row that is not one; it names file, line and field.
+    :param path: JSONL (plain or ``.gz``) or Parquet. A row has ``query`` and one of ``item_id``, ``text`` (optionally
+        with ``item_id``) or ``items``, a list of ids or of ``{item_id, text}``; optionally ``query_id`` and ``slice``.
+        Other fields are ignored.
+    :param items: whether item ids can be looked up.
+    :raises InputError: at the first invalid row, naming file, line and field.
     """
     for where, row in read_pool_rows(path):
         line = _LISTS.parse(row, where) if row.get("items") is not None else _ITEMS.parse(row, where)
@@ -100,13 +100,13 @@ def group_pairs(pairs: Iterable[Pair], size: int) -> Iterator[Shard]:
     :param size: pairs per shard; the last may have fewer.
     """
     source, index = iter(pairs), 0
-    while part := tuple(islice(source, size)):
-        yield Shard(index, index * size, part)
+    while consecutive := tuple(islice(source, size)):
+        yield Shard(index, index * size, consecutive)
         index += 1
 
 
 def _items(line: DataLine) -> Iterator[tuple[str, str | None, str]]:
-    """Id and text of each item of a line, at least one of them there, and which item it is, for messages."""
+    """List id and text of a line's items, at least one of the two, and a prefix for error messages."""
     row, where = line.row, line.where
     if row.get("items") is None:
         items = iter([("", line.item_id, line.text)])

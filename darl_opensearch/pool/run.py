@@ -1,7 +1,8 @@
-"""Scoring a pool from beginning to end: check, compute what is missing, join."""
+"""Scoring a pool: check it, compute missing shards, join them."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -17,27 +18,25 @@ from darl_opensearch.io.reading import reading
 from darl_opensearch.io.writing import new_file
 from darl_opensearch.pool.catalogue import ItemTexts
 from darl_opensearch.pool.formats import NPY, choose_format, join_features, join_scores
-from darl_opensearch.pool.local import run_local
 from darl_opensearch.pool.source import PairSource
 from darl_opensearch.pool.work import ShardFolder
-from darl_opensearch.pool.worker import FEATURES, SCORES, PoolJob
+from darl_opensearch.pool.worker import FEATURES, SCORES, PoolJob, ShardScorer
 from darl_opensearch.scoring import Provider
 
 Engine = Literal["local", "ray"]
 OnProgress = Callable[[str, int, int | None], None]
 SHARD_PAIRS = 2048
-# No tokenizer in use spends more characters on a token: what follows is cut away, whatever it is.
+# No tokenizer in use has more characters per token, so later characters cannot reach the model.
 _MOST_CHARS_PER_TOKEN = 64
 
 
 @dataclass(frozen=True)
 class PoolReport:
-    """What was done.
+    """Outcome of scoring a pool.
 
-    :param reused: of those, how many an earlier, interrupted run had finished.
-    :param out: the file of scores, or None.
-    :param features: the file of features, or None.
-    :param feature_width: columns of the features, or None.
+    :param reused: shards that an earlier, interrupted run had finished.
+    :param out: file of scores, or None.
+    :param features: file of features, or None.
     """
 
     pairs: int
@@ -71,25 +70,25 @@ def score_pool(
 ) -> PoolReport:
     """Score or embed a pool of any size.
 
-    The whole pool is checked before anything is computed. Then it is computed shard by shard into a working folder
-    beside the result (``NAME.work``); after an interruption, however hard, the same call goes on behind the last
-    finished shard and ends in the same bytes. Memory is bounded by the shard, not by the pool or the catalogue.
+    The whole pool is checked first, then computed shard by shard into a working folder beside the result
+    (``NAME.work``). After any interruption the same call resumes after the last finished shard and writes the same
+    bytes. Memory is bounded by the shard, not by the pool or the catalogue.
 
-    :param pairs: the pool, JSONL (plain or ``.gz``) or Parquet; :func:`darl_opensearch.pool.pairs.read_pairs` says
-        what a row holds.
-    :param out: where scores go: ``.jsonl``, ``.jsonl.gz`` or ``.parquet``, a row for each pair in order.
-    :param features: where the rows of ``features.onnx`` go: one ``.npy``, ``[pairs, h]`` float32, in the same order.
+    :param pairs: the pool, JSONL (plain or ``.gz``) or Parquet; for its rows see
+        :func:`darl_opensearch.pool.pairs.read_pairs`.
+    :param out: file for scores, ``.jsonl``, ``.jsonl.gz`` or ``.parquet``: one row per pair, in order.
+    :param features: file for the rows of ``features.onnx``: ``.npy``, ``[pairs, h]`` float32, in the same order.
     :param items: items to look ids up in, JSONL (plain or ``.gz``) or Parquet.
     :param engine: ``local``, or ``ray`` for many machines.
-    :param provider: ``cpu`` or ``cuda``; a GPU that was asked for must be there.
-    :param threads: batches run at the same time; by default the cores of this process, and 1 for each Ray worker.
+    :param provider: ``cpu`` or ``cuda``, without falling back to the CPU.
+    :param threads: parallel batches; by default one per core, and 1 for each Ray worker.
     :param int8: score with the quantised graph; features always come from the fp32 one.
-    :param address: a Ray cluster that runs already; None starts Ray on this machine.
-    :param workers: Ray workers; by default as many as there is room for.
-    :param fresh: throw away unfinished work, and replace results that are there.
+    :param address: a running Ray cluster; None starts Ray on this machine.
+    :param workers: Ray workers; by default as many as the cluster has room for.
+    :param fresh: discard unfinished work and overwrite existing results.
     :param on_progress: called with the activity, the pairs done, and the total if known.
-    :raises UsageError: for options that do not fit together.
-    :raises InputError: for a pool or items that are not what they must be, and for unfinished work on other ones.
+    :raises UsageError: for options that contradict each other.
+    :raises InputError: for an invalid pool or item file, or unfinished work on other inputs.
     :raises MissingExtra: without the extra that the engine or a format needs.
     """
     _check_options(engine, address, workers, shard_pairs)
@@ -127,25 +126,30 @@ def score_pool(
         )
         try:
             count = _check(source, work, opened, report)
-        except DarlError:  # nothing was computed: what is left would let the next run replace a result unasked
+        except DarlError:  # nothing was computed; a leftover folder would let the next run replace results unasked
             work.remove()
             raise
         shards = -(-count // shard_pairs)
         done = work.finished(shards)
-        reused, have = len(done), set(done)
+        stored = set(done)
 
         def on_shard(shard: int) -> None:
-            have.add(shard)
-            report("scoring", min(len(have) * shard_pairs, count), count)
+            stored.add(shard)
+            report("scoring", min(len(stored) * shard_pairs, count), count)
 
         if len(done) < shards:
-            absolute = dataclasses.replace(source, pairs=source.pairs.absolute())  # Ray reads in a folder of its own
             if engine == "ray":
                 from darl_opensearch.pool.on_ray import run_on_ray
 
+                absolute = dataclasses.replace(
+                    source, pairs=source.pairs.absolute()
+                )  # Ray's tasks run in other folders
                 run_on_ray(job, absolute, work, done, on_shard, address=address, workers=workers)
             else:
-                run_local(job, source, work, done, on_shard)
+                with contextlib.closing(ShardScorer(job)) as scorer:
+                    for shard in source.shards(done):
+                        work.store(shard.index, scorer(shard))
+                        on_shard(shard.index)
         if work.finished(shards) != set(range(shards)) or _digest(source.pairs) != made_of["pairs"]:
             raise InputError("the file changed during scoring", where=str(pairs), todo="start over with --fresh")
         width = _join(results, work, job, shards)
@@ -153,7 +157,7 @@ def score_pool(
     return PoolReport(
         pairs=count,
         shards=shards,
-        reused=reused,
+        reused=len(done),
         out=str(results[SCORES]) if SCORES in results else None,
         features=str(results[FEATURES]) if FEATURES in results else None,
         feature_width=width,
@@ -167,7 +171,7 @@ def _check_options(engine: Engine, address: str | None, workers: int | None, sha
         raise UsageError("--address and --workers apply only to Ray, but the engine is local", todo="add --engine ray")
     if shard_pairs < 1 or (workers is not None and workers < 1):
         raise UsageError("--shard-pairs and --workers must be at least 1", todo="use 1 or more")
-    if engine == "ray":  # said before the pool is read, which may take its time
+    if engine == "ray":  # before the pool is read, which may take long
         load("ray", "ray")
         load("pyarrow", "ray")
 
@@ -175,21 +179,21 @@ def _check_options(engine: Engine, address: str | None, workers: int | None, sha
 def _results(
     out: str | os.PathLike[str] | None, features: str | os.PathLike[str] | None, *, inputs: Sequence[Path]
 ) -> dict[str, Path]:
-    """Where results go, by part."""
+    """List the result files by part."""
     results = {name: Path(path) for name, path in ((SCORES, out), (FEATURES, features)) if path is not None}
     if not results:
         raise UsageError("no output is requested", todo="pass --out for scores, --features for features")
     if FEATURES in results and results[FEATURES].suffix != NPY:
         raise UsageError("features are written as .npy", where=str(features), todo="use that extension")
-    taken = {path.resolve() for path in inputs}
+    resolved_inputs = {path.resolve() for path in inputs}
     for path in results.values():
-        if path.resolve() in taken:
+        if path.resolve() in resolved_inputs:
             raise UsageError("the output would overwrite an input", where=str(path), todo="choose another")
     return results
 
 
 def _work_folder(results: Mapping[str, Path], *, fresh: bool) -> Path:
-    """The working folder, beside the first result."""
+    """Name the working folder, beside the first result, and refuse to overwrite results."""
     first = next(iter(results.values()))
     folder = first.with_name(f"{first.name}.work")
     for path in results.values():
@@ -202,7 +206,7 @@ def _work_folder(results: Mapping[str, Path], *, fresh: bool) -> Path:
 
 
 def _check(source: PairSource, work: ShardFolder, bundle: Bundle, report: OnProgress) -> int:
-    """Read the whole pool once, so that no mistake is found after hours; give the number of its pairs."""
+    """Read the whole pool once, so that errors show before hours of scoring; return the number of pairs."""
     if source.catalogue is not None and source.items is not None and not source.catalogue.is_file():
         report("indexing items", 0, None)
         ItemTexts.build(source.catalogue, source.items, bundle.card.template, most_chars=source.most_chars)
@@ -219,7 +223,7 @@ def _check(source: PairSource, work: ShardFolder, bundle: Bundle, report: OnProg
 
 
 def _join(results: Mapping[str, Path], work: ShardFolder, job: PoolJob, shards: int) -> int | None:
-    """Put the shards together; gives the width of the features."""
+    """Join the shards to the result files; return the width of the features, or None."""
     width = None
     for part, path in results.items():
         files = [work.path(part, shard) for shard in range(shards)]

@@ -1,4 +1,4 @@
-"""A pool as shards, item texts looked up: the reading side of every engine."""
+"""Reading a pool in shards, with item texts looked up."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from darl_opensearch.records.values import unknown_item
 
 @dataclass(frozen=True)
 class PairSource:
-    """Where a pool is read from. Small: it travels to the process that reads.
+    """The files of a pool. Small, because it is sent to the process that reads them.
 
     :param pairs: JSONL (plain or ``.gz``) or Parquet.
-    :param items: the file that item ids were looked up in, for error messages; None without.
-    :param catalogue: its index, or None without.
-    :param most_chars: characters of a text that are kept; what follows cannot reach the model.
+    :param items: the item file, for error messages, or None.
+    :param catalogue: the index of the items, or None.
+    :param most_chars: maximum characters of a text; the rest cannot reach the model.
     """
 
     pairs: Path
@@ -32,9 +32,8 @@ class PairSource:
     def shards(self, done: Container[int] = ()) -> Iterator[Shard]:
         """Read the pool, one shard at a time.
 
-        :param done: numbers of shards to pass over; their texts are not looked up.
-        :yields: the other shards, in order.
-        :raises InputError: for a row that is no pair, or an item that is not in the catalogue.
+        :param done: numbers of shards to skip; their texts are not looked up.
+        :raises InputError: for an invalid row, or an item that is not in the catalogue.
         """
         with contextlib.ExitStack() as stack:
             catalogue = stack.enter_context(ItemTexts.open(self.catalogue)) if self.catalogue else None
@@ -43,8 +42,8 @@ class PairSource:
                     yield dataclasses.replace(shard, pairs=self._with_texts(shard.pairs, catalogue))
 
     def _with_texts(self, pairs: tuple[Pair, ...], catalogue: ItemTexts | None) -> tuple[Pair, ...]:
-        wanted = [pair.item_id for pair in pairs if pair.text is None and pair.item_id is not None]
-        texts = catalogue.texts(wanted) if catalogue else {}
+        ids = [pair.item_id for pair in pairs if pair.text is None and pair.item_id is not None]
+        texts = catalogue.texts(ids) if catalogue else {}
         return tuple(self._with_text(pair, texts) for pair in pairs)
 
     def _with_text(self, pair: Pair, texts: dict[str, str]) -> Pair:

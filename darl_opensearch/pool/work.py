@@ -1,7 +1,7 @@
 """The working folder of a pool: finished shards, and the inputs they were made from.
 
 A shard is written to a temporary sibling, synced and renamed, so an existing one is complete. A killed run resumes
-after its last shard; one whose input has changed is refused.
+after its last shard; if its inputs have changed, it is refused.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from darl_opensearch.io.writing import sibling, write_file
 
 FORMAT = 1
 MANIFEST, LOCK, CATALOGUE = "pool.json", "lock", "items.sqlite"
-# What each value of the manifest is called in an error.
+# Names of the manifest's values in error messages.
 _NAMES = {
     "pairs": "pairs file",
     "items": "items file",
@@ -39,7 +39,7 @@ _NAMES = {
 class ShardFolder:
     """An open working folder, locked against other processes.
 
-    :param parts: of each shard, with the suffix of its files.
+    :param parts: file suffixes by part of a shard.
     """
 
     folder: Path
@@ -50,21 +50,19 @@ class ShardFolder:
     def claim(
         cls, folder: Path, made_of: Mapping[str, Any], parts: Mapping[str, str], *, fresh: bool
     ) -> Iterator[ShardFolder]:
-        """Lock the folder and check that it holds the same pool.
+        """Lock the folder, created if missing, and check that it holds the same pool.
 
-        :param folder: created if missing.
-        :param made_of: everything that decides the results; the folder must hold the same.
-        :param parts: of each shard, with the suffix of its files.
-        :yields: the locked folder.
+        :param made_of: everything that decides the results, compared with the folder's manifest.
+        :param parts: file suffixes by part of a shard.
         :raises InputError: if it holds another pool, or something else.
         :raises DarlError: if another process is working in it.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        _read(folder)  # before anything is left in a folder that is not ours
+        _read(folder)  # raises before a lock file is left in a folder that is not ours
         with hold_lock(folder / LOCK, "another process is working on this pool", where=folder):
             manifest = _read(folder)
             unchecked = manifest is not None and "count" not in manifest and manifest["made_of"] != made_of
-            if manifest is not None and (fresh or unchecked):  # unchecked: nothing was computed that could be lost
+            if manifest is not None and (fresh or unchecked):  # unchecked: nothing was computed yet
                 _clear(folder)
                 manifest = None
             if manifest is None:
@@ -103,11 +101,8 @@ class ShardFolder:
     def remove(self) -> None:
         """Delete the folder once its results are stored elsewhere."""
         # Renamed first: a half-deleted folder must not be taken for an unfinished pool.
-        gone = self.folder.with_name(f".{self.folder.name}.{os.getpid()}.old")
-        self.folder.rename(gone)
-        for old in gone.parent.glob(
-            f".{glob.escape(self.folder.name)}.*.old"
-        ):  # also what a kill left of an earlier one
+        self.folder.rename(self.folder.with_name(f".{self.folder.name}.{os.getpid()}.old"))
+        for old in self.folder.parent.glob(f".{glob.escape(self.folder.name)}.*.old"):  # also those of killed runs
             shutil.rmtree(old, ignore_errors=True)
 
 

@@ -1,4 +1,4 @@
-"""What one worker does with one shard, whichever engine it works for."""
+"""Computing shards, for every engine."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ SCORES, FEATURES = "scores", "features"
 
 @dataclass(frozen=True)
 class PoolJob:
-    """What is to be computed. Small: it travels to every worker.
+    """What to compute. Small, because it is sent to every worker.
 
-    :param bundle: the model's folder, readable at this path wherever a worker runs.
+    :param bundle: the model's folder, readable at this path on every machine.
     :param digest: SHA-256 of its card.
-    :param scores: format of the scores, or None where they are not wanted.
-    :param provider: where graphs run; a GPU that was asked for must be there.
-    :param threads: batches run at the same time on the CPU; None for the cores of the process.
+    :param scores: format of the scores; None: no scores.
+    :param provider: where graphs run, without falling back to the CPU.
+    :param threads: parallel batches on the CPU; None: one per core.
     :param int8: score with the quantised graph. Features always come from ``features.onnx``, which is fp32.
     """
 
@@ -44,15 +44,15 @@ class PoolJob:
 
     @property
     def parts(self) -> dict[str, str]:
-        """What a shard consists of, with the ending of its files."""
+        """File suffixes by part of a shard."""
         scores = {SCORES: f".{self.scores}"} if self.scores else {}
         return scores | ({FEATURES: NPY} if self.features else {})
 
 
 class ShardScorer:
-    """Turns shards into the content of their files. Opening one opens the bundle, once.
+    """Computes the content of shards' files; opens the bundle once.
 
-    :raises BundleError: when the bundle is not the one that the job is about, or cannot be used.
+    :raises BundleError: if this is not the job's bundle, or it cannot be used.
     """
 
     def __init__(self, job: PoolJob) -> None:
@@ -68,10 +68,10 @@ class ShardScorer:
         self._embedder: Embedder | None = None
         with contextlib.ExitStack() as stack:
             if job.scores:
-                must = job.provider == "cuda"
                 scorer = Scorer.open(
-                    self._bundle, provider=job.provider, threads=job.threads, int8=job.int8, require_provider=must
-                )
+                    self._bundle, provider=job.provider, threads=job.threads, int8=job.int8,
+                    require_provider=job.provider == "cuda",
+                )  # fmt: skip
                 self._scorer = stack.enter_context(scorer)
                 scorer.warm_up()
             if job.features:
@@ -80,11 +80,7 @@ class ShardScorer:
             self._open = stack.pop_all()
 
     def __call__(self, shard: Shard) -> dict[str, bytes]:
-        """Compute a shard.
-
-        :param shard: its pairs, texts looked up.
-        :return: the content of the file of each part.
-        """
+        """Compute the content of a shard's files, by part; its texts must have been looked up."""
         requests = self._requests(shard)
         files = {}
         if self._scorer and self._format:
@@ -100,9 +96,9 @@ class ShardScorer:
         self._open.close()
 
     def _requests(self, shard: Shard) -> list[tuple[str, list[str]]]:
-        """Pairs by query, neighbours together; texts as ``darl index`` would cut them.
+        """Group consecutive pairs by query, and cut texts as ``darl index`` does.
 
-        An item then has the same score whether it is named by its id, sent as raw text, or as ``darl_text``.
+        So an item has the same score by its id, by its raw text, and by ``darl_text``.
         """
         tokenizer, cap = self._bundle.tokenizer, self._bundle.card.item_cap
         return [

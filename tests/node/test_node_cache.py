@@ -14,7 +14,7 @@ import pytest
 from darl_opensearch.errors import DarlError
 from darl_opensearch.node import account, cache
 from darl_opensearch.node.account import Account, node_account
-from darl_opensearch.node.cache import find_cache, locked, make_folder
+from darl_opensearch.node.cache import find_cache, lock_cache, make_folder
 
 STRANGER = Account("stranger", os.getuid() + 4711, os.getgid() + 4711)
 
@@ -97,10 +97,10 @@ def test_the_second_waits_for_the_first(tmp_path: Path) -> None:
     path, order, told = tmp_path / "x.lock", [], threading.Event()
 
     def second() -> None:
-        with locked(path, lambda text: (order.append(text), told.set())):
+        with lock_cache(path, lambda text: (order.append(text), told.set())):
             order.append("second")
 
-    with locked(path):
+    with lock_cache(path):
         thread = threading.Thread(target=second)
         thread.start()
         assert told.wait(10)
@@ -112,18 +112,18 @@ def test_the_second_waits_for_the_first(tmp_path: Path) -> None:
 
 def test_a_lock_that_is_never_let_go(tmp_path: Path) -> None:
     with (
-        locked(tmp_path / "x.lock"),
+        lock_cache(tmp_path / "x.lock"),
         pytest.raises(DarlError, match=rf"another process has held this lock .* \(process {os.getpid()} on "),
     ):
-        with locked(tmp_path / "x.lock", wait_s=0):
+        with lock_cache(tmp_path / "x.lock", wait_s=0):
             pass
 
 
 def test_a_killed_holder_holds_nothing(tmp_path: Path) -> None:
     code = (
-        "import os, pathlib; from darl_opensearch.node.cache import locked\n"
-        f"with locked(pathlib.Path({str(tmp_path / 'x.lock')!r})): os.kill(os.getpid(), 9)"
+        "import os, pathlib; from darl_opensearch.node.cache import lock_cache\n"
+        f"with lock_cache(pathlib.Path({str(tmp_path / 'x.lock')!r})): os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", code], check=False)
-    with locked(tmp_path / "x.lock", wait_s=0):
+    with lock_cache(tmp_path / "x.lock", wait_s=0):
         pass

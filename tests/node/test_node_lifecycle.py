@@ -198,9 +198,9 @@ def test_a_process_between_two_programs_lives(world, monkeypatch) -> None:
     up(NodeSpec(port=port))
     record = read_node_record(world.layout.instance(port))
     with monkeypatch.context() as patch:
-        patch.setattr(process, "look", lambda _: process.Seen(record.start, ""))
+        patch.setattr(process, "look", lambda _: process.ProcessState(record.start, ""))
         assert record.lives()  # the start script is being replaced by Java
-        patch.setattr(process, "look", lambda _: process.Seen("1", ""))
+        patch.setattr(process, "look", lambda _: process.ProcessState("1", ""))
         assert not record.lives()
 
 

@@ -194,7 +194,7 @@ def test_nothing_to_learn_ends_the_cycle(small, tmp_path):
     path = write_cycle(tmp_path, small[1], training(small), select={"budget": 0})
     result = run_cycle(read_cycle(path), tmp_path, world(tmp_path))
     assert result.outcome == "nothing" and list(result.steps) == ["select"]
-    assert result.reason.startswith("nothing is selected: the budget is too small for the items of any of ")
+    assert result.reason.startswith("nothing was selected: the budget is too small for the items of any of ")
     assert Cycles(tmp_path / "cycles").open_or_next().name == "0002"
 
 

@@ -44,7 +44,7 @@ def test_a_step_and_an_end_are_not_guessed(tmp_path, what):
     one = cycle(tmp_path)
     write(one.path / "steps" / "gate.json", what)
     with pytest.raises(InputError, match=r"gate\.json: .* Restore it, or remove it to repeat the step"):
-        one.done("gate")
+        one.read_result("gate")
     write(one.path / "outcome.json", what)
     with pytest.raises(InputError, match=r"outcome\.json: .* Restore it, or remove it to let the cycle resume"):
         Cycles(tmp_path).open_or_next()

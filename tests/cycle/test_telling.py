@@ -83,7 +83,7 @@ def test_killed_between_the_outcome_and_the_webhook(bundle, tmp_path):
     assert seen[0] == seen[1] and seen[0][0] == cycle.outcome["delivery"]
     body = seen[0][2]
     assert (body["event"], body["cycle"], body["to"], body["time"]) == ("released", "0001", "2", cycle.outcome["time"])
-    assert cycle.told and [c.name for c in Cycles(tmp_path / "cycles").all()] == ["0001"]
+    assert cycle.notified and [c.name for c in Cycles(tmp_path / "cycles").all()] == ["0001"]
 
 
 @pytest.mark.parametrize("passed", [True, False])
@@ -93,10 +93,10 @@ def test_a_webhook_that_cannot_be_reached_stops_nothing_and_is_told_later(bundle
     config = read_cycle(path)
     outcome = "released" if passed else "refused"
     assert run_cycle(config, tmp_path, around).outcome == outcome
-    assert (cycle.outcome["outcome"], cycle.told, len(told)) == (outcome, False, 1)
-    assert run_cycle(config, tmp_path, around).outcome == "idle" and not cycle.told and len(told) == 2
+    assert (cycle.outcome["outcome"], cycle.notified, len(told)) == (outcome, False, 1)
+    assert run_cycle(config, tmp_path, around).outcome == "idle" and not cycle.notified and len(told) == 2
     for _ in range(3):
-        assert run_cycle(config, tmp_path, around).outcome == "idle" and cycle.told and len(told) == 3
+        assert run_cycle(config, tmp_path, around).outcome == "idle" and cycle.notified and len(told) == 3
     assert told[0] == told[1] == told[2]
     event, figures, _ = told[0]
     assert event == outcome and figures["model"] == bundle.card.name and figures["gate"]["passed"] is passed
@@ -108,7 +108,7 @@ def test_a_real_webhook_that_is_gone_is_said_and_stops_nothing(bundle, tmp_path,
     said = []
     around = Surroundings(read_cycle(path), tmp_path, ClusterOptions(), say=said.append).world()
     assert run_cycle(read_cycle(path), tmp_path, around).outcome == "released"
-    assert not cycle.told and len(said) == 1 and "abc" not in said[0]
+    assert not cycle.notified and len(said) == 1 and "abc" not in said[0]
     assert said[0].startswith("the webhook was not notified: ") and said[0].endswith("the next darl cycle tries again")
 
 
@@ -116,7 +116,7 @@ def test_without_a_webhook_nobody_is_told_later_either(bundle, tmp_path):
     path, cycle = ready(tmp_path, bundle)
     run_cycle(read_cycle(path), tmp_path, Surroundings(read_cycle(path), tmp_path, ClusterOptions()).world())
     around, told = calm(tmp_path, [])
-    assert run_cycle(read_cycle(path), tmp_path, around).outcome == "idle" and cycle.told and not told
+    assert run_cycle(read_cycle(path), tmp_path, around).outcome == "idle" and cycle.notified and not told
 
 
 def test_of_several_only_the_newest_is_told_and_what_changed_nothing_never(bundle, tmp_path):
@@ -147,4 +147,4 @@ def test_a_step_that_was_refused_is_told_each_time(bundle, tmp_path):
         tell_refusal(cycle, around, "judge", GateRefused("no judge may be used"))
     assert [(event, figures["step"], figures["reason"]) for event, figures, _ in told] == [
         ("refused", "judge", "no judge may be used.")] * 2  # fmt: skip
-    assert told[0][2] != told[1][2] and not cycle.told
+    assert told[0][2] != told[1][2] and not cycle.notified

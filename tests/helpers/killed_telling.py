@@ -36,7 +36,7 @@ def main() -> None:
             if life == "outcome":
                 Cycle.end = lambda *given, **more: die(end(*given, **more))  # type: ignore[method-assign,assignment]
             if life == "told":
-                Cycle.note_told = die  # type: ignore[method-assign,assignment]
+                Cycle.mark_notified = die  # type: ignore[method-assign,assignment]
             os._exit(0 if run_cycle(config, path.parent, world).outcome == "idle" else 9)
         _, status = os.waitpid(pid, 0)
         sys.stdout.write(f"{life} {os.waitstatus_to_exitcode(status)}\n")

@@ -1,3 +1,3 @@
-"""The cycle: from out-of-distribution traffic to a better model in service."""
+"""The cycle: from OOD traffic to a better serving model."""
 
 from __future__ import annotations

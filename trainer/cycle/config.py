@@ -1,4 +1,4 @@
-"""``cycle.toml``: what a cycle reads, chooses, asks, trains, demands and switches."""
+"""``cycle.toml``: the settings of a cycle's steps."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STAGES_KEY = "[train] stages"
 
 
 class ModelTable(Settings, table="model"):
-    """Table ``[model]``: where it begins."""
+    """Table ``[model]``: the model that the first cycle starts from."""
 
     bundle: str = setting(..., "folder of the bundle that serves before the first cycle")
     config: str = setting(..., "darl.toml that it was trained with")
@@ -40,10 +40,7 @@ class LogTable(Settings, table="log"):
             raise UsageError(f"[log] since is {self.since!r}", todo="write a span such as 12h, 30d or 4w")
 
     def begin(self) -> datetime | None:
-        """Find the time that ``since`` means now.
-
-        :return: the earliest time of the log that is read; None: all of it.
-        """
+        """Return the earliest log time to read, counted back from now; None: all of it."""
         return ago(parse_span(self.since))
 
 
@@ -54,7 +51,7 @@ class StartTable(Settings, table="start"):
 
 
 class TrainTable(Settings, table="train"):
-    """Table ``[train]``: how the new version is trained, from the checkpoint of the one that serves."""
+    """Table ``[train]``: how the new version is trained from the serving version's checkpoint."""
 
     stages: tuple[str, ...] = setting(("refit",), "stages in order, instead of those in darl.toml")
     ood_dev_share: float = setting(
@@ -90,7 +87,7 @@ class ReleaseTable(Settings, table="release"):
 
 
 class GateTable(GateOptions, table="gate"):
-    """Table ``[gate]``: what the new version has to show."""
+    """Table ``[gate]``: the test that the new version must pass."""
 
     id_test: str = setting(..., "judgments of in-distribution traffic, never trained on")
 
@@ -125,12 +122,11 @@ def read_cycle(path: Path, overrides: Sequence[str] = ()) -> CycleConfig:
     :param overrides: ``table.key=value`` texts.
     :raises DarlError: naming the key that is wrong.
     """
-    config = CycleConfig.read(read_toml(path, overrides), str(path))
-    return config
+    return CycleConfig.read(read_toml(path, overrides), str(path))
 
 
 def check_files(config: CycleConfig, base: Path) -> None:
-    """Refuse a configuration that names a missing file, before the first step rather than at a later one.
+    """Refuse a configuration that names a missing file, before the first step.
 
     :param base: folder that its paths are relative to.
     :raises UsageError: naming the key.

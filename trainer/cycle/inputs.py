@@ -1,4 +1,4 @@
-"""What the steps of a cycle read: what ``cycle.toml`` names, the cycles before, and the world."""
+"""Inputs of a cycle's steps: the files that ``cycle.toml`` names, earlier cycles, and the world."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class FirstTraining:
 
     @cached_property
     def config(self) -> Config:
-        """Its configuration, whose plan can run."""
+        """Its configuration, with a checked plan."""
         config = read_config(self.path)
         check_plan(config, str(self.path))
         return config
@@ -42,13 +42,13 @@ class FirstTraining:
         return [self.path.parent / name for key in keys if (name := getattr(self.config.data, key))]
 
     def read_data(self, tokenizer: Tokenizer) -> RunData:
-        """Read what it was trained on, split as then."""
+        """Read its data, with the same split."""
         return read_data(self.config, self.path.parent, tokenizer)
 
 
 @dataclass(frozen=True)
 class CycleInputs:
-    """Where :data:`~trainer.cycle.steps.STEPS` gets what it gives to each step.
+    """Inputs that :data:`~trainer.cycle.steps.STEPS` passes to each step.
 
     :param base: folder that the configuration's paths are relative to.
     """
@@ -67,31 +67,30 @@ class CycleInputs:
 
     @property
     def catalogues(self) -> list[Path]:
-        """Files of items: those trained on at first, and those that came later."""
+        """Item files: those of the first training, then those added since."""
         return [*self.first.files("items"), *(self.base / name for name in self.config.model.catalogue)]
 
     @property
     def id_test(self) -> Path:
-        """Judgments of the traffic that was trained on."""
+        """Judgments of in-distribution traffic."""
         return self.base / self.config.gate.id_test
 
     @cached_property
     def earlier(self) -> list[Path]:
-        """Folders of the cycles before this one that had samples judged, oldest first."""
+        """Folders of the earlier cycles that have judgments, oldest first."""
         return [
             cycle.path for cycle in self.cycles.all()
-            if cycle.number < self.cycle.number and cycle.done("judge") is not None
+            if cycle.number < self.cycle.number and cycle.read_result("judge") is not None
         ]  # fmt: skip
 
-    def left(self, step: str) -> dict[str, Any]:
-        """Look up what a step has left; empty where it is not done."""
-        return self.cycle.done(step) or {}
+    def result(self, step: str) -> dict[str, Any]:
+        """Read the result of a step; empty while it is not done."""
+        return self.cycle.read_result(step) or {}
 
 
 def read_each(folders: Sequence[Path], name: str, *texts: str) -> list[dict[str, Any]]:
-    """Read a JSONL file of every folder.
+    """Read the rows of a JSONL file in every folder, in order.
 
     :param *texts: fields that every line must have, as text.
-    :return: the rows of all, in order.
     """
     return [row for folder in folders for row in read_rows(folder / name, *texts)]

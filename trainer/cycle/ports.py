@@ -1,6 +1,6 @@
-"""What a cycle needs of the world around it; the command line brings it.
+"""The interface between a cycle and its surroundings: the log, a deployment, an item index, a webhook.
 
-The trainer knows neither clusters nor monitors. Tests bring worlds of their own.
+The trainer imports neither clusters nor monitors; the command line provides them, and tests their own.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ class Deployment(Protocol):
     """Where bundles serve."""
 
     def register(self, bundle: Bundle) -> Mapping[str, Any]:
-        """Bring a bundle to where it can serve, and compare its answers there with its own; searches see nothing.
+        """Deploy a bundle without serving it, and compare its answers there with its own.
 
-        :return: what was done, JSON-ready.
-        :raises DarlError: when it does not answer, or answers otherwise.
+        :return: a report, JSON-ready.
+        :raises DarlError: if it does not answer, or its answers differ.
         """
 
     def release(self, bundle: Bundle, *, cycle: str, gate: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Let searches go to a registered bundle; done again it changes nothing.
+        """Switch searches to a registered bundle; repeating it changes nothing.
 
         :param cycle: name of the cycle, for the history.
-        :param gate: figures of the gate, for the history.
-        :return: what was done, JSON-ready.
-        :raises DarlError: when it cannot serve; the one before goes on serving.
+        :param gate: the gate's report, for the history.
+        :return: a report, JSON-ready.
+        :raises DarlError: if it cannot serve; the previous version keeps serving.
         """
 
 
 @dataclass(frozen=True)
 class StartDecision:
-    """Whether the log gives a reason to begin.
+    """Whether to start a cycle.
 
     :param reasons: why, or why not, one clause each.
     """
@@ -49,15 +49,15 @@ class StartDecision:
 
 @dataclass(frozen=True)
 class World:
-    """Everything around a cycle.
+    """A cycle's surroundings.
 
-    :param start: looks whether the log gives a reason to begin; it is given the serving bundle.
-    :param item_texts: finds the texts of items that the log holds without, by id.
-    :param item_search: ids of the items that the first stage finds for a query, best first, given how many; None: the
-        catalogue's files are searched by BM25.
-    :param tell: told of a release or a refusal: what happened, its figures, and an id that stays where the same is told
-        again. It must not raise; False asks to be told again.
-    :param report: told what is being done, steps done and steps in all.
+    :param start: decides whether to start a cycle, given the serving bundle.
+    :param item_texts: looks up texts by id, for items logged without one.
+    :param item_search: ids of the top ``n`` first-stage hits for a query, best first; None: BM25 over the catalogue's
+        files.
+    :param tell: called on a release or a refusal with the event, its figures and a delivery id, which a repeated
+        notification shares. It must not raise; False asks for a repetition.
+    :param report: called with what is being done, steps done and steps in all.
     """
 
     store: Callable[[], AbstractContextManager[OodStore]]

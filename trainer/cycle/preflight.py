@@ -1,4 +1,4 @@
-"""What the gate would refuse at the end whatever is learnt, found before anybody judges anything."""
+"""Checks before the first step for leaks that would make the gate refuse any result."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from trainer.data import leakage
 
 
 def check_test(inputs: CycleInputs) -> None:
-    """Find out before the first step whether the ID test shares queries with the training: no gate would say yes.
+    """Refuse an ID test that shares queries with the training data.
 
-    The whole files are compared, which is quick. Only where they share something, the first training's split is made
-    again: a query that stops or calibrates is none that was trained on.
+    Whole files are compared first, which is quick. Only if they share queries is the first training's split redone:
+    queries for early stopping or calibration do not count as trained on.
 
-    :raises InputError: naming a query of the test set, and the one that was trained on.
+    :raises InputError: naming a query of the test set and its training query.
     """
     test, allow = leakage.Part.of_file(inputs.id_test), inputs.config.gate.allow
     leakage.check_kinds(allow)

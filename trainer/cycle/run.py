@@ -1,4 +1,4 @@
-"""``darl cycle``: the steps in order, each done once, whatever happens in between."""
+"""``darl cycle``: runs the steps in order, each once, across restarts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from darl_opensearch.errors import DarlError, GateRefused, UsageError
 from darl_opensearch.settings import nearest
 from trainer.cycle.config import STAGES_KEY, CycleConfig, check_files
-from trainer.cycle.folder import ABANDONED, BEGUN, RELEASED, Cycles, time_now, write_record
+from trainer.cycle.folder import ABANDONED, BEGUN, RELEASED, Cycles, format_now, write_record
 from trainer.cycle.inputs import CycleInputs
 from trainer.cycle.ports import World
 from trainer.cycle.preflight import check_test
@@ -20,18 +20,18 @@ from trainer.cycle.steps import STEPS, Ending, Step, Waiting
 from trainer.cycle.telling import tell_last, tell_outcome, tell_refusal
 from trainer.stages.registry import check_stages
 
-WAITING, STOPPED, IDLE = "waiting", "stopped", "idle"  # a cycle that has not ended, or not begun
+WAITING, STOPPED, IDLE = "waiting", "stopped", "idle"  # a cycle that is unfinished, or has not begun
 
 
 @dataclass(frozen=True)
 class CycleResult:
-    """Where a cycle has got to.
+    """State of a cycle after a run.
 
     :param cycle: its name; empty: none has begun.
     :param outcome: ``released``; ``refused`` by the gate; ``nothing`` to learn from; ``waiting`` for judgments;
-        ``stopped`` behind the step asked for; ``idle``: the log gives no reason to begin.
+        ``stopped`` after the step asked for; ``idle``: no reason to start.
     :param reason: why, or what comes next, in one clause.
-    :param steps: what each step left, by name.
+    :param steps: results of the steps, by name.
     """
 
     cycle: str
@@ -40,17 +40,17 @@ class CycleResult:
     steps: Mapping[str, Mapping[str, Any]]
 
     def to_json(self) -> dict[str, Any]:
-        """Render for machines."""
-        steps = {name: dict(left) for name, left in self.steps.items()}
+        """Render for ``--json``."""
+        steps = {name: dict(result) for name, result in self.steps.items()}
         return {"cycle": self.cycle, "outcome": self.outcome, "said": self.reason, "steps": steps}
 
 
 def run_cycle(config: CycleConfig, base: Path, world: World, *, until: str = "") -> CycleResult:
-    """Begin a cycle, or go on with the one that has not ended.
+    """Start a cycle, or resume the unfinished one.
 
     :param base: folder that its paths are relative to.
-    :param until: name of the last step to do; empty: all of them.
-    :raises DarlError: naming what stands in the way; the same call goes on from there.
+    :param until: name of the last step to run; empty: all of them.
+    :raises DarlError: if a step fails; the same call resumes there.
     """
     last = _find_step(until) if until else len(STEPS) - 1
     cycles = Cycles(base / config.folder)
@@ -68,19 +68,19 @@ def run_cycle(config: CycleConfig, base: Path, world: World, *, until: str = "")
             check_test(inputs)
             card = serving.card
             write_record(cycle.path / BEGUN, {
-                "cycle": cycle.number, "time": time_now(), "because": list(start.reasons),
+                "cycle": cycle.number, "time": format_now(), "because": list(start.reasons),
                 "from": {"name": card.name, "version": card.version, "sha256": serving.identity},
                 "config": config.to_json(),
             })  # fmt: skip
-        elif cycle.begun["from"]["sha256"] != serving.identity and cycle.done("release") is None:
+        elif cycle.begun["from"]["sha256"] != serving.identity and cycle.read_result("release") is None:
             _check_serving(inputs)
         return _run_steps(inputs, last)
 
 
 def _check_serving(inputs: CycleInputs) -> None:
-    """Refuse to go on where another bundle serves by now than when the cycle began."""
-    if inputs.left("export").get("sha256") == inputs.serving.identity:
-        return  # killed between the switch and its note: release does nothing twice
+    """Refuse to resume a cycle if the serving bundle has changed since its start."""
+    if inputs.result("export").get("sha256") == inputs.serving.identity:
+        return  # killed between the switch and its record: repeating the release changes nothing
     began = (inputs.cycle.begun or {})["from"]
     raise DarlError(
         f"cycle {inputs.cycle.name} started from version {began['version']}, but another version serves now",
@@ -89,21 +89,21 @@ def _check_serving(inputs: CycleInputs) -> None:
 
 
 def _run_steps(inputs: CycleInputs, last: int) -> CycleResult:
-    """Do the steps that are not done, up to one of them, or to one behind which the cycle waits or ends."""
+    """Run the steps that are not done, until the last one asked for, or one that waits for people or ends the cycle."""
     cycle = inputs.cycle
     steps: dict[str, Mapping[str, Any]] = {}
     for place, step in enumerate(STEPS[: last + 1]):
-        left = cycle.done(step.name)
-        if left is None:
+        result = cycle.read_result(step.name)
+        if result is None:
             inputs.world.report(step.help, place, len(STEPS))
-            result = _run_step(step, inputs)
-            if isinstance(result, Waiting):
-                return CycleResult(cycle.name, WAITING, result.reason, steps)
-            left = result
+            done = _run_step(step, inputs)
+            if isinstance(done, Waiting):
+                return CycleResult(cycle.name, WAITING, done.reason, steps)
+            result = done
         else:
-            _check_settings(step, left, inputs)
-        steps[step.name] = left
-        if (ending := step.ending(left)) is not None:
+            _check_settings(step, result, inputs)
+        steps[step.name] = result
+        if (ending := step.ending(result)) is not None:
             return _end(inputs, ending, steps)
     if last < len(STEPS) - 1:
         return CycleResult(cycle.name, STOPPED, f"next is {STEPS[last + 1].name}", steps)
@@ -121,22 +121,22 @@ def _run_step(step: Step, inputs: CycleInputs) -> dict[str, Any] | Waiting:
     started = time.monotonic()
     try:
         result = step.run(inputs)
-    except GateRefused as err:  # no judge is good enough, or the new version does not answer where it should serve
+    except GateRefused as err:  # no judge is good enough, or the new version does not answer in the cluster
         tell_refusal(inputs.cycle, inputs.world, step.name, err)
         raise
     if isinstance(result, Waiting):
         return result
     seconds = round(time.monotonic() - started, 1)
-    left = {**result, "settings": step.settings(inputs.config), "time": time_now(), "seconds": seconds}
-    inputs.cycle.finish(step.name, left)
-    return left
+    record = {**result, "settings": step.settings(inputs.config), "time": format_now(), "seconds": seconds}
+    inputs.cycle.finish(step.name, record)
+    return record
 
 
-def _check_settings(step: Step, left: Mapping[str, Any], inputs: CycleInputs) -> None:
-    """Refuse to go on with other settings than a step was done with."""
-    before, after = left["settings"], step.settings(inputs.config)
-    changed = [name for name in before if before[name] != _plain(after.get(name))]
-    if changed and inputs.cycle.done("release") is None:
+def _check_settings(step: Step, result: Mapping[str, Any], inputs: CycleInputs) -> None:
+    """Refuse to resume if the settings of a finished step have changed."""
+    before, after = result["settings"], step.settings(inputs.config)
+    changed = [name for name in before if before[name] != _as_json(after.get(name))]
+    if changed and inputs.cycle.read_result("release") is None:
         raise UsageError(
             f"{_difference(changed[0], before, after)} since cycle {inputs.cycle.name} ran step {step.name}",
             where=str(inputs.cycle.path),
@@ -145,21 +145,21 @@ def _check_settings(step: Step, left: Mapping[str, Any], inputs: CycleInputs) ->
 
 
 def _difference(table: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
-    """Name the key that is another now, and what it was: the change may come from a --set that was left out."""
-    was, now_is = before[table], _plain(after.get(table))
-    if not isinstance(was, dict) or not isinstance(now_is, dict):
-        return f"{table} has changed from {was!r} to {now_is!r}"
-    key = next(key for key in {**was, **now_is} if was.get(key) != now_is.get(key))
-    return f"[{table}] {key} has changed from {json.dumps(was.get(key))} to {json.dumps(now_is.get(key))}"
+    """Describe the first changed key with both values: the cause may be a missing --set."""
+    old, new = before[table], _as_json(after.get(table))
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        return f"{table} has changed from {old!r} to {new!r}"
+    key = next(key for key in {**old, **new} if old.get(key) != new.get(key))
+    return f"[{table}] {key} has changed from {json.dumps(old.get(key))} to {json.dumps(new.get(key))}"
 
 
-def _plain(value: Any) -> Any:
-    """As JSON gives it back: tuples are lists there, and paths are texts."""
+def _as_json(value: Any) -> Any:
+    """Return a value as JSON would restore it: tuples as lists, paths as texts."""
     return json.loads(json.dumps(value, default=str))
 
 
 def abandon(config: CycleConfig, base: Path) -> str:
-    """End the cycle that has not ended; what it had judged stays and is trained on by the next.
+    """End the unfinished cycle; the next one trains on its judgments.
 
     :param base: folder that its paths are relative to.
     :return: its name; empty: there was none.
@@ -167,7 +167,7 @@ def abandon(config: CycleConfig, base: Path) -> str:
     cycles = Cycles(base / config.folder)
     with cycles.locked():
         cycle = cycles.open_or_next()
-        if not (cycle.path / BEGUN).is_file():  # whatever it holds: this is the way out where it is broken
+        if not (cycle.path / BEGUN).is_file():  # not read: abandoning must work for a broken file too
             return ""
         cycle.end(ABANDONED, said="abandoned")
         return cycle.name
@@ -177,9 +177,9 @@ def abandon(config: CycleConfig, base: Path) -> str:
 class CyclePlan:
     """What a cycle would do.
 
-    :param cycle: its name, or the name that the next one will have.
-    :param reasons: why it would begin, or would not.
-    :param todo: steps that are not.
+    :param cycle: name of the unfinished cycle, or of the next one.
+    :param reasons: why it would start, or not.
+    :param todo: names of the remaining steps.
     """
 
     cycle: str
@@ -190,7 +190,7 @@ class CyclePlan:
 
 
 def plan_cycle(config: CycleConfig, base: Path, world: World) -> CyclePlan:
-    """Say what :func:`run_cycle` would do; nothing is written.
+    """Plan what :func:`run_cycle` would do, without writing anything.
 
     :param base: folder that its paths are relative to.
     """
@@ -199,7 +199,7 @@ def plan_cycle(config: CycleConfig, base: Path, world: World) -> CyclePlan:
     cycles = Cycles(base / config.folder)
     cycle = cycles.open_or_next()
     serving = cycles.serving(base / config.model.bundle)
-    done = tuple(step.name for step in STEPS if cycle.done(step.name) is not None)
+    done = tuple(step.name for step in STEPS if cycle.read_result(step.name) is not None)
     todo = tuple(step.name for step in STEPS if step.name not in done)
     if cycle.begun is not None:
         return CyclePlan(cycle.name, False, tuple(cycle.begun["because"]), done, todo)

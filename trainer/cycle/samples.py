@@ -1,7 +1,6 @@
-"""What a cycle trains on: the first training's data, what former cycles had judged, and this one's samples.
+"""Training samples of a cycle: the first training's data, earlier cycles' judgments, and this cycle's samples.
 
-Which log record became which sample, who judged it and what it was used for is written beside it, in
-``lineage.jsonl``.
+``lineage.jsonl`` traces each sample to its log records, its judge and its role.
 """
 
 from __future__ import annotations
@@ -27,11 +26,12 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Roles:
-    """What each judged pair of a cycle is used for.
+    """Judged pairs by role.
 
-    :param new: trained on now, beside what was trained on before.
-    :param control: the gate; never trained on in this cycle.
-    :param old: judged for former cycles, trained on now.
+    :param new: this cycle's samples to train on.
+    :param ood_dev: this cycle's samples for early stopping.
+    :param control: for the gate; never trained on in this cycle.
+    :param old: judged in earlier cycles, and trained on again.
     """
 
     new: Sequence[Row]
@@ -43,21 +43,20 @@ class Roles:
 def assign_roles(
     judged: Sequence[Row], former: Sequence[Row], control: Iterable[str], *, share: float, seed: int
 ) -> Roles:
-    """Give every judged pair its role.
+    """Assign every judged pair a role, the same for all pairs of a query; the last judgment of a pair counts.
 
-    :param judged: rows of this cycle, ``arm`` says which.
-    :param former: rows of former cycles, oldest first.
-    :param control: texts of the queries in this cycle's control arm, which keeps half of the arm before.
-    :param share: share of the selected queries that early stopping takes, where that is at least five queries.
-    :return: the roles; a query is in one of them only, and a pair is there once, as judged last.
+    :param judged: rows of this cycle, of both arms.
+    :param former: rows of earlier cycles, oldest first.
+    :param control: texts of the queries in this cycle's control arm, including those kept from the previous one.
+    :param share: share of the selected queries for early stopping; none if that is fewer than five queries.
     """
-    held = {same_text(query) for query in control}
+    control_keys = {same_text(query) for query in control}
     pairs: dict[tuple[str, str], tuple[bool, Row]] = {}
     for is_now, rows in ((False, former), (True, judged)):
         for row in rows:
             if row["arm"] in (SELECTED, CONTROL):
                 pairs[same_text(row["query"]), row["item_id"]] = is_now and row["arm"] == SELECTED, row
-    selected = list(dict.fromkeys(query for (query, _), (is_new, _) in pairs.items() if is_new and query not in held))
+    selected = list(dict.fromkeys(q for (q, _), (is_new, _) in pairs.items() if is_new and q not in control_keys))
     count = int(round(share * len(selected)))
     drawn = np.random.default_rng([seed, 2]).permutation(len(selected))[: count if count >= 5 else 0]
     stopping = {selected[place] for place in drawn.tolist()}
@@ -65,7 +64,7 @@ def assign_roles(
     chosen = set(selected)
     for (query, _), (_, row) in pairs.items():
         role = (
-            "control" if query in held
+            "control" if query in control_keys
             else "ood_dev" if query in stopping
             else "new" if query in chosen
             else "old"
@@ -75,27 +74,28 @@ def assign_roles(
 
 
 def write_items(path: Path, catalogues: Sequence[Path], template: ItemTemplate, logged: Iterable[Row]) -> int:
-    """Write every item that may be judged: the catalogues' own rows, then those known by their logged text alone.
+    """Write every item that may be judged: the catalogues' rows, then items that only the log has.
 
     :param catalogues: JSONL files; of an item that is in several the first counts.
     :param logged: tasks, each with ``item_id`` and ``text``.
+    :return: number of items that only the log has.
     """
-    seen: set[str] = set()
+    written: set[str] = set()
     logged_only = 0
 
     def rows() -> Iterator[str]:
         nonlocal logged_only
         for catalogue in catalogues:
-            inside: set[str] = set()
+            ids: set[str] = set()
             for where, row in read_jsonl(catalogue):
                 item_id = template.item_id(row, where=where)
-                if item_id not in seen:  # twice in one file: the reader says so
-                    inside.add(item_id)
+                if item_id not in written:  # duplicates within a file are left for the reader to report
+                    ids.add(item_id)
                     yield json.dumps(row, ensure_ascii=False)
-            seen.update(inside)
+            written.update(ids)
         for task in logged:
-            if task["item_id"] not in seen:
-                seen.add(task["item_id"])
+            if task["item_id"] not in written:
+                written.add(task["item_id"])
                 logged_only += 1
                 row = {template.id_field: task["item_id"], TEXT_FIELD: task["text"]}
                 if template.slice_field and task.get("slice"):
@@ -109,12 +109,10 @@ def write_items(path: Path, catalogues: Sequence[Path], template: ItemTemplate, 
 def render_catalogue(
     catalogues: Iterable[Path], renderer: ItemRenderer, wanted: Collection[str] | None = None
 ) -> dict[str, str]:
-    """Render the items of catalogues.
+    """Render the items of catalogues as texts by id.
 
     :param catalogues: JSONL files; of an item that is in several the first counts.
-    :param renderer: template, tokenizer and cap.
     :param wanted: ids of the items to render; None: all of them.
-    :return: texts by id.
     :raises InputError: for a broken line, an item without an id, or one without text.
     """
     texts: dict[str, str] = {}
@@ -126,11 +124,9 @@ def render_catalogue(
 
 
 def reduce_rows(rows: Iterable[Row]) -> Iterator[dict[str, Any]]:
-    """Reduce judged rows to what training reads.
+    """Reduce judged rows to the fields of judgments: ``query_id``, ``query``, ``item_id``, ``grade``, maybe ``slice``.
 
-    The query's id is made of its text: clients give one id to several texts, and several to one.
-
-    :yields: ``query_id``, ``query``, ``item_id``, ``grade`` and, where there is one, ``slice``.
+    The query's id is derived from its text, because clients map one id to several texts and several ids to one text.
     """
     texts: dict[str, str] = {}
     for row in rows:
@@ -142,9 +138,9 @@ def reduce_rows(rows: Iterable[Row]) -> Iterator[dict[str, Any]]:
 
 
 def trace_lineage(roles: Roles, tasks: Iterable[Row], *, cycle: str) -> Iterator[dict[str, Any]]:
-    """Say of each judged pair where it came from, who judged it, and what it is used for.
+    """Yield for each judged pair its log records, its judge and its role.
 
-    :param tasks: what was to be judged, with the log's record ids; former cycles' too.
+    :param tasks: tasks with log record ids, of this and earlier cycles.
     """
     records = {task["task"]: task.get("records", []) for task in tasks}
     for role in ("new", "ood_dev", "control", "old"):
@@ -157,11 +153,10 @@ def trace_lineage(roles: Roles, tasks: Iterable[Row], *, cycle: str) -> Iterator
 
 
 def read_rows(path: Path, *texts: str) -> list[dict[str, Any]]:
-    """Read a JSONL file that a step has written.
+    """Read a JSONL file that a step has written, and that people may have edited.
 
-    :param path: the file. One that is gone is not empty: what was judged would be lost without a word.
     :param *texts: fields that every line must have, as text.
-    :raises InputError: when it cannot be read, or a line lacks a field: people write into these files, too.
+    :raises InputError: if a line lacks a field, or the file is missing: judgments must not be lost silently.
     """
     rows = []
     for where, row in read_jsonl(path):

@@ -1,7 +1,7 @@
-"""Telling a webhook how a cycle ended: at least once, and once where nothing is killed.
+"""Notifies a webhook of a cycle's outcome, at least once, and exactly once if no process is killed.
 
-The outcome is on disk before anybody is told of it, and that it was told is noted behind it. What a kill or a deaf
-webhook has kept from being told is told when a cycle is started next.
+The outcome is on disk before the notification, which is recorded afterwards. The next start repeats a notification
+that a kill or an unreachable webhook has prevented.
 """
 
 from __future__ import annotations
@@ -12,50 +12,41 @@ from typing import Any
 from trainer.cycle.folder import REFUSED, RELEASED, Cycle, Cycles
 from trainer.cycle.ports import World
 
-TOLD_OUTCOMES = RELEASED, REFUSED  # others change nothing
+NOTIFIED_OUTCOMES = RELEASED, REFUSED  # other outcomes change nothing
 
 
 def tell_outcome(cycle: Cycle, world: World) -> None:
-    """Tell how a cycle ended, unless that was told or changed nothing.
-
-    :param cycle: the cycle; it has ended.
-    """
-    ended = cycle.outcome or {}
-    if ended.get("outcome") not in TOLD_OUTCOMES or cycle.told:
+    """Notify of a finished cycle's outcome, unless it changed nothing or the webhook has been notified."""
+    record = cycle.outcome or {}
+    if record.get("outcome") not in NOTIFIED_OUTCOMES or cycle.notified:
         return
-    if world.tell(ended["outcome"], _describe(cycle) | {"time": ended["time"]}, ended["delivery"]):
-        cycle.note_told()  # killed before this line, it is told again, under the same delivery
+    if world.tell(record["outcome"], _describe(cycle) | {"time": record["time"]}, record["delivery"]):
+        cycle.mark_notified()  # if killed before this line, the same delivery is repeated
 
 
 def tell_last(cycles: Cycles, world: World) -> None:
-    """Tell how the newest of the cycles that released or were refused has ended, unless that was told.
+    """Notify of the newest release or refusal, if that is still to do.
 
-    That one alone: it says what serves now, and a webhook that is gone for good must not hold up every start for each
-    cycle that there ever was.
+    Older ones are skipped: the newest tells which version serves, and a dead webhook must not delay every start once
+    per past cycle.
     """
     for cycle in reversed(cycles.all()):
-        if (cycle.outcome or {}).get("outcome") in TOLD_OUTCOMES:
+        if (cycle.outcome or {}).get("outcome") in NOTIFIED_OUTCOMES:
             tell_outcome(cycle, world)
             return
 
 
 def tell_refusal(cycle: Cycle, world: World, step: str, why: Exception) -> None:
-    """Tell that a step was refused. Nothing is noted: the step is not done, and whoever tries it again is told again.
-
-    :param cycle: the cycle; it has not ended.
-    """
+    """Notify of a refused step. That is not recorded: the step is not done, and another attempt notifies again."""
     world.tell(REFUSED, _describe(cycle) | {"step": step, "reason": str(why)}, str(uuid.uuid4()))
 
 
 def _describe(cycle: Cycle) -> dict[str, Any]:
-    """Say what a webhook is told of a cycle, all of it from its folder: another process may be the one that tells.
-
-    :param cycle: the cycle; it has begun.
-    """
+    """Describe a cycle for a webhook, from its folder alone, because another process may notify."""
     began = (cycle.begun or {})["from"]
-    gate = cycle.done("gate") or {}
+    gate = cycle.read_result("gate") or {}
     return {
         "model": began["name"], "cycle": cycle.name, "from": began["version"],
-        "to": (cycle.done("train") or {}).get("version"),
+        "to": (cycle.read_result("train") or {}).get("version"),
         "gate": {key: value for key, value in gate.items() if key != "settings"} or None,
     }  # fmt: skip

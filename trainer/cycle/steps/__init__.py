@@ -1,9 +1,9 @@
-"""The steps of a cycle in order, and what each reads."""
+"""The steps of a cycle in order, with their inputs."""
 
 from __future__ import annotations
 
 from trainer.cycle.inputs import CycleInputs
-from trainer.cycle.steps.base import CONTROL_TASKS, JUDGMENTS, Ending, Left, Step, Waiting
+from trainer.cycle.steps.base import CONTROL_TASKS, JUDGMENTS, Ending, Step, StepResult, Waiting
 from trainer.cycle.steps.evaluate import measure_versions
 from trainer.cycle.steps.export import export_version
 from trainer.cycle.steps.gate import ask_gate, end_refused, open_gated
@@ -12,7 +12,7 @@ from trainer.cycle.steps.select import end_without_samples, open_items, select_s
 from trainer.cycle.steps.train import number_version, train_version
 
 
-def _select(c: CycleInputs) -> Left:
+def _select(c: CycleInputs) -> StepResult:
     held_out = c.first.files("dev", "ood_dev", "traffic")
     return select_samples(
         c.config.select, c.serving, c.world.store,
@@ -24,14 +24,14 @@ def _select(c: CycleInputs) -> Left:
     )  # fmt: skip
 
 
-def _judge(c: CycleInputs) -> Left | Waiting:
+def _judge(c: CycleInputs) -> StepResult | Waiting:
     return collect_judgments(
         c.config.judge, c.base, c.serving, catalogues=c.catalogues, earlier=c.earlier, folder=c.cycle.path,
         report=c.world.report,
     )  # fmt: skip
 
 
-def _train(c: CycleInputs) -> Left:
+def _train(c: CycleInputs) -> StepResult:
     return train_version(
         c.config.train, c.first, c.serving, catalogues=c.catalogues, earlier=c.earlier, folder=c.cycle.path,
         version=number_version(c.serving.card.version, c.cycle.number, c.cycles.all()), seed=c.config.seed,
@@ -39,35 +39,35 @@ def _train(c: CycleInputs) -> Left:
     )  # fmt: skip
 
 
-def _export(c: CycleInputs) -> Left:
-    about = {"cycle": c.cycle.name, "from": c.serving.identity, "pairs": c.left("train").get("pairs")}
+def _export(c: CycleInputs) -> StepResult:
+    about = {"cycle": c.cycle.name, "from": c.serving.identity, "pairs": c.result("train").get("pairs")}
     return export_version(c.cycle.path, about=about, int8=c.config.train.int8, report=c.world.report)
 
 
-def _evaluate(c: CycleInputs) -> Left:
+def _evaluate(c: CycleInputs) -> StepResult:
     return measure_versions(
         c.config.gate, c.serving.path, id_test=c.id_test, folder=c.cycle.path, report=c.world.report
     )
 
 
-def _gate(c: CycleInputs) -> Left:
+def _gate(c: CycleInputs) -> StepResult:
     return ask_gate(
-        c.config.gate, c.base, c.serving, id_test=c.id_test, scores=c.left("evaluate").get("scores"),
+        c.config.gate, c.base, c.serving, id_test=c.id_test, scores=c.result("evaluate").get("scores"),
         folder=c.cycle.path, report=c.world.report,
     )  # fmt: skip
 
 
-def _register(c: CycleInputs) -> Left:
-    return c.world.deployment.register(open_gated(c.cycle.path, c.left("gate")))
+def _register(c: CycleInputs) -> StepResult:
+    return c.world.deployment.register(open_gated(c.cycle.path, c.result("gate")))
 
 
-def _release(c: CycleInputs) -> Left:
+def _release(c: CycleInputs) -> StepResult:
     """Release in the cluster, then point to the bundle that the next cycle starts from."""
-    verdict = c.left("gate")
+    verdict = c.result("gate")
     bundle = open_gated(c.cycle.path, verdict)
-    left = c.world.deployment.release(bundle, cycle=c.cycle.name, gate=verdict)
+    result = c.world.deployment.release(bundle, cycle=c.cycle.name, gate=verdict)
     c.cycles.switch(c.cycle, bundle.path)
-    return left
+    return result
 
 
 STEPS: tuple[Step, ...] = (

@@ -1,4 +1,4 @@
-"""What a step of a cycle is, and how it ends."""
+"""The interface of a cycle's steps."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from trainer.cycle.inputs import CycleInputs
 
 # Files in a cycle's folder that a later step reads.
 SELECTED, JUDGMENTS = "select/selected.jsonl", "judge/judgments.jsonl"
-CONTROL_TASKS = "select/control.jsonl", "select/kept.jsonl"  # drawn for this cycle, and kept of the one before
+CONTROL_TASKS = "select/control.jsonl", "select/kept.jsonl"  # drawn for this cycle, and kept from the previous one
 TRAINING, BUNDLE = "train", "bundle"  # folders
-SCORES = "scores.npz"  # what evaluate has scored and the gate need not
+SCORES = "scores.npz"  # of the evaluation, reused by the gate
 
-Left = Mapping[str, Any]  # what a step says it did, JSON-ready
+StepResult = Mapping[str, Any]  # JSON-ready
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """A step cannot be done before people have answered.
+    """A step waits for people.
 
     :param reason: for whom, and what to do then.
     """
@@ -30,7 +30,7 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Ending:
-    """A cycle ends behind a step.
+    """A cycle ends after a step.
 
     :param outcome: see :class:`~trainer.cycle.run.CycleResult`.
     """
@@ -43,18 +43,17 @@ class Ending:
 class Step:
     """One step of a cycle.
 
-    :param name: its name, also of its folder.
-    :param tables: tables of ``cycle.toml`` that it reads: it has to be done again when they change.
-    :param run: does it; called again after a kill it goes on or starts over. It raises GateRefused when something was
-        checked and found not good enough.
-    :param ending: says of what it left whether the cycle ends here; None: the next step may begin.
+    :param name: name of the step and of its folder.
+    :param tables: tables of ``cycle.toml`` that it reads; they must not change once it is done.
+    :param run: runs the step; after a kill it resumes or starts over. It raises GateRefused if a check fails.
+    :param ending: decides by the result whether the cycle ends here; None: the next step may start.
     """
 
     name: str
     help: str
     tables: tuple[str, ...]
-    run: Callable[[CycleInputs], Left | Waiting]
-    ending: Callable[[Left], Ending | None] = lambda left: None
+    run: Callable[[CycleInputs], StepResult | Waiting]
+    ending: Callable[[StepResult], Ending | None] = lambda result: None
 
     def settings(self, config: CycleConfig) -> dict[str, Any]:
         """Pick the part of the configuration that the step reads."""

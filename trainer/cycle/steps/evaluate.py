@@ -1,4 +1,4 @@
-"""Measure both versions on the ID test and on the control arm: for people; the gate decides by its own rule."""
+"""Evaluate both versions on the ID test and the control arm, for people; the gate decides by its own rule."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def measure_versions(
 ) -> dict[str, Any]:
     """Evaluate the exported graphs as the gate will, and write the page.
 
-    :return: figures of each system and part, and the digest of the scores that are kept for the gate.
+    :return: figures of each system and part, and the digest of the scores kept for the gate.
     """
     control = folder / TRAINING / CONTROL
     settings = EvaluationOptions(

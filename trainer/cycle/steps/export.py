@@ -13,9 +13,9 @@ from trainer.run_folder import load_run
 
 
 def export_version(folder: Path, *, about: Mapping[str, Any], int8: bool, report: Report) -> dict[str, Any]:
-    """Turn the run into a bundle.
+    """Export the run as a bundle.
 
-    :param about: what the bundle's card says of the cycle.
+    :param about: the cycle's entry in the bundle's card.
     """
     project = folder / TRAINING
     bundle = export_run(

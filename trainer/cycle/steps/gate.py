@@ -11,7 +11,7 @@ from darl_opensearch.errors import GateRefused
 from trainer.cycle.folder import REFUSED
 from trainer.cycle.ports import Report
 from trainer.cycle.samples import read_rows
-from trainer.cycle.steps.base import BUNDLE, SCORES, TRAINING, Ending, Left
+from trainer.cycle.steps.base import BUNDLE, SCORES, TRAINING, Ending, StepResult
 from trainer.cycle.steps.train import CONTROL, ITEMS, NEW, OLD, OOD_DEV
 from trainer.evaluate.gate import gate
 from trainer.evaluate.kept_scores import KeptScores
@@ -22,11 +22,10 @@ def ask_gate(
     options: GateOptions, base: Path, serving: Bundle, *, id_test: Path, scores: str | None, folder: Path,
     report: Report,
 ) -> dict[str, Any]:  # fmt: skip
-    """Ask the gate.
+    """Run the gate and return its report, with ``passed``.
 
     :param base: folder that the options' paths are relative to.
     :param scores: digest of the scores that evaluate has kept.
-    :return: its report; ``passed`` says yes or no.
     """
     project = folder / TRAINING
     trained = [project / name for name in (OLD, NEW)] + ([project / OOD_DEV] if read_rows(project / OOD_DEV) else [])
@@ -38,15 +37,15 @@ def ask_gate(
     return verdict.to_json()
 
 
-def end_refused(left: Left) -> Ending | None:
+def end_refused(result: StepResult) -> Ending | None:
     """End a cycle that the gate refused."""
-    return None if left["passed"] else Ending(REFUSED, "the gate refused it: " + "; ".join(left["reasons"]))
+    return None if result["passed"] else Ending(REFUSED, "the gate refused it: " + "; ".join(result["reasons"]))
 
 
-def open_gated(folder: Path, verdict: Left) -> Bundle:
-    """Open the new bundle, if it is the one that the gate let pass.
+def open_gated(folder: Path, verdict: StepResult) -> Bundle:
+    """Open the bundle that passed the gate.
 
-    :raises GateRefused: for another one: it lies in a folder until it is released, and folders get written to.
+    :raises GateRefused: for any other bundle: the folder may have been overwritten since.
     """
     bundle, about = Bundle.open(folder / BUNDLE), verdict.get("new")
     if verdict.get("passed") is not True or not isinstance(about, dict) or about.get("identity") != bundle.identity:

@@ -1,4 +1,4 @@
-"""Have the chosen pairs judged."""
+"""Get the selected pairs labelled."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trainer.cycle.folder import NOTHING
 from trainer.cycle.inputs import read_each
 from trainer.cycle.ports import Report
 from trainer.cycle.samples import read_rows, render_catalogue
-from trainer.cycle.steps.base import CONTROL_TASKS, JUDGMENTS, SELECTED, Ending, Left, Waiting
+from trainer.cycle.steps.base import CONTROL_TASKS, JUDGMENTS, SELECTED, Ending, StepResult, Waiting
 from trainer.judging.config import JudgeConfig
 from trainer.judging.run import judge
 
@@ -25,11 +25,11 @@ def collect_judgments(
     config: JudgeConfig, base: Path, serving: Bundle, *, catalogues: Sequence[Path], earlier: Sequence[Path],
     folder: Path, report: Report,
 ) -> dict[str, Any] | Waiting:  # fmt: skip
-    """Ask the judges; what earlier cycles had judged is not asked again.
+    """Collect judgments, except of pairs that earlier cycles judged.
 
     :param base: folder that the configuration's paths are relative to.
-    :return: labels by arm, and how good the judges are.
-    :raises GateRefused: when no judge is good enough.
+    :return: number of labels by arm, and the judging report.
+    :raises GateRefused: if no judge is good enough.
     """
     judged_before = {row.get("task") for row in read_each(earlier, JUDGMENTS)}
     chosen = [row for name in (SELECTED, *CONTROL_TASKS) for row in read_rows(folder / name)]
@@ -52,12 +52,12 @@ def collect_judgments(
     return counts | {"selected": arms["selected"], "control": arms["control"], "report": judging.to_json()}
 
 
-def end_without_judgments(left: Left) -> Ending | None:
-    """End the cycle where no selected pair was judged."""
-    return None if left["selected"] else Ending(NOTHING, "no selected pair was judged")
+def end_without_judgments(result: StepResult) -> Ending | None:
+    """End the cycle if no selected pair was judged."""
+    return None if result["selected"] else Ending(NOTHING, "no selected pair was judged")
 
 
 def _read_gold_texts(gold: Path, catalogues: Sequence[Path], serving: Bundle) -> dict[str, str]:
-    """Texts of the gold's items, which its file may leave out."""
+    """Look up the texts of gold items that the gold file leaves out."""
     missing = {line.item_id for line in LineKind().read(gold) if not line.row.get("text")}
     return render_catalogue(catalogues, serving.renderer, missing) if missing else {}

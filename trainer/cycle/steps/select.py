@@ -1,4 +1,4 @@
-"""Choose what to judge, and draw the control arm."""
+"""Select queries to label, and sample the control arm."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from darl_opensearch.text import ItemRenderer
 from trainer.cycle.folder import NOTHING
 from trainer.cycle.ports import Report, World
 from trainer.cycle.samples import read_rows, render_catalogue
-from trainer.cycle.steps.base import CONTROL_TASKS, SELECTED, Ending, Left
+from trainer.cycle.steps.base import CONTROL_TASKS, SELECTED, Ending, StepResult
 from trainer.dasa.config import SelectConfig
 from trainer.dasa.items import Items
 from trainer.dasa.labelled import LabelledQueries
@@ -28,9 +28,9 @@ def select_samples(
 ) -> dict[str, Any]:  # fmt: skip
     """Select from the log.
 
-    :param held_out: judgments, or bare queries, that are never to be trained on.
-    :param former_control: files of the control arm of the cycle before.
-    :return: counts, and what became of everything else.
+    :param held_out: judgments, or bare queries, that must never be trained on.
+    :param former_control: files of the previous cycle's control arm.
+    :return: counts, and the selection's report.
     """
     known = LabelledQueries.read(
         trained, held_out, items.texts, most=config.known_queries, items_per_query=config.items_per_query,
@@ -48,9 +48,9 @@ def select_samples(
     }  # fmt: skip
 
 
-def end_without_samples(left: Left) -> Ending | None:
-    """End the cycle where nothing was selected."""
-    return None if left["selected"] else Ending(NOTHING, f"nothing is selected: {left['why_empty']}")
+def end_without_samples(result: StepResult) -> Ending | None:
+    """End the cycle if nothing was selected."""
+    return None if result["selected"] else Ending(NOTHING, f"nothing was selected: {result['why_empty']}")
 
 
 def open_items(catalogues: Sequence[Path], renderer: ItemRenderer, world: World) -> Items:

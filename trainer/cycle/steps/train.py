@@ -1,4 +1,4 @@
-"""Train a new version from the checkpoint of the one that serves."""
+"""Train a new version from the serving version's checkpoint."""
 
 from __future__ import annotations
 
@@ -30,17 +30,14 @@ ITEMS, OLD, NEW, DEV, OOD_DEV, TRAFFIC = (
 )  # fmt: skip
 CONTROL, LINEAGE = "control.jsonl", "lineage.jsonl"
 _OOD_FIGURES = ("alpha", "calibration_pairs", "calibration_queries", "false_alarms_seen_items")
-_KEPT = ("sample_pairs", "store", "held_out_queries")  # of [data]: how much is held in memory
+_MEMORY_KEYS = ("sample_pairs", "store", "held_out_queries")  # of [data]
 
 
 def train_version(
     config: TrainTable, first: FirstTraining, serving: Bundle, *, version: str, catalogues: Sequence[Path],
     earlier: Sequence[Path], folder: Path, seed: int, report: Report,
 ) -> dict[str, Any]:  # fmt: skip
-    """Write what is trained on, and train.
-
-    :return: the run's figures, and what was trained on.
-    """
+    """Write the training data, train, and return the run's figures with the number of pairs by role."""
     project = folder / TRAINING
     roles, tasks = read_samples(folder, earlier, share=config.ood_dev_share, seed=seed)
     data = first.read_data(serving.tokenizer)
@@ -64,10 +61,9 @@ def train_version(
 def read_samples(
     folder: Path, earlier: Sequence[Path], *, share: float, seed: int
 ) -> tuple[Roles, list[dict[str, Any]]]:
-    """Give every judged pair its role.
+    """Read the judged pairs by role, and their tasks.
 
-    :param share: of the selected queries, for early stopping.
-    :return: the roles, and the tasks that they came from.
+    :param share: share of the selected queries for early stopping.
     """
     asked, judged = ("task", "query", "item_id", "text"), ("query", "query_id", "item_id", "arm")
     now = {name: read_rows(folder / name, *asked) for name in (SELECTED, *CONTROL_TASKS)}
@@ -82,9 +78,9 @@ def read_samples(
 def write_data(project: Path, data: RunData, roles: Roles) -> None:
     """Write the judgments of a training.
 
-    The first training's split into training, dev and traffic queries is spelt out, so that no query changes sides.
+    The first training's split into training, dev and traffic queries is written out, so that no query changes sides.
 
-    :param roles: what each pair judged since is used for.
+    :param roles: the pairs judged since.
     """
     write_rows(project / OLD, [*spell_out(data.train), *spell_out(data.new), *reduce_rows(roles.old)], fixed_name=True)
     write_rows(project / NEW, reduce_rows(roles.new), fixed_name=True)
@@ -97,13 +93,13 @@ def write_data(project: Path, data: RunData, roles: Roles) -> None:
 def write_config(
     project: Path, config: TrainTable, first: FirstTraining, model: Mapping[str, str], *, with_ood_dev: bool
 ) -> Config:
-    """Write the configuration of a training: that of the first one, with other files, stages and start.
+    """Write the configuration of a training: the first training's with other files, stages and start.
 
-    :param model: keys of ``[model]`` that change.
+    :param model: keys of ``[model]`` to replace.
     """
     tables = read_toml(first.path, config.set)
     tables["model"] = tables["model"] | model
-    tables["data"] = {key: value for key, value in tables["data"].items() if key in _KEPT} | {
+    tables["data"] = {key: value for key, value in tables["data"].items() if key in _MEMORY_KEYS} | {
         "items": ITEMS, "judgments": OLD, "new": NEW, "dev": DEV, "traffic": TRAFFIC, "allow_near": True,
         "ood_dev": OOD_DEV if with_ood_dev else "",
     }  # fmt: skip
@@ -115,7 +111,7 @@ def write_config(
 
 
 def spell_out_traffic(data: RunData) -> list[dict[str, Any]]:
-    """Write out the queries that the OOD score is calibrated on."""
+    """List the queries of the OOD calibration as rows."""
     queries = {q.query_id: q for q, _ in [*data.traffic, *data.familiar]}
     return [
         {"query_id": q.query_id, "query": q.query}
@@ -126,7 +122,7 @@ def spell_out_traffic(data: RunData) -> list[dict[str, Any]]:
 
 
 def spell_out(queries: Iterable[JudgedQuery]) -> Iterator[dict[str, Any]]:
-    """Write judged queries out as rows."""
+    """Yield judged queries as rows."""
     for query in queries:
         for item_id, grade in zip(query.item_ids, query.grades, strict=True):
             row = {"query_id": query.query_id, "query": query.query, "item_id": item_id, "grade": grade}
@@ -134,12 +130,9 @@ def spell_out(queries: Iterable[JudgedQuery]) -> Iterator[dict[str, Any]]:
 
 
 def number_version(serving: str, number: int, cycles: Iterable[Cycle]) -> str:
-    """Number the new version: whole numbers count up, others get the cycle's number behind them.
-
-    :return: a version that no earlier cycle has made.
-    """
-    trained = [cycle.done("train") or {} for cycle in cycles if cycle.number < number]
-    versions = [serving, *filter(None, (str(left.get("version", "")) for left in trained))]
+    """Number the new version, unlike any earlier cycle's: whole numbers count up, others get the cycle's appended."""
+    trained = [cycle.read_result("train") or {} for cycle in cycles if cycle.number < number]
+    versions = [serving, *filter(None, (str(result.get("version", "")) for result in trained))]
     if all(re.fullmatch(r"\d{1,9}", version) for version in versions):
         return str(max(map(int, versions)) + 1)
     return f"{re.sub(r'-c[0-9]+$', '', serving)}-c{number}"

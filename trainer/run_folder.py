@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from darl_opensearch.errors import DarlError, InputError
 from darl_opensearch.io.writing import new_file, new_folder, write_file
-from darl_opensearch.stats.numbers import without_nan
+from darl_opensearch.stats.numbers import replace_nan
 from trainer.config import Config, parse_config
 from trainer.models import BACKBONES
 from trainer.models.base import LAST
@@ -90,7 +90,7 @@ def write_stage(place: Path, outcome: dict[str, Any], model: Any) -> None:
     if outcome["kept"]:
         with new_file(weights_path(place), fixed_name=True) as work:
             save_file({n: t.contiguous() for n, t in model.state_dict().items()}, work)
-    write_file(place.with_suffix(".json"), json.dumps(without_nan(outcome), indent=2), fixed_name=True)
+    write_file(place.with_suffix(".json"), json.dumps(replace_nan(outcome), indent=2), fixed_name=True)
     shutil.rmtree(place, ignore_errors=True)  # the stage's own checkpoints served their purpose
 
 
@@ -107,7 +107,7 @@ def finish(folder: Path, model: Any, ood: FittedOod, result: dict[str, Any], *, 
         (work / "ood.json").write_text(json.dumps(ood.report, indent=2), encoding="utf-8")
     if curves:
         write_file(folder / CURVES, curves, fixed_name=True)
-    write_file(folder / RESULT, json.dumps(without_nan(result), indent=2), fixed_name=True)
+    write_file(folder / RESULT, json.dumps(replace_nan(result), indent=2), fixed_name=True)
 
 
 def load_run(folder: Path) -> Trained:

@@ -31,7 +31,7 @@ from darl_opensearch.io.digest import digest_data, digest_json
 from darl_opensearch.io.writing import new_file
 from darl_opensearch.stats.bootstrap import Figure, Resampled, mean_over_queries, resample
 from darl_opensearch.stats.holm import holm
-from darl_opensearch.stats.paired import paired
+from darl_opensearch.stats.paired import compare_paired
 from darl_opensearch.stats.ranking import ndcg_per_query
 from trainer.config import Model
 from trainer.evaluate.grading import Grading
@@ -215,7 +215,7 @@ def _differences(
         for name in others:
             gap = drawn[f"{name}\n{key}"].minus(drawn[f"{against}\n{key}"])
             if key == "ndcg":
-                claim = paired(pooled[name].ndcg, pooled[against].ndcg, seed=seed)
+                claim = compare_paired(pooled[name].ndcg, pooled[against].ndcg, seed=seed)
                 claims[name][key], p_values[name] = claim.interval.to_json(), claim.p
             else:
                 claims[name][key] = gap.interval().to_json()

@@ -21,7 +21,16 @@ import torch
 from benchmarks.quality import report, sets
 from benchmarks.quality.data import DEV_SHARE, ID_DOMAINS, OOD_DOMAIN, Judged, data_folder, half_split
 from benchmarks.quality.data import read_judged as read
-from benchmarks.quality.measures import CUTOFF, DRAWS, PER_QUERY, Figures, claims_json, figures, over_splits, paired
+from benchmarks.quality.measures import (
+    CUTOFF,
+    DRAWS,
+    PER_QUERY,
+    Figures,
+    claims_json,
+    compare_paired,
+    figures,
+    over_splits,
+)
 from benchmarks.quality.methods import LIMITS, METHODS, OURS, PRIOR, Method, apply, fit
 from darl_opensearch.errors import DarlError
 from trainer.config import Model
@@ -75,7 +84,7 @@ def summarise(found: dict[str, dict[str, list[Figures]]], n_queries: int, *, see
         for name, by_method in found.items():
             values = {m: over_splits([f.by_query[key] for f in runs], n_queries) for m, runs in by_method.items()}
             for other in AGAINST:
-                family[f"{name}: {OURS.name} - {other}"] = paired(values[OURS.name], values[other], seed=seed)
+                family[f"{name}: {OURS.name} - {other}"] = compare_paired(values[OURS.name], values[other], seed=seed)
         claims[key] = claims_json(family)
     return {"means": means, "claims": claims}
 

@@ -18,13 +18,13 @@ from darl_opensearch.stats.grades import (
     ranked_probability_score,
 )
 from darl_opensearch.stats.holm import holm
-from darl_opensearch.stats.paired import DRAWS, Claim, paired
+from darl_opensearch.stats.paired import DRAWS, Claim, compare_paired
 from darl_opensearch.stats.ranking import ndcg_per_query
 from trainer.stages.objective import Predictions
 from trainer.training_data.pairs import Pairs
 
 __all__ = [
-    "CUTOFF", "DRAWS", "PER_QUERY", "Claim", "Figures", "claims_json", "figures", "over_splits", "paired",
+    "CUTOFF", "DRAWS", "PER_QUERY", "Claim", "Figures", "claims_json", "figures", "over_splits", "compare_paired",
     "ranked_probability_score",
 ]  # fmt: skip
 

@@ -29,7 +29,7 @@ from darl_opensearch.errors import DarlError
 from darl_opensearch.records.items import Item
 from darl_opensearch.records.judgments import JudgedQuery
 from darl_opensearch.stats.bootstrap import Figure, mean_over_queries, ratio, resample
-from darl_opensearch.stats.paired import paired
+from darl_opensearch.stats.paired import compare_paired
 from darl_opensearch.stats.ranking import ndcg_per_query
 from darl_opensearch.text import ItemRenderer, ItemTemplate
 from trainer.config import Config, Loss, parse_config
@@ -329,12 +329,14 @@ def changes(per_query: Mapping[str, Mapping[str, Floats]]) -> dict[str, Any]:
     ood = per_query["OOD"]
     gap = {name: ood[REFERENCE] - ood[name] for name in (ALONE, POOLED, STAGED)}
     claims = {
-        f"{part}: {one} - {other}": paired(per_query[part][one], per_query[part][other], draws=DRAWS)
+        f"{part}: {one} - {other}": compare_paired(per_query[part][one], per_query[part][other], draws=DRAWS)
         for part in CUTOFF
         for one, other in ((POOLED, ALONE), (STAGED, ALONE), (STAGED, POOLED), (REFERENCE, ALONE))
     }
     if "cosine" in ood:
-        claims |= {f"{p}: {ALONE} - cosine": paired(per_query[p][ALONE], per_query[p]["cosine"]) for p in CUTOFF}
+        claims |= {
+            f"{p}: {ALONE} - cosine": compare_paired(per_query[p][ALONE], per_query[p]["cosine"]) for p in CUTOFF
+        }
     return {
         "changes": {name: {**c.interval.to_json(), "p": round(c.p, 5)} for name, c in claims.items()},
         "gap_closed": {name: measure_share_closed(gap[ALONE], gap[name]) for name in (POOLED, STAGED)},

@@ -34,7 +34,7 @@ from benchmarks.quality.data import (
     read_judged,
 )
 from benchmarks.quality.feedbackqa import SETTINGS, circumstances
-from benchmarks.quality.measures import PER_QUERY, Claim, claims_json, figures, over_splits, paired
+from benchmarks.quality.measures import PER_QUERY, Claim, claims_json, compare_paired, figures, over_splits
 from benchmarks.quality.methods import OURS, PRIOR, YES_NO, Method, apply, fit
 from darl_opensearch.errors import DarlError
 from trainer.config import Loss
@@ -113,7 +113,7 @@ def compare(values: Mapping[str, Values], default: Values, n_queries: int, *, se
         mean = {key: over_splits(found[key], n_queries) for key in PER_QUERY}
         rows[name] = {key: round(float(np.nanmean(mean[key])), 5) for key in PER_QUERY}
         rows[name]["difference"] = {
-            key: paired(mean[key], base[key], seed=seed).interval.to_json() for key in PER_QUERY
+            key: compare_paired(mean[key], base[key], seed=seed).interval.to_json() for key in PER_QUERY
         }
     return rows
 
@@ -139,7 +139,7 @@ def nested(
 
     def differences(key: str, where: str, ours: list[Any], theirs: list[Any]) -> Claim:
         a, b = (over_splits([run[where][key] for run in runs], n) for runs in (ours, theirs))
-        return paired(a, b, seed=seed)
+        return compare_paired(a, b, seed=seed)
 
     default = [tested(DEFAULT, part) for part in parts]
     chosen: dict[str, dict[str, int]] = {}

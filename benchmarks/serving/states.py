@@ -30,7 +30,7 @@ from darl_opensearch.bundle import Bundle
 from darl_opensearch.scoring import Scorer
 from darl_opensearch.scoring.cores import available_cores
 from darl_opensearch.states import StateStore
-from darl_opensearch.stats.numbers import rounded
+from darl_opensearch.stats.numbers import round_figure
 
 RESULT = Path(__file__).parent / "results" / "states.json"
 SAMPLE = Path(__file__).parents[2] / "examples" / "insurance"
@@ -145,7 +145,7 @@ def _version(name: str) -> str | None:
 
 def _spread(values: Sequence[float]) -> dict[str, float]:
     low, middle, high = np.quantile(values, [0.05, 0.5, 0.95]).tolist()
-    return {"p50": rounded(middle), "p5": rounded(low), "p95": rounded(high)}  # type: ignore[dict-item]
+    return {"p50": round_figure(middle), "p5": round_figure(low), "p95": round_figure(high)}  # type: ignore[dict-item]
 
 
 def main() -> None:

@@ -144,7 +144,7 @@ def _serve(config: Any, ready: Any, port: int) -> None:
     open_work(ready, config)
     store = AnswerStore(ready.job.file("web", ".sqlite"))
     try:
-        page = Page(ready.mixed(config.seed), ready.job.scale, ready.job.guideline, store, raters=names)
+        page = Page(ready.mix_in_gold(config.seed), ready.job.scale, ready.job.guideline, store, raters=names)
         serve_page(page, port, lambda url: note(f"label at {url} (press Ctrl-C when done; answers are saved)"))
     finally:
         store.close()

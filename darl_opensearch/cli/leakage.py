@@ -74,7 +74,7 @@ def cli(
     trained = leakage.Part.of_file(train, texts)
     parts = [leakage.Part.of_file(other, texts) for other in others]
     reports = [leakage.find_leaks(trained, part, threshold=leaks.threshold) for part in parts]
-    refused = [(report, leak) for report in reports for leak in report.refused(leaks.allowed)]
+    refused = [(report, leak) for report in reports for leak in report.find_refused(leaks.allowed)]
     result = {"clean": not refused, "threshold": leaks.threshold, "compared": [report.to_json() for report in reports]}
     lines = [f"{report.other}: " + ", ".join(f"{kind} {n}" for kind, n in report.counts.items()) for report in reports]
     emit(result, as_json=as_json, text="\n".join(lines))

@@ -55,7 +55,7 @@ def cli(
         check_empty(out)
     texts = leakage.read_item_texts(leaks.items, leaks.fields) if leaks.items else None
     assigned = partition.assign(judgments, rule)
-    parts = leakage.parts_of(judgments, assigned.part_of, texts)
+    parts = leakage.read_parts(judgments, assigned.part_of, texts)
     reports = [
         leakage.check_leakage(parts["train"], parts[name], threshold=leaks.threshold, allow=leaks.allowed)
         for name in ("dev", "test") if name in parts

@@ -84,6 +84,20 @@ def open_exclusive(path: Path, *, busy_s: float) -> sqlite3.Connection:
 
 
 @contextlib.contextmanager
+def transaction(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """Run all statements or none; takes the write lock at once, so that other processes wait."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield db
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:  # on a full disk SQLite has rolled back already
+            with contextlib.suppress(sqlite3.Error):
+                db.execute("ROLLBACK")
+        raise
+
+
+@contextlib.contextmanager
 def sqlite_errors(what: str, *, where: object, todo: str, kind: type[DarlError] = DarlError) -> Iterator[None]:
     """Translate SQLite's errors.
 

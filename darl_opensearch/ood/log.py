@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from darl_opensearch.errors import DarlError
-from darl_opensearch.ood.record import LogPolicy, RankedRequest, Record, TextPolicy, records_of, to_ms
+from darl_opensearch.ood.record import LogPolicy, RankedRequest, Record, TextPolicy, expand_request, to_ms
 from darl_opensearch.ood.spool import DEFAULT_MAX_BYTES, Row, Spool
 
 logger = logging.getLogger(__name__)
@@ -50,11 +50,11 @@ class OodLog:
         self._changed = threading.Condition()
         self._closing = False
         self._flushing = 0
-        self._settled = 0  # requests written or given up
+        self._settled = 0  # requests written or dropped
         self._counts = dict.fromkeys(
             ("offered", "accepted", "dropped_queue", "dropped_error", "write_failures"), 0
         ) | dict.fromkeys(("spooled_requests", "spooled_records", "repeated", "evicted"), 0)
-        self._reported = {"dropped_queue": 0, "dropped_error": 0}  # what the spool has counted
+        self._reported = {"dropped_queue": 0, "dropped_error": 0}  # drops that the spool has counted
         self._failing = False
         self._writer = threading.Thread(target=self._run, name="darl-ood-log", daemon=True)
         self._writer.start()
@@ -111,27 +111,27 @@ class OodLog:
         """Read this process's counters, without disk access.
 
         :return: requests ``offered``, ``accepted``, ``queued``, ``dropped_queue``, ``dropped_error`` and
-            ``spooled_requests``; records ``spooled_records``, ``repeated`` and ``evicted``; and
-            ``write_failures``, the attempts to commit that failed.
+            ``spooled_requests``; records ``spooled_records``, ``repeated`` and ``evicted``; and failed commits,
+            ``write_failures``.
         """
         with self._changed:
             return self._counts | {"queued": self._counts["accepted"] - self._settled}
 
     def flush(self, timeout: float = 30.0) -> bool:
-        """Wait until everything offered so far is committed.
+        """Wait until all requests offered so far are committed.
 
-        :param timeout: most seconds to wait.
-        :return: False on timeout, or if requests were given up.
+        :param timeout: maximum seconds to wait.
+        :return: False on timeout, or if requests were dropped.
         """
         with self._changed:
-            target, given_up = self._counts["accepted"], self._counts["dropped_error"]
+            target, dropped = self._counts["accepted"], self._counts["dropped_error"]
             self._flushing += 1
             self._changed.notify_all()
             try:
                 settled = self._changed.wait_for(lambda: self._settled >= target, timeout)
             finally:
                 self._flushing -= 1
-            return settled and self._counts["dropped_error"] == given_up
+            return settled and self._counts["dropped_error"] == dropped
 
     def close(self) -> None:
         """Write queued requests, with one last try, and close the spool; may be called twice."""
@@ -148,7 +148,7 @@ class OodLog:
             unusable = 0
             for request, _ in batch:
                 try:
-                    rows += [_row(record) for record in records_of(request, self.policy)]
+                    rows += [_row(record) for record in expand_request(request, self.policy)]
                 except Exception:  # one bad request must not stop the log
                     logger.warning("OOD log: request %r cannot be logged", request.request_id, exc_info=True)
                     unusable += 1
@@ -163,7 +163,7 @@ class OodLog:
     def _next_batch(self) -> list[tuple[RankedRequest, int]]:
         with self._changed:
             self._changed.wait_for(lambda: self._queue or self._closing)
-            # Gather a batch: a commit costs one sync, whatever its size.
+            # Collect a batch: a commit costs one sync, whatever its size.
             hurry = lambda: self._closing or self._flushing or len(self._queue) >= COMMIT_REQUESTS  # noqa: E731
             self._changed.wait_for(hurry, COMMIT_INTERVAL_SECONDS)
             return [self._queue.popleft() for _ in range(min(len(self._queue), COMMIT_REQUESTS))]
@@ -206,10 +206,10 @@ class OodLog:
     def _reopen_if_gone(self) -> None:
         if self._spool.is_in_place():
             return
-        gone = self._spool
-        self._spool = Spool.open(gone.path, create=True, max_bytes=gone.max_bytes)
-        gone.close()
-        logger.warning("OOD log: %s was deleted or replaced while in use; it was reopened", gone.path)
+        replaced = self._spool
+        self._spool = Spool.open(replaced.path, create=True, max_bytes=replaced.max_bytes)
+        replaced.close()
+        logger.warning("OOD log: %s was deleted or replaced while in use; it was reopened", replaced.path)
 
     def _note_failure(self, err: Exception) -> None:
         with self._changed:

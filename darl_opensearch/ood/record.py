@@ -1,9 +1,9 @@
-"""What is logged about a reranked request: the only module that knows the fields of a ``darl-ood`` record.
+"""Records of the OOD log; only this module names the fields of a ``darl-ood`` record.
 
-A request becomes one *request* record, and one *pair* record for each item that is out of distribution or in the
-baseline sample. Ids and samples are functions of the request (its id, query and items), the model version and the
-item's position, so that a retry produces the same records. Field names are those of
-``plugin_config/ood_index_template.json``; a test compares them.
+A reranked request becomes one *request* record, and one *pair* record for each item that is out of distribution or in
+the baseline sample. Ids and sampling depend only on the request (its id, query and items), the model version and the
+item's position, so a retry produces the same records. Field names are those of
+``plugin_config/ood_index_template.json``; a test compares them. docs/ood-log.md quotes the ``:param`` lines.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, ClassVar, Literal, TypedDict, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from darl_opensearch.errors import InputError
 from darl_opensearch.io.digest import digest_data, hash_int
@@ -24,12 +24,12 @@ TextPolicy = Literal["full", "hash", "none"]
 Kind = Literal["request", "pair"]
 
 _ID_BITS = 128
-_NO_POSITION = "request"  # stands where a pair's id has its position
+_NO_POSITION = "request"  # in place of a pair's position
 
 
 @dataclass(frozen=True, kw_only=True)
 class RankedRequest:
-    """A query, the items it was ranked with and their scores, as callers hand them to the log.
+    """A query, its ranked items and their scores, as passed to the log.
 
     :param request_id: the caller's ``X-Request-Id``, which may be shared by many requests, or a UUID.
     :param timestamp: time of the answer.
@@ -37,8 +37,7 @@ class RankedRequest:
     :param query_id: the caller's id of the query, for joins with UBI.
     :param slice: traffic slice of the query.
     :param doc_ids: item ids in the order of ``documents``, if known.
-    :param documents: item texts in the order they were scored.
-    :param scores: of the documents.
+    :param documents: item texts in scoring order.
     :param latency_ms: duration of the ranking.
     :param route: who ranked: ``server``, ``python`` or ``search``.
     """
@@ -85,31 +84,19 @@ class _Common:
     kind: ClassVar[Kind]
 
     def to_json(self) -> dict[str, Any]:
-        """Render as the data stream takes it; what is None is left out."""
+        """Render for the data stream, without fields that are None."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         values = {"@timestamp": format_timestamp(values.pop("timestamp")), "kind": self.kind} | values
         return {name: value for name, value in values.items() if value is not None}
 
 
-class _CommonValues(TypedDict):
-    timestamp: datetime
-    request_id: str
-    query: str
-    query_id: str | None
-    slice: str | None
-    model: str
-    version: str
-    alpha: float
-    route: str
-
-
 @dataclass(frozen=True, kw_only=True)
 class RequestRecord(_Common):
-    """A ranked request. Its counts are exact: they include the pairs that were not logged.
+    """A ranked request. Its counts are exact: they include pairs that were not logged.
 
     :param candidates: number of scored items.
-    :param ood_pairs: number of those that are OOD.
-    :param ood_share: share of those that are OOD; 0 without candidates.
+    :param ood_pairs: number of candidates that are OOD.
+    :param ood_share: share of candidates that are OOD; 0 without candidates.
     :param max_ood_score: highest ``ood_score``; None without candidates.
     :param max_ood_distance: highest ``ood_distance``; None without candidates.
     :param latency_ms: duration of the ranking.
@@ -131,7 +118,7 @@ class PairRecord(_Common):
 
     :param position: place of the item in scoring order, from 0.
     :param item_id: id of the item, if known.
-    :param item_text: text that was scored, if texts are logged in full.
+    :param item_text: scored text, if texts are logged in full.
     :param item_text_hash: :func:`text_hash` of the text, if only hashes are logged.
     :param score: expected gain over the highest gain.
     :param grade: most probable grade.
@@ -162,7 +149,7 @@ Record = RequestRecord | PairRecord
 
 @dataclass(frozen=True, kw_only=True)
 class LogPolicy:
-    """Which model ranked, and how much of its traffic is logged.
+    """The ranking model, and how much of its traffic is logged.
 
     :param model: name of the bundle.
     :param version: version of the bundle.
@@ -188,41 +175,41 @@ class LogPolicy:
 
 
 def fingerprint(request: RankedRequest) -> str:
-    """Identify a request whatever ids its caller sends, by 64 hexadecimal digits of its id, query and ordered items.
+    """Identify a request by 64 hexadecimal digits of its id, query and ordered items.
 
-    Some callers send one ``X-Request-Id`` with every request, so the id alone would let one hide all later ones. The
-    time is left out: a retry under the same id after a lost answer is the same request.
+    Some callers send the same ``X-Request-Id`` with every request, so the id alone is not unique. The time is left
+    out: a retry under the same id after a lost answer is the same request.
     """
     ids = () if request.doc_ids is None else request.doc_ids
     parts = (request.request_id, request.query, str(len(ids)), *ids, *request.documents)
-    return digest_data(_joined(parts))
+    return digest_data(_join(parts))
 
 
 def record_id(request: str, model: str, version: str, position: int | None) -> str:
-    """Identify a record by 32 hexadecimal digits: equal for each attempt to log it, different for a true repeat.
+    """Identify a record by 32 hexadecimal digits, the same for each attempt to log it.
 
     :param position: of the item, or None for the request's own record.
     """
     parts = (request, model, version, _NO_POSITION if position is None else str(position))
-    return digest_data(_joined(parts))[: _ID_BITS // 4]
+    return digest_data(_join(parts))[: _ID_BITS // 4]
 
 
-def is_drawn(record_id: str, rate: float) -> bool:
-    """Whether a record belongs to the baseline sample, a share ``rate`` of all ids: a retry samples alike."""
-    # Hashed once more: ids that are sorted or cut by their prefix elsewhere stay independent of the draw.
+def is_sampled(record_id: str, rate: float) -> bool:
+    """Whether a record is in the baseline sample, a share ``rate`` of all ids; a retry gives the same answer."""
+    # Hashed again, so that sorting or splitting by id prefix elsewhere stays independent of the sample.
     return hash_int(record_id, purpose=b"darl-draw") < rate * 2**64
 
 
 def text_hash(text: str) -> str:
-    """Hash an item's text for logs that must not hold it: 32 hexadecimal digits of its SHA-256."""
+    """Hash an item's text for logs without texts: 32 hexadecimal digits of its SHA-256."""
     return digest_data(_utf8(text))[: _ID_BITS // 4]
 
 
-def records_of(request: RankedRequest, policy: LogPolicy) -> Iterator[Record]:
-    """Expand a request into its own record, then those of its logged pairs by position."""
+def expand_request(request: RankedRequest, policy: LogPolicy) -> Iterator[Record]:
+    """Expand a request into its request record, followed by its logged pairs by position."""
     scores = request.scores
     ood = is_ood(scores.ood_score, policy.alpha)
-    common: _CommonValues = {
+    common: dict[str, Any] = {
         "timestamp": request.timestamp.astimezone(UTC),
         "request_id": _clean(request.request_id),
         "query": _clean(request.query),
@@ -247,7 +234,7 @@ def records_of(request: RankedRequest, policy: LogPolicy) -> Iterator[Record]:
     grades = scores.grade
     for position in range(n):
         identity = record_id(of_request, policy.model, policy.version, position)
-        if not ood[position] and not is_drawn(identity, policy.sample_rate):
+        if not ood[position] and not is_sampled(identity, policy.sample_rate):
             continue
         text = request.documents[position]
         yield PairRecord(
@@ -291,7 +278,7 @@ def record_from_json(data: Mapping[str, Any]) -> Record:
 
 
 def format_timestamp(timestamp: datetime) -> str:
-    """Format an aware time as in every record: UTC, milliseconds, ``Z``, such as ``2026-03-01T12:00:00.000Z``."""
+    """Format an aware time as in all records: UTC with milliseconds, ``2026-03-01T12:00:00.000Z``."""
     return timestamp.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
@@ -301,7 +288,7 @@ def to_ms(timestamp: datetime) -> int:
 
 
 def parse_timestamp(text: str) -> datetime:
-    """Read an ISO 8601 time as UTC, also without a time zone."""
+    """Parse an ISO 8601 time; without a time zone it is UTC."""
     parsed = datetime.fromisoformat(text)
     return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC)
 
@@ -310,7 +297,7 @@ def _rounded(value: Any) -> float:
     return round(float(value), 6)  # what the HTTP answers print
 
 
-def _joined(parts: Iterable[str]) -> bytes:
+def _join(parts: Iterable[str]) -> bytes:
     return _utf8("".join(f"{len(part)}:{part}" for part in parts))  # lengths keep ("a", "bc") and ("ab", "c") apart
 
 

@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CREATED, CONFLICT = 201, 409
-# The record itself is at fault, and would be the next time. Anything else (429, 403 of a full disk, 5xx, and
-# those kinds of 400 that speak of the index) is the cluster's state, which passes.
+# Statuses that reject the record itself, now and later. Others (429, 403 on a full disk, 5xx, and 400 of the kinds
+# below, which concern the index) depend on the cluster's state and are retried.
 POISON = frozenset({400, 413})
 PASSING = frozenset({"index_closed_exception", "validation_exception"})
-REQUEST_SECONDS = 30.0  # a batch takes well under one; a lost answer costs another attempt and nothing else
+REQUEST_SECONDS = 30.0  # a batch takes well under a second; a lost answer costs only another attempt
 ANSWER_FIELDS = "items.*.status,items.*.error.type,items.*.error.reason,items.*.error.caused_by.reason"
 
 
@@ -40,9 +40,9 @@ ANSWER_FIELDS = "items.*.status,items.*.error.type,items.*.error.reason,items.*.
 class ShipResult:
     """Outcome of a batch.
 
-    :param dead: permanently rejected records, now dead letters with the reason.
-    :param deferred: records it could not take now; they stay in the spool.
-    :param reason: why some were deferred.
+    :param dead: permanently rejected records, which became dead letters.
+    :param deferred: records not accepted for now; they stay in the spool.
+    :param reason: why records were deferred.
     """
 
     sent: int = 0
@@ -64,7 +64,7 @@ class ShipResult:
 
 
 class Shipper:
-    """Ships a spool. Several may work on one spool; each record is counted once.
+    """Ships a spool. Several shippers may share one; each record is counted once.
 
     :param where: the cluster's URL, for messages.
     :param batch_bytes: maximum size of a batch.
@@ -127,7 +127,7 @@ class Shipper:
             if result.deferred:
                 break
         if total.created:
-            with contextlib.suppress(OpenSearchException):  # a courtesy to whoever reads next
+            with contextlib.suppress(OpenSearchException):  # only so that readers see the records at once
                 self._client.indices.refresh(index=self.stream)
         return total
 
@@ -142,7 +142,7 @@ class Shipper:
                 result = self.ship_once()
             except (DarlError, OSError) as err:
                 self._note_failure(str(err))
-            except Exception as err:  # noqa: BLE001  a proxy may answer anything; what waits must go out afterwards
+            except Exception as err:  # noqa: BLE001  a proxy may answer anything, and shipping must go on afterwards
                 self._note_failure(f"{self.where}: invalid response ({type(err).__name__}: {err}).")
             else:
                 if not result.deferred:
@@ -157,8 +157,8 @@ class Shipper:
 
     def _reopen_if_replaced(self) -> None:
         if not self._spool.is_in_place():
-            gone, self._spool = self._spool, Spool.open(self._spool.path)
-            gone.close()
+            replaced, self._spool = self._spool, Spool.open(self._spool.path)
+            replaced.close()
 
     def _ship(self, batch: list[Spooled]) -> ShipResult:
         from opensearchpy.exceptions import OpenSearchException, TransportError
@@ -172,7 +172,7 @@ class Shipper:
                 params={"filter_path": ANSWER_FIELDS, "request_timeout": REQUEST_SECONDS},
             )
         except OpenSearchException as err:
-            self._stream_checked = False  # whoever answers next may be another, empty cluster
+            self._stream_checked = False  # the next answer may come from another, empty cluster
             if isinstance(err, TransportError) and err.status_code == 413:
                 return self._ship_smaller(batch, reason_of(err))
             raise translate(err, self.where) from err

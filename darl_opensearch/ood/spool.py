@@ -1,8 +1,8 @@
-"""The spool: OOD records on the local disk, durable before anything else happens to them.
+"""The spool: OOD records on the local disk, made durable before anything else is done with them.
 
-SQLite in WAL mode. A commit is the acknowledgement: what is committed survives ``kill -9`` and, because every commit is
+SQLite in WAL mode. A commit is the acknowledgement: committed records survive ``kill -9`` and, because every commit is
 synced, a power cut. Any number of processes may open one spool on a local file system. Without a cluster the spool *is*
-the store, and records leave it only when it is full; with a cluster the shipper deletes acknowledged records.
+the store and deletes records only when it is full; with a cluster the shipper deletes acknowledged records.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from darl_opensearch.errors import DarlError, InputError
-from darl_opensearch.io.sqlite import open_shared, sqlite_errors
+from darl_opensearch.io.sqlite import open_shared, sqlite_errors, transaction
 
 FORMAT = 1
 DEFAULT_MAX_BYTES = 256 * 1024 * 1024
-ROW_OVERHEAD_BYTES = 200  # id, time and kind beside the body, and two index entries
-_KEEP = 0.95  # on overflow make room for more than one batch, so that it is not done for each
+ROW_OVERHEAD_BYTES = 200  # id, time, kind and two index entries
+_KEEP = 0.95  # share of the bound to keep on overflow, so that not every batch has to evict
 
-# What the spool counts over its whole life. Adding one needs no migration.
+# Counters over the spool's whole life. Adding one needs no migration.
 COUNTERS = (
     "spooled_requests",  # requests committed
     "spooled_records",  # records committed
-    "repeated",  # records refused because their id was there already
-    "dropped_queue",  # requests that found the queue in memory full
-    "dropped_error",  # requests that could not be expanded, or not be written before the process ended
+    "repeated",  # records skipped because their id was spooled before
+    "dropped_queue",  # requests dropped because the queue in memory was full
+    "dropped_error",  # requests that could not be expanded, or not written before the process ended
     "evicted",  # records deleted unsent, oldest first, to stay below the bound
-    "evicted_dead_letters",  # the same of dead letters
-    "shipped",  # records the cluster took
-    "already_there",  # records the cluster had already
-    "dead_letters",  # records the cluster refused for good
+    "evicted_dead_letters",  # dead letters deleted for the same reason
+    "shipped",  # records accepted by the cluster
+    "already_there",  # records that the cluster already had
+    "dead_letters",  # records permanently rejected by the cluster
 )
 
 _SCHEMA = """
@@ -90,7 +90,7 @@ class Row:
 
     @property
     def bytes(self) -> int:
-        """Its size against the bound."""
+        """Size that counts against the bound."""
         return len(self.body.encode()) + ROW_OVERHEAD_BYTES
 
 
@@ -155,7 +155,7 @@ class Spool:
         :return: the spool; close it.
         :raises InputError: if it is absent, not a spool, or of another format.
         """
-        file = Path(path).absolute() if str(path) == ":memory:" else Path(path)  # to SQLite that is no file's name
+        file = Path(path).absolute() if str(path) == ":memory:" else Path(path)  # SQLite gives that name a meaning
         if max_bytes is not None and max_bytes < 4096:
             raise InputError(f"a spool of {max_bytes} bytes is too small", where=str(file), todo="allow 1 MB or more")
         if not file.is_file():
@@ -194,8 +194,8 @@ class Spool:
     def append(self, rows: Sequence[Row], counts: Mapping[str, int] | None = None) -> Appended:
         """Commit records; once this returns they are acknowledged.
 
-        :param rows: the records; existing ids are left unchanged.
-        :param counts: to add to the spool's counters in the same commit.
+        :param rows: the records; those with an existing id are skipped.
+        :param counts: added to the spool's counters in the same commit.
         """
         with self._transaction() as db:
             inserted = db.executemany(
@@ -224,7 +224,7 @@ class Spool:
         :param max_bytes: stop before the bodies exceed this; one record is returned whatever its size.
         :return: the records, oldest first.
         """
-        taken: list[Spooled] = []
+        batch: list[Spooled] = []
         size = 0
         with self._reading() as db, contextlib.closing(db.cursor()) as cursor:
             cursor.execute(
@@ -232,10 +232,10 @@ class Spool:
             )
             for seq, identity, timestamp_ms, body, row_bytes in cursor:
                 size += row_bytes
-                if taken and size > max_bytes:
+                if batch and size > max_bytes:
                     break
-                taken.append(Spooled(seq, identity, timestamp_ms, body))
-        return taken
+                batch.append(Spooled(seq, identity, timestamp_ms, body))
+        return batch
 
     def settle(
         self,
@@ -244,7 +244,7 @@ class Spool:
         already_there: Iterable[int] = (),
         dead: Mapping[int, str] | None = None,
     ) -> None:
-        """Remove records that the cluster has answered for, each counted once even if two shippers sent it.
+        """Remove records that the cluster has answered for; each is counted once, even if two shippers sent it.
 
         :param created: ``seq`` of accepted records.
         :param already_there: ``seq`` of records it already had.
@@ -333,21 +333,12 @@ class Spool:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, self._translated():
-            db = self._connection
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                yield db
-                db.execute("COMMIT")
-            except BaseException:
-                if db.in_transaction:  # a full disk has rolled back already
-                    with contextlib.suppress(sqlite3.Error):
-                        db.execute("ROLLBACK")
-                raise
+        with self._lock, self._translating(), transaction(self._connection) as db:
+            yield db
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, self._translated():
+        with self._lock, self._translating():
             self._connection.execute("BEGIN")
             try:
                 yield self._connection
@@ -355,7 +346,7 @@ class Spool:
                 if self._connection.in_transaction:
                     self._connection.execute("COMMIT")
 
-    def _translated(self) -> contextlib.AbstractContextManager[None]:
+    def _translating(self) -> contextlib.AbstractContextManager[None]:
         todo = "check whether its disk is full and which other processes use it"
         return sqlite_errors("the spool failed", where=self.path, todo=todo, kind=SpoolError)
 
@@ -398,7 +389,7 @@ def _count(db: sqlite3.Connection, counts: Mapping[str, int]) -> None:
 def _create_private(file: Path) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        # Queries are personal data: nobody else reads them. SQLite gives its side files the same mode.
+        # Queries are personal data, so only the owner may read them. SQLite gives its side files the same mode.
         os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))
     except OSError as err:
         raise InputError(
@@ -410,18 +401,18 @@ def _prepare(connection: sqlite3.Connection, file: Path) -> None:
     """Create the tables, while other processes may be doing the same."""
     connection.execute("PRAGMA journal_size_limit = 16777216")
     if _format(connection) == 0:
-        connection.execute("BEGIN IMMEDIATE")
-        if _format(connection) == 0:
-            if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-                connection.execute("ROLLBACK")
-                raise InputError("this SQLite file is not an OOD spool", where=str(file), todo="choose another file")
-            for statement in _statements(_SCHEMA):
-                connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {FORMAT}")
-        connection.execute("COMMIT")
-    if (written := _format(connection)) != FORMAT:
+        with transaction(connection):
+            if _format(connection) == 0:
+                if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                    raise InputError(
+                        "this SQLite file is not an OOD spool", where=str(file), todo="choose another file"
+                    )
+                for statement in _statements(_SCHEMA):
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA user_version = {FORMAT}")
+    if (spool_format := _format(connection)) != FORMAT:
         raise InputError(
-            f"the spool has format {written}, but this version reads format {FORMAT}",
+            f"the spool has format {spool_format}, but this version reads format {FORMAT}",
             where=str(file),
             todo="upgrade darl-opensearch, or choose another file",
         )

@@ -1,6 +1,6 @@
-"""Reading the OOD log, from a spool or from the data stream.
+"""Reading the OOD log from a spool or from the data stream.
 
-Both yield each record once, by time and then by id, so that a report does not depend on the store.
+Both yield each record once, sorted by time and id, so that reports do not depend on the store.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ KEEP_ALIVE = "5m"  # of the point in time, renewed by each page
 
 
 class OodStore(ABC):
-    """Where records are read from."""
+    """A source of OOD records."""
 
     @property
     @abstractmethod
@@ -138,7 +138,7 @@ class StreamStore(OodStore):
         return f"{self._url}, {self._stream}"
 
     def counters(self) -> dict[str, int]:
-        """Return nothing: the stream does not know what was never shipped."""
+        """Return no counters: they are kept by spools only."""
         return {}
 
     def _read(self, kind: Kind, since: datetime | None, until: datetime | None) -> Iterator[Record]:
@@ -157,8 +157,8 @@ class StreamStore(OodStore):
             last = None
             while hits := self._page(pit, kind, since, until, after):
                 for hit in hits:
-                    # Ids are unique per backing index only. Duplicates of a batch that was sent again across a rollover
-                    # have the same time and id, so they are neighbours here.
+                    # Ids are unique per backing index only. Duplicates of a batch that was resent across a rollover
+                    # have the same time and id, so they are adjacent here.
                     if hit["sort"] != last:
                         yield record_from_json(hit["_source"])
                     last = hit["sort"]
@@ -180,7 +180,7 @@ class StreamStore(OodStore):
             "size": self._page_records,
             "query": {"bool": {"filter": filters}},
             "pit": {"id": pit, "keep_alive": KEEP_ALIVE},
-            # No tie-break beyond the id: a page begins after all duplicates of the last record.
+            # No further tie-break: a page begins after all duplicates of the last record.
             "sort": [{"@timestamp": "asc"}, {"record_id": "asc"}],
             "track_total_hits": False,
         }
@@ -194,9 +194,9 @@ class StreamStore(OodStore):
 
 @dataclass(frozen=True)
 class JoinedTexts:
-    """Item texts found in the item index.
+    """Item texts from the item index.
 
-    :param texts: text by item id.
+    :param texts: by item id.
     :param missing: ids without a text in the index.
     """
 
@@ -212,7 +212,7 @@ def join_texts(
     where: str = "the cluster",
     chunk: int = 500,
 ) -> JoinedTexts:
-    """Fetch texts of items that were logged without.
+    """Fetch texts of items that were logged without text.
 
     :param ids: item ids; repeats are requested once.
     :param where: the cluster's URL, for messages.

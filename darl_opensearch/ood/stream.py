@@ -1,6 +1,6 @@
-"""The ``darl-ood`` data stream: its template, and making sure that it is there before anything is sent.
+"""The ``darl-ood`` data stream and its index template, both created before records are sent.
 
-Sent to a cluster without the template, records would make a plain index with guessed types.
+Without the template, the first record would create a plain index with dynamic mappings.
 """
 
 from __future__ import annotations
@@ -21,17 +21,15 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,200}")  # never a wildcard, a list, o
 
 
 def template(stream: str = STREAM) -> dict[str, Any]:
-    """Render the index template.
-
-    :return: the body of ``PUT _index_template/<stream>``.
-    """
+    """Render the body of ``PUT _index_template/<stream>``."""
     return render_body(TEMPLATE_FILE, stream=stream)
 
 
 def ensure_stream(client: OpenSearch, stream: str = STREAM) -> bool:
-    """Apply the template and make the data stream, when it is not there. Safe to repeat.
+    """Put the template and create the data stream, unless it exists. Idempotent.
 
-    :raises ClusterError: when an index or an alias has that name already.
+    :return: whether the stream was created.
+    :raises ClusterError: if an index or an alias has that name.
     """
     from opensearchpy.exceptions import RequestError
 
@@ -52,9 +50,9 @@ def ensure_stream(client: OpenSearch, stream: str = STREAM) -> bool:
 
 
 def stream_exists(client: OpenSearch, stream: str) -> bool:
-    """Ask for a data stream.
+    """Check whether a data stream exists.
 
-    :raises ClusterError: when the name is an alias.
+    :raises ClusterError: if the name is an alias.
     """
     from opensearchpy.exceptions import NotFoundError, RequestError
 
@@ -68,7 +66,7 @@ def stream_exists(client: OpenSearch, stream: str) -> bool:
         raise
     if not isinstance(answer, dict) or not isinstance(answer.get("data_streams"), list):
         raise not_opensearch("the cluster")
-    # Asked for a plain index, OpenSearch answers with an empty list.
+    # For a plain index OpenSearch returns an empty list.
     return any(entry["name"] == stream for entry in answer["data_streams"])
 
 

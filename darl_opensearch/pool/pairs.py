@@ -13,7 +13,7 @@ from darl_opensearch.errors import InputError, short
 from darl_opensearch.io.jsonl import read_jsonl
 from darl_opensearch.records.lines import DataLine, LineKind
 from darl_opensearch.records.parquet import read_parquet
-from darl_opensearch.records.traffic import listed_items
+from darl_opensearch.records.traffic import parse_items
 
 PARQUET = ".parquet"
 _ITEMS = LineKind(what="pair", item="optional", text="optional")
@@ -115,7 +115,7 @@ def _items(line: DataLine) -> Iterator[tuple[str, str | None, str]]:
             "'items' next to 'item_id' or 'text'", where=where, todo="keep one of them, or write one item per line"
         )
     else:
-        items = listed_items(row, where)
+        items = parse_items(row, where)
     for within, item_id, text in items:
         if text is None and not item_id:
             raise InputError(

@@ -1,1 +1,1 @@
-"""Items, judgments and traffic: what a line of each must hold, and one reader of them for everything that reads one."""
+"""Items, judgments and traffic: required fields, and the readers that all parts share."""

@@ -1,4 +1,4 @@
-"""Items: read one after the other, each id once."""
+"""Items: reading them, with unique ids."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from darl_opensearch.errors import InputError, short
 from darl_opensearch.io.jsonl import read_jsonl
-from darl_opensearch.records.values import nothing_in
+from darl_opensearch.records.values import empty_file
 from darl_opensearch.text import ItemRenderer, ItemTemplate
 
 
@@ -17,7 +17,7 @@ from darl_opensearch.text import ItemRenderer, ItemTemplate
 class Item:
     """An item as text.
 
-    :param slice: the part of traffic it belongs to, or ``""``.
+    :param slice: traffic slice, or ``""``.
     """
 
     item_id: str
@@ -31,13 +31,13 @@ def identify_items(
     template: ItemTemplate,
     first: Callable[[str], str | None] | None = None,
 ) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    """Identify items, and refuse one that is there twice.
+    """Read the ids of items and refuse repeated ones.
 
     :param path: the file, for messages.
-    :param rows: where each item stands, and its fields.
-    :param first: gives the place of an earlier item by id; None: the ids are remembered here, in memory.
-    :yields: where the item stands, its id and its fields.
-    :raises InputError: for a missing or repeated id, or where there is no item.
+    :param rows: file and line of each item, and its fields.
+    :param first: looks up file and line of an earlier item by id; None: ids are remembered in memory.
+    :yields: file and line, id and fields of each item.
+    :raises InputError: for a missing or repeated id, or no items.
     """
     places: dict[str, str] = {}
     place_of, where = first or places.get, ""
@@ -49,16 +49,14 @@ def identify_items(
             places[item_id] = where
         yield where, item_id, row
     if not where:
-        raise nothing_in(path, "item")
+        raise empty_file(path, "item")
 
 
 def read_items(path: Path, renderer: ItemRenderer) -> dict[str, Item]:
-    """Read items.
+    """Read items by id.
 
-    :param path: JSONL, one item a line.
-    :param renderer: template, tokenizer and cap.
-    :return: items by id.
-    :raises InputError: for a broken line, a missing or repeated id, or an item without text.
+    :param path: JSONL, one item per line.
+    :raises InputError: for an invalid line, a missing or repeated id, or an item without text.
     """
     template = renderer.template
     return {
@@ -68,5 +66,5 @@ def read_items(path: Path, renderer: ItemRenderer) -> dict[str, Item]:
 
 
 def item_twice(item_id: str, *, first: str, where: str) -> InputError:
-    """Say that an item is there twice."""
+    """Make the error for a repeated item."""
     return InputError(f"item {short(item_id)} appears twice (first: {first})", where=where, todo="keep one of the two")

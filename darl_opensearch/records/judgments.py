@@ -1,4 +1,4 @@
-"""Judgments: queries with graded items, each pair once and each query id with one text."""
+"""Judgments: queries with graded items; pairs are unique, and a query id has one text."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from darl_opensearch.text import same_text
 class JudgedQuery:
     """A query with its judged items.
 
-    :param query_id: its id, or its text when it has none.
-    :param slice: the part of traffic it belongs to, or ``""``.
+    :param query_id: its id, or its text if it has none.
+    :param slice: traffic slice, or ``""``.
     """
 
     query_id: str
@@ -31,22 +31,22 @@ class JudgedQuery:
 
 
 class Ledger(Protocol):
-    """Where judgments are gathered: in memory or in a database."""
+    """Collects judgments, in memory or in a database."""
 
     def add(self, line: DataLine) -> tuple[str, str | None]:
-        """Add a judgment, unless its query id has another text or its pair is there.
+        """Add a judgment, unless its query id has another text or its pair is a repeat.
 
-        :return: the text that the query id has, and where the pair was read before; None: it was not.
+        :return: the query id's text, and where the pair was read before, or None.
         """
         ...
 
 
 def gather_judgments(path: Path, ledger: Ledger, items: Container[str], k: int) -> None:
-    """Check a file of judgments and gather them.
+    """Check a file of judgments and collect them.
 
-    :param path: JSONL: query, item_id and grade; query_id and slice where given.
-    :param items: ids of every item that may be judged.
-    :raises InputError: for an unknown grade or item, a pair that is there twice, or an empty or changing query.
+    :param path: JSONL: query, item_id and grade; optionally query_id and slice.
+    :param items: ids of all items.
+    :raises InputError: for an unknown grade or item, a repeated pair, an empty query, or a query id with two texts.
     """
     for line in LineKind(items=items, k=k).read(path):
         text, first = ledger.add(line)
@@ -79,11 +79,11 @@ def read_judgments(path: Path, items: Mapping[str, Item], k: int) -> list[Judged
 
 
 def digest_records(records: Iterable[Item | JudgedQuery | TrafficQuery]) -> str:
-    """Digest items, or queries with items and grades, whatever their order in the file.
+    """Digest items, or queries with items and grades, independently of their order.
 
-    The records' own digests are added up, so that no two of them have to be in memory at once (an additive multiset
-    hash: Clarke et al. 2003, "Incremental multiset hash functions"). It detects data that differ by mistake, not
-    data that were made up to collide.
+    The digests of the records are summed, so that only one record is in memory at a time (an additive multiset hash:
+    Clarke et al. 2003, "Incremental multiset hash functions"). This detects accidental differences, not deliberate
+    collisions.
 
     :return: 64 hexadecimal digits.
     """

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from darl_opensearch.errors import InputError, short
 from darl_opensearch.io.jsonl import read_jsonl
 from darl_opensearch.records.values import (
-    nothing_in,
+    empty_file,
     parse_id,
     parse_query,
     parse_text,
@@ -25,15 +25,15 @@ Need = Literal["required", "optional", "ignored"]
 
 @dataclass(frozen=True, slots=True)
 class DataLine:
-    """A query, mostly with an item.
+    """A query, usually with an item.
 
     :param where: file and line, for messages.
-    :param query: its text without blanks around it; ``""`` where the kind of line may lack it.
-    :param query_id: the query's own id, or ``""``.
-    :param item_id: the item's id, or ``""`` where the kind of line may lack it.
-    :param grade: in ``0..k-1``; :data:`NOT_GRADED` where grades are not read.
-    :param slice: the part of traffic it belongs to, or ``""``.
-    :param text: the item's text; None where there is none.
+    :param query: stripped text; ``""`` if missing and not required.
+    :param query_id: ``""`` if missing.
+    :param item_id: ``""`` if missing and not required.
+    :param grade: in ``0..k-1``; :data:`NOT_GRADED` if grades are not read.
+    :param slice: traffic slice, or ``""``.
+    :param text: of the item, or None.
     """
 
     where: str
@@ -47,19 +47,20 @@ class DataLine:
 
     @property
     def query_key(self) -> str:
-        """The query's id, or its text when it has none."""
+        """The query's id, or its text if it has none."""
         return self.query_id or self.query
 
 
 @dataclass(frozen=True, kw_only=True)
 class LineKind:
-    """What the lines of a file must hold, beside ``query_id`` and ``slice``, which may always be there.
+    """Required and optional fields of a file's lines; ``query_id`` and ``slice`` are always optional.
 
-    :param what: what a line is, in the singular, for messages.
-    :param items: ids of the items that there are; None: any id will do.
+    :param what: name of a line in messages, singular.
+    :param items: ids of all items; None: any id is accepted.
     :param k: number of grades; None: ``grade`` is ignored.
-    :param texts: texts by item id, for lines without ``text``.
-    :param may_be_empty: whether a file without a line is no error.
+    :param texts: item texts by id, for lines without ``text``.
+    :param may_be_empty: whether files without lines are accepted.
+    :param todo: advice for an unknown item.
     """
 
     what: str = "judgment"
@@ -73,9 +74,9 @@ class LineKind:
     todo: str = "add it to the items, or drop the line"
 
     def read(self, *paths: Path) -> Iterator[DataLine]:
-        """Read files, one line after the other.
+        """Read files line by line.
 
-        :raises InputError: for a line that is not of this kind, or where the files hold none.
+        :raises InputError: for an invalid line, or files without lines.
         """
         empty = not self.may_be_empty
         for path in paths:
@@ -83,12 +84,12 @@ class LineKind:
                 empty = False
                 yield self.parse(row, where)
         if empty:
-            raise nothing_in(", ".join(map(str, paths)), self.what)
+            raise empty_file(", ".join(map(str, paths)), self.what)
 
     def parse(self, row: Mapping[str, Any], where: str) -> DataLine:
-        """Check one line.
+        """Parse a line.
 
-        :raises InputError: naming file, line and field of what is wrong.
+        :raises InputError: naming the invalid field.
         """
         required = self.query == "required" or row.get("query") not in (None, "")
         query = parse_query(row, where) if required else ""
@@ -111,9 +112,9 @@ class LineKind:
 
 
 def changed_query(line: DataLine, before: str, *, first: str = "") -> InputError:
-    """Say that a query id has two texts.
+    """Make the error for a query id with two texts.
 
-    :param first: file and line of the first, where they are known.
+    :param first: file and line of the first text, if known.
     """
     return InputError(
         f"query {short(line.query_key)} is {short(line.query)} here, but was {short(before)}"
@@ -124,12 +125,12 @@ def changed_query(line: DataLine, before: str, *, first: str = "") -> InputError
 
 
 def pair_twice(line: DataLine, first: str) -> InputError:
-    """Say that a pair is there twice."""
+    """Make the error for a repeated pair."""
     return InputError(f"{_pair(line)} appears twice (first: {first})", where=line.where, todo="keep one of the two")
 
 
 def two_grades(line: DataLine, before: int, first: str, *, todo: str = "keep one grade per pair") -> InputError:
-    """Say that a pair has two grades."""
+    """Make the error for a pair with two grades."""
     return InputError(
         f"{_pair(line)} has grade {line.grade} here, but had {before} (first: {first})",
         where=line.where,

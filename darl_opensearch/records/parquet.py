@@ -1,4 +1,4 @@
-"""Rows of a Parquet file, a batch in memory at a time."""
+"""Reading Parquet files batch by batch."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 from darl_opensearch.errors import InputError, load
 from darl_opensearch.io.reading import reading
 
-BATCH_ROWS = 256  # rows that are turned into objects at once; a row may hold a thousand items
+BATCH_ROWS = 256  # rows converted to objects at once; a row may have a thousand items
 
 
 def read_parquet(path: Path, columns: Collection[str] = ()) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Read one row after the other.
+    """Read a file row by row.
 
-    :param columns: the columns wanted, where the file has them; empty: all.
+    :param columns: columns to read if present; empty: all.
     :yields: ``file, row n``, for messages, and the row.
-    :raises InputError: when the file cannot be read.
-    :raises MissingExtra: when pyarrow is not installed.
+    :raises InputError: if the file cannot be read.
+    :raises MissingExtra: if pyarrow is not installed.
     """
     arrow, parquet = load("pyarrow", "parquet"), load("pyarrow.parquet", "parquet")
     try:
@@ -29,5 +29,5 @@ def read_parquet(path: Path, columns: Collection[str] = ()) -> Iterator[tuple[st
                 for row in batch.to_pylist():
                     number += 1
                     yield f"{path}, row {number}", row
-    except (arrow.ArrowException, ValueError, OverflowError) as err:  # the last two: a date that Python cannot hold
+    except (arrow.ArrowException, ValueError, OverflowError) as err:  # the last two: a date beyond Python's range
         raise InputError(f"not Parquet ({err})", where=str(path), todo="download or write the file again") from err

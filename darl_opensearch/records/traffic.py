@@ -1,4 +1,4 @@
-"""Traffic: queries that nobody judged, with the items that were retrieved for them."""
+"""Traffic: unjudged queries with their retrieved items."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from darl_opensearch.records.values import parse_id, parse_text, unknown_item
 
 @dataclass(frozen=True)
 class TrafficQuery:
-    """A query nobody judged.
+    """An unjudged query.
 
-    :param query_id: its id, or its text when it has none.
-    :param item_ids: what the pipeline retrieved for it; empty: not given.
-    :param slice: the part of traffic it belongs to, or ``""``; no part of the digest of what was trained on.
+    :param query_id: its id, or its text if it has none.
+    :param item_ids: retrieved by the pipeline; empty: not given.
+    :param slice: traffic slice, or ``""``; not part of the digest of training data.
     """
 
     query_id: str
@@ -30,12 +30,12 @@ class TrafficQuery:
 def read_traffic(path: Path, items: Container[str]) -> list[TrafficQuery]:
     """Read held-out queries.
 
-    :param path: JSONL: query, optional query_id, slice and items (ids the pipeline retrieved).
+    :param path: JSONL: query, optionally query_id, slice and items (ids that the pipeline retrieved).
     :raises InputError: for an empty query or an unknown item.
     """
     queries = []
     for line in LineKind(what="query", item="ignored", may_be_empty=True).read(path):
-        ids = tuple(item_id for _, item_id, _ in listed_items(line.row, line.where)) if line.row.get("items") else ()
+        ids = tuple(item_id for _, item_id, _ in parse_items(line.row, line.where)) if line.row.get("items") else ()
         for item_id in ids:
             if item_id not in items:
                 raise unknown_item(item_id, line.where)
@@ -43,11 +43,11 @@ def read_traffic(path: Path, items: Container[str]) -> list[TrafficQuery]:
     return queries
 
 
-def listed_items(row: Mapping[str, Any], where: str) -> Iterator[tuple[str, str, str | None]]:
-    """Read the field ``items`` of a line: a list of ids, or of objects with ``item_id``, ``text`` or both.
+def parse_items(row: Mapping[str, Any], where: str) -> Iterator[tuple[str, str, str | None]]:
+    """Parse a line's field ``items``: a list of ids, or of objects with ``item_id``, ``text`` or both.
 
-    :yields: which item of the list it is, for messages, its id or ``""``, and its text or None.
-    :raises InputError: when the field is not a list of items, or an empty one.
+    :yields: the item's place in the line, for messages; its id or ``""``; its text or None.
+    :raises InputError: if the field is not a non-empty list of items.
     """
     items = row.get("items")
     if not isinstance(items, list | tuple) or not items:

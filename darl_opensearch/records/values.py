@@ -1,4 +1,4 @@
-"""One value of a row: a text, an id or a grade, or the message that says why it is none."""
+"""Parsing of single fields: texts, ids and grades, and the errors for invalid ones."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from darl_opensearch.text import MAX_QUERY_CHARS
 
 
 def parse_text(row: Mapping[str, Any], name: str, where: str, *, todo: str, within: str = "") -> str:
-    """Read a text that must be there.
+    """Read a required text.
 
-    :param within: the part of the row that the field is in, to put before a message.
-    :return: the text as it stands, with its blanks.
-    :raises InputError: when it is empty or not text.
+    :param within: place of the field in the row, prefixed to messages.
+    :return: the text, not stripped.
+    :raises InputError: if it is empty or not text.
     """
     value = row.get(name)
     if not isinstance(value, str) or not value.strip():
@@ -23,10 +23,9 @@ def parse_text(row: Mapping[str, Any], name: str, where: str, *, todo: str, with
 
 
 def parse_query(row: Mapping[str, Any], where: str) -> str:
-    """Read the text of a query.
+    """Read and strip a query's text.
 
-    :return: the text without blanks around it.
-    :raises InputError: when it is empty, not text, or far longer than anything that is searched.
+    :raises InputError: if it is empty, not text, or far longer than any search.
     """
     text = parse_text(row, "query", where, todo="add the query's text")
     if len(text) > MAX_QUERY_CHARS:
@@ -39,10 +38,10 @@ def parse_query(row: Mapping[str, Any], where: str) -> str:
 
 
 def parse_id(row: Mapping[str, Any], name: str, where: str, *, within: str = "") -> str:
-    """Read an id or a name that may be missing.
+    """Read an optional id or name as text.
 
-    :return: it as text, 0 as ``"0"``; ``""`` where there is none.
-    :raises InputError: when it is neither text nor a whole number.
+    :return: the text, ``"0"`` for 0; ``""`` if missing.
+    :raises InputError: if it is neither text nor a whole number.
     """
     value = row.get(name)
     if value is None:
@@ -57,9 +56,9 @@ def parse_id(row: Mapping[str, Any], name: str, where: str, *, within: str = "")
 
 
 def require_id(row: Mapping[str, Any], name: str, where: str) -> str:
-    """Read an id that must be there.
+    """Read a required id.
 
-    :raises InputError: when it is missing, or neither text nor a whole number.
+    :raises InputError: if it is missing, or neither text nor a whole number.
     """
     if not (value := parse_id(row, name, where)):
         raise InputError(f"field {name!r} is missing or empty", where=where, todo="fill it, or drop the line")
@@ -67,9 +66,9 @@ def require_id(row: Mapping[str, Any], name: str, where: str) -> str:
 
 
 def parse_whole_grade(row: Mapping[str, Any], k: int, where: str) -> int:
-    """Read a grade that is written as a number of the scale.
+    """Read a numeric grade.
 
-    :raises InputError: when it is anything but a whole number in ``0..k-1``.
+    :raises InputError: if it is not a whole number in ``0..k-1``.
     """
     value = row.get("grade")
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < k:
@@ -78,18 +77,18 @@ def parse_whole_grade(row: Mapping[str, Any], k: int, where: str) -> int:
 
 
 def off_scale(name: str, value: object, highest: int, where: str, *, todo: str) -> InputError:
-    """Say that a value is no grade of the scale."""
+    """Make the error for a value that is not a grade of the scale."""
     return InputError(f"field {name!r} is {short(value)}, not a whole number in 0..{highest}", where=where, todo=todo)
 
 
 def unknown_item(item_id: object, where: str, *, todo: str = "add it to the items, or drop the line") -> InputError:
-    """Say that an item is not among the items."""
+    """Make the error for an unknown item."""
     return InputError(f"item {short(item_id)} is not in the items", where=where, todo=todo)
 
 
-def nothing_in(path: object, what: str) -> InputError:
-    """Say that a file is empty.
+def empty_file(path: object, what: str) -> InputError:
+    """Make the error for a file without lines.
 
-    :param what: what it should hold, in the singular.
+    :param what: name of a line, singular.
     """
     return InputError(f"the file has no {what}s", where=str(path), todo="write one JSON object per line")

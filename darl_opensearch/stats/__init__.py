@@ -1,1 +1,1 @@
-"""The statistics of every report: metrics, shares, resampling and tests, each once, on numpy alone."""
+"""Statistics that all reports share: metrics, shares, resampling and tests; needs only numpy."""

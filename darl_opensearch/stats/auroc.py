@@ -1,4 +1,4 @@
-"""The area under the ROC curve, and its interval where pairs are clustered by query."""
+"""The area under the ROC curve, with an interval for pairs clustered by query."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from darl_opensearch.stats.bootstrap import Floats, Interval, Resampled, draw_counts
 
-_CELLS = 4_000_000  # weights of pairs that are made at a time
+_CELLS = 4_000_000  # pair weights computed at a time
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Distances:
 def auroc_interval(
     inside: Distances, outside: Distances, *, draws: int, seeds: tuple[Sequence[int], Sequence[int]]
 ) -> Interval:
-    """Take the AUROC of distances, with the queries of either side resampled on their own.
+    """Compute the AUROC of distances; the queries of each side are resampled independently.
 
-    :return: area under the ROC curve; nan bounds where either side has fewer than two queries.
+    :return: the area; nan bounds if either side has fewer than two queries.
     """
     rows = max(1, _CELLS // max(1, len(inside.distance) + len(outside.distance)))
     values = [np.zeros(0)]
@@ -49,13 +49,13 @@ def auroc_interval(
 
 
 def auroc(inside: Floats, outside: Floats, inside_weight: ArrayLike = 1.0, outside_weight: ArrayLike = 1.0) -> Floats:
-    """Chance that a value from outside is above one from inside; ties count half.
+    """Probability that a value from outside is above one from inside; ties count half.
 
     :param inside: ``[n]``.
     :param outside: ``[m]``.
-    :param inside_weight: ``[..., n]`` how often each value counts, for each of many resamples; a number: all alike.
+    :param inside_weight: ``[..., n]`` count of each value, per resample; or one number for all.
     :param outside_weight: ``[..., m]``.
-    :return: ``[...]`` area under the ROC curve, nan where a side is empty.
+    :return: ``[...]``; nan if a side is empty.
     """
     order = np.argsort(inside, kind="stable")
     left, right = (np.searchsorted(inside[order], outside, side) for side in ("left", "right"))

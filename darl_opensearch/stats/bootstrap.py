@@ -1,7 +1,7 @@
-"""The bootstrap over queries: pairs of one query are not independent, so queries are resampled.
+"""The bootstrap over queries: pairs of a query are not independent, so whole queries are resampled.
 
-A mean, a share, macro-F1, kappa, the calibration error: each is a function of sums of a few numbers per query. So one
-resampling of the queries serves all of them, and the difference of two parts has an interval as well.
+Means, shares, macro-F1, kappa and the calibration error are functions of per-query sums, so all of them share the same
+resamples, and differences between parts have intervals as well.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from darl_opensearch.stats.numbers import rounded
+from darl_opensearch.stats.numbers import round_figure
 
 Floats = NDArray[np.float64]
-_BLOCK = 200  # resamples drawn at a time: all of them at once would need gigabytes for many queries
+_BLOCK = 200  # resamples at a time: with many queries all of them would need gigabytes
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure with its 95 % interval; nan where there is none."""
+    """A figure with its 95 % interval; nan if undefined."""
 
     mean: float
     low: float
@@ -31,16 +31,16 @@ class Interval:
 
     def to_json(self) -> dict[str, float | None]:
         """Render with five decimals, null for nan."""
-        return {name: rounded(value) for name, value in dataclasses.asdict(self).items()}
+        return {name: round_figure(value) for name, value in dataclasses.asdict(self).items()}
 
 
 @dataclass(frozen=True)
 class Figure:
     """A figure as a function of sums over queries.
 
-    :param sums: ``[q, *shape]`` what each query adds.
-    :param value: from totals ``[..., *shape]`` to the figure ``[...]``, nan where it is undefined.
-    :param counts: ``[q]`` whether a query counts at all.
+    :param sums: ``[q, *shape]``, the terms of each query.
+    :param value: maps totals ``[..., *shape]`` to the figure ``[...]``, nan if undefined.
+    :param counts: ``[q]`` whether a query counts.
     """
 
     sums: Floats
@@ -49,7 +49,7 @@ class Figure:
 
     @property
     def point(self) -> float:
-        """The figure of all queries."""
+        """The figure over all queries."""
         return float(self.value(self.sums.sum(0)))
 
     @property
@@ -60,7 +60,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Resampled:
-    """A figure, and its value in each resample.
+    """A figure and its value in each resample.
 
     :param draws: ``[d]``.
     """
@@ -70,17 +70,17 @@ class Resampled:
     n: int
 
     def interval(self) -> Interval:
-        """Take the percentile interval; nan bounds below two queries, of which nothing can be resampled."""
+        """Compute the percentile interval; nan bounds below two queries."""
         low, high = percentiles(self.draws) if self.n > 1 else (math.nan, math.nan)
         return Interval(self.point, low, high, self.n)
 
     def minus(self, other: Resampled) -> Resampled:
-        """Take the difference, resample by resample; it counts as many queries as the smaller of the two."""
+        """Subtract another figure, resample by resample; ``n`` is the smaller of the two."""
         return Resampled(self.point - other.point, self.draws - other.draws, min(self.n, other.n))
 
 
 def percentiles(draws: Floats) -> tuple[float, float]:
-    """Cut off 2.5 % on each side (percentile bootstrap, Efron 1979), nan left out; nan for nothing."""
+    """Compute the 2.5 % and 97.5 % quantiles (percentile bootstrap, Efron 1979), ignoring nan; nan for no values."""
     values = draws[~np.isnan(draws)]
     if not len(values):
         return math.nan, math.nan
@@ -89,7 +89,7 @@ def percentiles(draws: Floats) -> tuple[float, float]:
 
 
 def p_of_zero(draws: Floats) -> float:
-    """Test "the figure is 0", two-sided: twice the smaller share of resamples on one side of 0, nan left out."""
+    """Compute the two-sided p-value of 0: twice the smaller share of resamples on one side of it, ignoring nan."""
     values = draws[~np.isnan(draws)]
     tail = min(int((values <= 0).sum()), int((values >= 0).sum()))
     return min(1.0, 2 * (tail + 1) / (len(values) + 1))
@@ -98,7 +98,7 @@ def p_of_zero(draws: Floats) -> float:
 def draw_counts(n_queries: int, *, draws: int, seed: int | Sequence[int]) -> Iterator[Floats]:
     """Draw queries with replacement.
 
-    :yields: blocks of ``[d, n_queries]``, how often each query is in each resample; none where there is no query.
+    :yields: blocks of ``[d, n_queries]`` counts of each query in each resample; none without queries.
     """
     if n_queries == 0:
         return
@@ -109,7 +109,7 @@ def draw_counts(n_queries: int, *, draws: int, seed: int | Sequence[int]) -> Ite
 
 
 def resample(figures: Mapping[str, Figure], *, draws: int, seed: int | Sequence[int]) -> dict[str, Resampled]:
-    """Resample queries, the same ones for every figure."""
+    """Resample queries, with the same resamples for every figure."""
     if not figures:
         return {}
     n_queries = len(next(iter(figures.values())).sums)
@@ -128,16 +128,16 @@ def resample(figures: Mapping[str, Figure], *, draws: int, seed: int | Sequence[
 
 
 def mean_over_queries(values: Floats) -> Figure:
-    """Make a figure of one value a query.
+    """Make the mean of one value per query a figure.
 
-    :param values: ``[q]``, nan for a query that has none and is left out.
+    :param values: ``[q]``; queries with nan are left out.
     """
-    there = ~np.isnan(values)
-    return Figure(np.stack([np.where(there, values, 0.0), there.astype(np.float64)], 1), ratio, there)
+    has_value = ~np.isnan(values)
+    return Figure(np.stack([np.where(has_value, values, 0.0), has_value.astype(np.float64)], 1), ratio, has_value)
 
 
 def share_of_pairs(values: Floats, query_index: NDArray[np.int64], n_queries: int) -> Figure:
-    """Make a figure of one value a pair, clustered by query.
+    """Make the mean of one value per pair a figure, clustered by query.
 
     :param values: ``[n]``.
     :param query_index: ``[n]`` in ``0..n_queries-1``.
@@ -147,15 +147,15 @@ def share_of_pairs(values: Floats, query_index: NDArray[np.int64], n_queries: in
 
 
 def ratio(totals: Floats) -> Floats:
-    """Divide the first total by the second, ``[..., 2]`` to ``[...]``; nan where the second is not above 0."""
+    """Divide the first total by the second, ``[..., 2]`` to ``[...]``; nan unless the second is above 0."""
     empty = totals[..., 1] <= 0
     return np.where(empty, np.nan, totals[..., 0] / np.where(empty, 1.0, totals[..., 1]))
 
 
 def bootstrap_mean(values: NDArray[np.floating], *, draws: int = 2000, seed: int = 0) -> Interval:
-    """Take the mean and its interval; give differences for a paired comparison.
+    """Compute a mean over queries and its interval; pass differences for a paired comparison.
 
-    :param values: ``[q]`` one value a query.
+    :param values: ``[q]``.
     :return: the interval; nan for no values.
     """
     return bootstrap_ratio(values, np.ones(len(values)), draws=draws, seed=seed)
@@ -164,10 +164,10 @@ def bootstrap_mean(values: NDArray[np.floating], *, draws: int = 2000, seed: int
 def bootstrap_ratio(
     numerator: NDArray[np.floating], denominator: NDArray[np.floating], *, draws: int = 2000, seed: int = 0
 ) -> Interval:
-    """Take a ratio of sums over queries and its interval: a share of pairs, clustered by query.
+    """Compute a ratio of sums over queries and its interval, such as a share of pairs clustered by query.
 
-    :param numerator: ``[q]`` per query, for example its flagged pairs.
-    :param denominator: ``[q]`` per query, for example its pairs.
+    :param numerator: ``[q]``, such as flagged pairs per query.
+    :param denominator: ``[q]``, such as pairs per query.
     :return: the interval; nan for no values, a point for one.
     """
     sums = np.stack([numerator, denominator], axis=1).astype(np.float64)

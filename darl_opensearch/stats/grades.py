@@ -1,6 +1,6 @@
-"""Measures of predicted grades, of one table of counts or of many at once, and of their probabilities.
+"""Metrics of grades and grade probabilities, vectorised over tables of counts.
 
-A table is ``[k, k]`` counts of pairs, rows the given grade, columns the predicted one (or those of two judges).
+A table is ``[k, k]`` counts of pairs, with given grades as rows and predicted grades as columns (or two judges').
 """
 
 from __future__ import annotations
@@ -15,13 +15,17 @@ BINS = 15
 
 
 def confusion(given: Ints, predicted: Ints, k: int) -> Floats:
-    """Count pairs, ``[n]`` grades in ``0..k-1`` each, in a table ``[k, k]``."""
+    """Count pairs in a table ``[k, k]``.
+
+    :param given: ``[n]`` in ``0..k-1``.
+    :param predicted: ``[n]`` in ``0..k-1``.
+    """
     table: Floats = confusion_by_query(given, predicted, k, np.zeros(len(given), dtype=np.int64), 1)[0]
     return table
 
 
 def confusion_by_query(given: Ints, predicted: Ints, k: int, query_index: Ints, n_queries: int) -> Floats:
-    """Count the pairs of each query.
+    """Count pairs in a table per query.
 
     :param query_index: ``[n]`` in ``0..n_queries-1``.
     :return: ``[n_queries, k, k]``.
@@ -42,23 +46,23 @@ def macro_f1(tables: Floats) -> Floats:
 
 
 def quadratic_kappa(tables: Floats) -> Floats:
-    """Cohen's kappa with quadratic weights (Cohen 1968): :func:`kappa` where a disagreement weighs its square."""
+    """Cohen's kappa with quadratic weights (Cohen 1968)."""
     return kappa(tables, power=2)
 
 
 def kappa(tables: Floats, *, power: int = 0) -> Floats:
-    """Cohen's kappa, ``[..., k, k]`` to ``[...]``: 1 for agreement, 0 for chance.
+    """Cohen's kappa, ``[..., k, k]`` to ``[...]``: 1 for full agreement, 0 for chance.
 
-    :param power: a disagreement of ``d`` grades weighs ``d**power``: 0 for plain kappa (Cohen 1960).
-    :return: nan where both sides are constant and equal, or the table is empty.
+    :param power: a disagreement by ``d`` grades weighs ``d**power``; 0 is unweighted kappa (Cohen 1960).
+    :return: nan if both sides are constant and equal, or the table is empty.
     """
     grades = np.arange(tables.shape[-1])
     apart = np.abs(np.subtract.outer(grades, grades)).astype(np.float64)
     weight = np.where(apart > 0, apart**power, 0.0)
     n = np.maximum(tables.sum((-1, -2)), 1.0)
     expected = tables.sum(-1)[..., :, None] * tables.sum(-2)[..., None, :] / n[..., None, None]
-    chance, seen = (weight * expected).sum((-1, -2)), (weight * tables).sum((-1, -2))
-    return np.where(chance > 0, 1.0 - seen / np.where(chance > 0, chance, 1.0), np.nan)
+    chance, observed = (weight * expected).sum((-1, -2)), (weight * tables).sum((-1, -2))
+    return np.where(chance > 0, 1.0 - observed / np.where(chance > 0, chance, 1.0), np.nan)
 
 
 def share_equal(tables: Floats) -> Floats:
@@ -78,11 +82,11 @@ def _share(tables: Floats, cells: Floats) -> Floats:
 
 
 def confidence_bins(grade_probs: Floats, *, bins: int = BINS) -> list[Ints]:
-    """Part pairs by the probability of their most probable grade, as many in each part.
+    """Split pairs into bins of equal count by the probability of their most probable grade.
 
     :param grade_probs: ``[n, k]``.
-    :param bins: at most this many.
-    :return: rows of each bin, the least confident first; none for no pairs.
+    :param bins: maximum number of bins.
+    :return: rows of each bin, the least confident first; empty for no pairs.
     """
     if not len(grade_probs):
         return []
@@ -90,13 +94,11 @@ def confidence_bins(grade_probs: Floats, *, bins: int = BINS) -> list[Ints]:
 
 
 def expected_calibration_error(grade_probs: Floats, grades: Ints, *, bins: int = BINS) -> float:
-    """Gap between confidence and accuracy of the most probable grade, in equal-mass bins.
-
-    Guo et al. 2017, arXiv:1706.04599, with bins of equal count.
+    """Expected calibration error of the most probable grade (Guo et al. 2017, arXiv:1706.04599), in equal-count bins.
 
     :param grade_probs: ``[n, k]``.
     :param grades: ``[n]`` true grades.
-    :param bins: at most this many.
+    :param bins: maximum number of bins.
     :return: ECE in [0, 1]; nan for no pairs.
     """
     one_query = np.zeros(len(grades), dtype=np.int64)
@@ -106,9 +108,9 @@ def expected_calibration_error(grade_probs: Floats, grades: Ints, *, bins: int =
 def calibration_sums(
     grade_probs: Floats, grades: Ints, query_index: Ints, n_queries: int, *, bins: int = BINS
 ) -> Floats:
-    """Sum up what each query adds to the calibration error; a resample keeps the bins of the whole.
+    """Compute each query's terms of the calibration error; resamples reuse the bins of all pairs.
 
-    :return: ``[n_queries, 2, bins]``: confidence less accuracy, then pairs.
+    :return: ``[n_queries, 2, bins]``: confidence minus accuracy, then pairs.
     """
     rows_of_bins = confidence_bins(grade_probs, bins=bins)
     sums = np.zeros((n_queries, 2, max(1, len(rows_of_bins))))
@@ -120,17 +122,17 @@ def calibration_sums(
 
 
 def calibration_error(sums: Floats) -> Floats:
-    """Take the calibration error of :func:`calibration_sums`, ``[..., 2, bins]`` to ``[...]``; nan for no pairs."""
+    """Compute the error from :func:`calibration_sums`, ``[..., 2, bins]`` to ``[...]``; nan for no pairs."""
     gap, pairs = sums[..., 0, :], sums[..., 1, :]
     n = pairs.sum(-1)
     return np.where(n > 0, np.abs(gap).sum(-1) / np.where(n > 0, n, 1.0), np.nan)
 
 
 def ranked_probability_score(grade_probs: Floats, grades: Ints) -> Floats:
-    """How far the predicted distribution lies from the given grade, on the ordered scale; lower is better.
+    """Ranked probability score: mean squared difference of the cumulative distributions; lower is better.
 
-    Epstein 1969, doi:10.1175/1520-0450(1969)008<0985:ASSFPF>2.0.CO;2, over ``k - 1``: the mean squared
-    difference of the cumulative distributions. A proper score, so it rewards calibration and sharpness both.
+    Epstein 1969, doi:10.1175/1520-0450(1969)008<0985:ASSFPF>2.0.CO;2, divided by ``k - 1``. It is a proper score: it
+    rewards both calibration and sharpness.
 
     :param grade_probs: ``[n, k]``.
     :param grades: ``[n]`` in ``0..k-1``.

@@ -1,4 +1,4 @@
-"""Several tests at one level."""
+"""Adjustment of p-values for multiple tests."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ Name = TypeVar("Name", bound=Hashable)
 
 
 def holm(p_values: Mapping[Name, float]) -> dict[Name, float]:
-    """Adjust p-values so that one level holds for all of them together.
+    """Adjust p-values for the family-wise error rate.
 
-    Holm 1979, *Scandinavian Journal of Statistics* 6:65. Whatever the tests have to do with each other, the chance
-    that any true null hypothesis has an adjusted p-value at or below a level is at most that level.
+    Holm 1979, *Scandinavian Journal of Statistics* 6:65. However the tests depend on each other, the probability that
+    any true null hypothesis has an adjusted p-value at or below a level is at most that level.
 
     :param p_values: by test, in [0, 1].
-    :return: adjusted, in the same order, at most 1.
+    :return: adjusted p-values in the same order, at most 1.
     """
     adjusted: dict[Name, float] = {}
     highest = 0.0

@@ -1,4 +1,4 @@
-"""Paired comparisons, query by query: the difference, its interval, its p-value, and how many queries it takes."""
+"""Paired comparisons over queries: difference, interval, p-value and sample size."""
 
 from __future__ import annotations
 
@@ -11,32 +11,34 @@ from numpy.typing import NDArray
 from darl_opensearch.stats.bootstrap import Interval, bootstrap_mean
 
 DRAWS = 10_000
-Z_BOUND = 1.959964  # of a 95 % interval's lower bound, as the gate has always rounded it
-Z_POWER = 0.841621  # of being right 4 times in 5
-_BLOCK = 1000  # sign patterns made at a time: all of them at once would need gigabytes for many queries
+Z_BOUND = 1.959964  # lower end of a 95 % interval, rounded as in earlier gate reports
+Z_POWER = 0.841621  # power of 80 %
+_BLOCK = 1000  # sign patterns at a time: with many queries all of them would need gigabytes
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A paired difference, ours minus theirs, with its uncertainty over queries.
+    """A paired difference, ours minus theirs, with its interval and p-value over queries.
 
     :param interval: mean and 95 % bootstrap interval.
-    :param p: two-sided, of "no difference".
+    :param p: two-sided, for no difference.
     """
 
     interval: Interval
     p: float
 
 
-def paired(ours: NDArray[np.float64], theirs: NDArray[np.float64], *, draws: int = DRAWS, seed: int = 0) -> Claim:
-    """Compare two methods query by query.
+def compare_paired(
+    ours: NDArray[np.float64], theirs: NDArray[np.float64], *, draws: int = DRAWS, seed: int = 0
+) -> Claim:
+    """Compare two systems query by query.
 
     The interval resamples queries (percentile bootstrap); the p-value flips signs of the differences at random
     (Fisher's randomisation test: Smucker et al. 2007, doi:10.1145/1321440.1321528).
 
     :param ours: ``[q]``, nan where a query has no value.
     :param theirs: ``[q]``, nan in the same places.
-    :return: the claim; nan bounds and a p of 1 below two values, of which nothing can be resampled.
+    :return: the claim; with fewer than two values nan bounds, and p is 1.
     """
     difference = ours - theirs
     difference = difference[~np.isnan(difference)]
@@ -54,11 +56,11 @@ def paired(ours: NDArray[np.float64], theirs: NDArray[np.float64], *, draws: int
 
 @dataclass(frozen=True)
 class Power:
-    """What so many queries can show, by the normal approximation from the observed paired differences.
+    """Power of a paired comparison, by the normal approximation from the observed differences.
 
-    :param sd: standard deviation of the differences over queries; nan below two.
-    :param detectable: the least distance of the true mean from the bound that as many queries show 4 times in 5.
-    :param needed: queries that would show the observed mean 4 times in 5; None where the mean is not beyond the bound.
+    :param sd: standard deviation of the differences over queries; nan below two queries.
+    :param detectable: smallest distance of the true mean from the bound that this many queries detect with 80 % power.
+    :param needed: queries that detect the observed mean with 80 % power; None if the mean is not above the bound.
     """
 
     sd: float
@@ -67,13 +69,12 @@ class Power:
 
 
 def power(differences: NDArray[np.float64], bound: float) -> Power:
-    """Say how many queries it takes until the lower end of a 95 % interval is above a bound.
+    """Estimate how many queries put the lower end of a 95 % interval above a bound.
 
     The usual sample size of a one-sided paired test (Sakai 2016, doi:10.1145/2911451.2911492, for ranking measures):
     ``((z_.975 + z_.8) sd / (mean - bound))^2``.
 
-    :param differences: ``[q]`` new minus old, a query each; nan where a query has none.
-    :return: the power; at least as many queries as there are never suffice where they did not.
+    :param differences: ``[q]`` new minus old; nan for queries without a value.
     """
     values = differences[~np.isnan(differences)]
     if len(values) < 2:

@@ -1,4 +1,4 @@
-"""nDCG."""
+"""DCG and nDCG."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ def ndcg_per_query(
 ) -> dict[int, float]:
     """Normalised discounted cumulative gain of each query.
 
-    Järvelin and Kekäläinen 2002, with the gains given and discount ``log2(rank + 1)``. Ties keep the order
-    given, as OpenSearch's sort does. Queries without any gain have no ideal order and are left out.
+    Järvelin and Kekäläinen 2002, with discount ``log2(rank + 1)``. Ties keep the input order, as in OpenSearch's sort.
+    Queries without any gain have no ideal order and are left out.
 
     :param score: ``[n]`` higher is better.
     :param gains: ``[n]`` at least 0.
-    :param query_index: ``[n]`` which query a pair is of.
+    :param query_index: ``[n]`` query of each pair.
     :return: nDCG by query index.
     """
     values = {}

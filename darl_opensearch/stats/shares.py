@@ -1,4 +1,4 @@
-"""Shares of pairs, their intervals and their test: queries are the independent units, pairs of one query are not."""
+"""Shares of pairs, with intervals and a test that treat queries, not pairs, as independent units."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Z95 = 1.959963984540054
 class Share:
     """A share and its 95 % interval.
 
-    :param value: the share; None when there was nothing to count.
-    :param low: lower bound; None below two clusters.
-    :param high: upper bound; None below two clusters.
-    :param total: pairs it is a share of, estimated when they were sampled.
+    :param value: None without pairs.
+    :param low: None below two clusters.
+    :param high: None below two clusters.
+    :param total: number of pairs, estimated if they were sampled.
     """
 
     value: float | None
@@ -36,7 +36,6 @@ class Share:
     def against(self, expected: float) -> str:
         """Compare with an expected share.
 
-        :param expected: the share to be expected, alpha.
         :return: ``above``, ``below``, ``as expected``, or ``unknown`` without an interval.
         """
         if self.low is None or self.high is None:
@@ -50,12 +49,12 @@ def share_of(hits: ArrayLike, totals: ArrayLike) -> Share:
     """Estimate a share from clusters of different sizes.
 
     The ratio of sums, with its linearised variance between clusters (Cochran 1977, *Sampling Techniques*,
-    section 2.11) and a Wilson interval at the effective sample size which that variance stands for (as Korn
-    and Graubard 1998 do with Clopper–Pearson): near 0, where a share of false alarms lies, a symmetric
-    interval would miss too often. With no hits at all each cluster counts as one observation.
+    section 2.11) and a Wilson interval at the effective sample size that this variance implies (as Korn and Graubard
+    1998 do with Clopper–Pearson): near 0, where false-alarm rates lie, a symmetric interval would miss too often.
+    Without hits each cluster counts as one observation.
 
-    :param hits: ``[c]`` weighted count of hits in each cluster.
-    :param totals: ``[c]`` weighted count of everything in each cluster.
+    :param hits: ``[c]`` weighted count of hits per cluster.
+    :param totals: ``[c]`` weighted count of pairs per cluster.
     """
     y, x = np.asarray(hits, dtype=np.float64), np.asarray(totals, dtype=np.float64)
     keep = x > 0
@@ -86,17 +85,17 @@ def share_test(hits: ArrayLike, totals: ArrayLike, alpha: float, *, calibration_
     The score test of a binomial share with variance between clusters (Guo et al. 2005, *Statistics in Medicine*
     24:3479, for the robust score test): residuals ``u = hits - alpha * totals`` of the queries, and
     ``z = sum(u) / sqrt(sum(u²))`` against the normal distribution. The variance is taken around alpha, not around
-    the share found, so that ``z`` never exceeds the root of the number of queries (Efron 1969, *JASA* 64:1278, on
-    why such a ratio has no longer tail than the normal): few queries never give a p-value of 0, whatever they are.
+    the observed share, so ``z`` never exceeds the root of the number of queries (Efron 1969, *JASA* 64:1278, on why
+    such a ratio has no longer tail than the normal), and few queries never give a p-value of 0.
 
-    alpha itself is known only as well as the calibration's queries let it: a threshold from 100 queries may let
-    6 % of the very same traffic through, for ever. So the variance grows by ``1 + queries / calibration_queries``,
-    as for the difference of two samples; without it a large window would alarm at the calibration's own noise.
+    The threshold's own error depends on the number of calibration queries: one from 100 queries may flag 6 % of the
+    same traffic for good. So the variance grows by ``1 + queries / calibration_queries``, as for the difference of
+    two samples; otherwise a large window would raise alarms about the noise of the calibration.
 
-    :param hits: ``[q]`` OOD pairs of each query.
-    :param totals: ``[q]`` pairs of each query; queries without pairs do not count.
-    :param calibration_queries: queries that the threshold was taken from; None takes alpha as exact.
-    :return: one-sided p-value; 1 without any query.
+    :param hits: ``[q]`` OOD pairs per query.
+    :param totals: ``[q]`` pairs per query; queries without pairs do not count.
+    :param calibration_queries: queries that the threshold was calibrated on; None: alpha is exact.
+    :return: one-sided p-value; 1 without queries.
     """
     residuals = np.asarray(hits, dtype=np.float64) - alpha * np.asarray(totals, dtype=np.float64)
     residuals = residuals[np.asarray(totals) > 0]

@@ -13,7 +13,7 @@ import torch
 from benchmarks import pages
 from benchmarks.quality import feedbackqa, report, study
 from benchmarks.quality.data import GAINS, Judged, Texts, bm25_scores, data_folder, half_split, lay_out, read_texts
-from benchmarks.quality.measures import Claim, claims_json, over_splits, paired, ranked_probability_score
+from benchmarks.quality.measures import Claim, claims_json, compare_paired, over_splits, ranked_probability_score
 from benchmarks.quality.methods import METHODS, OURS, Method, apply, as_yes_no, fit
 from darl_opensearch.errors import UsageError
 from darl_opensearch.stats.bootstrap import Interval
@@ -80,20 +80,20 @@ def test_paired_needs_a_difference_to_find_one() -> None:
     rng = np.random.default_rng(0)
     base = rng.random(300)
     base[::50] = np.nan
-    nothing = paired(base, base, draws=500)
+    nothing = compare_paired(base, base, draws=500)
     assert (nothing.interval.mean, nothing.interval.low, nothing.p) == (0.0, 0.0, 1.0)
-    better = paired(base + 0.1 + 0.1 * rng.normal(size=300), base, draws=500)
+    better = compare_paired(base + 0.1 + 0.1 * rng.normal(size=300), base, draws=500)
     assert better.interval.low > 0
     assert better.interval.n == 294
     assert better.p == pytest.approx(1 / 501)
-    worse = paired(base, base + 0.1, draws=500)
+    worse = compare_paired(base, base + 0.1, draws=500)
     assert worse.interval.high < 0
     assert worse.p == pytest.approx(1 / 501)
 
 
 def test_paired_p_of_few_queries_is_exact_in_the_limit() -> None:
     """Three queries, all better by the same: 2 of the 8 sign patterns are as extreme."""
-    claim = paired(np.full(3, 0.1), np.zeros(3), draws=20_000)
+    claim = compare_paired(np.full(3, 0.1), np.zeros(3), draws=20_000)
     assert claim.p == pytest.approx(2 / 8, abs=0.02)
 
 

@@ -21,8 +21,8 @@ from trainer.data.leakage import (
     bands,
     check_leakage,
     find_leaks,
+    find_near_duplicates,
     jaccard,
-    near_duplicates,
     shingles,
 )
 
@@ -126,7 +126,7 @@ def test_bands_keep_their_bound(threshold):
 @pytest.mark.parametrize("threshold", [0, -1, 1.1, float("nan")])
 def test_thresholds_that_are_none(threshold):
     with pytest.raises(UsageError, match="threshold is"):
-        list(near_duplicates([], [], kind="near-query", size=1, threshold=threshold))
+        list(find_near_duplicates([], [], kind="near-query", size=1, threshold=threshold))
 
 
 WORDS = st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=8).map(" ".join)
@@ -139,7 +139,8 @@ def test_against_all_pairs(train, other, threshold):
     left = [Located(f"t{n}", text, f"line {n}") for n, text in enumerate(train)]
     right = [Located(f"o{n}", text, f"line {n}") for n, text in enumerate(other)]
     found = {
-        leak.other.key: leak for leak in near_duplicates(left, right, kind="near-query", size=1, threshold=threshold)
+        leak.other.key: leak
+        for leak in find_near_duplicates(left, right, kind="near-query", size=1, threshold=threshold)
     }
     for text in right:
         best = max((jaccard(shingles(text.text, 1), shingles(t.text, 1)) for t in left), default=0.0)
@@ -152,7 +153,7 @@ def test_against_all_pairs(train, other, threshold):
 def test_without_datasketch_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasketch", None)
     with pytest.raises(MissingExtra, match=r"datasketch is not installed. Run: .*'darl-opensearch\[train\]'"):
-        list(near_duplicates([], [], kind="near-query", size=1))
+        list(find_near_duplicates([], [], kind="near-query", size=1))
 
 
 # darl leakage

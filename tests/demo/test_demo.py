@@ -19,7 +19,7 @@ from darl_opensearch.cli.demo.sample import read_sample
 from darl_opensearch.cli.demo.second_act import SecondAct
 from darl_opensearch.errors import DarlError
 from darl_opensearch.node import NodePossible
-from darl_opensearch.ood.record import PairRecord, records_of
+from darl_opensearch.ood.record import PairRecord, expand_request
 from darl_opensearch.stats.shares import Share
 from tests.helpers.bundles import ITEMS, QUERIES
 from tests.helpers.traffic import POLICY, request_of
@@ -99,7 +99,7 @@ def test_shares_by_kind_of_query_and_item(sample):
         request_of(3, [0.99] * 6, query_id="somebody else's", doc_ids=ids),
     ]
     everything = POLICY.__class__(model="tiny", version="1", alpha=0.05, sample_rate=1.0)
-    pairs = [r for request in requests for r in records_of(request, everything) if isinstance(r, PairRecord)]
+    pairs = [r for request in requests for r in expand_request(request, everything) if isinstance(r, PairRecord)]
     shares = measure_ood_shares(pairs, sample)
     assert {key: share.value for key, share in shares.items()} == {
         (True, True): 1 / 8, (True, False): 2 / 4, (False, True): 1 / 4, (False, False): 1 / 2,
@@ -161,7 +161,7 @@ def test_examples_are_a_seen_query_that_gained_and_a_new_one_that_is_ood(sample)
     for query in sample.queries:
         first.add(query, ["h-1", "t-1", "b-1"], 1.0)
         ours.add(query, ["t-1", "b-1", "h-1"] if query.query_id == "q1" else ["h-1", "t-1", "b-1"], 1.0)
-    strange = [r for r in records_of(request_of(0, [0.99], query_id="q4"), POLICY) if isinstance(r, PairRecord)]
+    strange = [r for r in expand_request(request_of(0, [0.99], query_id="q4"), POLICY) if isinstance(r, PairRecord)]
     chosen = steps.choose_examples([first, ours], sample, strange, GAINS)
     assert [query.query_id for query in chosen] == ["q1", "q4"]
     assert all(isinstance(query, Query) for query in chosen)

@@ -348,7 +348,7 @@ def test_runs_that_do_not_fit(refused, data):
     assert f"{short}, line 2: 3 columns" in refused("--run", short)
     short.write_text("q1 Q0 x-9 1 2.0 t\n")
     assert "item 'x-9', ranked for query 'q1', is not in the items. Add it to the items" in refused("--run", short)
-    assert "this run holds none of the judged pairs. Name a run over the same" in refused("--against", short)
+    assert "the run has none of the judged pairs. Name a run over the same" in refused("--against", short)
     short.write_text("other Q0 b-1 1 2.0 t\n")
     assert "the run has none of the queries of part 'id'" in refused("--run", short)
 
@@ -360,7 +360,7 @@ def test_systems_that_there_are_not(refused, data, tmp_path, tiny):
     assert "this bundle has no model_int8.onnx" in refused("--int8")
     two = tiny_bundle(tmp_path / "two", scale=GradeScale(("no", "yes"), (0.0, 1.0)))
     said = refused("--against", two.path, code=2)
-    assert f"{two.path}: gains [0.0, 1.0] are not [0.0, 1.0, 3.0] of tiny-1. Evaluate models with different" in said
+    assert f"{two.path}: gains [0.0, 1.0] differ from [0.0, 1.0, 3.0] of tiny-1. Evaluate models with different" in said
     cross = correct_digests(copy_bundle(tiny, tmp_path / "cross"), backbone="cross")
     said = refused("--against", "cosine", bundle=cross, code=2)
     assert "--against cosine: tiny-1 has no separate query and item embeddings for a cosine" in said

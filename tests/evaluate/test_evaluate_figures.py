@@ -31,13 +31,13 @@ from darl_opensearch.stats.grades import (
     ranked_probability_score,
     share_equal,
 )
-from darl_opensearch.stats.paired import paired
+from darl_opensearch.stats.paired import compare_paired
 from darl_opensearch.stats.ranking import ndcg_per_query
 from tests.helpers.judged import part_of
 from trainer.evaluate.depth import rerank
 from trainer.evaluate.grading import Grading
 from trainer.evaluate.measured import Scale, measure, rank_judged
-from trainer.evaluate.ranking import MOST_STEPS, rank_figures, whole_gains
+from trainer.evaluate.ranking import MOST_STEPS, rank_figures, to_whole_gains
 from trainer.evaluate.systems import Ratings
 
 laws = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
@@ -101,7 +101,7 @@ def test_queries_without_a_relevant_item_have_no_ranking_figure():
     ],
 )
 def test_gains_become_whole_in_the_same_proportions(gains, whole):
-    assert whole_gains(gains) == whole
+    assert to_whole_gains(gains) == whole
 
 
 @pytest.mark.parametrize("gains", [(0, 1, 3), (0, 0.1, 1), (0, 0.25, 0.7), (0, 1 / 3, 1), (0, 0.9, 1.0)])
@@ -116,13 +116,13 @@ def test_ndcg_of_ir_measures_is_the_trainers_own(gains):
 
 def test_ranking_figures_are_those_that_ir_measures_finds_in_the_run_file(tmp_path):
     """What is written can be measured again with the usual tool."""
-    from trainer.evaluate.measured import grades_of
+    from trainer.evaluate.measured import map_grades
     from trainer.evaluate.trec import write_qrels, write_run
 
     part, rng = some_part(7)
     ratings = Ratings(rng.integers(0, 4, len(part)).astype(float))  # with ties
     write_run(tmp_path / "run", rank_judged(part, ratings), tag="x")
-    write_qrels(tmp_path / "qrels", grades_of(part))
+    write_qrels(tmp_path / "qrels", map_grades(part))
     wanted = {"ndcg@3": ir_measures.nDCG(gains={0: 0, 1: 1, 2: 3}) @ 3, "ap": ir_measures.AP, "rr": ir_measures.RR}
     qrels = list(ir_measures.read_trec_qrels(str(tmp_path / "qrels")))
     run = list(ir_measures.read_trec_run(str(tmp_path / "run")))
@@ -274,7 +274,7 @@ def test_one_query_has_no_interval():
     nothing = resample({"m": mean_over_queries(np.zeros(0))}, draws=100, seed=0)["m"].interval()
     assert math.isnan(nothing.mean) and nothing.n == 0
     assert resample({}, draws=100, seed=0) == {}
-    claim = paired(np.array([0.5, np.nan]), np.array([0.25, np.nan]), draws=100)
+    claim = compare_paired(np.array([0.5, np.nan]), np.array([0.25, np.nan]), draws=100)
     assert (claim.interval.mean, claim.interval.n, claim.p) == (1 / 4, 1, 1.0)
     assert math.isnan(claim.interval.low) and math.isnan(claim.interval.high)
 
@@ -317,7 +317,7 @@ def test_sign_patterns_do_not_depend_on_how_many_are_made_at_a_time():
         difference = rng.normal(size=n) + 0.02
         signs = np.random.default_rng([5, 1]).integers(0, 2, size=(2500, n), dtype=np.int8) * 2 - 1
         extreme = (np.abs(signs @ difference) >= abs(difference.sum()) * (1 - 1e-12)).sum()
-        assert paired(difference, np.zeros(n), draws=2500, seed=5).p == (extreme + 1) / 2501
+        assert compare_paired(difference, np.zeros(n), draws=2500, seed=5).p == (extreme + 1) / 2501
 
 
 def test_memory_does_not_grow_with_the_draws():

@@ -46,7 +46,7 @@ def items(tiny, tmp_path):
 def test_items_of_two_files(tiny, tmp_path):
     first, rest = write_rows(tmp_path / "a", ITEMS[:2]), write_rows(tmp_path / "b", ITEMS[2:])
     assert list(read_catalogue([first, rest], tiny.renderer)) == [item["id"] for item in ITEMS]
-    with pytest.raises(InputError, match="item 'b-1' is in another items file too. Keep one of the two"):
+    with pytest.raises(InputError, match="item 'b-1' is also in another items file. Keep one of the two"):
         read_catalogue([first, write_rows(tmp_path / "c", ITEMS)], tiny.renderer)
 
 

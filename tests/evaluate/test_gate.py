@@ -19,7 +19,7 @@ from darl_opensearch.records.judgments import digest_records, read_judgments
 from darl_opensearch.scores import GradeScale
 from darl_opensearch.scoring import Scorer
 from darl_opensearch.stats.grades import ranked_probability_score
-from darl_opensearch.stats.paired import paired, power
+from darl_opensearch.stats.paired import compare_paired, power
 from darl_opensearch.stats.ranking import ndcg_per_query
 from tests.helpers.bundles import ITEMS, SCALE3, TEMPLATE, tiny_bundle, with_slope
 from tests.helpers.commands import run_main
@@ -159,13 +159,15 @@ def test_so_many_queries_do_show_it():
     """With the number of queries that is asked for, the bound is exceeded about 4 times in 5."""
     rng = np.random.default_rng(0)
     needed = power(rng.normal(0.05, 0.2, size=20_000), 0.0).needed
-    lows = [paired(d, np.zeros(needed), draws=300).interval.low for d in rng.normal(0.05, 0.2, size=(200, needed))]
+    lows = [
+        compare_paired(d, np.zeros(needed), draws=300).interval.low for d in rng.normal(0.05, 0.2, size=(200, needed))
+    ]
     assert 0.7 < np.mean(np.array(lows) > 0) < 0.9
 
 
 def test_no_difference_is_seldom_taken_for_a_gain():
     rng = np.random.default_rng(1)
-    lows = [paired(d, np.zeros(30), draws=300).interval.low for d in rng.normal(0, 0.2, size=(400, 30))]
+    lows = [compare_paired(d, np.zeros(30), draws=300).interval.low for d in rng.normal(0, 0.2, size=(400, 30))]
     assert np.mean(np.array(lows) > 0) < 0.025 + 3 * math.sqrt(0.025 * 0.975 / 400)
 
 

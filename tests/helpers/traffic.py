@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
-from darl_opensearch.ood.record import LogPolicy, RankedRequest, records_of, to_ms
+from darl_opensearch.ood.record import LogPolicy, RankedRequest, expand_request, to_ms
 from darl_opensearch.ood.spool import Row
 from darl_opensearch.scores import Scores
 
@@ -59,5 +59,5 @@ def rows_of(requests: Iterable[RankedRequest], policy: LogPolicy = POLICY) -> li
     return [
         Row(r.record_id, to_ms(r.timestamp), r.kind, json.dumps(r.to_json()))
         for request in requests
-        for r in records_of(request, policy)
+        for r in expand_request(request, policy)
     ]

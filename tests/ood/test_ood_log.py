@@ -17,7 +17,7 @@ import pytest
 from darl_opensearch.errors import InputError
 from darl_opensearch.ood import OodLog
 from darl_opensearch.ood import log as log_module
-from darl_opensearch.ood.record import records_of
+from darl_opensearch.ood.record import expand_request
 from darl_opensearch.ood.spool import Spool, SpoolError
 from tests.helpers.traffic import POLICY, request_of, traffic
 
@@ -41,7 +41,7 @@ def test_what_is_offered_is_in_the_spool_after_a_flush(path):
     with open_log(path) as log:
         assert all(log.offer(request) for request in requests)
         assert log.flush()
-        expected = [r.record_id for request in requests for r in records_of(request, POLICY)]
+        expected = [r.record_id for request in requests for r in expand_request(request, POLICY)]
         assert stored_ids(path) == expected
         counts = log.counters()
         assert counts["offered"] == counts["accepted"] == counts["spooled_requests"] == 30
@@ -55,9 +55,9 @@ def test_a_caller_with_one_id_for_everything_loses_nothing_and_a_retry_is_not_do
     with open_log(path) as log:
         assert all(log.offer(request) for request in [*requests, requests[7]])
         assert log.flush()
-        expected = [r.record_id for request in requests for r in records_of(request, POLICY)]
+        expected = [r.record_id for request in requests for r in expand_request(request, POLICY)]
         assert stored_ids(path) == expected
-        assert log.counters()["repeated"] == len(list(records_of(requests[7], POLICY)))
+        assert log.counters()["repeated"] == len(list(expand_request(requests[7], POLICY)))
 
 
 def test_closing_writes_what_waits(path):
@@ -151,7 +151,7 @@ def test_a_full_disk_costs_one_warning_and_nothing_once_there_is_space(path, mon
         assert log.flush()
     assert [r.getMessage() for r in caplog.records if "can be written again" in r.getMessage()]
     log.close()
-    expected = {r.record_id for request in taken for r in records_of(request, POLICY)}
+    expected = {r.record_id for request in taken for r in expand_request(request, POLICY)}
     assert set(stored_ids(path)) == expected
     with Spool.open(path) as reopened:
         assert reopened.counters()["dropped_queue"] == 300 - len(taken)

@@ -17,11 +17,11 @@ from darl_opensearch.ood.record import (
     PairRecord,
     RankedRequest,
     RequestRecord,
+    expand_request,
     fingerprint,
-    is_drawn,
+    is_sampled,
     record_from_json,
     record_id,
-    records_of,
     text_hash,
     to_ms,
 )
@@ -48,16 +48,16 @@ requests = st.builds(
 @given(request=requests, text=st.sampled_from(["full", "hash", "none"]), rate=st.floats(0, 1))
 def test_every_attempt_makes_the_same_records(request, text, rate):
     policy = LogPolicy(model="m", version="1", alpha=0.05, sample_rate=rate, text=text)
-    first = [json.dumps(r.to_json(), ensure_ascii=False).encode() for r in records_of(request, policy)]
-    again = [json.dumps(r.to_json(), ensure_ascii=False).encode() for r in records_of(request, policy)]
+    first = [json.dumps(r.to_json(), ensure_ascii=False).encode() for r in expand_request(request, policy)]
+    again = [json.dumps(r.to_json(), ensure_ascii=False).encode() for r in expand_request(request, policy)]
     assert first == again
-    ids = [r.record_id for r in records_of(request, policy)]
+    ids = [r.record_id for r in expand_request(request, policy)]
     assert len(set(ids)) == len(ids)
 
 
 @given(request=requests, text=st.sampled_from(["full", "hash", "none"]))
 def test_records_survive_json(request, text):
-    for record in records_of(request, dataclasses.replace(POLICY, text=text)):
+    for record in expand_request(request, dataclasses.replace(POLICY, text=text)):
         back = record_from_json(json.loads(json.dumps(record.to_json())))
         cut = record.timestamp.replace(microsecond=record.timestamp.microsecond // 1000 * 1000)
         assert back == dataclasses.replace(record, timestamp=cut)
@@ -67,7 +67,7 @@ def test_records_survive_json(request, text):
 @given(request=requests, rate=st.floats(0, 1))
 def test_what_is_ood_is_always_logged_and_the_request_counts_exactly(request, rate):
     policy = dataclasses.replace(POLICY, sample_rate=rate)
-    head, *pairs = records_of(request, policy)
+    head, *pairs = expand_request(request, policy)
     assert isinstance(head, RequestRecord)
     ood = np.asarray(request.scores.is_ood)
     assert (head.candidates, head.ood_pairs) == (len(ood), int(ood.sum()))
@@ -93,7 +93,7 @@ def test_another_request_version_or_position_is_another_id(a, b):
 )
 def test_one_id_for_many_requests_hides_none(other):
     one, two = request_of(1, [0.99, 0.98]), request_of(1, [0.99, 0.98], **other)
-    records = [*records_of(one, POLICY), *records_of(two, POLICY)]
+    records = [*expand_request(one, POLICY), *expand_request(two, POLICY)]
     assert len({record.record_id for record in records}) == len(records) == 6
     assert {record.request_id for record in records} == {one.request_id, two.request_id}  # as the caller sent it
 
@@ -109,7 +109,7 @@ def test_what_a_request_is_does_not_depend_on_how_it_is_held():
 def test_under_one_id_each_request_draws_for_itself():
     """Drawn by the caller's id alone, a position would be logged of all requests or of none."""
     requests = (request_of(number, [0.5], request_id="constant") for number in range(400))
-    drawn = sum(len(list(records_of(request, POLICY))) - 1 for request in requests)
+    drawn = sum(len(list(expand_request(request, POLICY))) - 1 for request in requests)
     assert abs(drawn - 200) <= 4 * 10  # standard errors of 400 draws at 1/2
 
 
@@ -121,7 +121,7 @@ def test_weights_make_shares_unbiased(rate):
     hits = totals = squares = 0.0
     runs = 3000
     for number in range(runs):
-        pairs = [r for r in records_of(request_of(number, ood), policy) if isinstance(r, PairRecord)]
+        pairs = [r for r in expand_request(request_of(number, ood), policy) if isinstance(r, PairRecord)]
         total = sum(p.weight for p in pairs)
         hits += sum(p.weight for p in pairs if p.is_ood)
         totals, squares = totals + total, squares + (total - 30) ** 2
@@ -133,15 +133,15 @@ def test_weights_make_shares_unbiased(rate):
 def test_draws_are_nested(identity, a, b):
     """Raising the rate only adds records; 0 draws nothing and 1 everything."""
     low, high = sorted((a, b))
-    assert not is_drawn(identity, low) or is_drawn(identity, high)
-    assert is_drawn(identity, 1) and not is_drawn(identity, 0)
+    assert not is_sampled(identity, low) or is_sampled(identity, high)
+    assert is_sampled(identity, 1) and not is_sampled(identity, 0)
 
 
 def test_item_text_is_logged_as_asked():
     request = request_of(0, [0.99])
     by_policy = {}
     for text in ("full", "hash", "none"):
-        _, pair = records_of(request, dataclasses.replace(POLICY, text=text))
+        _, pair = expand_request(request, dataclasses.replace(POLICY, text=text))
         by_policy[text] = (pair.item_text, pair.item_text_hash)
     assert by_policy == {
         "full": ("text of item 0", None),
@@ -160,7 +160,7 @@ def test_the_mapping_has_exactly_the_fields_of_the_records():
 
 def test_times_are_utc_milliseconds():
     elsewhere = datetime(2026, 3, 1, 13, 0, 0, 1999, tzinfo=timezone(timedelta(hours=1)))
-    head, *_ = records_of(request_of(0, [], timestamp=elsewhere), POLICY)
+    head, *_ = expand_request(request_of(0, [], timestamp=elsewhere), POLICY)
     assert head.to_json()["@timestamp"] == "2026-03-01T12:00:00.001Z"
 
 
@@ -185,6 +185,6 @@ def test_half_a_surrogate_pair_is_no_reason_to_lose_a_record():
         request_id="r\udc00", timestamp=datetime(2026, 1, 1, tzinfo=UTC), query="a\ud800b",
         documents=["\udfff"], scores=scores_of([0.99]), latency_ms=1.0, route="server",
     )  # fmt: skip
-    for record in records_of(request, POLICY):
+    for record in expand_request(request, POLICY):
         assert json.dumps(record.to_json(), ensure_ascii=False).encode()
         assert record.query == "a\ufffdb"

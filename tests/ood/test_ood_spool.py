@@ -227,7 +227,7 @@ for number, request in enumerate(traffic(100_000)):
 
 def test_what_was_acknowledged_survives_kill_9(path):
     """A process is killed while it writes; whatever a flush reported is there, complete, and once."""
-    from darl_opensearch.ood.record import records_of
+    from darl_opensearch.ood.record import expand_request
     from tests.helpers.traffic import POLICY
 
     for attempt in range(3):
@@ -244,7 +244,7 @@ def test_what_was_acknowledged_survives_kill_9(path):
         process.stdout.close()
         assert process.wait(10) == -signal.SIGKILL
         expected = {
-            record.record_id for request in list(_first(acknowledged)) for record in records_of(request, POLICY)
+            record.record_id for request in list(_first(acknowledged)) for record in expand_request(request, POLICY)
         }
         with Spool.open(path) as spool:
             stored = [r.record_id for r in spool.take(limit=1_000_000, max_bytes=1 << 40)]

@@ -18,12 +18,12 @@ def check_test(inputs: CycleInputs) -> None:
     test, allow = leakage.Part.of_file(inputs.id_test), inputs.config.gate.allow
     leakage.check_kinds(allow)
     paths = inputs.first.files("judgments", "new")
-    if not any(leakage.find_leaks(leakage.Part.of_file(path), test).refused(allow) for path in paths):
+    if not any(leakage.find_leaks(leakage.Part.of_file(path), test).find_refused(allow) for path in paths):
         return
     split = inputs.first.read_data(inputs.serving.tokenizer)
     trained = leakage.Part.of_judged(str(paths[0]), [*split.train, *split.new])
     leaks = leakage.find_leaks(trained, test)
-    for leak in leaks.refused(allow):
+    for leak in leaks.find_refused(allow):
         shared = leakage.describe_leak(leak, leaks.counts[leak.kind])
         raise InputError(
             f"{shared}, so the gate would refuse any result",

@@ -42,7 +42,7 @@ CREATE TABLE fact (name TEXT PRIMARY KEY, value TEXT);
 """
 
 
-def key_of(files: Iterable[Path], settings: Mapping[str, Any]) -> str:
+def digest_inputs(files: Iterable[Path], settings: Mapping[str, Any]) -> str:
     """Digest everything that a store is made of.
 
     :raises InputError: when a file cannot be read.

@@ -63,7 +63,7 @@ class Part:
         :param items: every item's text; None: items are not compared.
         :raises InputError: for a line without them, or an empty file, which would pass as clean.
         """
-        return parts_of(path, None, items)[str(path)]
+        return read_parts(path, None, items)[str(path)]
 
     @classmethod
     def of_judged(cls, name: str, judged: Iterable[JudgedQuery], items: Mapping[str, Item] | None = None) -> Part:
@@ -115,7 +115,7 @@ class LeakReport:
     counts: Mapping[str, int]
     examples: Mapping[str, Leak] = field(default_factory=dict)
 
-    def refused(self, allow: Collection[str]) -> list[Leak]:
+    def find_refused(self, allow: Collection[str]) -> list[Leak]:
         """Give the leaks that are not allowed.
 
         :return: the first of each other kind, in the order of :data:`KINDS`.
@@ -128,7 +128,7 @@ class LeakReport:
         return {"train": self.train, "other": self.other, "counts": dict(self.counts), "examples": examples}
 
 
-def parts_of(
+def read_parts(
     path: Path, part_of: Mapping[str, str] | None, items: Mapping[str, Located] | None = None
 ) -> dict[str, Part]:
     """Read the parts of a file of judgments.
@@ -175,7 +175,7 @@ def find_leaks(train: Part, other: Part, *, threshold: float = THRESHOLD) -> Lea
                 examples.setdefault(same, Leak(same, train_texts[text.key], text, 1.0))
             else:
                 fresh.append(text)
-        for leak in near_duplicates(left, fresh, kind=near, size=size, threshold=threshold):
+        for leak in find_near_duplicates(left, fresh, kind=near, size=size, threshold=threshold):
             counts[near] += 1
             examples.setdefault(near, leak)
     return LeakReport(train.name, other.name, counts, examples)
@@ -195,7 +195,7 @@ def check_leakage(
     """
     check_kinds(allow)
     report = find_leaks(train, other, threshold=threshold)
-    for leak in report.refused(allow):
+    for leak in report.find_refused(allow):
         raise InputError(describe_leak(leak, report.counts[leak.kind]), where=leak.other.where, todo=remedy(leak.kind))
     return report
 
@@ -223,7 +223,7 @@ def remedy(kind: str) -> str:
     return f"{keep}, or omit --new-items" if kind == "item" else f"{keep}, or pass --allow {kind}"
 
 
-def near_duplicates(
+def find_near_duplicates(
     train: Sequence[Located], other: Iterable[Located], *, kind: str, size: int, threshold: float = THRESHOLD
 ) -> Iterator[Leak]:
     """Find texts that are nearly the same as one of the training part.

@@ -19,7 +19,7 @@ _DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 _PARQUET = (".parquet", ".pq")
 
 
-def kind_of(path: Path) -> str:
+def data_suffix(path: Path) -> str:
     """Last suffix of a file's name, ``.gz`` not counted.
 
     :return: a suffix such as ``.tsv``, in lower case.
@@ -41,7 +41,7 @@ def read_table(
     :raises InputError: when the file cannot be read, or a row has another number of cells than the header.
     :raises MissingExtra: for a Parquet file, when pyarrow is not installed.
     """
-    kind = kind_of(path)
+    kind = data_suffix(path)
     if kind in _PARQUET:
         yield from read_parquet(path, columns)
     elif kind in _DELIMITERS:
@@ -50,12 +50,12 @@ def read_table(
         yield from read_jsonl(path)
 
 
-def columns_of(path: Path) -> tuple[str, ...]:
+def list_columns(path: Path) -> tuple[str, ...]:
     """List the columns of a Parquet file.
 
     :return: their names; none for a file of another kind.
     """
-    if kind_of(path) not in _PARQUET:
+    if data_suffix(path) not in _PARQUET:
         return ()
     return tuple(load("pyarrow.parquet", "parquet").read_schema(path).names)
 

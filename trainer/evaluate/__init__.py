@@ -1,1 +1,1 @@
-"""What bundles and runs are worth: figures over queries with intervals, comparisons, and the gate."""
+"""Evaluation of bundles and runs: metrics with intervals over queries, comparisons, and the gate."""

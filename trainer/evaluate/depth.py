@@ -19,10 +19,7 @@ Candidates = dict[str, list[str]]  # items by query id, in the first stage's ord
 
 
 def retrieve(parts: Sequence[JudgedPart], index: Bm25Index, size: int) -> dict[str, Candidates]:
-    """Retrieve with BM25.
-
-    :return: candidates by part.
-    """
+    """Retrieve candidates with BM25, by part."""
     return {
         part.name: {q.query_id: [hit.item_id for hit in index.search(q.query, size)] for q in part.queries}
         for part in parts
@@ -32,10 +29,10 @@ def retrieve(parts: Sequence[JudgedPart], index: Bm25Index, size: int) -> dict[s
 def read_first_stage(
     parts: Sequence[JudgedPart], path: Path, items: Mapping[str, Item], size: int
 ) -> dict[str, Candidates]:
-    """Take a first stage's order from a TREC run.
+    """Read a first stage's ranking from a TREC run.
 
-    :return: candidates by part; none for a query that the run does not hold.
-    :raises InputError: for an item that is not among the items, or when the run holds none of the queries.
+    :return: candidates by part; empty for queries missing from the run.
+    :raises InputError: for an unknown item, or a run without any query of a part.
     """
     run = {query_id: [item_id for item_id, _ in ranked][:size] for query_id, ranked in read_run(path).items()}
     by_part = {part.name: {q.query_id: run.get(q.query_id, []) for q in part.queries} for part in parts}
@@ -56,9 +53,9 @@ def read_first_stage(
 
 
 def rerank(candidates: Sequence[str], score: Floats, depth: int) -> list[str]:
-    """Order the first ``depth`` candidates by score and leave the rest behind them.
+    """Sort the first ``depth`` candidates by score; the others follow in their order.
 
-    :param candidates: in the first stage's order, which equal scores keep.
+    :param candidates: in the first stage's order, which breaks ties.
     """
     order = np.argsort(-score[:depth], kind="stable")
     return [*(candidates[place] for place in order), *candidates[depth:]]

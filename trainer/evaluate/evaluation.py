@@ -1,4 +1,4 @@
-"""``darl evaluate``: read, score, measure and compare, into one JSON object."""
+"""``darl evaluate``: score judged parts, measure and compare systems, and return one JSON object."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from darl_opensearch.records.items import Item
 from darl_opensearch.text import ItemRenderer
 from darl_opensearch.version import __version__
 from trainer.evaluate import depth, rows
-from trainer.evaluate.kept_scores import KeptScores
 from trainer.evaluate.measured import Scale, rank_judged
 from trainer.evaluate.parts import JudgedPart, read_catalogue, read_part
 from trainer.evaluate.rows import Measurements, Rankings
-from trainer.evaluate.scoring import Report, name_apart, score_parts
+from trainer.evaluate.score_cache import ScoreCache
+from trainer.evaluate.scoring import Report, make_names_unique, score_parts
 from trainer.evaluate.settings import EvaluationOptions
 from trainer.evaluate.systems import (
     BM25,
@@ -47,7 +47,7 @@ Model = BundleSystem | RunSystem
 class Evaluation:
     """An evaluation's results.
 
-    :param runs: by system, part and rerank depth (None: the judged items alone), the ranking of each query.
+    :param runs: each query's ranking, by system, part and rerank depth (None: judged items only).
     """
 
     result: dict[str, Any]
@@ -59,17 +59,17 @@ def evaluate(
     settings: EvaluationOptions,
     *,
     report: Report = lambda what, done, total: None,
-    kept_scores: KeptScores | None = None,
+    score_cache: ScoreCache | None = None,
 ) -> Evaluation:
     """Evaluate models on judged parts.
 
-    :param report: called with what is being done, steps done and steps in all.
-    :param kept_scores: where the bundles' scores are kept and looked up; None: they are not.
-    :raises DarlError: naming what cannot be read, scored or compared.
+    :param report: called with the step's name, steps done and steps in all.
+    :param score_cache: scores of bundles to reuse and extend; None: no caching.
+    :raises DarlError: for input that cannot be read, scored or compared.
     """
     load("ir_measures", "train")  # before minutes of scoring, not after
     for path in (*settings.items, *(path for _, path in settings.parts), *filter(None, [settings.first_stage])):
-        check_rereadable(path)  # each is read by every model, and for its digest
+        check_rereadable(path)  # every model reads each file, and so does its digest
     report("opening", 0, 1)
     with ExitStack() as stack:
 
@@ -85,7 +85,7 @@ def evaluate(
                 int8=int8,
                 provider=settings.provider,
                 threads=settings.threads,
-                kept_scores=kept_scores,
+                score_cache=score_cache,
             )
             stack.callback(system.scorer.close)
             return system
@@ -132,7 +132,7 @@ def _score(
     gains = lead.model.scale.gains
     scale = Scale.of(gains, settings.cutoffs, settings.relevant_from, where="--relevant-from")
     parts = [read_part(name, path, lead.items, len(gains), seed=settings.seed) for name, path in settings.parts]
-    systems = name_apart([*models, *opponents])
+    systems = make_names_unique([*models, *opponents])
     candidates = _candidates(settings, parts, index, lead.items, scale)
     scored = score_parts(systems, parts, report, candidates=candidates)
     by_name = {part.name: part for part in parts}

@@ -1,12 +1,12 @@
 """The gate: may a new bundle replace an old one?
 
-Both bundles' exported graphs score the same judged pairs: the graphs that serve, never the model before its export.
-It passes if four things hold: no loss on in-distribution queries beyond a tolerance, a gain on the control arm, a sound
-bundle, and grades and item texts that mean what they meant. Each of the first two is a bound on a 95 % interval over
-queries, so too few queries fail, and the report says how many would be enough.
+Both bundles score the same judged pairs with the exported graphs that serve, never with the model before its export.
+The gate passes if in-distribution queries lose no more than a tolerance, the control arm gains, the bundle is sound,
+and grades and item texts mean the same as before. Loss and gain are bounds on a 95 % interval over queries: with too
+few queries the gate refuses, and the report says how many would be enough.
 
-Control queries were drawn from traffic in proportion to it: a plain mean over them is the mean over requests, and
-weighting them by traffic again would count it twice.
+Control queries are sampled in proportion to traffic, so a plain mean over them is the mean over requests; weighting
+them by traffic would count it twice.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from darl_opensearch.io.jsonl import check_rereadable, read_jsonl
 from darl_opensearch.records.items import Item
 from darl_opensearch.records.judgments import digest_records, read_judgments
 from darl_opensearch.stats.bootstrap import Floats, Interval, mean_over_queries, resample
-from darl_opensearch.stats.numbers import rounded
-from darl_opensearch.stats.paired import Claim, Power, paired, power
+from darl_opensearch.stats.numbers import round_figure
+from darl_opensearch.stats.paired import Claim, Power, compare_paired, power
 from darl_opensearch.version import __version__
 from trainer.data import leakage
 from trainer.evaluate.gate_words import explain_refusal
-from trainer.evaluate.kept_scores import KeptScores
 from trainer.evaluate.measured import Measured, Scale, measure
 from trainer.evaluate.parts import ID, JudgedPart, read_catalogue, read_part
-from trainer.evaluate.scoring import Report, name_apart, score_parts
+from trainer.evaluate.score_cache import ScoreCache
+from trainer.evaluate.scoring import Report, make_names_unique, score_parts
 from trainer.evaluate.settings import GateOptions
 from trainer.evaluate.systems import open_bundle
 
@@ -65,20 +65,20 @@ class Change:
             "lower_is_better": self.measure in LOWER_IS_BETTER,
             "old": self.old.to_json(),
             "new": self.new.to_json(),
-            "change": self.claim.interval.to_json() | {"p": rounded(self.claim.p)},
-            "sd": rounded(self.power.sd),
-            "detectable": rounded(self.power.detectable),
+            "change": self.claim.interval.to_json() | {"p": round_figure(self.claim.p)},
+            "sd": round_figure(self.power.sd),
+            "detectable": round_figure(self.power.detectable),
             "needed": self.power.needed,
         }
 
 
 @dataclass(frozen=True)
 class Condition:
-    """A part on which the change must be above a bound.
+    """The requirement that the change on a part is above a bound.
 
     :param part: ``id`` or ``control``.
-    :param bound: what the lower end of the interval must exceed.
-    :param changes: the deciding measure, then others.
+    :param bound: value that the lower end of the interval must exceed.
+    :param changes: the deciding measure first.
     """
 
     part: str
@@ -102,10 +102,10 @@ class Condition:
 
 @dataclass(frozen=True)
 class GateReport:
-    """The gate's decision, with every number behind it.
+    """The gate's decision and the figures behind it.
 
     :param conditions: ``id``, then ``control``.
-    :param checks: the bundle's contract and parity, its grades, its training data.
+    :param checks: of the bundle's contract and parity, its grades and its training data.
     """
 
     old: Bundle
@@ -122,7 +122,7 @@ class GateReport:
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Why the gate refuses, a clause each; empty if it passed."""
+        """Why the gate refuses, one clause per reason; empty if it passed."""
         failed = [f"{check.check}: {check.detail}" for check in self.checks if check.passed is False]
         return (*failed, *(part.reason for part in self.conditions if not part.passed))
 
@@ -135,8 +135,8 @@ class GateReport:
             "created": self.created,
             "passed": self.passed,
             "reasons": list(self.reasons),
-            "old": _about(self.old),
-            "new": _about(self.new),
+            "old": _describe(self.old),
+            "new": _describe(self.new),
             "measure": self.options.measure,
             "tolerance": self.options.tolerance,
             "weights": "plain means over queries: the control arm was drawn by traffic",
@@ -155,16 +155,16 @@ def gate(
     control: Path,
     options: GateOptions | None = None,
     report: Report = lambda what, done, total: None,
-    kept_scores: KeptScores | None = None,
+    score_cache: ScoreCache | None = None,
 ) -> GateReport:
     """Decide whether a new bundle may replace an old one.
 
-    :param items: JSONL of every item that is judged; one file or several.
+    :param items: JSONL with every judged item; one file or several.
     :param id_test: judgments of in-distribution queries that neither bundle was trained on.
     :param control: judgments of the control arm: a random sample of traffic, never selected or trained on.
-    :param kept_scores: scores of the same graphs for the same pairs, which need not be computed again.
-    :raises InputError: for files that cannot be read, or judgments of another arm than the control arm.
-    :raises UsageError: for a measure that these grades do not have.
+    :param score_cache: scores of bundles to reuse and extend.
+    :raises InputError: for unreadable files, or control judgments of another arm.
+    :raises UsageError: for a measure that is undefined for these grades.
     """
     options = options or GateOptions()
     load("ir_measures", "train")  # before minutes of scoring, not after
@@ -174,7 +174,7 @@ def gate(
     _check_files(id_test, control)
     report("checking", 0, 1)
     checks = [Finding(f"new bundle, {check.check}", check.passed, check.detail) for check in check_bundle(new.path)]
-    checks += _same_meaning(old, new, options.changed)
+    checks += _check_meaning(old, new, options.changed)
     scale = Scale.of(new.card.scale.gains, options.cutoffs, options.relevant_from, where="relevant_from")
     with ExitStack() as stack:
         systems = []
@@ -186,7 +186,7 @@ def gate(
                     int8=options.int8,
                     provider=options.provider,
                     threads=options.threads,
-                    kept_scores=kept_scores,
+                    score_cache=score_cache,
                 )
             )
             stack.callback(systems[-1].scorer.close)
@@ -195,8 +195,8 @@ def gate(
             read_part(name, path, catalogue, new.card.scale.k, seed=options.seed)
             for name, path in ((ID, id_test), (CONTROL, control))
         ]
-        checks += _untrained(new, parts, catalogue, options)
-        named = name_apart(systems)
+        checks += _check_training_data(new, parts, catalogue, options)
+        named = make_names_unique(systems)
         scored = score_parts(named, parts, report)
     report("measuring", 0, 1)
     conditions = []
@@ -220,7 +220,7 @@ def _condition(part: JudgedPart, old: Measured, new: Measured, bound: float, opt
             continue
         before, after = old.by_query[name], new.by_query[name]
         sign = -1.0 if name in LOWER_IS_BETTER else 1.0
-        claim = paired(sign * after, sign * before, draws=options.draws, seed=options.seed)
+        claim = compare_paired(sign * after, sign * before, draws=options.draws, seed=options.seed)
         enough = power(sign * (after - before), bound if name == options.measure else 0.0)
         changes.append(Change(name, _mean(before, options), _mean(after, options), claim, enough))
     decides = changes[0]
@@ -243,7 +243,7 @@ def _mean(values: Floats, options: GateOptions) -> Interval:
 
 
 def _check_files(id_test: Path, control: Path) -> None:
-    """Refuse one file for both parts, and control queries of another arm: those are trained on."""
+    """Refuse one file given for both parts, and control judgments of another arm, which is trained on."""
     if id_test.exists() and control.exists() and id_test.samefile(control):
         raise UsageError(
             "the same file is given for both parts", where=str(control),
@@ -258,8 +258,8 @@ def _check_files(id_test: Path, control: Path) -> None:
             )  # fmt: skip
 
 
-def _same_meaning(old: Bundle, new: Bundle, changed: str) -> list[Finding]:
-    """Whether grades and item texts mean what they meant; a given reason makes a change intended."""
+def _check_meaning(old: Bundle, new: Bundle, changed: str) -> list[Finding]:
+    """Check that grades and item texts mean the same as before; a stated reason makes a change intended."""
     new_card, old_card = new.card, old.card
     findings = []
     for check, before, after, hint in (
@@ -280,15 +280,15 @@ def _gains_by_name(card: Card) -> dict[str, float]:
     return dict(zip(card.scale.names, card.scale.gains, strict=True))
 
 
-def _untrained(
+def _check_training_data(
     new: Bundle, parts: Sequence[JudgedPart], items: Mapping[str, Item], options: GateOptions
 ) -> list[Finding]:
-    """Whether the new bundle was trained on what it is tested on, as far as can be told."""
+    """Check as far as possible that the new bundle was not trained on its test data."""
     findings = []
     trained: Mapping[str, Any] = new.card.training.get("data") or {}
     digests = {part["sha256"]: name for name, part in trained.items() if isinstance(part, dict) and "sha256" in part}
     for part in parts:
-        # Read again: the part's items were shuffled, and a digest is of queries as the trainer read them.
+        # Read again: read_part shuffles items, but the trainer digests queries in file order.
         if name := digests.get(digest_records(read_judgments(part.path, items, new.card.scale.k))):
             findings.append(
                 Finding(f"training data, {part.name}", False, f"this part is the bundle's own {name!r} part")
@@ -299,13 +299,13 @@ def _untrained(
     for path, part in itertools.product(options.train, parts):
         trained_part = leakage.Part.of_file(path)
         shared = leakage.find_leaks(trained_part, leakage.Part.of_judged(str(part.path), part.queries))
-        leaks = shared.refused(options.allow)
+        leaks = shared.find_refused(options.allow)
         detail = "; ".join(leakage.describe_leak(leak, shared.counts[leak.kind]) for leak in leaks)
         findings.append(Finding(f"training data, {part.name}", not leaks, detail or f"no query of {path} is in it"))
     return findings
 
 
-def _about(bundle: Bundle) -> dict[str, Any]:
+def _describe(bundle: Bundle) -> dict[str, Any]:
     return {
         "name": bundle.card.name, "version": bundle.card.version, "path": str(bundle.path),
         "identity": bundle.identity,

@@ -1,4 +1,4 @@
-"""A gate's decision in words: why it refuses, and the report on a terminal."""
+"""The gate's reasons for refusal, and its report as terminal text."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ TITLES = {"id": "in-distribution queries", "control": "control arm"}
 
 
 def explain_refusal(part: str, measure: str, change: Interval, power: Power, bound: float, least: int) -> str:
-    """Say why a condition is not met: a loss, no gain, or too few queries to tell.
+    """Explain why a condition is not met: a loss, no gain, or too few queries to decide.
 
-    :param bound: what the lower end of the interval had to exceed.
+    :param bound: value that the lower end of the interval had to exceed.
     """
     title, name = TITLES[part], name_of(measure)
     if change.n < 2 or math.isnan(change.mean):
@@ -34,9 +34,9 @@ def explain_refusal(part: str, measure: str, change: Interval, power: Power, bou
 
 
 def render_decision(result: Mapping[str, Any]) -> str:
-    """Write a report for a terminal.
+    """Render a report for a terminal.
 
-    :param result: what :meth:`trainer.evaluate.gate.GateReport.to_json` gives.
+    :param result: output of :meth:`trainer.evaluate.gate.GateReport.to_json`.
     """
     from rich import box
     from rich.console import Console

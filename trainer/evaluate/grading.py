@@ -1,4 +1,4 @@
-"""Figures of predicted grades and their probabilities, as sums over queries."""
+"""Metrics of predicted grades and grade probabilities, as sums over queries."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from darl_opensearch.stats.grades import (
     calibration_error,
     calibration_sums,
     confidence_bins,
-    confusion,
     confusion_by_query,
     macro_f1,
     off_by_two,
@@ -25,10 +24,10 @@ from darl_opensearch.stats.grades import (
 
 @dataclass(frozen=True)
 class Grading:
-    """What a model says of judged pairs, beside what the judges say.
+    """A model's grade probabilities for judged pairs, with the judges' grades.
 
     :param grade_probs: ``[n, k]``.
-    :param grades: ``[n]`` given.
+    :param grades: ``[n]`` by the judges.
     :param query_index: ``[n]`` in ``0..n_queries-1``.
     """
 
@@ -44,20 +43,18 @@ class Grading:
 
     @property
     def predicted(self) -> NDArray[np.int64]:
-        """``[n]`` most probable grade, ties to the lower."""
+        """Most probable grade, ``[n]``; the lower of a tie."""
         return grade_of(self.grade_probs)
 
     def confusion(self) -> NDArray[np.int64]:
-        """Count pairs.
-
-        :return: ``[k, k]``, rows the given grade, columns the predicted one.
-        """
-        return confusion(self.grades, self.predicted, self.k).astype(np.int64)
+        """Count pairs, ``[k, k]``, by given grade (rows) and predicted grade (columns)."""
+        counts: NDArray[np.int64] = self._tables().sum(0).astype(np.int64)
+        return counts
 
     def reliability(self) -> list[dict[str, Any]]:
-        """Hold confidence against accuracy in each bin of the calibration error.
+        """Compare confidence with accuracy in each bin of the calibration error.
 
-        :return: ``pairs``, ``confidence`` and ``accuracy`` of each, the least confident bin first.
+        :return: ``pairs``, ``confidence`` and ``accuracy`` per bin, the least confident bin first.
         """
         confidence, right = self.grade_probs.max(1), self.predicted == self.grades
         return [
@@ -66,7 +63,7 @@ class Grading:
         ]
 
     def figures(self) -> dict[str, Figure]:
-        """Everything that is measured of grades.
+        """Compute all metrics of grades.
 
         :return: ``macro_f1``, ``quadratic_kappa``, ``off_by_two`` (from three grades on), ``ece``, ``rps``.
         """
@@ -84,10 +81,7 @@ class Grading:
         return figures
 
     def rps_by_query(self) -> Floats:
-        """Average the ranked probability score within each query.
-
-        :return: ``[n_queries]``, nan for a query without pairs.
-        """
+        """Average the ranked probability score per query, ``[n_queries]``; nan for a query without pairs."""
         return ratio(self._rps().sums)
 
     def _tables(self) -> Floats:

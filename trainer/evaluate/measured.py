@@ -1,4 +1,4 @@
-"""All measurements of one system on one part, or on a slice of it."""
+"""Metrics of one system on one part, or on a slice of it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ SHARE_OOD = "share_ood"
 
 @dataclass(frozen=True)
 class Scale:
-    """What turns grades into figures.
+    """Gains, cutoffs and the relevance threshold of the metrics.
 
-    :param relevant_from: the lowest grade that counts as relevant where relevance is yes or no.
+    :param relevant_from: lowest grade that counts as relevant in binary metrics.
     """
 
     gains: tuple[float, ...]
@@ -33,7 +33,7 @@ class Scale:
     def of(cls, gains: tuple[float, ...], cutoffs: Iterable[int], relevant_from: int, *, where: str) -> Scale:
         """Check the lowest relevant grade, and sort the cutoffs.
 
-        :raises UsageError: for a grade that is the lowest, or not there.
+        :raises UsageError: for the lowest grade, or one outside the scale.
         """
         if not 0 < relevant_from < len(gains):
             raise UsageError(
@@ -45,10 +45,10 @@ class Scale:
 
 @dataclass(frozen=True)
 class Measured:
-    """Figures of some judged pairs.
+    """Metrics of some judged pairs.
 
-    :param by_query: measures of the order, and ``rps``: ``[q]`` values, nan where a query has none.
-    :param grading: the predicted grades, or None from a system that only ranks.
+    :param by_query: ranking metrics and ``rps``, ``[q]``; nan for queries without a value.
+    :param grading: the predicted grades, or None for a system that only ranks.
     """
 
     figures: dict[str, Figure]
@@ -59,14 +59,14 @@ class Measured:
 
     @property
     def compared(self) -> dict[str, Floats]:
-        """What systems are compared by, query by query: nDCG and the ranked probability score."""
+        """Metrics that systems are compared by, query by query: nDCG and the ranked probability score."""
         return {name: self.by_query[name] for name in sorted(self.by_query) if name == "rps" or name.startswith("ndcg")}
 
 
 def measure(part: JudgedPart, ratings: Ratings, scale: Scale, *, rows: NDArray[np.int64] | None = None) -> Measured:
     """Measure a system on a part.
 
-    :param rows: only these pairs; a query is then ranked among its pairs that are left.
+    :param rows: only these pairs; each query's ranking is then over its remaining pairs.
     """
     rows = np.arange(len(part)) if rows is None else rows
     queries, query_index = np.unique(part.query_index[rows], return_inverse=True)
@@ -91,15 +91,15 @@ def measure_rankings(part: JudgedPart, ranked: Mapping[str, Sequence[str]], scal
     """Measure rankings of any items against a part's judgments; unjudged items have gain 0.
 
     :param ranked: items by query id, best first.
-    :return: the figures, ``judged@c`` among them.
+    :return: metrics, including ``judged@c``.
     """
-    by_query = _measure_order(ranked, grades_of(part), scale)
+    by_query = _measure_order(ranked, map_grades(part), scale)
     figures = {name: mean_over_queries(values) for name, values in by_query.items()}
     return Measured(figures, by_query, None, len(part), part.n_queries)
 
 
-def grades_of(part: JudgedPart) -> dict[str, dict[str, int]]:
-    """Look a part up by query and item."""
+def map_grades(part: JudgedPart) -> dict[str, dict[str, int]]:
+    """Map query ids to the grades of their items."""
     return {q.query_id: dict(zip(q.item_ids, q.grades, strict=True)) for q in part.queries}
 
 
@@ -119,7 +119,7 @@ def rank_judged(part: JudgedPart, ratings: Ratings, rows: NDArray[np.int64] | No
 def _measure_order(
     ranked: Mapping[str, Sequence[str]], judged: Mapping[str, Mapping[str, int]], scale: Scale
 ) -> dict[str, Floats]:
-    """By measure ``[q]`` values of the judged queries, nan where a query has none."""
+    """Compute ranking metrics of the judged queries, ``[q]`` each; nan for queries without a value."""
     values = rank_figures(ranked, judged, scale.gains, cutoffs=scale.cutoffs, relevant_from=scale.relevant_from)
     order = [*(f"{what}@{c}" for what in ("ndcg", "p", "judged") for c in scale.cutoffs), "ap", "rr"]
     return {name: np.array([values[name].get(query_id, np.nan) for query_id in judged]) for name in order}

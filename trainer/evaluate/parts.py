@@ -1,4 +1,4 @@
-"""Judged parts: their names, and their pairs in an order that favours no system."""
+"""Judged parts: their names, and their pairs in a random order, so that ties favour no system."""
 
 from __future__ import annotations
 
@@ -17,19 +17,17 @@ from darl_opensearch.records.items import Item, read_items
 from darl_opensearch.records.judgments import JudgedQuery, read_judgments
 from darl_opensearch.text import ItemRenderer
 
-ID = "id"  # the part that a model was trained for; every other one is compared with it
+ID = "id"  # the in-distribution part, which every other part is compared with
 _NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,31})=(.+)", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class JudgedPart:
-    """A judged part as rows.
+    """A judged part as ``n`` pairs.
 
     :param name: ``id``, or the name of an OOD part.
-    :param queries: its queries; the items of each in a seeded random order.
-    :param query_index: ``[n]`` which query each pair is of.
-    :param item_ids: ``[n]`` judged items.
-    :param grades: ``[n]`` their grades.
+    :param queries: each with its items in a seeded random order.
+    :param query_index: ``[n]`` place of the pair's query in ``queries``.
     :param slices: ``[n]`` the query's slice, else the item's, else ``""``.
     """
 
@@ -56,7 +54,7 @@ def parse_parts(words: Sequence[str]) -> tuple[tuple[str, Path], ...]:
     """Read ``NAME=FILE``; a file alone is the part ``id``.
 
     :return: name and file of each part, ``id`` first.
-    :raises UsageError: when a name is there twice, or none of several is ``id``.
+    :raises UsageError: for a repeated name, or without a part ``id``.
     """
     parts: dict[str, Path] = {}
     for word in words:
@@ -77,29 +75,29 @@ def parse_parts(words: Sequence[str]) -> tuple[tuple[str, Path], ...]:
 
 
 def read_catalogue(paths: Sequence[Path], renderer: ItemRenderer) -> dict[str, Item]:
-    """Read items of one or more files.
+    """Read items from one or more files.
 
-    :raises InputError: for what :func:`read_items` refuses, or an id that two files have.
+    :raises InputError: as :func:`read_items`, or for an id in two files.
     """
     items: dict[str, Item] = {}
     for path in paths:
         items_of_file = read_items(path, renderer)
         if repeated := sorted(items.keys() & items_of_file.keys()):
             raise InputError(
-                f"item {repeated[0]!r} is in another items file too", where=str(path), todo="keep one of the two"
+                f"item {repeated[0]!r} is also in another items file", where=str(path), todo="keep one of the two"
             )
         items |= items_of_file
     return items
 
 
 def read_part(name: str, path: Path, items: Mapping[str, Item], k: int, *, seed: int) -> JudgedPart:
-    """Read a judged part, the items of each query shuffled with a seed.
+    """Read a judged part and shuffle the items of each query.
 
     Files often list the better items first, and a stable sort keeps that order for equal scores; shuffled, a model that
     cannot tell items apart scores at chance level.
 
     :param path: JSONL: query_id (or query alone), query, item_id, grade, optional slice.
-    :raises InputError: naming file and line of what is wrong.
+    :raises InputError: naming the invalid line.
     """
     rng = np.random.default_rng([seed, *name.encode()])
     queries = []

@@ -1,4 +1,4 @@
-"""Figures of rankings, measured by ir-measures."""
+"""Ranking metrics, computed by ir-measures."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from darl_opensearch.errors import load
 MOST_STEPS = 1_000_000  # trec_eval keeps a counter for each level of relevance
 
 
-def whole_gains(gains: Sequence[float]) -> tuple[int, ...]:
-    """Multiply gains so that all are whole numbers, which is all that trec_eval takes.
+def to_whole_gains(gains: Sequence[float]) -> tuple[int, ...]:
+    """Multiply gains so that all are whole numbers, as trec_eval requires.
 
     nDCG is a ratio of sums of gains, so a common factor changes nothing. Gains that no factor up to
     ``MOST_STEPS`` makes whole are rounded to millionths of the highest.
 
-    :param gains: of each grade, at least 0, as written: 0.1 is a tenth.
+    :param gains: of each grade, at least 0; read as decimals: 0.1 is a tenth.
     """
     exact = [Fraction(repr(float(gain))) for gain in gains]
     factor = math.lcm(*(gain.denominator for gain in exact))
@@ -39,17 +39,17 @@ def rank_figures(
 ) -> dict[str, dict[str, float]]:
     """Measure rankings query by query.
 
-    Unjudged items have gain 0, whatever grade 0 is worth, and are not relevant. A query none of whose judged items
-    has a gain has no ideal order and is left out of nDCG; one without a relevant item is left out of P, AP and RR;
-    one for which nothing was retrieved has 0, and is left out of ``judged@c``.
+    Unjudged items have gain 0, whatever the gain of grade 0, and are not relevant. Left out are queries without any
+    gain from nDCG (they have no ideal order), queries without a relevant item from P, AP and RR, and queries without
+    retrieved items from ``judged@c``; in the other metrics the latter count as 0.
 
-    :param grades: grade by query and judged item; every query of it is measured.
-    :param relevant_from: the lowest grade that counts as relevant where relevance is yes or no.
-    :return: for ``ndcg@c``, ``p@c``, ``judged@c``, ``ap`` and ``rr``, the value of each query that has one.
+    :param grades: by query and judged item; each of these queries is measured.
+    :param relevant_from: lowest grade that counts as relevant in binary metrics.
+    :return: ``ndcg@c``, ``p@c``, ``judged@c``, ``ap`` and ``rr`` by query, without undefined values.
     :raises MissingExtra: without ir-measures.
     """
     measures = load("ir_measures", "train")
-    table = dict(enumerate(whole_gains(gains)))
+    table = dict(enumerate(to_whole_gains(gains)))
     wanted = {"ap": measures.AP(rel=relevant_from), "rr": measures.RR(rel=relevant_from)}
     for cutoff in cutoffs:
         wanted[f"ndcg@{cutoff}"] = measures.nDCG(gains=table) @ cutoff

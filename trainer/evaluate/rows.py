@@ -1,4 +1,4 @@
-"""The rows of ``evaluation.json``."""
+"""Rows of ``evaluation.json``."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 from darl_opensearch.stats.auroc import Distances, auroc_interval
 from darl_opensearch.stats.bootstrap import Figure, Resampled, resample
 from darl_opensearch.stats.holm import holm
-from darl_opensearch.stats.numbers import rounded
-from darl_opensearch.stats.paired import paired
+from darl_opensearch.stats.numbers import round_figure
+from darl_opensearch.stats.paired import compare_paired
 from trainer.evaluate.depth import Candidates, rerank
 from trainer.evaluate.measured import Measured, Scale, measure, measure_rankings
 from trainer.evaluate.parts import JudgedPart
@@ -27,11 +27,12 @@ Rankings = dict[str, list[str]]  # items by query id, best first
 
 @dataclass(frozen=True)
 class Measurements:
-    """Everything that was scored, and how it is measured.
+    """Scored parts, with their metrics and resamples.
 
-    :param systems: the evaluated models, then what they are compared with.
-    :param parts: judged parts by name, ``id`` first.
-    :param candidates: the first stage's items by part; empty: no sweep.
+    :param systems: the evaluated models, then the baselines.
+    :param evaluated: number of evaluated models.
+    :param parts: by name, ``id`` first.
+    :param candidates: the first stage's items by part; empty: no depth sweep.
     """
 
     settings: EvaluationOptions
@@ -52,7 +53,7 @@ class Measurements:
 
     @cached_property
     def resampled(self) -> dict[tuple[str, str], dict[str, Resampled]]:
-        """The same, resampled; each part on its own, all systems alike."""
+        """Resampled figures; the resamples of a part are the same for all systems."""
         return {key: self.resample(key[1], measured.figures) for key, measured in self.measured.items()}
 
     def resample(self, part: str, figures: Mapping[str, Figure]) -> dict[str, Resampled]:
@@ -60,14 +61,14 @@ class Measurements:
         return resample(figures, draws=self.settings.draws, seed=self.seed(part))
 
     def seed(self, part: str) -> list[int]:
-        """Seed of a part's resampling: the settings' seed and the part's place."""
+        """Return the seed of a part's resampling: the settings' seed and the part's place."""
         return [self.settings.seed, list(self.parts).index(part)]
 
 
 def figure_rows(of: Measurements) -> list[Row]:
-    """Every system on every part.
+    """Measure every system on every part.
 
-    :return: rows with ``figures``, and of models with ``confusion`` and ``reliability``.
+    :return: rows with ``figures``, and for models ``confusion`` and ``reliability``.
     """
     rows = []
     for (system, part), measured in of.measured.items():
@@ -76,17 +77,14 @@ def figure_rows(of: Measurements) -> list[Row]:
         if measured.grading is not None:
             row["confusion"] = measured.grading.confusion().tolist()
             row["reliability"] = [
-                {name: rounded(value) for name, value in bin_.items()} for bin_ in measured.grading.reliability()
+                {name: round_figure(value) for name, value in bin_.items()} for bin_ in measured.grading.reliability()
             ]
         rows.append(row)
     return rows
 
 
 def slice_rows(of: Measurements) -> list[Row]:
-    """Every system on every slice of every part that names any.
-
-    :return: rows with ``slice`` and ``figures``.
-    """
+    """Measure every system on every slice of the parts with slices."""
     rows: list[Row] = []
     for (system, name), scored in of.scored.items():
         part = of.parts[name]
@@ -103,7 +101,7 @@ def slice_rows(of: Measurements) -> list[Row]:
 
 
 def gap_rows(of: Measurements) -> list[Row]:
-    """Every figure of ``id`` less that of each other part; either is resampled on its own."""
+    """Subtract each figure on other parts from that on ``id``; parts are resampled independently."""
     id_part, *other_parts = of.parts
     return [
         {
@@ -119,7 +117,7 @@ def gap_rows(of: Measurements) -> list[Row]:
 
 
 def comparison_rows(of: Measurements) -> list[Row]:
-    """Every evaluated model against everything that it is to be compared with; one family of claims.
+    """Compare every evaluated model with every baseline; p-values are adjusted over all comparisons (Holm).
 
     :return: rows with the mean difference, its interval, ``p`` and ``p_holm``.
     """
@@ -130,16 +128,18 @@ def comparison_rows(of: Measurements) -> list[Row]:
                 values, opponent_values = (of.measured[side.name, part].compared for side in (system, against))
                 for figure in (name for name in values if name in opponent_values):
                     row = {"system": system.name, "against": against.name, "part": part, "figure": figure}
-                    claim = paired(
+                    claim = compare_paired(
                         values[figure], opponent_values[figure], draws=of.settings.draws, seed=of.settings.seed
                     )
                     rows.append(row | claim.interval.to_json() | {"p": claim.p})
     adjusted = holm({place: row["p"] for place, row in enumerate(rows)})
-    return [row | {"p": rounded(row["p"]), "p_holm": rounded(adjusted[place])} for place, row in enumerate(rows)]
+    return [
+        row | {"p": round_figure(row["p"]), "p_holm": round_figure(adjusted[place])} for place, row in enumerate(rows)
+    ]
 
 
 def auroc_rows(of: Measurements) -> list[Row]:
-    """How well each model's ``ood_distance`` tells each other part from ``id``."""
+    """Compute the AUROC of each model's ``ood_distance``, each other part against ``id``."""
     rows = []
     for system in of.systems:
         inside, *outside_parts = (_distances(part, of.scored[system.name, name]) for name, part in of.parts.items())
@@ -175,7 +175,7 @@ def rerank_to_depths(of: Measurements) -> dict[tuple[str, str, int], Rankings]:
 
 
 def depth_rows(of: Measurements, runs: Mapping[tuple[str, str, int], Rankings]) -> list[Row]:
-    """Measure what :func:`rerank_to_depths` gives.
+    """Measure the rankings of :func:`rerank_to_depths`.
 
     :return: rows with ``figures``, and ``gain``: the paired difference to the first stage.
     """
@@ -187,8 +187,8 @@ def depth_rows(of: Measurements, runs: Mapping[tuple[str, str, int], Rankings]) 
             first_stage = measured.compared
         gains = {}
         for name, values in measured.compared.items() if depth else ():
-            claim = paired(values, first_stage[name], draws=of.settings.draws, seed=of.settings.seed)
-            gains[name] = claim.interval.to_json() | {"p": rounded(claim.p)}
+            claim = compare_paired(values, first_stage[name], draws=of.settings.draws, seed=of.settings.seed)
+            gains[name] = claim.interval.to_json() | {"p": round_figure(claim.p)}
         rows.append(
             {
                 "system": system, "part": part, "depth": depth,

@@ -1,4 +1,4 @@
-"""Scoring judged parts by every system, in one pass."""
+"""Scoring of judged parts, in one pass per system and part."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Report = Callable[[str, int, int], object]
 
 @dataclass(frozen=True)
 class ScoredPart:
-    """A system's answers on one part.
+    """A system's output on one part.
 
-    :param judged: of the judged pairs, in the part's order.
-    :param scores: of every item that was scored, by query id and item id.
+    :param judged: ratings of the judged pairs, in the part's order.
+    :param scores: of all scored items, candidates included, by query id and item id.
     """
 
     judged: Ratings
@@ -32,9 +32,9 @@ def score_parts(
     *,
     candidates: Mapping[str, Candidates] | None = None,
 ) -> dict[tuple[str, str], ScoredPart]:
-    """Score every part by every system.
+    """Score every part with every system.
 
-    :param candidates: items of a first stage by part, which models score together with the judged ones.
+    :param candidates: items of a first stage by part, which models score as well.
     :return: by names of system and part.
     """
     total, done = len(systems) * sum(part.n_queries for part in parts), 0
@@ -42,7 +42,7 @@ def score_parts(
     for system in systems:
         for part in parts:
             candidates_of = (candidates or {}).get(part.name, {}) if system.grades else {}
-            # Judged pairs and candidates in one pass: many of them are the same.
+            # Judged pairs and candidates in one pass, since they overlap.
             requests = [
                 RatingRequest(
                     q.query_id, q.query, tuple(dict.fromkeys([*q.item_ids, *candidates_of.get(q.query_id, [])]))
@@ -59,8 +59,8 @@ def score_parts(
     return scored
 
 
-def name_apart(systems: Sequence[System]) -> list[System]:
-    """Give two systems of the same name different ones: figures and files are found by it."""
+def make_names_unique(systems: Sequence[System]) -> list[System]:
+    """Number repeated names, which identify figures and files."""
     used_names: set[str] = set()
     named = []
     for system in systems:

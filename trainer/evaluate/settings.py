@@ -1,4 +1,4 @@
-"""What ``darl evaluate`` and ``darl gate`` are asked for."""
+"""Options of ``darl evaluate`` and ``darl gate``."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from darl_opensearch.errors import UsageError
 from darl_opensearch.scoring.runtime import Provider
 from darl_opensearch.settings import FilePath, InputFile, Settings, setting
 
-ALSO = ("ndcg@10", "rps")  # shown beside the measure that decides
+ALSO = ("ndcg@10", "rps")  # reported besides the deciding measure
 _MEASURE = re.compile(r"(?:ndcg|p)@([1-9]\d{0,2}|1000)|ap|rr|rps")
 
 
 class ScoringOptions(Settings):
-    """How judged pairs are scored and intervals drawn."""
+    """How judged pairs are scored and intervals resampled."""
 
     relevant_from: int = setting(
         1, "lowest grade that counts as relevant in p@C, ap and rr", least=1, env="DARL_RELEVANT_FROM"
@@ -34,9 +34,9 @@ class ScoringOptions(Settings):
 
 
 class EvaluationOptions(ScoringOptions):
-    """What to evaluate.
+    """Options of ``darl evaluate``.
 
-    :param models: folders of bundles, or of finished runs.
+    :param models: folders of bundles or finished runs.
     :param parts: name and file of each judged part, ``id`` first.
     """
 
@@ -62,7 +62,7 @@ class EvaluationOptions(ScoringOptions):
 
 
 class GateOptions(ScoringOptions):
-    """Table ``[gate]``: what a new bundle has to prove."""
+    """Table ``[gate]``: what a new bundle must show."""
 
     measure: str = setting(
         "ndcg@10", "deciding measure: ndcg@C, p@C, ap, rr or rps (of the grades; lower is better)",
@@ -104,5 +104,5 @@ class GateOptions(ScoringOptions):
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """The measure that decides, then those shown beside it."""
+        """The deciding measure, then the others that are reported."""
         return tuple(dict.fromkeys((self.measure, *ALSO)))

@@ -1,6 +1,6 @@
-"""TREC run and qrels files: six or four columns a line, separated by blanks.
+"""TREC run and qrels files: six or four columns per line, separated by blanks.
 
-Our ids may hold blanks, TREC's may not: ``%`` and blanks are written as ``%25`` and ``%20``, as in a URL.
+Unlike TREC's, our ids may contain blanks: ``%`` and blanks are written as ``%25`` and ``%20``, as in a URL.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _UNSAFE = re.compile(r"[%\s]")
 def read_run(path: Path) -> Run:
     """Read a run.
 
-    :return: for each query its items with their scores, best first; equal scores in the order of their ranks.
-    :raises InputError: naming file and line of what is wrong.
+    :return: items with scores by query, best first, ties by rank.
+    :raises InputError: naming the invalid line.
     """
     rows: dict[str, list[tuple[float, float, str]]] = {}
     first_lines: dict[tuple[str, str], int] = {}
@@ -67,7 +67,7 @@ def _columns(line: str, where: str) -> tuple[str, str, float, float]:
 
 
 def write_run(path: Path, rankings: Mapping[str, Sequence[str]], *, tag: str) -> None:
-    """Write rankings; the scores fall by one a rank, so that no reader breaks ties in its own way."""
+    """Write rankings, with scores that fall by one per rank, so that readers have no ties to break."""
     _write(
         path,
         (

@@ -129,7 +129,7 @@ def _gather(
             Gathering(Path(scratch) / "judge.sqlite") as store,
         ):
             counts = read(store)
-            for query, item_id, grade in store.judged():
+            for query, item_id, grade in store.judgments():
                 if (name := task_id(query, item_id)) in wanted:
                     if grade >= scale.k:
                         what = f"query {short(query)} and item {short(item_id)} have grade {grade} of {scale.k}"

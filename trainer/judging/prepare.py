@@ -33,7 +33,7 @@ class Prepared:
     drawn: Gold
     job: JudgingJob
 
-    def mixed(self, seed: int) -> list[Task]:
+    def mix_in_gold(self, seed: int) -> list[Task]:
         """Mix tasks and gold for people, in judging order."""
         return order_blindly([*self.tasks, *self.drawn.tasks], seed)
 

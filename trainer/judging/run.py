@@ -96,7 +96,7 @@ def _ask(name: str, ready: Prepared, config: JudgeConfig, report: Report) -> tup
         report(f"{name}: {what}", done, total)
 
     if judge.people:
-        verdict = judge.judge(ready.mixed(config.seed), job, say)
+        verdict = judge.judge(ready.mix_in_gold(config.seed), job, say)
         waiting = verdict.pending and not config.partial
         answers = verdict.answers or {"": {}}
         return [scored(r, a, waiting, verdict.counts) for r, a in answers.items()], list(verdict.notes)

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from darl_opensearch.errors import DarlError, InputError
 from darl_opensearch.records.judgments import JudgedQuery
 from darl_opensearch.stats.bootstrap import bootstrap_mean
-from darl_opensearch.stats.numbers import rounded
+from darl_opensearch.stats.numbers import round_figure
 from trainer import distributed, run_folder
 from trainer.config import Config
 from trainer.data.leakage import Part, check_leakage
@@ -193,7 +193,7 @@ def _run_stage(context: Context) -> dict[str, Any]:
         restore_features()
     result: dict[str, Any] = {
         "stage": name, "kept": kept, "gain": verdict.gain.to_json(), "judged_on": list(pairs),
-        "standard_error": rounded(verdict.error),
+        "standard_error": round_figure(verdict.error),
         **({"decided_by": outcome.decided} if outcome.decided else {}),
         **({} if outcome.learnt_new is None else {"learnt_new": outcome.learnt_new}),
         **outcome.figures, "figures": figures, "history": outcome.history,

@@ -115,7 +115,7 @@ def _read_to_disk(config: Config, folder: Path, tokenizer: Tokenizer, store: Pat
         "k": config.grades.scale.k, "splits": _splits(config), "most": data.held_out_queries,
         "tokenizer": digest_data(tokenizer.to_str()),
     }  # fmt: skip
-    key = disk.key_of(files, settings)
+    key = disk.digest_inputs(files, settings)
     if store is None:  # each process has its own
         stored = disk.open_store(None, key, build)
     else:

@@ -21,7 +21,7 @@ import numpy as np
 from darl_opensearch.bundle import DriftReference
 from darl_opensearch.monitor.drift.two_sample import Clusters
 from darl_opensearch.monitor.drift.windows import Window, draw_number
-from darl_opensearch.ood.record import PairRecord, is_drawn, to_ms
+from darl_opensearch.ood.record import PairRecord, is_sampled, to_ms
 from darl_opensearch.ood.store import OodStore
 from darl_opensearch.text import same_text
 
@@ -135,10 +135,10 @@ def _drawn_pairs(
             ordinary += pair.weight
             rate = min(rate, 1 / pair.weight)
         # The rate only falls while reading, so a pair left out now would be left out at the end.
-        if pair.position < depth and is_drawn(pair.record_id, rate):
+        if pair.position < depth and is_sampled(pair.record_id, rate):
             held.setdefault(key, []).append(pair)
     _check_complete(window, keys, ood, ordinary, rate)
-    return rate, {key: [p for p in pairs if is_drawn(p.record_id, rate)] for key, pairs in held.items()}
+    return rate, {key: [p for p in pairs if is_sampled(p.record_id, rate)] for key, pairs in held.items()}
 
 
 def _check_complete(window: Window, keys: set[str], ood: int, ordinary: float, rate: float) -> None:

@@ -10,8 +10,8 @@ from trainer.cycle.samples import read_rows
 from trainer.cycle.steps.base import BUNDLE, SCORES, TRAINING
 from trainer.cycle.steps.train import CONTROL, ITEMS
 from trainer.evaluate.evaluation import evaluate
-from trainer.evaluate.kept_scores import KeptScores
 from trainer.evaluate.report import write_folder
+from trainer.evaluate.score_cache import ScoreCache
 from trainer.evaluate.settings import EvaluationOptions, GateOptions
 
 
@@ -29,8 +29,8 @@ def measure_versions(
         against=(str(serving),), relevant_from=gate.relevant_from, int8=gate.int8, provider=gate.provider,
         threads=gate.threads, seed=gate.seed,
     )  # fmt: skip
-    scores = KeptScores()
-    evaluation = evaluate(settings, report=report, kept_scores=scores)
+    scores = ScoreCache()
+    evaluation = evaluate(settings, report=report, score_cache=scores)
     write_folder(folder / "evaluation", evaluation)
     return {
         "figures": evaluation.result["figures"], "comparisons": evaluation.result["comparisons"],

@@ -14,7 +14,7 @@ from trainer.cycle.samples import read_rows
 from trainer.cycle.steps.base import BUNDLE, SCORES, TRAINING, Ending, StepResult
 from trainer.cycle.steps.train import CONTROL, ITEMS, NEW, OLD, OOD_DEV
 from trainer.evaluate.gate import gate
-from trainer.evaluate.kept_scores import KeptScores
+from trainer.evaluate.score_cache import ScoreCache
 from trainer.evaluate.settings import GateOptions
 
 
@@ -32,7 +32,7 @@ def ask_gate(
     options = dataclasses.replace(options, train=(*trained, *(base / path for path in options.train)))
     verdict = gate(
         serving, Bundle.open(folder / BUNDLE), items=project / ITEMS, id_test=id_test, control=project / CONTROL,
-        options=options, report=report, kept_scores=KeptScores.read(folder / SCORES, scores),
+        options=options, report=report, score_cache=ScoreCache.read(folder / SCORES, scores),
     )  # fmt: skip
     return verdict.to_json()
 

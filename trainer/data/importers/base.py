@@ -15,7 +15,7 @@ from darl_opensearch.scores import GradeScale
 from darl_opensearch.settings import Field, nearest
 from darl_opensearch.text import ItemTemplate
 from trainer.data.importers.gathering import Gathering
-from trainer.data.tables import Row, columns_of, read_table
+from trainer.data.tables import Row, list_columns, read_table
 from trainer.registry import Registry
 
 MAX_GRADE = 9  # a higher rating is a measurement that needs cut points, not a grade
@@ -73,7 +73,7 @@ class ImportFiles:
             first = first or (where, row)
             for name in source.needs:
                 if columns[name] not in row:
-                    present = columns_of(self.paths[source.name]) or row  # the row has only what was asked for
+                    present = list_columns(self.paths[source.name]) or row  # the row has only what was asked for
                     raise missing_field(columns[name], present, where)
             if fields := {name: row[column] for name, column in renamed.items() if column in row}:
                 unmatched -= fields.keys()
@@ -219,7 +219,7 @@ class GradeMapping:
             raise UsageError(err.what, todo=err.todo) from err
 
 
-def text_template(store: Gathering, wanted: str) -> ItemTemplate:
+def choose_template(store: Gathering, wanted: str) -> ItemTemplate:
     """Name the fields that become text.
 
     :param wanted: the parameter ``template``; empty: a title first, then what has two words or more on average.

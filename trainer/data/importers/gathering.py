@@ -16,7 +16,7 @@ from darl_opensearch.errors import InputError, short
 from darl_opensearch.io.sqlite import open_scratch
 from darl_opensearch.records.lines import DataLine, changed_query, two_grades
 from darl_opensearch.records.values import parse_query, unknown_item
-from darl_opensearch.stats.numbers import without_nan
+from darl_opensearch.stats.numbers import replace_nan
 from darl_opensearch.text import ItemTemplate
 
 ITEMS, JUDGMENTS = "items.jsonl", "judgments.jsonl"
@@ -142,7 +142,7 @@ class Gathering:
         """Find the highest grade so far."""
         return int(self._db.execute("SELECT ifnull(max(grade), 0) FROM judgment").fetchone()[0])
 
-    def judged(self) -> Iterator[tuple[str, str, int]]:
+    def judgments(self) -> Iterator[tuple[str, str, int]]:
         """Give the judgments.
 
         :yields: query text, item id and grade.
@@ -249,7 +249,7 @@ def _json(value: Mapping[str, Any]) -> str:
     try:
         return json.dumps(value, ensure_ascii=False, default=str, allow_nan=False)
     except ValueError:
-        return json.dumps(without_nan(value), ensure_ascii=False, default=str, allow_nan=False)
+        return json.dumps(replace_nan(value), ensure_ascii=False, default=str, allow_nan=False)
 
 
 @contextlib.contextmanager

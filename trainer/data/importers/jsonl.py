@@ -17,8 +17,8 @@ from trainer.data.importers.base import (
     Labels,
     Target,
     TextFields,
+    choose_template,
     id_of,
-    text_template,
 )
 from trainer.data.importers.gathering import Gathering
 
@@ -59,7 +59,7 @@ class Jsonl:
         if not inline:
             import_items(ITEMS, files, store)
         scale = grading.scale(store.highest_grade())
-        return Target(scale, text_template(store, self.template), self.items == "judged")
+        return Target(scale, choose_template(store, self.template), self.items == "judged")
 
 
 def import_items(source: FileSpec, files: ImportFiles, store: Gathering) -> None:

@@ -21,15 +21,15 @@ from trainer.data.importers.base import (
     Labels,
     Target,
     TextFields,
+    choose_template,
     id_of,
     missing_field,
     text_of,
-    text_template,
     unwrap,
 )
 from trainer.data.importers.gathering import Gathering
 from trainer.data.importers.jsonl import import_items
-from trainer.data.tables import kind_of, read_document, read_table
+from trainer.data.tables import data_suffix, read_document, read_table
 
 LISTS = FileSpec(
     "judgments", "the response of GET _plugins/_search_relevance/judgments, a PUT body, or a JSONL export",
@@ -58,7 +58,7 @@ class SearchRelevance:
         lists = self.rate(files, store)
         import_items(ITEMS, files, store)
         scale = GradeMapping.of(self.labels, self.gains, self.cuts).scale(store.highest_grade())
-        return Target(scale, text_template(store, self.template), self.items == "judged", {"judgment_lists": lists})
+        return Target(scale, choose_template(store, self.template), self.items == "judged", {"judgment_lists": lists})
 
     def rate(self, files: ImportFiles, store: Gathering) -> int:
         """Read the ratings alone.
@@ -93,7 +93,7 @@ class SearchRelevance:
 
 def _documents(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Give judgment lists, out of whatever an API or an export wraps around them."""
-    rows = read_table(path) if kind_of(path) in (".jsonl", ".ndjson") else iter([(str(path), read_document(path))])
+    rows = read_table(path) if data_suffix(path) in (".jsonl", ".ndjson") else iter([(str(path), read_document(path))])
     for where, row in rows:
         hits = row.get("hits")
         inner = hits.get("hits") if isinstance(hits, dict) else None

@@ -19,13 +19,13 @@ from trainer.data.importers.base import (
     Labels,
     Target,
     TextFields,
+    choose_template,
     id_of,
     split_list,
     text_of,
-    text_template,
 )
 from trainer.data.importers.gathering import Gathering
-from trainer.data.tables import kind_of, read_lines
+from trainer.data.tables import data_suffix, read_lines
 
 QRELS = FileSpec("qrels", "lines of topic, 0, document, grade; or BEIR's three columns", (), (), ("qrels",))
 TOPICS = FileSpec("topics", "JSONL, or TSV without a header: id, text", ("id", "text"), (), ("topics", "queries"))
@@ -54,7 +54,7 @@ class Trec:
         read_texts(TOPICS, files, store, "topic")
         dropped = 0
         for where, topic, document, value in _qrels(files.paths[QRELS.name]):
-            query = text_by_id(store, "topic", topic)
+            query = look_up_text(store, "topic", topic)
             if query is None:
                 raise InputError(f"there is no topic {short(topic)}", where=where, todo="add it to the topics")
             if value.startswith("-") and self.negative != "refuse" and value[1:].isdigit():
@@ -65,12 +65,12 @@ class Trec:
             elif value.startswith("-") and value[1:].isdigit():
                 raise InputError(f"grade {value} is below 0", where=where, todo="pass --set negative=zero or drop")
             store.judge(where, topic, query, document, grading.grade(value, "grade", where))
-        columns = split_list(self.columns) if kind_of(files.paths[DOCUMENTS.name]) in (".tsv", ".txt") else ()
+        columns = split_list(self.columns) if data_suffix(files.paths[DOCUMENTS.name]) in (".tsv", ".txt") else ()
         for where, row in files.rows(DOCUMENTS, plain=columns):
             store.item(where, id_of(row, "id", where), row)
         counts = {"dropped_negative_grades": dropped}
         scale = grading.scale(store.highest_grade())
-        return Target(scale, text_template(store, self.template), self.items == "judged", counts)
+        return Target(scale, choose_template(store, self.template), self.items == "judged", counts)
 
 
 def read_texts(source: FileSpec, files: ImportFiles, store: Gathering, table: str) -> None:
@@ -81,7 +81,7 @@ def read_texts(source: FileSpec, files: ImportFiles, store: Gathering, table: st
     :raises InputError: when an id appears twice with different texts.
     """
     store.sql(f"CREATE TABLE {table} (id TEXT PRIMARY KEY, text TEXT, at TEXT) WITHOUT ROWID")
-    plain = ("id", "text") if kind_of(files.paths[source.name]) in (".tsv", ".txt") else ()
+    plain = ("id", "text") if data_suffix(files.paths[source.name]) in (".tsv", ".txt") else ()
     for where, row in files.rows(source, plain=plain):
         key, text = id_of(row, "id", where), text_of(row, "text", where)
         if not store.sql(f"INSERT OR IGNORE INTO {table} VALUES (?, ?, ?)", (key, text, where)).rowcount:
@@ -94,7 +94,7 @@ def read_texts(source: FileSpec, files: ImportFiles, store: Gathering, table: st
                 )
 
 
-def text_by_id(store: Gathering, table: str, key: str) -> str | None:
+def look_up_text(store: Gathering, table: str, key: str) -> str | None:
     """Look up a text.
 
     :param table: a table that :func:`read_texts` made.

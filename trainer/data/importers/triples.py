@@ -11,8 +11,8 @@ from darl_opensearch.scores import GradeScale
 from darl_opensearch.text import ItemTemplate
 from trainer.data.importers.base import IMPORTERS, FileSpec, ImportFiles, ItemsWritten, Target, id_of, text_of
 from trainer.data.importers.gathering import Gathering
-from trainer.data.importers.trec import read_texts, text_by_id
-from trainer.data.tables import kind_of
+from trainer.data.importers.trec import look_up_text, read_texts
+from trainer.data.tables import data_suffix
 
 TRIPLES = FileSpec(
     "triples", "JSONL, or TSV without a header: query, positive, negative; ids if the other two files are given",
@@ -49,7 +49,7 @@ class Triples:
             raise UsageError("there are queries but no collection", todo="give triples, queries and collection")
         if by_id:
             read_texts(QUERIES, files, store, "topic")
-        plain = TRIPLES.needs if kind_of(files.paths[TRIPLES.name]) in (".tsv", ".txt") else ()
+        plain = TRIPLES.needs if data_suffix(files.paths[TRIPLES.name]) in (".tsv", ".txt") else ()
         for where, row in files.rows(TRIPLES, plain=plain):
             query_id, query = self._query(row, where, store, by_id=by_id)
             for name, grade in (("positive", 1), ("negative", 0)):
@@ -61,7 +61,7 @@ class Triples:
                     store.item(where, item_id, {FIELD: text})
                 store.judge(where, query_id, query, item_id, grade, repeats="highest")
         if by_id:
-            plain = COLLECTION.needs if kind_of(files.paths[COLLECTION.name]) in (".tsv", ".txt") else ()
+            plain = COLLECTION.needs if data_suffix(files.paths[COLLECTION.name]) in (".tsv", ".txt") else ()
             for where, row in files.rows(COLLECTION, plain=plain):
                 store.item(where, id_of(row, "id", where), row)
         return Target(SCALE, ItemTemplate((f"={FIELD}",)), self.items == "judged")
@@ -71,7 +71,7 @@ class Triples:
             text = text_of(row, "query", where)
             return name_text("q", text), text
         query_id = id_of(row, "query", where)
-        if (query := text_by_id(store, "topic", query_id)) is None:
+        if (query := look_up_text(store, "topic", query_id)) is None:
             raise InputError(
                 f"there is no query {short(query_id)}", where=where, todo="add it to the queries, or give texts only"
             )

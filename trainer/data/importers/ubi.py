@@ -20,9 +20,9 @@ from trainer.data.importers.base import (
     Labels,
     Target,
     TextFields,
+    choose_template,
     id_of,
     split_list,
-    text_template,
 )
 from trainer.data.importers.gathering import Gathering
 from trainer.data.importers.jsonl import import_items
@@ -95,7 +95,7 @@ class Ubi(ClickRules):
         counts = self.count(files, store)
         import_items(ITEMS, files, store)
         notes = ("Grades from clicks are weak: see docs/data.md before you train on them alone.",)
-        template = text_template(store, self.template)
+        template = choose_template(store, self.template)
         scale = GradeMapping.of(self.labels, self.gains, self.cuts).scale(0)
         return Target(scale, template, self.items == "judged", counts, notes)
 

@@ -1,4 +1,4 @@
-"""An evaluation for people and for files: text, pictures, one page, run files. All made from the JSON alone."""
+"""Reports of an evaluation: terminal text, an HTML page with charts, and run files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The folder of an evaluation."""
+"""The output folder of an evaluation."""
 
 from __future__ import annotations
 
@@ -10,21 +10,18 @@ from pathlib import Path
 from darl_opensearch.errors import UsageError
 from darl_opensearch.io.writing import new_folder
 from trainer.evaluate.evaluation import Evaluation
-from trainer.evaluate.measured import grades_of
+from trainer.evaluate.measured import map_grades
 from trainer.evaluate.report.page import render_evaluation_page
 from trainer.evaluate.trec import write_qrels, write_run
 
 RESULT, PAGE, RUNS = "evaluation.json", "evaluation.html", "runs"
 TREC, QRELS = ".trec", ".qrels"
 _ODD = re.compile(r"[^A-Za-z0-9._-]+")
-_MOST_CHARS = 150  # of a system's name in a file's: most file systems end at 255
+_MOST_CHARS = 150  # of a system's name in a file name: most file systems allow 255
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse to replace what is not an evaluation.
-
-    :raises UsageError: when something else is there.
-    """
+    """Refuse to replace anything but an evaluation."""
     if folder.is_symlink():
         raise UsageError("this is a link, not a folder", where=str(folder), todo="use the folder that it points to")
     if folder.exists() and not folder.is_dir():
@@ -36,7 +33,7 @@ def check_folder(folder: Path) -> None:
 
 
 def _is_evaluation(folder: Path) -> bool:
-    """Whether everything in it is what :func:`write_folder` writes: the folder is replaced as a whole."""
+    """Whether :func:`write_folder` wrote everything in the folder: it is replaced as a whole."""
     names = {path.name for path in folder.iterdir()}
     if RESULT not in names or names - {RESULT, PAGE, RUNS}:
         return False
@@ -44,10 +41,9 @@ def _is_evaluation(folder: Path) -> bool:
 
 
 def write_folder(folder: Path, evaluation: Evaluation) -> None:
-    """Write result, page, judgments and rankings.
+    """Write result, page, judgments and rankings, replacing an earlier evaluation.
 
-    :param folder: where; an evaluation that is there is replaced.
-    :raises UsageError: when the folder holds something else.
+    :raises UsageError: if the folder contains anything else.
     :raises MissingExtra: without matplotlib, which draws the pictures.
     """
     check_folder(folder)
@@ -57,20 +53,20 @@ def write_folder(folder: Path, evaluation: Evaluation) -> None:
         (work / PAGE).write_text(render_evaluation_page(evaluation.result), encoding="utf-8")
         (work / RUNS).mkdir()
         for part in evaluation.parts:
-            write_qrels(work / RUNS / f"{part.name}{QRELS}", grades_of(part))
+            write_qrels(work / RUNS / f"{part.name}{QRELS}", map_grades(part))
         names = _names(evaluation.runs)
         for key, ranked in evaluation.runs.items():
             write_run(work / RUNS / f"{names[key]}{TREC}", ranked, tag=key[0])
 
 
 def _names(keys: Iterable[tuple[str, str, int | None]]) -> dict[tuple[str, str, int | None], str]:
-    """Name the file of each ranking: what is odd in a system's name is replaced, and no two get the same."""
+    """Name the file of each ranking: unsafe characters are replaced, repeated names numbered."""
     names: dict[tuple[str, str, int | None], str] = {}
     used_names: set[str] = set()
     for system, part, depth in keys:
         words = [_ODD.sub("_", system)[:_MOST_CHARS], part, *([f"depth{depth}"] if depth is not None else [])]
         name, number = ".".join(words), 1
-        while name.casefold() in used_names:  # some file systems do not tell case apart
+        while name.casefold() in used_names:  # some file systems ignore case
             number += 1
             name = f"{'.'.join(words)}-{number}"
         used_names.add(name.casefold())

@@ -1,4 +1,4 @@
-"""An evaluation as one HTML file that needs nothing else: no network, no script, no font."""
+"""An evaluation as one self-contained HTML file: no network, scripts or fonts."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from trainer.evaluate.report.tables import Table, lay_out_tables
 
 
 def render_evaluation_page(result: Mapping[str, Any]) -> str:
-    """Write the page.
+    """Render the page.
 
-    :raises MissingExtra: without matplotlib, which draws the pictures.
+    :raises MissingExtra: without matplotlib.
     """
     title = "Evaluation of " + ", ".join(system["name"] for system in result["systems"] if system["evaluated"])
     body = [

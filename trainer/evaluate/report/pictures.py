@@ -1,4 +1,4 @@
-"""Pictures of an evaluation as SVG that stands in a page: no link, no font, no script, in any colour scheme."""
+"""Charts of an evaluation as inline SVG: no links, fonts or scripts, legible in any colour scheme."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 from darl_opensearch.errors import load, one_line
 from trainer.evaluate.report.tables import name_of
 
-# Read on white as on black: each has a contrast of at least 3 to either. Markers tell what colours may not.
+# Each has a contrast of at least 3 on white and on black. Markers distinguish what colours alone may not.
 COLOURS = ("#3b82f6", "#d97706", "#059669", "#a855f7", "#dc2626", "#0891b2", "#db2777", "#65a30d")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 INK = "#010203"  # stands for the page's own text colour until the picture is finished
-MOST_SLICES = 30  # a taller picture shows nothing
+MOST_SLICES = 30  # a taller chart is unreadable
 _OWN_NAMES = re.compile(r'(<g) id="[^"]*"')
 _NAMESPACES = re.compile(r' xmlns(:\w+)?="[^"]*"')  # HTML knows what <svg> is
 
@@ -30,7 +30,7 @@ class Picture:
 
 
 def draw_pictures(result: Mapping[str, Any]) -> list[Picture]:
-    """Draw an evaluation.
+    """Draw the charts of an evaluation.
 
     :raises MissingExtra: without matplotlib.
     """
@@ -53,7 +53,7 @@ def _draw(title: str, draw: Callable[[Any], None]) -> Picture:
     figures = load("matplotlib.figure", "train")
     style = {
         "svg.fonttype": "none",  # text stays text: small, selectable, in the page's font
-        "svg.hashsalt": title,  # the same names for the same picture, others for another one
+        "svg.hashsalt": title,  # reproducible ids, different for each chart
         "text.parse_math": False,  # a $ in a name is a $
         "font.family": "sans-serif",
         "axes.spines.top": False,
@@ -62,7 +62,7 @@ def _draw(title: str, draw: Callable[[Any], None]) -> Picture:
     }
     out = io.StringIO()
     with matplotlib.rc_context(style), warnings.catch_warnings():
-        # Only the measuring of a text needs its glyphs, and the browser has those that matplotlib lacks.
+        # Glyphs are needed only to measure text; the browser has those that matplotlib lacks.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure = figures.Figure(layout="constrained")
         draw(figure)
@@ -70,13 +70,13 @@ def _draw(title: str, draw: Callable[[Any], None]) -> Picture:
     svg = out.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = _OWN_NAMES.sub(r"\1", svg)  # every picture has an axes_1, and a page has each name once
+    svg = _OWN_NAMES.sub(r"\1", svg)  # every chart has an axes_1, but ids must be unique in a page
     svg = _NAMESPACES.sub("", svg).replace("xlink:href", "href")
     return Picture(title, svg.replace(INK, "currentColor").strip())
 
 
 def _figures(result: Mapping[str, Any], rows: str, figure: str) -> Callable[[Any], None]:
-    """A line for each part or slice, a mark for each system."""
+    """Draw a line per part or slice, with a mark per system."""
     pairs = {_label(row): row["pairs"] for row in result[rows]}
     largest = sorted(pairs, key=lambda label: -pairs[label])[:MOST_SLICES]
     labels = [label for label in pairs if label in largest]
@@ -101,14 +101,19 @@ def _figures(result: Mapping[str, Any], rows: str, figure: str) -> Callable[[Any
 
 
 def _mark(axes: Any, value: Mapping[str, Any], y: float, place: int) -> None:
-    colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
+    style = _style(place)
     if value["low"] is not None:
-        axes.plot([value["low"], value["high"]], [y, y], color=colour, linewidth=1.5)
-    axes.plot([value["mean"]], [y], color=colour, marker=marker, markersize=5, linestyle="none")
+        axes.plot([value["low"], value["high"]], [y, y], color=style["color"], linewidth=1.5)
+    axes.plot([value["mean"]], [y], **style, markersize=5, linestyle="none")
+
+
+def _style(place: int) -> dict[str, str]:
+    """Return a system's colour and marker."""
+    return {"color": COLOURS[place % len(COLOURS)], "marker": MARKERS[place % len(MARKERS)]}
 
 
 def _bins(result: Mapping[str, Any]) -> Callable[[Any], None]:
-    """A square for each part: on the diagonal, confidence is what it says."""
+    """Draw a square per part; on the diagonal, confidence equals accuracy."""
     parts = [part["name"] for part in result["parts"]]
     graded = [row for row in result["figures"] if "reliability" in row]
     systems = _systems(result)
@@ -119,13 +124,8 @@ def _bins(result: Mapping[str, Any]) -> Callable[[Any], None]:
             axes = picture.add_subplot(1, len(parts), place)
             axes.plot([0, 1], [0, 1], color=INK, alpha=0.4, linewidth=1, linestyle="--")
             for row in (row for row in graded if row["part"] == part):
-                number = systems.index(row["system"])
-                axes.plot(
-                    [bin_["confidence"] for bin_ in row["reliability"]],
-                    [bin_["accuracy"] for bin_ in row["reliability"]],
-                    color=COLOURS[number % len(COLOURS)], marker=MARKERS[number % len(MARKERS)], markersize=4,
-                    linewidth=1,
-                )  # fmt: skip
+                x, y = ([bin_[name] for bin_ in row["reliability"]] for name in ("confidence", "accuracy"))
+                axes.plot(x, y, **_style(systems.index(row["system"])), markersize=4, linewidth=1)
             axes.set_xlim(0, 1)
             axes.set_ylim(0, 1.02)
             axes.set_aspect("equal")
@@ -138,25 +138,24 @@ def _bins(result: Mapping[str, Any]) -> Callable[[Any], None]:
 
 
 def _depths(result: Mapping[str, Any], figure: str) -> Callable[[Any], None]:
-    """A line for each system and part."""
+    """Draw a line per system and part."""
     systems, parts = _systems(result), [part["name"] for part in result["parts"]]
 
     def draw(picture: Any) -> None:
         picture.set_size_inches(max(4.5, 3.6 * len(parts)), 3.4)
         for place, part in enumerate(parts, start=1):
             axes = picture.add_subplot(1, len(parts), place)
-            for system in systems:
+            for number, system in enumerate(systems):
                 rows = [row for row in result["depths"] if (row["system"], row["part"]) == (system, part)]
                 points = [(row["depth"], row["figures"][figure]) for row in rows]
                 points = [(depth, value) for depth, value in points if value["mean"] is not None]
                 if not points:
                     continue
-                number, x = systems.index(system), [depth for depth, _ in points]
-                colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
-                axes.plot(x, [v["mean"] for _, v in points], color=colour, marker=marker, markersize=4, linewidth=1.2)
+                x, style = [depth for depth, _ in points], _style(number)
+                axes.plot(x, [value["mean"] for _, value in points], **style, markersize=4, linewidth=1.2)
                 if all(value["low"] is not None for _, value in points):
                     low, high = ([value[end] for _, value in points] for end in ("low", "high"))
-                    axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+                    axes.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
             axes.set_title(part, fontsize=10)
             axes.set_xlabel("items reranked")
             axes.set_ylabel(name_of(figure))
@@ -167,13 +166,10 @@ def _depths(result: Mapping[str, Any], figure: str) -> Callable[[Any], None]:
 
 
 def _legend(picture: Any, axes: Any, systems: Sequence[str], only: set[str] | None = None) -> None:
-    """Below the picture, so that no number of systems hides a point."""
-    handles = [
-        axes.plot([], [], color=COLOURS[n % len(COLOURS)], marker=MARKERS[n % len(MARKERS)], linewidth=1.2)[0]
-        for n, system in enumerate(systems)
-        if only is None or system in only
-    ]
-    shown = [one_line(system) for system in systems if only is None or system in only]
+    """Draw the legend below the chart, so that it hides no point."""
+    places = [place for place, system in enumerate(systems) if only is None or system in only]
+    handles = [axes.plot([], [], **_style(place), linewidth=1.2)[0] for place in places]
+    shown = [one_line(systems[place]) for place in places]
     picture.legend(handles, shown, loc="outside lower center", ncols=min(3, len(shown)), frameon=False, fontsize=9)
 
 

@@ -1,4 +1,4 @@
-"""The tables of an evaluation, as cells; terminal and page lay them out in their own way."""
+"""Tables of an evaluation, as cells for the terminal and the page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Table:
-    """A table with a title; the first columns are names, the others numbers."""
+    """A table with a title; the first ``names`` columns are text, the others numbers."""
 
     title: str
     head: tuple[str, ...]
@@ -23,18 +23,12 @@ class Table:
 
 
 def name_of(figure: str) -> str:
-    """Name a figure for people.
-
-    :return: ``nDCG@10`` for ``ndcg@10``, and so on.
-    """
+    """Return a figure's display name: ``nDCG@10`` for ``ndcg@10``."""
     return NAMES.get(figure) or figure.replace("ndcg", "nDCG").replace("p@", "P@")
 
 
 def lay_out_tables(result: Mapping[str, Any]) -> list[Table]:
-    """Lay an evaluation out.
-
-    :return: the tables that have rows, the most important first.
-    """
+    """Return the tables of an evaluation that have rows, the most important first."""
     parts = [part["name"] for part in result["parts"]]
     laid_out = [
         _wide(f"Part {name}", [row for row in result["figures"] if row["part"] == name], ("system",))
@@ -49,10 +43,7 @@ def lay_out_tables(result: Mapping[str, Any]) -> list[Table]:
 
 
 def format_cell(value: Mapping[str, Any] | None, *, signed: bool = False) -> str:
-    """Write a figure with its interval.
-
-    :return: ``.812 [.790, .833]``.
-    """
+    """Format a figure with its interval: ``.812 [.790, .833]``."""
     if value is None or value["mean"] is None:
         return "–"
     text = _short(value["mean"], signed)

@@ -1,4 +1,4 @@
-"""An evaluation on a terminal: the figures that are looked at first."""
+"""An evaluation as terminal text: the main figures."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 from darl_opensearch.errors import one_line
 from trainer.evaluate.report.tables import Table, lay_out_tables
 
-WIDE = 6  # columns of numbers that a terminal has room for
+WIDE = 6  # columns of numbers that fit a terminal
 
 
 def render_text(result: Mapping[str, Any]) -> str:
-    """Write the main tables as aligned text."""
+    """Render the main tables as aligned text."""
     blocks = [_block(_upright(table)) for table in lay_out_tables(result) if table.title != "Slices"]
     ends = f"95 % intervals: {result['draws']:,} resamples of the queries, seed {result['seed']}"
     return "\n\n".join([*blocks, ends])
 
 
 def _upright(table: Table) -> Table:
-    """A line for each figure and a column for each row, where there are more figures than fit."""
+    """Transpose a table with more figures than fit a terminal."""
     if len(table.head) - table.names <= WIDE:
         return table
     head = ("", *(" ".join(row[: table.names]) for row in table.rows))

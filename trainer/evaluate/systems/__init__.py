@@ -1,4 +1,4 @@
-"""What can be evaluated, and what it can be compared with."""
+"""Systems that can be evaluated, and the baselines to compare them with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every system answers, and in which shape."""
+"""The interface of evaluated systems: requests, ratings and the protocol."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from darl_opensearch.stats.bootstrap import Floats
 
 @dataclass(frozen=True)
 class RatingRequest:
-    """One query's items, to be scored."""
+    """Items of one query to be scored."""
 
     query_id: str
     query: str
@@ -23,10 +23,10 @@ class RatingRequest:
 
 @dataclass(frozen=True)
 class Ratings:
-    """What a system says of some pairs.
+    """A system's output for some pairs.
 
-    :param score: ``[n]``, higher is better; -inf for what it does not rank at all.
-    :param grade_probs: ``[n, k]``, or None from a system that only ranks.
+    :param score: ``[n]``, higher is better; -inf for items that it does not rank.
+    :param grade_probs: ``[n, k]``, or None for a system that only ranks.
     :param ood_distance: ``[n]``, or None.
     :param is_ood: ``[n]``, or None.
     """
@@ -37,7 +37,7 @@ class Ratings:
     is_ood: NDArray[np.bool_] | None = None
 
     def rows(self, rows: NDArray[np.int64] | slice) -> Ratings:
-        """Take some pairs."""
+        """Return some of the pairs."""
         return Ratings(
             self.score[rows],
             None if self.grade_probs is None else self.grade_probs[rows],
@@ -47,16 +47,13 @@ class Ratings:
 
     @staticmethod
     def join(parts: Sequence[Ratings]) -> Ratings:
-        """Put ratings of one system one after the other.
+        """Concatenate ratings of one system; at least one."""
 
-        :param parts: at least one.
-        """
-
-        def together(name: str) -> Any:
+        def concatenated(name: str) -> Any:
             values = [getattr(part, name) for part in parts]
             return None if values[0] is None else np.concatenate(values)
 
-        return Ratings(*(together(name) for name in ("score", "grade_probs", "ood_distance", "is_ood")))
+        return Ratings(*(concatenated(name) for name in ("score", "grade_probs", "ood_distance", "is_ood")))
 
 
 class System(Protocol):
@@ -64,14 +61,14 @@ class System(Protocol):
 
     @property
     def name(self) -> str:
-        """What it is called in tables and file names."""
+        """Its name in tables and file names."""
 
     @property
     def grades(self) -> bool:
-        """Whether it is a model, which gives grades and OOD columns and can rerank any item."""
+        """Whether it is a model: it predicts grades and OOD scores, and can rerank any item."""
 
     def about(self) -> dict[str, Any]:
-        """Say what it is, JSON-ready."""
+        """Describe the system, JSON-ready."""
 
     def rate(self, requests: Sequence[RatingRequest]) -> Iterator[Ratings]:
-        """Score items; the ratings of each query come as soon as they are there."""
+        """Yield each query's ratings as soon as they are computed."""

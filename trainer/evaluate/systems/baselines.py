@@ -1,4 +1,4 @@
-"""What models are compared with: cosine, BM25, and any TREC run."""
+"""Baselines: cosine, BM25, and any TREC run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ INT8 = "int8"  # the first model's own quantised graph
 
 @dataclass(frozen=True)
 class CosineSystem:
-    """Cosine of a bundle's pooled query and item halves: its encoder without its head."""
+    """Cosine of a bundle's pooled query and item embeddings: its encoder without its head."""
 
     bundle: Bundle
     items: Mapping[str, Item]
@@ -32,7 +32,7 @@ class CosineSystem:
     grades: bool = False
 
     def about(self) -> dict[str, Any]:
-        """Say what it is."""
+        """Describe the system."""
         return {
             "kind": COSINE, "path": str(self.bundle.path), "graph": FEATURES, "sha256": self.bundle.digests[FEATURES],
         }  # fmt: skip
@@ -71,11 +71,11 @@ class Bm25System:
     grades: bool = False
 
     def about(self) -> dict[str, Any]:
-        """Say what it is."""
+        """Describe the system."""
         return {"kind": BM25}
 
     def rate(self, requests: Sequence[RatingRequest]) -> Iterator[Ratings]:
-        """Score items; one that shares no word with the query has 0."""
+        """Score items; 0 without a word in common with the query."""
         for request in requests:
             scores = {hit.item_id: hit.score for hit in self.index.search(request.query, self.size)}
             yield Ratings(np.array([scores.get(item_id, 0.0) for item_id in request.item_ids]))
@@ -83,7 +83,7 @@ class Bm25System:
 
 @dataclass(frozen=True)
 class TrecSystem:
-    """Somebody else's ranking, from a TREC run file."""
+    """Another system's ranking, from a TREC run file."""
 
     name: str
     path: Path
@@ -91,13 +91,13 @@ class TrecSystem:
     grades: bool = False
 
     def about(self) -> dict[str, Any]:
-        """Say what it is."""
+        """Describe the system."""
         return {"kind": "trec", "path": str(self.path)}
 
     def rate(self, requests: Sequence[RatingRequest]) -> Iterator[Ratings]:
-        """Look scores up; items that the run does not hold come last.
+        """Look scores up; items missing from the run come last.
 
-        :raises InputError: when the run holds none of the pairs.
+        :raises InputError: for a run without any of the pairs.
         """
         any_ranked = False
         for request in requests:
@@ -106,7 +106,7 @@ class TrecSystem:
             yield Ratings(np.array([scores.get(item_id, -np.inf) for item_id in request.item_ids]))
         if not any_ranked:
             raise InputError(
-                "this run holds none of the judged pairs", where=str(self.path),
+                "the run has none of the judged pairs", where=str(self.path),
                 todo="name a run over the same query and item ids",
             )  # fmt: skip
 

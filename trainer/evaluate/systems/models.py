@@ -1,4 +1,4 @@
-"""Models: a bundle's graph as it will serve, or a finished run by torch."""
+"""Models: a bundle's graph as it will serve, or a finished run in torch."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from darl_opensearch.scoring.encode import CappedTokenizer, pad_batch
 from darl_opensearch.scoring.scorer import CPU_TOKEN_BUDGET
 from darl_opensearch.states import StateStore
 from darl_opensearch.text import ItemRenderer
-from trainer.evaluate.kept_scores import KeptScores
+from trainer.evaluate.score_cache import ScoreCache
 from trainer.evaluate.systems.base import RatingRequest, Ratings
 
-BLOCK = 64  # queries scored in one go: pairs of all of them share batches
+BLOCK = 64  # queries per call: their pairs share batches
 Catalogue = Callable[[ItemRenderer], Mapping[str, Item]]
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a bundle and a run have in common.
+    """A model's identity, grades and item template.
 
-    :param alpha: false-alarm rate its OOD columns are calibrated for.
+    :param alpha: false-alarm rate that its OOD score is calibrated for.
     """
 
     path: Path
@@ -47,8 +47,8 @@ class ModelInfo:
 class BundleSystem:
     """A bundle's graph, as it will serve.
 
-    :param items: the catalogue, rendered by its template.
-    :param kept_scores: where its scores are kept and looked up; None: they are not.
+    :param items: the catalogue, rendered with its template.
+    :param score_cache: scores to reuse and extend; None: no caching.
     """
 
     name: str
@@ -56,11 +56,11 @@ class BundleSystem:
     bundle: Bundle
     scorer: Scorer
     items: Mapping[str, Item]
-    kept_scores: KeptScores | None = None
+    score_cache: ScoreCache | None = None
     grades: bool = True
 
     def about(self) -> dict[str, Any]:
-        """Say what it is."""
+        """Describe the system."""
         graph = self.scorer.graph
         return {
             "kind": "bundle", "path": str(self.model.path), "model": self.model.name, "version": self.model.version,
@@ -70,7 +70,7 @@ class BundleSystem:
 
     def rate(self, requests: Sequence[RatingRequest]) -> Iterator[Ratings]:
         """Score items with the graph."""
-        score_many = self.scorer.score_many if self.kept_scores is None else self.kept_scores.by(self.scorer)
+        score_many = self.scorer.score_many if self.score_cache is None else self.score_cache.wrap(self.scorer)
         for block in _blocks(requests):
             texts = [(request.query, [self.items[item_id].text for item_id in request.item_ids]) for request in block]
             for scores in score_many(texts):
@@ -81,7 +81,7 @@ class BundleSystem:
 class RunSystem:
     """A finished training run, scored by torch.
 
-    :param rows: from query texts and item texts to ``[n, 3 + k]``.
+    :param rows: scores pairs of query and item text, ``[n, 3 + k]``.
     """
 
     name: str
@@ -91,7 +91,7 @@ class RunSystem:
     grades: bool = True
 
     def about(self) -> dict[str, Any]:
-        """Say what it is."""
+        """Describe the system."""
         model = self.model
         return {
             "kind": "run", "path": str(model.path), "model": model.name, "version": model.version,
@@ -107,11 +107,11 @@ class RunSystem:
 
 def open_bundle(
     path: Path, catalogue: Catalogue, *, int8: bool, provider: Provider, threads: int | None,
-    kept_scores: KeptScores | None = None,
+    score_cache: ScoreCache | None = None,
 ) -> BundleSystem:  # fmt: skip
     """Open a bundle.
 
-    :param catalogue: reads the items as the model renders them.
+    :param catalogue: reads the items with the model's renderer.
     :return: the system; close its scorer.
     """
     bundle = Bundle.open(path)
@@ -121,7 +121,7 @@ def open_bundle(
     # Judged queries share items: each is encoded once. In memory only: a judged set is small.
     scorer = Scorer.open(bundle, int8=int8, provider=provider, threads=threads, states=StateStore(None))
     name = f"{card.name}-{card.version}{'-int8' if int8 else ''}"
-    return BundleSystem(name, model, bundle, scorer, items, kept_scores)
+    return BundleSystem(name, model, bundle, scorer, items, score_cache)
 
 
 def open_run(path: Path, catalogue: Catalogue) -> RunSystem:
@@ -151,19 +151,15 @@ def open_run(path: Path, catalogue: Catalogue) -> RunSystem:
     return RunSystem(f"{model.name}-{model.version}-torch", model, rows, catalogue(renderer))
 
 
-def check_scales(systems: Sequence[BundleSystem | RunSystem]) -> GradeScale:
-    """Refuse models whose grades mean different things.
-
-    :raises UsageError: when two differ in number or gain of the grades.
-    """
+def check_scales(systems: Sequence[BundleSystem | RunSystem]) -> None:
+    """Refuse models whose grades differ in number or gain."""
     first = systems[0]
     for other in systems[1:]:
         if other.model.scale.gains != first.model.scale.gains:
             raise UsageError(
-                f"gains {list(other.model.scale.gains)} are not {list(first.model.scale.gains)} of {first.name}",
-                where=os.fspath(other.model.path), todo="evaluate models with different grades one by one",
+                f"gains {list(other.model.scale.gains)} differ from {list(first.model.scale.gains)} of {first.name}",
+                where=os.fspath(other.model.path), todo="evaluate models with different grades separately",
             )  # fmt: skip
-    return first.model.scale
 
 
 def _of_rows(rows: NDArray[np.float32], model: ModelInfo) -> Ratings:

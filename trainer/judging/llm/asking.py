@@ -125,7 +125,7 @@ class Asking:
 
     def _grade(self, text: str) -> Answer | None:
         settings = self._settings
-        sampled = self._without_probs or settings.sampled(text, self._cache, self._job.scale)
+        sampled = self._without_probs or settings.has_all_samples(text, self._cache, self._job.scale)
         if not sampled or settings.samples == 1:
             first = self._fetch(text, 0, settings.temperature, probs=not self._without_probs)
             if first["probs"] is not None:

@@ -88,7 +88,7 @@ class LlmSettings:
         ]
         return digest_json(parts, ensure_ascii=False)
 
-    def sampled(self, prompt: str, cache: Cache, scale: GradeScale) -> bool:
+    def has_all_samples(self, prompt: str, cache: Cache, scale: GradeScale) -> bool:
         """Whether all sampled answers about a pair are cached; one sample is not an average."""
         keys = (self.key(prompt, n, scale) for n in range(1, self.samples + 1))
         return self.samples > 1 and all(cache.get(key) is not None for key in keys)
@@ -98,7 +98,7 @@ class LlmSettings:
         first = cache.get(self.key(prompt, 0, scale))
         if first is not None and (first["probs"] is not None or self.samples == 1):
             return True
-        return self.sampled(prompt, cache, scale)
+        return self.has_all_samples(prompt, cache, scale)
 
     def cache_path(self, job: JudgingJob) -> Path:
         """Return the path of the answer cache."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import re
-import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from darl_opensearch.errors import InputError
-from darl_opensearch.io.sqlite import open_schema, sqlite_errors
+from darl_opensearch.io.sqlite import open_schema, sqlite_errors, transaction
 from trainer.judging.base import Answer
 
 RATER = re.compile(r"[A-Za-z0-9._-]{1,40}")
@@ -54,7 +53,7 @@ class AnswerStore:
         """
         check_rater(rater)
         now = datetime.datetime.now(tz=datetime.UTC).isoformat(timespec="seconds")
-        with self._using(), self._transaction():
+        with self._using(), transaction(self._db):
             before = self._db.execute(
                 "SELECT grade, at FROM answer WHERE rater = ? AND task = ?", (rater, task)
             ).fetchone()
@@ -69,7 +68,7 @@ class AnswerStore:
 
         :return: its task; None if nothing is left to undo.
         """
-        with self._using(), self._transaction():
+        with self._using(), transaction(self._db):
             last = self._db.execute(
                 "SELECT n, task, answered, before, before_at FROM history WHERE rater = ? ORDER BY n DESC LIMIT 1",
                 (rater,),
@@ -107,30 +106,11 @@ class AnswerStore:
         """Close the file."""
         self._db.close()
 
-    def _transaction(self) -> _Transaction:
-        return _Transaction(self._db)
-
     @contextmanager
     def _using(self) -> Iterator[None]:
         todo = "free disk space, or check which process holds the file; saved answers are not lost"
         with self._lock, sqlite_errors("the answer file cannot be used", where=self.path, todo=todo):
             yield
-
-
-class _Transaction:
-    """All statements or none; takes the write lock at once, so that another process waits."""
-
-    def __init__(self, db: sqlite3.Connection) -> None:
-        self._db = db
-
-    def __enter__(self) -> None:
-        self._db.execute("BEGIN IMMEDIATE")
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self._db.execute("COMMIT")
-        elif self._db.in_transaction:  # of a full disk SQLite has taken everything back itself
-            self._db.execute("ROLLBACK")
 
 
 def check_rater(name: str) -> str:

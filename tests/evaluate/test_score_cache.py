@@ -12,10 +12,10 @@ from darl_opensearch.bundle import MODEL, TOKENIZER, Bundle
 from darl_opensearch.scoring import Scorer
 from tests.helpers.bundles import ITEMS, TEMPLATE, copy_bundle, correct_digests, tiny_bundle, with_slope
 from tests.helpers.files import write_rows
-from trainer.evaluate import kept_scores
+from trainer.evaluate import score_cache
 from trainer.evaluate.evaluation import evaluate
 from trainer.evaluate.gate import gate
-from trainer.evaluate.kept_scores import KeptScores
+from trainer.evaluate.score_cache import ScoreCache
 from trainer.evaluate.settings import EvaluationOptions, GateOptions
 
 TEXTS = [TEMPLATE.render(item) for item in ITEMS]
@@ -60,17 +60,17 @@ def calls(monkeypatch):
 
 def decided(bundles, data, kept=None):
     """What the gate says, without the time it said it at."""
-    said = gate(*bundles, **data, options=OPTIONS, kept_scores=kept).to_json()
+    said = gate(*bundles, **data, options=OPTIONS, score_cache=kept).to_json()
     return json.dumps(said | {"created": ""}, sort_keys=True)
 
 
 def evaluated(bundles, data, **settings):
     """The scores that an evaluation kept; it has the models the other way round."""
-    kept, (old, new) = KeptScores(), bundles
+    kept, (old, new) = ScoreCache(), bundles
     evaluate(EvaluationOptions(
         models=(new.path,), items=(data["items"],), against=(str(old.path),), draws=100, threads=2,
         parts=(("id", data["id_test"]), ("control", data["control"])), **settings,
-    ), kept_scores=kept)  # fmt: skip
+    ), score_cache=kept)  # fmt: skip
     return kept
 
 
@@ -79,7 +79,7 @@ def test_the_gate_says_the_same_to_the_last_digit_and_scores_nothing(bundles, da
     assert len(calls) == 2 * 2 * 80
     digest = evaluated(bundles, data).write(tmp_path / "scores.npz")
     calls.clear()
-    assert decided(bundles, data, KeptScores.read(tmp_path / "scores.npz", digest)) == without
+    assert decided(bundles, data, ScoreCache.read(tmp_path / "scores.npz", digest)) == without
     assert calls == []
 
 
@@ -88,34 +88,34 @@ def test_a_file_that_was_tampered_with_is_not_used(bundles, data, tmp_path, call
     digest = evaluated(bundles, data).write(path)
     with np.load(path) as kept:
         better = {key: np.ascontiguousarray(kept[key][::-1]) for key in kept.files}
-    KeptScores(better).write(path)
-    assert decided(bundles, data, KeptScores(better)) != without  # so it would have changed the decision
+    ScoreCache(better).write(path)
+    assert decided(bundles, data, ScoreCache(better)) != without  # so it would have changed the decision
     calls.clear()
-    assert decided(bundles, data, KeptScores.read(path, digest)) == without and len(calls) == 320
+    assert decided(bundles, data, ScoreCache.read(path, digest)) == without and len(calls) == 320
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut", "another digest", "no digest"])
 def test_a_file_that_is_not_the_one_that_was_written_holds_nothing(bundles, tmp_path, calls, damage):
-    path, kept = tmp_path / "scores.npz", KeptScores()
+    path, kept = tmp_path / "scores.npz", ScoreCache()
     with Scorer.open(bundles[0], threads=1) as scorer:
-        kept.by(scorer)(REQUESTS)
+        kept.wrap(scorer)(REQUESTS)
         digest = kept.write(path)
         if damage == "gone":
             path.unlink()
         if damage == "cut":
             path.write_bytes(path.read_bytes()[:-1])
         given = {"another digest": "0" * 64, "no digest": None}.get(damage, digest)
-        KeptScores.read(path, given).by(scorer)(REQUESTS)
+        ScoreCache.read(path, given).wrap(scorer)(REQUESTS)
     assert len(calls) == 2 * len(REQUESTS)
 
 
 def test_what_is_read_is_what_was_scored(bundles, tmp_path, calls):
-    kept = KeptScores()
+    kept = ScoreCache()
     with Scorer.open(bundles[0], threads=1) as scorer:
-        first = kept.by(scorer)(REQUESTS)
+        first = kept.wrap(scorer)(REQUESTS)
         digest = kept.write(tmp_path / "scores.npz")
-        again = KeptScores.read(tmp_path / "scores.npz", digest).by(scorer)(REQUESTS)
-        assert KeptScores().by(scorer)([]) == []
+        again = ScoreCache.read(tmp_path / "scores.npz", digest).wrap(scorer)(REQUESTS)
+        assert ScoreCache().wrap(scorer)([]) == []
     assert [s.data.tobytes() for s in first] == [s.data.tobytes() for s in again]
     assert [s.alpha for s in first] == [s.alpha for s in again] and len(calls) == len(REQUESTS)
 
@@ -132,11 +132,11 @@ def test_what_is_read_is_what_was_scored(bundles, tmp_path, calls):
     ],
 )
 def test_other_pairs_or_another_order_are_scored_anew(bundles, calls, requests):
-    kept = KeptScores()
+    kept = ScoreCache()
     with Scorer.open(bundles[0], threads=1) as scorer:
-        kept.by(scorer)(REQUESTS)
+        kept.wrap(scorer)(REQUESTS)
         calls.clear()
-        found = kept.by(scorer)(requests)
+        found = kept.wrap(scorer)(requests)
         assert len(calls) == len(requests)
         expected = scorer.score_many(requests)
     assert [s.data.tobytes() for s in found] == [s.data.tobytes() for s in expected]
@@ -145,12 +145,12 @@ def test_other_pairs_or_another_order_are_scored_anew(bundles, calls, requests):
 @pytest.mark.parametrize("changed", [MODEL, TOKENIZER, "card", "other", "budget", "version", "machine"])
 def test_another_graph_or_another_program_is_asked_itself(bundles, tmp_path, calls, monkeypatch, changed):
     old, new = bundles
-    kept, folder, budget = KeptScores(), copy_bundle(old, tmp_path / "same"), None
+    kept, folder, budget = ScoreCache(), copy_bundle(old, tmp_path / "same"), None
     with Scorer.open(old, threads=1) as scorer:
-        kept.by(scorer)(REQUESTS)
+        kept.wrap(scorer)(REQUESTS)
     with Scorer.open(folder, threads=2) as scorer:  # another folder, other threads: the same rows
         calls.clear()
-        kept.by(scorer)(REQUESTS)
+        kept.wrap(scorer)(REQUESTS)
         assert calls == []
     if changed in (MODEL, TOKENIZER):
         path = folder / changed
@@ -159,14 +159,14 @@ def test_another_graph_or_another_program_is_asked_itself(bundles, tmp_path, cal
     if changed == "budget":
         budget = 64
     if changed == "version":
-        monkeypatch.setattr(kept_scores, "__version__", "0.0.0")
+        monkeypatch.setattr(score_cache, "__version__", "0.0.0")
     if changed == "machine":
-        monkeypatch.setattr(kept_scores.platform, "node", lambda: "elsewhere")
+        monkeypatch.setattr(score_cache.platform, "node", lambda: "elsewhere")
     bundle = Bundle.open(new.path if changed == "other" else folder)
     if changed == "card":
         bundle = dataclasses.replace(bundle, card=dataclasses.replace(bundle.card, query_cap=bundle.card.query_cap - 1))
     with Scorer.open(bundle, threads=1, token_budget=budget) as scorer:
-        kept.by(scorer)(REQUESTS)
+        kept.wrap(scorer)(REQUESTS)
     assert len(calls) == len(REQUESTS)
 
 

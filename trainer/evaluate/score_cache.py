@@ -1,10 +1,9 @@
-"""Scores computed once and reused, if graph and pairs are exactly the same.
+"""Cache of a graph's scores, bit for bit what scoring again would give.
 
-In a cycle the page and the gate score the same pairs by the same bundles, which is most of what either costs. What is
-kept is the rows that a graph gave for one call, under a digest of all that they depend on: graph, weights and
-tokenizer, by the digests that opening the bundle has verified; how the graph runs, where, and by which version; and
-every query and text of the call, in their order. Pairs that are batched otherwise differ in the last digits, so a call
-is kept whole. So what is read is, bit for bit, what would have been computed.
+In a cycle, evaluation and gate score the same pairs with the same bundles, which is most of their cost. An entry holds
+the rows of one call. Its key digests everything they depend on: graph, weights and tokenizer (by the digests that
+opening the bundle verified), runtime, machine and version, and every query and text of the call in order. Calls are
+cached whole, because batching pairs differently changes the last digits.
 """
 
 from __future__ import annotations
@@ -30,21 +29,20 @@ from darl_opensearch.version import __version__
 Requests = Sequence[tuple[str, Sequence[str]]]
 
 
-class KeptScores:
-    """Rows by what they depend on.
+class ScoreCache:
+    """Rows of earlier calls.
 
-    :param rows: what is known already: ``[n, 3 + k]`` float32 of a call, by its key.
+    :param rows: ``[n, 3 + k]`` float32 per call, by its key.
     """
 
     def __init__(self, rows: dict[str, NDArray[np.float32]] | None = None) -> None:
         self._rows = dict(rows or {})
 
     @classmethod
-    def read(cls, path: Path, sha256: str | None) -> KeptScores:
-        """Read what :meth:`write` wrote, if it is that.
+    def read(cls, path: Path, sha256: str | None) -> ScoreCache:
+        """Read a cache; an empty one unless the file has the expected digest.
 
-        :param sha256: what :meth:`write` returned; None: nothing is known of such a file.
-        :return: its rows; none where the file is not there or is another one.
+        :param sha256: return value of :meth:`write`; None: no file is expected.
         """
         try:
             data = path.read_bytes() if sha256 else b""
@@ -56,20 +54,17 @@ class KeptScores:
             return cls({key: arrays[key] for key in arrays.files})
 
     def write(self, path: Path) -> str:
-        """Write all rows to a file.
+        """Write the cache.
 
-        :return: the file's digest, to be kept apart from it.
+        :return: the file's digest, to be stored elsewhere.
         """
         buffer = io.BytesIO()
         np.savez(buffer, **self._rows)  # type: ignore[arg-type]  # the stub takes an array for allow_pickle
         write_file(path, buffer.getvalue())
         return digest_data(buffer.getvalue())
 
-    def by(self, scorer: Scorer) -> Callable[[Requests], list[Scores]]:
-        """Score by a graph, or by what it gave for the same call.
-
-        :return: does what :meth:`darl_opensearch.scoring.Scorer.score_many` does.
-        """
+    def wrap(self, scorer: Scorer) -> Callable[[Requests], list[Scores]]:
+        """Return a drop-in for :meth:`darl_opensearch.scoring.Scorer.score_many` that reuses cached calls."""
         graph, alpha = _graph(scorer), scorer.bundle.card.ood.alpha
 
         def score_many(requests: Requests) -> list[Scores]:
@@ -86,7 +81,7 @@ class KeptScores:
 
 
 def _graph(scorer: Scorer) -> dict[str, Any]:
-    """All that rows depend on but the pairs."""
+    """Return everything that rows depend on, except the pairs."""
     bundle = scorer.bundle
     files = (*scorer.files, TOKENIZER)
     return {

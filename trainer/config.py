@@ -1,4 +1,4 @@
-"""``darl.toml``: one frozen dataclass a table.
+"""``darl.toml``: one frozen dataclass per table.
 
 Order: default, file, ``--set``. The resolved configuration is stored with the run and the bundle.
 """
@@ -18,7 +18,7 @@ from darl_opensearch.text import ItemTemplate
 
 
 class Model(Settings, table="model"):
-    """Table ``[model]``: what is trained."""
+    """Table ``[model]``: the model to train."""
 
     name: str = setting(..., "name of the bundle: a-z, 0-9, '.', '_', '-'")
     version: str = setting("1", "version of the bundle")
@@ -126,7 +126,7 @@ class Loss(Settings, table="loss"):
 
 
 class Stages(Settings, table="stages"):
-    """Table ``[stages]``: what is trained, in which order."""
+    """Table ``[stages]``: the stages and how they train."""
 
     run: tuple[str, ...] = setting(("head", "full"), "stages in order")
     cutoff: int = setting(10, "cutoff of the dev nDCG that decides whether a stage is kept", least=1)
@@ -175,7 +175,7 @@ class Interpolate(Settings, table="interpolate"):
     tolerance: float = setting(0.005, "maximum loss of mean dev nDCG against coefficient 0", least=0)
 
     def check(self) -> None:
-        """Refuse coefficients that try nothing."""
+        """Refuse coefficients that are all 0."""
         if not any(self.coefficients):
             raise UsageError("[interpolate] coefficients has no value above 0", todo="set some, such as [0.5, 1.0]")
 
@@ -214,7 +214,7 @@ class Lora(Settings, table="lora"):
 
 
 class Llm(Settings, table="llm"):
-    """Table ``[llm]``: what the backbone ``llm`` reads."""
+    """Table ``[llm]``: the prompt of the backbone ``llm``."""
 
     prompt: str = setting("", "prompt with {query}, then {item}, and optionally {grades}; empty: the built-in prompt")
     chat: bool = setting(True, "use the model's chat template if it has one")
@@ -261,7 +261,7 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """Read a ``darl.toml``.
 
     :param overrides: ``table.key=value`` texts, the value in TOML syntax or a bare word.
-    :raises InputError: when it is not TOML or lacks a table.
+    :raises InputError: if it is not TOML or lacks a table.
     :raises UsageError: for an unknown key or a value out of range.
     """
     return parse_config(read_toml(path, overrides), where=str(path))
@@ -274,7 +274,7 @@ def parse_config(data: Mapping[str, Any], *, where: str) -> Config:
     """
     config = Config.read(data, where)
     try:
-        config.grades.scale  # noqa: B018  refuses a scale that is not one
+        config.grades.scale  # noqa: B018  refuses an invalid scale
         config.template.item_template  # noqa: B018
     except InputError as err:
         raise InputError(err.what, where=where, todo=err.todo) from err

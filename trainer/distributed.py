@@ -1,7 +1,7 @@
-"""Several processes that train one model: who writes, who waits, and what becomes of the others when one dies.
+"""Training one model with several processes: collective operations, start, and failure handling.
 
-Every process runs the same program on the same data. What has to agree goes through here: sums of gradients and of
-what they are averaged over, decisions (the first process's word counts), and errors, which are said once.
+Every process runs the same program on the same data. This module synchronises sums of gradients and of their
+denominators, decisions, which the first process makes, and errors, which are printed once.
 """
 
 from __future__ import annotations
@@ -28,59 +28,45 @@ T = TypeVar("T")
 TIMEOUT = "DARL_PROCESS_TIMEOUT"  # seconds a process waits for the others before it gives up
 STORE = "DARL_PROCESS_STORE"  # host:port of the store that `launch` keeps for its processes
 DEFAULT_TIMEOUT = 3600.0
-GRACE = 20.0  # seconds the others have to leave on their own once one is gone
-# Loading torch and transformers takes ten seconds of a core; the processes of a machine share one that has done so.
+GRACE = 20.0  # seconds the others have to exit on their own once one has failed
+# Loading torch and transformers takes ten CPU seconds, so processes are forked from one that has loaded them.
 START_METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 LOADED_ONCE = ["torch", "transformers.models.auto.modeling_auto"]
-SAID = "darl/said"  # set in the store once the first process has an error of its own to print
+REPORTED = "darl/said"  # set in the store once the first process has an error of its own to print
 
 
 class PeerLost(DarlError):
-    """Another process of the run is gone, or does not answer."""
+    """Another process of the run has stopped or does not answer; any collective operation may raise it."""
 
 
 def rank() -> int:
-    """Number of this process.
-
-    :return: 0 for the first, which is the one that writes.
-    """
-    return dist.get_rank() if _together() else 0
+    """Number of this process, from 0; the first one writes files."""
+    return dist.get_rank() if _is_joined() else 0
 
 
 def world() -> int:
-    """Number of processes.
-
-    :return: 1 where this one trains alone.
-    """
-    return dist.get_world_size() if _together() else 1
+    """Number of processes."""
+    return dist.get_world_size() if _is_joined() else 1
 
 
 def is_main() -> bool:
-    """Tell whether this process writes files and reports.
-
-    :return: true in the first process, and where there is only one.
-    """
+    """Tell whether this is the first process, which writes files and reports."""
     return rank() == 0
 
 
 def barrier() -> None:
-    """Wait until every process is here.
-
-    :raises PeerLost: when one is gone.
-    """
-    if _together():
+    """Wait for all processes."""
+    if _is_joined():
         with _peers():
             _sum(torch.zeros(1))  # a sum on the CPU: torch's own barrier would take the GPU's backend
 
 
 def broadcast(value: T) -> T:
-    """Take the first process's word.
+    """Return the first process's value in every process.
 
-    :param value: anything that can be pickled; only the first process's counts.
-    :return: the first process's value, in every process.
-    :raises PeerLost: when a process is gone.
+    :param value: anything that can be pickled.
     """
-    if not _together():
+    if not _is_joined():
         return value
     values = [value]
     with _peers():
@@ -92,9 +78,8 @@ def broadcast_tensors(tensors: list[Tensor]) -> None:
     """Overwrite tensors with the first process's.
 
     :param tensors: on the CPU, in the same order and of the same shapes in every process.
-    :raises PeerLost: when a process is gone.
     """
-    if not _together():
+    if not _is_joined():
         return
     with _peers():
         for tensor in tensors:
@@ -105,25 +90,19 @@ def broadcast_tensors(tensors: list[Tensor]) -> None:
 
 
 def total(tensor: Tensor) -> Tensor:
-    """Sum over the processes.
+    """Sum a tensor over the processes, in place and bit for bit alike.
 
-    :param tensor: of the same shape in every process; changed in place.
-    :return: the same tensor, holding the sum, with the same bits everywhere.
-    :raises PeerLost: when a process is gone.
+    :param tensor: of the same shape in every process.
     """
-    if _together():
+    if _is_joined():
         with _peers():
             _sum(tensor)
     return tensor
 
 
 def gather(value: T) -> list[T]:
-    """Show the first process what each one has.
-
-    :return: every process's value in the first process, in order; in the others nothing.
-    :raises PeerLost: when a process is gone.
-    """
-    if not _together():
+    """Return the values of all processes, in order, in the first one; an empty list in the others."""
+    if not _is_joined():
         return [value]
     values: list[Any] | None = [None] * world() if is_main() else None
     with _peers():
@@ -132,11 +111,11 @@ def gather(value: T) -> list[T]:
 
 
 def main_first(work: Callable[[], T]) -> T:
-    """Have the first process do something before the others do it, such as build a file that all read.
+    """Run something in the first process, then in the others, such as building a file that all read.
 
-    :raises PeerLost: in the others, when the first one failed.
+    :raises PeerLost: in the others, if the first one failed.
     """
-    if not _together():
+    if not _is_joined():
         return work()
     done = False
     if is_main():
@@ -153,17 +132,16 @@ def main_first(work: Callable[[], T]) -> T:
 
 @contextmanager
 def join(device: str = "auto") -> Iterator[None]:
-    """Join the other processes that ``torchrun`` or :func:`launch` started; alone, nothing happens.
+    """Join the processes that ``torchrun`` or :func:`launch` started; a single process needs no group.
 
-    An error that every process runs into is said by the first one only; the others leave by ``SystemExit`` with
-    its exit code. What only one of them ran into, it says itself, with its number.
+    Only the first process prints an error that all of them raise; the others exit by ``SystemExit`` with its exit
+    code. An error of a single process is printed by that one, with its number.
 
     :param device: ``[stages] device``: on a GPU, each process has its own.
-    :yield: nothing; within, :func:`rank` and the others answer.
-    :raises UsageError: when there are more processes than GPUs.
+    :raises UsageError: if there are more processes than GPUs.
     :raises DarlError: the error of the work within.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or _together():
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or _is_joined():
         yield
         return
     store, number, count, gpu = _join_group(device)
@@ -171,9 +149,9 @@ def join(device: str = "auto") -> Iterator[None]:
         yield
         barrier()
     except DarlError as err:
-        raise _said_once(err, store, number, count) from err
+        raise _report_once(err, store, number, count) from err
     finally:
-        if not gpu or sys.exc_info()[0] is None:  # after an error NCCL would wait for the dead
+        if not gpu or sys.exc_info()[0] is None:  # after an error NCCL would wait for dead processes
             dist.destroy_process_group()
 
 
@@ -181,11 +159,11 @@ def _join_group(device: str) -> tuple[Any, int, int, bool]:
     limit = timedelta(seconds=_seconds())
     gpu = choose(device).type == "cuda"
     if gpu:
-        place, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-        if place >= there:
-            raise UsageError(f"process {place + 1} has no GPU: this machine has {there}",
-                             todo=f"start {there} processes, or set [stages] device to cpu")  # fmt: skip
-        torch.cuda.set_device(place)
+        local_rank, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if local_rank >= gpus:
+            raise UsageError(f"process {local_rank + 1} has no GPU: this machine has {gpus}",
+                             todo=f"start {gpus} processes, or set [stages] device to cpu")  # fmt: skip
+        torch.cuda.set_device(local_rank)
     if address := os.environ.get(STORE):
         host, _, port = address.rpartition(":")
         store: Any = TCPStore(host, int(port), is_master=False, timeout=limit)
@@ -212,19 +190,19 @@ def _seconds() -> float:
     return value
 
 
-def _said_once(err: DarlError, store: Any, number: int, count: int) -> BaseException:
-    """The error as this process is to say it, or a silent exit where the first process says it."""
-    lost = isinstance(err, PeerLost)
+def _report_once(err: DarlError, store: Any, number: int, count: int) -> BaseException:
+    """Return the error for this process to print, or a silent exit if the first process prints it."""
+    peer_lost = isinstance(err, PeerLost)
     if number == 0:
-        if not lost:
-            store.set(SAID, "1")
+        if not peer_lost:
+            store.set(REPORTED, "1")
         return err
-    if lost:
+    if peer_lost:
         return SystemExit(err.exit_code)
     try:
-        store.wait([SAID], timedelta(seconds=GRACE / 4))
+        store.wait([REPORTED], timedelta(seconds=GRACE / 4))
         return SystemExit(err.exit_code)
-    except RuntimeError:  # the first process has none, or took the store with it
+    except RuntimeError:  # the first process has no error, or its exit closed the store
         who = f"process {number + 1} of {count}"
         return type(err)(err.what, where=f"{who}: {err.where}" if err.where else who, todo=err.todo)
 
@@ -232,13 +210,13 @@ def _said_once(err: DarlError, store: Any, number: int, count: int) -> BaseExcep
 def launch(target: Callable[..., None], args: tuple[Any, ...], processes: int) -> None:
     """Start the processes of a run on this machine and wait for them.
 
-    :param target: what each runs, by name importable; it exits by ``SystemExit``, and joins by :func:`join`.
-    :raises SystemExit: with the exit code of the process that failed first, which has said why.
-    :raises DarlError: when a process was ended by a signal.
+    :param target: importable function that each runs; it calls :func:`join`, and exits by ``SystemExit``.
+    :raises SystemExit: with the exit code of the process that failed first, which has printed its error.
+    :raises DarlError: if a process was killed by a signal.
     """
     from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
-    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # how it ends the others is no news
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # hides how it ends the others
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # port 0: a free one
     multiprocessing.set_forkserver_preload(LOADED_ONCE)
     context: Any = start_processes(
@@ -271,7 +249,7 @@ def _process(number: int, target: Callable[..., None], args: tuple[Any, ...], pr
         "LOCAL_WORLD_SIZE": str(processes), STORE: f"127.0.0.1:{port}",
     }  # fmt: skip
     if sys.platform == "linux":
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all on this machine: nothing has to leave it
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all processes are on this machine
     torch.set_num_threads(max(1, torch.get_num_threads() // processes))
     code: object = 0
     try:
@@ -282,16 +260,13 @@ def _process(number: int, target: Callable[..., None], args: tuple[Any, ...], pr
 
 
 def leave(code: int) -> NoReturn:
-    """End this process at once.
-
-    Threads of gloo may outlive the group, and the interpreter's own way out aborts a process that still has them.
-    """
+    """Exit at once: threads of gloo may outlive the group, and a regular exit would abort a process that has them."""
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os._exit(code)
 
 
-def _together() -> bool:
+def _is_joined() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
@@ -301,7 +276,7 @@ def _sum(tensor: Tensor) -> None:
 
 @contextmanager
 def _peers() -> Iterator[None]:
-    """Say in one line what gloo and NCCL say in many when a peer is gone."""
+    """Translate errors of gloo and NCCL about a lost peer into one line."""
     try:
         yield
     except torch.OutOfMemoryError:

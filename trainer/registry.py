@@ -1,7 +1,7 @@
-"""Registries of losses, backbones, detectors and the like: name, parameters, source.
+"""Registries of losses, backbones, detectors and the like, with name, parameters and source.
 
-Parameters are declared where they are taken (see :mod:`darl_opensearch.settings`): in the signature, or in the
-fields of a dataclass. Validation, messages, documentation tables and test matrices all come from these lists.
+Parameters are declared in the signature or in the fields of a dataclass (see :mod:`darl_opensearch.settings`).
+Validation, messages, documentation tables and test matrices derive from the registries.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Entry(Generic[T]):
-    """One registered thing.
+    """A registered entry.
 
-    :param cite: where it comes from: a paper with its arXiv id, or ``"ours"``.
-    :param table: the settings that declare its parameters, where it does not take them itself.
+    :param cite: source: a paper with its arXiv id, or ``"ours"``.
+    :param table: the settings that declare its parameters, if ``make`` does not.
     :param head: the head of :mod:`trainer.models.heads` whose output a grade loss reads.
     """
 
@@ -44,9 +44,9 @@ class Entry(Generic[T]):
 
 
 class Registry(Generic[T]):
-    """Named things of one kind.
+    """Named entries of one kind.
 
-    :param kind: what they are, for messages: ``detector``.
+    :param kind: noun for messages, such as ``detector``.
     """
 
     def __init__(self, kind: str) -> None:
@@ -56,9 +56,9 @@ class Registry(Generic[T]):
     def register(
         self, name: str, *, cite: str, table: type[Settings] | None = None, head: str = ""
     ) -> Callable[[T], T]:
-        """Register what is decorated.
+        """Register the decorated function or class.
 
-        :raises ValueError: when the name is taken.
+        :raises ValueError: if the name is taken.
         """
 
         def add(make: T) -> T:
@@ -74,15 +74,14 @@ class Registry(Generic[T]):
         return iter(self._entries)
 
     def __getitem__(self, name: str) -> Entry[T]:
-        """Look one up, or say which name was probably meant."""
+        """Look up an entry; the error for an unknown name suggests the nearest one."""
         if name not in self._entries:
             raise UsageError(f"unknown {self.kind} {name!r}", todo=nearest(name, self._entries))
         return self._entries[name]
 
     def resolve(self, name: str, params: Mapping[str, Any]) -> tuple[T, dict[str, Any]]:
-        """Find an entry and complete its parameters.
+        """Return what is registered under a name, and its parameters completed by defaults.
 
-        :return: what was registered, and every parameter with its value.
         :raises UsageError: for an unknown name or parameter, or a value out of range.
         """
         entry = self[name]
@@ -97,9 +96,9 @@ class Registry(Generic[T]):
         return entry.make, values
 
     def read_texts(self, name: str, texts: Mapping[str, str]) -> dict[str, Any]:
-        """Read parameters from the command line as the declared kinds; :meth:`resolve` refuses what stays text.
+        """Convert parameters from the command line to numbers as declared; :meth:`resolve` refuses other values.
 
-        :raises UsageError: for a parameter that there is not.
+        :raises UsageError: for an unknown parameter.
         """
         params = self[name].params
         values: dict[str, Any] = dict(texts)

@@ -1,4 +1,4 @@
-"""A run's folder: its files, written so that it says at any moment what is done."""
+"""The folder of a run; its files tell at any moment which stages are done."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from trainer.ood.fitted import FittedOod
 
 CONFIG, DATA, RESULT, CHECKPOINT, CURVES = "config.json", "data.json", "result.json", "checkpoint", "curves.svg"
 STAGES_FOLDER, STORE = "stages", "store.sqlite"
-ROOT = "root.txt"  # where the data lay; a run that was moved is told by --data
+ROOT = "root.txt"  # folder of the data; --data overrides it
 
 
 @dataclass(frozen=True)
@@ -41,16 +41,17 @@ class Trained:
 
 
 def open_folder(folder: Path, config: Config, data: dict[str, Any], base: Path, *, fresh: bool) -> None:
-    """Write what the run is, or compare with what it was.
+    """Write configuration and data of a run, or compare them with those of the run to resume.
 
     :param base: folder that the configuration's paths are relative to.
-    :raises InputError: when the folder holds a run of another configuration or other data.
+    :param fresh: delete an earlier run first.
+    :raises InputError: if the folder holds a run with another configuration or other data.
     """
-    if fresh and (folder / CONFIG).is_file() and (folder / DATA).is_file():  # else config.json may be anybody's
-        for entry in folder.iterdir():  # only now: an input that is refused must not cost the old run
+    if fresh and (folder / CONFIG).is_file() and (folder / DATA).is_file():  # else config.json may not be ours
+        for entry in folder.iterdir():  # only now: refused inputs must not cost the old run
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
-            elif entry.name != STORE:  # just made from the data that there are now
+            elif entry.name != STORE:  # just rebuilt from the current data
                 entry.unlink()
     folder.mkdir(parents=True, exist_ok=True)
     for name, value in ((CONFIG, config.to_json()), (DATA, data)):
@@ -69,7 +70,7 @@ def open_folder(folder: Path, config: Config, data: dict[str, Any], base: Path, 
 
 
 def stage_place(folder: Path, number: int, name: str) -> Path:
-    """Folder of a stage's own checkpoints; what is kept of the stage stands beside it."""
+    """Folder of a stage's checkpoints; its outcome and kept weights are files beside it."""
     return folder / STAGES_FOLDER / f"{number}-{name}"
 
 
@@ -79,25 +80,25 @@ def weights_path(place: Path) -> Path:
 
 
 def read_stage(place: Path) -> dict[str, Any] | None:
-    """Read what became of a stage; None while it is not finished."""
+    """Read the outcome of a stage; None while it is not finished."""
     path = place.with_suffix(".json")
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def write_stage(place: Path, outcome: dict[str, Any], model: Any) -> None:
-    """Write a finished stage's weights, where they stay, and then what became of it; its own checkpoints go."""
+    """Write a finished stage's weights, if kept, then its outcome, and delete its checkpoints."""
     place.parent.mkdir(parents=True, exist_ok=True)
     if outcome["kept"]:
         with new_file(weights_path(place), fixed_name=True) as work:
             save_file({n: t.contiguous() for n, t in model.state_dict().items()}, work)
     write_file(place.with_suffix(".json"), json.dumps(replace_nan(outcome), indent=2), fixed_name=True)
-    shutil.rmtree(place, ignore_errors=True)  # the stage's own checkpoints served their purpose
+    shutil.rmtree(place, ignore_errors=True)
 
 
 def finish(folder: Path, model: Any, ood: FittedOod, result: dict[str, Any], *, curves: str) -> None:
-    """Write the checkpoint, then the result: a run is finished when its result is there.
+    """Write the checkpoint, then the result, which marks the run as finished.
 
-    :param curves: SVG of the stages' losses; empty: none is written.
+    :param curves: SVG of the stages' losses; empty: no file.
     """
     with new_folder(folder / CHECKPOINT, replace=True, fixed_name=True) as work:
         model.save(work)
@@ -113,8 +114,7 @@ def finish(folder: Path, model: Any, ood: FittedOod, result: dict[str, Any], *, 
 def load_run(folder: Path) -> Trained:
     """Load a finished run.
 
-    :return: model, detector, figures.
-    :raises DarlError: when it is not one, or not finished.
+    :raises DarlError: if there is none, or it is not finished.
     """
     if not (folder / RESULT).is_file():
         state = "has not finished" if (folder / CONFIG).is_file() else "does not exist"
@@ -132,7 +132,7 @@ def load_run(folder: Path) -> Trained:
 def data_root(folder: Path) -> Path:
     """Folder that the configuration's paths were relative to.
 
-    :raises DarlError: when it is not there any more.
+    :raises DarlError: if it no longer exists.
     """
     recorded = folder / ROOT
     root = Path(recorded.read_text(encoding="utf-8")) if recorded.is_file() else Path()
@@ -153,5 +153,5 @@ def _load_ood(checkpoint: Path) -> FittedOod:
     detector.restore(parts["detector"])
     calibration = ConformalCalibration(len(parts["calibration"]["distances"]))
     calibration.load_state_dict(parts["calibration"])
-    layers = report.get("layers", LAST)  # runs of before there was a choice
+    layers = report.get("layers", LAST)  # older runs had no choice
     return FittedOod(detector.eval(), calibration.eval(), report["features"], report, layers)

@@ -17,7 +17,7 @@ from tests.helpers.training_project import laws
 from trainer.losses import DISTILLATION_LOSSES
 from trainer.losses.kl import kl
 from trainer.losses.margin_mse import margin_mse
-from trainer.losses.registries import comparable_queries
+from trainer.losses.registries import count_comparable
 
 every_loss = pytest.mark.parametrize("name", sorted(DISTILLATION_LOSSES))
 scales = st.sampled_from([0.0, 1.0, 100.0])
@@ -59,7 +59,7 @@ def test_a_batch_is_the_weighted_mean_of_its_parts(name, data, batch, seed, cut)
 
     def part(of):
         inputs = teacher[of], query[of]
-        return entry.make(score[of], *inputs, **params) * comparable_queries(*inputs)
+        return entry.make(score[of], *inputs, **params) * count_comparable(*inputs)
 
     assert_close(part(query >= 0), part(query < cut) + part(query >= cut))
 

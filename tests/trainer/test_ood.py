@@ -22,7 +22,7 @@ from trainer.models.heads import HEADS
 from trainer.ood import DETECTORS, ConformalCalibration, select_features
 from trainer.ood.base import drop_repeats, fingerprints, split_chunks
 from trainer.ood.calibration import MAX_TABLE
-from trainer.ood.catalogue import logistic
+from trainer.ood.catalogue import fit_logistic
 from trainer.ood.knn import NearestNeighbours
 from trainer.ood.mahalanobis import Mahalanobis
 from trainer.ood.moments import Moments
@@ -396,7 +396,7 @@ def test_logistic_against_scikit_learn():
 
     rows = torch.cat([shifted(80, 0, 1), shifted(200, 1, 2)]).double()
     positive = torch.arange(280) >= 80
-    weight, bias = logistic(rows, positive, 2.0)
+    weight, bias = fit_logistic(rows, positive, 2.0)
     oracle = LogisticRegression(C=0.5, class_weight="balanced", tol=1e-10, max_iter=1000).fit(rows, positive)
     np.testing.assert_allclose(weight.numpy(), oracle.coef_[0], atol=1e-5)
     assert float(bias) == pytest.approx(oracle.intercept_[0], abs=1e-5)

@@ -21,7 +21,7 @@ from trainer.losses.lambda_loss import lambda_loss
 from trainer.losses.listmle import listmle
 from trainer.losses.pairwise import pairwise
 from trainer.losses.pairwise_margin import pairwise_margin
-from trainer.losses.registries import comparable_queries
+from trainer.losses.registries import count_comparable
 
 every_loss = pytest.mark.parametrize("name", sorted(RANK_LOSSES))
 cutoffs = st.integers(0, 5)
@@ -77,7 +77,7 @@ def test_a_batch_is_the_weighted_mean_of_its_parts(name, data, batch, seed, cut)
 
     def part(of):
         inputs = gains[of], query[of]
-        return entry.make(score[of], *inputs, **params) * comparable_queries(*inputs)
+        return entry.make(score[of], *inputs, **params) * count_comparable(*inputs)
 
     assert_close(part(query >= 0), part(query < cut) + part(query >= cut))
 

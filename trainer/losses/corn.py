@@ -1,4 +1,4 @@
-"""One grade after the other: having reached this one, is the next one reached too?"""
+"""CORN: conditional probabilities of each next grade."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ def corn(raw: Tensor, grades: Tensor) -> Tensor:
     """Binary cross-entropy of each step up the scale, on the pairs that reach the step.
 
     Shi, Cao and Raschka 2021, arXiv:2111.08851: column ``j`` learns ``P(grade > j | grade > j-1)`` from the
-    pairs with ``grade > j-1`` only, so the products of the columns fall along the scale by themselves.
+    pairs with ``grade > j-1`` only, so the products of the columns decrease along the scale by construction.
 
-    The paper divides by the number of pairs summed over steps, which weighs a pair by how the rest of its batch
-    is graded. Here a pair's steps are summed and pairs averaged: the exact negative log-likelihood of the
-    grade, ``-log P(grade)``, and the mean of a batch is that of its parts.
+    The paper divides by the number of pairs summed over steps, so a pair's weight depends on the grades of its batch.
+    Here a pair's steps are summed and pairs averaged: the exact negative log-likelihood of the grade,
+    ``-log P(grade)``, whose batch mean is the mean of its parts.
 
     :param raw: ``[n, k-1]`` float, conditional logits.
     """

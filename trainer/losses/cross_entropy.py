@@ -1,4 +1,4 @@
-"""Grades as names: the reference that ordinal losses are measured against."""
+"""Grades as unordered classes: the reference for ordinal losses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Proportional odds: the ordered grade as a cut of one latent relevance."""
+"""Proportional odds: ordered grades as intervals of one latent relevance."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def cumulative(raw: Tensor, grades: Tensor) -> Tensor:
 
 
 def log_sigmoid_difference(upper: Tensor, lower: Tensor) -> Tensor:
-    """``log(sigmoid(upper) - sigmoid(lower))``, stable where both saturate.
+    """Compute ``log(sigmoid(upper) - sigmoid(lower))``, stable where both saturate.
 
     ``sigmoid(a) - sigmoid(b) = sigmoid(a) * sigmoid(-b) * (1 - exp(b - a))`` for ``a > b``.
 

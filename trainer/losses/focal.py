@@ -1,4 +1,4 @@
-"""Less weight on pairs that are graded well already, which is what makes a model overconfident."""
+"""Focal loss: less weight on pairs that are graded well already, against overconfidence."""
 
 from __future__ import annotations
 
@@ -35,7 +35,6 @@ def focal(
     check_grades(grades, k)
     log_probs = F.log_softmax(raw, dim=1)
     right = F.one_hot(grades, k).bool()
-    # log(1 - p) from the other grades: where p rounds to 1 the power of 1 - p with a
-    # gamma below 1 would have an infinite slope.
+    # log(1 - p) from the other grades: (1 - p)**gamma with gamma below 1 has an infinite slope where p rounds to 1.
     log_miss = log_probs.masked_fill(right, -torch.inf).logsumexp(dim=1)
     return -((gamma * log_miss).exp() * log_probs[right]).sum() / max(n, 1)

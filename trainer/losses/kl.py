@@ -1,4 +1,4 @@
-"""What a teacher says of a whole list."""
+"""Distillation of a teacher's distribution over a list."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def kl(
     """Kullback-Leibler divergence of the student's softmax over a query's items from the teacher's.
 
     Hinton et al. 2015, with the softmax over a list of Cao et al. 2007: ``T**2 * KL(teacher || student)``. The
-    factor, theirs too, keeps the gradient's size when the temperature changes. An offset between the two
-    scales has no effect, their unit has. Items that the teacher ties get equal shares; a query whose teacher
-    scores are all equal is left out.
+    factor, theirs too, keeps the gradient's size when the temperature changes. An offset between the two scales has
+    no effect, a factor does. Items that the teacher ties get equal shares; queries with equal teacher scores
+    throughout are left out.
 
     :param teacher: ``[n]`` float, taken as constant, in the student's unit.
     """
@@ -44,6 +44,6 @@ def _of_lists(s: Tensor, t: Tensor, valid: Tensor, *, temperature: float) -> Ten
     def log_share(values: Tensor) -> Tensor:
         return F.log_softmax((values / temperature).masked_fill(~valid, -torch.inf), dim=1).masked_fill(~valid, 0.0)
 
-    wanted = log_share(t)
-    terms = wanted.exp() * (wanted - log_share(s))  # 0 where nothing is: both logarithms are 0 there
+    target = log_share(t)
+    terms = target.exp() * (target - log_share(s))  # 0 in the padding: both logarithms are 0 there
     return temperature**2 * terms.sum(dim=1)

@@ -1,4 +1,4 @@
-"""Pairs of items weighted by what their order is worth in nDCG."""
+"""LambdaLoss: pairs of items weighted by the effect of their order on nDCG."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ def lambda_loss(
     mu: Annotated[float, Field("weight of NDCG-Loss2; 0 gives LambdaRank", least=0)] = 10.0,
     cutoff: Annotated[int, Field("rank cutoff, as in nDCG@10; 0: none", least=0)] = 0,
 ) -> Tensor:
-    r"""Logistic loss on each pair of items, weighted by what their order is worth in nDCG.
+    r"""Logistic loss on each pair of items, weighted by the effect of their order on nDCG.
 
     Wang et al. 2018, NDCG-Loss2++. With items at the ranks ``i`` and ``j`` of the current scores, gains ``G``
     over the ideal DCG and discounts ``D(r) = log2(1 + r)``, a pair with ``G_i > G_j`` costs
 
     ``(|1/D(i) - 1/D(j)| + mu * |1/D(|i-j|) - 1/D(|i-j|+1)|) * (G_i - G_j) * log2(1 + exp(-sigma * (s_i - s_j)))``
 
-    and a query the sum of its pairs. Ranks are constants of the gradient. The gains count as they are given,
-    as in the nDCG that models are chosen by; the paper has ``2**grade - 1``.
+    and a query the sum of its pairs. The gradient treats ranks as constants. Gains are used as given, as in the nDCG
+    for model selection; the paper has ``2**grade - 1``.
 
-    Ours, where the paper is silent: items of equal score stand worst first, so that the value does not depend
+    Ours, where the paper is silent: items of equal score rank by ascending gain, so that the value does not depend
     on the order of the pairs; and with a ``cutoff``, ``1/D`` is 0 beyond it, and pairs with at least one item
-    inside it count, so that a good item below learns to climb (others drop it).
+    inside it count, so that good items below it learn to rise (others drop such pairs).
     """
     return average_over_lists(partial(_of_lists, sigma=sigma, mu=mu, cutoff=cutoff), score, gains, query_index)
 
@@ -64,7 +64,7 @@ def _of_lists(s: Tensor, g: Tensor, valid: Tensor, *, sigma: float, mu: float, c
 
 
 def _ranked(s: Tensor, g: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Each list by falling score, of equal scores the lower gain first; what is not real comes last."""
+    """Sort each list by descending score, then ascending gain, with the padding last."""
     order = g.argsort(dim=1, stable=True)
     by_score = s.detach().masked_fill(~valid, -torch.inf).gather(1, order)
     order = order.gather(1, by_score.argsort(dim=1, descending=True, stable=True))

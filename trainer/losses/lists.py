@@ -1,4 +1,4 @@
-"""From a batch of pairs to the lists of its queries, and the mean that rank and distillation losses take."""
+"""Per-query lists of a batch of pairs, and the mean over them in rank and distillation losses."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor
 def average_over_lists(
     of_lists: Callable[[Tensor, Tensor, Tensor], Tensor], score: Tensor, values: Tensor, query_index: Tensor
 ) -> Tensor:
-    """Average what a loss says of each list over the queries that have two different values.
+    """Average a loss over the queries with two different values.
 
-    The other queries never reach the loss: it may divide by what differs.
+    The other queries never reach the loss, which may divide by differences.
 
-    :param of_lists: from ``[q, m]`` scores, ``[q, m]`` values and the ``[q, m]`` mask of real items to ``[q]``;
-        what stands outside the mask is another query's and must not count.
+    :param of_lists: from ``[q, m]`` scores, ``[q, m]`` values and the ``[q, m]`` mask of real items to ``[q]`` losses;
+        cells outside the mask hold other queries' values and must not count.
     :param values: ``[n]`` float, gains or teacher scores.
-    :return: ``[]`` float; 0, with a gradient of 0, when there is no such query.
+    :return: ``[]`` float; 0, with a gradient of 0, if there is no such query.
     """
     total, queries = score[:0].sum(), 0
     for rows, valid in group_lists(query_index):
@@ -33,13 +33,12 @@ def average_over_lists(
 
 
 def group_lists(query_index: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Lay the items of each query out as a row, lists of like length together.
+    """Arrange the items of each query as a row, in groups of lists of similar length.
 
-    Comparing all items of a list takes the square of the width: one width for all would let a single query
-    with 500 items take gigabytes from 20,000 pairs, as a mask over the whole batch would. Here no list is
-    padded to twice its length.
+    Comparing all items of a list takes the square of the width: with one width for all, a single query with 500 items
+    among 20,000 pairs would take gigabytes. Here the padding of a list is shorter than the list.
 
-    :yield: ``[q, m]`` int64 places in ``query_index``, and ``[q, m]`` bool which of them are real.
+    :yield: ``[q, m]`` int64 positions in ``query_index``, and the ``[q, m]`` bool mask of real items.
     """
     order = query_index.argsort(stable=True)
     _, counts = torch.unique_consecutive(query_index[order], return_counts=True)
@@ -53,8 +52,5 @@ def group_lists(query_index: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def mask_pairs(valid: Tensor) -> Tensor:
-    """Which cells of the item-by-item table of each list are real.
-
-    :return: ``[q, m, m]`` bool.
-    """
+    """Mask the real pairs of items in each list, ``[q, m, m]`` bool."""
     return valid[:, :, None] & valid[:, None, :]

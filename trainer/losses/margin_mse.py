@@ -1,4 +1,4 @@
-"""What a teacher says of the distance between two items."""
+"""Distillation of a teacher's score differences."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from trainer.losses.registries import DISTILLATION_LOSSES
 def margin_mse(score: Tensor, teacher: Tensor, query_index: Tensor) -> Tensor:
     """Squared error of the student's score differences against the teacher's, over all pairs of a query's items.
 
-    Hofstätter et al. 2020, with all pairs in place of one relevant and one irrelevant item. Differences do not
-    see an offset between the two scales, but their unit must be the same. With ``d = score - teacher`` the
-    mean over the pairs is twice the sample variance of ``d`` in the list, so no pair is ever laid out. A pair
-    that the teacher ties counts, with a difference of 0, beside pairs that it does not; a query whose teacher
-    scores are all equal does not.
+    Hofstätter et al. 2020, with all pairs in place of one relevant and one irrelevant item. Differences are invariant
+    to an offset between the two scales, but the units must agree. With ``d = score - teacher`` the mean over the pairs
+    is twice the sample variance of ``d`` in the list, so pairs need not be enumerated. Pairs that the teacher ties
+    count, with a difference of 0; queries with equal teacher scores throughout do not.
 
     :param teacher: ``[n]`` float, taken as constant, in the student's unit.
     """

@@ -1,4 +1,4 @@
-"""Within-query order from pairs of items whose gains differ."""
+"""Pairwise loss on the items of a query."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from trainer.losses.registries import RANK_LOSSES
 def pairwise(score: Tensor, gains: Tensor, query_index: Tensor) -> Tensor:
     """Logistic loss on each pair of items of one query, weighted by how far their gains lie apart.
 
-    Burges et al. 2005. Averaged over the pairs of a query first and over queries then: averaged per pair,
-    a query with 45 items would drown fifteen with 3 (990 pairs against 3 each).
+    Burges et al. 2005. Averaged over the pairs of a query first, then over queries: averaged per pair, a query with 45
+    items would dominate fifteen with 3 (990 pairs against 3 each).
 
-    :param score: ``[n]`` float, any increasing function of the model's score; the latent is best.
+    :param score: ``[n]`` float, any increasing function of the model's score, preferably the latent.
     """
     return average_over_lists(_of_lists, score, gains, query_index)
 

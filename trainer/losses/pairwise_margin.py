@@ -1,4 +1,4 @@
-"""Within-query order with a distance to keep: the farther apart two gains, the farther apart the scores."""
+"""Pairwise loss with a margin that grows with the gain gap."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def pairwise_margin(
 ) -> Tensor:
     """Logistic loss on how far a pair's score difference falls short of a margin that grows with the gain gap.
 
-    Burges et al. 2005; the margin is ours: ``softplus(margin * gap - (s_i - s_j))``, so that a strong item
-    stands farther from an irrelevant one than a weak item does. Averaged over the pairs of a query first and
-    over queries then. With ``margin`` 0 and ``weight`` ``gap`` it is ``pairwise``.
+    Burges et al. 2005; the margin is ours: ``softplus(margin * gap - (s_i - s_j))``, so that a strong item is kept
+    farther from an irrelevant one than a weak item is. Averaged over the pairs of a query first, then over queries.
+    With ``margin`` 0 and ``weight`` ``gap`` it is ``pairwise``.
     """
     return average_over_lists(partial(_of_lists, margin=margin, weight=weight), score, gains, query_index)
 

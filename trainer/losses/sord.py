@@ -1,4 +1,4 @@
-"""Soft labels: each grade gets a share that falls with its distance from the right one."""
+"""Soft labels for ordinal grades (SORD)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def sord(
     """Cross-entropy against soft labels that fall with the distance from the grade.
 
     Díaz and Marathe 2019: the label of grade ``i`` is ``softmax(-sharpness * distance(grade, i))``. The loss is
-    lowest, at the labels' entropy, where the prediction equals them: it never asks for certainty.
+    lowest, at the labels' entropy, where the prediction equals them, so it never rewards certainty.
 
     :param raw: ``[n, k]`` float, a logit for each grade.
     """

@@ -1,4 +1,4 @@
-"""The baseline that graded losses are measured against: is this item relevant, yes or no?"""
+"""Binary relevance: the baseline for graded losses."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from trainer.losses.registries import GRADE_LOSSES, check_grades
 def yes_no(
     raw: Tensor, grades: Tensor, *, threshold: Annotated[int, Field("lowest grade that counts as yes", least=1)] = 1
 ) -> Tensor:
-    """Binary cross-entropy on "the grade reaches the threshold"; the finer grades are not seen.
+    """Binary cross-entropy on whether the grade reaches the threshold; finer grades are ignored.
 
-    Nogueira and Cho 2019, arXiv:1901.04085. Only the threshold's own column of ``raw`` is trained; the
-    others are set by the calibration, which every model gets.
+    Nogueira and Cho 2019, arXiv:1901.04085. Only the threshold's column of ``raw`` is trained; the calibration, which
+    every model gets, sets the others.
 
     :param raw: ``[n, k-1]`` float, column ``j`` the logit of ``P(grade > j)``.
     """

@@ -1,4 +1,4 @@
-"""OOD detectors, fitted on training features, and their conformal calibration."""
+"""OOD detectors fitted on training features, and their conformal calibration."""
 
 from trainer.ood.registry import DETECTORS, FEATURES, count_halves, select_features  # isort: skip
 from trainer.ood import catalogue, energy, knn, mahalanobis, relative, softmax, vim

@@ -11,19 +11,19 @@ import torch
 from torch import Tensor, nn
 
 Read = Literal["features", "energy", "grade_probs"]
-# Yields the rows in chunks, from the start at each call. A chunk is a tuple of what the detector reads.
+# Each call yields all rows in chunks: tuples of the tensors that the detector reads.
 Chunks = Callable[[], Iterable[tuple[Tensor, ...]]]
 
-CHUNK = 4096  # rows of a chunk
+CHUNK = 4096  # rows per chunk
 
 
 class Detector(nn.Module, ABC):
     """Distance of a pair from the training data, fitted on chunks of rows in bounded memory.
 
-    A detector is made as ``make(width, halves=…, **params)``. ``reads`` says what ``forward`` takes of ``n`` pairs, in
-    order: ``features`` ``[n, w]``, ``energy`` ``[n]``, ``grade_probs`` ``[n, k]``. Where ``fits_catalogue``, ``fit``
-    also takes the rows of unjudged items. Where ``adds_halves``, ``forward`` is ``join`` of the sum of ``of_half``
-    over the halves: what an item adds can be computed once.
+    A detector is made as ``make(width, halves=…, **params)``. ``reads`` lists the inputs of ``forward`` for ``n``
+    pairs, in order: ``features`` ``[n, w]``, ``energy`` ``[n]``, ``grade_probs`` ``[n, k]``. With ``fits_catalogue``,
+    ``fit`` also takes the rows of unjudged items. With ``adds_halves``, ``forward`` is ``join`` of the sum of
+    ``of_half`` over the halves, so that an item's part can be computed once.
     """
 
     reads: ClassVar[tuple[Read, ...]] = ("features",)
@@ -32,44 +32,38 @@ class Detector(nn.Module, ABC):
 
     @abstractmethod
     def fit(self, chunks: Chunks) -> None:
-        """Fit on training rows; neither their order nor their repetition counts.
+        """Fit on training rows, regardless of their order and of repetitions.
 
-        :raises ValueError: when there are too few distinct ones.
+        :raises ValueError: if there are too few distinct ones.
         """
 
     def of_half(self, half: int, features: Tensor) -> Tensor:
-        """What a half adds to the distance.
+        """Compute a half's part of the distance, ``[n]`` float.
 
         :param features: ``[n, h]`` of that half.
-        :return: ``[n]`` float.
         """
         raise NotImplementedError
 
     def join(self, total: Tensor) -> Tensor:
-        """Make the sum over the halves a distance."""
+        """Turn the sum over the halves into a distance."""
         raise NotImplementedError
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Load a fitted ``state_dict`` of any shape: the number of reference rows is not known beforehand."""
+        """Load a fitted ``state_dict`` of any shape, because the number of reference rows varies."""
         for name, value in tensors.items():
             owner, _, leaf = name.rpartition(".")
             setattr(self.get_submodule(owner), leaf, value)
 
 
 def add_halves(detector: Detector, halves: Iterable[Tensor]) -> Tensor:
-    """Sum what the halves add to a distance, in order.
-
-    :return: ``[n]`` float.
-    """
+    """Sum the halves' parts of a distance, ``[n]`` float."""
     return torch.stack([detector.of_half(half, part) for half, part in enumerate(halves)]).sum(0)
 
 
 def fingerprints(rows: Tensor) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
-    """Give each row a number that is the same for the same row and spread evenly otherwise.
+    """Hash rows to ``[m]`` uint64.
 
     A seeded multilinear hash (Carter and Wegman 1979) finished by the mixer of SplitMix64 (Steele et al. 2014).
-
-    :return: ``[m]`` uint64.
     """
     words = np.ascontiguousarray(rows.detach().float().numpy() + 0.0).view(np.uint32).astype(np.uint64)
     factors = np.random.default_rng(0).integers(1, 2**63, size=words.shape[1], dtype=np.uint64) * 2 + 1
@@ -82,24 +76,17 @@ def fingerprints(rows: Tensor) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
 
 
 def split_chunks(*tensors: Tensor, size: int = CHUNK) -> Chunks:
-    """Cut tensors that are in memory.
+    """Split tensors in memory into chunks.
 
     :param *tensors: each ``[m, …]``, in the order in which the detector reads them.
     """
     return lambda: zip(*(tensor.split(size) for tensor in tensors), strict=True)
 
 
-def yield_nothing() -> Iterable[tuple[Tensor, ...]]:
-    """Give no rows."""
-    return ()
-
-
 def drop_repeats(chunks: Iterable[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
-    """Yield each distinct row once, at its first occurrence; the first tensor decides what is distinct.
+    """Yield each row once, at its first occurrence; rows are compared by the first tensor. No chunk is empty.
 
-    Eight bytes are kept of a row, so a million rows take eight megabytes.
-
-    :yield: chunks without repetitions; none is empty.
+    Eight bytes are kept per row, so a million rows take eight megabytes.
     """
     seen = np.zeros(0, dtype=np.uint64)
     for chunk in chunks:

@@ -1,4 +1,4 @@
-"""From a distance to a valid p-value: split conformal calibration."""
+"""Split conformal calibration of a distance to valid p-values."""
 
 from __future__ import annotations
 
@@ -32,18 +32,17 @@ class ConformalCalibration(nn.Module):
     def fit(cls, distances: Tensor, alpha: float) -> ConformalCalibration:
         """Calibrate on held-out distances.
 
-        More than 4,096 are thinned to that many by taking every ``m``-th order statistic's upper neighbour,
-        so that the table rounds towards "not OOD".
+        More than 4,096 are thinned to that many upper order statistics, so that the table rounds towards "not OOD".
 
-        :param distances: ``[n]`` of pairs that nothing was fitted, chosen or stopped on.
-        :param alpha: false-alarm rate that must be expressible, in (0, 1).
-        :raises InputError: when ``n < 1 / alpha - 1``: the smallest p-value could not reach alpha.
+        :param distances: ``[n]`` of pairs not used for fitting, model selection or early stopping.
+        :param alpha: false-alarm rate that must be attainable, in (0, 1).
+        :raises InputError: if ``n < 1 / alpha - 1``: the smallest p-value could not reach alpha.
         """
         check_count(len(distances), alpha)
         table = distances.float().sort().values
         median, tail = table.quantile(0.5), table.quantile(0.95)
         if len(table) > MAX_TABLE:
-            # Order statistics floor-spaced from above: each kept value stands for those just below it.
+            # Each order statistic kept represents those just below it.
             upper = torch.arange(1, MAX_TABLE + 1).double() * len(table) / MAX_TABLE
             table = table[upper.ceil().long() - 1]
         calibration = cls(len(table))
@@ -58,7 +57,7 @@ class ConformalCalibration(nn.Module):
 
 
 def ood_columns(distance: Tensor, table: Tensor, median: Tensor, spread: Tensor) -> Tensor:
-    """Both OOD columns from a distance; the exported graph traces this very function.
+    """Compute both OOD columns from a distance; the exported graph traces this function.
 
     :param distance: ``[n]`` the detector's raw distance.
     :param table: ``[1, m]`` calibration distances.
@@ -71,17 +70,14 @@ def ood_columns(distance: Tensor, table: Tensor, median: Tensor, spread: Tensor)
     return torch.stack([1.0 - p, (distance - median) / spread], dim=1)
 
 
-def least_pairs(alpha: float) -> int:
-    """Count the calibration pairs below which no pair can be called OOD: the smallest p-value is ``1 / (n + 1)``."""
+def count_needed(alpha: float) -> int:
+    """Count the calibration pairs needed for any pair to be called OOD: the smallest p-value is ``1 / (n + 1)``."""
     return math.ceil(1 / alpha - 1 - 1e-9)
 
 
 def check_count(pairs: int, alpha: float) -> None:
-    """Refuse too few calibration pairs: the smallest p-value, ``1 / (n + 1)``, must reach alpha.
-
-    :raises InputError: when ``pairs < 1 / alpha - 1``.
-    """
-    needed = least_pairs(alpha)
+    """Refuse fewer calibration pairs than :func:`count_needed` with an InputError."""
+    needed = count_needed(alpha)
     if pairs < needed:
         raise InputError(
             f"{pairs} calibration pairs are too few for a false-alarm rate of {alpha}",

@@ -1,4 +1,4 @@
-"""Nearest training texts, and whether an item looks judged or like the rest of the catalogue."""
+"""Distances to the nearest training texts, and log-odds that an item is of the catalogue's unjudged part."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from darl_opensearch.settings import Field
-from trainer.ood.base import Chunks, Detector, add_halves, yield_nothing
+from trainer.ood.base import Chunks, Detector, add_halves
 from trainer.ood.knn import NearestNeighbours
 from trainer.ood.reference import BLOCK, sample
 from trainer.ood.registry import DETECTORS
 
 FOLDS = 5
-SLIGHT = 1e-2  # ridge of the slope, which has no finite optimum where folds are perfectly separable
+SLOPE_RIDGE = 1e-2  # the slope has no finite optimum if folds are perfectly separable
 STEPS = 12  # of Newton's method, which converges in fewer
 
 
@@ -26,19 +26,19 @@ STEPS = 12  # of Newton's method, which converges in fewer
 class CatalogueDetector(Detector):
     """Nearest-neighbour distances, and the log-odds that the item is of the catalogue's unjudged part.
 
-    A team knows its whole catalogue when it trains, and judged but a part. A ridge logistic regression tells the
+    At training time the whole catalogue is known, but only a part is judged. A ridge logistic regression separates the
     judged items from the others (half the weight to each side); its log-odds estimate the log density ratio of
-    the catalogue to the judged part, so a kind of item that was never judged has high ones, while what is merely
-    unusual in both does not. Their slope is refitted on held-out folds: where judged and unjudged items are alike
-    it comes out near 0 and the term vanishes. To it are added, for each half, the distance to the k-th nearest
-    training text, in standard deviations of the training texts' own distances to each other: it stands for what no
-    catalogue has, such as queries of a new kind or texts of another world.
+    the catalogue to the judged part, so kinds of items that were never judged have high ones, while items that are
+    merely unusual in both do not. Their slope is refitted on held-out folds: if judged and unjudged items are alike,
+    it is near 0 and the term vanishes. For each half, the distance to the k-th nearest training text is added, in
+    standard deviations of the training texts' distances to each other: it covers what no catalogue has, such as
+    queries of a new kind or texts of another domain.
 
-    No label is read. Calibration items may be among the catalogue's: so are the items to come, and that keeps the
-    two exchangeable. Items that are new to the catalogue after training profit from the neighbour distances only.
+    No label is read. Calibration items may be in the catalogue, like the items to come, which keeps the two
+    exchangeable. For items added to the catalogue after training, only the neighbour distances tell.
 
     :param width: features ``h``, of the item half or of both side by side.
-    :param halves: how many halves the features hold, each of unit length; the last is the item.
+    :param halves: number of halves in the features, each of unit length; the last is the item.
     """
 
     fits_catalogue = True
@@ -71,16 +71,16 @@ class CatalogueDetector(Detector):
         return [cast("NearestNeighbours", near) for near in self.near]
 
     @torch.no_grad()
-    def fit(self, chunks: Chunks, catalogue: Chunks = yield_nothing) -> None:
-        """Keep the training rows of each half, and learn to tell judged items from the others.
+    def fit(self, chunks: Chunks, catalogue: Chunks = lambda: ()) -> None:
+        """Keep the training rows of each half, and fit the classifier of judged items.
 
         :param chunks: of ``[m, h]`` float, halves of unit length.
         :param catalogue: of ``[m, half]`` float, unjudged items; without any, only the distances count.
-        :raises ValueError: when a half has too few distinct rows.
+        :raises ValueError: if a half has too few distinct rows.
         """
         for side, near in enumerate(self.sides):
             columns = slice(side * self.size, (side + 1) * self.size)
-            near.fit(_columns(chunks, columns))
+            near.fit(_select_columns(chunks, columns))
             distances = torch.cat([near(part) for part in near.reference_0.split(BLOCK)])  # each without itself
             self.centre[side], self.spread[side] = distances.mean(), distances.std().clamp_min(1e-3)
         judged = self.sides[-1].reference_0.double()
@@ -92,41 +92,38 @@ class CatalogueDetector(Detector):
         fold = torch.cat([torch.arange(len(part)) % FOLDS for part in (judged, unjudged)])
         log_odds = torch.zeros(len(rows), dtype=torch.float64)
         for number in range(FOLDS):
-            weight, bias = logistic(rows[fold != number], is_unjudged[fold != number], self.ridge)
+            weight, bias = fit_logistic(rows[fold != number], is_unjudged[fold != number], self.ridge)
             log_odds[fold == number] = rows[fold == number] @ weight + bias
-        slope, _ = logistic(log_odds[:, None], is_unjudged, SLIGHT)
-        weight, bias = logistic(rows, is_unjudged, self.ridge)
-        slope = slope.clamp_min(0.0)  # 0: what was learnt does not hold for other items
+        slope, _ = fit_logistic(log_odds[:, None], is_unjudged, SLOPE_RIDGE)
+        weight, bias = fit_logistic(rows, is_unjudged, self.ridge)
+        slope = slope.clamp_min(0.0)  # 0: the classifier does not generalise
         self.weight.copy_(weight * slope)
         self.bias.copy_((bias * slope).squeeze())
 
     def forward(self, features: Tensor) -> Tensor:
-        """Standardised distances of the halves plus the log-odds of the item.
-
-        :return: ``[n]`` float of either sign.
-        """
+        """Add the standardised distances of the halves and the log-odds of the item, ``[n]`` float of either sign."""
         return self.join(add_halves(self, features.chunk(len(self.sides), dim=1)))
 
     def of_half(self, half: int, features: Tensor) -> Tensor:
-        """Standardised distance of a half, and of the item's the log-odds as well."""
+        """Compute the standardised distance of a half, plus the log-odds for the item."""
         near: Tensor = (self.sides[half](features) - self.centre[half]) / self.spread[half]
         return near + features @ self.weight + self.bias if half == len(self.sides) - 1 else near
 
     def join(self, total: Tensor) -> Tensor:
-        """The sum itself."""
+        """Return the sum itself."""
         return total
 
 
-def _columns(chunks: Chunks, columns: slice) -> Chunks:
+def _select_columns(chunks: Chunks, columns: slice) -> Chunks:
     return lambda: ((chunk[0][:, columns],) for chunk in chunks())
 
 
-def logistic(rows: Tensor, positive: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
-    """Ridge logistic regression by Newton's method, either class with half of the weight.
+def fit_logistic(rows: Tensor, positive: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+    """Fit a ridge logistic regression by Newton's method, with half of the weight for each class.
 
     :param rows: ``[m, w]`` float64.
-    :param positive: ``[m]`` bool, with some of each.
-    :param ridge: penalty on the squared weight, beside a sum over the rows.
+    :param positive: ``[m]`` bool, with both values.
+    :param ridge: penalty on the squared weight, relative to a sum over the rows.
     :return: ``[w]`` weight and ``[]`` intercept, which is not penalised.
     """
     wide = torch.cat([rows, torch.ones_like(rows[:, :1])], dim=1)

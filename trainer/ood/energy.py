@@ -1,4 +1,4 @@
-"""Energy of the head: how little evidence it finds for any grade."""
+"""Energy of the head: high if it has little evidence for any grade."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Energy(Detector):
         super().__init__()
 
     def fit(self, chunks: Chunks) -> None:
-        """Nothing to fit."""
+        """Do nothing: there is nothing to fit."""
 
     def forward(self, energy: Tensor) -> Tensor:
-        """Negative evidence.
+        """Negate the evidence.
 
         :param energy: ``[n]`` float, of :meth:`trainer.models.heads.base.Head.energy`.
         """

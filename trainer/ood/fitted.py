@@ -1,4 +1,4 @@
-"""A fitted detector with its calibration: what the graph needs for its OOD columns."""
+"""A fitted detector with its calibration."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from trainer.ood.registry import select_features
 
 @dataclass(frozen=True)
 class FittedOod:
-    """What the graph needs for its OOD columns."""
+    """Detector and calibration for the graph's OOD columns.
+
+    :param space: ``query``, ``item`` or ``pair``, see :func:`~trainer.ood.registry.select_features`.
+    """
 
     detector: Any
     calibration: ConformalCalibration
@@ -25,9 +28,9 @@ class FittedOod:
     layers: str = LAST
 
     def distance(self, features: PairFeatures, head: Head, raw: Tensor) -> Tensor:
-        """Distance of pairs; the exported graph traces this very function.
+        """Compute the distance of pairs; the exported graph traces this function.
 
-        :param raw: ``[n, m]`` what the head says of them.
+        :param raw: ``[n, m]`` output of the head.
         """
         inputs = {
             "features": lambda: select_features(features, self.space, self.layers),
@@ -38,11 +41,11 @@ class FittedOod:
         return distance
 
     def of_sides(self, pooled: Tensor) -> Tensor:
-        """What a text adds to a pair's distance, as its query and as its item; for a detector that adds halves.
+        """Compute a text's part of a pair's distance as query and as item, for a detector that adds halves.
 
         :param pooled: ``[n, h]`` the half that the detector reads.
         :return: ``[n, 2]``.
         """
-        nothing = pooled.new_zeros(pooled.shape[0])
-        places = {"query": (0, None), "item": (None, 0), "pair": (0, 1)}[self.space]
-        return torch.stack([nothing if at is None else self.detector.of_half(at, pooled) for at in places], dim=1)
+        zeros = pooled.new_zeros(pooled.shape[0])
+        halves = {"query": (0, None), "item": (None, 0), "pair": (0, 1)}[self.space]
+        return torch.stack([zeros if half is None else self.detector.of_half(half, pooled) for half in halves], dim=1)

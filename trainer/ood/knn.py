@@ -14,7 +14,7 @@ from trainer.ood.moments import Moments
 from trainer.ood.reference import gather_reference
 from trainer.ood.registry import DETECTORS
 
-IDENTICAL = 0.9999  # cosine from which two texts count as the same one
+IDENTICAL = 0.9999  # cosine above which two texts count as identical
 
 
 @DETECTORS.register(
@@ -25,14 +25,14 @@ IDENTICAL = 0.9999  # cosine from which two texts count as the same one
 class NearestNeighbours(Detector):
     """Distance to the k-th nearest training text other than the text itself.
 
-    Sun et al. 2022, arXiv:2204.06507, with two changes. A text that was trained on would be its own nearest
-    neighbour: a threshold calibrated on new items would then never flag a known one, and one calibrated on
-    known items would flag every new one. Leaving it out makes the two exchangeable. And a pair's query and
-    item have neighbours of their own, their squared distances averaged: the nearest training *pair* is far
-    from a familiar query with a familiar item that were never paired.
+    Sun et al. 2022, arXiv:2204.06507, with two changes. A training text would be its own nearest neighbour: a
+    threshold calibrated on new items would never flag a known one, and one calibrated on known items would flag every
+    new one. Leaving it out makes the two exchangeable. And query and item have separate neighbours, with averaged
+    squared distances: the nearest training *pair* is far from a familiar query with a familiar item that were never
+    paired.
 
     :param width: features ``h``, of one half or of both side by side.
-    :param halves: how many halves the features hold, each of unit length.
+    :param halves: number of halves in the features, each of unit length.
     """
 
     adds_halves = True
@@ -62,9 +62,9 @@ class NearestNeighbours(Detector):
 
     @torch.no_grad()
     def fit(self, chunks: Chunks) -> None:
-        """Keep the distinct training rows of each half, or a bounded number that stand for them.
+        """Keep the distinct training rows of each half, or at most ``max_reference`` that represent them.
 
-        :raises ValueError: when a half has no more than ``k`` distinct rows.
+        :raises ValueError: if a half has no more than ``k`` distinct rows.
         """
         if self.max_reference <= self.k:
             raise ValueError(f"max_reference is {self.max_reference}, no more than k, which is {self.k}")
@@ -85,19 +85,16 @@ class NearestNeighbours(Detector):
         return F.normalize((part - getattr(self, f"mean_{half}")) @ getattr(self, f"turn_{half}"), dim=1, eps=1e-9)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Distance of each row.
-
-        :return: ``[n]`` float in [0, 2].
-        """
+        """Compute the distance of each row, ``[n]`` float in [0, 2]."""
         return self.join(add_halves(self, features.chunk(self.halves, dim=1)))
 
     def of_half(self, half: int, features: Tensor) -> Tensor:
-        """Squared distance to the k-th nearest training text of that half."""
+        """Compute the squared distance to the k-th nearest training text of that half."""
         cosine = self._whitened(features, half) @ getattr(self, f"reference_{half}").T
         cosine = (cosine - 3.0 * (cosine > IDENTICAL).to(cosine)).clamp_min(-1.0)
         nearest: Tensor = cosine.topk(self.k, dim=1).values[:, -1]
         return 2.0 - 2.0 * nearest
 
     def join(self, total: Tensor) -> Tensor:
-        """Root of the mean over the halves."""
+        """Take the root of the mean over the halves."""
         return (total / self.halves).clamp_min(1e-12).sqrt()

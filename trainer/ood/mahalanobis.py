@@ -1,4 +1,4 @@
-"""Distance from the training features' mean, in units of their spread."""
+"""Mahalanobis distance from the training features' mean."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Mahalanobis(Detector):
 
     Lee et al. 2018, arXiv:1807.03888, with one class: the training distribution as a whole.
 
-    :param halves: not needed: a covariance takes both halves at once.
+    :param halves: ignored: the covariance is of both halves together.
     """
 
     def __init__(
@@ -44,15 +44,12 @@ class Mahalanobis(Detector):
         """Fit mean and covariance.
 
         :param chunks: of ``[m, h]`` float, training rows; repeated rows count once.
-        :raises ValueError: when fewer than two distinct rows are given.
+        :raises ValueError: if there are fewer than two distinct rows.
         """
         moments = Moments.of(chunks)
         self.mean.copy_(moments.mean)
         self.whiten.copy_(moments.whitening(self.power))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Distance of each row.
-
-        :return: ``[n]`` float, at least 0.
-        """
+        """Compute the distance of each row, ``[n]`` float, at least 0."""
         return ((features - self.mean) @ self.whiten).square().sum(1).clamp_min(1e-12).sqrt()

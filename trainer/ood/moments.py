@@ -16,7 +16,7 @@ class Moments:
 
     :param mean: ``[w]``.
     :param covariance: ``[w, w]``, the scatter divided by ``count``.
-    :param fourth: mean of the fourth power of a row's distance from the mean.
+    :param fourth: mean fourth power of the rows' distances from the mean.
     """
 
     count: int
@@ -26,12 +26,11 @@ class Moments:
 
     @classmethod
     def of(cls, chunks: Chunks, columns: slice = slice(None)) -> Moments:
-        """Go over the rows twice: for the mean, then for what is centred by it.
+        """Compute moments in two passes, in the memory of one chunk and of a covariance.
 
-        :param chunks: of rows, of which each distinct one counts once.
-        :param columns: which of the first tensor of a chunk; rows are told apart by these.
-        :return: their moments; memory is that of one chunk and of a covariance.
-        :raises ValueError: when fewer than two distinct rows are given.
+        :param chunks: of rows; repeated rows count once.
+        :param columns: columns of a chunk's first tensor, which also identify a row.
+        :raises ValueError: if there are fewer than two distinct rows.
         """
         count, total = 0, torch.zeros(())
         for (rows,) in drop_repeats((chunk[0][:, columns],) for chunk in chunks()):
@@ -47,50 +46,45 @@ class Moments:
         return cls(count, mean, scatter / count, fourth / count)
 
     def shrunk(self) -> Tensor:
-        """Ledoit-Wolf estimate: the covariance drawn towards a multiple of the identity.
+        """Compute the Ledoit-Wolf estimate: the covariance shrunk towards a multiple of the identity.
 
-        Ledoit and Wolf 2004, doi:10.1016/S0047-259X(03)00096-4. With fewer rows than features the covariance
-        alone cannot be inverted.
+        Ledoit and Wolf 2004, doi:10.1016/S0047-259X(03)00096-4. With fewer rows than features the covariance itself
+        cannot be inverted.
         """
         weight = shrinkage(self.covariance, self.count, self.fourth)
         return shrink(self.covariance, weight, self.covariance.diagonal().mean())
 
     def whitening(self, power: float = 1.0) -> Tensor:
-        """Matrix that brings centred rows to the covariance's axes, each in units of its spread.
-
-        :param power: 1 whitens fully, 0 only turns.
-        :return: ``[w, w]`` float64, applied from the right.
-        """
+        """Compute the whitening matrix of the shrunk covariance, see :func:`whitening`."""
         return whitening(self.shrunk(), power)
 
 
 def shrinkage(covariance: Tensor, count: int, fourth: float) -> float:
-    """Weight of the identity in the Ledoit-Wolf estimate.
+    """Compute the weight of the identity in the Ledoit-Wolf estimate, from 0 to 1.
 
     :param covariance: ``[w, w]`` float64, a scatter divided by ``count``.
-    :param fourth: mean of the fourth power of a row's distance from its centre.
-    :return: from 0 to 1.
+    :param fourth: mean fourth power of the rows' distances from their centre.
     """
-    aim = covariance.diagonal().mean() * torch.eye(len(covariance), dtype=covariance.dtype)
-    # The sum of the variances of the covariance's entries; over all of them it is a matter of two scalars.
+    target = covariance.diagonal().mean() * torch.eye(len(covariance), dtype=covariance.dtype)
+    # The summed variances of the covariance's entries, which two scalars determine.
     noise = (fourth - covariance.square().sum()) / count
-    spread = (covariance - aim).square().sum()
+    spread = (covariance - target).square().sum()
     return float((noise / spread.clamp_min(1e-30)).clamp(0.0, 1.0))
 
 
 def shrink(covariance: Tensor, weight: float, variance: Tensor) -> Tensor:
-    """Draw a covariance towards a multiple of the identity.
+    """Shrink a covariance towards a multiple of the identity.
 
-    :param weight: of the identity, from 0 to 1.
-    :param variance: ``[]`` that the identity is multiplied by.
+    :param weight: weight of the identity, from 0 to 1.
+    :param variance: ``[]`` factor of the identity.
     """
     return (1 - weight) * covariance + weight * variance * torch.eye(len(covariance), dtype=covariance.dtype)
 
 
 def whitening(covariance: Tensor, power: float = 1.0) -> Tensor:
-    """Turn to a covariance's axes and divide by the spread along each.
+    """Compute the matrix that rotates centred rows to a covariance's axes and divides by the spread along each.
 
-    :param power: exponent of the inverse covariance's eigenvalues; 0 only turns.
+    :param power: 1 whitens fully, 0 only rotates.
     :return: ``[w, w]``, applied from the right to centred rows.
     """
     values, vectors = torch.linalg.eigh(covariance)

@@ -1,4 +1,4 @@
-"""A bounded number of rows that stand for all: drawn, spread out, or averaged."""
+"""Reference sets: a bounded number of rows that represent all, sampled, spread out or averaged."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from torch.nn import functional as F
 
 from trainer.ood.base import Chunks, fingerprints
 
-CANDIDATES = 8  # rows that coreset and kmeans choose among, for each that is kept
-ROUNDS = 20  # of Lloyd's algorithm
+CANDIDATES = 8  # candidate rows of coreset and kmeans per row kept
+ROUNDS = 20  # maximum iterations of Lloyd's algorithm
 BLOCK = 4096  # rows whose distances are in memory at a time
 
 
 def sample(chunks: Chunks, size: int, columns: slice = slice(None)) -> Tensor:
-    """Draw distinct rows evenly: those with the smallest fingerprints.
+    """Sample distinct rows uniformly: those with the smallest hashes.
 
-    Bottom-k sampling (Cohen and Kaplan 2007, doi:10.1145/1281100.1281133): however the rows are ordered, cut into
-    chunks or repeated, the same ones are kept, and never more than ``size`` beside a chunk are in memory.
+    Bottom-k sampling (Cohen and Kaplan 2007, doi:10.1145/1281100.1281133): the sample does not depend on order, chunks
+    or repetitions, and memory holds at most ``size`` rows besides a chunk.
 
-    :param columns: which of the first tensor of a chunk.
+    :param columns: columns of a chunk's first tensor.
     :return: ``[at most size, w]``, each row once.
     """
     sampled, prints = torch.zeros(0, 0), np.zeros(0, dtype=np.uint64)
@@ -34,7 +34,7 @@ def sample(chunks: Chunks, size: int, columns: slice = slice(None)) -> Tensor:
 
 
 def coreset(rows: Tensor, size: int) -> Tensor:
-    """Choose rows that leave none far from a chosen one.
+    """Choose rows such that every row is near a chosen one.
 
     Farthest-first traversal (Gonzalez 1985, doi:10.1016/0304-3975(85)90224-5), as Sener and Savarese 2018,
     arXiv:1708.00489, choose what to label. It starts from the row nearest to the mean.
@@ -53,10 +53,10 @@ def coreset(rows: Tensor, size: int) -> Tensor:
 
 
 def kmeans(rows: Tensor, size: int) -> Tensor:
-    """Average rows in groups: spherical k-means.
+    """Cluster rows by spherical k-means.
 
-    Dhillon and Modha 2001, doi:10.1023/A:1007612920971, started from the first rows, which a drawn sample has in
-    random order. A group that loses all its rows keeps its centre.
+    Dhillon and Modha 2001, doi:10.1023/A:1007612920971, started from the first rows, which a sample has in random
+    order. A group that loses all its rows keeps its centre.
 
     :param rows: ``[m, w]`` of unit length.
     :return: ``[min(m, size), w]`` centres of unit length.
@@ -77,18 +77,14 @@ def kmeans(rows: Tensor, size: int) -> Tensor:
 
 
 def assign_centres(rows: Tensor, centres: Tensor) -> Tensor:
-    """Find the nearest centre of each row.
-
-    :return: ``[m]`` int64.
-    """
+    """Find the nearest centre of each row, ``[m]`` int64."""
     return torch.cat([(part @ centres.T).argmax(1) for part in rows.split(BLOCK)])
 
 
 def gather_reference(chunks: Chunks, size: int, how: str, columns: slice = slice(None)) -> Tensor:
-    """Reduce rows to a bounded reference.
+    """Reduce rows to a bounded reference, ``[at most size, w]``; all distinct rows if they fit.
 
-    :param how: ``sample``, ``coreset`` or ``kmeans``; the last two choose among eight times as many drawn rows.
-    :return: ``[at most size, w]``; where there are no more distinct rows than that, all of them.
+    :param how: ``sample``, ``coreset`` or ``kmeans``; the last two start from a sample of eight times the size.
     """
     if how == "sample":
         return sample(chunks, size, columns)

@@ -1,4 +1,4 @@
-"""The detectors, and the feature spaces there are."""
+"""The registry of detectors, and their feature spaces."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ FEATURES = ("query", "item", "pair")
 
 
 def count_halves(space: str, backbone: int) -> int:
-    """Count the halves that a feature space holds.
+    """Count the halves of a feature space.
 
-    :param backbone: halves that the backbone reads apart, 1 or 2.
+    :param backbone: halves that the backbone encodes separately, 1 or 2.
     :raises UsageError: for a half that the backbone does not have.
     """
     if space == "pair":
@@ -32,8 +32,8 @@ def count_halves(space: str, backbone: int) -> int:
 def select_features(features: PairFeatures, space: str, layers: str = "last") -> Tensor:
     """Select the features that a detector reads.
 
-    :param space: ``query`` or ``item`` (one half), or ``pair`` (all there are side by side).
-    :param layers: ``last``, or ``average``: the halves of the averaged layers, which the features must hold.
+    :param space: ``query`` or ``item`` (one half), or ``pair`` (all halves side by side).
+    :param layers: ``last``, or ``average``: halves of the averaged layers, which the features must include.
     :return: ``[n, h]`` or ``[n, 2h]``, each half of unit length.
     """
     sides = features.averaged if layers == AVERAGE else features.halves

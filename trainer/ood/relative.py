@@ -1,4 +1,4 @@
-"""Distance from the nearest group of training features, less that from all of them."""
+"""Relative Mahalanobis distance: to the nearest group of training features, minus that to all of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trainer.ood.moments import Moments, shrink, shrinkage, whitening
 from trainer.ood.reference import assign_centres, kmeans, sample
 from trainer.ood.registry import DETECTORS
 
-DRAWN = 8192  # training rows that the groups are found in
+SAMPLED = 8192  # training rows to find the groups in
 
 
 @DETECTORS.register(
@@ -23,13 +23,13 @@ DRAWN = 8192  # training rows that the groups are found in
     cite="Ren et al. 2021, arXiv:2106.09022; groups instead of classes: Sehwag et al. 2021, arXiv:2103.12051",
 )
 class RelativeMahalanobis(Detector):
-    """Squared Mahalanobis distance to the nearest group less that to all training rows.
+    """Squared Mahalanobis distance to the nearest group minus that to all training rows.
 
-    Ren et al. 2021, arXiv:2106.09022: what any text has of the background Gaussian cancels out. There are no classes
-    among queries and items, so groups found by k-means take their place. Both scatters, the one within groups and the
-    background's, are divided by the number of rows, and both are shrunk alike: by the Ledoit-Wolf weight of the noisier
-    one within groups, towards the background's mean variance. Shrunk each on its own, the scatter within groups can
-    come out the wider one, and then what is farther away has the smaller relative distance.
+    Ren et al. 2021, arXiv:2106.09022: the background Gaussian, common to all texts, cancels out. Queries and items have
+    no classes, so k-means groups take their place. Both scatters, the one within groups and the background's, are
+    divided by the number of rows, and both are shrunk alike: by the Ledoit-Wolf weight of the noisier one within
+    groups, towards the background's mean variance. Shrunk separately, the scatter within groups can become the wider
+    one, and rows farther away would get smaller relative distances.
     """
 
     def __init__(
@@ -55,12 +55,12 @@ class RelativeMahalanobis(Detector):
         """Find the groups, then both Gaussians' moments.
 
         :param chunks: of ``[m, h]`` float, training rows of one length; repeated rows count once.
-        :raises ValueError: when fewer than four distinct rows are given.
+        :raises ValueError: if there are fewer than four distinct rows.
         """
         moments = Moments.of(chunks)
         if moments.count < 4:
             raise ValueError(f"two groups need at least four distinct rows, not {moments.count}")
-        sampled = F.normalize(sample(chunks, DRAWN), dim=1, eps=1e-9)
+        sampled = F.normalize(sample(chunks, SAMPLED), dim=1, eps=1e-9)
         seeds = kmeans(sampled, min(self.groups, moments.count // 2))
         count = torch.zeros(len(seeds), dtype=torch.float64)
         total = torch.zeros(len(seeds), len(moments.mean), dtype=torch.float64)
@@ -82,10 +82,7 @@ class RelativeMahalanobis(Detector):
         self.centres = ((centres[count > 0] - moments.mean) @ within).float()
 
     def forward(self, features: Tensor) -> Tensor:
-        """Relative distance of each row.
-
-        :return: ``[n]`` float of either sign.
-        """
+        """Compute the relative distance of each row, ``[n]`` float of either sign."""
         centred = features - self.mean
         inside = centred @ self.within
         squares = inside.square().sum(1, keepdim=True) + self.centres.square().sum(1)[None, :]
@@ -94,7 +91,7 @@ class RelativeMahalanobis(Detector):
 
 
 def _grouped(chunks: Chunks, centres: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Distinct rows in float64 and their groups, chunk by chunk."""
+    """Yield distinct rows in float64 with their groups, chunk by chunk."""
     return (
         (rows.double(), assign_centres(F.normalize(rows, dim=1, eps=1e-9), centres))
         for (rows,) in drop_repeats((chunk[0],) for chunk in chunks())

@@ -1,4 +1,4 @@
-"""How unsure the head is of the grade."""
+"""Maximum softmax probability of the head."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trainer.ood.registry import DETECTORS
 
 @DETECTORS.register("max_softmax", cite="Hendrycks and Gimpel 2017, arXiv:1610.02136")
 class MaxSoftmax(Detector):
-    """One less the probability of the likeliest grade: a baseline."""
+    """One minus the probability of the most likely grade: a baseline."""
 
     reads = ("grade_probs",)
 
@@ -18,12 +18,8 @@ class MaxSoftmax(Detector):
         super().__init__()
 
     def fit(self, chunks: Chunks) -> None:
-        """Nothing to fit."""
+        """Do nothing: there is nothing to fit."""
 
     def forward(self, grade_probs: Tensor) -> Tensor:
-        """Probability of all other grades.
-
-        :param grade_probs: ``[n, k]``.
-        :return: ``[n]`` float in [0, 1).
-        """
+        """Return the probability of all other grades, ``[n]`` float in [0, 1)."""
         return 1.0 - grade_probs.amax(dim=1)

@@ -1,4 +1,4 @@
-"""The part of the features that the training set's principal directions do not explain, less the head's energy."""
+"""Residual of the features outside the training set's principal directions, minus the head's energy."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from trainer.ood.registry import DETECTORS
 
 @DETECTORS.register("vim", cite="Wang et al. 2022, arXiv:2203.10807; the origin is the mean: ours")
 class VirtualLogit(Detector):
-    """Virtual-logit matching: the features' residual as one more logit, less the energy of the head's.
+    """Virtual-logit matching: the features' residual as one more logit, minus the energy of the head's.
 
-    Wang et al. 2022, arXiv:2203.10807, with two changes, because a split model's head does not read the features
-    that the detector reads, and ordinal heads have no logit a class. The origin is the training mean rather than
-    the point of which the head knows nothing, and the residual is scaled to the mean size of the energy rather
-    than to that of the largest logit; of ``k`` logits the two differ by ``log k`` at most.
+    Wang et al. 2022, arXiv:2203.10807, with two changes, because a split model's head does not read the detector's
+    features, and ordinal heads have no logit per class. The origin is the training mean instead of the point where the
+    head's logits vanish, and the residual is scaled to the mean size of the energy instead of the largest logit, from
+    which it differs by at most ``log k`` for ``k`` logits.
     """
 
     reads = ("features", "energy")
@@ -45,10 +45,10 @@ class VirtualLogit(Detector):
 
     @torch.no_grad()
     def fit(self, chunks: Chunks) -> None:
-        """Find the main directions and the scale.
+        """Find the residual directions and the scale.
 
         :param chunks: of ``[m, h]`` float features and ``[m]`` float energies.
-        :raises ValueError: when there are too few distinct rows, or no direction is left over.
+        :raises ValueError: if there are too few distinct rows, or no direction remains.
         """
         moments = Moments.of(chunks)
         if self.dim >= len(moments.mean):
@@ -58,16 +58,13 @@ class VirtualLogit(Detector):
         self.residual = vectors[:, : len(moments.mean) - self.dim].float()
         residuals, energies = 0.0, 0.0
         for features, energy in drop_repeats(chunks()):
-            residuals += float(self._left(features).double().sum())
+            residuals += float(self._residual_norm(features).double().sum())
             energies += float(energy.double().abs().sum())
         self.scale.fill_(energies / max(residuals, 1e-9))
 
-    def _left(self, features: Tensor) -> Tensor:
+    def _residual_norm(self, features: Tensor) -> Tensor:
         return ((features - self.mean) @ self.residual).square().sum(1).clamp_min(1e-12).sqrt()
 
     def forward(self, features: Tensor, energy: Tensor) -> Tensor:
-        """Scaled residual less energy.
-
-        :return: ``[n]`` float of either sign.
-        """
-        return self.scale * self._left(features) - energy
+        """Return the scaled residual minus the energy, ``[n]`` float of either sign."""
+        return self.scale * self._residual_norm(features) - energy

@@ -18,7 +18,7 @@ from darl_opensearch.records.traffic import TrafficQuery
 from trainer import distributed
 from trainer.config import Config, Distill
 from trainer.losses import DISTILLATION_LOSSES
-from trainer.losses.registries import comparable_queries
+from trainer.losses.registries import count_comparable
 from trainer.stages.full_stage import descend, fit_settings
 from trainer.stages.objective import Objective, Totals
 from trainer.stages.registry import STAGES, Context, Outcome, Stage, need
@@ -105,7 +105,7 @@ class DistilledLoss:
         """
         judged, taught = batch.grades >= 0, batch.teacher.isfinite()
         totals = self.objective.totals(batch.grades[judged], batch.query_index[judged])
-        queries = float(comparable_queries(batch.teacher[taught], batch.query_index[taught]))
+        queries = float(count_comparable(batch.teacher[taught], batch.query_index[taught]))
         return torch.tensor([totals.pairs, totals.queries, queries, float(len(judged))])
 
     def __call__(self, model: Any, batch: Batch, whole: Tensor, *, share: float = 1.0) -> Tensor:
@@ -122,7 +122,7 @@ class DistilledLoss:
             totals = Totals(pairs, queries)
             part = self.objective(head, head_input[judged], grades[judged], query_index[judged], totals, share=0.0)
             loss = loss + self.graded * part
-        here = float(comparable_queries(teacher[taught], query_index[taught]))
+        here = float(count_comparable(teacher[taught], query_index[taught]))
         score = head.rank_score(head(head_input[taught]))
         weight = self.weight * here / max(lists, 1.0)
         total: Tensor = loss + weight * self.loss(score, teacher[taught], query_index[taught])

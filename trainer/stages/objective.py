@@ -17,7 +17,7 @@ from darl_opensearch.stats.grades import confusion, expected_calibration_error, 
 from darl_opensearch.stats.ranking import ndcg_per_query
 from trainer.config import Config, Loss
 from trainer.losses import GRADE_LOSSES, RANK_LOSSES
-from trainer.losses.registries import comparable_queries
+from trainer.losses.registries import count_comparable
 from trainer.models.heads import HEADS, Head
 from trainer.training_data.features import Features
 from trainer.training_data.pairs import Pairs
@@ -107,7 +107,7 @@ class Objective:
         :param grades: ``[n]`` int64.
         :param query_index: ``[n]`` int64.
         """
-        return Totals(float(len(grades)), float(comparable_queries(self.gain(grades), query_index)))
+        return Totals(float(len(grades)), float(count_comparable(self.gain(grades), query_index)))
 
     def gain(self, grades: Tensor) -> Tensor:
         """Gains over the highest gain.

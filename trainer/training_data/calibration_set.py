@@ -7,7 +7,7 @@ from collections.abc import Callable, Container
 
 from trainer.config import Config
 from trainer.data.splits import Retrieved, choose_calibration_items, leave_out_items
-from trainer.ood.calibration import least_pairs
+from trainer.ood.calibration import count_needed
 from trainer.training_data.run_data import RunData, can_learn_from, count_pairs, sample_queries
 
 MADE_PAIRS = 10  # times 1 / alpha: calibration pairs that are made where the catalogue is judged all over
@@ -16,7 +16,7 @@ MADE_PAIRS = 10  # times 1 / alpha: calibration pairs that are made where the ca
 def is_judged_all_over(data: RunData, alpha: float) -> bool:
     """Tell whether what held-out queries retrieve is nearly all judged, and too little is left to calibrate on."""
     unseen, seen = count_pairs(data.traffic), count_pairs(data.familiar)
-    return unseen < least_pairs(alpha) or (unseen < MADE_PAIRS / alpha and 10 * unseen < unseen + seen)
+    return unseen < count_needed(alpha) or (unseen < MADE_PAIRS / alpha and 10 * unseen < unseen + seen)
 
 
 def set_items_aside(
@@ -28,7 +28,7 @@ def set_items_aside(
     apart = choose_calibration_items(data.familiar, used, pairs=missing)
     traffic, familiar = retrieve(used - apart)
     train, dev, new, ood_dev = (leave_out_items(q, apart) for q in (data.train, data.dev, data.new, data.ood_dev))
-    if count_pairs(traffic) < least_pairs(config.ood.alpha) or not dev or not can_learn_from(train):
+    if count_pairs(traffic) < count_needed(config.ood.alpha) or not dev or not can_learn_from(train):
         return data
     pool = [dataclasses.replace(q, item_ids=tuple(i for i in q.item_ids if i not in apart)) for q in data.pool]
     sample = sample_queries(train, config.data.sample_pairs, config.seed)

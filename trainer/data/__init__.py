@@ -1,1 +1,1 @@
-"""Judgments, items and splits."""
+"""Data preparation: imports, splits, leakage checks, mined negatives and on-disk storage."""

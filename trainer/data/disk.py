@@ -1,7 +1,7 @@
-"""Items and judgments that do not fit into memory: checked once, kept in SQLite, read on demand.
+"""Items and judgments that do not fit into memory: checked once, stored in SQLite, read on demand.
 
-The file is built as a temporary sibling and renamed. Its key digests everything it was made of, so a file with the key
-is whole and current. It behaves like lists and dictionaries of the same data, in the same order.
+The file is built as a temporary sibling and renamed. Its key digests all inputs, so a file with the expected key is
+complete and current. A store behaves like the lists and dictionaries of the same data, in the same order.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from darl_opensearch.text import ItemRenderer, same_text
 from trainer.data.splits import draw_held_out
 
 FORMAT = 1
-CACHE_KIB = 16 << 10  # pages that SQLite keeps in memory, whatever the size of the file
+CACHE_KIB = 16 << 10  # SQLite's page cache, whatever the size of the file
 TRAIN, SPARE, DEV = "train", "traffic", "dev"  # parts of the judged queries
 _SCHEMA = """
 CREATE TABLE item (n INTEGER PRIMARY KEY, id TEXT UNIQUE, text TEXT, slice TEXT, line INTEGER);
@@ -43,19 +43,19 @@ CREATE TABLE fact (name TEXT PRIMARY KEY, value TEXT);
 
 
 def digest_inputs(files: Iterable[Path], settings: Mapping[str, Any]) -> str:
-    """Digest everything that a store is made of.
+    """Digest all inputs of a store, as its key.
 
-    :raises InputError: when a file cannot be read.
+    :raises InputError: if a file cannot be read.
     """
-    parts = []
+    digests = []
     for path in files:
         with reading(path):
-            parts.append(digest_file(path))
-    return digest_json({"format": FORMAT, "files": parts, "settings": settings})
+            digests.append(digest_file(path))
+    return digest_json({"format": FORMAT, "files": digests, "settings": settings})
 
 
 class Builder:
-    """A store in the making."""
+    """Fills a new store."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self.db = db
@@ -83,8 +83,8 @@ class Builder:
     def hold_out(self, part: str, share: float, seed: int, *, key: str, most: int) -> None:
         """Hold out a share of the training queries, as :func:`trainer.data.splits.hold_out` does.
 
-        :param part: what the queries become: :data:`SPARE` or :data:`DEV`.
-        :raises InputError: when either part would be empty.
+        :param part: part to move the queries to, :data:`SPARE` or :data:`DEV`.
+        :raises InputError: if either part would be empty.
         """
         count = self._one("SELECT count(DISTINCT same) FROM query WHERE part = ?", TRAIN)
         wanted = set(draw_held_out(int(count), share, seed, key=key, most=most))
@@ -94,7 +94,7 @@ class Builder:
         self.db.executemany(change, ((part, same, TRAIN) for same in chosen))
 
     def finish(self, key: str) -> None:
-        """Number the training queries and count what there is."""
+        """Number the training queries, and store counts and digests."""
         self.db.execute("INSERT INTO train (query) SELECT n FROM query WHERE part = ? ORDER BY n", (TRAIN,))
         items, train = StoredItems(self.db), StoredQueries(self.db)
         pairs = self._one("SELECT count(*) FROM judgment j JOIN train t ON t.query = j.query")
@@ -113,7 +113,7 @@ class Builder:
 
 
 class _Ledger:
-    """Judgments of a file on their way into a store."""
+    """Adds the judgments of a file to a store."""
 
     def __init__(self, db: sqlite3.Connection, path: Path, cut: Callable[[str], str]) -> None:
         self._db, self._path, self._cut = db, path, cut
@@ -163,11 +163,11 @@ class Store:
         return [_judged(self._db, n) for (n,) in rows]
 
     def texts(self) -> Column:
-        """Texts of the training queries, as given and as cut, in the form of :func:`darl_opensearch.text.same_text`."""
+        """Texts of the training queries, uncut and cut, in the form of :func:`darl_opensearch.text.same_text`."""
         return Column(self._db, f"SELECT 1 FROM query WHERE (same = ?1 OR cut = ?1) AND part = '{TRAIN}'", owner=self)
 
     def used(self) -> Column:
-        """Ids of the items that training queries are judged with."""
+        """Ids of the items judged for training queries."""
         return Column(
             self._db,
             "SELECT 1 FROM item i JOIN judgment j ON j.item = i.n JOIN query q ON q.n = j.query "
@@ -177,10 +177,10 @@ class Store:
 
 
 class Column:
-    """Values that a query of one parameter finds.
+    """A set of values, tested by SQL.
 
-    :param statement: SQL that gives a row where the value is there.
-    :param owner: the store, which closes the database once no part of it is in use.
+    :param statement: SQL with one parameter that returns a row if the value is in the set.
+    :param owner: kept alive, because a store closes its database when it is collected.
     """
 
     def __init__(self, db: sqlite3.Connection, statement: str, *, owner: object) -> None:
@@ -215,7 +215,7 @@ class StoredItems(Mapping[str, Item]):
         return Item(*row)
 
     def values(self) -> ValuesView[Item]:
-        """Items in one pass over the file, rather than one search each."""
+        """Iterate over items in one pass over the table, rather than by one lookup each."""
         return _Items(self)
 
     def scan(self) -> Iterator[Item]:
@@ -269,11 +269,11 @@ def _judged(db: sqlite3.Connection, number: int) -> JudgedQuery:
 
 
 def open_store(path: Path | None, key: str, build: Callable[[Builder], None]) -> Store:
-    """Open a store, and build it first where it is not there or was made of something else.
+    """Open a store, building it first if it is missing or has another key.
 
-    :param path: its file; None: a temporary one, gone with the process.
-    :raises InputError: for what the builder refuses.
-    :raises DarlError: when the disk is full.
+    :param path: its file; None: a temporary one, deleted with the process.
+    :raises InputError: for invalid input files.
+    :raises DarlError: if the disk is full.
     """
     if path is None:
         folder = Path(tempfile.mkdtemp(prefix="darl-store-"))
@@ -291,7 +291,7 @@ def open_store(path: Path | None, key: str, build: Callable[[Builder], None]) ->
 
 
 def build_store(path: Path, key: str, build: Callable[[Builder], None]) -> None:
-    """Build a store beside its place, and move it there when it is whole."""
+    """Build a store as a temporary sibling, and rename it when complete."""
     try:
         with new_file(path, fixed_name=True) as work, closing(open_scratch(work, cache_kib=CACHE_KIB)) as db:
             builder = Builder(db)
@@ -319,7 +319,7 @@ def _has_key(path: Path, key: str) -> bool:
 
 @contextmanager
 def _folders(folder: Path) -> Iterator[None]:
-    """Make folders, and leave none behind where the work fails: input that is refused leaves nothing."""
+    """Create folders, and remove them again on failure, so that refused input leaves nothing behind."""
     new = [part for part in (folder, *folder.parents) if not part.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:

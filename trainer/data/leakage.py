@@ -1,8 +1,8 @@
-"""Does the test data overlap with the training data, literally or nearly?
+"""Leaks from training data into test data: identical and nearly identical queries and items.
 
-MinHash (Broder 1997) with locality-sensitive hashing finds candidates; each is confirmed by its exact Jaccard
-similarity over word shingles, so there are no false positives. The hashing may miss a near-duplicate close to the
-threshold; texts with the same words are always found.
+MinHash (Broder 1997) with locality-sensitive hashing finds candidates. Each is confirmed by its exact Jaccard
+similarity over word shingles, so there are no false positives. A near-duplicate close to the threshold may be missed;
+texts with the same words are always found.
 """
 
 from __future__ import annotations
@@ -29,15 +29,16 @@ KINDS = {
     "near-item": "another item with nearly the same text",
 }
 THRESHOLD = 0.8
-QUERY_SHINGLE, ITEM_SHINGLE = 1, 3  # words: a query is a bag of few words; an item's words have an order
+QUERY_SHINGLE, ITEM_SHINGLE = 1, 3  # words: queries are short bags of words, in items the order matters
 PERMUTATIONS = 64
 
 
 @dataclass(frozen=True)
 class Located:
-    """A text and where it was read.
+    """A text and its source.
 
-    :param key: what it is known by: a query's normalised text, an item's id.
+    :param key: a query's normalised text, or an item's id.
+    :param where: file and line, for messages.
     """
 
     key: str
@@ -49,7 +50,7 @@ class Located:
 class Part:
     """One part of a split: its distinct queries and items.
 
-    :param items: the items judged for them; empty: items are not compared.
+    :param items: judged items; empty: items are not compared.
     """
 
     name: str
@@ -60,16 +61,16 @@ class Part:
     def of_file(cls, path: Path, items: Mapping[str, Located] | None = None) -> Part:
         """Read a file of judgments.
 
-        :param items: every item's text; None: items are not compared.
-        :raises InputError: for a line without them, or an empty file, which would pass as clean.
+        :param items: texts of all items; None: items are not compared.
+        :raises InputError: for an invalid line, or an empty file, which would pass as clean.
         """
         return read_parts(path, None, items)[str(path)]
 
     @classmethod
     def of_judged(cls, name: str, judged: Iterable[JudgedQuery], items: Mapping[str, Item] | None = None) -> Part:
-        """Take judgments that are in memory already.
+        """Make a part of judgments in memory.
 
-        :param items: every item; None: items are not compared.
+        :param items: all items; None: items are not compared.
         """
         queries: dict[str, Located] = {}
         texts: dict[str, Located] = {}
@@ -83,7 +84,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Leak:
-    """Two texts that should not be in two parts.
+    """Two texts of different parts that are the same or nearly so.
 
     :param kind: one of :data:`KINDS`.
     :param similarity: their Jaccard similarity; 1 for the same text.
@@ -105,9 +106,10 @@ class Leak:
 
 @dataclass(frozen=True)
 class LeakReport:
-    """What two parts share.
+    """Leaks between two parts.
 
-    :param counts: leaks of each kind that was looked for.
+    :param counts: by kind, of the kinds that were checked.
+    :param examples: the first leak of each kind.
     """
 
     train: str
@@ -116,10 +118,7 @@ class LeakReport:
     examples: Mapping[str, Leak] = field(default_factory=dict)
 
     def find_refused(self, allow: Collection[str]) -> list[Leak]:
-        """Give the leaks that are not allowed.
-
-        :return: the first of each other kind, in the order of :data:`KINDS`.
-        """
+        """Return the first leak of each kind that is not allowed, in the order of :data:`KINDS`."""
         return [self.examples[kind] for kind in KINDS if kind in self.examples and kind not in allow]
 
     def to_json(self) -> dict[str, Any]:
@@ -133,9 +132,9 @@ def read_parts(
 ) -> dict[str, Part]:
     """Read the parts of a file of judgments.
 
-    :param part_of: name of the part by normalised query text; None: one part, named as the file.
-    :param items: every item's text; None: items are not compared.
-    :raises InputError: for a line without a query, or with an item that is not there, or where there is no line.
+    :param part_of: part's name by normalised query text; None: one part, named after the file.
+    :param items: texts of all items; None: items are not compared.
+    :raises InputError: for a line without a query, an unknown item, or an empty file.
     """
     queries: dict[str, dict[str, Located]] = {}
     judged: dict[str, dict[str, Located]] = {}
@@ -152,30 +151,30 @@ def read_parts(
 
 
 def find_leaks(train: Part, other: Part, *, threshold: float = THRESHOLD) -> LeakReport:
-    """Compare two parts.
+    """Find the leaks between two parts.
 
-    Both parts' texts and an index over those of ``train`` are in memory; no text is compared with all others.
+    Holds both parts' texts and an index over those of ``train`` in memory; does not compare all pairs.
 
-    :param threshold: Jaccard similarity over word shingles from which two texts are nearly the same, in (0, 1].
+    :param threshold: Jaccard similarity over word shingles from which texts are near-duplicates, in (0, 1].
     :raises UsageError: for a threshold out of range.
     """
     counts = dict.fromkeys(KINDS if train.items and other.items else ("query", "near-query"), 0)
     examples: dict[str, Leak] = {}
-    for same, near, size, left, right in (
+    for same, near, size, train_texts, other_texts in (
         ("query", "near-query", QUERY_SHINGLE, train.queries, other.queries),
         ("item", "near-item", ITEM_SHINGLE, train.items, other.items),
     ):
         if same not in counts:
             continue
-        train_texts = {text.key: text for text in left}
-        fresh = []
-        for text in right:
-            if text.key in train_texts:
+        train_by_key = {text.key: text for text in train_texts}
+        unmatched = []
+        for text in other_texts:
+            if text.key in train_by_key:
                 counts[same] += 1
-                examples.setdefault(same, Leak(same, train_texts[text.key], text, 1.0))
+                examples.setdefault(same, Leak(same, train_by_key[text.key], text, 1.0))
             else:
-                fresh.append(text)
-        for leak in find_near_duplicates(left, fresh, kind=near, size=size, threshold=threshold):
+                unmatched.append(text)
+        for leak in find_near_duplicates(train_texts, unmatched, kind=near, size=size, threshold=threshold):
             counts[near] += 1
             examples.setdefault(near, leak)
     return LeakReport(train.name, other.name, counts, examples)
@@ -184,12 +183,12 @@ def find_leaks(train: Part, other: Part, *, threshold: float = THRESHOLD) -> Lea
 def check_leakage(
     train: Part, other: Part, *, threshold: float = THRESHOLD, allow: Collection[str] = ("item",)
 ) -> LeakReport:
-    """Refuse parts that share what they should not.
+    """Refuse leaks between two parts.
 
-    The same item in both is allowed unless said otherwise: a team ranks one catalogue, and what is held out are
-    queries. Where held-out items are the point (a new category), leave ``item`` out of ``allow``.
+    Shared items are allowed by default: usually one catalogue is ranked, and queries are held out. To test on new
+    items, such as a new category, leave ``item`` out of ``allow``.
 
-    :param allow: kinds of :data:`KINDS` that are no error.
+    :param allow: kinds of :data:`KINDS` to accept.
     :raises InputError: naming both places of the first leak that is not allowed.
     :raises UsageError: for an unknown kind, or a threshold out of range.
     """
@@ -201,14 +200,14 @@ def check_leakage(
 
 
 def check_kinds(allow: Collection[str]) -> None:
-    """Refuse unknown kinds of leaks with a UsageError."""
+    """Refuse unknown kinds of leaks with UsageError."""
     for kind in allow:
         if kind not in KINDS:
             raise UsageError(f"unknown kind of leak {kind!r}", todo=nearest(kind, KINDS))
 
 
 def describe_leak(leak: Leak, count: int) -> str:
-    """Say what leaked."""
+    """Describe a leak for messages."""
     total = f" ({count} such pairs)" if count > 1 else ""
     near = f", Jaccard {leak.similarity:.2f}" if leak.similarity < 1 else ""
     return (
@@ -218,7 +217,7 @@ def describe_leak(leak: Leak, count: int) -> str:
 
 
 def remedy(kind: str) -> str:
-    """Say what to do about a leak."""
+    """Return the advice against a kind of leak."""
     keep = "keep both in one part (darl split does so for queries)"
     return f"{keep}, or omit --new-items" if kind == "item" else f"{keep}, or pass --allow {kind}"
 
@@ -226,10 +225,10 @@ def remedy(kind: str) -> str:
 def find_near_duplicates(
     train: Sequence[Located], other: Iterable[Located], *, kind: str, size: int, threshold: float = THRESHOLD
 ) -> Iterator[Leak]:
-    """Find texts that are nearly the same as one of the training part.
+    """Find near-duplicates of training texts.
 
-    :param other: texts to look up; those of the same key are passed over.
-    :yields: for each such text of ``other``, its most similar one of ``train``.
+    :param other: texts to look up; matches with the same key are ignored.
+    :yields: each near-duplicate with its most similar training text.
     :raises UsageError: for a threshold out of range.
     """
     index = NearIndex(size, threshold)
@@ -243,11 +242,12 @@ def find_near_duplicates(
 
 
 class NearIndex:
-    """Texts by their words, for finding nearly the same ones again.
+    """Index of texts for finding near-duplicates.
 
-    It keeps the texts and the bands of their MinHashes in memory: some kilobytes a text.
+    Holds the texts and the bands of their MinHashes in memory: some kilobytes per text.
 
-    :param threshold: Jaccard similarity from which two texts are nearly the same, in (0, 1].
+    :param size: words per shingle.
+    :param threshold: Jaccard similarity from which texts are near-duplicates, in (0, 1].
     """
 
     def __init__(self, size: int, threshold: float) -> None:
@@ -256,22 +256,22 @@ class NearIndex:
         self.size, self.threshold = size, threshold
         sketch: Any = load("datasketch", "train")
         self._blank = sketch.MinHash(PERMUTATIONS, seed=1)
-        # Eight bytes stand for a band: a collision costs one comparison more, never a wrong answer.
+        # Bands are hashed to eight bytes: a collision costs one more comparison, never a wrong answer.
         self._lsh = sketch.MinHashLSH(num_perm=PERMUTATIONS, params=bands(threshold), hashfunc=_eight_bytes)
         self._texts: dict[int, str] = {}
 
     def add(self, number: int, text: str) -> None:
         """Add a text.
 
-        :param number: a number of your own; each only once.
+        :param number: identifies the text; each only once.
         """
         self._texts[number] = text
         self._lsh.insert(number, self._minhash(shingles(text, self.size)), check_duplication=False)
 
     def similar(self, text: str) -> list[tuple[int, float]]:
-        """Find texts that are nearly the same.
+        """Find near-duplicates of a text.
 
-        :return: numbers and Jaccard similarities, each at the threshold or above.
+        :return: numbers and Jaccard similarities at or above the threshold.
         """
         words = shingles(text, self.size)
         near = self._lsh.query(self._minhash(words))
@@ -279,21 +279,20 @@ class NearIndex:
         return sorted((number, similarity) for number, similarity in scored if similarity >= self.threshold)
 
     def _minhash(self, words: frozenset[str]) -> Any:
-        # A copy: sampling the permutations again for each text would cost more than hashing it.
+        # A copy, since sampling the permutations anew for each text would cost more than hashing it.
         minhash = self._blank.copy()
         minhash.update_batch([word.encode() for word in words])
         return minhash
 
 
 def bands(threshold: float, *, missed: float = 0.01) -> tuple[int, int]:
-    """Cut the permutations into bands: two texts are compared when all hashes of one band agree.
+    """Divide the permutations into bands: two texts are compared if all hashes of any band agree.
 
-    A duplicate that is missed would pass for clean, and a false one is weeded out by its exact similarity, so the
-    bands are as long as a bound on what is missed allows.
+    A missed duplicate would pass as clean, whereas a false candidate is rejected by its exact similarity. So bands are
+    as long as the bound on misses allows.
 
-    :param missed: most probable share of the pairs of just that similarity that is not compared.
-    :return: number of bands, at least 2, and hashes in each: ``(1 - threshold^hashes)^bands <= missed`` where
-        that can be.
+    :param missed: maximum probability of missing a pair at the threshold.
+    :return: number of bands, at least 2, and hashes per band: ``(1 - threshold^hashes)^bands <= missed`` if possible.
     """
     fits = [r for r in range(1, PERMUTATIONS // 2 + 1) if (1 - threshold**r) ** (PERMUTATIONS // r) <= missed]
     rows = max(fits, default=1)
@@ -305,10 +304,7 @@ def _eight_bytes(band: bytes) -> bytes:
 
 
 def shingles(text: str, size: int) -> frozenset[str]:
-    """Take a text's runs of words.
-
-    :return: every run of that many words; of a shorter text, the whole of it.
-    """
+    """Return all runs of ``size`` words, or a shorter text as a whole."""
     words = same_text(text).split()
     if len(words) <= size:
         return frozenset([" ".join(words)])
@@ -316,20 +312,16 @@ def shingles(text: str, size: int) -> frozenset[str]:
 
 
 def jaccard(a: frozenset[str], b: frozenset[str]) -> float:
-    """Jaccard similarity of two sets.
-
-    :param b: another, not both empty.
-    """
+    """Jaccard similarity of two sets, not both empty."""
     shared = len(a & b)
     return shared / (len(a) + len(b) - shared)
 
 
 def read_item_texts(paths: Sequence[Path], fields: Sequence[str] = ()) -> dict[str, Located]:
-    """Read the texts of items, to compare them.
+    """Read item texts for comparison. Several files may repeat an item, but only with the same text.
 
-    :param fields: fields that count, as a template names them; empty: all but the id.
-    :raises InputError: for an item without an id or without any of the fields, or one that is there twice with two
-        texts: files of two seasons may repeat an item.
+    :param fields: fields to compare, as in a template; empty: all but the id.
+    :raises InputError: for an item without an id or any of the fields, or one with two texts.
     """
     items: dict[str, Located] = {}
     for where, row in itertools.chain.from_iterable(map(read_jsonl, paths)):

@@ -1,8 +1,8 @@
-"""Hard negatives: unjudged items that a first stage finds for a judged query, as judgments of grade 0.
+"""Hard negatives: unjudged items that a first stage retrieves for a judged query, as judgments of grade 0.
 
-A first stage also finds unjudged relevant items. Two things keep them out: the first ``skip_top`` hits are skipped,
-and with a model's scores so is whatever scores too close to the judged positives (positive-aware
-mining: TopK-PercPos of NV-Retriever, Moreira et al. 2024, arXiv:2407.15831).
+A first stage also retrieves relevant items that are unjudged. To avoid them, the first ``skip_top`` hits are skipped
+and, with a model's scores, so are hits that score too close to the judged positives (positive-aware mining:
+TopK-PercPos of NV-Retriever, Moreira et al. 2024, arXiv:2407.15831).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from darl_opensearch.records.judgments import JudgedQuery
 from darl_opensearch.settings import Settings, setting
 from darl_opensearch.text import ItemRenderer, ItemTemplate, same_text
 
-Retrieve = Callable[[str, int], Sequence[str]]  # query and number of hits to item ids, best first
-Score = Callable[[str, Sequence[str]], Sequence[float]]  # query and item texts to a score each
+Retrieve = Callable[[str, int], Sequence[str]]  # (query, number of hits) -> item ids, best first
+Score = Callable[[str, Sequence[str]], Sequence[float]]  # (query, item texts) -> scores
 
 
 class MiningRule(Settings):
@@ -41,16 +41,16 @@ class MiningRule(Settings):
     seed: int = setting(0, "random seed", env="DARL_SEED")
 
     def check(self) -> None:
-        """Refuse to skip everything that is looked at."""
+        """Refuse to skip all hits."""
         if self.skip_top >= self.depth:
             raise UsageError(f"skip_top is {self.skip_top}", todo=f"set it below the depth of {self.depth}")
 
 
 @dataclass(frozen=True)
 class Mined:
-    """An unjudged item assumed to be irrelevant.
+    """An unjudged item, assumed to be irrelevant.
 
-    :param rank: its rank in the first stage, from 1 on.
+    :param rank: in the first stage, from 1.
     """
 
     query: JudgedQuery
@@ -70,10 +70,12 @@ class Mined:
 
 @dataclass
 class MiningCounts:
-    """Counts of what happened to the hits.
+    """Counts of queries and hits.
 
+    :param judged: hits that were judged already.
+    :param unknown: hits missing from the items.
     :param too_close: hits that scored too close to the positives.
-    :param without_positive: queries passed over because nothing of theirs is relevant to compare with.
+    :param without_positive: queries skipped for lack of a relevant item to compare with.
     """
 
     queries: int = 0
@@ -101,7 +103,7 @@ class Miner:
     def mine(self, queries: Sequence[JudgedQuery]) -> Iterator[Mined]:
         """Mine negatives, query by query.
 
-        :param queries: the judged queries; what is judged for a text is judged for all queries of that text.
+        :param queries: judged queries; queries with the same text share their judgments.
         :yields: negatives, each query's in first-stage order.
         """
         judged: dict[str, set[str]] = {}
@@ -120,7 +122,7 @@ class Miner:
             return []
         self.counts.queries += 1
         candidates = []
-        seen_ids: set[str] = set()  # an index may hold an item twice, and a pair has one grade
+        seen_ids: set[str] = set()  # an index may contain an item twice, but a pair has one grade
         for rank, item_id in enumerate(self.retrieve(query.query, self.rule.depth)[: self.rule.depth], 1):
             if item_id in seen_ids:
                 continue
@@ -134,7 +136,7 @@ class Miner:
         if self.score is not None and candidates:
             candidates = self._far_enough(query, positives, candidates, self.score)
         if len(candidates) > self.rule.per_query:
-            # Seeded by the query too: what is drawn for one does not depend on which others there are.
+            # Seeded by the query as well, so that a query's sample does not depend on the other queries.
             rng = random.Random(f"{self.rule.seed} {query.query_id}")
             candidates = rng.sample(candidates, self.rule.per_query)
         return sorted(candidates, key=lambda mined: mined.rank)
@@ -155,7 +157,7 @@ class Miner:
 
 
 class WholeItems(ItemRenderer):
-    """Renders items without cutting them: what a first stage searches, where no model says how long a text may be."""
+    """Renders items uncut, as a first stage searches them: without a model there is no cap."""
 
     def __init__(self, template: ItemTemplate) -> None:
         self.template = template
@@ -166,10 +168,7 @@ class WholeItems(ItemRenderer):
 
 
 def local_first_stage(items: Mapping[str, Item]) -> Retrieve:
-    """Search the items themselves by BM25, for teams whose index is out of reach.
-
-    :return: a first stage; its index is in memory.
-    """
+    """Make a first stage of BM25 over the items in memory, for use without a cluster."""
     from darl_opensearch.bm25 import Bm25Index
 
     index = Bm25Index((item.item_id, item.text) for item in items.values())
@@ -177,15 +176,12 @@ def local_first_stage(items: Mapping[str, Item]) -> Retrieve:
 
 
 def check_outputs(out: Path, *inputs: Path) -> None:
-    """Refuse to write over what is read, here or by the training.
-
-    :raises UsageError: when it is one of them.
-    """
+    """Refuse an output file that is also an input, here or of the training."""
     if any(out.resolve() == path.resolve() for path in inputs):
         raise UsageError("the output file is also an input", where=str(out), todo="choose another with --out")
 
 
 def _positives(query: JudgedQuery) -> list[str]:
-    """The items of the query's highest grade, where that is above 0."""
+    """Return the items of the query's highest grade, if that is above 0."""
     best = max(query.grades)
     return [item_id for item_id, grade in zip(query.item_ids, query.grades, strict=True) if grade == best and best > 0]

@@ -1,6 +1,6 @@
-"""Splits judgments into training, dev and test parts, by query, slice or time.
+"""Splitting judgments into training, dev and test parts, by query, slice or time.
 
-Queries of one text, or of nearly the same words, stay together whatever they are split by.
+Queries with the same or nearly the same words always stay together.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ class SplitRule(Settings):
         "", "test on queries first judged on or after this date (UTC), with --by time", env="DARL_SPLIT_CUT",
         metavar="DATE",
     )  # fmt: skip
-    threshold: float = THRESHOLD  # Jaccard similarity from which two queries stay together
+    threshold: float = THRESHOLD  # Jaccard similarity from which queries stay together
 
     def check(self) -> None:
-        """Check that everything the rule needs is there."""
+        """Check that the shares leave something to train on, and that the rule's options are set."""
         shares = (self.dev, self.test) if self.by == "query" else (self.dev,)
         if sum(shares) >= 1.0:
             raise UsageError(
@@ -68,10 +68,9 @@ class SplitRule(Settings):
             self.first_tested()
 
     def first_tested(self) -> float:
-        """Read ``cut``.
+        """Parse ``cut`` into seconds since 1970.
 
-        :return: seconds since 1970.
-        :raises InputError: when it is not a date.
+        :raises InputError: if it is not a date.
         """
         return parse_time(self.cut, "--cut", "").timestamp()
 
@@ -88,10 +87,11 @@ class Group:
 
 @dataclass(frozen=True)
 class Assigned:
-    """Which query goes where.
+    """Assignment of queries to parts.
 
-    :param part_of: name of the part by normalised query text.
-    :param mixed: groups of which only some judgments ask for the part they are in.
+    :param part_of: part's name by normalised query text.
+    :param together: queries in groups of two or more.
+    :param mixed: groups with judgments on both sides of the split; the group decides.
     """
 
     part_of: Mapping[str, str]
@@ -101,12 +101,12 @@ class Assigned:
 
 
 def assign(path: Path, rule: SplitRule) -> Assigned:
-    """Decide where each query goes. Distinct queries are in memory, judgments are not.
+    """Assign each query to a part. Distinct queries are held in memory, judgments are not.
 
-    A group with a judgment of a held-out slice is tested, so that nothing of it is trained on. A group with a
-    judgment before the cut is trained on, so that the test part holds only what was new then.
+    A group with a judgment of a held-out slice goes to the test part, so that none of the slice is trained on. A group
+    with a judgment before the cut goes to the training part, so that the test part has only new queries.
 
-    :raises InputError: for a line without what the rule reads, or when a part would be empty.
+    :raises InputError: for a line without a field that the rule needs, or an empty part.
     """
     check_rereadable(path)
     groups = _groups(path, rule)
@@ -134,9 +134,9 @@ def assign(path: Path, rule: SplitRule) -> Assigned:
 
 
 def write_parts(path: Path, assigned: Assigned, folder: Path | None) -> dict[str, dict[str, int]]:
-    """Write each judgment, as it is, into the file of its part.
+    """Write each judgment unchanged to the file of its part.
 
-    :param folder: an existing folder for ``train.jsonl`` and so on; None: only count.
+    :param folder: existing folder for ``train.jsonl``, ``dev.jsonl`` and ``test.jsonl``; None: only count.
     """
     used = [part for part in PARTS if part in set(assigned.part_of.values())]
     counts = {part: {"queries": 0, "judgments": 0} for part in used}
@@ -156,7 +156,7 @@ def write_parts(path: Path, assigned: Assigned, folder: Path | None) -> dict[str
 
 
 def _groups(path: Path, rule: SplitRule) -> list[Group]:
-    """Gather the queries that stay together, in order of first appearance."""
+    """Group the queries that stay together, in order of first appearance."""
     groups: dict[str, Group] = {}
     slices: set[str] = set()
     for line in _JUDGMENTS.read(path):
@@ -174,15 +174,15 @@ def _groups(path: Path, rule: SplitRule) -> list[Group]:
     texts = list(groups)
     merged: dict[int, Group] = {}
     for number, root in enumerate(_roots(texts, rule.threshold)):
-        alone, group = groups[texts[number]], merged.setdefault(root, Group())
-        group.texts += alone.texts
-        group.slices |= alone.slices
-        group.first, group.last = min(group.first, alone.first), max(group.last, alone.last)
+        single, group = groups[texts[number]], merged.setdefault(root, Group())
+        group.texts += single.texts
+        group.slices |= single.slices
+        group.first, group.last = min(group.first, single.first), max(group.last, single.last)
     return list(merged.values())
 
 
 def _roots(texts: list[str], threshold: float) -> Iterator[int]:
-    """For each text the number of one that stands for all that are nearly the same, directly or by others."""
+    """Yield for each text the number of its group's representative; near-duplicates are grouped transitively."""
     parent = list(range(len(texts)))
 
     def root(number: int) -> int:
@@ -201,14 +201,11 @@ def _roots(texts: list[str], threshold: float) -> Iterator[int]:
 
 
 def _draw(free: list[int], groups: list[Group], shares: Mapping[str, float], part: dict[int, str]) -> None:
-    """Fill each part with groups in the order given, until it has its share of the queries."""
+    """Assign groups in order to each part until it has its share of the queries."""
     total = sum(len(groups[number].texts) for number in free)
     waiting = iter(free)
     for name, share in shares.items():
-        wanted = round(total * share)
-        if share and not wanted:
-            wanted = 1
-        filled = 0
+        wanted, filled = max(round(total * share), 1 if share else 0), 0
         while filled < wanted and (number := next(waiting, None)) is not None:
             part[number] = name
             filled += len(groups[number].texts)
@@ -236,10 +233,10 @@ def _time(row: Mapping[str, Any], name: str, where: str) -> float:
 
 
 def parse_time(text: str, name: str, where: str) -> datetime:
-    """Read a date or a time; one without a zone is UTC.
+    """Parse a date or a time; without a time zone it is UTC.
 
     :param where: file and line, or ``""``.
-    :raises InputError: when it is not a date.
+    :raises InputError: if it is neither.
     """
     try:
         when = datetime.fromisoformat(text)

@@ -1,4 +1,4 @@
-"""Which queries are for training, for early stopping and calibration, and which pairs calibrate the OOD score."""
+"""Held-out queries for early stopping and calibration, and pairs for calibrating the OOD score."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from darl_opensearch.records.judgments import JudgedQuery
 from darl_opensearch.records.traffic import TrafficQuery
 from darl_opensearch.text import same_text
 
-MOST_SET_ASIDE = 10  # one judged item in so many, at most, is left out of training for the OOD calibration
+MOST_SET_ASIDE = 10  # at most one judged item in this many is left out of training for the OOD calibration
 
 
 def hold_out(
     queries: Sequence[JudgedQuery], share: float, seed: int, *, key: str = "dev_share", most: int | None = None
 ) -> tuple[list[JudgedQuery], list[JudgedQuery]]:
-    """Hold out a share of the queries; those of one text stay together.
+    """Hold out a share of the queries; queries with the same text stay together.
 
-    :param key: the configuration's key to name in an error.
-    :param most: texts held out; None: as many as the share says.
-    :return: the rest, and what is held out, in their order.
-    :raises InputError: when either part would be empty.
+    :param key: configuration key to name in errors.
+    :param most: maximum number of held-out texts; None: no maximum.
+    :return: remaining and held-out queries, in their order.
+    :raises InputError: if either part would be empty.
     """
     texts = list(dict.fromkeys(same_text(q.query) for q in queries))
     held_out = {texts[i] for i in draw_held_out(len(texts), share, seed, key=key, most=most)}
@@ -37,10 +37,10 @@ def hold_out(
 
 
 def draw_held_out(count: int, share: float, seed: int, *, key: str, most: int | None = None) -> list[int]:
-    """Draw which of the distinct query texts are held out.
+    """Sample the distinct query texts to hold out.
 
-    :return: their numbers, in order of first appearance from 0 on.
-    :raises InputError: when either part would be empty.
+    :return: their numbers, counted from 0 in order of first appearance.
+    :raises InputError: if either part would be empty.
     """
     n = round(count * share)
     if not 0 < n < count:
@@ -55,15 +55,16 @@ def retrieve_for_traffic(
     traffic: Sequence[TrafficQuery], texts: Container[str], used: Container[str], items: Mapping[str, Item], *,
     depth: int, index: Callable[[Iterator[tuple[str, str]]], Bm25Index],
 ) -> tuple[Retrieved, Retrieved]:  # fmt: skip
-    """What the pipeline retrieves for held-out queries, parted by whether an item was trained on.
+    """Split the items retrieved for held-out queries into unjudged and judged ones.
 
-    Those that were not share neither query nor item with the judged pairs, so the OOD score is calibrated on
-    them. Where the traffic names no items, BM25 over all items stands in for the first stage.
+    Pairs with unjudged items share neither query nor item with the judged pairs, so the OOD score is calibrated on
+    them. For traffic without items, BM25 over all items stands in for the first stage.
 
-    :param texts: texts of the judged queries, as :func:`darl_opensearch.text.same_text` has them.
-    :param depth: items retrieved for a query that names none.
-    :param index: makes the index that stands in for the first stage from ids and texts.
-    :return: queries with their items that were not judged, and with those that were; queries without any dropped.
+    :param texts: texts of the judged queries, in the form of :func:`darl_opensearch.text.same_text`.
+    :param used: ids of the judged items.
+    :param depth: items to retrieve for a query without items.
+    :param index: builds the BM25 index from ids and texts.
+    :return: queries with their unjudged items, and with their judged ones; without queries that have none.
     """
     bm25: Bm25Index | None = None
     parts: tuple[Retrieved, Retrieved] = ([], [])
@@ -74,21 +75,22 @@ def retrieve_for_traffic(
         if not ids:
             bm25 = bm25 or index((item.item_id, item.text) for item in items.values())
             ids = [hit.item_id for hit in bm25.search(query.query, depth)]
-        for trained in (False, True):
-            if ids_of_kind := tuple(item_id for item_id in ids if (item_id in used) == trained):
-                parts[trained].append((query, ids_of_kind))
+        for judged in (False, True):
+            if part_ids := tuple(item_id for item_id in ids if (item_id in used) == judged):
+                parts[judged].append((query, part_ids))
     return parts
 
 
 def choose_calibration_items(familiar: Retrieved, used: Collection[str], *, pairs: int) -> frozenset[str]:
-    """Choose judged items to leave out of training, where held-out queries retrieve hardly any other.
+    """Choose judged items to leave out of training, for held-out queries that retrieve hardly any unjudged ones.
 
-    The OOD score is calibrated on pairs that share no item with the training. Where nearly the whole catalogue is
-    judged, such pairs have to be made: items are left out in the order of their ids' digests, so that the next version
-    leaves out mostly the same, until there are enough pairs or a tenth of the judged items is gone.
+    The OOD score is calibrated on pairs that share no item with the training data. If nearly the whole catalogue is
+    judged, items are left out until there are enough such pairs, or a tenth of the judged items is left out. Their
+    order is that of their ids' digests, so that the next version leaves out mostly the same items.
 
     :param familiar: held-out queries with the judged items that they retrieve.
-    :param pairs: calibration pairs to make, roughly.
+    :param used: ids of the judged items.
+    :param pairs: approximate number of calibration pairs needed.
     """
     retrieved_by = Counter(item_id for _, ids in familiar for item_id in ids)
     chosen: set[str] = set()
@@ -102,10 +104,7 @@ def choose_calibration_items(familiar: Retrieved, used: Collection[str], *, pair
 
 
 def leave_out_items(queries: Sequence[JudgedQuery], dropped: Container[str]) -> list[JudgedQuery]:
-    """Drop pairs by their items.
-
-    :return: the queries with the other pairs; those that have none left are gone.
-    """
+    """Drop the pairs of some items, and queries that have no pairs left."""
     remaining = []
     for query in queries:
         places = [n for n, item_id in enumerate(query.item_ids) if item_id not in dropped]

@@ -1,4 +1,4 @@
-"""Streaming rows of JSONL, CSV, TSV and Parquet files."""
+"""Streaming rows from JSONL, CSV, TSV and Parquet files."""
 
 from __future__ import annotations
 
@@ -20,10 +20,7 @@ _PARQUET = (".parquet", ".pq")
 
 
 def data_suffix(path: Path) -> str:
-    """Last suffix of a file's name, ``.gz`` not counted.
-
-    :return: a suffix such as ``.tsv``, in lower case.
-    """
+    """Return a file's suffix in lower case, ignoring ``.gz``, such as ``.tsv``."""
     name = path.with_suffix("") if path.suffix == ".gz" else path
     return name.suffix.lower()
 
@@ -31,15 +28,15 @@ def data_suffix(path: Path) -> str:
 def read_table(
     path: Path, *, columns: Sequence[str] = (), delimiter: str = "", plain: Sequence[str] = ()
 ) -> Iterator[tuple[str, Row]]:
-    """Read one row after the other; the suffix says how (JSONL unless it is one of CSV, TSV or Parquet).
+    """Read a file row by row, in the format of its suffix (JSONL unless CSV, TSV or Parquet).
 
-    :param path: the file; a CSV, TSV or JSONL file may end in ``.gz``.
-    :param columns: the columns wanted of a Parquet file, where it has them; empty: all.
-    :param delimiter: what parts the cells of a CSV or TSV file, where its suffix does not say it.
-    :param plain: names of the columns of a file without a header, whose cells are never quoted.
-    :yields: where the row stands (``file, line n``; ``file, row n`` in Parquet) and its cells by column.
-    :raises InputError: when the file cannot be read, or a row has another number of cells than the header.
-    :raises MissingExtra: for a Parquet file, when pyarrow is not installed.
+    :param path: a CSV, TSV or JSONL file may end in ``.gz``.
+    :param columns: columns to read from a Parquet file if present; empty: all.
+    :param delimiter: of a CSV or TSV file; empty: by its suffix.
+    :param plain: column names of a CSV or TSV file without a header and without quoting.
+    :yields: ``file, line n`` (``file, row n`` in Parquet), for messages, and the cells by column.
+    :raises InputError: if the file cannot be read, or the number of cells differs from the header's.
+    :raises MissingExtra: for a Parquet file if pyarrow is not installed.
     """
     kind = data_suffix(path)
     if kind in _PARQUET:
@@ -51,10 +48,7 @@ def read_table(
 
 
 def list_columns(path: Path) -> tuple[str, ...]:
-    """List the columns of a Parquet file.
-
-    :return: their names; none for a file of another kind.
-    """
+    """List the columns of a Parquet file; empty for other files."""
     if data_suffix(path) not in _PARQUET:
         return ()
     return tuple(load("pyarrow.parquet", "parquet").read_schema(path).names)
@@ -64,7 +58,7 @@ def _read_delimited(path: Path, delimiter: str, plain: Sequence[str]) -> Iterato
     try:
         with reading(path), _open_text(path) as file:
             if csv.field_size_limit() < MAX_LINE_BYTES:
-                csv.field_size_limit(MAX_LINE_BYTES)  # its own limit of 128 kB is below a long description
+                csv.field_size_limit(MAX_LINE_BYTES)  # the default of 128 kB is too low for long descriptions
             reader = csv.reader(
                 _lines(path, file),
                 delimiter=delimiter,
@@ -104,7 +98,7 @@ def _open_text(path: Path) -> IO[str]:
 
 
 def _lines(path: Path, file: IO[str]) -> Iterator[str]:
-    """Lines as they are, none of them so long that it fills the memory."""
+    """Yield lines unchanged, and refuse one that is too long for memory."""
     number = 0
     while line := file.readline(MAX_LINE_BYTES + 1):
         number += 1
@@ -115,10 +109,10 @@ def _lines(path: Path, file: IO[str]) -> Iterator[str]:
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Read the lines of a text file that are not blank.
+    """Read the non-blank lines of a text file.
 
-    :yields: ``file, line n`` and the line.
-    :raises InputError: when it cannot be read.
+    :yields: ``file, line n``, for messages, and the stripped line.
+    :raises InputError: if the file cannot be read.
     """
     with reading(path), _open_text(path) as file:
         for number, line in enumerate(_lines(path, file), 1):
@@ -127,9 +121,9 @@ def read_lines(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def read_document(path: Path) -> Row:
-    """Read a file that is one JSON object. It is in memory as a whole.
+    """Read a file with one JSON object into memory.
 
-    :raises InputError: when it cannot be read, or is something else.
+    :raises InputError: if it cannot be read, or is not a JSON object.
     """
     with reading(path), open_bytes(path) as file:
         data = file.read()

@@ -1,10 +1,10 @@
-"""Building blocks of importers: the files and fields they read, and the grade scale they map to."""
+"""Building blocks of importers: files and fields to read, and the grade scale to map to."""
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Protocol
@@ -15,22 +15,23 @@ from darl_opensearch.scores import GradeScale
 from darl_opensearch.settings import Field, nearest
 from darl_opensearch.text import ItemTemplate
 from trainer.data.importers.gathering import Gathering
-from trainer.data.tables import Row, list_columns, read_table
+from trainer.data.tables import Row, data_suffix, list_columns, read_table
 from trainer.registry import Registry
 
-MAX_GRADE = 9  # a higher rating is a measurement that needs cut points, not a grade
-SAMPLE_ITEMS = 1000  # items looked at to guess which fields are text
-MOST_FIELDS = 8  # fields of a guessed template: the item cap has room for no more
+MAX_GRADE = 9  # a higher rating is not a grade but a measurement that needs cut points
+SAMPLE_ITEMS = 1000  # items from which to guess the text fields
+MOST_FIELDS = 8  # fields of a guessed template: more would exceed the item cap
 _TITLES = ("title", "name", "headline", "product_title", "product_name")
 
 
 @dataclass(frozen=True)
 class FileSpec:
-    """One of the files that an importer reads.
+    """A file that an importer reads.
 
-    :param name: what it is called in messages, such as ``products``.
-    :param takes: fields that are read where they are there.
-    :param usual: names of the file in a folder of the data set, without suffix.
+    :param name: in messages, such as ``products``.
+    :param needs: required fields.
+    :param takes: optional fields.
+    :param usual: usual names of the file, without suffix.
     """
 
     name: str
@@ -42,7 +43,7 @@ class FileSpec:
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """Every field that is read by name."""
+        """All fields that are read by name."""
         return (*self.needs, *self.takes)
 
 
@@ -50,51 +51,61 @@ class FileSpec:
 class ImportFiles:
     """The files of one import.
 
-    :param names: what a field of ours (``query``, or ``SOURCE.query`` for one file alone) is called in the files,
-        where it is called something else.
+    :param names: field names in the files, where they differ, by our field (``query``, or ``SOURCE.query`` for a
+        single file).
     """
 
     paths: Mapping[str, Path]
     names: Mapping[str, str] = field(default_factory=dict)
 
-    def rows(self, source: FileSpec, *, project: bool = False, **how: Any) -> Iterator[tuple[str, Row]]:
-        """Read one of the files, its fields under our names.
+    def rows(
+        self, source: FileSpec, *, project: bool = False, delimiter: str = "", plain: Sequence[str] = ()
+    ) -> Iterator[tuple[str, Row]]:
+        """Read a file, with fields renamed to ours.
 
-        :param project: read no other columns of a Parquet file than those of the source.
-        :param **how: ``delimiter`` or ``plain``, see :func:`~trainer.data.tables.read_table`.
-        :yields: where the row stands, and its fields.
-        :raises InputError: when a row lacks a needed field, naming the nearest that it has, or when there is no row.
+        :param project: read only the source's columns of a Parquet file.
+        :param delimiter: of a CSV or TSV file; empty: by its suffix.
+        :param plain: column names, if the file is TSV: it then has neither a header nor quoting.
+        :yields: file and line, and the fields.
+        :raises InputError: for a row without a required field, naming the nearest one, or a file without rows.
         """
-        columns = {name: self.called(source, name) for name in source.fields}
+        path = self.paths[source.name]
+        columns = {name: self.column_of(source, name) for name in source.fields}
         renamed = {name: column for name, column in columns.items() if column != name}
         unmatched, first = set(renamed), None
-        for where, row in read_table(self.paths[source.name], columns=list(columns.values()) if project else (), **how):
+        for where, row in read_table(
+            path, columns=list(columns.values()) if project else (), delimiter=delimiter,
+            plain=plain if data_suffix(path) in (".tsv", ".txt") else (),
+        ):  # fmt: skip
             row = unwrap(row)
             first = first or (where, row)
             for name in source.needs:
                 if columns[name] not in row:
-                    present = list_columns(self.paths[source.name]) or row  # the row has only what was asked for
+                    present = list_columns(path) or row  # a projected row lacks the file's other columns
                     raise missing_field(columns[name], present, where)
             if fields := {name: row[column] for name, column in renamed.items() if column in row}:
                 unmatched -= fields.keys()
                 row = row | fields
             yield where, row
         if first is None:
-            raise InputError(f"the file of {source.name} has no rows", where=str(self.paths[source.name]),
-                             todo="check whether the file is complete")  # fmt: skip
-        if unmatched:  # a name given with --field that no row has: a typo
+            raise InputError(
+                f"the file of {source.name} has no rows", where=str(path), todo="check whether the file is complete"
+            )
+        if unmatched:  # no row has a field named with --field: a typo
             raise missing_field(renamed[min(unmatched)], first[1], first[0])
 
-    def called(self, source: FileSpec, name: str) -> str:
-        """Say what a field of ours is called in a file."""
+    def column_of(self, source: FileSpec, name: str) -> str:
+        """Return a field's name in a file."""
         return self.names.get(f"{source.name}.{name}", self.names.get(name, name))
 
 
 @dataclass(frozen=True)
 class Target:
-    """What an importer made of its files, beside what it put into the store.
+    """An import's scale and template; its items and judgments are in the store.
 
-    :param counts: what was passed over, and why.
+    :param judged_only: whether to write only judged items.
+    :param counts: skipped rows, by reason.
+    :param notes: remarks for the user.
     """
 
     scale: GradeScale
@@ -107,13 +118,13 @@ class Target:
 class Importer(Protocol):
     """A format of judgments. Its parameters are the fields of a frozen dataclass.
 
-    :param sources: the files it reads, in the order in which they are named.
+    :param sources: files to read, in command-line order.
     """
 
     sources: ClassVar[tuple[FileSpec, ...]]
 
     def read(self, files: ImportFiles, store: Gathering) -> Target:
-        """Read everything into the store."""
+        """Read all files into the store."""
         ...
 
 
@@ -129,17 +140,14 @@ TextFields = Annotated[
 
 
 def split_list(text: str) -> tuple[str, ...]:
-    """Take a list with commas apart.
-
-    :return: its parts, without blanks around them.
-    """
+    """Split a comma-separated list and strip its parts."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def parse_numbers(text: str, name: str) -> tuple[float, ...]:
-    """Read increasing numbers with commas.
+    """Parse a comma-separated list of increasing numbers.
 
-    :raises UsageError: when one is not a number, or they do not increase.
+    :raises UsageError: if one is not a number, or they do not increase.
     """
     try:
         values = tuple(float(part) for part in split_list(text))
@@ -152,11 +160,11 @@ def parse_numbers(text: str, name: str) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class GradeMapping:
-    """How source values become grades.
+    """Maps source values to grades.
 
     :param labels: names of the grades, lowest first; empty: ``grade 0`` …
-    :param gains: gain of each grade; empty: 0, 1, 2, …
-    :param cuts: a value's grade is the number of cut points at or below it; empty: the value is the grade.
+    :param gains: of each grade; empty: 0, 1, 2, …
+    :param cuts: cut points; a value's grade is the number of them at or below it; empty: the value is the grade.
     """
 
     labels: tuple[str, ...] = ()
@@ -165,9 +173,9 @@ class GradeMapping:
 
     @classmethod
     def of(cls, labels: str = "", gains: str = "", cuts: str = "") -> GradeMapping:
-        """Read the parameters.
+        """Parse the parameters.
 
-        :raises UsageError: when their numbers do not fit together.
+        :raises UsageError: if they do not match in number.
         """
         mapping = cls(split_list(labels), parse_numbers(gains, "gains"), parse_numbers(cuts, "cuts"))
         k = len(mapping.cuts) + 1 if mapping.cuts else None
@@ -182,10 +190,10 @@ class GradeMapping:
         return mapping
 
     def grade(self, value: object, name: str, where: str) -> int:
-        """Grade a value.
+        """Map a value to its grade.
 
-        :param value: a label, a whole number (``2``, ``"2"``, ``"2.000"``), or with cut points any number.
-        :raises InputError: when it is not a grade.
+        :param value: a label, a whole number (``2``, ``"2"``, ``"2.000"``), or any number with cut points.
+        :raises InputError: if it is not a grade.
         """
         if isinstance(value, str) and self.labels:
             folded = [label.casefold() for label in self.labels]
@@ -204,10 +212,9 @@ class GradeMapping:
         return int(number)
 
     def scale(self, highest: int) -> GradeScale:
-        """Give the scale.
+        """Return the scale: its size is that of labels, gains or cut points, else ``highest + 1``, but at least 2.
 
-        :return: as many grades as labels, gains or cut points say, else as were seen, but two.
-        :raises UsageError: when labels and gains are not as many.
+        :raises UsageError: if labels and gains differ in number.
         """
         k = len(self.labels) or len(self.gains) or (len(self.cuts) + 1 if self.cuts else max(2, highest + 1))
         names = self.labels or tuple(f"grade {n}" for n in range(k))
@@ -220,11 +227,11 @@ class GradeMapping:
 
 
 def choose_template(store: Gathering, wanted: str) -> ItemTemplate:
-    """Name the fields that become text.
+    """Choose the fields to render as text.
 
-    :param wanted: the parameter ``template``; empty: a title first, then what has two words or more on average.
-    :raises UsageError: when a named field is in none of the items looked at.
-    :raises InputError: when no field is text.
+    :param wanted: the parameter ``template``; empty: the title, then fields with two or more words on average.
+    :raises UsageError: if none of the sampled items has a named field.
+    :raises InputError: if no field is text.
     """
     words: dict[str, list[int]] = {}
     for item in store.sample(SAMPLE_ITEMS):
@@ -244,32 +251,32 @@ def choose_template(store: Gathering, wanted: str) -> ItemTemplate:
 
 
 def unwrap(row: Row) -> Row:
-    """Unwrap a document from the ``_source`` of an index export, where it has one."""
+    """Return the ``_source`` of an index export's row, or the row itself."""
     source = row.get("_source")
     return source if isinstance(source, dict) else row
 
 
 def missing_field(name: str, row: Collection[str], where: str, *, mapped: bool = True) -> InputError:
-    """Say that a row lacks a field, and which it may be called.
+    """Make the error for a missing field, suggesting a similar one.
 
-    :param mapped: whether ``--field`` can say what it is called.
+    :param mapped: whether the field can be mapped with ``--field``.
     """
     todo = f"map it with --field; {nearest(name, row)}" if mapped else nearest(name, row)
     return InputError(f"there is no field {name!r}", where=where, todo=todo)
 
 
 def text_of(row: Mapping[str, Any], name: str, where: str) -> str:
-    """Read a text that must be there.
+    """Read and strip a required text.
 
-    :raises InputError: when it is empty or not text.
+    :raises InputError: if it is empty or not text.
     """
     return parse_text(row, name, where, todo="fill it, or drop the line").strip()
 
 
 def id_of(row: Mapping[str, Any], name: str, where: str) -> str:
-    """Read an id, without the blanks that a table may have around it.
+    """Read and strip a required id.
 
-    :raises InputError: when it is missing, or neither text nor a whole number.
+    :raises InputError: if it is missing, or neither text nor a whole number.
     """
     return require_id(row, name, where).strip()
 

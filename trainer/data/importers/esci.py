@@ -1,4 +1,4 @@
-"""Amazon's shopping queries."""
+"""Amazon's Shopping Queries data set (ESCI)."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Esci:
     items: ItemsWritten = "judged"
 
     def read(self, files: ImportFiles, store: Gathering) -> Target:
-        """Join the examples that the filters let through with their products."""
+        """Read the examples that pass the filters, and their products."""
         filtered = 0
         for where, row in files.rows(EXAMPLES, project=True):
             if not self._wanted(row, where):
@@ -80,6 +80,6 @@ class Esci:
         return wanted
 
     def _item_id(self, row: dict[str, Any], where: str) -> str:
-        # One ASIN stands for another product in each market.
+        # An ASIN identifies different products in different markets.
         product_id = id_of(row, "product_id", where)
         return f"{row['product_locale']}:{product_id}" if self.locale == "all" else product_id

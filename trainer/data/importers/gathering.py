@@ -1,4 +1,4 @@
-"""Where an import gathers items and judgments: SQLite in a temporary file, so that no table has to fit in memory."""
+"""Temporary store of an import: SQLite in a scratch file, so that no table has to fit in memory."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ CREATE TABLE written (id TEXT PRIMARY KEY) WITHOUT ROWID;
 
 @dataclass
 class ImportCounts:
-    """What an import read and wrote.
+    """Counts of what an import read and wrote.
 
-    :param grades: judgments written of each grade, lowest first.
-    :param repeated_items: items that were there before, to the letter.
-    :param repeated_judgments: judgments of a pair that was judged before.
+    :param grades: judgments written per grade, lowest first.
+    :param repeated_items: exact repeats.
+    :param repeated_judgments: further judgments of a judged pair.
     :param dropped_items: items without any of the template's fields.
-    :param dropped_judgments: judgments of an item that is not there.
+    :param dropped_judgments: judgments of missing items.
     """
 
     items: int = 0
@@ -53,11 +53,10 @@ class ImportCounts:
 
 
 class Gathering:
-    """Items and judgments on their way from any format into ours. Use it in a ``with`` statement.
+    """Collects items and judgments and writes them in our format. Use it in a ``with`` statement.
 
-    :param repeats: what becomes of a pair that is judged twice with different grades: one of :data:`REPEATS`.
-    :param missing: what becomes of a judgment whose item is not there, and of an item without text: one of
-        :data:`MISSING`.
+    :param repeats: what to do with a pair that has two grades: one of :data:`REPEATS`.
+    :param missing: what to do with judgments of missing items, and items without text: one of :data:`MISSING`.
     """
 
     def __init__(self, path: Path, *, repeats: str = "refuse", missing: str = "refuse") -> None:
@@ -74,11 +73,11 @@ class Gathering:
         self._db.close()
 
     def item(self, where: str, item_id: str, fields: Mapping[str, Any]) -> None:
-        """Add an item; one that repeats an earlier one to the letter is counted and passed over.
+        """Add an item; exact repeats are counted and skipped.
 
-        :raises InputError: when another item has this id.
+        :raises InputError: if a different item has this id.
         """
-        line = _json({"id": item_id} | _kept(fields))
+        line = _json({"id": item_id} | _drop_empty(fields))
         if self._db.execute("INSERT OR IGNORE INTO item (id, line, at) VALUES (?, ?, ?)",
                             (item_id, line, where)).rowcount:  # fmt: skip
             return
@@ -105,13 +104,12 @@ class Gathering:
     ) -> None:
         """Add a judgment.
 
-        :param query_id: the query's id; empty: its text.
-        :param repeats: what becomes of a pair with two grades, where it is not the store's own rule.
-        :raises InputError: for an empty or far too long query, one whose id has another text, or two grades for
-            one pair.
+        :param query_id: empty: the query's text.
+        :param repeats: rule for a pair with two grades; empty: the store's.
+        :raises InputError: for an empty or far too long query, a query id with two texts, or a pair with two grades.
         """
         number = self._number_of(where, query_id, query)
-        values = (number, item_id, grade, slice, _json(_kept(extra)) if extra else "", where)
+        values = (number, item_id, grade, slice, _json(_drop_empty(extra)) if extra else "", where)
         insert = "INSERT OR IGNORE INTO judgment (query, item, grade, slice, extra, at) VALUES (?, ?, ?, ?, ?, ?)"
         if self._db.execute(insert, values).rowcount:
             return
@@ -132,28 +130,22 @@ class Gathering:
             )
 
     def sql(self, statement: str, values: Iterable[Any] = ()) -> sqlite3.Cursor:
-        """Run a statement on tables of an importer's own.
+        """Run SQL on an importer's own tables.
 
-        :param statement: SQL; the tables ``item``, ``query``, ``judgment`` and ``written`` are taken.
+        :param statement: must leave the tables ``item``, ``query``, ``judgment`` and ``written`` alone.
         """
         return self._db.execute(statement, tuple(values))
 
     def highest_grade(self) -> int:
-        """Find the highest grade so far."""
+        """Return the highest grade so far."""
         return int(self._db.execute("SELECT ifnull(max(grade), 0) FROM judgment").fetchone()[0])
 
     def judgments(self) -> Iterator[tuple[str, str, int]]:
-        """Give the judgments.
-
-        :yields: query text, item id and grade.
-        """
+        """Yield query text, item id and grade of each judgment."""
         yield from self._db.execute("SELECT q.text, j.item, j.grade FROM judgment j JOIN query q ON q.n = j.query")
 
     def sample(self, count: int) -> Iterator[dict[str, Any]]:
-        """Give the first items.
-
-        :yields: their fields, ``id`` included.
-        """
+        """Yield the fields of the first items, ``id`` included."""
         for (line,) in self._db.execute("SELECT line FROM item ORDER BY n LIMIT ?", (count,)):
             yield json.loads(line)
 
@@ -168,10 +160,10 @@ class Gathering:
     ) -> ImportCounts:
         """Write ``items.jsonl`` and ``judgments.jsonl``.
 
-        :param folder: an existing folder; None: check and count, write nothing.
-        :param template: how items become text: one that would have none is refused or dropped.
-        :param passed_over: what the importer passed over, to say where nothing is left.
-        :raises InputError: when a judged item is not there, or nothing is left.
+        :param folder: existing folder; None: check and count only.
+        :param template: renders items; those without text are refused or dropped.
+        :param passed_over: the importer's counts of skipped rows, for the error if no judgment is left.
+        :raises InputError: for a missing judged item, or no judgments.
         """
         with _lines(folder, ITEMS) as write:
             for line in self._writable_items(template, judged_only=judged_only):
@@ -236,7 +228,7 @@ class Gathering:
         return int(number)
 
 
-def _kept(fields: Mapping[str, Any]) -> dict[str, Any]:
+def _drop_empty(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: value
         for name, value in fields.items()
@@ -245,7 +237,7 @@ def _kept(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _json(value: Mapping[str, Any]) -> str:
-    """Write JSON, which knows no NaN: deep in a value of Parquet it becomes null."""
+    """Render as JSON, with null for nan, which nested Parquet values may contain."""
     try:
         return json.dumps(value, ensure_ascii=False, default=str, allow_nan=False)
     except ValueError:
@@ -254,7 +246,7 @@ def _json(value: Mapping[str, Any]) -> str:
 
 @contextlib.contextmanager
 def _lines(folder: Path | None, name: str) -> Iterator[Callable[[str], object]]:
-    """Write lines into a file of a folder, or nowhere."""
+    """Write lines to a file in a folder, or nowhere without a folder."""
     if folder is None:
         yield lambda line: None
         return

@@ -1,4 +1,4 @@
-"""Judgments in any table format, under any field names."""
+"""Judgments in any table format, with any field names."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ class Jsonl:
     template: TextFields = ""
 
     def read(self, files: ImportFiles, store: Gathering) -> Target:
-        """Read the judgments, and the items beside or inside them."""
+        """Read the judgments, and the items from their own file or from the judgments."""
         grading = GradeMapping.of(self.labels, self.gains, self.cuts)
         inline = ITEMS.name not in files.paths
-        judgment_fields = {*JUDGMENTS.fields} | {files.called(JUDGMENTS, name) for name in JUDGMENTS.fields}
+        judgment_fields = {*JUDGMENTS.fields} | {files.column_of(JUDGMENTS, name) for name in JUDGMENTS.fields}
         for where, row in files.rows(JUDGMENTS):
             line = LineKind().parse(row, where)
             item_id = line.item_id.strip()
@@ -63,9 +63,6 @@ class Jsonl:
 
 
 def import_items(source: FileSpec, files: ImportFiles, store: Gathering) -> None:
-    """Read a file of items whose every field is kept.
-
-    :param source: which file; it has an ``id``.
-    """
+    """Read a file of items with all their fields; ``id`` is required."""
     for where, row in files.rows(source):
         store.item(where, id_of(row, "id", where), row)

@@ -1,4 +1,4 @@
-"""One import from end to end: files in, a project to train from out."""
+"""An import from end to end: from files of judgments to a project to train."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import dataclasses
 import json
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,9 @@ CONFIG = "darl.toml"
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import did.
+    """Outcome of an import.
 
-    :param folder: where it was written; None for a dry run.
+    :param folder: output folder; None for a dry run.
     """
 
     format: str
@@ -65,43 +65,48 @@ def run_import(
 ) -> Imported:
     """Import judgments: write ``items.jsonl``, ``judgments.jsonl`` and ``darl.toml``.
 
-    What does not fit is gathered in SQLite in a temporary file of about the size of the input, on the disk that
-    is written to: memory does not grow with the files.
+    Data is collected in a temporary SQLite file of about the size of the input, on the output disk, so memory does not
+    grow with the files.
 
-    :param paths: its files in order, or the one folder that holds them under their usual names.
-    :param out: the folder to make; None: check and count, write nothing.
-    :param fields: what a field of ours is called in the files, where it is called something else.
-    :param repeats: what becomes of a pair with two grades: one of :data:`~trainer.data.importers.gathering.REPEATS`.
-    :param missing: what becomes of a judgment whose item is not there, and of an item without text: one of
+    :param paths: the format's files in order, or one folder with their usual names.
+    :param out: folder to create; None: check and count only.
+    :param fields: field names in the files, where they differ, by our field.
+    :param repeats: what to do with a pair with two grades: one of :data:`~trainer.data.importers.gathering.REPEATS`.
+    :param missing: what to do with judgments of missing items, and items without text: one of
         :data:`~trainer.data.importers.gathering.MISSING`.
-    :param model: name of the model in ``darl.toml``; empty: from the folder's.
-    :raises UsageError: for an unknown format, parameter or field, or a folder that is there already.
-    :raises InputError: naming file, line and field of what is wrong.
+    :param model: model name in ``darl.toml``; empty: made from the folder's name.
+    :raises UsageError: for an unknown format, parameter or field, or an existing folder.
+    :raises InputError: naming file, line and field of invalid input.
     """
     for what, value, choices in (("repeats", repeats, REPEATS), ("missing", missing, MISSING)):
         if value not in choices:
             raise UsageError(f"{what} is {value!r}", todo=f"choose one of {', '.join(choices)}")
     make, values = IMPORTERS.resolve(name, IMPORTERS.read_texts(name, params or {}))
-    import_files = ImportFiles(_assign(name, make.sources, paths), _checked(name, make.sources, fields or {}))
-    if out is None:
-        with tempfile.TemporaryDirectory(prefix="darl-import-") as scratch, _store(scratch, repeats, missing) as store:
+    import_files = ImportFiles(_assign(name, make.sources, paths), dict(fields or {}))
+    _check_fields(name, make.sources, import_files.names)
+    if out is not None:
+        check_empty(out)
+    with contextlib.ExitStack() as stack:
+        work = None if out is None else stack.enter_context(new_folder(out))
+        prefix, parent = ("darl-import-", None) if work is None else (".darl-", work.parent)
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix=prefix, dir=parent))
+        todo = "free space on this disk; a dry run uses TMPDIR"
+        with (
+            sqlite_errors("the temporary database failed", where=scratch, todo=todo),
+            Gathering(Path(scratch) / "import.sqlite", repeats=repeats, missing=missing) as store,
+        ):
             target = make(**values).read(import_files, store)
-            return Imported(name, None, _write(store, None, target), target)
-    check_empty(out)
-    with new_folder(out) as work, tempfile.TemporaryDirectory(dir=work.parent, prefix=".darl-") as scratch:
-        with _store(scratch, repeats, missing) as store:
-            target = make(**values).read(import_files, store)
-            counts = _write(store, work, target)
-        text = render_config(name, target, counts, model or model_name(out))
-        (work / CONFIG).write_text(text, encoding="utf-8")
+            counts = store.write(
+                work, target.template, judged_only=target.judged_only, k=target.scale.k, passed_over=target.counts
+            )
+        if out is not None and work is not None:
+            text = render_config(name, target, counts, model or model_name(out))
+            (work / CONFIG).write_text(text, encoding="utf-8")
     return Imported(name, out, counts, target)
 
 
 def render_config(format: str, target: Target, counts: ImportCounts, model: str) -> str:
-    """Write a ``darl.toml`` to start from.
-
-    :return: TOML; everything that it leaves out has its default.
-    """
+    """Render a starting ``darl.toml``; all other keys keep their defaults."""
     scale, template = target.scale, target.template
     lines = [
         f"# From {format}: {counts.judgments} judgments of {counts.queries} queries, {counts.items} items.",
@@ -126,25 +131,9 @@ def render_config(format: str, target: Target, counts: ImportCounts, model: str)
 
 
 def model_name(folder: Path) -> str:
-    """Make a model's name from a folder's."""
+    """Turn a folder's name into a model name."""
     slug = re.sub(r"[^a-z0-9._-]+", "-", folder.absolute().name.lower()).strip("-._")
     return slug[:63] or "model"
-
-
-@contextlib.contextmanager
-def _store(scratch: str, repeats: str, missing: str) -> Iterator[Gathering]:
-    todo = "free space on this disk; a dry run uses TMPDIR"
-    with (
-        sqlite_errors("the temporary database failed", where=scratch, todo=todo),
-        Gathering(Path(scratch) / "import.sqlite", repeats=repeats, missing=missing) as store,
-    ):
-        yield store
-
-
-def _write(store: Gathering, work: Path | None, target: Target) -> ImportCounts:
-    return store.write(
-        work, target.template, judged_only=target.judged_only, k=target.scale.k, passed_over=target.counts
-    )
 
 
 def _assign(name: str, sources: Sequence[FileSpec], paths: Sequence[Path]) -> dict[str, Path]:
@@ -178,15 +167,14 @@ def _in_folder(name: str, sources: Sequence[FileSpec], folder: Path) -> dict[str
     return paths
 
 
-def _checked(name: str, sources: Sequence[FileSpec], fields: Mapping[str, str]) -> dict[str, str]:
+def _check_fields(name: str, sources: Sequence[FileSpec], fields: Mapping[str, str]) -> None:
     allowed = {field for source in sources for field in source.fields}
     allowed |= {f"{source.name}.{field}" for source in sources for field in source.fields}
     for ours in fields:
         if ours not in allowed:
             raise UsageError(f"format {name!r} reads no field {ours!r}", todo=nearest(ours, allowed))
-    return dict(fields)
 
 
 def _toml(value: object) -> str:
-    # JSON writes texts, numbers and lists as TOML reads them, but for U+007F, which TOML wants escaped.
+    # JSON's strings, numbers and lists are valid TOML, except for U+007F, which TOML requires escaped.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

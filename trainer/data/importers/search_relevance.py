@@ -61,10 +61,10 @@ class SearchRelevance:
         return Target(scale, choose_template(store, self.template), self.items == "judged", {"judgment_lists": lists})
 
     def rate(self, files: ImportFiles, store: Gathering) -> int:
-        """Read the ratings alone.
+        """Read only the ratings.
 
-        :raises UsageError: when the requested list does not exist.
-        :raises InputError: when there is no list at all, or a rating is not a grade.
+        :raises UsageError: if the requested list does not exist.
+        :raises InputError: for a file without lists, or a rating that is not a grade.
         """
         grading = GradeMapping.of(self.labels, self.gains, self.cuts)
         names: set[str] = set()
@@ -84,7 +84,7 @@ class SearchRelevance:
             if self.list:
                 raise UsageError(f"there is no judgment list {self.list!r}", todo=nearest(self.list, names))
             raise InputError(
-                "the file holds no judgment list",
+                "the file has no judgment list",
                 where=str(files.paths[LISTS.name]),
                 todo="export one with status COMPLETED",
             )
@@ -92,7 +92,7 @@ class SearchRelevance:
 
 
 def _documents(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Give judgment lists, out of whatever an API or an export wraps around them."""
+    """Yield judgment lists, unwrapped from API responses and exports."""
     rows = read_table(path) if data_suffix(path) in (".jsonl", ".ndjson") else iter([(str(path), read_document(path))])
     for where, row in rows:
         hits = row.get("hits")

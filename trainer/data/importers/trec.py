@@ -25,7 +25,7 @@ from trainer.data.importers.base import (
     text_of,
 )
 from trainer.data.importers.gathering import Gathering
-from trainer.data.tables import data_suffix, read_lines
+from trainer.data.tables import read_lines
 
 QRELS = FileSpec("qrels", "lines of topic, 0, document, grade; or BEIR's three columns", (), (), ("qrels",))
 TOPICS = FileSpec("topics", "JSONL, or TSV without a header: id, text", ("id", "text"), (), ("topics", "queries"))
@@ -49,7 +49,7 @@ class Trec:
     template: TextFields = ""
 
     def read(self, files: ImportFiles, store: Gathering) -> Target:
-        """Join the qrels with their topics and documents."""
+        """Read the qrels with their topics and documents."""
         grading = GradeMapping.of(self.labels, self.gains)
         read_texts(TOPICS, files, store, "topic")
         dropped = 0
@@ -65,8 +65,7 @@ class Trec:
             elif value.startswith("-") and value[1:].isdigit():
                 raise InputError(f"grade {value} is below 0", where=where, todo="pass --set negative=zero or drop")
             store.judge(where, topic, query, document, grading.grade(value, "grade", where))
-        columns = split_list(self.columns) if data_suffix(files.paths[DOCUMENTS.name]) in (".tsv", ".txt") else ()
-        for where, row in files.rows(DOCUMENTS, plain=columns):
+        for where, row in files.rows(DOCUMENTS, plain=split_list(self.columns)):
             store.item(where, id_of(row, "id", where), row)
         counts = {"dropped_negative_grades": dropped}
         scale = grading.scale(store.highest_grade())
@@ -74,15 +73,14 @@ class Trec:
 
 
 def read_texts(source: FileSpec, files: ImportFiles, store: Gathering, table: str) -> None:
-    """Read ids with a text each into a table of the store.
+    """Read ids and texts into a new table of the store.
 
-    :param source: JSONL, or a TSV without a header; it needs ``id`` and ``text``.
-    :param table: the table to make; a constant of the caller's.
-    :raises InputError: when an id appears twice with different texts.
+    :param source: JSONL, or TSV without a header, with ``id`` and ``text``.
+    :param table: name of the new table; a constant, as it is put into SQL.
+    :raises InputError: for an id with two texts.
     """
     store.sql(f"CREATE TABLE {table} (id TEXT PRIMARY KEY, text TEXT, at TEXT) WITHOUT ROWID")
-    plain = ("id", "text") if data_suffix(files.paths[source.name]) in (".tsv", ".txt") else ()
-    for where, row in files.rows(source, plain=plain):
+    for where, row in files.rows(source, plain=("id", "text")):
         key, text = id_of(row, "id", where), text_of(row, "text", where)
         if not store.sql(f"INSERT OR IGNORE INTO {table} VALUES (?, ?, ?)", (key, text, where)).rowcount:
             before, at = store.sql(f"SELECT text, at FROM {table} WHERE id = ?", (key,)).fetchone()
@@ -95,10 +93,7 @@ def read_texts(source: FileSpec, files: ImportFiles, store: Gathering, table: st
 
 
 def look_up_text(store: Gathering, table: str, key: str) -> str | None:
-    """Look up a text.
-
-    :param table: a table that :func:`read_texts` made.
-    """
+    """Look up a text in a table of :func:`read_texts`."""
     row: tuple[Any, ...] | None = store.sql(f"SELECT text FROM {table} WHERE id = ?", (key,)).fetchone()
     return str(row[0]) if row else None
 

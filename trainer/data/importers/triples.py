@@ -1,4 +1,4 @@
-"""Triples of a query, something relevant and something that is not."""
+"""Triples of a query, a relevant text and an irrelevant one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from darl_opensearch.text import ItemTemplate
 from trainer.data.importers.base import IMPORTERS, FileSpec, ImportFiles, ItemsWritten, Target, id_of, text_of
 from trainer.data.importers.gathering import Gathering
 from trainer.data.importers.trec import look_up_text, read_texts
-from trainer.data.tables import data_suffix
 
 TRIPLES = FileSpec(
     "triples", "JSONL, or TSV without a header: query, positive, negative; ids if the other two files are given",
@@ -40,17 +39,16 @@ class Triples:
     items: ItemsWritten = "judged"
 
     def read(self, files: ImportFiles, store: Gathering) -> Target:
-        """Read the triples, and the texts that their ids stand for.
+        """Read the triples, and the texts of their ids if they have ids.
 
-        :raises UsageError: when there are queries but no collection.
+        :raises UsageError: for queries without a collection.
         """
         by_id = QUERIES.name in files.paths
         if by_id and COLLECTION.name not in files.paths:
             raise UsageError("there are queries but no collection", todo="give triples, queries and collection")
         if by_id:
             read_texts(QUERIES, files, store, "topic")
-        plain = TRIPLES.needs if data_suffix(files.paths[TRIPLES.name]) in (".tsv", ".txt") else ()
-        for where, row in files.rows(TRIPLES, plain=plain):
+        for where, row in files.rows(TRIPLES, plain=TRIPLES.needs):
             query_id, query = self._query(row, where, store, by_id=by_id)
             for name, grade in (("positive", 1), ("negative", 0)):
                 if by_id:
@@ -61,8 +59,7 @@ class Triples:
                     store.item(where, item_id, {FIELD: text})
                 store.judge(where, query_id, query, item_id, grade, repeats="highest")
         if by_id:
-            plain = COLLECTION.needs if data_suffix(files.paths[COLLECTION.name]) in (".tsv", ".txt") else ()
-            for where, row in files.rows(COLLECTION, plain=plain):
+            for where, row in files.rows(COLLECTION, plain=COLLECTION.needs):
                 store.item(where, id_of(row, "id", where), row)
         return Target(SCALE, ItemTemplate((f"={FIELD}",)), self.items == "judged")
 

@@ -37,7 +37,7 @@ EVENTS = FileSpec(
 )  # fmt: skip
 ITEMS = FileSpec("items", "one item per row; its id is the events' object_id", ("id",), (), ("items", "products"))
 _TABLES = (
-    "CREATE TABLE search (id TEXT PRIMARY KEY, text TEXT, said TEXT) WITHOUT ROWID",
+    "CREATE TABLE search (id TEXT PRIMARY KEY, text TEXT, spelt TEXT) WITHOUT ROWID",
     "CREATE TABLE shown (search TEXT, item TEXT, rank INTEGER, PRIMARY KEY (search, item)) WITHOUT ROWID",
     "CREATE TABLE clicked (search TEXT, item TEXT, PRIMARY KEY (search, item)) WITHOUT ROWID",
 )
@@ -45,10 +45,10 @@ _RATES = """
 CREATE TABLE rate AS SELECT rank, 1.0 * count(c.item) / count(*) AS expected
 FROM shown s LEFT JOIN clicked c ON c.search = s.search AND c.item = s.item GROUP BY rank
 """
-# Searches of one text may differ in case: which spelling stands for them all does not matter, but it must be one.
-_SPELLING = "CREATE TABLE spelling AS SELECT text, max(said) AS said FROM search GROUP BY text"
+# Searches with the same text may differ in case: any one spelling can represent them.
+_SPELLING = "CREATE TABLE spelling AS SELECT text, max(spelt) AS spelt FROM search GROUP BY text"
 _PAIRS = """
-SELECT q.text, w.said, s.item, count(*) AS impressions, count(c.item) AS clicks, sum(r.expected) AS expected
+SELECT q.text, w.spelt, s.item, count(*) AS impressions, count(c.item) AS clicks, sum(r.expected) AS expected
 FROM shown s JOIN search q ON q.id = s.search JOIN rate r ON r.rank = s.rank
 JOIN spelling w ON w.text = q.text
 LEFT JOIN clicked c ON c.search = s.search AND c.item = s.item
@@ -58,7 +58,7 @@ GROUP BY q.text, s.item ORDER BY q.text, s.item
 
 @dataclass(frozen=True, kw_only=True)
 class ClickRules:
-    """What counts as shown and as clicked."""
+    """What counts as an impression and as a click."""
 
     min_impressions: int = setting(10, "minimum impressions of an item for a query", least=1)
     max_rank: int = setting(20, "deepest rank that counts as seen", least=1)
@@ -77,7 +77,7 @@ class ClickRules:
 class Ubi(ClickRules):
     """Clicks of User Behavior Insights, as weak grades by clicks over expected clicks (COEC).
 
-    What is clicked at a rank as often as anything else at that rank has COEC 1.
+    An item with the average click rate of its rank has COEC 1.
     """
 
     sources: ClassVar[tuple[FileSpec, ...]] = (QUERIES, EVENTS, ITEMS)
@@ -88,9 +88,9 @@ class Ubi(ClickRules):
     template: TextFields = ""
 
     def read(self, files: ImportFiles, store: Gathering) -> Target:
-        """Count what was shown and clicked, and grade the pairs.
+        """Count impressions and clicks, and grade the pairs.
 
-        :raises InputError: when nothing was shown, or nothing clicked.
+        :raises InputError: for a log without impressions or clicks.
         """
         counts = self.count(files, store)
         import_items(ITEMS, files, store)
@@ -100,26 +100,26 @@ class Ubi(ClickRules):
         return Target(scale, template, self.items == "judged", counts, notes)
 
     def count(self, files: ImportFiles, store: Gathering) -> dict[str, int]:
-        """Grade the pairs by what was shown and clicked, without reading items.
+        """Grade the pairs by impressions and clicks, without reading items.
 
-        :return: what was passed over, and why.
-        :raises InputError: when nothing was shown, or nothing clicked.
+        :return: counts of skipped rows and pairs, by reason.
+        :raises InputError: for a log without impressions or clicks.
         """
         grading = GradeMapping.of(self.labels, self.gains, self.cuts)
         for statement in _TABLES:
             store.sql(statement)
         counts = self._read_queries(files, store)
         counts["other_events"] = self._read_events(files, store)
-        counts["clicks_on_nothing_shown"] = _one(
+        counts["clicks_on_nothing_shown"] = _count(
             store, "SELECT count(*) FROM clicked c WHERE NOT EXISTS "
             "(SELECT 1 FROM shown s WHERE s.search = c.search AND s.item = c.item)",
         )  # fmt: skip
-        for statement in (_RATES, _SPELLING, "CREATE INDEX spelt ON spelling (text)"):
+        for statement in (_RATES, _SPELLING, "CREATE INDEX spelling_text ON spelling (text)"):
             store.sql(statement)
         where = str(files.paths[EVENTS.name])
-        if not _one(store, "SELECT count(*) FROM rate"):
+        if not _count(store, "SELECT count(*) FROM rate"):
             raise InputError("the log has no impressions", where=where, todo="check --set shown_by and shown_actions")
-        if not _one(store, "SELECT count(*) FROM rate WHERE expected > 0"):
+        if not _count(store, "SELECT count(*) FROM rate WHERE expected > 0"):
             raise InputError(
                 "none of the impressions was clicked", where=where,
                 todo="check --set click_actions, and that query_id and object_id agree between events and searches",
@@ -127,18 +127,18 @@ class Ubi(ClickRules):
         return counts | self._grade(grading, store, where)
 
     def _read_queries(self, files: ImportFiles, store: Gathering) -> dict[str, int]:
-        """Read the searches, and the items that they returned."""
+        """Read the searches and the items that they returned."""
         counts = {"searches_without_words": 0, "searches_of_an_id_seen_before": 0}
         for where, row in files.rows(QUERIES):
             search, query = id_of(row, "query_id", where), row["user_query"]
             query = " ".join(query.split()) if isinstance(query, str) else ""
-            if not query or len(query) > MAX_QUERY_CHARS:  # a page that lists a category sends such searches
+            if not query or len(query) > MAX_QUERY_CHARS:  # such as the searches of category pages
                 counts["searches_without_words"] += 1
                 continue
             if not store.sql(
                 "INSERT OR IGNORE INTO search VALUES (?, ?, ?)", (search, same_text(query), query)
             ).rowcount:
-                # Another page of it, whose ranks are unknown, or another query with the same id.
+                # Another page of the search, with unknown ranks, or another query with the same id.
                 counts["searches_of_an_id_seen_before"] += 1
                 continue
             hits = row.get("query_response_hit_ids") or []
@@ -153,7 +153,7 @@ class Ubi(ClickRules):
         return counts
 
     def _read_events(self, files: ImportFiles, store: Gathering) -> int:
-        """Read clicks, and what was shown where events say so."""
+        """Read clicks and, with ``shown_by`` events, impressions."""
         clicks, views = set(split_list(self.click_actions)), set(split_list(self.shown_actions))
         other = 0
         for where, row in files.rows(EVENTS):
@@ -186,7 +186,7 @@ class Ubi(ClickRules):
         return counts
 
 
-def _one(store: Gathering, statement: str) -> int:
+def _count(store: Gathering, statement: str) -> int:
     return int(store.sql(statement).fetchone()[0])
 
 

@@ -1,4 +1,4 @@
-"""Wayfair's annotated searches."""
+"""Wayfair's annotated searches (WANDS)."""
 
 from __future__ import annotations
 
@@ -29,28 +29,25 @@ class Wands:
     items: ItemsWritten = "all"
 
     def read(self, files: ImportFiles, store: Gathering) -> Target:
-        """Join the labels with their queries and products.
-
-        :param files: tab-separated, whatever their suffix.
-        """
+        """Read labels, queries and products; the files are tab-separated, whatever their suffix."""
         queries: dict[str, tuple[str, str]] = {}  # 480 of them
         for where, row in files.rows(QUERIES, delimiter="\t"):
             query_id = id_of(row, "query_id", where)
             queries[query_id] = text_of(row, "query", where), str(row.get("query_class") or "")
         for where, row in files.rows(PRODUCTS, delimiter="\t"):
             store.item(where, id_of(row, "product_id", where), row)
-        words = [name.casefold() for name in SCALE.names]
+        labels = [name.casefold() for name in SCALE.names]
         for where, row in files.rows(LABELS, delimiter="\t"):
             query_id, label = id_of(row, "query_id", where), str(row["label"]).strip()
             if query_id not in queries:
                 raise InputError(
                     f"there is no query {short(query_id)}", where=where, todo="use three files from the same release"
                 )
-            if label.casefold() not in words:
+            if label.casefold() not in labels:
                 raise InputError(
                     f"field 'label' is {short(label)}", where=where, todo=f"it is one of {', '.join(SCALE.names)}"
                 )
             query, slice_ = queries[query_id]
-            grade = words.index(label.casefold())
+            grade = labels.index(label.casefold())
             store.judge(where, query_id, query, id_of(row, "product_id", where), grade, slice=slice_)
         return Target(SCALE, TEMPLATE, self.items == "judged")

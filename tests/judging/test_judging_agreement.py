@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 
-from trainer.judging.agreement import list_pairs, measure_agreement
+from trainer.judging.agreement import compare_raters, measure_agreement
 from trainer.judging.base import Answer
 from trainer.judging.combine import combine, estimate_shares, tabulate_habits, to_probs
 
@@ -74,7 +74,8 @@ def test_the_interval_covers_about_as_often_as_it_says():
 def test_nothing_in_common_is_no_number():
     found = measure_agreement({"a": 1}, {"b": 1}, {"a": "q", "b": "q"}, 3, draws=100, seed=0)
     assert found.pairs == 0 and found.to_json()["quadratic"] == {"mean": None, "low": None, "high": None, "n": 0}
-    assert list_pairs({"x": {}, "y": {}, "z": {}}) == [("x", "y"), ("x", "z"), ("y", "z")]
+    compared = compare_raters({"x": {}, "y": {}, "z": {}}, {}, 3, draws=100, seed=0)
+    assert [(first, second) for first, second, _ in compared] == [("x", "y"), ("x", "z"), ("y", "z")]
 
 
 # ---- several judges

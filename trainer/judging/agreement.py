@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,22 +47,25 @@ def measure_agreement(
     :param second: grades by task.
     :return: nan where kappa is undefined: nothing in common, or both constant.
     """
-    both = [task for task in first if task in second]
-    places = {query: place for place, query in enumerate(dict.fromkeys(queries[task] for task in both))}
-    index = np.array([places[queries[task]] for task in both], dtype=np.int64)
-    grades = [np.array([judge[task] for task in both], dtype=np.int64) for judge in (first, second)]
+    common = [task for task in first if task in second]
+    places = {query: place for place, query in enumerate(dict.fromkeys(queries[task] for task in common))}
+    index = np.array([places[queries[task]] for task in common], dtype=np.int64)
+    grades = [np.array([judge[task] for task in common], dtype=np.int64) for judge in (first, second)]
     tables = confusion_by_query(grades[0], grades[1], k, index, len(places))
     measures = {"quadratic": quadratic_kappa, "nominal": kappa, "same": share_equal}
     figures = {name: Figure(tables, measure, np.ones(len(places), dtype=bool)) for name, measure in measures.items()}
-    intervals = {name: drawn.interval() for name, drawn in resample(figures, draws=draws, seed=seed).items()}
+    intervals = {name: resampled.interval() for name, resampled in resample(figures, draws=draws, seed=seed).items()}
     rows = tuple(tuple(int(n) for n in row) for row in tables.sum(0))
-    return Agreement(len(both), len(places), **intervals, confusion=rows)
+    return Agreement(len(common), len(places), **intervals, confusion=rows)
 
 
-def list_pairs(raters: Mapping[str, Mapping[str, int]]) -> list[tuple[str, str]]:
-    """List the pairs of judges that share a graded task.
+def compare_raters(
+    raters: Mapping[str, Mapping[str, int]], queries: Mapping[str, str], k: int, *, draws: int, seed: int
+) -> Iterator[tuple[str, str, Agreement]]:
+    """Measure the agreement of every two judges.
 
     :param raters: grades by task, by judge.
     """
-    names: Sequence[str] = list(raters)
-    return [(a, b) for n, a in enumerate(names) for b in names[n + 1 :]]
+    for first, second in itertools.combinations(raters, 2):
+        agreement = measure_agreement(raters[first], raters[second], queries, k, draws=draws, seed=seed)
+        yield first, second, agreement

@@ -10,7 +10,7 @@ from typing import Any
 
 from darl_opensearch.errors import GateRefused
 from darl_opensearch.io.writing import write_rows
-from trainer.judging.agreement import list_pairs, measure_agreement
+from trainer.judging.agreement import compare_raters
 from trainer.judging.base import Answer
 from trainer.judging.combine import combine, estimate_shares, tabulate_habits
 from trainer.judging.config import JudgeConfig
@@ -44,14 +44,14 @@ class JudgeReport:
 def conclude(ready: Prepared, config: JudgeConfig, raters: Sequence[ScoredRater], notes: Sequence[str]) -> JudgeReport:
     """Label each task and write all results.
 
-    :raises GateRefused: if no judge can be used; the report is written before.
+    :raises GateRefused: if no judge can be used; the report is written first.
     """
     out = ready.job.out
     tasks = frozenset(task.task for task in ready.tasks)
     pending = any(rater.verdict == WAITING for rater in raters)
     used = [rater for rater in raters if rater.usable]
     labels = {} if pending else _labels(ready, config, used)
-    apart = _apart(ready, used, labels)
+    disagreements = _list_disagreements(ready, used, labels)
     arms = Counter(task.arm for task in ready.tasks if task.task in labels)
     grades = Counter(answer.grade for answer, _ in labels.values())
     details = {
@@ -60,21 +60,21 @@ def conclude(ready: Prepared, config: JudgeConfig, raters: Sequence[ScoredRater]
         "tasks": len(ready.tasks),
         "gold": len(ready.drawn),
         "judges": [rater.to_json(tasks) for rater in raters],
-        "agreement": _between(ready, config, raters),
+        "agreement": _measure_agreements(ready, config, raters),
         "labels": len(labels),
         "unjudged": 0 if pending else len(ready.tasks) - len(labels),
         "arms": dict(sorted(arms.items())),
         "grades": [grades.get(grade, 0) for grade in range(ready.job.scale.k)],
-        "disagreements": len(apart),
+        "disagreements": len(disagreements),
         "notes": list(notes),
         "files": {name: str(out / name) for name in ((ANSWERS,) if pending else (JUDGMENTS, ANSWERS, DISAGREEMENTS))},
     }
     write_rows(out / ANSWERS, _answers(ready, raters))
     if pending or not used:
-        for name in (JUDGMENTS, DISAGREEMENTS):  # of an earlier call: nobody should train on them now
+        for name in (JUDGMENTS, DISAGREEMENTS):  # outdated results of an earlier call
             (out / name).unlink(missing_ok=True)
     else:
-        write_rows(out / DISAGREEMENTS, apart)
+        write_rows(out / DISAGREEMENTS, disagreements)
         write_rows(out / JUDGMENTS, _judgments(ready, labels))
     write_json(out / REPORT, details)
     if not pending and not used:
@@ -87,7 +87,7 @@ def conclude(ready: Prepared, config: JudgeConfig, raters: Sequence[ScoredRater]
 
 
 def _labels(ready: Prepared, config: JudgeConfig, used: Sequence[ScoredRater]) -> dict[str, tuple[Answer, str]]:
-    """Return the label of each task, and whose it is."""
+    """Return each task's label, and the judges that it comes from."""
     k = ready.job.scale.k
     gold = {task.task: ready.gold.grades[task.task] for task in (*ready.gold.tasks, *ready.drawn.tasks)}
     tables = {rater.name: tabulate_habits(rater.answers, gold, k, smoothing=config.smoothing) for rater in used}
@@ -130,7 +130,7 @@ def _answers(ready: Prepared, raters: Sequence[ScoredRater]) -> Iterable[dict[st
             yield row | ({"note": answer.note} if answer.note else {})
 
 
-def _apart(
+def _list_disagreements(
     ready: Prepared, used: Sequence[ScoredRater], labels: Mapping[str, tuple[Answer, str]]
 ) -> list[dict[str, Any]]:
     """List the tasks that judges grade differently, largest difference first."""
@@ -145,13 +145,8 @@ def _apart(
     return sorted(rows, key=lambda row: min(row["grades"].values()) - max(row["grades"].values()))
 
 
-def _between(ready: Prepared, config: JudgeConfig, raters: Sequence[ScoredRater]) -> list[dict[str, Any]]:
+def _measure_agreements(ready: Prepared, config: JudgeConfig, raters: Sequence[ScoredRater]) -> list[dict[str, Any]]:
     queries = {task.task: task.query for task in (*ready.tasks, *ready.gold.tasks, *ready.drawn.tasks)}
     grades = {rater.name: keep_graded(rater.answers) for rater in raters}
-    return [
-        {"judges": [a, b]}
-        | measure_agreement(
-            grades[a], grades[b], queries, ready.job.scale.k, draws=config.draws, seed=config.seed
-        ).to_json()
-        for a, b in list_pairs(grades)
-    ]
+    compared = compare_raters(grades, queries, ready.job.scale.k, draws=config.draws, seed=config.seed)
+    return [{"judges": [first, second]} | agreement.to_json() for first, second, agreement in compared]

@@ -32,9 +32,9 @@ def parse_grade(value: object, scale: GradeScale) -> int | None:
         return None if number is None else by_number.get(number)
     if (grade := _grade(text, scale.k)) is not None:
         return grade
-    first, _, rest = text.partition(" ")
-    grade = _grade(first, scale.k)
-    return grade if grade is not None and names[grade] == rest else None
+    number_text, _, name = text.partition(" ")
+    grade = _grade(number_text, scale.k)
+    return grade if grade is not None and names[grade] == name else None
 
 
 def is_numbered(scale: GradeScale) -> bool:

@@ -59,15 +59,15 @@ def prepare_judging(
     :param base: folder that the configuration's paths are relative to.
     :param guideline: Markdown; None: the configured file.
     :param texts: item texts by id, for gold without texts.
-    :raises InputError: for a broken line, or a gold task without a known grade.
+    :raises InputError: for an invalid line, or a gold task without a known grade.
     :raises UsageError: without gold for a judge that must be scored.
     """
-    everything = read_tasks(tasks)
-    wanted = tuple(task for task in everything if task.arm != "gold")
+    all_tasks = read_tasks(tasks)
+    unlabelled = tuple(task for task in all_tasks if task.arm != "gold")
     all_gold = Gold((), {})
     if gold is not None:
-        all_gold = read_gold(gold, scale, {task.item_id: task.text for task in everything} | dict(texts or {}))
-    for task in everything:
+        all_gold = read_gold(gold, scale, {task.item_id: task.text for task in all_tasks} | dict(texts or {}))
+    for task in all_tasks:
         if task.arm == "gold" and task.task not in all_gold.grades:
             raise InputError("the arm is 'gold', but the pair is in no gold file", where=task.where, todo="pass --gold")
     if not all_gold:
@@ -77,15 +77,15 @@ def prepare_judging(
                     f"judge {name!r} must be scored before use, but there is no gold",
                     todo="pass judgments with known grades as --gold, or list the judge in [judge] trusted",
                 )
-    placed = Gold(tuple(task for task in everything if task.arm == "gold"), all_gold.grades)
-    drawn = draw_gold(all_gold, everything, max(0, config.gold_pairs - len(placed)), config.seed)
-    chosen = (*placed.tasks, *drawn.tasks)
-    mixed = Gold(chosen, {task.task: all_gold.grades[task.task] for task in chosen})
-    # A pair to be judged whose grade is known is a task; asked as gold as well it would be seen twice.
-    taken = {task.task for task in wanted}
-    all_gold = Gold(tuple(task for task in all_gold.tasks if task.task not in taken), all_gold.grades)
+    gold_in_tasks = tuple(task for task in all_tasks if task.arm == "gold")
+    sampled = draw_gold(all_gold, all_tasks, max(0, config.gold_pairs - len(gold_in_tasks)), config.seed)
+    mixed_in = (*gold_in_tasks, *sampled.tasks)
+    drawn = Gold(mixed_in, {task.task: all_gold.grades[task.task] for task in mixed_in})
+    # A task with a known grade stays a task only: as gold as well it would be shown twice.
+    task_ids = {task.task for task in unlabelled}
+    all_gold = Gold(tuple(task for task in all_gold.tasks if task.task not in task_ids), all_gold.grades)
     guideline_text = config.guideline_text(base) if guideline is None else guideline
-    return Prepared(wanted, all_gold, mixed, JudgingJob(scale, guideline_text, out, base))
+    return Prepared(unlabelled, all_gold, drawn, JudgingJob(scale, guideline_text, out, base))
 
 
 def open_work(ready: Prepared, config: JudgeConfig) -> None:
@@ -95,18 +95,18 @@ def open_work(ready: Prepared, config: JudgeConfig) -> None:
     """
     out = ready.job.out
     pairs = sorted((task.task, task.query, task.text, task.arm) for task in (*ready.tasks, *ready.drawn.tasks))
-    mine = digest_json([pairs, ready.job.scale.names, config.seed], ensure_ascii=False)
+    digest = digest_json([pairs, ready.job.scale.names, config.seed], ensure_ascii=False)
     about = {
-        "format": FORMAT, "digest": mine, "tasks": len(ready.tasks), "gold": len(ready.drawn),
+        "format": FORMAT, "digest": digest, "tasks": len(ready.tasks), "gold": len(ready.drawn),
         "grades": list(ready.job.scale.names), "seed": config.seed,
     }  # fmt: skip
     path = out / ABOUT
     if path.exists():
         try:
-            there = json.loads(path.read_text(encoding="utf-8"))
+            existing = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as err:
             raise InputError("not JSON", where=str(path), todo="choose another folder") from err
-        if not isinstance(there, dict) or there.get("digest") != mine:
+        if not isinstance(existing, dict) or existing.get("digest") != digest:
             raise InputError(
                 "the folder holds work on other tasks, gold, grades or another seed",
                 where=str(path),

@@ -1,11 +1,11 @@
 """Judging from end to end: tasks in, judges scored on gold, judgments out.
 
-All work lies in one folder, and the same call resumes it: answers of people and LLMs are read from where they were
-committed.
+All work is in one folder, and the same call resumes it: the answers of people and LLMs are committed there.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,6 @@ from trainer.judging.tasks import order_blindly
 __all__ = ["JudgeReport", "estimate", "judge"]
 
 
-def _silent(what: str, done: int, total: int) -> None:
-    """Report nothing."""
-
-
 def judge(
     config: JudgeConfig,
     tasks: Sequence[Path],
@@ -35,7 +31,7 @@ def judge(
     base: Path = Path(),
     guideline: str | None = None,
     texts: Mapping[str, str] | None = None,
-    report: Report = _silent,
+    report: Report = lambda what, done, total: None,
 ) -> JudgeReport:
     """Label tasks: score each judge on gold, refuse the bad ones, weight the others, write labels.
 
@@ -48,18 +44,18 @@ def judge(
     :param texts: item texts by id, for gold lines without ``text``.
     :param report: called with the step's name, items done and items in all.
     :return: labels and report; pending while people have yet to answer.
-    :raises InputError: for a broken file, or a folder that holds another job.
+    :raises InputError: for an invalid file, or a folder that holds another job.
     :raises UsageError: for invalid parameters.
-    :raises GateRefused: if no judge is good enough; ``report.json`` is written before.
+    :raises GateRefused: if no judge is good enough; ``report.json`` is written first.
     """
     ready = prepare_judging(config, tasks, gold, scale=scale, out=out, base=base, guideline=guideline, texts=texts)
     open_work(ready, config)
     raters: list[ScoredRater] = []
     notes: list[str] = []
     for name in config.judges:
-        asked, remarks = _ask(name, ready, config, report)
-        raters += asked
-        notes += remarks
+        new_raters, new_notes = _ask(name, ready, config, report)
+        raters += new_raters
+        notes += new_notes
     return conclude(ready, config, raters, notes)
 
 
@@ -71,7 +67,7 @@ def estimate(ready: Prepared, config: JudgeConfig) -> list[dict[str, Any]]:
     estimates = []
     for name in config.judges:
         judge, label = config.make(name)
-        job = JudgingJob(ready.job.scale, ready.job.guideline, ready.job.out, ready.job.base, label)
+        job = dataclasses.replace(ready.job, label=label)
         pairs = [*ready.tasks, *ready.gold_for(judge).tasks]
         foresee: Callable[[Sequence[Task], JudgingJob], Mapping[str, Any]] | None = getattr(judge, "foresee", None)
         estimates.append({"judge": name, "pairs": len(pairs), **(foresee(pairs, job) if foresee else {})})
@@ -79,9 +75,9 @@ def estimate(ready: Prepared, config: JudgeConfig) -> list[dict[str, Any]]:
 
 
 def _ask(name: str, ready: Prepared, config: JudgeConfig, report: Report) -> tuple[list[ScoredRater], list[str]]:
-    """Run one judge: people on everything at once, others on gold first and on the rest only if they pass."""
+    """Run one judge: people on all pairs at once, others on gold first and on the tasks only if they pass."""
     judge, label = config.make(name)
-    job = JudgingJob(ready.job.scale, ready.job.guideline, ready.job.out, ready.job.base, label)
+    job = dataclasses.replace(ready.job, label=label)
     gold = ready.gold_for(judge)
     queries = {task.task: task.query for task in (*ready.tasks, *gold.tasks)}
 
@@ -96,26 +92,26 @@ def _ask(name: str, ready: Prepared, config: JudgeConfig, report: Report) -> tup
         report(f"{name}: {what}", done, total)
 
     if judge.people:
-        verdict = judge.judge(ready.mix_in_gold(config.seed), job, say)
-        waiting = verdict.pending and not config.partial
-        answers = verdict.answers or {"": {}}
-        return [scored(r, a, waiting, verdict.counts) for r, a in answers.items()], list(verdict.notes)
+        result = judge.judge(ready.mix_in_gold(config.seed), job, say)
+        waiting = result.pending and not config.partial
+        answers = result.answers or {"": {}}
+        return [scored(r, a, waiting, result.counts) for r, a in answers.items()], list(result.notes)
     first: Mapping[str, Answer] = {}
     counts: Mapping[str, Any] = {}
     notes: list[str] = []
     if gold:
-        verdict = judge.judge(order_blindly(gold.tasks, config.seed), job, say)
-        first, counts, notes = verdict.answers.get("", {}), verdict.counts, list(verdict.notes)
+        result = judge.judge(order_blindly(gold.tasks, config.seed), job, say)
+        first, counts, notes = result.answers.get("", {}), result.counts, list(result.notes)
     trial = scored("", first, False, counts)
     if trial.verdict == REFUSED:
         return [trial], notes
-    verdict = judge.judge(order_blindly(ready.tasks, config.seed), job, say)
-    return [scored("", {**first, **verdict.answers.get("", {})}, False, _added(counts, verdict.counts))], list(
-        verdict.notes
+    result = judge.judge(order_blindly(ready.tasks, config.seed), job, say)
+    return [scored("", {**first, **result.answers.get("", {})}, False, _add_counts(counts, result.counts))], list(
+        result.notes
     )
 
 
-def _added(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+def _add_counts(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
     total = dict(first)
     for key, value in second.items():
         before = total.get(key)

@@ -42,25 +42,22 @@ class ScoredRater:
 
         :param tasks: the tasks without gold.
         """
-        mine = [answer for task, answer in self.answers.items() if task in tasks]
-        graded = sum(answer.grade is not None for answer in mine)
+        answers = [answer for task, answer in self.answers.items() if task in tasks]
+        graded = sum(answer.grade is not None for answer in answers)
         return {
             "judge": self.name,
             "verdict": self.verdict,
             "why": self.why,
             "graded": graded,
-            "passed_over": len(mine) - graded,
-            "unanswered": len(tasks) - len(mine),
+            "passed_over": len(answers) - graded,
+            "unanswered": len(tasks) - len(answers),
             "gold": self.gold.to_json() if self.gold else None,
             **({"counts": dict(self.counts)} if self.counts else {}),
         }
 
 
 def keep_graded(answers: Mapping[str, Answer]) -> dict[str, int]:
-    """Return the grades by task, without skipped pairs.
-
-    :param answers: by task.
-    """
+    """Return the grades by task, without skipped pairs."""
     return {task: answer.grade for task, answer in answers.items() if answer.grade is not None}
 
 
@@ -83,8 +80,8 @@ def score_rater(
     :param trusted: whether it may be used without a score.
     :param waiting: whether more answers are expected.
     """
-    mine = {task: grade for task, grade in keep_graded(answers).items() if task in gold}
-    agreement = measure_agreement(gold, mine, queries, k, draws=config.draws, seed=config.seed) if mine else None
+    grades = {task: grade for task, grade in keep_graded(answers).items() if task in gold}
+    agreement = measure_agreement(gold, grades, queries, k, draws=config.draws, seed=config.seed) if grades else None
     few = agreement is None or agreement.pairs < config.min_gold or agreement.queries < MIN_QUERIES
     if waiting:
         verdict, why = WAITING, "people have not answered every task yet"

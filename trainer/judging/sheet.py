@@ -18,11 +18,11 @@ from trainer.judging.base import Answer, Task
 from trainer.judging.grades import list_grade_choices, parse_grade
 
 COLUMNS = ("grade", "query", "item", "choices", "note", "task")
-SKIP = ("skip", "-")  # what says that a pair cannot be judged
-_PREFIX = "t-"  # sixteen digits alone would become 1.23E+15 in a spreadsheet
+SKIP = ("skip", "-")  # marks of a pair that cannot be judged
+_PREFIX = "t-"  # a spreadsheet would turn sixteen digits alone into 1.23E+15
 _NAMED = 5  # further cells that an error names
-_MOST = 32_000  # characters of a cell; a spreadsheet takes 32,767 and drops the rest without a word
-# What a spreadsheet reads as a formula, the full-width signs included (OWASP, "CSV Injection").
+_MOST = 32_000  # characters per cell; spreadsheets silently cut after 32,767
+# Cells that a spreadsheet would read as formulas, with full-width signs (OWASP, "CSV Injection").
 _FORMULA = re.compile(r"^[\s'\"]*[=+\-@＝＋－＠]")
 
 
@@ -35,7 +35,7 @@ def write_csv(path: Path, tasks: Sequence[Task], scale: GradeScale) -> None:
         table.writerow(
             ["", safe_cell(task.query), safe_cell(task.text), list_grade_choices(scale), "", _PREFIX + task.task]
         )
-    write_file(path, text.getvalue().encode("utf-8-sig"))  # the mark tells a spreadsheet that it is UTF-8
+    write_file(path, text.getvalue().encode("utf-8-sig"))  # the byte-order mark makes spreadsheets read UTF-8
 
 
 def write_jsonl(path: Path, tasks: Sequence[Task], scale: GradeScale) -> None:
@@ -63,7 +63,7 @@ def read_sheet(path: Path, tasks: Sequence[Task], scale: GradeScale) -> dict[str
     names = {task.task for task in tasks}
     answers: dict[str, Answer] = {}
     lines: dict[str, str] = {}
-    wrong: list[tuple[str, str]] = []  # all of them at once: who judges hundreds of pairs mistypes more than one
+    invalid: list[tuple[str, str]] = []  # reported together, as hundreds of pairs often have several typos
     for where, row in read_jsonl(path) if path.suffix != ".csv" else _rows(path):
         task = str(row.get("task") or "").strip().removeprefix(_PREFIX)
         if task not in names:
@@ -83,11 +83,11 @@ def read_sheet(path: Path, tasks: Sequence[Task], scale: GradeScale) -> dict[str
             continue
         answer = _answer(value, str(row.get("note") or "").strip(), scale)
         if answer is None:
-            wrong.append((where, short(value)))
+            invalid.append((where, short(value)))
         else:
             answers[task] = answer
-    if wrong:
-        raise _no_grades(wrong, scale)
+    if invalid:
+        raise _invalid_grades(invalid, scale)
     return answers
 
 
@@ -98,8 +98,12 @@ def _answer(value: Any, note: str, scale: GradeScale) -> Answer | None:
     return None if grade is None else Answer(grade, note=note)
 
 
-def _no_grades(wrong: Sequence[tuple[str, str]], scale: GradeScale) -> InputError:
-    (where, value), *others = wrong
+def _invalid_grades(invalid: Sequence[tuple[str, str]], scale: GradeScale) -> InputError:
+    """Make the error for invalid grades.
+
+    :param invalid: where each is, and its value.
+    """
+    (where, value), *others = invalid
     also = [f"{value} in {place.rpartition(', ')[2]}" for place, value in others[:_NAMED]]
     also += [f"{len(others) - _NAMED:,} more"] if len(others) > _NAMED else []
     return InputError(

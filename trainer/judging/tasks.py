@@ -81,13 +81,13 @@ def read_gold(path: Path, scale: GradeScale, texts: Mapping[str, str]) -> Gold:
 
 def draw_gold(gold: Gold, tasks: Sequence[Task], pairs: int, seed: int) -> Gold:
     """Sample gold to mix among tasks, with as many items per query as theirs, without pairs to be judged anyway."""
-    taken = {task.task for task in tasks}
+    task_ids = {task.task for task in tasks}
     queries: dict[str, list[Task]] = {}
     for task in gold.tasks:
-        if task.task not in taken:
+        if task.task not in task_ids:
             queries.setdefault(same_text(task.query), []).append(task)
     names = list(queries)
-    # A query with more items than any other would be known for gold; and many queries make a narrow interval.
+    # More items per query than elsewhere would give gold away, and more queries make the interval narrower.
     most = int(np.median(list(Counter(same_text(task.query) for task in tasks).values())))
     rng = np.random.default_rng((seed, 1))
     drawn: list[Task] = []

@@ -1,4 +1,4 @@
-"""Teachers, which score pairs for distillation: one kind a file, in a registry."""
+"""Teachers, which score pairs for distillation: one kind per file, in a registry."""
 
 from trainer.teachers.base import TEACHERS, TeacherRequest, TeacherFiles, Teacher  # isort: skip
 from trainer.teachers import bundle, file, http

@@ -1,4 +1,4 @@
-"""What a teacher is, and which one a configuration names."""
+"""The interface of teachers, their registry, and finding the configured one."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from trainer.registry import Registry
 
 @dataclass(frozen=True)
 class TeacherRequest:
-    """A query whose items want scores.
+    """A query with items to score.
 
-    :param texts: their texts, as the student reads them.
+    :param texts: of the items, rendered for the student.
     """
 
     query_id: str
@@ -27,7 +27,7 @@ class TeacherRequest:
 
 @dataclass(frozen=True)
 class TeacherFiles:
-    """Where a teacher finds what it needs.
+    """Files that a teacher may read.
 
     :param base: folder that the configuration's paths are relative to.
     """
@@ -37,22 +37,22 @@ class TeacherFiles:
 
 
 class Teacher(Protocol):
-    """Scores the items of a query. Any number of threads may ask it."""
+    """Scores the items of a query. Any number of threads may use it."""
 
-    workers: int  # queries asked at the same time
+    workers: int  # queries to score concurrently
 
     def identity(self) -> str:
-        """Say what the scores depend on, so that those of another teacher are not taken for this one's."""
+        """Identify what the scores depend on, so that another teacher's scores are not reused."""
 
     def score(self, request: TeacherRequest) -> list[float | None]:
         """Score the items of one query.
 
-        :return: ``n`` scores, higher is more relevant; None where the teacher has none.
-        :raises DarlError: when it cannot.
+        :return: ``n`` scores, higher is more relevant; None for unknown items.
+        :raises DarlError: if scoring fails.
         """
 
     def close(self) -> None:
-        """Let go of what it holds."""
+        """Release resources."""
 
 
 TEACHERS: Registry[Any] = Registry("teacher")
@@ -62,7 +62,7 @@ def find_teacher(spec: str, params: Mapping[str, Any]) -> tuple[Any, str, dict[s
     """Resolve ``[distill] teacher``.
 
     :param spec: ``file:scores.jsonl``, ``bundle:folder``, or a URL.
-    :return: what makes the teacher from target, place and parameters; the target; and every parameter.
+    :return: the teacher's class, its target, and all parameters.
     :raises UsageError: for an unknown kind or parameter.
     """
     kind, colon, target = spec.partition(":")

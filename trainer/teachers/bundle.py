@@ -1,4 +1,4 @@
-"""A bundle as teacher: any model that was trained and exported before, a language model among them."""
+"""A bundle as teacher: any exported model, including language models."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from trainer.teachers.base import TEACHERS, TeacherFiles, TeacherRequest
 
 @TEACHERS.register("bundle", cite="Hinton et al. 2015, arXiv:1503.02531")
 class BundleTeacher:
-    """Scores of a bundle's ONNX graph, which reads items by its own template.
+    """Scores of a bundle's ONNX graph, with items rendered by its own template.
 
     :param target: folder, relative to the configuration's.
-    :raises BundleError: when the folder is not a bundle.
+    :raises BundleError: if the folder is not a bundle.
     """
 
-    workers = 1  # a scorer shares its threads out itself
+    workers = 1  # the scorer has threads of its own
 
     def __init__(
         self,
@@ -33,11 +33,11 @@ class BundleTeacher:
         provider: Annotated[Literal["cpu", "cuda"], Field("where the graph runs")] = "cpu",
     ) -> None:
         self.bundle = Bundle.open(files.base / target)
-        self.scorer = Scorer.open(self.bundle, int8=int8, provider="cuda" if provider == "cuda" else "cpu")
+        self.scorer = Scorer.open(self.bundle, int8=int8, provider=provider)
         self.files, self.int8 = files, int8
 
     def identity(self) -> str:
-        """Digest of the card, which holds those of all other files, and which graph."""
+        """Return the digest of the card, which lists those of all other files, and the graph's precision."""
         return f"{digest_file(self.bundle.path / CARD)} {'int8' if self.int8 else 'fp32'}"
 
     def score(self, request: TeacherRequest) -> list[float | None]:

@@ -1,4 +1,4 @@
-"""Teacher scores, fetched once into the run's folder, part by part; a killed run fetches only the rest."""
+"""Teacher scores, fetched once into the run's folder in parts, so that a killed run resumes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from darl_opensearch.io.jsonl import read_jsonl
 from darl_opensearch.io.writing import write_file, write_lines
 from trainer.teachers.base import Teacher, TeacherRequest
 
-ABOUT, AT_ONCE = "teacher.json", 64  # queries a part
+ABOUT, AT_ONCE = "teacher.json", 64  # queries per part
 
 
 def fetch_scores(
@@ -23,11 +23,12 @@ def fetch_scores(
     *,
     advance: Callable[[int, int], object] = lambda done, total: None,
 ) -> list[list[float | None]]:
-    """Ask a teacher for what the folder does not hold yet.
+    """Fetch a teacher's scores, as far as they are missing from the folder.
 
-    :param requests: queries with their items, always the same for one folder.
-    :return: for each query the scores of its items.
-    :raises InputError: when the folder holds another teacher's scores, or those of other pairs.
+    :param requests: queries with their items, always the same for a folder.
+    :param advance: called with queries done and queries in all.
+    :return: scores of each query's items.
+    :raises InputError: if the folder has scores from another teacher, or for other pairs.
     """
     folder.mkdir(parents=True, exist_ok=True)
     about = json.dumps({"identity": teacher.identity(), "queries": len(requests)})

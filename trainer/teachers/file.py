@@ -1,9 +1,8 @@
-"""Teacher scores read from a file."""
+"""A file of scores as teacher."""
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 from darl_opensearch.errors import InputError, short
 from darl_opensearch.io.digest import digest_file
@@ -16,7 +15,7 @@ from trainer.teachers.base import TEACHERS, TeacherFiles, TeacherRequest
 class FileTeacher:
     """Scores from a JSONL file: query_id or query, item_id, score.
 
-    :raises InputError: naming the line that cannot be used.
+    :raises InputError: naming the invalid line.
     """
 
     workers = 1
@@ -28,14 +27,11 @@ class FileTeacher:
             self._read(line)
 
     def identity(self) -> str:
-        """Digest of the file."""
-        return digest_file(Path(self.path))
+        """Return the digest of the file."""
+        return digest_file(self.path)
 
     def score(self, request: TeacherRequest) -> list[float | None]:
-        """Look the items of one query up: by its id, else by its text.
-
-        :return: ``n`` scores; None where the file has none.
-        """
+        """Look up a query's items, by its id or else by its text; None for missing scores."""
         text = same_text(request.query)
         return [
             self._scores.get(("id", request.query_id, item_id), self._scores.get(("text", text, item_id)))
@@ -43,7 +39,7 @@ class FileTeacher:
         ]
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: the file is closed already."""
 
     def _read(self, line: DataLine) -> None:
         score = line.row.get("score")

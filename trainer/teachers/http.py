@@ -1,4 +1,4 @@
-"""A rerank endpoint as teacher: Cohere's and Jina's shape, which ``darl serve`` speaks too."""
+"""A rerank endpoint as teacher, in Cohere's and Jina's format, which ``darl serve`` also uses."""
 
 from __future__ import annotations
 
@@ -64,13 +64,13 @@ class HttpTeacher:
         self._client = HttpClient(timeout_s, headers=headers, most_bytes=MOST_BYTES, connections=workers)
 
     def identity(self) -> str:
-        """URL and model."""
+        """Return URL and model."""
         return f"{self.url} {self.model}".strip()
 
     def score(self, request: TeacherRequest) -> list[float | None]:
         """Score the items of one query.
 
-        :raises DarlError: when the endpoint refuses, or fails again and again, or answers something else.
+        :raises DarlError: if the endpoint refuses, keeps failing, or returns anything but scores.
         """
         scores: list[float | None] = []
         for start in range(0, len(request.texts), self.documents):

@@ -1,4 +1,4 @@
-"""From a teacher's scores to what the distillation losses compare with the student's."""
+"""Normalising teacher scores for the distillation losses."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Sequence
 
 from darl_opensearch.errors import InputError
 
-SMALLEST = 1e-6  # a probability's distance from 0 and 1 where its logit is taken
+SMALLEST = 1e-6  # probabilities are clipped this far from 0 and 1 before the logit
 
 
 def normalise_scores(scores: Sequence[float | None], how: str, *, where: str) -> list[float | None]:
     """Normalise the scores of one query.
 
-    :param how: ``none``: as they are; ``zscore``: mean 0 and spread 1 over the query's items, 0 where all are
-        equal; ``logit``: log-odds of a probability.
+    :param how: ``none``: unchanged; ``zscore``: mean 0 and standard deviation 1 over the query's items, or all 0 if
+        they are equal; ``logit``: log-odds of a probability.
     :raises InputError: for the logit of a value outside [0, 1].
     """
     present = [value for value in scores if value is not None]

@@ -18,9 +18,9 @@ from trainer.judging.llm.reply import Reply, average_grades, read_grade, read_pr
 from trainer.judging.llm.settings import LlmSettings
 
 KEY_VARIABLE = "DARL_JUDGE_KEY"
-MOST_DECLINED = 10  # refusals without a single answer: it is not the pairs
-TOP = 20  # the most that OpenAI gives
-CHARS_A_TOKEN = 4  # an estimate, for English; what was really used comes with each reply
+MOST_DECLINED = 10  # refusals without any answer, after which the endpoint is at fault, not the pairs
+TOP = 20  # OpenAI's maximum
+CHARS_A_TOKEN = 4  # an estimate for English; replies report the actual usage
 
 
 class _Capped(Exception):
@@ -41,7 +41,7 @@ class Asking:
         patience = Patience(settings.timeout_s, settings.retries, settings.backoff_s, settings.max_wait_s)
         key = os.environ.get(KEY_VARIABLE, "").strip()
         self._endpoint = Endpoint(settings.url, key, patience, Pace(settings.per_minute), settings.concurrency)
-        self._ledger = Cache(job.file("llm", ".sqlite"))  # what this work has cost, whoever else uses the answers
+        self._ledger = Cache(job.file("llm", ".sqlite"))  # usage of this work folder, even if answers are shared
         self._cache = Cache(job.base / settings.cache) if settings.cache else self._ledger
         _, *spent = self._ledger.spent()
         self._budget = Budget(settings.token_cap, settings.cost_cap, settings.prices, (spent[0], spent[1]))
@@ -71,24 +71,24 @@ class Asking:
         :raises DarlError: if the endpoint cannot be used.
         """
         answers: dict[str, Answer] = {}
-        rest, done = iter(tasks), 0
+        remaining, done = iter(tasks), 0
         with ThreadPoolExecutor(self._settings.concurrency, thread_name_prefix="darl-judge") as pool:
-            under_way: dict[Future[Answer | None], Task] = {}
+            pending: dict[Future[Answer | None], Task] = {}
             try:
                 while True:
-                    while len(under_way) < 2 * self._settings.concurrency and (task := next(rest, None)):
-                        under_way[pool.submit(self._one, task)] = task
-                    if not under_way:
+                    while len(pending) < 2 * self._settings.concurrency and (task := next(remaining, None)):
+                        pending[pool.submit(self._answer, task)] = task
+                    if not pending:
                         return answers
-                    for future in wait(under_way, return_when=FIRST_COMPLETED).done:
-                        task = under_way.pop(future)
+                    for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                        task = pending.pop(future)
                         if (answer := future.result()) is not None:
                             answers[task.task] = answer
                         done += 1
                         report("answered", done, len(tasks))
             except BaseException:
-                self._stop.set()  # a request that waits for its next attempt would hold the others up
-                for future in under_way:
+                self._stop.set()  # do not wait for pending retries
+                for future in pending:
                     future.cancel()
                 raise
 
@@ -96,22 +96,22 @@ class Asking:
         """Return JSON-ready usage counts of this round and of all rounds."""
         calls, sent, received = self._total
         prices = self._settings.prices
-        mine: dict[str, Any] = {"retries": self._endpoint.retried, "stopped_by": self.capped or None}
+        this_round: dict[str, Any] = {"retries": self._endpoint.retried, "stopped_by": self.capped or None}
         if self._settings.price_in or self._settings.price_out:
             cost = prices.cost(self._counts["prompt_tokens"], self._counts["completion_tokens"])
-            mine["cost"] = round(cost, 6)
+            this_round["cost"] = round(cost, 6)
         total = {"calls": calls, "prompt_tokens": sent, "completion_tokens": received,
                  "cost": round(prices.cost(sent, received), 6)}  # fmt: skip
-        return {"model": self._settings.model, **self._counts, **mine, "whole_work": total}
+        return {"model": self._settings.model, **self._counts, **this_round, "whole_work": total}
 
-    def _one(self, task: Task) -> Answer | None:
+    def _answer(self, task: Task) -> Answer | None:
         text = fill_prompt(self._prompt, task, self._job.scale, self._job.guideline)
         try:
             return self._grade(text)
         except _Capped as cap:
             with self._lock:
                 self._counts["beyond_cap"] += 1
-            self.capped = str(cap)  # the rest is looked up all the same: what was paid for is used
+            self.capped = str(cap)  # further pairs are still looked up in the cache
             return None
         except Declined as err:
             with self._lock:
@@ -125,22 +125,22 @@ class Asking:
 
     def _grade(self, text: str) -> Answer | None:
         settings = self._settings
-        sampled = self._without_probs or settings.has_all_samples(text, self._cache, self._job.scale)
-        if not sampled or settings.samples == 1:
+        sample = self._without_probs or settings.has_all_samples(text, self._cache, self._job.scale)
+        if not sample or settings.samples == 1:
             first = self._fetch(text, 0, settings.temperature, probs=not self._without_probs)
             if first["probs"] is not None:
                 return Answer.of(first["probs"])
             if first["silent"]:
-                self._without_probs = True  # it never gives any: the next pairs are sampled at once
+                self._without_probs = True  # it never returns any: sample the next pairs at once
             if settings.samples == 1:
-                return self._sampled([first["grade"]])
+                return self._average([first["grade"]])
         grades = [
             self._fetch(text, n, settings.sample_temperature, probs=False)["grade"]
             for n in range(1, settings.samples + 1)
         ]
-        return self._sampled(grades)
+        return self._average(grades)
 
-    def _sampled(self, replies: Sequence[int | None]) -> Answer | None:
+    def _average(self, replies: Sequence[int | None]) -> Answer | None:
         grades = [grade for grade in replies if grade is not None]
         with self._lock:
             self._counts["unreadable"] += not grades

@@ -28,8 +28,8 @@ from trainer.judging.llm.limits import Pace
 from trainer.judging.llm.reply import Reply, Token
 
 MOST_TOKENS = 1 << 40  # far above any usage
-HERE = frozenset({400, 413, 422})  # about this request alone, such as a text that a filter refuses
-# What an endpoint names when it refuses a field, and what is sent instead.
+HERE = frozenset({400, 413, 422})  # concern this request only, such as a text that a filter rejects
+# Fields that endpoints reject by name, and their replacements.
 _ADAPT: tuple[tuple[str, Mapping[str, str | None]], ...] = (
     ("logprobs", {"logprobs": None, "top_logprobs": None}),
     ("max_completion_tokens", {"max_tokens": "max_completion_tokens"}),
@@ -114,7 +114,7 @@ class Endpoint:
         self._pace.wait(stop)
         if stop.is_set():
             raise Declined("it is no longer called", where=self.url)
-        answer = self._send(self._adapted(body))
+        answer = self._send(self._adapt_body(body))
         failure = f"it answers {answer.status} ({self._safe(answer.body)})"
         if answer.status == 200:
             if (reply := parse_reply(answer.body)) is not None:
@@ -125,7 +125,7 @@ class Endpoint:
             if seconds > self._patience.max_wait_s:
                 raise self._error(f"{failure} and asks to wait {seconds:.0f} s", "try again later, or raise max_wait_s")
             if seconds:
-                self._pace.hold(seconds)  # it asked all of us
+                self._pace.hold(seconds)  # applies to all threads
             raise _Failed(failure, seconds)
         if answer.status in HERE:
             if self._adapt(answer.body):
@@ -145,13 +145,10 @@ class Endpoint:
         except InvalidUrl as err:
             raise self._error(f"it cannot be called ({self._safe(str(err))})", "correct llm.url") from err
 
-    def _adapted(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        sent = {}
-        for name, value in body.items():
-            other = self._instead.get(name, name)
-            if other is not None:
-                sent[other] = value
-        return sent
+    def _adapt_body(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Rename and drop the fields that the endpoint has rejected."""
+        named = {self._instead.get(name, name): value for name, value in body.items()}
+        return {name: value for name, value in named.items() if name is not None}
 
     def _adapt(self, data: bytes) -> bool:
         """Drop or rename the field that an error names, if not done before."""

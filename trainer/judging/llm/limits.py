@@ -26,8 +26,8 @@ class Pace:
                 if now >= self._next:
                     self._next = now + self._gap
                     return
-                left = self._next - now
-            stop.wait(left)
+                seconds = self._next - now
+            stop.wait(seconds)
 
     def hold(self, seconds: float) -> None:
         """Delay all further requests."""
@@ -82,6 +82,6 @@ class Budget:
         :param prompt: input tokens; 0 if it failed.
         """
         with self._lock:
-            for place, (aside, used) in enumerate(zip(held, (prompt, completion), strict=True)):
-                self._held[place] -= aside
+            for place, (reserved, used) in enumerate(zip(held, (prompt, completion), strict=True)):
+                self._held[place] -= reserved
                 self._spent[place] += used

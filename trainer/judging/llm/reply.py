@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from darl_opensearch.scores import GradeScale
 from trainer.judging.grades import is_numbered, parse_grade
 
-ENOUGH_MASS = 0.5  # of the probability at the grade's place; below it, what was listed is not what was meant
-# With its sign: -1 is how many a model says that it cannot tell, and no 1.
+ENOUGH_MASS = 0.5  # minimum probability of the listed grades; below it the model meant something else
+# With its sign: many models write -1 if they cannot tell, which is not 1.
 _NUMBER = re.compile(r"(?:(?<!\w)[-\u2212\u2013])?(?<![\w.])\d+(?:\.0+)?(?![\w.]*\d)(?!,\d)")
 _BEFORE = re.compile(r"grade\W{0,8}\Z", re.IGNORECASE)  # what stands before a number that is called the grade
 _RANGE = re.compile(

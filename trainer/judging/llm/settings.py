@@ -46,7 +46,7 @@ class LlmSettings:
 
     @property
     def prices(self) -> Prices:
-        """What tokens cost."""
+        """Prices of tokens."""
         return Prices(self.price_in, self.price_out)
 
     def check(self) -> dict[str, Any]:
@@ -74,13 +74,13 @@ class LlmSettings:
         :param scale: the grades to read the reply by: a prompt need not list them.
         """
         mode = self.logprobs if sample == 0 else "sample"
-        warmth = self.temperature if sample == 0 else self.sample_temperature
+        temperature = self.temperature if sample == 0 else self.sample_temperature
         parts = [
             complete_url(self.url),
             self.model,
             prompt,
             mode,
-            warmth,
+            temperature,
             self.max_tokens,
             self.extra,
             sample,

@@ -1,4 +1,4 @@
-"""What a local page that writes must refuse: requests made by other pages."""
+"""Middleware that refuses requests from other sites to the local labelling page."""
 
 from __future__ import annotations
 

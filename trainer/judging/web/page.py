@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from darl_opensearch.errors import DarlError, InputError
 from darl_opensearch.scores import GradeScale
-from trainer.judging.agreement import list_pairs, measure_agreement
+from trainer.judging.agreement import compare_raters
 from trainer.judging.base import Task
 from trainer.judging.scoring import keep_graded
 from trainer.judging.web.guard import Guard
@@ -58,10 +58,10 @@ class Page:
     def progress(self, rater: str) -> dict[str, Any]:
         """Return a rater's JSON-ready counts, and the first unanswered place (None if there is none)."""
         answers = self.store.answers(rater)
-        mine = [answers[task.task].grade for task in self.tasks if task.task in answers]
+        grades = [answers[task.task].grade for task in self.tasks if task.task in answers]
         first = next((place for place, task in enumerate(self.tasks) if task.task not in answers), None)
-        skipped = sum(grade is None for grade in mine)
-        return {"rater": rater, "total": len(self.tasks), "graded": len(mine) - skipped, "skipped": skipped,
+        skipped = sum(grade is None for grade in grades)
+        return {"rater": rater, "total": len(self.tasks), "graded": len(grades) - skipped, "skipped": skipped,
                 "first": first}  # fmt: skip
 
     def next_place(self, rater: str, place: int) -> int | None:
@@ -74,15 +74,12 @@ class Page:
         return next((p for p in order if self.tasks[p].task not in answers), None)
 
     def agreements(self) -> list[dict[str, Any]]:
-        """Return the JSON-ready agreement of each two raters on pairs that both graded."""
+        """Return the JSON-ready agreement of every two raters on pairs that both graded."""
         queries = {task.task: task.query for task in self.tasks}
         grades = {rater: keep_graded(self.store.answers(rater)) for rater in self.store.raters()}
         grades = {rater: {t: g for t, g in answers.items() if t in queries} for rater, answers in grades.items()}
-        return [
-            {"raters": [a, b]}
-            | measure_agreement(grades[a], grades[b], queries, self.scale.k, draws=1000, seed=0).to_json()
-            for a, b in list_pairs(grades)
-        ]
+        compared = compare_raters(grades, queries, self.scale.k, draws=1000, seed=0)
+        return [{"raters": [first, second]} | agreement.to_json() for first, second, agreement in compared]
 
 
 def create_judging_app(page: Page) -> Starlette:
@@ -149,7 +146,7 @@ def create_judging_app(page: Page) -> Starlette:
 
 
 def _writing(handle: Callable[[Mapping[str, Any]], dict[str, Any]]) -> Callable[[Request], Awaitable[Response]]:
-    """Make a handler of a function from JSON object to JSON object; SQLite waits for the disk in a thread."""
+    """Make a handler from a function on JSON objects; it runs in a thread, as SQLite waits for the disk."""
     from starlette.concurrency import run_in_threadpool
 
     async def handler(request: Request) -> Response:
@@ -157,7 +154,7 @@ def _writing(handle: Callable[[Mapping[str, Any]], dict[str, Any]]) -> Callable[
             body = await request.json()
         except (ValueError, RecursionError) as err:
             raise InputError("the body is not JSON") from err
-        except ClientDisconnect as err:  # a tab that was closed
+        except ClientDisconnect as err:  # the tab was closed
             raise InputError("the body ended early") from err
         if not isinstance(body, dict):
             raise InputError("the body is not a JSON object")

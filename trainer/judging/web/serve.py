@@ -44,13 +44,13 @@ def serve_page(page: Page, port: int, announce: Callable[[str], object]) -> None
         def stop(*_: int | FrameType | None) -> None:
             server.should_exit = True
 
-        before: dict[int, Any] = {}
+        previous: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
-            # uvicorn raises the signal again when it is through: a stop asked for is no failure.
-            before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+            # uvicorn would raise the signal again on exit, but an intended stop is not a failure.
+            previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             announce(f"http://{HOST}:{listener.getsockname()[1]}/?rater={page.rater}")
             server.run(sockets=[listener])
         finally:
-            for number, handler in before.items():  # what comes after the page can be stopped as ever
+            for number, handler in previous.items():  # later steps can be stopped as usual
                 signal.signal(number, handler)

@@ -7,7 +7,6 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from darl_opensearch.errors import InputError
@@ -23,14 +22,6 @@ CREATE TABLE IF NOT EXISTS history (n INTEGER PRIMARY KEY AUTOINCREMENT, rater T
 """
 
 
-@dataclass(frozen=True)
-class Progress:
-    """A rater's progress."""
-
-    graded: int
-    skipped: int
-
-
 class AnswerStore:
     """Answers by rater and task, with undo. Any number of threads may use it.
 
@@ -43,7 +34,7 @@ class AnswerStore:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = threading.Lock()
-        # An answer that the page has shown as saved outlives a power cut as well as a kill.
+        # Answers that the page shows as saved survive a power cut as well as a kill.
         self._db = open_schema(path, _SCHEMA, synchronous="FULL")
 
     def answer(self, rater: str, task: str, grade: int | None) -> None:
@@ -93,14 +84,6 @@ class AnswerStore:
         """List the raters with any answer, sorted."""
         with self._using():
             return [str(row[0]) for row in self._db.execute("SELECT DISTINCT rater FROM answer ORDER BY rater")]
-
-    def progress(self, rater: str) -> Progress:
-        """Count a rater's answers."""
-        with self._using():
-            graded, total = self._db.execute(
-                "SELECT count(grade), count(*) FROM answer WHERE rater = ?", (rater,)
-            ).fetchone()
-        return Progress(int(graded), int(total) - int(graded))
 
     def close(self) -> None:
         """Close the file."""

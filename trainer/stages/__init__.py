@@ -1,4 +1,4 @@
-"""The training plan: stages in order, each kept only where the dev set says so."""
+"""The training plan: stages in order, each kept only if it improves on the dev set."""
 
 from trainer.stages.registry import STAGES  # isort: skip
 from trainer.stages import head_stage, full_stage, distillation, refit, augmented, interpolation  # isort: skip  in a plan's order

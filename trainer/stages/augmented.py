@@ -1,11 +1,11 @@
-"""Stage 3: train on newly judged samples, replaying old ones."""
+"""Stage 3: train on newly judged samples with a replay of old ones."""
 
 from __future__ import annotations
 
 from darl_opensearch.records.judgments import JudgedQuery
 from trainer.config import Augment, Config
-from trainer.stages.full_stage import descend, dev_loss, fit_settings, graded_loss
-from trainer.stages.registry import STAGES, Context, Outcome, Stage, need
+from trainer.stages.full_stage import choose_loss, descend, dev_loss, fit_settings
+from trainer.stages.registry import STAGES, Context, Outcome, Stage, require_key
 from trainer.stages.robust import find_groups
 from trainer.training_data.mixing import Replayed
 from trainer.training_data.source import JudgedSource
@@ -17,20 +17,17 @@ from trainer.training_data.source import JudgedSource
     table=Augment,
 )
 class AugmentedStage(Stage):
-    """Train on new samples with a replay of old ones, near the weights that it starts from
+    """Train on new samples with a replay of old ones, near the initial weights
 
-    The dev loss is the mean of the losses on ID and OOD dev queries, and both sets of queries decide whether the
-    weights stay, each set weighing alike. Where an interpolation follows, that decides; behind refit, the gate does.
+    The dev loss is the mean of the losses on ID and OOD dev queries, and both sets decide with equal weight whether the
+    weights are kept. If an interpolation follows, that decides; after refit, the gate does.
     """
 
     judged_on = ("dev", "ood_dev")
 
     def check(self, config: Config) -> None:
-        """Ask for new samples.
-
-        :raises UsageError: where there are none.
-        """
-        need(config.data.new, "augmented", "[data] new", "set it to the judgments of the new samples")
+        """Require new samples."""
+        require_key(config.data.new, "augmented", "[data] new", "set it to the judgments of the new samples")
 
     def run(self, context: Context) -> Outcome:
         """Train."""
@@ -40,9 +37,9 @@ class AugmentedStage(Stage):
             for queries in (data.new, data.train)
         )
         source = Replayed(new, old, ratio=own.replay, seed=context.seed)
-        replayed = data.train if source.drawn and config.loss.groups else []
-        weights = [1.0] * len(data.new) + [source.drawn / len(data.train)] * len(replayed)
-        loss = graded_loss(context.objective, find_groups(config.loss, [*data.new, *replayed], weights))
+        replayed = data.train if source.replayed and config.loss.groups else []
+        weights = [1.0] * len(data.new) + [source.replayed / len(data.train)] * len(replayed)
+        loss = choose_loss(context.objective, find_groups(config.loss, [*data.new, *replayed], weights))
         settings = fit_settings(
             config, epochs=own.epochs, learning_rate=own.learning_rate, head_learning_rate=own.head_learning_rate,
             rate_key="[augment] learning_rate", ema=own.ema, l2_to_start=own.l2_to_start,
@@ -50,8 +47,8 @@ class AugmentedStage(Stage):
         parts: dict[str, list[JudgedQuery]] = {"dev": data.dev}
         if data.ood_dev:
             parts["ood_dev"] = data.ood_dev
-        history = descend(context, "augmented", loss, dev_loss(context, parts), settings, source)
+        history = descend(context, loss, dev_loss(context, parts), settings, source)
         decided = "interpolate" if "interpolate" in context.later else ""
         if not decided and "refit" in config.stages.run:
             decided = "the gate"  # of the cycle, as for the head: docs/decisions/0021-the-gate-decides.md
-        return Outcome(history, decided=decided, learnt_new=True, figures={"replayed": source.drawn})
+        return Outcome(history, decided=decided, learnt_new=True, figures={"replayed": source.replayed})

@@ -1,4 +1,4 @@
-"""A descent's checkpoint on disk: written whole or not at all."""
+"""Checkpoints of gradient descent, written atomically."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LAST, BEST, TENSORS, PROGRESS = "last.safetensors", "best.safetensors", "optimis
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything that a descent needs to go on.
+    """The state that resumes a descent.
 
     :param tensors: optimiser, random state, averages and state of the loss, by name.
     :param progress: JSON-ready: steps done, best dev loss, history.
@@ -35,11 +35,10 @@ class Checkpoint:
 
 
 def write(folder: Path, checkpoint: Checkpoint, best: Mapping[str, Tensor] | None) -> None:
-    """Write a checkpoint.
+    """Write a checkpoint in place of the previous one.
 
-    :param folder: where it goes, in place of the one before.
-    :param best: weights with the best dev loss so far; None: those that the checkpoint before has.
-    :raises DarlError: when the disk is full; the checkpoint before it stays.
+    :param best: weights with the best dev loss so far; None: those of the previous checkpoint.
+    :raises DarlError: if the disk is full; the previous checkpoint is kept.
     """
     try:
         with new_folder(folder, replace=True, fixed_name=True) as work:
@@ -63,49 +62,43 @@ def write(folder: Path, checkpoint: Checkpoint, best: Mapping[str, Tensor] | Non
 
 
 def read(folder: Path) -> Checkpoint | None:
-    """Read what :func:`write` wrote.
-
-    :return: the checkpoint, or None where there is none.
-    """
+    """Read the checkpoint in a folder, or None."""
     if not (folder / PROGRESS).is_file():
         return None
     progress = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
     return Checkpoint(load_file(folder / LAST), load_file(folder / TENSORS), progress)
 
 
-def best(folder: Path) -> dict[str, Tensor]:
-    """Read the weights with the best dev loss.
-
-    :return: weights by name.
-    """
+def read_best(folder: Path) -> dict[str, Tensor]:
+    """Read the weights with the best dev loss."""
     return load_file(folder / BEST)
 
 
 def recover(folder: Path) -> None:
-    """Bring back the checkpoint of a process that was killed between two renames, and clear away what it left."""
-    left = sorted(folder.parent.glob(f".{folder.name}.*.old"), key=lambda p: p.stat().st_mtime)
+    """Restore the checkpoint of a process that was killed between two renames, and delete its temporary folders."""
+    previous = sorted(folder.parent.glob(f".{folder.name}.*.old"), key=lambda p: p.stat().st_mtime)
     work = sibling(folder)
     if not folder.exists():
-        if (work / PROGRESS).is_file():  # written last, and at once: the rest is there
+        if (work / PROGRESS).is_file():  # written last: if it is complete, everything is
             try:
                 json.loads((work / PROGRESS).read_text(encoding="utf-8"))
                 work.rename(folder)
             except ValueError:
-                pass  # killed within it
-        if not folder.exists() and left:
-            left.pop().rename(folder)
-    for path in [*left, work]:
+                pass  # killed while writing it
+        if not folder.exists() and previous:
+            previous.pop().rename(folder)
+    for path in [*previous, work]:
         shutil.rmtree(path, ignore_errors=True)
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """On the CPU, none sharing its memory with another: safetensors refuses tied weights."""
+    """Copy tensors to the CPU without shared memory, because safetensors refuses tied weights."""
     separate: dict[str, Tensor] = {}
-    seen: set[int] = set()
+    pointers: set[int] = set()
     for name, tensor in tensors.items():
-        here = tensor.detach().cpu().contiguous()
-        separate[name] = here.clone() if here.data_ptr() in seen else here
-        seen.add(here.data_ptr())
+        on_cpu = tensor.detach().cpu().contiguous()
+        separate[name] = on_cpu.clone() if on_cpu.data_ptr() in pointers else on_cpu
+        pointers.add(on_cpu.data_ptr())
     return separate
 
 

@@ -1,4 +1,4 @@
-"""``curves.svg``: how each stage went."""
+"""``curves.svg``: the losses of each stage."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ TRAIN, DEV = "#8a8a8a", "#0b5fa5"
 
 
 def draw(outcomes: Sequence[Mapping[str, Any]]) -> str:
-    """Draw the losses of every stage, and the curve of an interpolation.
+    """Draw the losses of every stage, and the curve of an interpolation, as SVG; empty if there is nothing to draw.
 
-    The same figures give the same bytes: no date, and ids from a fixed salt.
+    Reproducible byte by byte: no date, and ids from a fixed salt.
 
-    :param outcomes: of the stages, as in the run's result.
-    :return: SVG; empty where no stage has anything to draw.
+    :param outcomes: outcomes of the stages in the run's result.
     """
     shown = [outcome for outcome in outcomes if outcome.get("history") or outcome.get("curve")]
     if not shown:

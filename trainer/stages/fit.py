@@ -1,7 +1,7 @@
-"""Gradient descent that can be killed at any moment and goes on from its last checkpoint.
+"""Gradient descent that can be killed at any moment and resumes from its last checkpoint.
 
-One process or several, on the CPU or on GPUs: each process takes its share of a step's queries, and the parts of the
-loss sum to the loss of the whole step, so that how a step is cut up changes no result but by rounding.
+With several processes, on the CPU or on GPUs, each takes its share of a step's queries. The parts of the loss sum to
+the loss of the whole step, so the partition changes results only by rounding.
 """
 
 from __future__ import annotations
@@ -30,49 +30,47 @@ PRECISIONS = ("fp32", "bf16")
 
 
 class StepLoss(Protocol):
-    """A loss whose parts sum to the whole: each process, or part of a batch, gives its own.
+    """A loss whose parts sum to the whole: each process, or part of a batch, computes its own.
 
-    One that remembers something from step to step has three methods more. ``state_dict()`` gives it as tensors by
-    name and ``load_state_dict(tensors)`` takes it back: it becomes part of the checkpoint. ``after_step(total)`` is
-    called once the weights have moved; ``total`` sums a tensor over the processes, in place. A call for a part may
-    only add up what that method will use: it must not change what the step's other parts are weighted by.
+    A stateful loss has three more methods. ``state_dict()`` and ``load_state_dict(tensors)`` make its state part of the
+    checkpoint. ``after_step(total)`` is called after the weights are updated; ``total`` sums a tensor over the
+    processes, in place. Until then, calls for the parts of a step may accumulate values, but must not change the
+    weights of its other parts.
     """
 
     def counts(self, batch: Batch) -> Tensor:
-        """What the loss's terms are averaged over.
-
-        :return: ``[m]`` float; those of a whole batch are the sum of its parts'.
-        """
+        """Count what the loss's terms are averaged over, ``[m]`` float; the counts of parts add up."""
 
     def __call__(self, model: Any, batch: Batch, whole: Tensor, *, share: float = 1.0) -> Tensor:
-        """Contribution of some queries to the loss of the batch that holds them.
+        """Compute some queries' part of the loss of the whole batch.
 
-        :param model: the backbone, training.
-        :param batch: some queries, with a pair at least.
+        :param model: the backbone, in training mode.
+        :param batch: some queries, with at least one pair.
         :param whole: ``[m]`` counts of the whole batch.
-        :param share: of the terms that belong to no pair.
+        :param share: share of the terms that belong to no pair.
         :return: ``[]`` float, with gradient.
         """
 
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How to descend.
+    """Settings of a descent.
 
-    :param learning_rate: peak, of the encoder.
-    :param head_learning_rate: peak, of the head.
-    :param batch_queries: queries in a step, over all processes.
-    :param patience: evaluations without a better dev loss before it ends.
-    :param micro_queries: most queries that are encoded at a time, to bound the memory; 0: a process's whole share.
+    :param learning_rate: peak rate of the encoder.
+    :param head_learning_rate: peak rate of the head.
+    :param batch_queries: queries per step, over all processes.
+    :param evaluations: dev evaluations per epoch.
+    :param patience: evaluations without a better dev loss before it stops.
+    :param micro_queries: maximum queries encoded at once, to bound memory; 0: a process's whole share.
     :param ema: decay of the exponential moving average of the weights (Polyak and Juditsky 1992) that is evaluated
-        and kept; 0: the weights themselves.
-    :param l2_to_start: weight of half the squared distance to the weights that the descent starts from (L2-SP, Li
-        et al. 2018, arXiv:1802.01483), in place of the encoder's weight decay; 0: none.
+        and kept; 0: no averaging.
+    :param l2_to_start: weight of half the squared distance to the initial weights (L2-SP, Li et al. 2018,
+        arXiv:1802.01483), in place of the encoder's weight decay; 0: none.
     :param device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
-    :param precision: of the forward pass: ``fp32``, or ``bf16`` by autocast. Weights, optimiser and evaluation are
-        fp32 always.
-    :param checkpoint_steps: steps between checkpoints, beside those at evaluations; 0: only those.
-    :param rate_key: the configuration's key of the learning rate, for messages.
+    :param precision: precision of the forward pass: ``fp32``, or ``bf16`` by autocast. Weights, optimiser and
+        evaluation are always fp32.
+    :param checkpoint_steps: steps between additional checkpoints; 0: only at evaluations.
+    :param rate_key: configuration key of the learning rate, for messages.
     """
 
     epochs: int
@@ -101,13 +99,13 @@ class _State:
 class Fit:
     """One descent.
 
-    Under ``torchrun`` every process makes one, from the same arguments, and runs it; the first process evaluates
-    and writes, and all end with the same weights.
+    With several processes, each makes and runs one from the same arguments; the first process evaluates and writes,
+    and all end with the same weights.
 
-    :param model: trained in place. It holds the weights of the start, also where the descent goes on.
-    :param evaluate: the dev loss of the model as it is, which is on the CPU then.
-    :param folder: where its checkpoints go; all processes see it.
-    :raises UsageError: for a device or precision that there is not.
+    :param model: trained in place; it must hold the initial weights, even when the descent resumes.
+    :param evaluate: returns the dev loss of the model, which is on the CPU at the time.
+    :param folder: folder of the checkpoints, shared by all processes.
+    :raises UsageError: for an unknown device or precision.
     """
 
     def __init__(
@@ -130,7 +128,7 @@ class Fit:
         self.total_steps = self.steps_per_epoch * settings.epochs
         self.every = max(1, self.steps_per_epoch // max(1, settings.evaluations))
         self.parameters = [*model.encoder_parameters(), *model.head.parameters()]
-        decay = 0.0 if settings.l2_to_start else 0.01  # towards the start, or towards 0: not both
+        decay = 0.0 if settings.l2_to_start else 0.01  # towards the initial weights or towards 0, not both
         self.optimiser = torch.optim.AdamW(
             [
                 {"params": model.encoder_parameters(), "lr": settings.learning_rate, "weight_decay": decay},
@@ -143,20 +141,21 @@ class Fit:
         self.start: list[Tensor] = []
         self.average: list[Tensor] = []
         self._order: tuple[int, NDArray[np.int64]] = (-1, np.zeros(0, dtype=np.int64))
-        self._terms = 0  # width of the loss's counts, which a process without queries cannot know
+        self._terms = 0  # width of the loss's counts, unknown to a process without queries
 
     def _rate(self, step: int) -> float:
         warm = max(1, self.total_steps // 10)
         return min(1.0, (step + 1) / warm) * max(0.0, (self.total_steps - step) / max(1, self.total_steps))
 
     def run(self, advance: Callable[[int, int], object] = lambda done, total: None) -> list[dict[str, float]]:
-        """Train to the end or to early stopping; the model ends with its best dev loss.
+        """Train to the end or to early stopping; the model ends with the weights of the best dev loss.
 
         :param advance: called with steps done and steps in all.
-        :raises DarlError: when the loss is no longer a number, the memory or the disk is full, or another process
-            is gone; the last good checkpoint stays.
+        :return: the history.
+        :raises DarlError: if the loss is not finite, memory or disk is full, or another process has stopped; the last
+            good checkpoint is kept.
         """
-        distributed.broadcast_tensors(list(self.model.state_dict().values()))  # on GPUs, equal up to rounding before
+        distributed.broadcast_tensors(list(self.model.state_dict().values()))  # GPUs may differ by rounding
         self.start = [p.detach().clone() for p in self.parameters] if self.settings.l2_to_start else []
         self.average = [p.detach().clone() for p in self.parameters] if self.settings.ema else []
         if not distributed.main_first(self._resume):
@@ -166,14 +165,13 @@ class Fit:
             with self._on_device():
                 loss = self._to_evaluation(advance)
             self._evaluate(train_loss=loss)
-        best = distributed.main_first(lambda: checkpoint.best(self.folder))
-        self.model.load_state_dict(best)
-        distributed.barrier()  # the folder may go once every process has read it
+        self.model.load_state_dict(distributed.main_first(lambda: checkpoint.read_best(self.folder)))
+        distributed.barrier()  # the folder may be deleted once every process has read it
         self.model.eval()
         return self.history
 
     def _to_evaluation(self, advance: Callable[[int, int], object]) -> float:
-        """Take steps until one is due."""
+        """Take steps until the next evaluation, and return the last loss."""
         while True:
             loss = self.take_step()
             step = self.state.step
@@ -192,7 +190,7 @@ class Fit:
     # ---- a step
 
     def _chosen(self, step: int) -> tuple[list[int], int]:
-        """Queries of a step, and the epoch it is of."""
+        """Choose the queries of a step, and return them with its epoch."""
         epoch, place = divmod(step, self.steps_per_epoch)
         if self._order[0] != epoch:
             order = np.random.default_rng([self.seed, epoch]).permutation(self.source.n_queries)
@@ -201,7 +199,7 @@ class Fit:
         return self._order[1][place * size : (place + 1) * size].tolist(), epoch
 
     def _batches(self) -> list[Batch]:
-        """Draw the share of this process in the step, in parts that fit the memory."""
+        """Draw this process's share of the step, in parts that fit into memory."""
         chosen, epoch = self._chosen(self.state.step)
         mine = chosen[distributed.rank() :: distributed.world()]
         size = self.settings.micro_queries or len(mine) or 1
@@ -209,16 +207,15 @@ class Fit:
         return [part for part in parts if part.queries]
 
     def take_step(self) -> float:
-        """Take one step; without moving the weights where loss or gradient is not a number."""
+        """Take one step; the weights do not change if loss or gradient is not finite."""
         try:
-            loss = self._descend()
+            return self._descend()
         except torch.OutOfMemoryError as err:
             raise self._no_memory() from err
         except RuntimeError as err:
-            if "can't allocate memory" not in str(err):  # torch's words on the CPU
+            if "can't allocate memory" not in str(err):  # torch's message on the CPU
                 raise
             raise self._no_memory() from err
-        return loss
 
     def _descend(self) -> float:
         self.model.train()
@@ -250,24 +247,24 @@ class Fit:
         return value
 
     def _counts(self, batches: list[Batch]) -> tuple[Tensor, float]:
-        """Counts of the whole step, and how many of its queries have pairs."""
+        """Count over the whole step the loss's denominators, and the queries with pairs."""
         parts = [self.loss.counts(batch) for batch in batches]
         if not self._terms:
             self._terms = distributed.broadcast(len(parts[0]) if parts else 0)
-        here = torch.zeros(self._terms + 1, dtype=torch.float64)
+        counts = torch.zeros(self._terms + 1, dtype=torch.float64)
         for part, batch in zip(parts, batches, strict=True):
-            here += torch.cat([part.double().cpu(), torch.tensor([float(_queries(batch))], dtype=torch.float64)])
-        distributed.total(here)
-        if not here[:-1].any():
+            counts += torch.cat([part.double().cpu(), torch.tensor([float(_queries(batch))], dtype=torch.float64)])
+        distributed.total(counts)
+        if not counts[:-1].any():
             raise InputError(
                 f"none of the queries of step {self.state.step + 1} has a graded pair",
                 where=str(self.folder),
                 todo="remove queries without judgments from the training data",
             )
-        return here[:-1].float(), float(here[-1])
+        return counts[:-1].float(), float(counts[-1])
 
     def _sum_gradients(self, value: float) -> float:
-        """Sum gradients and loss over the processes, in one message."""
+        """Sum gradients and loss over the processes, in one message, and return the loss."""
         if distributed.world() == 1:
             return value
         weights = [p for p in self.parameters if p.requires_grad]
@@ -283,7 +280,7 @@ class Fit:
 
     @torch.no_grad()
     def _pull(self) -> float:
-        """Add the gradient of ``l2_to_start / 2 * |weights - start|²``, and give its value."""
+        """Add the gradient of ``l2_to_start / 2 * |weights - start|²``, and return its value."""
         value = 0.0
         for parameter, start in zip(self.parameters, self.start, strict=False):
             if parameter.requires_grad:
@@ -307,7 +304,7 @@ class Fit:
 
     @contextmanager
     def _on_device(self) -> Iterator[None]:
-        """Have the model, and what is compared with it, where the steps are taken."""
+        """Move the model, its initial and averaged weights and the optimiser to the training device."""
         with on(self.model, self.device):
             for part in (self.start, self.average):
                 part[:] = [tensor.to(self.device) for tensor in part]
@@ -320,7 +317,7 @@ class Fit:
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
-        """Have the averaged weights in the model, where there are any."""
+        """Put the averaged weights, if any, into the model."""
         own = [p.detach().clone() for p in self.parameters] if self.average else []
         self._put(self.average)
         try:
@@ -349,13 +346,13 @@ class Fit:
                             todo="check the base model's weights and the dev file")  # fmt: skip
         row = {"step": float(self.state.step), "dev_loss": loss}
         self.history.append(row if math.isnan(train_loss) else row | {"train_loss": train_loss})
-        if math.isfinite(loss):  # else the weights are lost, and a checkpoint of them would be of no use
+        if math.isfinite(loss):  # else the weights are broken, and a checkpoint of them would be useless
             self._save(improved)
 
     # ---- on disk
 
     def _save(self, improved: bool) -> None:
-        """Write everything that a resumed run needs."""
+        """Write a checkpoint with everything that a resumed run needs."""
         cuda = torch.cuda.get_rng_state() if self.device.type == "cuda" else None
         random = distributed.gather((torch.get_rng_state(), cuda))
         if not distributed.is_main():
@@ -406,7 +403,7 @@ class Fit:
 
     def _restore_random(self, tensors: Mapping[str, Tensor]) -> None:
         rank = distributed.rank()
-        if (state := tensors.get(f"rng.{rank}")) is None:  # a process more than last time: no state to go on from
+        if (state := tensors.get(f"rng.{rank}")) is None:  # resumed with more processes: no saved state
             torch.manual_seed(self.seed + rank + self.state.step)
             return
         torch.set_rng_state(state)

@@ -1,4 +1,4 @@
-"""Stage 2: fine-tune encoder and head together, a few queries a step."""
+"""Stage 2: fine-tune encoder and head together, a few queries per step."""
 
 from __future__ import annotations
 
@@ -24,55 +24,44 @@ class FullStage(Stage):
 
     def run(self, context: Context) -> Outcome:
         """Fine-tune."""
-        limits, config = context.config.stages, context.config
-        data = context.data
+        limits, config, data = context.config.stages, context.config, context.data
         source = JudgedSource(data.train, data.items, cap=limits.items_per_query, seed=context.seed)
         settings = fit_settings(
             config, epochs=limits.full_epochs, learning_rate=limits.full_learning_rate,
             head_learning_rate=limits.head_learning_rate, rate_key="[stages] full_learning_rate",
         )  # fmt: skip
-        loss = graded_loss(context.objective, find_groups(config.loss, context.data.train))
-        evaluate = dev_loss(context, {"dev": context.data.dev})
-        return Outcome(descend(context, "full", loss, evaluate, settings, source))
+        loss = choose_loss(context.objective, find_groups(config.loss, data.train))
+        return Outcome(descend(context, loss, dev_loss(context, {"dev": data.dev}), settings, source))
 
 
 class GradedLoss:
-    """The objective as a step's loss.
-
-    :param objective: grade terms, rank terms, penalty.
-    """
+    """The loss of a step: the objective."""
 
     def __init__(self, objective: Objective) -> None:
         self.objective = objective
 
     def counts(self, batch: Batch) -> Tensor:
-        """Pairs, and queries that the rank terms can learn from.
-
-        :return: ``[2]`` float.
-        """
+        """Count pairs and comparable queries, ``[2]`` float."""
         totals = self.objective.totals(batch.grades, batch.query_index)
         return torch.tensor([totals.pairs, totals.queries])
 
     def __call__(self, model: Any, batch: Batch, whole: Tensor, *, share: float = 1.0) -> Tensor:
-        """Contribution of some queries to the loss of the batch that holds them."""
+        """Compute some queries' part of the loss of the whole batch."""
         head_input = model.pair_features(batch.queries, batch.items).head_input
         grades, query_index = (t.to(head_input.device) for t in (batch.grades, batch.query_index))
         totals = Totals(*whole.tolist())
         return self.objective(model.head, head_input, grades, query_index, totals, share=share)
 
 
-def graded_loss(objective: Objective, groups: Groups | None) -> StepLoss:
-    """Choose the loss of a step: the mean over queries, or with groups the worst of them.
-
-    :param groups: slices of the training queries, or None.
-    """
+def choose_loss(objective: Objective, groups: Groups | None) -> StepLoss:
+    """Choose the loss of a step: the mean over queries, or with groups the worst group's."""
     return GradedLoss(objective) if groups is None else GroupDroLoss(objective, groups)
 
 
 def dev_loss(context: Context, parts: Mapping[str, Sequence[JudgedQuery]]) -> Callable[[], float]:
-    """Make the dev loss of the model as it is: the mean over the parts, each weighing alike.
+    """Make a function that computes the current dev loss: the mean over the parts, with equal weights.
 
-    :param context: whose pairs, by role.
+    :param parts: queries by role.
     """
     model, objective = context.model, context.objective
     groups = {role: find_groups(context.config.loss, queries) for role, queries in parts.items()}
@@ -99,14 +88,7 @@ def fit_settings(
     ema: float = 0.0,
     l2_to_start: float = 0.0,
 ) -> FitSettings:
-    """Complete a stage's own settings by those that all stages share.
-
-    :param learning_rate: peak, of the encoder.
-    :param head_learning_rate: peak, of the head.
-    :param rate_key: key of the learning rate, to name where the loss is no number any more.
-    :param ema: decay of the moving average of the weights.
-    :param l2_to_start: weight of the squared distance to the weights that the stage starts from.
-    """
+    """Complete a stage's own settings by those that all stages share."""
     shared = config.stages
     return FitSettings(
         epochs=epochs, learning_rate=learning_rate, head_learning_rate=head_learning_rate,
@@ -117,20 +99,14 @@ def fit_settings(
 
 
 def descend(
-    context: Context,
-    name: str,
-    loss: StepLoss,
-    evaluate: Callable[[], float],
-    settings: FitSettings,
-    source: Source,
+    context: Context, loss: StepLoss, evaluate: Callable[[], float], settings: FitSettings, source: Source
 ) -> list[dict[str, float]]:
-    """Train the model of a stage; broken off, the same call goes on from the last evaluation.
+    """Train the model of a stage, resuming from the last checkpoint, and return the history.
 
-    :param name: of the stage, for the report.
-    :param evaluate: the dev loss of the model as it is.
-    :raises DarlError: when the loss is no longer a number; the last good checkpoint stays.
+    :param evaluate: returns the current dev loss.
+    :raises DarlError: if the loss is not finite; the last good checkpoint is kept.
     """
     fit = Fit(context.model, loss, evaluate, settings, source, seed=context.seed, folder=context.place)
-    history = fit.run(lambda step, total: context.report(f"stage {name}", step, total))
+    history = fit.run(lambda step, total: context.report(f"stage {context.name}", step, total))
     context.features.forget()
     return history

@@ -1,10 +1,11 @@
-"""Stage 1: fit the head on frozen features. With a few hundred queries it brings most of the gain."""
+"""Stage 1: fit the head on frozen features, which brings most of the gain with a few hundred queries."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -16,26 +17,22 @@ from trainer.models.heads import Head
 from trainer.stages.objective import Objective, predict
 from trainer.stages.registry import STAGES, Context, Outcome, Stage
 from trainer.stages.robust import HeadData, WholeSetDro, dev_objective, find_groups
-from trainer.stages.threads import one_thread
 from trainer.training_data.pairs import Pairs
 
 
 @STAGES.register("head", cite="Liu and Nocedal 1989, doi:10.1007/BF01589116 (L-BFGS); out-of-fold gain: ours")
 class HeadStage(Stage):
-    """Fit the head on frozen features; its gain is measured on the training queries too, out of fold"""
+    """Fit the head on frozen features, with its gain also measured out of fold on the training queries"""
 
     def run(self, context: Context) -> Outcome:
-        """Fit the head.
-
-        :return: history, and the gains of the training queries.
-        """
+        """Fit the head."""
         data, limits, head = context.data, context.config.stages, context.model.head
         train = encode_for_head(context, data.sampled, context.pairs["train"])
         fit = bind_fit(context, encode_for_head(context, data.dev, context.pairs["dev"]))
-        held_out = cross_fit(head, train, fit).numpy()
+        out_of_fold = cross_fit(head, train, fit).numpy()
         _, gain, query_index = train.pairs.numpy(context.config.grades.scale.gains)
         start = predict(head, train.head_input).latent
-        before, after = (ndcg_per_query(s, gain, query_index, cutoff=limits.cutoff) for s in (start, held_out))
+        before, after = (ndcg_per_query(s, gain, query_index, cutoff=limits.cutoff) for s in (start, out_of_fold))
         history = fit(head, train, advance=lambda step, loss: context.report("stage head", step + 1, limits.head_steps))
         return Outcome(history, gains=[after[q] - before[q] for q in before])
 
@@ -46,7 +43,7 @@ def encode_for_head(context: Context, queries: Sequence[JudgedQuery], pairs: Pai
 
 
 def bind_fit(context: Context, dev: HeadData) -> Callable[..., list[dict[str, float]]]:
-    """:func:`fit_head` with what the configuration says of it; head and training pairs are left to give."""
+    """Bind the configuration to :func:`fit_head`; head and training pairs remain as arguments."""
     limits = context.config.stages
     return partial(
         fit_head, objective=context.objective, dev=dev, steps=limits.head_steps, patience=limits.patience,
@@ -54,7 +51,18 @@ def bind_fit(context: Context, dev: HeadData) -> Callable[..., list[dict[str, fl
     )  # fmt: skip
 
 
-@one_thread()
+@contextmanager
+def use_one_thread() -> Iterator[None]:
+    """Limit torch to one thread: for a dozen weights, a thread pool costs many times the work itself."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@use_one_thread()
 def fit_head(
     head: Head,
     train: HeadData,
@@ -68,13 +76,14 @@ def fit_head(
 ) -> list[dict[str, float]]:
     """Fit weights and thresholds by L-BFGS, keeping the step with the best dev loss.
 
-    The whole problem fits in one batch and is smooth, so a quasi-Newton method (Liu and Nocedal 1989) ends
-    in a second where SGD would need a schedule.
+    The problem is smooth and fits in one batch, so a quasi-Newton method (Liu and Nocedal 1989) takes a second and
+    needs no schedule.
 
-    :param head: fitted in place; its standardisation is set from the training pairs.
-    :param patience: steps of five iterations without a better dev loss before it ends.
-    :param standardise: whether its input may be brought to mean 0 and spread 1.
+    :param head: fitted in place.
+    :param patience: steps of five iterations without a better dev loss before it stops.
+    :param standardise: whether to standardise the head's input by the training pairs.
     :param advance: called with each step and its dev loss.
+    :return: the history.
     """
     pairs, head_input, groups = train
     if standardise:
@@ -93,12 +102,12 @@ def fit_head(
         train_loss = float(optimiser.step(closure).detach())
         if robust:
             robust.reweight(head)
-        now = dev_objective(objective, head, dev)
-        history.append({"step": step, "train_loss": train_loss, "dev_loss": now})
-        advance(step, now)
+        loss = dev_objective(objective, head, dev)
+        history.append({"step": step, "train_loss": train_loss, "dev_loss": loss})
+        advance(step, loss)
         since += 1
-        if now < best_loss - 1e-6:
-            best, best_loss, since = copy.deepcopy(head.state_dict()), now, 0
+        if loss < best_loss - 1e-6:
+            best, best_loss, since = copy.deepcopy(head.state_dict()), loss, 0
         if since >= patience:
             break
     head.load_state_dict(best)
@@ -106,34 +115,33 @@ def fit_head(
 
 
 def cross_fit(head: Head, train: HeadData, fit: Callable[[Head, HeadData], object], *, folds: int = 5) -> Tensor:
-    """Score every training query by a head that was not fitted on it.
+    """Compute the latent of every training pair by a head that was not fitted on its query, ``[n]``.
 
-    A head is fitted in a second, so its gain can be measured on all queries instead of on the few of the dev
-    set, where a gain of .02 drowns in noise.
+    Fitting a head takes a second, so its gain can be measured on all queries instead of the few dev queries, where a
+    gain of .02 is lost in noise.
 
-    :param head: where each fold starts; not changed.
+    :param head: initial head of each fold; not changed.
     :param fit: fits a head on some of the pairs.
-    :return: ``[n]`` latent of each training pair, out of fold.
     """
     pairs, head_input, _ = train
     latent = torch.zeros(len(head_input))
-    part = pairs.query_index % min(folds, max(2, len(pairs.queries)))
-    for fold in part.unique().tolist():
-        rest = torch.nonzero(part != fold).squeeze(1)
+    fold_of = pairs.query_index % min(folds, max(2, len(pairs.queries)))
+    for fold in fold_of.unique().tolist():
+        others = torch.nonzero(fold_of != fold).squeeze(1)
         fold_head = copy.deepcopy(head)
-        rest_pairs = dataclasses.replace(pairs, index=pairs.index[rest], grades=pairs.grades[rest])
-        fit(fold_head, train._replace(pairs=rest_pairs, head_input=head_input[rest]))
+        other_pairs = dataclasses.replace(pairs, index=pairs.index[others], grades=pairs.grades[others])
+        fit(fold_head, train._replace(pairs=other_pairs, head_input=head_input[others]))
         with torch.no_grad():
             # Each fold has its own origin and unit; only the order within a query is compared.
-            latent[part == fold] = fold_head.latent(head_input[part == fold])
+            latent[fold_of == fold] = fold_head.latent(head_input[fold_of == fold])
     return latent
 
 
-@one_thread()
+@use_one_thread()
 def calibrate_grades(head: Head, pairs: Pairs, head_input: Tensor, *, prior: float = 0.01) -> None:
-    """Calibrate the grades on the dev pairs; what that may change is the head's own.
+    """Calibrate the grades on the dev pairs; each kind of head decides which parameters that changes.
 
     :param head_input: ``[n, f]`` float.
-    :param prior: weight of the pull towards what is there, for grades that the dev pairs hardly have.
+    :param prior: weight of the present parameters, for grades that are rare in the dev pairs.
     """
     head.calibrate(head_input, pairs.grades, prior=prior)

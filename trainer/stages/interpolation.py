@@ -1,12 +1,11 @@
-"""Stage 4: between the weights before and after the new samples, as far towards them as costs nothing."""
+"""Stage 4: interpolate between the weights before and after training on new samples."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,16 +15,16 @@ from darl_opensearch.errors import UsageError
 from darl_opensearch.stats.bootstrap import bootstrap_mean
 from trainer.config import Config, Interpolate
 from trainer.stages.objective import measure_ndcg
-from trainer.stages.registry import STAGES, Context, Outcome, Stage, need
+from trainer.stages.registry import STAGES, Context, Outcome, Stage, require_key
 from trainer.training_data.features import Features
 
 
 @dataclass(frozen=True)
 class Point:
-    """One coefficient of the curve.
+    """A point of the curve.
 
     :param coefficient: 0: the weights before, 1: those after.
-    :param id_change: mean over the dev queries of the paired change against coefficient 0.
+    :param id_change: mean paired change of the dev queries against coefficient 0.
     """
 
     coefficient: float
@@ -36,22 +35,19 @@ class Point:
 
 @STAGES.register("interpolate", cite="Wortsman et al. 2021, arXiv:2109.01903 (WiSE-FT)", table=Interpolate)
 class InterpolateStage(Stage):
-    """Mix the weights before and after: best nDCG on the OOD dev queries that costs the dev queries next to nothing
+    """Mix the weights before and after for the best nDCG on OOD dev queries at next to no loss on the dev queries
 
-    The coefficient with the highest mean nDCG of the OOD dev queries among those at which the mean nDCG of the dev
-    queries falls by at most ``tolerance``, measured query by query against coefficient 0; of equals the smaller.
-    Coefficient 0 drops what was learnt in between.
+    Chooses the coefficient with the highest mean nDCG of the OOD dev queries among those at which the mean nDCG of the
+    dev queries falls by at most ``tolerance`` against coefficient 0, paired by query; ties go to the smaller one.
+    Coefficient 0 restores the weights before.
     """
 
     judged_on = ("dev", "ood_dev")
     rewinds = True
 
     def check(self, config: Config) -> None:
-        """Ask for OOD dev queries, and for weights to go back to.
-
-        :raises UsageError: where something is missing.
-        """
-        need(
+        """Require OOD dev queries, and a stage whose initial weights are the weights before."""
+        require_key(
             config.data.ood_dev, "interpolate", "[data] ood_dev",
             "set it to judgments of OOD traffic: the coefficient is chosen on them",
         )  # fmt: skip
@@ -64,7 +60,7 @@ class InterpolateStage(Stage):
             )
 
     def run(self, context: Context) -> Outcome:
-        """Try every coefficient, and leave the chosen mixture in the model."""
+        """Try every coefficient, and load the best mixture."""
         model, own = context.model, context.config.interpolate
         after = copy.deepcopy(model.state_dict())
         before = context.weights_before("augmented" if own.between == "augmented" else "")
@@ -77,21 +73,23 @@ class InterpolateStage(Stage):
             values.append(
                 tuple(measure_ndcg(features, context.pairs[role], context.config) for role in ("dev", "ood_dev"))
             )
+        start = values[0][0]
+        changes = [[value - start[query] for query, value in on_id.items()] for on_id, _ in values]
         points = [
-            Point(c, mean(on_id), mean(on_ood), mean({q: v - values[0][0][q] for q, v in on_id.items()}))
-            for c, (on_id, on_ood) in zip(coefficients, values, strict=True)
+            Point(coefficient, mean(on_id.values()), mean(on_ood.values()), mean(change))
+            for coefficient, (on_id, on_ood), change in zip(coefficients, values, changes, strict=True)
         ]
         place = choose_point(points, own.tolerance)
         model.load_state_dict(mix_weights(before, after, coefficients[place]))
         context.features.forget()
-        curve = []
-        for point, (on_id, _) in zip(points, values, strict=True):
-            change = np.array([v - values[0][0][q] for q, v in on_id.items()])
-            curve.append({
+        curve = [
+            {
                 "coefficient": point.coefficient, "id_ndcg": round(point.id_ndcg, 5),
                 "ood_ndcg": round(point.ood_ndcg, 5),
-                "id_change": bootstrap_mean(change, seed=context.seed).to_json(),
-            })  # fmt: skip
+                "id_change": bootstrap_mean(np.array(change), seed=context.seed).to_json(),
+            }
+            for point, change in zip(points, changes, strict=True)
+        ]  # fmt: skip
         figures = {"coefficient": coefficients[place], "tolerance": own.tolerance, "curve": curve}
         return Outcome([], decided="interpolate", learnt_new=coefficients[place] > 0, figures=figures)
 
@@ -99,9 +97,9 @@ class InterpolateStage(Stage):
 def mix_weights(before: Mapping[str, Tensor], after: Mapping[str, Tensor], coefficient: float) -> dict[str, Tensor]:
     """Interpolate weights and buffers.
 
-    :param before: at coefficient 0.
-    :param after: at coefficient 1; what is no floating-point number, or was not there before, is taken from it.
-    :param coefficient: in [0, 1]; at both ends the result is equal bit for bit.
+    :param before: weights at coefficient 0.
+    :param after: weights at coefficient 1; integers, and tensors missing in ``before``, are taken from here.
+    :param coefficient: in [0, 1]; exact at both ends.
     """
     weights = {}
     for name, value in after.items():
@@ -114,10 +112,9 @@ def mix_weights(before: Mapping[str, Tensor], after: Mapping[str, Tensor], coeff
 
 
 def choose_point(points: Sequence[Point], tolerance: float) -> int:
-    """Choose a point of the curve.
+    """Choose the place of the first point with the best OOD mean within the tolerance.
 
-    :param points: by ascending coefficient, the first is 0.
-    :return: place of the one with the best OOD mean among those that may be; the first of equals.
+    :param points: by ascending coefficient, from 0.
     """
     best = 0
     for place, point in enumerate(points):
@@ -127,9 +124,6 @@ def choose_point(points: Sequence[Point], tolerance: float) -> int:
     return best
 
 
-def mean(values: Mapping[Any, float]) -> float:
-    """Mean over queries.
-
-    :return: the mean; nan for none.
-    """
-    return float(np.mean(list(values.values()))) if values else math.nan
+def mean(values: Collection[float]) -> float:
+    """Average over queries; NaN without any."""
+    return float(np.mean(list(values))) if values else math.nan

@@ -1,4 +1,4 @@
-"""The training loss, and what a model says about a set of judged pairs."""
+"""The training loss, and a model's predictions and metrics on judged pairs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from trainer.training_data.pairs import Pairs
 
 @dataclass(frozen=True)
 class Totals:
-    """What a loss's terms are averaged over."""
+    """Denominators of a loss's terms."""
 
     pairs: float
     queries: float
@@ -35,7 +35,7 @@ class Totals:
 class WeightedLoss:
     """One term of the objective.
 
-    :param kind: ``grade`` or ``rank``: what it reads and what it is averaged over.
+    :param kind: ``grade`` or ``rank``.
     """
 
     kind: str
@@ -45,9 +45,9 @@ class WeightedLoss:
 
 @dataclass(frozen=True)
 class Objective:
-    """Weighted grade and rank terms + penalty on the head.
+    """Weighted grade and rank terms, plus a penalty on the head.
 
-    :param terms: the grade term, the rank term, and whatever further ones there are.
+    :param terms: the grade term, the rank term, then further ones.
     """
 
     terms: tuple[WeightedLoss, ...]
@@ -56,7 +56,7 @@ class Objective:
 
     @classmethod
     def make(cls, config: Loss, gains: tuple[float, ...]) -> Objective:
-        """Resolve the losses a configuration names.
+        """Resolve the losses of a configuration.
 
         :param config: table ``[loss]``.
         :raises UsageError: for an unknown loss or parameter, or one that does not fit the grades.
@@ -79,42 +79,34 @@ class Objective:
         self, head: Head, head_input: Tensor, grades: Tensor, query_index: Tensor, whole: Totals | None = None, *,
         share: float = 1.0,
     ) -> Tensor:  # fmt: skip
-        """Loss of some pairs, or their contribution to that of a batch that holds them: the parts sum to the whole.
+        """Compute the loss of some pairs, or their part of a whole batch's loss: the parts sum to the whole.
 
         :param head_input: ``[n, f]`` float.
         :param grades: ``[n]`` int64.
-        :param query_index: ``[n]`` int64; a query's pairs are all here.
-        :param whole: what the whole batch's terms are averaged over; None: these pairs are the whole.
-        :param share: of the penalty, which belongs to no pair.
+        :param query_index: ``[n]`` int64; all pairs of a query must be present.
+        :param whole: denominators of the whole batch; None: these pairs are the whole.
+        :param share: share of the penalty, which belongs to no pair.
         :return: ``[]`` float.
         """
-        here = self.totals(grades, query_index)
-        whole = whole or here
+        part = self.totals(grades, query_index)
+        whole = whole or part
         raw = head(head_input)
         loss = self.config.l2 * share * head.penalty()
         for term in self.terms:
             if term.weight and term.kind == "grade":
-                weight = term.weight * here.pairs / max(whole.pairs, 1.0)
+                weight = term.weight * part.pairs / max(whole.pairs, 1.0)
                 loss = loss + weight * term.loss(raw, grades)
             elif term.weight:
-                weight = term.weight * here.queries / max(whole.queries, 1.0)
+                weight = term.weight * part.queries / max(whole.queries, 1.0)
                 loss = loss + weight * term.loss(head.rank_score(raw), self.gain(grades), query_index)
         return loss
 
     def totals(self, grades: Tensor, query_index: Tensor) -> Totals:
-        """Count what the terms are averaged over.
-
-        :param grades: ``[n]`` int64.
-        :param query_index: ``[n]`` int64.
-        """
+        """Count pairs and comparable queries."""
         return Totals(float(len(grades)), float(count_comparable(self.gain(grades), query_index)))
 
     def gain(self, grades: Tensor) -> Tensor:
-        """Gains over the highest gain.
-
-        :param grades: ``[n]`` int64.
-        :return: ``[n]`` float in [0, 1].
-        """
+        """Map grades to gains over the highest gain, ``[n]`` float in [0, 1]."""
         table = torch.tensor(self.gains, dtype=torch.float32, device=grades.device)
         return table[grades] / table[-1]
 
@@ -122,16 +114,16 @@ class Objective:
 def _bind(
     kind: str, name: str, params: Mapping[str, Any], weight: float, key: str, gains: tuple[float, ...]
 ) -> WeightedLoss:
-    """Resolve a loss and try it: what depends on the number of grades, only the loss itself can say."""
+    """Resolve a loss and call it once, because only the loss itself can check its parameters against the grades."""
     registry = GRADE_LOSSES if kind == "grade" else RANK_LOSSES
     make, values = registry.resolve(name, params)
     loss = partial(make, **values)
-    one = torch.zeros(1, dtype=torch.int64)
+    zero = torch.zeros(1, dtype=torch.int64)
     try:
         if kind == "grade":
-            loss(HEADS[GRADE_LOSSES[name].head].make(1, gains)(torch.zeros(1, 1)), one)
+            loss(HEADS[GRADE_LOSSES[name].head].make(1, gains)(torch.zeros(1, 1)), zero)
         else:
-            loss(torch.zeros(1), torch.zeros(1), one)
+            loss(torch.zeros(1), torch.zeros(1), zero)
     except ValueError as err:
         raise UsageError(f"[loss] {key}: {err}", todo="correct it; [grades] has the scale") from err
     return WeightedLoss(kind, loss, weight)
@@ -139,9 +131,9 @@ def _bind(
 
 @dataclass(frozen=True)
 class Predictions:
-    """A model's view of judged pairs.
+    """A model's predictions for judged pairs.
 
-    :param latent: ``[n]`` relevance without bounds; orders as the score does, without its rounding.
+    :param latent: ``[n]`` unbounded relevance, in the order of the score but without its rounding.
     :param grade_probs: ``[n, k]``.
     """
 
@@ -160,17 +152,14 @@ def predict(head: Head, head_input: Tensor) -> Predictions:
 
 
 def measure_ndcg(features: Features, pairs: Pairs, config: Config) -> dict[int, float]:
-    """NDCG of each judged query, by the model as it is.
-
-    :return: by number of the query; queries without a relevant item have none.
-    """
+    """Measure the current model's nDCG by query index; queries without a relevant item are left out."""
     latent = predict(features.model.head, features.of(pairs).head_input).latent
     _, gain, query_index = pairs.numpy(config.grades.scale.gains)
     return ndcg_per_query(latent, gain, query_index, cutoff=config.stages.cutoff)
 
 
 def measure_pairs(features: Features, pairs: Pairs, config: Config) -> dict[str, Any]:
-    """Ranking and grading figures of judged pairs, by the model as it is."""
+    """Measure the current model's ranking and grading metrics."""
     predictions, gains = predict(features.model.head, features.of(pairs).head_input), config.grades.scale.gains
     grades, gain, query_index = pairs.numpy(gains)
     table = confusion(grades, predictions.grade_probs.argmax(1), len(gains))

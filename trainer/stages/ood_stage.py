@@ -1,4 +1,4 @@
-"""Fit the detector on what was trained on, and calibrate it on what was not."""
+"""Fits the detector on training pairs, and calibrates it on held-out traffic."""
 
 from __future__ import annotations
 
@@ -23,28 +23,27 @@ from trainer.training_data.features import Features
 from trainer.training_data.pairs import Pairs
 from trainer.training_data.run_data import RunData
 
-MOST_CATALOGUE = 16_384  # unjudged items that are encoded for a detector that reads the catalogue
+MOST_CATALOGUE = 16_384  # maximum unjudged items encoded for a detector that reads the catalogue
 
 
 @torch.no_grad()
 def fit_ood(features: Features, config: Ood, data: RunData) -> FittedOod:
-    """Fit on training and dev pairs, calibrate on held-out traffic.
+    """Fit on training and dev pairs, and calibrate on held-out traffic.
 
     :param config: table ``[ood]``.
-    :return: detector, calibration and figures.
-    :raises InputError: when the traffic is too small for alpha.
+    :raises InputError: if the traffic is too small for alpha.
     """
     make, params = DETECTORS.resolve(config.detector, config.params)
     check_ood(config, features.model.halves)
     parts = count_halves(config.features, features.model.halves)
     width = parts * int(features.model.encoder.config.hidden_size)
     detector: Any = make(width, halves=parts, **params)
-    known = partial(_chunks, features, config, data.judged(data.learnt))
+    learnt = partial(_read_chunks, features, config, data.judged(data.learnt))
     try:
         if DETECTORS[config.detector].make.fits_catalogue:
-            detector.fit(known, partial(_unjudged_items, features, config, data))
+            detector.fit(learnt, partial(_read_unjudged, features, config, data))
         else:
-            detector.fit(known)
+            detector.fit(learnt)
     except ValueError as err:
         raise InputError(f"the detector cannot be fitted: {err}", where="[ood]", todo="judge more queries") from err
     detector.eval()
@@ -72,10 +71,10 @@ def fit_ood(features: Features, config: Ood, data: RunData) -> FittedOod:
 
 
 def check_ood(config: Ood, backbone: int) -> None:
-    """Refuse a detector that does not go with the features or the backbone.
+    """Refuse a detector that does not fit the features or the backbone with a UsageError.
 
     :param config: table ``[ood]``.
-    :raises UsageError: when it does not.
+    :param backbone: halves that the backbone encodes separately, 1 or 2.
     """
     DETECTORS.resolve(config.detector, config.params)
     count_halves(config.features, backbone)
@@ -86,43 +85,43 @@ def check_ood(config: Ood, backbone: int) -> None:
         )
 
 
-def _chunks(features: Features, config: Ood, pairs: Pairs) -> Iterator[tuple[Tensor, ...]]:
-    """What the detector reads of some pairs, some thousand at a time."""
+def _read_chunks(features: Features, config: Ood, pairs: Pairs) -> Iterator[tuple[Tensor, ...]]:
+    """Yield the detector's inputs for some pairs in chunks."""
     names = DETECTORS[config.detector].make.reads
     if "features" in names:
         tables, rows = features.tables(pairs, layers=config.layers)
         sides = {"query": (0,), "item": (1,), "pair": tuple(range(len(tables)))}[config.features]
     for part in torch.arange(len(pairs.index)).split(CHUNK):
-        given: dict[str, Tensor] = {}
+        inputs: dict[str, Tensor] = {}
         if "features" in names:
-            given["features"] = torch.cat([tables[side][rows[part, side]] for side in sides], dim=1)
+            inputs["features"] = torch.cat([tables[side][rows[part, side]] for side in sides], dim=1)
         if "energy" in names or "grade_probs" in names:
             head = features.model.head
             raw = head(features.of(pairs, layers=config.layers).head_input[part])
-            given |= {"energy": head.energy(raw), "grade_probs": head.grade_probs(raw)}
-        yield tuple(given[name] for name in names)
+            inputs |= {"energy": head.energy(raw), "grade_probs": head.grade_probs(raw)}
+        yield tuple(inputs[name] for name in names)
 
 
-def _unjudged_items(features: Features, config: Ood, data: RunData) -> Iterator[tuple[Tensor, ...]]:
-    """Features of items that nobody judged: all, or those first in an order drawn by their ids' digests."""
+def _read_unjudged(features: Features, config: Ood, data: RunData) -> Iterator[tuple[Tensor, ...]]:
+    """Yield features of unjudged items in chunks; a sample by the hashes of their ids if there are too many."""
     judged = {item_id for query in data.learnt for item_id in query.item_ids}
-    drawn = heapq.nsmallest(MOST_CATALOGUE, (item_id for item_id in data.items if item_id not in judged), key=hash_int)
-    for start in range(0, len(drawn), CHUNK):
-        texts = [data.items[item_id].text for item_id in drawn[start : start + CHUNK]]
+    sample = heapq.nsmallest(MOST_CATALOGUE, (item_id for item_id in data.items if item_id not in judged), key=hash_int)
+    for start in range(0, len(sample), CHUNK):
+        texts = [data.items[item_id].text for item_id in sample[start : start + CHUNK]]
         yield (features.apart(texts, layers=config.layers),)
 
 
 def _distances(features: Features, detector: Any, config: Ood, pairs: Pairs) -> Tensor:
     if not len(pairs.index):
         return torch.zeros(0)
-    return torch.cat([detector(*chunk) for chunk in _chunks(features, config, pairs)])
+    return torch.cat([detector(*chunk) for chunk in _read_chunks(features, config, pairs)])
 
 
 def two_fold_alarms(distances: Tensor, pairs: Pairs, alpha: float) -> dict[str, Any] | None:
-    """False alarms on traffic: each half of the queries judged by the other half's calibration.
+    """Measure false alarms on traffic, each half of the queries with the other half's calibration.
 
     :param distances: ``[n]`` of the traffic pairs.
-    :return: share with its interval by query, or None where the halves are too small for alpha.
+    :return: share with its interval by query, or None if the halves are too small for alpha.
     """
     half = pairs.query_index % 2 == 0
     flagged = torch.zeros(len(distances), dtype=torch.bool)
@@ -130,13 +129,13 @@ def two_fold_alarms(distances: Tensor, pairs: Pairs, alpha: float) -> dict[str, 
         try:
             other = ConformalCalibration.fit(distances[~test], alpha)
         except InputError:
-            return None  # too small to be halved
+            return None
         flagged[test] = _flagged(other, distances[test], alpha)
     return _share(flagged, pairs)
 
 
 def _flagged(calibration: ConformalCalibration, distances: Tensor, alpha: float) -> Tensor:
-    """Which distances are OOD, by the one rule that scorer and client have."""
+    """Flag the OOD distances, by the rule that scorer and client share."""
     return torch.from_numpy(is_ood(calibration(distances)[:, 0].numpy(), alpha))
 
 

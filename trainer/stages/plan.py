@@ -1,4 +1,4 @@
-"""A run from start to end: stages in order, each kept only where the dev set says so."""
+"""A training run: stages in order, each kept only if it improves on the dev set, then calibration."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def train(
     fresh: bool = False,
     report: Report = lambda what, done, total: None,
 ) -> Trained:
-    """Train, or go on training, or load what is trained already.
+    """Train, resume, or load a finished run.
 
-    :param base: folder its paths are relative to.
-    :param fresh: drop what the folder holds and start over.
+    :param base: folder that the configuration's paths are relative to.
+    :param fresh: delete an earlier run in the folder and start over.
     :param report: called with what is being done, steps done and steps in all.
-    :raises InputError: when the folder holds a run of another configuration or other data.
+    :raises InputError: if the folder holds a run with another configuration or other data.
     """
     torch.manual_seed(config.seed)
     report("loading the base model", 0, 1)
@@ -89,12 +89,12 @@ def train(
 
 
 def prepare(config: Config, base: Path, *, store: Path | None = None) -> tuple[Any, RunData]:
-    """Load and check everything: what is wrong must show before hours of training, not after.
+    """Load and check everything, so that errors show before hours of training.
 
-    :param base: folder its paths are relative to.
-    :param store: where data that memory does not hold are kept; None: in a temporary file.
+    :param base: folder that the configuration's paths are relative to.
+    :param store: file for data that exceed memory; None: a temporary file.
     :return: the untrained model in evaluation mode, and the data.
-    :raises DarlError: naming what cannot be trained on.
+    :raises DarlError: for anything that cannot be trained on.
     """
     check_plan(config)
     make, _ = BACKBONES.resolve(config.model.backbone, {})
@@ -113,18 +113,18 @@ def prepare(config: Config, base: Path, *, store: Path | None = None) -> tuple[A
 
 
 def write_on_main(work: Callable[[], object], where: Path) -> None:
-    """Have the first process write, and the others wait for it."""
+    """Write in the first process, while the others wait."""
     if distributed.is_main():
         try:
             work()
-        except SafetensorError as err:  # what safetensors makes of a full disk
+        except SafetensorError as err:  # safetensors reports a full disk so
             todo = "free disk space, then run the same command again: finished stages are kept"
             raise DarlError(f"weights cannot be written ({err})", where=str(where), todo=todo) from err
     distributed.barrier()
 
 
 def _check_near(config: Config, data: RunData, base: Path) -> None:
-    """Refuse files whose queries read nearly alike; the same query is refused where they are read."""
+    """Refuse near-duplicate queries across files; identical ones are refused when the files are read."""
     files = config.data
     parts = {
         role: Part.of_judged(str(base / name), queries)
@@ -134,11 +134,11 @@ def _check_near(config: Config, data: RunData, base: Path) -> None:
         )
         if name and queries
     }  # fmt: skip
-    apart = (("train", "dev"), ("new", "dev"), ("train", "ood_dev"), ("new", "ood_dev"), ("dev", "ood_dev"))
-    for learnt, held in apart:
-        if learnt in parts and held in parts:
+    disjoint = (("train", "dev"), ("new", "dev"), ("train", "ood_dev"), ("new", "ood_dev"), ("dev", "ood_dev"))
+    for learnt, held_out in disjoint:
+        if learnt in parts and held_out in parts:
             try:
-                check_leakage(parts[learnt], parts[held], allow=("query", "item", "near-item"))
+                check_leakage(parts[learnt], parts[held_out], allow=("query", "item", "near-item"))
             except InputError as err:
                 todo = "keep both in one file (darl split does so), or set [data] allow_near = true"
                 raise InputError(err.what, where=err.where, todo=todo) from err
@@ -166,7 +166,7 @@ def _run_stages(context: Context) -> list[dict[str, Any]]:
 
 
 def _run_stage(context: Context) -> dict[str, Any]:
-    """Run one stage unless it is done; keep it only where its dev gain exceeds one standard error."""
+    """Run one stage unless it is done; keep it only if its dev gain exceeds one standard error."""
     features, model, config, name, place = (
         context.features, context.model, context.config, context.name, context.place,
     )  # fmt: skip
@@ -203,7 +203,7 @@ def _run_stage(context: Context) -> dict[str, Any]:
 
 
 def keep_learnt(data: RunData, outcomes: list[dict[str, Any]]) -> RunData:
-    """What the kept weights have learnt from: the new samples only where they did."""
+    """Reduce the data to those that the kept weights have learnt from, with or without the new samples."""
     decisions = [outcome["learnt_new"] for outcome in outcomes if outcome["kept"] and "learnt_new" in outcome]
     return data if decisions and decisions[-1] else dataclasses.replace(data, new=[])
 
@@ -211,7 +211,7 @@ def keep_learnt(data: RunData, outcomes: list[dict[str, Any]]) -> RunData:
 def _compare_slices(
     dev: Sequence[JudgedQuery], start: Mapping[int, float], trained: Mapping[int, float]
 ) -> dict[str, dict[str, float]]:
-    """Mean nDCG of the dev queries of each slice, untrained and trained."""
+    """Compare the mean nDCG of the dev queries of each slice before and after training."""
     queries_of: dict[str, list[int]] = {}
     for query in sorted(start):
         queries_of.setdefault(dev[query].slice, []).append(query)

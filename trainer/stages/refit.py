@@ -1,28 +1,26 @@
-"""The head on old and new samples together: what a cycle trains first, and often all that it needs."""
+"""Stage: refit the head on old and new samples, the default training of a cycle."""
 
 from __future__ import annotations
 
 from trainer.config import Config
 from trainer.stages.head_stage import bind_fit, encode_for_head
-from trainer.stages.registry import STAGES, Context, Outcome, Stage, need
+from trainer.stages.registry import STAGES, Context, Outcome, Stage, require_key
 
 
 @STAGES.register("refit", cite="Liu and Nocedal 1989, doi:10.1007/BF01589116 (L-BFGS); pooling: ours")
 class RefitStage(Stage):
-    """Fit the head on old and new samples together, each query weighing alike; the gate decides whether it serves
+    """Fit the head on old and new samples together, with equal weight per query; the gate decides whether it serves
 
-    A head that starts from a bundle has been fitted on the old samples already: on them no gain can show, and the few
-    OOD dev queries of one cycle cannot tell. So it stays, and the gate of the cycle compares it with what serves.
+    A head that starts from a bundle has already been fitted on the old samples, so they cannot show a gain, and one
+    cycle has too few OOD dev queries. So it is always kept, and the cycle's gate compares it with the serving version.
     """
 
     judged_on = ("dev", "ood_dev")
 
     def check(self, config: Config) -> None:
-        """Ask for new samples.
-
-        :raises UsageError: where there are none.
-        """
-        need(config.data.new, "refit", "[data] new", "set it to the new samples' judgments, or use the stage head")
+        """Require new samples."""
+        todo = "set it to the new samples' judgments, or use the stage head"
+        require_key(config.data.new, "refit", "[data] new", todo)
 
     def run(self, context: Context) -> Outcome:
         """Fit the head."""

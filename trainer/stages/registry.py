@@ -1,4 +1,4 @@
-"""What a stage is: what it is given, what it says of itself, and the list of all of them."""
+"""The interface of stages, and their registry."""
 
 from __future__ import annotations
 
@@ -25,17 +25,18 @@ Report = Callable[[str, int, int], object]
 
 @dataclass(frozen=True)
 class Context:
-    """What a stage is given.
+    """Inputs of a stage.
 
-    :param features: of the model, which the stage trains in place; it forgets them where it changes the encoder.
+    :param features: of the model, which the stage trains in place; a stage that changes the encoder must call
+        ``forget``.
     :param objective: the loss of ``[loss]``.
-    :param pairs: judged pairs by role: ``train`` (a sample where there are many), ``dev``, and ``new`` and
-        ``ood_dev`` where the run has them.
+    :param pairs: judged pairs by role: ``train`` (possibly a sample), ``dev``, and ``new`` and ``ood_dev`` if the run
+        has them.
     :param base: folder that the configuration's paths are relative to.
-    :param run: the run's folder, for what outlives the stage.
+    :param run: the run's folder, for files that outlive the stage.
     :param report: called with what is being done, steps done and steps in all.
-    :param number: of the stage in the plan, from 0 on.
-    :param weights_before: weights of the run before a stage that has been done; ``""``: before the first.
+    :param number: position of the stage in the plan, from 0.
+    :param weights_before: returns the run's weights before a finished stage; ``""``: before the first.
     """
 
     features: Features
@@ -71,19 +72,18 @@ class Context:
 
     @property
     def place(self) -> Path:
-        """Folder of the stage's own checkpoints; dropped when the stage is done."""
+        """Folder of the stage's checkpoints, deleted when it is done."""
         return stage_place(self.run, self.number, self.name)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a stage brought.
+    """Outcome of a stage.
 
     :param history: rows of ``step`` with ``train_loss`` and ``dev_loss``.
-    :param gains: changes in nDCG of queries beside the dev set's that nothing was fitted on; they count with
-        those of the dev queries.
-    :param decided: who decides whether the weights stay, where it is not the plan: the stage itself, or a later
-        one. They stay then.
+    :param gains: changes in nDCG of further held-out queries, which count like those of the dev queries.
+    :param decided: what decides on keeping the weights in place of the plan, such as a later stage; they are kept for
+        now. Empty: the plan decides.
     :param learnt_new: whether the weights have learnt from the new samples; None: as before.
     """
 
@@ -95,40 +95,37 @@ class Outcome:
 
 
 class Stage(ABC):
-    """One step of the training plan.
+    """A stage of the training plan.
 
-    ``judged_on`` names the roles whose gains in nDCG decide whether it is kept: each weighs alike. ``rewinds``
-    says that it asks for the run's start weights.
+    ``judged_on`` names the roles whose gains in nDCG decide with equal weight whether it is kept. A stage that
+    ``rewinds`` uses the run's initial weights.
     """
 
     judged_on: tuple[str, ...] = ("dev",)
     rewinds: bool = False
 
     def check(self, config: Config) -> None:
-        """Refuse a configuration that lacks what the stage needs.
-
-        :raises UsageError: naming the key.
-        """
+        """Refuse a configuration without the keys that the stage needs, with a UsageError that names the key."""
         return
 
     def ready(self, config: Config, base: Path) -> None:
-        """Look at everything that could stop the stage, before anything is trained.
+        """Check everything that could stop the stage, before any training.
 
-        :param base: folder its paths are relative to.
+        :param base: folder that the configuration's paths are relative to.
         :raises DarlError: naming what is missing or wrong.
         """
         return
 
     @abstractmethod
     def run(self, context: Context) -> Outcome:
-        """Train; broken off, the same call goes on and ends the same."""
+        """Train; after an interruption, the same call resumes with the same result."""
 
 
 STAGES: Registry[type[Stage]] = Registry("stage")
 
 
 def check_plan(config: Config, where: str | None = None) -> None:
-    """Refuse a plan that cannot run: an unknown stage, or one that lacks a key it needs.
+    """Refuse a plan with an unknown stage, or one that lacks a key.
 
     :param where: the configuration's file, named in the error.
     :raises UsageError: naming the stage, or its key.
@@ -152,10 +149,7 @@ def check_stages(stages: Sequence[str], key: str, where: str | None = None) -> N
             raise UsageError(f"{key} lists {stage!r}", where=where, todo=nearest(stage, STAGES))
 
 
-def need(value: str, stage: str, key: str, todo: str) -> None:
-    """Refuse a plan whose stage lacks a key.
-
-    :raises UsageError: where the value is empty.
-    """
+def require_key(value: str, stage: str, key: str, todo: str) -> None:
+    """Refuse an empty value of a key that a stage needs with a UsageError."""
     if not value:
         raise UsageError(f"[stages] run lists {stage}, but {key} is empty", todo=todo)

@@ -1,4 +1,4 @@
-"""Training for the worst slice: group distributionally robust optimisation."""
+"""Group distributionally robust optimisation: training for the worst slice."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ from trainer.training_data.source import Batch
 
 @dataclass(frozen=True)
 class Groups:
-    """Slices of some queries.
+    """Groups of queries by slice.
 
-    :param number: of the group that each slice is of; slices with too few queries are of one together.
+    :param number: group of each slice; slices with too few queries share one.
     :param share: ``[g]`` double, share of the queries in each group.
     :param of_query: ``[q]`` int64, the group of each query.
+    :param step: step size of the group weights.
     """
 
     number: Mapping[str, int]
@@ -34,33 +35,24 @@ class Groups:
     step: float
 
     def __len__(self) -> int:
-        """Groups there are."""
+        """Number of groups."""
         return len(self.share)
 
     def index(self, slices: Sequence[str]) -> Tensor:
-        """Group of each pair.
-
-        :param slices: ``n`` names.
-        :return: ``[n]`` int64.
-        """
+        """Look up the groups of slices, ``[n]`` int64."""
         return torch.tensor([self.number[name] for name in slices], dtype=torch.long)
 
     def rows(self, pairs: Pairs) -> list[Tensor]:
-        """Rows of the pairs of each group that has some.
-
-        :param pairs: of the queries that the groups were made of.
-        """
+        """Split the pairs of the groups' queries into row indices by non-empty group."""
         of_pair = self.of_query[pairs.query_index]
         return [torch.nonzero(of_pair == group).squeeze(1) for group in of_pair.unique().tolist()]
 
 
 def find_groups(config: Loss, queries: Sequence[JudgedQuery], weights: Sequence[float] | None = None) -> Groups | None:
-    """Find the groups that ``[loss] groups`` asks for.
+    """Group queries by slice, if ``[loss] groups`` is set; else None.
 
     :param config: table ``[loss]``.
-    :param queries: the queries; each is of its slice.
-    :param weights: how often each query comes up; None: all alike.
-    :return: the groups, or None where none are asked for.
+    :param weights: relative frequency of each query; None: all alike.
     """
     if not config.groups:
         return None
@@ -76,10 +68,9 @@ def find_groups(config: Loss, queries: Sequence[JudgedQuery], weights: Sequence[
 
 
 def check_groups(config: Loss, queries: Sequence[JudgedQuery], *, where: str) -> None:
-    """Refuse to train for the worst slice of one.
+    """Refuse ``[loss] groups`` if all queries are in one group, with a UsageError.
 
     :param config: table ``[loss]``.
-    :raises UsageError: when all queries are of one group.
     """
     groups = find_groups(config, queries)
     if groups is not None and len(groups) < 2:
@@ -91,7 +82,7 @@ def check_groups(config: Loss, queries: Sequence[JudgedQuery], *, where: str) ->
 
 
 def ascend(weights: Tensor, exponent: Tensor) -> Tensor:
-    """Exponentiated gradient ascent on the simplex.
+    """Take a step of exponentiated gradient ascent on the simplex.
 
     :param weights: ``[g]``, summing to 1.
     :param exponent: ``[g]`` step size times loss.
@@ -101,10 +92,10 @@ def ascend(weights: Tensor, exponent: Tensor) -> Tensor:
 
 
 class HeadData(NamedTuple):
-    """Judged pairs as a head sees them.
+    """Judged pairs with the head's input.
 
     :param head_input: ``[n, f]`` float.
-    :param groups: slices of their queries, to fit the worst of them; None: their mean.
+    :param groups: groups of their queries, to fit the worst one; None: fit the mean.
     """
 
     pairs: Pairs
@@ -113,10 +104,10 @@ class HeadData(NamedTuple):
 
 
 class WholeSetDro:
-    """Group DRO where a step sees every query, as in the head stage.
+    """Group DRO for steps over all queries, as in the head stage.
 
-    Sagawa et al. 2019, arXiv:1911.08731, with the weights fixed inside a quasi-Newton step. A step sees what an
-    epoch of descent does, so it moves the weights as far as that: by ``step`` a query.
+    Sagawa et al. 2019, arXiv:1911.08731, with the weights fixed inside a quasi-Newton step. A step covers an epoch of
+    descent, so it moves the weights as far: by ``step`` per query.
     """
 
     def __init__(self, objective: Objective, groups: Groups, pairs: Pairs, head_input: Tensor) -> None:
@@ -126,10 +117,7 @@ class WholeSetDro:
         self.weights = torch.full((present,), 1 / max(present, 1), dtype=torch.double)
 
     def __call__(self, head: Head) -> Tensor:
-        """Weighted loss of the groups, and the penalty.
-
-        :return: ``[]`` float.
-        """
+        """Compute the weighted loss of the groups plus the penalty, ``[]`` float."""
         loss = self.objective.config.l2 * head.penalty()
         for weight, part in zip(self.weights.tolist(), self._losses(head), strict=True):
             loss = loss + weight * part
@@ -148,11 +136,7 @@ class WholeSetDro:
 def _group_losses(
     objective: Objective, head: Head, groups: Groups, pairs: Pairs, head_input: Tensor
 ) -> list[Tensor]:  # fmt: skip
-    """Loss of each group that has pairs, without the penalty.
-
-    :param head_input: ``[n, f]`` float.
-    :return: a ``[]`` float for each.
-    """
+    """Compute the loss of each non-empty group, without the penalty."""
     return [
         objective(head, head_input[rows], pairs.grades[rows], pairs.query_index[rows], share=0.0)
         for rows in groups.rows(pairs)
@@ -161,7 +145,7 @@ def _group_losses(
 
 @torch.no_grad()
 def dev_objective(objective: Objective, head: Head, dev: HeadData) -> float:
-    """Loss on dev pairs without the penalty: their mean, or with groups the worst one's."""
+    """Compute the loss on dev pairs without the penalty: the mean, or with groups the worst group's."""
     pairs, head_input, groups = dev
     if groups is not None:
         return max(map(float, _group_losses(objective, head, groups, pairs, head_input)))
@@ -170,34 +154,31 @@ def dev_objective(objective: Objective, head: Head, dev: HeadData) -> float:
 
 
 class GroupDroLoss:
-    """Group DRO as a step's loss: each group's loss, weighted, and the weights ascending.
+    """The loss of a step by group DRO: weighted losses of the groups, with ascending weights.
 
-    Sagawa et al. 2019, arXiv:1911.08731, algorithm 1, for queries drawn as they come and not group by group:
-    a group with ``m`` of a batch's ``M`` queries and the share ``p`` of all counts ``m / (M p)`` times, in the
-    loss and in the ascent, so that both are what drawing groups alike gives on average. Weights move between
-    steps, by losses summed over all processes: every process has the same weights.
+    Sagawa et al. 2019, arXiv:1911.08731, algorithm 1, for queries sampled uniformly instead of by group: a group with
+    ``m`` of a batch's ``M`` queries and the share ``p`` of all queries counts ``m / (M p)`` times, in the loss and in
+    the ascent, so that both equal uniform sampling of groups on average. Weights move between steps, by losses summed
+    over all processes, so every process has the same weights.
     """
 
     def __init__(self, objective: Objective, groups: Groups) -> None:
         self.objective, self.groups = objective, groups
         self.weights = torch.full((len(groups),), 1 / len(groups), dtype=torch.double)
-        self._seen = torch.zeros(len(groups), dtype=torch.double)  # this process's part of the step's losses
+        self._losses = torch.zeros(len(groups), dtype=torch.double)  # this process's part of the step's losses
 
     def counts(self, batch: Batch) -> Tensor:
-        """Pairs, comparable queries and queries of each group.
-
-        :return: ``[3 g]`` float.
-        """
+        """Count pairs, comparable queries and queries of each group, ``[3 g]`` float."""
         rows = self._rows(batch)
         totals = [self.objective.totals(batch.grades[r], batch.query_index[r]) for r in rows]
         queries = [float(len(batch.query_index[r].unique())) for r in rows]
         return torch.tensor([*(t.pairs for t in totals), *(t.queries for t in totals), *queries])
 
     def __call__(self, model: Any, batch: Batch, whole: Tensor, *, share: float = 1.0) -> Tensor:
-        """Contribution of some queries to the loss of the batch that holds them."""
+        """Compute some queries' part of the loss of the whole batch."""
         pairs, comparable, queries = whole.detach().cpu().double().chunk(3)
         head_input = model.pair_features(batch.queries, batch.items).head_input
-        drawn = queries / queries.sum().clamp_min(1.0) / self.groups.share
+        frequency = queries / queries.sum().clamp_min(1.0) / self.groups.share
         loss: Tensor = self.objective.config.l2 * share * model.head.penalty()
         for group, rows in enumerate(self._rows(batch)):
             if not len(rows):
@@ -205,8 +186,8 @@ class GroupDroLoss:
             grades, query_index = (t[rows].to(head_input.device) for t in (batch.grades, batch.query_index))
             totals = Totals(float(pairs[group]), float(comparable[group]))
             part = self.objective(model.head, head_input[rows], grades, query_index, totals, share=0.0)
-            self._seen[group] += float(drawn[group]) * float(part.detach())
-            loss = loss + float(self.weights[group] * drawn[group]) * part
+            self._losses[group] += float(frequency[group]) * float(part.detach())
+            loss = loss + float(self.weights[group] * frequency[group]) * part
         return loss
 
     def after_step(self, total: Callable[[Tensor], object]) -> None:
@@ -214,16 +195,16 @@ class GroupDroLoss:
 
         :param total: sums a tensor over the processes, in place.
         """
-        total(self._seen)
-        self.weights = ascend(self.weights, self.groups.step * self._seen)
-        self._seen = torch.zeros_like(self._seen)
+        total(self._losses)
+        self.weights = ascend(self.weights, self.groups.step * self._losses)
+        self._losses = torch.zeros_like(self._losses)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What a resumed run needs."""
+        """State for the checkpoint."""
         return {"weights": self.weights.clone()}
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Put back what :meth:`state_dict` gave."""
+        """Restore the state of a checkpoint."""
         self.weights = state_dict["weights"].clone()
 
     def _rows(self, batch: Batch) -> list[Tensor]:

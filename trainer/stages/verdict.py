@@ -1,4 +1,4 @@
-"""Whether a stage stays: paired gains in nDCG against their own noise."""
+"""The decision to keep a stage: paired gains in nDCG against their noise."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the gains say.
+    """The decision to keep a stage.
 
     :param gain: mean with its interval; with several sets the mean of their means.
-    :param error: its standard error; infinite where a set has fewer than two queries.
+    :param error: its standard error; infinite if a set has fewer than two queries.
     """
 
     gain: Interval
@@ -28,10 +28,9 @@ class Verdict:
 
 
 def judge_gains(sets: Sequence[Floats], *, seed: int) -> Verdict:
-    """Judge a stage by the gains of its dev queries.
+    """Decide by the gains of dev queries whether a stage is kept; not without any gains.
 
-    :param sets: for each dev set ``[q]`` gain of each query; each set weighs alike, empty ones not at all.
-    :return: the verdict; no gain at all is a no.
+    :param sets: for each dev set the gain of each query, ``[q]``; non-empty sets have equal weights.
     """
     filled = [gains for gains in sets if len(gains)]
     if not filled:

@@ -1,1 +1,1 @@
-"""What one run trains on: its files read and split, laid out as pairs, encoded, and drawn in batches."""
+"""Training data of a run: files read and split, arranged as pairs, encoded, and drawn in batches."""

@@ -1,4 +1,4 @@
-"""Features of pairs, kept while the encoder stays as it is."""
+"""Cached features of pairs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from trainer.training_data.pairs import Pairs
 
 
 class Features:
-    """Features of fixed sets of pairs, encoded once while the encoder stays as it is.
+    """Features of fixed sets of pairs, encoded once as long as the encoder does not change.
 
     :param advance: called with the number of texts just encoded.
-    :param device: where it is encoded; the features are on the CPU always.
+    :param device: device of the encoder; features are always on the CPU.
     """
 
     def __init__(
@@ -27,29 +27,25 @@ class Features:
         self._halves: dict[str, dict[str, Tensor]] = {}  # by layers, then by text
 
     def of(self, pairs: Pairs, *, layers: str = LAST) -> FeatureTable:
-        """Features of some pairs.
+        """Features of some pairs by the current encoder.
 
-        :param pairs: judged or not.
         :param layers: ``average``: also the averaged halves.
-        :return: their features under the encoder as it is.
         """
         if (key := (id(pairs), layers)) not in self._tables:
             with on(self.model, self.device):
                 table = self.model.feature_table(
                     pairs.queries, pairs.items, pairs.index, layers=layers, advance=self.advance
                 )
-            self._tables[key] = (pairs, table)  # the pairs are kept: their id stays theirs
+            self._tables[key] = (pairs, table)  # keeps the pairs alive, so that their id is not reused
             if self.model.halves == 2:
                 for texts, rows in zip((pairs.queries, pairs.items), table.tables, strict=True):
                     self._halves.setdefault(LAST, {}).update(zip(texts, rows, strict=True))
         return self._tables[key][1]
 
     def apart(self, texts: Sequence[str], *, layers: str = LAST) -> Tensor:
-        """Halves alone, each text encoded once; only of a backbone that reads query and item apart.
+        """Features of single queries or items, ``[n, h]`` of unit length, by a backbone that encodes them separately.
 
-        :param texts: queries or items.
         :param layers: ``last`` or ``average``.
-        :return: ``[n, h]`` of unit length.
         """
         encoded = self._halves.setdefault(layers, {})
         if fresh := [text for text in dict.fromkeys(texts) if text not in encoded]:
@@ -59,27 +55,23 @@ class Features:
         return torch.stack([encoded[text] for text in texts]) if texts else torch.zeros(0, width)
 
     def tables(self, pairs: Pairs, *, layers: str = LAST) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Distinct halves of some pairs, for what does not read how their tokens meet.
+        """Distinct halves of some pairs, without their token-level similarities.
 
-        :param pairs: judged or not.
         :param layers: ``last`` or ``average``.
-        :return: for each half ``[m, h]`` the distinct ones, and ``[n, halves]`` each pair's row in each.
+        :return: for each half its distinct rows ``[m, h]``, and ``[n, halves]`` the pairs' rows in them.
         """
         if self.model.halves == 2:
-            both = self.apart([*pairs.queries, *pairs.items], layers=layers)  # in one go: the model is moved once
+            both = self.apart([*pairs.queries, *pairs.items], layers=layers)  # together, to move the model only once
             return (both[: len(pairs.queries)], both[len(pairs.queries) :]), pairs.index
         table = self.of(pairs, layers=layers)
         return (table.averaged if layers == AVERAGE else table.tables), table.rows
 
     def forget(self) -> None:
-        """Drop everything: the encoder has changed."""
+        """Drop all features, after a change of the encoder."""
         self._tables, self._halves = {}, {}
 
     def remember(self) -> Callable[[], None]:
-        """Remember what is encoded now.
-
-        :return: a function that brings it back, for an encoder that was rolled back.
-        """
+        """Return a function that restores the present features, for when the encoder is rolled back."""
         tables, halves = self._tables, self._halves
 
         def restore() -> None:

@@ -1,4 +1,4 @@
-"""Items and judged queries, split: in memory, or on disk where they are too large for it."""
+"""Items and judged queries, read and split, in memory or on disk."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from trainer.data import disk
 from trainer.data.splits import hold_out
 from trainer.training_data.run_data import can_learn_from
 
-STORE_ABOVE = 512 << 20  # bytes of items and judgments that are read on demand rather than kept in memory
-GZIP_RATIO = 6  # what a packed byte of JSON counts for
+STORE_ABOVE = 512 << 20  # bytes of items and judgments above which they are read on demand from disk
+GZIP_RATIO = 6  # assumed compression ratio of JSON
 
 
 @dataclass(frozen=True)
 class JudgedData:
-    """Items and judged queries, wherever they are kept.
+    """Items and judged queries, in memory or on disk.
 
-    :param train: training queries, cut to the cap.
-    :param dev: queries held out for dev; none where there is a file of them.
-    :param spare: queries held out for traffic; none where there is a file of them.
-    :param texts: texts of the training queries, as given and as cut.
-    :param used: ids of the items that training queries are judged with.
+    :param train: training queries, truncated to the cap.
+    :param dev: queries held out for dev; empty if there is a dev file.
+    :param spare: queries held out for traffic; empty if there is a traffic file.
+    :param texts: texts of the training queries, both original and truncated.
+    :param used: ids of the items judged in training queries.
     :param learnable: whether some training query has items of two grades.
-    :param stored: counts and digests of what is on disk; None: everything is in memory.
+    :param stored: counts and digests of the data on disk; None: everything is in memory.
     """
 
     items: Mapping[str, Item]
@@ -49,11 +49,11 @@ class JudgedData:
 
 
 def read_judged(config: Config, folder: Path, tokenizer: Tokenizer, store: Path | None) -> JudgedData:
-    """Read items and judgments, and hold out what has no file of its own.
+    """Read items and judgments, and hold out dev and traffic queries that have no file of their own.
 
-    :param folder: what the configuration's paths are relative to.
-    :param store: where they are kept when they do not belong into memory; None: in a temporary file.
-    :raises InputError: naming file, line and field of what is wrong.
+    :param folder: folder that the configuration's paths are relative to.
+    :param store: file for data that exceed memory; None: a temporary file.
+    :raises InputError: naming file, line and field.
     """
     if keeps_on_disk(config.data, folder):
         return _read_to_disk(config, folder, tokenizer, store)
@@ -61,17 +61,16 @@ def read_judged(config: Config, folder: Path, tokenizer: Tokenizer, store: Path 
 
 
 def keeps_on_disk(data: Data, folder: Path) -> bool:
-    """Tell whether items and judgments are too large for the memory, or are to be treated so.
+    """Tell whether items and judgments are kept on disk, by ``[data] store`` or by their size.
 
-    :param data: table ``[data]``.
-    :param folder: what its paths are relative to.
+    :param folder: folder that its paths are relative to.
     """
     if data.store != "auto":
         return data.store == "disk"
     size = 0
     for name in (data.items, data.judgments):
         path = folder / name
-        if path.is_file():  # else reading it says so
+        if path.is_file():  # else reading it fails
             size += path.stat().st_size * (GZIP_RATIO if path.suffix == ".gz" else 1)
     return size > STORE_ABOVE
 

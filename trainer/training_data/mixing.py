@@ -1,4 +1,4 @@
-"""Sources made of other sources: two side by side, new queries with replayed old ones, a teacher's scores."""
+"""Composite sources: two concatenated, new queries with replayed old ones, pairs with a teacher's scores."""
 
 from __future__ import annotations
 
@@ -13,18 +13,11 @@ from trainer.training_data.source import Batch, Source
 
 
 class Together:
-    """The queries of one source after those of another.
-
-    :param first: numbers from 0 on.
-    """
+    """The queries of one source, then those of another."""
 
     def __init__(self, first: Source, second: Source) -> None:
         self.first, self.second = first, second
-
-    @property
-    def n_queries(self) -> int:
-        """How many queries there are."""
-        return self.first.n_queries + self.second.n_queries
+        self.n_queries = first.n_queries + second.n_queries
 
     def batch(self, queries: Sequence[int], epoch: int) -> Batch:
         """Draw the items of some queries."""
@@ -36,28 +29,23 @@ class Together:
 
 
 class Replayed:
-    """New queries, and with them in each epoch other old ones, so that the old is not forgotten.
+    """New queries with old ones, resampled each epoch, against forgetting.
 
     Rolnick et al. 2019, arXiv:1811.11682 (experience replay).
 
-    :param old: of these a draw without repetition.
-    :param ratio: old queries a new one; where there are not so many, all of them.
+    :param ratio: old queries per new query, without repetition; at most all of them.
     """
 
     def __init__(self, new: Source, old: Source, *, ratio: float, seed: int) -> None:
         self.new, self.old, self.seed = new, old, seed
-        self.drawn = min(old.n_queries, round(ratio * new.n_queries))
+        self.replayed = min(old.n_queries, round(ratio * new.n_queries))
+        self.n_queries = new.n_queries + self.replayed
         self._order: tuple[int, list[int]] = (-1, [])
-
-    @property
-    def n_queries(self) -> int:
-        """Queries of an epoch."""
-        return self.new.n_queries + self.drawn
 
     def batch(self, queries: Sequence[int], epoch: int) -> Batch:
         """Draw the items of some queries."""
         if self._order[0] != epoch:
-            draw = random.Random(f"{self.seed}/replay/{epoch}").sample(range(self.old.n_queries), self.drawn)
+            draw = random.Random(f"{self.seed}/replay/{epoch}").sample(range(self.old.n_queries), self.replayed)
             self._order = (epoch, draw)
         border = self.new.n_queries
         return join_batches(
@@ -69,16 +57,11 @@ class Replayed:
 class Taught:
     """A source whose pairs carry a teacher's scores.
 
-    :param scores: by query text and item text; a pair without one gets NaN.
+    :param scores: by query text and item text; missing ones become NaN.
     """
 
     def __init__(self, source: Source, scores: Mapping[str, Mapping[str, float]]) -> None:
-        self.source, self.scores = source, scores
-
-    @property
-    def n_queries(self) -> int:
-        """How many queries there are."""
-        return self.source.n_queries
+        self.source, self.scores, self.n_queries = source, scores, source.n_queries
 
     def batch(self, queries: Sequence[int], epoch: int) -> Batch:
         """Draw the items of some queries."""
@@ -89,7 +72,7 @@ class Taught:
 
 
 def join_batches(first: Batch, second: Batch) -> Batch:
-    """Put the pairs of one batch after those of another; their queries stay apart."""
+    """Concatenate two batches; their queries stay distinct."""
     offset = int(first.query_index.max()) + 1 if len(first.query_index) else 0
     return Batch(
         [*first.queries, *second.queries], [*first.items, *second.items],

@@ -1,4 +1,4 @@
-"""Pairs of query and item as rows over distinct texts."""
+"""Pairs of query and item, as indices of distinct texts."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from trainer.data.splits import Retrieved
 
 @dataclass(frozen=True)
 class Pairs:
-    """Judged or unjudged pairs as rows over distinct texts.
+    """Judged or unjudged pairs, as indices of distinct texts.
 
-    :param index: ``[n, 2]`` int64, rows of queries and items.
+    :param index: ``[n, 2]`` int64, positions of query and item.
     :param grades: ``[n]`` int64; empty for unjudged pairs.
     """
 
@@ -31,13 +31,13 @@ class Pairs:
 
     @classmethod
     def of_judged(cls, queries: Sequence[JudgedQuery], items: Mapping[str, Item]) -> Pairs:
-        """Lay judged queries out as pairs."""
+        """Arrange judged queries as pairs."""
         grades = [grade for query in queries for grade in query.grades]
         return cls._of([(query.query, query.item_ids) for query in queries], items, grades)
 
     @classmethod
     def of_retrieved(cls, queries: Retrieved, items: Mapping[str, Item]) -> Pairs:
-        """Lay queries with the items that they retrieve out as pairs, without grades."""
+        """Arrange queries with retrieved items as pairs, without grades."""
         return cls._of([(query.query, item_ids) for query, item_ids in queries], items, [])
 
     @classmethod
@@ -53,21 +53,10 @@ class Pairs:
 
     @property
     def query_index(self) -> Tensor:
-        """``[n]`` which query each pair is of."""
+        """Query of each pair, ``[n]``."""
         return self.index[:, 0]
 
-    def gains(self, gains: Sequence[float]) -> Tensor:
-        """Gains over the highest gain.
-
-        :return: ``[n]`` float in [0, 1].
-        """
-        table = torch.tensor(gains, dtype=torch.float32)
-        return table[self.grades] / table[-1]
-
     def numpy(self, gains: Sequence[float]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-        """What the metrics take.
-
-        :return: grades, gains and query index, each ``[n]``.
-        """
+        """Grades, gains and query index for the metrics, each ``[n]``."""
         grades = self.grades.numpy()
         return grades, np.asarray(gains)[grades], self.query_index.numpy()

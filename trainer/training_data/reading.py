@@ -1,4 +1,4 @@
-"""Read everything that a configuration names, split and digested once."""
+"""Reads and splits the data that a configuration names."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ Query = TypeVar("Query", JudgedQuery, TrafficQuery)
 
 
 def read_data(config: Config, folder: Path, tokenizer: Tokenizer, *, store: Path | None = None) -> RunData:
-    """Read and split everything a configuration names.
+    """Read and split the data that a configuration names.
 
-    :param folder: what its paths are relative to.
-    :param tokenizer: the base model's, for the item cap.
-    :param store: where items and judgments are kept when they do not belong into memory; None: in a temporary file.
-    :raises InputError: naming file, line and field of what is wrong.
+    :param folder: folder that its paths are relative to.
+    :param tokenizer: the base model's tokenizer, for the caps.
+    :param store: file for items and judgments that exceed memory; None: a temporary file.
+    :raises InputError: naming file, line and field.
     """
     k, data, cap = config.grades.scale.k, config.data, config.model.query_cap
     judged = read_judged(config, folder, tokenizer, store)
-    items, held, dev = judged.items, judged.spare, judged.dev
+    items, held_out, dev = judged.items, judged.spare, judged.dev
     if data.traffic:
-        held = read_traffic(folder / data.traffic, items)
+        held_out = read_traffic(folder / data.traffic, items)
     if data.dev:
         dev = read_judgments(folder / data.dev, items, k)
         check_disjoint(judged.texts, dev, where=str(folder / data.dev))
@@ -48,19 +48,19 @@ def read_data(config: Config, folder: Path, tokenizer: Tokenizer, *, store: Path
     for learnt in (judged.texts, new):
         check_disjoint(learnt, ood_dev, where=str(folder / data.ood_dev))
     dev, new, ood_dev = ([_within_cap(q, tokenizer, cap) for q in part] for part in (dev, new, ood_dev))
-    held, pool = ([_within_cap(q, tokenizer, cap) for q in part] for part in (held, pool))
+    held_out, pool = ([_within_cap(q, tokenizer, cap) for q in part] for part in (held_out, pool))
     if not judged.learnable:
         raise InputError(
             "no query has items of two grades", where=str(folder / data.judgments),
             todo="judge good and bad items of the same query",
         )  # fmt: skip
-    more: list[JudgedQuery | TrafficQuery] = [*dev, *new, *ood_dev, *pool]
-    texts = _AnyOf(judged.texts, {same_text(q.query) for q in more})
-    used = {item_id for q in more for item_id in q.item_ids}
+    others: list[JudgedQuery | TrafficQuery] = [*dev, *new, *ood_dev, *pool]
+    texts = _AnyOf(judged.texts, {same_text(q.query) for q in others})
+    used = {item_id for q in others for item_id in q.item_ids}
 
     def retrieve(trained: Container[str]) -> tuple[Retrieved, Retrieved]:
         index = partial(Bm25Index, on_disk=judged.stored is not None)
-        return retrieve_for_traffic(held, texts, trained, items, depth=config.ood.depth, index=index)
+        return retrieve_for_traffic(held_out, texts, trained, items, depth=config.ood.depth, index=index)
 
     traffic, familiar = retrieve(_AnyOf(judged.used, used))
     sample = sample_queries(judged.train, data.sample_pairs, config.seed)
@@ -73,7 +73,7 @@ def read_data(config: Config, folder: Path, tokenizer: Tokenizer, *, store: Path
 
 
 class _AnyOf:
-    """What any of some containers holds."""
+    """Union of containers."""
 
     def __init__(self, *parts: Container[str]) -> None:
         self.parts = parts
@@ -83,7 +83,7 @@ class _AnyOf:
 
 
 def _read_pool(path: Path, items: Mapping[str, Item]) -> list[TrafficQuery]:
-    """Queries with items for a teacher to score."""
+    """Read queries with items for a teacher to score."""
     pool = read_traffic(path, items)
     for query in pool:
         if not query.item_ids:
@@ -95,9 +95,5 @@ def _read_pool(path: Path, items: Mapping[str, Item]) -> list[TrafficQuery]:
 
 
 def _within_cap(query: Query, tokenizer: Tokenizer, cap: int) -> Query:
-    """Cut a query to its cap.
-
-    At serving the tokenizer's own truncation does it, and takes from whichever half is longer: a query over
-    the cap costs a full item some of its last tokens there.
-    """
+    """Truncate a query to its cap."""
     return dataclasses.replace(query, query=cut_to_tokens(query.query, tokenizer, cap))

@@ -1,4 +1,4 @@
-"""What one run trains, stops, calibrates and reports on."""
+"""The data of one run, by role."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from trainer.training_data.pairs import Pairs
 
 @dataclass(frozen=True)
 class RunData:
-    """What a run trains, stops, calibrates and reports on.
+    """The data of one run, by role.
 
-    :param items: the catalogue; read on demand where it is on disk.
-    :param train: training queries; read on demand where they are on disk.
+    :param items: the catalogue, in memory or on disk.
+    :param train: training queries, in memory or on disk.
     :param dev: queries for early stopping, rollback and grade calibration.
-    :param traffic: held-out queries with the retrieved items that nothing was trained on.
-    :param familiar: the same queries with the retrieved items that were.
+    :param traffic: held-out queries with retrieved items that are not trained on.
+    :param familiar: the same queries with retrieved items that are.
     :param new: newly selected queries, for the augmented stage.
-    :param ood_dev: queries of traffic unlike the training set's, which choose in the augmented stages.
-    :param pool: queries with items that nobody judged, for a teacher to score.
-    :param sample: training queries in a number that memory holds, for what looks at all of them at once; None: all.
-    :param set_aside: judged items that nothing is trained on, so that there is something to calibrate on.
-    :param stored: counts and digests of items and training queries that are on disk; None: they are in memory.
+    :param ood_dev: OOD queries for model selection in the augmented stages.
+    :param pool: queries with unjudged items, for a teacher to score.
+    :param sample: training queries that fit into memory, for uses that need them all at once; None: all.
+    :param set_aside: judged items excluded from training, to calibrate on.
+    :param stored: counts and digests of items and training queries on disk; None: they are in memory.
     """
 
     items: Mapping[str, Item]
@@ -46,25 +46,25 @@ class RunData:
 
     @property
     def sampled(self) -> Sequence[JudgedQuery]:
-        """Training queries in a number that memory holds: all, or a random sample."""
+        """Training queries that fit into memory: all, or a random sample."""
         return self.train if self.sample is None else self.sample
 
     @property
     def in_memory(self) -> Sequence[JudgedQuery]:
-        """Training queries: all where they are in memory, else a random sample."""
+        """Training queries: all if they are in memory, else a random sample."""
         return self.train if self.stored is None else self.sampled
 
     @property
     def learnt(self) -> list[JudgedQuery]:
-        """Judged queries that the detector calls known, those of training sampled: all but the OOD dev queries."""
+        """Judged queries that the detector is fitted on: all but the OOD dev queries, with the training set sampled."""
         return [*self.sampled, *self.dev, *self.new]
 
     def judged(self, queries: Sequence[JudgedQuery]) -> Pairs:
-        """Lay judged queries out as pairs."""
+        """Arrange judged queries as pairs."""
         return Pairs.of_judged(queries, self.items)
 
     def unjudged(self, queries: Retrieved) -> Pairs:
-        """Lay traffic out as pairs, without grades."""
+        """Arrange traffic as pairs, without grades."""
         return Pairs.of_retrieved(queries, self.items)
 
     def summary(self) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def _summarise(queries: Sequence[JudgedQuery] | Sequence[TrafficQuery]) -> dict[
 
 
 def count_pairs(queries: Retrieved) -> int:
-    """Count the pairs of queries with the items that they retrieve."""
+    """Count the pairs of queries and retrieved items."""
     return sum(len(item_ids) for _, item_ids in queries)
 
 
@@ -105,17 +105,16 @@ def can_learn_from(queries: Sequence[JudgedQuery]) -> bool:
 
 
 def sample_queries(queries: Sequence[JudgedQuery], pairs: int, seed: int) -> list[JudgedQuery]:
-    """Draw queries until their pairs are as many as memory is to hold.
+    """Sample queries up to a number of pairs, in their original order.
 
-    :param pairs: most pairs; one query is drawn in any case.
-    :return: the queries, in their order; where all fit, all of them.
+    :param pairs: maximum pairs; at least one query is drawn.
     """
     chosen: dict[int, JudgedQuery] = {}
-    left = pairs
+    room = pairs
     for place in np.random.default_rng([seed, 1]).permutation(len(queries)).tolist():
         query = queries[place]
-        left -= len(query.grades)
-        if left < 0 and chosen:
+        room -= len(query.grades)
+        if room < 0 and chosen:
             break
         chosen[place] = query
     return [chosen[place] for place in sorted(chosen)]

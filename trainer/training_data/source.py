@@ -1,4 +1,4 @@
-"""What a stage trains on: queries with their items, a few at a time."""
+"""Sources of training batches: queries with their items."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from darl_opensearch.records.judgments import JudgedQuery
 
 @dataclass(frozen=True)
 class Batch:
-    """Some queries with items.
+    """Some queries with items, as pairs.
 
-    :param queries: ``n`` query texts, one a pair.
+    :param queries: ``n`` query texts.
     :param items: ``n`` item texts.
     :param query_index: ``[n]`` int64, equal for pairs of one query.
-    :param grades: ``[n]`` int64; -1 where nobody judged.
-    :param teacher: ``[n]`` float, a teacher's scores; empty where there is none.
-    :param groups: ``n`` slice names, one a pair.
+    :param grades: ``[n]`` int64; -1 for unjudged pairs.
+    :param teacher: ``[n]`` float, a teacher's scores; empty without a teacher.
+    :param groups: ``n`` slice names.
     """
 
     queries: list[str]
@@ -35,33 +35,29 @@ class Batch:
 
 
 class Source(Protocol):
-    """Queries that can be drawn by number; the same number and epoch give the same batch."""
+    """Queries by number; the same numbers and epoch give the same batch."""
 
     @property
     def n_queries(self) -> int:
-        """How many queries there are."""
+        """Number of queries."""
 
     def batch(self, queries: Sequence[int], epoch: int) -> Batch:
         """Draw the items of some queries.
 
         :param queries: numbers from 0 on.
-        :param epoch: of the draw, where a query has more items than fit.
+        :param epoch: seeds the draw from queries with too many items.
         """
 
 
 class JudgedSource:
     """Judged queries, in memory or read from disk as they are drawn.
 
-    :param cap: most items of a query in a step; relevant ones fill at most half of the places.
+    :param cap: maximum items per query and step, see :func:`draw_items`.
     """
 
     def __init__(self, queries: Sequence[JudgedQuery], items: Mapping[str, Item], *, cap: int, seed: int) -> None:
         self.queries, self.items, self.cap, self.seed = queries, items, cap, seed
-
-    @property
-    def n_queries(self) -> int:
-        """How many queries there are."""
-        return len(self.queries)
+        self.n_queries = len(queries)
 
     def batch(self, queries: Sequence[int], epoch: int) -> Batch:
         """Read the items of some queries."""
@@ -82,11 +78,7 @@ class JudgedSource:
 
 
 def draw_items(grades: Sequence[int], cap: int, seed: str) -> list[int]:
-    """Draw some items of a query.
-
-    :param cap: most items; relevant ones fill at most half of the places.
-    :return: their places, ascending; where all fit, all of them.
-    """
+    """Draw the places of at most ``cap`` items of a query, ascending; relevant ones get half of them first."""
     places = list(range(len(grades)))
     if len(places) <= cap:
         return places

@@ -26,6 +26,10 @@ MAX_QUEUED_CHARS = 64 * 1024 * 1024
 COMMIT_INTERVAL_SECONDS = 0.2
 COMMIT_REQUESTS = 500
 RETRY_SECONDS = (0.5, 30.0)  # first wait after a failed write, and the longest
+_COUNTERS = (
+    "offered", "accepted", "dropped_queue", "dropped_error", "write_failures", "spooled_requests", "spooled_records",
+    "repeated", "evicted",
+)  # fmt: skip
 
 
 class OodLog:
@@ -51,9 +55,7 @@ class OodLog:
         self._closing = False
         self._flushing = 0
         self._settled = 0  # requests written or dropped
-        self._counts = dict.fromkeys(
-            ("offered", "accepted", "dropped_queue", "dropped_error", "write_failures"), 0
-        ) | dict.fromkeys(("spooled_requests", "spooled_records", "repeated", "evicted"), 0)
+        self._counts = dict.fromkeys(_COUNTERS, 0)
         self._reported = {"dropped_queue": 0, "dropped_error": 0}  # drops that the spool has counted
         self._failing = False
         self._writer = threading.Thread(target=self._run, name="darl-ood-log", daemon=True)

@@ -205,18 +205,10 @@ class Spool:
             )
             added = max(inserted.rowcount, 0)  # -1 when there were no rows
             evicted, evicted_dead = self._make_room(db) if self.max_bytes is not None else (0, 0)
-            appended = Appended(added, len(rows) - added, evicted)
-            _count(
-                db,
-                dict(counts or {})
-                | {
-                    "spooled_records": added,
-                    "repeated": appended.repeated,
-                    "evicted": evicted,
-                    "evicted_dead_letters": evicted_dead,
-                },
-            )
-        return appended
+            repeated = len(rows) - added
+            own = {"spooled_records": added, "repeated": repeated, "evicted": evicted}
+            _count(db, {**(counts or {}), **own, "evicted_dead_letters": evicted_dead})
+        return Appended(added, repeated, evicted)
 
     def take(self, *, limit: int = 1000, max_bytes: int = 4 * 1024 * 1024) -> list[Spooled]:
         """Read the oldest records; they stay until :meth:`settle`.
@@ -296,7 +288,6 @@ class Spool:
         """Read records by time; no transaction stays open between pages, so that a long report blocks nothing.
 
         :param after: time and id of the last record of the previous page.
-        :param kind: only this kind.
         :param since_ms: earliest time, inclusive.
         :param until_ms: latest time, exclusive.
         :return: records by time, then id.
@@ -305,11 +296,7 @@ class Spool:
         if after is not None:
             where.append("(timestamp_ms, record_id) > (?, ?)")
             values += after
-        for clause, value in (
-            ("kind = ?", kind),
-            ("timestamp_ms >= ?", since_ms),
-            ("timestamp_ms < ?", until_ms),
-        ):
+        for clause, value in (("kind = ?", kind), ("timestamp_ms >= ?", since_ms), ("timestamp_ms < ?", until_ms)):
             if value is not None:
                 where.append(clause)
                 values.append(value)

@@ -218,11 +218,6 @@ class StoredItems(Mapping[str, Item]):
         """Iterate over items in one pass over the table, rather than by one lookup each."""
         return _Items(self)
 
-    def scan(self) -> Iterator[Item]:
-        """Read all items."""
-        for row in self._db.execute("SELECT id, text, slice FROM item ORDER BY n"):
-            yield Item(*row)
-
 
 class _Items(ValuesView[Item]):
     """Values of stored items."""
@@ -232,7 +227,8 @@ class _Items(ValuesView[Item]):
         self._items = items
 
     def __iter__(self) -> Iterator[Item]:
-        return self._items.scan()
+        for row in self._items._db.execute("SELECT id, text, slice FROM item ORDER BY n"):
+            yield Item(*row)
 
 
 class StoredQueries(Sequence[JudgedQuery]):

@@ -97,11 +97,8 @@ class Leak:
 
     def to_json(self) -> dict[str, Any]:
         """Render for ``--json``."""
-        sides = {
-            name: {"where": side.where, "text": side.text}
-            for name, side in (("train", self.train), ("other", self.other))
-        }
-        return {"kind": self.kind, "similarity": round(self.similarity, 4), **sides}
+        train, other = ({"where": side.where, "text": side.text} for side in (self.train, self.other))
+        return {"kind": self.kind, "similarity": round(self.similarity, 4), "train": train, "other": other}
 
 
 @dataclass(frozen=True)

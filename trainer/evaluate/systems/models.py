@@ -30,7 +30,7 @@ Catalogue = Callable[[ItemRenderer], Mapping[str, Item]]
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """A model's identity, grades and item template.
+    """A model's identity and grades.
 
     :param alpha: false-alarm rate that its OOD score is calibrated for.
     """
@@ -39,7 +39,6 @@ class ModelInfo:
     name: str
     version: str
     scale: GradeScale
-    renderer: ItemRenderer
     alpha: float
 
 
@@ -116,8 +115,8 @@ def open_bundle(
     """
     bundle = Bundle.open(path)
     card = bundle.card
-    model = ModelInfo(path, card.name, card.version, card.scale, bundle.renderer, card.ood.alpha)
-    items = catalogue(model.renderer)
+    model = ModelInfo(path, card.name, card.version, card.scale, card.ood.alpha)
+    items = catalogue(bundle.renderer)
     # Judged queries share items: each is encoded once. In memory only: a judged set is small.
     scorer = Scorer.open(bundle, int8=int8, provider=provider, threads=threads, states=StateStore(None))
     name = f"{card.name}-{card.version}{'-int8' if int8 else ''}"
@@ -135,7 +134,7 @@ def open_run(path: Path, catalogue: Catalogue) -> RunSystem:
     config, tokenizer = trained.config, trained.model.tokenizer()
     renderer = ItemRenderer(config.template.item_template, tokenizer, config.model.item_cap)
     scale = config.grades.scale
-    model = ModelInfo(path, config.model.name, config.model.version, scale, renderer, config.ood.alpha)
+    model = ModelInfo(path, config.model.name, config.model.version, scale, config.ood.alpha)
     module = ContractModule(trained).eval()
     capped = CappedTokenizer(tokenizer, config.model.query_cap, config.model.item_cap)
 

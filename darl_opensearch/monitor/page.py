@@ -1,4 +1,4 @@
-"""The monitor as one self-contained HTML file: no network, scripts or fonts."""
+"""The monitor as one self-contained HTML file, without network, scripts or fonts."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from darl_opensearch.html_page import escaped, figure, page, table
 from darl_opensearch.monitor.charts import p_chart, share_chart
-from darl_opensearch.monitor.drift.report import ALL, AUC, MMD, SHARE, DriftReport, WindowReport
+from darl_opensearch.monitor.drift.report import ALL, DriftReport, WindowReport
 from darl_opensearch.monitor.render import format_percent, format_share, shorten
-from darl_opensearch.monitor.render_drift import format_p, format_span, select_whole
+from darl_opensearch.monitor.render_drift import format_span, format_tests
 from darl_opensearch.monitor.report import ModelReport, MonitorReport
 
 _STYLE = """\
@@ -22,7 +22,10 @@ svg { font: 12px system-ui, sans-serif; fill: CanvasText; }
 
 
 def render_monitor_page(report: MonitorReport, drift: DriftReport) -> str:
-    """Render the page; ``drift`` holds the drift tests of the same records."""
+    """Render the page.
+
+    :param drift: drift tests of the same records.
+    """
     title = "OOD log and drift"
     body = [f"<h1>{title}</h1>", f"<p>{_about(report, drift)}</p>", _decision(drift)]
     if report.empty:
@@ -52,9 +55,8 @@ def _about(report: MonitorReport, drift: DriftReport) -> str:
 def _decision(drift: DriftReport) -> str:
     if drift.start_cycle:
         reasons = "".join(f"<li>{escaped(reason)}</li>" for reason in drift.reasons)
-        return f'<div class="alarm"><p>The latest window has drifted: a cycle is due.</p><ul>{reasons}</ul></div>'
-    verdict = "No window could be tested." if drift.latest is None else "The latest tested window has not drifted."
-    return f'<div class="quiet"><p>{verdict}</p></div>'
+        return f'<div class="alarm"><p>{drift.decision}</p><ul>{reasons}</ul></div>'
+    return f'<div class="quiet"><p>{drift.decision}</p></div>'
 
 
 def _model(model: ModelReport, windows: Sequence[WindowReport], one_in: int) -> list[str]:
@@ -70,21 +72,14 @@ def _model(model: ModelReport, windows: Sequence[WindowReport], one_in: int) -> 
         parts.append(figure(f"Share of OOD pairs, {name}, each query once", share_chart(windows)))
         if any(w.tests for w in windows):
             parts.append(figure(f"p-values, {name}, Holm-adjusted within each window", p_chart(windows, one_in)))
-        parts.append(_windows(windows))
-        parts.append(_slice_tests(windows))
-        parts += [_notes(windows)]
+        parts += [_windows(windows), _slice_tests(windows), _notes(windows)]
     if any(part.name for part in model.slices):
         rows = [(shorten(s.name) or "(none)", f"{s.requests:,}", *format_share(s.share_ood)) for s in model.slices]
         parts.append(table("Slices", ("slice", "requests", "share OOD", "95 % interval"), rows))
     if model.strangest:
         queries = [
-            (
-                shorten(q.query),
-                f"{q.requests:,}",
-                f"{q.candidates:,}",
-                format_percent(q.share_ood),
-                f"{q.max_ood_distance:.2f}",
-            )
+            (shorten(q.query), f"{q.requests:,}", f"{q.candidates:,}", format_percent(q.share_ood),
+             f"{q.max_ood_distance:.2f}")
             for q in model.strangest
         ]  # fmt: skip
         parts.append(table("Most OOD queries", ("query", "requests", "pairs", "share OOD", "distance"), queries))
@@ -92,15 +87,10 @@ def _model(model: ModelReport, windows: Sequence[WindowReport], one_in: int) -> 
 
 
 def _windows(windows: Sequence[WindowReport]) -> str:
-    rows = []
-    for window in windows:
-        tests = select_whole(window)
-        auc = tests.get(AUC)
-        rows.append((
-            format_span(window), f"{window.requests:,}", f"{window.queries:,}", *format_share(window.share_ood),
-            format_p(tests.get(SHARE)), format_p(tests.get(MMD)), f"{auc.value:.3f}" if auc else "–", format_p(auc),
-            window.verdict,
-        ))  # fmt: skip
+    rows = [
+        (format_span(w), f"{w.requests:,}", f"{w.queries:,}", *format_share(w.share_ood), *format_tests(w), w.verdict)
+        for w in windows
+    ]
     head = ("window (UTC)", "requests", "queries", "share OOD", "95 % interval", "p", "MMD p", "AUC", "p", "verdict")
     return table("Windows", head, rows)
 

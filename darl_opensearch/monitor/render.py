@@ -1,4 +1,4 @@
-"""The OOD report as text: tables on a terminal, aligned plain text elsewhere."""
+"""The OOD report as text: tables on a terminal, otherwise aligned plain text."""
 
 from __future__ import annotations
 
@@ -13,6 +13,12 @@ from darl_opensearch.errors import one_line
 from darl_opensearch.monitor.report import ModelReport, MonitorReport
 from darl_opensearch.stats.shares import Share
 
+_VERDICTS = {
+    "above": "ABOVE the calibrated rate; see the most OOD queries",
+    "below": "below; the traffic is closer to the training set than the calibration traffic was",
+    "as expected": "as expected",
+    "unknown": "too few queries",
+}
 _LOSS_TEXT = {
     "dropped_queue": "requests dropped because the disk could not keep up",
     "dropped_error": "requests that could not be written",
@@ -25,7 +31,7 @@ _LOSS_TEXT = {
 def render_report(report: MonitorReport, *, width: int | None = None, terminal: bool = False) -> str:
     """Render a report as text, without a final line break.
 
-    :param width: columns to fit it in; 200 if None.
+    :param width: columns; 200 if None.
     """
     console = new_console(width, terminal)
     since = f"since {report.since:%Y-%m-%d %H:%M} UTC" if report.since else "all records"
@@ -41,16 +47,12 @@ def render_report(report: MonitorReport, *, width: int | None = None, terminal: 
 def new_console(width: int | None, terminal: bool) -> Console:
     """Make a console that collects its output for :func:`read_console`.
 
-    :param width: columns to fit it in; 200 if None.
+    :param width: columns; 200 if None.
     """
     return Console(
-        file=io.StringIO(),
-        force_terminal=terminal,
-        no_color=not terminal,
-        width=width or 200,
-        highlight=False,
+        file=io.StringIO(), force_terminal=terminal, no_color=not terminal, width=width or 200, highlight=False,
         soft_wrap=not terminal,
-    )
+    )  # fmt: skip
 
 
 def read_console(console: Console) -> str:
@@ -81,7 +83,7 @@ def _print_model(console: Console, model: ModelReport, terminal: bool) -> None:
     colour = {"above": "red", "below": "yellow"}.get(model.verdict, "green")
     console.print(
         f"share OOD [{colour}]{_share(model.share_ood)}[/{colour}],"
-        f" expected {format_percent(model.alpha)}: {_verdict(model)}"
+        f" expected {format_percent(model.alpha)}: {_VERDICTS[model.verdict]}"
     )
     weighted = _share(model.share_ood_weighted)
     console.print(f"  weighted estimate from {model.pair_records:,} logged pairs: {weighted}")
@@ -119,7 +121,7 @@ def _print_counters(console: Console, report: MonitorReport) -> None:
 
 
 def make_table(terminal: bool, *columns: str) -> Table:
-    """Make an empty table, aligned plain text unless for a terminal.
+    """Make an empty table; without a terminal it is aligned plain text.
 
     :param *columns: headings; the first column is left-aligned, the others right.
     """
@@ -129,22 +131,13 @@ def make_table(terminal: bool, *columns: str) -> Table:
     return table
 
 
-def _verdict(model: ModelReport) -> str:
-    return {
-        "above": "ABOVE the calibrated rate; see the most OOD queries",
-        "below": "below; the traffic is closer to the training set than the calibration traffic was",
-        "as expected": "as expected",
-        "unknown": "too few queries",
-    }[model.verdict]
-
-
 def _share(share: Share) -> str:
     value, interval = format_share(share)
     return f"{value} ({interval})" if interval else value
 
 
 def format_share(share: Share) -> tuple[str, str]:
-    """Format a share and its interval: ``5.1 %`` and ``4.0 % to 6.4 %``; a dash and ``""`` if there is none."""
+    """Format a share and its interval: ``5.1 %`` and ``4.0 % to 6.4 %``; if missing, a dash and ``""``."""
     if share.value is None:
         return "–", ""
     if share.low is None or share.high is None:

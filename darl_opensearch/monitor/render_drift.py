@@ -1,20 +1,20 @@
-"""The drift tests as text: one line per window, then the reasons and what could not be tested."""
+"""The drift tests as text: one line per window, then reasons and notes."""
 
 from __future__ import annotations
 
 from rich.console import Console
 from rich.markup import escape
 
-from darl_opensearch.monitor.drift.report import ALL, AUC, DRIFT, MMD, SHARE, DriftReport, DriftTest, WindowReport
+from darl_opensearch.monitor.drift.report import ALL, AUC, DRIFT, MMD, NO_DRIFT, SHARE, DriftReport, WindowReport
 from darl_opensearch.monitor.render import format_percent, format_share, make_table, new_console, read_console
 
-_COLOURS = {DRIFT: "red", "no drift": "green"}
+_COLOURS = {DRIFT: "red", NO_DRIFT: "green"}
 
 
 def render_drift(report: DriftReport, *, width: int | None = None, terminal: bool = False) -> str:
     """Render the drift tests as text, without a final line break; empty without windows.
 
-    :param width: columns to fit it in; 200 if None.
+    :param width: columns; 200 if None.
     """
     if not report.windows:
         return ""
@@ -30,7 +30,7 @@ def render_drift(report: DriftReport, *, width: int | None = None, terminal: boo
     console.print(table)
     for window in report.windows:
         _print_details(console, window, sample=window.verdict == DRIFT or window is report.latest)
-    console.print(_decision(report))
+    console.print(f"[red]{report.decision}[/red]" if report.start_cycle else report.decision)
     return read_console(console)
 
 
@@ -39,26 +39,20 @@ def format_span(window: WindowReport) -> str:
     return f"{window.start:%Y-%m-%d %H:%M} to {window.end:%Y-%m-%d %H:%M}"
 
 
-def select_whole(window: WindowReport) -> dict[str, DriftTest]:
-    """Select the tests of all traffic of a window, by name."""
-    return {test.test: test for test in window.tests if test.slice is ALL}
-
-
-def format_p(test: DriftTest | None) -> str:
-    """Format a p-value to two digits; a dash without a test."""
-    return f"{test.p:.2g}" if test else "–"
+def format_tests(window: WindowReport) -> tuple[str, str, str, str]:
+    """Format a window's tests of all traffic: p of the share, p of the MMD, AUC, p of the AUC; dashes if missing."""
+    tests = {test.test: test for test in window.tests if test.slice is ALL}
+    share, mmd, auc = (f"{tests[name].p:.2g}" if name in tests else "–" for name in (SHARE, MMD, AUC))
+    return share, mmd, f"{tests[AUC].value:.3f}" if AUC in tests else "–", auc
 
 
 def _row(window: WindowReport, terminal: bool) -> list[str]:
-    tests = select_whole(window)
-    auc = tests.get(AUC)
     verdict = window.verdict.upper() if window.verdict == DRIFT else window.verdict
     if terminal and (colour := _COLOURS.get(window.verdict)):
         verdict = f"[{colour}]{verdict}[/{colour}]"
     return [
         format_span(window), escape(f"{window.model} {window.version}"), f"{window.queries:,}",
-        *format_share(window.share_ood), format_p(tests.get(SHARE)), format_p(tests.get(MMD)),
-        f"{auc.value:.3f}" if auc else "–", format_p(auc), verdict,
+        *format_share(window.share_ood), *format_tests(window), verdict,
     ]  # fmt: skip
 
 
@@ -75,11 +69,3 @@ def _print_details(console: Console, window: WindowReport, *, sample: bool) -> N
         console.print(escape(f"{format_span(window)}, {window.model} {window.version}:"))
     for line in lines:
         console.print(f"  {escape(line)}")
-
-
-def _decision(report: DriftReport) -> str:
-    if report.start_cycle:
-        return "[red]The latest window has drifted: a cycle is due.[/red]"
-    if report.latest is None:
-        return "No window could be tested."
-    return "The latest tested window has not drifted."

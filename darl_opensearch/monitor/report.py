@@ -1,4 +1,4 @@
-"""The OOD report: one pass over a store, one part per model version."""
+"""The OOD report, by model version, from one pass over a store."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from darl_opensearch.ood.store import OodStore
 from darl_opensearch.stats.shares import Share, share_of
 from darl_opensearch.text import same_text
 
-NO_SLICE = ""  # requests without a slice
-
-# Counters of records that are missing from the store, or not there yet.
+# Counters of records that are missing from the store.
 LOSSES = ("dropped_queue", "dropped_error", "evicted", "evicted_dead_letters", "stored_dead_letters")
 
 
@@ -35,7 +33,7 @@ class SliceReport:
 class QueryReport:
     """One query.
 
-    :param query: its text, as last seen.
+    :param query: its latest spelling.
     """
 
     query: str
@@ -51,7 +49,7 @@ class ModelReport:
 
     :param alpha: expected share of OOD pairs in traffic like the calibration's.
     :param share_ood: share of OOD pairs, from the exact counts of the requests.
-    :param share_ood_weighted: the same, estimated from logged pairs by ``weight``; differs when pairs were lost.
+    :param share_ood_weighted: the same, estimated from logged pairs by ``weight``; differs if pairs were lost.
     :param slices: by share, highest first.
     :param strangest: queries by share OOD, then by distance, highest first.
     """
@@ -135,9 +133,12 @@ def report(
     until = until or datetime.now(UTC)
     tallies: dict[tuple[str, str, float], _ModelTally] = {}
     for request in store.requests(since=since, until=until):
-        tallies.setdefault((request.model, request.version, request.alpha), _ModelTally()).add(request)
+        key = request.model, request.version, request.alpha
+        if key not in tallies:
+            tallies[key] = _ModelTally(request.timestamp)
+        tallies[key].add(request)
     for pair in store.pairs(since=since, until=until):
-        # A pair without its request record cannot be compared.
+        # Pairs of a version without request records cannot be compared.
         if tally := tallies.get((pair.model, pair.version, pair.alpha)):
             tally.add_pair(pair)
     models = [tally.report(*key, top=top) for key, tally in tallies.items()]
@@ -164,20 +165,27 @@ class _Tally:
         if request.max_ood_distance is not None:
             self.max_ood_distance = max(self.max_ood_distance, request.max_ood_distance)
 
+    def merge(self, tally: _Tally) -> None:
+        self.requests += tally.requests
+        self.candidates += tally.candidates
+        self.ood_pairs += tally.ood_pairs
+        self.weighted += tally.weighted
+        self.weighted_ood += tally.weighted_ood
+        self.max_ood_distance = max(self.max_ood_distance, tally.max_ood_distance)
+        self.query = tally.query or self.query
+
 
 class _ModelTally:
-    def __init__(self) -> None:
+    def __init__(self, first: datetime) -> None:
+        self._first = self._last = first
         # One tally per query and slice: queries are the clusters of every interval.
         self._tallies: dict[tuple[str, str], _Tally] = {}
         self._latencies: list[float] = []
-        self._first: datetime | None = None
-        self._last: datetime | None = None
         self._pair_records = 0
 
     def add(self, request: RequestRecord) -> None:
         self._tally(request).add(request)
         self._latencies.append(request.latency_ms)
-        self._first = self._first or request.timestamp
         self._last = request.timestamp
 
     def add_pair(self, pair: PairRecord) -> None:
@@ -187,13 +195,13 @@ class _ModelTally:
         self._pair_records += 1
 
     def _tally(self, record: RequestRecord | PairRecord) -> _Tally:
-        return self._tallies.setdefault((record.slice or NO_SLICE, same_text(record.query)), _Tally())
+        return self._tallies.setdefault((record.slice or "", same_text(record.query)), _Tally())
 
     def report(self, model: str, version: str, alpha: float, *, top: int) -> ModelReport:
         queries: dict[str, _Tally] = {}
         slices: dict[str, list[_Tally]] = {}
         for (slice_name, key), tally in self._tallies.items():
-            _merge(queries.setdefault(key, _Tally()), tally)
+            queries.setdefault(key, _Tally()).merge(tally)
             slices.setdefault(slice_name, []).append(tally)
         whole = list(queries.values())
         parts = [
@@ -205,7 +213,6 @@ class _ModelTally:
             key=lambda t: (-t.ood_pairs / t.candidates, -t.max_ood_distance, t.query),
         )
         latencies = sorted(self._latencies)
-        epoch = datetime.fromtimestamp(0, UTC)
         return ModelReport(
             model=model,
             version=version,
@@ -213,8 +220,8 @@ class _ModelTally:
             requests=len(latencies),
             queries=len(whole),
             pairs=sum(t.candidates for t in whole),
-            first=self._first or epoch,
-            last=self._last or epoch,
+            first=self._first,
+            last=self._last,
             share_ood=_share(whole),
             share_ood_weighted=share_of([t.weighted_ood for t in whole], [t.weighted for t in whole]),
             pair_records=self._pair_records,
@@ -230,13 +237,3 @@ class _ModelTally:
 
 def _share(tallies: list[_Tally]) -> Share:
     return share_of([t.ood_pairs for t in tallies], [t.candidates for t in tallies])
-
-
-def _merge(into: _Tally, tally: _Tally) -> None:
-    into.requests += tally.requests
-    into.candidates += tally.candidates
-    into.ood_pairs += tally.ood_pairs
-    into.weighted += tally.weighted
-    into.weighted_ood += tally.weighted_ood
-    into.max_ood_distance = max(into.max_ood_distance, tally.max_ood_distance)
-    into.query = tally.query or into.query

@@ -1,4 +1,4 @@
-"""Whether the logged traffic has drifted from what the model was calibrated on."""
+"""Tests for drift of the logged traffic from the calibration sample."""
 
 from __future__ import annotations
 

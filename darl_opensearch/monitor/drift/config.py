@@ -1,4 +1,4 @@
-"""What the drift tests may be told."""
+"""Settings of the drift tests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MOST_PERMUTATIONS, MOST_ONE_IN = 100_000, 1000
 
 
 class DriftConfig(Settings, table="drift"):
-    """Table ``[drift]``: when traffic counts as another than the model was calibrated on."""
+    """Table ``[drift]``: when traffic counts as drifted from the calibration sample."""
 
     window: str = setting(
         "", "time span (12h, 1d, 1w) or number of requests per test window; empty: one window for everything",
@@ -35,7 +35,7 @@ class DriftConfig(Settings, table="drift"):
     seed: int = setting(0, "seed of the sampling and the permutations", least=0)
 
     def check(self) -> None:
-        """Check the window, and that the folds have queries."""
+        """Check the window, and that every fold has queries."""
         if self.min_queries < 2 * self.folds:
             raise UsageError(
                 f"[drift] {self.min_queries} queries are too few for {self.folds} folds",
@@ -43,18 +43,13 @@ class DriftConfig(Settings, table="drift"):
             )
         parse_window(self.window)
 
-    @property
-    def level(self) -> float:
-        """Chance of a false alarm that each window may have."""
-        return 1 / self.one_in
-
 
 def parse_window(text: str) -> timedelta | int | None:
-    """Read how the log is cut into windows.
+    """Parse the setting ``window``.
 
     :param text: a span such as ``1d``, a number of requests such as ``5000``, or empty.
     :return: the span, the number, or None for one window.
-    :raises UsageError: when it is neither.
+    :raises UsageError: if it is none of these.
     """
     if not text:
         return None

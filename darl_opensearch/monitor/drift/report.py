@@ -23,7 +23,7 @@ class DriftTest:
     :param test: ``share``, ``mmd`` or ``auc``.
     :param slice: the traffic slice; None for all traffic.
     :param value: share OOD, unbiased squared MMD, or AUC.
-    :param expected: its value without drift: alpha, 0, or one half.
+    :param expected: value without drift: alpha, 0, or one half.
     :param p_holm: ``p``, adjusted for all tests of the window.
     :param drift: whether ``p_holm`` is at or below the window's level.
     """
@@ -38,14 +38,14 @@ class DriftTest:
     drift: bool
 
     def __str__(self) -> str:
-        """One line for people."""
-        part = f"slice {self.slice!r}: " if self.slice is not None else ""
+        """Render in one line."""
+        prefix = f"slice {self.slice!r}: " if self.slice is not None else ""
         text = {
             SHARE: f"share OOD {100 * self.value:.1f} %, expected {100 * self.expected:.1f} %",
             MMD: f"squared MMD {self.value:.4f}, expected 0",
             AUC: f"a classifier tells window and reference apart with AUC {self.value:.3f}, expected 0.5",
         }[self.test]
-        return f"{part}{text} (p {self.p:.2g}, Holm {self.p_holm:.2g})"
+        return f"{prefix}{text} (p {self.p:.2g}, Holm {self.p_holm:.2g})"
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class SampleReport:
     """Sample of the MMD and classifier tests.
 
     :param rate: sampling rate of scored pairs, in window and reference.
-    :param unjoined: sampled pairs left out because their item's text is unknown.
+    :param unjoined: sampled pairs left out for lack of their item's text.
     """
 
     queries: int
@@ -102,7 +102,7 @@ class DriftReport:
     :param bundle: name and version of the bundle that provides the reference, or None.
     :param since: earliest time, or None for all.
     :param until: latest time, excluded.
-    :param one_in: one false alarm in so many windows without drift.
+    :param one_in: windows without drift per false alarm.
     :param windows: by end time, earliest first.
     """
 
@@ -114,18 +114,18 @@ class DriftReport:
     windows: tuple[WindowReport, ...]
 
     @property
-    def _own(self) -> list[WindowReport]:
+    def _own_windows(self) -> list[WindowReport]:
         """The windows of the bundle's version; without a bundle, all."""
         return [w for w in self.windows if self.bundle is None or f"{w.model} {w.version}" == self.bundle]
 
     @property
     def latest(self) -> WindowReport | None:
         """The last tested window of the bundle's version, or without a bundle of the version seen last."""
-        own = self._own
-        if not own:
+        windows = self._own_windows
+        if not windows:
             return None
-        newest = own[-1]
-        tested = [w for w in own if (w.model, w.version) == (newest.model, newest.version) and w.tests]
+        newest = windows[-1]
+        tested = [w for w in windows if (w.model, w.version) == (newest.model, newest.version) and w.tests]
         return tested[-1] if tested else None
 
     @property
@@ -139,19 +139,30 @@ class DriftReport:
         return self.latest.reasons if self.latest and self.start_cycle else ()
 
     @property
+    def decision(self) -> str:
+        """Whether a cycle should start, in one sentence."""
+        if self.start_cycle:
+            return "The latest window has drifted: a cycle is due."
+        if self.latest is None:
+            return "No window could be tested."
+        return "The latest tested window has not drifted."
+
+    @property
     def why_not(self) -> str:
         """Why no cycle should start, as a clause; empty if one should."""
         if self.start_cycle:
             return ""
         if self.latest is not None:
             return "there is no drift"
-        own = self._own
-        if not own:
-            of = f" of {self.bundle}" if self.bundle else ""
-            others = ", ".join(dict.fromkeys(f"{w.model} {w.version}" for w in self.windows))
+        windows = self._own_windows
+        if not windows:
+            of_bundle = f" of {self.bundle}" if self.bundle else ""
             since = f" since {self.since:%Y-%m-%d %H:%M}" if self.since else ""
-            return f"the log ({self.store}) holds no requests{of}{since}" + (f", only of {others}" if others else "")
-        reason = "the window is not over" if own[-1].verdict == INCOMPLETE else "; ".join(own[-1].notes)
+            others = ", ".join(dict.fromkeys(f"{w.model} {w.version}" for w in self.windows))
+            return f"the log ({self.store}) holds no requests{of_bundle}{since}" + (
+                f", only of {others}" if others else ""
+            )
+        reason = "the window is not over" if windows[-1].verdict == INCOMPLETE else "; ".join(windows[-1].notes)
         return f"nothing could be tested for drift: {reason}"
 
     def to_json(self) -> dict[str, Any]:

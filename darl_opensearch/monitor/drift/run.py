@@ -1,4 +1,4 @@
-"""Drift of the logged traffic: share OOD against alpha, features against the bundle's reference."""
+"""Drift tests of the logged traffic: share OOD against alpha, features against the bundle's reference."""
 
 from __future__ import annotations
 
@@ -54,58 +54,56 @@ def drift(
 
     Each completed window is tested at level ``1 / config.one_in``: the share OOD against alpha and, for windows of the
     bundle's version, MMD and a classifier test against its reference, on all traffic and on each slice that is large
-    enough, with Holm's procedure over all tests. So N windows without drift have one false alarm on average at most,
-    however they depend on each other.
+    enough, with Holm's procedure over all tests. So ``config.one_in`` windows without drift have at most one false
+    alarm on average, whatever their dependence.
 
     :param bundle: without it only shares are tested, ignoring the size of the calibration set.
     :param since: earliest time, or None for all.
     :param until: latest time, excluded; now by default.
     :param texts: looks up item texts that were not logged.
     :param threads: for embedding; by default one per core.
-    :param report: called with the activity, the progress and the total (0 if unknown).
+    :param report: called with the activity, the windows done and the total (0: unknown).
     """
     config = config or DriftConfig()
     until = until or datetime.now(UTC)
     feature_test = _FeatureTest(store, bundle, config, texts, threads) if bundle else None
     reports: list[tuple[datetime, datetime, WindowReport]] = []
-    read = read_windows(
+    for window in read_windows(
         store, parse_window(config.window), since=since, until=until, max_queries=config.max_queries, seed=config.seed
-    )
-    for window in read:
+    ):
         report(f"window that ends {window.end:%Y-%m-%d %H:%M}", len(reports), 0)
-        reports.append((window.end, window.last, _judge(window, config, feature_test)))
-    reports.sort(key=lambda entry: entry[:2])  # versions in one span: the one that served last comes last
+        reports.append((window.end, window.last, _test_window(window, config, feature_test)))
+    reports.sort(key=lambda entry: entry[:2])  # of two versions in one span, the one that served last comes last
     name = f"{bundle.card.name} {bundle.card.version}" if bundle else None
     return DriftReport(store.where, name, since, until, config.one_in, tuple(w for _, _, w in reports))
 
 
-def _judge(window: Window, config: DriftConfig, feature_test: _FeatureTest | None) -> WindowReport:
+def _test_window(window: Window, config: DriftConfig, feature_test: _FeatureTest | None) -> WindowReport:
     counts = [tally.all for tally in window.queries.values()]
-    hits, totals = _once(counts)
+    hits, totals = _count_queries_once(counts)
     tests: list[DriftTest] = []
     sample, notes = None, list[str]()
     if window.sampled:
         notes.append(f"a random sample of {len(window.queries):,} queries, because there were more")
-    asked = sum(total > 0 for total in totals)
+    scored_queries = sum(total > 0 for total in totals)
     if not window.complete:
         verdict = INCOMPLETE
-    elif asked < config.min_queries:
+    elif scored_queries < config.min_queries:
         verdict = TOO_FEW
-        notes.append(f"{asked:,} queries; a test needs {config.min_queries:,}")
+        notes.append(f"{scored_queries:,} queries; a test needs {config.min_queries:,}")
     else:
-        own = feature_test is not None and feature_test.is_of(window)
-        calibration = feature_test.calibration_queries if feature_test and own else None
+        is_own = feature_test is not None and feature_test.is_of(window)
+        calibration = feature_test.calibration_queries if feature_test and is_own else None
         parts: dict[str | None, list[RequestCounts]] = {ALL: counts}
-        parts |= _slices(window, config)
-        for name, part in parts.items():
-            tests.append(_share(name, part, window.alpha, calibration))
-        if feature_test and own:
+        parts |= _select_slices(window, config)
+        tests = [_test_share(name, part, window.alpha, calibration) for name, part in parts.items()]
+        if feature_test and is_own:
             sample, feature_tests, problems = feature_test(window, [name for name in parts if name is not None])
             tests += feature_tests
             notes += problems
         elif feature_test:
             notes.append("not the bundle's version: only shares were tested")
-        tests = _adjusted(tests, config.level)
+        tests = _adjust(tests, 1 / config.one_in)
         verdict = DRIFT if any(test.drift for test in tests) else NO_DRIFT
     return WindowReport(
         window.model, window.version, window.alpha, window.start, window.end, window.requests, len(window.queries),
@@ -113,14 +111,14 @@ def _judge(window: Window, config: DriftConfig, feature_test: _FeatureTest | Non
     )  # fmt: skip
 
 
-def _once(counts: Iterable[RequestCounts]) -> tuple[list[float], list[float]]:
-    """OOD pairs and pairs per query, counting each query once: a popular query is not drift."""
-    pairs = [count.once for count in counts]
-    return [hits for hits, _ in pairs], [total for _, total in pairs]
+def _count_queries_once(counts: Iterable[RequestCounts]) -> tuple[list[float], list[float]]:
+    """Average OOD pairs and pairs over each query's requests: a popular query is not drift."""
+    averages = [count.per_request for count in counts]
+    return [hits for hits, _ in averages], [total for _, total in averages]
 
 
-def _slices(window: Window, config: DriftConfig) -> dict[str | None, list[RequestCounts]]:
-    """The largest slices with enough queries, if there is more than one slice."""
+def _select_slices(window: Window, config: DriftConfig) -> dict[str | None, list[RequestCounts]]:
+    """Select the largest slices with enough queries, if there is more than one slice."""
     slices: dict[str, list[RequestCounts]] = {}
     for tally in window.queries.values():
         for name, counts in tally.slices.items():
@@ -132,14 +130,14 @@ def _slices(window: Window, config: DriftConfig) -> dict[str | None, list[Reques
     return dict(large[: config.max_slices])
 
 
-def _share(name: str | None, counts: list[RequestCounts], alpha: float, calibration: int | None) -> DriftTest:
-    hits, totals = _once(counts)
+def _test_share(name: str | None, counts: list[RequestCounts], alpha: float, calibration: int | None) -> DriftTest:
+    hits, totals = _count_queries_once(counts)
     p = share_test(hits, totals, alpha, calibration_queries=calibration)
     value = sum(hits) / sum(totals) if sum(totals) else 0.0
     return DriftTest(SHARE, name, value, alpha, len(counts), p, p, drift=False)
 
 
-def _adjusted(tests: list[DriftTest], level: float) -> list[DriftTest]:
+def _adjust(tests: list[DriftTest], level: float) -> list[DriftTest]:
     adjusted = holm({place: test.p for place, test in enumerate(tests)})
     return [dataclasses.replace(tests[place], p_holm=p, drift=p <= level) for place, p in adjusted.items()]
 
@@ -153,20 +151,20 @@ class _FeatureTest:
         self._store, self._bundle, self._config, self._texts, self._threads = store, bundle, config, texts, threads
         self.calibration_queries = bundle.card.ood.calibration_queries
         self._reference: DriftReference | None = None
-        self._missing = ""
+        self._problem = ""
         try:
             self._reference = bundle.reference()
         except BundleError as err:
-            self._missing = str(err)
+            self._problem = str(err)
 
     def is_of(self, window: Window) -> bool:
         """Whether the window's requests were scored by this bundle."""
         return (window.model, window.version) == (self._bundle.card.name, self._bundle.card.version)
 
     def __call__(self, window: Window, slices: list[str]) -> tuple[SampleReport | None, list[DriftTest], list[str]]:
-        """Test a window: its sample, the tests, and what could not be tested."""
+        """Test a window; return its sample, the tests, and notes on what could not be tested."""
         if self._reference is None:
-            return None, [], [f"no MMD or classifier test: {self._missing}"]
+            return None, [], [f"no MMD or classifier test: {self._problem}"]
         config, reference = self._config, self._reference
         try:
             sample = sample_window(
@@ -184,27 +182,27 @@ class _FeatureTest:
                 f" window and {len(thinned):,} of the reference have pairs; a test needs {config.min_queries:,}"
             ]  # fmt: skip
         notes = self._depth_note(sample, reference)
-        seen = Clusters(self._embed(sample), np.array([len(texts) for texts in sample.texts]))
+        sampled = Clusters(self._embed(sample), np.array([len(texts) for texts in sample.texts]))
         sample_report = SampleReport(
-            len(seen), len(seen.features), len(thinned), len(thinned.features), sample.rate, sample.unjoined
+            len(sampled), len(sampled.features), len(thinned), len(thinned.features), sample.rate, sample.unjoined
         )
-        parts: dict[str | None, tuple[Clusters, Clusters]] = {ALL: (thinned, seen)}
-        for own in slices:
-            part = _part(thinned, thinned_slices, own), _part(seen, sample.slices, own)
-            if min(map(len, part)) >= config.min_queries:
-                parts[own] = part
+        parts: dict[str | None, tuple[Clusters, Clusters]] = {ALL: (thinned, sampled)}
+        for name in slices:
+            pair = _select_slice(thinned, thinned_slices, name), _select_slice(sampled, sample.slices, name)
+            if min(map(len, pair)) >= config.min_queries:
+                parts[name] = pair
         tests = []
         family = 1 + len(slices) + 2 * len(parts)
-        # Twice what Holm's smallest level needs, so that p-values below it do not depend on luck.
+        # Twice the number that Holm's smallest level needs, so that p-values below it do not depend on luck.
         permutations = min(max(config.permutations, 2 * family * config.one_in), MOST_PERMUTATIONS)
-        for place, (name, (before, now)) in enumerate(parts.items()):
+        for place, (part, (before, now)) in enumerate(parts.items()):
             results = two_sample_tests(
                 before, now, permutations=permutations, folds=config.folds,
                 seed=(config.seed, window.number, place),
             )  # fmt: skip
             for test, expected in ((MMD, 0.0), (AUC, 0.5)):
                 result = results[test]
-                tests.append(DriftTest(test, name, result.value, expected, len(now), result.p, result.p, drift=False))
+                tests.append(DriftTest(test, part, result.value, expected, len(now), result.p, result.p, drift=False))
         return sample_report, tests, notes
 
     def _depth_note(self, sample: WindowSample, reference: DriftReference) -> list[str]:
@@ -228,6 +226,6 @@ class _FeatureTest:
             return embedder.embed(requests)
 
 
-def _part(clusters: Clusters, slices: tuple[str, ...], name: str) -> Clusters:
-    inside = np.array([own == name for own in slices], dtype=bool)
-    return Clusters(clusters.features[np.repeat(inside, clusters.sizes)], clusters.sizes[inside])
+def _select_slice(clusters: Clusters, slices: tuple[str, ...], name: str) -> Clusters:
+    selected = np.array([slice_name == name for slice_name in slices], dtype=bool)
+    return Clusters(clusters.features[np.repeat(selected, clusters.sizes)], clusters.sizes[selected])

@@ -16,16 +16,16 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Statistic = Callable[[NDArray[np.float32]], Floats]
 
-MEDIAN_OF = 1000  # rows that the median distance is taken from
+MEDIAN_OF = 1000  # maximum rows for the median distance
 BATCH = 256  # permutations computed at a time
-ENOUGH = 20  # permutations as extreme as the data after which drawing stops
-ROUNDING = 1e-6  # of sums in float32 over a kernel of at most 1
+ENOUGH = 20  # drawing stops after this many permutations as extreme as the data
+ROUNDING = 1e-6  # rounding error of float32 sums over a kernel of at most 1
 RIDGE = 1.0  # penalty, in units of the rows' mean squared length
 
 
 @dataclass(frozen=True)
 class Clusters:
-    """Features of a sample, pairs of a query next to each other.
+    """Features of a sample, pairs of a query adjacent.
 
     :param features: ``[n, h]`` rows.
     :param sizes: ``[q]`` pairs of each query, each at least 1, summing to ``n``.
@@ -42,8 +42,8 @@ class Clusters:
 class TwoSample:
     """Result of a two-sample test.
 
-    :param value: the statistic: unbiased squared MMD, or AUC.
-    :param p: its permutation p-value, one-sided, at least ``1 / (permutations + 1)``.
+    :param value: unbiased squared MMD, or AUC.
+    :param p: one-sided permutation p-value, at least ``1 / (permutations + 1)``.
     """
 
     value: float
@@ -63,7 +63,7 @@ def two_sample_tests(
     features = np.concatenate([reference.features, window.features])
     sizes = np.concatenate([reference.sizes, window.sizes])
     labels = np.repeat([0.0, 1.0], [len(reference), len(window)]).astype(np.float32)
-    # Equal scores are ranked by place, which must not depend on the sample.
+    # Ties are ranked by position, which must not depend on the sample.
     order = rng.permutation(count)
     folded = rng.permutation(np.arange(count) % folds)
     kernel = mean_kernel(features, sizes)[np.ix_(order, order)]
@@ -78,17 +78,17 @@ def two_sample_tests(
 def mean_kernel(features: NDArray[np.float32], sizes: NDArray[np.int64]) -> NDArray[np.float32]:
     """Compute the Gaussian kernel between queries: its mean over their pairs.
 
-    The bandwidth is the median distance of pooled rows (Gretton et al. 2012, section 8): it does not depend on
-    which sample a row is of, so permutations share it.
+    The bandwidth is the median distance of pooled rows (Gretton et al. 2012, section 8): it does not depend on the
+    labels, so permutations share it.
 
     :param features: ``[n, h]`` rows of both samples.
     :param sizes: ``[q]`` rows of each query.
     :return: ``[q, q]`` float32, the diagonal 0: a query is not compared with itself.
     """
     rows = features.astype(np.float32, copy=False)
-    some = rows[:: max(1, -(-len(rows) // MEDIAN_OF))]
-    distances = _squared_distances(some)
-    median = float(np.median(distances[np.triu_indices(len(some), 1)])) if len(some) > 1 else 0.0
+    subset = rows[:: max(1, -(-len(rows) // MEDIAN_OF))]
+    distances = _squared_distances(subset)
+    median = float(np.median(distances[np.triu_indices(len(subset), 1)])) if len(subset) > 1 else 0.0
     kernel = np.exp(_squared_distances(rows) / np.float32(-2 * median if median > 0 else -1))
     starts = np.cumsum(sizes) - sizes
     summed = np.add.reduceat(np.add.reduceat(kernel, starts, axis=0), starts, axis=1)
@@ -103,7 +103,7 @@ def squared_mmd(kernel: NDArray[np.float32], labels: NDArray[np.float32]) -> Flo
     Gretton et al. 2012, *A Kernel Two-Sample Test*, JMLR 13:723, equation 3, with queries as observations.
 
     :param kernel: ``[q, q]`` with a diagonal of 0.
-    :param labels: ``[b, q]`` of 0 and 1, each row with at least two of both: which sample a query is of.
+    :param labels: ``[b, q]`` of 0 and 1, the sample of each query; each row has at least two of both.
     :return: ``[b]`` estimates; they may be below 0.
     """
     sums = kernel.sum(axis=1, dtype=np.float64)
@@ -117,24 +117,24 @@ def squared_mmd(kernel: NDArray[np.float32], labels: NDArray[np.float32]) -> Flo
 
 
 def cross_fit_smoother(rows: NDArray[np.float32], folded: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Fit a ridge classifier on all folds but one, for that one, as a matrix.
+    """Fit a cross-validated ridge classifier as a matrix that maps labels to held-out scores.
 
-    A ridge regression on labels ranks as linear discriminant analysis with a shrunken covariance does. Its scores
-    are linear in the labels, so one matrix serves every permutation: all are refitted at the price of a product.
+    A ridge regression on labels ranks like linear discriminant analysis with a shrunken covariance. Its scores are
+    linear in the labels, so one matrix serves every permutation: refitting costs one product.
 
     :param rows: ``[q, h]`` features of queries.
     :param folded: ``[q]`` fold of each.
-    :return: ``[q, q]`` float32: times the labels it gives held-out scores, comparable within a fold.
+    :return: ``[q, q]`` float32; its scores are comparable within a fold only.
     """
     smoother = np.zeros((len(rows), len(rows)), dtype=np.float32)
     for fold in np.unique(folded):
         train, test = np.flatnonzero(folded != fold), np.flatnonzero(folded == fold)
-        middle = rows[train].mean(axis=0, dtype=np.float64)
-        fitted, held_out = rows[train] - middle, rows[test] - middle
+        mean = rows[train].mean(axis=0, dtype=np.float64)
+        fitted, held_out = rows[train] - mean, rows[test] - mean
         gram = fitted @ fitted.T
         penalty = RIDGE * float(np.trace(gram)) / len(train)
         gram[np.diag_indices_from(gram)] += max(penalty, 1e-12)
-        # No intercept: centred rows make it the same for the whole fold, where only the order counts.
+        # No intercept: with centred rows it is constant within a fold, where only the order counts.
         smoother[np.ix_(test, train)] = np.linalg.solve(gram, fitted @ held_out.T).T
     return smoother
 
@@ -152,12 +152,12 @@ def pooled_auc(scores: NDArray[np.float32], labels: NDArray[np.float32], folded:
     """
     wins, chances = np.zeros(len(scores)), np.zeros(len(scores))
     for fold in np.unique(folded):
-        inside = folded == fold
-        part = labels[:, inside].astype(np.float64)
-        ranks = scores[:, inside].argsort(axis=1, kind="stable").argsort(axis=1, kind="stable") + 1
-        ones = part.sum(axis=1)
-        wins += (ranks * part).sum(axis=1) - ones * (ones + 1) / 2
-        chances += ones * (part.shape[1] - ones)
+        in_fold = folded == fold
+        fold_labels = labels[:, in_fold].astype(np.float64)
+        ranks = scores[:, in_fold].argsort(axis=1, kind="stable").argsort(axis=1, kind="stable") + 1
+        ones = fold_labels.sum(axis=1)
+        wins += (ranks * fold_labels).sum(axis=1) - ones * (ones + 1) / 2
+        chances += ones * (fold_labels.shape[1] - ones)
     auc: Floats = np.where(chances > 0, wins / np.maximum(chances, 1), 0.5)
     return auc
 
@@ -170,32 +170,29 @@ def permute(
     Sequential Monte Carlo p-values (Besag and Clifford 1991, *Biometrika* 78:301): drawing ends early when
     :data:`ENOUGH` permutations are at least as extreme as the data; the p-value is exact either way.
 
-    :param statistics: by name, each from ``[b, q]`` labels to ``[b]`` values, higher for unlike samples.
-    :param labels: ``[q]`` of 0 and 1, as observed.
-    :return: results by name.
+    :param statistics: by name; each maps ``[b, q]`` labels to ``[b]`` values, higher for unlike samples.
+    :param labels: ``[q]`` observed labels, 0 and 1.
     """
     observed = {name: float(statistic(labels[None])[0]) for name, statistic in statistics.items()}
-    beyond = dict.fromkeys(statistics, 0)
-    done: dict[str, TwoSample] = {}
-    made = 0
-    while made < permutations and len(done) < len(statistics):
-        count = min(BATCH, permutations - made)
+    extreme = dict.fromkeys(statistics, 0)  # permutations at least as extreme as the data, so far
+    stopped: dict[str, TwoSample] = {}
+    drawn = 0
+    while drawn < permutations and len(stopped) < len(statistics):
+        count = min(BATCH, permutations - drawn)
         relabelled = rng.permuted(np.broadcast_to(labels, (count, len(labels))), axis=1)
-        for name in statistics.keys() - done.keys():
+        for name in statistics.keys() - stopped.keys():
             # Sums in another order round differently: equal values must count as extreme.
-            extreme = statistics[name](relabelled) >= observed[name] - ROUNDING
-            so_far = beyond[name] + np.cumsum(extreme)
-            if so_far[-1] >= ENOUGH:
-                last = made + int(np.argmax(so_far >= ENOUGH)) + 1
-                done[name] = TwoSample(observed[name], ENOUGH / last, last)
-            beyond[name] = int(so_far[-1])
-        made += count
-    rest = {
-        name: TwoSample(observed[name], (1 + beyond[name]) / (made + 1), made)
+            is_extreme = statistics[name](relabelled) >= observed[name] - ROUNDING
+            counts = extreme[name] + np.cumsum(is_extreme)
+            if counts[-1] >= ENOUGH:
+                last = drawn + int(np.argmax(counts >= ENOUGH)) + 1
+                stopped[name] = TwoSample(observed[name], ENOUGH / last, last)
+            extreme[name] = int(counts[-1])
+        drawn += count
+    return {
+        name: stopped.get(name, TwoSample(observed[name], (1 + extreme[name]) / (drawn + 1), drawn))
         for name in statistics
-        if name not in done
     }
-    return {name: (done | rest)[name] for name in statistics}
 
 
 def _means(features: NDArray[np.float32], sizes: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""Cutting the log into windows: what each query of a window was answered with, in bounded memory."""
+"""Cutting the log into windows, and counting requests and pairs by query in bounded memory."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from darl_opensearch.ood.store import OodStore
 from darl_opensearch.text import same_text
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-PATIENCE_S = 60.0  # between two records, after which the store is asked anew: a cluster forgets who reads too slowly
-_SLACK = 1.25  # a window holds so many times its bound before queries are let go
+PATIENCE_S = 60.0  # between two records; then the store is queried again, because a cluster closes slow cursors
+_SLACK = 1.25  # a window may exceed its bound by this factor before queries are dropped
 
 
 @dataclass
 class RequestCounts:
-    """Requests, the pairs they scored, and those of them that are OOD."""
+    """Counts of requests, of scored pairs, and of OOD pairs."""
 
     requests: int = 0
     candidates: int = 0
@@ -32,8 +32,8 @@ class RequestCounts:
         self.ood_pairs += request.ood_pairs
 
     @property
-    def once(self) -> tuple[float, float]:
-        """OOD pairs and pairs of one request of this query, on average."""
+    def per_request(self) -> tuple[float, float]:
+        """Average OOD pairs and pairs per request."""
         return self.ood_pairs / self.requests, self.candidates / self.requests
 
 
@@ -41,7 +41,7 @@ class RequestCounts:
 class QueryTally:
     """One query of a window.
 
-    :param first: its first request: the one whose pairs stand for the query.
+    :param first: its first request, whose pairs represent the query.
     :param slices: counts by slice.
     """
 
@@ -53,51 +53,38 @@ class QueryTally:
 class Window:
     """Requests of one model version, by query; of a large window, a random sample of its queries.
 
-    :param number: which window it is, for seeds.
-    :param start: when it begins, or None for with its first request.
-    :param end: when it ends, or None for with its last request.
+    :param first: its first request, to be added like the others.
+    :param number: for seeds; with a span also the number of spans before it since 1970.
+    :param span: its length; None: from its first to its last request.
     """
 
     def __init__(
-        self, model: str, version: str, alpha: float, number: int, start: datetime | None, end: datetime | None,
-        *, max_queries: int, seed: int,
-    ) -> None:  # fmt: skip
-        self.model, self.version, self.alpha, self.number = model, version, alpha, number
+        self, first: RequestRecord, number: int, span: timedelta | None, *, max_queries: int, seed: int
+    ) -> None:
+        self.model, self.version, self.alpha, self.number = first.model, first.version, first.alpha, number
+        self.first = self.last = first.timestamp
         self.complete = True
         self.requests = 0
         self.sampled = False
         self.queries: dict[str, QueryTally] = {}
-        self._start, self._end = start, end
-        self._first: datetime | None = None
-        self._last: datetime | None = None
+        self._span = span
         self._most, self._seed = max_queries, seed
-        self._bar = 2**64  # queries whose draw is not below it were let go
-
-    @property
-    def first(self) -> datetime:
-        """Time of the first request."""
-        return self._first or self._start or _EPOCH
-
-    @property
-    def last(self) -> datetime:
-        """Time of the last request."""
-        return self._last or self.first
+        self._bar = 2**64  # queries were dropped unless their draw is below it
 
     @property
     def start(self) -> datetime:
-        """When it begins."""
-        return self._start or self.first
+        """Start of its span, or time of its first request."""
+        return self.first if self._span is None else _EPOCH + self.number * self._span
 
     @property
     def end(self) -> datetime:
-        """When it ends."""
-        return self._end or self.last
+        """End of its span, or time of its last request."""
+        return self.last if self._span is None else self.start + self._span
 
     def add(self, request: RequestRecord) -> None:
-        """Count a request, unless its query is not of the sample."""
+        """Count a request, unless its query is outside the sample."""
         self.requests += 1
-        self._first = self._first or request.timestamp
-        self._last = request.timestamp
+        self.last = request.timestamp
         key = same_text(request.query)
         tally = self.queries.get(key)
         if tally is None:
@@ -110,28 +97,24 @@ class Window:
         tally.slices.setdefault(request.slice or "", RequestCounts()).add(request)
 
     def close(self) -> None:
-        """Let queries go, those of the highest draws, until the bound holds."""
+        """Drop the queries with the highest draws, down to the bound."""
         if len(self.queries) <= self._most:
             return
-        # What was let go can never come back: its draw stays above the bar. So the rest is a uniform sample.
+        # A dropped query cannot come back, because its draw stays above the bar. So the others are a uniform sample.
         self._bar = sorted(map(self.draw, self.queries))[self._most]
         self.queries = {key: tally for key, tally in self.queries.items() if self.draw(key) < self._bar}
         self.sampled = True
 
     def draw(self, key: str) -> int:
-        """Draw a number for a query: always the same for the same window, query and seed.
+        """Draw a number in ``0..2**64 - 1`` that depends on seed, window and query only.
 
-        :param key: the query's text, as :func:`~darl_opensearch.text.same_text` has it.
-        :return: uniform in ``0..2**64 - 1``.
+        :param key: the query, normalised by :func:`~darl_opensearch.text.same_text`.
         """
         return draw_number(f"{self._seed}:{self.number}:{key}")
 
 
 def draw_number(key: str) -> int:
-    """Draw a number for a text.
-
-    :return: uniform in ``0..2**64 - 1``.
-    """
+    """Draw a number in ``0..2**64 - 1`` that depends on the text only."""
     return hash_int(key.encode("utf-8", "surrogatepass"), purpose=b"darl-drift")
 
 
@@ -144,58 +127,54 @@ def read_windows(
     max_queries: int,
     seed: int,
 ) -> Iterator[Window]:
-    """Read the request records window by window, each model version apart.
+    """Read the request records window by window, each model version separately.
 
-    Spans begin at whole multiples since 1970, UTC, so that windows are the same whenever they are asked for. A window
-    that is not over by ``until``, was begun before ``since``, or has too few requests is given as not complete.
+    Spans begin at multiples since 1970, UTC, so that windows do not depend on the time of the call. A window that ends
+    after ``until``, begins before ``since``, or has too few requests is not complete.
 
     :param cut: a span, a number of requests, or None for one window.
     :param since: earliest time, or None for all.
     :param until: latest time, excluded.
-    :yields: windows, by their end; only those with requests.
+    :yields: windows with requests, by end time.
     """
+    span = cut if isinstance(cut, timedelta) else None
     running: dict[tuple[str, str, float], Window] = {}
     numbers: dict[tuple[str, str, float], int] = {}
     for request in _requests(store, since, until):
         key = request.model, request.version, request.alpha
-        if isinstance(cut, timedelta):
-            over = [k for k, w in running.items() if request.timestamp >= w.end]
-            for k in over:
-                yield _closed(running.pop(k), since, until)
+        for ended in [k for k, w in running.items() if span is not None and request.timestamp >= w.end]:
+            yield _close(running.pop(ended), since, until)
         if (window := running.get(key)) is None:
-            number, start, end = numbers.get(key, 0), None, None
-            if isinstance(cut, timedelta):
-                number = (request.timestamp - _EPOCH) // cut
-                start, end = _EPOCH + number * cut, _EPOCH + (number + 1) * cut
-            window = Window(*key, number, start, end, max_queries=max_queries, seed=seed)
+            number = numbers.get(key, 0) if span is None else (request.timestamp - _EPOCH) // span
+            window = Window(request, number, span, max_queries=max_queries, seed=seed)
             running[key], numbers[key] = window, number + 1
         window.add(request)
         if isinstance(cut, int) and window.requests >= cut:
-            yield _closed(running.pop(key), since, until)
+            yield _close(running.pop(key), since, until)
     for window in sorted(running.values(), key=lambda w: w.last):
         if isinstance(cut, int):
             window.complete = False
-        yield _closed(window, since, until)
+        yield _close(window, since, until)
 
 
 def _requests(store: OodStore, since: datetime | None, until: datetime) -> Iterator[RequestRecord]:
-    """Read request records, however long a reader takes over each: a window may be embedded between two of them."""
+    """Read request records for a slow reader: embedding a window between two of them may take long."""
     last: RequestRecord | None = None
     while True:
         for request in store.requests(since=last.timestamp if last else since, until=until):
-            # By time, then by id: what stands at or before the last one was given already.
+            # Sorted by time, then by id: records up to the last one were yielded before.
             if last and (request.timestamp, request.record_id) <= (last.timestamp, last.record_id):
                 continue
-            given = time.monotonic()
+            yielded = time.monotonic()
             yield request
             last = request
-            if time.monotonic() - given > PATIENCE_S:
+            if time.monotonic() - yielded > PATIENCE_S:
                 break
         else:
             return
 
 
-def _closed(window: Window, since: datetime | None, until: datetime) -> Window:
+def _close(window: Window, since: datetime | None, until: datetime) -> Window:
     window.close()
     window.complete &= window.end <= until and (since is None or window.start >= since)
     return window

@@ -1,7 +1,7 @@
-"""The bundle: the model on disk. Only this module knows its files.
+"""The bundle: the model on disk. All its file names are defined here.
 
-A bundle is written to a temporary sibling and renamed, so that a partial one is never seen; reading checks its format,
-then digests, then shapes. No file in it is a pickle.
+A bundle is written to a temporary sibling and renamed, so that it is never partial; opening it checks format, digests
+and card. No file in it is a pickle.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 FORMAT = 1
-MOST_TOKENS = 1 << 20  # no sequence is that long; a cap beyond it is damage
+MOST_TOKENS = 1 << 20  # no sequence is that long: a larger cap means a damaged card
 CARD, MODEL, MODEL_INT8, FEATURES = "darl.json", "model.onnx", "model_int8.onnx", "features.onnx"
-# The pair taken apart: a half, what it adds to the OOD distance, and what a query and items are together.
+# Graphs for item states: encode a query or an item, score them together, compute their parts of the OOD distance.
 ENCODE, MEET, OOD_SIDES = "encode.onnx", "meet.onnx", "ood/sides.onnx"
-ENCODE_INT8, MEET_INT8 = "encode_int8.onnx", "meet_int8.onnx"  # the second has the calibration of the first
-STATE_FILES = {False: (MEET, ENCODE, OOD_SIDES), True: (MEET_INT8, ENCODE_INT8, OOD_SIDES)}  # by whether it is int8
-MODEL_DATA = MODEL + "_data"  # weights of a model too large for one file; model.onnx and features.onnx both read it
-MAX_ONE_FILE = 1_900_000_000  # bytes; protobuf, and so an ONNX file and what ML Commons takes, ends at 2 GiB
+ENCODE_INT8, MEET_INT8 = "encode_int8.onnx", "meet_int8.onnx"  # meet_int8.onnx has the calibration for encode_int8.onnx
+STATE_FILES = {False: (MEET, ENCODE, OOD_SIDES), True: (MEET_INT8, ENCODE_INT8, OOD_SIDES)}  # by int8
+MODEL_DATA = MODEL + "_data"  # weights of a model too large for one file, shared by model.onnx and features.onnx
+MAX_ONE_FILE = 1_900_000_000  # bytes; protobuf, and so an ONNX file for ML Commons, is limited to 2 GiB
 TOKENIZER, README, ZIP, CHECKPOINT = "tokenizer.json", "README.md", "opensearch.zip", "checkpoint"
 CALIBRATION, REFERENCE, REFERENCE_QUERIES = "ood/calibration.npy", "ood/reference.npy", "ood/reference.json"
-PROBES = "probes.json"  # pairs with what torch said about them: parity can be checked without torch
-REQUIRED = (MODEL, FEATURES, TOKENIZER, README, CALIBRATION)  # and ZIP, unless there is MODEL_DATA
+PROBES = "probes.json"  # pairs with torch's scores, to check parity without torch
+REQUIRED = (MODEL, FEATURES, TOKENIZER, README, CALIBRATION)  # and ZIP, except with MODEL_DATA
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
@@ -52,11 +52,11 @@ _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 class OodCard:
     """How the OOD columns were made.
 
-    :param detector: registered name of the detector.
-    :param features: features that it reads: ``query``, ``item`` or ``pair``.
+    :param detector: its registered name.
+    :param features: what the detector reads: ``query``, ``item`` or ``pair``.
     :param alpha: false-alarm rate of the calibration, in (0, 1).
     :param calibration_pairs: pairs behind the conformal p-value.
-    :param calibration_queries: queries that they came from.
+    :param calibration_queries: queries of those pairs.
     """
 
     detector: str
@@ -70,20 +70,19 @@ class OodCard:
 class Card:
     """Contents of ``darl.json`` except the digests.
 
-    :param name: model name: lower-case letters, digits, ``.``, ``_``, ``-``.
-    :param version: model version.
+    :param name: lower-case letters, digits, ``.``, ``_``, ``-``.
     :param scale: the grades.
     :param template: how items become text.
     :param query_cap: maximum tokens per query.
     :param item_cap: maximum tokens per item.
     :param ood: how the OOD columns were made.
-    :param backbone: registered name of the backbone.
+    :param backbone: its registered name.
     :param created: ISO 8601 time in UTC.
     :param training: stages, seeds and digests of the training data.
     :param metrics: figures with their intervals.
     :param graphs: measured parity with torch, by graph file.
     :param frame: tokens that the pair template adds to the two texts.
-    :param states: digest of the encoder that makes item states; empty if the bundle has no graphs for them.
+    :param states: digest of the encoder of item states; empty without graphs for them.
     """
 
     name: str
@@ -102,7 +101,7 @@ class Card:
     states: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse names that could not be a file, an index suffix or a pipeline name, and caps that hold nothing."""
+        """Refuse invalid values; ``name`` and ``version`` become parts of file, index and pipeline names."""
         check_name(self.name, self.version)
         for name, least in (("query_cap", 1), ("item_cap", 1), ("frame", 0)):
             cap = getattr(self, name)
@@ -135,15 +134,13 @@ class Card:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], *, where: str) -> Card:
-        """Read the output of :meth:`to_json`.
+        """Parse the output of :meth:`to_json`.
 
-        :param data: parsed ``darl.json``.
-        :param where: path to name in an error.
+        :param where: path, for error messages.
         :raises BundleError: for a missing or invalid value.
         """
         try:
-            older: dict[str, Any] = {"frame": 4, "states": {}}
-            data = older | dict(data)  # cards of before have neither
+            data = {"frame": 4, "states": {}, **data}  # older cards lack both
             values = {f.name: data[f.name] for f in dataclasses.fields(cls) if f.name not in ("scale", "template")}
             values["ood"] = OodCard(**values["ood"])
             template = dict(data["template"])
@@ -159,7 +156,7 @@ class Card:
 
 @dataclass(frozen=True)
 class DriftReference:
-    """Features of the pairs that held-out queries retrieve, sampled, to measure drift against.
+    """Sampled features of the pairs that held-out queries retrieve, as the reference for drift tests.
 
     :param features: ``[n, h]`` float32 as ``features.onnx`` gives them, pairs of a query adjacent.
     :param sizes: ``[q]`` rows of each query, sampled from its retrieved items.
@@ -179,7 +176,7 @@ class DriftReference:
 
     @property
     def most_rows(self) -> int:
-        """Maximum rows of a query; one with fewer has all that it retrieved."""
+        """Maximum rows of a query; a query with fewer rows has all its retrieved items."""
         return int(self.sizes.max())
 
 
@@ -201,7 +198,7 @@ class Bundle:
         """Open and verify a bundle.
 
         :param verify: check every digest; turn it off only for a bundle that was just verified.
-        :raises BundleError: if it is absent, of another format, incomplete or changed.
+        :raises BundleError: if it is missing, of another format, incomplete or changed.
         """
         folder = Path(path)
         card_path = folder / CARD
@@ -209,16 +206,16 @@ class Bundle:
             raise BundleError("there is no bundle here", where=str(folder), todo="create one with darl export")
         try:
             data = json.loads(card_path.read_text(encoding="utf-8"))
-            written, digests = data["format"], dict(data.get("files") or {})
+            bundle_format, digests = data["format"], dict(data.get("files") or {})
         except RecursionError as err:
             raise BundleError("nested too deeply", where=str(card_path), todo="export the model again") from err
         except (ValueError, KeyError, TypeError) as err:
             raise BundleError(
                 f"not a bundle card ({err})", where=str(card_path), todo="export the model again"
             ) from err
-        if written != FORMAT:
+        if bundle_format != FORMAT:
             raise BundleError(
-                f"bundle {data.get('name')!r} has format {written}, but this version reads format {FORMAT}",
+                f"bundle {data.get('name')!r} has format {bundle_format}, but this version reads format {FORMAT}",
                 where=str(folder),
                 todo="upgrade darl-opensearch, or export the model again",
             )
@@ -240,14 +237,13 @@ class Bundle:
         return cls(folder, Card.from_json(data, where=str(card_path)), digests)
 
     def has_states(self, *, int8: bool = False) -> bool:
-        """Whether item states can be made and met."""
+        """Whether the bundle has the graphs that score from item states."""
         return STATE_FILES[int8][0] in self.digests
 
     def file(self, name: str) -> Path:
         """Path of one of the bundle's files.
 
-        :param name: defined in this module.
-        :raises BundleError: if this bundle does not have it.
+        :raises BundleError: if the bundle does not have it.
         """
         if name not in self.digests:
             raise BundleError(f"this bundle has no {name}", where=str(self.path), todo="export the model again with it")
@@ -262,9 +258,7 @@ class Bundle:
             return Tokenizer.from_file(str(self.path / TOKENIZER))
         except Exception as err:  # the tokenizers library raises plain Exception
             raise BundleError(
-                f"cannot be read ({err})",
-                where=str(self.path / TOKENIZER),
-                todo="run darl check on the bundle",
+                f"cannot be read ({err})", where=str(self.path / TOKENIZER), todo="run darl check on the bundle"
             ) from err
 
     @cached_property
@@ -273,7 +267,7 @@ class Bundle:
         return ItemRenderer(self.card.template, self.tokenizer, self.card.item_cap)
 
     def calibration(self) -> NDArray[np.float32]:
-        """Read the calibration distances behind the conformal p-value: ``[n]`` float32, ascending."""
+        """Read the calibration distances, ``[n]`` float32, ascending."""
         table: NDArray[np.float32] = np.load(self.path / CALIBRATION, allow_pickle=False).astype(np.float32)
         return table
 
@@ -300,7 +294,7 @@ class Bundle:
         return DriftReference(features, sizes, candidates, slices)
 
     def probes(self) -> tuple[list[tuple[str, str]], NDArray[np.float32]]:
-        """Read the probe pairs and torch's scores of them.
+        """Read the probe pairs and torch's scores.
 
         :return: ``n`` pairs of query and item text, and ``[n, 3 + k]`` float32.
         :raises BundleError: if they are missing or damaged.
@@ -341,11 +335,10 @@ def _check_files(digests: Mapping[str, Any], where: str) -> None:
 
 @contextlib.contextmanager
 def writing(path: str | os.PathLike[str], card: Card) -> Iterator[Path]:
-    """Write a bundle: fill the folder you are given; leaving adds digests and zip, and renames it.
+    """Write a bundle into the temporary folder that is yielded; on exit, add digests and zip and rename it.
 
-    :param path: of the bundle; an existing one of the same name and version is replaced.
-    :yields: a temporary sibling folder to write the files into.
-    :raises BundleError: if a required file is missing, or ``path`` is something else.
+    :param path: the bundle's folder; an existing bundle is replaced.
+    :raises BundleError: if a required file is missing, or ``path`` is not a bundle.
     """
     target = Path(path).absolute()
     if target.exists() and any(target.iterdir()) and not (target / CARD).is_file():
@@ -360,7 +353,7 @@ def writing(path: str | os.PathLike[str], card: Card) -> Iterator[Path]:
                 raise BundleError(f"{name} was not written", where=str(target), todo="report this: export is broken")
         files = sorted(p for p in work.rglob("*") if p.is_file())
         for file in files:
-            file.chmod(0o644)  # some writers make private files: a scorer runs as another user
+            file.chmod(0o644)  # some libraries write private files, but a scorer may run as another user
         digests = {p.relative_to(work).as_posix(): digest_file(p) for p in files}
         data = {"format": FORMAT} | card.to_json() | {"files": digests}
         (work / CARD).write_text(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
@@ -369,10 +362,7 @@ def writing(path: str | os.PathLike[str], card: Card) -> Iterator[Path]:
 def write_opensearch_zip(folder: Path) -> None:
     """Pack one ONNX file and its tokenizer for ML Commons.
 
-    Entries carry a fixed date, so that the same model always has the same digest and is recognised when registered
-    again.
-
-    :param folder: with ``model.onnx`` and ``tokenizer.json``.
+    Entries have a fixed date, so that a model always has the same digest and is recognised when registered again.
     """
     with zipfile.ZipFile(folder / ZIP, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name in (MODEL, TOKENIZER):
@@ -384,7 +374,7 @@ def write_opensearch_zip(folder: Path) -> None:
 
 
 def check_name(name: str, version: str) -> None:
-    """Refuse a name or version that could not be a file, an index suffix or a pipeline name.
+    """Refuse a name or version that would not be valid in file, index and pipeline names.
 
     :raises InputError: if either is invalid.
     """

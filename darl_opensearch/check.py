@@ -1,4 +1,4 @@
-"""``darl check``: digests, graph contract, tokenizer, and parity with torch."""
+"""``darl check``: checks of digests, graph contract, tokenizer, and parity with torch."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ from darl_opensearch.io.digest import digest_file
 from darl_opensearch.scores import Columns
 
 FP32_BOUND = 1e-4
-STATES_BOUND = 0.005  # of a score from item states, which are kept in eight bits
+STATES_BOUND = 0.005  # for scores from item states, which are rounded to eight bits
 HALF = {"inputs": ENCODE_INPUTS, "outputs": ("states", "pooled")}
-INT8_BOUND = 0.15  # of a score: quantisation moves it, a wrong graph moves it further
+INT8_BOUND = 0.15  # for scores: quantisation changes them by less, a wrong graph by more
 
 
 def check_bundle(path: Path) -> Iterator[Finding]:
     """Check a bundle.
 
-    :yields: findings; a bundle that cannot be opened raises.
+    :raises BundleError: if it cannot be opened.
     """
     bundle = Bundle.open(path)
     yield Finding("digests", True, f"{len(bundle.digests)} files match the card")
@@ -52,10 +52,10 @@ def check_bundle(path: Path) -> Iterator[Finding]:
         ENCODE: HALF, ENCODE_INT8: HALF, MEET: scores | {"inputs": MEET_INPUTS},
         MEET_INT8: scores | {"inputs": MEET_INPUTS}, OOD_SIDES: {"inputs": ("pooled",), "outputs": ("sides",)},
     }  # fmt: skip
-    for name, about in graphs.items():
+    for name, contract in graphs.items():
         if name in bundle.digests:
             data = MODEL_DATA if MODEL_DATA in bundle.digests and name in (MODEL, FEATURES) else None
-            yield from inspect_graph(bundle.file(name), data=data, **about)
+            yield from inspect_graph(bundle.file(name), data=data, **contract)
     yield _check_zip(bundle)
     tokenizer = list(_check_tokenizer(bundle))
     yield from tokenizer
@@ -71,7 +71,7 @@ def check_bundle(path: Path) -> Iterator[Finding]:
     yield Finding("calibration", enough, f"{len(calibration)} distances for alpha {bundle.card.ood.alpha}")
     if PROBES not in bundle.digests:
         yield Finding("parity", None, "the bundle has no probe pairs")
-    elif len(tokenizer) > 1:  # one finding alone says that it cannot be read
+    elif len(tokenizer) > 1:  # a single finding means that it cannot be read
         yield from _check_answers(bundle, calibration)
 
 
@@ -82,11 +82,11 @@ def _check_answers(bundle: Bundle, calibration: NDArray[Any]) -> Iterator[Findin
     rows = yield from _answers(bundle, MODEL, pairs)
     if rows is not None:
         yield from compare(MODEL, rows, reference, columns, calibration)
-        together = yield from _answers(bundle, MODEL, pairs, batch=8)
-        if together is not None and together.shape == rows.shape:
-            moved = float(np.abs(together[:, : 1 + columns.k] - rows[:, : 1 + columns.k]).max())
-            detail = f"a score moves by {moved:.1e}, bound {FP32_BOUND}"
-            yield Finding(f"{MODEL}: batch mates", moved <= FP32_BOUND, detail)
+        batched = yield from _answers(bundle, MODEL, pairs, batch=8)
+        if batched is not None and batched.shape == rows.shape:
+            off = float(np.abs(batched[:, : 1 + columns.k] - rows[:, : 1 + columns.k]).max())
+            detail = f"a score moves by {off:.1e}, bound {FP32_BOUND}"
+            yield Finding(f"{MODEL}: batch mates", off <= FP32_BOUND, detail)
     features = yield from _answers(bundle, FEATURES, pairs)
     if features is not None:
         right = features.ndim == 2 and len(features) == len(pairs) and bool(np.isfinite(features).all())
@@ -101,12 +101,12 @@ def _check_answers(bundle: Bundle, calibration: NDArray[Any]) -> Iterator[Findin
         if quantised.shape != reference.shape or not np.isfinite(quantised).all():
             yield _not_finite(MODEL_INT8, quantised, reference)
             return
-        moved = float(np.abs(quantised[:, 0] - reference[:, 0]).max())
-        yield Finding(f"{MODEL_INT8}: score", moved <= INT8_BOUND, f"off by at most {moved:.4f}, bound {INT8_BOUND}")
+        off = float(np.abs(quantised[:, 0] - reference[:, 0]).max())
+        yield Finding(f"{MODEL_INT8}: score", off <= INT8_BOUND, f"off by at most {off:.4f}, bound {INT8_BOUND}")
 
 
 def _check_states(bundle: Bundle, pairs: Sequence[tuple[str, str]], *, int8: bool) -> Finding:
-    """Score by item states, and compare with the graph that reads pairs."""
+    """Compare scores from item states with those of the graph that reads pairs."""
     from darl_opensearch.scoring import Scorer
     from darl_opensearch.states import StateStore
 
@@ -127,7 +127,7 @@ def _check_states(bundle: Bundle, pairs: Sequence[tuple[str, str]], *, int8: boo
 def _answers(
     bundle: Bundle, name: str, pairs: Sequence[tuple[str, str]], *, batch: int = 1
 ) -> Generator[Finding, None, NDArray[np.float32] | None]:
-    """Run a graph; a failure is a finding."""
+    """Run a graph; if it fails, yield a finding and return None."""
     try:
         return run_pairs(bundle.file(name), bundle.tokenizer, pairs, batch=batch)
     except BundleError as err:
@@ -138,7 +138,7 @@ def _answers(
 
 
 def _check_zip(bundle: Bundle) -> Finding:
-    """Check that the zip holds the very files that are checked here."""
+    """Check that the zip contains the files that are checked here."""
     if ZIP not in bundle.digests:
         return Finding(ZIP, True, "none: a model with separate weights is served by darl serve through a connector")
     wrong = None
@@ -149,18 +149,13 @@ def _check_zip(bundle: Bundle) -> Finding:
             else:
                 for name in (MODEL, TOKENIZER):
                     if archive.getinfo(name).file_size != (bundle.path / name).stat().st_size:
-                        wrong = f"its {name} differs"  # before unpacking, which could be endless
+                        wrong = f"its {name} differs"  # checked before unpacking, which could be endless
                         break
                     with archive.open(name) as packed:
                         if digest_file(packed) != bundle.digests[name]:
                             wrong = f"its {name} differs"
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        OSError,
-        EOFError,
-        RuntimeError,
-    ) as err:  # RuntimeError: encrypted or unknown
+    # RuntimeError: encrypted, or an unknown compression
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError) as err:
         wrong = f"it cannot be read ({err})"
     must = f"must hold this bundle's {MODEL} and {TOKENIZER}"
     return Finding(ZIP, wrong is None, f"{wrong}; {must}" if wrong else "holds the files checked here")
@@ -174,7 +169,7 @@ def _check_tokenizer(bundle: Bundle) -> Iterator[Finding]:
         yield Finding("tokenizer", False, err.what)
         return
     card, pair = bundle.card, tokenizer.encode("a", "b")
-    shown = f"{' '.join(pair.tokens[-12:])}, type ids {pair.type_ids[-12:]}"
+    actual = f"{' '.join(pair.tokens[-12:])}, type ids {pair.type_ids[-12:]}"
     if card.backbone == "split":
         switch = pair.type_ids.index(1) if 1 in pair.type_ids else 0
         right = switch > 0 and pair.ids[switch] == pair.ids[0] and pair.special_tokens_mask[switch] == 1
@@ -184,11 +179,11 @@ def _check_tokenizer(bundle: Bundle) -> Iterator[Finding]:
         right = 0 in pair.sequence_ids[:first] and pair.type_ids == [0] * first + [1] * (len(pair) - first)
         right = right and tokenizer.num_special_tokens_to_add(is_pair=True) == card.frame
         must = f"a and b within {card.frame} tokens of the template, with type 1 from the first of b"
-    yield Finding("tokenizer: pair template", right, f"{shown}, must be {must}")
+    yield Finding("tokenizer: pair template", right, f"{actual}, must be {must}")
     truncation = tokenizer.truncation or {}
     right = truncation.get("max_length") == card.max_length and truncation.get("strategy") == "longest_first"
-    cut = f"{truncation.get('strategy')} at {truncation.get('max_length')} tokens"
-    yield Finding("tokenizer: truncation", right, f"{cut}, must be longest_first at {card.max_length}")
+    actual = f"{truncation.get('strategy')} at {truncation.get('max_length')} tokens"
+    yield Finding("tokenizer: truncation", right, f"{actual}, must be longest_first at {card.max_length}")
     yield Finding("tokenizer: padding", tokenizer.padding is None, f"{tokenizer.padding}, must be None")
 
 
@@ -212,12 +207,12 @@ def compare(
     yield Finding(f"{name}: ood_distance", far <= 1.0, f"{far:.3f} of its bound")
     sums = float(np.abs(rows[:, columns.grade_probs].sum(1) - 1.0).max())
     yield Finding(f"{name}: grade_probs", sums <= 1e-5, f"rows sum to 1 within {sums:.1e}")
-    # One step of the calibration table, plus the table's mass within the distance's bound.
+    # Bound: one step of the calibration table, plus the table's mass within the bound of the distance.
     median, tail = np.quantile(calibration, [0.5, 0.95])
     spread = max(float(tail - median), 1e-6)
     raw = reference[:, columns.ood_distance] * spread + median
-    inside = np.abs(calibration[None, :] - raw[:, None]) <= (allowed * spread)[:, None] + 1e-6
-    bound = (1.0 + inside.sum(1)) / (len(calibration) + 1) + 1e-6
+    within_bound = np.abs(calibration[None, :] - raw[:, None]) <= (allowed * spread)[:, None] + 1e-6
+    bound = (1.0 + within_bound.sum(1)) / (len(calibration) + 1) + 1e-6
     steps = float((off[:, columns.ood_score] / bound).max())
     yield Finding(f"{name}: ood_score", steps <= 1.0, f"{steps:.3f} of its bound")
 

@@ -1,4 +1,4 @@
-"""Reranking in Python: texts, items, or a search response; no ML Commons needed."""
+"""Reranking texts, items or a search response in Python, without ML Commons."""
 
 from __future__ import annotations
 
@@ -78,9 +78,7 @@ class Reranker:
         self._own_log: OodLog | None = None
         if ood_log is not None and not isinstance(ood_log, OodLog):
             card = self.bundle.card
-            self._own_log = OodLog.open(
-                ood_log, model=card.name, version=card.version, alpha=card.ood.alpha
-            )  # fmt: skip
+            self._own_log = OodLog.open(ood_log, model=card.name, version=card.version, alpha=card.ood.alpha)
             ood_log = self._own_log
         self._ood_log = ood_log
 
@@ -91,7 +89,7 @@ class Reranker:
         self.close()
 
     def close(self) -> None:
-        """Stop the scorer, and close a log opened for a path."""
+        """Stop the scorer, and close a log or store that was opened here."""
         self.scorer.close()
         if self._own_states is not None:
             self._own_states.close()
@@ -106,7 +104,7 @@ class Reranker:
         :param docs: texts, or items as mappings: their ``darl_text`` if they have one, else rendered by the bundle's
             template.
         :param top_n: documents to return; all by default.
-        :raises InputError: when a document is neither text nor an item that the template can render.
+        :raises InputError: if a document is neither text nor an item that the template can render.
         """
         started = time.perf_counter()
         if top_n is not None and top_n < 0:
@@ -161,7 +159,7 @@ class Reranker:
         :param slice: traffic slice of the query, logged.
         :return: a response of the same shape, with ``darl`` beside ``hits``: ``model``, ``version``,
             ``request_id``, ``reranked``, and ``scored`` and ``unscored`` hits.
-        :raises InputError: when there are hits and none can be rendered.
+        :raises InputError: if none of the hits can be rendered.
         """
         started = time.perf_counter()
         hits = _hits(response)

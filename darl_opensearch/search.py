@@ -1,4 +1,4 @@
-"""Searching through a ``darl`` pipeline, whatever the query's text is, and saying whether it reranked."""
+"""Searching through a ``darl`` pipeline, with queries escaped for it, and detecting whether it reranked."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class RankedHit:
     :param position: rank, from 1.
     :param id: the document's ``_id``.
     :param source: its ``_source``.
-    :param score: the score it is ranked by; the first stage's where it was not reranked.
-    :param first_score: the first stage's score, where it was reranked.
-    :param grade: the most probable grade, 0 for the lowest; None, like all scores, where it was not reranked.
+    :param score: the score it is ranked by; the first stage's if it was not reranked.
+    :param first_score: the first stage's score if it was reranked.
+    :param grade: the most probable grade, 0 for the lowest; None, like all scores, if it was not reranked.
     :param grade_name: the grade's name in the bundle.
     :param grade_probs: probability of each grade, lowest first.
     :param ood_score: 1 minus the conformal p-value.
@@ -78,7 +78,7 @@ class SearchOutcome:
     :param took_ms: round-trip time.
     :param total: documents that matched, as far as OpenSearch counted.
     :param mode: where the pipeline's model runs: ``local`` or ``connector``.
-    :param alpha: false-alarm rate the model's OOD calibration was asked for.
+    :param alpha: false-alarm rate of the model's OOD calibration.
     """
 
     query: str
@@ -96,10 +96,9 @@ class SearchOutcome:
         return dict(vars(self)) | {"hits": [hit.to_json() for hit in self.hits]}
 
     def ranked_request(self, request_id: str | None = None) -> RankedRequest | None:
-        """Make the request to pass to ``OodLog.offer``; it holds the returned hits only.
+        """Make the request for ``OodLog.offer``, from the returned hits; None if they were not reranked.
 
-        :param request_id: id of the request; a new UUID by default.
-        :return: the request, or None when nothing was reranked.
+        :param request_id: by default a new UUID.
         """
         from darl_opensearch.ood import RankedRequest
 
@@ -127,10 +126,10 @@ class PipelineSearch:
     placeholders would silently disable reranking.
 
     :param client: an opensearch-py client.
-    :param model: the bundle that the pipeline serves, or its card: grade names and alpha. With the bundle, what the
-        model reads of a query is cut to the query cap.
+    :param model: the bundle that the pipeline serves, or its card, for grade names and alpha. With the bundle, the
+        model's query is cut to the query cap.
     :param index: the index, filled by ``darl index``.
-    :param pipeline: the search pipeline, made by ``darl register``.
+    :param pipeline: the search pipeline, created by ``darl register``.
     """
 
     def __init__(self, client: OpenSearch, model: Bundle | Card, index: str, pipeline: str = "darl") -> None:
@@ -152,15 +151,15 @@ class PipelineSearch:
 
     @property
     def served(self) -> Served | None:
-        """The version named in the pipeline's definition, or None; fetched once.
+        """The version named in the pipeline's definition, fetched once, or None.
 
-        If it differs from :attr:`card`, do not log results under the card's version.
+        If it differs from :attr:`card`, results must not be logged under the card's version.
         """
         return Served.of_pipeline(self._definition)
 
     @cached_property
     def shape(self) -> PipelineShape:
-        """The parsed definition of the pipeline; fetched once."""
+        """The pipeline's parsed definition, fetched once."""
         shape = PipelineShape.of(self.pipeline, self._definition, where=self._cluster.url)
         if shape.fields != self.card.columns.hit_fields().keys():
             raise ClusterError(
@@ -209,10 +208,9 @@ class PipelineSearch:
     def first_stage(
         self, query: str, *, size: int = 10, body: Mapping[str, Any] | None = None
     ) -> list[Mapping[str, Any]]:
-        """Search without the pipeline, to compare.
+        """Search without the pipeline, for comparison; return the hits as they are.
 
         :param body: your own search body; by default a match on ``darl_text``.
-        :return: the hits, as OpenSearch returns them.
         """
         request = _body(query, size, body)
         answer = self._cluster.read("POST", f"{join_path(self.index, '_search')}?search_pipeline=_none", request)
@@ -222,20 +220,19 @@ class PipelineSearch:
         self, query: str, size: int, body: Mapping[str, Any] | None, query_id: str | None, slice_: str | None
     ) -> dict[str, Any]:
         request = _body(query, size, body)
-        if self._tokenizer is not None:  # ML Commons would take what the query has too much from the items
+        if self._tokenizer is not None:  # in ML Commons a query beyond its cap would shorten the items
             query = cut_to_tokens(query, self._tokenizer, self.card.query_cap) or query
         local = self.shape.mode == "local"
         if self.shape.query_path != EXT_PATH:
-            guarded = guards.guard_for_query_path(query) if local else guards.guard_for_connector(query)
+            text = guards.guard_for_query_path(query) if local else guards.guard_for_connector(query)
             where = f"search pipeline {self.pipeline!r}"
-            request = _replaced(request, self.shape.query_path, guarded, where=where)
-            text = guarded
+            request = _replace_text(request, self.shape.query_path, text, where=where)
         else:
             text = guards.guard_for_local(query) if local else guards.guard_for_connector(query)
         ext = render_body(
             "search_ext.json",
             query_text=text,
-            # A pipeline that maps them does not rerank a request without them.
+            # A pipeline that maps these fields does not rerank a request without them.
             query_id=guards.guard_for_connector(query_id or ""),
             slice=guards.guard_for_connector(slice_ or ""),
         )
@@ -266,9 +263,9 @@ class PipelineSearch:
 
 
 def check_query(query: str) -> None:
-    """Refuse a query that nothing can be searched for.
+    """Refuse an unusable query.
 
-    :raises InputError: when it is empty, far too long, or not text.
+    :raises InputError: if it is empty, far too long, or not valid Unicode.
     """
     if not query.strip():
         raise InputError("the query is empty", todo="enter the text to search for")
@@ -293,31 +290,31 @@ def _body(query: str, size: int, body: Mapping[str, Any] | None) -> dict[str, An
 
 
 def is_in_order(hits: Sequence[RankedHit]) -> bool:
-    """Whether all hits were scored and stand in the order of their scores."""
+    """Whether all hits were scored and are sorted by score."""
     if any(hit.grade is None or hit.first_score is None for hit in hits):
         return False
     scores = [hit.score or 0.0 for hit in hits]
     return all(a >= b for a, b in zip(scores, scores[1:], strict=False))
 
 
-def _replaced(body: dict[str, Any], place: str, text: str, *, where: str) -> dict[str, Any]:
-    """Copy a body, with other text at a path such as ``query.bool.must[0].match.title.query``."""
-    steps: list[str | int] = [name or int(number) for name, number in _STEP.findall(place)]
+def _replace_text(body: dict[str, Any], path: str, text: str, *, where: str) -> dict[str, Any]:
+    """Copy a body with another text at a path such as ``query.bool.must[0].match.title.query``."""
+    keys: list[str | int] = [name or int(number) for name, number in _STEP.findall(path)]
 
-    def put(node: Any, rest: Sequence[str | int]) -> Any:
-        if not rest:
+    def put(node: Any, keys: Sequence[str | int]) -> Any:
+        if not keys:
             if not isinstance(node, str):
                 raise TypeError
             return text
-        copy: Any = dict(node) if isinstance(rest[0], str) else list(node)
-        copy[rest[0]] = put(copy[rest[0]], rest[1:])
+        copy: Any = dict(node) if isinstance(keys[0], str) else list(node)
+        copy[keys[0]] = put(copy[keys[0]], keys[1:])
         return copy
 
     try:
-        return dict(put(body, steps))
+        return dict(put(body, keys))
     except (KeyError, IndexError, TypeError, ValueError) as err:
         raise InputError(
-            f"the search body has no text at {place}, where the pipeline reads the query",
+            f"the search body has no text at {path}, where the pipeline reads the query",
             where=where,
             todo="add it, or register the pipeline without --query-path",
         ) from err

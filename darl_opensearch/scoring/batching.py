@@ -1,7 +1,7 @@
 """Batches of pairs of similar length.
 
-Padding makes CPU reranking slow: padding a list to its longest pair triples the work; length-sorted batches with a
-small token budget add 5 %. Small batches also fit the cache and keep every core busy.
+Padding makes CPU reranking slow: padding a list to its longest pair triples the work, length-sorted batches with a
+small token budget add 5 %. Small batches also fit the CPU's cache and keep every core busy.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 def plan_batches(lengths: Sequence[int], *, token_budget: int, pairs: int | None = None) -> list[NDArray[np.int64]]:
     """Group pairs of similar length.
 
-    :param token_budget: most tokens of a batch, padding included; a longer pair gets its own batch.
-    :param pairs: most pairs of a batch, or None for no limit.
-    :return: indices of each batch, every index once; longest pairs first, so that cores finish together.
+    :param token_budget: maximum tokens per batch, including padding; a longer pair gets its own batch.
+    :param pairs: maximum pairs per batch, or None for no limit.
+    :return: indices of each batch; longest pairs first, so that cores finish together.
     """
     order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
     batches, start = [], 0

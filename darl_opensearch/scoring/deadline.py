@@ -1,4 +1,4 @@
-"""Deadlines: a request whose caller has stopped waiting is not scored any further."""
+"""Deadlines: scoring stops when the caller has stopped waiting."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ class DeadlinePassed(DarlError):
 
 
 def check_deadline(deadline: float | None) -> None:
-    """Raise if the deadline has passed.
+    """Check a deadline.
 
     :param deadline: a ``time.monotonic()`` value, or None for no deadline.
-    :raises DeadlinePassed: if it lies in the past.
+    :raises DeadlinePassed: if it has passed.
     """
     if deadline is not None and time.monotonic() > deadline:
         raise DeadlinePassed(

@@ -1,10 +1,9 @@
-"""Features of pairs: what ``features.onnx`` says, with the scorer's batching."""
+"""Features of pairs from ``features.onnx``, with the scorer's batching."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +18,10 @@ from darl_opensearch.scoring.scorer import CPU_TOKEN_BUDGET, CUDA_TOKEN_BUDGET
 
 
 class Embedder:
-    """Turns pairs into the features that the model's OOD detector and the selection of samples read.
+    """Computes pairs' features, for drift tests and the selection of samples.
 
-    :param provider: where the graph runs; a GPU that was asked for must be there.
-    :param threads: batches run at the same time on the CPU; by default the cores of this process.
+    :param provider: where the graph runs, without falling back to the CPU.
+    :param threads: parallel batches on the CPU; by default one per core.
     """
 
     def __init__(self, bundle: Bundle, *, provider: Provider = "cpu", threads: int | None = None) -> None:
@@ -37,8 +36,8 @@ class Embedder:
     def embed(self, requests: Sequence[tuple[str, Sequence[str]]]) -> NDArray[np.float32]:
         """Embed pairs.
 
-        :return: ``[n, h]`` float32, a row for each pair in order; ``[0, 0]`` for none.
-        :raises BundleError: when the graph does not answer a finite row a pair.
+        :return: ``[n, h]`` float32, one row per pair, in order; ``[0, 0]`` without pairs.
+        :raises BundleError: unless the graph returns a finite row for each pair.
         """
         sequences = [pair for query, texts in requests for pair in self._tokenizer.pairs(query, texts)]
         batches = plan_batches([len(s.ids) for s in sequences], token_budget=self._budget)
@@ -46,8 +45,8 @@ class Embedder:
         if not parts:
             return np.empty((0, 0), dtype=np.float32)
         rows = np.empty((len(sequences), parts[0].shape[1]), dtype=np.float32)
-        for batch, part in zip(batches, parts, strict=True):
-            rows[batch] = part
+        for batch, batch_rows in zip(batches, parts, strict=True):
+            rows[batch] = batch_rows
         return rows
 
     def _run(self, sequences: list[TokenSequence]) -> NDArray[np.float32]:
@@ -63,7 +62,5 @@ class Embedder:
     def __enter__(self) -> Embedder:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)

@@ -1,7 +1,7 @@
-"""Tokenising query and items apart, each cut to its cap, and joining them by the bundle's pair template.
+"""Tokenising query and items separately, each cut to its cap, and joining them by the bundle's pair template.
 
-ML Commons cuts the pair as a whole, from its longer side: there a query beyond its cap shortens the item. Whoever
-sends it queries and items within their caps gets the same tokens as here.
+ML Commons truncates the pair as a whole, on its longer side, so there a query beyond its cap shortens the item. Queries
+and items within their caps have the same tokens there as here.
 """
 
 from __future__ import annotations
@@ -36,25 +36,25 @@ class TokenSequence(NamedTuple):
 
 @dataclass(frozen=True)
 class _Frame:
-    """The template's own tokens: before, between and after the texts."""
+    """The template's own tokens before, between and after the texts."""
 
     parts: tuple[TokenSequence, ...]
 
     @classmethod
     def of(cls, encoding: Encoding) -> _Frame:
-        """Read the frame off an encoded example."""
+        """Read the frame from an encoded example."""
         texts = max((place for place in encoding.sequence_ids if place is not None), default=0) + 1
-        parts, at = [TokenSequence([], []) for _ in range(texts + 1)], 0
+        parts, current = [TokenSequence([], []) for _ in range(texts + 1)], 0
         for token, kind, place in zip(encoding.ids, encoding.type_ids, encoding.sequence_ids, strict=True):
             if place is None:
-                parts[at].ids.append(token)
-                parts[at].type_ids.append(kind)
+                parts[current].ids.append(token)
+                parts[current].type_ids.append(kind)
             else:
-                at = place + 1
+                current = place + 1
         return cls(tuple(parts))
 
     def around(self, *texts: list[int]) -> TokenSequence:
-        """Put texts into the frame; the first one is of type 0, the second of type 1."""
+        """Put texts into the frame; the first gets type 0, the second type 1."""
         ids, types = list(self.parts[0].ids), list(self.parts[0].type_ids)
         for place, (text, after) in enumerate(zip(texts, self.parts[1:], strict=True)):
             ids += text
@@ -65,25 +65,25 @@ class _Frame:
 
 
 class CappedTokenizer:
-    """Tokenises queries and items apart, each cut to its cap.
+    """Tokenises queries and items separately, each cut to its cap.
 
-    :param tokenizer: the bundle's; shared between threads and never changed.
+    :param tokenizer: the bundle's; threads share it, so it is never changed.
     """
 
     def __init__(self, tokenizer: Tokenizer, query_cap: int, item_cap: int) -> None:
         self._tokenizer, self._query_cap, self._item_cap = tokenizer, query_cap, item_cap
-        self._alone, self._pair = _Frame.of(tokenizer.encode("a")), _Frame.of(tokenizer.encode("a", "b"))
+        self._single, self._pair = _Frame.of(tokenizer.encode("a")), _Frame.of(tokenizer.encode("a", "b"))
         special = special_ids(tokenizer)
         self._content = np.ones(max([tokenizer.get_vocab_size(), *(i + 1 for i in special)]), dtype=np.bool_)
         self._content[special] = False
 
     def query(self, text: str) -> TokenSequence:
         """Tokenise a query as a sequence of its own."""
-        return self._alone.around(*self._ids([text], self._query_cap))
+        return self._single.around(*self._ids([text], self._query_cap))
 
     def items(self, texts: Sequence[str]) -> list[TokenSequence]:
         """Tokenise items, each as a sequence of its own."""
-        return [self._alone.around(ids) for ids in self._ids(texts, self._item_cap)]
+        return [self._single.around(ids) for ids in self._ids(texts, self._item_cap)]
 
     def pairs(self, query: str, items: Sequence[str]) -> list[TokenSequence]:
         """Tokenise a query with each item, in order."""
@@ -91,27 +91,27 @@ class CappedTokenizer:
         return [self._pair.around(query_ids, ids) for ids in self._ids(items, self._item_cap)]
 
     def are_content(self, ids: list[int]) -> NDArray[np.bool_]:
-        """Tell words from special tokens."""
+        """Mark the tokens that are not special, ``[n]`` bool."""
         content: NDArray[np.bool_] = self._content[ids]
         return content
 
     def _ids(self, texts: Sequence[str], cap: int) -> list[list[int]]:
-        cut = [self._cut(clean(text), cap) for text in texts]
-        encodings = self._tokenizer.encode_batch_fast(cut, add_special_tokens=False)
+        prefixes = [self._cut(clean(text), cap) for text in texts]
+        encodings = self._tokenizer.encode_batch_fast(prefixes, add_special_tokens=False)
         return [
             encoding.ids if len(encoding.ids) <= cap else self._whole_words(text, cap)
-            for encoding, text in zip(encodings, cut, strict=True)
+            for encoding, text in zip(encodings, prefixes, strict=True)
         ]
 
     def _whole_words(self, text: str, cap: int) -> list[int]:
-        encoding = self._tokenizer.encode(text, add_special_tokens=False)  # the fast way tells no words
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)  # encode_batch_fast has no word ids
         ids: list[int] = encoding.ids[: words_within(encoding.word_ids, cap)]
         return ids
 
     def _cut(self, text: str, cap: int) -> str:
         """Cut a very long text to a prefix with the same first tokens, to save time.
 
-        The prefix grows until it has more tokens than can be kept, plus a margin for the word that the cut may split.
+        The prefix grows until it has more tokens than the cap, with a margin for the word that the cut may split.
         Characters after the first million are ignored.
         """
         size, enough = cap * _CHARS_PER_TOKEN, cap + _MARGIN
@@ -126,14 +126,14 @@ class CappedTokenizer:
 
 
 def special_ids(tokenizer: Tokenizer) -> list[int]:
-    """Token ids of a tokenizer's special tokens."""
+    """List the ids of a tokenizer's special tokens."""
     return [i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special]
 
 
 def pad_batch(sequences: Sequence[Any]) -> dict[str, NDArray[np.int64]]:
     """Pad a batch of sequences, at least one, to the longest.
 
-    :param sequences: of ours, or the tokenizer's own encodings without padding.
+    :param sequences: :class:`TokenSequence`, or the tokenizer's own encodings without padding.
     :return: the graph's inputs, each ``[batch, seq]`` int64, padded with 0.
     """
     width = max([1, *(len(s.ids) for s in sequences)])

@@ -1,7 +1,7 @@
-"""Scoring by halves: each item encoded once and kept, the query once, then what meets.
+"""Scoring from item states: ``encode.onnx`` encodes each item once, and ``meet.onnx`` scores it with a query.
 
-The way of a bundle with ``encode.onnx`` and ``meet.onnx``. What is kept and what is missing take the same way: a
-missing item is encoded, rounded to eight bits as it will be kept, and then met.
+A score does not depend on whether a state was stored: a missing item is encoded and rounded to eight bits, as it will
+be stored, before it is scored.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,18 +24,20 @@ from darl_opensearch.scoring.workers import Workers
 from darl_opensearch.states import QUERY_LEVELS, ZERO, ItemState, StateKeys, StateStore, round_states
 
 Floats = NDArray[np.float32]
+K = TypeVar("K")
+V = TypeVar("V")
 
-MEET_TOKENS = 4096  # of items in one pass of meet.onnx, padding included
+MEET_TOKENS = 4096  # maximum item tokens per pass of meet.onnx, including padding
 QUERIES_KEPT = 256  # encoded queries in memory
-SIDES_KEPT = 200_000  # items whose part of the OOD distance is kept in memory, about 150 bytes each
+SIDES_KEPT = 200_000  # items whose part of the OOD distance is in memory, about 150 bytes each
 
 
 class HalfScorer:
     """Scores the items of a query from their states.
 
-    :param encode: the encoder of one half.
-    :param store: where states are kept; shared with other scorers.
-    :param int8: whether the encoder is the quantised one: then it reads items and queries one at a time.
+    :param encode: the encoder, for queries and items.
+    :param store: item states, shared with other scorers.
+    :param int8: whether the encoder is quantised, and so reads one sequence per pass.
     """
 
     def __init__(
@@ -52,29 +54,29 @@ class HalfScorer:
             "encoder": card.states["encoder"], "tokenizer": bundle.digests[TOKENIZER], "item_cap": card.item_cap,
             "engine": "onnxruntime", "precision": "int8" if int8 else "float32",
         })  # fmt: skip
-        self._known_sides: OrderedDict[bytes, float] = OrderedDict()
-        self._known_queries: OrderedDict[str, dict[str, NDArray[Any]]] = OrderedDict()
+        self._side_cache: OrderedDict[bytes, float] = OrderedDict()
+        self._query_cache: OrderedDict[str, dict[str, NDArray[Any]]] = OrderedDict()
         self._lock = threading.Lock()
 
     def score(self, query: str, items: Sequence[str], deadline: float | None = None) -> tuple[Floats, int]:
         """Score the items of one query.
 
-        :return: ``[n, 3 + k]``, and the tokens of all pairs.
-        :raises DeadlinePassed: when the deadline passes first.
+        :return: ``[n, 3 + k]``, and the number of tokens of all pairs.
+        :raises DeadlinePassed: if the deadline passes first.
         """
         if not items:
             return np.empty((0, self._width), dtype=np.float32), 0
         keys = [self.keys.of(text) for text in items]
         states = self.fill(dict(zip(keys, items, strict=True)), deadline)
-        about_query = self._encode_query(query)
-        sides = self._sides_of(states)
+        query_inputs = self._encode_query(query)
+        sides = self._compute_sides(states)
         lengths = [len(states[key].tokens) for key in keys]
         rows = np.empty((len(keys), self._width), dtype=np.float32)
 
         def meet(batch: NDArray[np.int64]) -> None:
-            of_items = [keys[place] for place in batch]
-            inputs = about_query | stack_states([states[key] for key in of_items])
-            inputs["item_ood"] = np.array([sides.get(key, 0.0) for key in of_items], np.float32)
+            batch_keys = [keys[place] for place in batch]
+            inputs = query_inputs | stack_states([states[key] for key in batch_keys])
+            inputs["item_ood"] = np.array([sides.get(key, 0.0) for key in batch_keys], np.float32)
             scores = self._meet.run(None, inputs)[0]
             if scores.shape != (len(batch), rows.shape[1]):
                 raise BundleError(
@@ -83,18 +85,18 @@ class HalfScorer:
                 )  # fmt: skip
             rows[batch] = scores
 
-        most = max(1, -(-sum(lengths) // self._workers.threads))  # a share for each thread
-        batches = plan_batches(lengths, token_budget=min(MEET_TOKENS, most + max([1, *lengths])))
+        share = max(1, -(-sum(lengths) // self._workers.threads))  # of each thread
+        batches = plan_batches(lengths, token_budget=min(MEET_TOKENS, share + max([1, *lengths])))
         self._workers.run(meet, batches, deadline)
-        return rows, sum(lengths) + len(lengths) * len(about_query["query_ids"])
+        return rows, sum(lengths) + len(lengths) * len(query_inputs["query_ids"])
 
     def fill(
         self, texts: Mapping[bytes, str], deadline: float | None = None, *, wait: bool = False
     ) -> dict[bytes, ItemState]:
-        """Find the states of items, and encode and keep those that are missing.
+        """Look up the states of items; encode and store missing ones.
 
         :param texts: by key.
-        :param wait: wait until the store has taken what is new.
+        :param wait: wait until the store has written new states.
         """
         states = self.store.get(list(texts))
         if missing := [key for key in texts if key not in states]:
@@ -121,23 +123,20 @@ class HalfScorer:
         return states
 
     def _encode_query(self, query: str) -> dict[str, NDArray[Any]]:
-        """Make the query's inputs of ``meet.onnx``; those of the latest queries are kept."""
+        """Make the query's inputs of ``meet.onnx``; those of the latest queries are cached."""
         with self._lock:
-            if (kept := self._known_queries.get(query)) is not None:
-                self._known_queries.move_to_end(query)
-                return kept
+            if (cached := self._query_cache.get(query)) is not None:
+                self._query_cache.move_to_end(query)
+                return cached
         sequence = self._tokens.query(query)
         states, pooled = self._run_encoder([sequence])
         rounded, scales = round_states(states[0], QUERY_LEVELS)
         encoded = {
             "query_tokens": np.ascontiguousarray(rounded.T.astype(np.int8)), "query_scales": scales,
             "query_ids": np.array(sequence.ids, dtype=np.int64), "query_pooled": pooled[0],
-            "query_ood": self._look(pooled)[:, 0] if self._sides else np.zeros(1, np.float32),
+            "query_ood": self._run_sides(pooled)[:, 0] if self._sides else np.zeros(1, np.float32),
         }  # fmt: skip
-        with self._lock:
-            self._known_queries[query] = encoded
-            while len(self._known_queries) > QUERIES_KEPT:
-                self._known_queries.popitem(last=False)
+        self._cache(self._query_cache, {query: encoded}, QUERIES_KEPT)
         return encoded
 
     def _run_encoder(self, sequences: Sequence[TokenSequence]) -> tuple[Floats, Floats]:
@@ -145,28 +144,32 @@ class HalfScorer:
         states, pooled = self._encode.run(None, {name: padded[name] for name in ENCODE_INPUTS})
         return states, pooled
 
-    def _sides_of(self, states: Mapping[bytes, ItemState]) -> dict[bytes, float]:
-        """What each item adds to the OOD distance, computed once."""
+    def _compute_sides(self, states: Mapping[bytes, ItemState]) -> dict[bytes, float]:
+        """Compute each item's part of the OOD distance, or look it up; empty unless the detector adds parts."""
         if self._sides is None:
             return {}
         with self._lock:
-            sides = {key: side for key in states if (side := self._known_sides.get(key)) is not None}
+            sides = {key: side for key in states if (side := self._side_cache.get(key)) is not None}
         if missing := [key for key in states if key not in sides]:
-            computed = self._look(np.stack([states[key].pooled for key in missing]))[:, 1].tolist()
-            with self._lock:
-                self._known_sides.update(zip(missing, computed, strict=True))
-                while len(self._known_sides) > SIDES_KEPT:
-                    self._known_sides.popitem(last=False)
-            sides |= dict(zip(missing, computed, strict=True))
+            rows = self._run_sides(np.stack([states[key].pooled for key in missing]))
+            computed = dict(zip(missing, rows[:, 1].tolist(), strict=True))
+            self._cache(self._side_cache, computed, SIDES_KEPT)
+            sides |= computed
         return sides
 
-    def _look(self, pooled: Floats) -> Floats:
+    def _cache(self, cache: OrderedDict[K, V], entries: Mapping[K, V], most: int) -> None:
+        with self._lock:
+            cache.update(entries)
+            while len(cache) > most:
+                cache.popitem(last=False)
+
+    def _run_sides(self, pooled: Floats) -> Floats:
         sides: Floats = self._sides.run(None, {"pooled": pooled})[0]  # type: ignore[union-attr]
         return sides
 
 
 def stack_states(states: Sequence[ItemState]) -> dict[str, NDArray[Any]]:
-    """Lay states side by side, padded with nothing: the item inputs of ``meet.onnx`` but ``item_ood``."""
+    """Stack states, padded: the item inputs of ``meet.onnx`` except ``item_ood``."""
     count, width, hidden = len(states), max(len(s.tokens) for s in states), states[0].tokens.shape[1]
     tokens = np.full((count, width, hidden), ZERO, np.uint8)
     scales, mask, content = (np.zeros((count, width), np.float32) for _ in range(3))

@@ -1,4 +1,4 @@
-"""ONNX Runtime: imported late, on the requested provider or, with a warning, on the CPU."""
+"""ONNX Runtime: late import, and sessions on the requested provider or, with a warning, on the CPU."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class GraphSession:
 def open_session(model: Path, provider: Provider, *, require_provider: bool = False) -> GraphSession:
     """Open a graph.
 
-    On the CPU a call runs on the calling thread only; callers use one thread per core. It is as fast as ONNX
+    On the CPU a call runs on the calling thread only; callers use one thread per core. That is as fast as ONNX
     Runtime's thread pool, shares one copy of the weights, and lets short requests run between a long one's batches.
 
     :param require_provider: fail instead of falling back to the CPU.
@@ -85,8 +85,7 @@ def open_session(model: Path, provider: Provider, *, require_provider: bool = Fa
             return GraphSession(session, "cuda", None)
         if require_provider:
             raise DarlError(
-                f"CUDA is required but unavailable: {reason}",
-                todo="see docs/serving.md, or use --provider cpu",
+                f"CUDA is required but unavailable: {reason}", todo="see docs/serving.md, or use --provider cpu"
             )
         fallback = f"CUDA is unavailable, running on the CPU: {reason}"
         log.warning("%s.", fallback)
@@ -102,7 +101,7 @@ def open_session(model: Path, provider: Provider, *, require_provider: bool = Fa
 
 
 def _try_cuda(runtime: ModuleType, model: Path) -> tuple[Any, str]:
-    """Open on the GPU: the session, or None and the reason."""
+    """Open a graph on the GPU; return the session, or None and the reason."""
     if "CUDAExecutionProvider" not in runtime.get_available_providers():
         return None, (
             f"this ONNX Runtime {runtime.__version__} is built for CPUs; "

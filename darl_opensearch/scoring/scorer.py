@@ -1,4 +1,4 @@
-"""Scoring a query's documents."""
+"""Scoring the documents of a query."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -46,12 +45,12 @@ class Scorer:
     """Scores query-document pairs with a bundle's graphs. Threads may share one; make it with :meth:`open`.
 
     A pair's score does not depend on its batch: fp32 scores vary by float noise only (1e-6), and the int8 graphs,
-    which quantise activations per batch, read one sequence a pass.
+    which quantise activations per batch, read one sequence per pass.
 
-    :param graph: reads pairs, or one half of them for ``halves``.
-    :param halves: what scores from item states; None: pair by pair.
-    :param token_budget: most tokens of a batch, padding included.
-    :param int8: whether the graph is the quantised one.
+    :param graph: reads pairs, or with ``halves`` queries and items.
+    :param halves: scores from item states; None: pairs are scored by the graph.
+    :param token_budget: maximum tokens per batch, including padding.
+    :param int8: whether the graph is quantised.
     """
 
     def __init__(
@@ -80,12 +79,12 @@ class Scorer:
         :param bundle: an opened bundle or its folder.
         :param provider: ``cpu`` or ``cuda``; without a usable GPU the CPU is used, with a warning.
         :param threads: batches scored in parallel on the CPU; by default one per core.
-        :param token_budget: most tokens of a batch, padding included; 512 on the CPU, 32768 on a GPU.
-        :param require_provider: fail rather than fall back to the CPU.
-        :param states: where item states are kept, so that an item is encoded once and not for each query; a bundle
-            that cannot be taken apart is scored pair by pair all the same.
-        :raises UsageError: when a number is out of range.
-        :raises BundleError: when a graph is not what the contract says.
+        :param token_budget: maximum tokens per batch, including padding; by default 512 on the CPU, 32768 on a GPU.
+        :param require_provider: fail instead of falling back to the CPU.
+        :param states: store of item states, so that an item is encoded once and not for every query; a bundle without
+            graphs for them is scored pair by pair.
+        :raises UsageError: if a number is out of range.
+        :raises BundleError: if a graph violates the contract.
         """
         bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         if provider not in ("cpu", "cuda"):
@@ -110,19 +109,19 @@ class Scorer:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The bundle's files that scores depend on, beside the tokenizer; the first one gives them."""
+        """The bundle's files that scores depend on, besides the tokenizer; the first computes them."""
         if self.halves is not None:
             return STATE_FILES[self.int8]
         return (MODEL_INT8 if self.int8 else MODEL, MODEL_DATA)
 
     @property
     def graph(self) -> str:
-        """The graph that gives the scores."""
+        """The graph that computes the scores."""
         return self.files[0]
 
     @property
     def threads(self) -> int:
-        """Batches scored at the same time."""
+        """Batches scored in parallel."""
         return self._workers.threads
 
     @property
@@ -132,35 +131,34 @@ class Scorer:
 
     @property
     def fallback(self) -> str | None:
-        """Why :attr:`provider` is not the one asked for, or None."""
+        """Why :attr:`provider` is not the requested one, or None."""
         return self._graph.fallback
 
     def score(self, query: str, documents: Sequence[str]) -> Scores:
         """Score the documents of one query.
 
-        :param documents: texts of items, rendered as in ``darl_text``.
-        :return: one row per document, in the order passed.
+        :param documents: item texts, rendered as in ``darl_text``.
+        :return: one row per document, in order.
         """
         return self.run(query, documents).scores
 
     def score_many(self, requests: Sequence[tuple[str, Sequence[str]]]) -> list[Scores]:
         """Score several queries in shared batches.
 
-        :param requests: pairs of a query and its documents.
-        :return: the scores of each request, in order.
+        :param requests: queries, each with its documents.
         """
         if self.halves:
             return [self.score(query, documents) for query, documents in requests]
         sequences = [pair for query, documents in requests for pair in self._tokenize(query, documents)]
         rows = self._forward(sequences, None)
         ends = np.cumsum([len(documents) for _, documents in requests], dtype=np.int64)
-        return [Scores(part, self._alpha) for part in np.split(rows, ends[:-1])] if requests else []
+        return [Scores(request_rows, self._alpha) for request_rows in np.split(rows, ends[:-1])] if requests else []
 
     def run(self, query: str, documents: Sequence[str], *, deadline: float | None = None) -> Pass:
         """Score the documents of one query; returns token counts and times as well.
 
         :param deadline: ``time.monotonic()`` value after which no further batch starts.
-        :raises DeadlinePassed: when the deadline passes first.
+        :raises DeadlinePassed: if the deadline passes first.
         """
         started = time.perf_counter()
         if self.halves:
@@ -178,9 +176,9 @@ class Scorer:
         )
 
     def warm_up(self) -> None:
-        """Score one pair, so that the first request does not pay for one-time set-up.
+        """Score one pair, so that one-time set-up does not slow the first request.
 
-        :raises BundleError: when the graph does not run.
+        :raises BundleError: if the graph does not run.
         """
         try:
             self.score("warm up", ["the first pass allocates memory"])
@@ -194,15 +192,13 @@ class Scorer:
             ) from err
 
     def close(self) -> None:
-        """Stop the threads; later calls raise UsageError. A state store that was passed stays open."""
+        """Stop the threads; later calls raise UsageError. The state store stays open."""
         self._workers.close()
 
     def __enter__(self) -> Scorer:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property

@@ -1,4 +1,4 @@
-"""Threads that batches of several requests share, in turns."""
+"""Threads on which the batches of several requests take turns."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class Workers:
-    """A pool of threads for batches; close it."""
+    """A pool of threads for batches; must be closed."""
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
@@ -23,13 +23,13 @@ class Workers:
         self._closed = threading.Event()
 
     def run(self, work: Callable[[T], None], batches: Iterable[T], deadline: float | None = None) -> None:
-        """Work off the batches of one request.
+        """Process the batches of one request.
 
-        At most two batches a thread are queued: requests take turns, and a list of ten need not wait for a list of a
+        At most two batches per thread are queued, so that requests take turns: ten documents need not wait for a
         thousand.
 
         :param deadline: ``time.monotonic()`` value after which no further batch starts.
-        :raises DeadlinePassed: when the deadline passes first.
+        :raises DeadlinePassed: if the deadline passes first.
         """
         if self._closed.is_set():
             raise UsageError("the scorer is closed", todo="open another")

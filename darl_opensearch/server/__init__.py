@@ -1,4 +1,4 @@
-"""The scorer as a service: ``/v1/rerank`` and kin, for the connector and for anyone else."""
+"""The scorer as an HTTP service: ``/v1/rerank`` and others, for ML Commons connectors and any other client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The routes."""
+"""The routes of the service."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RERANK_PATHS = ("/v1/rerank", "/v2/rerank", "/rerank")
 
 
 def create_scorer_app(service: Service) -> Starlette:
-    """Make the application; its lifespan loads the model in the background and closes the service."""
+    """Make the application; its lifespan loads the model in the background, and closes the service at the end."""
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -38,7 +38,7 @@ def create_scorer_app(service: Service) -> Starlette:
 
     async def rerank(request: Request) -> Response:
         config, state = service.config, request.state
-        service.scorer()  # answers 503 before anything is read
+        service.scorer()  # 503 before the body is read
         with service.admission.enter():
             body = await read_body(request, most=config.max_body_bytes, seconds=config.body_timeout)
             response, ranked = await service.rerank(body, request_id=state.request_id, arrived=state.arrived)
@@ -49,9 +49,8 @@ def create_scorer_app(service: Service) -> Starlette:
 
     async def ready(_: Request) -> Response:
         service.scorer()
-        return _json(
-            dumps({"status": "ready", "model": service.bundle.card.name, "version": service.bundle.card.version})
-        )
+        card = service.bundle.card
+        return _json(dumps({"status": "ready", "model": card.name, "version": card.version}))
 
     async def info(_: Request) -> Response:
         return _json(dumps(service.info()))
@@ -77,13 +76,10 @@ def create_scorer_app(service: Service) -> Starlette:
             Middleware(Observe, metrics=service.metrics, paths=[route.path for route in routes]),
             Middleware(Errors),
             Middleware(
-                Keys,
-                keys=service.config.keys(),
-                rate_limit=RateLimit(service.config.rate_limit),
-                limited=RERANK_PATHS,
+                Keys, keys=service.config.keys(), rate_limit=RateLimit(service.config.rate_limit), limited=RERANK_PATHS
             ),
         ],
-        exception_handlers={HTTPException: _not_served},
+        exception_handlers={HTTPException: _render_http_error},
     )
     app.router.redirect_slashes = False  # a redirect would follow the caller's Host header
     return app
@@ -93,7 +89,7 @@ def _json(body: str, background: BackgroundTask | None = None) -> Response:
     return Response(body, media_type="application/json", background=background)
 
 
-async def _not_served(request: Request, err: Exception) -> Response:
+async def _render_http_error(request: Request, err: Exception) -> Response:
     if not isinstance(err, HTTPException):
         raise err
     path = request.url.path

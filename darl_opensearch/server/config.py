@@ -1,4 +1,4 @@
-"""Settings of the service; ``darl serve`` derives its options from them."""
+"""Settings of the service, from which ``darl serve`` derives its options."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from darl_opensearch.states import DISK_BYTES, MEMORY_BYTES
 
 
 class ServerConfig(Settings, env="DARL_"):
-    """How to serve a bundle; each field is documented by its help."""
+    """How to serve a bundle; the help texts document the fields."""
 
     host: str = setting("127.0.0.1", "Address to listen on.")
     port: int = setting(8091, "Port to listen on; 0: any free port.", least=0, most=65535)
@@ -86,9 +86,9 @@ class ServerConfig(Settings, env="DARL_"):
             raise UsageError(f"--no-ood-log and {other} contradict each other", todo="use only one of them")
 
     def keys(self) -> frozenset[str]:
-        """Read the accepted API keys; without any, everyone is let in.
+        """Read the accepted API keys; without any, all callers are admitted.
 
-        :raises InputError: if the file holds none, or one that is not allowed in a header.
+        :raises InputError: if the file contains no key, or a key is not allowed in a header.
         """
         keys = {self.api_key} if self.api_key else set()
         if self.api_key_file:
@@ -98,8 +98,8 @@ class ServerConfig(Settings, env="DARL_"):
                 raise InputError(
                     f"cannot be read ({err})", where=str(self.api_key_file), todo="check --api-key-file"
                 ) from err
-            keys |= (listed := {line.strip() for line in lines if line.strip()})
-            if not listed:
+            keys |= (keys_in_file := {line.strip() for line in lines if line.strip()})
+            if not keys_in_file:
                 raise InputError("the file holds no key", where=str(self.api_key_file), todo="write one key per line")
         for key in keys:
             if not (key.isascii() and key.isprintable()) or " " in key:

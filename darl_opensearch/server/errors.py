@@ -1,4 +1,4 @@
-"""The body of every failed request."""
+"""Error responses."""
 
 from __future__ import annotations
 

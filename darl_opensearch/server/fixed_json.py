@@ -1,8 +1,8 @@
-"""JSON that ML Commons can read: fixed-point numbers, ASCII only.
+"""JSON for ML Commons: fixed-point numbers, ASCII only.
 
 Its cohere post-process function casts ``relevance_score`` to a Java ``Double``; a number without a point becomes an
 Integer and one with many digits a BigDecimal, and either fails the search. Its HTTP client decodes UTF-8 chunk by
-chunk, which breaks a character that two chunks share.
+chunk, which breaks characters at chunk boundaries.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 DECIMALS = 6
-_BOUND = 1e9  # of an ood_distance, which has no limit
+_BOUND = 1e9  # for ood_distance, which is unbounded
 
 
 def format_number(value: float) -> str:

@@ -1,4 +1,4 @@
-"""Limits on requests: how many at once, how many a minute, how large."""
+"""Limits on concurrency, rate and size of requests."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _DRAIN_SECONDS = 5.0
 
 
 class Admission:
-    """Bounds the requests in progress: a queue that only grows serves nobody in time.
+    """Bounds the requests in progress, because requests in a growing queue would all time out.
 
-    :param limit: most requests, scored or waiting.
+    :param limit: maximum requests, scored or waiting.
     """
 
     def __init__(self, limit: int) -> None:
@@ -48,9 +48,9 @@ class Admission:
 
 
 class RateLimit:
-    """A token bucket per caller that holds one minute's worth.
+    """A token bucket per caller that holds one minute's requests.
 
-    :param per_minute: requests a minute, 0 for no limit.
+    :param per_minute: requests per minute; 0: no limit.
     """
 
     def __init__(self, per_minute: int) -> None:
@@ -83,10 +83,11 @@ class RateLimit:
 
 
 async def read_body(request: Request, *, most: int, seconds: float) -> bytes:
-    """Read a request's body, counting the bytes that arrive.
+    """Read a request's body within limits on size and time.
 
-    :param most: most bytes.
-    :raises ApiError: 413 if it is larger, 408 if it is slower, 400 if it is cut short or compressed.
+    :param most: maximum bytes.
+    :param seconds: maximum time; 0: no limit.
+    :raises ApiError: 413 if it is too large, 408 if it takes too long, 400 if it is incomplete or compressed.
     """
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise ApiError(
@@ -94,7 +95,7 @@ async def read_body(request: Request, *, most: int, seconds: float) -> bytes:
         )
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and len(declared) < 20 and int(declared) > most:
-        if "expect" not in request.headers:  # else the caller waits before it sends
+        if "expect" not in request.headers:  # with Expect, the caller has not sent the body yet
             await _drain(request.stream(), seconds)
         raise _too_large(most)
     chunks: list[bytes] = []
@@ -118,14 +119,14 @@ async def read_body(request: Request, *, most: int, seconds: float) -> bytes:
 
 
 async def _drain(stream: AsyncIterator[bytes], seconds: float) -> None:
-    """Read to the end: a caller cut off while sending sees a broken connection instead of the response."""
+    """Read to the end, because a caller that is still sending would see a broken connection, not the response."""
     with contextlib.suppress(TimeoutError, ClientDisconnect):
         async with asyncio.timeout(min(_DRAIN_SECONDS, seconds or _DRAIN_SECONDS)):
             async for _ in stream:
                 pass
 
 
-_CLOSE = {"Connection": "close"}  # the rest of the body would be taken for the next request
+_CLOSE = {"Connection": "close"}  # unread bytes of the body would be parsed as the next request
 
 
 def _too_large(most: int) -> ApiError:

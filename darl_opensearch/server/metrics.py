@@ -22,18 +22,14 @@ _SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
 class Metrics:
-    """The service's metrics, in their own registry, so that two services in one process do not mix."""
+    """The service's metrics, in a registry of their own, so that a process may run two services."""
 
     def __init__(self) -> None:
         self.registry = r = CollectorRegistry()
         ProcessCollector(registry=r)
         self._requests = Counter("darl_requests", "Requests by route and status.", ["route", "status"], registry=r)
         self._seconds = Histogram(
-            "darl_request_seconds",
-            "Time to the first byte of the response.",
-            ["route"],
-            buckets=_SECONDS,
-            registry=r,
+            "darl_request_seconds", "Time to the first byte of the response.", ["route"], buckets=_SECONDS, registry=r
         )
         self._stage_seconds = Histogram(
             "darl_stage_seconds", "Time spent per scoring stage.", ["stage"], buckets=_SECONDS, registry=r
@@ -65,39 +61,32 @@ class Metrics:
 
     def watch_ood_log(self, counters: Callable[[], Mapping[str, int]]) -> None:
         """Export the OOD log's counters."""
-        self.registry.register(_OodLogCollector(counters))
+        gauges = {"queued": "Requests waiting to be spooled."}
+        self.registry.register(_Counters(counters, "darl_ood_log", "Requests of the OOD log by outcome.", gauges))
 
     def watch_states(self, counters: Callable[[], Mapping[str, int]]) -> None:
-        """Export what became of the item states."""
-        self.registry.register(_StatesCollector(counters))
+        """Export the counters of the store of item states."""
+        gauges = {"in_memory": "Item states in memory.", "memory_bytes": "Bytes of them."}
+        self.registry.register(_Counters(counters, "darl_item_states", "Item states by what became of them.", gauges))
 
     def render(self) -> bytes:
         """Render in the Prometheus text format."""
         return generate_latest(self.registry)
 
 
-class _StatesCollector(Collector):
-    def __init__(self, counters: Callable[[], Mapping[str, int]]) -> None:
-        self._counters = counters
+class _Counters(Collector):
+    """Exports counters as events of one metric, except those in ``gauges``, which are metrics of their own."""
+
+    def __init__(
+        self, counters: Callable[[], Mapping[str, int]], prefix: str, text: str, gauges: Mapping[str, str]
+    ) -> None:
+        self._counters, self._prefix, self._text, self._gauges = counters, prefix, text, gauges
 
     def collect(self) -> Iterator[Metric]:
         values = dict(self._counters())
-        for name, text in (("in_memory", "Item states in memory."), ("memory_bytes", "Bytes of them.")):
-            yield GaugeMetricFamily(f"darl_item_states_{name}", text, values.pop(name, 0))
-        family = CounterMetricFamily("darl_item_states_events", "Item states by what became of them.", labels=["event"])
-        for event, value in sorted(values.items()):
-            family.add_metric([event], value)
-        yield family
-
-
-class _OodLogCollector(Collector):
-    def __init__(self, counters: Callable[[], Mapping[str, int]]) -> None:
-        self._counters = counters
-
-    def collect(self) -> Iterator[Metric]:
-        values = dict(self._counters())
-        yield GaugeMetricFamily("darl_ood_log_queued", "Requests waiting to be spooled.", values.pop("queued", 0))
-        family = CounterMetricFamily("darl_ood_log_events", "Requests of the OOD log by outcome.", labels=["event"])
+        for name, text in self._gauges.items():
+            yield GaugeMetricFamily(f"{self._prefix}_{name}", text, values.pop(name, 0))
+        family = CounterMetricFamily(f"{self._prefix}_events", self._text, labels=["event"])
         for event, value in sorted(values.items()):
             family.add_metric([event], value)
         yield family

@@ -36,13 +36,13 @@ class Observe:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
+        header = Headers(scope=scope).get("x-request-id", "")
+        request_id = header if _REQUEST_ID.fullmatch(header) else str(uuid.uuid4())
         scope.setdefault("state", {})["request_id"] = request_id
         scope["state"]["arrived"] = started = time.monotonic()
         status = 500
 
-        async def observed(message: Message) -> None:
+        async def observe(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -51,12 +51,12 @@ class Observe:
                 self._metrics.observe_request(route, status, time.monotonic() - started)
             await send(message)
 
-        await self._app(scope, receive, observed)
+        await self._app(scope, receive, observe)
         log.debug("%s %s %d", scope["method"], scope["path"], status)
 
 
 class Errors:
-    """Turns every exception into the error body."""
+    """Turns every exception into an error response."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -66,15 +66,15 @@ class Errors:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        begun = False
+        response_started = False
 
-        async def watched(message: Message) -> None:
-            nonlocal begun
-            begun = begun or message["type"] == "http.response.start"
+        async def watch(message: Message) -> None:
+            nonlocal response_started
+            response_started = response_started or message["type"] == "http.response.start"
             await send(message)
 
         try:
-            await self._app(scope, receive, watched)
+            await self._app(scope, receive, watch)
         except ApiError as err:
             response = error_response(err.status, str(err), err.headers)
         except Exception:  # logged in full, answered in one line
@@ -82,14 +82,15 @@ class Errors:
             response = error_response(500, "The request could not be scored. The server's log says why.")
         else:
             return
-        if not begun:
+        if not response_started:
             await response(scope, receive, send)
 
 
 class Keys:
     """Admits callers that send one of the keys.
 
-    :param keys: without any, everyone is admitted.
+    :param keys: without any, all callers are admitted.
+    :param limited: paths that count towards the rate limit.
     """
 
     def __init__(self, app: ASGIApp, keys: Iterable[str], rate_limit: RateLimit, limited: Collection[str]) -> None:
@@ -108,10 +109,9 @@ class Keys:
         if not self._keys:
             return str((scope.get("client") or ("unknown",))[0])
         header = Headers(scope=scope).get("authorization", "")
-        scheme, _, given = header.partition(" ")
-        sent = given.strip().encode("latin-1")
-        # All keys are compared in full: the time taken must reveal nothing.
-        matches = [hmac.compare_digest(sent, key) for key in self._keys]
+        scheme, _, token = header.partition(" ")
+        # Compared with all keys, and in full, so that the time reveals nothing.
+        matches = [hmac.compare_digest(token.strip().encode("latin-1"), key) for key in self._keys]
         if scheme.lower() != "bearer" or not any(matches):
             raise ApiError(
                 401,

@@ -1,4 +1,4 @@
-"""The OpenAPI description, written by hand: eight routes do not need a framework."""
+"""The OpenAPI document, written by hand, because eight routes need no framework."""
 
 from __future__ import annotations
 
@@ -24,10 +24,7 @@ def describe_api(config: ServerConfig, rerank_paths: Sequence[str]) -> dict[str,
         "parameters": [{"name": "X-Request-Id", "in": "header", "schema": _TEXT, "description": "Echoed, and logged."}],
         "requestBody": {"required": True, "content": _json({"oneOf": [_ref("Rerank"), _ref("TeiRerank")]})},
         "responses": {
-            "200": {
-                "description": "Ranked.",
-                "content": _json({"oneOf": [_ref("Ranked"), _ref("TeiRanked")]}),
-            }
+            "200": {"description": "Ranked.", "content": _json({"oneOf": [_ref("Ranked"), _ref("TeiRanked")]})}
         }
         | {str(status): _failure(status) for status in (400, 401, 408, 413, 422, 429, 500, 503)},
     }
@@ -132,10 +129,7 @@ def _json(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _failure(status: int) -> dict[str, Any]:
-    failure: dict[str, Any] = {
-        "description": TYPES[status].replace("_", " "),
-        "content": _json(_ref("Error")),
-    }
+    failure: dict[str, Any] = {"description": TYPES[status].replace("_", " "), "content": _json(_ref("Error"))}
     if status in (429, 503):
         failure["headers"] = {"Retry-After": {"schema": _INTEGER, "description": "Seconds."}}
     return failure

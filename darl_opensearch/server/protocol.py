@@ -1,4 +1,4 @@
-"""Bounds on what comes before a request's body: uvicorn's fast parser has none, in size or in time."""
+"""Bounds on the size and time of a request's head, which uvicorn's httptools parser lacks."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ HEAD_BYTES = 65_536
 
 
 class BoundedHttp(HttpToolsProtocol):
-    """A connection that may neither send an endless head nor hold a socket without sending one.
+    """A connection that may neither send an endless head nor stay open without sending one.
 
-    No caller has shown a key at that point, so without these bounds anybody who reaches the port could fill
-    the memory or use up the file descriptors.
+    API keys are checked later. Without these bounds anyone who reaches the port could exhaust memory or file
+    descriptors.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -24,18 +24,18 @@ class BoundedHttp(HttpToolsProtocol):
         self._head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for the first head."""
+        """Start waiting for the first head."""
         super().connection_made(transport)
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection."""
+        """Stop waiting."""
         self._stop_waiting()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Feed the parser, and end the connection when a head outgrows its bound."""
-        counted = self._in_head  # a piece that a head begins in may hold the end of a body as well
+        """Feed the parser; answer 400 to a head beyond the bound."""
+        counted = self._in_head  # not if the head begins within this data, after the end of a body
         super().data_received(data)
         if counted and self._in_head and not self.transport.is_closing():
             self._head_bytes += len(data)
@@ -43,18 +43,18 @@ class BoundedHttp(HttpToolsProtocol):
                 self.send_400_response("The request's head is too large.")
 
     def on_message_begin(self) -> None:
-        """Note that a head begins."""
+        """Start counting a head."""
         super().on_message_begin()
         self._in_head, self._head_bytes = True, 0
 
     def on_headers_complete(self) -> None:
-        """Note that a head is there."""
+        """Stop counting: the head is complete."""
         self._in_head = False
         self._stop_waiting()
         super().on_headers_complete()
 
     def on_response_complete(self) -> None:
-        """Begin to wait for the next head."""
+        """Start waiting for the next head."""
         super().on_response_complete()
         if not self.transport.is_closing() and (self.cycle is None or self.cycle.response_complete):
             self._await_head()

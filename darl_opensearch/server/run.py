@@ -1,4 +1,4 @@
-"""Running the service: bind, serve, shut down on SIGTERM."""
+"""Running the service until SIGTERM."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import os
 import signal
 import socket
 import threading
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -31,8 +32,8 @@ SHIPPER_GOODBYE_SECONDS = 10
 def serve_bundle(path: Path, config: ServerConfig) -> None:
     """Serve a bundle until SIGTERM or SIGINT.
 
-    Bundle, digests, keys, spool and the cluster's address are checked before the port is bound. Only the graph loads
-    behind the open port, while ``/ready`` returns 503.
+    Bundle, keys, spool and the cluster's address are checked first; only the graph loads while the port is open, and
+    ``/ready`` returns 503 until then.
 
     :raises DarlError: if it cannot start.
     """
@@ -47,7 +48,7 @@ def serve_bundle(path: Path, config: ServerConfig) -> None:
         listener = stack.enter_context(_bind(config.host, config.port))
         ood_log = open_ood_log(config, bundle, spool) if spool else None
         if spool and config.ship_to:
-            stack.enter_context(_Shipping(config, spool))
+            stack.enter_context(_shipping(config, spool))
         service = Service(config, bundle, ood_log)
         server = uvicorn.Server(
             uvicorn.Config(
@@ -99,39 +100,38 @@ def open_ood_log(config: ServerConfig, bundle: Bundle, spool: Path) -> OodLog:
     )
 
 
-class _Shipping:
-    """Ships the spool to a cluster from a background thread while the context is open."""
+@contextmanager
+def _shipping(config: ServerConfig, spool: Path) -> Iterator[None]:
+    """Ship the spool to a cluster from a background thread while the context is open."""
+    from darl_opensearch.connect import ClusterOptions, connect
+    from darl_opensearch.io.urls import without_secrets
+    from darl_opensearch.ood import Shipper
 
-    def __init__(self, config: ServerConfig, spool: Path) -> None:
-        from darl_opensearch.connect import ClusterOptions, connect
-        from darl_opensearch.io.urls import without_secrets
-        from darl_opensearch.ood import Shipper
+    options = ClusterOptions(
+        url=config.ship_to or "",
+        user=config.ship_user or None,
+        password=config.ship_password or None,
+        ca_certs=config.ship_ca_certs,
+        insecure=config.ship_insecure,
+    )
+    shipper = Shipper(spool, connect(options), where=without_secrets(options.url))
+    stop = threading.Event()
 
-        options = ClusterOptions(
-            url=config.ship_to or "",
-            user=config.ship_user or None,
-            password=config.ship_password or None,
-            ca_certs=config.ship_ca_certs,
-            insecure=config.ship_insecure,
-        )
-        self._shipper = Shipper(spool, connect(options), where=without_secrets(options.url))
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="darl-shipper", daemon=True)
-
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join(SHIPPER_GOODBYE_SECONDS)  # the rest stays in the spool for the next start
-        if not self._thread.is_alive():
-            self._shipper.close()
-
-    def _run(self) -> None:
+    def run() -> None:
         try:
-            self._shipper.run(self._stop)
-        except Exception:  # serving goes on; the spool keeps the records
+            shipper.run(stop)
+        except Exception:  # the service keeps running, and the spool keeps the records
             log.exception("the OOD log is no longer shipped to the cluster; records stay in the spool")
+
+    thread = threading.Thread(target=run, name="darl-shipper", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(SHIPPER_GOODBYE_SECONDS)  # remaining records stay in the spool for the next start
+        if not thread.is_alive():
+            shipper.close()
 
 
 def _bind(host: str, port: int) -> socket.socket:

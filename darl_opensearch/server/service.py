@@ -1,4 +1,4 @@
-"""The model behind the routes: it is loaded once, scores requests and feeds the OOD log."""
+"""The model behind the routes: loads once, scores requests, feeds the OOD log."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Service:
         """Rank the documents of a request.
 
         :param arrived: ``time.monotonic()`` at its arrival.
-        :return: the body of the response, and what to log.
+        :return: the response body, and the request for the OOD log.
         :raises ApiError: if the request is invalid or its deadline has passed.
         """
         scorer = self.scorer()

@@ -1,4 +1,4 @@
-"""Requests and responses: the Cohere and Jina shape with grades and OOD columns, and the shape of TEI."""
+"""Parsing requests and rendering responses in the format of Cohere and Jina, extended by grades and OOD, or of TEI."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Shape = Literal["cohere", "tei"]
 class RerankCall:
     """A request to rank documents.
 
-    :param top_n: most results, or None for all.
+    :param top_n: maximum results, or None for all.
     """
 
     query: str
@@ -41,8 +41,8 @@ def parse_request(body: bytes, *, max_documents: int) -> RerankCall:
     """
     data = _read_json(body)
     if ("documents" in data) == ("texts" in data):
-        both = "both documents and texts are given" if "texts" in data else "neither documents nor texts is given"
-        _invalid(both, todo='send {"query": "…", "documents": ["…", "…"]}')
+        problem = "both documents and texts are given" if "texts" in data else "neither documents nor texts is given"
+        _invalid(problem, todo='send {"query": "…", "documents": ["…", "…"]}')
     shape: Shape = "tei" if "texts" in data else "cohere"
     field = "texts" if shape == "tei" else "documents"
     documents = _texts(data[field], field, max_documents)
@@ -63,24 +63,16 @@ def render_response(call: RerankCall, ranked: Pass, card: Card, request_id: str)
     scores = ranked.scores
     order = [int(i) for i in scores.order()]
     if call.shape == "tei":
-        return dumps(
-            [
-                {"index": i, "score": float(scores.score[i])}
-                | ({"text": call.documents[i]} if call.return_documents else {})
-                for i in order
-            ]
-        )
-    results = [_result(call, scores, card, i) for i in order[: call.top_n]]
-    return dumps(
-        {
-            "id": request_id,
-            "model": card.name,
-            "results": results,
-            "ood": summarise_ood(scores),
-            "tensors": render_tensors(scores),
-            "usage": {"total_tokens": ranked.tokens, "pairs": len(scores)},
-        }
-    )
+        texts = [{"text": text} if call.return_documents else {} for text in call.documents]
+        return dumps([{"index": i, "score": float(scores.score[i])} | texts[i] for i in order])
+    return dumps({
+        "id": request_id,
+        "model": card.name,
+        "results": [_result(call, scores, card, i) for i in order[: call.top_n]],
+        "ood": summarise_ood(scores),
+        "tensors": render_tensors(scores),
+        "usage": {"total_tokens": ranked.tokens, "pairs": len(scores)},
+    })  # fmt: skip
 
 
 def render_tensors(scores: Scores) -> str:
@@ -96,7 +88,7 @@ def render_tensors(scores: Scores) -> str:
 
 
 def summarise_ood(scores: Scores) -> dict[str, Any]:
-    """Summarise a request's OOD scores, with the field names of the OOD log's request record."""
+    """Summarise a request's OOD scores, with the field names of the OOD log's request records."""
     n, ood_pairs = len(scores), int(scores.is_ood.sum())
     return {
         "alpha": scores.alpha,
@@ -125,7 +117,7 @@ def _result(call: RerankCall, scores: Scores, card: Card, i: int) -> dict[str, A
 
 def _read_json(body: bytes) -> Mapping[str, Any]:
     try:
-        data = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
+        data = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as err:
         why = "nested too deeply" if isinstance(err, RecursionError) else str(err)
         raise ApiError(400, f"the body is not JSON ({why[:200]})", todo="send one JSON object in UTF-8") from err
@@ -134,7 +126,7 @@ def _read_json(body: bytes) -> Mapping[str, Any]:
     return data
 
 
-def _no_constant(name: str) -> NoReturn:
+def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
@@ -168,8 +160,8 @@ def _top_n(value: object) -> int | None:
     if value is None:
         return None
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        shown = value if isinstance(value, int | float) else _kind(value)
-        _invalid(f"is {shown}, not a whole number of at least 1", where="top_n", todo="omit it to get all")
+        actual = value if isinstance(value, int | float) else _kind(value)
+        _invalid(f"is {actual}, not a whole number of at least 1", where="top_n", todo="omit it to get all")
     return value
 
 
@@ -186,11 +178,11 @@ def _label(value: object, field: str) -> str | None:
     text = "" if value is None else clean(str(value))
     if len(text) > 1024:
         _invalid(f"has {len(text)} characters, more than 1024", where=field, todo="send a short id")
-    return text or None  # parameters of a connector default to ""
+    return text or None  # a connector's parameters default to ""
 
 
 def _doc_ids(value: object, count: int) -> list[str] | None:
-    if isinstance(value, str):  # a connector may send its default, "[]", or a whole list as a string
+    if isinstance(value, str):  # a connector may send its default "[]", or a whole list, as a string
         try:
             value = json.loads(value) if value.strip() else None
         except (ValueError, RecursionError):

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.distributed import PrefixStore, TCPStore, rendezvous  # type: ignore[attr-defined]  # public, but not in its __all__
 
 from darl_opensearch.errors import DarlError, UsageError
-from trainer.models.device import choose
+from trainer.models.device import choose_device
 
 T = TypeVar("T")
 
@@ -157,7 +157,7 @@ def join(device: str = "auto") -> Iterator[None]:
 
 def _join_group(device: str) -> tuple[Any, int, int, bool]:
     limit = timedelta(seconds=_seconds())
-    gpu = choose(device).type == "cuda"
+    gpu = choose_device(device).type == "cuda"
     if gpu:
         local_rank, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
         if local_rank >= gpus:

@@ -238,7 +238,7 @@ class Bench:
         rows = item[self.data.index[:, 1]]
         groups = assign_centres(fit, kmeans(sample(split_chunks(fit), 8192), 8))
         groups = torch.unique(groups, return_inverse=True)[1]
-        read = self.head.standardised(self.head_input)
+        read = self.head.standardise(self.head_input)
         weight, bias = self.head.weight.detach(), self.head.bias.detach()  # type: ignore[union-attr]
         given = {"fit": fit, "test": rows, "groups": groups, "head_fit": read[self.parts.fit], "head_test": read,
                  "weight": weight, "bias": bias}  # fmt: skip

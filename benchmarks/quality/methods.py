@@ -133,7 +133,7 @@ def fitted(method: Method, train: tuple[Pairs, Tensor], dev: tuple[Pairs, Tensor
     width = train[1].shape[1]
     if method.loss is None:
         untrained = CumulativeHead(width, GAINS)
-        untrained.standardise(train[1])
+        untrained.fit_scale(train[1])
         return untrained
     head: Head = HEADS[GRADE_LOSSES[method.loss.grade].head].make(width, scale(method))
     sides = [(seen(method, pairs), table) for pairs, table in (train, dev)]

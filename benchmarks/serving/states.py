@@ -75,9 +75,9 @@ def open_peer() -> tuple[str, Score] | None:
         return None
     from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
-    from trainer.models.sources import packaged_minilm
+    from trainer.models.sources import find_packaged_minilm
 
-    base = packaged_minilm()
+    base = find_packaged_minilm()
     with tempfile.TemporaryDirectory() as folder:
         config = BertConfig.from_pretrained(base, num_labels=1)
         BertForSequenceClassification.from_pretrained(base, config=config).save_pretrained(folder)

@@ -76,11 +76,11 @@ def measure(folder: Path, store: str) -> dict[str, Any]:
     from tokenizers import Tokenizer
 
     from trainer.config import read_config
-    from trainer.models.sources import packaged_minilm
+    from trainer.models.sources import find_packaged_minilm
     from trainer.training_data.reading import read_data
     from trainer.training_data.source import JudgedSource
 
-    tokenizer = Tokenizer.from_file(str(packaged_minilm() / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(find_packaged_minilm() / "tokenizer.json"))
     config = read_config(folder / "darl.toml", [f"data.store={store}"])
     place = folder / "store.sqlite"
     told: dict[str, Any] = {"mib_before": peak()}

@@ -28,7 +28,7 @@ from darl_opensearch.errors import DarlError
 from darl_opensearch.text import cut_to_tokens
 from trainer.config import Config, Data, Grades, Model, Template
 from trainer.models.cross import CrossEncoder
-from trainer.models.sources import packaged_minilm
+from trainer.models.sources import find_packaged_minilm
 from trainer.models.split import SplitReranker
 from trainer.stages.fit import Fit, FitSettings
 from trainer.stages.full_stage import GradedLoss
@@ -72,7 +72,7 @@ def ours(rows: list[tuple[str, str, int, int]], backbone: str, precision: str) -
     :param precision: ``fp32`` or ``bf16``.
     :return: times at which steps ended, in seconds.
     """
-    base = Model(name="speed", base=str(packaged_minilm()), backbone=backbone, **CAPS)
+    base = Model(name="speed", base=str(find_packaged_minilm()), backbone=backbone, **CAPS)
     config = Config(model=base, data=Data(items="-", judgments="-"), grades=Grades(names=("no", "yes")),
                     template=Template(fields=("=text",)))  # fmt: skip
     make = {"cross": CrossEncoder, "split": SplitReranker}[backbone]
@@ -130,7 +130,7 @@ def theirs(rows: list[tuple[str, str, int, int]], precision: str) -> list[float]
     )
     from transformers import TrainerCallback
 
-    model = CrossEncoder(str(packaged_minilm()), num_labels=1, max_length=LENGTH, device="cpu")
+    model = CrossEncoder(str(find_packaged_minilm()), num_labels=1, max_length=LENGTH, device="cpu")
     data = Dataset.from_dict({"query": [r[0] for r in rows], "item": [r[1] for r in rows],
                               "label": [float(r[2]) for r in rows]})  # fmt: skip
     ends: list[float] = []

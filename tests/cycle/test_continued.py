@@ -14,7 +14,7 @@ from tests.helpers.files import read_rows, write_rows
 from tests.helpers.trained import write_project
 from trainer.config import read_config
 from trainer.models import BACKBONES
-from trainer.models.continued import starting_model
+from trainer.models.continued import load_starting_model
 from trainer.stages.plan import prepare, train
 from trainer.stages.registry import check_plan
 
@@ -28,7 +28,7 @@ def continued(small, checkpoint, folder, *overrides):
 def test_training_starts_at_the_very_weights_that_the_bundle_has(small, checkpoint, tmp_path):
     config, base = continued(small, checkpoint, tmp_path)
     make, _ = BACKBONES.resolve("split", {})
-    model, trained = starting_model(config, base, make), small[0].model
+    model, trained = load_starting_model(config, base, make), small[0].model
     for name, value in trained.state_dict().items():
         assert torch.equal(model.state_dict()[name], value), name
     fresh = make.from_base(dataclasses.replace(config, model=dataclasses.replace(config.model, base=str(checkpoint))),
@@ -57,7 +57,7 @@ def test_what_would_be_another_model_is_refused(small, checkpoint, tmp_path, ove
     config, base = continued(small, checkpoint, tmp_path, override)
     make, _ = BACKBONES.resolve(config.model.backbone, {})
     with pytest.raises(UsageError, match=message) as caught:
-        starting_model(config, base, make)
+        load_starting_model(config, base, make)
     assert caught.value.todo == "keep what the bundle was trained with, or start from a base checkpoint"
 
 
@@ -71,7 +71,7 @@ def test_a_bundle_without_its_checkpoint_says_so(small, checkpoint, tmp_path):
         config, model=dataclasses.replace(config.model, base=f"bundle:{correct_digests(folder)}")
     )
     with pytest.raises(InputError, match="has no checkpoint to go on from. Export its run again without"):
-        starting_model(bare, base, BACKBONES.resolve("split", {})[0])
+        load_starting_model(bare, base, BACKBONES.resolve("split", {})[0])
 
 
 def test_the_refit_head_learns_from_the_new_samples_and_stays(small, checkpoint, tmp_path):

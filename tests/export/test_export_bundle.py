@@ -15,7 +15,7 @@ from darl_opensearch.errors import DarlError, GateRefused, InputError
 from tests.helpers.files import read_rows, write_rows
 from tests.helpers.trained import train_and_export, write_project
 from trainer.export import export_run
-from trainer.export.card import model_card
+from trainer.export.card import render_model_card
 from trainer.run_folder import load_run
 
 
@@ -95,7 +95,7 @@ def test_a_model_card_without_a_figure(small):
         "stages": [{"stage": "full", "kept": False, "gain": nothing}],
         "ndcg_intervals": {"start": nothing, "dev": nothing},
     }
-    text = model_card(bundle.card, result)
+    text = render_model_card(bundle.card, result)
     assert "| full | no query to decide on | rolled back |" in text
     assert "| nDCG, 95 % interval over queries | none | none |" in text
 
@@ -156,7 +156,7 @@ def test_options_of_the_command(small, tmp_path, darl):
     [
         ("quantise", RuntimeError("out of memory")),
         ("_reference", OSError(28, "No space left on device")),
-        ("model_card", KeyboardInterrupt()),
+        ("render_model_card", KeyboardInterrupt()),
         ("export_graphs", DarlError("the tracer gave up")),
     ],
 )

@@ -207,7 +207,7 @@ def test_averaged_layers_everywhere_the_same(starts, backbone):
     with torch.no_grad():
         both, last = (model.pair_features(queries, items, layers=layers) for layers in ("average", "last"))
         index = torch.arange(len(queries))[:, None].expand(-1, 2)
-        table = model.feature_table(queries, items, index, layers="average").spelt_out()
+        table = model.feature_table(queries, items, index, layers="average").expand()
         passed = []
         for e in model.tokenizer().encode_batch(list(zip(queries, items, strict=True))):
             inputs = (torch.tensor([v]) for v in (e.ids, e.attention_mask, e.type_ids))
@@ -222,7 +222,7 @@ def test_averaged_layers_everywhere_the_same(starts, backbone):
         assert not torch.allclose(wanted, last.halves[side], atol=5e-4)
     assert torch.allclose(both.head_input, last.head_input, atol=1e-6)
     if model.halves == 2:
-        assert torch.allclose(model.pooled(items, layers="average"), both.averaged[1], atol=1e-5)
+        assert torch.allclose(model.pool_texts(items, layers="average"), both.averaged[1], atol=1e-5)
         ids = torch.tensor([model.tokenizer().encode(items[0]).ids])  # by hand: the mean over tokens and layers
         states = model.encoder(ids, output_hidden_states=True).hidden_states[1:]
         mean = torch.stack(states).mean((0, 2))[0]
@@ -338,11 +338,11 @@ def test_identity_follows_what_scores(large, tmp_path):
 
 def test_a_template_that_another_tokenizer_brought_is_a_finding(runs, tmp_path):
     """The frame of a split bundle is not the prompt of this one."""
-    from trainer.models.framing import Frame, framed
+    from trainer.models.framing import Frame, apply_frame
 
     folder = copy_of(runs["llm"][1], tmp_path / "other")
     bundle = Bundle.open(folder)
-    framed(bundle.tokenizer, Frame((0,), (2,), (2,)), bundle.card.max_length).save(str(folder / "tokenizer.json"))
+    apply_frame(bundle.tokenizer, Frame((0,), (2,), (2,)), bundle.card.max_length).save(str(folder / "tokenizer.json"))
     files.write_opensearch_zip(folder)
     correct_digests(folder)
     failed = {f.check for f in check_bundle(folder) if f.passed is False}

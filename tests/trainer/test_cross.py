@@ -147,7 +147,7 @@ def test_table_and_sequences_say_the_same(models, kind):
     model, queries, items = models[kind], [q for q, _ in PAIRS], [i for _, i in PAIRS]
     index = torch.tensor([[0, 1], [3, 3], [1, 0], [24, 2]])
     seen = []
-    table = model.feature_table(queries, items, index, advance=seen.append).spelt_out()
+    table = model.feature_table(queries, items, index, advance=seen.append).expand()
     with torch.no_grad():
         pairs = [(queries[q], items[i]) for q, i in index.tolist()]
         fed = pad_batch(model.tokenizer().encode_batch(pairs))  # padded with 0, which is no padding token of RoBERTa's
@@ -162,7 +162,7 @@ def test_no_pairs(models):
     assert found.head_input.shape == (0, 33) and found.halves[0].shape == (0, 32)
     assert models["bert"].feature_table([], [], torch.zeros(0, 2, dtype=torch.int64)).head_input.shape == (0, 33)
     with pytest.raises(UsageError, match="reads query and item together"):
-        models["bert"].pooled(["x"])
+        models["bert"].pool_texts(["x"])
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -66,7 +66,7 @@ def test_untrained_head_reads_the_first_feature_only(gains, seed):
     head = CumulativeHead(4, gains)
     features = torch.randn(20, 4, generator=torch.Generator().manual_seed(seed))
     assert head.latent(features).argsort().tolist() == features[:, 0].argsort().tolist()
-    head.standardise(features)
+    head.fit_scale(features)
     assert head.latent(features).argsort().tolist() == features[:, 0].argsort().tolist()
     standard = (features - head.shift) / head.scale
     assert_close(standard.mean(0), torch.zeros(4), atol=1e-5, rtol=0)
@@ -76,7 +76,7 @@ def test_untrained_head_reads_the_first_feature_only(gains, seed):
 @pytest.mark.parametrize("rows", [1, 5])
 def test_features_that_do_not_vary(rows):
     head = CumulativeHead(2, (0.0, 1.0, 2.0))
-    head.standardise(torch.full((rows, 2), 0.7))
+    head.fit_scale(torch.full((rows, 2), 0.7))
     assert torch.isfinite(head(torch.full((3, 2), 0.7))).all()
 
 

@@ -65,7 +65,7 @@ def test_the_untrained_score_increases_with_the_first_feature_alone(name, gains,
         other = features.clone()
         other[:, 1:] = 7.0
         assert_close(head.score(head(other)), head.score(head(features)))
-        head.standardise(features)  # keeps the order
+        head.fit_scale(features)  # keeps the order
 
 
 @laws

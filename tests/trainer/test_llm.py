@@ -12,7 +12,7 @@ from darl_opensearch.errors import InputError, UsageError
 from darl_opensearch.scoring.encode import pad_batch
 from tests.helpers.joint_bases import CHAT, PAIRS, PROMPT, columns, configured, write_classifier, write_decoder
 from trainer.models import LlmReranker
-from trainer.models.prompt import DEFAULT, first_tokens, frame_of_prompt, pieces
+from trainer.models.prompt import DEFAULT, find_first_tokens, split_prompt, tokenise_frame
 from trainer.models.sources import load_tokenizer
 
 KINDS = ("qwen2", "qwen3", "llama")
@@ -100,15 +100,15 @@ def test_first_token_of_the_sequence(folders):
     from tokenizers import processors
 
     tokenizer = load_tokenizer(str(folders["llama"]))
-    parts = pieces(PROMPT, WORDS, tokenizer, chat=True)
-    assert frame_of_prompt(parts, tokenizer, chat=True).before == tuple(tokenizer(parts[0])["input_ids"])
+    parts = split_prompt(PROMPT, WORDS, tokenizer, chat=True)
+    assert tokenise_frame(parts, tokenizer, chat=True).before == tuple(tokenizer(parts[0])["input_ids"])
     begin = processors.TemplateProcessing(single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 0)])
     tokenizer.backend_tokenizer.post_processor = begin
     without = tuple(tokenizer(parts[0], add_special_tokens=False)["input_ids"])
-    assert frame_of_prompt(parts, tokenizer, chat=True).before == (0, *without)
+    assert tokenise_frame(parts, tokenizer, chat=True).before == (0, *without)
     tokenizer.chat_template = CHAT
-    assert frame_of_prompt(parts, tokenizer, chat=True).before == without
-    assert frame_of_prompt(parts, tokenizer, chat=False).before == (0, *without)
+    assert tokenise_frame(parts, tokenizer, chat=True).before == without
+    assert tokenise_frame(parts, tokenizer, chat=False).before == (0, *without)
 
 
 class Words:
@@ -125,7 +125,7 @@ class Words:
 
 @pytest.mark.parametrize(("after", "glue"), [("Grade:", " "), ("Grade:\n", ""), ("", "")])
 def test_a_blank_before_the_word_where_the_prompt_ends_in_none(after, glue):
-    assert first_tokens(WORDS, after, Words()) == [hash(glue + word) for word in WORDS]
+    assert find_first_tokens(WORDS, after, Words()) == [hash(glue + word) for word in WORDS]
 
 
 def test_grade_words_that_cannot_be_told_apart(folders):
@@ -147,7 +147,7 @@ def test_a_prompt_without_its_texts(folders, prompt):
 
 
 def test_the_built_in_prompt():
-    before, between, after = pieces(DEFAULT, WORDS, None, chat=False)
+    before, between, after = split_prompt(DEFAULT, WORDS, None, chat=False)
     assert "none, some, fits" in before and between == "\nItem:\n" and after.endswith("Grade:")
     assert before.endswith("\n")  # each text begins a line: its tokens are the same alone
 
@@ -166,7 +166,7 @@ def test_padding_and_company_do_not_move_a_row(models, kind):
     table = model.feature_table(*columns(), index)
     for other in (together, padded, traced, table.head_input):
         assert_close(other, alone, atol=1e-5, rtol=1e-5)
-    assert_close(table.spelt_out().halves[0].norm(dim=1), torch.ones(len(PAIRS)))
+    assert_close(table.expand().halves[0].norm(dim=1), torch.ones(len(PAIRS)))
 
 
 def test_what_is_no_decoder(tmp_path, bases, folders):

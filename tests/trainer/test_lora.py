@@ -72,7 +72,9 @@ def test_merged_weights_are_peft_s(base):
     from transformers import AutoModel
 
     model = trained(base)
-    settings = peft.LoraConfig(r=16, lora_alpha=32, target_modules=lora.targets(AutoModel.from_pretrained(base), ()))
+    settings = peft.LoraConfig(
+        r=16, lora_alpha=32, target_modules=lora.find_targets(AutoModel.from_pretrained(base), ())
+    )
     other = peft.get_peft_model(AutoModel.from_pretrained(base), settings)
     own = {name: tensor for name, tensor in model.encoder.state_dict().items() if ".lora_" in name}
     report = peft.set_peft_model_state_dict(
@@ -80,7 +82,7 @@ def test_merged_weights_are_peft_s(base):
     )
     assert not report.unexpected_keys
     wanted = other.merge_and_unload().state_dict()
-    found = lora.merged_weights(model.encoder)
+    found = lora.merge_weights(model.encoder)
     assert found.keys() == wanted.keys()
     for name, tensor in wanted.items():
         assert_close(found[name], tensor, atol=1e-6, rtol=1e-6)
@@ -131,10 +133,10 @@ def test_targets(base):
     from transformers import AutoModel
 
     model = fresh(base, lora={"targets": ["q_proj", "v_proj"], "rank": 4})
-    found = {name.rpartition(".")[2] for name, _ in lora.layers(model.encoder)}
+    found = {name.rpartition(".")[2] for name, _ in lora.list_adapters(model.encoder)}
     assert found == {"q_proj", "v_proj"}
     assert all(p.shape[0] == 4 for name, p in model.named_parameters() if ".lora_A." in name)
-    assert lora.targets(AutoModel.from_pretrained(base), ()) == [
+    assert lora.find_targets(AutoModel.from_pretrained(base), ()) == [
         "down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"
     ]  # fmt: skip
     with pytest.raises(UsageError, match=r"\[lora\] targets names 'query_proj', which this qwen3 model") as told:
@@ -159,17 +161,17 @@ def test_frozen_weights_in_bfloat16_and_back(base):
     """What a GPU holds in training: rounded once, the weights stay what they are in either type."""
     model = trained(base)
     exact = scores(model)
-    lora.frozen_to(model.encoder, torch.bfloat16)
+    lora.cast_frozen(model.encoder, torch.bfloat16)
     assert {p.dtype for p in model.encoder.parameters() if not p.requires_grad} == {torch.bfloat16}
     assert {p.dtype for p in model.encoder_parameters()} == {torch.float32}
     features = model.pair_features(*columns()).head_input
     assert features.dtype == torch.float32
     features.sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in model.encoder_parameters())
-    lora.frozen_to(model.encoder, torch.float32)
+    lora.cast_frozen(model.encoder, torch.float32)
     rounded = scores(model)
-    lora.frozen_to(model.encoder, torch.bfloat16)
-    lora.frozen_to(model.encoder, torch.float32)
+    lora.cast_frozen(model.encoder, torch.bfloat16)
+    lora.cast_frozen(model.encoder, torch.float32)
     assert torch.equal(scores(model), rounded)
     assert_close(rounded, exact, atol=0.05, rtol=0)
 

@@ -54,9 +54,9 @@ def plain_embeddings(name, texts):
     """One text at a time through plain transformers, mean pooling, no padding."""
     from transformers import AutoModel, AutoTokenizer
 
-    from trainer.models.sources import packaged_minilm
+    from trainer.models.sources import find_packaged_minilm
 
-    where = packaged_minilm() if name.startswith("packaged:") else name
+    where = find_packaged_minilm() if name.startswith("packaged:") else name
     tokenizer, encoder = AutoTokenizer.from_pretrained(where), AutoModel.from_pretrained(where).eval()
     rows = []
     for text in texts:
@@ -99,7 +99,7 @@ def same(a, b, tolerance=1e-5):
 def table_of(model, pairs):
     queries, items = (list(dict.fromkeys(side)) for side in columns(pairs))
     index = torch.tensor([[queries.index(q), items.index(i)] for q, i in pairs]).reshape(-1, 2)
-    return model.feature_table(queries, items, index).spelt_out()
+    return model.feature_table(queries, items, index).expand()
 
 
 def test_three_ways_to_the_same_features(source):
@@ -176,7 +176,7 @@ def test_rarity_closed_forms(bases):
 def test_a_table_with_items_that_no_pair_has(bases):
     model = _cached(bases, "bert")
     table = model.feature_table(["bike", "pet"], ["fire", "water", "theft"], torch.tensor([[0, 2], [1, 2], [0, 0]]))
-    same(table.spelt_out(), by_sequence(model, [("bike", "theft"), ("pet", "theft"), ("bike", "fire")]))
+    same(table.expand(), by_sequence(model, [("bike", "theft"), ("pet", "theft"), ("bike", "fire")]))
     empty = model.feature_table([], [], torch.zeros(0, 2, dtype=torch.int64))
     assert empty.head_input.shape[0] == 0
 
@@ -187,7 +187,7 @@ def test_more_pairs_of_an_item_than_fit_in_memory(bases, monkeypatch):
     pairs = [(q, i) for q in QUERIES for i in ITEMS[:5]]
     queries, items = QUERIES, ITEMS[:5]
     index = torch.tensor([[queries.index(q), items.index(i)] for q, i in pairs])
-    same(model.feature_table(queries, items, index, advance=counted.append).spelt_out(), by_sequence(model, pairs))
+    same(model.feature_table(queries, items, index, advance=counted.append).expand(), by_sequence(model, pairs))
     assert sum(counted) == len(queries) + len(items)
 
 

@@ -1,4 +1,4 @@
-"""From a finished run to a bundle: graphs through Optimum, int8, calibration, card."""
+"""Exporting a finished run as a bundle: graphs through Optimum, int8, calibration, card."""
 
 from trainer.export.run import export_run
 

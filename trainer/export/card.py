@@ -52,8 +52,8 @@ The guarantee is marginal: for pairs exchangeable with those.
 """
 
 
-def model_card(card: Card, result: dict[str, Any]) -> str:
-    """Write the card."""
+def render_model_card(card: Card, result: dict[str, Any]) -> str:
+    """Render ``README.md`` of a bundle."""
     data = card.training["data"]
     grades = "\n".join(
         f"| {g} | {n} | {v:g} |" for g, (n, v) in enumerate(zip(card.scale.names, card.scale.gains, strict=True))

@@ -1,4 +1,4 @@
-"""The dev pairs, and how far another graph's answers about them are from ``model.onnx``'s."""
+"""The dev pairs, to compare other graphs with ``model.onnx``."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from trainer.training_data.run_data import RunData
 class DevPairs:
     """The judged pairs of the dev queries.
 
-    :param gains: ``[n]`` of their grades.
+    :param gains: ``[n]``, of their grades.
     :param query_index: ``[n]`` int64.
-    :param rows: ``[n, 3 + k]`` what ``model.onnx`` answers.
+    :param rows: ``[n, 3 + k]`` output of ``model.onnx``.
     """
 
     texts: list[tuple[str, str]]
@@ -35,7 +35,7 @@ class DevPairs:
 
     @classmethod
     def of(cls, trained: Trained, data: RunData, model: Path) -> DevPairs:
-        """Score the dev pairs by ``model.onnx``."""
+        """Score the dev pairs with ``model.onnx``."""
         config, dev = trained.config, data.judged(data.dev)
         texts = [(dev.queries[q], dev.items[i]) for q, i in dev.index.tolist()]
         _, gains, query_index = dev.numpy(config.grades.scale.gains)
@@ -44,15 +44,15 @@ class DevPairs:
         return cls(texts, gains, query_index, rows, columns, config.ood.alpha, config.stages.cutoff)
 
     def ndcg(self, rows: NDArray[Any]) -> float:
-        """Mean nDCG over the queries."""
+        """Compute the mean nDCG over queries."""
         values = ndcg_per_query(rows[:, 0], self.gains, self.query_index, cutoff=self.cutoff).values()
         return float(np.mean(list(values)))
 
     def compare(self, rows: NDArray[Any], name: str) -> dict[str, Any]:
-        """Compare another graph's answers.
+        """Compare another graph's output.
 
         :param rows: ``[n, 3 + k]``.
-        :param name: what it is called beside ``fp32``.
+        :param name: its key, beside ``fp32``.
         """
         difference = np.abs(self.rows[:, 0] - rows[:, 0])
         flags = [is_ood(out[:, self.columns.ood_score], self.alpha) for out in (self.rows, rows)]

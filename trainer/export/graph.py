@@ -1,6 +1,6 @@
-"""The ONNX graphs, through Optimum with a configuration of our own.
+"""Exporting ONNX graphs through Optimum, with our own configuration.
 
-One trace gives both graphs: ``scores`` and ``features`` are cut out of it afterwards.
+The model is traced once; ``model.onnx`` and ``features.onnx`` are extracted from that graph.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from trainer.run_folder import Trained
 
 SCORES, FEATURES = "scores", "features"
 WHOLE = "whole.onnx"
-Axes = dict[str, dict[int, str]]  # by name, and by place: what a dimension is called
+Axes = dict[str, dict[int, str]]  # names of dynamic axes by tensor and position
 
 
 class ContractModule(nn.Module):
-    """The whole of a trained model as one function of three inputs."""
+    """A trained model with head, detector and calibration as one function of three inputs."""
 
     def __init__(self, trained: Trained) -> None:
         super().__init__()
         self.backbone, self.ood, self.detector = trained.model, trained.ood, trained.ood.detector
         calibration = trained.ood.calibration
-        # As used, so that no folding renames them: the int8 graph gets its own values by these names.
+        # In the shapes of their use, so that constant folding keeps these names: the int8 graph gets its own values.
         self.register_buffer("ood_table", calibration.distances[None, :].clone())
         self.register_buffer("ood_median", calibration.median.reshape(1).clone())
         self.register_buffer("ood_spread", calibration.spread.reshape(1).clone())
@@ -63,28 +63,28 @@ class ContractModule(nn.Module):
 
 
 def export_graphs(module: ContractModule, folder: Path, work: Path) -> None:
-    """Write ``model.onnx`` and ``features.onnx``; weights too large for one file stand beside them, once.
+    """Write ``model.onnx`` and ``features.onnx``, and weights too large for one file to a file that both share.
 
-    :raises DarlError: when the trace lacks an output.
+    :raises DarlError: if the trace lacks an output.
     """
     module.eval()
     axes = {name: {0: "batch", 1: "seq"} for name in INPUTS}
     with module.backbone.exporting():
         outputs = {SCORES: {0: "batch"}, FEATURES: {0: "batch"}}
         trace(module, module.backbone.encoder.config, axes, outputs, work / WHOLE)
-    apart = _weights_apart(work / WHOLE, folder)
-    whole = onnx.load(work / WHOLE, load_external_data=not apart)
+    separate = _separate_weights(work / WHOLE, folder)
+    whole = onnx.load(work / WHOLE, load_external_data=not separate)
     traced = {graph_input.name for graph_input in whole.graph.input}
-    for name in INPUTS:  # the tracer drops an input that nothing reads; ML Commons feeds it all the same
+    for name in INPUTS:  # the exporter drops unused inputs, but ML Commons always feeds all three
         if name not in traced:
             whole.graph.input.append(onnx.helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "seq"]))
     names = {output.name for output in whole.graph.output}
     if names != {SCORES, FEATURES}:
         raise DarlError(f"the exported graph has outputs {sorted(names)}", todo="report this: export is broken")
     for output, name in ((SCORES, "model.onnx"), (FEATURES, "features.onnx")):
-        part = Extractor(whole).extract_model(list(INPUTS), [output])
-        part.ir_version = IR_VERSION
-        onnx.save(part, folder / name)
+        graph = Extractor(whole).extract_model(list(INPUTS), [output])
+        graph.ir_version = IR_VERSION
+        onnx.save(graph, folder / name)
         onnx.checker.check_model(folder / name)
     (work / WHOLE).unlink()
 
@@ -92,17 +92,18 @@ def export_graphs(module: ContractModule, folder: Path, work: Path) -> None:
 def trace(
     module: nn.Module, config: Any, inputs: Axes, outputs: Axes, path: Path, example: Mapping[str, Tensor] | None = None
 ) -> None:
-    """Trace a module by Optimum.
+    """Export a module with Optimum.
 
-    :param config: of the transformers model within.
-    :param inputs: names of the axes of each input, in the order of ``forward``; so for ``outputs``.
-    :param example: inputs to trace with; by default Optimum's own for token sequences.
+    :param config: of its transformers model.
+    :param inputs: axes of each input, in the order of ``forward``.
+    :param outputs: axes of each output, in order.
+    :param example: inputs to trace with; by default Optimum's dummy token sequences.
     """
     from optimum.exporters.onnx import export
     from optimum.exporters.onnx.model_configs import BertOnnxConfig
 
     class GraphConfig(BertOnnxConfig):  # type: ignore[misc]
-        """Inputs and outputs of ours."""
+        """Our inputs and outputs."""
 
         @property
         def inputs(self) -> Axes:
@@ -120,7 +121,7 @@ def trace(
         def generate_dummy_inputs_for_validation(
             self, reference_model_inputs: dict[str, Any], onnx_input_names: list[str]
         ) -> dict[str, Any]:
-            # The tracer has dropped inputs that nothing reads.
+            # The exporter has dropped unused inputs.
             return {name: value for name, value in reference_model_inputs.items() if name in onnx_input_names}
 
     module.config = config  # Optimum reads it
@@ -128,8 +129,8 @@ def trace(
         export(module, GraphConfig(config, task="feature-extraction"), path, opset=OPSET)
 
 
-def _weights_apart(whole: Path, folder: Path) -> bool:
-    """Put the weights of a graph that is too large into ``model.onnx_data``; gives whether it was."""
+def _separate_weights(whole: Path, folder: Path) -> bool:
+    """Move the weights of a graph to ``model.onnx_data`` if it is too large; return whether it was."""
     model = onnx.load(whole, load_external_data=False)
     if not any(uses_external_data(tensor) for tensor in model.graph.initializer):
         if whole.stat().st_size <= files.MAX_ONE_FILE:
@@ -137,12 +138,12 @@ def _weights_apart(whole: Path, folder: Path) -> bool:
         onnx.save(model, whole, save_as_external_data=True, location=f"{whole.name}_data")
         model = onnx.load(whole, load_external_data=False)
     for node in model.graph.node:
-        for attribute in node.attribute:  # the exporter moves small constants of nodes too: back with them
+        for attribute in node.attribute:  # the exporter also moves small constants of nodes: move them back
             if uses_external_data(attribute.t):
                 load_external_data_for_tensor(attribute.t, str(whole.parent))
                 attribute.t.data_location = TensorProto.DEFAULT
                 del attribute.t.external_data[:]
-    # The exporter names the file after the whole graph; both parts of it will read the same one.
+    # The exporter named the file after the whole graph, but both extracted graphs will read it.
     for tensor in model.graph.initializer:
         for entry in tensor.external_data:
             if entry.key == "location":
@@ -154,7 +155,7 @@ def _weights_apart(whole: Path, folder: Path) -> bool:
 
 @contextmanager
 def quiet_trace() -> Iterator[None]:
-    """Keep tracer and exporter chatter off the terminal; errors come as exceptions."""
+    """Silence tracer and exporter; their errors are exceptions."""
     loggers = [logging.getLogger(name) for name in ("optimum", "torch.onnx", "optimum.exporters")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -169,10 +170,10 @@ def quiet_trace() -> Iterator[None]:
 
 
 def set_initialisers(path: Path, values: dict[str, Any]) -> None:
-    """Replace constants of a graph by name.
+    """Replace constants of a graph, in place.
 
-    :param path: the graph, changed in place.
-    :raises DarlError: when one is not there.
+    :param values: arrays by name.
+    :raises DarlError: if the graph lacks one.
     """
     from onnx import numpy_helper
 

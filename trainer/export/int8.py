@@ -1,7 +1,7 @@
-"""The int8 graph: the encoder's products quantised, head and detector in fp32, calibration refitted.
+"""The int8 graph: quantised matrix products in the encoder, head and detector in fp32, and its own calibration.
 
-ONNX Runtime's dynamic int8 takes one activation scale a batch, so a score would depend on its batch mates:
-the scorer gives this graph one pair a pass.
+ONNX Runtime's dynamic int8 uses one activation scale per batch, so a score would depend on the other pairs of its
+batch: the scorer runs this graph on one pair per pass.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from trainer.ood import ConformalCalibration
 def quantise(source: Path, target: Path) -> None:
     """Quantise the encoder's matrix products with constant weights.
 
-    Signed weights a channel, full range: measured more accurate than reduced range, and not slower.
+    Weights are signed, per channel, in full range, which measured more accurate than reduced range and not slower.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -36,7 +36,7 @@ def quantise(source: Path, target: Path) -> None:
     ]
     root = logging.getLogger()
     level = root.level
-    root.setLevel(logging.ERROR)  # it recommends a pre-processing that changes nothing here
+    root.setLevel(logging.ERROR)  # it recommends pre-processing that has no effect here
     try:
         quantize_dynamic(
             source, target, nodes_to_quantize=products, op_types_to_quantize=["MatMul"], per_channel=True,
@@ -53,9 +53,9 @@ def refit_calibration(graph: Path, scaled: NDArray[np.float32], old: ConformalCa
     """Calibrate an int8 graph on its own distances.
 
     :param graph: the int8 graph, changed in place.
-    :param scaled: ``[n]`` the ``ood_distance`` that it gives the calibration pairs by the calibration that is in it.
+    :param scaled: ``[n]`` its ``ood_distance`` of the calibration pairs, by its present calibration.
     :param old: that calibration.
-    :return: ``[n]`` the graph's raw distances of the calibration pairs.
+    :return: ``[n]`` its raw distances of the calibration pairs.
     """
     distances = torch.from_numpy(scaled.astype(np.float64)) * float(old.spread) + float(old.median)
     distances = distances.float()

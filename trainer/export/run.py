@@ -1,4 +1,4 @@
-"""``darl export``: a finished run becomes a bundle."""
+"""``darl export``: writing a finished run as a bundle."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from darl_opensearch.bundle import Bundle, Card, OodCard, writing
 from darl_opensearch.check import compare, run_pairs
 from darl_opensearch.errors import GateRefused, InputError
 from darl_opensearch.scores import Columns
-from trainer.export.card import model_card
+from trainer.export.card import render_model_card
 from trainer.export.dev_pairs import DevPairs
 from trainer.export.graph import ContractModule, export_graphs
 from trainer.export.int8 import quantise, refit_calibration
@@ -47,10 +47,11 @@ def export_run(
 ) -> Bundle:
     """Write a bundle.
 
-    :param checkpoint: also keep what the next cycle starts from.
+    :param base: folder that data paths are relative to.
+    :param checkpoint: include the checkpoint, from which the next cycle starts.
     :param about: further entries of the card's ``training``, JSON-ready.
-    :raises GateRefused: when the graph differs from torch.
-    :raises InputError: when the data differ from the run's.
+    :raises GateRefused: if a graph differs from torch.
+    :raises InputError: if the data differ from the run's.
     """
     config, model = trained.config, trained.model
     data = read_data(config, base, model.tokenizer())
@@ -80,13 +81,13 @@ def export_run(
             )
         graphs[files.FEATURES] = {"against_torch": difference}
         dev = DevPairs.of(trained, data, work / files.MODEL)
-        if int8 and (why := _no_int8(model, work)):
-            graphs[files.MODEL_INT8] = {"left_out": why}
-            report(f"no int8 graph: {why}")
+        if int8 and (reason := _find_int8_obstacle(model, work)):
+            graphs[files.MODEL_INT8] = {"left_out": reason}
+            report(f"no int8 graph: {reason}")
         elif int8:
             report("quantising")
             quantise(work / files.MODEL, work / files.MODEL_INT8)
-            graphs[files.MODEL_INT8] = _int8_report(trained, data, work, calibration_texts, dev)
+            graphs[files.MODEL_INT8] = _calibrate_int8(trained, data, work, calibration_texts, dev)
         card = _card(trained, graphs, about or {})
         if model.halves == 2 and not (work / files.MODEL_DATA).is_file():
             report("taking the pair apart")
@@ -104,7 +105,7 @@ def export_run(
                 for (q, t), row in zip(probe_texts, reference, strict=True)
             ]
             (out / files.PROBES).write_text(json.dumps(probes, ensure_ascii=False), encoding="utf-8")
-            (out / files.README).write_text(model_card(card, trained.result), encoding="utf-8")
+            (out / files.README).write_text(render_model_card(card, trained.result), encoding="utf-8")
             if checkpoint:
                 shutil.copytree(trained.folder / CHECKPOINT, out / files.CHECKPOINT)
                 for name, value in (("config.json", config.to_json()), ("data.json", trained.data)):
@@ -113,8 +114,8 @@ def export_run(
     return Bundle.open(target)
 
 
-def _no_int8(model: Any, work: Path) -> str:
-    """Why there can be no int8 graph; empty if there can."""
+def _find_int8_obstacle(model: Any, work: Path) -> str:
+    """Return why there can be no int8 graph, or ``""``."""
     if not model.quantises:
         # Dettmers et al. 2022, arXiv:2208.07339: a few features of a decoder are far larger than all others.
         return "one activation scale a tensor does not hold a decoder's outlier features (arXiv:2208.07339)"
@@ -124,7 +125,7 @@ def _no_int8(model: Any, work: Path) -> str:
 
 
 def _texts(data: RunData) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """Calibration pairs as text, and the probe pairs: calibration, familiar and awkward ones."""
+    """List the calibration pairs as text, and the probe pairs: awkward, calibration and judged ones."""
 
     def of(pairs: Pairs) -> list[tuple[str, str]]:
         return [(pairs.queries[q], pairs.items[i]) for q, i in pairs.index.tolist()]
@@ -146,10 +147,11 @@ def _texts(data: RunData) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]
 def run_torch(
     module: ContractModule, tokenizer: Any, pairs: list[tuple[str, str]]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """What torch says, one pair a pass."""
+    """Compute torch's scores and features, one pair per pass."""
     scores, features = [], []
-    for e in tokenizer.encode_batch(pairs):
-        out = module(*(torch.tensor([values]) for values in (e.ids, e.attention_mask, e.type_ids)))
+    for encoding in tokenizer.encode_batch(pairs):
+        inputs = (encoding.ids, encoding.attention_mask, encoding.type_ids)
+        out = module(*(torch.tensor([values]) for values in inputs))
         scores.append(out["scores"][0].numpy())
         features.append(out["features"][0].numpy())
     return np.stack(scores).astype(np.float32), np.stack(features).astype(np.float32)
@@ -164,10 +166,10 @@ def _verdict(
     return {f.check.removeprefix(f"{name}: "): f.detail for f in findings}
 
 
-def _int8_report(
+def _calibrate_int8(
     trained: Trained, data: RunData, work: Path, calibration: list[tuple[str, str]], dev: DevPairs
 ) -> dict[str, Any]:
-    """Refit the int8 calibration; nDCG, agreement and OOD agreement beside fp32's on the dev pairs."""
+    """Refit the int8 graph's calibration, and compare it with fp32 on the dev pairs."""
     config, tokenizer = trained.config, trained.model.tokenizer()
     columns = Columns(config.grades.scale.k)
     graph = work / files.MODEL_INT8
@@ -182,9 +184,9 @@ def _int8_report(
 
 
 def _reference(module: ContractModule, data: RunData) -> tuple[NDArray[np.float32], list[dict[str, Any]]]:
-    """Features of what held-out queries retrieve, and the queries: the sample that drift is measured against.
+    """Sample the reference for drift tests: features of the pairs that held-out queries retrieve, and the queries.
 
-    Unlike the calibration it has the items that were trained on, too: live traffic retrieves both.
+    Unlike the calibration pairs, it includes items that were trained on, because live traffic retrieves both.
     """
     retrieved_by_query: dict[str, tuple[str, list[str]]] = {}
     for query, ids in [*data.traffic, *data.familiar]:
@@ -197,14 +199,15 @@ def _reference(module: ContractModule, data: RunData) -> tuple[NDArray[np.float3
     rows_per_query = max(1, REFERENCE_ROWS // len(names))
     queries, pairs = [], list[tuple[int, str]]()
     for row, name in enumerate(names):
-        part, retrieved = retrieved_by_query[name][0], list(dict.fromkeys(retrieved_by_query[name][1]))
+        slice_name, ids = retrieved_by_query[name]
+        retrieved = list(dict.fromkeys(ids))
         sampled = [retrieved[i] for i in rng.permutation(len(retrieved))[:rows_per_query].tolist()]
-        queries.append({"rows": len(sampled), "candidates": len(retrieved), "slice": part})
+        queries.append({"rows": len(sampled), "candidates": len(retrieved), "slice": slice_name})
         pairs += [(row, item_id) for item_id in sampled]
     items = {item_id: row for row, item_id in enumerate(dict.fromkeys(item_id for _, item_id in pairs))}
     index = torch.tensor([(row, items[item_id]) for row, item_id in pairs])
     texts = [data.items[item_id].text for item_id in items]
-    features = module.backbone.feature_table(names, texts, index).spelt_out()
+    features = module.backbone.feature_table(names, texts, index).expand()
     return torch.cat(features.halves, dim=1).numpy().astype(np.float32), queries
 
 

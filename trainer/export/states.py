@@ -1,7 +1,7 @@
-"""The graphs that take a pair apart: each half once, then what meets.
+"""The graphs for item states.
 
-``encode.onnx`` reads one half, query or item; ``ood.onnx`` says what that half adds to the OOD distance, for a
-detector that adds halves; ``meet.onnx`` reads a query and items in eight bits and answers as ``model.onnx`` does.
+``encode.onnx`` encodes a query or an item; ``ood/sides.onnx`` computes its part of the OOD distance, for a detector
+that adds parts; ``meet.onnx`` scores a query with items in eight bits, with the output of ``model.onnx``.
 """
 
 from __future__ import annotations
@@ -41,18 +41,17 @@ _AXES = {
     "item_pooled": {0: "items"}, "item_ood": {0: "items"}, "scores": {0: "items"}, "sides": {0: "batch"},
 }  # fmt: skip
 
-
 SCORE_BOUND, NDCG_BOUND, OOD_BOUND = 0.005, 0.002, 0.01  # of fp32 states against model.onnx, on the dev pairs
 
 
 def add_states(
     module: ContractModule, card: Card, work: Path, dev: DevPairs, calibration: Sequence[tuple[str, str]]
 ) -> Card:
-    """Write the graphs, and measure them against ``model.onnx``; left out where they differ too much.
+    """Write the graphs unless they differ too much from ``model.onnx``.
 
     :param work: folder of the graphs, with ``model.onnx`` and the tokenizer.
-    :param calibration: pairs that the quantised graphs are calibrated on; none: there are no such graphs.
-    :return: the card with what was measured.
+    :param calibration: pairs to calibrate quantised graphs on; empty: no quantised graphs.
+    :return: the card with the measurements.
     """
     backbone, graphs = module.backbone, dict(card.graphs)
     export_states(module, work)
@@ -75,7 +74,7 @@ def add_states(
 def score_by_states(
     card: Card, work: Path, pairs: Sequence[tuple[str, str]], *, int8: bool = False
 ) -> NDArray[np.float32]:
-    """Score pairs as a scorer with item states will.
+    """Score pairs from item states.
 
     :return: ``[n, 3 + k]``.
     """
@@ -85,36 +84,40 @@ def score_by_states(
     for place, (query, _) in enumerate(pairs):
         places.setdefault(query, []).append(place)
     with StateStore(None) as store, Scorer.open(Bundle(work, card, digests), int8=int8, states=store) as scorer:
-        for query, at in places.items():
-            rows[at] = scorer.score(query, [pairs[place][1] for place in at]).data
+        for query, query_places in places.items():
+            rows[query_places] = scorer.score(query, [pairs[place][1] for place in query_places]).data
     return rows
 
 
 def _refusal(report: Mapping[str, Any], dev: DevPairs) -> str:
-    """Why graphs must not serve; empty if they may."""
+    """Return why the graphs must not be used, or ``""``."""
     ndcg = report[f"dev_ndcg@{dev.cutoff}"]
-    off = {
+    differences = {
         "a score": (report["score_difference"]["max"], SCORE_BOUND),
         "nDCG": (abs(ndcg["fp32"] - ndcg["states"]), NDCG_BOUND),
         "the share of OOD decisions": (1 - report["ood_agreement"], OOD_BOUND),
     }
-    return "; ".join(f"{what} differs by {by:.4f}, bound {bound}" for what, (by, bound) in off.items() if by > bound)
+    return "; ".join(
+        f"{figure} differs by {value:.4f}, bound {bound}"
+        for figure, (value, bound) in differences.items()
+        if value > bound
+    )
 
 
 class EncodeModule(nn.Module):
-    """One half: token states of unit length, and the pooled vectors that head and detector read."""
+    """Encodes a query or an item: token states of unit length, and the pooled vectors for head and detector."""
 
     def __init__(self, module: ContractModule) -> None:
         super().__init__()
         self.backbone, self.layers = module.backbone, module.ood.layers
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode halves.
+        """Encode texts.
 
         :param input_ids: ``[n, s]`` int64.
         :param attention_mask: ``[n, s]`` int64.
-        :return: ``[n, s, h]`` states, and ``[n, v, h]`` pooled: the last layer's, then that of the averaged layers
-            where the detector reads it.
+        :return: ``[n, s, h]`` states, and ``[n, v, h]`` pooled vectors: of the last layer, then of the averaged layers
+            if the detector reads them.
         """
         positions = torch.cumsum(torch.ones_like(input_ids), dim=1) - 1
         attention = attention_mask[:, None, :] * torch.ones_like(attention_mask)[:, :, None]
@@ -125,14 +128,14 @@ class EncodeModule(nn.Module):
 
 
 class SidesModule(nn.Module):
-    """What a half adds to the OOD distance, as a pair's query and as its item."""
+    """Computes the part of the OOD distance of a text, as query and as item."""
 
     def __init__(self, module: ContractModule) -> None:
         super().__init__()
         self.ood, self.detector = module.ood, module.detector
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """Look at halves.
+        """Compute both parts.
 
         :param pooled: ``[n, v, h]`` from :class:`EncodeModule`.
         :return: ``[n, 2]``.
@@ -141,13 +144,13 @@ class SidesModule(nn.Module):
 
 
 class IntegerProduct(torch.autograd.Function):
-    """Product of whole numbers: in eight bits three times as fast on a CPU as in float, and exact."""
+    """Integer matrix product: exact, and in eight bits three times as fast on a CPU as in float."""
 
     @staticmethod
     def forward(ctx: Any, items: Tensor, query: Tensor) -> Tensor:
         """Multiply.
 
-        :param items: ``[n, b, h]`` uint8, 128 more than what is meant.
+        :param items: ``[n, b, h]`` uint8, with an offset of 128.
         :param query: ``[h, a]`` int8.
         :return: ``[n, b, a]`` int32.
         """
@@ -155,13 +158,13 @@ class IntegerProduct(torch.autograd.Function):
 
     @staticmethod
     def symbolic(g: Any, items: Any, query: Any) -> Any:
-        """Write the operator that the tracer does not know."""
+        """Emit the ONNX operator, which the exporter does not derive."""
         zero = g.op("Constant", value_t=torch.tensor(ZERO, dtype=torch.uint8))
         return g.op("MatMulInteger", items, query, zero)
 
 
 class MeetModule(nn.Module):
-    """A query and items, encoded before: the columns of ``model.onnx``."""
+    """Scores an encoded query with encoded items; has the columns of ``model.onnx``."""
 
     def __init__(self, module: ContractModule) -> None:
         super().__init__()
@@ -183,8 +186,8 @@ class MeetModule(nn.Module):
         :param query_scales: ``[a]`` float.
         :param query_ids: ``[a]`` int64.
         :param query_pooled: ``[v, h]`` float.
-        :param query_ood: ``[1]`` float; read where the detector adds halves, as ``item_ood`` is.
-        :param item_tokens: ``[n, b, h]`` uint8, 128 more than the states divided by their scales.
+        :param query_ood: ``[1]`` float; like ``item_ood`` used only if the detector adds parts.
+        :param item_tokens: ``[n, b, h]`` uint8 token states, each divided by its scale, with an offset of 128.
         :param item_scales: ``[n, b]`` float, of the tokens.
         :param item_mask: ``[n, b]`` float, 0 for padding.
         :param item_content: ``[n, b]`` float, 0 for padding and special tokens.
@@ -210,36 +213,30 @@ class MeetModule(nn.Module):
 
 
 def export_states(module: ContractModule, folder: Path) -> None:
-    """Write ``encode.onnx``, ``meet.onnx`` and, for a detector that adds halves, ``ood.onnx``."""
-    backbone = module.backbone
-    width, vectors = module.backbone.encoder.config.hidden_size, 2 if module.ood.layers == AVERAGE else 1
-    ids = torch.tensor([[5, 6, 7], [5, 6, 0]]) % module.backbone.encoder.config.vocab_size
-    mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
+    """Write ``encode.onnx``, ``meet.onnx`` and, for a detector that adds parts, ``ood/sides.onnx``."""
+    backbone, config = module.backbone, module.backbone.encoder.config
+    width, vectors = config.hidden_size, 2 if module.ood.layers == AVERAGE else 1
+    ids = torch.tensor([[5, 6, 7], [5, 6, 0]]) % config.vocab_size
+    encode = {"input_ids": ids, "attention_mask": torch.tensor([[1, 1, 1], [1, 1, 0]])}
     items = torch.ones(2, 3)
-    _export(
-        EncodeModule(module),
-        {"input_ids": ids, "attention_mask": mask},
-        ("states", "pooled"),
-        folder / files.ENCODE,
-        module.backbone.encoder.config,
-    )
+    _export(EncodeModule(module), encode, ("states", "pooled"), folder / files.ENCODE, config)
     pooled = backbone.pool(torch.ones(2, 3, width), torch.ones(2, 3), ids)[:, None].repeat(1, vectors, 1)
     if module.detector.adds_halves:
-        _export(SidesModule(module), {"pooled": pooled}, ("sides",), folder / files.OOD_SIDES, backbone.encoder.config)
+        _export(SidesModule(module), {"pooled": pooled}, ("sides",), folder / files.OOD_SIDES, config)
     meet = {
         "query_tokens": torch.ones(width, 3, dtype=torch.int8), "query_scales": torch.ones(3),
         "query_ids": ids[0], "query_pooled": pooled[0],
         "query_ood": torch.ones(1), "item_tokens": torch.ones(2, 3, width, dtype=torch.uint8), "item_scales": items,
         "item_mask": items, "item_content": items, "item_pooled": pooled, "item_ood": torch.ones(2),
     }  # fmt: skip
-    _export(MeetModule(module), meet, ("scores",), folder / files.MEET, backbone.encoder.config)
+    _export(MeetModule(module), meet, ("scores",), folder / files.MEET, config)
 
 
 def _export(module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str], path: Path, config: Any) -> None:
-    """Trace with an example; an input that nothing reads is declared all the same, so that all are fed alike."""
+    """Trace with example inputs; unused inputs are declared too, so that all bundles are fed alike."""
     path.parent.mkdir(exist_ok=True)
-    taken, given = ({name: _AXES[name] for name in names} for names in (inputs, outputs))
-    trace(module.eval(), config, taken, given, path, inputs)
+    input_axes, output_axes = ({name: _AXES[name] for name in names} for names in (inputs, outputs))
+    trace(module.eval(), config, input_axes, output_axes, path, inputs)
     graph = onnx.load(path)
     graph.ir_version = IR_VERSION
     traced = {value.name for value in graph.graph.input}
@@ -252,7 +249,7 @@ def _export(module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[s
 
 
 def digest_encoder(backbone: SplitReranker) -> str:
-    """Digest what decides a half's states beside text, tokenizer, engine and precision."""
+    """Digest everything that item states depend on, except text, tokenizer, engine and precision."""
     weights = backbone.encoder.state_dict()
     digests = {name: digest_data(tensor.contiguous().numpy().tobytes()) for name, tensor in sorted(weights.items())}
     return digest_json([digests, backbone.pooling, backbone.position_offset, backbone.encoder.config.to_dict()])

@@ -1,4 +1,4 @@
-"""What every backbone offers to losses, stages, detectors and the export."""
+"""The interface of backbones, for losses, stages, detectors and export."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trainer.config import Config
 from trainer.models.heads import Head
 from trainer.registry import Registry
 
-LAST, AVERAGE = "last", "average"  # layers of which a half is pooled
+LAST, AVERAGE = "last", "average"  # layers that a half is pooled from
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,10 @@ class PairFeatures:
     """A backbone's view of some pairs.
 
     :param head_input: ``[n, f]`` what the head reads.
-    :param halves: unit-length embeddings ``[n, h]`` for OOD detection and selection: of query and item where the
-        backbone reads them apart, of the pair alone where it reads them together.
-    :param averaged: the same from the mean of the encoder's layers, where that was asked for (Chen et al. 2022,
-        arXiv:2210.07485), else empty.
+    :param halves: unit-length embeddings ``[n, h]`` for OOD detection and selection: of query and item if the backbone
+        reads them separately, otherwise of the pair.
+    :param averaged: the same from the mean of the encoder's layers (Chen et al. 2022, arXiv:2210.07485); empty unless
+        requested.
     """
 
     head_input: Tensor
@@ -36,23 +36,23 @@ class PairFeatures:
 
     @property
     def query(self) -> Tensor:
-        """``[n, h]`` the query half, of a backbone that has one."""
+        """``[n, h]`` query half, if the backbone has halves."""
         return self.halves[0]
 
     @property
     def item(self) -> Tensor:
-        """``[n, h]`` the item half, of a backbone that has one."""
+        """``[n, h]`` item half, if the backbone has halves."""
         return self.halves[1]
 
 
 @dataclass(frozen=True)
 class FeatureTable:
-    """Features of many pairs over fewer distinct halves.
+    """Features of many pairs, with each distinct half stored once.
 
     :param head_input: ``[n, f]`` what the head reads.
-    :param tables: for each half, ``[m, h]`` unit-length embeddings of the distinct ones.
+    :param tables: for each half, ``[m, h]`` unit-length embeddings of the distinct texts.
     :param rows: ``[n, number of halves]`` int64, each pair's row in each table.
-    :param averaged: tables of the averaged layers, where those were asked for, else empty.
+    :param averaged: tables of the averaged layers; empty unless requested.
     """
 
     head_input: Tensor
@@ -60,11 +60,8 @@ class FeatureTable:
     rows: Tensor
     averaged: tuple[Tensor, ...] = ()
 
-    def spelt_out(self) -> PairFeatures:
-        """Spell the features out pair by pair.
-
-        :return: ``n`` rows.
-        """
+    def expand(self) -> PairFeatures:
+        """Look up the halves of each pair."""
         halves, averaged = (
             tuple(table[self.rows[:, i]] for i, table in enumerate(tables)) for tables in (self.tables, self.averaged)
         )
@@ -74,42 +71,36 @@ class FeatureTable:
 class Backbone(Protocol):
     """Turns pairs into features; a head turns those into grades.
 
-    It lives on the CPU, but while :func:`trainer.models.device.on` has it elsewhere; what it returns from the
-    methods without gradient is on the CPU always.
+    It is on the CPU, except within :func:`trainer.models.device.on`; methods without gradient always return tensors on
+    the CPU.
     """
 
-    encoder: Any  # the transformers module; the export reads its config
+    encoder: Any  # the transformers module; export reads its config
     head: Head
-    halves: int  # 2: it reads query and item apart; 1: together
+    halves: int  # 2: reads query and item separately; 1: together
     standardises: bool  # whether a head stage may bring the features to mean 0 and spread 1
-    quantises: bool  # whether dynamic int8 keeps its scores
+    quantises: bool  # whether its scores survive dynamic int8 quantisation
 
     @classmethod
     def from_base(cls, config: Config, head: str) -> Backbone:
-        """Start from what ``[model] base`` names.
+        """Make an untrained model from the checkpoint ``[model] base``, in evaluation mode.
 
-        :param config: the whole configuration; a backbone reads its own tables of it.
-        :return: the untrained model, in evaluation mode.
-        :raises DarlError: when the base cannot be loaded, or does not fit the configuration.
+        :param config: the whole configuration; a backbone reads its own tables.
+        :raises DarlError: if the base cannot be loaded, or does not fit the configuration.
         """
 
     @classmethod
     def load(cls, folder: Path) -> Backbone:
-        """Read what :meth:`save` wrote.
-
-        :return: the same model, in evaluation mode.
-        """
+        """Load a model written by :meth:`save`, in evaluation mode."""
 
     def fit_texts(self, items: Iterable[str]) -> None:
-        """Learn what needs no labels from the catalogue, such as how rare a token is."""
+        """Fit statistics of the catalogue that need no labels, such as token frequencies."""
 
     def pair_features(self, queries: Sequence[str], items: Sequence[str], *, layers: str = ...) -> PairFeatures:
-        """Encode pairs of texts, with gradient where the module trains.
+        """Encode ``n`` pairs of texts, on the model's device and with gradient in training mode.
 
-        :param queries: ``n`` queries.
-        :param items: ``n`` rendered items.
-        :param layers: ``average``: also give the averaged halves.
-        :return: their features, on the model's device.
+        :param items: rendered.
+        :param layers: ``average``: also compute the averaged halves.
         """
 
     def feature_table(
@@ -124,15 +115,15 @@ class Backbone(Protocol):
         """Encode many pairs without gradient, in bounded memory.
 
         :param pairs: ``[n, 2]`` int64, rows of ``queries`` and ``items``.
-        :param layers: ``average``: also give the averaged halves.
-        :param advance: called with the number of texts, or pairs read together, just encoded.
+        :param layers: ``average``: also compute the averaged halves.
+        :param advance: called with the number of texts just encoded, or of pairs if they are read together.
         """
 
-    def pooled(self, texts: Sequence[str], *, layers: str = ..., advance: Callable[[int], object] = ...) -> Tensor:
-        """Encode halves alone, without gradient; only where ``halves`` is 2.
+    def pool_texts(self, texts: Sequence[str], *, layers: str = ..., advance: Callable[[int], object] = ...) -> Tensor:
+        """Encode halves alone, without gradient; only if ``halves`` is 2.
 
         :param texts: queries or rendered items.
-        :param layers: which are pooled: the ``last`` or their ``average``.
+        :param layers: pool the ``last`` layer or the ``average`` of layers.
         :param advance: called with the number of texts just encoded.
         :return: ``[n, h]`` of unit length.
         """
@@ -145,36 +136,32 @@ class Backbone(Protocol):
         :param input_ids: ``[n, s]`` int64.
         :param attention_mask: ``[n, s]`` int64.
         :param token_type_ids: ``[n, s]`` int64, 0 for the query half and 1 for the item half.
-        :param layers: ``average``: also give the averaged halves.
+        :param layers: ``average``: also compute the averaged halves.
         """
 
     def encoder_parameters(self) -> list[Any]:
-        """Parameters below the head that training changes."""
+        """List the trained parameters below the head."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Every weight and buffer that training changes, by name."""
+        """Return the weights and buffers that training changes, by name."""
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> object:
-        """Put weights and buffers back.
-
-        :param state_dict: what :meth:`state_dict` gave.
-        """
+        """Restore weights and buffers from :meth:`state_dict`."""
 
     def tokenizer(self) -> Tokenizer:
-        """The pair tokenizer that goes into the bundle."""
+        """Return the pair tokenizer for the bundle."""
 
     def exporting(self) -> AbstractContextManager[None]:
-        """Compute by operations that a tracer can follow, for as long as the context is open."""
+        """Use only operations that the ONNX exporter can trace while the context is open."""
 
     def save(self, folder: Path) -> None:
         """Write weights (safetensors), configuration and tokenizer; adapters are merged."""
 
 
-def layer_mean(states: Sequence[Tensor]) -> Tensor:
-    """Average the states of an encoder's layers.
+def average_layers(states: Sequence[Tensor]) -> Tensor:
+    """Average an encoder's layers, ``[n, s, h]``.
 
-    :param states: ``[n, s, h]`` of the embeddings, then of each layer.
-    :return: ``[n, s, h]`` the mean of the layers' states, without the embeddings'.
+    :param states: ``[n, s, h]`` each: the embeddings, which are left out, then the layers.
     """
     return torch.stack(list(states[1:])).mean(0)
 

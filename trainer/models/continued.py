@@ -1,4 +1,4 @@
-"""Where a training starts: at a base checkpoint, or where a bundle's training ended."""
+"""The model that training starts from: a base checkpoint, or a bundle's trained model."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from trainer.models.base import Backbone
 BUNDLE = "bundle:"
 
 
-def starting_model(config: Config, base: Path, make: Any) -> Backbone:
-    """Load what ``[model] base`` names.
+def load_starting_model(config: Config, base: Path, make: Any) -> Backbone:
+    """Load the model ``[model] base``, in evaluation mode.
 
     :param base: folder that a bundle's path is relative to.
-    :return: the model, in evaluation mode.
-    :raises DarlError: when it cannot be loaded, or does not fit the configuration.
+    :param make: the backbone's class.
+    :raises DarlError: if it cannot be loaded, or does not fit the configuration.
     """
     head = GRADE_LOSSES[config.loss.grade].head
     if not config.model.base.startswith(BUNDLE):
@@ -39,7 +39,7 @@ def starting_model(config: Config, base: Path, make: Any) -> Backbone:
 
 
 def _check_same(config: Config, bundle: Bundle, head: str) -> None:
-    """Refuse a configuration whose model would be another one."""
+    """Refuse a configuration whose model would differ from the bundle's."""
     card = bundle.card
     trained = json.loads((bundle.path / CHECKPOINT / "backbone.json").read_text(encoding="utf-8"))
     pairs = {
@@ -50,9 +50,9 @@ def _check_same(config: Config, bundle: Bundle, head: str) -> None:
         "[template]": (config.template.item_template, card.template),
         "head of [loss] grade": (head, trained.get("head", head)),
     }
-    for name, (wanted, there) in pairs.items():
-        if wanted != there:
+    for name, (configured, bundled) in pairs.items():
+        if configured != bundled:
             raise UsageError(
-                f"{name} is {wanted!r}, and the bundle's is {there!r}", where=str(bundle.path),
+                f"{name} is {configured!r}, and the bundle's is {bundled!r}", where=str(bundle.path),
                 todo="keep what the bundle was trained with, or start from a base checkpoint",
             )  # fmt: skip

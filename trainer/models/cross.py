@@ -1,8 +1,8 @@
-"""The cross backbone: query and item in one sequence, every token seeing every other (Nogueira and Cho 2019).
+"""The cross backbone: query and item in one sequence with full attention (Nogueira and Cho 2019).
 
-For who has a real cross-encoder: its relevance logit is the first feature, so that the untrained model ranks as the
-checkpoint does. A checkpoint without a trained classifier has none; its first feature is then the cosine of the mean
-states of query and item, which is a weak ranker: see ``docs/decisions/0014-cross-and-llm.md``.
+Meant for trained cross-encoders: their relevance logit is the first feature, so that the untrained model ranks as the
+checkpoint does. For a checkpoint without a trained classifier the first feature is the cosine of the mean states of
+query and item, which ranks poorly: see ``docs/decisions/0014-cross-and-llm.md``.
 """
 
 from __future__ import annotations
@@ -15,31 +15,32 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional as F
 
-from darl_opensearch.errors import InputError, UsageError
+from darl_opensearch.errors import UsageError
 from trainer.config import Config
-from trainer.models.base import AVERAGE, BACKBONES, LAST, PairFeatures, layer_mean
-from trainer.models.framing import frame_of, framed
+from trainer.models.base import AVERAGE, BACKBONES, LAST, PairFeatures, average_layers
+from trainer.models.framing import apply_frame, read_frame
 from trainer.models.joint import JointReader, check_length
-from trainer.models.sources import load_tokenizer, located, quiet, unusable
+from trainer.models.sources import load_tokenizer, locate, quiet, unusable
 from trainer.models.tracing import eager_attention
 
-WEIGHTS = "encoder"  # folder of the transformers checkpoint inside ours
+WEIGHTS = "encoder"  # folder of the transformers checkpoint within the model's
 
 
 @BACKBONES.register("cross", cite="Nogueira and Cho 2019, arXiv:1901.04085")
 class CrossEncoder(JointReader):
     """Query and item in one sequence through an encoder.
 
-    Features are the relevance and the mean of the last states; the mean, at unit length, is also the pair's
+    Features are the relevance and the mean of the last states; the mean, scaled to unit length, is also the pair's
     embedding.
 
-    :param encoder: a sequence classifier of one or two labels, or a bare encoder.
-    :param tokenizer: its tokenizer, with the pair template and truncation of the bundle.
+    :param encoder: a sequence classifier with one or two labels, or a bare encoder.
+    :param tokenizer: its tokenizer, with the bundle's pair template and truncation.
+    :param scored: whether the encoder has a trained classifier.
     """
 
     def __init__(
@@ -47,25 +48,22 @@ class CrossEncoder(JointReader):
     ) -> None:
         super().__init__(encoder, tokenizer, head, 1 + int(encoder.config.hidden_size), gains)
         self.scored = scored
-        body = encoder.base_model
-        takes = inspect.signature(body.forward).parameters
-        self._types = "token_type_ids" in takes and getattr(encoder.config, "type_vocab_size", 0) > 1
+        parameters = inspect.signature(encoder.base_model.forward).parameters
+        self._types = "token_type_ids" in parameters and getattr(encoder.config, "type_vocab_size", 0) > 1
 
     @classmethod
     def from_base(cls, config: Config, head: str) -> CrossEncoder:
-        """Start from the encoder that ``[model] base`` names.
+        """Make an untrained model from the encoder ``[model] base``.
 
-        :raises DarlError: when there is no such encoder, or it has more labels than a relevance needs.
+        :raises DarlError: if there is no such encoder, or its classifier has more than two labels.
         """
-        name, model = config.model.base, config.model
-        tokenizer = load_tokenizer(name)
-        if not tokenizer.is_fast:
-            raise InputError("it has no fast tokenizer", where=name, todo="choose another base")
-        encoder, scored = _load(name)
-        frame = frame_of(tokenizer)
+        model = config.model
+        tokenizer = load_tokenizer(model.base)
+        encoder, scored = _load(model.base)
+        frame = read_frame(tokenizer)
         length = model.query_cap + model.item_cap + len(frame)
-        check_length(length, encoder.config, taken=_positions_taken(encoder))
-        pair = framed(tokenizer.backend_tokenizer, frame, length)
+        check_length(length, encoder.config, reserved=_count_reserved_positions(encoder))
+        pair = apply_frame(tokenizer.backend_tokenizer, frame, length)
         return cls(encoder, pair, config.grades.scale.gains, scored=scored, head=head).eval()
 
     def forward_features(
@@ -73,11 +71,14 @@ class CrossEncoder(JointReader):
     ) -> PairFeatures:
         """Encode pair sequences in one pass."""
         pad = self.encoder.config.pad_token_id or 0
-        # Some encoders count positions by what is not padding, and padding is 0 in every bundle.
-        fed = {"input_ids": input_ids * attention_mask + pad * (1 - attention_mask), "attention_mask": attention_mask}
+        # Some encoders number positions by non-padding tokens, and bundles pad with 0.
+        inputs = {
+            "input_ids": input_ids * attention_mask + pad * (1 - attention_mask),
+            "attention_mask": attention_mask,
+        }
         if self._types:
-            fed["token_type_ids"] = token_type_ids
-        out = self.encoder(**fed, output_hidden_states=self.scored or layers == AVERAGE)
+            inputs["token_type_ids"] = token_type_ids
+        out = self.encoder(**inputs, output_hidden_states=self.scored or layers == AVERAGE)
         states = (out.hidden_states[-1] if self.scored else out.last_hidden_state).float()
         mean = _mean(states, attention_mask)
         if self.scored:
@@ -88,29 +89,26 @@ class CrossEncoder(JointReader):
             first = F.cosine_similarity(_mean(states, attention_mask - item), _mean(states, item), dim=1)
         averaged: tuple[Tensor, ...] = ()
         if layers == AVERAGE:
-            over = _mean(layer_mean(out.hidden_states).float(), attention_mask)
-            averaged = (F.normalize(over, dim=1, eps=1e-9),)
+            layers_mean = _mean(average_layers(out.hidden_states).float(), attention_mask)
+            averaged = (F.normalize(layers_mean, dim=1, eps=1e-9),)
         return PairFeatures(torch.cat([first[:, None], mean], dim=1), (F.normalize(mean, dim=1, eps=1e-9),), averaged)
 
     def encoder_parameters(self) -> list[Any]:
-        """The encoder's parameters, its classifier's included."""
+        """List the encoder's parameters, including its classifier's."""
         return list(self.encoder.parameters())
 
     def exporting(self) -> AbstractContextManager[None]:
-        """Compute by operations that a tracer can follow, for as long as the context is open."""
+        """Use eager attention while the context is open."""
         return eager_attention(self.encoder)
 
     def save(self, folder: Path) -> None:
         """Write weights, configuration and tokenizer."""
         self.encoder.save_pretrained(folder / WEIGHTS)
-        save_file({n: t.contiguous() for n, t in self.head.state_dict().items()}, folder / "head.safetensors")
-        config = {"backbone": "cross", "head": self.head_name, "gains": list(self.gains), "scored": self.scored}
-        (folder / "backbone.json").write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
-        self._tokenizer.save(str(folder / "tokenizer.json"))
+        self._save_parts(folder, {"backbone": "cross", "scored": self.scored})
 
     @classmethod
     def load(cls, folder: Path) -> CrossEncoder:
-        """Read what :meth:`save` wrote."""
+        """Load a model written by :meth:`save`."""
         from transformers import AutoModel, AutoModelForSequenceClassification
 
         config = json.loads((folder / "backbone.json").read_text(encoding="utf-8"))
@@ -126,14 +124,12 @@ class CrossEncoder(JointReader):
 
 
 def _load(name: str) -> tuple[Any, bool]:
-    """An encoder, and whether it comes with a trained classifier of one or two labels."""
+    """Load an encoder; also tell whether it has a trained classifier, of one or two labels."""
     from transformers import AutoModelForSequenceClassification
 
     try:
         with quiet():
-            encoder, report = AutoModelForSequenceClassification.from_pretrained(
-                located(name), output_loading_info=True
-            )
+            encoder, report = AutoModelForSequenceClassification.from_pretrained(locate(name), output_loading_info=True)
     except (OSError, ValueError, SafetensorError) as err:
         raise unusable("checkpoint", name, err) from err
     if report["missing_keys"]:
@@ -148,14 +144,14 @@ def _load(name: str) -> tuple[Any, bool]:
 
 
 def _bare(encoder: Any) -> Any:
-    """Without the pooler, which nothing reads."""
+    """Remove the pooler, which is not used."""
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None
     return encoder
 
 
-def _positions_taken(encoder: Any) -> int:
-    """Positions that RoBERTa and its kin keep for padding."""
+def _count_reserved_positions(encoder: Any) -> int:
+    """Count the positions that encoders like RoBERTa reserve for padding."""
     for name, module in encoder.named_modules():
         if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
             return int(module.padding_idx) + 1
@@ -163,6 +159,6 @@ def _positions_taken(encoder: Any) -> int:
 
 
 def _mean(states: Tensor, mask: Tensor) -> Tensor:
-    """``[n, h]`` mean of the states of some tokens; 0 where there are none."""
+    """Average the states of masked tokens, ``[n, h]``; 0 without tokens."""
     weight = mask.to(states)
     return torch.bmm(weight[:, None, :], states).squeeze(1) / weight.sum(1, keepdim=True).clamp_min(1.0)

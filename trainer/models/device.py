@@ -1,4 +1,4 @@
-"""Where a model runs: it lives on the CPU and is moved to a GPU for as long as it is needed there."""
+"""Devices: a model is on the CPU, and is moved to a GPU only while it is used there."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import torch
 from darl_opensearch.errors import UsageError
 
 
-def choose(name: str) -> torch.device:
-    """Find the device that a configuration names.
+def choose_device(name: str) -> torch.device:
+    """Choose the device that a configuration names.
 
-    :param name: ``auto`` (the first GPU, else the CPU), or torch's own name: ``cpu``, ``cuda``, ``cuda:1``.
-    :raises UsageError: when there is none of that name.
+    :param name: ``auto`` (the first GPU, else the CPU), or torch's name: ``cpu``, ``cuda``, ``cuda:1``.
+    :raises UsageError: if it does not exist.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -30,10 +30,7 @@ def choose(name: str) -> torch.device:
 
 @contextmanager
 def on(model: Any, device: torch.device) -> Iterator[None]:
-    """Have a model on a device for a while.
-
-    :param model: a module; back on the CPU afterwards, whatever happens.
-    """
+    """Move a model to a device while the context is open, and back to the CPU in any case."""
     if device.type == "cpu":
         yield
         return

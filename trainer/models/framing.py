@@ -1,7 +1,7 @@
-"""The pair template: what stands around query and item in a sequence.
+"""The pair template: the tokens around query and item in a sequence.
 
-It goes into ``tokenizer.json``, where training, scorer and export read the very same one. Truncation happens
-before it is applied, so it never cuts the frame.
+It is stored in ``tokenizer.json``, which training, scorer and export share. Truncation happens before it is applied, so
+the template's own tokens are never cut.
 """
 
 from __future__ import annotations
@@ -21,15 +21,12 @@ class Frame:
     after: tuple[int, ...]
 
     def __len__(self) -> int:
-        """Tokens of the frame."""
+        """Count the frame's tokens."""
         return len(self.before) + len(self.between) + len(self.after)
 
 
-def frame_of(tokenizer: Any) -> Frame:
-    """Read the frame that a checkpoint's own tokenizer puts around a pair.
-
-    :return: such as ``[CLS]``, ``[SEP]`` and ``[SEP]``.
-    """
+def read_frame(tokenizer: Any) -> Frame:
+    """Read the frame of a checkpoint's own tokenizer, such as ``[CLS]``, ``[SEP]`` and ``[SEP]``."""
     encoding = tokenizer("a", "b")
     sides = encoding.sequence_ids(0)
     first, second = sides.index(0), sides.index(1)
@@ -43,14 +40,13 @@ def frame_of(tokenizer: Any) -> Frame:
     return frame
 
 
-def framed(tokenizer: Tokenizer, frame: Frame, max_length: int) -> Tokenizer:
-    """Give a tokenizer the pair template that the bundle has.
+def apply_frame(tokenizer: Tokenizer, frame: Frame, max_length: int) -> Tokenizer:
+    """Copy a tokenizer, with the frame as pair template, with truncation and without padding.
 
-    Type ids are 0 up to the item and 1 from its first token on, whether or not the encoder reads them: they say
-    where the item is.
+    Type ids are 0 up to the item and 1 from its first token on, even if the encoder does not read them, because they
+    mark where the item is.
 
-    :param max_length: most tokens of a pair, frame included.
-    :return: a new tokenizer: pair template, truncation, no padding.
+    :param max_length: maximum tokens per pair, including the frame.
     """
     pair = Tokenizer.from_str(tokenizer.to_str())
     names = {"before": frame.before, "between": frame.between, "after": frame.after}

@@ -1,16 +1,18 @@
-"""What the backbones share that read query and item together.
+"""The common part of backbones that read query and item together.
 
-Pairs of like length share a pass, so that next to nothing is spent on padding; the rows come back in the order
-that was asked for.
+Pairs of similar length share a pass, so that there is little padding; rows are returned in the original order.
 """
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from tokenizers import Encoding, Tokenizer
 from torch import Tensor, nn
 
@@ -21,7 +23,7 @@ from darl_opensearch.scoring.encode import pad_batch
 from trainer.models.base import AVERAGE, LAST, FeatureTable, PairFeatures
 from trainer.models.heads import HEADS, Head
 
-CPU_TOKENS, GPU_TOKENS = 512, 32_768  # of a pass: a CPU is fastest with small ones, a GPU with few and large ones
+CPU_TOKENS, GPU_TOKENS = 512, 32_768  # per pass: a CPU is fastest with small passes, a GPU with few large ones
 BLOCK = 8192  # pairs whose tokens are in memory at a time
 
 
@@ -30,7 +32,7 @@ class JointReader(nn.Module, ABC):
 
     Sequences are padded on the right; token types are 1 from the item's first token on.
 
-    :param tokenizer: its tokenizer, with the pair template and truncation of the bundle.
+    :param tokenizer: its tokenizer, with the bundle's pair template and truncation.
     """
 
     halves = 1
@@ -45,7 +47,7 @@ class JointReader(nn.Module, ABC):
         self.encoder = encoder
         self.head = HEADS[head].make(input_width, gains)
         self.head_name, self.gains = head, gains
-        self.batch_tokens: int | None = None  # most tokens of a pass, padding included; None: by device
+        self.batch_tokens: int | None = None  # maximum tokens per pass, including padding; None: by device
         self._tokenizer = tokenizer
 
     @property
@@ -55,7 +57,7 @@ class JointReader(nn.Module, ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where it is now."""
+        """Current device."""
         return self.head.shift.device
 
     @abstractmethod
@@ -65,7 +67,7 @@ class JointReader(nn.Module, ABC):
         """Encode pair sequences in one pass."""
 
     def fit_texts(self, items: Iterable[str]) -> None:
-        """Nothing to learn from texts alone."""
+        """Do nothing: this backbone needs no statistics of texts."""
 
     def pair_features(self, queries: Sequence[str], items: Sequence[str], *, layers: str = LAST) -> PairFeatures:
         """Encode pairs of texts."""
@@ -87,17 +89,17 @@ class JointReader(nn.Module, ABC):
         for start in range(0, len(pairs), BLOCK):
             rows = pairs[start : start + BLOCK].tolist()
             encodings = self._tokenizer.encode_batch([(queries[q], items[i]) for q, i in rows])
-            read = self._read(encodings, advance, layers=layers)
-            head_input[start : start + len(rows)] = read.head_input.cpu()
-            embedding[start : start + len(rows)] = read.halves[0].cpu()
-            for table, part in zip(averaged, read.averaged, strict=True):
-                table[start : start + len(rows)] = part.cpu()
+            features = self._read(encodings, advance, layers=layers)
+            block = slice(start, start + len(rows))
+            head_input[block], embedding[block] = features.head_input.cpu(), features.halves[0].cpu()
+            for table, values in zip(averaged, features.averaged, strict=True):
+                table[block] = values.cpu()
         return FeatureTable(head_input, (embedding,), torch.arange(len(pairs))[:, None], averaged)
 
-    def pooled(
+    def pool_texts(
         self, texts: Sequence[str], *, layers: str = LAST, advance: Callable[[int], object] = lambda n: None
     ) -> Tensor:
-        """Refused: there is no half to encode alone.
+        """Refuse: there are no halves.
 
         :raises UsageError: always.
         """
@@ -108,38 +110,43 @@ class JointReader(nn.Module, ABC):
     ) -> PairFeatures:
         budget = self.batch_tokens or (CPU_TOKENS if self.device.type == "cpu" else GPU_TOKENS)
         if not encodings:
-            none = torch.zeros(0, self.width, device=self.device)
-            averaged = (none,) if layers == AVERAGE else ()
-            return PairFeatures(none.new_zeros(0, self.head.shift.shape[0]), (none,), averaged)
+            empty = torch.zeros(0, self.width, device=self.device)
+            averaged = (empty,) if layers == AVERAGE else ()
+            return PairFeatures(empty.new_zeros(0, self.head.shift.shape[0]), (empty,), averaged)
         order, parts = [], []
         for batch in plan_batches([len(e.ids) for e in encodings], token_budget=budget):
-            fed = pad_batch([encodings[i] for i in batch])
-            inputs = (torch.from_numpy(fed[name]).to(self.device) for name in INPUTS)
+            padded = pad_batch([encodings[i] for i in batch])
+            inputs = (torch.from_numpy(padded[name]).to(self.device) for name in INPUTS)
             parts.append(self.forward_features(*inputs, layers=layers))
             order.append(torch.from_numpy(batch))
             advance(len(batch))
-        back = torch.cat(order).argsort().to(self.device)
-        averaged = (torch.cat([part.averaged[0] for part in parts])[back],) if layers == AVERAGE else ()
-        return PairFeatures(
-            torch.cat([part.head_input for part in parts])[back],
-            (torch.cat([part.halves[0] for part in parts])[back],),
-            averaged,
-        )
+        original = torch.cat(order).argsort().to(self.device)
+        averaged = (torch.cat([part.averaged[0] for part in parts])[original],) if layers == AVERAGE else ()
+        head_input, embedding = torch.cat([p.head_input for p in parts]), torch.cat([p.halves[0] for p in parts])
+        return PairFeatures(head_input[original], (embedding[original],), averaged)
 
     def tokenizer(self) -> Tokenizer:
-        """The pair tokenizer that goes into the bundle."""
+        """Return the pair tokenizer for the bundle."""
         return self._tokenizer
 
+    def _save_parts(self, folder: Path, facts: Mapping[str, Any]) -> None:
+        """Write head, tokenizer and ``backbone.json``, which has ``facts`` besides head and gains."""
+        save_file({n: t.contiguous() for n, t in self.head.state_dict().items()}, folder / "head.safetensors")
+        facts = {"head": self.head_name, "gains": list(self.gains), **facts}
+        (folder / "backbone.json").write_text(json.dumps(facts, indent=2, sort_keys=True), encoding="utf-8")
+        self._tokenizer.save(str(folder / "tokenizer.json"))
 
-def check_length(length: int, config: Any, *, taken: int = 0) -> None:
-    """Refuse caps for which the encoder has no positions.
 
-    :raises UsageError: when there are fewer positions.
+def check_length(length: int, config: Any, *, reserved: int = 0) -> None:
+    """Refuse caps beyond the encoder's positions.
+
+    :param reserved: positions that are not for tokens.
+    :raises UsageError: if there are too few positions.
     """
     positions = getattr(config, "max_position_embeddings", None)
-    if positions is not None and length > positions - taken:
+    if positions is not None and length > positions - reserved:
         raise UsageError(
             f"[model] query_cap, item_cap and the template are {length} tokens, and the base model has "
-            f"{positions - taken} positions",
+            f"{positions - reserved} positions",
             todo="lower the caps, or choose another base",
         )

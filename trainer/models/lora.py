@@ -1,4 +1,4 @@
-"""LoRA through peft: small trainable matrices beside frozen ones, merged when the model is saved."""
+"""LoRA through peft: small trainable matrices beside the frozen ones, merged when the model is saved."""
 
 from __future__ import annotations
 
@@ -17,23 +17,22 @@ from trainer.config import Lora
 
 
 def inject(encoder: Any, config: Lora) -> Any:
-    """Put adapters beside an encoder's matrices; everything else is frozen.
+    """Add adapters to an encoder's matrices, in place, and freeze everything else.
 
-    Hu et al. 2021, arXiv:2106.09685. A new adapter adds exactly nothing until it is trained.
+    Hu et al. 2021, arXiv:2106.09685. A new adapter adds exactly 0 until it is trained.
 
-    :param encoder: the transformers module, changed in place.
     :param config: table ``[lora]``.
-    :raises UsageError: when a target is not there.
-    :raises MissingExtra: when peft is not installed.
+    :raises UsageError: if a target does not exist.
+    :raises MissingExtra: if peft is not installed.
     """
     peft = load("peft", "train")
     settings = peft.LoraConfig(
         r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, bias="none",
-        target_modules=targets(encoder, config.targets),
+        target_modules=find_targets(encoder, config.targets),
     )  # fmt: skip
     adapted = peft.inject_adapter_in_model(settings, encoder)
     for parameter in adapted.parameters():
-        if parameter.requires_grad:  # peft follows the type that 4-bit weights are computed in
+        if parameter.requires_grad:  # peft would use the compute type of 4-bit weights
             parameter.data = parameter.data.float()
     for module in adapted.modules():
         if hasattr(module, "quant_state"):  # bitsandbytes' Linear4bit
@@ -42,33 +41,33 @@ def inject(encoder: Any, config: Lora) -> Any:
 
 
 def _linear4bit(module: Any, x: Tensor) -> Tensor:
-    """Train by bitsandbytes' kernels; evaluate by the very weights that merging and export see.
+    """Use bitsandbytes' kernels in training, and in evaluation the weights that merging and export use.
 
-    Its kernels for evaluation round more, and on some CPUs they repack the weights for good.
+    Its evaluation kernels round more, and on some CPUs they repack the weights permanently.
     """
     if module.training:
         trained: Tensor = type(module).forward(module, x)
         return trained
-    weight = plain(module.weight).to(x.dtype)
+    weight = to_float32(module.weight).to(x.dtype)
     return F.linear(x, weight, None if module.bias is None else module.bias.to(x.dtype))
 
 
-def targets(encoder: Any, wanted: Sequence[str]) -> list[str]:
+def find_targets(encoder: Any, names: Sequence[str]) -> list[str]:
     """Find the matrices that get adapters.
 
-    :param wanted: last names of modules; none: every matrix there is, which Dettmers et al. 2023 (arXiv:2305.14314)
-        found to be what matches full fine-tuning.
-    :raises UsageError: when one is not there.
+    :param names: last parts of module names; empty: all matrices, which according to Dettmers et al. 2023
+        (arXiv:2305.14314) it takes to match full fine-tuning.
+    :raises UsageError: if one does not exist.
     """
     linear = {name.rpartition(".")[2] for name, module in encoder.named_modules() if _is_matrix(module)}
-    for name in wanted:
+    for name in names:
         if name not in linear:
             close = difflib.get_close_matches(name, sorted(linear), n=3) or sorted(linear)
             raise UsageError(
                 f"[lora] targets names {name!r}, which this {encoder.config.model_type} model does not have",
                 todo=f"the nearest are {', '.join(close)}",
             )
-    return list(wanted) or sorted(linear)
+    return list(names) or sorted(linear)
 
 
 def _is_matrix(module: nn.Module) -> bool:
@@ -77,8 +76,8 @@ def _is_matrix(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear | Conv1D)
 
 
-def layers(encoder: Any) -> Iterator[tuple[str, Any]]:
-    """Modules that have adapters."""
+def list_adapters(encoder: Any) -> Iterator[tuple[str, Any]]:
+    """List the modules with adapters, by name."""
     from peft.tuners.lora import LoraLayer
 
     for name, module in encoder.named_modules():
@@ -87,9 +86,9 @@ def layers(encoder: Any) -> Iterator[tuple[str, Any]]:
 
 
 @contextmanager
-def merged(encoder: Any) -> Iterator[None]:
-    """Have the adapters added to the matrices for a while, as plain products."""
-    adapted = [layer for _, layer in layers(encoder)]
+def merge_adapters(encoder: Any) -> Iterator[None]:
+    """Merge the adapters into the matrices while the context is open."""
+    adapted = [layer for _, layer in list_adapters(encoder)]
     for layer in adapted:
         layer.merge()
     try:
@@ -100,18 +99,17 @@ def merged(encoder: Any) -> Iterator[None]:
 
 
 @torch.no_grad()
-def merged_weights(encoder: Any) -> dict[str, Tensor]:
-    """Weights of the encoder with its adapters merged; the encoder stays as it is.
+def merge_weights(encoder: Any) -> dict[str, Tensor]:
+    """Compute an encoder's weights with its adapters merged, in float32, by the names of the original encoder.
 
-    :return: float32 weights under the names that the encoder had before adapters.
+    The encoder itself is not changed.
     """
-    adapted = dict(layers(encoder))
-    kept = set(encoder.state_dict()) & {name for name, _ in encoder.named_buffers()}
-    weights = {name: tensor for name, tensor in encoder.named_buffers() if name in kept}
+    adapted, persistent = dict(list_adapters(encoder)), set(encoder.state_dict())
+    weights = {name: tensor for name, tensor in encoder.named_buffers() if name in persistent}
     for name, parameter in encoder.named_parameters():
         if ".lora_" in name:
             continue
-        weight = plain(parameter)
+        weight = to_float32(parameter)
         owner, _, kind = name.rpartition(".")
         layer = adapted.get(owner.removesuffix(".base_layer"))
         if layer is not None and owner.endswith(".base_layer"):
@@ -122,11 +120,8 @@ def merged_weights(encoder: Any) -> dict[str, Tensor]:
     return weights
 
 
-def plain(parameter: Any) -> Tensor:
-    """A weight in float32, whatever it is kept in.
-
-    :param parameter: a parameter, possibly one of bitsandbytes in 4 bits.
-    """
+def to_float32(parameter: Any) -> Tensor:
+    """Copy a parameter to float32, from bitsandbytes' 4 bits too."""
     if getattr(parameter, "quant_state", None) is not None:
         functional = load("bitsandbytes.functional", "qlora")
         values: Tensor = functional.dequantize_4bit(parameter.data, parameter.quant_state)
@@ -135,11 +130,10 @@ def plain(parameter: Any) -> Tensor:
     return copy
 
 
-def nf4() -> Any:
-    """How transformers loads frozen weights in 4 bits (QLoRA, Dettmers et al. 2023, arXiv:2305.14314).
+def configure_nf4() -> Any:
+    """Make the ``BitsAndBytesConfig`` for frozen weights in 4 bits (QLoRA, Dettmers et al. 2023, arXiv:2305.14314).
 
-    :return: its ``BitsAndBytesConfig``.
-    :raises MissingExtra: when bitsandbytes is not installed.
+    :raises MissingExtra: if bitsandbytes is not installed.
     """
     load("bitsandbytes", "qlora")
     from transformers import BitsAndBytesConfig
@@ -150,11 +144,10 @@ def nf4() -> Any:
     )  # fmt: skip
 
 
-def frozen_to(encoder: Any, dtype: torch.dtype) -> None:
-    """Keep, and compute with, the frozen weights in another type; adapters stay float32.
+def cast_frozen(encoder: Any, dtype: torch.dtype) -> None:
+    """Cast the frozen weights, in place; adapters stay float32.
 
-    :param encoder: the transformers module, changed in place.
-    :param dtype: float32 or bfloat16. Weights of 4 bits stay so, and are computed with in this type.
+    :param dtype: float32 or bfloat16; for 4-bit weights, which stay as they are, the compute type.
     """
     for module in encoder.modules():
         if getattr(module, "compute_dtype", None) is not None:  # bitsandbytes' Linear4bit

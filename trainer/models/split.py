@@ -1,10 +1,10 @@
-"""The split backbone: a bi-encoder's checkpoint turned into a reranker that starts as that bi-encoder.
+"""The split backbone: a reranker from a bi-encoder's checkpoint, which it equals before training.
 
-One sequence ``[CLS] query [SEP] [CLS] item [SEP]``; each half attends to itself only, has positions from 0
-and token-type embedding 0, so that the halves' states are those of two separate encodings (PreTTR, MacAvaney
-et al. 2020, arXiv:2004.14255). What crosses the halves is the head's input: the cosine of the pooled
-halves, and the similarities of their tokens pooled by Gaussian kernels (K-NRM, Xiong et al. 2017,
-arXiv:1706.06613) and by their maximum, each query token weighted by its inverse document frequency.
+One sequence ``[CLS] query [SEP] [CLS] item [SEP]``; each half attends to itself only, has positions from 0 and
+token-type embedding 0, so that the halves' states are those of two separate encodings (PreTTR, MacAvaney et al. 2020,
+arXiv:2004.14255). The halves are compared in the head's input only: the cosine of the pooled halves, and token
+similarities pooled by Gaussian kernels (K-NRM, Xiong et al. 2017, arXiv:1706.06613) and by their maximum, with query
+tokens weighted by inverse document frequency.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from torch.nn import functional as F
 from darl_opensearch.errors import UsageError
 from darl_opensearch.scoring.encode import CappedTokenizer, pad_batch, special_ids
 from trainer.config import Config
-from trainer.models.base import AVERAGE, BACKBONES, LAST, FeatureTable, PairFeatures, layer_mean
+from trainer.models.base import AVERAGE, BACKBONES, LAST, FeatureTable, PairFeatures, average_layers
 from trainer.models.heads import HEADS
-from trainer.models.sources import EncoderSource, load_encoder, pair_tokenizer
+from trainer.models.sources import EncoderSource, load_encoder, make_pair_tokenizer
 
 KERNEL_CENTRES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0)
 KERNEL_WIDTH = 0.05
 INPUT_WIDTH = 2 + len(KERNEL_CENTRES)
 CHUNK = 256  # items, or pairs of one item, in memory at a time
-RARE_FLOOR = 0.01  # weight of a token that every item has: 0 is for special tokens alone
+RARE_FLOOR = 0.01  # weight of a token that every item has; only special tokens have weight 0
 
 
 @BACKBONES.register("split", cite="MacAvaney et al. 2020, arXiv:2004.14255; Xiong et al. 2017, arXiv:1706.06613")
@@ -41,7 +41,7 @@ class SplitReranker(nn.Module):
     """Bi-encoder halves, token similarities, ordered grades.
 
     :param encoder: a transformers encoder whose attention takes a ``[n, s, s]`` mask.
-    :param tokenizer: its tokenizer, with the pair template and truncation of the bundle.
+    :param tokenizer: its tokenizer, with the bundle's pair template and truncation.
     :param pooling: ``mean`` or ``cls``, as the bi-encoder was trained.
     :param position_offset: first position id (0 for BERT, padding index + 1 for RoBERTa).
     """
@@ -79,10 +79,9 @@ class SplitReranker(nn.Module):
 
     @classmethod
     def from_base(cls, config: Config, head: str) -> SplitReranker:
-        """Start from the bi-encoder that ``[model] base`` names.
+        """Make an untrained model from the bi-encoder ``[model] base``.
 
-        :return: the untrained model, in evaluation mode.
-        :raises DarlError: when there is no such bi-encoder, or it cannot be split.
+        :raises DarlError: if there is no such bi-encoder, or it cannot be split.
         """
         model = config.model
         gains, caps = config.grades.scale.gains, {"query_cap": model.query_cap, "item_cap": model.item_cap}
@@ -98,10 +97,9 @@ class SplitReranker(nn.Module):
         item_cap: int,
         head: str = "cumulative",
     ) -> SplitReranker:
-        """Start from a bi-encoder's checkpoint.
+        """Make a model that ranks as the bi-encoder's cosine does.
 
-        :return: a model that ranks as the bi-encoder's cosine does.
-        :raises UsageError: when the checkpoint has positions for fewer tokens.
+        :raises UsageError: if the checkpoint has too few positions.
         """
         length = query_cap + item_cap + 4
         positions = source.encoder.config.max_position_embeddings - source.position_offset
@@ -110,7 +108,7 @@ class SplitReranker(nn.Module):
                 f"[model] query_cap + item_cap + 4 is {length} tokens and the base model has {positions} positions",
                 todo="lower the caps, or choose another base",
             )
-        tokenizer = pair_tokenizer(source.tokenizer, source.cls, source.sep, length)
+        tokenizer = make_pair_tokenizer(source.tokenizer, source.cls, source.sep, length)
         return cls(
             source.encoder, tokenizer, gains, query_cap=query_cap, item_cap=item_cap, pooling=source.pooling,
             position_offset=source.position_offset, head=head,
@@ -118,14 +116,11 @@ class SplitReranker(nn.Module):
 
     @torch.no_grad()
     def fit_texts(self, items: Iterable[str]) -> None:
-        """Set the tokens' inverse document frequency from item texts; needs no labels.
-
-        ``log((N + 1) / (df + 0.5))``, floored, and 0 for special tokens.
-        """
+        """Set the tokens' inverse document frequency, ``log((N + 1) / (df + 0.5))``, floored; 0 for special tokens."""
         df = torch.zeros_like(self.rarity)
         count = 0
-        rest = iter(items)
-        while chunk := list(islice(rest, 4096)):  # a catalogue need not fit into memory
+        remaining = iter(items)
+        while chunk := list(islice(remaining, 4096)):  # a catalogue may not fit into memory
             for encoding in self._tokenizer.encode_batch(chunk, add_special_tokens=False):
                 df[torch.tensor(sorted(set(encoding.ids)), dtype=torch.long)] += 1
                 count += 1
@@ -136,14 +131,14 @@ class SplitReranker(nn.Module):
     def encode(
         self, input_ids: Tensor, mask: Tensor, position_ids: Tensor, attention: Tensor, layers: str
     ) -> tuple[Tensor, Tensor | None]:
-        """Run the encoder, and average its layers where that is asked for.
+        """Run the encoder.
 
         :param input_ids: ``[n, s]`` int64.
-        :param mask: ``[n, s]`` int64, for shapes only.
+        :param mask: ``[n, s]`` int64, for its shape only.
         :param position_ids: ``[n, s]`` int64 from 0.
-        :param attention: ``[n, s, s]`` int64, which token sees which.
-        :param layers: ``last`` or ``average``.
-        :return: ``[n, s, h]`` last states; the mean of the layers' states, without that of the embeddings, or None.
+        :param attention: ``[n, s, s]`` int64, 1 where a token attends to another.
+        :param layers: ``average``: also average the layers.
+        :return: ``[n, s, h]`` last states, and the mean of the layers or None.
         """
         out = self.encoder(
             input_ids=input_ids,
@@ -152,29 +147,29 @@ class SplitReranker(nn.Module):
             position_ids=position_ids + self.position_offset,
             output_hidden_states=layers == AVERAGE,
         )
-        return out.last_hidden_state, layer_mean(out.hidden_states) if layers == AVERAGE else None
+        return out.last_hidden_state, average_layers(out.hidden_states) if layers == AVERAGE else None
 
     def pool(self, states: Tensor, mask: Tensor, position_ids: Tensor) -> Tensor:
         """Pool the states of one half, as the bi-encoder does.
 
         :param states: ``[n, s, h]``.
-        :param mask: ``[n, s]`` float, 1 where a token is of this half.
+        :param mask: ``[n, s]`` float, 1 for tokens of this half.
         :param position_ids: ``[n, s]`` int64 from 0 in each half.
         :return: ``[n, h]`` of unit length.
         """
         weight = mask if self.pooling == "mean" else mask * (position_ids == 0).to(mask)
-        # A matrix product rather than a masked sum: half the memory, and one operator in the graph.
+        # A matrix product instead of a masked sum: half the memory, and one operator in the graph.
         pooled = torch.bmm(weight[:, None, :], states).squeeze(1) / weight.sum(1, keepdim=True).clamp_min(1.0)
         return F.normalize(pooled, dim=-1, eps=1e-9)
 
     def compare(
         self, cosine: Tensor, query: tuple[Tensor, Tensor, Tensor], item: tuple[Tensor, Tensor, Tensor]
     ) -> Tensor:
-        """Compare the halves: the head's input.
+        """Compute the head's input from both halves.
 
         :param cosine: ``[n]`` cosine of the pooled halves.
         :param query: states ``[n, a, h]``, mask ``[n, a]`` float and token ids ``[n, a]``.
-        :param item: the same of the item, ``[n, b, …]``.
+        :param item: the same for the item, ``[n, b, …]``.
         :return: ``[n, 2 + kernels]``: cosine, weighted maximum, weighted kernels.
         """
         (query_states, query_mask, query_ids), (item_states, item_mask, item_ids) = query, item
@@ -183,7 +178,7 @@ class SplitReranker(nn.Module):
         return self.pool_similarities(cosine, sims, self.weigh(query_ids, query_mask), item_mask, content)
 
     def weigh(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Weigh a query's tokens by how rare they are.
+        """Weight a query's tokens by rarity.
 
         :param ids: ``[n, a]`` int64.
         :param mask: ``[n, a]`` float.
@@ -195,16 +190,16 @@ class SplitReranker(nn.Module):
     def pool_similarities(
         self, cosine: Tensor, sims: Tensor, weight: Tensor, item_mask: Tensor, content: Tensor
     ) -> Tensor:
-        """Pool token similarities: the head's input.
+        """Compute the head's input from token similarities.
 
         :param sims: ``[n, a, b]``.
-        :param weight: ``[n, a]`` of the query's tokens.
+        :param weight: ``[n, a]``, of the query's tokens.
         :param item_mask: ``[n, b]`` float.
         :param content: ``[n, b]`` float, ``item_mask`` without special tokens.
         """
         best = (sims * content[:, None, :] + (content[:, None, :] - 1.0) * 2.0).amax(dim=2).clamp_min(-1.0)
         columns = [cosine, (best * weight).sum(1)]
-        sims = sims + (item_mask[:, None, :] - 1.0) * 10.0  # padding is so far from every centre that it adds 0
+        sims = sims + (item_mask[:, None, :] - 1.0) * 10.0  # so far from every centre that padding adds 0
         for centre in self.centres.unbind():
             kernel = torch.exp((sims - centre).square() * (-0.5 / KERNEL_WIDTH**2))
             columns.append((torch.log1p(kernel.sum(2)) * weight).sum(1))
@@ -213,10 +208,10 @@ class SplitReranker(nn.Module):
     def forward_features(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor, *, layers: str = LAST
     ) -> PairFeatures:
-        """Encode pair sequences in one pass, each half seeing itself only."""
+        """Encode pair sequences in one pass; each half attends to itself only."""
         item_part = token_type_ids * attention_mask
         query_part = attention_mask - item_part
-        # token_type_ids 0, 0, …, 1, 1, …: the item's positions start where the query's tokens end.
+        # token_type_ids are 0, 0, …, 1, 1, …: the item's positions start after the query's tokens.
         index = torch.cumsum(torch.ones_like(input_ids), dim=1) - 1
         position_ids = (index - item_part * query_part.sum(1, keepdim=True)).clamp_min(0)
         same = (token_type_ids[:, :, None] == token_type_ids[:, None, :]).to(attention_mask)
@@ -236,15 +231,12 @@ class SplitReranker(nn.Module):
         for texts, tokens in ((queries, self._query_tokens), (items, self._item_tokens)):
             distinct = list(dict.fromkeys(texts))
             ids, mask = self._tensors(distinct, tokens)
-            positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-            attention = mask[:, None, :].expand(-1, ids.shape[1], -1)
-            states, mean = self.encode(ids, mask, positions, attention, layers)
-            pooled = self.pool(states, mask.to(states), positions)
+            states, pooled, mean = self._encode_halves(ids, mask, layers)
             where = {text: row for row, text in enumerate(distinct)}
             rows = torch.tensor([where[text] for text in texts], device=ids.device)
             sides.append((pooled[rows], states[rows], mask.to(states)[rows], ids[rows]))
             if mean is not None:
-                averaged.append(self.pool(mean, mask.to(mean), positions)[rows])
+                averaged.append(mean[rows])
         query, item = sides
         cosine = (query[0] * item[0]).sum(1)
         return PairFeatures(self.compare(cosine, query[1:], item[1:]), (query[0], item[0]), tuple(averaged))
@@ -261,7 +253,7 @@ class SplitReranker(nn.Module):
     ) -> FeatureTable:
         """Encode many pairs without gradient, each distinct text once, in bounded memory.
 
-        Queries' states are kept; items pass by in chunks.
+        Queries' states are kept in memory; items are processed in chunks.
         """
         head_input = torch.zeros(len(pairs), INPUT_WIDTH)
         query_states, query_pooled, query_mean = self._encode_texts(queries, advance, layers, self._query_tokens)
@@ -280,21 +272,22 @@ class SplitReranker(nn.Module):
                 for part in by_item[starts[item] : starts[item + 1]].split(CHUNK):
                     rows = pairs[part, 0].tolist()
                     if not rows:
-                        continue  # an item that no pair has
+                        continue  # no pair has this item
                     width = max(len(query_states[r][1]) for r in rows)
-                    side = self._on_device(_stack([query_states[r] for r in rows], width))
-                    alone = self._on_device(_stack([states[row]], len(states[row][1])))
-                    one = tuple(t.expand(len(rows), *t.shape[1:]) for t in alone)
-                    cosine = (query_pooled[rows] @ pooled[row]).to(side[0])
-                    head_input[part] = self.compare(cosine, side, (one[0], one[1], one[2])).float().cpu()
+                    query_side = self._on_device(_stack([query_states[r] for r in rows], width))
+                    item_side = self._on_device(_stack([states[row]], len(states[row][1])))
+                    item_states, item_mask, item_ids = (t.expand(len(rows), *t.shape[1:]) for t in item_side)
+                    cosine = (query_pooled[rows] @ pooled[row]).to(query_side[0])
+                    inputs = self.compare(cosine, query_side, (item_states, item_mask, item_ids))
+                    head_input[part] = inputs.float().cpu()
         averaged = () if query_mean is None or item_mean is None else (query_mean, item_mean)
         return FeatureTable(head_input, (query_pooled, item_pooled), pairs, averaged)
 
     @torch.no_grad()
-    def pooled(
+    def pool_texts(
         self, texts: Sequence[str], *, layers: str = LAST, advance: Callable[[int], object] = lambda n: None
     ) -> Tensor:
-        """Encode halves alone, for what needs no token similarities."""
+        """Encode halves alone, without token similarities."""
         parts = [torch.zeros(0, self.encoder.config.hidden_size)]
         for begin in range(0, len(texts), CHUNK):
             _, last, mean = self._encode_texts(texts[begin : begin + CHUNK], advance, layers)
@@ -309,10 +302,10 @@ class SplitReranker(nn.Module):
         self,
         texts: Sequence[str],
         advance: Callable[[int], object],
-        layers: str = LAST,
+        layers: str,
         tokens: CappedTokenizer | None = None,
     ) -> tuple[list[tuple[Tensor, Tensor]], Tensor, Tensor | None]:
-        """Last states and ids of each text, without padding, the pooled halves, and the averaged ones."""
+        """Encode texts to states and ids without padding, pooled halves, and averaged halves or None."""
         states: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0))] * len(texts)
         pooled = torch.zeros(len(texts), self.encoder.config.hidden_size)
         averaged = torch.zeros_like(pooled) if layers == AVERAGE else None
@@ -320,17 +313,24 @@ class SplitReranker(nn.Module):
         for begin in range(0, len(texts), 16):
             chunk = order[begin : begin + 16]
             ids, mask = self._tensors([texts[i] for i in chunk], tokens or self._item_tokens)
-            positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-            attention = mask[:, None, :].expand(-1, ids.shape[1], -1)
-            out, mean = self.encode(ids, mask, positions, attention, layers)
-            pooled[chunk] = self.pool(out, mask.to(out), positions).float().cpu()
+            last, halves, mean = self._encode_halves(ids, mask, layers)
+            pooled[chunk] = halves.float().cpu()
             if averaged is not None and mean is not None:
-                averaged[chunk] = self.pool(mean, mask.to(out), positions).float().cpu()
+                averaged[chunk] = mean.float().cpu()
             for row, i in enumerate(chunk):
                 n = int(mask[row].sum())
-                states[i] = (out[row, :n].cpu(), ids[row, :n].cpu())
+                states[i] = (last[row, :n].cpu(), ids[row, :n].cpu())
             advance(len(chunk))
         return states, pooled, averaged
+
+    def _encode_halves(self, ids: Tensor, mask: Tensor, layers: str) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Encode single texts to last states, pooled halves, and averaged halves or None."""
+        positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+        attention = mask[:, None, :].expand(-1, ids.shape[1], -1)
+        states, mean = self.encode(ids, mask, positions, attention, layers)
+        weight = mask.to(states)
+        averaged = None if mean is None else self.pool(mean, weight, positions)
+        return states, self.pool(states, weight, positions), averaged
 
     def _tensors(self, texts: Sequence[str], tokens: CappedTokenizer) -> tuple[Tensor, Tensor]:
         device = self.rarity.device
@@ -338,15 +338,15 @@ class SplitReranker(nn.Module):
         return torch.from_numpy(padded["input_ids"]).to(device), torch.from_numpy(padded["attention_mask"]).to(device)
 
     def encoder_parameters(self) -> list[nn.Parameter]:
-        """Parameters below the head that this backbone trains."""
+        """List the encoder's parameters."""
         return list(self.encoder.parameters())
 
     def tokenizer(self) -> Tokenizer:
-        """The pair tokenizer that goes into the bundle."""
+        """Return the pair tokenizer for the bundle."""
         return self._tokenizer
 
     def exporting(self) -> AbstractContextManager[None]:
-        """Nothing to do: what :meth:`load` gives computes by operations that a tracer can follow."""
+        """Do nothing: models from :meth:`load` use eager attention."""
         return nullcontext()
 
     def save(self, folder: Path) -> None:
@@ -363,14 +363,14 @@ class SplitReranker(nn.Module):
 
     @classmethod
     def load(cls, folder: Path) -> SplitReranker:
-        """Read what :meth:`save` wrote."""
+        """Load a model written by :meth:`save`."""
         from transformers import AutoConfig, AutoModel
 
         config = json.loads((folder / "backbone.json").read_text(encoding="utf-8"))
         described = config["encoder"]
         encoder = AutoModel.from_config(
             AutoConfig.for_model(described.pop("model_type"), **described),
-            attn_implementation="eager",  # plain products and a softmax: what the export traces
+            attn_implementation="eager",  # products and a softmax, which the exporter can trace
             add_pooling_layer=False,
         )
         model = cls(
@@ -388,7 +388,7 @@ def to_units(states: Tensor) -> Tensor:
 
 
 def _stack(sides: list[tuple[Tensor, Tensor]], width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Pad states and ids of several texts: states, mask, ids."""
+    """Stack states and ids of several texts, padded; return states, mask and ids."""
     first = sides[0][0]
     states = first.new_zeros(len(sides), width, first.shape[-1])
     mask = first.new_zeros(len(sides), width)

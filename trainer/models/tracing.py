@@ -1,4 +1,4 @@
-"""Operations that the exporter's tracer can follow."""
+"""Attention that the ONNX exporter can trace."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from trainer.models.sources import quiet
 
 @contextmanager
 def eager_attention(encoder: Any) -> Iterator[None]:
-    """Attention as plain products and a softmax for a while; fused kernels have no ONNX operator of their own.
+    """Compute attention by products and a softmax while the context is open: fused kernels have no ONNX operator.
 
-    Some architectures cannot be switched: they stay as they are, and the exporter spells the fused kernel out.
+    Architectures that cannot be switched stay as they are; the exporter then decomposes the fused kernel.
     """
-    used = encoder.config._attn_implementation
-    with quiet():  # about those that cannot
+    original = encoder.config._attn_implementation
+    with quiet():  # about architectures that cannot be switched
         encoder.set_attn_implementation("eager")
     try:
         yield
     finally:
         with quiet():
-            encoder.set_attn_implementation(used)
+            encoder.set_attn_implementation(original)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from darl_opensearch.errors import DarlError, InputError, UsageError
 from trainer import distributed
-from trainer.models.device import choose, on
+from trainer.models.device import choose_device, on
 from trainer.stages import checkpoint
 from trainer.stages.checkpoint import Checkpoint
 from trainer.training_data.source import Batch, Source
@@ -123,7 +123,7 @@ class Fit:
             raise UsageError(f"[stages] precision is {settings.precision!r}", todo=f"choose {' or '.join(PRECISIONS)}")
         self.model, self.loss, self.evaluate, self.settings = model, loss, evaluate, settings
         self.source, self.seed, self.folder = source, seed, folder
-        self.device = choose(settings.device)
+        self.device = choose_device(settings.device)
         self.steps_per_epoch = math.ceil(source.n_queries / settings.batch_queries)
         self.total_steps = self.steps_per_epoch * settings.epochs
         self.every = max(1, self.steps_per_epoch // max(1, settings.evaluations))

@@ -87,7 +87,7 @@ def fit_head(
     """
     pairs, head_input, groups = train
     if standardise:
-        head.standardise(head_input)
+        head.fit_scale(head_input)
     robust = None if groups is None else WholeSetDro(objective, groups, pairs, head_input)
     optimiser = torch.optim.LBFGS(head.parameters(), max_iter=5, history_size=20, line_search_fn="strong_wolfe")
 

@@ -21,7 +21,7 @@ from trainer import distributed, run_folder
 from trainer.config import Config
 from trainer.data.leakage import Part, check_leakage
 from trainer.models import BACKBONES
-from trainer.models.continued import starting_model
+from trainer.models.continued import load_starting_model
 from trainer.ood.calibration import check_count
 from trainer.run_folder import Trained
 from trainer.stages import STAGES
@@ -100,7 +100,7 @@ def prepare(config: Config, base: Path, *, store: Path | None = None) -> tuple[A
     make, _ = BACKBONES.resolve(config.model.backbone, {})
     Objective.make(config.loss, config.grades.scale.gains)
     check_ood(config.ood, make.halves)
-    model = starting_model(config, base, make)
+    model = load_starting_model(config, base, make)
     data = read_data(config, base, model.tokenizer(), store=store)
     check_count(count_pairs(data.traffic), config.ood.alpha)
     check_groups(config.loss, data.train, where=str(base / config.data.judgments))

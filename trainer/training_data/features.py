@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from trainer.models.base import AVERAGE, LAST, Backbone, FeatureTable
-from trainer.models.device import choose, on
+from trainer.models.device import choose_device, on
 from trainer.training_data.pairs import Pairs
 
 
@@ -22,7 +22,7 @@ class Features:
     def __init__(
         self, model: Backbone, advance: Callable[[int], object] = lambda n: None, *, device: str = "auto"
     ) -> None:
-        self.model, self.advance, self.device = model, advance, choose(device)
+        self.model, self.advance, self.device = model, advance, choose_device(device)
         self._tables: dict[tuple[int, str], tuple[Pairs, FeatureTable]] = {}
         self._halves: dict[str, dict[str, Tensor]] = {}  # by layers, then by text
 
@@ -50,7 +50,9 @@ class Features:
         encoded = self._halves.setdefault(layers, {})
         if fresh := [text for text in dict.fromkeys(texts) if text not in encoded]:
             with on(self.model, self.device):
-                encoded.update(zip(fresh, self.model.pooled(fresh, layers=layers, advance=self.advance), strict=True))
+                encoded.update(
+                    zip(fresh, self.model.pool_texts(fresh, layers=layers, advance=self.advance), strict=True)
+                )
         width = int(self.model.encoder.config.hidden_size)
         return torch.stack([encoded[text] for text in texts]) if texts else torch.zeros(0, width)
 

@@ -1,4 +1,4 @@
-"""Heads: from what a backbone gives to grades, one file each. A grade loss names the head that it needs."""
+"""Heads, which turn a backbone's features into grades, one per file. A grade loss names the head that it needs."""
 
 from trainer.models.heads.base import HEADS, Head  # isort: skip
 from trainer.models.heads.corn import CornHead

@@ -1,4 +1,4 @@
-"""What every head offers: probabilities, a score, something to rank by, and a calibration of its own."""
+"""The interface of heads: probabilities, a score, a rank score, and calibration."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch.nn import functional as F
 from trainer.registry import Registry
 
 HEADS: Registry[type[Head]] = Registry("head")
-SMALLEST = 1e-6  # a probability's distance from 0 and 1 where its logit is taken
+SMALLEST = 1e-6  # minimum distance from 0 and 1 of a probability whose logit is taken
 
 
 class Head(nn.Module, ABC):
-    """Standardised input in, grades out.
+    """Turns standardised input into grades.
 
-    The untrained head reads the first column only and its score increases with it, so that a model starts by
+    The score of the untrained head increases with the first column and ignores the others, so that a model starts by
     ranking as that column does.
 
     :param gains: gain of each of the ``k`` grades, increasing.
@@ -38,15 +38,15 @@ class Head(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, head_input: Tensor) -> Tensor:
-        """What the grade loss reads.
+        """Compute the input of the grade loss.
 
         :param head_input: ``[n, f]`` float.
-        :return: ``[n, m]`` float; what the columns mean is the head's own.
+        :return: ``[n, m]`` float; each head defines its columns.
         """
 
     @abstractmethod
     def grade_probs(self, raw: Tensor) -> Tensor:
-        """Probability of each grade.
+        """Compute the probability of each grade.
 
         :param raw: ``[n, m]`` from :meth:`forward`.
         :return: ``[n, k]``, rows sum to 1.
@@ -54,90 +54,69 @@ class Head(nn.Module, ABC):
 
     @abstractmethod
     def start_from(self, rows: Tensor) -> None:
-        """Start from one direction a grade, such as the rows of a language model's output for its words.
+        """Initialise from one direction per grade, such as a language model's output rows for the grade words.
 
         :param rows: ``[k, f]`` float; the input's product with row ``g`` is evidence for grade ``g``.
         """
 
     @abstractmethod
     def calibrate(self, head_input: Tensor, grades: Tensor, *, prior: float) -> None:
-        """Set the grades' probabilities by maximum likelihood on pairs that nothing was fitted on.
+        """Calibrate the grades' probabilities by maximum likelihood on held-out pairs.
 
         :param head_input: ``[n, f]`` float.
         :param grades: ``[n]`` int64.
-        :param prior: weight of the pull towards what is there, for grades that these pairs hardly have.
+        :param prior: weight of the pull towards the present parameters, for grades that are rare in these pairs.
         """
 
-    def standardised(self, head_input: Tensor) -> Tensor:
-        """Bring the input to the training set's mean and spread.
-
-        :param head_input: ``[n, f]`` float.
-        :return: ``[n, f]``.
-        """
+    def standardise(self, head_input: Tensor) -> Tensor:
+        """Standardise ``[n, f]`` input by the training set's mean and spread."""
         return (head_input - self.shift) / self.scale
 
     def score(self, raw: Tensor) -> Tensor:
-        """Expected gain over the highest gain.
-
-        :param raw: ``[n, m]`` from :meth:`forward`.
-        :return: ``[n]`` in [0, 1].
-        """
+        """Compute the expected gain over the highest gain, ``[n]`` in [0, 1]."""
         return self.grade_probs(raw) @ self.gain
 
     def rank_score(self, raw: Tensor) -> Tensor:
-        """What a rank loss reads: increasing in the score, without its bounds, so that no gradient dies.
-
-        :param raw: ``[n, m]`` from :meth:`forward`.
-        :return: ``[n]`` float.
-        """
+        """Compute the input of rank losses, ``[n]``: increasing in the score, but unbounded, so that gradients stay."""
         low = float(self.gain[0])
         share = (self.score(raw) - low) / max(1.0 - low, SMALLEST)
         return torch.logit(share, eps=SMALLEST)
 
     def latent(self, head_input: Tensor) -> Tensor:
-        """Relevance on one line, without bounds; orders as the score does, without its rounding.
-
-        :param head_input: ``[n, f]`` float.
-        :return: ``[n]`` float.
-        """
+        """Compute an unbounded relevance, ``[n]``, that orders as the score does, without its rounding."""
         return self.rank_score(self(head_input))
 
     def energy(self, raw: Tensor) -> Tensor:
-        """How much evidence there is for any grade at all; an OOD detector reads its negative.
+        """Compute the evidence for any grade at all, ``[n]``; the OOD detector reads its negative.
 
         For ``k - 1`` yes/no logits it is their joint energy (Wang et al. 2021, arXiv:2109.14162).
-
-        :param raw: ``[n, m]`` from :meth:`forward`.
-        :return: ``[n]`` float.
         """
         return F.softplus(raw).sum(1)
 
     def penalty(self) -> Tensor:
-        """Squared weight, for the l2 term.
-
-        :return: ``[]`` float.
-        """
+        """Sum the squared weights, for the l2 term."""
         return self.weight.square().sum()
 
     @torch.no_grad()
-    def standardise(self, head_input: Tensor) -> None:
-        """Set shift and scale from the training pairs, keeping the order of an untrained head.
-
-        :param head_input: ``[n, f]`` float.
-        """
+    def fit_scale(self, head_input: Tensor) -> None:
+        """Set mean and spread from the ``[n, f]`` input of the training pairs; keeps the order of an untrained head."""
         self.shift.copy_(head_input.mean(0))
         self.scale.copy_(head_input.std(0).clamp_min(1e-4) if len(head_input) > 1 else torch.ones_like(self.scale))
 
 
-def bias_corrected(head: Head, head_input: Tensor, grades: Tensor, *, prior: float) -> tuple[float, Tensor]:
-    """One positive slope for all logits and one shift for each, by maximum likelihood.
+def to_grade_probs(above: Tensor) -> Tensor:
+    """Turn ``P(grade > j)``, ``[n, k-1]``, into the probability of each grade, ``[n, k]``."""
+    ones = torch.ones_like(above[:, :1])
+    return torch.cat([ones, above], dim=1) - torch.cat([above, ones - ones], dim=1)
+
+
+def fit_bias_correction(head: Head, head_input: Tensor, grades: Tensor, *, prior: float) -> tuple[float, Tensor]:
+    """Fit one positive slope for all logits and a shift for each, by maximum likelihood.
 
     Temperature scaling (Guo et al. 2017, arXiv:1706.04599) with bias correction (Alexandari et al. 2020,
     arXiv:1901.06852). With more than two grades it can change the order of expected gains.
 
-    :param head: the head, unchanged.
-    :param head_input: ``[n, f]`` float.
-    :param grades: ``[n]`` int64.
+    :param head: is not changed.
     :param prior: weight of the pull towards slope 1 and shift 0.
     :return: the slope and the ``[m]`` shifts.
     """
@@ -150,8 +129,8 @@ def bias_corrected(head: Head, head_input: Tensor, grades: Tensor, *, prior: flo
     def closure() -> Tensor:
         optimiser.zero_grad()
         probs = head.grade_probs(raw * log_slope.exp() + shift)
-        given = probs.gather(1, grades[:, None]).squeeze(1)
-        loss = -given.clamp_min(1e-12).log().mean() + prior * (log_slope.square() + shift.square().sum())
+        likelihood = probs.gather(1, grades[:, None]).squeeze(1)
+        loss = -likelihood.clamp_min(1e-12).log().mean() + prior * (log_slope.square() + shift.square().sum())
         loss.backward()
         return loss
 

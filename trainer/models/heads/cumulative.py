@@ -1,4 +1,4 @@
-"""Ordered grades as cuts of one latent: ``k - 1`` increasing thresholds."""
+"""Ordered grades from one latent and ``k - 1`` increasing thresholds."""
 
 from __future__ import annotations
 
@@ -9,17 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trainer.losses.cumulative import cumulative
-from trainer.models.heads.base import HEADS, Head
+from trainer.models.heads.base import HEADS, Head, to_grade_probs
 
 
 @HEADS.register("cumulative", cite="McCullagh 1980, doi:10.1111/j.2517-6161.1980.tb01109.x")
 class CumulativeHead(Head):
-    """Proportional odds: one latent orders the items, the thresholds grade them.
-
-    No calibration can change the order.
-
-    :param gains: gain of each of the ``k`` grades, increasing.
-    """
+    """Proportional odds: one latent orders the items, the thresholds grade them, so calibration cannot reorder."""
 
     def __init__(self, input_width: int, gains: tuple[float, ...]) -> None:
         super().__init__(input_width, gains)
@@ -36,58 +31,34 @@ class CumulativeHead(Head):
 
     @property
     def thresholds(self) -> Tensor:
-        """``[k-1]`` increasing cuts of the latent."""
+        """``[k-1]`` increasing thresholds on the latent."""
         return torch.cat([self.first[None], self.first + F.softplus(self.gaps).cumsum(0)])
 
     def latent(self, head_input: Tensor) -> Tensor:
-        """Relevance on one line, without bounds.
-
-        :param head_input: ``[n, f]`` float.
-        :return: ``[n]`` float.
-        """
-        return self.standardised(head_input) @ self.weight
+        """Compute the latent, ``[n]``."""
+        return self.standardise(head_input) @ self.weight
 
     def forward(self, head_input: Tensor) -> Tensor:
-        """Logits of ``P(grade > j)``.
-
-        :param head_input: ``[n, f]`` float.
-        :return: ``[n, k-1]`` float, decreasing along each row.
-        """
+        """Compute the logits of ``P(grade > j)``, ``[n, k-1]``, decreasing along each row."""
         return self.latent(head_input)[:, None] - self.thresholds[None, :]
 
     def grade_probs(self, raw: Tensor) -> Tensor:
-        """Probability of each grade.
-
-        :param raw: ``[n, k-1]`` from :meth:`forward`.
-        :return: ``[n, k]``, rows sum to 1.
-        """
-        above = torch.sigmoid(raw)
-        one = torch.ones_like(above[:, :1])
-        return torch.cat([one, above], dim=1) - torch.cat([above, one - one], dim=1)
+        """Compute the probability of each grade, ``[n, k]``."""
+        return to_grade_probs(torch.sigmoid(raw))
 
     def score(self, raw: Tensor) -> Tensor:
-        """Expected gain over the highest gain; increasing in the latent.
-
-        :param raw: ``[n, k-1]`` from :meth:`forward`.
-        :return: ``[n]`` in [0, 1].
-        """
+        """Compute the expected gain over the highest gain, ``[n]``; increasing in the latent."""
         return self.gain_floor + torch.sigmoid(raw) @ self.gain_steps
 
     def rank_score(self, raw: Tensor) -> Tensor:
-        """The latent.
-
-        :param raw: ``[n, k-1]`` from :meth:`forward`.
-        :return: ``[n]`` float.
-        """
+        """Compute the latent, ``[n]``."""
         return raw[:, 0] + self.first
 
     @torch.no_grad()
     def start_from(self, rows: Tensor) -> None:
-        """Start from one direction a grade: the latent is their mean, weighted by centred gains.
+        """Initialise the latent as the mean of the directions, weighted by centred gains.
 
-        The thresholds stand evenly around 0, where neither end has more evidence than the other.
-
-        :param rows: ``[k, f]`` float.
+        The thresholds are spaced evenly around 0, where the evidence for both ends is equal.
         """
         centred = self.gain - self.gain.mean()
         self.weight.copy_((centred[:, None] * rows).sum(0) / centred.abs().sum().clamp_min(1e-6) * 2.0)
@@ -95,14 +66,7 @@ class CumulativeHead(Head):
         self.gaps.fill_(math.log(math.e - 1))
 
     def calibrate(self, head_input: Tensor, grades: Tensor, *, prior: float) -> None:
-        """Slope of the latent and thresholds by maximum likelihood; the order of items stays.
-
-        The ordinal counterpart of Platt scaling (Platt 1999).
-
-        :param head_input: ``[n, f]`` float.
-        :param grades: ``[n]`` int64.
-        :param prior: weight of the pull towards what is there.
-        """
+        """Fit the slope of the latent and the thresholds, as Platt scaling (Platt 1999) does for two classes."""
         with torch.no_grad():
             latent = self.latent(head_input).double()
             start = self.thresholds.double()

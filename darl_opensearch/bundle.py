@@ -52,7 +52,7 @@ _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 class OodCard:
     """How the OOD columns were made.
 
-    :param detector: its registered name.
+    :param detector: registered name.
     :param features: what the detector reads: ``query``, ``item`` or ``pair``.
     :param alpha: false-alarm rate of the calibration, in (0, 1).
     :param calibration_pairs: pairs behind the conformal p-value.
@@ -71,12 +71,13 @@ class Card:
     """Contents of ``darl.json`` except the digests.
 
     :param name: lower-case letters, digits, ``.``, ``_``, ``-``.
+    :param version: letters, digits, ``.``, ``_``, ``-``.
     :param scale: the grades.
     :param template: how items become text.
     :param query_cap: maximum tokens per query.
     :param item_cap: maximum tokens per item.
     :param ood: how the OOD columns were made.
-    :param backbone: its registered name.
+    :param backbone: registered name.
     :param created: ISO 8601 time in UTC.
     :param training: stages, seeds and digests of the training data.
     :param metrics: figures with their intervals.

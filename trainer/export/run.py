@@ -199,8 +199,8 @@ def _reference(module: ContractModule, data: RunData) -> tuple[NDArray[np.float3
     rows_per_query = max(1, REFERENCE_ROWS // len(names))
     queries, pairs = [], list[tuple[int, str]]()
     for row, name in enumerate(names):
-        slice_name, ids = retrieved_by_query[name]
-        retrieved = list(dict.fromkeys(ids))
+        slice_name, item_ids = retrieved_by_query[name]
+        retrieved = list(dict.fromkeys(item_ids))
         sampled = [retrieved[i] for i in rng.permutation(len(retrieved))[:rows_per_query].tolist()]
         queries.append({"rows": len(sampled), "candidates": len(retrieved), "slice": slice_name})
         pairs += [(row, item_id) for item_id in sampled]

@@ -338,6 +338,25 @@ def test_a_cut_grade_counts_the_cuts_at_or_below(cuts, value):
     assert grading.scale(0).k == len(cuts) + 1
 
 
+@pytest.mark.parametrize("value", [3, 3.0, "3", " 3 ", "3.0"])
+def test_labels_that_are_numbers_are_read_as_labels(value):
+    from trainer.data.importers.base import GradeMapping
+
+    assert GradeMapping.of(labels="1,2,3,4,5").grade(value, "x", "f") == 2
+    assert GradeMapping.of(labels="0,2,3").grade(value, "x", "f") == 2
+    assert GradeMapping.of(labels="bad,poor,fair,good").grade(value, "x", "f") == 3
+    assert GradeMapping.of(labels="1,2,3", cuts="3,4").grade(value, "x", "f") == 1  # a measurement
+
+
+@pytest.mark.parametrize("value", [0, "0", 6, "2.5", True, None])
+def test_a_number_that_is_no_label_is_refused(value):
+    from trainer.data.importers.base import GradeMapping
+
+    with pytest.raises(InputError, match="field 'stars' is .*, which is not a grade") as caught:
+        GradeMapping.of(labels="1,2,3,4,5").grade(value, "stars", "f.csv:2")
+    assert caught.value.todo == "the labels are 1, 2, 3, 4, 5"
+
+
 # Tables
 
 

@@ -6,6 +6,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Protocol
 
@@ -189,22 +190,34 @@ class GradeMapping:
                              todo="give each grade a different name: case is ignored in the data")  # fmt: skip
         return mapping
 
+    @cached_property
+    def _by_label(self) -> dict[Any, int]:
+        """The grade of each label, folded; by number if all labels are numbers."""
+        numbers = [_number(label) for label in self.labels]
+        keys = [label.casefold() for label in self.labels] if None in numbers else numbers
+        return dict(zip(keys, range(len(keys)), strict=True))
+
+    @property
+    def _are_numbers(self) -> bool:
+        return bool(self.labels) and not any(isinstance(label, str) for label in self._by_label)
+
     def grade(self, value: object, name: str, where: str) -> int:
         """Map a value to its grade.
+
+        Labels that are numbers, such as stars from 1 to 5, are read as labels, whether the source quotes them or not.
 
         :param value: a label, a whole number (``2``, ``"2"``, ``"2.000"``), or any number with cut points.
         :raises InputError: if it is not a grade.
         """
-        if isinstance(value, str) and self.labels:
-            folded = [label.casefold() for label in self.labels]
-            if (word := value.strip().casefold()) in folded:
-                return folded.index(word)
         number = _number(value)
-        if number is None:
+        if self.cuts and number is not None:
+            return bisect_right(self.cuts, number)
+        label = number if self._are_numbers else value.strip().casefold() if isinstance(value, str) else None
+        if (grade := self._by_label.get(label)) is not None:
+            return grade
+        if number is None or self._are_numbers:
             todo = f"the labels are {', '.join(self.labels)}" if self.labels else "name the grades with --set labels=…"
             raise InputError(f"field {name!r} is {short(value)}, which is not a grade", where=where, todo=todo)
-        if self.cuts:
-            return bisect_right(self.cuts, number)
         top = len(self.labels) - 1 if self.labels else MAX_GRADE
         if number != int(number) or not 0 <= number <= top:
             todo = "correct it, or where the format takes cuts, map finer values with --set cuts=0.5,1.5"

@@ -13,14 +13,11 @@ from darl_opensearch.cli.output import emit, note
 from darl_opensearch.cli.shared import JSON
 from darl_opensearch.node import NodeSpec, NodeStatus, down, status, up
 from darl_opensearch.node.cache import Report
-from darl_opensearch.settings import FolderPath, setting
+from darl_opensearch.node.settings import NodePlace
+from darl_opensearch.settings import setting
 from darl_opensearch.settings.options import with_options
 
-SPEC: Any = setting(..., "the node")
-PORT: Any = setting(
-    9200, "HTTP port on 127.0.0.1; also identifies the node.", least=1, most=65535, env="DARL_NODE_PORT"
-)
-CACHE: Any = setting(None, "Folder for downloads, node and data.  [default: the user's cache folder]", env="DARL_CACHE")
+PLACE: Any = setting(..., "the node")
 
 
 @click.group()
@@ -35,7 +32,7 @@ def cli() -> None:
 @cli.command("up")
 @with_options
 def up_command(
-    spec: NodeSpec = SPEC,
+    spec: NodeSpec = PLACE,
     as_json: bool = JSON,
 ) -> None:
     """Start a node, assembling it first if necessary, and wait until it answers.
@@ -50,10 +47,9 @@ def up_command(
 @cli.command("down")
 @with_options
 def down_command(
-    port: int = PORT,
+    place: NodePlace = PLACE,
     purge: bool = setting(False, "Also delete the node's data, logs and configuration."),
     timeout_s: float = setting(30.0, "Seconds to wait before the node is killed.", least=0, flag="--timeout"),
-    cache: FolderPath | None = CACHE,
     as_json: bool = JSON,
 ) -> None:
     """Stop a node and all its processes.
@@ -61,22 +57,21 @@ def down_command(
     Exit code 0 even if the node was not running.
     """
     with _steps() as report:
-        node = down(port, cache=cache, purge=purge, timeout_s=timeout_s, report=report)
+        node = down(place.port, cache=place.cache, purge=purge, timeout_s=timeout_s, report=report)
     _print(node, as_json=as_json)
 
 
 @cli.command("status")
 @with_options
 def status_command(
-    port: int = PORT,
-    cache: FolderPath | None = CACHE,
+    place: NodePlace = PLACE,
     as_json: bool = JSON,
 ) -> None:
     """Show whether a node is running, where, and with which plugins.
 
     Exit code 0 if it answers, 1 if it is stopped or still starting.
     """
-    node = status(port, cache=cache)
+    node = status(place.port, cache=place.cache)
     _print(node, as_json=as_json)
     click.get_current_context().exit(0 if node.state == "running" else 1)
 

@@ -21,9 +21,7 @@ CLUSTER: Any = setting(..., "the cluster")
 LOGIN: Any = setting(..., "the cluster, whose URL is given otherwise", without=("url",))
 MODEL_PLACE: Any = setting(..., "where the model runs")
 STREAM: Any = setting("darl-ood", "Name of the OOD data stream.", env="DARL_OOD_STREAM")
-HISTORY: Any = setting("darl-releases", "Index that holds the release history.", env="DARL_RELEASES")
 DRY_RUN: Any = setting(False, "Print the requests that would change the cluster as JSON, and send none of them.")
-PIPELINE: Any = setting("darl", "Search pipeline; NAME-plain is its variant without grades.", env="DARL_PIPELINE")
 THREADS: Any = setting(
     None, "Batches scored in parallel.  [default: the cores available to this process]", least=1, env="DARL_THREADS"
 )

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from darl_opensearch.cli.output import emit
-from darl_opensearch.cli.shared import CLUSTER, HISTORY, JSON, PIPELINE
+from darl_opensearch.cli.shared import CLUSTER, JSON
+from darl_opensearch.cluster.switching import PipelineHistory
 from darl_opensearch.connect import ClusterOptions
 from darl_opensearch.settings import setting
 from darl_opensearch.settings.options import with_options
@@ -22,8 +23,7 @@ if TYPE_CHECKING:
 @with_options
 def cli(
     cluster: ClusterOptions = CLUSTER,
-    pipeline: str = PIPELINE,
-    history: str = HISTORY,
+    place: PipelineHistory = setting(..., "the pipeline and its history"),
     words: str | None = setting(
         None,
         "Delete the model of an old VERSION, or NAME:VERSION, from the cluster; refused while a pipeline uses it.",
@@ -38,10 +38,10 @@ def cli(
 
     target = Cluster.open(cluster)
     if words:
-        delete_version(target, words, pipeline, history=history)
-    listed = list_versions(target, pipeline, history=history)
-    result = {"pipeline": pipeline, "versions": [version.to_json() for version in listed]}
-    emit(result, as_json=as_json, text=_text(pipeline, listed))
+        delete_version(target, words, place.pipeline, history=place.history)
+    listed = list_versions(target, place.pipeline, history=place.history)
+    result = {"pipeline": place.pipeline, "versions": [version.to_json() for version in listed]}
+    emit(result, as_json=as_json, text=_text(place.pipeline, listed))
 
 
 def _text(pipeline: str, versions: Sequence[Version]) -> str:

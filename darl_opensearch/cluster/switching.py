@@ -22,25 +22,30 @@ LOADED = ("DEPLOYED", "PARTIALLY_DEPLOYED", "DEPLOYING")
 SEARCH = "indices:data/read/search"
 
 
-class SwitchOptions(Settings):
+class PipelineHistory(Settings):
+    """A search pipeline and the index that records its releases."""
+
+    pipeline: str = setting(
+        "darl", "name of the search pipeline; NAME-plain is its variant without grades", env="DARL_PIPELINE"
+    )
+    history: str = setting(INDEX, "index that holds the release history", env="DARL_RELEASES")
+
+    def check(self) -> None:
+        """Refuse an invalid pipeline name."""
+        PipelineOptions(name=self.pipeline)
+
+
+class SwitchOptions(PipelineHistory):
     """Options that ``darl release`` and ``darl rollback`` share.
 
     :param cycle: the cycle that switches, for the history.
     :param who: by default user and host.
     """
 
-    pipeline: str = setting(
-        "darl", "name of the search pipeline; NAME-plain is its variant without grades", env="DARL_PIPELINE"
-    )
     note: str = setting("", "reason to record in the release history", env="DARL_NOTE")
     deploy_timeout: float = setting(300.0, "seconds to wait for the model to load", least=1, env="DARL_DEPLOY_TIMEOUT")
-    history: str = setting(INDEX, "index that holds the release history", env="DARL_RELEASES")
     cycle: str = ""
     who: str | None = None
-
-    def check(self) -> None:
-        """Refuse an invalid pipeline name."""
-        PipelineOptions(name=self.pipeline)
 
 
 @dataclass(frozen=True)

@@ -26,18 +26,23 @@ ML_SETTINGS: dict[str, str] = {
 }
 
 
-class NodeSpec(Settings):
-    """A node to start."""
+class NodePlace(Settings):
+    """A node's port and its folder, by which it is found again."""
 
     port: int = setting(
         9200, "HTTP port on 127.0.0.1; also identifies the node", least=1, most=65535, env="DARL_NODE_PORT"
     )
+    cache: FolderPath | None = setting(
+        None, "folder for downloads, node and data.  [default: the user's cache folder]", env="DARL_CACHE"
+    )
+
+
+class NodeSpec(NodePlace):
+    """A node to start."""
+
     heap: str = setting("2g", "Java heap size, such as 2g or 1500m", env="DARL_NODE_HEAP")
     timeout_s: float = setting(
         180.0, "seconds to wait for an answer", above=0, env="DARL_NODE_TIMEOUT", flag="--timeout"
-    )
-    cache: FolderPath | None = setting(
-        None, "folder for downloads, node and data.  [default: the user's cache folder]", env="DARL_CACHE"
     )
     engine: Literal["auto", "java", "docker"] = setting(
         "auto", "how to run the node; auto prefers Java", env="DARL_NODE_WITH", flag="--with"

@@ -27,8 +27,9 @@ def draw(outcomes: Sequence[Mapping[str, Any]]) -> str:
     from matplotlib.figure import Figure
 
     with mpl.rc_context(mpl.rcParamsDefault | {"svg.hashsalt": "darl", "svg.fonttype": "none", "font.size": 9}):
-        figure = Figure(figsize=(4.2 * len(shown), 3.2), layout="constrained")
+        figure = Figure(figsize=(4.2 * len(shown), 3.2))
         FigureCanvasSVG(figure)
+        figure.subplots_adjust(left=0.55 / (4.2 * len(shown)), right=0.99, bottom=0.15, top=0.9)  # draws once
         for axes, outcome in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
             axes.set_title(f"{outcome['stage']}{'' if outcome['kept'] else ' (rolled back)'}")
             (_curve if outcome.get("curve") else _losses)(axes, outcome)

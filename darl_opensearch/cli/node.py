@@ -37,7 +37,7 @@ def up_command(
 ) -> None:
     """Start a node, assembling it first if necessary, and wait until it answers.
 
-    Has no effect if the node is already running.
+    Has no effect if the node is already running. Options for Java are taken from OPENSEARCH_JAVA_OPTS.
     """
     with _steps() as report:
         node = up(spec, report)

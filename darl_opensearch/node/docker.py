@@ -35,7 +35,7 @@ def run_arguments(spec: NodeSpec, manifest: Manifest) -> list[str]:
         "discovery.type": "single-node",
         "DISABLE_SECURITY_PLUGIN": "true",
         "DISABLE_INSTALL_DEMO_CONFIG": "true",  # else the entry point asks for an admin password first
-        "OPENSEARCH_JAVA_OPTS": f"-Xms{spec.heap} -Xmx{spec.heap}",
+        "OPENSEARCH_JAVA_OPTS": spec.java_opts,
         "OPT_OUT_TRACKING": "true",
         **ML_SETTINGS,
     }

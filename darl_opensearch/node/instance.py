@@ -136,7 +136,7 @@ def start_java(
         "OPENSEARCH_JAVA_HOME": str(jdk.home),
         "OPENSEARCH_PATH_CONF": str(folder / "config"),
         "OPENSEARCH_TMPDIR": str(folder / "tmp"),
-        "OPENSEARCH_JAVA_OPTS": f"-Xms{spec.heap} -Xmx{spec.heap}",
+        "OPENSEARCH_JAVA_OPTS": spec.java_opts,
         "OPT_OUT_TRACKING": "true",
     }
     if manifest.natives.fit_this_machine():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Literal
@@ -64,6 +65,11 @@ class NodeSpec(NodePlace):
     def name(self) -> str:
         """Name of cluster, node and container."""
         return f"darl-{self.port}"
+
+    @property
+    def java_opts(self) -> str:
+        """Java's options: those of ``OPENSEARCH_JAVA_OPTS``, then the heap, so that the heap is the one asked for."""
+        return f"{os.environ.get('OPENSEARCH_JAVA_OPTS', '')} -Xms{self.heap} -Xmx{self.heap}".lstrip()
 
 
 def opensearch_yml(spec: NodeSpec, transport_port: int, data: Path, logs: Path) -> str:

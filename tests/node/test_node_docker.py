@@ -67,7 +67,8 @@ def calls(world, verb: str) -> list[list[str]]:
     return [row for row in rows if row[0] == verb]
 
 
-def test_the_command_line(world) -> None:
+def test_the_command_line(world, monkeypatch) -> None:
+    monkeypatch.setenv("OPENSEARCH_JAVA_OPTS", "-Xmx9g -Dx=y")
     arguments = run_arguments(NodeSpec(port=9311, heap="3g"), world.manifest)
     assert arguments[0] == "run" and arguments[-1] == "opensearchproject/opensearch:9.9.9"
     assert arguments[arguments.index("--publish") + 1] == "127.0.0.1:9311:9200"
@@ -77,7 +78,7 @@ def test_the_command_line(world) -> None:
         "discovery.type=single-node",
         "DISABLE_SECURITY_PLUGIN=true",
         "DISABLE_INSTALL_DEMO_CONFIG=true",
-        "OPENSEARCH_JAVA_OPTS=-Xms3g -Xmx3g",
+        "OPENSEARCH_JAVA_OPTS=-Xmx9g -Dx=y -Xms3g -Xmx3g",
         "plugins.ml_commons.only_run_on_ml_node=false",
         "plugins.ml_commons.connector.private_ip_enabled=true",
         r"plugins.ml_commons.trusted_connector_endpoints_regex=^http://(127\.0\.0\.1|host\.docker\.internal):.*$",

@@ -154,7 +154,7 @@ def measure_selection(bundle: Bundle, count: int, folder: Path) -> dict[str, Any
     known = LabelledQueries(trained, frozenset(query for query, _ in trained))
     watch = Watch()
     result = select(
-        config, bundle, MadeUpLog(bundle, count), known=known, out=folder, until=START + timedelta(days=999),
+        config, bundle, MadeUpLog(bundle, count), labelled=known, out=folder, until=START + timedelta(days=999),
         embed=drawn_features, report=watch.report,
     )  # fmt: skip
     return watch.told() | {"queries": result.log["queries"], "candidates": result.candidates,

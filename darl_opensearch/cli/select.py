@@ -95,7 +95,7 @@ def cli(
         )  # fmt: skip
         line = open_.enter_context(progress_line("reading"))
         result = run.select(
-            config, model, store, known=training, out=out or Path(), items=catalogue, since=since, control=control,
+            config, model, store, labelled=training, out=out or Path(), items=catalogue, since=since, control=control,
             dry_run=dry_run, report=line.report,
         )  # fmt: skip
     emit(result.to_json() | {"out": str(out) if out and not dry_run else None}, as_json=as_json,

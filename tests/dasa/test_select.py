@@ -72,7 +72,7 @@ class Log:
             self.add(f"{word} number{n} {'abcdefghij'[n % 10]}{n}")
 
     def select(self, bundle, out, config=SMALL, **options):
-        options = {"known": LabelledQueries(), "items": Items.of_texts(TEXTS), "embed": by_words} | options
+        options = {"labelled": LabelledQueries(), "items": Items.of_texts(TEXTS), "embed": by_words} | options
         with SpoolStore(self.path) as store:
             return select(config, bundle, store, out=out, **options)
 
@@ -183,14 +183,14 @@ def test_judged_and_near_queries(log, bundle, tmp_path):
     log.add("held out", FAMILIAR)
     known = LabelledQueries(judged=frozenset({"judged before this one", "held out"}))
     config = dataclasses.replace(SMALL, control_queries=0, budget=100)
-    report = log.select(bundle, tmp_path / "out", config, known=known)
+    report = log.select(bundle, tmp_path / "out", config, labelled=known)
     assert (report.dropped["judged"], report.dropped["near_judged"], report.dropped["near"]) == (2, 1, 2)
     traffic = {row["query"]: row["traffic"] for row in lines(tmp_path / "out/selected.jsonl")}
     assert traffic == {"cover for my old dog": 3, "cover for my very old dog now please": 2}
     # Only the very same words are one query when the threshold is 1, or there are too many to compare.
     for change in ({"near_threshold": 1.0}, {"near_rows": 2}):
         other = dataclasses.replace(config, **change)
-        assert log.select(bundle, tmp_path / str(change), other, known=known).dropped["near"] == 1
+        assert log.select(bundle, tmp_path / str(change), other, labelled=known).dropped["near"] == 1
 
 
 # ---- the control arm
@@ -254,7 +254,7 @@ def test_what_stays_in_the_control_arm_covers_nothing_and_what_leaves_it_does(lo
         embedded.extend(query for query, _ in requests)
         return by_words(requests)
 
-    report = log.select(bundle, tmp_path / "two", config, known=known, control=[control], embed=embed)
+    report = log.select(bundle, tmp_path / "two", config, labelled=known, control=[control], embed=embed)
     before, kept = queries_of(control), queries_of(tmp_path / "two/kept.jsonl")
     covers = {*queries_of(selected), *before} - set(kept)
     assert (len(before), len(kept), len(known.trained)) == (6, 3, len(covers) + 3)
@@ -346,7 +346,7 @@ def test_what_the_selector_is_given(log, bundle, tmp_path, monkeypatch):
 
     monkeypatch.setattr("trainer.dasa.selectors.herding.Herding.__call__", spy)
     known = LabelledQueries((("known", ("a text",)),), frozenset({"known"}))
-    log.select(bundle, tmp_path / "out", dataclasses.replace(SMALL, control_queries=0), known=known, items=NO_ITEMS)
+    log.select(bundle, tmp_path / "out", dataclasses.replace(SMALL, control_queries=0), labelled=known, items=NO_ITEMS)
     ((candidates, features, budget),) = seen
     assert budget == 12 and features.shape == (1, 8)
     assert candidates.cost.tolist() == [2, 3] and candidates.traffic.tolist() == [1, 4]  # by text
@@ -393,7 +393,7 @@ def test_a_killed_run_goes_on_and_ends_alike(log, bundle, tmp_path, monkeypatch)
     log.strange(20)
     until = START + timedelta(days=9)
     known = LabelledQueries((("known query", ("a text", "another text")),), frozenset({"known query"}))
-    whole = log.select(bundle, tmp_path / "whole", known=known, until=until)
+    whole = log.select(bundle, tmp_path / "whole", labelled=known, until=until)
 
     seen: Counter[str] = Counter()
 
@@ -412,7 +412,7 @@ def test_a_killed_run_goes_on_and_ends_alike(log, bundle, tmp_path, monkeypatch)
     for at in range(1, 60):
         seen.clear()
         try:
-            again = log.select(bundle, tmp_path / "killed", known=known, until=until, report=killer(at))
+            again = log.select(bundle, tmp_path / "killed", labelled=known, until=until, report=killer(at))
             break
         except Killed:
             deaths += 1

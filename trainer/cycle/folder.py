@@ -172,8 +172,8 @@ def check_fields(
         )
     for name in fields:
         if value.get(name) in (None, ""):
-            what = f"field {f'{within}.{name}' if within else name!r} is missing"
-            raise InputError(what, where=str(path), todo=todo)
+            field = f"{within}.{name}" if within else repr(name)
+            raise InputError(f"field {field} is missing", where=str(path), todo=todo)
     return value
 
 

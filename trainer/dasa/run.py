@@ -60,7 +60,7 @@ def select(
     bundle: Bundle,
     store: OodStore,
     *,
-    known: LabelledQueries,
+    labelled: LabelledQueries,
     out: Path,
     items: Items = NO_ITEMS,
     since: datetime | None = None,
@@ -80,7 +80,7 @@ def select(
     :param items: the catalogue. Without a search the control arm has only logged items: the OOD ones and few others.
     :param until: latest time read, excluded; by default now. A resumed run keeps its original times.
     :param control: ``control.jsonl`` and ``kept.jsonl`` of the previous cycle. Queries that stay in the arm do not
-        count towards coverage, even if ``known`` lists them as trained; those that leave it are trained on now.
+        count towards coverage, even if ``labelled`` lists them as trained; those that leave it are trained on now.
     :param embed: features of pairs; by default by the bundle's ``features.onnx``.
     :param dry_run: count the candidates only, and write nothing.
     :param report: called with the step, steps done and steps in all (0: unknown).
@@ -90,8 +90,8 @@ def select(
     """
     former_control = read_control(control)
     kept_control = keep_share(former_control, config.control_keep, config.seed)
-    known = known.without(kept_control)  # labelled, but not trained on, so it covers nothing
-    digest = _digest(config, bundle, store, known, former_control)
+    labelled = labelled.without(kept_control)  # not trained on, so they do not count towards coverage
+    digest = _digest(config, bundle, store, labelled, former_control)
     if (done := out / REPORT_FILE).is_file() and not dry_run:
         before = SelectReport.read(done)
         if before.digest != digest:
@@ -107,7 +107,7 @@ def select(
         log = _gather(work, store, since, until, bundle, config, report)
         queries = work.queries()
         log |= work.counts() | {"queries": len(queries)}
-        arms = _divide(config, queries, known.judged, former_control, kept_control, report)
+        arms = _divide(config, queries, labelled.judged, former_control, kept_control, report)
         if dry_run:
             return SelectReport(
                 log, _in_order(arms.dropped), len(arms.candidates), {"queries": 0, "pairs": 0, "slices": {}},
@@ -117,7 +117,7 @@ def select(
         lister = Lister(work, items, models.score, config.depth, config.items_per_query)
         tasks = _Tasks(work, queries, arms.traffic)
         control_tasks, figures = _control(lister, tasks, arms, config, report)
-        known_features = embed_known(work, folder / "known.npy", known.trained, models.features, report)
+        known_features = embed_known(work, folder / "known.npy", labelled.trained, models.features, report)
         embedded = embed_candidates(work, folder, lister, models.features, queries, arms.candidates, config, report)
         report("filtering noise", 0, 0)
         pool = _clean(config, embedded, queries, known_features, folder, arms.dropped)
@@ -320,10 +320,14 @@ def _in_order(dropped: Mapping[str, int]) -> dict[str, int]:
 
 
 def _digest(
-    config: SelectConfig, bundle: Bundle, store: OodStore, known: LabelledQueries, former: Mapping[str, Sequence[Any]]
+    config: SelectConfig,
+    bundle: Bundle,
+    store: OodStore,
+    labelled: LabelledQueries,
+    former: Mapping[str, Sequence[Any]],
 ) -> str:
     parts = [
         json.dumps(dataclasses.asdict(config), sort_keys=True), bundle.identity, store.where,
-        json.dumps(sorted(known.judged)), json.dumps(known.trained), json.dumps(sorted(former)),
+        json.dumps(sorted(labelled.judged)), json.dumps(labelled.trained), json.dumps(sorted(former)),
     ]  # fmt: skip
     return digest_data("\0".join(parts))

@@ -88,14 +88,14 @@ def drop_repeats(chunks: Iterable[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor,
 
     Eight bytes are kept per row, so a million rows take eight megabytes.
     """
-    seen = np.zeros(0, dtype=np.uint64)
+    hashes = np.zeros(0, dtype=np.uint64)
     for chunk in chunks:
         prints, first = np.unique(fingerprints(chunk[0]), return_index=True)
-        at = np.searchsorted(seen, prints)
+        at = np.searchsorted(hashes, prints)
         fresh = np.ones(len(prints), dtype=bool)
-        inside = at < len(seen)
-        fresh[inside] = seen[at[inside]] != prints[inside]
+        inside = at < len(hashes)
+        fresh[inside] = hashes[at[inside]] != prints[inside]
         if fresh.any():
-            seen = np.union1d(seen, prints[fresh])
+            hashes = np.union1d(hashes, prints[fresh])
             rows = torch.from_numpy(np.sort(first[fresh]))
             yield tuple(part[rows] for part in chunk)

@@ -51,7 +51,7 @@ def fit_ood(features: Features, config: Ood, data: RunData) -> FittedOod:
     distances = _distances(features, detector, config, traffic)
     calibration = ConformalCalibration.fit(distances, config.alpha)
     familiar = data.unjudged(data.familiar)
-    seen = _distances(features, detector, config, familiar)
+    familiar_distances = _distances(features, detector, config, familiar)
     report = {
         "detector": config.detector,
         "features": config.features,
@@ -63,7 +63,7 @@ def fit_ood(features: Features, config: Ood, data: RunData) -> FittedOod:
         "calibration_pairs": len(distances),
         "calibration_queries": len(data.traffic),
         "false_alarms_unseen_items": two_fold_alarms(distances, traffic, config.alpha),
-        "false_alarms_seen_items": _share(_flagged(calibration, seen, config.alpha), familiar),
+        "false_alarms_seen_items": _share(_flagged(calibration, familiar_distances, config.alpha), familiar),
     }
     if data.set_aside:
         report["items_set_aside"] = len(data.set_aside)

@@ -14,9 +14,10 @@ TARGET_PAIRS = 10  # times 1 / alpha: calibration pairs to reach by setting item
 
 
 def is_judged_all_over(data: RunData, alpha: float) -> bool:
-    """Tell whether held-out queries retrieve nearly only judged items, so that too few are left to calibrate on."""
-    unseen, seen = count_pairs(data.traffic), count_pairs(data.familiar)
-    return unseen < count_needed(alpha) or (unseen < TARGET_PAIRS / alpha and 10 * unseen < unseen + seen)
+    """Tell whether held-out queries retrieve too few items outside the training data to calibrate on."""
+    unfamiliar, familiar = count_pairs(data.traffic), count_pairs(data.familiar)
+    few = unfamiliar < TARGET_PAIRS / alpha and 10 * unfamiliar < unfamiliar + familiar
+    return unfamiliar < count_needed(alpha) or few
 
 
 def set_items_aside(

@@ -32,13 +32,13 @@ def select_samples(
     :param former_control: files of the previous cycle's control arm.
     :return: counts, and the selection's report.
     """
-    known = LabelledQueries.read(
+    labelled = LabelledQueries.read(
         trained, held_out, items.texts, most=config.known_queries, items_per_query=config.items_per_query,
         seed=config.seed,
     )  # fmt: skip
     with open_log() as log:
         selection = select(
-            config, serving, log, known=known, out=(folder / SELECTED).parent, items=items, since=since,
+            config, serving, log, labelled=labelled, out=(folder / SELECTED).parent, items=items, since=since,
             control=former_control, report=report,
         )  # fmt: skip
     return {

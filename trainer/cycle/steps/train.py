@@ -66,11 +66,11 @@ def read_samples(
     :param share: share of the selected queries for early stopping.
     """
     asked, judged = ("task", "query", "item_id", "text"), ("query", "query_id", "item_id", "arm")
-    now = {name: read_rows(folder / name, *asked) for name in (SELECTED, *CONTROL_TASKS)}
-    tasks = [row for name, rows in now.items() for row in [*read_each(earlier, name, *asked), *rows]]
+    selection = {name: read_rows(folder / name, *asked) for name in (SELECTED, *CONTROL_TASKS)}
+    tasks = [row for name, rows in selection.items() for row in [*read_each(earlier, name, *asked), *rows]]
     roles = assign_roles(
         read_rows(folder / JUDGMENTS, *judged), read_each(earlier, JUDGMENTS, *judged),
-        (row["query"] for name in CONTROL_TASKS for row in now[name]), share=share, seed=seed,
+        (row["query"] for name in CONTROL_TASKS for row in selection[name]), share=share, seed=seed,
     )  # fmt: skip
     return roles, tasks
 

@@ -302,9 +302,9 @@ def test_parts_of_a_step_sum_to_the_whole_and_move_the_weights_as_one(seed, cut)
     assert whole.tolist() == alone.counts(batch).tolist()
     total = sum(loss(model, part, whole, share=len(part.query_index.unique()) / 6) for loss, part in parts)
     torch.testing.assert_close(total, alone(model, batch, whole))
-    seen = sum(loss._seen for loss in shared)
+    summed = sum(loss._losses for loss in shared)
     for loss in shared:
-        loss.after_step(lambda tensor: tensor.copy_(seen))
+        loss.after_step(lambda tensor: tensor.copy_(summed))
     alone.after_step(lambda tensor: tensor)
     assert all(torch.allclose(loss.weights, alone.weights) for loss in shared)
     assert float(alone.weights.sum()) == pytest.approx(1.0) and len(set(alone.weights.tolist())) > 1

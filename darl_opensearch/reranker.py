@@ -223,13 +223,7 @@ class Reranker:
         # An index may have a darl pipeline by default; its order would not be the first stage's.
         response = client.search(index=index, body=body, params={"search_pipeline": "_none"})
         return self.rerank(
-            query,
-            response,
-            size=size,
-            text_field=text_field,
-            query_id=query_id,
-            slice=slice,
-            request_id=request_id,
+            query, response, size=size, text_field=text_field, query_id=query_id, slice=slice, request_id=request_id
         )
 
     def _render(self, item: Mapping[str, Any], text_field: str, *, where: str | None = None) -> str:

@@ -105,13 +105,12 @@ def _parquet(shard: Shard, scores: Scores) -> bytes:
     probs = arrow.FixedSizeListArray.from_arrays(
         arrow.array(np.ascontiguousarray(scores.grade_probs).ravel()), scores.columns.k
     )
-    text = arrow.string()
     columns = {
         "pair": arrow.array(range(shard.start, shard.start + len(shard.pairs)), arrow.int64()),
-        "query_id": arrow.array([p.query_id for p in shard.pairs], text),
-        "query": arrow.array([p.query for p in shard.pairs], text),
-        "item_id": arrow.array([p.item_id for p in shard.pairs], text),
-        "slice": arrow.array([p.slice for p in shard.pairs], text),
+        **{
+            name: arrow.array([getattr(pair, name) for pair in shard.pairs], arrow.string())
+            for name in ("query_id", "query", "item_id", "slice")
+        },
         "score": arrow.array(scores.score),
         "grade": arrow.array(scores.grade),
         "grade_probs": probs,

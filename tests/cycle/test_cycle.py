@@ -177,7 +177,7 @@ def test_judges_that_are_refused_are_told_of_and_nothing_is_trained(small, tmp_p
     with pytest.raises(GateRefused):
         run_cycle(read_cycle(path, ["judge.gold=gold.jsonl"]), tmp_path, world(tmp_path, told=told))
     assert [(event, figures["step"]) for event, figures in told] == [("refused", "judge")]
-    assert Cycles(tmp_path / "cycles").open_or_next().done("judge") is None
+    assert Cycles(tmp_path / "cycles").open_or_next().read_result("judge") is None
 
 
 def test_no_reason_no_cycle(small, tmp_path):

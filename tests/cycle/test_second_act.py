@@ -28,5 +28,7 @@ def test_later_traffic_becomes_a_version_and_goes_again(small, tmp_path):
     # The sample's judgments know what BM25 finds in whole texts; this bundle's are cut to 72 tokens.
     assert act.cycle["judge"]["selected"] >= 0.5 * act.cycle["select"]["selected"]
     table, figures = lay_out_second_act(act, act.before, sample, small[1].card.scale.gains)
-    assert figures.keys() == {"kinds trained on", "new kinds"} and len(table.rows) == 2
+    assert figures.keys() == {"kinds trained on", "new kinds", "served_minus_python"} and len(table.rows) == 2
+    change = figures["served_minus_python"]  # without a cluster both are the Python reranker
+    assert change["mean"] == 0.0 and change["n"] > 20
     assert lay_out_cycle(act).rows and all(query in act.after.is_ood for query in act.before.is_ood)

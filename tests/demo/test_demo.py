@@ -110,7 +110,7 @@ def test_shares_by_kind_of_query_and_item(sample):
 def second_act(tiny, **changes):
     """A second act that has happened, for the demo's own bookkeeping; the real one is in tests/cycle."""
 
-    def play(place, *_, before=None):
+    def play(place, *_, earlier=()):
         seen = {query.query_id: ["b-1"] for query in place.sample.queries}
         before = RouteRun("version 1", ranked=seen, is_ood={query: [True] for query in seen})
         after = RouteRun("version 2", ranked=dict.fromkeys(seen, []), is_ood={query: [] for query in seen})
@@ -119,7 +119,7 @@ def second_act(tiny, **changes):
         cycle["judge"] |= {"selected": 10, "control": 4}
         cycle["train"] |= {"version": "2", "pairs": {"new": 8, "ood_dev": 2, "control": 4, "old": 0}}
         cycle["gate"] |= {"passed": True, "reasons": []}
-        act = SecondAct(cycle, "released", "version 2 serves", before, after, before, tiny, tiny)
+        act = SecondAct(cycle, "released", "version 2 serves", before, after, (before, after, before), tiny, tiny)
         return dataclasses.replace(act, **changes)
 
     return play
@@ -128,7 +128,7 @@ def second_act(tiny, **changes):
 def test_a_second_act_that_does_not_come_back_fails_the_demo(tiny, sample):
     act = second_act(tiny)(SimpleNamespace(sample=sample))
     assert steps.find_second_act_failures(act) == []
-    lost = dataclasses.replace(act, back=RouteRun("version 1 again", ranked={"q0": ["t-1"]}))
+    lost = dataclasses.replace(act, served=(*act.served[:2], RouteRun("version 1 again", ranked={"q0": ["t-1"]})))
     assert steps.find_second_act_failures(lost) == ["after the rollback version 1 does not answer as before"]
     first_stage = dataclasses.replace(act, after=RouteRun("version 2", not_reranked=["q0"]))
     assert steps.find_second_act_failures(first_stage) == ["version 2: 1 searches came back not reranked"]

@@ -9,30 +9,105 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from darl_opensearch.bm25 import Bm25Hit, Bm25Index
+from darl_opensearch.bm25 import Bm25Index
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.cli.demo.measure import RouteRun
-from darl_opensearch.cli.demo.sample import Sample
+from darl_opensearch.cli.demo.sample import Sample, TestQuery
 from darl_opensearch.errors import DarlError
 from darl_opensearch.io.http import HttpClient, HttpError
 from darl_opensearch.ood import OodLog
 from darl_opensearch.ood.record import PairRecord
 from darl_opensearch.reranker import Reranker
+from darl_opensearch.scores import is_ood
+from darl_opensearch.search import PipelineSearch
 from darl_opensearch.text import ID_FIELD, TEXT_FIELD
 
-INDEX, SIZE, WINDOW = "darl-demo-insurance", 10, 50
+if TYPE_CHECKING:
+    from opensearchpy import OpenSearch
+
+INDEX, LOCAL_PIPELINE, SIZE, WINDOW = "darl-demo-insurance", "darl-local", 10, 50
 FIRST_STAGE, LOCAL, CONNECTOR, PYTHON = "BM25", "in the cluster", "by connector", "in Python"
 Advance = Callable[[], object]
+
+
+class FirstStage(Protocol):
+    """Retrieves candidates."""
+
+    def __call__(self, query: str, *, size: int) -> Sequence[Mapping[str, Any]]:
+        """Retrieve OpenSearch hits, best first."""
+        ...
 
 
 def open_log(spool: Path, bundle: Bundle) -> OodLog:
     """Open a log that keeps every pair, for the demo to count."""
     card = bundle.card
     return OodLog.open(spool, model=card.name, version=card.version, alpha=card.ood.alpha, sample_rate=1.0)
+
+
+def open_first_stage(bundle: Bundle, sample: Sample, client: OpenSearch | None) -> FirstStage:
+    """Open BM25 over the sample's items: in the node's index, or without a node in memory."""
+    if client is not None:
+        return PipelineSearch(client, bundle, INDEX).first_stage
+    index = Bm25Index(sample.texts.items())
+
+    def retrieve(query: str, *, size: int) -> list[Mapping[str, Any]]:
+        return [
+            {"_id": hit.item_id, "_score": hit.score,
+             "_source": {ID_FIELD: hit.item_id, TEXT_FIELD: sample.texts[hit.item_id]}}
+            for hit in index.search(query, size)
+        ]  # fmt: skip
+
+    return retrieve
+
+
+def search_first_stage(first_stage: FirstStage, queries: Sequence[TestQuery]) -> RouteRun:
+    """Search without reranking."""
+    run = RouteRun(FIRST_STAGE)
+    for query in queries:
+        started = time.perf_counter()
+        hits = first_stage(query.query, size=SIZE)
+        run.add(query, [hit["_id"] for hit in hits], 1000 * (time.perf_counter() - started))
+    return run
+
+
+def search_in_python(
+    name: str, bundle: Bundle, first_stage: FirstStage, queries: Sequence[TestQuery], advance: Advance,
+    log: OodLog | None = None,
+) -> RouteRun:  # fmt: skip
+    """Search by the Python reranker, which keeps item states."""
+    run = RouteRun(name)
+    with Reranker(bundle, ood_log=log) as reranker:
+        for query in queries:
+            started = time.perf_counter()
+            answer = reranker.rerank(
+                query.query, {"hits": {"hits": first_stage(query.query, size=WINDOW)}}, size=SIZE,
+                query_id=query.query_id, slice=query.slice,
+            )  # fmt: skip
+            took, hits = 1000 * (time.perf_counter() - started), answer["hits"]["hits"]
+            flags = [bool(is_ood(hit["_source"]["darl_ood_score"], bundle.card.ood.alpha)) for hit in hits]
+            ids = [hit["_id"] for hit in hits]
+            run.add(query, ids, took, reranked=answer["darl"]["reranked"] or not hits, is_ood=flags)
+            advance()
+    if log is not None:
+        log.flush()
+    return run
+
+
+def search_in_cluster(
+    name: str, pipeline: PipelineSearch, queries: Sequence[TestQuery], advance: Advance
+) -> RouteRun:  # fmt: skip
+    """Search through a pipeline that reranks."""
+    run = RouteRun(name)
+    for query in queries:
+        out = pipeline.search(query.query, size=SIZE, query_id=query.query_id, slice=query.slice)
+        flags = [bool(hit.is_ood) for hit in out.hits]
+        run.add(query, [hit.id for hit in out.hits], out.took_ms, reranked=out.reranked, is_ood=flags)
+        advance()
+    return run
 
 
 def search_embedded(
@@ -44,33 +119,11 @@ def search_embedded(
     """
     from darl_opensearch.ood.store import SpoolStore
 
-    index = Bm25Index(sample.texts.items())
-    first, python = RouteRun(FIRST_STAGE), RouteRun(PYTHON)
-    with open_log(spool, bundle) as log, Reranker(bundle, ood_log=log) as reranker:
-        for query in sample.queries:
-            started = time.perf_counter()
-            retrieved = index.search(query.query, WINDOW)
-            middle = time.perf_counter()
-            answer = reranker.rerank(
-                query.query, as_response(retrieved, sample), size=SIZE, query_id=query.query_id, slice=query.slice
-            )
-            done = time.perf_counter()
-            first.add(query, [h.item_id for h in retrieved[:SIZE]], 1000 * (middle - started))
-            ids = [h["_id"] for h in answer["hits"]["hits"]]
-            python.add(query, ids, 1000 * (done - started), reranked=answer["darl"]["reranked"] or not ids)
-            advance()
-        log.flush()
+    first_stage = open_first_stage(bundle, sample, None)
+    with open_log(spool, bundle) as log:
+        python = search_in_python(PYTHON, bundle, first_stage, sample.queries, advance, log)
     with SpoolStore(spool) as store:
-        return [first, python], list(store.pairs())
-
-
-def as_response(retrieved: Sequence[Bm25Hit], sample: Sample) -> dict[str, Any]:
-    """Give hits the form of a search response."""
-    hits = [
-        {"_id": h.item_id, "_score": h.score, "_source": {ID_FIELD: h.item_id, TEXT_FIELD: sample.texts[h.item_id]}}
-        for h in retrieved
-    ]
-    return {"hits": {"hits": hits}}
+        return [search_first_stage(first_stage, sample.queries), python], list(store.pairs())
 
 
 @contextlib.contextmanager
@@ -131,7 +184,6 @@ def search_cluster(
     from darl_opensearch.cluster import Cluster, PipelineOptions, RegisterOptions, ScorerAddress, register
     from darl_opensearch.cluster import load_items as load
     from darl_opensearch.connect import ClusterOptions
-    from darl_opensearch.search import PipelineSearch
 
     cluster = Cluster.open(ClusterOptions(url=url))
     say("indexing")
@@ -139,35 +191,30 @@ def search_cluster(
         load(cluster, bundle, path, INDEX, recreate=number == 0).check()
     cluster.client.indices.refresh(index=INDEX)
     say("registering in the cluster")
-    register(bundle, cluster, RegisterOptions(mode="local", pipeline=PipelineOptions(name="darl-local"),
+    register(bundle, cluster, RegisterOptions(mode="local", pipeline=PipelineOptions(name=LOCAL_PIPELINE),
                                               apply_settings=True))  # fmt: skip
     say("registering the connector")
     register(bundle, cluster, RegisterOptions(
         mode="connector", scorer=ScorerAddress(scorer_url, key),
         pipeline=PipelineOptions(name="darl", with_query_id=True), apply_settings=True,
     ))  # fmt: skip
-    first, local, connector, python = (RouteRun(name) for name in (FIRST_STAGE, LOCAL, CONNECTOR, PYTHON))
-    client = cluster.client
-    pipelines = {name: PipelineSearch(client, bundle, INDEX, name) for name in ("darl-local", "darl")}
+    first_stage, queries = open_first_stage(bundle, sample, cluster.client), sample.queries
+    local, connector = (PipelineSearch(cluster.client, bundle, INDEX, name) for name in (LOCAL_PIPELINE, "darl"))
     say("searching")
-    with open_log(spool, bundle) as log, Reranker(bundle, ood_log=log) as reranker:
-        for query in sample.queries:
-            started = time.perf_counter()
-            before = pipelines["darl"].first_stage(query.query, size=SIZE)
-            first.add(query, [h["_id"] for h in before], 1000 * (time.perf_counter() - started))
-            for run, name in ((local, "darl-local"), (connector, "darl")):
-                out = pipelines[name].search(query.query, size=SIZE, query_id=query.query_id, slice=query.slice)
-                flags = [bool(h.is_ood) for h in out.hits]
-                run.add(query, [h.id for h in out.hits], out.took_ms, reranked=out.reranked, is_ood=flags)
-            started = time.perf_counter()
-            answer = reranker.search(client, INDEX, query.query, SIZE, window=WINDOW, query_id=query.query_id,
-                                     slice=query.slice)  # fmt: skip
-            ids = [h["_id"] for h in answer["hits"]["hits"]]
-            took = 1000 * (time.perf_counter() - started)
-            python.add(query, ids, took, reranked=answer["darl"]["reranked"] or not ids)
-            advance()
+    with open_log(spool, bundle) as log:
+        runs = [
+            search_first_stage(first_stage, queries),
+            search_in_cluster(LOCAL, local, choose_local(queries), advance),
+            search_in_cluster(CONNECTOR, connector, queries, advance),
+            search_in_python(PYTHON, bundle, first_stage, queries, advance, log),
+        ]
     say("waiting for the OOD log")
-    return [first, local, connector, python], _shipped(cluster.client, bundle, sample.queries)
+    return runs, _shipped(cluster.client, bundle, queries)
+
+
+def choose_local(queries: Sequence[TestQuery]) -> Sequence[TestQuery]:
+    """Choose the queries that are searched in the cluster, where fifty pairs take a second: every third."""
+    return queries[::3]
 
 
 def _shipped(client: object, bundle: Bundle, queries: Sequence[object], seconds: float = 60.0) -> list[PairRecord]:

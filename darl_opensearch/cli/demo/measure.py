@@ -9,8 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from darl_opensearch.cli.demo.sample import Sample, TestQuery
 from darl_opensearch.ood.record import PairRecord
+from darl_opensearch.stats.bootstrap import Interval, bootstrap_mean
 from darl_opensearch.stats.ranking import dcg
 from darl_opensearch.stats.shares import Share, share_of
 
@@ -52,28 +55,45 @@ class RouteRun:
         return {"median_ms": round(statistics.median(ordered), 1), "p95_ms": round(last, 1)}
 
 
-def measure_quality(
+def measure_ndcg(
     run: RouteRun, sample: Sample, queries: Sequence[TestQuery], gains: Sequence[float]
-) -> dict[str, Any]:
-    """Measure nDCG@10 and judged@10 of some queries.
+) -> dict[str, float]:  # fmt: skip
+    """Measure nDCG@10 by query id, against the best order of all judged items.
 
-    The ideal ranking is over all judged items of the query. Queries without a relevant item are left out of nDCG.
+    Queries without a relevant item are left out.
     """
-    values, judged, shown = [], 0, 0
     relevant: dict[str, list[float]] = defaultdict(list)
     for (query_id, _), grade in sample.grades.items():
         relevant[query_id].append(gains[grade])
-    for query in queries:
-        top = run.ranked[query.query_id][:CUTOFF]
-        grades = [sample.grades.get((query.query_id, item_id)) for item_id in top]
-        judged, shown = judged + sum(g is not None for g in grades), shown + len(grades)
-        if ideal := dcg(sorted(relevant[query.query_id], reverse=True), CUTOFF):
-            values.append(dcg([gains[g] if g is not None else 0.0 for g in grades], CUTOFF) / ideal)
+    ndcg = {}
+    for query_id in (query.query_id for query in queries):
+        if ideal := dcg(sorted(relevant[query_id], reverse=True), CUTOFF):
+            grades = [sample.grades.get((query_id, item_id), 0) for item_id in run.ranked[query_id][:CUTOFF]]
+            ndcg[query_id] = dcg([gains[grade] for grade in grades], CUTOFF) / ideal
+    return ndcg
+
+
+def measure_quality(
+    run: RouteRun, sample: Sample, queries: Sequence[TestQuery], gains: Sequence[float]
+) -> dict[str, Any]:
+    """Measure nDCG@10 and judged@10 of some queries; both are None unless the route searched all of them."""
+    if not all(query.query_id in run.ranked for query in queries):
+        return {"ndcg@10": None, "judged@10": None, "queries": 0}
+    ndcg = measure_ndcg(run, sample, queries, gains)
+    shown = [(query.query_id, item_id) for query in queries for item_id in run.ranked[query.query_id][:CUTOFF]]
     return {
-        "ndcg@10": round(statistics.fmean(values), 4) if values else None,
-        "judged@10": round(judged / shown, 4) if shown else None,
-        "queries": len(values),
+        "ndcg@10": round(statistics.fmean(ndcg.values()), 4) if ndcg else None,
+        "judged@10": round(sum(pair in sample.grades for pair in shown) / len(shown), 4) if shown else None,
+        "queries": len(ndcg),
     }
+
+
+def compare_routes(
+    run: RouteRun, other: RouteRun, sample: Sample, queries: Sequence[TestQuery], gains: Sequence[float]
+) -> Interval:
+    """Compare two routes on the same queries: the mean difference in nDCG@10, with its interval."""
+    one, two = (measure_ndcg(route, sample, queries, gains) for route in (run, other))
+    return bootstrap_mean(np.array([one[query_id] - two[query_id] for query_id in one]))
 
 
 def measure_ood_shares(pairs: Iterable[PairRecord], sample: Sample) -> dict[tuple[bool, bool], Share]:
@@ -111,20 +131,21 @@ def find_alarms(shares: Mapping[tuple[bool, bool], Share], alpha: float) -> list
 
 
 def find_failures(
-    runs: Sequence[RouteRun], first: str, overall: Mapping[str, Mapping[str, Any]], logged: int, expected: int
+    runs: Sequence[RouteRun], first: str, quality: Mapping[str, Mapping[str, Any]], logged: int, expected: int
 ) -> list[str]:
     """List the reasons why the demo fails, one clause each.
 
-    :param overall: quality by route.
+    :param runs: the routes that rerank.
+    :param quality: by route, each next to the first stage's on the same queries.
     :param expected: pairs scored by the route that logs.
     """
     problems = [
         f"{run.name}: {len(run.not_reranked)} searches came back not reranked" for run in runs if run.not_reranked
     ]
-    for name, figures in overall.items():
+    for name, figures in quality.items():
         if (figures["judged@10"] or 0.0) < LEAST_JUDGED:
             problems.append(f"{name}: judged@10 is {figures['judged@10']}, below {LEAST_JUDGED}")
-        if name != first and (figures["ndcg@10"] or 0.0) <= (overall[first]["ndcg@10"] or 0.0):
+        if name != first and (figures["ndcg@10"] or 0.0) <= (quality[first]["ndcg@10"] or 0.0):
             problems.append(f"{name}: nDCG@10 is not above the first stage's")
     if logged != expected:
         problems.append(f"the OOD log holds {logged} of {expected} scored pairs")

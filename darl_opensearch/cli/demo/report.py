@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from darl_opensearch.cli.demo.measure import RouteRun, measure_quality
+from darl_opensearch.cli.demo.backends import LOCAL, choose_local
+from darl_opensearch.cli.demo.measure import RouteRun, compare_routes, measure_quality
 from darl_opensearch.cli.demo.sample import Sample, TestQuery
 from darl_opensearch.scores import GradeScale, Scores
+from darl_opensearch.stats.bootstrap import Interval
 from darl_opensearch.stats.shares import Share, share_of
 
 if TYPE_CHECKING:
     from darl_opensearch.cli.demo.second_act import SecondAct
+
+SERVED = "every third, as in the cluster"
 
 
 def lay_out_quality(runs: Sequence[RouteRun], sample: Sample, gains: Sequence[float]) -> tuple[Table, dict[str, Any]]:
@@ -34,6 +38,11 @@ def lay_out_quality(runs: Sequence[RouteRun], sample: Sample, gains: Sequence[fl
     slices = sorted({(not q.seen, q.slice) for q in sample.queries})
     groups += [(f"  {name}{' (new)' if new else ''}", [q for q in sample.queries if q.slice == name])
                for new, name in slices]  # fmt: skip
+    if local := next((run for run in runs if run.name == LOCAL), None):
+        served = choose_local(sample.queries)
+        groups.append((SERVED, list(served)))
+        change = compare_routes(local, runs[-1], sample, served, gains)
+        table.caption = f"nDCG@10 {local.name} minus {runs[-1].name}, {change.n} queries: {format_change(change)}"
     figures: dict[str, Any] = {}
     for number, (label, queries) in enumerate(groups):
         row = {run.name: measure_quality(run, sample, queries, gains) for run in runs}
@@ -41,6 +50,11 @@ def lay_out_quality(runs: Sequence[RouteRun], sample: Sample, gains: Sequence[fl
         first = row[runs[0].name]["queries"]
         table.add_row(label, str(first), *(_cell(row[run.name]) for run in runs), end_section=number == 2)
     return table, figures
+
+
+def format_change(change: Interval) -> str:
+    """Format a difference with its interval: ``-0.001 [-0.003, +0.001]``."""
+    return f"{change.mean:+.4f} [{change.low:+.4f}, {change.high:+.4f}]"
 
 
 def _cell(values: Mapping[str, Any]) -> str:
@@ -136,6 +150,12 @@ def lay_out_second_act(act: SecondAct, first: RouteRun, sample: Sample, gains: S
         }  # fmt: skip
         cells = [f"{values['ndcg@10']:.3f}" for values in row]
         table.add_row(label, str(row[0]["queries"]), *cells, *map(format_share_interval, shares))
+    served = [query for query in sample.queries if query.query_id in act.served[1].ranked]
+    change = compare_routes(act.served[1], act.after, sample, served, gains)
+    figures["served_minus_python"] = change.to_json()
+    table.caption = (
+        f"nDCG@10 of {new} as the pipeline serves it minus in Python, {change.n} queries: {format_change(change)}"
+    )
     return table, figures
 
 

@@ -113,12 +113,13 @@ def _search(
     clock: _Clock,
     update: Callable[[str, int, int], object],
 ) -> tuple[list[RouteRun], list[PairRecord]]:
-    done = 0
+    done, total = 0, len(sample.queries)
+    total += 0 if url is None else total + len(backends.choose_local(sample.queries))
 
     def advance() -> None:
         nonlocal done
         done += 1
-        update("searching", done, len(sample.queries))
+        update("searching", done, total)
 
     folder = options.out / "ood"
     if url is None:
@@ -141,9 +142,11 @@ def _second_act(
     folder = options.out / "later"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    before = next((run for run in runs if run.name == backends.LOCAL), None)  # what the pipeline of the second act gave
+    by_name = {run.name: run for run in runs}
+    python = by_name[backends.PYTHON]
     place = DemoBackend(bundle, sample, folder, url)
-    return play_second_act(place, options.sample / "darl.toml", update, say, before=before)
+    earlier = (python, by_name.get(backends.LOCAL, python))
+    return play_second_act(place, options.sample / "darl.toml", update, say, earlier=earlier)
 
 
 @dataclass(frozen=True)
@@ -176,7 +179,10 @@ def _result(
             _example(query, runs, sample, bundle, scorer) for query in choose_examples(runs, sample, pairs, gains)
         ]
     scored = len(pairs) if embedded else _scored(runs, sample, pairs)
-    broken = find_failures(runs[1:], runs[0].name, by_slice["all kinds"], len(pairs), scored)
+    compared = by_slice["all kinds"] | {
+        run.name: by_slice[report.SERVED][run.name] for run in runs if run.name == backends.LOCAL
+    }
+    broken = find_failures(runs[1:], runs[0].name, compared, len(pairs), scored)
     broken += find_alarms(shares, alpha)
     second_table, second_figures = report.lay_out_second_act(second, runs[0], sample, gains)
     broken += find_second_act_failures(second)
@@ -211,11 +217,10 @@ def _result(
 
 def find_second_act_failures(second: SecondAct) -> list[str]:
     """List what makes the demo fail in the second act; a refusal by the gate does not."""
-    problems = [
-        f"{run.name}: {len(run.not_reranked)} searches came back not reranked"
-        for run in (second.before, second.after, second.back)
-        if run.not_reranked
-    ]
+    runs = (second.before, second.after, *second.served)
+    problems = list(dict.fromkeys(
+        f"{run.name}: {len(run.not_reranked)} searches came back not reranked" for run in runs if run.not_reranked
+    ))  # fmt: skip
     return problems if second.rolled_back else [*problems, "after the rollback version 1 does not answer as before"]
 
 

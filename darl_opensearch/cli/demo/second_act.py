@@ -8,36 +8,41 @@ from __future__ import annotations
 
 import itertools
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from darl_opensearch.bm25 import Bm25Index
 from darl_opensearch.bundle import Bundle
-from darl_opensearch.cli.demo.backends import INDEX, SIZE, WINDOW, as_response, open_log
+from darl_opensearch.cli.demo.backends import (
+    INDEX,
+    LOCAL_PIPELINE,
+    choose_local,
+    open_first_stage,
+    open_log,
+    search_in_cluster,
+    search_in_python,
+)
 from darl_opensearch.cli.demo.measure import RouteRun
 from darl_opensearch.cli.demo.sample import Sample, TestQuery, read_queries
+from darl_opensearch.connect import ClusterOptions, connect
 from darl_opensearch.errors import DarlError, load
 from darl_opensearch.ood import OodLog
 from darl_opensearch.records.lines import LineKind
-from darl_opensearch.reranker import Reranker
-from darl_opensearch.scores import is_ood
 from darl_opensearch.search import PipelineSearch
 
-PIPELINE = "darl-local"
 Update = Callable[[str, int, int], object]
 RELEASED = "released"
 
 
 @dataclass(frozen=True)
 class SecondAct:
-    """Outcome of the second act.
+    """Outcome of the second act. The test queries are searched in Python, and some of them through the pipeline.
 
     :param outcome: ``released``, or ``refused`` by the gate.
-    :param before: the test queries, searched with version 1.
+    :param before: all test queries with version 1.
     :param after: the same with version 2.
+    :param served: what the pipeline answers of them with version 1, with version 2, and after the rollback.
     :param first: version 1.
     :param bundle: version 2.
     """
@@ -47,14 +52,15 @@ class SecondAct:
     reason: str
     before: RouteRun
     after: RouteRun
-    back: RouteRun
+    served: tuple[RouteRun, RouteRun, RouteRun]
     first: Bundle
     bundle: Bundle
 
     @property
     def rolled_back(self) -> bool:
         """Whether version 1 answers again, hit for hit."""
-        return all(self.before.ranked[query] == ids for query, ids in self.back.ranked.items())
+        before, _, back = self.served
+        return all(before.ranked[query] == ids for query, ids in back.ranked.items())
 
 
 class DemoBackend:
@@ -66,58 +72,20 @@ class DemoBackend:
 
     def __init__(self, bundle: Bundle, sample: Sample, folder: Path, url: str | None) -> None:
         self.bundle, self.sample, self.folder, self.url = bundle, sample, folder, url
-        self._index = None if url else Bm25Index(sample.texts.items())
+        self.client = connect(ClusterOptions(url=url)) if url else None
+        self.first_stage = open_first_stage(bundle, sample, self.client)
 
-    def search(
+    def search_served(
         self, name: str, bundle: Bundle, queries: Sequence[TestQuery], advance: Callable[[], object]
     ) -> RouteRun:
-        """Search with the serving version.
+        """Search through the pipeline; in Python without a cluster.
 
-        :param bundle: the serving one; in a cluster the pipeline decides, and this supplies its card.
+        :param bundle: the serving version.
         """
-        run = RouteRun(name)
-        if self.url is None:
-            self._rerank(run, bundle, queries, None, advance)
-            return run
-        through = PipelineSearch(self._client(), bundle, INDEX, PIPELINE)
-        for query in queries:
-            out = through.search(query.query, size=SIZE, query_id=query.query_id, slice=query.slice)
-            flags = [bool(hit.is_ood) for hit in out.hits]
-            run.add(query, [hit.id for hit in out.hits], out.took_ms, reranked=out.reranked, is_ood=flags)
-            advance()
-        return run
-
-    def search_later(self, queries: Sequence[TestQuery], spool: Path, advance: Callable[[], object]) -> None:
-        """Search later traffic with version 1 in Python, where item states make it quick, and log it."""
-        with open_log(spool, self.bundle) as log:
-            self._rerank(RouteRun("later traffic"), self.bundle, queries, log, advance)
-            log.flush()
-
-    def _rerank(
-        self, run: RouteRun, bundle: Bundle, queries: Sequence[TestQuery], log: OodLog | None,
-        advance: Callable[[], object],
-    ) -> None:  # fmt: skip
-        with Reranker(bundle, ood_log=log) as reranker:
-            for query in queries:
-                about: dict[str, Any] = {"size": SIZE, "query_id": query.query_id, "slice": query.slice}
-                started = time.perf_counter()
-                if self._index is None:
-                    answer = reranker.search(self._client(), INDEX, query.query, window=WINDOW, **about)
-                else:
-                    retrieved = as_response(self._index.search(query.query, WINDOW), self.sample)
-                    answer = reranker.rerank(query.query, retrieved, **about)
-                hits = answer["hits"]["hits"]
-                flags = [bool(is_ood(hit["_source"]["darl_ood_score"], bundle.card.ood.alpha)) for hit in hits]
-                run.add(
-                    query, [hit["_id"] for hit in hits], 1000 * (time.perf_counter() - started),
-                    reranked=answer["darl"]["reranked"] or not hits, is_ood=flags,
-                )  # fmt: skip
-                advance()
-
-    def _client(self) -> Any:
-        from darl_opensearch.connect import ClusterOptions, connect
-
-        return connect(ClusterOptions(url=self.url or ""))
+        if self.client is None:
+            return search_in_python(name, bundle, self.first_stage, queries, advance)
+        pipeline = PipelineSearch(self.client, bundle, INDEX, LOCAL_PIPELINE)
+        return search_in_cluster(name, pipeline, queries, advance)
 
     def write_config(self, darl_toml: Path) -> Path:
         """Write the cycle's configuration.
@@ -134,44 +102,40 @@ class DemoBackend:
             bundle=_toml(self.bundle.path.resolve()), config=_toml(darl_toml.resolve()), log=log,
             catalogue=_toml(sample / "new_items.jsonl"), held=_toml(sample / "test_queries.jsonl"),
             answers=_toml(sample / "later_judgments.jsonl"), guideline=_toml(sample / "GUIDELINE.md"),
-            url=self.url or "", index=INDEX if self.url else "", pipeline=PIPELINE,
+            url=self.url or "", index=INDEX if self.url else "", pipeline=LOCAL_PIPELINE,
         ), encoding="utf-8")  # fmt: skip
         return path
 
     def ship(self, spool: Path) -> None:
         """Ship the spool, as ``darl ship`` does, and wait until its records can be searched."""
-        if self.url is None:
+        if self.client is None:
             return
-        from darl_opensearch.connect import ClusterOptions, connect
         from darl_opensearch.ood import STREAM, Shipper
 
-        client = connect(ClusterOptions(url=self.url))
-        with Shipper(spool, client) as shipper:
+        with Shipper(spool, self.client) as shipper:
             shipper.ship_all()
-        client.indices.refresh(index=STREAM)
+        self.client.indices.refresh(index=STREAM)
 
     def by_hand(self, made: Bundle, note: str) -> None:
         """Release version 2 without a gate, to show the switch after a refusal.
 
         :param note: reason for the history.
         """
-        if self.url is None:
+        if self.client is None:
             return
         from darl_opensearch.cluster import Cluster
         from darl_opensearch.cluster.release import ReleaseOptions, release
-        from darl_opensearch.connect import ClusterOptions
 
-        release(made, Cluster.open(ClusterOptions(url=self.url)), ReleaseOptions(pipeline=PIPELINE, note=note))
+        release(made, Cluster(self.client), ReleaseOptions(pipeline=LOCAL_PIPELINE, note=note))
 
     def back(self) -> None:
         """Roll back to version 1."""
-        if self.url is None:
+        if self.client is None:
             return  # the next search opens version 1
         from darl_opensearch.cluster import Cluster
         from darl_opensearch.cluster.release import RollbackOptions, rollback
-        from darl_opensearch.connect import ClusterOptions
 
-        rollback(Cluster.open(ClusterOptions(url=self.url)), RollbackOptions(pipeline=PIPELINE, note="the demo ends"))
+        rollback(Cluster(self.client), RollbackOptions(pipeline=LOCAL_PIPELINE, note="the demo ends"))
 
 
 def _toml(value: object) -> str:
@@ -230,33 +194,39 @@ def read_later_traffic(sample: Sample) -> list[TestQuery]:
 
 def play_second_act(
     place: DemoBackend, darl_toml: Path, update: Update, say: Callable[[str], object], *,
-    before: RouteRun | None = None, settings: Sequence[str] = (),
+    earlier: Sequence[RouteRun] = (), settings: Sequence[str] = (),
 ) -> SecondAct:  # fmt: skip
     """Play the second act.
 
     :param darl_toml: that version 1 was trained with.
     :param update: shows progress: step, done, total.
-    :param before: the test queries searched with version 1, if that was done.
+    :param earlier: the test queries searched with version 1 in Python and through the pipeline, if that was done.
     :param settings: further keys of the cycle, as ``table.key=value``.
     :raises DarlError: if no cycle started, or it produced nothing.
     """
     from darl_opensearch.cli.cycle_world import Surroundings
-    from darl_opensearch.connect import ClusterOptions
 
     run = load("trainer.cycle.run", "train")
     config_module = load("trainer.cycle.config", "train")
     sample, spool = place.sample, place.folder / "later.sqlite"
+    served_queries = choose_local(sample.queries)
 
     def advance(name: str, total: int) -> Callable[[], object]:
         done = itertools.count(1)
         return lambda: update(f"searching, {name}", next(done), total)
 
-    def searched(name: str, bundle: Bundle, queries: Sequence[TestQuery]) -> RouteRun:
-        return place.search(name, bundle, queries, advance(name, len(queries)))
+    def search(name: str, bundle: Bundle, queries: Sequence[TestQuery], log: OodLog | None = None) -> RouteRun:
+        return search_in_python(name, bundle, place.first_stage, queries, advance(name, len(queries)), log)
 
-    before = before or searched("version 1", place.bundle, sample.queries)
-    later = read_later_traffic(sample)
-    place.search_later(later, spool, advance("later traffic", len(later)))
+    def search_served(name: str, bundle: Bundle, queries: Sequence[TestQuery]) -> RouteRun:
+        return place.search_served(name, bundle, queries, advance(name, len(queries)))
+
+    before, served = earlier or (
+        search("version 1", place.bundle, sample.queries),
+        search_served("version 1 served", place.bundle, served_queries),
+    )
+    with open_log(spool, place.bundle) as log:
+        search("later traffic", place.bundle, read_later_traffic(sample), log)
     place.ship(spool)
     path = place.write_config(darl_toml)
     config = config_module.read_cycle(path, settings)
@@ -267,7 +237,11 @@ def play_second_act(
     made = Bundle.open(path.parent / config.folder / result.cycle / "bundle")
     if result.outcome != RELEASED:
         place.by_hand(made, "the gate refused it; released by hand to show the switch")
-    after = searched("version 2", made, sample.queries)
+    after = search("version 2", made, sample.queries)
+    served_after = search_served("version 2 served", made, served_queries)
     place.back()
-    back = searched("version 1 again", place.bundle, sample.queries[::7])
-    return SecondAct(result.to_json()["steps"], result.outcome, result.reason, before, after, back, place.bundle, made)
+    back = search_served("version 1 again", place.bundle, served_queries[::2])
+    return SecondAct(
+        result.to_json()["steps"], result.outcome, result.reason, before, after, (served, served_after, back),
+        place.bundle, made,
+    )  # fmt: skip

@@ -11,6 +11,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -155,9 +156,7 @@ def run(
     curves: dict[str, dict[str, Any]] = {}
     for name in only:
         shift, facts = SHIFTS[name], [asdict(SHIFTS[name]), list(seeds)]
-        gaps[name] = kept(
-            work / f"gap-{name}", facts, lambda shift=shift: measure_gap(folder, shift, work, seeds=seeds)
-        )
+        gaps[name] = kept(work / f"gap-{name}", facts, partial(measure_gap, folder, shift, work, seeds=seeds))
         say(f"{name}: gap {gaps[name]['OOD']['ndcg']['gap']}")
     for name in only:
         if not any(has_gap(gaps[name], measure) for measure in CLAIMED):

@@ -215,4 +215,4 @@ def _features(world: World, items: list[Ints]) -> Floats32:
 def _mean(values: NDArray[np.generic], items: list[Ints]) -> Floats:
     count = np.array([len(rows) for rows in items])
     starts = np.concatenate([[0], np.cumsum(count)[:-1]])
-    return np.add.reduceat(values.astype(np.float64), starts) / count
+    return np.asarray(np.add.reduceat(values.astype(np.float64), starts) / count)

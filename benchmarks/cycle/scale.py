@@ -32,7 +32,8 @@ from typing import Any
 import numpy as np
 
 from darl_opensearch.bundle import Bundle
-from darl_opensearch.ood.record import PairRecord, RequestRecord
+from darl_opensearch.ood.record import Kind, PairRecord, Record, RequestRecord
+from darl_opensearch.ood.store import OodStore
 from trainer.dasa.config import SelectConfig
 from trainer.dasa.labelled import LabelledQueries
 from trainer.dasa.registry import Floats
@@ -50,12 +51,16 @@ def words(number: int) -> str:
     return " ".join(f"w{(7919 * number + 1) * (place + 2) % prime}" for place, prime in enumerate(PRIMES))
 
 
-class MadeUpLog:
+class MadeUpLog(OodStore):
     """A store of as many queries as wanted, a request each."""
 
     def __init__(self, bundle: Bundle, count: int) -> None:
         self._bundle, self._count = bundle, count
-        self.where = f"{count} made-up queries"
+
+    @property
+    def where(self) -> str:
+        """How many."""
+        return f"{self._count} made-up queries"
 
     def _common(self, number: int, record: str) -> dict[str, Any]:
         card = self._bundle.card
@@ -81,6 +86,9 @@ class MadeUpLog:
 
     def counters(self) -> dict[str, int]:
         return {}
+
+    def _read(self, kind: Kind, since: datetime | None, until: datetime | None) -> Iterator[Record]:
+        return iter(self.requests() if kind == "request" else self.pairs())
 
 
 @functools.cache

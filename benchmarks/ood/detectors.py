@@ -69,7 +69,7 @@ class System:
 
 
 def _systems() -> dict[str, System]:
-    found = {}
+    found: dict[str, System] = {}
     for k in (5, 1):
         found |= {f"knn k={k}, {space}": System("knn", space, 0, (("k", k),)) for space in ("query", "item", "pair")}
     found["knn k=1, pair, average layers"] = System("knn", "pair", 1, (("k", 1),))
@@ -221,7 +221,7 @@ class Bench:
         detector = make(
             self.halves(self.parts.fit[:1], system).shape[1], halves=count_halves(system.space, 2), **params
         )
-        more = ()
+        more: tuple[Any, ...] = ()
         if DETECTORS[system.detector].make.fits_catalogue:
             domains = self.shift.inside if system.blind else self.shift.catalogue
             listed = np.isin(self.data.item_domain, domains)
@@ -239,7 +239,7 @@ class Bench:
         groups = assign_centres(fit, kmeans(sample(split_chunks(fit), 8192), 8))
         groups = torch.unique(groups, return_inverse=True)[1]
         read = self.head.standardise(self.head_input)
-        weight, bias = self.head.weight.detach(), self.head.bias.detach()  # type: ignore[union-attr]
+        weight, bias = self.head.weight.detach(), self.head.bias.detach()  # type: ignore[operator]
         given = {"fit": fit, "test": rows, "groups": groups, "head_fit": read[self.parts.fit], "head_test": read,
                  "weight": weight, "bias": bias}  # fmt: skip
         with tempfile.TemporaryDirectory() as scratch:

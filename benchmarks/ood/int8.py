@@ -32,7 +32,10 @@ def measure(bundle: Bundle, *, int8: bool) -> dict[str, Any]:
     sample = read_sample(insurance_sample(), bundle)
     index = Bm25Index(sample.texts.items())
     run = RouteRun("int8" if int8 else "fp32")
-    known, new, hits, totals = [], [], [], []
+    known: list[Any] = []
+    new: list[Any] = []
+    hits: list[float] = []
+    totals: list[float] = []
     with Scorer.open(bundle, int8=int8) as scorer:
         for query in sample.queries:
             ids = [hit.item_id for hit in index.search(query.query, WINDOW)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from importlib.metadata import version
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -42,7 +43,8 @@ def main() -> None:
     """Read, fit, write."""
     with np.load(sys.argv[1]) as stored:
         given = {name: torch.from_numpy(stored[name]).float() for name in stored.files}
-    np.savez(sys.argv[2], version=version("pytorch-ood"), **distances(given))
+    found = cast("dict[str, Any]", distances(given))
+    np.savez(sys.argv[2], version=version("pytorch-ood"), **found)
 
 
 if __name__ == "__main__":

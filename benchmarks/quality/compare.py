@@ -163,7 +163,11 @@ def pool(lab: Lab, stage: str, method: Method, splits: int, part: str, *, by_cut
     :param by_cuts: take the predicted grades from cut-points instead of the likeliest grade.
     :return: its figures.
     """
-    ndcg, probs, cut, grades, query_index = [], [], [], [], []
+    ndcg: list[Any] = []
+    probs: list[Any] = []
+    cut: list[Any] = []
+    grades: list[Any] = []
+    query_index: list[Any] = []
     for number in range(splits):
         queries = lab.test_parts(number)[1][part]
         pairs = select(lab.judged.pairs, lab.judged.rows(queries))
@@ -310,8 +314,8 @@ def main(
     """
     here = Path(__file__).parent
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.quality.{plan.name}", description=description)
-    for stage, splits in plan.splits.items():
-        parser.add_argument(f"--{stage}-splits", type=int, default=splits, help=f"half-splits (default: {splits})")
+    for stage, count in plan.splits.items():
+        parser.add_argument(f"--{stage}-splits", type=int, default=count, help=f"half-splits (default: {count})")
     parser.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
     parser.add_argument("--work", type=Path, default=Path("runs") / "quality", help="where predictions are kept")
     parser.add_argument("--out", type=Path, default=here / "results" / f"{plan.name}.json", help="JSON to write")

@@ -90,7 +90,8 @@ def read_texts(folder: Path, name: str, *, seed: int) -> Texts:
             products[ESCI_ITEM.item_id(row, where=where)] = ESCI_ITEM.render(row, where=where)
     queries: dict[str, tuple[str, str]] = {}
     judged: dict[str, list[tuple[str, int]]] = {}
-    items, item_domain = {}, {}
+    items: dict[str, str] = {}
+    item_domain: dict[str, str] = {}
     for where, row in read_jsonl(folder / name / "judgments.jsonl.gz"):
         domain = str(row["category"]) if name == "esci" else CHORUS
         item_id = f"{name}-{row['doc_id']}"
@@ -139,8 +140,8 @@ def untrained(settings: Model) -> SplitReranker:
     :return: evaluating.
     """
     source = load_encoder(settings.base)
-    caps = {"query_cap": settings.query_cap, "item_cap": settings.item_cap}
-    return Bf16Split.from_source(source, GAINS, **caps).eval()
+    model = Bf16Split.from_source(source, GAINS, query_cap=settings.query_cap, item_cap=settings.item_cap)
+    return model.eval()
 
 
 def parts(setting: Setting, judged: Judged) -> dict[str, Rows]:

@@ -121,7 +121,7 @@ def cut_points(fitted: Fitted, pairs: Pairs, rows: Tensor) -> NDArray[np.float64
     for place in [*range(len(cuts))] * 3:
         tried = [np.sort(np.append(np.delete(cuts, place), cut)) for cut in (cuts[place], *candidates)]
         cuts = max(tried, key=agreement)
-    return cuts
+    return np.asarray(cuts)
 
 
 def source_of(pairs: Pairs, *, cap: int, seed: int) -> JudgedSource:

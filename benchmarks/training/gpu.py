@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.quality.training import source_of
 from trainer.config import Config, parse_config
 from trainer.models.llm import LlmReranker
 from trainer.models.split import SplitReranker
@@ -31,7 +32,6 @@ from trainer.stages.fit import Fit, FitSettings
 from trainer.stages.full_stage import GradedLoss
 from trainer.stages.objective import Objective
 from trainer.training_data.pairs import Pairs
-from trainer.training_data.source import JudgedSource
 
 SHAPES: dict[str, dict[str, Any]] = {
     "llm": {  # Qwen3-0.6B
@@ -67,7 +67,8 @@ def write_base(folder: Path, backbone: str, *, tiny: bool) -> Path:
     ).save_pretrained(folder)  # fmt: skip
     torch.manual_seed(0)
     shape = SHAPES[backbone] | ((TINY_DECODER if backbone == "llm" else TINY) if tiny else {})
-    kind, make = ("qwen3", AutoModelForCausalLM) if backbone == "llm" else ("bert", AutoModel)
+    kind = "qwen3" if backbone == "llm" else "bert"
+    make: Any = AutoModelForCausalLM if backbone == "llm" else AutoModel
     make.from_config(AutoConfig.for_model(kind, **shape)).save_pretrained(folder)
     return folder
 
@@ -115,7 +116,7 @@ def flops_of_step(backbone: str, model: Any, lengths: np.ndarray) -> float:
     )
     squares = float((lengths.astype(float) ** 2).sum()) * (0.5 if backbone == "llm" else 1.0)
     dense = float(lengths.sum()) * (4 * matrices + 2 * min(trained, matrices))
-    return dense + 3 * 4 * squares * width * shape.num_hidden_layers
+    return float(dense + 3 * 4 * squares * width * shape.num_hidden_layers)
 
 
 def measure(backbone: str, precision: str, *, tiny: bool) -> dict[str, Any]:
@@ -128,7 +129,8 @@ def measure(backbone: str, precision: str, *, tiny: bool) -> dict[str, Any]:
     warm = 1 if tiny else WARM
     with tempfile.TemporaryDirectory() as work:
         config = configured(backbone, write_base(Path(work) / "base", backbone, tiny=tiny))
-        model = {"llm": LlmReranker, "split": SplitReranker}[backbone].from_base(config, "cumulative")
+        make: Any = {"llm": LlmReranker, "split": SplitReranker}[backbone]
+        model = make.from_base(config, "cumulative")
         pairs = random_pairs(steps * a_step)
         settings = FitSettings(
             epochs=1, learning_rate=1e-5, head_learning_rate=1e-3, batch_queries=a_step, evaluations=1, patience=9,
@@ -150,7 +152,7 @@ def measure(backbone: str, precision: str, *, tiny: bool) -> dict[str, Any]:
 
         flops = flops_of_step(backbone, model, lengths[: a_step * ITEMS * steps]) / steps
         loss = GradedLoss(Objective.make(config.loss, config.grades.scale.gains))
-        Fit(model, loss, lambda: 0.0, settings, JudgedSource(pairs, cap=ITEMS, seed=0), seed=0,
+        Fit(model, loss, lambda: 0.0, settings, source_of(pairs, cap=ITEMS, seed=0), seed=0,
             folder=Path(work) / "fit").run(ended)  # fmt: skip
     times = np.diff(ends)[warm - 1 :]
     seconds = float(np.median(times))

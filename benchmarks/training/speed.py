@@ -36,7 +36,7 @@ from trainer.stages.objective import Objective
 from trainer.training_data.pairs import Pairs
 from trainer.training_data.source import JudgedSource
 
-CAPS = {"query_cap": 60, "item_cap": 192}
+CAPS: dict[str, Any] = {"query_cap": 60, "item_cap": 192}
 LENGTH = 256  # of a pair, special tokens included
 PAIRS, STEPS, WARM = 16, 12, 2  # pairs a step; steps; the first of them are not counted
 ITEMS = {"FeedbackQA": 3, "ESCI": 16}  # of a query: what was judged, or its first
@@ -75,7 +75,7 @@ def ours(rows: list[tuple[str, str, int, int]], backbone: str, precision: str) -
     base = Model(name="speed", base=str(find_packaged_minilm()), backbone=backbone, **CAPS)
     config = Config(model=base, data=Data(items="-", judgments="-"), grades=Grades(names=("no", "yes")),
                     template=Template(fields=("=text",)))  # fmt: skip
-    make = {"cross": CrossEncoder, "split": SplitReranker}[backbone]
+    make: Any = {"cross": CrossEncoder, "split": SplitReranker}[backbone]
     model = make.from_base(config, "cumulative")
     items = list(dict.fromkeys(row[1] for row in rows))
     where = {text: i for i, text in enumerate(items)}
@@ -156,9 +156,9 @@ def work(engine: str, precision: str, path: Path) -> None:
     :param precision: ``fp32`` or ``bf16``.
     :param path: JSON with the pairs.
     """
-    rows = [tuple(row) for row in json.loads(path.read_text(encoding="utf-8"))]
+    rows: list[Any] = [tuple(row) for row in json.loads(path.read_text(encoding="utf-8"))]
     torch.manual_seed(0)
-    ends = theirs(rows, precision) if engine == ENGINES[0] else ours(rows, engine, precision)  # type: ignore[arg-type]
+    ends = theirs(rows, precision) if engine == ENGINES[0] else ours(rows, engine, precision)
     print(json.dumps({"pairs_per_second": PAIRS * (len(ends) - WARM) / (ends[-1] - ends[WARM - 1])}))
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.dasa import Candidates, Selector
+from trainer.dasa import Candidates
 from trainer.registry import Registry
 
-COMPARED: Registry[type[Selector]] = Registry("selector")
+COMPARED: Registry[type[Any]] = Registry("selector")
 
 
 @dataclass(frozen=True, kw_only=True)

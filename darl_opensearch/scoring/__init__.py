@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from darl_opensearch.scoring.deadline import DeadlinePassed
+from darl_opensearch.scoring.deadline import CallerGone, Deadline, DeadlinePassed
 from darl_opensearch.scoring.runtime import Provider
 from darl_opensearch.scoring.scorer import Pass, Scorer
 
-__all__ = ["DeadlinePassed", "Pass", "Provider", "Scorer"]
+__all__ = ["CallerGone", "Deadline", "DeadlinePassed", "Pass", "Provider", "Scorer"]

@@ -11,14 +11,35 @@ class DeadlinePassed(DarlError):
     """Scoring stopped because the deadline had passed."""
 
 
-def check_deadline(deadline: float | None) -> None:
-    """Check a deadline.
+class CallerGone(DarlError):
+    """Scoring stopped because nobody waits for the answer any more."""
 
-    :param deadline: a ``time.monotonic()`` value, or None for no deadline.
-    :raises DeadlinePassed: if it has passed.
+
+class Deadline:
+    """When scoring must stop: at a given time, or once the caller is gone.
+
+    :param at: ``time.monotonic()`` value; None: no such time.
     """
-    if deadline is not None and time.monotonic() > deadline:
-        raise DeadlinePassed(
-            "the request was not scored before its deadline",
-            todo="send fewer or shorter documents, raise --deadline-ms, or add cores",
-        )
+
+    def __init__(self, at: float | None = None) -> None:
+        self.at = at
+        self.batch_seconds = 0.0  # that the batches under this deadline have taken, summed over the threads
+        self._caller_gone = False
+
+    def cancel(self) -> None:
+        """Stop as soon as possible, because the caller is gone."""
+        self._caller_gone = True
+
+    def check(self) -> None:
+        """Go on, or stop.
+
+        :raises CallerGone: after :meth:`cancel`.
+        :raises DeadlinePassed: if the time has come.
+        """
+        if self._caller_gone:
+            raise CallerGone("the caller closed the connection before the answer")
+        if self.at is not None and time.monotonic() > self.at:
+            raise DeadlinePassed(
+                "the request was not scored before its deadline",
+                todo="send fewer or shorter documents, raise --deadline-ms, or add cores",
+            )

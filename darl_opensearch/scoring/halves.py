@@ -18,6 +18,7 @@ from darl_opensearch.bundle import MEET, OOD_SIDES, STATE_FILES, TOKENIZER, Bund
 from darl_opensearch.errors import BundleError
 from darl_opensearch.graph_contract import ENCODE_INPUTS
 from darl_opensearch.scoring.batching import plan_batches
+from darl_opensearch.scoring.deadline import Deadline
 from darl_opensearch.scoring.encode import CappedTokenizer, TokenSequence, pad_batch
 from darl_opensearch.scoring.runtime import GraphSession, open_session
 from darl_opensearch.scoring.workers import Workers
@@ -58,7 +59,7 @@ class HalfScorer:
         self._query_cache: OrderedDict[str, dict[str, NDArray[Any]]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def score(self, query: str, items: Sequence[str], deadline: float | None = None) -> tuple[Floats, int]:
+    def score(self, query: str, items: Sequence[str], deadline: Deadline | None = None) -> tuple[Floats, int]:
         """Score the items of one query.
 
         :return: ``[n, 3 + k]``, and the number of tokens of all pairs.
@@ -91,7 +92,7 @@ class HalfScorer:
         return rows, sum(lengths) + len(lengths) * len(query_inputs["query_ids"])
 
     def fill(
-        self, texts: Mapping[bytes, str], deadline: float | None = None, *, wait: bool = False
+        self, texts: Mapping[bytes, str], deadline: Deadline | None = None, *, wait: bool = False
     ) -> dict[bytes, ItemState]:
         """Look up the states of items; encode and store missing ones.
 
@@ -106,7 +107,7 @@ class HalfScorer:
         return states
 
     def _encode_items(
-        self, keys: Sequence[bytes], texts: Sequence[str], deadline: float | None
+        self, keys: Sequence[bytes], texts: Sequence[str], deadline: Deadline | None
     ) -> dict[bytes, ItemState]:
         sequences = self._tokens.items(texts)
         states: dict[bytes, ItemState] = {}

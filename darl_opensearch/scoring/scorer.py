@@ -17,6 +17,7 @@ from darl_opensearch.graph_contract import INPUTS
 from darl_opensearch.scores import Scores
 from darl_opensearch.scoring.batching import plan_batches
 from darl_opensearch.scoring.cores import available_cores
+from darl_opensearch.scoring.deadline import Deadline
 from darl_opensearch.scoring.encode import CappedTokenizer, TokenSequence, pad_batch
 from darl_opensearch.scoring.halves import HalfScorer
 from darl_opensearch.scoring.runtime import GraphSession, Provider, open_session
@@ -154,13 +155,15 @@ class Scorer:
         ends = np.cumsum([len(documents) for _, documents in requests], dtype=np.int64)
         return [Scores(request_rows, self._alpha) for request_rows in np.split(rows, ends[:-1])] if requests else []
 
-    def run(self, query: str, documents: Sequence[str], *, deadline: float | None = None) -> Pass:
+    def run(self, query: str, documents: Sequence[str], *, deadline: Deadline | float | None = None) -> Pass:
         """Score the documents of one query; returns token counts and times as well.
 
-        :param deadline: ``time.monotonic()`` value after which no further batch starts.
+        :param deadline: after which no further batch starts; a number is a ``time.monotonic()`` value.
         :raises DeadlinePassed: if the deadline passes first.
+        :raises CallerGone: if it is cancelled first.
         """
         started = time.perf_counter()
+        deadline = deadline if isinstance(deadline, Deadline) else Deadline(deadline)
         if self.halves:
             _check_texts(query, documents)
             rows, tokens = self.halves.score(query, documents, deadline)
@@ -209,7 +212,7 @@ class Scorer:
         _check_texts(query, documents)
         return self._tokenizer.pairs(query, documents) if documents else []
 
-    def _forward(self, sequences: Sequence[TokenSequence], deadline: float | None) -> NDArray[np.float32]:
+    def _forward(self, sequences: Sequence[TokenSequence], deadline: Deadline | None) -> NDArray[np.float32]:
         rows = np.empty((len(sequences), self.bundle.card.columns.width), dtype=np.float32)
 
         def score_batch(batch: NDArray[np.int64]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
@@ -16,7 +17,7 @@ from starlette.routing import Route
 
 from darl_opensearch.server.errors import error_response
 from darl_opensearch.server.fixed_json import dumps
-from darl_opensearch.server.limits import RateLimit, read_body
+from darl_opensearch.server.limits import RateLimit, read_body, wait_until_gone
 from darl_opensearch.server.middleware import Errors, Keys, Observe
 from darl_opensearch.server.openapi import describe_api
 from darl_opensearch.server.service import Service
@@ -41,7 +42,9 @@ def create_scorer_app(service: Service) -> Starlette:
         service.scorer()  # 503 before the body is read
         with service.admission.enter():
             body = await read_body(request, most=config.max_body_bytes, seconds=config.body_timeout)
-            response, ranked = await service.rerank(body, request_id=state.request_id, arrived=state.arrived)
+            response, ranked = await service.rerank(
+                body, request_id=state.request_id, arrived=state.arrived, gone=partial(wait_until_gone, request)
+            )
         return _json(response, background=BackgroundTask(service.log, ranked))
 
     async def health(_: Request) -> Response:

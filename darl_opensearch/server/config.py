@@ -43,6 +43,9 @@ class ServerConfig(Settings, env="DARL_"):
     max_body_bytes: int = setting(10_000_000, "Maximum bytes per request.", least=1)
     max_concurrent: int = setting(8, "Requests processed concurrently; their batches are interleaved.", least=1)
     max_queue: int = setting(64, "Requests queued beyond those; any further request gets a 503.", least=0)
+    max_wait_ms: int = setting(
+        1000, "Answer 503 at once if the requests before a request take longer than this; 0: let it wait.", least=0
+    )
     deadline_ms: int | None = setting(
         None, "Answer 503 after this many milliseconds; the search then keeps its first-stage order.", least=1
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterator
@@ -15,21 +16,27 @@ from darl_opensearch.server.errors import ApiError
 
 _MOST_CALLERS = 10_000
 _DRAIN_SECONDS = 5.0
+_MEMORY = 0.95  # weight of a request when the next one is done: some twenty count
 
 
 class Admission:
-    """Bounds the requests in progress, because requests in a growing queue would all time out.
+    """Bounds the requests in progress and their waiting: requests in a growing queue would all time out.
+
+    Used from the event loop only.
 
     :param limit: maximum requests, scored or waiting.
+    :param max_wait: maximum seconds that a request may have to wait for those before it; 0: any time.
     """
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
+    def __init__(self, limit: int, max_wait: float = 0.0) -> None:
+        self.limit, self.max_wait = limit, max_wait
         self.inside = 0
+        self._bytes_ahead = 0
+        self._seconds, self._bytes = 0.0, 0.0  # of the latest requests, older ones count less
 
     @contextmanager
     def enter(self) -> Iterator[None]:
-        """Admit one request. Use from the event loop only.
+        """Admit one request.
 
         :raises ApiError: 503 at the limit.
         """
@@ -45,6 +52,39 @@ class Admission:
             yield
         finally:
             self.inside -= 1
+
+    @contextmanager
+    def wait_for(self, size: int) -> Iterator[None]:
+        """Admit a request whose body has arrived, if the work ahead of it is soon done.
+
+        The work is predicted from the bodies' sizes and from what the latest ones cost, see :meth:`observe`. An idle
+        scorer admits every request.
+
+        :param size: of the body in bytes.
+        :raises ApiError: 503 if it would wait for longer than ``max_wait``.
+        """
+        wait = self._bytes_ahead * self._seconds / self._bytes if self._bytes else 0.0
+        if self.max_wait and wait > self.max_wait:
+            raise ApiError(
+                503,
+                f"the requests before this one take another {wait:.1f} s",
+                todo="try again later; add cores or raise --max-wait-ms if this lasts",
+                retry_after=min(60, math.ceil(wait - self.max_wait)),
+            )
+        self._bytes_ahead += size
+        try:
+            yield
+        finally:
+            self._bytes_ahead -= size
+
+    def observe(self, size: int, seconds: float) -> None:
+        """Learn what a request cost.
+
+        :param size: of its body in bytes.
+        :param seconds: for which it kept the whole machine busy.
+        """
+        self._seconds = _MEMORY * self._seconds + seconds
+        self._bytes = _MEMORY * self._bytes + size
 
 
 class RateLimit:
@@ -116,6 +156,12 @@ async def read_body(request: Request, *, most: int, seconds: float) -> bytes:
     except ClientDisconnect as err:
         raise ApiError(400, "the caller disconnected before the body was complete", headers=_CLOSE) from err
     return b"".join(chunks)
+
+
+async def wait_until_gone(request: Request) -> None:
+    """Wait until the caller of a request whose body has been read closes the connection."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _drain(stream: AsyncIterator[bytes], seconds: float) -> None:

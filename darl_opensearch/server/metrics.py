@@ -38,6 +38,7 @@ class Metrics:
         self._ood_pairs = Counter("darl_ood_pairs", "Pairs found out of distribution.", registry=r)
         self._tokens = Counter("darl_tokens", "Tokens scored, without padding.", registry=r)
         self.deadlines = Counter("darl_deadlines_passed", "Requests that missed their deadline.", registry=r)
+        self.abandoned = Counter("darl_requests_abandoned", "Requests whose caller went away.", registry=r)
         self.inside = Gauge("darl_requests_inside", "Requests being scored or waiting.", registry=r)
         self.ready = Gauge("darl_ready", "1 when the model is loaded and warm.", registry=r)
         self.fallback = Gauge("darl_provider_fallback", "1 when the requested provider is not used.", registry=r)

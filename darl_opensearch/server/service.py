@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.ood import OodLog, RankedRequest
-from darl_opensearch.scoring import DeadlinePassed, Scorer
-from darl_opensearch.scoring.deadline import check_deadline
+from darl_opensearch.scoring import CallerGone, Deadline, DeadlinePassed, Scorer
 from darl_opensearch.server.config import ServerConfig
 from darl_opensearch.server.errors import ApiError
 from darl_opensearch.server.limits import Admission
@@ -32,7 +31,7 @@ class Service:
     def __init__(self, config: ServerConfig, bundle: Bundle, ood_log: OodLog | None = None) -> None:
         self.config, self.bundle = config, bundle
         self.metrics = Metrics()
-        self.admission = Admission(config.max_concurrent + config.max_queue)
+        self.admission = Admission(config.max_concurrent + config.max_queue, config.max_wait_ms / 1000)
         self.metrics.inside.set_function(lambda: self.admission.inside)
         self.on_failure: Callable[[], None] = lambda: None
         self.failure: BaseException | None = None
@@ -84,39 +83,65 @@ class Service:
         )  # fmt: skip
         return scorer
 
-    async def rerank(self, body: bytes, *, request_id: str, arrived: float) -> tuple[str, RankedRequest]:
+    async def rerank(
+        self, body: bytes, *, request_id: str, arrived: float, gone: Callable[[], Awaitable[None]]
+    ) -> tuple[str, RankedRequest]:
         """Rank the documents of a request.
 
         :param arrived: ``time.monotonic()`` at its arrival.
+        :param gone: waits until the caller closes the connection; scoring then stops.
         :return: the response body, and the request for the OOD log.
-        :raises ApiError: if the request is invalid or its deadline has passed.
+        :raises ApiError: if the request is invalid, its deadline has passed, or it would have to wait for too long.
         """
-        scorer = self.scorer()
+        scorer, limit = self.scorer(), self.config.deadline_ms
+        deadline = Deadline(arrived + limit / 1000 if limit else None)
+
+        async def watch_caller() -> None:
+            await gone()
+            deadline.cancel()
+
+        watching = asyncio.create_task(watch_caller())
         try:
-            return await self._in_worker(lambda: self._rerank(scorer, body, request_id, arrived))
+            with self.admission.wait_for(len(body)):
+                answer, seconds = await self._in_worker(
+                    lambda: self._rerank(scorer, body, request_id, arrived, deadline)
+                )
         except DeadlinePassed as err:
             self.metrics.deadlines.inc()
             raise ApiError(503, err.what, todo=err.todo, retry_after=1) from err
+        except CallerGone as err:
+            self.metrics.abandoned.inc()
+            raise ApiError(503, err.what) from err
+        finally:
+            watching.cancel()
+        self.admission.observe(len(body), seconds)
+        return answer
 
-    def _rerank(self, scorer: Scorer, body: bytes, request_id: str, arrived: float) -> tuple[str, RankedRequest]:
-        limit = self.config.deadline_ms
-        deadline = arrived + limit / 1000 if limit else None
-        check_deadline(deadline)  # the request may have waited for a worker
+    def _rerank(
+        self, scorer: Scorer, body: bytes, request_id: str, arrived: float, deadline: Deadline
+    ) -> tuple[tuple[str, RankedRequest], float]:
+        """Rank, and tell for how many seconds that keeps the whole machine busy."""
+        deadline.check()  # the request may have waited for a worker
+        started = time.thread_time()
         call = parse_request(body, max_documents=self.config.max_documents)
         ranked = scorer.run(call.query, call.documents, deadline=deadline)
         self.metrics.observe_pass(ranked)
-        return render_response(call, ranked, self.bundle.card, request_id), RankedRequest(
-            request_id=request_id,
-            timestamp=datetime.now(UTC),
-            query=call.query,
-            query_id=call.query_id,
-            slice=call.slice,
-            doc_ids=call.doc_ids,
-            documents=call.documents,
-            scores=ranked.scores,
-            latency_ms=1000 * (time.monotonic() - arrived),
-            route="server",
+        answer = (
+            render_response(call, ranked, self.bundle.card, request_id),
+            RankedRequest(
+                request_id=request_id,
+                timestamp=datetime.now(UTC),
+                query=call.query,
+                query_id=call.query_id,
+                slice=call.slice,
+                doc_ids=call.doc_ids,
+                documents=call.documents,
+                scores=ranked.scores,
+                latency_ms=1000 * (time.monotonic() - arrived),
+                route="server",
+            ),
         )
+        return answer, (time.thread_time() - started + deadline.batch_seconds) / scorer.threads
 
     def scorer(self) -> Scorer:
         """Return the scorer.
@@ -161,6 +186,7 @@ class Service:
                 "max_body_bytes": config.max_body_bytes,
                 "max_concurrent": config.max_concurrent,
                 "max_queue": config.max_queue,
+                "max_wait_ms": config.max_wait_ms,
                 "deadline_ms": config.deadline_ms,
                 "rate_limit": config.rate_limit,
             },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import warnings
 from contextlib import contextmanager
@@ -28,6 +29,31 @@ class RecordingLog:
 
     def close(self):
         self.closed = True
+
+
+def call(app, body, on_send, *, gone=None):
+    """Send one request to ``/v1/rerank`` as a server does, and see each message of the answer.
+
+    :param on_send: called with each message before the next one is made.
+    :param gone: an ``asyncio.Event``, set when the caller closes the connection.
+    """
+    scope = {
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http",
+        "path": "/v1/rerank", "raw_path": b"/v1/rerank", "query_string": b"", "root_path": "", "client": ("test", 1),
+        "server": ("test", 80), "headers": [(b"content-length", str(len(body)).encode())],
+    }  # fmt: skip
+    parts = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive():
+        if parts:
+            return parts.pop()
+        await (gone or asyncio.Event()).wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        on_send(message)
+
+    return app(scope, receive, send)
 
 
 @contextmanager

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from darl_opensearch.errors import InputError, UsageError
 from darl_opensearch.server import ServerConfig
 from darl_opensearch.server.errors import ApiError
-from darl_opensearch.server.limits import RateLimit
-from tests.helpers.server import running
+from darl_opensearch.server.limits import Admission, RateLimit
+from tests.helpers.server import call, running
 
 GOOD = {"query": "stolen bicycle", "documents": ["bike theft", "ski week"]}
 
@@ -237,6 +237,81 @@ def test_a_full_house_is_answered_503_at_once(tiny):
             thread.join()
         assert [a.status_code for a in answers] == [200, 200]
         assert client.service.admission.inside == 0
+
+
+def test_a_request_that_would_wait_for_too_long_is_answered_503_at_once():
+    admission = Admission(100, max_wait=1.0)
+    with admission.wait_for(10**9):  # nothing is known yet of what a request costs
+        pass
+    for _ in range(200):
+        admission.observe(1000, 0.5)
+    with admission.wait_for(10**9):  # idle: any request is taken
+        with pytest.raises(ApiError) as caught, admission.wait_for(1):
+            pass
+        assert (caught.value.status, caught.value.headers["Retry-After"]) == (503, "60")
+    with admission.wait_for(1000), admission.wait_for(900), admission.wait_for(200):  # .95 s is not too long
+        with pytest.raises(ApiError, match="take another 1.1 s"), admission.wait_for(1):
+            pass
+    for _ in range(200):  # twenty times as fast from now on
+        admission.observe(1000, 0.025)
+    with admission.wait_for(20_000), admission.wait_for(1):
+        pass
+    patient = Admission(100)
+    patient.observe(1, 100.0)
+    with patient.wait_for(10**9), patient.wait_for(1):  # without a budget all wait
+        pass
+
+
+def test_predicted_waiting_refuses_and_an_idle_scorer_takes_all(tiny):
+    with running(tiny, max_concurrent=1) as client:
+        assert client.post("/v1/rerank", json=GOOD).status_code == 200
+        gate, answers = gated(client), []
+        for _ in range(200):
+            client.service.admission.observe(10, 1.0)
+        first = threading.Thread(target=lambda: answers.append(client.post("/v1/rerank", json=GOOD)))
+        first.start()
+        assert gate.waiting.acquire(timeout=10)
+        answer = client.post("/v1/rerank", json=GOOD)
+        refused(answer, 503, "the requests before this one take another", "--max-wait-ms")
+        assert int(answer.headers["Retry-After"]) > 1
+        gate.open.set()
+        first.join()
+        assert [a.status_code for a in answers] == [200]
+        assert client.post("/v1/rerank", json=GOOD).status_code == 200
+        assert client.service.admission.inside == 0
+
+
+def test_a_caller_that_goes_away_is_scored_no_further(tiny):
+    with running(tiny, threads=1, token_budget=1) as client:
+        gate, messages = gated(client), []
+        body = json.dumps(GOOD | {"documents": ["a"] * 50}).encode()
+
+        async def go_away():
+            gone = asyncio.Event()
+            request = asyncio.create_task(call(client.app, body, messages.append, gone=gone))
+            assert await asyncio.to_thread(gate.waiting.acquire, timeout=10)
+            gone.set()
+            while client.service.metrics.abandoned._value.get() == 0 and not request.done():
+                gate.open.set()
+                await asyncio.sleep(0.01)
+            await request
+
+        asyncio.run(go_away())
+        assert messages[0]["status"] == 503  # which nobody reads
+        scored = 1
+        while gate.waiting.acquire(blocking=False):
+            scored += 1
+        assert scored < 10
+        assert "darl_requests_abandoned_total 1.0" in client.get("/metrics").text
+        assert client.log.offered == [] and client.service.admission.inside == 0
+
+
+def test_the_ood_log_comes_after_the_answer(tiny):
+    with running(tiny) as client:
+        events = []
+        client.log.offer = lambda request: events.append("logged")
+        asyncio.run(call(client.app, json.dumps(GOOD).encode(), lambda message: events.append(message["type"])))
+        assert events == ["http.response.start", "http.response.body", "logged"]
 
 
 def test_a_passed_deadline_is_a_503(tiny):

@@ -9,6 +9,8 @@ import click
 from darl_opensearch.cli.output import emit, emit_calls, progress_line
 from darl_opensearch.cli.shared import CLUSTER, DRY_RUN, JSON, bundle_argument
 from darl_opensearch.connect import ClusterOptions
+from darl_opensearch.errors import UsageError
+from darl_opensearch.scoring.warm import WarmOptions
 from darl_opensearch.settings import setting
 from darl_opensearch.settings.options import with_options
 
@@ -24,6 +26,10 @@ def cli(
     index: str = setting(..., "Index to load into.", env="DARL_INDEX"),
     recreate: bool = setting(False, "Delete the index first."),
     shards: int = setting(1, "Primary shards of a new index.", least=1, most=100, env="DARL_SHARDS"),
+    warm: bool = setting(
+        False, "Also encode the items, as darl warm does, so that the first search finds their states in --states."
+    ),
+    options: WarmOptions = setting(..., "the item states"),
     dry_run: bool = DRY_RUN,
     as_json: bool = JSON,
 ) -> None:
@@ -31,8 +37,12 @@ def cli(
 
     The whole file is checked before anything is sent. Items keep their ids, so loading a file again changes nothing.
     """
+    from darl_opensearch.bundle import Bundle
     from darl_opensearch.cluster import Cluster, load_items
+    from darl_opensearch.scoring.warm import warm_states
 
+    if warm and options.states is None:
+        raise UsageError("--warm requires --states", todo="pass the folder that darl serve uses")
     target = Cluster.open(cluster, dry_run=dry_run)
     with progress_line("loading") as line:
         report = load_items(
@@ -50,5 +60,12 @@ def cli(
     if not as_json:
         report.check()
     text = f"{report.indexed} items in {report.index}" + (", newly created" if report.created else "")
-    emit(report.to_json(), as_json=as_json, text=text)
+    result = report.to_json()
+    if warm:
+        with progress_line("encoding") as line:
+            warmed = warm_states(Bundle.open(bundle), [items], options, on_item=line.count)
+        result, text = result | {"states": warmed.to_json()}, f"{text}; {warmed.describe()}"
+    emit(result, as_json=as_json, text=text)
     report.check()
+    if warm:
+        warmed.check(options.states)

@@ -10,7 +10,10 @@ import pytest
 from darl_opensearch.cluster import load_items
 from darl_opensearch.cluster.calls import join_path
 from darl_opensearch.errors import ClusterError, InputError, UsageError
+from darl_opensearch.scoring import Scorer
+from darl_opensearch.states import StateStore
 from tests.helpers.bundles import ITEMS
+from tests.helpers.trained import SAMPLE
 
 pytestmark = pytest.mark.opensearch
 
@@ -55,6 +58,25 @@ def test_loading_again_ends_in_the_same_index(place, tmp_path):
     assert documents(place) == before
     load_items(place.cluster, place.bundle, write(tmp_path, ITEMS[:2]), place.index, recreate=True)
     assert documents(place).keys() == {"b-1", "b-2"}
+
+
+def test_items_are_warm_once_they_are_loaded(place, small, darl, tmp_path):
+    words = [
+        "index",
+        small[1].path,
+        SAMPLE / "items.jsonl",
+        "--url",
+        place.cluster.url,
+        "--index",
+        place.index,
+        "--json",
+    ]
+    assert (ended := darl(*words, "--warm")).code == 2 and "--warm requires --states" in ended.err
+    result = json.loads(darl(*words, "--warm", "--states", tmp_path).out)
+    assert result["indexed"] == result["states"]["encoded"] == result["states"]["written"] > 0
+    with StateStore(tmp_path) as store, Scorer.open(small[1], states=store) as scorer:
+        scorer.score("theft", [document["darl_text"] for document in documents(place).values()])
+        assert store.counts.misses == 0 and store.counts.hits == result["indexed"]
 
 
 def test_an_index_of_somebody_else_gets_our_fields(place, tmp_path):

@@ -41,6 +41,21 @@ def test_all_are_encoded_and_the_second_time_none(darl, small, tmp_path, rows):
     assert darl(*words[:-1]).out == f"0 items encoded, {len(rows)} were there\n"
 
 
+def test_items_twice_and_an_item_without_text(darl, small, tmp_path, rows):
+    items = tmp_path / "items.jsonl"
+    items.write_text("".join(json.dumps(row) + "\n" for row in [*rows[:600], *rows[:3]]))
+    result = json.loads(darl("warm", small[1].path, items, items, "--states", tmp_path / "states", "--json").out)
+    assert (result["items"], result["encoded"]) == (len(rows[:600]),) * 2
+    items.write_text(items.read_text() + json.dumps({"id": "x"}) + "\n")
+    ended = darl("warm", small[1].path, items, "--states", tmp_path / "states")
+    assert ended.code == 1 and f"items.jsonl, line {len(rows[:600]) + 4}" in ended.err
+
+
+def test_without_a_folder_it_is_wrong_usage(darl, small):
+    ended = darl("warm", small[1].path, ITEMS)
+    assert ended.code == 2 and "Pass --states FOLDER" in ended.err and ended.err.count("\n") == 1
+
+
 def test_another_precision_is_encoded_for_itself(darl, small, warm, rows):
     said = darl("warm", small[1].path, ITEMS, "--states", warm, "--int8", "--dry-run")
     assert said.out == f"0 of {len(rows)} items have states; {len(rows)} would be encoded\n"

@@ -235,7 +235,7 @@ def test_settings_that_cannot_be(monkeypatch):
 def test_more_processes_than_gpus(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_RANK", "1")
-    monkeypatch.setattr(distributed, "choose", lambda name: torch.device("cuda"))
+    monkeypatch.setattr(distributed, "choose_device", lambda name: torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(UsageError, match=r"process 2 has no GPU: this machine has 1\. Start 1 processes"), \
             distributed.join("auto"):  # fmt: skip

@@ -48,7 +48,7 @@ def open_log(spool: Path, bundle: Bundle) -> OodLog:
     return OodLog.open(spool, model=card.name, version=card.version, alpha=card.ood.alpha, sample_rate=1.0)
 
 
-def open_first_stage(bundle: Bundle, sample: Sample, client: OpenSearch | None) -> FirstStage:
+def open_bm25(bundle: Bundle, sample: Sample, client: OpenSearch | None) -> FirstStage:
     """Open BM25 over the sample's items: in the node's index, or without a node in memory."""
     if client is not None:
         return PipelineSearch(client, bundle, INDEX).first_stage
@@ -119,7 +119,7 @@ def search_embedded(
     """
     from darl_opensearch.ood.store import SpoolStore
 
-    first_stage = open_first_stage(bundle, sample, None)
+    first_stage = open_bm25(bundle, sample, None)
     with open_log(spool, bundle) as log:
         python = search_in_python(PYTHON, bundle, first_stage, sample.queries, advance, log)
     with SpoolStore(spool) as store:
@@ -198,7 +198,7 @@ def search_cluster(
         mode="connector", scorer=ScorerAddress(scorer_url, key),
         pipeline=PipelineOptions(name="darl", with_query_id=True), apply_settings=True,
     ))  # fmt: skip
-    first_stage, queries = open_first_stage(bundle, sample, cluster.client), sample.queries
+    first_stage, queries = open_bm25(bundle, sample, cluster.client), sample.queries
     local, connector = (PipelineSearch(cluster.client, bundle, INDEX, name) for name in (LOCAL_PIPELINE, "darl"))
     say("searching")
     with open_log(spool, bundle) as log:

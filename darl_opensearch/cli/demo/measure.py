@@ -55,7 +55,7 @@ class RouteRun:
         return {"median_ms": round(statistics.median(ordered), 1), "p95_ms": round(last, 1)}
 
 
-def measure_ndcg(
+def measure_query_ndcg(
     run: RouteRun, sample: Sample, queries: Sequence[TestQuery], gains: Sequence[float]
 ) -> dict[str, float]:  # fmt: skip
     """Measure nDCG@10 by query id, against the best order of all judged items.
@@ -79,7 +79,7 @@ def measure_quality(
     """Measure nDCG@10 and judged@10 of some queries; both are None unless the route searched all of them."""
     if not all(query.query_id in run.ranked for query in queries):
         return {"ndcg@10": None, "judged@10": None, "queries": 0}
-    ndcg = measure_ndcg(run, sample, queries, gains)
+    ndcg = measure_query_ndcg(run, sample, queries, gains)
     shown = [(query.query_id, item_id) for query in queries for item_id in run.ranked[query.query_id][:CUTOFF]]
     return {
         "ndcg@10": round(statistics.fmean(ndcg.values()), 4) if ndcg else None,
@@ -92,7 +92,7 @@ def compare_routes(
     run: RouteRun, other: RouteRun, sample: Sample, queries: Sequence[TestQuery], gains: Sequence[float]
 ) -> Interval:
     """Compare two routes on the same queries: the mean difference in nDCG@10, with its interval."""
-    one, two = (measure_ndcg(route, sample, queries, gains) for route in (run, other))
+    one, two = (measure_query_ndcg(route, sample, queries, gains) for route in (run, other))
     return bootstrap_mean(np.array([one[query_id] - two[query_id] for query_id in one]))
 
 

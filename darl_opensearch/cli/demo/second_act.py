@@ -18,7 +18,7 @@ from darl_opensearch.cli.demo.backends import (
     INDEX,
     LOCAL_PIPELINE,
     choose_local,
-    open_first_stage,
+    open_bm25,
     open_log,
     search_in_cluster,
     search_in_python,
@@ -73,7 +73,7 @@ class DemoBackend:
     def __init__(self, bundle: Bundle, sample: Sample, folder: Path, url: str | None) -> None:
         self.bundle, self.sample, self.folder, self.url = bundle, sample, folder, url
         self.client = connect(ClusterOptions(url=url)) if url else None
-        self.first_stage = open_first_stage(bundle, sample, self.client)
+        self.first_stage = open_bm25(bundle, sample, self.client)
 
     def search_served(
         self, name: str, bundle: Bundle, queries: Sequence[TestQuery], advance: Callable[[], object]

@@ -126,19 +126,17 @@ def _client() -> httpx.AsyncClient:
 
 
 @contextlib.contextmanager
-def serve(bundle: Bundle, folder: Path, max_wait_ms: str, *, int8: bool) -> Iterator[str]:
-    """Run ``darl serve``."""
+def serve(bundle: Bundle, log: Path, *options: str) -> Iterator[str]:
+    """Run ``darl serve`` without an OOD log."""
     command = [
-        sys.executable, "-m", "darl_opensearch", "serve", str(bundle.path), "--port", "0", "--no-ood-log",
-        "--states-memory", "0", "--max-queue", "1000", "--max-wait-ms", max_wait_ms, *(["--int8"] if int8 else []),
+        sys.executable, "-m", "darl_opensearch", "serve", str(bundle.path), "--port", "0", "--no-ood-log", *options,
     ]  # fmt: skip
-    output = folder / "serve.log"
-    with output.open("w") as out:
+    with log.open("w") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, env={**os.environ, "OMP_NUM_THREADS": "1"})
     try:
-        while not (match := re.search(r"(http://\S+:\d+)[\s\S]*is ready", output.read_text())):
+        while not (match := re.search(r"(http://\S+:\d+)[\s\S]*is ready", log.read_text())):
             if process.poll() is not None:
-                raise SystemExit(output.read_text())
+                raise SystemExit(log.read_text())
             time.sleep(0.05)
         yield match[1]
     finally:
@@ -154,7 +152,8 @@ def run(folder: Path, *, seconds: float, rounds: int, int8: bool, seed: int) -> 
         items, queries, _ = read_texts(folder, bundle.tokenizer)
         for number in range(rounds):
             for arm, max_wait in ARMS.items() if number % 2 == 0 else reversed(ARMS.items()):
-                with serve(bundle, Path(scratch), max_wait, int8=int8) as url:
+                options = ["--states-memory", "0", "--max-queue", "1000", "--max-wait-ms", max_wait]
+                with serve(bundle, Path(scratch) / "serve.log", *options, *["--int8"] * int8) as url:
                     load = Load(url, items, queries, seed + number)
                     asyncio.run(load.saturate(5.0))  # warm up; the first requests tell what one costs
                     capacity = asyncio.run(load.saturate(seconds))

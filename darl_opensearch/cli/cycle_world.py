@@ -21,6 +21,7 @@ from darl_opensearch.connect import ClusterOptions
 from darl_opensearch.errors import UsageError, load
 from darl_opensearch.monitor.drift import DriftConfig, drift
 from darl_opensearch.ood.store import OodStore, SpoolStore, StreamStore, join_texts
+from darl_opensearch.warm import WarmOptions, warm_index
 from darl_opensearch.webhook import Webhook, tell
 
 if TYPE_CHECKING:
@@ -85,7 +86,24 @@ class Surroundings:
                 self.say(f"the webhook was not notified: {outcome.reason}; the next darl cycle tries again")
             return outcome.delivered
 
-        deployment = NoCluster() if cluster is None else ClusterDeployment(cluster, self._release(), self.report)
+        def warm(bundle: Bundle) -> Mapping[str, Any]:
+            place = self.config.warm
+            options = WarmOptions(
+                states=self.base / (place.states or ""), states_bytes=place.states_bytes, int8=place.int8
+            )
+            done = warm_index(
+                bundle, deployed_to, table.index, place.items, options, stream=self.config.log.stream,
+                on_item=lambda done, total: self.report("encoding items", done, total),
+            )  # fmt: skip
+            done.check(options.states)
+            return done.to_json()
+
+        deployment: NoCluster | ClusterDeployment = NoCluster()
+        if cluster is not None:
+            deployed_to = cluster
+            deployment = ClusterDeployment(
+                cluster, self._release(), warm if self.config.warm.items else None, self.report
+            )
         world: World = ports.World(
             store=lambda: self._store(cluster), start=start, deployment=deployment, item_texts=texts, tell=notify,
             report=self.report, item_search=make_first_stage(cluster, table.index) if cluster and table.index else None,

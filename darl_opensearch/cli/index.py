@@ -10,9 +10,9 @@ from darl_opensearch.cli.output import emit, emit_calls, progress_line
 from darl_opensearch.cli.shared import CLUSTER, DRY_RUN, JSON, bundle_argument
 from darl_opensearch.connect import ClusterOptions
 from darl_opensearch.errors import UsageError
-from darl_opensearch.scoring.warm import WarmOptions
 from darl_opensearch.settings import setting
 from darl_opensearch.settings.options import with_options
+from darl_opensearch.warm import WarmOptions
 
 
 @click.command()
@@ -39,7 +39,7 @@ def cli(
     """
     from darl_opensearch.bundle import Bundle
     from darl_opensearch.cluster import Cluster, load_items
-    from darl_opensearch.scoring.warm import warm_states
+    from darl_opensearch.warm import warm_files
 
     if warm and options.states is None:
         raise UsageError("--warm requires --states", todo="pass the folder that darl serve uses")
@@ -63,7 +63,7 @@ def cli(
     result = report.to_json()
     if warm:
         with progress_line("encoding") as line:
-            warmed = warm_states(Bundle.open(bundle), [items], options, on_item=line.count)
+            warmed = warm_files(Bundle.open(bundle), [items], options, on_item=line.count)
         result, text = result | {"states": warmed.to_json()}, f"{text}; {warmed.describe()}"
     emit(result, as_json=as_json, text=text)
     report.check()

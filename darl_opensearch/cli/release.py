@@ -21,9 +21,10 @@ from darl_opensearch.cli.shared import (
 from darl_opensearch.cli.webhook_option import WEBHOOK, announce, refusal_announced
 from darl_opensearch.cluster.release import ReleaseOptions
 from darl_opensearch.connect import ClusterOptions
-from darl_opensearch.errors import InputError
+from darl_opensearch.errors import InputError, UsageError
 from darl_opensearch.settings import InputFile, setting
 from darl_opensearch.settings.options import with_options
+from darl_opensearch.states.options import StatesPlace, parse_items
 from darl_opensearch.webhook import Webhook
 
 if TYPE_CHECKING:
@@ -45,6 +46,14 @@ def cli(
         env="DARL_GATE",
     ),
     options: ReleaseOptions = setting(..., "the release"),
+    warm: str | None = setting(
+        None,
+        "Before the switch, encode items of --index with the new version and keep their states in --states: all, "
+        "or as a number those that the OOD log has most pairs of.",
+        metavar="all|N",
+        env="DARL_WARM",
+    ),  # fmt: skip
+    place_of_states: StatesPlace = setting(..., "the item states"),
     webhook: str | None = WEBHOOK,
     dry_run: bool = DRY_RUN,
     as_json: bool = JSON,
@@ -55,19 +64,34 @@ def cli(
     request switches each pipeline; the old version stays deployed for darl rollback. Exit code 3 if the gate refused
     the bundle or the model's answers differ: the old version keeps serving.
     """
+    from darl_opensearch.bundle import Bundle
     from darl_opensearch.cluster import Cluster
     from darl_opensearch.cluster.release import release
+    from darl_opensearch.warm import WarmOptions, warm_index
 
+    if warm:
+        parse_items(warm)
+        if options.index is None or place_of_states.states is None:
+            raise UsageError("--warm requires --index and --states", todo="pass the folder that darl serve uses")
     hook = Webhook.of(webhook)
     report = read_gate_report(gate) if gate else None
     options = dataclasses.replace(options, mode=place.mode, scorer=place.scorer, gate=report)
     target = Cluster.open(cluster, dry_run=dry_run)
+    warmed = None
+    if warm and options.index and not dry_run:
+        with progress_line("encoding") as line:
+            encoding = WarmOptions(**vars(place_of_states))
+            warmed = warm_index(Bundle.open(bundle), target, options.index, warm, encoding, on_item=line.count)
+        warmed.check(encoding.states)
     with progress_line("registering") as line, refusal_announced(hook, dry_run=dry_run):
         done = release(bundle, target, options, on_chunk=line.count, report=line.report)
     if dry_run:
         emit_calls(target.calls)
         return
-    emit(done.to_json(), as_json=as_json, text=released_text(done))
+    result, text = done.to_json(), released_text(done)
+    if warmed is not None:
+        result, text = result | {"states": warmed.to_json()}, f"{warmed.describe()}\n{text}"
+    emit(result, as_json=as_json, text=text)
     if done.changed:
         announce(hook, "release", done.to_json() | {"note": options.note})
     if gate is None and done.changed and not as_json:

@@ -8,9 +8,9 @@ import click
 
 from darl_opensearch.cli.output import emit, progress_line
 from darl_opensearch.cli.shared import JSON, bundle_argument
-from darl_opensearch.scoring.warm import WarmOptions
 from darl_opensearch.settings import setting
 from darl_opensearch.settings.options import with_options
+from darl_opensearch.warm import WarmOptions
 
 
 @click.command()
@@ -29,9 +29,9 @@ def cli(
     Items whose states are there are passed over: started again, an interrupted run goes on.
     """
     from darl_opensearch.bundle import Bundle
-    from darl_opensearch.scoring.warm import warm_states
+    from darl_opensearch.warm import warm_files
 
     with progress_line("encoding") as line:
-        report = warm_states(Bundle.open(bundle), items, options, dry_run=dry_run, on_item=line.count)
+        report = warm_files(Bundle.open(bundle), items, options, dry_run=dry_run, on_item=line.count)
     emit(report.to_json(), as_json=as_json, text=report.describe())
     report.check(options.states)

@@ -21,11 +21,13 @@ class ClusterDeployment:
     """Deploys a cycle's bundles to a cluster.
 
     :param options: of the release; the cycle fills in gate and cycle.
+    :param warm: called with the bundle before the switch; what it returns is part of the outcome.
     :param report: called with the step's name, steps done and steps in all.
     """
 
     cluster: Cluster
     options: ReleaseOptions
+    warm: Callable[[Bundle], Mapping[str, Any]] | None = None
     report: Report = lambda what, done, total: None
 
     def register(self, bundle: Bundle) -> Mapping[str, Any]:
@@ -43,7 +45,8 @@ class ClusterDeployment:
         :raises DarlError: if it cannot serve; the previous version keeps serving.
         """
         options = dataclasses.replace(self.options, cycle=cycle, gate=gate)
-        return release(bundle, self.cluster, options, report=self.report).to_json()
+        states = {"states": self.warm(bundle)} if self.warm is not None else {}
+        return release(bundle, self.cluster, options, report=self.report).to_json() | states
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Searching the item index as a first stage."""
+"""Reading the item index: as a first stage, and text by text."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 from darl_opensearch.cluster.calls import Cluster, join_path
 from darl_opensearch.config_files import render_body
-from darl_opensearch.connect import ClusterOptions
-from darl_opensearch.text import ID_FIELD
+from darl_opensearch.connect import ClusterOptions, calling
+from darl_opensearch.text import ID_FIELD, TEXT_FIELD
 
+PAGE = 500  # texts of a request
 ItemSearch = Callable[[str, int], Sequence[str]]
 
 
@@ -37,3 +38,18 @@ def make_first_stage(cluster: Cluster, index: str) -> ItemSearch:
         return [str((hit.get("_source") or {}).get(ID_FIELD, hit.get("_id"))) for hit in hits]
 
     return retrieve
+
+
+def scan_texts(cluster: Cluster, index: str) -> Iterator[str]:
+    """Read the text of every item, in no order."""
+    from opensearchpy.helpers import scan
+
+    body = {"_source": [TEXT_FIELD], "query": {"exists": {"field": TEXT_FIELD}}}
+    with calling(cluster.url):
+        for hit in scan(cluster.client, index=index, query=body, size=PAGE, params={"search_pipeline": "_none"}):
+            yield str(hit["_source"][TEXT_FIELD])
+
+
+def count_items(cluster: Cluster, index: str) -> int:
+    """Count the items of an index."""
+    return int(cluster.read("GET", join_path(index, "_count"))["count"])

@@ -167,6 +167,21 @@ class StreamStore(OodStore):
             with contextlib.suppress(ClusterError), calling(self._url):  # it expires anyway
                 self._client.delete_pit(body={"pit_id": [pit]})
 
+    def most_logged(self, count: int) -> list[str]:
+        """Find the items with most pairs in the traffic, as estimated from the sample that is logged.
+
+        :param count: how many.
+        :return: their ids, most frequent first.
+        """
+        items = {
+            "terms": {"field": "item_id", "size": count, "order": {"pairs": "desc"}},
+            "aggs": {"pairs": {"sum": {"field": "weight"}}},
+        }
+        body = {"size": 0, "query": {"term": {"kind": "pair"}}, "aggs": {"items": items}}
+        with calling(self._url):
+            answer = self._client.search(index=self._stream, body=body, params={"ignore_unavailable": "true"})
+        return [str(bucket["key"]) for bucket in answer.get("aggregations", {}).get("items", {}).get("buckets", [])]
+
     def _page(
         self, pit: str, kind: Kind, since: datetime | None, until: datetime | None, after: list[Any] | None
     ) -> list[dict[str, Any]]:

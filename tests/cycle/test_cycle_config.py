@@ -21,6 +21,8 @@ MINIMAL = "[model]\nbundle = 'b'\nconfig = 'darl.toml'\n[gate]\nid_test = 'id.js
         (f"gate.tolerance=1{400 * '0'}", "[gate] tolerance is inf. Give 0 or more"),
         (f"gate.min_queries=1{5000 * '0'}", "[gate] min_queries is '1000"),
         (f"gate.min_queries={3000 * '['}", "[gate] min_queries is '[[["),
+        ("warm.items=most", "the items to warm are 'most'. Write all, or a number from 1 to 65535"),
+        ("warm.items=all", "[warm] states is empty. Set it to the folder that darl serve uses"),
     ],
 )
 def test_numbers_that_no_step_can_use(tmp_path, override, message):
@@ -30,6 +32,16 @@ def test_numbers_that_no_step_can_use(tmp_path, override, message):
     with pytest.raises(UsageError) as caught:
         read_cycle(path, [override])
     assert str(caught.value).startswith(f"{path}: {message}")
+
+
+def test_states_are_warmed_from_an_index(tmp_path):
+    path = tmp_path / "cycle.toml"
+    path.write_text(MINIMAL)
+    warm = ["warm.items=all", "warm.states=states"]
+    with pytest.raises(UsageError, match=r"\[warm\] items needs \[release\] url and index"):
+        read_cycle(path, warm)
+    table = read_cycle(path, [*warm, "release.url=http://127.0.0.1:1", "release.index=items"]).warm
+    assert (table.items, str(table.states)) == ("all", "states")
 
 
 @pytest.mark.parametrize("more", [[], ["--dry-run"], ["--abandon"]])

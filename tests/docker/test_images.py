@@ -72,7 +72,9 @@ def test_the_cpu_image_serves_a_bundle(cpu_image, tiny, small, keeps_states):
     env = {name: execution.mapped(value) for name, value in pairs(stage["ENV"]).items()}
     env |= {"DARL_HOST": "127.0.0.1", "DARL_PORT": str(port)}
     env["PATH"] = env["PATH"].replace("$PATH", os.environ["PATH"])
-    words = exec_form(stage["ENTRYPOINT"]) + [str(bundle.path) if w == "/bundle" else w for w in exec_form(stage["CMD"])]
+    words = exec_form(stage["ENTRYPOINT"]) + [
+        str(bundle.path) if w == "/bundle" else w for w in exec_form(stage["CMD"])
+    ]
     words[0] = shutil.which(words[0], path=env["PATH"])
     assert words[0].startswith(str(cpu_image))
     process = subprocess.Popen(words, env=env, cwd="/", stderr=subprocess.PIPE, text=True)

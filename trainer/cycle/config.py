@@ -11,6 +11,7 @@ from typing import Any, Literal
 from darl_opensearch.errors import UsageError
 from darl_opensearch.settings import Settings, read_fields, read_toml, setting
 from darl_opensearch.spans import ago, parse_span
+from darl_opensearch.states.options import StatesPlace, parse_items
 from trainer.dasa.config import SelectConfig
 from trainer.evaluate.settings import GateOptions
 from trainer.judging.config import JudgeConfig
@@ -86,6 +87,22 @@ class ReleaseTable(Settings, table="release"):
             raise UsageError("[release] mode is connector, but scorer_url is empty", todo="set it to its rerank route")
 
 
+class WarmTable(StatesPlace, table="warm"):
+    """Table ``[warm]``: item states that the new version finds when it begins to serve."""
+
+    items: str = setting(
+        "", "items of [release] index to encode before the switch: all, or as a number those that the OOD log has "
+        "most pairs of; empty: none",
+    )  # fmt: skip
+
+    def check(self) -> None:
+        """Check the number, and that there is a folder."""
+        if self.items:
+            parse_items(self.items)
+            if self.states is None:
+                raise UsageError("[warm] states is empty", todo="set it to the folder that darl serve uses")
+
+
 class GateTable(GateOptions, table="gate"):
     """Table ``[gate]``: the test that the new version must pass."""
 
@@ -106,6 +123,12 @@ class CycleConfig(Settings):
     judge: JudgeConfig = JudgeConfig()
     train: TrainTable = TrainTable()
     release: ReleaseTable = ReleaseTable()
+    warm: WarmTable = WarmTable()
+
+    def check(self) -> None:
+        """Check that there is an index to warm from."""
+        if self.warm.items and not (self.release.url and self.release.index):
+            raise UsageError("[warm] items needs [release] url and index", todo="set them, or leave out [warm]")
 
     def to_json(self) -> dict[str, Any]:
         """Render the resolved configuration, without addresses that may hold a token."""

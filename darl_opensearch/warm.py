@@ -1,4 +1,4 @@
-"""Encoding items before the first search needs their states."""
+"""Encoding items before the first search needs their states: of files, of an index, or those that are logged most."""
 
 from __future__ import annotations
 
@@ -9,25 +9,30 @@ from pathlib import Path
 from typing import Any
 
 from darl_opensearch.bundle import Bundle
+from darl_opensearch.cluster.calls import Cluster
+from darl_opensearch.cluster.item_index import count_items, scan_texts
 from darl_opensearch.errors import DarlError, UsageError
 from darl_opensearch.io.jsonl import read_jsonl
 from darl_opensearch.io.reading import open_bytes
+from darl_opensearch.ood.store import StreamStore, join_texts
+from darl_opensearch.ood.stream import STREAM
 from darl_opensearch.scoring.runtime import Provider
 from darl_opensearch.scoring.scorer import Scorer
-from darl_opensearch.settings import FolderPath, Settings, setting
-from darl_opensearch.states import DISK_BYTES, StateStore
+from darl_opensearch.settings import setting
+from darl_opensearch.states import StateStore
+from darl_opensearch.states.options import StatesPlace, parse_items
 
 CHUNK = 512  # items looked up and encoded at a time
+OnItem = Callable[[int, int], object]
 
 
-class WarmOptions(Settings):
+def _silent(done: int, total: int) -> None:
+    """Show nothing."""
+
+
+class WarmOptions(StatesPlace):
     """Where item states are kept, and how they are encoded."""
 
-    states: FolderPath | None = setting(None, "folder of the item states, as for darl serve", env="DARL_STATES")
-    states_bytes: int = setting(
-        DISK_BYTES, "maximum size of that folder; the oldest states go first", least=2**20, env="DARL_STATES_BYTES"
-    )
-    int8: bool = setting(False, "encode with the quantised graph, for scorers that serve it", env="DARL_INT8")
     provider: Provider = setting("cpu", "where the graph runs", env="DARL_PROVIDER")
     threads: int | None = setting(
         None, "batches encoded in parallel.  [default: the cores available to this process]", least=1,
@@ -77,18 +82,54 @@ class WarmReport:
             )  # fmt: skip
 
 
+def warm_files(
+    bundle: Bundle, paths: Iterable[Path], options: WarmOptions, *, dry_run: bool = False, on_item: OnItem = _silent,
+) -> WarmReport:  # fmt: skip
+    """Encode the items of JSONL files, see :func:`warm_states`."""
+    paths = list(paths)
+    texts = (bundle.renderer(row, where=where) for path in paths for where, row in read_jsonl(path))
+    total = sum(map(_count_lines, paths))
+    return warm_states(bundle, texts, options, total=total, dry_run=dry_run, on_item=on_item)
+
+
+def warm_index(
+    bundle: Bundle, cluster: Cluster, index: str, items: str, options: WarmOptions, *, stream: str = STREAM,
+    on_item: OnItem = _silent,
+) -> WarmReport:  # fmt: skip
+    """Encode the items of an index, see :func:`warm_states`.
+
+    :param items: ``all``, or as a number those that the OOD log has most pairs of.
+    :param stream: the OOD log's data stream.
+    :raises UsageError: for other ``items``, or an index without item texts.
+    """
+    count = parse_items(items)
+    if count is None:
+        texts, total = scan_texts(cluster, index), count_items(cluster, index)
+    else:
+        ids = StreamStore(cluster.client, stream=stream, where=cluster.url).most_logged(count)
+        found = join_texts(cluster.client, index, ids, where=cluster.url).texts
+        texts, total = iter(found.values()), len(found)
+    report = warm_states(bundle, texts, options, total=total, on_item=on_item)
+    if not report.items:
+        raise UsageError(
+            f"no item texts to warm in index {index!r}", where=cluster.url,
+            todo="load the items with darl index" if count is None else "pass --warm all: nothing has been logged yet",
+        )  # fmt: skip
+    return report
+
+
 def warm_states(
-    bundle: Bundle, paths: Iterable[Path], options: WarmOptions, *, dry_run: bool = False,
-    on_item: Callable[[int, int], object] = lambda done, total: None,
+    bundle: Bundle, texts: Iterable[str], options: WarmOptions, *, total: int = 0, dry_run: bool = False,
+    on_item: OnItem = _silent,
 ) -> WarmReport:  # fmt: skip
     """Encode items and keep their states; those that are there already are passed over, so a killed run goes on.
 
-    :param paths: JSONL, one item per line.
-    :param on_item: called with the lines read so far and all lines.
+    :param texts: as a search sends them.
+    :param total: how many there are about.
+    :param on_item: called with the texts read so far and all texts.
     :raises UsageError: without a folder.
     :raises DarlError: if the bundle has no graphs for states.
     """
-    paths = list(paths)
     if options.states is None:
         raise UsageError("the item states have no folder", todo="pass --states FOLDER, the one that darl serve uses")
     if not bundle.has_states(int8=options.int8):
@@ -96,8 +137,6 @@ def warm_states(
             "this bundle's items have no states of their own" + (" in int8" if options.int8 else ""),
             where=str(bundle.path), todo="states are for models of the split backbone: export the model again",
         )  # fmt: skip
-    total = sum(_count_lines(path) for path in paths)
-    texts = (bundle.renderer(row, where=where) for path in paths for where, row in read_jsonl(path))
     read = missing = encoded = 0
     seen: set[bytes] = set()
     with (
@@ -108,7 +147,7 @@ def warm_states(
         ) as scorer,
     ):  # fmt: skip
         halves: Any = scorer.halves
-        for chunk in _split(texts):
+        for chunk in _split(iter(texts)):
             new = {key: text for text in chunk if (key := halves.keys.of(text)) not in seen}
             seen |= new.keys()
             for key in store.contains(list(new)):

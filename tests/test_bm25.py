@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 
 import pytest
 from hypothesis import given, settings
@@ -54,3 +55,12 @@ def test_any_text_is_a_query(query):
 
 def test_an_id_is_not_searched():
     assert Bm25Index([("zebra", "horse")]).search("zebra", 5) == []
+
+
+def test_another_thread_may_let_it_go():
+    """Its file is closed there; an error in that would be reported as unraisable, and fail the test."""
+    held = [Bm25Index(ITEMS)]
+    letting_go = threading.Thread(target=held.clear)
+    letting_go.start()
+    letting_go.join()
+    assert held == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.cluster.calls import Cluster, join_path
+from darl_opensearch.cluster.models import POLL_SECONDS
 from darl_opensearch.cluster.preflight import Mode
 from darl_opensearch.config_files import render_body
 from darl_opensearch.errors import ClusterError
@@ -25,6 +27,7 @@ PROBES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("a long text", (" ".join(f"word{i % 50}" for i in range(400)), "short")),
 )
 
+READY_SECONDS = 30.0  # for a deployed model to answer
 LOCAL_BOUND = 1e-4
 # A scorer may run the quantised graph, on a GPU, and prints six decimals. Another model is off by far more.
 CONNECTOR_BOUND = 0.05
@@ -46,7 +49,7 @@ def verify(cluster: Cluster, bundle: Bundle, mode: Mode, model_id: str) -> float
         for query, texts in PROBES:
             documents = [cut_to_tokens(text, bundle.tokenizer, cap) for text in texts]  # as darl index does
             expected = scorer.score(query, documents).data.astype(np.float64)
-            actual = ask_model(cluster, mode, model_id, query, documents)
+            actual = _ask_when_ready(cluster, mode, model_id, query, documents)
             if actual.shape != expected.shape:
                 raise _differs(
                     cluster,
@@ -80,6 +83,20 @@ def ask_model(cluster: Cluster, mode: Mode, model_id: str, query: str, documents
     else:
         place = join_path("_plugins", "_ml", "models", model_id, "_predict")
     return parse_rows(cluster.read("POST", place, body), where=cluster.url)
+
+
+def _ask_when_ready(
+    cluster: Cluster, mode: Mode, model_id: str, query: str, documents: Sequence[str]
+) -> NDArray[np.float64]:
+    """Ask a model that has just been deployed: ML Commons reports that slightly too early."""
+    deadline = time.monotonic() + READY_SECONDS
+    while True:
+        try:
+            return ask_model(cluster, mode, model_id, query, documents)
+        except ClusterError as err:
+            if "Model not ready yet" not in err.what or time.monotonic() > deadline:
+                raise
+            time.sleep(POLL_SECONDS)
 
 
 def parse_rows(answer: Mapping[str, Any], *, where: str) -> NDArray[np.float64]:

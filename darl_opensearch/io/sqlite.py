@@ -63,15 +63,17 @@ def open_scratch(path: Path | Literal["", ":memory:"], *, cache_kib: int = 2000)
     :param path: an empty or missing file; ``""``: a temporary file of SQLite's.
     :param cache_kib: bound on the pages in memory.
     """
-    with _closed_on_error(sqlite3.connect(path)) as db:
+    # Any thread may close it: the one in which the last reference goes does.
+    with _closed_on_error(sqlite3.connect(path, check_same_thread=False)) as db:
         for pragma in ("journal_mode = OFF", "synchronous = OFF", "temp_store = FILE", f"cache_size = -{cache_kib}"):
             db.execute(f"PRAGMA {pragma}")
     return db
 
 
 def open_finished(path: Path, *, cache_kib: int = 2000) -> sqlite3.Connection:
-    """Open a file that no longer changes; takes no lock, so it may be on a read-only disk."""
-    with _closed_on_error(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True)) as db:
+    """Open a file that no longer changes; takes no lock, so it may be on a read-only disk. Any thread may close it."""
+    uri = f"{path.resolve().as_uri()}?mode=ro&immutable=1"
+    with _closed_on_error(sqlite3.connect(uri, uri=True, check_same_thread=False)) as db:
         db.execute(f"PRAGMA cache_size = -{cache_kib}")
     return db
 

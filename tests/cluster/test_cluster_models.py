@@ -88,3 +88,22 @@ def test_a_step_of_the_ood_score_is_float_noise_and_two_are_not(tiny, monkeypatc
         monkeypatch.setattr(verifying, "ask_model", off_by(3))
         with pytest.raises(ClusterError, match="answers differently from the bundle"):
             verifying.verify(Pretended(), bundle, "local", "m")
+
+
+def test_a_model_that_is_reported_deployed_slightly_too_early(tiny, monkeypatch):
+    asked = []
+    with Scorer.open(tiny) as scorer:
+
+        def answer(cluster, mode, model_id, query, documents):
+            asked.append(query)
+            if len(asked) < 3:
+                raise ClusterError("the cluster answered 400: Model not ready yet. Please deploy the model first")
+            return scorer.score(query, documents).data.astype(np.float64)
+
+        monkeypatch.setattr(verifying, "ask_model", answer)
+        assert verifying.verify(Pretended(), tiny, "local", "m") < 1e-6
+        assert asked[0] == asked[1] == asked[2] != asked[3]
+        asked.clear()
+        monkeypatch.setattr(verifying, "READY_SECONDS", 0.0)
+        with pytest.raises(ClusterError, match="Model not ready yet"):
+            verifying.verify(Pretended(), tiny, "local", "m")

@@ -25,7 +25,8 @@ MADE = Path(__file__).parents[1] / "fixtures" / "trained_at_7753907.tar.gz"
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     with tarfile.open(MADE) as archive:
-        archive.extractall(tmp_path, filter="data")
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # Python 3.11.4 and later have it
+        archive.extractall(tmp_path)
     monkeypatch.chdir(tmp_path)  # its configuration names the base model by a relative path
     return tmp_path
 

@@ -56,7 +56,7 @@ class Tally:
         sent = len(self.latency) + len(self.refused) + self.failed
         answered, refused = np.array(self.latency or [math.nan]), np.array(self.refused or [math.nan])
         return {
-            "sent_per_s": round(sent / self.seconds, 2), "answered_per_s": round(len(self.latency) / self.seconds, 2),
+            "sent": sent, "answered_per_s": round(len(self.latency) / self.seconds, 2),
             "refused": round(len(self.refused) / max(sent, 1), 3), "failed": self.failed,
             "p50_ms": _ms(answered, 50), "p99_ms": _ms(answered, 99), "refused_p99_ms": _ms(refused, 99),
         }  # fmt: skip
@@ -111,13 +111,14 @@ class Load:
 
     async def arrive(self, rate: float, seconds: float) -> Tally:
         """Ask at random moments, ``rate`` a second on average, whatever has been answered."""
-        tally, asked = Tally(seconds=seconds), []
+        tally, asked = Tally(), []
         started = due = time.perf_counter()
         async with _client() as client:
             while (due := due + self.draw.expovariate(rate)) < started + seconds:
                 await asyncio.sleep(max(0.0, due - time.perf_counter()))
                 asked.append(asyncio.create_task(self.ask(client, tally)))
             await asyncio.gather(*asked)
+        tally.seconds = time.perf_counter() - started  # until the last one is answered
         return tally
 
 

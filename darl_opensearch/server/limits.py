@@ -32,6 +32,7 @@ class Admission:
         self.limit, self.max_wait = limit, max_wait
         self.inside = 0
         self._bytes_ahead = 0
+        self._since = 0.0  # when a request ended last, or the first one began after an idle time
         self._seconds, self._bytes = 0.0, 0.0  # of the latest requests, older ones count less
 
     @contextmanager
@@ -63,7 +64,11 @@ class Admission:
         :param size: of the body in bytes.
         :raises ApiError: 503 if it would wait for longer than ``max_wait``.
         """
-        wait = self._bytes_ahead * self._seconds / self._bytes if self._bytes else 0.0
+        now = time.monotonic()
+        if not self._bytes_ahead:
+            self._since = now
+        work = self._bytes_ahead * self._seconds / self._bytes if self._bytes else 0.0
+        wait = work - (now - self._since)
         if self.max_wait and wait > self.max_wait:
             raise ApiError(
                 503,
@@ -76,6 +81,7 @@ class Admission:
             yield
         finally:
             self._bytes_ahead -= size
+            self._since = time.monotonic()
 
     def observe(self, size: int, seconds: float) -> None:
         """Learn what a request cost.

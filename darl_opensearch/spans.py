@@ -10,20 +10,15 @@ _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 def parse_span(text: str) -> timedelta | None:
-    """Read a span.
-
-    :param text: up to six digits, then ``m``, ``h``, ``d`` or ``w``.
-    :return: the span; None: the text is none.
-    """
-    found = _SPAN.fullmatch(text)
-    return timedelta(**{_UNITS[found[2]]: int(found[1])}) if found else None
+    """Parse a span: up to six digits, then ``m``, ``h``, ``d`` or ``w``; None if invalid."""
+    match = _SPAN.fullmatch(text)
+    return timedelta(**{_UNITS[match[2]]: int(match[1])}) if match else None
 
 
 def ago(span: timedelta | None) -> datetime | None:
-    """Find the time that lies a span before now.
+    """Return the time, in UTC, that lies a span before now.
 
-    :param span: the span; None: no bound.
-    :return: the time, in UTC; None: from the beginning, as for a span that is longer than the calendar.
+    None means no bound: for no span, and for one longer than the calendar.
     """
     if span is None:
         return None

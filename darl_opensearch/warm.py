@@ -20,7 +20,7 @@ from darl_opensearch.scoring.runtime import Provider
 from darl_opensearch.scoring.scorer import Scorer
 from darl_opensearch.settings import setting
 from darl_opensearch.states import StateStore
-from darl_opensearch.states.options import StatesPlace, parse_items
+from darl_opensearch.states.options import StatesPlace, parse_item_count
 
 CHUNK = 512  # items looked up and encoded at a time
 OnItem = Callable[[int, int], object]
@@ -102,13 +102,13 @@ def warm_index(
     :param stream: the OOD log's data stream.
     :raises UsageError: for other ``items``, or an index without item texts.
     """
-    count = parse_items(items)
+    count = parse_item_count(items)
     if count is None:
         texts, total = scan_texts(cluster, index), count_items(cluster, index)
     else:
         ids = StreamStore(cluster.client, stream=stream, where=cluster.url).most_logged(count)
-        found = join_texts(cluster.client, index, ids, where=cluster.url).texts
-        texts, total = iter(found.values()), len(found)
+        by_id = join_texts(cluster.client, index, ids, where=cluster.url).texts
+        texts, total = iter(by_id.values()), len(by_id)
     report = warm_states(bundle, texts, options, total=total, on_item=on_item)
     if not report.items:
         raise UsageError(

@@ -24,7 +24,7 @@ from darl_opensearch.connect import ClusterOptions
 from darl_opensearch.errors import InputError, UsageError
 from darl_opensearch.settings import InputFile, setting
 from darl_opensearch.settings.options import with_options
-from darl_opensearch.states.options import StatesPlace, parse_items
+from darl_opensearch.states.options import StatesPlace, parse_item_count
 from darl_opensearch.webhook import Webhook
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def cli(
     from darl_opensearch.warm import WarmOptions, warm_index
 
     if warm:
-        parse_items(warm)
+        parse_item_count(warm)
         if options.index is None or place_of_states.states is None:
             raise UsageError("--warm requires --index and --states", todo="pass the folder that darl serve uses")
     hook = Webhook.of(webhook)

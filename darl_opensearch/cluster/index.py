@@ -146,14 +146,14 @@ def _documents(bundle: Bundle, items: str | os.PathLike[str]) -> Iterator[tuple[
 
 def _prepare(cluster: Cluster, index: str, *, recreate: bool, shards: int) -> bool:
     mapping = render_body("items_mapping.json")
-    there = cluster.read("GET", join_path(index), absent={})
-    if there and recreate:
+    existing = cluster.read("GET", join_path(index), absent={})
+    if existing and recreate:
         cluster.send("DELETE", join_path(index))
-        there = {}
-    if not there:
+        existing = {}
+    if not existing:
         cluster.send("PUT", join_path(index), render_body("items_index.json", shards=shards, mappings=mapping))
         return True
-    for name, definition in there.items():
+    for name, definition in existing.items():
         properties = definition.get("mappings", {}).get("properties", {})
         for field, wanted in mapping["properties"].items():
             kind = properties.get(field, {}).get("type", wanted["type"])

@@ -115,8 +115,8 @@ def check_ours(cluster: Cluster, options: PipelineOptions) -> None:
     :raises ClusterError: if a pipeline of that name is someone else's.
     """
     for name in (options.name, options.name + PLAIN):
-        there = fetch_pipeline(cluster, name)
-        if there is not None and not str(there.get("description", "")).startswith("DaRL "):
+        existing = fetch_pipeline(cluster, name)
+        if existing is not None and not str(existing.get("description", "")).startswith("DaRL "):
             raise ClusterError(
                 f"search pipeline {name!r} exists and was not created by darl",
                 where=cluster.url,
@@ -128,8 +128,8 @@ def put_pipelines(cluster: Cluster, bodies: Mapping[str, Mapping[str, Any]]) -> 
     """Write the pipelines that differ from what is there."""
     changes: dict[str, Change] = {}
     for name, body in bodies.items():
-        there = fetch_pipeline(cluster, name)
-        changes[name] = "created" if there is None else "unchanged" if there == body else "updated"
+        existing = fetch_pipeline(cluster, name)
+        changes[name] = "created" if existing is None else "unchanged" if existing == body else "updated"
         if changes[name] != "unchanged":
             cluster.send("PUT", join_path("_search", "pipeline", name), body)
     return changes

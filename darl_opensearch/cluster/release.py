@@ -169,9 +169,9 @@ def release(
 
 def _pipeline_options(options: ReleaseOptions, now: Now) -> PipelineOptions:
     """Take the existing pipeline's options, except those given."""
-    there = PipelineOptions(name=options.pipeline)
+    current = PipelineOptions(name=options.pipeline)
     if options.pipeline in now.bodies and now.served is not None:
-        there = read_options(options.pipeline, now.bodies, now.served.mode)
+        current = read_options(options.pipeline, now.bodies, now.served.mode)
     asked: dict[str, Any] = {
         "max_k": options.max_k, "oversample": options.oversample, "query_path": options.query_path,
         "with_query_id": options.with_query_id,
@@ -179,9 +179,9 @@ def _pipeline_options(options: ReleaseOptions, now: Now) -> PipelineOptions:
     asked = {name: value for name, value in asked.items() if value is not None}
     if options.query_path == "":
         asked["query_path"] = None  # the default, where the pipeline has another
-    if options.mode == "local" and there.with_query_id:
+    if options.mode == "local" and current.with_query_id:
         asked.setdefault("with_query_id", False)  # an in-cluster model takes none
-    return dataclasses.replace(there, **asked)
+    return dataclasses.replace(current, **asked)
 
 
 def find_gate_refusal(gate: Mapping[str, Any] | None, bundle: Bundle, now: Now) -> DarlError | None:

@@ -62,9 +62,9 @@ def rollback(cluster: Cluster, options: RollbackOptions | None = None) -> Releas
         event = None
     else:
         target = _target(events, now, options)
-    there = read_now(cluster, options.pipeline).bodies
-    if event is None and there == target.bodies:
-        same: dict[str, Change] = dict.fromkeys(there, "unchanged")
+    bodies = read_now(cluster, options.pipeline).bodies
+    if event is None and bodies == target.bodies:
+        same: dict[str, Change] = dict.fromkeys(bodies, "unchanged")
         return Release("rollback", options.pipeline, target.served, now.served, None, same)
     _wake(cluster, target, options, history, now)
     if event is None:

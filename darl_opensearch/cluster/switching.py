@@ -141,11 +141,11 @@ def wait_for_searches(cluster: Cluster, most_seconds: float) -> bool:
     """
     deadline = time.monotonic() + most_seconds
     try:
-        left = _searches(cluster)
-        while left and time.monotonic() < deadline:
+        running = _searches(cluster)
+        while running and time.monotonic() < deadline:
             time.sleep(models.POLL_SECONDS)
-            left &= _searches(cluster)
-        return not left
+            running &= _searches(cluster)
+        return not running
     except ClusterError:
         time.sleep(max(0.0, deadline - time.monotonic()))
         return False

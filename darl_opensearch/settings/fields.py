@@ -150,8 +150,8 @@ def _read(name: str, hint: Any, default: Any, prefix: str, of_table: bool) -> De
     field = next((mark for mark in marks if isinstance(mark, Field)), None)
     if isinstance(default, dataclasses.Field):
         field = default.metadata.get("field", field)
-        made = default.default_factory
-        default = default.default if made is dataclasses.MISSING else made()
+        factory = default.default_factory
+        default = default.default if factory is dataclasses.MISSING else factory()
     if field is None and not (of_table and dataclasses.is_dataclass(kind)):
         return None
     field = field or Field("")

@@ -19,7 +19,7 @@ class StatesPlace(Settings):
     int8: bool = setting(False, "encode with the quantised graph, for scorers that serve it", env="DARL_INT8")
 
 
-def parse_items(items: str) -> int | None:
+def parse_item_count(items: str) -> int | None:
     """Parse which items to encode: ``all``, None, or a number: those that the OOD log has most pairs of.
 
     :raises UsageError: for anything else.

@@ -16,7 +16,7 @@ from pathlib import Path
 from queue import Empty, Full, Queue
 
 from darl_opensearch.errors import UsageError
-from darl_opensearch.io.sqlite import open_shared
+from darl_opensearch.io.sqlite import open_shared, transaction
 from darl_opensearch.states.state import ItemState, pack_state, unpack_state
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class StateStore:
         self._hot_bytes = 0
         self._lock = threading.Lock()
         self._reading = threading.Lock()  # a connection serves one thread at a time
-        self._told = False
+        self._has_warned = False
         self._queue: Queue[tuple[bytes, ItemState] | None] = Queue(QUEUED)
         self._reader: sqlite3.Connection | None = None
         self._writer: threading.Thread | None = None
@@ -93,21 +93,21 @@ class StateStore:
         :return: those that are there, by key; a damaged entry is not.
         """
         distinct = list(dict.fromkeys(keys))
-        found: dict[bytes, ItemState] = {}
+        states_read: dict[bytes, ItemState] = {}
         with self._lock:
             for key in distinct:
                 if (state := self._hot.get(key)) is not None:
                     self._hot.move_to_end(key)
-                    found[key] = state
-        if missing := [key for key in distinct if key not in found]:
+                    states_read[key] = state
+        if missing := [key for key in distinct if key not in states_read]:
             from_disk = self._read(missing)
-            found |= from_disk
+            states_read |= from_disk
             with self._lock:
                 self._remember(from_disk)
         with self._lock:
-            self.counts.hits += len(found)
-            self.counts.misses += len(distinct) - len(found)
-        return found
+            self.counts.hits += len(states_read)
+            self.counts.misses += len(distinct) - len(states_read)
+        return states_read
 
     def put(self, states: Mapping[bytes, ItemState], *, wait: bool = False) -> None:
         """Keep states: in memory at once, on disk by a thread of the store.
@@ -128,10 +128,10 @@ class StateStore:
     def contains(self, keys: Sequence[bytes]) -> set[bytes]:
         """Find which keys are in memory or on disk, without reading the states."""
         with self._lock:
-            there = {key for key in keys if key in self._hot}
-        for batch in _batches([key for key in keys if key not in there]):
-            there |= {key for (key,) in self._select("key", batch)}
-        return there
+            stored = {key for key in keys if key in self._hot}
+        for batch in _batches([key for key in keys if key not in stored]):
+            stored |= {key for (key,) in self._select("key", batch)}
+        return stored
 
     def flush(self) -> None:
         """Wait until all that was put is on disk, or given up."""
@@ -160,8 +160,8 @@ class StateStore:
 
     def _remember(self, states: Mapping[bytes, ItemState]) -> None:
         for key, state in states.items():
-            if (known := self._hot.pop(key, None)) is not None:
-                self._hot_bytes -= known.nbytes
+            if (earlier := self._hot.pop(key, None)) is not None:
+                self._hot_bytes -= earlier.nbytes
             self._hot[key] = state
             self._hot_bytes += state.nbytes
         while self._hot_bytes > self._memory_bytes and self._hot:
@@ -179,7 +179,7 @@ class StateStore:
                 return []
 
     def _read(self, keys: Sequence[bytes]) -> dict[bytes, ItemState]:
-        found = {}
+        states_read = {}
         for batch in _batches(keys):
             for key, value in self._select("key, value", batch):
                 state = unpack_state(key, value)
@@ -187,8 +187,8 @@ class StateStore:
                     with self._lock:
                         self.counts.damaged += 1
                 else:
-                    found[key] = state
-        return found
+                    states_read[key] = state
+        return states_read
 
     def _write(self, db: sqlite3.Connection) -> None:
         """Write what is put, a batch in a transaction, until None comes."""
@@ -214,16 +214,10 @@ class StateStore:
         db.close()
 
     def _write_batch(self, db: sqlite3.Connection, rows: Sequence[tuple[bytes, bytes]]) -> None:
-        db.execute("BEGIN IMMEDIATE")
-        try:
+        with transaction(db):
             # An entry that is there was found damaged, or two workers computed it at once: the newer one stays.
             db.executemany("INSERT OR REPLACE INTO states(key, value) VALUES (?, ?)", rows)
             evicted = _evict(db, self._disk_bytes)
-            db.execute("COMMIT")
-        except sqlite3.Error:
-            if db.in_transaction:
-                db.execute("ROLLBACK")
-            raise
         with self._lock:
             self.counts.written += len(rows)
             self.counts.evicted += evicted
@@ -232,8 +226,8 @@ class StateStore:
         """Count an error; the first one is logged."""
         with self._lock:
             self.counts.errors += 1
-            told, self._told = self._told, True
-        if not told:
+            has_warned, self._has_warned = self._has_warned, True
+        if not has_warned:
             log.warning("%s", message)
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from darl_opensearch.errors import UsageError
 from darl_opensearch.settings import Settings, read_fields, read_toml, setting
 from darl_opensearch.spans import ago, parse_span
-from darl_opensearch.states.options import StatesPlace, parse_items
+from darl_opensearch.states.options import StatesPlace, parse_item_count
 from trainer.dasa.config import SelectConfig
 from trainer.evaluate.settings import GateOptions
 from trainer.judging.config import JudgeConfig
@@ -98,7 +98,7 @@ class WarmTable(StatesPlace, table="warm"):
     def check(self) -> None:
         """Check the number, and that there is a folder."""
         if self.items:
-            parse_items(self.items)
+            parse_item_count(self.items)
             if self.states is None:
                 raise UsageError("[warm] states is empty", todo="set it to the folder that darl serve uses")
 

@@ -116,7 +116,7 @@ class DemoBackend:
             shipper.ship_all()
         self.client.indices.refresh(index=STREAM)
 
-    def by_hand(self, made: Bundle, note: str) -> None:
+    def by_hand(self, new: Bundle, note: str) -> None:
         """Release version 2 without a gate, to show the switch after a refusal.
 
         :param note: reason for the history.
@@ -126,7 +126,7 @@ class DemoBackend:
         from darl_opensearch.cluster import Cluster
         from darl_opensearch.cluster.release import ReleaseOptions, release
 
-        release(made, Cluster(self.client), ReleaseOptions(pipeline=LOCAL_PIPELINE, note=note))
+        release(new, Cluster(self.client), ReleaseOptions(pipeline=LOCAL_PIPELINE, note=note))
 
     def back(self) -> None:
         """Roll back to version 1."""
@@ -234,14 +234,14 @@ def play_second_act(
     result = run.run_cycle(config, path.parent, world)
     if "gate" not in result.steps:
         raise DarlError(f"the cycle made no version: {result.reason}", where=str(path), todo="see the cycle's folder")
-    made = Bundle.open(path.parent / config.folder / result.cycle / "bundle")
+    new = Bundle.open(path.parent / config.folder / result.cycle / "bundle")
     if result.outcome != RELEASED:
-        place.by_hand(made, "the gate refused it; released by hand to show the switch")
-    after = search("version 2", made, sample.queries)
-    served_after = search_served("version 2 served", made, served_queries)
+        place.by_hand(new, "the gate refused it; released by hand to show the switch")
+    after = search("version 2", new, sample.queries)
+    served_after = search_served("version 2 served", new, served_queries)
     place.back()
     back = search_served("version 1 again", place.bundle, served_queries[::2])
     return SecondAct(
         result.to_json()["steps"], result.outcome, result.reason, before, after, (served, served_after, back),
-        place.bundle, made,
+        place.bundle, new,
     )  # fmt: skip

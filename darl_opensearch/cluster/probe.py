@@ -13,7 +13,7 @@ from darl_opensearch.cluster import guards
 from darl_opensearch.cluster.calls import Cluster, join_path
 from darl_opensearch.cluster.pipelines import PipelineOptions, PipelineShape, render_pipelines
 from darl_opensearch.cluster.preflight import Mode
-from darl_opensearch.cluster.verify import CONNECTOR_BOUND, LOCAL_BOUND, PROBES, ask_model
+from darl_opensearch.cluster.verify import CONNECTOR_BOUND, LOCAL_BOUND, PROBES, ask_when_ready
 from darl_opensearch.config_files import render_body
 from darl_opensearch.errors import ClusterError
 from darl_opensearch.text import TEXT_FIELD
@@ -77,16 +77,19 @@ def probe_search(cluster: Cluster, bundle: Bundle, mode: Mode, model_id: str, in
     return ProbeSearch(query, len(sources), worst)
 
 
-def check_answers(cluster: Cluster, mode: Mode, model_id: str, body: Mapping[str, Any], *, name: str) -> None:
+def check_answers(
+    cluster: Cluster, mode: Mode, model_id: str, body: Mapping[str, Any], *, name: str, ready_within: float
+) -> None:
     """Check that a model returns what its pipeline reads, without its bundle.
 
     :param name: of the pipeline, for messages.
+    :param ready_within: see :func:`ask_when_ready`.
     :raises ProbeFailed: if it does not answer, or its grades are not probabilities.
     """
     width = len(PipelineShape.of(name, body, where=cluster.url).fields)
     query, documents = PROBES[0]
     try:
-        rows = ask_model(cluster, mode, model_id, query, documents)
+        rows = ask_when_ready(cluster, mode, model_id, query, documents, ready_within=ready_within)
     except ClusterError as err:
         raise ProbeFailed(err.what, where=err.where, todo=err.todo) from err
     right = rows.shape == (len(documents), width) and bool(np.isfinite(rows).all())

@@ -14,7 +14,7 @@ from darl_opensearch.cluster.connector import ScorerAddress
 from darl_opensearch.cluster.models import FoundModel, OnChunk
 from darl_opensearch.cluster.pipelines import Change, PipelineOptions
 from darl_opensearch.cluster.preflight import Mode, preflight
-from darl_opensearch.cluster.verify import verify
+from darl_opensearch.cluster.verify import READY_SECONDS, verify
 from darl_opensearch.errors import ClusterError, UsageError
 from darl_opensearch.settings import Settings, setting
 
@@ -168,14 +168,14 @@ def _compare(cluster: Cluster, bundle: Bundle, options: RegisterOptions, model_i
     if not options.verify or cluster.dry_run:
         return None
     try:
-        return verify(cluster, bundle, options.mode, model_id)
+        return verify(cluster, bundle, options.mode, model_id, ready_within=READY_SECONDS if fresh else 0.0)
     except ClusterError as err:
         if fresh:
             raise _explained(err, options) from err
     # It is said to be deployed, but after a restart of a node it may not be: load it once more.
     models.deploy(cluster, model_id, timeout=options.deploy_timeout)
     try:
-        return verify(cluster, bundle, options.mode, model_id)
+        return verify(cluster, bundle, options.mode, model_id, ready_within=READY_SECONDS)
     except ClusterError as err:
         raise _explained(err, options) from err
 

@@ -12,6 +12,7 @@ from darl_opensearch.cluster.outcome import Release
 from darl_opensearch.cluster.pipelines import Change, PipelineOptions, check_ours
 from darl_opensearch.cluster.probe import ProbeFailed, check_answers
 from darl_opensearch.cluster.switching import Now, SwitchOptions, find_loaded, read_now, refuse, switch, take_over
+from darl_opensearch.cluster.verify import READY_SECONDS
 from darl_opensearch.errors import ClusterError, UsageError
 from darl_opensearch.settings import setting
 
@@ -146,15 +147,21 @@ def _wake(cluster: Cluster, target: Earlier, options: RollbackOptions, history: 
     if cluster.dry_run:
         return
     body = target.bodies[options.pipeline]
+
+    def check(ready_within: float) -> None:
+        check_answers(
+            cluster, served.mode, served.model_id, body, name=options.pipeline, ready_within=ready_within
+        )  # fmt: skip
+
     try:
         try:
-            check_answers(cluster, served.mode, served.model_id, body, name=options.pipeline)
+            check(0.0 if loaded else READY_SECONDS)
         except ProbeFailed:
             if not loaded:
                 raise
             # It is said to be deployed, but after a restart of a node it may not be: load it once more.
             models.deploy(cluster, served.model_id, timeout=options.deploy_timeout)
-            check_answers(cluster, served.mode, served.model_id, body, name=options.pipeline)
+            check(READY_SECONDS)
     except ProbeFailed as err:
         raise refuse(
             history, err, "rollback", served, now, who=options.who, note=options.note, cycle=options.cycle

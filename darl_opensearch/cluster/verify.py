@@ -27,15 +27,16 @@ PROBES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("a long text", (" ".join(f"word{i % 50}" for i in range(400)), "short")),
 )
 
-READY_SECONDS = 30.0  # for a deployed model to answer
+READY_SECONDS = 30.0  # from a deployment to an answer: ML Commons reports "deployed" slightly too early
 LOCAL_BOUND = 1e-4
 # A scorer may run the quantised graph, on a GPU, and prints six decimals. Another model is off by far more.
 CONNECTOR_BOUND = 0.05
 
 
-def verify(cluster: Cluster, bundle: Bundle, mode: Mode, model_id: str) -> float:
+def verify(cluster: Cluster, bundle: Bundle, mode: Mode, model_id: str, *, ready_within: float = 0.0) -> float:
     """Score a few pairs with the deployed model and with the bundle's own graph.
 
+    :param ready_within: see :func:`ask_when_ready`.
     :return: the largest difference of a score or grade probability.
     :raises ClusterError: if the model does not answer, or answers differently.
     """
@@ -49,7 +50,7 @@ def verify(cluster: Cluster, bundle: Bundle, mode: Mode, model_id: str) -> float
         for query, texts in PROBES:
             documents = [cut_to_tokens(text, bundle.tokenizer, cap) for text in texts]  # as darl index does
             expected = scorer.score(query, documents).data.astype(np.float64)
-            actual = _ask_when_ready(cluster, mode, model_id, query, documents)
+            actual = ask_when_ready(cluster, mode, model_id, query, documents, ready_within=ready_within)
             if actual.shape != expected.shape:
                 raise _differs(
                     cluster,
@@ -85,11 +86,14 @@ def ask_model(cluster: Cluster, mode: Mode, model_id: str, query: str, documents
     return parse_rows(cluster.read("POST", place, body), where=cluster.url)
 
 
-def _ask_when_ready(
-    cluster: Cluster, mode: Mode, model_id: str, query: str, documents: Sequence[str]
+def ask_when_ready(
+    cluster: Cluster, mode: Mode, model_id: str, query: str, documents: Sequence[str], *, ready_within: float
 ) -> NDArray[np.float64]:
-    """Ask a model that has just been deployed: ML Commons reports that slightly too early."""
-    deadline = time.monotonic() + READY_SECONDS
+    """Call :func:`ask_model`, and call it again while the model is not ready.
+
+    :param ready_within: maximum seconds: ``READY_SECONDS`` after a deployment, 0 if the model was deployed before.
+    """
+    deadline = time.monotonic() + ready_within
     while True:
         try:
             return ask_model(cluster, mode, model_id, query, documents)

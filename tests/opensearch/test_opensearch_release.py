@@ -317,7 +317,7 @@ def test_an_answer_that_differs_leaves_the_old_version_serving(line, tmp_path):
 def test_a_search_that_does_not_rank_as_the_bundle_leaves_the_old_version_serving(line, tmp_path, monkeypatch):
     line.release("1")
     register_module = importlib.import_module("darl_opensearch.cluster.register")
-    monkeypatch.setattr(register_module, "verify", lambda *_: 0.0)  # would find it before
+    monkeypatch.setattr(register_module, "verify", lambda *_, **__: 0.0)  # would find it before
     changed = with_slope(line.bundles["2"], tmp_path / "changed", 2)
     digests = changed.digests | {"opensearch.zip": line.bundles["2"].digests["opensearch.zip"]}
     line.bundles = {**line.bundles, "2": Bundle(changed.path, changed.card, digests)}

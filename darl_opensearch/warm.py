@@ -137,7 +137,7 @@ def warm_states(
             "this bundle's items have no states of their own" + (" in int8" if options.int8 else ""),
             where=str(bundle.path), todo="states are for models of the split backbone: export the model again",
         )  # fmt: skip
-    read = missing = encoded = 0
+    read = missing = 0
     seen: set[bytes] = set()
     with (
         StateStore(options.states, disk_bytes=options.states_bytes, memory_bytes=0) as store,
@@ -155,11 +155,10 @@ def warm_states(
             missing += len(new)
             if not dry_run:
                 halves.fill(new, wait=True)
-                encoded += len(new)
             read += len(chunk)
             on_item(read, max(read, total))
         store.flush()
-        return WarmReport(len(seen), missing, encoded, store.to_json())
+        return WarmReport(len(seen), missing, 0 if dry_run else missing, store.to_json())
 
 
 def _split(texts: Iterator[str]) -> Iterator[list[str]]:

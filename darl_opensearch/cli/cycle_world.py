@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,24 +87,10 @@ class Surroundings:
                 self.say(f"the webhook was not notified: {outcome.reason}; the next darl cycle tries again")
             return outcome.delivered
 
-        def warm(bundle: Bundle) -> Mapping[str, Any]:
-            place = self.config.warm
-            options = WarmOptions(
-                states=self.base / (place.states or ""), states_bytes=place.states_bytes, int8=place.int8
-            )
-            done = warm_index(
-                bundle, deployed_to, table.index, place.items, options, stream=self.config.log.stream,
-                on_item=lambda done, total: self.report("encoding items", done, total),
-            )  # fmt: skip
-            done.check(options.states)
-            return done.to_json()
-
         deployment: NoCluster | ClusterDeployment = NoCluster()
         if cluster is not None:
-            deployed_to = cluster
-            deployment = ClusterDeployment(
-                cluster, self._release(), warm if self.config.warm.items else None, self.report
-            )
+            warm = partial(self._warm, cluster) if self.config.warm.items else None
+            deployment = ClusterDeployment(cluster, self._release(), warm, self.report)
         world: World = ports.World(
             store=lambda: self._store(cluster), start=start, deployment=deployment, item_texts=texts, tell=notify,
             report=self.report, item_search=make_first_stage(cluster, table.index) if cluster and table.index else None,
@@ -124,6 +111,17 @@ class Surroundings:
                 f"switch to {card.name} {card.version} (darl rollback or darl release), or name the serving bundle "
                 f"in {self.base / self.config.folder / 'current.json'}",
         )  # fmt: skip
+
+    def _warm(self, cluster: Cluster, bundle: Bundle) -> Mapping[str, Any]:
+        """Encode items of the index for a new version."""
+        table = self.config.warm
+        options = WarmOptions(states=self.base / (table.states or ""), states_bytes=table.states_bytes, int8=table.int8)
+        warmed = warm_index(
+            bundle, cluster, self.config.release.index, table.items, options, stream=self.config.log.stream,
+            on_item=partial(self.report, "encoding items"),
+        )  # fmt: skip
+        warmed.check(options.states)
+        return warmed.to_json()
 
     def _options(self) -> ClusterOptions:
         return dataclasses.replace(self.cluster, url=self.config.release.url)

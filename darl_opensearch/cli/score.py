@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import sys
 from pathlib import Path
-from typing import Literal
 
 import click
 
 from darl_opensearch.cli.output import emit, progress_line
 from darl_opensearch.cli.shared import JSON, bundle_argument
+from darl_opensearch.pool.engine import EngineOptions
 from darl_opensearch.scoring.runtime import Provider
 from darl_opensearch.settings import FilePath, InputFile, setting
 from darl_opensearch.settings.options import with_options
@@ -32,16 +32,7 @@ def cli(
     items: InputFile | None = setting(
         None, "Items that PAIRS refers to by id: .jsonl, .jsonl.gz or .parquet.", env="DARL_ITEMS"
     ),
-    engine: Literal["local", "ray"] = setting("local", "Run on this machine or on Ray.", env="DARL_ENGINE"),
-    address: str | None = setting(
-        None,
-        "Address of a running Ray cluster, or auto.  [default: start Ray on this machine]",
-        env="DARL_RAY_ADDRESS",
-        metavar="HOST:PORT",
-    ),
-    workers: int | None = setting(
-        None, "Number of Ray workers.  [default: as many as fit]", least=1, env="DARL_WORKERS"
-    ),
+    engine: EngineOptions = setting(..., "the engine"),
     provider: Provider = setting(
         "cpu", "Where the graphs run; cuda fails if there is no usable GPU.", env="DARL_PROVIDER"
     ),
@@ -73,8 +64,8 @@ def cli(
     # Ray tells of workers that died by printing; stdout is for the result.
     with progress_line("reading") as line, contextlib.redirect_stdout(sys.stderr):
         report = score_pool(
-            bundle, pairs, out=out, features=features, items=items, engine=engine, provider=provider, threads=threads,
-            int8=int8, shard_pairs=shard_pairs, address=address, workers=workers, fresh=fresh, on_progress=line.report,
+            bundle, pairs, out=out, features=features, items=items, provider=provider, threads=threads,
+            int8=int8, shard_pairs=shard_pairs, fresh=fresh, on_progress=line.report, **vars(engine),
         )  # fmt: skip
     results = " and ".join(name for name in (report.out, report.features) if name)
     text = f"{report.pairs:,} pairs: {results}"

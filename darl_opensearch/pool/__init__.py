@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from darl_opensearch.pool.run import Engine, PoolReport, score_pool
+from darl_opensearch.pool.engine import Engine, EngineOptions
+from darl_opensearch.pool.run import PoolReport, score_pool
 
-__all__ = ["Engine", "PoolReport", "score_pool"]
+__all__ = ["Engine", "EngineOptions", "PoolReport", "score_pool"]

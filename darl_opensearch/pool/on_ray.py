@@ -1,137 +1,145 @@
 """The engine for many machines: Ray Data, with workers that open the bundle once.
 
-One task streams the pool from the machine where the command runs, with backpressure, so only that machine needs the
-pool and its items. Shards return to it and are stored as by the local engine. Ray restarts a worker that dies and
-computes its shard again; a shard that arrives twice is simply overwritten.
+One task streams the input from the machine where the command runs, with backpressure, in blocks (shards of a pool,
+items to encode), so only that machine needs the input. Results return to it and are stored as by the local engine.
+Ray restarts a worker that dies and computes its block again.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import json
 import logging
 import os
+import pickle
 import shutil
 import socket
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from darl_opensearch import errors
 from darl_opensearch.errors import DarlError, UsageError, load, one_line
-from darl_opensearch.pool.pairs import Shard
-from darl_opensearch.pool.source import PairSource
-from darl_opensearch.pool.work import ShardFolder
-from darl_opensearch.pool.worker import FEATURES, SCORES, PoolJob, ShardScorer
+from darl_opensearch.pool.engine import EngineOptions
+from darl_opensearch.scoring import Provider
 from darl_opensearch.scoring.cores import available_cores
 
-MOST_ATTEMPTS = 3  # Ray itself would restart a worker forever for a shard that kills it
+MOST_ATTEMPTS = 3  # Ray itself would restart a worker forever for a block that kills it
 # A few MB per worker are in flight. Sized for a container's /dev/shm; Ray falls back to files if it has less.
 _OBJECT_STORE_BYTES = 256 << 20
-_SHARD, _PAIRS, _ERROR = "shard", "pairs", "error"
+_INDEX, _CONTENT, _ERROR = "index", "content", "error"
 
 log = logging.getLogger(__name__)
 
 
+class Block(Protocol):
+    """What a worker computes at once; pickled on its way there."""
+
+    @property
+    def index(self) -> int:
+        """Its number, from 0."""
+
+    def killed_workers(self, count: int) -> DarlError:
+        """Make the error for a block that killed its worker each time."""
+
+
+B = TypeVar("B", bound=Block)
+R = TypeVar("R")
+
+
 class Attempts:
-    """Counts attempts at each shard across worker restarts."""
+    """Counts attempts at each block across worker restarts."""
 
     def __init__(self) -> None:
         self._counts: Counter[int] = Counter()
 
-    def begin(self, shard: int) -> int:
+    def begin(self, index: int) -> int:
         """Count an attempt; returns the number including this one."""
-        self._counts[shard] += 1
-        return self._counts[shard]
+        self._counts[index] += 1
+        return self._counts[index]
 
 
 class RayWorker:
-    """Computes shards for Ray Data; opens the bundle at the first one.
+    """Computes blocks for Ray Data.
 
+    :param open_compute: opens the bundle, at the first block, and returns the function of a block.
     :param attempts: handle of an actor of :class:`Attempts`.
     """
 
-    def __init__(self, job: PoolJob, attempts: Any) -> None:
-        self._job, self._attempts = job, attempts
-        self._scorer: ShardScorer | None = None
+    def __init__(self, open_compute: Callable[[], Callable[[Any], Any]], attempts: Any) -> None:
+        self._open_compute, self._attempts = open_compute, attempts
+        self._compute: Callable[[Any], Any] | None = None
 
     def __call__(self, batch: Any) -> Any:
-        """Compute one shard.
+        """Compute one block.
 
-        :param batch: Arrow table of one row: number, shard as bytes, and the reader's error or null.
-        :return: Arrow table of one row: number, content of each file, and an error or null.
+        :param batch: Arrow table of one row: number, pickled block, and the reader's error or null.
+        :return: Arrow table of one row: number, pickled result, and an error or null.
         """
-        number, error = batch[_SHARD][0].as_py(), batch[_ERROR][0].as_py()
-        files: dict[str, bytes] = {}
+        index, error = batch[_INDEX][0].as_py(), batch[_ERROR][0].as_py()
+        content = None
         if error is None:
             try:
-                shard = Shard.from_bytes(batch[_PAIRS][0].as_py())
-                self._begin(shard)
-                files = self.compute(shard)
+                block = pickle.loads(batch[_CONTENT][0].as_py())
+                self._begin(block)
+                content = pickle.dumps(self.compute(block))
             except DarlError as err:  # as a value: Ray would turn it into a traceback
                 error = _error_to_json(err)
             except Exception as err:
-                log.exception("shard %d", number)
+                log.exception("block %d", index)
                 what = f"a worker failed ({type(err).__name__}: {_reason(err)})"
                 error = _error_to_json(DarlError(what, where=socket.gethostname(), todo="check Ray's logs there"))
-        return _row(number, {SCORES: files.get(SCORES), FEATURES: files.get(FEATURES)}, error)
+        return _row(index, content, error)
 
-    def compute(self, shard: Shard) -> dict[str, bytes]:
-        """Compute the content of a shard's files, by part."""
-        if self._scorer is None:
-            self._scorer = ShardScorer(self._job)
-        return self._scorer(shard)
+    def compute(self, block: Any) -> Any:
+        """Compute the result of a block."""
+        if self._compute is None:
+            self._compute = self._open_compute()
+        return self._compute(block)
 
-    def _begin(self, shard: Shard) -> None:
-        attempt = load("ray", "ray").get(self._attempts.begin.remote(shard.index))
+    def _begin(self, block: Block) -> None:
+        attempt = load("ray", "ray").get(self._attempts.begin.remote(block.index))
         if attempt > MOST_ATTEMPTS:
-            raise DarlError(
-                f"pairs {shard.start} to {shard.start + len(shard.pairs) - 1} killed their worker {attempt - 1} times",
-                where=shard.pairs[0].where,
-                todo="check the workers' memory, or lower --shard-pairs and start over",
-            )
+            raise block.killed_workers(attempt - 1)
 
 
 def run_on_ray(
-    job: PoolJob,
-    source: PairSource,
-    work: ShardFolder,
-    done: Collection[int],
-    on_shard: Callable[[int], None],
+    read: Callable[[], Iterator[B]],
+    open_compute: Callable[[], Callable[[B], R]],
+    on_result: Callable[[int, R], object],
+    options: EngineOptions,
     *,
-    address: str | None = None,
-    workers: int | None = None,
+    provider: Provider,
+    threads: int,
     worker: type[RayWorker] = RayWorker,
 ) -> None:
-    """Compute missing shards on a Ray cluster; an existing connection to Ray is used and left open.
+    """Compute blocks on a Ray cluster; an existing connection to Ray is used and left open.
 
-    :param job: what to compute; ``threads`` is per worker, 1 by default.
-    :param work: where shards are stored, on this machine.
-    :param on_shard: called with the number of each stored shard.
-    :param address: a running cluster, as for ``ray.init``; None starts Ray on this machine.
-    :param workers: by default as many as there are cores or GPUs for.
+    :param read: reads the blocks, in a task on this machine; like ``open_compute`` it is pickled.
+    :param open_compute: opens the bundle in each worker, and returns the function of a block.
+    :param on_result: called here with the number of each block and its result, in any order.
+    :param threads: cores of each worker.
     :raises MissingExtra: without the extra ``ray``.
-    :raises DarlError: if Ray cannot be reached, a worker fails, or a shard keeps killing its worker.
+    :raises DarlError: if Ray cannot be reached, a worker fails, or a block keeps killing its worker.
     """
     load("pyarrow", "ray")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Its C++ parts log to the terminal; errors that matter arrive as exceptions.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     ray, data = load("ray", "ray"), load("ray.data", "ray")
-    threads = job.threads or 1
-    with _connected(ray, address, cores=(workers or max(1, available_cores() // threads)) * threads) as where:
-        need = {"num_gpus": 1} if job.provider == "cuda" else {"num_cpus": threads}
-        count = workers or count_workers(ray, need, where)
+    cores = (options.workers or max(1, available_cores() // threads)) * threads
+    with _connected(ray, options.address, cores=cores) as where:
+        need = {"num_gpus": 1} if provider == "cuda" else {"num_cpus": threads}
+        count = options.workers or count_workers(ray, need, where)
         attempts = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Attempts).remote()
         with _settings(data):
-            shards = data.read_datasource(_datasource(data, source, frozenset(done)), num_cpus=0, override_num_blocks=1)
-            results = shards.map_batches(
+            blocks = data.read_datasource(_datasource(data, read), num_cpus=0, override_num_blocks=1)
+            results = blocks.map_batches(
                 worker,
-                fn_constructor_args=(dataclasses.replace(job, threads=threads), attempts),
+                fn_constructor_args=(open_compute, attempts),
                 batch_size=1,
                 batch_format="pyarrow",
                 compute=data.ActorPoolStrategy(size=count),
@@ -142,13 +150,12 @@ def run_on_ray(
                     for row in table.to_pylist():
                         if row[_ERROR] is not None:
                             raise _error_from_json(row[_ERROR])
-                        work.store(row[_SHARD], row)
-                        on_shard(row[_SHARD])
+                        on_result(row[_INDEX], pickle.loads(row[_CONTENT]))
             except ray.exceptions.RayError as err:
                 raise DarlError(
                     f"Ray gave up ({_reason(err)})",
                     where=where,
-                    todo="run the same command again to resume after the last finished shard",
+                    todo="run the same command again to resume",
                 ) from err
 
 
@@ -196,7 +203,7 @@ def _settings(data: ModuleType) -> Iterator[None]:
     """Change Ray Data's process-wide settings, and restore them."""
     context, logger = data.DataContext.get_current(), logging.getLogger("ray.data")
     settings = {
-        "target_max_block_size": 1,  # one shard per block, so that workers share them evenly
+        "target_max_block_size": 1,  # one block of ours per block of Ray's, so that workers share them evenly
         "enable_progress_bars": False,
         "print_on_execution_start": False,
     }
@@ -212,11 +219,11 @@ def _settings(data: ModuleType) -> Iterator[None]:
             setattr(context, name, value)
 
 
-def _datasource(data: ModuleType, source: PairSource, done: frozenset[int]) -> Any:
+def _datasource(data: ModuleType, read: Callable[[], Iterator[Block]]) -> Any:
     block = load("ray.data.block", "ray")
 
-    class Pool(data.Datasource):  # type: ignore[name-defined, misc]
-        """One task that streams the missing shards."""
+    class Source(data.Datasource):  # type: ignore[name-defined, misc]
+        """One task that streams the blocks."""
 
         @property
         def supports_distributed_reads(self) -> bool:
@@ -227,26 +234,26 @@ def _datasource(data: ModuleType, source: PairSource, done: frozenset[int]) -> A
 
         def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[Any]:
             unknown = block.BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
-            return [data.ReadTask(functools.partial(_read, source, done), unknown)]
+            return [data.ReadTask(functools.partial(_read, read), unknown)]
 
-    return Pool()
+    return Source()
 
 
-def _read(source: PairSource, done: frozenset[int]) -> Iterator[Any]:
-    """Read missing shards as Arrow tables of one row; an error comes last."""
+def _read(read: Callable[[], Iterator[Block]]) -> Iterator[Any]:
+    """Read blocks as Arrow tables of one row; an error comes last."""
     try:
-        for shard in source.shards(done):
-            yield _row(shard.index, {_PAIRS: shard.to_bytes()}, None)
+        for block in read():
+            yield _row(block.index, pickle.dumps(block), None)
     except DarlError as err:
-        yield _row(-1, {_PAIRS: None}, _error_to_json(err))
+        yield _row(-1, None, _error_to_json(err))
 
 
-def _row(shard: int, files: dict[str, bytes | None], error: str | None) -> Any:
+def _row(index: int, content: bytes | None, error: str | None) -> Any:
     arrow = load("pyarrow", "ray")
-    binary = {name: arrow.array([content], arrow.large_binary()) for name, content in files.items()}
-    return arrow.table(
-        {_SHARD: arrow.array([shard], arrow.int64()), **binary, _ERROR: arrow.array([error], arrow.string())}
-    )
+    return arrow.table({
+        _INDEX: arrow.array([index], arrow.int64()), _CONTENT: arrow.array([content], arrow.large_binary()),
+        _ERROR: arrow.array([error], arrow.string()),
+    })  # fmt: skip
 
 
 def count_workers(ray: ModuleType, need: dict[str, int], where: str) -> int:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from darl_opensearch.errors import InputError, short
+from darl_opensearch.errors import DarlError, InputError, short
 from darl_opensearch.io.jsonl import read_jsonl
 from darl_opensearch.records.lines import DataLine, LineKind
 from darl_opensearch.records.parquet import read_parquet
@@ -52,16 +51,13 @@ class Shard:
     start: int
     pairs: tuple[Pair, ...]
 
-    def to_bytes(self) -> bytes:
-        """Serialise for another process."""
-        rows = [[p.where, p.query, p.text, p.item_id, p.query_id, p.slice] for p in self.pairs]
-        return json.dumps([self.index, self.start, rows]).encode("ascii")
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> Shard:
-        """Parse the output of :meth:`to_bytes`."""
-        index, start, rows = json.loads(data)
-        return cls(index, start, tuple(Pair(*row) for row in rows))
+    def killed_workers(self, count: int) -> DarlError:
+        """Make the error for a shard that killed its worker each time."""
+        return DarlError(
+            f"pairs {self.start} to {self.start + len(self.pairs) - 1} killed their worker {count} times",
+            where=self.pairs[0].where,
+            todo="check the workers' memory, or lower --shard-pairs and start over",
+        )
 
 
 def read_pool_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

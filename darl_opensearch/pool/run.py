@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from darl_opensearch.bundle import CARD, MODEL_INT8, Bundle
-from darl_opensearch.errors import DarlError, InputError, UsageError, load
+from darl_opensearch.errors import DarlError, InputError, UsageError
 from darl_opensearch.io.digest import digest_file
 from darl_opensearch.io.jsonl import check_rereadable
 from darl_opensearch.io.reading import reading
 from darl_opensearch.io.writing import new_file
 from darl_opensearch.pool.catalogue import ItemTexts
+from darl_opensearch.pool.engine import Engine, EngineOptions
 from darl_opensearch.pool.formats import NPY, choose_format, join_features, join_scores
 from darl_opensearch.pool.source import PairSource
 from darl_opensearch.pool.work import ShardFolder
 from darl_opensearch.pool.worker import FEATURES, SCORES, PoolJob, ShardScorer
 from darl_opensearch.scoring import Provider
 
-Engine = Literal["local", "ray"]
 OnProgress = Callable[[str, int, int | None], None]
 SHARD_PAIRS = 2048
 # No tokenizer in use has more characters per token, so later characters cannot reach the model.
@@ -91,7 +92,9 @@ def score_pool(
     :raises InputError: for an invalid pool or item file, or unfinished work on other inputs.
     :raises MissingExtra: without the extra that the engine or a format needs.
     """
-    _check_options(engine, address, workers, shard_pairs)
+    options = EngineOptions(engine=engine, address=address, workers=workers)
+    if shard_pairs < 1:
+        raise UsageError("--shard-pairs must be at least 1", todo="use 1 or more")
     opened = Bundle.open(bundle)
     results = _results(out, features, inputs=[Path(path) for path in (pairs, items) if path is not None])
     job = PoolJob(
@@ -133,7 +136,8 @@ def score_pool(
         done = work.finished(shards)
         stored = set(done)
 
-        def on_shard(shard: int) -> None:
+        def store(shard: int, files: Mapping[str, bytes]) -> None:
+            work.store(shard, files)
             stored.add(shard)
             report("scoring", min(len(stored) * shard_pairs, count), count)
 
@@ -141,15 +145,17 @@ def score_pool(
             if engine == "ray":
                 from darl_opensearch.pool.on_ray import run_on_ray
 
-                absolute = dataclasses.replace(
-                    source, pairs=source.pairs.absolute()
-                )  # Ray's tasks run in other folders
-                run_on_ray(job, absolute, work, done, on_shard, address=address, workers=workers)
+                # Ray's tasks run in other folders.
+                absolute = dataclasses.replace(source, pairs=source.pairs.absolute())
+                job = dataclasses.replace(job, threads=threads or 1)
+                run_on_ray(
+                    functools.partial(absolute.shards, frozenset(done)), functools.partial(ShardScorer, job), store,
+                    options, provider=provider, threads=threads or 1,
+                )  # fmt: skip
             else:
                 with contextlib.closing(ShardScorer(job)) as scorer:
                     for shard in source.shards(done):
-                        work.store(shard.index, scorer(shard))
-                        on_shard(shard.index)
+                        store(shard.index, scorer(shard))
         if work.finished(shards) != set(range(shards)) or _digest(source.pairs) != made_of["pairs"]:
             raise InputError("the file changed during scoring", where=str(pairs), todo="start over with --fresh")
         width = _join(results, work, job, shards)
@@ -162,18 +168,6 @@ def score_pool(
         features=str(results[FEATURES]) if FEATURES in results else None,
         feature_width=width,
     )
-
-
-def _check_options(engine: Engine, address: str | None, workers: int | None, shard_pairs: int) -> None:
-    if engine not in ("local", "ray"):
-        raise UsageError(f"unknown engine {engine!r}", todo="use local or ray")
-    if engine == "local" and (address is not None or workers is not None):
-        raise UsageError("--address and --workers apply only to Ray, but the engine is local", todo="add --engine ray")
-    if shard_pairs < 1 or (workers is not None and workers < 1):
-        raise UsageError("--shard-pairs and --workers must be at least 1", todo="use 1 or more")
-    if engine == "ray":  # before the pool is read, which may take long
-        load("ray", "ray")
-        load("pyarrow", "ray")
 
 
 def _results(

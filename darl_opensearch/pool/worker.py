@@ -49,6 +49,21 @@ class PoolJob:
         return scores | ({FEATURES: NPY} if self.features else {})
 
 
+def open_same_bundle(path: Path, digest: str) -> Bundle:
+    """Open a worker's bundle.
+
+    :param digest: SHA-256 of the card of the bundle that the work is for.
+    :raises BundleError: if this machine has another one at that path.
+    """
+    bundle = Bundle.open(path)
+    if (here := digest_file(path / CARD)) != digest:
+        raise BundleError(
+            f"this machine has another bundle (its card has SHA-256 {here[:12]}…, not {digest[:12]}…)",
+            where=str(path), todo="put the same bundle at this path on every machine",
+        )  # fmt: skip
+    return bundle
+
+
 class ShardScorer:
     """Computes the content of shards' files; opens the bundle once.
 
@@ -56,13 +71,7 @@ class ShardScorer:
     """
 
     def __init__(self, job: PoolJob) -> None:
-        self._bundle = Bundle.open(job.bundle)
-        if (digest := digest_file(job.bundle / CARD)) != job.digest:
-            raise BundleError(
-                f"this machine has another bundle (its card has SHA-256 {digest[:12]}…, not {job.digest[:12]}…)",
-                where=str(job.bundle),
-                todo="put the same bundle at this path on every machine",
-            )
+        self._bundle = open_same_bundle(job.bundle, job.digest)
         self._format = job.scores
         self._scorer: Scorer | None = None
         self._embedder: Embedder | None = None

@@ -76,11 +76,14 @@ def search_first_stage(first_stage: FirstStage, queries: Sequence[TestQuery]) ->
 
 def search_in_python(
     name: str, bundle: Bundle, first_stage: FirstStage, queries: Sequence[TestQuery], advance: Advance,
-    log: OodLog | None = None,
+    log: OodLog | None = None, states: Path | None = None,
 ) -> RouteRun:  # fmt: skip
-    """Search by the Python reranker, which keeps item states."""
+    """Search by the Python reranker.
+
+    :param states: folder of item states; None: they are kept in memory.
+    """
     run = RouteRun(name)
-    with Reranker(bundle, ood_log=log) as reranker:
+    with Reranker(bundle, ood_log=log, states=states) as reranker:
         for query in queries:
             started = time.perf_counter()
             answer = reranker.rerank(
@@ -111,7 +114,7 @@ def search_in_cluster(
 
 
 def search_embedded(
-    bundle: Bundle, sample: Sample, spool: Path, advance: Advance
+    bundle: Bundle, sample: Sample, spool: Path, states: Path, advance: Advance
 ) -> tuple[list[RouteRun], list[PairRecord]]:
     """Search without OpenSearch: SQLite BM25, the Python reranker, and the spool as the store.
 
@@ -121,20 +124,20 @@ def search_embedded(
 
     first_stage = open_bm25(bundle, sample, None)
     with open_log(spool, bundle) as log:
-        python = search_in_python(PYTHON, bundle, first_stage, sample.queries, advance, log)
+        python = search_in_python(PYTHON, bundle, first_stage, sample.queries, advance, log, states)
     with SpoolStore(spool) as store:
         return [search_first_stage(first_stage, sample.queries), python], list(store.pairs())
 
 
 @contextlib.contextmanager
-def run_scorer(bundle: Bundle, spool: Path, url: str, key: str, log_path: Path) -> Iterator[str]:
+def run_scorer(bundle: Bundle, spool: Path, states: Path, url: str, key: str, log_path: Path) -> Iterator[str]:
     """Run ``darl serve`` for the cluster.
 
     :raises DarlError: if it does not start.
     """
     command = [
         sys.executable, "-m", "darl_opensearch", "serve", str(bundle.path), "--port", "0", "--ood-log", str(spool),
-        "--ood-sample-rate", "1", "--ship-to", url,
+        "--ood-sample-rate", "1", "--states", str(states), "--ship-to", url,
     ]  # fmt: skip
     environment = {**os.environ, "DARL_API_KEY": key}
     with log_path.open("w", encoding="utf-8") as out:
@@ -174,7 +177,7 @@ def run_node(*, keep: bool) -> Iterator[str]:
 
 
 def search_cluster(
-    bundle: Bundle, sample: Sample, url: str, scorer_url: str, key: str, spool: Path, advance: Advance,
+    bundle: Bundle, sample: Sample, url: str, scorer_url: str, key: str, spool: Path, states: Path, advance: Advance,
     say: Callable[[str], object],
 ) -> tuple[list[RouteRun], list[PairRecord]]:  # fmt: skip
     """Register both modes in a real node and search by every route.
@@ -206,7 +209,7 @@ def search_cluster(
             search_first_stage(first_stage, queries),
             search_in_cluster(LOCAL, local, choose_local(queries), advance),
             search_in_cluster(CONNECTOR, connector, queries, advance),
-            search_in_python(PYTHON, bundle, first_stage, queries, advance, log),
+            search_in_python(PYTHON, bundle, first_stage, queries, advance, log, states),
         ]
     say("waiting for the OOD log")
     return runs, _shipped(cluster.client, bundle, queries)

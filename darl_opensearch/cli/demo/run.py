@@ -39,6 +39,11 @@ class DemoOptions:
     embedded: bool = False
     keep: bool = False
 
+    @property
+    def states(self) -> Path:
+        """Folder of the item states that all routes in Python and the scorer share."""
+        return self.out / "states"
+
 
 @dataclass
 class _Clock:
@@ -124,15 +129,18 @@ def _search(
     folder = options.out / "ood"
     if url is None:
         with clock.step("search"):
-            return backends.search_embedded(bundle, sample, folder / "spool.sqlite", advance)
+            return backends.search_embedded(bundle, sample, folder / "spool.sqlite", options.states, advance)
     key = secrets.token_urlsafe(16)
     with (
-        backends.run_scorer(bundle, folder / "scorer.sqlite", url, key, folder / "scorer.log") as scorer_url,
+        backends.run_scorer(
+            bundle, folder / "scorer.sqlite", options.states, url, key, folder / "scorer.log"
+        ) as scorer_url,
         clock.step("index, register, search"),
     ):
         return backends.search_cluster(
-            bundle, sample, url, scorer_url, key, folder / "python.sqlite", advance, lambda what: update(what, 0, 1)
-        )
+            bundle, sample, url, scorer_url, key, folder / "python.sqlite", options.states, advance,
+            lambda what: update(what, 0, 1),
+        )  # fmt: skip
 
 
 def _second_act(
@@ -144,7 +152,7 @@ def _second_act(
     folder.mkdir()
     by_name = {run.name: run for run in runs}
     python = by_name[backends.PYTHON]
-    place = DemoBackend(bundle, sample, folder, url)
+    place = DemoBackend(bundle, sample, folder, url, options.states)
     earlier = (python, by_name.get(backends.LOCAL, python))
     return play_second_act(place, options.sample / "darl.toml", update, say, earlier=earlier)
 

@@ -68,10 +68,13 @@ class DemoBackend:
 
     :param bundle: version 1.
     :param url: of the cluster, if any.
+    :param states: folder of item states.
     """
 
-    def __init__(self, bundle: Bundle, sample: Sample, folder: Path, url: str | None) -> None:
-        self.bundle, self.sample, self.folder, self.url = bundle, sample, folder, url
+    def __init__(
+        self, bundle: Bundle, sample: Sample, folder: Path, url: str | None, states: Path | None = None
+    ) -> None:
+        self.bundle, self.sample, self.folder, self.url, self.states = bundle, sample, folder, url, states
         self.client = connect(ClusterOptions(url=url)) if url else None
         self.first_stage = open_bm25(bundle, sample, self.client)
 
@@ -83,7 +86,7 @@ class DemoBackend:
         :param bundle: the serving version.
         """
         if self.client is None:
-            return search_in_python(name, bundle, self.first_stage, queries, advance)
+            return search_in_python(name, bundle, self.first_stage, queries, advance, states=self.states)
         pipeline = PipelineSearch(self.client, bundle, INDEX, LOCAL_PIPELINE)
         return search_in_cluster(name, pipeline, queries, advance)
 
@@ -103,6 +106,7 @@ class DemoBackend:
             catalogue=_toml(sample / "new_items.jsonl"), held=_toml(sample / "test_queries.jsonl"),
             answers=_toml(sample / "later_judgments.jsonl"), guideline=_toml(sample / "GUIDELINE.md"),
             url=self.url or "", index=INDEX if self.url else "", pipeline=LOCAL_PIPELINE,
+            warm=_WARM.format(states=_toml(self.states.resolve())) if self.url and self.states else "",
         ), encoding="utf-8")  # fmt: skip
         return path
 
@@ -184,6 +188,12 @@ tolerance = 0.02 # 48 queries cannot show less
 url = "{url}"
 index = "{index}"
 pipeline = "{pipeline}"
+{warm}"""
+
+_WARM = """
+[warm]
+items = "all"
+states = {states}
 """
 
 
@@ -216,7 +226,9 @@ def play_second_act(
         return lambda: update(f"searching, {name}", next(done), total)
 
     def search(name: str, bundle: Bundle, queries: Sequence[TestQuery], log: OodLog | None = None) -> RouteRun:
-        return search_in_python(name, bundle, place.first_stage, queries, advance(name, len(queries)), log)
+        return search_in_python(
+            name, bundle, place.first_stage, queries, advance(name, len(queries)), log, place.states
+        )
 
     def search_served(name: str, bundle: Bundle, queries: Sequence[TestQuery]) -> RouteRun:
         return place.search_served(name, bundle, queries, advance(name, len(queries)))

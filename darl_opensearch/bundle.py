@@ -36,8 +36,8 @@ MOST_TOKENS = 1 << 20  # no sequence is that long: a larger cap means a damaged 
 CARD, MODEL, MODEL_INT8, FEATURES = "darl.json", "model.onnx", "model_int8.onnx", "features.onnx"
 # Graphs for item states: encode a query or an item, score them together, compute their parts of the OOD distance.
 ENCODE, MEET, OOD_SIDES = "encode.onnx", "meet.onnx", "ood/sides.onnx"
-ENCODE_INT8, MEET_INT8 = "encode_int8.onnx", "meet_int8.onnx"  # meet_int8.onnx has the calibration for encode_int8.onnx
-STATE_FILES = {False: (MEET, ENCODE, OOD_SIDES), True: (MEET_INT8, ENCODE_INT8, OOD_SIDES)}  # by int8
+# meet_int8.onnx and ood/sides_int8.onnx have calibration and references that encode_int8.onnx encoded.
+ENCODE_INT8, MEET_INT8, OOD_SIDES_INT8 = "encode_int8.onnx", "meet_int8.onnx", "ood/sides_int8.onnx"
 MODEL_DATA = MODEL + "_data"  # weights of a model too large for one file, shared by model.onnx and features.onnx
 MAX_ONE_FILE = 1_900_000_000  # bytes; protobuf, and so an ONNX file for ML Commons, is limited to 2 GiB
 TOKENIZER, README, ZIP, CHECKPOINT = "tokenizer.json", "README.md", "opensearch.zip", "checkpoint"
@@ -239,7 +239,15 @@ class Bundle:
 
     def has_states(self, *, int8: bool = False) -> bool:
         """Whether the bundle has the graphs that score from item states."""
-        return STATE_FILES[int8][0] in self.digests
+        return self.state_files(int8=int8)[0] in self.digests
+
+    def state_files(self, *, int8: bool = False) -> tuple[str, str, str]:
+        """Name the graphs that score from item states: they score, encode, and compute a text's part of the distance.
+
+        Only a detector that adds parts has the third. Earlier bundles have one of it for both precisions.
+        """
+        sides = OOD_SIDES_INT8 if int8 and OOD_SIDES_INT8 in self.digests else OOD_SIDES
+        return (MEET_INT8, ENCODE_INT8, sides) if int8 else (MEET, ENCODE, sides)
 
     def file(self, name: str) -> Path:
         """Path of one of the bundle's files.

@@ -22,6 +22,7 @@ from darl_opensearch.bundle import (
     MODEL_DATA,
     MODEL_INT8,
     OOD_SIDES,
+    OOD_SIDES_INT8,
     PROBES,
     TOKENIZER,
     ZIP,
@@ -35,6 +36,7 @@ from darl_opensearch.scores import Columns
 FP32_BOUND = 1e-4
 STATES_BOUND = 0.005  # for scores from item states, which are rounded to eight bits
 HALF = {"inputs": ENCODE_INPUTS, "outputs": ("states", "pooled")}
+SIDES = {"inputs": ("pooled",), "outputs": ("sides",)}
 INT8_BOUND = 0.15  # for scores: quantisation changes them by less, a wrong graph by more
 
 
@@ -50,7 +52,7 @@ def check_bundle(path: Path) -> Iterator[Finding]:
     graphs: dict[str, dict[str, Any]] = {
         MODEL: scores, FEATURES: {"outputs": ("features",)}, MODEL_INT8: scores,
         ENCODE: HALF, ENCODE_INT8: HALF, MEET: scores | {"inputs": MEET_INPUTS},
-        MEET_INT8: scores | {"inputs": MEET_INPUTS}, OOD_SIDES: {"inputs": ("pooled",), "outputs": ("sides",)},
+        MEET_INT8: scores | {"inputs": MEET_INPUTS}, OOD_SIDES: SIDES, OOD_SIDES_INT8: SIDES,
     }  # fmt: skip
     for name, contract in graphs.items():
         if name in bundle.digests:

@@ -74,6 +74,19 @@ def small(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path):
 
 
 @pytest.fixture(scope="session")
+def small_cross(tmp_path_factory: pytest.TempPathFactory):
+    """Run and bundle of a random BERT that reads query and item together; read-only: copy before changing."""
+    from tests.helpers.joint_bases import write_classifier
+    from tests.helpers.trained import load_trained, train_and_export, write_project
+
+    def make(folder: Path):
+        base = write_classifier(folder / "base", "bert")
+        return train_and_export(folder, write_project(folder / "data", str(base), model={"backbone": "cross"}))
+
+    return make_once(tmp_path_factory, "small_cross", make, load_trained)
+
+
+@pytest.fixture(scope="session")
 def minilm_bundle(tmp_path_factory: pytest.TempPathFactory):
     """Run and bundle of the packaged all-MiniLM-L6-v2."""
     from tests.helpers.trained import load_trained, train_and_export, write_project

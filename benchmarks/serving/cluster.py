@@ -3,8 +3,8 @@
 One node with ML Commons, started for this and gone afterwards, and ``darl serve`` beside it on the same cores. ML
 Commons runs a model on one pair at a time; the archive's ``serving.properties`` sets how many threads ONNX Runtime
 takes for it. Items and queries are those of the insurance sample. Modes take turns in shuffled rounds, one search at a
-time; the first stage alone is a mode, too. ``int8`` in the cluster is the bundle's ``model_int8.onnx`` packed in the
-place of ``model.onnx``, which ``darl register`` does not do by itself.
+time; the first stage alone is a mode, too. ``int8`` in the cluster is ``model.onnx`` quantised and packed in its
+place, which ``darl register`` does not do by itself.
 
     python -m benchmarks.serving.cluster --rounds 4
 """
@@ -42,6 +42,7 @@ from darl_opensearch.reranker import Reranker
 from darl_opensearch.scoring.cores import available_cores
 from darl_opensearch.search import PipelineSearch
 from darl_opensearch.stats.numbers import round_figure
+from trainer.export.int8 import quantise
 
 RESULT = Path(__file__).parent / "results" / "cluster.json"
 INDEX, HITS, DEPTHS, QUERIES = "darl-benchmark", 10, (10, 50), 6  # queries of a mode, a depth and a round
@@ -60,7 +61,8 @@ def pack(bundle: Bundle, folder: Path, number: int, graph: str, properties: Mapp
     with files.writing(folder, card) as work:
         shutil.copytree(bundle.path, work, dirs_exist_ok=True)
         (work / files.CARD).unlink()
-        shutil.copyfile(bundle.path / graph, work / files.MODEL)
+        if graph == files.MODEL_INT8:
+            quantise(bundle.file(files.MODEL), work / files.MODEL)
     if properties:  # added to what is written: the digests follow
         with zipfile.ZipFile(folder / files.ZIP, "a") as archive:
             archive.writestr("serving.properties", "".join(f"{name}={value}\n" for name, value in properties.items()))

@@ -106,7 +106,7 @@ def score_pool(
         threads=threads,
         int8=int8 and SCORES in results,
     )
-    if job.int8:
+    if job.int8 and not opened.has_states(int8=True):
         opened.file(MODEL_INT8)
     made_of = {
         "pairs": _digest(Path(pairs)),

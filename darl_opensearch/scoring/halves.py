@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from darl_opensearch.bundle import MEET, OOD_SIDES, STATE_FILES, TOKENIZER, Bundle
+from darl_opensearch.bundle import MEET, TOKENIZER, Bundle
 from darl_opensearch.errors import BundleError
 from darl_opensearch.graph_contract import ENCODE_INPUTS
 from darl_opensearch.scoring.batching import plan_batches
@@ -47,8 +47,9 @@ class HalfScorer:
     ) -> None:  # fmt: skip
         self.store, self._workers, self._tokens, self._encode = store, workers, tokenizer, encode.session
         self._path, self._width = str(bundle.path), bundle.card.columns.width
-        self._meet = open_session(bundle.file(STATE_FILES[int8][0]), "cpu").session
-        self._sides = open_session(bundle.file(OOD_SIDES), "cpu").session if OOD_SIDES in bundle.digests else None
+        meet, _, sides = bundle.state_files(int8=int8)
+        self._meet = open_session(bundle.file(meet), "cpu").session
+        self._sides = open_session(bundle.file(sides), "cpu").session if sides in bundle.digests else None
         self._token_budget, self._at_once = token_budget, 1 if int8 else None
         card = bundle.card
         self.keys = StateKeys({
@@ -69,7 +70,7 @@ class HalfScorer:
             return np.empty((0, self._width), dtype=np.float32), 0
         keys = [self.keys.of(text) for text in items]
         states = self.fill(dict(zip(keys, items, strict=True)), deadline)
-        query_inputs = self._encode_query(query)
+        query_inputs = self.encode_query(query)
         sides = self._compute_sides(states)
         lengths = [len(states[key].tokens) for key in keys]
         rows = np.empty((len(keys), self._width), dtype=np.float32)
@@ -123,7 +124,7 @@ class HalfScorer:
         self._workers.run(encode, batches, deadline)
         return states
 
-    def _encode_query(self, query: str) -> dict[str, NDArray[Any]]:
+    def encode_query(self, query: str) -> dict[str, NDArray[Any]]:
         """Make the query's inputs of ``meet.onnx``; those of the latest queries are cached."""
         with self._lock:
             if (cached := self._query_cache.get(query)) is not None:

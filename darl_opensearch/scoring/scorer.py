@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from darl_opensearch.bundle import MODEL, MODEL_DATA, MODEL_INT8, STATE_FILES, Bundle
+from darl_opensearch.bundle import MODEL, MODEL_DATA, MODEL_INT8, Bundle
 from darl_opensearch.errors import BundleError, DarlError, InputError, UsageError
 from darl_opensearch.graph_contract import INPUTS
 from darl_opensearch.scores import Scores
@@ -83,7 +83,8 @@ class Scorer:
         :param token_budget: maximum tokens per batch, including padding; by default 512 on the CPU, 32768 on a GPU.
         :param require_provider: fail instead of falling back to the CPU.
         :param states: store of item states, so that an item is encoded once and not for every query; a bundle without
-            graphs for them is scored pair by pair.
+            graphs for them is scored pair by pair. The quantised graph of the split backbone always needs states:
+            without a store they are kept in memory.
         :raises UsageError: if a number is out of range.
         :raises BundleError: if a graph violates the contract.
         """
@@ -94,8 +95,11 @@ class Scorer:
             raise UsageError(f"threads is {threads}", todo="use 1 or more")
         if token_budget is not None and token_budget < 1:
             raise UsageError(f"the token budget is {token_budget}", todo="use 1 or more, 512 is usual")
-        by_halves = states is not None and bundle.has_states(int8=int8)
-        model = bundle.file(STATE_FILES[int8][1] if by_halves else MODEL_INT8 if int8 else MODEL)
+        by_halves = bundle.has_states(int8=int8)
+        if states is None and by_halves and int8 and MODEL_INT8 not in bundle.digests:
+            states = StateStore(None)
+        by_halves = by_halves and states is not None
+        model = bundle.file(bundle.state_files(int8=int8)[1] if by_halves else MODEL_INT8 if int8 else MODEL)
         graph = open_session(model, provider, require_provider=require_provider)
         on_gpu = graph.provider == "cuda"
         budget = token_budget or (CUDA_TOKEN_BUDGET if on_gpu else CPU_TOKEN_BUDGET)
@@ -112,7 +116,7 @@ class Scorer:
     def files(self) -> tuple[str, ...]:
         """The bundle's files that scores depend on, besides the tokenizer; the first computes them."""
         if self.halves is not None:
-            return STATE_FILES[self.int8]
+            return self.bundle.state_files(int8=self.int8)
         return (MODEL_INT8 if self.int8 else MODEL, MODEL_DATA)
 
     @property

@@ -145,8 +145,8 @@ def test_a_trained_bundle(old_python, small, tmp_path):
     assert max(np.abs(a - b).max() for a, b in zip(old, new, strict=True)) <= FP32_BOUND
 
 
-def test_a_trained_int8_graph(old_python, small, tmp_path):
-    _, bundle = small
+def test_a_trained_int8_graph(old_python, small_cross, tmp_path):
+    _, bundle = small_cross
     old, new = both(old_python, bundle.file("model_int8.onnx"), feeds(bundle)[:-1], tmp_path)
     off = np.abs(np.concatenate(old)[:, :4] - np.concatenate(new)[:, :4])
     assert off.max() <= INT8_BOUND
@@ -156,6 +156,3 @@ def test_a_real_model(old_python, minilm_bundle, tmp_path):
     _, bundle = minilm_bundle
     fed = feeds(bundle)[:-1]
     assert_same(*both(old_python, bundle.file("model.onnx"), fed, tmp_path), bundle)
-    old, new = both(old_python, bundle.file("model_int8.onnx"), fed, tmp_path)
-    off = np.abs(np.concatenate(old)[:, :4] - np.concatenate(new)[:, :4])
-    assert off.mean() <= 0.005 and off.max() <= INT8_BOUND

@@ -138,7 +138,7 @@ def refused(darl, folder, wanted):
 def test_a_bundle_as_exported_passes(small, darl):
     code, out, err = darl("check", small[1].path)
     assert (code, err) == (0, "") and "FAIL" not in out
-    for name in ("digests", "model.onnx: scores", "features.onnx: output", "model_int8.onnx: score", "opensearch.zip"):
+    for name in ("digests", "model.onnx: scores", "features.onnx: output", "meet_int8.onnx: score", "opensearch.zip"):
         assert f"ok    {name}: " in out
 
 
@@ -224,9 +224,9 @@ def test_an_odd_zip_is_found(small, tmp_path, darl, oddity):
     refused(darl, correct_digests(folder), "opensearch.zip: it")
 
 
-def test_int8_that_is_another_model_is_found(small, tmp_path, darl):
+def test_int8_that_is_another_model_is_found(small_cross, tmp_path, darl):
     for step, wanted in (([0.3, 0, 0, 0, 0, 0], "score: off by at most 0.3"), ([np.nan] * 6, "output: shape (48, 6)")):
-        folder = copy_bundle(small[1], tmp_path / wanted[:5])
+        folder = copy_bundle(small_cross[1], tmp_path / wanted[:5])
         change_graph(folder, after_scores("Add", step), "model_int8.onnx")
         out = refused(darl, correct_digests(folder), f"model_int8.onnx: {wanted}")
         assert "FAIL  model.onnx" not in out

@@ -15,6 +15,7 @@ from darl_opensearch.check import run_pairs
 from darl_opensearch.graph_contract import INPUTS, inspect_graph
 from darl_opensearch.scores import Columns
 from darl_opensearch.scoring.encode import CappedTokenizer
+from darl_opensearch.states import StateStore
 from tests.helpers.trained import GAINS, train_and_export, write_project
 from trainer.config import Ood
 from trainer.export.graph import ContractModule, export_graphs
@@ -80,9 +81,11 @@ def assert_columns(rows, gains):
     assert (np.diff(rows[order, k + 1]) >= 0).all()  # a larger distance never has a smaller OOD score
 
 
-@pytest.mark.parametrize("file", ["model.onnx", "features.onnx", "model_int8.onnx"])
-def test_contract(small, file):
-    _, bundle = small
+@pytest.mark.parametrize(("kind", "file"), [
+    ("small", "model.onnx"), ("small", "features.onnx"), ("small_cross", "model_int8.onnx"),
+])  # fmt: skip
+def test_contract(request, kind, file):
+    _, bundle = request.getfixturevalue(kind)
     model = onnx.load(bundle.file(file))
     onnx.checker.check_model(model, full_check=True)
     assert model.ir_version == 8
@@ -165,9 +168,11 @@ DEGENERATE = {
 
 
 @pytest.mark.parametrize("name", DEGENERATE)
-@pytest.mark.parametrize("file", ["model.onnx", "model_int8.onnx", "features.onnx"])
-def test_degenerate_inputs_give_finite_output(small, name, file):
-    trained, bundle = small
+@pytest.mark.parametrize(("kind", "file"), [
+    ("small", "model.onnx"), ("small_cross", "model_int8.onnx"), ("small", "features.onnx"),
+])  # fmt: skip
+def test_degenerate_inputs_give_finite_output(request, name, kind, file):
+    trained, bundle = request.getfixturevalue(kind)
     fed = dict(zip(INPUTS, (np.array(part, dtype=np.int64) for part in DEGENERATE[name]), strict=True))
     session = onnxruntime.InferenceSession(bundle.file(file), providers=["CPUExecutionProvider"])
     [rows] = session.run(None, fed)
@@ -246,7 +251,8 @@ def test_every_detector_is_in_the_graph(small, tmp_path, detector, features, lay
     within = [n for n, (q, i) in enumerate(pairs) if capped.pairs(q, [i])[0].ids == bundle.tokenizer.encode(q, i).ids]
     assert len(within) > 20
     card = dataclasses.replace(bundle.card, states={"encoder": "any"})
-    apart = score_by_states(card, tmp_path, [pairs[n] for n in within])
+    with StateStore(None) as store:
+        apart = score_by_states(card, tmp_path, store, [pairs[n] for n in within])
     assert_columns(apart, GAINS[3])
     assert np.abs(apart - rows[within])[:, :4].max() < 0.02  # eight bits, and a head of large weights
     far = np.abs(apart - rows[within])[:, 5] / np.maximum(1, np.abs(rows[within][:, 5]))

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.covariance import LedoitWolf
 from sklearn.neighbors import NearestNeighbors
+from torch.nn import functional as F
 from torch.testing import assert_close
 
 from darl_opensearch.errors import InputError
@@ -23,6 +24,7 @@ from trainer.ood import DETECTORS, ConformalCalibration, select_features
 from trainer.ood.base import drop_repeats, fingerprints, split_chunks
 from trainer.ood.calibration import MAX_TABLE
 from trainer.ood.catalogue import fit_logistic
+from trainer.ood.fitted import FittedOod
 from trainer.ood.knn import NearestNeighbours
 from trainer.ood.mahalanobis import Mahalanobis
 from trainer.ood.moments import Moments
@@ -181,6 +183,27 @@ def test_knn_leaves_the_text_itself_out():
     detector.fit(split_chunks(train))
     distances, _ = NearestNeighbors(n_neighbors=5).fit(train.numpy()).kneighbors(train.numpy())
     np.testing.assert_allclose(detector(train).numpy(), distances[:, 4], atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "params"), [
+    ("knn", {"k": 3}), ("knn", {"k": 2, "whiten": 0.5}), ("knn", {"k": 2, "max_reference": 40, "reference": "kmeans"}),
+    ("catalogue", {"k": 2}),
+])  # fmt: skip
+@pytest.mark.parametrize("space", ["pair", "query", "item"])
+def test_halves_fitted_again_on_the_same_rows_are_what_they_were(name, params, space):
+    parts = 2 if space == "pair" else 1
+    train, others, new = unit_rows(60, 8 * parts, 1), unit_rows(30, 8, 2), unit_rows(20, 8, 3)
+    half = [F.normalize(part, dim=1) for part in train.chunk(parts, dim=1)]
+    detector = DETECTORS[name].make(8 * parts, halves=parts, **params)
+    chunks = split_chunks(torch.cat(half, dim=1))
+    detector.fit(chunks, *([split_chunks(others)] if DETECTORS[name].make.fits_catalogue else []))
+    ood = FittedOod(detector.eval(), ConformalCalibration.fit(torch.rand(100), 0.05), space, {})
+    rows = {"pair": half, "query": [half[0], new], "item": [new, half[0]]}[space]
+    again = ood.refit_sides(*rows)
+    assert_close(again.of_sides(new), ood.of_sides(new))
+    moved = ood.refit_sides(*(unit_rows(60, 8, 9) for _ in range(2)))
+    assert (moved.of_sides(new) - ood.of_sides(new)).abs().max() > 1e-3
+    assert_close(ood.of_sides(new), again.of_sides(new))  # the first is left as it was
 
 
 def test_knn_keeps_a_fixed_sample_of_many_rows():

@@ -37,11 +37,10 @@ class DevPairs:
     def of(cls, trained: Trained, data: RunData, model: Path) -> DevPairs:
         """Score the dev pairs with ``model.onnx``."""
         config, dev = trained.config, data.judged(data.dev)
-        texts = [(dev.queries[q], dev.items[i]) for q, i in dev.index.tolist()]
         _, gains, query_index = dev.numpy(config.grades.scale.gains)
-        rows = run_pairs(model, trained.model.tokenizer(), texts)
+        rows = run_pairs(model, trained.model.tokenizer(), dev.texts)
         columns = Columns(config.grades.scale.k)
-        return cls(texts, gains, query_index, rows, columns, config.ood.alpha, config.stages.cutoff)
+        return cls(dev.texts, gains, query_index, rows, columns, config.ood.alpha, config.stages.cutoff)
 
     def ndcg(self, rows: NDArray[Any]) -> float:
         """Compute the mean nDCG over queries."""

@@ -23,7 +23,8 @@ from trainer.ood import ConformalCalibration
 def quantise(source: Path, target: Path) -> None:
     """Quantise the encoder's matrix products with constant weights.
 
-    Weights are signed, per channel, in full range, which measured more accurate than reduced range and not slower.
+    Weights are signed, per channel, in seven bits: CPUs without VNNI add two products of eight bits in sixteen, with
+    saturation, so scores and the calibration would depend on the CPU.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -40,7 +41,7 @@ def quantise(source: Path, target: Path) -> None:
     try:
         quantize_dynamic(
             source, target, nodes_to_quantize=products, op_types_to_quantize=["MatMul"], per_channel=True,
-            reduce_range=False, weight_type=QuantType.QInt8,
+            reduce_range=True, weight_type=QuantType.QInt8,
         )  # fmt: skip
     finally:
         root.setLevel(level)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import json
 import shutil
@@ -26,7 +27,6 @@ from trainer.export.int8 import quantise, refit_calibration
 from trainer.export.states import add_states
 from trainer.run_folder import CHECKPOINT, Trained
 from trainer.stages.ood_stage import two_fold_alarms
-from trainer.training_data.pairs import Pairs
 from trainer.training_data.reading import read_data
 from trainer.training_data.run_data import RunData
 
@@ -81,17 +81,20 @@ def export_run(
             )
         graphs[files.FEATURES] = {"against_torch": difference}
         dev = DevPairs.of(trained, data, work / files.MODEL)
-        if int8 and (reason := _find_int8_obstacle(model, work)):
-            graphs[files.MODEL_INT8] = {"left_out": reason}
-            report(f"no int8 graph: {reason}")
-        elif int8:
-            report("quantising")
-            quantise(work / files.MODEL, work / files.MODEL_INT8)
-            graphs[files.MODEL_INT8] = _calibrate_int8(trained, data, work, calibration_texts, dev)
         card = _card(trained, graphs, about or {})
         if model.halves == 2 and not (work / files.MODEL_DATA).is_file():
             report("taking the pair apart")
-            card = add_states(module, card, work, dev, calibration_texts if int8 else ())
+            card = add_states(module, card, work, dev, data, int8=int8)
+            graphs = dict(card.graphs)
+        if int8 and files.MEET_INT8 not in graphs:
+            if reason := _find_int8_obstacle(model, work):
+                graphs[files.MODEL_INT8] = {"left_out": reason}
+                report(f"no int8 graph: {reason}")
+            else:
+                report("quantising")
+                quantise(work / files.MODEL, work / files.MODEL_INT8)
+                graphs[files.MODEL_INT8] = _calibrate_int8(trained, data, work, calibration_texts, dev)
+        card = dataclasses.replace(card, graphs=graphs)
         report("writing the bundle")
         with writing(target, card) as out:
             for file in (path for path in work.rglob("*") if path.is_file()):
@@ -126,12 +129,7 @@ def _find_int8_obstacle(model: Any, work: Path) -> str:
 
 def _texts(data: RunData) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """List the calibration pairs as text, and the probe pairs: awkward, calibration and judged ones."""
-
-    def of(pairs: Pairs) -> list[tuple[str, str]]:
-        return [(pairs.queries[q], pairs.items[i]) for q, i in pairs.index.tolist()]
-
-    calibration = of(data.unjudged(data.traffic))
-    judged = of(data.judged(data.dev))
+    calibration, judged = data.unjudged(data.traffic).texts, data.judged(data.dev).texts
     awkward = [
         ('quotes " and \\ and {braces} ${parameters.x}', calibration[0][1]),
         ("éàü 中文 ß", "Ünïcödé 產品 | cover: naïve café"),

@@ -7,6 +7,7 @@ that adds parts; ``meet.onnx`` scores a query with items in eight bits, with the
 from __future__ import annotations
 
 import dataclasses
+import heapq
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,11 +18,13 @@ import onnx
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from darl_opensearch import bundle as files
 from darl_opensearch.bundle import Bundle, Card
 from darl_opensearch.graph_contract import IR_VERSION
-from darl_opensearch.io.digest import digest_data, digest_json
+from darl_opensearch.io.digest import digest_data, digest_json, hash_int
+from darl_opensearch.scores import is_ood
 from darl_opensearch.scoring import Scorer
 from darl_opensearch.states import ZERO, StateStore
 from trainer.export.dev_pairs import DevPairs
@@ -30,6 +33,10 @@ from trainer.export.int8 import quantise, refit_calibration
 from trainer.models.base import AVERAGE, PairFeatures
 from trainer.models.split import SplitReranker, to_units
 from trainer.ood.calibration import ood_columns
+from trainer.ood.fitted import FittedOod
+from trainer.stages.ood_stage import share_flagged, two_fold_alarms
+from trainer.training_data.pairs import Pairs
+from trainer.training_data.run_data import RunData
 
 _AXES = {
     "input_ids": {0: "batch", 1: "seq"}, "attention_mask": {0: "batch", 1: "seq"},
@@ -41,49 +48,90 @@ _AXES = {
     "item_pooled": {0: "items"}, "item_ood": {0: "items"}, "scores": {0: "items"}, "sides": {0: "batch"},
 }  # fmt: skip
 
+MOST_REFERENCE = 4096  # texts of a half that the references of a quantised graph are made of
 SCORE_BOUND, NDCG_BOUND, OOD_BOUND = 0.005, 0.002, 0.01  # of fp32 states against model.onnx, on the dev pairs
 
 
-def add_states(
-    module: ContractModule, card: Card, work: Path, dev: DevPairs, calibration: Sequence[tuple[str, str]]
-) -> Card:
+def add_states(module: ContractModule, card: Card, work: Path, dev: DevPairs, data: RunData, *, int8: bool) -> Card:
     """Write the graphs unless they differ too much from ``model.onnx``.
 
     :param work: folder of the graphs, with ``model.onnx`` and the tokenizer.
-    :param calibration: pairs to calibrate quantised graphs on; empty: no quantised graphs.
+    :param data: of the run.
+    :param int8: write quantised graphs, too.
     :return: the card with the measurements.
     """
     backbone, graphs = module.backbone, dict(card.graphs)
     export_states(module, work)
     card = dataclasses.replace(card, states={"encoder": digest_encoder(backbone)})
-    graphs[files.MEET] = dev.compare(score_by_states(card, work, dev.texts), "states")
+    with StateStore(None) as store:
+        graphs[files.MEET] = dev.compare(score_by_states(card, work, store, dev.texts), "states")
     if reason := _refusal(graphs[files.MEET], dev):
         for name in (files.ENCODE, files.MEET, files.OOD_SIDES):
             (work / name).unlink(missing_ok=True)
         graphs[files.MEET]["left_out"] = reason
         return dataclasses.replace(card, graphs=graphs, states={})
-    if calibration and backbone.quantises:
-        quantise(work / files.ENCODE, work / files.ENCODE_INT8)
-        shutil.copyfile(work / files.MEET, work / files.MEET_INT8)
-        scaled = score_by_states(card, work, calibration, int8=True)[:, dev.columns.ood_distance]
-        refit_calibration(work / files.MEET_INT8, scaled, module.ood.calibration, dev.alpha)
-        graphs[files.MEET_INT8] = dev.compare(score_by_states(card, work, dev.texts, int8=True), "states_int8")
+    if int8 and backbone.quantises:
+        graphs[files.MEET_INT8] = _quantise_states(module, card, work, dev, data)
     return dataclasses.replace(card, graphs=graphs)
 
 
+def _quantise_states(module: ContractModule, card: Card, work: Path, dev: DevPairs, data: RunData) -> dict[str, Any]:
+    """Write the quantised graphs; the references of the detector and its calibration are fitted to them.
+
+    A training text must be recognised among the references, to be left out of its own neighbours, so both have to
+    come from the same graph.
+    """
+    quantise(work / files.ENCODE, work / files.ENCODE_INT8)
+    shutil.copyfile(work / files.MEET, work / files.MEET_INT8)
+    with StateStore(None) as store:
+        if module.detector.adds_halves:
+            with _open(card, work, store, int8=True) as scorer:
+                rows = _encode_learnt(scorer.halves, data.judged(data.learnt))
+            export_sides(module.ood.refit_sides(*rows), module.backbone, work / files.OOD_SIDES_INT8)
+        traffic, familiar = data.unjudged(data.traffic), data.unjudged(data.familiar)
+        scaled = score_by_states(card, work, store, traffic.texts, int8=True)[:, dev.columns.ood_distance]
+        distances = refit_calibration(work / files.MEET_INT8, scaled, module.ood.calibration, dev.alpha)
+        seen = score_by_states(card, work, store, familiar.texts, int8=True)[:, dev.columns.ood_score]
+        report = module.ood.report
+        return dev.compare(score_by_states(card, work, store, dev.texts, int8=True), "states_int8") | {
+            "false_alarms_unseen_items": {
+                "fp32": report["false_alarms_unseen_items"], "int8": two_fold_alarms(distances, traffic, dev.alpha),
+            },
+            "false_alarms_seen_items": {
+                "fp32": report["false_alarms_seen_items"], "int8": share_flagged(is_ood(seen, dev.alpha), familiar),
+            },
+        }  # fmt: skip
+
+
+def _encode_learnt(halves: Any, learnt: Pairs) -> tuple[Tensor, Tensor]:
+    """Encode training queries and items; samples by their hashes where there are too many.
+
+    :param halves: the ``HalfScorer`` of the quantised graph.
+    :return: ``[m, h]`` what the detector reads of each text, of queries and of items.
+    """
+    queries, items = (heapq.nsmallest(MOST_REFERENCE, texts, key=hash_int) for texts in (learnt.queries, learnt.items))
+    pooled = [halves.encode_query(query)["query_pooled"][-1] for query in queries]
+    states = halves.fill({halves.keys.of(text): text for text in items})
+    return torch.from_numpy(np.stack(pooled)), torch.from_numpy(np.stack([s.pooled[-1] for s in states.values()]))
+
+
+def _open(card: Card, work: Path, store: StateStore, *, int8: bool) -> Scorer:
+    digests = {path.relative_to(work).as_posix(): "" for path in work.rglob("*") if path.is_file()}
+    return Scorer.open(Bundle(work, card, digests), int8=int8, states=store)
+
+
 def score_by_states(
-    card: Card, work: Path, pairs: Sequence[tuple[str, str]], *, int8: bool = False
+    card: Card, work: Path, store: StateStore, pairs: Sequence[tuple[str, str]], *, int8: bool = False
 ) -> NDArray[np.float32]:
     """Score pairs from item states.
 
     :return: ``[n, 3 + k]``.
     """
-    digests = {path.relative_to(work).as_posix(): "" for path in work.rglob("*") if path.is_file()}
     rows = np.empty((len(pairs), card.columns.width), dtype=np.float32)
     places: dict[str, list[int]] = {}
     for place, (query, _) in enumerate(pairs):
         places.setdefault(query, []).append(place)
-    with StateStore(None) as store, Scorer.open(Bundle(work, card, digests), int8=int8, states=store) as scorer:
+    with _open(card, work, store, int8=int8) as scorer:
         for query, query_places in places.items():
             rows[query_places] = scorer.score(query, [pairs[place][1] for place in query_places]).data
     return rows
@@ -130,9 +178,9 @@ class EncodeModule(nn.Module):
 class SidesModule(nn.Module):
     """Computes the part of the OOD distance of a text, as query and as item."""
 
-    def __init__(self, module: ContractModule) -> None:
+    def __init__(self, ood: FittedOod) -> None:
         super().__init__()
-        self.ood, self.detector = module.ood, module.detector
+        self.ood, self.detector = ood, ood.detector
 
     def forward(self, pooled: Tensor) -> Tensor:
         """Compute both parts.
@@ -215,14 +263,14 @@ class MeetModule(nn.Module):
 def export_states(module: ContractModule, folder: Path) -> None:
     """Write ``encode.onnx``, ``meet.onnx`` and, for a detector that adds parts, ``ood/sides.onnx``."""
     backbone, config = module.backbone, module.backbone.encoder.config
-    width, vectors = config.hidden_size, 2 if module.ood.layers == AVERAGE else 1
+    width = config.hidden_size
     ids = torch.tensor([[5, 6, 7], [5, 6, 0]]) % config.vocab_size
     encode = {"input_ids": ids, "attention_mask": torch.tensor([[1, 1, 1], [1, 1, 0]])}
     items = torch.ones(2, 3)
     _export(EncodeModule(module), encode, ("states", "pooled"), folder / files.ENCODE, config)
-    pooled = backbone.pool(torch.ones(2, 3, width), torch.ones(2, 3), ids)[:, None].repeat(1, vectors, 1)
     if module.detector.adds_halves:
-        _export(SidesModule(module), {"pooled": pooled}, ("sides",), folder / files.OOD_SIDES, config)
+        export_sides(module.ood, backbone, folder / files.OOD_SIDES)
+    pooled = _example_pooled(module.ood, backbone)
     meet = {
         "query_tokens": torch.ones(width, 3, dtype=torch.int8), "query_scales": torch.ones(3),
         "query_ids": ids[0], "query_pooled": pooled[0],
@@ -230,6 +278,16 @@ def export_states(module: ContractModule, folder: Path) -> None:
         "item_mask": items, "item_content": items, "item_pooled": pooled, "item_ood": torch.ones(2),
     }  # fmt: skip
     _export(MeetModule(module), meet, ("scores",), folder / files.MEET, config)
+
+
+def export_sides(ood: FittedOod, backbone: SplitReranker, path: Path) -> None:
+    """Write the graph of a text's part of the OOD distance."""
+    _export(SidesModule(ood), {"pooled": _example_pooled(ood, backbone)}, ("sides",), path, backbone.encoder.config)
+
+
+def _example_pooled(ood: FittedOod, backbone: SplitReranker) -> Tensor:
+    vector = F.normalize(torch.ones(backbone.encoder.config.hidden_size), dim=0)
+    return vector.repeat(2, 2 if ood.layers == AVERAGE else 1, 1)
 
 
 def _export(module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str], path: Path, config: Any) -> None:

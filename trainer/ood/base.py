@@ -23,7 +23,7 @@ class Detector(nn.Module, ABC):
     A detector is made as ``make(width, halves=…, **params)``. ``reads`` lists the inputs of ``forward`` for ``n``
     pairs, in order: ``features`` ``[n, w]``, ``energy`` ``[n]``, ``grade_probs`` ``[n, k]``. With ``fits_catalogue``,
     ``fit`` also takes the rows of unjudged items. With ``adds_halves``, ``forward`` is ``join`` of the sum of
-    ``of_half`` over the halves, so that an item's part can be computed once.
+    ``of_half`` over the halves, so that an item's part can be computed once, and ``fit_half`` fits a half again.
     """
 
     reads: ClassVar[tuple[Read, ...]] = ("features",)
@@ -36,6 +36,14 @@ class Detector(nn.Module, ABC):
 
         :raises ValueError: if there are too few distinct ones.
         """
+
+    def fit_half(self, half: int, chunks: Chunks) -> None:
+        """Fit what rows of a half are compared with; the rest of the detector stays.
+
+        :param chunks: of ``[m, h]`` float, rows of that half.
+        :raises ValueError: if there are too few distinct ones.
+        """
+        raise NotImplementedError
 
     def of_half(self, half: int, features: Tensor) -> Tensor:
         """Compute a half's part of the distance, ``[n]`` float.
@@ -73,6 +81,11 @@ def fingerprints(rows: Tensor) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
         mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     hashes: np.ndarray[tuple[int], np.dtype[np.uint64]] = mixed ^ (mixed >> np.uint64(31))
     return hashes
+
+
+def select_columns(chunks: Chunks, columns: slice) -> Chunks:
+    """Select columns of each chunk's first tensor."""
+    return lambda: ((chunk[0][:, columns],) for chunk in chunks())
 
 
 def split_chunks(*tensors: Tensor, size: int = CHUNK) -> Chunks:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from darl_opensearch.settings import Field
-from trainer.ood.base import Chunks, Detector, add_halves
+from trainer.ood.base import Chunks, Detector, add_halves, select_columns
 from trainer.ood.knn import NearestNeighbours
 from trainer.ood.reference import BLOCK, sample
 from trainer.ood.registry import DETECTORS
@@ -78,11 +78,8 @@ class CatalogueDetector(Detector):
         :param catalogue: of ``[m, half]`` float, unjudged items; without any, only the distances count.
         :raises ValueError: if a half has too few distinct rows.
         """
-        for side, near in enumerate(self.sides):
-            columns = slice(side * self.size, (side + 1) * self.size)
-            near.fit(_select_columns(chunks, columns))
-            distances = torch.cat([near(part) for part in near.reference_0.split(BLOCK)])  # each without itself
-            self.centre[side], self.spread[side] = distances.mean(), distances.std().clamp_min(1e-3)
+        for side in range(len(self.sides)):
+            self.fit_half(side, select_columns(chunks, slice(side * self.size, (side + 1) * self.size)))
         judged = self.sides[-1].reference_0.double()
         unjudged = sample(catalogue, self.max_reference).double()
         if len(judged) < FOLDS or len(unjudged) < FOLDS:
@@ -100,6 +97,14 @@ class CatalogueDetector(Detector):
         self.weight.copy_(weight * slope)
         self.bias.copy_((bias * slope).squeeze())
 
+    @torch.no_grad()
+    def fit_half(self, half: int, chunks: Chunks) -> None:
+        """Keep the training rows of a half, and what is usual among their distances."""
+        near = self.sides[half]
+        near.fit(chunks)
+        distances = torch.cat([near(part) for part in near.reference_0.split(BLOCK)])  # each without itself
+        self.centre[half], self.spread[half] = distances.mean(), distances.std().clamp_min(1e-3)
+
     def forward(self, features: Tensor) -> Tensor:
         """Add the standardised distances of the halves and the log-odds of the item, ``[n]`` float of either sign."""
         return self.join(add_halves(self, features.chunk(len(self.sides), dim=1)))
@@ -112,10 +117,6 @@ class CatalogueDetector(Detector):
     def join(self, total: Tensor) -> Tensor:
         """Return the sum itself."""
         return total
-
-
-def _select_columns(chunks: Chunks, columns: slice) -> Chunks:
-    return lambda: ((chunk[0][:, columns],) for chunk in chunks())
 
 
 def fit_logistic(rows: Tensor, positive: Tensor, ridge: float) -> tuple[Tensor, Tensor]:

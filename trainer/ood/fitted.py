@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +12,12 @@ from torch import Tensor
 
 from trainer.models.base import LAST, PairFeatures
 from trainer.models.heads import Head
+from trainer.ood.base import split_chunks
 from trainer.ood.calibration import ConformalCalibration
 from trainer.ood.registry import select_features
+
+# The detector's half that reads the query, and the one that reads the item, by space.
+_HALVES: dict[str, tuple[int | None, int | None]] = {"query": (0, None), "item": (None, 0), "pair": (0, 1)}
 
 
 @dataclass(frozen=True)
@@ -47,5 +53,17 @@ class FittedOod:
         :return: ``[n, 2]``.
         """
         zeros = pooled.new_zeros(pooled.shape[0])
-        halves = {"query": (0, None), "item": (None, 0), "pair": (0, 1)}[self.space]
-        return torch.stack([zeros if half is None else self.detector.of_half(half, pooled) for half in halves], dim=1)
+        parts = [zeros if half is None else self.detector.of_half(half, pooled) for half in _HALVES[self.space]]
+        return torch.stack(parts, dim=1)
+
+    def refit_sides(self, *rows: Tensor) -> FittedOod:
+        """Fit each half again on training texts as another graph encodes them.
+
+        :param *rows: ``[m, h]`` of queries, then of items.
+        :raises ValueError: if a half has too few distinct rows.
+        """
+        detector = copy.deepcopy(self.detector)
+        for half, part in zip(_HALVES[self.space], rows, strict=True):
+            if half is not None:
+                detector.fit_half(half, split_chunks(part))
+        return dataclasses.replace(self, detector=detector)

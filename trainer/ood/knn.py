@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from darl_opensearch.settings import Field
-from trainer.ood.base import Chunks, Detector, add_halves
+from trainer.ood.base import Chunks, Detector, add_halves, select_columns
 from trainer.ood.moments import Moments
 from trainer.ood.reference import gather_reference
 from trainer.ood.registry import DETECTORS
@@ -69,15 +69,19 @@ class NearestNeighbours(Detector):
         if self.max_reference <= self.k:
             raise ValueError(f"max_reference is {self.max_reference}, no more than k, which is {self.k}")
         for half in range(self.halves):
-            columns = slice(half * self.size, (half + 1) * self.size)
-            rows = gather_reference(chunks, self.max_reference, self.how, columns)
-            if len(rows) <= self.k:
-                raise ValueError(f"the {self.k}-th neighbour needs more than {self.k} distinct rows, not {len(rows)}")
-            if self.whiten:
-                moments = Moments.of(chunks, columns)
-                setattr(self, f"mean_{half}", moments.mean.float())
-                setattr(self, f"turn_{half}", moments.whitening(self.whiten).float())
-            setattr(self, f"reference_{half}", self._whitened(rows, half))
+            self.fit_half(half, select_columns(chunks, slice(half * self.size, (half + 1) * self.size)))
+
+    @torch.no_grad()
+    def fit_half(self, half: int, chunks: Chunks) -> None:
+        """Keep the distinct training rows of a half, or at most ``max_reference`` that represent them."""
+        rows = gather_reference(chunks, self.max_reference, self.how)
+        if len(rows) <= self.k:
+            raise ValueError(f"the {self.k}-th neighbour needs more than {self.k} distinct rows, not {len(rows)}")
+        if self.whiten:
+            moments = Moments.of(chunks)
+            setattr(self, f"mean_{half}", moments.mean.float())
+            setattr(self, f"turn_{half}", moments.whitening(self.whiten).float())
+        setattr(self, f"reference_{half}", self._whitened(rows, half))
 
     def _whitened(self, part: Tensor, half: int) -> Tensor:
         if not self.whiten:

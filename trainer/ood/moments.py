@@ -25,21 +25,20 @@ class Moments:
     fourth: float
 
     @classmethod
-    def of(cls, chunks: Chunks, columns: slice = slice(None)) -> Moments:
+    def of(cls, chunks: Chunks) -> Moments:
         """Compute moments in two passes, in the memory of one chunk and of a covariance.
 
         :param chunks: of rows; repeated rows count once.
-        :param columns: columns of a chunk's first tensor, which also identify a row.
         :raises ValueError: if there are fewer than two distinct rows.
         """
         count, total = 0, torch.zeros(())
-        for (rows,) in drop_repeats((chunk[0][:, columns],) for chunk in chunks()):
+        for (rows,) in drop_repeats((chunk[0],) for chunk in chunks()):
             count, total = count + len(rows), total + rows.double().sum(0)
         if count < 2:
             raise ValueError("a covariance needs at least two distinct rows")
         mean = total / count
         scatter, fourth = torch.zeros(len(mean), len(mean), dtype=torch.float64), 0.0
-        for (rows,) in drop_repeats((chunk[0][:, columns],) for chunk in chunks()):
+        for (rows,) in drop_repeats((chunk[0],) for chunk in chunks()):
             centred = rows.double() - mean
             scatter += centred.T @ centred
             fourth += float(centred.square().sum(1).square().sum())

@@ -14,18 +14,17 @@ ROUNDS = 20  # maximum iterations of Lloyd's algorithm
 BLOCK = 4096  # rows whose distances are in memory at a time
 
 
-def sample(chunks: Chunks, size: int, columns: slice = slice(None)) -> Tensor:
+def sample(chunks: Chunks, size: int) -> Tensor:
     """Sample distinct rows uniformly: those with the smallest hashes.
 
     Bottom-k sampling (Cohen and Kaplan 2007, doi:10.1145/1281100.1281133): the sample does not depend on order, chunks
     or repetitions, and memory holds at most ``size`` rows besides a chunk.
 
-    :param columns: columns of a chunk's first tensor.
     :return: ``[at most size, w]``, each row once.
     """
     sampled, prints = torch.zeros(0, 0), np.zeros(0, dtype=np.uint64)
     for chunk in chunks():
-        rows = chunk[0][:, columns]
+        rows = chunk[0]
         rows = torch.cat([sampled, rows]) if len(prints) else rows
         prints, first = np.unique(np.concatenate([prints, fingerprints(rows[len(prints) :])]), return_index=True)
         prints, first = prints[:size], first[:size]
@@ -81,12 +80,12 @@ def assign_centres(rows: Tensor, centres: Tensor) -> Tensor:
     return torch.cat([(part @ centres.T).argmax(1) for part in rows.split(BLOCK)])
 
 
-def gather_reference(chunks: Chunks, size: int, how: str, columns: slice = slice(None)) -> Tensor:
+def gather_reference(chunks: Chunks, size: int, how: str) -> Tensor:
     """Reduce rows to a bounded reference, ``[at most size, w]``; all distinct rows if they fit.
 
     :param how: ``sample``, ``coreset`` or ``kmeans``; the last two start from a sample of eight times the size.
     """
     if how == "sample":
-        return sample(chunks, size, columns)
-    candidates = sample(chunks, CANDIDATES * size, columns)
+        return sample(chunks, size)
+    candidates = sample(chunks, CANDIDATES * size)
     return coreset(candidates, size) if how == "coreset" else kmeans(candidates, size)

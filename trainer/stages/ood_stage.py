@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from darl_opensearch.errors import InputError, UsageError
@@ -63,7 +64,7 @@ def fit_ood(features: Features, config: Ood, data: RunData) -> FittedOod:
         "calibration_pairs": len(distances),
         "calibration_queries": len(data.traffic),
         "false_alarms_unseen_items": two_fold_alarms(distances, traffic, config.alpha),
-        "false_alarms_seen_items": _share(_flagged(calibration, familiar_distances, config.alpha), familiar),
+        "false_alarms_seen_items": share_flagged(_flagged(calibration, familiar_distances, config.alpha), familiar),
     }
     if data.set_aside:
         report["items_set_aside"] = len(data.set_aside)
@@ -123,26 +124,28 @@ def two_fold_alarms(distances: Tensor, pairs: Pairs, alpha: float) -> dict[str, 
     :param distances: ``[n]`` of the traffic pairs.
     :return: share with its interval by query, or None if the halves are too small for alpha.
     """
-    half = pairs.query_index % 2 == 0
-    flagged = torch.zeros(len(distances), dtype=torch.bool)
+    half = pairs.query_index.numpy() % 2 == 0
+    flagged = np.zeros(len(distances), dtype=bool)
     for test in (half, ~half):
         try:
             other = ConformalCalibration.fit(distances[~test], alpha)
         except InputError:
             return None
         flagged[test] = _flagged(other, distances[test], alpha)
-    return _share(flagged, pairs)
+    return share_flagged(flagged, pairs)
 
 
-def _flagged(calibration: ConformalCalibration, distances: Tensor, alpha: float) -> Tensor:
+def _flagged(calibration: ConformalCalibration, distances: Tensor, alpha: float) -> NDArray[np.bool_]:
     """Flag the OOD distances, by the rule that scorer and client share."""
-    return torch.from_numpy(is_ood(calibration(distances)[:, 0].numpy(), alpha))
+    flags: NDArray[np.bool_] = is_ood(calibration(distances)[:, 0].numpy(), alpha)
+    return flags
 
 
-def _share(flagged: Tensor, pairs: Pairs) -> dict[str, Any] | None:
+def share_flagged(flagged: NDArray[np.bool_], pairs: Pairs) -> dict[str, Any] | None:
+    """Compute the share of flagged pairs with its interval by query, or None without pairs."""
     if not len(flagged):
         return None
     query = pairs.query_index.numpy()
-    hits = np.bincount(query, weights=flagged.double().numpy(), minlength=len(pairs.queries)).astype(float)
+    hits = np.bincount(query, weights=flagged, minlength=len(pairs.queries)).astype(float)
     counts = np.bincount(query, minlength=len(pairs.queries)).astype(float)
     return bootstrap_ratio(hits[counts > 0], counts[counts > 0]).to_json()

@@ -56,6 +56,11 @@ class Pairs:
         """Query of each pair, ``[n]``."""
         return self.index[:, 0]
 
+    @property
+    def texts(self) -> list[tuple[str, str]]:
+        """Query and item text of each pair."""
+        return [(self.queries[query], self.items[item]) for query, item in self.index.tolist()]
+
     def numpy(self, gains: Sequence[float]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
         """Grades, gains and query index for the metrics, each ``[n]``."""
         grades = self.grades.numpy()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -108,3 +110,19 @@ def judgments_folder() -> Path:
     if not folder:
         pytest.skip("DARL_DATA is not set: real judgments are not here")
     return Path(folder)
+
+
+@pytest.fixture(scope="module")
+def ray():
+    """A Ray of two cores in this process. Not below pytest's folder: paths of sockets are short."""
+    folder = tempfile.mkdtemp(prefix="darl-ray-")
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    import ray
+
+    ray.init(
+        address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir=folder,
+        object_store_memory=100 << 20,
+    )  # fmt: skip
+    yield ray
+    ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)

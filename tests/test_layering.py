@@ -32,7 +32,7 @@ LAYERS = {
     "webhook": FOUNDATION,
     "check": FOUNDATION | {"scoring", "states"},
     "pool": FOUNDATION | {"scoring"},
-    "warm": REQUESTS | {"scoring", "states", "cluster", "ood"},
+    "warm": REQUESTS | {"scoring", "states", "cluster", "ood", "pool"},
 }
 TRAINER_MAY = FOUNDATION | {"ood", "scoring", "check", "states"}  # never server, cluster, monitor, node, cli
 # The trainer's parts: each may import those after it.

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from darl_opensearch.bundle import MEET, TOKENIZER, Bundle
+from darl_opensearch.bundle import MEET, Bundle
 from darl_opensearch.errors import BundleError
 from darl_opensearch.graph_contract import ENCODE_INPUTS
 from darl_opensearch.scoring.batching import plan_batches
@@ -51,11 +51,7 @@ class HalfScorer:
         self._meet = open_session(bundle.file(meet), "cpu").session
         self._sides = open_session(bundle.file(sides), "cpu").session if sides in bundle.digests else None
         self._token_budget, self._at_once = token_budget, 1 if int8 else None
-        card = bundle.card
-        self.keys = StateKeys({
-            "encoder": card.states["encoder"], "tokenizer": bundle.digests[TOKENIZER], "item_cap": card.item_cap,
-            "engine": "onnxruntime", "precision": "int8" if int8 else "float32",
-        })  # fmt: skip
+        self.keys = StateKeys.of_bundle(bundle, int8=int8)
         self._side_cache: OrderedDict[bytes, float] = OrderedDict()
         self._query_cache: OrderedDict[str, dict[str, NDArray[Any]]] = OrderedDict()
         self._lock = threading.Lock()

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
+from darl_opensearch.bundle import TOKENIZER, Bundle
 from darl_opensearch.io.digest import digest_json
 from darl_opensearch.states.state import FORMAT
 
@@ -20,6 +21,17 @@ class StateKeys:
 
     def __init__(self, encoder: Mapping[str, Any]) -> None:
         self._prefix = bytes.fromhex(digest_json({"format": FORMAT, **encoder}))
+
+    @classmethod
+    def of_bundle(cls, bundle: Bundle, *, int8: bool) -> StateKeys:
+        """Make the keys of a bundle's items.
+
+        :param int8: with the quantised encoder.
+        """
+        return cls({
+            "encoder": bundle.card.states["encoder"], "tokenizer": bundle.digests[TOKENIZER],
+            "item_cap": bundle.card.item_cap, "engine": "onnxruntime", "precision": "int8" if int8 else "float32",
+        })  # fmt: skip
 
     def of(self, text: str) -> bytes:
         """Name the state of a text.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -27,22 +26,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:::ray", "ignore::ResourceWarning
 
 ROOT = Path(darl_opensearch.__file__).parents[1]
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(("DARL_", "RAY_"))} | {"PYTHONPATH": str(ROOT)}
-
-
-@pytest.fixture(scope="module")
-def ray():
-    """A Ray of two cores in this process. Not below pytest's folder: paths of sockets are short."""
-    folder = tempfile.mkdtemp(prefix="darl-ray-")
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    import ray
-
-    ray.init(
-        address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir=folder,
-        object_store_memory=100 << 20,
-    )  # fmt: skip
-    yield ray
-    ray.shutdown()
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def run(tiny, pool, out, **options):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -111,3 +112,13 @@ def test_what_is_deployed_ranks_as_the_graph_for_the_cluster_does(small, warm, r
     with StateStore(warm) as store, Scorer.open(small[1], states=store) as halves, Scorer.open(small[1]) as pairs:
         a, b = (scorer.score(QUERY, texts).score for scorer in (halves, pairs))
     assert np.abs(a - b).max() < 0.005
+
+
+def test_options_of_ray(darl, small, tmp_path, monkeypatch):
+    words = ["warm", small[1].path, ITEMS, "--states", tmp_path / "states"]
+    ended = darl(*words, "--workers", "2")
+    assert ended.code == 2 and "apply only to Ray" in ended.err
+    monkeypatch.setitem(sys.modules, "ray", None)
+    ended = darl(*words, "--engine", "ray")
+    assert ended.code == 1 and "ray is not installed. Run: " in ended.err and ended.err.count("\n") == 1
+    assert "'darl-opensearch[ray]'" in ended.err and not list(tmp_path.iterdir())

@@ -1,0 +1,82 @@
+"""What became of the items that were to be encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from darl_opensearch.errors import DarlError
+from darl_opensearch.states import StateStore
+
+OnItem = Callable[[int, int], object]
+
+
+@dataclass(frozen=True)
+class WarmReport:
+    """What became of the items.
+
+    :param items: distinct texts.
+    :param missing: those without a state; encoded now, except in a dry run.
+    :param encoded: states made now.
+    :param store: the store's counters.
+    """
+
+    items: int
+    missing: int
+    encoded: int
+    store: dict[str, int]
+
+    def to_json(self) -> dict[str, int]:
+        """Render as JSON."""
+        return {
+            "items": self.items, "there": self.items - self.missing, "encoded": self.encoded, "missing": self.missing,
+            **self.store,
+        }  # fmt: skip
+
+    def describe(self) -> str:
+        """Describe in one line."""
+        there = self.items - self.missing
+        if self.encoded < self.missing:
+            return f"{there} of {self.items} items have states; {self.missing} would be encoded"
+        text, evicted = f"{self.encoded} items encoded, {there} were there", self.store["evicted"]
+        return text + (f"; {evicted} older states had to go: raise --states-bytes" if evicted else "")
+
+    def check(self, folder: Path | None) -> None:
+        """Fail unless all states were kept.
+
+        :raises DarlError: naming the folder.
+        """
+        if self.store["not_kept"] or self.store["errors"]:
+            raise DarlError(
+                f"{self.store['not_kept']} states could not be kept", where=str(folder),
+                todo="free the disk, then run this again",
+            )  # fmt: skip
+
+
+@dataclass
+class WarmCount:
+    """Counts items on their way to the store.
+
+    :param total: how many texts there are, about.
+    :param on_item: called with the texts read so far and all texts.
+    """
+
+    total: int
+    on_item: OnItem | None
+    read: int = 0
+    distinct: int = 0
+    missing: int = 0
+
+    def add(self, read: int, distinct: int, missing: int) -> None:
+        """Count the items of a chunk."""
+        self.read += read
+        self.distinct += distinct
+        self.missing += missing
+        if self.on_item is not None:
+            self.on_item(self.read, max(self.read, self.total))
+
+    def report(self, store: StateStore, *, dry_run: bool = False) -> WarmReport:
+        """Report once the store has written everything."""
+        store.flush()
+        return WarmReport(self.distinct, self.missing, 0 if dry_run else self.missing, store.to_json())

@@ -60,6 +60,7 @@ lock: $(STAMP)
 	$(UNIVERSAL) pyproject.toml --extra cpu --extra train -o requirements/train.txt
 	$(UNIVERSAL) pyproject.toml --extra cpu --extra train --extra parquet --extra ray --extra demo --extra dev -o requirements/dev.txt
 	$(UNIVERSAL) pyproject.toml requirements/peers.in --extra cpu --extra train --extra demo -o requirements/peers.txt
+	$(UNIVERSAL) requirements/peers-serving.in -o requirements/peers-serving.txt
 	$(UNIVERSAL) docker/build.in -o docker/build.txt
 	$(LOCK) --python-version 3.11 requirements/onnxruntime-1.16.3.in -o requirements/onnxruntime-1.16.3.txt
 

@@ -87,8 +87,8 @@ def test_the_wheel_holds_nothing_else(wheel):
 
 def test_each_lock_is_there():
     assert {lock.name for lock in LOCKS} == {
-        "runtime-cpu.txt", "runtime-gpu.txt", "train.txt", "dev.txt", "peers.txt", "onnxruntime-1.16.3.txt",
-        "build.txt",
+        "runtime-cpu.txt", "runtime-gpu.txt", "train.txt", "dev.txt", "peers.txt", "peers-serving.txt",
+        "onnxruntime-1.16.3.txt", "build.txt",
     }  # fmt: skip
 
 

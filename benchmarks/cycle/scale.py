@@ -31,6 +31,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.measuring import memory_mib
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.ood.record import Kind, PairRecord, Record, RequestRecord
 from darl_opensearch.ood.store import OodStore
@@ -109,18 +110,11 @@ def drawn_features(requests: Sequence[tuple[str, Sequence[str]]]) -> Floats:
     return np.array(rows, dtype=np.float32)
 
 
-def sizes() -> tuple[float, float]:
-    """Resident and anonymous memory of this process, in MiB."""
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    values = {line.split(":")[0]: line.split()[1] for line in lines if line.startswith(("VmRSS", "RssAnon"))}
-    return int(values["VmRSS"]) / 1024, int(values["RssAnon"]) / 1024
-
-
 class Watch:
     """Peaks of memory, looked at four times a second, and seconds by what was reported."""
 
     def __init__(self) -> None:
-        self.peak, self.anonymous = sizes()
+        self.peak, self.anonymous = memory_mib()
         self.seconds: dict[str, float] = {}
         self.cpu: dict[str, float] = {}
         self._what, self._begun, self._cpu = "start", time.perf_counter(), time.process_time()
@@ -134,7 +128,9 @@ class Watch:
         self.cpu[self._what] = self.cpu.get(self._what, 0.0) + cpu - self._cpu
         if what != self._what:
             print(
-                f"{what} (so far {sum(self.seconds.values()):.0f} s, {sizes()[0]:.0f} MiB)", file=sys.stderr, flush=True
+                f"{what} (so far {sum(self.seconds.values()):.0f} s, {memory_mib()[0]:.0f} MiB)",
+                file=sys.stderr,
+                flush=True,
             )
         self._what, self._begun, self._cpu = what, now, cpu
 
@@ -149,7 +145,7 @@ class Watch:
 
     def _look(self) -> None:
         while not self._stop.wait(0.25):
-            resident, anonymous = sizes()
+            resident, anonymous = memory_mib()
             self.peak, self.anonymous = max(self.peak, resident), max(self.anonymous, anonymous)
 
 

@@ -127,22 +127,34 @@ def _client() -> httpx.AsyncClient:
 
 
 @contextlib.contextmanager
-def serve(bundle: Bundle, log: Path, *options: str) -> Iterator[str]:
-    """Run ``darl serve`` without an OOD log."""
+def launch(bundle: Bundle, log: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run ``darl serve`` without an OOD log, on any free port."""
     command = [
         sys.executable, "-m", "darl_opensearch", "serve", str(bundle.path), "--port", "0", "--no-ood-log", *options,
     ]  # fmt: skip
     with log.open("w") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, env={**os.environ, "OMP_NUM_THREADS": "1"})
     try:
-        while not (match := re.search(r"(http://\S+:\d+)[\s\S]*is ready", log.read_text())):
-            if process.poll() is not None:
-                raise SystemExit(log.read_text())
-            time.sleep(0.05)
-        yield match[1]
+        yield process
     finally:
         process.terminate()
         process.wait(60)
+
+
+def wait_for_url(process: subprocess.Popen[bytes], log: Path, *, ready: bool = True) -> str:
+    """Wait until a service listens, or is ready; gives its URL."""
+    while not (match := re.search(r"(http://\S+:\d+)" + r"[\s\S]*is ready" * ready, log.read_text())):
+        if process.poll() is not None:
+            raise SystemExit(log.read_text())
+        time.sleep(0.01)
+    return match[1]
+
+
+@contextlib.contextmanager
+def serve(bundle: Bundle, log: Path, *options: str) -> Iterator[str]:
+    """Run ``darl serve`` until it is ready and while its URL is used."""
+    with launch(bundle, log, *options) as process:
+        yield wait_for_url(process, log)
 
 
 def run(folder: Path, *, seconds: float, rounds: int, int8: bool, seed: int) -> dict[str, Any]:

@@ -14,35 +14,35 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gzip
+import itertools
 import json
 import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.measuring import describe_machine, spread, write_result, zipf_shares
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.scoring import Scorer
-from darl_opensearch.scoring.cores import available_cores
 from darl_opensearch.states import StateStore
-from darl_opensearch.stats.numbers import round_figure
 
 RESULT = Path(__file__).parent / "results" / "states.json"
 SAMPLE = Path(__file__).parents[2] / "examples" / "insurance"
 FIELDS = ("title", "brand", "color", "description")
 ITEMS, SHOWN, QUERIES = 4000, 100, 6  # items in all, items of a search, searches of an engine and a round
-ZIPF = 1.0
 Score = Callable[[str, Sequence[str]], Any]
 
 
-def read_texts(folder: Path, tokenizer: Any) -> tuple[list[str], list[str], float]:
+def read_texts(folder: Path, tokenizer: Any, most: int = ITEMS) -> tuple[list[str], list[str], float]:
     """Read products and queries of ESCI.
 
+    :param tokenizer: without padding, and with no truncation below the length of a pair.
+    :param most: maximum items; the file holds 6,764.
     :return: item texts, queries, and the mean number of tokens of a pair.
     """
     from darl_opensearch.text import cut_to_tokens
@@ -50,15 +50,18 @@ def read_texts(folder: Path, tokenizer: Any) -> tuple[list[str], list[str], floa
     with gzip.open(folder / "esci" / "products.jsonl.gz", "rt", encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
     raw = [" | ".join(str(row.get(name) or "") for name in FIELDS) for row in rows]
-    items = [cut_to_tokens(text, tokenizer, 96) for text in dict.fromkeys(raw)][:ITEMS]
+    items = [cut_to_tokens(text, tokenizer, 96) for text in itertools.islice(dict.fromkeys(raw), most)]
     with gzip.open(folder / "esci" / "judgments.jsonl.gz", "rt", encoding="utf-8") as file:
         queries = list(dict.fromkeys(json.loads(line)["query"] for line in file))
     tokens = [len(tokenizer.encode(queries[n % len(queries)], text).ids) for n, text in enumerate(items[:500])]
     return items, queries, float(np.mean(tokens))
 
 
-def make_bundle(folder: Path) -> Bundle:
-    """Train the sample's model and export it."""
+def make_bundle(folder: Path, given: Path | None = None) -> Bundle:
+    """Train the sample's model and export it to ``bundle`` in a folder, or link a bundle that is given there."""
+    if given is not None:
+        (folder / "bundle").symlink_to(given.resolve())
+        return Bundle.open(folder / "bundle")
     from trainer.config import read_config
     from trainer.export import export_run
     from trainer.stages.plan import train
@@ -101,8 +104,7 @@ def measure(rounds: int, seed: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as work, contextlib.ExitStack() as open_:
         bundle = make_bundle(Path(work))
         items, queries, tokens = read_texts(Path(os.environ["DARL_DATA"]), bundle.tokenizer)
-        shares = 1.0 / np.arange(1, len(items) + 1) ** ZIPF
-        shares /= shares.sum()
+        shares = zipf_shares(len(items))
         engines: dict[str, Score] = {}
         for name, int8 in (("fp32", False), ("int8", True)):
             engines[f"pairs, {name}"] = open_.enter_context(Scorer.open(bundle, int8=int8)).score
@@ -129,23 +131,10 @@ def measure(rounds: int, seed: int) -> dict[str, Any]:
                     engines[name](query, shown)
                     times[name].append(1000 * (time.perf_counter() - started))
     return {
-        "items": len(items), "shown": SHOWN, "mean_tokens_of_a_pair": round(tokens, 1), "zipf": ZIPF, "rounds": rounds,
-        "searches": rounds * QUERIES, "seed": seed, "cores": available_cores(), "processor": platform.processor(),
-        "versions": {name: _version(name) for name in ("onnxruntime", "torch", "sentence-transformers")},
-        "milliseconds": {name: _spread(values) for name, values in times.items()},
+        "items": len(items), "shown": SHOWN, "mean_tokens_of_a_pair": round(tokens, 1), "zipf": 1.0, "rounds": rounds,
+        "searches": rounds * QUERIES, "seed": seed, **describe_machine("onnxruntime", "torch", "sentence-transformers"),
+        "milliseconds": {name: spread(values) for name, values in times.items()},
     }  # fmt: skip
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-def _spread(values: Sequence[float]) -> dict[str, float]:
-    low, middle, high = np.quantile(values, [0.05, 0.5, 0.95]).tolist()
-    return {"p50": round_figure(middle), "p5": round_figure(low), "p95": round_figure(high)}  # type: ignore[dict-item]
 
 
 def main() -> None:
@@ -156,10 +145,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
     result = measure(options.rounds, options.seed)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    for name, spread in result["milliseconds"].items():
-        print(f"{name:60} p50 {spread['p50']:8.1f} ms   {spread['p5']:8.1f} to {spread['p95']:8.1f}")
+    write_result(options.out, result)
+    for name, times in result["milliseconds"].items():
+        print(f"{name:60} p50 {times['p50']:8.1f} ms   {times['p5']:8.1f} to {times['p95']:8.1f}")
     if result["versions"]["sentence-transformers"] is None:
         print("sentence-transformers is not installed: its row is left out")
 

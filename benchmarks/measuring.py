@@ -1,0 +1,62 @@
+"""What benchmarks share: the machine they run on, memory of a process, spread of times, a result on disk."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from darl_opensearch.scoring.cores import available_cores
+from darl_opensearch.stats.numbers import round_figure
+
+FLAGS = {"avx2": "avx2", "avx512": "avx512f", "vnni": "avx512_vnni avx_vnni", "amx": "amx_tile"}
+
+
+def describe_machine(*packages: str) -> dict[str, Any]:
+    """Describe the processor and the versions of packages; None for one that is not installed."""
+    cpuinfo = Path("/proc/cpuinfo")
+    text = cpuinfo.read_text(encoding="utf-8") if cpuinfo.is_file() else ""
+    fields = dict(line.replace("\t", "").split(":", 1) for line in text.split("\n\n")[0].splitlines() if ":" in line)
+    features = set(fields.get("flags", "").split())
+    return {
+        "processor": fields.get("model name", platform.processor()).strip(), "cores": available_cores(),
+        "flags": {name: not features.isdisjoint(words.split()) for name, words in FLAGS.items()},
+        "versions": {name: _version(name) for name in packages},
+    }  # fmt: skip
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def memory_mib(pid: int | str = "self") -> tuple[float, float]:
+    """Read a process's resident memory, whole and anonymous."""
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
+    values = {line.split(":")[0]: line.split()[1] for line in lines if line.startswith(("VmRSS", "RssAnon"))}
+    return int(values["VmRSS"]) / 1024, int(values["RssAnon"]) / 1024
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Summarise values, at least one, by median and 5th and 95th percentile."""
+    low, middle, high = np.quantile(values, [0.05, 0.5, 0.95]).tolist()
+    return {"p50": round_figure(middle), "p5": round_figure(low), "p95": round_figure(high)}  # type: ignore[dict-item]
+
+
+def zipf_shares(count: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Shares of items in traffic by Zipf's law, the most frequent first."""
+    shares = 1.0 / np.arange(1, count + 1, dtype=np.float64)
+    return np.asarray(shares / shares.sum())
+
+
+def write_result(path: Path, result: Mapping[str, Any]) -> None:
+    """Write a benchmark's JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

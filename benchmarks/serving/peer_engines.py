@@ -26,7 +26,7 @@ def open_ours(work: Path, threads: int, *, int8: bool, states: str = "") -> Scor
     from darl_opensearch.states import StateStore
 
     store = StateStore(None, memory_bytes=(1 << 33) * (states == "kept")) if states else None
-    return Scorer.open(work / "bundle", int8=int8, threads=threads, states=store).score
+    return Scorer.open(work / ("bundle" if states else "pairs"), int8=int8, threads=threads, states=store).score
 
 
 def open_onnxruntime(work: Path, threads: int, *, graph: str, budget: int) -> Score:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.serving.peer_engines import CHECKPOINT, FLASHRANK, FP32, INT8, MAX_LENGTH
-from benchmarks.serving.states import make_bundle
+from benchmarks.serving.states import add_pair_graph, make_bundle
 
 
 def open_tokenizer(file: Path) -> Any:
@@ -25,7 +25,7 @@ def open_tokenizer(file: Path) -> Any:
 
 
 def write_models(work: Path, bundle: Path | None) -> None:
-    """Write ``bundle``, ``checkpoint`` with two graphs, and folders for FlashRank under ``work``."""
+    """Write ``bundle``, ``pairs``, ``checkpoint`` with two graphs, and folders for FlashRank under ``work``."""
     import torch
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from optimum.exporters.onnx import main_export
@@ -33,7 +33,7 @@ def write_models(work: Path, bundle: Path | None) -> None:
 
     from trainer.models.sources import find_packaged_minilm
 
-    make_bundle(work, bundle)
+    add_pair_graph(make_bundle(work, bundle), work / "pairs")
     base, folder = find_packaged_minilm(), work / CHECKPOINT
     torch.manual_seed(0)
     config = BertConfig.from_pretrained(base, num_labels=1)

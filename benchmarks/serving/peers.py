@@ -233,7 +233,8 @@ def run(
                         times[workload][name] += [workers[name].score(search) for search in drawn[workload]]
                 print(f"round {number + 1} of {sizes.rounds}", file=sys.stderr, flush=True)
             foreign = _busy_seconds() - busy - (_cpu_of(workers) - cpu)
-            seconds, versions = time.perf_counter() - started, {n: w.versions for n, w in workers.items()}
+            seconds = time.perf_counter() - started
+            versions = {"peers" if engine.peers else "ours": workers[engine.name].versions for engine in engines}
     cold = [search for drawn in rounds_drawn for search in drawn["cold"]]
     shares = {
         engine.name: _gemm_share(engine, times["cold"][engine.name], cold, texts, tokenizer, roofs)

@@ -17,6 +17,7 @@ import gzip
 import itertools
 import json
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -27,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.measuring import describe_machine, spread, write_result, zipf_shares
+from darl_opensearch import bundle as files
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.scoring import Scorer
 from darl_opensearch.states import StateStore
@@ -70,6 +72,17 @@ def make_bundle(folder: Path, given: Path | None = None) -> Bundle:
     return export_run(train(config, SAMPLE, folder / "run"), SAMPLE, folder / "bundle", checkpoint=False)
 
 
+def add_pair_graph(bundle: Bundle, folder: Path) -> Bundle:
+    """Copy a bundle and add ``model_int8.onnx``, which reads pairs; with item states none is exported."""
+    from trainer.export.int8 import quantise
+
+    with files.writing(folder, bundle.card) as work:
+        shutil.copytree(bundle.path, work, dirs_exist_ok=True)
+        (work / files.CARD).unlink()
+        quantise(bundle.file(files.MODEL), work / files.MODEL_INT8)
+    return Bundle.open(folder)
+
+
 def open_peer() -> tuple[str, Score] | None:
     """Open sentence-transformers' CrossEncoder with its defaults, on a model of the same shape."""
     try:
@@ -107,7 +120,8 @@ def measure(rounds: int, seed: int) -> dict[str, Any]:
         shares = zipf_shares(len(items))
         engines: dict[str, Score] = {}
         for name, int8 in (("fp32", False), ("int8", True)):
-            engines[f"pairs, {name}"] = open_.enter_context(Scorer.open(bundle, int8=int8)).score
+            of_pairs = add_pair_graph(bundle, Path(work) / "pairs") if int8 else bundle
+            engines[f"pairs, {name}"] = open_.enter_context(Scorer.open(of_pairs, int8=int8)).score
             store = open_.enter_context(StateStore(Path(work) / name))
             warm = open_.enter_context(Scorer.open(bundle, int8=int8, states=store))
             for start in range(0, len(items), SHOWN):

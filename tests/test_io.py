@@ -23,6 +23,7 @@ from darl_opensearch.errors import DarlError, UsageError
 from darl_opensearch.io import http, writing
 from darl_opensearch.io.digest import digest_data, digest_file, digest_json, hash_int, name_text
 from darl_opensearch.io.http import HttpClient, TryAgain, backoff, bearer, read_retry_after, retry
+from darl_opensearch.io.listening import listen
 from darl_opensearch.io.lock import hold_lock
 from darl_opensearch.io.sqlite import open_exclusive, open_finished, open_scratch, open_shared, sqlite_errors
 from darl_opensearch.io.writing import new_file, new_folder, sibling, write_file, write_lines, write_rows
@@ -360,3 +361,15 @@ def test_attempts_are_spaced_and_end():
 def test_pauses_grow_to_a_bound():
     assert [backoff(n, 1.0, jitter=False) for n in (0, 1, 5, 6, 9999)] == [1, 2, 32, 60, 60]
     assert all(15 <= backoff(9, 1.0, 30.0) <= 30 for _ in range(50))
+
+
+def test_an_accepted_connection_sends_answers_at_once():
+    with listen("127.0.0.1", 0, todo="") as listener, socket.create_connection(listener.getsockname()) as client:
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        with pytest.raises(DarlError, match=r"cannot listen there \(Address already in use\)\. Choose another"):
+            listen(*listener.getsockname(), todo="choose another port")
+        assert client.fileno() > 0
+    with pytest.raises(UsageError, match="the address does not exist"):
+        listen("no.such.host.invalid", 80, todo="")

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-import os
 import signal
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,7 +15,7 @@ import platformdirs
 import uvicorn
 
 from darl_opensearch.bundle import Bundle
-from darl_opensearch.errors import DarlError, UsageError
+from darl_opensearch.io.listening import listen
 from darl_opensearch.ood import OodLog
 from darl_opensearch.server.app import create_scorer_app
 from darl_opensearch.server.config import ServerConfig
@@ -45,7 +43,11 @@ def serve_bundle(path: Path, config: ServerConfig) -> None:
         )
     spool = spool_path(config, bundle)
     with ExitStack() as stack:
-        listener = stack.enter_context(_bind(config.host, config.port))
+        listener = stack.enter_context(
+            listen(
+                config.host, config.port, todo="stop the program that listens there, or choose another --host or --port"
+            )
+        )
         ood_log = open_ood_log(config, bundle, spool) if spool else None
         if spool and config.ship_to:
             stack.enter_context(_shipping(config, spool))
@@ -132,20 +134,6 @@ def _shipping(config: ServerConfig, spool: Path) -> Iterator[None]:
         thread.join(SHIPPER_GOODBYE_SECONDS)  # remaining records stay in the spool for the next start
         if not thread.is_alive():
             shipper.close()
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    where = f"{host}:{port}"
-    try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except (socket.gaierror, UnicodeError) as err:
-        raise UsageError("the address does not exist", where=where, todo="check --host") from err
-    try:
-        return socket.create_server(address, family=family, backlog=1024)
-    except OSError as err:
-        reason = os.strerror(err.errno) if err.errno else str(err)
-        todo = "stop the program that listens there, or choose another --host or --port"
-        raise DarlError(f"cannot listen there ({reason})", where=where, todo=todo) from err
 
 
 def _is_loopback(host: str) -> bool:

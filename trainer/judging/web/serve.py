@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import socket
 import threading
 from collections.abc import Callable
 from types import FrameType
@@ -12,7 +10,7 @@ from typing import Any
 
 import uvicorn
 
-from darl_opensearch.errors import DarlError
+from darl_opensearch.io.listening import listen
 from trainer.judging.web.page import Page, create_judging_app
 
 HOST = "127.0.0.1"
@@ -26,14 +24,7 @@ def serve_page(page: Page, port: int, announce: Callable[[str], object]) -> None
     :param announce: called with the page's URL once it listens.
     :raises DarlError: if the port is in use.
     """
-    try:
-        listener = socket.create_server((HOST, port))
-    except OSError as err:
-        reason = os.strerror(err.errno) if err.errno else str(err)
-        raise DarlError(
-            f"cannot listen there ({reason})", where=f"{HOST}:{port}", todo="choose another port with --port"
-        ) from err
-    with listener:
+    with listen(HOST, port, todo="choose another port with --port") as listener:
         server = uvicorn.Server(
             uvicorn.Config(
                 create_judging_app(page), ws="none", log_config=None, access_log=False, server_header=False,

@@ -119,14 +119,15 @@ class Reranker:
         doc_ids = [str(doc.get(id_field) or "") if isinstance(doc, Mapping) else "" for doc in docs]
         scores = self.scorer.score(query, texts)
         self._log(query, texts, scores, started, doc_ids=doc_ids)
+        rows, grades, columns = scores.data.tolist(), scores.grade.tolist(), scores.columns
         return [
             RankedDocument(
                 index=index,
-                score=float(scores.score[index]),
-                grade=int(scores.grade[index]),
-                grade_probs=tuple(scores.grade_probs[index].tolist()),
-                ood_score=float(scores.ood_score[index]),
-                ood_distance=float(scores.ood_distance[index]),
+                score=rows[index][columns.score],
+                grade=grades[index],
+                grade_probs=tuple(rows[index][columns.grade_probs]),
+                ood_score=rows[index][columns.ood_score],
+                ood_distance=rows[index][columns.ood_distance],
             )
             for index in scores.order().tolist()[:top_n]
         ]
@@ -177,7 +178,11 @@ class Reranker:
         documents = [text for _, text in scored]
         scores = self.scorer.score(query, documents)
         request_id = request_id or str(uuid.uuid4())
-        ranked = [self._ranked_hit(scored[i][0], scores, i) for i in map(int, scores.order())]
+        fields, rows, grades = scores.columns.hit_fields(), scores.data.tolist(), scores.grade.tolist()
+        ranked = [
+            _make_ranked_hit(scored[i][0], {name: rows[i][column] for name, column in fields.items()}, grades[i])
+            for i in scores.order().tolist()
+        ]
         ranked += [hit | {"_score": None} for hit in unscored]
         doc_ids = [_item_id(hit, id_field) for hit, _ in scored]
         self._log(
@@ -257,13 +262,10 @@ class Reranker:
             )
         )
 
-    def _ranked_hit(self, hit: Mapping[str, Any], scores: Scores, row: int) -> dict[str, Any]:
-        source = dict(hit.get("_source") or {})
-        for name, column in scores.columns.hit_fields().items():
-            source[name] = float(scores.data[row, column])
-        source["darl_grade"] = int(scores.grade[row])
-        source["previous_score"] = hit.get("_score")
-        return dict(hit) | {"_score": float(scores.score[row]), "_source": source}
+
+def _make_ranked_hit(hit: Mapping[str, Any], fields: Mapping[str, float], grade: int) -> dict[str, Any]:
+    source = {**(hit.get("_source") or {}), **fields, "darl_grade": grade, "previous_score": hit.get("_score")}
+    return dict(hit) | {"_score": fields["darl_score"], "_source": source}
 
 
 def _hits(response: Mapping[str, Any]) -> list[dict[str, Any]]:

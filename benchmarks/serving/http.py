@@ -33,7 +33,7 @@ from benchmarks.measuring import describe_machine, spread, write_result
 from benchmarks.serving.load import serve
 from benchmarks.serving.states import make_bundle, read_texts
 from darl_opensearch.reranker import Reranker
-from darl_opensearch.server.wire import parse_request, render_response, render_tensors
+from darl_opensearch.server.wire import parse_request, render_response
 from darl_opensearch.stats.bootstrap import bootstrap_mean
 
 RESULT = Path(__file__).parent / "results" / "http.json"
@@ -152,7 +152,6 @@ def _time_parts(reranker: Reranker, request: Request) -> dict[str, float]:
     return {
         "parse_request": parsed, "json_loads": read, "validation": parsed - read, "score": scored,
         "render_response": time_ms(render_response, call, ranked, reranker.bundle.card, "0" * 32),
-        "render_tensors": time_ms(render_tensors, ranked.scores),
     }  # fmt: skip
 
 

@@ -7,13 +7,21 @@ chunk, which breaks characters at chunk boundaries.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
+from functools import lru_cache
+from json.encoder import encode_basestring_ascii
 from typing import Any
 
 DECIMALS = 6
 _BOUND = 1e9  # for ood_distance, which is unbounded
+_quote_key = lru_cache(1024)(encode_basestring_ascii)
+
+
+class Json(str):
+    """Text that is JSON already."""
+
+    __slots__ = ()
 
 
 def format_number(value: float) -> str:
@@ -22,9 +30,11 @@ def format_number(value: float) -> str:
     :param value: clipped to ±1e9.
     :raises ValueError: if it is not finite.
     """
-    if not math.isfinite(value):
-        raise ValueError(f"{value} is not a JSON number")
-    text = f"{min(max(float(value), -_BOUND), _BOUND):.{DECIMALS}f}".rstrip("0")
+    if not -_BOUND <= value <= _BOUND:
+        if not math.isfinite(value):
+            raise ValueError(f"{value} is not a JSON number")
+        value = math.copysign(_BOUND, value)
+    text = f"{value:.{DECIMALS}f}".rstrip("0")
     if text.endswith("."):
         text += "0"
     return "0.0" if text == "-0.0" else text
@@ -35,12 +45,18 @@ def dumps(value: Any) -> str:
 
     :raises TypeError: if it is not JSON.
     """
-    if value is None or isinstance(value, bool | int | str):
-        return json.dumps(value)
+    if isinstance(value, str):
+        return value if isinstance(value, Json) else encode_basestring_ascii(value)
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
     if isinstance(value, float):
         return format_number(value)
-    if isinstance(value, Mapping):
-        return "{" + ",".join(f"{json.dumps(str(k))}:{dumps(v)}" for k, v in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ",".join(map(dumps, value)) + "]"
+    if isinstance(value, Mapping):
+        return "{" + ",".join([f"{_quote_key(str(key))}:{dumps(entry)}" for key, entry in value.items()]) + "}"
     raise TypeError(f"{type(value).__name__} is not JSON")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
@@ -11,7 +11,7 @@ from darl_opensearch.bundle import Card
 from darl_opensearch.scores import Scores
 from darl_opensearch.scoring import Pass
 from darl_opensearch.server.errors import ApiError
-from darl_opensearch.server.fixed_json import dumps
+from darl_opensearch.server.fixed_json import Json, dumps, format_number
 from darl_opensearch.text import clean
 
 Shape = Literal["cohere", "tei"]
@@ -61,30 +61,33 @@ def parse_request(body: bytes, *, max_documents: int) -> RerankCall:
 def render_response(call: RerankCall, ranked: Pass, card: Card, request_id: str) -> str:
     """Render the response body."""
     scores = ranked.scores
-    order = [int(i) for i in scores.order()]
+    order = scores.order().tolist()
     if call.shape == "tei":
         texts = [{"text": text} if call.return_documents else {} for text in call.documents]
         return dumps([{"index": i, "score": float(scores.score[i])} | texts[i] for i in order])
+    # Each number is formatted once, and texts are put together: of a warm search this is a tenth.
+    rows = [[format_number(value) for value in row] for row in scores.data.tolist()]
+    results = _render_results(call, scores, rows, card)
     return dumps({
         "id": request_id,
         "model": card.name,
-        "results": [_result(call, scores, card, i) for i in order[: call.top_n]],
+        "results": Json(f"[{','.join(results[i] for i in order[: call.top_n])}]"),
         "ood": summarise_ood(scores),
-        "tensors": render_tensors(scores),
+        "tensors": render_tensors(rows),
         "usage": {"total_tokens": ranked.tokens, "pairs": len(scores)},
     })  # fmt: skip
 
 
-def render_tensors(scores: Scores) -> str:
+def render_tensors(rows: Sequence[Sequence[str]]) -> str:
     """Render all columns as ML Commons tensors: a JSON array with one tensor per document, in order.
 
     The connector's post-process function returns this string unchanged, so one remote model serves both the ``rerank``
     processor, which reads the first number, and ``ml_inference``, which maps all of them.
     """
-    shape = [scores.data.shape[1]]
-    return dumps(
-        [{"name": "similarity", "data_type": "FLOAT32", "shape": shape, "data": row} for row in scores.data.tolist()]
-    )
+    tensors = [
+        f'{{"name":"similarity","data_type":"FLOAT32","shape":[{len(row)}],"data":[{",".join(row)}]}}' for row in rows
+    ]
+    return f"[{','.join(tensors)}]"
 
 
 def summarise_ood(scores: Scores) -> dict[str, Any]:
@@ -100,19 +103,15 @@ def summarise_ood(scores: Scores) -> dict[str, Any]:
     }
 
 
-def _result(call: RerankCall, scores: Scores, card: Card, i: int) -> dict[str, Any]:
-    grade = int(scores.grade[i])
-    return {
-        "index": i,
-        "relevance_score": float(scores.score[i]),
-        **({"document": {"text": call.documents[i]}} if call.return_documents else {}),
-        "grade": grade,
-        "grade_name": card.scale.names[grade],
-        "grade_probs": scores.grade_probs[i].tolist(),
-        "ood_score": float(scores.ood_score[i]),
-        "ood_distance": float(scores.ood_distance[i]),
-        "is_ood": bool(scores.is_ood[i]),
-    }
+def _render_results(call: RerankCall, scores: Scores, rows: Sequence[Sequence[str]], card: Card) -> list[str]:
+    columns, names = scores.columns, [dumps(name) for name in card.scale.names]
+    documents = [f'"document":{dumps({"text": text})},' if call.return_documents else "" for text in call.documents]
+    return [
+        f'{{"index":{i},"relevance_score":{row[columns.score]},{documents[i]}"grade":{grade},'
+        f'"grade_name":{names[grade]},"grade_probs":[{",".join(row[columns.grade_probs])}],'
+        f'"ood_score":{row[columns.ood_score]},"ood_distance":{row[columns.ood_distance]},"is_ood":{dumps(is_ood)}}}'
+        for i, (row, grade, is_ood) in enumerate(zip(rows, scores.grade.tolist(), scores.is_ood.tolist(), strict=True))
+    ]
 
 
 def _read_json(body: bytes) -> Mapping[str, Any]:

@@ -173,13 +173,14 @@ def render_releases(result: dict[str, Any]) -> str:
     :param result: what ``benchmarks.cycle.releases`` wrote.
     :return: Markdown.
     """
-    header = ["", "searches", "failed", "not reranked", "p95 before, ms", "p95 during a switch, ms", "release, s",
+    header = ["", "searches", "failed", "not reranked", "before, ms", "during a switch, ms", "release, s",
               "rollback, s"]  # fmt: skip
     rows = [
         [
             f"{row['mode']}, keep {row['keep']}", f"{row['all']['searches']:,}", str(row["all"]["failed"]),
-            str(row["all"]["not_reranked"]), f"{row['before_the_first']['p95_ms']:.0f}",
-            f"{row['during_a_switch']['p95_ms']:.0f}", f"{statistics.median(row['release_seconds']):.1f}",
+            str(row["all"]["not_reranked"]),
+            *(_time(row[part]) for part in ("before_the_first", "during_a_switch")),
+            f"{statistics.median(row['release_seconds']):.1f}",
             f"{statistics.median(row['rollback_seconds']):.1f}",
         ]
         for row in result["rows"]
@@ -189,9 +190,14 @@ def render_releases(result: dict[str, Any]) -> str:
         f"OpenSearch {result['opensearch']}, {result['machine']}; {first['releases']} releases and "
         f"{first['rollbacks']} rollbacks a row, {result['clients']} clients, "
         f"{result['searches_per_second']:g} searches a second asked for, {result['pairs_per_search']} pairs a search, "
-        f"a model of {result['bundle']['model_bytes'] / 1e6:.1f} MB. Failed means: {result['failed_means']}."
+        f"a model of {result['bundle']['model_bytes'] / 1e6:.1f} MB. Failed means: {result['failed_means']}. "
+        "Times: median (95 %)."
     )
     return f"{about}\n\n{table(header, rows)}"
+
+
+def _time(part: dict[str, Any]) -> str:
+    return f"{part['p50_ms']:.0f} ({part['p95_ms']:.0f})"
 
 
 def render_gate(result: dict[str, Any]) -> str:

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.serving.load import serve
-from benchmarks.serving.states import SAMPLE, make_bundle
+from benchmarks.serving.sample import SAMPLE, make_bundle
 from darl_opensearch import bundle as files
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.cli.demo.sample import read_queries

@@ -31,7 +31,7 @@ import numpy as np
 
 from benchmarks.measuring import describe_machine, memory_mib, spread, write_result
 from benchmarks.serving.load import launch, wait_for_url
-from benchmarks.serving.states import SAMPLE, make_bundle
+from benchmarks.serving.sample import SAMPLE, make_bundle
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.cli.demo.sample import read_queries
 from darl_opensearch.scoring import Scorer

@@ -31,7 +31,7 @@ import numpy as np
 
 from benchmarks.measuring import describe_machine, spread, write_result
 from benchmarks.serving.load import serve
-from benchmarks.serving.states import make_bundle, read_texts
+from benchmarks.serving.sample import make_bundle, read_texts
 from darl_opensearch.reranker import Reranker
 from darl_opensearch.server.wire import parse_request, render_response
 from darl_opensearch.stats.bootstrap import bootstrap_mean

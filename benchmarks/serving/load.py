@@ -32,7 +32,7 @@ from typing import Any
 import httpx
 import numpy as np
 
-from benchmarks.serving.states import make_bundle, read_texts
+from benchmarks.serving.sample import make_bundle, read_texts
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.scoring.cores import available_cores
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.serving.peer_engines import CHECKPOINT, FLASHRANK, FP32, INT8, MAX_LENGTH
-from benchmarks.serving.states import add_pair_graph, make_bundle
+from benchmarks.serving.sample import add_pair_graph, make_bundle
 
 
 def open_tokenizer(file: Path) -> Any:

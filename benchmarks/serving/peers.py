@@ -44,7 +44,7 @@ from benchmarks.measuring import describe_machine, spread, write_result, zipf_sh
 from benchmarks.serving.peer_engines import CHECKPOINT, FP32, INT8
 from benchmarks.serving.peer_models import open_tokenizer, write_models
 from benchmarks.serving.roof import GOP_OF_A_TOKEN, Gemm
-from benchmarks.serving.states import ITEMS, read_texts
+from benchmarks.serving.sample import ITEMS, read_texts
 from darl_opensearch.stats.bootstrap import bootstrap_mean
 from darl_opensearch.stats.numbers import round_figure
 

@@ -11,6 +11,7 @@ import pytest
 from darl_opensearch import Reranker
 from darl_opensearch.scoring import Scorer
 from darl_opensearch.states import StateStore
+from darl_opensearch.warm.chunks import CHUNK
 from tests.helpers.files import read_rows
 from tests.helpers.server import running
 from tests.helpers.trained import SAMPLE
@@ -43,13 +44,14 @@ def test_all_are_encoded_and_the_second_time_none(darl, small, tmp_path, rows):
 
 
 def test_items_twice_and_an_item_without_text(darl, small, tmp_path, rows):
-    items = tmp_path / "items.jsonl"
-    items.write_text("".join(json.dumps(row) + "\n" for row in [*rows[:600], *rows[:3]]))
+    items, many = tmp_path / "items.jsonl", [row | {"name": f"{n} {row['name']}"} for n in range(5) for row in rows]
+    assert len(many) > CHUNK  # the repeats are in another chunk
+    items.write_text("".join(json.dumps(row) + "\n" for row in [*many, *many[:3]]))
     result = json.loads(darl("warm", small[1].path, items, items, "--states", tmp_path / "states", "--json").out)
-    assert (result["items"], result["encoded"]) == (len(rows[:600]),) * 2
+    assert (result["items"], result["encoded"]) == (len(many), len(many))
     items.write_text(items.read_text() + json.dumps({"id": "x"}) + "\n")
     ended = darl("warm", small[1].path, items, "--states", tmp_path / "states")
-    assert ended.code == 1 and f"items.jsonl, line {len(rows[:600]) + 4}" in ended.err
+    assert ended.code == 1 and f"items.jsonl, line {len(many) + 4}" in ended.err
 
 
 def test_without_a_folder_it_is_wrong_usage(darl, small):

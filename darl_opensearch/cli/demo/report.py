@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from darl_opensearch.cli.demo.backends import LOCAL, choose_local
+from darl_opensearch.cli.demo.backends import CONNECTOR, LOCAL, PYTHON, choose_local
 from darl_opensearch.cli.demo.measure import RouteRun, compare_routes, measure_quality
 from darl_opensearch.cli.demo.sample import Sample, TestQuery
 from darl_opensearch.scores import GradeScale, Scores
@@ -85,17 +85,21 @@ def format_share_interval(share: Share | None) -> str:
     return f"{share.value:.3f} [{share.low:.3f}, {share.high:.3f}]"
 
 
+_ITEMS = {LOCAL: "read for every query", CONNECTOR: "with item states", PYTHON: "with item states"}
+
+
 def lay_out_latency(runs: Sequence[RouteRun]) -> Table:
     """Lay out latency and the searches that were not reranked."""
     table = Table(title="A search of 10 hits, one at a time")
-    for name in ("", "median", "95 %", "searches", "not reranked"):
-        table.add_column(name, justify="right" if name else "left")
+    for name in ("", "items", "median", "95 %", "searches", "not reranked"):
+        table.add_column(name, justify="left" if name in ("", "items") else "right")
     for number, run in enumerate(runs):
         times = run.latency()
         missed = str(len(run.not_reranked)) if number else "–"
         table.add_row(
-            run.name, f"{times['median_ms']:.0f} ms", f"{times['p95_ms']:.0f} ms", str(len(run.latency_ms)), missed
-        )
+            run.name, _ITEMS.get(run.name, ""), f"{times['median_ms']:.0f} ms", f"{times['p95_ms']:.0f} ms",
+            str(len(run.latency_ms)), missed,
+        )  # fmt: skip
     return table
 
 

@@ -54,8 +54,8 @@ def _describe(result: Mapping[str, Any]) -> str:
     return (
         f"{result['processor']}, {result['threads']} threads ({flags}); {result['rounds']} rounds of "
         f"{result['searches']} searches; pairs of {result['mean_tokens_of_a_pair']} tokens on average; {versions}. "
-        f"Other work took {result['foreign_cores']:.2f} cores. The GEMM roof is ONNX Runtime's best rate for one product: "
-        f"{roof}."
+        f"Other work took {result['foreign_cores']:.2f} cores. "
+        f"The GEMM roof is ONNX Runtime's best rate for one product: {roof}."
     )
 
 

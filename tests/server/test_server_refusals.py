@@ -141,6 +141,11 @@ def test_too_many_documents_and_too_large_a_body(tiny):
         refused(lying, 413)
 
 
+def test_ten_thousand_documents_are_too_many_by_default(client):
+    documents = ["bike theft"] * 10_000
+    refused(client.post("/v1/rerank", json=GOOD | {"documents": documents}), 413, "10000 entries, more than 1000")
+
+
 def test_compressed_bodies_are_not_read(client):
     refused(client.post("/v1/rerank", json=GOOD, headers={"Content-Encoding": "gzip"}), 400, "compressed")
 

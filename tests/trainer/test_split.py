@@ -7,12 +7,12 @@ import shutil
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from darl_opensearch.errors import InputError, UsageError
-from darl_opensearch.scoring.encode import pad_batch
+from darl_opensearch.scoring.encode import CappedTokenizer, pad_batch
 from darl_opensearch.text import cut_to_tokens
 from tests.helpers.training_project import TEXTS, laws, write_base
 from trainer.models import SplitReranker
@@ -44,9 +44,10 @@ def columns(pairs):
 
 @torch.no_grad()
 def by_sequence(model, pairs):
-    """What the exported graph computes: padded pair sequences."""
-    encodings = model.tokenizer().encode_batch(pairs)
-    return model.forward_features(*(torch.tensor(v) for v in pad_batch(encodings).values()))
+    """What the exported graph computes of what the scorer feeds it: padded pairs, each half cut to its cap."""
+    capped = CappedTokenizer(model.tokenizer(), model.query_cap, model.item_cap)
+    sequences = [capped.pairs(query, [item])[0] for query, item in pairs]
+    return model.forward_features(*(torch.tensor(v) for v in pad_batch(sequences).values()))
 
 
 @torch.no_grad()
@@ -121,6 +122,7 @@ words = st.lists(
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
 @settings(laws, max_examples=15)
 @given(texts=st.lists(st.tuples(words, words), min_size=1, max_size=6))
+@example(texts=[(" ".join(["保险"] * 12), "cover")])  # beyond the query's cap, while the pair is within its own
 def test_three_ways_agree_whatever_the_text(bases, kind, texts):
     model = _cached(bases, kind)
     sequence = by_sequence(model, texts)

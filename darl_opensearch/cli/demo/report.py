@@ -18,7 +18,7 @@ from darl_opensearch.stats.shares import Share, share_of
 if TYPE_CHECKING:
     from darl_opensearch.cli.demo.second_act import SecondAct
 
-SERVED = "every third, as in the cluster"
+SERVED = "every fourth, as in the cluster"
 
 
 def lay_out_quality(runs: Sequence[RouteRun], sample: Sample, gains: Sequence[float]) -> tuple[Table, dict[str, Any]]:

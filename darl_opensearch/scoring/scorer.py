@@ -95,18 +95,19 @@ class Scorer:
             raise UsageError(f"threads is {threads}", todo="use 1 or more")
         if token_budget is not None and token_budget < 1:
             raise UsageError(f"the token budget is {token_budget}", todo="use 1 or more, 512 is usual")
-        by_halves = bundle.has_states(int8=int8)
-        if states is None and by_halves and int8 and MODEL_INT8 not in bundle.digests:
+        if not bundle.has_states(int8=int8):
+            states = None
+        elif states is None and int8 and MODEL_INT8 not in bundle.digests:
             states = StateStore(None)
-        by_halves = by_halves and states is not None
-        model = bundle.file(bundle.state_files(int8=int8)[1] if by_halves else MODEL_INT8 if int8 else MODEL)
+        pair_graph = MODEL_INT8 if int8 else MODEL
+        model = bundle.file(pair_graph if states is None else bundle.state_files(int8=int8)[1])
         graph = open_session(model, provider, require_provider=require_provider)
         on_gpu = graph.provider == "cuda"
         budget = token_budget or (CUDA_TOKEN_BUDGET if on_gpu else CPU_TOKEN_BUDGET)
         workers = Workers(1 if on_gpu else threads or available_cores())
         tokenizer = CappedTokenizer(bundle.tokenizer, bundle.card.query_cap, bundle.card.item_cap)
         halves = None
-        if states is not None and by_halves:
+        if states is not None:
             halves = HalfScorer(bundle, graph, tokenizer, states, workers, int8=int8, token_budget=budget)
         else:
             _check_contract(graph.session, bundle, str(model))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
@@ -67,11 +67,10 @@ def render_response(call: RerankCall, ranked: Pass, card: Card, request_id: str)
         return dumps([{"index": i, "score": float(scores.score[i])} | texts[i] for i in order])
     # Each number is formatted once, and texts are put together: of a warm search this is a tenth.
     rows = [[format_number(value) for value in row] for row in scores.data.tolist()]
-    results = _render_results(call, scores, rows, card)
     return dumps({
         "id": request_id,
         "model": card.name,
-        "results": Json(f"[{','.join(results[i] for i in order[: call.top_n])}]"),
+        "results": Json(f"[{','.join(_render_results(call, scores, rows, card, order[: call.top_n]))}]"),
         "ood": summarise_ood(scores),
         "tensors": render_tensors(rows),
         "usage": {"total_tokens": ranked.tokens, "pairs": len(scores)},
@@ -103,15 +102,24 @@ def summarise_ood(scores: Scores) -> dict[str, Any]:
     }
 
 
-def _render_results(call: RerankCall, scores: Scores, rows: Sequence[Sequence[str]], card: Card) -> list[str]:
+def _render_results(
+    call: RerankCall, scores: Scores, rows: Sequence[Sequence[str]], card: Card, places: Sequence[int]
+) -> Iterator[str]:
+    """Render the results of some documents.
+
+    :param rows: of all documents, numbers as they are written.
+    """
     columns, names = scores.columns, [dumps(name) for name in card.scale.names]
-    documents = [f'"document":{dumps({"text": text})},' if call.return_documents else "" for text in call.documents]
-    return [
-        f'{{"index":{i},"relevance_score":{row[columns.score]},{documents[i]}"grade":{grade},'
-        f'"grade_name":{names[grade]},"grade_probs":[{",".join(row[columns.grade_probs])}],'
-        f'"ood_score":{row[columns.ood_score]},"ood_distance":{row[columns.ood_distance]},"is_ood":{dumps(is_ood)}}}'
-        for i, (row, grade, is_ood) in enumerate(zip(rows, scores.grade.tolist(), scores.is_ood.tolist(), strict=True))
-    ]
+    grades, is_ood = scores.grade.tolist(), scores.is_ood.tolist()
+    for i in places:
+        row, grade = rows[i], grades[i]
+        document = f'"document":{dumps({"text": call.documents[i]})},' if call.return_documents else ""
+        yield (
+            f'{{"index":{i},"relevance_score":{row[columns.score]},{document}"grade":{grade},'
+            f'"grade_name":{names[grade]},"grade_probs":[{",".join(row[columns.grade_probs])}],'
+            f'"ood_score":{row[columns.ood_score]},"ood_distance":{row[columns.ood_distance]},'
+            f'"is_ood":{dumps(is_ood[i])}}}'
+        )
 
 
 def _read_json(body: bytes) -> Mapping[str, Any]:

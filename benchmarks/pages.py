@@ -4,10 +4,57 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-Sections = Mapping[str, tuple[Path, Callable[[dict[str, Any]], str]]]
+Render = Callable[[dict[str, Any]], str]
+Sections = Mapping[str, tuple[Path, Render]]
+
+
+@dataclass(frozen=True)
+class Pages:
+    """Pages with their marked sections, and pictures, all made of results on disk.
+
+    :param sections: of all pages.
+    :param pictures: by file, the result and what draws it; a picture without its result stays as it is.
+    """
+
+    pages: tuple[Path, ...]
+    sections: Sections
+    pictures: Mapping[Path, tuple[Path, Render]] = field(default_factory=dict)
+
+    def refresh(self) -> None:
+        """Bring pages and pictures up to date."""
+        for path, text in self._render().items():
+            path.write_text(text, encoding="utf-8")
+
+    def is_fresh(self) -> bool:
+        """Whether pages and pictures show the results on disk."""
+        return not self._find_stale()
+
+    def main(self, argv: Sequence[str]) -> int:
+        """Render, or with ``--check`` tell what is stale; 1 if something is."""
+        if "--check" not in argv:
+            self.refresh()
+            return 0
+        stale = [path.name for path in self._find_stale()]
+        print(f"stale: {', '.join(stale)}" if stale else "up to date")
+        return int(bool(stale))
+
+    def _find_stale(self) -> list[Path]:
+        return [
+            path for path, text in self._render().items()
+            if not path.is_file() or path.read_text(encoding="utf-8") != text
+        ]  # fmt: skip
+
+    def _render(self) -> dict[Path, str]:
+        texts = {page: filled(page.read_text(encoding="utf-8"), self.sections) for page in self.pages}
+        return texts | {
+            picture: draw(json.loads(result.read_text(encoding="utf-8")))
+            for picture, (result, draw) in self.pictures.items()
+            if result.is_file()
+        }
 
 
 def filled(text: str, sections: Sections) -> str:

@@ -5,13 +5,12 @@ Run as ``python -m benchmarks.cycle.report`` to render the page again; ``--check
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.pages import Sections, difference, filled, plain, table
+from benchmarks.pages import Pages, Sections, difference, plain, table
 
 HERE = Path(__file__).parent
 README = HERE / "README.md"
@@ -243,41 +242,9 @@ SECTIONS: Sections = {
     "gate": (_FOLDER / "gate.json", render_gate),
     "scale": (_FOLDER / "scale.json", render_scale),
 }
-
-
-def refresh() -> None:
-    """Bring page and picture up to date."""
-    README.write_text(filled(README.read_text(encoding="utf-8"), SECTIONS), encoding="utf-8")
-    if RESULT.is_file():
-        PICTURE.write_text(draw_labels(json.loads(RESULT.read_text(encoding="utf-8"))), encoding="utf-8")
-
-
-def is_fresh() -> bool:
-    """Say whether page and picture show the results on disk.
-
-    :return: whether they do.
-    """
-    text = README.read_text(encoding="utf-8")
-    picture = not RESULT.is_file() or (
-        PICTURE.is_file()
-        and PICTURE.read_text(encoding="utf-8") == draw_labels(json.loads(RESULT.read_text(encoding="utf-8")))
-    )
-    return filled(text, SECTIONS) == text and picture
-
-
-def main(argv: list[str]) -> int:
-    """Render, or check.
-
-    :param argv: arguments.
-    :return: 1 when a check finds the page stale.
-    """
-    if "--check" in argv:
-        fresh = is_fresh()
-        print("up to date" if fresh else "stale: run python -m benchmarks.cycle.report")
-        return int(not fresh)
-    refresh()
-    return 0
+REPORT = Pages((README,), SECTIONS, {PICTURE: (RESULT, draw_labels)})
+refresh, is_fresh = REPORT.refresh, REPORT.is_fresh
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(REPORT.main(sys.argv[1:]))

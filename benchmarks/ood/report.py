@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from benchmarks.pages import Sections, difference, filled, table
+from benchmarks.pages import Pages, Sections, difference, table
 
 HERE = Path(__file__).parent
 README = HERE / "README.md"
@@ -66,27 +66,9 @@ def render(result: dict[str, Any]) -> str:
 
 
 SECTIONS: Sections = {"detectors": (RESULT, render)}
-
-
-def refresh() -> None:
-    """Bring the README up to date."""
-    if README.is_file():
-        README.write_text(filled(README.read_text(encoding="utf-8"), SECTIONS), encoding="utf-8")
-
-
-def main(argv: list[str]) -> int:
-    """Render, or check.
-
-    :param argv: arguments.
-    :return: 1 when a check finds the page stale.
-    """
-    if "--check" in argv:
-        stale = filled(text := README.read_text(encoding="utf-8"), SECTIONS) != text
-        print("stale" if stale else "up to date")
-        return int(stale)
-    refresh()
-    return 0
+REPORT = Pages((README,), SECTIONS)
+refresh, is_fresh = REPORT.refresh, REPORT.is_fresh
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(REPORT.main(sys.argv[1:]))

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.pages import Sections, difference, filled, plain, signed, table
+from benchmarks.pages import Pages, Sections, difference, plain, signed, table
 
 HERE = Path(__file__).parent
 README = HERE / "README.md"
@@ -216,27 +216,9 @@ SECTIONS: Sections = {
     "stages": (HERE / "results" / "stages.json", render_stages),
     "graded": (HERE / "results" / "graded.json", render_comparison),
 }
-
-
-def refresh() -> None:
-    """Bring the pages up to date."""
-    for page in PAGES:
-        page.write_text(filled(page.read_text(encoding="utf-8"), SECTIONS), encoding="utf-8")
-
-
-def main(argv: list[str]) -> int:
-    """Render, or check.
-
-    :param argv: arguments.
-    :return: 1 when a check finds a page stale.
-    """
-    if "--check" in argv:
-        stale = [page.name for page in PAGES if filled(text := page.read_text(encoding="utf-8"), SECTIONS) != text]
-        print(f"stale: {', '.join(stale)}" if stale else "up to date")
-        return int(bool(stale))
-    refresh()
-    return 0
+REPORT = Pages(PAGES, SECTIONS)
+refresh, is_fresh = REPORT.refresh, REPORT.is_fresh
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(REPORT.main(sys.argv[1:]))

@@ -5,14 +5,13 @@ Run as ``python -m benchmarks.serving.report`` to render the page again; ``--che
 
 from __future__ import annotations
 
-import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.pages import Sections, difference, filled, plain, table
+from benchmarks.pages import Pages, Sections, difference, plain, table
 
 HERE = Path(__file__).parent
 README, RESULTS, PICTURE = HERE / "README.md", HERE / "results", HERE / "peers.svg"
@@ -150,33 +149,9 @@ SECTIONS: Sections = {
     "growth": (RESULTS / "growth.json", render_growth),
     "pooling": (RESULTS / "pooling.json", render_pooling),
 }
-
-
-def refresh() -> None:
-    """Bring page and picture up to date."""
-    README.write_text(filled(README.read_text(encoding="utf-8"), SECTIONS), encoding="utf-8")
-    PICTURE.write_text(_picture(), encoding="utf-8")
-
-
-def is_fresh() -> bool:
-    """Whether page and picture show the results on disk."""
-    text = README.read_text(encoding="utf-8")
-    return filled(text, SECTIONS) == text and PICTURE.read_text(encoding="utf-8") == _picture()
-
-
-def _picture() -> str:
-    return draw_peers(json.loads((RESULTS / "peers.json").read_text(encoding="utf-8")))
-
-
-def main(argv: Sequence[str]) -> int:
-    """Render, or check; 1 when a check finds the page stale."""
-    if "--check" in argv:
-        fresh = is_fresh()
-        print("up to date" if fresh else "stale: run python -m benchmarks.serving.report")
-        return int(not fresh)
-    refresh()
-    return 0
+REPORT = Pages((README,), SECTIONS, {PICTURE: (RESULTS / "peers.json", draw_peers)})
+refresh, is_fresh = REPORT.refresh, REPORT.is_fresh
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(REPORT.main(sys.argv[1:]))

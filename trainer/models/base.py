@@ -17,6 +17,7 @@ from trainer.models.heads import Head
 from trainer.registry import Registry
 
 LAST, AVERAGE = "last", "average"  # layers that a half is pooled from
+CPU_TOKENS, GPU_TOKENS = 512, 32_768  # a CPU is fastest with small passes, a GPU with few large ones
 
 
 @dataclass(frozen=True)
@@ -164,6 +165,11 @@ def average_layers(states: Sequence[Tensor]) -> Tensor:
     :param states: ``[n, s, h]`` each: the embeddings, which are left out, then the layers.
     """
     return torch.stack(list(states[1:])).mean(0)
+
+
+def token_budget(device: torch.device) -> int:
+    """Choose the maximum tokens per pass, including padding."""
+    return CPU_TOKENS if device.type == "cpu" else GPU_TOKENS
 
 
 BACKBONES: Registry[Any] = Registry("backbone")

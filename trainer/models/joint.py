@@ -20,10 +20,9 @@ from darl_opensearch.errors import UsageError
 from darl_opensearch.graph_contract import INPUTS
 from darl_opensearch.scoring.batching import plan_batches
 from darl_opensearch.scoring.encode import pad_batch
-from trainer.models.base import AVERAGE, LAST, FeatureTable, PairFeatures
+from trainer.models.base import AVERAGE, LAST, FeatureTable, PairFeatures, token_budget
 from trainer.models.heads import HEADS, Head
 
-CPU_TOKENS, GPU_TOKENS = 512, 32_768  # per pass: a CPU is fastest with small passes, a GPU with few large ones
 BLOCK = 8192  # pairs whose tokens are in memory at a time
 
 
@@ -108,7 +107,7 @@ class JointReader(nn.Module, ABC):
     def _read(
         self, encodings: Sequence[Encoding], advance: Callable[[int], object] = lambda n: None, *, layers: str = LAST
     ) -> PairFeatures:
-        budget = self.batch_tokens or (CPU_TOKENS if self.device.type == "cpu" else GPU_TOKENS)
+        budget = self.batch_tokens or token_budget(self.device)
         if not encodings:
             empty = torch.zeros(0, self.width, device=self.device)
             averaged = (empty,) if layers == AVERAGE else ()

@@ -10,7 +10,7 @@ tokens weighted by inverse document frequency.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from pathlib import Path
@@ -23,9 +23,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from darl_opensearch.errors import UsageError
+from darl_opensearch.scoring.batching import plan_batches
 from darl_opensearch.scoring.encode import CappedTokenizer, pad_batch, special_ids
 from trainer.config import Config
-from trainer.models.base import AVERAGE, BACKBONES, LAST, FeatureTable, PairFeatures, average_layers
+from trainer.models.base import (
+    AVERAGE,
+    BACKBONES,
+    LAST,
+    FeatureTable,
+    PairFeatures,
+    average_layers,
+    token_budget,
+)
 from trainer.models.heads import HEADS
 from trainer.models.sources import EncoderSource, load_encoder, make_pair_tokenizer
 
@@ -227,19 +236,24 @@ class SplitReranker(nn.Module):
 
     def pair_features(self, queries: Sequence[str], items: Sequence[str], *, layers: str = LAST) -> PairFeatures:
         """Encode pairs of texts, each distinct text once."""
-        sides, averaged = [], []
+        halves, sides, averaged = [], [], []
         for texts, tokens in ((queries, self._query_tokens), (items, self._item_tokens)):
             distinct = list(dict.fromkeys(texts))
-            ids, mask = self._tensors(distinct, tokens)
-            states, pooled, mean = self._encode_halves(ids, mask, layers)
-            where = {text: row for row, text in enumerate(distinct)}
-            rows = torch.tensor([where[text] for text in texts], device=ids.device)
-            sides.append((pooled[rows], states[rows], mask.to(states)[rows], ids[rows]))
-            if mean is not None:
-                averaged.append(mean[rows])
-        query, item = sides
-        cosine = (query[0] * item[0]).sum(1)
-        return PairFeatures(self.compare(cosine, query[1:], item[1:]), (query[0], item[0]), tuple(averaged))
+            order: list[int] = []
+            parts: list[tuple[Tensor, ...]] = []
+            for batch, ids, mask in self._batches(distinct, tokens):
+                states, pooled, mean = self._encode_halves(ids, mask, layers)
+                order += batch
+                parts.append((states, mask.to(states), ids, pooled, *(() if mean is None else (mean,))))
+            place = {distinct[i]: row for row, i in enumerate(order)}
+            rows = torch.tensor([place[text] for text in texts], device=self.rarity.device)
+            states, mask, ids = (_pad_to_longest([part[n] for part in parts])[rows] for n in range(3))
+            pooled, *means = (torch.cat([part[n] for part in parts])[rows] for n in range(3, len(parts[0])))
+            halves.append(pooled)
+            sides.append((states, mask, ids))
+            averaged += means
+        query, item = halves
+        return PairFeatures(self.compare((query * item).sum(1), *sides), (query, item), tuple(averaged))
 
     @torch.no_grad()
     def feature_table(
@@ -309,10 +323,7 @@ class SplitReranker(nn.Module):
         states: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0))] * len(texts)
         pooled = torch.zeros(len(texts), self.encoder.config.hidden_size)
         averaged = torch.zeros_like(pooled) if layers == AVERAGE else None
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-        for begin in range(0, len(texts), 16):
-            chunk = order[begin : begin + 16]
-            ids, mask = self._tensors([texts[i] for i in chunk], tokens or self._item_tokens)
+        for chunk, ids, mask in self._batches(texts, tokens or self._item_tokens):
             last, halves, mean = self._encode_halves(ids, mask, layers)
             pooled[chunk] = halves.float().cpu()
             if averaged is not None and mean is not None:
@@ -332,10 +343,13 @@ class SplitReranker(nn.Module):
         averaged = None if mean is None else self.pool(mean, weight, positions)
         return states, self.pool(states, weight, positions), averaged
 
-    def _tensors(self, texts: Sequence[str], tokens: CappedTokenizer) -> tuple[Tensor, Tensor]:
-        device = self.rarity.device
-        padded = pad_batch(tokens.items(texts))
-        return torch.from_numpy(padded["input_ids"]).to(device), torch.from_numpy(padded["attention_mask"]).to(device)
+    def _batches(self, texts: Sequence[str], tokens: CappedTokenizer) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+        """Yield places, token ids and mask of texts of similar length."""
+        encoded, device = tokens.items(texts), self.rarity.device
+        for batch in plan_batches([len(ids) for ids in encoded], token_budget=token_budget(device)):
+            padded = pad_batch([encoded[i] for i in batch])
+            ids, mask = (torch.from_numpy(padded[name]).to(device) for name in ("input_ids", "attention_mask"))
+            yield batch.tolist(), ids, mask
 
     def encoder_parameters(self) -> list[nn.Parameter]:
         """List the encoder's parameters."""
@@ -385,6 +399,12 @@ class SplitReranker(nn.Module):
 def to_units(states: Tensor) -> Tensor:
     """Scale states to unit length."""
     return F.normalize(states, dim=-1, eps=1e-9)
+
+
+def _pad_to_longest(parts: Sequence[Tensor]) -> Tensor:
+    """Join tensors ``[n, s, …]`` along the first axis, padded with zeros along the second."""
+    width = max(part.shape[1] for part in parts)
+    return torch.cat([F.pad(part, (0, 0) * (part.ndim - 2) + (0, width - part.shape[1])) for part in parts])
 
 
 def _stack(sides: list[tuple[Tensor, Tensor]], width: int) -> tuple[Tensor, Tensor, Tensor]:

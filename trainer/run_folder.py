@@ -57,7 +57,8 @@ def open_folder(folder: Path, config: Config, data: dict[str, Any], base: Path, 
     for name, value in ((CONFIG, config.to_json()), (DATA, data)):
         path, text = folder / name, json.dumps(value, indent=2, sort_keys=True)
         if path.is_file():
-            if path.read_text(encoding="utf-8") != text:
+            before = path.read_text(encoding="utf-8")
+            if text not in (before, _complete(before)):
                 what = "configuration" if name == CONFIG else "data"
                 raise InputError(
                     f"the folder holds a run with another {what}",
@@ -67,6 +68,15 @@ def open_folder(folder: Path, config: Config, data: dict[str, Any], base: Path, 
         else:
             write_file(path, text, fixed_name=True)
     write_file(folder / ROOT, str(base.resolve()), fixed_name=True)
+
+
+def _complete(text: str) -> str:
+    """Add the defaults of keys that a stored configuration's version did not know; leave other files as they are."""
+    try:
+        config = parse_config(json.loads(text), where=CONFIG)
+    except (DarlError, ValueError, AttributeError):
+        return text
+    return json.dumps(config.to_json(), indent=2, sort_keys=True)
 
 
 def stage_place(folder: Path, number: int, name: str) -> Path:

@@ -21,6 +21,10 @@ MAX_QUERY_CHARS = 10_000  # a longer query is a mistake, not a search
 MAX_ITEM_CHARS = 1_000_000  # a longer field is a mistake in the data, not a product
 
 
+class NoTextError(InputError):
+    """An item has none of the template's fields."""
+
+
 @dataclass(frozen=True)
 class ItemTemplate:
     """The fields of an item that the model reads, in order.
@@ -46,7 +50,8 @@ class ItemTemplate:
 
         :param item: missing or empty fields are left out.
         :param where: file and line, for error messages.
-        :raises InputError: if all fields are missing, or one is absurdly long.
+        :raises NoTextError: if all fields are missing.
+        :raises InputError: if one is absurdly long.
         """
         parts = []
         for spec in self.fields:
@@ -64,7 +69,7 @@ class ItemTemplate:
             parts = [" ".join(_flatten(item.get(TEXT_FIELD)))]
         if not parts[0]:
             names = ", ".join(f.removeprefix("=") for f in self.fields)
-            raise InputError(f"the item has none of the template's fields ({names})", where=where, todo="fill one")
+            raise NoTextError(f"the item has none of the template's fields ({names})", where=where, todo="fill one")
         return self.separator.join(parts)
 
     def item_id(self, item: Mapping[str, Any], *, where: str | None = None) -> str:

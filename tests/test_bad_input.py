@@ -97,7 +97,6 @@ TRAINING = {
     "no judgment": (lambda f: (f / "judgments.jsonl").write_text(""), "the file has no judgments"),
     "no file": (lambda f: (f / "items.jsonl").unlink(), "items.jsonl"),
     "item twice": (appended("items.jsonl", '{"id": "home-01", "name": "x"}\n'), "item 'home-01' appears twice"),
-    "item without text": (appended("items.jsonl", '{"id": "x-1", "kind": "x"}\n'), "none of the template's fields"),
     "item of 10 MB": (changed("items.jsonl", 1, cover=LONG), "field 'cover' has 9,999,999 characters"),
     "query of 10 MB": (changed("judgments.jsonl", 1, query=LONG), "line 1: "),
     "a query in two parts": (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from darl_opensearch.errors import InputError, short
 from darl_opensearch.io.jsonl import read_jsonl
 from darl_opensearch.records.values import empty_file
-from darl_opensearch.text import ItemRenderer, ItemTemplate
+from darl_opensearch.text import ItemRenderer, ItemTemplate, NoTextError
 
 
 @dataclass(frozen=True)
@@ -52,17 +53,35 @@ def identify_items(
         raise empty_file(path, "item")
 
 
-def read_items(path: Path, renderer: ItemRenderer) -> dict[str, Item]:
+def read_items(path: Path, renderer: ItemRenderer, blank: Counter[str] | None = None) -> dict[str, Item]:
     """Read items by id.
 
     :param path: JSONL, one item per line.
+    :param blank: gets the ids of items without text, which are left out; None: they are errors.
     :raises InputError: for an invalid line, a missing or repeated id, or an item without text.
     """
+    return {item.item_id: item for _, item in iter_items(path, renderer, blank)}
+
+
+def iter_items(
+    path: Path, renderer: ItemRenderer, blank: Counter[str] | None = None,
+    first: Callable[[str], str | None] | None = None,
+) -> Iterator[tuple[str, Item]]:  # fmt: skip
+    """Render the items of a file, as :func:`read_items` reads them.
+
+    :param first: looks up file and line of an earlier item by id; None: ids are remembered in memory.
+    :yields: file and line, and the item.
+    """
     template = renderer.template
-    return {
-        item_id: Item(item_id, renderer(row, where=where), template.slice_of(row))
-        for where, item_id, row in identify_items(path, read_jsonl(path), template)
-    }
+    for where, item_id, row in identify_items(path, read_jsonl(path), template, first):
+        try:
+            text = renderer(row, where=where)
+        except NoTextError:
+            if blank is None:
+                raise
+            blank[item_id] = 0
+            continue
+        yield where, Item(item_id, text, template.slice_of(row))
 
 
 def item_twice(item_id: str, *, first: str, where: str) -> InputError:

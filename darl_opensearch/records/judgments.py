@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,14 +42,17 @@ class Ledger(Protocol):
         ...
 
 
-def gather_judgments(path: Path, ledger: Ledger, items: Container[str], k: int) -> None:
+def gather_judgments(
+    path: Path, ledger: Ledger, items: Container[str], k: int, blank: Counter[str] | None = None
+) -> None:
     """Check a file of judgments and collect them.
 
     :param path: JSONL: query, item_id and grade; optionally query_id and slice.
     :param items: ids of all items.
+    :param blank: ids of items without text, whose judgments are counted here and passed over.
     :raises InputError: for an unknown grade or item, a repeated pair, an empty query, or a query id with two texts.
     """
-    for line in LineKind(items=items, k=k).read(path):
+    for line in LineKind(items=items, k=k, blank=Counter() if blank is None else blank).read(path):
         text, first = ledger.add(line)
         if text != line.query:
             raise changed_query(line, text)
@@ -68,10 +72,12 @@ class _InMemory:
         return text, judged[line.item_id][1]
 
 
-def read_judgments(path: Path, items: Mapping[str, Item], k: int) -> list[JudgedQuery]:
+def read_judgments(
+    path: Path, items: Mapping[str, Item], k: int, blank: Counter[str] | None = None
+) -> list[JudgedQuery]:
     """Read judgments into memory, by query; see :func:`gather_judgments`."""
     ledger = _InMemory()
-    gather_judgments(path, ledger, items, k)
+    gather_judgments(path, ledger, items, k, blank)
     return [
         JudgedQuery(query_id, text, tuple(judged), tuple(grade for grade, _ in judged.values()), slice_)
         for query_id, (text, slice_, judged) in ledger.queries.items()

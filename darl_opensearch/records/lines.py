@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,6 +62,7 @@ class LineKind:
     :param texts: item texts by id, for lines without ``text``.
     :param may_be_empty: whether files without lines are accepted.
     :param todo: advice for an unknown item.
+    :param blank: ids of items without text, whose lines are counted here and passed over.
     """
 
     what: str = "judgment"
@@ -72,6 +74,7 @@ class LineKind:
     texts: Mapping[str, str] = field(default_factory=dict)
     may_be_empty: bool = False
     todo: str = "add it to the items, or drop the line"
+    blank: Counter[str] = field(default_factory=Counter)
 
     def read(self, *paths: Path) -> Iterator[DataLine]:
         """Read files line by line.
@@ -82,7 +85,11 @@ class LineKind:
         for path in paths:
             for where, row in read_jsonl(path):
                 empty = False
-                yield self.parse(row, where)
+                line = self.parse(row, where)
+                if line.item_id in self.blank:
+                    self.blank[line.item_id] += 1
+                else:
+                    yield line
         if empty:
             raise empty_file(", ".join(map(str, paths)), self.what)
 
@@ -97,7 +104,7 @@ class LineKind:
         item_id = require_id(row, "item_id", where) if self.item == "required" else ""
         if self.item == "optional":
             item_id = parse_id(row, "item_id", where)
-        if self.items is not None and item_id not in self.items:
+        if self.items is not None and item_id not in self.items and item_id not in self.blank:
             raise unknown_item(item_id, where, todo=self.todo)
         grade = NOT_GRADED if self.k is None else parse_whole_grade(row, self.k, where)
         text = self._text(row, item_id, where)

@@ -27,15 +27,17 @@ class TrafficQuery:
     slice: str = field(default="", repr=False)
 
 
-def read_traffic(path: Path, items: Container[str]) -> list[TrafficQuery]:
+def read_traffic(path: Path, items: Container[str], blank: Container[str] = ()) -> list[TrafficQuery]:
     """Read held-out queries.
 
     :param path: JSONL: query, optionally query_id, slice and items (ids that the pipeline retrieved).
+    :param blank: ids of items without text, which are left out.
     :raises InputError: for an empty query or an unknown item.
     """
     queries = []
     for line in LineKind(what="query", item="ignored", may_be_empty=True).read(path):
-        ids = tuple(item_id for _, item_id, _ in parse_items(line.row, line.where)) if line.row.get("items") else ()
+        listed = [item_id for _, item_id, _ in parse_items(line.row, line.where)] if line.row.get("items") else []
+        ids = tuple(item_id for item_id in listed if item_id not in blank)
         for item_id in ids:
             if item_id not in items:
                 raise unknown_item(item_id, line.where)

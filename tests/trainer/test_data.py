@@ -65,6 +65,13 @@ def test_judgments_are_gathered_by_query(tmp_path):
     ]
 
 
+def test_items_without_text_are_left_out_of_traffic(tmp_path):
+    rows = [{"query": "a", "items": ["i1", "blank", "i2"]}, {"query": "b", "items": ["blank"]}]
+    assert read_traffic(write_rows(tmp_path / "t.jsonl", rows), ITEMS, {"blank"}) == [
+        TrafficQuery("a", "a", ("i1", "i2")), TrafficQuery("b", "b"),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from darl_opensearch.errors import DarlError, InputError
 from darl_opensearch.records.items import Item
 from darl_opensearch.records.judgments import JudgedQuery, digest_records
-from tests.helpers.files import write_rows
+from tests.helpers.files import read_rows, write_rows
 from tests.helpers.training_project import laws, tiny_tokenizer, write_project
 from trainer import run_folder
 from trainer.config import Data, read_config
@@ -91,7 +91,8 @@ def test_the_same_batches(project, tokenizer, cap):
     assert len(two.batch([], 0).queries) == 0 == len(one.batch([], 0).queries)
 
 
-def test_the_same_weights(tmp_path, bases):
+def test_the_same_weights(tmp_path, bases, monkeypatch):
+    monkeypatch.setattr(plan.Verdict, "kept", True)  # few queries may decide either way
     path = write_project(
         tmp_path / "p", bases["bert"], contrary=True, data={"sample_pairs": 60},
         stages={"full_epochs": 2, "device": "cpu"},
@@ -148,6 +149,51 @@ def test_the_digest_knows_the_rows_and_not_their_order(rows, seed):
     assert len(digest_records(items)) == 64
 
 
+# ---- items without text
+
+
+@pytest.mark.parametrize("kind", ["memory", "disk"])
+def test_items_without_text_are_counted_and_passed_over(project, tokenizer, kind):
+    """Judged for a query with other items and for one without, or not named at all."""
+    folder = project.parent
+    plain = read(project, tokenizer, kind)
+    for name, rows in {
+        "items": [{"id": "b1"}, {"id": "b2", "title": "  "}, {"id": "b3", "kind": None}],
+        "judgments": [
+            {"query_id": "q1", "query": judged_text(folder, "q1"), "item_id": "b1", "grade": 2},
+            {"query_id": "alone", "query": "alone", "item_id": "b1", "grade": 1},
+        ],
+    }.items():
+        with (folder / f"{name}.jsonl").open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+    found = read(project, tokenizer, kind)
+    assert dict(found.blank) == {"b1": 2, "b2": 0, "b3": 0}
+    assert len(found.items) == len(plain.items) and "b1" not in found.items
+    assert list(found.train) == list(plain.train) and found.dev == plain.dev
+    assert (found.traffic, found.familiar) == (plain.traffic, plain.familiar)
+    assert found.summary()["without_text"] == {"b1": 2, "b2": 0, "b3": 0} and "without_text" not in plain.summary()
+
+
+def test_an_unknown_item_is_still_an_error_beside_one_without_text(project, tokenizer):
+    for name, row in (("items", {"id": "b1"}), ("judgments", {"query": "q", "item_id": "b2", "grade": 1})):
+        with (project.parent / f"{name}.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+    with pytest.raises(InputError, match="item 'b2' is not in the items"):
+        read(project, tokenizer, "memory")
+
+
+@pytest.mark.parametrize("kind", ["memory", "disk"])
+def test_an_item_without_text_and_another_with_its_id(project, tokenizer, kind):
+    with (project.parent / "items.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"id": "b1"}\n{"id": "b1", "title": "bike"}\n')
+    with pytest.raises(InputError, match="line 22: item 'b1' appears twice"):
+        read(project, tokenizer, kind)
+
+
+def judged_text(folder, query_id):
+    return next(row["query"] for row in read_rows(folder / "judgments.jsonl") if row.get("query_id") == query_id)
+
+
 # ---- the same errors
 
 ITEM = {"id": "x", "title": "bike"}
@@ -155,7 +201,6 @@ BAD = {
     "broken item": ("items.jsonl", '{"id": ', "line 21: not JSON"),
     "item twice": ("items.jsonl", json.dumps({"id": "i0", "title": "b"}), "item 'i0' appears twice (first: "),
     "item without id": ("items.jsonl", json.dumps({"title": "b"}), "the item has no 'id'"),
-    "item without text": ("items.jsonl", json.dumps({"id": "y"}), "the item has none of the template's fields"),
     "broken judgment": ("judgments.jsonl", "[1]", "an array, not an object"),
     "grade": (
         "judgments.jsonl", json.dumps({"query": "q", "item_id": "i0", "grade": 9}),

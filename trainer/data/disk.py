@@ -11,6 +11,7 @@ import shutil
 import sqlite3
 import tempfile
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, ValuesView
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -18,17 +19,16 @@ from typing import Any, overload
 
 from darl_opensearch.errors import DarlError
 from darl_opensearch.io.digest import digest_file, digest_json
-from darl_opensearch.io.jsonl import read_jsonl
 from darl_opensearch.io.reading import reading
 from darl_opensearch.io.sqlite import open_finished, open_scratch
 from darl_opensearch.io.writing import new_file
-from darl_opensearch.records.items import Item, identify_items
+from darl_opensearch.records.items import Item, iter_items
 from darl_opensearch.records.judgments import JudgedQuery, digest_records, gather_judgments
 from darl_opensearch.records.lines import DataLine
 from darl_opensearch.text import ItemRenderer, same_text
 from trainer.data.splits import draw_held_out
 
-FORMAT = 1
+FORMAT = 2
 CACHE_KIB = 16 << 10  # SQLite's page cache, whatever the size of the file
 TRAIN, SPARE, DEV = "train", "traffic", "dev"  # parts of the judged queries
 _SCHEMA = """
@@ -59,23 +59,25 @@ class Builder:
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self.db = db
+        self.blank: Counter[str] = Counter()  # judgments passed over, by id of an item without text
         db.executescript(_SCHEMA)
 
     def add_items(self, path: Path, renderer: ItemRenderer) -> None:
         """Add the items of a file, as :func:`darl_opensearch.records.items.read_items` reads them."""
 
         def first(item_id: str) -> str | None:
+            if item_id in self.blank:
+                return f"{path}, without text"
             line = self._one("SELECT line FROM item WHERE id = ?", item_id)
             return None if line is None else _where(path, line)
 
         insert = "INSERT INTO item (id, text, slice, line) VALUES (?, ?, ?, ?)"
-        for where, item_id, row in identify_items(path, read_jsonl(path), renderer.template, first):
-            values = (item_id, renderer(row, where=where), renderer.template.slice_of(row), _line(where))
-            self.db.execute(insert, values)
+        for where, item in iter_items(path, renderer, self.blank, first):
+            self.db.execute(insert, (item.item_id, item.text, item.slice, _line(where)))
 
     def add_judgments(self, path: Path, k: int, cut: Callable[[str], str]) -> None:
         """Add the judgments of a file, as :func:`darl_opensearch.records.judgments.read_judgments` reads them."""
-        gather_judgments(path, _Ledger(self.db, path, cut), StoredItems(self.db), k)
+        gather_judgments(path, _Ledger(self.db, path, cut), StoredItems(self.db), k, self.blank)
         self.db.execute("CREATE INDEX query_same ON query (same)")
         self.db.execute("CREATE INDEX query_cut ON query (cut)")
         self.db.execute("CREATE INDEX judgment_item ON judgment (item)")
@@ -102,7 +104,7 @@ class Builder:
                               "GROUP BY j.query HAVING min(grade) < max(grade))")  # fmt: skip
         facts = {
             "key": key, "items": len(items), "items_sha256": digest_records(items.values()), "pairs": int(pairs),
-            "train_sha256": digest_records(train), "learnable": bool(learnable),
+            "train_sha256": digest_records(train), "learnable": bool(learnable), "blank": dict(self.blank),
         }  # fmt: skip
         self.db.executemany("INSERT INTO fact VALUES (?, ?)", ((name, json.dumps(v)) for name, v in facts.items()))
         self.db.commit()

@@ -34,4 +34,7 @@ def set_items_aside(
     pool = [dataclasses.replace(q, item_ids=tuple(i for i in q.item_ids if i not in excluded)) for q in data.pool]
     sample = sample_queries(train, config.data.sample_pairs, config.seed)
     pool = [query for query in pool if query.item_ids]
-    return RunData(data.items, train, dev, traffic, familiar, new, ood_dev, pool, sample, excluded)
+    return dataclasses.replace(
+        data, train=train, dev=dev, traffic=traffic, familiar=familiar, new=new, ood_dev=ood_dev, pool=pool,
+        sample=sample, set_aside=frozenset(excluded),
+    )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ class JudgedData:
     :param texts: texts of the training queries, both original and truncated.
     :param used: ids of the items judged in training queries.
     :param learnable: whether some training query has items of two grades.
+    :param blank: judgments passed over, by id of an item without text.
     :param stored: counts and digests of the data on disk; None: everything is in memory.
     """
 
@@ -45,6 +47,7 @@ class JudgedData:
     texts: Container[str]
     used: Container[str]
     learnable: bool
+    blank: Counter[str]
     stored: Mapping[str, Any] | None = None
 
 
@@ -84,8 +87,9 @@ def _splits(config: Config) -> list[tuple[str, float, int, str]]:
 
 def _read_to_memory(config: Config, folder: Path, tokenizer: Tokenizer) -> JudgedData:
     renderer = ItemRenderer(config.template.item_template, tokenizer, config.model.item_cap)
-    items = read_items(folder / config.data.items, renderer)
-    train = read_judgments(folder / config.data.judgments, items, config.grades.scale.k)
+    blank: Counter[str] = Counter()
+    items = read_items(folder / config.data.items, renderer, blank)
+    train = read_judgments(folder / config.data.judgments, items, config.grades.scale.k, blank)
     held: dict[str, list[JudgedQuery]] = {disk.SPARE: [], disk.DEV: []}
     for part, share, seed, key in _splits(config):
         train, held[part] = hold_out(train, share, seed, key=key, most=config.data.held_out_queries)
@@ -94,7 +98,8 @@ def _read_to_memory(config: Config, folder: Path, tokenizer: Tokenizer) -> Judge
     train = [dataclasses.replace(query, query=cut_to_tokens(query.query, tokenizer, cap)) for query in train]
     texts |= {same_text(q.query) for q in train}
     used = {item_id for query in train for item_id in query.item_ids}
-    return JudgedData(items, train, held[disk.DEV], _as_traffic(held[disk.SPARE]), texts, used, can_learn_from(train))
+    spare = _as_traffic(held[disk.SPARE])
+    return JudgedData(items, train, held[disk.DEV], spare, texts, used, can_learn_from(train), blank)
 
 
 def _read_to_disk(config: Config, folder: Path, tokenizer: Tokenizer, store: Path | None) -> JudgedData:
@@ -121,7 +126,7 @@ def _read_to_disk(config: Config, folder: Path, tokenizer: Tokenizer, store: Pat
         stored = distributed.main_first(lambda: disk.open_store(store, key, build))
     return JudgedData(
         stored.items, stored.train, stored.part(disk.DEV), _as_traffic(stored.part(disk.SPARE)), stored.texts(),
-        stored.used(), stored.facts["learnable"], stored.facts,
+        stored.used(), stored.facts["learnable"], Counter(stored.facts["blank"]), stored.facts,
     )  # fmt: skip
 
 

@@ -35,14 +35,14 @@ def read_data(config: Config, folder: Path, tokenizer: Tokenizer, *, store: Path
     """
     k, data, cap = config.grades.scale.k, config.data, config.model.query_cap
     judged = read_judged(config, folder, tokenizer, store)
-    items, held_out, dev = judged.items, judged.spare, judged.dev
+    items, held_out, dev, blank = judged.items, judged.spare, judged.dev, judged.blank
     if data.traffic:
-        held_out = read_traffic(folder / data.traffic, items)
+        held_out = read_traffic(folder / data.traffic, items, blank)
     if data.dev:
-        dev = read_judgments(folder / data.dev, items, k)
+        dev = read_judgments(folder / data.dev, items, k, blank)
         check_disjoint(judged.texts, dev, where=str(folder / data.dev))
-    new, ood_dev = (read_judgments(folder / name, items, k) if name else [] for name in (data.new, data.ood_dev))
-    pool = _read_pool(folder / config.distill.pool, items) if config.distill.pool else []
+    new, ood_dev = (read_judgments(folder / name, items, k, blank) if name else [] for name in (data.new, data.ood_dev))
+    pool = _read_pool(folder / config.distill.pool, items, blank) if config.distill.pool else []
     for part, name in ((new, data.new), (ood_dev, data.ood_dev)):
         check_disjoint(dev, part, where=str(folder / name))
     for learnt in (judged.texts, new):
@@ -65,7 +65,7 @@ def read_data(config: Config, folder: Path, tokenizer: Tokenizer, *, store: Path
     traffic, familiar = retrieve(_AnyOf(judged.used, used))
     sample = sample_queries(judged.train, data.sample_pairs, config.seed)
     run_data = RunData(
-        items, judged.train, dev, traffic, familiar, new, ood_dev, pool, sample, stored=judged.stored
+        items, judged.train, dev, traffic, familiar, new, ood_dev, pool, sample, stored=judged.stored, blank=blank
     )  # fmt: skip
     if judged.stored is None and is_judged_all_over(run_data, config.ood.alpha):
         return set_items_aside(run_data, used, retrieve, config)
@@ -82,9 +82,9 @@ class _AnyOf:
         return any(value in part for part in self.parts)
 
 
-def _read_pool(path: Path, items: Mapping[str, Item]) -> list[TrafficQuery]:
+def _read_pool(path: Path, items: Mapping[str, Item], blank: Container[str]) -> list[TrafficQuery]:
     """Read queries with items for a teacher to score."""
-    pool = read_traffic(path, items)
+    pool = read_traffic(path, items, blank)
     for query in pool:
         if not query.item_ids:
             raise InputError(f"query {query.query!r} has no items", where=str(path),

@@ -30,6 +30,7 @@ class RunData:
     :param sample: training queries that fit into memory, for uses that need them all at once; None: all.
     :param set_aside: judged items excluded from training, to calibrate on.
     :param stored: counts and digests of items and training queries on disk; None: they are in memory.
+    :param blank: judgments passed over, by id of an item without text.
     """
 
     items: Mapping[str, Item]
@@ -43,6 +44,7 @@ class RunData:
     sample: Sequence[JudgedQuery] | None = None
     set_aside: frozenset[str] = frozenset()
     stored: Mapping[str, Any] | None = None
+    blank: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def sampled(self) -> Sequence[JudgedQuery]:
@@ -87,6 +89,7 @@ class RunData:
                         "sha256": digest_records(query for query, _ in self.traffic)},
             **{name: _summarise(queries) for name, queries in optional.items() if queries},
             **({"set_aside": sorted(self.set_aside)} if self.set_aside else {}),
+            **({"without_text": dict(sorted(self.blank.items()))} if self.blank else {}),
         }  # fmt: skip
 
 

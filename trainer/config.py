@@ -110,7 +110,7 @@ class Loss(Settings, table="loss"):
     grade_weight: float = setting(1.0, "weight of the grade term", least=0)
     rank: str = setting("pairwise", "registered rank loss")
     rank_params: Mapping[str, Any] = setting({}, "its parameters")
-    rank_weight: float = setting(3.0, "weight of the rank term, averaged per query; 0: no rank term", least=0)
+    rank_weight: float = setting(1.0, "weight of the rank term, averaged per query; 0: no rank term", least=0)
     also: tuple[Term, ...] = setting((), "further terms, each a table [[loss.also]] with kind, name, params and weight")
     l2: float = setting(0.01, "L2 penalty on the head's weights", least=0)
     groups: Literal["", "slice"] = setting(
@@ -132,13 +132,17 @@ class Stages(Settings, table="stages"):
     cutoff: int = setting(10, "cutoff of the dev nDCG that decides whether a stage is kept", least=1)
     head_steps: int = setting(60, "maximum L-BFGS steps in the head stage", least=1)
     full_epochs: int = setting(2, "maximum epochs of the full stage", least=0)
-    full_learning_rate: float = setting(2e-5, "peak learning rate of the encoder", least=0)
-    head_learning_rate: float = setting(5e-3, "peak learning rate of the head in the full stage", least=0)
+    full_learning_rate: float = setting(5e-5, "peak learning rate of the encoder", least=0)
+    head_learning_rate: float = setting(2e-3, "peak learning rate of the head in the full stage", least=0)
     batch_queries: int = setting(4, "queries per step, with all their judged items", least=1)
     items_per_query: int = setting(
         16, "maximum items per query and step in the full stage, resampled each epoch", least=1
     )
     evaluations: int = setting(2, "dev evaluations per epoch, each with a checkpoint", least=1)
+    folds: int = setting(
+        3, "folds of the training queries that the full stage is measured on if there are fewer than 150 dev queries, "
+        "each after training without it; 0: none", least=0,
+    )  # fmt: skip
     patience: int = setting(3, "evaluations without a better dev loss before a stage stops", least=1)
     micro_queries: int = setting(0, "maximum queries encoded at once, to bound memory; 0: all of a step", least=0)
     device: str = setting("auto", "auto (a GPU if there is one), cpu, cuda or cuda:1")
@@ -146,6 +150,11 @@ class Stages(Settings, table="stages"):
         "fp32", "precision of the forward pass in training; bf16 requires hardware support"
     )
     checkpoint_steps: int = setting(0, "steps between additional checkpoints; 0: only at evaluations", least=0)
+
+    def check(self) -> None:
+        """Refuse a single fold, which leaves nothing to train on."""
+        if self.folds == 1:
+            raise UsageError("[stages] folds is 1", todo="set at least 2, or 0 for none")
 
 
 class Augment(Settings, table="augment"):

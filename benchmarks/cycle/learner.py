@@ -11,7 +11,7 @@ from benchmarks.cycle.shifts import World
 from benchmarks.quality.data import Rows, select
 from benchmarks.quality.methods import OURS, PRIOR, fitted
 from benchmarks.quality.training import Fitted
-from trainer.stages.head_stage import calibrate_grades
+from trainer.stages.calibrated import calibrate_grades
 from trainer.training_data.pairs import Pairs
 
 NEW_DEV = 5  # every fifth judged query chooses the step to stop at and calibrates; the others are fitted

@@ -16,7 +16,8 @@ from benchmarks.quality.data import GAINS, Judged, Rows, select
 from trainer.config import Loss, Stages
 from trainer.losses import GRADE_LOSSES
 from trainer.models.heads import HEADS, CumulativeHead, Head
-from trainer.stages.head_stage import calibrate_grades, fit_head
+from trainer.stages.calibrated import calibrate_grades
+from trainer.stages.head_stage import fit_head
 from trainer.stages.objective import Objective, Predictions, predict
 from trainer.stages.robust import HeadData
 from trainer.training_data.pairs import Pairs

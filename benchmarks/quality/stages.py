@@ -219,7 +219,7 @@ def run(folder: Path, work: Path, *, seeds: Sequence[int], say: Callable[[str], 
             for part in CUTOFF:
                 told.setdefault(name, {}).setdefault(part, []).append(test(trained, found, part))
             stages.setdefault(name, []).append([
-                {key: stage.get(key) for key in ("stage", "kept", "gain", "coefficient")}
+                {key: stage.get(key) for key in ("stage", "kept", "rps_gain", "gain", "coefficient")}
                 for stage in trained.result["stages"]
             ])  # fmt: skip
             say(f"seed {seed}, {name}: after {time.perf_counter() - begin:.0f} s")

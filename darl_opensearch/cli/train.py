@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from pathlib import Path
@@ -68,6 +69,8 @@ def cli(
         trained = plan.train(resolved, config.parent, where, fresh=fresh, report=line.report)
         speaks, alone = distributed.is_main(), distributed.world() == 1
     if speaks:
+        if trained.data.get("without_text"):
+            note(f"warning: {_passed_over(trained.data)}")
         for stage in trained.result["stages"]:
             note(_verdict(stage))
         result: dict[str, Any] = {"run": str(where), **trained.result}
@@ -95,30 +98,48 @@ def _counts(data: dict[str, Any]) -> str:
     if apart := data.get("set_aside"):
         some = ", ".join(apart[:5]) + (", …" if len(apart) > 5 else "")
         lines.append(f"  nearly all items are judged: {len(apart)} are set aside for calibration ({some})")
+    if data.get("without_text"):
+        lines.append(f"  {_passed_over(data)}")
     return "\n".join(lines)
 
 
+def _passed_over(data: dict[str, Any]) -> str:
+    """Say which items without text were passed over."""
+    blank: dict[str, int] = data["without_text"]
+    some = ", ".join(list(blank)[:5]) + (", …" if len(blank) > 5 else "")
+    return (
+        f"passed over: {len(blank):,} {'item' if len(blank) == 1 else 'items'} without text ({some}), with "
+        f"{sum(blank.values()):,} judgments"
+    )
+
+
 def _verdict(stage: dict[str, Any]) -> str:
-    gain, decided = stage["gain"], stage.get("decided_by", "")
+    if "rps_gain" not in stage:  # a run of an earlier version, which decided by nDCG
+        return f"stage {stage['stage']}: {'kept' if stage['kept'] else 'rolled back'} by an earlier version"
+    gain, decided = stage["rps_gain"], stage.get("decided_by", "")
     if "coefficient" in stage:
         verdict = f"coefficient {stage['coefficient']:g}" + ("" if stage["coefficient"] else ": the previous weights")
     elif decided:
         verdict = f"left to {decided}"
-    elif gain["mean"] is None:
-        return f"stage {stage['stage']}: rolled back: no dev query has a relevant item, so the gain is undefined"
+    elif stage["kept"]:
+        verdict = "kept"
+    elif not gain["mean"] or gain["mean"] <= (stage["rps_standard_error"] or math.inf):
+        verdict = "rolled back: no gain in RPS beyond one standard error"
     else:
-        verdict = "kept" if stage["kept"] else "rolled back: no gain beyond one standard error"
-    if gain["mean"] is None:
-        return f"stage {stage['stage']}: {verdict}"
-    interval = f"[{gain['low']:+.4f}, {gain['high']:+.4f}]"
-    dev = stage["figures"]["dev"]["queries"]
+        verdict = "rolled back: nDCG falls by more than one standard error, or is undefined"
+    dev, out_of_fold = gain["n"] - stage["out_of_fold"], stage["out_of_fold"]
     if len(stage["judged_on"]) > 1:
-        over = " over dev and OOD dev queries"
-    elif gain["n"] > dev:  # the dev set's own change is in the table below, and may point the other way
-        over = f" over {gain['n']:,} queries ({dev:,} dev queries, the others out of fold)"
+        over = "dev and OOD dev queries"
+    elif out_of_fold:  # the dev set's own change is in the table below, and may point the other way
+        over = f"{gain['n']:,} queries ({dev:,} dev queries, the others out of fold)"
     else:
-        over = f" over {gain['n']:,} dev queries"
-    return f"stage {stage['stage']}: paired nDCG gain{over} {gain['mean']:+.4f} {interval}, {verdict}"
+        over = f"{dev:,} dev queries"
+    gains = ", ".join(
+        f"{name} {values['mean']:+.4f} [{values['low']:+.4f}, {values['high']:+.4f}]"
+        for name, values in (("RPS", gain), ("nDCG", stage["gain"]))
+        if values["mean"] is not None
+    )
+    return f"stage {stage['stage']}: {verdict}" + (f"; paired gain over {over}: {gains}" if gains else "")
 
 
 def _summary(where: Path, result: dict[str, Any]) -> str:

@@ -17,8 +17,10 @@ from tests.helpers.files import read_rows
 from trainer import run_folder
 from trainer.config import read_config
 from trainer.evaluate.systems.models import open_run
+from trainer.export.card import render_model_card
 from trainer.stages import fit, plan
 
+DEFAULTS = ["loss.rank_weight=3.0", "stages.head_learning_rate=5e-3"]  # as they were
 MADE = Path(__file__).parents[1] / "fixtures" / "trained_at_7753907.tar.gz"
 
 
@@ -32,7 +34,7 @@ def project(tmp_path, monkeypatch):
 
 
 def train(project, *overrides):
-    return plan.train(read_config(project / "darl.toml", overrides), project, project / "run")
+    return plan.train(read_config(project / "darl.toml", [*DEFAULTS, *overrides]), project, project / "run")
 
 
 def test_the_bundle_scores_as_then(project):
@@ -84,3 +86,11 @@ def test_a_training_starts_from_the_bundle(project):
     then = load_file("run/checkpoint/model.safetensors")
     now = model.state_dict()
     assert all(now[name].equal(tensor) for name, tensor in then.items())
+
+
+def test_what_its_stages_say(project, darl):
+    overrides = [word for default in DEFAULTS for word in ("--set", default)]
+    code, _, told = darl("train", project / "darl.toml", "--run", project / "run", *overrides)
+    assert code == 0 and "stage head: kept by an earlier version" in told or "rolled back by an earlier version" in told
+    text = render_model_card(Bundle.open(project / "bundle").card, run_folder.load_run(project / "run").result)
+    assert "| head | not measured |" in text

@@ -93,11 +93,11 @@ def test_a_model_card_without_a_figure(small):
     trained, bundle = small
     nothing = {"mean": None, "low": None, "high": None, "n": 0}
     result = trained.result | {
-        "stages": [{"stage": "full", "kept": False, "gain": nothing}],
+        "stages": [{"stage": "full", "kept": False, "rps_gain": nothing, "gain": nothing}],
         "ndcg_intervals": {"start": nothing, "dev": nothing},
     }
     text = render_model_card(bundle.card, result)
-    assert "| full | no query to decide on | rolled back |" in text
+    assert "| full | no query to decide on | no query to decide on | rolled back |" in text
     assert "| nDCG, 95 % interval over queries | none | none |" in text
 
 

@@ -20,7 +20,7 @@ from trainer.training_data.pairs import Pairs
 from trainer.training_data.source import JudgedSource
 
 ROOT = Path(__file__).parents[2]
-STAGES = {"full_epochs": 2, "full_learning_rate": 1e-3, "patience": 100, "head_steps": 8}
+STAGES = {"folds": 0, "full_epochs": 2, "full_learning_rate": 1e-3, "patience": 100, "head_steps": 8}
 
 
 def source_of(pairs: Pairs, slices: Sequence[str] = ()) -> JudgedSource:

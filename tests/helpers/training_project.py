@@ -108,7 +108,7 @@ def write_project(folder: Path, base: Path, *, contrary: bool = False, **tables:
         "data": {"items": "items.jsonl", "judgments": "judgments.jsonl", "traffic": "traffic.jsonl"},
         "grades": {"names": ["irrelevant", "related", "fits"]},
         "template": {"fields": ["=title", "kind"], "slice_field": "kind"},
-        "stages": {"head_steps": 12, "full_epochs": 3, "full_learning_rate": 1e-3, "patience": 100},
+        "stages": {"head_steps": 12, "full_epochs": 3, "full_learning_rate": 1e-3, "patience": 100, "folds": 0},
         "ood": {"alpha": 0.1},
     }
     for table, keys in tables.items():

@@ -96,6 +96,7 @@ def test_the_resolved_configuration_can_be_read_again():
         ({"stages": {"evaluations": 0}}, "[stages] evaluations is 0"),
         ({"stages": {"patience": -1}}, "[stages] patience is -1"),
         ({"stages": {"full_epochs": -1}}, "[stages] full_epochs is -1"),
+        ({"stages": {"folds": 1}}, "[stages] folds is 1. Set at least 2, or 0 for none"),
         ({"stages": {"full_learning_rate": -1.0}}, "[stages] full_learning_rate is -1.0"),
         ({"stages": {"head_learning_rate": float("inf")}}, "[stages] head_learning_rate is inf"),
         ({"loss": {"l2": -1}}, "[loss] l2 is -1.0"),

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from tests.helpers.training_project import laws
 from trainer.losses.cumulative import cumulative
 from trainer.models.heads import CumulativeHead
-from trainer.stages.head_stage import calibrate_grades
+from trainer.stages.calibrated import calibrate_grades
 from trainer.training_data.pairs import Pairs
 
 seeds = st.integers(0, 2**16)

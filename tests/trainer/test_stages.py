@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 import json
@@ -18,22 +19,23 @@ from safetensors.torch import load_file, save_file
 
 from darl_opensearch.errors import DarlError, InputError, UsageError
 from darl_opensearch.records.judgments import JudgedQuery
-from darl_opensearch.stats.bootstrap import bootstrap_mean
+from darl_opensearch.stats.bootstrap import Interval, bootstrap_mean
 from tests.helpers.files import write_rows
 from tests.helpers.plan_project import kill_in_stage, source_of, weights, write_plan
 from tests.helpers.training_project import laws
 from trainer import run_folder
 from trainer.config import Loss, Term, read_config
 from trainer.losses import GRADE_LOSSES, RANK_LOSSES
-from trainer.models.heads import HEADS
-from trainer.stages import STAGES, fit, plan
+from trainer.models.heads import HEADS, CumulativeHead
+from trainer.stages import STAGES, cross_validation, fit, plan
+from trainer.stages.calibrated import measure_calibrated
 from trainer.stages.curves import draw
 from trainer.stages.full_stage import GradedLoss
 from trainer.stages.head_stage import fit_head
-from trainer.stages.objective import Objective
+from trainer.stages.objective import Objective, predict
 from trainer.stages.registry import check_plan
 from trainer.stages.robust import GroupDroLoss, HeadData, WholeSetDro, ascend, dev_objective, find_groups
-from trainer.stages.verdict import judge_gains
+from trainer.stages.verdict import Gain, Verdict, average_gains
 from trainer.training_data.mixing import Replayed, Taught, Together
 from trainer.training_data.pairs import Pairs
 from trainer.training_data.source import Batch
@@ -114,24 +116,145 @@ def test_a_plan_is_refused_without_a_command_too(tmp_path, bases):
 # ---- verdicts
 
 
-def test_one_dev_set_is_judged_as_ever():
+def test_the_gain_of_one_dev_set():
     gains = np.array([0.1, 0.0, 0.2, 0.1])
-    said = judge_gains([gains], seed=3)
-    assert said.error == float(gains.std(ddof=1) / np.sqrt(4)) and said.kept
-    assert said.gain == bootstrap_mean(gains, seed=3)
+    found = average_gains([gains], seed=3)
+    assert found.error == float(gains.std(ddof=1) / np.sqrt(4)) and found.clear
+    assert found.interval == bootstrap_mean(gains, seed=3)
 
 
 def test_two_dev_sets_weigh_alike():
-    said = judge_gains([np.full(30, 0.0), np.array([0.3, 0.5])], seed=0)
-    assert said.gain.mean == pytest.approx((0.0 + 0.4) / 2)
-    assert said.error == pytest.approx(np.sqrt(0.02) / np.sqrt(2) / 2)  # half the error of the two
-    assert said.kept and said.gain.low <= said.gain.mean <= said.gain.high
-    assert judge_gains([np.zeros(0), np.array([0.1, 0.2])], seed=0) == judge_gains([np.array([0.1, 0.2])], seed=0)
+    found = average_gains([np.full(30, 0.0), np.array([0.3, 0.5])], seed=0)
+    assert found.interval.mean == pytest.approx((0.0 + 0.4) / 2)
+    assert found.error == pytest.approx(np.sqrt(0.02) / np.sqrt(2) / 2)  # half the error of the two
+    assert found.clear and found.interval.low <= found.interval.mean <= found.interval.high
+    one = np.array([0.1, 0.2])
+    assert average_gains([np.zeros(0), one], seed=0) == average_gains([one], seed=0)
 
 
 @pytest.mark.parametrize("sets", [[], [np.zeros(0)], [np.array([1.0])], [np.full(3, np.nan)], [np.full(4, -0.1)]])
 def test_no_gain_is_a_no(sets):
-    assert not judge_gains(sets, seed=0).kept
+    assert not average_gains(sets, seed=0).clear
+
+
+@pytest.mark.parametrize(
+    ("rps", "ndcg", "kept"),
+    [
+        (0.011, 0.0, True), (0.011, -0.009, True),  # nDCG falls within its noise
+        (0.009, 0.5, False),  # a better order alone, with grades that are no better
+        (0.011, -0.011, False), (0.011, math.nan, False),
+    ],
+)  # fmt: skip
+def test_a_stage_needs_better_grades_and_no_worse_order(rps, ndcg, kept):
+    gains = [Gain(Interval(mean, mean, mean, 9), 0.01) for mean in (rps, ndcg)]
+    assert Verdict(*gains).kept is kept
+
+
+# ---- figures with grades calibrated on other queries
+
+
+def judged(seed: int, queries: int = 40, width: int = 3) -> tuple[Pairs, torch.Tensor]:
+    rng = torch.Generator().manual_seed(seed)
+    head_input = torch.randn(queries * 6, width, generator=rng)
+    noise = torch.randn(queries * 6, generator=rng)
+    grades = torch.bucketize(head_input[:, 0] + 0.5 * noise, torch.tensor([0.0, 1.0]))
+    index = torch.stack([torch.arange(queries).repeat_interleave(6), torch.arange(queries * 6)], dim=1)
+    texts = tuple(f"q{n}" for n in range(queries)), tuple(f"i{n}" for n in range(queries * 6))
+    return Pairs(*texts, index, grades), head_input
+
+
+def test_recalibration_is_no_gain_and_knowledge_is():
+    pairs, head_input = judged(0)
+    gains, head = (0.0, 1.0, 2.0), CumulativeHead(3, (0.0, 1.0, 2.0))
+    moved = copy.deepcopy(head)
+    moved.rescale(7.0, torch.tensor([3.0, 3.5]))  # the same order, with other probabilities
+    blind = copy.deepcopy(head)
+    with torch.no_grad():
+        blind.weight.copy_(torch.tensor([0.0, 1.0, 0.0]))
+    of = {n: measure_calibrated(h, pairs, head_input, gains, cutoff=10) for n, h in enumerate((head, moved, blind))}
+    assert np.abs(of[0].gains_to(of[1]).rps).max() < 1e-5
+    assert of[0].ndcg == of[1].ndcg
+    assert np.mean(of[2].gains_to(of[0]).rps) > 0.05 and np.mean(of[2].gains_to(of[0]).ndcg) > 0.1
+
+
+def test_a_query_does_not_calibrate_its_own_figures():
+    """One query's grades change: only the figures of its fold stay as they were, but for its own."""
+    pairs, head_input = judged(1)
+    head = CumulativeHead(3, (0.0, 1.0, 2.0))
+    other = dataclasses.replace(pairs, grades=torch.where(pairs.query_index == 7, 2 - pairs.grades, pairs.grades))
+    one, two = (measure_calibrated(head, p, head_input, (0.0, 1.0, 2.0), cutoff=10).rps for p in (pairs, other))
+    same_fold = [q for q in one if q % 5 == 7 % 5 and q != 7]
+    assert [one[q] for q in same_fold] == [two[q] for q in same_fold] and one[7] != two[7]
+    assert all(one[q] != two[q] for q in one if q % 5 != 7 % 5)
+
+
+def test_rps_of_a_query_by_hand():
+    """There is no other query to calibrate on: the head's own probabilities."""
+    pairs = Pairs(("q",), ("a", "b"), torch.tensor([[0, 0], [0, 1]]), torch.tensor([0, 2]))
+    head, head_input = CumulativeHead(1, (0.0, 1.0, 2.0)), torch.tensor([[0.3], [0.9]])
+    low, high = predict(head, head_input).grade_probs  # of a pair with grade 0 and one with grade 2
+    by_hand = [
+        ((low[0] - 1) ** 2 + (low[0] + low[1] - 1) ** 2) / 2,
+        (high[0] ** 2 + (high[0] + high[1]) ** 2) / 2,
+    ]
+    assert measure_calibrated(head, pairs, head_input, (0.0, 1.0, 2.0), cutoff=10).rps == {
+        0: pytest.approx(np.mean(by_hand))
+    }
+
+
+# ---- cross-validation of a stage
+
+
+def test_the_encoder_stage_is_measured_on_queries_that_it_has_not_learnt_from(tmp_path, bases, monkeypatch):
+    path = write_plan(tmp_path / "p", bases["bert"], stages={"run": ["head", "full"], "folds": 3})
+    learnt = []
+    real = {name: STAGES[name].make.run for name in ("head", "full")}
+
+    def spy(name):
+        def run(self, context):
+            learnt.append((name, [query.query_id for query in context.data.train]))
+            return real[name](self, context)
+
+        return run
+
+    for name in real:
+        monkeypatch.setattr(STAGES[name].make, "run", spy(name))
+    trained = train(path, tmp_path / "run")
+    head, full = trained.result["stages"]
+    everyone = learnt[0][1]
+    assert head["kept"] and [name for name, _ in learnt] == ["head", "full", *["head", "full"] * 3]
+    assert learnt[1][1] == everyone
+    held_out = [set(everyone) - set(queries) for _, queries in learnt[2:]]
+    assert held_out[0::2] == held_out[1::2]
+    assert set.union(*held_out) == set(everyone) and sum(map(len, held_out[0::2])) == len(everyone)
+    assert full["out_of_fold"] == len(everyone)
+    assert full["rps_gain"]["n"] == len(everyone) + trained.data["dev"]["queries"]
+    assert not (tmp_path / "run" / "stages" / "1-full").exists()
+
+
+def test_with_enough_dev_queries_nothing_is_cross_validated(tmp_path, bases, monkeypatch):
+    path = write_plan(tmp_path / "p", bases["bert"], stages={"run": ["full"], "folds": 3})
+    monkeypatch.setattr(cross_validation, "ENOUGH_DEV", 1)
+    stage = train(path, tmp_path / "run").result["stages"][0]
+    assert stage["out_of_fold"] == 0 and stage["rps_gain"]["n"] == 5
+
+
+def test_folds_that_were_measured_are_not_run_again(tmp_path, bases, monkeypatch):
+    path = write_plan(tmp_path / "p", bases["bert"], stages={"run": ["full"], "folds": 3})
+    whole = train(path, tmp_path / "a").result["stages"]
+    real, calls = cross_validation.write_file, []
+
+    def stop(*args, **kwargs):
+        real(*args, **kwargs)
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(cross_validation, "write_file", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(path, tmp_path / "b")
+    again = train(path, tmp_path / "b").result["stages"]
+    assert len(calls) == 3 and again == whole
 
 
 # ---- sources

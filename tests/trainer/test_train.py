@@ -89,11 +89,14 @@ def test_what_a_run_says_without_json(commanded, darl):
     code, text, told = darl("train", config)
     assert code == 0 and text.endswith(f"Next: darl export {folder}\n")
     result = json.loads(said.out)
-    head, full = (stage["gain"] for stage in result["stages"])
-    dev = result["dev"]["queries"]
-    assert head["n"] > dev >= full["n"]
-    over = f"over {head['n']} queries ({dev} dev queries, the others out of fold) {head['mean']:+.4f}"
-    assert over in told and f"over {full['n']} dev queries {full['mean']:+.4f}" in told
+    dev = json.loads((folder / "data.json").read_text())["dev"]["queries"]
+    for stage in result["stages"]:
+        gain = stage["rps_gain"]
+        assert gain["n"] == dev + stage["out_of_fold"] and (stage["out_of_fold"] > 0) == (stage["stage"] == "head")
+        parts = f"{gain['n']} queries ({dev} dev queries, the others out of fold)"
+        over = f"over {parts if stage['out_of_fold'] else f'{dev} dev queries'}: RPS {gain['mean']:+.4f}"
+        assert f"stage {stage['stage']}: {'kept' if stage['kept'] else 'rolled back'}" in told and over in told
+        assert f"nDCG {stage['gain']['mean']:+.4f}" in told
 
 
 def test_the_same_run_twice_gives_the_same_weights_and_another_seed_others(project, tmp_path):
@@ -414,6 +417,17 @@ def test_weights_that_are_no_numbers_are_never_kept(tmp_path, bases, monkeypatch
     json.dumps(json.loads((tmp_path / "run" / "result.json").read_text()), allow_nan=False)
 
 
+def test_items_without_text_are_named_in_a_warning(tmp_path, bases, darl):
+    path = write_project(tmp_path / "p", bases["bert"], stages={"run": []})
+    with (path.parent / "items.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"id": "b1", "kind": ""}\n')
+    said = "passed over: 1 item without text (b1), with 0 judgments\n"
+    code, text, _ = darl("train", path, "--dry-run")
+    assert code == 0 and said.rstrip() in text
+    code, _, err = darl("train", path)
+    assert code == 0 and f"warning: {said}" in err
+
+
 def test_dev_queries_without_any_gain(tmp_path, bases, darl):
     """No nDCG to decide by: the stage is rolled back, and the figures say null."""
     path = write_project(tmp_path / "p", bases["bert"], data={"dev": "dev.jsonl"}, **FULL)
@@ -430,7 +444,7 @@ def test_the_head_stage_earns_its_place(tmp_path, bases):
     path = write_project(tmp_path / "p", bases["bert"], contrary=True, stages={"run": ["head"]})
     trained = train(path, tmp_path / "run")
     stage = trained.result["stages"][0]
-    assert stage["kept"] and stage["gain"]["mean"] > stage["standard_error"]
+    assert stage["kept"] and stage["rps_gain"]["mean"] > stage["rps_standard_error"]
     assert (tmp_path / "run" / "stages" / "0-head.safetensors").is_file()
     assert trained.result["dev"]["ndcg@10"] > trained.result["start"]["ndcg@10"]
 

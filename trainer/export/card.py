@@ -28,8 +28,8 @@ Made by DaRL for OpenSearch, an independent implementation of the idea of arXiv:
 {train_queries} queries with {train_pairs} graded pairs; {dev_queries} dev queries stopped, kept or rolled back
 the stages and calibrated the grades.
 
-| stage | paired nDCG gain, 95 % interval | |
-|---|---|---|
+| stage | paired gain in RPS, 95 % interval | in nDCG | |
+|---|---|---|---|
 {stages}
 
 ## Dev set
@@ -59,7 +59,8 @@ def render_model_card(card: Card, result: dict[str, Any]) -> str:
         f"| {g} | {n} | {v:g} |" for g, (n, v) in enumerate(zip(card.scale.names, card.scale.gains, strict=True))
     )
     stages = "\n".join(
-        f"| {s['stage']} | {_gain(s['gain'])} | {'kept' if s['kept'] else 'rolled back'} |" for s in result["stages"]
+        f"| {s['stage']} | {_gain(s.get('rps_gain'))} | {_gain(s['gain'])} | {'kept' if s['kept'] else 'rolled back'} |"
+        for s in result["stages"]
     )
     dev = "\n".join(f"| {key} | {value} | {result['dev'][key]} |" for key, value in result["start"].items())
     bounds = (_bounds(result["ndcg_intervals"][which]) for which in ("start", "dev"))
@@ -80,7 +81,9 @@ def render_model_card(card: Card, result: dict[str, Any]) -> str:
     )  # fmt: skip
 
 
-def _gain(values: dict[str, Any]) -> str:
+def _gain(values: dict[str, Any] | None) -> str:
+    if values is None:  # a run of an earlier version
+        return "not measured"
     if values["mean"] is None:
         return "no query to decide on"
     return f"{values['mean']:+.4f} [{values['low']:+.4f}, {values['high']:+.4f}]"

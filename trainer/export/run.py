@@ -225,7 +225,9 @@ def _card(trained: Trained, graphs: dict[str, Any], about: Mapping[str, Any]) ->
         created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         training={
             "base": config.model.base, "seed": config.seed, "data": trained.data,
-            "stages": [{k: s[k] for k in ("stage", "kept", "gain")} for s in trained.result["stages"]],
+            "stages": [
+                {k: s[k] for k in ("stage", "kept", "rps_gain", "gain") if k in s} for s in trained.result["stages"]
+            ],
             **about,
         },
         metrics={

@@ -22,6 +22,8 @@ from trainer.training_data.source import Batch, JudgedSource, Source
 class FullStage(Stage):
     """Fine-tune encoder and head on the judged pairs, with early stopping"""
 
+    cross_validated = True
+
     def run(self, context: Context) -> Outcome:
         """Fine-tune."""
         limits, config, data = context.config.stages, context.config, context.data

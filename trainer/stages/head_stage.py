@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from darl_opensearch.records.judgments import JudgedQuery
-from darl_opensearch.stats.ranking import ndcg_per_query
 from trainer.models.heads import Head
-from trainer.stages.objective import Objective, predict
+from trainer.stages.calibrated import Gains, measure_held_out, use_one_thread
+from trainer.stages.objective import Objective
 from trainer.stages.registry import STAGES, Context, Outcome, Stage
 from trainer.stages.robust import HeadData, WholeSetDro, dev_objective, find_groups
 from trainer.training_data.pairs import Pairs
@@ -26,15 +24,14 @@ class HeadStage(Stage):
 
     def run(self, context: Context) -> Outcome:
         """Fit the head."""
-        data, limits, head = context.data, context.config.stages, context.model.head
+        config, data, head = context.config, context.data, context.model.head
+        limits = config.stages
         train = encode_for_head(context, data.sampled, context.pairs["train"])
-        fit = bind_fit(context, encode_for_head(context, data.dev, context.pairs["dev"]))
-        out_of_fold = cross_fit(head, train, fit).numpy()
-        _, gain, query_index = train.pairs.numpy(context.config.grades.scale.gains)
-        start = predict(head, train.head_input).latent
-        before, after = (ndcg_per_query(s, gain, query_index, cutoff=limits.cutoff) for s in (start, out_of_fold))
+        dev = encode_for_head(context, data.dev, context.pairs["dev"])
+        fit = bind_fit(context, dev)
+        gains = cross_fit(head, train, dev, fit, config.grades.scale.gains, cutoff=limits.cutoff)
         history = fit(head, train, advance=lambda step, loss: context.report("stage head", step + 1, limits.head_steps))
-        return Outcome(history, gains=[after[q] - before[q] for q in before])
+        return Outcome(history, gains=gains)
 
 
 def encode_for_head(context: Context, queries: Sequence[JudgedQuery], pairs: Pairs) -> HeadData:
@@ -49,17 +46,6 @@ def bind_fit(context: Context, dev: HeadData) -> Callable[..., list[dict[str, fl
         fit_head, objective=context.objective, dev=dev, steps=limits.head_steps, patience=limits.patience,
         standardise=context.model.standardises,
     )  # fmt: skip
-
-
-@contextmanager
-def use_one_thread() -> Iterator[None]:
-    """Limit torch to one thread: for a dozen weights, a thread pool costs many times the work itself."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @use_one_thread()
@@ -114,34 +100,30 @@ def fit_head(
     return history
 
 
-def cross_fit(head: Head, train: HeadData, fit: Callable[[Head, HeadData], object], *, folds: int = 5) -> Tensor:
-    """Compute the latent of every training pair by a head that was not fitted on its query, ``[n]``.
+def cross_fit(
+    head: Head, train: HeadData, dev: HeadData, fit: Callable[[Head, HeadData], object], gains: Sequence[float], *,
+    cutoff: int, folds: int = 5,
+) -> Gains:  # fmt: skip
+    """Measure what fitting the head gains on every training query by a head that was not fitted on it.
 
     Fitting a head takes a second, so its gain can be measured on all queries instead of the few dev queries, where a
     gain of .02 is lost in noise.
 
     :param head: initial head of each fold; not changed.
+    :param dev: pairs that calibrate the grades before and after.
     :param fit: fits a head on some of the pairs.
+    :param gains: of the grades.
     """
     pairs, head_input, _ = train
-    latent = torch.zeros(len(head_input))
+    found = Gains()
     fold_of = pairs.query_index % min(folds, max(2, len(pairs.queries)))
     for fold in fold_of.unique().tolist():
-        others = torch.nonzero(fold_of != fold).squeeze(1)
+        rows, others = (torch.nonzero(mask).squeeze(1) for mask in (fold_of == fold, fold_of != fold))
         fold_head = copy.deepcopy(head)
-        other_pairs = dataclasses.replace(pairs, index=pairs.index[others], grades=pairs.grades[others])
-        fit(fold_head, train._replace(pairs=other_pairs, head_input=head_input[others]))
-        with torch.no_grad():
-            # Each fold has its own origin and unit; only the order within a query is compared.
-            latent[fold_of == fold] = fold_head.latent(head_input[fold_of == fold])
-    return latent
-
-
-@use_one_thread()
-def calibrate_grades(head: Head, pairs: Pairs, head_input: Tensor, *, prior: float = 0.01) -> None:
-    """Calibrate the grades on the dev pairs; each kind of head decides which parameters that changes.
-
-    :param head_input: ``[n, f]`` float.
-    :param prior: weight of the present parameters, for grades that are rare in the dev pairs.
-    """
-    head.calibrate(head_input, pairs.grades, prior=prior)
+        fit(fold_head, train._replace(pairs=pairs.select(others), head_input=head_input[others]))
+        before, after = (
+            measure_held_out(h, (pairs.select(rows), head_input[rows]), dev[:2], gains, cutoff=cutoff)
+            for h in (head, fold_head)
+        )
+        found += before.gains_to(after)
+    return found

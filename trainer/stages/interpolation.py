@@ -43,7 +43,6 @@ class InterpolateStage(Stage):
     """
 
     judged_on = ("dev", "ood_dev")
-    rewinds = True
 
     def check(self, config: Config) -> None:
         """Require OOD dev queries, and a stage whose initial weights are the weights before."""

@@ -21,18 +21,25 @@ from trainer import distributed, run_folder
 from trainer.config import Config
 from trainer.data.leakage import Part, check_leakage
 from trainer.models import BACKBONES
-from trainer.models.continued import load_starting_model
+from trainer.models.continued import BUNDLE, load_starting_model
 from trainer.ood.calibration import check_count
 from trainer.run_folder import Trained
 from trainer.stages import STAGES
+from trainer.stages.calibrated import (
+    QueryFigures,
+    calibrate_afresh,
+    calibrate_grades,
+    measure_calibrated,
+)
+from trainer.stages.cross_validation import cross_validate
 from trainer.stages.curves import draw
-from trainer.stages.head_stage import calibrate_grades
 from trainer.stages.objective import Objective, measure_ndcg, measure_pairs
 from trainer.stages.ood_stage import check_ood, fit_ood
 from trainer.stages.registry import Context, Report, check_plan
 from trainer.stages.robust import check_groups
-from trainer.stages.verdict import judge_gains
+from trainer.stages.verdict import Verdict, average_gains
 from trainer.training_data.features import Features
+from trainer.training_data.pairs import Pairs
 from trainer.training_data.reading import read_data
 from trainer.training_data.run_data import RunData, count_pairs
 
@@ -74,7 +81,9 @@ def train(
         result["ood_dev_start"] = measure_pairs(features, pairs["ood_dev"], config)
     result["stages"] = _run_stages(Context(features, objective, config, data, pairs, base, folder, report))
     report("calibrating grades", 0, 1)
-    calibrate_grades(model.head, pairs["dev"], features.of(pairs["dev"]).head_input)
+    learnt = config.model.base.startswith(BUNDLE) or any(stage["kept"] for stage in result["stages"])
+    calibrate = calibrate_grades if learnt else calibrate_afresh
+    calibrate(model.head, pairs["dev"], features.of(pairs["dev"]).head_input)
     result["dev"] = measure_pairs(features, pairs["dev"], config)
     result["ndcg_intervals"]["dev"] = ndcg_interval()
     if config.loss.groups:
@@ -146,8 +155,7 @@ def _check_near(config: Config, data: RunData, base: Path) -> None:
 
 def _run_stages(context: Context) -> list[dict[str, Any]]:
     """Run the stages in order."""
-    rewinds = any(STAGES[name].make.rewinds for name in context.config.stages.run)
-    untrained = copy.deepcopy(context.model.state_dict()) if rewinds else {}
+    untrained = copy.deepcopy(context.model.state_dict())
     latest: Path | None = None  # weights of the last stage that was kept
     before: dict[str, Path | None] = {}
 
@@ -155,18 +163,22 @@ def _run_stages(context: Context) -> list[dict[str, Any]]:
         path = before.get(stage)
         return dict(untrained) if path is None else load_file(path)
 
-    outcomes = []
+    outcomes: list[dict[str, Any]] = []
     for number, name in enumerate(context.config.stages.run):
         before[name] = latest
         stage_context = dataclasses.replace(context, number=number, weights_before=weights_before)
-        outcomes.append(_run_stage(stage_context))
+        kept = [n for n, outcome in enumerate(outcomes) if outcome["kept"]]
+        outcomes.append(_run_stage(stage_context, kept))
         if outcomes[-1]["kept"]:
             latest = run_folder.weights_path(stage_context.place)
     return outcomes
 
 
-def _run_stage(context: Context) -> dict[str, Any]:
-    """Run one stage unless it is done; keep it only if its dev gain exceeds one standard error."""
+def _run_stage(context: Context, kept_before: Sequence[int]) -> dict[str, Any]:
+    """Run one stage unless it is done; keep it only if RPS gains clearly and nDCG does not clearly lose.
+
+    :param kept_before: numbers of the earlier stages that were kept.
+    """
     features, model, config, name, place = (
         context.features, context.model, context.config, context.name, context.place,
     )  # fmt: skip
@@ -179,27 +191,47 @@ def _run_stage(context: Context) -> dict[str, Any]:
     stage = STAGES[name].make()
     before_state, restore_features = copy.deepcopy(model.state_dict()), features.remember()
     pairs = {role: context.pairs[role] for role in stage.judged_on if role in context.pairs}
-    before = [measure_ndcg(features, part, config) for part in pairs.values()]
+    before = [_measure(context, part) for part in pairs.values()]
     context.report(f"stage {name}", 0, 1)
     outcome = stage.run(context)
-    after = [measure_ndcg(features, part, config) for part in pairs.values()]
-    gains = [[new[q] - old[q] for q in sorted(old)] for old, new in zip(before, after, strict=True)]
-    gains[0] = [*outcome.gains, *gains[0]]
+    gains = [old.gains_to(_measure(context, part)) for old, part in zip(before, pairs.values(), strict=True)]
     figures = {role: measure_pairs(features, part, config) for role, part in pairs.items()}
-    verdict = distributed.broadcast(judge_gains([np.array(part) for part in gains], seed=config.seed))
+    out_of_fold = outcome.gains
+    if stage.cross_validated and not outcome.decided:
+        after_state, restore_after = copy.deepcopy(model.state_dict()), features.remember()
+        out_of_fold += cross_validate(context, context.weights_before(""), kept_before)
+        model.load_state_dict(after_state)
+        restore_after()
+    gains[0] = out_of_fold + gains[0]
+    verdict = distributed.broadcast(
+        Verdict(*(
+            average_gains([np.array(values) for values in figure], seed=config.seed)
+            for figure in ([part.rps for part in gains], [part.ndcg for part in gains])
+        ))
+    )  # fmt: skip
     kept = verdict.kept or bool(outcome.decided)
     if not kept:
         model.load_state_dict(before_state)
         restore_features()
     result: dict[str, Any] = {
-        "stage": name, "kept": kept, "gain": verdict.gain.to_json(), "judged_on": list(pairs),
-        "standard_error": round_figure(verdict.error),
+        "stage": name, "kept": kept,
+        "rps_gain": verdict.rps.interval.to_json(), "rps_standard_error": round_figure(verdict.rps.error),
+        "gain": verdict.ndcg.interval.to_json(), "standard_error": round_figure(verdict.ndcg.error),
+        "judged_on": list(pairs), "out_of_fold": len(out_of_fold.rps),
         **({"decided_by": outcome.decided} if outcome.decided else {}),
         **({} if outcome.learnt_new is None else {"learnt_new": outcome.learnt_new}),
         **outcome.figures, "figures": figures, "history": outcome.history,
     }  # fmt: skip
     write_on_main(lambda: run_folder.write_stage(place, result, model), place.parent)
     return result
+
+
+def _measure(context: Context, pairs: Pairs) -> QueryFigures:
+    """Measure the current model's figures by query."""
+    config, head_input = context.config, context.features.of(pairs).head_input
+    return measure_calibrated(
+        context.model.head, pairs, head_input, config.grades.scale.gains, cutoff=config.stages.cutoff
+    )
 
 
 def keep_learnt(data: RunData, outcomes: list[dict[str, Any]]) -> RunData:

@@ -15,6 +15,7 @@ from darl_opensearch.settings import nearest
 from trainer.config import Config
 from trainer.registry import Registry
 from trainer.run_folder import stage_place
+from trainer.stages.calibrated import Gains
 from trainer.stages.objective import Objective
 from trainer.training_data.features import Features
 from trainer.training_data.pairs import Pairs
@@ -81,14 +82,14 @@ class Outcome:
     """Outcome of a stage.
 
     :param history: rows of ``step`` with ``train_loss`` and ``dev_loss``.
-    :param gains: changes in nDCG of further held-out queries, which count like those of the dev queries.
+    :param gains: of further held-out queries, which count like those of the dev queries.
     :param decided: what decides on keeping the weights in place of the plan, such as a later stage; they are kept for
         now. Empty: the plan decides.
     :param learnt_new: whether the weights have learnt from the new samples; None: as before.
     """
 
     history: list[dict[str, float]]
-    gains: Sequence[float] = ()
+    gains: Gains = Gains()
     decided: str = ""
     learnt_new: bool | None = None
     figures: Mapping[str, Any] = field(default_factory=dict)
@@ -97,12 +98,12 @@ class Outcome:
 class Stage(ABC):
     """A stage of the training plan.
 
-    ``judged_on`` names the roles whose gains in nDCG decide with equal weight whether it is kept. A stage that
-    ``rewinds`` uses the run's initial weights.
+    ``judged_on`` names the roles whose gains decide with equal weight whether it is kept. A stage that is
+    ``cross_validated`` is also measured on training queries that it has not learnt from, where dev queries are few.
     """
 
     judged_on: tuple[str, ...] = ("dev",)
-    rewinds: bool = False
+    cross_validated: bool = False
 
     def check(self, config: Config) -> None:
         """Refuse a configuration without the keys that the stage needs, with a UsageError that names the key."""

@@ -1,4 +1,4 @@
-"""The decision to keep a stage: paired gains in nDCG against their noise."""
+"""The decision to keep a stage: paired changes of every query's RPS and nDCG against their noise."""
 
 from __future__ import annotations
 
@@ -15,30 +15,51 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """The decision to keep a stage.
+class Gain:
+    """Mean gain in a figure; positive is better.
 
-    :param gain: mean with its interval; with several sets the mean of their means.
+    :param interval: mean with its interval; with several sets the mean of their means.
     :param error: its standard error; infinite if a set has fewer than two queries.
     """
 
-    gain: Interval
+    interval: Interval
     error: float
-    kept: bool
+
+    @property
+    def clear(self) -> bool:
+        """Whether it exceeds one standard error."""
+        return self.interval.mean > self.error
+
+    @property
+    def tolerable(self) -> bool:
+        """Whether it is no loss beyond one standard error."""
+        return self.interval.mean >= -self.error
 
 
-def judge_gains(sets: Sequence[Floats], *, seed: int) -> Verdict:
-    """Decide by the gains of dev queries whether a stage is kept; not without any gains.
+@dataclass(frozen=True)
+class Verdict:
+    """The decision to keep a stage: a clear gain in RPS, a proper score, without a clear loss in nDCG."""
+
+    rps: Gain
+    ndcg: Gain
+
+    @property
+    def kept(self) -> bool:
+        """Whether the stage is kept."""
+        return self.rps.clear and self.ndcg.tolerable
+
+
+def average_gains(sets: Sequence[Floats], *, seed: int) -> Gain:
+    """Average the gains of queries; without any, the mean is NaN.
 
     :param sets: for each dev set the gain of each query, ``[q]``; non-empty sets have equal weights.
     """
     filled = [gains for gains in sets if len(gains)]
     if not filled:
-        return Verdict(bootstrap_mean(np.zeros(0)), math.inf, False)
+        return Gain(bootstrap_mean(np.zeros(0)), math.inf)
     errors = [float(g.std(ddof=1) / np.sqrt(len(g))) if len(g) > 1 else math.inf for g in filled]
     if len(filled) == 1:
-        return Verdict(bootstrap_mean(filled[0], seed=seed), errors[0], bool(filled[0].mean() > errors[0]))
+        return Gain(bootstrap_mean(filled[0], seed=seed), errors[0])
     weight = np.concatenate([np.full(len(g), 1 / (len(filled) * len(g))) for g in filled])
-    gain = bootstrap_ratio(np.concatenate(filled) * weight, weight, seed=seed)
     error = math.sqrt(sum(e * e for e in errors)) / len(filled)
-    return Verdict(gain, error, bool(gain.mean > error))
+    return Gain(bootstrap_ratio(np.concatenate(filled) * weight, weight, seed=seed), error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -50,6 +51,13 @@ class Pairs:
             tuple(query for query, _ in rows), tuple(items[item_id].text for item_id in row_of),
             torch.tensor(index, dtype=torch.long).reshape(-1, 2), torch.tensor(grades, dtype=torch.long),
         )  # fmt: skip
+
+    def select(self, rows: Tensor) -> Pairs:
+        """Select judged pairs.
+
+        :param rows: ``[m]`` int64.
+        """
+        return dataclasses.replace(self, index=self.index[rows], grades=self.grades[rows])
 
     @property
     def query_index(self) -> Tensor:

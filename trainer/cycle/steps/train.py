@@ -52,7 +52,9 @@ def train_version(
     return {
         "version": version, "from": serving.identity,
         "pairs": {role: len(getattr(roles, role)) for role in ("new", "ood_dev", "control", "old")},
-        "stages": [{key: stage.get(key) for key in ("stage", "kept", "gain")} for stage in result["stages"]],
+        "stages": [
+            {key: stage.get(key) for key in ("stage", "kept", "rps_gain", "gain")} for stage in result["stages"]
+        ],
         "dev": {"before": result["start"], "after": result["dev"]},
         "ood": {key: result["ood"].get(key) for key in _OOD_FIGURES},
     }  # fmt: skip

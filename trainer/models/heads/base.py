@@ -68,6 +68,14 @@ class Head(nn.Module, ABC):
         :param prior: weight of the pull towards the present parameters, for grades that are rare in these pairs.
         """
 
+    def forget_scale(self, head_input: Tensor, grades: Tensor) -> None:
+        """Start a calibration afresh, if the head has thresholds that depend on the scale of its input.
+
+        :param head_input: ``[n, f]`` float.
+        :param grades: ``[n]`` int64.
+        """
+        return
+
     def standardise(self, head_input: Tensor) -> Tensor:
         """Standardise ``[n, f]`` input by the training set's mean and spread."""
         return (head_input - self.shift) / self.scale

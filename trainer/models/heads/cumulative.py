@@ -91,6 +91,15 @@ class CumulativeHead(Head):
         self.rescale(float(log_slope.detach().exp()), thresholds().detach().float())
 
     @torch.no_grad()
+    def forget_scale(self, head_input: Tensor, grades: Tensor) -> None:
+        """Give the latent a spread of 1, and thresholds that follow from the grades' shares alone."""
+        latent = self.latent(head_input)
+        slope = 1.0 / float(latent.std().clamp_min(1e-4)) if len(latent) > 1 else 1.0
+        above = torch.stack([(grades > grade).float().mean() for grade in range(self.k - 1)])
+        rare = 0.5 / max(len(grades), 1)
+        self.rescale(slope, slope * latent.mean() - torch.logit(above.clamp(rare, 1.0 - rare)))
+
+    @torch.no_grad()
     def rescale(self, slope: float, thresholds: Tensor) -> None:
         """Fold a calibration into the parameters: latent times ``slope``, new thresholds.
 

@@ -207,7 +207,43 @@ def render_memory(result: dict[str, Any]) -> str:
     return table(["", "peak MiB", "of it for the data", "seconds to read", "seconds an epoch of batches"], rows)
 
 
+LEARNER_SETS = {
+    "epqa": "ePQA", "semeval_cqa_a": "SemEval A", "feedbackqa": "FeedbackQA", "esci": "ESCI",
+}  # fmt: skip
+
+
+def render_learner(result: dict[str, Any]) -> str:
+    """The default learner, stage by stage, beside the untrained model.
+
+    :param result: what ``learner`` wrote.
+    :return: Markdown.
+    """
+    parts = []
+    for name, variants in result["sets"].items():
+        rows = []
+        for variant, found in variants.items():
+            splits = found["splits"].values()
+            means = {key: sum(s[key] for s in splits) / len(splits) for key in ("ndcg", "rps", "kappa", "macro_f1")}
+            changes = found.get("against", {}).get("untrained")
+            rows.append([
+                f"{variant} ({len(splits)})", plain(means["ndcg"]),
+                difference(changes["ndcg"]) if changes else "", plain(means["rps"]),
+                difference(changes["rps"]) if changes else "", plain(means["kappa"]), plain(means["macro_f1"]),
+                f"{median(s['seconds'] for s in splits):.0f}" if all("seconds" in s for s in splits) else "",
+            ])  # fmt: skip
+        header = [f"{LEARNER_SETS[name]} (splits)", "nDCG@10", "change [95 %]", "RPS", "change [95 %]", "kappa",
+                  "macro-F1", "seconds"]  # fmt: skip
+        parts.append(table(header, rows))
+    where = result["circumstances"]
+    parts.append(
+        "Change: against the untrained model over the same queries, a query that several splits test being averaged "
+        f"over them; RPS: lower is better. One thread of {where['processor']}; torch {where['versions']['torch']}."
+    )
+    return "\n\n".join(parts)
+
+
 SECTIONS: Sections = {
+    "learner": (HERE / "results" / "learner.json", render_learner),
     "result": (RESULT, render_result),
     "study": (STUDY, render_study),
     "losses": (HERE / "results" / "losses.json", render_comparison),

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from tests.helpers.training_project import laws
 from trainer.losses.cumulative import cumulative
 from trainer.models.heads import CumulativeHead
-from trainer.stages.calibrated import calibrate_grades
+from trainer.stages.calibrated import calibrate_afresh, calibrate_grades
 from trainer.training_data.pairs import Pairs
 
 seeds = st.integers(0, 2**16)
@@ -146,3 +146,32 @@ def test_calibration_finds_the_model_the_grades_were_drawn_from():
     calibrate_grades(head, pairs, features, prior=0.0)
     assert head.weight.item() == pytest.approx(2.0, abs=0.1)
     assert_close(head.thresholds, torch.tensor([-1.0, 1.0]), atol=0.1, rtol=0)
+
+
+def test_a_calibration_afresh_forgets_scale_and_thresholds():
+    """Two heads that order alike give the same probabilities, whatever their slopes and thresholds were."""
+    head_input = torch.linspace(-1, 1, 60)[:, None]
+    grades = torch.tensor([0] * 20 + [0, 1] * 10 + [1, 2] * 10)
+    pairs = Pairs(("q",), ("i",), torch.zeros(60, 2, dtype=torch.int64), grades)
+    probs = []
+    for slope, thresholds in ((1.0, (-1.0, 0.0)), (40.0, (7.0, 90.0)), (1e-3, (-5.0, 5.0))):
+        head = CumulativeHead(1, (0.0, 1.0, 2.0))
+        head.rescale(slope, torch.tensor(thresholds))
+        head.forget_scale(head_input, grades)
+        shares = [(grades > grade).float().mean() for grade in (0, 1)]
+        assert_close(torch.sigmoid(head.latent(head_input).mean() - head.thresholds), torch.stack(shares))
+        assert_close(head.latent(head_input).std(), torch.tensor(1.0))
+        calibrate_afresh(head, pairs, head_input)
+        with torch.no_grad():
+            probs.append(head.grade_probs(head(head_input)))
+    assert_close(probs[0], probs[1], atol=1e-4, rtol=0)
+    assert_close(probs[0], probs[2], atol=1e-4, rtol=0)
+    assert probs[0][0].argmax() == 0 and probs[0][-1].argmax() == 2
+
+
+@pytest.mark.parametrize("grades", [[1, 1, 1], [2, 2, 0]])
+def test_a_calibration_afresh_with_absent_grades(grades):
+    head, head_input = CumulativeHead(1, (0.0, 1.0, 2.0)), torch.tensor([[0.1], [0.1], [0.1]])
+    pairs = Pairs(("q",), ("i",), torch.zeros(3, 2, dtype=torch.int64), torch.tensor(grades))
+    calibrate_afresh(head, pairs, head_input)
+    assert torch.isfinite(head.grade_probs(head(head_input))).all() and (head.thresholds.diff() > 0).all()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 from pathlib import Path
@@ -123,10 +122,8 @@ def _verdict(stage: dict[str, Any]) -> str:
         verdict = f"left to {decided}"
     elif stage["kept"]:
         verdict = "kept"
-    elif not gain["mean"] or gain["mean"] <= (stage["rps_standard_error"] or math.inf):
-        verdict = "rolled back: no gain in RPS beyond one standard error"
     else:
-        verdict = "rolled back: nDCG falls by more than one standard error, or is undefined"
+        verdict = "rolled back: no gain beyond one standard error, or a loss beyond one"
     dev, out_of_fold = gain["n"] - stage["out_of_fold"], stage["out_of_fold"]
     if len(stage["judged_on"]) > 1:
         over = "dev and OOD dev queries"

@@ -141,11 +141,11 @@ def test_no_gain_is_a_no(sets):
     ("rps", "ndcg", "kept"),
     [
         (0.011, 0.0, True), (0.011, -0.009, True),  # nDCG falls within its noise
-        (0.009, 0.5, False),  # a better order alone, with grades that are no better
-        (0.011, -0.011, False), (0.011, math.nan, False),
+        (0.0, 0.011, True), (-0.009, 0.011, True),  # a better order with grades that are no worse
+        (0.009, 0.009, False), (-0.011, 0.5, False), (0.011, -0.011, False), (0.011, math.nan, False),
     ],
 )  # fmt: skip
-def test_a_stage_needs_better_grades_and_no_worse_order(rps, ndcg, kept):
+def test_a_stage_needs_better_grades_or_order_and_neither_worse(rps, ndcg, kept):
     gains = [Gain(Interval(mean, mean, mean, 9), 0.01) for mean in (rps, ndcg)]
     assert Verdict(*gains).kept is kept
 

@@ -38,7 +38,7 @@ class Gain:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The decision to keep a stage: a clear gain in RPS, a proper score, without a clear loss in nDCG."""
+    """The decision to keep a stage: a clear gain in grades (RPS, a proper score) or in order, and no clear loss in either."""
 
     rps: Gain
     ndcg: Gain
@@ -46,7 +46,8 @@ class Verdict:
     @property
     def kept(self) -> bool:
         """Whether the stage is kept."""
-        return self.rps.clear and self.ndcg.tolerable
+        both = self.rps, self.ndcg
+        return any(gain.clear for gain in both) and all(gain.tolerable for gain in both)
 
 
 def average_gains(sets: Sequence[Floats], *, seed: int) -> Gain:

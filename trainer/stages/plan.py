@@ -175,7 +175,7 @@ def _run_stages(context: Context) -> list[dict[str, Any]]:
 
 
 def _run_stage(context: Context, kept_before: Sequence[int]) -> dict[str, Any]:
-    """Run one stage unless it is done; keep it only if RPS gains clearly and nDCG does not clearly lose.
+    """Run one stage unless it is done; keep it only if grades or order gain clearly and neither clearly loses.
 
     :param kept_before: numbers of the earlier stages that were kept.
     """

@@ -38,7 +38,7 @@ class Gain:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The decision to keep a stage: a clear gain in grades (RPS, a proper score) or in order, and no clear loss in either."""
+    """The decision to keep a stage: a clear gain in grades (RPS) or in order (nDCG), and no clear loss in either."""
 
     rps: Gain
     ndcg: Gain

@@ -19,6 +19,7 @@ from trainer.stages.objective import predict
 from trainer.training_data.pairs import Pairs
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 FOLDS = 5
 
@@ -35,10 +36,10 @@ class QueryFigures:
     ndcg: Mapping[int, float]
 
     def gains_to(self, after: QueryFigures) -> Gains:
-        """List the queries' gains, in their order; positive is better."""
+        """List the gains of the queries measured after, in their order; positive is better."""
         return Gains(
-            [self.rps[query] - after.rps[query] for query in sorted(self.rps)],
-            [after.ndcg[query] - self.ndcg[query] for query in sorted(self.ndcg)],
+            [self.rps[query] - after.rps[query] for query in sorted(after.rps)],
+            [after.ndcg[query] - self.ndcg[query] for query in sorted(after.ndcg)],
         )
 
 
@@ -103,7 +104,7 @@ def measure_calibrated(
         if len(others):
             calibrate_afresh(calibrated, pairs.select(others), head_input[others])
         probs[rows.numpy()] = predict(calibrated, head_input[rows]).grade_probs
-    return _by_query(pairs, probs, predict(head, head_input).latent, gains, cutoff)
+    return measure_by_query(probs, predict(head, head_input).latent, *pairs.numpy(gains), cutoff=cutoff)
 
 
 def measure_held_out(
@@ -120,12 +121,21 @@ def measure_held_out(
         calibrate_afresh(calibrated, *dev)
     pairs, head_input = held_out
     probs = predict(calibrated, head_input).grade_probs
-    return _by_query(pairs, probs, predict(head, head_input).latent, gains, cutoff)
+    return measure_by_query(probs, predict(head, head_input).latent, *pairs.numpy(gains), cutoff=cutoff)
 
 
-def _by_query(pairs: Pairs, probs: Floats, latent: Floats, gains: Sequence[float], cutoff: int) -> QueryFigures:
-    grades, gain, query_index = pairs.numpy(gains)
+def measure_by_query(
+    probs: Floats, score: Floats, grades: Ints, gain: Floats, query_index: Ints, *, cutoff: int
+) -> QueryFigures:
+    """Measure predictions.
+
+    :param probs: ``[n, k]``.
+    :param score: ``[n]``, orders the pairs of a query.
+    :param grades: ``[n]``.
+    :param gain: ``[n]``, of the grades.
+    :param query_index: ``[n]``.
+    """
     scores = ranked_probability_score(probs, grades)
     sums, counts = np.bincount(query_index, weights=scores), np.bincount(query_index)
     rps = {int(query): float(sums[query] / counts[query]) for query in np.flatnonzero(counts)}
-    return QueryFigures(rps, ndcg_per_query(latent, gain, query_index, cutoff=cutoff))
+    return QueryFigures(rps, ndcg_per_query(score, gain, query_index, cutoff=cutoff))

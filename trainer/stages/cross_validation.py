@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
@@ -19,26 +20,28 @@ from trainer.training_data.run_data import can_learn_from
 ENOUGH_DEV = 150
 
 
-def cross_validate(context: Context, start: Mapping[str, Tensor], before: Sequence[int]) -> Gains:
+def cross_validate(context: Context, before: Sequence[int]) -> Gains:
     """Run a stage without each fold of the training queries in turn, and measure the gains on that fold.
 
     The stages before it are run again without that fold, too: weights that have learnt from it could show no gain. The
-    model ends with arbitrary weights.
+    model ends with the weights that it has.
 
-    :param start: the run's initial weights.
     :param before: numbers of the earlier stages that were kept.
     :return: the gains; none if there are enough dev queries, or too few training queries, or more than fit into memory.
     """
     data, train, folds = context.data, context.data.train, context.config.stages.folds
     if len(data.dev) >= ENOUGH_DEV or len(data.sampled) < len(train):
         return Gains()
-    gains = Gains()
-    for fold in range(folds):
-        held_out = [train[n] for n in range(len(train)) if n % folds == fold]
-        others = [train[n] for n in range(len(train)) if n % folds != fold]
-        if not held_out or not can_learn_from(others):
-            return Gains()
+    parts = [
+        [[train[n] for n in range(len(train)) if (n % folds == fold) is inside] for inside in (True, False)]
+        for fold in range(folds)
+    ]
+    if not all(held_out and can_learn_from(others) for held_out, others in parts):
+        return Gains()
+    start, after, gains = context.weights_before(""), copy.deepcopy(context.model.state_dict()), Gains()
+    for fold, (held_out, others) in enumerate(parts):
         gains += _measure_fold(context, start, before, fold, held_out, others)
+    context.model.load_state_dict(after)
     return gains
 
 
@@ -54,7 +57,7 @@ def _measure_fold(
         return Gains(**found)
     model, config = context.model, context.config
     name = f"fold {fold + 1} of {config.stages.folds}"
-    model.load_state_dict(dict(start))
+    model.load_state_dict(start)
     features = Features(model, device=config.stages.device)
     data = dataclasses.replace(context.data, train=others, sample=None)
     pairs, dev = context.data.judged(held_out), context.pairs["dev"]

@@ -115,15 +115,12 @@ def cross_fit(
     :param gains: of the grades.
     """
     pairs, head_input, _ = train
-    found = Gains()
+    before, found = measure_held_out(head, train[:2], dev[:2], gains, cutoff=cutoff), Gains()
     fold_of = pairs.query_index % min(folds, max(2, len(pairs.queries)))
     for fold in fold_of.unique().tolist():
         rows, others = (torch.nonzero(mask).squeeze(1) for mask in (fold_of == fold, fold_of != fold))
         fold_head = copy.deepcopy(head)
         fit(fold_head, train._replace(pairs=pairs.select(others), head_input=head_input[others]))
-        before, after = (
-            measure_held_out(h, (pairs.select(rows), head_input[rows]), dev[:2], gains, cutoff=cutoff)
-            for h in (head, fold_head)
-        )
-        found += before.gains_to(after)
+        held_out = pairs.select(rows), head_input[rows]
+        found += before.gains_to(measure_held_out(fold_head, held_out, dev[:2], gains, cutoff=cutoff))
     return found

@@ -25,12 +25,7 @@ from trainer.models.continued import BUNDLE, load_starting_model
 from trainer.ood.calibration import check_count
 from trainer.run_folder import Trained
 from trainer.stages import STAGES
-from trainer.stages.calibrated import (
-    QueryFigures,
-    calibrate_afresh,
-    calibrate_grades,
-    measure_calibrated,
-)
+from trainer.stages.calibrated import QueryFigures, calibrate_afresh, calibrate_grades, measure_calibrated
 from trainer.stages.cross_validation import cross_validate
 from trainer.stages.curves import draw
 from trainer.stages.objective import Objective, measure_ndcg, measure_pairs
@@ -197,18 +192,12 @@ def _run_stage(context: Context, kept_before: Sequence[int]) -> dict[str, Any]:
     gains = [old.gains_to(_measure(context, part)) for old, part in zip(before, pairs.values(), strict=True)]
     figures = {role: measure_pairs(features, part, config) for role, part in pairs.items()}
     out_of_fold = outcome.gains
-    if stage.cross_validated and not outcome.decided:
-        after_state, restore_after = copy.deepcopy(model.state_dict()), features.remember()
-        out_of_fold += cross_validate(context, context.weights_before(""), kept_before)
-        model.load_state_dict(after_state)
-        restore_after()
+    if stage.cross_validated:
+        out_of_fold += cross_validate(context, kept_before)
     gains[0] = out_of_fold + gains[0]
-    verdict = distributed.broadcast(
-        Verdict(*(
-            average_gains([np.array(values) for values in figure], seed=config.seed)
-            for figure in ([part.rps for part in gains], [part.ndcg for part in gains])
-        ))
-    )  # fmt: skip
+    rps = average_gains([np.array(part.rps) for part in gains], seed=config.seed)
+    ndcg = average_gains([np.array(part.ndcg) for part in gains], seed=config.seed)
+    verdict = distributed.broadcast(Verdict(rps, ndcg))
     kept = verdict.kept or bool(outcome.decided)
     if not kept:
         model.load_state_dict(before_state)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.cycle.shifts import World
-from benchmarks.quality.data import Rows, select
+from benchmarks.quality.data import Rows
 from benchmarks.quality.methods import OURS, PRIOR, fitted
 from benchmarks.quality.training import Fitted
 from trainer.stages.calibrated import calibrate_grades
@@ -39,4 +39,4 @@ def learn(world: World, train: Rows, dev: Rows, judged: list[Ints]) -> Fitted:
 
 def _side(world: World, queries: Rows, judged: list[Ints]) -> tuple[Pairs, Tensor]:
     rows = torch.cat([world.judged.rows(queries), *(torch.from_numpy(r) for r in judged)])
-    return select(world.judged.pairs, rows), rows
+    return world.judged.pairs.select(rows), rows

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.quality import report, sets
-from benchmarks.quality.data import GAINS, Judged, Rows, data_folder, encode, half_split, select
+from benchmarks.quality.data import GAINS, Judged, Rows, data_folder, encode, half_split
 from benchmarks.quality.feedbackqa import circumstances
 from benchmarks.quality.measures import over_splits
 from benchmarks.quality.methods import PRIOR, Method
@@ -170,7 +170,7 @@ def pool(lab: Lab, stage: str, method: Method, splits: int, part: str, *, by_cut
     query_index: list[Any] = []
     for number in range(splits):
         queries = lab.test_parts(number)[1][part]
-        pairs = select(lab.judged.pairs, lab.judged.rows(queries))
+        pairs = lab.judged.part(queries)
         told = lab.tell(stage, method, number)[part]
         given, gain, index = pairs.numpy(GAINS)
         ndcg.append(ndcg_per_query(told.latent, gain, index, cutoff=lab.setting.cutoff))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -68,17 +67,7 @@ class Judged:
         :param queries: rows of ``domain``.
         :return: their pairs; the query index keeps its values.
         """
-        return select(self.pairs, self.rows(queries))
-
-
-def select(pairs: Pairs, rows: Tensor) -> Pairs:
-    """Take some of the pairs.
-
-    :param pairs: judged pairs.
-    :param rows: which.
-    :return: those, over the same texts.
-    """
-    return dataclasses.replace(pairs, index=pairs.index[rows], grades=pairs.grades[rows])
+        return self.pairs.select(self.rows(queries))
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ and query numbers ``q [n]``, and the queries' ids in ``names``.
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 import json
 import random
@@ -24,7 +25,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from benchmarks.measuring import describe_machine, write_result
 from benchmarks.quality.data import data_folder
@@ -35,13 +35,12 @@ from darl_opensearch.io.writing import write_file
 from darl_opensearch.records.items import Item
 from darl_opensearch.records.judgments import JudgedQuery
 from darl_opensearch.stats.bootstrap import bootstrap_mean
-from darl_opensearch.stats.grades import confusion, macro_f1, quadratic_kappa, ranked_probability_score
-from darl_opensearch.stats.ranking import ndcg_per_query
+from darl_opensearch.stats.grades import confusion, macro_f1, quadratic_kappa
 from darl_opensearch.text import ItemRenderer
 from trainer.config import Config, parse_config
 from trainer.models.split import SplitReranker
 from trainer.stages import STAGES
-from trainer.stages.calibrated import calibrate_afresh
+from trainer.stages.calibrated import Floats, Ints, calibrate_afresh, measure_by_query
 from trainer.stages.objective import Objective, predict
 from trainer.stages.registry import Context
 from trainer.training_data.features import Features
@@ -51,8 +50,8 @@ from trainer.training_data.run_data import RunData
 HERE = Path(__file__).parent
 RESULT = HERE / "results" / "learner.json"
 CUTOFF, ITEMS = 10, 10
-UNTRAINED, DEFAULT = "untrained", "default"
-Floats = NDArray[np.float64]
+UNTRAINED, DEFAULT, OTHER = "untrained", "default", "other program"
+PER_QUERY = ("ndcg", "rps")
 
 
 @dataclass(frozen=True)
@@ -69,6 +68,10 @@ class Set:
     fields: tuple[str, ...]
     grades: int
     sizes: tuple[int, int, int]
+
+    def files(self, name: str) -> tuple[str, str]:
+        """Files of items and of judgments below ``DARL_DATA``."""
+        return f"{name}/{self.items}.jsonl.gz", f"{name}/judgments.jsonl.gz"
 
 
 SETS = {
@@ -100,9 +103,10 @@ def read_split(folder: Path, name: str, number: int, renderer: ItemRenderer) -> 
     :raises InputError: when a file is missing or not what it should be.
     """
     spec = SETS[name]
-    rows = {str(row["doc_id"]): (where, row) for where, row in read_jsonl(folder / name / f"{spec.items}.jsonl.gz")}
+    items_file, judgments_file = (folder / file for file in spec.files(name))
+    rows = {str(row["doc_id"]): (where, row) for where, row in read_jsonl(items_file)}
     judged: dict[str, list[dict[str, Any]]] = {}
-    for _, row in read_jsonl(folder / name / "judgments.jsonl.gz"):
+    for _, row in read_jsonl(judgments_file):
         if str(row["doc_id"]) in rows:
             judged.setdefault(row["query_id"], []).append(row)
     ids = [query for query in sorted(judged) if len({row["grade"] for row in judged[query]}) > 1]
@@ -168,31 +172,27 @@ def train(folder: Path, name: str, number: int, overrides: Sequence[str]) -> dic
             begin = time.perf_counter()
             STAGES[stage].make().run(dataclasses.replace(context, number=place))
             seconds = time.perf_counter() - begin
-            stages[stage] = measure(features, pairs["dev"], test, config) | {"seconds": round(seconds, 1)}
+            stages[stage] = measure(features, pairs["dev"], test, config) | {
+                "seconds": round(seconds, 1), "threads": torch.get_num_threads(),
+            }  # fmt: skip
     return found | {"stages": stages}
 
 
 def measure(features: Features, dev: Pairs, test: Pairs, config: Config) -> dict[str, Any]:
     """Measure the current model on the test queries, its grades calibrated on dev."""
-    head = features.model.head
-    before = {name: tensor.clone() for name, tensor in head.state_dict().items()}
+    head = copy.deepcopy(features.model.head)
     calibrate_afresh(head, dev, features.of(dev).head_input)
     found = predict(head, features.of(test).head_input)
-    head.load_state_dict(before)
-    return by_query(found.grade_probs, found.latent, *test.numpy(config.grades.scale.gains))
+    return figures_of(found.grade_probs, found.latent, *test.numpy(config.grades.scale.gains))
 
 
-def by_query(
-    probs: Floats, score: Floats, grades: NDArray[np.int64], gain: Floats, query: NDArray[np.int64]
-) -> dict[str, Any]:
+def figures_of(probs: Floats, score: Floats, grades: Ints, gain: Floats, query: Ints) -> dict[str, Any]:
     """Compute figures of predictions: nDCG and RPS of every query, macro-F1 and kappa of all pairs."""
-    k = probs.shape[1]
-    ndcg = ndcg_per_query(score, gain, query, cutoff=CUTOFF)
-    scores = ranked_probability_score(probs, grades)
-    table = confusion(grades, probs.argmax(1), k)
+    found = measure_by_query(probs, score, grades, gain, query, cutoff=CUTOFF)
+    table = confusion(grades, probs.argmax(1), probs.shape[1])
     return {
-        "ndcg": {str(q): round(value, 5) for q, value in ndcg.items()},
-        "rps": {str(q): round(float(scores[query == q].mean()), 5) for q in np.unique(query)},
+        "ndcg": {str(q): round(value, 5) for q, value in found.ndcg.items()},
+        "rps": {str(q): round(value, 5) for q, value in found.rps.items()},
         "macro_f1": round(float(macro_f1(table)), 4), "kappa": round(float(quadratic_kappa(table)), 4),
     }  # fmt: skip
 
@@ -206,40 +206,52 @@ def read_beside(path: Path, query_ids: Sequence[str]) -> dict[str, Any]:
         if stored["names"].tolist() != list(query_ids):
             raise InputError("the predictions are of other queries", where=str(path), todo="use the same split")
         grades = stored["y"].astype(np.int64)
-        return by_query(stored["p"].astype(np.float64), stored["z"], grades, grades.astype(float), stored["q"])
+        return figures_of(stored["p"].astype(np.float64), stored["z"], grades, grades.astype(float), stored["q"])
 
 
 def gather(work: Path, beside: Path | None) -> dict[str, Any]:
     """Gather all runs: means by set, and each stage against the untrained model, the default and the other program."""
-    rows: dict[str, dict[str, dict[str, dict[str, list[float]]]]] = {}  # of each query, by set, variant and figure
-    facts: dict[str, dict[str, Any]] = {}
+    found: dict[str, dict[str, list[tuple[dict[str, Any], dict[str, Any]]]]] = {}  # runs and figures by set and variant
     for path in sorted(work.glob("*.json")):
         run = json.loads(path.read_text(encoding="utf-8"))
-        variants = {
-            UNTRAINED if stage == UNTRAINED else f"{run['variant']}, {stage}": figures
-            for stage, figures in run["stages"].items()
-        }
+        variants = {s if s == UNTRAINED else f"{run['variant']}, {s}": figures for s, figures in run["stages"].items()}
         predictions = None if beside is None else beside / f"{run['set']}-{run['split']}-trained.npz"
         if predictions is not None and predictions.is_file() and run["variant"] == DEFAULT:
-            variants["other program"] = read_beside(predictions, run["query_ids"])
+            variants[OTHER] = read_beside(predictions, run["query_ids"])
         for variant, figures in variants.items():
-            fact = facts.setdefault(run["set"], {}).setdefault(variant, {"splits": {}})
-            fact["splits"][str(run["split"])] = {
-                **{key: figures[key] for key in ("macro_f1", "kappa", "seconds") if key in figures},
-                **{key: round(float(np.mean(list(figures[key].values()))), 5) for key in ("ndcg", "rps")},
-            }
-            for key in ("ndcg", "rps"):
-                values = rows.setdefault(run["set"], {}).setdefault(variant, {}).setdefault(key, {})
-                for number, value in figures[key].items():
-                    values.setdefault(run["query_ids"][int(number)], []).append(value)
-    for name, variants in rows.items():
-        for variant, figures in variants.items():
-            for against, other in variants.items():
-                if against != variant and (against in (UNTRAINED, "other program") or against.startswith(DEFAULT)):
-                    facts[name][variant].setdefault("against", {})[against] = {
-                        key: compare(figures[key], other[key]) for key in figures
-                    }
-    return facts
+            found.setdefault(run["set"], {}).setdefault(variant, []).append((run, figures))
+    return {name: _compare_variants(variants) for name, variants in found.items()}
+
+
+def _compare_variants(variants: Mapping[str, Sequence[tuple[dict[str, Any], dict[str, Any]]]]) -> dict[str, Any]:
+    """Summarise the variants of a set: means by split, and differences to those that they are held against."""
+    values = {variant: {key: _by_query_id(runs, key) for key in PER_QUERY} for variant, runs in variants.items()}
+    against = [v for v in variants if v in (UNTRAINED, OTHER) or v.startswith(DEFAULT)]
+    return {
+        variant: {
+            "splits": {str(run["split"]): _means(figures) for run, figures in runs},
+            "against": {
+                other: {key: compare(values[variant][key], values[other][key]) for key in PER_QUERY}
+                for other in against if other != variant
+            },
+        }
+        for variant, runs in variants.items()
+    }  # fmt: skip
+
+
+def _by_query_id(runs: Sequence[tuple[dict[str, Any], dict[str, Any]]], key: str) -> dict[str, list[float]]:
+    values: dict[str, list[float]] = {}
+    for run, figures in runs:
+        for number, value in figures[key].items():
+            values.setdefault(run["query_ids"][int(number)], []).append(value)
+    return values
+
+
+def _means(figures: Mapping[str, Any]) -> dict[str, float]:
+    return {
+        **{key: figures[key] for key in ("macro_f1", "kappa", "seconds", "threads") if key in figures},
+        **{key: round(float(np.mean(list(figures[key].values()))), 5) for key in PER_QUERY},
+    }
 
 
 def compare(one: Mapping[str, list[float]], two: Mapping[str, list[float]]) -> dict[str, Any]:
@@ -276,11 +288,11 @@ def main(argv: list[str] | None = None) -> int:
                     facts = {"set": name, "split": number, "variant": args.variant, "settings": args.set}
                     write_file(path, json.dumps(facts | run))
                     print(name, number, args.variant, {
-                        stage: {key: round(float(np.mean(list(figures[key].values()))), 4) for key in ("ndcg", "rps")}
-                        for stage, figures in run["stages"].items()
+                        stage: _means(figures) for stage, figures in run["stages"].items()
                     }, flush=True)  # fmt: skip
-        files = {name: digest_file(folder / name / "judgments.jsonl.gz") for name in args.sets}
-        result = {"sets": gather(args.work, args.beside), "data": files, "circumstances": describe_machine("torch")}
+        found = gather(args.work, args.beside)
+        data = {file: digest_file(folder / file) for name in found for file in SETS[name].files(name)}
+        result = {"sets": found, "data": data, "circumstances": describe_machine("torch")}
     except DarlError as err:
         print(f"error: {err}", file=sys.stderr)
         return err.exit_code

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from benchmarks.quality.data import GAINS, Judged, Rows, select
+from benchmarks.quality.data import GAINS, Judged, Rows
 from trainer.config import Loss, Stages
 from trainer.losses import GRADE_LOSSES
 from trainer.models.heads import HEADS, CumulativeHead, Head
@@ -191,4 +191,4 @@ def apply(method: Method, head: Head, judged: Judged, queries: Rows) -> tuple[Pr
     :return: predictions and the pairs they are of.
     """
     rows = judged.rows(queries)
-    return predict(head, features(method, judged)[rows]), select(judged.pairs, rows)
+    return predict(head, features(method, judged)[rows]), judged.pairs.select(rows)

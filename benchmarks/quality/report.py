@@ -237,7 +237,7 @@ def render_learner(result: dict[str, Any]) -> str:
     where = result["circumstances"]
     parts.append(
         "Change: against the untrained model over the same queries, a query that several splits test being averaged "
-        f"over them; RPS: lower is better. One thread of {where['processor']}; torch {where['versions']['torch']}."
+        f"over them; RPS: lower is better. {where['processor']}; torch {where['versions']['torch']}."
     )
     return "\n\n".join(parts)
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks.quality.data import GAINS, Judged, Rows, select
+from benchmarks.quality.data import GAINS, Judged, Rows
 from benchmarks.quality.methods import LIMITS, Method, calibrated, fit, fitted, objective, seen
 from benchmarks.quality.methods import features as columns
 from darl_opensearch.records.items import Item
@@ -96,7 +96,7 @@ def train_full(
     with tempfile.TemporaryDirectory() as work:
         Fit(model, GradedLoss(loss), dev_loss, settings, source, seed=seed, folder=Path(work) / "full").run()
     rows = torch.cat([wanted, judged.rows(dev)]).unique()
-    compact = _compact(select(judged.pairs, rows))
+    compact = _compact(judged.pairs.select(rows))
     table = torch.zeros_like(judged.head_input)
     table[rows] = model.feature_table(compact.queries, compact.items, compact.index).head_input
     return Fitted(calibrated(method, model.head, (judged.part(dev), table[judged.rows(dev)])), table)

@@ -58,7 +58,7 @@ def open_folder(folder: Path, config: Config, data: dict[str, Any], base: Path, 
         path, text = folder / name, json.dumps(value, indent=2, sort_keys=True)
         if path.is_file():
             before = path.read_text(encoding="utf-8")
-            if text not in (before, _complete(before)):
+            if (_complete(before) if name == CONFIG else before) != text:
                 what = "configuration" if name == CONFIG else "data"
                 raise InputError(
                     f"the folder holds a run with another {what}",
@@ -71,10 +71,10 @@ def open_folder(folder: Path, config: Config, data: dict[str, Any], base: Path, 
 
 
 def _complete(text: str) -> str:
-    """Add the defaults of keys that a stored configuration's version did not know; leave other files as they are."""
+    """Add the defaults of keys that a stored configuration's version did not know; leave a file of others as it is."""
     try:
         config = parse_config(json.loads(text), where=CONFIG)
-    except (DarlError, ValueError, AttributeError):
+    except (DarlError, ValueError):
         return text
     return json.dumps(config.to_json(), indent=2, sort_keys=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,8 +96,7 @@ def _counts(data: dict[str, Any]) -> str:
         if isinstance(part, dict) and "pairs" in part
     ]
     if apart := data.get("set_aside"):
-        some = ", ".join(apart[:5]) + (", …" if len(apart) > 5 else "")
-        lines.append(f"  nearly all items are judged: {len(apart)} are set aside for calibration ({some})")
+        lines.append(f"  nearly all items are judged: {len(apart)} are set aside for calibration ({_first_few(apart)})")
     if data.get("without_text"):
         lines.append(f"  {_passed_over(data)}")
     return "\n".join(lines)
@@ -105,11 +105,15 @@ def _counts(data: dict[str, Any]) -> str:
 def _passed_over(data: dict[str, Any]) -> str:
     """Say which items without text were passed over."""
     blank: dict[str, int] = data["without_text"]
-    some = ", ".join(list(blank)[:5]) + (", …" if len(blank) > 5 else "")
+    items = "item" if len(blank) == 1 else "items"
     return (
-        f"passed over: {len(blank):,} {'item' if len(blank) == 1 else 'items'} without text ({some}), with "
+        f"passed over: {len(blank):,} {items} without text ({_first_few(list(blank))}), with "
         f"{sum(blank.values()):,} judgments"
     )
+
+
+def _first_few(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
 
 
 def _verdict(stage: dict[str, Any]) -> str:

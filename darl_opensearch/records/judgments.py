@@ -52,7 +52,7 @@ def gather_judgments(
     :param blank: ids of items without text, whose judgments are counted here and passed over.
     :raises InputError: for an unknown grade or item, a repeated pair, an empty query, or a query id with two texts.
     """
-    for line in LineKind(items=items, k=k, blank=Counter() if blank is None else blank).read(path):
+    for line in LineKind(items=items, k=k, blank=blank or Counter()).read(path):
         text, first = ledger.add(line)
         if text != line.query:
             raise changed_query(line, text)

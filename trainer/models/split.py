@@ -26,15 +26,7 @@ from darl_opensearch.errors import UsageError
 from darl_opensearch.scoring.batching import plan_batches
 from darl_opensearch.scoring.encode import CappedTokenizer, pad_batch, special_ids
 from trainer.config import Config
-from trainer.models.base import (
-    AVERAGE,
-    BACKBONES,
-    LAST,
-    FeatureTable,
-    PairFeatures,
-    average_layers,
-    token_budget,
-)
+from trainer.models.base import AVERAGE, BACKBONES, LAST, FeatureTable, PairFeatures, average_layers, token_budget
 from trainer.models.heads import HEADS
 from trainer.models.sources import EncoderSource, load_encoder, make_pair_tokenizer
 

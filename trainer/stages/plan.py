@@ -74,10 +74,12 @@ def train(
     start = measure_ndcg(features, pairs["dev"], config) if config.loss.groups else {}
     if "ood_dev" in pairs:
         result["ood_dev_start"] = measure_pairs(features, pairs["ood_dev"], config)
+    untrained = copy.deepcopy(model.head.state_dict())
     result["stages"] = _run_stages(Context(features, objective, config, data, pairs, base, folder, report))
     report("calibrating grades", 0, 1)
-    learnt = config.model.base.startswith(BUNDLE) or any(stage["kept"] for stage in result["stages"])
-    calibrate = calibrate_grades if learnt else calibrate_afresh
+    head = model.head.state_dict()
+    learnt = not all(torch.equal(head[name], value) for name, value in untrained.items())
+    calibrate = calibrate_grades if learnt or config.model.base.startswith(BUNDLE) else calibrate_afresh
     calibrate(model.head, pairs["dev"], features.of(pairs["dev"]).head_input)
     result["dev"] = measure_pairs(features, pairs["dev"], config)
     result["ndcg_intervals"]["dev"] = ndcg_interval()

@@ -143,7 +143,9 @@ class Stages(Settings, table="stages"):
         3, "folds of the training queries that the full stage is measured on if there are fewer than 150 dev queries, "
         "each after training without it; 0: none", least=0,
     )  # fmt: skip
-    patience: int = setting(3, "evaluations without a better dev loss before a stage stops", least=1)
+    patience: int = setting(
+        3, "evaluations without a better dev RPS (head stage: dev loss) before a stage stops", least=1
+    )
     micro_queries: int = setting(0, "maximum queries encoded at once, to bound memory; 0: all of a step", least=0)
     device: str = setting("auto", "auto (a GPU if there is one), cpu, cuda or cuda:1")
     precision: Literal["fp32", "bf16"] = setting(

@@ -356,8 +356,8 @@ def test_a_loss_or_a_gradient_that_is_no_number_moves_nothing(tmp_path):
         assert kept.progress["state"]["step"] == 4 and all(torch.isfinite(t).all() for t in kept.weights.values())
 
 
-def test_a_dev_loss_that_is_no_number(tmp_path):
-    with pytest.raises(DarlError, match=r"the dev loss is nan before the first step\. Check the base model's weights"):
+def test_a_dev_rps_that_is_no_number(tmp_path):
+    with pytest.raises(DarlError, match=r"the dev RPS is nan before the first step\. Check the base model's weights"):
         descend(tmp_path, evaluate=lambda: float("nan"))
     losses = iter([1.0, 0.5, float("nan"), 0.4, 0.3, 0.2, 0.1, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])
     descent = make(tmp_path / "later", evaluate=lambda: next(losses))
@@ -517,7 +517,7 @@ def test_an_encoder_trains_in_bf16_as_in_fp32(tmp_path, bases):
         rows.append(plan.train(config, path.parent, tmp_path / precision).result["stages"][0]["history"])
     assert rows[0] != rows[1]
     for one, two in zip(*rows, strict=True):
-        assert two["dev_loss"] == pytest.approx(one["dev_loss"], rel=0.1)
+        assert two["dev_rps"] == pytest.approx(one["dev_rps"], rel=0.1)
 
 
 def test_features_are_encoded_on_the_device_and_are_on_the_cpu(tmp_path, bases, monkeypatch):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from darl_opensearch.records.judgments import JudgedQuery
 from trainer.config import Augment, Config
-from trainer.stages.full_stage import choose_loss, descend, dev_loss, fit_settings
+from trainer.stages.full_stage import choose_loss, descend, dev_rps, fit_settings
 from trainer.stages.registry import STAGES, Context, Outcome, Stage, require_key
 from trainer.stages.robust import find_groups
 from trainer.training_data.mixing import Replayed
@@ -19,7 +19,7 @@ from trainer.training_data.source import JudgedSource
 class AugmentedStage(Stage):
     """Train on new samples with a replay of old ones, near the initial weights
 
-    The dev loss is the mean of the losses on ID and OOD dev queries, and both sets decide with equal weight whether the
+    Stops by the mean of the RPS on ID and OOD dev queries, and both sets decide with equal weight whether the
     weights are kept. If an interpolation follows, that decides; after refit, the gate does.
     """
 
@@ -47,7 +47,7 @@ class AugmentedStage(Stage):
         parts: dict[str, list[JudgedQuery]] = {"dev": data.dev}
         if data.ood_dev:
             parts["ood_dev"] = data.ood_dev
-        history = descend(context, loss, dev_loss(context, parts), settings, source)
+        history = descend(context, loss, dev_rps(context, parts), settings, source)
         decided = "interpolate" if "interpolate" in context.later else ""
         if not decided and "refit" in config.stages.run:
             decided = "the gate"  # of the cycle, as for the head: docs/decisions/0021-the-gate-decides.md

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from darl_opensearch.stats.grades import ranked_probability_score
 from darl_opensearch.stats.ranking import ndcg_per_query
+from trainer.config import Config
 from trainer.models.heads import Head
 from trainer.stages.objective import predict
+from trainer.training_data.features import Features
 from trainer.training_data.pairs import Pairs
 
 Floats = NDArray[np.float64]
@@ -105,6 +107,14 @@ def measure_calibrated(
             calibrate_afresh(calibrated, pairs.select(others), head_input[others])
         probs[rows.numpy()] = predict(calibrated, head_input[rows]).grade_probs
     return measure_by_query(probs, predict(head, head_input).latent, *pairs.numpy(gains), cutoff=cutoff)
+
+
+def measure_current(features: Features, pairs: Pairs, config: Config) -> QueryFigures:
+    """Measure the current model as :func:`measure_calibrated` does."""
+    head_input = features.of(pairs).head_input
+    return measure_calibrated(
+        features.model.head, pairs, head_input, config.grades.scale.gains, cutoff=config.stages.cutoff
+    )
 
 
 def measure_held_out(

@@ -26,7 +26,7 @@ class Checkpoint:
     """The state that resumes a descent.
 
     :param tensors: optimiser, random state, averages and state of the loss, by name.
-    :param progress: JSON-ready: steps done, best dev loss, history.
+    :param progress: JSON-ready: steps done, best dev RPS, history.
     """
 
     weights: dict[str, Tensor]
@@ -37,7 +37,7 @@ class Checkpoint:
 def write(folder: Path, checkpoint: Checkpoint, best: Mapping[str, Tensor] | None) -> None:
     """Write a checkpoint in place of the previous one.
 
-    :param best: weights with the best dev loss so far; None: those of the previous checkpoint.
+    :param best: weights with the best dev RPS so far; None: those of the previous checkpoint.
     :raises DarlError: if the disk is full; the previous checkpoint is kept.
     """
     try:
@@ -70,7 +70,7 @@ def read(folder: Path) -> Checkpoint | None:
 
 
 def read_best(folder: Path) -> dict[str, Tensor]:
-    """Read the weights with the best dev loss."""
+    """Read the weights with the best dev RPS."""
     return load_file(folder / BEST)
 
 

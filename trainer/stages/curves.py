@@ -1,4 +1,4 @@
-"""``curves.svg``: the losses of each stage."""
+"""``curves.svg``: the losses and the dev RPS of each stage."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TRAIN, DEV = "#8a8a8a", "#0b5fa5"
 
 
 def draw(outcomes: Sequence[Mapping[str, Any]]) -> str:
-    """Draw the losses of every stage, and the curve of an interpolation, as SVG; empty if there is nothing to draw.
+    """Draw losses and dev RPS of each stage, and the curve of an interpolation, as SVG; empty without any.
 
     Reproducible byte by byte: no date, and ids from a fixed salt.
 
@@ -32,24 +32,36 @@ def draw(outcomes: Sequence[Mapping[str, Any]]) -> str:
         figure.subplots_adjust(left=0.55 / (4.2 * len(shown)), right=0.99, bottom=0.15, top=0.9)  # draws once
         for axes, outcome in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
             axes.set_title(f"{outcome['stage']}{'' if outcome['kept'] else ' (rolled back)'}")
-            (_curve if outcome.get("curve") else _losses)(axes, outcome)
             axes.spines[["top", "right"]].set_visible(False)
-            axes.legend(frameon=False)
+            lines = (_curve if outcome.get("curve") else _losses)(axes, outcome)
+            axes.legend(handles=lines, frameon=False)
         out = io.StringIO()
         figure.savefig(out, format="svg", metadata={"Date": None})
     return out.getvalue()
 
 
-def _losses(axes: Any, outcome: Mapping[str, Any]) -> None:
-    for key, label, colour in (("train_loss", "training loss", TRAIN), ("dev_loss", "dev loss", DEV)):
-        rows = [(row["step"], row[key]) for row in outcome["history"] if row.get(key) is not None]
-        axes.plot([step for step, _ in rows], [loss for _, loss in rows], color=colour, marker=".", label=label)
+def _losses(axes: Any, outcome: Mapping[str, Any]) -> list[Any]:
+    """Plot losses to the left; the dev RPS has its own scale to the right."""
     axes.set_xlabel("step")
+    lines = []
+    for key, label, colour in (
+        ("train_loss", "training loss", TRAIN), ("dev_loss", "dev loss", DEV), ("dev_rps", "dev RPS (right)", DEV)
+    ):  # fmt: skip
+        rows = [(row["step"], row[key]) for row in outcome["history"] if row.get(key) is not None]
+        if not rows:
+            continue
+        own = axes
+        if key == "dev_rps":
+            own = axes.twinx()
+            own.spines["top"].set_visible(False)
+        lines += own.plot([step for step, _ in rows], [y for _, y in rows], color=colour, marker=".", label=label)
+    return lines
 
 
-def _curve(axes: Any, outcome: Mapping[str, Any]) -> None:
+def _curve(axes: Any, outcome: Mapping[str, Any]) -> list[Any]:
     coefficients = [point["coefficient"] for point in outcome["curve"]]
     for key, label, colour in (("id_ndcg", "ID dev nDCG", TRAIN), ("ood_ndcg", "OOD dev nDCG", DEV)):
         axes.plot(coefficients, [point[key] for point in outcome["curve"]], color=colour, marker=".", label=label)
     axes.axvline(outcome["coefficient"], color="black", linewidth=0.8, linestyle=":", label="chosen")
     axes.set_xlabel("coefficient")
+    return list(axes.lines)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -19,12 +18,10 @@ from trainer import distributed
 from trainer.config import Config, Distill
 from trainer.losses import DISTILLATION_LOSSES
 from trainer.losses.registries import count_comparable
-from trainer.stages.full_stage import descend, fit_settings
+from trainer.stages.full_stage import descend, dev_rps, fit_settings
 from trainer.stages.objective import Objective, Totals
 from trainer.stages.registry import STAGES, Context, Outcome, Stage, require_key
-from trainer.stages.robust import HeadData, dev_objective
 from trainer.teachers import Teacher, TeacherFiles, TeacherRequest, fetch_scores, find_teacher, normalise_scores
-from trainer.training_data.features import Features
 from trainer.training_data.mixing import Taught, Together
 from trainer.training_data.run_data import RunData
 from trainer.training_data.source import Batch, JudgedSource, Source
@@ -37,8 +34,7 @@ Scores = dict[str, dict[str, float]]
 class DistillStage(Stage):
     """Learn a teacher's scores of judged and unjudged pairs, with the graded loss mixed in
 
-    The labels decide on early stopping and on keeping the weights: the dev loss is the rank loss of the dev pairs, plus
-    ``graded`` times the whole graded loss.
+    The labels decide on early stopping and on keeping the weights.
     """
 
     def check(self, config: Config) -> None:
@@ -67,7 +63,7 @@ class DistillStage(Stage):
             rate_key="[distill] learning_rate",
         )  # fmt: skip
         source = _make_source(context, requests, answers)
-        history = descend(context, distilled, _dev_loss(context), settings, source)
+        history = descend(context, distilled, dev_rps(context, {"dev": data.dev}), settings, source)
         return Outcome(history, figures={"teacher": own.teacher, "taught_pairs": pairs - missing, "missing": missing})
 
     def _ask(self, context: Context, requests: Sequence[TeacherRequest]) -> list[list[float | None]]:
@@ -160,22 +156,6 @@ def key_by_text(
         query: {text: math.fsum(values) / len(values) for text, values in items.items()}
         for query, items in scores_of.items()
     }
-
-
-def _dev_loss(context: Context) -> Callable[[], float]:
-    """Make the dev loss, by labels: the rank loss, plus the graded loss by its weight in training."""
-    model, objective, graded = context.model, context.objective, context.config.distill.graded
-    order = dataclasses.replace(
-        objective, terms=tuple(dataclasses.replace(t, weight=float(t.kind == "rank")) for t in objective.terms)
-    )
-
-    def evaluate() -> float:
-        features = Features(model, device=context.config.stages.device)
-        dev = HeadData(context.pairs["dev"], features.of(context.pairs["dev"]).head_input)
-        loss = dev_objective(order, model.head, dev)
-        return loss + graded * dev_objective(objective, model.head, dev) if graded else loss
-
-    return evaluate
 
 
 def _refuse_missing(

@@ -60,7 +60,7 @@ class FitSettings:
     :param head_learning_rate: peak rate of the head.
     :param batch_queries: queries per step, over all processes.
     :param evaluations: dev evaluations per epoch.
-    :param patience: evaluations without a better dev loss before it stops.
+    :param patience: evaluations without a better dev RPS before it stops.
     :param micro_queries: maximum queries encoded at once, to bound memory; 0: a process's whole share.
     :param ema: decay of the exponential moving average of the weights (Polyak and Juditsky 1992) that is evaluated
         and kept; 0: no averaging.
@@ -103,7 +103,7 @@ class Fit:
     and all end with the same weights.
 
     :param model: trained in place; it must hold the initial weights, even when the descent resumes.
-    :param evaluate: returns the dev loss of the model, which is on the CPU at the time.
+    :param evaluate: returns the dev RPS of the model, lower is better, which is on the CPU at the time.
     :param folder: folder of the checkpoints, shared by all processes.
     :raises UsageError: for an unknown device or precision.
     """
@@ -148,7 +148,7 @@ class Fit:
         return min(1.0, (step + 1) / warm) * max(0.0, (self.total_steps - step) / max(1, self.total_steps))
 
     def run(self, advance: Callable[[int, int], object] = lambda done, total: None) -> list[dict[str, float]]:
-        """Train to the end or to early stopping; the model ends with the weights of the best dev loss.
+        """Train to the end or to early stopping; the model ends with the weights of the best dev RPS.
 
         :param advance: called with steps done and steps in all.
         :return: the history.
@@ -342,9 +342,9 @@ class Fit:
         if improved:
             self.state.best_loss, self.state.best_step, self.state.since = loss, self.state.step, 0
         elif self.state.best_step < 0:
-            raise DarlError(f"the dev loss is {loss} before the first step", where=str(self.folder),
+            raise DarlError(f"the dev RPS is {loss} before the first step", where=str(self.folder),
                             todo="check the base model's weights and the dev file")  # fmt: skip
-        row = {"step": float(self.state.step), "dev_loss": loss}
+        row = {"step": float(self.state.step), "dev_rps": loss}
         self.history.append(row if math.isnan(train_loss) else row | {"train_loss": train_loss})
         if math.isfinite(loss):  # else the weights are broken, and a checkpoint of them would be useless
             self._save(improved)

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from darl_opensearch.records.judgments import JudgedQuery
 from trainer.config import Config
+from trainer.stages.calibrated import measure_current
 from trainer.stages.fit import Fit, FitSettings, StepLoss
 from trainer.stages.objective import Objective, Totals
 from trainer.stages.registry import STAGES, Context, Outcome, Stage
-from trainer.stages.robust import GroupDroLoss, Groups, HeadData, dev_objective, find_groups
+from trainer.stages.robust import GroupDroLoss, Groups, find_groups
 from trainer.training_data.features import Features
+from trainer.training_data.pairs import Pairs
 from trainer.training_data.source import Batch, JudgedSource, Source
 
 
@@ -33,7 +36,7 @@ class FullStage(Stage):
             head_learning_rate=limits.head_learning_rate, rate_key="[stages] full_learning_rate",
         )  # fmt: skip
         loss = choose_loss(context.objective, find_groups(config.loss, data.train))
-        return Outcome(descend(context, loss, dev_loss(context, {"dev": data.dev}), settings, source))
+        return Outcome(descend(context, loss, dev_rps(context, {"dev": data.dev}), settings, source))
 
 
 class GradedLoss:
@@ -60,24 +63,33 @@ def choose_loss(objective: Objective, groups: Groups | None) -> StepLoss:
     return GradedLoss(objective) if groups is None else GroupDroLoss(objective, groups)
 
 
-def dev_loss(context: Context, parts: Mapping[str, Sequence[JudgedQuery]]) -> Callable[[], float]:
-    """Make a function that computes the current dev loss: the mean over the parts, with equal weights.
+def dev_rps(context: Context, parts: Mapping[str, Sequence[JudgedQuery]]) -> Callable[[], float]:
+    """Make a function that computes the current dev RPS, with grades that are calibrated on the other dev queries.
 
-    :param parts: queries by role.
+    So a descent stops by what the model knows: the loss of uncalibrated grades also falls while thresholds move, and
+    rises with a latent that is merely too steep.
+
+    :param parts: queries by role, with equal weights; of groups, the worst one's RPS counts.
     """
-    model, objective = context.model, context.objective
-    groups = {role: find_groups(context.config.loss, queries) for role, queries in parts.items()}
+    model, config = context.model, context.config
+    groups = {role: find_groups(config.loss, queries) for role, queries in parts.items()}
 
     def evaluate() -> float:
-        features = Features(model, device=context.config.stages.device)
-        losses = [
-            dev_objective(objective, model.head, HeadData(pairs, features.of(pairs).head_input, groups[role]))
+        features = Features(model, device=config.stages.device)
+        return float(np.mean([
+            _worst_rps(measure_current(features, context.pairs[role], config).rps, context.pairs[role], groups[role])
             for role in parts
-            if (pairs := context.pairs[role])
-        ]
-        return sum(losses) / len(losses)
+        ]))  # fmt: skip
 
     return evaluate
+
+
+def _worst_rps(rps: Mapping[int, float], pairs: Pairs, groups: Groups | None) -> float:
+    """Average over queries, or with groups over those of the worst group."""
+    if groups is None:
+        return float(np.mean(list(rps.values())))
+    queries = (pairs.query_index[rows].unique().tolist() for rows in groups.rows(pairs))
+    return max(float(np.mean([rps[query] for query in group])) for group in queries)
 
 
 def fit_settings(
@@ -105,7 +117,7 @@ def descend(
 ) -> list[dict[str, float]]:
     """Train the model of a stage, resuming from the last checkpoint, and return the history.
 
-    :param evaluate: returns the current dev loss.
+    :param evaluate: returns the current dev RPS.
     :raises DarlError: if the loss is not finite; the last good checkpoint is kept.
     """
     fit = Fit(context.model, loss, evaluate, settings, source, seed=context.seed, folder=context.place)

@@ -25,7 +25,7 @@ from trainer.models.continued import BUNDLE, load_starting_model
 from trainer.ood.calibration import check_count
 from trainer.run_folder import Trained
 from trainer.stages import STAGES
-from trainer.stages.calibrated import QueryFigures, calibrate_afresh, calibrate_grades, measure_calibrated
+from trainer.stages.calibrated import calibrate_afresh, calibrate_grades, measure_current
 from trainer.stages.cross_validation import cross_validate
 from trainer.stages.curves import draw
 from trainer.stages.objective import Objective, measure_ndcg, measure_pairs
@@ -34,7 +34,6 @@ from trainer.stages.registry import Context, Report, check_plan
 from trainer.stages.robust import check_groups
 from trainer.stages.verdict import Verdict, average_gains
 from trainer.training_data.features import Features
-from trainer.training_data.pairs import Pairs
 from trainer.training_data.reading import read_data
 from trainer.training_data.run_data import RunData, count_pairs
 
@@ -188,10 +187,12 @@ def _run_stage(context: Context, kept_before: Sequence[int]) -> dict[str, Any]:
     stage = STAGES[name].make()
     before_state, restore_features = copy.deepcopy(model.state_dict()), features.remember()
     pairs = {role: context.pairs[role] for role in stage.judged_on if role in context.pairs}
-    before = [_measure(context, part) for part in pairs.values()]
+    before = [measure_current(features, part, config) for part in pairs.values()]
     context.report(f"stage {name}", 0, 1)
     outcome = stage.run(context)
-    gains = [old.gains_to(_measure(context, part)) for old, part in zip(before, pairs.values(), strict=True)]
+    gains = [
+        old.gains_to(measure_current(features, part, config)) for old, part in zip(before, pairs.values(), strict=True)
+    ]
     figures = {role: measure_pairs(features, part, config) for role, part in pairs.items()}
     out_of_fold = outcome.gains
     if stage.cross_validated:
@@ -215,14 +216,6 @@ def _run_stage(context: Context, kept_before: Sequence[int]) -> dict[str, Any]:
     }  # fmt: skip
     write_on_main(lambda: run_folder.write_stage(place, result, model), place.parent)
     return result
-
-
-def _measure(context: Context, pairs: Pairs) -> QueryFigures:
-    """Measure the current model's figures by query."""
-    config, head_input = context.config, context.features.of(pairs).head_input
-    return measure_calibrated(
-        context.model.head, pairs, head_input, config.grades.scale.gains, cutoff=config.stages.cutoff
-    )
 
 
 def keep_learnt(data: RunData, outcomes: list[dict[str, Any]]) -> RunData:

@@ -81,7 +81,7 @@ class Context:
 class Outcome:
     """Outcome of a stage.
 
-    :param history: rows of ``step`` with ``train_loss`` and ``dev_loss``.
+    :param history: rows of ``step`` with ``train_loss`` and ``dev_rps`` or, where a head is fitted, ``dev_loss``.
     :param gains: of further held-out queries, which count like those of the dev queries.
     :param decided: what decides on keeping the weights in place of the plan, such as a later stage; they are kept for
         now. Empty: the plan decides.

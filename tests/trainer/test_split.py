@@ -175,6 +175,19 @@ def test_rarity_closed_forms(bases):
     assert [model.rarity[ids[t]].item() for t in ("[CLS]", "[SEP]", "[PAD]")] == [0.0, 0.0, 0.0]
 
 
+def test_a_pass_holds_texts_of_similar_length(bases, monkeypatch):
+    """However long one text is, the others are not padded to it: the tokens of a pass are bounded, padding included."""
+    model = SplitReranker.from_source(load_encoder(str(bases["bert"])), (0.0, 1.0), query_cap=16, item_cap=60).eval()
+    shapes, encode = [], model.encode
+    monkeypatch.setattr(model, "encode", lambda ids, *rest: shapes.append(tuple(ids.shape)) or encode(ids, *rest))
+    monkeypatch.setattr("trainer.models.split.token_budget", lambda device: 64)
+    items = ["x"] * 3 + [f"x{n}" for n in range(30)] + [" ".join(["cover"] * 50)]
+    with torch.no_grad():
+        model.pair_features(["cyber"] * len(items), items)
+    assert all(rows * width <= 64 or rows == 1 for rows, width in shapes)
+    assert (1, 52) in shapes and sum(rows for rows, _ in shapes) == 1 + 32
+
+
 def test_a_table_with_items_that_no_pair_has(bases):
     model = _cached(bases, "bert")
     table = model.feature_table(["bike", "pet"], ["fire", "water", "theft"], torch.tensor([[0, 2], [1, 2], [0, 0]]))

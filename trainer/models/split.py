@@ -337,9 +337,9 @@ class SplitReranker(nn.Module):
 
     def _batches(self, texts: Sequence[str], tokens: CappedTokenizer) -> Iterator[tuple[list[int], Tensor, Tensor]]:
         """Yield places, token ids and mask of texts of similar length."""
-        encoded, device = tokens.items(texts), self.rarity.device
-        for batch in plan_batches([len(ids) for ids in encoded], token_budget=token_budget(device)):
-            padded = pad_batch([encoded[i] for i in batch])
+        sequences, device = tokens.items(texts), self.rarity.device
+        for batch in plan_batches([len(sequence.ids) for sequence in sequences], token_budget=token_budget(device)):
+            padded = pad_batch([sequences[i] for i in batch])
             ids, mask = (torch.from_numpy(padded[name]).to(device) for name in ("input_ids", "attention_mask"))
             yield batch.tolist(), ids, mask
 

@@ -63,7 +63,7 @@ def cli(
         else:
             result = steps.run_cycle(resolved, config.parent, world, until=until)
     if dry_run:
-        emit(vars(plan), as_json=as_json, text=_plan(plan))
+        emit(plan.to_json(), as_json=as_json, text=_plan(plan))
         return
     emit(result.to_json(), as_json=as_json, text=summarize_cycle(result))
     if result.outcome == "refused":
@@ -75,7 +75,18 @@ def _plan(plan: Any) -> str:
         return f"No cycle would start: {'; '.join(plan.reasons)}."
     verb = "would start" if plan.begins else "would resume"
     done = f" Done: {', '.join(plan.done)}." if plan.done else ""
-    return f"Cycle {plan.cycle} {verb} ({'; '.join(plan.reasons)}).{done} To do: {', '.join(plan.todo)}."
+    text = f"Cycle {plan.cycle} {verb} ({'; '.join(plan.reasons)}).{done} To do: {', '.join(plan.todo)}."
+    return f"{text}\n{_control(plan.control)}" if plan.control else text
+
+
+def _control(needs: Any) -> str:
+    """Say how many control queries the gate needs."""
+    arm = f"The control arm has up to {needs.available:,} queries"
+    if not needs.source:
+        return f"{arm}. How many the gate needs is not known before the first control arm; [gate] twin estimates it."
+    gains = " or ".join(f"{count:,} for a gain of .01 in {name}" for name, count in needs.gain.items())
+    loss = f", and {needs.no_loss:,} to exclude a loss of order" if needs.no_loss else ""
+    return f"{arm}; the gate needs about {gains}{loss} (power 80 %, by {needs.source})."
 
 
 def summarize_cycle(result: Any) -> str:

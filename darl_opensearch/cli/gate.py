@@ -45,10 +45,11 @@ def cli(
 ) -> None:
     """Decide whether bundle NEW may replace bundle OLD.
 
-    Both score the judged pairs with the graphs that serve them. NEW passes if it loses no more than --tolerance on
-    --id and gains on --control, both by the lower end of a 95 % interval over queries; if its bundle is valid and its
-    grades and item template are unchanged; and if it was trained on none of the test queries. Otherwise the exit code
-    is 3, and the report estimates how many queries would settle it.
+    Both score the judged pairs with the graphs that serve them. NEW passes if its order loses no more than --tolerance
+    on --id and --control, by the lower end of a 95 % interval over queries; if order or grades gain on --control, both
+    tested, and grades not by calibration alone; if its bundle is valid and its grades and item template are unchanged;
+    and if it was trained on none of the test queries. Otherwise the exit code is 3, and the report estimates how many
+    queries would settle it.
     """
     gates = load("trainer.evaluate.gate", "train")
     from darl_opensearch.bundle import Bundle

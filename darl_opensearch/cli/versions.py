@@ -85,4 +85,5 @@ def _gate(version: Version) -> str:
         for name in ("id", "control")
         if (change := gate.get(name)) and None not in (change["mean"], change["low"], change["high"])
     ]
-    return f"{'yes' if gate['passed'] else 'no'}: {gate['measure']} {', '.join(changes)}".strip()
+    gained = f"; gain in {' and '.join(gate['gained'])}" if gate["gained"] else ""
+    return f"{'yes' if gate['passed'] else 'no'}: {gate['measure']} {', '.join(changes)}{gained}".strip()

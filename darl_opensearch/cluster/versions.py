@@ -34,13 +34,15 @@ class Version:
 
     @property
     def gate(self) -> dict[str, Any] | None:
-        """The gate result in short: measure, and the change on each part."""
+        """The gate result in short: measure, change on each part, and measures with a gain on the control arm."""
         gate = self.report
         if not gate:
             return None
         conditions: Mapping[str, Any] = gate.get("conditions") or {}
         changes = {name: part["changes"][0]["change"] for name, part in conditions.items() if part.get("changes")}
-        return {"passed": gate.get("passed"), "measure": gate.get("measure"), **changes}
+        tested = (conditions.get("control") or {}).get("changes") or []
+        gained = [change["measure"] for change in tested if (change.get("gain") or {}).get("holds")]
+        return {"passed": gate.get("passed"), "measure": gate.get("measure"), "gained": gained, **changes}
 
     def to_json(self) -> dict[str, Any]:
         """Render for ``--json``."""

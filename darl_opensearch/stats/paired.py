@@ -12,6 +12,7 @@ from darl_opensearch.stats.bootstrap import Interval, bootstrap_mean
 
 DRAWS = 10_000
 Z_BOUND = 1.959964  # lower end of a 95 % interval, rounded as in earlier gate reports
+Z_HALVED = 2.241403  # the same of two tests that share its level
 Z_POWER = 0.841621  # power of 80 %
 _BLOCK = 1000  # sign patterns at a time: with many queries all of them would need gigabytes
 
@@ -68,18 +69,28 @@ class Power:
     needed: int | None
 
 
-def power(differences: NDArray[np.float64], bound: float) -> Power:
-    """Estimate how many queries put the lower end of a 95 % interval above a bound.
+def power(differences: NDArray[np.float64], bound: float, *, z: float = Z_BOUND) -> Power:
+    """Estimate how many queries put the lower end of an interval above a bound.
 
     The usual sample size of a one-sided paired test (Sakai 2016, doi:10.1145/2911451.2911492, for ranking measures):
-    ``((z_.975 + z_.8) sd / (mean - bound))^2``.
+    ``((z + z_.8) sd / (mean - bound))^2``.
 
     :param differences: ``[q]`` new minus old; nan for queries without a value.
+    :param z: normal quantile of the interval's lower end.
     """
     values = differences[~np.isnan(differences)]
     if len(values) < 2:
         return Power(math.nan, math.nan, None)
     sd, distance = float(values.std(ddof=1)), float(values.mean()) - bound
-    factor = (Z_BOUND + Z_POWER) * sd
-    needed = math.ceil((factor / distance) ** 2) if distance > 0 else None
-    return Power(sd, factor / math.sqrt(len(values)), needed)
+    needed = needed_queries(sd, distance, z=z) if distance > 0 else None
+    return Power(sd, (z + Z_POWER) * sd / math.sqrt(len(values)), needed)
+
+
+def needed_queries(sd: float, distance: float, *, z: float) -> int:
+    """Compute how many queries show with 80 % power that a mean is above a bound.
+
+    :param sd: standard deviation of the differences over queries.
+    :param distance: of the mean from the bound, above 0.
+    :param z: normal quantile of the interval's lower end.
+    """
+    return math.ceil(((z + Z_POWER) * sd / distance) ** 2)

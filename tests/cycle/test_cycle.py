@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
 
 import pytest
 
 from darl_opensearch.bundle import Bundle
-from darl_opensearch.cli.cycle import summarize_cycle
+from darl_opensearch.cli.cycle import _plan, summarize_cycle
 from darl_opensearch.cli.cycle_world import Surroundings
 from darl_opensearch.connect import ClusterOptions
 from darl_opensearch.errors import ClusterError, DarlError, GateRefused, InputError, UsageError
@@ -261,6 +262,33 @@ def test_a_dry_run_writes_nothing(small, tmp_path):
     plan = plan_cycle(read_cycle(path), tmp_path, world(tmp_path))
     assert (plan.cycle, plan.begins, plan.todo, plan.reasons) == ("0001", True, tuple(NAMES), ("asked for",))
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_plan_says_how_many_control_queries_the_gate_needs(small, released, tmp_path):
+    """By the spread of earlier control arms, else by a twin of the serving bundle, else not at all."""
+    folder, result, _ = released
+    needs = plan_cycle(read_cycle(folder / "cycle.toml"), folder, world(folder)).control
+    changes = result.steps["gate"]["conditions"]["control"]["changes"]
+    assert needs.spread == pytest.approx({change["measure"]: change["sd"] for change in changes}, abs=1e-9)
+    assert (needs.available, needs.source) == (12, "the control arms of earlier cycles")
+    sd = needs.spread["rps"]
+    assert needs.gain["rps"] == math.ceil(((2.241403 + 0.841621) * sd / 0.01) ** 2) > 5
+    assert needs.no_loss == 5  # a tolerance of 1 is no restriction, the minimum remains
+    text = _plan(plan_cycle(read_cycle(folder / "cycle.toml", ["gate.tolerance=0.01"]), folder, world(folder)))
+    assert f" or {needs.gain['rps']:,} for a gain of .01 in rps, and " in text and "up to 12 queries" in text
+
+    path = write_cycle(tmp_path, small[1], training(small))
+    unknown = plan_cycle(read_cycle(path), tmp_path, world(tmp_path))
+    assert unknown.control.to_json() == {"available": 12, "spread": {}, "source": "", "gain": {}, "no_loss": None}
+    assert "not known before the first control arm" in _plan(unknown)
+    made = folder / "cycles" / "0001" / "bundle"
+    config = read_cycle(path, [f"gate.twin='{made}'"])
+    twin = plan_cycle(config, tmp_path, world(tmp_path)).control
+    gates = result.steps["gate"]["conditions"]["id"]["changes"]  # the same two bundles on the same ID test
+    assert twin.spread == pytest.approx({change["measure"]: change["sd"] for change in gates}, abs=1e-5)
+    assert twin.source == f"{made} against the serving bundle on the ID test"
+    with pytest.raises(DarlError, match=r"nosuch"):
+        plan_cycle(read_cycle(path, ["gate.twin='nosuch'"]), tmp_path, world(tmp_path))
 
 
 @pytest.mark.parametrize(

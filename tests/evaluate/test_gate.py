@@ -7,6 +7,7 @@ import json
 import math
 import re
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,15 +19,17 @@ from darl_opensearch.errors import DarlError, InputError, UsageError
 from darl_opensearch.records.judgments import digest_records, read_judgments
 from darl_opensearch.scores import GradeScale
 from darl_opensearch.scoring import Scorer
+from darl_opensearch.stats.bootstrap import Interval
 from darl_opensearch.stats.grades import ranked_probability_score
-from darl_opensearch.stats.paired import compare_paired, power
+from darl_opensearch.stats.paired import Claim, compare_paired, power
 from darl_opensearch.stats.ranking import ndcg_per_query
 from tests.helpers.bundles import ITEMS, SCALE3, TEMPLATE, tiny_bundle, with_slope
 from tests.helpers.commands import run_main
 from tests.helpers.files import write_rows
 from trainer.evaluate.gate import gate
-from trainer.evaluate.gate_words import explain_refusal, render_decision
-from trainer.evaluate.parts import read_catalogue, read_part
+from trainer.evaluate.gate_report import Change
+from trainer.evaluate.gate_words import explain_loss, render_decision
+from trainer.evaluate.parts import JudgedPart, read_catalogue, read_part
 from trainer.evaluate.settings import GateOptions
 
 OPTIONS = {"draws": 400, "threads": 1}
@@ -53,7 +56,7 @@ def bundles(tmp_path_factory):
     """``good`` ranks by shared words, ``bad`` the other way round, ``sure`` as good and nearly certain of it."""
     folder = tmp_path_factory.mktemp("gate")
     plain = tiny_bundle(folder / "plain", name="shoes")
-    return {name: with_slope(plain, folder / name, slope) for name, slope in (("good", 10), ("bad", -10), ("sure", 60))}
+    return {name: with_slope(plain, folder / name, slope) for name, slope in (("good", 10), ("bad", -10), ("sure", 20))}
 
 
 @pytest.fixture
@@ -99,27 +102,73 @@ def test_a_better_bundle_may_take_the_place_of_a_worse_one_and_not_the_reverse(b
         assert ndcg.claim.interval.mean == pytest.approx((new[0] - old[0]).mean(), abs=1e-3)  # the tie-break differs
         assert rps.claim.interval.mean == pytest.approx((old[1] - new[1]).mean())  # lower is better
         assert ndcg.claim.interval.low > condition.bound and condition.queries == 40 and condition.pairs == 240
-    assert [one.bound for one in yes.conditions] == [-0.01, 0.0]
+    assert [one.bound for one in yes.conditions] == [-0.01, -0.01]
+    assert [[change.gain is not None for change in one.changes] for one in yes.conditions] == [[False] * 2, [True] * 2]
     no = run(bundles["good"], bundles["bad"], data)
     assert not no.passed and len(no.reasons) == 2
     assert re.match(
         r"in-distribution queries: nDCG@10 changes by -\S+ \[-\S+, -\S+\], which is a loss beyond 0.01",
         no.reasons[0],
     )
-    assert re.match(r"control arm: nDCG@10 changes by -\S+ \[\S+, \S+\], which is a loss$", no.reasons[1])
+    assert re.match(r"control arm: nDCG@10 changes by -\S+ \[\S+, \S+\], which is a loss beyond 0.01$", no.reasons[1])
 
 
 def test_the_same_ranking_is_no_gain(bundles, data):
     same = run(bundles["good"], bundles["good"], data)
     [reason] = same.reasons  # no loss beyond the tolerance on the one, no gain on the other
+    unchanged = "+0.0000 [+0.0000, +0.0000] (p = 1.000)"
     assert reason == (
-        "control arm: nDCG@10 changes by +0.0000 [+0.0000, +0.0000] over 40 queries, not a gain, and more queries "
-        "are unlikely to show one"
+        f"control arm: no clear gain over 40 queries: nDCG@10 {unchanged}, RPS {unchanged}; more queries are unlikely "
+        "to show one"
     )  # fmt: skip
-    better = run(bundles["good"], bundles["sure"], data, measure="rps", tolerance=0.5)
-    rps = better.conditions[1].changes[0]
-    assert rps.measure == "rps" and rps.old.mean != rps.new.mean
-    assert better.passed == (rps.claim.interval.low > 0)
+
+
+@pytest.mark.parametrize(("old", "new"), [("good", "sure"), ("sure", "good")])
+def test_recalibration_alone_is_no_gain(bundles, data, old, new):
+    """Two bundles that differ by the slope of their grades alone: whichever has the better RPS may not replace it."""
+    found = run(bundles[old], bundles[new], data)
+    rps = found.conditions[1].changes[1]
+    assert rps.old.mean != pytest.approx(rps.new.mean, abs=0.01)
+    assert rps.gain.left.mean == pytest.approx(0, abs=1e-5)
+    assert not found.passed and found.conditions[0].passed
+    if rps.claim.interval.mean > 0:
+        assert rps.gain.clear and not rps.gain.holds
+        assert re.search(r"RPS \+\S+ \[\S+, \S+\] \(p = 0\.\d+\), but [+-]0\.0000 once both .* alike", found.reasons[0])
+
+
+def test_a_gain_in_grades_alone_is_enough(bundles, data):
+    """The order of most queries stays as it is, the grades get better, and not by calibration alone."""
+    found = run(bundles["bad"], bundles["good"], data)
+    order, grades = found.conditions[1].changes
+    assert grades.gain.holds and grades.gain.left.mean > 0.001
+    # The level is shared by both tests: Holm's adjusted p is at least p, and twice it for the smaller.
+    ps = sorted([(order.claim.p, order.gain.p), (grades.claim.p, grades.gain.p)])
+    assert ps[0][1] == pytest.approx(2 * ps[0][0]) and ps[1][1] == pytest.approx(max(ps[0][1], ps[1][0]))
+
+
+@pytest.mark.parametrize(
+    ("ndcg", "rps", "left", "passed"),
+    [
+        (0.0, 0.02, 0.01, True),  # grades alone
+        (0.02, -0.02, -0.02, True),  # order alone
+        (0.0, 0.02, 0.0, False),  # grades, by calibration alone
+        (0.0, 0.0, 0.0, False),
+        (-0.02, 0.02, 0.02, False),  # better grades do not buy a loss of order
+    ],
+)
+def test_what_earns_a_yes(monkeypatch, tmp_path, ndcg, rps, left, passed):
+    from trainer.evaluate import gate as gates
+
+    rng = np.random.default_rng(0)
+    differences = [mean + 0.01 * rng.normal(size=60) for mean in (ndcg, rps, left)]
+    sides = [
+        SimpleNamespace(by_query={"ndcg@10": sign * differences[0], "rps": -sign * differences[1]},
+                        grading=SimpleNamespace(k=3, left=-sign * differences[2]))
+        for sign in (0, 1)
+    ]  # fmt: skip
+    monkeypatch.setattr(gates, "recalibrated_rps", lambda grading, gains: grading.left)
+    part = JudgedPart("control", tmp_path, "", (), np.zeros(0, dtype=np.int64), (), np.zeros(0, dtype=np.int64), ())
+    assert gates._condition(part, *sides, (0.0, 1.0, 3.0), GateOptions(draws=400)).passed is passed
 
 
 def test_the_bound_decides_as_it_is_written(bundles, data):
@@ -172,22 +221,18 @@ def test_no_difference_is_seldom_taken_for_a_gain():
 
 
 @pytest.mark.parametrize(
-    ("part", "low", "high", "n", "expected"),
+    ("low", "high", "n", "expected"),
     [
-        ("id", -0.03, -0.012, 90, "which is a loss beyond 0.01"),
-        ("id", -0.04, 0.03, 90, "90 queries are too few to decide, and the lower end must be above -0.01. About"),
-        ("control", -0.01, 0.03, 90, "90 queries are too few to decide, and the lower end must be above 0. About"),
-        ("control", 0.001, 0.03, 20, "20 queries are too few to decide; at least 30 are needed. About"),
+        (-0.03, -0.012, 90, "which is a loss beyond 0.01"),
+        (-0.04, 0.03, 90, "90 queries are too few to decide, and the lower end must be above -0.01. About {} should"),
+        (-0.001, 0.03, 20, "20 queries are too few to decide; at least 30 are needed. About {} should suffice"),
     ],
 )  # fmt: skip
-def test_why_not(part, low, high, n, expected):
-    from darl_opensearch.stats.bootstrap import Interval
-
-    bound, mean = (-0.01, (low + high) / 2) if part == "id" else (0.0, 0.02)
-    differences = np.array([mean - 0.1, mean + 0.1] * 50)
-    needed = power(differences, bound)
-    text = explain_refusal(part, "ndcg@10", Interval(mean, low, high, n), needed, bound, 30)
-    assert expected.replace("About", f"About {needed.needed or 0:,} should suffice") in text
+def test_why_not(low, high, n, expected):
+    mean = (low + high) / 2
+    needed = power(np.array([mean - 0.1, mean + 0.1] * 50), -0.01)
+    change = Change("ndcg@10", *[Interval(0.5, 0.4, 0.6, n)] * 2, Claim(Interval(mean, low, high, n), 0.1), needed)
+    assert expected.format(f"{needed.needed or 0:,}") in explain_loss("id", change, -0.01, 30)
 
 
 def test_another_scale_or_template_needs_a_reason(bundles, data, tmp_path):
@@ -210,10 +255,8 @@ def test_another_scale_or_template_needs_a_reason(bundles, data, tmp_path):
     five = tiny_bundle(tmp_path / "five", name="shoes", scale=GradeScale(tuple("abcde"), (0, 1, 2, 3, 4)))
     found = run(bundles["bad"], five, data, changed="finer")
     assert [one.measure for one in found.conditions[0].changes] == ["ndcg@10"]
-    with pytest.raises(
-        UsageError, match="rps needs bundles with the same number of grades. Decide by a ranking measure"
-    ):
-        run(bundles["bad"], five, data, changed="finer", measure="rps")
+    [order] = found.conditions[1].changes
+    assert found.passed and order.gain.holds and order.gain.p == order.claim.p  # one test has the whole level
 
 
 def test_a_bundle_that_is_not_sound_may_not(bundles, data, tmp_path):
@@ -259,8 +302,9 @@ def test_what_is_refused_before_anything_is_scored(bundles, data, tmp_path):
     ):
         run(bundles["bad"], bundles["good"], data | {"control": chosen})
     for wrong, why in (
-        ({"measure": "ndcg"}, "unknown measure 'ndcg'. Choose ndcg@C, p@C"),
+        ({"measure": "ndcg"}, "unknown measure of order 'ndcg'. Choose ndcg@C, p@C"),
         ({"measure": "ndcg@0"}, "unknown measure"),
+        ({"measure": "rps"}, "unknown measure of order 'rps'.* the grades are always measured by rps"),
         ({"tolerance": -1.0}, "tolerance is -1.0. Give 0 or more"),
         ({"tolerance": math.nan}, "tolerance is nan"),
         ({"min_queries": 1}, "min_queries is 1. Give 2 or more"),
@@ -273,12 +317,16 @@ def test_what_is_refused_before_anything_is_scored(bundles, data, tmp_path):
             run(bundles["bad"], bundles["good"], data, **wrong)
 
 
-@pytest.mark.parametrize("measure", ["ndcg@3", "p@2", "ap", "rr", "rps"])
-def test_every_measure_of_a_query_can_decide(bundles, data, measure):
+@pytest.mark.parametrize("measure", ["ndcg@3", "p@2", "ap", "rr"])
+def test_every_measure_of_order_can_decide(bundles, data, measure):
     found = run(bundles["bad"], bundles["good"], data, measure=measure)
     assert found.conditions[0].changes[0].measure == measure
     assert found.conditions[0].changes[0].claim.interval.n == 40
-    assert found.to_json()["conditions"]["control"]["changes"][0]["lower_is_better"] == (measure == "rps")
+    changes = found.to_json()["conditions"]["control"]["changes"]
+    assert [(one["measure"], one["lower_is_better"]) for one in changes if one["gain"]] == [
+        (measure, False),
+        ("rps", True),
+    ]
 
 
 def test_the_same_seed_gives_the_same_report(bundles, data):

@@ -107,6 +107,10 @@ class GateTable(GateOptions, table="gate"):
     """Table ``[gate]``: the test that the new version must pass."""
 
     id_test: str = setting(..., "judgments of in-distribution traffic, never trained on")
+    twin: str = setting(
+        "", "bundle trained like the serving one with another seed; before the first control arm, the spread of their "
+        "differences says how many control queries the gate needs",
+    )  # fmt: skip
 
 
 class CycleConfig(Settings):

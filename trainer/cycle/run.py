@@ -14,6 +14,7 @@ from darl_opensearch.settings import nearest
 from trainer.cycle.config import STAGES_KEY, CycleConfig, check_files
 from trainer.cycle.folder import ABANDONED, BEGUN, RELEASED, Cycles, format_now, write_record
 from trainer.cycle.inputs import CycleInputs
+from trainer.cycle.planning import ControlNeeds, plan_control
 from trainer.cycle.ports import World
 from trainer.cycle.preflight import check_test
 from trainer.cycle.steps import STEPS, Ending, Step, Waiting
@@ -180,6 +181,7 @@ class CyclePlan:
     :param cycle: name of the unfinished cycle, or of the next one.
     :param reasons: why it would start, or not.
     :param todo: names of the remaining steps.
+    :param control: control queries that the gate needs; None if no cycle would start.
     """
 
     cycle: str
@@ -187,6 +189,11 @@ class CyclePlan:
     reasons: tuple[str, ...]
     done: tuple[str, ...]
     todo: tuple[str, ...]
+    control: ControlNeeds | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Render for ``--json``."""
+        return vars(self) | {"control": self.control.to_json() if self.control else None}
 
 
 def plan_cycle(config: CycleConfig, base: Path, world: World) -> CyclePlan:
@@ -201,12 +208,15 @@ def plan_cycle(config: CycleConfig, base: Path, world: World) -> CyclePlan:
     serving = cycles.serving(base / config.model.bundle)
     done = tuple(step.name for step in STEPS if cycle.read_result(step.name) is not None)
     todo = tuple(step.name for step in STEPS if step.name not in done)
+    inputs = CycleInputs(config, base, cycles, cycle, serving, world)
     if cycle.begun is not None:
-        return CyclePlan(cycle.name, False, tuple(cycle.begun["because"]), done, todo)
+        control = plan_control(inputs) if "gate" in todo else None
+        return CyclePlan(cycle.name, False, tuple(cycle.begun["because"]), done, todo, control)
     start = world.start(serving)
-    if start.begin:
-        check_test(CycleInputs(config, base, cycles, cycle, serving, world))
-    return CyclePlan(cycle.name, start.begin, start.reasons, done, todo if start.begin else ())
+    if not start.begin:
+        return CyclePlan(cycle.name, False, start.reasons, done, ())
+    check_test(inputs)
+    return CyclePlan(cycle.name, True, start.reasons, done, todo, plan_control(inputs))
 
 
 def _find_step(name: str) -> int:

@@ -1,9 +1,10 @@
 """The gate: may a new bundle replace an old one?
 
 Both bundles score the same judged pairs with the exported graphs that serve, never with the model before its export.
-The gate passes if in-distribution queries lose no more than a tolerance, the control arm gains, the bundle is sound,
-and grades and item texts mean the same as before. Loss and gain are bounds on a 95 % interval over queries: with too
-few queries the gate refuses, and the report says how many would be enough.
+The gate passes if the order of both parts loses no more than a tolerance, the control arm gains in order or in grades,
+the bundle is sound, and grades and item texts mean the same as before. The loss is a bound on a 95 % interval over
+queries; the gains are tested together (Holm), and a gain in grades must not be one of calibration alone. With too few
+queries the gate refuses, and the report says how many would be enough.
 
 Control queries are sampled in proportion to traffic, so a plain mean over them is the mean over requests; weighting
 them by traffic would count it twice.
@@ -13,9 +14,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,122 +28,22 @@ from darl_opensearch.io.jsonl import check_rereadable, read_jsonl
 from darl_opensearch.records.items import Item
 from darl_opensearch.records.judgments import digest_records, read_judgments
 from darl_opensearch.stats.bootstrap import Floats, Interval, mean_over_queries, resample
-from darl_opensearch.stats.numbers import round_figure
-from darl_opensearch.stats.paired import Claim, Power, compare_paired, power
-from darl_opensearch.version import __version__
+from darl_opensearch.stats.holm import holm
+from darl_opensearch.stats.paired import Z_BOUND, Z_HALVED, compare_paired, power
+from darl_opensearch.text import ItemRenderer
 from trainer.data import leakage
-from trainer.evaluate.gate_words import explain_refusal
+from trainer.evaluate.gate_report import CONTROL, LOWER_IS_BETTER, Change, Condition, Gain, GateReport
+from trainer.evaluate.gate_words import explain_loss, explain_no_gain
 from trainer.evaluate.measured import Measured, Scale, measure
 from trainer.evaluate.parts import ID, JudgedPart, read_catalogue, read_part
+from trainer.evaluate.recalibrated import recalibrated_rps
 from trainer.evaluate.score_cache import ScoreCache
 from trainer.evaluate.scoring import Report, make_names_unique, score_parts
 from trainer.evaluate.settings import GateOptions
 from trainer.evaluate.systems import open_bundle
 
-FORMAT = 1
-CONTROL = "control"
-LOWER_IS_BETTER = frozenset({"rps"})
-
-
-@dataclass(frozen=True)
-class Change:
-    """One measure on one part, old against new.
-
-    :param claim: the paired change, positive where the new bundle is better.
-    """
-
-    measure: str
-    old: Interval
-    new: Interval
-    claim: Claim
-    power: Power
-
-    def to_json(self) -> dict[str, Any]:
-        """Render for ``--json``."""
-        return {
-            "measure": self.measure,
-            "lower_is_better": self.measure in LOWER_IS_BETTER,
-            "old": self.old.to_json(),
-            "new": self.new.to_json(),
-            "change": self.claim.interval.to_json() | {"p": round_figure(self.claim.p)},
-            "sd": round_figure(self.power.sd),
-            "detectable": round_figure(self.power.detectable),
-            "needed": self.power.needed,
-        }
-
-
-@dataclass(frozen=True)
-class Condition:
-    """The requirement that the change on a part is above a bound.
-
-    :param part: ``id`` or ``control``.
-    :param bound: value that the lower end of the interval must exceed.
-    :param changes: the deciding measure first.
-    """
-
-    part: str
-    path: Path
-    sha256: str
-    queries: int
-    pairs: int
-    bound: float
-    changes: tuple[Change, ...]
-    passed: bool
-    reason: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Render for ``--json``."""
-        return {
-            "part": self.part, "path": str(self.path), "sha256": self.sha256, "queries": self.queries,
-            "pairs": self.pairs, "bound": self.bound, "passed": self.passed, "reason": self.reason or None,
-            "changes": [change.to_json() for change in self.changes],
-        }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class GateReport:
-    """The gate's decision and the figures behind it.
-
-    :param conditions: ``id``, then ``control``.
-    :param checks: of the bundle's contract and parity, its grades and its training data.
-    """
-
-    old: Bundle
-    new: Bundle
-    options: GateOptions
-    conditions: tuple[Condition, ...]
-    checks: tuple[Finding, ...]
-    created: str
-
-    @property
-    def passed(self) -> bool:
-        """Whether the new bundle may be released."""
-        return not self.reasons
-
-    @property
-    def reasons(self) -> tuple[str, ...]:
-        """Why the gate refuses, one clause per reason; empty if it passed."""
-        failed = [f"{check.check}: {check.detail}" for check in self.checks if check.passed is False]
-        return (*failed, *(part.reason for part in self.conditions if not part.passed))
-
-    def to_json(self) -> dict[str, Any]:
-        """Render for ``--json`` and ``gate.json``."""
-        options = {name: value for name, value in vars(self.options).items() if name != "train"}
-        return {
-            "format": FORMAT,
-            "darl": __version__,
-            "created": self.created,
-            "passed": self.passed,
-            "reasons": list(self.reasons),
-            "old": _describe(self.old),
-            "new": _describe(self.new),
-            "measure": self.options.measure,
-            "tolerance": self.options.tolerance,
-            "weights": "plain means over queries: the control arm was drawn by traffic",
-            "options": options | {"allow": list(self.options.allow), "train": list(map(str, self.options.train))},
-            "conditions": {condition.part: condition.to_json() for condition in self.conditions},
-            "checks": [check.to_json() for check in self.checks],
-        }
+ReadItems = Callable[[ItemRenderer], dict[str, Item]]
+LEVEL = 0.05  # two-sided: a false gain has half of it
 
 
 def gate(
@@ -175,63 +75,110 @@ def gate(
     report("checking", 0, 1)
     checks = [Finding(f"new bundle, {check.check}", check.passed, check.detail) for check in check_bundle(new.path)]
     checks += _check_meaning(old, new, options.changed)
-    scale = Scale.of(new.card.scale.gains, options.cutoffs, options.relevant_from, where="relevant_from")
-    with ExitStack() as stack:
-        systems = []
-        for bundle in (old, new):
-            systems.append(
-                open_bundle(
-                    bundle.path,
-                    lambda renderer: read_catalogue(paths, renderer),
-                    int8=options.int8,
-                    provider=options.provider,
-                    threads=options.threads,
-                    score_cache=score_cache,
-                )
-            )
-            stack.callback(systems[-1].scorer.close)
-        catalogue = systems[1].items
-        parts = [
-            read_part(name, path, catalogue, new.card.scale.k, seed=options.seed)
-            for name, path in ((ID, id_test), (CONTROL, control))
-        ]
-        checks += _check_training_data(new, parts, catalogue, options)
-        named = make_names_unique(systems)
-        scored = score_parts(named, parts, report)
-    report("measuring", 0, 1)
-    conditions = []
-    for part, bound in zip(parts, (-options.tolerance, 0.0), strict=True):
-        before, after = (measure(part, scored[system.name, part.name].judged, scale) for system in named)
-        conditions.append(_condition(part, before, after, bound, options))
+    files = {ID: id_test, CONTROL: control}
+    measured, catalogue = _measure_parts(
+        old, new, lambda renderer: read_catalogue(paths, renderer), files, options, report, score_cache
+    )
+    checks += _check_training_data(new, [part for part, _, _ in measured], catalogue, options)
+    conditions = [_condition(part, before, after, new.card.scale.gains, options) for part, before, after in measured]
     report("measuring", 1, 1)
     created = datetime.now(UTC).isoformat(timespec="seconds")
     return GateReport(old, new, options, tuple(conditions), tuple(checks), created)
 
 
-def _condition(part: JudgedPart, old: Measured, new: Measured, bound: float, options: GateOptions) -> Condition:
-    changes = []
+def measure_spread(
+    old: Bundle, new: Bundle, *, items: ReadItems, judgments: Path, options: GateOptions,
+    report: Report = lambda what, done, total: None,
+) -> dict[str, float]:  # fmt: skip
+    """Measure the standard deviation over queries of the differences between two bundles, by measure.
+
+    :param items: reads the judged items as a bundle renders them.
+    """
+    [(_, before, after)], _ = _measure_parts(old, new, items, {ID: judgments}, options, report, None)
+    measures = [name for name in _gaining(options) if name != "rps" or _same_grades(before, after)]
+    return {name: power(after.by_query[name] - before.by_query[name], 0.0).sd for name in measures}
+
+
+def _gaining(options: GateOptions) -> tuple[str, str]:
+    """List the measures whose gain on the control arm decides."""
+    return options.measure, "rps"
+
+
+def _measure_parts(
+    old: Bundle, new: Bundle, items: ReadItems, files: Mapping[str, Path], options: GateOptions, report: Report,
+    score_cache: ScoreCache | None,
+) -> tuple[list[tuple[JudgedPart, Measured, Measured]], Mapping[str, Item]]:  # fmt: skip
+    """Score and measure the parts with both bundles.
+
+    :param items: reads the judged items as a bundle renders them.
+    :param files: of the parts, by name.
+    :return: each part with the figures of both, and the items.
+    """
+    scale = Scale.of(new.card.scale.gains, options.cutoffs, options.relevant_from, where="relevant_from")
+    with ExitStack() as stack:
+        systems = []
+        for bundle in (old, new):
+            systems.append(open_bundle(
+                bundle.path, items, int8=options.int8, provider=options.provider, threads=options.threads,
+                score_cache=score_cache,
+            ))  # fmt: skip
+            stack.callback(systems[-1].scorer.close)
+        catalogue = systems[1].items
+        parts = [read_part(name, path, catalogue, new.card.scale.k, seed=options.seed) for name, path in files.items()]
+        named = make_names_unique(systems)
+        scored = score_parts(named, parts, report)
+    report("measuring", 0, 1)
+    before, after = ([measure(part, scored[one.name, part.name].judged, scale) for part in parts] for one in named)
+    return list(zip(parts, before, after, strict=True)), catalogue
+
+
+def _condition(
+    part: JudgedPart, old: Measured, new: Measured, gains: Sequence[float], options: GateOptions
+) -> Condition:
+    changes, bound = [], -options.tolerance
     for name in options.measures:
         if name == "rps" and not _same_grades(old, new):
-            if name == options.measure:
-                raise UsageError(
-                    "rps needs bundles with the same number of grades",
-                    todo="decide by a ranking measure, such as ndcg@10",
-                )
             continue
-        before, after = old.by_query[name], new.by_query[name]
         sign = -1.0 if name in LOWER_IS_BETTER else 1.0
+        before, after = old.by_query[name], new.by_query[name]
         claim = compare_paired(sign * after, sign * before, draws=options.draws, seed=options.seed)
         enough = power(sign * (after - before), bound if name == options.measure else 0.0)
         changes.append(Change(name, _mean(before, options), _mean(after, options), claim, enough))
-    decides = changes[0]
-    change = decides.claim.interval
-    passed = change.n >= options.min_queries and change.low > bound
-    reason = "" if passed else explain_refusal(
-        part.name, decides.measure, change, decides.power, bound, options.min_queries
-    )  # fmt: skip
+    if part.name == CONTROL:
+        changes = _test_gains(changes, old, new, gains, options)
+    order = changes[0]
+    change, reasons = order.claim.interval, []
+    if change.n < options.min_queries or not change.low > bound:
+        reasons.append(explain_loss(part.name, order, bound, options.min_queries))
+    elif part.name == CONTROL and not any(tested.gain.holds for tested in changes if tested.gain):
+        reasons.append(explain_no_gain(part.name, [tested for tested in changes if tested.gain], options.min_queries))
     return Condition(
-        part.name, part.path, part.sha256, part.n_queries, len(part), bound, tuple(changes), passed, reason
-    )
+        part.name, part.path, part.sha256, part.n_queries, len(part), bound, tuple(changes), not reasons,
+        "; ".join(reasons),
+    )  # fmt: skip
+
+
+def _test_gains(
+    changes: Sequence[Change], old: Measured, new: Measured, gains: Sequence[float], options: GateOptions
+) -> list[Change]:
+    """Test the measure of order and the grades for gains, together."""
+    tested = [change for change in changes if change.measure in _gaining(options)]
+    adjusted = holm({change.measure: change.claim.p for change in tested})
+    z = Z_HALVED if len(tested) > 1 else Z_BOUND
+    found = []
+    for change in changes:
+        name, gain = change.measure, None
+        if change in tested:
+            sign, left = 1.0, None
+            if name == "rps" and old.grading and new.grading:
+                sign = -1.0
+                before, after = (recalibrated_rps(side, gains) for side in (old.grading, new.grading))
+                left = _mean(before - after, options)
+            clear = adjusted[name] <= LEVEL and change.claim.interval.mean > 0
+            enough = power(sign * (new.by_query[name] - old.by_query[name]), 0.0, z=z)
+            gain = Gain(clear, adjusted[name], left, enough)
+        found.append(dataclasses.replace(change, gain=gain))
+    return found
 
 
 def _same_grades(old: Measured, new: Measured) -> bool:
@@ -303,10 +250,3 @@ def _check_training_data(
         detail = "; ".join(leakage.describe_leak(leak, shared.counts[leak.kind]) for leak in leaks)
         findings.append(Finding(f"training data, {part.name}", not leaks, detail or f"no query of {path} is in it"))
     return findings
-
-
-def _describe(bundle: Bundle) -> dict[str, Any]:
-    return {
-        "name": bundle.card.name, "version": bundle.card.version, "path": str(bundle.path),
-        "identity": bundle.identity,
-    }  # fmt: skip

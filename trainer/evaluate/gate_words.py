@@ -8,35 +8,62 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from darl_opensearch.stats.bootstrap import Interval
-from darl_opensearch.stats.paired import Power
+from trainer.evaluate.gate_report import Change
 from trainer.evaluate.report.tables import format_cell, name_of
 
+_NONE = "unlikely to show one"
 TITLES = {"id": "in-distribution queries", "control": "control arm"}
 
 
-def explain_refusal(part: str, measure: str, change: Interval, power: Power, bound: float, least: int) -> str:
-    """Explain why a condition is not met: a loss, no gain, or too few queries to decide.
+def explain_loss(part: str, order: Change, bound: float, least: int) -> str:
+    """Explain why the order of a part does not hold: a loss, or too few queries to exclude one.
 
     :param bound: value that the lower end of the interval had to exceed.
+    :param least: minimum number of queries.
     """
-    title, name = TITLES[part], name_of(measure)
+    title, name, change, power = TITLES[part], name_of(order.measure), order.claim.interval, order.power
     if change.n < 2 or math.isnan(change.mean):
         return f"{title}: {change.n} queries have a {name} value, too few to decide; at least {least} are needed"
-    changes = f"{name} changes by {_signed(change.mean)} [{_signed(change.low)}, {_signed(change.high)}]"
+    changes = f"{name} changes by {_changes(change)}"
     if change.high < bound:
-        return f"{title}: {changes}, which is a loss" + (f" beyond {-bound:g}" if bound else "")
+        return f"{title}: {changes}, which is a loss beyond {-bound:g}"
     if power.needed is None:
-        wanted = "a gain" if bound == 0 else f"a loss of less than {-bound:g}"
-        return f"{title}: {changes} over {change.n} queries, not {wanted}, and more queries are unlikely to show one"
+        what = f"not a loss of less than {-bound:g}, and more queries are {_NONE}"
+        return f"{title}: {changes} over {change.n} queries, {what}"
     needed = max(power.needed, least, change.n + 1)
     short = f"; at least {least} are needed" if change.n < least else f", and the lower end must be above {bound:g}"
     return f"{title}: {changes}: {change.n} queries are too few to decide{short}. About {needed:,} should suffice"
 
 
+def explain_no_gain(part: str, tested: Sequence[Change], least: int) -> str:
+    """Explain why no measure shows a gain, and how many queries would be enough.
+
+    :param tested: measures whose gain decides.
+    :param least: minimum number of queries.
+    """
+    found, enough = [], []
+    for change in tested:
+        gain, interval = change.gain, change.claim.interval
+        if gain is None:
+            continue
+        text = f"{name_of(change.measure)} {_changes(interval)} (p = {gain.p:.3f})"
+        if gain.clear and gain.left is not None:
+            text += f", but {_signed(gain.left.mean)} once both bundles are calibrated alike"
+        elif gain.power.needed is not None:
+            enough.append((max(gain.power.needed, least, interval.n + 1), name_of(change.measure)))
+        found.append(text)
+    more = "more queries are " + _NONE
+    if enough:
+        count, name = min(enough)
+        more = f"about {count:,} should suffice in {name}"
+    over = f"no clear gain over {tested[0].claim.interval.n} queries"
+    return f"{TITLES[part]}: {over}: {', '.join(found)}; {more}"
+
+
 def render_decision(result: Mapping[str, Any]) -> str:
     """Render a report for a terminal.
 
-    :param result: output of :meth:`trainer.evaluate.gate.GateReport.to_json`.
+    :param result: output of :meth:`trainer.evaluate.gate_report.GateReport.to_json`.
     """
     from rich import box
     from rich.console import Console
@@ -51,7 +78,7 @@ def render_decision(result: Mapping[str, Any]) -> str:
     for head, justify in _HEAD:
         table.add_column(head, justify=justify)
     for part in result["conditions"].values():
-        for row in _rows(part):
+        for row in _rows(part, result["options"]["min_queries"]):
             table.add_row(*map(escape, row))
     console.print(table)
     for check in result["checks"]:
@@ -64,7 +91,7 @@ def render_decision(result: Mapping[str, Any]) -> str:
     for reason in result["reasons"]:
         console.print(f"refused: {escape(reason)}")
     ends = f"95 % intervals: {result['options']['draws']:,} resamples of the queries, seed {result['options']['seed']}"
-    console.print(f"{ends}; {result['weights']}")
+    console.print(f"{ends}; p of gains by Holm; {result['weights']}")
     return "\n".join(line.rstrip() for line in out.getvalue().rstrip("\n").splitlines())
 
 
@@ -75,22 +102,42 @@ _HEAD: Sequence[tuple[str, Any]] = (
 )  # fmt: skip
 
 
-def _rows(part: Mapping[str, Any]) -> list[list[str]]:
-    rows = []
+def _rows(part: Mapping[str, Any], least: int) -> list[list[str]]:
+    """Lay out a part: the changes, the first of which must be no loss, then the gains that are tested."""
+    rows, gains = [], []
     for place, change in enumerate(part["changes"]):
-        name = name_of(change["measure"]) + (" (lower is better)" if change["lower_is_better"] else "")
-        p, detectable, needed = change["change"]["p"], change["detectable"], change["needed"]
-        decides = [f"{part['bound']:g}", "yes" if part["passed"] else "no"] if place == 0 else ["", ""]
-        rows.append(
-            [
-                TITLES[part["part"]] if place == 0 else "", name, f"{change['change']['n']:,}",
-                format_cell(change["old"]), format_cell(change["new"]), format_cell(change["change"], signed=True),
-                "–" if p is None else f"{p:.4f}", decides[0],
-                "–" if detectable is None else f"{detectable:.3f}", "–" if needed is None else f"{needed:,}",
-                decides[1],
-            ]
-        )  # fmt: skip
-    return rows
+        name, interval, gain = name_of(change["measure"]), change["change"], change["gain"]
+        order = " (lower is better)" if change["lower_is_better"] else ""
+        holds = interval["low"] is not None and interval["low"] > part["bound"] and interval["n"] >= least
+        rows.append([
+            TITLES[part["part"]] if place == 0 else "", name + order,
+            f"{interval['n']:,}", format_cell(change["old"]), format_cell(change["new"]),
+            format_cell(interval, signed=True), _p(interval["p"]),
+            *([f"{part['bound']:g}", *_power(change), _yes(holds)] if place == 0 else [""] * 4),
+        ])  # fmt: skip
+        if gain:
+            left = f"{format_cell(gain['left'], signed=True)} calibrated alike" if gain["left"] else ""
+            gains.append(
+                ["", f"gain in {name}", "", "", "", left, _p(gain["p"]), "0", *_power(gain), _yes(gain["holds"])]
+            )
+    return rows + gains
+
+
+def _p(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
+
+
+def _power(figures: Mapping[str, Any]) -> tuple[str, str]:
+    detectable, needed = figures["detectable"], figures["needed"]
+    return "–" if detectable is None else f"{detectable:.3f}", "–" if needed is None else f"{needed:,}"
+
+
+def _yes(holds: bool) -> str:
+    return "yes" if holds else "no"
+
+
+def _changes(change: Interval) -> str:
+    return f"{_signed(change.mean)} [{_signed(change.low)}, {_signed(change.high)}]"
 
 
 def _signed(value: float) -> str:

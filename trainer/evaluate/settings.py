@@ -11,7 +11,7 @@ from darl_opensearch.scoring.runtime import Provider
 from darl_opensearch.settings import FilePath, InputFile, Settings, setting
 
 ALSO = ("ndcg@10", "rps")  # reported besides the deciding measure
-_MEASURE = re.compile(r"(?:ndcg|p)@([1-9]\d{0,2}|1000)|ap|rr|rps")
+_MEASURE = re.compile(r"(?:ndcg|p)@([1-9]\d{0,2}|1000)|ap|rr")
 
 
 class ScoringOptions(Settings):
@@ -65,11 +65,10 @@ class GateOptions(ScoringOptions):
     """Table ``[gate]``: what a new bundle must show."""
 
     measure: str = setting(
-        "ndcg@10", "deciding measure: ndcg@C, p@C, ap, rr or rps (of the grades; lower is better)",
-        env="DARL_GATE_MEASURE",
+        "ndcg@10", "measure of order: ndcg@C, p@C, ap or rr; the grades are measured by rps", env="DARL_GATE_MEASURE",
     )  # fmt: skip
     tolerance: float = setting(
-        0.01, "loss tolerated on in-distribution queries: the lower end of its interval must stay above minus this",
+        0.01, "loss of order tolerated on both parts: the lower end of its interval must stay above minus this",
         least=0, env="DARL_GATE_TOLERANCE",
     )  # fmt: skip
     min_queries: int = setting(
@@ -94,7 +93,8 @@ class GateOptions(ScoringOptions):
         """Refuse an unknown measure."""
         if not _MEASURE.fullmatch(self.measure):
             raise UsageError(
-                f"unknown measure {self.measure!r}", todo="choose ndcg@C, p@C (C in 1..1000), ap, rr or rps"
+                f"unknown measure of order {self.measure!r}",
+                todo="choose ndcg@C, p@C (C in 1..1000), ap or rr; the grades are always measured by rps",
             )
 
     @property
@@ -104,5 +104,5 @@ class GateOptions(ScoringOptions):
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """The deciding measure, then the others that are reported."""
+        """The measure of order, then the others that are reported."""
         return tuple(dict.fromkeys((self.measure, *ALSO)))

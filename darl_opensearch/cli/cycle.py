@@ -63,14 +63,15 @@ def cli(
         else:
             result = steps.run_cycle(resolved, config.parent, world, until=until)
     if dry_run:
-        emit(plan.to_json(), as_json=as_json, text=_plan(plan))
+        emit(plan.to_json(), as_json=as_json, text=describe_plan(plan))
         return
     emit(result.to_json(), as_json=as_json, text=summarize_cycle(result))
     if result.outcome == "refused":
         ctx.exit(EXIT_REFUSED)
 
 
-def _plan(plan: Any) -> str:
+def describe_plan(plan: Any) -> str:
+    """Describe what a cycle would do, and how many control queries its gate needs."""
     if not plan.todo:
         return f"No cycle would start: {'; '.join(plan.reasons)}."
     verb = "would start" if plan.begins else "would resume"

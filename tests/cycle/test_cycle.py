@@ -10,7 +10,7 @@ import shutil
 import pytest
 
 from darl_opensearch.bundle import Bundle
-from darl_opensearch.cli.cycle import _plan, summarize_cycle
+from darl_opensearch.cli.cycle import describe_plan, summarize_cycle
 from darl_opensearch.cli.cycle_world import Surroundings
 from darl_opensearch.connect import ClusterOptions
 from darl_opensearch.errors import ClusterError, DarlError, GateRefused, InputError, UsageError
@@ -274,13 +274,13 @@ def test_the_plan_says_how_many_control_queries_the_gate_needs(small, released, 
     sd = needs.spread["rps"]
     assert needs.gain["rps"] == math.ceil(((2.241403 + 0.841621) * sd / 0.01) ** 2) > 5
     assert needs.no_loss == 5  # a tolerance of 1 is no restriction, the minimum remains
-    text = _plan(plan_cycle(read_cycle(folder / "cycle.toml", ["gate.tolerance=0.01"]), folder, world(folder)))
+    text = describe_plan(plan_cycle(read_cycle(folder / "cycle.toml", ["gate.tolerance=0.01"]), folder, world(folder)))
     assert f" or {needs.gain['rps']:,} for a gain of .01 in rps, and " in text and "up to 12 queries" in text
 
     path = write_cycle(tmp_path, small[1], training(small))
     unknown = plan_cycle(read_cycle(path), tmp_path, world(tmp_path))
     assert unknown.control.to_json() == {"available": 12, "spread": {}, "source": "", "gain": {}, "no_loss": None}
-    assert "not known before the first control arm" in _plan(unknown)
+    assert "not known before the first control arm" in describe_plan(unknown)
     made = folder / "cycles" / "0001" / "bundle"
     config = read_cycle(path, [f"gate.twin='{made}'"])
     twin = plan_cycle(config, tmp_path, world(tmp_path)).control

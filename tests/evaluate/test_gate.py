@@ -168,7 +168,7 @@ def test_what_earns_a_yes(monkeypatch, tmp_path, ndcg, rps, left, passed):
     ]  # fmt: skip
     monkeypatch.setattr(gates, "recalibrated_rps", lambda grading, gains: grading.left)
     part = JudgedPart("control", tmp_path, "", (), np.zeros(0, dtype=np.int64), (), np.zeros(0, dtype=np.int64), ())
-    assert gates._condition(part, *sides, (0.0, 1.0, 3.0), GateOptions(draws=400)).passed is passed
+    assert gates.decide_part(part, *sides, (0.0, 1.0, 3.0), GateOptions(draws=400)).passed is passed
 
 
 def test_the_bound_decides_as_it_is_written(bundles, data):

@@ -32,7 +32,7 @@ from darl_opensearch.stats.holm import holm
 from darl_opensearch.stats.paired import Z_BOUND, Z_HALVED, compare_paired, power
 from darl_opensearch.text import ItemRenderer
 from trainer.data import leakage
-from trainer.evaluate.gate_report import CONTROL, LOWER_IS_BETTER, Change, Condition, Gain, GateReport
+from trainer.evaluate.gate_report import CONTROL, LOWER_IS_BETTER, Change, Condition, GainTest, GateReport
 from trainer.evaluate.gate_words import explain_loss, explain_no_gain
 from trainer.evaluate.measured import Measured, Scale, measure
 from trainer.evaluate.parts import ID, JudgedPart, read_catalogue, read_part
@@ -80,7 +80,7 @@ def gate(
         old, new, lambda renderer: read_catalogue(paths, renderer), files, options, report, score_cache
     )
     checks += _check_training_data(new, [part for part, _, _ in measured], catalogue, options)
-    conditions = [_condition(part, before, after, new.card.scale.gains, options) for part, before, after in measured]
+    conditions = [decide_part(part, before, after, new.card.scale.gains, options) for part, before, after in measured]
     report("measuring", 1, 1)
     created = datetime.now(UTC).isoformat(timespec="seconds")
     return GateReport(old, new, options, tuple(conditions), tuple(checks), created)
@@ -132,9 +132,13 @@ def _measure_parts(
     return list(zip(parts, before, after, strict=True)), catalogue
 
 
-def _condition(
+def decide_part(
     part: JudgedPart, old: Measured, new: Measured, gains: Sequence[float], options: GateOptions
 ) -> Condition:
+    """Decide whether a part's order loses no more than is tolerated, and whether the control arm gains.
+
+    :param gains: of the grades.
+    """
     changes, bound = [], -options.tolerance
     for name in options.measures:
         if name == "rps" and not _same_grades(old, new):
@@ -176,7 +180,7 @@ def _test_gains(
                 left = _mean(before - after, options)
             clear = adjusted[name] <= LEVEL and change.claim.interval.mean > 0
             enough = power(sign * (new.by_query[name] - old.by_query[name]), 0.0, z=z)
-            gain = Gain(clear, adjusted[name], left, enough)
+            gain = GainTest(clear, adjusted[name], left, enough)
         found.append(dataclasses.replace(change, gain=gain))
     return found
 

@@ -21,7 +21,7 @@ LEAST_LEFT = 1e-4  # RPS that must be left after recalibration; less is rounding
 
 
 @dataclass(frozen=True)
-class Gain:
+class GainTest:
     """The test for a gain on the control arm.
 
     :param p: two-sided, adjusted for all measures that are tested (Holm).
@@ -61,7 +61,7 @@ class Change:
     new: Interval
     claim: Claim
     power: Power
-    gain: Gain | None = None
+    gain: GainTest | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Render for ``--json``."""

@@ -104,6 +104,15 @@ def test_every_table_is_there(darl, words):
     assert all(row["p"] <= row["p_holm"] <= 1 for row in claims.values())
     assert claims["cosine", "id", "ndcg@3"]["mean"] == 0.0  # the tiny graph's score is monotone in it
     assert [(row["system"], row["part"]) for row in result["auroc"]] == [("tiny-1", "new")]
+    assert [(row["system"], row["part"], row["pairs"]) for row in result["flagged"]] == [
+        ("tiny-1", "id", 24),
+        ("tiny-1", "new", 18),
+    ]
+    for row in result["flagged"]:
+        share, figures = row["flagged"] / row["pairs"], row["figures"]
+        assert share == pytest.approx(by_part[row["part"]]["share_ood"]["mean"], abs=1e-5)
+        sides = [figures[f"rps_{side}"]["mean"] or 0.0 for side in ("flagged", "other")]
+        assert share * sides[0] + (1 - share) * sides[1] == pytest.approx(by_part[row["part"]]["rps"]["mean"], abs=2e-5)
     assert [row["depth"] for row in rows_of(result, "depths", part="id")] == [0, 2]
     assert result["first_stage"] == {"kind": "bm25"}
     # q3's words are in one item only, s3's in none

@@ -17,6 +17,10 @@ from tests.helpers.trained import train_and_export, write_project
 from trainer.export import export_run
 from trainer.export.card import render_model_card
 from trainer.run_folder import load_run
+from trainer.stages.ood_stage import measure_flagged
+from trainer.training_data.features import Features
+from trainer.training_data.reading import read_data
+from trainer.training_data.run_data import RunData
 
 
 @pytest.fixture
@@ -99,6 +103,50 @@ def test_a_model_card_without_a_figure(small):
     text = render_model_card(bundle.card, result)
     assert "| full | no query to decide on | no query to decide on | rolled back |" in text
     assert "| nDCG, 95 % interval over queries | none | none |" in text
+
+
+def test_a_model_card_says_what_a_flag_means_for_a_grade(small):
+    trained, bundle = small
+    measured = trained.result["ood"]["flagged"]["dev"]
+    assert measured["pairs"] == trained.result["dev"]["pairs"]
+    share = {"mean": 0.4, "low": 0.2, "high": 0.6, "n": 9}
+    dev = {
+        "flagged": 10, "pairs": 50, "wrong_flagged": share, "wrong_other": share | {"mean": 0.2}, "rps_flagged": share,
+        "rps_other": share, "wrong_ratio": {"mean": 2.0, "low": 0.9, "high": 3.14, "n": 9},
+    }  # fmt: skip
+    nothing = {"mean": None, "low": None, "high": None, "n": 0}
+    unflagged = dev | {"flagged": 0, "wrong_flagged": nothing, "rps_flagged": nothing, "wrong_ratio": nothing}
+
+    def render(flagged):
+        return render_model_card(bundle.card, trained.result | {"ood": trained.result["ood"] | {"flagged": flagged}})
+
+    text = render({"dev": dev, "ood_dev": unflagged})
+    assert "| dev, flagged | 10 | 0.4000 [0.2000, 0.6000] | 0.4000 [0.2000, 0.6000] |" in text
+    assert "| dev, others | 40 | 0.2000 [" in text and "| OOD dev, flagged | 0 | no pair | no pair |" in text
+    words = (
+        "Grades of flagged pairs of the dev queries are wrong 2.0 times as often as those of the others (0.9 to 3.1)."
+    )
+    assert text.endswith(words + "\n") and "flagged pairs of the OOD dev" not in text
+    assert "What a flag means" not in render({})
+
+
+def test_the_dev_queries_are_flagged_by_a_detector_that_does_not_know_them(small):
+    """The bundle's own detector knows the dev pairs; the one that measures must not."""
+    trained, _ = small
+    features, config = Features(trained.model), trained.config
+    data = read_data(config, base_of(trained), trained.model.tokenizer())
+    pairs = {"dev": data.judged(data.dev)}
+
+    learnt = []
+
+    class Watched(RunData):
+        def judged(self, queries):
+            learnt.extend(query.query_id for query in queries)
+            return super().judged(queries)
+
+    watched = Watched(**vars(data))
+    assert measure_flagged(features, config.ood, watched, pairs, seed=config.seed) == trained.result["ood"]["flagged"]
+    assert learnt and not {query.query_id for query in data.dev} & set(learnt)
 
 
 def test_the_checkpoint_starts_the_next_cycle(small):

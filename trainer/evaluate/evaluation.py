@@ -173,6 +173,7 @@ def _measure(of: Measurements, lead: Model, report: Report) -> Evaluation:
         "gaps": rows.gap_rows(of),
         "comparisons": rows.comparison_rows(of),
         "auroc": rows.auroc_rows(of),
+        "flagged": rows.flagged_rows(of),
         "first_stage": _about_first_stage(settings) if of.candidates else None,
         "depths": rows.depth_rows(of, at_depths),
     }

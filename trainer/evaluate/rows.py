@@ -11,6 +11,7 @@ import numpy as np
 
 from darl_opensearch.stats.auroc import Distances, auroc_interval
 from darl_opensearch.stats.bootstrap import Figure, Resampled, resample
+from darl_opensearch.stats.flagged import flagged_figures
 from darl_opensearch.stats.holm import holm
 from darl_opensearch.stats.numbers import round_figure
 from darl_opensearch.stats.paired import compare_paired
@@ -149,6 +150,20 @@ def auroc_rows(of: Measurements) -> list[Row]:
                 seeds = of.seed(id_part), of.seed(part)
                 area = auroc_interval(inside, outside, draws=of.settings.draws, seeds=seeds)
                 rows.append({"system": system.name, "part": part} | area.to_json())
+    return rows
+
+
+def flagged_rows(of: Measurements) -> list[Row]:
+    """Measure how wrong each model's grades of flagged pairs are, beside the others, on every part."""
+    rows = []
+    for (system, name), scored in of.scored.items():
+        part, judged = of.parts[name], scored.judged
+        if judged.grade_probs is not None and judged.is_ood is not None:
+            figures = flagged_figures(judged.grade_probs, part.grades, judged.is_ood, part.query_index, part.n_queries)
+            rows.append({
+                "system": system, "part": name, "flagged": int(judged.is_ood.sum()), "pairs": len(part),
+                "figures": _intervals(of.resample(name, figures)),
+            })  # fmt: skip
     return rows
 
 

@@ -49,7 +49,19 @@ The guarantee is marginal: for pairs exchangeable with those.
 | items | measured false alarms, 95 % interval by query |
 |---|---|
 {alarms}
+
+{flagged}
 """
+
+_FLAGGED = """### What a flag means for a grade
+
+A detector fitted without them flags the dev queries, graded by a model that was calibrated on the others.
+
+| queries | pairs | wrong grade, 95 % interval by query | RPS |
+|---|---|---|---|
+{rows}
+
+{words}"""
 
 
 def render_model_card(card: Card, result: dict[str, Any]) -> str:
@@ -78,7 +90,29 @@ def render_model_card(card: Card, result: dict[str, Any]) -> str:
         dev_queries=data["dev"]["queries"], detector=card.ood.detector, features=card.ood.features,
         untrained="base model's cosine" if card.backbone == "split" else "before training",
         alpha=card.ood.alpha, pairs=card.ood.calibration_pairs, queries=card.ood.calibration_queries, alarms=alarms,
-    )  # fmt: skip
+        flagged=_flagged(result["ood"].get("flagged") or {}),
+    ).rstrip() + "\n"  # fmt: skip
+
+
+def _flagged(measured: dict[str, Any]) -> str:
+    """Say how wrong grades of flagged pairs are; nothing if it was not measured."""
+    if not measured:
+        return ""
+    titles, rows, words = {"dev": "dev", "ood_dev": "OOD dev"}, [], []
+    for role, part in measured.items():
+        for kind, name, pairs in (
+            ("flagged", "flagged", part["flagged"]), ("others", "other", part["pairs"] - part["flagged"])
+        ):  # fmt: skip
+            wrong, rps = (part[f"{figure}_{name}"] for figure in ("wrong", "rps"))
+            cells = (_share(share) if share["mean"] is not None else "no pair" for share in (wrong, rps))
+            rows.append(f"| {titles[role]}, {kind} | {pairs} | {' | '.join(cells)} |")
+        ratio = part["wrong_ratio"]
+        if ratio["mean"] is not None and ratio["low"] is not None:
+            times = (
+                f"{ratio['mean']:.1f} times as often as those of the others ({ratio['low']:.1f} to {ratio['high']:.1f})"
+            )
+            words.append(f"Grades of flagged pairs of the {titles[role]} queries are wrong {times}.")
+    return _FLAGGED.format(rows="\n".join(rows), words=" ".join(words)).rstrip()
 
 
 def _gain(values: dict[str, Any] | None) -> str:

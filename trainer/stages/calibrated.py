@@ -98,7 +98,17 @@ def measure_calibrated(
     :param head_input: ``[n, f]`` float.
     :param gains: of the grades.
     """
-    probs = np.zeros((len(pairs.grades), len(gains)))
+    probs = predict_calibrated(head, pairs, head_input)
+    return measure_by_query(probs, predict(head, head_input).latent, *pairs.numpy(gains), cutoff=cutoff)
+
+
+def predict_calibrated(head: Head, pairs: Pairs, head_input: Tensor) -> Floats:
+    """Predict grade probabilities ``[n, k]`` of judged pairs, those of each fold of queries calibrated on the others.
+
+    :param head: is not changed.
+    :param head_input: ``[n, f]`` float.
+    """
+    probs = np.zeros((len(pairs.grades), head.k))
     fold_of = pairs.query_index % min(FOLDS, max(1, len(pairs.queries)))
     for fold in fold_of.unique().tolist():
         rows, others = (torch.nonzero(mask).squeeze(1) for mask in (fold_of == fold, fold_of != fold))
@@ -106,7 +116,7 @@ def measure_calibrated(
         if len(others):
             calibrate_afresh(calibrated, pairs.select(others), head_input[others])
         probs[rows.numpy()] = predict(calibrated, head_input[rows]).grade_probs
-    return measure_by_query(probs, predict(head, head_input).latent, *pairs.numpy(gains), cutoff=cutoff)
+    return probs
 
 
 def measure_current(features: Features, pairs: Pairs, config: Config) -> QueryFigures:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -15,11 +16,14 @@ from torch import Tensor
 from darl_opensearch.errors import InputError, UsageError
 from darl_opensearch.io.digest import hash_int
 from darl_opensearch.scores import is_ood
-from darl_opensearch.stats.bootstrap import bootstrap_ratio
+from darl_opensearch.stats.bootstrap import bootstrap_ratio, resample
+from darl_opensearch.stats.flagged import flagged_figures
 from trainer.config import Ood
 from trainer.ood import DETECTORS, ConformalCalibration, count_halves
 from trainer.ood.base import CHUNK
 from trainer.ood.fitted import FittedOod
+from trainer.stages.calibrated import predict_calibrated
+from trainer.stages.objective import predict
 from trainer.training_data.features import Features
 from trainer.training_data.pairs import Pairs
 from trainer.training_data.run_data import RunData
@@ -34,20 +38,14 @@ def fit_ood(features: Features, config: Ood, data: RunData) -> FittedOod:
     :param config: table ``[ood]``.
     :raises InputError: if the traffic is too small for alpha.
     """
-    make, params = DETECTORS.resolve(config.detector, config.params)
+    _, params = DETECTORS.resolve(config.detector, config.params)
     check_ood(config, features.model.halves)
     parts = count_halves(config.features, features.model.halves)
     width = parts * int(features.model.encoder.config.hidden_size)
-    detector: Any = make(width, halves=parts, **params)
-    learnt = partial(_read_chunks, features, config, data.judged(data.learnt))
     try:
-        if DETECTORS[config.detector].make.fits_catalogue:
-            detector.fit(learnt, partial(_read_unjudged, features, config, data))
-        else:
-            detector.fit(learnt)
+        detector = _fit_detector(features, config, data)
     except ValueError as err:
         raise InputError(f"the detector cannot be fitted: {err}", where="[ood]", todo="judge more queries") from err
-    detector.eval()
     traffic = data.unjudged(data.traffic)
     distances = _distances(features, detector, config, traffic)
     calibration = ConformalCalibration.fit(distances, config.alpha)
@@ -69,6 +67,54 @@ def fit_ood(features: Features, config: Ood, data: RunData) -> FittedOod:
     if data.set_aside:
         report["items_set_aside"] = len(data.set_aside)
     return FittedOod(detector, calibration, config.features, report, config.layers)
+
+
+def _fit_detector(features: Features, config: Ood, data: RunData) -> Any:
+    """Fit a detector, with a ValueError for too few judged pairs."""
+    make, params = DETECTORS.resolve(config.detector, config.params)
+    parts = count_halves(config.features, features.model.halves)
+    detector: Any = make(parts * int(features.model.encoder.config.hidden_size), halves=parts, **params)
+    learnt = partial(_read_chunks, features, config, data.judged(data.learnt))
+    if DETECTORS[config.detector].make.fits_catalogue:
+        detector.fit(learnt, partial(_read_unjudged, features, config, data))
+    else:
+        detector.fit(learnt)
+    return detector.eval()
+
+
+@torch.no_grad()
+def measure_flagged(
+    features: Features, config: Ood, data: RunData, pairs: Mapping[str, Pairs], *, seed: int
+) -> dict[str, Any]:
+    """Measure how wrong the grades of flagged pairs are, beside the others.
+
+    The dev queries are flagged by a detector that is fitted without them, and their grades are calibrated on the other
+    dev queries. On the OOD dev queries the model grades as it is.
+
+    :param pairs: judged pairs by role; ``dev`` and ``ood_dev`` are measured.
+    :return: figures by role; empty if a detector without the dev queries cannot be fitted or calibrated.
+    """
+    try:
+        detector = _fit_detector(features, config, dataclasses.replace(data, dev=[]))
+        calibration = ConformalCalibration.fit(
+            _distances(features, detector, config, data.unjudged(data.traffic)), config.alpha
+        )
+    except (ValueError, InputError):
+        return {}
+    head, found = features.model.head, {}
+    for role in (role for role in ("dev", "ood_dev") if role in pairs):
+        part = pairs[role]
+        head_input, query = features.of(part).head_input, part.query_index.numpy()
+        probs = predict_calibrated(head, part, head_input) if role == "dev" else predict(head, head_input).grade_probs
+        flagged = _flagged(calibration, _distances(features, detector, config, part), config.alpha)
+        figures = flagged_figures(probs, part.grades.numpy(), flagged, query, len(part.queries))
+        resampled = resample(figures, draws=2000, seed=seed)
+        found[role] = {
+            "flagged": int(flagged.sum()),
+            "pairs": len(flagged),
+            **{name: one.interval().to_json() for name, one in resampled.items()},
+        }
+    return found
 
 
 def check_ood(config: Ood, backbone: int) -> None:

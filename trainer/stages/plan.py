@@ -29,7 +29,7 @@ from trainer.stages.calibrated import calibrate_afresh, calibrate_grades, measur
 from trainer.stages.cross_validation import cross_validate
 from trainer.stages.curves import draw
 from trainer.stages.objective import Objective, measure_ndcg, measure_pairs
-from trainer.stages.ood_stage import check_ood, fit_ood
+from trainer.stages.ood_stage import check_ood, fit_ood, measure_flagged
 from trainer.stages.registry import Context, Report, check_plan
 from trainer.stages.robust import check_groups
 from trainer.stages.verdict import Verdict, average_gains
@@ -87,8 +87,10 @@ def train(
     if "ood_dev" in pairs:
         result["ood_dev"] = measure_pairs(features, pairs["ood_dev"], config)
     report("fitting the OOD detector", 0, 1)
-    ood = fit_ood(features, config.ood, keep_learnt(data, result["stages"]))
-    result["ood"] = ood.report
+    learnt_from = keep_learnt(data, result["stages"])
+    ood = fit_ood(features, config.ood, learnt_from)
+    flagged = measure_flagged(features, config.ood, learnt_from, pairs, seed=config.seed)
+    result["ood"] = ood.report | {"flagged": flagged}
     write_on_main(lambda: run_folder.finish(folder, model, ood, result, curves=draw(result["stages"])), folder)
     return run_folder.load_run(folder)
 

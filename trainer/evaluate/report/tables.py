@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from darl_opensearch.stats.flagged import FLAGGED_FIGURES
+
 NAMES = {
     "ap": "MAP", "rr": "MRR", "macro_f1": "macro F1", "quadratic_kappa": "kappa", "off_by_two": "off by two",
     "ece": "ECE", "rps": "RPS", "share_ood": "share OOD",
@@ -37,6 +39,7 @@ def lay_out_tables(result: Mapping[str, Any]) -> list[Table]:
     laid_out.append(_wide("Gap: id less the other part", result["gaps"], ("system", "part")))
     laid_out.append(_comparisons(result["comparisons"]))
     laid_out.append(_aurocs(result["auroc"]))
+    laid_out.append(_flagged(result["flagged"]))
     laid_out.append(_depths(result))
     laid_out.append(_wide("Slices", result["slices"], ("part", "slice", "system")))
     return [table for table in laid_out if table.rows]
@@ -91,6 +94,18 @@ def _p(value: float) -> str:
 def _aurocs(rows: Sequence[Mapping[str, Any]]) -> Table:
     cells = tuple((row["system"], row["part"], format_cell(row)) for row in rows)
     return Table("ood_distance: the other part against id", ("system", "part", "AUROC"), cells, 2)
+
+
+def _flagged(rows: Sequence[Mapping[str, Any]]) -> Table:
+    cells = tuple(
+        (
+            row["system"], row["part"], f"{row['flagged']:,}", f"{row['pairs'] - row['flagged']:,}",
+            *(format_cell(row["figures"][figure]) for figure in FLAGGED_FIGURES),
+        )
+        for row in rows
+    )  # fmt: skip
+    head = ("system", "part", "flagged", "others", "wrong grade: flagged", "others", "ratio", "RPS: flagged", "others")
+    return Table("Grades of pairs that are flagged as out of distribution, and of the others", head, cells, 2)
 
 
 def _depths(result: Mapping[str, Any]) -> Table:

@@ -14,7 +14,7 @@ from benchmarks.pages import Pages, Sections, difference, table
 
 HERE = Path(__file__).parent
 README = HERE / "README.md"
-RESULT = HERE / "results" / "detectors.json"
+RESULT, RISK = HERE / "results" / "detectors.json", HERE / "results" / "risk.json"
 SEEN, UNSEEN = "seen items", "unseen items"
 FEW = 20  # pairs of seen items, below which their share says nothing
 
@@ -65,7 +65,53 @@ def render(result: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-SECTIONS: Sections = {"detectors": (RESULT, render)}
+def render_risk(result: dict[str, Any]) -> str:
+    """All tables of what a flag means for a grade.
+
+    :param result: what ``risk`` wrote.
+    :return: Markdown.
+    """
+    config, where = result["config"], result["circumstances"]
+    head = [
+        "pairs of",
+        "pairs",
+        "flagged",
+        "wrong: flagged",
+        "others",
+        "times as often",
+        "RPS: flagged",
+        "others",
+    ]
+    rows = [
+        [name, f"{of['pairs']:,}", *(_span(of[key]) for key in ("share_flagged", "wrong_flagged", "wrong_other")),
+         _times(of["wrong_ratio"]), *(_span(of[key]) for key in ("rps_flagged", "rps_other"))]
+        for name, of in result["flags"].items()
+    ]  # fmt: skip
+    orders = list(next(iter(result["areas"].values())))
+    areas = [[name, *(_span(of[order]) for order in orders)] for name, of in result["areas"].items()]
+    claims = [[name, difference(c), f"{c['p_holm']:.4f}"] for name, c in result["claims"].items()]
+    return "\n\n".join([
+        f"{config['seeds']} repetitions; intervals of {config['draws']} resamples of the queries. Flagged by `knn` on "
+        f"pairs at alpha {config['alpha']}; wrong: the likeliest grade is not the judges'.",
+        table(head, rows),
+        "Area under the risk–coverage curve, half known and half strange pairs: the mean RPS of the pairs that are "
+        "kept, over all shares kept, when those that come last in an order are left out first. *any*: in no order. "
+        "Less is better.",
+        table(["known pairs and", *orders], areas),
+        table(["difference in area", "RPS", "p (Holm)"], claims),
+        f"Took {result['seconds']:.0f} s on {where['cpu']}, {where['threads']} threads, on a machine that was doing "
+        f"other things as well; torch {where['versions']['torch']}.",
+    ])  # fmt: skip
+
+
+def _times(found: dict[str, float] | None) -> str:
+    """A ratio with its interval."""
+    if found is None:
+        return "none"
+    return f"{found['mean']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
+
+
+SECTIONS: Sections = {"detectors": (RESULT, render), "risk": (RISK, render_risk)}
 REPORT = Pages((README,), SECTIONS)
 refresh, is_fresh = REPORT.refresh, REPORT.is_fresh
 

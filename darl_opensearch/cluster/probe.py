@@ -16,7 +16,7 @@ from darl_opensearch.cluster.preflight import Mode
 from darl_opensearch.cluster.verify import CONNECTOR_BOUND, LOCAL_BOUND, PROBES, ask_when_ready
 from darl_opensearch.config_files import render_body
 from darl_opensearch.errors import ClusterError
-from darl_opensearch.text import TEXT_FIELD
+from darl_opensearch.text import TEXT_FIELD, cut_to_tokens
 
 HITS = 5
 
@@ -52,7 +52,7 @@ def probe_search(cluster: Cluster, bundle: Bundle, mode: Mode, model_id: str, in
 
     options = PipelineOptions(max_k=HITS)
     body = dict(render_pipelines(bundle.card, mode, model_id, options)[options.name])
-    query = PROBES[0][0]
+    query = cut_to_tokens(PROBES[0][0], bundle.tokenizer, bundle.card.query_cap)  # only the scorer cuts queries
     guarded = guards.guard_for_local(query) if mode == "local" else guards.guard_for_connector(query)
     request = render_body("search_probe.json", size=HITS, pipeline=body, query_text=guarded)
     answer = cluster.read("POST", join_path(index, "_search"), request)

@@ -45,10 +45,11 @@ def verify(cluster: Cluster, bundle: Bundle, mode: Mode, model_id: str, *, ready
     columns, steps = bundle.card.columns, len(bundle.calibration()) + 1
     bound = LOCAL_BOUND if mode == "local" else CONNECTOR_BOUND
     worst = 0.0
-    cap = bundle.card.item_cap
+    card, tokenizer = bundle.card, bundle.tokenizer
     with Scorer.open(bundle) as scorer:
-        for query, texts in PROBES:
-            documents = [cut_to_tokens(text, bundle.tokenizer, cap) for text in texts]  # as darl index does
+        for probe, texts in PROBES:
+            query = cut_to_tokens(probe, tokenizer, card.query_cap)  # beyond it, the cluster would cut the item
+            documents = [cut_to_tokens(text, tokenizer, card.item_cap) for text in texts]  # as darl index does
             expected = scorer.score(query, documents).data.astype(np.float64)
             actual = ask_when_ready(cluster, mode, model_id, query, documents, ready_within=ready_within)
             if actual.shape != expected.shape:

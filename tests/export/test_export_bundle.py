@@ -102,6 +102,9 @@ def test_a_model_card_without_a_figure(small):
     }
     text = render_model_card(bundle.card, result)
     assert "| full | no query to decide on | no query to decide on | rolled back |" in text
+    one = nothing | {"mean": 0.1, "n": 1}
+    result["stages"] = [{"stage": "full", "kept": False, "rps_gain": one, "gain": one}]
+    assert "| full | +0.1000 (one query) | +0.1000 (one query) |" in render_model_card(bundle.card, result)
     assert "| nDCG, 95 % interval over queries | none | none |" in text
 
 
@@ -128,6 +131,9 @@ def test_a_model_card_says_what_a_flag_means_for_a_grade(small):
     )
     assert text.endswith(words + "\n") and "flagged pairs of the OOD dev" not in text
     assert "What a flag means" not in render({})
+    one = {"mean": 0.25, "low": None, "high": None, "n": 1}  # a single query has a figure and no interval
+    text = render({"dev": dict.fromkeys(dev, one) | {"flagged": 1, "pairs": 2}})
+    assert "| dev, flagged | 1 | 0.2500 (one query) | 0.2500 (one query) |" in text and "times as often" not in text
 
 
 def test_the_dev_queries_are_flagged_by_a_detector_that_does_not_know_them(small):

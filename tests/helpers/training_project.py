@@ -21,10 +21,15 @@ laws = settings(deadline=None, max_examples=40, suppress_health_check=[HealthChe
 KINDS = ["pet", "bike", "home", "travel", "phone", "garden", "boat", "piano"]
 PERILS = ["theft", "fire", "water", "storm", "accident", "illness", "scratches", "fraud"]
 TEXTS = [f"{kind} cover against {peril}" for kind in KINDS for peril in PERILS]
+SUBJECTS = ["Fahrrad", "Küche", "vélo", "бассейн", "ποδήλατο", "自転車", "旅行", "भवन"]
+EVENTS = ["gestohlen", "überschwemmt", "cassé", "сгорел", "κλάπηκε", "盗難", "遅延", "आग"]
+FOREIGN = [f"{subject} {event}" for subject in SUBJECTS for event in EVENTS]
 
 
 def tiny_tokenizer(kind: str) -> tuple[Tokenizer, str, str]:
-    """A WordPiece or byte-level BPE tokenizer, its first and its last token."""
+    """A WordPiece, SentencePiece (unigram) or byte-level BPE tokenizer, its first and its last token."""
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    cls, sep = "<s>", "</s>"
     if kind == "bert":
         tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
         tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
@@ -33,16 +38,23 @@ def tiny_tokenizer(kind: str) -> tuple[Tokenizer, str, str]:
         tokenizer.model = models.WordPiece(vocabulary(tokenizer, TEXTS, size=300, special=special), unk_token="[UNK]")
         tokenizer.add_special_tokens(special)
         cls, sep = "[CLS]", "[SEP]"
+    elif kind == "xlm-roberta":
+        tokenizer = Tokenizer(models.Unigram())
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Nmt(), normalizers.NFKC()])
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+        tokenizer.decoder = decoders.Metaspace()
+        unigrams = trainers.UnigramTrainer(
+            vocab_size=400, special_tokens=special, unk_token="<unk>", show_progress=False
+        )
+        tokenizer.train_from_iterator([*TEXTS, *FOREIGN], unigrams)
     else:
         tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = decoders.ByteLevel()
-        special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
         alphabet = pre_tokenizers.ByteLevel.alphabet()
         trainer = trainers.BpeTrainer(
             vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False
         )
-        cls, sep = "<s>", "</s>"
         tokenizer.train_from_iterator(TEXTS, trainer)
     ids = [(token, tokenizer.token_to_id(token)) for token in (cls, sep)]
     tokenizer.post_processor = processors.TemplateProcessing(single=f"{cls} $A {sep}", special_tokens=ids)

@@ -120,12 +120,14 @@ def _gain(values: dict[str, Any] | None) -> str:
         return "not measured"
     if values["mean"] is None:
         return "no query to decide on"
-    return f"{values['mean']:+.4f} [{values['low']:+.4f}, {values['high']:+.4f}]"
+    return f"{values['mean']:+.4f} {_bounds(values, '+.4f')}"
 
 
 def _share(values: dict[str, Any]) -> str:
     return f"{values['mean']:.4f} {_bounds(values)}"
 
 
-def _bounds(values: dict[str, Any]) -> str:
-    return "none" if values["mean"] is None else f"[{values['low']:.4f}, {values['high']:.4f}]"
+def _bounds(values: dict[str, Any], spec: str = ".4f") -> str:
+    if values["mean"] is None:
+        return "none"
+    return "(one query)" if values["low"] is None else f"[{values['low']:{spec}}, {values['high']:{spec}}]"

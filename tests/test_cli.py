@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -245,3 +246,40 @@ def test_a_line_of_progress_keeps_what_it_is_not_told(capsys):
             shown.append((task.description, task.completed, task.total))
     assert shown == [("reading", 0, 1), ("drawing", 3, 8), ("sorting", 4, 8), ("writing", 4, 8), ("writing", 5, 9)]
     assert capsys.readouterr() == ("", "")  # no terminal, no bar
+
+
+def wait_for(capsys, what: str) -> str:
+    """What was printed on stderr until it holds a text."""
+    said, begin = "", time.monotonic()
+    while what not in said:
+        assert time.monotonic() - begin < 20, said
+        time.sleep(0.01)
+        said += capsys.readouterr().err
+    return said
+
+
+def test_without_a_terminal_progress_is_plain_lines(capsys, monkeypatch):
+    """Also while the work reports nothing, and none after it."""
+    monkeypatch.setattr("darl_opensearch.cli.output.INTERVAL", 0.02)
+    with progress_line("reading", total=1) as line:
+        assert set(wait_for(capsys, "reading").splitlines()) == {"reading …"}
+        line.report("training", 30, 1500)
+        wait_for(capsys, "training: 30 of 1,500\n")
+        line.count(60, 1500)
+        said = wait_for(capsys, "left")
+        assert re.search(r"training: 60 of 1,500, \S+ (a second|s each), about \S+ (s|min) left\n", said)
+    capsys.readouterr()
+    time.sleep(0.1)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_no_line_of_a_hidden_task_nor_before_the_first_interval(capsys, monkeypatch):
+    monkeypatch.setattr("darl_opensearch.cli.output.INTERVAL", 0.02)
+    with progress_line("reading", visible=False):
+        time.sleep(0.1)
+    monkeypatch.setattr("darl_opensearch.cli.output.INTERVAL", 30.0)
+    begin = time.monotonic()
+    with progress_line("reading"):
+        pass
+    assert time.monotonic() - begin < 10  # the thread is told to stop, not waited for
+    assert capsys.readouterr() == ("", "")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,6 +24,8 @@ from rich.progress import (
 
 if TYPE_CHECKING:
     from darl_opensearch.cluster import Call
+
+INTERVAL = 30.0  # seconds between lines where there is no terminal
 
 
 def emit(result: dict[str, Any], *, as_json: bool, text: str) -> None:
@@ -45,8 +49,9 @@ def note(text: str) -> None:
     click.echo(text, err=True)
 
 
-def progress() -> Progress:
-    """Make a progress bar, visible on a terminal only; add tasks to it in a ``with`` statement."""
+@contextlib.contextmanager
+def progress() -> Iterator[Progress]:
+    """Show progress bars on a terminal, and elsewhere a plain line on stderr every 30 seconds; add tasks to it."""
     console = Console(stderr=True)
     columns = (
         SpinnerColumn(),
@@ -55,7 +60,46 @@ def progress() -> Progress:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    return Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        if console.is_terminal:
+            yield bar
+            return
+        stop = threading.Event()
+        lines = threading.Thread(target=_print_lines, args=(bar, stop), name="progress", daemon=True)
+        lines.start()
+        try:
+            yield bar
+        finally:
+            stop.set()
+            lines.join()
+
+
+def _print_lines(bar: Progress, stop: threading.Event) -> None:
+    """Print a line for each task every 30 seconds, until told to stop."""
+    seen: dict[TaskID, tuple[str, float, float]] = {}  # step, time and what was done when a step was first printed
+    while not stop.wait(INTERVAL):
+        now = time.monotonic()
+        for task in (task for task in bar.tasks if task.visible):
+            if seen.get(task.id, ("",))[0] != task.description:
+                seen[task.id] = task.description, now, task.completed
+            _, since, start = seen[task.id]
+            note(_describe(task.description, task.completed, task.total, task.completed - start, now - since))
+
+
+def _describe(step: str, done: float, total: float | None, gained: float, seconds: float) -> str:
+    """Describe a step: how much is done, how fast, and how long the rest takes.
+
+    :param gained: what of it was done in these seconds.
+    """
+    if not total or total == 1:
+        return f"{step} …"
+    text = f"{step}: {done:,.0f} of {total:,.0f}"
+    if gained <= 0 or seconds <= 0:
+        return text
+    rate = gained / seconds
+    speed = f"{rate:,.1f} a second" if rate >= 1 else f"{1 / rate:,.1f} s each"
+    left = (total - done) / rate
+    return f"{text}, {speed}, about {f'{left / 60:,.0f} min' if left >= 90 else f'{left:.0f} s'} left"
 
 
 @dataclass(frozen=True)

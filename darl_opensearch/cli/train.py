@@ -58,7 +58,8 @@ def cli(
     check_plan(resolved, str(config))
     where = folder or config.parent / "runs" / f"{resolved.model.name}-{resolved.model.version}"
     if dry_run:
-        _, data = plan.prepare(resolved, config.parent)
+        with progress_line("reading", total=1):
+            _, data = plan.prepare(resolved, config.parent)
         emit({"run": str(where), "data": data.summary()}, as_json=as_json,
              text=f"{config} is valid. It would be trained into {where}:\n{_counts(data.summary())}")  # fmt: skip
         return

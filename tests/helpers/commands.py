@@ -27,6 +27,7 @@ def run_main(*arguments: object) -> Said:
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.setattr(sys, "argv", ["darl", *map(str, arguments)])
+        patch.setattr("darl_opensearch.cli.output.INTERVAL", 1e6)  # however slow the machine, no line of progress
         with pytest.raises(SystemExit) as ended:
             main()
     return Said(int(ended.value.code or 0), out.getvalue(), err.getvalue())

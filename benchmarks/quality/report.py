@@ -234,6 +234,10 @@ def render_learner(result: dict[str, Any]) -> str:
         header = [f"{LEARNER_SETS[name]} (splits)", "nDCG@10", "change [95 %]", "RPS", "change [95 %]", "kappa",
                   "macro-F1", "seconds"]  # fmt: skip
         parts.append(table(header, rows))
+        for variant, found in variants.items():
+            if beside := found.get("against", {}).get("other program"):
+                claims = (f"nDCG@10 {difference(beside['ndcg'])}", f"RPS {difference(beside['rps'])}")
+                parts.append(f"{variant} − other program: {', '.join(claims)}.")
     where = result["circumstances"]
     parts.append(
         "Change: against the untrained model over the same queries, a query that several splits test being averaged "

@@ -11,6 +11,7 @@ import click
 from darl_opensearch.cli.output import emit, note, progress_line
 from darl_opensearch.cli.shared import JSON
 from darl_opensearch.errors import load
+from darl_opensearch.records.items import describe_blank
 from darl_opensearch.settings import setting
 from darl_opensearch.settings.options import with_options
 
@@ -64,4 +65,6 @@ def cli(
     if out is not None:
         write_folder(out, evaluated)
         note(f"the full report with charts is in {out / 'evaluation.html'}")
+    if evaluated.result["without_text"]:
+        note(f"warning: {describe_blank(evaluated.result['without_text'])}")
     emit(evaluated.result, as_json=as_json, text=render_text(evaluated.result))

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from darl_opensearch.cli.output import emit, progress_line
+from darl_opensearch.cli.output import emit, note, progress_line
 from darl_opensearch.cli.shared import JSON
 from darl_opensearch.errors import GateRefused, load
 from darl_opensearch.io.writing import write_file
+from darl_opensearch.records.items import describe_blank
 from darl_opensearch.settings import FilePath, InputFile, setting
 from darl_opensearch.settings.options import with_options
 
@@ -63,6 +64,8 @@ def cli(
     result = decision.to_json()
     if out is not None:
         write_file(out, json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    if result["without_text"]:
+        note(f"warning: {describe_blank(result['without_text'])}")
     emit(result, as_json=as_json, text=render_decision(result))
     if not decision.passed:
         raise GateRefused(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -184,12 +185,15 @@ def _scale_and_texts(
     texts: dict[str, str] = {}
     if bundle is not None:
         from darl_opensearch.bundle import Bundle
-        from darl_opensearch.records.items import read_items
+        from darl_opensearch.records.items import describe_blank, read_items
 
         opened = Bundle.open(bundle)
         scale = opened.card.scale
+        blank: Counter[str] = Counter()
         for path in items:
-            texts |= {item.item_id: item.text for item in read_items(path, opened.renderer).values()}
+            texts |= {item.item_id: item.text for item in read_items(path, opened.renderer, blank).values()}
+        if blank:
+            note(f"warning: {describe_blank(blank)}")
     if grades:
         names = tuple(name.strip() for name in grades.split(",") if name.strip())
         if scale is not None and len(names) != scale.k:

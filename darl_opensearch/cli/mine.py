@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from darl_opensearch.cli.output import emit, progress
+from darl_opensearch.cli.output import emit, note, progress
 from darl_opensearch.cli.shared import CLUSTER, JSON
 from darl_opensearch.connect import ClusterOptions
 from darl_opensearch.errors import UsageError, load
@@ -60,7 +61,7 @@ def cli(
         raise UsageError("no output file is given", todo="pass --out or --dry-run")
     mining = load("trainer.data.mining", "train")
     from darl_opensearch.io.writing import new_file
-    from darl_opensearch.records.items import read_items
+    from darl_opensearch.records.items import describe_blank, read_items
     from darl_opensearch.records.judgments import read_judgments
     from trainer.config import read_config
     from trainer.stages.registry import check_plan
@@ -74,8 +75,12 @@ def cli(
         named = (data.items, data.judgments, data.dev, data.new, data.ood_dev, data.traffic)
         mining.check_outputs(out, config, *(config.parent / name for name in named if name))
     model = _open(bundle) if bundle else None
-    items = read_items(catalogue, model.renderer if model else mining.WholeItems(settings.template.item_template))
-    queries = read_judgments(judged, items, settings.grades.scale.k)
+    blank: Counter[str] = Counter()
+    renderer = model.renderer if model else mining.WholeItems(settings.template.item_template)
+    items = read_items(catalogue, renderer, blank)
+    queries = read_judgments(judged, items, settings.grades.scale.k, blank)
+    if blank:
+        note(f"warning: {describe_blank(blank)}")
     from darl_opensearch.cluster.item_index import open_first_stage
 
     with contextlib.ExitStack() as open_:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from darl_opensearch.cli.output import emit, progress_line
+from darl_opensearch.cli.output import emit, note, progress_line
 from darl_opensearch.cli.shared import CLUSTER, JSON, STREAM, bundle_argument, parse_since
 from darl_opensearch.connect import ClusterOptions
 from darl_opensearch.errors import UsageError, load
@@ -115,10 +116,13 @@ def _store(spool: Path | None, cluster: ClusterOptions, stream: str, open_: cont
 def _items(
     model: Bundle, files: tuple[Path, ...], cluster: ClusterOptions, index: str | None, open_: contextlib.ExitStack
 ) -> Any:
-    from darl_opensearch.records.items import read_items
+    from darl_opensearch.records.items import describe_blank, read_items
     from trainer.dasa.items import NO_ITEMS, Items
 
-    texts = {item.item_id: item.text for path in files for item in read_items(path, model.renderer).values()}
+    blank: Counter[str] = Counter()
+    texts = {item.item_id: item.text for path in files for item in read_items(path, model.renderer, blank).values()}
+    if blank:
+        note(f"warning: {describe_blank(blank)}")
     if index is None:
         return Items.of_texts(texts) if texts else NO_ITEMS
     from darl_opensearch.cluster.item_index import open_first_stage

@@ -13,6 +13,7 @@ import click
 from darl_opensearch.cli.output import emit, note, progress_line
 from darl_opensearch.cli.shared import JSON
 from darl_opensearch.errors import UsageError, load
+from darl_opensearch.records.items import describe_blank
 from darl_opensearch.settings import FolderPath, setting
 from darl_opensearch.settings.options import with_options
 
@@ -71,7 +72,7 @@ def cli(
         speaks, alone = distributed.is_main(), distributed.world() == 1
     if speaks:
         if trained.data.get("without_text"):
-            note(f"warning: {_passed_over(trained.data)}")
+            note(f"warning: {describe_blank(trained.data['without_text'])}")
         for stage in trained.result["stages"]:
             note(_verdict(stage))
         result: dict[str, Any] = {"run": str(where), **trained.result}
@@ -99,18 +100,8 @@ def _counts(data: dict[str, Any]) -> str:
     if apart := data.get("set_aside"):
         lines.append(f"  nearly all items are judged: {len(apart)} are set aside for calibration ({_first_few(apart)})")
     if data.get("without_text"):
-        lines.append(f"  {_passed_over(data)}")
+        lines.append(f"  {describe_blank(data['without_text'])}")
     return "\n".join(lines)
-
-
-def _passed_over(data: dict[str, Any]) -> str:
-    """Say which items without text were passed over."""
-    blank: dict[str, int] = data["without_text"]
-    items = "item" if len(blank) == 1 else "items"
-    return (
-        f"passed over: {len(blank):,} {items} without text ({_first_few(list(blank))}), with "
-        f"{sum(blank.values()):,} judgments"
-    )
 
 
 def _first_few(names: Sequence[str]) -> str:

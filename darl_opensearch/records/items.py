@@ -84,6 +84,17 @@ def iter_items(
         yield where, Item(item_id, text, template.slice_of(row))
 
 
+def describe_blank(blank: Mapping[str, int]) -> str:
+    """Say which items without text were passed over, and with how many judgments.
+
+    :param blank: judgments by id of an item without text.
+    """
+    names, judgments = list(blank), sum(blank.values())
+    first = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+    text = f"passed over: {len(names):,} item{'s' * (len(names) > 1)} without text ({first})"
+    return text + (f", with {judgments:,} judgment{'s' * (judgments > 1)}" if judgments else "")
+
+
 def item_twice(item_id: str, *, first: str, where: str) -> InputError:
     """Make the error for a repeated item."""
     return InputError(f"item {short(item_id)} appears twice (first: {first})", where=where, todo="keep one of the two")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 import pytest
 
 from darl_opensearch.errors import InputError
-from tests.helpers.bundles import tiny_bundle
+from tests.helpers.bundles import ITEMS, tiny_bundle
+from tests.helpers.files import write_rows
 from trainer.cycle.config import CycleConfig, GateTable, ModelTable, ReleaseTable
 from trainer.cycle.folder import Cycle, Cycles
 from trainer.cycle.run import abandon
-from trainer.cycle.samples import read_rows
+from trainer.cycle.samples import read_rows, render_catalogue
 from trainer.cycle.steps import STEPS
 
 BROKEN = ["", "{", "[]", "{}", b"\xe9", 3000 * "[" + 3000 * "]"]
@@ -89,3 +91,14 @@ def test_a_sample_that_lost_a_field(tmp_path, what):
         InputError, match=r"judgments\.jsonl, line 2: field 'query' is empty or not text. Restore the line"
     ):
         read_rows(tmp_path / "judgments.jsonl", "query")
+
+
+def test_a_catalogue_item_without_text_is_passed_over(tiny, tmp_path):
+    """The training passes it over, so no later step may end with it; a later file may have its text."""
+    blank = {"id": "nothing", "name": "", "kind": "", "cover": ""}
+    found: Counter[str] = Counter()
+    one, two = write_rows(tmp_path / "a.jsonl", [*ITEMS, blank]), write_rows(tmp_path / "b.jsonl", [blank])
+    texts = render_catalogue([one, two], tiny.renderer, blank=found)
+    assert list(texts) == [item["id"] for item in ITEMS] and found == {"nothing": 0}
+    filled = write_rows(tmp_path / "c.jsonl", [blank | {"name": "Sky"}])
+    assert "Sky" in render_catalogue([one, filled], tiny.renderer)["nothing"]

@@ -119,6 +119,18 @@ def test_every_table_is_there(darl, words):
     assert rows_of(result, "depths", part="new", depth=2)[0]["queries_without_items"] == 1
 
 
+def test_items_without_text_are_passed_over_and_counted(darl, words, data):
+    whole = json.loads(darl(*words, "--json").out)
+    write_rows(data / "items.jsonl", [*ITEMS, {"id": "nothing", "name": "", "kind": "", "cover": ""}])
+    rows = [json.loads(line) for line in (data / "id.jsonl").read_text().splitlines()]
+    write_rows(data / "id.jsonl", [*rows, rows[0] | {"item_id": "nothing"}])
+    said = darl(*words, "--json")
+    found = json.loads(said.out)
+    assert said.err == "warning: passed over: 1 item without text (nothing), with 1 judgment\n"
+    assert found["without_text"] == {"nothing": 1} and whole["without_text"] == {}
+    assert [row["figures"] for row in found["figures"]] == [row["figures"] for row in whole["figures"]]
+
+
 def test_the_same_seed_says_the_same(darl, words, data):
     one = darl(*words, "--json").out
     assert darl(*words, "--json").out == one

@@ -360,3 +360,22 @@ def test_the_command(bundles, data, tmp_path):
     assert json.loads(out.read_text())["passed"] is False
     assert render_decision(json.loads(out.read_text())) == no.out.rstrip("\n")
     assert darl("bad", "good", "--measure", "mrr").code == 2
+
+
+def test_items_without_text_are_passed_over_and_counted(bundles, data, tmp_path):
+    whole = run(bundles["bad"], bundles["good"], data).to_json()
+    blank = {"id": "nothing", "name": "", "kind": "", "cover": ""}
+    more = [json.loads(line) for line in data["control"].read_text().splitlines()]
+    more += [row | {"item_id": "nothing", "grade": 2} for row in more[::6][:2]]
+    files = data | {
+        "items": write_rows(tmp_path / "more.jsonl", [*ITEMS, blank]),
+        "control": write_rows(tmp_path / "more_control.jsonl", more),
+    }  # fmt: skip
+    found = run(bundles["bad"], bundles["good"], files).to_json()
+    assert found["without_text"] == {"nothing": 2}
+    assert found["conditions"]["control"]["changes"] == whole["conditions"]["control"]["changes"]
+    said = run_main(
+        "gate", bundles["bad"].path, bundles["good"].path, "--items", files["items"], "--id", files["id_test"],
+        "--control", files["control"], "--draws", "400",
+    )  # fmt: skip
+    assert said.err == "warning: passed over: 1 item without text (nothing), with 2 judgments\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -51,9 +52,10 @@ def plan_control(inputs: CycleInputs) -> ControlNeeds:
     if not spread and gate.twin:
         twin = Bundle.open(inputs.base / gate.twin)
         source = f"{gate.twin} against the serving bundle on the ID test"
+        blank: Counter[str] = Counter()
         spread = measure_spread(
-            inputs.serving, twin, items=partial(_read_items, inputs.catalogues), judgments=inputs.id_test,
-            options=gate, report=inputs.world.report,
+            inputs.serving, twin, items=partial(_read_items, inputs.catalogues, blank), judgments=inputs.id_test,
+            options=gate, blank=blank, report=inputs.world.report,
         )  # fmt: skip
     spread = {name: sd for name, sd in spread.items() if math.isfinite(sd)}
     if not spread:
@@ -67,9 +69,10 @@ def plan_control(inputs: CycleInputs) -> ControlNeeds:
     return ControlNeeds(available, spread, source, gain, no_loss)
 
 
-def _read_items(catalogues: Sequence[Path], renderer: ItemRenderer) -> dict[str, Item]:
+def _read_items(catalogues: Sequence[Path], blank: Counter[str], renderer: ItemRenderer) -> dict[str, Item]:
     """Read the catalogues as items of no slice."""
-    return {item_id: Item(item_id, text, "") for item_id, text in render_catalogue(catalogues, renderer).items()}
+    texts = render_catalogue(catalogues, renderer, blank=blank)
+    return {item_id: Item(item_id, text, "") for item_id, text in texts.items()}
 
 
 def _read_earlier(inputs: CycleInputs) -> dict[str, float]:

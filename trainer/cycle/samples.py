@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from darl_opensearch.io.digest import name_text
 from darl_opensearch.io.jsonl import read_jsonl
 from darl_opensearch.io.writing import write_lines
 from darl_opensearch.records.values import parse_text
-from darl_opensearch.text import TEXT_FIELD, ItemRenderer, ItemTemplate, same_text
+from darl_opensearch.text import TEXT_FIELD, ItemRenderer, ItemTemplate, NoTextError, same_text
 
 SELECTED, CONTROL = "selected", "control"
 Row = Mapping[str, Any]
@@ -107,19 +108,25 @@ def write_items(path: Path, catalogues: Sequence[Path], template: ItemTemplate, 
 
 
 def render_catalogue(
-    catalogues: Iterable[Path], renderer: ItemRenderer, wanted: Collection[str] | None = None
-) -> dict[str, str]:
-    """Render the items of catalogues as texts by id.
+    catalogues: Iterable[Path], renderer: ItemRenderer, wanted: Collection[str] | None = None,
+    blank: Counter[str] | None = None,
+) -> dict[str, str]:  # fmt: skip
+    """Render the items of catalogues as texts by id, without those that have no text.
 
     :param catalogues: JSONL files; of an item that is in several the first counts.
     :param wanted: ids of the items to render; None: all of them.
-    :raises InputError: for a broken line, an item without an id, or one without text.
+    :param blank: gets the ids of items without text.
+    :raises InputError: for a broken line, or an item without an id.
     """
     texts: dict[str, str] = {}
     for where, row in itertools.chain.from_iterable(map(read_jsonl, catalogues)):
         item_id = renderer.template.item_id(row, where=where)
         if item_id not in texts and (wanted is None or item_id in wanted):
-            texts[item_id] = renderer(row, where=where)
+            try:
+                texts[item_id] = renderer(row, where=where)
+            except NoTextError:
+                if blank is not None:
+                    blank[item_id] = 0
     return texts
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,14 +27,18 @@ def retrieve(parts: Sequence[JudgedPart], index: Bm25Index, size: int) -> dict[s
 
 
 def read_first_stage(
-    parts: Sequence[JudgedPart], path: Path, items: Mapping[str, Item], size: int
+    parts: Sequence[JudgedPart], path: Path, items: Mapping[str, Item], size: int, blank: Container[str] = ()
 ) -> dict[str, Candidates]:
     """Read a first stage's ranking from a TREC run.
 
+    :param blank: ids of items without text, which are left out.
     :return: candidates by part; empty for queries missing from the run.
     :raises InputError: for an unknown item, or a run without any query of a part.
     """
-    run = {query_id: [item_id for item_id, _ in ranked][:size] for query_id, ranked in read_run(path).items()}
+    run = {
+        query_id: [item_id for item_id, _ in ranked if item_id not in blank][:size]
+        for query_id, ranked in read_run(path).items()
+    }
     by_part = {part.name: {q.query_id: run.get(q.query_id, []) for q in part.queries} for part in parts}
     for candidates in by_part.values():
         for query_id, ids in candidates.items():

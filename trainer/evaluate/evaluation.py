@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,11 +72,12 @@ def evaluate(
     for path in (*settings.items, *(path for _, path in settings.parts), *filter(None, [settings.first_stage])):
         check_rereadable(path)  # every model reads each file, and so does its digest
     report("opening", 0, 1)
+    blank: Counter[str] = Counter()
     with ExitStack() as stack:
 
         def open_model(path: Path, *, int8: bool = settings.int8) -> Model:
             def catalogue(renderer: ItemRenderer) -> Mapping[str, Item]:
-                return read_catalogue(settings.items, renderer)
+                return read_catalogue(settings.items, renderer, blank)
 
             if (path / "config.json").is_file():  # a training run; anything else must be a bundle
                 return open_run(path, catalogue)
@@ -94,7 +96,7 @@ def evaluate(
         index = Bm25Index((item.item_id, item.text) for item in models[0].items.values())
         opponents = [_open_opponent(word, models[0], index, open_model) for word in settings.against]
         check_scales([*models, *(opponent for opponent in opponents if isinstance(opponent, BundleSystem | RunSystem))])
-        return _measure(_score(settings, models, opponents, index, report), models[0], report)
+        return _measure(_score(settings, models, opponents, index, blank, report), models[0], blank, report)
 
 
 def _open_opponent(word: str, lead: Model, index: Bm25Index, open_model: Callable[..., Model]) -> System:
@@ -126,31 +128,35 @@ def _open_opponent(word: str, lead: Model, index: Bm25Index, open_model: Callabl
 
 
 def _score(
-    settings: EvaluationOptions, models: Sequence[Model], opponents: Sequence[System], index: Bm25Index, report: Report
-) -> Measurements:
+    settings: EvaluationOptions, models: Sequence[Model], opponents: Sequence[System], index: Bm25Index,
+    blank: Counter[str], report: Report,
+) -> Measurements:  # fmt: skip
     lead = models[0]
     gains = lead.model.scale.gains
     scale = Scale.of(gains, settings.cutoffs, settings.relevant_from, where="--relevant-from")
-    parts = [read_part(name, path, lead.items, len(gains), seed=settings.seed) for name, path in settings.parts]
+    parts = [
+        read_part(name, path, lead.items, len(gains), seed=settings.seed, blank=blank) for name, path in settings.parts
+    ]
     systems = make_names_unique([*models, *opponents])
-    candidates = _candidates(settings, parts, index, lead.items, scale)
+    candidates = _candidates(settings, parts, index, lead.items, blank, scale)
     scored = score_parts(systems, parts, report, candidates=candidates)
     by_name = {part.name: part for part in parts}
     return Measurements(settings, scale, systems, len(models), by_name, scored, candidates)
 
 
 def _candidates(
-    settings: EvaluationOptions, parts: Sequence[JudgedPart], index: Bm25Index, items: Mapping[str, Item], scale: Scale
-) -> dict[str, depth.Candidates]:
+    settings: EvaluationOptions, parts: Sequence[JudgedPart], index: Bm25Index, items: Mapping[str, Item],
+    blank: Container[str], scale: Scale,
+) -> dict[str, depth.Candidates]:  # fmt: skip
     if not settings.depths:
         return {}
     size = max(*settings.depths, *scale.cutoffs)  # the first stage's own figures need that many as well
     if settings.first_stage is not None:
-        return depth.read_first_stage(parts, settings.first_stage, items, size)
+        return depth.read_first_stage(parts, settings.first_stage, items, size, blank)
     return depth.retrieve(parts, index, size)
 
 
-def _measure(of: Measurements, lead: Model, report: Report) -> Evaluation:
+def _measure(of: Measurements, lead: Model, blank: Mapping[str, int], report: Report) -> Evaluation:
     report("measuring", 0, 1)
     settings, scale = of.settings, lead.model.scale
     at_depths = rows.rerank_to_depths(of)
@@ -164,6 +170,7 @@ def _measure(of: Measurements, lead: Model, report: Report) -> Evaluation:
         "grades": [{"name": name, "gain": gain} for name, gain in zip(scale.names, scale.gains, strict=True)],
         "items": [{"path": str(path), "sha256": digest_file(path)} for path in settings.items],
         "parts": [_about_part(part, scale.k) for part in of.parts.values()],
+        "without_text": dict(sorted(blank.items())),
         "systems": [
             {"name": system.name, "evaluated": place < of.evaluated, **system.about()}
             for place, system in enumerate(of.systems)

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -75,26 +76,27 @@ def gate(
     report("checking", 0, 1)
     checks = [Finding(f"new bundle, {check.check}", check.passed, check.detail) for check in check_bundle(new.path)]
     checks += _check_meaning(old, new, options.changed)
-    files = {ID: id_test, CONTROL: control}
+    files, blank = {ID: id_test, CONTROL: control}, Counter[str]()
     measured, catalogue = _measure_parts(
-        old, new, lambda renderer: read_catalogue(paths, renderer), files, options, report, score_cache
+        old, new, lambda renderer: read_catalogue(paths, renderer, blank), files, options, report, score_cache, blank
     )
-    checks += _check_training_data(new, [part for part, _, _ in measured], catalogue, options)
+    checks += _check_training_data(new, [part for part, _, _ in measured], catalogue, blank, options)
     conditions = [decide_part(part, before, after, new.card.scale.gains, options) for part, before, after in measured]
     report("measuring", 1, 1)
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    return GateReport(old, new, options, tuple(conditions), tuple(checks), created)
+    return GateReport(old, new, options, tuple(conditions), tuple(checks), created, blank)
 
 
 def measure_spread(
     old: Bundle, new: Bundle, *, items: ReadItems, judgments: Path, options: GateOptions,
-    report: Report = lambda what, done, total: None,
+    blank: Counter[str], report: Report = lambda what, done, total: None,
 ) -> dict[str, float]:  # fmt: skip
     """Measure the standard deviation over queries of the differences between two bundles, by measure.
 
     :param items: reads the judged items as a bundle renders them.
+    :param blank: ids of items without text, which that gets; their judgments are counted here and passed over.
     """
-    [(_, before, after)], _ = _measure_parts(old, new, items, {ID: judgments}, options, report, None)
+    [(_, before, after)], _ = _measure_parts(old, new, items, {ID: judgments}, options, report, None, blank)
     measures = [name for name in _gaining(options) if name != "rps" or _same_grades(before, after)]
     return {name: power(after.by_query[name] - before.by_query[name], 0.0).sd for name in measures}
 
@@ -106,7 +108,7 @@ def _gaining(options: GateOptions) -> tuple[str, str]:
 
 def _measure_parts(
     old: Bundle, new: Bundle, items: ReadItems, files: Mapping[str, Path], options: GateOptions, report: Report,
-    score_cache: ScoreCache | None,
+    score_cache: ScoreCache | None, blank: Counter[str],
 ) -> tuple[list[tuple[JudgedPart, Measured, Measured]], Mapping[str, Item]]:  # fmt: skip
     """Score and measure the parts with both bundles.
 
@@ -124,7 +126,10 @@ def _measure_parts(
             ))  # fmt: skip
             stack.callback(systems[-1].scorer.close)
         catalogue = systems[1].items
-        parts = [read_part(name, path, catalogue, new.card.scale.k, seed=options.seed) for name, path in files.items()]
+        parts = [
+            read_part(name, path, catalogue, new.card.scale.k, seed=options.seed, blank=blank)
+            for name, path in files.items()
+        ]
         named = make_names_unique(systems)
         scored = score_parts(named, parts, report)
     report("measuring", 0, 1)
@@ -232,7 +237,7 @@ def _gains_by_name(card: Card) -> dict[str, float]:
 
 
 def _check_training_data(
-    new: Bundle, parts: Sequence[JudgedPart], items: Mapping[str, Item], options: GateOptions
+    new: Bundle, parts: Sequence[JudgedPart], items: Mapping[str, Item], blank: Iterable[str], options: GateOptions
 ) -> list[Finding]:
     """Check as far as possible that the new bundle was not trained on its test data."""
     findings = []
@@ -240,7 +245,8 @@ def _check_training_data(
     digests = {part["sha256"]: name for name, part in trained.items() if isinstance(part, dict) and "sha256" in part}
     for part in parts:
         # Read again: read_part shuffles items, but the trainer digests queries in file order.
-        if name := digests.get(digest_records(read_judgments(part.path, items, new.card.scale.k))):
+        passed_over = Counter(dict.fromkeys(blank, 0))
+        if name := digests.get(digest_records(read_judgments(part.path, items, new.card.scale.k, passed_over))):
             findings.append(
                 Finding(f"training data, {part.name}", False, f"this part is the bundle's own {name!r} part")
             )

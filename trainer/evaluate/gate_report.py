@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,7 @@ class GateReport:
 
     :param conditions: ``id``, then ``control``.
     :param checks: of the bundle's contract and parity, its grades and its training data.
+    :param blank: judgments passed over, by id of an item without text.
     """
 
     old: Bundle
@@ -121,6 +123,7 @@ class GateReport:
     conditions: tuple[Condition, ...]
     checks: tuple[Finding, ...]
     created: str
+    blank: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
@@ -150,6 +153,7 @@ class GateReport:
             "options": options | {"allow": list(self.options.allow), "train": list(map(str, self.options.train))},
             "conditions": {condition.part: condition.to_json() for condition in self.conditions},
             "checks": [check.to_json() for check in self.checks],
+            "without_text": dict(sorted(self.blank.items())),
         }
 
 

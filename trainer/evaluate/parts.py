@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,14 +75,15 @@ def parse_parts(words: Sequence[str]) -> tuple[tuple[str, Path], ...]:
     return tuple(sorted(parts.items(), key=lambda part: part[0] != ID))
 
 
-def read_catalogue(paths: Sequence[Path], renderer: ItemRenderer) -> dict[str, Item]:
+def read_catalogue(paths: Sequence[Path], renderer: ItemRenderer, blank: Counter[str] | None = None) -> dict[str, Item]:
     """Read items from one or more files.
 
+    :param blank: gets the ids of items without text, which are left out; None: they are errors.
     :raises InputError: as :func:`read_items`, or for an id in two files.
     """
     items: dict[str, Item] = {}
     for path in paths:
-        items_of_file = read_items(path, renderer)
+        items_of_file = read_items(path, renderer, blank)
         if repeated := sorted(items.keys() & items_of_file.keys()):
             raise InputError(
                 f"item {repeated[0]!r} is also in another items file", where=str(path), todo="keep one of the two"
@@ -90,18 +92,21 @@ def read_catalogue(paths: Sequence[Path], renderer: ItemRenderer) -> dict[str, I
     return items
 
 
-def read_part(name: str, path: Path, items: Mapping[str, Item], k: int, *, seed: int) -> JudgedPart:
+def read_part(
+    name: str, path: Path, items: Mapping[str, Item], k: int, *, seed: int, blank: Counter[str] | None = None
+) -> JudgedPart:
     """Read a judged part and shuffle the items of each query.
 
     Files often list the better items first, and a stable sort keeps that order for equal scores; shuffled, a model that
     cannot tell items apart scores at chance level.
 
     :param path: JSONL: query_id (or query alone), query, item_id, grade, optional slice.
+    :param blank: ids of items without text, whose judgments are counted here and passed over.
     :raises InputError: naming the invalid line.
     """
     rng = np.random.default_rng([seed, *name.encode()])
     queries = []
-    for query in read_judgments(path, items, k):
+    for query in read_judgments(path, items, k, blank):
         order = rng.permutation(len(query.item_ids))
         queries.append(
             dataclasses.replace(

@@ -268,6 +268,10 @@ def test_without_a_terminal_progress_is_plain_lines(capsys, monkeypatch):
         line.count(60, 1500)
         said = wait_for(capsys, "left")
         assert re.search(r"training: 60 of 1,500, \S+ (a second|s each), about \S+ (s|min) left\n", said)
+        line.count(9, 1500)  # the same step from its start
+        wait_for(capsys, "training: 9 of 1,500\n")
+        line.count(1600, 1500)
+        assert "about 0 s left" in wait_for(capsys, "left")
     capsys.readouterr()
     time.sleep(0.1)
     assert capsys.readouterr() == ("", "")

@@ -1,8 +1,9 @@
-"""How often the gate's bound calls a change a gain where there is none, by the number of queries.
+"""How often the gate takes a loss that equals its tolerance for a smaller one, by the number of queries.
 
 ``python -m benchmarks.cycle.gate``. Differences with mean 0 are drawn, and the lower end of the gate's 95 % percentile
-interval is compared with 0: the bound promises 2.5 %. Four shapes of differences: normal; normal with 6 of 10 queries
-unchanged; many small losses and few large gains; many small gains and few large losses. Seed 0.
+interval is compared with 0, as it is with the tolerance: the bound promises 2.5 %. Four shapes of differences: normal;
+normal with 6 of 10 queries unchanged; many small losses and few large gains; many small gains and few large losses.
+Seed 0.
 """
 
 from __future__ import annotations

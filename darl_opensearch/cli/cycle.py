@@ -84,7 +84,7 @@ def _control(needs: Any) -> str:
     """Say how many control queries the gate needs."""
     arm = f"The control arm has up to {needs.available:,} queries"
     if not needs.source:
-        return f"{arm}. How many the gate needs is not known before the first control arm; [gate] twin estimates it."
+        return f"{arm}. How many the gate needs is not known before the first control arm; [start] twin estimates it."
     gains = " or ".join(f"{count:,} for a gain of .01 in {name}" for name, count in needs.gain.items())
     loss = f", and {needs.no_loss:,} to exclude a loss of order" if needs.no_loss else ""
     return f"{arm}; the gate needs about {gains}{loss} (power 80 %, by {needs.source})."

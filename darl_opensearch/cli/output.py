@@ -80,7 +80,8 @@ def _print_lines(bar: Progress, stop: threading.Event) -> None:
     while not stop.wait(INTERVAL):
         now = time.monotonic()
         for task in (task for task in bar.tasks if task.visible):
-            if seen.get(task.id, ("",))[0] != task.description:
+            step, _, start = seen.get(task.id, ("", now, 0.0))
+            if step != task.description or task.completed < start:  # another step, or the same one from its start
                 seen[task.id] = task.description, now, task.completed
             _, since, start = seen[task.id]
             note(_describe(task.description, task.completed, task.total, task.completed - start, now - since))
@@ -98,7 +99,7 @@ def _describe(step: str, done: float, total: float | None, gained: float, second
         return text
     rate = gained / seconds
     speed = f"{rate:,.1f} a second" if rate >= 1 else f"{1 / rate:,.1f} s each"
-    left = (total - done) / rate
+    left = max(0.0, total - done) / rate
     return f"{text}, {speed}, about {f'{left / 60:,.0f} min' if left >= 90 else f'{left:.0f} s'} left"
 
 

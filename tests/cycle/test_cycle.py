@@ -282,13 +282,13 @@ def test_the_plan_says_how_many_control_queries_the_gate_needs(small, released, 
     assert unknown.control.to_json() == {"available": 12, "spread": {}, "source": "", "gain": {}, "no_loss": None}
     assert "not known before the first control arm" in describe_plan(unknown)
     made = folder / "cycles" / "0001" / "bundle"
-    config = read_cycle(path, [f"gate.twin='{made}'"])
+    config = read_cycle(path, [f"start.twin='{made}'"])
     twin = plan_cycle(config, tmp_path, world(tmp_path)).control
     gates = result.steps["gate"]["conditions"]["id"]["changes"]  # the same two bundles on the same ID test
     assert twin.spread == pytest.approx({change["measure"]: change["sd"] for change in gates}, abs=1e-5)
     assert twin.source == f"{made} against the serving bundle on the ID test"
     with pytest.raises(DarlError, match=r"nosuch"):
-        plan_cycle(read_cycle(path, ["gate.twin='nosuch'"]), tmp_path, world(tmp_path))
+        plan_cycle(read_cycle(path, ["start.twin='nosuch'"]), tmp_path, world(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from tests.helpers.commands import run_main
 from tests.helpers.files import write_rows
 from trainer.evaluate.gate import gate
 from trainer.evaluate.gate_report import Change
-from trainer.evaluate.gate_words import explain_loss, render_decision
+from trainer.evaluate.gate_words import explain_loss, explain_no_gain, render_decision
 from trainer.evaluate.parts import JudgedPart, read_catalogue, read_part
 from trainer.evaluate.settings import GateOptions
 
@@ -116,10 +116,10 @@ def test_a_better_bundle_may_take_the_place_of_a_worse_one_and_not_the_reverse(b
 def test_the_same_ranking_is_no_gain(bundles, data):
     same = run(bundles["good"], bundles["good"], data)
     [reason] = same.reasons  # no loss beyond the tolerance on the one, no gain on the other
-    unchanged = "+0.0000 [+0.0000, +0.0000] (p = 1.000)"
+    zero = "+0.0000 [+0.0000, +0.0000]"
     assert reason == (
-        f"control arm: no clear gain over 40 queries: nDCG@10 {unchanged}, RPS {unchanged}; more queries are unlikely "
-        "to show one"
+        f"control arm: no clear gain over 40 queries: nDCG@10 {zero} (p = 1.000), RPS {zero} (p = 1.000), {zero} once "
+        "both bundles are calibrated alike; more queries are unlikely to show one"
     )  # fmt: skip
 
 
@@ -133,7 +133,8 @@ def test_recalibration_alone_is_no_gain(bundles, data, old, new):
     assert not found.passed and found.conditions[0].passed
     if rps.claim.interval.mean > 0:
         assert rps.gain.clear and not rps.gain.holds
-        assert re.search(r"RPS \+\S+ \[\S+, \S+\] \(p = 0\.\d+\), but [+-]0\.0000 once both .* alike", found.reasons[0])
+        zero = re.escape("+0.0000 [+0.0000, +0.0000]")
+        assert re.search(rf"RPS \+\S+ \[\S+, \S+\] \(p = 0\.\d+\), {zero} once both .* alike; more", found.reasons[0])
 
 
 def test_a_gain_in_grades_alone_is_enough(bundles, data):
@@ -152,6 +153,7 @@ def test_a_gain_in_grades_alone_is_enough(bundles, data):
         (0.0, 0.02, 0.01, True),  # grades alone
         (0.02, -0.02, -0.02, True),  # order alone
         (0.0, 0.02, 0.0, False),  # grades, by calibration alone
+        (0.0, 0.02, 0.002, False),  # a rest that may be chance
         (0.0, 0.0, 0.0, False),
         (-0.02, 0.02, 0.02, False),  # better grades do not buy a loss of order
     ],
@@ -169,6 +171,21 @@ def test_what_earns_a_yes(monkeypatch, tmp_path, ndcg, rps, left, passed):
     monkeypatch.setattr(gates, "recalibrated_rps", lambda grading, gains: grading.left)
     part = JudgedPart("control", tmp_path, "", (), np.zeros(0, dtype=np.int64), (), np.zeros(0, dtype=np.int64), ())
     assert gates.decide_part(part, *sides, (0.0, 1.0, 3.0), GateOptions(draws=400)).passed is passed
+
+
+def test_no_number_of_queries_shows_a_gain_of_which_nothing_is_left(bundles, data):
+    """A small gain in RPS by calibration alone: more queries would make it clear, and then refuse it."""
+    found = run(bundles["sure"], bundles["good"], data, draws=100)
+    rps = found.conditions[1].changes[1]
+    unclear = dataclasses.replace(rps, gain=dataclasses.replace(rps.gain, clear=False))
+    assert unclear.gain.power.needed and unclear.gain.left.mean == pytest.approx(0, abs=1e-5)
+    assert explain_no_gain("control", [unclear], 30).endswith("; more queries are unlikely to show one")
+
+
+def test_without_tolerance_no_loss_at_all(bundles, data):
+    no = run(bundles["good"], bundles["good"], data, tolerance=0.0)
+    assert str(no.conditions[0].bound) == "0.0"
+    assert "so a loss of 0 or more is not excluded, and more queries would hardly change that" in no.reasons[0]
 
 
 def test_the_bound_decides_as_it_is_written(bundles, data):
@@ -255,6 +272,11 @@ def test_another_scale_or_template_needs_a_reason(bundles, data, tmp_path):
     five = tiny_bundle(tmp_path / "five", name="shoes", scale=GradeScale(tuple("abcde"), (0, 1, 2, 3, 4)))
     found = run(bundles["bad"], five, data, changed="finer")
     assert [one.measure for one in found.conditions[0].changes] == ["ndcg@10"]
+    higher = judged(tmp_path / "higher.jsonl", "t", arm="control")
+    rows = [json.loads(line) for line in higher.read_text().splitlines()]
+    write_rows(higher, [row | {"grade": 2 * row["grade"]} for row in rows])  # grades that the old bundle has not
+    again = run(bundles["bad"], five, data | {"control": higher}, changed="finer")
+    assert [one.measure for one in again.conditions[1].changes] == ["ndcg@10"]
     [order] = found.conditions[1].changes
     assert found.passed and order.gain.holds and order.gain.p == order.claim.p  # one test has the whole level
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import os
 import random
@@ -329,6 +330,21 @@ def test_a_kill_between_two_renames_loses_nothing(tmp_path):
     checkpoint.recover(place)
     assert checkpoint.read(place) is not None
     assert sorted(p.name for p in tmp_path.iterdir()) == ["stage"]
+
+
+def test_a_checkpoint_whose_best_weights_were_chosen_otherwise_is_not_resumed(tmp_path):
+    """An earlier version chose them by the dev loss, which no RPS can be compared with."""
+    whole = make(tmp_path / "whole")
+    whole.run()
+    half = make(tmp_path / "half")
+    half.run()
+    saved = checkpoint.read(half.folder)
+    history = [{"dev_loss" if name == "dev_rps" else name: v for name, v in row.items()} for row in half.history]
+    earlier = dataclasses.replace(saved, progress={"state": saved.progress["state"], "history": history})
+    checkpoint.write(half.folder, earlier, saved.weights)
+    again = make(tmp_path / "half")
+    assert again.run() == whole.history
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters, whole.parameters, strict=True))
 
 
 # ---- what goes wrong

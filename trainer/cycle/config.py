@@ -46,9 +46,13 @@ class LogTable(Settings, table="log"):
 
 
 class StartTable(Settings, table="start"):
-    """Table ``[start]``: when to begin."""
+    """Table ``[start]``: when to begin, and what a dry run estimates the control arm by."""
 
     when: Literal["drift", "always"] = setting("drift", "start a cycle when the [drift] tests report drift, or always")
+    twin: str = setting(
+        "", "bundle trained like the serving one with another seed; before the first control arm, the spread of their "
+        "differences says how many control queries the gate needs",
+    )  # fmt: skip
 
 
 class TrainTable(Settings, table="train"):
@@ -107,10 +111,6 @@ class GateTable(GateOptions, table="gate"):
     """Table ``[gate]``: the test that the new version must pass."""
 
     id_test: str = setting(..., "judgments of in-distribution traffic, never trained on")
-    twin: str = setting(
-        "", "bundle trained like the serving one with another seed; before the first control arm, the spread of their "
-        "differences says how many control queries the gate needs",
-    )  # fmt: skip
 
 
 class CycleConfig(Settings):

@@ -46,12 +46,12 @@ class ControlNeeds:
 
 
 def plan_control(inputs: CycleInputs) -> ControlNeeds:
-    """Estimate how many control queries the gate needs: by earlier control arms, else by ``[gate] twin``."""
+    """Estimate how many control queries the gate needs: by earlier control arms, else by ``[start] twin``."""
     gate, available = inputs.config.gate, inputs.config.select.control_queries
     spread, source = _read_earlier(inputs), "the control arms of earlier cycles"
-    if not spread and gate.twin:
-        twin = Bundle.open(inputs.base / gate.twin)
-        source = f"{gate.twin} against the serving bundle on the ID test"
+    if not spread and (name := inputs.config.start.twin):
+        twin = Bundle.open(inputs.base / name)
+        source = f"{name} against the serving bundle on the ID test"
         blank: Counter[str] = Counter()
         spread = measure_spread(
             inputs.serving, twin, items=partial(_read_items, inputs.catalogues, blank), judgments=inputs.id_test,

@@ -144,7 +144,7 @@ def decide_part(
 
     :param gains: of the grades.
     """
-    changes, bound = [], -options.tolerance
+    changes, bound = [], 0.0 - options.tolerance
     for name in options.measures:
         if name == "rps" and not _same_grades(old, new):
             continue

@@ -18,7 +18,7 @@ from trainer.evaluate.settings import GateOptions
 FORMAT = 1
 CONTROL = "control"
 LOWER_IS_BETTER = frozenset({"rps"})
-LEAST_LEFT = 1e-4  # RPS that must be left after recalibration; less is rounding
+ROUNDING = 1e-5  # of RPS: nothing is left of a gain that is not above it
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class GainTest:
     @property
     def holds(self) -> bool:
         """Whether it is a clear gain, and one of the model and not of its calibration."""
-        return self.clear and (self.left is None or self.left.mean > LEAST_LEFT)
+        return self.clear and (self.left is None or self.left.low > ROUNDING)
 
     def to_json(self) -> dict[str, Any]:
         """Render for ``--json``."""

@@ -26,9 +26,9 @@ def explain_loss(part: str, order: Change, bound: float, least: int) -> str:
         return f"{title}: {change.n} queries have a {name} value, too few to decide; at least {least} are needed"
     changes = f"{name} changes by {_changes(change)}"
     if change.high < bound:
-        return f"{title}: {changes}, which is a loss beyond {-bound:g}"
+        return f"{title}: {changes}, which is a loss beyond {abs(bound):g}"
     if power.needed is None:
-        what = f"not a loss of less than {-bound:g}, and more queries are {_NONE}"
+        what = f"so a loss of {abs(bound):g} or more is not excluded, and more queries would hardly change that"
         return f"{title}: {changes} over {change.n} queries, {what}"
     needed = max(power.needed, least, change.n + 1)
     short = f"; at least {least} are needed" if change.n < least else f", and the lower end must be above {bound:g}"
@@ -47,9 +47,9 @@ def explain_no_gain(part: str, tested: Sequence[Change], least: int) -> str:
         if gain is None:
             continue
         text = f"{name_of(change.measure)} {_changes(interval)} (p = {gain.p:.3f})"
-        if gain.clear and gain.left is not None:
-            text += f", but {_signed(gain.left.mean)} once both bundles are calibrated alike"
-        elif gain.power.needed is not None:
+        if gain.left is not None:
+            text += f", {_changes(gain.left)} once both bundles are calibrated alike"
+        if not gain.clear and gain.power.needed is not None and (gain.left is None or gain.left.mean > 0):
             enough.append((max(gain.power.needed, least, interval.n + 1), name_of(change.measure)))
         found.append(text)
     more = "more queries are " + _NONE

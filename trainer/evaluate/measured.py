@@ -80,7 +80,7 @@ def measure(part: JudgedPart, ratings: Ratings, scale: Scale, *, rows: NDArray[n
     answers, grading = ratings.rows(rows), None
     if answers.is_ood is not None:
         figures[SHARE_OOD] = share_of_pairs(answers.is_ood.astype(np.float64), query_index, len(ids))
-    if answers.grade_probs is not None:
+    if answers.grade_probs is not None and answers.grade_probs.shape[1] == len(scale.gains):  # else other grades
         grading = Grading(answers.grade_probs, part.grades[rows], query_index, len(ids))
         figures |= grading.figures()
         by_query["rps"] = grading.rps_by_query()

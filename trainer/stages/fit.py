@@ -379,8 +379,8 @@ class Fit:
         if distributed.is_main():
             checkpoint.recover(self.folder)
         saved = checkpoint.read(self.folder)
-        if saved is None:
-            return False
+        if saved is None or any("dev_loss" in row for row in saved.progress["history"]):
+            return False  # nothing, or of an earlier version, whose best weights were chosen by another measure
         self.state, self.history = _State(**saved.progress["state"]), saved.progress["history"]
         self.model.load_state_dict(saved.weights)
         loss: dict[str, Tensor] = {}

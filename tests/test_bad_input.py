@@ -214,7 +214,6 @@ ITEM_FILES = {
     "broken line": ('{"id": "a", "name"\n', "items.jsonl, line 7"),
     "no id": ('{"name": "x"}\n', "line 7: the item has no 'id'"),
     "the same id": ('{"id": "b-1", "name": "x"}\n', "'b-1'"),
-    "no text": ('{"id": "x"}\n', "line 7: the item has none of the template's fields"),
     "10 MB of text": (json.dumps({"id": "x", "cover": LONG}) + "\n", "line 7: field 'cover' has 9,999,999 characters"),
 }
 

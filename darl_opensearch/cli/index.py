@@ -6,10 +6,11 @@ from pathlib import Path
 
 import click
 
-from darl_opensearch.cli.output import emit, emit_calls, progress_line
+from darl_opensearch.cli.output import emit, emit_calls, note, progress_line
 from darl_opensearch.cli.shared import CLUSTER, DRY_RUN, JSON, bundle_argument
 from darl_opensearch.connect import ClusterOptions
 from darl_opensearch.errors import UsageError
+from darl_opensearch.records.items import describe_blank
 from darl_opensearch.settings import setting
 from darl_opensearch.settings.options import with_options
 from darl_opensearch.warm import WarmOptions
@@ -54,6 +55,8 @@ def cli(
             shards=shards,
             on_item=line.count,
         )
+    if report.without_text:
+        note(f"warning: {describe_blank(dict.fromkeys(report.without_text, 0))}")
     if dry_run:
         emit_calls(target.calls)
         return

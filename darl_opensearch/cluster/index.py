@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from darl_opensearch.connect import calling
 from darl_opensearch.errors import ClusterError, InputError, UsageError
 from darl_opensearch.io.jsonl import read_jsonl
 from darl_opensearch.records.items import identify_items
-from darl_opensearch.text import ID_FIELD, SLICE_FIELD, TEXT_FIELD, ItemTemplate
+from darl_opensearch.text import ID_FIELD, SLICE_FIELD, TEXT_FIELD, ItemTemplate, NoTextError
 
 MAX_ID_BYTES = 512  # OpenSearch's limit for _id
 KEPT_FAILURES = 20
@@ -40,7 +40,10 @@ class FailedItem:
 class LoadReport:
     """Outcome of loading items.
 
+    :param items: in the file, without those that have no text.
     :param failed: the first rejected items.
+    :param without_text: ids of items without text, which are not loaded: a hit without text is not reranked, nor are
+        the other hits of its search.
     """
 
     index: str
@@ -48,10 +51,12 @@ class LoadReport:
     items: int
     indexed: int
     failed: tuple[FailedItem, ...]
+    without_text: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Render for ``--json``."""
-        return dict(vars(self)) | {"failed": [dict(vars(item)) for item in self.failed]}
+        failed = [dict(vars(item)) for item in self.failed]
+        return dict(vars(self)) | {"failed": failed, "without_text": list(self.without_text)}
 
     def check(self) -> None:
         """Raise an error if any item was rejected.
@@ -67,14 +72,15 @@ class LoadReport:
             )
 
 
-def check_items(items: str | os.PathLike[str], template: ItemTemplate) -> dict[str, str]:
+def check_items(items: str | os.PathLike[str], template: ItemTemplate) -> tuple[dict[str, str], list[str]]:
     """Check a whole file of items before any is sent.
 
     :param items: JSONL, one item per line; ``.gz`` is decompressed.
-    :return: position of each item in the file, by id.
-    :raises InputError: at the first line that could not be indexed.
+    :return: position of each item in the file, by id, and the ids of those without text.
+    :raises InputError: at the first line that could not be indexed, or if no item has text.
     """
     seen: dict[str, str] = {}
+    blank: list[str] = []
     for where, item_id, item in identify_items(Path(items), read_jsonl(items), template, seen.get):
         if len(item_id.encode()) > MAX_ID_BYTES:
             raise InputError(f"the id has more than {MAX_ID_BYTES} bytes", where=where, todo="shorten it")
@@ -84,9 +90,14 @@ def check_items(items: str | os.PathLike[str], template: ItemTemplate) -> dict[s
                 where=where,
                 todo="rename the item's field",
             )
-        template.render(item, where=where)
         seen[item_id] = where
-    return seen
+        try:
+            template.render(item, where=where)
+        except NoTextError:
+            blank.append(item_id)
+    if len(blank) == len(seen):
+        raise InputError("no item has any of the template's fields", where=str(items), todo="check the template")
+    return seen, blank
 
 
 def load_items(
@@ -112,16 +123,18 @@ def load_items(
     if not _INDEX.fullmatch(index):
         raise UsageError(f"invalid index name {index!r}", todo="use a-z, 0-9, '.', '_', '-'")
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-    places = check_items(items, opened.card.template)
+    places, blank = check_items(items, opened.card.template)
+    count = len(places) - len(blank)
+    documents = _documents(opened, items, frozenset(blank))
     cluster.identify()
     created = _prepare(cluster, index, recreate=recreate, shards=shards)
     if cluster.dry_run:
-        first = next(_documents(opened, items))[1]
-        cluster.calls.append(Call("POST", "/_bulk", {"index": index, "items": len(places), "first": first}))
-        return LoadReport(index, created, len(places), 0, ())
-    indexed, failed = _send(cluster, _documents(opened, items), index, places, on_item)
+        first = next(documents)[1]
+        cluster.calls.append(Call("POST", "/_bulk", {"index": index, "items": count, "first": first}))
+        return LoadReport(index, created, count, 0, (), tuple(blank))
+    indexed, failed = _send(cluster, documents, index, places, count, on_item)
     cluster.send("POST", join_path(index, "_refresh"))
-    return LoadReport(index, created, len(places), indexed, tuple(failed))
+    return LoadReport(index, created, count, indexed, tuple(failed), tuple(blank))
 
 
 def make_document(bundle: Bundle, item: Mapping[str, Any], *, where: str | None = None) -> tuple[str, dict[str, Any]]:
@@ -139,9 +152,12 @@ def make_document(bundle: Bundle, item: Mapping[str, Any], *, where: str | None 
     return item_id, {**item, **own}
 
 
-def _documents(bundle: Bundle, items: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _documents(
+    bundle: Bundle, items: str | os.PathLike[str], blank: Container[str]
+) -> Iterator[tuple[str, dict[str, Any]]]:
     for where, item in read_jsonl(Path(items)):
-        yield make_document(bundle, item, where=where)
+        if bundle.card.template.item_id(item, where=where) not in blank:
+            yield make_document(bundle, item, where=where)
 
 
 def _prepare(cluster: Cluster, index: str, *, recreate: bool, shards: int) -> bool:
@@ -173,6 +189,7 @@ def _send(
     documents: Iterator[tuple[str, dict[str, Any]]],
     index: str,
     places: Mapping[str, str],
+    count: int,
     on_item: Callable[[int, int], None] | None,
 ) -> tuple[int, list[FailedItem]]:
     from opensearchpy.helpers import streaming_bulk
@@ -195,8 +212,8 @@ def _send(
             elif len(failed) < KEPT_FAILURES:
                 answer = result["index"]
                 failed.append(FailedItem(places[answer["_id"]], answer["_id"], _reason(answer.get("error"))))
-            if on_item is not None and (number % 100 == 0 or number == len(places)):
-                on_item(number, len(places))
+            if on_item is not None and (number % 100 == 0 or number == count):
+                on_item(number, count)
     return indexed, failed
 
 

@@ -11,6 +11,7 @@ from darl_opensearch.bundle import Bundle
 from darl_opensearch.errors import DarlError
 from darl_opensearch.io.jsonl import read_jsonl
 from darl_opensearch.states import StateKeys, StateStore
+from darl_opensearch.text import NoTextError
 
 CHUNK = 512  # items looked up and encoded at a time
 
@@ -23,7 +24,8 @@ class ItemChunk:
 
     :param index: its number, from 0.
     :param where: file and line of its first item.
-    :param read: texts read.
+    :param read: items read.
+    :param without_text: items that have no text.
     :param distinct: texts that no earlier chunk had.
     :param missing: texts without a state, by key.
     """
@@ -31,6 +33,7 @@ class ItemChunk:
     index: int
     where: str
     read: int
+    without_text: int
     distinct: int
     missing: Mapping[bytes, str]
 
@@ -45,11 +48,14 @@ class ItemChunk:
 def render_items(bundle: Bundle, paths: Iterable[Path]) -> Iterator[tuple[str, str]]:
     """Read and render the items of JSONL files.
 
-    :yields: file and line for error messages, and the text.
+    :yields: file and line for error messages, and the text; ``""`` of an item without text.
     """
     for path in paths:
         for where, row in read_jsonl(path):
-            yield where, bundle.renderer(row, where=where)
+            try:
+                yield where, bundle.renderer(row, where=where)
+            except NoTextError:
+                yield where, ""
 
 
 def find_missing(items: Iterable[tuple[str, str]], keys: StateKeys, store: StateStore) -> Iterator[ItemChunk]:
@@ -60,9 +66,10 @@ def find_missing(items: Iterable[tuple[str, str]], keys: StateKeys, store: State
     rest, index = iter(items), 0
     seen: set[bytes] = set()
     while chunk := list(islice(rest, CHUNK)):
-        new = {key: text for _, text in chunk if (key := keys.of(text)) not in seen}
+        texts = [text for _, text in chunk if text]
+        new = {key: text for text in texts if (key := keys.of(text)) not in seen}
         seen |= new.keys()
         stored = store.contains(list(new))
         missing = {key: text for key, text in new.items() if key not in stored}
-        yield ItemChunk(index, chunk[0][0], len(chunk), len(new), missing)
+        yield ItemChunk(index, chunk[0][0], len(chunk), len(chunk) - len(texts), len(new), missing)
         index += 1

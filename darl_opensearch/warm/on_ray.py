@@ -32,6 +32,7 @@ class EncodedChunk:
     read: int
     distinct: int
     states: Mapping[bytes, ItemState]
+    without_text: int
 
 
 class ChunkEncoder:
@@ -49,7 +50,7 @@ class ChunkEncoder:
     def __call__(self, chunk: ItemChunk) -> EncodedChunk:
         """Encode the missing items of a chunk."""
         halves: Any = self._scorer.halves
-        return EncodedChunk(chunk.read, chunk.distinct, halves.fill(chunk.missing))
+        return EncodedChunk(chunk.read, chunk.distinct, halves.fill(chunk.missing), chunk.without_text)
 
 
 def warm_on_ray(
@@ -68,7 +69,7 @@ def warm_on_ray(
         def keep(_index: int, chunk: EncodedChunk) -> None:
             stored = store.get(list(chunk.states))  # by another process in the meantime
             store.put({key: state for key, state in chunk.states.items() if key not in stored}, wait=True)
-            count.add(chunk.read, chunk.distinct, len(chunk.states))
+            count.add(chunk.read, chunk.distinct, len(chunk.states), chunk.without_text)
 
         folder, threads = bundle.path.absolute(), options.threads or 1
         absolute = [path.absolute() for path in paths]  # Ray's tasks run in other folders

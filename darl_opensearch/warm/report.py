@@ -20,26 +20,29 @@ class WarmReport:
     :param missing: those without a state; encoded now, except in a dry run.
     :param encoded: states made now.
     :param store: the store's counters.
+    :param without_text: items passed over because they have no text.
     """
 
     items: int
     missing: int
     encoded: int
     store: dict[str, int]
+    without_text: int = 0
 
     def to_json(self) -> dict[str, int]:
         """Render as JSON."""
         return {
             "items": self.items, "there": self.items - self.missing, "encoded": self.encoded, "missing": self.missing,
-            **self.store,
+            "without_text": self.without_text, **self.store,
         }  # fmt: skip
 
     def describe(self) -> str:
         """Describe in one line."""
         there = self.items - self.missing
+        blank = f"; {self.without_text} without text passed over" if self.without_text else ""
         if self.encoded < self.missing:
-            return f"{there} of {self.items} items have states; {self.missing} would be encoded"
-        text, evicted = f"{self.encoded} items encoded, {there} were there", self.store["evicted"]
+            return f"{there} of {self.items} items have states; {self.missing} would be encoded{blank}"
+        text, evicted = f"{self.encoded} items encoded, {there} were there{blank}", self.store["evicted"]
         return text + (f"; {evicted} older states had to go: raise --states-bytes" if evicted else "")
 
     def check(self, folder: Path | None) -> None:
@@ -67,9 +70,11 @@ class WarmCount:
     read: int = 0
     distinct: int = 0
     missing: int = 0
+    without_text: int = 0
 
-    def add(self, read: int, distinct: int, missing: int) -> None:
+    def add(self, read: int, distinct: int, missing: int, without_text: int) -> None:
         """Count the items of a chunk."""
+        self.without_text += without_text
         self.read += read
         self.distinct += distinct
         self.missing += missing
@@ -79,4 +84,5 @@ class WarmCount:
     def report(self, store: StateStore, *, dry_run: bool = False) -> WarmReport:
         """Report once the store has written everything."""
         store.flush()
-        return WarmReport(self.distinct, self.missing, 0 if dry_run else self.missing, store.to_json())
+        encoded = 0 if dry_run else self.missing
+        return WarmReport(self.distinct, self.missing, encoded, store.to_json(), self.without_text)

@@ -85,7 +85,7 @@ def _warm_here(
         for chunk in find_missing(items, halves.keys, store):
             if not dry_run:
                 halves.fill(chunk.missing, wait=True)
-            count.add(chunk.read, chunk.distinct, len(chunk.missing))
+            count.add(chunk.read, chunk.distinct, len(chunk.missing), chunk.without_text)
         return count.report(store, dry_run=dry_run)
 
 

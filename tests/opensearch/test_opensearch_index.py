@@ -49,6 +49,19 @@ def test_items_keep_their_fields_and_get_ours(place, tmp_path, name):
         assert found[item["id"]] == item | {"darl_text": text, "darl_id": item["id"], "darl_slice": item["kind"]}
 
 
+def test_items_without_text_are_not_loaded_and_named(place, tmp_path, darl):
+    """A hit without text would switch reranking off for its whole search."""
+    blank = [{"id": name, "name": "", "kind": "", "cover": " "} for name in ("nothing", "empty")]
+    file = write(tmp_path, [blank[0], *ITEMS, blank[1]])
+    said = darl("index", place.bundle.path, file, "--url", place.cluster.url, "--index", place.index, "--json")
+    report = json.loads(said.out)
+    assert said.err == "warning: passed over: 2 items without text (nothing, empty)\n"
+    assert (report["items"], report["indexed"], report["without_text"]) == (6, 6, ["nothing", "empty"])
+    assert documents(place).keys() == {item["id"] for item in ITEMS}
+    with pytest.raises(InputError, match=r"items.jsonl: no item has any of the template's fields. Check the template"):
+        load_items(place.cluster, place.bundle, write(tmp_path, blank), place.index)
+
+
 def test_loading_again_ends_in_the_same_index(place, tmp_path):
     items = write(tmp_path, ITEMS)
     load_items(place.cluster, place.bundle, items, place.index)
@@ -112,7 +125,6 @@ def test_values_of_changing_kind_are_taken(place, tmp_path):
     [
         ('{"id": "z", "name": ', "line 7: not JSON"),
         ('{"id": "b-1", "name": "again"}', r"line 7: item 'b-1' appears twice \(first: .*, line 1\)"),
-        ('{"id": "z", "price": 3}', "line 7: the item has none of the template's fields"),
         ('{"name": "nameless"}', "line 7: the item has no 'id'"),
         ('{"id": "z", "name": "x", "darl_score": 1}', "line 7: the field name 'darl_score' is reserved"),
         (json.dumps({"id": "z" * 513, "name": "x"}), "line 7: the id has more than 512 bytes"),

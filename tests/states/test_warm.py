@@ -51,7 +51,9 @@ def test_items_twice_and_an_item_without_text(darl, small, tmp_path, rows):
     assert (result["items"], result["encoded"]) == (len(many), len(many))
     items.write_text(items.read_text() + json.dumps({"id": "x"}) + "\n")
     ended = darl("warm", small[1].path, items, "--states", tmp_path / "states")
-    assert ended.code == 1 and f"items.jsonl, line {len(many) + 4}" in ended.err
+    assert (ended.code, ended.out) == (0, f"0 items encoded, {len(many)} were there; 1 without text passed over\n")
+    again = darl("warm", small[1].path, items, "--states", tmp_path / "states", "--json", "--dry-run")
+    assert json.loads(again.out)["without_text"] == 1
 
 
 def test_without_a_folder_it_is_wrong_usage(darl, small):

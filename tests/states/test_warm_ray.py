@@ -97,7 +97,7 @@ def test_a_run_that_broke_off_goes_on_and_sends_only_what_is_missing(ray, small,
 
 
 def test_a_chunk_that_kills_its_workers_is_named():
-    chunk = ItemChunk(index=1, where="items.jsonl, line 513", read=512, distinct=3, missing={})
+    chunk = ItemChunk(index=1, where="items.jsonl, line 513", read=512, without_text=0, distinct=3, missing={})
     assert str(chunk.killed_workers(3)) == (
         "items.jsonl, line 513: the 512 items from here on killed their worker 3 times. Check the workers' memory."
     )

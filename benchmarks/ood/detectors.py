@@ -259,6 +259,13 @@ class Bench:
         return str(theirs["version"]), {name: (ours[name], theirs[name]) for name in ours}
 
 
+def flag(distance: NDArray[np.float64], parts: Split) -> NDArray[np.bool_]:
+    """Flag pairs at alpha, calibrated on the held-out ones, ``[n]``."""
+    calibration = ConformalCalibration.fit(torch.from_numpy(distance[parts.held]), ALPHA)
+    flagged: NDArray[np.bool_] = is_ood(calibration(torch.from_numpy(distance).float())[:, 0].numpy(), ALPHA)
+    return flagged
+
+
 def alarms(distance: NDArray[np.float64], parts: Split) -> dict[str, NDArray[np.bool_]]:
     """Which known pairs are called strange, by items that the fit has and by others.
 
@@ -266,11 +273,8 @@ def alarms(distance: NDArray[np.float64], parts: Split) -> dict[str, NDArray[np.
     :param parts: of the repetition.
     :return: flags of ``seen`` and ``test``.
     """
-    calibration = ConformalCalibration.fit(torch.from_numpy(distance[parts.held]), ALPHA)
-    return {
-        name: is_ood(calibration(torch.from_numpy(distance[rows]).float())[:, 0].numpy(), ALPHA)
-        for name, rows in ((SEEN, parts.seen), (UNSEEN, parts.test))
-    }
+    flagged = flag(distance, parts)
+    return {name: flagged[rows] for name, rows in ((SEEN, parts.seen), (UNSEEN, parts.test))}
 
 
 def share(flags: list[tuple[NDArray[np.bool_], Rows]], weight: NDArray[np.float64]) -> dict[str, float] | None:

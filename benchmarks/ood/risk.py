@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.ood import report
-from benchmarks.ood.detectors import ALPHA, Bench, Rows, Split, System, shifts, split
+from benchmarks.ood.detectors import ALPHA, Bench, Rows, System, flag, shifts, split
 from benchmarks.ood.encoding import ITEMS, SETTINGS, SPEECH, TYPOS, encode
 from benchmarks.ood.measures import DRAWS, Floats, claims, interval, resamples
 from benchmarks.quality import sets
@@ -30,11 +30,11 @@ from benchmarks.quality.feedbackqa import circumstances
 from benchmarks.quality.losses import method
 from benchmarks.quality.methods import fitted
 from darl_opensearch.errors import DarlError
-from darl_opensearch.scores import grade_of, is_ood
+from darl_opensearch.scores import grade_of
 from darl_opensearch.stats.bootstrap import ratio
+from darl_opensearch.stats.flagged import ratio_of_shares, sum_by_flag
 from darl_opensearch.stats.grades import ranked_probability_score
 from trainer.models.heads import Head
-from trainer.ood import ConformalCalibration
 from trainer.stages.calibrated import calibrate_afresh
 from trainer.training_data.pairs import Pairs
 
@@ -118,11 +118,8 @@ def compare_flagged(errors: Floats, flagged: NDArray[np.bool_], rows: Rows, of: 
 
     :return: ``[b, 4]``: errors and pairs that are flagged, errors and pairs that are not.
     """
-    sums = []
-    for side in (flagged[rows], ~flagged[rows]):
-        for values in (errors[rows] * side, 1.0 * side):
-            sums.append(weight @ np.bincount(of[rows], values, minlength=weight.shape[1]))
-    return np.stack(sums, axis=1)
+    sums: Floats = weight @ sum_by_flag(errors[rows], flagged[rows], of[rows], weight.shape[1])
+    return sums
 
 
 def run(folder: Path, cache: Path, *, seeds: int, draws: int) -> dict[str, Any]:
@@ -182,13 +179,6 @@ def run(folder: Path, cache: Path, *, seeds: int, draws: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def flag(distance: Floats, parts: Split) -> NDArray[np.bool_]:
-    """Flag pairs at alpha, calibrated on the held-out ones, ``[n]``."""
-    calibration = ConformalCalibration.fit(torch.from_numpy(distance[parts.held]), ALPHA)
-    flagged: NDArray[np.bool_] = is_ood(calibration(torch.from_numpy(distance).float())[:, 0].numpy(), ALPHA)
-    return flagged
-
-
 def summarise(repetitions: Sequence[Mapping[str, Floats]]) -> dict[str, Any]:
     """Pool the repetitions' sums, and compute shares, RPS and their ratios with intervals."""
     total = {what: np.sum([one[what] for one in repetitions], axis=0) for what in ("wrong", "rps")}
@@ -196,9 +186,8 @@ def summarise(repetitions: Sequence[Mapping[str, Floats]]) -> dict[str, Any]:
     found = {"share_flagged": interval(pairs[:, 1] / (pairs[:, 1] + pairs[:, 3])),
              "pairs": round(float(pairs[0, 1] + pairs[0, 3]) / len(repetitions))}  # fmt: skip
     for what, sums in total.items():
-        flagged, others = ratio(sums[:, :2]), ratio(sums[:, 2:])
-        times = ratio(np.stack([flagged, others], axis=-1))
-        for side, values in (("flagged", flagged), ("other", others), ("ratio", times)):
+        sides = {"flagged": ratio(sums[:, :2]), "other": ratio(sums[:, 2:]), "ratio": ratio_of_shares(sums)}
+        for side, values in sides.items():
             found[f"{what}_{side}"] = None if np.isnan(values[0]) else interval(values)  # None: no such pair
     return found
 

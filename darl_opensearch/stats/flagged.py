@@ -29,21 +29,22 @@ def flagged_figures(
         "wrong": (grade_of(grade_probs) != grades).astype(np.float64),
         "rps": ranked_probability_score(grade_probs, grades),
     }
-
-    def count(weights: NDArray[np.floating]) -> Floats:
-        return np.bincount(query_index, weights, minlength=n_queries).astype(np.float64)
-
     figures = {}
     for name, value in values.items():
-        sides = [np.stack([count(value * side), count(1.0 * side)], axis=1) for side in (flagged, ~flagged)]
-        for side, sums in zip(("flagged", "other"), sides, strict=True):
+        both = sum_by_flag(value, flagged, query_index, n_queries)
+        for side, sums in (("flagged", both[:, :2]), ("other", both[:, 2:])):
             figures[f"{name}_{side}"] = Figure(sums, ratio, sums[:, 1] > 0)
         if name == "wrong":
-            both = np.concatenate(sides, axis=1)
-            figures["wrong_ratio"] = Figure(both, _ratio_of_shares, both[:, 1] > 0)
+            figures["wrong_ratio"] = Figure(both, ratio_of_shares, both[:, 1] > 0)
     return {name: figures[name] for name in FLAGGED_FIGURES}
 
 
-def _ratio_of_shares(totals: Floats) -> Floats:
+def sum_by_flag(values: Floats, flagged: NDArray[np.bool_], query_index: NDArray[np.int64], n_queries: int) -> Floats:
+    """Sum values and count pairs by query, ``[n_queries, 4]``: both of the flagged pairs, then of the others."""
+    terms = [term * side for side in (flagged, ~flagged) for term in (values, np.ones(len(values)))]
+    return np.stack([np.bincount(query_index, term, minlength=n_queries) for term in terms], axis=1)
+
+
+def ratio_of_shares(totals: Floats) -> Floats:
     """Divide the share of the first two totals by that of the last two, ``[..., 4]`` to ``[...]``."""
     return ratio(np.stack([ratio(totals[..., :2]), ratio(totals[..., 2:])], axis=-1))

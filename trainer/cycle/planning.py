@@ -82,7 +82,7 @@ def _read_earlier(inputs: CycleInputs) -> dict[str, float]:
         verdict = cycle.read_result("gate") if cycle.number < inputs.cycle.number else None
         control = ((verdict or {}).get("conditions") or {}).get(CONTROL) or {}
         for change in control.get("changes") or []:
-            if change["measure"] in (inputs.config.gate.measure, "rps") and change.get("sd") is not None:
+            if change["measure"] in inputs.config.gate.gaining and change.get("sd") is not None:
                 square, free = sums.get(change["measure"], (0.0, 0))
                 n = change["change"]["n"] - 1
                 sums[change["measure"]] = square + n * change["sd"] ** 2, free + n

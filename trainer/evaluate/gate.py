@@ -97,13 +97,8 @@ def measure_spread(
     :param blank: ids of items without text, which that gets; their judgments are counted here and passed over.
     """
     [(_, before, after)], _ = _measure_parts(old, new, items, {ID: judgments}, options, report, None, blank)
-    measures = [name for name in _gaining(options) if name != "rps" or _same_grades(before, after)]
+    measures = [name for name in options.gaining if name != "rps" or _same_grades(before, after)]
     return {name: power(after.by_query[name] - before.by_query[name], 0.0).sd for name in measures}
-
-
-def _gaining(options: GateOptions) -> tuple[str, str]:
-    """List the measures whose gain on the control arm decides."""
-    return options.measure, "rps"
 
 
 def _measure_parts(
@@ -156,14 +151,14 @@ def decide_part(
     if part.name == CONTROL:
         changes = _test_gains(changes, old, new, gains, options)
     order = changes[0]
-    change, reasons = order.claim.interval, []
+    change, reason = order.claim.interval, ""
     if change.n < options.min_queries or not change.low > bound:
-        reasons.append(explain_loss(part.name, order, bound, options.min_queries))
+        reason = explain_loss(part.name, order, bound, options.min_queries)
     elif part.name == CONTROL and not any(tested.gain.holds for tested in changes if tested.gain):
-        reasons.append(explain_no_gain(part.name, [tested for tested in changes if tested.gain], options.min_queries))
+        reason = explain_no_gain(part.name, [tested for tested in changes if tested.gain], options.min_queries)
     return Condition(
-        part.name, part.path, part.sha256, part.n_queries, len(part), bound, tuple(changes), not reasons,
-        "; ".join(reasons),
+        part.name, part.path, part.sha256, part.n_queries, len(part), bound, tuple(changes), not reason,
+        reason,
     )  # fmt: skip
 
 
@@ -171,7 +166,7 @@ def _test_gains(
     changes: Sequence[Change], old: Measured, new: Measured, gains: Sequence[float], options: GateOptions
 ) -> list[Change]:
     """Test the measure of order and the grades for gains, together."""
-    tested = [change for change in changes if change.measure in _gaining(options)]
+    tested = [change for change in changes if change.measure in options.gaining]
     adjusted = holm({change.measure: change.claim.p for change in tested})
     z = Z_HALVED if len(tested) > 1 else Z_BOUND
     found = []

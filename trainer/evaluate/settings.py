@@ -103,6 +103,11 @@ class GateOptions(ScoringOptions):
         return tuple(sorted({int(name.partition("@")[2]) for name in self.measures if "@" in name}))
 
     @property
+    def gaining(self) -> tuple[str, ...]:
+        """Measures whose gain on the control arm decides."""
+        return self.measure, "rps"
+
+    @property
     def measures(self) -> tuple[str, ...]:
         """The measure of order, then the others that are reported."""
         return tuple(dict.fromkeys((self.measure, *ALSO)))

@@ -31,7 +31,7 @@ from trainer.losses import GRADE_LOSSES
 from trainer.models import BACKBONES
 from trainer.run_folder import load_run
 from trainer.stages.objective import Objective
-from trainer.stages.ood_stage import fit_ood
+from trainer.stages.ood_stage import fit_ood, measure_flagged
 from trainer.training_data.features import Features
 from trainer.training_data.reading import read_data
 
@@ -172,6 +172,20 @@ def test_other_architectures_export(runs, tmp_path, kind):
             found = session.run(None, padded)[0]
             assert np.abs(found[:, :4] - wanted[:, :4]).max() <= 1e-4
     assert sorted(p.name for p in tmp_path.iterdir()) == ["base", "features.onnx", "model.onnx"]
+
+
+def test_no_pair_is_encoded_twice(runs):
+    """The detector reads what the stages have encoded, and the one without dev what the detector has."""
+    trained, bundle, config = runs["cross"]
+    data, encoded = read_data(trained.config, config.parent, bundle.tokenizer), []
+    features, ood = Features(trained.model, encoded.append), Ood(detector="relative_mahalanobis", alpha=0.1)
+    pairs = {role: data.judged(queries) for role, queries in (("train", data.train), ("dev", data.dev))}
+    parts = [*pairs.values(), *(data.unjudged(part) for part in (data.traffic, data.familiar) if part)]
+    for part in pairs.values():
+        features.of(part)
+    fit_ood(features, ood, data)
+    assert measure_flagged(features, ood, data, pairs, seed=0)["dev"]["pairs"] == len(pairs["dev"].index)
+    assert sum(encoded) == sum(len(part.index) for part in parts)
 
 
 @pytest.mark.parametrize(("backbone", "layers", "detectors"), [

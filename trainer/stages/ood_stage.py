@@ -74,7 +74,7 @@ def _fit_detector(features: Features, config: Ood, data: RunData) -> Any:
     make, params = DETECTORS.resolve(config.detector, config.params)
     parts = count_halves(config.features, features.model.halves)
     detector: Any = make(parts * int(features.model.encoder.config.hidden_size), halves=parts, **params)
-    learnt = partial(_read_chunks, features, config, data.judged(data.learnt))
+    learnt = partial(_read_learnt, features, config, data)
     if DETECTORS[config.detector].make.fits_catalogue:
         detector.fit(learnt, partial(_read_unjudged, features, config, data))
     else:
@@ -147,6 +147,12 @@ def _read_chunks(features: Features, config: Ood, pairs: Pairs) -> Iterator[tupl
             raw = head(features.of(pairs, layers=config.layers).head_input[part])
             inputs |= {"energy": head.energy(raw), "grade_probs": head.grade_probs(raw)}
         yield tuple(inputs[name] for name in names)
+
+
+def _read_learnt(features: Features, config: Ood, data: RunData) -> Iterator[tuple[Tensor, ...]]:
+    """Yield the detector's inputs for the judged pairs in chunks, role by role: so the stages have encoded them."""
+    for queries in data.learnt_by_role:
+        yield from _read_chunks(features, config, data.judged(queries))
 
 
 def _read_unjudged(features: Features, config: Ood, data: RunData) -> Iterator[tuple[Tensor, ...]]:

@@ -13,7 +13,7 @@ from trainer.training_data.pairs import Pairs
 
 
 class Features:
-    """Features of fixed sets of pairs, encoded once as long as the encoder does not change.
+    """Features of sets of pairs, encoded once as long as the encoder does not change.
 
     :param advance: called with the number of texts just encoded.
     :param device: device of the encoder; features are always on the CPU.
@@ -23,24 +23,24 @@ class Features:
         self, model: Backbone, advance: Callable[[int], object] = lambda n: None, *, device: str = "auto"
     ) -> None:
         self.model, self.advance, self.device = model, advance, choose_device(device)
-        self._tables: dict[tuple[int, str], tuple[Pairs, FeatureTable]] = {}
+        self._tables: dict[tuple[bytes, str], FeatureTable] = {}
         self._halves: dict[str, dict[str, Tensor]] = {}  # by layers, then by text
 
     def of(self, pairs: Pairs, *, layers: str = LAST) -> FeatureTable:
-        """Features of some pairs by the current encoder.
+        """Features of some pairs by the current encoder; of equal pairs, those that are known.
 
         :param layers: ``average``: also the averaged halves.
         """
-        if (key := (id(pairs), layers)) not in self._tables:
+        if (key := (pairs.digest, layers)) not in self._tables:
             with on(self.model, self.device):
                 table = self.model.feature_table(
                     pairs.queries, pairs.items, pairs.index, layers=layers, advance=self.advance
                 )
-            self._tables[key] = (pairs, table)  # keeps the pairs alive, so that their id is not reused
+            self._tables[key] = table
             if self.model.halves == 2:
                 for texts, rows in zip((pairs.queries, pairs.items), table.tables, strict=True):
                     self._halves.setdefault(LAST, {}).update(zip(texts, rows, strict=True))
-        return self._tables[key][1]
+        return self._tables[key]
 
     def apart(self, texts: Sequence[str], *, layers: str = LAST) -> Tensor:
         """Features of single queries or items, ``[n, h]`` of unit length, by a backbone that encodes them separately.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -58,6 +60,16 @@ class Pairs:
         :param rows: ``[m]`` int64.
         """
         return dataclasses.replace(self, index=self.index[rows], grades=self.grades[rows])
+
+    @functools.cached_property
+    def digest(self) -> bytes:
+        """SHA-256 of the texts and of how they are paired, without the grades."""
+        found = hashlib.sha256(self.index.numpy().tobytes())
+        for side in (self.queries, self.items):
+            found.update(f"{len(side)}".encode())
+            for text in side:
+                found.update(f" {len(text)} {text}".encode(errors="surrogatepass"))
+        return found.digest()
 
     @property
     def query_index(self) -> Tensor:

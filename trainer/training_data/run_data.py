@@ -57,9 +57,14 @@ class RunData:
         return self.train if self.stored is None else self.sampled
 
     @property
-    def learnt(self) -> list[JudgedQuery]:
+    def learnt_by_role(self) -> tuple[Sequence[JudgedQuery], ...]:
         """Judged queries that the detector is fitted on: all but the OOD dev queries, with the training set sampled."""
-        return [*self.sampled, *self.dev, *self.new]
+        return self.sampled, self.dev, self.new
+
+    @property
+    def learnt(self) -> list[JudgedQuery]:
+        """The same in one list."""
+        return [query for queries in self.learnt_by_role for query in queries]
 
     def judged(self, queries: Sequence[JudgedQuery]) -> Pairs:
         """Arrange judged queries as pairs."""

@@ -15,7 +15,7 @@ from darl_opensearch.bundle import Bundle
 from darl_opensearch.errors import InputError, UsageError
 from darl_opensearch.ood.log import OodLog
 from darl_opensearch.ood.record import RankedRequest
-from darl_opensearch.scores import Scores
+from darl_opensearch.scores import Scores, Thresholds
 from darl_opensearch.scoring import Provider, Scorer
 from darl_opensearch.states import StateStore
 from darl_opensearch.text import ID_FIELD, TEXT_FIELD
@@ -97,16 +97,22 @@ class Reranker:
             self._own_log.close()
 
     def rank(
-        self, query: str, docs: Sequence[str | Mapping[str, Any]], *, top_n: int | None = None
-    ) -> list[RankedDocument]:
+        self, query: str, docs: Sequence[str | Mapping[str, Any]], *, top_n: int | None = None,
+        min_grade: int | str | None = None, min_score: float | None = None, drop_ood: bool = False,
+    ) -> list[RankedDocument]:  # fmt: skip
         """Score documents and return them best first; ties stay in the order given.
 
         :param docs: texts, or items as mappings: their ``darl_text`` if they have one, else rendered by the bundle's
             template.
         :param top_n: documents to return; all by default.
-        :raises InputError: if a document is neither text nor an item that the template can render.
+        :param min_grade: return only documents of this grade or better, by its number or name.
+        :param min_score: return only documents with this score or more, in [0, 1].
+        :param drop_ood: return only documents that are in distribution.
+        :raises InputError: if a document is neither text nor an item that the template can render, or the model has no
+            such grade or score.
         """
         started = time.perf_counter()
+        thresholds = self._thresholds(min_grade, min_score, drop_ood)
         if top_n is not None and top_n < 0:
             raise UsageError(f"top_n is {top_n}", todo="use 0 or more, or leave it out to get all documents")
         if isinstance(docs, str):
@@ -120,6 +126,7 @@ class Reranker:
         scores = self.scorer.score(query, texts)
         self._log(query, texts, scores, started, doc_ids=doc_ids)
         rows, grades, columns = scores.data.tolist(), scores.grade.tolist(), scores.columns
+        kept = thresholds.keep(scores)
         return [
             RankedDocument(
                 index=index,
@@ -129,7 +136,7 @@ class Reranker:
                 ood_score=rows[index][columns.ood_score],
                 ood_distance=rows[index][columns.ood_distance],
             )
-            for index in scores.order().tolist()[:top_n]
+            for index in [place for place in scores.order().tolist() if kept[place]][:top_n]
         ]
 
     def rerank(
@@ -138,6 +145,9 @@ class Reranker:
         response: Mapping[str, Any],
         *,
         size: int | None = None,
+        min_grade: int | str | None = None,
+        min_score: float | None = None,
+        drop_ood: bool = False,
         text_field: str = TEXT_FIELD,
         id_field: str = ID_FIELD,
         request_id: str | None = None,
@@ -149,20 +159,24 @@ class Reranker:
         Hits come back as from a ``darl`` pipeline: best first, with the model's columns and ``previous_score`` in
         ``_source``. A hit's text is ``text_field`` of its ``_source``; a hit without it is rendered by the bundle's
         template. Hits that cannot be rendered follow the scored ones in their old order, with a null ``_score`` and
-        without the model's fields.
+        without the model's fields; with a threshold they are left out, because nothing says that they reach it.
 
         :param response: what ``client.search`` returned; it is not changed.
         :param size: hits to return; all by default.
+        :param min_grade: return only hits of this grade or better, by its number or name.
+        :param min_score: return only hits with this score or more, in [0, 1].
+        :param drop_ood: return only hits that are in distribution.
         :param text_field: field that holds the text the model reads.
         :param id_field: field that identifies an item in the OOD log; without it the hit's ``_id`` does.
         :param request_id: the caller's id of the request; a UUID by default.
         :param query_id: the caller's id of the query, logged for joins with UBI.
         :param slice: traffic slice of the query, logged.
         :return: a response of the same shape, with ``darl`` beside ``hits``: ``model``, ``version``,
-            ``request_id``, ``reranked``, and ``scored`` and ``unscored`` hits.
-        :raises InputError: if none of the hits can be rendered.
+            ``request_id``, ``reranked``, and ``scored``, ``unscored`` and ``dropped`` hits.
+        :raises InputError: if none of the hits can be rendered, or the model has no such grade or score.
         """
         started = time.perf_counter()
+        thresholds = self._thresholds(min_grade, min_score, drop_ood)
         hits = _hits(response)
         if size is not None and size < 0:
             raise UsageError(f"{size} hits cannot be returned", todo="ask for 0 or more")
@@ -179,16 +193,19 @@ class Reranker:
         scores = self.scorer.score(query, documents)
         request_id = request_id or str(uuid.uuid4())
         fields, rows, grades = scores.columns.hit_fields(), scores.data.tolist(), scores.grade.tolist()
+        kept = thresholds.keep(scores)
         ranked = [
             _make_ranked_hit(scored[i][0], {name: rows[i][column] for name, column in fields.items()}, grades[i])
             for i in scores.order().tolist()
+            if kept[i]
         ]
-        ranked += [hit | {"_score": None} for hit in unscored]
+        if thresholds == Thresholds():
+            ranked += [hit | {"_score": None} for hit in unscored]
         doc_ids = [_item_id(hit, id_field) for hit, _ in scored]
         self._log(
             query, documents, scores, started, doc_ids=doc_ids, request_id=request_id, query_id=query_id, slice=slice
         )
-        best = float(scores.score.max()) if scored else None
+        best = float(scores.score[kept].max()) if kept.any() else None
         return dict(response) | {
             "hits": dict(response["hits"]) | {"hits": ranked[:size], "max_score": best},
             "darl": {
@@ -198,6 +215,7 @@ class Reranker:
                 "reranked": bool(scored),
                 "scored": len(scored),
                 "unscored": len(unscored),
+                "dropped": len(hits) - len(ranked),
             },
         }
 
@@ -209,6 +227,9 @@ class Reranker:
         size: int = 10,
         *,
         window: int = 50,
+        min_grade: int | str | None = None,
+        min_score: float | None = None,
+        drop_ood: bool = False,
         filter: Mapping[str, Any] | None = None,
         text_field: str = TEXT_FIELD,
         query_id: str | None = None,
@@ -228,8 +249,12 @@ class Reranker:
         # An index may have a darl pipeline by default; its order would not be the first stage's.
         response = client.search(index=index, body=body, params={"search_pipeline": "_none"})
         return self.rerank(
-            query, response, size=size, text_field=text_field, query_id=query_id, slice=slice, request_id=request_id
-        )
+            query, response, size=size, min_grade=min_grade, min_score=min_score, drop_ood=drop_ood,
+            text_field=text_field, query_id=query_id, slice=slice, request_id=request_id,
+        )  # fmt: skip
+
+    def _thresholds(self, min_grade: int | str | None, min_score: float | None, drop_ood: bool) -> Thresholds:
+        return Thresholds.of(self.bundle.card.scale, min_grade=min_grade, min_score=min_score, drop_ood=drop_ood)
 
     def _render(self, item: Mapping[str, Any], text_field: str, *, where: str | None = None) -> str:
         text = item.get(text_field)

@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from darl_opensearch.errors import InputError
+from darl_opensearch.errors import InputError, short
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,69 @@ class Scores:
         :return: ``[n]`` indices, best first.
         """
         return np.argsort(-self.score, kind="stable")
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What a document must reach to be returned.
+
+    :param min_grade: the lowest of the most probable grades that are returned.
+    :param min_score: the lowest score that is returned, in [0, 1].
+    :param drop_ood: leave out documents that are out of distribution, whatever their grade.
+    """
+
+    min_grade: int = 0
+    min_score: float = 0.0
+    drop_ood: bool = False
+
+    @classmethod
+    def of(cls, scale: GradeScale, *, min_grade: Any = None, min_score: Any = None, drop_ood: Any = None) -> Thresholds:
+        """Check thresholds as callers send them; None: not given.
+
+        :param min_grade: a grade's number or its name.
+        :raises InputError: naming the threshold that the model cannot apply.
+        """
+        return cls(_as_grade(min_grade, scale), _as_share(min_score), _as_flag(drop_ood))
+
+    def keep(self, scores: Scores) -> NDArray[np.bool_]:
+        """Tell which documents reach them, ``[n]``.
+
+        Like the OOD bound, the bound of the score gives way by 1e-6: values cross float32 and six decimals.
+        """
+        reached = (scores.grade >= self.min_grade) & (scores.score.astype(np.float64) >= self.min_score - 1e-6)
+        return reached & ~scores.is_ood if self.drop_ood else reached
+
+
+def _as_grade(value: Any, scale: GradeScale) -> int:
+    if value is None:
+        return 0
+    if isinstance(value, str):
+        if value in scale.names:
+            return scale.names.index(value)
+        value = int(value) if value.isdecimal() and len(value) < 9 else value
+    whole = (isinstance(value, int) and not isinstance(value, bool)) or (
+        isinstance(value, float) and value.is_integer()
+    )
+    if not whole or not 0 <= value < scale.k:
+        grades = ", ".join(f"{grade} ({name})" for grade, name in enumerate(scale.names))
+        raise InputError(
+            f"is {short(value)}, not a grade of this model", where="min_grade", todo=f"use one of {grades}"
+        )
+    return int(value)
+
+
+def _as_share(value: Any) -> float:
+    if value is None:
+        return 0.0
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:
+        raise InputError(f"is {short(value)}, not a number from 0 to 1", where="min_score", todo="scores are in [0, 1]")
+    return float(value)
+
+
+def _as_flag(value: Any) -> bool:
+    if value is not None and not isinstance(value, bool):
+        raise InputError(f"is {short(value)}, not true or false", where="drop_ood", todo="use true or false")
+    return bool(value)
 
 
 def grade_of(grade_probs: NDArray[np.floating] | Sequence[Sequence[float]]) -> NDArray[np.int64]:

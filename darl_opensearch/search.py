@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import time
 import uuid
@@ -20,7 +21,7 @@ from darl_opensearch.cluster.history import Served
 from darl_opensearch.cluster.pipelines import PipelineShape
 from darl_opensearch.config_files import render_body
 from darl_opensearch.errors import ClusterError, InputError
-from darl_opensearch.scores import Scores
+from darl_opensearch.scores import Scores, Thresholds
 from darl_opensearch.text import ID_FIELD, MAX_QUERY_CHARS, TEXT_FIELD, cut_to_tokens
 
 if TYPE_CHECKING:
@@ -61,6 +62,11 @@ class RankedHit:
     ood_distance: float | None = None
     is_ood: bool | None = None
 
+    @property
+    def columns(self) -> list[Any]:
+        """The model's columns, in their order, if it was reranked."""
+        return [self.score, *(self.grade_probs or ()), self.ood_score, self.ood_distance]
+
     def to_json(self) -> dict[str, Any]:
         """Render as JSON values."""
         return dict(vars(self)) | {"grade_probs": self.grade_probs and list(self.grade_probs)}
@@ -74,6 +80,7 @@ class SearchOutcome:
     :param query_id: the caller's id of the query.
     :param slice: traffic slice of the query.
     :param hits: the hits, best first.
+    :param dropped: hits that do not reach the thresholds; the OOD log gets them as well.
     :param reranked: whether every hit was scored and hits are in score order; True for an empty result.
     :param took_ms: round-trip time.
     :param total: documents that matched, as far as OpenSearch counted.
@@ -85,6 +92,7 @@ class SearchOutcome:
     query_id: str | None
     slice: str | None
     hits: tuple[RankedHit, ...]
+    dropped: tuple[RankedHit, ...]
     reranked: bool
     took_ms: float
     total: int | None
@@ -93,26 +101,27 @@ class SearchOutcome:
 
     def to_json(self) -> dict[str, Any]:
         """Render as JSON values."""
-        return dict(vars(self)) | {"hits": [hit.to_json() for hit in self.hits]}
+        return dict(vars(self)) | {name: [hit.to_json() for hit in vars(self)[name]] for name in ("hits", "dropped")}
 
     def ranked_request(self, request_id: str | None = None) -> RankedRequest | None:
-        """Make the request for ``OodLog.offer``, from the returned hits; None if they were not reranked.
+        """Make the request for ``OodLog.offer``, from all hits; None if they were not reranked.
 
         :param request_id: by default a new UUID.
         """
         from darl_opensearch.ood import RankedRequest
 
-        if not self.reranked or not self.hits:
+        every = (*self.hits, *self.dropped)
+        if not self.reranked or not every:
             return None
-        rows = [[hit.score, *(hit.grade_probs or ()), hit.ood_score, hit.ood_distance] for hit in self.hits]
+        rows = [hit.columns for hit in every]
         return RankedRequest(
             request_id=request_id or str(uuid.uuid4()),
             timestamp=datetime.now(UTC),
             query=self.query,
             query_id=self.query_id,
             slice=self.slice,
-            doc_ids=[str(hit.source.get(ID_FIELD, hit.id)) for hit in self.hits],
-            documents=[str(hit.source.get(TEXT_FIELD, "")) for hit in self.hits],
+            doc_ids=[str(hit.source.get(ID_FIELD, hit.id)) for hit in every],
+            documents=[str(hit.source.get(TEXT_FIELD, "")) for hit in every],
             scores=Scores(np.asarray(rows, dtype=np.float32), self.alpha),
             latency_ms=self.took_ms,
             route="search",
@@ -175,16 +184,27 @@ class PipelineSearch:
         *,
         size: int = 10,
         body: Mapping[str, Any] | None = None,
+        min_grade: int | str | None = None,
+        min_score: float | None = None,
+        drop_ood: bool = False,
         query_id: str | None = None,
         slice: str | None = None,
     ) -> SearchOutcome:
         """Search and rerank.
 
+        Thresholds leave hits out after the search, so that fewer than ``size`` may remain; hits that were not reranked
+        have no grades to compare, and all are returned.
+
         :param query: the text that the model scores items against.
         :param body: your own search body; by default a match on ``darl_text``.
+        :param min_grade: return only hits of this grade or better, by its number or name.
+        :param min_score: return only hits with this score or more, in [0, 1].
+        :param drop_ood: return only hits that are in distribution.
         :param query_id: your id of the query, for the OOD log.
         :param slice: traffic slice of the query, for the OOD log.
+        :raises InputError: if the model has no such grade or score.
         """
+        thresholds = Thresholds.of(self.card.scale, min_grade=min_grade, min_score=min_score, drop_ood=drop_ood)
         request = self._request(query, size, body, query_id, slice)
         started = time.perf_counter()
         answer = self._cluster.read(
@@ -193,12 +213,15 @@ class PipelineSearch:
         took_ms = (time.perf_counter() - started) * 1000
         raw = answer.get("hits", {}).get("hits", [])
         hits = tuple(self._hit(position, hit) for position, hit in enumerate(raw, 1))
+        reranked = is_in_order(hits)
+        kept = [not reranked or self._reaches(hit, thresholds) for hit in hits]
         return SearchOutcome(
             query=query,
             query_id=query_id,
             slice=slice,
-            hits=hits,
-            reranked=is_in_order(hits),
+            hits=tuple(itertools.compress(hits, kept)),
+            dropped=tuple(hit for hit, keep in zip(hits, kept, strict=True) if not keep),
+            reranked=reranked,
             took_ms=took_ms,
             total=(answer.get("hits", {}).get("total") or {}).get("value"),
             mode=self.shape.mode,
@@ -237,6 +260,9 @@ class PipelineSearch:
             slice=guards.guard_for_connector(slice_ or ""),
         )
         return request | {"ext": {**request.get("ext", {}), **ext}}
+
+    def _reaches(self, hit: RankedHit, thresholds: Thresholds) -> bool:
+        return bool(thresholds.keep(Scores(np.asarray([hit.columns], dtype=np.float32), self.card.ood.alpha))[0])
 
     def _hit(self, position: int, hit: Mapping[str, Any]) -> RankedHit:
         source = hit.get("_source") or {}

@@ -12,6 +12,7 @@ from darl_opensearch.errors import InputError, UsageError
 from darl_opensearch.ood import OodLog
 from darl_opensearch.ood.store import SpoolStore
 from darl_opensearch.reranker import Reranker
+from darl_opensearch.scores import GradeScale, Scores, Thresholds
 from darl_opensearch.scoring import Scorer
 from tests.helpers.bundles import ITEMS, QUERIES, TEMPLATE
 
@@ -184,6 +185,42 @@ def test_rank_returns_every_column_of_the_bundle_best_first(reranker, tiny, quer
 def test_rank_renders_items_by_the_bundles_template(reranker):
     mixed = [ITEMS[0], DOCS[1], {"darl_text": DOCS[2]}, *ITEMS[3:]]
     assert reranker.rank(QUERIES[0], mixed) == reranker.rank(QUERIES[0], DOCS)
+
+
+def test_thresholds_of_documents_and_hits(reranker, tiny):
+    every = reranker.rank(QUERIES[0], DOCS)
+    least = sorted(document.score for document in every)[2]
+    assert reranker.rank(QUERIES[0], DOCS, min_score=least) == [d for d in every if d.score >= least]
+    best = max(document.grade for document in every)
+    name = tiny.card.scale.names[best]
+    assert reranker.rank(QUERIES[0], DOCS, min_grade=name) == [d for d in every if d.grade == best]
+    alpha = tiny.card.ood.alpha
+    known = [d for d in every if d.ood_score < 1 - alpha]
+    assert reranker.rank(QUERIES[0], DOCS, drop_ood=True) == known
+    with pytest.raises(InputError, match="min_grade: is 'best', not a grade of this model. Use one of 0 "):
+        reranker.rank(QUERIES[0], DOCS, min_grade="best")
+
+    response = response_of()
+    response["hits"]["hits"].append({"_index": "items", "_id": "bare", "_score": 0.5, "_source": {}})
+    whole = reranker.rerank(QUERIES[0], response)
+    assert whole["hits"]["hits"][-1]["_id"] == "bare" and whole["darl"]["dropped"] == 0
+    scores = [hit["_score"] for hit in whole["hits"]["hits"][:-1]]
+    found = reranker.rerank(QUERIES[0], response, min_score=scores[1])
+    assert [hit["_score"] for hit in found["hits"]["hits"]] == scores[:2]
+    assert found["darl"]["dropped"] == len(scores) + 1 - 2 and found["darl"]["unscored"] == 1
+    nothing = reranker.rerank(QUERIES[0], response, min_score=1)
+    assert nothing["hits"]["hits"] == [] and nothing["hits"]["max_score"] is None
+
+
+def test_a_score_printed_as_the_threshold_reaches_it():
+    scores = Scores(np.array([[0.7, 0.1, 0.2, 0.7, 0.5, 0.0]], dtype=np.float32), 0.05)
+    assert float(scores.score[0]) < 0.7  # in float32
+    scale = GradeScale(("none", "some", "2"), (0, 1, 3))
+    assert Thresholds.of(scale, min_score=0.7).keep(scores).tolist() == [True]
+    assert [Thresholds.of(scale, min_grade=name).min_grade for name in ("some", 1.0, "1", "2", None)] == [1, 1, 1, 2, 0]
+    for wrong in ("", "3", -1, 3, float("inf"), float("nan"), [1], "9" * 30):
+        with pytest.raises(InputError, match="min_grade: is "):
+            Thresholds.of(scale, min_grade=wrong)
 
 
 def test_rank_returns_the_best_top_n(reranker):

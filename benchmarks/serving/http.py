@@ -143,12 +143,13 @@ def measure_idle(reranker: Reranker, url: str, requests: Requests, rounds: int, 
 
 
 def _time_parts(reranker: Reranker, request: Request) -> dict[str, float]:
-    call = parse_request(request.body, max_documents=SHOWN)
+    scale = reranker.bundle.card.scale
+    call = parse_request(request.body, scale=scale, max_documents=SHOWN)
     started = time.perf_counter()
     ranked = reranker.scorer.run(call.query, call.documents)
     scored = 1000 * (time.perf_counter() - started)
     read = time_ms(json.loads, request.body)
-    parsed = time_ms(lambda: parse_request(request.body, max_documents=SHOWN))
+    parsed = time_ms(lambda: parse_request(request.body, scale=scale, max_documents=SHOWN))
     return {
         "parse_request": parsed, "json_loads": read, "validation": parsed - read, "score": scored,
         "render_response": time_ms(render_response, call, ranked, reranker.bundle.card, "0" * 32),

@@ -36,6 +36,9 @@ def cli(
     index: str = setting(..., "Index to search.", env="DARL_INDEX"),
     pipeline: str = setting("darl", "Name of the search pipeline.", env="DARL_PIPELINE"),
     size: int = setting(10, "Number of hits to show.", least=1, most=1000),
+    min_grade: str | None = setting(None, "Show only hits of this grade or better: its number or name."),
+    min_score: float | None = setting(None, "Show only hits with this score or more.", least=0, most=1),
+    drop_ood: bool = setting(False, "Show only hits that are in distribution."),
     query_id: str | None = setting(None, "Id of the query in your logs, for the OOD log."),
     slice_: str | None = setting(None, "Slice of the traffic that the query belongs to, for the OOD log."),
     ood_log: FilePath | None = setting(
@@ -64,7 +67,9 @@ def cli(
     target.identify()
     card = Bundle.open(bundle, verify=False).card
     searching = PipelineSearch(target.client, card, index, pipeline)
-    outcome = searching.search(query, size=size, query_id=query_id, slice=slice_)
+    outcome = searching.search(
+        query, size=size, min_grade=min_grade, min_score=min_score, drop_ood=drop_ood, query_id=query_id, slice=slice_
+    )
     window = min(10_000, int(size * searching.shape.oversample))
     before = {hit["_id"]: place for place, hit in enumerate(searching.first_stage(query, size=window), 1)}
     logged = False
@@ -99,7 +104,7 @@ def _opened(card: Card, spool: Path | None, **settings: Any) -> Iterator[OodLog]
 
 def format_outcome(outcome: SearchOutcome, before: dict[str, int]) -> str:
     """Format the hits as a table, with each one's position before reranking."""
-    if not outcome.hits:
+    if not outcome.hits and not outcome.dropped:
         return "no hits"
     lines = [f"{'now':>3}  {'before':>6}  {'score':>6}  {'grade':<14}  ood   item"]
     for hit in outcome.hits:
@@ -114,5 +119,6 @@ def format_outcome(outcome: SearchOutcome, before: dict[str, int]) -> str:
     lines.append(
         f"{'reranked' if outcome.reranked else 'NOT reranked'} in {outcome.took_ms:.0f} ms ({outcome.mode}); "
         f"{ood_hits} of {len(outcome.hits)} hits out of distribution (!)"
+        + (f"; {len(outcome.dropped)} more do not reach the thresholds" if outcome.dropped else "")
     )
     return "\n".join(lines)

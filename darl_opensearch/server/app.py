@@ -18,7 +18,7 @@ from starlette.routing import Route
 from darl_opensearch.server.errors import error_response
 from darl_opensearch.server.fixed_json import dumps
 from darl_opensearch.server.limits import RateLimit, read_body, wait_until_gone
-from darl_opensearch.server.middleware import Errors, Keys, Observe
+from darl_opensearch.server.middleware import Errors, Keys, Observe, TrailingSlash
 from darl_opensearch.server.openapi import describe_api
 from darl_opensearch.server.service import Service
 
@@ -76,6 +76,7 @@ def create_scorer_app(service: Service) -> Starlette:
         routes=routes,
         lifespan=lifespan,
         middleware=[
+            Middleware(TrailingSlash),
             Middleware(Observe, metrics=service.metrics, paths=[route.path for route in routes]),
             Middleware(Errors),
             Middleware(

@@ -1,4 +1,4 @@
-"""Middleware: request ids and metrics, error responses, API keys."""
+"""Middleware: trailing slashes, request ids and metrics, error responses, API keys."""
 
 from __future__ import annotations
 
@@ -20,6 +20,19 @@ log = logging.getLogger(__name__)
 
 OPEN_PATHS = frozenset({"/health", "/ready"})  # probes send no key
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+class TrailingSlash:
+    """Serves a path with a trailing slash like the one without: some clients add it to every URL."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request."""
+        if scope["type"] == "http":
+            scope["path"] = scope["path"].rstrip("/") or "/"
+        await self._app(scope, receive, send)
 
 
 class Observe:

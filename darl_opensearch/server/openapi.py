@@ -14,6 +14,12 @@ _NUMBER = {"type": "number"}
 _INTEGER = {"type": "integer"}
 _DOCUMENT = {"oneOf": [_TEXT, {"type": "object", "required": ["text"], "properties": {"text": _TEXT}}]}
 
+_THRESHOLDS: dict[str, dict[str, Any]] = {
+    "min_grade": {"type": ["integer", "string", "null"], "description": "Lowest grade returned: its number or name."},
+    "min_score": {"type": ["number", "null"], "minimum": 0, "maximum": 1, "description": "Lowest score returned."},
+    "drop_ood": {"type": ["boolean", "null"], "description": "Leave out documents out of distribution."},
+}
+
 
 def describe_api(config: ServerConfig, rerank_paths: Sequence[str]) -> dict[str, Any]:
     """Describe the routes and their limits as an OpenAPI 3.1 document."""
@@ -72,6 +78,7 @@ def _schemas(config: ServerConfig) -> dict[str, Any]:
             documents=texts | {"items": _DOCUMENT},
             model=_TEXT | {"description": "Read by other services; ignored here."},
             top_n={"type": ["integer", "null"], "minimum": 1},
+            **_THRESHOLDS,
             return_documents={"type": "boolean", "default": False},
             query_id=label,
             slice=label | {"description": "Traffic slice of the query."},
@@ -82,11 +89,13 @@ def _schemas(config: ServerConfig) -> dict[str, Any]:
             query=_TEXT | {"minLength": 1},
             texts=texts | {"items": _TEXT},
             return_text={"type": "boolean", "default": False},
+            **_THRESHOLDS,
         ),
         "Ranked": _object(
-            ["id", "model", "results", "ood", "tensors", "usage"],
+            ["id", "model", "results", "dropped", "ood", "tensors", "usage"],
             id=_TEXT | {"description": "The request's id."},
             model=_TEXT,
+            dropped=_INTEGER | {"description": "Documents that do not reach the thresholds."},
             results={"type": "array", "items": _object(sorted(set(ranked) - {"document"}), **ranked)},
             ood=_object(
                 ["alpha", "candidates", "ood_pairs", "ood_share"],

@@ -123,7 +123,7 @@ class Service:
         """Rank, and tell for how many seconds that keeps the whole machine busy."""
         deadline.check()  # the request may have waited for a worker
         started = time.thread_time()
-        call = parse_request(body, max_documents=self.config.max_documents)
+        call = parse_request(body, scale=self.bundle.card.scale, max_documents=self.config.max_documents)
         ranked = scorer.run(call.query, call.documents, deadline=deadline)
         self.metrics.observe_pass(ranked)
         answer = (

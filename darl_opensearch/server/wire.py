@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
 from darl_opensearch.bundle import Card
-from darl_opensearch.scores import Scores
+from darl_opensearch.errors import InputError
+from darl_opensearch.scores import GradeScale, Scores, Thresholds
 from darl_opensearch.scoring import Pass
 from darl_opensearch.server.errors import ApiError
 from darl_opensearch.server.fixed_json import Json, dumps, format_number
@@ -22,6 +23,7 @@ class RerankCall:
     """A request to rank documents.
 
     :param top_n: maximum results, or None for all.
+    :param thresholds: that a result must reach.
     """
 
     query: str
@@ -32,11 +34,16 @@ class RerankCall:
     query_id: str | None = None
     slice: str | None = None
     doc_ids: list[str] | None = None
+    thresholds: Thresholds = Thresholds()
 
 
-def parse_request(body: bytes, *, max_documents: int) -> RerankCall:
-    """Parse a request. Unknown fields are ignored: clients of other services send theirs.
+def parse_request(body: bytes, *, scale: GradeScale, max_documents: int) -> RerankCall:
+    """Parse a request.
 
+    Unknown fields are ignored, because clients of other services send theirs; but not those that ask for other numbers
+    than would be returned.
+
+    :param scale: the model's grades.
     :raises ApiError: 400 if it is not JSON, 422 if a field is invalid, 413 for too many documents.
     """
     data = _read_json(body)
@@ -46,6 +53,7 @@ def parse_request(body: bytes, *, max_documents: int) -> RerankCall:
     shape: Shape = "tei" if "texts" in data else "cohere"
     field = "texts" if shape == "tei" else "documents"
     documents = _texts(data[field], field, max_documents)
+    _check_foreign(data)
     return RerankCall(
         query=_query(data.get("query")),
         documents=documents,
@@ -55,13 +63,15 @@ def parse_request(body: bytes, *, max_documents: int) -> RerankCall:
         query_id=_label(data.get("query_id"), "query_id"),
         slice=_label(data.get("slice"), "slice"),
         doc_ids=_doc_ids(data.get("doc_ids"), len(documents)),
+        thresholds=_thresholds(data, scale),
     )
 
 
 def render_response(call: RerankCall, ranked: Pass, card: Card, request_id: str) -> str:
     """Render the response body."""
     scores = ranked.scores
-    order = scores.order().tolist()
+    kept = call.thresholds.keep(scores)
+    order = [i for i in scores.order().tolist() if kept[i]]
     if call.shape == "tei":
         texts = [{"text": text} if call.return_documents else {} for text in call.documents]
         return dumps([{"index": i, "score": float(scores.score[i])} | texts[i] for i in order])
@@ -71,6 +81,7 @@ def render_response(call: RerankCall, ranked: Pass, card: Card, request_id: str)
         "id": request_id,
         "model": card.name,
         "results": Json(f"[{','.join(_render_results(call, scores, rows, card, order[: call.top_n]))}]"),
+        "dropped": len(scores) - len(order),
         "ood": summarise_ood(scores),
         "tensors": render_tensors(rows),
         "usage": {"total_tokens": ranked.tokens, "pairs": len(scores)},
@@ -166,10 +177,31 @@ def _texts(value: object, field: str, most: int) -> list[str]:
 def _top_n(value: object) -> int | None:
     if value is None:
         return None
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    number = value if isinstance(value, int | float) and not isinstance(value, bool) else None
+    if number is None or not number >= 1 or number % 1:  # some clients write 2 as 2.0
         actual = value if isinstance(value, int | float) else _kind(value)
         _invalid(f"is {actual}, not a whole number of at least 1", where="top_n", todo="omit it to get all")
-    return value
+    return int(number)
+
+
+def _thresholds(data: Mapping[str, Any], scale: GradeScale) -> Thresholds:
+    try:
+        return Thresholds.of(scale, **{name: data.get(name) for name in ("min_grade", "min_score", "drop_ood")})
+    except InputError as err:
+        raise ApiError(422, err.what, where=err.where, todo=err.todo) from err
+
+
+def _check_foreign(data: Mapping[str, Any]) -> None:
+    """Refuse what other services offer and would change the numbers: what was asked for is not what would be given."""
+    if data.get("rank_fields") not in (None, [], ["text"]):
+        _invalid(
+            "is not supported: a document is ranked by its text", where="rank_fields",
+            todo='send each document as one text, rendered as darl index does, and omit rank_fields or send ["text"]',
+        )  # fmt: skip
+    if data.get("raw_scores"):
+        _invalid(
+            "is not supported: scores are expected gains in [0, 1]", where="raw_scores", todo="omit it or send false"
+        )
 
 
 def _flag(data: Mapping[str, Any], field: str) -> bool:

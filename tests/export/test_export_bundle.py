@@ -136,6 +136,18 @@ def test_a_model_card_says_what_a_flag_means_for_a_grade(small):
     assert "| dev, flagged | 1 | 0.2500 (one query) | 0.2500 (one query) |" in text and "times as often" not in text
 
 
+def test_a_model_card_says_how_far_thresholds_can_be_relied_on(small):
+    trained, bundle = small
+    measured = trained.result["thresholds"]
+    assert measured["pairs"] == trained.result["dev"]["pairs"]
+    assert [row["min_grade"] for row in measured["min_grade"]] == [1, 2]
+    assert [row["min_score"] for row in measured["min_score"]] == [0.25, 0.5, 0.75]
+    text = render_model_card(bundle.card, trained.result)
+    row, least = measured["min_grade"][0], measured["min_score"][2]
+    assert f"| 1 (some) | {row['kept']} | " in text and f"| 0.75 | {least['kept']} | " in text
+    assert "## Thresholds" not in render_model_card(bundle.card, trained.result | {"thresholds": None})
+
+
 def test_the_dev_queries_are_flagged_by_a_detector_that_does_not_know_them(small):
     """The bundle's own detector knows the dev pairs; the one that measures must not."""
     trained, _ = small

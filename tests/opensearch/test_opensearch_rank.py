@@ -124,6 +124,25 @@ def scored_in_cluster(both, size):
 
 
 @pytest.mark.parametrize("mode", MODES)
+def test_thresholds_leave_hits_out_but_not_out_of_the_log(both, mode):
+    searching = both.search(f"-{mode}")
+    every = searching.search("stolen bike cover", size=20)
+    least = sorted(hit.score for hit in every.hits)[10]
+    best = max(hit.grade for hit in every.hits)
+    for thresholds, reaches in (
+        ({"min_score": least}, lambda hit: hit.score >= least),
+        ({"min_grade": both.bundle.card.scale.names[best]}, lambda hit: hit.grade == best),
+        ({"drop_ood": True}, lambda hit: not hit.is_ood),
+    ):
+        outcome = searching.search("stolen bike cover", size=20, **thresholds)
+        assert [hit.id for hit in outcome.hits] == [hit.id for hit in every.hits if reaches(hit)]
+        assert len(outcome.hits) + len(outcome.dropped) == 20
+        assert sorted(outcome.ranked_request().doc_ids) == sorted(every.ranked_request().doc_ids)
+    with pytest.raises(InputError, match="min_grade: is 'best', not a grade of this model"):
+        searching.search("stolen bike cover", min_grade="best")
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_plain_pipeline_ranks_too(both, mode):
     query = "stolen bike cover"
     body = config_files.render_body("search.json", size=10, query=query)

@@ -68,6 +68,16 @@ def test_what_is_no_json_object(client, body, said):
         ({"top_n": "3"}, "top_n: is text"),
         ({"top_n": True}, "top_n: is True"),
         ({"top_n": 1.5}, "top_n: is 1.5"),
+        (
+            {"min_grade": 3},
+            "min_grade: is 3, not a grade of this model. Use one of 0 (irrelevant), 1 (related), 2 (fits)",
+        ),
+        ({"min_grade": "best"}, "min_grade: is 'best'"),
+        ({"min_grade": True}, "min_grade: is True"),
+        ({"min_grade": 0.5}, "min_grade: is 0.5"),
+        ({"min_score": 1.1}, "min_score: is 1.1, not a number from 0 to 1"),
+        ({"min_score": "0.5"}, "min_score: is '0.5'"),
+        ({"drop_ood": "yes"}, "drop_ood: is 'yes', not true or false"),
         ({"return_documents": "yes"}, "return_documents: is text"),
         ({"query_id": {}}, "query_id: is an object"),
         ({"query_id": "x" * 2000}, "query_id: has 2000 characters"),
@@ -87,11 +97,26 @@ def test_neither_documents_nor_texts(client):
 
 
 def test_unknown_fields_of_other_services_are_left_alone(client):
-    answer = client.post("/v2/rerank", json=GOOD | {"rank_fields": ["a"], "max_tokens_per_doc": 4096, "model": None})
+    foreign = {"rank_fields": ["text"], "raw_scores": False, "max_tokens_per_doc": 4096, "model": None}
+    answer = client.post("/v2/rerank", json=GOOD | foreign)
     assert answer.status_code == 200
 
 
-FIELDS = ["query", "documents", "texts", "top_n", "return_documents", "query_id", "doc_ids", "slice", "x"]
+@pytest.mark.parametrize(("fields", "message"), [
+    ({"rank_fields": ["title", "text"]}, "rank_fields: is not supported: a document is ranked by its text"),
+    ({"rank_fields": "title"}, "rank_fields: is not supported"),
+    ({"raw_scores": True}, "raw_scores: is not supported: scores are expected gains"),
+])  # fmt: skip
+def test_fields_of_other_services_that_would_change_the_numbers(client, fields, message):
+    for path in ("/v1/rerank", "/rerank"):
+        refused(client.post(path, json=GOOD | fields), 422, message)
+    refused(client.post("/rerank", json={"query": "a", "texts": ["b"]} | fields), 422, message)
+
+
+FIELDS = [
+    "query", "documents", "texts", "top_n", "return_documents", "query_id", "doc_ids", "slice", "x",
+    "rank_fields", "min_grade", "min_score", "drop_ood",
+]  # fmt: skip
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["text", "a"]), inner, max_size=2),
@@ -377,4 +402,15 @@ def test_a_fault_of_ours_is_a_500_without_its_inside(tiny, caplog):
 
 def test_a_trailing_slash_is_not_redirected_to_the_callers_host(client):
     answer = client.post("/v1/rerank/", json={}, headers={"Host": "elsewhere.example"}, follow_redirects=False)
-    assert answer.status_code == 404 and "location" not in answer.headers
+    assert answer.status_code == 422 and "location" not in answer.headers
+    plain, slashed = (client.post(path, json=GOOD).json()["results"] for path in ("/v1/rerank", "/v1/rerank/"))
+    assert slashed == plain
+    assert client.get("/health/").status_code == 200 and client.get("//").status_code == 404
+
+
+def test_a_trailing_slash_needs_the_key_and_counts_towards_the_limit(tiny):
+    with running(tiny, api_key="one", rate_limit=1) as client:
+        refused(client.post("/v1/rerank/", json=GOOD), 401)
+        key = {"Authorization": "Bearer one"}
+        assert client.post("/v1/rerank/", json=GOOD, headers=key).status_code == 200
+        refused(client.post("/v1/rerank/", json=GOOD, headers=key), 429)

@@ -67,7 +67,29 @@ def test_tensors_follow_the_documents_whatever_top_n_and_order(client):
         assert answer["results"][0]["index"] == best
 
 
-@pytest.mark.parametrize("top_n", [None, 1, 3, 6, 1000])
+def test_thresholds_leave_results_out_and_tensors_whole(client, tiny):
+    every = ask(client)
+    grades = sorted({result["grade"] for result in every["results"]})
+    middle = sorted(result["relevance_score"] for result in every["results"])[3]
+    for fields, reaches in (
+        ({"min_grade": grades[-1]}, lambda r: r["grade"] >= grades[-1]),
+        ({"min_grade": tiny.card.scale.names[grades[-1]]}, lambda r: r["grade"] >= grades[-1]),
+        ({"min_grade": 0, "min_score": 0, "drop_ood": False}, lambda r: True),
+        ({"min_score": middle}, lambda r: r["relevance_score"] >= middle),
+        ({"min_score": 1}, lambda r: False),
+        ({"drop_ood": True}, lambda r: not r["is_ood"]),
+    ):
+        answer = ask(client, **fields)
+        assert answer["results"] == [result for result in every["results"] if reaches(result)]
+        assert answer["dropped"] == len(TEXTS) - len(answer["results"])
+        assert answer["tensors"] == every["tensors"] and answer["ood"] == every["ood"]
+        tei = client.post("/rerank", json={"query": QUERIES[0], "texts": TEXTS} | fields).json()
+        assert [row["index"] for row in tei] == [result["index"] for result in answer["results"]]
+    assert len(ask(client, min_score=middle, top_n=2)["results"]) == 2
+    assert ask(client, min_score=middle, top_n=2)["dropped"] == 3  # not those beyond top_n
+
+
+@pytest.mark.parametrize("top_n", [None, 1, 3, 6, 1000, 2.0])
 def test_all_indices_are_there_unless_top_n_cuts(client, top_n):
     indices = [r["index"] for r in ask(client, top_n=top_n)["results"]]
     assert len(indices) == len(set(indices)) == min(top_n or 6, 6)

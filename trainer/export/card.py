@@ -40,7 +40,7 @@ Measured on the queries that stages were chosen on: use them to compare versions
 |---|---|---|
 {dev}
 
-## Out of distribution
+{thresholds}## Out of distribution
 
 Detector `{detector}` on {features} features, calibrated for a false-alarm rate of {alpha} on {pairs} pairs of
 {queries} held-out queries that share neither query nor item with anything used to fit, choose or stop.
@@ -51,6 +51,21 @@ The guarantee is marginal: for pairs exchangeable with those.
 {alarms}
 
 {flagged}
+"""
+
+_THRESHOLDS = """## Thresholds
+
+What `min_grade` and `min_score` keep of the {pairs} dev pairs, graded by a model that was calibrated on the other
+queries, with 95 % intervals by query.
+
+| `min_grade` | kept | of those this grade or better | of all such pairs kept |
+|---|---|---|---|
+{grades}
+
+| `min_score` | kept | their mean score | their mean gain, over the highest |
+|---|---|---|---|
+{scores}
+
 """
 
 _FLAGGED = """### What a flag means for a grade
@@ -90,8 +105,24 @@ def render_model_card(card: Card, result: dict[str, Any]) -> str:
         dev_queries=data["dev"]["queries"], detector=card.ood.detector, features=card.ood.features,
         untrained="base model's cosine" if card.backbone == "split" else "before training",
         alpha=card.ood.alpha, pairs=card.ood.calibration_pairs, queries=card.ood.calibration_queries, alarms=alarms,
+        thresholds=_thresholds(card, result.get("thresholds") or {}),
         flagged=_flagged(result["ood"].get("flagged") or {}),
     ).rstrip() + "\n"  # fmt: skip
+
+
+def _thresholds(card: Card, measured: dict[str, Any]) -> str:
+    """Say how far thresholds can be relied on; nothing if it was not measured."""
+    if not measured:
+        return ""
+    tables = {}
+    for kind, names in (("min_grade", ("precision", "recall")), ("min_score", ("score", "gain"))):
+        rows = []
+        for row in measured[kind]:
+            least = f"{row[kind]} ({card.scale.names[row[kind]]})" if kind == "min_grade" else f"{row[kind]:g}"
+            cells = (_share(row[name]) if row[name]["mean"] is not None else "no pair" for name in names)
+            rows.append(f"| {least} | {row['kept']} | {' | '.join(cells)} |")
+        tables[kind] = "\n".join(rows)
+    return _THRESHOLDS.format(pairs=measured["pairs"], grades=tables["min_grade"], scores=tables["min_score"])
 
 
 def _flagged(measured: dict[str, Any]) -> str:

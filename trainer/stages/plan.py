@@ -32,6 +32,7 @@ from trainer.stages.objective import Objective, measure_ndcg, measure_pairs
 from trainer.stages.ood_stage import check_ood, fit_ood, measure_flagged
 from trainer.stages.registry import Context, Report, check_plan
 from trainer.stages.robust import check_groups
+from trainer.stages.thresholds import measure_thresholds
 from trainer.stages.verdict import Verdict, average_gains
 from trainer.training_data.features import Features
 from trainer.training_data.reading import read_data
@@ -86,6 +87,7 @@ def train(
         result["dev_slices"] = _compare_slices(data.dev, start, measure_ndcg(features, pairs["dev"], config))
     if "ood_dev" in pairs:
         result["ood_dev"] = measure_pairs(features, pairs["ood_dev"], config)
+    result["thresholds"] = measure_thresholds(features, pairs["dev"], config)
     report("fitting the OOD detector", 0, 1)
     learnt_from = keep_learnt(data, result["stages"])
     ood = fit_ood(features, config.ood, learnt_from)

@@ -87,7 +87,11 @@ def _control(needs: Any) -> str:
         return f"{arm}. How many the gate needs is not known before the first control arm; [start] twin estimates it."
     gains = " or ".join(f"{count:,} for a gain of .01 in {name}" for name, count in needs.gain.items())
     loss = f", and {needs.no_loss:,} to exclude a loss of order" if needs.no_loss else ""
-    return f"{arm}; the gate needs about {gains}{loss} (power 80 %, by {needs.source})."
+    text = f"{arm}; the gate needs about {gains}{loss} (power 80 %, by {needs.source})."
+    if needs.looks == 1:
+        return text
+    shares = " and ".join(f"{100 * share:.0f} %" for share in needs.judged)
+    return f"{text} With {needs.looks} looks about {shares} of them are judged, with such a gain and without one."
 
 
 def summarize_cycle(result: Any) -> str:
@@ -116,9 +120,14 @@ def _judged(left: Any) -> str:
     return f"judge      {left['selected']} selected and {left['control']} control pairs judged{earlier}"
 
 
+def _decided(left: Any) -> str:
+    where = f", {left['decided']}" if left.get("decided") else ""
+    return f"gate       {'yes' if left['passed'] else 'no'}{where}"
+
+
 _LINES: dict[str, Callable[[Any], str]] = {
     "select": lambda left: f"select     {left['selected']} pairs, and {left['control']} for the control arm",
     "judge": _judged,
     "train": _stages,
-    "gate": lambda left: f"gate       {'yes' if left['passed'] else 'no'}",
+    "gate": _decided,
 }

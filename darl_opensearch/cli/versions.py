@@ -86,4 +86,5 @@ def _gate(version: Version) -> str:
         if (change := gate.get(name)) and None not in (change["mean"], change["low"], change["high"])
     ]
     gained = f"; gain in {' and '.join(gate['gained'])}" if gate["gained"] else ""
-    return f"{'yes' if gate['passed'] else 'no'}: {gate['measure']} {', '.join(changes)}{gained}".strip()
+    decided = f"; {gate['decided']}" if gate["decided"] else ""
+    return f"{'yes' if gate['passed'] else 'no'}: {gate['measure']} {', '.join(changes)}{gained}{decided}".strip()

@@ -34,7 +34,7 @@ class Version:
 
     @property
     def gate(self) -> dict[str, Any] | None:
-        """The gate result in short: measure, change on each part, and measures with a gain on the control arm."""
+        """The gate result in short: measure, changes, measures that gain on the control arm, deciding look."""
         gate = self.report
         if not gate:
             return None
@@ -42,7 +42,10 @@ class Version:
         changes = {name: part["changes"][0]["change"] for name, part in conditions.items() if part.get("changes")}
         tested = (conditions.get("control") or {}).get("changes") or []
         gained = [change["measure"] for change in tested if (change.get("gain") or {}).get("holds")]
-        return {"passed": gate.get("passed"), "measure": gate.get("measure"), "gained": gained, **changes}
+        return {
+            "passed": gate.get("passed"), "measure": gate.get("measure"), "gained": gained,
+            "decided": gate.get("decided"), **changes,
+        }  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
         """Render for ``--json``."""

@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from darl_opensearch.stats.numbers import round_figure
 
 Floats = NDArray[np.float64]
+LEVEL = 0.05  # share of intervals that miss the true value
 _BLOCK = 200  # resamples at a time: with many queries all of them would need gigabytes
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure with its 95 % interval; nan if undefined."""
+    """A figure with its interval, of 95 % unless another level is named; nan if undefined."""
 
     mean: float
     low: float
@@ -69,9 +70,9 @@ class Resampled:
     draws: Floats
     n: int
 
-    def interval(self) -> Interval:
+    def interval(self, level: float = LEVEL) -> Interval:
         """Compute the percentile interval; nan bounds below two queries."""
-        low, high = percentiles(self.draws) if self.n > 1 else (math.nan, math.nan)
+        low, high = percentiles(self.draws, level) if self.n > 1 else (math.nan, math.nan)
         return Interval(self.point, low, high, self.n)
 
     def minus(self, other: Resampled) -> Resampled:
@@ -79,12 +80,15 @@ class Resampled:
         return Resampled(self.point - other.point, self.draws - other.draws, min(self.n, other.n))
 
 
-def percentiles(draws: Floats) -> tuple[float, float]:
-    """Compute the 2.5 % and 97.5 % quantiles (percentile bootstrap, Efron 1979), ignoring nan; nan for no values."""
+def percentiles(draws: Floats, level: float = LEVEL) -> tuple[float, float]:
+    """Compute the 2.5 % and 97.5 % quantiles (percentile bootstrap, Efron 1979), ignoring nan; nan for no values.
+
+    :param level: what both tails have together.
+    """
     values = draws[~np.isnan(draws)]
     if not len(values):
         return math.nan, math.nan
-    low, high = np.quantile(values, [0.025, 0.975])
+    low, high = np.quantile(values, [level / 2, 1 - level / 2])
     return float(low), float(high)
 
 
@@ -152,18 +156,19 @@ def ratio(totals: Floats) -> Floats:
     return np.where(empty, np.nan, totals[..., 0] / np.where(empty, 1.0, totals[..., 1]))
 
 
-def bootstrap_mean(values: NDArray[np.floating], *, draws: int = 2000, seed: int = 0) -> Interval:
+def bootstrap_mean(values: NDArray[np.floating], *, draws: int = 2000, seed: int = 0, level: float = LEVEL) -> Interval:
     """Compute a mean over queries and its interval; pass differences for a paired comparison.
 
     :param values: ``[q]``.
     :return: the interval; nan for no values.
     """
-    return bootstrap_ratio(values, np.ones(len(values)), draws=draws, seed=seed)
+    return bootstrap_ratio(values, np.ones(len(values)), draws=draws, seed=seed, level=level)
 
 
 def bootstrap_ratio(
-    numerator: NDArray[np.floating], denominator: NDArray[np.floating], *, draws: int = 2000, seed: int = 0
-) -> Interval:
+    numerator: NDArray[np.floating], denominator: NDArray[np.floating], *, draws: int = 2000, seed: int = 0,
+    level: float = LEVEL,
+) -> Interval:  # fmt: skip
     """Compute a ratio of sums over queries and its interval, such as a share of pairs clustered by query.
 
     :param numerator: ``[q]``, such as flagged pairs per query.
@@ -173,4 +178,4 @@ def bootstrap_ratio(
     sums = np.stack([numerator, denominator], axis=1).astype(np.float64)
     figure = Figure(sums, ratio, np.ones(len(sums), dtype=bool))
     resampled = resample({"ratio": figure}, draws=draws, seed=seed)["ratio"]
-    return Interval(resampled.point, *percentiles(resampled.draws), resampled.n)
+    return Interval(resampled.point, *percentiles(resampled.draws, level), resampled.n)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from darl_opensearch.stats.bootstrap import Interval, bootstrap_mean
+from darl_opensearch.stats.bootstrap import LEVEL, Interval, bootstrap_mean
 
 DRAWS = 10_000
 Z_BOUND = 1.959964  # lower end of a 95 % interval, rounded as in earlier gate reports
@@ -21,7 +21,7 @@ _BLOCK = 1000  # sign patterns at a time: with many queries all of them would ne
 class Claim:
     """A paired difference, ours minus theirs, with its interval and p-value over queries.
 
-    :param interval: mean and 95 % bootstrap interval.
+    :param interval: mean and bootstrap interval.
     :param p: two-sided, for no difference.
     """
 
@@ -30,7 +30,7 @@ class Claim:
 
 
 def compare_paired(
-    ours: NDArray[np.float64], theirs: NDArray[np.float64], *, draws: int = DRAWS, seed: int = 0
+    ours: NDArray[np.float64], theirs: NDArray[np.float64], *, draws: int = DRAWS, seed: int = 0, level: float = LEVEL
 ) -> Claim:
     """Compare two systems query by query.
 
@@ -39,6 +39,7 @@ def compare_paired(
 
     :param ours: ``[q]``, nan where a query has no value.
     :param theirs: ``[q]``, nan in the same places.
+    :param level: of the interval, 0.05 for one of 95 %.
     :return: the claim; with fewer than two values nan bounds, and p is 1.
     """
     difference = ours - theirs
@@ -49,7 +50,7 @@ def compare_paired(
         size = (min(_BLOCK, draws - start), len(difference))
         signs = rng.integers(0, 2, size=size, dtype=np.int8) * 2 - 1
         extreme += int((np.abs(signs @ difference) >= least).sum())
-    interval = bootstrap_mean(difference, draws=draws, seed=seed)
+    interval = bootstrap_mean(difference, draws=draws, seed=seed, level=level)
     if len(difference) < 2:
         interval = Interval(interval.mean, math.nan, math.nan, interval.n)
     return Claim(interval, (extreme + 1) / (draws + 1))

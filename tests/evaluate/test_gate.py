@@ -27,7 +27,7 @@ from tests.helpers.bundles import ITEMS, SCALE3, TEMPLATE, tiny_bundle, with_slo
 from tests.helpers.commands import run_main
 from tests.helpers.files import write_rows
 from trainer.evaluate.gate import gate
-from trainer.evaluate.gate_report import Change
+from trainer.evaluate.gate_report import AGREEMENT, Change
 from trainer.evaluate.gate_words import explain_loss, explain_no_gain, render_decision
 from trainer.evaluate.parts import JudgedPart, read_catalogue, read_part
 from trainer.evaluate.settings import GateOptions
@@ -159,7 +159,7 @@ def test_a_gain_in_grades_alone_is_enough(bundles, data):
     ],
 )
 def test_what_earns_a_yes(monkeypatch, tmp_path, ndcg, rps, left, passed):
-    from trainer.evaluate import gate as gates
+    from trainer.evaluate import gate_decision as gates
 
     rng = np.random.default_rng(0)
     differences = [mean + 0.01 * rng.normal(size=60) for mean in (ndcg, rps, left)]
@@ -190,9 +190,22 @@ def test_without_tolerance_no_loss_at_all(bundles, data):
 
 def test_the_bound_decides_as_it_is_written(bundles, data):
     loss = run(bundles["good"], bundles["bad"], data).conditions[0].changes[0].claim.interval
-    wide = run(bundles["good"], bundles["bad"], data, tolerance=-loss.low + 1e-9)
-    assert wide.conditions[0].passed and not wide.conditions[1].passed
-    assert not run(bundles["good"], bundles["bad"], data, tolerance=-loss.low - 1e-9).conditions[0].passed
+    wide = run(bundles["good"], bundles["bad"], data, tolerance=-loss.low + AGREEMENT + 1e-9)
+    assert wide.conditions[0].passed and not wide.conditions[1].passed and not wide.conditions[0].undecided
+    assert (
+        not run(bundles["good"], bundles["bad"], data, tolerance=-loss.low - AGREEMENT - 1e-9).conditions[0].undecided
+    )
+
+
+@pytest.mark.parametrize("nearer", [AGREEMENT - 1e-6, 1e-6, -1e-6, -AGREEMENT + 1e-6])
+def test_a_bound_nearer_than_machines_agree_is_a_no(bundles, data, nearer):
+    """On either side of the bound, and whichever part it is."""
+    loss = run(bundles["good"], bundles["bad"], data).conditions[0].changes[0].claim.interval
+    near = run(bundles["good"], bundles["bad"], data, tolerance=-loss.low + nearer)
+    part = near.conditions[0]
+    assert not part.passed and part.undecided and part.to_json()["undecided"]
+    assert re.search(r" over 40 queries: undecided, since the lower end is within 0.002 of \S+, which is as near as "
+                     r"machines agree\. About \d+ should suffice$", part.reason)  # fmt: skip
 
 
 def test_too_few_queries_are_a_no_that_says_how_many(bundles, data, tmp_path):

@@ -13,6 +13,7 @@ from darl_opensearch.settings import Settings, read_fields, read_toml, setting
 from darl_opensearch.spans import ago, parse_span
 from darl_opensearch.states.options import StatesPlace, parse_item_count
 from trainer.dasa.config import SelectConfig
+from trainer.evaluate.looks import MOST_LOOKS
 from trainer.evaluate.settings import GateOptions
 from trainer.judging.config import JudgeConfig
 
@@ -111,6 +112,10 @@ class GateTable(GateOptions, table="gate"):
     """Table ``[gate]``: the test that the new version must pass."""
 
     id_test: str = setting(..., "judgments of in-distribution traffic, never trained on")
+    looks: int = setting(
+        1, "looks at the control arm, judged in as many equal shares until the gate can decide; 1: all at once",
+        least=1, most=MOST_LOOKS,
+    )  # fmt: skip
 
 
 class CycleConfig(Settings):

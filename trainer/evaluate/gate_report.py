@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,25 +13,32 @@ from darl_opensearch.stats.bootstrap import Interval
 from darl_opensearch.stats.numbers import round_figure
 from darl_opensearch.stats.paired import Claim, Power
 from darl_opensearch.version import __version__
+from trainer.evaluate.looks import describe_last
 from trainer.evaluate.settings import GateOptions
 
 FORMAT = 1
 CONTROL = "control"
 LOWER_IS_BETTER = frozenset({"rps"})
 ROUNDING = 1e-5  # of RPS: nothing is left of a gain that is not above it
+AGREEMENT = 0.002  # of a measure of order: what thread counts and instruction sets may change a difference by
 
 
 @dataclass(frozen=True)
 class GainTest:
     """The test for a gain on the control arm.
 
+    :param clear: whether the change's own p is at most ``level``, and so is that of each test before it.
     :param p: two-sided, adjusted for all measures that are tested (Holm).
+    :param level: of the test in Holm's order, and of the look.
     :param left: of a gain in grades, what is left after both bundles are calibrated alike; None for a measure of order.
+    :param left_sd: its standard deviation over queries; nan without.
     """
 
     clear: bool
     p: float
+    level: float
     left: Interval | None
+    left_sd: float
     power: Power
 
     @property
@@ -42,7 +49,7 @@ class GainTest:
     def to_json(self) -> dict[str, Any]:
         """Render for ``--json``."""
         return {
-            "holds": self.holds, "clear": self.clear, "p": round_figure(self.p),
+            "holds": self.holds, "clear": self.clear, "p": round_figure(self.p), "level": self.level,
             "left": self.left.to_json() if self.left else None,
             "detectable": round_figure(self.power.detectable), "needed": self.power.needed,
         }  # fmt: skip
@@ -99,11 +106,17 @@ class Condition:
     passed: bool
     reason: str
 
+    @property
+    def undecided(self) -> bool:
+        """Whether the lower end of the order's interval is nearer to its bound than machines agree."""
+        return abs(self.changes[0].claim.interval.low - self.bound) <= AGREEMENT
+
     def to_json(self) -> dict[str, Any]:
         """Render for ``--json``."""
         return {
             "part": self.part, "path": str(self.path), "sha256": self.sha256, "queries": self.queries,
-            "pairs": self.pairs, "bound": self.bound, "passed": self.passed, "reason": self.reason or None,
+            "pairs": self.pairs, "bound": self.bound, "agreement": AGREEMENT, "undecided": self.undecided,
+            "passed": self.passed, "reason": self.reason or None,
             "changes": [change.to_json() for change in self.changes],
         }  # fmt: skip
 
@@ -115,6 +128,8 @@ class GateReport:
     :param conditions: ``id``, then ``control``.
     :param checks: of the bundle's contract and parity, its grades and its training data.
     :param blank: judgments passed over, by id of an item without text.
+    :param looks: at a control arm that was judged in shares, JSON-ready, the deciding one last; empty: it was judged at
+        once.
     """
 
     old: Bundle
@@ -124,6 +139,7 @@ class GateReport:
     checks: tuple[Finding, ...]
     created: str
     blank: Mapping[str, int] = field(default_factory=dict)
+    looks: Sequence[Mapping[str, Any]] = ()
 
     @property
     def passed(self) -> bool:
@@ -134,7 +150,8 @@ class GateReport:
     def reasons(self) -> tuple[str, ...]:
         """Why the gate refuses, one clause per reason; empty if it passed."""
         failed = [f"{check.check}: {check.detail}" for check in self.checks if check.passed is False]
-        return (*failed, *(part.reason for part in self.conditions if not part.passed))
+        found = (*failed, *(part.reason for part in self.conditions if not part.passed))
+        return (*found, describe_last(self.looks)) if found and self.looks else found
 
     def to_json(self) -> dict[str, Any]:
         """Render for ``--json`` and ``gate.json``."""
@@ -152,6 +169,8 @@ class GateReport:
             "weights": "plain means over queries: the control arm was drawn by traffic",
             "options": options | {"allow": list(self.options.allow), "train": list(map(str, self.options.train))},
             "conditions": {condition.part: condition.to_json() for condition in self.conditions},
+            "looks": list(self.looks),
+            "decided": describe_last(self.looks) or None,
             "checks": [check.to_json() for check in self.checks],
             "without_text": dict(sorted(self.blank.items())),
         }

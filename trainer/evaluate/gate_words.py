@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from darl_opensearch.stats.bootstrap import Interval
-from trainer.evaluate.gate_report import Change
+from trainer.evaluate.gate_report import AGREEMENT, Change
+from trainer.evaluate.looks import LEVEL
 from trainer.evaluate.report.tables import format_cell, name_of
 
 _NONE = "unlikely to show one"
@@ -18,7 +19,7 @@ TITLES = {"id": "in-distribution queries", "control": "control arm"}
 def explain_loss(part: str, order: Change, bound: float, least: int) -> str:
     """Explain why the order of a part does not hold: a loss, or too few queries to exclude one.
 
-    :param bound: value that the lower end of the interval had to exceed.
+    :param bound: value that the lower end of the interval had to exceed, by what machines may differ.
     :param least: minimum number of queries.
     """
     title, name, change, power = TITLES[part], name_of(order.measure), order.claim.interval, order.power
@@ -30,9 +31,12 @@ def explain_loss(part: str, order: Change, bound: float, least: int) -> str:
     if power.needed is None:
         what = f"so a loss of {abs(bound):g} or more is not excluded, and more queries would hardly change that"
         return f"{title}: {changes} over {change.n} queries, {what}"
-    needed = max(power.needed, least, change.n + 1)
+    enough = f"About {max(power.needed, least, change.n + 1):,} should suffice"
+    if change.n >= least and abs(change.low - bound) <= AGREEMENT:
+        near = f"the lower end is within {AGREEMENT:g} of {bound:g}, which is as near as machines agree"
+        return f"{title}: {changes} over {change.n} queries: undecided, since {near}. {enough}"
     short = f"; at least {least} are needed" if change.n < least else f", and the lower end must be above {bound:g}"
-    return f"{title}: {changes}: {change.n} queries are too few to decide{short}. About {needed:,} should suffice"
+    return f"{title}: {changes}: {change.n} queries are too few to decide{short}. {enough}"
 
 
 def explain_no_gain(part: str, tested: Sequence[Change], least: int) -> str:
@@ -88,9 +92,16 @@ def render_decision(result: Mapping[str, Any]) -> str:
             )
     passed = sum(check["passed"] is True for check in result["checks"])
     console.print(f"{passed} of {len(result['checks'])} checks of the bundle, its grades and its training data passed")
+    for look in result["looks"]:
+        console.print(escape(_describe_look(look)))
+    if result["passed"] and result["decided"]:
+        console.print(result["decided"])
     for reason in result["reasons"]:
         console.print(f"refused: {escape(reason)}")
-    ends = f"95 % intervals: {result['options']['draws']:,} resamples of the queries, seed {result['options']['seed']}"
+    level = result["looks"][-1]["level"] if result["looks"] else LEVEL
+    of_look = f"; on the control arm {100 * (1 - level):.4g} %, that of the look" if result["looks"] else ""
+    options = result["options"]
+    ends = f"95 % intervals{of_look}: {options['draws']:,} resamples of the queries, seed {options['seed']}"
     console.print(f"{ends}; p of gains by Holm; {result['weights']}")
     return "\n".join(line.rstrip() for line in out.getvalue().rstrip("\n").splitlines())
 
@@ -108,12 +119,12 @@ def _rows(part: Mapping[str, Any], least: int) -> list[list[str]]:
     for place, change in enumerate(part["changes"]):
         name, interval, gain = name_of(change["measure"]), change["change"], change["gain"]
         order = " (lower is better)" if change["lower_is_better"] else ""
-        holds = interval["low"] is not None and interval["low"] > part["bound"] and interval["n"] >= least
+        holds = interval["low"] is not None and interval["low"] > part["bound"] + AGREEMENT and interval["n"] >= least
         rows.append([
             TITLES[part["part"]] if place == 0 else "", name + order,
             f"{interval['n']:,}", format_cell(change["old"]), format_cell(change["new"]),
             format_cell(interval, signed=True), _p(interval["p"]),
-            *([f"{part['bound']:g}", *_power(change), _yes(holds)] if place == 0 else [""] * 4),
+            *([f"{part['bound'] + AGREEMENT:g}", *_power(change), _yes(holds)] if place == 0 else [""] * 4),
         ])  # fmt: skip
         if gain:
             left = f"{format_cell(gain['left'], signed=True)} calibrated alike" if gain["left"] else ""
@@ -121,6 +132,17 @@ def _rows(part: Mapping[str, Any], least: int) -> list[list[str]]:
                 ["", f"gain in {name}", "", "", "", left, _p(gain["p"]), "0", *_power(gain), _yes(gain["holds"])]
             )
     return rows + gains
+
+
+def _describe_look(look: Mapping[str, Any]) -> str:
+    """Describe what a look saw and decided."""
+    seen = ", ".join(
+        f"{name_of(name)} {_changes(Interval(**found['change']))}"
+        + (f" (p {found['p']:.4g}, level {found['level']:.2g})" if found["level"] is not None else "")
+        for name, found in look["measures"].items()
+    )
+    chance = "" if look["chance"] is None else f", chance of a yes {100 * look['chance']:.0f} %"
+    return f"look {look['look']} of {look['of']}, {look['queries']:,} queries: {seen}{chance}: {look['decision']}"
 
 
 def _p(value: float | None) -> str:

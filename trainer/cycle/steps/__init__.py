@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from trainer.cycle.inputs import CycleInputs
-from trainer.cycle.steps.base import CONTROL_TASKS, JUDGMENTS, Ending, Step, StepResult, Waiting
+from trainer.cycle.steps.base import JUDGMENTS, Ending, Step, StepResult, Waiting
 from trainer.cycle.steps.evaluate import measure_versions
 from trainer.cycle.steps.export import export_version
-from trainer.cycle.steps.gate import ask_gate, end_refused, open_gated
-from trainer.cycle.steps.judge import collect_judgments, end_without_judgments
+from trainer.cycle.steps.gate import Gating, ask_gate, end_refused, open_gated
+from trainer.cycle.steps.judge import Judging, collect_judgments, end_without_judgments
+from trainer.cycle.steps.looks import list_former
 from trainer.cycle.steps.select import end_without_samples, open_items, select_samples
 from trainer.cycle.steps.train import number_version, train_version
 
@@ -19,16 +20,17 @@ def _select(c: CycleInputs) -> StepResult:
         trained=[*c.first.files("judgments", "new"), *(folder / JUDGMENTS for folder in c.earlier)],
         held_out=[*held_out, c.id_test, *(c.base / name for name in c.config.model.held_out)],
         items=open_items(c.catalogues, c.serving.renderer, c.world), since=c.config.log.begin(),
-        former_control=[folder / name for folder in c.earlier[-1:] for name in CONTROL_TASKS],
+        former_control=list_former(c.earlier, c.cycle.path),
         folder=c.cycle.path, report=c.world.report,
     )  # fmt: skip
 
 
 def _judge(c: CycleInputs) -> StepResult | Waiting:
-    return collect_judgments(
-        c.config.judge, c.base, c.serving, catalogues=c.catalogues, earlier=c.earlier, folder=c.cycle.path,
-        report=c.world.report,
-    )  # fmt: skip
+    return collect_judgments(_judging(c), looks=c.config.gate.looks, seed=c.config.seed)
+
+
+def _judging(c: CycleInputs) -> Judging:
+    return Judging(c.config.judge, c.base, c.serving, c.catalogues, c.earlier, c.cycle.path, c.world.report)
 
 
 def _train(c: CycleInputs) -> StepResult:
@@ -50,11 +52,10 @@ def _evaluate(c: CycleInputs) -> StepResult:
     )
 
 
-def _gate(c: CycleInputs) -> StepResult:
-    return ask_gate(
-        c.config.gate, c.base, c.serving, id_test=c.id_test, scores=c.result("evaluate").get("scores"),
-        folder=c.cycle.path, report=c.world.report,
-    )  # fmt: skip
+def _gate(c: CycleInputs) -> StepResult | Waiting:
+    scores = c.result("evaluate").get("scores")
+    gating = Gating(c.config.gate, c.base, c.serving, c.id_test, scores, c.cycle.path, c.world.report)
+    return ask_gate(gating, _judging(c), share=c.config.train.ood_dev_share, seed=c.config.seed)
 
 
 def _register(c: CycleInputs) -> StepResult:
@@ -73,7 +74,7 @@ def _release(c: CycleInputs) -> StepResult:
 STEPS: tuple[Step, ...] = (
     Step("select", "select queries to label, and sample the control arm", ("select", "log", "seed"), _select,
          end_without_samples),
-    Step("judge", "get them labelled", ("judge",), _judge, end_without_judgments),
+    Step("judge", "get them labelled", ("judge", "gate.looks"), _judge, end_without_judgments),
     Step("train", "train a new version from the serving version's checkpoint", ("train", "model"), _train),
     Step("export", "export it", (), _export),
     Step("evaluate", "evaluate both versions", (), _evaluate),

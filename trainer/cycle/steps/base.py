@@ -10,7 +10,7 @@ from trainer.cycle.config import CycleConfig
 from trainer.cycle.inputs import CycleInputs
 
 # Files in a cycle's folder that a later step reads.
-SELECTED, JUDGMENTS = "select/selected.jsonl", "judge/judgments.jsonl"
+SELECTED, TASKS, JUDGMENTS = "select/selected.jsonl", "judge/tasks.jsonl", "judge/judgments.jsonl"
 CONTROL_TASKS = "select/control.jsonl", "select/kept.jsonl"  # drawn for this cycle, and kept from the previous one
 TRAINING, BUNDLE = "train", "bundle"  # folders
 SCORES = "scores.npz"  # of the evaluation, reused by the gate
@@ -44,7 +44,7 @@ class Step:
     """One step of a cycle.
 
     :param name: name of the step and of its folder.
-    :param tables: tables of ``cycle.toml`` that it reads; they must not change once it is done.
+    :param tables: tables of ``cycle.toml`` that it reads, or ``table.key``; they must not change once it is done.
     :param run: runs the step; after a kill it resumes or starts over. It raises GateRefused if a check fails.
     :param ending: decides by the result whether the cycle ends here; None: the next step may start.
     """
@@ -58,4 +58,8 @@ class Step:
     def settings(self, config: CycleConfig) -> dict[str, Any]:
         """Pick the part of the configuration that the step reads."""
         tables = config.to_json()
-        return {name: tables[name] for name in self.tables}
+        found = {}
+        for name in self.tables:
+            table, _, key = name.partition(".")
+            found[name] = tables[table][key] if key else tables[table]
+        return found

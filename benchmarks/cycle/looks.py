@@ -47,13 +47,13 @@ from trainer.evaluate.recalibrated import recalibrated_rps
 from trainer.evaluate.settings import GateOptions
 
 RESULT = Path(__file__).parent / "results" / "looks.json"
-LOOKS, DRAWS, SEED, CUTOFF = (1, 2, 4), 2000, 0, 10
+LOOKS, DRAWS, SEED, CUTOFF = (1, 2, 4), 1250, 0, 10
 OPTIONS = GateOptions(draws=DRAWS)
 ORDER, GRADES, LEFT = OPTIONS.measure, "rps", "left"
 FIRST, SECOND, NONE, CALIBRATION, LOSS = (
     "half of the labels", "the other half", "none", "calibration alone", "loss at the tolerance",
 )  # fmt: skip
-TRIALS = {FIRST: 100, SECOND: 200, NONE: 400, CALIBRATION: 200, LOSS: 200}
+TRIALS = {FIRST: 60, SECOND: 80, NONE: 250, CALIBRATION: 100, LOSS: 80}
 Floats = NDArray[np.float64]
 Figures = Mapping[str, Floats]  # by measure ``[q]``; nDCG, RPS, and RPS once calibrated alike
 

@@ -27,8 +27,9 @@ from tests.helpers.bundles import ITEMS, SCALE3, TEMPLATE, tiny_bundle, with_slo
 from tests.helpers.commands import run_main
 from tests.helpers.files import write_rows
 from trainer.evaluate.gate import gate
-from trainer.evaluate.gate_report import AGREEMENT, Change
+from trainer.evaluate.gate_report import AGREEMENT, ROUNDING, Change, GateReport
 from trainer.evaluate.gate_words import explain_loss, explain_no_gain, render_decision
+from trainer.evaluate.looks import FUTILE, Look, plan_looks
 from trainer.evaluate.parts import JudgedPart, read_catalogue, read_part
 from trainer.evaluate.settings import GateOptions
 
@@ -161,13 +162,7 @@ def test_a_gain_in_grades_alone_is_enough(bundles, data):
 def test_what_earns_a_yes(monkeypatch, tmp_path, ndcg, rps, left, passed):
     from trainer.evaluate import gate_decision as gates
 
-    rng = np.random.default_rng(0)
-    differences = [mean + 0.01 * rng.normal(size=60) for mean in (ndcg, rps, left)]
-    sides = [
-        SimpleNamespace(by_query={"ndcg@10": sign * differences[0], "rps": -sign * differences[1]},
-                        grading=SimpleNamespace(k=3, left=-sign * differences[2]))
-        for sign in (0, 1)
-    ]  # fmt: skip
+    sides = figures_with(np.random.default_rng(0), 60, ndcg, rps, left)
     monkeypatch.setattr(gates, "recalibrated_rps", lambda grading, gains: grading.left)
     part = JudgedPart("control", tmp_path, "", (), np.zeros(0, dtype=np.int64), (), np.zeros(0, dtype=np.int64), ())
     assert gates.decide_part(part, *sides, (0.0, 1.0, 3.0), GateOptions(draws=400)).passed is passed
@@ -414,3 +409,87 @@ def test_items_without_text_are_passed_over_and_counted(bundles, data, tmp_path)
         "--control", files["control"], "--draws", "400",
     )  # fmt: skip
     assert said.err == "warning: passed over: 1 item without text (nothing), with 2 judgments\n"
+
+
+def figures_with(rng, n, ndcg, rps, left):
+    """Two versions' figures whose changes have exactly these means and a standard deviation of .01."""
+    noise = rng.normal(size=(3, n))
+    noise = 0.01 * (noise - noise.mean(1, keepdims=True)) / noise.std(1, ddof=1, keepdims=True)
+    differences = [mean + each for mean, each in zip((ndcg, rps, left), noise, strict=True)]
+    return [
+        SimpleNamespace(by_query={"ndcg@10": sign * differences[0], "rps": -sign * differences[1]},
+                        grading=SimpleNamespace(k=3, left=-sign * differences[2]))
+        for sign in (0, 1)
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def decide(monkeypatch, tmp_path):
+    """Decides a look at a control arm of given changes."""
+    from trainer.evaluate import gate_decision as gates
+
+    monkeypatch.setattr(gates, "recalibrated_rps", lambda grading, gains: grading.left)
+    nothing = np.zeros(0, dtype=np.int64)
+    part, options = JudgedPart("control", tmp_path, "", (), nothing, (), nothing, ()), GateOptions(draws=4000)
+
+    def look_at(look, ndcg, rps, left, *, seed=0):
+        sides = figures_with(np.random.default_rng(seed), look.seen, ndcg, rps, left)
+        condition = gates.decide_part(part, *sides, (0.0, 1.0, 3.0), options, look)
+        return condition, gates.decide_look(GateReport(None, None, options, (condition,), (), ""), look)
+
+    return look_at
+
+
+def test_one_look_is_a_gate_that_sees_all():
+    (look,) = plan_looks(120, 1)
+    assert (look.levels, look.last, look.is_last) == ((0.05, 0.025), (0.05, 0.025), True)
+    assert plan_looks(1, 4) == (Look(seen=1, planned=1),) and plan_looks(0, 4) == (Look(),)
+    assert [look.seen for look in plan_looks(10, 4)] == [3, 5, 8, 10]
+    assert [(look.number, look.count, look.seen) for look in plan_looks(3, 4)] == [(1, 3, 1), (2, 3, 2), (3, 3, 3)]
+
+
+def test_a_look_uses_its_own_level_for_the_gain_the_loss_and_what_is_left(decide):
+    first, second, *_, last = plan_looks(160, 4)
+    clear, found = decide(second, 0.02, 0.02, 0.02)
+    assert clear.passed and found["decision"] == "yes" and found["chance"] is None
+    order, grades = clear.changes
+    assert sorted([order.gain.level, grades.gain.level]) == sorted([second.levels[1], second.levels[0]])
+    wide, narrow = (decide(look, 0.0, 0.003, 0.003)[0].changes for look in (first, last))
+    assert wide[0].claim.interval.low < narrow[0].claim.interval.low
+    error = 0.01 / math.sqrt(second.seen)
+    # A gain that one test of the whole level would show is not shown by an early look.
+    fixed = dataclasses.replace(second, number=1, count=1, levels=(0.05, 0.025), last=(0.05, 0.025))
+    sizes = [decide(look, 2.8 * error, 0.0, 0.0) for look in (fixed, second)]  # quantiles of 2.24 and 3.35
+    assert [found["decision"] for _, found in sizes] == ["yes", "continue"]
+    # What is left has a bound at the level of the look, too.
+    rest = [decide(look, 0.0, 0.02, 2.5 * error) for look in (fixed, second)]  # of 1.96 and 2.96
+    assert [found["decision"] for _, found in rest] == ["yes", "continue"]
+    assert rest[1][0].changes[1].gain.clear and rest[1][0].changes[1].gain.left.low <= ROUNDING
+
+
+@pytest.mark.parametrize(
+    ("ndcg", "rps", "left", "decision"),
+    [
+        (0.0, 0.002, 0.002, "continue"),
+        (0.0, 0.0, 0.0, "futile"),
+        (0.0, 0.02, -0.001, "futile"),  # by calibration alone
+        (-0.02, 0.02, 0.02, "futile"),  # a loss of order
+        (0.002, -0.02, -0.02, "continue"),  # order alone may still gain
+    ],
+)
+def test_when_a_look_is_futile(decide, ndcg, rps, left, decision):
+    _, second, *_ = plan_looks(160, 4)
+    _, found = decide(second, ndcg, rps, left, seed=1)
+    assert found["decision"] == decision and (found["chance"] < FUTILE) == (decision == "futile")
+
+
+def test_the_last_look_is_a_yes_or_a_no(decide):
+    *_, last = plan_looks(160, 4)
+    assert decide(last, 0.0, 0.0, 0.0)[1]["decision"] == "no"
+    assert decide(last, 0.02, 0.0, 0.0)[1]["decision"] == "yes"
+
+
+def test_of_identical_versions_nothing_is_to_be_expected():
+    _, second, *_ = plan_looks(160, 4)
+    assert (second.find_chance(0.0, 0.0, 80, 1), second.find_chance(0.1, 0.0, 80, 1)) == (0.0, 1.0)
+    assert second.find_chance(0.0, math.nan, 1, 2) == 1.0

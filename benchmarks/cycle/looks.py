@@ -35,7 +35,7 @@ from benchmarks.measuring import write_result
 from darl_opensearch.stats.grades import ranked_probability_score
 from darl_opensearch.stats.paired import power
 from darl_opensearch.stats.ranking import ndcg_per_query
-from trainer.cycle.planning import GAIN, count_needed
+from trainer.cycle.planning import GAIN, count_control_queries
 from trainer.evaluate import gate_decision
 from trainer.evaluate.gate_decision import decide_look, decide_part
 from trainer.evaluate.gate_report import AGREEMENT, CONTROL, GateReport
@@ -113,9 +113,11 @@ def read_cycles(paths: list[Path]) -> dict[str, Cycle]:
 def plan_queries(cycle: Cycle, looks: int) -> int:
     """Count the control queries that a dry run asks for: for a gain in one measure, and to exclude a loss."""
     sd = {name: power(cycle.change(name), 0.0).sd for name in (ORDER, GRADES)}
-    gain = min(count_needed(each, GAIN, tests=2, least=OPTIONS.min_queries, looks=looks) for each in sd.values())
+    gain = min(
+        count_control_queries(each, GAIN, tests=2, least=OPTIONS.min_queries, looks=looks) for each in sd.values()
+    )
     margin = OPTIONS.tolerance - AGREEMENT
-    return max(gain, count_needed(sd[ORDER], margin, tests=1, least=OPTIONS.min_queries, looks=looks))
+    return max(gain, count_control_queries(sd[ORDER], margin, tests=1, least=OPTIONS.min_queries, looks=looks))
 
 
 def run_gate(cycle: Cycle, queries: NDArray[np.int64], swapped: NDArray[np.bool_], looks: int) -> tuple[bool, int]:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.cycle.report_gate import render_gate, render_looks
 from benchmarks.pages import Pages, Sections, difference, plain, table
 
 HERE = Path(__file__).parent
@@ -199,19 +200,6 @@ def _time(part: dict[str, Any]) -> str:
     return f"{part['p50_ms']:.0f} ({part['p95_ms']:.0f})"
 
 
-def render_gate(result: dict[str, Any]) -> str:
-    """Lay out how often the gate sees a gain where there is none.
-
-    :param result: what ``benchmarks.cycle.gate`` wrote.
-    :return: Markdown.
-    """
-    kinds = list(result["rows"][0]["false_gains"])
-    rows = [[str(row["queries"]), *(f"{100 * row['false_gains'][kind]:.1f} %" for kind in kinds)]
-            for row in result["rows"]]  # fmt: skip
-    about = f"{result['trials']:,} trials; the bound promises {100 * result['promised']:.1f} %."
-    return f"{about}\n\n{table(['queries', *kinds], rows)}"
-
-
 def render_scale(result: dict[str, Any]) -> str:
     """Lay out what selecting from many queries takes.
 
@@ -240,6 +228,7 @@ SECTIONS: Sections = {
     "labels": (RESULT, render_labels),
     "releases": (_FOLDER / "releases.json", render_releases),
     "gate": (_FOLDER / "gate.json", render_gate),
+    "looks": (_FOLDER / "looks.json", render_looks),
     "scale": (_FOLDER / "scale.json", render_scale),
 }
 REPORT = Pages((README,), SECTIONS, {PICTURE: (RESULT, draw_labels)})

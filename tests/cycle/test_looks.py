@@ -185,7 +185,7 @@ def test_killed_between_looks_it_goes_on_there(early, trained, tmp_path, monkeyp
     path = folder / "cycles/0001/gate/looks.json"
     assert [look["look"] for look in json.loads(path.read_text())["looks"]] == [1]
     asked = len(read_rows(folder / "cycles/0001/judge/look-2/tasks.jsonl"))
-    answers = read_rows(folder / "cycles/0001/judge/look-2/work/answers.jsonl")
+    answers = read_rows(folder / "cycles/0001/judge/look-2" / "work" / "answers.jsonl")
     assert len(answers) == asked
     with pytest.raises(UsageError, match=r"\[gate\] tolerance has changed from 1.0 to 0.5 since the gate's first look"):
         go_on(folder, *YES, "gate.tolerance=0.5")
@@ -193,7 +193,7 @@ def test_killed_between_looks_it_goes_on_there(early, trained, tmp_path, monkeyp
         go_on(folder, *YES, "gate.looks=2")
     result = go_on(folder, *YES)
     assert result.steps["gate"]["looks"] == early[1].steps["gate"]["looks"] and len(calls) == 4
-    assert read_rows(folder / "cycles/0001/judge/look-2/work/answers.jsonl") == answers
+    assert read_rows(folder / "cycles/0001/judge/look-2" / "work" / "answers.jsonl") == answers
     assert judged_control(folder) == judged_control(early[0])
 
 

@@ -70,14 +70,14 @@ def plan_control(inputs: CycleInputs) -> ControlNeeds:
     spread = {name: sd for name, sd in spread.items() if math.isfinite(sd)}
     if not spread:
         return ControlNeeds(available, {}, "", {}, None, gate.looks)
-    needed = partial(count_needed, least=gate.min_queries, looks=gate.looks)
+    needed = partial(count_control_queries, least=gate.min_queries, looks=gate.looks)
     gain = {name: needed(sd, GAIN, tests=len(spread)) for name, sd in spread.items()}
     order, margin = spread.get(gate.measure), gate.tolerance - AGREEMENT
     no_loss = None if order is None or margin <= 0 else needed(order, margin, tests=1)
     return ControlNeeds(available, spread, source, gain, no_loss, gate.looks, expect_judged(gate.looks, len(spread)))
 
 
-def count_needed(sd: float, distance: float, *, tests: int, least: int, looks: int) -> int:
+def count_control_queries(sd: float, distance: float, *, tests: int, least: int, looks: int) -> int:
     """Count the queries that show with a power of 80 % that a mean is above a bound.
 
     :param sd: standard deviation of the differences over queries.

@@ -27,7 +27,7 @@ from darl_opensearch.io.jsonl import check_rereadable
 from darl_opensearch.records.items import Item
 from darl_opensearch.stats.paired import power
 from darl_opensearch.text import ItemRenderer
-from trainer.evaluate.gate_checks import check_files, check_meaning, check_training_data
+from trainer.evaluate.gate_checks import check_parts, check_meaning, check_training_data
 from trainer.evaluate.gate_decision import FIXED, decide_part, same_grades
 from trainer.evaluate.gate_report import CONTROL, GateReport
 from trainer.evaluate.looks import Look
@@ -68,7 +68,7 @@ def gate(
     paths = (items,) if isinstance(items, Path) else tuple(items)
     for path in (*paths, id_test, control, *options.train):
         check_rereadable(path)
-    check_files(id_test, control)
+    check_parts(id_test, control)
     report("checking", 0, 1)
     checks = [Finding(f"new bundle, {check.check}", check.passed, check.detail) for check in check_bundle(new.path)]
     checks += check_meaning(old, new, options.changed)

@@ -21,7 +21,7 @@ from trainer.evaluate.parts import JudgedPart
 from trainer.evaluate.settings import GateOptions
 
 
-def check_files(id_test: Path, control: Path) -> None:
+def check_parts(id_test: Path, control: Path) -> None:
     """Refuse one file given for both parts, and control judgments of another arm, which is trained on."""
     if id_test.exists() and control.exists() and id_test.samefile(control):
         raise UsageError(

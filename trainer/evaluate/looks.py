@@ -12,9 +12,7 @@ from darl_opensearch.stats.sequential import NORMAL, find_boundaries, find_chanc
 
 LEVEL = 0.05  # of a gate, two-sided: a false gain has half of it
 MOST_LOOKS = 4
-# Chance of a yes below which a look stops. By `python -m benchmarks.cycle.looks`: 0.02 spares fewer labels without a
-# gain, 0.1 costs more queries for the same power.
-FUTILE = 0.05
+FUTILE = 0.05  # chance of a yes below which a look stops; docs/decisions/0025 compares others
 YES, NO, STOPPED, CONTINUED = "yes", "no", "futile", "continue"  # what a look decides
 
 

@@ -22,10 +22,11 @@ import dataclasses
 import json
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from numpy.typing import NDArray
@@ -133,7 +134,8 @@ def run_gate(cycle: Cycle, queries: NDArray[np.int64], swapped: NDArray[np.bool_
             _measured({name: np.where(places, b[name][seen], a[name][seen]) for name in a})
             for a, b in ((cycle.old, cycle.new), (cycle.new, cycle.old))
         )
-        condition = decide_part(_PART, old, new, (0.0, 1.0), OPTIONS, look)
+        with patch.object(gate_decision, "recalibrated_rps", _read_left):  # known by query
+            condition = decide_part(_PART, old, new, (0.0, 1.0), OPTIONS, look)
         report = GateReport(None, None, OPTIONS, (condition,), (), "")  # type: ignore[arg-type]  # no bundles
         if (decision := decide_look(report, look)["decision"]) != CONTINUED:
             return decision == YES, look.seen
@@ -145,6 +147,10 @@ class _Calibrated(Grading):
     """A grading whose RPS after another calibration is known."""
 
     left: Floats = dataclasses.field(default_factory=lambda: np.zeros(0))
+
+
+def _read_left(grading: _Calibrated, gains: object) -> Floats:
+    return grading.left
 
 
 _PART = JudgedPart(CONTROL, Path(), "", (), np.zeros(0, dtype=np.int64), (), np.zeros(0, dtype=np.int64), ())
@@ -197,7 +203,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=RESULT, help="JSON to write")
     parser.add_argument("--share", type=float, default=1.0, help="of the trials (default: 1)")
     args = parser.parse_args(argv)
-    setattr(gate_decision, "recalibrated_rps", _read_left)  # noqa: B010  # known by query
     sets: dict[str, list[Path]] = {}
     for path in sorted(args.work.glob("*.npz")):
         sets.setdefault(path.stem.rpartition("-")[0], []).append(path)
@@ -217,10 +222,6 @@ def main(argv: list[str] | None = None) -> int:
     promised = {"power": 0.8, "false": 0.025, "tolerance": OPTIONS.tolerance, "draws": DRAWS, "seed": SEED}
     write_result(args.out, {"promised": promised, "sets": found})
     return 0
-
-
-def _read_left(grading: _Calibrated, gains: Callable[[], object]) -> Floats:
-    return grading.left
 
 
 if __name__ == "__main__":

@@ -27,10 +27,11 @@ def render_looks(result: dict[str, Any]) -> str:
     :return: Markdown.
     """
     promised = result["promised"]
+    power, false = (f"{100 * promised[key]:g} %" for key in ("power", "false"))
     parts = [
-        f"Seed {promised['seed']}, {promised['draws']:,} resamples and sign patterns. Goals: a yes in "
-        f"{100 * promised['power']:.0f} % of cycles with a gain, and in at most {100 * promised['false']:.1f} % without. "
-        "In brackets: standard errors. Judged: queries on average. Left: of the gain in RPS, calibrated alike."
+        f"Seed {promised['seed']}, {promised['draws']:,} resamples and sign patterns. Goals: yes in {power} of cycles "
+        f"with a gain, and in at most {false} without. In brackets: standard errors. "
+        "Judged: queries on average. Left: of the gain in RPS, calibrated alike."
     ]
     for name, found in result["sets"].items():
         rows = []

@@ -27,7 +27,7 @@ from darl_opensearch.io.jsonl import check_rereadable
 from darl_opensearch.records.items import Item
 from darl_opensearch.stats.paired import power
 from darl_opensearch.text import ItemRenderer
-from trainer.evaluate.gate_checks import check_parts, check_meaning, check_training_data
+from trainer.evaluate.gate_checks import check_meaning, check_parts, check_training_data
 from trainer.evaluate.gate_decision import FIXED, decide_part, same_grades
 from trainer.evaluate.gate_report import CONTROL, GateReport
 from trainer.evaluate.looks import Look

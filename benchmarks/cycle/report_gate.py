@@ -36,7 +36,7 @@ def render_looks(result: dict[str, Any]) -> str:
     for name, found in result["sets"].items():
         rows = []
         for kind, cycle in found["cycles"].items():
-            mean = {key: f"{change['mean']:+.4f}" for key, change in cycle["changes"].items()}
+            mean = {key: f"{round(change['mean'], 4) or 0.0:+.4f}" for key, change in cycle["changes"].items()}
             for row in cycle["rows"]:
                 first = row is cycle["rows"][0]
                 rows.append([

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from darl_opensearch.errors import InputError
+from darl_opensearch.errors import InputError, short
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -29,7 +29,8 @@ class NoTextError(InputError):
 class ItemTemplate:
     """The fields of an item that the model reads, in order.
 
-    :param fields: ``"cover"`` renders as ``cover: …``, and ``"=name"`` without a label.
+    :param fields: ``"cover"`` renders as ``cover: …``, and ``"=name"`` without a label; ``"content.text"`` is the field
+        ``text`` of the object ``content``, or of each object in a list.
     :param slice_field: field that names the item's traffic slice, if any.
     """
 
@@ -51,12 +52,12 @@ class ItemTemplate:
         :param item: missing or empty fields are left out.
         :param where: file and line, for error messages.
         :raises NoTextError: if all fields are missing.
-        :raises InputError: if one is absurdly long.
+        :raises InputError: if one is an object, or absurdly long.
         """
         parts = []
         for spec in self.fields:
             field = spec.removeprefix("=")
-            value = " ".join(_flatten(item.get(field)))
+            value = " ".join(self._words(item, field, where))
             if len(value) > MAX_ITEM_CHARS:
                 raise InputError(
                     f"field {field!r} has {len(value):,} characters, more than {MAX_ITEM_CHARS:,}",
@@ -66,27 +67,80 @@ class ItemTemplate:
             if value:
                 parts.append(value if spec.startswith("=") else f"{field}: {value}")
         if not parts:
-            parts = [" ".join(_flatten(item.get(TEXT_FIELD)))]
+            parts = [" ".join(self._words(item, TEXT_FIELD, where))]
         if not parts[0]:
             names = ", ".join(f.removeprefix("=") for f in self.fields)
             raise NoTextError(f"the item has none of the template's fields ({names})", where=where, todo="fill one")
         return self.separator.join(parts)
 
+    def _words(self, item: Mapping[str, Any], field: str, where: str | None) -> list[str]:
+        value = look_up(item, field)
+        if not (inner := inner_fields(value)):
+            return list(_flatten(value))
+        raise InputError(
+            f"field {field!r} of item {short(look_up(item, self.id_field))} is an object, not text", where=where,
+            todo="name a field inside it in the template: " + ", ".join(f"{field}.{name}" for name in inner[:5]),
+        )  # fmt: skip
+
     def item_id(self, item: Mapping[str, Any], *, where: str | None = None) -> str:
         """Return an item's id.
 
         :param where: file and line, for error messages.
-        :raises InputError: if it is missing or empty.
+        :raises InputError: if it is missing or empty, or an object or a list.
         """
-        value = item.get(self.id_field)
+        value = look_up(item, self.id_field)
+        if isinstance(value, Mapping | list | tuple):
+            raise InputError(f"field {self.id_field!r} is {short(value)}, not an id", where=where,
+                             todo="name the field that holds the id as id_field")  # fmt: skip
         if value is None or str(value) == "":
             raise InputError(f"the item has no {self.id_field!r}", where=where, todo="give each item its own id")
         return str(value)
 
     def slice_of(self, item: Mapping[str, Any]) -> str:
-        """Return an item's slice, or ``""``; a slice may be named 0 or False."""
-        value = item.get(self.slice_field) if self.slice_field else None
+        """Return an item's slice, or ``""``; a slice may be named 0 or False.
+
+        :raises InputError: if it is an object or a list.
+        """
+        value = look_up(item, self.slice_field) if self.slice_field else None
+        if value and isinstance(value, Mapping | list | tuple):
+            item_id = short(look_up(item, self.id_field))
+            raise InputError(f"field {self.slice_field!r} of item {item_id} is {short(value)}, not the name of a slice",
+                             todo="name a field that holds one value as slice_field")  # fmt: skip
         return str(value) if value or value == 0 else ""
+
+
+def look_up(row: Mapping[str, Any], path: str) -> Any:
+    """Look up a field by name or dotted path: ``content.text`` is the field ``text`` of the object ``content``.
+
+    A field whose own name has the dots is preferred. In a list the path goes on in each object.
+
+    :return: its value, a list if the path leads through one, or None if there is none.
+    """
+    if path in row:
+        return row[path]
+    for dot in (place for place, char in enumerate(path) if char == "."):
+        if (value := row.get(path[:dot])) is not None and (found := _look_into(value, path[dot + 1 :])) is not None:
+            return found
+    return None
+
+
+def _look_into(value: object, path: str) -> Any:
+    if isinstance(value, Mapping):
+        return look_up(value, path)
+    if isinstance(value, list | tuple):
+        found = [part for inner in value if (part := _look_into(inner, path)) is not None]
+        return found or None
+    return None
+
+
+def inner_fields(value: object) -> list[str] | None:
+    """List the fields of an object, or of the objects in a list; None without any object."""
+    if isinstance(value, Mapping):
+        return [str(name) for name in value]
+    if not isinstance(value, list | tuple):
+        return None
+    inner = [names for part in value if (names := inner_fields(part)) is not None]
+    return list(dict.fromkeys(name for names in inner for name in names)) if inner else None
 
 
 def _flatten(value: object) -> Iterable[str]:
@@ -95,7 +149,9 @@ def _flatten(value: object) -> Iterable[str]:
     if isinstance(value, list | tuple):
         for part in value:
             yield from _flatten(part)
-    else:
+    elif isinstance(value, bool):
+        yield "true" if value else "false"  # as in JSON and in OpenSearch
+    elif not isinstance(value, Mapping):  # only an object without fields comes here
         yield from str(value).split()  # runs of whitespace become one blank: line breaks would cost tokens
 
 

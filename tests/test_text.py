@@ -35,6 +35,50 @@ def test_rendering():
     assert ItemTemplate(fields=("kind",), separator="; ").render({"kind": "x"}) == "kind: x"
 
 
+def render(fields, **item):
+    return ItemTemplate(fields=fields).render({"id": "p1", **item}, where="items.jsonl, line 3")
+
+
+def test_fields_inside_objects():
+    page = {"text": "good  morning walk", "page": 1}
+    assert render(("=content.text", "content.page"), content=page) == "good morning walk | content.page: 1"
+    pages = [page, {"page": 2}, {"text": ["slow", "run"]}]
+    assert render(("content.text",), content=pages) == "content.text: good morning walk slow run"
+    assert render(("=a.b.c",), a={"b.c": "x"}) == render(("=a.b.c",), a={"b": [{"c": "x"}]}) == "x"
+    assert render(("=a.b",), **{"a.b": "flat", "a": {"b": "nested"}}) == "flat"
+    assert render(("=title", "content.text"), title="t", content={}) == "t"
+    assert render(("=title", "content.text"), title="t", content="words") == "t"
+
+
+@pytest.mark.parametrize(
+    "content", [{"text": "walk", "page": 1}, [{"text": "walk"}, {"page": 1}], ["a", {"text": 1, "page": 2}]]
+)
+def test_an_object_is_not_text(content):
+    with pytest.raises(InputError) as caught:
+        render(("=title", "content"), title="t", content=content)
+    assert str(caught.value) == (
+        "items.jsonl, line 3: field 'content' of item 'p1' is an object, not text. "
+        "Name a field inside it in the template: content.text, content.page."
+    )
+
+
+def test_booleans_are_spelt_as_in_json():
+    assert render(("=in_stock", "sale", "flags"), in_stock=True, sale=False, flags=[True, "a", 1.5]) == (
+        "true | sale: false | flags: true a 1.5"
+    )
+    assert render(("=title", "content"), title="t", content={}) == render(("=title", "n"), title="t", n=[{}]) == "t"
+
+
+def test_ids_and_slices_inside_objects():
+    template = ItemTemplate(fields=("name",), id_field="meta.sku", slice_field="meta.kind")
+    item = {"meta": {"sku": 7, "kind": "pet"}}
+    assert (template.item_id(item), template.slice_of(item)) == ("7", "pet")
+    with pytest.raises(InputError, match=r"x, line 1: field 'meta' is \{.*, not an id. Name the field"):
+        ItemTemplate(fields=("name",), id_field="meta").item_id(item, where="x, line 1")
+    with pytest.raises(InputError, match=r"field 'meta' of item 3 is \{.*, not the name of a slice"):
+        ItemTemplate(fields=("name",), slice_field="meta").slice_of({"id": 3, **item})
+
+
 def test_an_item_known_by_its_text_alone():
     template = ItemTemplate(("=name", "cover"))
     assert template.render({"id": "x", "darl_text": "Seaside  cover"}) == "Seaside cover"

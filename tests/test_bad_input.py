@@ -85,7 +85,7 @@ TRAINING = {
         changed("judgments.jsonl", 3, grade=-1),
         "line 3: field 'grade' is -1, not a whole number in 0..2",
     ),
-    "grade as text": (changed("dev_judgments.jsonl", 2, grade="2"), "line 2: field 'grade' is '2', not a whole number"),
+    "grade as text": (changed("dev_judgments.jsonl", 2, grade="two"), "line 2: field 'grade' is 'two', not a whole"),
     "grade in between": (changed("judgments.jsonl", 2, grade=1.5), "line 2: field 'grade' is 1.5, not a whole number"),
     "duplicate pair": (repeated, "appears twice (first: "),
     "empty query": (changed("judgments.jsonl", 4, query="  "), "line 4: field 'query' is empty"),

@@ -38,6 +38,20 @@ def cli(
         flag="--field",
         metavar="OURS=THEIRS",
     ),
+    encodings: tuple[str, ...] = setting(
+        (),
+        "Encoding of the files, such as cp1252 or utf-16, or judgments=cp1252 for one file.  [default: utf-8]",
+        env="DARL_IMPORT_ENCODING",
+        flag="--encoding",
+        metavar="[FILE=]NAME",
+    ),
+    dropped: tuple[str, ...] = setting(
+        (),
+        "Columns to leave out, separated by commas, such as those of the judgment in rows that also hold the item.",
+        env="DARL_IMPORT_DROP_COLUMNS",
+        flag="--drop-columns",
+        metavar="NAMES",
+    ),
     repeats: Literal["refuse", "first", "highest", "lowest"] = setting(
         "refuse", "What to do with a pair that has two grades.", env="DARL_IMPORT_REPEATS"
     ),
@@ -66,8 +80,9 @@ def cli(
         check_name(name, "1")
     done = importers.run_import(
         format_, paths, None if dry_run else out,
-        params=_pairs("--set", params), fields=_pairs("--field", fields), repeats=repeats, missing=missing,
-        model=name or "",
+        params=_pairs("--set", params), fields=_pairs("--field", fields), encodings=_encodings(encodings),
+        dropped=[name.strip() for names in dropped for name in names.split(",") if name.strip()],
+        repeats=repeats, missing=missing, model=name or "",
     )  # fmt: skip
     result: dict[str, Any] = done.to_json()
     if not as_json:
@@ -88,13 +103,18 @@ def _pairs(option: str, texts: tuple[str, ...]) -> dict[str, str]:
     return pairs
 
 
+def _encodings(texts: tuple[str, ...]) -> dict[str, str]:
+    return _pairs("--encoding", tuple(text if "=" in text else f"*={text}" for text in texts))
+
+
 def _summary(result: dict[str, Any]) -> str:
     lines = [f"{result['judgments']} judgments of {result['queries']} queries, {result['items']} items"]
     width = max(len(grade["name"]) for grade in result["grades"])
     lines += [f"  {g['name']:{width}}  gain {g['gain']:<5g} {g['judgments']:>9}" for g in result["grades"]]
-    dropped = {
-        key: result[key] for key in ("repeated_items", "repeated_judgments", "dropped_items", "dropped_judgments")
-    }
+    lines.append(
+        f"joined with the items: {result['judgments']} judgments matched, {result['dropped_judgments']} did not"
+    )
+    dropped = {key: result[key] for key in ("repeated_items", "repeated_judgments", "dropped_items")}
     lines += [f"{key.replace('_', ' ')}: {n}" for key, n in (dropped | result["passed_over"]).items() if n]
     lines.append(f"text of an item: {one_line(', '.join(result['template']))}")
     if result["folder"]:

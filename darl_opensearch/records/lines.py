@@ -105,7 +105,7 @@ class LineKind:
         if self.item == "optional":
             item_id = parse_id(row, "item_id", where)
         if self.items is not None and item_id not in self.items and item_id not in self.blank:
-            raise unknown_item(item_id, where, todo=self.todo)
+            raise unknown_item(item_id, where, todo=self.todo, known=self.items)
         grade = NOT_GRADED if self.k is None else parse_whole_grade(row, self.k, where)
         text = self._text(row, item_id, where)
         return DataLine(where, query, query_id, item_id, grade, slice_, text, row)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 from darl_opensearch.errors import InputError, short
@@ -66,11 +66,13 @@ def require_id(row: Mapping[str, Any], name: str, where: str) -> str:
 
 
 def parse_whole_grade(row: Mapping[str, Any], k: int, where: str) -> int:
-    """Read a numeric grade.
+    """Read a numeric grade; the digits of one are read as well, which some programs quote.
 
     :raises InputError: if it is not a whole number in ``0..k-1``.
     """
     value = row.get("grade")
+    if isinstance(value, str) and len(value) < 10 and value.isascii() and value.isdigit():
+        value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < k:
         raise off_scale("grade", value, k - 1, where, todo="correct the line, or add the grade to [grades]")
     return value
@@ -81,9 +83,32 @@ def off_scale(name: str, value: object, highest: int, where: str, *, todo: str) 
     return InputError(f"field {name!r} is {short(value)}, not a whole number in 0..{highest}", where=where, todo=todo)
 
 
-def unknown_item(item_id: object, where: str, *, todo: str = "add it to the items, or drop the line") -> InputError:
-    """Make the error for an unknown item."""
+def unknown_item(
+    item_id: object, where: str, *, todo: str = "add it to the items, or drop the line", known: Container[str] = ()
+) -> InputError:
+    """Make the error for an unknown item.
+
+    :param known: ids of the items, to say which one was probably meant.
+    """
+    todo = like_known(item_id, known) or todo
     return InputError(f"item {short(item_id)} is not in the items", where=where, todo=todo)
+
+
+def like_known(value: object, known: Container[str]) -> str:
+    """Say what to do about an id that differs from a known one only by how a program wrote it.
+
+    Spreadsheets and data frames turn ids into numbers: ``1993197`` into ``1993197.0``, and ``007`` into ``7``.
+
+    :return: ``""`` if there is none.
+    """
+    text = str(value)
+    number = text.removesuffix(".0")
+    for other in (number, f"{text}.0", number.lstrip("0"), *(number.zfill(n) for n in range(len(number) + 1, 16)),
+                  text.strip(), text.casefold(), text.upper()):  # fmt: skip
+        if other and other != text and other in known:
+            return (f"there is {short(other)}: one of the two files was saved with ids that a program had changed, "
+                    "for example into numbers; save it again with ids as text")  # fmt: skip
+    return ""
 
 
 def empty_file(path: object, what: str) -> InputError:

@@ -33,7 +33,7 @@ def test_judgments_are_found_by_text_and_item(tmp_path):
     rows = [
         {"query": "RED shoes ", "item_id": "p1", "grade": 2, "grade_probs": [0.1, 0.2, 0.7]},
         {"query": "red shoes", "item_id": "p2", "grade": 0},
-        {"query": "red shoes", "item_id": "p2", "grade": 0},
+        {"query": "red shoes", "item_id": "p2", "grade": "0"},
         {"query": "other", "item_id": "p3", "grade": 1},
     ]
     write_rows(tmp_path / "j.jsonl", rows)
@@ -47,7 +47,8 @@ def test_judgments_are_found_by_text_and_item(tmp_path):
     [
         ({"query": ""}, "line 2: field 'query' is empty"),
         ({"grade": 5}, "line 2: field 'grade' is 5, not a whole number in 0..2"),
-        ({"grade": "2"}, "line 2: field 'grade' is '2'"),
+        ({"grade": "two"}, "line 2: field 'grade' is 'two', not a whole number"),
+        ({"grade": "3"}, "line 2: field 'grade' is 3, not a whole number in 0..2"),
         ({"item_id": "p1"}, "line 2: the pair of query 'red shoes' and item 'p1' has grade 1 here, but had 0"),
         ({"grade_probs": [0.5, 0.5]}, "line 2: field 'grade_probs' is [0.5, 0.5]. Give 3 that sum to 1"),
         ({"grade_probs": [0.5, 0.6, 0.5]}, "field 'grade_probs'"),

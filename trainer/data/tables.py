@@ -1,22 +1,27 @@
-"""Streaming rows from JSONL, CSV, TSV and Parquet files."""
+"""Streaming rows from JSONL, JSON, CSV, TSV and Parquet files."""
 
 from __future__ import annotations
 
-import codecs
 import csv
-import io
+import itertools
+import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from darl_opensearch.errors import InputError, load
-from darl_opensearch.io.jsonl import MAX_LINE_BYTES, parse_object, read_jsonl
-from darl_opensearch.io.reading import open_bytes, reading
+from darl_opensearch.io.jsonl import MAX_LINE_BYTES, parse_json, parse_object, read_jsonl
+from darl_opensearch.io.reading import UTF8, open_text, reading
 from darl_opensearch.records.parquet import read_parquet
 
 Row = dict[str, Any]
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 _PARQUET = (".parquet", ".pq")
+_LINES = (".jsonl", ".ndjson")
+_NAMED = re.compile(r'"?sep=(.)"?\s*')  # the first line by which a table names its delimiter to a spreadsheet
+_BULK = {"index", "create", "update", "delete"}
+_BULK_KEYS = {"_index", "_id", "_type", "routing", "require_alias", "op_type", "version", "version_type", "pipeline"}
 
 
 def data_suffix(path: Path) -> str:
@@ -26,14 +31,19 @@ def data_suffix(path: Path) -> str:
 
 
 def read_table(
-    path: Path, *, columns: Sequence[str] = (), delimiter: str = "", plain: Sequence[str] = ()
-) -> Iterator[tuple[str, Row]]:
-    """Read a file row by row, in the format of its suffix (JSONL unless CSV, TSV or Parquet).
+    path: Path, *, columns: Sequence[str] = (), delimiter: str = "", plain: Sequence[str] = (), encoding: str = UTF8,
+    short_after: str = "",
+) -> Iterator[tuple[str, Row]]:  # fmt: skip
+    """Read a file row by row, in the format of its suffix (JSON unless CSV, TSV or Parquet).
 
-    :param path: a CSV, TSV or JSONL file may end in ``.gz``.
+    JSON is read as :func:`read_json` does.
+
+    :param path: a file other than Parquet may end in ``.gz``.
     :param columns: columns to read from a Parquet file if present; empty: all.
-    :param delimiter: of a CSV or TSV file; empty: by its suffix.
+    :param delimiter: of a CSV or TSV file; empty: as :func:`guess_delimiter` finds it.
     :param plain: column names of a CSV or TSV file without a header and without quoting.
+    :param encoding: of a file other than Parquet.
+    :param short_after: first column of a CSV file, after which a row may end: so Quepid exports unrated queries.
     :yields: ``file, line n`` (``file, row n`` in Parquet), for messages, and the cells by column.
     :raises InputError: if the file cannot be read, or the number of cells differs from the header's.
     :raises MissingExtra: for a Parquet file if pyarrow is not installed.
@@ -42,9 +52,10 @@ def read_table(
     if kind in _PARQUET:
         yield from read_parquet(path, columns)
     elif kind in _DELIMITERS:
-        yield from _read_delimited(path, delimiter or _DELIMITERS[kind], plain)
+        table = _Table(path, encoding, list(plain), short_after)
+        yield from table.read(_DELIMITERS[kind], delimiter or (_DELIMITERS[kind] if plain else ""))
     else:
-        yield from read_jsonl(path)
+        yield from read_json(path, encoding)
 
 
 def list_columns(path: Path) -> tuple[str, ...]:
@@ -54,47 +65,144 @@ def list_columns(path: Path) -> tuple[str, ...]:
     return tuple(load("pyarrow.parquet", "parquet").read_schema(path).names)
 
 
-def _read_delimited(path: Path, delimiter: str, plain: Sequence[str]) -> Iterator[tuple[str, Row]]:
-    try:
-        with reading(path), _open_text(path) as file:
+def read_json(path: Path, encoding: str = UTF8) -> Iterator[tuple[str, Row]]:
+    """Read JSONL, or a file that is one JSON object or a list of them, which is loaded as a whole.
+
+    The answer of a search gives its hits, and a file for ``_bulk`` its documents, as hits with the id of their action.
+
+    :raises InputError: if the file cannot be read, or is not JSON.
+    """
+    whole = data_suffix(path) not in _LINES and path.is_file() and not _has_object_per_line(path, encoding)
+    action: Row = {}
+    for where, row in _read_document(path, encoding) if whole else read_jsonl(path, encoding=encoding):
+        hits = row.get("hits")
+        inner = hits.get("hits") if isinstance(hits, dict) else None
+        if isinstance(inner, list):
+            for number, hit in enumerate(inner):
+                place = f"{where}, hits.hits[{number}]"
+                if not isinstance(hit, dict):
+                    raise InputError("not an object", where=place, todo="export it again")
+                yield place, hit
+        elif action:
+            yield where, {**action, "_source": row}
+            action = {}
+        elif not whole and (kind := _bulk_action(row)):
+            if kind in ("update", "delete"):
+                raise InputError(f"a bulk action {kind!r} has no document", where=where, todo="export the documents")
+            action = row[kind]
+        else:
+            yield where, row
+
+
+def _has_object_per_line(path: Path, encoding: str) -> bool:
+    """Whether the first line is a JSON object and others follow, or the file is empty."""
+    lines = 0
+    with reading(path, encoding), open_text(path, encoding) as file:
+        while line := file.readline(MAX_LINE_BYTES + 1):
+            if not line.strip():
+                continue
+            if lines:
+                return True
+            try:
+                if not isinstance(json.loads(line), dict):
+                    return False
+            except (ValueError, RecursionError):
+                return False
+            lines += 1
+    return not lines
+
+
+def _read_document(path: Path, encoding: str) -> Iterator[tuple[str, Row]]:
+    todo = "export it again; name JSONL files .jsonl"
+    with reading(path, encoding), open_text(path, encoding) as file:
+        data = file.read().encode("utf-8", "surrogatepass")
+    if not data.lstrip().startswith(b"["):
+        yield str(path), parse_object(data, str(path), todo=todo)
+        return
+    for number, row in enumerate(parse_json(data, str(path), todo=todo)):
+        if not isinstance(row, dict):
+            raise InputError("not an object", where=f"{path}, [{number}]", todo="export a list of objects")
+        yield f"{path}, [{number}]", row
+
+
+def _bulk_action(row: Row) -> str:
+    """Return the action of a ``_bulk`` line, or ``""`` for any other line."""
+    name = str(next(iter(row), ""))
+    meta = row.get(name)
+    return name if len(row) == 1 and name in _BULK and isinstance(meta, dict) and _BULK_KEYS >= meta.keys() else ""
+
+
+def guess_delimiter(line: str, usual: str = ",") -> str:
+    """Find the delimiter of a table: the most frequent of ``,``, ``;``, tab and ``|`` in its header.
+
+    :param line: the header.
+    :param usual: preferred if another one is as frequent.
+    """
+    unquoted = re.sub(r'"[^"]*"', "", line)
+    signs: tuple[str, ...] = (usual, ",", ";", "\t", "|")
+    return max(signs, key=lambda sign: unquoted.count(sign))
+
+
+class _Table:
+    """A CSV or TSV file."""
+
+    def __init__(self, path: Path, encoding: str, header: list[str], short_after: str) -> None:
+        self.path, self.encoding, self.header, self.short_after = path, encoding, header, short_after
+        self.plain = bool(header)
+
+    def read(self, usual: str, delimiter: str) -> Iterator[tuple[str, Row]]:
+        """Read the rows.
+
+        :param usual: delimiter of the file's suffix.
+        :param delimiter: the file's; empty: to be found.
+        """
+        with reading(self.path, self.encoding), open_text(self.path, self.encoding) as file:
             if csv.field_size_limit() < MAX_LINE_BYTES:
                 csv.field_size_limit(MAX_LINE_BYTES)  # the default of 128 kB is too low for long descriptions
+            lines = _lines(self.path, file)
+            before, first = 0, ""  # lines before the first row
+            for first in lines:
+                if not self.plain and (named := _NAMED.fullmatch(first)):
+                    delimiter = named[1]
+                elif first.strip():
+                    break
+                before += 1
+            delimiter = delimiter or guess_delimiter(first, usual)
             reader = csv.reader(
-                _lines(path, file),
+                itertools.chain([first], lines),
                 delimiter=delimiter,
-                quoting=csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL,
-                strict=not plain,
+                quoting=csv.QUOTE_NONE if self.plain else csv.QUOTE_MINIMAL,
+                strict=not self.plain,
             )
-            yield from _rows(path, reader, list(plain), quoted=not plain)
-    except csv.Error as err:
-        where = f"{path}, line {reader.line_num}"
-        raise InputError(f"not a table ({err})", where=where, todo="save the file as CSV again") from err
+            try:
+                yield from self._rows(reader, before)
+            except csv.Error as err:
+                where = f"{self.path}, line {before + reader.line_num}"
+                raise InputError(f"not a table ({err})", where=where, todo="save the file as CSV again") from err
 
-
-def _rows(path: Path, reader: Any, header: list[str], *, quoted: bool) -> Iterator[tuple[str, Row]]:
-    line = 1
-    for cells in reader:
-        where, line = f"{path}, line {line}", reader.line_num + 1  # a quoted cell may span lines: name the first
-        if not cells or cells == [""]:
-            continue
-        if not header:
-            header = [cell.strip() for cell in cells]
-            if repeated := sorted({name for name in header if header.count(name) > 1}):
-                raise InputError(f"column {repeated[0]!r} appears twice", where=where, todo="rename one of the two")
-            continue
-        if len(cells) != len(header):
-            raise InputError(
-                f"{len(cells)} cells for {len(header)} columns ({', '.join(header)})",
-                where=where,
-                todo="quote the cells that hold the delimiter, or correct the line"
-                if quoted
-                else "correct the line, or where the format takes columns, pass --set columns=id,title,body",
-            )
-        yield where, dict(zip(header, cells, strict=True))
-
-
-def _open_text(path: Path) -> IO[str]:
-    return io.TextIOWrapper(open_bytes(path), encoding="utf-8-sig", newline="")
+    def _rows(self, reader: Any, before: int) -> Iterator[tuple[str, Row]]:
+        line = before + 1
+        for cells in reader:
+            # A quoted cell may span lines: name the first.
+            where, line = f"{self.path}, line {line}", before + reader.line_num + 1
+            if not cells or cells == [""]:
+                continue
+            if not self.header:
+                self.header = [cell.strip() for cell in cells]
+                if repeated := sorted({name for name in self.header if self.header.count(name) > 1}):
+                    raise InputError(f"column {repeated[0]!r} appears twice", where=where, todo="rename one of the two")
+                continue
+            if len(cells) == 1 and self.header[0] == self.short_after:
+                cells += [""] * (len(self.header) - 1)
+            if len(cells) != len(self.header):
+                raise InputError(
+                    f"{len(cells)} cells for {len(self.header)} columns ({', '.join(self.header)})",
+                    where=where,
+                    todo="correct the line, or where the format takes columns, pass --set columns=id,title,body"
+                    if self.plain
+                    else "quote the cells that hold the delimiter, or correct the line",
+                )
+            yield where, dict(zip(self.header, cells, strict=True))
 
 
 def _lines(path: Path, file: IO[str]) -> Iterator[str]:
@@ -108,23 +216,13 @@ def _lines(path: Path, file: IO[str]) -> Iterator[str]:
         yield line
 
 
-def read_lines(path: Path) -> Iterator[tuple[str, str]]:
+def read_lines(path: Path, encoding: str = UTF8) -> Iterator[tuple[str, str]]:
     """Read the non-blank lines of a text file.
 
     :yields: ``file, line n``, for messages, and the stripped line.
     :raises InputError: if the file cannot be read.
     """
-    with reading(path), _open_text(path) as file:
+    with reading(path, encoding), open_text(path, encoding) as file:
         for number, line in enumerate(_lines(path, file), 1):
             if line.strip():
                 yield f"{path}, line {number}", line.strip()
-
-
-def read_document(path: Path) -> Row:
-    """Read a file with one JSON object into memory.
-
-    :raises InputError: if it cannot be read, or is not a JSON object.
-    """
-    with reading(path), open_bytes(path) as file:
-        data = file.read()
-    return parse_object(data.removeprefix(codecs.BOM_UTF8), str(path), todo="export it again; name JSONL files .jsonl")

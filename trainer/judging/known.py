@@ -15,6 +15,7 @@ from darl_opensearch.scores import GradeScale
 from darl_opensearch.settings import setting
 from trainer.data.importers import IMPORTERS, ImportFiles
 from trainer.data.importers.gathering import Gathering
+from trainer.data.importers.search_relevance import Answers
 from trainer.data.importers.ubi import ClickRules
 from trainer.judging.base import JUDGES, Answer, JudgeAnswers, JudgingJob, Report, Task
 from trainer.judging.tasks import task_id
@@ -61,6 +62,7 @@ class WorkbenchJudge:
     path: str = setting("", "judgment lists of the Search Relevance Workbench, JSON or JSONL")
     list: str = setting("", "name or id of the judgment list to use; empty: all")
     cuts: str = setting("", _CUTS)
+    answers: Answers = "keep"
 
     def judge(self, tasks: Sequence[Task], job: JudgingJob, report: Report) -> JudgeAnswers:
         """Look the pairs up.
@@ -68,15 +70,18 @@ class WorkbenchJudge:
         :raises InputError: for a broken list, or a rating that is no grade.
         """
         path = _file(job, self.path, "workbench", "path")
-        importer = _importer("search-relevance", job.scale, list=self.list, cuts=self.cuts)
-        answers, counts = _gather(
-            lambda store: {"judgment_lists": importer.rate(ImportFiles({"judgments": path}), store)},
-            tasks,
-            job.scale,
-            path,
-        )
+        importer = _importer("search-relevance", job.scale, list=self.list, cuts=self.cuts, answers=self.answers)
+        notes: list[str] = []
+
+        def rate(store: Gathering) -> Mapping[str, int]:
+            counts: Mapping[str, int]
+            counts, said = importer.rate(ImportFiles({"judgments": path}), store)
+            notes.extend(said)
+            return counts
+
+        answers, counts = _gather(rate, tasks, job.scale, path)
         report("found", len(answers), len(tasks))
-        return JudgeAnswers({"": answers}, counts={"file": str(path), **counts})
+        return JudgeAnswers({"": answers}, counts={"file": str(path), **counts}, notes=tuple(notes))
 
 
 @JUDGES.register(

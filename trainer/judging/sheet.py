@@ -14,6 +14,7 @@ from darl_opensearch.io.jsonl import read_jsonl
 from darl_opensearch.io.reading import reading
 from darl_opensearch.io.writing import write_file, write_rows
 from darl_opensearch.scores import GradeScale
+from trainer.data.tables import guess_delimiter
 from trainer.judging.base import Answer, Task
 from trainer.judging.grades import list_grade_choices, parse_grade
 
@@ -122,8 +123,7 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
         raise InputError(
             "not UTF-8", where=str(path), todo="save it as 'CSV UTF-8', or enter the grades as numbers in a new copy"
         ) from err
-    head = text.partition("\n")[0]
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count), strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=guess_delimiter(text.partition("\n")[0]), strict=True)
     header: list[str] = []
     line = 1
     try:

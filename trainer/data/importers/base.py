@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 from darl_opensearch.errors import InputError, UsageError, short
+from darl_opensearch.io.reading import UTF8
 from darl_opensearch.records.values import off_scale, parse_text, require_id
 from darl_opensearch.scores import GradeScale
 from darl_opensearch.settings import Field, nearest
-from darl_opensearch.text import ItemTemplate
+from darl_opensearch.text import ItemTemplate, look_up
 from trainer.data.importers.gathering import Gathering
+from trainer.data.importers.unsupported import refuse_unsupported
 from trainer.data.tables import Row, data_suffix, list_columns, read_table
 from trainer.registry import Registry
 
@@ -32,6 +34,7 @@ class FileSpec:
     :param name: in messages, such as ``products``.
     :param needs: required fields.
     :param takes: optional fields.
+    :param may_lack: required fields that a row may lack: then it has no judgment, but some row must have them.
     :param usual: usual names of the file, without suffix.
     """
 
@@ -41,6 +44,7 @@ class FileSpec:
     takes: tuple[str, ...] = ()
     usual: tuple[str, ...] = ()
     required: bool = True
+    may_lack: tuple[str, ...] = ()
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -54,10 +58,16 @@ class ImportFiles:
 
     :param names: field names in the files, where they differ, by our field (``query``, or ``SOURCE.query`` for a
         single file).
+    :param encodings: encodings of the files by source; ``*``: of all others.
+    :param dropped: fields to leave out of every row.
+    :param met: those of them that a row has had so far.
     """
 
     paths: Mapping[str, Path]
     names: Mapping[str, str] = field(default_factory=dict)
+    encodings: Mapping[str, str] = field(default_factory=dict)
+    dropped: frozenset[str] = frozenset()
+    met: set[str] = field(default_factory=set)
 
     def rows(
         self, source: FileSpec, *, project: bool = False, delimiter: str = "", plain: Sequence[str] = ()
@@ -65,7 +75,7 @@ class ImportFiles:
         """Read a file, with fields renamed to ours.
 
         :param project: read only the source's columns of a Parquet file.
-        :param delimiter: of a CSV or TSV file; empty: by its suffix.
+        :param delimiter: of a CSV or TSV file; empty: the file's own.
         :param plain: column names, if the file is TSV: it then has neither a header nor quoting.
         :yields: file and line, and the fields.
         :raises InputError: for a row without a required field, naming the nearest one, or a file without rows.
@@ -73,31 +83,48 @@ class ImportFiles:
         path = self.paths[source.name]
         columns = {name: self.column_of(source, name) for name in source.fields}
         renamed = {name: column for name, column in columns.items() if column != name}
-        unmatched, first = set(renamed), None
+        unmatched, first = {*renamed, *source.may_lack}, None
         for where, row in read_table(
             path, columns=list(columns.values()) if project else (), delimiter=delimiter,
-            plain=plain if data_suffix(path) in (".tsv", ".txt") else (),
+            plain=plain if data_suffix(path) in (".tsv", ".txt") else (), encoding=self.encoding_of(source),
+            short_after=columns.get("query", "") if "grade" in source.may_lack else "",
         ):  # fmt: skip
-            row = unwrap(row)
+            row = unwrap(row, with_id="_id" in columns.values())
             first = first or (where, row)
             for name in source.needs:
-                if columns[name] not in row:
+                if columns[name] not in row and name not in source.may_lack:
+                    refuse_unsupported(row, where)
                     present = list_columns(path) or row  # a projected row lacks the file's other columns
                     raise missing_field(columns[name], present, where)
+            unmatched = {name for name in unmatched if columns[name] not in row}
             if fields := {name: row[column] for name, column in renamed.items() if column in row}:
-                unmatched -= fields.keys()
                 row = row | fields
-            yield where, row
+            yield where, self._drop(row, columns)
         if first is None:
             raise InputError(
                 f"the file of {source.name} has no rows", where=str(path), todo="check whether the file is complete"
             )
-        if unmatched:  # no row has a field named with --field: a typo
-            raise missing_field(renamed[min(unmatched)], first[1], first[0])
+        if unmatched:  # no row has a field that is needed or named with --field: a typo
+            refuse_unsupported(first[1], first[0])
+            raise missing_field(columns[min(unmatched)], list_columns(path) or first[1], first[0])
 
     def column_of(self, source: FileSpec, name: str) -> str:
         """Return a field's name in a file."""
         return self.names.get(f"{source.name}.{name}", self.names.get(name, name))
+
+    def _drop(self, row: Row, columns: Mapping[str, str]) -> Row:
+        if not self.dropped or self.dropped.isdisjoint(row):
+            return row
+        for name, column in columns.items():
+            if self.dropped & {name, column}:
+                raise UsageError(f"column {column!r} cannot be left out: it is the field {name!r}",
+                                 todo="name another with --drop-columns")  # fmt: skip
+        self.met.update(self.dropped & row.keys())
+        return {name: value for name, value in row.items() if name not in self.dropped}
+
+    def encoding_of(self, source: FileSpec) -> str:
+        """Return a file's encoding."""
+        return self.encodings.get(source.name, self.encodings.get("*", UTF8))
 
 
 @dataclass(frozen=True)
@@ -224,6 +251,15 @@ class GradeMapping:
             raise off_scale(name, value, top, where, todo=todo)
         return int(number)
 
+    def notes(self, store: Gathering) -> tuple[str, ...]:
+        """Say that no judgment has grade 0, which is most often a scale that begins with 1."""
+        lowest, highest = store.lowest_grade(), store.highest_grade()
+        if self.labels or self.cuts or not 0 < lowest < highest:
+            return ()
+        labels = ",".join(map(str, range(lowest, highest + 1)))
+        return (f"No judgment has a grade below {lowest}. If {lowest} is the lowest grade of your scale, pass "
+                f"--set labels={labels}: the gains then begin at 0.",)  # fmt: skip
+
     def scale(self, highest: int) -> GradeScale:
         """Return the scale: its size is that of labels, gains or cut points, else ``highest + 1``, but at least 2.
 
@@ -248,25 +284,40 @@ def choose_template(store: Gathering, wanted: str) -> ItemTemplate:
     """
     words: dict[str, list[int]] = {}
     for item in store.sample(SAMPLE_ITEMS):
-        for name, value in item.items():
-            if name != "id" and (count := _words(value)):
-                words.setdefault(name, []).append(count)
+        for name, value in _leaves(item):
+            if name != "id":
+                words.setdefault(name, []).append(_words(value))
     if named := split_list(wanted):
         for spec in named:
-            if (name := spec.removeprefix("=")) not in words:
+            name = spec.removeprefix("=")
+            if inside := [path for path in words if path.startswith(f"{name}.")]:
+                raise UsageError(f"template names {name!r}, which is an object in some items",
+                                 todo=f"name a field inside it: {', '.join(inside[:5])}")  # fmt: skip
+            if name not in words and all(look_up(item, name) is None for item in store.sample(-1)):
                 raise UsageError(f"template names {name!r}, which no item has", todo=nearest(name, words))
         return ItemTemplate(named)
+    words = {name: counts for name, counts in words.items() if any(counts)}
     titles = [name for name in words if name.casefold() in _TITLES][:1]
-    texts = [name for name in words if name not in titles and sum(words[name]) >= 2 * len(words[name])]
+    texts = [name for name in words if name not in titles and sum(words[name]) >= 2 * sum(map(bool, words[name]))]
     if not (chosen := [*(f"={name}" for name in titles), *texts][:MOST_FIELDS] or list(words)[:MOST_FIELDS]):
         raise InputError("no item field is text", todo="give items a title or a description")
     return ItemTemplate(tuple(chosen))
 
 
-def unwrap(row: Row) -> Row:
-    """Return the ``_source`` of an index export's row, or the row itself."""
+def unwrap(row: Row, *, with_id: bool = False) -> Row:
+    """Return the ``_source`` of an index export's row, or the row itself.
+
+    :param with_id: add the row's ``_id``.
+    """
     source = row.get("_source")
-    return source if isinstance(source, dict) else row
+    if not isinstance(source, dict):
+        return row
+    return {"_id": row["_id"], **source} if with_id and "_id" in row else source
+
+
+def is_unjudged(value: object) -> bool:
+    """Whether a grade is empty: null, nan or blank text."""
+    return value is None or value != value or (isinstance(value, str) and not value.strip())
 
 
 def missing_field(name: str, row: Collection[str], where: str, *, mapped: bool = True) -> InputError:
@@ -302,6 +353,16 @@ def _number(value: object) -> float | None:
     except (ValueError, OverflowError):  # a number of 400 digits
         return None
     return number if math.isfinite(number) else None
+
+
+def _leaves(value: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the fields of an item by dotted path, each with its value or the list of its values."""
+    for name, inner in value.items():
+        objects = [part for part in (inner if isinstance(inner, list) else [inner]) if isinstance(part, dict)]
+        if not objects:
+            yield f"{path}{name}", inner
+        for leaf in dict.fromkeys(leaf for part in objects for leaf, _ in _leaves(part, f"{path}{name}.")):
+            yield leaf, look_up(value, leaf.removeprefix(path))
 
 
 def _words(value: object) -> int:

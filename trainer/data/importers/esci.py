@@ -9,7 +9,16 @@ from darl_opensearch.errors import InputError, short
 from darl_opensearch.scores import GradeScale
 from darl_opensearch.settings import setting
 from darl_opensearch.text import ItemTemplate
-from trainer.data.importers.base import IMPORTERS, FileSpec, ImportFiles, ItemsWritten, Target, id_of, text_of
+from trainer.data.importers.base import (
+    IMPORTERS,
+    FileSpec,
+    ImportFiles,
+    ItemsWritten,
+    Target,
+    id_of,
+    is_unjudged,
+    text_of,
+)
 from trainer.data.importers.gathering import Gathering
 
 EXAMPLES = FileSpec(
@@ -48,10 +57,13 @@ class Esci:
 
     def read(self, files: ImportFiles, store: Gathering) -> Target:
         """Read the examples that pass the filters, and their products."""
-        filtered = 0
+        counts = {"filtered_examples": 0, "unjudged_rows": 0}
         for where, row in files.rows(EXAMPLES, project=True):
             if not self._wanted(row, where):
-                filtered += 1
+                counts["filtered_examples"] += 1
+                continue
+            if is_unjudged(row["esci_label"]):
+                counts["unjudged_rows"] += 1
                 continue
             label = str(row["esci_label"]).strip()
             if label.casefold() not in GRADES:
@@ -66,7 +78,7 @@ class Esci:
             if self.locale in ("all", row["product_locale"]):
                 fields = {name: row.get(name) for name in PRODUCTS.fields}
                 store.item(where, self._item_id(row, where), fields)
-        return Target(SCALE, TEMPLATE, self.items == "judged", {"filtered_examples": filtered})
+        return Target(SCALE, TEMPLATE, self.items == "judged", counts)
 
     def _wanted(self, row: dict[str, Any], where: str) -> bool:
         wanted = self.locale in ("all", row["product_locale"])
@@ -76,10 +88,19 @@ class Esci:
             if name not in row:
                 key = name.removeprefix(f"{self.version}_")
                 raise InputError(f"there is no field {name!r}", where=where, todo=f"pass --set {key}=all")
-            wanted = wanted and str(row[name]) == value
+            wanted = wanted and (_flag(row, name, where) if value == "1" else str(row[name])) == value
         return wanted
 
     def _item_id(self, row: dict[str, Any], where: str) -> str:
         # An ASIN identifies different products in different markets.
         product_id = id_of(row, "product_id", where)
         return f"{row['product_locale']}:{product_id}" if self.locale == "all" else product_id
+
+
+def _flag(row: dict[str, Any], name: str, where: str) -> str:
+    """Read a column of 0 and 1, which data frames also write as ``1.0`` or ``True``."""
+    text = str(row[name]).strip().casefold()
+    flag = {"0": "0", "0.0": "0", "false": "0", "1": "1", "1.0": "1", "true": "1"}.get(text)
+    if flag is None:
+        raise InputError(f"field {name!r} is {short(row[name])}, neither 0 nor 1", where=where, todo="correct the row")
+    return flag

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import re
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,13 +16,18 @@ from typing import Any
 from darl_opensearch.errors import InputError, short
 from darl_opensearch.io.sqlite import open_scratch
 from darl_opensearch.records.lines import DataLine, changed_query, two_grades
-from darl_opensearch.records.values import parse_query, unknown_item
+from darl_opensearch.records.values import like_known, parse_query, unknown_item
 from darl_opensearch.stats.numbers import replace_nan
-from darl_opensearch.text import ItemTemplate
+from darl_opensearch.text import ItemTemplate, NoTextError
 
 ITEMS, JUDGMENTS = "items.jsonl", "judgments.jsonl"
 REPEATS = ("refuse", "first", "highest", "lowest")
 MISSING = ("refuse", "drop")
+# Columns in which judging tools write one rater's rating or remark, such as Quepid's books.
+_OF_A_RATER = re.compile(
+    r"(^|[\W_])(rating|grade|judge?ment|score|label|rater|judge|assessor|annotator|explanation|rationale|rank|position)s?"
+    r"(\b|_|$)", re.IGNORECASE,
+)  # fmt: skip
 SCHEMA = """
 CREATE TABLE item (n INTEGER PRIMARY KEY, id TEXT UNIQUE, line TEXT, at TEXT);
 CREATE TABLE query (n INTEGER PRIMARY KEY, id TEXT UNIQUE, text TEXT, at TEXT);
@@ -83,11 +89,7 @@ class Gathering:
             return
         before, at = self._db.execute("SELECT line, at FROM item WHERE id = ?", (item_id,)).fetchone()
         if before != line:
-            raise InputError(
-                f"item {short(item_id)} appears twice with different fields (first: {at})",
-                where=where,
-                todo="keep one of the two",
-            )
+            raise _changed_item(item_id, json.loads(before), json.loads(line), at, where)
         self.counts.repeated_items += 1
 
     def judge(
@@ -140,12 +142,19 @@ class Gathering:
         """Return the highest grade so far."""
         return int(self._db.execute("SELECT ifnull(max(grade), 0) FROM judgment").fetchone()[0])
 
+    def lowest_grade(self) -> int:
+        """Return the lowest grade so far."""
+        return int(self._db.execute("SELECT ifnull(min(grade), 0) FROM judgment").fetchone()[0])
+
     def judgments(self) -> Iterator[tuple[str, str, int]]:
         """Yield query text, item id and grade of each judgment."""
         yield from self._db.execute("SELECT q.text, j.item, j.grade FROM judgment j JOIN query q ON q.n = j.query")
 
     def sample(self, count: int) -> Iterator[dict[str, Any]]:
-        """Yield the fields of the first items, ``id`` included."""
+        """Yield the fields of the first items, ``id`` included.
+
+        :param count: -1: of all items.
+        """
         for (line,) in self._db.execute("SELECT line FROM item ORDER BY n LIMIT ?", (count,)):
             yield json.loads(line)
 
@@ -187,8 +196,15 @@ class Gathering:
             counts = dict(passed_over or {}) | {"dropped_judgments": self.counts.dropped_judgments}
             passed = ", ".join(f"{name.replace('_', ' ')}: {n}" for name, n in counts.items() if n)
             what = "no judgments left to write" + (f" ({passed})" if passed else "")
-            raise InputError(what, todo="check that the files belong together, and what --set filters")
+            raise InputError(
+                what, todo=self._why_none() or "check that the files belong together, and what --set filters"
+            )
         return self.counts
+
+    def _why_none(self) -> str:
+        """Say what distinguishes the judgments' item ids from those of the items, or ``""``."""
+        row = self._db.execute("SELECT item FROM judgment WHERE item NOT IN (SELECT id FROM item) LIMIT 1").fetchone()
+        return like_known(row[0], _Column(self._db, "SELECT 1 FROM item WHERE id = ?")) if row else ""
 
     def _writable_items(self, template: ItemTemplate, *, judged_only: bool) -> Iterator[str]:
         wanted = "WHERE id IN (SELECT item FROM judgment)" if judged_only else ""
@@ -197,7 +213,7 @@ class Gathering:
         ):  # two constants
             try:
                 template.render(json.loads(line), where=at)
-            except InputError as err:
+            except NoTextError as err:
                 if self.missing == "refuse":
                     raise InputError(
                         err.what, where=err.where, todo=f"{err.todo}, or drop such items with --missing drop"
@@ -213,7 +229,8 @@ class Gathering:
         self.counts.dropped_judgments = int(self._db.execute(f"SELECT count(*) {absent}").fetchone()[0])
         if self.counts.dropped_judgments and self.missing == "refuse":
             item_id, at = self._db.execute(f"SELECT item, at {absent} ORDER BY n LIMIT 1").fetchone()
-            raise unknown_item(item_id, at, todo="add it to the items, or drop such judgments with --missing drop")
+            todo = "add it to the items, or drop such judgments with --missing drop"
+            raise unknown_item(item_id, at, todo=todo, known=_Column(self._db, "SELECT 1 FROM item WHERE id = ?"))
 
     def _number_of(self, where: str, query_id: str, query: str) -> int:
         query = parse_query({"query": query}, where)
@@ -226,6 +243,35 @@ class Gathering:
             raise changed_query(DataLine(where, query, query_id), text, first=at)
         self._query = (query_id, query, int(number))
         return int(number)
+
+
+class _Column:
+    """Values of a column, as a container.
+
+    :param statement: returns a row for a value that is there.
+    """
+
+    def __init__(self, db: sqlite3.Connection, statement: str) -> None:
+        self._db, self._statement = db, statement
+
+    def __contains__(self, value: object) -> bool:
+        return self._db.execute(self._statement, (value,)).fetchone() is not None
+
+
+def _changed_item(
+    item_id: str, before: Mapping[str, Any], now: Mapping[str, Any], first: str, where: str
+) -> InputError:
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    name = names[0]
+    others = f", and so do {', '.join(map(repr, names[1:6]))}" if names[1:] else ""
+    what = f"item {short(item_id)} appears twice: field {name!r} is {short(now.get(name))} here, but was "
+    todo = "keep one of the two"
+    if all(_OF_A_RATER.search(name) for name in names):
+        raters = ",".join(name for name in {**before, **now} if _OF_A_RATER.search(name))
+        todo = f"this looks like a part of the judgment: pass --drop-columns {raters}"
+    elif len(names) < len({**before, **now}) - 1:
+        todo += f", or leave out what belongs to the judgment with --drop-columns {','.join(names[:6])}"
+    return InputError(f"{what}{short(before.get(name))} (first: {first}){others}", where=where, todo=todo)
 
 
 def _drop_empty(fields: Mapping[str, Any]) -> dict[str, Any]:

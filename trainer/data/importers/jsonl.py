@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from darl_opensearch.records.lines import LineKind
+from darl_opensearch.records.values import parse_id
 from darl_opensearch.settings import setting
 from trainer.data.importers.base import (
     IMPORTERS,
@@ -19,12 +20,13 @@ from trainer.data.importers.base import (
     TextFields,
     choose_template,
     id_of,
+    is_unjudged,
 )
 from trainer.data.importers.gathering import Gathering
 
 JUDGMENTS = FileSpec(
     "judgments", "one judged pair per row, with the item's fields if there is no items file",
-    ("query", "item_id", "grade"), ("query_id", "slice"), ("judgments",),
+    ("query", "item_id", "grade"), ("query_id", "slice"), ("judgments",), may_lack=("grade",),
 )  # fmt: skip
 ITEMS = FileSpec("items", "one item per row", ("id",), (), ("items", "products"), required=False)
 
@@ -46,20 +48,27 @@ class Jsonl:
         grading = GradeMapping.of(self.labels, self.gains, self.cuts)
         inline = ITEMS.name not in files.paths
         judgment_fields = {*JUDGMENTS.fields} | {files.column_of(JUDGMENTS, name) for name in JUDGMENTS.fields}
+        unjudged = 0
         for where, row in files.rows(JUDGMENTS):
-            line = LineKind().parse(row, where)
-            item_id = line.item_id.strip()
             extra_fields = {name: value for name, value in row.items() if name not in judgment_fields}
-            store.judge(
-                where, line.query_id.strip(), line.query, item_id, grading.grade(row["grade"], "grade", where),
-                slice=line.slice, extra=None if inline else extra_fields,
-            )  # fmt: skip
-            if inline:
+            if is_unjudged(row.get("grade")):
+                unjudged += 1
+                item_id = parse_id(row, "item_id", where).strip()
+            else:
+                line = LineKind().parse(row, where)
+                item_id = line.item_id.strip()
+                store.judge(
+                    where, line.query_id.strip(), line.query, item_id, grading.grade(row["grade"], "grade", where),
+                    slice=line.slice, extra=None if inline else extra_fields,
+                )  # fmt: skip
+            if inline and item_id:
                 store.item(where, item_id, extra_fields)
         if not inline:
             import_items(ITEMS, files, store)
-        scale = grading.scale(store.highest_grade())
-        return Target(scale, choose_template(store, self.template), self.items == "judged")
+        return Target(
+            grading.scale(store.highest_grade()), choose_template(store, self.template), self.items == "judged",
+            {"unjudged_rows": unjudged}, grading.notes(store),
+        )  # fmt: skip
 
 
 def import_items(source: FileSpec, files: ImportFiles, store: Gathering) -> None:

@@ -7,17 +7,19 @@ import dataclasses
 import json
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from darl_opensearch.errors import UsageError
+from darl_opensearch.io.reading import EncodingError
 from darl_opensearch.io.sqlite import sqlite_errors
 from darl_opensearch.io.writing import check_empty, new_folder
 from darl_opensearch.settings import nearest
-from trainer.data.importers.base import IMPORTERS, FileSpec, ImportFiles, Target
+from trainer.data.importers.base import IMPORTERS, FileSpec, Importer, ImportFiles, Target
 from trainer.data.importers.gathering import ITEMS, JUDGMENTS, MISSING, REPEATS, Gathering, ImportCounts
+from trainer.data.importers.unsupported import refuse_unsupported_file
 
 CONFIG = "darl.toml"
 
@@ -59,6 +61,8 @@ def run_import(
     *,
     params: Mapping[str, str] | None = None,
     fields: Mapping[str, str] | None = None,
+    encodings: Mapping[str, str] | None = None,
+    dropped: Collection[str] = (),
     repeats: str = "refuse",
     missing: str = "refuse",
     model: str = "",
@@ -71,6 +75,8 @@ def run_import(
     :param paths: the format's files in order, or one folder with their usual names.
     :param out: folder to create; None: check and count only.
     :param fields: field names in the files, where they differ, by our field.
+    :param encodings: encodings of the files by their names in the format, and of all others by ``*``; UTF-8 otherwise.
+    :param dropped: fields of the files to leave out.
     :param repeats: what to do with a pair with two grades: one of :data:`~trainer.data.importers.gathering.REPEATS`.
     :param missing: what to do with judgments of missing items, and items without text: one of
         :data:`~trainer.data.importers.gathering.MISSING`.
@@ -82,8 +88,11 @@ def run_import(
         if value not in choices:
             raise UsageError(f"{what} is {value!r}", todo=f"choose one of {', '.join(choices)}")
     make, values = IMPORTERS.resolve(name, IMPORTERS.read_texts(name, params or {}))
-    import_files = ImportFiles(_assign(name, make.sources, paths), dict(fields or {}))
+    import_files = ImportFiles(
+        _assign(name, make.sources, paths), dict(fields or {}), dict(encodings or {}), frozenset(dropped)
+    )
     _check_fields(name, make.sources, import_files.names)
+    _check_encodings(name, make.sources, import_files.encodings)
     if out is not None:
         check_empty(out)
     with contextlib.ExitStack() as stack:
@@ -95,7 +104,7 @@ def run_import(
             sqlite_errors("the temporary database failed", where=scratch, todo=todo),
             Gathering(Path(scratch) / "import.sqlite", repeats=repeats, missing=missing) as store,
         ):
-            target = make(**values).read(import_files, store)
+            target = _read(make(**values), import_files, store)
             counts = store.write(
                 work, target.template, judged_only=target.judged_only, k=target.scale.k, passed_over=target.counts
             )
@@ -103,6 +112,29 @@ def run_import(
             text = render_config(name, target, counts, model or model_name(out))
             (work / CONFIG).write_text(text, encoding="utf-8")
     return Imported(name, out, counts, target)
+
+
+def _read(importer: Importer, files: ImportFiles, store: Gathering) -> Target:
+    for source in importer.sources:
+        if source.name in files.paths:
+            with _naming_the_encoding(source.name):
+                refuse_unsupported_file(files.paths[source.name], files.encoding_of(source))
+    with _naming_the_encoding():
+        target = importer.read(files, store)
+    if unknown := sorted(files.dropped - files.met):
+        raise UsageError(f"no row has the column {unknown[0]!r}", todo="correct --drop-columns")
+    return target
+
+
+@contextlib.contextmanager
+def _naming_the_encoding(name: str = "") -> Iterator[None]:
+    """Add to an error of encoding how to name another one."""
+    try:
+        yield
+    except EncodingError as err:
+        option = f"{name}={err.likely or 'NAME'}" if name else err.likely or "NAME"
+        todo = f"pass --encoding {option}, or save the file as UTF-8"
+        raise EncodingError(err.what, where=err.where or "", todo=todo, likely=err.likely) from err
 
 
 def render_config(format: str, target: Target, counts: ImportCounts, model: str) -> str:
@@ -173,6 +205,16 @@ def _check_fields(name: str, sources: Sequence[FileSpec], fields: Mapping[str, s
     for ours in fields:
         if ours not in allowed:
             raise UsageError(f"format {name!r} reads no field {ours!r}", todo=nearest(ours, allowed))
+
+
+def _check_encodings(name: str, sources: Sequence[FileSpec], encodings: Mapping[str, str]) -> None:
+    for source, encoding in encodings.items():
+        if source != "*" and source not in (allowed := [source.name for source in sources]):
+            raise UsageError(f"format {name!r} reads no file {source!r}", todo=nearest(source, allowed))
+        try:
+            "".encode(encoding)
+        except LookupError as err:
+            raise UsageError(f"there is no encoding {encoding!r}", todo="pass for example cp1252 or utf-16") from err
 
 
 def _toml(value: object) -> str:

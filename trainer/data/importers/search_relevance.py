@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
-from darl_opensearch.errors import InputError, UsageError
+from darl_opensearch.errors import InputError, UsageError, short
 from darl_opensearch.io.digest import name_text
-from darl_opensearch.settings import nearest, setting
+from darl_opensearch.settings import Field, nearest, setting
 from trainer.data.importers.base import (
     IMPORTERS,
     FileSpec,
@@ -23,19 +25,29 @@ from trainer.data.importers.base import (
     TextFields,
     choose_template,
     id_of,
+    is_unjudged,
     missing_field,
     text_of,
     unwrap,
 )
 from trainer.data.importers.gathering import Gathering
 from trainer.data.importers.jsonl import import_items
-from trainer.data.tables import data_suffix, read_document, read_table
+from trainer.data.importers.unsupported import refuse_unsupported
+from trainer.data.tables import read_json
 
 LISTS = FileSpec(
     "judgments", "the response of GET _plugins/_search_relevance/judgments, a PUT body, or a JSONL export",
     (), (), ("judgments",),
 )  # fmt: skip
 ITEMS = FileSpec("items", "one item per row, with the ids used in the ratings", ("id",), (), ("items", "products"))
+Ratings = list[tuple[str, Mapping[str, Any]]]  # with their places
+Answers = Annotated[
+    Literal["keep", "cut"],
+    Field("text after a # inside a word of a query: keep it, or cut it as a reference answer of earlier versions"),
+]
+# What follows the # of custom fields as lines. ``C# code`` is no such line, and ``#1 song`` has no query before it.
+_LINES = re.compile(r"\s*\n[ \t]*[A-Za-z_][\w.-]*[ \t]*:.*", re.DOTALL)
+_ANSWER = re.compile(r"\S#\S")
 
 
 @IMPORTERS.register(
@@ -48,6 +60,7 @@ class SearchRelevance:
     sources: ClassVar[tuple[FileSpec, ...]] = (LISTS, ITEMS)
     list: str = setting("", "name or id of one judgment list to import; empty: all")
     cuts: str = setting("", "cut points between grades, for ratings that are not grades: 0.5,1.5")
+    answers: Answers = "keep"
     labels: Labels = ""
     gains: Gains = ""
     items: ItemsWritten = "all"
@@ -55,32 +68,56 @@ class SearchRelevance:
 
     def read(self, files: ImportFiles, store: Gathering) -> Target:
         """Read ratings and items."""
-        lists = self.rate(files, store)
+        counts, notes = self.rate(files, store)
         import_items(ITEMS, files, store)
-        scale = GradeMapping.of(self.labels, self.gains, self.cuts).scale(store.highest_grade())
-        return Target(scale, choose_template(store, self.template), self.items == "judged", {"judgment_lists": lists})
+        grading = GradeMapping.of(self.labels, self.gains, self.cuts)
+        return Target(
+            grading.scale(store.highest_grade()), choose_template(store, self.template), self.items == "judged",
+            counts, (*notes, *grading.notes(store)),
+        )  # fmt: skip
 
-    def rate(self, files: ImportFiles, store: Gathering) -> int:
+    def rate(self, files: ImportFiles, store: Gathering) -> tuple[dict[str, int], tuple[str, ...]]:
         """Read only the ratings.
 
+        :return: counts, and notes for the user.
         :raises UsageError: if the requested list does not exist.
         :raises InputError: for a file without lists, or a rating that is not a grade.
         """
         grading = GradeMapping.of(self.labels, self.gains, self.cuts)
         names: set[str] = set()
-        lists = 0
-        for where, document in _documents(files.paths[LISTS.name]):
+        counts = {"judgment_lists": 0, "other_judgment_lists": 0, "unjudged_ratings": 0, "queries_without_ratings": 0,
+                  "queries_with_custom_fields": 0, "queries_with_a_hash": 0}  # fmt: skip
+        hashed = ""
+        for where, document in _documents(files.paths[LISTS.name], files.encoding_of(LISTS)):
             own_names = {str(document.get(key)) for key in ("name", "id") if document.get(key)}
             names |= own_names
             if self.list and self.list not in own_names:
+                counts["other_judgment_lists"] += 1
                 continue
-            lists += 1
-            for at, query, rating in _ratings(where, document):
-                store.judge(
-                    at, name_text("q", query), query, id_of(rating, "docId", at),
-                    grading.grade(rating["rating"], "rating", at), extra={"rating": rating["rating"]},
-                )  # fmt: skip
-        if not lists:
+            counts["judgment_lists"] += 1
+            for given, ratings in _entries(where, document):
+                query, custom = cut_custom_fields(given)
+                counts["queries_with_custom_fields"] += custom
+                if not custom and _ANSWER.search(query):
+                    counts["queries_with_a_hash"] += 1
+                    hashed = hashed or query
+                    query = query.partition("#")[0].strip() if self.answers == "cut" else query
+                counts["queries_without_ratings"] += not ratings
+                for at, rating in ratings:
+                    if is_unjudged(rating["rating"]):
+                        counts["unjudged_ratings"] += 1
+                        continue
+                    store.judge(
+                        at, name_text("q", query), query, id_of(rating, "docId", at),
+                        grading.grade(rating["rating"], "rating", at), extra={"rating": rating["rating"]},
+                    )  # fmt: skip
+        notes: tuple[str, ...] = ()
+        if hashed and self.answers == "keep":
+            notes = (
+                f"{counts['queries_with_a_hash']} queries have a # in a word, such as {short(hashed)}. "
+                "Where a reference answer follows it, as in earlier versions of the workbench, set answers=cut.",
+            )
+        if not counts["judgment_lists"]:
             if self.list:
                 raise UsageError(f"there is no judgment list {self.list!r}", todo=nearest(self.list, names))
             raise InputError(
@@ -88,37 +125,54 @@ class SearchRelevance:
                 where=str(files.paths[LISTS.name]),
                 todo="export one with status COMPLETED",
             )
-        return lists
+        return counts, notes
 
 
-def _documents(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def cut_custom_fields(query: str) -> tuple[str, bool]:
+    """Cut the custom fields of a query set from a query, such as ``red shoes#{"referenceAnswer": ""}``.
+
+    The workbench appends them as a JSON object, or as lines ``name: value`` after a line that ends in ``#``.
+
+    :return: the query, and whether it had custom fields.
+    """
+    for match in re.finditer("#", query):
+        text, rest = query[: match.start()].strip(), query[match.end() :]
+        if not text:
+            continue
+        if _LINES.fullmatch(rest):
+            return text, True
+        if rest.strip().startswith("{"):
+            with contextlib.suppress(ValueError, RecursionError):
+                if isinstance(json.loads(rest), dict):
+                    return text, True
+    return query, False
+
+
+def _documents(path: Path, encoding: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield judgment lists, unwrapped from API responses and exports."""
-    rows = read_table(path) if data_suffix(path) in (".jsonl", ".ndjson") else iter([(str(path), read_document(path))])
-    for where, row in rows:
-        hits = row.get("hits")
-        inner = hits.get("hits") if isinstance(hits, dict) else None
-        for number, hit in enumerate(inner if isinstance(inner, list) else [row]):
-            place = f"{where}, hits.hits[{number}]" if isinstance(inner, list) else where
-            if not isinstance(hit, dict):
-                raise InputError("not an object", where=place, todo="export the judgment lists again")
-            document = unwrap(hit)
-            if "judgmentRatings" not in document:
-                raise missing_field("judgmentRatings", document, place, mapped=False)
-            yield place, {"id": hit.get("_id"), **document}
+    for where, hit in read_json(path, encoding):
+        document = unwrap(hit)
+        if "judgmentRatings" not in document:
+            refuse_unsupported(document, where)
+            raise missing_field("judgmentRatings", document, where, mapped=False)
+        yield where, {"id": hit.get("_id"), **document}
 
 
-def _ratings(where: str, document: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+def _entries(where: str, document: Mapping[str, Any]) -> Iterator[tuple[str, Ratings]]:
+    """Yield each query with its ratings and their places."""
     for n, entry in enumerate(_objects(document["judgmentRatings"], "judgmentRatings", where)):
         place = f"{where}, judgmentRatings[{n}]"
         query = text_of(entry, "query", place)
         if "ratings" not in entry:
             raise missing_field("ratings", entry, place, mapped=False)
-        for m, rating in enumerate(_objects(entry["ratings"], "ratings", place)):
+        ratings: Ratings = []
+        for m, rating in enumerate(_objects(entry["ratings"] or [], "ratings", place)):
             at = f"{place}.ratings[{m}]"
             for name in ("docId", "rating"):
                 if name not in rating:
                     raise missing_field(name, rating, at, mapped=False)
-            yield at, query, rating
+            ratings.append((at, rating))
+        yield query, ratings
 
 
 def _objects(value: object, name: str, where: str) -> list[dict[str, Any]]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from darl_opensearch.errors import InputError, short
+from darl_opensearch.io.jsonl import QRELS_HEADS
+from darl_opensearch.records.values import like_known
 from darl_opensearch.settings import setting
 from trainer.data.importers.base import (
     IMPORTERS,
@@ -32,7 +35,8 @@ TOPICS = FileSpec("topics", "JSONL, or TSV without a header: id, text", ("id", "
 DOCUMENTS = FileSpec(
     "documents", "JSONL, or TSV without a header: the parameter columns", ("id",), (), ("documents", "corpus", "docs")
 )
-HEADS = ("query-id", "query_id", "qid", "topic")
+HEADS = ("score", "rel", "relevance", "grade", "rating", "label", "judgment", "judgement")  # last column of a header
+_NEGATIVE = re.compile(r"-\d*[1-9]\d*(\.0*)?")
 
 
 @IMPORTERS.register("trec", cite="https://trec.nist.gov/data/qrels_eng/; BEIR: Thakur et al. 2021, arXiv:2104.08663")
@@ -53,23 +57,35 @@ class Trec:
         grading = GradeMapping.of(self.labels, self.gains)
         read_texts(TOPICS, files, store, "topic")
         dropped = 0
-        for where, topic, document, value in _qrels(files.paths[QRELS.name]):
+        for where, topic, document, value in _qrels(files.paths[QRELS.name], files.encoding_of(QRELS)):
             query = look_up_text(store, "topic", topic)
             if query is None:
-                raise InputError(f"there is no topic {short(topic)}", where=where, todo="add it to the topics")
-            if value.startswith("-") and self.negative != "refuse" and value[1:].isdigit():
+                todo = like_known(topic, _Topics(store)) or "add it to the topics"
+                raise InputError(f"there is no topic {short(topic)}", where=where, todo=todo)
+            if _NEGATIVE.fullmatch(value):
+                if self.negative == "refuse":
+                    raise InputError(f"grade {value} is below 0", where=where, todo="pass --set negative=zero or drop")
                 dropped += self.negative == "drop"
                 if self.negative == "drop":
                     continue
                 value = "0"
-            elif value.startswith("-") and value[1:].isdigit():
-                raise InputError(f"grade {value} is below 0", where=where, todo="pass --set negative=zero or drop")
             store.judge(where, topic, query, document, grading.grade(value, "grade", where))
         for where, row in files.rows(DOCUMENTS, plain=split_list(self.columns)):
             store.item(where, id_of(row, "id", where), row)
-        counts = {"dropped_negative_grades": dropped}
-        scale = grading.scale(store.highest_grade())
-        return Target(scale, choose_template(store, self.template), self.items == "judged", counts)
+        return Target(
+            grading.scale(store.highest_grade()), choose_template(store, self.template), self.items == "judged",
+            {"dropped_negative_grades": dropped}, grading.notes(store),
+        )  # fmt: skip
+
+
+class _Topics:
+    """Ids of the topics."""
+
+    def __init__(self, store: Gathering) -> None:
+        self._store = store
+
+    def __contains__(self, key: object) -> bool:
+        return look_up_text(self._store, "topic", str(key)) is not None
 
 
 def read_texts(source: FileSpec, files: ImportFiles, store: Gathering, table: str) -> None:
@@ -98,13 +114,14 @@ def look_up_text(store: Gathering, table: str, key: str) -> str | None:
     return str(row[0]) if row else None
 
 
-def _qrels(path: Path) -> Iterator[tuple[str, str, str, str]]:
-    for number, (where, line) in enumerate(read_lines(path)):
+def _qrels(path: Path, encoding: str) -> Iterator[tuple[str, str, str, str]]:
+    for number, (where, line) in enumerate(read_lines(path, encoding)):
         cells = line.split()
-        if number == 0 and cells[0].casefold() in HEADS:
+        if number == 0 and (cells[0].casefold() in QRELS_HEADS or cells[-1].casefold() in HEADS):
             continue
         if len(cells) not in (3, 4):
-            raise InputError(
-                f"{len(cells)} columns, not topic, 0, document, grade", where=where, todo="correct the line"
-            )
-        yield where, cells[0], cells[-2], cells[-1]
+            todo = "correct the line"
+            if "," in line or ";" in line:
+                todo = "write tabs or blanks between the columns, or import a table with queries as darl import jsonl"
+            raise InputError(f"{len(cells)} columns, not topic, 0, document, grade", where=where, todo=todo)
+        yield where, cells[0], cells[-2], cells[-1].strip('"')

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from darl_opensearch.errors import InputError, short
 from darl_opensearch.io.digest import name_text
+from darl_opensearch.io.jsonl import parse_json
+from darl_opensearch.records.values import parse_id
 from darl_opensearch.settings import setting
-from darl_opensearch.text import MAX_QUERY_CHARS, same_text
+from darl_opensearch.text import MAX_QUERY_CHARS, look_up, same_text
 from trainer.data.importers.base import (
     IMPORTERS,
     FileSpec,
@@ -21,26 +23,41 @@ from trainer.data.importers.base import (
     Target,
     TextFields,
     choose_template,
-    id_of,
     split_list,
 )
 from trainer.data.importers.gathering import Gathering
 from trainer.data.importers.jsonl import import_items
+from trainer.data.tables import Row
 
 QUERIES = FileSpec(
     "queries", "export of ubi_queries: one search per line", ("query_id", "user_query"), ("query_response_hit_ids",),
-    ("ubi_queries",),
+    ("ubi_queries",), may_lack=("query_id", "user_query"),
 )  # fmt: skip
 EVENTS = FileSpec(
-    "events", "export of ubi_events: one event per line", ("action_name",), ("query_id", "event_attributes"),
-    ("ubi_events",),
+    "events", "export of ubi_events: one event per line", ("action_name",),
+    ("query_id", "event_attributes", "object_id", "rank"), ("ubi_events",), may_lack=("action_name",),
 )  # fmt: skip
 ITEMS = FileSpec("items", "one item per row; its id is the events' object_id", ("id",), (), ("items", "products"))
+# Where an event names its item and its rank, in this order; the first is that of the schema. As columns of a table the
+# names have dots, or are mapped with --field.
+OBJECT_IDS = ("event_attributes.object.object_id", "event_attributes.object_id", "object.object_id", "object_id")
+RANKS = (
+    "event_attributes.position.ordinal.index", "event_attributes.position.ordinal", "event_attributes.rank",
+    "position.ordinal.index", "position.ordinal", "rank",
+)  # fmt: skip
+_SCHEMA = "see the UBI schema: event_attributes holds object.object_id and position.ordinal"
 _TABLES = (
     "CREATE TABLE search (id TEXT PRIMARY KEY, text TEXT, spelt TEXT) WITHOUT ROWID",
+    "CREATE TABLE viewed (search TEXT, item TEXT, rank INTEGER, field TEXT, PRIMARY KEY (search, item)) WITHOUT ROWID",
     "CREATE TABLE shown (search TEXT, item TEXT, rank INTEGER, PRIMARY KEY (search, item)) WITHOUT ROWID",
     "CREATE TABLE clicked (search TEXT, item TEXT, PRIMARY KEY (search, item)) WITHOUT ROWID",
 )
+# Ranks that begin with 0 in any event of the log are counted from 1, as max_rank is.
+_SHOWN = """
+INSERT OR IGNORE INTO shown SELECT v.search, v.item, v.rank + (b.lowest = 0) FROM viewed v
+JOIN (SELECT field, min(rank) AS lowest FROM viewed GROUP BY field) b ON b.field = v.field
+WHERE v.rank + (b.lowest = 0) <= ?
+"""
 _RATES = """
 CREATE TABLE rate AS SELECT rank, 1.0 * count(c.item) / count(*) AS expected
 FROM shown s LEFT JOIN clicked c ON c.search = s.search AND c.item = s.item GROUP BY rank
@@ -108,8 +125,7 @@ class Ubi(ClickRules):
         grading = GradeMapping.of(self.labels, self.gains, self.cuts)
         for statement in _TABLES:
             store.sql(statement)
-        counts = self._read_queries(files, store)
-        counts["other_events"] = self._read_events(files, store)
+        counts = self._read_queries(files, store) | self._read_events(files, store)
         counts["clicks_on_nothing_shown"] = _count(
             store, "SELECT count(*) FROM clicked c WHERE NOT EXISTS "
             "(SELECT 1 FROM shown s WHERE s.search = c.search AND s.item = c.item)",
@@ -118,22 +134,27 @@ class Ubi(ClickRules):
             store.sql(statement)
         where = str(files.paths[EVENTS.name])
         if not _count(store, "SELECT count(*) FROM rate"):
-            raise InputError("the log has no impressions", where=where, todo="check --set shown_by and shown_actions")
+            raise InputError(f"the log has no impressions{_passed_over(counts)}", where=where,
+                             todo="check --set shown_by and shown_actions")  # fmt: skip
         if not _count(store, "SELECT count(*) FROM rate WHERE expected > 0"):
             raise InputError(
-                "none of the impressions was clicked", where=where,
+                f"none of the impressions was clicked{_passed_over(counts)}", where=where,
                 todo="check --set click_actions, and that query_id and object_id agree between events and searches",
             )  # fmt: skip
         return counts | self._grade(grading, store, where)
 
     def _read_queries(self, files: ImportFiles, store: Gathering) -> dict[str, int]:
         """Read the searches and the items that they returned."""
-        counts = {"searches_without_words": 0, "searches_of_an_id_seen_before": 0}
+        counts = {"searches_without_id": 0, "searches_without_words": 0, "searches_of_an_id_seen_before": 0,
+                  "hits_without_id": 0}  # fmt: skip
         for where, row in files.rows(QUERIES):
-            search, query = id_of(row, "query_id", where), row["user_query"]
+            search, query = parse_id(row, "query_id", where).strip(), row.get("user_query")
             query = " ".join(query.split()) if isinstance(query, str) else ""
             if not query or len(query) > MAX_QUERY_CHARS:  # such as the searches of category pages
                 counts["searches_without_words"] += 1
+                continue
+            if not search:
+                counts["searches_without_id"] += 1
                 continue
             if not store.sql(
                 "INSERT OR IGNORE INTO search VALUES (?, ?, ?)", (search, same_text(query), query)
@@ -141,35 +162,44 @@ class Ubi(ClickRules):
                 # Another page of the search, with unknown ranks, or another query with the same id.
                 counts["searches_of_an_id_seen_before"] += 1
                 continue
-            hits = row.get("query_response_hit_ids") or []
-            if not isinstance(hits, list):
-                raise InputError(
-                    f"field 'query_response_hit_ids' is {short(hits)}, not a list", where=where, todo="export it again"
-                )
             if self.shown_by == "hits":
-                for rank, hit in enumerate(hits[: self.max_rank], 1):
-                    item_id = id_of({"query_response_hit_ids": hit}, "query_response_hit_ids", where)
-                    store.sql("INSERT OR IGNORE INTO shown VALUES (?, ?, ?)", (search, item_id, rank))
+                for rank, hit in enumerate(_hits(row, where)[: self.max_rank], 1):
+                    item_id = parse_id({"query_response_hit_ids": hit}, "query_response_hit_ids", where).strip()
+                    counts["hits_without_id"] += not item_id
+                    if item_id:
+                        store.sql("INSERT OR IGNORE INTO shown VALUES (?, ?, ?)", (search, item_id, rank))
         return counts
 
-    def _read_events(self, files: ImportFiles, store: Gathering) -> int:
+    def _read_events(self, files: ImportFiles, store: Gathering) -> dict[str, int]:
         """Read clicks and, with ``shown_by`` events, impressions."""
         clicks, views = set(split_list(self.click_actions)), set(split_list(self.shown_actions))
-        other = 0
+        counts = {
+            "other_events": 0, "events_without_query_id": 0, "events_without_item": 0, "impressions_without_rank": 0,
+            "impressions_below_max_rank": 0,
+        }  # fmt: skip
         for where, row in files.rows(EVENTS):
-            action = str(row["action_name"])
+            action = str(row.get("action_name") or "").strip()
             showing = action in views and self.shown_by == "events"
             if not showing and action not in clicks:
-                other += 1
+                counts["other_events"] += 1
                 continue
-            attributes = _object(row, "event_attributes", where)
-            item_id = id_of(_object(attributes, "object", where), "object_id", where)
-            search = id_of(row, "query_id", where)
+            search = parse_id(row, "query_id", where).strip()
+            _, item_id = _first_of(OBJECT_IDS, _with_attributes(row, where), where)
+            item_id = parse_id({"object_id": item_id}, "object_id", where).strip()
+            if not search or not item_id:
+                counts["events_without_item" if search else "events_without_query_id"] += 1
+                continue
             if action in clicks:
                 store.sql("INSERT OR IGNORE INTO clicked VALUES (?, ?)", (search, item_id))
-            if showing and (rank := _rank(_object(attributes, "position", where), where)) <= self.max_rank:
-                store.sql("INSERT OR IGNORE INTO shown VALUES (?, ?, ?)", (search, item_id, rank))
-        return other
+            if showing:
+                field, rank = _rank(_with_attributes(row, where), where)
+                counts["impressions_without_rank"] += rank is None
+                if rank is not None:
+                    store.sql("INSERT OR IGNORE INTO viewed VALUES (?, ?, ?, ?)", (search, item_id, rank, field))
+        if self.shown_by == "events":
+            viewed = _count(store, "SELECT count(*) FROM viewed")
+            counts["impressions_below_max_rank"] = viewed - store.sql(_SHOWN, (self.max_rank,)).rowcount
+        return counts
 
     def _grade(self, grading: GradeMapping, store: Gathering, where: str) -> dict[str, int]:
         counts = {"pairs_shown_too_rarely": 0, "pairs_no_click_was_expected_of": 0}
@@ -190,19 +220,51 @@ def _count(store: Gathering, statement: str) -> int:
     return int(store.sql(statement).fetchone()[0])
 
 
-def _object(row: Mapping[str, Any], name: str, where: str) -> Mapping[str, Any]:
-    value = row.get(name)
-    if not isinstance(value, dict):
+def _passed_over(counts: Mapping[str, int]) -> str:
+    found = ", ".join(f"{name.replace('_', ' ')}: {n}" for name, n in counts.items() if n)
+    return f" ({found})" if found else ""
+
+
+def _hits(row: Row, where: str) -> list[Any]:
+    """Read the items of a search; a table holds them as the text of a JSON list."""
+    hits = row.get("query_response_hit_ids") or []
+    if isinstance(hits, str) and hits.lstrip().startswith("["):
+        hits = parse_json(hits.encode(), where, todo="export it again")
+    if not isinstance(hits, list):
         raise InputError(
-            f"field {name!r} is {short(value)}, not an object",
-            where=where,
-            todo="see the UBI schema: event_attributes holds object.object_id and position.ordinal",
+            f"field 'query_response_hit_ids' is {short(hits)}, not a list", where=where, todo="export it again"
         )
-    return value
+    return hits
 
 
-def _rank(position: Mapping[str, Any], where: str) -> int:
-    value = position.get("ordinal")
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise InputError(f"field 'ordinal' is {short(value)}, not a rank", where=where, todo="send the rank shown")
-    return value
+def _with_attributes(row: Row, where: str) -> Row:
+    """Check the event's attributes; a table may hold them as the text of a JSON object."""
+    value = row.get("event_attributes")
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        value = parse_json(value.encode(), where, todo="export it again")
+    if value is not None and value != "" and not isinstance(value, dict):
+        raise InputError(f"field 'event_attributes' is {short(value)}, not an object", where=where, todo=_SCHEMA)
+    return {**row, "event_attributes": value}
+
+
+def _first_of(paths: Sequence[str], row: Row, where: str) -> tuple[str, Any]:
+    """Return the first path of which the row has a value, and the value; ``""`` and None without one."""
+    for path in paths:
+        value = look_up(row, path)
+        if isinstance(value, list):
+            raise InputError(f"field {path!r} is {short(value)}, not one value", where=where, todo=_SCHEMA)
+        if value not in (None, "", {}):
+            return path, value
+    return "", None
+
+
+def _rank(row: Row, where: str) -> tuple[str, int | None]:
+    """Return the field of an event's rank, and the rank, or None."""
+    field, value = _first_of(RANKS, row, where)
+    if isinstance(value, str) and value.strip().isdecimal():
+        value = int(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+        raise InputError(f"field {field!r} is {short(value)}, not a rank", where=where, todo="send the rank shown")
+    return field, value

@@ -6,9 +6,19 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from darl_opensearch.errors import InputError, short
+from darl_opensearch.records.values import like_known
 from darl_opensearch.scores import GradeScale
 from darl_opensearch.text import ItemTemplate
-from trainer.data.importers.base import IMPORTERS, FileSpec, ImportFiles, ItemsWritten, Target, id_of, text_of
+from trainer.data.importers.base import (
+    IMPORTERS,
+    FileSpec,
+    ImportFiles,
+    ItemsWritten,
+    Target,
+    id_of,
+    is_unjudged,
+    text_of,
+)
 from trainer.data.importers.gathering import Gathering
 
 QUERIES = FileSpec("query", "one query per row", ("query_id", "query"), ("query_class",), ("query",))
@@ -37,12 +47,15 @@ class Wands:
         for where, row in files.rows(PRODUCTS, delimiter="\t"):
             store.item(where, id_of(row, "product_id", where), row)
         labels = [name.casefold() for name in SCALE.names]
+        unjudged = 0
         for where, row in files.rows(LABELS, delimiter="\t"):
-            query_id, label = id_of(row, "query_id", where), str(row["label"]).strip()
+            query_id, label = id_of(row, "query_id", where), str(row["label"] or "").strip()
+            if is_unjudged(label):
+                unjudged += 1
+                continue
             if query_id not in queries:
-                raise InputError(
-                    f"there is no query {short(query_id)}", where=where, todo="use three files from the same release"
-                )
+                todo = like_known(query_id, queries) or "use three files from the same release"
+                raise InputError(f"there is no query {short(query_id)}", where=where, todo=todo)
             if label.casefold() not in labels:
                 raise InputError(
                     f"field 'label' is {short(label)}", where=where, todo=f"it is one of {', '.join(SCALE.names)}"
@@ -50,4 +63,4 @@ class Wands:
             query, slice_ = queries[query_id]
             grade = labels.index(label.casefold())
             store.judge(where, query_id, query, id_of(row, "product_id", where), grade, slice=slice_)
-        return Target(SCALE, TEMPLATE, self.items == "judged")
+        return Target(SCALE, TEMPLATE, self.items == "judged", {"unjudged_rows": unjudged})

@@ -224,6 +224,8 @@ def _summary(report: Mapping[str, Any]) -> str:
             f"  {judge['graded']:,} of {report['tasks']:,} pairs graded, {judge['passed_over']:,} skipped, "
             f"{judge['unanswered']:,} unanswered"
         )
+        counts = [f"{k.replace('_', ' ')}: {n:,}" for k, n in judge.get("counts", {}).items() if n and type(n) is int]
+        lines += [f"  {', '.join(counts)}"] if counts else []
     for pair in report["agreement"]:
         kappa = pair["quadratic"]
         value = "not defined" if kappa["mean"] is None else f"{kappa['mean']:.2f}"

@@ -22,7 +22,7 @@ from darl_opensearch.scoring import Scorer
 from darl_opensearch.stats.bootstrap import bootstrap_ratio
 from darl_opensearch.stats.ranking import ndcg_per_query
 from tests.helpers.bundles import ITEMS, copy_bundle, correct_digests, tiny_bundle
-from tests.helpers.files import write_rows
+from tests.helpers.files import read_rows, write_rows
 from tests.helpers.judged import GRADED, STRANGE, write_judgments
 from tests.helpers.trained import SAMPLE
 from trainer.evaluate.parts import read_catalogue, read_part
@@ -372,6 +372,34 @@ def test_runs_that_do_not_fit(refused, data):
     assert "the run has none of the judged pairs. Name a run over the same" in refused("--against", short)
     short.write_text("other Q0 b-1 1 2.0 t\n")
     assert "the run has none of the queries of part 'id'" in refused("--run", short)
+
+
+def test_runs_with_ids_that_a_program_has_changed(refused, data):
+    run = data / "run.trec"
+    run.write_text("q1.0 Q0 b-1 1 2.0 t\n")
+    for option in ("--against", "--run"):
+        assert "There is 'q1': one of the two files was saved with ids that a program" in refused(option, run)
+
+
+def test_ids_with_percent_signs_are_those_of_the_run(darl, tiny, data):
+    """Other programs write ids as they are: a ranking by grade has the best nDCG."""
+    ids = {item["id"]: f"<x:%22{item['id']}%22>" for item in ITEMS}
+    write_rows(data / "items.jsonl", [item | {"id": ids[item["id"]]} for item in ITEMS])
+    rows = [row | {"item_id": ids[row["item_id"]]} for row in read_rows(data / "id.jsonl")]
+    write_rows(data / "id.jsonl", rows)
+    ranked = sorted(rows[:-1], key=lambda row: -row["grade"])
+    (data / "r.trec").write_text("".join(f"{r['query_id']} Q0 {r['item_id']} 1 {r['grade']} t\n" for r in ranked))
+    said = darl(tiny.path, "--items", data / "items.jsonl", "--judgments", data / "id.jsonl", *DRAWS, "--json",
+                "--against", data / "r.trec", "--run", data / "r.trec")  # fmt: skip
+    result = json.loads(said.out)
+    (row,) = rows_of(result, "figures", system="r")
+    assert row["figures"]["ndcg@10"]["mean"] == 1.0
+    queries = len({row["query_id"] for row in rows})
+    assert result["joined"] == [
+        {"what": "judgments with the items", "matched": len(rows), "unmatched": 0},
+        {"what": "judged pairs of id with the run r", "matched": len(rows) - 1, "unmatched": 1},
+        {"what": "queries of id with the first stage's run", "matched": queries, "unmatched": 0},
+    ]
 
 
 def test_systems_that_there_are_not(refused, data, tmp_path, tiny):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from darl_opensearch.errors import InputError, UsageError
@@ -14,7 +15,7 @@ from tests.helpers.bundles import ITEMS
 from tests.helpers.files import write_rows
 from tests.helpers.judged import GRADED, write_judgments
 from trainer.evaluate.parts import parse_parts, read_catalogue, read_part
-from trainer.evaluate.trec import read_run, write_qrels, write_run
+from trainer.evaluate.trec import match_ids, read_run, write_qrels, write_run
 
 
 def test_names_of_parts():
@@ -79,8 +80,33 @@ ids = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_si
 @given(ranked=st.dictionaries(ids, st.lists(ids, min_size=1, max_size=5, unique=True), min_size=1, max_size=4))
 def test_a_run_comes_back_whatever_the_ids(tmp_path_factory, ranked):
     path = tmp_path_factory.mktemp("trec") / "run"
+    names = {*ranked, *(item for items in ranked.values() for item in items)}
+    assume(not any(unquote(name) in names - {name} for name in names))
     write_run(path, ranked, tag="my model")
-    assert {query_id: [item for item, _ in found] for query_id, found in read_run(path).items()} == ranked
+    run = match_ids(read_run(path), names, names)
+    assert {query_id: [item for item, _ in found] for query_id, found in run.items()} == ranked
+
+
+@pytest.mark.parametrize(
+    ("line", "known", "found"),
+    [
+        ("<dbpedia:%22Heroes%22_(album)>", ["<dbpedia:%22Heroes%22_(album)>"], "<dbpedia:%22Heroes%22_(album)>"),
+        ("<dbpedia:%22Heroes%22_(album)>", ['<dbpedia:"Heroes"_(album)>'], '<dbpedia:"Heroes"_(album)>'),
+        ("a%20b", ["a b"], "a b"),
+        ("a%20b", ["a b", "a%20b"], "a%20b"),
+        ("100%25", ["100%"], "100%"),
+        ("100%", ["100%"], "100%"),
+        ("x%20y", ["other"], "x%20y"),
+    ],
+)
+def test_an_id_is_decoded_only_where_that_is_the_known_one(line, known, found, tmp_path):
+    (tmp_path / "run").write_text(f"{line} Q0 {line} 1 2.0 t\n")
+    assert match_ids(read_run(tmp_path / "run"), known, known) == {found: [(found, 2.0)]}
+
+
+def test_two_spellings_of_an_id_stay_two(tmp_path):
+    (tmp_path / "run").write_text("q Q0 a%2Fb 1 2.0 t\nq Q0 a/b 2 1.0 t\n")
+    assert match_ids(read_run(tmp_path / "run"), ["q"], ["a/b"]) == {"q": [("a%2Fb", 2.0), ("a/b", 1.0)]}
 
 
 def test_lines_of_files(tmp_path):

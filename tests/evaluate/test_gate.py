@@ -409,6 +409,8 @@ def test_items_without_text_are_passed_over_and_counted(bundles, data, tmp_path)
         "--control", files["control"], "--draws", "400",
     )  # fmt: skip
     assert said.err == "warning: passed over: 1 item without text (nothing), with 2 judgments\n"
+    pairs = sum(condition["pairs"] for condition in whole["conditions"].values())
+    assert f"joined with the items: {pairs} judgments matched, 2 did not\n" in said.out
 
 
 def figures_with(rng, n, ndcg, rps, left):

@@ -60,6 +60,39 @@ def test_a_table_goes_out_and_comes_back(darl, tmp_path):
     assert len(read_rows(tmp_path / "work" / "judgments.jsonl")) == 12
 
 
+def workbench(path, *queries):
+    entries = [{"query": query, "ratings": [{"docId": row["item_id"], "rating": str(truth(row["item_id"]))}]}
+               for query, row in queries]  # fmt: skip
+    path.write_text(json.dumps({"name": "l", "judgmentRatings": entries}))
+
+
+def test_the_workbenchs_custom_fields_do_not_hide_its_ratings(darl, tmp_path):
+    rows = pairs("task", 4, 3)
+    workbench(
+        tmp_path / "l.json", (rows[0]["query"] + '#{"referenceAnswer":""}', rows[0]),
+        (rows[3]["query"] + "#\nreferenceAnswer: x", rows[3]), (rows[6]["query"] + "#steel mug", rows[6]),
+    )  # fmt: skip
+    words = ("tasks.jsonl", "--judge", "workbench", "--set", "workbench.path=l.json", "--trust", "workbench",
+             "--out", "work", *GRADES)  # fmt: skip
+    code, out, _ = darl(*words)
+    assert code == 0 and "2 of 12 pairs graded, 0 skipped, 10 unanswered" in out
+    assert "queries with custom fields: 2, queries with a hash: 1, judgments in the file: 3" in out
+    assert "1 queries have a # in a word, such as 'task 2#steel mug'" in out
+    code, out, _ = darl(*words, "--set", "workbench.answers=cut")
+    assert code == 0 and "3 of 12 pairs graded" in out
+
+
+def test_labels_of_other_pairs_are_an_error(darl, tmp_path):
+    rows = pairs("task", 4, 3)
+    workbench(tmp_path / "l.json", ("another query", rows[0]))
+    code, out, err = darl("tasks.jsonl", "--judge", "workbench", "--set", "workbench.path=l.json", "--trust",
+                          "workbench", "--out", "work", *GRADES)  # fmt: skip
+    assert (code, out) == (1, "")
+    assert "none of the 12 pairs was answered. Existing labels are matched by query text and item id" in err
+    report = json.loads((tmp_path / "work" / "report.json").read_text())
+    assert report["judges"][0]["counts"]["judgments_in_the_file"] == 1
+
+
 def test_a_refused_judge_ends_with_three(darl, tmp_path):
     known(tmp_path / "bad.jsonl", 2)
     code, out, err = darl("tasks.jsonl", "--answers", "bad.jsonl", "--gold", "gold.jsonl", "--out", "work", *GRADES)

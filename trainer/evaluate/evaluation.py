@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,7 @@ from trainer.evaluate.systems import (
     CosineSystem,
     RunSystem,
     System,
+    TrecSystem,
     check_scales,
     open_bundle,
     open_run,
@@ -146,7 +147,7 @@ def _score(
 
 def _candidates(
     settings: EvaluationOptions, parts: Sequence[JudgedPart], index: Bm25Index, items: Mapping[str, Item],
-    blank: Container[str], scale: Scale,
+    blank: Collection[str], scale: Scale,
 ) -> dict[str, depth.Candidates]:  # fmt: skip
     if not settings.depths:
         return {}
@@ -171,6 +172,7 @@ def _measure(of: Measurements, lead: Model, blank: Mapping[str, int], report: Re
         "items": [{"path": str(path), "sha256": digest_file(path)} for path in settings.items],
         "parts": [_about_part(part, scale.k) for part in of.parts.values()],
         "without_text": dict(sorted(blank.items())),
+        "joined": _joined(of, blank),
         "systems": [
             {"name": system.name, "evaluated": place < of.evaluated, **system.about()}
             for place, system in enumerate(of.systems)
@@ -188,6 +190,23 @@ def _measure(of: Measurements, lead: Model, blank: Mapping[str, int], report: Re
         (system, part, None): rank_judged(of.parts[part], scored.judged) for (system, part), scored in of.scored.items()
     }
     return Evaluation(result, tuple(of.parts.values()), runs | dict(at_depths))
+
+
+def _joined(of: Measurements, blank: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Count what was matched wherever two files were joined by ids."""
+    pairs = sum(map(len, of.parts.values()))
+    joined = [{"what": "judgments with the items", "matched": pairs, "unmatched": sum(blank.values())}]
+    for (system, part), scored in of.scored.items():
+        if any(isinstance(one, TrecSystem) and one.name == system for one in of.systems):
+            ranked = int(np.isfinite(scored.judged.score).sum())
+            what = f"judged pairs of {part} with the run {system}"
+            joined.append({"what": what, "matched": ranked, "unmatched": len(of.parts[part]) - ranked})
+    if of.settings.first_stage is not None:
+        for part, candidates in of.candidates.items():
+            found = sum(map(bool, candidates.values()))
+            what = f"queries of {part} with the first stage's run"
+            joined.append({"what": what, "matched": found, "unmatched": len(candidates) - found})
+    return joined
 
 
 def _about_part(part: JudgedPart, k: int) -> dict[str, Any]:

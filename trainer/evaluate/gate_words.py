@@ -98,6 +98,9 @@ def render_decision(result: Mapping[str, Any]) -> str:
         console.print(result["decided"])
     for reason in result["reasons"]:
         console.print(f"refused: {escape(reason)}")
+    pairs = sum(part["pairs"] for part in result["conditions"].values())
+    lost = sum(result["without_text"].values())
+    console.print(f"joined with the items: {pairs:,} judgments matched, {lost:,} did not")
     level = result["looks"][-1]["level"] if result["looks"] else LEVEL
     of_look = f"; on the control arm {100 * (1 - level):.4g} %, that of the look" if result["looks"] else ""
     options = result["options"]

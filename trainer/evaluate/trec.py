@@ -1,13 +1,15 @@
 """TREC run and qrels files: six or four columns per line, separated by blanks.
 
-Unlike TREC's, our ids may contain blanks: ``%`` and blanks are written as ``%25`` and ``%20``, as in a URL.
+Unlike TREC's, our ids may contain blanks: ``%`` and blanks are written as ``%25`` and ``%20``, as in a URL. Other
+programs write ids as they are, such as ``<dbpedia:%22Heroes%22>``, so a run is read as it stands, and :func:`match_ids`
+decodes only ids that are not known as they stand.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -20,7 +22,7 @@ _UNSAFE = re.compile(r"[%\s]")
 
 
 def read_run(path: Path) -> Run:
-    """Read a run.
+    """Read a run, with ids as they stand in the file.
 
     :return: items with scores by query, best first, ties by rank.
     :raises InputError: naming the invalid line.
@@ -63,7 +65,33 @@ def _columns(line: str, where: str) -> tuple[str, str, float, float]:
             numbers.append(math.nan)
         if not math.isfinite(numbers[-1]):
             raise InputError(f"the {name} {word[:40]!r} is not a number", where=where, todo=f"write {_COLUMNS}")
-    return unquote(words[0]), unquote(words[2]), numbers[0], numbers[1]
+    return words[0], words[2], numbers[0], numbers[1]
+
+
+def match_ids(run: Run, queries: Container[str], items: Container[str]) -> Run:
+    """Decode the ids of a run that are known only when decoded.
+
+    :param queries: known query ids.
+    :param items: known item ids.
+    :return: the run, with unknown ids as they stand in it.
+    """
+    matched: Run = {}
+    for query_id, given_query in _decode(run, queries).items():
+        scores = dict(run[given_query])
+        matched[query_id] = [(item_id, scores[given]) for item_id, given in _decode(scores, items).items()]
+    return matched
+
+
+def _decode(given: Iterable[str], known: Container[str]) -> dict[str, str]:
+    """Map ids to how they are given: decoded if only that is known, and not given as it stands too."""
+    taken = {name for name in given if name in known}
+    decoded = {}
+    for name in given:
+        plain = unquote(name)
+        use = plain if name not in taken and plain in known and plain not in taken else name
+        taken.add(use)
+        decoded[use] = name
+    return decoded
 
 
 def write_run(path: Path, rankings: Mapping[str, Sequence[str]], *, tag: str) -> None:

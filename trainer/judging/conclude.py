@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from darl_opensearch.errors import GateRefused
+from darl_opensearch.errors import GateRefused, InputError, short
 from darl_opensearch.io.writing import write_rows
 from trainer.judging.agreement import compare_raters
 from trainer.judging.base import Answer
@@ -45,6 +45,7 @@ def conclude(ready: Prepared, config: JudgeConfig, raters: Sequence[ScoredRater]
     """Label each task and write all results.
 
     :raises GateRefused: if no judge can be used; the report is written first.
+    :raises InputError: if none has answered any task, in the same way.
     """
     out = ready.job.out
     tasks = frozenset(task.task for task in ready.tasks)
@@ -82,6 +83,13 @@ def conclude(ready: Prepared, config: JudgeConfig, raters: Sequence[ScoredRater]
         raise GateRefused(
             f"no judge can be used: {reasons}", where=str(out / REPORT),
             todo="improve the guideline or the prompt, use another judge, or deliberately lower [judge] min_kappa",
+        )  # fmt: skip
+    if not pending and tasks and not any(tasks & rater.answers.keys() for rater in used):
+        task = ready.tasks[0]
+        raise InputError(
+            f"none of the {len(tasks):,} pairs was answered", where=str(out / REPORT),
+            todo="existing labels are matched by query text and item id: compare them with those of the tasks, such as "
+            f"{short(task.query)} and {short(task.item_id)}",
         )  # fmt: skip
     return JudgeReport(pending, None if pending else out / JUDGMENTS, len(labels), details)
 

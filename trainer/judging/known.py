@@ -41,7 +41,9 @@ class KnownJudge:
         wanted = {task.task for task in tasks}
         answers: dict[str, Answer] = {}
         grades: dict[str, tuple[int, str]] = {}
+        judgments = 0
         for line in LineKind(k=job.scale.k, may_be_empty=True).read(path):
+            judgments += 1
             if (name := task_id(line.query, line.item_id)) not in wanted:
                 continue
             before, first = grades.setdefault(name, (line.grade, line.where))
@@ -49,7 +51,7 @@ class KnownJudge:
                 raise two_grades(line, before, first)
             answers[name] = Answer(line.grade, _probs(line.row, job.scale.k, line.where))
         report("found", len(answers), len(tasks))
-        return JudgeAnswers({"": answers}, counts={"file": str(path)})
+        return JudgeAnswers({"": answers}, counts={"file": str(path), "judgments_in_the_file": judgments})
 
 
 @JUDGES.register("workbench", cite="https://docs.opensearch.org/latest/search-plugins/search-relevance/judgments/")
@@ -133,8 +135,9 @@ def _gather(
             sqlite_errors("the temporary database failed", where=scratch, todo=todo),
             Gathering(Path(scratch) / "judge.sqlite") as store,
         ):
-            counts = read(store)
+            counts = dict(read(store), judgments_in_the_file=0)
             for query, item_id, grade in store.judgments():
+                counts["judgments_in_the_file"] += 1
                 if (name := task_id(query, item_id)) in wanted:
                     if grade >= scale.k:
                         what = f"query {short(query)} and item {short(item_id)} have grade {grade} of {scale.k}"

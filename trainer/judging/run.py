@@ -106,9 +106,9 @@ def _ask(name: str, ready: Prepared, config: JudgeConfig, report: Report) -> tup
     if trial.verdict == REFUSED:
         return [trial], notes
     result = judge.judge(order_blindly(ready.tasks, config.seed), job, say)
-    return [scored("", {**first, **result.answers.get("", {})}, False, _add_counts(counts, result.counts))], list(
-        result.notes
-    )
+    # What a free judge counts is in its file, which it has read twice.
+    counts = result.counts if judge.free else _add_counts(counts, result.counts)
+    return [scored("", {**first, **result.answers.get("", {})}, False, counts)], list(result.notes)
 
 
 def _add_counts(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:

@@ -41,6 +41,7 @@ def lay_out_tables(result: Mapping[str, Any]) -> list[Table]:
     laid_out.append(_aurocs(result["auroc"]))
     laid_out.append(_flagged(result["flagged"]))
     laid_out.append(_depths(result))
+    laid_out.append(_joined(result["joined"]))
     laid_out.append(_wide("Slices", result["slices"], ("part", "slice", "system")))
     return [table for table in laid_out if table.rows]
 
@@ -73,6 +74,11 @@ def _wide(title: str, rows: Sequence[Mapping[str, Any]], keys: tuple[str, ...]) 
         for row in rows
     )
     return Table(title, (*keys, *counts, *map(name_of, figures)), cells, len(keys))
+
+
+def _joined(rows: Sequence[Mapping[str, Any]]) -> Table:
+    cells = tuple((str(row["what"]), f"{row['matched']:,}", f"{row['unmatched']:,}") for row in rows)
+    return Table("Joined by ids", ("", "matched", "not matched"), cells, 1)
 
 
 def _comparisons(rows: Sequence[Mapping[str, Any]]) -> Table:

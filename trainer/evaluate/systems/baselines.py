@@ -15,8 +15,9 @@ from darl_opensearch.bm25 import Bm25Index
 from darl_opensearch.bundle import FEATURES, Bundle
 from darl_opensearch.errors import InputError
 from darl_opensearch.records.items import Item
+from darl_opensearch.records.values import like_known
 from trainer.evaluate.systems.base import RatingRequest, Ratings
-from trainer.evaluate.trec import read_run
+from trainer.evaluate.trec import Run, match_ids, read_run
 
 COSINE, BM25 = "cosine", "bm25"
 INT8 = "int8"  # the first model's own quantised graph
@@ -87,7 +88,7 @@ class TrecSystem:
 
     name: str
     path: Path
-    run: Mapping[str, Mapping[str, float]]
+    run: Run
     grades: bool = False
 
     def about(self) -> dict[str, Any]:
@@ -100,18 +101,23 @@ class TrecSystem:
         :raises InputError: for a run without any of the pairs.
         """
         any_ranked = False
+        query_ids = {request.query_id for request in requests}
+        item_ids = {item_id for request in requests for item_id in request.item_ids}
+        run = match_ids(self.run, query_ids, item_ids)
         for request in requests:
-            scores = self.run.get(request.query_id, {})
+            scores = dict(run.get(request.query_id, ()))
             any_ranked = any_ranked or any(item_id in scores for item_id in request.item_ids)
             yield Ratings(np.array([scores.get(item_id, -np.inf) for item_id in request.item_ids]))
         if not any_ranked:
+            query_id, ranked = next(iter(run.items()))
+            hint = like_known(query_id, query_ids) or like_known(ranked[0][0], item_ids)
             raise InputError(
                 "the run has none of the judged pairs", where=str(self.path),
-                todo="name a run over the same query and item ids",
+                todo=hint or "name a run over the same query and item ids",
             )  # fmt: skip
 
 
 def open_trec(path: Path) -> TrecSystem:
     """Read a run file."""
     name = path.name.removesuffix(".trec").removesuffix(".run").removesuffix(".txt") or path.name
-    return TrecSystem(name, path, {query_id: dict(ranked) for query_id, ranked in read_run(path).items()})
+    return TrecSystem(name, path, read_run(path))

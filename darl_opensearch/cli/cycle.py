@@ -117,7 +117,9 @@ def _stages(left: Any) -> str:
 
 def _judged(left: Any) -> str:
     earlier = f"; {left['known']} had been judged before" if left["known"] else ""
-    return f"judge      {left['selected']} selected and {left['control']} control pairs judged{earlier}"
+    return (
+        f"judge      {left['selected']} selected and {left['control']} control pairs judged of {left['asked']}{earlier}"
+    )
 
 
 def _decided(left: Any) -> str:

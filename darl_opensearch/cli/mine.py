@@ -126,11 +126,13 @@ def _summary(result: dict[str, Any]) -> str:
     lines = [f"{result['mined']} negatives for {result['queries']} queries"]
     reasons = {
         "judged": "hits are already judged",
-        "unknown": "hits are not in the items file",
         "too_close": "hits scored too close to the judged positives",
         "without_positive": "queries have no relevant item to compare with",
         "without_negative": "queries have no negatives",
     }
+    lines.append(
+        f"joined with the items: {result['hits'] - result['unknown']} hits matched, {result['unknown']} did not"
+    )
     lines += [f"{result[key]} {text}" for key, text in reasons.items() if result[key]]
     if result["file"] is None:
         lines.append("Nothing was written.")

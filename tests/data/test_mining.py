@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from darl_opensearch.errors import UsageError
+from darl_opensearch.errors import InputError, UsageError
 from darl_opensearch.records.items import Item
 from darl_opensearch.records.judgments import JudgedQuery, read_judgments
 from tests.helpers.bundles import ITEMS
@@ -93,7 +93,15 @@ def test_without_a_positive_there_is_nothing_to_compare_with():
 
 def test_hits_that_are_no_items_are_counted():
     found, counts = mined([judged(("i0", 1))], MiningRule(), ranked=["gone", "i5"])
-    assert (found, counts.unknown) == ([("q1", "i5", 2)], 1)
+    assert (found, counts.unknown, counts.hits) == ([("q1", "i5", 2)], 1, 2)
+
+
+def test_an_index_of_other_items_is_an_error():
+    with pytest.raises(InputError, match=r"none of the 2 hits is one of the items, such as 'h'. Search an index that"):
+        mined([judged(("i0", 1))], MiningRule(), ranked=["g", "h", "g"])
+    with pytest.raises(InputError, match="none of the 1 hits is one of the items, such as 'I5'. There is 'i5'"):
+        mined([judged(("i0", 1))], MiningRule(), ranked=["I5"])
+    assert mined([judged(("i0", 1))], MiningRule(), ranked=[])[0] == []
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from darl_opensearch.errors import UsageError
+from darl_opensearch.errors import InputError, UsageError, short
 from darl_opensearch.records.items import Item
 from darl_opensearch.records.judgments import JudgedQuery
+from darl_opensearch.records.values import like_known
 from darl_opensearch.settings import Settings, setting
 from darl_opensearch.text import ItemRenderer, ItemTemplate, same_text
 
@@ -72,6 +73,7 @@ class Mined:
 class MiningCounts:
     """Counts of queries and hits.
 
+    :param hits: distinct hits of the first stage.
     :param judged: hits that were judged already.
     :param unknown: hits missing from the items.
     :param too_close: hits that scored too close to the positives.
@@ -80,6 +82,7 @@ class MiningCounts:
 
     queries: int = 0
     mined: int = 0
+    hits: int = 0
     judged: int = 0
     unknown: int = 0
     too_close: int = 0
@@ -99,12 +102,14 @@ class Miner:
     rule: MiningRule
     score: Score | None = None
     counts: MiningCounts = field(default_factory=MiningCounts)
+    _unknown: str = field(default="", init=False)
 
     def mine(self, queries: Sequence[JudgedQuery]) -> Iterator[Mined]:
         """Mine negatives, query by query.
 
         :param queries: judged queries; queries with the same text share their judgments.
         :yields: negatives, each query's in first-stage order.
+        :raises InputError: if no hit is one of the items.
         """
         judged: dict[str, set[str]] = {}
         for query in queries:
@@ -114,6 +119,11 @@ class Miner:
             self.counts.mined += len(negatives)
             self.counts.without_negative += not negatives
             yield from negatives
+        if self.counts.hits and self.counts.unknown == self.counts.hits:
+            raise InputError(
+                f"none of the {self.counts.hits:,} hits is one of the items, such as {short(self._unknown)}",
+                todo=like_known(self._unknown, self.items) or "search an index that was filled with these items",
+            )
 
     def _of(self, query: JudgedQuery, judged: set[str]) -> list[Mined]:
         positives = _positives(query)
@@ -127,10 +137,12 @@ class Miner:
             if item_id in seen_ids:
                 continue
             seen_ids.add(item_id)
+            self.counts.hits += 1
             if item_id in judged:
                 self.counts.judged += 1
             elif item_id not in self.items:
                 self.counts.unknown += 1
+                self._unknown = item_id
             elif rank > self.rule.skip_top:
                 candidates.append(Mined(query, item_id, rank))
         if self.score is not None and candidates:

@@ -82,7 +82,7 @@ class Grades(Settings, table="grades"):
 class Template(Settings, table="template"):
     """Table ``[template]``: how an item becomes text."""
 
-    fields: tuple[str, ...] = setting(..., "fields in order; '=title' without a label")
+    fields: tuple[str, ...] = setting(..., "fields in order; '=title' without a label, 'content.text' inside an object")
     id_field: str = setting("id", "field that identifies an item")
     slice_field: str = setting("", "field that holds an item's slice")
     separator: str = setting(" | ", "text between fields")

@@ -117,9 +117,8 @@ def _stages(left: Any) -> str:
 
 def _judged(left: Any) -> str:
     earlier = f"; {left['known']} had been judged before" if left["known"] else ""
-    return (
-        f"judge      {left['selected']} selected and {left['control']} control pairs judged of {left['asked']}{earlier}"
-    )
+    unjudged = left["asked"] - left["selected"] - left["control"]
+    return f"judge      {left['selected']} selected and {left['control']} control pairs judged, {unjudged} not{earlier}"
 
 
 def _decided(left: Any) -> str:

@@ -362,9 +362,9 @@ def test_a_missing_key_is_looked_up_on_its_page(tmp_path):
 
 @pytest.mark.parametrize(("known", "more"), [(0, ""), (7, "; 7 had been judged before")])
 def test_what_was_judged_before_is_counted(known, more):
-    left = {"judge": {"selected": 3, "control": 5, "known": known}}
+    left = {"judge": {"asked": 10, "selected": 3, "control": 5, "known": known}}
     said = summarize_cycle(CycleResult("0002", "stopped", "next is train", left))
-    assert said == f"judge      3 selected and 5 control pairs judged{more}\nCycle 0002: next is train."
+    assert said == f"judge      3 selected and 5 control pairs judged, 2 not{more}\nCycle 0002: next is train."
 
 
 def test_a_thin_calibration_can_be_seen(released):

@@ -163,7 +163,7 @@ ItemsWritten = Annotated[Literal["all", "judged"], Field("items to write: all, o
 Labels = Annotated[str, Field("names of the grades, lowest first: irrelevant,related,fits")]
 Gains = Annotated[str, Field("gain of each grade, lowest first: 0,1,3; empty: 0,1,2,…")]
 TextFields = Annotated[
-    str, Field("item fields rendered as text, such as =title,brand; empty: fields that look like text")
+    str, Field("item fields rendered as text, such as =title,brand,content.text; empty: fields that look like text")
 ]
 
 

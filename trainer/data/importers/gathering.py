@@ -229,7 +229,8 @@ class Gathering:
         self.counts.dropped_judgments = int(self._db.execute(f"SELECT count(*) {absent}").fetchone()[0])
         if self.counts.dropped_judgments and self.missing == "refuse":
             item_id, at = self._db.execute(f"SELECT item, at {absent} ORDER BY n LIMIT 1").fetchone()
-            todo = "add it to the items, or drop such judgments with --missing drop"
+            lost, all_ = self.counts.dropped_judgments, self._db.execute("SELECT count(*) FROM judgment").fetchone()[0]
+            todo = f"add it to the items, or drop such judgments with --missing drop: {lost:,} of {all_:,} have no item"
             raise unknown_item(item_id, at, todo=todo, known=_Column(self._db, "SELECT 1 FROM item WHERE id = ?"))
 
     def _number_of(self, where: str, query_id: str, query: str) -> int:

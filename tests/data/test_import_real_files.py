@@ -70,6 +70,16 @@ def test_null_absent_and_nan_grades(tmp_path):
         run_import("jsonl", [judgments, items(tmp_path)], None)
 
 
+def test_grades_in_quotes(tmp_path):
+    _, rows = judged(tmp_path, 'query, item_id, grade\nshoe, p1, "2"\n"a, b", p2, "1"\n')
+    assert rows == [("shoe", "p1", 2), ("a, b", "p2", 1)]
+    line = json.dumps({"query": "shoe", "item_id": "p1", "grade": '"fits"'})
+    file = written(tmp_path, line, "j.jsonl")
+    assert run_import("jsonl", [file, items(tmp_path)], None, params={"labels": "no,fits"}).counts.grades == [0, 1]
+    lists = workbench(tmp_path, ("shoe", "p1", '"1.0"'))
+    assert run_import("search-relevance", [lists, items(tmp_path)], None).counts.grades == [0, 1]
+
+
 def test_a_grade_without_an_item_or_query_is_an_error(tmp_path):
     for row, message in (("shoe,,2", "field 'item_id' is missing or empty"), (",p1,2", "field 'query' is empty")):
         with pytest.raises(InputError, match=f"line 2: {message}"):
@@ -152,6 +162,8 @@ def test_qrels_that_are_no_judgments_of_ours(tmp_path, darl):
         said = darl("judge", qrels, "--grades", "no,yes", "--out", tmp_path / "w")
         assert said.code == 1 and "line 1: not JSON" in said.err
         assert "This looks like qrels: convert them with darl import trec" in said.err
+    said = darl("import", "jsonl", written(tmp_path, "301 0 d1 2\n", "a.qrels"), items(tmp_path), "--dry-run")
+    assert "a.qrels, line 1: not JSON" in said.err and "This looks like qrels" in said.err
     said = darl("judge", written(tmp_path, "query;item_id\na;b\n"), "--grades", "no,yes", "--out", tmp_path / "w")
     assert "This looks like a table: convert it with darl import jsonl" in said.err
 

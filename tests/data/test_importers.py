@@ -611,7 +611,7 @@ def test_one_list_of_several(tmp_path):
         ('{"judgmentRatings": \n[}', ", line 2", "not JSON (Expecting value at column 2)"),
         ("[]", "", "the file has no judgment list. Export one with status COMPLETED"),
         ("[1]", ", [0]", "not an object. Export a list of objects"),
-        ("7", "", "a number, not an object. Export it again"),
+        ("7", ", line 1", "a number, not an object. Write one JSON object per line"),
         ('{"judgmentRatings": NaN}', "", "not JSON (NaN is not a JSON number)"),
         ('{"judgmentRatings": ' + "1" * 5000 + "}", "", "not JSON (Exceeds the limit"),
         ('{"judgmentRatings": [], "name": "\\ud800"}', "", "holds half of a surrogate pair. Correct the \\u escape"),

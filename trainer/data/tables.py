@@ -95,13 +95,13 @@ def read_json(path: Path, encoding: str = UTF8) -> Iterator[tuple[str, Row]]:
 
 
 def _has_object_per_line(path: Path, encoding: str) -> bool:
-    """Whether the first line is a JSON object and others follow, or the file is empty."""
+    """Whether the first line is a JSON object and others follow, or the file is no JSON document at all."""
     lines = 0
     with reading(path, encoding), open_text(path, encoding) as file:
         while line := file.readline(MAX_LINE_BYTES + 1):
             if not line.strip():
                 continue
-            if lines:
+            if lines or line.lstrip()[0] not in "{[":
                 return True
             try:
                 if not isinstance(json.loads(line), dict):
@@ -172,6 +172,7 @@ class _Table:
                 itertools.chain([first], lines),
                 delimiter=delimiter,
                 quoting=csv.QUOTE_NONE if self.plain else csv.QUOTE_MINIMAL,
+                skipinitialspace=not self.plain,  # so that quotes after a blank are quotes
                 strict=not self.plain,
             )
             try:

@@ -233,9 +233,12 @@ class GradeMapping:
 
         Labels that are numbers, such as stars from 1 to 5, are read as labels, whether the source quotes them or not.
 
-        :param value: a label, a whole number (``2``, ``"2"``, ``"2.000"``), or any number with cut points.
+        :param value: a label, a whole number (``2``, ``"2"``, ``"2.000"``), or any number with cut points; text may be
+            in quotes.
         :raises InputError: if it is not a grade.
         """
+        if isinstance(value, str) and len(value) > 2 and value[0] == value[-1] == '"':
+            value = value[1:-1]
         number = _number(value)
         if self.cuts and number is not None:
             return bisect_right(self.cuts, number)

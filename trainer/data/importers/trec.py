@@ -62,7 +62,7 @@ class Trec:
             if query is None:
                 todo = like_known(topic, _Topics(store)) or "add it to the topics"
                 raise InputError(f"there is no topic {short(topic)}", where=where, todo=todo)
-            if _NEGATIVE.fullmatch(value):
+            if _NEGATIVE.fullmatch(value.strip('"')):
                 if self.negative == "refuse":
                     raise InputError(f"grade {value} is below 0", where=where, todo="pass --set negative=zero or drop")
                 dropped += self.negative == "drop"
@@ -124,4 +124,4 @@ def _qrels(path: Path, encoding: str) -> Iterator[tuple[str, str, str, str]]:
             if "," in line or ";" in line:
                 todo = "write tabs or blanks between the columns, or import a table with queries as darl import jsonl"
             raise InputError(f"{len(cells)} columns, not topic, 0, document, grade", where=where, todo=todo)
-        yield where, cells[0], cells[-2], cells[-1].strip('"')
+        yield where, cells[0], cells[-2], cells[-1]

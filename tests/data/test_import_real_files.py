@@ -539,7 +539,7 @@ def test_a_field_that_is_an_object_is_named_by_path(tmp_path):
 
 
 def test_a_field_that_is_an_object_in_a_later_item(tmp_path, monkeypatch):
-    monkeypatch.setattr("trainer.data.importers.base.SAMPLE_ITEMS", 2)
+    monkeypatch.setattr("trainer.data.importers.template.SAMPLE_ITEMS", 2)
     rows = [*({"id": row["id"], "about": row["title"]} for row in ITEMS[:2]), {"id": "p3", "about": [{"en": "coat"}]}]
     files = [write_rows(tmp_path / "j.jsonl", ROWS), write_rows(tmp_path / "i.jsonl", rows)]
     message = r"i.jsonl, line 3: field 'about' of item 'p3' is an object, not text. Name a field inside it .*: about.en"

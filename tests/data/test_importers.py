@@ -332,7 +332,7 @@ def test_scales_that_do_not_fit(params, message, tmp_path):
 
 @given(st.lists(st.floats(-5, 5).map(lambda x: round(x, 2)), min_size=1, max_size=4, unique=True), st.floats(-6, 6))
 def test_a_cut_grade_counts_the_cuts_at_or_below(cuts, value):
-    from trainer.data.importers.base import GradeMapping
+    from trainer.data.importers.grading import GradeMapping
 
     cuts = sorted(cuts)
     grading = GradeMapping.of(cuts=",".join(map(str, cuts)))
@@ -343,7 +343,7 @@ def test_a_cut_grade_counts_the_cuts_at_or_below(cuts, value):
 
 @pytest.mark.parametrize("value", [3, 3.0, "3", " 3 ", "3.0"])
 def test_labels_that_are_numbers_are_read_as_labels(value):
-    from trainer.data.importers.base import GradeMapping
+    from trainer.data.importers.grading import GradeMapping
 
     assert GradeMapping.of(labels="1,2,3,4,5").grade(value, "x", "f") == 2
     assert GradeMapping.of(labels="0,2,3").grade(value, "x", "f") == 2
@@ -353,7 +353,7 @@ def test_labels_that_are_numbers_are_read_as_labels(value):
 
 @pytest.mark.parametrize("value", [0, "0", 6, "2.5", True, None])
 def test_a_number_that_is_no_label_is_refused(value):
-    from trainer.data.importers.base import GradeMapping
+    from trainer.data.importers.grading import GradeMapping
 
     with pytest.raises(InputError, match="field 'stars' is .*, which is not a grade") as caught:
         GradeMapping.of(labels="1,2,3,4,5").grade(value, "stars", "f.csv:2")

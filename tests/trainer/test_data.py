@@ -81,7 +81,7 @@ def test_items_without_text_are_left_out_of_traffic(tmp_path):
         ),
         ({"grade": -1}, "field 'grade' is -1, not a whole number in 0..2"),
         ({"grade": 1.0}, "field 'grade' is 1.0, not a whole number in 0..2"),
-        ({"grade": "1"}, "field 'grade' is '1', not a whole number in 0..2"),
+        ({"grade": "one"}, "field 'grade' is 'one', not a whole number in 0..2"),
         ({"grade": True}, "field 'grade' is True, not a whole number in 0..2"),
         ({"grade": None}, "field 'grade' is None, not a whole number in 0..2"),
         ({"grade": "x" * 10_000_000}, ", not a whole number in 0..2"),

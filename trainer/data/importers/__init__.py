@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from trainer.data.importers import esci, jsonl, search_relevance, trec, triples, ubi, wands
-from trainer.data.importers.base import IMPORTERS, ImportFiles
+from trainer.data.importers.base import IMPORTERS
+from trainer.data.importers.files import ImportFiles
 from trainer.data.importers.run import run_import
 
 __all__ = [

@@ -9,17 +9,10 @@ from darl_opensearch.errors import InputError, short
 from darl_opensearch.scores import GradeScale
 from darl_opensearch.settings import setting
 from darl_opensearch.text import ItemTemplate
-from trainer.data.importers.base import (
-    IMPORTERS,
-    FileSpec,
-    ImportFiles,
-    ItemsWritten,
-    Target,
-    id_of,
-    is_unjudged,
-    text_of,
-)
+from trainer.data.importers.base import IMPORTERS, ItemsWritten, Target, id_of, text_of
+from trainer.data.importers.files import FileSpec, ImportFiles
 from trainer.data.importers.gathering import Gathering
+from trainer.data.importers.grading import is_unjudged
 
 EXAMPLES = FileSpec(
     "examples", "one judged pair per row",

@@ -8,21 +8,11 @@ from typing import ClassVar
 from darl_opensearch.records.lines import LineKind
 from darl_opensearch.records.values import parse_id
 from darl_opensearch.settings import setting
-from trainer.data.importers.base import (
-    IMPORTERS,
-    FileSpec,
-    Gains,
-    GradeMapping,
-    ImportFiles,
-    ItemsWritten,
-    Labels,
-    Target,
-    TextFields,
-    choose_template,
-    id_of,
-    is_unjudged,
-)
+from trainer.data.importers.base import IMPORTERS, Gains, ItemsWritten, Labels, Target, TextFields, id_of
+from trainer.data.importers.files import FileSpec, ImportFiles
 from trainer.data.importers.gathering import Gathering
+from trainer.data.importers.grading import GradeMapping, is_unjudged
+from trainer.data.importers.template import choose_template
 
 JUDGMENTS = FileSpec(
     "judgments", "one judged pair per row, with the item's fields if there is no items file",

@@ -17,7 +17,8 @@ from darl_opensearch.io.reading import EncodingError
 from darl_opensearch.io.sqlite import sqlite_errors
 from darl_opensearch.io.writing import check_empty, new_folder
 from darl_opensearch.settings import nearest
-from trainer.data.importers.base import IMPORTERS, FileSpec, Importer, ImportFiles, Target
+from trainer.data.importers.base import IMPORTERS, Importer, Target
+from trainer.data.importers.files import FileSpec, ImportFiles
 from trainer.data.importers.gathering import ITEMS, JUDGMENTS, MISSING, REPEATS, Gathering, ImportCounts
 from trainer.data.importers.unsupported import refuse_unsupported_file
 

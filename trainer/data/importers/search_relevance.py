@@ -13,25 +13,12 @@ from typing import Annotated, Any, ClassVar, Literal
 from darl_opensearch.errors import InputError, UsageError, short
 from darl_opensearch.io.digest import name_text
 from darl_opensearch.settings import Field, nearest, setting
-from trainer.data.importers.base import (
-    IMPORTERS,
-    FileSpec,
-    Gains,
-    GradeMapping,
-    ImportFiles,
-    ItemsWritten,
-    Labels,
-    Target,
-    TextFields,
-    choose_template,
-    id_of,
-    is_unjudged,
-    missing_field,
-    text_of,
-    unwrap,
-)
+from trainer.data.importers.base import IMPORTERS, Gains, ItemsWritten, Labels, Target, TextFields, id_of, text_of
+from trainer.data.importers.files import FileSpec, ImportFiles, missing_field, unwrap
 from trainer.data.importers.gathering import Gathering
+from trainer.data.importers.grading import GradeMapping, is_unjudged
 from trainer.data.importers.jsonl import import_items
+from trainer.data.importers.template import choose_template
 from trainer.data.importers.unsupported import refuse_unsupported
 from trainer.data.tables import read_json
 

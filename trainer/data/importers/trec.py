@@ -14,20 +14,19 @@ from darl_opensearch.records.values import like_known
 from darl_opensearch.settings import setting
 from trainer.data.importers.base import (
     IMPORTERS,
-    FileSpec,
     Gains,
-    GradeMapping,
-    ImportFiles,
     ItemsWritten,
     Labels,
     Target,
     TextFields,
-    choose_template,
     id_of,
     split_list,
     text_of,
 )
+from trainer.data.importers.files import FileSpec, ImportFiles
 from trainer.data.importers.gathering import Gathering
+from trainer.data.importers.grading import GradeMapping
+from trainer.data.importers.template import choose_template
 from trainer.data.tables import read_lines
 
 QRELS = FileSpec("qrels", "lines of topic, 0, document, grade; or BEIR's three columns", (), (), ("qrels",))

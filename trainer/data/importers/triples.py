@@ -9,7 +9,8 @@ from darl_opensearch.errors import InputError, UsageError, short
 from darl_opensearch.io.digest import name_text
 from darl_opensearch.scores import GradeScale
 from darl_opensearch.text import ItemTemplate
-from trainer.data.importers.base import IMPORTERS, FileSpec, ImportFiles, ItemsWritten, Target, id_of, text_of
+from trainer.data.importers.base import IMPORTERS, ItemsWritten, Target, id_of, text_of
+from trainer.data.importers.files import FileSpec, ImportFiles
 from trainer.data.importers.gathering import Gathering
 from trainer.data.importers.trec import look_up_text, read_texts
 

@@ -12,21 +12,12 @@ from darl_opensearch.io.jsonl import parse_json
 from darl_opensearch.records.values import parse_id
 from darl_opensearch.settings import setting
 from darl_opensearch.text import MAX_QUERY_CHARS, look_up, same_text
-from trainer.data.importers.base import (
-    IMPORTERS,
-    FileSpec,
-    Gains,
-    GradeMapping,
-    ImportFiles,
-    ItemsWritten,
-    Labels,
-    Target,
-    TextFields,
-    choose_template,
-    split_list,
-)
+from trainer.data.importers.base import IMPORTERS, Gains, ItemsWritten, Labels, Target, TextFields, split_list
+from trainer.data.importers.files import FileSpec, ImportFiles
 from trainer.data.importers.gathering import Gathering
+from trainer.data.importers.grading import GradeMapping
 from trainer.data.importers.jsonl import import_items
+from trainer.data.importers.template import choose_template
 from trainer.data.tables import Row
 
 QUERIES = FileSpec(

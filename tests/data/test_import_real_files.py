@@ -222,6 +222,13 @@ def test_raters_are_guessed_together_and_other_columns_are_only_named(tmp_path):
         run_import("jsonl", [written(tmp_path, changed)], None, fields=QUEPID)
 
 
+def test_queries_of_triples_that_a_program_has_changed(tmp_path):
+    files = [plain(tmp_path / name, rows) for name, rows in (
+        ("t.tsv", [("1.0", "a", "b")]), ("q.tsv", [("1", "shoe")]), ("c.tsv", [("a", "x y"), ("b", "y z")]))]  # fmt: skip
+    with pytest.raises(InputError, match=r"t.tsv, line 1: there is no query '1.0'. There is '1': one of the two files"):
+        run_import("triples", files, None)
+
+
 def test_columns_that_cannot_be_left_out(tmp_path):
     files = [written(tmp_path, RATERS)]
     for name, message in (
@@ -438,8 +445,10 @@ def test_impressions_without_a_rank_are_counted(tmp_path):
         make("s1", "p3", None, "impression"),
         ubi_event("s1", "p3", 1, "view") | {"event_attributes": {"object": {"object_id": "p3"}}},
     ]
-    done = clicks(tmp_path, views(make) + lost, shown_by="events")
+    again = make("s1", "p1", 1, "impression")
+    done = clicks(tmp_path, views(make) + lost + [again], shown_by="events")
     assert done.target.counts["impressions_without_rank"] == 2
+    assert done.target.counts["repeated_impressions"] == 1
 
 
 def test_a_log_as_a_table(tmp_path):

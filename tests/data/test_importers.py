@@ -737,6 +737,7 @@ def test_what_clicks_pass_over_is_counted(tmp_path):
     done = run_import("ubi", files, None, fields={"id": "sku"})
     assert done.target.counts == {
         "searches_without_id": 0, "searches_without_words": 2, "searches_of_an_id_seen_before": 1, "hits_without_id": 0,
+        "repeated_hits": 0, "repeated_clicks": 1, "repeated_impressions": 0,
         "other_events": 1, "events_without_query_id": 0, "events_without_item": 0, "impressions_without_rank": 0,
         "impressions_below_max_rank": 0, "clicks_on_nothing_shown": 1, "pairs_shown_too_rarely": 0,
         "pairs_no_click_was_expected_of": 0,

@@ -59,7 +59,7 @@ class Trec:
         for where, topic, document, value in _qrels(files.paths[QRELS.name], files.encoding_of(QRELS)):
             query = look_up_text(store, "topic", topic)
             if query is None:
-                todo = like_known(topic, _Topics(store)) or "add it to the topics"
+                todo = like_known(topic, TextIds(store, "topic")) or "add it to the topics"
                 raise InputError(f"there is no topic {short(topic)}", where=where, todo=todo)
             if _NEGATIVE.fullmatch(value.strip('"')):
                 if self.negative == "refuse":
@@ -75,16 +75,6 @@ class Trec:
             grading.scale(store.highest_grade()), choose_template(store, self.template), self.items == "judged",
             {"dropped_negative_grades": dropped}, grading.notes(store),
         )  # fmt: skip
-
-
-class _Topics:
-    """Ids of the topics."""
-
-    def __init__(self, store: Gathering) -> None:
-        self._store = store
-
-    def __contains__(self, key: object) -> bool:
-        return look_up_text(self._store, "topic", str(key)) is not None
 
 
 def read_texts(source: FileSpec, files: ImportFiles, store: Gathering, table: str) -> None:
@@ -111,6 +101,16 @@ def look_up_text(store: Gathering, table: str, key: str) -> str | None:
     """Look up a text in a table of :func:`read_texts`."""
     row: tuple[Any, ...] | None = store.sql(f"SELECT text FROM {table} WHERE id = ?", (key,)).fetchone()
     return str(row[0]) if row else None
+
+
+class TextIds:
+    """Ids in a table of :func:`read_texts`, as a container."""
+
+    def __init__(self, store: Gathering, table: str) -> None:
+        self._store, self._table = store, table
+
+    def __contains__(self, key: object) -> bool:
+        return look_up_text(self._store, self._table, str(key)) is not None
 
 
 def _qrels(path: Path, encoding: str) -> Iterator[tuple[str, str, str, str]]:

@@ -7,12 +7,13 @@ from typing import ClassVar
 
 from darl_opensearch.errors import InputError, UsageError, short
 from darl_opensearch.io.digest import name_text
+from darl_opensearch.records.values import like_known
 from darl_opensearch.scores import GradeScale
 from darl_opensearch.text import ItemTemplate
 from trainer.data.importers.base import IMPORTERS, ItemsWritten, Target, id_of, text_of
 from trainer.data.importers.files import FileSpec, ImportFiles
 from trainer.data.importers.gathering import Gathering
-from trainer.data.importers.trec import look_up_text, read_texts
+from trainer.data.importers.trec import TextIds, look_up_text, read_texts
 
 TRIPLES = FileSpec(
     "triples", "JSONL, or TSV without a header: query, positive, negative; ids if the other two files are given",
@@ -70,7 +71,6 @@ class Triples:
             return name_text("q", text), text
         query_id = id_of(row, "query", where)
         if (query := look_up_text(store, "topic", query_id)) is None:
-            raise InputError(
-                f"there is no query {short(query_id)}", where=where, todo="add it to the queries, or give texts only"
-            )
+            todo = like_known(query_id, TextIds(store, "topic")) or "add it to the queries, or give texts only"
+            raise InputError(f"there is no query {short(query_id)}", where=where, todo=todo)
         return query_id, query

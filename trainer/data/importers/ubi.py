@@ -136,8 +136,9 @@ class Ubi(ClickRules):
 
     def _read_queries(self, files: ImportFiles, store: Gathering) -> dict[str, int]:
         """Read the searches and the items that they returned."""
-        counts = {"searches_without_id": 0, "searches_without_words": 0, "searches_of_an_id_seen_before": 0,
-                  "hits_without_id": 0}  # fmt: skip
+        names = ("searches_without_id", "searches_without_words", "searches_of_an_id_seen_before", "hits_without_id",
+                 "repeated_hits")  # fmt: skip
+        counts = dict.fromkeys(names, 0)
         for where, row in files.rows(QUERIES):
             search, query = parse_id(row, "query_id", where).strip(), row.get("user_query")
             query = " ".join(query.split()) if isinstance(query, str) else ""
@@ -158,16 +159,17 @@ class Ubi(ClickRules):
                     item_id = parse_id({"query_response_hit_ids": hit}, "query_response_hit_ids", where).strip()
                     counts["hits_without_id"] += not item_id
                     if item_id:
-                        store.sql("INSERT OR IGNORE INTO shown VALUES (?, ?, ?)", (search, item_id, rank))
+                        counts["repeated_hits"] += not store.sql(
+                            "INSERT OR IGNORE INTO shown VALUES (?, ?, ?)", (search, item_id, rank)
+                        ).rowcount
         return counts
 
     def _read_events(self, files: ImportFiles, store: Gathering) -> dict[str, int]:
         """Read clicks and, with ``shown_by`` events, impressions."""
         clicks, views = set(split_list(self.click_actions)), set(split_list(self.shown_actions))
-        counts = {
-            "other_events": 0, "events_without_query_id": 0, "events_without_item": 0, "impressions_without_rank": 0,
-            "impressions_below_max_rank": 0,
-        }  # fmt: skip
+        names = ("other_events", "events_without_query_id", "events_without_item", "repeated_clicks",
+                 "impressions_without_rank", "repeated_impressions", "impressions_below_max_rank")  # fmt: skip
+        counts = dict.fromkeys(names, 0)
         for where, row in files.rows(EVENTS):
             action = str(row.get("action_name") or "").strip()
             showing = action in views and self.shown_by == "events"
@@ -181,12 +183,16 @@ class Ubi(ClickRules):
                 counts["events_without_item" if search else "events_without_query_id"] += 1
                 continue
             if action in clicks:
-                store.sql("INSERT OR IGNORE INTO clicked VALUES (?, ?)", (search, item_id))
+                counts["repeated_clicks"] += not store.sql(
+                    "INSERT OR IGNORE INTO clicked VALUES (?, ?)", (search, item_id)
+                ).rowcount
             if showing:
                 field, rank = _rank(_with_attributes(row, where), where)
                 counts["impressions_without_rank"] += rank is None
                 if rank is not None:
-                    store.sql("INSERT OR IGNORE INTO viewed VALUES (?, ?, ?, ?)", (search, item_id, rank, field))
+                    counts["repeated_impressions"] += not store.sql(
+                        "INSERT OR IGNORE INTO viewed VALUES (?, ?, ?, ?)", (search, item_id, rank, field)
+                    ).rowcount
         if self.shown_by == "events":
             viewed = _count(store, "SELECT count(*) FROM viewed")
             counts["impressions_below_max_rank"] = viewed - store.sql(_SHOWN, (self.max_rank,)).rowcount

@@ -75,6 +75,8 @@ class ItemTemplate:
 
     def _words(self, item: Mapping[str, Any], field: str, where: str | None) -> list[str]:
         value = look_up(item, field)
+        if isinstance(value, str):
+            return value.split()  # most fields, and most of the time
         if not (inner := inner_fields(value)):
             return list(_flatten(value))
         raise InputError(

@@ -223,9 +223,9 @@ def test_raters_are_guessed_together_and_other_columns_are_only_named(tmp_path):
 
 
 def test_queries_of_triples_that_a_program_has_changed(tmp_path):
-    files = [plain(tmp_path / name, rows) for name, rows in (
-        ("t.tsv", [("1.0", "a", "b")]), ("q.tsv", [("1", "shoe")]), ("c.tsv", [("a", "x y"), ("b", "y z")]))]  # fmt: skip
-    with pytest.raises(InputError, match=r"t.tsv, line 1: there is no query '1.0'. There is '1': one of the two files"):
+    rows = {"t.tsv": [("1.0", "a", "b")], "q.tsv": [("1", "shoe")], "c.tsv": [("a", "x y"), ("b", "y z")]}
+    files = [plain(tmp_path / name, lines) for name, lines in rows.items()]
+    with pytest.raises(InputError, match=r"t.tsv, line 1: there is no query '1.0'. There is '1': one"):
         run_import("triples", files, None)
 
 
@@ -513,19 +513,20 @@ def test_custom_fields_are_cut(given, query, custom):
 def test_custom_fields_in_an_import(tmp_path):
     lists = workbench(
         tmp_path, ('red shoes#{"referenceAnswer":""}', "p1", "1"), ("coffee cup#\nreferenceAnswer: x", "p2", "0"),
-        ("travel cup#steel mug", "p3", "1"), ("learn C# fast", "p3", "0"),
+        ("travel cup#steel mug", "p3", "1"), ("learn C# fast", "p3", "0"), ("a C# book#for you", "p1", "0"),
     )  # fmt: skip
     files = [lists, items(tmp_path)]
     done = run_import("search-relevance", files, tmp_path / "out")
     queries = [row["query"] for row in read_rows(tmp_path / "out" / "judgments.jsonl")]
-    assert queries == ["red shoes", "coffee cup", "travel cup#steel mug", "learn C# fast"]
-    assert (done.target.counts["queries_with_custom_fields"], done.target.counts["queries_with_a_hash"]) == (2, 1)
+    assert queries == ["red shoes", "coffee cup", "travel cup#steel mug", "learn C# fast", "a C# book#for you"]
+    assert (done.target.counts["queries_with_custom_fields"], done.target.counts["queries_with_a_hash"]) == (2, 2)
     assert done.target.notes == (
-        "1 queries have a # in a word, such as 'travel cup#steel mug'. Where a reference answer follows it, as in "
-        "earlier versions of the workbench, set answers=cut.",
+        "Queries with a # inside a word: 2, such as 'travel cup#steel mug'. Where a reference answer follows it, as "
+        "in earlier versions of the workbench, set answers=cut.",
     )
     done = run_import("search-relevance", files, tmp_path / "cut", params={"answers": "cut"})
-    assert read_rows(tmp_path / "cut" / "judgments.jsonl")[2]["query"] == "travel cup" and not done.target.notes
+    queries = [row["query"] for row in read_rows(tmp_path / "cut" / "judgments.jsonl")]
+    assert queries == ["red shoes", "coffee cup", "travel cup", "learn C# fast", "a C# book"] and not done.target.notes
 
 
 # Objects as text

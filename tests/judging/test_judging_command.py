@@ -77,7 +77,7 @@ def test_the_workbenchs_custom_fields_do_not_hide_its_ratings(darl, tmp_path):
     code, out, _ = darl(*words)
     assert code == 0 and "2 of 12 pairs graded, 0 skipped, 10 unanswered" in out
     assert "queries with custom fields: 2, queries with a hash: 1, judgments in the file: 3" in out
-    assert "1 queries have a # in a word, such as 'task 2#steel mug'" in out
+    assert "Queries with a # inside a word: 1, such as 'task 2#steel mug'" in out
     code, out, _ = darl(*words, "--set", "workbench.answers=cut")
     assert code == 0 and "3 of 12 pairs graded" in out
 

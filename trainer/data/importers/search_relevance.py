@@ -85,10 +85,10 @@ class SearchRelevance:
             for given, ratings in _entries(where, document):
                 query, custom = cut_custom_fields(given)
                 counts["queries_with_custom_fields"] += custom
-                if not custom and _ANSWER.search(query):
+                if not custom and (answer := _ANSWER.search(query)):
                     counts["queries_with_a_hash"] += 1
                     hashed = hashed or query
-                    query = query.partition("#")[0].strip() if self.answers == "cut" else query
+                    query = query[: answer.start() + 1] if self.answers == "cut" else query
                 counts["queries_without_ratings"] += not ratings
                 for at, rating in ratings:
                     if is_unjudged(rating["rating"]):
@@ -101,7 +101,7 @@ class SearchRelevance:
         notes: tuple[str, ...] = ()
         if hashed and self.answers == "keep":
             notes = (
-                f"{counts['queries_with_a_hash']} queries have a # in a word, such as {short(hashed)}. "
+                f"Queries with a # inside a word: {counts['queries_with_a_hash']:,}, such as {short(hashed)}. "
                 "Where a reference answer follows it, as in earlier versions of the workbench, set answers=cut.",
             )
         if not counts["judgment_lists"]:

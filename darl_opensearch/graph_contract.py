@@ -13,6 +13,7 @@ from typing import Any
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 OPSET, IR_VERSION = 17, 8
+MAX_TOKENS = 512  # ML Commons truncates longer pairs
 ENCODE_INPUTS = ("input_ids", "attention_mask")
 MEET_INPUTS = (
     "query_tokens", "query_scales", "query_ids", "query_pooled", "query_ood", "item_tokens", "item_scales", "item_mask",

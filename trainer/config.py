@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from darl_opensearch.bundle import check_name
 from darl_opensearch.errors import InputError, UsageError
+from darl_opensearch.graph_contract import MAX_TOKENS
 from darl_opensearch.scores import GradeScale
 from darl_opensearch.settings import Settings, read_toml, setting
 from darl_opensearch.text import ItemTemplate
@@ -29,14 +30,20 @@ class Model(Settings, table="model"):
     )  # fmt: skip
     query_cap: int = setting(64, "maximum tokens per query", least=4)
     item_cap: int = setting(192, "maximum tokens per item; longer texts are truncated when rendered", least=8)
+    query_prompt: str | None = setting(
+        None, "text before each query, not counted by query_cap; empty: none; default: the base's own prompt"
+    )
+    item_prompt: str | None = setting(
+        None, "the same before each item, for the split backbone"
+    )  # fmt: skip
 
     def check(self) -> None:
         """Check the name, and the caps together."""
         check_name(self.name, self.version)
-        if self.query_cap + self.item_cap + 4 > 512:
+        if self.query_cap + self.item_cap + 4 > MAX_TOKENS:
             raise UsageError(
                 f"[model] query_cap + item_cap + 4 is {self.query_cap + self.item_cap + 4} tokens",
-                todo="stay within 512: ML Commons truncates longer pairs",
+                todo=f"stay within {MAX_TOKENS}: ML Commons truncates longer pairs",
             )
 
 

@@ -20,7 +20,6 @@ from benchmarks.quality.compare import BASE
 from benchmarks.quality.data import ID_DOMAINS, OOD_DOMAIN, Judged, Texts, lay_out
 from darl_opensearch.io.digest import digest_data
 from darl_opensearch.io.writing import new_file
-from darl_opensearch.scoring.encode import CappedTokenizer
 from darl_opensearch.text import ItemRenderer, ItemTemplate
 from trainer.models.base import LAST
 from trainer.training_data.pairs import Pairs
@@ -129,17 +128,16 @@ class Remembering(sets.Bf16Split):
     """The base model, which encodes a text once however many shifts have it: they differ in token rarity alone."""
 
     def _encode_texts(
-        self, texts: Sequence[str], advance: Callable[[int], object], layers: str, tokens: CappedTokenizer | None = None
+        self, texts: Sequence[str], advance: Callable[[int], object], layers: str, half: str
     ) -> tuple[list[tuple[Tensor, Tensor]], Tensor, Tensor | None]:
         if layers != LAST:
-            return super()._encode_texts(texts, advance, layers, tokens)
-        known: dict[tuple[bool, str], tuple[tuple[Tensor, Tensor], Tensor]] = self.__dict__.setdefault("known", {})
-        is_query = tokens is not None
-        new = [text for text in dict.fromkeys(texts) if (is_query, text) not in known]
+            return super()._encode_texts(texts, advance, layers, half)
+        known: dict[tuple[str, str], tuple[tuple[Tensor, Tensor], Tensor]] = self.__dict__.setdefault("known", {})
+        new = [text for text in dict.fromkeys(texts) if (half, text) not in known]
         if new:
-            states, pooled, _ = super()._encode_texts(new, advance, layers, tokens)
-            known.update(zip(((is_query, text) for text in new), zip(states, pooled, strict=True), strict=True))
-        halves = [known[is_query, text] for text in texts]
+            states, pooled, _ = super()._encode_texts(new, advance, layers, half)
+            known.update(zip(((half, text) for text in new), zip(states, pooled, strict=True), strict=True))
+        halves = [known[half, text] for text in texts]
         return [states for states, _ in halves], torch.stack([pooled for _, pooled in halves]), None
 
 

@@ -97,7 +97,7 @@ def encode(folder: Path, cache: Path, *, seed: int) -> Encoded:
         table = model.feature_table(pairs.queries, pairs.items, pairs.index, layers="average")
         judged = dict.fromkeys(item_id for row in texts.judged for item_id, _ in row)
         rest = [item_id for item_id in cut if item_id not in judged]
-        more = [model.pool_texts([cut[i] for i in rest], layers=layers) for layers in ("last", "average")]
+        more = [model.pool_texts([cut[i] for i in rest], "item", layers=layers) for layers in ("last", "average")]
         items = [torch.cat(parts) for parts in zip((table.tables[1], table.averaged[1]), more, strict=True)]
         domains = [texts.passage_domain[item_id] for item_id in (*judged, *rest)]
         with new_file(path) as work, work.open("wb") as file:

@@ -72,7 +72,7 @@ def encode(model: SplitReranker, sequence: TokenSequence) -> Half:
     ids = torch.tensor([sequence.ids])
     ones = torch.ones_like(ids)
     states, _ = model.encode(ids, ones, torch.arange(ids.shape[1])[None], ones[:, None] * ones[:, :, None], "last")
-    pooled = model.pool(states, ones.float(), torch.arange(ids.shape[1])[None])
+    pooled = model.pool(states, ones.float(), torch.arange(ids.shape[1])[None], "item")
     content = (model.rarity[ids[0]] > 0).float()
     return Half(ids[0], to_units(states)[0], torch.ones_like(content), content, pooled[0])
 

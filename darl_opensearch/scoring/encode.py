@@ -35,16 +35,33 @@ class TokenSequence(NamedTuple):
 
 
 @dataclass(frozen=True)
+class _Half:
+    """The template's own tokens before and after a text that is encoded alone."""
+
+    before: list[int]
+    after: list[int]
+
+    @property
+    def prompt(self) -> int:
+        """Number of the prompt's tokens: those between the first token and the text."""
+        return max(0, len(self.before) - 1)
+
+    def around(self, text: list[int]) -> TokenSequence:
+        """Put a text into the half."""
+        ids = [*self.before, *text, *self.after]
+        return TokenSequence(ids, [0] * len(ids))
+
+
+@dataclass(frozen=True)
 class _Frame:
-    """The template's own tokens before, between and after the texts."""
+    """The template's own tokens before, between and after query and item."""
 
     parts: tuple[TokenSequence, ...]
 
     @classmethod
     def of(cls, encoding: Encoding) -> _Frame:
-        """Read the frame from an encoded example."""
-        texts = max((place for place in encoding.sequence_ids if place is not None), default=0) + 1
-        parts, current = [TokenSequence([], []) for _ in range(texts + 1)], 0
+        """Read the frame from an encoded example pair."""
+        parts, current = [TokenSequence([], []) for _ in range(3)], 0
         for token, kind, place in zip(encoding.ids, encoding.type_ids, encoding.sequence_ids, strict=True):
             if place is None:
                 parts[current].ids.append(token)
@@ -63,6 +80,12 @@ class _Frame:
             types += after.type_ids
         return TokenSequence(ids, types)
 
+    def halves(self) -> tuple[_Half, _Half]:
+        """Take query and item apart, where the type ids change."""
+        before, between, after = self.parts
+        switch = between.type_ids.index(1) if 1 in between.type_ids else len(between.ids)
+        return _Half(before.ids, between.ids[:switch]), _Half(between.ids[switch:], after.ids)
+
 
 class CappedTokenizer:
     """Tokenises queries and items separately, each cut to its cap.
@@ -72,18 +95,28 @@ class CappedTokenizer:
 
     def __init__(self, tokenizer: Tokenizer, query_cap: int, item_cap: int) -> None:
         self._tokenizer, self._query_cap, self._item_cap = tokenizer, query_cap, item_cap
-        self._single, self._pair = _Frame.of(tokenizer.encode("a")), _Frame.of(tokenizer.encode("a", "b"))
+        self._pair = _Frame.of(tokenizer.encode("a", "b"))
+        self._query, self._item = self._pair.halves()
         special = special_ids(tokenizer)
         self._content = np.ones(max([tokenizer.get_vocab_size(), *(i + 1 for i in special)]), dtype=np.bool_)
         self._content[special] = False
 
+    @property
+    def prompts(self) -> tuple[int, int]:
+        """Numbers of tokens of the query's and of the item's prompt, in a template of the split backbone."""
+        return self._query.prompt, self._item.prompt
+
     def query(self, text: str) -> TokenSequence:
-        """Tokenise a query as a sequence of its own."""
-        return self._single.around(*self._ids([text], self._query_cap))
+        """Tokenise a query as a sequence of its own, with its prompt."""
+        return self.queries([text])[0]
+
+    def queries(self, texts: Sequence[str]) -> list[TokenSequence]:
+        """Tokenise queries, each as a sequence of its own, with its prompt."""
+        return [self._query.around(ids) for ids in self._ids(texts, self._query_cap)]
 
     def items(self, texts: Sequence[str]) -> list[TokenSequence]:
-        """Tokenise items, each as a sequence of its own."""
-        return [self._single.around(ids) for ids in self._ids(texts, self._item_cap)]
+        """Tokenise items, each as a sequence of its own, with its prompt."""
+        return [self._item.around(ids) for ids in self._ids(texts, self._item_cap)]
 
     def pairs(self, query: str, items: Sequence[str]) -> list[TokenSequence]:
         """Tokenise a query with each item, in order."""

@@ -51,6 +51,7 @@ class HalfScorer:
         self._meet = open_session(bundle.file(meet), "cpu").session
         self._sides = open_session(bundle.file(sides), "cpu").session if sides in bundle.digests else None
         self._token_budget, self._at_once = token_budget, 1 if int8 else None
+        self._query_prompt, self._item_prompt = tokenizer.prompts
         self.keys = StateKeys.of_bundle(bundle, int8=int8)
         self._side_cache: OrderedDict[bytes, float] = OrderedDict()
         self._query_cache: OrderedDict[str, dict[str, NDArray[Any]]] = OrderedDict()
@@ -86,7 +87,8 @@ class HalfScorer:
         share = max(1, -(-sum(lengths) // self._workers.threads))  # of each thread
         batches = plan_batches(lengths, token_budget=min(MEET_TOKENS, share + max([1, *lengths])))
         self._workers.run(meet, batches, deadline)
-        return rows, sum(lengths) + len(lengths) * len(query_inputs["query_ids"])
+        framing = len(query_inputs["query_ids"]) + self._query_prompt + self._item_prompt
+        return rows, sum(lengths) + len(lengths) * framing
 
     def fill(
         self, texts: Mapping[bytes, str], deadline: Deadline | None = None, *, wait: bool = False
@@ -112,9 +114,10 @@ class HalfScorer:
         def encode(batch: NDArray[np.int64]) -> None:
             token_states, pooled = self._run_encoder([sequences[place] for place in batch])
             for row, place in enumerate(batch.tolist()):
-                size = len(sequences[place].ids)
-                content = self._tokens.are_content(sequences[place].ids)
-                states[keys[place]] = ItemState.of(token_states[row, :size], content, pooled[row])
+                ids = sequences[place].ids
+                rows, content = token_states[row, : len(ids)], self._tokens.are_content(ids)
+                rows, content = (_drop_prompt(values, self._item_prompt) for values in (rows, content))
+                states[keys[place]] = ItemState.of(rows, content, pooled[row])
 
         batches = plan_batches([len(s.ids) for s in sequences], token_budget=self._token_budget, pairs=self._at_once)
         self._workers.run(encode, batches, deadline)
@@ -128,10 +131,11 @@ class HalfScorer:
                 return cached
         sequence = self._tokens.query(query)
         states, pooled = self._run_encoder([sequence])
-        rounded, scales = round_states(states[0], QUERY_LEVELS)
+        rounded, scales = round_states(_drop_prompt(states[0], self._query_prompt), QUERY_LEVELS)
         encoded = {
             "query_tokens": np.ascontiguousarray(rounded.T.astype(np.int8)), "query_scales": scales,
-            "query_ids": np.array(sequence.ids, dtype=np.int64), "query_pooled": pooled[0],
+            "query_ids": _drop_prompt(np.array(sequence.ids, dtype=np.int64), self._query_prompt),
+            "query_pooled": pooled[0],
             "query_ood": self._run_sides(pooled)[:, 0] if self._sides else np.zeros(1, np.float32),
         }  # fmt: skip
         self._cache(self._query_cache, {query: encoded}, QUERIES_KEPT)
@@ -164,6 +168,15 @@ class HalfScorer:
     def _run_sides(self, pooled: Floats) -> Floats:
         sides: Floats = self._sides.run(None, {"pooled": pooled})[0]  # type: ignore[union-attr]
         return sides
+
+
+def _drop_prompt(rows: NDArray[Any], prompt: int) -> NDArray[Any]:
+    """Leave out the prompt's tokens, which have no weight among the token similarities.
+
+    :param rows: ``[s, …]``, of the tokens of a half.
+    :param prompt: number of the prompt's tokens, after the first token.
+    """
+    return np.delete(rows, np.s_[1 : 1 + prompt], axis=0) if prompt else rows
 
 
 def stack_states(states: Sequence[ItemState]) -> dict[str, NDArray[Any]]:

@@ -61,8 +61,10 @@ def tiny_tokenizer(kind: str) -> tuple[Tokenizer, str, str]:
     return tokenizer, cls, sep
 
 
-def write_base(folder: Path, kind: str, *, pooling: str | None = None, positions: int = 300) -> Path:
-    """A random encoder of one or two layers with its tokenizer."""
+def write_base(
+    folder: Path, kind: str, *, pooling: str | None = None, positions: int = 300, scale: float = 0.02
+) -> Path:
+    """A random encoder of one or two layers with its tokenizer; with a larger scale texts differ more."""
     from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
     tokenizer, cls, sep = tiny_tokenizer("bert" if kind in ("bert", "distilbert") else kind)
@@ -73,6 +75,8 @@ def write_base(folder: Path, kind: str, *, pooling: str | None = None, positions
         shape |= {"n_embd": 32, "n_layer": 1, "n_head": 2}
     else:
         shape |= {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    if kind in ("bert", "roberta", "xlm-roberta"):
+        shape["initializer_range"] = scale
     if "roberta" in kind:
         shape |= {"type_vocab_size": 1, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
     torch.manual_seed(11)

@@ -236,7 +236,7 @@ def test_averaged_layers_everywhere_the_same(starts, backbone):
         assert not torch.allclose(wanted, last.halves[side], atol=5e-4)
     assert torch.allclose(both.head_input, last.head_input, atol=1e-6)
     if model.halves == 2:
-        assert torch.allclose(model.pool_texts(items, layers="average"), both.averaged[1], atol=1e-5)
+        assert torch.allclose(model.pool_texts(items, "item", layers="average"), both.averaged[1], atol=1e-5)
         ids = torch.tensor([model.tokenizer().encode(items[0]).ids])  # by hand: the mean over tokens and layers
         states = model.encoder(ids, output_hidden_states=True).hidden_states[1:]
         mean = torch.stack(states).mean((0, 2))[0]

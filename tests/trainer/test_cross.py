@@ -162,7 +162,7 @@ def test_no_pairs(models):
     assert found.head_input.shape == (0, 33) and found.halves[0].shape == (0, 32)
     assert models["bert"].feature_table([], [], torch.zeros(0, 2, dtype=torch.int64)).head_input.shape == (0, 33)
     with pytest.raises(UsageError, match="reads query and item together"):
-        models["bert"].pool_texts(["x"])
+        models["bert"].pool_texts(["x"], "item")
 
 
 @pytest.mark.parametrize("kind", KINDS)

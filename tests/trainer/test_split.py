@@ -272,7 +272,7 @@ def test_pooling_that_cannot_be_split(tmp_path):
     (name / "1_Pooling" / "config.json").write_text(
         '{"pooling_mode_mean_tokens": false, "pooling_mode_max_tokens": true}'
     )
-    with pytest.raises(UsageError, match="neither by mean nor by CLS"):
+    with pytest.raises(UsageError, match=r"pooling mode 'max' is not built \(1_Pooling/config.json\)"):
         load_encoder(str(name))
 
 
@@ -331,17 +331,26 @@ def test_a_checkpoint_with_too_few_positions(tmp_path):
     assert torch.isfinite(by_sequence(model, [("fire " * 80, "theft " * 80)]).head_input).all()
 
 
-def test_pooling_of_a_hub_model(tmp_path, monkeypatch, bases):
-    """A hub name pools as its folder would: here from a cache, as nothing is fetched."""
+@pytest.mark.parametrize("whole", [True, False])
+def test_pooling_of_a_hub_model(tmp_path, monkeypatch, bases, whole):
+    """A hub name pools as its folder would: here from a cache, as nothing is fetched.
+
+    A cache that transformers filled alone does not have the file that says how.
+    """
     import huggingface_hub.constants
     import transformers.utils.hub
 
     snapshot = tmp_path / "models--someone--small" / "snapshots" / ("0" * 40)
     shutil.copytree(bases["bert"], snapshot)
-    (snapshot / "1_Pooling").mkdir()
-    (snapshot / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_cls_token": True}))
+    if whole:
+        (snapshot / "1_Pooling").mkdir()
+        (snapshot / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_cls_token": True}))
     (tmp_path / "models--someone--small" / "refs").mkdir()
     (tmp_path / "models--someone--small" / "refs" / "main").write_text("0" * 40)
     monkeypatch.setattr(transformers.utils.hub, "TRANSFORMERS_CACHE", str(tmp_path))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    assert load_encoder("someone/small").pooling == "cls"
+    if whole:
+        assert load_encoder("someone/small").pooling == "cls"
+        return
+    with pytest.raises(InputError, match="how it pools cannot be told offline"):
+        load_encoder("someone/small")

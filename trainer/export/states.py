@@ -30,7 +30,7 @@ from darl_opensearch.states import ZERO, StateStore
 from trainer.export.dev_pairs import DevPairs
 from trainer.export.graph import ContractModule, trace
 from trainer.export.int8 import quantise, refit_calibration
-from trainer.models.base import AVERAGE, PairFeatures
+from trainer.models.base import AVERAGE, ITEM, PairFeatures
 from trainer.models.split import SplitReranker, to_units
 from trainer.ood.calibration import ood_columns
 from trainer.ood.fitted import FittedOod
@@ -61,6 +61,9 @@ def add_states(module: ContractModule, card: Card, work: Path, dev: DevPairs, da
     :return: the card with the measurements.
     """
     backbone, graphs = module.backbone, dict(card.graphs)
+    if not backbone.include_prompt and len(set(backbone.prompt_tokens)) > 1:
+        graphs[files.MEET] = {"left_out": "one encoder graph cannot leave prompts of two lengths out of its pooling"}
+        return dataclasses.replace(card, graphs=graphs)
     export_states(module, work)
     card = dataclasses.replace(card, states={"encoder": digest_encoder(backbone)})
     with StateStore(None) as store:
@@ -171,7 +174,8 @@ class EncodeModule(nn.Module):
         attention = attention_mask[:, None, :] * torch.ones_like(attention_mask)[:, :, None]
         states, mean = self.backbone.encode(input_ids, attention_mask, positions, attention, self.layers)
         mask = attention_mask.to(states)
-        pooled = [self.backbone.pool(part, mask, positions) for part in (states, mean) if part is not None]
+        # Either half: they pool alike, as add_states makes sure.
+        pooled = [self.backbone.pool(part, mask, positions, ITEM) for part in (states, mean) if part is not None]
         return to_units(states), torch.stack(pooled, dim=1)
 
 
@@ -286,7 +290,7 @@ def export_sides(ood: FittedOod, backbone: SplitReranker, path: Path) -> None:
 
 
 def _example_pooled(ood: FittedOod, backbone: SplitReranker) -> Tensor:
-    vector = F.normalize(torch.ones(backbone.encoder.config.hidden_size), dim=0)
+    vector = F.normalize(torch.ones(backbone.width), dim=0)
     return vector.repeat(2, 2 if ood.layers == AVERAGE else 1, 1)
 
 
@@ -309,5 +313,9 @@ def _export(module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[s
 def digest_encoder(backbone: SplitReranker) -> str:
     """Digest everything that item states depend on, except text, tokenizer, engine and precision."""
     weights = backbone.encoder.state_dict()
+    weights |= {f"projection.{name}": tensor for name, tensor in backbone.projection.state_dict().items()}
     digests = {name: digest_data(tensor.contiguous().numpy().tobytes()) for name, tensor in sorted(weights.items())}
-    return digest_json([digests, backbone.pooling, backbone.position_offset, backbone.encoder.config.to_dict()])
+    facts = [digests, backbone.pooling, backbone.position_offset, backbone.encoder.config.to_dict()]
+    if backbone.projection.steps or not backbone.include_prompt:  # otherwise stored states keep their names
+        facts += [backbone.projection.steps, backbone.include_prompt]
+    return digest_json(facts)

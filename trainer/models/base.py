@@ -16,6 +16,7 @@ from trainer.config import Config
 from trainer.models.heads import Head
 from trainer.registry import Registry
 
+HALVES = QUERY, ITEM = "query", "item"
 LAST, AVERAGE = "last", "average"  # layers that a half is pooled from
 CPU_TOKENS, GPU_TOKENS = 512, 32_768  # a CPU is fastest with small passes, a GPU with few large ones
 
@@ -82,6 +83,10 @@ class Backbone(Protocol):
     standardises: bool  # whether a head stage may bring the features to mean 0 and spread 1
     quantises: bool  # whether its scores survive dynamic int8 quantisation
 
+    @property
+    def width(self) -> int:
+        """Size of an embedding of :class:`PairFeatures`."""
+
     @classmethod
     def from_base(cls, config: Config, head: str) -> Backbone:
         """Make an untrained model from the checkpoint ``[model] base``, in evaluation mode.
@@ -120,10 +125,13 @@ class Backbone(Protocol):
         :param advance: called with the number of texts just encoded, or of pairs if they are read together.
         """
 
-    def pool_texts(self, texts: Sequence[str], *, layers: str = ..., advance: Callable[[int], object] = ...) -> Tensor:
+    def pool_texts(
+        self, texts: Sequence[str], half: str, *, layers: str = ..., advance: Callable[[int], object] = ...
+    ) -> Tensor:
         """Encode halves alone, without gradient; only if ``halves`` is 2.
 
         :param texts: queries or rendered items.
+        :param half: which of them: ``query`` or ``item``.
         :param layers: pool the ``last`` layer or the ``average`` of layers.
         :param advance: called with the number of texts just encoded.
         :return: ``[n, h]`` of unit length.

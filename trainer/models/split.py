@@ -2,13 +2,15 @@
 
 One sequence ``[CLS] query [SEP] [CLS] item [SEP]``; each half attends to itself only, has positions from 0 and
 token-type embedding 0, so that the halves' states are those of two separate encodings (PreTTR, MacAvaney et al. 2020,
-arXiv:2004.14255). The halves are compared in the head's input only: the cosine of the pooled halves, and token
+arXiv:2004.14255). A base's prompts are part of the template, after each ``[CLS]``; they have no weight among the token
+similarities. The halves are compared in the head's input only: the cosine of the pooled halves, and token
 similarities pooled by Gaussian kernels (K-NRM, Xiong et al. 2017, arXiv:1706.06613) and by their maximum, with query
 tokens weighted by inverse document frequency.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -22,13 +24,27 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from darl_opensearch.errors import UsageError
+from darl_opensearch.graph_contract import MAX_TOKENS
 from darl_opensearch.scoring.batching import plan_batches
 from darl_opensearch.scoring.encode import CappedTokenizer, pad_batch, special_ids
 from trainer.config import Config
-from trainer.models.base import AVERAGE, BACKBONES, LAST, FeatureTable, PairFeatures, average_layers, token_budget
+from trainer.models.base import (
+    AVERAGE,
+    BACKBONES,
+    HALVES,
+    ITEM,
+    LAST,
+    QUERY,
+    FeatureTable,
+    PairFeatures,
+    average_layers,
+    token_budget,
+)
+from trainer.models.framing import Prompts, copy_plain, make_half_template, tokenise_prompt
 from trainer.models.heads import HEADS
-from trainer.models.sources import EncoderSource, load_encoder, make_pair_tokenizer
+from trainer.models.joint import check_length
+from trainer.models.pooling import MEAN, Projection, pool
+from trainer.models.sources import EncoderSource, load_encoder
 
 KERNEL_CENTRES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0)
 KERNEL_WIDTH = 0.05
@@ -44,6 +60,9 @@ class SplitReranker(nn.Module):
     :param encoder: a transformers encoder whose attention takes a ``[n, s, s]`` mask.
     :param tokenizer: its tokenizer, with the bundle's pair template and truncation.
     :param pooling: ``mean`` or ``cls``, as the bi-encoder was trained.
+    :param include_prompt: whether a mean is over the prompt too.
+    :param projection: the bi-encoder's layers after the pooling.
+    :param prompts: texts whose tokens the template has.
     :param position_offset: first position id (0 for BERT, padding index + 1 for RoBERTa).
     """
 
@@ -59,18 +78,21 @@ class SplitReranker(nn.Module):
         *,
         query_cap: int,
         item_cap: int,
-        pooling: str = "mean",
+        pooling: str = MEAN,
+        include_prompt: bool = True,
+        projection: Projection | None = None,
+        prompts: Prompts | None = None,
         position_offset: int = 0,
         head: str = "cumulative",
     ) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder, self.projection = encoder, projection or Projection()
         self.head = HEADS[head].make(INPUT_WIDTH, gains)
         self.head_name = head
         self.gains, self.pooling, self.position_offset = gains, pooling, position_offset
+        self.include_prompt, self.prompts = include_prompt, prompts or Prompts()
         self.query_cap, self.item_cap = query_cap, item_cap
-        self._tokenizer = tokenizer
-        self._query_tokens, self._item_tokens = (CappedTokenizer(tokenizer, c, c) for c in (query_cap, item_cap))
+        self._tokenizer, self._capped = tokenizer, CappedTokenizer(tokenizer, query_cap, item_cap)
         self.register_buffer("centres", torch.tensor(KERNEL_CENTRES))
         rarity = torch.ones(encoder.config.vocab_size)
         rarity[special_ids(tokenizer)] = 0.0
@@ -86,7 +108,8 @@ class SplitReranker(nn.Module):
         """
         model = config.model
         gains, caps = config.grades.scale.gains, {"query_cap": model.query_cap, "item_cap": model.item_cap}
-        return cls.from_source(load_encoder(model.base), gains, head=head, **caps).eval()
+        source = load_encoder(model.base, query_prompt=model.query_prompt, item_prompt=model.item_prompt)
+        return cls.from_source(source, gains, head=head, **caps).eval()
 
     @classmethod
     def from_source(
@@ -100,20 +123,32 @@ class SplitReranker(nn.Module):
     ) -> SplitReranker:
         """Make a model that ranks as the bi-encoder's cosine does.
 
-        :raises UsageError: if the checkpoint has too few positions.
+        :raises UsageError: if the checkpoint has too few positions, or a prompt cannot be in the template.
         """
-        length = query_cap + item_cap + 4
-        positions = source.encoder.config.max_position_embeddings - source.position_offset
-        if length > positions:
-            raise UsageError(
-                f"[model] query_cap + item_cap + 4 is {length} tokens and the base model has {positions} positions",
-                todo="lower the caps, or choose another base",
-            )
-        tokenizer = make_pair_tokenizer(source.tokenizer, source.cls, source.sep, length)
+        modules, prompts = source.modules, source.prompts
+        plain = copy_plain(source.tokenizer)
+        tokens = [
+            tokenise_prompt(plain, prompt, key=f"{half}_prompt", alone=not modules.include_prompt)
+            for half, prompt in dataclasses.asdict(prompts).items()
+        ]
+        tokenizer = make_half_template(plain, source.cls, source.sep, tokens, caps=query_cap + item_cap)
+        length = int(tokenizer.truncation["max_length"])
+        check_length(length, source.encoder.config, reserved=source.position_offset, most=MAX_TOKENS)
         return cls(
-            source.encoder, tokenizer, gains, query_cap=query_cap, item_cap=item_cap, pooling=source.pooling,
+            source.encoder, tokenizer, gains, query_cap=query_cap, item_cap=item_cap, pooling=modules.pooling,
+            include_prompt=modules.include_prompt, projection=modules.projection, prompts=prompts,
             position_offset=source.position_offset, head=head,
         )  # fmt: skip
+
+    @property
+    def width(self) -> int:
+        """Size of a half's embedding."""
+        return self.projection.width(int(self.encoder.config.hidden_size))
+
+    @property
+    def prompt_tokens(self) -> tuple[int, int]:
+        """Numbers of tokens of the query's and of the item's prompt, after the first token of each half."""
+        return self._capped.prompts
 
     @torch.no_grad()
     def fit_texts(self, items: Iterable[str]) -> None:
@@ -150,18 +185,20 @@ class SplitReranker(nn.Module):
         )
         return out.last_hidden_state, average_layers(out.hidden_states) if layers == AVERAGE else None
 
-    def pool(self, states: Tensor, mask: Tensor, position_ids: Tensor) -> Tensor:
+    def pool(self, states: Tensor, mask: Tensor, position_ids: Tensor, half: str) -> Tensor:
         """Pool the states of one half, as the bi-encoder does.
 
         :param states: ``[n, s, h]``.
         :param mask: ``[n, s]`` float, 1 for tokens of this half.
         :param position_ids: ``[n, s]`` int64 from 0 in each half.
+        :param half: ``query`` or ``item``.
         :return: ``[n, h]`` of unit length.
         """
-        weight = mask if self.pooling == "mean" else mask * (position_ids == 0).to(mask)
-        # A matrix product instead of a masked sum: half the memory, and one operator in the graph.
-        pooled = torch.bmm(weight[:, None, :], states).squeeze(1) / weight.sum(1, keepdim=True).clamp_min(1.0)
-        return F.normalize(pooled, dim=-1, eps=1e-9)
+        pooled = pool(
+            states, mask, position_ids, pooling=self.pooling, prompt=self.prompt_tokens[HALVES.index(half)],
+            include_prompt=self.include_prompt,
+        )  # fmt: skip
+        return F.normalize(self.projection(pooled), dim=-1, eps=1e-9)
 
     def compare(
         self, cosine: Tensor, query: tuple[Tensor, Tensor, Tensor], item: tuple[Tensor, Tensor, Tensor]
@@ -219,24 +256,28 @@ class SplitReranker(nn.Module):
         attention = same * attention_mask[:, None, :]
         states, mean = self.encode(input_ids, attention_mask, position_ids, attention, layers)
         query_mask, item_mask = query_part.to(states), item_part.to(states)
-        query = self.pool(states, query_mask, position_ids)
-        item = self.pool(states, item_mask, position_ids)
+        masks = dict(zip(HALVES, (query_mask, item_mask), strict=True))
+        query, item = (self.pool(states, mask, position_ids, half) for half, mask in masks.items())
         cosine = (query * item).sum(1)
-        head_input = self.compare(cosine, (states, query_mask, input_ids), (states, item_mask, input_ids))
-        averaged = () if mean is None else tuple(self.pool(mean, m, position_ids) for m in (query_mask, item_mask))
-        return PairFeatures(head_input, (query, item), averaged)
+        averaged = () if mean is None else tuple(self.pool(mean, m, position_ids, half) for half, m in masks.items())
+        for half, prompt in zip(HALVES, self.prompt_tokens, strict=True):
+            if prompt:
+                masks[half] = masks[half] * ((position_ids == 0) | (position_ids > prompt)).to(states)
+        sides = [(states, mask, input_ids) for mask in masks.values()]
+        return PairFeatures(self.compare(cosine, *sides), (query, item), averaged)
 
     def pair_features(self, queries: Sequence[str], items: Sequence[str], *, layers: str = LAST) -> PairFeatures:
         """Encode pairs of texts, each distinct text once."""
         halves, sides, averaged = [], [], []
-        for texts, tokens in ((queries, self._query_tokens), (items, self._item_tokens)):
+        for half, texts in zip(HALVES, (queries, items), strict=True):
             distinct = list(dict.fromkeys(texts))
             order: list[int] = []
             parts: list[tuple[Tensor, ...]] = []
-            for batch, ids, mask in self._batches(distinct, tokens):
-                states, pooled, mean = self._encode_halves(ids, mask, layers)
+            for batch, ids, mask in self._batches(distinct, half):
+                states, pooled, mean = self._encode_halves(ids, mask, layers, half)
                 order += batch
-                parts.append((states, mask.to(states), ids, pooled, *(() if mean is None else (mean,))))
+                tokens = (self._drop_prompt(values, half) for values in (states, mask.to(states), ids))
+                parts.append((*tokens, pooled, *(() if mean is None else (mean,))))
             place = {distinct[i]: row for row, i in enumerate(order)}
             rows = torch.tensor([place[text] for text in texts], device=self.rarity.device)
             states, mask, ids = (_pad_to_longest([part[n] for part in parts])[rows] for n in range(3))
@@ -262,7 +303,7 @@ class SplitReranker(nn.Module):
         Queries' states are kept in memory; items are processed in chunks.
         """
         head_input = torch.zeros(len(pairs), INPUT_WIDTH)
-        query_states, query_pooled, query_mean = self._encode_texts(queries, advance, layers, self._query_tokens)
+        query_states, query_pooled, query_mean = self._encode_texts(queries, advance, layers, QUERY)
         item_pooled = torch.zeros(len(items), query_pooled.shape[1])
         item_mean = None if query_mean is None else torch.zeros_like(item_pooled)
         order = sorted(range(len(items)), key=lambda i: len(items[i]))
@@ -270,7 +311,7 @@ class SplitReranker(nn.Module):
         starts = torch.searchsorted(pairs[by_item, 1].contiguous(), torch.arange(len(items) + 1))
         for begin in range(0, len(items), CHUNK):
             chunk = order[begin : begin + CHUNK]
-            states, pooled, mean = self._encode_texts([items[i] for i in chunk], advance, layers)
+            states, pooled, mean = self._encode_texts([items[i] for i in chunk], advance, layers, ITEM)
             item_pooled[chunk] = pooled
             if item_mean is not None and mean is not None:
                 item_mean[chunk] = mean
@@ -291,12 +332,12 @@ class SplitReranker(nn.Module):
 
     @torch.no_grad()
     def pool_texts(
-        self, texts: Sequence[str], *, layers: str = LAST, advance: Callable[[int], object] = lambda n: None
+        self, texts: Sequence[str], half: str, *, layers: str = LAST, advance: Callable[[int], object] = lambda n: None
     ) -> Tensor:
         """Encode halves alone, without token similarities."""
-        parts = [torch.zeros(0, self.encoder.config.hidden_size)]
+        parts = [torch.zeros(0, self.width)]
         for begin in range(0, len(texts), CHUNK):
-            _, last, mean = self._encode_texts(texts[begin : begin + CHUNK], advance, layers)
+            _, last, mean = self._encode_texts(texts[begin : begin + CHUNK], advance, layers, half)
             parts.append(last if mean is None else mean)
         return torch.cat(parts)
 
@@ -305,18 +346,15 @@ class SplitReranker(nn.Module):
         return tensors[0].to(device), tensors[1].to(device), tensors[2].to(device)
 
     def _encode_texts(
-        self,
-        texts: Sequence[str],
-        advance: Callable[[int], object],
-        layers: str,
-        tokens: CappedTokenizer | None = None,
+        self, texts: Sequence[str], advance: Callable[[int], object], layers: str, half: str
     ) -> tuple[list[tuple[Tensor, Tensor]], Tensor, Tensor | None]:
-        """Encode texts to states and ids without padding, pooled halves, and averaged halves or None."""
+        """Encode texts to states and ids without padding and prompt, pooled halves, and averaged halves or None."""
         states: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0))] * len(texts)
-        pooled = torch.zeros(len(texts), self.encoder.config.hidden_size)
+        pooled = torch.zeros(len(texts), self.width)
         averaged = torch.zeros_like(pooled) if layers == AVERAGE else None
-        for chunk, ids, mask in self._batches(texts, tokens or self._item_tokens):
-            last, halves, mean = self._encode_halves(ids, mask, layers)
+        for chunk, ids, mask in self._batches(texts, half):
+            last, halves, mean = self._encode_halves(ids, mask, layers, half)
+            last, ids, mask = (self._drop_prompt(values, half) for values in (last, ids, mask))
             pooled[chunk] = halves.float().cpu()
             if averaged is not None and mean is not None:
                 averaged[chunk] = mean.float().cpu()
@@ -326,26 +364,32 @@ class SplitReranker(nn.Module):
             advance(len(chunk))
         return states, pooled, averaged
 
-    def _encode_halves(self, ids: Tensor, mask: Tensor, layers: str) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _drop_prompt(self, values: Tensor, half: str) -> Tensor:
+        """Leave out the prompt's tokens of ``[n, s, …]``."""
+        prompt = self.prompt_tokens[HALVES.index(half)]
+        return torch.cat([values[:, :1], values[:, 1 + prompt :]], dim=1) if prompt else values
+
+    def _encode_halves(self, ids: Tensor, mask: Tensor, layers: str, half: str) -> tuple[Tensor, Tensor, Tensor | None]:
         """Encode single texts to last states, pooled halves, and averaged halves or None."""
         positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
         attention = mask[:, None, :].expand(-1, ids.shape[1], -1)
         states, mean = self.encode(ids, mask, positions, attention, layers)
         weight = mask.to(states)
-        averaged = None if mean is None else self.pool(mean, weight, positions)
-        return states, self.pool(states, weight, positions), averaged
+        averaged = None if mean is None else self.pool(mean, weight, positions, half)
+        return states, self.pool(states, weight, positions, half), averaged
 
-    def _batches(self, texts: Sequence[str], tokens: CappedTokenizer) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+    def _batches(self, texts: Sequence[str], half: str) -> Iterator[tuple[list[int], Tensor, Tensor]]:
         """Yield places, token ids and mask of texts of similar length."""
-        sequences, device = tokens.items(texts), self.rarity.device
+        sequences = self._capped.queries(texts) if half == QUERY else self._capped.items(texts)
+        device = self.rarity.device
         for batch in plan_batches([len(sequence.ids) for sequence in sequences], token_budget=token_budget(device)):
             padded = pad_batch([sequences[i] for i in batch])
             ids, mask = (torch.from_numpy(padded[name]).to(device) for name in ("input_ids", "attention_mask"))
             yield batch.tolist(), ids, mask
 
     def encoder_parameters(self) -> list[nn.Parameter]:
-        """List the encoder's parameters."""
-        return list(self.encoder.parameters())
+        """List the parameters of the encoder and of the layers after its pooling."""
+        return [*self.encoder.parameters(), *self.projection.parameters()]
 
     def tokenizer(self) -> Tokenizer:
         """Return the pair tokenizer for the bundle."""
@@ -361,7 +405,8 @@ class SplitReranker(nn.Module):
         config = {
             "backbone": "split", "head": self.head_name, "gains": list(self.gains),
             "query_cap": self.query_cap, "item_cap": self.item_cap,
-            "pooling": self.pooling, "position_offset": self.position_offset,
+            "pooling": self.pooling, "include_prompt": self.include_prompt, "projection": self.projection.steps,
+            "prompts": dataclasses.asdict(self.prompts), "position_offset": self.position_offset,
             "encoder": self.encoder.config.to_dict(),
         }  # fmt: skip
         (folder / "backbone.json").write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
@@ -382,7 +427,9 @@ class SplitReranker(nn.Module):
         model = cls(
             encoder, Tokenizer.from_file(str(folder / "tokenizer.json")), tuple(config["gains"]),
             query_cap=config["query_cap"], item_cap=config["item_cap"], pooling=config["pooling"],
-            position_offset=config["position_offset"], head=config.get("head", "cumulative"),
+            include_prompt=config.get("include_prompt", True), projection=Projection(config.get("projection", ())),
+            prompts=Prompts(**config.get("prompts", {})), position_offset=config["position_offset"],
+            head=config.get("head", "cumulative"),
         )  # fmt: skip
         model.load_state_dict(load_file(folder / "model.safetensors"))
         return model.eval()

@@ -41,7 +41,7 @@ def fit_ood(features: Features, config: Ood, data: RunData) -> FittedOod:
     _, params = DETECTORS.resolve(config.detector, config.params)
     check_ood(config, features.model.halves)
     parts = count_halves(config.features, features.model.halves)
-    width = parts * int(features.model.encoder.config.hidden_size)
+    width = parts * features.model.width
     try:
         detector = _fit_detector(features, config, data)
     except ValueError as err:
@@ -73,7 +73,7 @@ def _fit_detector(features: Features, config: Ood, data: RunData) -> Any:
     """Fit a detector, with a ValueError for too few judged pairs."""
     make, params = DETECTORS.resolve(config.detector, config.params)
     parts = count_halves(config.features, features.model.halves)
-    detector: Any = make(parts * int(features.model.encoder.config.hidden_size), halves=parts, **params)
+    detector: Any = make(parts * features.model.width, halves=parts, **params)
     learnt = partial(_read_learnt, features, config, data)
     if DETECTORS[config.detector].make.fits_catalogue:
         detector.fit(learnt, partial(_read_unjudged, features, config, data))
@@ -161,7 +161,7 @@ def _read_unjudged(features: Features, config: Ood, data: RunData) -> Iterator[t
     sample = heapq.nsmallest(MOST_CATALOGUE, (item_id for item_id in data.items if item_id not in judged), key=hash_int)
     for start in range(0, len(sample), CHUNK):
         texts = [data.items[item_id].text for item_id in sample[start : start + CHUNK]]
-        yield (features.apart(texts, layers=config.layers),)
+        yield (features.apart((), texts, layers=config.layers)[1],)
 
 
 def _distances(features: Features, detector: Any, config: Ood, pairs: Pairs) -> Tensor:

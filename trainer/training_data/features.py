@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from trainer.models.base import AVERAGE, LAST, Backbone, FeatureTable
+from trainer.models.base import AVERAGE, HALVES, LAST, Backbone, FeatureTable
 from trainer.models.device import choose_device, on
 from trainer.training_data.pairs import Pairs
 
@@ -24,7 +24,7 @@ class Features:
     ) -> None:
         self.model, self.advance, self.device = model, advance, choose_device(device)
         self._tables: dict[tuple[bytes, str], FeatureTable] = {}
-        self._halves: dict[str, dict[str, Tensor]] = {}  # by layers, then by text
+        self._halves: dict[tuple[str, str], dict[str, Tensor]] = {}  # by half and layers, then by text
 
     def of(self, pairs: Pairs, *, layers: str = LAST) -> FeatureTable:
         """Features of some pairs by the current encoder; of equal pairs, those that are known.
@@ -38,23 +38,27 @@ class Features:
                 )
             self._tables[key] = table
             if self.model.halves == 2:
-                for texts, rows in zip((pairs.queries, pairs.items), table.tables, strict=True):
-                    self._halves.setdefault(LAST, {}).update(zip(texts, rows, strict=True))
+                for half, texts, rows in zip(HALVES, (pairs.queries, pairs.items), table.tables, strict=True):
+                    self._halves.setdefault((half, LAST), {}).update(zip(texts, rows, strict=True))
         return self._tables[key]
 
-    def apart(self, texts: Sequence[str], *, layers: str = LAST) -> Tensor:
-        """Features of single queries or items, ``[n, h]`` of unit length, by a backbone that encodes them separately.
+    def apart(self, queries: Sequence[str], items: Sequence[str], *, layers: str = LAST) -> tuple[Tensor, Tensor]:
+        """Features of single queries and items, by a backbone that encodes them separately.
 
         :param layers: ``last`` or ``average``.
+        :return: ``[n, h]`` of unit length, of the queries and of the items.
         """
-        encoded = self._halves.setdefault(layers, {})
-        if fresh := [text for text in dict.fromkeys(texts) if text not in encoded]:
-            with on(self.model, self.device):
-                encoded.update(
-                    zip(fresh, self.model.pool_texts(fresh, layers=layers, advance=self.advance), strict=True)
-                )
-        width = int(self.model.encoder.config.hidden_size)
-        return torch.stack([encoded[text] for text in texts]) if texts else torch.zeros(0, width)
+        known = [self._halves.setdefault((half, layers), {}) for half in HALVES]
+        sides = list(zip(HALVES, (queries, items), known, strict=True))
+        fresh = [[text for text in dict.fromkeys(texts) if text not in rows] for _, texts, rows in sides]
+        if any(fresh):
+            with on(self.model, self.device):  # once for both
+                for (half, _, rows), new in zip(sides, fresh, strict=True):
+                    pooled = self.model.pool_texts(new, half, layers=layers, advance=self.advance)
+                    rows.update(zip(new, pooled, strict=True))
+        empty = torch.zeros(0, self.model.width)
+        query, item = (torch.stack([rows[text] for text in texts]) if texts else empty for _, texts, rows in sides)
+        return query, item
 
     def tables(self, pairs: Pairs, *, layers: str = LAST) -> tuple[tuple[Tensor, ...], Tensor]:
         """Distinct halves of some pairs, without their token-level similarities.
@@ -63,8 +67,7 @@ class Features:
         :return: for each half its distinct rows ``[m, h]``, and ``[n, halves]`` the pairs' rows in them.
         """
         if self.model.halves == 2:
-            both = self.apart([*pairs.queries, *pairs.items], layers=layers)  # together, to move the model only once
-            return (both[: len(pairs.queries)], both[len(pairs.queries) :]), pairs.index
+            return self.apart(pairs.queries, pairs.items, layers=layers), pairs.index
         table = self.of(pairs, layers=layers)
         return (table.averaged if layers == AVERAGE else table.tables), table.rows
 

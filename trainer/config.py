@@ -31,11 +31,11 @@ class Model(Settings, table="model"):
     query_cap: int = setting(64, "maximum tokens per query", least=4)
     item_cap: int = setting(192, "maximum tokens per item; longer texts are truncated when rendered", least=8)
     query_prompt: str | None = setting(
-        None, "text before each query, not counted by query_cap; empty: none; default: the base's own prompt"
+        None, "text before each query, not counted by query_cap; empty: none; without the key: the base's own prompt"
     )
     item_prompt: str | None = setting(
-        None, "the same before each item, for the split backbone"
-    )  # fmt: skip
+        None, "text before each item, likewise; the split backbone has one, the cross backbone none"
+    )
 
     def check(self) -> None:
         """Check the name, and the caps together."""

@@ -26,7 +26,11 @@ _FLAGS = {
     "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens", "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }  # fmt: skip
-ENCODER_CONFIG = "sentence_bert_config.json"
+# Of the Transformer module; the first that exists is read.
+ENCODER_CONFIGS = tuple(
+    f"sentence_{kind}_config.json"
+    for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
 EMBEDDING, SCORES = "sentence_embedding", "scores"
 
 
@@ -123,7 +127,8 @@ def _read_kind(checkpoint: Checkpoint, path: str) -> str:
 
 def _read_encoder_config(checkpoint: Checkpoint, folder: str) -> tuple[bool, bool]:
     """Read whether texts are lower-cased, and whether the encoder is a classifier."""
-    file = _join(folder, ENCODER_CONFIG)
+    names = [_join(folder, name) for name in ENCODER_CONFIGS]
+    file = next((name for name in names if checkpoint.find(name)), names[0])
     settings = dict(checkpoint.read(file) or {})
     task = settings.pop("transformer_task", None) or "feature-extraction"
     if task not in ("feature-extraction", "sequence-classification"):

@@ -34,6 +34,11 @@ class Projection(nn.Sequential):
         super().__init__(*map(_make, steps))
         self.steps = [dict(step) for step in steps]
 
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Apply the layers to ``[n, h]`` vectors."""
+        # With three axes a product is exported as MatMul: int8 quantisation transposes a Gemm's weights for each half.
+        return super().forward(vectors[:, None, :]).squeeze(1) if self.steps else vectors
+
     def width(self, width: int) -> int:
         """Compute the size of the output.
 

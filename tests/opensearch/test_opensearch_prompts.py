@@ -40,7 +40,7 @@ def prompted(cluster, tmp_path_factory):
     clean_up(cluster, bundle, pipeline_names=place.used, indexes={place.index})
 
 
-@pytest.mark.parametrize("query", ["bike theft", "pet cover", "fire"])
+@pytest.mark.parametrize("query", ["bike theft", "pet cover", "cover against fire"])
 def test_a_score_in_the_cluster_is_the_local_one(prompted, query):
     trained, place, items = prompted
     texts = [place.bundle.renderer(item) for item in items]

@@ -15,7 +15,7 @@ MODEL_CONFIG = "config_sentence_transformers.json"
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class CheckpointFiles:
     """A checkpoint's files.
 
     :param where: its folder or hub name.

@@ -26,7 +26,7 @@ from darl_opensearch.errors import UsageError
 from darl_opensearch.graph_contract import MAX_TOKENS
 from trainer.config import Config
 from trainer.models.base import AVERAGE, BACKBONES, LAST, PairFeatures, average_layers
-from trainer.models.checkpoint import Checkpoint
+from trainer.models.checkpoint import CheckpointFiles
 from trainer.models.framing import Prompts, apply_frame, copy_plain, read_frame, read_prompts, tokenise_prompt
 from trainer.models.joint import JointReader, check_length
 from trainer.models.modules import Modules, check_widths, read_modules
@@ -180,7 +180,7 @@ def _load(name: str, query_prompt: str | None) -> tuple[Any, bool, Modules, Prom
     """Load an encoder; also tell whether it has a trained classifier, of one or two labels."""
     from transformers import AutoModel, AutoModelForSequenceClassification
 
-    checkpoint = Checkpoint(locate(name), name)
+    checkpoint = CheckpointFiles(locate(name), name)
     try:
         modules = read_modules(checkpoint)
         make = AutoModel if modules.scores else AutoModelForSequenceClassification

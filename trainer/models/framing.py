@@ -13,7 +13,7 @@ from typing import Any
 from tokenizers import Tokenizer, processors
 
 from darl_opensearch.errors import UsageError
-from trainer.models.checkpoint import MODEL_CONFIG, Checkpoint, quote
+from trainer.models.checkpoint import MODEL_CONFIG, CheckpointFiles, quote
 
 QUERY_NAMES, ITEM_NAMES = ("query",), ("document", "passage", "corpus")
 # Beginnings of texts: each must have the same tokens after a prompt as alone.
@@ -77,7 +77,7 @@ class Prompts:
 
 
 def read_prompts(
-    checkpoint: Checkpoint, *, query: str | None = None, item: str | None = None, pairs: bool = False
+    checkpoint: CheckpointFiles, *, query: str | None = None, item: str | None = None, pairs: bool = False
 ) -> Prompts:
     """Read the prompts that the base was trained with.
 
@@ -103,7 +103,7 @@ def read_prompts(
 
 
 def _choose_prompt(
-    checkpoint: Checkpoint, prompts: Mapping[str, str], names: Sequence[str], other: Sequence[str], key: str
+    checkpoint: CheckpointFiles, prompts: Mapping[str, str], names: Sequence[str], other: Sequence[str], key: str
 ) -> str:
     """Choose the prompt with one of some names; without one, all must have a name of the other half."""
     found = {name: prompts[name] for name in names if name in prompts}

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from darl_opensearch.errors import InputError
-from trainer.models.checkpoint import CHOOSE, MODEL_CONFIG, Checkpoint, quote
+from trainer.models.checkpoint import CHOOSE, MODEL_CONFIG, CheckpointFiles, quote
 from trainer.models.pooling import ACTIVATIONS, CLS, MEAN, POOLING, Projection
 
 _FLAGS = {
@@ -62,7 +62,7 @@ class Modules:
     normalised: bool = False
 
 
-def read_modules(checkpoint: Checkpoint) -> Modules:
+def read_modules(checkpoint: CheckpointFiles) -> Modules:
     """Read the modules.
 
     :raises UsageError: for a module, a mode or a key that is not built, by name.
@@ -114,7 +114,7 @@ def check_widths(modules: Modules, width: int, name: str) -> None:
         width = int(step.get("out_features", width))
 
 
-def _read_kind(checkpoint: Checkpoint, path: str) -> str:
+def _read_kind(checkpoint: CheckpointFiles, path: str) -> str:
     """Read a module's type in either spelling."""
     package, _, kind = str(path).rpartition(".")
     known = ("Transformer", "Pooling", "Dense", "LayerNorm", "Normalize")
@@ -125,7 +125,7 @@ def _read_kind(checkpoint: Checkpoint, path: str) -> str:
     return kind
 
 
-def _read_encoder_config(checkpoint: Checkpoint, folder: str) -> tuple[bool, bool]:
+def _read_encoder_config(checkpoint: CheckpointFiles, folder: str) -> tuple[bool, bool]:
     """Read whether texts are lower-cased, and whether the encoder is a classifier."""
     names = [_join(folder, name) for name in ENCODER_CONFIGS]
     file = next((name for name in names if checkpoint.find(name)), names[0])
@@ -148,7 +148,7 @@ def _read_encoder_config(checkpoint: Checkpoint, folder: str) -> tuple[bool, boo
     return lower_case, classifies
 
 
-def _read_pooling(checkpoint: Checkpoint, file: str, settings: Any) -> dict[str, Any]:
+def _read_pooling(checkpoint: CheckpointFiles, file: str, settings: Any) -> dict[str, Any]:
     """Read the mode in either spelling, and whether a mean is over the prompt too: fields of :class:`Modules`."""
     if not isinstance(settings, Mapping):
         raise checkpoint.refuse("it is not an object", file)
@@ -174,7 +174,9 @@ def _read_pooling(checkpoint: Checkpoint, file: str, settings: Any) -> dict[str,
     return {"pools": True, "width": width, "pooling": modes[0], "include_prompt": include_prompt}
 
 
-def _read_projection(checkpoint: Checkpoint, kinds: Sequence[str], folders: Sequence[str]) -> tuple[Projection, bool]:
+def _read_projection(
+    checkpoint: CheckpointFiles, kinds: Sequence[str], folders: Sequence[str]
+) -> tuple[Projection, bool]:
     """Read the layers after the pooling with their weights, and whether they compute a score."""
     kinds, folders = list(kinds), list(folders)
     while kinds and kinds[-1] == "Normalize":  # a cosine normalises anyway
@@ -210,7 +212,7 @@ def _read_projection(checkpoint: Checkpoint, kinds: Sequence[str], folders: Sequ
     return projection.eval(), output == SCORES
 
 
-def _read_dense(checkpoint: Checkpoint, folder: str) -> tuple[dict[str, Any], str]:
+def _read_dense(checkpoint: CheckpointFiles, folder: str) -> tuple[dict[str, Any], str]:
     file = _join(folder, "config.json")
     settings = dict(checkpoint.read(file) or {})
     named = str(settings.pop("activation_function", None))
@@ -227,7 +229,7 @@ def _read_dense(checkpoint: Checkpoint, folder: str) -> tuple[dict[str, Any], st
     return {"type": "Dense", **sizes, "bias": bias, "activation": activation}, output
 
 
-def _read_layer_norm(checkpoint: Checkpoint, folder: str) -> tuple[dict[str, Any], str]:
+def _read_layer_norm(checkpoint: CheckpointFiles, folder: str) -> tuple[dict[str, Any], str]:
     file = _join(folder, "config.json")
     settings = dict(checkpoint.read(file) or {})
     dimension = _read_size(checkpoint, file, settings, "dimension")
@@ -235,14 +237,14 @@ def _read_layer_norm(checkpoint: Checkpoint, folder: str) -> tuple[dict[str, Any
     return {"type": "LayerNorm", "dimension": dimension}, EMBEDDING
 
 
-def _read_size(checkpoint: Checkpoint, file: str, settings: dict[str, Any], key: str) -> int:
+def _read_size(checkpoint: CheckpointFiles, file: str, settings: dict[str, Any], key: str) -> int:
     value = settings.pop(key, None)
     if not isinstance(value, int) or value < 1:
         raise InputError(f"{key} is {value!r} ({file})", where=checkpoint.name, todo="copy the whole checkpoint")
     return value
 
 
-def _read_weights(checkpoint: Checkpoint, folder: str) -> dict[str, torch.Tensor]:
+def _read_weights(checkpoint: CheckpointFiles, folder: str) -> dict[str, torch.Tensor]:
     if path := checkpoint.find(_join(folder, "model.safetensors")):
         return load_file(path)
     if path := checkpoint.find(_join(folder, "pytorch_model.bin")):
@@ -253,13 +255,13 @@ def _read_weights(checkpoint: Checkpoint, folder: str) -> dict[str, torch.Tensor
     raise InputError(f"{folder} has no weights", where=checkpoint.name, todo="copy the whole checkpoint")
 
 
-def _refuse_keys(checkpoint: Checkpoint, file: str, settings: Mapping[str, Any]) -> None:
+def _refuse_keys(checkpoint: CheckpointFiles, file: str, settings: Mapping[str, Any]) -> None:
     """Refuse keys that are not known, unless they are off or empty."""
     if unknown := [key for key, value in settings.items() if value not in (None, False, "", [], {})]:
         raise checkpoint.refuse(f"{', '.join(unknown)} is not built", file)
 
 
-def check_similarity(checkpoint: Checkpoint, *, normalised: bool) -> None:
+def check_similarity(checkpoint: CheckpointFiles, *, normalised: bool) -> None:
     """Refuse a bi-encoder whose similarity is not the cosine.
 
     :param normalised: whether its embeddings have unit length, so that others order as the cosine does.

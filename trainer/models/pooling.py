@@ -36,8 +36,13 @@ class Projection(nn.Sequential):
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Apply the layers to ``[n, h]`` vectors."""
+        if not self.steps:
+            return vectors
         # With three axes a product is exported as MatMul: int8 quantisation transposes a Gemm's weights for each half.
-        return super().forward(vectors[:, None, :]).squeeze(1) if self.steps else vectors
+        rows = vectors[:, None, :]
+        for layer in self:
+            rows = layer(rows)
+        return rows.squeeze(1)
 
     def width(self, width: int) -> int:
         """Compute the size of the output.

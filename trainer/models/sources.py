@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from tokenizers import Tokenizer, normalizers
 
 from darl_opensearch.errors import InputError, MissingExtra, UsageError
-from trainer.models.checkpoint import Checkpoint
+from trainer.models.checkpoint import CheckpointFiles
 from trainer.models.framing import Prompts, read_prompts
 from trainer.models.modules import Modules, check_similarity, check_widths, read_modules
 from trainer.models.pooling import CLS
@@ -103,7 +103,7 @@ def load_encoder(name: str, *, query_prompt: str | None = None, item_prompt: str
     from transformers import AutoConfig, AutoModel
 
     where = locate(name)
-    checkpoint = Checkpoint(where, name)
+    checkpoint = CheckpointFiles(where, name)
     try:
         modules = read_modules(checkpoint)
         config = AutoConfig.from_pretrained(where, subfolder=modules.folder)
@@ -147,7 +147,7 @@ def prompt_not_pooled(name: str) -> UsageError:
     )  # fmt: skip
 
 
-def _check_bi_encoder(checkpoint: Checkpoint, modules: Modules) -> None:
+def _check_bi_encoder(checkpoint: CheckpointFiles, modules: Modules) -> None:
     """Refuse modules that do not embed a text."""
     if modules.scores or (modules.described and not modules.pools):
         gives = "a relevance score" if modules.scores else "no pooled embedding"

@@ -9,9 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import platformdirs
-
 from darl_opensearch.errors import DarlError
+from darl_opensearch.io.cache import find_user_cache
 from darl_opensearch.io.lock import hold_lock
 from darl_opensearch.node.account import Account
 from darl_opensearch.node.manifest import Manifest
@@ -70,7 +69,7 @@ def find_cache(requested: Path | None, account: Account | None, report: Report =
     """
     if requested is None and (variable := os.environ.get("DARL_CACHE")):
         requested = Path(variable)
-    chosen = requested or Path(platformdirs.user_cache_dir("darl-opensearch"))
+    chosen = requested or find_user_cache()
     chosen = Path(os.path.abspath(chosen.expanduser()))  # noqa: PTH100  a linked cache keeps the name the user knows
     if re.search(r"[\s:]", str(chosen)):
         raise DarlError(

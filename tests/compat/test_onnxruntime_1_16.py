@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-import platformdirs
 import pytest
 
 from darl_opensearch.graph_contract import INPUTS
@@ -74,8 +73,7 @@ def old_python():
     if python is None:
         unavailable("there is no Python 3.11: ONNX Runtime 1.16.3 has no wheels for later ones")
     digest = hashlib.sha256(LOCK.read_bytes() + python.encode()).hexdigest()[:12]
-    cache = Path(os.environ.get("DARL_CACHE") or platformdirs.user_cache_dir("darl-opensearch"))
-    folder = cache / "environments" / f"onnxruntime-1.16.3-{digest}"
+    folder = find_user_cache() / "environments" / f"onnxruntime-1.16.3-{digest}"
     made, done = folder / "bin" / "python", folder / "complete"
     if not done.is_file():
         work = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")

@@ -31,7 +31,8 @@ from trainer.models.framing import Prompts, apply_frame, copy_plain, read_frame,
 from trainer.models.joint import JointReader, check_length
 from trainer.models.modules import Modules, check_widths, read_modules
 from trainer.models.pooling import CLS, MEAN, Projection, pool
-from trainer.models.sources import load_tokenizer, locate, prompt_not_pooled, quiet, unusable
+from trainer.models.quiet import quiet
+from trainer.models.sources import load_tokenizer, locate, prompt_not_pooled, unusable
 from trainer.models.tracing import eager_attention
 
 WEIGHTS = "encoder"  # folder of the transformers checkpoint within the model's

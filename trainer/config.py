@@ -156,7 +156,7 @@ class Stages(Settings, table="stages"):
     micro_queries: int = setting(0, "maximum queries encoded at once, to bound memory; 0: all of a step", least=0)
     device: str = setting("auto", "auto (a GPU if there is one), cpu, cuda or cuda:1")
     precision: Literal["fp32", "bf16"] = setting(
-        "fp32", "precision of the forward pass in training; bf16 requires hardware support"
+        "fp32", "precision of the forward pass in training and its dev evaluations; bf16 requires hardware support"
     )
     checkpoint_steps: int = setting(0, "steps between additional checkpoints; 0: only at evaluations", least=0)
 
@@ -226,6 +226,10 @@ class Lora(Settings, table="lora"):
     alpha: float = setting(32.0, "scale: an adapter's output is multiplied by alpha / rank", above=0)
     dropout: float = setting(0.05, "dropout on an adapter's inputs in training", least=0, below=1)
     targets: tuple[str, ...] = setting((), "matrices to adapt, such as q_proj; empty: all of the decoder's")
+    layers: int = setting(
+        0, "number of top layers that get adapters; 0: all. The layers below train nothing, and cost no memory or "
+        "backward pass", least=0,
+    )  # fmt: skip
     quantise: Literal["", "nf4"] = setting(
         "", "nf4: quantise the frozen weights to 4 bits (QLoRA), which requires a GPU; empty: do not quantise"
     )

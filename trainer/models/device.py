@@ -1,4 +1,4 @@
-"""Devices: a model is on the CPU, and is moved to a GPU only while it is used there."""
+"""Devices and precision: a model is on the CPU, and is moved to a GPU only while it is used there."""
 
 from __future__ import annotations
 
@@ -26,6 +26,14 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UsageError(f"[stages] device is {name!r} and torch sees no GPU", todo="choose auto or cpu")
     return device
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Compute in a precision while the context is open.
+
+    :param precision: ``fp32`` or ``bf16``.
+    """
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 @contextmanager

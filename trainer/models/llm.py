@@ -42,8 +42,10 @@ class LlmReranker(JointReader):
     Attention is causal and padding is on the right, so the last state needs no padding mask and does not depend on the
     other pairs of a pass.
 
-    On a GPU the frozen weights are bfloat16 in training; feature tables are computed in float32 from the same weights,
-    as in the exported graph.
+    Frozen weights are cast once, not in every pass: autocast would keep a bfloat16 copy of them for each pass of a step,
+    because it does not cache casts of weights without gradient. On a GPU they are bfloat16 in training; on the CPU under
+    autocast they are a bfloat16 copy. Feature tables are computed in float32, as in the exported graph, except under
+    autocast.
 
     :param encoder: the decoder without its output layer.
     :param tokenizer: its tokenizer, with the prompt as pair template and the bundle's truncation.
@@ -67,6 +69,7 @@ class LlmReranker(JointReader):
         super().__init__(lora.inject(encoder, adapters), tokenizer, head, int(encoder.config.hidden_size), gains)
         self.adapters, self.checkpointing = adapters, checkpointing
         self._explicit_mask = False
+        self._exact: list[Tensor] = []  # frozen weights in float32 while copies in bfloat16 are in their place
         if checkpointing:
             encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
@@ -114,6 +117,11 @@ class LlmReranker(JointReader):
             averaged = (F.normalize(_at(average_layers(out.hidden_states), last), dim=1, eps=1e-9),)
         return PairFeatures(state, (F.normalize(state, dim=1, eps=1e-9),), averaged)
 
+    def pair_features(self, queries: Sequence[str], items: Sequence[str], *, layers: str = LAST) -> PairFeatures:
+        """Encode pairs of texts."""
+        self._hold_frozen(lower=self.device.type == "cuda" or _is_autocast(self.device))
+        return super().pair_features(queries, items, layers=layers)
+
     @torch.no_grad()
     def feature_table(
         self,
@@ -124,27 +132,31 @@ class LlmReranker(JointReader):
         layers: str = LAST,
         advance: Callable[[int], object] = lambda n: None,
     ) -> FeatureTable:
-        """Encode many pairs without gradient, in float32 and bounded memory.
+        """Encode many pairs without gradient and in bounded memory, in float32 except under autocast.
 
         Head and OOD calibration are fitted on them, and the exported graph computes in float32.
         """
-        with self._exact():
-            return super().feature_table(queries, items, pairs, layers=layers, advance=advance)
+        self._hold_frozen(lower=_is_autocast(self.device))
+        return super().feature_table(queries, items, pairs, layers=layers, advance=advance)
 
-    @contextmanager
-    def _exact(self) -> Iterator[None]:
-        if self.device.type == "cpu":
-            yield
-            return
-        lora.cast_frozen(self.encoder, torch.float32)
-        try:
-            yield
-        finally:
-            lora.cast_frozen(self.encoder, torch.bfloat16)
+    def _hold_frozen(self, *, lower: bool) -> None:
+        """Hold the frozen weights in bfloat16 or in float32; those of a CPU come back as they were."""
+        if self.device.type == "cuda":
+            lora.cast_frozen(self.encoder, torch.bfloat16 if lower else torch.float32)
+        elif lower and not self._exact:
+            frozen = lora.list_frozen(self.encoder)
+            self._exact = [parameter.data for parameter in frozen]
+            for parameter in frozen:
+                parameter.data = parameter.data.bfloat16()
+        elif not lower and self._exact:
+            for parameter, weight in zip(lora.list_frozen(self.encoder), self._exact, strict=True):
+                parameter.data = weight
+            self._exact = []
 
     def to(self, *args: Any, **kwargs: Any) -> LlmReranker:
         """Move the model; its frozen weights are bfloat16 on a GPU and float32 on the CPU."""
         device = torch._C._nn._parse_to(*args, **kwargs)[0]
+        self._hold_frozen(lower=False)
         if device is not None and device.type == "cuda":
             lora.cast_frozen(self.encoder, torch.bfloat16)  # before the move, to halve its memory
         super().to(*args, **kwargs)
@@ -176,6 +188,7 @@ class LlmReranker(JointReader):
     def exporting(self) -> Iterator[None]:
         """Merge adapters, and use eager attention with an explicit mask, while the context is open."""
         self._explicit_mask = True
+        self._hold_frozen(lower=False)
         try:
             with eager_attention(self.encoder), lora.merge_adapters(self.encoder):
                 yield
@@ -186,6 +199,7 @@ class LlmReranker(JointReader):
         """Write merged weights, configuration and tokenizer."""
         from transformers import AutoModel
 
+        self._hold_frozen(lower=False)
         config = type(self.encoder.config).from_dict(self.encoder.config.to_dict())
         if hasattr(config, "quantization_config"):
             del config.quantization_config
@@ -235,6 +249,11 @@ def _is_causal(decoder: Any) -> bool:
         decoder(input_ids=torch.tensor([ids]), use_cache=False).last_hidden_state for ids in ([1, 2], [1, 3])
     )
     return bool((first[0, 0] - second[0, 0]).abs().max() <= 1e-4 * first.abs().max())
+
+
+def _is_autocast(device: torch.device) -> bool:
+    """Whether passes are in lower precision."""
+    return torch.is_autocast_enabled(device.type)
 
 
 def _at(states: Tensor, places: Tensor) -> Tensor:

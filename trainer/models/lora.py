@@ -22,13 +22,13 @@ def inject(encoder: Any, config: Lora) -> Any:
     Hu et al. 2021, arXiv:2106.09685. A new adapter adds exactly 0 until it is trained.
 
     :param config: table ``[lora]``.
-    :raises UsageError: if a target does not exist.
+    :raises UsageError: if a target does not exist, or there are fewer layers.
     :raises MissingExtra: if peft is not installed.
     """
     peft = load("peft", "train")
     settings = peft.LoraConfig(
         r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, bias="none",
-        target_modules=find_targets(encoder, config.targets),
+        target_modules=find_targets(encoder, config.targets, layers=config.layers),
     )  # fmt: skip
     adapted = peft.inject_adapter_in_model(settings, encoder)
     for parameter in adapted.parameters():
@@ -52,14 +52,17 @@ def _linear4bit(module: Any, x: Tensor) -> Tensor:
     return F.linear(x, weight, None if module.bias is None else module.bias.to(x.dtype))
 
 
-def find_targets(encoder: Any, names: Sequence[str]) -> list[str]:
+def find_targets(encoder: Any, names: Sequence[str], *, layers: int = 0) -> list[str]:
     """Find the matrices that get adapters.
 
     :param names: last parts of module names; empty: all matrices, which according to Dettmers et al. 2023
         (arXiv:2305.14314) it takes to match full fine-tuning.
-    :raises UsageError: if one does not exist.
+    :param layers: number of top layers with adapters; 0: all, and what is outside of layers.
+    :return: last parts of module names; with ``layers``, whole names.
+    :raises UsageError: if one does not exist, or there are fewer layers.
     """
-    linear = {name.rpartition(".")[2] for name, module in encoder.named_modules() if _is_matrix(module)}
+    matrices = [name for name, module in encoder.named_modules() if _is_matrix(module)]
+    linear = {name.rpartition(".")[2] for name in matrices}
     for name in names:
         if name not in linear:
             close = difflib.get_close_matches(name, sorted(linear), n=3) or sorted(linear)
@@ -67,7 +70,27 @@ def find_targets(encoder: Any, names: Sequence[str]) -> list[str]:
                 f"[lora] targets names {name!r}, which this {encoder.config.model_type} model does not have",
                 todo=f"the nearest are {', '.join(close)}",
             )
-    return list(names) or sorted(linear)
+    chosen = list(names) or sorted(linear)
+    if not layers:
+        return chosen
+    top = _list_layers(encoder)[-layers:]
+    if len(top) < layers:
+        raise UsageError(
+            f"[lora] layers is {layers}, and this {encoder.config.model_type} model has {len(top)}",
+            todo="lower it, or set 0 for all",
+        )
+    return [name for name in matrices if name.startswith(tuple(top)) and name.rpartition(".")[2] in chosen]
+
+
+def _list_layers(encoder: Any) -> list[str]:
+    """List the prefixes of the layers' module names, the lowest first."""
+    depth = encoder.config.num_hidden_layers
+    for name, module in encoder.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == depth:
+            return [f"{name}.{place}." for place in range(depth)]
+    raise UsageError(
+        f"the layers of this {encoder.config.model_type} model are not in one list", todo="set [lora] layers = 0"
+    )
 
 
 def _is_matrix(module: nn.Module) -> bool:
@@ -144,6 +167,11 @@ def configure_nf4() -> Any:
     )  # fmt: skip
 
 
+def list_frozen(encoder: Any) -> list[Any]:
+    """List the weights that are not trained, except quantised ones."""
+    return [p for p in encoder.parameters() if not p.requires_grad and p.is_floating_point()]
+
+
 def cast_frozen(encoder: Any, dtype: torch.dtype) -> None:
     """Cast the frozen weights, in place; adapters stay float32.
 
@@ -152,6 +180,5 @@ def cast_frozen(encoder: Any, dtype: torch.dtype) -> None:
     for module in encoder.modules():
         if getattr(module, "compute_dtype", None) is not None:  # bitsandbytes' Linear4bit
             module.compute_dtype = dtype
-        for parameter in module.parameters(recurse=False):
-            if not parameter.requires_grad and parameter.is_floating_point():
-                parameter.data = parameter.data.to(dtype)
+    for parameter in list_frozen(encoder):
+        parameter.data = parameter.data.to(dtype)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from darl_opensearch.errors import DarlError, InputError, UsageError
 from trainer import distributed
-from trainer.models.device import choose_device, on
+from trainer.models.device import autocast, choose_device, on
 from trainer.stages import checkpoint
 from trainer.stages.checkpoint import Checkpoint
 from trainer.training_data.source import Batch, Source
@@ -67,8 +67,8 @@ class FitSettings:
     :param l2_to_start: weight of half the squared distance to the initial weights (L2-SP, Li et al. 2018,
         arXiv:1802.01483), in place of the encoder's weight decay; 0: none.
     :param device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
-    :param precision: precision of the forward pass: ``fp32``, or ``bf16`` by autocast. Weights, optimiser and
-        evaluation are always fp32.
+    :param precision: precision of the forward pass: ``fp32``, or ``bf16`` by autocast. Trained weights and optimiser
+        are always fp32.
     :param checkpoint_steps: steps between additional checkpoints; 0: only at evaluations.
     :param rate_key: configuration key of the learning rate, for messages.
     """
@@ -225,7 +225,7 @@ class Fit:
         value = 0.0
         for batch in batches:
             share = _queries(batch) / queries
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
+            with autocast(self.device, self.settings.precision):
                 loss = self.loss(self.model, batch, whole, share=share)
             loss.backward()
             value += float(loss.detach())

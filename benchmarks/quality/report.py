@@ -193,6 +193,32 @@ def render_speed(result: dict[str, Any]) -> str:
     ])  # fmt: skip
 
 
+def render_llm_speed(result: dict[str, Any]) -> str:
+    """The table of LoRA training beside a plain loop around peft.
+
+    :param result: what ``benchmarks.training.llm`` wrote.
+    :return: Markdown.
+    """
+    config, rows = result["config"], []
+    for setting, engines in result["found"].items():
+        for engine, runs in engines.items():
+            pairs = list(zip(runs, engines["plain peft loop"], strict=True))
+            times = {key: sorted(one[key] / other[key] for one, other in pairs) for key in runs[0]}
+            rows.append([
+                f"{setting}: {engine}", f"{median(run['pairs_per_second'] for run in runs):.2f}",
+                f"{median(run['peak_mib'] for run in runs):,.0f}",
+                *(f"{median(values):.2f} [{values[0]:.2f}, {values[-1]:.2f}]" for values in times.values()),
+            ])  # fmt: skip
+    where = result["circumstances"]
+    return "\n\n".join([
+        f"{config['precision']}, {config['pairs_a_step']} pairs a step of {config['tokens_a_pair']:.0f} tokens on "
+        f"average, {config['steps'] - config['warm_up_steps']} steps counted; median, and [least, most], of "
+        f"{config['rounds']} rounds in which each engine runs once, in a process of its own with one thread.",
+        table(["", "pairs per second of processor time", "peak MiB", "times the plain loop: pairs", "memory"], rows),
+        f"{where['processor']}; torch {where['versions']['torch']}, peft {where['versions']['peft']}.",
+    ])  # fmt: skip
+
+
 def render_memory(result: dict[str, Any]) -> str:
     """The table of memory and time by size of the file.
 
@@ -253,6 +279,7 @@ SECTIONS: Sections = {
     "losses": (HERE / "results" / "losses.json", render_comparison),
     "memory": (HERE / "results" / "memory.json", render_memory),
     "speed": (HERE / "results" / "speed.json", render_speed),
+    "llm_speed": (HERE / "results" / "llm_speed.json", render_llm_speed),
     "stages": (HERE / "results" / "stages.json", render_stages),
     "graded": (HERE / "results" / "graded.json", render_comparison),
 }

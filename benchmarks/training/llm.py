@@ -125,10 +125,12 @@ def theirs(steps: Sequence[Sequence[Row]], layers: int, precision: str) -> list[
     kind = torch.bfloat16 if precision == "bf16" else torch.float32
     base = AutoModelForCausalLM.from_pretrained(find_packaged_smollm2(), dtype=kind)
     depth = base.config.num_hidden_layers
-    model = peft.get_peft_model(base, peft.LoraConfig(
-        r=config.lora.rank, lora_alpha=config.lora.alpha, lora_dropout=config.lora.dropout, target_modules=find_targets(base.model, ()),
-        layers_to_transform=list(range(depth - layers, depth)) if layers else None, task_type="CAUSAL_LM",
-    ))  # fmt: skip
+    settings = peft.LoraConfig(
+        r=config.lora.rank, lora_alpha=int(config.lora.alpha), lora_dropout=config.lora.dropout, task_type="CAUSAL_LM",
+        target_modules=find_targets(base.model, ()),
+        layers_to_transform=list(range(depth - layers, depth)) if layers else None,
+    )  # fmt: skip
+    model = peft.get_peft_model(base, settings)
     words = [load_tokenizer(config.model.base)(word)["input_ids"][0] for word in GRADES]
     weights = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(weights, lr=5e-5)

@@ -144,6 +144,61 @@ def test_targets(base):
     assert "q_proj" in told.value.todo
 
 
+def test_adapters_in_the_top_layers_alone(base):
+    model = fresh(base, lora={"layers": 1})
+    found = {name for name, _ in lora.list_adapters(model.encoder)}
+    assert len(found) == 7 and all(name.startswith("layers.1.") for name in found)
+    tracked = []
+    for layer in model.encoder.layers:
+        layer.register_forward_hook(lambda module, given, out: tracked.append(out.requires_grad))
+    model.train()
+    model.batch_tokens = 100_000  # one pass
+    model.pair_features(*columns())
+    assert tracked == [False, True]  # nothing is kept for a backward pass below
+    some = fresh(base, lora={"layers": 1, "targets": ["q_proj", "v_proj"]})
+    assert {name for name, _ in lora.list_adapters(some.encoder)} == {
+        "layers.1.self_attn.q_proj", "layers.1.self_attn.v_proj"
+    }  # fmt: skip
+    assert len(fresh(base, lora={"layers": 2}).encoder_parameters()) == len(fresh(base).encoder_parameters())
+
+
+def test_more_top_layers_than_there_are(base):
+    with pytest.raises(UsageError, match=r"\[lora\] layers is 3, and this qwen3 model has 2") as told:
+        fresh(base, lora={"layers": 3})
+    assert "0 for all" in told.value.todo
+    with pytest.raises(UsageError, match="layers is -1"):
+        fresh(base, lora={"layers": -1})
+
+
+def test_under_autocast_frozen_weights_are_cast_once_and_come_back(base, tmp_path):
+    """Autocast would keep a copy of each for every pass of a step."""
+    model = trained(base, lora={"dropout": 0.0})
+    model.batch_tokens = 64
+    exact, weight = scores(model), model.encoder.layers[0].mlp.up_proj.base_layer.weight.clone()
+    saved, passes = set(), []
+    model.encoder.register_forward_hook(lambda *args: passes.append(1))
+
+    def pack(tensor):
+        if tensor.dtype == torch.bfloat16 and sorted(tensor.shape) == sorted(weight.shape):
+            saved.add(tensor.untyped_storage().data_ptr())
+        return tensor
+
+    model.train()
+    with torch.autocast("cpu", torch.bfloat16), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        features = model.pair_features(*columns()).head_input
+    assert len(passes) > 3 and len(saved) == 2 * 3  # gate, up and down projections of two layers
+    features.sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.encoder_parameters())
+    model.eval()
+    lowered = {p.dtype for p in model.encoder.parameters() if not p.requires_grad}
+    model.save(tmp_path)
+    assert lowered == {torch.bfloat16} and torch.equal(model.encoder.layers[0].mlp.up_proj.base_layer.weight, weight)
+    assert (scores(LlmReranker.load(tmp_path)) - exact).abs().max() <= 1e-6
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = scores(model)
+    assert not torch.equal(rounded.float(), exact) and torch.equal(scores(model), exact)
+
+
 def test_checkpointing_changes_no_gradient(base):
     def gradient(**tables):
         model = trained(base, lora={"dropout": 0.0}, **tables)

@@ -43,9 +43,9 @@ class LlmReranker(JointReader):
     other pairs of a pass.
 
     Frozen weights are cast once, not in every pass: autocast does not cache casts of weights without gradient, and
-    would keep a bfloat16 copy of them for each pass of a step. On a GPU they are bfloat16 in training; on the CPU, a bfloat16
-    copy takes their place under autocast. Feature tables are computed in float32, as in the exported graph, except
-    under autocast.
+    would keep a bfloat16 copy of them for each pass of a step. On a GPU they are bfloat16 in training; on the CPU, a
+    bfloat16 copy takes their place under autocast. Feature tables are computed in float32, as in the exported graph,
+    except under autocast.
 
     :param encoder: the decoder without its output layer.
     :param tokenizer: its tokenizer, with the prompt as pair template and the bundle's truncation.

@@ -18,7 +18,8 @@ import pytest
 from darl_opensearch.stats.grades import confusion, kappa, share_equal
 
 FOLDER = Path(__file__).resolve().parents[2] / "examples" / "insurance"
-UNSEEN = {"pet", "cyber", "event"}
+HELP = "help"
+UNSEEN = {"pet", "cyber", "event", HELP}
 JUDGED = ("judgments", "dev_judgments", "test_judgments", "later_judgments")
 SPLIT = ("judgments", "dev_judgments", "test_queries", "traffic", "later_traffic")  # every query is in one of them
 
@@ -67,12 +68,13 @@ def test_the_readme_counts_right(readme):
     assert [f"{grades.count(0):,}", f"{len(grades):,}"] == list(irrelevant.groups())
 
 
-def test_every_item_is_a_whole_product():
+def test_every_item_is_a_whole_product_or_a_page_without_a_price():
     items = rows("items") + rows("new_items")
     assert len({item["id"] for item in items}) == len(items)
     assert len({item["name"] for item in items}) == len(items)
     for item in items:
-        assert item.keys() == {"id", "name", "kind", "cover", "exclusions", "who", "price_band"}
+        price = set() if item["kind"] == HELP else {"price_band"}
+        assert item.keys() == {"id", "name", "kind", "cover", "exclusions", "who"} | price
         assert all(isinstance(value, str) and value.strip() for value in item.values()), item["id"]
 
 
@@ -92,7 +94,7 @@ def test_new_kinds_are_nowhere_in_what_is_trained_on():
 
 def test_later_traffic_has_both_what_is_new_and_what_is_known():
     count = Counter(row["slice"] for row in rows("later_traffic"))
-    assert {kind: count[kind] for kind in UNSEEN} == dict.fromkeys(UNSEEN, 30)
+    assert {kind: count[kind] for kind in UNSEEN} == dict.fromkeys(UNSEEN, 30) | {HELP: 90}
     assert count.keys() - UNSEEN == {item["kind"] for item in rows("items")}
     assert sum(count[kind] for kind in count.keys() - UNSEEN) == 30
 
@@ -222,6 +224,18 @@ def test_the_readme_states_the_agreement_of_the_files(readme, agreement):
     stated = re.search(r"later (\d+) apart: (\d+) of (\d+) equal \(([\d.]+) %\)", readme)
     assert [int(stated[i]) for i in (1, 2, 3)] == [len(later[0]), (later[0] == later[1]).sum(), len(later[0])]
     assert float(stated[4]) == pytest.approx(100 * (later[0] == later[1]).mean(), abs=0.06)
+
+
+def test_service_questions_are_answered_by_pages():
+    """The convention of the help part: a product is a second look at most, and what fits is a page."""
+    kinds = {item["id"]: item["kind"] for item in rows("items") + rows("new_items")}
+    for name in ("test_judgments", "later_judgments"):
+        asked = [row for row in rows(name) if row["slice"] == HELP]
+        fit = {row["query_id"] for row in asked if row["grade"] == 2}
+        assert all(kinds[row["item_id"]] == HELP for row in asked if row["grade"] == 2)
+        assert len(fit) >= 0.95 * len({row["query_id"] for row in asked})
+        others = [row["grade"] for row in rows(name) if row["slice"] != HELP and kinds[row["item_id"]] == HELP]
+        assert Counter(others)[2] == 0 and 0 < Counter(others)[1] < 0.1 * len(others)
 
 
 def test_the_script_prints_it():

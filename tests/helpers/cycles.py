@@ -34,7 +34,8 @@ def write_cycle(folder: Path, bundle: Bundle, training: Path, **tables: Mapping[
     folder.mkdir(parents=True, exist_ok=True)
     write_rows(folder / "new_items.jsonl", read_rows(SAMPLE / "new_items.jsonl"))
     _log_traffic(folder, bundle)
-    tests = [row for row in read_rows(SAMPLE / "test_judgments.jsonl") if row["slice"] not in ("pet", "cyber", "event")]
+    seen = {row["query_id"] for row in read_rows(SAMPLE / "test_queries.jsonl") if row["seen"]}
+    tests = [row for row in read_rows(SAMPLE / "test_judgments.jsonl") if row["query_id"] in seen]
     kept = sorted({row["query_id"] for row in tests})[:16]
     write_rows(folder / "id_test.jsonl", [row for row in tests if row["query_id"] in kept])
     merged: dict[str, dict[str, Any]] = {

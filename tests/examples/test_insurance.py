@@ -217,13 +217,33 @@ def test_the_readme_states_the_agreement_of_the_files(readme, agreement):
     assert int(stated[3]) == len(first) >= 100
     share = re.search(r"([\d.]+) % equal", readme)
     assert share and float(share[1]) == pytest.approx(100 * share_equal(table), abs=0.06)
-    assert len({(row["query_id"], row["item_id"]) for row in rows("second_pass")}) == len(first)
+    [about_help, _] = agreement["read_passes"](FOLDER, help_part=True)
+    assert len({(row["query_id"], row["item_id"]) for row in rows("second_pass")}) == len(first) + len(about_help)
+    assert ("The help part was judged once and has no second pass yet.\n" in readme) == (len(about_help) == 0)
     irrelevant = re.search(r"\((\d+) of the (\d+);", readme)
     assert [int(count) for count in irrelevant.groups()] == [(first == 0).sum(), len(first)]
     later = agreement["read_passes"](FOLDER, agreement["LATER"])
     stated = re.search(r"later (\d+) apart: (\d+) of (\d+) equal \(([\d.]+) %\)", readme)
     assert [int(stated[i]) for i in (1, 2, 3)] == [len(later[0]), (later[0] == later[1]).sum(), len(later[0])]
     assert float(stated[4]) == pytest.approx(100 * (later[0] == later[1]).mean(), abs=0.06)
+
+
+def test_pairs_of_the_help_part_are_told_apart(agreement, tmp_path):
+    """A help page for a product's query and a product for a help query are both of it; neither counts with the rest."""
+    first = [("q-car-09", "car-01", 1), ("q-car-09", "help-20", 1),
+             ("q-help-01", "car-01", 0), ("q-help-01", "help-01", 2)]  # fmt: skip
+    files = {"new_items.jsonl": rows("new_items")}
+    for name, (query, item, grade) in zip(agreement["FIRST"], first, strict=True):
+        files[name] = [{"query_id": query, "item_id": item, "grade": grade, "slice": query.split("-")[1]}]
+    files["second_pass.jsonl"] = [{"query_id": query, "item_id": item, "grade": 1} for query, item, _ in first]
+    for name, lines in files.items():
+        (tmp_path / name).write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    assert [grades.tolist() for grades in agreement["read_passes"](tmp_path)] == [[1], [1]]
+    both = agreement["read_passes"](tmp_path, help_part=True)
+    assert [grades.tolist() for grades in both] == [[1, 0, 2], [1, 1, 1]]
+    assert agreement["report_by_grade"](*both) == [
+        "first judge 0: 0 of 1 equal", "first judge 1: 1 of 1 equal", "first judge 2: 0 of 1 equal",
+    ]  # fmt: skip
 
 
 def test_service_questions_are_answered_by_pages():

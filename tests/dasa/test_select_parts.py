@@ -16,7 +16,7 @@ from trainer.dasa.control import draw_by_traffic, keep_share
 from trainer.dasa.features import average_pairs
 from trainer.dasa.items import Items
 from trainer.dasa.labelled import LabelledQueries, draw_bits
-from trainer.dasa.mix import Listed, mix_items
+from trainer.dasa.mix import Listed, lead_items, spread_items
 from trainer.dasa.near import find_representatives, mark_near
 from trainer.dasa.noise import is_even, is_gibberish, mark_isolated
 from trainer.dasa.work import GatheredLog
@@ -42,11 +42,14 @@ def test_features_of_one_half_are_the_mean():
 
 
 @laws
-@given(n=st.integers(0, 30), count=st.integers(2, 8), seed=st.integers(0, 999))
-def test_mixed_items(n, count, seed):
+@given(
+    n=st.integers(0, 60), count=st.integers(2, 12), seed=st.integers(0, 999),
+    take=st.sampled_from([spread_items, lead_items]),
+)  # fmt: skip
+def test_items_of_a_query(n, count, seed, take):
     rng = np.random.default_rng(seed)
     listed = [Listed(f"i{i}", "t", float(rng.integers(0, 5)) / 4, is_ood=bool(rng.integers(2))) for i in range(n)]
-    got = mix_items(listed, count)
+    got = take(listed, count)
     assert len(got) == min(n, count) == len({item.item_id for item in got})
     scores = [item.score for item in got]
     assert scores == sorted(scores, reverse=True)
@@ -55,7 +58,14 @@ def test_mixed_items(n, count, seed):
         assert scores[0] == max(every) and (len(got) == 1 or scores[-1] == min(every))
         best = [item for item in listed if item.score == max(every)]
         assert got[0].is_ood or not any(item.is_ood for item in best)
-    assert mix_items([listed[i] for i in rng.permutation(n)], count) == got
+    assert take([listed[i] for i in rng.permutation(n)], count) == got
+
+
+def test_ranks_to_train_on_and_to_test_on():
+    listed = [Listed(f"i{rank:02d}", "t", 1 - rank / 50) for rank in range(50)]
+    ranks = {take: [int(item.item_id[1:]) for item in take(listed, 10)] for take in (lead_items, spread_items)}
+    assert ranks[lead_items] == [0, 1, 2, 3, 5, 8, 13, 20, 31, 49]
+    assert ranks[spread_items] == [0, 5, 11, 16, 22, 27, 33, 38, 44, 49]
 
 
 def test_the_draw_by_traffic_has_chances_by_traffic():

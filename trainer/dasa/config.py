@@ -20,14 +20,17 @@ class SelectConfig(Settings, table="select", env="DARL_SELECT_"):
     params: Mapping[str, Any] = setting({}, "the selector's parameters", flag="--param", metavar="KEY=VALUE")
     budget: int = setting(500, "query-item pairs to label for training", least=0)
     items_per_query: int = setting(
-        5, "items labelled per query, spread over the model's scores; the top one is always included", least=2
+        5, "items labelled per query, most from the top of the model's ranking and some from below", least=2
     )
     depth: int = setting(20, "first-stage positions, or search hits, to take items from")
     slice_cap: float = setting(1.0, "largest share of the budget for one slice", above=0, most=1)
     flagged_share: float = setting(0.25, "minimum share of OOD items for a query to be flagged", above=0, most=1)
     control_queries: int = setting(100, "control-arm queries, sampled by traffic before anything is selected", least=0)
     control_items: int = setting(
-        10, "maximum items labelled per control query: the gate cannot compare rankings of few items", least=2
+        10,
+        "maximum items labelled per control query, spread over the model's scores: the gate cannot compare "
+        "rankings of few items",
+        least=2,
     )
     control_keep: float = setting(0.5, "share of the previous cycle's control arm that is kept", least=0, most=1)
     near_threshold: float = setting(

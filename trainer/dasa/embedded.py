@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from trainer.dasa.config import SelectConfig
 from trainer.dasa.features import Request
 from trainer.dasa.lists import Lister
-from trainer.dasa.mix import Listed, mix_items
+from trainer.dasa.mix import Listed, lead_items
 from trainer.dasa.registry import Floats
 from trainer.dasa.work import GatheredLog, Queries
 
@@ -98,7 +98,7 @@ def embed_candidates(
             lists = zip(part, lister([int(queries.ids[row]) for row in part]), strict=True)
             mixes = [
                 (int(queries.ids[row]), _is_flagged(queries, row, listed, config),
-                 mix_items(listed, config.items_per_query))
+                 lead_items(listed, config.items_per_query))
                 for row, listed in lists if len(listed) >= LEAST_ITEMS
             ]  # fmt: skip
             if mixes:

@@ -25,15 +25,37 @@ class Listed:
     records: tuple[str, ...] = ()
 
 
-def mix_items(listed: list[Listed], count: int) -> list[Listed]:
-    """Take items across the whole range of scores: a model learns most from high and low ranks together.
+def spread_items(listed: list[Listed], count: int) -> list[Listed]:
+    """Take items to test on, evenly over the ranks.
+
+    A list of the serving model's best items would favour any other model: its mistakes at the top would be in the test,
+    and the other's would not.
 
     :param count: number of items, at least 2.
     :return: up to ``count`` items at evenly spaced ranks, the first and the last included; of equal scores, OOD items
         rank first.
     """
-    ranked = sorted(listed, key=lambda item: (-(item.score or 0.0), not item.is_ood, item.item_id))
+    ranked = _rank(listed)
     if len(ranked) <= count:
         return ranked
     places = np.linspace(0, len(ranked) - 1, count).round().astype(int)  # distinct: they are more than 1 apart
     return [ranked[place] for place in places]
+
+
+def lead_items(listed: list[Listed], count: int) -> list[Listed]:
+    """Take items to train on, at ranks that grow geometrically: most relevant items and near misses lead the list.
+
+    :param count: number of items, at least 2.
+    :return: up to ``count`` items, the first and the last included; of equal scores, OOD items rank first.
+    """
+    ranked = _rank(listed)
+    if len(ranked) <= count:
+        return ranked
+    places: list[int] = []
+    for place in (np.geomspace(1, len(ranked), count) - 1).round().astype(int).tolist():
+        places.append(max(place, places[-1] + 1) if places else place)
+    return [ranked[place] for place in places]
+
+
+def _rank(listed: list[Listed]) -> list[Listed]:
+    return sorted(listed, key=lambda item: (-(item.score or 0.0), not item.is_ood, item.item_id))

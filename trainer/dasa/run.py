@@ -42,7 +42,7 @@ from trainer.dasa.features import TWO_HALVES, Embed, Request, average_pairs
 from trainer.dasa.items import NO_ITEMS, Items
 from trainer.dasa.labelled import LabelledQueries
 from trainer.dasa.lists import Lister, Score
-from trainer.dasa.mix import Listed, mix_items
+from trainer.dasa.mix import Listed, spread_items
 from trainer.dasa.near import find_representatives, mark_near
 from trainer.dasa.noise import is_gibberish, mark_isolated
 from trainer.dasa.registry import Candidates, Floats
@@ -273,7 +273,7 @@ def _control(
             if len(listed) < LEAST_ITEMS:
                 unusable += 1  # not replaced: that would favour queries with items
             else:
-                lines += tasks.lines(row, mix_items(listed, config.control_items), "control")
+                lines += tasks.lines(row, spread_items(listed, config.control_items), "control")
         report("retrieving the control arm", min(start + CHUNK, count), count)
     return lines, {"queries": count - unusable, "pairs": len(lines), "unusable": unusable}
 

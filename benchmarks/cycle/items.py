@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from benchmarks.measuring import describe_machine, write_result
 from darl_opensearch.errors import DarlError
@@ -43,12 +44,14 @@ from trainer.training_data.pairs import Pairs
 
 RESULT = Path(__file__).parent / "results" / "items.json"
 Choose = Callable[[list[Listed], int], list[Listed]]
+Rows = NDArray[np.int64]
 RULES: Mapping[str, Choose] = {
     "even": spread_items,
     "leading": lead_items,
     "top": lambda listed, count: sorted(listed, key=lambda item: -(item.score or 0.0))[:count],
 }
 COUNTS, SEEDS, CUTOFF, DEV = (5, 10), 10, 10, 5
+PARTS = ("judgments", "dev_judgments", "later_judgments", "test_judgments")
 
 
 class World:
@@ -59,54 +62,57 @@ class World:
         self.config: Config = parse_config(read_toml(path), where=str(path))
         self.model = SplitReranker.from_base(self.config, self.config.loss.grade)
         renderer = ItemRenderer(self.config.template.item_template, self.model.tokenizer(), self.config.model.item_cap)
-        self.items = {}
-        for name in ("items", "new_items"):
-            for where, row in read_jsonl(folder / f"{name}.jsonl"):
-                self.items[row["id"]] = Item(row["id"], renderer(row, where=where), row["kind"])
-        self.model.fit_texts(item.text for item in self.items.values())
-        self.features = Features(self.model)
+        items = {
+            row["id"]: Item(row["id"], renderer(row, where=where), row["kind"])
+            for name in ("items", "new_items")
+            for where, row in read_jsonl(folder / f"{name}.jsonl")
+        }
+        self.model.fit_texts(item.text for item in items.values())
         self.objective = Objective.make(self.config.loss, self.config.grades.scale.gains)
-        seen = {row["query_id"]: row["seen"] for name in ("later_traffic", "test_queries")
-                for _, row in read_jsonl(folder / f"{name}.jsonl")}  # fmt: skip
-        later, test = read_judged(folder / "later_judgments.jsonl"), read_judged(folder / "test_judgments.jsonl")
-        self.later = [query for query in later if not seen[query.query_id]]
-        self.id_test = self.encode([query for query in test if seen[query.query_id]])
-        self.train, self.dev = (read_judged(folder / f"{name}.jsonl") for name in ("judgments", "dev_judgments"))
+        seen = {
+            row["query_id"]: row["seen"]
+            for name in ("later_traffic", "test_queries")
+            for _, row in read_jsonl(folder / f"{name}.jsonl")
+        }
+        parts = {name: read_judged(folder / f"{name}.jsonl") for name in PARTS}
+        queries = [query for part in parts.values() for query in part]
+        self.pairs = Pairs.of_judged(queries, items)
+        self.head_input = Features(self.model).of(self.pairs).head_input
+        first = np.cumsum([0, *(len(query.grades) for query in queries)])
+        rows = {query.query_id: np.arange(*first[[n, n + 1]]) for n, query in enumerate(queries)}
+        self.train, self.dev = ([rows[q.query_id] for q in parts[name]] for name in PARTS[:2])
+        self.later = [rows[q.query_id] for q in parts[PARTS[2]] if not seen[q.query_id]]
+        self.id_test = [rows[q.query_id] for q in parts[PARTS[3]] if seen[q.query_id]]
         self.head = self.fit(self.model.head, self.train, self.dev)
+        self.latent = predict(self.head, self.head_input).latent
 
-    def encode(self, queries: Sequence[JudgedQuery]) -> HeadData:
-        """Encode judged queries for a head."""
-        pairs = Pairs.of_judged(queries, self.items)
-        return HeadData(pairs, self.features.of(pairs).head_input, None)
+    def data(self, queries: Sequence[Rows]) -> HeadData:
+        """Select what a head reads.
 
-    def fit(self, start: Head, train: Sequence[JudgedQuery], dev: Sequence[JudgedQuery]) -> Head:
+        :param queries: rows of the pairs of each query.
+        """
+        rows = torch.from_numpy(np.concatenate(queries))
+        return HeadData(self.pairs.select(rows), self.head_input[rows], None)
+
+    def fit(self, start: Head, train: Sequence[Rows], dev: Sequence[Rows]) -> Head:
         """Fit a head from another one."""
         head, limits = copy.deepcopy(start), self.config.stages
         fit_head(
-            head, self.encode(train), dev=self.encode(dev), objective=self.objective, steps=limits.head_steps,
+            head, self.data(train), dev=self.data(dev), objective=self.objective, steps=limits.head_steps,
             patience=limits.patience, standardise=self.model.standardises,
         )  # fmt: skip
         return head
 
-    def measure(self, head: Head, part: HeadData) -> QueryFigures:
+    def measure(self, head: Head, queries: Sequence[Rows]) -> QueryFigures:
         """Measure a head, its grades calibrated on the part's other folds."""
+        part = self.data(queries)
         return measure_calibrated(head, part.pairs, part.head_input, self.config.grades.scale.gains, cutoff=CUTOFF)
 
-    def choose(self, query: JudgedQuery, rule: Choose, count: int) -> JudgedQuery:
-        """Keep the labels of the items that a rule chooses by the first version's scores."""
-        data = self.encode([query])
-        score = predict(self.head, data.head_input).latent
-        listed = [Listed(item_id, "-", float(value)) for item_id, value in zip(query.item_ids, score, strict=True)]
-        chosen = {item.item_id for item in rule([one_above(item, score) for item in listed], count)}
-        kept = [(i, g) for i, g in zip(query.item_ids, query.grades, strict=True) if i in chosen]
-        return JudgedQuery(
-            query.query_id, query.query, tuple(i for i, _ in kept), tuple(g for _, g in kept), query.slice
-        )
-
-
-def one_above(item: Listed, score: np.ndarray[Any, np.dtype[np.float64]]) -> Listed:
-    """Move a latent score above 0, where lists expect it."""
-    return Listed(item.item_id, item.text, (item.score or 0.0) - float(score.min()) + 1.0)
+    def choose(self, rows: Rows, rule: Choose, count: int) -> Rows:
+        """Choose the pairs of a query to label, by the first version's order."""
+        order = rows[np.argsort(-self.latent[rows], kind="stable")]
+        listed = [Listed(str(row), "-", 1 - place / len(order)) for place, row in enumerate(order.tolist())]
+        return np.array([int(item.item_id) for item in rule(listed, count)])
 
 
 def read_judged(path: Path) -> list[JudgedQuery]:
@@ -132,37 +138,37 @@ def run(folder: Path, seeds: int, say: Callable[[str], object]) -> dict[str, Any
     :return: JSON-ready result.
     """
     begin, world = time.perf_counter(), World(folder)
-    found: dict[tuple[int, str, str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    found: dict[tuple[int, str, str, str], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     relevant: dict[tuple[int, str], list[int]] = defaultdict(list)
     for seed in range(seeds):
         order = np.random.default_rng([seed, 3]).permutation(len(world.later))
         half = len(order) // 2
         pool, test = ([world.later[place] for place in part] for part in (order[:half], order[half:]))
-        parts = {"new kinds": (world.encode(test), test), "known kinds": (world.id_test, None)}
-        before = {name: world.measure(world.head, data) for name, (data, _) in parts.items()}
+        parts = {"new kinds": test, "known kinds": world.id_test}
+        before = {name: world.measure(world.head, part) for name, part in parts.items()}
         for count in COUNTS:
             for name, rule in RULES.items():
-                chosen = [world.choose(query, rule, count) for query in pool]
-                relevant[count, name].append(sum(grade > 0 for query in chosen for grade in query.grades))
-                new = [query for place, query in enumerate(chosen) if place % DEV != DEV - 1]
+                chosen = [world.choose(rows, rule, count) for rows in pool]
+                grades = world.pairs.grades.numpy()[np.concatenate(chosen)]
+                relevant[count, name].append(int((grades > 0).sum()))
+                new = [rows for place, rows in enumerate(chosen) if place % DEV != DEV - 1]
                 head = world.fit(world.head, [*world.train, *new], [*world.dev, *chosen[DEV - 1 :: DEV]])
-                for part, (data, _) in parts.items():
-                    after = world.measure(head, data)
+                for part, queries in parts.items():
+                    after = world.measure(head, queries)
                     for measure, sign in (("ndcg", 1.0), ("rps", -1.0)):
                         old, now = getattr(before[part], measure), getattr(after, measure)
                         for query in now:
-                            text = data.pairs.queries[query]
-                            found[count, name, part, measure][text].append(sign * (now[query] - old[query]))
+                            found[count, name, part, measure][query].append(sign * (now[query] - old[query]))
         say(f"seed {seed}")
     rows = []
     for count in COUNTS:
         for part in ("new kinds", "known kinds"):
             for measure in ("ndcg", "rps"):
                 values = {name: found[count, name, part, measure] for name in RULES}
-                texts = sorted(values["even"])
-                means = {name: np.array([np.mean(by[text]) for text in texts]) for name, by in values.items()}
+                numbers = sorted(values["even"])
+                means = {name: np.array([np.mean(by[n]) for n in numbers]) for name, by in values.items()}
                 rows.append({
-                    "items": count, "part": part, "measure": measure, "queries": len(texts),
+                    "items": count, "part": part, "measure": measure, "queries": len(numbers),
                     "gain": {name: bootstrap_mean(each).to_json() for name, each in means.items()},
                     "minus_even": {
                         name: bootstrap_mean(means[name] - means["even"]).to_json() for name in ("leading", "top")

@@ -223,10 +223,38 @@ def render_scale(result: dict[str, Any]) -> str:
     return f"{about}\n\n{table(header, rows)}"
 
 
+def render_items(result: dict[str, Any]) -> str:
+    """Lay out what labels of different items of the same queries bring.
+
+    :param result: what ``benchmarks.cycle.items`` wrote.
+    :return: Markdown.
+    """
+    relevant = {(row["items"], row["rule"]): row["relevant"] for row in result["relevant_labels"]}
+    names = {"ndcg": "nDCG@10", "rps": "RPS"}
+    rows = [
+        [f"{row['items']} items, {row['part']}, {names[row['measure']]}", str(row["queries"]),
+         *(difference(row["gain"][rule]) for rule in ("even", "leading", "top")),
+         *(_starred(row["minus_even"][rule]) for rule in ("leading", "top"))]
+        for row in result["rows"]
+    ]  # fmt: skip
+    found = "; ".join(
+        f"of {items} items, {', '.join(f'{relevant[items, rule]:.0f} by {rule}' for rule in ('even', 'leading', 'top'))}"
+        for items in sorted({items for items, _ in relevant})
+    )
+    about = (
+        f"{result['pool_queries']} labelled queries, {result['seeds']} splits. Relevant items among the labelled ones: "
+        f"{found}. Gains of the refitted head over the first version, positive is better, with 95 % intervals over "
+        f"queries, each averaged over the splits. * the interval leaves out 0. {result['machine']['processor']}."
+    )
+    header = ["", "queries", "even", "leading", "top", "leading - even", "top - even"]
+    return f"{about}\n\n{table(header, rows)}"
+
+
 _FOLDER = RESULT.parent
 SECTIONS: Sections = {
     "labels": (RESULT, render_labels),
     "releases": (_FOLDER / "releases.json", render_releases),
+    "items": (_FOLDER / "items.json", render_items),
     "gate": (_FOLDER / "gate.json", render_gate),
     "looks": (_FOLDER / "looks.json", render_looks),
     "scale": (_FOLDER / "scale.json", render_scale),

@@ -230,15 +230,15 @@ def render_items(result: dict[str, Any]) -> str:
     :return: Markdown.
     """
     relevant = {(row["items"], row["rule"]): row["relevant"] for row in result["relevant_labels"]}
-    names = {"ndcg": "nDCG@10", "rps": "RPS"}
+    names, rules = {"ndcg": "nDCG@10", "rps": "RPS"}, ("even", "leading", "top")
     rows = [
         [f"{row['items']} items, {row['part']}, {names[row['measure']]}", str(row["queries"]),
-         *(difference(row["gain"][rule]) for rule in ("even", "leading", "top")),
+         *(difference(row["gain"][rule]) for rule in rules),
          *(_starred(row["minus_even"][rule]) for rule in ("leading", "top"))]
         for row in result["rows"]
     ]  # fmt: skip
     found = "; ".join(
-        f"of {items} items, {', '.join(f'{relevant[items, rule]:.0f} by {rule}' for rule in ('even', 'leading', 'top'))}"
+        f"of {items} items, " + ", ".join(f"{relevant[items, rule]:.0f} by {rule}" for rule in rules)
         for items in sorted({items for items, _ in relevant})
     )
     about = (

@@ -16,19 +16,15 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from benchmarks.quality.data import data_folder
-from benchmarks.quality.learner import SETS, configuration, read_split
+from benchmarks.quality.learner import SETS, begin_run, predict_test
 from darl_opensearch.errors import DarlError
 from darl_opensearch.io.writing import write_file
-from darl_opensearch.text import ItemRenderer
 from trainer.config import Config
-from trainer.models.split import SplitReranker
 from trainer.stages import STAGES
-from trainer.stages.calibrated import calibrate_afresh
-from trainer.stages.objective import Objective, predict
+from trainer.stages.objective import Objective
 from trainer.stages.registry import Context
 from trainer.training_data.features import Features
 from trainer.training_data.pairs import Pairs
@@ -46,24 +42,18 @@ def fit(folder: Path, name: str, number: int) -> dict[str, NDArray[np.generic]]:
     :param number: of the split; seeds everything random.
     :return: ``grades [n]`` and ``query [n]`` of the test pairs; of each version ``latent [n]`` and ``probs [n, k]``.
     """
-    torch.manual_seed(number)
-    config = configuration(name, number, ())
-    model = SplitReranker.from_base(config, "cumulative")
-    renderer = ItemRenderer(config.template.item_template, model.tokenizer(), config.model.item_cap)
-    split = read_split(folder, name, number, renderer)
+    config, split, features = begin_run(folder, name, number, ())
     data = RunData(split.items, split.train, split.dev, [])
     train, dev, test = (data.judged(queries) for queries in (split.train, split.dev, split.test))
-    model.fit_texts(item.text for item in split.items.values())
-    features, untrained = Features(model), copy.deepcopy(model.head)
+    model = features.model
+    untrained = copy.deepcopy(model.head)
     half = data.judged(split.train[: len(split.train) // 2])
     found: dict[str, NDArray[np.generic]] = {"grades": test.grades.numpy(), "query": test.query_index.numpy()}
     for version, pairs in ((UNTRAINED, None), (HALF, half), (ALL, train)):
         model.head = copy.deepcopy(untrained)
         if pairs is not None:
             _fit_head(features, data, {"train": pairs, "dev": dev}, config)
-        head = copy.deepcopy(model.head)
-        calibrate_afresh(head, dev, features.of(dev).head_input)
-        predicted = predict(head, features.of(test).head_input)
+        predicted = predict_test(features, dev, test)
         found |= {f"{version}_latent": predicted.latent, f"{version}_probs": predicted.grade_probs}
     return found
 

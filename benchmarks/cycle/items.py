@@ -25,14 +25,14 @@ from numpy.typing import NDArray
 from benchmarks.measuring import describe_machine, write_result
 from darl_opensearch.errors import DarlError
 from darl_opensearch.io.jsonl import read_jsonl
-from darl_opensearch.records.items import Item
-from darl_opensearch.records.judgments import JudgedQuery
+from darl_opensearch.records.judgments import read_judgments
 from darl_opensearch.resources import insurance_sample
 from darl_opensearch.settings import read_toml
 from darl_opensearch.stats.bootstrap import bootstrap_mean
 from darl_opensearch.text import ItemRenderer
 from trainer.config import Config, parse_config
 from trainer.dasa.mix import Listed, lead_items, spread_items
+from trainer.evaluate.parts import read_catalogue
 from trainer.models.heads import Head
 from trainer.models.split import SplitReranker
 from trainer.stages.calibrated import QueryFigures, measure_calibrated
@@ -62,11 +62,7 @@ class World:
         self.config: Config = parse_config(read_toml(path), where=str(path))
         self.model = SplitReranker.from_base(self.config, self.config.loss.grade)
         renderer = ItemRenderer(self.config.template.item_template, self.model.tokenizer(), self.config.model.item_cap)
-        items = {
-            row["id"]: Item(row["id"], renderer(row, where=where), row["kind"])
-            for name in ("items", "new_items")
-            for where, row in read_jsonl(folder / f"{name}.jsonl")
-        }
+        items = read_catalogue([folder / "items.jsonl", folder / "new_items.jsonl"], renderer)
         self.model.fit_texts(item.text for item in items.values())
         self.objective = Objective.make(self.config.loss, self.config.grades.scale.gains)
         seen = {
@@ -74,7 +70,8 @@ class World:
             for name in ("later_traffic", "test_queries")
             for _, row in read_jsonl(folder / f"{name}.jsonl")
         }
-        parts = {name: read_judged(folder / f"{name}.jsonl") for name in PARTS}
+        k = self.config.grades.scale.k
+        parts = {name: read_judgments(folder / f"{name}.jsonl", items, k) for name in PARTS}
         queries = [query for part in parts.values() for query in part]
         self.pairs = Pairs.of_judged(queries, items)
         self.head_input = Features(self.model).of(self.pairs).head_input
@@ -113,23 +110,6 @@ class World:
         order = rows[np.argsort(-self.latent[rows], kind="stable")]
         listed = [Listed(str(row), "-", 1 - place / len(order)) for place, row in enumerate(order.tolist())]
         return np.array([int(item.item_id) for item in rule(listed, count)])
-
-
-def read_judged(path: Path) -> list[JudgedQuery]:
-    """Read judgments, their queries in the order of the file."""
-    rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for _, row in read_jsonl(path):
-        rows[row["query_id"]].append(row)
-    return [
-        JudgedQuery(
-            query_id,
-            part[0]["query"],
-            tuple(row["item_id"] for row in part),
-            tuple(row["grade"] for row in part),
-            part[0].get("slice", ""),
-        )  # fmt: skip
-        for query_id, part in rows.items()
-    ]
 
 
 def run(folder: Path, seeds: int, say: Callable[[str], object]) -> dict[str, Any]:

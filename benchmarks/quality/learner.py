@@ -41,7 +41,7 @@ from trainer.config import Config, parse_config
 from trainer.models.split import SplitReranker
 from trainer.stages import STAGES
 from trainer.stages.calibrated import Floats, Ints, calibrate_afresh, measure_by_query
-from trainer.stages.objective import Objective, predict
+from trainer.stages.objective import Objective, Predictions, predict
 from trainer.stages.registry import Context
 from trainer.training_data.features import Features
 from trainer.training_data.pairs import Pairs
@@ -149,21 +149,32 @@ def configuration(name: str, number: int, overrides: Sequence[str]) -> Config:
     return parse_config(tables, where="--set")
 
 
-def train(folder: Path, name: str, number: int, overrides: Sequence[str]) -> dict[str, Any]:
-    """Train on one split, every stage unconditionally, and measure the test queries after each.
+def begin_run(folder: Path, name: str, number: int, overrides: Sequence[str]) -> tuple[Config, Split, Features]:
+    """Make the untrained model and read a split.
 
-    :return: JSON-ready figures by stage.
+    :param folder: what ``DARL_DATA`` names.
+    :param number: of the split; seeds everything random.
+    :param overrides: as ``--set`` gives them.
     """
     torch.manual_seed(number)
     config = configuration(name, number, overrides)
     model = SplitReranker.from_base(config, "cumulative")
     renderer = ItemRenderer(config.template.item_template, model.tokenizer(), config.model.item_cap)
     split = read_split(folder, name, number, renderer)
+    model.fit_texts(item.text for item in split.items.values())
+    return config, split, Features(model)
+
+
+def train(folder: Path, name: str, number: int, overrides: Sequence[str]) -> dict[str, Any]:
+    """Train on one split, every stage unconditionally, and measure the test queries after each.
+
+    :return: JSON-ready figures by stage.
+    """
+    config, split, features = begin_run(folder, name, number, overrides)
     data = RunData(split.items, split.train, split.dev, [])
     pairs = {role: data.judged(queries) for role, queries in (("train", split.train), ("dev", split.dev))}
     test = data.judged(split.test)
-    model.fit_texts(item.text for item in split.items.values())
-    features, objective = Features(model), Objective.make(config.loss, config.grades.scale.gains)
+    objective = Objective.make(config.loss, config.grades.scale.gains)
     found = {"query_ids": [query.query_id for query in split.test], "pairs": len(pairs["train"].grades)}
     stages = {UNTRAINED: measure(features, pairs["dev"], test, config)}
     with tempfile.TemporaryDirectory() as run:
@@ -178,11 +189,16 @@ def train(folder: Path, name: str, number: int, overrides: Sequence[str]) -> dic
     return found | {"stages": stages}
 
 
-def measure(features: Features, dev: Pairs, test: Pairs, config: Config) -> dict[str, Any]:
-    """Measure the current model on the test queries, its grades calibrated on dev."""
+def predict_test(features: Features, dev: Pairs, test: Pairs) -> Predictions:
+    """Predict the test pairs by the current model, its grades calibrated on dev."""
     head = copy.deepcopy(features.model.head)
     calibrate_afresh(head, dev, features.of(dev).head_input)
-    found = predict(head, features.of(test).head_input)
+    return predict(head, features.of(test).head_input)
+
+
+def measure(features: Features, dev: Pairs, test: Pairs, config: Config) -> dict[str, Any]:
+    """Measure the current model on the test queries, its grades calibrated on dev."""
+    found = predict_test(features, dev, test)
     return figures_of(found.grade_probs, found.latent, *test.numpy(config.grades.scale.gains))
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
+from numpy.typing import NDArray
 
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.cluster import Cluster, PipelineOptions, RegisterOptions, ScorerAddress, load_items, register
@@ -102,6 +104,23 @@ class Place:
 
     def search(self, suffix: str = "") -> PipelineSearch:
         return PipelineSearch(self.cluster.client, self.bundle, self.index, self.name + suffix)
+
+
+def score_everywhere(
+    trained: Any, place: Place, items: Sequence[Mapping[str, Any]], query: str
+) -> tuple[NDArray[Any], NDArray[Any], dict[str, float]]:
+    """Score items by torch, by the exported graph and, those that a search finds, in the cluster.
+
+    :return: scores by torch and by the graph, each ``[n]``; and in the cluster, by item.
+    """
+    texts = [place.bundle.renderer(item) for item in items]
+    with Scorer.open(place.bundle) as scorer:
+        local = scorer.score(query, texts).score
+    head_input = trained.model.pair_features([query] * len(texts), texts).head_input
+    by_torch = trained.model.head.score(trained.model.head(head_input)).detach().numpy()
+    found = place.search().search(query, size=10)
+    assert found.reranked and len(found.hits) > 3
+    return by_torch, local, {hit.source["darl_id"]: hit.score for hit in found.hits}
 
 
 def make_place(cluster: Cluster, folder: Path, **card: str) -> Place:

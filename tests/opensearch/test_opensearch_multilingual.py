@@ -13,12 +13,11 @@ import pytest
 from darl_opensearch.cluster import load_items
 from darl_opensearch.cluster.probe import probe_search
 from darl_opensearch.cluster.verify import PROBES
-from darl_opensearch.scoring import Scorer
 from tests.helpers.cluster import clean_up
 from tests.helpers.files import write_rows
 from tests.helpers.trained import train_and_export
 from tests.helpers.training_project import EVENTS, SUBJECTS, write_base, write_project
-from tests.opensearch.conftest import Place
+from tests.opensearch.conftest import Place, score_everywhere
 
 pytestmark = pytest.mark.opensearch
 ITEMS = [
@@ -65,17 +64,11 @@ def test_the_bundle_reads_every_script(foreign):
 def test_a_score_does_not_depend_on_where_it_is_computed(foreign, query):
     """Torch, the exported graph and the cluster agree."""
     trained, place, _ = foreign
-    texts = [place.bundle.renderer(item) for item in ITEMS]
-    with Scorer.open(place.bundle) as scorer:
-        local = scorer.score(query, texts).score
-    head_input = trained.model.pair_features([query] * len(texts), texts).head_input
-    expected = trained.model.head.score(trained.model.head(head_input)).detach().numpy()
-    assert np.abs(local - expected).max() < 0.005
-    found = place.search().search(query, size=10)
-    assert found.reranked and len(found.hits) > 3
+    by_torch, local, in_cluster = score_everywhere(trained, place, ITEMS, query)
+    assert np.abs(local - by_torch).max() < 0.005
     by_id = {item["id"]: score for item, score in zip(ITEMS, local, strict=True)}
-    for hit in found.hits:
-        assert hit.score == pytest.approx(by_id[hit.source["darl_id"]], abs=0.005)
+    for item_id, score in in_cluster.items():
+        assert score == pytest.approx(by_id[item_id], abs=0.005)
 
 
 def test_probes_longer_than_the_query_cap_are_cut(foreign):

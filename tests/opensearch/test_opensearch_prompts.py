@@ -11,13 +11,12 @@ import torch
 from torch import nn
 
 from darl_opensearch.cluster import load_items
-from darl_opensearch.scoring import Scorer
 from tests.helpers.cluster import clean_up
 from tests.helpers.described import dense, describe
 from tests.helpers.files import read_rows
 from tests.helpers.trained import train_and_export
 from tests.helpers.training_project import write_base, write_project
-from tests.opensearch.conftest import Place
+from tests.opensearch.conftest import Place, score_everywhere
 
 pytestmark = pytest.mark.opensearch
 
@@ -43,14 +42,8 @@ def prompted(cluster, tmp_path_factory):
 @pytest.mark.parametrize("query", ["bike theft", "pet cover", "cover against fire"])
 def test_a_score_in_the_cluster_is_the_local_one(prompted, query):
     trained, place, items = prompted
-    texts = [place.bundle.renderer(item) for item in items]
-    with Scorer.open(place.bundle) as scorer:
-        local = scorer.score(query, texts).score
-    model = trained.model
-    head_input = model.pair_features([query] * len(texts), texts).head_input
-    assert np.abs(local - model.head.score(model.head(head_input)).detach().numpy()).max() <= 1e-4
-    found = place.search().search(query, size=10)
-    assert found.reranked and len(found.hits) > 3
+    by_torch, local, in_cluster = score_everywhere(trained, place, items, query)
+    assert np.abs(local - by_torch).max() <= 1e-4
     by_id = {item["id"]: score for item, score in zip(items, local, strict=True)}
-    for hit in found.hits:
-        assert hit.score == pytest.approx(by_id[hit.source["darl_id"]], abs=1e-4)
+    for item_id, score in in_cluster.items():
+        assert score == pytest.approx(by_id[item_id], abs=1e-4)

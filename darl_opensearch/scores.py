@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from darl_opensearch.errors import InputError, short
+from darl_opensearch.records.values import as_whole
 
 
 @dataclass(frozen=True)
@@ -188,15 +189,13 @@ def _as_grade(value: Any, scale: GradeScale) -> int:
         if value in scale.names:
             return scale.names.index(value)
         value = int(value) if value.isdecimal() and len(value) < 9 else value
-    whole = (isinstance(value, int) and not isinstance(value, bool)) or (
-        isinstance(value, float) and value.is_integer()
-    )
-    if not whole or not 0 <= value < scale.k:
-        grades = ", ".join(f"{grade} ({name})" for grade, name in enumerate(scale.names))
+    grade = as_whole(value)
+    if grade is None or not 0 <= grade < scale.k:
+        grades = ", ".join(f"{number} ({name})" for number, name in enumerate(scale.names))
         raise InputError(
             f"is {short(value)}, not a grade of this model", where="min_grade", todo=f"use one of {grades}"
         )
-    return int(value)
+    return grade
 
 
 def _as_share(value: Any) -> float:

@@ -62,11 +62,6 @@ class RankedHit:
     ood_distance: float | None = None
     is_ood: bool | None = None
 
-    @property
-    def columns(self) -> list[Any]:
-        """The model's columns, in their order, if it was reranked."""
-        return [self.score, *(self.grade_probs or ()), self.ood_score, self.ood_distance]
-
     def to_json(self) -> dict[str, Any]:
         """Render as JSON values."""
         return dict(vars(self)) | {"grade_probs": self.grade_probs and list(self.grade_probs)}
@@ -113,7 +108,6 @@ class SearchOutcome:
         every = (*self.hits, *self.dropped)
         if not self.reranked or not every:
             return None
-        rows = [hit.columns for hit in every]
         return RankedRequest(
             request_id=request_id or str(uuid.uuid4()),
             timestamp=datetime.now(UTC),
@@ -122,7 +116,7 @@ class SearchOutcome:
             slice=self.slice,
             doc_ids=[str(hit.source.get(ID_FIELD, hit.id)) for hit in every],
             documents=[str(hit.source.get(TEXT_FIELD, "")) for hit in every],
-            scores=Scores(np.asarray(rows, dtype=np.float32), self.alpha),
+            scores=_collect_scores(every, self.alpha),
             latency_ms=self.took_ms,
             route="search",
         )
@@ -214,7 +208,9 @@ class PipelineSearch:
         raw = answer.get("hits", {}).get("hits", [])
         hits = tuple(self._hit(position, hit) for position, hit in enumerate(raw, 1))
         reranked = is_in_order(hits)
-        kept = [not reranked or self._reaches(hit, thresholds) for hit in hits]
+        kept = [True] * len(hits)
+        if reranked and hits:
+            kept = thresholds.keep(_collect_scores(hits, self.card.ood.alpha)).tolist()
         return SearchOutcome(
             query=query,
             query_id=query_id,
@@ -260,9 +256,6 @@ class PipelineSearch:
             slice=guards.guard_for_connector(slice_ or ""),
         )
         return request | {"ext": {**request.get("ext", {}), **ext}}
-
-    def _reaches(self, hit: RankedHit, thresholds: Thresholds) -> bool:
-        return bool(thresholds.keep(Scores(np.asarray([hit.columns], dtype=np.float32), self.card.ood.alpha))[0])
 
     def _hit(self, position: int, hit: Mapping[str, Any]) -> RankedHit:
         source = hit.get("_source") or {}
@@ -313,6 +306,12 @@ def _body(query: str, size: int, body: Mapping[str, Any] | None) -> dict[str, An
         raise InputError("the search body restricts _source", todo="omit it: the pipeline reads darl_text")
     # Without the total, the rerank processor fails and the hits stay in first-stage order.
     return {key: value for key, value in body.items() if key != "track_total_hits"} | {"size": size}
+
+
+def _collect_scores(hits: Sequence[RankedHit], alpha: float) -> Scores:
+    """Collect the model's columns of reranked hits."""
+    rows = [[hit.score, *(hit.grade_probs or ()), hit.ood_score, hit.ood_distance] for hit in hits]
+    return Scores(np.asarray(rows, dtype=np.float32), alpha)
 
 
 def is_in_order(hits: Sequence[RankedHit]) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from darl_opensearch.errors import DarlError
-from darl_opensearch.io.cache import find_user_cache
+from darl_opensearch.io.cache import find_named_cache, find_user_cache
 from darl_opensearch.io.lock import hold_lock
 from darl_opensearch.node.account import Account
 from darl_opensearch.node.manifest import Manifest
@@ -67,8 +67,7 @@ def find_cache(requested: Path | None, account: Account | None, report: Report =
     :param report: called if the node's user cannot reach the default, and the system's cache folder is used instead.
     :raises DarlError: if that user cannot reach the requested folder.
     """
-    if requested is None and (variable := os.environ.get("DARL_CACHE")):
-        requested = Path(variable)
+    requested = requested or find_named_cache()
     chosen = requested or find_user_cache()
     chosen = Path(os.path.abspath(chosen.expanduser()))  # noqa: PTH100  a linked cache keeps the name the user knows
     if re.search(r"[\s:]", str(chosen)):

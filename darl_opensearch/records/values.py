@@ -65,6 +65,13 @@ def require_id(row: Mapping[str, Any], name: str, where: str) -> str:
     return value
 
 
+def as_whole(value: object) -> int | None:
+    """Return a whole number, which some programs write as ``2.0``; None for anything else."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
 def parse_whole_grade(row: Mapping[str, Any], k: int, where: str) -> int:
     """Read a numeric grade; the digits of one are read as well, which some programs quote.
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, NoReturn
 
 from darl_opensearch.bundle import Card
 from darl_opensearch.errors import InputError
+from darl_opensearch.records.values import as_whole
 from darl_opensearch.scores import GradeScale, Scores, Thresholds
 from darl_opensearch.scoring import Pass
 from darl_opensearch.server.errors import ApiError
@@ -177,11 +178,11 @@ def _texts(value: object, field: str, most: int) -> list[str]:
 def _top_n(value: object) -> int | None:
     if value is None:
         return None
-    number = value if isinstance(value, int | float) and not isinstance(value, bool) else None
-    if number is None or not number >= 1 or number % 1:  # some clients write 2 as 2.0
+    number = as_whole(value)
+    if number is None or number < 1:
         actual = value if isinstance(value, int | float) else _kind(value)
         _invalid(f"is {actual}, not a whole number of at least 1", where="top_n", todo="omit it to get all")
-    return int(number)
+    return number
 
 
 def _thresholds(data: Mapping[str, Any], scale: GradeScale) -> Thresholds:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 NORMAL = NormalDist()
+POWER = 0.8  # that samples are planned for
 _NODES = 401  # of the grid
 _REACH = 8.0  # standard deviations that it covers
 _exceed = np.vectorize(lambda x: 0.5 * math.erfc(x / math.sqrt(2)), otypes=[np.float64])
@@ -90,7 +91,7 @@ def find_chance(statistic: float, share: float, boundary: float) -> float:
     return NORMAL.cdf((statistic - boundary * math.sqrt(share)) / math.sqrt(1 - share))
 
 
-def find_inflation(shares: Sequence[float], level: float, *, power: float = 0.8, least: float = 0.0) -> float:
+def find_inflation(shares: Sequence[float], level: float, *, power: float = POWER, least: float = 0.0) -> float:
     """Compute how much larger a sample must be planned for the power of a single look.
 
     :param level: one-sided.

@@ -14,7 +14,7 @@ from darl_opensearch.bundle import Bundle
 from darl_opensearch.records.items import Item
 from darl_opensearch.stats.numbers import round_figure
 from darl_opensearch.stats.paired import Z_BOUND, Z_HALVED, needed_queries
-from darl_opensearch.stats.sequential import NORMAL, find_boundaries, find_inflation, find_stops
+from darl_opensearch.stats.sequential import NORMAL, POWER, find_boundaries, find_inflation, find_stops
 from darl_opensearch.text import ItemRenderer
 from trainer.cycle.inputs import CycleInputs
 from trainer.cycle.samples import render_catalogue
@@ -97,7 +97,7 @@ def expect_judged(looks: int, tests: int) -> tuple[float, float]:
     """
     shares, level = _shares(looks), LEVEL / 2 / tests
     boundaries, inflation = find_boundaries(shares, level), find_inflation(shares, level, least=FUTILE)
-    drift = (NORMAL.inv_cdf(1 - level) + NORMAL.inv_cdf(0.8)) * math.sqrt(inflation)
+    drift = (NORMAL.inv_cdf(1 - level) + NORMAL.inv_cdf(POWER)) * math.sqrt(inflation)
     with_gain, without = (find_stops(shares, boundaries, d, least=FUTILE).share for d in (drift, 0.0))
     return with_gain, without
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -74,7 +74,7 @@ def _fit_detector(features: Features, config: Ood, data: RunData) -> Any:
     make, params = DETECTORS.resolve(config.detector, config.params)
     parts = count_halves(config.features, features.model.halves)
     detector: Any = make(parts * features.model.width, halves=parts, **params)
-    learnt = partial(_read_learnt, features, config, data)
+    learnt = partial(_read_learnt, features, config, [data.judged(queries) for queries in data.learnt_by_role])
     if DETECTORS[config.detector].make.fits_catalogue:
         detector.fit(learnt, partial(_read_unjudged, features, config, data))
     else:
@@ -149,10 +149,10 @@ def _read_chunks(features: Features, config: Ood, pairs: Pairs) -> Iterator[tupl
         yield tuple(inputs[name] for name in names)
 
 
-def _read_learnt(features: Features, config: Ood, data: RunData) -> Iterator[tuple[Tensor, ...]]:
+def _read_learnt(features: Features, config: Ood, parts: Sequence[Pairs]) -> Iterator[tuple[Tensor, ...]]:
     """Yield the detector's inputs for the judged pairs in chunks, role by role: so the stages have encoded them."""
-    for queries in data.learnt_by_role:
-        yield from _read_chunks(features, config, data.judged(queries))
+    for pairs in parts:
+        yield from _read_chunks(features, config, pairs)
 
 
 def _read_unjudged(features: Features, config: Ood, data: RunData) -> Iterator[tuple[Tensor, ...]]:

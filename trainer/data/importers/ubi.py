@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from darl_opensearch.errors import InputError, short
 from darl_opensearch.io.digest import name_text
 from darl_opensearch.io.jsonl import parse_json
-from darl_opensearch.records.values import parse_id
+from darl_opensearch.records.values import as_whole, parse_id
 from darl_opensearch.settings import setting
 from darl_opensearch.text import MAX_QUERY_CHARS, look_up, same_text
 from trainer.data.importers.base import IMPORTERS, Gains, ItemsWritten, Labels, Target, TextFields, split_list
@@ -260,8 +260,7 @@ def _rank(row: Row, where: str) -> tuple[str, int | None]:
     field, value = _first_of(RANKS, row, where)
     if isinstance(value, str) and value.strip().isdecimal():
         value = int(value)
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+    rank = as_whole(value)
+    if value is not None and (rank is None or rank < 0):
         raise InputError(f"field {field!r} is {short(value)}, not a rank", where=where, todo="send the rank shown")
-    return field, value
+    return field, rank

@@ -7,6 +7,7 @@ import re
 import shutil
 import tempfile
 
+import numpy as np
 import pytest
 
 import trainer.export.run as exporting
@@ -14,7 +15,7 @@ from darl_opensearch.bundle import CHECKPOINT, MODEL_INT8, Bundle
 from darl_opensearch.errors import DarlError, GateRefused, InputError
 from tests.helpers.files import read_rows, write_rows
 from tests.helpers.trained import train_and_export, write_project
-from trainer.export import export_run
+from trainer.export import export_run, states
 from trainer.export.card import render_model_card
 from trainer.run_folder import load_run
 from trainer.stages.ood_stage import measure_flagged
@@ -216,6 +217,30 @@ def test_options_of_the_command(small, tmp_path, darl):
         "ood/reference.json", "ood/reference.npy", "ood/sides.onnx", "opensearch.zip", "probes.json", "tokenizer.json",
     ]  # fmt: skip
     assert darl("check", out)[0] == 0
+
+
+def test_states_that_differ_too_much_are_left_out(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(states, "SCORE_BOUND", -1)
+    bundle = export_run(small[0], small[0].folder.parent / "data", tmp_path / "out", checkpoint=False)
+    assert re.fullmatch(r"a score differs by 0\.\d{4}, bound -1", bundle.card.graphs["meet.onnx"]["left_out"])
+    assert not {"encode.onnx", "meet.onnx", "meet_int8.onnx", "ood/sides.onnx"} & bundle.digests.keys()
+    assert MODEL_INT8 in bundle.digests and bundle.card.states == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ([0.3] + [0.0] * 20, ""),  # one swap of near-ties
+        ([-0.07] + [0.0] * 20, ""),
+        ([0.004, 0.006] * 100, "nDCG differs by 0.0049, bound 0.002"),
+        ([-0.3, 0.0, -0.1, 0.0] * 5, "nDCG differs by 0.0719, bound 0.002"),
+    ],
+)
+def test_a_swap_of_near_ties_does_not_leave_states_out(changes, says):
+    report = {"score_difference": {"max": 0.004}, "ood_agreement": 0.995}
+    report["ndcg_change"] = states.summarise_changes(np.array(changes))
+    assert report["ndcg_change"]["queries"] == len(changes)
+    assert states.find_states_obstacle(report) == says
 
 
 @pytest.mark.parametrize(

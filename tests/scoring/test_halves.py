@@ -147,6 +147,9 @@ def test_the_card_says_what_was_measured(small):
     graphs = small[1].card.graphs
     assert graphs["meet.onnx"]["score_difference"]["max"] <= 0.005
     assert graphs["meet.onnx"]["ood_agreement"] >= 0.99
+    trained = small[0].data
+    queries = trained["dev"]["queries"] + trained["train"]["queries"]
+    assert trained["dev"]["queries"] < 30 <= graphs["meet.onnx"]["ndcg_change"]["queries"] <= min(queries, 200)
     assert len(small[1].card.states["encoder"]) == 64
 
 

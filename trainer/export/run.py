@@ -21,10 +21,10 @@ from darl_opensearch.check import compare, run_pairs
 from darl_opensearch.errors import GateRefused, InputError
 from darl_opensearch.scores import Columns
 from trainer.export.card import render_model_card
-from trainer.export.dev_pairs import DevPairs
 from trainer.export.graph import ContractModule, export_graphs
 from trainer.export.int8 import quantise, refit_calibration
-from trainer.export.states import add_states
+from trainer.export.judged_pairs import JudgedPairs
+from trainer.export.states import add_states, draw_training_queries
 from trainer.run_folder import CHECKPOINT, Trained
 from trainer.stages.ood_stage import two_fold_alarms
 from trainer.training_data.reading import read_data
@@ -80,11 +80,12 @@ def export_run(
                 f"{files.FEATURES} differs from torch by {difference:.1e}", todo="report this with the run"
             )
         graphs[files.FEATURES] = {"against_torch": difference}
-        dev = DevPairs.of(trained, data, work / files.MODEL)
+        dev = JudgedPairs.of(trained, data, data.dev, work / files.MODEL)
         card = _card(trained, graphs, about or {})
         if model.halves == 2 and not (work / files.MODEL_DATA).is_file():
             report("taking the pair apart")
-            card = add_states(module, card, work, dev, data, int8=int8)
+            more = JudgedPairs.of(trained, data, draw_training_queries(data), work / files.MODEL)
+            card = add_states(module, card, work, dev, more, data, int8=int8)
             graphs = dict(card.graphs)
         if int8 and files.MEET_INT8 not in graphs:
             if reason := _find_int8_obstacle(model, work):
@@ -165,7 +166,7 @@ def _verdict(
 
 
 def _calibrate_int8(
-    trained: Trained, data: RunData, work: Path, calibration: list[tuple[str, str]], dev: DevPairs
+    trained: Trained, data: RunData, work: Path, calibration: list[tuple[str, str]], dev: JudgedPairs
 ) -> dict[str, Any]:
     """Refit the int8 graph's calibration, and compare it with fp32 on the dev pairs."""
     config, tokenizer = trained.config, trained.model.tokenizer()

@@ -1,7 +1,8 @@
-"""The dev pairs, to compare other graphs with ``model.onnx``."""
+"""Judged pairs, to compare other graphs with ``model.onnx``."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from darl_opensearch.check import run_pairs
+from darl_opensearch.records.judgments import JudgedQuery
 from darl_opensearch.scores import Columns, is_ood
 from darl_opensearch.stats.ranking import ndcg_per_query
 from trainer.run_folder import Trained
@@ -17,8 +19,8 @@ from trainer.training_data.run_data import RunData
 
 
 @dataclass(frozen=True)
-class DevPairs:
-    """The judged pairs of the dev queries.
+class JudgedPairs:
+    """The judged pairs of some queries.
 
     :param gains: ``[n]``, of their grades.
     :param query_index: ``[n]`` int64.
@@ -34,21 +36,25 @@ class DevPairs:
     cutoff: int
 
     @classmethod
-    def of(cls, trained: Trained, data: RunData, model: Path) -> DevPairs:
-        """Score the dev pairs with ``model.onnx``."""
-        config, dev = trained.config, data.judged(data.dev)
-        _, gains, query_index = dev.numpy(config.grades.scale.gains)
-        rows = run_pairs(model, trained.model.tokenizer(), dev.texts)
+    def of(cls, trained: Trained, data: RunData, queries: Sequence[JudgedQuery], model: Path) -> JudgedPairs:
+        """Score the pairs of some queries with ``model.onnx``."""
+        config, pairs = trained.config, data.judged(queries)
+        _, gains, query_index = pairs.numpy(config.grades.scale.gains)
+        rows = run_pairs(model, trained.model.tokenizer(), pairs.texts)
         columns = Columns(config.grades.scale.k)
-        return cls(dev.texts, gains, query_index, rows, columns, config.ood.alpha, config.stages.cutoff)
+        return cls(pairs.texts, gains, query_index, rows, columns, config.ood.alpha, config.stages.cutoff)
 
-    def ndcg(self, rows: NDArray[Any]) -> float:
-        """Compute the mean nDCG over queries."""
-        values = ndcg_per_query(rows[:, 0], self.gains, self.query_index, cutoff=self.cutoff).values()
-        return float(np.mean(list(values)))
+    def ndcg(self, rows: NDArray[Any]) -> NDArray[np.float64]:
+        """Compute the nDCG of each query that has one, in order."""
+        values = ndcg_per_query(rows[:, 0], self.gains, self.query_index, cutoff=self.cutoff)
+        return np.array([values[query] for query in sorted(values)])
+
+    def ndcg_changes(self, rows: NDArray[Any]) -> NDArray[np.float64]:
+        """Compute each query's nDCG by another graph's output, minus that by ``model.onnx``."""
+        return self.ndcg(rows) - self.ndcg(self.rows)
 
     def compare(self, rows: NDArray[Any], name: str) -> dict[str, Any]:
-        """Compare another graph's output.
+        """Compare another graph's output on the dev pairs.
 
         :param rows: ``[n, 3 + k]``.
         :param name: its key, beside ``fp32``.
@@ -56,7 +62,10 @@ class DevPairs:
         difference = np.abs(self.rows[:, 0] - rows[:, 0])
         flags = [is_ood(out[:, self.columns.ood_score], self.alpha) for out in (self.rows, rows)]
         return {
-            f"dev_ndcg@{self.cutoff}": {"fp32": round(self.ndcg(self.rows), 5), name: round(self.ndcg(rows), 5)},
+            f"dev_ndcg@{self.cutoff}": {
+                "fp32": round(float(self.ndcg(self.rows).mean()), 5),
+                name: round(float(self.ndcg(rows).mean()), 5),
+            },
             "score_difference": {"mean": round(float(difference.mean()), 5), "max": round(float(difference.max()), 5)},
             "dev_share_ood": {"fp32": round(float(flags[0].mean()), 4), name: round(float(flags[1].mean()), 4)},
             "ood_agreement": round(float((flags[0] == flags[1]).mean()), 4),

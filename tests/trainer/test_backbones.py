@@ -16,7 +16,7 @@ from darl_opensearch import bundle as files
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.check import check_bundle, run_pairs
 from darl_opensearch.cluster.register import register
-from darl_opensearch.errors import BundleError
+from darl_opensearch.errors import BundleError, UsageError
 from darl_opensearch.graph_contract import INPUTS, inspect_graph
 from darl_opensearch.scoring import Scorer
 from darl_opensearch.text import clean, cut_to_tokens
@@ -24,11 +24,12 @@ from tests.helpers.bundles import correct_digests
 from tests.helpers.commands import run_main
 from tests.helpers.joint_bases import PAIRS, PROMPT, columns, configured, write_classifier, write_decoder
 from tests.helpers.training_project import write_project
-from trainer.config import Loss, Ood
+from trainer.config import Loss, Ood, read_config
 from trainer.export import export_run
 from trainer.export.graph import ContractModule, export_graphs
 from trainer.losses import GRADE_LOSSES
 from trainer.models import BACKBONES
+from trainer.models.continued import load_starting_model
 from trainer.run_folder import load_run
 from trainer.stages.objective import Objective
 from trainer.stages.ood_stage import fit_ood, measure_flagged
@@ -109,6 +110,35 @@ def test_the_bundle_scores_as_torch_does(runs, backbone):
     assert np.abs(np.array(found) - wanted).max() <= 1e-4 and wanted[:, 0].std() > 1e-4
     sample = np.load(bundle.file(files.REFERENCE))
     assert sample.shape[1] == 32 and np.allclose(np.linalg.norm(sample, axis=1), 1, atol=1e-5)
+
+
+def go_on(runs, *overrides):
+    """Start from the language model's bundle, with other keys of the configuration."""
+    trained, bundle, _ = runs["llm"]
+    folder = trained.folder.parent / "data"
+    config = read_config(folder / "darl.toml", [f"model.base='bundle:{bundle.path}'", *overrides])
+    return load_starting_model(config, folder, BACKBONES["llm"].make), config
+
+
+def test_a_language_model_goes_on_with_the_configuration_s_adapters(runs):
+    model, config = go_on(runs, "lora.rank=2", "lora.layers=1", "llm.checkpointing=true")
+    assert model.adapters == config.lora and model.checkpointing
+    adapters = [parameter for name, parameter in model.named_parameters() if ".lora_A." in name]
+    assert len(adapters) == 7 and {parameter.shape[0] for parameter in adapters} == {2}
+    assert runs["llm"][0].model.adapters.rank == 16
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("llm.prompt=''", r"\[llm\] prompt is '', and the bundle's is '"),
+        ("llm.chat=false", r"\[llm\] chat is False, and the bundle's is True"),
+        ("llm.grade_words=['a', 'b', 'c']", r"\[llm\] grade_words is \('a', 'b', 'c'\), and the bundle's is \(\)"),
+    ],
+)
+def test_a_language_model_does_not_go_on_with_another_prompt(runs, override, message):
+    with pytest.raises(UsageError, match=message):
+        go_on(runs, override)
 
 
 @pytest.mark.parametrize("backbone", JOINT)

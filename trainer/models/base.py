@@ -96,8 +96,11 @@ class Backbone(Protocol):
         """
 
     @classmethod
-    def load(cls, folder: Path) -> Backbone:
-        """Load a model written by :meth:`save`, in evaluation mode."""
+    def load(cls, folder: Path, config: Config | None = None) -> Backbone:
+        """Load a model written by :meth:`save`, in evaluation mode.
+
+        :param config: how training goes on; None: as it was. Only the adapters of a language model depend on it.
+        """
 
     def fit_texts(self, items: Iterable[str]) -> None:
         """Fit statistics of the catalogue that need no labels, such as token frequencies."""

@@ -34,7 +34,7 @@ def load_starting_model(config: Config, base: Path, make: Any) -> Backbone:
             todo="export its run again without --no-checkpoint",
         )  # fmt: skip
     _check_same(config, bundle, head)
-    continued: Backbone = make.load(folder / CHECKPOINT)
+    continued: Backbone = make.load(folder / CHECKPOINT, config)
     return continued
 
 
@@ -50,6 +50,10 @@ def _check_same(config: Config, bundle: Bundle, head: str) -> None:
         "[template]": (config.template.item_template, card.template),
         "head of [loss] grade": (head, trained.get("head", head)),
     }
+    if llm := trained.get("llm"):
+        for name, bundled in llm.items():
+            configured = getattr(config.llm, name)
+            pairs[f"[llm] {name}"] = (configured, tuple(bundled) if isinstance(bundled, list) else bundled)
     for half, prompt in (("query", config.model.query_prompt), ("item", config.model.item_prompt)):
         if prompt is not None:
             pairs[f"[model] {half}_prompt"] = (prompt, trained.get("prompts", {}).get(half, ""))

@@ -157,7 +157,7 @@ class CrossEncoder(JointReader):
         self._save_parts(folder, facts)
 
     @classmethod
-    def load(cls, folder: Path) -> CrossEncoder:
+    def load(cls, folder: Path, config: Config | None = None) -> CrossEncoder:
         """Load a model written by :meth:`save`."""
         from transformers import AutoModel, AutoModelForSequenceClassification
 

@@ -33,6 +33,7 @@ from trainer.models.sources import load_tokenizer, locate, unusable
 from trainer.models.tracing import eager_attention
 
 WEIGHTS = "encoder"  # folder of the transformers checkpoint within the model's
+PROMPT = ("prompt", "chat", "grade_words")  # keys of [llm] that its tokenizer and head are made from
 
 
 @BACKBONES.register("llm", cite="Zhuang et al. 2023, arXiv:2310.14122; LoRA: Hu et al. 2021, arXiv:2106.09685")
@@ -51,6 +52,7 @@ class LlmReranker(JointReader):
     :param tokenizer: its tokenizer, with the prompt as pair template and the bundle's truncation.
     :param adapters: table ``[lora]``.
     :param checkpointing: recompute activations in the backward pass instead of storing them.
+    :param prompt: the keys of table ``[llm]`` that it was made from, if known.
     """
 
     standardises = False  # the head's initial weights apply to unstandardised features
@@ -65,9 +67,10 @@ class LlmReranker(JointReader):
         adapters: Lora,
         head: str = "cumulative",
         checkpointing: bool = False,
+        prompt: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(lora.inject(encoder, adapters), tokenizer, head, int(encoder.config.hidden_size), gains)
-        self.adapters, self.checkpointing = adapters, checkpointing
+        self.adapters, self.checkpointing, self.prompt = adapters, checkpointing, prompt
         self._explicit_mask = False
         self._exact: list[Tensor] = []  # frozen weights in float32 while copies in bfloat16 are in their place
         if checkpointing:
@@ -98,6 +101,7 @@ class LlmReranker(JointReader):
         reranker = cls(
             decoder.base_model, apply_frame(tokenizer.backend_tokenizer, frame, length), scale.gains,
             adapters=config.lora, head=head, checkpointing=prompt.checkpointing,
+            prompt={name: getattr(prompt, name) for name in PROMPT},
         )  # fmt: skip
         reranker.head.start_from(rows)
         return reranker.eval()
@@ -208,20 +212,26 @@ class LlmReranker(JointReader):
             bare = AutoModel.from_config(config)
         bare.save_pretrained(folder / WEIGHTS, state_dict=lora.merge_weights(self.encoder))
         adapters = dataclasses.asdict(self.adapters)
-        self._save_parts(folder, {"backbone": "llm", "lora": adapters, "checkpointing": self.checkpointing})
+        facts = {"backbone": "llm", "lora": adapters, "checkpointing": self.checkpointing}
+        self._save_parts(folder, facts | ({"llm": self.prompt} if self.prompt else {}))
 
     @classmethod
-    def load(cls, folder: Path) -> LlmReranker:
-        """Load a model written by :meth:`save`, with new adapters that add nothing yet."""
+    def load(cls, folder: Path, config: Config | None = None) -> LlmReranker:
+        """Load a model written by :meth:`save`, with new adapters that add nothing yet.
+
+        :param config: of the adapters and of checkpointing; None: as they were.
+        """
         from transformers import AutoModel
 
         facts = json.loads((folder / "backbone.json").read_text(encoding="utf-8"))
+        adapters = config.lora if config else Lora(**(facts["lora"] | {"targets": tuple(facts["lora"]["targets"])}))
+        kind = {"quantization_config": lora.configure_nf4()} if config and adapters.quantise else {}
         with quiet():
-            encoder = AutoModel.from_pretrained(folder / WEIGHTS, dtype=torch.float32)
-        adapters = Lora(**(facts["lora"] | {"targets": tuple(facts["lora"]["targets"])}))
+            encoder = AutoModel.from_pretrained(folder / WEIGHTS, dtype=torch.float32, **kind)
         model = cls(
             encoder, Tokenizer.from_file(str(folder / "tokenizer.json")), tuple(facts["gains"]), adapters=adapters,
-            head=facts["head"], checkpointing=facts["checkpointing"],
+            head=facts["head"], checkpointing=config.llm.checkpointing if config else facts["checkpointing"],
+            prompt=facts.get("llm"),
         )  # fmt: skip
         model.head.load_state_dict(load_file(folder / "head.safetensors"))
         return model.eval()

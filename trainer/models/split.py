@@ -413,7 +413,7 @@ class SplitReranker(nn.Module):
         self._tokenizer.save(str(folder / "tokenizer.json"))
 
     @classmethod
-    def load(cls, folder: Path) -> SplitReranker:
+    def load(cls, folder: Path, config: Config | None = None) -> SplitReranker:
         """Load a model written by :meth:`save`."""
         from transformers import AutoConfig, AutoModel
 

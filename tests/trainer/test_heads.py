@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -11,7 +12,9 @@ from torch.testing import assert_close
 
 from tests.helpers.training_project import laws
 from trainer.losses import GRADE_LOSSES
+from trainer.losses.cumulative import cumulative
 from trainer.models import HEADS
+from trainer.models.heads.cumulative import fit_scaling
 
 seeds = st.integers(0, 2**16)
 names = st.sampled_from(list(HEADS))
@@ -78,6 +81,22 @@ def test_calibration_never_worsens_the_likelihood(name, gains, seed, prior):
     head.calibrate(features, grades, prior=prior)
     assert likelihood_loss(head, features, grades) <= before + 1e-4
     assert_close(head.grade_probs(head(features)).sum(1), torch.ones(50), atol=1e-5, rtol=0)
+
+
+@laws
+@given(gains=scales, seed=seeds, prior=st.sampled_from([0.002, 0.01, 1.0]))
+def test_the_scaling_is_where_the_loss_is_level(gains, seed, prior):
+    """By autograd of the training loss itself: the slope's and the thresholds' derivatives are 0 there."""
+    generator = torch.Generator().manual_seed(seed)
+    latent, noise_ = torch.randn(2, 60, generator=generator, dtype=torch.float64)
+    k = len(gains)
+    grades = ((latent + noise_) * 0.8 + k / 2 - 0.5).round().clamp(0, k - 1).long()
+    start = np.arange(k - 1) - 0.5
+    slope, thresholds = fit_scaling(latent.numpy(), grades.numpy(), start, prior=prior)
+    values = torch.tensor([slope, *thresholds], dtype=torch.float64, requires_grad=True)
+    pull = values[0].log().square() + (values[1:] - torch.from_numpy(start)).square().sum()
+    (cumulative(latent[:, None] * values[0] - values[1:], grades) + prior * pull).backward()
+    assert (np.diff(thresholds) > 0.01).all() and values.grad.abs().max() <= 1e-5
 
 
 @laws

@@ -161,15 +161,15 @@ class CrossEncoder(JointReader):
         """Load a model written by :meth:`save`."""
         from transformers import AutoModel, AutoModelForSequenceClassification
 
-        config = json.loads((folder / "backbone.json").read_text(encoding="utf-8"))
-        make = AutoModelForSequenceClassification if config["scored"] else AutoModel
+        facts = json.loads((folder / "backbone.json").read_text(encoding="utf-8"))
+        make = AutoModelForSequenceClassification if facts["scored"] else AutoModel
         with quiet():
             encoder = make.from_pretrained(folder / WEIGHTS)
         model = cls(
-            _bare(encoder) if not config["scored"] else encoder, Tokenizer.from_file(str(folder / "tokenizer.json")),
-            tuple(config["gains"]), scored=config["scored"], pooling=config.get("pooling", MEAN),
-            include_prompt=config.get("include_prompt", True), projection=Projection(config.get("projection", ())),
-            prompts=Prompts(**config.get("prompts", {})), head=config["head"],
+            _bare(encoder) if not facts["scored"] else encoder, Tokenizer.from_file(str(folder / "tokenizer.json")),
+            tuple(facts["gains"]), scored=facts["scored"], pooling=facts.get("pooling", MEAN),
+            include_prompt=facts.get("include_prompt", True), projection=Projection(facts.get("projection", ())),
+            prompts=Prompts(**facts.get("prompts", {})), head=facts["head"],
         )  # fmt: skip
         if model.projection.steps:
             model.projection.load_state_dict(load_file(folder / PROJECTION))

@@ -417,19 +417,19 @@ class SplitReranker(nn.Module):
         """Load a model written by :meth:`save`."""
         from transformers import AutoConfig, AutoModel
 
-        config = json.loads((folder / "backbone.json").read_text(encoding="utf-8"))
-        described = config["encoder"]
+        facts = json.loads((folder / "backbone.json").read_text(encoding="utf-8"))
+        described = facts["encoder"]
         encoder = AutoModel.from_config(
             AutoConfig.for_model(described.pop("model_type"), **described),
             attn_implementation="eager",  # products and a softmax, which the exporter can trace
             add_pooling_layer=False,
         )
         model = cls(
-            encoder, Tokenizer.from_file(str(folder / "tokenizer.json")), tuple(config["gains"]),
-            query_cap=config["query_cap"], item_cap=config["item_cap"], pooling=config["pooling"],
-            include_prompt=config.get("include_prompt", True), projection=Projection(config.get("projection", ())),
-            prompts=Prompts(**config.get("prompts", {})), position_offset=config["position_offset"],
-            head=config.get("head", "cumulative"),
+            encoder, Tokenizer.from_file(str(folder / "tokenizer.json")), tuple(facts["gains"]),
+            query_cap=facts["query_cap"], item_cap=facts["item_cap"], pooling=facts["pooling"],
+            include_prompt=facts.get("include_prompt", True), projection=Projection(facts.get("projection", ())),
+            prompts=Prompts(**facts.get("prompts", {})), position_offset=facts["position_offset"],
+            head=facts.get("head", "cumulative"),
         )  # fmt: skip
         model.load_state_dict(load_file(folder / "model.safetensors"))
         return model.eval()

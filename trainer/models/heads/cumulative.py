@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trainer.losses.cumulative import cumulative
 from trainer.models.heads.base import HEADS, Head, to_grade_probs
 
 
@@ -68,27 +69,9 @@ class CumulativeHead(Head):
     def calibrate(self, head_input: Tensor, grades: Tensor, *, prior: float) -> None:
         """Fit the slope of the latent and the thresholds, as Platt scaling (Platt 1999) does for two classes."""
         with torch.no_grad():
-            latent = self.latent(head_input).double()
-            start = self.thresholds.double()
-        log_slope = torch.zeros((), dtype=torch.float64, requires_grad=True)
-        first = start[:1].clone().requires_grad_()
-        log_gaps = start.diff().clamp_min(1e-3).log().requires_grad_()
-        parameters = [log_slope, first] + ([log_gaps] if log_gaps.numel() else [])
-        optimiser = torch.optim.LBFGS(parameters, max_iter=200, line_search_fn="strong_wolfe")
-
-        def thresholds() -> Tensor:
-            return torch.cat([first, first + log_gaps.exp().cumsum(0)])
-
-        def closure() -> Tensor:
-            optimiser.zero_grad()
-            raw = latent[:, None] * log_slope.exp() - thresholds()[None, :]
-            pull = log_slope.square() + (thresholds() - start).square().sum()
-            loss = cumulative(raw, grades) + prior * pull
-            loss.backward()
-            return loss
-
-        optimiser.step(closure)
-        self.rescale(float(log_slope.detach().exp()), thresholds().detach().float())
+            latent, start = self.latent(head_input).double().numpy(), self.thresholds.double().numpy()
+        slope, thresholds = fit_scaling(latent, grades.numpy(), start, prior=prior)
+        self.rescale(slope, torch.from_numpy(thresholds).float())
 
     @torch.no_grad()
     def forget_scale(self, head_input: Tensor, grades: Tensor) -> None:
@@ -109,3 +92,47 @@ class CumulativeHead(Head):
         self.first.copy_(thresholds[0])
         gaps = thresholds.diff().clamp_min(1e-4)
         self.gaps.copy_(gaps + torch.log(-torch.expm1(-gaps)))  # inverse of softplus
+
+
+def fit_scaling(
+    latent: NDArray[np.float64], grades: NDArray[np.int64], start: NDArray[np.float64], *, prior: float
+) -> tuple[float, NDArray[np.float64]]:
+    """Fit a slope of the latent and the thresholds by maximum likelihood.
+
+    The likelihood is that of :func:`~trainer.losses.cumulative.cumulative`. In NumPy, because autograd costs a hundred
+    times what these few hundred numbers do.
+
+    :param latent: ``[n]``.
+    :param grades: ``[n]``.
+    :param start: ``[k-1]`` increasing thresholds.
+    :param prior: weight of the pull towards slope 1 and ``start``.
+    :return: the slope, above 0, and the ``[k-1]`` increasing thresholds.
+    """
+    from scipy import optimize, special
+
+    n, cuts = max(len(grades), 1), len(start)
+    above, below = (grades[:, None] == np.arange(cuts) + shift for shift in (1, 0))
+    between = np.bincount(grades, minlength=cuts + 1)[1:cuts] / n  # share of the grades between two thresholds
+
+    def unpack(values: NDArray[np.float64]) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
+        gaps = np.exp(values[2:])
+        return float(np.exp(values[0])), values[1] + np.concatenate([[0.0], gaps.cumsum()]), gaps
+
+    def objective(values: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        slope, thresholds, gaps = unpack(values)
+        raw, pull, apart = latent[:, None] * slope - thresholds, thresholds - start, np.maximum(gaps, 1e-6)
+        fit = special.log_expit(raw[above]).sum() + special.log_expit(-raw[below]).sum()
+        loss = -fit / n - between @ np.log(-np.expm1(-apart)) + prior * (values[0] ** 2 + pull @ pull)
+        by_raw = (below * special.expit(raw) - above * special.expit(-raw)) / n
+        by_threshold = 2 * prior * pull - by_raw.sum(0)
+        by_gap = by_threshold[::-1].cumsum()[::-1][1:] - between * np.exp(-apart) / -np.expm1(-apart) * (gaps > 1e-6)
+        by_slope = slope * (latent @ by_raw.sum(1)) + 2 * prior * values[0]
+        return loss, np.concatenate([[by_slope, by_threshold.sum()], by_gap * gaps])
+
+    gaps = np.log(np.maximum(np.diff(start), 1e-3))
+    found = optimize.minimize(
+        objective, np.concatenate([[0.0, start[0]], gaps]), jac=True, method="L-BFGS-B",
+        bounds=[(-20, 20), (None, None), *[(-20, 20)] * (cuts - 1)],  # an absent grade has no end
+        options={"ftol": 1e-13, "gtol": 1e-9},
+    )  # fmt: skip
+    return unpack(found.x)[:2]

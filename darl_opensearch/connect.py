@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from opensearchpy import OpenSearch
 
 DEFAULT_URL = "http://127.0.0.1:9200"
+# For every search that reads documents: an index may have a pipeline by default, which reorders hits and cuts pages.
+NO_PIPELINE: Mapping[str, str] = {"search_pipeline": "_none"}
 
 
 class ClusterOptions(Settings):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from darl_opensearch.bundle import Bundle
+from darl_opensearch.connect import NO_PIPELINE
 from darl_opensearch.errors import InputError, UsageError
 from darl_opensearch.ood.log import OodLog
 from darl_opensearch.ood.record import RankedRequest
@@ -247,7 +248,7 @@ class Reranker:
             bool_query["filter"] = [filter]
         body = {"query": {"bool": bool_query}, "size": max(window, size)}
         # An index may have a darl pipeline by default; its order would not be the first stage's.
-        response = client.search(index=index, body=body, params={"search_pipeline": "_none"})
+        response = client.search(index=index, body=body, params=dict(NO_PIPELINE))
         return self.rerank(
             query, response, size=size, min_grade=min_grade, min_score=min_score, drop_ood=drop_ood,
             text_field=text_field, query_id=query_id, slice=slice, request_id=request_id,

@@ -24,7 +24,7 @@ LAYERS = {
     "scoring": FOUNDATION | {"states"},
     "ood": REQUESTS,
     "cluster": REQUESTS | {"scoring"},  # registration compares with the local bundle
-    "reranker": FOUNDATION | {"scoring", "ood", "states"},
+    "reranker": FOUNDATION | {"connect", "scoring", "ood", "states"},
     "search": REQUESTS | {"ood", "cluster"},
     "monitor": FOUNDATION | {"scoring", "ood"},  # drift is measured on embedded pairs
     "server": REQUESTS | {"scoring", "ood", "states"},  # a running scorer ships its own spool

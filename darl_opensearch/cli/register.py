@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from darl_opensearch.cli.output import emit, emit_calls, progress_line
+from darl_opensearch.cli.output import emit, emit_calls, note, progress_line
 from darl_opensearch.cli.shared import CLUSTER, DRY_RUN, JSON, MODEL_PLACE, ModelPlace, bundle_argument
 from darl_opensearch.cluster.pipelines import PipelineOptions
 from darl_opensearch.cluster.register import RegisterOptions
@@ -39,11 +39,14 @@ def cli(
     --apply-settings. The model's answers are compared with the bundle's before any pipeline is written.
     """
     from darl_opensearch.cluster import Cluster, register
+    from darl_opensearch.cluster.default_pipelines import warn_of_default_pipelines
 
     options = dataclasses.replace(options, mode=place.mode, scorer=place.scorer, pipeline=pipeline)
     target = Cluster.open(cluster, dry_run=dry_run)
     with progress_line("uploading") as line:
         done = register(bundle, target, options, on_chunk=line.count)
+    if warning := warn_of_default_pipelines(target):
+        note(f"warning: {warning}")
     if dry_run:
         emit_calls(target.calls)
         return

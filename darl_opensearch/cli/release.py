@@ -66,6 +66,7 @@ def cli(
     """
     from darl_opensearch.bundle import Bundle
     from darl_opensearch.cluster import Cluster
+    from darl_opensearch.cluster.default_pipelines import warn_of_default_pipelines
     from darl_opensearch.cluster.release import release
     from darl_opensearch.warm import WarmOptions, warm_index
 
@@ -85,6 +86,8 @@ def cli(
         warmed.check(encoding.states)
     with progress_line("registering") as line, refusal_announced(hook, dry_run=dry_run):
         done = release(bundle, target, options, on_chunk=line.count, report=line.report)
+    if warning := warn_of_default_pipelines(target):
+        note(f"warning: {warning}")
     if dry_run:
         emit_calls(target.calls)
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from darl_opensearch.cli.output import emit, emit_calls
+from darl_opensearch.cli.output import emit, emit_calls, note
 from darl_opensearch.cli.shared import CLUSTER, DRY_RUN, JSON
 from darl_opensearch.cli.webhook_option import WEBHOOK, announce, refusal_announced
 from darl_opensearch.cluster.rollback import RollbackOptions
@@ -30,12 +30,15 @@ def cli(
     """
     from darl_opensearch.cli.release import released_text
     from darl_opensearch.cluster import Cluster
+    from darl_opensearch.cluster.default_pipelines import warn_of_default_pipelines
     from darl_opensearch.cluster.release import rollback
 
     hook = Webhook.of(webhook)
     target = Cluster.open(cluster, dry_run=dry_run)
     with refusal_announced(hook, dry_run=dry_run):
         done = rollback(target, options)
+    if warning := warn_of_default_pipelines(target):
+        note(f"warning: {warning}")
     if dry_run:
         emit_calls(target.calls)
         return

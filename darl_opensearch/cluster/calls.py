@@ -6,9 +6,9 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
-from darl_opensearch.connect import ClusterOptions, Identity, calling, connect, identify, reason_of
+from darl_opensearch.connect import NO_PIPELINE, ClusterOptions, Identity, calling, connect, identify, reason_of
 from darl_opensearch.errors import ClusterError
 
 if TYPE_CHECKING:
@@ -96,6 +96,13 @@ class Cluster:
         if not isinstance(answer, dict):
             raise ClusterError(f"the answer to {method} {path} is not JSON", where=self.url, todo="check --url")
         return answer
+
+    def search(self, index: str, body: Mapping[str, Any], *, absent: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Search an index, also one that has a search pipeline by default, without a pipeline.
+
+        :param absent: result for a 404 that is not an error.
+        """
+        return self.read("POST", f"{join_path(index, '_search')}?{urlencode(NO_PIPELINE)}", body, absent=absent)
 
     def send(
         self,

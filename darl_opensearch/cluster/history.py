@@ -140,7 +140,7 @@ class History:
     def events(self) -> list[Event]:
         """Read the newest events, oldest first."""
         body = render_body("find_releases.json", size=MOST, pipeline=self.pipeline)
-        answer = self.cluster.read("POST", join_path(self.index, "_search"), body, absent={})
+        answer = self.cluster.search(self.index, body, absent={})
         try:
             return [Event.of_hit(hit) for hit in reversed(answer.get("hits", {}).get("hits", []))]
         except (KeyError, TypeError) as err:

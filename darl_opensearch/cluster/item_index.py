@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from darl_opensearch.cluster.calls import Cluster, join_path
 from darl_opensearch.config_files import render_body
-from darl_opensearch.connect import ClusterOptions, calling
+from darl_opensearch.connect import NO_PIPELINE, ClusterOptions, calling
 from darl_opensearch.text import ID_FIELD, TEXT_FIELD
 
 PAGE = 500  # texts of a request
@@ -33,7 +33,7 @@ def make_first_stage(cluster: Cluster, index: str) -> ItemSearch:
 
     def retrieve(query: str, size: int) -> list[str]:
         body = render_body("search.json", size=size, query=query)
-        answer = cluster.read("POST", f"{join_path(index, '_search')}?search_pipeline=_none", body)
+        answer = cluster.search(index, body)
         hits = answer.get("hits", {}).get("hits", [])
         return [str((hit.get("_source") or {}).get(ID_FIELD, hit.get("_id"))) for hit in hits]
 
@@ -46,7 +46,7 @@ def scan_texts(cluster: Cluster, index: str) -> Iterator[str]:
 
     body = {"_source": [TEXT_FIELD], "query": {"exists": {"field": TEXT_FIELD}}}
     with calling(cluster.url):
-        for hit in scan(cluster.client, index=index, query=body, size=PAGE, params={"search_pipeline": "_none"}):
+        for hit in scan(cluster.client, index=index, query=body, size=PAGE, params=dict(NO_PIPELINE)):
             yield str(hit["_source"][TEXT_FIELD])
 
 

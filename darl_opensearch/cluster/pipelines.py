@@ -116,12 +116,17 @@ def check_ours(cluster: Cluster, options: PipelineOptions) -> None:
     """
     for name in (options.name, options.name + PLAIN):
         existing = fetch_pipeline(cluster, name)
-        if existing is not None and not str(existing.get("description", "")).startswith("DaRL "):
+        if existing is not None and not is_ours(existing):
             raise ClusterError(
                 f"search pipeline {name!r} exists and was not created by darl",
                 where=cluster.url,
                 todo="choose another name with --pipeline",
             )
+
+
+def is_ours(body: Mapping[str, Any]) -> bool:
+    """Whether darl wrote a pipeline, by its description."""
+    return str(body.get("description", "")).startswith("DaRL ")
 
 
 def put_pipelines(cluster: Cluster, bodies: Mapping[str, Mapping[str, Any]]) -> dict[str, Change]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from darl_opensearch.connect import calling, not_opensearch
+from darl_opensearch.connect import NO_PIPELINE, calling, not_opensearch
 from darl_opensearch.errors import ClusterError, UsageError
 from darl_opensearch.ood.record import (
     Kind,
@@ -179,7 +179,8 @@ class StreamStore(OodStore):
         }
         body = {"size": 0, "query": {"term": {"kind": "pair"}}, "aggs": {"items": items}}
         with calling(self._url):
-            answer = self._client.search(index=self._stream, body=body, params={"ignore_unavailable": "true"})
+            params = {"ignore_unavailable": "true", **NO_PIPELINE}
+            answer = self._client.search(index=self._stream, body=body, params=params)
         return [str(bucket["key"]) for bucket in answer.get("aggregations", {}).get("items", {}).get("buckets", [])]
 
     def _page(
@@ -202,7 +203,7 @@ class StreamStore(OodStore):
         if after is not None:
             body["search_after"] = after
         with calling(self._url):
-            answer = self._client.search(body=body)
+            answer = self._client.search(body=body, params=dict(NO_PIPELINE))
         hits: list[dict[str, Any]] = answer["hits"]["hits"]
         return hits
 
@@ -245,7 +246,7 @@ def join_texts(
             "track_total_hits": False,
         }
         with calling(where):
-            answer = client.search(index=index, body=body)
+            answer = client.search(index=index, body=body, params=dict(NO_PIPELINE))
         for hit in answer["hits"]["hits"]:
             source = hit["_source"]
             if source.get(TEXT_FIELD):

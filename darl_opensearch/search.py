@@ -232,7 +232,7 @@ class PipelineSearch:
         :param body: your own search body; by default a match on ``darl_text``.
         """
         request = _body(query, size, body)
-        answer = self._cluster.search(self.index, request)
+        answer = self._cluster.read("POST", f"{join_path(self.index, '_search')}?search_pipeline=_none", request)
         return list(answer.get("hits", {}).get("hits", []))
 
     def _request(

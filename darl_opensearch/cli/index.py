@@ -40,6 +40,7 @@ def cli(
     """
     from darl_opensearch.bundle import Bundle
     from darl_opensearch.cluster import Cluster, load_items
+    from darl_opensearch.cluster.without_text import describe_documents_without_text
     from darl_opensearch.warm import warm_files
 
     if warm and options.states is None:
@@ -60,6 +61,10 @@ def cli(
     if dry_run:
         emit_calls(target.calls)
         return
+    if report.index_without_text is None:
+        note("warning: documents without darl_text could not be counted: this user may not search the index")
+    elif report.index_without_text:
+        note(f"warning: {describe_documents_without_text(report.index_without_text)}")
     if not as_json:
         report.check()
     text = f"{report.indexed} items in {report.index}" + (", newly created" if report.created else "")

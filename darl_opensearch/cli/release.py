@@ -21,13 +21,14 @@ from darl_opensearch.cli.shared import (
 from darl_opensearch.cli.webhook_option import WEBHOOK, announce, refusal_announced
 from darl_opensearch.cluster.release import ReleaseOptions
 from darl_opensearch.connect import ClusterOptions
-from darl_opensearch.errors import InputError, UsageError
+from darl_opensearch.errors import ClusterError, InputError, UsageError
 from darl_opensearch.settings import InputFile, setting
 from darl_opensearch.settings.options import with_options
 from darl_opensearch.states.options import StatesPlace, parse_item_count
 from darl_opensearch.webhook import Webhook
 
 if TYPE_CHECKING:
+    from darl_opensearch.cluster import Cluster
     from darl_opensearch.cluster.outcome import Release
 
 MOST_GATE_BYTES = 4 << 20
@@ -66,7 +67,6 @@ def cli(
     """
     from darl_opensearch.bundle import Bundle
     from darl_opensearch.cluster import Cluster
-    from darl_opensearch.cluster.default_pipelines import warn_of_default_pipelines
     from darl_opensearch.cluster.release import release
     from darl_opensearch.warm import WarmOptions, warm_index
 
@@ -86,7 +86,7 @@ def cli(
         warmed.check(encoding.states)
     with progress_line("registering") as line, refusal_announced(hook, dry_run=dry_run):
         done = release(bundle, target, options, on_chunk=line.count, report=line.report)
-    if warning := warn_of_default_pipelines(target):
+    for warning in find_warnings(target, options.index):
         note(f"warning: {warning}")
     if dry_run:
         emit_calls(target.calls)
@@ -99,6 +99,23 @@ def cli(
         announce(hook, "release", done.to_json() | {"note": options.note})
     if gate is None and done.changed and not as_json:
         note("released without a gate report (--gate)")
+
+
+def find_warnings(cluster: Cluster, index: str | None) -> list[str]:
+    """Describe what is wrong with indices that a released pipeline meets.
+
+    :param index: the item index, if it is known.
+    """
+    from darl_opensearch.cluster.default_pipelines import warn_of_default_pipelines
+    from darl_opensearch.cluster.without_text import count_documents_without_text, describe_documents_without_text
+
+    found = [warn_of_default_pipelines(cluster)]
+    if index is not None:
+        try:
+            found.append(describe_documents_without_text(count_documents_without_text(cluster, index)))
+        except ClusterError as err:  # the release itself is done
+            found.append(f"documents without darl_text could not be counted ({err.what})")
+    return [text for text in found if text]
 
 
 def released_text(done: Release) -> str:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from darl_opensearch.search import SearchOutcome
 
 WIDEST_TEXT = 60
+UNEXPLAINED = "the hits are in first-stage order. Check the node's log and the scorer"
 
 
 @click.command()
@@ -61,6 +62,8 @@ def cli(
     """
     from darl_opensearch.bundle import Bundle
     from darl_opensearch.cluster import Cluster
+    from darl_opensearch.cluster.pipelines import DEFAULT_MAX_K
+    from darl_opensearch.cluster.without_text import count_hits_without_text, describe_hits_without_text
     from darl_opensearch.search import PipelineSearch
 
     target = Cluster.open(cluster)
@@ -71,7 +74,8 @@ def cli(
         query, size=size, min_grade=min_grade, min_score=min_score, drop_ood=drop_ood, query_id=query_id, slice=slice_
     )
     window = min(10_000, int(size * searching.shape.oversample))
-    before = {hit["_id"]: place for place, hit in enumerate(searching.first_stage(query, size=window), 1)}
+    candidates = searching.first_stage(query, size=window)
+    before = {hit["_id"]: place for place, hit in enumerate(candidates, 1)}
     logged = False
     request, served = outcome.ranked_request(), searching.served
     other = served is not None and (served.name, served.version) != (card.name, card.version)
@@ -83,7 +87,9 @@ def cli(
         with _opened(card, ood_log, text=ood_text, sample_rate=ood_sample_rate) as log:
             logged = log.offer(request)
     if not outcome.reranked:
-        note("darl: not reranked: the hits are in first-stage order. Check the node's log and the scorer.")
+        scored = candidates[: max(size, DEFAULT_MAX_K[searching.shape.mode])]
+        reason = describe_hits_without_text(count_hits_without_text(scored), len(scored))
+        note(f"darl: not reranked: {reason or UNEXPLAINED}.")
     result = outcome.to_json() | {"logged": logged}
     for hit in result["hits"]:
         hit["position_before"] = before.get(hit["id"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Callable, Container, Iterator, Mapping
@@ -12,6 +13,7 @@ from typing import Any
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.cluster.calls import Call, Cluster, join_path
 from darl_opensearch.cluster.guards import guard_item
+from darl_opensearch.cluster.without_text import count_documents_without_text
 from darl_opensearch.config_files import render_body
 from darl_opensearch.connect import calling
 from darl_opensearch.errors import ClusterError, InputError, UsageError
@@ -44,6 +46,8 @@ class LoadReport:
     :param failed: the first rejected items.
     :param without_text: ids of items without text, which are not loaded: a hit without text is not reranked, nor are
         the other hits of its search.
+    :param index_without_text: documents without ``darl_text`` that something else put there, by index; None if they
+        were not counted, as in a dry run or where the user may not search the index.
     """
 
     index: str
@@ -52,11 +56,16 @@ class LoadReport:
     indexed: int
     failed: tuple[FailedItem, ...]
     without_text: tuple[str, ...] = ()
+    index_without_text: Mapping[str, int] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Render for ``--json``."""
         failed = [dict(vars(item)) for item in self.failed]
-        return dict(vars(self)) | {"failed": failed, "without_text": list(self.without_text)}
+        others = self.index_without_text
+        return dict(vars(self)) | {
+            "failed": failed, "without_text": list(self.without_text),
+            "index_without_text": None if others is None else dict(others),
+        }  # fmt: skip
 
     def check(self) -> None:
         """Raise an error if any item was rejected.
@@ -134,7 +143,10 @@ def load_items(
         return LoadReport(index, created, count, 0, (), tuple(blank))
     indexed, failed = _send(cluster, documents, index, places, count, on_item)
     cluster.send("POST", join_path(index, "_refresh"))
-    return LoadReport(index, created, count, indexed, tuple(failed), tuple(blank))
+    others = None
+    with contextlib.suppress(ClusterError):  # who loads an index need not be allowed to search it
+        others = count_documents_without_text(cluster, index)
+    return LoadReport(index, created, count, indexed, tuple(failed), tuple(blank), others)
 
 
 def make_document(bundle: Bundle, item: Mapping[str, Any], *, where: str | None = None) -> tuple[str, dict[str, Any]]:

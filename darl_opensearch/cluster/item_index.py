@@ -41,13 +41,14 @@ def make_first_stage(cluster: Cluster, index: str) -> ItemSearch:
 
 
 def scan_texts(cluster: Cluster, index: str) -> Iterator[str]:
-    """Read the text of every item, in no order."""
+    """Read the text of every item that has one, in no order."""
     from opensearchpy.helpers import scan
 
     body = {"_source": [TEXT_FIELD], "query": {"exists": {"field": TEXT_FIELD}}}
     with calling(cluster.url):
         for hit in scan(cluster.client, index=index, query=body, size=PAGE, params=dict(NO_PIPELINE)):
-            yield str(hit["_source"][TEXT_FIELD])
+            if text := (hit.get("_source") or {}).get(TEXT_FIELD):
+                yield str(text)
 
 
 def count_items(cluster: Cluster, index: str) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.cluster.calls import Cluster
 from darl_opensearch.cluster.item_index import count_items, scan_texts
+from darl_opensearch.cluster.without_text import count_documents_without_text
 from darl_opensearch.errors import UsageError
 from darl_opensearch.io.reading import open_bytes
 from darl_opensearch.ood.store import StreamStore, join_texts
@@ -54,15 +55,16 @@ def warm_index(
     :param stream: the OOD log's data stream.
     :raises UsageError: for other ``items``, or an index without item texts.
     """
-    count = parse_item_count(items)
+    count, without_text = parse_item_count(items), 0
     if count is None:
         texts, total = scan_texts(cluster, index), count_items(cluster, index)
+        without_text = sum(count_documents_without_text(cluster, index).values())
     else:
         ids = StreamStore(cluster.client, stream=stream, where=cluster.url).most_logged(count)
         by_id = join_texts(cluster.client, index, ids, where=cluster.url).texts
         texts, total = iter(by_id.values()), len(by_id)
     rows = zip(repeat(cluster.url), texts)
-    report = _warm_here(bundle, rows, options, WarmCount(total, on_item))
+    report = _warm_here(bundle, rows, options, WarmCount(total - without_text, on_item, without_text=without_text))
     if not report.items:
         raise UsageError(
             f"no item texts to warm in index {index!r}", where=cluster.url,

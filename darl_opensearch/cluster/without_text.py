@@ -1,0 +1,72 @@
+"""Documents and hits without ``darl_text``: one of them among a search's candidates, and nothing is reranked.
+
+An alias over mixed indices, or a program that writes to the item index itself, brings them in.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from darl_opensearch.cluster.calls import Cluster
+from darl_opensearch.text import TEXT_FIELD
+
+MOST_INDICES = 1000
+FILTER = f'or pass over them with the filter {{"exists": {{"field": "{TEXT_FIELD}"}}}}'
+
+
+def count_documents_without_text(cluster: Cluster, index: str) -> dict[str, int]:
+    """Count the documents that have no ``darl_text``.
+
+    One that is indexed, by ``copy_to``, but not in ``_source`` is not found here, only as a hit.
+
+    :param index: an index, an alias or a pattern.
+    :return: how many, by the index that holds them; without those that hold none.
+    """
+    body = {
+        "size": 0,
+        "track_total_hits": False,
+        "query": {"bool": {"must_not": [{"exists": {"field": TEXT_FIELD}}]}},
+        "aggs": {"indices": {"terms": {"field": "_index", "size": MOST_INDICES}}},
+    }
+    answer = cluster.search(index, body)
+    buckets = answer.get("aggregations", {}).get("indices", {}).get("buckets", [])
+    return {str(bucket["key"]): int(bucket["doc_count"]) for bucket in buckets}
+
+
+def count_hits_without_text(hits: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Count the hits of a search that have no ``darl_text``, by index."""
+    return dict(Counter(str(hit.get("_index", "?")) for hit in hits if not (hit.get("_source") or {}).get(TEXT_FIELD)))
+
+
+def describe_documents_without_text(counts: Mapping[str, int]) -> str:
+    """Say how many documents have no text, and what to do; empty without any."""
+    total = sum(counts.values())
+    if not total:
+        return ""
+    have = "1 document has" if total == 1 else f"{total:,} documents have"
+    return (
+        f"{have} no {TEXT_FIELD} ({_name(counts)}): a search with one among its candidates is not reranked. "
+        f"Load them with darl index, {FILTER}"
+    )
+
+
+def describe_hits_without_text(counts: Mapping[str, int], hits: int) -> str:
+    """Say how many hits of a search have no text, and what to do; empty without any.
+
+    :param hits: how many the search found.
+    """
+    total = sum(counts.values())
+    if not total:
+        return ""
+    have = "has" if total == 1 else "have"
+    return (
+        f"{total:,} of {hits:,} hits {have} no {TEXT_FIELD} ({_name(counts)}). "
+        "Load them with darl index, or search without that index"
+    )
+
+
+def _name(counts: Mapping[str, int]) -> str:
+    parts = [f"index {index}" if len(counts) == 1 else f"{index}: {count:,}" for index, count in counts.items()]
+    return ", ".join(parts[:5]) + (", …" if len(parts) > 5 else "")

@@ -1,4 +1,4 @@
-"""Reaching a cluster, and saying in one line why it could not be reached."""
+"""Reaching a cluster, and asking what it is."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
+from darl_opensearch.cluster_errors import not_opensearch, translate
 from darl_opensearch.errors import ClusterError, UsageError
 from darl_opensearch.io.urls import split_http, without_secrets
 from darl_opensearch.settings import InputFile, Settings, setting
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from opensearchpy import OpenSearch
 
 DEFAULT_URL = "http://127.0.0.1:9200"
+OVERRIDE = "compatibility.override_main_response_version"
 # For every search that reads documents: an index may have a pipeline by default, which reorders hits and cuts pages.
 NO_PIPELINE: Mapping[str, str] = {"search_pipeline": "_none"}
 
@@ -24,7 +27,9 @@ NO_PIPELINE: Mapping[str, str] = {"search_pipeline": "_none"}
 class ClusterOptions(Settings):
     """Where a cluster is and how to get in."""
 
-    url: str = setting(DEFAULT_URL, "URL of the cluster.", env="OPENSEARCH_URL")
+    url: str = setting(
+        DEFAULT_URL, "URL of the cluster; without a port, 9200 for http and 443 for https.", env="OPENSEARCH_URL"
+    )
     user: str | None = setting(None, "User for basic authentication.", env="OPENSEARCH_USER")
     password: str | None = setting(
         None, "Password for basic authentication. Prefer the variable: other users of this machine can see arguments.",
@@ -36,20 +41,28 @@ class ClusterOptions(Settings):
 
     def check(self) -> None:
         """Refuse what no client could use."""
-        parts = split_http(self.url)
-        if parts is None:
-            raise UsageError(f"{without_secrets(self.url)!r} is not a cluster URL", todo=f"write it like {DEFAULT_URL}")
-        if "@" in parts.netloc:
+        # Looked for before the URL is parsed: a password with a slash or a question mark moves the host elsewhere.
+        if "@" in self.url:
             raise UsageError(
                 "the URL holds a user or a password",
                 where=without_secrets(self.url),
                 todo="pass them with --user and OPENSEARCH_PASSWORD",
             )
+        if split_http(self.url) is None:
+            raise UsageError(f"{self.url!r} is not a cluster URL", todo=f"write it like {DEFAULT_URL}")
         if bool(self.user) != bool(self.password):
             missing = "a password but no user" if self.password else f"user {self.user!r} but no password"
             raise UsageError(f"there is {missing}", todo="set both --user and OPENSEARCH_PASSWORD, or neither")
         if self.ca_certs is not None and not self.ca_certs.is_file():
             raise UsageError("the certificate file does not exist", where=str(self.ca_certs), todo="check --ca-certs")
+
+    @property
+    def where(self) -> str:
+        """The URL for messages, with the port that is used: opensearch-py's for ``http`` is 9200, not 80."""
+        parts = urlsplit(self.url)
+        port = parts.port or (443 if parts.scheme == "https" else 9200)
+        name = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+        return f"{parts.scheme}://{name}:{port}{parts.path.rstrip('/')}"
 
 
 def connect(options: ClusterOptions, **settings: Any) -> OpenSearch:
@@ -97,19 +110,42 @@ def identify(client: OpenSearch, url: str) -> Identity:
     :param url: where it points, for messages.
     :raises ClusterError: when nobody answers, or something that is not OpenSearch.
     """
+    where = without_secrets(url)
     with calling(url):
         info = client.transport.perform_request("GET", "/")
     version = info.get("version") if isinstance(info, dict) else None
     number = version.get("number") if isinstance(version, dict) else None
     if not isinstance(version, dict) or not isinstance(number, str):
-        raise not_opensearch(without_secrets(url))
-    if version.get("distribution") != "opensearch":
+        raise not_opensearch(where)
+    distribution = version.get("distribution")
+    if distribution is None and "OpenSearch" in str(info.get("tagline")):
+        number = _true_number(client, url, number)
+    elif distribution != "opensearch":
         raise ClusterError(
-            f"this is {version.get('distribution') or 'Elasticsearch'} {number}, not OpenSearch",
-            where=without_secrets(url),
+            f"this is {distribution or 'Elasticsearch'} {number}, not OpenSearch",
+            where=where,
             todo="point --url at an OpenSearch cluster",
         )
     return Identity(number, str(info.get("cluster_name", "")))
+
+
+def _true_number(client: OpenSearch, url: str, claimed: str) -> str:
+    """Ask the nodes for their version where ``compatibility.override_main_response_version`` hides it.
+
+    :param claimed: what the cluster says instead: 7.10.2, for clients of Elasticsearch.
+    :return: the oldest node's.
+    """
+    hidden = f"the cluster says that it is {claimed}, because {OVERRIDE} is set"
+    todo = f"allow this user to read /_nodes, or set {OVERRIDE} to false"
+    try:
+        with calling(url):
+            nodes = client.transport.perform_request("GET", "/_nodes/_all/_none?filter_path=nodes.*.version")
+        numbers = [str(node["version"]) for node in nodes["nodes"].values()]
+        return min(numbers, key=lambda number: Identity(number, "").version)
+    except ClusterError as err:
+        raise ClusterError(f"{hidden}, and its nodes do not tell ({err.what})", where=err.where, todo=todo) from err
+    except (KeyError, TypeError, ValueError) as err:
+        raise ClusterError(f"{hidden}, and its nodes do not tell", where=without_secrets(url), todo=todo) from err
 
 
 @contextlib.contextmanager
@@ -127,95 +163,3 @@ def calling(url: str) -> Iterator[None]:
         raise translate(err, without_secrets(url)) from err
     except ImproperlyConfigured as err:
         raise ClusterError(str(err), where=without_secrets(url), todo="check --ca-certs") from err
-
-
-def translate(err: Exception, where: str) -> ClusterError:
-    """Say in one line what went wrong between us and the cluster."""
-    from opensearchpy import exceptions as api
-
-    if isinstance(err, api.SerializationError | UnicodeDecodeError):
-        return not_opensearch(where)
-    if isinstance(err, api.ConnectionTimeout):
-        return ClusterError(
-            "the request timed out", where=where, todo="check whether the cluster is overloaded, then try again"
-        )
-    if isinstance(err, api.ConnectionError):
-        return _unreachable(err, where)
-    if not isinstance(err, api.TransportError):
-        return ClusterError(_short(str(err)), where=where)
-    # A scorer behind a connector may refuse the cluster, which then hands on its status.
-    by_scorer = "remote service" in reason_of(err)
-    if err.status_code == 401 and not by_scorer:
-        return ClusterError(
-            "the cluster does not accept this user and password (401)",
-            where=where,
-            todo="check --user and OPENSEARCH_PASSWORD",
-        )
-    if err.status_code == 403 and not by_scorer:
-        return ClusterError(
-            f"not allowed (403{': ' + reason_of(err) if reason_of(err) else ''})",
-            where=where,
-            todo="get permission for this request, or use another user",
-        )
-    if not isinstance(err.info, dict):  # OpenSearch explains itself in JSON; a proxy or a web server does not
-        return ClusterError(
-            f"answered {err.status_code} without JSON",
-            where=where,
-            todo="check that OpenSearch listens there, and not a proxy or another program",
-        )
-    return ClusterError(f"the cluster answered {err.status_code}: {reason_of(err)}", where=where)
-
-
-def reason_of(err: Exception) -> str:
-    """Find the cluster's own words in an exception of opensearch-py.
-
-    :return: the innermost reason given, on one line.
-    """
-    info = getattr(err, "info", None)
-    error = info.get("error") if isinstance(info, dict) else None
-    if isinstance(error, dict):
-        causes = error.get("root_cause") or [error]
-        reason = causes[0].get("reason") or error.get("reason") or error.get("type") or ""
-        inner = error.get("caused_by")
-        while isinstance(inner, dict):
-            reason, inner = inner.get("reason") or reason, inner.get("caused_by")
-        return _short(str(reason))
-    return _short(str(error or getattr(err, "error", None) or err))
-
-
-def _unreachable(err: Any, where: str) -> ClusterError:
-    text = str(err.error)
-    if "certificate" in text.lower() or "ssl" in text.lower():
-        plain = "WRONG_VERSION_NUMBER" in text or "record layer" in text
-        return ClusterError(
-            "the port does not speak TLS" if plain else f"TLS failed ({_short(text)})",
-            where=where,
-            todo="use an http:// URL"
-            if plain
-            else "pass the CA certificate with --ca-certs, or --insecure to skip verification",
-        )
-    if "RemoteDisconnected" in text or "Connection aborted" in text or "BadStatusLine" in text:
-        return ClusterError(
-            "the connection was closed without an answer",
-            where=where,
-            todo="use https:// if the cluster uses TLS",
-        )
-    if "NameResolutionError" in text or "getaddrinfo" in text or "Name or service" in text:
-        return ClusterError("the host name does not resolve", where=where, todo="check the host in --url")
-    if "refused" in text.lower():
-        return ClusterError("nothing is listening there", where=where, todo="start OpenSearch, or check --url")
-    return ClusterError(f"cannot be reached ({_short(text)})", where=where, todo="check --url and the network")
-
-
-def not_opensearch(where: str) -> ClusterError:
-    """Say that something else answered."""
-    return ClusterError(
-        "the server there is not OpenSearch",
-        where=where,
-        todo="point --url at the cluster's HTTP port, usually 9200",
-    )
-
-
-def _short(text: object, limit: int = 240) -> str:
-    line = " ".join(str(text).split())
-    return line if len(line) <= limit else line[: limit - 1] + "…"

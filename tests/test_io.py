@@ -373,3 +373,22 @@ def test_an_accepted_connection_sends_answers_at_once():
         assert client.fileno() > 0
     with pytest.raises(UsageError, match="the address does not exist"):
         listen("no.such.host.invalid", 80, todo="")
+
+
+def test_all_addresses_of_ipv6_are_those_of_ipv4_too():
+    with listen("::", 0, todo="") as listener:
+        port = listener.getsockname()[1]
+        for host in ("127.0.0.1", "::1"):
+            with socket.create_connection((host, port), timeout=5) as client:
+                accepted, _ = listener.accept()
+                accepted.close()
+                assert client.getpeername()[0] == host
+        with pytest.raises(DarlError, match=rf"^\[::\]:{port}: cannot listen there"):
+            listen("::", port, todo="")
+
+
+def test_a_name_with_both_kinds_of_address_is_listened_on_at_ipv4(monkeypatch):
+    found = [(socket.AF_INET6, 1, 6, "", ("::1", 0, 0, 0)), (socket.AF_INET, 1, 6, "", ("127.0.0.1", 0))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    with listen("localhost", 0, todo="") as listener:
+        assert listener.getsockname()[0] == "127.0.0.1"

@@ -15,10 +15,15 @@ FOUNDATION = {
     "errors", "scores", "text", "bundle", "io", "records", "bm25", "resources", "graph_contract", "spans",
     "settings", "stats", "html_page", "version",
 }  # fmt: skip
-REQUESTS = FOUNDATION | {"connect", "config_files"}  # how a cluster is reached, and the bodies that are sent to it
+REQUESTS = FOUNDATION | {
+    "connect",
+    "cluster_errors",
+    "config_files",
+}  # how a cluster is reached, and the bodies that are sent to it
 LAYERS = {
     "": FOUNDATION | {"scoring", "reranker", "search"},  # the public classes
-    "connect": FOUNDATION,
+    "connect": FOUNDATION | {"cluster_errors"},
+    "cluster_errors": FOUNDATION,
     "config_files": FOUNDATION,
     "states": FOUNDATION,
     "scoring": FOUNDATION | {"states"},

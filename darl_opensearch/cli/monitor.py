@@ -68,7 +68,6 @@ def cli(
     OOD share against alpha, and with --bundle also the features, by MMD and a classifier.
     """
     from darl_opensearch.connect import connect
-    from darl_opensearch.io.urls import without_secrets
     from darl_opensearch.monitor.page import render_monitor_page
     from darl_opensearch.monitor.render import render_report
     from darl_opensearch.monitor.render_drift import render_drift
@@ -85,7 +84,7 @@ def cli(
         if spool is not None:
             with Spool.open(spool) as losses:
                 counters = losses.counters()
-        where = without_secrets(cluster.url)
+        where = cluster.where
         stream_store = StreamStore(connect(cluster), stream=stream, where=where)
         result, drifted = _read(stream_store, since, top, counters, bundle, drift, texts)
     if html is not None:
@@ -131,8 +130,7 @@ def _read(
 def _texts_of(cluster: ClusterOptions, index: str) -> Callable[[Sequence[str]], Mapping[str, str]]:
     """Make the look-up of item texts in an index."""
     from darl_opensearch.connect import connect
-    from darl_opensearch.io.urls import without_secrets
     from darl_opensearch.ood.store import join_texts
 
-    client, where = connect(cluster), without_secrets(cluster.url)
+    client, where = connect(cluster), cluster.where
     return lambda ids: join_texts(client, index, ids, where=where).texts

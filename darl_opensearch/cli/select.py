@@ -105,12 +105,11 @@ def cli(
 
 def _store(spool: Path | None, cluster: ClusterOptions, stream: str, open_: contextlib.ExitStack) -> OodStore:
     from darl_opensearch.connect import connect
-    from darl_opensearch.io.urls import without_secrets
     from darl_opensearch.ood.store import SpoolStore, StreamStore
 
     if spool is not None:
         return open_.enter_context(SpoolStore(spool))
-    return StreamStore(connect(cluster), stream=stream, where=without_secrets(cluster.url))
+    return StreamStore(connect(cluster), stream=stream, where=cluster.where)
 
 
 def _items(
@@ -127,10 +126,9 @@ def _items(
         return Items.of_texts(texts) if texts else NO_ITEMS
     from darl_opensearch.cluster.item_index import open_first_stage
     from darl_opensearch.connect import connect
-    from darl_opensearch.io.urls import without_secrets
     from darl_opensearch.ood.store import join_texts
 
-    client, where = connect(cluster), without_secrets(cluster.url)
+    client, where = connect(cluster), cluster.where
 
     def look_up(ids: list[str]) -> Mapping[str, str]:
         missing = [item for item in ids if item not in texts]

@@ -38,7 +38,6 @@ def cli(
     created if it does not exist.
     """
     from darl_opensearch.connect import connect
-    from darl_opensearch.io.urls import without_secrets
     from darl_opensearch.ood.shipper import Shipper
     from darl_opensearch.ood.spool import Spool
 
@@ -48,7 +47,7 @@ def cli(
             return
         if retry_dead_letters:
             note(f"{opened.revive():,} dead letters queued again")
-        where = without_secrets(cluster.url)
+        where = cluster.where
         with Shipper(spool, connect(cluster), stream=stream, where=where) as shipper:
             if once:
                 total = _ship_all(shipper, opened.counters()["stored_records"])

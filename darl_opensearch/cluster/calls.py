@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
-from darl_opensearch.connect import NO_PIPELINE, ClusterOptions, Identity, calling, connect, identify, reason_of
+from darl_opensearch.cluster_errors import error_of, explain_refusal, reason_of
+from darl_opensearch.connect import NO_PIPELINE, ClusterOptions, Identity, calling, connect, identify
 from darl_opensearch.errors import ClusterError
 
 if TYPE_CHECKING:
@@ -136,7 +137,8 @@ class Cluster:
             try:
                 return self.client.transport.perform_request(method, path, **given)
             except TransportError as err:
-                if err.status_code != 429 or "remote service" in reason_of(err):  # a scorer's own 429 is its answer
+                # A scorer's own 429 is its answer, and a full disk takes longer to make room.
+                if err.status_code != 429 or "remote service" in reason_of(err) or explain_refusal(error_of(err)):
                     raise
             time.sleep(wait)
         return self.client.transport.perform_request(method, path, **given)

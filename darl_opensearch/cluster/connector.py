@@ -12,7 +12,7 @@ from darl_opensearch.cluster.models import FoundModel, connector_name, describe_
 from darl_opensearch.config_files import render_body
 from darl_opensearch.errors import UsageError
 from darl_opensearch.io.digest import digest_json
-from darl_opensearch.io.urls import split_http, without_secrets
+from darl_opensearch.io.urls import holds_credentials, split_http, without_secrets
 
 PENDING_ID = "<connector_id>"
 NO_KEY = "none"  # ML Commons wants some credential; a scorer without a key does not look at it
@@ -34,8 +34,14 @@ class ScorerAddress:
 
     def __post_init__(self) -> None:
         """Refuse a URL that ML Commons could not call."""
+        if holds_credentials(self.url):
+            raise UsageError(
+                "the scorer's URL holds a user or a password",
+                where=without_secrets(self.url),
+                todo="pass a key with DARL_API_KEY, which ML Commons stores encrypted",
+            )
         parts = split_http(self.url)
-        if parts is None or "@" in parts.netloc or not parts.path.strip("/"):
+        if parts is None or not parts.path.strip("/"):
             raise UsageError(
                 f"{without_secrets(self.url)!r} is not the URL of a rerank route",
                 todo="write it like http://127.0.0.1:8091/v1/rerank",

@@ -14,6 +14,7 @@ from darl_opensearch.bundle import Bundle
 from darl_opensearch.cluster.calls import Call, Cluster, join_path
 from darl_opensearch.cluster.guards import guard_item
 from darl_opensearch.cluster.without_text import count_documents_without_text
+from darl_opensearch.cluster_errors import explain_block, explain_refusal
 from darl_opensearch.config_files import render_body
 from darl_opensearch.connect import calling
 from darl_opensearch.errors import ClusterError, InputError, UsageError
@@ -25,6 +26,7 @@ MAX_ID_BYTES = 512  # OpenSearch's limit for _id
 KEPT_FAILURES = 20
 BULK_BYTES = 8 << 20
 BULK_ITEMS = 500
+WRITE_BLOCKS = ("read_only_allow_delete", "read_only", "write")  # settings index.blocks.*
 
 _INDEX = re.compile(r"[a-z0-9][a-z0-9._-]{0,200}")  # never a wildcard, a list, or a system name
 
@@ -73,11 +75,11 @@ class LoadReport:
         :raises ClusterError: naming the first one.
         """
         if self.failed:
-            first = self.failed[0]
+            first, others = self.failed[0], "the others are indexed" if self.indexed else "none is indexed"
             raise ClusterError(
                 f"{self.items - self.indexed} of {self.items} items were rejected: {first.reason}",
                 where=first.where,
-                todo="correct them and run this again; the others are indexed",
+                todo=f"correct the cause and run this again; {others}",
             )
 
 
@@ -175,6 +177,7 @@ def _documents(
 def _prepare(cluster: Cluster, index: str, *, recreate: bool, shards: int) -> bool:
     mapping = render_body("items_mapping.json")
     existing = cluster.read("GET", join_path(index), absent={})
+    _check_target(cluster, index, existing)
     if existing and recreate:
         cluster.send("DELETE", join_path(index))
         existing = {}
@@ -194,6 +197,29 @@ def _prepare(cluster: Cluster, index: str, *, recreate: bool, shards: int) -> bo
         if not mapping["properties"].keys() <= properties.keys():
             cluster.send("PUT", join_path(name, "_mapping"), mapping)
     return False
+
+
+def _check_target(cluster: Cluster, index: str, existing: Mapping[str, Any]) -> None:
+    """Refuse a target that would take no item, before anything is sent to it."""
+    if streams := sorted({str(body["data_stream"]) for body in existing.values() if "data_stream" in body}):
+        raise ClusterError(
+            f"{index} is {'a' if streams == [index] else 'an alias of a'} data stream, which cannot hold items: it "
+            "takes new documents only",
+            where=cluster.url,
+            todo="load into an index of another name",
+        )
+    marked = {name for name, body in existing.items() if body.get("aliases", {}).get(index, {}).get("is_write_index")}
+    if len(existing) > 1 and not marked:
+        raise ClusterError(
+            f"{index} is an alias of {len(existing)} indices, none of which is its write index",
+            where=cluster.url,
+            todo=f"load into one of them: {', '.join(sorted(existing)[:5])}",
+        )
+    for name in marked or existing:
+        blocks = existing[name].get("settings", {}).get("index", {}).get("blocks", {})
+        for block in (block for block in WRITE_BLOCKS if str(blocks.get(block)) == "true"):
+            what, todo = explain_block(f"index {name}", f"index.blocks.{block}")
+            raise ClusterError(what, where=cluster.url, todo=todo)
 
 
 def _send(
@@ -231,6 +257,8 @@ def _send(
 
 def _reason(error: Any) -> str:
     """Return the innermost reason of a bulk item's error."""
+    if refused := explain_refusal(error):
+        return refused[0]
     reason = str(error)
     while isinstance(error, dict):
         reason, error = str(error.get("reason") or reason), error.get("caused_by")

@@ -151,7 +151,7 @@ class HttpClient:
     def _pool(self, url: str) -> Any:
         import urllib3
 
-        proxy = _proxy_of(url) if self._proxies else ""
+        proxy = proxy_of(url) if self._proxies else ""
         with self._lock:
             if proxy not in self._pools:
                 size: dict[str, Any] = {"maxsize": self._connections}
@@ -224,7 +224,7 @@ def bearer(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"} if token else {}
 
 
-def _proxy_of(url: str) -> str:
+def proxy_of(url: str) -> str:
     """Look up the environment's proxy for a URL; ``""`` if there is none."""
     parts = urlsplit(url)
     if urllib.request.proxy_bypass(parts.netloc.rpartition("@")[2]):

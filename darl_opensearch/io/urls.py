@@ -28,6 +28,12 @@ def _is_host(name: str, *, bracketed: bool) -> bool:
     return bool(name) and "xn--" not in name.split(".") and not any(c.isspace() for c in name)
 
 
+def holds_credentials(url: str) -> bool:
+    """Whether a URL holds a user or a password, also one that cannot be parsed because the password is not encoded."""
+    parts = split_http(url)
+    return "@" in (url if parts is None else parts.netloc)
+
+
 def without_secrets(url: str) -> str:
     """Remove user and password from a URL, valid or not, for messages."""
     # By hand, because a parser may split an invalid URL elsewhere and leave the secret in.

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from darl_opensearch.connect import reason_of, translate
+from darl_opensearch.cluster_errors import explain_refusal, reason_of, translate
 from darl_opensearch.errors import ClusterError, DarlError
 from darl_opensearch.io.http import backoff
 from darl_opensearch.ood.spool import Spool, Spooled
@@ -33,7 +33,9 @@ CREATED, CONFLICT = 201, 409
 POISON = frozenset({400, 413})
 PASSING = frozenset({"index_closed_exception", "validation_exception"})
 REQUEST_SECONDS = 30.0  # a batch takes well under a second; a lost answer costs only another attempt
-ANSWER_FIELDS = "items.*.status,items.*.error.type,items.*.error.reason,items.*.error.caused_by.reason"
+ANSWER_FIELDS = ",".join(
+    ("items.*.status", *(f"items.*.error.{name}" for name in ("type", "reason", "index", "caused_by.reason")))
+)
 
 
 @dataclass(frozen=True)
@@ -237,6 +239,8 @@ def _error_type(outcome: Mapping[str, Any]) -> str:
 
 def _reason(outcome: Mapping[str, Any]) -> str:
     error = outcome.get("error") or {}
+    if refused := explain_refusal(error):
+        return "; ".join(refused)
     reason = str(error.get("reason") or error.get("type") or "no reason given")
     cause = error.get("caused_by") or {}
     return " ".join(f"{reason} {cause.get('reason') or ''}".split())[:500]

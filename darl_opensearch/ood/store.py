@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from darl_opensearch.connect import NO_PIPELINE, calling, not_opensearch
+from darl_opensearch.cluster_errors import not_opensearch
+from darl_opensearch.connect import NO_PIPELINE, calling
 from darl_opensearch.errors import ClusterError, UsageError
 from darl_opensearch.ood.record import (
     Kind,

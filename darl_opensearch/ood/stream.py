@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from darl_opensearch.cluster_errors import not_opensearch
 from darl_opensearch.config_files import render_body
-from darl_opensearch.connect import not_opensearch
 from darl_opensearch.errors import ClusterError, UsageError
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from darl_opensearch.states import DISK_BYTES, MEMORY_BYTES
 class ServerConfig(Settings, env="DARL_"):
     """How to serve a bundle; the help texts document the fields."""
 
-    host: str = setting("127.0.0.1", "Address to listen on.")
+    host: str = setting("127.0.0.1", "Address to listen on; 0.0.0.0 for all of IPv4, :: for all of IPv4 and IPv6.")
     port: int = setting(8091, "Port to listen on; 0: any free port.", least=0, most=65535)
 
     provider: Provider = setting(

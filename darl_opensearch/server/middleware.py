@@ -120,7 +120,8 @@ class Keys:
 
     def _caller(self, scope: Scope) -> str:
         if not self._keys:
-            return str((scope.get("client") or ("unknown",))[0])
+            # A socket for both protocols shows IPv4 addresses as IPv6.
+            return str((scope.get("client") or ("unknown",))[0]).removeprefix("::ffff:")
         header = Headers(scope=scope).get("authorization", "")
         scheme, _, token = header.partition(" ")
         # Compared with all keys, and in full, so that the time reveals nothing.

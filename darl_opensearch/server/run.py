@@ -106,7 +106,6 @@ def open_ood_log(config: ServerConfig, bundle: Bundle, spool: Path) -> OodLog:
 def _shipping(config: ServerConfig, spool: Path) -> Iterator[None]:
     """Ship the spool to a cluster from a background thread while the context is open."""
     from darl_opensearch.connect import ClusterOptions, connect
-    from darl_opensearch.io.urls import without_secrets
     from darl_opensearch.ood import Shipper
 
     options = ClusterOptions(
@@ -116,7 +115,7 @@ def _shipping(config: ServerConfig, spool: Path) -> Iterator[None]:
         ca_certs=config.ship_ca_certs,
         insecure=config.ship_insecure,
     )
-    shipper = Shipper(spool, connect(options), where=without_secrets(options.url))
+    shipper = Shipper(spool, connect(options), where=options.where)
     stop = threading.Event()
 
     def run() -> None:

@@ -50,6 +50,10 @@ def test_closed_port():
         ((401, b"Unauthorized"), r"does not accept this user and password \(401\). Check --user"),
         ((500, {"error": {"root_cause": [{"reason": "it\nbroke"}]}}), "the cluster answered 500: it broke"),
         ((503, {"error": "plain words"}), "the cluster answered 503: plain words"),
+        (
+            (403, {"error": {"type": "cluster_block_exception", "reason": "blocked by: [FORBIDDEN/10/create-index]"}}),
+            "no index can be created: the nodes' disks are nearly full, or cluster.blocks.create_index is set. Free",
+        ),
     ],
 )
 def test_answers_that_are_none(answer, message):
@@ -101,13 +105,21 @@ def test_secrets_are_never_shown():
         "http://ann:s3/cret@h:1",
         "ann:s3cret@h",
         "http://a:s3@cret@",
+        "http://ann:s3?cret@h:1",
+        "http://ann:s3#cret@h:1",
     ],
 )
-def test_secrets_are_not_shown_where_the_url_is_none(url):
-    for make in (ClusterOptions, ScorerAddress):
-        with pytest.raises(UsageError) as err:
+def test_secrets_in_a_url_that_cannot_be_parsed_are_the_reason_and_are_not_shown(url):
+    for make, remedy in ((ClusterOptions, "--user and OPENSEARCH_PASSWORD"), (ScorerAddress, "with DARL_API_KEY")):
+        with pytest.raises(UsageError, match="URL holds a user or a password. Pass") as err:
             make(url=url)
-        assert "s3" not in str(err.value)
+        assert remedy in str(err.value) and "s3" not in str(err.value)
+
+
+def test_a_password_that_looks_like_a_port_is_one():
+    """Parsed as host ann, port 12 and a path."""
+    with pytest.raises(UsageError, match="http://h:1: the URL holds a user or a password"):
+        ClusterOptions(url="http://ann:12/ss@h:1")
 
 
 def test_a_password_of_any_letters():
@@ -125,6 +137,33 @@ def test_other_exceptions_pass():
 def test_the_url_in_messages(url):
     client = connect(ClusterOptions(url=url))
     assert Cluster(client).url == url
+
+
+@pytest.mark.parametrize(
+    ("url", "where"),
+    [
+        ("http://h", "http://h:9200"),
+        ("http://h:80/x/", "http://h:80/x"),
+        ("https://h", "https://h:443"),
+        ("http://[::1]", "http://[::1]:9200"),
+    ],
+)
+def test_a_url_without_a_port_means_the_clients_and_messages_show_it(url, where):
+    options = ClusterOptions(url=url)
+    assert options.where == Cluster(connect(options)).url == where
+
+
+def test_a_proxy_of_the_environment_is_not_used_and_a_failure_says_so(monkeypatch):
+    for name in ("no_proxy", "NO_PROXY", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with serving(stub_cluster({("GET", "/"): OPENSEARCH})) as url:
+        monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+        assert identify(url).name == "c"
+    with pytest.raises(ClusterError, match="check --url; the proxy that the environment names for it is not used for"):
+        identify("http://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with pytest.raises(ClusterError, match="check --url.$"):
+        identify("http://127.0.0.1:9")
 
 
 def nodes(plugins, modules=("search-pipeline-common", "lang-painless"), roles=("data",)):

@@ -48,7 +48,7 @@ def test_the_digest_of_a_connector(tiny):
 
 @pytest.mark.parametrize("url", ["", "x", "http://h", "http://h/", "ftp://h/x", "http://u:p@h/x"])
 def test_scorer_addresses_that_are_none(url):
-    with pytest.raises(UsageError, match="is not the URL of a rerank route"):
+    with pytest.raises(UsageError, match="is not the URL of a rerank route|holds a user or a password"):
         ScorerAddress(url)
 
 

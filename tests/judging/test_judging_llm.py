@@ -415,7 +415,7 @@ def test_a_key_that_no_header_takes_is_not_quoted(tmp_path, monkeypatch, key):
         ({"url": ""}, "llm.url is '', not a URL"),
         ({"url": "http://me:pw@host/v1"}, "llm.url holds a password. Set the variable DARL_JUDGE_KEY"),
         ({"url": "http://host:99999/v1"}, "not a URL"),
-        ({"url": "http://me:pw@host:99999/v1"}, "llm.url is 'http://host:99999/v1', not a URL"),
+        ({"url": "http://me:pw@host:99999/v1"}, "llm.url holds a password"),
         ({"url": "http://a..b/v1"}, "llm.url is 'http://a..b/v1', not a URL"),
         ({"url": "http://xn--/v1"}, "llm.url is 'http://xn--/v1', not a URL"),
         ({"model": ""}, "llm.model is empty"),

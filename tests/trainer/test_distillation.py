@@ -299,7 +299,7 @@ def test_failures_that_stay(tmp_path, script, message):
         ("http://user:word@host/rerank", {}, "[distill] teacher holds a password"),
         ("http:///rerank", {}, "[distill] teacher is 'http:///rerank', not a URL"),
         ("http://[::1/rerank", {}, "not a URL"),
-        ("http://user:word@host:99999/rerank", {}, "teacher is 'http://host:99999/rerank', not a URL"),
+        ("http://user:word@host:99999/rerank", {}, "[distill] teacher holds a password"),
         ("https://host/rerank", {"key_env": "DARL_NO_SUCH_KEY"}, "the variable DARL_NO_SUCH_KEY is not set"),
     ],
 )

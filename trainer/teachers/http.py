@@ -20,7 +20,7 @@ from darl_opensearch.io.http import (
     bearer,
     retry,
 )
-from darl_opensearch.io.urls import split_http, without_secrets
+from darl_opensearch.io.urls import holds_credentials, split_http
 from darl_opensearch.settings import Field
 from trainer.teachers.base import TEACHERS, TeacherFiles, TeacherRequest
 
@@ -47,12 +47,10 @@ class HttpTeacher:
         retries: Annotated[int, Field("retries after a transient failure", least=0)] = 5,
         backoff_s: Annotated[float, Field("seconds before the first retry, doubled each time", least=0)] = 1.0,
     ) -> None:
-        parts = split_http(target)
-        if parts is None:
-            shown = without_secrets(target)
-            raise UsageError(f"[distill] teacher is {shown!r}, not a URL", todo="write http://host:port/v1/rerank")
-        if parts.username or parts.password:
+        if holds_credentials(target):
             raise UsageError("[distill] teacher holds a password", todo="pass a token with teacher_params.key_env")
+        if split_http(target) is None:
+            raise UsageError(f"[distill] teacher is {target!r}, not a URL", todo="write http://host:port/v1/rerank")
         self.url, self.model, self.documents, self.workers = target, model, documents, workers
         self.retries, self.backoff_s = retries, backoff_s
         headers = {"Content-Type": "application/json", "Accept": "application/json"}

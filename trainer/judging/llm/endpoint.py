@@ -23,7 +23,7 @@ from darl_opensearch.io.http import (
     bearer,
     retry,
 )  # fmt: skip
-from darl_opensearch.io.urls import split_http, without_secrets
+from darl_opensearch.io.urls import holds_credentials, split_http
 from trainer.judging.llm.limits import Pace
 from trainer.judging.llm.reply import Reply, Token
 
@@ -175,12 +175,10 @@ def complete_url(url: str) -> str:
 
     :raises UsageError: for an invalid URL, or one with a password.
     """
-    parts = split_http(url)
-    if parts is None:
-        shown = without_secrets(url)
-        raise UsageError(f"llm.url is {shown!r}, not a URL", todo="write the base of the endpoint: https://host/v1")
-    if parts.username or parts.password:
+    if holds_credentials(url):
         raise UsageError("llm.url holds a password", todo="set the variable DARL_JUDGE_KEY")
+    if (parts := split_http(url)) is None:
+        raise UsageError(f"llm.url is {url!r}, not a URL", todo="write the base of the endpoint: https://host/v1")
     path = parts.path.rstrip("/")
     return parts._replace(path=path if path.endswith("/chat/completions") else f"{path}/chat/completions").geturl()
 

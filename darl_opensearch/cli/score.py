@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from darl_opensearch.cli.output import emit, progress_line
+from darl_opensearch.cli.output import emit, note, progress_line
 from darl_opensearch.cli.shared import JSON, bundle_argument
 from darl_opensearch.pool.engine import EngineOptions
 from darl_opensearch.scoring.runtime import Provider
@@ -67,6 +67,9 @@ def cli(
             bundle, pairs, out=out, features=features, items=items, provider=provider, threads=threads,
             int8=int8, shard_pairs=shard_pairs, fresh=fresh, on_progress=line.report, **vars(engine),
         )  # fmt: skip
+    if report.without_text:
+        many = "s" * (report.without_text > 1)
+        note(f"warning: passed over: {report.without_text:,} item{many} without text, which no pair names")
     results = " and ".join(name for name in (report.out, report.features) if name)
     text = f"{report.pairs:,} pairs: {results}"
     if report.reused:

@@ -12,7 +12,7 @@ from darl_opensearch.io.sqlite import open_finished, open_scratch, sqlite_errors
 from darl_opensearch.io.writing import new_file
 from darl_opensearch.pool.pairs import read_pool_rows
 from darl_opensearch.records.items import identify_items
-from darl_opensearch.text import ItemTemplate
+from darl_opensearch.text import ItemTemplate, NoTextError
 
 _BATCH = 500  # ids per query; the oldest SQLite builds take 999 parameters
 
@@ -30,7 +30,9 @@ class ItemTexts:
 
         :param items: JSONL (plain or ``.gz``) or Parquet, one item per row.
         :param most_chars: maximum characters of a text; the rest cannot reach the model.
-        :raises InputError: for a broken line, a missing or repeated id, or an item without text.
+        An item without text is kept as such, for a pair that names it.
+
+        :raises InputError: for a broken line, or a missing or repeated id.
         """
         with new_file(path, fixed_name=True) as work, _errors(path), contextlib.closing(open_scratch(work)) as db:
             db.execute("CREATE TABLE item (item_id TEXT PRIMARY KEY, text TEXT NOT NULL, place TEXT NOT NULL)")
@@ -40,7 +42,10 @@ class ItemTexts:
                 return str(row[0]) if row else None
 
             for where, item_id, item in identify_items(items, read_pool_rows(items), template, first):
-                text = template.render(item, where=where)[:most_chars]
+                try:
+                    text = template.render(item, where=where)[:most_chars]
+                except NoTextError:
+                    text = ""
                 db.execute("INSERT INTO item VALUES (?, ?, ?)", (item_id, text, where))
             db.commit()
 
@@ -50,8 +55,13 @@ class ItemTexts:
         with _errors(path):
             return cls(path, open_finished(path))
 
+    def count_without_text(self) -> int:
+        """Count the items that have no text."""
+        with _errors(self.path):
+            return int(self._connection.execute("SELECT count(*) FROM item WHERE text = ''").fetchone()[0])
+
     def texts(self, item_ids: Iterable[str]) -> dict[str, str]:
-        """Look up item texts by id."""
+        """Look up item texts by id; empty for an item without text."""
         rows: dict[str, str] = {}
         ids = iter(dict.fromkeys(item_ids))
         with _errors(self.path):

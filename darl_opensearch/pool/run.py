@@ -38,6 +38,7 @@ class PoolReport:
     :param reused: shards that an earlier, interrupted run had finished.
     :param out: file of scores, or None.
     :param features: file of features, or None.
+    :param without_text: items without text, which no pair names.
     """
 
     pairs: int
@@ -46,6 +47,7 @@ class PoolReport:
     out: str | None
     features: str | None
     feature_width: int | None
+    without_text: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Render for ``--json``."""
@@ -132,6 +134,10 @@ def score_pool(
         except DarlError:  # nothing was computed; a leftover folder would let the next run replace results unasked
             work.remove()
             raise
+        without_text = 0
+        if source.catalogue is not None:
+            with ItemTexts.open(source.catalogue) as catalogue:
+                without_text = catalogue.count_without_text()
         shards = -(-count // shard_pairs)
         done = work.finished(shards)
         stored = set(done)
@@ -167,6 +173,7 @@ def score_pool(
         out=str(results[SCORES]) if SCORES in results else None,
         features=str(results[FEATURES]) if FEATURES in results else None,
         feature_width=width,
+        without_text=without_text,
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from darl_opensearch.errors import InputError, short
 from darl_opensearch.pool.catalogue import ItemTexts
 from darl_opensearch.pool.pairs import Pair, Shard, group_pairs, read_pairs
 from darl_opensearch.records.values import unknown_item
@@ -33,7 +34,7 @@ class PairSource:
         """Read the pool, one shard at a time.
 
         :param done: numbers of shards to skip; their texts are not looked up.
-        :raises InputError: for an invalid row, or an item that is not in the catalogue.
+        :raises InputError: for an invalid row, or an item that is not in the catalogue or has no text.
         """
         with contextlib.ExitStack() as stack:
             catalogue = stack.enter_context(ItemTexts.open(self.catalogue)) if self.catalogue else None
@@ -50,4 +51,9 @@ class PairSource:
         text = pair.text if pair.text is not None else texts.get(str(pair.item_id))
         if text is None:
             raise unknown_item(pair.item_id, pair.where, todo=f"add it to {self.items}, or drop the line")
+        if not text and pair.text is None:  # each pair has its row in the results, so none is passed over
+            raise InputError(
+                f"item {short(pair.item_id)} has no text", where=pair.where,
+                todo=f"give it a text in {self.items}, or drop the line",
+            )  # fmt: skip
         return dataclasses.replace(pair, text=text[: self.most_chars])

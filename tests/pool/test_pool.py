@@ -65,6 +65,7 @@ def test_each_pair_once_in_order_with_the_scorers_own_answer(tiny, pool, tmp_pat
         "out": str(tmp_path / "s.jsonl"),
         "features": str(tmp_path / "f.npy"),
         "feature_width": features.shape[1],
+        "without_text": 0,
     }
     assert sorted(p.name for p in tmp_path.iterdir()) == ["f.npy", "s.jsonl"]  # nothing is left of the work
 
@@ -271,7 +272,6 @@ def test_an_id_without_items_and_an_empty_pool(tiny, tmp_path):
     [
         ([{"id": "a", "name": "x"}, {"id": "a", "name": "y"}], 2, "item 'a' appears twice (first: "),
         ([{"name": "x"}], 1, "the item has no 'id'"),
-        ([{"id": "a"}], 1, "the item has none of the template's fields"),
         ([], None, "the file has no items"),
     ],
 )
@@ -444,3 +444,16 @@ def test_a_pool_that_changes_under_way_is_not_joined(tiny, tmp_path, monkeypatch
     with pytest.raises(InputError, match="changed during scoring"):
         score_pool(tiny.path, path, out=tmp_path / "s.jsonl")
     assert not (tmp_path / "s.jsonl").exists()
+
+
+def test_items_without_text_end_the_run_only_where_a_pair_names_one(tiny, tmp_path, darl):
+    blank = {"id": "blank", "name": "", "kind": None, "cover": " "}
+    items = write_rows(tmp_path / "items.jsonl", [blank, *ITEMS])
+    pairs = write_rows(tmp_path / "pairs.jsonl", [{"query": "bike", "item_id": ITEMS[0]["id"]}])
+    said = darl("score", tiny.path, pairs, "--items", items, "--out", tmp_path / "s.jsonl", "--json")
+    assert said.err == "warning: passed over: 1 item without text, which no pair names\n"
+    assert (json.loads(said.out)["pairs"], json.loads(said.out)["without_text"]) == (1, 1)
+    write_rows(pairs, [{"query": "bike", "item_id": item["id"]} for item in (ITEMS[0], blank)])
+    with pytest.raises(InputError, match=r"pairs.jsonl, line 2: item 'blank' has no text. Give it a text in .*items"):
+        score_pool(tiny.path, pairs, items=items, out=tmp_path / "t.jsonl")
+    assert not list(tmp_path.glob("t.jsonl*"))

@@ -65,7 +65,7 @@ def test_a_run_that_was_killed_goes_on_and_ends_in_the_same_bytes(tiny, pool, tm
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout) == {
         "pairs": 61, "shards": 8, "reused": 3, "out": str(broken / "s.jsonl"), "features": str(broken / "f.npy"),
-        "feature_width": np.load(broken / "f.npy").shape[1],
+        "feature_width": np.load(broken / "f.npy").shape[1], "without_text": 0,
     }  # fmt: skip
     assert len(kept) == 3 and again.stderr == ""
     for name in ("s.jsonl", "f.npy"):

@@ -104,6 +104,46 @@ def test_null_ratings_of_the_workbench(tmp_path):
     assert (done.target.counts["unjudged_ratings"], done.target.counts["judgment_lists"]) == (2, 1)
 
 
+@pytest.mark.parametrize(
+    "ratings", [[{"docId": "p1", "rating": "1.0"}, {"docId": "p2", "rating": None}], {"p1": "1.0", "p2": None}]
+)
+def test_ratings_of_the_workbench_by_query(tmp_path, ratings):
+    """As files of its first versions have them, and as some write the body of an import."""
+    document = {"name": "l", "type": "IMPORT_JUDGMENT", "judgmentRatings": {"shoe": ratings, "hat": []}}
+    lists = written(tmp_path, json.dumps(document), "list.json")
+    done = run_import("search-relevance", [lists, items(tmp_path)], tmp_path / "out")
+    rows = read_rows(tmp_path / "out" / "judgments.jsonl")
+    assert [(row["query"], row["item_id"], row["grade"]) for row in rows] == [("shoe", "p1", 1)]
+    counts = done.target.counts
+    assert (counts["unjudged_ratings"], counts["queries_without_ratings"]) == (1, 1)
+
+
+def test_a_field_inside_an_object_by_its_path(tmp_path):
+    rows = [{"search": {"text": "shoe"}, "hit": {"doc": {"id": f"p{n}"}}, "grade": n % 2} for n in (1, 2)]
+    names = {"query": "search.text", "judgments.item_id": "hit.doc.id"}
+    for file in (write_rows(tmp_path / "j.jsonl", rows), parquet(tmp_path / "j.parquet", rows)):
+        out = tmp_path / file.suffix
+        run_import("jsonl", [file, items(tmp_path)], out, fields=names)
+        found = [(row["query"], row["item_id"], row["grade"]) for row in read_rows(out / "judgments.jsonl")]
+        assert found == [("shoe", "p1", 1), ("shoe", "p2", 0)]
+    with pytest.raises(InputError, match=r"j.jsonl, line 1: there is no field 'hit.id'. Map it with --field"):
+        run_import("jsonl", [file.with_suffix(".jsonl"), items(tmp_path)], None, fields=names | {"item_id": "hit.id"}
+                   | {"judgments.item_id": "hit.id"})  # fmt: skip
+
+
+@pytest.mark.parametrize("total", [7, {"value": 7, "relation": "eq"}])
+def test_a_search_answer_with_only_some_of_its_hits_is_told_of(tmp_path, total):
+    hits = [{"_index": "i", "_id": item["id"], "_source": item} for item in ITEMS]
+    answer = {"hits": {"total": total, "hits": hits}}
+    judgments = write_rows(tmp_path / "j.jsonl", [{"query": "shoe", "item_id": "p1", "grade": n} for n in (1,)])
+    file = written(tmp_path, json.dumps(answer), "items.json")
+    notes = run_import("jsonl", [judgments, file], None).target.notes
+    assert [note for note in notes if f"items.json holds {len(ITEMS)} of the 7 hits that its search found" in note]
+    pages = [{"hits": {"total": len(ITEMS), "hits": [hit]}} for hit in hits]  # of a scroll: complete together
+    file = write_rows(tmp_path / "pages.jsonl", pages)
+    assert not [note for note in run_import("jsonl", [judgments, file], None).target.notes if "hits" in note]
+
+
 def test_esci_flags_as_a_data_frame_writes_them(tmp_path):
     products = parquet(tmp_path / "p.parquet", esci_products())
     for flag in (1.0, True, "1", "1.0"):

@@ -616,7 +616,14 @@ def test_one_list_of_several(tmp_path):
         ('{"judgmentRatings": ' + "1" * 5000 + "}", "", "not JSON (Exceeds the limit"),
         ('{"judgmentRatings": [], "name": "\\ud800"}', "", "holds half of a surrogate pair. Correct the \\u escape"),
         ('{"judgmentRating": []}', "", "there is no field 'judgmentRatings'. Did you mean 'judgmentRating'?"),
-        ('{"judgmentRatings": {"a": []}}', "", "field 'judgmentRatings' is {\"a\": []}, not a list of objects"),
+        ('{"judgmentRatings": 1}', "", "field 'judgmentRatings' is 1, not a list of objects"),
+        ('{"judgmentRatings": {"a": 1}}', ", judgmentRatings['a']", "field 'ratings' is 1, not a list of objects"),
+        ('{"judgmentRatings": {"": []}}', ", judgmentRatings['']", "field 'query' is empty"),
+        (
+            '{"judgmentRatings": {"a": {"p1": "high"}}}',
+            ", judgmentRatings['a'].ratings[0]",
+            "field 'rating' is 'high', which is not a grade",
+        ),
         ('{"judgmentRatings": [{"query": "a"}]}', ", judgmentRatings[0]", "there is no field 'ratings'"),
         ('{"judgmentRatings": [{"query": "", "ratings": []}]}', ", judgmentRatings[0]", "field 'query' is empty"),
         (

@@ -6,7 +6,7 @@ import csv
 import itertools
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,6 +16,7 @@ from darl_opensearch.io.reading import UTF8, open_text, reading
 from darl_opensearch.records.parquet import read_parquet
 
 Row = dict[str, Any]
+OnPartial = Callable[[int, int], object]
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 _PARQUET = (".parquet", ".pq")
 _LINES = (".jsonl", ".ndjson")
@@ -32,7 +33,7 @@ def data_suffix(path: Path) -> str:
 
 def read_table(
     path: Path, *, columns: Sequence[str] = (), delimiter: str = "", plain: Sequence[str] = (), encoding: str = UTF8,
-    short_after: str = "",
+    short_after: str = "", on_partial: OnPartial = lambda hits, total: None,
 ) -> Iterator[tuple[str, Row]]:  # fmt: skip
     """Read a file row by row, in the format of its suffix (JSON unless CSV, TSV or Parquet).
 
@@ -44,6 +45,7 @@ def read_table(
     :param plain: column names of a CSV or TSV file without a header and without quoting.
     :param encoding: of a file other than Parquet.
     :param short_after: first column of a CSV file, after which a row may end: so Quepid exports unrated queries.
+    :param on_partial: see :func:`read_json`.
     :yields: ``file, line n`` (``file, row n`` in Parquet), for messages, and the cells by column.
     :raises InputError: if the file cannot be read, or the number of cells differs from the header's.
     :raises MissingExtra: for a Parquet file if pyarrow is not installed.
@@ -55,7 +57,7 @@ def read_table(
         table = _Table(path, encoding, list(plain), short_after)
         yield from table.read(_DELIMITERS[kind], delimiter or (_DELIMITERS[kind] if plain else ""))
     else:
-        yield from read_json(path, encoding)
+        yield from read_json(path, encoding, on_partial)
 
 
 def list_columns(path: Path) -> tuple[str, ...]:
@@ -65,19 +67,26 @@ def list_columns(path: Path) -> tuple[str, ...]:
     return tuple(load("pyarrow.parquet", "parquet").read_schema(path).names)
 
 
-def read_json(path: Path, encoding: str = UTF8) -> Iterator[tuple[str, Row]]:
+def read_json(
+    path: Path, encoding: str = UTF8, on_partial: OnPartial = lambda hits, total: None
+) -> Iterator[tuple[str, Row]]:
     """Read JSONL, or a file that is one JSON object or a list of them, which is loaded as a whole.
 
     The answer of a search gives its hits, and a file for ``_bulk`` its documents, as hits with the id of their action.
 
+    :param on_partial: called at the end with hits read and hits found, if the answers hold fewer than the search found.
     :raises InputError: if the file cannot be read, or is not JSON.
     """
     whole = data_suffix(path) not in _LINES and path.is_file() and not _has_object_per_line(path, encoding)
     action: Row = {}
+    read, found = 0, 0  # hits of all answers, which may be pages of one search, and its total
     for where, row in _read_document(path, encoding) if whole else read_jsonl(path, encoding=encoding):
         hits = row.get("hits")
         inner = hits.get("hits") if isinstance(hits, dict) else None
-        if isinstance(inner, list):
+        if isinstance(hits, dict) and isinstance(inner, list):
+            total = hits.get("total")
+            total = total.get("value") if isinstance(total, dict) else total
+            read, found = read + len(inner), max(found, total if isinstance(total, int) else 0)
             for number, hit in enumerate(inner):
                 place = f"{where}, hits.hits[{number}]"
                 if not isinstance(hit, dict):
@@ -92,6 +101,8 @@ def read_json(path: Path, encoding: str = UTF8) -> Iterator[tuple[str, Row]]:
             action = row[kind]
         else:
             yield where, row
+    if read < found:
+        on_partial(read, found)
 
 
 def _has_object_per_line(path: Path, encoding: str) -> bool:

@@ -77,8 +77,9 @@ class WorkbenchJudge:
 
         def rate(store: Gathering) -> Mapping[str, int]:
             counts: Mapping[str, int]
-            counts, said = importer.rate(ImportFiles({"judgments": path}), store)
-            notes.extend(said)
+            files = ImportFiles({"judgments": path})
+            counts, said = importer.rate(files, store)
+            notes.extend((*said, *files.notes()))
             return counts
 
         answers, counts = _gather(rate, tasks, job.scale, path)
@@ -109,11 +110,10 @@ class UbiJudge(ClickRules):
             "ubi", job.scale, cuts=self.cuts, min_impressions=self.min_impressions, max_rank=self.max_rank,
             shown_by=self.shown_by, shown_actions=self.shown_actions, click_actions=self.click_actions,
         )  # fmt: skip
-        answers, counts = _gather(
-            lambda store: importer.count(ImportFiles(paths), store), tasks, job.scale, paths["events"]
-        )
+        files = ImportFiles(paths)
+        answers, counts = _gather(lambda store: importer.count(files, store), tasks, job.scale, paths["events"])
         report("found", len(answers), len(tasks))
-        notes = ("Grades from clicks are weak: see docs/data.md.",)
+        notes = ("Grades from clicks are weak: see docs/data.md.", *files.notes())
         return JudgeAnswers({"": answers}, counts={"weak": True, **counts}, notes=notes)
 
 

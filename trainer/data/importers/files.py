@@ -9,6 +9,7 @@ from pathlib import Path
 from darl_opensearch.errors import InputError, UsageError
 from darl_opensearch.io.reading import UTF8
 from darl_opensearch.settings import nearest
+from darl_opensearch.text import look_up
 from trainer.data.importers.unsupported import refuse_unsupported
 from trainer.data.tables import Row, data_suffix, list_columns, read_table
 
@@ -47,6 +48,7 @@ class ImportFiles:
     :param encodings: encodings of the files by source; ``*``: of all others.
     :param dropped: fields to leave out of every row.
     :param met: those of them that a row has had so far.
+    :param partial: files of search answers that lack hits: how many they hold, and how many the search found.
     """
 
     paths: Mapping[str, Path]
@@ -54,6 +56,7 @@ class ImportFiles:
     encodings: Mapping[str, str] = field(default_factory=dict)
     dropped: frozenset[str] = frozenset()
     met: set[str] = field(default_factory=set)
+    partial: dict[Path, tuple[int, int]] = field(default_factory=dict)
 
     def rows(
         self, source: FileSpec, *, project: bool = False, delimiter: str = "", plain: Sequence[str] = ()
@@ -71,19 +74,20 @@ class ImportFiles:
         renamed = {name: column for name, column in columns.items() if column != name}
         unmatched, first = {*renamed, *source.may_lack}, None
         for where, row in read_table(
-            path, columns=list(columns.values()) if project else (), delimiter=delimiter,
+            path, columns=_projected(columns.values()) if project else (), delimiter=delimiter,
             plain=plain if data_suffix(path) in (".tsv", ".txt") else (), encoding=self.encoding_of(source),
             short_after=columns.get("query", "") if "grade" in source.may_lack else "",
+            on_partial=lambda hits, total: self.partial.update({path: (hits, total)}),
         ):  # fmt: skip
             row = unwrap(row, with_id="_id" in columns.values())
             first = first or (where, row)
             for name in source.needs:
-                if columns[name] not in row and name not in source.may_lack:
+                if name not in source.may_lack and not _has(row, columns[name]):
                     refuse_unsupported(row, where)
                     present = list_columns(path) or row  # a projected row lacks the file's other columns
                     raise missing_field(columns[name], present, where)
-            unmatched = {name for name in unmatched if columns[name] not in row}
-            if fields := {name: row[column] for name, column in renamed.items() if column in row}:
+            unmatched = {name for name in unmatched if not _has(row, columns[name])}
+            if fields := {name: look_up(row, column) for name, column in renamed.items() if _has(row, column)}:
                 row = row | fields
             yield where, self._drop(row, columns)
         if first is None:
@@ -108,9 +112,27 @@ class ImportFiles:
         self.met.update(self.dropped & row.keys())
         return {name: value for name, value in row.items() if name not in self.dropped}
 
+    def notes(self) -> tuple[str, ...]:
+        """Describe the files that are not complete."""
+        return tuple(
+            f"{path} holds {hits:,} of the {total:,} hits that its search found. Export the others too: with a larger "
+            "size, by scroll or by search_after."
+            for path, (hits, total) in self.partial.items()
+        )
+
     def encoding_of(self, source: FileSpec) -> str:
         """Return a file's encoding."""
         return self.encodings.get(source.name, self.encodings.get("*", UTF8))
+
+
+def _has(row: Row, column: str) -> bool:
+    """Whether a row has a field, by its name or dotted path."""
+    return column in row or ("." in column and look_up(row, column) is not None)
+
+
+def _projected(columns: Collection[str]) -> list[str]:
+    """List the columns of a file that hold fields, some by dotted path."""
+    return list(dict.fromkeys(name for column in columns for name in (column, column.partition(".")[0])))
 
 
 def unwrap(row: Row, *, with_id: bool = False) -> Row:

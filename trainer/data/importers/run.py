@@ -124,7 +124,7 @@ def _read(importer: Importer, files: ImportFiles, store: Gathering) -> Target:
         target = importer.read(files, store)
     if unknown := sorted(files.dropped - files.met):
         raise UsageError(f"no row has the column {unknown[0]!r}", todo="correct --drop-columns")
-    return target
+    return dataclasses.replace(target, notes=(*target.notes, *files.notes()))
 
 
 @contextlib.contextmanager

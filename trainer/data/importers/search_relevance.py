@@ -7,7 +7,6 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from darl_opensearch.errors import InputError, UsageError, short
@@ -75,7 +74,7 @@ class SearchRelevance:
         counts = {"judgment_lists": 0, "other_judgment_lists": 0, "unjudged_ratings": 0, "queries_without_ratings": 0,
                   "queries_with_custom_fields": 0, "queries_with_a_hash": 0}  # fmt: skip
         hashed = ""
-        for where, document in _documents(files.paths[LISTS.name], files.encoding_of(LISTS)):
+        for where, document in _documents(files):
             own_names = {str(document.get(key)) for key in ("name", "id") if document.get(key)}
             names |= own_names
             if self.list and self.list not in own_names:
@@ -135,9 +134,11 @@ def cut_custom_fields(query: str) -> tuple[str, bool]:
     return query, False
 
 
-def _documents(path: Path, encoding: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _documents(files: ImportFiles) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield judgment lists, unwrapped from API responses and exports."""
-    for where, hit in read_json(path, encoding):
+    path = files.paths[LISTS.name]
+    rows = read_json(path, files.encoding_of(LISTS), lambda hits, total: files.partial.update({path: (hits, total)}))
+    for where, hit in rows:
         document = unwrap(hit)
         if "judgmentRatings" not in document:
             refuse_unsupported(document, where)
@@ -147,8 +148,7 @@ def _documents(path: Path, encoding: str) -> Iterator[tuple[str, Mapping[str, An
 
 def _entries(where: str, document: Mapping[str, Any]) -> Iterator[tuple[str, Ratings]]:
     """Yield each query with its ratings and their places."""
-    for n, entry in enumerate(_objects(document["judgmentRatings"], "judgmentRatings", where)):
-        place = f"{where}, judgmentRatings[{n}]"
+    for place, entry in _queries(document["judgmentRatings"], where):
         query = text_of(entry, "query", place)
         if "ratings" not in entry:
             raise missing_field("ratings", entry, place, mapped=False)
@@ -160,6 +160,22 @@ def _entries(where: str, document: Mapping[str, Any]) -> Iterator[tuple[str, Rat
                     raise missing_field(name, rating, at, mapped=False)
             ratings.append((at, rating))
         yield query, ratings
+
+
+def _queries(value: object, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the entries of ``judgmentRatings`` with their places.
+
+    A list of ``{query, ratings}``; in files of the first versions an object of ratings by query, and the ratings a list
+    or an object of ``rating`` by ``docId``.
+    """
+    if not isinstance(value, dict):
+        for n, entry in enumerate(_objects(value, "judgmentRatings", where)):
+            yield f"{where}, judgmentRatings[{n}]", entry
+        return
+    for query, ratings in value.items():
+        if isinstance(ratings, dict):
+            ratings = [{"docId": item, "rating": rating} for item, rating in ratings.items()]
+        yield f"{where}, judgmentRatings[{short(query)}]", {"query": query, "ratings": ratings}
 
 
 def _objects(value: object, name: str, where: str) -> list[dict[str, Any]]:

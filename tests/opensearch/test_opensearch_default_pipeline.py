@@ -13,7 +13,7 @@ from darl_opensearch.cluster.calls import join_path
 from darl_opensearch.cluster.default_pipelines import describe_default_pipelines, find_default_pipelines
 from darl_opensearch.cluster.history import History, Served
 from darl_opensearch.cluster.item_index import make_first_stage, scan_texts
-from darl_opensearch.cluster.pipelines import put_pipelines, render_pipelines
+from darl_opensearch.cluster.pipelines import fetch_pipeline, put_pipelines, render_pipelines
 from darl_opensearch.ood import Shipper, SpoolStore, StreamStore, join_texts
 from darl_opensearch.ood.spool import Spool
 from darl_opensearch.reranker import Reranker
@@ -66,6 +66,12 @@ def world(cluster, tmp_path_factory):
 def test_a_scroll_loses_documents_and_our_readers_none(world):
     place, cluster = world.place, world.place.cluster
     assert len(list(scan(cluster.client, index=place.index, query={}, size=2))) < COUNT  # what this is about
+    # One that leaves a single hit of any search shows whether a reader goes through it.
+    body = dict(fetch_pipeline(cluster, place.name))
+    body["response_processors"] = [*body["response_processors"], {"truncate_hits": {"target_size": 1}}]
+    put_pipelines(cluster, {place.name: body})
+    for index in (place.index, world.history, world.stream):
+        assert len(cluster.client.search(index=index, body={"size": COUNT})["hits"]["hits"]) == 1
     assert len(list(scan_texts(cluster, place.index))) == COUNT
     ids = {f"i-{n}" for n in range(COUNT)}
     assert set(make_first_stage(cluster, place.index)("cover", COUNT)) == ids

@@ -120,8 +120,7 @@ class Keys:
 
     def _caller(self, scope: Scope) -> str:
         if not self._keys:
-            # A socket for both protocols shows IPv4 addresses as IPv6.
-            return str((scope.get("client") or ("unknown",))[0]).removeprefix("::ffff:")
+            return str((scope.get("client") or ("unknown",))[0])
         header = Headers(scope=scope).get("authorization", "")
         scheme, _, token = header.partition(" ")
         # Compared with all keys, and in full, so that the time reveals nothing.

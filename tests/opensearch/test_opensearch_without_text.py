@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from darl_opensearch.cli.release import find_warnings
 from darl_opensearch.cluster import load_items
 from darl_opensearch.cluster.calls import join_path
 from darl_opensearch.cluster.pipelines import put_pipelines, render_pipelines
@@ -49,6 +50,9 @@ def test_documents_without_text_are_counted_by_index(place, mixed, small, tmp_pa
     said = darl(*words, "--json")
     assert said.err.startswith(f"warning: 1 document has no darl_text (index {place.index}): a search with one among")
     assert json.loads(said.out)["index_without_text"] == {place.index: 1}
+    assert [text for text in find_warnings(place.cluster, alias) if text.startswith("3 documents have no darl_text (")]
+    [unknown] = [text for text in find_warnings(place.cluster, "no-such-index") if "darl_text" in text]
+    assert unknown.startswith("documents without darl_text could not be counted (the cluster answered 404: no such")
     warmed = warm_index(small[1], place.cluster, alias, "all", WarmOptions(states=tmp_path / "states"))
     assert (warmed.items, warmed.without_text) == (len(ITEMS), 3)
     assert "6 items encoded, 0 were there; 3 without text passed over" in warmed.describe()

@@ -28,10 +28,10 @@ class ItemTexts:
     def build(path: Path, items: Path, template: ItemTemplate, *, most_chars: int) -> None:
         """Render a file of items into a catalogue, written to a temporary sibling and renamed.
 
-        :param items: JSONL (plain or ``.gz``) or Parquet, one item per row.
-        :param most_chars: maximum characters of a text; the rest cannot reach the model.
         An item without text is kept as such, for a pair that names it.
 
+        :param items: JSONL (plain or ``.gz``) or Parquet, one item per row.
+        :param most_chars: maximum characters of a text; the rest cannot reach the model.
         :raises InputError: for a broken line, or a missing or repeated id.
         """
         with new_file(path, fixed_name=True) as work, _errors(path), contextlib.closing(open_scratch(work)) as db:

@@ -146,6 +146,8 @@ class Reranker:
         response: Mapping[str, Any],
         *,
         size: int | None = None,
+        from_: int = 0,
+        window: int | None = None,
         min_grade: int | str | None = None,
         min_score: float | None = None,
         drop_ood: bool = False,
@@ -160,10 +162,13 @@ class Reranker:
         Hits come back as from a ``darl`` pipeline: best first, with the model's columns and ``previous_score`` in
         ``_source``. A hit's text is ``text_field`` of its ``_source``; a hit without it is rendered by the bundle's
         template. Hits that cannot be rendered follow the scored ones in their old order, with a null ``_score`` and
-        without the model's fields; with a threshold they are left out, because nothing says that they reach it.
+        without the model's fields, and so do those beyond ``window``; with a threshold they are left out, because
+        nothing says that they reach it.
 
         :param response: what ``client.search`` returned; it is not changed.
         :param size: hits to return; all by default.
+        :param from_: hits to skip after reranking.
+        :param window: hits to score, from the first; all by default.
         :param min_grade: return only hits of this grade or better, by its number or name.
         :param min_score: return only hits with this score or more, in [0, 1].
         :param drop_ood: return only hits that are in distribution.
@@ -174,19 +179,21 @@ class Reranker:
         :param slice: traffic slice of the query, logged.
         :return: a response of the same shape, with ``darl`` beside ``hits``: ``model``, ``version``,
             ``request_id``, ``reranked``, and ``scored``, ``unscored`` and ``dropped`` hits.
-        :raises InputError: if none of the hits can be rendered, or the model has no such grade or score.
+        :raises InputError: if none of the window's hits can be rendered, or the model has no such grade or score.
         """
         started = time.perf_counter()
         thresholds = self._thresholds(min_grade, min_score, drop_ood)
         hits = _hits(response)
-        if size is not None and size < 0:
-            raise UsageError(f"{size} hits cannot be returned", todo="ask for 0 or more")
-        texts = [self._text(hit, text_field) for hit in hits]
-        scored = [(hit, text) for hit, text in zip(hits, texts, strict=True) if text is not None]
-        unscored = [hit for hit, text in zip(hits, texts, strict=True) if text is None]
-        if hits and not scored:
+        for asked in (size, from_, window):
+            if asked is not None and asked < 0:
+                raise UsageError(f"{asked} hits cannot be returned, skipped or scored", todo="use 0 or more")
+        within, beyond = hits[:window], hits[len(hits[:window]) :]
+        texts = [self._text(hit, text_field) for hit in within]
+        scored = [(hit, text) for hit, text in zip(within, texts, strict=True) if text is not None]
+        unscored = [hit for hit, text in zip(within, texts, strict=True) if text is None] + beyond
+        if within and not scored:
             raise InputError(
-                f"none of the {len(hits)} hits has {text_field!r} or a field of the bundle's template",
+                f"none of the {len(within)} hits has {text_field!r} or a field of the bundle's template",
                 where=f"search for {query!r}",
                 todo=f"ask for {text_field!r} in _source, or index the items by darl index",
             )
@@ -203,12 +210,14 @@ class Reranker:
         if thresholds == Thresholds():
             ranked += [hit | {"_score": None} for hit in unscored]
         doc_ids = [_item_id(hit, id_field) for hit, _ in scored]
-        self._log(
-            query, documents, scores, started, doc_ids=doc_ids, request_id=request_id, query_id=query_id, slice=slice
-        )
+        if within or not hits:  # else nothing was to be scored
+            self._log(
+                query, documents, scores, started, doc_ids=doc_ids, request_id=request_id, query_id=query_id,
+                slice=slice,
+            )  # fmt: skip
         best = float(scores.score[kept].max()) if kept.any() else None
         return dict(response) | {
-            "hits": dict(response["hits"]) | {"hits": ranked[:size], "max_score": best},
+            "hits": dict(response["hits"]) | {"hits": ranked[from_:][:size], "max_score": best},
             "darl": {
                 "model": self.bundle.card.name,
                 "version": self.bundle.card.version,
@@ -227,6 +236,7 @@ class Reranker:
         query: str,
         size: int = 10,
         *,
+        from_: int = 0,
         window: int = 50,
         min_grade: int | str | None = None,
         min_score: float | None = None,
@@ -239,6 +249,11 @@ class Reranker:
     ) -> dict[str, Any]:
         """Retrieve candidates by BM25 on the text field and rerank them.
 
+        Each page is cut from one ranking: the window, reranked, and behind it the first stage's order. Pages of the
+        same size and window therefore show each hit once.
+
+        :param size: hits per page.
+        :param from_: hits to skip, as in OpenSearch's ``from``.
         :param window: candidates to retrieve and score; at least ``size``.
         :param filter: a query that candidates must match as well.
         :return: see :meth:`rerank`, also for the other arguments.
@@ -246,12 +261,19 @@ class Reranker:
         bool_query: dict[str, Any] = {"must": [{"match": {text_field: {"query": query}}}]}
         if filter is not None:
             bool_query["filter"] = [filter]
-        body = {"query": {"bool": bool_query}, "size": max(window, size)}
+        if from_ < 0:
+            raise UsageError(f"{from_} hits cannot be skipped", todo="use 0 for the first page")
+        window = max(window, size)
+        start = from_ if from_ >= window else 0  # a page beyond the window needs none of its scores
+        body = {"query": {"bool": bool_query}, "size": max(window, from_ + size) - start}
+        if start:
+            body["from"] = start
         # An index may have a darl pipeline by default; its order would not be the first stage's.
         response = client.search(index=index, body=body, params=dict(NO_PIPELINE))
         return self.rerank(
-            query, response, size=size, min_grade=min_grade, min_score=min_score, drop_ood=drop_ood,
-            text_field=text_field, query_id=query_id, slice=slice, request_id=request_id,
+            query, response, size=size, from_=from_ - start, window=0 if start else window, min_grade=min_grade,
+            min_score=min_score, drop_ood=drop_ood, text_field=text_field, query_id=query_id, slice=slice,
+            request_id=request_id,
         )  # fmt: skip
 
     def _thresholds(self, min_grade: int | str | None, min_score: float | None, drop_ood: bool) -> Thresholds:

@@ -76,7 +76,10 @@ class SearchOutcome:
     :param slice: traffic slice of the query.
     :param hits: the hits, best first.
     :param dropped: hits that do not reach the thresholds; the OOD log gets them as well.
-    :param reranked: whether every hit was scored and hits are in score order; True for an empty result.
+    :param window: how many hits are fetched, scored and cut into pages; hits at later positions are in first-stage
+        order and have no grade.
+    :param reranked: whether every hit of the window was scored and they are in score order; True for an empty result,
+        and for a page beyond the window, for which nothing is scored.
     :param took_ms: round-trip time.
     :param total: documents that matched, as far as OpenSearch counted.
     :param mode: where the pipeline's model runs: ``local`` or ``connector``.
@@ -88,6 +91,7 @@ class SearchOutcome:
     slice: str | None
     hits: tuple[RankedHit, ...]
     dropped: tuple[RankedHit, ...]
+    window: int
     reranked: bool
     took_ms: float
     total: int | None
@@ -99,13 +103,13 @@ class SearchOutcome:
         return dict(vars(self)) | {name: [hit.to_json() for hit in vars(self)[name]] for name in ("hits", "dropped")}
 
     def ranked_request(self, request_id: str | None = None) -> RankedRequest | None:
-        """Make the request for ``OodLog.offer``, from all hits; None if they were not reranked.
+        """Make the request for ``OodLog.offer``, from all scored hits; None without any, or if not reranked.
 
         :param request_id: by default a new UUID.
         """
         from darl_opensearch.ood import RankedRequest
 
-        every = (*self.hits, *self.dropped)
+        every = [hit for hit in (*self.hits, *self.dropped) if hit.grade is not None]
         if not self.reranked or not every:
             return None
         return RankedRequest(
@@ -177,6 +181,7 @@ class PipelineSearch:
         query: str,
         *,
         size: int = 10,
+        from_: int = 0,
         body: Mapping[str, Any] | None = None,
         min_grade: int | str | None = None,
         min_score: float | None = None,
@@ -186,10 +191,15 @@ class PipelineSearch:
     ) -> SearchOutcome:
         """Search and rerank.
 
-        Thresholds leave hits out after the search, so that fewer than ``size`` may remain; hits that were not reranked
-        have no grades to compare, and all are returned.
+        Each page is cut from one ranking: the pipeline's ``max_k`` hits (or ``size``, if that is more), reranked, and
+        behind them the first stage's order. Pages of the same size therefore show each hit once.
+
+        Thresholds leave hits out of the page, so that fewer than ``size`` may remain; if the search was not reranked,
+        there are no grades to compare, and all are returned.
 
         :param query: the text that the model scores items against.
+        :param size: hits per page.
+        :param from_: hits to skip, as in OpenSearch's ``from``.
         :param body: your own search body; by default a match on ``darl_text``.
         :param min_grade: return only hits of this grade or better, by its number or name.
         :param min_score: return only hits with this score or more, in [0, 1].
@@ -199,27 +209,35 @@ class PipelineSearch:
         :raises InputError: if the model has no such grade or score.
         """
         thresholds = Thresholds.of(self.card.scale, min_grade=min_grade, min_score=min_score, drop_ood=drop_ood)
-        request = self._request(query, size, body, query_id, slice)
+        _check_page(from_, size)
+        window, end = self._window(size, from_), from_ + size
         started = time.perf_counter()
-        answer = self._cluster.read(
-            "POST", f"{join_path(self.index, '_search')}?search_pipeline={self.pipeline}", request
-        )
+        answers, ranked, later = [], list[RankedHit](), list[Mapping[str, Any]]()
+        if from_ < window:
+            answers.append(self._send(self._request(query, window, body, query_id, slice), self.pipeline))
+            ranked = [self._hit(position, hit) for position, hit in enumerate(_hits(answers[0]), 1)]
+        start = max(from_, window)
+        if start < end and (from_ >= window or len(ranked) == window):
+            answers.append(self._send(_body(query, end - start, body, start), "_none"))
+            later = _hits(answers[-1])
         took_ms = (time.perf_counter() - started) * 1000
-        raw = answer.get("hits", {}).get("hits", [])
-        hits = tuple(self._hit(position, hit) for position, hit in enumerate(raw, 1))
-        reranked = is_in_order(hits)
-        kept = [True] * len(hits)
-        if reranked and hits:
-            kept = thresholds.keep(_collect_scores(hits, self.card.ood.alpha)).tolist()
+        reranked = is_in_order(ranked)
+        scored = ranked[from_:end]
+        kept = [True] * len(scored)
+        if reranked and scored:
+            kept = thresholds.keep(_collect_scores(scored, self.card.ood.alpha)).tolist()
+        hits = (*scored, *(self._hit(position, hit) for position, hit in enumerate(later, start + 1)))
+        kept += [not reranked or thresholds == Thresholds()] * len(later)  # nothing says that they reach one
         return SearchOutcome(
             query=query,
             query_id=query_id,
             slice=slice,
             hits=tuple(itertools.compress(hits, kept)),
             dropped=tuple(hit for hit, keep in zip(hits, kept, strict=True) if not keep),
+            window=window,
             reranked=reranked,
             took_ms=took_ms,
-            total=(answer.get("hits", {}).get("total") or {}).get("value"),
+            total=(answers[0].get("hits", {}).get("total") or {}).get("value"),
             mode=self.shape.mode,
             alpha=self.card.ood.alpha,
         )
@@ -231,9 +249,24 @@ class PipelineSearch:
 
         :param body: your own search body; by default a match on ``darl_text``.
         """
-        request = _body(query, size, body)
-        answer = self._cluster.read("POST", f"{join_path(self.index, '_search')}?search_pipeline=_none", request)
-        return list(answer.get("hits", {}).get("hits", []))
+        _check_page(0, size)
+        return _hits(self._send(_body(query, size, body), "_none"))
+
+    def _window(self, size: int, from_: int) -> int:
+        """Return how many hits are fetched and scored: the same for each page of a size."""
+        shape = self.shape
+        if shape.max_k is None:
+            if from_:
+                raise ClusterError(
+                    f"search pipeline {self.pipeline!r} does not say how many pairs it scores, so from_ has no meaning",
+                    where=self._cluster.url,
+                    todo="write it with darl register, or leave from_ out",
+                )
+            return size
+        return max(size, min(shape.max_k, shape.max_result_window))
+
+    def _send(self, request: Mapping[str, Any], pipeline: str) -> dict[str, Any]:
+        return self._cluster.read("POST", f"{join_path(self.index, '_search')}?search_pipeline={pipeline}", request)
 
     def _request(
         self, query: str, size: int, body: Mapping[str, Any] | None, query_id: str | None, slice_: str | None
@@ -296,16 +329,28 @@ def check_query(query: str) -> None:
         raise InputError("the query is not valid Unicode", todo="write it in UTF-8") from err
 
 
-def _body(query: str, size: int, body: Mapping[str, Any] | None) -> dict[str, Any]:
-    check_query(query)
+def _check_page(from_: int, size: int) -> None:
     if not 1 <= size <= 10_000:
         raise InputError(f"size {size} is outside 1..10000", todo="ask for fewer hits")
+    if from_ < 0:
+        raise InputError(f"from_ {from_} is negative", todo="use 0 for the first page")
+
+
+def _body(query: str, size: int, body: Mapping[str, Any] | None, from_: int = 0) -> dict[str, Any]:
+    check_query(query)
+    place = {"size": size} | ({"from": from_} if from_ else {})
     if body is None:
-        return render_body("search.json", size=size, query=query)
+        return render_body("search.json", size=size, query=query) | place
     if "_source" in body:
         raise InputError("the search body restricts _source", todo="omit it: the pipeline reads darl_text")
+    if body.get("from"):
+        raise InputError("the search body has from", todo="pass from_ instead: pages are cut after reranking")
     # Without the total, the rerank processor fails and the hits stay in first-stage order.
-    return {key: value for key, value in body.items() if key != "track_total_hits"} | {"size": size}
+    return {key: value for key, value in body.items() if key != "track_total_hits"} | place
+
+
+def _hits(answer: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return list(answer.get("hits", {}).get("hits", []))
 
 
 def _collect_scores(hits: Sequence[RankedHit], alpha: float) -> Scores:

@@ -215,7 +215,7 @@ def test_a_found_text_says_nothing_to_the_terminal():
     from darl_opensearch.search import RankedHit, SearchOutcome
 
     hit = RankedHit(1, "a", {"darl_text": "Bike \x1b[31mtheft\u202e"}, 1.0)
-    shown = format_outcome(SearchOutcome("q", None, None, (hit,), (), False, 1.0, 1, "local", 0.05), {})
+    shown = format_outcome(SearchOutcome("q", None, None, (hit,), (), 50, False, 1.0, 1, "local", 0.05), {})
     assert "Bike \ufffd[31mtheft\ufffd" in shown
 
 

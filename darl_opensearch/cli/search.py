@@ -37,6 +37,7 @@ def cli(
     index: str = setting(..., "Index to search.", env="DARL_INDEX"),
     pipeline: str = setting("darl", "Name of the search pipeline.", env="DARL_PIPELINE"),
     size: int = setting(10, "Number of hits to show.", least=1, most=1000),
+    from_: int = setting(0, "Number of hits to skip, for later pages.", least=0, most=10_000),
     min_grade: str | None = setting(None, "Show only hits of this grade or better: its number or name."),
     min_score: float | None = setting(None, "Show only hits with this score or more.", least=0, most=1),
     drop_ood: bool = setting(False, "Show only hits that are in distribution."),
@@ -71,10 +72,11 @@ def cli(
     card = Bundle.open(bundle, verify=False).card
     searching = PipelineSearch(target.client, card, index, pipeline)
     outcome = searching.search(
-        query, size=size, min_grade=min_grade, min_score=min_score, drop_ood=drop_ood, query_id=query_id, slice=slice_
-    )
-    window = min(10_000, int(size * searching.shape.oversample))
-    candidates = searching.first_stage(query, size=window)
+        query, size=size, from_=from_, min_grade=min_grade, min_score=min_score, drop_ood=drop_ood, query_id=query_id,
+        slice=slice_,
+    )  # fmt: skip
+    fetched = min(10_000, max(outcome.window, from_ + size))
+    candidates = searching.first_stage(query, size=fetched)
     before = {hit["_id"]: place for place, hit in enumerate(candidates, 1)}
     logged = False
     request, served = outcome.ranked_request(), searching.served

@@ -18,10 +18,12 @@ REQUEST = "$._request."
 EXT = REQUEST + "ext.ml_inference."
 PLAIN = "-plain"
 DEFAULT_MAX_K: Mapping[Mode, int] = {"local": 50, "connector": 200}
+MAX_RESULT_WINDOW = 10_000  # OpenSearch's own default
 Change = Literal["created", "updated", "unchanged"]
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,120}")
 _CAP = re.compile(r"int cap = (\d+);")
+_ROOM = re.compile(r"int room = (\d+) - f;")
 _QUERY_PATH = re.compile(r"[A-Za-z_][\w-]*(\[\d+\])*(\.[A-Za-z_][\w-]*(\[\d+\])*)*")
 
 
@@ -37,6 +39,10 @@ class PipelineOptions(Settings):
         least=1, most=10_000, env="DARL_MAX_K",
     )  # fmt: skip
     oversample: int = setting(5, "candidates fetched per requested hit", least=1, most=1000, env="DARL_OVERSAMPLE")
+    max_result_window: int = setting(
+        MAX_RESULT_WINDOW, "index.max_result_window of the searched index, which no search may exceed; of several "
+        "indices the smallest", least=1, env="DARL_MAX_RESULT_WINDOW",
+    )  # fmt: skip
     query_path: str | None = setting(
         None,
         "where the search body has the query's text, such as query.match.darl_text.query, if not in "
@@ -69,6 +75,7 @@ def render_pipelines(card: Card, mode: Mode, model_id: str, options: PipelineOpt
         "description": f"DaRL {card.name} {card.version} ({mode})",
         "oversample": options.oversample,
         "max_k": options.max_k if options.max_k is not None else DEFAULT_MAX_K[mode],
+        "max_result_window": options.max_result_window,
         "model_id": model_id,
     }
     graded = common | {
@@ -96,14 +103,12 @@ def read_options(name: str, bodies: Mapping[str, Mapping[str, Any]], mode: Mode)
     """
     body = bodies[name]
     shape = PipelineShape.of(name, body, where=f"search pipeline {name!r}")
-    scripts = [str(step["script"].get("source")) for step in body.get("request_processors", ()) if "script" in step]
-    cap = _CAP.search(scripts[0]) if scripts else None
-    max_k = int(cap[1]) if cap else None
     path_ = REQUEST + shape.query_path
     return PipelineOptions(
         name=name,
-        max_k=None if max_k == DEFAULT_MAX_K[mode] else max_k,
+        max_k=None if shape.max_k == DEFAULT_MAX_K[mode] else shape.max_k,
         oversample=int(shape.oversample),
+        max_result_window=shape.max_result_window,
         query_path=None if path_ == EXT + "query_text" else shape.query_path,
         with_query_id=shape.needs_ids,
     )
@@ -152,6 +157,24 @@ def fetch_pipelines(cluster: Cluster) -> dict[str, dict[str, Any]]:
     return {name: body for name, body in answer.items() if isinstance(body, dict)}
 
 
+def fetch_max_result_window(cluster: Cluster, index: str) -> int:
+    """Read ``index.max_result_window`` of an index; of an alias or pattern, the smallest of its indices.
+
+    :raises ClusterError: if there is no such index.
+    """
+    name = "index.max_result_window"
+    place = join_path(index, "_settings", name) + "?include_defaults=true&flat_settings=true"
+    found = [
+        int(values[name])
+        for one in cluster.read("GET", place).values()
+        for values in (one.get("defaults", {}), one.get("settings", {}))
+        if name in values
+    ]
+    if not found:
+        raise ClusterError(f"index {index} does not exist", where=cluster.url, todo="check --index")
+    return min(found)
+
+
 def list_models_in(body: Mapping[str, Any]) -> set[str]:
     """List the models that a pipeline's body names at any depth, whoever wrote it."""
     ids: set[str] = set()
@@ -179,6 +202,8 @@ class PipelineShape:
 
     :param query_path: path of the query's text in the search body.
     :param needs_ids: whether requests without ``query_id`` and ``slice`` are not reranked.
+    :param max_k: pairs scored per search, unless more hits are requested; None if it does not say.
+    :param max_result_window: largest ``from + size`` of what it fetches; OpenSearch's default if it does not say.
     """
 
     mode: Mode
@@ -187,6 +212,8 @@ class PipelineShape:
     needs_ids: bool
     oversample: float
     fields: frozenset[str]
+    max_k: int | None
+    max_result_window: int
 
     @classmethod
     def of(cls, name: str, body: Mapping[str, Any], *, where: str) -> PipelineShape:
@@ -206,9 +233,10 @@ class PipelineShape:
                 where=where,
                 todo="create one with darl register",
             )
-        factor = [
-            step["oversample"]["sample_factor"] for step in body.get("request_processors", ()) if "oversample" in step
-        ]
+        before = body.get("request_processors", ())
+        factor = [step["oversample"]["sample_factor"] for step in before if "oversample" in step]
+        script = " ".join(str(step["script"].get("source")) for step in before if "script" in step)
+        cap, room = _CAP.search(script), _ROOM.search(script)
         return cls(
             mode="local" if str(scoring[0].get("function_name", "")).lower() == "text_similarity" else "connector",
             model_id=str(scoring[0].get("model_id")),
@@ -216,4 +244,6 @@ class PipelineShape:
             needs_ids="query_id" in inputs,
             oversample=float(factor[0]) if factor else 1.0,
             fields=frozenset(name for entry in scoring[0].get("output_map") or () for name in entry),
+            max_k=int(cap[1]) if cap else None,
+            max_result_window=int(room[1]) if room else MAX_RESULT_WINDOW,
         )

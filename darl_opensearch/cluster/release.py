@@ -18,7 +18,14 @@ from darl_opensearch.cluster.connector import ScorerAddress
 from darl_opensearch.cluster.history import TAKE_OVER_SECONDS, History, Served
 from darl_opensearch.cluster.models import OnChunk
 from darl_opensearch.cluster.outcome import Release
-from darl_opensearch.cluster.pipelines import Change, PipelineOptions, check_ours, read_options, render_pipelines
+from darl_opensearch.cluster.pipelines import (
+    Change,
+    PipelineOptions,
+    check_ours,
+    fetch_max_result_window,
+    read_options,
+    render_pipelines,
+)
 from darl_opensearch.cluster.preflight import Mode
 from darl_opensearch.cluster.probe import ProbeFailed, probe_search
 from darl_opensearch.cluster.register import NotVerified, RegisterOptions, register
@@ -66,6 +73,10 @@ class ReleaseOptions(SwitchOptions):
     oversample: int | None = setting(
         None, "candidates fetched per requested hit.  [default: unchanged]", least=1, most=1000, env="DARL_OVERSAMPLE"
     )
+    max_result_window: int | None = setting(
+        None, "index.max_result_window of the searched index.  [default: that of --index, otherwise unchanged]",
+        least=1, env="DARL_MAX_RESULT_WINDOW",
+    )  # fmt: skip
     query_path: str | None = setting(
         None, "where the search body has the query's text.  [default: unchanged]", env="DARL_QUERY_PATH"
     )
@@ -119,7 +130,7 @@ def release(
         raise _refused(history, no, opened, "", options, now)
 
     report(STEPS[0], 0, len(STEPS))
-    chosen = _pipeline_options(options, now)
+    chosen = _pipeline_options(cluster, options, now)
     try:
         registered = register(opened, cluster, options.registration(chosen), on_chunk=on_chunk)
         to = Served(opened.card.name, opened.card.version, options.mode, registered.model_id)
@@ -167,14 +178,17 @@ def release(
     )
 
 
-def _pipeline_options(options: ReleaseOptions, now: Now) -> PipelineOptions:
-    """Take the existing pipeline's options, except those given."""
+def _pipeline_options(cluster: Cluster, options: ReleaseOptions, now: Now) -> PipelineOptions:
+    """Take the existing pipeline's options, except those given and what the index says."""
     current = PipelineOptions(name=options.pipeline)
     if options.pipeline in now.bodies and now.served is not None:
         current = read_options(options.pipeline, now.bodies, now.served.mode)
+    room = options.max_result_window
+    if room is None and options.index is not None:
+        room = fetch_max_result_window(cluster, options.index)
     asked: dict[str, Any] = {
         "max_k": options.max_k, "oversample": options.oversample, "query_path": options.query_path,
-        "with_query_id": options.with_query_id,
+        "with_query_id": options.with_query_id, "max_result_window": room,
     }  # fmt: skip
     asked = {name: value for name, value in asked.items() if value is not None}
     if options.query_path == "":

@@ -94,10 +94,10 @@ def test_what_a_pipeline_says_of_itself(tiny):
     options = PipelineOptions(name="p", query_path="query.match.title.query", oversample=7)
     shape = PipelineShape.of("p", render_pipelines(tiny.card, "local", "m", options)["p"], where="u")
     fields = frozenset(tiny.card.columns.hit_fields())
-    assert shape == PipelineShape("local", "m", "query.match.title.query", False, 7.0, fields)
+    assert shape == PipelineShape("local", "m", "query.match.title.query", False, 7.0, fields, 50, 10_000)
     bodies = render_pipelines(tiny.card, "connector", "m", PipelineOptions(name="p", with_query_id=True))
     assert PipelineShape.of("p", bodies["p"], where="u") == PipelineShape(
-        "connector", "m", "ext.ml_inference.query_text", True, 5.0, fields
+        "connector", "m", "ext.ml_inference.query_text", True, 5.0, fields, 200, 10_000
     )
     with pytest.raises(ClusterError, match="'p-plain' does not write grades; 'p' does"):
         PipelineShape.of("p-plain", bodies["p-plain"], where="u")

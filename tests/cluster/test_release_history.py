@@ -104,11 +104,12 @@ def test_a_version_that_was_refused_and_serves_is_not_unloaded():
     oversample=st.integers(1, 1000),
     query_path=st.sampled_from([None, "query.match.darl_text.query", "query.bool.must[0].match.title.query"]),
     ids=st.booleans(),
+    room=st.integers(1, 10**6),
 )
-def test_options_are_read_back_from_the_pipeline_that_they_made(tiny, mode, max_k, oversample, query_path, ids):
+def test_options_are_read_back_from_the_pipeline_that_they_made(tiny, mode, max_k, oversample, query_path, ids, room):
     options = PipelineOptions(
         name="shoes", max_k=max_k, oversample=oversample, query_path=query_path,
-        with_query_id=ids and mode == "connector",
+        with_query_id=ids and mode == "connector", max_result_window=room,
     )  # fmt: skip
     bodies = render_pipelines(tiny.card, mode, "m-1", options)
     found = read_options("shoes", bodies, mode)
@@ -119,11 +120,23 @@ def test_options_are_read_back_from_the_pipeline_that_they_made(tiny, mode, max_
         oversample=oversample,
         query_path=query_path,
         with_query_id=found.with_query_id,
+        max_result_window=room,
     )
     assert found.with_query_id == options.with_query_id
     assert {name: list_models_in(body) for name, body in bodies.items()} == {"shoes": {"m-1"}, "shoes-plain": {"m-1"}}
     assert Served.of_pipeline(bodies["shoes"]) == Served("tiny", "1", mode, "m-1")
     assert Served.of_pipeline(bodies["shoes-plain"]) == Served("tiny", "1", mode, "m-1")
+
+
+def test_pipelines_written_before_max_result_window_are_read_with_its_default(tiny):
+    body = render_pipelines(tiny.card, "local", "m-1", PipelineOptions(max_k=33, oversample=7))["darl"]
+    body["request_processors"][1]["script"]["source"] = (
+        "int s = ctx._source.size; int asked = (s + 7 - 1) / 7; int cap = 33; if (asked > cap) { cap = asked; } "
+        "if (s > cap) { ctx._source['size'] = cap; }"
+    )
+    assert read_options("darl", {"darl": body}, "local") == PipelineOptions(max_k=33, oversample=7)
+    del body["request_processors"][1]
+    assert read_options("darl", {"darl": body}, "local") == PipelineOptions(oversample=7)
 
 
 def test_pipelines_of_others_serve_nothing_of_ours():

@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.cluster import Cluster, PipelineOptions, RegisterOptions, ScorerAddress, load_items, register
+from darl_opensearch.cluster.calls import join_path
+from darl_opensearch.cluster.pipelines import put_pipelines, render_pipelines
+from darl_opensearch.cluster.preflight import Mode
 from darl_opensearch.cluster.register import Registration
 from darl_opensearch.connect import ClusterOptions
 from darl_opensearch.node import NodeStatus, node_possible, process, running_node, status
@@ -105,6 +108,12 @@ class Place:
     def search(self, suffix: str = "") -> PipelineSearch:
         return PipelineSearch(self.cluster.client, self.bundle, self.index, self.name + suffix)
 
+    def send(self, suffix: str, body: Mapping[str, Any], query: str = "stolen bike cover") -> dict[str, Any]:
+        """The answer to a search as any client sends it, of a pipeline with or without grades."""
+        texts = {"ml_inference": {"query_text": query}, "rerank": {"query_context": {"query_text": query}}}
+        place = f"{join_path(self.index, '_search')}?search_pipeline={self.name}{suffix}"
+        return self.cluster.read("POST", place, {"query": {"match": {"darl_text": query}}, "ext": texts} | dict(body))
+
 
 def score_everywhere(
     trained: Any, place: Place, items: Sequence[Mapping[str, Any]], query: str
@@ -143,8 +152,13 @@ class Both(Place):
     local_scorer: Scorer = None  # type: ignore[assignment]
     ids: dict[str, str] = field(default_factory=dict)
 
+    def write_pipelines(self, mode: Mode, suffix: str, **options: object) -> None:
+        """Further pipelines of the models that are registered."""
+        chosen = self.pipeline(f"-{mode}{suffix}", **options)
+        put_pipelines(self.cluster, render_pipelines(self.bundle.card, mode, self.ids[mode], chosen))
 
-@pytest.fixture(scope="module")
+
+@pytest.fixture(scope="session")
 def both(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
     folder = tmp_path_factory.mktemp("both")
     made = make_place(cluster, folder)

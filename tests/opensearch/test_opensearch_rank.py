@@ -100,11 +100,10 @@ def test_any_text_is_reranked(both, mode, query):
 @pytest.mark.parametrize("size", [1, 2, 3, 9, 10, 11, 40, 41, 49, 50, 51, 199, 200, 201, 300])
 def test_sizes_and_the_cap(both, mode, size):
     cap = DEFAULT_MAX_K[mode]
-    searching = both.search(f"-{mode}")
     before = len(both.scorer.requests)
-    outcome = searching.search("cover", size=size)
-    assert len(outcome.hits) == size
-    assert outcome.reranked
+    hits = both.send(f"-{mode}", {"size": size}, "cover")["hits"]["hits"]
+    assert len(hits) == size
+    assert is_in_order([both.search(f"-{mode}")._hit(place, hit) for place, hit in enumerate(hits, 1)])
     wanted = min(400, max(size, min(5 * size, cap)))
     if mode == "connector":
         [request] = both.scorer.requests[before:]  # one request a search, with all its pairs
@@ -119,8 +118,8 @@ def scored_in_cluster(both, size):
     body["response_processors"] = [step for step in body["response_processors"] if "truncate_hits" not in step]
     both.used.add(f"{both.name}-untruncated")
     both.cluster.send("PUT", join_path("_search", "pipeline", f"{both.name}-untruncated"), body)
-    hits = both.search("-untruncated").search("cover", size=size).hits
-    return sum("darl_score" in hit.source for hit in hits)
+    hits = both.send("-untruncated", {"size": size}, "cover")["hits"]["hits"]
+    return sum("darl_score" in hit["_source"] for hit in hits)
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -114,11 +114,13 @@ def test_release_rollback_and_versions(line):
     first = line.release("1", oversample=7, max_k=33)
     assert (first.number, first.came_from, first.served.version) == (1, None, "1")
     assert first.pipelines == {line.pipeline: "created", f"{line.pipeline}-plain": "created"}
+    line.cluster.send("PUT", f"/{line.index}/_settings", {"index.max_result_window": 700})
     second = line.release("2", index=line.index, note="better bikes", cycle="c-7")
     assert second.probe.hits == 5 and second.probe.deviation < 1e-4 and second.deviation < 1e-4
     assert line.serving() == ["2", "2"]
-    # The options of the pipeline that was there are kept.
-    options = PipelineOptions(name=line.pipeline, oversample=7, max_k=33)
+    line.cluster.send("PUT", f"/{line.index}/_settings", {"index.max_result_window": None})
+    # The options of the pipeline that was there are kept, but for what the index says.
+    options = PipelineOptions(name=line.pipeline, oversample=7, max_k=33, max_result_window=700)
     bodies = render_pipelines(line.bundles["2"].card, "local", second.served.model_id, options)
     assert fetch_pipeline(line.cluster, line.pipeline) == bodies[line.pipeline]
     line.cluster.calls.clear()

@@ -24,6 +24,8 @@ from darl_opensearch.text import ID_FIELD, TEXT_FIELD
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
 
+DELIMITER_SCORE = -4e9  # neural-search marks a hybrid query's raw results with rows that score -9.5e9 and -4.4e9
+
 
 @dataclass(frozen=True)
 class RankedDocument:
@@ -318,10 +320,15 @@ def _make_ranked_hit(hit: Mapping[str, Any], fields: Mapping[str, float], grade:
 
 def _hits(response: Mapping[str, Any]) -> list[dict[str, Any]]:
     try:
-        hits = response["hits"]["hits"]
-        return [dict(hit) for hit in hits]
+        hits = [dict(hit) for hit in response["hits"]["hits"]]
     except (KeyError, TypeError, ValueError) as err:
         raise InputError(f"this is not a search response ({err})", todo="pass what client.search returned") from err
+    if any(isinstance(hit.get("_score"), float) and hit["_score"] < DELIMITER_SCORE for hit in hits):
+        raise InputError(
+            "these are the raw results of a hybrid query, with rows that only delimit its sub-queries",
+            todo="search with a normalization-processor in phase_results_processors",
+        )
+    return hits
 
 
 def _item_id(hit: Mapping[str, Any], id_field: str) -> str:

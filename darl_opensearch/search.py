@@ -130,7 +130,8 @@ class PipelineSearch:
     """Searches through a ``darl`` pipeline.
 
     Queries are escaped for the pipeline (:mod:`~darl_opensearch.cluster.guards`): unescaped quotes, brackets or
-    placeholders would silently disable reranking.
+    placeholders would silently disable reranking. A search body with a ``hybrid`` query requires the pipeline
+    ``NAME-hybrid``, which serves other queries as well.
 
     :param client: an opensearch-py client.
     :param model: the bundle that the pipeline serves, or its card, for grade names and alpha. With the bundle, the
@@ -218,7 +219,7 @@ class PipelineSearch:
             ranked = [self._hit(position, hit) for position, hit in enumerate(_hits(answers[0]), 1)]
         start = max(from_, window)
         if start < end and (from_ >= window or len(ranked) == window):
-            answers.append(self._send(_body(query, end - start, body, start), "_none"))
+            answers.append(self._send_first_stage(_body(query, end - start, body, start)))
             later = _hits(answers[-1])
         took_ms = (time.perf_counter() - started) * 1000
         reranked = is_in_order(ranked)
@@ -250,7 +251,7 @@ class PipelineSearch:
         :param body: your own search body; by default a match on ``darl_text``.
         """
         _check_page(0, size)
-        return _hits(self._send(_body(query, size, body), "_none"))
+        return _hits(self._send_first_stage(_body(query, size, body)))
 
     def _window(self, size: int, from_: int) -> int:
         """Return how many hits are fetched and scored: the same for each page of a size."""
@@ -265,6 +266,21 @@ class PipelineSearch:
             return size
         return max(size, min(shape.max_k, shape.max_result_window))
 
+    def _send_first_stage(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        if not _is_hybrid(request):
+            return self._send(request, "_none")
+        self._check_hybrid(request)
+        steps = {"search_pipeline": {"phase_results_processors": list(self.shape.phases)}}
+        return self._cluster.read("POST", join_path(self.index, "_search"), {**request, **steps})
+
+    def _check_hybrid(self, request: Mapping[str, Any]) -> None:
+        if _is_hybrid(request) and not self.shape.normalizes:
+            raise InputError(
+                f"search pipeline {self.pipeline!r} has no processor that combines the sub-queries of a hybrid query",
+                where=self._cluster.url,
+                todo=f"search through {self.pipeline + pipelines.HYBRID!r}, which darl register creates",
+            )
+
     def _send(self, request: Mapping[str, Any], pipeline: str) -> dict[str, Any]:
         return self._cluster.read("POST", f"{join_path(self.index, '_search')}?search_pipeline={pipeline}", request)
 
@@ -272,6 +288,7 @@ class PipelineSearch:
         self, query: str, size: int, body: Mapping[str, Any] | None, query_id: str | None, slice_: str | None
     ) -> dict[str, Any]:
         request = _body(query, size, body)
+        self._check_hybrid(request)
         if self._tokenizer is not None:  # in ML Commons a query beyond its cap would shorten the items
             query = cut_to_tokens(query, self._tokenizer, self.card.query_cap) or query
         local = self.shape.mode == "local"
@@ -347,6 +364,10 @@ def _body(query: str, size: int, body: Mapping[str, Any] | None, from_: int = 0)
         raise InputError("the search body has from", todo="pass from_ instead: pages are cut after reranking")
     # Without the total, the rerank processor fails and the hits stay in first-stage order.
     return {key: value for key, value in body.items() if key != "track_total_hits"} | place
+
+
+def _is_hybrid(body: Mapping[str, Any]) -> bool:
+    return "hybrid" in (body.get("query") or ())  # nowhere else: OpenSearch takes it as the whole query only
 
 
 def _hits(answer: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -110,9 +110,31 @@ def test_what_is_no_search_response_is_refused(reranker, response):
         reranker.rerank("q", response)
 
 
-def test_a_negative_size_is_refused(reranker):
-    with pytest.raises(UsageError):
-        reranker.rerank("q", response_of(), size=-1)
+@pytest.mark.parametrize("name", ["size", "from_", "window"])
+def test_negative_numbers_of_hits_are_refused(reranker, name):
+    with pytest.raises(UsageError, match="-1 hits cannot be returned, skipped or scored"):
+        reranker.rerank("q", response_of(), **{name: -1})
+
+
+def test_hits_beyond_the_window_keep_their_order_and_pages_are_cut_behind_it(reranker, tiny, tmp_path):
+    response = response_of()
+    response["hits"]["hits"][1]["_source"] = {}
+    whole = [hit["_id"] for hit in reranker.rerank(QUERIES[0], response, window=4)["hits"]["hits"]]
+    assert set(whole[:3]) == {"doc-0", "doc-2", "doc-3"} and whole[3:] == ["doc-1", "doc-4", "doc-5"]
+    answer = reranker.rerank(QUERIES[0], response, window=4, from_=2, size=3)
+    assert [hit["_id"] for hit in answer["hits"]["hits"]] == whole[2:5]
+    assert (answer["darl"]["scored"], answer["darl"]["unscored"]) == (3, 3)
+    with Reranker(tiny, ood_log=tmp_path / "spool.db") as logging:
+        assert logging.rerank(QUERIES[0], response, window=0)["darl"]["reranked"] is False
+    with SpoolStore(tmp_path / "spool.db") as store:
+        assert list(store.requests()) == []
+
+
+def test_raw_results_of_a_hybrid_query_are_refused(reranker):
+    response = response_of()
+    response["hits"]["hits"][0]["_score"] = -9549512000.0
+    with pytest.raises(InputError, match="raw results of a hybrid query.*Search with a normalization-processor"):
+        reranker.rerank("q", response)
 
 
 def test_equal_scores_keep_the_first_stage_order(reranker):

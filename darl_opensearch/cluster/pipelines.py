@@ -17,6 +17,7 @@ from darl_opensearch.settings import Settings, setting
 REQUEST = "$._request."
 EXT = REQUEST + "ext.ml_inference."
 PLAIN = "-plain"
+HYBRID = "-hybrid"
 DEFAULT_MAX_K: Mapping[Mode, int] = {"local": 50, "connector": 200}
 MAX_RESULT_WINDOW = 10_000  # OpenSearch's own default
 Change = Literal["created", "updated", "unchanged"]
@@ -31,7 +32,8 @@ class PipelineOptions(Settings):
     """How a pipeline treats a search."""
 
     name: str = setting(
-        "darl", "name of the search pipeline; NAME-plain is its variant without grades", env="DARL_PIPELINE",
+        "darl", "name of the search pipeline; NAME-plain is its variant without grades, NAME-hybrid the one for hybrid "
+        "queries", env="DARL_PIPELINE",
         flag="--pipeline",
     )  # fmt: skip
     max_k: int | None = setting(
@@ -67,7 +69,7 @@ class PipelineOptions(Settings):
 def render_pipelines(card: Card, mode: Mode, model_id: str, options: PipelineOptions) -> dict[str, dict[str, Any]]:
     """Render the pipelines of a model.
 
-    :return: name to body: the one with grades and OOD columns, and the plain one.
+    :return: name to body: the one with grades and OOD columns, the plain one, and the one for hybrid queries.
     """
     if options.with_query_id and mode == "local":
         raise UsageError("an in-cluster model uses no query id", todo="omit --with-query-id; the client logs it")
@@ -89,10 +91,30 @@ def render_pipelines(card: Card, mode: Mode, model_id: str, options: PipelineOpt
         passed = {"query_id_path": EXT + "query_id", "slice_path": EXT + "slice"}
         graded |= passed if options.with_query_id else dict.fromkeys(passed, OMIT)
     plain = common | {"description": f"{common['description']}, order only"}
-    return {
+    bodies = {
         options.name: render_body(f"pipeline_{mode}.json", **graded),
         options.name + PLAIN: render_body("pipeline_plain.json", **plain),
     }
+    return add_hybrid(options.name, bodies)
+
+
+def add_hybrid(name: str, bodies: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Add the pipeline for hybrid queries, which is the graded one behind a normalization processor.
+
+    Without one, a hybrid query's results hold rows that only delimit its sub-queries; they would be scored as hits.
+
+    :param bodies: by name, including the graded one.
+    """
+    graded = dict(bodies[name])
+    graded["description"] = f"{graded['description']}, hybrid queries"
+    return {key: dict(body) for key, body in bodies.items()} | {
+        name + HYBRID: graded | render_body("pipeline_hybrid.json")
+    }
+
+
+def list_names(name: str) -> tuple[str, ...]:
+    """List a pipeline and its variants."""
+    return name, name + PLAIN, name + HYBRID
 
 
 def read_options(name: str, bodies: Mapping[str, Mapping[str, Any]], mode: Mode) -> PipelineOptions:
@@ -119,7 +141,7 @@ def check_ours(cluster: Cluster, options: PipelineOptions) -> None:
 
     :raises ClusterError: if a pipeline of that name is someone else's.
     """
-    for name in (options.name, options.name + PLAIN):
+    for name in list_names(options.name):
         existing = fetch_pipeline(cluster, name)
         if existing is not None and not is_ours(existing):
             raise ClusterError(
@@ -190,8 +212,8 @@ def list_models_in(body: Mapping[str, Any]) -> set[str]:
 
 
 def remove_pipelines(cluster: Cluster, options: PipelineOptions) -> None:
-    """Delete a pipeline and its plain variant."""
-    for name in (options.name, options.name + PLAIN):
+    """Delete a pipeline and its variants."""
+    for name in list_names(options.name):
         if fetch_pipeline(cluster, name) is not None:
             cluster.send("DELETE", join_path("_search", "pipeline", name))
 
@@ -202,6 +224,7 @@ class PipelineShape:
 
     :param query_path: path of the query's text in the search body.
     :param needs_ids: whether requests without ``query_id`` and ``slice`` are not reranked.
+    :param phases: processors between query and fetch, such as the one that a hybrid query requires.
     :param max_k: pairs scored per search, unless more hits are requested; None if it does not say.
     :param max_result_window: largest ``from + size`` of what it fetches; OpenSearch's default if it does not say.
     """
@@ -214,6 +237,12 @@ class PipelineShape:
     fields: frozenset[str]
     max_k: int | None
     max_result_window: int
+    phases: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def normalizes(self) -> bool:
+        """Whether it combines the results of a hybrid query's sub-queries."""
+        return any(name in ("normalization-processor", "score-ranker-processor") for one in self.phases for name in one)
 
     @classmethod
     def of(cls, name: str, body: Mapping[str, Any], *, where: str) -> PipelineShape:
@@ -246,4 +275,5 @@ class PipelineShape:
             fields=frozenset(name for entry in scoring[0].get("output_map") or () for name in entry),
             max_k=int(cap[1]) if cap else None,
             max_result_window=int(room[1]) if room else MAX_RESULT_WINDOW,
+            phases=tuple(body.get("phase_results_processors", ())),
         )

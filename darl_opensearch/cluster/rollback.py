@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from darl_opensearch.cluster import models
 from darl_opensearch.cluster.calls import Cluster
 from darl_opensearch.cluster.history import TAKE_OVER_SECONDS, Bodies, Event, History, Served
 from darl_opensearch.cluster.outcome import Release
-from darl_opensearch.cluster.pipelines import Change, PipelineOptions, check_ours
+from darl_opensearch.cluster.pipelines import HYBRID, Change, PipelineOptions, add_hybrid, check_ours
 from darl_opensearch.cluster.probe import ProbeFailed, check_answers
 from darl_opensearch.cluster.switching import Now, SwitchOptions, find_loaded, read_now, refuse, switch, take_over
 from darl_opensearch.cluster.verify import READY_SECONDS
@@ -64,6 +64,9 @@ def rollback(cluster: Cluster, options: RollbackOptions | None = None) -> Releas
     else:
         target = _target(events, now, options)
     bodies = read_now(cluster, options.pipeline).bodies
+    if options.pipeline + HYBRID in bodies and options.pipeline + HYBRID not in target.bodies:
+        # Released before there was one: it must not go on serving the version that is left.
+        target = replace(target, bodies=add_hybrid(options.pipeline, target.bodies))
     if event is None and bodies == target.bodies:
         same: dict[str, Change] = dict.fromkeys(bodies, "unchanged")
         return Release("rollback", options.pipeline, target.served, now.served, None, same)

@@ -14,7 +14,7 @@ from typing import Any
 from darl_opensearch.cluster import models, pipelines
 from darl_opensearch.cluster.calls import Cluster, join_path
 from darl_opensearch.cluster.history import INDEX, Bodies, Event, History, Kind, Served, utc_now
-from darl_opensearch.cluster.pipelines import PLAIN, Change, PipelineOptions
+from darl_opensearch.cluster.pipelines import Change, PipelineOptions
 from darl_opensearch.errors import ClusterError, DarlError, GateRefused
 from darl_opensearch.settings import Settings, setting
 
@@ -26,8 +26,9 @@ class PipelineHistory(Settings):
     """A search pipeline and the index that records its releases."""
 
     pipeline: str = setting(
-        "darl", "name of the search pipeline; NAME-plain is its variant without grades", env="DARL_PIPELINE"
-    )
+        "darl", "name of the search pipeline; NAME-plain is its variant without grades, NAME-hybrid the one for hybrid "
+        "queries", env="DARL_PIPELINE",
+    )  # fmt: skip
     history: str = setting(INDEX, "index that holds the release history", env="DARL_RELEASES")
 
     def check(self) -> None:
@@ -50,7 +51,7 @@ class SwitchOptions(PipelineHistory):
 
 @dataclass(frozen=True)
 class Now:
-    """Current state of a pipeline and its plain variant.
+    """Current state of a pipeline and its variants.
 
     :param bodies: of those that exist, by name.
     :param served: what the graded one serves; None if it does not exist.
@@ -61,8 +62,8 @@ class Now:
 
 
 def read_now(cluster: Cluster, name: str) -> Now:
-    """Read a pipeline and its plain variant."""
-    fetched = {pipeline: pipelines.fetch_pipeline(cluster, pipeline) for pipeline in (name, name + PLAIN)}
+    """Read a pipeline and its variants."""
+    fetched = {pipeline: pipelines.fetch_pipeline(cluster, pipeline) for pipeline in pipelines.list_names(name)}
     bodies = {pipeline: body for pipeline, body in fetched.items() if body is not None}
     return Now(bodies, Served.of_pipeline(bodies[name]) if name in bodies else None)
 

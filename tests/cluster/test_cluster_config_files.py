@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -75,12 +76,16 @@ def test_columns_come_from_the_bundle(tmp_path, mode):
     for scale in (GradeScale(("no", "yes"), (0, 1)), SCALE3, GradeScale(tuple("abcde"), (0, 1, 2, 3, 4))):
         bundle = tiny_bundle(tmp_path / f"{scale.k}", scale=scale)
         bodies = render_pipelines(bundle.card, mode, "m", PipelineOptions(name="p"))
-        assert bodies.keys() == {"p", "p-plain"}
+        assert bodies.keys() == {"p", "p-plain", "p-hybrid"}
         [output] = bodies["p"]["response_processors"][0]["ml_inference"]["output_map"]
         assert output.keys() == bundle.card.columns.hit_fields().keys()
         assert output[f"darl_grade_probs_{scale.k - 1}"].endswith(f"data[{scale.k}]")
         assert output["darl_ood_distance"].endswith(f"data[{scale.k + 2}]")
-        assert [file_of(body) for body in bodies.values()] == [f"pipeline_{mode}.json", "pipeline_plain.json"]
+        graded = f"pipeline_{mode}.json"
+        assert [file_of(body) for body in bodies.values()] == [graded, "pipeline_plain.json", graded]
+        shapes = [PipelineShape.of(name, bodies[name], where="u") for name in ("p", "p-hybrid")]
+        assert [shape.normalizes for shape in shapes] == [False, True]
+        assert dataclasses.replace(shapes[1], phases=()) == shapes[0]
 
 
 @pytest.mark.parametrize("mode", ["local", "connector"])

@@ -140,7 +140,10 @@ _WHOLE = _PLACEHOLDER
 
 
 def file_of(body: Any) -> str | None:
-    """The file of ``plugin_config`` that a body was rendered from."""
+    """The file of ``plugin_config`` that a body was rendered from; of NAME-hybrid, NAME's."""
+    hybrid = json.loads((plugin_config() / "pipeline_hybrid.json").read_text(encoding="utf-8"))
+    if isinstance(body, dict) and hybrid.items() <= body.items() and body.keys() != hybrid.keys():
+        body = {key: value for key, value in body.items() if key not in hybrid}
     for file in sorted(plugin_config().glob("*.json")):
         if matches(json.loads(file.read_text(encoding="utf-8")), body):
             return file.name

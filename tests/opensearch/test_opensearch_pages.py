@@ -137,3 +137,59 @@ def test_a_page_at_the_command_line(both):
 def test_pages_that_are_none(both, options, message):
     with pytest.raises(InputError, match=message):
         both.search("-local").search(QUERY, **options)
+
+
+def hybrid(*texts, **options):
+    return {"query": {"hybrid": {"queries": [{"match": {"darl_text": text}} for text in texts]} | options}}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("texts", [("stolen bike", "storm roof"), ("stolen bike", "storm roof", "cover pipes")])
+def test_hybrid_queries(both, mode, texts):
+    """The first stage's order is that of the combined sub-queries, and what is reranked is hits alone."""
+    both.write_pipelines(mode, "-mixed", max_k=30, oversample=3)
+    searching, body = both.search(f"-{mode}-mixed-hybrid"), hybrid(*texts)
+    first_stage = searching.first_stage(QUERY, size=30, body=body)
+    combined = [hit["_score"] for hit in first_stage]
+    assert combined == sorted(combined, reverse=True) and 0 < combined[-1] <= combined[0] <= 1
+    outcome = searching.search(QUERY, size=10, body=body)
+    scores = both.local_scorer.score(QUERY, [hit["_source"]["darl_text"] for hit in first_stage])
+    assert outcome.reranked and len(outcome.hits) == 10 and outcome.window == 30
+    assert [hit.score for hit in outcome.hits] == pytest.approx(sorted(scores.score.tolist())[:-11:-1], abs=1e-5)
+    assert {hit.id: hit.first_score for hit in outcome.hits}.items() <= {
+        h["_id"]: h["_score"] for h in first_stage
+    }.items()
+    assert all(hit.grade_name and sum(hit.grade_probs) == pytest.approx(1, abs=1e-4) for hit in outcome.hits)
+    # Any client gets the same from as many candidates.
+    raw = both.send(f"-{mode}-mixed-hybrid", {**body, "size": 10}, QUERY)["hits"]["hits"]
+    assert [hit["_id"] for hit in raw] == ids_of(outcome.hits)
+    # Other queries are served as by the pipeline that is not for hybrid ones.
+    plain = both.search(f"-{mode}-mixed").search(QUERY, size=5)
+    assert searching.search(QUERY, size=5).hits == plain.hits
+
+
+def test_pages_of_a_hybrid_query(both):
+    both.write_pipelines("local", "-mixed", max_k=20, oversample=2)
+    searching = both.search("-local-mixed-hybrid")
+    body = hybrid("stolen bike", "storm roof")
+    long = searching.search(QUERY, size=20, body=body)
+    pages = [searching.search(QUERY, size=5, from_=from_, body=body) for from_ in range(0, 20, 5)]
+    assert [hit for page in pages for hit in page.hits] == list(long.hits)
+    with pytest.raises(ClusterError, match="pagination_depth param is missing"):
+        searching.search(QUERY, size=5, from_=20, body=body)
+    body = hybrid("stolen bike", "storm roof", pagination_depth=100)
+    pages = [searching.search(QUERY, size=15, from_=from_, body=body) for from_ in range(0, 60, 15)]
+    assert len({hit.id for page in pages for hit in page.hits}) == 60
+
+
+def test_a_hybrid_query_through_a_pipeline_that_does_not_combine(both, tmp_path):
+    body = hybrid("stolen bike", "storm roof")
+    message = f"search pipeline '{both.name}-local' has no processor that combines .*'{both.name}-local-hybrid'"
+    for search in (both.search("-local").search, both.search("-local").first_stage):
+        with pytest.raises(InputError, match=message):
+            search(QUERY, body=body)
+    raw = both.send("-local", {**body, "size": 10}, QUERY)["hits"]["hits"]
+    assert min(hit["_source"]["previous_score"] for hit in raw) < -4e9  # what the refusal is for
+    place = f"/{both.index}/_search?search_pipeline=_none"
+    with Reranker(both.bundle) as reranker, pytest.raises(InputError, match="raw results of a hybrid query"):
+        reranker.rerank(QUERY, both.cluster.read("POST", place, body))

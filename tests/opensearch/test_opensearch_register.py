@@ -20,7 +20,7 @@ from darl_opensearch.cluster import (
     register,
 )
 from darl_opensearch.cluster.calls import join_path
-from darl_opensearch.cluster.pipelines import fetch_pipeline
+from darl_opensearch.cluster.pipelines import fetch_pipeline, list_names
 from darl_opensearch.cluster.preflight import TRUSTED, preflight
 from darl_opensearch.config_files import render_body
 from darl_opensearch.connect import ClusterOptions
@@ -80,12 +80,12 @@ def test_registering_again_changes_nothing(place, scorer, mode):
     first = place.register(mode, scorer if mode == "connector" else None)
     assert not first.reused
     assert first.deviation < 1e-4
-    assert first.pipelines == {place.name: "created", f"{place.name}-plain": "created"}
+    assert first.pipelines == dict.fromkeys(list_names(place.name), "created")
     place.cluster.calls.clear()
     second = place.register(mode, scorer if mode == "connector" else None)
     assert second.reused
     assert second.model_id == first.model_id
-    assert second.pipelines == {place.name: "unchanged", f"{place.name}-plain": "unchanged"}
+    assert second.pipelines == dict.fromkeys(list_names(place.name), "unchanged")
     assert place.cluster.calls == []  # not one request that changes anything
 
 
@@ -331,6 +331,7 @@ def test_commands(place, opensearch_url, tmp_path, scorer):
     assert [call["path"] for call in json.loads(listed.stdout)] == [
         f"/_search/pipeline/{name}",
         f"/_search/pipeline/{name}-plain",
+        f"/_search/pipeline/{name}-hybrid",
     ]
     listed = run_darl("index", bundle, str(items), *target, "--index", place.index, "--dry-run")
     assert [call["method"] for call in json.loads(listed.stdout)] == ["PUT", "POST"]

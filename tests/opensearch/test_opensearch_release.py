@@ -20,7 +20,9 @@ from darl_opensearch.cluster.calls import join_path
 from darl_opensearch.cluster.history import History, Served, utc_now
 from darl_opensearch.cluster.pipelines import (
     PipelineOptions,
+    add_hybrid,
     fetch_pipeline,
+    list_names,
     put_pipelines,
     remove_pipelines,
     render_pipelines,
@@ -66,8 +68,8 @@ class Line:
         return [(event.kind, event.to.version, event.state) for event in found]
 
     def serving(self) -> list[str]:
-        """The version that each of the two pipelines names."""
-        bodies = [fetch_pipeline(self.cluster, name) for name in (self.pipeline, f"{self.pipeline}-plain")]
+        """The version that the pipeline and each of its variants name."""
+        bodies = [fetch_pipeline(self.cluster, name) for name in list_names(self.pipeline)]
         return ["none" if body is None else Served.of_pipeline(body).version for body in bodies]
 
     def search(self) -> PipelineSearch:
@@ -113,11 +115,11 @@ def model_of(line, version):
 def test_release_rollback_and_versions(line):
     first = line.release("1", oversample=7, max_k=33)
     assert (first.number, first.came_from, first.served.version) == (1, None, "1")
-    assert first.pipelines == {line.pipeline: "created", f"{line.pipeline}-plain": "created"}
+    assert first.pipelines == dict.fromkeys(list_names(line.pipeline), "created")
     line.cluster.send("PUT", f"/{line.index}/_settings", {"index.max_result_window": 700})
     second = line.release("2", index=line.index, note="better bikes", cycle="c-7")
     assert second.probe.hits == 5 and second.probe.deviation < 1e-4 and second.deviation < 1e-4
-    assert line.serving() == ["2", "2"]
+    assert line.serving() == ["2", "2", "2"]
     line.cluster.send("PUT", f"/{line.index}/_settings", {"index.max_result_window": None})
     # The options of the pipeline that was there are kept, but for what the index says.
     options = PipelineOptions(name=line.pipeline, oversample=7, max_k=33, max_result_window=700)
@@ -149,12 +151,16 @@ def test_a_rollback_restores_the_very_pipelines_that_were_there(line):
     model = model_of(line, "1").model_id
     by_hand = PipelineOptions(name=line.pipeline, max_k=21, oversample=4, query_path="query.match.darl_text.query")
     put_pipelines(line.cluster, render_pipelines(line.bundles["1"].card, "local", model, by_hand))
-    names = (line.pipeline, f"{line.pipeline}-plain")
-    before = [fetch_pipeline(line.cluster, name) for name in names]
+    *names, hybrid = list_names(line.pipeline)
+    line.cluster.send("DELETE", join_path("_search", "pipeline", hybrid))  # as before there was one
+    before = {name: fetch_pipeline(line.cluster, name) for name in names}
     line.release("2", query_path="")  # the default again
     assert line.search().shape.query_path == "ext.ml_inference.query_text"
     assert line.rollback().served.version == "1"
-    assert [fetch_pipeline(line.cluster, name) for name in names] == before
+    assert {name: fetch_pipeline(line.cluster, name) for name in names} == before
+    # What was not there then still serves, by the version that was.
+    assert fetch_pipeline(line.cluster, hybrid) == add_hybrid(line.pipeline, before)[hybrid]
+    assert not line.rollback(to="1").changed
 
 
 def test_old_versions_are_undeployed_and_a_rollback_deploys_them_again(line):
@@ -189,7 +195,7 @@ def test_a_deleted_version_is_retired_and_cannot_come_back(line, tmp_path):
         assert line.versions() == {"1": "serving", "0": "retired"}
         with pytest.raises(ClusterError, match="the model of .* 0 was deleted. Release its bundle again"):
             line.rollback()
-        assert line.serving() == ["1", "1"]
+        assert line.serving() == ["1", "1", "1"]
     finally:
         clean_up(line.cluster, extra, pipeline_names=set(), indexes=set())
 
@@ -224,13 +230,13 @@ def test_a_release_killed_at_any_request_is_finished_by_the_same_command(line, m
                 pass
         assert line.search().search("stolen bicycle").reranked  # by one version or the other
         done = line.release("2", keep=0)
-        assert done.served.version == "2" and line.serving() == ["2", "2"]
+        assert done.served.version == "2" and line.serving() == ["2", "2", "2"]
         assert line.versions() == {"2": "serving", "1": "undeployed"}
         assert line.events()[-1] == ("release", "2", "done")
         assert all(state == "done" for _, _, state in line.events())
         assert len(line.events()) == 2 * number  # nothing is in the history twice
         assert line.rollback().served.version == "1"
-    assert number >= 6  # event, two pipelines, event, undeploy: each was killed
+    assert number >= 7  # event, three pipelines, event, undeploy: each was killed
 
 
 def test_a_rollback_killed_at_any_request_is_finished_by_the_same_command(line, monkeypatch):
@@ -245,7 +251,7 @@ def test_a_rollback_killed_at_any_request_is_finished_by_the_same_command(line, 
             except Killed:
                 pass
         assert line.rollback(to="1").served.version == "1"
-        assert line.serving() == ["1", "1"] and line.search().search("stolen bicycle").reranked
+        assert line.serving() == ["1", "1", "1"] and line.search().search("stolen bicycle").reranked
         assert all(state == "done" for _, _, state in line.events())
         assert len(line.events()) == 1 + 2 * number
     assert number >= 6
@@ -255,12 +261,12 @@ def test_a_plain_rollback_that_was_killed_goes_one_release_back_not_two(line, mo
     for version in ("1", "2", "3"):
         line.release(version)
     with monkeypatch.context() as patch:
-        kill_at(patch, 2)  # the first pipeline is switched, the second is not
+        kill_at(patch, 2)  # the first pipeline is switched, the others are not
         with pytest.raises(Killed):
             line.rollback()
-    assert line.serving() == ["2", "3"]
+    assert line.serving() == ["2", "3", "3"]
     assert line.rollback().served.version == "2"
-    assert line.serving() == ["2", "2"]
+    assert line.serving() == ["2", "2", "2"]
 
 
 def test_another_command_waits_for_one_that_is_at_work_and_takes_over_from_one_that_died(line, monkeypatch):
@@ -269,7 +275,7 @@ def test_another_command_waits_for_one_that_is_at_work_and_takes_over_from_one_t
         kill_at(patch, 2)
         with pytest.raises(Killed):
             line.release("2")
-    assert line.serving() == ["2", "1"]
+    assert line.serving() == ["2", "1", "1"]
     with pytest.raises(ClusterError, match=r"a release of \S+ 2, started \d s ago by \S+, is not finished. Wait"):
         line.release("3")
     with pytest.raises(ClusterError, match="is not finished"):
@@ -277,10 +283,10 @@ def test_another_command_waits_for_one_that_is_at_work_and_takes_over_from_one_t
     monkeypatch.setattr(releases, "TAKE_OVER_SECONDS", 0.0)
     monkeypatch.setattr("darl_opensearch.cluster.rollback.TAKE_OVER_SECONDS", 0.0)
     assert line.rollback().served.version == "1"  # undoes what the dead one half did
-    assert line.serving() == ["1", "1"]
+    assert line.serving() == ["1", "1", "1"]
     assert [state for _, _, state in line.events()] == ["done", "abandoned", "done"]
     with monkeypatch.context() as patch:
-        kill_at(patch, 3)  # both are switched, only the event is open
+        kill_at(patch, 4)  # all are switched, only the event is open
         with pytest.raises(Killed):
             line.release("2")
     done = line.release("3")
@@ -309,7 +315,7 @@ def test_an_answer_that_differs_leaves_the_old_version_serving(line, tmp_path):
     with pytest.raises(ReleaseRefused, match=r"answers differently from the bundle .*; \S+ 1 keeps serving") as err:
         line.release("3", note="nightly")
     assert err.value.exit_code == 3 and err.value.event.kind == "refused"
-    assert line.serving() == ["1", "1"] and line.search().search("stolen bicycle").reranked
+    assert line.serving() == ["1", "1", "1"] and line.search().search("stolen bicycle").reranked
     assert line.events() == [("release", "1", "done"), ("refused", "3", "done")]
     assert line.versions() == {"1": "serving", "3": "undeployed"}  # it does not stay in memory
     with pytest.raises(ClusterError, match="has no version before"):
@@ -325,7 +331,7 @@ def test_a_search_that_does_not_rank_as_the_bundle_leaves_the_old_version_servin
     line.bundles = {**line.bundles, "2": Bundle(changed.path, changed.card, digests)}
     with pytest.raises(ReleaseRefused, match="the new pipeline's scores differ from the bundle's"):
         line.release("2", index=line.index)
-    assert line.serving() == ["1", "1"]
+    assert line.serving() == ["1", "1", "1"]
     with pytest.raises(ClusterError, match="no such index"):
         line.release("2", index="t-nope")
 
@@ -352,7 +358,7 @@ def test_a_scorer_that_answers_rubbish_leaves_the_old_version_serving(line, answ
         with serving(rubbish(answer)) as url, pytest.raises(ReleaseRefused, match="1 keeps serving") as err:
             line.release("2", mode="connector", scorer=ScorerAddress(f"{url}/v1/rerank"), apply_settings=True)
         assert err.value.exit_code == 3
-        assert line.serving() == ["1", "1"] and line.search().search("stolen bicycle").reranked
+        assert line.serving() == ["1", "1", "1"] and line.search().search("stolen bicycle").reranked
         assert line.events()[-1] == ("refused", "2", "done")
     finally:
         for model in models.find_models(line.cluster, models.connector_name(line.bundles["2"].card)):
@@ -377,7 +383,7 @@ def test_each_version_by_connector_has_its_own_scorer(line):
         line.rollback(to=f"{line.name}:1")
         with pytest.raises(ReleaseRefused, match="1 keeps serving"):
             line.rollback(to="3")
-        assert line.serving() == ["1", "1"]
+        assert line.serving() == ["1", "1", "1"]
         assert line.events()[-1] == ("refused", "3", "done")
     finally:
         for version in ("2", "3"):
@@ -408,7 +414,7 @@ def test_a_gates_report_decides(line):
     ):
         with pytest.raises(ReleaseRefused, match=why):
             line.release("2", gate=report)
-    assert line.serving() == ["1", "1"]
+    assert line.serving() == ["1", "1", "1"]
     line.release("2", gate=gate_report(line, "2", "1"))
     assert not line.release("2", gate=gate_report(line, "2", "1")).changed  # the old one is not serving any more: done
     found = {one.served.version: one for one in list_versions(line.cluster, line.pipeline, history=line.history)}
@@ -437,7 +443,7 @@ def test_the_commands(line, tmp_path, monkeypatch):
     with serving(Hook) as url:
         hook = ("--webhook", f"{url}/hook?token=abc")
         requests = json.loads(darl("release", one, "--dry-run", *hook).out)
-        assert [call["method"] for call in requests] == ["PUT"] * 5 and line.serving() == ["none", "none"]
+        assert [call["method"] for call in requests] == ["PUT"] * 6 and line.serving() == ["none", "none", "none"]
         assert told == [] and not line.cluster.read("GET", join_path(line.history), absent={})
         first = darl("release", one, *hook, "--json")
         assert json.loads(first.out)["served"]["version"] == "1" and (first.code, first.err) == (0, "")

@@ -80,7 +80,7 @@ class ReleaseTable(Settings, table="release"):
         "local", "local: run the model in the cluster; connector: call a scorer"
     )
     scorer_url: str = setting("", "rerank URL of the new version's scorer, for connector")
-    pipeline: str = setting("darl", "name of the search pipeline to switch, along with NAME-plain")
+    pipeline: str = setting("darl", "name of the search pipeline to switch, along with NAME-plain and NAME-hybrid")
     keep: int = setting(
         2, "earlier versions that stay deployed; older ones are undeployed until a rollback needs them", least=0
     )

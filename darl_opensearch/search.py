@@ -21,7 +21,7 @@ from darl_opensearch.cluster.history import Served
 from darl_opensearch.cluster.pipelines import PipelineShape
 from darl_opensearch.config_files import render_body
 from darl_opensearch.errors import ClusterError, InputError
-from darl_opensearch.scores import Scores, Thresholds
+from darl_opensearch.scores import Columns, Scores, Thresholds
 from darl_opensearch.text import ID_FIELD, MAX_QUERY_CHARS, TEXT_FIELD, cut_to_tokens
 
 if TYPE_CHECKING:
@@ -98,19 +98,26 @@ class SearchOutcome:
     mode: str
     alpha: float
 
+    @property
+    def logged_by_scorer(self) -> bool:
+        """Whether the scorer behind the connector has logged this search; it knows nothing of one that failed."""
+        return self.mode == "connector" and self.reranked
+
     def to_json(self) -> dict[str, Any]:
         """Render as JSON values."""
         return dict(vars(self)) | {name: [hit.to_json() for hit in vars(self)[name]] for name in ("hits", "dropped")}
 
     def ranked_request(self, request_id: str | None = None) -> RankedRequest | None:
-        """Make the request for ``OodLog.offer``, from all scored hits; None without any, or if not reranked.
+        """Make the request for ``OodLog.offer``, from all scored hits; without any it is None.
+
+        If the hits were not reranked, the log is told just that.
 
         :param request_id: by default a new UUID.
         """
         from darl_opensearch.ood import RankedRequest
 
-        every = [hit for hit in (*self.hits, *self.dropped) if hit.grade is not None]
-        if not self.reranked or not every:
+        every = [hit for hit in (*self.hits, *self.dropped) if hit.grade is not None and self.reranked]
+        if self.reranked and not every:
             return None
         return RankedRequest(
             request_id=request_id or str(uuid.uuid4()),
@@ -123,6 +130,7 @@ class SearchOutcome:
             scores=_collect_scores(every, self.alpha),
             latency_ms=self.took_ms,
             route="search",
+            reranked=self.reranked,
         )
 
 
@@ -377,7 +385,7 @@ def _hits(answer: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def _collect_scores(hits: Sequence[RankedHit], alpha: float) -> Scores:
     """Collect the model's columns of reranked hits."""
     rows = [[hit.score, *(hit.grade_probs or ()), hit.ood_score, hit.ood_distance] for hit in hits]
-    return Scores(np.asarray(rows, dtype=np.float32), alpha)
+    return Scores(np.asarray(rows, dtype=np.float32) if rows else np.zeros((0, Columns(2).width), np.float32), alpha)
 
 
 def is_in_order(hits: Sequence[RankedHit]) -> bool:

@@ -333,6 +333,14 @@ def ood_record() -> str:
     return table(["field", "type", "record", "meaning"], rows)
 
 
+def search_features() -> str:
+    """What other features of a search do through a pipeline, as seen on the node by the tests."""
+    from tests.helpers.search_features import FEATURES
+
+    rows = [(one.what, ("yes" if one.reranked else "**no**") if one.hits else "", one.seen) for one in FEATURES]
+    return table(["a search with", "reranked", "what is seen"], rows)
+
+
 def spool_counters() -> str:
     """What the spool counts, from the comments beside the names."""
     source = (ROOT / "darl_opensearch/ood/spool.py").read_text(encoding="utf-8")

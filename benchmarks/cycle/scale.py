@@ -71,7 +71,9 @@ class MadeUpLog(OodStore):
             "model": card.name, "version": card.version, "alpha": card.ood.alpha, "route": "server",
         }  # fmt: skip
 
-    def requests(self, *, since: datetime | None = None, until: datetime | None = None) -> Iterator[RequestRecord]:
+    def requests(
+        self, *, since: datetime | None = None, until: datetime | None = None, not_reranked: bool = False
+    ) -> Iterator[RequestRecord]:
         for number in range(self._count):
             yield RequestRecord(**self._common(number, "f"), candidates=20, ood_pairs=20, ood_share=1.0, latency_ms=9.0)
 

@@ -45,8 +45,7 @@ def cli(
     slice_: str | None = setting(None, "Slice of the traffic that the query belongs to, for the OOD log."),
     ood_log: FilePath | None = setting(
         None,
-        "SQLite spool for the OOD log of an in-cluster model.  [default: BUNDLE-NAME.sqlite in the user's state "
-        "folder]",
+        "SQLite spool for the OOD log.  [default: BUNDLE-NAME.sqlite in the user's state folder]",
         env="DARL_OOD_LOG",
     ),
     no_ood_log: bool = setting(False, "Do not keep an OOD log.", env="DARL_NO_OOD_LOG"),
@@ -59,7 +58,7 @@ def cli(
     """Search for QUERY through the pipeline, and show each hit's rank before and after reranking.
 
     If the model runs in the cluster, which keeps no OOD log, this command logs the returned hits. Behind a connector
-    the scorer logs all candidates.
+    the scorer logs all candidates; this command logs searches that were not reranked, which the scorer does not see.
     """
     from darl_opensearch.bundle import Bundle
     from darl_opensearch.cluster import Cluster
@@ -85,7 +84,7 @@ def cli(
         note(
             f"darl: pipeline {pipeline!r} serves {served.label}, but --bundle is {card.name} {card.version}: "
             "nothing is logged. Pass the bundle that it serves.")  # fmt: skip
-    if outcome.mode == "local" and request is not None and not no_ood_log and not other:
+    if request is not None and not outcome.logged_by_scorer and not no_ood_log and not other:
         with _opened(card, ood_log, text=ood_text, sample_rate=ood_sample_rate) as log:
             logged = log.offer(request)
     if not outcome.reranked:

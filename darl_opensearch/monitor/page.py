@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from darl_opensearch.html_page import escaped, figure, page, table
 from darl_opensearch.monitor.charts import p_chart, share_chart
 from darl_opensearch.monitor.drift.report import ALL, DriftReport, WindowReport
-from darl_opensearch.monitor.render import format_percent, format_share, shorten
+from darl_opensearch.monitor.render import describe_not_reranked, format_percent, format_share, shorten
 from darl_opensearch.monitor.render_drift import format_span, format_tests
 from darl_opensearch.monitor.report import ModelReport, MonitorReport
 
@@ -68,6 +68,8 @@ def _model(model: ModelReport, windows: Sequence[WindowReport], one_in: int) -> 
         f"{model.first:%Y-%m-%d %H:%M} to {model.last:%Y-%m-%d %H:%M} UTC. Share OOD {value}"
         f"{f' ({interval})' if interval else ''}, expected {format_percent(model.alpha)}: {model.verdict}.</p>",
     ]
+    if model.not_reranked:
+        parts.append(f'<div class="alarm"><p>{escaped(describe_not_reranked(model))}.</p></div>')
     if windows:
         parts.append(figure(f"Share of OOD pairs, {name}, each query once", share_chart(windows)))
         if any(w.tests for w in windows):

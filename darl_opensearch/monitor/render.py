@@ -76,10 +76,10 @@ def _print_model(console: Console, model: ModelReport, terminal: bool) -> None:
     console.print()
     console.print(f"[bold]{escape(model.model)} {escape(model.version)}[/bold]", end="")
     console.print(f"  {model.first:%Y-%m-%d %H:%M} to {model.last:%Y-%m-%d %H:%M} UTC")
-    console.print(
-        f"{model.requests:,} requests, {model.queries:,} queries, {model.pairs:,} pairs,"
-        f" median {model.latency_ms:.1f} ms"
-    )
+    median = "" if model.latency_ms is None else f", median {model.latency_ms:.1f} ms"
+    console.print(f"{model.requests:,} requests, {model.queries:,} queries, {model.pairs:,} pairs{median}")
+    if model.not_reranked:
+        console.print(f"[red]{escape(describe_not_reranked(model))}[/red]")
     colour = {"above": "red", "below": "yellow"}.get(model.verdict, "green")
     console.print(
         f"share OOD [{colour}]{_share(model.share_ood)}[/{colour}],"
@@ -105,6 +105,15 @@ def _print_model(console: Console, model: ModelReport, terminal: bool) -> None:
                 format_percent(query.share_ood), f"{query.max_ood_distance:.2f}",
             )  # fmt: skip
         console.print(table)
+
+
+def describe_not_reranked(model: ModelReport) -> str:
+    """Say how many searches were not reranked, and what to look at; for a model with any."""
+    share = format_percent(model.not_reranked / (model.not_reranked + model.requests))
+    return (
+        f"{model.not_reranked:,} searches NOT reranked ({share} of those logged): check the scorer, the model's state "
+        "and the node's log"
+    )
 
 
 def _print_counters(console: Console, report: MonitorReport) -> None:

@@ -48,6 +48,9 @@ class ModelReport:
     """One model version; versions are never mixed.
 
     :param alpha: expected share of OOD pairs in traffic like the calibration's.
+    :param requests: those that were reranked; only they enter any other figure.
+    :param not_reranked: searches that returned first-stage order instead, as far as clients logged them.
+    :param latency_ms: the median, or None if nothing was reranked.
     :param share_ood: share of OOD pairs, from the exact counts of the requests.
     :param share_ood_weighted: the same, estimated from logged pairs by ``weight``; differs if pairs were lost.
     :param slices: by share, highest first.
@@ -58,6 +61,7 @@ class ModelReport:
     version: str
     alpha: float
     requests: int
+    not_reranked: int
     queries: int
     pairs: int
     first: datetime
@@ -65,7 +69,7 @@ class ModelReport:
     share_ood: Share
     share_ood_weighted: Share
     pair_records: int
-    latency_ms: float
+    latency_ms: float | None
     slices: tuple[SliceReport, ...]
     strangest: tuple[QueryReport, ...]
 
@@ -132,7 +136,7 @@ def report(
     """
     until = until or datetime.now(UTC)
     tallies: dict[tuple[str, str, float], _ModelTally] = {}
-    for request in store.requests(since=since, until=until):
+    for request in store.requests(since=since, until=until, not_reranked=True):
         key = request.model, request.version, request.alpha
         if key not in tallies:
             tallies[key] = _ModelTally(request.timestamp)
@@ -181,12 +185,16 @@ class _ModelTally:
         # One tally per query and slice: queries are the clusters of every interval.
         self._tallies: dict[tuple[str, str], _Tally] = {}
         self._latencies: list[float] = []
+        self._not_reranked = 0
         self._pair_records = 0
 
     def add(self, request: RequestRecord) -> None:
+        self._last = request.timestamp
+        if not request.reranked:
+            self._not_reranked += 1
+            return
         self._tally(request).add(request)
         self._latencies.append(request.latency_ms)
-        self._last = request.timestamp
 
     def add_pair(self, pair: PairRecord) -> None:
         tally = self._tally(pair)
@@ -218,6 +226,7 @@ class _ModelTally:
             version=version,
             alpha=alpha,
             requests=len(latencies),
+            not_reranked=self._not_reranked,
             queries=len(whole),
             pairs=sum(t.candidates for t in whole),
             first=self._first,
@@ -225,7 +234,7 @@ class _ModelTally:
             share_ood=_share(whole),
             share_ood_weighted=share_of([t.weighted_ood for t in whole], [t.weighted for t in whole]),
             pair_records=self._pair_records,
-            latency_ms=latencies[len(latencies) // 2],
+            latency_ms=latencies[len(latencies) // 2] if latencies else None,
             slices=tuple(parts),
             strangest=tuple(
                 QueryReport(t.query, t.requests, t.candidates, t.ood_pairs / t.candidates, t.max_ood_distance)

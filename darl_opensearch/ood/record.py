@@ -1,8 +1,9 @@
 """Records of the OOD log; only this module names the fields of a ``darl-ood`` record.
 
 A reranked request becomes one *request* record, and one *pair* record for each item that is out of distribution or in
-the baseline sample. Ids and sampling depend only on the request (its id, query and items), the model version and the
-item's position, so a retry produces the same records. Field names are those of
+the baseline sample. A search that was not reranked becomes a request record without candidates. Ids and sampling depend
+only on the request (its id, query and items), the model version and the item's position, so a retry produces the same
+records. Field names are those of
 ``plugin_config/ood_index_template.json``; a test compares them. docs/ood-log.md quotes the ``:param`` lines.
 """
 
@@ -31,6 +32,8 @@ _NO_POSITION = "request"  # in place of a pair's position
 class RankedRequest:
     """A query, its ranked items and their scores, as passed to the log.
 
+    A search that was not reranked has no scores, so it has no documents either.
+
     :param request_id: the caller's ``X-Request-Id``, which may be shared by many requests, or a UUID.
     :param timestamp: time of the answer.
     :param query: the query's text.
@@ -40,6 +43,7 @@ class RankedRequest:
     :param documents: item texts in scoring order.
     :param latency_ms: duration of the ranking.
     :param route: who ranked: ``server``, ``python`` or ``search``.
+    :param reranked: False for a search that returned hits in first-stage order, because something failed.
     """
 
     request_id: str
@@ -52,6 +56,7 @@ class RankedRequest:
     scores: Scores
     latency_ms: float
     route: Route
+    reranked: bool = True
 
     def __post_init__(self) -> None:
         """Refuse a request whose parts do not match."""
@@ -60,6 +65,12 @@ class RankedRequest:
             counts["doc_ids"] = len(self.doc_ids)
         if len(set(counts.values())) != 1:
             raise InputError(f"lengths differ: {counts}", where=f"request {self.request_id}", todo="pass one of each")
+        if self.documents and not self.reranked:
+            raise InputError(
+                "a request that was not reranked has scores",
+                where=f"request {self.request_id}",
+                todo="pass no documents",
+            )
         if self.timestamp.tzinfo is None:
             raise InputError("the timestamp has no time zone", where=f"request {self.request_id}", todo="pass UTC")
         if self.route not in get_args(Route):
@@ -92,11 +103,12 @@ class _Common:
 
 @dataclass(frozen=True, kw_only=True)
 class RequestRecord(_Common):
-    """A ranked request. Its counts are exact: they include pairs that were not logged.
+    """A request. Its counts are exact: they include pairs that were not logged.
 
-    :param candidates: number of scored items.
+    :param reranked: whether its hits were scored and sorted; records without this field were.
+    :param candidates: number of scored items; 0 if not reranked.
     :param ood_pairs: number of candidates that are OOD.
-    :param ood_share: share of candidates that are OOD; 0 without candidates.
+    :param ood_share: share of candidates that are OOD; 0 without candidates, None if not reranked.
     :param max_ood_score: highest ``ood_score``; None without candidates.
     :param max_ood_distance: highest ``ood_distance``; None without candidates.
     :param latency_ms: duration of the ranking.
@@ -104,9 +116,10 @@ class RequestRecord(_Common):
 
     kind: ClassVar[Kind] = "request"
 
+    reranked: bool = True
     candidates: int
     ood_pairs: int
-    ood_share: float
+    ood_share: float | None
     max_ood_score: float | None = None
     max_ood_distance: float | None = None
     latency_ms: float
@@ -223,9 +236,10 @@ def expand_request(request: RankedRequest, policy: LogPolicy) -> Iterator[Record
     n, of_request = len(scores), fingerprint(request)
     yield RequestRecord(
         record_id=record_id(of_request, policy.model, policy.version, None),
+        reranked=request.reranked,
         candidates=n,
         ood_pairs=int(ood.sum()),
-        ood_share=round(float(ood.mean()), 6) if n else 0.0,
+        ood_share=(round(float(ood.mean()), 6) if n else 0.0) if request.reranked else None,
         max_ood_score=_rounded(scores.ood_score.max()) if n else None,
         max_ood_distance=_rounded(scores.ood_distance.max()) if n else None,
         latency_ms=round(float(request.latency_ms), 3),
@@ -272,6 +286,9 @@ def record_from_json(data: Mapping[str, Any]) -> Record:
     except (KeyError, TypeError, ValueError) as err:
         raise InputError(f"the record is incomplete ({err})", where=where, todo="is this index the OOD log?") from err
     optional = {"query_id", "slice"} | {f.name for f in dataclasses.fields(cls) if f.default is None}
+    if cls is RequestRecord:
+        values["reranked"] = values["reranked"] is not False  # written before there was the field: reranked
+        optional |= set() if values["reranked"] else {"ood_share"}
     if missing := sorted(name for name, value in values.items() if value is None and name not in optional):
         raise InputError(f"the record has no {', '.join(missing)}", where=where, todo="is this index the OOD log?")
     return cls(**values)

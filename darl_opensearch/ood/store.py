@@ -45,13 +45,17 @@ class OodStore(ABC):
     def where(self) -> str:
         """The store, for messages."""
 
-    def requests(self, *, since: datetime | None = None, until: datetime | None = None) -> Iterator[RequestRecord]:
+    def requests(
+        self, *, since: datetime | None = None, until: datetime | None = None, not_reranked: bool = False
+    ) -> Iterator[RequestRecord]:
         """Read request records by time, each once.
 
         :param since: earliest time, included.
         :param until: latest time, excluded.
+        :param not_reranked: also yield searches that were not reranked, which say nothing about the traffic's scores.
         """
-        return (r for r in self._read("request", since, until) if isinstance(r, RequestRecord))
+        records = (r for r in self._read("request", since, until) if isinstance(r, RequestRecord))
+        return (r for r in records if r.reranked or not_reranked)
 
     def pairs(self, *, since: datetime | None = None, until: datetime | None = None) -> Iterator[PairRecord]:
         """Read pair records by time, each once.

@@ -26,7 +26,7 @@ def template(stream: str = STREAM) -> dict[str, Any]:
 
 
 def ensure_stream(client: OpenSearch, stream: str = STREAM) -> bool:
-    """Put the template and create the data stream, unless it exists. Idempotent.
+    """Put the template and create the data stream; bring one of an earlier version up to date. Idempotent.
 
     :return: whether the stream was created.
     :raises ClusterError: if an index or an alias has that name.
@@ -36,6 +36,7 @@ def ensure_stream(client: OpenSearch, stream: str = STREAM) -> bool:
     if not _NAME.fullmatch(stream):
         raise UsageError(f"invalid data stream name {stream!r}", todo="use a-z, 0-9, '.', '_', '-'")
     if stream_exists(client, stream):
+        _update(client, stream)
         return False
     if client.indices.exists(index=stream):
         raise _name_is_taken(stream)
@@ -47,6 +48,27 @@ def ensure_stream(client: OpenSearch, stream: str = STREAM) -> bool:
             raise
         return False  # another shipper was faster
     return True
+
+
+def _update(client: OpenSearch, stream: str) -> None:
+    """Add fields that a stream lacks, because its template is of an earlier version; fields are only ever added."""
+    from opensearchpy.exceptions import NotFoundError
+
+    wanted = template(stream)
+    try:
+        answer = client.indices.get_index_template(name=stream)
+    except NotFoundError:
+        answer = {}
+    if not isinstance(answer, dict):
+        raise not_opensearch("the cluster")
+    found = next((one["index_template"] for one in answer.get("index_templates", ())), {})
+    if found.get("version", 1) >= wanted["version"]:
+        return
+    mappings = wanted["template"]["mappings"]
+    client.indices.put_mapping(index=stream, body=mappings)  # of all its backing indices: nothing is rolled over
+    # An operator's own shards, replicas or policies stay.
+    changed = {**found, "version": wanted["version"], "template": {**found.get("template", {}), "mappings": mappings}}
+    client.indices.put_index_template(name=stream, body=changed if found else wanted)
 
 
 def stream_exists(client: OpenSearch, stream: str) -> bool:

@@ -92,6 +92,18 @@ def queries_of(path):
     return list(dict.fromkeys(row["query"] for row in lines(path)))
 
 
+def test_searches_that_were_not_reranked_are_no_traffic(log, bundle, tmp_path):
+    log.strange(12)
+    log.add("quasar number3 d3", times=4)
+    alone = log.select(bundle, tmp_path / "alone")
+    log.add("quasar number3 d3", (), times=50, reranked=False)
+    log.add("never scored", (), times=50, reranked=False)
+    again = log.select(bundle, tmp_path / "again")
+    assert {**again.log, "until": None} == {**alone.log, "until": None}
+    for name in ("control.jsonl", "selected.jsonl"):
+        assert lines(tmp_path / "again" / name) == lines(tmp_path / "alone" / name)
+
+
 @pytest.fixture
 def arms(log, bundle, tmp_path):
     """The report of a selection, and the lines of both arms."""

@@ -20,6 +20,7 @@ from darl_opensearch.ood.store import SpoolStore
 from darl_opensearch.scoring.embed import Embedder
 from darl_opensearch.settings import read_fields
 from tests.helpers.drift import ALPHA, DAY, STRANGE, World, write_log
+from tests.helpers.traffic import POLICY, request_of
 
 UNTIL = DAY + timedelta(days=60)
 DAILY = DriftConfig(window="1d", one_in=20)
@@ -81,6 +82,13 @@ def test_the_sample_is_uniform_over_the_pairs_that_were_scored(world, quiet):
     share = np.mean([pair in ood for pair in drawn])
     assert len(drawn) > 1500 and abs(share - ALPHA) < 0.03
     assert max(map(len, sample.texts)) == 3  # no more of a query than the reference has
+
+
+def test_a_search_that_was_not_reranked_is_in_no_window(tmp_path):
+    requests = [request_of(0, [0.5] * 3), request_of(1, [], reranked=False), request_of(2, [], reranked=False)]
+    with SpoolStore(write_log(tmp_path / "spool.db", requests, POLICY)) as store:
+        (window,) = read_windows(store, None, since=None, until=UNTIL, max_queries=10, seed=0)
+    assert (window.requests, list(window.queries), window.last) == (1, ["query 0"], requests[0].timestamp)
 
 
 def test_the_reference_passes_the_same_draw(world):

@@ -108,6 +108,34 @@ def test_requests_without_candidates_are_counted(path):
     assert "share OOD –" in render_report(read(path))
 
 
+def test_searches_that_were_not_reranked_are_counted_apart(path, tmp_path):
+    scored = [request_of(i, [STRANGE, NORMAL], query=f"q{i % 3}", slice="pet") for i in range(9)]
+    write(path, scored)
+    alone = read(path).models[0]
+    failed = [request_of(50 + i, [], reranked=False, query="failed", latency_ms=1e6) for i in range(3)]
+    write(path, failed)
+    (model,) = read(path).models
+    assert model == dataclasses.replace(alone, not_reranked=3, last=failed[-1].timestamp)  # and nothing else
+    assert "3 searches NOT reranked (25.0 % of those logged)" in render_report(read(path))
+    page = tmp_path / "page.html"
+    shown = CliRunner().invoke(monitor, ["--spool", str(path), "--json", "--html", str(page)])
+    assert json.loads(shown.stdout)["models"][0]["not_reranked"] == 3
+    assert "3 searches NOT reranked" in page.read_text(encoding="utf-8")
+    with SpoolStore(path) as store:
+        assert [r.query for r in store.requests() if not r.reranked] == []
+        assert [r.query for r in store.requests(not_reranked=True) if not r.reranked] == ["failed"] * 3
+
+
+def test_a_version_that_never_reranked(path):
+    write(path, [request_of(0, [], reranked=False)])
+    result = read(path)
+    (model,) = result.models
+    assert (model.requests, model.not_reranked, model.queries, model.latency_ms) == (0, 1, 0, None)
+    assert model.verdict == "unknown"
+    assert "0 requests, 0 queries, 0 pairs\n1 searches NOT reranked (100.0 %" in render_report(result)
+    json.dumps(result.to_json(), allow_nan=False)
+
+
 def test_losses_are_shown(path):
     with Spool.open(path, create=True, max_bytes=20_000) as spool:
         spool.append(rows_of(traffic(60)), {"dropped_queue": 3})

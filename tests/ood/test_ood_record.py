@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from datetime import UTC, datetime, timedelta, timezone
 
@@ -149,6 +150,37 @@ def test_item_text_is_logged_as_asked():
         "none": (None, None),
     }
     assert "item_text" not in pair.to_json()
+
+
+def test_a_request_that_was_not_reranked_is_one_record_without_figures():
+    (record,) = expand_request(request_of(0, [], reranked=False, query_id="q-1"), POLICY)
+    assert isinstance(record, RequestRecord) and record_from_json(record.to_json()) == record
+    body = record.to_json()
+    assert (body["reranked"], body["candidates"], body["ood_pairs"], body["query_id"]) == (False, 0, 0, "q-1")
+    assert not body.keys() & {
+        "ood_share",
+        "max_ood_score",
+        "max_ood_distance",
+    }  # an average over records passes it over
+    with pytest.raises(InputError, match=r"request r1: a request that was not reranked has scores"):
+        request_of(1, [0.5], reranked=False)
+
+
+def test_records_from_before_the_field_were_reranked():
+    record, *_ = expand_request(request_of(0, [0.99]), POLICY)
+    body = record.to_json()
+    assert body.pop("reranked") is True
+    assert record_from_json(body) == record
+    del body["ood_share"]
+    with pytest.raises(InputError, match="the record has no ood_share"):
+        record_from_json(body)
+
+
+def test_a_change_of_the_fields_is_a_new_version_of_the_template():
+    """A stream of an earlier version is brought up to date by the number alone."""
+    body = template()
+    fields = json.dumps(body["template"]["mappings"]["properties"], sort_keys=True)
+    assert (body["version"], hashlib.sha256(fields.encode()).hexdigest()[:12]) == (2, "5d224b66ab09")
 
 
 def test_the_mapping_has_exactly_the_fields_of_the_records():

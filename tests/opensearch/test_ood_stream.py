@@ -77,6 +77,33 @@ def test_the_stream_is_set_up_once_as_its_template_says(client, stream):
         assert field.items() <= mapping["mappings"]["properties"][name].items()
 
 
+def test_a_stream_of_an_earlier_version_takes_new_fields_and_keeps_what_its_operator_set(client, stream, path):
+    body = template(stream)
+    del body["version"], body["template"]["mappings"]["properties"]["reranked"]
+    body["template"]["settings"]["index"] |= {"number_of_shards": 2}
+    body["priority"] = 777
+    client.indices.put_index_template(name=stream, body=body)
+    client.indices.create_data_stream(name=stream)
+    before = [row for row in rows_of(traffic(5)) if row.kind == "pair"]
+    rows = rows_of([*traffic(5), request_of(9, [], reranked=False)])
+    spooled(path, rows)
+    assert shipped(path, client, stream).dead == 0
+    client.indices.rollover(alias=stream)
+    (found,) = client.indices.get_index_template(name=stream)["index_templates"]
+    assert found["index_template"]["version"] == template()["version"] and found["index_template"]["priority"] == 777
+    for index in client.indices.get_mapping(index=stream).values():
+        assert index["mappings"]["properties"]["reranked"] == {"type": "boolean"}
+        assert index["mappings"]["dynamic"] == "strict"
+    shards = [
+        one["settings"]["index"]["number_of_shards"] for one in client.indices.get_settings(index=stream).values()
+    ]
+    assert shards == ["2", "2"]
+    assert ensure_stream(client, stream) is False
+    store = StreamStore(client, stream=stream)
+    assert [r.reranked for r in store.requests(not_reranked=True)] == [True] * 5 + [False]
+    assert len(list(store.requests())) == 5 and len(list(store.pairs())) == len(before)
+
+
 @pytest.mark.parametrize("kind", ["index", "alias"])
 def test_a_name_that_is_taken_is_an_error_and_nothing_is_changed(client, stream, index, kind):
     if kind == "alias":

@@ -26,6 +26,7 @@ from darl_opensearch.search import PipelineSearch
 from tests.helpers.bundles import ITEMS, tiny_bundle
 from tests.helpers.cluster import RunningScorer, clean_up
 
+FEW = 20
 WORDS = ["bike", "lost", "luggage", "roof", "storm", "ski", "fire", "kitchen", "flight", "stolen", "house"]
 
 
@@ -146,7 +147,7 @@ def place(cluster: Cluster, tmp_path: Path) -> Iterator[Place]:
 
 @dataclass
 class Both(Place):
-    """One bundle, registered in both modes over the same index of 400 items."""
+    """One bundle, registered in both modes over the same index of 400 items; few pairs are scored per search."""
 
     scorer: RunningScorer = None  # type: ignore[assignment]
     local_scorer: Scorer = None  # type: ignore[assignment]
@@ -169,7 +170,9 @@ def both(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         place.scorer, place.local_scorer = scorer, local_scorer
         try:
             place.ids = {
-                mode: place.register(mode, scorer if mode == "connector" else None, f"-{mode}").model_id
+                mode: place.register(
+                    mode, scorer if mode == "connector" else None, f"-{mode}", pipeline={"max_k": FEW}
+                ).model_id
                 for mode in ("local", "connector")
             }
             load_items(cluster, place.bundle, items, place.index).check()

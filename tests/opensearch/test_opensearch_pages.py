@@ -53,7 +53,8 @@ def test_the_window_is_at_least_a_page(both):
 
 
 def test_the_last_page_and_those_behind_it(both):
-    searching = both.search("-connector")
+    both.write_pipelines("connector", "-pages", max_k=100)
+    searching = both.search("-connector-pages")
     body = {"query": {"match": {"darl_text": "luggage"}}}
     every = searching.search("luggage", size=100, body=body)
     count = every.total
@@ -118,11 +119,12 @@ def test_the_result_window_of_an_alias_is_its_narrowest_index(both):
 
 
 def test_a_page_at_the_command_line(both):
+    both.write_pipelines("local", "-pages", max_k=WINDOW)
     where = ["--bundle", str(both.bundle.path), "--url", both.cluster.url, "--index", both.index, "--no-ood-log"]
-    asked = ["--pipeline", f"{both.name}-local", "--from", "40", "--size", "20", "--json"]
+    asked = ["--pipeline", f"{both.name}-local-pages", "--from", "40", "--size", "20", "--json"]
     shown = json.loads(run_main("search", QUERY, *where, *asked).out)
     assert [hit["position"] for hit in shown["hits"]] == list(range(41, 61))
-    page = both.search("-local").search(QUERY, size=20, from_=40)
+    page = both.search("-local-pages").search(QUERY, size=20, from_=40)
     assert [hit["id"] for hit in shown["hits"]] == ids_of(page.hits)
     assert [hit["position_before"] for hit in shown["hits"][10:]] == list(range(51, 61))
 

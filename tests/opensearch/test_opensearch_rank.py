@@ -36,7 +36,7 @@ def in_model_order(both, query, candidates):
 def test_ranks_as_the_bundle_does(both, mode, query):
     searching = both.search(f"-{mode}")
     outcome = searching.search(query, size=10)
-    candidates = searching.first_stage(query, size=50)
+    candidates = searching.first_stage(query, size=outcome.window)
     expected = in_model_order(both, query, candidates)
     assert outcome.reranked
     assert len(outcome.hits) == 10
@@ -100,10 +100,11 @@ def test_any_text_is_reranked(both, mode, query):
 @pytest.mark.parametrize("size", [1, 2, 3, 9, 10, 11, 40, 41, 49, 50, 51, 199, 200, 201, 300])
 def test_sizes_and_the_cap(both, mode, size):
     cap = DEFAULT_MAX_K[mode]
+    both.write_pipelines(mode, "-sizes")
     before = len(both.scorer.requests)
-    hits = both.send(f"-{mode}", {"size": size}, "cover")["hits"]["hits"]
+    hits = both.send(f"-{mode}-sizes", {"size": size}, "cover")["hits"]["hits"]
     assert len(hits) == size
-    assert is_in_order([both.search(f"-{mode}")._hit(place, hit) for place, hit in enumerate(hits, 1)])
+    assert is_in_order([both.search(f"-{mode}-sizes")._hit(place, hit) for place, hit in enumerate(hits, 1)])
     wanted = min(400, max(size, min(5 * size, cap)))
     if mode == "connector":
         [request] = both.scorer.requests[before:]  # one request a search, with all its pairs
@@ -114,7 +115,7 @@ def test_sizes_and_the_cap(both, mode, size):
 
 def scored_in_cluster(both, size):
     """Pairs that the in-cluster pipeline scores: its hits with a score when nothing is truncated."""
-    body = fetch_pipeline(both.cluster, f"{both.name}-local")
+    body = fetch_pipeline(both.cluster, f"{both.name}-local-sizes")
     body["response_processors"] = [step for step in body["response_processors"] if "truncate_hits" not in step]
     both.used.add(f"{both.name}-untruncated")
     both.cluster.send("PUT", join_path("_search", "pipeline", f"{both.name}-untruncated"), body)
@@ -216,7 +217,7 @@ def test_hits_that_were_scored_but_not_ordered_are_not_called_reranked(both):
 @pytest.mark.parametrize("mode", MODES)
 def test_query_path(both, mode):
     scorer = both.scorer if mode == "connector" else None
-    both.register(mode, scorer, f"-{mode}-path", pipeline={"query_path": "query.match.darl_text.query"})
+    both.register(mode, scorer, f"-{mode}-path", pipeline={"query_path": "query.match.darl_text.query", "max_k": 5})
     searching = both.search(f"-{mode}-path")
     for query in [
         "stolen bike cover",
@@ -232,7 +233,7 @@ def test_query_path(both, mode):
 
 
 def test_query_id_and_slice_reach_the_scorer(both):
-    both.register("connector", both.scorer, "-ids", pipeline={"with_query_id": True})
+    both.register("connector", both.scorer, "-ids", pipeline={"with_query_id": True, "max_k": 5})
     searching = both.search("-ids")
     assert searching.search("cover", size=2, query_id="q-7", slice="bicycle").reranked
     request = both.scorer.requests[-1]

@@ -194,12 +194,13 @@ def search_cluster(
         load(cluster, bundle, path, INDEX, recreate=number == 0).check()
     cluster.client.indices.refresh(index=INDEX)
     say("registering in the cluster")
-    register(bundle, cluster, RegisterOptions(mode="local", pipeline=PipelineOptions(name=LOCAL_PIPELINE),
-                                              apply_settings=True))  # fmt: skip
+    register(bundle, cluster, RegisterOptions(
+        mode="local", pipeline=PipelineOptions(name=LOCAL_PIPELINE, max_k=WINDOW), apply_settings=True,
+    ))  # fmt: skip
     say("registering the connector")
     register(bundle, cluster, RegisterOptions(
         mode="connector", scorer=ScorerAddress(scorer_url, key),
-        pipeline=PipelineOptions(name="darl", with_query_id=True), apply_settings=True,
+        pipeline=PipelineOptions(name="darl", max_k=WINDOW, with_query_id=True), apply_settings=True,
     ))  # fmt: skip
     first_stage, queries = open_bm25(bundle, sample, cluster.client), sample.queries
     local, connector = (PipelineSearch(cluster.client, bundle, INDEX, name) for name in (LOCAL_PIPELINE, "darl"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -19,10 +18,11 @@ from darl_opensearch.cluster import guards, pipelines
 from darl_opensearch.cluster.calls import Cluster, join_path
 from darl_opensearch.cluster.history import Served
 from darl_opensearch.cluster.pipelines import PipelineShape
+from darl_opensearch.cluster.search_body import check_page, is_hybrid, make_body, replace_text
 from darl_opensearch.config_files import render_body
 from darl_opensearch.errors import ClusterError, InputError
 from darl_opensearch.scores import Columns, Scores, Thresholds
-from darl_opensearch.text import ID_FIELD, MAX_QUERY_CHARS, TEXT_FIELD, cut_to_tokens
+from darl_opensearch.text import ID_FIELD, TEXT_FIELD, cut_to_tokens
 
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from darl_opensearch.ood import RankedRequest
 
 EXT_PATH = "ext.ml_inference.query_text"
-_STEP = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
 
 
 @dataclass(frozen=True)
@@ -218,16 +217,18 @@ class PipelineSearch:
         :raises InputError: if the model has no such grade or score.
         """
         thresholds = Thresholds.of(self.card.scale, min_grade=min_grade, min_score=min_score, drop_ood=drop_ood)
-        _check_page(from_, size)
+        check_page(from_, size)
         window, end = self._window(size, from_), from_ + size
         started = time.perf_counter()
         answers, ranked, later = [], list[RankedHit](), list[Mapping[str, Any]]()
         if from_ < window:
-            answers.append(self._send(self._request(query, window, body, query_id, slice), self.pipeline))
+            request = self._request(query, window, body, query_id, slice)
+            place = f"{join_path(self.index, '_search')}?search_pipeline={self.pipeline}"
+            answers.append(self._cluster.read("POST", place, request))
             ranked = [self._hit(position, hit) for position, hit in enumerate(_hits(answers[0]), 1)]
         start = max(from_, window)
         if start < end and (from_ >= window or len(ranked) == window):
-            answers.append(self._send_first_stage(_body(query, end - start, body, start)))
+            answers.append(self._send_first_stage(make_body(query, end - start, body, start)))
             later = _hits(answers[-1])
         took_ms = (time.perf_counter() - started) * 1000
         reranked = is_in_order(ranked)
@@ -258,8 +259,8 @@ class PipelineSearch:
 
         :param body: your own search body; by default a match on ``darl_text``.
         """
-        _check_page(0, size)
-        return _hits(self._send_first_stage(_body(query, size, body)))
+        check_page(0, size)
+        return _hits(self._send_first_stage(make_body(query, size, body)))
 
     def _window(self, size: int, from_: int) -> int:
         """Return how many hits are fetched and scored: the same for each page of a size."""
@@ -275,27 +276,24 @@ class PipelineSearch:
         return max(size, min(shape.max_k, shape.max_result_window))
 
     def _send_first_stage(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        if not _is_hybrid(request):
-            return self._send(request, "_none")
+        if not is_hybrid(request):
+            return self._cluster.search(self.index, request)
         self._check_hybrid(request)
         steps = {"search_pipeline": {"phase_results_processors": list(self.shape.phases)}}
         return self._cluster.read("POST", join_path(self.index, "_search"), {**request, **steps})
 
     def _check_hybrid(self, request: Mapping[str, Any]) -> None:
-        if _is_hybrid(request) and not self.shape.normalizes:
+        if is_hybrid(request) and not self.shape.normalizes:
             raise InputError(
                 f"search pipeline {self.pipeline!r} has no processor that combines the sub-queries of a hybrid query",
                 where=self._cluster.url,
                 todo=f"search through {self.pipeline + pipelines.HYBRID!r}, which darl register creates",
             )
 
-    def _send(self, request: Mapping[str, Any], pipeline: str) -> dict[str, Any]:
-        return self._cluster.read("POST", f"{join_path(self.index, '_search')}?search_pipeline={pipeline}", request)
-
     def _request(
         self, query: str, size: int, body: Mapping[str, Any] | None, query_id: str | None, slice_: str | None
     ) -> dict[str, Any]:
-        request = _body(query, size, body)
+        request = make_body(query, size, body)
         self._check_hybrid(request)
         if self._tokenizer is not None:  # in ML Commons a query beyond its cap would shorten the items
             query = cut_to_tokens(query, self._tokenizer, self.card.query_cap) or query
@@ -303,7 +301,7 @@ class PipelineSearch:
         if self.shape.query_path != EXT_PATH:
             text = guards.guard_for_query_path(query) if local else guards.guard_for_connector(query)
             where = f"search pipeline {self.pipeline!r}"
-            request = _replace_text(request, self.shape.query_path, text, where=where)
+            request = replace_text(request, self.shape.query_path, text, where=where)
         else:
             text = guards.guard_for_local(query) if local else guards.guard_for_connector(query)
         ext = render_body(
@@ -339,45 +337,6 @@ class PipelineSearch:
         )
 
 
-def check_query(query: str) -> None:
-    """Refuse an unusable query.
-
-    :raises InputError: if it is empty, far too long, or not valid Unicode.
-    """
-    if not query.strip():
-        raise InputError("the query is empty", todo="enter the text to search for")
-    if len(query) > MAX_QUERY_CHARS:
-        raise InputError(f"the query has {len(query):,} characters, more than {MAX_QUERY_CHARS:,}", todo="shorten it")
-    try:
-        query.encode("utf-8")
-    except UnicodeEncodeError as err:
-        raise InputError("the query is not valid Unicode", todo="write it in UTF-8") from err
-
-
-def _check_page(from_: int, size: int) -> None:
-    if not 1 <= size <= 10_000:
-        raise InputError(f"size {size} is outside 1..10000", todo="ask for fewer hits")
-    if from_ < 0:
-        raise InputError(f"from_ {from_} is negative", todo="use 0 for the first page")
-
-
-def _body(query: str, size: int, body: Mapping[str, Any] | None, from_: int = 0) -> dict[str, Any]:
-    check_query(query)
-    place = {"size": size} | ({"from": from_} if from_ else {})
-    if body is None:
-        return render_body("search.json", size=size, query=query) | place
-    if "_source" in body:
-        raise InputError("the search body restricts _source", todo="omit it: the pipeline reads darl_text")
-    if body.get("from"):
-        raise InputError("the search body has from", todo="pass from_ instead: pages are cut after reranking")
-    # Without the total, the rerank processor fails and the hits stay in first-stage order.
-    return {key: value for key, value in body.items() if key != "track_total_hits"} | place
-
-
-def _is_hybrid(body: Mapping[str, Any]) -> bool:
-    return "hybrid" in (body.get("query") or ())  # nowhere else: OpenSearch takes it as the whole query only
-
-
 def _hits(answer: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return list(answer.get("hits", {}).get("hits", []))
 
@@ -394,26 +353,3 @@ def is_in_order(hits: Sequence[RankedHit]) -> bool:
         return False
     scores = [hit.score or 0.0 for hit in hits]
     return all(a >= b for a, b in zip(scores, scores[1:], strict=False))
-
-
-def _replace_text(body: dict[str, Any], path: str, text: str, *, where: str) -> dict[str, Any]:
-    """Copy a body with another text at a path such as ``query.bool.must[0].match.title.query``."""
-    keys: list[str | int] = [name or int(number) for name, number in _STEP.findall(path)]
-
-    def put(node: Any, keys: Sequence[str | int]) -> Any:
-        if not keys:
-            if not isinstance(node, str):
-                raise TypeError
-            return text
-        copy: Any = dict(node) if isinstance(keys[0], str) else list(node)
-        copy[keys[0]] = put(copy[keys[0]], keys[1:])
-        return copy
-
-    try:
-        return dict(put(body, keys))
-    except (KeyError, IndexError, TypeError, ValueError) as err:
-        raise InputError(
-            f"the search body has no text at {path}, where the pipeline reads the query",
-            where=where,
-            todo="add it, or register the pipeline without --query-path",
-        ) from err

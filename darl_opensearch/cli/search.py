@@ -62,7 +62,6 @@ def cli(
     """
     from darl_opensearch.bundle import Bundle
     from darl_opensearch.cluster import Cluster
-    from darl_opensearch.cluster.pipelines import DEFAULT_MAX_K
     from darl_opensearch.cluster.without_text import count_hits_without_text, describe_hits_without_text
     from darl_opensearch.search import PipelineSearch
 
@@ -88,7 +87,7 @@ def cli(
         with _opened(card, ood_log, text=ood_text, sample_rate=ood_sample_rate) as log:
             logged = log.offer(request)
     if not outcome.reranked:
-        scored = candidates[: max(size, DEFAULT_MAX_K[searching.shape.mode])]
+        scored = candidates[: outcome.window]
         reason = describe_hits_without_text(count_hits_without_text(scored), len(scored))
         note(f"darl: not reranked: {reason or UNEXPLAINED}.")
     result = outcome.to_json() | {"logged": logged}

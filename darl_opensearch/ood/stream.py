@@ -61,7 +61,7 @@ def _update(client: OpenSearch, stream: str) -> None:
         answer = {}
     if not isinstance(answer, dict):
         raise not_opensearch("the cluster")
-    found = next((one["index_template"] for one in answer.get("index_templates", ())), {})
+    found: dict[str, Any] = next((one["index_template"] for one in answer.get("index_templates", ())), {})
     if found.get("version", 1) >= wanted["version"]:
         return
     mappings = wanted["template"]["mappings"]

@@ -62,6 +62,7 @@ def test_search_says_why_it_was_not_reranked(place, mixed, darl):
     alias, other = mixed
     put_pipelines(place.cluster, render_pipelines(place.bundle.card, "local", "no-such-model", place.pipeline()))
     words = ["search", "bike", "--bundle", place.bundle.path, "--url", place.cluster.url, "--pipeline", place.name]
+    words += ["--no-ood-log"]
     said = darl(*words, "--index", alias)
     assert said.err == (
         "darl: not reranked: the hits are in first-stage order. Check the node's log and the scorer.\n"

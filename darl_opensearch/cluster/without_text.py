@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from darl_opensearch.cluster.calls import Cluster
+from darl_opensearch.config_files import render_body
 from darl_opensearch.text import TEXT_FIELD
 
 MOST_INDICES = 1000
@@ -24,13 +25,7 @@ def count_documents_without_text(cluster: Cluster, index: str) -> dict[str, int]
     :param index: an index, an alias or a pattern.
     :return: how many, by the index that holds them; without those that hold none.
     """
-    body = {
-        "size": 0,
-        "track_total_hits": False,
-        "query": {"bool": {"must_not": [{"exists": {"field": TEXT_FIELD}}]}},
-        "aggs": {"indices": {"terms": {"field": "_index", "size": MOST_INDICES}}},
-    }
-    answer = cluster.search(index, body)
+    answer = cluster.search(index, render_body("count_without_text.json", most_indices=MOST_INDICES))
     buckets = answer.get("aggregations", {}).get("indices", {}).get("buckets", [])
     return {str(bucket["key"]): int(bucket["doc_count"]) for bucket in buckets}
 

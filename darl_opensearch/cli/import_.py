@@ -8,7 +8,7 @@ from typing import Any, Literal
 import click
 
 from darl_opensearch.cli.output import emit, note
-from darl_opensearch.cli.shared import JSON
+from darl_opensearch.cli.shared import JSON, parse_pairs
 from darl_opensearch.errors import UsageError, load, one_line
 from darl_opensearch.settings import FolderPath, setting
 from darl_opensearch.settings.options import with_options
@@ -80,7 +80,7 @@ def cli(
         check_name(name, "1")
     done = importers.run_import(
         format_, paths, None if dry_run else out,
-        params=_pairs("--set", params), fields=_pairs("--field", fields), encodings=_encodings(encodings),
+        params=parse_pairs("--set", params), fields=parse_pairs("--field", fields), encodings=_encodings(encodings),
         dropped=[name.strip() for names in dropped for name in names.split(",") if name.strip()],
         repeats=repeats, missing=missing, model=name or "",
     )  # fmt: skip
@@ -91,20 +91,8 @@ def cli(
     emit(result, as_json=as_json, text=_summary(result))
 
 
-def _pairs(option: str, texts: tuple[str, ...]) -> dict[str, str]:
-    pairs = {}
-    for text in texts:
-        key, sign, value = text.partition("=")
-        if not sign or not key.strip():
-            raise UsageError(f"{option} {text!r} has no =", todo=f"write {option} key=value")
-        if key.strip() in pairs:
-            raise UsageError(f"{option} sets {key.strip()!r} twice", todo="keep one of the two")
-        pairs[key.strip()] = value.strip()
-    return pairs
-
-
 def _encodings(texts: tuple[str, ...]) -> dict[str, str]:
-    return _pairs("--encoding", tuple(text if "=" in text else f"*={text}" for text in texts))
+    return parse_pairs("--encoding", tuple(text if "=" in text else f"*={text}" for text in texts))
 
 
 def _summary(result: dict[str, Any]) -> str:

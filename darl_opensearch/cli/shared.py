@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from darl_opensearch.errors import UsageError
 from darl_opensearch.settings import Settings, setting
 from darl_opensearch.spans import ago, parse_span
 
@@ -59,6 +60,23 @@ class ModelPlace(Settings):
 bundle_argument = click.argument(
     "bundle", type=click.Path(exists=True, file_okay=False, path_type=Path), envvar="DARL_BUNDLE"
 )
+
+
+def parse_pairs(option: str, texts: tuple[str, ...]) -> dict[str, str]:
+    """Parse ``KEY=VALUE`` pairs.
+
+    :param option: for messages.
+    :raises UsageError: for a text without ``=``, or a key that is set twice.
+    """
+    pairs = {}
+    for text in texts:
+        key, sign, value = text.partition("=")
+        if not sign or not key.strip():
+            raise UsageError(f"{option} {text!r} has no =", todo=f"write {option} key=value")
+        if key.strip() in pairs:
+            raise UsageError(f"{option} sets {key.strip()!r} twice", todo="keep one of the two")
+        pairs[key.strip()] = value.strip()
+    return pairs
 
 
 def parse_since(text: str) -> datetime | None:

@@ -85,18 +85,27 @@ def preflight(
         if scorer_url is None:
             raise UsageError("--mode connector requires --scorer-url", todo="pass the URL of darl serve")
         problems = _connector_problems(settings, scorer_url)
-    if problems and not apply_settings:
+    settle(cluster, problems, apply_settings=apply_settings)
+    return Preflight(identity.number, tuple(problems))
+
+
+def settle(cluster: Cluster, problems: Sequence[Setting], *, apply_settings: bool) -> None:
+    """Change settings persistently, or refuse if that is not allowed.
+
+    :raises ClusterError: naming the settings, or one that keeps its value.
+    """
+    if not problems:
+        return
+    if not apply_settings:
         raise ClusterError(
             "; ".join(map(str, problems)),
             where=cluster.url,
             todo="set it, or run this again with --apply-settings",
         )
-    if problems:
-        body = render_body("settings.json", settings={problem.name: problem.wanted for problem in problems})
-        cluster.send("PUT", "/_cluster/settings", body)
-        if not cluster.dry_run:
-            _check_applied(cluster, problems)
-    return Preflight(identity.number, tuple(problems))
+    body = render_body("settings.json", settings={problem.name: problem.wanted for problem in problems})
+    cluster.send("PUT", "/_cluster/settings", body)
+    if not cluster.dry_run:
+        _check_applied(cluster, problems)
 
 
 def read_settings(cluster: Cluster) -> dict[str, Any]:
@@ -139,7 +148,7 @@ def _local_problems(settings: Mapping[str, Any], *, has_ml_node: bool) -> list[S
     ]
     if not has_ml_node:
         wanted.append((ML + "only_run_on_ml_node", False, "no node has the role ml"))
-    return _differing(settings, wanted)
+    return find_differing(settings, wanted)
 
 
 def _connector_problems(settings: Mapping[str, Any], scorer_url: str) -> list[Setting]:
@@ -149,7 +158,7 @@ def _connector_problems(settings: Mapping[str, Any], scorer_url: str) -> list[Se
         raise UsageError(f"{scorer_url!r} is not a URL", todo="write it like http://127.0.0.1:8091/v1/rerank")
     if is_private(host):
         wanted.append((PRIVATE, True, f"{host} is a private address"))
-    problems = _differing(settings, wanted)
+    problems = find_differing(settings, wanted)
     trusted = settings.get(TRUSTED) or []
     trusted = [trusted] if isinstance(trusted, str) else list(trusted)
     if not any(_matches(pattern, scorer_url) for pattern in trusted):
@@ -158,8 +167,13 @@ def _connector_problems(settings: Mapping[str, Any], scorer_url: str) -> list[Se
     return problems
 
 
-def _differing(settings: Mapping[str, Any], wanted: Sequence[tuple[str, bool, str]]) -> list[Setting]:
-    # A setting that a version does not have yet is not listed, and cannot be set either.
+def find_differing(settings: Mapping[str, Any], wanted: Sequence[tuple[str, bool, str]]) -> list[Setting]:
+    """Find settings with other values.
+
+    A setting that a version does not have yet is not listed, and cannot be set either.
+
+    :param wanted: name, required value, and the reason as a clause.
+    """
     return [
         Setting(name, settings[name], value, why)
         for name, value, why in wanted

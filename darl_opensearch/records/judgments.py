@@ -43,12 +43,12 @@ class Ledger(Protocol):
 
 
 def gather_judgments(
-    path: Path, ledger: Ledger, items: Container[str], k: int, blank: Counter[str] | None = None
+    path: Path, ledger: Ledger, items: Container[str] | None, k: int, blank: Counter[str] | None = None
 ) -> None:
     """Check a file of judgments and collect them.
 
     :param path: JSONL: query, item_id and grade; optionally query_id and slice.
-    :param items: ids of all items.
+    :param items: ids of all items; None: any id is accepted.
     :param blank: ids of items without text, whose judgments are counted here and passed over.
     :raises InputError: for an unknown grade or item, a repeated pair, an empty query, or a query id with two texts.
     """

@@ -179,19 +179,9 @@ class Gathering:
                 write(line)
         self._check_missing()
         self.counts.grades = [0] * k
-        last = None
         with _lines(folder, JUDGMENTS) as write:
-            for query_id, query, item_id, grade, slice_, extra in self._db.execute(
-                "SELECT q.id, q.text, j.item, j.grade, j.slice, j.extra FROM judgment j JOIN query q ON q.n = j.query "
-                "JOIN written w ON w.id = j.item ORDER BY j.query, j.n"
-            ):
-                row = {"query_id": query_id, "query": query, "item_id": item_id, "grade": grade}
-                row |= {"slice": slice_} if slice_ else {}
-                write(json.dumps(row | (json.loads(extra) if extra else {}), ensure_ascii=False))
-                self.counts.judgments += 1
-                self.counts.grades[grade] += 1
-                self.counts.queries += query_id != last
-                last = query_id
+            for row in self.rows("JOIN written w ON w.id = j.item"):
+                write(json.dumps(row, ensure_ascii=False))
         if not self.counts.judgments:
             counts = dict(passed_over or {}) | {"dropped_judgments": self.counts.dropped_judgments}
             passed = ", ".join(f"{name.replace('_', ' ')}: {n}" for name, n in counts.items() if n)
@@ -200,6 +190,25 @@ class Gathering:
                 what, todo=self._why_none() or "check that the files belong together, and what --set filters"
             )
         return self.counts
+
+    def rows(self, join: str = "") -> Iterator[dict[str, Any]]:
+        """Yield the judgments as rows of our format, by query, and count them.
+
+        :param join: SQL that leaves out judgments of items that are not written.
+        """
+        self.counts.grades = self.counts.grades or [0] * (self.highest_grade() + 1)
+        last = None
+        for query_id, query, item_id, grade, slice_, extra in self._db.execute(
+            "SELECT q.id, q.text, j.item, j.grade, j.slice, j.extra FROM judgment j JOIN query q ON q.n = j.query "
+            f"{join} ORDER BY j.query, j.n"
+        ):
+            row = {"query_id": query_id, "query": query, "item_id": item_id, "grade": grade}
+            row |= {"slice": slice_} if slice_ else {}
+            self.counts.judgments += 1
+            self.counts.grades[grade] += 1
+            self.counts.queries += query_id != last
+            last = query_id
+            yield row | (json.loads(extra) if extra else {})
 
     def _why_none(self) -> str:
         """Say what distinguishes the judgments' item ids from those of the items, or ``""``."""

@@ -1,0 +1,1 @@
+"""The Search Relevance Workbench (plugin ``search-relevance``): writing what it compares, reading its judgments."""

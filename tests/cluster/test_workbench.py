@@ -161,7 +161,11 @@ def test_a_configuration_that_is_not_reranked_is_refused(fake, push):
             "--first-stage-only",
         ),
         ({"pipelines": {}}, "search pipeline 'darl' does not exist", "darl register"),
-        ({"most_queries": 1}, "2 queries, but a query set may have 1 (plugins.search_relevance.query_set.maximum)", "R"),
+        (
+            {"most_queries": 1},
+            "2 queries, but a query set may have 1 (plugins.search_relevance.query_set.maximum)",
+            "R",
+        ),
         ({"indices": {}}, "index items does not exist", "darl index"),
         ({"indices": {}, "aliases": {"items": ["a", "b"]}}, "items is not an index but stands for a, b", "Pass the"),
         ({"indices": {"items": {"P1"}}}, "none of the 3 judged items is in index items, such as 'p1'", "item_id"),
@@ -223,7 +227,7 @@ def test_names_that_the_workbench_refuses(fake, push, name):
         ("[new] shoe", ["connector"], "[ or { at its beginning"),
         ("[new] shoe", ["local"], ""),
         ("a\tb", [], "a control character"),
-        ("naïve 日本 it's", ["local", "connector"], ""),
+        ("naïve 日本 it's 👩\u200d🍳\u00a0hat", ["local", "connector"], ""),
     ],
 )
 def test_queries_that_no_experiment_can_have(query, modes, reason):
@@ -231,7 +235,11 @@ def test_queries_that_no_experiment_can_have(query, modes, reason):
 
 
 def test_queries_left_out_are_counted(fake, push):
-    rows = [*JUDGED, {"query": "c# book", "item_id": "p1", "grade": 1}, {"query": '5" pipe', "item_id": "p1", "grade": 1}]
+    rows = [
+        *JUDGED,
+        {"query": "c# book", "item_id": "p1", "grade": 1},
+        {"query": '5" pipe', "item_id": "p1", "grade": 1},
+    ]
     said = push("--experiments", "none", rows=rows)
     assert said.err.splitlines() == [
         "warning: 1 of 4 queries are left out: #, : or a line break",
@@ -333,7 +341,12 @@ def test_what_was_pushed_can_be_pulled(fake, push, pull, tmp_path):
     pairs = [(row["query"], row["item_id"], row["grade"]) for row in rows]
     assert pairs == [(row["query"], row["item_id"], row["grade"]) for row in JUDGED]
     result = json.loads(said.out)
-    assert (result["judgments"], result["queries"], result["grades"], result["type"]) == (3, 2, [1, 1, 1], "IMPORT_JUDGMENT")
+    assert (result["judgments"], result["queries"], result["grades"], result["type"]) == (
+        3,
+        2,
+        [1, 1, 1],
+        "IMPORT_JUDGMENT",
+    )
     [own] = fake.created["judgments"]
     assert pull(own, out="by_id.jsonl").code == 0
     assert read_rows(tmp_path / "by_id.jsonl") == rows

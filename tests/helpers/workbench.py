@@ -132,9 +132,7 @@ class FakeWorkbench:
         if place == "/darl-releases/_search":
             return {"hits": {"hits": [{"_source": event} for event in reversed(self.releases)]}}
         if place == "/_plugins/_ml/models/_search":
-            hits = [
-                {"_id": one, "_source": {"name": one, "model_state": state}} for one, state in self.models.items()
-            ]
+            hits = [{"_id": one, "_source": {"name": one, "model_state": state}} for one, state in self.models.items()]
             return {"hits": {"hits": hits}}
         index, _, action = place[1:].partition("/")
         if not action and index in self.indices:

@@ -79,7 +79,7 @@ def explain_exclusion(query: str, modes: Sequence[Mode]) -> str:
         return "${"
     if "connector" in modes and query.lstrip()[:1] in ("[", "{"):
         return "[ or { at its beginning"
-    if not query.isprintable():
+    if any(char < " " for char in query):
         return "a control character"
     return ""
 

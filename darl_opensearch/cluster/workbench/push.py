@@ -28,7 +28,9 @@ class PushOptions(Settings):
     :param name: begins the name of everything that is written.
     """
 
-    name: str = setting("", "Name in the Workbench.  [default: the name of the judgments file]", env="DARL_WORKBENCH_NAME")
+    name: str = setting(
+        "", "Name in the Workbench.  [default: the name of the judgments file]", env="DARL_WORKBENCH_NAME"
+    )
     size: int = setting(10, "Hits that an experiment looks at.", least=1, most=1000, env="DARL_WORKBENCH_SIZE")
     ratings: Ratings = setting(
         "grade", "Rating of a judgment: its grade's number, of which the Workbench's nDCG makes the gain 2^rating - 1, "
@@ -38,7 +40,9 @@ class PushOptions(Settings):
         "both", "Experiments to run: a pointwise evaluation of each configuration, a pairwise comparison of the first "
         "stage with each other one, both, or none.", env="DARL_WORKBENCH_EXPERIMENTS",
     )  # fmt: skip
-    first_stage_only: bool = setting(False, "Push no configuration with a search pipeline.", env="DARL_WORKBENCH_FIRST_STAGE_ONLY")
+    first_stage_only: bool = setting(
+        False, "Push no configuration with a search pipeline.", env="DARL_WORKBENCH_FIRST_STAGE_ONLY"
+    )
 
 
 @dataclass(frozen=True)

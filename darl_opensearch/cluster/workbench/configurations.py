@@ -20,7 +20,7 @@ from darl_opensearch.cluster.versions import list_versions
 from darl_opensearch.cluster.workbench.api import OLDEST_WITH_PIPELINES, Workbench
 from darl_opensearch.config_files import render_body
 from darl_opensearch.connect import NO_PIPELINE
-from darl_opensearch.errors import ClusterError, InputError, UsageError
+from darl_opensearch.errors import ClusterError, InputError
 from darl_opensearch.io.jsonl import parse_object
 from darl_opensearch.io.reading import reading
 
@@ -162,10 +162,13 @@ def _read_body(workbench: Workbench, path: Path | None) -> tuple[dict[str, Any],
             where=str(path),
             todo=f"write {usual} there, and no other placeholder",
         )
-    if "_source" in body or "search_pipeline" in body:
-        name = "_source" if "_source" in body else "search_pipeline"
-        raise UsageError(f"the search body has {name}", where=str(path), todo="omit it: darl chooses the pipeline, "
-                         "which reads darl_text")  # fmt: skip
+    for name, why in (
+        ("_source", "the pipeline reads darl_text"),
+        ("search_pipeline", "darl chooses the pipeline"),
+        ("from", "an experiment looks at the first hits"),
+    ):
+        if name in body:
+            raise InputError(f"the search body has {name}", where=str(path), todo=f"omit it: {why}")
     # The experiment sets the size. Without the total, the rerank processor fails.
     return {key: value for key, value in body.items() if key not in ("size", "track_total_hits")}, held[0]
 

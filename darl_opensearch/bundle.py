@@ -26,7 +26,7 @@ from darl_opensearch.errors import BundleError, InputError
 from darl_opensearch.io.digest import digest_data, digest_file
 from darl_opensearch.io.writing import new_folder
 from darl_opensearch.scores import Columns, GradeScale
-from darl_opensearch.text import ItemRenderer, ItemTemplate
+from darl_opensearch.text import LONG_TEXT_FIELD, TEXT_FIELD, ItemRenderer, ItemTemplate
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -121,6 +121,11 @@ class Card:
         return Columns(self.scale.k)
 
     @property
+    def text_field(self) -> str:
+        """Field of an indexed item with all the text that a scorer reads; in the cluster, models read ``darl_text``."""
+        return TEXT_FIELD if self.template.chunks == 1 else LONG_TEXT_FIELD
+
+    @property
     def max_length(self) -> int:
         """Maximum tokens of a sequence: both caps and the template's own tokens."""
         return self.query_cap + self.item_cap + self.frame
@@ -130,6 +135,8 @@ class Card:
         data = dataclasses.asdict(self)
         scale, template = data.pop("scale"), data.pop("template")
         data["grades"] = [{"name": n, "gain": g} for n, g in zip(scale["names"], scale["gains"], strict=True)]
+        if self.template.chunks == 1:  # as in bundles of earlier versions
+            del template["chunks"], template["title_fields"]
         data["template"] = template | {"fields": list(template["fields"])}
         return data
 
@@ -272,7 +279,7 @@ class Bundle:
 
     @cached_property
     def renderer(self) -> ItemRenderer:
-        """Renders an item as ``darl_text``."""
+        """Renders an item as text, and cuts texts into chunks."""
         return ItemRenderer(self.card.template, self.tokenizer, self.card.item_cap)
 
     def calibration(self) -> NDArray[np.float32]:

@@ -71,6 +71,8 @@ def check_bundle(path: Path) -> Iterator[Finding]:
         return
     enough = len(calibration) + 1 >= 1 / bundle.card.ood.alpha
     yield Finding("calibration", enough, f"{len(calibration)} distances for alpha {bundle.card.ood.alpha}")
+    if (chunks := bundle.card.template.chunks) > 1:
+        yield Finding("chunks", None, f"up to {chunks} an item; a model in the cluster scores only the first")
     if PROBES not in bundle.digests:
         yield Finding("parity", None, "the bundle has no probe pairs")
     elif len(tokenizer) > 1:  # a single finding means that it cannot be read

@@ -105,8 +105,8 @@ class Reranker:
     ) -> list[RankedDocument]:  # fmt: skip
         """Score documents and return them best first; ties stay in the order given.
 
-        :param docs: texts, or items as mappings: their ``darl_text`` if they have one, else rendered by the bundle's
-            template.
+        :param docs: texts, or items as mappings: their ``darl_text`` if they have one (``darl_long_text`` for a bundle
+            that scores in chunks), else rendered by the bundle's template.
         :param top_n: documents to return; all by default.
         :param min_grade: return only documents of this grade or better, by its number or name.
         :param min_score: return only documents with this score or more, in [0, 1].
@@ -162,10 +162,10 @@ class Reranker:
         """Rerank the hits of a search response.
 
         Hits come back as from a ``darl`` pipeline: best first, with the model's columns and ``previous_score`` in
-        ``_source``. A hit's text is ``text_field`` of its ``_source``; a hit without it is rendered by the bundle's
-        template. Hits that cannot be rendered follow the scored ones in their old order, with a null ``_score`` and
-        without the model's fields, and so do those beyond ``window``; with a threshold they are left out, because
-        nothing says that they reach it.
+        ``_source``. A hit's text is ``text_field`` of its ``_source`` (``darl_long_text`` rather than ``darl_text``
+        for a bundle that scores in chunks); a hit without it is rendered by the bundle's template. Hits that cannot be
+        rendered follow the scored ones in their old order, with a null ``_score`` and without the model's fields, and
+        so do those beyond ``window``; with a threshold they are left out, because nothing says that they reach it.
 
         :param response: what ``client.search`` returned; it is not changed.
         :param size: hits to return; all by default.
@@ -282,7 +282,7 @@ class Reranker:
         return Thresholds.of(self.bundle.card.scale, min_grade=min_grade, min_score=min_score, drop_ood=drop_ood)
 
     def _render(self, item: Mapping[str, Any], text_field: str, *, where: str | None = None) -> str:
-        text = item.get(text_field)
+        text = item.get(self.bundle.card.text_field if text_field == TEXT_FIELD else text_field)
         return text if isinstance(text, str) and text else self.bundle.renderer(item, where=where)
 
     def _text(self, hit: Mapping[str, Any], text_field: str) -> str | None:

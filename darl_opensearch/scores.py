@@ -6,7 +6,7 @@ The column order is a contract between the ONNX graph, ML Commons, the HTTP serv
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -210,6 +210,35 @@ def _as_flag(value: Any) -> bool:
     if value is not None and not isinstance(value, bool):
         raise InputError(f"is {short(value)}, not true or false", where="drop_ood", todo="use true or false")
     return bool(value)
+
+
+def join_chunks(rows: NDArray[np.float32], sizes: Sequence[int]) -> NDArray[np.float32]:
+    """Join the rows of items' chunks: all columns of an item are those of its best-scoring chunk, ties to the first.
+
+    :param rows: ``[m, 3 + k]``, chunk by chunk.
+    :param sizes: ``n`` numbers of chunks, each at least 1.
+    :return: ``[n, 3 + k]``.
+    """
+    if len(rows) == len(sizes):
+        return rows
+    ends = np.cumsum(sizes, dtype=np.int64)
+    scores = np.split(rows[:, Columns.score], ends[:-1])
+    return rows[[end - len(part) + int(part.argmax()) for part, end in zip(scores, ends.tolist(), strict=True)]]
+
+
+def score_chunks(
+    score: Callable[[list[tuple[str, str]]], NDArray[np.float32]], pairs: Sequence[tuple[str, str]],
+    chunks: Callable[[str], Sequence[str]],
+) -> NDArray[np.float32]:  # fmt: skip
+    """Score pairs of query and item text, each item in chunks.
+
+    :param score: scores pairs of texts, ``[m, 3 + k]``.
+    :param chunks: cuts a text.
+    :return: ``[n, 3 + k]``.
+    """
+    parts = [chunks(text) for _, text in pairs]
+    rows = score([(query, text) for (query, _), texts in zip(pairs, parts, strict=True) for text in texts])
+    return join_chunks(rows, [len(texts) for texts in parts])
 
 
 def grade_of(grade_probs: NDArray[np.floating] | Sequence[Sequence[float]]) -> NDArray[np.int64]:

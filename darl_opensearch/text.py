@@ -6,7 +6,10 @@ the template, and the text is cut to the item cap when it is rendered: a long qu
 
 from __future__ import annotations
 
+import hashlib
+import threading
 import unicodedata
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,8 +20,14 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 TEXT_FIELD, ID_FIELD, SLICE_FIELD = "darl_text", "darl_id", "darl_slice"  # what `darl index` adds to an item
+LONG_TEXT_FIELD = "darl_long_text"  # also added, for a bundle that scores items in chunks
 MAX_QUERY_CHARS = 10_000  # a longer query is a mistake, not a search
 MAX_ITEM_CHARS = 1_000_000  # a longer field is a mistake in the data, not a product
+MOST_CHUNKS = 64  # some 10,000 tokens: a longer item is several items
+Spans = tuple[tuple[int, int], ...]  # where each piece of a text begins and ends
+_WORDS_OF_OVERLAP = 16  # one word for so many tokens of the cap: 12 of 192
+_WINDOW = 8  # characters for each token of the cap that are tokenised for a chunk; ordinary text has 3 to 6
+_SPANS_KEPT = 50_000  # long texts whose chunks are in memory, about 500 bytes each
 
 
 class NoTextError(InputError):
@@ -32,17 +41,28 @@ class ItemTemplate:
     :param fields: ``"cover"`` renders as ``cover: …``, and ``"=name"`` without a label; ``"content.text"`` is the field
         ``text`` of the object ``content``, or of each object in a list.
     :param slice_field: field that names the item's traffic slice, if any.
+    :param chunks: maximum chunks in which an item is scored; 1: its text is cut at the item cap.
+    :param title_fields: leading fields that each chunk repeats, fewer than all.
     """
 
     fields: tuple[str, ...]
     id_field: str = "id"
     slice_field: str | None = None
     separator: str = " | "
+    chunks: int = 1
+    title_fields: int = 1
 
     def __post_init__(self) -> None:
-        """Refuse an empty template."""
+        """Refuse an empty template, and chunks that could not be told from their title."""
         if not self.fields or any(not f.removeprefix("=") for f in self.fields):
             raise InputError("the item template names no fields", todo='set for example fields = ["=title", "text"]')
+        if not isinstance(self.chunks, int) or not 1 <= self.chunks <= MOST_CHUNKS:
+            raise InputError(f"an item cannot be scored in {self.chunks!r} chunks", todo=f"set 1 to {MOST_CHUNKS}")
+        if self.chunks > 1 and self.title_fields and not self.separator.strip():
+            raise InputError(
+                "with a blank separator the title of an item cannot be told from its body",
+                todo='set separator = " | ", or title_fields = 0',
+            )
 
     def render(self, item: Mapping[str, Any], *, where: str | None = None) -> str:
         """Render an item, before the cut to the item cap.
@@ -212,15 +232,107 @@ def clean(text: str) -> str:
 
 
 class ItemRenderer:
-    """Renders items as ``darl_text`` with a bundle's template, tokenizer and item cap."""
+    """Renders items as text, and cuts a text into the chunks that are scored, each within the item cap.
+
+    With one chunk a text is cut at the cap. With more, the first is that text, and each further one is the title, which
+    is what stands before the body in the rendered text, and a piece of the body that begins some words before the end
+    of the last. A title beyond half the cap is not repeated.
+
+    :param item_cap: maximum tokens of a chunk, without special tokens.
+    """
 
     def __init__(self, template: ItemTemplate, tokenizer: Tokenizer, item_cap: int) -> None:
         self.template, self.item_cap = template, item_cap
         self._tokenizer = tokenizer
+        self._cache: OrderedDict[bytes, Spans] = OrderedDict()
+        self._lock = threading.Lock()
 
     def __call__(self, item: Mapping[str, Any], *, where: str | None = None) -> str:
-        """Render an item and cut it to the cap.
+        """Render an item and cut it.
 
         :param where: file and line, for error messages.
         """
-        return cut_to_tokens(self.template.render(item, where=where), self._tokenizer, self.item_cap)
+        return self.cut(self.template.render(item, where=where))
+
+    def cut(self, text: str) -> str:
+        """Cut a text at the end of its last chunk; with one chunk that is ``darl_text``."""
+        if self.template.chunks == 1:
+            return self.first(text)
+        text = clean(text)
+        return text[: self._spans(text)[-1][1]]
+
+    def goes_beyond(self, item: Mapping[str, Any]) -> bool:
+        """Tell whether a rendered item has text beyond its last chunk; False with one chunk, where none is counted."""
+        return self.template.chunks > 1 and len(self(item)) < len(self.template.render(item))
+
+    def first(self, text: str) -> str:
+        """Cut a text at the item cap: ``darl_text``, and what the model is trained on."""
+        return cut_to_tokens(text, self._tokenizer, self.item_cap)
+
+    def chunks(self, text: str) -> list[str]:
+        """Cut a text into the texts that are scored, at most ``chunks``, at least one.
+
+        With one chunk the text is returned as it is: the scorer cuts it.
+        """
+        if self.template.chunks == 1:
+            return [text]
+        text = clean(text)
+        spans = self._spans(text)
+        title = text[: spans[0][0]]
+        return [text[: spans[0][1]], *(title + text[start:end] for start, end in spans[1:])]
+
+    def _spans(self, text: str) -> Spans:
+        key = hashlib.blake2b(text.encode(), digest_size=16).digest()
+        with self._lock:
+            spans = self._cache.get(key)
+        if spans is None:  # tokenising a long text takes longer than scoring it from its states
+            spans = self._find_spans(text)
+            with self._lock:
+                self._cache[key] = spans
+                while len(self._cache) > _SPANS_KEPT:
+                    self._cache.popitem(last=False)
+        return spans
+
+    def _find_spans(self, text: str) -> Spans:
+        """Find where each piece begins and ends in the text; the first begins behind the title."""
+        end = len(self.first(text))
+        if end == len(text) or not text[end:].strip():
+            return ((0, end),)
+        title = self._title(text)
+        spans, whole = [(title, end)], len(text.rstrip())
+        while len(spans) < self.template.chunks and (end := spans[-1][1]) < whole:
+            start = _go_back(text, *spans[-1], words=self.item_cap // _WORDS_OF_OVERLAP)
+            size = self._piece(text[:title], text[start:])
+            if start + size <= end:  # the next word is longer than a chunk: it is split
+                start = end + len(text[end:]) - len(text[end:].lstrip())
+                size = len(cut_to_tokens(text[start:], self._tokenizer, self.item_cap // 2))
+            spans.append((start, start + size))
+        return tuple(spans)
+
+    def _piece(self, title: str, rest: str) -> int:
+        """Count the characters of the rest that fit into a chunk with the title."""
+        for window in (_WINDOW * self.item_cap, len(rest)):
+            chunk = cut_to_tokens(title + rest[:window], self._tokenizer, self.item_cap)
+            if len(chunk) < len(title) + window:  # nearly always: the rest of a long text is not tokenised
+                break
+        return max(0, len(chunk) - len(title))
+
+    def _title(self, text: str) -> int:
+        """Find where the body begins; 0 without a title to repeat."""
+        end = 0
+        for _ in range(min(self.template.title_fields, len(self.template.fields) - 1)):
+            place = text.find(self.template.separator, end)
+            if place < 0:
+                return 0
+            end = place + len(self.template.separator)
+        within = end == len(cut_to_tokens(text[:end], self._tokenizer, self.item_cap // 2))
+        return end if within else 0
+
+
+def _go_back(text: str, start: int, end: int, *, words: int) -> int:
+    """Find where the last words of a piece begin; its end, if it has few or they are most of it."""
+    parts = text[start:end].rsplit(None, words)
+    if len(parts) <= words:
+        return end
+    tail = text[start + len(parts[0]) : end].lstrip()
+    return end if 2 * len(tail) > end - start else end - len(tail)

@@ -15,7 +15,7 @@ from darl_opensearch.errors import InputError, UsageError
 from darl_opensearch.graph_contract import MAX_TOKENS
 from darl_opensearch.scores import GradeScale
 from darl_opensearch.settings import Settings, read_toml, setting
-from darl_opensearch.text import ItemTemplate
+from darl_opensearch.text import MOST_CHUNKS, ItemTemplate
 
 
 class Model(Settings, table="model"):
@@ -93,11 +93,17 @@ class Template(Settings, table="template"):
     id_field: str = setting("id", "field that identifies an item")
     slice_field: str = setting("", "field that holds an item's slice")
     separator: str = setting(" | ", "text between fields")
+    chunks: int = setting(
+        1, "maximum chunks in which an item longer than item_cap is scored; its best-scoring chunk counts. 1: only the "
+        "first. A model in the cluster always scores only the first", least=1, most=MOST_CHUNKS,
+    )  # fmt: skip
+    title_fields: int = setting(1, "leading fields that each chunk repeats, fewer than all", least=0)
 
     @property
     def item_template(self) -> ItemTemplate:
         """The template."""
-        return ItemTemplate(self.fields, self.id_field, self.slice_field or None, self.separator)
+        in_chunks = {"chunks": self.chunks, "title_fields": self.title_fields} if self.chunks > 1 else {}
+        return ItemTemplate(self.fields, self.id_field, self.slice_field or None, self.separator, **in_chunks)
 
 
 class Term(Settings, table="loss.also"):

@@ -61,10 +61,13 @@ def cli(
     if dry_run:
         emit_calls(target.calls)
         return
+    field = Bundle.open(bundle, verify=False).card.text_field
     if report.index_without_text is None:
-        note("warning: documents without darl_text could not be counted: this user may not search the index")
+        note(f"warning: documents without {field} could not be counted: this user may not search the index")
     elif report.index_without_text:
-        note(f"warning: {describe_documents_without_text(report.index_without_text)}")
+        note(f"warning: {describe_documents_without_text(report.index_without_text, field)}")
+    if report.beyond_chunks:
+        note(f"warning: {report.beyond_chunks} items have text beyond their last chunk, which is never scored")
     if not as_json:
         report.check()
     text = f"{report.indexed} items in {report.index}" + (", newly created" if report.created else "")

@@ -50,6 +50,8 @@ def cli(
     if dry_run:
         emit_calls(target.calls)
         return
+    if done.warning:
+        note(f"warning: {done.warning}")
     emit(done.to_json(), as_json=as_json, text=_text(done))
 
 

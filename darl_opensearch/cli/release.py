@@ -25,6 +25,7 @@ from darl_opensearch.errors import ClusterError, InputError, UsageError
 from darl_opensearch.settings import InputFile, setting
 from darl_opensearch.settings.options import with_options
 from darl_opensearch.states.options import StatesPlace, parse_item_count
+from darl_opensearch.text import TEXT_FIELD
 from darl_opensearch.webhook import Webhook
 
 if TYPE_CHECKING:
@@ -86,7 +87,8 @@ def cli(
         warmed.check(encoding.states)
     with progress_line("registering") as line, refusal_announced(hook, dry_run=dry_run):
         done = release(bundle, target, options, on_chunk=line.count, report=line.report)
-    for warning in find_warnings(target, options.index):
+    field = TEXT_FIELD if options.mode == "local" else Bundle.open(bundle, verify=False).card.text_field
+    for warning in find_warnings(target, options.index, field):
         note(f"warning: {warning}")
     if dry_run:
         emit_calls(target.calls)
@@ -94,6 +96,8 @@ def cli(
     result, text = done.to_json(), released_text(done)
     if warmed is not None:
         result, text = result | {"states": warmed.to_json()}, f"{warmed.describe()}\n{text}"
+    if done.warning:
+        note(f"warning: {done.warning}")
     emit(result, as_json=as_json, text=text)
     if done.changed:
         announce(hook, "release", done.to_json() | {"note": options.note})
@@ -101,10 +105,11 @@ def cli(
         note("released without a gate report (--gate)")
 
 
-def find_warnings(cluster: Cluster, index: str | None) -> list[str]:
+def find_warnings(cluster: Cluster, index: str | None, field: str = TEXT_FIELD) -> list[str]:
     """Describe what is wrong with indices that a released pipeline meets.
 
     :param index: the item index, if it is known.
+    :param field: of the item texts that the pipeline sends.
     """
     from darl_opensearch.cluster.default_pipelines import warn_of_default_pipelines
     from darl_opensearch.cluster.without_text import count_documents_without_text, describe_documents_without_text
@@ -112,9 +117,9 @@ def find_warnings(cluster: Cluster, index: str | None) -> list[str]:
     found = [warn_of_default_pipelines(cluster)]
     if index is not None:
         try:
-            found.append(describe_documents_without_text(count_documents_without_text(cluster, index)))
+            found.append(describe_documents_without_text(count_documents_without_text(cluster, index, field), field))
         except ClusterError as err:  # the release itself is done
-            found.append(f"documents without darl_text could not be counted ({err.what})")
+            found.append(f"documents without {field} could not be counted ({err.what})")
     return [text for text in found if text]
 
 

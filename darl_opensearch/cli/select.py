@@ -128,11 +128,11 @@ def _items(
     from darl_opensearch.connect import connect
     from darl_opensearch.ood.store import join_texts
 
-    client, where = connect(cluster), cluster.where
+    client, where, field = connect(cluster), cluster.where, model.card.text_field
 
     def look_up(ids: list[str]) -> Mapping[str, str]:
         missing = [item for item in ids if item not in texts]
-        joined = join_texts(client, index, missing, where=where).texts if missing else {}
+        joined = join_texts(client, index, missing, text_field=field, where=where).texts if missing else {}
         return {item: texts[item] for item in ids if item in texts} | dict(joined)
 
     return Items(look_up, open_.enter_context(open_first_stage(cluster, index)))

@@ -15,7 +15,7 @@ from darl_opensearch.cluster.calls import Call, Cluster, join_path
 from darl_opensearch.cluster.guards import guard_item
 from darl_opensearch.cluster.without_text import count_documents_without_text
 from darl_opensearch.cluster_errors import explain_block, explain_refusal
-from darl_opensearch.config_files import render_body
+from darl_opensearch.config_files import OMIT, render_body
 from darl_opensearch.connect import calling
 from darl_opensearch.errors import ClusterError, InputError, UsageError
 from darl_opensearch.io.jsonl import read_jsonl
@@ -48,8 +48,9 @@ class LoadReport:
     :param failed: the first rejected items.
     :param without_text: ids of items without text, which are not loaded: a hit without text is not reranked, nor are
         the other hits of its search.
-    :param index_without_text: documents without ``darl_text`` that something else put there, by index; None if they
-        were not counted, as in a dry run or where the user may not search the index.
+    :param index_without_text: documents without the bundle's text field that something else put there, by index; None
+        if they were not counted, as in a dry run or where the user may not search the index.
+    :param beyond_chunks: items with text beyond the last chunk, of a bundle that scores in chunks.
     """
 
     index: str
@@ -59,6 +60,7 @@ class LoadReport:
     failed: tuple[FailedItem, ...]
     without_text: tuple[str, ...] = ()
     index_without_text: Mapping[str, int] | None = None
+    beyond_chunks: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Render for ``--json``."""
@@ -136,9 +138,10 @@ def load_items(
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     places, blank = check_items(items, opened.card.template)
     count = len(places) - len(blank)
-    documents = _documents(opened, items, frozenset(blank))
+    beyond: list[str] = []
+    documents = _documents(opened, items, frozenset(blank), beyond)
     cluster.identify()
-    created = _prepare(cluster, index, recreate=recreate, shards=shards)
+    created = _prepare(cluster, index, recreate=recreate, shards=shards, long_text=opened.card.template.chunks > 1)
     if cluster.dry_run:
         first = next(documents)[1]
         cluster.calls.append(Call("POST", "/_bulk", {"index": index, "items": count, "first": first}))
@@ -147,19 +150,23 @@ def load_items(
     cluster.send("POST", join_path(index, "_refresh"))
     others = None
     with contextlib.suppress(ClusterError):  # who loads an index need not be allowed to search it
-        others = count_documents_without_text(cluster, index)
-    return LoadReport(index, created, count, indexed, tuple(failed), tuple(blank), others)
+        others = count_documents_without_text(cluster, index, opened.card.text_field)
+    return LoadReport(index, created, count, indexed, tuple(failed), tuple(blank), others, len(beyond))
 
 
 def make_document(bundle: Bundle, item: Mapping[str, Any], *, where: str | None = None) -> tuple[str, dict[str, Any]]:
     """Turn an item into ``_id`` and document: its own fields, ``darl_text``, ``darl_id`` and ``darl_slice``.
 
+    For a bundle that scores in chunks, also ``darl_long_text``, the text of all chunks.
+
     :param where: file and line to name in an error.
     """
     template = bundle.card.template
-    item_id = template.item_id(item, where=where)
+    item_id, text = template.item_id(item, where=where), bundle.renderer(item, where=where)
+    first = text if template.chunks == 1 else bundle.renderer.first(text)
     own = {
-        TEXT_FIELD: guard_item(bundle.renderer(item, where=where)),
+        TEXT_FIELD: guard_item(first),
+        bundle.card.text_field: guard_item(text),
         ID_FIELD: item_id,
         SLICE_FIELD: template.slice_of(item),
     }
@@ -167,15 +174,19 @@ def make_document(bundle: Bundle, item: Mapping[str, Any], *, where: str | None 
 
 
 def _documents(
-    bundle: Bundle, items: str | os.PathLike[str], blank: Container[str]
+    bundle: Bundle, items: str | os.PathLike[str], blank: Container[str], beyond: list[str]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Make the documents; the ids of items with text beyond their last chunk are appended to ``beyond``."""
     for where, item in read_jsonl(Path(items)):
         if bundle.card.template.item_id(item, where=where) not in blank:
-            yield make_document(bundle, item, where=where)
+            item_id, document = make_document(bundle, item, where=where)
+            if bundle.renderer.goes_beyond(item):
+                beyond.append(item_id)
+            yield item_id, document
 
 
-def _prepare(cluster: Cluster, index: str, *, recreate: bool, shards: int) -> bool:
-    mapping = render_body("items_mapping.json")
+def _prepare(cluster: Cluster, index: str, *, recreate: bool, shards: int, long_text: bool) -> bool:
+    mapping = render_body("items_mapping.json", long_text={"type": "text"} if long_text else OMIT)
     existing = cluster.read("GET", join_path(index), absent={})
     _check_target(cluster, index, existing)
     if existing and recreate:

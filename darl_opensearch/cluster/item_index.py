@@ -40,14 +40,14 @@ def make_first_stage(cluster: Cluster, index: str) -> ItemSearch:
     return retrieve
 
 
-def scan_texts(cluster: Cluster, index: str) -> Iterator[str]:
+def scan_texts(cluster: Cluster, index: str, field: str = TEXT_FIELD) -> Iterator[str]:
     """Read the text of every item that has one, in no order."""
     from opensearchpy.helpers import scan
 
-    body = {"_source": [TEXT_FIELD], "query": {"exists": {"field": TEXT_FIELD}}}
+    body = {"_source": [field], "query": {"exists": {"field": field}}}
     with calling(cluster.url):
         for hit in scan(cluster.client, index=index, query=body, size=PAGE, params=dict(NO_PIPELINE)):
-            if text := (hit.get("_source") or {}).get(TEXT_FIELD):
+            if text := (hit.get("_source") or {}).get(field):
                 yield str(text)
 
 

@@ -102,6 +102,17 @@ def check_local_size(bundle: Bundle) -> None:
         )
 
 
+def find_local_limits(card: Card) -> str:
+    """Say what of a bundle a model in the cluster does not serve; ``""``: nothing."""
+    chunks = card.template.chunks
+    if chunks == 1:
+        return ""
+    return (
+        f"the bundle scores a long item in up to {chunks} chunks, but a model in the cluster only the first, although "
+        "grades and OOD scores are calibrated for all: use --mode connector"
+    )
+
+
 def upload(cluster: Cluster, bundle: Bundle, on_chunk: OnChunk | None = None) -> str:
     """Upload a bundle's model in chunks and return its id; it is not deployed yet.
 

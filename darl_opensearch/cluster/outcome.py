@@ -20,6 +20,7 @@ class Release:
     :param number: place in the pipeline's history; None where nothing was to be done.
     :param deviation: largest difference of the model's answers from the bundle's own; None where not compared.
     :param probe: the search through the new pipeline, if one was asked for.
+    :param warning: what of the bundle a model in the cluster does not serve.
     """
 
     event: str
@@ -32,6 +33,7 @@ class Release:
     probe: ProbeSearch | None = None
     undeployed: tuple[Served, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
+    warning: str = ""
 
     @property
     def changed(self) -> bool:
@@ -45,4 +47,5 @@ class Release:
             "served": vars(self.served), "from": self.came_from and vars(self.came_from),
             "pipelines": dict(self.pipelines), "deviation": self.deviation, "probe": self.probe and vars(self.probe),
             "undeployed": [vars(version) for version in self.undeployed], "settings": dict(self.settings),
+            "warning": self.warning,
         }  # fmt: skip

@@ -13,6 +13,7 @@ from darl_opensearch.cluster.preflight import Mode
 from darl_opensearch.config_files import OMIT, render_body
 from darl_opensearch.errors import ClusterError, UsageError
 from darl_opensearch.settings import Settings, setting
+from darl_opensearch.text import TEXT_FIELD
 
 REQUEST = "$._request."
 EXT = REQUEST + "ext.ml_inference."
@@ -80,6 +81,7 @@ def render_pipelines(card: Card, mode: Mode, model_id: str, options: PipelineOpt
         "max_result_window": options.max_result_window,
         "model_id": model_id,
     }
+    text_field = TEXT_FIELD if mode == "local" else card.text_field  # only a scorer cuts chunks
     graded = common | {
         "query_path": REQUEST + options.query_path if options.query_path else EXT + "query_text",
         "output_map": {
@@ -90,7 +92,8 @@ def render_pipelines(card: Card, mode: Mode, model_id: str, options: PipelineOpt
     if mode == "connector":
         passed = {"query_id_path": EXT + "query_id", "slice_path": EXT + "slice"}
         graded |= passed if options.with_query_id else dict.fromkeys(passed, OMIT)
-    plain = common | {"description": f"{common['description']}, order only"}
+        graded |= {"text_field": text_field}
+    plain = common | {"description": f"{common['description']}, order only", "text_field": text_field}
     bodies = {
         options.name: render_body(f"pipeline_{mode}.json", **graded),
         options.name + PLAIN: render_body("pipeline_plain.json", **plain),

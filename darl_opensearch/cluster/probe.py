@@ -54,17 +54,21 @@ def probe_search(cluster: Cluster, bundle: Bundle, mode: Mode, model_id: str, in
     body = dict(render_pipelines(bundle.card, mode, model_id, options)[options.name])
     query = cut_to_tokens(PROBES[0][0], bundle.tokenizer, bundle.card.query_cap)  # only the scorer cuts queries
     guarded = guards.guard_for_local(query) if mode == "local" else guards.guard_for_connector(query)
-    request = render_body("search_probe.json", size=HITS, pipeline=body, query_text=guarded)
+    field = TEXT_FIELD if mode == "local" else bundle.card.text_field
+    request = render_body("search_probe.json", size=HITS, pipeline=body, query_text=guarded, text_field=field)
     answer = cluster.read("POST", join_path(index, "_search"), request)
     sources = [hit.get("_source") or {} for hit in answer.get("hits", {}).get("hits", [])]
     if not sources:
-        raise ClusterError(f"index {index} holds no items to search", where=cluster.url, todo="fill it with darl index")
+        raise ClusterError(
+            f"index {index} holds no items with {field} to search", where=cluster.url,
+            todo="fill it with darl index, by this bundle",
+        )  # fmt: skip
     names = list(bundle.card.columns.hit_fields())
     if any(not isinstance(source.get(name), int | float) for source in sources for name in names):
         raise _failed(cluster, index, "a search through the new pipeline is not reranked")
     rows = np.array([[source[name] for name in names] for source in sources], dtype=np.float64)
     with Scorer.open(bundle) as scorer:
-        expected = scorer.score(query, [str(source[TEXT_FIELD]) for source in sources]).data.astype(np.float64)
+        expected = scorer.score(query, [str(source[field]) for source in sources]).data.astype(np.float64)
     columns = list(bundle.card.columns.hit_fields().values())
     probable = slice(0, 1 + bundle.card.columns.k)
     worst = float(np.abs(rows - expected[:, columns])[:, probable].max())

@@ -63,6 +63,7 @@ class Registration:
 
     :param reused: whether the model was already registered, so that nothing was uploaded.
     :param deviation: largest difference from the bundle's own answers; None if not compared.
+    :param warning: what of the bundle a model in the cluster does not serve.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Registration:
     pipelines: Mapping[str, Change]
     settings: Mapping[str, Any]
     removed: tuple[str, ...]
+    warning: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Render for ``--json``."""
@@ -136,6 +138,7 @@ def register(
         pipelines=changes,
         settings={setting.name: setting.wanted for setting in checked.changed},
         removed=tuple(model.model_id for model in stale),
+        warning=models.find_local_limits(opened.card) if options.mode == "local" else "",
     )
 
 

@@ -175,6 +175,7 @@ def release(
         probe=probe,
         undeployed=undeployed,
         settings=registered.settings,
+        warning=registered.warning,
     )
 
 

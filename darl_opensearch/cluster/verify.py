@@ -49,7 +49,8 @@ def verify(cluster: Cluster, bundle: Bundle, mode: Mode, model_id: str, *, ready
     with Scorer.open(bundle) as scorer:
         for probe, texts in PROBES:
             query = cut_to_tokens(probe, tokenizer, card.query_cap)  # beyond it, the cluster would cut the item
-            documents = [cut_to_tokens(text, tokenizer, card.item_cap) for text in texts]  # as darl index does
+            cut = bundle.renderer.first if mode == "local" else bundle.renderer.cut  # as darl index does
+            documents = [cut(text) for text in texts]
             expected = scorer.score(query, documents).data.astype(np.float64)
             actual = ask_when_ready(cluster, mode, model_id, query, documents, ready_within=ready_within)
             if actual.shape != expected.shape:

@@ -14,18 +14,20 @@ from darl_opensearch.config_files import render_body
 from darl_opensearch.text import TEXT_FIELD
 
 MOST_INDICES = 1000
-FILTER = f'or pass over them with the filter {{"exists": {{"field": "{TEXT_FIELD}"}}}}'
+FILTER = 'or pass over them with the filter {"exists": {"field": "%s"}}'
 
 
-def count_documents_without_text(cluster: Cluster, index: str) -> dict[str, int]:
+def count_documents_without_text(cluster: Cluster, index: str, field: str = TEXT_FIELD) -> dict[str, int]:
     """Count the documents that have no ``darl_text``.
 
     One that is indexed, by ``copy_to``, but not in ``_source`` is not found here, only as a hit.
 
     :param index: an index, an alias or a pattern.
+    :param field: of the text, see :attr:`darl_opensearch.bundle.Card.text_field`.
     :return: how many, by the index that holds them; without those that hold none.
     """
-    answer = cluster.search(index, render_body("count_without_text.json", most_indices=MOST_INDICES))
+    body = render_body("count_without_text.json", most_indices=MOST_INDICES, text_field=field)
+    answer = cluster.search(index, body)
     buckets = answer.get("aggregations", {}).get("indices", {}).get("buckets", [])
     return {str(bucket["key"]): int(bucket["doc_count"]) for bucket in buckets}
 
@@ -35,15 +37,18 @@ def count_hits_without_text(hits: Iterable[Mapping[str, Any]]) -> dict[str, int]
     return dict(Counter(str(hit.get("_index", "?")) for hit in hits if not (hit.get("_source") or {}).get(TEXT_FIELD)))
 
 
-def describe_documents_without_text(counts: Mapping[str, int]) -> str:
-    """Say how many documents have no text, and what to do; empty without any."""
+def describe_documents_without_text(counts: Mapping[str, int], field: str = TEXT_FIELD) -> str:
+    """Say how many documents have no text, and what to do; empty without any.
+
+    :param field: of the text.
+    """
     total = sum(counts.values())
     if not total:
         return ""
     have = "1 document has" if total == 1 else f"{total:,} documents have"
     return (
-        f"{have} no {TEXT_FIELD} ({_name(counts)}): a search with one among its candidates is not reranked. "
-        f"Load them with darl index, {FILTER}"
+        f"{have} no {field} ({_name(counts)}): a search with one among its candidates is not reranked. "
+        f"Load them with darl index, {FILTER % field}"
     )
 
 

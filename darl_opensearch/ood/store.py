@@ -230,12 +230,14 @@ def join_texts(
     index: str,
     ids: Sequence[str],
     *,
+    text_field: str = TEXT_FIELD,
     where: str = "the cluster",
     chunk: int = 500,
 ) -> JoinedTexts:
     """Fetch texts of items that were logged without text.
 
     :param ids: item ids; repeats are requested once.
+    :param text_field: field of the texts, see :attr:`darl_opensearch.bundle.Card.text_field`.
     :param where: the cluster's URL, for messages.
     :param chunk: ids per request.
     """
@@ -247,13 +249,13 @@ def join_texts(
             "size": len(part),
             "query": {"bool": {"filter": [{"terms": {ID_FIELD: part}}]}},
             "collapse": {"field": ID_FIELD},  # a repeated id must not crowd out another
-            "_source": [ID_FIELD, TEXT_FIELD],
+            "_source": [ID_FIELD, text_field],
             "track_total_hits": False,
         }
         with calling(where):
             answer = client.search(index=index, body=body, params=dict(NO_PIPELINE))
         for hit in answer["hits"]["hits"]:
             source = hit["_source"]
-            if source.get(TEXT_FIELD):
-                texts[str(source[ID_FIELD])] = str(source[TEXT_FIELD])
+            if source.get(text_field):
+                texts[str(source[ID_FIELD])] = str(source[text_field])
     return JoinedTexts(texts, tuple(item_id for item_id in wanted if item_id not in texts))

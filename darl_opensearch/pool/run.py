@@ -127,7 +127,7 @@ def score_pool(
             items=Path(items) if items is not None else None,
             catalogue=work.catalogue.absolute() if items is not None else None,
             shard_pairs=shard_pairs,
-            most_chars=opened.card.item_cap * _MOST_CHARS_PER_TOKEN,
+            most_chars=opened.card.item_cap * opened.card.template.chunks * _MOST_CHARS_PER_TOKEN,
         )
         try:
             count = _check(source, work, opened, report)

@@ -17,7 +17,6 @@ from darl_opensearch.pool.pairs import Shard
 from darl_opensearch.scores import Scores
 from darl_opensearch.scoring import Provider, Scorer
 from darl_opensearch.scoring.embed import Embedder
-from darl_opensearch.text import cut_to_tokens
 
 SCORES, FEATURES = "scores", "features"
 
@@ -107,10 +106,9 @@ class ShardScorer:
     def _requests(self, shard: Shard) -> list[tuple[str, list[str]]]:
         """Group consecutive pairs by query, and cut texts as ``darl index`` does.
 
-        So an item has the same score by its id, by its raw text, and by ``darl_text``.
+        So an item has the same score by its id, by its raw text, and by its text in the index.
         """
-        tokenizer, cap = self._bundle.tokenizer, self._bundle.card.item_cap
         return [
-            (query, [cut_to_tokens(pair.text or "", tokenizer, cap) for pair in pairs])
+            (query, [self._bundle.renderer.cut(pair.text or "") for pair in pairs])
             for query, pairs in groupby(shard.pairs, key=lambda pair: pair.query)
         ]

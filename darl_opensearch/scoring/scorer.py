@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from darl_opensearch.bundle import MODEL, MODEL_DATA, MODEL_INT8, Bundle
 from darl_opensearch.errors import BundleError, DarlError, InputError, UsageError
 from darl_opensearch.graph_contract import INPUTS
-from darl_opensearch.scores import Scores
+from darl_opensearch.scores import Scores, join_chunks
 from darl_opensearch.scoring.batching import plan_batches
 from darl_opensearch.scoring.cores import available_cores
 from darl_opensearch.scoring.deadline import Deadline
@@ -33,11 +33,13 @@ class Pass:
     """Scores of one query's documents, with token count and times.
 
     :param tokens: tokens of all pairs, without padding.
+    :param chunks: texts that were scored: as many as documents, or more where long items are scored in chunks.
     :param forward_ms: time from first to last batch, including waits for other requests' batches.
     """
 
     scores: Scores
     tokens: int
+    chunks: int
     tokenize_ms: float
     forward_ms: float
 
@@ -143,8 +145,8 @@ class Scorer:
     def score(self, query: str, documents: Sequence[str]) -> Scores:
         """Score the documents of one query.
 
-        :param documents: item texts, rendered as in ``darl_text``.
-        :return: one row per document, in order.
+        :param documents: item texts, rendered as in :attr:`darl_opensearch.bundle.Card.text_field`.
+        :return: one row per document, in order; of a document with several chunks, the row of its best-scoring one.
         """
         return self.run(query, documents).scores
 
@@ -155,8 +157,9 @@ class Scorer:
         """
         if self.halves:
             return [self.score(query, documents) for query, documents in requests]
-        sequences = [pair for query, documents in requests for pair in self._tokenize(query, documents)]
-        rows = self._forward(sequences, None)
+        chunked = [(query, *self.chunk(documents)) for query, documents in requests]
+        sequences = [pair for query, texts, _ in chunked for pair in self._tokenize(query, texts)]
+        rows = join_chunks(self._forward(sequences, None), [size for _, _, sizes in chunked for size in sizes])
         ends = np.cumsum([len(documents) for _, documents in requests], dtype=np.int64)
         return [Scores(request_rows, self._alpha) for request_rows in np.split(rows, ends[:-1])] if requests else []
 
@@ -169,19 +172,33 @@ class Scorer:
         """
         started = time.perf_counter()
         deadline = deadline if isinstance(deadline, Deadline) else Deadline(deadline)
+        texts, sizes = self.chunk(documents)
         if self.halves:
-            _check_texts(query, documents)
-            rows, tokens = self.halves.score(query, documents, deadline)
-            return Pass(Scores(rows, self._alpha), tokens, 0.0, 1000 * (time.perf_counter() - started))
-        sequences = self._tokenize(query, documents)
+            _check_query(query)
+            rows, tokens = self.halves.score(query, texts, deadline)
+            scores = Scores(join_chunks(rows, sizes), self._alpha)
+            return Pass(scores, tokens, len(texts), 0.0, 1000 * (time.perf_counter() - started))
+        sequences = self._tokenize(query, texts)
         tokenized = time.perf_counter()
         rows = self._forward(sequences, deadline)
         return Pass(
-            scores=Scores(rows, self._alpha),
+            scores=Scores(join_chunks(rows, sizes), self._alpha),
             tokens=sum(len(s.ids) for s in sequences),
+            chunks=len(texts),
             tokenize_ms=1000 * (tokenized - started),
             forward_ms=1000 * (time.perf_counter() - tokenized),
         )
+
+    def chunk(self, documents: Sequence[str]) -> tuple[Sequence[str], Sequence[int]]:
+        """Cut documents into the texts that are scored.
+
+        :return: texts, document by document, and the number of each document's.
+        """
+        _check_texts(documents)
+        if self.bundle.card.template.chunks == 1:
+            return documents, [1] * len(documents)
+        chunks = [self.bundle.renderer.chunks(text) for text in documents]
+        return [text for parts in chunks for text in parts], [len(parts) for parts in chunks]
 
     def warm_up(self) -> None:
         """Score one pair, so that one-time set-up does not slow the first request.
@@ -213,9 +230,9 @@ class Scorer:
     def _alpha(self) -> float:
         return self.bundle.card.ood.alpha
 
-    def _tokenize(self, query: str, documents: Sequence[str]) -> list[TokenSequence]:
-        _check_texts(query, documents)
-        return self._tokenizer.pairs(query, documents) if documents else []
+    def _tokenize(self, query: str, texts: Sequence[str]) -> list[TokenSequence]:
+        _check_query(query)
+        return self._tokenizer.pairs(query, texts) if texts else []
 
     def _forward(self, sequences: Sequence[TokenSequence], deadline: Deadline | None) -> NDArray[np.float32]:
         rows = np.empty((len(sequences), self.bundle.card.columns.width), dtype=np.float32)
@@ -236,9 +253,12 @@ class Scorer:
         return rows
 
 
-def _check_texts(query: str, documents: Sequence[str]) -> None:
+def _check_query(query: str) -> None:
     if not isinstance(query, str):
         raise InputError(f"the query is a {type(query).__name__}, not text", todo="pass a str")
+
+
+def _check_texts(documents: Sequence[str]) -> None:
     if isinstance(documents, str):
         raise InputError("documents is one text", todo="pass a list of texts")
     for place, text in enumerate(documents):

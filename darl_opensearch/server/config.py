@@ -39,7 +39,7 @@ class ServerConfig(Settings, env="DARL_"):
         MEMORY_BYTES, "Maximum bytes of item states in memory; the least recently used go first.", least=0
     )
 
-    max_documents: int = setting(1000, "Maximum documents per request.", least=1)
+    max_documents: int = setting(1000, "Maximum documents per request; a long item's chunks count one by one.", least=1)
     max_body_bytes: int = setting(10_000_000, "Maximum bytes per request.", least=1)
     max_concurrent: int = setting(8, "Requests processed concurrently; their batches are interleaved.", least=1)
     max_queue: int = setting(64, "Requests queued beyond those; any further request gets a 503.", least=0)

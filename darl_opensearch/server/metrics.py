@@ -35,6 +35,7 @@ class Metrics:
             "darl_stage_seconds", "Time spent per scoring stage.", ["stage"], buckets=_SECONDS, registry=r
         )
         self._pairs = Counter("darl_pairs", "Pairs scored.", registry=r)
+        self._chunks = Counter("darl_chunks", "Texts scored: pairs, and further chunks of long items.", registry=r)
         self._ood_pairs = Counter("darl_ood_pairs", "Pairs found out of distribution.", registry=r)
         self._tokens = Counter("darl_tokens", "Tokens scored, without padding.", registry=r)
         self.deadlines = Counter("darl_deadlines_passed", "Requests that missed their deadline.", registry=r)
@@ -55,6 +56,7 @@ class Metrics:
     def observe_pass(self, ranked: Pass) -> None:
         """Count scored pairs, tokens and times."""
         self._pairs.inc(len(ranked.scores))
+        self._chunks.inc(ranked.chunks)
         self._ood_pairs.inc(int(ranked.scores.is_ood.sum()))
         self._tokens.inc(ranked.tokens)
         self._stage_seconds.labels("tokenize").observe(ranked.tokenize_ms / 1000)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -124,6 +124,7 @@ class Service:
         deadline.check()  # the request may have waited for a worker
         started = time.thread_time()
         call = parse_request(body, scale=self.bundle.card.scale, max_documents=self.config.max_documents)
+        self._check_chunks(scorer, call.documents)
         ranked = scorer.run(call.query, call.documents, deadline=deadline)
         self.metrics.observe_pass(ranked)
         answer = (
@@ -142,6 +143,15 @@ class Service:
             ),
         )
         return answer, (time.thread_time() - started + deadline.batch_seconds) / scorer.threads
+
+    def _check_chunks(self, scorer: Scorer, documents: Sequence[str]) -> None:
+        """Refuse more chunks than documents are allowed."""
+        most, chunks = self.config.max_documents, len(scorer.chunk(documents)[0])
+        if chunks > most:
+            raise ApiError(
+                413, f"{len(documents)} documents have {chunks} chunks, more than {most}", where="documents",
+                todo="send fewer, or raise --max-documents",
+            )  # fmt: skip
 
     def scorer(self) -> Scorer:
         """Return the scorer.
@@ -174,6 +184,7 @@ class Service:
             ],
             "columns": list(card.columns.hit_fields()),
             "max_length": card.max_length,
+            "chunks": card.template.chunks,
             "ood": {"alpha": card.ood.alpha, "detector": card.ood.detector, "features": card.ood.features},
             "provider": scorer.provider if scorer else None,
             "provider_asked": config.provider,

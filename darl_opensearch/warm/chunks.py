@@ -58,8 +58,10 @@ def render_items(bundle: Bundle, paths: Iterable[Path]) -> Iterator[tuple[str, s
                 yield where, ""
 
 
-def find_missing(items: Iterable[tuple[str, str]], keys: StateKeys, store: StateStore) -> Iterator[ItemChunk]:
-    """Read items and leave out those whose state is in the store.
+def find_missing(
+    bundle: Bundle, items: Iterable[tuple[str, str]], keys: StateKeys, store: StateStore
+) -> Iterator[ItemChunk]:
+    """Read items and leave out those whose state is in the store; each chunk of a long item has its own.
 
     :param items: where each is from, for error messages, and its text as a search sends it.
     """
@@ -67,7 +69,8 @@ def find_missing(items: Iterable[tuple[str, str]], keys: StateKeys, store: State
     seen: set[bytes] = set()
     while chunk := list(islice(rest, CHUNK)):
         texts = [text for _, text in chunk if text]
-        new = {key: text for text in texts if (key := keys.of(text)) not in seen}
+        parts = [part for text in texts for part in bundle.renderer.chunks(text)]
+        new = {key: part for part in parts if (key := keys.of(part)) not in seen}
         seen |= new.keys()
         stored = store.contains(list(new))
         missing = {key: text for key, text in new.items() if key not in stored}

@@ -85,4 +85,5 @@ def warm_on_ray(
 def _read_missing(folder: Path, paths: Sequence[Path], options: WarmOptions) -> Iterator[ItemChunk]:
     bundle = Bundle.open(folder)
     with options.open_store(bundle) as store:  # read only: the command writes it
-        yield from find_missing(render_items(bundle, paths), StateKeys.of_bundle(bundle, int8=options.int8), store)
+        keys = StateKeys.of_bundle(bundle, int8=options.int8)
+        yield from find_missing(bundle, render_items(bundle, paths), keys, store)

@@ -16,7 +16,7 @@ OnItem = Callable[[int, int], object]
 class WarmReport:
     """What became of the items.
 
-    :param items: distinct texts.
+    :param items: distinct texts; each chunk of a long item is one.
     :param missing: those without a state; encoded now, except in a dry run.
     :param encoded: states made now.
     :param store: the store's counters.

@@ -57,11 +57,11 @@ def warm_index(
     """
     count, without_text = parse_item_count(items), 0
     if count is None:
-        texts, total = scan_texts(cluster, index), count_items(cluster, index)
-        without_text = sum(count_documents_without_text(cluster, index).values())
+        texts, total = scan_texts(cluster, index, bundle.card.text_field), count_items(cluster, index)
+        without_text = sum(count_documents_without_text(cluster, index, bundle.card.text_field).values())
     else:
         ids = StreamStore(cluster.client, stream=stream, where=cluster.url).most_logged(count)
-        by_id = join_texts(cluster.client, index, ids, where=cluster.url).texts
+        by_id = join_texts(cluster.client, index, ids, text_field=bundle.card.text_field, where=cluster.url).texts
         texts, total = iter(by_id.values()), len(by_id)
     rows = zip(repeat(cluster.url), texts)
     report = _warm_here(bundle, rows, options, WarmCount(total - without_text, on_item, without_text=without_text))
@@ -84,7 +84,7 @@ def _warm_here(
         ) as scorer,
     ):  # fmt: skip
         halves: Any = scorer.halves
-        for chunk in find_missing(items, halves.keys, store):
+        for chunk in find_missing(bundle, items, halves.keys, store):
             if not dry_run:
                 halves.fill(chunk.missing, wait=True)
             count.add(chunk.read, chunk.distinct, len(chunk.missing), chunk.without_text)

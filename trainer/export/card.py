@@ -22,7 +22,7 @@ Made by DaRL for OpenSearch, an independent implementation of the idea of arXiv:
 | grade | name | gain |
 |---|---|---|
 {grades}
-
+{chunks}
 ## Training
 
 {train_queries} queries with {train_pairs} graded pairs; {dev_queries} dev queries stopped, kept or rolled back
@@ -51,6 +51,12 @@ The guarantee is marginal: for pairs exchangeable with those.
 {alarms}
 
 {flagged}
+"""
+
+_CHUNKS = """
+An item longer than {cap} tokens is scored in up to {chunks} chunks, and has the columns of its best-scoring one. Stages
+are trained on the first; grades, thresholds, OOD scores and the figures below are calibrated and measured on all. A
+model in the cluster (`--mode local`) scores only the first chunk, for which nothing here is calibrated.
 """
 
 _THRESHOLDS = """## Thresholds
@@ -100,7 +106,8 @@ def render_model_card(card: Card, result: dict[str, Any]) -> str:
         )
     )
     return _TEXT.format(
-        base=card.training["base"], name=card.name, version=card.version, grades=grades, stages=stages, dev=dev,
+        chunks=_chunks(card), base=card.training["base"],
+        name=card.name, version=card.version, grades=grades, stages=stages, dev=dev,
         train_queries=data["train"]["queries"], train_pairs=data["train"]["pairs"],
         dev_queries=data["dev"]["queries"], detector=card.ood.detector, features=card.ood.features,
         untrained="base model's cosine" if card.backbone == "split" else "before training",
@@ -108,6 +115,13 @@ def render_model_card(card: Card, result: dict[str, Any]) -> str:
         thresholds=_thresholds(card, result.get("thresholds") or {}),
         flagged=_flagged(result["ood"].get("flagged") or {}),
     ).rstrip() + "\n"  # fmt: skip
+
+
+def _chunks(card: Card) -> str:
+    """Say how long items are scored; nothing if they are cut."""
+    if card.template.chunks == 1:
+        return ""
+    return _CHUNKS.format(chunks=card.template.chunks, cap=card.item_cap)
 
 
 def _thresholds(card: Card, measured: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from darl_opensearch.check import run_pairs
 from darl_opensearch.records.judgments import JudgedQuery
-from darl_opensearch.scores import Columns, is_ood
+from darl_opensearch.scores import Columns, is_ood, score_chunks
 from darl_opensearch.stats.ranking import ndcg_per_query
 from trainer.run_folder import Trained
 from trainer.training_data.run_data import RunData
@@ -22,6 +23,7 @@ from trainer.training_data.run_data import RunData
 class JudgedPairs:
     """The judged pairs of some queries.
 
+    :param texts: ``n`` of query and item; with several chunks, the item's whole text.
     :param gains: ``[n]``, of their grades.
     :param query_index: ``[n]`` int64.
     :param rows: ``[n, 3 + k]`` output of ``model.onnx``.
@@ -38,9 +40,9 @@ class JudgedPairs:
     @classmethod
     def of(cls, trained: Trained, data: RunData, queries: Sequence[JudgedQuery], model: Path) -> JudgedPairs:
         """Score the pairs of some queries with ``model.onnx``."""
-        config, pairs = trained.config, data.judged(queries)
+        config, pairs = trained.config, data.judged(queries, whole=True)
         _, gains, query_index = pairs.numpy(config.grades.scale.gains)
-        rows = run_pairs(model, trained.model.tokenizer(), pairs.texts)
+        rows = score_chunks(partial(run_pairs, model, trained.model.tokenizer()), pairs.texts, data.chunks)
         columns = Columns(config.grades.scale.k)
         return cls(pairs.texts, gains, query_index, rows, columns, config.ood.alpha, config.stages.cutoff)
 

@@ -8,6 +8,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from darl_opensearch import bundle as files
 from darl_opensearch.bundle import Bundle, Card, OodCard, writing
 from darl_opensearch.check import compare, run_pairs
 from darl_opensearch.errors import GateRefused, InputError
-from darl_opensearch.scores import Columns
+from darl_opensearch.scores import Columns, score_chunks
 from trainer.export.card import render_model_card
 from trainer.export.graph import ContractModule, export_graphs
 from trainer.export.int8 import quantise, refit_calibration
@@ -131,14 +132,15 @@ def _find_int8_obstacle(model: Any, work: Path) -> str:
 def _texts(data: RunData) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """List the calibration pairs as text, and the probe pairs: awkward, calibration and judged ones."""
     calibration, judged = data.unjudged(data.traffic).texts, data.judged(data.dev).texts
+    first = [(query, data.chunks(text)[0]) for query, text in calibration]
     awkward = [
-        ('quotes " and \\ and {braces} ${parameters.x}', calibration[0][1]),
+        ('quotes " and \\ and {braces} ${parameters.x}', first[0][1]),
         ("éàü 中文 ß", "Ünïcödé 產品 | cover: naïve café"),
         ("x", "y"),
-        ("a question far too long " * 40, calibration[0][1]),
+        ("a question far too long " * 40, first[0][1]),
         (calibration[0][0], "an item far too long " * 200),
     ]
-    spread = [rows[:: max(1, len(rows) // 22)][:22] for rows in (calibration, judged)]
+    spread = [rows[:: max(1, len(rows) // 22)][:22] for rows in (first, judged)]
     return calibration, (awkward + spread[0] + spread[1])[:PROBE_PAIRS]
 
 
@@ -172,10 +174,11 @@ def _calibrate_int8(
     config, tokenizer = trained.config, trained.model.tokenizer()
     columns = Columns(config.grades.scale.k)
     graph = work / files.MODEL_INT8
-    scaled = run_pairs(graph, tokenizer, calibration)[:, columns.ood_distance]
+    score = partial(run_pairs, graph, tokenizer)
+    scaled = score_chunks(score, calibration, data.chunks)[:, columns.ood_distance]
     distances = refit_calibration(graph, scaled, trained.ood.calibration, config.ood.alpha)
     alarms = two_fold_alarms(distances, data.unjudged(data.traffic), config.ood.alpha)
-    rows = run_pairs(graph, tokenizer, dev.texts)
+    rows = score_chunks(score, dev.texts, data.chunks)
     return dev.compare(rows, "int8") | {
         "false_alarms_unseen_items": {"fp32": trained.ood.report["false_alarms_unseen_items"], "int8": alarms},
         "batch": "one pair a pass: dynamic int8 takes one activation scale a batch",

@@ -24,6 +24,7 @@ from trainer.ood.base import CHUNK
 from trainer.ood.fitted import FittedOod
 from trainer.stages.calibrated import predict_calibrated
 from trainer.stages.objective import predict
+from trainer.stages.served import choose_chunks
 from trainer.training_data.features import Features
 from trainer.training_data.pairs import Pairs
 from trainer.training_data.run_data import RunData
@@ -46,10 +47,10 @@ def fit_ood(features: Features, config: Ood, data: RunData) -> FittedOod:
         detector = _fit_detector(features, config, data)
     except ValueError as err:
         raise InputError(f"the detector cannot be fitted: {err}", where="[ood]", todo="judge more queries") from err
-    traffic = data.unjudged(data.traffic)
+    traffic = choose_chunks(features, data.unjudged(data.traffic), data.chunks)
     distances = _distances(features, detector, config, traffic)
     calibration = ConformalCalibration.fit(distances, config.alpha)
-    familiar = data.unjudged(data.familiar)
+    familiar = choose_chunks(features, data.unjudged(data.familiar), data.chunks)
     familiar_distances = _distances(features, detector, config, familiar)
     report = {
         "detector": config.detector,
@@ -91,14 +92,13 @@ def measure_flagged(
     The dev queries are flagged by a detector that is fitted without them, and their grades are calibrated on the other
     dev queries. On the OOD dev queries the model grades as it is.
 
-    :param pairs: judged pairs by role; ``dev`` and ``ood_dev`` are measured.
+    :param pairs: judged pairs by role as they are served; ``dev`` and ``ood_dev`` are measured.
     :return: figures by role; empty if a detector without the dev queries cannot be fitted or calibrated.
     """
     try:
         detector = _fit_detector(features, config, dataclasses.replace(data, dev=[]))
-        calibration = ConformalCalibration.fit(
-            _distances(features, detector, config, data.unjudged(data.traffic)), config.alpha
-        )
+        traffic = choose_chunks(features, data.unjudged(data.traffic), data.chunks)
+        calibration = ConformalCalibration.fit(_distances(features, detector, config, traffic), config.alpha)
     except (ValueError, InputError):
         return {}
     head, found = features.model.head, {}

@@ -32,9 +32,11 @@ from trainer.stages.objective import Objective, measure_ndcg, measure_pairs
 from trainer.stages.ood_stage import check_ood, fit_ood, measure_flagged
 from trainer.stages.registry import Context, Report, check_plan
 from trainer.stages.robust import check_groups
+from trainer.stages.served import choose_chunks
 from trainer.stages.thresholds import measure_thresholds
 from trainer.stages.verdict import Verdict, average_gains
 from trainer.training_data.features import Features
+from trainer.training_data.pairs import Pairs
 from trainer.training_data.reading import read_data
 from trainer.training_data.run_data import RunData, count_pairs
 
@@ -62,36 +64,46 @@ def train(
         return run_folder.load_run(folder)
     roles = {"train": data.sampled, "dev": data.dev, "new": data.new, "ood_dev": data.ood_dev}
     pairs = {role: data.judged(queries) for role, queries in roles.items() if queries}
+    whole = {role: data.judged(roles[role], whole=True) for role in ("dev", "ood_dev") if role in pairs}
     objective = Objective.make(config.loss, config.grades.scale.gains)
     features = Features(model, device=config.stages.device)
 
-    def ndcg_interval() -> dict[str, float | None]:
-        values = np.array(list(measure_ndcg(features, pairs["dev"], config).values()))
+    def serve() -> dict[str, Pairs]:
+        return {role: choose_chunks(features, part, data.chunks) for role, part in whole.items()}
+
+    def ndcg_interval(part: Pairs) -> dict[str, float | None]:
+        values = np.array(list(measure_ndcg(features, part, config).values()))
         return bootstrap_mean(values, seed=config.seed).to_json()
 
-    result: dict[str, Any] = {"start": measure_pairs(features, pairs["dev"], config), "stages": []}
-    result["ndcg_intervals"] = {"start": ndcg_interval()}
-    start = measure_ndcg(features, pairs["dev"], config) if config.loss.groups else {}
+    served = serve()
+    result: dict[str, Any] = {"start": measure_pairs(features, served["dev"], config), "stages": []}
+    result["ndcg_intervals"] = {"start": ndcg_interval(served["dev"])}
+    start = measure_ndcg(features, served["dev"], config) if config.loss.groups else {}
     if "ood_dev" in pairs:
-        result["ood_dev_start"] = measure_pairs(features, pairs["ood_dev"], config)
+        result["ood_dev_start"] = measure_pairs(features, served["ood_dev"], config)
     untrained = copy.deepcopy(model.head.state_dict())
     result["stages"] = _run_stages(Context(features, objective, config, data, pairs, base, folder, report))
     report("calibrating grades", 0, 1)
     head = model.head.state_dict()
     learnt = not all(torch.equal(head[name], value) for name, value in untrained.items())
     calibrate = calibrate_grades if learnt or config.model.base.startswith(BUNDLE) else calibrate_afresh
-    calibrate(model.head, pairs["dev"], features.of(pairs["dev"]).head_input)
-    result["dev"] = measure_pairs(features, pairs["dev"], config)
-    result["ndcg_intervals"]["dev"] = ndcg_interval()
+    served = serve()
+    calibrate(model.head, served["dev"], features.of(served["dev"]).head_input)
+    if (after := serve())["dev"].digest != served["dev"].digest:  # with some heads calibration reorders chunks
+        served = after
+        calibrate_grades(model.head, served["dev"], features.of(served["dev"]).head_input)
+        served = serve()
+    result["dev"] = measure_pairs(features, served["dev"], config)
+    result["ndcg_intervals"]["dev"] = ndcg_interval(served["dev"])
     if config.loss.groups:
-        result["dev_slices"] = _compare_slices(data.dev, start, measure_ndcg(features, pairs["dev"], config))
+        result["dev_slices"] = _compare_slices(data.dev, start, measure_ndcg(features, served["dev"], config))
     if "ood_dev" in pairs:
-        result["ood_dev"] = measure_pairs(features, pairs["ood_dev"], config)
-    result["thresholds"] = measure_thresholds(features, pairs["dev"], config)
+        result["ood_dev"] = measure_pairs(features, served["ood_dev"], config)
+    result["thresholds"] = measure_thresholds(features, served["dev"], config)
     report("fitting the OOD detector", 0, 1)
     learnt_from = keep_learnt(data, result["stages"])
     ood = fit_ood(features, config.ood, learnt_from)
-    flagged = measure_flagged(features, config.ood, learnt_from, pairs, seed=config.seed)
+    flagged = measure_flagged(features, config.ood, learnt_from, served, seed=config.seed)
     result["ood"] = ood.report | {"flagged": flagged}
     write_on_main(lambda: run_folder.finish(folder, model, ood, result, curves=draw(result["stages"])), folder)
     return run_folder.load_run(folder)

@@ -15,10 +15,11 @@ from darl_opensearch.errors import InputError
 from darl_opensearch.records.items import Item
 from darl_opensearch.records.judgments import JudgedQuery, check_disjoint, read_judgments
 from darl_opensearch.records.traffic import TrafficQuery, read_traffic
-from darl_opensearch.text import cut_to_tokens, same_text
+from darl_opensearch.text import ItemRenderer, cut_to_tokens, same_text
 from trainer.config import Config
 from trainer.data.splits import Retrieved, retrieve_for_traffic
 from trainer.training_data.calibration_set import is_judged_all_over, set_items_aside
+from trainer.training_data.chunked import FirstChunks
 from trainer.training_data.judged import read_judged
 from trainer.training_data.run_data import RunData, sample_queries
 
@@ -45,8 +46,8 @@ def read_data(config: Config, folder: Path, tokenizer: Tokenizer, *, store: Path
     pool = _read_pool(folder / config.distill.pool, items, blank) if config.distill.pool else []
     for part, name in ((new, data.new), (ood_dev, data.ood_dev)):
         check_disjoint(dev, part, where=str(folder / name))
-    for learnt in (judged.texts, new):
-        check_disjoint(learnt, ood_dev, where=str(folder / data.ood_dev))
+    for trained in (judged.texts, new):
+        check_disjoint(trained, ood_dev, where=str(folder / data.ood_dev))
     dev, new, ood_dev = ([_within_cap(q, tokenizer, cap) for q in part] for part in (dev, new, ood_dev))
     held_out, pool = ([_within_cap(q, tokenizer, cap) for q in part] for part in (held_out, pool))
     if not judged.learnable:
@@ -64,8 +65,10 @@ def read_data(config: Config, folder: Path, tokenizer: Tokenizer, *, store: Path
 
     traffic, familiar = retrieve(_AnyOf(judged.used, used))
     sample = sample_queries(judged.train, data.sample_pairs, config.seed)
+    renderer = ItemRenderer(config.template.item_template, tokenizer, config.model.item_cap)
+    learnt = FirstChunks(items, renderer) if config.template.chunks > 1 else items
     run_data = RunData(
-        items, judged.train, dev, traffic, familiar, new, ood_dev, pool, sample, stored=judged.stored, blank=blank
+        learnt, judged.train, dev, traffic, familiar, new, ood_dev, pool, sample, stored=judged.stored, blank=blank
     )  # fmt: skip
     if judged.stored is None and is_judged_all_over(run_data, config.ood.alpha):
         return set_items_aside(run_data, used, retrieve, config)

@@ -12,6 +12,7 @@ from darl_opensearch.records.items import Item
 from darl_opensearch.records.judgments import JudgedQuery, digest_records
 from darl_opensearch.records.traffic import TrafficQuery
 from trainer.data.splits import Retrieved
+from trainer.training_data.chunked import FirstChunks
 from trainer.training_data.pairs import Pairs
 
 
@@ -19,7 +20,7 @@ from trainer.training_data.pairs import Pairs
 class RunData:
     """The data of one run, by role.
 
-    :param items: the catalogue, in memory or on disk.
+    :param items: the catalogue, in memory or on disk, with the texts that are trained on.
     :param train: training queries, in memory or on disk.
     :param dev: queries for early stopping, rollback and grade calibration.
     :param traffic: held-out queries with retrieved items that are not trained on.
@@ -66,18 +67,30 @@ class RunData:
         """The same in one list."""
         return [query for queries in self.learnt_by_role for query in queries]
 
-    def judged(self, queries: Sequence[JudgedQuery]) -> Pairs:
-        """Arrange judged queries as pairs."""
-        return Pairs.of_judged(queries, self.items)
+    @property
+    def whole_items(self) -> Mapping[str, Item]:
+        """The catalogue with the text of all chunks, as it is served."""
+        return self.items.whole if isinstance(self.items, FirstChunks) else self.items
+
+    def chunks(self, text: str) -> list[str]:
+        """Cut the text of a whole item into its chunks."""
+        return self.items.renderer.chunks(text) if isinstance(self.items, FirstChunks) else [text]
+
+    def judged(self, queries: Sequence[JudgedQuery], *, whole: bool = False) -> Pairs:
+        """Arrange judged queries as pairs.
+
+        :param whole: with the text of all chunks.
+        """
+        return Pairs.of_judged(queries, self.whole_items if whole else self.items)
 
     def unjudged(self, queries: Retrieved) -> Pairs:
-        """Arrange traffic as pairs, without grades."""
-        return Pairs.of_retrieved(queries, self.items)
+        """Arrange traffic as pairs, without grades, with the text of all chunks: nothing is trained on it."""
+        return Pairs.of_retrieved(queries, self.whole_items)
 
     def summary(self) -> dict[str, Any]:
         """Counts and digests, for the run and the card."""
         if self.stored is None:
-            items_sha256, train = digest_records(self.items.values()), _summarise(self.train)
+            items_sha256, train = digest_records(self.whole_items.values()), _summarise(self.train)
         else:
             items_sha256 = self.stored["items_sha256"]
             train = {"queries": len(self.train), "pairs": self.stored["pairs"], "sha256": self.stored["train_sha256"]}

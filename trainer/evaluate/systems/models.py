@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.errors import UsageError, load
 from darl_opensearch.records.items import Item
-from darl_opensearch.scores import GradeScale, is_ood
+from darl_opensearch.scores import GradeScale, is_ood, score_chunks
 from darl_opensearch.scoring import Provider, Scorer
 from darl_opensearch.scoring.batching import plan_batches
 from darl_opensearch.scoring.encode import CappedTokenizer, pad_batch
@@ -138,7 +138,7 @@ def open_run(path: Path, catalogue: Catalogue) -> RunSystem:
     module = ContractModule(trained).eval()
     capped = CappedTokenizer(tokenizer, config.model.query_cap, config.model.item_cap)
 
-    def rows(pairs: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
+    def score(pairs: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
         sequences = [capped.pairs(query, [text])[0] for query, text in pairs]
         out = np.empty((len(sequences), 3 + scale.k), dtype=np.float32)
         with torch.no_grad():
@@ -146,6 +146,9 @@ def open_run(path: Path, catalogue: Catalogue) -> RunSystem:
                 inputs = pad_batch([sequences[i] for i in batch])
                 out[batch] = module(*(torch.from_numpy(inputs[key]) for key in inputs))["scores"].numpy()
         return out
+
+    def rows(pairs: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
+        return score_chunks(score, pairs, renderer.chunks)
 
     return RunSystem(f"{model.name}-{model.version}-torch", model, rows, catalogue(renderer))
 

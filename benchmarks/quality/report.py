@@ -17,6 +17,7 @@ README = HERE / "README.md"
 PAGES = (README, HERE / "training.md")
 RESULT = HERE / "results" / "feedbackqa.json"
 STUDY = HERE / "results" / "study.json"
+CHUNKS = HERE / "results" / "chunks.json"
 
 
 def render_result(result: dict[str, Any]) -> str:
@@ -272,7 +273,47 @@ def render_learner(result: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def render_chunks(result: dict[str, Any]) -> str:
+    """The tables of items scored in chunks.
+
+    :param result: what ``chunks`` wrote.
+    :return: Markdown.
+    """
+    config, counts, parts = result["config"], result["counts"], []
+    words, chunks = counts["words"], counts["chunks"]
+    parts.append(
+        f"{counts['queries']} queries with {counts['pairs']} pages, {counts['pages']} of them distinct: median "
+        f"{words['p50']:.0f} words (5th to 95th percentile {words['p5']:.0f} to {words['p95']:.0f}) and "
+        f"{chunks['p50']:.0f} chunks of at most {config['item_cap']} tokens. {config['folds']} folds, seed "
+        f"{config['seed']}."
+    )
+    for title, found in result["figures"].items():
+        kinds = [kind for kind in ("ndcg", "rps") if all(kind in row for row in found.values())]
+        names = {"ndcg": f"nDCG@{config['cutoff']}", "rps": "RPS"}
+        rows = [
+            [name, *(cell for kind in kinds for cell in (
+                plain(row[kind]["mean"]), difference(row[kind]["change"]) if "change" in row[kind] else ""
+            ))]
+            for name, row in found.items()
+        ]  # fmt: skip
+        parts.append(table([title, *(c for kind in kinds for c in (names[kind], "change [95 %]"))], rows))
+        parts += [
+            f"{name} − {name.replace('mean', 'max')}: "
+            + ", ".join(f"{names[kind]} {difference(row[kind]['from_max'])}" for kind in kinds) + "."
+            for name, row in found.items() if "from_max" in row["ndcg"]
+        ]  # fmt: skip
+    times, where = result["milliseconds"], result["circumstances"]
+    parts.append(
+        "Change: against the first chunk, over the same queries; RPS: lower is better. Milliseconds of processor "
+        "time for an item, median [5th, 95th percentile]: " + ", ".join(
+            f"{name} {value['p50']:.0f} [{value['p5']:.0f}, {value['p95']:.0f}]" for name, value in times.items()
+        ) + f". {where['processor']}; torch {where['versions']['torch']}."
+    )  # fmt: skip
+    return "\n\n".join(parts)
+
+
 SECTIONS: Sections = {
+    "chunks": (CHUNKS, render_chunks),
     "learner": (HERE / "results" / "learner.json", render_learner),
     "result": (RESULT, render_result),
     "study": (STUDY, render_study),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any
 
@@ -35,22 +35,47 @@ def render_body(name: str, /, **values: Any) -> dict[str, Any]:
     :param **values: one for each placeholder of the file, no more and no less; ``OMIT`` drops the key.
     :raises DarlError: when the file is missing or broken, or a placeholder and a value do not match.
     """
+    data = _parse(name, json.loads)
+    if not isinstance(data, dict):
+        raise _broken(name, "not a JSON object")
+    return dict(_render(name, data, values))
+
+
+def render_lines(name: str, /, **values: Any) -> list[dict[str, Any]]:
+    """Read a file of ``plugin_config/`` that holds one JSON object a line, and fill its placeholders.
+
+    :param name: file name, such as ``dashboards.ndjson``.
+    :param **values: as for :func:`render_body`, for the placeholders of all lines together.
+    :raises DarlError: as for :func:`render_body`.
+    """
+    data = _parse(name, lambda text: [json.loads(line) for line in text.splitlines()])
+    if not all(isinstance(line, dict) for line in data):
+        raise _broken(name, "a line is not a JSON object")
+    return [dict(line) for line in _render(name, data, values)]
+
+
+def _parse(name: str, parse: Callable[[str], Any]) -> Any:
     path = plugin_config() / name
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        return parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError as err:
         raise DarlError("the file is missing", where=str(path), todo="reinstall the package") from err
     except ValueError as err:
-        raise DarlError(f"not JSON ({err})", where=str(path), todo="fix it, or reinstall the package") from err
-    if not isinstance(data, dict):
-        raise DarlError("not a JSON object", where=str(path), todo="fix it, or reinstall the package")
+        raise _broken(name, f"not JSON ({err})") from err
+
+
+def _broken(name: str, what: str) -> DarlError:
+    return DarlError(what, where=str(plugin_config() / name), todo="fix it, or reinstall the package")
+
+
+def _render(name: str, data: Any, values: Mapping[str, Any]) -> Any:
+    where = str(plugin_config() / name)
     wanted = placeholders(data)
     if missing := sorted(wanted - values.keys()):
-        raise DarlError(f"no value for {{{{{missing[0]}}}}}", where=str(path), todo="remove the placeholder")
+        raise DarlError(f"no value for {{{{{missing[0]}}}}}", where=where, todo="remove the placeholder")
     if unused := sorted(values.keys() - wanted):
-        raise DarlError(f"the placeholder {{{{{unused[0]}}}}} is gone", where=str(path), todo="put it back")
-    result = _fill(data, values)
-    return dict(result)
+        raise DarlError(f"the placeholder {{{{{unused[0]}}}}} is gone", where=where, todo="put it back")
+    return _fill(data, values)
 
 
 def placeholders(node: Any) -> set[str]:

@@ -28,7 +28,7 @@ LAYERS = {
     "states": FOUNDATION,
     "scoring": FOUNDATION | {"states"},
     "ood": REQUESTS,
-    "cluster": REQUESTS | {"scoring"},  # registration compares with the local bundle
+    "cluster": REQUESTS | {"scoring", "ood"},  # compares with the local bundle; checks and removes the OOD stream
     "reranker": FOUNDATION | {"connect", "scoring", "ood", "states"},
     "search": REQUESTS | {"ood", "cluster"},
     "monitor": FOUNDATION | {"scoring", "ood"},  # drift is measured on embedded pairs

@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "release": ("release", "Switch the search pipelines to a new bundle under live traffic."),
     "rollback": ("rollback", "Switch the search pipelines back to an earlier version."),
     "versions": ("versions", "List serving and earlier versions with their gate results and notes."),
+    "setup": ("setup", "Set up retention, alerts, roles and dashboards."),
     "index": ("index", "Render items with a bundle's template and load them into an index."),
     "warm": ("warm", "Encode items beforehand, so that a search only has to meet them."),
     "serve": ("serve", "Serve a bundle over HTTP, for the ML Commons connector and other clients."),

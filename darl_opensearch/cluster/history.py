@@ -156,7 +156,7 @@ class History:
         :param **fields: further fields of :class:`Event`.
         :raises ClusterError: if another command has written an event of this number.
         """
-        self._ensure_index()
+        self.ensure_index()
         event = Event(
             self.pipeline, last + 1, kind, fields.pop("state", "switching"), utc_now(), to,
             **({"who": this_user()} | {name: value for name, value in fields.items() if value is not None}),
@@ -176,6 +176,16 @@ class History:
         guard = f"?refresh=true&if_seq_no={event.seq_no}&if_primary_term={event.primary_term}"
         return self._written(changed, "PUT", place + guard)
 
+    def ensure_index(self) -> None:
+        """Create the index, unless it exists."""
+        if self.cluster.read("GET", join_path(self.index), absent={}):
+            return
+        try:
+            self.cluster.send("PUT", join_path(self.index), render_body("releases_index.json"))
+        except ClusterError as err:
+            if "resource_already_exists_exception" not in str(err.__cause__):
+                raise  # else another command was faster
+
     def _written(self, event: Event, method: str, place: str) -> Event:
         try:
             answer = self.cluster.send(method, place, event.to_json(), pretend={"_seq_no": 0, "_primary_term": 1})
@@ -187,15 +197,6 @@ class History:
                 where=self.cluster.url, todo="check darl versions, then run this again if still needed",
             ) from err  # fmt: skip
         return dataclasses.replace(event, seq_no=int(answer["_seq_no"]), primary_term=int(answer["_primary_term"]))
-
-    def _ensure_index(self) -> None:
-        if self.cluster.read("GET", join_path(self.index), absent={}):
-            return
-        try:
-            self.cluster.send("PUT", join_path(self.index), render_body("releases_index.json"))
-        except ClusterError as err:
-            if "resource_already_exists_exception" not in str(err.__cause__):
-                raise  # else another command was faster
 
 
 def utc_now() -> str:

@@ -26,8 +26,7 @@ def folder(tmp_path, monkeypatch):
 def test_each_file_renders_and_is_told_of(file):
     data = json.loads(file.read_text(encoding="utf-8"))
     values = {name: f"<{name}>" for name in placeholders(data)}
-    text = json.dumps(render_body(file.name, **values))
-    assert "{{" not in text
+    assert not placeholders(render_body(file.name, **values))  # {{ctx.…}} is alerting's own
     readme = (file.parent / "README.md").read_text(encoding="utf-8")
     assert f"`{file.name}`" in readme
     for name in values:

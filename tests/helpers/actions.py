@@ -10,6 +10,7 @@ import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import darl_opensearch
 
@@ -45,23 +46,24 @@ ACTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"GET /_plugins/_ml/tasks/{}", (ML + "tasks/get",)),
     (r"POST /_plugins/_ml/(_predict/text_similarity/{}|models/{}/_predict)", (ML + "predict",)),
     (r"GET /\*,-\.\*,\.ds-\*/_settings/.*", ("indices:monitor/settings/get",)),
+    (r"GET /{}/_settings/{}", ("indices:monitor/settings/get",)),
     (r"GET /{}", ("indices:admin/get",)),
     (r"PUT /{}", ("indices:admin/create",)),
     (r"DELETE /{}", ("indices:admin/delete",)),
-    (r"PUT /{}/_mapping", ("indices:admin/mapping/put",)),
-    (r"POST /{}/_refresh", ("indices:admin/refresh",)),
-    (r"(POST /{}/_search|GET /{}/_count|client\.search)", (SEARCH,)),
+    (r"(PUT /{}/_mapping|client\.indices\.put_mapping)", ("indices:admin/mapping/put",)),
+    (r"(POST /{}/_refresh|client\.indices\.refresh)", ("indices:admin/refresh",)),
+    (r"(POST (/{})?/_search|GET /{}/_count|client\.search)", (SEARCH,)),
     # A single document is written as a bulk request of one.
     (r"PUT /{}/(_create|_doc)/{}", WRITE),
     (r"(POST /_bulk|client\.(bulk|streaming_bulk))", WRITE),
     (r"client\.scan", (SEARCH, "indices:data/read/scroll", "indices:data/read/scroll/clear")),
-    (r"client\.create_pit", ("indices:data/read/point_in_time/create",)),
-    (r"client\.delete_pit", ("indices:data/read/point_in_time/delete",)),
-    (r"client\.indices\.exists", ("indices:admin/get",)),
-    (r"client\.indices\.refresh", ("indices:admin/refresh",)),
-    (r"client\.indices\.get_data_stream", ("indices:admin/data_stream/get",)),
-    (r"client\.indices\.create_data_stream", ("indices:admin/data_stream/create",)),
-    (r"client\.indices\.put_index_template", ("indices:admin/index_template/put",)),
+    (r"(client\.create_pit|POST /{}/_search/point_in_time)", ("indices:data/read/point_in_time/create",)),
+    (r"(client\.delete_pit|DELETE /_search/point_in_time)", ("indices:data/read/point_in_time/delete",)),
+    (r"(client\.indices\.exists|HEAD /{})", ("indices:admin/get",)),
+    (r"(client\.indices\.get_data_stream|GET /_data_stream/{})", ("indices:admin/data_stream/get",)),
+    (r"(client\.indices\.create_data_stream|PUT /_data_stream/{})", ("indices:admin/data_stream/create",)),
+    (r"(client\.indices\.get_index_template|GET /_index_template/{})", ("indices:admin/index_template/get",)),
+    (r"(client\.indices\.put_index_template|PUT /_index_template/{})", ("indices:admin/index_template/put",)),
 )
 
 # By which role's users a module's requests are sent. The first prefix that fits counts; () is an administrator.
@@ -72,7 +74,7 @@ SENT_BY: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("cluster/item_index.py", ("operator",)),  # darl release --warm; darl mine only searches
     ("cluster/calls.py", ("operator", "loader", "reader", "searcher")),  # the search of other modules
     ("cluster/", ("operator",)),
-    ("connect.py", ("operator", "loader", "searcher")),
+    ("connect.py", ("operator", "loader", "reader", "searcher")),
     ("ood/stream.py", ("shipper",)),
     ("ood/shipper.py", ("shipper",)),
     ("ood/store.py", ("reader",)),
@@ -141,6 +143,16 @@ def _text(node: ast.expr, known: dict[str, ast.expr]) -> str:
     if isinstance(node, ast.Name) and node.id in known:
         return _text(known[node.id], {name: value for name, value in known.items() if name != node.id})
     return "{}"
+
+
+def generalize(method: str, url: str) -> tuple[str, str | None]:
+    """Write a request that was sent as `requests_of` does; gives the index that it names, too."""
+    words = {word for pattern, _ in ACTIONS for word in re.findall(r"\w+", pattern)}
+    parts = urlsplit(url).path.strip("/").split("/")
+    named = [unquote(part) for part in parts if part and part not in words]
+    path = "/".join(part if part in words or "*" in part else "{}" for part in parts if part)
+    whose = path.startswith(("{}", "_data_stream", "_index_template"))
+    return f"{method} /{path}", named[0] if whose and named else None
 
 
 def find_actions(request: str) -> tuple[str, ...]:

@@ -82,7 +82,7 @@ class OperatorPlugins:
         return 200, {"acknowledged": True}
 
     def index_template(self, name: str, **_: Any) -> tuple[int, Any]:
-        return 404, {"error": {"type": "resource_not_found_exception", "reason": name}}
+        return 200, {"index_templates": [{"name": name, "index_template": {"version": 1_000_000}}]}
 
     def accept(self, name: str, **_: Any) -> tuple[int, Any]:
         return 200, {"acknowledged": True}

@@ -54,6 +54,8 @@ def rows_at(ago, count, ood_pairs, slice_name, prefix):
 
 WEEK, DAY, HOUR = timedelta(days=4), timedelta(hours=20), timedelta(minutes=10)
 CALM = [*rows_at(WEEK, 40, 0, "pet", "a"), *rows_at(DAY, 40, 0, "pet", "b"), *rows_at(HOUR, 40, 0, "pet", "c")]
+FAILED = [request_of(n, [], timestamp=NOW - HOUR, prefix="d", reranked=False) for n in range(2)]
+CALM += rows_of(FAILED, EVERY)
 # The last hour is strange as a whole, and one slice is since a day.
 STRANGE = [*rows_at(WEEK, 80, 0, "pet", "a"), *rows_at(HOUR, 40, 0, "pet", "b"), *rows_at(HOUR, 40, 6, "cyber", "c")]
 
@@ -133,6 +135,15 @@ def test_a_day_unlike_the_week_before_alerts(cluster, logs):
 def test_a_log_without_new_records_alerts(cluster, logs):
     assert triggered(cluster, monitor("log-lag", stream=logs["calm"])) is False
     assert triggered(cluster, monitor("log-lag", stream=logs["calm"], lag_minutes=5)) is True
+
+
+def test_searches_that_were_not_reranked_alert(cluster, logs):
+    assert triggered(cluster, monitor("not-reranked", stream=logs["calm"])) is True  # 2 of 42
+    assert triggered(cluster, monitor("not-reranked", stream=logs["calm"], not_reranked_limit=0.05)) is False
+    assert triggered(cluster, monitor("not-reranked", stream=logs["strange"], not_reranked_limit=0.0)) is False
+    shown = {one["id"]: one for one in render_saved_objects(SetupOptions(stream=logs["calm"]))}["darl-not-reranked"]
+    days = cluster.search(logs["calm"], search_of(shown))["aggregations"]["2"]["buckets"]
+    assert sum(day["doc_count"] for day in days) == 2
 
 
 def test_refused_and_unfinished_releases_alert(cluster, history):

@@ -36,7 +36,6 @@ from tests.helpers.saved_objects import search_of
 from tests.helpers.traffic import request_of, rows_of
 
 pytestmark = pytest.mark.opensearch
-NOW = datetime.now(UTC)
 EVERY = LogPolicy(model="tiny", version="1", alpha=0.05, sample_rate=1.0)
 
 
@@ -47,24 +46,33 @@ def scored(ood_pairs, of=10):
 
 def rows_at(ago, count, ood_pairs, slice_name, prefix):
     """Requests a while ago, every other one with one more OOD pair."""
-    about = {"timestamp": NOW - ago, "slice": slice_name, "prefix": prefix}
+    about = {"timestamp": datetime.now(UTC) - ago, "slice": slice_name, "prefix": prefix}
     requests = (request_of(n, scored(ood_pairs + n % 2), query=f"{prefix} {n}", **about) for n in range(count))
     return rows_of(requests, EVERY)
 
 
 WEEK, DAY, HOUR = timedelta(days=4), timedelta(hours=20), timedelta(minutes=10)
-CALM = [*rows_at(WEEK, 40, 0, "pet", "a"), *rows_at(DAY, 40, 0, "pet", "b"), *rows_at(HOUR, 40, 0, "pet", "c")]
-FAILED = [request_of(n, [], timestamp=NOW - HOUR, prefix="d", reranked=False) for n in range(2)]
-CALM += rows_of(FAILED, EVERY)
-# The last hour is strange as a whole, and one slice is since a day.
-STRANGE = [*rows_at(WEEK, 80, 0, "pet", "a"), *rows_at(HOUR, 40, 0, "pet", "b"), *rows_at(HOUR, 40, 6, "cyber", "c")]
+
+
+def calm():
+    """Traffic as calibrated, and two searches that were not reranked."""
+    failed = [
+        request_of(n, [], timestamp=datetime.now(UTC) - HOUR, prefix="d", reranked=False) for n in range(2)
+    ]  # fmt: skip
+    rows = [*rows_at(WEEK, 40, 0, "pet", "a"), *rows_at(DAY, 40, 0, "pet", "b"), *rows_at(HOUR, 40, 0, "pet", "c")]
+    return [*rows, *rows_of(failed, EVERY)]
+
+
+def strange():
+    """A slice that is strange since a day."""
+    return [*rows_at(WEEK, 80, 0, "pet", "a"), *rows_at(HOUR, 40, 0, "pet", "b"), *rows_at(HOUR, 40, 6, "cyber", "c")]
 
 
 @pytest.fixture(scope="module")
 def logs(opensearch_url, tmp_path_factory):
     """Two streams: one of traffic as calibrated, one of strange traffic."""
     client, made = connect(ClusterOptions(url=opensearch_url)), {}
-    for name, rows in (("calm", CALM), ("strange", STRANGE)):
+    for name, rows in (("calm", calm()), ("strange", strange())):
         made[name] = f"darl-test-{name}-{uuid.uuid4().hex[:8]}"
         spool = tmp_path_factory.mktemp("spool") / "s.db"
         with Spool.open(spool, create=True) as opened:
@@ -155,7 +163,7 @@ def test_refused_and_unfinished_releases_alert(cluster, history):
     assert triggered(cluster, body) is False
     event = history.begin(0, "release", to)
     assert triggered(cluster, body) is False, "it may still be running"
-    started = (NOW - 2 * HOUR).isoformat(timespec="milliseconds")
+    started = (datetime.now(UTC) - 2 * HOUR).isoformat(timespec="milliseconds")
     cluster.client.update(index=history.index, id="p:1", refresh=True, body={"doc": {"@timestamp": started}})
     assert triggered(cluster, body) is True
     cluster.client.update(index=history.index, id="p:1", refresh=True, body={"doc": {"state": "done"}})
@@ -212,7 +220,7 @@ def test_every_request_of_a_command_is_permitted_to_its_role(cluster, opensearch
     items, spool = tmp_path / "items.jsonl", tmp_path / "spool.db"
     items.write_text("".join(json.dumps(item) + "\n" for item in ITEMS), encoding="utf-8")
     with Spool.open(spool, create=True) as opened:
-        opened.append(CALM[:20])
+        opened.append(calm()[:20])
     sent = {}
 
     def as_user(role):

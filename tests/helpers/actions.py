@@ -66,9 +66,11 @@ ACTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"(client\.indices\.put_index_template|PUT /_index_template/{})", ("indices:admin/index_template/put",)),
 )
 
-# By which role's users a module's requests are sent. The first prefix that fits counts; () is an administrator.
+# By which role's users a module's requests are sent. The first prefix that fits counts; () are users with
+# permissions of other plugins.
 SENT_BY: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("cluster/setup/", ()),
+    ("cluster/workbench/", ()),  # a user of that plugin
     ("cluster/index.py", ("loader",)),
     ("cluster/without_text.py", ("loader", "operator")),  # darl release --index counts them too
     ("cluster/item_index.py", ("operator",)),  # darl release --warm; darl mine only searches

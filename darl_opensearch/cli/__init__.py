@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "rollback": ("rollback", "Switch the search pipelines back to an earlier version."),
     "versions": ("versions", "List serving and earlier versions with their gate results and notes."),
     "setup": ("setup", "Set up retention, alerts, roles and dashboards."),
+    "doctor": ("doctor", "Check a cluster and its scorer, and show how to mend what is wrong."),
     "index": ("index", "Render items with a bundle's template and load them into an index."),
     "warm": ("warm", "Encode items beforehand, so that a search only has to meet them."),
     "serve": ("serve", "Serve a bundle over HTTP, for the ML Commons connector and other clients."),

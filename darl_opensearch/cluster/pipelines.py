@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
-from darl_opensearch.bundle import Card
 from darl_opensearch.cluster.calls import Cluster, join_path
 from darl_opensearch.cluster.preflight import Mode
 from darl_opensearch.config_files import OMIT, render_body
 from darl_opensearch.errors import ClusterError, UsageError
+from darl_opensearch.scores import Columns
 from darl_opensearch.settings import Settings, setting
 from darl_opensearch.text import TEXT_FIELD
 
@@ -67,7 +67,23 @@ class PipelineOptions(Settings):
             )
 
 
-def render_pipelines(card: Card, mode: Mode, model_id: str, options: PipelineOptions) -> dict[str, dict[str, Any]]:
+class Describes(Protocol):
+    """What pipelines say of a bundle; its card has it."""
+
+    @property
+    def name(self) -> str:
+        """Name of the bundle."""
+
+    @property
+    def version(self) -> str:
+        """Version of the bundle."""
+
+    @property
+    def columns(self) -> Columns:
+        """Layout of its graph's output."""
+
+
+def render_pipelines(card: Describes, mode: Mode, model_id: str, options: PipelineOptions) -> dict[str, dict[str, Any]]:
     """Render the pipelines of a model.
 
     :return: name to body: the one with grades and OOD columns, the plain one, and the one for hybrid queries.

@@ -5,13 +5,14 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from darl_opensearch.cluster.calls import Cluster
+from darl_opensearch.cluster.calls import Call, Cluster
 from darl_opensearch.config_files import render_body
+from darl_opensearch.connect import Identity
 from darl_opensearch.errors import ClusterError, UsageError
 
 Mode = Literal["local", "connector"]
@@ -65,26 +66,12 @@ def preflight(
     :raises ClusterError: if something is missing, with what to do.
     """
     identity = cluster.identify()
-    if identity.version < OLDEST[mode]:
-        needed = "{}.{}".format(*OLDEST[mode])
-        raise ClusterError(
-            f"this is OpenSearch {identity.number}, but --mode {mode} requires {needed}",
-            where=cluster.url,
-            todo="use --mode connector"
-            if mode == "local" and identity.version >= OLDEST["connector"]
-            else "upgrade it",
-        )
-    nodes = cluster.read("GET", "/_nodes/plugins").get("nodes", {}).values()
-    for node in nodes:
-        _check_node(node, cluster.url)
-    settings = read_settings(cluster)
-    if mode == "local":
-        has_ml_node = any("ml" in node.get("roles", ()) for node in nodes)
-        problems = _local_problems(settings, has_ml_node=has_ml_node)
-    else:
-        if scorer_url is None:
-            raise UsageError("--mode connector requires --scorer-url", todo="pass the URL of darl serve")
-        problems = _connector_problems(settings, scorer_url)
+    if error := find_version_error(identity, mode, cluster.url):
+        raise error
+    nodes = read_nodes(cluster).values()
+    for error in find_missing_parts(nodes, cluster.url):
+        raise error
+    problems = find_wrong_settings(read_settings(cluster), mode, nodes, scorer_url)
     settle(cluster, problems, apply_settings=apply_settings)
     return Preflight(identity.number, tuple(problems))
 
@@ -102,8 +89,8 @@ def settle(cluster: Cluster, problems: Sequence[Setting], *, apply_settings: boo
             where=cluster.url,
             todo="set it, or run this again with --apply-settings",
         )
-    body = render_body("settings.json", settings={problem.name: problem.wanted for problem in problems})
-    cluster.send("PUT", "/_cluster/settings", body)
+    request = change_settings(problems)
+    cluster.send(request.method, request.path, request.body)
     if not cluster.dry_run:
         _check_applied(cluster, problems)
 
@@ -114,6 +101,12 @@ def read_settings(cluster: Cluster) -> dict[str, Any]:
     return {**answer.get("defaults", {}), **answer.get("persistent", {}), **answer.get("transient", {})}
 
 
+def change_settings(problems: Sequence[Setting]) -> Call:
+    """Make the request that sets settings persistently as wanted."""
+    body = render_body("settings.json", settings={problem.name: problem.wanted for problem in problems})
+    return Call("PUT", "/_cluster/settings", body)
+
+
 def endpoint_regex(url: str) -> str:
     """Write the regular expression, for Java and Python alike, that trusts only the server of a URL."""
     parts = urlsplit(url)
@@ -121,24 +114,68 @@ def endpoint_regex(url: str) -> str:
     return "^" + re.sub(r"([.\[\]])", r"\\\1", origin) + "/.*$"
 
 
-def _check_node(node: Mapping[str, Any], url: str) -> None:
-    plugins = {plugin.get("name") for plugin in node.get("plugins", ())}
-    modules = {module.get("name") for module in node.get("modules", ())}
-    name = node.get("name", "?")
-    for plugin, title in PLUGINS.items():
-        if plugin not in plugins:
-            raise ClusterError(
-                f"node {name} does not have {title} (plugin {plugin})",
-                where=url,
-                todo="install the plugin on every node; the full OpenSearch distribution has it",
-            )
-    for module in MODULES:
-        if module not in modules | plugins:
-            raise ClusterError(
-                f"node {name} does not have the module {module}",
-                where=url,
-                todo="use a complete OpenSearch distribution",
-            )
+def read_nodes(cluster: Cluster) -> dict[str, dict[str, Any]]:
+    """Read each node's name, version, roles, plugins and modules, by node id."""
+    return dict(cluster.read("GET", "/_nodes/plugins").get("nodes", {}))
+
+
+def find_version_error(identity: Identity, mode: Mode, url: str) -> ClusterError | None:
+    """Return why a version of OpenSearch does not support a mode, or None.
+
+    :param url: the cluster, for messages.
+    """
+    if identity.version >= OLDEST[mode]:
+        return None
+    needed = "{}.{}".format(*OLDEST[mode])
+    other = mode == "local" and identity.version >= OLDEST["connector"]
+    return ClusterError(
+        f"this is OpenSearch {identity.number}, but --mode {mode} requires {needed}",
+        where=url,
+        todo="use --mode connector" if other else "upgrade it",
+    )
+
+
+def find_missing_parts(nodes: Iterable[Mapping[str, Any]], url: str) -> Iterator[ClusterError]:
+    """Return an error for each plugin or module that a node lacks.
+
+    :param nodes: see :func:`read_nodes`.
+    :param url: the cluster, for messages.
+    """
+    for node in nodes:
+        plugins = {plugin.get("name") for plugin in node.get("plugins", ())}
+        modules = {module.get("name") for module in node.get("modules", ())}
+        name = node.get("name", "?")
+        for plugin, title in PLUGINS.items():
+            if plugin not in plugins:
+                yield ClusterError(
+                    f"node {name} does not have {title} (plugin {plugin})",
+                    where=url,
+                    todo="install the plugin on every node; the full OpenSearch distribution has it",
+                )
+        for module in MODULES:
+            if module not in modules | plugins:
+                yield ClusterError(
+                    f"node {name} does not have the module {module}",
+                    where=url,
+                    todo="use a complete OpenSearch distribution",
+                )
+
+
+def find_wrong_settings(
+    settings: Mapping[str, Any], mode: Mode, nodes: Iterable[Mapping[str, Any]], scorer_url: str | None
+) -> list[Setting]:
+    """List the settings that a mode requires otherwise.
+
+    :param settings: see :func:`read_settings`.
+    :param nodes: see :func:`read_nodes`.
+    :param scorer_url: that the connector calls.
+    """
+    if mode == "local":
+        has_ml_node = any("ml" in node.get("roles", ()) for node in nodes)
+        return _local_problems(settings, has_ml_node=has_ml_node)
+    if scorer_url is None:
+        raise UsageError("--mode connector requires --scorer-url", todo="pass the URL of darl serve")
+    return _connector_problems(settings, scorer_url)
 
 
 def _local_problems(settings: Mapping[str, Any], *, has_ml_node: bool) -> list[Setting]:

@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "versions": ("versions", "List serving and earlier versions with their gate results and notes."),
     "setup": ("setup", "Set up retention, alerts, roles and dashboards."),
     "doctor": ("doctor", "Check a cluster and its scorer, and show how to mend what is wrong."),
+    "uninstall": ("uninstall", "Remove a pipeline and all that register and release made for it."),
     "index": ("index", "Render items with a bundle's template and load them into an index."),
     "warm": ("warm", "Encode items beforehand, so that a search only has to meet them."),
     "serve": ("serve", "Serve a bundle over HTTP, for the ML Commons connector and other clients."),

@@ -24,6 +24,8 @@ EXTERNAL_DATA = files.MODEL_DATA
 HALF_REGISTERED = ("REGISTERING", "REGISTER_FAILED")
 PENDING_ID = "<model_id>"  # stands for an id that a dry run cannot know
 POLL_SECONDS = 0.2
+MOST_FOUND = 1000  # of a search
+NOT_FOUND = 404
 
 OnChunk = Callable[[int, int], object]
 
@@ -61,7 +63,7 @@ def connector_name(card: Card) -> str:
 
 
 def describe_model(card: Card, digest: str) -> str:
-    """Describe a connector or remote model on one line, by which it is recognised again.
+    """Describe a connector or model on one line, by which it is recognised again.
 
     ML Commons allows letters, digits, blanks and plain punctuation.
     """
@@ -72,7 +74,7 @@ def find_models(cluster: Cluster, name: str) -> list[FoundModel]:
     """Find models by name, oldest first."""
     # ML Commons answers 404 while no model was ever registered: its index is made with the first.
     answer = cluster.read("POST", "/_plugins/_ml/models/_search", render_body("find_model.json", name=name), absent={})
-    return [_found(hit) for hit in answer.get("hits", {}).get("hits", [])]
+    return [read_model(hit) for hit in answer.get("hits", {}).get("hits", [])]
 
 
 def find_models_by_id(cluster: Cluster, model_ids: Collection[str]) -> list[FoundModel]:
@@ -80,7 +82,29 @@ def find_models_by_id(cluster: Cluster, model_ids: Collection[str]) -> list[Foun
     wanted = sorted(model_ids)
     body = render_body("find_models.json", size=len(wanted), model_ids=wanted)
     answer = cluster.read("POST", "/_plugins/_ml/models/_search", body, absent={})
-    return [_found(hit) for hit in answer.get("hits", {}).get("hits", [])]
+    return [read_model(hit) for hit in answer.get("hits", {}).get("hits", [])]
+
+
+def find_models_where(cluster: Cluster, field: str, values: Collection[str]) -> list[FoundModel]:
+    """Find models, whoever registered them, by the values of a field.
+
+    :param field: such as ``model_group_id``.
+    """
+    if not values:
+        return []
+    body = render_body("find_models_where.json", size=MOST_FOUND, field=field, values=sorted(values))
+    answer = cluster.read("POST", "/_plugins/_ml/models/_search", body, absent={})
+    return [read_model(hit) for hit in answer.get("hits", {}).get("hits", [])]
+
+
+def find_named(cluster: Cluster, kind: str, prefix: str) -> list[dict[str, Any]]:
+    """Find models, connectors or model groups whose name begins so; returns search hits.
+
+    :param kind: ``models``, ``connectors`` or ``model_groups``.
+    """
+    body = render_body("find_named.json", size=MOST_FOUND, prefix=prefix)
+    answer = cluster.read("POST", join_path("_plugins", "_ml", kind, "_search"), body, absent={})
+    return list(answer.get("hits", {}).get("hits", []))
 
 
 def check_local_size(bundle: Bundle) -> None:
@@ -126,6 +150,7 @@ def upload(cluster: Cluster, bundle: Bundle, on_chunk: OnChunk | None = None) ->
         "register_local.json",
         name=local_name(bundle.card),
         version=bundle.card.version,
+        description=describe_model(bundle.card, bundle.identity),  # ML Commons gives it to the model group too
         card=json.dumps(_summary(bundle), ensure_ascii=True, separators=(",", ":")),
         sha256=bundle.identity,
         size_bytes=size,
@@ -202,29 +227,46 @@ def remove_model(cluster: Cluster, model: FoundModel, *, with_group: bool = Fals
     """
     place = join_path("_plugins", "_ml", "models", model.model_id)
     if not model.half_registered:
-        cluster.send("POST", f"{place}/_undeploy")
-    deadline = time.monotonic() + timeout
-    _delete(cluster, place, deadline)
+        try:
+            cluster.send("POST", f"{place}/_undeploy")
+        except ClusterError as err:
+            if not _is_gone(err):
+                raise
+    delete_resource(cluster, "models", model.model_id, timeout=timeout)
     if model.connector_id:
-        _delete(cluster, join_path("_plugins", "_ml", "connectors", model.connector_id), deadline)
+        delete_resource(cluster, "connectors", model.connector_id, timeout=timeout)
     if with_group and model.group_id:
-        _delete(cluster, join_path("_plugins", "_ml", "model_groups", model.group_id), deadline)
+        delete_resource(cluster, "model_groups", model.group_id, timeout=timeout)
 
 
-def _delete(cluster: Cluster, place: str, deadline: float) -> None:
-    """Delete with retries: ML Commons reports "undeployed" and "deleted" slightly too early."""
+def delete_resource(cluster: Cluster, kind: str, resource_id: str, *, timeout: float = 30.0) -> None:
+    """Delete a model, connector or model group, unless it is gone.
+
+    ML Commons reports "undeployed" and "deleted" slightly too early, so this tries again for a while.
+
+    :param kind: ``models``, ``connectors`` or ``model_groups``.
+    :param timeout: seconds.
+    """
+    deadline = time.monotonic() + timeout
     while True:
         try:
-            cluster.send("DELETE", place)
+            cluster.send("DELETE", join_path("_plugins", "_ml", kind, resource_id))
             return
-        except ClusterError:
+        except ClusterError as err:
+            if _is_gone(err):
+                return
             if time.monotonic() > deadline:
                 raise
             cluster.calls.pop()
             time.sleep(POLL_SECONDS)
 
 
-def _found(hit: Mapping[str, Any]) -> FoundModel:
+def _is_gone(err: ClusterError) -> bool:
+    return getattr(err.__cause__, "status_code", None) == NOT_FOUND
+
+
+def read_model(hit: Mapping[str, Any]) -> FoundModel:
+    """Read a search hit."""
     source = hit["_source"]
     description = str(source.get("description") or "")
     digest = str(source.get("model_content_hash_value") or "")

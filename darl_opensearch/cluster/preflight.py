@@ -20,6 +20,11 @@ Mode = Literal["local", "connector"]
 ML = "plugins.ml_commons."
 TRUSTED = ML + "trusted_connector_endpoints_regex"
 PRIVATE = ML + "connector.private_ip_enabled"
+UPLOAD = ML + "allow_registering_model_via_local_file"
+LOCAL = ML + "local_model.enabled"
+ML_NODES = ML + "only_run_on_ml_node"
+REMOTE = ML + "remote_inference.enabled"
+CHANGEABLE = (UPLOAD, LOCAL, ML_NODES, REMOTE, PRIVATE, TRUSTED)  # what --apply-settings may change
 OLDEST: Mapping[Mode, tuple[int, int]] = {"connector": (2, 19), "local": (3, 0)}
 PLUGINS = {"opensearch-ml": "ML Commons", "opensearch-neural-search": "neural-search"}
 MODULES = ("search-pipeline-common", "lang-painless")
@@ -180,16 +185,16 @@ def find_wrong_settings(
 
 def _local_problems(settings: Mapping[str, Any], *, has_ml_node: bool) -> list[Setting]:
     wanted: list[tuple[str, bool, str]] = [
-        (ML + "allow_registering_model_via_local_file", True, "the model is uploaded in chunks"),
-        (ML + "local_model.enabled", True, "the model runs in the cluster"),
+        (UPLOAD, True, "the model is uploaded in chunks"),
+        (LOCAL, True, "the model runs in the cluster"),
     ]
     if not has_ml_node:
-        wanted.append((ML + "only_run_on_ml_node", False, "no node has the role ml"))
+        wanted.append((ML_NODES, False, "no node has the role ml"))
     return find_differing(settings, wanted)
 
 
 def _connector_problems(settings: Mapping[str, Any], scorer_url: str) -> list[Setting]:
-    wanted: list[tuple[str, bool, str]] = [(ML + "remote_inference.enabled", True, "the model runs behind a connector")]
+    wanted: list[tuple[str, bool, str]] = [(REMOTE, True, "the model runs behind a connector")]
     host = urlsplit(scorer_url).hostname
     if not host:
         raise UsageError(f"{scorer_url!r} is not a URL", todo="write it like http://127.0.0.1:8091/v1/rerank")

@@ -128,7 +128,7 @@ def test_same_version_with_another_scorer(place, scorer):
 def test_what_an_interrupted_upload_left_is_removed(place):
     body = render_body(
         "register_local.json", name=models.local_name(place.bundle.card), version="1", card='{"darl":{}}',
-        sha256=place.bundle.identity, size_bytes=20_000_000, chunks=2,
+        description="", sha256=place.bundle.identity, size_bytes=20_000_000, chunks=2,
     )  # fmt: skip
     left = place.cluster.send("POST", "/_plugins/_ml/models/_register_meta", body)["model_id"]
     place.cluster.send("POST", f"/_plugins/_ml/models/{left}/upload_chunk/0", {}, content=b"x" * 1000)

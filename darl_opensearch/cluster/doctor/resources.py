@@ -61,7 +61,7 @@ def check_disk(subject: Subject) -> Iterator[CheckResult]:
     """Compare each node's free space with the watermarks, and with what ML Commons requires."""
     settings, found = subject.settings, False
     needed = parse_size(settings.get(ML_DISK, "5gb"))
-    watermarks = ("flood_stage", "high", "low")
+    watermarks: tuple[str, ...] = ("flood_stage", "high", "low")
     if len(subject.stats) == 1 and str(settings.get(SINGLE, False)).lower() != "true":
         watermarks = ("flood_stage",)  # the others move shards to other nodes
     for node in subject.stats.values():

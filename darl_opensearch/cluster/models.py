@@ -74,7 +74,9 @@ def find_models(cluster: Cluster, name: str) -> list[FoundModel]:
     """Find models by name, oldest first."""
     # ML Commons answers 404 while no model was ever registered: its index is made with the first.
     answer = cluster.read("POST", "/_plugins/_ml/models/_search", render_body("find_model.json", name=name), absent={})
-    return [read_model(hit) for hit in answer.get("hits", {}).get("hits", [])]
+    hits = answer.get("hits", {}).get("hits", [])
+    hits.sort(key=lambda hit: (hit["_source"].get("created_time", 0), hit["_id"]))  # the same order for all who ask
+    return [read_model(hit) for hit in hits]
 
 
 def find_models_by_id(cluster: Cluster, model_ids: Collection[str]) -> list[FoundModel]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from darl_opensearch.cluster.connector import ScorerAddress
 from darl_opensearch.cluster.models import FoundModel, OnChunk
 from darl_opensearch.cluster.pipelines import Change, PipelineOptions
 from darl_opensearch.cluster.preflight import Mode, preflight
+from darl_opensearch.cluster.switching import switch
 from darl_opensearch.cluster.verify import READY_SECONDS, verify
 from darl_opensearch.errors import ClusterError, UsageError
 from darl_opensearch.settings import Settings, setting
@@ -117,15 +118,15 @@ def register(
         model_id = connector.create_connector(cluster, opened, options.scorer)
     else:
         model_id = models.upload(cluster, opened, on_chunk)
+    if current is None and not cluster.dry_run:
+        _give_way(cluster, opened, options, model_id, stale)
     if fresh := current is None or current.state != "DEPLOYED":
         models.deploy(cluster, model_id, timeout=options.deploy_timeout)
     deviation = _compare(cluster, opened, options, model_id, fresh=fresh)
 
     changes: Mapping[str, Change] = {}
     if options.switch:
-        changes = pipelines.put_pipelines(
-            cluster, pipelines.render_pipelines(opened.card, options.mode, model_id, options.pipeline)
-        )
+        changes = switch(cluster, pipelines.render_pipelines(opened.card, options.mode, model_id, options.pipeline))
     for model in stale:
         models.remove_model(cluster, model)
     return Registration(
@@ -165,6 +166,29 @@ def _sort_out(cluster: Cluster, bundle: Bundle, options: RegisterOptions) -> tup
             todo="give the bundle another version, or run again with --replace",
         )
     return (whole[0] if whole else None), []
+
+
+def _give_way(
+    cluster: Cluster, bundle: Bundle, options: RegisterOptions, model_id: str, stale: Sequence[FoundModel]
+) -> None:
+    """Remove the new model if another command was registering the same bundle: the one that began first goes on.
+
+    :param stale: models that this command replaces.
+    :raises ClusterError: if it was.
+    """
+    name = (models.local_name if options.mode == "local" else models.connector_name)(bundle.card)
+    replaced = {model.model_id for model in stale}
+    found = [model for model in models.find_models(cluster, name) if model.digest and model.model_id not in replaced]
+    if not found or found[0].model_id == model_id:
+        return
+    for model in found:
+        if model.model_id == model_id:
+            models.remove_model(cluster, model)
+    raise ClusterError(
+        f"another command is registering {name} at the same time (model {found[0].model_id})",
+        where=cluster.url,
+        todo="run this again when it is done: the same bundle is then not uploaded again",
+    )
 
 
 def _compare(cluster: Cluster, bundle: Bundle, options: RegisterOptions, model_id: str, *, fresh: bool) -> float | None:

@@ -16,6 +16,7 @@ from opensearchpy import Urllib3HttpConnection
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.cluster import Cluster, models, pipelines
 from darl_opensearch.cluster.calls import join_path
+from darl_opensearch.errors import DarlError
 from darl_opensearch.resources import plugin_config
 from darl_opensearch.server.app import create_scorer_app
 from darl_opensearch.server.config import ServerConfig
@@ -114,6 +115,26 @@ def eventually(true: Callable[[], bool], seconds: float = 10) -> bool:
             return True
         time.sleep(0.05)
     return true()
+
+
+def at_once(*commands: Callable[[], Any]) -> list[Any]:
+    """Run commands at the same time; gives each one's result or error."""
+    outcomes: list[Any] = [None] * len(commands)
+    together = threading.Barrier(len(commands))
+
+    def run(number: int) -> None:
+        together.wait()
+        try:
+            outcomes[number] = commands[number]()
+        except DarlError as err:
+            outcomes[number] = err
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(len(commands))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return outcomes
 
 
 def matches(template: Any, body: Any) -> bool:

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+from functools import partial
 
 import pytest
 
@@ -20,14 +21,15 @@ from darl_opensearch.cluster import (
     register,
 )
 from darl_opensearch.cluster.calls import join_path
-from darl_opensearch.cluster.pipelines import fetch_pipeline, list_names
+from darl_opensearch.cluster.pipelines import fetch_pipeline, list_models_in, list_names, render_pipelines
 from darl_opensearch.cluster.preflight import TRUSTED, preflight
+from darl_opensearch.cluster.switching import switch
 from darl_opensearch.config_files import render_body
 from darl_opensearch.connect import ClusterOptions
 from darl_opensearch.errors import ClusterError
 from darl_opensearch.search import PipelineSearch
 from tests.helpers.bundles import ITEMS, SCALE3, copy_bundle, correct_digests, tiny_bundle
-from tests.helpers.cluster import RunningScorer, file_of, recording
+from tests.helpers.cluster import RunningScorer, at_once, file_of, recording
 from tests.helpers.commands import run_darl
 from tests.helpers.http import guarded_proxy, serving
 
@@ -406,3 +408,35 @@ def test_a_bundle_with_other_grades(place, tmp_path):
     five = tiny_bundle(tmp_path / "five", scale=type(SCALE3)(tuple("abcde"), (0, 1, 2, 3, 4)))
     with pytest.raises(ClusterError, match="writes different grades from tiny 1"):
         PipelineSearch(place.cluster.client, five, place.index, place.name).search("x")
+
+
+def test_two_that_register_the_same_bundle_at_once(place, opensearch_url):
+    options = RegisterOptions(pipeline=place.pipeline())
+
+    def command():
+        return register(place.bundle, Cluster.open(ClusterOptions(url=opensearch_url)), options)
+
+    outcomes = at_once(command, command)
+    told = [str(outcome) for outcome in outcomes if isinstance(outcome, ClusterError)]
+    done = [outcome for outcome in outcomes if not isinstance(outcome, ClusterError)]
+    [model] = models.find_models(place.cluster, models.local_name(place.bundle.card))  # of two uploads, one is left
+    assert len(done) == 1 or all(outcome.reused or outcome.model_id == model.model_id for outcome in done)
+    assert all("at the same time" in text or "Failed to find model" in text for text in told)
+    assert register(place.bundle, place.cluster, options).reused
+    for name in (place.name, f"{place.name}-plain"):
+        assert list_models_in(fetch_pipeline(place.cluster, name)) == {model.model_id}
+
+
+def test_two_that_write_the_same_pipelines_at_once(place):
+    bodies = [
+        render_pipelines(place.bundle.card, "local", model, place.pipeline()) for model in ("first", "second")
+    ]  # fmt: skip
+    clusters = [Cluster.open(ClusterOptions(url=place.cluster.url)) for _ in bodies]
+    for _ in range(5):
+        outcomes = at_once(*(partial(switch, *pair) for pair in zip(clusters, bodies, strict=True)))
+        there = {name: fetch_pipeline(place.cluster, name) for name in bodies[0]}
+        assert there in bodies  # as one of the two wrote them, never half and half
+        loser = outcomes[1 - bodies.index(there)]
+        winner = outcomes[bodies.index(there)]
+        assert not isinstance(winner, ClusterError)
+        assert isinstance(loser, ClusterError) or set(loser.values()) <= {"created", "updated", "unchanged"}

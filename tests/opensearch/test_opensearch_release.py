@@ -9,6 +9,7 @@ import importlib
 import json
 import uuid
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import numpy as np
 import pytest
@@ -29,10 +30,11 @@ from darl_opensearch.cluster.pipelines import (
 )
 from darl_opensearch.cluster.release import ReleaseOptions, ReleaseRefused, RollbackOptions, release, rollback
 from darl_opensearch.cluster.versions import delete_version, list_versions
-from darl_opensearch.errors import ClusterError, UsageError
+from darl_opensearch.connect import ClusterOptions
+from darl_opensearch.errors import ClusterError, DarlError, UsageError
 from darl_opensearch.search import PipelineSearch
 from tests.helpers.bundles import ITEMS, bundle_of, with_slope
-from tests.helpers.cluster import RunningScorer, clean_up
+from tests.helpers.cluster import RunningScorer, at_once, clean_up
 from tests.helpers.commands import run_main
 from tests.helpers.http import Quiet, serving
 from tests.helpers.searching import searching
@@ -304,6 +306,19 @@ def test_two_releases_at_once_cannot_both_be_written(line):
     with pytest.raises(ClusterError, match="another command is releasing"):
         history.close(event, "done")  # as it was read before somebody else closed it
     assert history.events()[-1] == closed
+
+
+def test_two_that_release_at_once(line, opensearch_url):
+    line.release("1")
+    clusters = [Cluster.open(ClusterOptions(url=opensearch_url)) for _ in range(2)]
+    lines = [dataclasses.replace(line, cluster=cluster) for cluster in clusters]
+    outcomes = at_once(*(partial(mine.release, version) for mine, version in zip(lines, ("2", "3"), strict=True)))
+    done = [outcome.served.version for outcome in outcomes if not isinstance(outcome, DarlError)]
+    told = [str(outcome) for outcome in outcomes if isinstance(outcome, DarlError)]
+    assert done and all("at the same time" in text or "is not finished" in text for text in told)
+    serving = line.events()[-1][1]
+    assert line.serving() == [serving, serving] and serving in done
+    assert len(line.events()) == 1 + len(done) and all(state == "done" for _, _, state in line.events())
 
 
 def test_an_answer_that_differs_leaves_the_old_version_serving(line, tmp_path):

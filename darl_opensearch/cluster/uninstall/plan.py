@@ -11,9 +11,9 @@ from darl_opensearch.cluster.switching import read_now
 from darl_opensearch.cluster.uninstall.find import (
     find_all_models,
     find_changed_settings,
-    find_model_groups,
     find_items,
     find_log,
+    find_model_groups,
     find_orphans,
     find_users,
     read_other_events,

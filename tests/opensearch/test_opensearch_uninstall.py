@@ -75,7 +75,7 @@ def inventory(cluster: Cluster) -> dict[str, set[str]]:
         kind: {hit["_id"] for hit in models.find_named(cluster, kind, "")}
         for kind in ("models", "connectors", "model_groups")
     }
-    indices = {index for index in cluster.read("GET", "/*") if not index.startswith(".")}
+    indices = {index for index in cluster.read("GET", "/*,-.*")}
     return found | {"pipelines": set(fetch_pipelines(cluster)), "indices": indices}
 
 

@@ -39,8 +39,8 @@ def check_model(subject: Subject) -> Iterator[CheckResult]:
         on_demand = str(subject.settings.get(AUTO_DEPLOY, False)).lower() == "true" and served.mode == "connector"
         effect = "the next search loads it" if on_demand else "searches keep their first-stage order"
         verdict: Any = "warning" if on_demand else "problem"
-        todo = "a node that has just started may still be loading it; if not, send:" if state == "DEPLOYING" else None
-        yield CheckResult(verdict, f"{about} is loaded on no node (state {state}): {effect}", todo, request)
+        wait = "a node that has just started may still be loading it; if not, send:" if state == "DEPLOYING" else None
+        yield CheckResult(verdict, f"{about} is loaded on no node (state {state}): {effect}", wait, request)
         return
     if missing := planned - loaded:
         lacking = ", ".join(sorted(map(subject.name_of, missing)))

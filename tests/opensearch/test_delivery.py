@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import select
 import signal
@@ -24,11 +25,14 @@ import httpx
 import pytest
 from opensearchpy.helpers import scan
 
+from darl_opensearch.cluster import Cluster, PipelineOptions, RegisterOptions, ScorerAddress, load_items, register
 from darl_opensearch.connect import ClusterOptions, connect
 from darl_opensearch.node import NodeSpec, down, node_possible, running_node, status, up
 from darl_opensearch.ood.spool import Spool
 from darl_opensearch.ood.stream import STREAM, ensure_stream
+from darl_opensearch.search import PipelineSearch
 from tests.helpers.bundles import ITEMS, QUERIES, TEMPLATE, tiny_bundle
+from tests.helpers.cluster import RunningScorer, eventually
 
 pytestmark = pytest.mark.opensearch
 
@@ -296,11 +300,27 @@ def own_node():
         yield node
 
 
+def register_in_both_modes(bundle, scorer, url, folder):
+    """Register a bundle and load items; gives a search through each pipeline."""
+    cluster = Cluster.open(ClusterOptions(url=url))
+    items = folder / "items.jsonl"
+    items.write_text("".join(json.dumps(item) + "\n" for item in ITEMS), encoding="utf-8")
+    load_items(cluster, bundle, items, "restart-items").check()
+    searches = []
+    for mode in ("local", "connector"):
+        pipeline = PipelineOptions(name=f"restart-{mode}")
+        register(bundle, cluster, RegisterOptions(mode=mode, scorer=ScorerAddress(scorer.url), pipeline=pipeline))
+        searches.append(PipelineSearch(cluster.client, bundle, "restart-items", pipeline.name))
+        assert searches[-1].search("stolen bicycle").reranked
+    return searches
+
+
 @pytest.mark.parametrize("how", ["stopped", "paused"])
 def test_a_node_that_goes_away_under_load(own_node, tmp_path, how):
     if how == "paused" and own_node.pid is None:
         pytest.skip("a node in a container has no process of ours to pause")
-    with scene(tmp_path, own_node.url) as (made, client):
+    registered = []
+    with scene(tmp_path, own_node.url) as (made, client), RunningScorer(made.bundle) as scorer:
         with under_load(made):
             time.sleep(2)
             if how == "paused":
@@ -310,6 +330,7 @@ def test_a_node_that_goes_away_under_load(own_node, tmp_path, how):
                 waiting = made.counters()["stored_records"]
                 os.killpg(pid, signal.SIGCONT)
             else:
+                registered = register_in_both_modes(made.bundle, scorer, own_node.url, tmp_path)
                 down(own_node.port)
                 time.sleep(OUTAGE_SECONDS)
                 waiting = made.counters()["stored_records"]
@@ -320,3 +341,5 @@ def test_a_node_that_goes_away_under_load(own_node, tmp_path, how):
         assert check(made, client) == set(made.answered)
         assert waiting > 10 * RECORDS
         assert made.slowest < 5
+        for search in registered:  # the node loads the model again by itself
+            assert eventually(lambda search=search: search.search("stolen bicycle").reranked, 120)

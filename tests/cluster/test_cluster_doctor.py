@@ -14,7 +14,7 @@ from darl_opensearch.cluster.doctor import CheckResult, Diagnosis, DoctorOptions
 from darl_opensearch.cluster.doctor.certificates import judge_dates, read_certificate
 from darl_opensearch.cluster.doctor.logs import judge_losses
 from darl_opensearch.cluster.doctor.pipelines import find_differences
-from darl_opensearch.cluster.doctor.resources import compare_clocks, parse_size
+from darl_opensearch.cluster.doctor.resources import BREAKS, compare_clocks, parse_size
 from darl_opensearch.cluster.pipelines import PipelineOptions, render_pipelines
 from darl_opensearch.cluster.preflight import ML, PRIVATE, TRUSTED
 from darl_opensearch.connect import ClusterOptions
@@ -59,13 +59,14 @@ def recorded(tiny):
         ("GET", "/_nodes/stats/process"): lambda: {
             "nodes": {name: {"name": name, "timestamp": time.time() * 1000} for name in stats}
         },
-        ("GET", "/_plugins/_ml/stats"): {"nodes": {name: {"ml_circuit_breaker_trigger_count": 0} for name in stats}},
+        ("GET", BREAKS): {"nodes": {name: {"ml_circuit_breaker_trigger_count": 0} for name in stats}},
         **{("GET", f"/_search/pipeline/{name}"): {name: body} for name, body in bodies.items()},
         ("POST", "/darl-releases/_search"): {"hits": {"hits": []}},
         ("GET", "/_plugins/_ml/models/m1"): model,
         ("GET", "/_plugins/_ml/connectors/c1"): {"actions": [{"url": "http://127.0.0.1:9/v1/rerank"}]},
         ("GET", "/_plugins/_ml/profile/models/m1"): {"nodes": {"one": loaded, "two": loaded}},
         ("POST", "/_plugins/_ml/models/m1/_predict"): {"inference_results": [{"status_code": 200}]},
+        ("GET", "/*,-.*,.ds-*/_settings/index.search.default_pipeline"): {},
         ("GET", "/_resolve/index/darl-ood"): {"indices": [], "aliases": [], "data_streams": []},
     }
 
@@ -96,7 +97,7 @@ def test_a_healthy_cluster(recorded):
 def test_breakers(recorded):
     stats = recorded["GET", "/_nodes/stats/os,jvm,fs"]["nodes"]
     stats["two"]["jvm"]["mem"]["heap_used_percent"] = 86
-    recorded["GET", "/_plugins/_ml/stats"]["nodes"]["one"]["ml_circuit_breaker_trigger_count"] = 12
+    recorded["GET", BREAKS]["nodes"]["one"]["ml_circuit_breaker_trigger_count"] = 12
     diagnosis = ask(recorded)
     assert "more than 85 % of the Java heap is used on two (86 %)" in only(diagnosis, "breakers", "problem").text
     assert "since the node started: one (12)" in only(diagnosis, "breakers", "warning").text

@@ -22,7 +22,8 @@ def serving(handler: type[BaseHTTPRequestHandler], context: ssl.SSLContext | Non
     server.handle_error = lambda *_: None  # a client that hangs up is no news
     if context:
         server.socket = context.wrap_socket(server.socket, server_side=True)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    # A shutdown waits for the next poll, half a second by default.
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
         yield f"{'https' if context else 'http'}://127.0.0.1:{server.server_port}"

@@ -23,7 +23,8 @@ from tests.helpers.cluster import RunningScorer, clean_up, eventually, recording
 from tests.helpers.commands import run_main
 
 pytestmark = pytest.mark.opensearch
-MACHINE = ("disk", "breakers", "clock")  # may be short on the machine that runs the tests
+# What the machine that runs the tests may be short of, and what other tests may leave for a while.
+MACHINE = ("disk", "breakers", "clock", "default")
 
 
 @pytest.fixture(scope="module")
@@ -210,6 +211,22 @@ def test_the_stream_its_template_and_a_full_disk(cluster, local):
         for place in (join_path("_data_stream", stream), join_path("_index_template", stream)):
             if cluster.read("GET", place, absent={}):
                 cluster.send("DELETE", place)
+
+
+def test_an_index_that_needs_attention(cluster, local):
+    index = f"{local.pipeline}-items"
+    chosen = DoctorOptions(**{**vars(local), "index": index})
+    cluster.send("PUT", join_path(index), {"settings": {"index.search.default_pipeline": local.pipeline}})
+    try:
+        assert look(cluster, chosen, "texts")[0].verdict == "ok"
+        cluster.send("PUT", f"/{index}/_doc/1?refresh=true", {"name": "without text"})
+        assert f"1 document has no darl_text (index {index})" in look(cluster, chosen, "texts")[0].text
+        result = look(cluster, chosen, "default")[0]
+        assert result.verdict == "warning" and f"{index} ({local.pipeline})" in result.text
+        mend(cluster, result)
+        assert f"{index} (" not in look(cluster, chosen, "default")[0].text
+    finally:
+        cluster.send("DELETE", join_path(index))
 
 
 def test_a_connectors_model_is_loaded_by_the_next_search(cluster, remote, bundles):

@@ -13,6 +13,7 @@ from darl_opensearch.cluster.preflight import ML
 
 HEAP = ML + "jvm_heap_memory_threshold"
 NATIVE = ML + "native_memory_threshold"
+BREAKS = "/_plugins/_ml/stats/ml_circuit_breaker_trigger_count"  # all statistics would read system indices, which warns
 ML_DISK = ML + "disk_free_space_threshold"
 WATERMARK = "cluster.routing.allocation.disk.watermark."
 SINGLE = WATERMARK + "enable_for_single_data_node"
@@ -39,7 +40,7 @@ def check_breakers(subject: Subject) -> Iterator[CheckResult]:
         )
     refused = {
         subject.name_of(node_id): int(node.get("ml_circuit_breaker_trigger_count", 0))
-        for node_id, node in subject.cluster.read("GET", "/_plugins/_ml/stats").get("nodes", {}).items()
+        for node_id, node in subject.cluster.read("GET", BREAKS).get("nodes", {}).items()
     }
     if counts := [f"{name} ({count:,})" for name, count in sorted(refused.items()) if count]:
         yield CheckResult(

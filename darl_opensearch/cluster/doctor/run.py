@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from darl_opensearch.cluster.calls import Cluster
 from darl_opensearch.cluster.doctor.certificates import check_certificates
+from darl_opensearch.cluster.doctor.items import check_default_pipelines, check_texts
 from darl_opensearch.cluster.doctor.logs import check_losses, check_stream, check_template
 from darl_opensearch.cluster.doctor.models import check_model, check_scorer
 from darl_opensearch.cluster.doctor.nodes import check_plugins, check_settings, check_version
@@ -31,6 +32,8 @@ CHECKS: Mapping[str, Check] = {
     "history": check_history,
     "model": check_model,
     "scorer": check_scorer,
+    "default": check_default_pipelines,
+    "texts": check_texts,
     "template": check_template,
     "data stream": check_stream,
     "lost records": check_losses,

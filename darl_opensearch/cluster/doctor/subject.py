@@ -38,6 +38,7 @@ class DoctorOptions(PipelineHistory):
     scorer_key: str | None = setting(
         None, "API key of the scorer. Prefer the variable.", env="DARL_API_KEY", secret=True
     )
+    index: str | None = setting(None, "item index to check for documents without darl_text", env="DARL_INDEX")
     stream: str = setting(STREAM, "name of the OOD data stream", env="DARL_OOD_STREAM")
     spool: FilePath | None = setting(
         None, "spool on this machine to check for lost records", env=("DARL_SPOOL", "DARL_OOD_LOG")

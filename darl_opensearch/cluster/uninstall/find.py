@@ -45,7 +45,7 @@ def find_users(
 def read_other_events(cluster: Cluster, options: UninstallOptions) -> tuple[int, list[dict[str, Any]]]:
     """Count the events of other pipelines in the same history, and read their models."""
     body = render_body("find_other_releases.json", size=MOST_EVENTS, pipeline=options.pipeline)
-    hits = cluster.read("POST", join_path(options.history, "_search"), body, absent={}).get("hits", {})
+    hits = cluster.search(options.history, body, absent={}).get("hits", {})
     return int(hits.get("total", {}).get("value", 0)), [hit["_source"] for hit in hits.get("hits", [])]
 
 

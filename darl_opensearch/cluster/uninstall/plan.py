@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from darl_opensearch.cluster.calls import Call, Cluster, join_path
+from darl_opensearch.cluster.calls import Cluster, join_path
+from darl_opensearch.cluster.default_pipelines import SETTING, find_default_pipelines
 from darl_opensearch.cluster.history import TAKE_OVER_SECONDS, Event, History
 from darl_opensearch.cluster.pipelines import PipelineOptions, check_ours, list_models_in
 from darl_opensearch.cluster.switching import read_now
@@ -22,7 +23,6 @@ from darl_opensearch.cluster.uninstall.find import (
 from darl_opensearch.cluster.uninstall.removal import Removal, UninstallOptions
 from darl_opensearch.errors import ClusterError
 
-DEFAULT_PIPELINE = "index.search.default_pipeline"
 HISTORY_MARK = "Releases of DaRL"
 
 
@@ -69,17 +69,12 @@ def plan_removal(cluster: Cluster, options: UninstallOptions | None = None) -> R
 
 def _check_defaults(cluster: Cluster, names: Collection[str]) -> None:
     """Refuse to delete a pipeline without which every search of an index would fail."""
-    if not names:
-        return
-    place = f"/*,-.*/_settings/{DEFAULT_PIPELINE}?flat_settings=true&expand_wildcards=all"
-    answer = cluster.read("GET", place, absent={})
-    using = [name for name, held in answer.items() if held.get("settings", {}).get(DEFAULT_PIPELINE) in names]
+    using = [index for index, pipeline in find_default_pipelines(cluster).items() if pipeline in names] if names else []
     if using:
-        request = Call("PUT", f"{join_path(using[0])}/_settings", {DEFAULT_PIPELINE: "_none"})
         raise ClusterError(
-            f"a pipeline to be deleted is the default of {', '.join(sorted(using))}, whose searches would then fail",
+            f"a pipeline to be deleted is the default of {', '.join(using)}, whose searches would then fail",
             where=cluster.url,
-            todo=f'first send {request.method} {request.path} {{"{DEFAULT_PIPELINE}": "_none"}} for each of them',
+            todo=f'first send PUT {join_path(using[0])}/_settings {{"{SETTING}": "_none"}}, for each of them',
         )
 
 

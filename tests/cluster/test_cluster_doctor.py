@@ -60,7 +60,7 @@ def recorded(tiny):
             "nodes": {name: {"name": name, "timestamp": time.time() * 1000} for name in stats}
         },
         ("GET", BREAKS): {"nodes": {name: {"ml_circuit_breaker_trigger_count": 0} for name in stats}},
-        **{("GET", f"/_search/pipeline/{name}"): {name: body} for name, body in bodies.items()},
+        **{("GET", f"/_search/pipeline/{name}"): {name: copy.deepcopy(body)} for name, body in bodies.items()},
         ("POST", "/darl-releases/_search"): {"hits": {"hits": []}},
         ("GET", "/_plugins/_ml/models/m1"): model,
         ("GET", "/_plugins/_ml/connectors/c1"): {"actions": [{"url": "http://127.0.0.1:9/v1/rerank"}]},

@@ -190,9 +190,10 @@ def test_the_stream_its_template_and_a_full_disk(cluster, local):
         cluster.send("PUT", join_path("_data_stream", stream))
         diagnosis = diagnose(cluster, local)
         assert wrong(diagnosis) == {"template": "problem", "data stream": "problem"}
-        assert "mappings.properties.weight: records with these fields are rejected" in diagnosis.of("template")[0].text
-        assert "differs in weight" in diagnosis.of("data stream")[0].text
+        assert "mappings.properties.weight: new backing indices will reject" in diagnosis.of("template")[0].text
+        assert "lacks the fields weight: records with them are rejected" in diagnosis.of("data stream")[0].text
         mend(cluster, diagnosis.of("template")[0])
+        mend(cluster, diagnosis.of("data stream")[0])
         assert [look(cluster, local, check)[0].verdict for check in ("template", "data stream")] == ["ok", "ok"]
         cluster.send("PUT", f"/{stream}/_settings", {"index.blocks.read_only_allow_delete": True})
         result = look(cluster, local, "data stream")[0]

@@ -423,7 +423,7 @@ def test_two_that_register_the_same_bundle_at_once(place, opensearch_url):
     assert len(done) == 1 or all(outcome.reused or outcome.model_id == model.model_id for outcome in done)
     assert all("at the same time" in text or "Failed to find model" in text for text in told)
     assert register(place.bundle, place.cluster, options).reused
-    for name in (place.name, f"{place.name}-plain"):
+    for name in list_names(place.name):
         assert list_models_in(fetch_pipeline(place.cluster, name)) == {model.model_id}
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from darl_opensearch.cluster.calls import Call, join_path
-from darl_opensearch.cluster.doctor.pipelines import find_differences
+from darl_opensearch.cluster.doctor.pipelines import find_differences, name_some
 from darl_opensearch.cluster.doctor.results import CheckResult
 from darl_opensearch.cluster.doctor.subject import Subject
 from darl_opensearch.io.http import HttpError
@@ -31,10 +31,13 @@ def check_template(subject: Subject) -> Iterator[CheckResult]:
     wanted = template(stream)
     place = join_path("_index_template", stream)
     found = subject.cluster.read("GET", place, absent={}).get("index_templates") or []
-    put = Call("PUT", place, wanted)
     if not found:
         if _resolve(subject).get("data_streams"):
-            yield CheckResult("problem", f"data stream {stream} has no index template {stream}", requests=(put,))
+            yield CheckResult(
+                "problem",
+                f"data stream {stream} has no index template {stream}",
+                requests=(Call("PUT", place, wanted),),
+            )
         else:
             yield CheckResult("ok", f"there is no data stream {stream} yet: darl ship creates it with its template")
         return
@@ -43,15 +46,16 @@ def check_template(subject: Subject) -> Iterator[CheckResult]:
     if not changed:
         yield CheckResult("ok", f"index template {stream} is as this version of darl writes it")
         return
-    roll = Call("POST", join_path(stream, "_rollover"))
     lacking = {field for field in _fields(wanted) if field not in _fields(actual)}
-    effect = ": records with these fields are rejected" if lacking else ""
+    effect = ": new backing indices will reject records with these fields" if lacking else ""
+    # An operator's own shards, replicas or policies stay.
+    whole = {**actual.get("template", {}), "mappings": wanted["template"]["mappings"]}
+    merged = {**actual, **{name: wanted[name] for name in COMPARED if name in wanted}, "template": whole}
     yield CheckResult(
         "problem" if lacking else "warning",
-        f"index template {stream} differs from what this version of darl writes, in {', '.join(changed[:3])}"
-        + (f" and {len(changed) - 3} more" if len(changed) > 3 else "") + effect,
-        requests=(put, roll),
-    )  # fmt: skip
+        f"index template {stream} differs from what this version of darl writes, in {name_some(changed)}{effect}",
+        requests=(Call("PUT", place, merged),),
+    )
 
 
 def check_stream(subject: Subject) -> Iterator[CheckResult]:
@@ -83,13 +87,19 @@ def check_stream(subject: Subject) -> Iterator[CheckResult]:
             (Call("PUT", f"{join_path(stream)}/_settings", {BLOCK: None}),),
         )  # fmt: skip
     mapping = subject.cluster.read("GET", f"{join_path(write)}/_mapping").get(write, {}).get("mappings", {})
-    kinds, wanted = _kinds(mapping), _kinds(template(stream)["template"]["mappings"])
-    if differing := sorted(field for field, kind in wanted.items() if kinds.get(field) != kind):
+    ours = template(stream)["template"]["mappings"]
+    kinds, wanted = _kinds(mapping), _kinds(ours)
+    if lacking := sorted(wanted.keys() - kinds.keys()):
         sound = False
         yield CheckResult(
-            "problem", f"the mapping of {write} differs in {', '.join(differing[:3])}"
-            + (f" and {len(differing) - 3} more" if len(differing) > 3 else "") + ": such records may be rejected",
-            "put the template if it differs, then roll the data stream over",
+            "problem", f"{write} lacks the fields {name_some(lacking)}: records with them are rejected",
+            requests=(Call("PUT", f"{join_path(stream)}/_mapping", ours),),
+        )  # fmt: skip
+    if differing := sorted(field for field, kind in wanted.items() if kinds.get(field, kind) != kind):
+        sound = False
+        yield CheckResult(
+            "problem", f"fields of {write} have another type: {name_some(differing)}",
+            "put the template if it differs, then roll the data stream over:",
             (Call("POST", join_path(stream, "_rollover")),),
         )  # fmt: skip
     if sound:

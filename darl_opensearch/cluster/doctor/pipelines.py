@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,11 +59,9 @@ def check_pipelines(subject: Subject) -> Iterator[CheckResult]:
             )  # fmt: skip
         elif changed := list(find_differences(actual, body)):
             sound = False
-            more = f" and {len(changed) - MOST_NAMED} more" if len(changed) > MOST_NAMED else ""
             yield CheckResult(
                 "warning",
-                f"search pipeline {pipeline!r} differs from what this version of darl writes, in "
-                f"{', '.join(changed[:MOST_NAMED])}{more}",
+                f"search pipeline {pipeline!r} differs from what this version of darl writes, in {name_some(changed)}",
                 "unless the change is intended, send:",
                 (request,),
             )
@@ -132,6 +130,12 @@ def find_differences(actual: Any, wanted: Any, path: str = "") -> Iterator[str]:
             yield from find_differences(one, other, f"{path}[{place}]")
     elif actual != wanted:
         yield path
+
+
+def name_some(names: Sequence[str]) -> str:
+    """Name the first few, and count the others."""
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more
 
 
 def _render(subject: Subject, served: Served) -> dict[str, dict[str, Any]]:

@@ -82,6 +82,10 @@ class Describes(Protocol):
     def columns(self) -> Columns:
         """Layout of its graph's output."""
 
+    @property
+    def text_field(self) -> str:
+        """Field of an item's text that a scorer reads."""
+
 
 def render_pipelines(card: Describes, mode: Mode, model_id: str, options: PipelineOptions) -> dict[str, dict[str, Any]]:
     """Render the pipelines of a model.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import ssl
 import subprocess
 import time
@@ -212,6 +213,16 @@ def test_a_pipeline_of_somebody_else(recorded):
     recorded["GET", "/_search/pipeline/darl"] = {"darl": {"description": "mine", "response_processors": []}}
     assert "was not created by darl" in only(ask(recorded), "pipelines", "problem").text
     assert "not checked" in {result.verdict for result in ask(recorded).of("model")}
+
+
+def test_a_bundle_that_scores_items_in_chunks(recorded, tiny):
+    card = dataclasses.replace(tiny.card, template=dataclasses.replace(tiny.card.template, chunks=3))
+    for name, body in render_pipelines(card, "connector", "m1", PipelineOptions()).items():
+        recorded["GET", f"/_search/pipeline/{name}"] = {name: body}
+    assert ask(recorded).of("pipelines")[0].verdict == "ok"
+    del recorded["GET", "/_search/pipeline/darl-plain"]
+    [put] = only(ask(recorded), "pipelines", "problem").requests
+    assert put.body["response_processors"][0]["rerank"]["context"] == {"document_fields": ["darl_long_text"]}
 
 
 def test_differences():

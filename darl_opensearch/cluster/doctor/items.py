@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from darl_opensearch.cluster.calls import Call, join_path
 from darl_opensearch.cluster.default_pipelines import SETTING, describe_default_pipelines, find_default_pipelines
+from darl_opensearch.cluster.doctor.pipelines import read_text_field
 from darl_opensearch.cluster.doctor.results import CheckResult
 from darl_opensearch.cluster.doctor.subject import Subject
 from darl_opensearch.cluster.without_text import count_documents_without_text, describe_documents_without_text
@@ -26,7 +27,9 @@ def check_texts(subject: Subject) -> Iterator[CheckResult]:
     index = subject.options.index
     if index is None:
         yield CheckResult("not checked", "the item index is not known", "pass --index")
-    elif warning := describe_documents_without_text(count_documents_without_text(subject.cluster, index)):
+        return
+    field = read_text_field(subject.now.bodies.get(subject.options.pipeline, {}))
+    if warning := describe_documents_without_text(count_documents_without_text(subject.cluster, index, field), field):
         yield CheckResult("warning", warning)
     else:
-        yield CheckResult("ok", f"every document of {index} has darl_text")
+        yield CheckResult("ok", f"every document of {index} has {field}")

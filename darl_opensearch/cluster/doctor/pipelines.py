@@ -13,6 +13,7 @@ from darl_opensearch.cluster.history import TAKE_OVER_SECONDS, History, Served
 from darl_opensearch.cluster.pipelines import PipelineShape, list_models_in, read_options, render_pipelines
 from darl_opensearch.errors import ClusterError
 from darl_opensearch.scores import Columns
+from darl_opensearch.text import LONG_TEXT_FIELD, TEXT_FIELD
 
 BATCHES = "batch_inference_config"
 MOST_NAMED = 3
@@ -26,6 +27,7 @@ class InPlace:
     name: str
     version: str
     columns: Columns
+    text_field: str
 
 
 def check_pipelines(subject: Subject) -> Iterator[CheckResult]:
@@ -132,6 +134,13 @@ def find_differences(actual: Any, wanted: Any, path: str = "") -> Iterator[str]:
         yield path
 
 
+def read_text_field(body: Mapping[str, Any]) -> str:
+    """Read from the graded pipeline whether it scores whole items, in chunks, or only ``darl_text``."""
+    steps = [step["ml_inference"] for step in body.get("response_processors", ()) if "ml_inference" in step]
+    read = {entry.get("documents") for step in steps for entry in step.get("input_map", ())}
+    return LONG_TEXT_FIELD if LONG_TEXT_FIELD in read else TEXT_FIELD
+
+
 def name_some(names: Sequence[str]) -> str:
     """Name the first few, and count the others."""
     more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
@@ -143,7 +152,8 @@ def _render(subject: Subject, served: Served) -> dict[str, dict[str, Any]]:
     shape = PipelineShape.of(name, bodies[name], where=subject.cluster.url)
     columns = Columns(len(shape.fields) - Columns(0).width)
     options = read_options(name, bodies, served.mode)
-    return render_pipelines(InPlace(served.name, served.version, columns), served.mode, served.model_id, options)
+    there = InPlace(served.name, served.version, columns, read_text_field(bodies[name]))
+    return render_pipelines(there, served.mode, served.model_id, options)
 
 
 def _put(pipeline: str, body: Mapping[str, Any]) -> Call:

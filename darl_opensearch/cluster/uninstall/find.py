@@ -138,7 +138,7 @@ def find_log(cluster: Cluster, options: UninstallOptions) -> tuple[bool, bool, l
 def find_items(cluster: Cluster) -> list[Kept]:
     """Find the indexes with items of ``darl index``: they are the user's."""
     answer = cluster.read("GET", f"/*,-.*/_mapping/field/{TEXT_FIELD}", absent={})
-    why = "items, with the fields darl_text, darl_id and darl_slice, are never touched"
+    why = "items, with the darl_ fields that darl index added, are never touched"
     return [Kept(f"index {name}", why) for name, held in sorted(answer.items()) if held.get("mappings")]
 
 

@@ -24,7 +24,6 @@ EXTERNAL_DATA = files.MODEL_DATA
 HALF_REGISTERED = ("REGISTERING", "REGISTER_FAILED")
 PENDING_ID = "<model_id>"  # stands for an id that a dry run cannot know
 POLL_SECONDS = 0.2
-MOST_FOUND = 1000  # of a search
 NOT_FOUND = 404
 
 OnChunk = Callable[[int, int], object]
@@ -85,28 +84,6 @@ def find_models_by_id(cluster: Cluster, model_ids: Collection[str]) -> list[Foun
     body = render_body("find_models.json", size=len(wanted), model_ids=wanted)
     answer = cluster.read("POST", "/_plugins/_ml/models/_search", body, absent={})
     return [read_model(hit) for hit in answer.get("hits", {}).get("hits", [])]
-
-
-def find_models_where(cluster: Cluster, field: str, values: Collection[str]) -> list[FoundModel]:
-    """Find models, whoever registered them, by the values of a field.
-
-    :param field: such as ``model_group_id``.
-    """
-    if not values:
-        return []
-    body = render_body("find_models_where.json", size=MOST_FOUND, field=field, values=sorted(values))
-    answer = cluster.read("POST", "/_plugins/_ml/models/_search", body, absent={})
-    return [read_model(hit) for hit in answer.get("hits", {}).get("hits", [])]
-
-
-def find_named(cluster: Cluster, kind: str, prefix: str) -> list[dict[str, Any]]:
-    """Find models, connectors or model groups whose name begins so; returns search hits.
-
-    :param kind: ``models``, ``connectors`` or ``model_groups``.
-    """
-    body = render_body("find_named.json", size=MOST_FOUND, prefix=prefix)
-    answer = cluster.read("POST", join_path("_plugins", "_ml", kind, "_search"), body, absent={})
-    return list(answer.get("hits", {}).get("hits", []))
 
 
 def check_local_size(bundle: Bundle) -> None:

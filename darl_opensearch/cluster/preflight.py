@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from darl_opensearch.cluster.calls import Call, Cluster
+from darl_opensearch.cluster.calls import Cluster
 from darl_opensearch.config_files import render_body
 from darl_opensearch.connect import Identity
 from darl_opensearch.errors import ClusterError, UsageError
@@ -94,8 +94,7 @@ def settle(cluster: Cluster, problems: Sequence[Setting], *, apply_settings: boo
             where=cluster.url,
             todo="set it, or run this again with --apply-settings",
         )
-    request = change_settings(problems)
-    cluster.send(request.method, request.path, request.body)
+    cluster.send("PUT", "/_cluster/settings", change_settings(problems))
     if not cluster.dry_run:
         _check_applied(cluster, problems)
 
@@ -106,10 +105,9 @@ def read_settings(cluster: Cluster) -> dict[str, Any]:
     return {**answer.get("defaults", {}), **answer.get("persistent", {}), **answer.get("transient", {})}
 
 
-def change_settings(problems: Sequence[Setting]) -> Call:
-    """Make the request that sets settings persistently as wanted."""
-    body = render_body("settings.json", settings={problem.name: problem.wanted for problem in problems})
-    return Call("PUT", "/_cluster/settings", body)
+def change_settings(problems: Sequence[Setting]) -> dict[str, Any]:
+    """Render the body that sets settings persistently as wanted."""
+    return render_body("settings.json", settings={problem.name: problem.wanted for problem in problems})
 
 
 def endpoint_regex(url: str) -> str:

@@ -42,7 +42,10 @@ ACTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"POST /_plugins/_ml/connectors/_create", (ML + "create_connector",)),
     (r"POST /_plugins/_ml/connectors/_search", (ML + "connectors/search",)),
     (r"DELETE /_plugins/_ml/connectors/{}", (ML + "connectors/delete",)),
-    (r"DELETE {}", (ML + "models/delete", ML + "connectors/delete", ML + "model_groups/delete")),  # models.py
+    (
+        r"DELETE /_plugins/_ml/{}/{}",
+        (ML + "models/delete", ML + "connectors/delete", ML + "model_groups/delete"),
+    ),  # models.py
     (r"GET /_plugins/_ml/tasks/{}", (ML + "tasks/get",)),
     (r"POST /_plugins/_ml/(_predict/text_similarity/{}|models/{}/_predict)", (ML + "predict",)),
     (r"GET /\*,-\.\*,\.ds-\*/_settings/.*", ("indices:monitor/settings/get",)),
@@ -71,6 +74,8 @@ ACTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
 SENT_BY: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("cluster/setup/", ()),
     ("cluster/workbench/", ()),  # a user of that plugin
+    ("cluster/doctor/", ()),  # what a user may not read is not checked
+    ("cluster/uninstall/", ()),  # an administrator
     ("cluster/index.py", ("loader",)),
     ("cluster/without_text.py", ("loader", "operator")),  # darl release --index counts them too
     ("cluster/item_index.py", ("operator",)),  # darl release --warm; darl mine only searches

@@ -22,6 +22,7 @@ from darl_opensearch.cluster.pipelines import fetch_pipelines
 from darl_opensearch.cluster.preflight import TRUSTED
 from darl_opensearch.cluster.release import ReleaseOptions, release
 from darl_opensearch.cluster.uninstall import UninstallOptions, plan_removal, remove
+from darl_opensearch.cluster.uninstall.find import find_named
 from darl_opensearch.errors import ClusterError
 from darl_opensearch.ood.stream import ensure_stream
 from tests.helpers.bundles import ITEMS, bundle_of
@@ -72,8 +73,7 @@ def unrelated(cluster, name):
 def inventory(cluster: Cluster) -> dict[str, set[str]]:
     """All pipelines, models, connectors, model groups and indices of the node."""
     found = {
-        kind: {hit["_id"] for hit in models.find_named(cluster, kind, "")}
-        for kind in ("models", "connectors", "model_groups")
+        kind: {hit["_id"] for hit in find_named(cluster, kind, "")} for kind in ("models", "connectors", "model_groups")
     }
     indices = {index for index in cluster.read("GET", "/*,-.*")}
     return found | {"pipelines": set(fetch_pipelines(cluster)), "indices": indices}
@@ -161,7 +161,7 @@ def test_what_another_pipeline_needs_is_left(cluster, name, bundles, history, op
     last = plan_removal(cluster, UninstallOptions(pipeline=f"{name}-other", history=history))
     assert {model.name for model in last.models} == {f"{name}:1", f"{name}:2"} and last.history == history
     remove(cluster, last)
-    assert models.find_named(cluster, "models", f"{name}:") == []
+    assert find_named(cluster, "models", f"{name}:") == []
 
 
 def test_bundles_that_were_never_released_by_name(cluster, name, bundles, options):
@@ -170,8 +170,8 @@ def test_bundles_that_were_never_released_by_name(cluster, name, bundles, option
     named = UninstallOptions(**{**vars(options), "bundle_names": (name,)})
     assert [model.name for model in plan_removal(cluster, named).models] == [f"{name}:1"]
     remove(cluster, plan_removal(cluster, named))
-    assert models.find_named(cluster, "models", f"{name}:") == []
-    assert models.find_named(cluster, "model_groups", f"{name}:") == []
+    assert find_named(cluster, "models", f"{name}:") == []
+    assert find_named(cluster, "model_groups", f"{name}:") == []
 
 
 def test_what_is_refused(cluster, name, bundles, history, options, unrelated):

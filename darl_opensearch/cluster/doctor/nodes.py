@@ -57,10 +57,10 @@ def check_settings(subject: Subject) -> Iterator[CheckResult]:
     wrong = find_wrong_settings(subject.settings, mode, subject.nodes.values(), url)
     transient = subject.cluster.read("GET", "/_cluster/settings?flat_settings=true").get("transient") or {}
     for setting in wrong:
-        request = change_settings([setting])
+        body = change_settings([setting])
         if setting.name in transient:  # it would override the persistent one
-            request = Call(request.method, request.path, {**(request.body or {}), "transient": {setting.name: None}})
-        yield CheckResult("problem", str(setting), requests=(request,))
+            body["transient"] = {setting.name: None}
+        yield CheckResult("problem", str(setting), requests=(Call("PUT", "/_cluster/settings", body),))
     if not wrong:
         yield CheckResult("ok", f"all settings that --mode {mode} requires are set")
 

@@ -17,6 +17,7 @@ from darl_opensearch.errors import ClusterError
 from darl_opensearch.text import TEXT_FIELD
 
 LOG_MARK = "Out-of-distribution records of DaRL"
+MOST_FOUND = 1000  # of a search in ML Commons
 MOST_EVENTS = 10_000  # OpenSearch's limit for one search
 
 
@@ -53,7 +54,7 @@ def find_all_models(cluster: Cluster, ids: Collection[str], names: Iterable[str]
     """Find models by id, and all models of some bundles."""
     found = {model.model_id: model for model in (models.find_models_by_id(cluster, ids) if ids else ())}
     for name in sorted(names):
-        for hit in models.find_named(cluster, "models", f"{name}:"):
+        for hit in find_named(cluster, "models", f"{name}:"):
             found.setdefault(str(hit["_id"]), models.read_model(hit))
     return list(found.values())
 
@@ -78,10 +79,10 @@ def sort_models(found: Iterable[FoundModel], users: Mapping[str, Sequence[str]])
 def find_orphans(cluster: Cluster, names: Iterable[str], going: Sequence[FoundModel]) -> tuple[str, ...]:
     """Find connectors of these bundles that no model uses, left by an interrupted registration."""
     ids = {
-        str(hit["_id"]) for name in names for hit in models.find_named(cluster, "connectors", f"{name}:")
+        str(hit["_id"]) for name in names for hit in find_named(cluster, "connectors", f"{name}:")
         if str(hit["_source"].get("description", "")).startswith("DaRL ")
     }  # fmt: skip
-    used = models.find_models_where(cluster, "connector_id.keyword", ids)
+    used = find_models_where(cluster, "connector_id.keyword", ids)
     return tuple(sorted(ids - {model.connector_id for model in (*used, *going)}))
 
 
@@ -97,13 +98,13 @@ def find_model_groups(
     ours = {model.name for model in found if model.digest}
     for one in served:
         ours |= {f"{one.name}:{one.version}", f"{one.name}:{one.version} (connector)"}
-    hits = [hit for name in names for hit in models.find_named(cluster, "model_groups", f"{name}:")]
+    hits = [hit for name in names for hit in find_named(cluster, "model_groups", f"{name}:")]
     groups = {
         str(hit["_id"]): str(source["name"]) for hit in hits
         if (source := hit["_source"]).get("name") in ours or str(source.get("description", "")).startswith("DaRL ")
     }  # fmt: skip
     leaving, kept = {model.model_id for model in going}, []
-    for model in models.find_models_where(cluster, "model_group_id", groups.keys()):
+    for model in find_models_where(cluster, "model_group_id", groups.keys()):
         if model.model_id not in leaving and model.group_id in groups:
             what = f"model group {groups.pop(model.group_id)} ({model.group_id})"
             kept.append(Kept(what, f"it holds model {model.name}"))
@@ -150,3 +151,25 @@ def find_changed_settings(cluster: Cluster) -> list[Kept]:
         Kept(f"setting {name}", why, f'to reset it, send PUT /_cluster/settings {{"persistent": {{"{name}": null}}}}')
         for name in CHANGEABLE if name in stored
     ]  # fmt: skip
+
+
+def find_models_where(cluster: Cluster, field: str, values: Collection[str]) -> list[FoundModel]:
+    """Find models, whoever registered them, by the values of a field.
+
+    :param field: such as ``model_group_id``.
+    """
+    if not values:
+        return []
+    body = render_body("find_models_where.json", size=MOST_FOUND, field=field, values=sorted(values))
+    answer = cluster.read("POST", "/_plugins/_ml/models/_search", body, absent={})
+    return [models.read_model(hit) for hit in answer.get("hits", {}).get("hits", [])]
+
+
+def find_named(cluster: Cluster, kind: str, prefix: str) -> list[dict[str, Any]]:
+    """Find models, connectors or model groups whose name begins so; returns search hits.
+
+    :param kind: ``models``, ``connectors`` or ``model_groups``.
+    """
+    body = render_body("find_named.json", size=MOST_FOUND, prefix=prefix)
+    answer = cluster.read("POST", join_path("_plugins", "_ml", kind, "_search"), body, absent={})
+    return list(answer.get("hits", {}).get("hits", []))

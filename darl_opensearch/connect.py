@@ -31,10 +31,7 @@ class ClusterOptions(Settings):
         DEFAULT_URL, "URL of the cluster; without a port, 9200 for http and 443 for https.", env="OPENSEARCH_URL"
     )
     user: str | None = setting(None, "User for basic authentication.", env="OPENSEARCH_USER")
-    password: str | None = setting(
-        None, "Password for basic authentication. Prefer the variable: other users of this machine can see arguments.",
-        env="OPENSEARCH_PASSWORD", secret=True,
-    )  # fmt: skip
+    password: str | None = setting(None, "Password for basic authentication.", env="OPENSEARCH_PASSWORD", secret=True)
     ca_certs: InputFile | None = setting(None, "PEM file with the CA certificates to trust.", env="OPENSEARCH_CA_CERTS")
     insecure: bool = setting(False, "Do not verify the cluster's certificate.", env="OPENSEARCH_INSECURE")
     timeout: float = 60.0  # seconds to wait for one answer

@@ -18,6 +18,7 @@ from typing import Any
 from darl_opensearch.errors import UsageError
 from darl_opensearch.io.http import RETRYABLE, HttpClient, HttpError, TryAgain, retry
 from darl_opensearch.io.urls import split_http
+from darl_opensearch.settings.secrets import read_secret
 
 SECRET = "DARL_WEBHOOK_SECRET"  # the variable that holds it: never an option, which others could read
 SIGNATURE, EVENT, DELIVERY = "X-DaRL-Signature-256", "X-DaRL-Event", "X-DaRL-Delivery"
@@ -49,11 +50,11 @@ class Webhook:
 
     @classmethod
     def of(cls, url: str | None) -> Webhook | None:
-        """Make one from an option, with the secret from the environment.
+        """Make one from an option, with the secret from the environment or a file.
 
         :param url: as given; None or empty: there is none.
         """
-        return cls(url, os.environ.get(SECRET) or None) if url else None
+        return cls(url, read_secret(SECRET)) if url else None
 
 
 @dataclass(frozen=True)

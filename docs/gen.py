@@ -280,13 +280,19 @@ def _prose(docstring: str, *, params: bool = True) -> str:
 def server_settings() -> str:
     """Every setting of ``darl serve``."""
     from darl_opensearch.server.config import ServerConfig
+    from darl_opensearch.settings.options import secret_file
 
     rows = []
-    for declared in read_fields(ServerConfig).values():
+    fields = read_fields(ServerConfig)
+    for declared in fields.values():
         text, _, stated = declared.field.help.partition("  [default: ")
         default = stated.rstrip("]") or ("" if declared.default in (None, False) else f"`{declared.default}`")
         flag = "--" + declared.name.replace("_", "-")
-        rows.append((f"`{flag}`", " ".join(f"`{name}`" for name in declared.variables), default, text))
+        variables = " ".join(f"`{name}`" for name in declared.variables)
+        rows.append((f"`{flag}`" if not declared.field.secret else "", variables, default, text))
+        if (by_file := secret_file(declared)) and by_file.name not in fields:
+            variables = " ".join(f"`{name}`" for name in by_file.variables)
+            rows.append((f"`{flag}-file`", variables, "", by_file.field.help))
     return table(["option", "variables", "default", "meaning"], rows)
 
 

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from darl_opensearch.errors import UsageError
 from darl_opensearch.settings import Field, InputFile, Settings, read_fields, setting
 from darl_opensearch.settings.options import with_options
+from darl_opensearch.settings.secrets import first_key, read_secret
 from docs import gen
 
 
@@ -130,7 +131,7 @@ def test_help_of_a_command():
     assert "--doors INTEGER RANGE Doors, the tailgate among them. [env var: CAR_DOORS, DOORS; default: 4;" in text
     assert "--loud / --quiet Say more. [default: quiet]" in text
     assert "--extra KEY=VALUE What else it has. May be repeated. [env var: CAR_EXTRAS]" in text
-    assert "--plate TEXT Its number plate. [env var: CAR_PLATE]" in text
+    assert "--plate-file FILE Its number plate, in a file; or set CAR_PLATE to it. [env var: CAR_PLATE_FILE]" in text
 
 
 def test_rows_of_the_docs():
@@ -139,3 +140,77 @@ def test_rows_of_the_docs():
     assert "| `doors` | whole number, 2 to 5 | `4` | doors, the tailgate among them |" in rows
     assert '| `fuel` | "petrol" or "diesel" | `"petrol"` | what it burns |' in rows
     assert "| `gears` | list of whole number, 1 or more | `[1, 2]` | gears there are |" in rows
+
+
+def drive(*arguments: object, **environment: str) -> tuple[int, str]:
+    @click.command()
+    @with_options
+    def cli(car: Car = setting(..., "the car")) -> None:
+        click.echo(f"plate {car.plate}")
+
+    done = CliRunner(env=environment).invoke(cli, [*map(str, arguments), "--name", "a"])
+    return done.exit_code, done.output or str(done.exception)
+
+
+def test_a_secret_comes_from_a_variable_or_a_file(tmp_path):
+    file = tmp_path / "plate"
+    file.write_text("\n  B-XY 1 \n", encoding="utf-8")
+    assert drive(CAR_PLATE="B-XY 1") == (0, "plate B-XY 1\n")
+    assert drive("--plate-file", file) == drive(CAR_PLATE_FILE=str(file)) == (0, "plate B-XY 1\n")
+    assert drive() == (0, "plate None\n")
+    code, said = drive("--plate-file", file, CAR_PLATE="B-XY 2")
+    assert code and said == "CAR_PLATE and CAR_PLATE_FILE are both set. Keep one of the two."
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b" \n", "the file holds no secret. Write it on one line."),
+        (b"B-XY 1\nB-XY 2\n", "the file holds 2 lines, not one secret. Keep one line."),
+        (b"B-XY \xff", "the file is not UTF-8. Write the secret as plain text."),
+    ],
+)
+def test_a_file_without_one_secret_is_refused_and_not_quoted(tmp_path, content, message):
+    file = tmp_path / "plate"
+    file.write_bytes(content)
+    code, said = drive("--plate-file", file)
+    assert code and said == f"{file}: {message}"
+
+
+def test_a_secret_is_no_argument_and_not_in_the_help():
+    code, said = drive("--plate", "B-XY 1")
+    assert code and said == (
+        "--plate is not accepted as an argument, which other users of this machine can see. "
+        "Set CAR_PLATE, or pass --plate-file."
+    )
+    _, text = drive("--help")
+    assert "--plate-file FILE" in text and "--plate " not in text
+    assert "Its number plate, in a file; or set CAR_PLATE to it." in " ".join(text.split())
+
+
+def test_a_secret_of_another_kind_is_not_quoted():
+    with pytest.raises(UsageError, match="plate is not text") as err:
+        Car.read({"name": "a", "plate": 4711})
+    assert "4711" not in str(err.value)
+
+
+def test_a_variable_read_without_an_option_has_its_file_too(tmp_path, monkeypatch):
+    file = tmp_path / "key"
+    file.write_text("k1\n", encoding="utf-8")
+    monkeypatch.setenv("SOME_KEY_FILE", str(file))
+    assert read_secret("SOME_KEY") == "k1"
+    monkeypatch.setenv("SOME_KEY", "k2")
+    with pytest.raises(UsageError, match="SOME_KEY and SOME_KEY_FILE are both set"):
+        read_secret("SOME_KEY")
+    monkeypatch.delenv("SOME_KEY_FILE")
+    assert read_secret("SOME_KEY") == "k2"
+    monkeypatch.delenv("SOME_KEY")
+    assert read_secret("SOME_KEY") is None
+
+
+def test_a_scorer_gets_the_first_of_several_keys(tmp_path):
+    file = tmp_path / "keys"
+    file.write_text("new\nold\n", encoding="utf-8")
+    assert (first_key(None, file), first_key("k", None), first_key(None, None)) == ("new", "k", None)
+    with pytest.raises(UsageError, match="DARL_API_KEY and DARL_API_KEY_FILE are both set"):
+        first_key("k", file)

@@ -22,6 +22,7 @@ from darl_opensearch.connect import ClusterOptions
 from darl_opensearch.errors import UsageError, load
 from darl_opensearch.monitor.drift import DriftConfig, drift
 from darl_opensearch.ood.store import OodStore, SpoolStore, StreamStore, join_texts
+from darl_opensearch.settings.secrets import first_key, read_secret
 from darl_opensearch.warm import WarmOptions, warm_index
 from darl_opensearch.webhook import Webhook, tell
 
@@ -60,7 +61,7 @@ class Surroundings:
         if not self.config.log.spool and not table.url:
             raise UsageError("neither [log] spool nor [release] url is set", todo="set one to where the log is")
         settings = DriftConfig.read(self.config.drift, "cycle.toml")
-        webhook = Webhook.of(table.webhook)
+        webhook = Webhook.of(table.webhook or read_secret("DARL_WEBHOOK"))
         cluster = Cluster.open(self._options()) if table.url else None
 
         def texts(ids: Sequence[str]) -> Mapping[str, str]:
@@ -140,7 +141,9 @@ class Surroundings:
         table = self.config.release
         scorer = None
         if table.mode == "connector":
-            scorer = ScorerAddress(table.scorer_url, os.environ.get("DARL_API_KEY") or None)
+            file = os.environ.get("DARL_API_KEY_FILE")
+            key = first_key(os.environ.get("DARL_API_KEY"), Path(file) if file else None)
+            scorer = ScorerAddress(table.scorer_url, key)
         return ReleaseOptions(
             pipeline=table.pipeline, mode="connector" if scorer else "local", scorer=scorer, keep=table.keep,
             index=table.index or None, apply_settings=self.apply_settings,

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from darl_opensearch.errors import UsageError
-from darl_opensearch.settings import Settings, setting
+from darl_opensearch.settings import InputFile, Settings, setting
+from darl_opensearch.settings.secrets import first_key
 from darl_opensearch.spans import ago, parse_span
 
 if TYPE_CHECKING:
@@ -38,9 +39,10 @@ class ModelPlace(Settings):
         "http://127.0.0.1:8091/v1/rerank",
         "URL of the scorer's rerank route as the cluster's nodes reach it (--mode connector).", env="DARL_SCORER_URL",
     )  # fmt: skip
-    scorer_key: str | None = setting(
-        None, "API key of the scorer, which ML Commons stores encrypted. Prefer the variable.", env="DARL_API_KEY",
-        secret=True,
+    scorer_key: str | None = setting(None, "API key of the scorer.", env="DARL_API_KEY", secret=True)
+    scorer_key_file: InputFile | None = setting(
+        None, "The scorer's file of API keys, of which the first is sent; or set DARL_API_KEY to one. ML Commons "
+        "stores it encrypted.", env="DARL_API_KEY_FILE", metavar="FILE",
     )  # fmt: skip
     scorer_timeout: int = setting(
         5, "Seconds to wait for the scorer before the search falls back to its first-stage order.", least=1, most=60,
@@ -54,7 +56,8 @@ class ModelPlace(Settings):
             return None
         from darl_opensearch.cluster.connector import ScorerAddress
 
-        return ScorerAddress(self.scorer_url, self.scorer_key or None, answer_seconds=self.scorer_timeout)
+        key = first_key(self.scorer_key, self.scorer_key_file)
+        return ScorerAddress(self.scorer_url, key, answer_seconds=self.scorer_timeout)
 
 
 bundle_argument = click.argument(

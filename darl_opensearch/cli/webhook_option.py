@@ -13,7 +13,7 @@ from darl_opensearch.webhook import Webhook, tell
 WEBHOOK: Any = setting(
     None,
     "Also POST the result as JSON to this URL, signed with DARL_WEBHOOK_SECRET if set; a failure is only a warning.",
-    metavar="URL", env="DARL_WEBHOOK",
+    metavar="URL", env="DARL_WEBHOOK", secret=True, argument=True,
 )  # fmt: skip
 
 

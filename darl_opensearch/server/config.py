@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from darl_opensearch.errors import InputError, UsageError
+from darl_opensearch.errors import UsageError
 from darl_opensearch.ood.record import TextPolicy
 from darl_opensearch.scoring.runtime import Provider
-from darl_opensearch.settings import FilePath, FolderPath, Settings, setting
+from darl_opensearch.server.keys import KeyRing
+from darl_opensearch.settings import FilePath, FolderPath, InputFile, Settings, setting
 from darl_opensearch.states import DISK_BYTES, MEMORY_BYTES
 
 
@@ -52,10 +53,10 @@ class ServerConfig(Settings, env="DARL_"):
     body_timeout: float = setting(30.0, "Seconds to wait for a request's body.", least=0)
     shutdown_timeout: int = setting(30, "Seconds that running requests may take to finish after SIGTERM.", least=0)
 
-    api_key: str | None = setting(
-        None, "Key that clients send as 'Authorization: Bearer KEY'. Prefer the variable or a file.", secret=True
+    api_key: str | None = setting(None, "Key that clients send as 'Authorization: Bearer KEY'.", secret=True)
+    api_key_file: InputFile | None = setting(
+        None, "File with API keys, one per line: two during a rotation. It is read again when it changes."
     )
-    api_key_file: FilePath | None = setting(None, "File with API keys, one per line; two during a rotation.")
     rate_limit: int = setting(
         0, "Maximum requests per minute and key, or per address if there are no keys; 0: no limit.", least=0
     )
@@ -72,9 +73,7 @@ class ServerConfig(Settings, env="DARL_"):
 
     ship_to: str | None = setting(None, "Cluster to ship the OOD log to, in the background.")
     ship_user: str | None = setting(None, "User for --ship-to.", env=("OPENSEARCH_USER",))
-    ship_password: str | None = setting(
-        None, "Password for --ship-to. Prefer the variable.", env=("OPENSEARCH_PASSWORD",), secret=True
-    )
+    ship_password: str | None = setting(None, "Password for --ship-to.", env=("OPENSEARCH_PASSWORD",), secret=True)
     ship_ca_certs: FilePath | None = setting(
         None, "PEM file with the CA certificates to trust.", env=("OPENSEARCH_CA_CERTS",)
     )
@@ -88,26 +87,9 @@ class ServerConfig(Settings, env="DARL_"):
             other = "--ood-log" if self.ood_log else "--ship-to"
             raise UsageError(f"--no-ood-log and {other} contradict each other", todo="use only one of them")
 
-    def keys(self) -> frozenset[str]:
-        """Read the accepted API keys; without any, all callers are admitted.
+    def keys(self) -> KeyRing:
+        """Read the accepted API keys.
 
         :raises InputError: if the file contains no key, or a key is not allowed in a header.
         """
-        keys = {self.api_key} if self.api_key else set()
-        if self.api_key_file:
-            try:
-                lines = self.api_key_file.read_text(encoding="utf-8").splitlines()
-            except (OSError, UnicodeDecodeError) as err:
-                raise InputError(
-                    f"cannot be read ({err})", where=str(self.api_key_file), todo="check --api-key-file"
-                ) from err
-            keys |= (keys_in_file := {line.strip() for line in lines if line.strip()})
-            if not keys_in_file:
-                raise InputError("the file holds no key", where=str(self.api_key_file), todo="write one key per line")
-        for key in keys:
-            if not (key.isascii() and key.isprintable()) or " " in key:
-                raise InputError(
-                    "an API key has characters that are not allowed in a header",
-                    todo="use printable ASCII without spaces",
-                )
-        return frozenset(keys)
+        return KeyRing(self.api_key, self.api_key_file)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import hmac
 import logging
 import re
 import time
 import uuid
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from darl_opensearch.server.errors import ApiError, error_response
+from darl_opensearch.server.keys import KeyRing
 from darl_opensearch.server.limits import RateLimit
 from darl_opensearch.server.metrics import Metrics
 
@@ -106,9 +106,8 @@ class Keys:
     :param limited: paths that count towards the rate limit.
     """
 
-    def __init__(self, app: ASGIApp, keys: Iterable[str], rate_limit: RateLimit, limited: Collection[str]) -> None:
-        self._app, self._rate_limit, self._limited = app, rate_limit, frozenset(limited)
-        self._keys = [key.encode("ascii") for key in sorted(keys)]
+    def __init__(self, app: ASGIApp, keys: KeyRing, rate_limit: RateLimit, limited: Collection[str]) -> None:
+        self._app, self._keys, self._rate_limit, self._limited = app, keys, rate_limit, frozenset(limited)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request."""
@@ -123,13 +122,12 @@ class Keys:
             return str((scope.get("client") or ("unknown",))[0])
         header = Headers(scope=scope).get("authorization", "")
         scheme, _, token = header.partition(" ")
-        # Compared with all keys, and in full, so that the time reveals nothing.
-        matches = [hmac.compare_digest(token.strip().encode("latin-1"), key) for key in self._keys]
-        if scheme.lower() != "bearer" or not any(matches):
+        found = self._keys.find(token.strip()) if scheme.lower() == "bearer" else None
+        if found is None:
             raise ApiError(
                 401,
                 "the API key is wrong" if header else "no API key was sent",
                 todo="send 'Authorization: Bearer KEY' with a key of this server",
                 headers={"WWW-Authenticate": "Bearer"},
             )
-        return f"key {matches.index(True)}"
+        return f"key {found}"

@@ -27,7 +27,8 @@ class Field:
     :param most: the largest value; ``below`` excludes the bound itself.
     :param env: environment variables that the option reads, the first one first.
     :param flag: the option where it is not ``--name``, such as ``--json`` or ``--once/--follow``.
-    :param secret: whether its value is left out of help and reports.
+    :param secret: whether its value is left out of help and reports, and comes from a variable or a file alone.
+    :param argument: whether a secret may be an argument as well.
     :param without: fields of a table that are no options of this command.
     :param parse: what makes the option's text a value; it raises ValueError or a DarlError.
     """
@@ -42,6 +43,7 @@ class Field:
     flag: str = ""
     metavar: str | None = None
     secret: bool = False
+    argument: bool = False
     parse: Callable[[str], Any] | None = None
     without: tuple[str, ...] = ()
 

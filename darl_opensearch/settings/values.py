@@ -47,6 +47,8 @@ def _convert(declared: Declared, value: Any, clause: str) -> Any:
         value = _make_float(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         wanted = name_kind(declared)
+        if declared.field.secret:
+            raise UsageError(f"{clause} not {wanted}", todo="correct the value, which is not shown here")
         article = "" if kind in (str, bool) else "a "
         raise UsageError(f"{clause} {value!r}, not {article}{wanted}", todo=declared.field.help or "correct the value")
     if bounds := declared.field.bounds:

@@ -214,7 +214,7 @@ def test_it_refuses_to_start_in_one_line(tiny, tmp_path):
     )
     keys = tmp_path / "keys"
     keys.write_text("")
-    assert "the file holds no key" in refuses(tiny.path, *quiet, "--api-key-file", keys)
+    assert "the file holds no secret" in refuses(tiny.path, *quiet, "--api-key-file", keys)
 
 
 def test_every_option_has_help_and_a_variable():
@@ -226,7 +226,7 @@ def test_every_option_has_help_and_a_variable():
         if isinstance(option, click.Option):
             names.add(option.name)
             assert option.help and option.envvar[0] == f"DARL_{option.name.upper()}"
-    assert names == set(ServerConfig.__dataclass_fields__)
+    assert names == {*ServerConfig.__dataclass_fields__, "ship_password_file"}
 
 
 def test_unreachable_clusters_do_not_keep_it_from_serving(tiny, tmp_path):

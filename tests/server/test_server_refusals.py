@@ -198,7 +198,7 @@ def test_without_the_key_only_the_probes_answer(tiny, tmp_path, path):
 @pytest.mark.parametrize("text", ["", "\n \n"])
 def test_a_key_file_without_keys_is_refused(tmp_path, text):
     (tmp_path / "keys").write_text(text)
-    with pytest.raises(InputError, match="the file holds no key"):
+    with pytest.raises(InputError, match="the file holds no secret"):
         ServerConfig(api_key_file=tmp_path / "keys").keys()
     with pytest.raises(InputError, match="cannot be read"):
         ServerConfig(api_key_file=tmp_path / "absent").keys()
@@ -414,3 +414,27 @@ def test_a_trailing_slash_needs_the_key_and_counts_towards_the_limit(tiny):
         key = {"Authorization": "Bearer one"}
         assert client.post("/v1/rerank/", json=GOOD, headers=key).status_code == 200
         refused(client.post("/v1/rerank/", json=GOOD, headers=key), 429)
+
+
+def test_a_key_file_that_changes_is_read_again(tiny, tmp_path, caplog):
+    file = tmp_path / "keys"
+    file.write_text("old-key\n")
+
+    def status(client, key):
+        return client.get("/info", headers={"Authorization": f"Bearer {key}"}).status_code
+
+    with running(tiny, api_key_file=file) as client:
+        assert (status(client, "old-key"), status(client, "new-key")) == (200, 401)
+        file.write_text("new-key\nold-key\n")
+        assert (status(client, "old-key"), status(client, "new-key")) == (200, 200)
+        (tmp_path / "next").write_text("new-key\n")
+        (tmp_path / "next").replace(file)
+        assert (status(client, "old-key"), status(client, "new-key")) == (401, 200)
+        assert "-key" not in caplog.text
+        for spoil in (lambda: file.write_text(""), lambda: file.write_text("schlüssel"), file.unlink):
+            caplog.clear()
+            spoil()
+            assert (status(client, "new-key"), status(client, "none")) == (200, 401)
+            assert "the old ones stay valid" in caplog.text and "schlüssel" not in caplog.text
+        file.write_text("third-key")
+        assert (status(client, "new-key"), status(client, "third-key")) == (401, 200)

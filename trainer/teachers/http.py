@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -22,6 +21,7 @@ from darl_opensearch.io.http import (
 )
 from darl_opensearch.io.urls import holds_credentials, split_http
 from darl_opensearch.settings import Field
+from darl_opensearch.settings.secrets import read_secret
 from trainer.teachers.base import TEACHERS, TeacherFiles, TeacherRequest
 
 MOST_BYTES = 64 << 20  # far above any answer
@@ -40,7 +40,9 @@ class HttpTeacher:
         files: TeacherFiles,
         *,
         model: Annotated[str, Field("model named in the request")] = "",
-        key_env: Annotated[str, Field("environment variable with the bearer token")] = "",
+        key_env: Annotated[
+            str, Field("environment variable with the bearer token; with _FILE behind its name, the file that holds it")
+        ] = "",
         documents: Annotated[int, Field("maximum items per request", least=1)] = 100,
         workers: Annotated[int, Field("concurrent requests", least=1, most=64)] = 4,
         timeout_s: Annotated[float, Field("timeout of a request in seconds", least=0.1)] = 60.0,
@@ -55,10 +57,10 @@ class HttpTeacher:
         self.retries, self.backoff_s = retries, backoff_s
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if key_env:
-            if not os.environ.get(key_env):
+            if not (key := read_secret(key_env)):
                 raise UsageError(f"the variable {key_env} is not set", where="[distill] teacher_params",
                                  todo="set it to the endpoint's token")  # fmt: skip
-            headers |= bearer(os.environ[key_env])
+            headers |= bearer(key)
         self._client = HttpClient(timeout_s, headers=headers, most_bytes=MOST_BYTES, connections=workers)
 
     def identity(self) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
 
 from darl_opensearch.errors import DarlError
+from darl_opensearch.settings.secrets import read_secret
 from trainer.judging.base import Answer, JudgingJob, Report, Task
 from trainer.judging.llm.cache import Cache
 from trainer.judging.llm.endpoint import Declined, Endpoint, Patience
@@ -39,7 +39,7 @@ class Asking:
         self._settings, self._job = settings, job
         self._prompt = read_prompt(job.base / settings.prompt if settings.prompt else None)
         patience = Patience(settings.timeout_s, settings.retries, settings.backoff_s, settings.max_wait_s)
-        key = os.environ.get(KEY_VARIABLE, "").strip()
+        key = (read_secret(KEY_VARIABLE) or "").strip()
         self._endpoint = Endpoint(settings.url, key, patience, Pace(settings.per_minute), settings.concurrency)
         self._ledger = Cache(job.file("llm", ".sqlite"))  # usage of this work folder, even if answers are shared
         self._cache = Cache(job.base / settings.cache) if settings.cache else self._ledger

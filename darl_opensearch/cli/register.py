@@ -55,10 +55,14 @@ def cli(
     emit(done.to_json(), as_json=as_json, text=_text(done))
 
 
+def _reused(done: Registration) -> str:
+    if done.rekeyed:
+        return ", its connector has the new API key"
+    return ", unchanged" if done.reused else ""
+
+
 def _text(done: Registration) -> str:
-    lines = [
-        f"{done.name} {done.version} ({done.mode}): model {done.model_id}" + (", unchanged" if done.reused else "")
-    ]
+    lines = [f"{done.name} {done.version} ({done.mode}): model {done.model_id}" + _reused(done)]
     if done.deviation is not None:
         lines.append(f"answers match the bundle's within {max(done.deviation, 1e-7):.0e}")
     lines += [f"setting {name} = {json.dumps(value)}" for name, value in done.settings.items()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,22 +55,48 @@ def digest_connector(bundle: Bundle, scorer: ScorerAddress) -> str:
     return digest_json([bundle.identity, body])
 
 
-def create_connector(cluster: Cluster, bundle: Bundle, scorer: ScorerAddress) -> str:
+def create_model(cluster: Cluster, bundle: Bundle, scorer: ScorerAddress) -> str:
     """Create connector and remote model, not deployed yet, and return the model's id."""
     card = bundle.card
-    description = describe_model(card, digest_connector(bundle, scorer))
-    body = _body(bundle, scorer, description=description, key=scorer.key or NO_KEY)
-    answer = cluster.send("POST", "/_plugins/_ml/connectors/_create", body, pretend={"connector_id": PENDING_ID})
     body = render_body(
         "register_connector.json",
         name=connector_name(card),
-        description=description,
-        connector_id=answer["connector_id"],
+        description=describe_model(card, digest_connector(bundle, scorer)),
+        connector_id=create_connector(cluster, bundle, scorer),
     )
     answer = cluster.send("POST", "/_plugins/_ml/models/_register", body, pretend={"model_id": PENDING_MODEL})
     if "model_id" not in answer:  # older versions name the model only when the task is done
         answer = wait_for(cluster, str(answer.get("task_id")), "registering the remote model", timeout=60)
     return str(answer["model_id"])
+
+
+def create_connector(cluster: Cluster, bundle: Bundle, scorer: ScorerAddress) -> str:
+    """Create a connector and return its id; its description tells keys apart."""
+    description = f"{_describe_key(bundle, scorer)}, sha256 {digest_connector(bundle, scorer)}"
+    body = _body(bundle, scorer, description=description, key=scorer.key or NO_KEY)
+    answer = cluster.send("POST", "/_plugins/_ml/connectors/_create", body, pretend={"connector_id": PENDING_ID})
+    return str(answer["connector_id"])
+
+
+def has_key(cluster: Cluster, bundle: Bundle, scorer: ScorerAddress, connector_id: str) -> bool:
+    """Whether a connector was created with this key, as far as its description tells."""
+    found = cluster.read("GET", join_path("_plugins", "_ml", "connectors", connector_id), absent={})
+    return str(found.get("description", "")).startswith(f"{_describe_key(bundle, scorer)},")
+
+
+def use_connector(cluster: Cluster, model_id: str, connector_id: str) -> None:
+    """Make a remote model call through another connector, also while it is deployed and asked.
+
+    ML Commons replaces it in place on every node (ml-commons #1673); a connector itself cannot be changed while a
+    deployed model uses it.
+    """
+    body = render_body("update_model.json", connector_id=connector_id)
+    cluster.send("PUT", join_path("_plugins", "_ml", "models", model_id), body)
+
+
+def remove_connector(cluster: Cluster, connector_id: str) -> None:
+    """Delete a connector that no model uses."""
+    cluster.send("DELETE", join_path("_plugins", "_ml", "connectors", connector_id))
 
 
 def remove_orphans(cluster: Cluster, bundle: Bundle, models: list[FoundModel]) -> None:
@@ -80,7 +107,14 @@ def remove_orphans(cluster: Cluster, bundle: Bundle, models: list[FoundModel]) -
     for hit in answer.get("hits", {}).get("hits", []):
         ours = str(hit["_source"].get("description", "")).startswith("DaRL ")
         if ours and hit["_id"] not in used:
-            cluster.send("DELETE", join_path("_plugins", "_ml", "connectors", hit["_id"]))
+            remove_connector(cluster, str(hit["_id"]))
+
+
+def _describe_key(bundle: Bundle, scorer: ScorerAddress) -> str:
+    """Name bundle and key, the key by a hash from which it cannot be guessed cheaply (scrypt, RFC 7914)."""
+    salt = digest_connector(bundle, scorer).encode()
+    hashed = hashlib.scrypt((scorer.key or NO_KEY).encode(), salt=salt, n=2**14, r=8, p=1, dklen=16).hex()
+    return f"DaRL {bundle.card.name} {bundle.card.version}, key {hashed}"
 
 
 def _body(bundle: Bundle, scorer: ScorerAddress, *, description: str, key: str) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +64,7 @@ class Registration:
     """Outcome of a registration.
 
     :param reused: whether the model was already registered, so that nothing was uploaded.
+    :param rekeyed: whether its connector was given another API key.
     :param deviation: largest difference from the bundle's own answers; None if not compared.
     :param warning: what of the bundle a model in the cluster does not serve.
     """
@@ -72,6 +74,7 @@ class Registration:
     mode: Mode
     model_id: str
     reused: bool
+    rekeyed: bool
     deviation: float | None
     pipelines: Mapping[str, Change]
     settings: Mapping[str, Any]
@@ -115,14 +118,15 @@ def register(
     if current is not None:
         model_id = current.model_id
     elif options.scorer is not None and options.mode == "connector":
-        model_id = connector.create_connector(cluster, opened, options.scorer)
+        model_id = connector.create_model(cluster, opened, options.scorer)
     else:
         model_id = models.upload(cluster, opened, on_chunk)
     if current is None and not cluster.dry_run:
         _give_way(cluster, opened, options, model_id, stale)
     if fresh := current is None or current.state != "DEPLOYED":
         models.deploy(cluster, model_id, timeout=options.deploy_timeout)
-    deviation = _compare(cluster, opened, options, model_id, fresh=fresh)
+    with _right_key(cluster, opened, options, current) as rekeyed:
+        deviation = _compare(cluster, opened, options, model_id, fresh=fresh)
 
     changes: Mapping[str, Change] = {}
     if options.switch:
@@ -135,6 +139,7 @@ def register(
         mode=options.mode,
         model_id=model_id,
         reused=current is not None,
+        rekeyed=rekeyed,
         deviation=deviation,
         pipelines=changes,
         settings={setting.name: setting.wanted for setting in checked.changed},
@@ -191,6 +196,28 @@ def _give_way(
     )
 
 
+@contextlib.contextmanager
+def _right_key(cluster: Cluster, bundle: Bundle, options: RegisterOptions, model: FoundModel | None) -> Iterator[bool]:
+    """Give a model that is reused a connector with the key of the options, and the old one back if that fails.
+
+    The model stays deployed, so that searches are reranked throughout while the scorer accepts both keys.
+    """
+    scorer = options.scorer if options.mode == "connector" else None
+    old = model.connector_id if model is not None else None
+    if scorer is None or model is None or old is None or connector.has_key(cluster, bundle, scorer, old):
+        yield False
+        return
+    new = connector.create_connector(cluster, bundle, scorer)
+    connector.use_connector(cluster, model.model_id, new)
+    try:
+        yield True
+    except BaseException:
+        connector.use_connector(cluster, model.model_id, old)
+        connector.remove_connector(cluster, new)
+        raise
+    connector.remove_connector(cluster, old)
+
+
 def _compare(cluster: Cluster, bundle: Bundle, options: RegisterOptions, model_id: str, *, fresh: bool) -> float | None:
     if not options.verify or cluster.dry_run:
         return None
@@ -215,7 +242,7 @@ def _explained(err: ClusterError, options: RegisterOptions) -> NotVerified:
         return NotVerified(
             f"the scorer does not accept the API key ({err.what})",
             where=options.scorer.url,
-            todo="set DARL_API_KEY to its key, and pass --replace if the connector has another",
+            todo="set DARL_API_KEY to its key, or DARL_API_KEY_FILE to a file that begins with it",
         )
     return NotVerified(
         f"the cluster could not reach the scorer ({err.what})",

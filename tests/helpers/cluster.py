@@ -8,6 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -26,9 +27,9 @@ from darl_opensearch.server.service import Service
 class RunningScorer:
     """``darl serve``'s own application on a real port; remembers what it was asked."""
 
-    def __init__(self, bundle: Bundle, *, key: str | None = None, port: int = 0) -> None:
+    def __init__(self, bundle: Bundle, *, key: str | None = None, key_file: Path | None = None, port: int = 0) -> None:
         self.requests: list[dict[str, Any]] = []
-        app = create_scorer_app(Service(ServerConfig(api_key=key, no_ood_log=True), bundle))
+        app = create_scorer_app(Service(ServerConfig(api_key=key, api_key_file=key_file, no_ood_log=True), bundle))
 
         async def counting(scope: Any, receive: Any, send: Any) -> None:
             body = b""

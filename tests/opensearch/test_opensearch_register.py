@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import threading
 from functools import partial
 
 import pytest
@@ -29,7 +30,7 @@ from darl_opensearch.connect import ClusterOptions
 from darl_opensearch.errors import ClusterError
 from darl_opensearch.search import PipelineSearch
 from tests.helpers.bundles import ITEMS, SCALE3, copy_bundle, correct_digests, tiny_bundle
-from tests.helpers.cluster import RunningScorer, at_once, file_of, recording
+from tests.helpers.cluster import RunningScorer, at_once, eventually, file_of, recording
 from tests.helpers.commands import run_darl
 from tests.helpers.http import guarded_proxy, serving
 
@@ -243,9 +244,48 @@ def test_wrong_scorer_key(place):
     with RunningScorer(place.bundle, key="right") as scorer:
         with pytest.raises(ClusterError, match="does not accept the API key .* Set DARL_API_KEY to its key"):
             place.register("connector", scorer, key="wrong")
-        with pytest.raises(ClusterError, match="does not accept the API key"):
-            place.register("connector", scorer, key="right")  # the connector still has the other key
-        assert place.register("connector", scorer, key="right", replace=True).deviation < 1e-4
+        done = place.register("connector", scorer, key="right")
+        assert done.reused and done.rekeyed and done.deviation < 1e-4
+        assert not place.register("connector", scorer, key="right").rekeyed
+
+
+def test_the_scorers_key_changes_while_searches_run(place, tmp_path):
+    items, keys = tmp_path / "items.jsonl", tmp_path / "keys"
+    items.write_text("".join(json.dumps(item) + "\n" for item in ITEMS), encoding="utf-8")
+    keys.write_text("old-k3y\n", encoding="utf-8")
+    with RunningScorer(place.bundle, key_file=keys) as scorer:
+        first = place.register("connector", scorer, key="old-k3y")
+        load_items(place.cluster, place.bundle, items, place.index)
+        searching, stop, reranked = place.search(), threading.Event(), []
+
+        def search():
+            while not stop.is_set():
+                reranked.append(searching.search("kitchen fire").reranked)
+
+        thread = threading.Thread(target=search)
+        thread.start()
+        try:
+            assert eventually(lambda: len(reranked) > 2)
+            keys.write_text("new-k3y\nold-k3y\n", encoding="utf-8")
+            second = place.register("connector", scorer, key="new-k3y")
+            keys.write_text("new-k3y\n", encoding="utf-8")
+            count = len(reranked)
+            assert eventually(lambda: len(reranked) > count + 2)
+            with pytest.raises(ClusterError, match="does not accept the API key"):
+                place.register("connector", scorer, key="old-k3y", switch=False)
+        finally:
+            stop.set()
+            thread.join()
+        again = place.register("connector", scorer, key="new-k3y")
+        assert searching.search("kitchen fire").reranked  # the wrong key was taken back
+    assert second.model_id == first.model_id and second.rekeyed and not again.rekeyed
+    assert set(second.pipelines.values()) == {"unchanged"}
+    assert all(reranked[: count + 2]), reranked
+    body = render_body("find_connector.json", name=models.connector_name(place.bundle.card))
+    found = place.cluster.read("POST", "/_plugins/_ml/connectors/_search", body)["hits"]["hits"]
+    assert len(found) == 1
+    said = json.dumps(found) + json.dumps(place.cluster.read("GET", "/_plugins/_ml/connectors/" + found[0]["_id"]))
+    assert "-k3y" not in said
 
 
 def test_a_scorer_with_another_model(place, tmp_path):

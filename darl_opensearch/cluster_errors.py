@@ -9,6 +9,46 @@ from typing import Any
 from darl_opensearch.errors import ClusterError
 from darl_opensearch.io.http import proxy_of
 
+_CLOSED = "the connection was closed without an answer"
+_MAYBE_CLIENT = "if the cluster asks for a client certificate, pass one that it accepts with --client-cert"
+_MISMATCH = re.compile(r"(Hostname|IP address) mismatch, certificate is not valid for '[^']*'")
+_TLS = (  # OpenSSL's words, what they mean, and what to do
+    (
+        ("WRONG_VERSION_NUMBER", "record layer"),
+        "the port does not speak TLS",
+        "use an http:// URL",
+    ),
+    (
+        ("certificate has expired",),
+        "the cluster's certificate, or its CA's, has expired",
+        "renew it on the cluster, and check this machine's clock",
+    ),
+    (
+        ("certificate is not yet valid",),
+        "the cluster's certificate is not valid yet",
+        "check the clocks of this machine and of the cluster",
+    ),
+    (
+        ("self-signed certificate", "self signed certificate", "unable to get local issuer", "unable to get issuer"),
+        "the cluster's certificate is not signed by a trusted CA",
+        "pass the CA certificate with --ca-certs, or --insecure to skip verification",
+    ),
+    (
+        ("CERTIFICATE_REQUIRED",),
+        "the cluster asks for a client certificate",
+        "pass --client-cert and --client-key",
+    ),
+    (
+        ("ALERT_UNKNOWN_CA", "ALERT_BAD_CERTIFICATE", "ALERT_CERTIFICATE_", "ALERT_UNSUPPORTED_CERTIFICATE"),
+        "the cluster does not accept the client certificate",
+        "use one that has not expired and whose CA the cluster trusts",
+    ),
+    (
+        ("EOF occurred",),  # the alert that says why is lost if the cluster closes before it is read
+        _CLOSED,
+        _MAYBE_CLIENT,
+    ),
+)
 _INDEX = re.compile(r"index \[([^\]]+)\] blocked by")
 
 
@@ -34,7 +74,13 @@ def translate(err: Exception, where: str) -> ClusterError:
         return ClusterError(
             "the cluster does not accept this user and password (401)",
             where=where,
-            todo="check --user and OPENSEARCH_PASSWORD",
+            todo="check --user and OPENSEARCH_PASSWORD, or OPENSEARCH_PASSWORD_FILE",
+        )
+    if err.status_code == 403 and not by_scorer and "amazonaws.com" in where:
+        return ClusterError(
+            f"not allowed (403{': ' + reason_of(err) if reason_of(err) else ''})",
+            where=where,
+            todo="check --aws-region, --aws-service, the AWS credentials, and what their identity is allowed there",
         )
     if err.status_code == 403 and not by_scorer:
         return ClusterError(
@@ -64,6 +110,9 @@ def reason_of(err: Exception) -> str:
         while isinstance(inner, dict):
             reason, inner = inner.get("reason") or reason, inner.get("caused_by")
         return _short(str(reason))
+    info = getattr(err, "info", None)
+    if error is None and isinstance(info, dict):  # Amazon's gateway, which stands before the cluster
+        error = info.get("message") or info.get("Message")
     return _short(str(error or getattr(err, "error", None) or err))
 
 
@@ -124,25 +173,36 @@ def _unreachable(err: Any, where: str) -> ClusterError:
 def _why_unreachable(err: Any, where: str) -> ClusterError:
     text = str(err.error)
     if "certificate" in text.lower() or "ssl" in text.lower():
-        plain = "WRONG_VERSION_NUMBER" in text or "record layer" in text
-        return ClusterError(
-            "the port does not speak TLS" if plain else f"TLS failed ({_short(text)})",
-            where=where,
-            todo="use an http:// URL"
-            if plain
-            else "pass the CA certificate with --ca-certs, or --insecure to skip verification",
-        )
+        what, todo = _explain_tls(text)
+        return ClusterError(what, where=where, todo=todo)
     if "RemoteDisconnected" in text or "Connection aborted" in text or "BadStatusLine" in text:
+        secure = where.startswith("https")
         return ClusterError(
-            "the connection was closed without an answer",
+            _CLOSED,
             where=where,
-            todo="use https:// if the cluster uses TLS",
+            todo=_MAYBE_CLIENT if secure else "use https:// if the cluster uses TLS",
         )
     if "NameResolutionError" in text or "getaddrinfo" in text or "Name or service" in text:
         return ClusterError("the host name does not resolve", where=where, todo="check the host in --url")
     if "refused" in text.lower():
         return ClusterError("nothing is listening there", where=where, todo="start OpenSearch, or check --url")
     return ClusterError(f"cannot be reached ({_short(text)})", where=where, todo="check --url and the network")
+
+
+def _explain_tls(text: str) -> tuple[str, str]:
+    """Explain a failed handshake by OpenSSL's words.
+
+    :return: what is wrong and what to do.
+    """
+    for words, what, todo in _TLS:
+        if any(word in text for word in words):
+            return what, todo
+    if found := _MISMATCH.search(text):
+        return (
+            f"the cluster's certificate is not for this host ({found[0]})",
+            "use a name in --url that the certificate holds, or add this one to it",
+        )
+    return f"TLS failed ({_short(text)})", "check --ca-certs and --client-cert against the cluster's TLS settings"
 
 
 def not_opensearch(where: str) -> ClusterError:

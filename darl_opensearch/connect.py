@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from darl_opensearch.aws import AwsService, make_signer
 from darl_opensearch.cluster_errors import not_opensearch, translate
 from darl_opensearch.errors import ClusterError, UsageError
+from darl_opensearch.io.tls import make_context
 from darl_opensearch.io.urls import split_http, without_secrets
 from darl_opensearch.settings import InputFile, Settings, setting
 
@@ -34,6 +36,17 @@ class ClusterOptions(Settings):
     password: str | None = setting(None, "Password for basic authentication.", env="OPENSEARCH_PASSWORD", secret=True)
     ca_certs: InputFile | None = setting(None, "PEM file with the CA certificates to trust.", env="OPENSEARCH_CA_CERTS")
     insecure: bool = setting(False, "Do not verify the cluster's certificate.", env="OPENSEARCH_INSECURE")
+    client_cert: InputFile | None = setting(
+        None, "PEM file with the client certificate to show; it may hold the key as well.", env="OPENSEARCH_CLIENT_CERT"
+    )
+    client_key: InputFile | None = setting(None, "PEM file with its key, not encrypted.", env="OPENSEARCH_CLIENT_KEY")
+    aws_region: str | None = setting(
+        None, "Sign requests (SigV4) for this region of Amazon OpenSearch Service; requires the extra aws.",
+        env="OPENSEARCH_AWS_REGION",
+    )  # fmt: skip
+    aws_service: AwsService = setting(
+        "es", "Service to sign for: es for a domain, aoss for a Serverless collection.", env="OPENSEARCH_AWS_SERVICE"
+    )
     timeout: float = 60.0  # seconds to wait for one answer
 
     def check(self) -> None:
@@ -50,8 +63,21 @@ class ClusterOptions(Settings):
         if bool(self.user) != bool(self.password):
             missing = "a password but no user" if self.password else f"user {self.user!r} but no password"
             raise UsageError(f"there is {missing}", todo="set both --user and OPENSEARCH_PASSWORD, or neither")
-        if self.ca_certs is not None and not self.ca_certs.is_file():
-            raise UsageError("the certificate file does not exist", where=str(self.ca_certs), todo="check --ca-certs")
+        for option, file in (
+            ("ca-certs", self.ca_certs),
+            ("client-cert", self.client_cert),
+            ("client-key", self.client_key),
+        ):
+            if file is not None and not file.is_file():
+                raise UsageError("the file does not exist", where=str(file), todo=f"check --{option}")
+        if self.client_key is not None and self.client_cert is None:
+            raise UsageError("there is a client key but no client certificate", todo="pass --client-cert")
+        if self.client_cert is not None and not self.url.startswith("https"):
+            raise UsageError("a client certificate needs TLS", where=self.where, todo="use an https:// URL")
+        if self.aws_region and self.user:
+            raise UsageError(
+                "requests are signed (--aws-region) or sent with a user, not both", todo="omit --user or --aws-region"
+            )
 
     @property
     def where(self) -> str:
@@ -66,18 +92,25 @@ def connect(options: ClusterOptions, **settings: Any) -> OpenSearch:
     """Make a client. Nothing is sent yet: :func:`identify` asks who is there.
 
     :param **settings: further arguments of ``OpenSearch``, such as a ``connection_class`` that records.
+    :raises DarlError: if a certificate or the AWS credentials cannot be used.
     :return: the client; use it inside :func:`calling`.
     """
-    from opensearchpy import OpenSearch
+    import urllib3
+    from opensearchpy import Connection, OpenSearch
 
     # Without a handler of its own, Python would print the client's warnings above our one line.
     logging.getLogger("opensearch").addHandler(logging.NullHandler())
     if options.url.startswith("https"):
-        settings = {"verify_certs": not options.insecure, "ssl_show_warn": False} | settings
         if options.insecure:
-            settings["ssl_assert_hostname"] = False
-        elif options.ca_certs:
-            settings["ca_certs"] = str(options.ca_certs)
+            urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)  # asked for
+        # Not by opensearch-py's own settings: without verification it would not show the client's certificate either.
+        context = make_context(
+            options.ca_certs or Connection.default_ca_certs(), options.client_cert, options.client_key,
+            insecure=options.insecure,
+        )  # fmt: skip
+        settings = {"ssl_context": context} | settings
+    if options.aws_region:
+        settings["http_auth"] = make_signer(options.aws_region, options.aws_service)
     if options.user and options.password:
         secret = base64.b64encode(f"{options.user}:{options.password}".encode())  # OpenSearch reads it as UTF-8
         settings["headers"] = {"authorization": f"Basic {secret.decode()}"} | settings.get("headers", {})

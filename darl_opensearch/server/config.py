@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from darl_opensearch.aws import AwsService
 from darl_opensearch.errors import UsageError
 from darl_opensearch.ood.record import TextPolicy
 from darl_opensearch.scoring.runtime import Provider
@@ -78,6 +79,19 @@ class ServerConfig(Settings, env="DARL_"):
         None, "PEM file with the CA certificates to trust.", env=("OPENSEARCH_CA_CERTS",)
     )
     ship_insecure: bool = setting(False, "Do not verify the cluster's certificate.", env=("OPENSEARCH_INSECURE",))
+
+    ship_client_cert: InputFile | None = setting(
+        None, "PEM file with the client certificate to show to --ship-to.", env=("OPENSEARCH_CLIENT_CERT",)
+    )
+    ship_client_key: InputFile | None = setting(
+        None, "PEM file with its key, not encrypted.", env=("OPENSEARCH_CLIENT_KEY",)
+    )
+    ship_aws_region: str | None = setting(
+        None, "Sign requests to --ship-to (SigV4) for this region.", env=("OPENSEARCH_AWS_REGION",)
+    )
+    ship_aws_service: AwsService = setting(
+        "es", "Service to sign for: es for a domain, aoss for a Serverless collection.", env=("OPENSEARCH_AWS_SERVICE",)
+    )
 
     log_level: Literal["debug", "info", "warning", "error"] = setting("info", "Log level.")
 

@@ -114,6 +114,10 @@ def _shipping(config: ServerConfig, spool: Path) -> Iterator[None]:
         password=config.ship_password or None,
         ca_certs=config.ship_ca_certs,
         insecure=config.ship_insecure,
+        client_cert=config.ship_client_cert,
+        client_key=config.ship_client_key,
+        aws_region=config.ship_aws_region or None,
+        aws_service=config.ship_aws_service,
     )
     shipper = Shipper(spool, connect(options), where=options.where)
     stop = threading.Event()

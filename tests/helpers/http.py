@@ -56,10 +56,15 @@ def guarded_proxy(target: str, user: str, password: str) -> type[Quiet]:
     host, wanted = urlsplit(target).netloc, base64.b64encode(f"{user}:{password}".encode()).decode()
 
     class Proxy(Quiet):
+        def refuse(self, body: bytes) -> bool:
+            """Answer what may not pass; whether it did."""
+            if refused := self.headers.get("Authorization") != f"Basic {wanted}":
+                self.answer(401, b"Unauthorized", "text/plain")
+            return refused
+
         def pass_on(self) -> None:
             body = self.body()
-            if self.headers.get("Authorization") != f"Basic {wanted}":
-                self.answer(401, b"Unauthorized", "text/plain")
+            if self.refuse(body):
                 return
             connection = http.client.HTTPConnection(host, timeout=60)
             kept = {k: v for k, v in self.headers.items() if k.lower() in ("content-type", "accept")}

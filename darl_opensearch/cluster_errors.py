@@ -88,6 +88,12 @@ def translate(err: Exception, where: str) -> ClusterError:
             where=where,
             todo="get permission for this request, or use another user",
         )
+    if err.status_code == 404 and ".aoss." in where:
+        return ClusterError(
+            "Amazon OpenSearch Serverless does not serve this request (404)",
+            where=where,
+            todo="use a domain of Amazon OpenSearch Service, or rank in your own process with Reranker",
+        )
     if not isinstance(err.info, dict):  # OpenSearch explains itself in JSON; a proxy or a web server does not
         return ClusterError(
             f"answered {err.status_code} without JSON",

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ssl
+import sys
 
 import pytest
+from opensearchpy.exceptions import TransportError
 
 from darl_opensearch.cluster import Cluster
+from darl_opensearch.cluster_errors import translate
 from darl_opensearch.connect import ClusterOptions
-from darl_opensearch.errors import ClusterError, DarlError, InputError, UsageError
+from darl_opensearch.errors import ClusterError, DarlError, InputError, MissingExtra, UsageError
 from tests.helpers.certificates import Authority, run, server_context
 from tests.helpers.http import guarded_proxy, serving, stub_cluster
 
@@ -147,3 +150,36 @@ def test_a_server_of_tls_1_2_asks_for_a_certificate(authorities):
         assert identify(url, ca_certs=ours.cert, client_cert=cert, client_key=key) == "c"
         with pytest.raises(ClusterError, match="client-cert"):
             identify(url, ca_certs=ours.cert)
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "said"),
+    [
+        (
+            403,
+            "The security token is invalid.",
+            "not allowed (403: The security token is invalid.). Check --aws-region",
+        ),
+        (404, "", "Amazon OpenSearch Serverless does not serve this request (404). Use a domain"),
+    ],
+)
+def test_what_amazon_refuses(status, message, said):
+    err = TransportError(status, "x", {"message": message} if message else "")
+    text = str(translate(err, "https://x.eu-west-1.aoss.amazonaws.com:443"))
+    assert text.removeprefix("https://x.eu-west-1.aoss.amazonaws.com:443: ").startswith(said)
+
+
+class Absent:
+    """Stands first among the finders of modules."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name == "botocore":
+            raise ModuleNotFoundError("no botocore", name="botocore")
+
+
+def test_signing_names_its_extra(monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "botocore"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [Absent(), *sys.meta_path])
+    with pytest.raises(MissingExtra, match=r"botocore is not installed. Run: .*darl-opensearch\[aws\]"):
+        identify("https://h", aws_region="eu-west-1")

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from darl_opensearch.aws import AwsService, make_signer
 from darl_opensearch.cluster_errors import not_opensearch, translate
 from darl_opensearch.errors import ClusterError, UsageError
+from darl_opensearch.io.aws import AwsService, make_signer
 from darl_opensearch.io.tls import make_context
 from darl_opensearch.io.urls import split_http, without_secrets
 from darl_opensearch.settings import InputFile, Settings, setting

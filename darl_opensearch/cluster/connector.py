@@ -80,8 +80,10 @@ def create_connector(cluster: Cluster, bundle: Bundle, scorer: ScorerAddress) ->
 
 def has_key(cluster: Cluster, bundle: Bundle, scorer: ScorerAddress, connector_id: str) -> bool:
     """Whether a connector was created with this key, as far as its description tells."""
-    found = cluster.read("GET", join_path("_plugins", "_ml", "connectors", connector_id), absent={})
-    return str(found.get("description", "")).startswith(f"{_describe_key(bundle, scorer)},")
+    described = f"{_describe_key(bundle, scorer)},"
+    return any(
+        found == connector_id and text.startswith(described) for found, text in _find_connectors(cluster, bundle)
+    )
 
 
 def use_connector(cluster: Cluster, model_id: str, connector_id: str) -> None:
@@ -94,20 +96,21 @@ def use_connector(cluster: Cluster, model_id: str, connector_id: str) -> None:
     cluster.send("PUT", join_path("_plugins", "_ml", "models", model_id), body)
 
 
-def remove_connector(cluster: Cluster, connector_id: str) -> None:
-    """Delete a connector that no model uses."""
-    cluster.send("DELETE", join_path("_plugins", "_ml", "connectors", connector_id))
-
-
 def remove_orphans(cluster: Cluster, bundle: Bundle, models: list[FoundModel]) -> None:
     """Delete connectors of this name that no model uses, left by an interrupted run."""
+    used = {model.connector_id for model in models}
+    for found, text in _find_connectors(cluster, bundle):
+        if text.startswith("DaRL ") and found not in used:
+            cluster.send("DELETE", join_path("_plugins", "_ml", "connectors", found))
+
+
+def _find_connectors(cluster: Cluster, bundle: Bundle) -> list[tuple[str, str]]:
+    """Find the connectors of a bundle's name: id and description of each."""
     body = render_body("find_connector.json", name=connector_name(bundle.card))
     answer = cluster.read("POST", "/_plugins/_ml/connectors/_search", body, absent={})
-    used = {model.connector_id for model in models}
-    for hit in answer.get("hits", {}).get("hits", []):
-        ours = str(hit["_source"].get("description", "")).startswith("DaRL ")
-        if ours and hit["_id"] not in used:
-            remove_connector(cluster, str(hit["_id"]))
+    return [
+        (str(hit["_id"]), str(hit["_source"].get("description", ""))) for hit in answer.get("hits", {}).get("hits", [])
+    ]
 
 
 def _describe_key(bundle: Bundle, scorer: ScorerAddress) -> str:

@@ -213,9 +213,9 @@ def _right_key(cluster: Cluster, bundle: Bundle, options: RegisterOptions, model
         yield True
     except BaseException:
         connector.use_connector(cluster, model.model_id, old)
-        connector.remove_connector(cluster, new)
+        models.delete_resource(cluster, "connectors", new)
         raise
-    connector.remove_connector(cluster, old)
+    models.delete_resource(cluster, "connectors", old)
 
 
 def _compare(cluster: Cluster, bundle: Bundle, options: RegisterOptions, model_id: str, *, fresh: bool) -> float | None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from darl_opensearch.aws import AwsService
 from darl_opensearch.errors import UsageError
+from darl_opensearch.io.aws import AwsService
 from darl_opensearch.ood.record import TextPolicy
 from darl_opensearch.scoring.runtime import Provider
 from darl_opensearch.server.keys import KeyRing

@@ -38,6 +38,7 @@ ACTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     # A node sends the second to the others for the user.
     (r"POST /_plugins/_ml/models/{}/_deploy", (ML + "deploy_model", ML + "deploy_model_on_nodes")),
     (r"POST /_plugins/_ml/models/{}/_undeploy", (ML + "undeploy_models", ML + "undeploy_model")),
+    (r"PUT /_plugins/_ml/models/{}", (ML + "models/update", ML + "models/update_cache")),  # the second as above
     (r"DELETE /_plugins/_ml/models/{}", (ML + "models/delete",)),
     (r"POST /_plugins/_ml/connectors/_create", (ML + "create_connector",)),
     (r"POST /_plugins/_ml/connectors/_search", (ML + "connectors/search",)),

@@ -11,20 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from darl_opensearch.errors import UsageError
-from tests.helpers.files import write_rows
 from tests.helpers.plan_project import weights, write_plan
 from tests.helpers.training_project import laws
 from trainer.config import read_config
-from trainer.stages import plan
+from trainer.stages import interpolation, plan
 from trainer.stages.interpolation import Point, choose_point, mix_weights
 
 CURVE = st.lists(st.tuples(st.floats(-0.1, 0.1), st.floats(0, 1)), min_size=1, max_size=12)
 
 
 def points(rows) -> list[Point]:
-    """Of changes on ID and means on OOD; the first is coefficient 0."""
+    """Of changes of nDCG on ID, and RPS; the first is coefficient 0."""
     rows = [(0.0, rows[0][1]), *rows[1:]]
-    return [Point(n / max(1, len(rows) - 1), 0.8 + change, ood, change) for n, (change, ood) in enumerate(rows)]
+    return [Point(n / max(1, len(rows) - 1), change, rps) for n, (change, rps) in enumerate(rows)]
 
 
 def train(path: Path, folder: Path, *overrides: str):
@@ -52,13 +51,12 @@ def test_both_ends_are_exact_and_the_middle_is_the_mean():
 @pytest.mark.parametrize(
     ("rows", "place"),
     [
-        ([(0, 0.5), (-0.001, 0.6), (-0.004, 0.7), (-0.02, 0.9)], 2),  # the best that costs no more than .005
-        ([(0, 0.5), (0.01, 0.7), (0.02, 0.7)], 1),  # of equals the smaller
-        ([(0, 0.5), (0.01, 0.4), (0.02, 0.5)], 0),  # nothing is better than not moving
-        ([(0, 0.5), (-0.005, 0.6)], 1),  # by at most: the bound itself is allowed
-        ([(0, 0.5), (-0.0051, 0.6)], 0),
-        ([(0, float("nan")), (0.0, float("nan"))], 0),
-        ([(0, 0.5), (0.1, float("nan")), (0.0, 0.6)], 2),
+        ([(0, 0.05), (-0.001, 0.04), (-0.004, 0.03), (-0.02, 0.01)], 2),  # the best that costs no more than .005
+        ([(0, 0.05), (0.01, 0.03), (0.02, 0.03)], 1),  # of equals the smaller
+        ([(0, 0.05), (0.01, 0.06), (0.02, 0.05)], 0),  # nothing is better than not moving
+        ([(0, 0.05), (-0.005, 0.04)], 1),  # by at most: the bound itself is allowed
+        ([(0, 0.05), (-0.0051, 0.04)], 0),
+        ([(0, 0.05), (float("nan"), 0.04)], 1),  # no dev query has a relevant item
     ],
 )
 def test_the_rule(rows, place):
@@ -73,8 +71,8 @@ def test_the_choice_costs_no_more_than_allowed_and_nothing_allowed_is_better(row
     assert curve[place].id_change >= -tolerance - 1e-9
     for other, point in enumerate(curve):
         if point.id_change >= -tolerance:
-            assert point.ood_ndcg <= curve[place].ood_ndcg + 1e-9
-            if point.ood_ndcg == curve[place].ood_ndcg:
+            assert point.rps >= curve[place].rps - 1e-9
+            if point.rps == curve[place].rps:
                 assert other >= place
 
 
@@ -99,7 +97,7 @@ def test_the_curve_is_that_of_the_runs_own_weights(plans, tmp_path):
     assert curve[0.0]["id_ndcg"] == start["start"]["ndcg@10"]
     assert curve[0.0]["ood_ndcg"] == start["ood_dev_start"]["ndcg@10"]
     assert curve[0.0]["id_change"]["mean"] == 0.0
-    best = max(curve.values(), key=lambda point: (point["ood_ndcg"], -point["coefficient"]))
+    best = min(curve.values(), key=lambda point: point["id_rps"] + point["ood_rps"])
     assert stage["coefficient"] == best["coefficient"] and stage["kept"] and stage["decided_by"] == "interpolate"
     assert stage["learnt_new"] is (stage["coefficient"] > 0)
     result = json.loads((tmp_path / "run" / "result.json").read_text())
@@ -107,19 +105,13 @@ def test_the_curve_is_that_of_the_runs_own_weights(plans, tmp_path):
     json.dumps(result, allow_nan=False)
 
 
-def test_coefficient_0_drops_what_was_learnt(plans, tmp_path):
-    """OOD dev queries without a relevant item prefer nothing: the weights before come back."""
+def test_coefficient_0_drops_what_was_learnt(plans, tmp_path, monkeypatch):
     path, _ = plans
-    file = path.parent / "ood_dev.jsonl"
-    before = file.read_text()
-    write_rows(file, [{"query": "zzz", "item_id": f"i{n}", "grade": 0} for n in range(3)])
+    monkeypatch.setattr(interpolation, "choose_point", lambda points, tolerance: 0)
     trained = train(path, tmp_path / "run", "stages.run=['augmented', 'interpolate']")
-    file.write_text(before)
     stage = trained.result["stages"][1]
     assert stage["coefficient"] == 0.0 and stage["learnt_new"] is False
-    write_rows(file, [{"query": "zzz", "item_id": f"i{n}", "grade": 0} for n in range(3)])
     without = train(path, tmp_path / "without", "stages.run=[]")
-    file.write_text(before)
     found, wanted = weights(tmp_path / "run"), weights(tmp_path / "without")
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
     assert trained.data["new"]["queries"] == 8 and without.result["dev"] == trained.result["dev"]

@@ -655,7 +655,7 @@ def test_curves_are_drawn_and_the_same_each_time(whole):
     texts = [element.text for element in ET.fromstring(one).iter() if element.tag.endswith("}text")]
     for stage in ("head", "full", "augmented", "interpolate"):
         assert any(text and text.startswith(stage) for text in texts)
-    assert "OOD dev nDCG" in texts and "training loss" in texts and "<dc:date>" not in one
+    assert "OOD dev RPS" in texts and "training loss" in texts and "<dc:date>" not in one
     assert draw([]) == "" and draw([{"stage": "head", "kept": True, "history": []}]) == ""
 
 

@@ -60,7 +60,7 @@ def _losses(axes: Any, outcome: Mapping[str, Any]) -> list[Any]:
 
 def _curve(axes: Any, outcome: Mapping[str, Any]) -> list[Any]:
     coefficients = [point["coefficient"] for point in outcome["curve"]]
-    for key, label, colour in (("id_ndcg", "ID dev nDCG", TRAIN), ("ood_ndcg", "OOD dev nDCG", DEV)):
+    for key, label, colour in (("id_rps", "ID dev RPS", TRAIN), ("ood_rps", "OOD dev RPS", DEV)):
         axes.plot(coefficients, [point[key] for point in outcome["curve"]], color=colour, marker=".", label=label)
     axes.axvline(outcome["coefficient"], color="black", linewidth=0.8, linestyle=":", label="chosen")
     axes.set_xlabel("coefficient")

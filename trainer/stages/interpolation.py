@@ -14,7 +14,7 @@ from torch import Tensor
 from darl_opensearch.errors import UsageError
 from darl_opensearch.stats.bootstrap import bootstrap_mean
 from trainer.config import Config, Interpolate
-from trainer.stages.objective import measure_ndcg
+from trainer.stages.calibrated import measure_current
 from trainer.stages.registry import STAGES, Context, Outcome, Stage, require_key
 from trainer.training_data.features import Features
 
@@ -24,22 +24,22 @@ class Point:
     """A point of the curve.
 
     :param coefficient: 0: the weights before, 1: those after.
-    :param id_change: mean paired change of the dev queries against coefficient 0.
+    :param id_change: mean paired change of the dev queries' nDCG against coefficient 0; NaN without any.
+    :param rps: mean of the RPS of the dev and of the OOD dev queries, with equal weight.
     """
 
     coefficient: float
-    id_ndcg: float
-    ood_ndcg: float
     id_change: float
+    rps: float
 
 
 @STAGES.register("interpolate", cite="Wortsman et al. 2021, arXiv:2109.01903 (WiSE-FT)", table=Interpolate)
 class InterpolateStage(Stage):
-    """Mix the weights before and after for the best nDCG on OOD dev queries at next to no loss on the dev queries
+    """Mix the weights before and after for the best RPS on ID and OOD dev queries at next to no loss of order on ID
 
-    Chooses the coefficient with the highest mean nDCG of the OOD dev queries among those at which the mean nDCG of the
-    dev queries falls by at most ``tolerance`` against coefficient 0, paired by query; ties go to the smaller one.
-    Coefficient 0 restores the weights before.
+    Chooses the coefficient with the lowest mean of the RPS on dev and OOD dev queries, by which the stage ``augmented``
+    stops, too, among those at which the mean nDCG of the dev queries falls by at most ``tolerance`` against coefficient
+    0, paired by query; ties go to the smaller one. Coefficient 0 restores the weights before.
     """
 
     judged_on = ("dev", "ood_dev")
@@ -70,24 +70,26 @@ class InterpolateStage(Stage):
             model.load_state_dict(mix_weights(before, after, coefficient))
             features = Features(model, device=context.config.stages.device)
             values.append(
-                tuple(measure_ndcg(features, context.pairs[role], context.config) for role in ("dev", "ood_dev"))
+                [measure_current(features, context.pairs[role], context.config) for role in ("dev", "ood_dev")]
             )
-        start = values[0][0]
-        changes = [[value - start[query] for query, value in on_id.items()] for on_id, _ in values]
+        changes = [values[0][0].gains_to(on_id).ndcg for on_id, _ in values]
         points = [
-            Point(coefficient, mean(on_id.values()), mean(on_ood.values()), mean(change))
-            for coefficient, (on_id, on_ood), change in zip(coefficients, values, changes, strict=True)
+            Point(coefficient, mean(change), mean([mean(figures.rps.values()) for figures in both]))
+            for coefficient, both, change in zip(coefficients, values, changes, strict=True)
         ]
         place = choose_point(points, own.tolerance)
         model.load_state_dict(mix_weights(before, after, coefficients[place]))
         context.features.forget()
         curve = [
             {
-                "coefficient": point.coefficient, "id_ndcg": round(point.id_ndcg, 5),
-                "ood_ndcg": round(point.ood_ndcg, 5),
+                "coefficient": point.coefficient,
+                **{
+                    f"{role}_{name}": round(mean(vars(figures)[name].values()), 5)
+                    for role, figures in zip(("id", "ood"), both, strict=True) for name in ("ndcg", "rps")
+                },
                 "id_change": bootstrap_mean(np.array(change), seed=context.seed).to_json(),
             }
-            for point, change in zip(points, changes, strict=True)
+            for point, both, change in zip(points, values, changes, strict=True)
         ]  # fmt: skip
         figures = {"coefficient": coefficients[place], "tolerance": own.tolerance, "curve": curve}
         return Outcome([], decided="interpolate", learnt_new=coefficients[place] > 0, figures=figures)
@@ -111,14 +113,14 @@ def mix_weights(before: Mapping[str, Tensor], after: Mapping[str, Tensor], coeff
 
 
 def choose_point(points: Sequence[Point], tolerance: float) -> int:
-    """Choose the place of the first point with the best OOD mean within the tolerance.
+    """Choose the place of the first point with the lowest RPS within the tolerance.
 
     :param points: by ascending coefficient, from 0.
     """
     best = 0
     for place, point in enumerate(points):
         allowed = point.id_change >= -tolerance - 1e-12 or math.isnan(point.id_change)
-        if allowed and point.ood_ndcg > points[best].ood_ndcg + 1e-12:
+        if allowed and point.rps < points[best].rps - 1e-12:
             best = place
     return best
 

@@ -180,10 +180,6 @@ guideline = {guideline}
 [judge.params.judgments]
 path = {answers}
 
-[train]
-stages = ["refit", "augmented", "interpolate"] # the head alone gains nothing from so few labels
-set = ["augment.learning_rate=5e-5", "augment.epochs=2", "augment.replay=0.5", "interpolate.coefficients=[0.5]"]
-
 [gate]
 id_test = "id_test.jsonl"
 tolerance = 0.02 # 48 queries cannot show less

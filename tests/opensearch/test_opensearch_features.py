@@ -8,7 +8,7 @@ import pytest
 
 from darl_opensearch.cluster.index import make_document
 from darl_opensearch.cluster.pipelines import put_pipelines, render_pipelines
-from darl_opensearch.config_files import render_body
+from darl_opensearch.config_files import OMIT, render_body
 from darl_opensearch.ood import SpoolStore
 from darl_opensearch.search import is_in_order
 from tests.helpers.commands import run_main
@@ -23,7 +23,7 @@ ROWS = [pytest.param(feature, mode, id=f"{feature.what}-{mode}") for feature in 
 def rich(both):
     """An index of 40 items with nested objects, and pipelines that oversample by a known factor."""
     index = f"{both.name}-rich"
-    mappings = render_body("items_mapping.json")
+    mappings = render_body("items_mapping.json", long_text=OMIT)
     colour = {"properties": {"colour": {"type": "keyword"}}}
     mappings["properties"] |= {NESTED: {"type": "nested", **colour}, GROUP: {"type": "keyword"}}
     both.cluster.send("PUT", f"/{index}", {"settings": {"number_of_shards": 1}, "mappings": mappings})

@@ -197,9 +197,9 @@ def test_item_texts_come_from_the_index_that_is_named(world, tmp_path, monkeypat
     asked = []
 
     class Client:
-        def search(self, *, index, body):
+        def search(self, *, index, body, params):
             ids = body["query"]["bool"]["filter"][0]["terms"]["darl_id"]
-            asked.append(index)
+            asked.append((index, params["search_pipeline"]))
             rows = [{"darl_id": i, "darl_text": world.items[int(i[2:])]} for i in ids]
             return {"hits": {"hits": [{"_source": row} for row in rows]}}
 
@@ -209,7 +209,7 @@ def test_item_texts_come_from_the_index_that_is_named(world, tmp_path, monkeypat
     said = run("--spool", path, "--bundle", world.bundle.path, "--index", "items", "--json")
     assert said.exit_code == 0, said.output
     (window,) = json.loads(said.stdout)["drift"]["windows"]
-    assert set(asked) == {"items"} and window["sample"]["pairs"] > 100 and window["sample"]["unjoined"] == 0
+    assert set(asked) == {("items", "_none")} and window["sample"]["pairs"] > 100 and window["sample"]["unjoined"] == 0
 
 
 def test_text_for_a_terminal_has_the_same_words(world, log):

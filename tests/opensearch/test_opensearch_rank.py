@@ -97,7 +97,7 @@ def test_any_text_is_reranked(both, mode, query):
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("size", [1, 2, 3, 9, 10, 11, 40, 41, 49, 50, 51, 199, 200, 201, 300])
+@pytest.mark.parametrize("size", [1, 2, 3, 9, 10, 11, 40, 41, 49, 50, 51, 199, 200, 201])
 def test_sizes_and_the_cap(both, mode, size):
     cap = DEFAULT_MAX_K[mode]
     both.write_pipelines(mode, "-sizes")

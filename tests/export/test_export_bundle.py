@@ -227,6 +227,13 @@ def test_states_that_differ_too_much_are_left_out(small, tmp_path, monkeypatch):
     assert MODEL_INT8 in bundle.digests and bundle.card.states == {}
 
 
+def test_with_many_dev_queries_states_are_compared_on_these_alone(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(states, "LEAST_QUERIES", 1)
+    bundle = export_run(small[0], small[0].folder.parent / "data", tmp_path / "out", int8=False, checkpoint=False)
+    compared = bundle.card.graphs["meet.onnx"]
+    assert 0 < compared["ndcg_change"]["queries"] <= small[0].data["dev"]["queries"] and "left_out" not in compared
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [

@@ -25,7 +25,7 @@ from trainer.export.card import render_model_card
 from trainer.export.graph import ContractModule, export_graphs
 from trainer.export.int8 import quantise, refit_calibration
 from trainer.export.judged_pairs import JudgedPairs
-from trainer.export.states import add_states, draw_training_queries
+from trainer.export.states import add_states
 from trainer.run_folder import CHECKPOINT, Trained
 from trainer.stages.ood_stage import two_fold_alarms
 from trainer.training_data.reading import read_data
@@ -85,8 +85,7 @@ def export_run(
         card = _card(trained, graphs, about or {})
         if model.halves == 2 and not (work / files.MODEL_DATA).is_file():
             report("taking the pair apart")
-            more = JudgedPairs.of(trained, data, draw_training_queries(data), work / files.MODEL)
-            card = add_states(module, card, work, dev, more, data, int8=int8)
+            card = add_states(trained, module, card, work, dev, data, int8=int8)
             graphs = dict(card.graphs)
         if int8 and files.MEET_INT8 not in graphs:
             if reason := _find_int8_obstacle(model, work):

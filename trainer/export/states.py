@@ -35,6 +35,7 @@ from trainer.models.base import AVERAGE, ITEM, PairFeatures
 from trainer.models.split import SplitReranker, to_units
 from trainer.ood.calibration import ood_columns
 from trainer.ood.fitted import FittedOod
+from trainer.run_folder import Trained
 from trainer.stages.ood_stage import share_flagged, two_fold_alarms
 from trainer.training_data.pairs import Pairs
 from trainer.training_data.run_data import RunData
@@ -54,19 +55,12 @@ SCORE_BOUND, NDCG_BOUND, OOD_BOUND = 0.005, 0.002, 0.01  # of fp32 states agains
 LEAST_QUERIES = 200  # to compare nDCG on: two near-ties that swap change one query's by .07 to .3
 
 
-def draw_training_queries(data: RunData) -> list[JudgedQuery]:
-    """Draw training queries by their hashes, to compare nDCG on where there are few dev queries."""
-    missing = max(0, LEAST_QUERIES - len(data.dev))
-    return heapq.nsmallest(missing, data.sampled, key=lambda query: hash_int(query.query_id))
-
-
 def add_states(
-    module: ContractModule, card: Card, work: Path, dev: JudgedPairs, more: JudgedPairs, data: RunData, *, int8: bool
+    trained: Trained, module: ContractModule, card: Card, work: Path, dev: JudgedPairs, data: RunData, *, int8: bool
 ) -> Card:
     """Write the graphs unless they differ too much from ``model.onnx``.
 
     :param work: folder of the graphs, with ``model.onnx`` and the tokenizer.
-    :param more: pairs of training queries, to compare nDCG on as well.
     :param data: of the run.
     :param int8: write quantised graphs, too.
     :return: the card with the measurements.
@@ -77,9 +71,12 @@ def add_states(
         return dataclasses.replace(card, graphs=graphs)
     export_states(module, work)
     card = dataclasses.replace(card, states={"encoder": digest_encoder(backbone)})
+    compared = [dev]
+    if more := _draw_training_queries(data):
+        compared.append(JudgedPairs.of(trained, data, more, work / files.MODEL))
     with StateStore(None) as store:
-        rows = [score_by_states(card, work, store, pairs.texts) for pairs in (dev, more)]
-    changes = np.concatenate([pairs.ndcg_changes(part) for pairs, part in zip((dev, more), rows, strict=True)])
+        rows = [score_by_states(card, work, store, pairs.texts) for pairs in compared]
+    changes = np.concatenate([pairs.ndcg_changes(part) for pairs, part in zip(compared, rows, strict=True)])
     graphs[files.MEET] = dev.compare(rows[0], "states") | {"ndcg_change": summarise_changes(changes)}
     if reason := find_states_obstacle(graphs[files.MEET]):
         for name in (files.ENCODE, files.MEET, files.OOD_SIDES):
@@ -89,6 +86,12 @@ def add_states(
     if int8 and backbone.quantises:
         graphs[files.MEET_INT8] = _quantise_states(module, card, work, dev, data)
     return dataclasses.replace(card, graphs=graphs)
+
+
+def _draw_training_queries(data: RunData) -> list[JudgedQuery]:
+    """Draw training queries by their hashes, to compare nDCG on where there are few dev queries."""
+    missing = max(0, LEAST_QUERIES - len(data.dev))
+    return heapq.nsmallest(missing, data.sampled, key=lambda query: hash_int(query.query_id))
 
 
 def _quantise_states(module: ContractModule, card: Card, work: Path, dev: JudgedPairs, data: RunData) -> dict[str, Any]:

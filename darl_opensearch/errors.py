@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Sequence
 from types import ModuleType
 
 OURS = ("darl_opensearch", "trainer")  # installed together, whatever the extras
@@ -96,3 +97,9 @@ def short(value: object) -> str:
     """
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:80]}…"
+
+
+def name_some(names: Sequence[str], *, most: int = 3) -> str:
+    """Name the first few, and count the others."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

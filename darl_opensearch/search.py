@@ -317,7 +317,7 @@ class PipelineSearch:
         source = hit.get("_source") or {}
         columns = self.card.columns.hit_fields()
         score = hit.get("_score")
-        if any(not isinstance(source.get(name), int | float) for name in columns):
+        if not pipelines.is_scored(source, columns):
             return RankedHit(position, str(hit.get("_id")), source, score)
         row = np.array([[float(source[name]) for name in columns]], dtype=np.float32)
         scores = Scores(row, self.card.ood.alpha)

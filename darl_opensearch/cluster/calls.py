@@ -144,6 +144,11 @@ class Cluster:
         return self.client.transport.perform_request(method, path, **given)
 
 
+def is_ours(held: Mapping[str, Any]) -> bool:
+    """Whether darl made something that is in a cluster, by its description."""
+    return str(held.get("description", "")).startswith("DaRL ")
+
+
 def join_path(*parts: str) -> str:
     """Join path segments, each escaped; ``<…>`` stands for an id in a dry run."""
     return "/" + "/".join(quote(part, safe="<>") for part in parts)

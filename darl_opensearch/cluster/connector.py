@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from darl_opensearch.bundle import Bundle
-from darl_opensearch.cluster.calls import Cluster, join_path
+from darl_opensearch.cluster.calls import Cluster, is_ours, join_path
 from darl_opensearch.cluster.models import PENDING_ID as PENDING_MODEL
 from darl_opensearch.cluster.models import FoundModel, connector_name, describe_model, wait_for
 from darl_opensearch.config_files import render_body
@@ -82,7 +83,8 @@ def has_key(cluster: Cluster, bundle: Bundle, scorer: ScorerAddress, connector_i
     """Whether a connector was created with this key, as far as its description tells."""
     described = f"{_describe_key(bundle, scorer)},"
     return any(
-        found == connector_id and text.startswith(described) for found, text in _find_connectors(cluster, bundle)
+        found == connector_id and str(source.get("description", "")).startswith(described)
+        for found, source in _find_connectors(cluster, bundle)
     )
 
 
@@ -99,18 +101,16 @@ def use_connector(cluster: Cluster, model_id: str, connector_id: str) -> None:
 def remove_orphans(cluster: Cluster, bundle: Bundle, models: list[FoundModel]) -> None:
     """Delete connectors of this name that no model uses, left by an interrupted run."""
     used = {model.connector_id for model in models}
-    for found, text in _find_connectors(cluster, bundle):
-        if text.startswith("DaRL ") and found not in used:
+    for found, source in _find_connectors(cluster, bundle):
+        if is_ours(source) and found not in used:
             cluster.send("DELETE", join_path("_plugins", "_ml", "connectors", found))
 
 
-def _find_connectors(cluster: Cluster, bundle: Bundle) -> list[tuple[str, str]]:
-    """Find the connectors of a bundle's name: id and description of each."""
+def _find_connectors(cluster: Cluster, bundle: Bundle) -> list[tuple[str, Mapping[str, Any]]]:
+    """Find the connectors of a bundle's name: id and definition of each."""
     body = render_body("find_connector.json", name=connector_name(bundle.card))
     answer = cluster.read("POST", "/_plugins/_ml/connectors/_search", body, absent={})
-    return [
-        (str(hit["_id"]), str(hit["_source"].get("description", ""))) for hit in answer.get("hits", {}).get("hits", [])
-    ]
+    return [(str(hit["_id"]), hit["_source"]) for hit in answer.get("hits", {}).get("hits", [])]
 
 
 def _describe_key(bundle: Bundle, scorer: ScorerAddress) -> str:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from darl_opensearch.cluster import pipelines
-from darl_opensearch.cluster.calls import Cluster
-from darl_opensearch.errors import ClusterError
+from darl_opensearch.cluster.calls import Cluster, is_ours
+from darl_opensearch.errors import ClusterError, name_some
 
 SETTING = "index.search.default_pipeline"
 INDICES = "*,-.*,.ds-*"  # also those behind data streams; a request that meets system indices is warned of
@@ -31,7 +31,7 @@ def find_default_pipelines(cluster: Cluster) -> dict[str, str]:
             chosen[index] = str(name)
     if not chosen:
         return {}
-    ours = {name for name, body in pipelines.fetch_pipelines(cluster).items() if pipelines.is_ours(body)}
+    ours = {name for name, body in pipelines.fetch_pipelines(cluster).items() if is_ours(body)}
     return {index: name for index, name in sorted(chosen.items()) if name in ours}
 
 
@@ -39,11 +39,10 @@ def describe_default_pipelines(found: Mapping[str, str]) -> str:
     """Describe what goes wrong on such indices, and what to do; empty without any."""
     if not found:
         return ""
-    named = [f"{index} ({name})" for index, name in list(found.items())[:MOST_NAMED]]
-    more = f" and {len(found) - len(named)} more" if len(found) > len(named) else ""
+    named = name_some([f"{index} ({name})" for index, name in found.items()], most=MOST_NAMED)
     return (
         f"a darl pipeline is the default of {'index' if len(found) == 1 else f'{len(found)} indices:'} "
-        f"{', '.join(named)}{more}: a scroll through it loses documents. Clients that scroll must send "
+        f"{named}: a scroll through it loses documents. Clients that scroll must send "
         "search_pipeline=_none"
     )
 

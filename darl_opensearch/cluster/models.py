@@ -70,20 +70,30 @@ def describe_model(card: Card, digest: str) -> str:
 
 
 def find_models(cluster: Cluster, name: str) -> list[FoundModel]:
-    """Find models by name, oldest first."""
-    # ML Commons answers 404 while no model was ever registered: its index is made with the first.
-    answer = cluster.read("POST", "/_plugins/_ml/models/_search", render_body("find_model.json", name=name), absent={})
-    hits = answer.get("hits", {}).get("hits", [])
-    hits.sort(key=lambda hit: (hit["_source"].get("created_time", 0), hit["_id"]))  # the same order for all who ask
-    return [read_model(hit) for hit in hits]
+    """Find models by name, oldest first, in the same order for all who ask."""
+    return search_models(
+        cluster, render_body("find_model.json", name=name),
+        order=lambda hit: (hit["_source"].get("created_time", 0), hit["_id"]),
+    )  # fmt: skip
 
 
 def find_models_by_id(cluster: Cluster, model_ids: Collection[str]) -> list[FoundModel]:
     """Find models by id."""
     wanted = sorted(model_ids)
-    body = render_body("find_models.json", size=len(wanted), model_ids=wanted)
+    return search_models(cluster, render_body("find_models.json", size=len(wanted), model_ids=wanted))
+
+
+def search_models(
+    cluster: Cluster, body: Mapping[str, Any], *, order: Callable[[Mapping[str, Any]], Any] | None = None
+) -> list[FoundModel]:
+    """Search for models.
+
+    :param order: key of a hit to sort by; None: as ML Commons answers.
+    """
+    # ML Commons answers 404 while no model was ever registered: its index is made with the first.
     answer = cluster.read("POST", "/_plugins/_ml/models/_search", body, absent={})
-    return [read_model(hit) for hit in answer.get("hits", {}).get("hits", [])]
+    hits = answer.get("hits", {}).get("hits", [])
+    return [read_model(hit) for hit in (sorted(hits, key=order) if order else hits)]
 
 
 def check_local_size(bundle: Bundle) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from darl_opensearch.cluster.calls import Cluster, join_path
+from darl_opensearch.cluster.calls import Cluster, is_ours, join_path
 from darl_opensearch.cluster.preflight import Mode
 from darl_opensearch.config_files import OMIT, render_body
 from darl_opensearch.errors import ClusterError, UsageError
@@ -174,11 +174,6 @@ def check_ours(cluster: Cluster, options: PipelineOptions) -> None:
             )
 
 
-def is_ours(body: Mapping[str, Any]) -> bool:
-    """Whether darl wrote a pipeline, by its description."""
-    return str(body.get("description", "")).startswith("DaRL ")
-
-
 def put_pipelines(cluster: Cluster, bodies: Mapping[str, Mapping[str, Any]]) -> dict[str, Change]:
     """Write the pipelines that differ from what is there."""
     changes: dict[str, Change] = {}
@@ -232,6 +227,14 @@ def list_models_in(body: Mapping[str, Any]) -> set[str]:
         elif isinstance(node, list):
             rest.extend(node)
     return ids
+
+
+def is_scored(source: Mapping[str, Any], fields: Iterable[str]) -> bool:
+    """Whether a hit has the columns that a pipeline writes.
+
+    :param source: its ``_source``.
+    """
+    return all(isinstance(source.get(name), int | float) for name in fields)
 
 
 def remove_pipelines(cluster: Cluster, options: PipelineOptions) -> None:

@@ -122,6 +122,14 @@ def read_nodes(cluster: Cluster) -> dict[str, dict[str, Any]]:
     return dict(cluster.read("GET", "/_nodes/plugins").get("nodes", {}))
 
 
+def list_plugins(node: Mapping[str, Any]) -> set[Any]:
+    """List the names of a node's plugins.
+
+    :param node: see :func:`read_nodes`.
+    """
+    return {plugin.get("name") for plugin in node.get("plugins", ())}
+
+
 def find_version_error(identity: Identity, mode: Mode, url: str) -> ClusterError | None:
     """Return why a version of OpenSearch does not support a mode, or None.
 
@@ -138,25 +146,29 @@ def find_version_error(identity: Identity, mode: Mode, url: str) -> ClusterError
     )
 
 
-def find_missing_parts(nodes: Iterable[Mapping[str, Any]], url: str) -> Iterator[ClusterError]:
+def find_missing_parts(
+    nodes: Iterable[Mapping[str, Any]], url: str, *,
+    plugins: Mapping[str, str] = PLUGINS, modules: Sequence[str] = MODULES,
+) -> Iterator[ClusterError]:  # fmt: skip
     """Return an error for each plugin or module that a node lacks.
 
     :param nodes: see :func:`read_nodes`.
     :param url: the cluster, for messages.
+    :param plugins: what each plugin is called, by its name.
     """
     for node in nodes:
-        plugins = {plugin.get("name") for plugin in node.get("plugins", ())}
-        modules = {module.get("name") for module in node.get("modules", ())}
+        has = list_plugins(node)
         name = node.get("name", "?")
-        for plugin, title in PLUGINS.items():
-            if plugin not in plugins:
+        for plugin, title in plugins.items():
+            if plugin not in has:
                 yield ClusterError(
                     f"node {name} does not have {title} (plugin {plugin})",
                     where=url,
                     todo="install the plugin on every node; the full OpenSearch distribution has it",
                 )
-        for module in MODULES:
-            if module not in modules | plugins:
+        has |= {module.get("name") for module in node.get("modules", ())}
+        for module in modules:
+            if module not in has:
                 yield ClusterError(
                     f"node {name} does not have the module {module}",
                     where=url,

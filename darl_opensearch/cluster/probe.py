@@ -11,7 +11,7 @@ import numpy as np
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.cluster import guards
 from darl_opensearch.cluster.calls import Cluster, join_path
-from darl_opensearch.cluster.pipelines import PipelineOptions, PipelineShape, render_pipelines
+from darl_opensearch.cluster.pipelines import PipelineOptions, PipelineShape, is_scored, render_pipelines
 from darl_opensearch.cluster.preflight import Mode
 from darl_opensearch.cluster.verify import CONNECTOR_BOUND, LOCAL_BOUND, PROBES, ask_when_ready
 from darl_opensearch.config_files import render_body
@@ -64,7 +64,7 @@ def probe_search(cluster: Cluster, bundle: Bundle, mode: Mode, model_id: str, in
             todo="fill it with darl index, by this bundle",
         )  # fmt: skip
     names = list(bundle.card.columns.hit_fields())
-    if any(not isinstance(source.get(name), int | float) for source in sources for name in names):
+    if not all(is_scored(source, names) for source in sources):
         raise _failed(cluster, index, "a search through the new pipeline is not reranked")
     rows = np.array([[source[name] for name in names] for source in sources], dtype=np.float64)
     with Scorer.open(bundle) as scorer:

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from darl_opensearch.cluster.calls import Call, join_path
-from darl_opensearch.cluster.doctor.pipelines import find_differences, name_some
+from darl_opensearch.cluster.doctor.pipelines import find_differences
 from darl_opensearch.cluster.doctor.results import CheckResult
 from darl_opensearch.cluster.doctor.subject import Subject
+from darl_opensearch.errors import name_some
 from darl_opensearch.io.http import HttpError
 from darl_opensearch.ood.spool import Spool
 from darl_opensearch.ood.stream import template

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +11,11 @@ from darl_opensearch.cluster.doctor.results import CheckResult
 from darl_opensearch.cluster.doctor.subject import Subject
 from darl_opensearch.cluster.history import TAKE_OVER_SECONDS, History, Served
 from darl_opensearch.cluster.pipelines import PipelineShape, list_models_in, read_options, render_pipelines
-from darl_opensearch.errors import ClusterError
+from darl_opensearch.errors import ClusterError, name_some
 from darl_opensearch.scores import Columns
 from darl_opensearch.text import LONG_TEXT_FIELD, TEXT_FIELD
 
 BATCHES = "batch_inference_config"
-MOST_NAMED = 3
 REGISTER = "write it with darl register or darl release"
 
 
@@ -139,12 +138,6 @@ def read_text_field(body: Mapping[str, Any]) -> str:
     steps = [step["ml_inference"] for step in body.get("response_processors", ()) if "ml_inference" in step]
     read = {entry.get("documents") for step in steps for entry in step.get("input_map", ())}
     return LONG_TEXT_FIELD if LONG_TEXT_FIELD in read else TEXT_FIELD
-
-
-def name_some(names: Sequence[str]) -> str:
-    """Name the first few, and count the others."""
-    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    return ", ".join(names[:MOST_NAMED]) + more
 
 
 def _render(subject: Subject, served: Served) -> dict[str, dict[str, Any]]:

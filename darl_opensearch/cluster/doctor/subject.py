@@ -35,9 +35,7 @@ class DoctorOptions(PipelineHistory):
         "URL of the scorer's rerank route as this machine reaches it.  [default: the URL that the connector calls]",
         env="DARL_SCORER_URL",
     )  # fmt: skip
-    scorer_key: str | None = setting(
-        None, "API key of the scorer. Prefer the variable.", env="DARL_API_KEY", secret=True
-    )
+    scorer_key: str | None = setting(None, "API key of the scorer.", env="DARL_API_KEY", secret=True)
     index: str | None = setting(None, "item index to check for documents without darl_text", env="DARL_INDEX")
     stream: str = setting(STREAM, "name of the OOD data stream", env="DARL_OOD_STREAM")
     spool: FilePath | None = setting(

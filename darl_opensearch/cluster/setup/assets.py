@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from darl_opensearch.cluster.calls import Cluster, join_path
+from darl_opensearch.cluster.calls import Cluster, is_ours, join_path
 from darl_opensearch.cluster.setup.options import Part, SetupOptions
 from darl_opensearch.config_files import render_body
 from darl_opensearch.io.digest import digest_json
@@ -173,8 +173,7 @@ def _make(kind: type[Asset], name: str, file: str, values: Mapping[str, Any]) ->
 
 
 def _described(body: Mapping[str, Any]) -> str:
-    description = str(body.get("description") or "")
-    return description if description.startswith("DaRL ") else ""
+    return str(body["description"]) if is_ours(body) else ""
 
 
 def _triggered(monitor: Mapping[str, Any]) -> str:

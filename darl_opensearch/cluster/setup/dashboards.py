@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from darl_opensearch.cluster.calls import Cluster, join_path
+from darl_opensearch.cluster.calls import Cluster, is_ours, join_path
 from darl_opensearch.cluster.pipelines import Change
 from darl_opensearch.cluster.setup.options import SetupOptions
 from darl_opensearch.config_files import render_lines
@@ -109,7 +109,7 @@ class Dashboards:
         if "attributes" not in found:
             return "created"
         mine, theirs = one["attributes"], found["attributes"]
-        if "description" in mine and not str(theirs.get("description", "")).startswith("DaRL "):
+        if "description" in mine and not is_ours(theirs):
             raise ClusterError(
                 f"saved object {one['type']} {one['id']} exists and was not created by darl",
                 where=self.api.url,

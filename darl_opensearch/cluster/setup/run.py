@@ -10,6 +10,7 @@ from typing import Any
 from darl_opensearch.cluster.calls import Call, Cluster, join_path
 from darl_opensearch.cluster.history import History
 from darl_opensearch.cluster.pipelines import Change
+from darl_opensearch.cluster.preflight import list_plugins, read_nodes
 from darl_opensearch.cluster.setup.assets import Asset, Found, list_assets
 from darl_opensearch.cluster.setup.dashboards import Dashboards, format_lines, render_saved_objects
 from darl_opensearch.cluster.setup.options import PARTS, Part, SetupOptions
@@ -118,11 +119,10 @@ def _choose(
 def _missing_plugins(cluster: Cluster) -> dict[str, str]:
     """Find what a node lacks: its name, by plugin."""
     cluster.identify()
-    nodes = cluster.read("GET", "/_nodes/plugins").get("nodes", {}).values()
     missing: dict[str, str] = {}
-    for node in nodes:
-        there = {plugin.get("name") for plugin in node.get("plugins", ())}
-        missing |= {plugin: str(node.get("name", "?")) for plugin in PLUGINS.values() if plugin not in there}
+    for node in read_nodes(cluster).values():
+        lacking = set(PLUGINS.values()) - list_plugins(node)
+        missing |= dict.fromkeys(lacking, str(node.get("name", "?")))
     return missing
 
 

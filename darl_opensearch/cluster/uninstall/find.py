@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from darl_opensearch.cluster import models
-from darl_opensearch.cluster.calls import Cluster, join_path
+from darl_opensearch.cluster.calls import Cluster, is_ours, join_path
 from darl_opensearch.cluster.history import Served
 from darl_opensearch.cluster.models import FoundModel
 from darl_opensearch.cluster.pipelines import fetch_pipelines, list_models_in
@@ -80,7 +80,7 @@ def find_orphans(cluster: Cluster, names: Iterable[str], going: Sequence[FoundMo
     """Find connectors of these bundles that no model uses, left by an interrupted registration."""
     ids = {
         str(hit["_id"]) for name in names for hit in find_named(cluster, "connectors", f"{name}:")
-        if str(hit["_source"].get("description", "")).startswith("DaRL ")
+        if is_ours(hit["_source"])
     }  # fmt: skip
     used = find_models_where(cluster, "connector_id.keyword", ids)
     return tuple(sorted(ids - {model.connector_id for model in (*used, *going)}))
@@ -101,7 +101,7 @@ def find_model_groups(
     hits = [hit for name in names for hit in find_named(cluster, "model_groups", f"{name}:")]
     groups = {
         str(hit["_id"]): str(source["name"]) for hit in hits
-        if (source := hit["_source"]).get("name") in ours or str(source.get("description", "")).startswith("DaRL ")
+        if (source := hit["_source"]).get("name") in ours or is_ours(source)
     }  # fmt: skip
     leaving, kept = {model.model_id for model in going}, []
     for model in find_models_where(cluster, "model_group_id", groups.keys()):
@@ -161,8 +161,7 @@ def find_models_where(cluster: Cluster, field: str, values: Collection[str]) -> 
     if not values:
         return []
     body = render_body("find_models_where.json", size=MOST_FOUND, field=field, values=sorted(values))
-    answer = cluster.read("POST", "/_plugins/_ml/models/_search", body, absent={})
-    return [models.read_model(hit) for hit in answer.get("hits", {}).get("hits", [])]
+    return models.search_models(cluster, body)
 
 
 def find_named(cluster: Cluster, kind: str, prefix: str) -> list[dict[str, Any]]:

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from darl_opensearch.cluster.calls import Cluster, join_path
-from darl_opensearch.cluster.preflight import find_differing, read_settings, settle
+from darl_opensearch.cluster.preflight import find_differing, find_missing_parts, read_nodes, read_settings, settle
 from darl_opensearch.config_files import render_body
 from darl_opensearch.errors import ClusterError, UsageError
 
 Kind = Literal["query_sets", "search_configurations", "judgments", "experiments"]
 
-PLUGIN = "opensearch-search-relevance"
+PLUGINS = {"opensearch-search-relevance": "the Search Relevance Workbench"}
 ENABLED = "plugins.search_relevance.workbench_enabled"
 MOST_QUERIES = "plugins.search_relevance.query_set.maximum"
 OLDEST = (3, 5)  # searches for query sets, configurations and judgments
@@ -125,13 +125,8 @@ def open_workbench(cluster: Cluster, *, apply_settings: bool = False) -> Workben
             where=cluster.url,
             todo="upgrade it",
         )
-    for node in cluster.read("GET", "/_nodes/plugins").get("nodes", {}).values():
-        if PLUGIN not in {plugin.get("name") for plugin in node.get("plugins", ())}:
-            raise ClusterError(
-                f"node {node.get('name', '?')} does not have the Search Relevance Workbench (plugin {PLUGIN})",
-                where=cluster.url,
-                todo="install the plugin on every node; the full OpenSearch distribution has it",
-            )
+    for error in find_missing_parts(read_nodes(cluster).values(), cluster.url, plugins=PLUGINS, modules=()):
+        raise error
     settings = read_settings(cluster)
     problems = find_differing(settings, [(ENABLED, True, "it answers no request otherwise")])
     settle(cluster, problems, apply_settings=apply_settings)

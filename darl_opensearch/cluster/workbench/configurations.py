@@ -14,7 +14,7 @@ from typing import Any
 
 from darl_opensearch.cluster.calls import Cluster, join_path
 from darl_opensearch.cluster.history import History
-from darl_opensearch.cluster.pipelines import PipelineShape, fetch_pipeline
+from darl_opensearch.cluster.pipelines import PipelineShape, fetch_pipeline, is_scored
 from darl_opensearch.cluster.switching import PipelineHistory
 from darl_opensearch.cluster.versions import list_versions
 from darl_opensearch.cluster.workbench.api import OLDEST_WITH_PIPELINES, Workbench
@@ -140,7 +140,7 @@ def try_configuration(cluster: Cluster, index: str, configuration: Configuration
 
 
 def _is_reranked(sources: list[Mapping[str, Any]], shape: PipelineShape) -> bool:
-    if any(not isinstance(source.get(name), int | float) for source in sources for name in shape.fields):
+    if not all(is_scored(source, shape.fields) for source in sources):
         return False
     scores = [source["darl_score"] for source in sources]
     return all(a >= b for a, b in zip(scores, scores[1:], strict=False))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.cluster.calls import Cluster, is_ours, join_path
 from darl_opensearch.cluster.models import PENDING_ID as PENDING_MODEL
-from darl_opensearch.cluster.models import FoundModel, connector_name, describe_model, wait_for
+from darl_opensearch.cluster.models import FoundModel, connector_name, describe_model, send_when_free, wait_for
 from darl_opensearch.config_files import render_body
 from darl_opensearch.errors import UsageError
 from darl_opensearch.io.digest import digest_json
@@ -88,14 +89,17 @@ def has_key(cluster: Cluster, bundle: Bundle, scorer: ScorerAddress, connector_i
     )
 
 
-def use_connector(cluster: Cluster, model_id: str, connector_id: str) -> None:
+def use_connector(cluster: Cluster, model_id: str, connector_id: str, *, timeout: float) -> None:
     """Make a remote model call through another connector, also while it is deployed and asked.
 
     ML Commons replaces it in place on every node (ml-commons #1673); a connector itself cannot be changed while a
-    deployed model uses it.
+    deployed model uses it. A model that is being deployed is refused: this waits until it is.
+
+    :param timeout: seconds to wait.
     """
     body = render_body("update_model.json", connector_id=connector_id)
-    cluster.send("PUT", join_path("_plugins", "_ml", "models", model_id), body)
+    request = partial(cluster.send, "PUT", join_path("_plugins", "_ml", "models", model_id), body)
+    send_when_free(cluster, request, lambda err: "Model is deploying" in err.what, timeout=timeout)
 
 
 def remove_orphans(cluster: Cluster, bundle: Bundle, models: list[FoundModel]) -> None:

@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from darl_opensearch import bundle as files
@@ -164,17 +165,33 @@ def deploy(cluster: Cluster, model_id: str, *, timeout: float) -> None:
     :param timeout: seconds.
     :raises ClusterError: if it failed or took too long.
     """
+
+    def request() -> None:
+        answer = cluster.send("POST", join_path("_plugins", "_ml", "models", model_id, "_deploy"))
+        if not cluster.dry_run:
+            wait_for(cluster, str(answer.get("task_id")), f"deploying model {model_id}", timeout=timeout)
+
+    # Another deployment of it may be under way: one that a killed command had asked for, for example.
+    send_when_free(cluster, request, lambda err: "version conflict" in err.what, timeout=timeout)
+
+
+def send_when_free(
+    cluster: Cluster, request: Callable[[], object], is_busy: Callable[[ClusterError], bool], *, timeout: float
+) -> None:
+    """Send a request again until what it changes is no longer in use by another one.
+
+    :param request: sends it; only its last attempt stays recorded in ``cluster.calls``.
+    :param is_busy: whether its error says that it is in use.
+    :param timeout: seconds.
+    :raises ClusterError: the last error, if it says something else or the time is up.
+    """
     deadline = time.monotonic() + timeout
     while True:
-        answer = cluster.send("POST", join_path("_plugins", "_ml", "models", model_id, "_deploy"))
-        if cluster.dry_run:
-            return
         try:
-            wait_for(cluster, str(answer.get("task_id")), f"deploying model {model_id}", timeout=timeout)
+            request()
             return
         except ClusterError as err:
-            # Another deployment of it was under way: one that a killed command had asked for, for example.
-            if "version conflict" not in err.what or time.monotonic() > deadline:
+            if not is_busy(err) or time.monotonic() > deadline:
                 raise
             cluster.calls.pop()
             time.sleep(POLL_SECONDS)
@@ -236,18 +253,12 @@ def delete_resource(cluster: Cluster, kind: str, resource_id: str, *, timeout: f
     :param kind: ``models``, ``connectors`` or ``model_groups``.
     :param timeout: seconds.
     """
-    deadline = time.monotonic() + timeout
-    while True:
-        try:
-            cluster.send("DELETE", join_path("_plugins", "_ml", kind, resource_id))
-            return
-        except ClusterError as err:
-            if _is_gone(err):
-                return
-            if time.monotonic() > deadline:
-                raise
-            cluster.calls.pop()
-            time.sleep(POLL_SECONDS)
+    request = partial(cluster.send, "DELETE", join_path("_plugins", "_ml", kind, resource_id))
+    try:
+        send_when_free(cluster, request, lambda err: not _is_gone(err), timeout=timeout)
+    except ClusterError as err:
+        if not _is_gone(err):
+            raise
 
 
 def _is_gone(err: ClusterError) -> bool:

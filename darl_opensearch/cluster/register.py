@@ -208,11 +208,11 @@ def _right_key(cluster: Cluster, bundle: Bundle, options: RegisterOptions, model
         yield False
         return
     new = connector.create_connector(cluster, bundle, scorer)
-    connector.use_connector(cluster, model.model_id, new)
+    connector.use_connector(cluster, model.model_id, new, timeout=options.deploy_timeout)
     try:
         yield True
     except BaseException:
-        connector.use_connector(cluster, model.model_id, old)
+        connector.use_connector(cluster, model.model_id, old, timeout=options.deploy_timeout)
         models.delete_resource(cluster, "connectors", new)
         raise
     models.delete_resource(cluster, "connectors", old)

@@ -16,6 +16,7 @@ from darl_opensearch.cluster import (
     PipelineOptions,
     RegisterOptions,
     ScorerAddress,
+    connector,
     load_items,
     models,
     register,
@@ -284,6 +285,22 @@ def test_the_scorers_key_changes_while_searches_run(place, tmp_path):
     assert len(found) == 1
     said = json.dumps(found) + json.dumps(place.cluster.read("GET", "/_plugins/_ml/connectors/" + found[0]["_id"]))
     assert "-k3y" not in said
+
+
+def test_another_connector_while_the_model_is_being_deployed(place, scorer):
+    done = place.register("connector", scorer)
+    first = models.find_models_by_id(place.cluster, [done.model_id])[0].connector_id
+    second = connector.create_connector(place.cluster, place.bundle, ScorerAddress(scorer.url))
+    for wanted in (second, first) * 5:
+        place.cluster.send("POST", join_path("_plugins", "_ml", "models", done.model_id, "_deploy"))
+        connector.use_connector(place.cluster, done.model_id, wanted, timeout=30.0)
+        assert models.find_models_by_id(place.cluster, [done.model_id])[0].connector_id == wanted
+    # What is refused for another reason is said at once.
+    with pytest.raises(ClusterError, match="404"):
+        connector.use_connector(place.cluster, "nosuchmodel", first, timeout=30.0)
+    models.delete_resource(place.cluster, "connectors", second)
+    again = place.register("connector", scorer)
+    assert again.reused and again.deviation < 1e-4
 
 
 def test_a_scorer_with_another_model(place, tmp_path):

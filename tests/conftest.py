@@ -126,3 +126,29 @@ def ray():
     yield ray
     ray.shutdown()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """A running browser. Of one file, not of the session: its driver keeps an event loop, and others have their own."""
+    from tests.helpers.browser import chromium
+
+    with chromium() as opened:
+        yield opened
+
+
+@pytest.fixture
+def window(chromium):
+    """Open windows; one that wrote an error, or asked for more than its page, fails the test."""
+    from tests.helpers.browser import Window
+
+    opened = []
+
+    def open_window(**options) -> Window:
+        opened.append(Window(chromium, **options))
+        return opened[-1]
+
+    yield open_window
+    for one in opened:
+        one.close()
+    assert [one.errors for one in opened] == [[]] * len(opened)

@@ -13,7 +13,7 @@ HEAVY = {"torch", "transformers", "peft", "optimum", "onnx", "onnxruntime", "tra
 # A part may import itself and those named for it; the command line may import all.
 FOUNDATION = {
     "errors", "scores", "text", "bundle", "io", "records", "bm25", "resources", "graph_contract", "spans",
-    "settings", "stats", "html_page", "version",
+    "settings", "stats", "web", "version",
 }  # fmt: skip
 REQUESTS = FOUNDATION | {
     "connect",

@@ -68,6 +68,8 @@ def test_the_wheel_holds_both_packages_their_types_and_what_is_sent_to_clusters(
         modules = {p.relative_to(ROOT).as_posix() for p in tracked() if p.suffix == ".py" and package in p.parts[:-1]}
         assert {m for m in modules if m.startswith(f"{package}/")} <= set(wheel)
     assert "darl_opensearch/py.typed" in wheel and "darl_opensearch/node/artifacts.json" in wheel
+    assets = {p.relative_to(ROOT).as_posix() for p in tracked() if "darl_opensearch/web/assets" in p.as_posix()}
+    assert assets <= set(wheel) and "darl_opensearch/web/assets/vendor/uPlot.iife.min.js" in assets
     bodies = {p.name for p in tracked() if p.parent == ROOT / "plugin_config"}
     assert {Path(name).name for name in wheel if name.startswith("darl_opensearch/plugin_config/")} == bodies
 
@@ -82,7 +84,8 @@ def test_the_wheel_holds_nothing_else(wheel):
     info = "darl_opensearch-"
     strange = [n for n in wheel if not n.startswith(("darl_opensearch/", "trainer/", info)) or "/tests/" in n]
     assert strange == []
-    assert any(n.endswith("/licenses/LICENSE") for n in wheel)
+    licenses = {n.partition("/licenses/")[2] for n in wheel if "/licenses/" in n}
+    assert licenses == {"LICENSE", "darl_opensearch/web/assets/vendor/uPlot.LICENSE"}
 
 
 def test_each_lock_is_there():

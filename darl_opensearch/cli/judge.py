@@ -135,9 +135,9 @@ def cli(
 
 def _serve(config: Any, ready: Any, port: int) -> None:
     """Serve the page until it is stopped."""
+    from darl_opensearch.web.serve import serve_page
     from trainer.judging.prepare import open_work
-    from trainer.judging.web.page import Page
-    from trainer.judging.web.serve import serve_page
+    from trainer.judging.web.page import Page, create_judging_app
     from trainer.judging.web.store import AnswerStore
 
     judge, _ = config.make("web")
@@ -146,7 +146,11 @@ def _serve(config: Any, ready: Any, port: int) -> None:
     store = AnswerStore(ready.job.file("web", ".sqlite"))
     try:
         page = Page(ready.mix_in_gold(config.seed), ready.job.scale, ready.job.guideline, store, raters=names)
-        serve_page(page, port, lambda url: note(f"label at {url} (press Ctrl-C when done; answers are saved)"))
+
+        def announce(url: str) -> None:
+            note(f"label at {url}?rater={page.rater} (press Ctrl-C when done; answers are saved)")
+
+        serve_page(create_judging_app(page), port, announce)
     finally:
         store.close()
 

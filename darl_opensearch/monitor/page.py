@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from darl_opensearch.html_page import escaped, figure, page, table
 from darl_opensearch.monitor.charts import p_chart, share_chart
 from darl_opensearch.monitor.drift.report import ALL, DriftReport, WindowReport
 from darl_opensearch.monitor.render import describe_not_reranked, format_percent, format_share, shorten
 from darl_opensearch.monitor.render_drift import format_span, format_tests
 from darl_opensearch.monitor.report import ModelReport, MonitorReport
+from darl_opensearch.web.markup import escaped, figure, table
+from darl_opensearch.web.page import page
 
 _STYLE = """\
 svg { font: 12px system-ui, sans-serif; fill: CanvasText; }
@@ -38,7 +39,7 @@ def render_monitor_page(report: MonitorReport, drift: DriftReport) -> str:
     if report.counters:
         rows = [(name, f"{count:,}") for name, count in report.counters.items()]
         body += ["<h2>Spool</h2>", table("Counters", ("counter", "count"), rows)]
-    return page(f"{title}: {report.store}", body, style=_STYLE)
+    return page(f"{title}: {report.store}", body, style=_STYLE, svg=True)
 
 
 def _about(report: MonitorReport, drift: DriftReport) -> str:

@@ -52,7 +52,7 @@ def test_every_judge_says_what_it_is():
 
 def test_nothing_here_needs_torch():
     code = (
-        "import sys, urllib3, trainer.judging.run, trainer.judging.web.serve, trainer.judging.llm.endpoint\n"
+        "import sys, urllib3, trainer.judging.run, trainer.judging.web.page, trainer.judging.llm.endpoint\n"
         "print(sorted({'torch', 'transformers'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

@@ -24,15 +24,15 @@ from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 
 from darl_opensearch.errors import DarlError, InputError
+from darl_opensearch.web.guard import host_name
+from darl_opensearch.web.serve import serve_page
 from tests.helpers.files import read_rows
 from tests.helpers.judging import SCALE, job, project, silent, task, truth
 from trainer.judging import JUDGES, JudgeConfig
 from trainer.judging.base import Answer
 from trainer.judging.run import judge
-from trainer.judging.web.guard import host_name
 from trainer.judging.web.guideline import render_guideline
 from trainer.judging.web.page import STATIC, Page, create_judging_app
-from trainer.judging.web.serve import serve_page
 from trainer.judging.web.store import AnswerStore, check_rater
 
 with warnings.catch_warnings():  # Starlette would rather have a successor of httpx
@@ -459,7 +459,7 @@ def test_a_port_that_is_taken(store):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(DarlError, match=rf"127.0.0.1:{port}: cannot listen there \(Address already in use\)"):
-            serve_page(Page(TASKS, SCALE, "", store), port, print)
+            serve_page(create_judging_app(Page(TASKS, SCALE, "", store)), port, print)
 
 
 # ---- a real one

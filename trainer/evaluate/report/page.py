@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from darl_opensearch.html_page import escaped, figure, page, table
+from darl_opensearch.web.markup import escaped, figure, table
+from darl_opensearch.web.page import page
 from trainer.evaluate.report.pictures import Picture, draw_pictures
 from trainer.evaluate.report.tables import Table, lay_out_tables
 
@@ -26,7 +27,7 @@ def render_evaluation_page(result: Mapping[str, Any]) -> str:
         "<h2>What was evaluated</h2>",
         _table(_files(result)),
     ]
-    return page(title, body)
+    return page(title, body, svg=True)
 
 
 def _about(result: Mapping[str, Any]) -> str:

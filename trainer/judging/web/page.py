@@ -14,10 +14,10 @@ from starlette.routing import Route
 
 from darl_opensearch.errors import DarlError, InputError
 from darl_opensearch.scores import GradeScale
+from darl_opensearch.web.guard import Guard
 from trainer.judging.agreement import compare_raters
 from trainer.judging.base import Task
 from trainer.judging.scoring import keep_graded
-from trainer.judging.web.guard import Guard
 from trainer.judging.web.guideline import render_guideline
 from trainer.judging.web.store import AnswerStore, check_rater
 

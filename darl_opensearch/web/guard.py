@@ -1,4 +1,4 @@
-"""Middleware that refuses requests from other sites to the local labelling page."""
+"""Middleware that refuses requests from other sites to a page that is served on this machine."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
 MOST_BYTES = 64 << 10
-_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
@@ -18,13 +16,18 @@ _HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 
 
 class Guard:
     """Lets only this machine's own page in.
 
     DNS rebinding is detected by the Host header, whatever the port, since a tunnel may change it; a form or script of
-    another page by its Origin, and by requiring JSON, which a form cannot send.
+    another page by its Origin, and by requiring JSON, which a form cannot send. An answer without a
+    Content-Security-Policy of its own gets one.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -39,8 +42,8 @@ class Guard:
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                for name, value in _HEADERS.items():
-                    headers[name] = value
+                headers.update(HEADERS)
+                headers.setdefault("Content-Security-Policy", _POLICY)
             await send(message)
 
         if problem := refusal(scope["method"], Headers(scope=scope)):

@@ -1,0 +1,62 @@
+"""Draw the pictures in docs/pictures/ anew, from pages as they are now: ``python -m tests.pictures [NAME …]``.
+
+They are looked at, not compared: a test would fail with every font.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.helpers.browser import Window, chromium
+
+FOLDER = Path(__file__).parents[1] / "docs/pictures"
+MOST_BYTES = 150_000
+WIDTH, HEIGHT = 1100, 825
+
+
+def monitor(folder: Path) -> Path:
+    """The monitor's page after two days of strange traffic."""
+    from tests.helpers.commands import run_main
+    from tests.helpers.drift import STRANGE, USUAL, World, write_log
+
+    world = World(folder / "bundle")
+    requests = world.traffic(12, 60) + [
+        r for day in (12, 13) for r in world.day(day, world.queries(60, _rng(day), [*USUAL[:6], *STRANGE]), push=1.5)
+    ]
+    log = write_log(folder / "ood.sqlite", requests, world.policy())
+    said = run_main("monitor", "--spool", log, "--window", "1d", "--html", folder / "monitor.html")
+    assert said.code == 0, said.err
+    return folder / "monitor.html"
+
+
+def _rng(seed: int):
+    import numpy as np
+
+    return np.random.default_rng(seed)
+
+
+PICTURES: dict[str, Callable[[Path], Path]] = {"monitor": monitor}  # each makes the page to be shown
+
+
+def main(names: list[str]) -> None:
+    FOLDER.mkdir(exist_ok=True)
+    with chromium() as browser:
+        for name in names or PICTURES:
+            with tempfile.TemporaryDirectory() as folder:
+                page = PICTURES[name](Path(folder))
+                for dark in (False, True):
+                    window = Window(browser, dark=dark, width=WIDTH, height=HEIGHT)
+                    sheet = window.open(page)
+                    file = FOLDER / f"{name}{'-dark' if dark else ''}.png"
+                    sheet.screenshot(path=file)
+                    window.close()
+                    assert window.errors == [], window.errors
+                    assert file.stat().st_size <= MOST_BYTES, f"{file}: {file.stat().st_size} bytes"
+                    print(file)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

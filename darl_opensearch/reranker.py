@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.connect import NO_PIPELINE
-from darl_opensearch.errors import InputError, UsageError
+from darl_opensearch.errors import BundleError, InputError, UsageError
 from darl_opensearch.ood.log import OodLog
 from darl_opensearch.ood.record import RankedRequest
 from darl_opensearch.scores import Scores, Thresholds
@@ -34,21 +34,27 @@ class RankedDocument:
     :param index: its place in the documents that were passed, from 0.
     :param score: expected gain over the highest gain, in [0, 1].
     :param grade: the most probable grade, 0 for the lowest.
+    :param grade_name: the grade's name in the bundle.
     :param grade_probs: probability of each grade, lowest first.
     :param ood_score: 1 minus the conformal p-value; the pair is out of distribution at ``1 - alpha`` and above.
     :param ood_distance: detector distance: 0 at the calibration median, 1 at its 95th percentile, unbounded.
+    :param is_ood: whether the pair is out of distribution.
     """
 
     index: int
     score: float
     grade: int
+    grade_name: str
     grade_probs: tuple[float, ...]
     ood_score: float
     ood_distance: float
+    is_ood: bool
 
 
 class Reranker:
     """Reranks documents with a bundle. Threads may share one; close it, or use it in a ``with`` statement.
+
+    Pickled, it is opened again where it arrives: the bundle must lie at the same path there.
 
     :param bundle: an opened bundle or its folder.
     :param ood_log: an OOD log, or the path of its spool: every ranked request is written there. :meth:`close` closes
@@ -71,6 +77,7 @@ class Reranker:
         states: StateStore | str | os.PathLike[str] | None = None,
     ) -> None:
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        self._given = {"ood_log": ood_log, "provider": provider, "threads": threads, "int8": int8, "states": states}
         self._own_states: StateStore | None = None
         if not isinstance(states, StateStore) and self.bundle.has_states(int8=int8):
             states = self._own_states = StateStore(None if states is None else Path(states))
@@ -90,6 +97,23 @@ class Reranker:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _open_again, (self.options(), self.bundle.identity)
+
+    def options(self) -> dict[str, Any]:
+        """Say how it was opened, as JSON values: ``Reranker(**options)`` opens another like it.
+
+        :return: the arguments, with absolute paths.
+        :raises UsageError: if it was given an opened OOD log or state store, which are of this process alone.
+        """
+        options: dict[str, Any] = {"bundle": str(self.bundle.path.absolute()), **self._given}
+        for name in ("ood_log", "states"):
+            value = options[name]
+            if isinstance(value, OodLog | StateStore):
+                raise UsageError(f"the reranker was given an opened {name}", todo=f"pass its path as {name} instead")
+            options[name] = None if value is None else str(Path(value).absolute())
+        return options
 
     def close(self) -> None:
         """Stop the scorer, and close a log or store that was opened here."""
@@ -129,15 +153,17 @@ class Reranker:
         scores = self.scorer.score(query, texts)
         self._log(query, texts, scores, started, doc_ids=doc_ids)
         rows, grades, columns = scores.data.tolist(), scores.grade.tolist(), scores.columns
-        kept = thresholds.keep(scores)
+        kept, is_ood, names = thresholds.keep(scores), scores.is_ood.tolist(), self.bundle.card.scale.names
         return [
             RankedDocument(
                 index=index,
                 score=rows[index][columns.score],
                 grade=grades[index],
+                grade_name=names[grades[index]],
                 grade_probs=tuple(rows[index][columns.grade_probs]),
                 ood_score=rows[index][columns.ood_score],
                 ood_distance=rows[index][columns.ood_distance],
+                is_ood=is_ood[index],
             )
             for index in [place for place in scores.order().tolist() if kept[place]][:top_n]
         ]
@@ -311,6 +337,17 @@ class Reranker:
                 route="python",
             )
         )
+
+
+def _open_again(options: Mapping[str, Any], identity: str) -> Reranker:
+    reranker = Reranker(**options)
+    if reranker.bundle.identity != identity:
+        reranker.close()
+        raise BundleError(
+            "this is another bundle than the one that was pickled", where=options["bundle"],
+            todo="put the same bundle at the same path on every machine",
+        )  # fmt: skip
+    return reranker
 
 
 def _make_ranked_hit(hit: Mapping[str, Any], fields: Mapping[str, float], grade: int) -> dict[str, Any]:

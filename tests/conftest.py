@@ -24,6 +24,8 @@ os.environ |= {  # for the processes that tests start, too
     "PYTHONPATH": str(ROOT),
     "HF_HUB_OFFLINE": "1",  # before huggingface_hub is imported: no test may ask a hub
     "OPENSEARCH_JAVA_OPTS": "-XX:TieredStopAtLevel=1",  # a node of minutes: half the processor time of a start
+    "HAYSTACK_TELEMETRY_ENABLED": "False",  # before haystack is imported: no test may report to anyone
+    "LANGSMITH_TRACING": "false",
     "OMP_NUM_THREADS": "1",  # before torch is imported: for tiny tensors a second thread costs time
 }
 

@@ -28,7 +28,7 @@ class DarlCrossEncoder:
     def predict(
         self, inputs: Sequence[Sequence[str]] | Sequence[str], *, batch_size: int | None = None,
         show_progress_bar: bool | None = None, convert_to_numpy: bool = True, convert_to_tensor: bool = False,
-    ) -> NDArray[np.float32]:  # fmt: skip
+    ) -> NDArray[np.float32] | np.float32:  # fmt: skip
         """Score pairs.
 
         :param inputs: pairs of query and document, or one pair.
@@ -38,18 +38,18 @@ class DarlCrossEncoder:
         """
         if convert_to_tensor or not convert_to_numpy:
             raise UsageError("scores are a numpy array", todo="make a tensor of it by torch.from_numpy")
-        if len(inputs) == 2 and all(isinstance(text, str) for text in inputs):
-            return self.predict([inputs])[0]  # type: ignore[list-item, return-value]
+        single = len(inputs) == 2 and all(isinstance(text, str) for text in inputs)
+        pairs: Sequence[Any] = [inputs] if single else inputs
         by_query: dict[str, list[int]] = {}
-        for place, pair in enumerate(inputs):
+        for place, pair in enumerate(pairs):
             if isinstance(pair, str) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
                 raise InputError(f"input {place} is {short(pair)}, not a pair of texts", todo="pass (query, document)")
             by_query.setdefault(pair[0], []).append(place)
-        scores = np.empty(len(inputs), dtype=np.float32)
+        scores = np.empty(len(pairs), dtype=np.float32)
         for query, places in by_query.items():
-            for document in self.reranker.rank(query, [inputs[place][1] for place in places]):
+            for document in self.reranker.rank(query, [pairs[place][1] for place in places]):
                 scores[places[document.index]] = document.score
-        return scores
+        return np.float32(scores[0]) if single else scores
 
     def rank(
         self, query: str, documents: Sequence[str], top_k: int | None = None, return_documents: bool = False,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from llama_index.core.callbacks import CBEventType, EventPayload
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
@@ -49,7 +51,7 @@ class DarlNodePostprocessor(BaseNodePostprocessor):
         inputs = [
             RankInput(node.node.get_content(MetadataMode.NONE), node.node.metadata, node.node.node_id) for node in nodes
         ]
-        payload = {
+        payload: dict[str, Any] = {
             EventPayload.NODES: nodes,
             EventPayload.MODEL_NAME: self.reranker.bundle.card.name,
             EventPayload.QUERY_STR: query,

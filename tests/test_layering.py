@@ -30,6 +30,7 @@ LAYERS = {
     "ood": REQUESTS,
     "cluster": REQUESTS | {"scoring", "ood"},  # compares with the local bundle; checks and removes the OOD stream
     "reranker": FOUNDATION | {"connect", "scoring", "ood", "states"},
+    "adapters": FOUNDATION | {"reranker"},
     "search": REQUESTS | {"ood", "cluster"},
     "monitor": FOUNDATION | {"scoring", "ood"},  # drift is measured on embedded pairs
     "server": REQUESTS | {"scoring", "ood", "states"},  # a running scorer ships its own spool

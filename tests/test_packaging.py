@@ -113,8 +113,10 @@ def test_the_locks_hold_every_dependency_of_the_project():
     wanted = {
         "runtime-cpu": ["cpu"], "runtime-gpu": ["gpu"], "train": ["cpu", "train"],
         "dev": [
-            "cpu", "train", "parquet", "ray", "demo", "gguf", "langchain", "llama-index", "haystack", "rerankers", "dev",
-        ], "peers": ["cpu", "train", "demo"],
+            "cpu", "train", "parquet", "ray", "demo", "gguf", "langchain", "llama-index", "haystack", "rerankers",
+            "dev",
+        ],
+        "peers": ["cpu", "train", "demo"],
     }  # fmt: skip
     for lock, chosen in wanted.items():
         locked = set(pins(ROOT / f"requirements/{lock}.txt"))

@@ -18,10 +18,11 @@ from pathlib import Path
 
 from darl_opensearch.errors import DarlError, InputError
 from darl_opensearch.io.sqlite import open_shared, sqlite_errors, transaction
+from darl_opensearch.ood.rows import DAY_MS, close_day, has_rollup, prepare, take_in
 
 FORMAT = 1
 DEFAULT_MAX_BYTES = 256 * 1024 * 1024
-ROW_OVERHEAD_BYTES = 200  # id, time, kind and two index entries
+ROW_OVERHEAD_BYTES = 280  # id, time, kind, two index entries, a row of the roll-ups
 _KEEP = 0.95  # share of the bound to keep on overflow, so that not every batch has to evict
 
 # Counters over the spool's whole life. Adding one needs no migration.
@@ -197,7 +198,7 @@ class Spool:
         :param rows: the records; those with an existing id are skipped.
         :param counts: added to the spool's counters in the same commit.
         """
-        with self._transaction() as db:
+        with self.writing() as db:
             inserted = db.executemany(
                 "INSERT INTO record (record_id, timestamp_ms, kind, body, bytes) VALUES (?, ?, ?, ?, ?)"
                 " ON CONFLICT (record_id) DO NOTHING",
@@ -205,6 +206,9 @@ class Spool:
             )
             added = max(inserted.rowcount, 0)  # -1 when there were no rows
             evicted, evicted_dead = self._make_room(db) if self.max_bytes is not None else (0, 0)
+            if rows:
+                take_in(db)
+                close_day(db, max(row.timestamp_ms for row in rows) // DAY_MS)
             repeated = len(rows) - added
             own = {"spooled_records": added, "repeated": repeated, "evicted": evicted}
             _count(db, {**(counts or {}), **own, "evicted_dead_letters": evicted_dead})
@@ -218,7 +222,7 @@ class Spool:
         """
         batch: list[Spooled] = []
         size = 0
-        with self._reading() as db, contextlib.closing(db.cursor()) as cursor:
+        with self.reading() as db, contextlib.closing(db.cursor()) as cursor:
             cursor.execute(
                 "SELECT seq, record_id, timestamp_ms, body, bytes FROM record ORDER BY seq LIMIT ?", (limit,)
             )
@@ -243,7 +247,7 @@ class Spool:
         :param dead: reason of each permanently rejected record, by ``seq``.
         """
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        with self._transaction() as db:
+        with self.writing() as db:
             shipped = sum(_delete(db, seq) for seq in created)
             repeated = sum(_delete(db, seq) for seq in already_there)
             buried = 0
@@ -258,7 +262,7 @@ class Spool:
 
     def dead_letters(self, limit: int = 100) -> list[DeadLetter]:
         """Read the permanently rejected records."""
-        with self._reading() as db:
+        with self.reading() as db:
             rows = db.execute(
                 "SELECT record_id, reason, failed_at, body FROM dead_letter ORDER BY seq DESC LIMIT ?",
                 (limit,),
@@ -267,7 +271,7 @@ class Spool:
 
     def revive(self) -> int:
         """Queue the dead letters again, once the cause of their rejection is fixed."""
-        with self._transaction() as db:
+        with self.writing() as db:
             count = db.execute("SELECT count(*) FROM dead_letter").fetchone()[0]
             db.execute(
                 "INSERT OR IGNORE INTO record (record_id, timestamp_ms, kind, body, bytes)"
@@ -304,7 +308,7 @@ class Spool:
             "SELECT seq, record_id, timestamp_ms, body FROM record"
             f" WHERE {' AND '.join(where)} ORDER BY timestamp_ms, record_id LIMIT ?"
         )
-        with self._reading() as db:
+        with self.reading() as db:
             return [Spooled(*row) for row in db.execute(sql, [*values, limit])]
 
     def counters(self) -> dict[str, int]:
@@ -312,19 +316,21 @@ class Spool:
 
         :return: every name of ``COUNTERS``; ``stored_records``, ``stored_dead_letters``, ``stored_bytes``.
         """
-        with self._reading() as db:
+        with self.reading() as db:
             counts = dict.fromkeys(COUNTERS, 0) | dict(db.execute("SELECT name, value FROM counter").fetchall())
             counts["stored_records"] = db.execute("SELECT count(*) FROM record").fetchone()[0]
             counts["stored_dead_letters"] = db.execute("SELECT count(*) FROM dead_letter").fetchone()[0]
         return counts
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """Run statements, all or none, while no other process writes."""
         with self._lock, self._translating(), transaction(self._connection) as db:
             yield db
 
     @contextlib.contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """Read one state of the file."""
         with self._lock, self._translating():
             self._connection.execute("BEGIN")
             try:
@@ -403,6 +409,9 @@ def _prepare(connection: sqlite3.Connection, file: Path) -> None:
             where=str(file),
             todo="upgrade darl-opensearch, or choose another file",
         )
+    if not has_rollup(connection):  # a spool of an earlier version, whose records are taken in bit by bit
+        with transaction(connection):
+            prepare(connection, _statements)
 
 
 def _format(connection: sqlite3.Connection) -> int:

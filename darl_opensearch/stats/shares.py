@@ -45,6 +45,44 @@ class Share:
         return "below" if self.high < expected else "as expected"
 
 
+@dataclass(frozen=True)
+class ClusterSums:
+    """Sums over clusters with pairs, from which a store that adds up by itself gives a share and its test.
+
+    :param clusters: number of clusters with a positive total.
+    :param hits: sum of their hits.
+    :param totals: sum of their totals.
+    :param hits_squared: sum of the squares of their hits.
+    :param products: sum of hits times total.
+    :param totals_squared: sum of the squares of their totals.
+    """
+
+    clusters: int
+    hits: float
+    totals: float
+    hits_squared: float
+    products: float
+    totals_squared: float
+
+    def share(self) -> Share:
+        """Estimate the share, as :func:`share_of` does."""
+        if not self.clusters:
+            return Share(None, None, None, 0.0, 0)
+        share = min(max(self.hits / self.totals, 0.0), 1.0)
+        return _share(share, self.clusters, self.totals, self._residuals(share))
+
+    def test(self, alpha: float) -> float:
+        """Test whether the share is above alpha, as :func:`share_test` does for an exact alpha."""
+        squares = self._residuals(alpha)
+        return 0.5 * math.erfc((self.hits - alpha * self.totals) / math.sqrt(2 * squares)) if squares else 1.0
+
+    def _residuals(self, share: float) -> float:
+        """Sum the squares of ``hits - share * total``; what is left of rounding is 0."""
+        squares = self.hits_squared - 2 * share * self.products + share**2 * self.totals_squared
+        scale = self.hits_squared + share**2 * self.totals_squared
+        return squares if squares > 1e-12 * scale else 0.0
+
+
 def share_of(hits: ArrayLike, totals: ArrayLike) -> Share:
     """Estimate a share from clusters of different sizes.
 
@@ -63,10 +101,18 @@ def share_of(hits: ArrayLike, totals: ArrayLike) -> Share:
     if not clusters:
         return Share(None, None, None, 0.0, 0)
     share = min(max(float(y.sum() / total), 0.0), 1.0)
+    residuals = y - share * x
+    return _share(share, clusters, total, float(residuals @ residuals))
+
+
+def _share(share: float, clusters: int, total: float, squares: float) -> Share:
+    """Give a share its interval.
+
+    :param squares: sum over the clusters of ``(hits - share * total)²``.
+    """
     if clusters < 2:
         return Share(share, None, None, total, clusters)
-    residuals = y - share * x
-    variance = clusters / (clusters - 1) * float(residuals @ residuals) / total**2
+    variance = clusters / (clusters - 1) * squares / total**2
     binomial = share * (1 - share)
     effective = binomial / variance if variance > 0 and binomial > 0 else float(clusters)
     effective = max(min(effective, total), 1.0)

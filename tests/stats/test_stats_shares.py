@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from darl_opensearch.stats.shares import share_of, student_t975
+from darl_opensearch.stats.shares import ClusterSums, share_of, share_test, student_t975
 
 clusters = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), max_size=30)
 
@@ -72,3 +72,17 @@ def test_the_interval_covers_when_pairs_of_a_query_go_together(share, queries):
         interval = share_of(hits, np.full(queries, 20))
         covered += interval.low <= share <= interval.high
     assert covered / 1000 >= 0.9
+
+
+@given(clusters=clusters, alpha=st.floats(0.01, 0.5))
+def test_sums_over_clusters_say_what_the_clusters_say(clusters, alpha):
+    hits = np.array([min(a, b) for a, b in clusters], dtype=float)
+    totals = np.array([max(a, b) for a, b in clusters], dtype=float)
+    sums = ClusterSums(
+        int((totals > 0).sum()), hits.sum(), totals.sum(), hits @ hits, hits @ totals, totals @ totals
+    )  # fmt: skip
+    one, two = share_of(hits, totals), sums.share()
+    assert (one.value, one.clusters, one.total) == (two.value, two.clusters, two.total)
+    assert (one.low is None) == (two.low is None)
+    assert [two.low, two.high] == pytest.approx([one.low, one.high], abs=1e-6)
+    assert sums.test(alpha) == pytest.approx(share_test(hits, totals, alpha), abs=1e-6)

@@ -103,7 +103,7 @@ def _test_window(window: Window, config: DriftConfig, feature_test: _FeatureTest
             notes += problems
         elif feature_test:
             notes.append("not the bundle's version: only shares were tested")
-        tests = _adjust(tests, 1 / config.one_in)
+        tests = adjust(tests, 1 / config.one_in)
         verdict = DRIFT if any(test.drift for test in tests) else NO_DRIFT
     return WindowReport(
         window.model, window.version, window.alpha, window.start, window.end, window.requests, len(window.queries),
@@ -137,7 +137,8 @@ def _test_share(name: str | None, counts: list[RequestCounts], alpha: float, cal
     return DriftTest(SHARE, name, value, alpha, len(counts), p, p, drift=False)
 
 
-def _adjust(tests: list[DriftTest], level: float) -> list[DriftTest]:
+def adjust(tests: list[DriftTest], level: float) -> list[DriftTest]:
+    """Adjust the p-values of one window's tests together, by Holm's procedure, and decide each at a level."""
     adjusted = holm({place: test.p for place, test in enumerate(tests)})
     return [dataclasses.replace(tests[place], p_holm=p, drift=p <= level) for place, p in adjusted.items()]
 

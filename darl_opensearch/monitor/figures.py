@@ -133,6 +133,7 @@ class Overview:
     """A period of the log.
 
     :param span_s: length of a window in seconds.
+    :param first: time of the log's first request, whatever the filters; None: there is none.
     :param windows: by start, then by model version.
     :param models: ``name version`` of all in the period, in order of their first request.
     :param slices: of all traffic in the period.
@@ -144,6 +145,7 @@ class Overview:
     filters: Filters
     since: datetime | None
     until: datetime
+    first: datetime | None
     span_s: int
     windows: tuple[WindowFigures, ...]
     focus: Focus | None
@@ -182,7 +184,10 @@ def overview(
     config = config or DriftConfig()
     until = filters.until or datetime.now(UTC)
     ends = rollup.span_ms()
-    empty = Overview(store, filters, filters.since, until, 0, (), None, (), (), config.one_in, dict(counters or {}))
+    empty = Overview(
+        store, filters, filters.since, until, _time(ends[0]) if ends else None, 0, (), None, (), (), config.one_in,
+        dict(counters or {}),
+    )  # fmt: skip
     if ends is None:
         return empty
     first = max(ends[0], _ms(filters.since) if filters.since else ends[0])

@@ -1,113 +1,391 @@
-"""The monitor as one self-contained HTML file, without network, scripts or fonts."""
+"""The monitor as one self-contained HTML page: what is wrong and where; over time; down to the texts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 
-from darl_opensearch.monitor.charts import p_chart, share_chart
-from darl_opensearch.monitor.drift.report import ALL, DriftReport, WindowReport
-from darl_opensearch.monitor.render import describe_not_reranked, format_percent, format_share, shorten
+from darl_opensearch.monitor.drift.report import ALL, DRIFT, SHARE, DriftReport
+from darl_opensearch.monitor.figures import Focus, Overview, WindowFigures
+from darl_opensearch.monitor.render import LOSS_TEXT, format_percent, format_share, shorten
 from darl_opensearch.monitor.render_drift import format_span, format_tests
-from darl_opensearch.monitor.report import ModelReport, MonitorReport
-from darl_opensearch.web.markup import escaped, figure, table
-from darl_opensearch.web.page import page
+from darl_opensearch.monitor.report import LOSSES
+from darl_opensearch.stats.shares import Share
+from darl_opensearch.web.chart import MOST_SERIES, Chart, Series
+from darl_opensearch.web.markup import escaped, table
+from darl_opensearch.web.page import asset, page
 
-_STYLE = """\
-svg { font: 12px system-ui, sans-serif; fill: CanvasText; }
-.grid { stroke: CanvasText; stroke-opacity: .15; } .line { fill: none; stroke: CanvasText; stroke-opacity: .35; }
-.level { stroke: CanvasText; stroke-dasharray: 6 4; }
-.calm { fill: #2a7ab0; stroke: #2a7ab0; } .drift { fill: #d0402b; stroke: #d0402b; }
-.alarm { border-left: .3rem solid #d0402b; padding-left: .75rem; }
-.quiet { border-left: .3rem solid #2a7ab0; padding-left: .75rem; }
+TITLE = "Traffic monitor"
+_LONGEST = 300  # characters of a text that are shown
+_MOST_OF_THEME = 50  # queries
+_MOST_WINDOWS = 200  # to choose from, latest first; those that drifted are always there
+_STYLE = """
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(11rem, 1fr)); gap: .75rem; margin: 1rem 0; }
+.cards div { background: var(--soft); border-radius: .4rem; padding: .6rem .9rem; }
+.cards dt { color: var(--muted); font-size: .85rem; } .cards dd { margin: 0; font-size: 1.5rem; font-weight: 600; }
+.cards dd small { display: block; font-size: .8rem; font-weight: 400; color: var(--muted); }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(30rem, 100%), 1fr)); gap: 0 2rem; }
+.charts > * { min-width: 0; }
+form.filters { display: flex; flex-wrap: wrap; gap: .5rem 1rem; align-items: end; margin: 1rem 0; }
+form.filters label { display: grid; font-size: .85rem; color: var(--muted); }
+.theme { border-bottom: 1px solid var(--line); } .theme summary { padding: .3rem 0; }
 """
 
 
-def render_monitor_page(report: MonitorReport, drift: DriftReport) -> str:
+def render_monitor_page(
+    found: Overview,
+    *,
+    drift: DriftReport | None = None,
+    grades: Sequence[str] = (),
+    releases: Sequence[tuple[datetime, str]] = (),
+    filters: bool = False,
+    top: Sequence[str] = (),
+) -> str:
     """Render the page.
 
-    :param drift: drift tests of the same records.
+    :param drift: drift tests of the features, of the same records; shown if any could be made.
+    :param grades: names of the grades, from grade 0.
+    :param releases: time and label of each, for the time line.
+    :param filters: with a form that asks the server that the page came from for other figures.
+    :param top: HTML before everything else: how to sign out, say.
     """
-    title = "OOD log and drift"
-    body = [f"<h1>{title}</h1>", f"<p>{_about(report, drift)}</p>", _decision(drift)]
-    if report.empty:
-        body.append("<p>No records in this period.</p>")
-    for model in report.models:
-        windows = [
-            w for w in drift.windows if (w.model, w.version, w.alpha) == (model.model, model.version, model.alpha)
-        ]
-        body += _model(model, windows, drift.one_in)
-    if report.counters:
-        rows = [(name, f"{count:,}") for name, count in report.counters.items()]
-        body += ["<h2>Spool</h2>", table("Counters", ("counter", "count"), rows)]
-    return page(f"{title}: {report.store}", body, style=_STYLE, svg=True)
-
-
-def _about(report: MonitorReport, drift: DriftReport) -> str:
-    since = f"from {report.since:%Y-%m-%d %H:%M}" if report.since else "from the first record"
-    against = f"Features are compared with the reference of {escaped(drift.bundle)}." if drift.bundle else ""
-    return (
-        f"{escaped(report.store)}, {since} to {report.until:%Y-%m-%d %H:%M} UTC. "
-        "Intervals are 95 %, clustered by query. "
-        f"A window without drift alarms with a probability of at most 1 in {drift.one_in:,}. {against} "
-        "Each model version has its own line."
+    charts = _charts(found, grades, releases)
+    body = [*top, f"<h1>{TITLE}</h1>", f'<p class="muted">{_about(found)}</p>', *_status(found, drift)]
+    if filters:
+        body.append(_form(found))
+    if found.focus is None:
+        body.append(_nothing(found))
+    else:
+        body += _focus(found, found.focus, charts, grades)
+    shown = [chart.figure() for key, chart in charts.items() if key not in ("share", "slices")]
+    if shown:
+        body += ["<h2>Over time</h2>", '<div class="charts">', *shown, "</div>"]
+    body += [*_windows(found), *_features(drift), *_spool(found.counters)]
+    scripts = [asset("monitor.js")] if filters else []
+    return page(
+        f"{TITLE}: {found.store}", body, style=_STYLE, charts=list(charts.values()), scripts=scripts, forms=filters
     )
 
 
-def _decision(drift: DriftReport) -> str:
-    if drift.start_cycle:
-        reasons = "".join(f"<li>{escaped(reason)}</li>" for reason in drift.reasons)
-        return f'<div class="alarm"><p>{drift.decision}</p><ul>{reasons}</ul></div>'
-    return f'<div class="quiet"><p>{drift.decision}</p></div>'
+def _about(found: Overview) -> str:
+    since = f"from {found.since:%Y-%m-%d %H:%M} " if found.since else ""
+    span = {3600: "an hour", 86400: "a day"}.get(found.span_s, f"{found.span_s / 3600:g} hours")
+    cut = f" A window is {span}." if found.span_s else ""
+    return (
+        f"{escaped(found.store)}, {since}to {found.until:%Y-%m-%d %H:%M} UTC.{cut} OOD: out of distribution, unlike "
+        "what the model was calibrated on. Each query counts once in a window; intervals are 95 %, clustered by query."
+    )
 
 
-def _model(model: ModelReport, windows: Sequence[WindowReport], one_in: int) -> list[str]:
-    name = f"{model.model} {model.version}"
-    value, interval = format_share(model.share_ood)
+def _status(found: Overview, drift: DriftReport | None) -> list[str]:
+    """Say in a line each what is wrong, or that nothing is.
+
+    :param drift: its tests of features may find what the share does not.
+    """
+    latest, lines = found.latest, list[str]()
+    drifted = latest is not None and latest.verdict == DRIFT
+    if latest is not None and drifted:
+        lines.append(_drifted(latest.name, _span(latest), latest.reasons))
+    elif drift is not None and drift.latest is not None and drift.start_cycle:
+        drifted = True
+        tested = drift.latest
+        lines.append(_drifted(f"{tested.model} {tested.version}", format_span(tested), drift.reasons))
+    if found.windows:
+        last = found.windows[-1]
+        of_last = [w for w in found.windows if w.start == last.start]
+        failed, scored = sum(w.not_reranked for w in of_last), sum(w.requests for w in of_last)
+        if failed:
+            lines.append(
+                f'<div class="bad"><p><strong>{failed:,} searches not reranked</strong> in {_span(last)} '
+                f"({format_percent(failed / (failed + scored))} of those logged): check the scorer, the model's state "
+                "and the node's log.</p></div>"
+            )
+    losses = [f"{found.counters[name]:,} {LOSS_TEXT[name]}" for name in LOSSES if found.counters.get(name)]
+    if losses:
+        lines.append(
+            f'<div class="warn"><p><strong>Records are missing.</strong> {escaped("; ".join(losses))}.</p></div>'
+        )
+    earlier = [w for w in found.windows if w.verdict == DRIFT and w is not latest]
+    if earlier and not drifted:
+        lines.append(
+            f'<div class="warn"><p><strong>Earlier drift</strong> in {len(earlier):,} '
+            f"window{'s' * (len(earlier) > 1)}, last in {_span(earlier[-1])} ({escaped(earlier[-1].name)}).</p></div>"
+        )
+    if not lines and latest is not None:
+        lines.append(
+            f'<div class="good"><p><strong>No drift.</strong> {escaped(latest.name)}, {_span(latest)}: share OOD '
+            f"{_share(latest)}, expected {format_percent(latest.alpha)}.</p></div>"
+        )
+    if not lines and found.windows:
+        lines.append(
+            '<div class="warn"><p><strong>Not tested.</strong> No window has enough queries, or none is over.</p></div>'
+        )
+    return lines
+
+
+def _drifted(name: str, span: str, reasons: Sequence[str]) -> str:
+    listed = "".join(f"<li>{escaped(reason)}</li>" for reason in reasons)
+    return (
+        f'<div class="bad"><p><strong>Drift.</strong> {escaped(name)}, {span}, the latest tested window: a cycle is '
+        f"due.</p><ul>{listed}</ul></div>"
+    )
+
+
+def _nothing(found: Overview) -> str:
+    if found.counters.get("shipped") and not found.counters.get("stored_records"):
+        return "<p>All records of this spool were shipped to the cluster: read them there, with <code>--url</code>.</p>"
+    if found.first is not None:
+        return "<p>No records match. Choose a longer period, or all versions and slices.</p>"
+    return (
+        "<p>No records yet. <code>darl serve</code>, <code>darl search</code> and <code>Reranker(bundle, ood_log=PATH)"
+        "</code> write them.</p>"
+    )
+
+
+def _focus(found: Overview, focus: Focus, charts: Mapping[str, Chart], grades: Sequence[str]) -> list[str]:
+    window = focus.window
+    chosen = "chosen" if found.filters.window == window.start else (
+        "the highest drift" if window.verdict == DRIFT else "the latest"
+    )  # fmt: skip
+    of_slice = "" if found.filters.slice is None else f", slice {found.filters.slice or '(none)'}"
+    value, interval = format_share(window.share_ood)
+    failed = window.not_reranked / max(window.not_reranked + window.requests, 1)
+    latency = (
+        (f"{window.latency_ms[0]:,.0f} ms", f"95th percentile {window.latency_ms[1]:,.0f} ms")
+        if window.latency_ms else ("–", "")
+    )  # fmt: skip
+    cards = [
+        ("Share OOD", value, f"expected {format_percent(window.alpha)}; {interval or 'no interval'}"),
+        ("Verdict", window.verdict, f"one false alarm in {found.one_in:,} windows"),
+        ("Searches", f"{window.requests:,}", f"{window.queries:,} queries, {window.pairs:,} pairs"),
+        ("Not reranked", f"{window.not_reranked:,}", f"{format_percent(failed)} of those logged"),
+        ("Median latency", *latency),
+    ]
+    if window.grades:
+        best = max(range(len(window.grades)), key=lambda grade: window.grades[grade])
+        cards.append(("Most frequent grade", _grade(grades, best), f"{format_percent(window.grades[best])} of pairs"))
+    rows = "".join(
+        f"<div><dt>{escaped(name)}</dt><dd>{escaped(value)}<small>{escaped(more)}</small></dd></div>"
+        for name, value, more in cards
+    )
     parts = [
-        f"<h2>{escaped(name)}</h2>",
-        f"<p>{model.requests:,} requests, {model.queries:,} queries, {model.pairs:,} pairs, "
-        f"{model.first:%Y-%m-%d %H:%M} to {model.last:%Y-%m-%d %H:%M} UTC. Share OOD {value}"
-        f"{f' ({interval})' if interval else ''}, expected {format_percent(model.alpha)}: {model.verdict}.</p>",
+        f"<h2>{escaped(window.name)}, {_span(window)}{escaped(of_slice)}: {chosen}</h2>",
+        f'<dl class="cards">{rows}</dl>',
     ]
-    if model.not_reranked:
-        parts.append(f'<div class="alarm"><p>{escaped(describe_not_reranked(model))}.</p></div>')
-    if windows:
-        parts.append(figure(f"Share of OOD pairs, {name}, each query once", share_chart(windows)))
-        if any(w.tests for w in windows):
-            parts.append(figure(f"p-values, {name}, Holm-adjusted within each window", p_chart(windows, one_in)))
-        parts += [_windows(windows), _slice_tests(windows), _notes(windows)]
-    if any(part.name for part in model.slices):
-        rows = [(shorten(s.name) or "(none)", f"{s.requests:,}", *format_share(s.share_ood)) for s in model.slices]
-        parts.append(table("Slices", ("slice", "requests", "share OOD", "95 % interval"), rows))
-    if model.strangest:
-        queries = [
-            (shorten(q.query), f"{q.requests:,}", f"{q.candidates:,}", format_percent(q.share_ood),
-             f"{q.max_ood_distance:.2f}")
-            for q in model.strangest
-        ]  # fmt: skip
-        parts.append(table("Most OOD queries", ("query", "requests", "pairs", "share OOD", "distance"), queries))
-    return [part for part in parts if part]
-
-
-def _windows(windows: Sequence[WindowReport]) -> str:
-    rows = [
-        (format_span(w), f"{w.requests:,}", f"{w.queries:,}", *format_share(w.share_ood), *format_tests(w), w.verdict)
-        for w in windows
+    if window.reasons and window is not found.latest:  # its reasons stand above
+        parts.append("<ul>" + "".join(f"<li>{escaped(reason)}</li>" for reason in window.reasons) + "</ul>")
+    parts.append(charts["share"].figure())
+    parts += [
+        '<div class="charts">',
+        *([charts["slices"].figure()] if "slices" in charts else []),
+        _slices(window),
+        "</div>",
     ]
-    head = ("window (UTC)", "requests", "queries", "share OOD", "95 % interval", "p", "MMD p", "AUC", "p", "verdict")
-    return table("Windows", head, rows)
+    return parts + _texts(focus)
 
 
-def _slice_tests(windows: Sequence[WindowReport]) -> str:
+def _slices(window: WindowFigures) -> str:
+    if not any(part.name for part in window.slices):
+        return ""
+    tests = {test.slice: test for test in window.tests if test.slice is not ALL}
     rows = [
-        (format_span(w), shorten(t.slice or ""), t.test, f"{t.queries:,}", f"{t.value:.4f}", f"{t.p:.2g}",
-         f"{t.p_holm:.2g}", "drift" if t.drift else "")
-        for w in windows for t in w.tests if t.slice is not ALL
+        (shorten(s.name) or "(none)", f"{s.queries:,}", *format_share(s.share_ood),
+         f"{tests[s.name].p_holm:.2g}" if s.name in tests else "–",
+         "drift" if s.name in tests and tests[s.name].drift else "")
+        for s in window.slices
     ]  # fmt: skip
-    head = ("window (UTC)", "slice", "test", "queries", "value", "p", "Holm", "")
-    return table("Tests of slices", head, rows, names=3) if rows else ""
+    head = ("slice", "queries", "share OOD", "95 % interval", "p (Holm)", "")
+    return table("Slices of this window", head, rows)
 
 
-def _notes(windows: Sequence[WindowReport]) -> str:
-    notes = [f"<li>{escaped(format_span(w))}: {escaped(note)}</li>" for w in windows for note in w.notes]
-    return f"<p>What could not be tested:</p><ul>{''.join(notes)}</ul>" if notes else ""
+def _texts(focus: Focus) -> list[str]:
+    parts = []
+    if focus.themes:
+        parts.append(
+            '<h3>What the OOD queries are about</h3><p class="muted">Grouped by words that they share and that '
+            "ordinary queries lack, most OOD pairs first.</p>"
+        )
+        for theme in focus.themes:
+            name = f"“{theme.word}”" if theme.word else "no word in common"
+            summary = f"{name}: {len(theme.queries):,} queries, {theme.ood_pairs:,} OOD pairs"
+            rows = [
+                (_text(asked.query), f"{asked.requests:,}", f"{asked.ood_pairs:,}")
+                for asked in theme.queries[:_MOST_OF_THEME]
+            ]
+            parts.append(
+                f'<details class="theme"><summary>{escaped(summary)}</summary>'
+                f"{table(f'Queries: {name}', ('query', 'searches', 'OOD pairs'), rows)}</details>"
+            )
+    if focus.queries:
+        queries = [
+            (_text(q.text), f"{q.count:,.0f}", format_percent(q.share_ood), _number(q.ood_distance))
+            for q in focus.queries
+        ]
+        parts.append(table("Strangest queries", ("query", "searches", "share OOD", "highest distance"), queries))
+    if focus.items:
+        items = [
+            (shorten(i.item_id or "–", 80), _text(i.text) if i.text else "(text not logged)", f"{i.count:,.0f}",
+             format_percent(i.share_ood), _number(i.ood_distance))
+            for i in focus.items
+        ]  # fmt: skip
+        head = ("item", "text", "pairs (estimate)", "share OOD", "highest distance")
+        parts.append(table("Items with most OOD pairs", head, items, names=2))
+    return parts
+
+
+def _charts(found: Overview, grades: Sequence[str], releases: Sequence[tuple[datetime, str]]) -> dict[str, Chart]:
+    """Make the charts, by key: of all chosen versions, and of the one that is looked into."""
+    if found.focus is None:
+        return {}
+    versions = list(dict.fromkeys(w.name for w in found.windows))[-MOST_SERIES:]
+    marks = [(min(w.start for w in found.windows if w.name == name).timestamp(), name) for name in versions[1:]]
+    marks = sorted([*marks, *((time.timestamp(), label) for time, label in releases)])
+    starts = sorted({w.start for w in found.windows if w.name in versions})
+    at = {(w.start, w.name): w for w in found.windows}
+    x = [start.timestamp() for start in starts]
+    rows = {name: [at.get((start, name)) for start in starts] for name in versions}
+    shares = {name: [w.share_ood if w else None for w in row] for name, row in rows.items()}
+    flagged = [n for n in range(len(x)) if any(w and w.verdict == DRIFT for w in (row[n] for row in rows.values()))]
+    alpha = found.focus.window.alpha
+    charts = [
+        Chart(
+            "share", "Share of OOD pairs, by version", x,
+            [Series(name, _each(row, "value"), _each(row, "low"), _each(row, "high")) for name, row in shares.items()],
+            unit="percent", level=(alpha, f"expected: {format_percent(alpha)}"), marks=marks,
+            flagged=(flagged, "drift"),
+        )
+    ]  # fmt: skip
+    own = [w for w in found.windows if w.name == found.focus.window.name]
+    x = [w.start.timestamp() for w in own]
+    names = [s.name for s in sorted(found.focus.window.slices, key=lambda s: -s.queries) if s.name][:MOST_SERIES]
+    if names:
+        by_slice = [{s.name: s.share_ood.value for s in w.slices} for w in own]
+        series = [Series(shorten(name, 30), [row.get(name) for row in by_slice]) for name in names]
+        title = f"Share of OOD pairs by slice, {found.focus.window.name}"
+        charts.append(Chart("slices", title, x, series, unit="percent", level=(alpha, "expected")))
+    count = min(max((len(w.grades) for w in own), default=0), MOST_SERIES)
+    if count:
+        series = [
+            Series(_grade(grades, g), [(w.grades[g] if g < len(w.grades) else 0.0) if w.grades else None for w in own])
+            for g in range(count)
+        ]
+        title = f"Pairs by grade, {found.focus.window.name} (estimate)"
+        charts.append(Chart("grades", title, x, series, unit="percent", marks=marks))
+    all_x = [start.timestamp() for start in starts]
+    searches = [sum(w.requests for row in rows.values() if (w := row[n])) for n in range(len(starts))]
+    failed = [sum(w.not_reranked for row in rows.values() if (w := row[n])) for n in range(len(starts))]
+    charts.append(
+        Chart("searches", "Searches", all_x, [Series("reranked", searches, kind="bars")], unit="count", marks=marks)
+    )
+    if any(failed):
+        series = [Series("not reranked", failed, kind="bars")]
+        charts.append(Chart("failed", "Searches not reranked", all_x, series, unit="count", marks=marks))
+    times = [w.latency_ms or (None, None) for w in own]
+    series = [Series(name, [t[n] for t in times]) for n, name in enumerate(("median", "95th percentile"))]
+    charts.append(
+        Chart("latency", f"Latency of the ranking, {found.focus.window.name}", x, series, unit="ms", marks=marks)
+    )
+    return {chart.key: chart for chart in charts}
+
+
+def _form(found: Overview) -> str:
+    chosen = found.filters
+    recent = [w for n, w in enumerate(reversed(found.windows)) if n < _MOST_WINDOWS or w.verdict == DRIFT]
+    starts = {w.start: w for w in reversed(recent)}
+    selects = [
+        ("model", "version", [("", "all"), *((m, m) for m in found.models)], chosen.model or ""),
+        ("slice", "slice", [("", "all traffic"), *((f"={s}", s or "(none)") for s in found.slices)],
+         "" if chosen.slice is None else f"={chosen.slice}"),
+        ("window", "window", [("", "highest drift"), *(
+            (_iso(start), f"{start:%Y-%m-%d %H:%M}{', drift' if w.verdict == DRIFT else ''}")
+            for start, w in reversed(starts.items())
+        )], _iso(chosen.window) if chosen.window else ""),
+    ]  # fmt: skip
+    parts = []
+    for name, label, options, value in selects:
+        entries = "".join(
+            f'<option value="{escaped(key)}"{" selected" if key == value else ""}>{escaped(shorten(text))}</option>'
+            for key, text in options
+        )
+        parts.append(f'<label>{label} <select name="{name}">{entries}</select></label>')
+    for name, label, time in (("since", "from (UTC)", chosen.since), ("until", "to (UTC)", chosen.until)):
+        value = f' value="{time:%Y-%m-%dT%H:%M}"' if time else ""
+        parts.append(f'<label>{label} <input type="datetime-local" name="{name}"{value}></label>')
+    return (
+        f'<form class="filters" method="get" aria-label="Filters">{"".join(parts)}<button>Show</button> '
+        '<a href="?">Show all</a></form>'
+    )
+
+
+def _windows(found: Overview) -> list[str]:
+    if not found.windows:
+        return []
+    rows = [
+        (f"{_span(w)}", w.name, f"{w.requests:,}", f"{w.not_reranked:,}", f"{w.queries:,}", *format_share(w.share_ood),
+         f"{w.tests[0].p_holm:.2g}" if w.tests else "–", w.verdict)
+        for w in reversed(found.windows)
+    ]  # fmt: skip
+    head = (
+        "window (UTC)",
+        "version",
+        "searches",
+        "not reranked",
+        "queries",
+        "share OOD",
+        "95 % interval",
+        "p (Holm)",
+        "verdict",
+    )
+    return [f"<details><summary>All {len(rows):,} windows</summary>{table('Windows', head, rows, names=2)}</details>"]
+
+
+def _features(drift: DriftReport | None) -> list[str]:
+    """Show tests of features; those of the share alone are shown already."""
+    windows = [w for w in drift.windows if any(t.test != SHARE for t in w.tests) or w.notes] if drift else []
+    if drift is None or not windows:
+        return []
+    rows = [(format_span(w), f"{w.model} {w.version}", *format_tests(w)[1:], w.verdict) for w in windows]
+    against = drift.bundle or "alpha alone"
+    notes = "".join(f"<li>{escaped(format_span(w))}: {escaped(note)}</li>" for w in windows for note in w.notes)
+    return [
+        f"<h2>Features against {escaped(against)}</h2>",
+        table("MMD and classifier tests", ("window (UTC)", "version", "MMD p", "AUC", "p", "verdict"), rows, names=2),
+        f"<p>What could not be tested, or only in part:</p><ul>{notes}</ul>" if notes else "",
+    ]
+
+
+def _spool(counters: Mapping[str, int]) -> list[str]:
+    if not counters:
+        return []
+    rows = [(name, f"{count:,}") for name, count in counters.items()]
+    return [f"<details><summary>Spool</summary>{table('Counters', ('counter', 'count'), rows)}</details>"]
+
+
+def _span(window: WindowFigures) -> str:
+    whole = (window.end - window.start).total_seconds() >= 86400
+    return f"{window.start:%Y-%m-%d}" if whole else f"{window.start:%Y-%m-%d %H:%M}"
+
+
+def _each(shares: Sequence[Share | None], end: str) -> list[float | None]:
+    return [getattr(share, end) if share else None for share in shares]
+
+
+def _share(window: WindowFigures) -> str:
+    value, interval = format_share(window.share_ood)
+    return f"{value} ({interval})" if interval else value
+
+
+def _grade(names: Sequence[str], grade: int) -> str:
+    return shorten(names[grade], 30) if grade < len(names) else f"grade {grade}"
+
+
+def _text(text: str | None) -> str:
+    return shorten(text or "", _LONGEST)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
+
+
+def _iso(time: datetime) -> str:
+    return f"{time:%Y-%m-%dT%H:%M}"

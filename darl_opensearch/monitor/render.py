@@ -19,7 +19,7 @@ _VERDICTS = {
     "as expected": "as expected",
     "unknown": "too few queries",
 }
-_LOSS_TEXT = {
+LOSS_TEXT = {
     "dropped_queue": "requests dropped because the disk could not keep up",
     "dropped_error": "requests that could not be written",
     "evicted": "records deleted unsent because the spool was full",
@@ -126,7 +126,7 @@ def _print_counters(console: Console, report: MonitorReport) -> None:
     sent = f"{shipped:,} records shipped, " if shipped else ""
     console.print(f"spool: {sent}{waiting:,} {'waiting' if shipped else 'records'}, {size:.1f} MB")
     for name, value in report.losses.items():
-        console.print(f"  [red]{value:,}[/red] {_LOSS_TEXT[name]}")
+        console.print(f"  [red]{value:,}[/red] {LOSS_TEXT[name]}")
 
 
 def make_table(terminal: bool, *columns: str) -> Table:

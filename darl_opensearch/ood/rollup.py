@@ -6,10 +6,26 @@ import json
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from itertools import chain, islice
+from pathlib import Path
 from typing import Any
 
-from darl_opensearch.ood.rows import DAY_MS, Line, Total, add_up, add_up_day, read_lines, take_in, total_of, with_grades
-from darl_opensearch.ood.spool import Spool
+from darl_opensearch.ood.record import to_ms
+from darl_opensearch.ood.rows import (
+    BATCH,
+    DAY_MS,
+    Line,
+    Total,
+    add_up,
+    add_up_day,
+    read_lines,
+    take_in,
+    total_of,
+    with_grades,
+)
+from darl_opensearch.ood.spool import Row, Spool
+from darl_opensearch.ood.store import OodStore
 
 
 @dataclass(frozen=True)
@@ -135,6 +151,26 @@ class Rollup:
         (body,) = db.execute("SELECT body FROM record WHERE seq = ?", (seq,)).fetchone()
         values: dict[str, Any] = json.loads(body)
         return values
+
+
+def copy_to_spool(
+    store: OodStore, path: Path, *, since: datetime | None, until: datetime,
+    report: Callable[[str, int, int], object] = lambda what, done, total: None,
+) -> None:  # fmt: skip
+    """Copy the records of a period to a new spool, which adds them up.
+
+    :param report: called with the activity, the records done and the total (0: unknown).
+    """
+    done = 0
+    with Spool.open(path, create=True) as spool:
+        requests = store.requests(since=since, until=until, not_reranked=True)
+        records = chain(requests, store.pairs(since=since, until=until))
+        while batch := list(islice(records, BATCH)):
+            texts = [json.dumps(record.to_json(), ensure_ascii=False) for record in batch]
+            rows = [Row(r.record_id, to_ms(r.timestamp), r.kind, text) for r, text in zip(batch, texts, strict=True)]
+            spool.append(rows)
+            done += len(rows)
+            report("records", done, 0)
 
 
 def _days(db: sqlite3.Connection, first: int, end: int, lines: Mapping[int, Line]) -> list[Total]:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import html.parser
 import importlib
 import json
 import re
 from datetime import UTC, datetime, timedelta
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from darl_opensearch.cli.monitor import cli as monitor
-from darl_opensearch.monitor import report
 from darl_opensearch.monitor.drift import DriftConfig, drift
-from darl_opensearch.monitor.page import render_monitor_page
 from darl_opensearch.monitor.render_drift import render_drift
 from darl_opensearch.ood.store import SpoolStore
 from tests.helpers.drift import DAY, STRANGE, World, write_log
@@ -93,97 +89,6 @@ def test_too_few_queries_for_any_test(world, tmp_path):
     path = write_log(tmp_path / "few.db", world.traffic(1, 12), world.policy())
     assert "No window could be tested." in run("--spool", path).stdout
     assert "No window could be tested." not in run("--spool", path, "--min-queries", 10).stdout
-
-
-class Tags(html.parser.HTMLParser):
-    """Every tag is closed; gives their names and attributes."""
-
-    VOID = ("meta", "link")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen, self.open = [], []
-
-    def handle_starttag(self, tag, attrs):
-        self.seen.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.seen.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-
-@pytest.fixture(scope="module")
-def page(world, log, tmp_path_factory):
-    out = tmp_path_factory.mktemp("page") / "monitor.html"
-    said = run("--spool", log, "--bundle", world.bundle.path, "--window", "1d", "--html", out)
-    assert said.exit_code == 0, said.output
-    assert [p.name for p in out.parent.iterdir()] == ["monitor.html"]
-    return out.read_text(encoding="utf-8")
-
-
-def test_the_page_is_whole_and_needs_nothing_else(page):
-    tags = Tags()
-    tags.feed(page)
-    assert tags.open == [] and page.startswith("<!DOCTYPE html>")
-    names = {tag for tag, _ in tags.seen}
-    assert not names & {"script", "img", "iframe", "object", "use"}
-    asked = [value for _, attrs in tags.seen for name, value in attrs.items() if name in ("src", "href")]
-    assert asked == ["data:,", "#main"] and not [a for _, attrs in tags.seen for a in attrs if a.startswith("on")]
-    assert "url(" not in page and "@import" not in page and "http:" not in page and "https:" not in page
-    assert "<b>quantum" not in page and "&lt;b&gt;" in page  # a query's markup is text
-
-
-def test_versions_are_never_on_one_line(page):
-    charts = [ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)]
-    labels = [chart.get("aria-label") for chart in charts]
-    assert labels == [
-        f"{what} of tiny {version} over time"
-        for version in ("1", "2") for what in ("Share of OOD pairs", "p-values of the drift tests")
-    ]  # fmt: skip
-    (line,) = [e for e in charts[0] if e.get("class") == "line"]
-    assert len(line.get("points").split()) == 4
-    assert len([e for e in charts[2] if e.get("class") == "line"][0].get("points").split()) == 1
-    assert [e.get("class") for e in charts[0].iter("g")] == ["calm", "calm", "calm", "drift"]
-    titles = [title.text for title in charts[0].iter("title")]
-    assert titles[3].startswith("2026-03-04 00:00: ") and titles[3].endswith("%, drift")
-
-
-def test_charts_are_drawn_to_scale(world, log):
-    with SpoolStore(log) as store:
-        result = drift(store, None, DriftConfig(window="1d"), until=UNTIL)
-        text = render_monitor_page(report(store, until=UNTIL), result)
-    windows = [w for w in result.windows if w.version == "1"]
-    chart = ElementTree.fromstring(re.search(r"<svg.*?</svg>", text, flags=re.DOTALL)[0])
-    level = float(next(e for e in chart if e.get("class") == "level").get("y1"))
-    zero = max(float(e.get("y1")) for e in chart if e.get("class") == "grid")
-    for window, mark in zip(windows, chart.iter("g"), strict=True):
-        bar, circle = mark[1], mark[2]
-        per_pixel = windows[0].alpha / (zero - level)
-        for place, value in (
-            (circle.get("cy"), window.share_ood.value),
-            (bar.get("y1"), window.share_ood.low),
-            (bar.get("y2"), window.share_ood.high),
-        ):
-            assert (zero - float(place)) * per_pixel == pytest.approx(value, abs=0.002)
-    assert len({round(float(m[2].get("cx"))) for m in chart.iter("g")}) == len(windows)
-
-
-def test_slices_queries_and_what_could_not_be_tested_are_on_the_page(page):
-    for text in ("Tests of slices", "Most OOD queries", "Slices", "What could not be tested", "pet", "Spool"):
-        assert text in page
-    assert "The latest window has drifted: a cycle is due." in page
-
-
-def test_a_page_of_an_empty_log(tmp_path):
-    path = write_log(tmp_path / "empty.db", [], World.policy(None))
-    out = tmp_path / "page.html"
-    said = run("--spool", path, "--html", out)
-    assert said.exit_code == 0 and "Drift" not in said.stdout
-    assert "No records in this period." in out.read_text() and "<svg" not in out.read_text()
 
 
 def test_a_page_that_cannot_be_written_leaves_nothing(log, tmp_path, darl):

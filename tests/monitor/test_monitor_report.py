@@ -120,7 +120,7 @@ def test_searches_that_were_not_reranked_are_counted_apart(path, tmp_path):
     page = tmp_path / "page.html"
     shown = CliRunner().invoke(monitor, ["--spool", str(path), "--json", "--html", str(page)])
     assert json.loads(shown.stdout)["models"][0]["not_reranked"] == 3
-    assert "3 searches NOT reranked" in page.read_text(encoding="utf-8")
+    assert "3 searches not reranked" in page.read_text(encoding="utf-8")
     with SpoolStore(path) as store:
         assert [r.query for r in store.requests() if not r.reranked] == []
         assert [r.query for r in store.requests(not_reranked=True) if not r.reranked] == ["failed"] * 3

@@ -8,6 +8,7 @@ const charts = (() => {
   const DASHES = [[], [8, 4], [2, 3], [10, 3, 2, 3], [5, 5], [1, 4]];
   const LEAST_P = 1e-5;
   const LONGEST_LABEL = 24;
+  const COUNTS = [...Array(12).keys()].flatMap((power) => [1, 2, 5].map((step) => step * 10 ** power));
   const day = "{D} {MMM}";
   const TIMES = [
     [31536000, "{YYYY}", null, null, null, null, null, null, 1],
@@ -91,6 +92,9 @@ const charts = (() => {
         ctx.stroke();
         ctx.setLineDash([]);
         ctx.textAlign = "right";
+        ctx.strokeStyle = colour("back"); // a halo, where a line passes behind the words
+        ctx.lineWidth = 4 * pixel;
+        ctx.strokeText(chart.level[1], bbox.left + bbox.width - 4 * pixel, y - 5 * pixel);
         ctx.fillText(chart.level[1], bbox.left + bbox.width - 4 * pixel, y - 5 * pixel);
       }
       ctx.textAlign = "left";
@@ -176,7 +180,7 @@ const charts = (() => {
         y: chart.unit === "p" ? { distr: 3, range: range(chart) } : { range: range(chart) },
       },
       axes: [chart.time ? { ...axis, values: TIMES } : axis, {
-        ...axis, size: 64, grid: { ...axis.grid, filter: (u, splits) => (chart.unit === "p" ? splits.map(power) : splits) },
+        ...axis, size: 64, incrs: chart.unit === "count" ? COUNTS : undefined, grid: { ...axis.grid, filter: (u, splits) => (chart.unit === "p" ? splits.map(power) : splits) },
         values: (u, ticks) => ticks.map((value) => (value === null ? "" : format(chart.unit, value))),
       }],
       series: [{}, ...series],

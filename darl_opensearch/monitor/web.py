@@ -1,0 +1,128 @@
+"""The monitor's page, made anew for each request from the spool's roll-ups."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from darl_opensearch.errors import DarlError, InputError
+from darl_opensearch.monitor.drift.config import DriftConfig
+from darl_opensearch.monitor.figures import Filters, Overview, overview
+from darl_opensearch.monitor.page import render_monitor_page
+from darl_opensearch.ood.record import parse_timestamp
+from darl_opensearch.ood.rollup import Rollup
+from darl_opensearch.ood.spool import Spool
+from darl_opensearch.web.guard import Guard
+from darl_opensearch.web.markup import escaped
+from darl_opensearch.web.page import headers, page
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Where the figures come from.
+
+    :param spool: opened for each reading, so that it may be replaced.
+    :param store: its name on the page.
+    :param grades: names of the grades, from grade 0.
+    :param counters: of the spool whose records these are, if it is another one.
+    :param until: None: now.
+    """
+
+    spool: Path
+    store: str
+    config: DriftConfig = DriftConfig()
+    grades: Sequence[str] = ()
+    counters: Mapping[str, int] | None = None
+    until: datetime | None = None
+
+    def read(
+        self, filters: Filters, report: Callable[[str, int, int], object] = lambda what, done, total: None
+    ) -> Overview:
+        """Read the figures.
+
+        :param report: called with the activity, and done and total, while roll-ups are brought up to date.
+        """
+        with Spool.open(self.spool) as spool:
+            rollup = Rollup(spool)
+            rollup.update(report)
+            counters = spool.counters() if self.counters is None else self.counters
+            return overview(rollup, filters, self.config, store=self.store, counters=counters)
+
+
+def create_monitor_app(traffic: Traffic, filters: Filters) -> Starlette:
+    """Make the application for this machine: the page, and its figures as JSON.
+
+    :param filters: what is shown unless the URL says otherwise.
+    """
+
+    async def front(request: Request) -> Response:
+        return await show(traffic, parse_filters(request.query_params, filters))
+
+    async def figures(request: Request) -> Response:
+        found = await run_in_threadpool(traffic.read, parse_filters(request.query_params, filters))
+        return JSONResponse(found.to_json())
+
+    return Starlette(
+        routes=[Route("/", front), Route("/figures.json", figures)],
+        middleware=[Middleware(Guard)],
+        exception_handlers={InputError: refuse, DarlError: refuse},
+    )
+
+
+async def show(traffic: Traffic, filters: Filters, top: Sequence[str] = ()) -> Response:
+    """Answer with the page.
+
+    :param top: HTML before everything else.
+    """
+
+    def render() -> str:
+        return render_monitor_page(traffic.read(filters), grades=traffic.grades, filters=True, top=top)
+
+    return respond(await run_in_threadpool(render))
+
+
+def respond(html: str, status: int = 200) -> Response:
+    """Answer with a page, and with its own policy."""
+    return HTMLResponse(html, status, headers(html))
+
+
+async def refuse(request: Request, err: Exception) -> Response:
+    """Answer with a page that says what is wrong, and leads back."""
+    status = 400 if isinstance(err, InputError) else 503
+    return respond(page("Traffic monitor", ["<h1>Traffic monitor</h1>", f'<div class="bad"><p>{escaped(err)}</p></div>',
+                                            '<p><a href="?">Show all</a></p>']), status)  # fmt: skip
+
+
+def parse_filters(query: Mapping[str, str], default: Filters) -> Filters:
+    """Read filters from a URL's parameters; empty ones are left out.
+
+    :raises InputError: for a time that is none.
+    """
+    times = {name: _time(name, query[name]) for name in ("since", "until", "window") if query.get(name)}
+    slice_name = query.get("slice", "")
+    return Filters(
+        since=times.get("since", default.since), until=times.get("until", default.until),
+        window=times.get("window", default.window), model=query.get("model") or default.model,
+        slice=slice_name[1:] if slice_name.startswith("=") else default.slice, top=default.top,
+    )  # fmt: skip
+
+
+def _time(name: str, text: str) -> datetime:
+    try:
+        found = parse_timestamp(text)
+    except (ValueError, OverflowError) as err:
+        raise InputError(
+            f"{name} is not a time", where=text[:50], todo="write it like 2026-03-01T12:00, in UTC"
+        ) from err
+    if not 1970 <= found.year <= 9000:
+        raise InputError(f"{name} is not a time of a log", where=text[:50], todo="write it like 2026-03-01T12:00")
+    return found

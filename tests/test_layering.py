@@ -33,7 +33,7 @@ LAYERS = {
     "adapters": FOUNDATION | {"reranker"},
     "search": REQUESTS | {"ood", "cluster"},
     "monitor": FOUNDATION | {"scoring", "ood"},  # drift is measured on embedded pairs
-    "server": REQUESTS | {"scoring", "ood", "states"},  # a running scorer ships its own spool
+    "server": REQUESTS | {"scoring", "ood", "states", "monitor"},  # a scorer ships and shows its own spool
     "node": FOUNDATION,
     "webhook": FOUNDATION,
     "check": FOUNDATION | {"scoring", "states"},

@@ -16,10 +16,11 @@ from darl_opensearch.settings.options import with_options
 @bundle_argument
 @with_options
 def cli(bundle: Path, config: ServerConfig = setting(..., "the service")) -> None:
-    """Serve BUNDLE over HTTP: POST /v1/rerank, /v2/rerank, /rerank; GET /health, /ready, /info, /metrics.
+    """Serve BUNDLE over HTTP: POST /v1/rerank, /v2/rerank, /rerank; GET /health, /ready, /info, /metrics, /ui.
 
     Runs until SIGTERM, then finishes running requests. Out-of-distribution pairs are written to the OOD log, which
-    `darl monitor` reads and `darl ship`, or --ship-to, sends to a cluster.
+    `darl monitor` reads and `darl ship`, or --ship-to, sends to a cluster. /ui shows the page of `darl monitor` in a
+    browser, behind a form that asks for an API key.
     """
     import logging
 

@@ -21,6 +21,7 @@ from darl_opensearch.server.limits import RateLimit, read_body, wait_until_gone
 from darl_opensearch.server.middleware import Errors, Keys, Observe, TrailingSlash
 from darl_opensearch.server.openapi import describe_api
 from darl_opensearch.server.service import Service
+from darl_opensearch.server.ui import Ui
 
 RERANK_PATHS = ("/v1/rerank", "/v2/rerank", "/rerank")
 
@@ -71,6 +72,7 @@ def create_scorer_app(service: Service) -> Starlette:
         Route("/info", info, methods=["GET"]),
         Route("/metrics", metrics, methods=["GET"]),
         Route("/openapi.json", openapi, methods=["GET"]),
+        *Ui(service).routes(),
     ]
     app = Starlette(
         routes=routes,

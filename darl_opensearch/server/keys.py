@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import logging
 from pathlib import Path
@@ -35,8 +36,17 @@ class KeyRing:
         """Return the number of the key that a caller sent; None if it is none of them."""
         self._refresh()
         # Compared with all keys, and in full, so that the time reveals nothing.
-        matches = [hmac.compare_digest(token.encode("latin-1"), key) for key in self._keys]
+        sent = token.encode("utf-8", "replace")
+        matches = [hmac.compare_digest(sent, key) for key in self._keys]
         return matches.index(True) if any(matches) else None
+
+    def marks(self, secret: bytes, digits: int) -> list[str]:
+        """Return what stands for each key where the key itself must not: keyed digests, by the keys' numbers.
+
+        :param digits: hexadecimal digits of each.
+        """
+        self._refresh()
+        return [hmac.new(secret, key, hashlib.sha256).hexdigest()[:digits] for key in self._keys]
 
     def _refresh(self) -> None:
         if self._file is None or (stamp := self._look()) == self._stamp:

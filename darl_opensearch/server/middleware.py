@@ -19,6 +19,7 @@ from darl_opensearch.server.metrics import Metrics
 log = logging.getLogger(__name__)
 
 OPEN_PATHS = frozenset({"/health", "/ready"})  # probes send no key
+PAGES = "/ui"  # below it a cookie takes the place of the header
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -111,7 +112,8 @@ class Keys:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request."""
-        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+        path = scope.get("path", "")
+        if scope["type"] == "http" and path not in OPEN_PATHS and path != PAGES and not path.startswith(f"{PAGES}/"):
             caller = self._caller(scope)
             if scope["path"] in self._limited:
                 self._rate_limit.take(caller)

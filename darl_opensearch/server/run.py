@@ -51,7 +51,7 @@ def serve_bundle(path: Path, config: ServerConfig) -> None:
         ood_log = open_ood_log(config, bundle, spool) if spool else None
         if spool and config.ship_to:
             stack.enter_context(_shipping(config, spool))
-        service = Service(config, bundle, ood_log)
+        service = Service(config, bundle, ood_log, spool)
         server = uvicorn.Server(
             uvicorn.Config(
                 create_scorer_app(service),

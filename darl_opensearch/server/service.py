@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, TypeVar
 
 from darl_opensearch.bundle import Bundle
@@ -26,10 +27,15 @@ T = TypeVar("T")
 
 
 class Service:
-    """A served model."""
+    """A served model.
 
-    def __init__(self, config: ServerConfig, bundle: Bundle, ood_log: OodLog | None = None) -> None:
-        self.config, self.bundle = config, bundle
+    :param spool: of the OOD log, for its page; None without.
+    """
+
+    def __init__(
+        self, config: ServerConfig, bundle: Bundle, ood_log: OodLog | None = None, spool: Path | None = None
+    ) -> None:
+        self.config, self.bundle, self.spool = config, bundle, spool
         self.metrics = Metrics()
         self.admission = Admission(config.max_concurrent + config.max_queue, config.max_wait_ms / 1000)
         self.metrics.inside.set_function(lambda: self.admission.inside)

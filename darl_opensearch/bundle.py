@@ -42,6 +42,7 @@ MODEL_DATA = MODEL + "_data"  # weights of a model too large for one file, share
 MAX_ONE_FILE = 1_900_000_000  # bytes; protobuf, and so an ONNX file for ML Commons, is limited to 2 GiB
 TOKENIZER, README, ZIP, CHECKPOINT = "tokenizer.json", "README.md", "opensearch.zip", "checkpoint"
 CALIBRATION, REFERENCE, REFERENCE_QUERIES = "ood/calibration.npy", "ood/reference.npy", "ood/reference.json"
+TEXTS = "ood/texts.jsonl"  # training queries and judged items, for people: only if asked for
 PROBES = "probes.json"  # pairs with torch's scores, to check parity without torch
 REQUIRED = (MODEL, FEATURES, TOKENIZER, README, CALIBRATION)  # and ZIP, except with MODEL_DATA
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
@@ -160,6 +161,24 @@ class Card:
             raise BundleError(err.what, where=where, todo="export the model again") from err
         except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as err:
             raise BundleError(f"the card is incomplete ({err})", where=where, todo="export the model again") from err
+
+
+@dataclass(frozen=True)
+class TrainingTexts:
+    """Texts of the training data.
+
+    :param queries: training queries.
+    :param items: judged items: id and text of each.
+    """
+
+    queries: tuple[str, ...]
+    items: tuple[tuple[str, str], ...]
+
+    def to_jsonl(self) -> str:
+        """Render as lines of JSON."""
+        rows: list[dict[str, str]] = [{"query": query} for query in self.queries]
+        rows += [{"item_id": item_id, "text": text} for item_id, text in self.items]
+        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 @dataclass(frozen=True)
@@ -308,6 +327,20 @@ class Bundle:
                 "the rows do not match the row counts of the queries", where=str(path), todo="export the model again"
             )
         return DriftReference(features, sizes, candidates, slices)
+
+    def training_texts(self) -> TrainingTexts:
+        """Read the texts of the training data.
+
+        :raises BundleError: if they were not exported, or are damaged.
+        """
+        path = self.file(TEXTS)
+        try:
+            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            queries = tuple(str(row["query"]) for row in rows if "query" in row)
+            items = tuple((str(row["item_id"]), str(row["text"])) for row in rows if "query" not in row)
+        except (ValueError, KeyError, TypeError) as err:
+            raise BundleError(f"damaged ({err})", where=str(path), todo="export the model again") from err
+        return TrainingTexts(queries, items)
 
     def probes(self) -> tuple[list[tuple[str, str]], NDArray[np.float32]]:
         """Read the probe pairs and torch's scores.

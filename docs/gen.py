@@ -376,6 +376,7 @@ def bundle_files() -> str:
         bundle.CALIBRATION: "detector distances of the calibration pairs, ascending",
         bundle.REFERENCE: "features of pairs that held-out queries retrieve, to measure drift against",
         bundle.REFERENCE_QUERIES: "how many of its rows are of which query, and how many items that retrieved",
+        bundle.TEXTS: "training queries and judged items as text, only with `darl export --texts`",
         bundle.PROBES: "pairs with what torch said about them: parity can be checked without torch",
         f"{bundle.CHECKPOINT}/": "weights (safetensors), resolved configuration: where another training starts",
     }

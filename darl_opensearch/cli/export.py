@@ -32,20 +32,28 @@ def cli(
     checkpoint: bool = setting(
         True, "Include the checkpoint that the next cycle starts training from.", flag="--checkpoint/--no-checkpoint"
     ),
+    texts: bool = setting(
+        False,
+        "Include the texts of training queries and judged items: the monitor's page shows the nearest beside a "
+        "strange one. Whoever has the bundle can read them.",
+        env="DARL_EXPORT_TEXTS",
+    ),  # fmt: skip
     as_json: bool = JSON,
 ) -> None:
     """Export the finished training run in folder RUN as a bundle.
 
     The ONNX graph is compared with torch, and the bundle is written only if they agree within the contract's bounds.
     """
-    bundle = export(run, data, out, int8=int8, checkpoint=checkpoint)
+    bundle = export(run, data, out, int8=int8, checkpoint=checkpoint, texts=texts)
     card = bundle.card
     result = {"bundle": str(bundle.path), "name": card.name, "version": card.version, "graphs": dict(card.graphs)}
     text = f"{card.name} {card.version} is in {bundle.path}\nNext: darl check {bundle.path}"
     emit(result, as_json=as_json, text=text)
 
 
-def export(run: Path, data: Path | None, out: Path | None, *, int8: bool = True, checkpoint: bool = True) -> Bundle:
+def export(
+    run: Path, data: Path | None, out: Path | None, *, int8: bool = True, checkpoint: bool = True, texts: bool = False
+) -> Bundle:
     """Export a run with progress on the terminal.
 
     :param data: folder the configuration's paths are relative to.
@@ -57,5 +65,5 @@ def export(run: Path, data: Path | None, out: Path | None, *, int8: bool = True,
     with progress_line("exporting") as line:
         return export_run(
             trained, data or run_folder.data_root(run), out or run / "bundle", int8=int8, checkpoint=checkpoint,
-            report=line.report,
+            texts=texts, report=line.report,
         )  # fmt: skip

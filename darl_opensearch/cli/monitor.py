@@ -146,17 +146,18 @@ def _traffic(
     bundle: Bundle | None, counters: Mapping[str, int] | None,
 ) -> Traffic:  # fmt: skip
     """Find the records' spool; those of a cluster are copied to one that lasts as long as the stack."""
+    from darl_opensearch.monitor.nearest import Nearest
     from darl_opensearch.monitor.web import Traffic
     from darl_opensearch.ood.rollup import copy_to_spool
     from darl_opensearch.ood.store import SpoolStore
 
-    grades = bundle.card.scale.names if bundle else ()
+    grades, nearest = (bundle.card.scale.names, Nearest.of(bundle)) if bundle else ((), None)
     if isinstance(store, SpoolStore):
-        return Traffic(Path(store.where), store.where, config, grades)
+        return Traffic(Path(store.where), store.where, config, grades, nearest)
     path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="darl-monitor-"))) / "records.sqlite"
     with progress_line("copying records") as line:
         copy_to_spool(store, path, since=since, until=until, report=line.report)
-    return Traffic(path, store.where, config, grades, counters or {})
+    return Traffic(path, store.where, config, grades, nearest, counters or {})
 
 
 def _texts_of(cluster: ClusterOptions, index: str) -> Callable[[Sequence[str]], Mapping[str, str]]:

@@ -11,6 +11,7 @@ from typing import Any
 from darl_opensearch.monitor.drift.config import DriftConfig, parse_window
 from darl_opensearch.monitor.drift.report import ALL, DRIFT, INCOMPLETE, NO_DRIFT, SHARE, TOO_FEW, DriftTest
 from darl_opensearch.monitor.drift.run import adjust
+from darl_opensearch.monitor.nearest import Nearest, Why
 from darl_opensearch.monitor.themes import MOST_QUERIES, Asked, Theme, find_themes
 from darl_opensearch.ood.record import format_timestamp
 from darl_opensearch.ood.rollup import Rollup, Tally
@@ -104,6 +105,7 @@ class Strange:
     :param item_id: of an item, if it was logged.
     :param count: requests of a query; pairs of an item, estimated.
     :param ood_distance: the highest.
+    :param why: what the training data has of it; None without training texts, or without its own.
     """
 
     text: str | None
@@ -111,6 +113,7 @@ class Strange:
     count: float
     share_ood: float
     ood_distance: float | None
+    why: Why | None = None
 
 
 @dataclass(frozen=True)
@@ -173,13 +176,14 @@ class Overview:
 
 def overview(
     rollup: Rollup, filters: Filters, config: DriftConfig | None = None, *, store: str,
-    counters: Mapping[str, int] | None = None,
+    counters: Mapping[str, int] | None = None, nearest: Nearest | None = None,
 ) -> Overview:  # fmt: skip
     """Read the figures; nothing is added up here but windows.
 
     :param rollup: up to date, see :meth:`Rollup.update`.
     :param config: of the drift tests; a window that is a span is used, else hours or days are, by the period's length.
     :param store: its name, for messages.
+    :param nearest: training texts, to say why a text is strange.
     """
     config = config or DriftConfig()
     until = filters.until or datetime.now(UTC)
@@ -205,7 +209,7 @@ def overview(
     aligned = (within[0], bounds[1] if within[1] > ends[1] else within[1])
     whole, parts = (rollup.totals(unit, *aligned, slices=slices) for slices in (False, True))
     windows = _windows(whole, parts, filters, config, unit, within, _ms(until))
-    focus = _focus(rollup, [*whole, *parts], windows, filters, unit)
+    focus = _focus(rollup, [*whole, *parts], windows, filters, unit, nearest)
     return dataclasses.replace(
         empty, since=_time(first), span_s=unit // 1000, windows=tuple(windows), focus=focus,
         models=tuple(dict.fromkeys(f"{t.line.model} {t.line.version}" for t in whole)),
@@ -275,8 +279,9 @@ def choose_window(windows: Sequence[WindowFigures]) -> WindowFigures | None:
 
 
 def _focus(
-    rollup: Rollup, totals: Sequence[Total], windows: Sequence[WindowFigures], filters: Filters, unit: int
-) -> Focus | None:
+    rollup: Rollup, totals: Sequence[Total], windows: Sequence[WindowFigures], filters: Filters, unit: int,
+    nearest: Nearest | None,
+) -> Focus | None:  # fmt: skip
     asked = [w for w in windows if w.start == filters.window] if filters.window else []
     window = asked[-1] if asked else choose_window(windows)
     if window is None:
@@ -290,8 +295,8 @@ def _focus(
     usual = rollup.usual_queries(line, since - unit, until, MOST_QUERIES)  # a strange window has few
     return Focus(
         window,
-        tuple(_strange(t, "query") for t in rollup.queries(line, since, until, filters.top)),
-        tuple(_strange(t, "item_text") for t in rollup.items(line, since, until, filters.top)),
+        tuple(_strange(t, "query", nearest) for t in rollup.queries(line, since, until, filters.top)),
+        tuple(_strange(t, "item_text", nearest) for t in rollup.items(line, since, until, filters.top)),
         tuple(find_themes(strange, usual)),
     )
 
@@ -301,10 +306,13 @@ def _line_of(window: WindowFigures, totals: Sequence[Total], slice_name: str | N
     return next(t.line for t in totals if (t.line.model, t.line.version, t.line.alpha, t.line.slice) == key)
 
 
-def _strange(tally: Tally, field_name: str) -> Strange:
+def _strange(tally: Tally, field_name: str, nearest: Nearest | None) -> Strange:
     text, item = tally.body.get(field_name), tally.body.get("item_id")
     distance = None if tally.distance is None else float(tally.distance)
-    return Strange(text, item, float(tally.count), float(tally.share_ood), distance)
+    why = None
+    if nearest is not None and text:
+        why = nearest.query(text) if field_name == "query" else nearest.item(text)
+    return Strange(text, item, float(tally.count), float(tally.share_ood), distance, why)
 
 
 def _window_key(total: Total) -> tuple[int, str, str, float]:

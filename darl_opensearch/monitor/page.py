@@ -7,6 +7,7 @@ from datetime import datetime
 
 from darl_opensearch.monitor.drift.report import ALL, DRIFT, SHARE, DriftReport
 from darl_opensearch.monitor.figures import Focus, Overview, WindowFigures
+from darl_opensearch.monitor.nearest import describe
 from darl_opensearch.monitor.render import LOSS_TEXT, format_percent, format_share, shorten
 from darl_opensearch.monitor.render_drift import format_span, format_tests
 from darl_opensearch.monitor.report import LOSSES
@@ -218,18 +219,29 @@ def _texts(focus: Focus) -> list[str]:
             )
     if focus.queries:
         queries = [
-            (_text(q.text), f"{q.count:,.0f}", format_percent(q.share_ood), _number(q.ood_distance))
+            (_text(q.text), *map(_text, describe(q.why)), f"{q.count:,.0f}", format_percent(q.share_ood),
+             _number(q.ood_distance))
             for q in focus.queries
-        ]
-        parts.append(table("Strangest queries", ("query", "searches", "share OOD", "highest distance"), queries))
+        ]  # fmt: skip
+        why = ("nearest training query", "words not trained on") if focus.queries[0].why else ()
+        head = ("query", *why, "searches", "share OOD", "highest distance")
+        parts.append(table("Strangest queries", head, queries, names=1 + len(why)))
     if focus.items:
+        explained = any(i.why for i in focus.items)
         items = [
-            (shorten(i.item_id or "–", 80), _text(i.text) if i.text else "(text not logged)", f"{i.count:,.0f}",
+            (shorten(i.item_id or "–", 80), _text(i.text) if i.text else "(text not logged)",
+             *(map(_text, describe(i.why) or ("–", "–")) if explained else ()), f"{i.count:,.0f}",
              format_percent(i.share_ood), _number(i.ood_distance))
             for i in focus.items
         ]  # fmt: skip
-        head = ("item", "text", "pairs (estimate)", "share OOD", "highest distance")
-        parts.append(table("Items with most OOD pairs", head, items, names=2))
+        why = ("nearest training item", "words not trained on") if explained else ()
+        head = ("item", "text", *why, "pairs (estimate)", "share OOD", "highest distance")
+        parts.append(table("Items with most OOD pairs", head, items, names=2 + len(why)))
+    if focus.queries and focus.queries[0].why is None:
+        parts.append(
+            '<p class="muted">A bundle exported with <code>--texts</code>, given with <code>--bundle</code>, shows the '
+            "nearest training texts beside these.</p>"
+        )
     return parts
 
 

@@ -54,10 +54,10 @@ def find_themes(strange: Sequence[Asked], usual: Iterable[str], most: int = 8) -
     :param most: themes.
     :return: by OOD pairs, largest first; queries of none come last.
     """
-    left = [(asked, _words(asked.query)) for asked in strange]
+    left = [(asked, words_of(asked.query)) for asked in strange]
     ordinary, count = Counter[str](), 0
     for text in usual:
-        ordinary.update(_words(text))
+        ordinary.update(words_of(text))
         count += 1
     themes: list[Theme] = []
     while len(themes) < most:
@@ -78,8 +78,9 @@ def find_themes(strange: Sequence[Asked], usual: Iterable[str], most: int = 8) -
     return [*themes, *([Theme("", tuple(asked for asked, _ in left))] if left else [])]
 
 
-def _words(text: str) -> set[str]:
-    return set(_WORD.findall(text.casefold()))
+def words_of(text: str) -> list[str]:
+    """List the words of a text, each once, in order."""
+    return list(dict.fromkeys(_WORD.findall(text.casefold())))
 
 
 def _odds(here: int, of_here: int, there: int, of_there: int) -> float:

@@ -17,6 +17,7 @@ from starlette.routing import Route
 from darl_opensearch.errors import DarlError, InputError
 from darl_opensearch.monitor.drift.config import DriftConfig
 from darl_opensearch.monitor.figures import Filters, Overview, overview
+from darl_opensearch.monitor.nearest import Nearest
 from darl_opensearch.monitor.page import render_monitor_page
 from darl_opensearch.ood.record import parse_timestamp
 from darl_opensearch.ood.rollup import Rollup
@@ -33,16 +34,16 @@ class Traffic:
     :param spool: opened for each reading, so that it may be replaced.
     :param store: its name on the page.
     :param grades: names of the grades, from grade 0.
+    :param nearest: training texts, to say why a text is strange.
     :param counters: of the spool whose records these are, if it is another one.
-    :param until: None: now.
     """
 
     spool: Path
     store: str
     config: DriftConfig = DriftConfig()
     grades: Sequence[str] = ()
+    nearest: Nearest | None = None
     counters: Mapping[str, int] | None = None
-    until: datetime | None = None
 
     def read(
         self, filters: Filters, report: Callable[[str, int, int], object] = lambda what, done, total: None
@@ -55,7 +56,7 @@ class Traffic:
             rollup = Rollup(spool)
             rollup.update(report)
             counters = spool.counters() if self.counters is None else self.counters
-            return overview(rollup, filters, self.config, store=self.store, counters=counters)
+            return overview(rollup, filters, self.config, store=self.store, counters=counters, nearest=self.nearest)
 
 
 def create_monitor_app(traffic: Traffic, filters: Filters) -> Starlette:

@@ -14,6 +14,7 @@ from starlette.routing import Route
 
 from darl_opensearch.errors import DarlError
 from darl_opensearch.monitor.figures import Filters
+from darl_opensearch.monitor.nearest import Nearest
 from darl_opensearch.monitor.web import Traffic, parse_filters, refuse, respond, show
 from darl_opensearch.server.errors import ApiError
 from darl_opensearch.server.limits import RateLimit, read_body
@@ -45,7 +46,8 @@ class Ui:
         card = service.bundle.card
         self._traffic = (
             None if service.spool is None
-            else Traffic(service.spool, f"the log of {card.name}", grades=card.scale.names)
+            else Traffic(service.spool, f"the log of {card.name}", grades=card.scale.names,
+                         nearest=Nearest.of(service.bundle))
         )  # fmt: skip
 
     def routes(self) -> list[Route]:

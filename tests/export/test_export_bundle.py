@@ -205,7 +205,7 @@ def test_training_twice_gives_the_same_model(small, checkpoint, tmp_path):
 def test_options_of_the_command(small, tmp_path, darl):
     trained, bundle = small
     out = tmp_path / "out"
-    code, said, err = darl("export", trained.folder, "--out", out, "--no-int8", "--no-checkpoint", "--json")
+    code, said, err = darl("export", trained.folder, "--out", out, "--no-int8", "--no-checkpoint", "--texts", "--json")
     assert (code, err) == (0, "")
     assert json.loads(said)["bundle"] == str(out) and json.loads(said)["graphs"].keys() == {
         "model.onnx", "features.onnx", "meet.onnx",
@@ -214,8 +214,18 @@ def test_options_of_the_command(small, tmp_path, darl):
     assert exported.identity == bundle.identity
     assert sorted(exported.digests) == [
         "README.md", "encode.onnx", "features.onnx", "meet.onnx", "model.onnx", "ood/calibration.npy",
-        "ood/reference.json", "ood/reference.npy", "ood/sides.onnx", "opensearch.zip", "probes.json", "tokenizer.json",
+        "ood/reference.json", "ood/reference.npy", "ood/sides.onnx", "ood/texts.jsonl", "opensearch.zip", "probes.json",
+        "tokenizer.json",
     ]  # fmt: skip
+    held, data = exported.training_texts(), trained.folder.parent / "data"
+    judged = read_rows(data / "judgments.jsonl")
+    assert (
+        set(held.queries) == {row["query"] for row in judged} and len(held.queries) == trained.data["train"]["queries"]
+    )
+    assert {item_id for item_id, _ in held.items} <= {row["item_id"] for row in judged} and len(held.items) > 3
+    assert exported.card.training["texts"] == {"queries": len(held.queries), "items": len(held.items)}
+    assert f"The texts of {len(held.queries)} queries" in (out / "README.md").read_text()
+    assert "ood/texts.jsonl" not in bundle.digests  # only if asked for
     assert darl("check", out)[0] == 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from darl_opensearch.bundle import Card
+from darl_opensearch.bundle import TEXTS, Card
 
 _TEXT = """---
 license: apache-2.0
@@ -26,7 +26,7 @@ Made by DaRL for OpenSearch, an independent implementation of the idea of arXiv:
 ## Training
 
 {train_queries} queries with {train_pairs} graded pairs; {dev_queries} dev queries stopped, kept or rolled back
-the stages and calibrated the grades.
+the stages and calibrated the grades.{texts}
 
 | stage | paired gain in RPS, 95 % interval | in nDCG | |
 |---|---|---|---|
@@ -108,13 +108,21 @@ def render_model_card(card: Card, result: dict[str, Any]) -> str:
     return _TEXT.format(
         chunks=_chunks(card), base=card.training["base"],
         name=card.name, version=card.version, grades=grades, stages=stages, dev=dev,
-        train_queries=data["train"]["queries"], train_pairs=data["train"]["pairs"],
+        texts=_held_texts(card), train_queries=data["train"]["queries"], train_pairs=data["train"]["pairs"],
         dev_queries=data["dev"]["queries"], detector=card.ood.detector, features=card.ood.features,
         untrained="base model's cosine" if card.backbone == "split" else "before training",
         alpha=card.ood.alpha, pairs=card.ood.calibration_pairs, queries=card.ood.calibration_queries, alarms=alarms,
         thresholds=_thresholds(card, result.get("thresholds") or {}),
         flagged=_flagged(result["ood"].get("flagged") or {}),
     ).rstrip() + "\n"  # fmt: skip
+
+
+def _held_texts(card: Card) -> str:
+    """Say that the bundle holds training texts; nothing if it does not."""
+    if "texts" not in card.training:
+        return ""
+    counts = card.training["texts"]
+    return f" The texts of {counts['queries']} queries and {counts['items']} items are in `{TEXTS}`."
 
 
 def _chunks(card: Card) -> str:

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from darl_opensearch import bundle as files
-from darl_opensearch.bundle import Bundle, Card, OodCard, writing
+from darl_opensearch.bundle import Bundle, Card, OodCard, TrainingTexts, writing
 from darl_opensearch.check import compare, run_pairs
 from darl_opensearch.errors import GateRefused, InputError
 from darl_opensearch.scores import Columns, score_chunks
@@ -43,6 +43,7 @@ def export_run(
     *,
     int8: bool = True,
     checkpoint: bool = True,
+    texts: bool = False,
     about: Mapping[str, Any] | None = None,
     report: Report = lambda what: None,
 ) -> Bundle:
@@ -50,6 +51,7 @@ def export_run(
 
     :param base: folder that data paths are relative to.
     :param checkpoint: include the checkpoint, from which the next cycle starts.
+    :param texts: include the texts of training queries and judged items, for the monitor's page.
     :param about: further entries of the card's ``training``, JSON-ready.
     :raises GateRefused: if a graph differs from torch.
     :raises InputError: if the data differ from the run's.
@@ -96,6 +98,10 @@ def export_run(
                 quantise(work / files.MODEL, work / files.MODEL_INT8)
                 graphs[files.MODEL_INT8] = _calibrate_int8(trained, data, work, calibration_texts, dev)
         card = dataclasses.replace(card, graphs=graphs)
+        training = _training_texts(data) if texts else None
+        if training is not None:
+            counts = {"queries": len(training.queries), "items": len(training.items)}
+            card = dataclasses.replace(card, training={**card.training, "texts": counts})
         report("writing the bundle")
         with writing(target, card) as out:
             for file in (path for path in work.rglob("*") if path.is_file()):
@@ -104,6 +110,8 @@ def export_run(
             features, queries = _reference(module, data)
             np.save(out / files.REFERENCE, features)
             (out / files.REFERENCE_QUERIES).write_text(json.dumps({"queries": queries}, ensure_ascii=False), "utf-8")
+            if training is not None:
+                (out / files.TEXTS).write_text(training.to_jsonl(), encoding="utf-8")
             probes = [
                 {"query": q, "text": t, "scores": [float(v) for v in row]}
                 for (q, t), row in zip(probe_texts, reference, strict=True)
@@ -116,6 +124,15 @@ def export_run(
                     text = json.dumps(value, indent=2, sort_keys=True)
                     (out / files.CHECKPOINT / name).write_text(text, encoding="utf-8")
     return Bundle.open(target)
+
+
+def _training_texts(data: RunData) -> TrainingTexts:
+    """Collect the texts of training queries and of the items judged for them, each once."""
+    queries, items = dict[str, None](), dict[str, str]()
+    for judged in data.train:
+        queries[judged.query] = None
+        items |= {item_id: data.items[item_id].text for item_id in judged.item_ids if item_id not in items}
+    return TrainingTexts(tuple(queries), tuple(items.items()))
 
 
 def _find_int8_obstacle(model: Any, work: Path) -> str:

@@ -18,7 +18,7 @@ class Why:
 
     :param nearest: training text of the same kind that BM25 finds first; None: none shares a word.
     :param item_id: of that text, if it is an item's.
-    :param new_words: words that no training text has, in order.
+    :param new_words: words that no training text has, in order; numbers are left out.
     """
 
     nearest: str | None
@@ -51,7 +51,7 @@ class Nearest:
         return self._why("item", text)
 
     def _why(self, kind: str, text: str) -> Why:
-        new = tuple(word for word in words_of(text) if word not in self._known)[:_MOST_WORDS]
+        new = tuple(word for word in words_of(text) if not (word in self._known or word.isdigit()))[:_MOST_WORDS]
         hits = self._indexes[kind].search(text[:2000], 1)
         if not hits:
             return Why(None, None, new)

@@ -208,7 +208,8 @@ def _texts(focus: Focus) -> list[str]:
         )
         for theme in focus.themes:
             name = f"“{theme.word}”" if theme.word else "no word in common"
-            summary = f"{name}: {len(theme.queries):,} queries, {theme.ood_pairs:,} OOD pairs"
+            queries_of = _many(len(theme.queries), "query", "queries")
+            summary = f"{name}: {queries_of}, {_many(theme.ood_pairs, 'OOD pair', 'OOD pairs')}"
             rows = [
                 (_text(asked.query), f"{asked.requests:,}", f"{asked.ood_pairs:,}")
                 for asked in theme.queries[:_MOST_OF_THEME]
@@ -385,6 +386,10 @@ def _each(shares: Sequence[Share | None], end: str) -> list[float | None]:
 def _share(window: WindowFigures) -> str:
     value, interval = format_share(window.share_ood)
     return f"{value} ({interval})" if interval else value
+
+
+def _many(count: int, one: str, more: str) -> str:
+    return f"{count:,} {one if count == 1 else more}"
 
 
 def _grade(names: Sequence[str], grade: int) -> str:

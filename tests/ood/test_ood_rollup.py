@@ -11,9 +11,10 @@ from datetime import timedelta
 import numpy as np
 import pytest
 
-from darl_opensearch.ood.rollup import Rollup
+from darl_opensearch.ood.rollup import Rollup, copy_to_spool
 from darl_opensearch.ood.rows import BATCH, DAY_MS, HOUR_MS
 from darl_opensearch.ood.spool import Row, Spool
+from darl_opensearch.ood.store import SpoolStore
 from darl_opensearch.text import same_text
 from tests.helpers.traffic import POLICY, START, request_of, rows_of, traffic
 
@@ -199,3 +200,17 @@ def test_an_empty_spool_has_no_span(path):
         rollup = Rollup(spool)
         rollup.update()
         assert rollup.span_ms() is None and rollup.totals(DAY_MS, 0, DAY0) == []
+
+
+def test_a_copied_period_has_the_figures_of_its_source(tmp_path):
+    with opened(tmp_path / "a.db", rows_of(spread(200))) as spool:
+        wanted = everything(spool)
+    said = []
+    with SpoolStore(tmp_path / "a.db", page_records=50) as store:
+        until = START + timedelta(days=9)
+        copy_to_spool(store, tmp_path / "b.db", since=None, until=until, report=lambda *told: said.append(told))
+        copy_to_spool(store, tmp_path / "c.db", since=START + timedelta(days=1), until=until)
+    with Spool.open(tmp_path / "b.db") as copied, Spool.open(tmp_path / "c.db") as part:
+        assert everything(copied) == wanted and said[-1][1] == copied.counters()["stored_records"]
+        Rollup(part).update()
+        assert Rollup(part).span_ms()[0] >= START_MS + DAY_MS

@@ -15,7 +15,7 @@ from darl_opensearch.monitor.nearest import Nearest, Why
 from darl_opensearch.monitor.themes import MOST_QUERIES, Asked, Theme, find_themes
 from darl_opensearch.ood.record import format_timestamp
 from darl_opensearch.ood.rollup import Rollup, Tally
-from darl_opensearch.ood.rows import DAY_MS, HOUR_MS, Line, Total
+from darl_opensearch.ood.rows import DAY_MS, HOUR_MS, Total, TrafficLine
 from darl_opensearch.stats.shares import Share
 
 HOURLY = 3 * DAY_MS  # up to this long a period is cut into hours, else into days
@@ -301,7 +301,7 @@ def _focus(
     )
 
 
-def _line_of(window: WindowFigures, totals: Sequence[Total], slice_name: str | None) -> Line:
+def _line_of(window: WindowFigures, totals: Sequence[Total], slice_name: str | None) -> TrafficLine:
     key = window.model, window.version, window.alpha, slice_name
     return next(t.line for t in totals if (t.line.model, t.line.version, t.line.alpha, t.line.slice) == key)
 

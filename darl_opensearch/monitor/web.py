@@ -75,7 +75,7 @@ def create_monitor_app(traffic: Traffic, filters: Filters) -> Starlette:
     return Starlette(
         routes=[Route("/", front), Route("/figures.json", figures)],
         middleware=[Middleware(Guard)],
-        exception_handlers={InputError: refuse, DarlError: refuse},
+        exception_handlers={InputError: refusal_page, DarlError: refusal_page},
     )
 
 
@@ -96,7 +96,7 @@ def respond(html: str, status: int = 200) -> Response:
     return HTMLResponse(html, status, headers(html))
 
 
-async def refuse(request: Request, err: Exception) -> Response:
+async def refusal_page(request: Request, err: Exception) -> Response:
     """Answer with a page that says what is wrong, and leads back."""
     status = 400 if isinstance(err, InputError) else 503
     return respond(page("Traffic monitor", ["<h1>Traffic monitor</h1>", f'<div class="bad"><p>{escaped(err)}</p></div>',

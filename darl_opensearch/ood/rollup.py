@@ -15,11 +15,11 @@ from darl_opensearch.ood.record import to_ms
 from darl_opensearch.ood.rows import (
     BATCH,
     DAY_MS,
-    Line,
     Total,
+    TrafficLine,
     add_up,
     add_up_day,
-    read_lines,
+    lines_by_id,
     take_in,
     total_of,
     with_grades,
@@ -97,7 +97,7 @@ class Rollup:
         level = "line" if slices else "whole"
         middle = -(-since_ms // DAY_MS) * DAY_MS, until_ms // DAY_MS * DAY_MS
         with self._spool.reading() as db:
-            lines = read_lines(db, slices)
+            lines = lines_by_id(db, slices)
             if unit_ms != DAY_MS or middle[0] >= middle[1]:
                 return add_up(db, unit_ms, since_ms, until_ms, level, lines)
             return [
@@ -106,7 +106,9 @@ class Rollup:
                 *(add_up(db, unit_ms, middle[1], until_ms, level, lines) if middle[1] < until_ms else ()),
             ]
 
-    def queries(self, line: Line, since_ms: int, until_ms: int, top: int, *, most_pairs: bool = False) -> list[Tally]:
+    def queries(
+        self, line: TrafficLine, since_ms: int, until_ms: int, top: int, *, most_pairs: bool = False
+    ) -> list[Tally]:
         """Find the queries with OOD pairs: by share OOD, then by distance, highest first.
 
         :param most_pairs: by the number of OOD pairs instead.
@@ -120,7 +122,7 @@ class Rollup:
             ORDER BY {order}, query LIMIT ?"""
         return self._tallies(sql, (*bounds, top))
 
-    def usual_queries(self, line: Line, since_ms: int, until_ms: int, most: int) -> list[str]:
+    def usual_queries(self, line: TrafficLine, since_ms: int, until_ms: int, most: int) -> list[str]:
         """Draw queries whose share OOD is at most alpha, in an order that does not depend on their text."""
         column, bounds = _bounds(line, since_ms, until_ms)
         sql = f"""
@@ -130,7 +132,7 @@ class Rollup:
             found = [self._body(db, seq) for (seq,) in db.execute(sql, (*bounds, line.alpha, most)).fetchall()]
         return [str(body["query"]) for body in found]
 
-    def items(self, line: Line, since_ms: int, until_ms: int, top: int) -> list[Tally]:
+    def items(self, line: TrafficLine, since_ms: int, until_ms: int, top: int) -> list[Tally]:
         """Find the items with OOD pairs: by their number, then by distance, highest first."""
         column, bounds = _bounds(line, since_ms, until_ms)
         sql = f"""
@@ -173,7 +175,7 @@ def copy_to_spool(
             report("records", done, 0)
 
 
-def _days(db: sqlite3.Connection, first: int, end: int, lines: Mapping[int, Line]) -> list[Total]:
+def _days(db: sqlite3.Connection, first: int, end: int, lines: Mapping[int, TrafficLine]) -> list[Total]:
     """Read totals of whole days."""
     rows = db.execute("SELECT * FROM day_total WHERE day >= ? AND day < ? ORDER BY day, line", (first, end))
     found = [total_of(lines[row[1]], row[0] * DAY_MS, row[2:]) for row in rows if row[1] in lines]
@@ -181,7 +183,7 @@ def _days(db: sqlite3.Connection, first: int, end: int, lines: Mapping[int, Line
     return with_grades(found, ((day * DAY_MS, line, grade, weight) for day, line, grade, weight in grades))
 
 
-def _bounds(line: Line, since_ms: int, until_ms: int) -> tuple[str, tuple[int, ...]]:
+def _bounds(line: TrafficLine, since_ms: int, until_ms: int) -> tuple[str, tuple[int, ...]]:
     """Select the rows of a line in a span."""
     column = "whole" if line.slice is None else "line"
     sql = f"day >= ? AND day <= ? AND timestamp_ms >= ? AND timestamp_ms < ? AND {column} = ?"

@@ -53,7 +53,7 @@ END;
 
 
 @dataclass(frozen=True)
-class Line:
+class TrafficLine:
     """What is drawn as one line: a model version, with one slice of its traffic or all.
 
     :param slice: ``""``: requests without a slice; None: all traffic.
@@ -79,7 +79,7 @@ class Total:
     """
 
     start_ms: int
-    line: Line
+    line: TrafficLine
     requests: int = 0
     not_reranked: int = 0
     queries: int = 0
@@ -96,7 +96,7 @@ def has_rollup(db: sqlite3.Connection) -> bool:
     return db.execute("SELECT 1 FROM sqlite_master WHERE name = 'rollup'").fetchone() is not None
 
 
-def prepare(db: sqlite3.Connection, statements: Callable[[str], Iterator[str]]) -> None:
+def create_rollup(db: sqlite3.Connection, statements: Callable[[str], Iterator[str]]) -> None:
     """Create the tables in a transaction, unless they are there.
 
     :param statements: splits a script.
@@ -194,10 +194,10 @@ def _pair(values: dict[str, Any]) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def read_lines(db: sqlite3.Connection, slices: bool) -> dict[int, Line]:
+def lines_by_id(db: sqlite3.Connection, slices: bool) -> dict[int, TrafficLine]:
     """Read the lines of single slices, or of all traffic, by id."""
     rows = db.execute(f"SELECT * FROM line WHERE slice IS {'NOT ' if slices else ''}NULL")
-    return {row[0]: Line(*row) for row in rows}
+    return {row[0]: TrafficLine(*row) for row in rows}
 
 
 def add_up_day(db: sqlite3.Connection, day: int) -> None:
@@ -206,7 +206,7 @@ def add_up_day(db: sqlite3.Connection, day: int) -> None:
     for table in ("day_total", "day_grade", "day_changed"):
         db.execute(f"DELETE FROM {table} WHERE day = ?", (day,))
     for level in ("whole", "line"):
-        for total in add_up(db, DAY_MS, start, start + DAY_MS, level, read_lines(db, level == "line")):
+        for total in add_up(db, DAY_MS, start, start + DAY_MS, level, lines_by_id(db, level == "line")):
             sums = total.sums
             db.execute(
                 f"INSERT INTO day_total VALUES ({', '.join('?' * 15)})",
@@ -221,7 +221,7 @@ def add_up_day(db: sqlite3.Connection, day: int) -> None:
 
 
 def add_up(
-    db: sqlite3.Connection, unit_ms: int, since_ms: int, until_ms: int, level: str, lines: dict[int, Line]
+    db: sqlite3.Connection, unit_ms: int, since_ms: int, until_ms: int, level: str, lines: dict[int, TrafficLine]
 ) -> list[Total]:
     """Add up from the rows.
 
@@ -277,7 +277,7 @@ def add_up(
     return with_grades(found, ((start * unit_ms, line, g, w) for start, line, g, w in grades))
 
 
-def total_of(line: Line, start_ms: int, row: Sequence[Any]) -> Total:
+def total_of(line: TrafficLine, start_ms: int, row: Sequence[Any]) -> Total:
     """Make totals of the columns of ``day_total`` after day and line."""
     requests, not_reranked, queries, pairs, ood, clusters, *moments, p50, p95 = row
     sums = ClusterSums(clusters, *moments)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from darl_opensearch.errors import DarlError, InputError
 from darl_opensearch.io.sqlite import open_shared, sqlite_errors, transaction
-from darl_opensearch.ood.rows import DAY_MS, close_day, has_rollup, prepare, take_in
+from darl_opensearch.ood.rows import DAY_MS, close_day, create_rollup, has_rollup, take_in
 
 FORMAT = 1
 DEFAULT_MAX_BYTES = 256 * 1024 * 1024
@@ -411,7 +411,7 @@ def _prepare(connection: sqlite3.Connection, file: Path) -> None:
         )
     if not has_rollup(connection):  # a spool of an earlier version, whose records are taken in bit by bit
         with transaction(connection):
-            prepare(connection, _statements)
+            create_rollup(connection, _statements)
 
 
 def _format(connection: sqlite3.Connection) -> int:

@@ -15,7 +15,7 @@ from starlette.routing import Route
 from darl_opensearch.errors import DarlError
 from darl_opensearch.monitor.figures import Filters
 from darl_opensearch.monitor.nearest import Nearest
-from darl_opensearch.monitor.web import Traffic, parse_filters, refuse, respond, show
+from darl_opensearch.monitor.web import Traffic, parse_filters, refusal_page, respond, show
 from darl_opensearch.server.errors import ApiError
 from darl_opensearch.server.limits import RateLimit, read_body
 from darl_opensearch.server.sessions import SESSION_SECONDS, Sessions
@@ -75,7 +75,7 @@ class Ui:
             async with self._one:
                 return _guarded(await show(self._traffic, parse_filters(request.query_params, Filters()), top))
         except DarlError as err:
-            return _guarded(await refuse(request, err))
+            return _guarded(await refusal_page(request, err))
 
     async def figures(self, request: Request) -> Response:
         """Answer with the figures of the page."""

@@ -20,6 +20,7 @@ from darl_opensearch.ood.spool import Row, Spool
 from darl_opensearch.ood.stream import template
 from darl_opensearch.reranker import Reranker
 from tests.helpers.bundles import ITEMS, TEMPLATE
+from tests.helpers.commands import run_main
 from tests.helpers.traffic import POLICY, START, request_of, rows_of, traffic
 
 pytestmark = pytest.mark.opensearch
@@ -197,6 +198,20 @@ def test_both_stores_give_the_same_report(client, stream, path):
     assert local.models[0].requests == 200
     assert remote.to_json()["models"] == local.to_json()["models"]
     assert render_report(remote).splitlines()[1:] == render_report(local).splitlines()[1:]
+
+
+def test_a_page_of_the_stream_has_the_figures_of_its_spool(client, stream, path, tmp_path, opensearch_url):
+    spooled(path, rows_of(traffic(200)))
+    until = ("--since", START.isoformat(), "--window", "1d", "--json")
+    local = run_main("monitor", "--spool", path, *until)
+    shipped(path, client, stream)
+    client.indices.refresh(index=stream)
+    page = tmp_path / "page.html"
+    remote = run_main("monitor", "--url", opensearch_url, "--stream", stream, "--html", page, *until)
+    assert (local.code, remote.code) == (0, 0), remote.err
+    here, there = (json.loads(said.out)["overview"] for said in (local, remote))
+    assert here["windows"] and here["windows"] == there["windows"] and here["focus"] == there["focus"]
+    assert stream in page.read_text(encoding="utf-8")
 
 
 def test_a_stream_that_is_not_there_is_empty(client, stream):

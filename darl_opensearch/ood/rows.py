@@ -44,7 +44,11 @@ CREATE TABLE day_grade (
 CREATE TABLE day_changed (day INTEGER PRIMARY KEY);
 CREATE TABLE rollup (taken INTEGER NOT NULL);
 INSERT INTO rollup VALUES (0);
+INSERT OR REPLACE INTO counter SELECT 'stored_records', count(*) FROM record;
+CREATE TRIGGER record_counted AFTER INSERT ON record
+  BEGIN UPDATE counter SET value = value + 1 WHERE name = 'stored_records'; END;
 CREATE TRIGGER record_out_of_rollup AFTER DELETE ON record BEGIN
+  UPDATE counter SET value = value - 1 WHERE name = 'stored_records';
   DELETE FROM request_row WHERE day = OLD.{_DAY} AND seq = OLD.seq;
   DELETE FROM pair_row WHERE day = OLD.{_DAY} AND seq = OLD.seq;
   INSERT OR IGNORE INTO day_changed VALUES (OLD.{_DAY});

@@ -318,7 +318,6 @@ class Spool:
         """
         with self.reading() as db:
             counts = dict.fromkeys(COUNTERS, 0) | dict(db.execute("SELECT name, value FROM counter").fetchall())
-            counts["stored_records"] = db.execute("SELECT count(*) FROM record").fetchone()[0]
             counts["stored_dead_letters"] = db.execute("SELECT count(*) FROM dead_letter").fetchone()[0]
         return counts
 

@@ -147,11 +147,19 @@ def take_in(db: sqlite3.Connection, limit: int = BATCH) -> int:
 
 
 def close_day(db: sqlite3.Connection, before: int) -> None:
-    """Add up the day before one, in a transaction, if it has changed; so readers find past days done.
+    """Add up the day before one, in a transaction, unless it was; so readers find most past days done.
+
+    A day that has changed since, as one does whose records are evicted, is left to readers: a writer must not add it up
+    with every commit.
 
     :param before: number of a day since 1970.
     """
-    if db.execute("SELECT 1 FROM day_changed WHERE day = ?", (before - 1,)).fetchone():
+    (never,) = db.execute(
+        "SELECT EXISTS (SELECT 1 FROM day_changed WHERE day = :day)"
+        " AND NOT EXISTS (SELECT 1 FROM day_total WHERE day = :day)",
+        {"day": before - 1},
+    ).fetchone()
+    if never:
         add_up_day(db, before - 1)
 
 

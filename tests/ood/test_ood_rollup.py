@@ -195,6 +195,11 @@ def test_a_past_day_is_added_up_when_the_next_one_is_written(path):
         with spool.reading() as db:
             assert db.execute("SELECT day FROM day_changed").fetchall() == [(DAY0 // DAY_MS + 1,)]
             assert db.execute("SELECT count(*) FROM day_total").fetchone() == (2,)
+        spool.append(rows_of([request_of(1, [0.5])]))  # late: readers add that day up again, not each commit
+        spool.append(rows_of([request_of(86401, [0.5])]))
+        with spool.reading() as db:
+            assert db.execute("SELECT count(*) FROM day_changed").fetchone() == (2,)
+        assert [total.requests for _, total in everything(spool) if total.start_ms == DAY0] == [2, 2]
 
 
 def test_an_empty_spool_has_no_span(path):

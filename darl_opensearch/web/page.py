@@ -33,6 +33,7 @@ def page(
     charts: Sequence[Chart] = (),
     svg: bool = False,
     forms: bool = False,
+    fetches: bool = False,
 ) -> str:
     """Put a page together.
 
@@ -44,6 +45,7 @@ def page(
     :param charts: charts on the page; the body holds the ``figure()`` of each.
     :param svg: the body has SVG with style attributes, as matplotlib writes it.
     :param forms: the page may send forms to the server that it came from.
+    :param fetches: its scripts may ask that server.
     :raises ValueError: if the data has a number that is not finite.
     """
     styles, programs = [asset("page.css") + style], list(scripts)
@@ -53,12 +55,13 @@ def page(
     parts: dict[str, Any] = {} if data is None else {"page": data}
     if charts:
         parts["charts"] = {chart.key: chart.to_json() for chart in charts}
+    policy = _policy(styles, programs, svg=svg, forms=forms, fetches=fetches)
     lines = [
         "<!DOCTYPE html>",
         '<html lang="en">',
         "<head>",
         '<meta charset="utf-8">',
-        f'<meta http-equiv="Content-Security-Policy" content="{_policy(styles, programs, svg=svg, forms=forms)}">',
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         '<link rel="icon" href="data:,">',
         f"<title>{escaped(title)}</title>",
@@ -104,13 +107,14 @@ def embedded_json(value: Any) -> str:
     return text.encode("utf-8", "replace").decode()  # a lone surrogate cannot be written to a file
 
 
-def _policy(styles: Sequence[str], scripts: Sequence[str], *, svg: bool, forms: bool) -> str:
+def _policy(styles: Sequence[str], scripts: Sequence[str], *, svg: bool, forms: bool, fetches: bool) -> str:
     """Write the policy; a hash and 'unsafe-inline' exclude each other, so a page with drawn SVG has the latter."""
     style = "'unsafe-inline'" if svg else " ".join(map(_hashed, styles))
     script = " ".join(map(_hashed, scripts)) or "'none'"
     form = "'self'" if forms else "'none'"
+    connect = "connect-src 'self'; " if fetches else ""
     return (
-        f"default-src 'none'; style-src {style}; script-src {script}; img-src data:; base-uri 'none'; "
+        f"default-src 'none'; style-src {style}; script-src {script}; {connect}img-src data:; base-uri 'none'; "
         f"form-action {form}"
     )
 

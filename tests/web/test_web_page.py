@@ -96,6 +96,11 @@ def test_a_page_without_scripts_admits_none():
     assert "<script" not in text
 
 
+def test_only_a_page_that_says_so_may_ask_its_server():
+    assert "connect-src" not in policy(web.page("t", []))
+    assert "; connect-src 'self'; " in policy(web.page("t", [], scripts=["let mine;"], fetches=True))
+
+
 def test_data_cannot_end_its_element():
     values = {"page": [EVIL], "charts": {"share": CHART.to_json()}}
     text = web.page("t", [CHART.figure()], data=[EVIL], charts=[CHART])

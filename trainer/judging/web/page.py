@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from darl_opensearch.errors import DarlError, InputError
 from darl_opensearch.scores import GradeScale
+from darl_opensearch.web.api import answer_json, error_answer
 from darl_opensearch.web.guard import Guard
 from trainer.judging.agreement import compare_raters
 from trainer.judging.base import Task
@@ -137,38 +138,12 @@ def create_judging_app(page: Page) -> Starlette:
             Route("/api/job", job),
             Route("/api/task", task),
             Route("/api/agreement", agreements),
-            Route("/api/answer", _writing(answer), methods=["POST"]),
-            Route("/api/undo", _writing(undo), methods=["POST"]),
+            Route("/api/answer", answer_json(answer), methods=["POST"]),
+            Route("/api/undo", answer_json(undo), methods=["POST"]),
         ],
         middleware=[Middleware(Guard)],
-        exception_handlers={InputError: _bad_request, DarlError: _not_saved},
+        exception_handlers={InputError: error_answer(400), DarlError: error_answer(507)},
     )
-
-
-def _writing(handle: Callable[[Mapping[str, Any]], dict[str, Any]]) -> Callable[[Request], Awaitable[Response]]:
-    """Make a handler from a function on JSON objects; it runs in a thread, as SQLite waits for the disk."""
-    from starlette.concurrency import run_in_threadpool
-
-    async def handler(request: Request) -> Response:
-        try:
-            body = await request.json()
-        except (ValueError, RecursionError) as err:
-            raise InputError("the body is not JSON") from err
-        except ClientDisconnect as err:  # the tab was closed
-            raise InputError("the body ended early") from err
-        if not isinstance(body, dict):
-            raise InputError("the body is not a JSON object")
-        return JSONResponse(await run_in_threadpool(handle, body))
-
-    return handler
-
-
-async def _bad_request(request: Request, err: Exception) -> Response:
-    return JSONResponse({"error": str(err)}, 400)
-
-
-async def _not_saved(request: Request, err: Exception) -> Response:
-    return JSONResponse({"error": str(err)}, 507)
 
 
 def _name(body: Mapping[str, Any]) -> str | None:

@@ -38,6 +38,7 @@ LAYERS = {
     "webhook": FOUNDATION,
     "check": FOUNDATION | {"scoring", "states"},
     "pool": FOUNDATION | {"scoring"},
+    "tryout": REQUESTS | {"scoring", "states", "cluster", "search"},
     "warm": REQUESTS | {"scoring", "states", "cluster", "ood", "pool"},
 }
 TRAINER_MAY = FOUNDATION | {"ood", "scoring", "check", "states"}  # never server, cluster, monitor, node, cli

@@ -37,6 +37,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("serve", "Serve a bundle over HTTP, for the ML Commons connector and other clients."),
     "score": ("score", "Score or embed a pool of any size, on this machine or on Ray."),
     "search": ("search", "Search through the pipeline and log out-of-distribution hits."),
+    "try": ("try_", "Try a bundle on a page: queries, orders before and after, and why."),
     "workbench": ("workbench", "Exchange judgments and experiments with the Search Relevance Workbench."),
     "ship": ("ship", "Ship spooled OOD records to the cluster."),
     "monitor": ("monitor", "Report out-of-distribution traffic and test it for drift."),

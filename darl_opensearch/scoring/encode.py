@@ -123,6 +123,17 @@ class CappedTokenizer:
         (query_ids,) = self._ids([query], self._query_cap)
         return [self._pair.around(query_ids, ids) for ids in self._ids(items, self._item_cap)]
 
+    def query_spans(self, text: str) -> list[tuple[int, int] | None]:
+        """Find where the tokens of a query's sequence lie in its text, those of the prompt left out.
+
+        :return: first character and the one after the last; None for the template's own tokens.
+        """
+        return self._spans(text, self._query_cap, self._query)
+
+    def item_spans(self, text: str) -> list[tuple[int, int] | None]:
+        """Find where the tokens of an item's sequence lie in its text, as :meth:`query_spans` does."""
+        return self._spans(text, self._item_cap, self._item)
+
     def are_content(self, ids: list[int]) -> NDArray[np.bool_]:
         """Mark the tokens that are not special, ``[n]`` bool."""
         content: NDArray[np.bool_] = self._content[ids]
@@ -135,6 +146,11 @@ class CappedTokenizer:
             encoding.ids if len(encoding.ids) <= cap else self._whole_words(text, cap)
             for encoding, text in zip(encodings, prefixes, strict=True)
         ]
+
+    def _spans(self, text: str, cap: int, half: _Half) -> list[tuple[int, int] | None]:
+        encoding = self._tokenizer.encode(self._cut(clean(text), cap), add_special_tokens=False)
+        spans = encoding.offsets[: words_within(encoding.word_ids, cap)]
+        return [*[None] * (len(half.before) - half.prompt), *spans, *[None] * len(half.after)]
 
     def _whole_words(self, text: str, cap: int) -> list[int]:
         encoding = self._tokenizer.encode(text, add_special_tokens=False)  # encode_batch_fast has no word ids

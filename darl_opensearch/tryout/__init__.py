@@ -1,0 +1,1 @@
+"""The try-out page: a query, its first-stage and its reranked order, and why."""

@@ -71,7 +71,7 @@
     });
     const hits = found.versions[0].rows.length;
     at("status").textContent = hits
-      ? [`${hits} hits for “${query}”`, ...flagged.filter(Boolean)].join("; ") + "."
+      ? [`${hits} hits for “${query}”`, differences(), ...flagged].filter(Boolean).join("; ") + "."
       : `The first stage finds nothing for “${query}”.`;
     complain(...found.versions.map((version, n) =>
       version.problem && `${about.versions[n].label}: ${version.problem}`));
@@ -81,6 +81,13 @@
       showOrders();
       choose(found.versions[0].rows[0].item);
     }
+  }
+
+  function differences() {
+    if (found.versions.length < 2) return "";
+    const [one, other] = found.versions.map((version) => version.rows.map((row) => row.item));
+    const moved = other.filter((item, place) => one[place] !== item).length;
+    return moved ? `${moved} of ${other.length} places differ between the versions` : "both versions agree on their order";
   }
 
   function showStages() {
@@ -304,11 +311,11 @@
     const lines = [["score", (row) => fixed(row.score)]];
     about.versions[0].grades.forEach((name, n) => lines.push(
       [`probability of ${name}`, (row, version) => (version.grades[n] === name && row.grade_probs ? percent(row.grade_probs[n]) : "–")]));
-    lines.push(["OOD score", (row, version) => (row.ood_score === null ? "–"
-      : `${fixed(row.ood_score)}${row.is_ood ? ` (OOD: from ${fixed(1 - version.alpha)})` : ""}`)]);
+    lines.push(["OOD score", (row) => (row.ood_score === null ? "–"
+      : `${fixed(row.ood_score)}${row.is_ood ? " (OOD)" : ""}`)]);
     lines.push(["OOD distance", (row) => fixed(row.ood_distance)]);
     const cell = (row, n, format) => make("td", {}, row ? format(row, about.versions[n]) : "–");
-    return make("div", { class: "wide" }, make("table", {}, make("caption", {}, "Scores"),
+    return make("div", { class: "wide", role: "region", "aria-label": "Scores", tabindex: "0" }, make("table", {}, make("caption", {}, "Scores"),
       make("thead", {}, make("tr", {}, make("th", { scope: "col", class: "name" }, "figure"),
         ...about.versions.map((version) => make("th", { scope: "col" }, version.label)))),
       make("tbody", {}, ...lines.map(([name, format]) => make("tr", {}, make("th", { scope: "row", class: "name" }, name),

@@ -5,9 +5,11 @@ They are looked at, not compared: a test would fail with every font.
 
 from __future__ import annotations
 
+import atexit
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from tests.helpers.browser import Window, chromium
@@ -38,7 +40,27 @@ def _rng(seed: int):
     return np.random.default_rng(seed)
 
 
-PICTURES: dict[str, Callable[[Path], Path]] = {"monitor": monitor}  # each makes the page to be shown
+def tryout(folder: Path) -> str:
+    """The try-out page over the insurance sample, with a model trained on it: some ten minutes."""
+    from darl_opensearch.tryout.page import create_tryout_app
+    from tests.helpers.serving import serving
+    from tests.helpers.trained import SAMPLE, train_and_export
+    from tests.helpers.tryouts import trying
+
+    bundle = train_and_export(folder, SAMPLE / "darl.toml")[1]
+    files = [SAMPLE / "items.jsonl", SAMPLE / "new_items.jsonl"]
+    opened = ExitStack()
+    atexit.register(opened.close)
+    url = opened.enter_context(
+        serving(create_tryout_app(opened.enter_context(trying([bundle], files, judgments=folder / "mine.jsonl"))))
+    )
+    return f"{url}?q=my+bike+was+stolen"
+
+
+PICTURES: dict[str, Callable[[Path], Path | str]] = {  # each makes the page to be shown, or serves it
+    "monitor": monitor,
+    "tryout": tryout,
+}
 
 
 def main(names: list[str]) -> None:
@@ -50,6 +72,7 @@ def main(names: list[str]) -> None:
                 for dark in (False, True):
                     window = Window(browser, dark=dark, width=WIDTH, height=HEIGHT)
                     sheet = window.open(page)
+                    sheet.wait_for_load_state("networkidle")
                     file = FOLDER / f"{name}{'-dark' if dark else ''}.png"
                     sheet.screenshot(path=file)
                     window.close()

@@ -59,7 +59,7 @@ class TryOut:
             "size": self.size,
             "window": self.window,
             "versions": [_describe(version) for version in self.versions],
-            "judgments": str(self.marked.path) if self.marked else None,
+            "judgments": self.marked.path.name if self.marked else None,
         }
 
     def search(self, body: Mapping[str, Any]) -> dict[str, Any]:

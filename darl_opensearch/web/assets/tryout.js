@@ -257,8 +257,8 @@
 
   function heading(version, n, key) {
     const place = found.versions[n].places[key];
-    const where = place ? `place ${place}` : "not ranked";
-    return about.versions.length === 1 ? `Why ${where}` : `${version.label}: why ${where}`;
+    const where = place ? `place ${place}` : "beyond the hits shown";
+    return about.versions.length === 1 ? `Why: ${where}` : `${version.label}: ${where}`;
   }
 
   function tokens(answer) {

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
+from PIL import Image
+
 from tests.helpers.browser import Window, chromium
 
 FOLDER = Path(__file__).parents[1] / "docs/pictures"
@@ -51,9 +53,9 @@ def tryout(folder: Path) -> str:
     files = [SAMPLE / "items.jsonl", SAMPLE / "new_items.jsonl"]
     opened = ExitStack()
     atexit.register(opened.close)
-    url = opened.enter_context(
-        serving(create_tryout_app(opened.enter_context(trying([bundle], files, judgments=folder / "mine.jsonl"))))
-    )
+    shown = opened.enter_context(trying([bundle], files, judgments=folder / "mine.jsonl"))
+    shown.search({"query": "my bike was stolen!"})  # its items have states then, as most have after a while
+    url = opened.enter_context(serving(create_tryout_app(shown)))
     return f"{url}?q=my+bike+was+stolen"
 
 
@@ -75,6 +77,7 @@ def main(names: list[str]) -> None:
                     sheet.wait_for_load_state("networkidle")
                     file = FOLDER / f"{name}{'-dark' if dark else ''}.png"
                     sheet.screenshot(path=file)
+                    Image.open(file).quantize(256, dither=Image.Dither.NONE).save(file, optimize=True)
                     window.close()
                     assert window.errors == [], window.errors
                     assert file.stat().st_size <= MOST_BYTES, f"{file}: {file.stat().st_size} bytes"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from darl_opensearch.bundle import Bundle
     from darl_opensearch.search import PipelineSearch
     from darl_opensearch.tryout.candidates import ClusterRetriever, FileRetriever, Retriever
-    from darl_opensearch.tryout.versions import Version
+    from darl_opensearch.tryout.versions import TriedVersion
 
 
 @click.command()
@@ -62,7 +62,7 @@ def cli(
     from darl_opensearch.tryout.marked import MarkedJudgments
     from darl_opensearch.tryout.page import create_tryout_app
     from darl_opensearch.tryout.session import TryOut
-    from darl_opensearch.tryout.versions import ServedVersion, Version, name_versions
+    from darl_opensearch.tryout.versions import ServedVersion, TriedVersion, name_versions
     from darl_opensearch.web.serve import serve_page
 
     if bool(items) == bool(index):
@@ -79,7 +79,7 @@ def cli(
         marked = stack.enter_context(MarkedJudgments.holding(judgments, scale.k)) if judgments else None
         store = stack.enter_context(StateStore(states))
         retriever: Retriever
-        versions: list[Version] = []
+        versions: list[TriedVersion] = []
         if index:
             search, in_index = _open_index(bundles, cluster, index, pipeline)
             retriever = in_index
@@ -89,7 +89,7 @@ def cli(
         else:
             retriever = _read_items(bundles, items)
         for place in range(len(versions), len(bundles)):
-            versions.append(Version(bundles[place], labels[place], place, store))
+            versions.append(TriedVersion(bundles[place], labels[place], place, store))
         for version in versions:
             stack.callback(version.close)
             version.scorer.warm_up()

@@ -16,7 +16,7 @@ from darl_opensearch.records.values import as_whole
 from darl_opensearch.text import ItemTemplate
 from darl_opensearch.tryout.candidates import Candidate, Retriever
 from darl_opensearch.tryout.marked import MarkedJudgments
-from darl_opensearch.tryout.versions import Stage, Version
+from darl_opensearch.tryout.versions import TimedStage, TriedVersion
 
 SEARCHES_KEPT = 32  # that a page may still ask about
 
@@ -44,7 +44,7 @@ class TryOut:
     """
 
     def __init__(
-        self, retriever: Retriever, versions: Sequence[Version], *, size: int, window: int,
+        self, retriever: Retriever, versions: Sequence[TriedVersion], *, size: int, window: int,
         marked: MarkedJudgments | None = None,
     ) -> None:  # fmt: skip
         self.retriever, self.versions, self.marked = retriever, versions, marked
@@ -78,7 +78,7 @@ class TryOut:
         with self._lock:
             started = time.perf_counter()
             candidates = self.retriever.retrieve(query, self.window)
-            stage = Stage("first stage", 1000 * (time.perf_counter() - started), f"{len(candidates)} candidates")
+            stage = TimedStage("first stage", 1000 * (time.perf_counter() - started), f"{len(candidates)} candidates")
             rankings = [version.rank(query, candidates, self.size) for version in self.versions]
             found = {candidate.key: candidate for candidate in candidates}
             found |= {row.candidate.key: row.candidate for ranking in rankings for row in ranking.rows}
@@ -174,7 +174,7 @@ def split_title(text: str, template: ItemTemplate) -> tuple[str, str]:
     return title, rest
 
 
-def _describe(version: Version) -> dict[str, Any]:
+def _describe(version: TriedVersion) -> dict[str, Any]:
     card = version.bundle.card
     return {
         "label": version.label, "grades": list(card.scale.names), "alpha": card.ood.alpha, "backbone": card.backbone,

@@ -37,7 +37,7 @@ class RankedCandidate:
 
 
 @dataclass(frozen=True)
-class Stage:
+class TimedStage:
     """One stage of a search.
 
     :param detail: what it worked on, such as ``12 of 50 items``.
@@ -60,11 +60,11 @@ class Ranking:
     """
 
     rows: Sequence[RankedCandidate]
-    stages: Sequence[Stage]
+    stages: Sequence[TimedStage]
     problem: str = ""
 
 
-class Version:
+class TriedVersion:
     """A bundle that scores in this process.
 
     :param label: its name on the page.
@@ -92,12 +92,12 @@ class Version:
         problem = f"{blank} of {len(candidates)} candidates have no text for this bundle and come last, without grades."
         return Ranking(rows, stages, problem if blank else "")
 
-    def _score(self, query: str, texts: Sequence[str]) -> tuple[Scores, list[Stage]]:
+    def _score(self, query: str, texts: Sequence[str]) -> tuple[Scores, list[TimedStage]]:
         halves = self.scorer.halves
         if halves is None:
             done = self.scorer.run(query, texts)
             pairs = f"{done.chunks} pairs, {done.tokens:,} tokens"
-            return done.scores, [Stage("tokenise", done.tokenize_ms), Stage("score", done.forward_ms, pairs)]
+            return done.scores, [TimedStage("tokenise", done.tokenize_ms), TimedStage("score", done.forward_ms, pairs)]
         chunks, _ = self.scorer.chunk(texts)
         keys = {halves.keys.of(text): text for text in chunks}
         missing = len(keys) - len(halves.store.contains(list(keys)))
@@ -109,8 +109,8 @@ class Version:
         scores = self.scorer.score(query, texts)
         times = [1000 * (b - a) for a, b in ((started, items), (items, encoded), (encoded, time.perf_counter()))]
         return scores, [
-            Stage("encode items", times[0], f"{missing} of {len(keys)} were not yet encoded"),
-            Stage("encode query", times[1]), Stage("score", times[2], f"{len(chunks)} pairs"),
+            TimedStage("encode items", times[0], f"{missing} of {len(keys)} were not yet encoded"),
+            TimedStage("encode query", times[1]), TimedStage("score", times[2], f"{len(chunks)} pairs"),
         ]  # fmt: skip
 
     def close(self) -> None:
@@ -118,7 +118,7 @@ class Version:
         self.scorer.close()
 
 
-class ServedVersion(Version):
+class ServedVersion(TriedVersion):
     """A bundle behind a search pipeline: it ranks as users see it. Its tokens are compared in this process.
 
     :param search: through the pipeline.
@@ -147,7 +147,7 @@ class ServedVersion(Version):
             hits = [{"_source": hit.source} for hit in outcome.hits]
             reason = describe_hits_without_text(count_hits_without_text(hits), len(hits))
             problem = f"Not reranked: {reason or 'check the log of the node and the scorer'}."
-        return Ranking(rows, [Stage("search through the pipeline", outcome.took_ms, outcome.mode)], problem)
+        return Ranking(rows, [TimedStage("search through the pipeline", outcome.took_ms, outcome.mode)], problem)
 
 
 def name_versions(bundles: Sequence[Bundle]) -> list[str]:

@@ -12,7 +12,7 @@ from darl_opensearch.states import StateStore
 from darl_opensearch.tryout.candidates import FileRetriever
 from darl_opensearch.tryout.marked import MarkedJudgments
 from darl_opensearch.tryout.session import TryOut
-from darl_opensearch.tryout.versions import Version, name_versions
+from darl_opensearch.tryout.versions import TriedVersion, name_versions
 
 
 @contextmanager
@@ -24,7 +24,7 @@ def trying(
         store = stack.enter_context(StateStore(None))
         labels = name_versions(bundles)
         versions = [
-            Version(bundle, label, n, store) for n, (bundle, label) in enumerate(zip(bundles, labels, strict=True))
+            TriedVersion(bundle, label, n, store) for n, (bundle, label) in enumerate(zip(bundles, labels, strict=True))
         ]
         for version in versions:
             stack.callback(version.close)

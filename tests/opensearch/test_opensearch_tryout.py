@@ -9,7 +9,7 @@ from darl_opensearch.search import PipelineSearch
 from darl_opensearch.states import StateStore
 from darl_opensearch.tryout.candidates import ClusterRetriever
 from darl_opensearch.tryout.session import TryOut
-from darl_opensearch.tryout.versions import ServedVersion, Version
+from darl_opensearch.tryout.versions import ServedVersion, TriedVersion
 from tests.helpers.bundles import bundle_of
 from tests.helpers.commands import run_main
 
@@ -31,7 +31,7 @@ def test_served_and_here_agree_and_another_version_ranks_the_same_candidates(bot
     window = search.search("warm up", size=5).window
     served = ServedVersion(both.bundle, "served", store, search, retriever)
     here, backwards = (
-        Version(bundle, name, n, store) for n, (bundle, name) in enumerate(zip(bundles, "ab", strict=True))
+        TriedVersion(bundle, name, n, store) for n, (bundle, name) in enumerate(zip(bundles, "ab", strict=True))
     )
     tryout = TryOut(retriever, [served, here, backwards], size=5, window=window)
     told = tryout.search({"query": QUERY})

@@ -232,7 +232,8 @@
     const reading = about.versions.map(() => make("div", {}, make("p", { class: "muted" }, "Comparing tokens …")));
     const back = make("button", { type: "button", class: "back", onclick: toList }, "Back to the list (Escape)");
     at("details").replaceChildren(title, make("p", { class: "muted" }, `Item ${item.id}`), back, ...judging(key),
-      ...about.versions.flatMap((version, n) => [make("h3", {}, heading(version, n, key)), reading[n]]), figures(key));
+      make("div", { class: "whys" }, ...about.versions.map((version, n) =>
+        make("div", {}, make("h3", {}, heading(version, n, key)), reading[n]))), figures(key));
     if (byHand) {
       title.focus({ preventScroll: true });
       if (title.getBoundingClientRect().bottom > innerHeight) title.scrollIntoView({ block: "center" });

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from darl_opensearch.node.manifest import VERSIONS, manifest_path
+
 ROOT = Path(__file__).parent.parent
 LOCKS = sorted([*(ROOT / "requirements").glob("*.txt"), ROOT / "docker/build.txt"], key=lambda path: path.name)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -67,7 +69,8 @@ def test_the_wheel_holds_both_packages_their_types_and_what_is_sent_to_clusters(
     for package in ("darl_opensearch", "trainer"):
         modules = {p.relative_to(ROOT).as_posix() for p in tracked() if p.suffix == ".py" and package in p.parts[:-1]}
         assert {m for m in modules if m.startswith(f"{package}/")} <= set(wheel)
-    assert "darl_opensearch/py.typed" in wheel and "darl_opensearch/node/artifacts.json" in wheel
+    assert "darl_opensearch/py.typed" in wheel
+    assert {f"darl_opensearch/node/{manifest_path(version).name}" for version in VERSIONS} <= set(wheel)
     assets = {p.relative_to(ROOT).as_posix() for p in tracked() if "darl_opensearch/web/assets" in p.as_posix()}
     assert assets <= set(wheel) and "darl_opensearch/web/assets/vendor/uPlot.iife.min.js" in assets
     bodies = {p.name for p in tracked() if p.parent == ROOT / "plugin_config"}

@@ -24,8 +24,8 @@ PLACE: Any = setting(..., "the node")
 def cli() -> None:
     """Run a local OpenSearch node with ML Commons for experiments.
 
-    The node is assembled from Maven artifacts and runs on JDK 21 or later; without a JDK, Docker runs the official
-    image. It listens on 127.0.0.1 only and has no security plugin.
+    The node is assembled from Maven artifacts and runs on JDK 21 or later (2.19.1: 17 to 21); without a JDK, Docker
+    runs the official image. It listens on 127.0.0.1 only and has no security plugin.
     """
 
 

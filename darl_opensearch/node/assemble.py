@@ -15,7 +15,7 @@ from darl_opensearch.io.writing import new_folder
 from darl_opensearch.node.cache import Layout, Report, lock_cache, make_folder, silent
 from darl_opensearch.node.fetch import fetch
 from darl_opensearch.node.java import Jdk
-from darl_opensearch.node.manifest import Manifest
+from darl_opensearch.node.manifest import Manifest, Module
 
 
 def assemble(layout: Layout, manifest: Manifest, jdk: Jdk, report: Report = silent) -> Path:
@@ -40,13 +40,15 @@ def assemble(layout: Layout, manifest: Manifest, jdk: Jdk, report: Report = sile
         with new_folder(dist) as stage:
             report("unpacking the node")
             _unpack_distribution(files[manifest.distribution.file], stage)
+            for module in manifest.modules:
+                make_module(stage / "opensearch", module, manifest.version, [files[jar.file] for jar in module.jars])
             report(f"installing {len(manifest.plugins)} plugins")
             install_plugins(stage / "opensearch", [files[plugin.file] for plugin in manifest.plugins], jdk)
             (stage / "natives").mkdir()
-            if manifest.natives.fit_this_machine():
+            if natives := manifest.fitting_natives:
                 report("unpacking the native libraries")
-                archives = [files[archive.file] for archive in manifest.natives.archives]
-                _unpack_natives(archives, manifest.natives.members, stage / "natives")
+                archives = [files[archive.file] for archive in natives.archives]
+                _unpack_natives(archives, natives.members, stage / "natives")
             _open_to_all(stage)
     return dist
 
@@ -66,6 +68,29 @@ def install_plugins(home: Path, plugins: Sequence[Path], jdk: Jdk) -> None:
             f"installing plugins failed with exit code {result.returncode}: {' | '.join(lines[-3:])}",
             where=command[0],
         )
+
+
+def make_module(home: Path, module: Module, version: str, jars: Sequence[Path]) -> None:
+    """Make a module's folder: its jars, its descriptor, and what the security manager grants it.
+
+    :param home: the unpacked distribution.
+    :param version: of the distribution.
+    """
+    folder = home / "modules" / module.name
+    folder.mkdir()
+    for jar in jars:
+        shutil.copyfile(jar, folder / jar.name)
+    descriptor = {
+        "name": module.name, "description": module.description, "version": version, "opensearch.version": version,
+        "java.version": "11", "classname": module.classname, "extended.plugins": ",".join(module.extends),
+        "has.native.controller": "false",
+    }  # fmt: skip
+    lines = "".join(f"{key}={value}\n" for key, value in descriptor.items())
+    (folder / "plugin-descriptor.properties").write_text(lines, encoding="utf-8")
+    if module.runtime_permissions:
+        grants = (f'permission java.lang.RuntimePermission "{name}";' for name in module.runtime_permissions)
+        policy = f"grant {{ {' '.join(grants)} }};\n"
+        (folder / "plugin-security.policy").write_text(policy, encoding="utf-8")
 
 
 def _unpack_distribution(archive: Path, stage: Path) -> None:

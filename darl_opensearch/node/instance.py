@@ -16,7 +16,7 @@ from darl_opensearch.node import docker, process
 from darl_opensearch.node.account import Account
 from darl_opensearch.node.cache import Layout, make_folder
 from darl_opensearch.node.java import Jdk
-from darl_opensearch.node.manifest import Manifest
+from darl_opensearch.node.manifest import DEFAULT_VERSION, Manifest
 from darl_opensearch.node.settings import Engine, NodeSpec, jvm_options, opensearch_yml
 
 RECORD = "node.json"
@@ -29,6 +29,7 @@ class Record:
 
     :param pid: its process, which is also its process group.
     :param start: start time of that process; a later process with the same number has another.
+    :param version: of OpenSearch; its data cannot be read by an older one.
     :param mark: text that its command line contains.
     :param container: Docker's id, or ``""``.
     :param user: the user it was started as, or ``""`` for the current one.
@@ -40,6 +41,7 @@ class Record:
     port: int
     pid: int
     start: str
+    version: str = DEFAULT_VERSION  # of records of before there were two
     mark: str = ""
     container: str = ""
     user: str = ""
@@ -114,10 +116,11 @@ def prepare_instance(
             elif shipped.name == "opensearch.yml":
                 text = opensearch_yml(spec, transport_port, data, logs)
             _write(folder / "config" / shipped.name, text, account)
-    natives = make_folder(data / "ml_cache" / manifest.natives.folder)
-    for shipped in (dist / "natives").iterdir():
-        if not (natives / shipped.name).exists():
-            link_shipped(shipped, natives / shipped.name)
+    if manifest.natives is not None:
+        natives = make_folder(data / "ml_cache" / manifest.natives.folder)
+        for shipped in (dist / "natives").iterdir():
+            if not (natives / shipped.name).exists():
+                link_shipped(shipped, natives / shipped.name)
     if account is not None:
         for name in ("config", "data", "logs", "tmp"):
             hand_over(folder / name, account)
@@ -139,13 +142,15 @@ def start_java(
         "OPENSEARCH_JAVA_OPTS": spec.java_opts,
         "OPT_OUT_TRACKING": "true",
     }
-    if manifest.natives.fit_this_machine():
+    if manifest.fitting_natives:
         env["DJL_OFFLINE"] = "true"
     command = [str(home / "bin" / "opensearch")]
     pid, state = process.start(command, env=env, cwd=home, log=folder / CONSOLE, account=account)
     # The start script becomes Java by exec: same process, and both command lines name the home.
     user = account.name if account else ""
-    return Record(engine="java", port=spec.port, pid=pid, start=state.start, mark=str(home), user=user)
+    return Record(
+        engine="java", port=spec.port, pid=pid, start=state.start, version=spec.version, mark=str(home), user=user
+    )
 
 
 def start_docker(spec: NodeSpec, manifest: Manifest) -> Record:
@@ -159,7 +164,10 @@ def start_docker(spec: NodeSpec, manifest: Manifest) -> Record:
         log = docker.container_log(container)
         docker.remove_container(container)
         raise DarlError(f"the container exited immediately: {log}", where=spec.name)
-    return Record(engine="docker", port=spec.port, pid=int(state.command), start=state.start, container=container)
+    return Record(
+        engine="docker", port=spec.port, pid=int(state.command), start=state.start, version=spec.version,
+        container=container,
+    )  # fmt: skip
 
 
 def _write(path: Path, text: str, account: Account | None) -> None:

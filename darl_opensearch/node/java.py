@@ -1,4 +1,4 @@
-"""Finding a Java that OpenSearch 3 can run on."""
+"""Finding a Java that a version of OpenSearch can run on."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 
 from darl_opensearch.errors import DarlError
 from darl_opensearch.node.account import Account
+from darl_opensearch.node.manifest import JavaVersions
 
-OLDEST = 21  # class files of OpenSearch 3.x
 JVM_FOLDER = Path("/usr/lib/jvm")
 
 
@@ -31,18 +31,18 @@ class Jdk:
     found_by: str
 
 
-def find_jdk(account: Account | None = None) -> Jdk:
-    """Find a Java of version 21 or later.
+def find_jdk(versions: JavaVersions, account: Account | None = None) -> Jdk:
+    """Find a Java of one of these versions.
 
-    Only ``DARL_JAVA_HOME`` is tried if it is set; else ``JAVA_HOME``, then ``/usr/lib/jvm`` (the version closest to
-    21 first), then ``java`` on PATH.
+    Only ``DARL_JAVA_HOME`` is tried if it is set; else ``JAVA_HOME``, then ``/usr/lib/jvm`` (the oldest version that
+    will do first), then ``java`` on PATH.
 
     :param account: the user who runs the node; a Java that this user cannot reach is skipped.
     :raises DarlError: if there is none; the message lists those that were rejected.
     """
     rejected: list[str] = []
     tried: set[Path] = set()
-    for found_by, home in _candidates():
+    for found_by, home in _candidates(versions):
         home = home.resolve()
         if home in tried:
             continue
@@ -51,16 +51,16 @@ def find_jdk(account: Account | None = None) -> Jdk:
         if major is None:
             if found_by != str(JVM_FOLDER):  # half-removed packages leave empty folders there
                 rejected.append(f"{found_by} has no working java at {home}")
-        elif major < OLDEST:
+        elif major not in versions:
             rejected.append(f"{found_by} has Java {major} at {home}")
         elif account is not None and not account.can_reach(home / "bin" / "java"):
             rejected.append(f"{found_by} has Java {major} at {home}, which user {account.name} cannot read")
         else:
             return Jdk(home, major, found_by)
     raise DarlError(
-        f"no Java {OLDEST} or later ({'; '.join(rejected) or 'no Java at all'})",
+        f"no Java {versions} ({'; '.join(rejected) or 'no Java at all'})",
         where="java",
-        todo=f"install a JDK {OLDEST} or later, or set DARL_JAVA_HOME to one",
+        todo=f"install a JDK {versions}, or set DARL_JAVA_HOME to one",
     )
 
 
@@ -74,24 +74,24 @@ def java_major(java: Path) -> int | None:
     return int(version[1]) if result.returncode == 0 and version else None
 
 
-def _candidates() -> Iterator[tuple[str, Path]]:
+def _candidates(versions: JavaVersions) -> Iterator[tuple[str, Path]]:
     if home := os.environ.get("DARL_JAVA_HOME"):
         yield "DARL_JAVA_HOME", Path(home)
         return
     if home := os.environ.get("JAVA_HOME"):
         yield "JAVA_HOME", Path(home)
     installed = [folder for folder in sorted(JVM_FOLDER.glob("*")) if (folder / "bin" / "java").exists()]
-    for folder in sorted(installed, key=_distance):
+    for folder in sorted(installed, key=lambda home: _distance(home, versions)):
         yield str(JVM_FOLDER), folder
     if on_path := shutil.which("java"):
         yield "PATH", Path(on_path).resolve().parent.parent
 
 
-def _distance(home: Path) -> int:
-    """Sort key without running Java: versions from 21 up first, the closest first; all others last."""
+def _distance(home: Path, versions: JavaVersions) -> int:
+    """Sort key without running Java: versions that will do first, the oldest first; all others last."""
     try:
         version = re.search(r'^JAVA_VERSION="(?:1\.)?(\d+)', (home / "release").read_text("utf-8"), re.MULTILINE)
     except OSError:
         version = None
     major = int(version[1]) if version else 0
-    return major - OLDEST if major >= OLDEST else 1000 - major
+    return major if major in versions else 1000 - major

@@ -27,7 +27,7 @@ from darl_opensearch.node.instance import (
     write_node_record,
 )
 from darl_opensearch.node.java import Jdk, find_jdk
-from darl_opensearch.node.manifest import Manifest, read_manifest
+from darl_opensearch.node.manifest import DEFAULT_VERSION, Manifest, NodeVersion, manifest_path, read_manifest
 from darl_opensearch.node.ports import HOST, free_port, get_json, refuse_taken
 from darl_opensearch.node.settings import Engine, NodeSpec
 
@@ -86,8 +86,8 @@ def node_possible(spec: NodeSpec | None = None) -> NodePossible:
     """Check whether :func:`up` would find what it needs; nothing is fetched or started."""
     spec = spec or NodeSpec()
     try:
-        account = node_account(spec.user)
-        engine, jdk = _choose(spec, find_cache(spec.cache, account), read_manifest(), account)
+        account, manifest = node_account(spec.user), read_manifest(manifest_path(spec.version))
+        engine, jdk = _choose(spec, find_cache(spec.cache, account), manifest, account)
     except DarlError as err:
         return NodePossible(None, str(err))
     return NodePossible(engine, f"Java {jdk.major} at {jdk.home}" if jdk else "Docker's engine answers")
@@ -139,6 +139,7 @@ def status(port: int = 9200, *, cache: Path | None = None) -> NodeStatus:
 def running_node(
     port: int | None = None,
     *,
+    version: NodeVersion = DEFAULT_VERSION,
     heap: str = "1g",
     timeout_s: float = 180.0,
     cache: Path | None = None,
@@ -163,7 +164,7 @@ def running_node(
         )
     down(port, cache=cache, purge=True)
     try:
-        spec = NodeSpec(port=port, heap=heap, timeout_s=timeout_s, cache=cache, engine=engine)
+        spec = NodeSpec(port=port, version=version, heap=heap, timeout_s=timeout_s, cache=cache, engine=engine)
         yield _up(spec, report, owned=True)
     finally:
         down(port, cache=cache, purge=True, report=report)
@@ -175,6 +176,12 @@ def _up(spec: NodeSpec, report: Report, *, owned: bool) -> NodeStatus:
     folder = layout.instance(spec.port)
     with lock_cache(layout.lock(str(spec.port)), report):
         record = read_node_record(folder)
+        if record is not None and record.version != spec.version:
+            raise DarlError(
+                f"the node on this port has OpenSearch {record.version}, not {spec.version}",
+                where=f"{HOST}:{spec.port}",
+                todo=f"choose another --port, or run darl node down --port {spec.port} --purge, which deletes its data",
+            )
         if record is not None and record.lives():
             wait_until_healthy(spec, record, folder, report)
             return _status(folder, spec.port)
@@ -191,7 +198,7 @@ def _up(spec: NodeSpec, report: Report, *, owned: bool) -> NodeStatus:
 
 
 def _start(spec: NodeSpec, layout: Layout, account: Account | None, report: Report) -> Record:
-    manifest = read_manifest()
+    manifest = read_manifest(manifest_path(spec.version))
     jdk = _choose(spec, layout, manifest, account)[1]
     if jdk is None:
         make_folder(layout.instance(spec.port))
@@ -213,7 +220,7 @@ def _choose(spec: NodeSpec, layout: Layout, manifest: Manifest, account: Account
     reasons = []
     if spec.engine in ("auto", "java"):
         try:
-            jdk = find_jdk(account)
+            jdk = find_jdk(manifest.java, account)
             if not layout.dist(manifest).is_dir():
                 find_mvn()
             return "java", jdk

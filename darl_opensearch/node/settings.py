@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from darl_opensearch.errors import UsageError
+from darl_opensearch.node.manifest import DEFAULT_VERSION, NodeVersion
 from darl_opensearch.settings import FolderPath, Settings, setting
 
 Engine = Literal["java", "docker"]
@@ -41,6 +42,9 @@ class NodePlace(Settings):
 class NodeSpec(NodePlace):
     """A node to start."""
 
+    version: NodeVersion = setting(
+        DEFAULT_VERSION, "version of OpenSearch; 2.19.1 runs models behind a connector only", env="DARL_NODE_VERSION"
+    )
     heap: str = setting("2g", "Java heap size, such as 2g or 1500m", env="DARL_NODE_HEAP")
     timeout_s: float = setting(
         180.0, "seconds to wait for an answer", above=0, env="DARL_NODE_TIMEOUT", flag="--timeout"

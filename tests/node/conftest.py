@@ -134,7 +134,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     monkeypatch.setenv("DARL_JAVA_HOME", str(fake_java(folder / "jdk", "21.0.4")))
     monkeypatch.setenv("DARL_CACHE", str(tmp_path / "cache"))
     manifest = read_manifest(_manifest(folder))
-    monkeypatch.setattr(lifecycle, "read_manifest", lambda: manifest)
+    monkeypatch.setattr(lifecycle, "read_manifest", lambda _: manifest)
     # The folders of a test are closed to other users, and the fake node minds no root.
     monkeypatch.setattr(lifecycle, "node_account", lambda name=None: None)
     made = World(folder, Layout(tmp_path / "cache"), manifest, Jdk(folder / "jdk", 21, "test"))
@@ -147,6 +147,7 @@ def _manifest(folder: Path) -> Path:
     node = {
         "bin/opensearch": START.format(python=sys.executable),
         "bin/opensearch-plugin": INSTALL,
+        "modules/x/x.jar": "x",
         "bin/node.py": NODE,
         "config/opensearch.yml": "# empty\n",
         "config/jvm.options": JVM_OPTIONS,
@@ -155,6 +156,7 @@ def _manifest(folder: Path) -> Path:
         "opensearch": _zip({f"opensearch-9.9.9/{name}": text for name, text in node.items()}),
         "plugin-a": _zip({"a.jar": "a"}),
         "plugin-b": _zip({"b.jar": "b"}),
+        "module-a": _zip({"A.class": "a"}),
         "natives": _zip({"lib/libtorch.so": "torch", "lib/other": "no"}),
     }
     (folder / "served").mkdir(parents=True)
@@ -172,9 +174,20 @@ def _manifest(folder: Path) -> Path:
     table = {
         "version": "9.9.9",
         "image": "opensearchproject/opensearch:9.9.9",
+        "java": {"oldest": 21, "newest": None},
         "maven_goal": "copy",
         "distribution": artifacts["opensearch"],
         "plugins": [artifacts["plugin-a"], artifacts["plugin-b"]],
+        "modules": [
+            {
+                "name": "module-a",
+                "description": "Module A",
+                "classname": "org.example.A",
+                "extends": ["x", "y"],
+                "runtime_permissions": ["getClassLoader"],
+                "jars": [artifacts["module-a"]],
+            }
+        ],
         "natives": {
             "system": os.uname().sysname,
             "machine": os.uname().machine,

@@ -20,21 +20,24 @@ from darl_opensearch.io.digest import digest_file
 from darl_opensearch.node import assemble as assembly
 from darl_opensearch.node.assemble import assemble
 from darl_opensearch.node.fetch import fetch
-from darl_opensearch.node.manifest import MANIFEST_PATH, read_manifest
+from darl_opensearch.node.manifest import VERSIONS, manifest_path, read_manifest
 
-ALL = ["opensearch", "plugin-a", "plugin-b", "natives"]
+ALL = ["opensearch", "plugin-a", "plugin-b", "module-a", "natives"]
 
 
-def test_the_shipped_list() -> None:
-    manifest = read_manifest()
-    artifacts = (manifest.distribution, *manifest.plugins, *manifest.natives.archives)
-    assert len({artifact.file for artifact in artifacts}) == 7
+@pytest.mark.parametrize(("version", "count"), [*zip(VERSIONS, (7, 15), strict=True)])
+def test_the_shipped_lists(version, count, monkeypatch) -> None:
+    monkeypatch.setattr("darl_opensearch.node.manifest.Natives.fit_this_machine", lambda _: True)
+    manifest = read_manifest(manifest_path(version))
+    artifacts = manifest.to_fetch()
+    assert manifest.version == version
+    assert len({artifact.file for artifact in artifacts}) == len(artifacts) == count
     assert all(re.fullmatch("[0-9a-f]{64}", artifact.sha256) for artifact in artifacts)
     names = [plugin.file.rpartition("-")[0] for plugin in manifest.plugins]
     assert names.index("opensearch-job-scheduler") < names.index("opensearch-ml-plugin")
     assert names.index("opensearch-knn") < names.index("neural-search")
     assert manifest.image.endswith(f":{manifest.version}")
-    assert "://" not in MANIFEST_PATH.read_text("utf-8")  # Maven knows where its registries are
+    assert "://" not in manifest_path(version).read_text("utf-8")  # Maven knows where its registries are
 
 
 def test_natives_of_another_machine_are_left_out(world, monkeypatch) -> None:
@@ -55,6 +58,16 @@ def test_a_whole_assembly(world) -> None:
     installed = (dist / "opensearch" / "bin" / "installed").read_text().split()
     assert installed[:2] == ["install", "--batch"]
     assert [Path(uri).name for uri in installed[2:]] == ["plugin-a-9.9.9.zip", "plugin-b-9.9.9.zip"]
+    module = dist / "opensearch" / "modules" / "module-a"
+    assert {path.name for path in module.iterdir()} == {
+        "module-a-9.9.9.zip", "plugin-descriptor.properties", "plugin-security.policy",
+    }  # fmt: skip
+    assert (module / "plugin-descriptor.properties").read_text() == (
+        "name=module-a\ndescription=Module A\nversion=9.9.9\nopensearch.version=9.9.9\njava.version=11\n"
+        "classname=org.example.A\nextended.plugins=x,y\nhas.native.controller=false\n"
+    )
+    policy = (module / "plugin-security.policy").read_text()
+    assert policy == 'grant { permission java.lang.RuntimePermission "getClassLoader"; };\n'
     for path in (dist, *dist.rglob("*")):
         assert path.stat().st_mode & 0o444 == 0o444, path
         if path.is_dir():
@@ -69,7 +82,7 @@ def test_a_truncated_download_is_fetched_again(world) -> None:
     (world.folder / "broken-plugin-a").write_text("2")
     told: list[str] = []
     assemble(world.layout, world.manifest, world.jdk, told.append)
-    assert world.mvn_calls() == ["opensearch", "plugin-a", "plugin-a", "plugin-a", "plugin-b", "natives"]
+    assert world.mvn_calls() == ["opensearch", "plugin-a", "plugin-a", "plugin-a", "plugin-b", "module-a", "natives"]
     size = world.manifest.plugins[0].bytes
     assert told.count(f"plugin-a-9.9.9.zip: the download has {size - 7} bytes instead of {size} and was discarded") == 2
 
@@ -147,7 +160,7 @@ def test_a_killed_assembly_goes_on(world) -> None:
     (downloads.parent / f".{world.layout.dist(world.manifest).name}-dead").mkdir()
     (world.folder / "hang").unlink()
     assert assemble(world.layout, world.manifest, world.jdk).is_dir()
-    assert world.mvn_calls() == ["opensearch", "plugin-a", "plugin-b", "plugin-b", "natives"]
+    assert world.mvn_calls() == ["opensearch", "plugin-a", "plugin-b", "plugin-b", "module-a", "natives"]
     assert not list(downloads.parent.rglob(".*"))
 
 

@@ -63,6 +63,19 @@ def test_up_status_down(world) -> None:
     assert not world.layout.instance(port).exists()
 
 
+def test_another_version_on_the_same_port(world) -> None:
+    port = free_port()
+    up(NodeSpec(port=port, version="2.19.1"))
+    for _ in range(2):  # while it runs, and while its data are there
+        with pytest.raises(
+            DarlError, match=rf"^127\.0\.0\.1:{port}: the node on this port has OpenSearch 2\.19\.1, not 3"
+        ):
+            up(NodeSpec(port=port))
+        down(port)
+    down(port, purge=True)
+    assert up(NodeSpec(port=port)).changed
+
+
 def test_the_configuration(world) -> None:
     port = free_port()
     folder = up(NodeSpec(port=port)).folder

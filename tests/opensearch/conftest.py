@@ -20,7 +20,8 @@ from darl_opensearch.cluster.pipelines import put_pipelines, render_pipelines
 from darl_opensearch.cluster.preflight import Mode
 from darl_opensearch.cluster.register import Registration
 from darl_opensearch.connect import ClusterOptions
-from darl_opensearch.node import NodeStatus, node_possible, process, running_node, status
+from darl_opensearch.node import NodeSpec, NodeStatus, node_possible, process, running_node, status
+from darl_opensearch.node.manifest import DEFAULT_VERSION
 from darl_opensearch.scoring import Scorer
 from darl_opensearch.search import PipelineSearch
 from tests.helpers.bundles import ITEMS, tiny_bundle
@@ -45,19 +46,25 @@ def many_items(count: int) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="session")
-def node() -> Iterator[NodeStatus]:
+def node_version() -> str:
+    """The version of OpenSearch to start, from ``DARL_NODE_VERSION``."""
+    return os.environ.get("DARL_NODE_VERSION", DEFAULT_VERSION)
+
+
+@pytest.fixture(scope="session")
+def node(node_version: Any) -> Iterator[NodeStatus]:
     """A real OpenSearch node with ML Commons, its own for this run, of which nothing is left.
 
     Without Java 21+ and Maven or Docker the tests that ask for it are skipped, unless ``DARL_REQUIRE_OPENSEARCH=1``:
     then they fail.
     """
-    possible = node_possible()
+    possible = node_possible(NodeSpec(version=node_version))
     if not possible:
         reason = f"no real OpenSearch node: {possible.reason}"
         if os.environ.get("DARL_REQUIRE_OPENSEARCH") == "1":
             pytest.fail(reason)
         pytest.skip(reason)
-    with running_node(timeout_s=400) as running:
+    with running_node(version=node_version, timeout_s=400) as running:
         yield running
     gone = status(running.port)
     assert gone.state == "stopped"

@@ -8,13 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from darl_opensearch.node.manifest import read_manifest
-
 pytestmark = pytest.mark.opensearch
 
 
-def test_a_real_node_comes_and_goes(node) -> None:
-    assert node.version == read_manifest().version
+def test_a_real_node_comes_and_goes(node, node_version) -> None:
+    assert node.version == node_version
     assert {"opensearch-ml", "opensearch-knn", "opensearch-neural-search"} <= set(node.plugins)
     settings = _get(f"{node.url}/_nodes/settings?flat_settings=true")
     (one,) = settings["nodes"].values()

@@ -21,6 +21,7 @@ from darl_opensearch.cli.demo.second_act import DemoBackend, SecondAct, play_sec
 from darl_opensearch.errors import load
 from darl_opensearch.io.jsonl import read_jsonl
 from darl_opensearch.node import node_possible
+from darl_opensearch.node.manifest import DEFAULT_VERSION
 from darl_opensearch.ood.record import PairRecord
 from darl_opensearch.scoring import Scorer
 from darl_opensearch.stats.ranking import dcg
@@ -72,7 +73,7 @@ def run_demo(options: DemoOptions, say: Callable[[str], object], update: Callabl
         why = "asked for" if options.embedded else possible.reason
         say(f"Embedded default: SQLite BM25 as the first stage, the SQLite spool as the OOD store ({why}).")
     else:
-        say(f"A real OpenSearch 3.6.0 node with ML Commons ({possible.reason}).")
+        say(f"A real OpenSearch {DEFAULT_VERSION} node with ML Commons ({possible.reason}).")
     # Looking whether something is there answers 404; a library that sets up logging would print each.
     logging.getLogger("opensearch").setLevel(logging.ERROR)
     clock = _Clock(say, {})

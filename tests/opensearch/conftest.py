@@ -17,7 +17,7 @@ from darl_opensearch.bundle import Bundle
 from darl_opensearch.cluster import Cluster, PipelineOptions, RegisterOptions, ScorerAddress, load_items, register
 from darl_opensearch.cluster.calls import join_path
 from darl_opensearch.cluster.pipelines import put_pipelines, render_pipelines
-from darl_opensearch.cluster.preflight import Mode
+from darl_opensearch.cluster.preflight import OLDEST, Mode
 from darl_opensearch.cluster.register import Registration
 from darl_opensearch.connect import ClusterOptions
 from darl_opensearch.node import NodeSpec, NodeStatus, node_possible, process, running_node, status
@@ -181,6 +181,7 @@ def both(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator
                     mode, scorer if mode == "connector" else None, f"-{mode}", pipeline={"max_k": FEW}
                 ).model_id
                 for mode in ("local", "connector")
+                if cluster.identify().version >= OLDEST[mode]
             }
             load_items(cluster, place.bundle, items, place.index).check()
             yield place

@@ -225,6 +225,13 @@ def wait_for(cluster: Cluster, task_id: str, doing: str, *, timeout: float) -> d
         time.sleep(POLL_SECONDS)
 
 
+def read_profiles(cluster: Cluster, model_id: str) -> dict[str, Mapping[str, Any]]:
+    """Read what the nodes that have a model in memory, or are loading it, say of it, by node id."""
+    answer = cluster.read("GET", join_path("_plugins", "_ml", "profile", "models", model_id), absent={})
+    nodes = answer.get("nodes", {})
+    return {node: profile["models"][model_id] for node, profile in nodes.items() if model_id in profile["models"]}
+
+
 def remove_model(cluster: Cluster, model: FoundModel, *, with_group: bool = False, timeout: float = 30.0) -> None:
     """Undeploy and delete a model and its connector.
 

@@ -47,6 +47,7 @@ ACTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
         r"DELETE /_plugins/_ml/{}/{}",
         (ML + "models/delete", ML + "connectors/delete", ML + "model_groups/delete"),
     ),  # models.py
+    (r"GET /_plugins/_ml/profile/models/{}", (ML + "profile/nodes",)),
     (r"GET /_plugins/_ml/tasks/{}", (ML + "tasks/get",)),
     (r"POST /_plugins/_ml/(_predict/text_similarity/{}|models/{}/_predict)", (ML + "predict",)),
     (r"GET /\*,-\.\*,\.ds-\*/_settings/.*", ("indices:monitor/settings/get",)),

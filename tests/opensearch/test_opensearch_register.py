@@ -25,6 +25,7 @@ from darl_opensearch.cluster.calls import join_path
 from darl_opensearch.cluster.pipelines import fetch_pipeline, list_models_in, list_names, render_pipelines
 from darl_opensearch.cluster.preflight import TRUSTED, preflight
 from darl_opensearch.cluster.switching import switch
+from darl_opensearch.cluster.verify import ask_model
 from darl_opensearch.config_files import render_body
 from darl_opensearch.connect import ClusterOptions
 from darl_opensearch.errors import ClusterError
@@ -287,6 +288,24 @@ def test_the_scorers_key_changes_while_searches_run(place, tmp_path):
     assert "-k3y" not in said
 
 
+def test_another_connector_is_used_by_the_next_search(place):
+    """ML Commons answers before its nodes use it."""
+    with RunningScorer(place.bundle, key="right") as scorer:
+        done = place.register("connector", scorer, key="right")
+        [model] = models.find_models(place.cluster, models.connector_name(place.bundle.card))
+        wrong = connector.create_connector(place.cluster, place.bundle, ScorerAddress(scorer.url, "wrong"))
+        for wanted in (wrong, model.connector_id) * 3:
+            connector.use_connector(place.cluster, done.model_id, wanted, timeout=30.0)
+            refused = []
+            for _ in range(5):
+                try:
+                    ask_model(place.cluster, "connector", done.model_id, "bike", ["a bike"])
+                except ClusterError as err:
+                    refused.append("401" in err.what)
+            assert refused == ([True] * 5 if wanted == wrong else [])
+        models.delete_resource(place.cluster, "connectors", wrong)
+
+
 def test_another_connector_while_the_model_is_being_deployed(place, scorer):
     done = place.register("connector", scorer)
     first = models.find_models_by_id(place.cluster, [done.model_id])[0].connector_id
@@ -294,7 +313,8 @@ def test_another_connector_while_the_model_is_being_deployed(place, scorer):
     for wanted in (second, first) * 5:
         place.cluster.send("POST", join_path("_plugins", "_ml", "models", done.model_id, "_deploy"))
         connector.use_connector(place.cluster, done.model_id, wanted, timeout=30.0)
-        assert models.find_models_by_id(place.cluster, [done.model_id])[0].connector_id == wanted
+        found = place.cluster.read("GET", join_path("_plugins", "_ml", "models", done.model_id))
+        assert found["connector_id"] == wanted
     # What is refused for another reason is said at once.
     with pytest.raises(ClusterError, match="404"):
         connector.use_connector(place.cluster, "nosuchmodel", first, timeout=30.0)

@@ -94,12 +94,8 @@ def check_scorer(subject: Subject) -> Iterator[CheckResult]:
 
 def find_loading_nodes(subject: Subject, model_id: str) -> set[str]:
     """List the ids of the nodes that have a model in memory."""
-    place = join_path("_plugins", "_ml", "profile", "models", model_id)
-    nodes = subject.cluster.read("GET", place, absent={}).get("nodes", {})
-    return {
-        node_id for node_id, node in nodes.items()
-        if node.get("models", {}).get(model_id, {}).get("model_state") == "DEPLOYED"
-    }  # fmt: skip
+    profiles = models.read_profiles(subject.cluster, model_id)
+    return {node for node, model in profiles.items() if model.get("model_state") == "DEPLOYED"}
 
 
 def _no_pipeline(subject: Subject) -> CheckResult:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from darl_opensearch.cluster import models
 from darl_opensearch.cluster.calls import Call, join_path
 from darl_opensearch.cluster.doctor.results import CheckResult
 from darl_opensearch.cluster.doctor.subject import Subject

@@ -11,8 +11,8 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from darl_opensearch.cluster.calls import Cluster
+from darl_opensearch.cluster.compatibility import find_version_error
 from darl_opensearch.config_files import render_body
-from darl_opensearch.connect import Identity
 from darl_opensearch.errors import ClusterError, UsageError
 
 Mode = Literal["local", "connector"]
@@ -25,7 +25,6 @@ LOCAL = ML + "local_model.enabled"
 ML_NODES = ML + "only_run_on_ml_node"
 REMOTE = ML + "remote_inference.enabled"
 CHANGEABLE = (UPLOAD, LOCAL, ML_NODES, REMOTE, PRIVATE, TRUSTED)  # what --apply-settings may change
-OLDEST: Mapping[Mode, tuple[int, int]] = {"connector": (2, 19), "local": (3, 0)}
 PLUGINS = {"opensearch-ml": "ML Commons", "opensearch-neural-search": "neural-search"}
 MODULES = ("search-pipeline-common", "lang-painless")
 
@@ -128,22 +127,6 @@ def list_plugins(node: Mapping[str, Any]) -> set[Any]:
     :param node: see :func:`read_nodes`.
     """
     return {plugin.get("name") for plugin in node.get("plugins", ())}
-
-
-def find_version_error(identity: Identity, mode: Mode, url: str) -> ClusterError | None:
-    """Return why a version of OpenSearch does not support a mode, or None.
-
-    :param url: the cluster, for messages.
-    """
-    if identity.version >= OLDEST[mode]:
-        return None
-    needed = "{}.{}".format(*OLDEST[mode])
-    other = mode == "local" and identity.version >= OLDEST["connector"]
-    return ClusterError(
-        f"this is OpenSearch {identity.number}, but --mode {mode} requires {needed}",
-        where=url,
-        todo="use --mode connector" if other else "upgrade it",
-    )
 
 
 def find_missing_parts(

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.cluster import Cluster, PipelineOptions, RegisterOptions, ScorerAddress, load_items, register
 from darl_opensearch.cluster.calls import join_path
+from darl_opensearch.cluster.compatibility import supports
 from darl_opensearch.cluster.pipelines import put_pipelines, render_pipelines
-from darl_opensearch.cluster.preflight import OLDEST, Mode
+from darl_opensearch.cluster.preflight import Mode
 from darl_opensearch.cluster.register import Registration
-from darl_opensearch.connect import ClusterOptions
+from darl_opensearch.connect import ClusterOptions, Identity
 from darl_opensearch.node import NodeSpec, NodeStatus, node_possible, process, running_node, status
 from darl_opensearch.node.manifest import DEFAULT_VERSION
 from darl_opensearch.scoring import Scorer
@@ -27,6 +28,7 @@ from darl_opensearch.search import PipelineSearch
 from tests.helpers.bundles import ITEMS, tiny_bundle
 from tests.helpers.cluster import RunningScorer, clean_up
 
+NODE_VERSION = os.environ.get("DARL_NODE_VERSION", DEFAULT_VERSION)  # of the node that is started
 FEW = 20
 WORDS = ["bike", "lost", "luggage", "roof", "storm", "ski", "fire", "kitchen", "flight", "stolen", "house"]
 
@@ -45,26 +47,36 @@ def many_items(count: int) -> list[dict[str, str]]:
     return ITEMS + made
 
 
-@pytest.fixture(scope="session")
-def node_version() -> str:
-    """The version of OpenSearch to start, from ``DARL_NODE_VERSION``."""
-    return os.environ.get("DARL_NODE_VERSION", DEFAULT_VERSION)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out tests of a mode that the version to start does not support."""
+    if not supports(Identity(NODE_VERSION, "").version, "local"):
+        local = [item for item in items if mode_of(item) == "local"]
+        items[:] = [item for item in items if item not in local]
+        config.hook.pytest_deselected(items=local)
+
+
+def mode_of(item: pytest.Item) -> str | None:
+    """The mode that a test is about, by its parameter or mark; None: both, or none."""
+    if item.get_closest_marker("local_mode"):
+        return "local"
+    callspec = getattr(item, "callspec", None)
+    return callspec.params.get("mode") if callspec else None
 
 
 @pytest.fixture(scope="session")
-def node(node_version: Any) -> Iterator[NodeStatus]:
+def node() -> Iterator[NodeStatus]:
     """A real OpenSearch node with ML Commons, its own for this run, of which nothing is left.
 
-    Without Java 21+ and Maven or Docker the tests that ask for it are skipped, unless ``DARL_REQUIRE_OPENSEARCH=1``:
+    Without a Java that will do and Maven, or Docker, the tests that ask for it are skipped, unless ``DARL_REQUIRE_OPENSEARCH=1``:
     then they fail.
     """
-    possible = node_possible(NodeSpec(version=node_version))
+    possible = node_possible(NodeSpec(version=NODE_VERSION))  # type: ignore[arg-type]
     if not possible:
         reason = f"no real OpenSearch node: {possible.reason}"
         if os.environ.get("DARL_REQUIRE_OPENSEARCH") == "1":
             pytest.fail(reason)
         pytest.skip(reason)
-    with running_node(version=node_version, timeout_s=400) as running:
+    with running_node(version=NODE_VERSION, timeout_s=400)  # type: ignore[arg-type] as running:
         yield running
     gone = status(running.port)
     assert gone.state == "stopped"
@@ -160,6 +172,11 @@ class Both(Place):
     local_scorer: Scorer = None  # type: ignore[assignment]
     ids: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def mode(self) -> Mode:
+        """The first mode that this version supports."""
+        return next(iter(self.ids))  # type: ignore[return-value]
+
     def write_pipelines(self, mode: Mode, suffix: str, **options: object) -> None:
         """Further pipelines of the models that are registered."""
         chosen = self.pipeline(f"-{mode}{suffix}", **options)
@@ -181,7 +198,7 @@ def both(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator
                     mode, scorer if mode == "connector" else None, f"-{mode}", pipeline={"max_k": FEW}
                 ).model_id
                 for mode in ("local", "connector")
-                if cluster.identify().version >= OLDEST[mode]
+                if supports(cluster.identify().version, mode)
             }
             load_items(cluster, place.bundle, items, place.index).check()
             yield place

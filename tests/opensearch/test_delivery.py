@@ -315,6 +315,7 @@ def register_in_both_modes(bundle, scorer, url, folder):
     return searches
 
 
+@pytest.mark.local_mode
 @pytest.mark.parametrize("how", ["stopped", "paused"])
 def test_a_node_that_goes_away_under_load(own_node, tmp_path, how):
     if how == "paused" and own_node.pid is None:

@@ -19,6 +19,7 @@ QUERY = "stolen bicycle"
 BODY = {"query": {"exists": {"field": "darl_text"}}}
 
 
+@pytest.mark.local_mode
 def test_all_chunks_by_connector_and_the_first_in_the_cluster(place, tmp_path, darl):
     items, plain = write_rows(tmp_path / "items.jsonl", LONG_ITEMS), place.bundle
     place.bundle = in_chunks(plain, tmp_path / "chunks")

@@ -25,7 +25,7 @@ from tests.helpers.trained import SAMPLE
 from trainer.cycle.config import read_cycle
 from trainer.cycle.run import plan_cycle, run_cycle
 
-pytestmark = pytest.mark.opensearch
+pytestmark = [pytest.mark.opensearch, pytest.mark.local_mode]
 
 
 @pytest.fixture

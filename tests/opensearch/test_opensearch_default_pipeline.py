@@ -88,6 +88,7 @@ def test_a_scroll_loses_documents_and_our_readers_none(world):
     assert len(History(cluster, place.name, world.history).events()) == COUNT
 
 
+@pytest.mark.local_mode
 def test_who_changes_a_pipeline_is_warned_of_scrolls(world, darl):
     place, version = world.place, world.place.bundle.card.version
     found = find_default_pipelines(place.cluster)

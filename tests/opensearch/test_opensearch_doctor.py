@@ -81,21 +81,27 @@ def first(diagnosis: Diagnosis, check: str, verdict: str) -> CheckResult:
     return next(result for result in diagnosis.of(check) if result.verdict == verdict)
 
 
-def test_healthy_and_nothing_is_written(cluster, local, remote, bundles, opensearch_url):
+@pytest.mark.parametrize("mode", ["local", "connector"])
+def test_healthy_and_nothing_is_written(mode, request, cluster, bundles, opensearch_url):
     seen, connection = recording()
     watched = Cluster.open(ClusterOptions(url=opensearch_url), connection_class=connection)
-    options, port = remote
-    with RunningScorer(bundles["2"], key="s3cret", port=port) as scorer:
-        for chosen in (local, options):
-            assert wrong(diagnose(watched, chosen)) == {}
-        assert [request["documents"] for request in scorer.requests] == [[]]  # nothing that would be logged
-        ran = run_main("doctor", "--url", opensearch_url, "--pipeline", local.pipeline, "--history", local.history)
-    assert ran.code == 0 and "0 problems" in ran.out and "it answers with the grades" in ran.out
+    if mode == "local":
+        options = request.getfixturevalue("local")
+        assert wrong(diagnose(watched, options)) == {}
+        words = ("--pipeline", options.pipeline, "--history", options.history)
+        ran = run_main("doctor", "--url", opensearch_url, *words)
+        assert ran.code == 0 and "0 problems" in ran.out and "it answers with the grades" in ran.out
+    else:
+        options, port = request.getfixturevalue("remote")
+        with RunningScorer(bundles["2"], key="s3cret", port=port) as scorer:
+            assert wrong(diagnose(watched, options)) == {}
+            assert [asked["documents"] for asked in scorer.requests] == [[]]  # nothing that would be logged
     assert watched.calls == []
     posts = [where for method, where, _ in seen if method not in ("GET", "HEAD")]
     assert posts and all("_search" in where or "_predict" in where for where in posts)
 
 
+@pytest.mark.local_mode
 def test_a_model_that_was_killed_is_found_and_mended(cluster, local):
     [model_id] = {fetch_pipeline(cluster, local.pipeline)["response_processors"][0]["ml_inference"]["model_id"]}
     cluster.send("POST", join_path("_plugins", "_ml", "models", model_id, "_undeploy"))
@@ -108,6 +114,7 @@ def test_a_model_that_was_killed_is_found_and_mended(cluster, local):
     assert eventually(lambda: wrong(diagnose(cluster, local)) == {}, 30)
 
 
+@pytest.mark.local_mode
 def test_pipelines_that_were_changed_are_found_and_mended(cluster, local):
     name, plain = local.pipeline, f"{local.pipeline}-plain"
     before = {pipeline: fetch_pipeline(cluster, pipeline) for pipeline in (name, plain)}
@@ -131,6 +138,7 @@ def test_pipelines_that_were_changed_are_found_and_mended(cluster, local):
     assert wrong(diagnose(cluster, local)) == {}
 
 
+@pytest.mark.local_mode
 def test_an_unfinished_release_and_a_deleted_model(cluster, local, bundles):
     history = History(cluster, local.pipeline, local.history)
     last = history.events()[-1]
@@ -169,6 +177,7 @@ def test_a_scorer_that_is_down_moved_or_another(cluster, remote, bundles, opense
         assert "; this machine reaches it" in result.text and "--host" in result.todo
 
 
+@pytest.mark.local_mode
 def test_settings_are_mended_by_the_request(cluster, local):
     name = ML + "local_model.enabled"
     cluster.send("PUT", "/_cluster/settings", {"transient": {name: False}})
@@ -181,6 +190,7 @@ def test_settings_are_mended_by_the_request(cluster, local):
         cluster.send("PUT", "/_cluster/settings", {"persistent": {name: None}, "transient": {name: None}})
 
 
+@pytest.mark.local_mode
 def test_the_stream_its_template_and_a_full_disk(cluster, local):
     stream = local.stream
     try:
@@ -214,6 +224,7 @@ def test_the_stream_its_template_and_a_full_disk(cluster, local):
                 cluster.send("DELETE", place)
 
 
+@pytest.mark.local_mode
 def test_an_index_that_needs_attention(cluster, local):
     index = f"{local.pipeline}-items"
     chosen = DoctorOptions(**{**vars(local), "index": index})

@@ -16,7 +16,7 @@ from tests.helpers.bundles import copy_bundle, correct_digests
 from tests.helpers.cluster import clean_up
 from tests.helpers.trained import SAMPLE
 
-pytestmark = pytest.mark.opensearch
+pytestmark = [pytest.mark.opensearch, pytest.mark.local_mode]
 QUERIES = ["cover for a stolen bicycle", "burst pipe above the kitchen", "lost luggage on the way home"]
 
 

@@ -19,7 +19,7 @@ from tests.helpers.trained import train_and_export
 from tests.helpers.training_project import EVENTS, SUBJECTS, write_base, write_project
 from tests.opensearch.conftest import Place, score_everywhere
 
-pytestmark = pytest.mark.opensearch
+pytestmark = [pytest.mark.opensearch, pytest.mark.local_mode]
 ITEMS = [
     {"id": f"i{n}", "title": f"{subject} {event}", "kind": subject}
     for n, (subject, event) in enumerate(itertools.product(SUBJECTS, EVENTS))

@@ -45,7 +45,7 @@ def test_pages_are_cut_from_one_ranking(both, mode):
 
 
 def test_the_window_is_at_least_a_page(both):
-    searching = both.search("-local")
+    searching = both.search(f"-{both.mode}")
     outcome = searching.search(QUERY, size=60)
     assert outcome.window == 60 and all(hit.grade is not None for hit in outcome.hits)
     pages = [searching.search(QUERY, size=60, from_=from_) for from_ in range(0, 400, 60)]
@@ -74,7 +74,7 @@ def test_pages_of_a_reranker(both):
 
         long, _ = page(50, 0)
         assert sum((page(10, from_)[0] for from_ in range(0, 50, 10)), []) == long
-        first_stage = [hit["_id"] for hit in both.search("-local").first_stage(QUERY, size=80)]
+        first_stage = [hit["_id"] for hit in both.search(f"-{both.mode}").first_stage(QUERY, size=80)]
         assert set(long) == set(first_stage[:50])
         across, told = page(20, 40)
         assert across == long[40:] + first_stage[50:60] and (told["scored"], told["unscored"]) == (50, 10)
@@ -119,12 +119,12 @@ def test_the_result_window_of_an_alias_is_its_narrowest_index(both):
 
 
 def test_a_page_at_the_command_line(both):
-    both.write_pipelines("local", "-pages", max_k=WINDOW)
+    both.write_pipelines(both.mode, "-pages", max_k=WINDOW)
     where = ["--bundle", str(both.bundle.path), "--url", both.cluster.url, "--index", both.index, "--no-ood-log"]
-    asked = ["--pipeline", f"{both.name}-local-pages", "--from", "40", "--size", "20", "--json"]
+    asked = ["--pipeline", f"{both.name}-{both.mode}-pages", "--from", "40", "--size", "20", "--json"]
     shown = json.loads(run_main("search", QUERY, *where, *asked).out)
     assert [hit["position"] for hit in shown["hits"]] == list(range(41, 61))
-    page = both.search("-local-pages").search(QUERY, size=20, from_=40)
+    page = both.search(f"-{both.mode}-pages").search(QUERY, size=20, from_=40)
     assert [hit["id"] for hit in shown["hits"]] == ids_of(page.hits)
     assert [hit["position_before"] for hit in shown["hits"][10:]] == list(range(51, 61))
 
@@ -138,7 +138,7 @@ def test_a_page_at_the_command_line(both):
 )
 def test_pages_that_are_none(both, options, message):
     with pytest.raises(InputError, match=message):
-        both.search("-local").search(QUERY, **options)
+        both.search(f"-{both.mode}").search(QUERY, **options)
 
 
 def hybrid(*texts, **options):
@@ -171,8 +171,8 @@ def test_hybrid_queries(both, mode, texts):
 
 
 def test_pages_of_a_hybrid_query(both):
-    both.write_pipelines("local", "-mixed", max_k=20, oversample=2)
-    searching = both.search("-local-mixed-hybrid")
+    both.write_pipelines(both.mode, "-mixed", max_k=20, oversample=2)
+    searching = both.search(f"-{both.mode}-mixed-hybrid")
     body = hybrid("stolen bike", "storm roof")
     long = searching.search(QUERY, size=20, body=body)
     pages = [searching.search(QUERY, size=5, from_=from_, body=body) for from_ in range(0, 20, 5)]
@@ -186,11 +186,13 @@ def test_pages_of_a_hybrid_query(both):
 
 def test_a_hybrid_query_through_a_pipeline_that_does_not_combine(both, tmp_path):
     body = hybrid("stolen bike", "storm roof")
-    message = f"search pipeline '{both.name}-local' has no processor that combines .*'{both.name}-local-hybrid'"
-    for search in (both.search("-local").search, both.search("-local").first_stage):
+    message = (
+        f"search pipeline '{both.name}-{both.mode}' has no processor that combines .*'{both.name}-{both.mode}-hybrid'"
+    )
+    for search in (both.search(f"-{both.mode}").search, both.search(f"-{both.mode}").first_stage):
         with pytest.raises(InputError, match=message):
             search(QUERY, body=body)
-    raw = both.send("-local", {**body, "size": 10}, QUERY)["hits"]["hits"]
+    raw = both.send(f"-{both.mode}", {**body, "size": 10}, QUERY)["hits"]["hits"]
     assert min(hit["_source"]["previous_score"] for hit in raw) < -4e9  # what the refusal is for
     place = f"/{both.index}/_search?search_pipeline=_none"
     with Reranker(both.bundle) as reranker, pytest.raises(InputError, match="raw results of a hybrid query"):

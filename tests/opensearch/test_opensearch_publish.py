@@ -27,6 +27,7 @@ def run_of(tmp_path, checkpoint, darl):
     return name, tmp_path / "run"
 
 
+@pytest.mark.local_mode
 @pytest.mark.opensearch
 def test_a_run_becomes_a_pipeline_that_reranks(opensearch_url, run_of, darl):
     name, run = run_of

@@ -13,6 +13,7 @@ from darl_opensearch.cluster.pipelines import DEFAULT_MAX_K, fetch_pipeline
 from darl_opensearch.errors import ClusterError, InputError
 from darl_opensearch.search import PipelineSearch, is_in_order
 from darl_opensearch.text import cut_to_tokens
+from tests.helpers.raw_queries import RAW_QUERIES
 
 pytestmark = pytest.mark.opensearch
 MODES = ("local", "connector")
@@ -81,6 +82,18 @@ def test_every_query_is_reranked(both, mode, query):
         card = both.bundle.card
         read = cut_to_tokens(query, both.bundle.tokenizer, card.query_cap) or query
         assert both.scorer.requests[-1]["query"].replace(ZERO_WIDTH_SPACE, "") == read
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("kind", RAW_QUERIES, ids=lambda kind: kind.what)
+def test_queries_as_they_are(both, mode, kind):
+    """The table of docs/opensearch.md: what any client sends, without our guards."""
+    for suffix in (f"-{mode}", f"-{mode}-plain"):
+        for query in kind.queries:
+            body = {"query": {"constant_score": {"filter": {"match": {"darl_text": "cover"}}}}, "size": 5}
+            hits = both.send(suffix, body, query)["hits"]["hits"]
+            reranked = all(hit["_score"] != 1.0 for hit in hits)
+            assert len(hits) == 5 and reranked is (suffix not in kind.not_reranked), (suffix, query)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -153,15 +166,15 @@ def test_plain_pipeline_ranks_too(both, mode):
 
 
 def test_plain_pipeline_is_refused_by_the_client(both):
-    with pytest.raises(ClusterError, match=r"does not write grades; '.*-local' does"):
-        both.search("-local-plain").search("x")
+    with pytest.raises(ClusterError, match=rf"does not write grades; '.*-{both.mode}' does"):
+        both.search(f"-{both.mode}-plain").search("x")
 
 
 def test_missing_pipeline_and_index(both):
     with pytest.raises(ClusterError, match="search pipeline 'nope' does not exist. Create it with darl register"):
         PipelineSearch(both.cluster.client, both.bundle, both.index, "nope").search("x")
     with pytest.raises(ClusterError, match="no such index"):
-        PipelineSearch(both.cluster.client, both.bundle, "t-nope", f"{both.name}-local").search("x")
+        PipelineSearch(both.cluster.client, both.bundle, "t-nope", f"{both.name}-{both.mode}").search("x")
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -175,7 +188,7 @@ def test_nothing_found(both, mode):
 @pytest.mark.parametrize("query", ["", "  \n", "x" * 10_001, "\ud800"])
 def test_queries_that_are_none(both, query):
     with pytest.raises(InputError):
-        both.search("-local").search(query)
+        both.search(f"-{both.mode}").search(query)
 
 
 def test_an_item_with_a_placeholder_spoils_no_search(both, tmp_path):
@@ -188,7 +201,7 @@ def test_an_item_with_a_placeholder_spoils_no_search(both, tmp_path):
     items.write_text("".join(json.dumps({"id": f"x{n}", "cover": f"spoiler {t}"}) + "\n" for n, t in enumerate(texts)))
     load_items(both.cluster, both.bundle, items, both.index).check()
     try:
-        for mode in MODES:
+        for mode in both.ids:
             outcome = both.search(f"-{mode}").search("spoiler", size=10)
             assert len(outcome.hits) == len(texts) and outcome.reranked
     finally:
@@ -199,15 +212,15 @@ def test_an_item_with_a_placeholder_spoils_no_search(both, tmp_path):
 
 def test_total_hits_switched_off_is_switched_on_again(both):
     body = {"query": {"match": {"darl_text": "cover"}}, "track_total_hits": False}
-    assert both.search("-local").search("stolen bike", body=body).reranked
+    assert both.search(f"-{both.mode}").search("stolen bike", body=body).reranked
 
 
 def test_hits_that_were_scored_but_not_ordered_are_not_called_reranked(both):
     """With total hits off ``by_field`` fails: the scores are there, the order is the first stage's."""
-    shape = both.search("-local")
+    shape = both.search(f"-{both.mode}")
     body = shape._request("stolen bike", 10, {"query": {"match": {"darl_text": "cover"}}}, None, None)
     answer = both.cluster.read(
-        "POST", f"/{both.index}/_search?search_pipeline={both.name}-local", body | {"track_total_hits": False}
+        "POST", f"/{both.index}/_search?search_pipeline={both.name}-{both.mode}", body | {"track_total_hits": False}
     )
     hits = answer["hits"]["hits"]
     assert all("darl_score" in hit["_source"] and "previous_score" not in hit["_source"] for hit in hits)

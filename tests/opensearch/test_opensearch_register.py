@@ -101,6 +101,7 @@ def test_an_undeployed_model_is_deployed_again(place, scorer, mode):
     assert second.deviation < 1e-4
 
 
+@pytest.mark.local_mode
 def test_same_version_with_another_content(place, tmp_path):
     first = place.register("local")
     other = changed_bundle(place, tmp_path)
@@ -128,6 +129,7 @@ def test_same_version_with_another_scorer(place, scorer):
         assert len(found) == 1  # the old connector went with its model
 
 
+@pytest.mark.local_mode
 def test_what_an_interrupted_upload_left_is_removed(place):
     body = render_body(
         "register_local.json", name=models.local_name(place.bundle.card), version="1", card='{"darl":{}}',
@@ -178,6 +180,7 @@ def test_dry_run_lists_the_requests_of_the_real_run(place, scorer, opensearch_ur
     assert sent == [(call.method, call.path) for call in real.calls]
 
 
+@pytest.mark.local_mode
 def test_every_body_lies_in_plugin_config(place, scorer, opensearch_url, tmp_path):
     seen, connection = recording()
     cluster = Cluster.open(ClusterOptions(url=opensearch_url), connection_class=connection)
@@ -335,6 +338,7 @@ def test_a_scorer_with_another_model(place, tmp_path):
             place.register("connector", scorer, replace=True)
 
 
+@pytest.mark.local_mode
 def test_a_pipeline_of_somebody_else_is_left_alone(place):
     foreign = f"{place.name}-foreign"
     place.cluster.send(
@@ -374,6 +378,7 @@ def test_a_port_that_does_not_speak_tls(opensearch_url):
         Cluster.open(ClusterOptions(url=opensearch_url.replace("http", "https"), insecure=True)).identify()
 
 
+@pytest.mark.local_mode
 def test_commands(place, opensearch_url, tmp_path, scorer):
     """register, index and search as a user runs them, in processes of their own."""
     items = tmp_path / "items.jsonl"
@@ -420,6 +425,7 @@ def test_commands(place, opensearch_url, tmp_path, scorer):
     assert (wrong.returncode, wrong.stderr) == (1, "darl: the query is empty. Enter the text to search for.\n")
 
 
+@pytest.mark.local_mode
 def test_many_chunks(place, monkeypatch):
     monkeypatch.setattr(models, "CHUNK_BYTES", 5000)
     told = []
@@ -434,6 +440,7 @@ def test_many_chunks(place, monkeypatch):
     assert done.deviation < 1e-4
 
 
+@pytest.mark.local_mode
 def test_a_model_that_cannot_be_deployed(place):
     damaged = Bundle(place.bundle.path, place.bundle.card, place.bundle.digests | {"opensearch.zip": "0" * 64})
     with pytest.raises(ClusterError, match=r"deploying model \S+ failed: .* Check the node's log") as err:
@@ -445,6 +452,7 @@ def test_a_model_that_cannot_be_deployed(place):
     )
 
 
+@pytest.mark.local_mode
 def test_an_undeployed_model_leaves_the_first_stage(place, tmp_path):
     items = tmp_path / "items.jsonl"
     items.write_text("".join(json.dumps(item) + "\n" for item in ITEMS), encoding="utf-8")
@@ -457,6 +465,7 @@ def test_an_undeployed_model_leaves_the_first_stage(place, tmp_path):
     assert [hit.id for hit in outcome.hits] == [hit["_id"] for hit in place.search().first_stage("stolen bicycle")]
 
 
+@pytest.mark.local_mode
 def test_a_bundle_with_other_grades(place, tmp_path):
     place.register("local")
     five = tiny_bundle(tmp_path / "five", scale=type(SCALE3)(tuple("abcde"), (0, 1, 2, 3, 4)))
@@ -464,6 +473,7 @@ def test_a_bundle_with_other_grades(place, tmp_path):
         PipelineSearch(place.cluster.client, five, place.index, place.name).search("x")
 
 
+@pytest.mark.local_mode
 def test_two_that_register_the_same_bundle_at_once(place, opensearch_url):
     options = RegisterOptions(pipeline=place.pipeline())
 

@@ -39,7 +39,7 @@ from tests.helpers.commands import run_main
 from tests.helpers.http import Quiet, serving
 from tests.helpers.searching import searching
 
-pytestmark = pytest.mark.opensearch
+pytestmark = [pytest.mark.opensearch, pytest.mark.local_mode]
 
 
 @dataclasses.dataclass

@@ -201,7 +201,11 @@ def test_the_actions_of_the_roles_are_the_nodes_own(node):
         pytest.skip("its jars are in a container")
     words = Path(f"/proc/{node.pid}/cmdline").read_bytes().decode().split("\0")
     [home] = {word.partition("=")[2] for word in words if word.startswith("-Dopensearch.path.home=")}
-    jars = [*Path(home).glob("lib/opensearch-3*.jar"), *Path(home).glob("plugins/opensearch-ml/opensearch-ml-*.jar")]
+    jars = [
+        *Path(home).glob(f"lib/opensearch-{node.version}.jar"),
+        *Path(home).glob("lib/opensearch-core-*.jar"),
+        *Path(home).glob("plugins/opensearch-ml/opensearch-ml-*.jar"),
+    ]
     jars += Path(home).glob("modules/search-pipeline-common/*.jar")
     names = set()
     for jar in jars:
@@ -213,6 +217,7 @@ def test_the_actions_of_the_roles_are_the_nodes_own(node):
     assert wanted - {name.decode() for name in names} == set()
 
 
+@pytest.mark.local_mode
 def test_every_request_of_a_command_is_permitted_to_its_role(cluster, opensearch_url, tmp_path):
     name = f"t{uuid.uuid4().hex[:10]}"
     options = SetupOptions(stream=f"{name}-log", history=f"{name}-releases", index=(f"{name}-items",))

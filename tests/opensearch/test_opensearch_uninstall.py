@@ -29,7 +29,7 @@ from tests.helpers.bundles import ITEMS, bundle_of
 from tests.helpers.cluster import clean_up
 from tests.helpers.commands import run_main
 
-pytestmark = pytest.mark.opensearch
+pytestmark = [pytest.mark.opensearch, pytest.mark.local_mode]
 NOWHERE = ScorerAddress("http://127.0.0.1:9/v1/rerank")
 
 

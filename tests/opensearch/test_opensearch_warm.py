@@ -42,6 +42,7 @@ def hits(bundle, folder, documents):
         return store.counts.hits
 
 
+@pytest.mark.local_mode
 def test_a_release_encodes_before_it_switches(cluster, small, name, texts, darl, tmp_path):
     words = [
         "release", small[1].path, "--url", cluster.url, "--pipeline", name, "--history", f"{name}-releases",

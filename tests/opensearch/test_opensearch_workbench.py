@@ -39,6 +39,7 @@ def configurations(both):
     cluster.send("DELETE", join_path(history))
 
 
+@pytest.mark.local_mode
 def test_filled_bodies_are_reranked(both, configurations):
     first, through, earlier = configurations
     for query in (PLAIN, QUOTED):

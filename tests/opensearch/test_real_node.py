@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.opensearch.conftest import NODE_VERSION
+
 pytestmark = pytest.mark.opensearch
 
 
-def test_a_real_node_comes_and_goes(node, node_version) -> None:
-    assert node.version == node_version
+def test_a_real_node_comes_and_goes(node) -> None:
+    assert node.version == NODE_VERSION
     assert {"opensearch-ml", "opensearch-knn", "opensearch-neural-search"} <= set(node.plugins)
     settings = _get(f"{node.url}/_nodes/settings?flat_settings=true")
     (one,) = settings["nodes"].values()

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from darl_opensearch.cluster.calls import Call
+from darl_opensearch.cluster.compatibility import find_version_error, supports
 from darl_opensearch.cluster.doctor.results import CheckResult
 from darl_opensearch.cluster.doctor.subject import Subject
 from darl_opensearch.cluster.preflight import (
-    OLDEST,
     Mode,
     change_settings,
     find_missing_parts,
-    find_version_error,
     find_wrong_settings,
 )
 
@@ -22,7 +21,7 @@ MODES: tuple[Mode, ...] = ("local", "connector")
 def check_version(subject: Subject) -> Iterator[CheckResult]:
     """Check the version of OpenSearch against the modes, and that all nodes have it."""
     identity, mode = subject.identity, subject.mode
-    supported = [f"--mode {one}" for one in MODES if identity.version >= OLDEST[one]]
+    supported = [f"--mode {one}" for one in MODES if supports(identity.version, one)]
     error = find_version_error(identity, mode or "connector", subject.cluster.url)
     if error:
         yield CheckResult("problem", error.what, error.todo)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from darl_opensearch.cluster.calls import Cluster, join_path
+from darl_opensearch.cluster.compatibility import REQUIRED, supports
 from darl_opensearch.cluster.preflight import find_differing, find_missing_parts, read_nodes, read_settings, settle
 from darl_opensearch.config_files import render_body
 from darl_opensearch.errors import ClusterError, UsageError
@@ -21,8 +22,6 @@ Kind = Literal["query_sets", "search_configurations", "judgments", "experiments"
 PLUGINS = {"opensearch-search-relevance": "the Search Relevance Workbench"}
 ENABLED = "plugins.search_relevance.workbench_enabled"
 MOST_QUERIES = "plugins.search_relevance.query_set.maximum"
-OLDEST = (3, 5)  # searches for query sets, configurations and judgments
-OLDEST_WITH_PIPELINES = (3, 8)  # before, queries are wrapped in base64
 MOST = 1000  # entities of one name, or of all names, that are looked at
 MOST_NAME_CHARS = 50
 FORBIDDEN = '"\\<>'  # in names and in queries
@@ -51,7 +50,7 @@ class Workbench:
     @property
     def runs_pipelines(self) -> bool:
         """Whether its experiments can search through our pipelines."""
-        return self.version >= OLDEST_WITH_PIPELINES
+        return supports(self.version, "workbench pipelines")
 
     def find(self, kind: Kind, name: str | None = None) -> list[dict[str, Any]]:
         """List what there is of a kind: ``id``, ``name``, ``status`` and ``type``, as far as it has them.
@@ -118,10 +117,10 @@ def open_workbench(cluster: Cluster, *, apply_settings: bool = False) -> Workben
     :raises ClusterError: if something is missing, with what to do.
     """
     identity = cluster.identify()
-    if identity.version < OLDEST:
+    if not supports(identity.version, "workbench"):
         raise ClusterError(
             f"this is OpenSearch {identity.number}; the Search Relevance Workbench can be searched since "
-            "{}.{}".format(*OLDEST),
+            f"{REQUIRED['workbench'].number}",
             where=cluster.url,
             todo="upgrade it",
         )

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from darl_opensearch.cluster.compatibility import REQUIRED
 from darl_opensearch.cluster.calls import Cluster, join_path
 from darl_opensearch.cluster.history import History
 from darl_opensearch.cluster.pipelines import PipelineShape, fetch_pipeline, is_scored
 from darl_opensearch.cluster.switching import PipelineHistory
 from darl_opensearch.cluster.versions import list_versions
-from darl_opensearch.cluster.workbench.api import OLDEST_WITH_PIPELINES, Workbench
+from darl_opensearch.cluster.workbench.api import Workbench
 from darl_opensearch.config_files import render_body
 from darl_opensearch.connect import NO_PIPELINE
 from darl_opensearch.errors import ClusterError, InputError
@@ -71,8 +72,8 @@ def list_configurations(
     cluster, name = workbench.cluster, place.pipeline
     if not workbench.runs_pipelines:
         raise ClusterError(
-            "before OpenSearch {}.{} the Workbench wraps queries in base64, and ml_inference cannot read them: "
-            "nothing would be reranked".format(*OLDEST_WITH_PIPELINES),
+            f"before OpenSearch {REQUIRED['workbench pipelines'].number} the Workbench wraps queries in base64, and ml_inference cannot read them: "
+            "nothing would be reranked",
             where=cluster.url, todo="upgrade it, or push the first stage alone with --first-stage-only",
         )  # fmt: skip
     definition = fetch_pipeline(cluster, name)

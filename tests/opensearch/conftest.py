@@ -67,16 +67,16 @@ def mode_of(item: pytest.Item) -> str | None:
 def node() -> Iterator[NodeStatus]:
     """A real OpenSearch node with ML Commons, its own for this run, of which nothing is left.
 
-    Without a Java that will do and Maven, or Docker, the tests that ask for it are skipped, unless ``DARL_REQUIRE_OPENSEARCH=1``:
+    Without Java and Maven or Docker the tests that ask for it are skipped, unless ``DARL_REQUIRE_OPENSEARCH=1``:
     then they fail.
     """
-    possible = node_possible(NodeSpec(version=NODE_VERSION))  # type: ignore[arg-type]
+    possible = node_possible(NodeSpec(version=NODE_VERSION))
     if not possible:
         reason = f"no real OpenSearch node: {possible.reason}"
         if os.environ.get("DARL_REQUIRE_OPENSEARCH") == "1":
             pytest.fail(reason)
         pytest.skip(reason)
-    with running_node(version=NODE_VERSION, timeout_s=400)  # type: ignore[arg-type] as running:
+    with running_node(version=NODE_VERSION, timeout_s=400) as running:
         yield running
     gone = status(running.port)
     assert gone.state == "stopped"
@@ -114,15 +114,15 @@ class Place:
 
     def pipeline(self, suffix: str = "", **options: object) -> PipelineOptions:
         self.used.add(self.name + suffix)
-        return PipelineOptions(name=self.name + suffix, **options)  # type: ignore[arg-type]
+        return PipelineOptions(name=self.name + suffix, **options)
 
     def register(
         self, mode: str, scorer: RunningScorer | None = None, suffix: str = "", **options: object
     ) -> Registration:
         key = options.pop("key", None)
-        address = ScorerAddress(scorer.url, key) if scorer else None  # type: ignore[arg-type]
-        pipeline = self.pipeline(suffix, **options.pop("pipeline", {}))  # type: ignore[arg-type]
-        chosen = RegisterOptions(mode=mode, scorer=address, pipeline=pipeline, **options)  # type: ignore[arg-type]
+        address = ScorerAddress(scorer.url, key) if scorer else None
+        pipeline = self.pipeline(suffix, **options.pop("pipeline", {}))
+        chosen = RegisterOptions(mode=mode, scorer=address, pipeline=pipeline, **options)
         return register(self.bundle, self.cluster, chosen)
 
     def search(self, suffix: str = "") -> PipelineSearch:
@@ -175,7 +175,7 @@ class Both(Place):
     @property
     def mode(self) -> Mode:
         """The first mode that this version supports."""
-        return next(iter(self.ids))  # type: ignore[return-value]
+        return next(iter(self.ids))
 
     def write_pipelines(self, mode: Mode, suffix: str, **options: object) -> None:
         """Further pipelines of the models that are registered."""

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from darl_opensearch.cluster.compatibility import REQUIRED
 from darl_opensearch.cluster.calls import Cluster, join_path
+from darl_opensearch.cluster.compatibility import REQUIRED
 from darl_opensearch.cluster.history import History
 from darl_opensearch.cluster.pipelines import PipelineShape, fetch_pipeline, is_scored
 from darl_opensearch.cluster.switching import PipelineHistory
@@ -72,8 +72,8 @@ def list_configurations(
     cluster, name = workbench.cluster, place.pipeline
     if not workbench.runs_pipelines:
         raise ClusterError(
-            f"before OpenSearch {REQUIRED['workbench pipelines'].number} the Workbench wraps queries in base64, and ml_inference cannot read them: "
-            "nothing would be reranked",
+            f"before OpenSearch {REQUIRED['workbench pipelines'].number} the Workbench wraps queries in base64, and "
+            "ml_inference cannot read them: nothing would be reranked",
             where=cluster.url, todo="upgrade it, or push the first stage alone with --first-stage-only",
         )  # fmt: skip
     definition = fetch_pipeline(cluster, name)

@@ -347,6 +347,47 @@ def search_features() -> str:
     return table(["a search with", "reranked", "what is seen"], rows)
 
 
+def raw_queries() -> str:
+    """Which queries of any client are reranked through which pipeline, as seen on the node by the tests."""
+    from tests.helpers.raw_queries import RAW_QUERIES
+
+    pipelines = ("-local", "-local-plain", "-connector", "-connector-plain")
+    rows = [(one.what, *("**no**" if name in one.not_reranked else "yes" for name in pipelines)) for one in RAW_QUERIES]
+    head = ["a query", "local, `NAME`", "local, `NAME-plain`", "connector, `NAME`", "connector, `NAME-plain`"]
+    return table(head, rows)
+
+
+def required_versions() -> str:
+    """Since which version of OpenSearch a feature works."""
+    from darl_opensearch.cluster.compatibility import REQUIRED
+
+    return table(["what", "since", "before"], [(one.what, one.number, one.because) for one in REQUIRED.values()])
+
+
+def traps() -> str:
+    """What the node tests have shown on each version: trap, mode, version."""
+    from darl_opensearch.cluster.compatibility import supports
+    from darl_opensearch.connect import Identity
+    from tests.opensearch.traps import TRAPS, read_results, tabulate
+
+    results = read_results()
+
+    def cell(mode: str, version: str, outcomes: set[str]) -> str:
+        if mode == "local" and not supports(Identity(version, "").version, "local"):
+            return "refused"
+        return {frozenset({"passed"}): "yes"}.get(
+            frozenset(outcomes), f"**{', '.join(sorted(outcomes)) or 'missing'}**"
+        )
+
+    rows = []
+    for trap in TRAPS:
+        found = tabulate(trap, results)
+        for mode in sorted(found):
+            cells = (cell(mode, version, found[mode].get(version, set())) for version in results)
+            rows.append((trap.what, mode, *cells))
+    return table(["what holds", "mode", *results], rows)
+
+
 def spool_counters() -> str:
     """What the spool counts, from the comments beside the names."""
     source = (ROOT / "darl_opensearch/ood/spool.py").read_text(encoding="utf-8")

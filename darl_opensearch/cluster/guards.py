@@ -10,7 +10,9 @@ in cluster quotes, backslashes, control        the text escaped as in a JSON str
            characters, ``${input_map.…}``      sees it unchanged
 connector  a text that is JSON itself, such as a zero width space before it, which BERT's
            ``["foo"]``                         normaliser drops again
-connector  ``${parameters.…}``                 a zero width space between ``$`` and ``{``
+connector  ``${parameters.…}`` of a parameter  a zero width space between ``$`` and ``{``
+           that the connector has,
+           ``${ml_inference.parameters}``
 ========== =================================== ===================================================
 """
 

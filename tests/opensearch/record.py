@@ -13,9 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.opensearch.traps import RESULTS, TRAPS, files_of_traps
+from tests.opensearch.traps import NO_MODE, RESULTS, TRAPS, files_of_traps
 
-NO_MODE = "-"
 ORDER = ("failed", "skipped", "passed")  # of several tests of a name, the first of these that occurs counts
 
 

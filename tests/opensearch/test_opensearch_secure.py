@@ -89,6 +89,7 @@ def test_the_whole_way_through_tls_and_a_password(place, opensearch_url, stream,
         assert wrong.code == 1 and "does not accept this user and password (401)" in wrong.err
 
 
+@pytest.mark.local_mode
 def test_the_whole_way_with_signed_requests(place, opensearch_url, stream, work, darl, monkeypatch):
     pytest.importorskip("botocore")
     with serving(signed_proxy(opensearch_url, "AKIDEXAMPLE", "aws-M4RK", "eu-west-1", "es")) as url:

@@ -26,6 +26,7 @@ from darl_opensearch.io.digest import digest_json
 from darl_opensearch.io.urls import holds_credentials, split_http, without_secrets
 
 PENDING_ID = "<connector_id>"
+KEY_SECONDS = 60.0
 NO_KEY = "none"  # ML Commons wants some credential; a scorer without a key does not look at it
 
 
@@ -84,7 +85,14 @@ def create_connector(cluster: Cluster, bundle: Bundle, scorer: ScorerAddress) ->
     """Create a connector and return its id; its description tells keys apart."""
     description = f"{_describe_key(bundle, scorer)}, sha256 {digest_connector(bundle, scorer)}"
     body = _body(bundle, scorer, description=description, key=scorer.key or NO_KEY)
-    answer = cluster.send("POST", "/_plugins/_ml/connectors/_create", body, pretend={"connector_id": PENDING_ID})
+    answer: dict[str, Any] = {}
+
+    def request() -> None:
+        nonlocal answer
+        answer = cluster.send("POST", "/_plugins/_ml/connectors/_create", body, pretend={"connector_id": PENDING_ID})
+
+    # The first one of a cluster makes the key by which credentials are encrypted; ML Commons 2.19 does not wait for it.
+    send_when_free(cluster, request, lambda err: "Fetching master key timed out" in err.what, timeout=KEY_SECONDS)
     return str(answer["connector_id"])
 
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 
 from darl_opensearch.bundle import Bundle
-from darl_opensearch.cluster import connector, models
+from darl_opensearch.cluster import Cluster, connector, models
 from darl_opensearch.cluster import verify as verifying
 from darl_opensearch.cluster.connector import ScorerAddress
 from darl_opensearch.cluster.verify import parse_rows
+from darl_opensearch.connect import ClusterOptions
 from darl_opensearch.errors import BundleError, ClusterError, UsageError
 from darl_opensearch.scoring import Scorer
+from tests.helpers.http import Quiet, serving
 
 
 def test_a_model_too_large_for_the_cluster(tiny, monkeypatch):
@@ -107,3 +110,57 @@ def test_a_model_that_is_reported_deployed_slightly_too_early(tiny, monkeypatch)
         with pytest.raises(ClusterError, match="Model not ready yet"):
             verifying.verify(Pretended(), tiny, "local", "m")
         assert len(asked) == 1  # said to be deployed since long, after a restart perhaps: waiting would not help
+
+
+@pytest.fixture
+def recorded_ml():
+    """ML Commons by answers: each request takes the next of its list, and the last one again."""
+    answers, asked = {}, []
+
+    class Recorded(Quiet):
+        def answer_next(self) -> None:
+            self.body()
+            asked.append(f"{self.command} {self.path}")
+            left = answers[asked[-1]]
+            status, body = left.pop(0) if len(left) > 1 else left[0]
+            self.answer(status, json.dumps(body).encode())
+
+        do_GET = do_POST = do_PUT = answer_next
+
+    with serving(Recorded) as url:
+        cluster = Cluster.open(ClusterOptions(url=url))
+        yield cluster, answers, asked
+        cluster.client.close()
+
+
+def test_the_first_connector_waits_for_the_key_of_the_cluster(tiny, recorded_ml):
+    """As seen on a new 2.19.1 node."""
+    cluster, answers, asked = recorded_ml
+    late = {"error": {"type": "m_l_exception", "reason": "Fetching master key timed out."}, "status": 500}
+    create = "POST /_plugins/_ml/connectors/_create"
+    answers[create] = [(500, late), (500, late), (200, {"connector_id": "c"})]
+    address = ScorerAddress("http://127.0.0.1:1/v1/rerank")
+    assert connector.create_connector(cluster, tiny, address) == "c"
+    assert asked == [create] * 3 and len(cluster.calls) == 1
+    answers[create] = [(500, {"error": {"type": "x", "reason": "another"}, "status": 500})]
+    with pytest.raises(ClusterError, match="another"):
+        connector.create_connector(cluster, tiny, address)
+
+
+def test_a_changed_connector_is_waited_for_on_every_node(recorded_ml):
+    cluster, answers, asked = recorded_ml
+
+    def profile(*objects):
+        nodes = {f"n{at}": {"models": {"m": {"predictor": name}}} for at, name in enumerate(objects) if name}
+        return 200, {"nodes": nodes}
+
+    read = "GET /_plugins/_ml/profile/models/m"
+    answers["PUT /_plugins/_ml/models/m"] = [(200, {})]
+    answers[read] = [profile("a", "b"), profile("a", "b"), profile("c", "b"), profile("c", "d")]
+    connector.use_connector(cluster, "m", "new", timeout=30.0)
+    assert asked.count(read) == 4
+    answers[read] = [profile()]  # no node has it in memory: the next search loads it
+    connector.use_connector(cluster, "m", "new", timeout=30.0)
+    answers[read] = [profile("a", "b"), profile(None, "b")]  # one has left, one keeps it
+    with pytest.raises(ClusterError, match=r"node n1 still uses the old connector of model m after 0\.1 s\. Check the"):
+        connector.use_connector(cluster, "m", "new", timeout=0.1)

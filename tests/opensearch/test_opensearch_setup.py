@@ -28,7 +28,7 @@ from darl_opensearch.ood import Shipper, StreamStore
 from darl_opensearch.ood.record import LogPolicy
 from darl_opensearch.ood.spool import Spool
 from darl_opensearch.search import PipelineSearch
-from tests.helpers.actions import ACTIONS, find_actions, generalize
+from tests.helpers.actions import ACTIONS, ML, find_actions, generalize
 from tests.helpers.bundles import ITEMS, tiny_bundle
 from tests.helpers.cluster import clean_up, recording
 from tests.helpers.roles import granted, role_body
@@ -212,7 +212,10 @@ def test_the_actions_of_the_roles_are_the_nodes_own(node):
         with zipfile.ZipFile(jar) as archive:
             for name in archive.namelist():
                 if "Action" in name and name.endswith(".class"):
-                    names |= set(re.findall(rb"(?:cluster|indices):[a-z]+/[\w/\[\]]+", archive.read(name)))
+                    content = archive.read(name)
+                    names |= set(re.findall(rb"(?:cluster|indices):[a-z]+/[\w/\[\]]+", content))
+                    if b"ACTION_PREFIX" in content:  # joined with it when the class is loaded
+                        names |= {ML.encode() + end for end in re.findall(rb"\x01([\w/]+)", content)}
     wanted = {action for _, actions in ACTIONS for action in actions}
     assert wanted - {name.decode() for name in names} == set()
 

@@ -25,7 +25,7 @@ from darl_opensearch.node.manifest import VERSIONS, manifest_path, read_manifest
 ALL = ["opensearch", "plugin-a", "plugin-b", "module-a", "natives"]
 
 
-@pytest.mark.parametrize(("version", "count"), [*zip(VERSIONS, (7, 15), strict=True)])
+@pytest.mark.parametrize(("version", "count"), [*zip(VERSIONS, (7, 26), strict=True)])
 def test_the_shipped_lists(version, count, monkeypatch) -> None:
     monkeypatch.setattr("darl_opensearch.node.manifest.Natives.fit_this_machine", lambda _: True)
     manifest = read_manifest(manifest_path(version))

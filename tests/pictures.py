@@ -6,6 +6,7 @@ They are looked at, not compared: a test would fail with every font.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import sys
 import tempfile
 from collections.abc import Callable
@@ -31,7 +32,8 @@ def monitor(folder: Path) -> Path:
         r for day in (12, 13) for r in world.day(day, world.queries(60, _rng(day), [*USUAL[:6], *STRANGE]), push=1.5)
     ]
     log = write_log(folder / "ood.sqlite", requests, world.policy())
-    said = run_main("monitor", "--spool", log, "--window", "1d", "--html", folder / "monitor.html")
+    with contextlib.chdir(folder):  # the page names the log
+        said = run_main("monitor", "--spool", log.name, "--window", "1d", "--html", folder / "monitor.html")
     assert said.code == 0, said.err
     return folder / "monitor.html"
 

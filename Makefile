@@ -5,7 +5,7 @@
 #   make test    the tests, in two processes               TEST="tests/ood -k spool" chooses some, in one; WORKERS=4
 #   make check   what CI runs: lint, docs-check, test
 #   make fix     repair what can be repaired: format, imports
-#   make docs    regenerate the generated parts of the documentation
+#   make docs    regenerate the generated parts of the documentation, and build its site in build/site
 #   make lock    resolve the locks in requirements/ anew
 #   make clean   remove the virtual environment and caches
 #
@@ -14,6 +14,8 @@
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
+PAGES := docs/*.md docs/howto/*.md
+SITE = $(BIN)/sphinx-build -q -W --keep-going -c docs
 DEMO ?=
 TEST ?=
 WORKERS ?= 2
@@ -43,15 +45,18 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# A dead link or a page that no list names is a warning of Sphinx, and -W makes it an error.
 docs-check: $(STAMP)
-	$(BIN)/cog --check --verbosity=1 -I . docs/*.md
+	$(BIN)/cog --check --verbosity=1 -I . $(PAGES)
+	site=$$(mktemp -d) && trap 'rm -rf "$$site"' EXIT && $(SITE) -d "$$site/doctrees" . "$$site/html"
 
 fix: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 docs: $(STAMP)
-	$(BIN)/cog -r --verbosity=1 -I . docs/*.md
+	$(BIN)/cog -r --verbosity=1 -I . $(PAGES)
+	$(SITE) -d build/doctrees . build/site
 
 # In order, never side by side: uv is taken from the environment that the locks make.
 lock: $(STAMP)

@@ -439,6 +439,41 @@ def card_fields() -> str:
     return table(["field", "meaning"], rows)
 
 
+def search_times() -> str:
+    """What a search takes by mode, as ``benchmarks.serving.cluster`` measured it."""
+    modes = _result("cluster")["modes"]
+    names = {
+        "first stage alone": "first stage alone", "in Python, warm": "in Python, items known",
+        "by connector, warm": "by connector, items known", "by connector, cold": "by connector, items not known",
+        "in the cluster, fp32": "in the cluster",
+    }  # fmt: skip
+    rows = [
+        (told, *(f"{modes[key]['p50_ms']:.0f}" if (key := f"{name}, {n}") in modes else "" for n in (10, 50)))
+        for name, told in names.items()
+    ]
+    return table(["mode", "10 candidates", "50 candidates"], rows)
+
+
+def searches_at_once() -> str:
+    """What several clients get, as ``benchmarks.serving.growth`` measured it."""
+    found = _result("growth")["by_clients"].items()
+    rows = [(n, f"{row['searches_per_s']['p50']:.0f}", f"{row['ms']['p50']:.0f}") for n, row in found]
+    return table(["clients", "searches a second", "median, ms"], rows)
+
+
+def state_sizes() -> str:
+    """What item states take on disk, as ``benchmarks.serving.growth`` measured it."""
+    rows = [
+        (f"{int(n):,}", f"{row['file_mb']:,.0f}", f"{row['written_per_s']:,}", f"{row['read_100_ms']['p50']:.0f}")
+        for n, row in _result("growth")["stores"].items()
+    ]
+    return table(["items", "MB on disk", "states written a second", "reading 100 of them, ms"], rows)
+
+
+def _result(name: str) -> Any:
+    return json.loads((ROOT / "benchmarks/serving/results" / f"{name}.json").read_text(encoding="utf-8"))
+
+
 def preflight_settings() -> str:
     """Cluster settings that registering asks for."""
     preflight = importlib.import_module("darl_opensearch.cluster.preflight")  # the package has a function of that name

@@ -9,13 +9,14 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import click
 import pytest
 
 from darl_opensearch.settings import read_fields
-from docs import gen
+from docs import conf, gen
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(
@@ -177,6 +178,45 @@ def test_internal_links_resolve(path):
             assert anchor in anchors(there), f"{path.name}: {target}"
 
 
+def test_the_list_of_pages_names_each_once():
+    """The site's navigation is this list; Sphinx finds a page that is missing, but not one that is there twice."""
+    found = conf.contents(ROOT / "docs/README.md")
+    assert [heading for heading, _ in found] == [
+        "Tutorial", "How-to", "Concepts", "Reference", "Results", "Decisions", "Project",
+    ]  # fmt: skip
+    listed = [f"{page}.md" for _, pages in found for page in pages]
+    listed += [f"{page}.md" for _, pages in conf.contents(ROOT / "docs/decisions/README.md") for page in pages]
+    assert sorted([*listed, "docs/README.md"]) == sorted(path.relative_to(ROOT).as_posix() for path in PAGES)
+
+
+def test_pages_with_generated_parts_are_those_that_make_docs_reads():
+    marked = {path.relative_to(ROOT).as_posix() for path in PAGES if "[[[cog" in path.read_text(encoding="utf-8")}
+    (globs,) = re.findall(r"^PAGES := (.+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    read = {path.relative_to(ROOT).as_posix() for pattern in globs.split() for path in ROOT.glob(pattern)}
+    assert marked and marked <= read
+
+
+def toml_blocks():
+    for path in PAGES:
+        for block in re.findall(r"```toml\n(.*?)```", path.read_text(encoding="utf-8"), flags=re.DOTALL):
+            yield path.relative_to(ROOT).as_posix(), block
+
+
+@pytest.mark.parametrize(("where", "block"), list(toml_blocks()), ids=lambda value: value[:40])
+def test_keys_in_toml_blocks_are_ones_that_there_are(where, block):
+    config, cycle = pytest.importorskip("trainer.config"), pytest.importorskip("trainer.cycle.config")
+    tables = [read_fields(config.Config), read_fields(cycle.CycleConfig)]
+    given = tomllib.loads(block)
+
+    def known(name, value, fields):
+        if name not in fields:
+            return False
+        declared = fields[name]
+        return not declared.is_table or set(value) <= set(read_fields(declared.kind))
+
+    assert any(all(known(name, value, fields) for name, value in given.items()) for fields in tables), where
+
+
 def test_files_that_messages_point_to_are_there():
     source = "\n".join(p.read_text() for top in ("darl_opensearch", "trainer") for p in (ROOT / top).rglob("*.py"))
     named = set(re.findall(r"docs/[\w./-]+\.md", source))
@@ -185,7 +225,7 @@ def test_files_that_messages_point_to_are_there():
 
 def test_what_is_generated_is_current():
     """The same as ``make docs-check``, for those who run the tests alone."""
-    pages = [str(p) for p in sorted((ROOT / "docs").glob("*.md"))]
+    pages = [str(p) for p in [*sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs/howto").glob("*.md"))]]
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("DARL_", "OPENSEARCH_"))}
     done = subprocess.run(
         [sys.executable, "-m", "cogapp", "--check", "--diff", "-I", str(ROOT), *pages],

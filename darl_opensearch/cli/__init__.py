@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 from importlib.util import find_spec
 from typing import NoReturn
 
 import click
 
+from darl_opensearch.cli.stopping import Stopped, stopped_by_signals
 from darl_opensearch.errors import EXIT_FAILED, EXIT_USAGE, DarlError, MissingExtra
 from darl_opensearch.version import __version__
 
@@ -47,6 +49,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "node": ("node", "Run a local OpenSearch node with ML Commons for experiments."),
     "demo": ("demo", "Run the whole loop on the insurance sample, on a real node if possible."),
 }
+RESUMING = ("train", "score", "warm", "select", "judge", "cycle", "ship")
 NOT_IN_IMAGES = {"node": "darl_opensearch.node", "demo": "darl_opensearch.cli.demo"}  # see .dockerignore
 
 
@@ -85,8 +88,16 @@ def cli() -> None:
     """
 
 
-def main() -> NoReturn:
-    """Run ``darl``; a user error ends in one line on stderr, never in a traceback."""
+def main(*, announce: bool = True) -> NoReturn:
+    """Run ``darl``; a user error ends in one line on stderr, never in a traceback.
+
+    :param announce: say so when a signal stops it; False for one of several processes that are stopped together.
+    """
+    with stopped_by_signals():
+        _run(announce)
+
+
+def _run(announce: bool) -> NoReturn:
     try:
         code = cli.main(prog_name="darl", standalone_mode=False, auto_envvar_prefix="DARL")
         sys.exit(code if isinstance(code, int) else 0)
@@ -99,9 +110,14 @@ def main() -> NoReturn:
     except DarlError as err:
         click.echo(f"darl: {err}", err=True)
         sys.exit(err.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("darl: interrupted; run the same command again to resume.", err=True)
-        sys.exit(130)
+    except (click.Abort, KeyboardInterrupt) as err:
+        stopped = err if isinstance(err, Stopped) else err.__cause__
+        number = stopped.number if isinstance(stopped, Stopped) else signal.SIGINT
+        if announce:
+            what = "interrupted" if number == signal.SIGINT else f"stopped by {number.name}"
+            again = " to resume" if sys.argv[1:2] and sys.argv[1] in RESUMING else ""
+            click.echo(f"darl: {what}; run the same command again{again}.", err=True)
+        sys.exit(128 + number)
     except BrokenPipeError:
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123  the reader left; stay silent at exit too
         sys.exit(EXIT_FAILED)

@@ -86,7 +86,7 @@ def _process(argv: list[str]) -> None:
     from darl_opensearch.cli import main
 
     sys.argv = [*argv, "--processes", "1"]  # the last one counts
-    main()
+    main(announce=False)
 
 
 def _counts(data: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ from darl_opensearch.node.account import Account, node_account
 from darl_opensearch.node.assemble import assemble
 from darl_opensearch.node.cache import Layout, Report, find_cache, lock_cache, make_folder, silent
 from darl_opensearch.node.fetch import find_mvn
+from darl_opensearch.node.guard import Guard
 from darl_opensearch.node.instance import (
     CONSOLE,
     Record,
@@ -148,13 +149,13 @@ def running_node(
 ) -> Iterator[NodeStatus]:
     """Run a fresh node for a test, and delete it afterwards.
 
-    If this process is killed first, the next call deletes it.
+    If this process is killed first, a :class:`~darl_opensearch.node.guard.Guard` deletes it, or else the next call.
 
     :param port: by default a free one.
     :yield: the status of the running node.
     :raises DarlError: if it cannot be started, or a node is running on that port.
     """
-    _sweep(cache, report)
+    remove_orphans(cache, report)
     port = free_port() if port is None else port
     if status(port, cache=cache).state != "stopped":
         raise DarlError(
@@ -163,11 +164,13 @@ def running_node(
             todo=f"darl node down --port {port}",
         )
     down(port, cache=cache, purge=True)
+    guard = Guard.of_nodes(cache)
     try:
         spec = NodeSpec(port=port, version=version, heap=heap, timeout_s=timeout_s, cache=cache, engine=engine)
         yield _up(spec, report, owned=True)
     finally:
         down(port, cache=cache, purge=True, report=report)
+        guard.dismiss()
 
 
 def _up(spec: NodeSpec, report: Report, *, owned: bool) -> NodeStatus:
@@ -288,10 +291,10 @@ def _status(folder: Path, port: int) -> NodeStatus:
     return replace(starting, state="running", version=root["version"]["number"], plugins=names)
 
 
-def _sweep(cache: Path | None, report: Report) -> None:
-    """Remove the nodes of tests that were killed."""
+def remove_orphans(cache: Path | None, report: Report = silent) -> None:
+    """Remove the nodes of :func:`running_node` whose process was killed."""
     for folder in (find_cache(cache, node_account()).root / "instances").glob("[0-9]*"):
         record = read_node_record(folder)
         if record is not None and record.orphaned():
-            report(f"removing the node on port {folder.name}, left by a killed test")
+            report(f"removing the node on port {folder.name}, left by a killed process")
             down(int(folder.name), cache=cache, purge=True, report=report)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +17,8 @@ from darl_opensearch.cli.demo.measure import RouteRun
 from darl_opensearch.cli.demo.sample import Sample, TestQuery
 from darl_opensearch.errors import DarlError
 from darl_opensearch.io.http import HttpClient, HttpError
+from darl_opensearch.node import process
+from darl_opensearch.node.guard import Guard
 from darl_opensearch.ood import OodLog
 from darl_opensearch.ood.record import PairRecord
 from darl_opensearch.reranker import Reranker
@@ -140,22 +140,18 @@ def run_scorer(bundle: Bundle, spool: Path, states: Path, url: str, key: str, lo
         "--ood-sample-rate", "1", "--states", str(states), "--ship-to", url,
     ]  # fmt: skip
     environment = {**os.environ, "DARL_API_KEY": key}
-    with log_path.open("w", encoding="utf-8") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=environment)
+    pid, state = process.start(command, env=environment, cwd=Path.cwd(), log=log_path, account=None)
+    guard = Guard.of_process(pid, state.start)
     try:
-        yield f"{_address(process, log_path)}/v1/rerank"
+        yield f"{_address(pid, log_path)}/v1/rerank"
     finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        process.stop(pid, 30.0)
+        guard.dismiss()
 
 
-def _address(process: subprocess.Popen[bytes], log_path: Path, seconds: float = 60.0) -> str:
+def _address(pid: int, log_path: Path, seconds: float = 60.0) -> str:
     end = time.monotonic() + seconds
-    while time.monotonic() < end and process.poll() is None:
+    while time.monotonic() < end and process.look(pid) is not None:
         if match := re.search(r"listening on (http://[\w.\[\]:-]+:\d+)\s", log_path.read_text(encoding="utf-8")):
             with HttpClient(2.0, proxies=False) as client, contextlib.suppress(HttpError):
                 if client.send("GET", f"{match[1]}/ready").status == 200:

@@ -32,8 +32,9 @@ export PYTHONDONTWRITEBYTECODE :=
 .PHONY: demo test check lint docs-check fix docs lock clean venv
 .DEFAULT_GOAL := check
 
+# The demo ends with make, even with a make that is killed, where there is setpriv of util-linux.
 demo: $(STAMP)
-	$(BIN)/darl demo $(DEMO)
+	$(shell setpriv --pdeath-signal TERM true 2>/dev/null && echo setpriv --pdeath-signal TERM) $(BIN)/darl demo $(DEMO)
 
 test: $(STAMP)
 	$(BIN)/pytest $(or $(TEST),-n $(WORKERS))

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from darl_opensearch.node import process
+from darl_opensearch.node.cache import Layout
 
 PROGRAM = "import sys; sys.stdin.buffer.read(); from darl_opensearch.node import guard; guard.clean_up(*sys.argv[1:])"
 STOP_S = 10.0
@@ -40,9 +41,9 @@ class Guard:
         return cls("process", str(pid), start)
 
     @classmethod
-    def of_nodes(cls, cache: Path | None) -> Guard:
+    def of_nodes(cls, layout: Layout) -> Guard:
         """Guard the nodes in a cache that this process owns, now or later."""
-        return cls("nodes", "" if cache is None else str(cache))
+        return cls("nodes", str(layout.cache))
 
     def dismiss(self) -> None:
         """Let nothing happen at the end of this process, because nothing is left to end."""
@@ -65,4 +66,4 @@ def clean_up(pid: str, start: str, kind: str, *what: str) -> None:
     else:
         from darl_opensearch.node.lifecycle import remove_orphans
 
-        remove_orphans(Path(what[0]) if what[0] else None)
+        remove_orphans(Layout(Path(what[0])))

@@ -115,7 +115,10 @@ def down(
     :param purge: also delete its data, logs and configuration.
     :param timeout_s: seconds to wait before it is killed.
     """
-    layout = find_cache(cache, node_account())
+    return _down(find_cache(cache, node_account()), port, purge=purge, timeout_s=timeout_s, report=report)
+
+
+def _down(layout: Layout, port: int, *, purge: bool, timeout_s: float, report: Report) -> NodeStatus:
     folder = layout.instance(port)
     with lock_cache(layout.lock(str(port)), report):
         changed, record = False, read_node_record(folder)
@@ -155,7 +158,8 @@ def running_node(
     :yield: the status of the running node.
     :raises DarlError: if it cannot be started, or a node is running on that port.
     """
-    remove_orphans(cache, report)
+    layout = find_cache(cache, node_account())
+    remove_orphans(layout, report)
     port = free_port() if port is None else port
     if status(port, cache=cache).state != "stopped":
         raise DarlError(
@@ -164,7 +168,7 @@ def running_node(
             todo=f"darl node down --port {port}",
         )
     down(port, cache=cache, purge=True)
-    guard = Guard.of_nodes(cache)
+    guard = Guard.of_nodes(layout)
     try:
         spec = NodeSpec(port=port, version=version, heap=heap, timeout_s=timeout_s, cache=cache, engine=engine)
         yield _up(spec, report, owned=True)
@@ -291,10 +295,10 @@ def _status(folder: Path, port: int) -> NodeStatus:
     return replace(starting, state="running", version=root["version"]["number"], plugins=names)
 
 
-def remove_orphans(cache: Path | None, report: Report = silent) -> None:
+def remove_orphans(layout: Layout, report: Report = silent) -> None:
     """Remove the nodes of :func:`running_node` whose process was killed."""
-    for folder in (find_cache(cache, node_account()).root / "instances").glob("[0-9]*"):
+    for folder in (layout.root / "instances").glob("[0-9]*"):
         record = read_node_record(folder)
         if record is not None and record.orphaned():
             report(f"removing the node on port {folder.name}, left by a killed process")
-            down(int(folder.name), cache=cache, purge=True, report=report)
+            _down(layout, int(folder.name), purge=True, timeout_s=STOP_S, report=report)

@@ -34,7 +34,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 # The demo ends with make, even with a make that is killed, where there is setpriv of util-linux.
 demo: $(STAMP)
-	$(shell setpriv --pdeath-signal TERM true 2>/dev/null && echo setpriv --pdeath-signal TERM) $(BIN)/darl demo $(DEMO)
+	$(shell setpriv --pdeathsig TERM true 2>/dev/null && echo setpriv --pdeathsig TERM) $(BIN)/darl demo $(DEMO)
 
 test: $(STAMP)
 	$(BIN)/pytest $(or $(TEST),-n $(WORKERS))

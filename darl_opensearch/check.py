@@ -31,6 +31,7 @@ from darl_opensearch.bundle import (
 from darl_opensearch.errors import BundleError
 from darl_opensearch.graph_contract import ENCODE_INPUTS, MEET_INPUTS, Finding, inspect_graph
 from darl_opensearch.io.digest import digest_file
+from darl_opensearch.io.progress import count_up
 from darl_opensearch.scores import Columns
 
 FP32_BOUND = 1e-4
@@ -249,4 +250,5 @@ def run_pairs(graph: Path, tokenizer: Any, pairs: Sequence[tuple[str, str]], *, 
     if not encodings:
         return np.zeros((0, 0), dtype=np.float32)
     with ThreadPoolExecutor(available_cores()) as pool:
-        return np.concatenate(list(pool.map(run_batch, range(0, len(encodings), batch))))
+        starts = range(0, len(encodings), batch)
+        return np.concatenate(list(count_up(pool.map(run_batch, starts), f"running {graph.name}", len(starts))))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from darl_opensearch.cli.output import emit
+from darl_opensearch.cli.output import emit, progress_line
 from darl_opensearch.cli.shared import JSON
 from darl_opensearch.errors import GateRefused
 from darl_opensearch.settings.options import with_options
@@ -28,9 +28,7 @@ def cli(
 
     Exit code 3 if a check fails; its line says what failed and why.
     """
-    from darl_opensearch.check import check_bundle
-
-    findings = list(check_bundle(bundle))
+    findings = _find(bundle)
     marks = {True: "ok  ", False: "FAIL", None: "  ? "}
     text = "\n".join(f"{marks[f.passed]}  {f.check}: {f.detail}" for f in findings)
     passed = all(f.passed is not False for f in findings)
@@ -44,10 +42,19 @@ def check(bundle: Path) -> list[Finding]:
 
     :raises GateRefused: if a check fails.
     """
+    findings = _find(bundle)
+    _refuse(bundle, findings)
+    return findings
+
+
+def _find(bundle: Path) -> list[Finding]:
     from darl_opensearch.check import check_bundle
 
-    findings = list(check_bundle(bundle))
-    _refuse(bundle, findings)
+    findings = []
+    with progress_line("checking") as line:
+        for finding in check_bundle(bundle):
+            findings.append(finding)
+            line.report(f"checking, done with {finding.check}")
     return findings
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import click
 
-from darl_opensearch.cli.output import emit, note
+from darl_opensearch.cli.output import emit, note, progress_line
 from darl_opensearch.cli.shared import JSON, parse_pairs
 from darl_opensearch.errors import UsageError, load, one_line
 from darl_opensearch.settings import FolderPath, setting
@@ -78,12 +78,13 @@ def cli(
         from darl_opensearch.bundle import check_name
 
         check_name(name, "1")
-    done = importers.run_import(
-        format_, paths, None if dry_run else out,
-        params=parse_pairs("--set", params), fields=parse_pairs("--field", fields), encodings=_encodings(encodings),
-        dropped=[name.strip() for names in dropped for name in names.split(",") if name.strip()],
-        repeats=repeats, missing=missing, model=name or "",
-    )  # fmt: skip
+    with progress_line("importing"):
+        done = importers.run_import(
+            format_, paths, None if dry_run else out,
+            params=parse_pairs("--set", params), fields=parse_pairs("--field", fields), encodings=_encodings(encodings),
+            dropped=[name.strip() for names in dropped for name in names.split(",") if name.strip()],
+            repeats=repeats, missing=missing, model=name or "",
+        )  # fmt: skip
     result: dict[str, Any] = done.to_json()
     if not as_json:
         for line in result["notes"]:

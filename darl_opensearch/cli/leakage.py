@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from darl_opensearch.cli.output import emit
+from darl_opensearch.cli.output import emit, progress_line
 from darl_opensearch.cli.shared import JSON
 from darl_opensearch.errors import GateRefused, UsageError, load
 from darl_opensearch.settings import InputFile, Settings, setting
@@ -70,10 +70,11 @@ def cli(
     """
     leakage = load("trainer.data.leakage", "train")
     leakage.check_kinds(leaks.allowed)
-    texts = leakage.read_item_texts(leaks.items, leaks.fields) if leaks.items else None
-    trained = leakage.Part.of_file(train, texts)
-    parts = [leakage.Part.of_file(other, texts) for other in others]
-    reports = [leakage.find_leaks(trained, part, threshold=leaks.threshold) for part in parts]
+    with progress_line("comparing"):
+        texts = leakage.read_item_texts(leaks.items, leaks.fields) if leaks.items else None
+        trained = leakage.Part.of_file(train, texts)
+        parts = [leakage.Part.of_file(other, texts) for other in others]
+        reports = [leakage.find_leaks(trained, part, threshold=leaks.threshold) for part in parts]
     refused = [(report, leak) for report in reports for leak in report.find_refused(leaks.allowed)]
     result = {"clean": not refused, "threshold": leaks.threshold, "compared": [report.to_json() for report in reports]}
     lines = [f"{report.other}: " + ", ".join(f"{kind} {n}" for kind, n in report.counts.items()) for report in reports]

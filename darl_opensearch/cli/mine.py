@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from darl_opensearch.cli.output import emit, note, progress
+from darl_opensearch.cli.output import emit, note, progress_line
 from darl_opensearch.cli.shared import CLUSTER, JSON
 from darl_opensearch.connect import ClusterOptions
 from darl_opensearch.errors import UsageError, load
@@ -77,8 +77,9 @@ def cli(
     model = _open(bundle) if bundle else None
     blank: Counter[str] = Counter()
     renderer = model.renderer if model else mining.WholeItems(settings.template.item_template)
-    items = read_items(catalogue, renderer, blank)
-    queries = read_judgments(judged, items, settings.grades.scale.k, blank)
+    with progress_line("reading"):
+        items = read_items(catalogue, renderer, blank)
+        queries = read_judgments(judged, items, settings.grades.scale.k, blank)
     if blank:
         note(f"warning: {describe_blank(blank)}")
     from darl_opensearch.cluster.item_index import open_first_stage
@@ -91,10 +92,9 @@ def cli(
         miner = mining.Miner(items, retrieve, rule, score)
         if file and with_judged:
             file.writelines(line + "\n" for line in _judged_lines(judged))
-        with progress() as bar:
-            task = bar.add_task("mining", total=len(queries))
+        with progress_line("mining", total=len(queries)) as line:
             for negative in miner.mine(queries):
-                bar.update(task, completed=miner.counts.queries)
+                line.count(miner.counts.queries, len(queries))
                 if file:
                     file.write(json.dumps(negative.to_json(), ensure_ascii=False) + "\n")
     counts = dataclasses.asdict(miner.counts)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,13 +19,15 @@ from rich.progress import (
     SpinnerColumn,
     TaskID,
     TextColumn,
-    TimeElapsedColumn,
 )
+
+from darl_opensearch.io.progress import Step, Steps, listening
 
 if TYPE_CHECKING:
     from darl_opensearch.cluster import Call
 
 INTERVAL = 30.0  # seconds between lines where there is no terminal
+REFRESH = 0.2  # seconds between drawings on a terminal
 
 
 def emit(result: dict[str, Any], *, as_json: bool, text: str) -> None:
@@ -49,85 +51,78 @@ def note(text: str) -> None:
     click.echo(text, err=True)
 
 
-@contextlib.contextmanager
-def progress() -> Iterator[Progress]:
-    """Show progress bars on a terminal, and elsewhere a plain line on stderr every 30 seconds; add tasks to it."""
-    console = Console(stderr=True)
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        if console.is_terminal:
-            yield bar
-            return
-        stop = threading.Event()
-        lines = threading.Thread(target=_print_lines, args=(bar, stop), name="progress", daemon=True)
-        lines.start()
-        try:
-            yield bar
-        finally:
-            stop.set()
-            lines.join()
-
-
-def _print_lines(bar: Progress, stop: threading.Event) -> None:
-    """Print a line for each task every 30 seconds, until told to stop."""
-    seen: dict[TaskID, tuple[str, float, float]] = {}  # step, time and what was done when a step was first printed
-    while not stop.wait(INTERVAL):
-        now = time.monotonic()
-        for task in (task for task in bar.tasks if task.visible):
-            step, _, start = seen.get(task.id, ("", now, 0.0))
-            if step != task.description or task.completed < start:  # another step, or the same one from its start
-                seen[task.id] = task.description, now, task.completed
-            _, since, start = seen[task.id]
-            note(_describe(task.description, task.completed, task.total, task.completed - start, now - since))
-
-
-def _describe(step: str, done: float, total: float | None, gained: float, seconds: float) -> str:
-    """Describe a step: how much is done, how fast, and how long the rest takes.
-
-    :param gained: what of it was done in these seconds.
-    """
-    if not total or total == 1:
-        return f"{step} …"
-    text = f"{step}: {done:,.0f} of {total:,.0f}"
-    if gained <= 0 or seconds <= 0:
-        return text
-    rate = gained / seconds
-    speed = f"{rate:,.1f} a second" if rate >= 1 else f"{1 / rate:,.1f} s each"
-    left = max(0.0, total - done) / rate
-    return f"{text}, {speed}, about {f'{left / 60:,.0f} min' if left >= 90 else f'{left:.0f} s'} left"
-
-
 @dataclass(frozen=True)
 class Line:
-    """One line of a progress bar; work calls its methods."""
+    """The progress of a command, on a terminal as a bar; work calls its methods."""
 
-    bar: Progress
-    task: TaskID
+    steps: Steps
+    console: Console
 
     def report(self, what: str, done: int | None = None, total: int | None = None) -> None:
         """Show the current step and its progress.
 
-        :param done: None: unchanged.
-        :param total: None or 0, if unknown: unchanged.
+        :param done: None: unchanged, and 0 for another step than before.
+        :param total: None or 0, if unknown: unchanged, and unknown for another step.
         """
-        self.bar.update(self.task, description=what, completed=done, total=total or None)
+        self.steps.report(what, done, total)
 
     def count(self, done: int, total: int) -> None:
         """Show the progress of the current step."""
-        self.bar.update(self.task, completed=done, total=total)
+        self.steps.report(self.steps.main.what, done, total)
 
 
 @contextlib.contextmanager
 def progress_line(what: str, *, total: int | None = None, visible: bool = True) -> Iterator[Line]:
-    """Show a one-line :func:`progress` bar.
+    """Show progress: bars on a terminal, and elsewhere a plain line on stderr every 30 seconds.
 
     :param total: None: not known yet.
     """
-    with progress() as bar:
-        yield Line(bar, bar.add_task(what, total=total, visible=visible))
+    line = Line(Steps(what, total), Console(stderr=True))
+    with contextlib.ExitStack() as stack:
+        if visible:
+            stack.enter_context(listening(line.steps))
+            if line.console.is_terminal:
+                columns = (
+                    SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+                    TextColumn("{task.fields[rate]}"),
+                )  # fmt: skip
+                bar = stack.enter_context(Progress(*columns, console=line.console, transient=True))
+                stack.enter_context(_repeating(partial(_draw, bar, line.steps, {}), REFRESH))
+            else:
+                stack.enter_context(_repeating(lambda: note(line.steps.describe()), INTERVAL))
+        yield line
+
+
+@contextlib.contextmanager
+def _repeating(show: Callable[[], object], seconds: float) -> Iterator[None]:
+    """Call a function every so many seconds, first after that time, whatever the work does meanwhile."""
+    stop = threading.Event()
+
+    def run() -> None:
+        while not stop.wait(seconds):
+            show()
+
+    thread = threading.Thread(target=run, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _draw(bar: Progress, steps: Steps, tasks: dict[Step, TaskID]) -> None:
+    """Draw the current steps.
+
+    :param tasks: what is drawn; changed here.
+    """
+    now, current = steps.clock(), steps.current()
+    for step in [step for step in tasks if step not in current]:
+        bar.remove_task(tasks.pop(step))
+    for step in current:
+        if step not in tasks:
+            tasks[step] = bar.add_task(step.what, total=None, rate="")
+        bar.update(
+            tasks[step], completed=round(step.done), total=step.total and max(1, round(step.total)),
+            rate=step.describe_rate(now),
+        )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from darl_opensearch.cli.output import emit, emit_calls, note
+from darl_opensearch.cli.output import emit, emit_calls, note, progress_line
 from darl_opensearch.cli.shared import CLUSTER, DRY_RUN, JSON
 from darl_opensearch.cli.webhook_option import WEBHOOK, announce, refusal_announced
 from darl_opensearch.cluster.rollback import RollbackOptions
@@ -35,7 +35,7 @@ def cli(
 
     hook = Webhook.of(webhook)
     target = Cluster.open(cluster, dry_run=dry_run)
-    with refusal_announced(hook, dry_run=dry_run):
+    with progress_line("rolling back"), refusal_announced(hook, dry_run=dry_run):
         done = rollback(target, options)
     if warning := warn_of_default_pipelines(target):
         note(f"warning: {warning}")

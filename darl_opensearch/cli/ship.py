@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from darl_opensearch.cli.output import emit, note, progress
+from darl_opensearch.cli.output import emit, note, progress_line
 from darl_opensearch.cli.shared import CLUSTER, JSON, STREAM
 from darl_opensearch.connect import ClusterOptions
 from darl_opensearch.errors import ClusterError, one_line
@@ -82,9 +82,10 @@ def cli(
 
 
 def _ship_all(shipper: Shipper, expected: int) -> ShipResult:
-    with progress() as bar:
-        task = bar.add_task("shipping", total=expected)
-        return shipper.ship_all(after_batch=lambda result: bar.advance(task, result.sent))
+    with progress_line("shipping", total=expected) as line:
+        return shipper.ship_all(
+            after_batch=lambda result: line.count(int(line.steps.main.done) + result.sent, expected)
+        )
 
 
 def _follow(shipper: Shipper, where: str) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from darl_opensearch.cli.leakage import LEAKS, LeakOptions
-from darl_opensearch.cli.output import emit
+from darl_opensearch.cli.output import emit, progress_line
 from darl_opensearch.cli.shared import JSON
 from darl_opensearch.errors import UsageError, load
 from darl_opensearch.settings import FolderPath, setting
@@ -53,18 +53,19 @@ def cli(
         raise UsageError("no output folder is given", todo="pass --out or --dry-run")
     else:
         check_empty(out)
-    texts = leakage.read_item_texts(leaks.items, leaks.fields) if leaks.items else None
-    assigned = partition.assign(judgments, rule)
-    parts = leakage.read_parts(judgments, assigned.part_of, texts)
-    reports = [
-        leakage.check_leakage(parts["train"], parts[name], threshold=leaks.threshold, allow=leaks.allowed)
-        for name in ("dev", "test") if name in parts
-    ]  # fmt: skip
-    if out is None:
-        counts = partition.write_parts(judgments, assigned, None)
-    else:
-        with new_folder(out) as work:
-            counts = partition.write_parts(judgments, assigned, work)
+    with progress_line("splitting"):
+        texts = leakage.read_item_texts(leaks.items, leaks.fields) if leaks.items else None
+        assigned = partition.assign(judgments, rule)
+        parts = leakage.read_parts(judgments, assigned.part_of, texts)
+        reports = [
+            leakage.check_leakage(parts["train"], parts[name], threshold=leaks.threshold, allow=leaks.allowed)
+            for name in ("dev", "test") if name in parts
+        ]  # fmt: skip
+        if out is None:
+            counts = partition.write_parts(judgments, assigned, None)
+        else:
+            with new_folder(out) as work:
+                counts = partition.write_parts(judgments, assigned, work)
     result: dict[str, Any] = {
         "folder": str(out) if out else None, "by": rule.by, "seed": rule.seed, "parts": counts,
         "groups": assigned.groups, "kept_together": assigned.together, "mixed_groups": assigned.mixed,

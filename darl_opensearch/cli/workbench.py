@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from darl_opensearch.cli.output import emit, emit_calls, note
+from darl_opensearch.cli.output import emit, emit_calls, note, progress_line
 from darl_opensearch.cli.shared import CLUSTER, DRY_RUN, JSON, parse_pairs
 from darl_opensearch.cluster.switching import PipelineHistory
 from darl_opensearch.cluster.workbench.push import PushOptions
@@ -59,7 +59,8 @@ def push_command(
 
     card = Bundle.open(bundle, verify=False).card
     target = Cluster.open(cluster, dry_run=dry_run)
-    done = push(target, judgments, card.scale, index, options, place, body=body, apply_settings=apply_settings)
+    with progress_line("writing to the Workbench"):
+        done = push(target, judgments, card.scale, index, options, place, body=body, apply_settings=apply_settings)
     for line in _remarks(done):
         note(f"warning: {line}")
     if dry_run:

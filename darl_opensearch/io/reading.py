@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from darl_opensearch.errors import InputError
+from darl_opensearch.io.progress import watch_file
 
 UTF8 = "utf-8"
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
@@ -87,8 +88,10 @@ def _locate(path: Path) -> EncodingError:
 
 
 def open_bytes(path: Path) -> IO[bytes]:
-    """Open a file for reading; ``.gz`` is unpacked."""
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+    """Open a file for reading; ``.gz`` is unpacked. How much of it has been read is shown as progress."""
+    file: IO[bytes] = gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[assignment]
+    watch_file(file, path)
+    return file
 
 
 def open_text(path: Path, encoding: str = UTF8, *, newline: str = "") -> IO[str]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from darl_opensearch.cluster_errors import not_opensearch
 from darl_opensearch.connect import NO_PIPELINE, calling
 from darl_opensearch.errors import ClusterError, UsageError
+from darl_opensearch.io.progress import count_up
 from darl_opensearch.ood.record import (
     Kind,
     PairRecord,
@@ -54,7 +55,9 @@ class OodStore(ABC):
         :param until: latest time, excluded.
         :param not_reranked: also yield searches that were not reranked, which say nothing about the traffic's scores.
         """
-        records = (r for r in self._read("request", since, until) if isinstance(r, RequestRecord))
+        records = (
+            r for r in count_up(self._read("request", since, until), "reading requests") if isinstance(r, RequestRecord)
+        )
         return (r for r in records if r.reranked or not_reranked)
 
     def pairs(self, *, since: datetime | None = None, until: datetime | None = None) -> Iterator[PairRecord]:
@@ -63,7 +66,7 @@ class OodStore(ABC):
         :param since: earliest time, included.
         :param until: latest time, excluded.
         """
-        return (r for r in self._read("pair", since, until) if isinstance(r, PairRecord))
+        return (r for r in count_up(self._read("pair", since, until), "reading pairs") if isinstance(r, PairRecord))
 
     @abstractmethod
     def counters(self) -> dict[str, int]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from darl_opensearch.errors import InputError, load
+from darl_opensearch.io.progress import count_up
 from darl_opensearch.io.reading import reading
 
 BATCH_ROWS = 256  # rows converted to objects at once; a row may have a thousand items
@@ -24,10 +25,10 @@ def read_parquet(path: Path, columns: Collection[str] = ()) -> Iterator[tuple[st
     try:
         with reading(path), parquet.ParquetFile(path) as file:
             wanted = [name for name in file.schema_arrow.names if name in columns] if columns else None
-            number = 0
-            for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=wanted, use_threads=False):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"{path}, row {number}", row
+            batches = file.iter_batches(batch_size=BATCH_ROWS, columns=wanted, use_threads=False)
+            rows = (row for batch in batches for row in batch.to_pylist())
+            counted = count_up(rows, f"reading {path.name}", file.metadata.num_rows)
+            for number, row in enumerate(counted, 1):
+                yield f"{path}, row {number}", row
     except (arrow.ArrowException, ValueError, OverflowError) as err:  # the last two: a date beyond Python's range
         raise InputError(f"not Parquet ({err})", where=str(path), todo="download or write the file again") from err

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from darl_opensearch.io.progress import count_up
 from trainer.data.leakage import QUERY_SHINGLE, NearIndex
 
 
@@ -32,7 +33,7 @@ def find_representatives(
             representatives[row] = representative
     if threshold < 1.0 and len(first) <= near_rows:
         index = NearIndex(QUERY_SHINGLE, threshold)
-        for row in first.values():
+        for row in count_up(first.values(), "comparing queries", len(first)):
             if similar := index.similar(keys[row]):
                 representatives[row] = max(similar, key=lambda pair: (pair[1], -pair[0]))[0]
             else:
@@ -49,7 +50,7 @@ def mark_near(keys: Sequence[str], others: Iterable[str], threshold: float) -> N
     if threshold == 1.0:
         return np.array([sort_words(key) in same for key in keys], dtype=np.bool_)
     index = NearIndex(QUERY_SHINGLE, threshold)
-    for number, key in enumerate(sorted(same)):
+    for number, key in enumerate(count_up(sorted(same), "indexing queries", len(same))):
         index.add(number, key)
     vocabulary = {word for key in same for word in key.split()}
 
@@ -58,4 +59,5 @@ def mark_near(keys: Sequence[str], others: Iterable[str], threshold: float) -> N
         # A set as similar as the threshold shares at least this many words; most queries are ruled out here.
         return len(words & vocabulary) >= threshold * len(words) and bool(index.similar(key))
 
-    return np.array([sort_words(key) in same or is_near(key) for key in keys], dtype=np.bool_)
+    counted = count_up(keys, "comparing queries", len(keys))
+    return np.array([sort_words(key) in same or is_near(key) for key in counted], dtype=np.bool_)

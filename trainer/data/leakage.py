@@ -16,6 +16,7 @@ from typing import Any
 
 from darl_opensearch.errors import InputError, UsageError, load, short
 from darl_opensearch.io.jsonl import read_jsonl
+from darl_opensearch.io.progress import count_up
 from darl_opensearch.records.items import Item, item_twice
 from darl_opensearch.records.judgments import JudgedQuery
 from darl_opensearch.records.lines import LineKind
@@ -220,7 +221,7 @@ def remedy(kind: str) -> str:
 
 
 def find_near_duplicates(
-    train: Sequence[Located], other: Iterable[Located], *, kind: str, size: int, threshold: float = THRESHOLD
+    train: Sequence[Located], other: Sequence[Located], *, kind: str, size: int, threshold: float = THRESHOLD
 ) -> Iterator[Leak]:
     """Find near-duplicates of training texts.
 
@@ -229,9 +230,9 @@ def find_near_duplicates(
     :raises UsageError: for a threshold out of range.
     """
     index = NearIndex(size, threshold)
-    for number, text in enumerate(train):
+    for number, text in enumerate(count_up(train, "indexing texts", len(train))):
         index.add(number, text.text)
-    for text in other:
+    for text in count_up(other, "looking for near duplicates", len(other)):
         matches = [(s, number) for number, s in index.similar(text.text) if train[number].key != text.key]
         if matches:
             similarity, number = max(matches, key=lambda pair: (pair[0], -pair[1]))

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from darl_opensearch.errors import InputError, UsageError, short
 from darl_opensearch.io.jsonl import check_rereadable
+from darl_opensearch.io.progress import count_up
 from darl_opensearch.records.lines import LineKind
 from darl_opensearch.settings import Settings, nearest, setting
 from darl_opensearch.text import same_text
@@ -192,7 +193,7 @@ def _roots(texts: list[str], threshold: float) -> Iterator[int]:
         return number
 
     index = NearIndex(QUERY_SHINGLE, threshold)
-    for number, text in enumerate(texts):
+    for number, text in enumerate(count_up(texts, "grouping near duplicates", len(texts))):
         for other, _ in index.similar(text):
             a, b = sorted((root(number), root(other)))
             parent[b] = a

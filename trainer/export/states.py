@@ -24,6 +24,7 @@ from darl_opensearch import bundle as files
 from darl_opensearch.bundle import Bundle, Card
 from darl_opensearch.graph_contract import IR_VERSION
 from darl_opensearch.io.digest import digest_data, digest_json, hash_int
+from darl_opensearch.io.progress import count_up
 from darl_opensearch.records.judgments import JudgedQuery
 from darl_opensearch.scores import is_ood
 from darl_opensearch.scoring import Scorer
@@ -151,7 +152,7 @@ def score_by_states(
     for place, (query, _) in enumerate(pairs):
         places.setdefault(query, []).append(place)
     with _open(card, work, store, int8=int8) as scorer:
-        for query, query_places in places.items():
+        for query, query_places in count_up(places.items(), "scoring queries by item states", len(places)):
             rows[query_places] = scorer.score(query, [pairs[place][1] for place in query_places]).data
     return rows
 

@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from darl_opensearch.io.progress import count_up
 from darl_opensearch.records.judgments import JudgedQuery
 from trainer.models.heads import Head
 from trainer.stages.calibrated import Gains, measure_held_out, use_one_thread
@@ -84,7 +85,7 @@ def fit_head(
         return loss
 
     best, best_loss, since, history = copy.deepcopy(head.state_dict()), float("inf"), 0, []
-    for step in range(steps):
+    for step in count_up(range(steps), "fitting the head", steps):
         train_loss = float(optimiser.step(closure).detach())
         if robust:
             robust.reweight(head)
@@ -117,7 +118,8 @@ def cross_fit(
     pairs, head_input, _ = train
     before, found = measure_held_out(head, train[:2], dev[:2], gains, cutoff=cutoff), Gains()
     fold_of = pairs.query_index % min(folds, max(2, len(pairs.queries)))
-    for fold in fold_of.unique().tolist():
+    names = fold_of.unique().tolist()
+    for fold in count_up(names, "fitting the head out of fold", len(names)):
         rows, others = (torch.nonzero(mask).squeeze(1) for mask in (fold_of == fold, fold_of != fold))
         fold_head = copy.deepcopy(head)
         fit(fold_head, train._replace(pairs=pairs.select(others), head_input=head_input[others]))

@@ -28,7 +28,7 @@ def choose_chunks(features: Features, pairs: Pairs, chunks: Callable[[str], Sequ
     for number in range(int(sizes.max())):  # one chunk of each item at a time, which bounds memory
         rows = torch.nonzero(sizes[pairs.index[:, 1]] > number).squeeze(1)
         part = _take(pairs, rows, [texts[number] if len(texts) > number else "" for texts in parts])
-        apart = Features(features.model, features.advance, device=str(features.device), precision=features.precision)
+        apart = Features(features.model, device=str(features.device), precision=features.precision)
         latent = torch.from_numpy(predict(features.model.head, apart.of(part).head_input).latent)
         better = latent > best[rows]
         best[rows[better]], chosen[rows[better]] = latent[better], number

@@ -32,7 +32,7 @@ def cli(
 
     options = DemoOptions(insurance_sample(), out, embedded=embedded, keep=keep)
     with progress_line("starting", total=1) as line:
-        terminal = line.bar.console
+        terminal = line.console
         result = run_demo(options, note if as_json or not terminal.is_terminal else terminal.print, line.report)
     if as_json:
         emit(result.figures, as_json=True, text="")

@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ import pytest
 import darl_opensearch
 from darl_opensearch import cli, errors
 from darl_opensearch.cli.output import emit_calls, progress_line
+from darl_opensearch.cli.stopping import Stopped, stopped_by_signals
 from darl_opensearch.cluster import Call
 from darl_opensearch.errors import DarlError, GateRefused, InputError, MissingExtra, UsageError, load
 
@@ -125,6 +127,8 @@ def raising(monkeypatch):
         (UsageError("no such key", todo="did you mean x?"), 2, "darl: no such key. Did you mean x?"),
         (GateRefused("worse than before"), 3, "darl: worse than before."),
         (KeyboardInterrupt(), 130, "darl: interrupted; run the same command again to resume."),
+        (Stopped(signal.SIGTERM), 143, "darl: stopped by SIGTERM; run the same command again to resume."),
+        (Stopped(signal.SIGHUP), 129, "darl: stopped by SIGHUP; run the same command again to resume."),
         (FileNotFoundError(2, "No such file or directory", "x.json"), 1, "darl: x.json: No such file or directory."),
         (PermissionError("no"), 1, "darl: system: no."),
         (DarlError("said \x1b]0;x\x07\ud800", where="a\tb"), 1, "darl: a b: said \ufffd]0;x\ufffd\ufffd."),
@@ -140,6 +144,50 @@ def test_an_error_is_one_line_and_a_code(raising, error, code, line, darl):
     found, out, err = darl("train")
     assert (found, out) == (code, "")
     assert err.lstrip("\n") == line + "\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_a_command_after_its_cleanup(number):
+    """A second SIGTERM, as timeout and make both send one, does not stop the cleanup."""
+    before, done = signal.getsignal(signal.SIGTERM), []
+    with pytest.raises(Stopped) as stopped, stopped_by_signals():
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(20)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGHUP)
+            done.append("cleaned up")
+    for restored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        assert signal.getsignal(restored) == signal.SIG_DFL  # a later one ends Python's own shutdown
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    assert stopped.value.number == number and done == ["cleaned up"] and before == signal.SIG_DFL
+
+
+def test_signals_that_the_caller_ignores_stay_ignored(monkeypatch):
+    """As nohup has it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stopped_by_signals():
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_command_that_starts_over_does_not_promise_to_resume(raising, capsys, monkeypatch):
+    raising(KeyboardInterrupt())
+    train = importlib.import_module("darl_opensearch.cli.train").cli
+    monkeypatch.setattr(importlib.import_module("darl_opensearch.cli.demo"), "cli", train)
+    monkeypatch.setattr(sys, "argv", ["darl", "demo"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err.strip() == "darl: interrupted; run the same command again."
+    with pytest.raises(SystemExit):
+        cli.main(announce=False)
+    assert capsys.readouterr().err.strip() == ""
 
 
 def test_a_reader_that_left(raising, monkeypatch):
@@ -234,7 +282,6 @@ def test_the_requests_of_a_dry_run(capsys):
 def test_a_line_of_progress_keeps_what_it_is_not_told(capsys):
     shown = []
     with progress_line("reading", total=1) as line:
-        (task,) = line.bar.tasks
         for step in (
             lambda: None,
             lambda: line.report("drawing", 3, 8),
@@ -243,8 +290,14 @@ def test_a_line_of_progress_keeps_what_it_is_not_told(capsys):
             lambda: line.count(5, 9),
         ):
             step()
-            shown.append((task.description, task.completed, task.total))
-    assert shown == [("reading", 0, 1), ("drawing", 3, 8), ("sorting", 4, 8), ("writing", 4, 8), ("writing", 5, 9)]
+            shown.append((line.steps.main.what, line.steps.main.done, line.steps.main.total))
+    assert shown == [
+        ("reading", 0, 1),
+        ("drawing", 3, 8),
+        ("sorting", 4, None),
+        ("writing", 0, None),
+        ("writing", 5, 9),
+    ]
     assert capsys.readouterr() == ("", "")  # no terminal, no bar
 
 

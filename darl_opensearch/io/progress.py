@@ -41,12 +41,14 @@ class Step:
 
     def describe(self, now: float) -> str:
         """Describe what is done, how fast, and how long the rest takes."""
-        rate = self.describe_rate(now)
-        if self.total is None or self.total == 1:
-            counted = f": {self.done:,.0f}{self._suffix}" if self.done > 1 else " …"
+        rate, form = self.describe_rate(now), ",.1f" if self.unit else ",.0f"
+        if self.total is not None and self.total != 1:
+            counted = f": {self.done:{form}} of {self.total:{form}}{self._suffix}"
+        elif self.done > 1:
+            counted = f": {self.done:{form}}{self._suffix}"
         else:
-            counted = f": {self.done:,.0f} of {self.total:,.0f}{self._suffix}"
-        return f"{self.what}{counted}{', ' * bool(rate and self.done)}{' ' * bool(rate and not self.done)}{rate}"
+            return f"{self.what} … {rate}".rstrip()
+        return f"{self.what}{counted}, {rate}".removesuffix(", ")
 
     def describe_rate(self, now: float) -> str:
         """Describe how fast it is, and how long the rest takes, or how long it has taken if neither can be told."""
@@ -56,8 +58,10 @@ class Step:
         if gained <= 0 or self.total == 1:
             return f"{format_seconds(seconds)} so far" if seconds >= 1 else ""
         rate = gained / seconds
-        unit = f" {self.unit}" if self.unit else ""
-        speed = f"{rate:,.1f}{unit} a second" if rate >= 1 else f"{1 / rate:,.1f} s{f' a{unit}' if unit else ' each'}"
+        if rate >= 1 or self.unit:
+            speed = f"{rate:,.{int(rate < 100)}f}{self._suffix} a second"
+        else:
+            speed = f"{1 / rate:,.1f} s each"
         if not self.total:
             return speed
         return f"{speed}, about {format_seconds(max(0.0, self.total - self.done) / rate)} left"

@@ -5,6 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import signal
+import subprocess
+import sys
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -19,6 +23,7 @@ from darl_opensearch.cli.demo.sample import read_sample
 from darl_opensearch.cli.demo.second_act import SecondAct
 from darl_opensearch.errors import DarlError
 from darl_opensearch.node import NodePossible
+from darl_opensearch.node.ports import is_free
 from darl_opensearch.ood.record import PairRecord, expand_request
 from darl_opensearch.stats.shares import Share
 from tests.helpers.bundles import ITEMS, QUERIES
@@ -51,6 +56,34 @@ def folder(tmp_path):
 @pytest.fixture
 def sample(folder, tiny):
     return read_sample(folder, tiny)
+
+
+SCORER = """
+import sys, time
+from pathlib import Path
+from darl_opensearch.bundle import Bundle
+from darl_opensearch.cli.demo.backends import run_scorer
+folder = Path(sys.argv[2])
+bundle = Bundle.open(Path(sys.argv[1]))
+with run_scorer(bundle, folder / "spool", folder / "states", "http://127.0.0.1:9", "key", folder / "log") as url:
+    print(url, flush=True)
+    time.sleep(100)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_demo_leaves_no_scorer(tiny, tmp_path, number):
+    demo = subprocess.Popen([sys.executable, "-c", SCORER, tiny.path, tmp_path], stdout=subprocess.PIPE, text=True)
+    try:
+        port = int(demo.stdout.readline().rpartition(":")[2].partition("/")[0])
+        assert not is_free(port)
+    finally:
+        demo.send_signal(number)
+        demo.communicate()
+    limit = time.monotonic() + 30
+    while not is_free(port):
+        assert time.monotonic() < limit
+        time.sleep(0.05)
 
 
 def test_quality_by_hand(sample):

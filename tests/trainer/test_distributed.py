@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 
 from darl_opensearch import cli
 from darl_opensearch.errors import UsageError
+from darl_opensearch.node import process
 from tests.helpers.forked import Forked
 from tests.helpers.training_project import write_project
 from trainer import distributed
@@ -29,7 +31,7 @@ ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("DARL_")}
 
 # What the processes run: a module, so that `launch` can name it.
 WORK = """
-import json, os, signal, sys
+import json, os, signal, sys, time
 from pathlib import Path
 
 import torch
@@ -93,6 +95,12 @@ def die(folder, options):
     test_fit.make(folder, test_fit.with_(checkpoint_steps=1)).run(advance)
 
 
+def wait(folder, options):
+    say(folder, "pid", os.getpid())
+    distributed.barrier()
+    time.sleep(100)
+
+
 def refuse(folder, options):
     if distributed.rank() == options.get("rank", distributed.rank()):
         raise InputError("line 3 is bad", where="judgments.jsonl", todo="correct it")
@@ -122,9 +130,12 @@ if __name__ == "__main__":
     distributed.START_METHOD = "fork"  # all is loaded here; `darl train --processes` starts them as it should
     try:
         if int(world) > 1:
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # as the command has it
             distributed.launch(distributed_work.begin, tuple(args), int(world))
         else:
             begin(*args)
+    except KeyboardInterrupt:
+        sys.exit(130)
     except DarlError as err:
         sys.stderr.write(f"launcher: {err}\\n")
         sys.exit(err.exit_code)
@@ -148,7 +159,23 @@ def start(work: Path, task: str, folder: Path, *, world: int = 2, **options) -> 
 
 
 def read(folder: Path, name: str) -> list[dict]:
-    return [json.loads(path.read_text()) for path in sorted(folder.glob(f"{name}-*.json"))]
+    return [json.loads(text) for path in sorted(folder.glob(f"{name}-*.json")) if (text := path.read_text())]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_all_end_with_the_one_that_started_them(work, tmp_path, number):
+    """A signal to that one alone, as a job runner sends it."""
+    environment = ENVIRONMENT | {"PYTHONPATH": f"{work}{os.pathsep}{ENVIRONMENT['PYTHONPATH']}"}
+    launcher = Forked([work / "distributed_work.py", 2, "wait", tmp_path, "{}"], environment)
+    limit = time.monotonic() + 120
+    while len(pids := read(tmp_path, "pid")) < 2:
+        assert time.monotonic() < limit and launcher.poll() is None
+        time.sleep(0.05)
+    os.kill(launcher.pid, number)
+    launcher.wait(60)
+    while any(process.look(pid) for pid in pids):
+        assert time.monotonic() < limit
+        time.sleep(0.05)
 
 
 def test_they_talk(work, tmp_path):

@@ -66,6 +66,7 @@ def train(
     pairs = {role: data.judged(queries) for role, queries in roles.items() if queries}
     whole = {role: data.judged(roles[role], whole=True) for role in ("dev", "ood_dev") if role in pairs}
     objective = Objective.make(config.loss, config.grades.scale.gains)
+    report("measuring the base model", 0, 1)
     features = Features(model, device=config.stages.device)
 
     def serve() -> dict[str, Pairs]:

@@ -78,7 +78,7 @@ def exit_codes() -> str:
         (errors.EXIT_FAILED, "failed; one line on stderr says what, on which input, and what to do"),
         (errors.EXIT_USAGE, "wrong usage: an unknown option, key or value"),
         (errors.EXIT_REFUSED, f"refused by a check or gate: {', '.join(f'`darl {name}`' for name in GATES)}"),
-        (130, "interrupted"),
+        (130, "interrupted by Ctrl-C; 129 by SIGHUP, 143 by SIGTERM"),
     ]
     return table(["code", "meaning"], rows)
 

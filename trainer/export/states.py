@@ -130,7 +130,8 @@ def _encode_learnt(halves: Any, learnt: Pairs) -> tuple[Tensor, Tensor]:
     :return: ``[m, h]`` what the detector reads of each text, of queries and of items.
     """
     queries, items = (heapq.nsmallest(MOST_REFERENCE, texts, key=hash_int) for texts in (learnt.queries, learnt.items))
-    pooled = [halves.encode_query(query)["query_pooled"][-1] for query in queries]
+    counted = count_up(queries, "encoding queries by the quantised graph", len(queries))
+    pooled = [halves.encode_query(query)["query_pooled"][-1] for query in counted]
     states = halves.fill({halves.keys.of(text): text for text in items})
     return torch.from_numpy(np.stack(pooled)), torch.from_numpy(np.stack([s.pooled[-1] for s in states.values()]))
 

@@ -21,7 +21,7 @@ from rich.progress import (
     TextColumn,
 )
 
-from darl_opensearch.io.progress import Step, Steps, listening
+from darl_opensearch.io.progress import Activity, Steps, listening
 
 if TYPE_CHECKING:
     from darl_opensearch.cluster import Call
@@ -111,7 +111,7 @@ def _repeating(show: Callable[[], object], seconds: float) -> Iterator[None]:
         thread.join()
 
 
-def _draw(bar: Progress, steps: Steps, tasks: dict[Step, TaskID]) -> None:
+def _draw(bar: Progress, steps: Steps, tasks: dict[Activity, TaskID]) -> None:
     """Draw the current steps.
 
     :param tasks: what is drawn; changed here.

@@ -22,8 +22,8 @@ MB = 1e6
 
 
 @dataclass(eq=False)
-class Step:
-    """A step of the work.
+class Activity:
+    """A step of a work: the main one, or one within it.
 
     :param total: None if unknown.
     :param unit: of ``done`` and ``total``, such as ``MB``; empty: they are counts.
@@ -79,9 +79,9 @@ class Steps:
 
     def __init__(self, what: str, total: float | None = None, *, clock: Clock = time.monotonic) -> None:
         self.clock = clock
-        self.main = Step(what, total, clock())
+        self.main = Activity(what, total, clock())
         self._told = clock()  # when the main step was last reported
-        self._within: list[Step] = []
+        self._within: list[Activity] = []
 
     def report(self, what: str, done: float | None = None, total: float | None = None) -> None:
         """Report the main step.
@@ -92,25 +92,25 @@ class Steps:
         now, main = self.clock(), self.main
         if what != main.what or (done is not None and done < main.done):  # another step, or the same from its start
             start = done or 0.0
-            self.main = Step(what, total or (main.total if what == main.what else None), now, start, start)
+            self.main = Activity(what, total or (main.total if what == main.what else None), now, start, start)
         else:
             main.done, main.total = main.done if done is None else done, total or main.total
         self._told = now
 
     def begin(
         self, what: str, total: float | None, unit: str = "", position: Callable[[], float | None] | None = None
-    ) -> Step:
+    ) -> Activity:
         """Begin a step within the main one."""
-        step = Step(what, total, self.clock(), unit=unit, position=position)
+        step = Activity(what, total, self.clock(), unit=unit, position=position)
         self._within.append(step)
         return step
 
-    def end(self, step: Step) -> None:
+    def end(self, step: Activity) -> None:
         """End a step within the main one."""
         with contextlib.suppress(ValueError):
             self._within.remove(step)
 
-    def current(self) -> list[Step]:
+    def current(self) -> list[Activity]:
         """Return the main step, and the last of those that began after its last report.
 
         An earlier one goes on beside the main step, such as a file that is read item by item.

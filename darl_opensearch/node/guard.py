@@ -10,22 +10,29 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
+from collections.abc import Callable
 
 from darl_opensearch.node import process
-from darl_opensearch.node.cache import Layout
 
-PROGRAM = "import sys; sys.stdin.buffer.read(); from darl_opensearch.node import guard; guard.clean_up(*sys.argv[1:])"
 STOP_S = 10.0
 
 
-class Guard:
-    """Ends a process group, or the nodes that this process owns, if this process ends without :meth:`dismiss`."""
+class ExitGuard:
+    """Calls a function in a second process if this process ends without :meth:`dismiss`.
 
-    def __init__(self, *arguments: str) -> None:
+    :param clean_up: function of a module, to call once this process has ended.
+    :param arguments: its arguments.
+    """
+
+    def __init__(self, clean_up: Callable[..., object], *arguments: str) -> None:
         owner = process.look(os.getpid())
+        code = (
+            "import sys; sys.stdin.buffer.read(); "  # loads nothing while there is nothing to do
+            f"from {__name__} import wait_for_end; from {clean_up.__module__} import {clean_up.__name__}; "
+            f"wait_for_end(*sys.argv[1:3]); {clean_up.__name__}(*sys.argv[3:])"
+        )
         self._child = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, str(os.getpid()), owner.start if owner else "", *arguments],
+            [sys.executable, "-c", code, str(os.getpid()), owner.start if owner else "", *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -33,17 +40,12 @@ class Guard:
         )
 
     @classmethod
-    def of_process(cls, pid: int, start: str) -> Guard:
+    def of_process(cls, pid: int, start: str) -> ExitGuard:
         """Guard a process group.
 
         :param start: start time of the process, as in :class:`~darl_opensearch.node.process.ProcessState`.
         """
-        return cls("process", str(pid), start)
-
-    @classmethod
-    def of_nodes(cls, layout: Layout) -> Guard:
-        """Guard the nodes in a cache that this process owns, now or later."""
-        return cls("nodes", str(layout.cache))
+        return cls(end_group, str(pid), start)
 
     def dismiss(self) -> None:
         """Let nothing happen at the end of this process, because nothing is left to end."""
@@ -51,19 +53,17 @@ class Guard:
         self._child.communicate()
 
 
-def clean_up(pid: str, start: str, kind: str, *what: str) -> None:
-    """Wait for the end of a process, whose pipe has closed, and end what it left.
+def wait_for_end(pid: str, start: str) -> None:
+    """Wait for the end of a process, whose pipe closes a moment before.
 
     :param start: its start time.
-    :param kind: ``process`` with its number and start time, or ``nodes`` with their cache.
     """
     while (owner := process.look(int(pid))) is not None and owner.start == start:
         time.sleep(0.05)
-    if kind == "process":
-        left = process.look(int(what[0]))
-        if left is not None and left.start == what[1]:
-            process.stop(int(what[0]), STOP_S)
-    else:
-        from darl_opensearch.node.lifecycle import remove_orphans
 
-        remove_orphans(Layout(Path(what[0])))
+
+def end_group(pid: str, start: str) -> None:
+    """End a process group, unless its process is another than that of this start time."""
+    left = process.look(int(pid))
+    if left is not None and left.start == start:
+        process.stop(int(pid), STOP_S)

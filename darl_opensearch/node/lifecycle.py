@@ -17,7 +17,7 @@ from darl_opensearch.node.account import Account, node_account
 from darl_opensearch.node.assemble import assemble
 from darl_opensearch.node.cache import Layout, Report, find_cache, lock_cache, make_folder, silent
 from darl_opensearch.node.fetch import find_mvn
-from darl_opensearch.node.guard import Guard
+from darl_opensearch.node.guard import ExitGuard
 from darl_opensearch.node.instance import (
     CONSOLE,
     Record,
@@ -152,14 +152,14 @@ def running_node(
 ) -> Iterator[NodeStatus]:
     """Run a fresh node for a test, and delete it afterwards.
 
-    If this process is killed first, a :class:`~darl_opensearch.node.guard.Guard` deletes it, or else the next call.
+    If this process is killed first, a :class:`~darl_opensearch.node.guard.ExitGuard` deletes it, or else the next call.
 
     :param port: by default a free one.
     :yield: the status of the running node.
     :raises DarlError: if it cannot be started, or a node is running on that port.
     """
     layout = find_cache(cache, node_account())
-    remove_orphans(layout, report)
+    remove_orphaned_nodes(layout.cache, report)
     port = free_port() if port is None else port
     if status(port, cache=cache).state != "stopped":
         raise DarlError(
@@ -168,7 +168,7 @@ def running_node(
             todo=f"darl node down --port {port}",
         )
     down(port, cache=cache, purge=True)
-    guard = Guard.of_nodes(layout)
+    guard = ExitGuard(remove_orphaned_nodes, str(layout.cache))
     try:
         spec = NodeSpec(port=port, version=version, heap=heap, timeout_s=timeout_s, cache=cache, engine=engine)
         yield _up(spec, report, owned=True)
@@ -295,8 +295,12 @@ def _status(folder: Path, port: int) -> NodeStatus:
     return replace(starting, state="running", version=root["version"]["number"], plugins=names)
 
 
-def remove_orphans(layout: Layout, report: Report = silent) -> None:
-    """Remove the nodes of :func:`running_node` whose process was killed."""
+def remove_orphaned_nodes(cache: Path | str, report: Report = silent) -> None:
+    """Remove the nodes of :func:`running_node` whose process was killed.
+
+    :param cache: folder of the cache, as a layout has it.
+    """
+    layout = Layout(Path(cache))
     for folder in (layout.root / "instances").glob("[0-9]*"):
         record = read_node_record(folder)
         if record is not None and record.orphaned():

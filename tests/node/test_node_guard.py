@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from darl_opensearch.node import NodeSpec, process, running_node, status, up
-from darl_opensearch.node.guard import Guard
+from darl_opensearch.node.guard import ExitGuard
 from darl_opensearch.node.ports import free_port
 
 SLEEP = ["sleep", "60"]
@@ -56,7 +56,7 @@ def start_sleeping(tmp_path) -> tuple[int, str]:
 def test_a_guarded_process_ends_with_its_owner(tmp_path, number) -> None:
     def work() -> int:
         pid, start = start_sleeping(tmp_path)
-        work.guard = Guard.of_process(pid, start)
+        work.guard = ExitGuard.of_process(pid, start)
         return pid
 
     owner, child = fork(work)
@@ -70,7 +70,7 @@ def test_another_process_of_the_same_number_is_left_alone(tmp_path) -> None:
     try:
 
         def work() -> int:
-            work.guard = Guard.of_process(pid, "1")  # it started at another time
+            work.guard = ExitGuard.of_process(pid, "1")  # it started at another time
             return work.guard._child.pid
 
         owner, guard = fork(work)
@@ -84,7 +84,7 @@ def test_another_process_of_the_same_number_is_left_alone(tmp_path) -> None:
 def test_a_dismissed_guard_ends_nothing(tmp_path) -> None:
     pid, start = start_sleeping(tmp_path)
     try:
-        guard = Guard.of_process(pid, start)
+        guard = ExitGuard.of_process(pid, start)
         guard.dismiss()
         assert process.look(guard._child.pid) is None and process.look(pid).start == start
     finally:

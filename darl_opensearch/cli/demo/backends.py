@@ -18,7 +18,7 @@ from darl_opensearch.cli.demo.sample import Sample, TestQuery
 from darl_opensearch.errors import DarlError
 from darl_opensearch.io.http import HttpClient, HttpError
 from darl_opensearch.node import process
-from darl_opensearch.node.guard import Guard
+from darl_opensearch.node.guard import ExitGuard
 from darl_opensearch.ood import OodLog
 from darl_opensearch.ood.record import PairRecord
 from darl_opensearch.reranker import Reranker
@@ -141,7 +141,7 @@ def run_scorer(bundle: Bundle, spool: Path, states: Path, url: str, key: str, lo
     ]  # fmt: skip
     environment = {**os.environ, "DARL_API_KEY": key}
     pid, state = process.start(command, env=environment, cwd=Path.cwd(), log=log_path, account=None)
-    guard = Guard.of_process(pid, state.start)
+    guard = ExitGuard.of_process(pid, state.start)
     try:
         yield f"{_address(pid, log_path)}/v1/rerank"
     finally:

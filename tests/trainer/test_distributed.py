@@ -175,6 +175,7 @@ def test_all_end_with_the_one_that_started_them(work, tmp_path, number):
         time.sleep(0.05)
     os.kill(launcher.pid, number)
     launcher.wait(distributed.GRACE - 2)  # they are told to end, not waited for
+    limit = time.monotonic() + 40
     while any(process.look(pid) for pid in pids):
         assert time.monotonic() < limit
         time.sleep(0.05)

@@ -118,8 +118,9 @@ def cli(
                     create_monitor_app(traffic, filters), port, lambda url: note(f"{url} (press Ctrl-C when done)")
                 )
                 return
-        result = report(store, since, until=until, top=top, counters=counters)
-        with progress_line("drift") as line:
+        with progress_line("counting") as line:
+            result = report(store, since, until=until, top=top, counters=counters)
+            line.report("drift")
             drifted = run_drift(store, opened, drift, since=since, until=until, texts=texts, report=line.report)
     if html is not None and found is not None:
         grades = opened.card.scale.names if opened else ()

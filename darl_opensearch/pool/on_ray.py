@@ -14,8 +14,10 @@ import logging
 import os
 import pickle
 import shutil
+import signal
 import socket
 import tempfile
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from types import ModuleType
@@ -181,7 +183,10 @@ def _connected(ray: ModuleType, address: str | None, *, cores: int) -> Iterator[
         stack.callback(ray.shutdown)
         try:
             _knock(address)
+            stopping = signal.getsignal(signal.SIGTERM)
             ray.init(address=address or "local", **quiet)
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, stopping)  # Ray's own prints a stack and exits with 15
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as err:
             raise DarlError(
                 f"Ray cannot be {'reached' if address else 'started'} ({_reason(err)})",

@@ -6,6 +6,7 @@ it, so any number of processes read and write it and a kill at any moment loses 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sqlite3
 import threading
@@ -16,7 +17,7 @@ from pathlib import Path
 from queue import Empty, Full, Queue
 
 from darl_opensearch.errors import UsageError
-from darl_opensearch.io.sqlite import open_shared, transaction
+from darl_opensearch.io.sqlite import open_finished, open_shared, transaction
 from darl_opensearch.states.state import ItemState, pack_state, unpack_state
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ class StoreCounts:
 
     :param hits: states found, in memory or on disk.
     :param damaged: entries whose bytes were not what was written.
-    :param not_kept: states that were not written, because the disk or the queue was full.
+    :param not_kept: states that were not written: the disk was full or read-only, or the queue was full.
     """
 
     hits: int = 0
@@ -73,6 +74,7 @@ class StateStore:
         self._queue: Queue[tuple[bytes, ItemState] | None] = Queue(QUEUED)
         self._reader: sqlite3.Connection | None = None
         self._writer: threading.Thread | None = None
+        self._on_disk = folder is not None
         if folder is not None:
             self._open(folder / FILE)
 
@@ -82,7 +84,9 @@ class StateStore:
             writer = _connect(path)
             self._reader = _connect(path)
         except (sqlite3.Error, OSError) as err:
-            self._failed(f"item states are not kept on disk: {path} cannot be opened ({err})")
+            self._reader = _connect_to_read(path)
+            what = f"{path} cannot be opened" if self._reader is None else f"{path} can be read only"
+            self._failed(f"item states are not kept on disk: {what} ({err})")
             return
         self._writer = threading.Thread(target=self._write, args=(writer,), name="darl-states", daemon=True)
         self._writer.start()
@@ -116,6 +120,8 @@ class StateStore:
         """
         with self._lock:
             self._remember(states)
+            if self._on_disk and self._writer is None:
+                self.counts.not_kept += len(states)
         if self._writer is None:
             return
         for entry in states.items():
@@ -132,6 +138,18 @@ class StateStore:
         for batch in _batches([key for key in keys if key not in stored]):
             stored |= {key for (key,) in self._select("key", batch)}
         return stored
+
+    def room(self) -> int | None:
+        """Estimate how many more states the disk takes before the oldest go; None: it has none to go by."""
+        with self._reading:
+            if self._reader is None:
+                return None
+            try:
+                used = _used(self._reader)
+                count = int(self._reader.execute("SELECT count(*) FROM states").fetchone()[0])
+            except sqlite3.Error:
+                return None
+        return max(0, int((self._disk_bytes - used) * count / used)) if count else None
 
     def flush(self) -> None:
         """Wait until all that was put is on disk, or given up."""
@@ -241,6 +259,22 @@ def _connect(path: Path) -> sqlite3.Connection:
     db = open_shared(path, synchronous="NORMAL")
     db.execute("PRAGMA cache_size = -8192")
     return db
+
+
+def _connect_to_read(path: Path) -> sqlite3.Connection | None:
+    """Open a file of a folder that cannot be written; None where there is none that can be read.
+
+    Should another process begin to write, a page may be read half-written: a state's checksum tells.
+    """
+    with contextlib.suppress(sqlite3.Error, OSError):
+        db = open_finished(path)
+        try:
+            db.execute("SELECT 1 FROM states LIMIT 1")
+        except sqlite3.Error:
+            db.close()
+            raise
+        return db
+    return None
 
 
 def _used(db: sqlite3.Connection) -> int:

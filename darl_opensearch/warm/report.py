@@ -21,6 +21,7 @@ class WarmReport:
     :param encoded: states made now.
     :param store: the store's counters.
     :param without_text: items passed over because they have no text.
+    :param would_evict: of a dry run, about how many older states would have to go.
     """
 
     items: int
@@ -28,12 +29,13 @@ class WarmReport:
     encoded: int
     store: dict[str, int]
     without_text: int = 0
+    would_evict: int = 0
 
     def to_json(self) -> dict[str, int]:
         """Render as JSON."""
         return {
             "items": self.items, "there": self.items - self.missing, "encoded": self.encoded, "missing": self.missing,
-            "without_text": self.without_text, **self.store,
+            "without_text": self.without_text, "would_evict": self.would_evict, **self.store,
         }  # fmt: skip
 
     def describe(self) -> str:
@@ -41,7 +43,9 @@ class WarmReport:
         there = self.items - self.missing
         blank = f"; {self.without_text} without text passed over" if self.without_text else ""
         if self.encoded < self.missing:
-            return f"{there} of {self.items} items have states; {self.missing} would be encoded{blank}"
+            gone = f"; about {self.would_evict} older states would have to go: raise --states-bytes"
+            text = f"{there} of {self.items} items have states; {self.missing} would be encoded{blank}"
+            return text + (gone if self.would_evict else "")
         text, evicted = f"{self.encoded} items encoded, {there} were there{blank}", self.store["evicted"]
         return text + (f"; {evicted} older states had to go: raise --states-bytes" if evicted else "")
 
@@ -85,4 +89,6 @@ class WarmCount:
         """Report once the store has written everything."""
         store.flush()
         encoded = 0 if dry_run else self.missing
-        return WarmReport(self.distinct, self.missing, encoded, store.to_json(), self.without_text)
+        room = store.room() if dry_run else None
+        too_many = 0 if room is None else max(0, self.missing - room)
+        return WarmReport(self.distinct, self.missing, encoded, store.to_json(), self.without_text, too_many)

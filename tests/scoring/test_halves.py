@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import sqlite3
 import time
 
 import numpy as np
@@ -15,7 +17,8 @@ from darl_opensearch.check import check_bundle
 from darl_opensearch.errors import BundleError
 from darl_opensearch.scoring import DeadlinePassed, Scorer
 from darl_opensearch.scoring.encode import CappedTokenizer
-from darl_opensearch.states import QUERY_LEVELS, ZERO, StateStore
+from darl_opensearch.states import QUERY_LEVELS, ZERO, StateKeys, StateStore
+from darl_opensearch.states.store import FILE
 from tests.helpers.files import read_rows
 from tests.helpers.trained import SAMPLE
 
@@ -91,6 +94,46 @@ def test_another_head_finds_every_state(small, tmp_path, items):
             two = second.score("stolen bike", items).data
         assert store.counts.misses == len(items) == store.counts.hits
     assert not np.allclose(one, two)
+
+
+def test_another_encoder_finds_none_in_the_same_folder_and_each_finds_its_own(small, tmp_path, items):
+    from trainer.export import export_run
+
+    trained, bundle = small
+    weight = trained.model.encoder.state_dict()["embeddings.word_embeddings.weight"]
+    weight[40, 0] += 0.5  # one number
+    try:
+        other = export_run(trained, trained.folder.parent / "data", tmp_path / "bundle", int8=False, checkpoint=False)
+    finally:
+        weight[40, 0] -= 0.5
+    assert other.card.states["encoder"] != bundle.card.states["encoder"]
+    keys = [StateKeys.of_bundle(one, int8=False) for one in (bundle, other)]
+    assert not {keys[0].of(text) for text in items} & {keys[1].of(text) for text in items}
+    alone, together = [], []
+    for one in (bundle, other):
+        with StateStore(None) as store, Scorer.open(one, states=store) as scorer:
+            alone.append(scorer.score("stolen bike", items).data)
+    for counts in ((0, len(items)), (len(items), 0)):  # first both fill the folder, then both read it
+        together.clear()
+        for one in (bundle, other):
+            with StateStore(tmp_path) as store, Scorer.open(one, states=store) as scorer:
+                together.append(scorer.score("stolen bike", items).data)
+                assert (store.counts.hits, store.counts.misses) == counts
+        assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
+
+
+def test_a_corrupt_entry_is_encoded_again_and_not_served(small, tmp_path, items):
+    with StateStore(tmp_path) as store, Scorer.open(small[1], states=store) as scorer:
+        whole = scorer.score("stolen bike", items).data
+        damaged = scorer.halves.keys.of(items[3])
+    with contextlib.closing(sqlite3.connect(tmp_path / FILE)) as db, db:
+        (value,) = db.execute("SELECT value FROM states WHERE key = ?", (damaged,)).fetchone()
+        flipped = value[:40] + bytes(byte ^ 0x55 for byte in value[40:60]) + value[60:]  # of the tokens
+        assert db.execute("UPDATE states SET value = ? WHERE key = ?", (flipped, damaged)).rowcount == 1
+    with StateStore(tmp_path) as store, Scorer.open(small[1], states=store) as scorer:
+        again = scorer.score("stolen bike", items).data
+        assert (store.counts.damaged, store.counts.misses, store.counts.hits) == (1, 1, len(items) - 1)
+    assert np.abs(again - whole).max() < 2e-6 * max(1.0, np.abs(whole).max())  # encoded in other company
 
 
 def test_precisions_never_share_a_state(small, items):

@@ -7,13 +7,16 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from darl_opensearch.errors import UsageError
 from darl_opensearch.states import ItemState, StateKeys, StateStore, pack_state, unpack_state
+from darl_opensearch.states import store as store_module
 from darl_opensearch.states.store import FILE, PAGE_BYTES
 
 SMALL = 64 * PAGE_BYTES
@@ -148,28 +151,135 @@ def test_a_file_that_is_none_is_one_line_and_all_goes_on(tmp_path, caplog):
     assert len(caplog.records) == 1 and str(tmp_path / FILE) in caplog.text
 
 
-def test_a_disk_that_is_full_costs_states_and_one_line(tmp_path, caplog, monkeypatch):
+def test_a_disk_that_is_full_costs_states_and_one_line_until_there_is_space(tmp_path, caplog, monkeypatch):
+    """SQLite's own page limit stands in for the disk: the errors are the real ones."""
+    connected = []
+
+    def connect(path):
+        db = real(path)
+        connected.append(db)
+        pages = db.execute("PRAGMA page_count").fetchone()[0]
+        db.execute(f"PRAGMA max_page_count = {pages + 5}")
+        return db
+
+    real = store_module._connect
+    monkeypatch.setattr(store_module, "_connect", connect)
     with caplog.at_level(logging.WARNING), StateStore(tmp_path, memory_bytes=0) as store:
-        store.put({make_key(1): make_state(1)}, wait=True)
-        store.flush()
-
-        def full(db, rows):
-            raise sqlite3.OperationalError("database or disk is full")
-
-        monkeypatch.setattr(store, "_write_batch", full)
-        for n in range(2, 5):
+        for n in range(30):
             store.put({make_key(n): make_state(n)}, wait=True)
             store.flush()
-        assert store.get([make_key(n) for n in range(1, 5)]).keys() == {make_key(1)}
-        assert store.counts.not_kept == 3 and store.counts.errors == 3
+        there = store.get([make_key(n) for n in range(30)])
+        assert there.keys() == {make_key(n) for n in range(len(there))} and 0 < len(there) < 25
+        assert all(same(there[make_key(n)], make_state(n)) for n in range(len(there)))
+        assert store.counts.written == len(there)
+        assert store.counts.not_kept == store.counts.errors == 30 - len(there)
+        connected[0].execute("PRAGMA max_page_count = 1000000")  # the writer's
+        store.put({make_key(99): make_state(99)}, wait=True)
+        store.flush()
+        assert make_key(99) in store.get([make_key(99)])
     assert len(caplog.records) == 1 and "disk is full" in caplog.text
+
+
+UNPRIVILEGED = """
+import os, sys
+from pathlib import Path
+from tests.states.test_state_store import StateStore, make_key, make_state, same
+if os.geteuid() == 0:
+    os.setgid(65534)
+    os.setuid(65534)
+folder = Path(sys.argv[1])
+if os.access(folder, os.W_OK) or not os.access(folder.parent, os.X_OK):
+    sys.exit(5)
+with StateStore(folder, memory_bytes=1 << 20) as store:
+    found = store.get([make_key(n) for n in range(5)])
+    assert all(same(state, make_state(n)) for n in range(5) if (state := found.get(make_key(n))))
+    store.put({make_key(9): make_state(9)})
+    store.flush()
+    assert make_key(9) in store.get([make_key(9)])
+    print(len(found), len(store.contains([make_key(n) for n in range(5)])), store.counts.not_kept, store.counts.errors)
+"""
+
+
+@pytest.fixture
+def folder_for_all():
+    """A folder that any user may enter; pytest's own are private."""
+    with tempfile.TemporaryDirectory() as scratch:
+        Path(scratch).chmod(0o755)
+        (Path(scratch) / "states").mkdir()
+        yield Path(scratch) / "states"
+
+
+def read_without_privileges(folder):
+    """Found, contained, not kept and errors, and what was logged, as a user who may not write the folder."""
+    try:
+        folder.chmod(0o555)
+        words = [sys.executable, "-c", UNPRIVILEGED, str(folder)]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=100)
+    finally:
+        folder.chmod(0o755)
+    if done.returncode == 5:
+        pytest.skip("no user here is kept from writing")
+    assert done.returncode == 0, done.stderr
+    return [int(word) for word in done.stdout.split()], done.stderr.splitlines()
+
+
+def test_a_folder_that_is_read_only_is_read(folder_for_all):
+    with StateStore(folder_for_all) as store:
+        store.put({make_key(n): make_state(n) for n in range(5)})
+    counts, lines = read_without_privileges(folder_for_all)
+    assert counts == [5, 5, 1, 1]
+    assert len(lines) == 1 and f"{folder_for_all / FILE} can be read only" in lines[0]
+
+
+def test_a_folder_that_is_read_only_is_read_beside_a_process_that_fills_it(folder_for_all):
+    with StateStore(folder_for_all) as store:
+        store.put({make_key(n): make_state(n) for n in range(5)})
+        store.flush()
+        assert (folder_for_all / f"{FILE}-wal").stat().st_size
+        counts, lines = read_without_privileges(folder_for_all)
+    assert counts == [5, 5, 1, 1] and len(lines) == 1 and "cannot be written (attempt to write a readonly" in lines[0]
+
+
+def test_an_empty_folder_that_is_read_only_costs_states_and_one_line(folder_for_all):
+    counts, lines = read_without_privileges(folder_for_all)
+    assert counts == [0, 0, 1, 1]
+    assert len(lines) == 1 and f"{folder_for_all / FILE} cannot be opened" in lines[0]
+
+
+def keys_of_encoder(name, count):
+    keys = StateKeys({"encoder": name})
+    return [keys.of(str(n)) for n in range(count)]
+
+
+def test_states_of_two_encoders_stay_while_the_bound_holds_both_and_then_the_earlier_ones_go(tmp_path):
+    """What a rollback finds: all of its states, or those that were written last."""
+    earlier, later = keys_of_encoder("earlier", 250), keys_of_encoder("later", 250)
+    state = make_state(0, tokens=10)
+    with StateStore(tmp_path, disk_bytes=SMALL, memory_bytes=0) as store:
+        assert store.room() is None
+        for keys in (earlier, later[:50]):
+            store.put(dict.fromkeys(keys, state), wait=True)
+        store.flush()
+        assert store.counts.evicted == 0 and store.contains(earlier) == set(earlier)
+        room = store.room()
+        assert 0 < room < 200
+        store.put(dict.fromkeys(later[50 : 50 + int(0.9 * room)], state), wait=True)
+        store.flush()
+        assert store.counts.evicted == 0  # as it was told
+        store.put(dict.fromkeys(later[50:], state), wait=True)
+        store.flush()
+        assert store.counts.evicted > 0
+        kept = store.contains(earlier)
+        assert 0 < len(kept) < len(earlier) and kept == set(earlier[-len(kept) :])
+        assert store.contains(later) == set(later)
 
 
 def test_a_folder_that_cannot_be_made(tmp_path, caplog):
     (tmp_path / "file").write_text("")
     with StateStore(tmp_path / "file" / "states") as store:
         store.put({make_key(1): make_state(1)})
-        assert make_key(1) in store.get([make_key(1)]) and store.counts.errors == 1
+        assert make_key(1) in store.get([make_key(1)])
+        assert store.counts.errors == store.counts.not_kept == 1
     assert "cannot be opened" in caplog.text
 
 

@@ -11,6 +11,7 @@ import pytest
 from darl_opensearch import Reranker
 from darl_opensearch.scoring import Scorer
 from darl_opensearch.states import StateStore
+from darl_opensearch.states.store import FILE, PAGE_BYTES
 from darl_opensearch.warm.chunks import CHUNK
 from tests.helpers.files import read_rows
 from tests.helpers.server import running
@@ -64,6 +65,22 @@ def test_without_a_folder_it_is_wrong_usage(darl, small):
 def test_another_precision_is_encoded_for_itself(darl, small, warm, rows):
     said = darl("warm", small[1].path, ITEMS, "--states", warm, "--int8", "--dry-run")
     assert said.out == f"0 of {len(rows)} items have states; {len(rows)} would be encoded\n"
+
+
+def test_a_dry_run_says_how_many_states_of_others_would_have_to_go(darl, small, tmp_path, rows):
+    items, states = tmp_path / "items.jsonl", tmp_path / "states"
+    items.write_text("".join(json.dumps(row | {"name": f"{n} {row['name']}"}) + "\n" for n in range(3) for row in rows))
+    assert darl("warm", small[1].path, items, "--states", states).code == 0
+    bound = (states / FILE).stat().st_size + 2 * PAGE_BYTES  # those of another encoder, and hardly more
+    words = ["warm", small[1].path, ITEMS, "--states", states, "--int8", "--states-bytes", bound, "--json"]
+    dry = json.loads(darl(*words, "--dry-run").out)
+    assert 0 < dry["would_evict"] < dry["missing"] == len(rows) and dry["evicted"] == 0
+    said = darl(*words[:-1], "--dry-run").out
+    assert said.endswith(f"; about {dry['would_evict']} older states would have to go: raise --states-bytes\n")
+    done = json.loads(darl(*words).out)
+    assert done["would_evict"] == 0 and done["evicted"] >= dry["would_evict"]
+    words[words.index(bound)] = 2 * bound
+    assert json.loads(darl(*words, "--dry-run").out)["would_evict"] == 0
 
 
 def test_a_bundle_that_has_no_states(darl, tiny, tmp_path):

@@ -17,8 +17,8 @@ import numpy as np
 from darl_opensearch.bm25 import Bm25Index
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.cli.demo.backends import WINDOW
-from darl_opensearch.cli.demo.measure import RouteRun, measure_quality
-from darl_opensearch.cli.demo.sample import read_sample
+from darl_opensearch.cli.demo.measure import RouteRun, compare_routes, measure_quality
+from darl_opensearch.cli.demo.sample import Sample, read_sample
 from darl_opensearch.resources import insurance_sample
 from darl_opensearch.scoring import Scorer
 from darl_opensearch.stats.auroc import auroc
@@ -27,9 +27,8 @@ from darl_opensearch.stats.bootstrap import bootstrap_ratio
 RESULT = Path(__file__).parent / "results" / "int8_insurance.json"
 
 
-def measure(bundle: Bundle, *, int8: bool) -> dict[str, Any]:
+def measure(bundle: Bundle, sample: Sample, *, int8: bool) -> tuple[RouteRun, dict[str, Any]]:
     """Rank and flag everything with one of the graphs."""
-    sample = read_sample(insurance_sample(), bundle)
     index = Bm25Index(sample.texts.items())
     run = RouteRun("int8" if int8 else "fp32")
     known: list[Any] = []
@@ -47,11 +46,12 @@ def measure(bundle: Bundle, *, int8: bool) -> dict[str, Any]:
                 hits.append(float(scores.is_ood[~fresh].sum()))
                 totals.append(float((~fresh).sum()))
     share = bootstrap_ratio(np.array(hits), np.array(totals))
-    return {
-        "ndcg@10": measure_quality(run, sample, sample.queries, bundle.card.scale.gains)["ndcg@10"],
+    quality = measure_quality(run, sample, sample.queries, bundle.card.scale.gains)
+    return run, {
+        "ndcg@10": quality["ndcg@10"], "queries": quality["queries"],
         "false_alarms": share.to_json(),
         "auroc_new_new": round(float(auroc(np.concatenate(known), np.concatenate(new))), 4),
-    }
+    }  # fmt: skip
 
 
 def main() -> None:
@@ -59,7 +59,13 @@ def main() -> None:
     if len(sys.argv) != 2:
         sys.exit("usage: python -m benchmarks.ood.int8 BUNDLE")
     bundle = Bundle.open(sys.argv[1])
-    result = {"model": bundle.identity, "fp32": measure(bundle, int8=False), "int8": measure(bundle, int8=True)}
+    sample = read_sample(insurance_sample(), bundle)
+    (fp32, before), (int8, after) = (measure(bundle, sample, int8=quantised) for quantised in (False, True))
+    change = compare_routes(int8, fp32, sample, sample.queries, bundle.card.scale.gains)
+    exported = {name: graph["ndcg_change"] for name, graph in bundle.card.graphs.items() if "ndcg_change" in graph}
+    result = {
+        "model": bundle.identity, "fp32": before, "int8": after, "ndcg_change": change.to_json(), "exported": exported,
+    }  # fmt: skip
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(result, indent=2))

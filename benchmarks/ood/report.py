@@ -104,6 +104,28 @@ def render_risk(result: dict[str, Any]) -> str:
     ])  # fmt: skip
 
 
+def render_int8(result: dict[str, Any]) -> str:
+    """What the quantised graphs change.
+
+    :param result: what ``int8`` wrote.
+    :return: Markdown.
+    """
+    rows = [
+        [name, f"{of['ndcg@10']:.4f}".replace("0.", ".", 1), _span(of["false_alarms"]), f"{of['auroc_new_new']:.3f}"]
+        for name, of in ((name, result[name]) for name in ("fp32", "int8"))
+    ]  # fmt: skip
+    return "\n\n".join([
+        table(["", "nDCG@10", "flagged of known pairs", "AUROC, new kinds"], rows),
+        f"Change of nDCG@10, paired by query: {difference(result['ndcg_change'])} "
+        f"({result['int8']['queries']} queries).",
+        *(
+            f"At export, on {change['queries']} dev and training queries, `{name}` changed it by {change['mean']:+.4f} "
+            f"with a standard error of {change['standard_error']:.4f}."
+            for name, change in result["exported"].items()
+        ),
+    ])  # fmt: skip
+
+
 def _times(found: dict[str, float] | None) -> str:
     """A ratio with its interval."""
     if found is None:
@@ -111,7 +133,8 @@ def _times(found: dict[str, float] | None) -> str:
     return f"{found['mean']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
 
 
-SECTIONS: Sections = {"detectors": (RESULT, render), "risk": (RISK, render_risk)}
+INT8 = HERE / "results" / "int8_insurance.json"
+SECTIONS: Sections = {"detectors": (RESULT, render), "risk": (RISK, render_risk), "int8": (INT8, render_int8)}
 REPORT = Pages((README,), SECTIONS)
 refresh, is_fresh = REPORT.refresh, REPORT.is_fresh
 

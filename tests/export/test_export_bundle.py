@@ -12,10 +12,11 @@ import pytest
 
 import trainer.export.run as exporting
 from darl_opensearch.bundle import CHECKPOINT, MODEL_INT8, Bundle
-from darl_opensearch.errors import DarlError, GateRefused, InputError
+from darl_opensearch.errors import BundleError, DarlError, GateRefused, InputError
+from darl_opensearch.scoring import Scorer
 from tests.helpers.files import read_rows, write_rows
 from tests.helpers.trained import train_and_export, write_project
-from trainer.export import export_run, states
+from trainer.export import export_run, judged_pairs, states
 from trainer.export.card import render_model_card
 from trainer.run_folder import load_run
 from trainer.stages.ood_stage import measure_flagged
@@ -238,10 +239,45 @@ def test_states_that_differ_too_much_are_left_out(small, tmp_path, monkeypatch):
 
 
 def test_with_many_dev_queries_states_are_compared_on_these_alone(small, tmp_path, monkeypatch):
-    monkeypatch.setattr(states, "LEAST_QUERIES", 1)
+    monkeypatch.setattr(judged_pairs, "LEAST_QUERIES", 1)
     bundle = export_run(small[0], small[0].folder.parent / "data", tmp_path / "out", int8=False, checkpoint=False)
     compared = bundle.card.graphs["meet.onnx"]
     assert 0 < compared["ndcg_change"]["queries"] <= small[0].data["dev"]["queries"] and "left_out" not in compared
+
+
+@pytest.mark.parametrize("kind", ["small", "small_cross"])
+def test_a_quantised_graph_that_changes_ndcg_is_left_out(request, kind, tmp_path, monkeypatch):
+    trained, whole = request.getfixturevalue(kind)
+    name = "meet_int8.onnx" if kind == "small" else MODEL_INT8
+    change = whole.card.graphs[name]["ndcg_change"]
+    assert change["queries"] > trained.data["dev"]["queries"] and "left_out" not in whole.card.graphs[name]
+    assert f"| `{name}` | {change['mean']:+.4f} ± {change['standard_error']:.4f} |" in (
+        (whole.path / "README.md").read_text()
+    )
+    monkeypatch.setattr(judged_pairs, "NDCG_BOUND", -1)
+    said = []
+    bundle = export_run(trained, trained.folder.parent / "data", tmp_path / "out", checkpoint=False, report=said.append)
+    reason = bundle.card.graphs[name]["left_out"]
+    assert re.fullmatch(r"nDCG differs by -?0\.\d{4} beyond two standard errors, bound -1", reason)
+    assert f"no int8 graph: {reason}" in said and not [file for file in bundle.digests if "int8" in file]
+    assert bundle.has_states(int8=False) == (kind == "small") and not bundle.has_states(int8=True)
+    with pytest.raises(BundleError, match="this bundle has no model_int8.onnx"):
+        Scorer.open(bundle, int8=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ([0.3] + [0.0] * 20, False),
+        ([0.004, 0.006] * 100, True),
+        ([-0.02, 0.03] * 2, False),
+        ([-0.03, 0.0] * 43, True),
+        ([-0.03, 0.03, -0.01] * 29, False),  # as the insurance sample's: -.004 with an error of .005
+    ],
+)
+def test_quantised_graphs_are_left_out_beyond_two_standard_errors(changes, says):
+    measured = judged_pairs.summarise_changes(np.array(changes))
+    assert bool(judged_pairs.find_int8_obstacle(measured)) is says
 
 
 @pytest.mark.parametrize(
@@ -255,7 +291,7 @@ def test_with_many_dev_queries_states_are_compared_on_these_alone(small, tmp_pat
 )
 def test_a_swap_of_near_ties_does_not_leave_states_out(changes, says):
     report = {"score_difference": {"max": 0.004}, "ood_agreement": 0.995}
-    report["ndcg_change"] = states.summarise_changes(np.array(changes))
+    report["ndcg_change"] = judged_pairs.summarise_changes(np.array(changes))
     assert report["ndcg_change"]["queries"] == len(changes)
     assert states.find_states_obstacle(report) == says
 

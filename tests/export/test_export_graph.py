@@ -18,8 +18,9 @@ from darl_opensearch.scoring.encode import CappedTokenizer
 from darl_opensearch.states import StateStore
 from tests.helpers.trained import GAINS, train_and_export, write_project
 from trainer.config import Ood
+from trainer.export import states
 from trainer.export.graph import ContractModule, export_graphs
-from trainer.export.states import export_states, score_by_states
+from trainer.export.states import MeetModule, export_states, score_by_states
 from trainer.ood import DETECTORS
 from trainer.stages.ood_stage import fit_ood
 from trainer.training_data.features import Features
@@ -260,3 +261,37 @@ def test_every_detector_is_in_the_graph(small, tmp_path, detector, features, lay
     if features == "query":  # the column is of the query alone
         a, b = run_pairs(tmp_path / "model.onnx", bundle.tokenizer, [("storm", "x"), ("storm", "bicycle theft")])
         assert a[5] == pytest.approx(b[5], abs=1e-4)
+
+
+def test_halves_that_are_not_rounded_answer_as_the_graph(small, monkeypatch):
+    """What keeping item states changes beyond 1e-5 is the rounding to eight bits, and nothing else."""
+    trained, bundle = small
+    monkeypatch.setattr(states.IntegerProduct, "apply", torch.matmul)
+    meet = MeetModule(ContractModule(trained)).eval()
+    encode = onnxruntime.InferenceSession(bundle.file("encode.onnx"))
+    sides = onnxruntime.InferenceSession(bundle.file("ood/sides.onnx"))
+    capped = CappedTokenizer(bundle.tokenizer, bundle.card.query_cap, bundle.card.item_cap)
+
+    def encoded(sequence):
+        ids = np.array([sequence.ids])
+        token_states, pooled = encode.run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids)})
+        return [torch.from_numpy(part) for part in (token_states, pooled, sides.run(None, {"pooled": pooled})[0])]
+
+    pairs = some_pairs(trained, bundle, trained.folder.parent / "data")
+    rows = []
+    for query, item in pairs:
+        query_sequence, item_sequence = capped.query(query), capped.items([item])[0]
+        (query_states, query_pooled, query_sides), (item_states, item_pooled, item_sides) = (
+            encoded(sequence) for sequence in (query_sequence, item_sequence)
+        )
+        tokens = torch.ones(1, len(item_sequence.ids))
+        with torch.no_grad():
+            rows.append(meet(
+                query_states[0].T, torch.ones(len(query_sequence.ids)), torch.tensor(query_sequence.ids),
+                query_pooled[0], query_sides[:, 0], item_states, tokens, tokens,
+                torch.from_numpy(capped.are_content(item_sequence.ids))[None].float(), item_pooled, item_sides[:, 1],
+            )[0].numpy())  # fmt: skip
+    within = [n for n, (q, i) in enumerate(pairs) if capped.pairs(q, [i])[0].ids == bundle.tokenizer.encode(q, i).ids]
+    whole = run_pairs(bundle.file("model.onnx"), bundle.tokenizer, pairs)
+    off = np.abs(np.stack(rows) - whole)[within]
+    assert len(within) > 50 and off[:, :4].max() <= 1e-5 and off[:, 5].max() <= 1e-4

@@ -40,7 +40,7 @@ Measured on the queries that stages were chosen on: use them to compare versions
 |---|---|---|
 {dev}
 
-{thresholds}## Out of distribution
+{graphs}{thresholds}## Out of distribution
 
 Detector `{detector}` on {features} features, calibrated for a false-alarm rate of {alpha} on {pairs} pairs of
 {queries} held-out queries that share neither query nor item with anything used to fit, choose or stop.
@@ -71,6 +71,16 @@ queries, with 95 % intervals by query.
 | `min_score` | kept | their mean score | their mean gain, over the highest |
 |---|---|---|---|
 {scores}
+
+"""
+
+_GRAPHS = """## Other graphs
+
+What they change against `model.onnx`: nDCG on {queries} dev and training queries, the rest on the dev pairs.
+
+| graph | nDCG, change ± standard error | largest change of a score | same OOD decision |
+|---|---|---|---|
+{rows}
 
 """
 
@@ -112,7 +122,7 @@ def render_model_card(card: Card, result: dict[str, Any]) -> str:
         dev_queries=data["dev"]["queries"], detector=card.ood.detector, features=card.ood.features,
         untrained="base model's cosine" if card.backbone == "split" else "before training",
         alpha=card.ood.alpha, pairs=card.ood.calibration_pairs, queries=card.ood.calibration_queries, alarms=alarms,
-        thresholds=_thresholds(card, result.get("thresholds") or {}),
+        graphs=_graphs(card), thresholds=_thresholds(card, result.get("thresholds") or {}),
         flagged=_flagged(result["ood"].get("flagged") or {}),
     ).rstrip() + "\n"  # fmt: skip
 
@@ -130,6 +140,21 @@ def _chunks(card: Card) -> str:
     if card.template.chunks == 1:
         return ""
     return _CHUNKS.format(chunks=card.template.chunks, cap=card.item_cap)
+
+
+def _graphs(card: Card) -> str:
+    """Say what the graphs beside ``model.onnx`` change; nothing if there are none."""
+    measured = {name: graph for name, graph in card.graphs.items() if "ndcg_change" in graph}
+    if not measured:
+        return ""
+    rows = [
+        f"| `{name}`{': left out' if 'left_out' in graph else ''} | {graph['ndcg_change']['mean']:+.4f} ± "
+        f"{graph['ndcg_change']['standard_error']:.4f} | {graph['score_difference']['max']:.4f} | "
+        f"{graph['ood_agreement']:.4f} |"
+        for name, graph in measured.items()
+    ]
+    queries = next(iter(measured.values()))["ndcg_change"]["queries"]
+    return _GRAPHS.format(queries=queries, rows="\n".join(rows))
 
 
 def _thresholds(card: Card, measured: dict[str, Any]) -> str:

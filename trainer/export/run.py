@@ -7,7 +7,7 @@ import datetime as dt
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from darl_opensearch.scores import Columns, score_chunks
 from trainer.export.card import render_model_card
 from trainer.export.graph import ContractModule, export_graphs
 from trainer.export.int8 import quantise, refit_calibration
-from trainer.export.judged_pairs import JudgedPairs
+from trainer.export.judged_pairs import JudgedPairs, compare_on, find_int8_obstacle, measure_change
 from trainer.export.states import add_states
 from trainer.run_folder import CHECKPOINT, Trained
 from trainer.stages.ood_stage import two_fold_alarms
@@ -83,20 +83,25 @@ def export_run(
                 f"{files.FEATURES} differs from torch by {difference:.1e}", todo="report this with the run"
             )
         graphs[files.FEATURES] = {"against_torch": difference}
-        dev = JudgedPairs.of(trained, data, data.dev, work / files.MODEL)
         card = _card(trained, graphs, about or {})
-        if model.halves == 2 and not (work / files.MODEL_DATA).is_file():
+        takes_apart = model.halves == 2 and not (work / files.MODEL_DATA).is_file()
+        int8_obstacle = _rule_out_int8(model, work)
+        compared: Sequence[JudgedPairs] = ()
+        if takes_apart or (int8 and not int8_obstacle):
+            compared = compare_on(trained, data, work / files.MODEL)
+        if takes_apart:
             report("taking the pair apart")
-            card = add_states(trained, module, card, work, dev, data, int8=int8)
+            card = add_states(module, card, work, compared, data, int8=int8)
             graphs = dict(card.graphs)
         if int8 and files.MEET_INT8 not in graphs:
-            if reason := _find_int8_obstacle(model, work):
-                graphs[files.MODEL_INT8] = {"left_out": reason}
-                report(f"no int8 graph: {reason}")
+            if int8_obstacle:
+                graphs[files.MODEL_INT8] = {"left_out": int8_obstacle}
             else:
                 report("quantising")
-                quantise(work / files.MODEL, work / files.MODEL_INT8)
-                graphs[files.MODEL_INT8] = _calibrate_int8(trained, data, work, calibration_texts, dev)
+                graphs[files.MODEL_INT8] = _quantise_pairs(trained, data, work, calibration_texts, compared)
+        for name in (files.MODEL_INT8, files.MEET_INT8):
+            if reason := graphs.get(name, {}).get("left_out"):
+                report(f"no int8 graph: {reason}")
         card = dataclasses.replace(card, graphs=graphs)
         training = _training_texts(data) if texts else None
         if training is not None:
@@ -135,7 +140,7 @@ def _training_texts(data: RunData) -> TrainingTexts:
     return TrainingTexts(tuple(queries), tuple(items.items()))
 
 
-def _find_int8_obstacle(model: Any, work: Path) -> str:
+def _rule_out_int8(model: Any, work: Path) -> str:
     """Return why there can be no int8 graph, or ``""``."""
     if not model.quantises:
         # Dettmers et al. 2022, arXiv:2208.07339: a few features of a decoder are far larger than all others.
@@ -183,19 +188,26 @@ def _verdict(
     return {f.check.removeprefix(f"{name}: "): f.detail for f in findings}
 
 
-def _calibrate_int8(
-    trained: Trained, data: RunData, work: Path, calibration: list[tuple[str, str]], dev: JudgedPairs
+def _quantise_pairs(
+    trained: Trained, data: RunData, work: Path, calibration: list[tuple[str, str]], compared: Sequence[JudgedPairs]
 ) -> dict[str, Any]:
-    """Refit the int8 graph's calibration, and compare it with fp32 on the dev pairs."""
+    """Write the int8 graph, with its own calibration, unless it differs too much from fp32."""
     config, tokenizer = trained.config, trained.model.tokenizer()
     columns = Columns(config.grades.scale.k)
     graph = work / files.MODEL_INT8
+    quantise(work / files.MODEL, graph)
     score = partial(run_pairs, graph, tokenizer)
     scaled = score_chunks(score, calibration, data.chunks)[:, columns.ood_distance]
     distances = refit_calibration(graph, scaled, trained.ood.calibration, config.ood.alpha)
     alarms = two_fold_alarms(distances, data.unjudged(data.traffic), config.ood.alpha)
-    rows = score_chunks(score, dev.texts, data.chunks)
-    return dev.compare(rows, "int8") | {
+    rows = [score_chunks(score, pairs.texts, data.chunks) for pairs in compared]
+    change = measure_change(compared, rows)
+    reason = find_int8_obstacle(change)
+    if reason:
+        graph.unlink()
+    return compared[0].compare(rows[0], "int8") | {
+        "ndcg_change": change,
+        **({"left_out": reason} if reason else {}),
         "false_alarms_unseen_items": {"fp32": trained.ood.report["false_alarms_unseen_items"], "int8": alarms},
         "batch": "one pair a pass: dynamic int8 takes one activation scale a batch",
     }

@@ -25,18 +25,16 @@ from darl_opensearch.bundle import Bundle, Card
 from darl_opensearch.graph_contract import IR_VERSION
 from darl_opensearch.io.digest import digest_data, digest_json, hash_int
 from darl_opensearch.io.progress import count_up
-from darl_opensearch.records.judgments import JudgedQuery
 from darl_opensearch.scores import is_ood
 from darl_opensearch.scoring import Scorer
 from darl_opensearch.states import ZERO, StateStore
 from trainer.export.graph import ContractModule, trace
 from trainer.export.int8 import quantise, refit_calibration
-from trainer.export.judged_pairs import JudgedPairs
+from trainer.export.judged_pairs import NDCG_BOUND, JudgedPairs, find_int8_obstacle, measure_change
 from trainer.models.base import AVERAGE, ITEM, PairFeatures
 from trainer.models.split import SplitReranker, to_units
 from trainer.ood.calibration import ood_columns
 from trainer.ood.fitted import FittedOod
-from trainer.run_folder import Trained
 from trainer.stages.ood_stage import share_flagged, two_fold_alarms
 from trainer.training_data.pairs import Pairs
 from trainer.training_data.run_data import RunData
@@ -52,16 +50,16 @@ _AXES = {
 }  # fmt: skip
 
 MOST_REFERENCE = 4096  # texts of a half that the references of a quantised graph are made of
-SCORE_BOUND, NDCG_BOUND, OOD_BOUND = 0.005, 0.002, 0.01  # of fp32 states against model.onnx
-LEAST_QUERIES = 200  # to compare nDCG on: two near-ties that swap change one query's by .07 to .3
+SCORE_BOUND, OOD_BOUND = 0.005, 0.01  # of fp32 states against model.onnx
 
 
 def add_states(
-    trained: Trained, module: ContractModule, card: Card, work: Path, dev: JudgedPairs, data: RunData, *, int8: bool
+    module: ContractModule, card: Card, work: Path, compared: Sequence[JudgedPairs], data: RunData, *, int8: bool
 ) -> Card:
     """Write the graphs unless they differ too much from ``model.onnx``.
 
     :param work: folder of the graphs, with ``model.onnx`` and the tokenizer.
+    :param compared: the dev pairs, and those of training queries for nDCG.
     :param data: of the run.
     :param int8: write quantised graphs, too.
     :return: the card with the measurements.
@@ -72,35 +70,32 @@ def add_states(
         return dataclasses.replace(card, graphs=graphs)
     export_states(module, work)
     card = dataclasses.replace(card, states={"encoder": digest_encoder(backbone)})
-    compared = [dev]
-    if more := _draw_training_queries(data):
-        compared.append(JudgedPairs.of(trained, data, more, work / files.MODEL))
     with StateStore(None) as store:
         rows = [score_by_states(card, work, store, pairs.texts) for pairs in compared]
-    changes = np.concatenate([pairs.ndcg_changes(part) for pairs, part in zip(compared, rows, strict=True)])
-    graphs[files.MEET] = dev.compare(rows[0], "states") | {"ndcg_change": summarise_changes(changes)}
+    graphs[files.MEET] = compared[0].compare(rows[0], "states") | {"ndcg_change": measure_change(compared, rows)}
     if reason := find_states_obstacle(graphs[files.MEET]):
         for name in (files.ENCODE, files.MEET, files.OOD_SIDES):
             (work / name).unlink(missing_ok=True)
         graphs[files.MEET]["left_out"] = reason
         return dataclasses.replace(card, graphs=graphs, states={})
     if int8 and backbone.quantises:
-        graphs[files.MEET_INT8] = _quantise_states(module, card, work, dev, data)
+        graphs[files.MEET_INT8] = _quantise_states(module, card, work, compared, data)
+        if reason := find_int8_obstacle(graphs[files.MEET_INT8]["ndcg_change"]):
+            for name in (files.ENCODE_INT8, files.MEET_INT8, files.OOD_SIDES_INT8):
+                (work / name).unlink(missing_ok=True)
+            graphs[files.MEET_INT8]["left_out"] = reason
     return dataclasses.replace(card, graphs=graphs)
 
 
-def _draw_training_queries(data: RunData) -> list[JudgedQuery]:
-    """Draw training queries by their hashes, to compare nDCG on where there are few dev queries."""
-    missing = max(0, LEAST_QUERIES - len(data.dev))
-    return heapq.nsmallest(missing, data.sampled, key=lambda query: hash_int(query.query_id))
-
-
-def _quantise_states(module: ContractModule, card: Card, work: Path, dev: JudgedPairs, data: RunData) -> dict[str, Any]:
+def _quantise_states(
+    module: ContractModule, card: Card, work: Path, compared: Sequence[JudgedPairs], data: RunData
+) -> dict[str, Any]:
     """Write the quantised graphs; the references of the detector and its calibration are fitted to them.
 
     A training text must be recognised among the references, to be left out of its own neighbours, so both have to
     come from the same graph.
     """
+    dev = compared[0]
     quantise(work / files.ENCODE, work / files.ENCODE_INT8)
     shutil.copyfile(work / files.MEET, work / files.MEET_INT8)
     with StateStore(None) as store:
@@ -113,7 +108,9 @@ def _quantise_states(module: ContractModule, card: Card, work: Path, dev: Judged
         distances = refit_calibration(work / files.MEET_INT8, scaled, module.ood.calibration, dev.alpha)
         seen = score_by_states(card, work, store, familiar.texts, int8=True)[:, dev.columns.ood_score]
         report = module.ood.report
-        return dev.compare(score_by_states(card, work, store, dev.texts, int8=True), "states_int8") | {
+        rows = [score_by_states(card, work, store, pairs.texts, int8=True) for pairs in compared]
+        return dev.compare(rows[0], "states_int8") | {
+            "ndcg_change": measure_change(compared, rows),
             "false_alarms_unseen_items": {
                 "fp32": report["false_alarms_unseen_items"], "int8": two_fold_alarms(distances, traffic, dev.alpha),
             },
@@ -158,14 +155,8 @@ def score_by_states(
     return rows
 
 
-def summarise_changes(changes: NDArray[np.float64]) -> dict[str, Any]:
-    """Summarise changes of nDCG by query, dev and training."""
-    error = float(changes.std(ddof=1) / np.sqrt(len(changes))) if len(changes) > 1 else 0.0
-    return {"queries": len(changes), "mean": round(float(changes.mean()), 5), "standard_error": round(error, 5)}
-
-
 def find_states_obstacle(report: Mapping[str, Any]) -> str:
-    """Return why the graphs must not be used, or ``""``.
+    """Return why fp32 states must not be used, or ``""``.
 
     The change of nDCG counts beyond one standard error: a single swap of near-ties has no more.
     """

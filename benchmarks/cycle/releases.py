@@ -112,10 +112,13 @@ def steady_load(
             worker.join(120)
 
 
-def as_version(bundle: Bundle, folder: Path, version: str) -> Bundle:
-    """The same weights under another version."""
-    target = folder / version
-    with writing(target, replace(bundle.card, name="darl-bench", version=version)) as work:
+def as_version(bundle: Bundle, folder: Path, version: str, *, encoder: str = "") -> Bundle:
+    """The same weights under another version.
+
+    :param encoder: name for the encoder, so that no item state of another one is found; empty: its own.
+    """
+    target, states = folder / version, {"encoder": encoder} if encoder else bundle.card.states
+    with writing(target, replace(bundle.card, name="darl-bench", version=version, states=states)) as work:
         for name in bundle.digests:
             (work / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(bundle.path / name, work / name)
@@ -123,12 +126,13 @@ def as_version(bundle: Bundle, folder: Path, version: str) -> Bundle:
 
 
 @contextlib.contextmanager
-def serving(bundle: Bundle) -> Iterator[str]:
+def serving(bundle: Bundle, *options: str) -> Iterator[str]:
     """Run ``darl serve`` on a free port; gives its rerank route."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "darl_opensearch", "serve", str(bundle.path), "--port", str(port), "--no-ood-log"]
+    command += options
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 120

@@ -196,6 +196,31 @@ def render_releases(result: dict[str, Any]) -> str:
     return f"{about}\n\n{table(header, rows)}"
 
 
+def render_release_states(result: dict[str, Any]) -> str:
+    """Lay out searches under releases of a changed encoder; each round of an arm has a row.
+
+    :param result: what ``benchmarks.cycle.release_states`` wrote.
+    :return: Markdown.
+    """
+    parts = ("before", "while_warming", "during_the_release", "first_seconds_after", "later")
+    rows = [
+        [arm, *(_time(row[part]) if part in row else "" for part in parts),
+         *(str(sum(row[part][count] for part in parts if part in row)) for count in ("failed", "not_reranked")),
+         f"{row['warm_s']:.1f}" if row["encoded"] else "", f"{row['release_s']:.1f}"]
+        for arm, rounds in result["arms"].items()
+        for row in rounds
+    ]  # fmt: skip
+    header = ["", "before, ms", "while warming, ms", "during the release, ms",
+              f"first {result['first_seconds']:g} s after, ms", "later, ms", "failed", "not reranked", "warming, s",
+              "release, s"]  # fmt: skip
+    about = (
+        f"OpenSearch {result['opensearch']}, {result['processor']}, {result['cores']} cores; {result['items']:,} "
+        f"items, {result['clients']} clients, {result['searches_per_second']:g} searches a second asked for, "
+        f"{result['pairs_per_search']} pairs a search, a model of {result['model_bytes'] / 1e6:.1f} MB. Median (95 %)."
+    )
+    return f"{about}\n\n{table(header, rows)}"
+
+
 def _time(part: dict[str, Any]) -> str:
     return f"{part['p50_ms']:.0f} ({part['p95_ms']:.0f})"
 
@@ -254,6 +279,7 @@ _FOLDER = RESULT.parent
 SECTIONS: Sections = {
     "labels": (RESULT, render_labels),
     "releases": (_FOLDER / "releases.json", render_releases),
+    "release_states": (_FOLDER / "release_states*.json", render_release_states),
     "items": (_FOLDER / "items.json", render_items),
     "gate": (_FOLDER / "gate.json", render_gate),
     "looks": (_FOLDER / "looks.json", render_looks),

@@ -30,6 +30,22 @@ def describe_machine(*packages: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def choose_out(given: Path | None, default: Path, *, int8: bool = False) -> Path:
+    """Choose where a result goes, before anything is measured; that of another processor is never written over.
+
+    :param given: None: the default, of int8 with ``-int8`` in its name.
+    """
+    path = given or (default.with_stem(f"{default.stem}-int8") if int8 else default)
+    if path.is_file():
+        there, here = json.loads(path.read_text(encoding="utf-8")), describe_machine()
+        if any(there.get(name) != here[name] for name in ("processor", "flags")):
+            raise SystemExit(
+                f"{path} is of another processor ({there.get('processor', 'not named')}). Name another file, which "
+                f"the page shows beside it: --out {path.with_stem(f'{path.stem}-NAME')}"
+            )
+    return path
+
+
 def _version(name: str) -> str | None:
     try:
         return version(name)

@@ -20,13 +20,35 @@ CHECKPOINT, FP32, INT8 = "checkpoint", "model.onnx", "model_int8.onnx"
 FLASHRANK = "ms-marco-MiniLM-L-12-v2"  # it opens folders and files of its own names only
 
 
-def open_ours(work: Path, threads: int, *, int8: bool, states: str = "") -> Score:
-    """Open this project's scorer: on pairs, or on item states that are ``kept`` in memory or ``forgotten``."""
+def open_ours(
+    work: Path, threads: int, *, int8: bool, states: str = "", passes: int | None = None, inside: int = 1
+) -> Score:
+    """Open this project's scorer: on pairs, or on item states that are ``kept`` in memory or ``forgotten``.
+
+    :param passes: side by side; None: one a thread, as a scorer has it.
+    :param inside: threads of a pass, which a scorer cannot set.
+    """
     from darl_opensearch.scoring import Scorer
     from darl_opensearch.states import StateStore
 
+    if inside > 1:
+        _use_threads_inside(inside)
+    threads = passes or threads
     store = StateStore(None, memory_bytes=(1 << 33) * (states == "kept")) if states else None
     return Scorer.open(work / ("bundle" if states else "pairs"), int8=int8, threads=threads, states=store).score
+
+
+def _use_threads_inside(count: int) -> None:
+    """Let every session that is opened from now on use several threads for a pass."""
+    import onnxruntime
+
+    open_session = onnxruntime.InferenceSession
+
+    def open_with_threads(*arguments: Any, sess_options: Any, **options: Any) -> Any:
+        sess_options.intra_op_num_threads = count
+        return open_session(*arguments, sess_options=sess_options, **options)
+
+    onnxruntime.InferenceSession = open_with_threads
 
 
 def open_onnxruntime(work: Path, threads: int, *, graph: str, budget: int) -> Score:
@@ -97,7 +119,7 @@ def open_openvino(work: Path, threads: int, *, int8: bool, budget: int) -> Score
     return score
 
 
-def open_cross_encoder(work: Path, threads: int, *, bf16: bool) -> Score:
+def open_cross_encoder(work: Path, threads: int, *, bf16: bool = False) -> Score:
     """Open sentence-transformers' CrossEncoder with its defaults, or in bfloat16."""
     import torch
     from sentence_transformers import CrossEncoder
@@ -105,6 +127,32 @@ def open_cross_encoder(work: Path, threads: int, *, bf16: bool) -> Score:
     torch.set_num_threads(threads)
     options = {"model_kwargs": {"dtype": torch.bfloat16}} if bf16 else {}
     model = CrossEncoder(str(work / CHECKPOINT), device="cpu", max_length=MAX_LENGTH, **options)
+    return lambda query, items: model.predict([(query, item) for item in items], show_progress_bar=False)
+
+
+def open_cross_encoder_onnx(work: Path, threads: int, *, graph: str) -> Score:
+    """Open sentence-transformers' CrossEncoder on its ONNX backend."""
+    import onnxruntime
+    from sentence_transformers import CrossEncoder
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    given = {"file_name": graph, "provider": "CPUExecutionProvider", "session_options": options}
+    model = CrossEncoder(
+        str(work / CHECKPOINT), device="cpu", max_length=MAX_LENGTH, backend="onnx", model_kwargs=given
+    )
+    return lambda query, items: model.predict([(query, item) for item in items], show_progress_bar=False)
+
+
+def open_cross_encoder_openvino(work: Path, threads: int) -> Score:
+    """Open sentence-transformers' CrossEncoder on its OpenVINO backend, in fp32 whatever the CPU prefers."""
+    from sentence_transformers import CrossEncoder
+
+    config = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
+    model = CrossEncoder(
+        str(work / CHECKPOINT), device="cpu", max_length=MAX_LENGTH, backend="openvino",
+        model_kwargs={"ov_config": config, "export": True},
+    )  # fmt: skip
     return lambda query, items: model.predict([(query, item) for item in items], show_progress_bar=False)
 
 
@@ -199,5 +247,6 @@ def _batches(encodings: Sequence[Any], budget: int, multiple: int) -> list[tuple
 
 OPEN: dict[str, Callable[..., Score]] = {
     "ours": open_ours, "onnxruntime": open_onnxruntime, "openvino": open_openvino, "cross-encoder": open_cross_encoder,
+    "cross-encoder-onnx": open_cross_encoder_onnx, "cross-encoder-openvino": open_cross_encoder_openvino,
     "fastembed": open_fastembed, "flashrank": open_flashrank, "multi-vector": open_multi_vector,
 }  # fmt: skip

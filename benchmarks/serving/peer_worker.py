@@ -17,8 +17,8 @@ from typing import Any
 from benchmarks.serving.peer_engines import OPEN
 
 PACKAGES = (
-    "darl-opensearch", "onnxruntime", "openvino", "nncf", "sentence-transformers", "transformers", "torch", "fastembed",
-    "flashrank", "maxsim-cpu",
+    "darl-opensearch", "onnxruntime", "openvino", "nncf", "sentence-transformers", "optimum-onnx", "optimum-intel",
+    "transformers", "torch", "fastembed", "flashrank", "maxsim-cpu",
 )  # fmt: skip
 
 

@@ -7,6 +7,9 @@ all of them score the same searches. Workloads:
 - ``warm``: 100 items by Zipf's law, after every item was seen once by the engines that keep what they computed;
 - ``thousand``: one query with 1,000 items, by engines that keep and engines that do not.
 
+``--grid`` measures ours alone, by passes side by side and threads of a pass: two passes of one thread, as a scorer has
+them, and the other shapes, which nothing but this benchmark can set.
+
 Texts are ESCI products of ``DARL_DATA``. Engines: this project on pairs and on item states; ONNX Runtime and OpenVINO
 in their best plain loops; sentence-transformers' CrossEncoder, fastembed and FlashRank; MultiVectorEncoder of
 sentence-transformers, with its own similarity and with maxsim-cpu, which keep embeddings of items as this project
@@ -40,7 +43,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.measuring import describe_machine, spread, write_result, zipf_shares
+from benchmarks.measuring import choose_out, describe_machine, memory_mib, spread, write_result, zipf_shares
 from benchmarks.serving.peer_engines import CHECKPOINT, FP32, INT8
 from benchmarks.serving.peer_models import open_tokenizer, write_models
 from benchmarks.serving.roof import GOP_OF_A_TOKEN, Gemm
@@ -94,7 +97,11 @@ ENGINES = (
     Engine("ONNX Runtime, int8, one by one", "onnxruntime", {"graph": INT8, "budget": 1}, PLAIN, "int8", peers=False),
     Engine("OpenVINO, fp32", "openvino", {"int8": False, "budget": 512}, PLAIN, "fp32"),
     Engine("OpenVINO, int8", "openvino", {"int8": True, "budget": 512}, PLAIN, "int8"),
-    Engine("CrossEncoder, default", "cross-encoder", {"bf16": False}, PLAIN, "fp32"),
+    Engine("CrossEncoder, default", "cross-encoder", {}, PLAIN, "fp32"),
+    # In our Python, with sentence-transformers 5: optimum-onnx needs transformers 4, release 6 needs transformers 5.
+    Engine("CrossEncoder, ONNX, fp32", "cross-encoder-onnx", {"graph": FP32}, PLAIN, "fp32", peers=False),
+    Engine("CrossEncoder, ONNX, int8", "cross-encoder-onnx", {"graph": INT8}, PLAIN, "int8", peers=False),
+    Engine("CrossEncoder, OpenVINO, fp32", "cross-encoder-openvino", {}, PLAIN, "fp32"),
     # Many times slower than fp32 where the CPU has no instructions for it: once is enough.
     Engine("CrossEncoder, bf16", "cross-encoder", {"bf16": True}, ("cold",)),
     Engine("fastembed, fp32, one by one", "fastembed", {"graph": FP32}, PLAIN, "fp32"),
@@ -105,6 +112,23 @@ ENGINES = (
     Engine("MultiVectorEncoder, warm", "multi-vector", {"kept": True}, WARM),
     Engine("MultiVectorEncoder and maxsim-cpu, warm", "multi-vector", {"kept": True, "maxsim_cpu": True}, WARM),
 )
+
+SHAPES = {"1 pass of 2 threads": (1, 2), "2 passes of 2 threads": (2, 2)}  # beside two passes of one thread
+
+
+def _shape(engine: Engine, shape: str) -> Engine:
+    passes, inside = SHAPES[shape]
+    return dataclasses.replace(
+        engine, name=f"{engine.name}; {shape}", options={**engine.options, "passes": passes, "inside": inside}
+    )
+
+
+_STATES = tuple(
+    dataclasses.replace(engine, workloads=tuple(name for name in engine.workloads if name != "thousand"))
+    for engine in ENGINES
+    if engine.opener == "ours" and engine.splits
+)
+GRID = (*_STATES, *(_shape(engine, shape) for engine in _STATES for shape in SHAPES))
 
 
 @dataclass(frozen=True)
@@ -144,7 +168,9 @@ class Worker:
                 [python, "-m", "benchmarks.serving.peer_worker", json.dumps(spec)], cwd=ROOT, env=environment,
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
             )  # fmt: skip
+        started = time.perf_counter()
         self.versions: dict[str, str] = self._answer()["versions"]
+        self.open_s = time.perf_counter() - started
 
     def score(self, search: Search) -> float:
         """Score a search; gives its milliseconds."""
@@ -162,6 +188,13 @@ class Worker:
             raise SystemExit(f"an engine ended:\n{self._log.read_text(encoding='utf-8')[-3000:]}")
         answer: dict[str, Any] = json.loads(line)
         return answer
+
+    def describe(self) -> dict[str, float]:
+        """Tell how long it took to open, and its memory now."""
+        whole, anonymous = memory_mib(self._process.pid)
+        return {
+            "open_s": round(self.open_s, 2), "rss_mib": round(whole, 1), "rss_anon_mib": round(anonymous, 1),
+        }  # fmt: skip
 
     def close(self) -> None:
         """End the process."""
@@ -199,7 +232,7 @@ def open_workers(
         for engine in engines:
             worker = Worker(engine, peers_python if engine.peers else sys.executable, work, threads)
             stack.callback(worker.close)
-            for start in range(0, items if engine.workloads == WARM else shown, shown):
+            for start in range(0, items if set(engine.workloads) <= set(WARM) else shown, shown):
                 worker.score(Search("warm up", list(range(start, min(start + shown, items)))))
             workers[engine.name] = worker
             print(f"{engine.name} is open", file=sys.stderr, flush=True)
@@ -209,6 +242,7 @@ def open_workers(
 def run(
     folder: Path,
     sizes: Sizes,
+    everything: Sequence[Engine],
     *,
     bundle: Path | None,
     peers_python: str,
@@ -218,7 +252,7 @@ def run(
     seed: int,
 ) -> dict[str, Any]:
     """Measure all engines."""
-    engines = [engine for engine in ENGINES if (peers_python or not engine.peers) and only in engine.name]
+    engines = [engine for engine in everything if (peers_python or not engine.peers) and only in engine.name]
     engines = [engine for engine in engines if not (without and without in engine.name)]
     rng = np.random.default_rng(seed)
     with tempfile.TemporaryDirectory() as scratch:
@@ -238,13 +272,14 @@ def run(
             cpu, busy, started = _cpu_of(workers), _busy_seconds(), time.perf_counter()
             for number, drawn in enumerate(rounds_drawn):
                 roofs = {name: max(roofs[name], gemm.measure()) for name, gemm in gemms.items()}
-                for workload in rng.permutation(PLAIN).tolist():
+                for workload in rng.permutation([name for name, rows in times.items() if rows]).tolist():
                     for name in rng.permutation(list(times[workload])).tolist():
                         times[workload][name] += [workers[name].score(search) for search in drawn[workload]]
                 print(f"round {number + 1} of {sizes.rounds}", file=sys.stderr, flush=True)
             foreign = _busy_seconds() - busy - (_cpu_of(workers) - cpu)
             seconds = time.perf_counter() - started
             versions = {"peers" if engine.peers else "ours": workers[engine.name].versions for engine in engines}
+            start = {name: worker.describe() for name, worker in workers.items()}
     cold = [search for drawn in rounds_drawn for search in drawn["cold"]]
     shares = {
         engine.name: _gemm_share(engine, times["cold"][engine.name], cold, texts, tokenizer, roofs)
@@ -256,7 +291,8 @@ def run(
         "seed": seed, "threads": threads, **describe_machine(), "versions": versions,
         "foreign_cores": round(foreign / seconds, 3),
         "gemm_gops": {name: round(rate, 1) for name, rate in roofs.items()}, "gemm_share": shares,
-        "workloads": {workload: _compare(rows, engines, seed) for workload, rows in times.items()},
+        "start": start,
+        "workloads": {workload: _compare(rows, engines, seed) for workload, rows in times.items() if rows},
     }  # fmt: skip
 
 
@@ -327,22 +363,23 @@ def main() -> None:
     parser.add_argument("--shown", type=int, default=100, help="items of a search, cold and warm (default: 100)")
     parser.add_argument("--many", type=int, default=1000, help="items of the largest search (default: 1000)")
     parser.add_argument("--threads", type=int, default=2, help="threads of an engine (default: 2)")
+    parser.add_argument("--grid", action="store_true", help="ours, by passes side by side and threads of a pass")
     parser.add_argument("--only", default="", help="engines with this in their name")
     parser.add_argument("--without", default="", help="no engines with this in their name, such as bf16")
     parser.add_argument("--seed", type=int, default=0, help="of searches and of the order (default: 0)")
-    parser.add_argument("--out", type=Path, default=RESULT, help="JSON to write")
+    parser.add_argument("--out", type=Path, help=f"JSON to write (default: results/{RESULT.name})")
     args = parser.parse_args()
     if "DARL_DATA" not in os.environ:
         parser.error("DARL_DATA must name the folder of judgments")
+    out = choose_out(args.out, RESULT.with_stem("threads") if args.grid else RESULT)
     sizes = Sizes(args.items, args.shown, args.many, args.rounds, args.searches)
     result = run(
-        Path(os.environ["DARL_DATA"]), sizes, bundle=args.bundle, peers_python=args.peers_python, only=args.only,
-        without=args.without,
-        threads=args.threads, seed=args.seed,
+        Path(os.environ["DARL_DATA"]), sizes, GRID if args.grid else ENGINES, bundle=args.bundle,
+        peers_python=args.peers_python, only=args.only, without=args.without, threads=args.threads, seed=args.seed,
     )  # fmt: skip
-    write_result(args.out, result)
+    write_result(out, result)
     print_tables(result)
-    if not args.peers_python:
+    if not args.peers_python and not args.grid:
         print("without --peers-python, rows of peers other than ONNX Runtime are left out")
 
 

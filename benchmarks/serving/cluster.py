@@ -16,7 +16,6 @@ import contextlib
 import dataclasses
 import json
 import logging
-import platform
 import random
 import shutil
 import sys
@@ -29,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.measuring import choose_out, describe_machine, write_result
 from benchmarks.serving.load import serve
 from benchmarks.serving.sample import SAMPLE, make_bundle
 from darl_opensearch import bundle as files
@@ -39,7 +39,6 @@ from darl_opensearch.connect import ClusterOptions
 from darl_opensearch.io.digest import digest_file
 from darl_opensearch.node import running_node
 from darl_opensearch.reranker import Reranker
-from darl_opensearch.scoring.cores import available_cores
 from darl_opensearch.search import PipelineSearch
 from darl_opensearch.stats.numbers import round_figure
 from trainer.export.int8 import quantise
@@ -72,9 +71,9 @@ def pack(bundle: Bundle, folder: Path, number: int, graph: str, properties: Mapp
     return Bundle.open(folder)
 
 
-def open_modes(stack: contextlib.ExitStack, folder: Path) -> dict[str, Search]:
+def open_modes(stack: contextlib.ExitStack, folder: Path, given: Path | None) -> dict[str, Search]:
     """Start everything, and give a search function for each mode and depth, under ``mode, k``."""
-    bundle = make_bundle(folder)
+    bundle = make_bundle(folder, given)
     node = stack.enter_context(running_node(heap="3g"))
     cluster = Cluster.open(ClusterOptions(url=node.url))
     load_items(cluster, bundle, SAMPLE / "items.jsonl", INDEX).check()
@@ -126,12 +125,12 @@ def _check(hits: int, *, reranked: bool = True) -> None:
         raise SystemExit("a search came back empty, or not reranked")
 
 
-def run(*, rounds: int, seed: int) -> dict[str, Any]:
+def run(*, given: Path | None, rounds: int, seed: int) -> dict[str, Any]:
     """Measure all modes; milliseconds as the client sees them."""
     queries = [query.query for query in read_queries(SAMPLE / "test_queries.jsonl") if query.seen]
     draw = random.Random(seed)
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
-        modes = open_modes(stack, Path(scratch))
+        modes = open_modes(stack, Path(scratch), given)
         for search in modes.values():  # item states are made here, and Java compiles
             for query in queries[:20]:
                 search(query)
@@ -150,22 +149,23 @@ def run(*, rounds: int, seed: int) -> dict[str, Any]:
         for name, values in times.items()
     }  # fmt: skip
     return {
-        "rounds": rounds, "seed": seed, "queries": QUERIES, "hits": HITS, "cores": available_cores(),
-        "machine": platform.machine(), "modes": rows,
+        "rounds": rounds, "seed": seed, "queries": QUERIES, "hits": HITS, **describe_machine("onnxruntime"),
+        "modes": rows,
     }  # fmt: skip
 
 
 def main() -> None:
     """Measure and write the result."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serving.cluster", description=__doc__.split("\n")[0])
+    parser.add_argument("--bundle", type=Path, help="bundle of the insurance sample (default: trained now)")
     parser.add_argument("--rounds", type=int, default=4, help="rounds of all modes (default: 4)")
     parser.add_argument("--seed", type=int, default=0, help="of the order (default: 0)")
-    parser.add_argument("--out", type=Path, default=RESULT, help="JSON to write")
+    parser.add_argument("--out", type=Path, help=f"JSON to write (default: results/{RESULT.name})")
     args = parser.parse_args()
     logging.getLogger("opensearch").setLevel(logging.ERROR)  # looking for a pipeline that is not there answers 404
-    result = run(rounds=args.rounds, seed=args.seed)
-    args.out.parent.mkdir(exist_ok=True)
-    args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    out = choose_out(args.out, RESULT)
+    result = run(given=args.bundle, rounds=args.rounds, seed=args.seed)
+    write_result(out, result)
     for name, row in sorted(result["modes"].items(), key=lambda item: item[1]["p50_ms"]):
         print(f"{name:<40} {row['p50_ms']:8.1f} ms  ({row['p5_ms']:.1f} to {row['p95_ms']:.1f})")
 

@@ -29,7 +29,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from benchmarks.measuring import describe_machine, memory_mib, spread, write_result
+from benchmarks.measuring import choose_out, describe_machine, memory_mib, spread, write_result
 from benchmarks.serving.load import launch, wait_for_url
 from benchmarks.serving.sample import SAMPLE, make_bundle
 from darl_opensearch.bundle import Bundle
@@ -251,8 +251,9 @@ def main() -> None:
     )
     parser.add_argument("--int8", action="store_true", help="score with the quantised graphs")
     parser.add_argument("--seed", type=int, default=0, help="of states, items and the order (default: 0)")
-    parser.add_argument("--out", type=Path, default=RESULT, help="JSON to write")
+    parser.add_argument("--out", type=Path, help=f"JSON to write (default: results/{RESULT.name})")
     args = parser.parse_args()
+    out = choose_out(args.out, RESULT, int8=args.int8)
     with tempfile.TemporaryDirectory() as work:
         bundle = make_bundle(Path(work), args.bundle)
         by_items, by_clients = measure_searches(
@@ -265,7 +266,7 @@ def main() -> None:
         "seed": args.seed, "shown": SHOWN, "tokens": TOKENS, **describe_machine("onnxruntime", "numpy"),
         "by_items": by_items, "by_clients": by_clients, "stores": stores, "start": start,
     }  # fmt: skip
-    write_result(args.out, result)
+    write_result(out, result)
     print_growth(result)
 
 

@@ -29,7 +29,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from benchmarks.measuring import describe_machine, spread, write_result
+from benchmarks.measuring import choose_out, describe_machine, spread, write_result
 from benchmarks.serving.load import serve
 from benchmarks.serving.sample import make_bundle, read_texts
 from darl_opensearch.reranker import Reranker
@@ -215,10 +215,11 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=ITEMS, help="items to draw from (default: 1000)")
     parser.add_argument("--int8", action="store_true", help="score with the quantised graphs")
     parser.add_argument("--seed", type=int, default=0, help="of documents and the order (default: 0)")
-    parser.add_argument("--out", type=Path, default=RESULT, help="JSON to write")
+    parser.add_argument("--out", type=Path, help=f"JSON to write (default: results/{RESULT.name})")
     args = parser.parse_args()
     if "DARL_DATA" not in os.environ:
         parser.error("DARL_DATA must name the folder of judgments")
+    out = choose_out(args.out, RESULT, int8=args.int8)
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
         bundle = make_bundle(work, args.bundle)
@@ -232,7 +233,7 @@ def main() -> None:
         "seconds": args.seconds, "int8": args.int8, "seed": args.seed, **describe_machine("onnxruntime", "uvicorn"),
         "idle": idle, "saturated": saturated,
     }  # fmt: skip
-    write_result(args.out, result)
+    write_result(out, result)
     print_http(result)
 
 

@@ -17,7 +17,6 @@ import itertools
 import json
 import math
 import os
-import platform
 import random
 import re
 import subprocess
@@ -32,9 +31,9 @@ from typing import Any
 import httpx
 import numpy as np
 
+from benchmarks.measuring import choose_out, describe_machine, write_result
 from benchmarks.serving.sample import make_bundle, read_texts
 from darl_opensearch.bundle import Bundle
-from darl_opensearch.scoring.cores import available_cores
 
 RESULT = Path(__file__).parent / "results" / "load.json"
 DOCUMENTS, CLIENTS, PATIENCE = 30, 8, 60.0
@@ -157,11 +156,11 @@ def serve(bundle: Bundle, log: Path, *options: str) -> Iterator[str]:
         yield wait_for_url(process, log)
 
 
-def run(folder: Path, *, seconds: float, rounds: int, int8: bool, seed: int) -> dict[str, Any]:
+def run(folder: Path, *, given: Path | None, seconds: float, rounds: int, int8: bool, seed: int) -> dict[str, Any]:
     """Measure every arm at every rate."""
     found: dict[str, Any] = {arm: [] for arm in ARMS}
     with tempfile.TemporaryDirectory() as scratch:
-        bundle = make_bundle(Path(scratch))
+        bundle = make_bundle(Path(scratch), given)
         items, queries, _ = read_texts(folder, bundle.tokenizer)
         for number in range(rounds):
             for arm, max_wait in ARMS.items() if number % 2 == 0 else reversed(ARMS.items()):
@@ -178,26 +177,28 @@ def run(folder: Path, *, seconds: float, rounds: int, int8: bool, seed: int) -> 
                     found[arm].append(rows)
     return {
         "documents": DOCUMENTS, "seconds": seconds, "rounds": rounds, "int8": int8, "seed": seed,
-        "cores": available_cores(), "machine": platform.machine(), "arms": found,
+        **describe_machine("onnxruntime", "uvicorn"), "arms": found,
     }  # fmt: skip
 
 
 def main() -> None:
     """Measure and write the result."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serving.load", description=__doc__.split("\n")[0])
+    parser.add_argument("--bundle", type=Path, help="bundle of the insurance sample (default: trained now)")
     parser.add_argument("--seconds", type=float, default=30.0, help="of each stretch (default: 30)")
     parser.add_argument("--rounds", type=int, default=2, help="rounds of all arms (default: 2)")
     parser.add_argument("--int8", action="store_true", help="serve the quantised graphs")
     parser.add_argument("--seed", type=int, default=0, help="of arrivals and documents (default: 0)")
-    parser.add_argument("--out", type=Path, default=RESULT, help="JSON to write")
+    parser.add_argument("--out", type=Path, help=f"JSON to write (default: results/{RESULT.name})")
     args = parser.parse_args()
     if "DARL_DATA" not in os.environ:
         parser.error("DARL_DATA must name the folder of judgments")
+    out = choose_out(args.out, RESULT, int8=args.int8)
     result = run(
-        Path(os.environ["DARL_DATA"]), seconds=args.seconds, rounds=args.rounds, int8=args.int8, seed=args.seed
-    )
-    args.out.parent.mkdir(exist_ok=True)
-    args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        Path(os.environ["DARL_DATA"]), given=args.bundle, seconds=args.seconds, rounds=args.rounds, int8=args.int8,
+        seed=args.seed,
+    )  # fmt: skip
+    write_result(out, result)
 
 
 if __name__ == "__main__":

@@ -61,15 +61,17 @@ def filled(text: str, sections: Sections) -> str:
     """Fill a page's marked sections from the results on disk.
 
     :param text: with ``<!-- name: begin -->`` and ``<!-- name: end -->``.
-    :param sections: by name, the file of the result, and what makes Markdown of it.
+    :param sections: by name, the file of the result, and what makes Markdown of it. Where the file's name has a ``*``,
+        as in ``peers*.json``, results of other machines or settings are shown after the first.
     :return: the text, up to date; a section without its result stays as it is.
     """
     for name, (path, render) in sections.items():
         begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
         before, found, rest = text.partition(begin)
         _, closed, after = rest.partition(end)
-        if found and closed and path.is_file():
-            body = render(json.loads(path.read_text(encoding="utf-8")))
+        results = sorted(path.parent.glob(path.name), key=lambda result: (len(result.stem), result.stem))
+        if found and closed and results:
+            body = "\n\n".join(render(json.loads(result.read_text(encoding="utf-8"))) for result in results)
             text = f"{before}{begin}\n{body}\n\n{end}{after}"
     return text
 
